@@ -1,0 +1,49 @@
+# Everything runs in .venv, installed from the locks. `make help` lists the commands.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+LOCK := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo check format test chromium lock clean
+
+help:  ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED)  ## make .venv and install the locked packages into it
+
+$(INSTALLED): requirements.lock requirements-assets.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+	  echo "tuner needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.13 ..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --no-build-isolation -r requirements-assets.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(INSTALLED)  ## search studies/animals.yaml with two workers, the dashboard beside it
+	$(BIN)/tuner run studies/animals.yaml --workers 2 --dashboard
+
+check: $(INSTALLED)  ## lint, formatting and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## mend what lint and formatting can mend by themselves
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+test: check chromium  ## check, then the whole suite
+	$(BIN)/pytest
+
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || { \
+	  echo "The browser tests need Chromium, which is not installed: sudo apt-get install chromium" >&2; exit 1; }
+
+lock:  ## choose new versions for the locks (needs uv)
+	$(LOCK) --group dev pyproject.toml -o requirements.lock
+	$(LOCK) --no-deps --group assets -o requirements-assets.lock
+
+clean:  ## remove .venv and the caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,204 @@
+"""What passes through the pipe between a worker and its trainer, as JSON.
+
+worker -> trainer   Prepare, Train, Proceed, Stop, Suspend, Evaluate, Quit
+trainer -> worker   Prepared, Epoch, Probed, Finished, Failed, Evaluated
+
+One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epoch… → Finished. A Stop or Suspend may come at any time and is
+obeyed at the next step; the trainer then answers Finished. A trial with nothing to unfreeze sends Finished in place of Probed.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from tuner.hyperparameters import Hyperparameters
+
+
+class Stage(StrEnum):
+    """The two parts of a trial."""
+
+    PROBE = "probe"
+    FINE_TUNE = "fine_tune"
+
+
+class Ending(StrEnum):
+    """How a trial that did not fail came to its end."""
+
+    COMPLETED = "completed"
+    STOPPED = "stopped"
+    NOT_FINITE = "not_finite"
+    SUSPENDED = "suspended"
+
+
+class _Message(BaseModel):
+    # a loss may be infinite or not a number, and must arrive as such
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Prepare(_Message):
+    """Load the data, the backbone and the features of a study; answered by Prepared or Failed."""
+
+    kind: Literal["prepare"] = "prepare"
+    #: the StudySpec as JSON
+    spec: str
+    #: folder of decoded images and features, shared by the workers of a host
+    cache: str
+
+
+class Train(_Message):
+    """Train one trial; answered by Epoch…, Probed, then Finished or Failed."""
+
+    kind: Literal["train"] = "train"
+    trial: int
+    hyperparameters: Hyperparameters
+    #: of everything random in the trial
+    seed: int
+    #: where the weights of the best epoch go when the trial ends, without suffix
+    weights: str
+    #: where a suspended trial keeps what it needs to go on; read first if it is there
+    checkpoint: str
+
+
+class Proceed(_Message):
+    """Go on from the probe to the fine-tuning."""
+
+    kind: Literal["proceed"] = "proceed"
+
+
+class Stop(_Message):
+    """End the trial at the next step."""
+
+    kind: Literal["stop"] = "stop"
+
+
+class Suspend(_Message):
+    """Write a checkpoint at the next step and hand the trial back."""
+
+    kind: Literal["suspend"] = "suspend"
+
+
+class Evaluate(_Message):
+    """Score kept weights on the test split; answered by Evaluated or Failed."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    trial: int
+    hyperparameters: Hyperparameters
+    weights: str
+
+
+class Quit(_Message):
+    """Leave."""
+
+    kind: Literal["quit"] = "quit"
+
+
+class Prepared(_Message):
+    """The trainer is warm."""
+
+    kind: Literal["prepared"] = "prepared"
+    #: for example "cpu, 2 threads" or "NVIDIA H100"
+    device: str
+    classes: tuple[str, ...]
+    num_train: int
+    num_validation: int
+    num_test: int
+    #: fine-tuning epochs that `training.epochs: auto` came to
+    epochs: int
+    #: SHA-256 over every image and label
+    fingerprint: str
+    #: SHA-256 over the three splits
+    splits: str
+    #: of Python, Keras, TensorFlow, tuner
+    versions: dict[str, str]
+    seconds: float
+
+
+class Epoch(_Message):
+    """One epoch of training, measured."""
+
+    kind: Literal["epoch"] = "epoch"
+    trial: int
+    stage: Stage
+    #: counted from 1 through both stages
+    step: int
+    #: training loss and accuracy; of the epoch, with dropout and augmentation on
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    #: at the epoch's last step
+    learning_rate: float
+    seconds: float
+
+
+class Probed(_Message):
+    """The probe is done; the trainer waits for Proceed, Stop or Suspend."""
+
+    kind: Literal["probed"] = "probed"
+    trial: int
+    #: best validation accuracy of the probe
+    value: float
+
+
+class Finished(_Message):
+    """The trial has ended without failing."""
+
+    kind: Literal["finished"] = "finished"
+    trial: int
+    ending: Ending
+    #: why, for an ending that is not COMPLETED; "" otherwise
+    reason: str = ""
+    #: best validation accuracy; None if no epoch was finished
+    value: float | None = None
+    #: step of the best epoch
+    best_step: int | None = None
+    #: rows: true class, columns: predicted class, on the validation split at the best epoch
+    confusion: tuple[tuple[int, ...], ...] = ()
+    #: file with the weights of the best epoch; None if none were kept
+    weights: str | None = None
+    #: seconds spent in each stage, with what was needed to build and trace it
+    probe_seconds: float = 0.0
+    fine_tune_seconds: float = 0.0
+
+
+class Failed(_Message):
+    """The work could not be done."""
+
+    kind: Literal["failed"] = "failed"
+    #: None where no trial was at work
+    trial: int | None
+    #: groups equal failures, for example "MemoryError" or "DataError"
+    error: str
+    message: str
+    #: whether the request was wrong, not the work: nothing is gained by trying again
+    is_request: bool = False
+    traceback: str = ""
+
+
+class Evaluated(_Message):
+    """Kept weights, scored on the test split."""
+
+    kind: Literal["evaluated"] = "evaluated"
+    trial: int
+    accuracy: float
+    loss: float
+    num_images: int
+    confusion: tuple[tuple[int, ...], ...]
+
+
+Message = Annotated[
+    Prepare | Train | Proceed | Stop | Suspend | Evaluate | Quit | Prepared | Epoch | Probed | Finished | Failed | Evaluated,
+    Field(discriminator="kind"),
+]
+_ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
+
+
+def encode(message: Message) -> bytes:
+    """A message as the bytes that pass through the pipe."""
+    return message.model_dump_json().encode()
+
+
+def decode(data: bytes) -> Message:
+    """The message that `encode` made these bytes of."""
+    return _ADAPTER.validate_json(data)
