@@ -1,0 +1,116 @@
+"""One attempt of a trial: what the trainer reports goes to the storage, what the storage decides goes to the trainer."""
+
+import time
+from pathlib import Path
+
+from tuner import messages
+from tuner.errors import StorageError
+from tuner.messages import Stage
+from tuner.search import trials
+from tuner.search.study import Study
+from tuner.search.trials import Claim
+from tuner.workers.events import Happening
+from tuner.workers.narrator import Narrator
+from tuner.workers.stopping import Stopping
+from tuner.workers.warm import WarmTrainer
+
+#: how long a trainer that was told to hand a trial back may take; it answers at its next step
+_SUSPEND_SECONDS = 60.0
+
+
+class Attempt:
+    """Plays one claimed trial on a warm trainer to its end."""
+
+    def __init__(self, study: Study, claim: Claim, trainer: WarmTrainer, stopping: Stopping, narrator: Narrator) -> None:
+        self._study = study
+        self._claim = claim
+        self._trainer = trainer
+        self._stopping = stopping
+        self._narrator = narrator
+        self._unsent: list[messages.Epoch] = []
+        self._best = 0.0
+        self._suspended_at: float | None = None
+        self._is_stopped = False
+        #: every epoch of this attempt, in order
+        self.curve: list[messages.Epoch] = []
+
+    def play(self, folder: Path) -> messages.Finished | messages.Failed | None:
+        """Train the trial with its files in `folder`; None if it had to be abandoned.
+
+        Raises:
+            TrainerDied: the trainer did not survive it.
+            TrainerHung: the trainer says nothing any more.
+        """
+        self._trainer.send(_train(self._claim, folder))
+        while not self._stopping.is_urgent:
+            message = self._trainer.look()
+            match message:
+                case messages.Epoch():
+                    self._take_epoch(message)
+                case messages.Probed():
+                    self._answer_probe(message)
+                case messages.Finished() | messages.Failed():
+                    self._deliver()
+                    return message
+            if self._stopping.is_asked and self._must_be_abandoned():
+                break
+        return None
+
+    def _take_epoch(self, epoch: messages.Epoch) -> None:
+        self.curve.append(epoch)
+        self._best = max(self._best, epoch.validation_accuracy)
+        self._unsent.append(epoch)
+        self._narrator.say(Happening.EPOCH, self._claim.number, stage=epoch.stage, step=epoch.step, value=self._best, seconds=epoch.seconds)
+        self._deliver()
+        if epoch.stage is Stage.FINE_TUNE and not self._is_stopped and self._should_prune():
+            self._trainer.send(messages.Stop())
+            self._is_stopped = True
+
+    def _answer_probe(self, probed: messages.Probed) -> None:
+        if self._is_promoted(probed):
+            self._narrator.say(Happening.PROMOTED, self._claim.number, value=probed.value)
+            self._trainer.send(messages.Proceed())
+        elif not self._stopping.is_asked:
+            self._trainer.send(messages.Stop())
+
+    def _deliver(self) -> None:
+        """Report what is not reported yet; while the storage is away, it waits here."""
+        if not self._unsent:
+            return
+        try:
+            trials.report(self._study, self._claim, tuple(self._unsent))
+            self._unsent.clear()
+        except StorageError as error:
+            self._narrator.trouble(f"reports are kept until the storage is back: {error}", self._claim.number)
+
+    def _is_promoted(self, probed: messages.Probed) -> bool:
+        while not self._stopping.is_asked:
+            try:
+                return trials.promoted(self._study, self._claim, probed)
+            except StorageError as error:
+                self._narrator.trouble(f"the probe waits for the storage: {error}", self._claim.number)
+                self._stopping.wait(1.0)
+        return False
+
+    def _should_prune(self) -> bool:
+        try:
+            return trials.should_prune(self._study, self._claim)
+        except StorageError:
+            return False
+
+    def _must_be_abandoned(self) -> bool:
+        """Have the trainer hand the trial back; whether it had its time to."""
+        if self._suspended_at is None:
+            self._suspended_at = time.monotonic()
+            self._trainer.send(messages.Suspend())
+        return time.monotonic() - self._suspended_at > _SUSPEND_SECONDS
+
+
+def _train(claim: Claim, folder: Path) -> messages.Train:
+    return messages.Train(
+        trial=claim.number,
+        hyperparameters=claim.hyperparameters,
+        seed=claim.seed,
+        weights=str(folder / "weights"),
+        checkpoint=str(folder / "checkpoint"),
+    )

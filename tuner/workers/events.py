@@ -1,0 +1,86 @@
+"""What happens in a worker, as values that a screen, a log or another process can use."""
+
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tuner.messages import Stage
+
+
+class Happening(StrEnum):
+    """Each thing worth a line in a log."""
+
+    #: the worker's child is warm
+    READY = "ready"
+    STARTED = "started"
+    #: a trial goes on from an earlier attempt
+    RESUMED = "resumed"
+    EPOCH = "epoch"
+    #: the probe was good enough for fine-tuning
+    PROMOTED = "promoted"
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    #: a trial was handed back for later
+    SUSPENDED = "suspended"
+    #: the child was replaced
+    REPLACED = "replaced"
+    #: something is wrong that the worker bears for now
+    TROUBLE = "trouble"
+    #: the worker has no more to do
+    ENDED = "ended"
+    #: the request cannot be worked on at all; the message is an error's
+    REFUSED = "refused"
+    #: the worker cannot go on; the message says why
+    GAVE_UP = "gave up"
+
+    @property
+    def ends_worker(self) -> bool:
+        """Whether it is the last that a worker says."""
+        return self in (Happening.ENDED, Happening.REFUSED, Happening.GAVE_UP)
+
+    @property
+    def ends_trial(self) -> bool:
+        """Whether the trial is over with this."""
+        return self in (Happening.COMPLETED, Happening.PRUNED, Happening.FAILED)
+
+
+class Event(BaseModel):
+    """One happening, with what is known of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    what: Happening
+    study: str
+    worker: str
+    trial: int | None = None
+    stage: Stage | None = None
+    #: counted from 1 through both stages
+    step: int | None = None
+    #: best validation accuracy so far
+    value: float | None = None
+    #: that the happening took
+    seconds: float | None = None
+    message: str = ""
+    #: seconds since the epoch
+    at: float = Field(default_factory=time.time)
+
+
+Tell = Callable[[Event], None]
+
+
+def line(event: Event) -> str:
+    """An event as one line of a log: study and trial first, then what happened, then its numbers."""
+    subject = event.study if event.trial is None else f"{event.study} trial {event.trial}"
+    stage = "" if event.stage is None else f" {event.stage.value.replace('_', '-')}"
+    step = "" if event.step is None else f" epoch {event.step}"
+    value = "" if event.value is None else f" value {event.value:.4f}"
+    seconds = "" if event.seconds is None else f" {event.seconds:.1f} s"
+    message = f": {_one_line(event.message)}" if event.message else ""
+    return f"{subject} {event.what.value}{stage}{step}{value}{seconds}{message} [{event.worker}]"
+
+
+def _one_line(text: str) -> str:
+    return " | ".join(part.strip() for part in text.splitlines() if part.strip())

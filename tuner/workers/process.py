@@ -1,0 +1,112 @@
+"""A worker as a process of its own: an assignment comes through a pipe, events go back.
+
+The process ends in order when the other end of the pipe is closed, that is, when whoever started it is gone.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from tuner.errors import RequestError, TunerError
+from tuner.search import storage, trials
+from tuner.search import study as studies
+from tuner.workers.events import Event, Happening
+from tuner.workers.stopping import Stopping, on_signals
+from tuner.workers.trainer import ChildTrainer, Trainer
+from tuner.workers.warm import Limits, WarmTrainer
+from tuner.workers.worker import Places, Worker
+
+
+class Assignment(BaseModel):
+    """What a worker needs to know; it never stands on a command line, where everyone could read the storage's password."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: str
+    #: SQLAlchemy URL
+    storage: str
+    #: name of the worker among those of its host
+    worker: str
+    cache: Path
+    artifacts: Path
+    threads: int
+    hang_limit_seconds: float
+    memory_limit_bytes: int | None = None
+
+    @property
+    def places(self) -> Places:
+        """Where the worker keeps its files."""
+        return Places(cache=self.cache, artifacts=self.artifacts)
+
+    @property
+    def limits(self) -> Limits:
+        """What its trainer may take."""
+        return Limits(hang_seconds=self.hang_limit_seconds, memory_bytes=self.memory_limit_bytes)
+
+    @property
+    def log(self) -> Path:
+        """Where the worker writes what no one reads unless it crashes."""
+        return self.places.of_study(self.study) / "logs" / f"{self.worker}.log"
+
+    @property
+    def trainer_log(self) -> Path:
+        """Where its trainer does the same."""
+        return self.log.with_suffix(".trainer.log")
+
+
+#: starts the trainer of an assignment
+Start = Callable[[Assignment], Trainer]
+
+
+def child(assignment: Assignment) -> Trainer:
+    """The trainer of real work: a child process with Keras."""
+    return ChildTrainer(threads=assignment.threads, log=assignment.trainer_log)
+
+
+def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], None], start: Start = child) -> None:
+    """Be a worker of a study that is there; the trainer's long start overlaps with opening the storage."""
+    trainer = WarmTrainer(lambda: start(assignment), assignment.limits, stopping)
+    try:
+        study = studies.load(assignment.study, storage.open(assignment.storage))
+        identity = trials.WorkerId.here(assignment.worker)
+        Worker(study, trainer, identity=identity, places=assignment.places, stopping=stopping, tell=tell).run()
+    finally:
+        trainer.close()
+
+
+def main(fd: int, start: Start = child) -> int:
+    """Work on the assignment that comes through `fd`; the exit code."""
+    pipe = Connection(fd)
+    assignment = Assignment.model_validate_json(pipe.recv_bytes())
+    stopping = Stopping()
+    tell = _teller(pipe)
+    with on_signals(stopping):
+        stopping.ask_when_closed(pipe)
+        try:
+            work(assignment, stopping=stopping, tell=tell, start=start)
+        except TunerError as error:
+            what = Happening.REFUSED if isinstance(error, RequestError) else Happening.GAVE_UP
+            tell(Event(what=what, study=assignment.study, worker=assignment.worker, message=str(error)))
+            return error.exit_code
+    return 0
+
+
+def _teller(pipe: Connection) -> Callable[[Event], None]:
+    lock = threading.Lock()
+
+    def tell(event: Event) -> None:
+        try:
+            with lock:
+                pipe.send_bytes(event.model_dump_json().encode())
+        except OSError:
+            pass  # no one listens any more; the pipe's watcher has asked the worker to stop
+
+    return tell
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

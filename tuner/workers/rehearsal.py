@@ -1,0 +1,216 @@
+"""A trainer without Keras, in the worker's own process: it plays smooth curves, and mishaps on demand. For tests."""
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from tuner import messages
+from tuner.hyperparameters import Hyperparameters
+from tuner.messages import Ending, Stage
+from tuner.spec import StudySpec
+from tuner.workers.trainer import TrainerDied
+
+
+class Mishap(StrEnum):
+    """What can go wrong in one attempt of a trial."""
+
+    CRASH = "crash"
+    HANG = "hang"
+    FAIL = "fail"
+    NOT_FINITE = "not_finite"
+    #: the crash comes in the fine-tuning, after the probe was promoted
+    LATE_CRASH = "late_crash"
+
+
+@dataclass(kw_only=True)
+class Script:
+    """What the trainers of one rehearsal play; attempts of a trial use up its mishaps in order."""
+
+    mishaps: dict[int, list[Mishap]] = field(default_factory=dict)
+    #: mishap of every trial that has none of its own
+    always: Mishap | None = None
+    fine_tune_epochs: int = 3
+    epoch_seconds: float = 0.0
+    memory_bytes: int = 0
+    refusal: str = ""
+    #: trainers that were started so far
+    num_started: int = 0
+    #: trials in the order in which they were begun
+    begun: list[int] = field(default_factory=list)
+
+    def next_mishap(self, trial: int) -> Mishap | None:
+        """What this attempt meets."""
+        left = self.mishaps.get(trial)
+        if left:
+            return left.pop(0)
+        return None if left is not None else self.always
+
+
+class Rehearsal:
+    """Keeps the promises of `trainer.Trainer` by playing a script."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._inbox: deque[messages.Message] = deque()
+        self._playing: Iterator[messages.Message | None] = iter(())
+        self._probe_epochs = 2
+        self._ended = False
+        script.num_started += 1
+
+    def send(self, message: messages.Message) -> None:
+        """Take a message."""
+        if self._ended:
+            raise TrainerDied("was killed", "")
+        match message:
+            case messages.Prepare(spec=spec):
+                self._playing = self._prepare(StudySpec.model_validate_json(spec))
+            case messages.Train():
+                self._playing = self._train(message)
+            case messages.Evaluate():
+                self._playing = self._evaluate(message)
+            case _:
+                self._inbox.append(message)
+
+    def receive(self, timeout_seconds: float) -> messages.Message | None:
+        """The next message of the play; None when it is not due in time."""
+        if self._ended:
+            raise TrainerDied("was killed", "")
+        deadline = time.monotonic() + timeout_seconds
+        for message in self._playing:
+            if message is not None:
+                return message
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.002)
+        return None
+
+    def memory_bytes(self) -> int:
+        """As the script says."""
+        return self._script.memory_bytes
+
+    def kill(self) -> None:
+        """Play no more."""
+        self._ended = True
+
+    def close(self) -> None:
+        """Play no more."""
+        self._ended = True
+
+    def _prepare(self, spec: StudySpec) -> Iterator[messages.Message | None]:
+        self._probe_epochs = min(2, spec.training.probe_epochs)
+        if self._script.refusal:
+            yield messages.Failed(trial=None, error="DataError", message=self._script.refusal, is_request=True)
+            return
+        yield messages.Prepared(
+            device="rehearsal", classes=("a", "b"), num_train=80, num_validation=10, num_test=10, epochs=self._script.fine_tune_epochs,
+            fingerprint="0" * 64, splits="0" * 64, versions={"tuner": "0"}, seconds=0.0,
+        )  # fmt: skip
+
+    def _train(self, train: messages.Train) -> Iterator[messages.Message | None]:
+        mishap = self._script.next_mishap(train.trial)
+        self._script.begun.append(train.trial)
+        done = _resume(Path(train.checkpoint))
+        fine_tune = self._script.fine_tune_epochs if train.hyperparameters.unfreeze > 0 else 0
+        self._inbox.clear()
+        for step in range(done + 1, self._probe_epochs + fine_tune + 1):
+            stage = Stage.PROBE if step <= self._probe_epochs else Stage.FINE_TUNE
+            if mishap is not None and step == (self._probe_epochs + 1 if mishap is Mishap.LATE_CRASH else 2):
+                yield from self._meet(mishap, train)
+                return
+            yield from self._pass_time()
+            yield _epoch(train, stage, step)
+            if step == self._probe_epochs and fine_tune:
+                yield messages.Probed(trial=train.trial, value=accuracy(train.hyperparameters, step))
+                while not self._inbox:
+                    yield None
+            ending = self._ending(train, step)
+            if ending is not None:
+                yield ending
+                return
+        yield _finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
+
+    def _pass_time(self) -> Iterator[None]:
+        until = time.monotonic() + self._script.epoch_seconds
+        while time.monotonic() < until and not self._inbox:
+            yield None
+
+    def _ending(self, train: messages.Train, step: int) -> messages.Finished | None:
+        while self._inbox:
+            match self._inbox.popleft():
+                case messages.Stop():
+                    return _finished(train, Ending.STOPPED, step)
+                case messages.Suspend():
+                    checkpoint = Path(train.checkpoint)
+                    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+                    checkpoint.write_text(json.dumps({"step": step}))
+                    return _finished(train, Ending.SUSPENDED, step)
+                case _:
+                    pass
+        return None
+
+    def _meet(self, mishap: Mishap, train: messages.Train) -> Iterator[messages.Message | None]:
+        match mishap:
+            case Mishap.CRASH | Mishap.LATE_CRASH:
+                self._ended = True
+                raise TrainerDied("crashed (signal 11)", "Fatal Python error: Segmentation fault")
+            case Mishap.HANG:
+                while True:
+                    yield None
+            case Mishap.FAIL:
+                yield messages.Failed(trial=train.trial, error="ValueError", message="the script says so")
+            case Mishap.NOT_FINITE:
+                yield _finished(train, Ending.NOT_FINITE, 1, reason="the loss is not finite")
+
+    def _evaluate(self, evaluate: messages.Evaluate) -> Iterator[messages.Message | None]:
+        value = round(accuracy(evaluate.hyperparameters, 5), 2)
+        yield messages.Evaluated(trial=evaluate.trial, accuracy=value, loss=0.5, num_images=100, confusion=((50, 0), (0, 50)))
+
+
+def accuracy(hyperparameters: Hyperparameters, step: int) -> float:
+    """A smooth hill over the learning rate and the dropout that rises with each epoch."""
+    rate = math.exp(-((math.log10(hyperparameters.learning_rate) + 3.2) ** 2))
+    probe_rate = math.exp(-((math.log10(hyperparameters.probe_learning_rate) + 2.8) ** 2))
+    peak = 0.5 + 0.2 * rate + 0.15 * probe_rate + 0.1 * (1 - abs(hyperparameters.dropout - 0.25))
+    return peak * (1 - 0.5 ** (step + 1))
+
+
+def script_from(mapping: Mapping[str, object]) -> Script:
+    """A script of its JSON form, for a rehearsal in another process."""
+    mishaps = mapping.get("mishaps", {})
+    assert isinstance(mishaps, Mapping)
+    others = {key: value for key, value in mapping.items() if key not in ("mishaps", "always")}
+    always = mapping.get("always")
+    return Script(
+        mishaps={int(trial): [Mishap(name) for name in names] for trial, names in mishaps.items()},
+        always=None if always is None else Mishap(str(always)),
+        **others,  # type: ignore[arg-type]
+    )
+
+
+def _resume(checkpoint: Path) -> int:
+    return int(json.loads(checkpoint.read_text())["step"]) if checkpoint.exists() else 0
+
+
+def _epoch(train: messages.Train, stage: Stage, step: int) -> messages.Epoch:
+    value = accuracy(train.hyperparameters, step)
+    rate = train.hyperparameters.probe_learning_rate if stage is Stage.PROBE else train.hyperparameters.learning_rate
+    return messages.Epoch(
+        trial=train.trial, stage=stage, step=step, loss=1 - value, accuracy=value, validation_loss=1 - value,
+        validation_accuracy=value, learning_rate=rate, seconds=0.01,
+    )  # fmt: skip
+
+
+def _finished(train: messages.Train, ending: Ending, step: int, reason: str = "") -> messages.Finished:
+    weights = Path(train.weights + ".weights")
+    if ending is Ending.COMPLETED:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        weights.write_bytes(b"weights")
+    return messages.Finished(
+        trial=train.trial, ending=ending, reason=reason, value=accuracy(train.hyperparameters, step), best_step=step,
+        confusion=((5, 0), (0, 5)), weights=str(weights) if ending is Ending.COMPLETED else None, probe_seconds=0.02, fine_tune_seconds=0.03,
+    )  # fmt: skip

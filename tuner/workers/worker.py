@@ -1,0 +1,159 @@
+"""The loop of one worker: claim a trial, train it, keep what came of it, until the budget is spent or someone says stop."""
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner import messages
+from tuner.errors import StorageError
+from tuner.messages import Ending
+from tuner.search import trials
+from tuner.search.study import Study
+from tuner.search.trials import Claim, WorkerId
+from tuner.workers.attempt import Attempt
+from tuner.workers.events import Happening, Tell
+from tuner.workers.heartbeat import BEAT_SECONDS, Heartbeat
+from tuner.workers.narrator import Narrator
+from tuner.workers.stopping import Stopping
+from tuner.workers.trainer import TrainerDied
+from tuner.workers.warm import TrainerHung, WarmTrainer, request_error
+
+#: how often a trial is begun before its deaths count as a failure
+_TRIES = 2
+#: how long the end of a trial waits for a storage that is away
+_STORAGE_PATIENCE_SECONDS = 600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a worker keeps its files."""
+
+    #: decoded images and features, shared by the workers of a host
+    cache: Path
+    #: weights and checkpoints, a folder a study and in it a folder a trial
+    artifacts: Path
+
+    def of_study(self, study: str) -> Path:
+        """The folder of a study's artifacts."""
+        return self.artifacts / study
+
+    def of_trial(self, study: str, trial: int) -> Path:
+        """The folder of a trial's artifacts."""
+        return self.of_study(study) / f"trial-{trial:05d}"
+
+
+class Worker:
+    """One pair of hands of a study."""
+
+    def __init__(self, study: Study, trainer: WarmTrainer, *, identity: WorkerId, places: Places, stopping: Stopping, tell: Tell) -> None:
+        self._study = study
+        self._trainer = trainer
+        self._identity = identity
+        self._places = places
+        self._stopping = stopping
+        self._narrator = Narrator(study.name, identity.name, tell)
+        self._prepared: messages.Prepared | None = None
+
+    def run(self, *, beat_seconds: float = BEAT_SECONDS) -> None:
+        """Work until there is nothing more to do; raises what `WarmTrainer.warm_up` and `trials.claim` raise."""
+        prepare = messages.Prepare(spec=self._study.spec.model_dump_json(), cache=str(self._places.cache))
+        try:
+            with Heartbeat(self._beat, self._narrator.trouble, every_seconds=beat_seconds):
+                self._prepared = self._trainer.warm_up(prepare)
+                if self._prepared is not None:
+                    self._narrator.say(Happening.READY, seconds=self._prepared.seconds, message=self._prepared.device)
+                    self._work_until_done()
+        finally:
+            if self._stopping.is_asked:
+                self._trainer.drop()  # what it is doing now, no one waits for
+            self._trainer.close()
+        reason = "asked to stop" if self._stopping.is_asked else trials.stop_reason(self._study)
+        self._narrator.say(Happening.ENDED, message=reason or "")
+
+    def _work_until_done(self) -> None:
+        while not self._stopping.is_asked and self._prepared is not None:
+            outgrown = self._trainer.outgrown()
+            if outgrown:
+                self._replace_trainer(outgrown)
+                continue
+            claim = trials.claim(
+                self._study,
+                self._identity,
+                num_train=self._prepared.num_train,
+                num_classes=len(self._prepared.classes),
+                epochs=self._prepared.epochs,
+            )
+            if claim is None:
+                return
+            self._work_on(claim)
+
+    def _work_on(self, claim: Claim) -> None:
+        began = time.monotonic()
+        self._narrator.say(Happening.STARTED if claim.attempt == 1 else Happening.RESUMED, claim.number)
+        folder = self._places.of_trial(self._study.name, claim.number)
+        outcome, curve = self._play(claim, folder)
+        match outcome:
+            case messages.Finished() if outcome.ending is not Ending.SUSPENDED:
+                self._insist(lambda: self._finish(claim, outcome, curve))
+                shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+                self._say_ending(outcome, time.monotonic() - began)
+            case messages.Failed():
+                self._insist(lambda: trials.fail(self._study, claim, outcome))
+                message = f"{outcome.error}: {outcome.message}"
+                self._narrator.say(Happening.FAILED, claim.number, seconds=time.monotonic() - began, message=message)
+                if outcome.is_request:
+                    raise request_error(outcome)
+            case _:
+                self._insist(lambda: trials.release(self._study, claim))
+                self._narrator.say(Happening.SUSPENDED, claim.number, message="" if outcome else "from its beginning")
+
+    def _play(self, claim: Claim, folder: Path) -> tuple[messages.Finished | messages.Failed | None, list[messages.Epoch]]:
+        """The outcome of a trial and its curve; a trainer that dies is given a second chance."""
+        tries = 0
+        while True:
+            tries += 1
+            attempt = Attempt(self._study, claim, self._trainer, self._stopping, self._narrator)
+            try:
+                return attempt.play(folder), attempt.curve
+            except TrainerHung as silence:
+                failed = messages.Failed(trial=claim.number, error="hang", message=str(silence))
+                tries = _TRIES
+            except TrainerDied as death:
+                failed = messages.Failed(trial=claim.number, error=death.cause, message=str(death))
+            if self._stopping.is_asked:
+                return None, attempt.curve
+            self._replace_trainer(failed.message, claim.number)
+            if tries >= _TRIES:
+                return failed, attempt.curve
+
+    def _replace_trainer(self, why: str, trial: int | None = None) -> None:
+        self._narrator.say(Happening.REPLACED, trial, message=why)
+        self._prepared = self._trainer.replace()
+
+    def _finish(self, claim: Claim, finished: messages.Finished, curve: list[messages.Epoch]) -> None:
+        assert self._prepared is not None
+        trials.finish(self._study, claim, finished, curve, prepared=self._prepared, worker=self._identity)
+
+    def _say_ending(self, finished: messages.Finished, seconds: float) -> None:
+        what = Happening.COMPLETED if finished.ending is Ending.COMPLETED else Happening.PRUNED
+        self._narrator.say(what, finished.trial, value=finished.value, seconds=seconds, message=finished.reason)
+
+    def _beat(self) -> None:
+        trials.beat(self._study, self._identity)
+
+    def _insist(self, write: Callable[[], None]) -> None:
+        """Write what must not be lost, for as long as the storage may be away."""
+        deadline = time.monotonic() + _STORAGE_PATIENCE_SECONDS
+        pause_seconds = 0.5
+        while True:
+            try:
+                write()
+                return
+            except StorageError as error:
+                if self._stopping.is_urgent or time.monotonic() > deadline:
+                    raise
+                self._narrator.trouble(f"a result is kept until the storage is back: {error}")
+            time.sleep(pause_seconds)
+            pause_seconds = min(10.0, 2 * pause_seconds)
