@@ -1,0 +1,149 @@
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from starlette.testclient import TestClient
+
+from tuner import errors
+from tuner.dashboard import app
+from tuner.search import storage
+
+HERE = "http://127.0.0.1:8080"
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> storage.Storage:
+    """A storage with the study `flowers`, of three trials; no test changes it."""
+    return new_storage(tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture
+def browser(flowers: storage.Storage) -> TestClient:
+    return TestClient(app.build(flowers), base_url=HERE)
+
+
+def new_storage(folder: Path) -> storage.Storage:
+    opened = storage.open(f"sqlite:///{folder}/tuner.db")
+    add_study(opened)
+    return opened
+
+
+def add_study(opened: storage.Storage) -> None:
+    study = optuna.create_study(storage=opened.rdb, study_name="flowers", direction="maximize")
+    study.optimize(lambda trial: trial.suggest_float("dropout", 0, 0.5), n_trials=3)
+
+
+def test_the_first_page_is_the_list_of_studies(browser: TestClient) -> None:
+    answer = browser.get("/")
+    assert answer.url.path == "/dashboard"
+    assert "<title>Optuna Dashboard</title>" in answer.text
+
+
+def test_a_study_shows_its_trials(browser: TestClient) -> None:
+    assert [study["study_name"] for study in browser.get("/api/studies").json()["study_summaries"]] == ["flowers"]
+    assert len(browser.get("/api/studies/1").json()["trials"]) == 3
+
+
+def test_scripts_and_pictures_are_served(browser: TestClient) -> None:
+    scripts = re.findall(r'src="(/static/[^"]+)"', browser.get("/dashboard").text)
+    assert scripts
+    assert all(browser.get(script).status_code == 200 for script in scripts)
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/api/studies", "/favicon.ico", "/nowhere"])
+def test_no_answer_can_be_framed_or_misread(browser: TestClient, path: str) -> None:
+    answer = browser.get(path)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_dashboards_own_content_policy_stays(browser: TestClient) -> None:
+    assert "script-src 'self'" in browser.get("/dashboard").headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost:9000", "[::1]:8080", "127.0.0.1"])
+def test_this_machine_is_served_by_each_of_its_names(browser: TestClient, host: str) -> None:
+    assert browser.get("/api/studies", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "192.168.0.1:8080", ""])
+def test_another_name_for_this_machine_is_refused(browser: TestClient, host: str) -> None:
+    assert browser.get("/api/studies", headers={"host": host}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},  # neither header: no browser of today
+        {"origin": "http://evil.example"},
+        {"origin": "null"},  # a file, or a frame in a sandbox
+        {"origin": "http://127.0.0.1:9999"},  # another server of this machine
+        {"origin": "https://127.0.0.1:8080"},
+        {"origin": "http://evil.example", "sec-fetch-site": "same-origin"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "none"},
+    ],
+)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("DELETE", "/api/studies/1"),
+        ("POST", "/api/studies/1/rename"),
+        ("PUT", "/api/studies/1/note"),
+        ("POST", "/incompatible-rdb-schema"),  # would migrate the database
+    ],
+)
+def test_nothing_is_changed_for_a_page_of_another_site(browser: TestClient, method: str, path: str, headers: dict[str, str]) -> None:
+    assert browser.request(method, path, headers=headers).status_code == 403
+    assert len(browser.get("/api/studies").json()["study_summaries"]) == 1
+
+
+@pytest.mark.parametrize("headers", [{"origin": HERE}, {"sec-fetch-site": "same-origin"}])
+def test_the_dashboards_own_pages_may_delete_a_study(tmp_path: Path, headers: dict[str, str]) -> None:
+    browser = TestClient(app.build(new_storage(tmp_path)), base_url=HERE)
+    assert browser.delete("/api/studies/1", headers=headers).status_code == 204
+    assert browser.get("/api/studies").json()["study_summaries"] == []
+
+
+def test_a_database_that_goes_away_is_named_and_one_that_comes_back_is_used(postgresql: Any) -> None:
+    opened = storage.open(postgresql.get_uri())
+    add_study(opened)
+    browser = TestClient(app.build(opened), base_url=HERE)
+    assert browser.get("/api/studies").status_code == 200
+
+    postgresql.stop()
+    page = browser.get("/dashboard")
+    assert (page.status_code, page.headers["refresh"]) == (503, "5")
+    assert "The database is away" in page.text
+    assert "postgres" not in page.text
+    assert browser.get("/api/studies").json() == {"reason": "The database is away."}
+    assert browser.get("/favicon.ico").status_code == 200
+
+    postgresql.start()
+    assert browser.get("/dashboard").status_code == 200
+    assert len(browser.get("/api/studies").json()["study_summaries"]) == 1
+
+
+def test_it_is_served_beside_other_work_and_gone_afterwards(flowers: storage.Storage) -> None:
+    with app.beside(flowers, "localhost", 0) as address, urllib.request.urlopen(f"{address}/api/studies") as answer:
+        assert b"flowers" in answer.read()
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(address)
+
+
+def test_a_port_that_is_taken_is_refused_with_the_cure(flowers: storage.Storage) -> None:
+    with app.beside(flowers, app.DEFAULT_HOST, 0) as address:
+        port = int(address.rsplit(":", 1)[1])
+        with pytest.raises(errors.RequestError, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use.*--port 0"):
+            app.serve(flowers, app.DEFAULT_HOST, port, ready=pytest.fail)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.com", ""])
+def test_another_machine_is_not_served(flowers: storage.Storage, host: str) -> None:
+    with pytest.raises(errors.RequestError, match="no passwords yet.*this machine only"):
+        app.serve(flowers, host, 0, ready=pytest.fail)

@@ -1,0 +1,144 @@
+"""A storage into pages: optuna-dashboard, unchanged at its own paths, with guards around it."""
+
+import contextlib
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import cast
+
+import a2wsgi
+import optuna_dashboard
+import sqlalchemy
+import uvicorn
+from a2wsgi.wsgi_typing import Environ, StartResponse, WSGIApp
+from sqlalchemy import exc
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from tuner import errors
+from tuner.dashboard import guards
+from tuner.search import storage as storages
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8080
+
+#: names by which a browser on this machine reaches it; any other in the Host header is DNS rebinding
+_LOOPBACK = {
+    "127.0.0.1": (socket.AF_INET, "127.0.0.1"),
+    "localhost": (socket.AF_INET, "127.0.0.1"),
+    "::1": (socket.AF_INET6, "::1"),
+    "[::1]": (socket.AF_INET6, "::1"),
+}
+_NEED_NO_DATABASE = ("/static/", "/favicon.ico")
+
+_log = logging.getLogger(__name__)
+
+
+def build(storage: storages.Storage) -> Starlette:
+    """The dashboard of a storage as an ASGI application; only this machine's own names are served."""
+    guarded = [
+        Middleware(guards.SafeHeaders),
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(_LOOPBACK), www_redirect=False),
+        Middleware(guards.SameOrigin),
+        Middleware(guards.Outage, is_there=lambda: _is_there(storage), needs_no_database=_NEED_NO_DATABASE),
+    ]
+    pages = cast(ASGIApp, a2wsgi.WSGIMiddleware(_pages(storage)))
+    return Starlette(routes=[Mount("/", app=pages)], middleware=guarded)
+
+
+def serve(storage: storages.Storage, host: str, port: int, *, ready: Callable[[str], None]) -> None:
+    """Serve the dashboard until the process is interrupted; `ready` is called with its address. Port 0 takes any free one.
+
+    Raises:
+        RequestError: the host is not this machine, or the port is taken.
+    """
+    with _listen(host, port) as listener:
+        server = _Server(_settings(storage), started_up=lambda: ready(_address(listener)))
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def beside(storage: storages.Storage, host: str, port: int) -> Iterator[str]:
+    """Serve the dashboard from a thread while the `with` block runs; gives its address.
+
+    Raises:
+        RequestError: the host is not this machine, or the port is taken.
+    """
+    up = threading.Event()
+    with _listen(host, port) as listener:
+        server = _Server(_settings(storage), started_up=up.set)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="dashboard", daemon=True)
+        thread.start()
+        up.wait()
+        try:
+            yield _address(listener)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, *, started_up: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._started_up = started_up
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started_up()
+
+
+def _settings(storage: storages.Storage) -> uvicorn.Config:
+    # a browser that keeps its connection open must not keep the process
+    return uvicorn.Config(build(storage), log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=2)
+
+
+def _pages(storage: storages.Storage) -> WSGIApp:
+    pages = cast(WSGIApp, optuna_dashboard.wsgi(storage.rdb))
+
+    def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ["wsgi.errors"] = sys.stderr  # stdout belongs to results
+        return pages(environ, start_response)
+
+    return respond
+
+
+def _is_there(storage: storages.Storage) -> bool:
+    try:
+        with storage.engine.connect() as connection:
+            connection.execute(sqlalchemy.text("SELECT 1 FROM studies WHERE 1 = 0"))
+    except (exc.SQLAlchemyError, errors.StorageError) as error:
+        _log.warning("the database is away: %s", type(error).__name__)
+        return False
+    return True
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    if host not in _LOOPBACK:
+        raise errors.RequestError(
+            f"The dashboard's host is {host}; it has no passwords yet, so it serves this machine only: --host {DEFAULT_HOST}. "
+            f"From another machine, reach it through SSH: ssh -L {DEFAULT_PORT}:{DEFAULT_HOST}:{DEFAULT_PORT} THIS_MACHINE"
+        )
+    family, address = _LOOPBACK[host]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise errors.RequestError(
+            f"The dashboard cannot listen on {host}, port {port}: {reason}. Give another with --port, or --port 0 for any that is free."
+        ) from error
+    return listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if listener.family is socket.AF_INET6 else f"http://{host}:{port}"
