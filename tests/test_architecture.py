@@ -11,8 +11,9 @@ MODULES = sorted((ROOT / "tuner").rglob("*.py"))
 
 #: a module imports only from rooms before its own, or from its own
 ROOMS = [
-    *("errors", "hyperparameters", "domains", "search_space", "strategies", "spec", "study_file", "messages"),
-    *("data", "training", "search", "workers", "results", "dashboard", "terminal", "cli"),
+    *("errors", "wording", "hyperparameters", "domains", "search_space", "strategies", "clashes", "data_spec", "model_spec", "spec"),
+    *("schema", "yaml_lines", "mistakes", "study_file", "messages"),
+    *("data", "training", "search", "workers", "results", "dashboard", "terminal", "commands", "cli"),
 ]
 SQL = {"optuna", "optuna_dashboard", "sqlalchemy"}
 KERAS = {"keras", "keras_hub", "tensorflow", "tensorflow_datasets"}
@@ -26,8 +27,7 @@ def module_name(path: Path) -> str:
 
 
 def room_of(name: str) -> str:
-    room = name.split(".")[1] if "." in name else ""
-    return "terminal" if room.startswith("terminal") else room
+    return name.split(".")[1]
 
 
 def is_module(name: str) -> bool:
@@ -118,11 +118,12 @@ def test_a_function_fits_on_a_screen(path: Path) -> None:
     assert not {function.name for function in functions if (function.end_lineno or 0) - function.lineno >= 60}
 
 
-def test_only_the_command_line_and_a_failed_attempt_catch_every_exception() -> None:
+def test_only_the_command_line_a_failed_attempt_and_a_failed_download_catch_every_exception() -> None:
+    downloads = {"tuner.training.backbones", "tuner.training.pipeline"}  # keras.utils.get_file raises a bare Exception
     catching = {
         module_name(path) for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if catches_all(node)
     }
-    assert catching <= {"tuner.cli", "tuner.training.process"}
+    assert catching <= {"tuner.cli", "tuner.training.process"} | downloads
 
 
 def catches_all(node: ast.AST) -> bool:

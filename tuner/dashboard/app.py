@@ -110,7 +110,8 @@ def _pages(storage: storages.Storage) -> WSGIApp:
 
 def _is_there(storage: storages.Storage) -> bool:
     try:
-        with storage.engine.connect() as connection:
+        # on SQLite, looking must not wait for a worker that writes
+        with storage.engine.connect().execution_options(sqlite_begin="BEGIN DEFERRED") as connection:
             connection.execute(sqlalchemy.text("SELECT 1 FROM studies WHERE 1 = 0"))
     except (exc.SQLAlchemyError, errors.StorageError) as error:
         _log.warning("the database is away: %s", type(error).__name__)
