@@ -1,0 +1,253 @@
+"""What a study file says of one hyperparameter, into the set of values that a trial may take.
+
+A plain value fixes it. Two numbers `[low, high]` are a range, any other list are choices. The long forms are
+`{range: [low, high], log: true, off: true}` and `{choices: [a, b]}`; `off: true` lets the search switch the thing off (value 0).
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from tuner import wording
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """One value, not searched."""
+
+    value: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of some values."""
+
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """A number between two ends, both included."""
+
+    low: float
+    high: float
+    #: sampled evenly in its logarithm
+    log: bool = False
+    #: whole numbers only
+    integer: bool = False
+    #: the search may also switch it off, which is the value 0
+    off: bool = False
+
+
+Domain = Fixed | Choice | Range
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What a numeric hyperparameter may be at all, and how it is searched if nothing else is said."""
+
+    low: float
+    high: float
+    integer: bool = False
+    log: bool = False
+    #: the ends themselves are not allowed
+    open_low: bool = False
+    open_high: bool = False
+    #: a list of two numbers are two choices, not a range
+    discrete: bool = False
+
+    def __str__(self) -> str:
+        low, high = (wording.number(self.low), wording.number(self.high))
+        kind = "a whole number" if self.integer else "a number"
+        if self.open_low or self.open_high:
+            return f"{kind} {'above' if self.open_low else 'of at least'} {low} and {'below' if self.open_high else 'at most'} {high}"
+        return f"{kind} from {low} to {high}"
+
+    @property
+    def can_be_off(self) -> bool:
+        """Whether 0, which is off, is possible."""
+        return self.includes(0)
+
+    def includes(self, value: float) -> bool:
+        """Whether one value is possible."""
+        above = value > self.low if self.open_low else value >= self.low
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below and (not self.integer or float(value).is_integer())
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _schema_of(lambda given: read_numeric(given, self))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        number: dict[str, Any] = {"type": "integer" if self.integer else "number"}
+        number["exclusiveMinimum" if self.open_low else "minimum"] = self.low
+        number["exclusiveMaximum" if self.open_high else "maximum"] = self.high
+        pair = {"type": "array", "items": number, "minItems": 2, "maxItems": 2}
+        flags = {"log": {"type": "boolean"}} | ({"off": {"type": "boolean"}} if self.can_be_off else {})
+        long_range = {"type": "object", "properties": {"range": pair} | flags, "required": ["range"], "additionalProperties": False}
+        return {"anyOf": [number, *([] if self.discrete else [pair]), *_choices_schema(number), long_range]}
+
+
+@dataclass(frozen=True)
+class Known:
+    """The values that a named hyperparameter may take."""
+
+    values: tuple[Any, ...]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _schema_of(lambda given: read_choice(given, self.values))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        one = {"enum": [getattr(value, "value", value) for value in self.values]}
+        return {"anyOf": [one, *_choices_schema(one)]}
+
+
+def read_numeric(given: Any, bounds: Bounds) -> Domain:
+    """The domain of a numeric hyperparameter as a study file gives it.
+
+    Raises:
+        ValueError: what was given is none of the forms above, or lies outside `bounds`.
+    """
+    if isinstance(given, Fixed | Choice | Range):
+        given = to_plain(given)
+    if isinstance(given, Mapping):
+        return _read_long_form(given, bounds)
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        if len(given) == 2 and not bounds.discrete:
+            return _read_range(given, bounds, log=bounds.log, off=False)
+        return _read_choices(given, bounds)
+    return Fixed(value=_read_number(given, bounds))
+
+
+def read_choice(given: Any, known: Sequence[Any]) -> Domain:
+    """The domain of a hyperparameter that is one of some named values.
+
+    Raises:
+        ValueError: a value is not among the known ones, or one is named twice.
+    """
+    if isinstance(given, Fixed | Choice | Range):
+        given = to_plain(given)
+    if isinstance(given, Mapping):
+        if set(given) != {"choices"}:
+            raise ValueError(f"is {wording.show(given)}; expected a value or a list of values among {wording.listed(known)}")
+        given = given["choices"]
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        if not given:
+            raise ValueError(f"is an empty list; name at least one of {wording.listed(known)}")
+        values = tuple(_read_known(value, known) for value in given)
+        _refuse_doubles(values)
+        return Choice(values=values) if len(values) > 1 else Fixed(value=values[0])
+    return Fixed(value=_read_known(given, known))
+
+
+def to_plain(domain: Domain) -> Any:
+    """The shortest way to write a domain in a study file."""
+    match domain:
+        case Fixed(value=value):
+            return value
+        case Choice(values=values):
+            return {"choices": list(values)} if len(values) == 2 and not isinstance(values[0], str) else list(values)
+        case Range():
+            plain: dict[str, Any] = {"range": [domain.low, domain.high]}
+            if domain.integer:
+                plain["range"] = [int(domain.low), int(domain.high)]
+            return plain | {"log": domain.log} | ({"off": True} if domain.off else {})
+
+
+def text(domain: Domain) -> str:
+    """A domain in the words of a message: `0.3`, `[0, 0.5]`, `[1e-5, 1e-3] log or off`."""
+    if not isinstance(domain, Range):
+        return wording.show(to_plain(domain))
+    ends = f"[{wording.number(domain.low)}, {wording.number(domain.high)}]"
+    return f"{ends}{' log' if domain.log else ''}{' or off' if domain.off else ''}"
+
+
+def values(domain: Domain) -> tuple[Any, ...]:
+    """Every choice, or the two ends of a range."""
+    match domain:
+        case Fixed(value=value):
+            return (value,)
+        case Choice():
+            return domain.values
+        case Range(low=low, high=high):
+            return (low, high)
+
+
+def _schema_of(read: Callable[[Any], Domain]) -> CoreSchema:
+    return core_schema.no_info_plain_validator_function(read, serialization=core_schema.plain_serializer_function_ser_schema(to_plain))
+
+
+def _choices_schema(one: dict[str, Any]) -> list[dict[str, Any]]:
+    many = {"type": "array", "items": one, "minItems": 1}
+    return [many, {"type": "object", "properties": {"choices": many}, "required": ["choices"], "additionalProperties": False}]
+
+
+def _read_long_form(given: Mapping[Any, Any], bounds: Bounds) -> Domain:
+    if set(given) == {"choices"}:
+        return _read_choices(given["choices"], bounds)
+    if "choices" in given and given.get("off") is True:
+        raise ValueError(f"is {wording.show(given)}; choices are switched off by the choice 0, not by `off`")
+    unknown = [key for key in given if key not in ("range", "log", "off")]
+    if "range" not in given or unknown:
+        raise ValueError(f"is {wording.show(given)}; expected {_forms(bounds)}")
+    for flag in ("log", "off"):
+        if not isinstance(given.get(flag, False), bool):
+            raise ValueError(f"has {flag}: {wording.show(given[flag])}; expected true or false")
+    if given.get("off", False) and not bounds.can_be_off:
+        raise ValueError(f"has off: true, but cannot be switched off; it is {bounds}")
+    return _read_range(given["range"], bounds, log=given.get("log", bounds.log), off=given.get("off", False))
+
+
+def _forms(bounds: Bounds) -> str:
+    off = ", off: true" if bounds.can_be_off else ""
+    pair = "" if bounds.discrete else "[low, high], "
+    return f"{bounds}, {pair}{{range: [low, high], log: true{off}}} or {{choices: [a, b]}}"
+
+
+def _read_range(given: Any, bounds: Bounds, *, log: bool, off: bool) -> Domain:
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2:
+        raise ValueError(f"has the range {wording.show(given)}; expected [low, high]")
+    low, high = (_read_number(value, bounds) for value in given)
+    if low > high:
+        shown, turned = wording.show([low, high]), wording.show([high, low])
+        raise ValueError(f"has the range {shown}, whose ends are the wrong way round; write {turned}")
+    if low == high and not off:
+        return Fixed(value=low)
+    if log and low <= 0:
+        raise ValueError(
+            f"has a range that starts at {wording.number(low)}, but is searched on a logarithmic scale; "
+            f"start it above 0{', with off: true beside it for the value 0' if bounds.can_be_off else ''}, or write log: false"
+        )
+    return Range(low=low, high=high, log=log, integer=bounds.integer, off=off)
+
+
+def _read_choices(given: Any, bounds: Bounds) -> Domain:
+    if not isinstance(given, Sequence) or isinstance(given, str) or not given:
+        raise ValueError(f"has the choices {wording.show(given)}; expected a list of at least one value")
+    values = tuple(_read_number(value, bounds) for value in given)
+    _refuse_doubles(values)
+    return Choice(values=values) if len(values) > 1 else Fixed(value=values[0])
+
+
+def _read_number(given: Any, bounds: Bounds) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or not bounds.includes(given):
+        text = " without quotes" if isinstance(given, str) and given.strip()[:1].isdigit() else ""
+        raise ValueError(f"is {wording.show(given)}; expected {bounds}{text}")
+    return int(given) if bounds.integer else float(given)
+
+
+def _read_known(given: Any, known: Sequence[Any]) -> Any:
+    for value in known:
+        if given == value and isinstance(given, bool) == isinstance(value, bool):
+            return value
+    names = [wording.listed([value]) for value in known]
+    raise ValueError(f"is {wording.show(given)}; expected {wording.one_of(names, given)}")
+
+
+def _refuse_doubles(values: Sequence[Any]) -> None:
+    doubles = [value for index, value in enumerate(values) if value in values[:index]]
+    if doubles:
+        raise ValueError(f"names {wording.listed(dict.fromkeys(doubles))} more than once")

@@ -1,0 +1,111 @@
+"""What a study is: its data, model, budget and search, as one frozen value."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tuner import clashes, wording
+from tuner.clashes import Clash, Clashes
+from tuner.data_spec import (
+    AnimalsData,
+    Data,
+    DigitsData,
+    FolderData,
+    KerasData,
+    ManifestData,
+    NpzData,
+    PythonData,
+    Section,
+    TfdsData,
+)
+from tuner.model_spec import Model
+from tuner.search_space import SearchSpace
+from tuner.strategies import Percentile, Pruner, Sampler, Tpe
+
+__all__ = ["AnimalsData", "Budget", "Data", "DigitsData", "FolderData", "KerasData", "ManifestData", "Model", "NpzData", "PythonData"]
+__all__ += ["StudySpec", "TfdsData", "Training", "read_duration"]
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile(r"\s*(?:\d+(?:\.\d+)?\s*[dhms]\s*)+|\s*\d+(?:\.\d+)?\s*")
+
+
+def read_duration(given: Any) -> Any:
+    """Seconds of `90`, `90s`, `15m`, `2h` or `1h30m`; what is not text passes as it is.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if not isinstance(given, str):
+        return given
+    if not _DURATION.fullmatch(given.lower()):
+        raise ValueError(f"is {wording.show(given)}; expected a duration such as 90s, 15m, 2h or 1h30m")
+    parts = re.findall(r"([\d.]+)\s*([dhms]?)", given.lower())
+    return sum(float(count) * _UNITS[unit or "s"] for count, unit in parts)
+
+
+Seconds = Annotated[float, BeforeValidator(read_duration, json_schema_input_type=str | float)]
+
+
+class Training(Section):
+    """The road of a trial, the same for all of a study: never searched, so that trials compare."""
+
+    probe_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """epochs of the head on frozen features"""
+    epochs: Literal["auto"] | Annotated[int, Field(ge=0, le=10_000)] = "auto"
+    """epochs of fine-tuning; auto: by the number of training images; 0: probe only"""
+    promote: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """part of the probes that earns fine-tuning: a trial goes on if its probe is among this best part of all so far"""
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    """largest norm of the gradient; longer ones are scaled down"""
+
+
+class Budget(Section):
+    """When the study is done: whichever comes first."""
+
+    trials: Annotated[int, Field(ge=1)] | None = 40
+    """trials of the study, over all its workers; null: as many as the rest of the budget allows"""
+    timeout: Annotated[Seconds, Field(gt=0, examples=["2h"])] | None = None
+    """time in which some worker was at work, for example 90s, 15m, 2h, 1h30m; running trials are finished"""
+    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    """validation accuracy that is good enough"""
+
+    @model_validator(mode="after")
+    def _check_end(self) -> Self:
+        if self.trials is None and self.timeout is None and self.target is None:
+            message = "is null, and no timeout or target is given either, so that the study would never end; give one of the three"
+            raise Clashes([Clash(field="trials", message=message, others=("timeout", "target"))])
+        return self
+
+
+class StudySpec(Section):
+    """A whole study file, checked."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", examples=["my_study"])]
+    """the study's name in the storage: letters, digits, dots, dashes and underscores, at most 100"""
+    data: Annotated[Data, Field(examples=["{source: folder, path: ~/photos}"])]
+    """where images and labels come from, and how they are split"""
+    model: Model = Model()
+    """the pretrained network that every trial starts from"""
+    budget: Budget = Budget()
+    """when the study is done: whichever comes first"""
+    training: Training = Training()
+    """the road of a trial, the same for all of a study"""
+    search: SearchSpace = Field(default_factory=lambda: SearchSpace.model_validate({}))
+    """for each hyperparameter, the values that trials may take"""
+    sampler: Sampler = Tpe()
+    """what proposes the next trial"""
+    pruner: Pruner = Percentile()
+    """what ends a poor trial early"""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """seed of the splits, the sampler and every trial"""
+    result: dict[str, Any] | None = None
+    """what a search found; written by `tuner export`, carried along, never read"""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        exported = self.result is not None
+        found = clashes.find(self.search, epochs=self.training.epochs, sampler=self.sampler, pruner=self.pruner, exported=exported)
+        if found:
+            raise Clashes(found)
+        return self

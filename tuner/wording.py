@@ -1,0 +1,66 @@
+"""Values and names into the words of a message."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+#: names that are listed before the rest becomes an ellipsis
+LISTED = 12
+
+
+def show(value: Any, *, longest: int = 60) -> str:
+    """A value as it would stand in a study file: text in quotes, true, null, `[1, 2]`, `{a: 1}`."""
+    if isinstance(value, str):
+        shown = f"'{value}'"
+    elif value is None or isinstance(value, bool):
+        shown = {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, float):
+        shown = number(value)
+    elif isinstance(value, dict):
+        shown = "{" + ", ".join(f"{key}: {show(item)}" for key, item in value.items()) + "}"
+    elif isinstance(value, list | tuple):
+        shown = "[" + ", ".join(show(item) for item in value) + "]"
+    else:
+        shown = str(value)
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def number(value: float) -> str:
+    """A number in the fewest characters that read back equal: 32, 0.5, 1e-6."""
+    if abs(value) < 1e15 and value == int(value):
+        return str(int(value))
+    return repr(float(value)).replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Names one after another: `a, b, c`."""
+    return ", ".join(show(name) if isinstance(name, bool) else str(name) for name in names)
+
+
+def known(names: Sequence[str], given: object) -> str:
+    """`Known: a, b, c. Did you mean b?`, with the names that are most like the given one where there are many."""
+    shown = names
+    if len(names) > LISTED:
+        alike = set(difflib.get_close_matches(str(given), names, n=LISTED, cutoff=0.0))
+        shown = [name for name in names if name in alike]
+    return f"Known: {listed(shown)}{', …' if len(shown) < len(names) else ''}.{question(given, names)}"
+
+
+def one_of(names: Sequence[str], given: object) -> str:
+    """`one of a, b, c. Did you mean b?`, the question only where a name is near."""
+    hint = question(given, names)
+    return f"one of {listed(names)}{'.' if hint else ''}{hint}" if len(names) > 1 else listed(names)
+
+
+def question(given: object, names: Sequence[str]) -> str:
+    """` Did you mean b?`, or nothing where no name is near."""
+    meant = nearest(given, names)
+    return f" Did you mean {meant}?" if meant else ""
+
+
+def nearest(given: object, names: Sequence[str]) -> str | None:
+    """The name that was probably meant, if there is one."""
+    plain = {name.lower().replace("-", "_"): name for name in reversed(names)}
+    wanted = str(given).lower().replace("-", "_").replace(" ", "_")
+    matches = difflib.get_close_matches(wanted, plain, n=1, cutoff=0.6)
+    return plain[matches[0]] if matches else None
