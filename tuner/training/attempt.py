@@ -1,0 +1,214 @@
+"""One trial from its hyperparameters to its outcome: probe, then fine-tune."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner import messages
+from tuner.messages import Ending, Stage
+from tuner.training import fine_tune, head, losses, probe, scores, suspension
+from tuner.training.bench import Bench
+
+#: an epoch shorter than this is cheaper to train again than to write down
+_WORTH_KEEPING_SECONDS = 2.0
+
+
+class Control(Protocol):
+    """The worker's side, as a trial sees it."""
+
+    def send(self, message: messages.Message) -> None:
+        """Tell the worker something."""
+
+    def interruption(self) -> messages.Stop | messages.Suspend | None:
+        """What the worker wants at once, if anything; it stays until the trial ends."""
+
+    def decision(self) -> messages.Proceed | messages.Stop | messages.Suspend:
+        """Wait for the worker's word after the probe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Best:
+    """The best epoch so far."""
+
+    step: int
+    scores: scores.Scores
+    #: of the head, then of the unfrozen top if the epoch was one of fine-tuning
+    weights: tuple[NDArray[np.float32], ...]
+
+
+class _Interrupted(Exception):
+    def __init__(self, ending: Ending, reason: str) -> None:
+        self.ending, self.reason = ending, reason
+
+
+class Attempt:
+    """One attempt at one trial."""
+
+    def __init__(self, bench: Bench, order: messages.Train, control: Control) -> None:
+        self._bench, self._order, self._control = bench, order, control
+        self._head = head.build(order.hyperparameters, bench.moments, bench.num_classes, seed=order.seed)
+        self._best: _Best | None = None
+        self._seconds = {Stage.PROBE: 0.0, Stage.FINE_TUNE: 0.0}
+
+    def run(self) -> messages.Finished:
+        """Train the trial, telling the worker of every epoch; a kept checkpoint is gone on from."""
+        bench, hyperparameters = self._bench, self._order.hyperparameters
+        fine_tunes = hyperparameters.unfreeze > 0 and bench.epochs > 0
+        kept = suspension.read(Path(self._order.checkpoint), self._order) if fine_tunes else None
+        bench.restore()
+        try:
+            if kept is None:
+                self._probe()
+                if fine_tunes:
+                    self._await_decision()
+            if fine_tunes:
+                self._fine_tune(kept)
+        except _Interrupted as interrupted:
+            return self._finished(interrupted.ending, interrupted.reason)
+        return self._finished(Ending.COMPLETED, "")
+
+    def _probe(self) -> None:
+        epochs = probe.train(self._bench, self._head, self._order.hyperparameters, seed=self._order.seed)
+        for step, (measured, seconds) in enumerate(_timed(epochs), start=1):
+            self._record(Stage.PROBE, step, measured, seconds)
+            self._obey()
+
+    def _await_decision(self) -> None:
+        assert self._best is not None
+        fine_tune.assign(self._head.trainable_variables, self._best.weights)
+        self._control.send(messages.Probed(trial=self._order.trial, value=self._best.scores.accuracy))
+        decision = self._control.decision()
+        if not isinstance(decision, messages.Proceed):
+            self._interrupt(decision)
+
+    def _fine_tune(self, kept: suspension.Suspended | None) -> None:
+        order, start = self._order, time.perf_counter()
+        stage = fine_tune.FineTuning(self._bench, self._head, order.hyperparameters, seed=order.seed)
+        first = 0
+        if kept is not None:
+            first = kept.progress.epochs
+            self._take_up(kept, stage)
+        for epoch in range(first, self._bench.epochs):
+            for _ in stage.train(epoch):
+                self._obey()
+            measured = stage.measure(epoch)
+            now = time.perf_counter()
+            self._record(Stage.FINE_TUNE, self._bench.study.training.probe_epochs + epoch + 1, measured, now - start, stage)
+            if now - start > _WORTH_KEEPING_SECONDS:
+                self._keep(stage, epoch + 1)
+            start = now
+            if epoch + 1 < self._bench.epochs:
+                self._obey()
+
+    def _record(
+        self, stage: Stage, step: int, measured: probe.Measured, seconds: float, tuning: fine_tune.FineTuning | None = None
+    ) -> None:
+        """Remember the epoch if it is the best, and tell the worker."""
+        self._seconds[stage] += seconds
+        found = measured.validation
+        if self._best is None or (found.accuracy, -found.loss) > (self._best.scores.accuracy, -self._best.scores.loss):
+            weights = suspension.values(self._head.trainable_variables) if tuning is None else tuple(tuning.weights())
+            self._best = _Best(step=step, scores=found, weights=weights)
+        epoch = messages.Epoch(
+            trial=self._order.trial,
+            stage=stage,
+            step=step,
+            loss=measured.loss,
+            accuracy=measured.accuracy,
+            validation_loss=found.loss,
+            validation_accuracy=found.accuracy,
+            learning_rate=measured.learning_rate,
+            seconds=seconds,
+        )
+        self._control.send(epoch)
+        if not math.isfinite(measured.loss) or not math.isfinite(found.loss):
+            raise _Interrupted(
+                Ending.NOT_FINITE, f"the loss was {measured.loss:g} in step {step} ({stage.value}); the learning rate is likely too high"
+            )
+
+    def _obey(self) -> None:
+        wanted = self._control.interruption()
+        if wanted is not None:
+            self._interrupt(wanted)
+
+    def _interrupt(self, wanted: messages.Stop | messages.Suspend) -> None:
+        if isinstance(wanted, messages.Suspend):
+            raise _Interrupted(Ending.SUSPENDED, "")
+        raise _Interrupted(Ending.STOPPED, wanted.reason)
+
+    def _keep(self, stage: fine_tune.FineTuning, epochs: int) -> None:
+        assert self._best is not None
+        progress = suspension.Progress(
+            hyperparameters=self._order.hyperparameters,
+            seed=self._order.seed,
+            epochs=epochs,
+            best_step=self._best.step,
+            value=self._best.scores.accuracy,
+            loss=self._best.scores.loss,
+            confusion=self._best.scores.confusion,
+            probe_seconds=self._seconds[Stage.PROBE],
+            fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
+        )
+        kept = suspension.Suspended(progress=progress, state=suspension.values(stage.state), best=self._best.weights)
+        suspension.write(Path(self._order.checkpoint), kept)
+
+    def _take_up(self, kept: suspension.Suspended, stage: fine_tune.FineTuning) -> None:
+        progress = kept.progress
+        fine_tune.assign(stage.state, kept.state)
+        found = scores.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion)
+        self._best = _Best(step=progress.best_step, scores=found, weights=kept.best)
+        self._seconds = {Stage.PROBE: progress.probe_seconds, Stage.FINE_TUNE: progress.fine_tune_seconds}
+
+    def _finished(self, ending: Ending, reason: str) -> messages.Finished:
+        best, weights = self._best, None
+        if ending is not Ending.SUSPENDED:
+            Path(self._order.checkpoint).unlink(missing_ok=True)
+        if ending is Ending.COMPLETED and best is not None:
+            weights = f"{self._order.weights}.npz"
+            suspension.write_arrays(Path(weights), {str(number): value for number, value in enumerate(best.weights)})
+        return messages.Finished(
+            trial=self._order.trial,
+            ending=ending,
+            reason=reason,
+            value=best.scores.accuracy if best else None,
+            best_step=best.step if best else None,
+            confusion=best.scores.confusion if best else (),
+            weights=weights,
+            probe_seconds=self._seconds[Stage.PROBE],
+            fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
+        )
+
+
+def evaluate(bench: Bench, order: messages.Evaluate) -> messages.Evaluated:
+    """Score the kept weights of a trial on the test split.
+
+    Raises:
+        FileNotFoundError: they are not there any more.
+    """
+    with np.load(order.weights, allow_pickle=False) as arrays:
+        weights = [arrays[str(number)] for number in range(len(arrays))]
+    bench.restore()
+    hyperparameters = order.hyperparameters
+    top = head.build(hyperparameters, bench.moments, bench.num_classes, seed=0)
+    opened = [variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)]
+    fine_tune.assign([*top.trainable_variables, *opened][: len(weights)], weights)
+    test = bench.data.test
+    logits = fine_tune.predictor(bench, top)(test.images)
+    found = scores.score(logits, test.labels, losses.build_validation(hyperparameters))
+    return messages.Evaluated(
+        trial=order.trial, accuracy=found.accuracy, loss=found.loss, num_images=len(test.labels), confusion=found.confusion
+    )
+
+
+def _timed(epochs: Iterator[probe.Measured]) -> Iterator[tuple[probe.Measured, float]]:
+    start = time.perf_counter()
+    for measured in epochs:
+        now = time.perf_counter()
+        yield measured, now - start
+        start = time.perf_counter()

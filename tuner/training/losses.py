@@ -1,0 +1,66 @@
+"""The loss that a trial minimizes, for soft labels and class weights."""
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tuner.hyperparameters import ClassWeights, Hyperparameters, Loss
+
+#: labels (n, classes) that sum to one, logits (n, classes) -> loss of each image (n,)
+LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def build(hyperparameters: Hyperparameters, class_weights: np.ndarray) -> LossFunction:
+    """The training loss of a trial, with label smoothing and class weights (classes,)."""
+    each = _each(hyperparameters.loss, hyperparameters.focal_gamma)
+    smoothing = hyperparameters.label_smoothing if hyperparameters.loss is not Loss.FOCAL else 0.0
+    weights = tf.constant(class_weights, tf.float32)
+
+    def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        smoothed = labels * (1.0 - smoothing) + smoothing / labels.shape[-1]
+        return each(smoothed, logits) * tf.linalg.matvec(labels, weights)
+
+    return loss
+
+
+def build_validation(hyperparameters: Hyperparameters) -> LossFunction:
+    """The loss that is reported of the validation split: without smoothing or weights, so that trials compare."""
+    return _each(hyperparameters.loss, hyperparameters.focal_gamma)
+
+
+def class_weights(labels: np.ndarray, num_classes: int, kind: ClassWeights) -> np.ndarray:
+    """How much an image of each class counts (classes,); 1 on average over the training images `labels` (n,)."""
+    if kind is ClassWeights.NONE:
+        return np.ones(num_classes)
+    counts = np.bincount(labels, minlength=num_classes)
+    return len(labels) / (num_classes * np.maximum(counts, 1))
+
+
+def _each(loss: Loss, gamma: float) -> LossFunction:
+    return _LOSSES[loss](gamma)
+
+
+def _cross_entropy(_: float) -> LossFunction:
+    return lambda labels, logits: tf.nn.softmax_cross_entropy_with_logits(labels, logits)
+
+
+def _focal(gamma: float) -> LossFunction:
+    """Lin and others, Focal loss (arXiv 1708.02002), over the softmax."""
+
+    def focal(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        log_p = tf.nn.log_softmax(logits)
+        return -tf.reduce_sum(labels * (1.0 - tf.exp(log_p)) ** gamma * log_p, -1)
+
+    return focal
+
+
+def _binary_cross_entropy(_: float) -> LossFunction:
+    return lambda labels, logits: tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits), -1)
+
+
+_LOSSES: dict[Loss, Callable[[float], LossFunction]] = {
+    Loss.CROSS_ENTROPY: _cross_entropy,
+    Loss.FOCAL: _focal,
+    Loss.BINARY_CROSS_ENTROPY: _binary_cross_entropy,
+}

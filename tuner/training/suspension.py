@@ -1,0 +1,81 @@
+"""A trial in the middle of its fine-tuning, to and from a file, so that it goes on as if it had never stopped."""
+
+import os
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from tuner import messages
+from tuner.hyperparameters import Hyperparameters
+
+
+class Progress(BaseModel):
+    """How far a trial has come."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: what the trial trains with; a file of another trial is not taken up
+    hyperparameters: Hyperparameters
+    seed: int
+    #: fine-tuning epochs that are done
+    epochs: int
+    #: step and scores of the best epoch
+    best_step: int
+    value: float
+    loss: float
+    confusion: tuple[tuple[int, ...], ...]
+    probe_seconds: float
+    fine_tune_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspended:
+    """What a trial needs to go on."""
+
+    progress: Progress
+    #: of `FineTuning.state`
+    state: tuple[NDArray[np.float32], ...]
+    #: of the best epoch
+    best: tuple[NDArray[np.float32], ...]
+
+
+def write(path: Path, suspended: Suspended) -> None:
+    """Keep a trial; the file is written beside and renamed."""
+    arrays = {f"state{number}": value for number, value in enumerate(suspended.state)}
+    arrays |= {f"best{number}": value for number, value in enumerate(suspended.best)}
+    write_arrays(path, arrays | {"progress": np.array(suspended.progress.model_dump_json())})
+
+
+def read(path: Path, order: messages.Train) -> Suspended | None:
+    """The trial that was kept, or None if there is none, it is damaged, or it is another trial's."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            progress = Progress.model_validate_json(str(arrays["progress"]))
+            found = Suspended(progress=progress, state=_numbered(arrays, "state"), best=_numbered(arrays, "best"))
+    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return found if (progress.hyperparameters, progress.seed) == (order.hyperparameters, order.seed) else None
+
+
+def write_arrays(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
+    """An .npz file, written beside and renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+    os.replace(file.name, path)
+
+
+def _numbered(arrays: np.lib.npyio.NpzFile, name: str) -> tuple[NDArray[np.float32], ...]:
+    count = sum(key.startswith(name) for key in arrays)
+    return tuple(arrays[f"{name}{number}"] for number in range(count))
+
+
+def values(variables: Sequence[object]) -> tuple[NDArray[np.float32], ...]:
+    """The values of variables, copied."""
+    return tuple(np.array(variable) for variable in variables)
