@@ -8,23 +8,23 @@ import pytest
 from numpy.typing import NDArray
 
 from tuner import errors
-from tuner.data import dataset, fingerprint
+from tuner.data import arrays, dataset, fingerprint
 
 GREY = np.arange(4 * 3 * 2, dtype=np.uint8).reshape(4, 3, 2)
 LABELS = np.array([0, 1, 0, 1])
 
 
 def test_grey_images_are_read_as_three_equal_channels() -> None:
-    data = dataset.from_arrays(GREY, LABELS, ["a", "b"])
+    data = arrays.from_arrays(GREY, LABELS, ["a", "b"])
     assert data.read(1).shape == (3, 2, 3)
     assert (data.read(1) == GREY[1][..., None]).all()
     assert data.sizes.tolist() == [[2, 3]] * 4
 
 
 def test_an_image_has_one_digest_whether_it_is_stored_grey_or_in_colour() -> None:
-    grey = dataset.from_arrays(GREY, LABELS, ["a", "b"])
-    channel = dataset.from_arrays(GREY[..., None], LABELS[:, None], ["a", "b"])
-    colour = dataset.from_arrays(np.repeat(GREY[..., None], 3, axis=-1), LABELS, ["a", "b"])
+    grey = arrays.from_arrays(GREY, LABELS, ["a", "b"])
+    channel = arrays.from_arrays(GREY[..., None], LABELS[:, None], ["a", "b"])
+    colour = arrays.from_arrays(np.repeat(GREY[..., None], 3, axis=-1), LABELS, ["a", "b"])
     assert grey.digests.tolist() == channel.digests.tolist() == colour.digests.tolist()
     assert dataset.digest(grey.read(2)) == grey.digests[2]
 
@@ -56,41 +56,41 @@ def test_images_of_equal_bytes_and_another_shape_have_different_digests() -> Non
 )
 def test_arrays_that_are_no_labelled_images_are_refused(images: NDArray[Any], labels: NDArray[Any], classes: str, message: str) -> None:
     with pytest.raises(errors.DataError) as caught:
-        dataset.from_arrays(images, labels, list(classes), origin="some.npz")
+        arrays.from_arrays(images, labels, list(classes), origin="some.npz")
     assert str(caught.value).startswith("some.npz: ")
     assert message in str(caught.value)
 
 
 def test_official_splits_of_another_length_are_refused() -> None:
     with pytest.raises(errors.DataError, match=r"official splits have the shape \(3,\); expected \(4,\)"):
-        dataset.from_arrays(GREY, LABELS, ["a", "b"], np.zeros(3, np.int8))
+        arrays.from_arrays(GREY, LABELS, ["a", "b"], np.zeros(3, np.int8))
 
 
 def test_only_the_first_of_identical_images_is_kept() -> None:
-    data = dataset.distinct(dataset.from_arrays(GREY[[0, 1, 0, 3]], LABELS, ["a", "b"], np.array([1, 1, 1, 3])))
+    data = arrays.distinct(arrays.from_arrays(GREY[[0, 1, 0, 3]], LABELS, ["a", "b"], np.array([1, 1, 1, 3])))
     assert data.labels.tolist() == [0, 1, 1]
     assert data.official is not None
     assert data.official.tolist() == [1, 1, 3]
     assert (data.read(2) == GREY[3][..., None]).all()
-    assert dataset.notes(data) == ["1 copies of identical images were left out"]
+    assert dataset.notes(data) == ["left out, copies of other images: 1 image"]
 
 
 def test_notes_name_what_was_left_out_and_what_is_doubtful() -> None:
     broken = tuple(dataset.Unreadable(path=f"{number}.png", reason="the file is empty") for number in range(7))
-    data = replace(dataset.from_arrays(GREY[[0, 1, 1, 1]], LABELS, ["a", "b"]), unreadable=broken, num_ignored=3)
+    data = replace(arrays.from_arrays(GREY[[0, 1, 1, 1]], LABELS, ["a", "b"]), unreadable=broken, num_ignored=3)
     assert dataset.notes(data) == [
         *(f"left out, unreadable: {number}.png: the file is empty" for number in range(5)),
         "… and 2 more unreadable images",
-        "3 files are no images by their names and were ignored",
-        "2 images are copies of others; copies always stay in one split",
-        "1 images appear under two labels, the first is image 1 = image 2 = image 3; decide which label is right",
+        "ignored, no images by their names: 3 files",
+        "kept in one split with their originals: 2 copies of other images",
+        "under two labels: 1 image, the first is image 1 = image 2 = image 3; decide which label is right",
     ]
 
 
 def test_the_fingerprint_does_not_depend_on_the_order_of_the_images() -> None:
     order = [2, 0, 3, 1]
-    one = dataset.from_arrays(GREY, LABELS, ["a", "b"])
-    other = dataset.from_arrays(GREY[order], LABELS[order], ["a", "b"])
+    one = arrays.from_arrays(GREY, LABELS, ["a", "b"])
+    other = arrays.from_arrays(GREY[order], LABELS[order], ["a", "b"])
     assert fingerprint.fingerprint(one) == fingerprint.fingerprint(other)
 
 
@@ -104,5 +104,5 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_the_images() -> None:
     ],
 )
 def test_the_fingerprint_changes_with_the_content(images: NDArray[Any], labels: NDArray[Any], classes: list[str]) -> None:
-    one = dataset.from_arrays(GREY, LABELS, ["a", "b"])
-    assert fingerprint.fingerprint(one) != fingerprint.fingerprint(dataset.from_arrays(images, labels, classes))
+    one = arrays.from_arrays(GREY, LABELS, ["a", "b"])
+    assert fingerprint.fingerprint(one) != fingerprint.fingerprint(arrays.from_arrays(images, labels, classes))

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.data.conftest import noise
 from tuner import errors
-from tuner.data import files, folder, index
+from tuner.data import files, folder, images, index
 
 
 def spoil(path: Path) -> None:
@@ -88,3 +88,19 @@ def test_a_cache_folder_that_cannot_be_written_is_named_with_its_cure(photos: Pa
     (tmp_path / "cache").write_text("a file, no folder")
     with pytest.raises(errors.DataError, match=r"the cache folder .*cache/index cannot be written .*TUNER_CACHE or --cache"):
         files.read(folder.find(photos), cache=tmp_path / "cache")
+
+
+def test_what_was_decoded_before_an_interruption_is_kept(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(path: str) -> images.Seen:
+        if path.endswith("199.bmp"):
+            raise KeyboardInterrupt
+        return inspect(path)
+
+    inspect = images.inspect
+    monkeypatch.setattr(images, "inspect", interrupt)
+    listing = folder.find(many)
+    paths = [path for path in listing.paths if not path.endswith("199.bmp")] + [str(many / "cat" / "199.bmp")]
+    with pytest.raises(KeyboardInterrupt):
+        index.look(paths, origin=many, cache=tmp_path / "cache")
+    [path] = (tmp_path / "cache" / "index").glob("*.json")
+    assert path.read_text().count(".bmp") >= 100

@@ -68,7 +68,7 @@ def test_labels_are_words(root: Path, tmp_path: Path, labels: tuple[str, ...], c
     [
         ("t.csv", "file,label\n0.png,a", "there is no column path; the columns are file, label. Name the right one in data.image_column"),
         ("t.csv", "path,kind\n0.png,a", "there is no column label; the columns are path, kind. Name the right one in data.label_column"),
-        ("t.csv", "path,label\n0.png,a\n1.png,\n", "label is empty in 1 rows, first in line 3"),
+        ("t.csv", "path,label\n0.png,a\n1.png,\n", "label is empty in 1 row, first in line 3"),
         ("t.csv", "path,label\n", "the table has no rows"),
         ("t.csv", "", "the table cannot be read: No columns to parse"),
         ("t.csv", 'path,label\n"0.png,a', "the table cannot be read"),
@@ -94,7 +94,7 @@ def test_a_table_of_bytes_that_are_no_text_is_refused(root: Path, tmp_path: Path
 
 def test_missing_labels_of_a_parquet_table_are_refused(root: Path, tmp_path: Path) -> None:
     pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", None]}).to_parquet(root / "t.parquet")
-    with pytest.raises(errors.DataError, match="label is empty in 1 rows, first in line 3"):
+    with pytest.raises(errors.DataError, match="label is empty in 1 row, first in line 3"):
         sources.open(manifest(root / "t.parquet"), cache=tmp_path / "cache")
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tuner import errors, spec
-from tuner.data import dataset, splits
+from tuner.data import arrays, dataset, splits
 
 
 def images(counts: list[int], *, copies: int = 0, seed: int = 0) -> dataset.Dataset:
@@ -16,7 +16,7 @@ def images(counts: list[int], *, copies: int = 0, seed: int = 0) -> dataset.Data
     random = np.random.default_rng(seed)
     for row in random.choice(len(labels), copies, replace=False):
         pixels[row] = pixels[random.choice(np.flatnonzero(labels == labels[row]))]
-    return dataset.from_arrays(pixels, labels, [f"class {label}" for label in range(len(counts))])
+    return arrays.from_arrays(pixels, labels, [f"class {label}" for label in range(len(counts))])
 
 
 def shares(**more: Any) -> spec.Data:
@@ -84,8 +84,8 @@ def test_one_seed_gives_one_split_and_another_seed_another() -> None:
 def test_the_split_does_not_depend_on_the_order_of_the_images() -> None:
     data = images([60, 40], copies=10)
     order = np.random.default_rng(3).permutation(len(data))
-    assert isinstance(data.images, dataset.ArrayImages)
-    shuffled = dataset.from_arrays(data.images.array[order], data.labels[order], data.classes)
+    assert isinstance(data.images, arrays.ArrayImages)
+    shuffled = arrays.from_arrays(data.images.array[order], data.labels[order], data.classes)
     one, other = splits.split(data, shares(), 0), splits.split(shuffled, shares(), 0)
     assert one.digest == other.digest
     assert set(data.digests[one.test].tolist()) == set(shuffled.digests[other.test].tolist())
@@ -107,10 +107,10 @@ def test_a_class_of_three_images_is_in_every_split() -> None:
 
 def test_identical_images_under_two_labels_are_in_one_split() -> None:
     data = images([50, 50])
-    assert isinstance(data.images, dataset.ArrayImages)
+    assert isinstance(data.images, arrays.ArrayImages)
     pixels = data.images.array.copy()
     pixels[[0, 1, 60, 70]] = pixels[99]
-    torn = dataset.from_arrays(pixels, data.labels, data.classes)
+    torn = arrays.from_arrays(pixels, data.labels, data.classes)
     for seed in range(5):
         sides = [set(part.tolist()) & {0, 1, 60, 70, 99} for part in parts(splits.split(torn, shares(), seed))]
         assert sorted(map(len, sides)) == [0, 0, 5]
@@ -119,7 +119,7 @@ def test_identical_images_under_two_labels_are_in_one_split() -> None:
 def test_identical_images_are_shared_out_even_where_there_is_nothing_else() -> None:
     labels = np.repeat([0, 1], 6)
     pixels = np.repeat(np.arange(6, dtype=np.uint8), 2)[:, None, None].repeat(2, 1).repeat(2, 2)
-    data = dataset.from_arrays(pixels, labels, ["a", "b"])
+    data = arrays.from_arrays(pixels, labels, ["a", "b"])
     for part in parts(splits.split(data, shares(), 0)):
         assert np.bincount(data.labels[part]).tolist() == [2, 2]
 
@@ -130,11 +130,11 @@ def test_identical_images_are_shared_out_even_where_there_is_nothing_else() -> N
         (
             [50, 2],
             {},
-            "the class class 1 has 2 different images to share out, but train and validation and test need at least one each, 3 in all",
+            "the class class 1 has 2 different images to share out, but needs 3, one for each of train + validation + test;",
         ),
         ([50, 2], {}, "add images or leave the class out, or set data.test: 0"),
-        ([50, 1, 2], {}, "(1 more classes have too few as well)"),
-        ([50, 1], {"test": 0}, "the class class 1 has 1 different images to share out, but train and validation need"),
+        ([50, 1, 2], {}, "(1 more class with too few)"),
+        ([50, 1], {"test": 0}, "the class class 1 has 1 different image to share out, but needs 2, one for each of train + validation;"),
         ([50, 50], {"test": 100}, "data.test asks for 100 of the 100 images, but only 96 are left to take them from; make it smaller"),
         ([50, 50], {"test": 40, "validation": 70}, "data.validation asks for 70 of the 100 images, but only 58 are left"),
         ([50, 50], {"train": 90}, "data.train asks for 90 of the 100 images, but only 70 are left"),
@@ -156,8 +156,8 @@ def test_few_images_are_shared_out_as_well_as_they_can_be(count: int, given: dic
 
 
 def official(data: dataset.Dataset, sides: list[int]) -> dataset.Dataset:
-    assert isinstance(data.images, dataset.ArrayImages)
-    return dataset.from_arrays(data.images.array, data.labels, data.classes, np.array(sides))
+    assert isinstance(data.images, arrays.ArrayImages)
+    return arrays.from_arrays(data.images.array, data.labels, data.classes, np.array(sides))
 
 
 def test_official_splits_are_taken_whole() -> None:
@@ -186,15 +186,17 @@ def test_a_number_takes_so_many_of_an_official_split() -> None:
 
 def test_an_image_of_the_official_test_split_is_not_trained_on() -> None:
     data = images([50, 50])
-    assert isinstance(data.images, dataset.ArrayImages)
+    assert isinstance(data.images, arrays.ArrayImages)
     pixels = data.images.array.copy()
     pixels[0] = pixels[4]
-    leaking = official(dataset.from_arrays(pixels, data.labels, data.classes), [1, 1, 1, 2, 3] * 20)
+    leaking = official(arrays.from_arrays(pixels, data.labels, data.classes), [1, 1, 1, 2, 3] * 20)
     found = splits.split(leaking, shares(), 0)
     assert 4 in found.test
     assert 0 not in np.concatenate(parts(found))
 
 
 def test_a_class_that_is_in_no_official_training_split_is_refused() -> None:
-    with pytest.raises(errors.DataError, match="the class class 1 has 0 different images to share out, but train need"):
+    with pytest.raises(
+        errors.DataError, match="the class class 1 has 0 different images to share out, but needs 1, one for each of train;"
+    ):
         splits.split(official(images([50, 50]), [1, 2] * 25 + [2, 3] * 25), shares(), 0)

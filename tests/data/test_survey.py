@@ -23,10 +23,10 @@ def test_a_survey_says_what_lies_in_the_folder(photos: Path) -> None:
         "  cat  6",
         "  dog  4",
         "sizes: 12 x 10 to 30 x 40 pixels, half of them below 12 x 10",
-        "1 images cannot be read; mend or remove them before the study:",
+        "unreadable: 1 image; mend or remove them before the study:",
         f"  {photos}/dog/broken.jpg: the file is empty",
-        "1 files are no images by their names and will be ignored",
-        "1 images are copies of others; copies always stay in one split",
+        "ignored, no images by their names: 1 file",
+        "kept in one split with their originals: 1 copy of other images",
     ]
 
 

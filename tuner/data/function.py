@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tuner import errors
-from tuner.data import dataset, npz
+from tuner.data import arrays, dataset, npz
 
 
 def read(name: str) -> dataset.Dataset:
@@ -33,9 +33,9 @@ def read(name: str) -> dataset.Dataset:
         images, labels = np.asarray(result[0]), np.asarray(result[1])
     except ValueError as error:
         raise errors.DataError(f"{origin}: images or labels are no arrays ({error}); return images of one size, stacked") from error
-    dataset.check_images(images, origin=origin)
+    arrays.check_images(images, origin=origin)
     numbers, classes = npz.name_labels(labels, result[2] if len(result) == 3 else None, origin=origin)
-    return dataset.from_arrays(images, numbers, classes, origin=origin)
+    return arrays.from_arrays(images, numbers, classes, origin=origin)
 
 
 def load(name: str) -> Callable[[], Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import errors, spec
-from tuner.data import files
+from tuner.data import dataset, files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,7 @@ def _column(table: "pd.DataFrame", name: str, *, field: str, origin: Path) -> li
     if empty:
         # the first line of a CSV file holds the names of the columns
         raise errors.DataError(
-            f"{origin}: {name} is empty in {len(empty)} rows, first in line {empty[0] + 2}; fill it in or remove the rows"
+            f"{origin}: {name} is empty in {dataset.count(len(empty), 'row')}, first in line {empty[0] + 2}; fill it in or remove the rows"
         )
     return values
 

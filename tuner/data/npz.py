@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner import errors
-from tuner.data import dataset, manifest
+from tuner.data import arrays, dataset, manifest
 
 _PARTS = {"": dataset.NONE, "_train": dataset.TRAIN, "_val": dataset.VALIDATION, "_test": dataset.TEST}
 _EXPECTED = "expected x and y, or x_train and y_train, with x_val and y_val, x_test and y_test where they are given"
@@ -24,19 +24,19 @@ def read(path: Path) -> dataset.Dataset:
     Raises:
         DataError: the file cannot be read, an array is missing, or has the wrong shape or type.
     """
-    arrays = _read(path)
-    parts = _parts(arrays, path)
-    images, labels = ([arrays[f"{letter}{part}"] for part in parts] for letter in "xy")
+    given = _read(path)
+    parts = _parts(given, path)
+    images, labels = ([given[f"{letter}{part}"] for part in parts] for letter in "xy")
     for part, x, y in zip(parts, images, labels, strict=True):
-        dataset.check_images(x, origin=f"{path}: x{part}")
+        arrays.check_images(x, origin=f"{path}: x{part}")
         if len(x) != len(y):
             raise errors.DataError(f"{path}: x{part} has {len(x)} images and y{part} {len(y)} labels; expected one label an image")
     if len({x.shape[1:] for x in images}) > 1:
         shapes = ", ".join(f"x{part} {x.shape}" for part, x in zip(parts, images, strict=True))
         raise errors.DataError(f"{path}: images of different sizes: {shapes}; save them in one size")
-    numbers, classes = name_labels(_join(labels, path), arrays.get("classes"), origin=str(path))
+    numbers, classes = name_labels(_join(labels, path), given.get("classes"), origin=str(path))
     official = np.concatenate([np.full(len(x), _PARTS[part], np.int8) for part, x in zip(parts, images, strict=True)])
-    return dataset.from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=str(path))
+    return arrays.from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=str(path))
 
 
 def name_labels(labels: NDArray[Any], names: Any, *, origin: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -50,7 +50,7 @@ def name_labels(labels: NDArray[Any], names: Any, *, origin: str) -> tuple[NDArr
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     given = None if names is None else [str(name) for name in np.asarray(names).ravel().tolist()]
     if flat.ndim != 1 or (flat.dtype.kind in "iu" and given is not None):
-        return dataset.check_labels(flat, len(flat), origin=origin), given or []
+        return arrays.check_labels(flat, len(flat), origin=origin), given or []
     if flat.dtype.kind not in "iuU":
         raise errors.DataError(f"{origin}: labels are {labels.dtype}; expected whole numbers or words")
     words = [str(label) for label in flat.tolist()]
@@ -67,10 +67,10 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise errors.DataError(f"{path}: {'this is a folder' if path.is_dir() else 'there is no such file'}; check data.path")
     try:
         with path.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            if isinstance(arrays, np.ndarray):
+            given = np.load(file, allow_pickle=False)
+            if isinstance(given, np.ndarray):
                 raise errors.DataError(f"{path}: this is a single array; {_EXPECTED}, saved with np.savez_compressed")
-            return dict(arrays)
+            return dict(given)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if "Object arrays" in str(error):
             raise errors.DataError(
@@ -79,11 +79,11 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
         raise errors.DataError(f"{path}: this is no .npz file that can be read ({error})") from error
 
 
-def _parts(arrays: Mapping[str, Any], path: Path) -> list[str]:
-    there = f"the file has {', '.join(arrays) or 'no arrays'}"
-    parts = [part for part in _PARTS if f"x{part}" in arrays or f"y{part}" in arrays]
+def _parts(given: Mapping[str, Any], path: Path) -> list[str]:
+    there = f"the file has {', '.join(given) or 'no arrays'}"
+    parts = [part for part in _PARTS if f"x{part}" in given or f"y{part}" in given]
     for part in parts:
-        missing = [name for name in (f"x{part}", f"y{part}") if name not in arrays]
+        missing = [name for name in (f"x{part}", f"y{part}") if name not in given]
         if missing:
             raise errors.DataError(f"{path}: there is no {missing[0]}; {there}; {_EXPECTED}")
     if "" in parts and len(parts) > 1:

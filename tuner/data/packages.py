@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner import errors
-from tuner.data import dataset
+from tuner.data import arrays, dataset
 
 ANIMALS = ("Bear", "Bird", "Cat", "Cow", "Dog", "Elephant", "Giraffe", "Horse", "Sheep", "Zebra")
 
@@ -29,7 +29,7 @@ def open_animals() -> dataset.Dataset:
     """The 9,716 distinct ones of 10,000 silhouettes of ten animals, 28 x 28."""
     folder = _folder("animal_mnist", "animal-mnist==0.4") / "data" / "Animal_MNIST"
     images, labels = (read_array(folder / f"animal_{part}_version_3.gz") for part in ("data", "label"))
-    return dataset.distinct(dataset.from_arrays(images, labels, ANIMALS, origin="animal-mnist"))
+    return arrays.distinct(arrays.from_arrays(images, labels, ANIMALS, origin="animal-mnist"))
 
 
 def open_digits() -> dataset.Dataset:
@@ -39,7 +39,7 @@ def open_digits() -> dataset.Dataset:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
     # sixteen shades, white on black
     images = np.round(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    return dataset.distinct(dataset.from_arrays(images, table[:, 64], [str(digit) for digit in range(10)], origin="scikit-learn"))
+    return arrays.distinct(arrays.from_arrays(images, table[:, 64], [str(digit) for digit in range(10)], origin="scikit-learn"))
 
 
 def read_array(path: Path) -> NDArray[Any]:

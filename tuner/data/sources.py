@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from tuner import spec
-from tuner.data import dataset, files, folder, function, manifest, npz, packages
+from tuner.data import arrays, dataset, files, folder, function, manifest, npz, packages
 
 Dataset = dataset.Dataset
-from_arrays = dataset.from_arrays
+from_arrays = arrays.from_arrays
 
 
 def open(data: spec.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- read as sources.open

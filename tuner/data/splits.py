@@ -135,11 +135,11 @@ def _check_classes(data: dataset.Dataset, pool: Sequence[_Group], needed: Sequen
     poor = [(have[label], name) for label, name in enumerate(data.classes) if have[label] < len(needed)]
     if poor:
         count, name = min(poor)
-        others = f" ({len(poor) - 1} more classes have too few as well)" if len(poor) > 1 else ""
-        names = " and ".join(_NAMES[side] for side in sorted(needed))
+        others = f" ({dataset.count(len(poor) - 1, 'more class', 'more classes')} with too few)" if len(poor) > 1 else ""
+        names = " + ".join(_NAMES[side] for side in sorted(needed))
         raise errors.DataError(
-            f"the class {name} has {count} different images to share out, but {names} need at least one each, "
-            f"{len(needed)} in all{others}; add images or leave the class out" + ("" if TEST not in needed else ", or set data.test: 0")
+            f"the class {name} has {dataset.count(int(count), 'different image')} to share out, but needs {len(needed)}, "
+            f"one for each of {names}{others}; add images or leave the class out" + ("" if TEST not in needed else ", or set data.test: 0")
         )
 
 

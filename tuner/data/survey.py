@@ -72,7 +72,7 @@ def survey(path: Path, *, cache: Path | None = None) -> Survey:
 
 def lines(seen: Survey) -> list[str]:
     """A survey as the lines that a user reads."""
-    text = [f"{seen.path}: {seen.num_images} images in {len(seen.classes)} classes"]
+    text = [f"{seen.path}: {dataset.count(seen.num_images, 'image')} in {len(seen.classes)} classes"]
     ranked = sorted(seen.classes, key=lambda one: -one[1])
     width = max(len(name) for name, _ in ranked[:_MOST_CLASSES])
     text += [f"  {name:<{width}}  {count}" for name, count in ranked[:_MOST_CLASSES]]
@@ -82,12 +82,13 @@ def lines(seen: Survey) -> list[str]:
         smallest, middle, largest = (f"{width} x {height}" for width, height in seen.sizes)
         text.append(f"sizes: {smallest} to {largest} pixels, half of them below {middle}")
     if seen.unreadable:
-        text += [f"{len(seen.unreadable)} images cannot be read{'' if seen.is_usable else '; mend or remove them before the study'}:"]
+        cure = "" if seen.is_usable else "; mend or remove them before the study"
+        text.append(f"unreadable: {dataset.count(len(seen.unreadable), 'image')}{cure}:")
         text += files.listed(seen.unreadable).splitlines()
     return text + list(seen.notes)
 
 
 def _notes(found: dataset.Dataset) -> list[str]:
-    ignored = [f"{found.num_ignored} files are no images by their names and will be ignored"] if found.num_ignored else []
+    ignored = [f"ignored, no images by their names: {dataset.count(found.num_ignored, 'file')}"] if found.num_ignored else []
     splits = ["the folder's own train, validation and test sub-folders will be used as they are"] if found.official is not None else []
     return splits + ignored + dataset.twins(found)
