@@ -22,7 +22,7 @@ def test_a_survey_says_what_lies_in_the_folder(photos: Path) -> None:
         f"{photos}: 10 images in 2 classes",
         "  cat  6",
         "  dog  4",
-        "sizes: 12 x 10 to 30 x 40 pixels, half of them below 12 x 10",
+        "sizes: 12 x 10 to 30 x 40 pixels, 12 x 10 in the middle",
         "unreadable: 1 image; mend or remove them before the study:",
         f"  {photos}/dog/broken.jpg: the file is empty",
         "ignored, no images by their names: 1 file",

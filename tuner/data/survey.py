@@ -80,7 +80,7 @@ def lines(seen: Survey) -> list[str]:
         text.append(f"  … and {len(ranked) - _MOST_CLASSES} more classes, the smallest {ranked[-1][0]} with {ranked[-1][1]}")
     if seen.sizes:
         smallest, middle, largest = (f"{width} x {height}" for width, height in seen.sizes)
-        text.append(f"sizes: {smallest} to {largest} pixels, half of them below {middle}")
+        text.append(f"sizes: {smallest} to {largest} pixels, {middle} in the middle")
     if seen.unreadable:
         cure = "" if seen.is_usable else "; mend or remove them before the study"
         text.append(f"unreadable: {dataset.count(len(seen.unreadable), 'image')}{cure}:")

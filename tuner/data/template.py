@@ -24,7 +24,7 @@ name: {name}
 data:
   source: folder
   path: {path}
-  # parts of the images that choose the winner and that score it, once; from 1 on, numbers of images{splits}
+  # parts of the images that choose the winner and that score it, once; from 2 on, numbers of images{splits}
   validation: {share}
   test: {share}
 
