@@ -29,6 +29,21 @@ def test_an_image_has_one_digest_whether_it_is_stored_grey_or_in_colour() -> Non
     assert dataset.digest(grey.read(2)) == grey.digests[2]
 
 
+def test_images_of_different_sizes_are_kept_as_they_are() -> None:
+    images = [GREY[0], np.zeros((5, 4, 3), np.uint8), np.zeros((1, 7, 1), np.uint8), GREY[3]]
+    data = arrays.from_images(images, LABELS, ["a", "b"], np.array([1, 1, 3, 3]))
+    assert data.sizes.tolist() == [[2, 3], [4, 5], [7, 1], [2, 3]]
+    assert [data.read(row).shape for row in range(4)] == [(3, 2, 3), (5, 4, 3), (1, 7, 3), (3, 2, 3)]
+    assert [dataset.digest(pixels) for pixels in data.images.map(np.copy, range(4))] == data.digests.tolist()
+    assert data.digests[[0, 3]].tolist() == arrays.from_arrays(GREY, LABELS, ["a", "b"]).digests[[0, 3]].tolist()
+    assert data.official is not None and data.official.tolist() == [1, 1, 3, 3]
+
+
+def test_an_image_that_is_none_is_named_by_its_number() -> None:
+    with pytest.raises(errors.DataError, match=r"^some set: image 1: pixels are float64"):
+        arrays.from_images([GREY[0], GREY[1] / 255], LABELS[:2], ["a", "b"], origin="some set")
+
+
 def test_images_of_equal_bytes_and_another_shape_have_different_digests() -> None:
     assert dataset.digest(np.zeros((2, 3, 3), np.uint8)) != dataset.digest(np.zeros((3, 2, 3), np.uint8))
 

@@ -34,6 +34,26 @@ class ArrayImages:
         return (function(self.read(index)) for index in indices)
 
 
+@dataclass(frozen=True, eq=False)
+class ListImages:
+    """Images of any sizes that are in memory."""
+
+    #: each uint8 (height, width) or (height, width, 3)
+    pixels: tuple[dataset.Pixels, ...]
+
+    def read(self, index: int) -> dataset.Pixels:
+        """The image as uint8 (height, width, 3)."""
+        return _rgb(self.pixels[index])
+
+    def name(self, index: int) -> str:
+        """The image's number."""
+        return f"image {index}"
+
+    def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int]) -> Iterator[T]:
+        """The function's value for each image, in order."""
+        return (function(self.read(index)) for index in indices)
+
+
 def from_arrays(
     images: NDArray[Any], labels: NDArray[Any], classes: Sequence[str], official: NDArray[Any] | None = None, *, origin: str = "images"
 ) -> dataset.Dataset:
@@ -46,23 +66,38 @@ def from_arrays(
         DataError: a shape, type or label is wrong, or a class has no image.
     """
     array = check_images(images, origin=origin)
-    numbers = check_labels(labels, len(array), origin=origin)
-    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(classes):
-        raise errors.DataError(
-            f"{origin}: labels run from {numbers.min()} to {numbers.max()}, but there are {len(classes)} class names; "
-            f"expected 0 to {len(classes) - 1}"
-        )
-    dataset.check_classes(classes, numbers, origin=origin)
-    if official is not None and official.shape != numbers.shape:
-        raise errors.DataError(f"{origin}: official splits have the shape {official.shape}; expected {numbers.shape}, one for each image")
     height, width = array.shape[1:3]
     return dataset.Dataset(
         classes=tuple(classes),
-        labels=numbers,
+        labels=_check_all_labels(labels, len(array), classes, origin=origin),
         digests=_digests(array),
         sizes=np.tile(np.array([width, height], np.int32), (len(array), 1)),
         images=ArrayImages(array),
-        official=None if official is None else official.astype(np.int8),
+        official=_check_official(official, len(array), origin=origin),
+    )
+
+
+def from_images(
+    images: Sequence[NDArray[Any]],
+    labels: NDArray[Any],
+    classes: Sequence[str],
+    official: NDArray[Any] | None = None,
+    *,
+    origin: str = "images",
+) -> dataset.Dataset:
+    """The same of images of different sizes, each uint8 (height, width), (height, width, 1) or (height, width, 3).
+
+    Raises:
+        DataError: a shape, type or label is wrong, or a class has no image.
+    """
+    pixels = tuple(check_images(image[None], origin=f"{origin}: image {number}")[0] for number, image in enumerate(images))
+    return dataset.Dataset(
+        classes=tuple(classes),
+        labels=_check_all_labels(labels, len(pixels), classes, origin=origin),
+        digests=np.array([dataset.digest(_rgb(image)) for image in pixels], "S32"),
+        sizes=np.array([image.shape[1::-1] for image in pixels], np.int32).reshape(-1, 2),
+        images=ListImages(pixels),
+        official=_check_official(official, len(pixels), origin=origin),
     )
 
 
@@ -102,6 +137,25 @@ def check_labels(labels: NDArray[Any], num_images: int, *, origin: str) -> NDArr
     if flat.dtype.kind not in "iu":
         raise errors.DataError(f"{origin}: labels are {labels.dtype}; expected whole numbers")
     return flat.astype(np.int64)
+
+
+def _check_all_labels(labels: NDArray[Any], num_images: int, classes: Sequence[str], *, origin: str) -> NDArray[np.int64]:
+    numbers = check_labels(labels, num_images, origin=origin)
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(classes):
+        raise errors.DataError(
+            f"{origin}: labels run from {numbers.min()} to {numbers.max()}, but there are {len(classes)} class names; "
+            f"expected 0 to {len(classes) - 1}"
+        )
+    dataset.check_classes(classes, numbers, origin=origin)
+    return numbers
+
+
+def _check_official(official: NDArray[Any] | None, num_images: int, *, origin: str) -> NDArray[np.int8] | None:
+    if official is None:
+        return None
+    if official.shape != (num_images,):
+        raise errors.DataError(f"{origin}: official splits have the shape {official.shape}; expected ({num_images},), one for each image")
+    return official.astype(np.int8)
 
 
 def distinct(data: dataset.Dataset) -> dataset.Dataset:

@@ -7,6 +7,7 @@ from tuner.data import arrays, dataset, files, folder, function, manifest, npz, 
 
 Dataset = dataset.Dataset
 from_arrays = arrays.from_arrays
+from_images = arrays.from_images
 
 
 def open(data: spec.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- read as sources.open
