@@ -1,5 +1,6 @@
 """What a study file asks for that cannot work together, or that could never have an effect."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -122,13 +123,13 @@ def _rates_without_optimizer(search: SearchSpace) -> Iterator[Clash]:
 
 def _without_effect(search: SearchSpace, epochs: Epochs) -> Iterator[Clash]:
     for name, domain in flat(search).items():
-        if not _is_given(name, domain):
+        if not _is_given(name, domain) or (name == "unfreeze" and not can_unfreeze(search)):
             continue
         if name.startswith(_FINE_TUNING) and epochs == 0:
             message = "acts only while fine-tuning, and training.epochs is 0; give that some epochs, or remove this"
             hint = "; the probe has a rate of its own, probe_learning_rate" if name.startswith("learning_rate") else ""
             yield Clash(field=f"search.{name}", message=message + hint, others=("training.epochs",))
-        elif name.startswith(_FINE_TUNING) and name != "unfreeze" and not can_unfreeze(search):
+        elif name.startswith(_FINE_TUNING) and not can_unfreeze(search):
             message = "acts only while fine-tuning, and search.unfreeze is 0; unfreeze a part of the backbone, or remove this"
             yield Clash(field=f"search.{name}", message=message, others=("search.unfreeze",))
         for condition in _CONDITIONS:
@@ -142,9 +143,14 @@ def _is_given(name: str, domain: Domain) -> bool:
     if section in ("learning_rate", "probe_learning_rate"):
         low, high = LEARNING_RATES[Optimizer(key)]
         return section == "learning_rate" and domain != Range(low=low, high=high, log=True)
-    usual: dict[str, Domain] = flat(SearchSpace.model_validate({}))
-    plain = Hyperparameters().model_dump() | {f"augmentation.{key}": value for key, value in Augmentation().model_dump().items()}
-    return domain not in (usual.get(name), Fixed(value=plain.get(name)))
+    return domain not in _usual()[name]
+
+
+@functools.cache
+def _usual() -> dict[str, tuple[Domain, Domain]]:
+    """For each hyperparameter the default domain, and the value of a trial that nothing was said to."""
+    plain = Hyperparameters().model_dump() | {f"augmentation.{name}": value for name, value in Augmentation().model_dump().items()}
+    return {name: (domain, Fixed(value=plain.get(name))) for name, domain in flat(SearchSpace.model_validate({})).items()}
 
 
 def _not_enumerable(search: SearchSpace, epochs: Epochs, sampler: strategies.Sampler) -> Iterator[Clash]:

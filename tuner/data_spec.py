@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, model_validator
 
 from tuner import wording
 from tuner.clashes import Clash, Clashes
@@ -22,13 +22,13 @@ def locate(given: str, info: ValidationInfo) -> Path:
     return path if path.is_absolute() or folder is None else Path(folder).joinpath(path).resolve()
 
 
-def _read_path(given: Any, info: ValidationInfo) -> Any:
-    if isinstance(given, str) and not given.strip():
-        raise ValueError("is empty; expected a path")
-    return locate(given, info) if isinstance(given, str) else given
+def _read_path(given: Any, info: ValidationInfo) -> Path:
+    if not isinstance(given, str | Path) or not str(given).strip():
+        raise ValueError(f"is {wording.show(given)}; expected a path such as ~/photos")
+    return locate(str(given), info)
 
 
-FilePath = Annotated[Path, BeforeValidator(_read_path, json_schema_input_type=str)]
+FilePath = Annotated[Path, PlainValidator(_read_path, json_schema_input_type=str)]
 #: below 1 a fraction of all images, from 2 on a number of images
 Share = Annotated[float, Field(ge=0)]
 PythonName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", examples=["my_package.my_module:function"])]
@@ -100,7 +100,7 @@ class KerasData(_Data):
 
     source: Literal["keras"]
     name: Annotated[Literal["cifar10", "cifar100", "mnist", "fashion_mnist"], Field(examples=["cifar10"])]
-    """which one"""
+    """which data set"""
 
 
 class TfdsData(_Data):
@@ -108,7 +108,7 @@ class TfdsData(_Data):
 
     source: Literal["tfds"]
     name: Annotated[str, Field(min_length=1, examples=["tf_flowers"])]
-    """which one, for example tf_flowers"""
+    """which data set"""
     image_key: str = "image"
     """the feature that holds the image"""
     label_key: str = "label"
@@ -132,7 +132,7 @@ class PythonData(_Data):
 
     source: Literal["python"]
     function: PythonName
-    """`my_package.my_module:function`"""
+    """module and function; the module is imported from where tuner runs"""
 
 
 Data = Annotated[

@@ -79,7 +79,7 @@ class Bounds:
         return above and below and (not self.integer or float(value).is_integer())
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _schema_of(lambda given: read_numeric(given, self))
+        return _schema_of(lambda given: read_numeric(given, self), lambda domain: to_plain(domain, self))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         number: dict[str, Any] = {"type": "integer" if self.integer else "number"}
@@ -98,7 +98,7 @@ class Known:
     values: tuple[Any, ...]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _schema_of(lambda given: read_choice(given, self.values))
+        return _schema_of(lambda given: read_choice(given, self.values), to_plain)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         one = {"enum": [getattr(value, "value", value) for value in self.values]}
@@ -143,18 +143,19 @@ def read_choice(given: Any, known: Sequence[Any]) -> Domain:
     return Fixed(value=_read_known(given, known))
 
 
-def to_plain(domain: Domain) -> Any:
-    """The shortest way to write a domain in a study file."""
+def to_plain(domain: Domain, bounds: Bounds | None = None) -> Any:
+    """The shortest way to write a domain in a study file, of a hyperparameter with these bounds where they are given."""
     match domain:
         case Fixed(value=value):
             return value
         case Choice(values=values):
             return {"choices": list(values)} if len(values) == 2 and not isinstance(values[0], str) else list(values)
         case Range():
-            plain: dict[str, Any] = {"range": [domain.low, domain.high]}
-            if domain.integer:
-                plain["range"] = [int(domain.low), int(domain.high)]
-            return plain | {"log": domain.log} | ({"off": True} if domain.off else {})
+            ends = [int(domain.low), int(domain.high)] if domain.integer else [domain.low, domain.high]
+            if bounds and domain.log == bounds.log and not domain.off and not bounds.discrete:
+                return ends
+            log = {} if bounds and domain.log == bounds.log else {"log": domain.log}
+            return {"range": ends} | log | ({"off": True} if domain.off else {})
 
 
 def text(domain: Domain) -> str:
@@ -176,8 +177,8 @@ def values(domain: Domain) -> tuple[Any, ...]:
             return (low, high)
 
 
-def _schema_of(read: Callable[[Any], Domain]) -> CoreSchema:
-    return core_schema.no_info_plain_validator_function(read, serialization=core_schema.plain_serializer_function_ser_schema(to_plain))
+def _schema_of(read: Callable[[Any], Domain], write: Callable[[Domain], Any]) -> CoreSchema:
+    return core_schema.no_info_plain_validator_function(read, serialization=core_schema.plain_serializer_function_ser_schema(write))
 
 
 def _choices_schema(one: dict[str, Any]) -> list[dict[str, Any]]:
@@ -188,10 +189,7 @@ def _choices_schema(one: dict[str, Any]) -> list[dict[str, Any]]:
 def _read_long_form(given: Mapping[Any, Any], bounds: Bounds) -> Domain:
     if set(given) == {"choices"}:
         return _read_choices(given["choices"], bounds)
-    if "choices" in given and given.get("off") is True:
-        raise ValueError(f"is {wording.show(given)}; choices are switched off by the choice 0, not by `off`")
-    unknown = [key for key in given if key not in ("range", "log", "off")]
-    if "range" not in given or unknown:
+    if "range" not in given or not set(given) <= {"range", "log", "off"}:
         raise ValueError(f"is {wording.show(given)}; expected {_forms(bounds)}")
     for flag in ("log", "off"):
         if not isinstance(given.get(flag, False), bool):

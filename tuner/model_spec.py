@@ -57,7 +57,7 @@ class Model(Section):
     """The pretrained network that every trial starts from."""
 
     backbone: Annotated[str, Field(examples=list(BACKBONES)), AfterValidator(_read_backbone)] = "efficientnet_lite0"
-    """a name out of the list below, kerashub:PRESET, python:MODULE:FUNCTION, or a .keras file"""
+    """a name, kerashub:PRESET, python:MODULE:FUNCTION, or a .keras file"""
     weights: Annotated[str, Field(examples=["imagenet", "none"]), AfterValidator(_read_weights)] = "imagenet"
     """imagenet, none, or a weights file"""
     image_size: Annotated[int, Field(ge=8, le=1024)] = 160

@@ -5,10 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema
-
-from tuner import domains, wording
+from tuner import wording
+from tuner.search_space import SearchSpace
 from tuner.spec import StudySpec
 
 Node = Mapping[str, Any]
@@ -45,19 +43,14 @@ class Key:
         return list(self.node.get("examples", ()))
 
 
-class _Generate(GenerateJsonSchema):
-    """Shows defaults as a study file would have them."""
-
-    def encode_default(self, dft: Any) -> Any:
-        if isinstance(dft, domains.Fixed | domains.Choice | domains.Range):
-            return super().encode_default(domains.to_plain(dft))
-        return dft.model_dump(mode="json") if isinstance(dft, BaseModel) else super().encode_default(dft)
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a study file, for editors."""
-    schema = StudySpec.model_json_schema(schema_generator=_Generate)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | _untitled(schema) | {"title": "A study of tuner"}
+    schema = _untitled(StudySpec.model_json_schema())
+    usual = SearchSpace.model_validate({}).model_dump(mode="json")
+    for name, defaults in (("SearchSpace", usual), ("HeadSpace", usual["head_units"]), ("AugmentationSpace", usual["augmentation"])):
+        for key, default in defaults.items():
+            schema["$defs"][name]["properties"][key]["default"] = default
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A study of tuner"} | schema
 
 
 @functools.cache
@@ -95,6 +88,8 @@ def expectation(node: Node) -> str:
     if "discriminator" in node:
         name = node["discriminator"]["propertyName"]
         return f"a section such as {node['examples'][0]}" if node.get("examples") else f"a section with a {name}"
+    if "oneOf" in node:
+        return " or ".join(expectation(part) for part in node["oneOf"])
     if "enum" in node:
         return ("one of " if len(node["enum"]) > 1 else "") + wording.listed(node["enum"])
     if "const" in node:

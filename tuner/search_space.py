@@ -53,7 +53,7 @@ class AugmentationSpace(_Section):
     """Which changes to training images are searched, and how strong; they act while fine-tuning."""
 
     flip: Annotated[Domain, Known(tuple(Flip))] = Fixed(value=Flip.HORIZONTAL)
-    """mirror images: none, horizontal, vertical or both"""
+    """mirror images"""
     rotation: Annotated[Domain, Bounds(low=0, high=0.5)] = Range(low=0.01, high=0.1, off=True)
     """largest turn either way, as a fraction of a full turn"""
     zoom: Annotated[Domain, Bounds(low=0, high=0.9)] = Range(low=0.05, high=0.3, off=True)

@@ -44,7 +44,8 @@ def read_duration(given: Any) -> Any:
     return sum(float(count) * _UNITS[unit or "s"] for count, unit in parts)
 
 
-Seconds = Annotated[float, BeforeValidator(read_duration, json_schema_input_type=str | float)]
+_Written = Annotated[str, Field(examples=["90s", "15m", "2h"])] | Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(read_duration, json_schema_input_type=_Written)]
 
 
 class Training(Section):
@@ -65,8 +66,8 @@ class Budget(Section):
 
     trials: Annotated[int, Field(ge=1)] | None = 40
     """trials of the study, over all its workers; null: as many as the rest of the budget allows"""
-    timeout: Annotated[Seconds, Field(gt=0, examples=["2h"])] | None = None
-    """time in which some worker was at work, for example 90s, 15m, 2h, 1h30m; running trials are finished"""
+    timeout: Annotated[Seconds, Field(gt=0)] | None = None
+    """time in which some worker was at work; running trials are finished"""
     target: Annotated[float, Field(gt=0, le=1)] | None = None
     """validation accuracy that is good enough"""
 
@@ -98,7 +99,7 @@ class StudySpec(Section):
     pruner: Pruner = Percentile()
     """what ends a poor trial early"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """seed of the splits, the sampler and every trial"""
+    """of the splits, the sampler and every trial"""
     result: dict[str, Any] | None = None
     """what a search found; written by `tuner export`, carried along, never read"""
 

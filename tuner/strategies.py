@@ -49,7 +49,7 @@ class Qmc(_Strategy):
 
     name: Literal["qmc"] = "qmc"
     sequence: Literal["sobol", "halton"] = "sobol"
-    """which sequence: sobol or halton"""
+    """which sequence"""
 
 
 class Random(_Strategy):

@@ -36,7 +36,7 @@ def parse(mapping: Any, origin: str, folder: Path | None = None) -> StudySpec:
 
 def dump(spec: StudySpec) -> str:
     """A complete study file that reads back as an equal study."""
-    plain = _tagged_first(spec.model_dump(mode="json"))
+    plain = _as_written(spec.model_dump(mode="json"))
     if spec.result is None:
         del plain["result"]
     yaml = YAML(typ="safe", pure=True)
@@ -81,11 +81,13 @@ def _build(document: yaml_lines.Document, *, origin: str, folder: Path | None) -
     return found
 
 
-def _tagged_first(plain: Any) -> Any:
-    """With `source` or `name` at the top of each section that has one, as one writes it."""
-    if not isinstance(plain, dict):
-        return plain
-    return {key: _tagged_first(plain[key]) for key in sorted(plain, key=lambda key: key not in ("source", "name"))}
+def _as_written(plain: Any) -> Any:
+    """As one writes it: `source` or `name` at the top of its section, and 1000, not 1000.0."""
+    if isinstance(plain, dict):
+        return {key: _as_written(plain[key]) for key in sorted(plain, key=lambda key: key not in ("source", "name"))}
+    if isinstance(plain, list):
+        return [_as_written(item) for item in plain]
+    return int(plain) if isinstance(plain, float) and plain.is_integer() and plain < 1e15 else plain
 
 
 def _flat(value: Any, field: str) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,155 @@
+"""The study files that come with tuner, and the page that documents every key."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tuner import schema, search_space, study_file, wording, yaml_lines
+from tuner.hyperparameters import Optimizer
+from tuner.model_spec import BACKBONES
+from tuner.schema import Key
+from tuner.spec import StudySpec
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
+PAGE = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+TEMPLATE = (ROOT / "studies" / "template.yaml").read_text(encoding="utf-8")
+SECTIONS = {key.section for key in schema.all_keys()}
+#: keys that are documented in tables: all but the sections, which are headings, and the keys that say of which kind a section is
+DOCUMENTED = [
+    key
+    for key in schema.all_keys()
+    if key.section and (key.field not in SECTIONS or key.field == "search.head_units") and "const" not in key.node
+]
+
+each_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+
+
+def row(key: Key) -> str:
+    """The line of docs/studies.md that documents a key."""
+    default = "required" if key.required else f"`{shown(key.default)}`"
+    value = schema.expectation(key.node).removeprefix("one of ").replace("a section (`key: value`)", "by optimizer")
+    if key.section.startswith("search"):
+        value = value.removesuffix(" or a list").replace(" or a list or", " or")
+    if key.field == "search.head_units":
+        value = "a list of widths, or `layers` and `units`"
+    return f"| `{key.name}` | {value} | {default} | {key.meaning} |"
+
+
+def shown(value: object) -> str:
+    return wording.show(value, longest=200).replace("'", "")
+
+
+def rows(page: str) -> Iterator[tuple[str, str]]:
+    """Each row of a table of keys, with the words in code of the heading above it: `sampler`, `sampler: tpe`."""
+    heading = ""
+    for line in page.splitlines():
+        if line.startswith("#"):
+            heading = "".join(re.findall(r"`([^`]+)`", line))
+        elif match := re.match(r"\| `([^`]+)` (?=\| `[^`]+` \|.* \| .* \| )", line):
+            yield f"{heading}: {{name: {match[1]}}}", line[match.end() :]
+        elif re.match(r"\| `[^`]+` \|.* \| .* \| ", line):
+            yield heading, line
+
+
+def heading_of(key: Key) -> str:
+    tag = "source" if key.section == "data" else "name"
+    is_shared = key.section == "data" and key.name in ("train", "validation", "test")
+    return f"{key.section}: {{{tag}: {key.kind}}}" if key.kind and not is_shared else key.section
+
+
+@each_study
+def test_a_study_that_comes_with_tuner_has_no_mistake(path: Path) -> None:
+    assert study_file.read(path).name == path.stem
+
+
+@each_study
+def test_a_study_that_comes_with_tuner_says_at_its_top_what_it_is_and_how_to_run_it(path: Path) -> None:
+    comment = "".join(line for line in path.read_text(encoding="utf-8").splitlines()[:4] if line.startswith("# "))
+    assert f"studies/{path.name}" in comment
+
+
+def test_the_template_says_nothing_but_the_defaults() -> None:
+    spec = study_file.read(ROOT / "studies" / "template.yaml")
+    assert spec == study_file.parse({"name": spec.name, "data": {"source": "folder", "path": "~/photos"}}, "defaults")
+
+
+@pytest.mark.parametrize("key", schema.all_keys(), ids=lambda key: f"{key.field} {key.kind}")
+def test_the_template_names_every_key(key: Key) -> None:
+    assert re.search(rf"\b{key.name}:", TEMPLATE)
+    assert not key.kind or re.search(rf"\b{key.kind}\b", TEMPLATE)
+
+
+ALTERNATIVES = re.findall(r"^# ((?:data|sampler|pruner): .*)$", TEMPLATE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", ALTERNATIVES)
+def test_what_the_template_offers_in_comments_works_and_names_the_defaults(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(line, encoding="utf-8")
+    given = yaml_lines.read(path).value
+    minimal = {"name": "x", "data": {"source": "digits"}, "search": {"optimizer": "sgd"}}
+    if line.startswith(("sampler: grid", "sampler: brute-force")):
+        minimal["search"] = spec_of_values()
+    spec = study_file.parse(minimal | given, line)
+    section, kind = next(iter(given.items()))
+    if section != "data" and isinstance(kind, dict) and kind["name"] != "threshold":
+        assert spec == study_file.parse(minimal | {section: kind["name"]}, line)
+
+
+def spec_of_values() -> dict[str, object]:
+    """A space that the exhaustive samplers accept."""
+    ranged = ("learning_rate", "probe_learning_rate", "weight_decay", "dropout", "label_smoothing", "unfreeze", "layer_decay")
+    augmented = ("rotation", "zoom", "translation", "brightness", "contrast", "erasing", "mixup")
+    return {name: {"choices": [0.1, 0.2]} for name in ranged} | {"head_units": [], "augmentation": dict.fromkeys(augmented, 0.1)}
+
+
+def test_six_lines_are_a_complete_study() -> None:
+    given = {
+        "name": "flowers",
+        "data": {"source": "folder", "path": "~/photos/flowers", "validation": 0.15, "test": 0.15},
+        "model": {"backbone": "efficientnet_lite0", "image_size": 160},
+        "budget": {"trials": 60, "timeout": "2h", "target": 0.97},
+    }
+    spec = study_file.parse(given, "flowers.yaml")
+    assert (spec.budget.timeout, spec.search) == (7200, StudySpec.model_validate({"name": "x", "data": {"source": "digits"}}).search)
+
+
+@pytest.mark.parametrize("key", DOCUMENTED, ids=lambda key: f"{key.field} {key.kind}")
+def test_the_page_documents_every_key_with_its_value_default_and_meaning(key: Key) -> None:
+    assert (heading_of(key), row(key)) in set(rows(PAGE))
+
+
+def test_the_page_documents_no_key_that_does_not_exist() -> None:
+    assert set(rows(PAGE)) <= {(heading_of(key), row(key)) for key in DOCUMENTED}
+
+
+@pytest.mark.parametrize("key", [key for key in schema.all_keys() if not key.section], ids=lambda key: key.field)
+def test_the_page_opens_with_the_keys_at_the_top_of_a_file(key: Key) -> None:
+    assert re.search(rf"^\| \[?`{key.name}`", PAGE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("kind", sorted({f"{key.section}: {key.kind}" for key in schema.all_keys() if key.kind}))
+def test_the_page_describes_every_source_sampler_and_pruner(kind: str) -> None:
+    section, name = kind.split(": ")
+    form = rf"^### `data: {{source: {name}}}`$" if section == "data" else rf"^\| `{name}` \|"
+    assert re.search(form, PAGE, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("optimizer", search_space.LEARNING_RATES)
+def test_the_page_names_the_rates_of_every_optimizer(optimizer: Optimizer) -> None:
+    rates = (table[optimizer] for table in (search_space.LEARNING_RATES, search_space.PROBE_LEARNING_RATES))
+    assert f"| {optimizer} | {' | '.join(f'`{shown(list(ends))}`' for ends in rates)} |" in PAGE
+
+
+def test_the_page_names_every_backbone() -> None:
+    assert not [name for name in BACKBONES if name not in PAGE]
+
+
+@pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL))
+def test_every_example_of_the_page_works(example: str, tmp_path: Path) -> None:
+    path = tmp_path / "example.yaml"
+    path.write_text(example, encoding="utf-8")
+    study_file.parse({"name": "example", "data": {"source": "digits"}} | yaml_lines.read(path).value, "example")
