@@ -2,6 +2,7 @@
 
 TunerError                     exit 1: the work failed
 ├── TrainingError              a trial could not be trained; `kind` groups equal failures
+├── LeaseLost                  a trial was given to another worker; what this one does with it counts no more
 ├── StudyStopped               the study stopped itself: the same failure three times in a row
 └── RequestError               exit 2: the request was wrong, nothing was written
     ├── SpecError              a study file has mistakes, all of them listed in `problems`
@@ -40,6 +41,10 @@ class TrainingError(TunerError):
     def __init__(self, message: str, *, kind: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class LeaseLost(TunerError):
+    """A trial was given to another worker, because this one was not seen for too long; it is to drop the trial and go on."""
 
 
 class StudyStopped(TunerError):

@@ -1,0 +1,60 @@
+"""What a study has spent into whether one more trial may start."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tuner.spec import Budget
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What a study has spent and found so far."""
+
+    #: trials in every state
+    num_trials: int
+    #: best validation accuracy of a completed trial
+    best_value: float | None
+    #: time in which some worker was at work
+    busy_seconds: float
+    #: why the study stopped itself
+    stopped: str | None = None
+    #: combinations that the sampler goes through; None: no end
+    num_combinations: int | None = None
+
+
+def decide(budget: Budget, standing: Standing) -> str | None:
+    """Why no further trial starts; None if one may."""
+    ended = decide_to_end(budget, standing)
+    if ended is not None:
+        return ended
+    if budget.trials is not None and standing.num_trials >= budget.trials:
+        return f"the budget of {budget.trials} trials is spent"
+    if standing.num_combinations is not None and standing.num_trials >= standing.num_combinations:
+        return f"all {standing.num_combinations} combinations are tried"
+    return None
+
+
+def decide_to_end(budget: Budget, standing: Standing) -> str | None:
+    """Why not even a trial that was begun is taken up again; None if it is."""
+    if standing.stopped:
+        return standing.stopped
+    if budget.target is not None and standing.best_value is not None and standing.best_value >= budget.target:
+        return f"the target {budget.target:g} is reached: {standing.best_value:.4f}"
+    if budget.timeout is not None and standing.busy_seconds >= budget.timeout:
+        return f"the time is up: {standing.busy_seconds:.0f} of {budget.timeout:.0f} s"
+    return None
+
+
+def limit(budget: Budget, num_combinations: int | None) -> int | None:
+    """The most trials that a study may have; None: no limit."""
+    limits = [number for number in (budget.trials, num_combinations) if number is not None]
+    return min(limits) if limits else None
+
+
+def busy_seconds(intervals: Sequence[tuple[float, float]]) -> float:
+    """Length of the union of intervals: time in which several work counts once."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(intervals):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total

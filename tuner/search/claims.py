@@ -1,0 +1,144 @@
+"""Which trial a worker gets: one that was begun and is left alone, else a new one."""
+
+import dataclasses
+from typing import Any
+
+from optuna.trial import TrialState
+from sqlalchemy import Connection
+
+from tuner import messages
+from tuner.errors import LeaseLost
+from tuner.hyperparameters import Hyperparameters
+from tuner.search import budget, endings, leases, rule, samplers, space, standings, suggestion, tables
+from tuner.search.budget import Standing
+from tuner.search.leases import LeaseEnding, WorkerId
+from tuner.search.study import Study
+from tuner.search.tables import TRIAL_SYSTEM, TRIAL_USER
+
+#: a trial whose worker was lost this often has failed
+MAX_CRASHES = 3
+#: system attribute of a trial: its Hyperparameters as a dict
+HYPERPARAMETERS = "tuner:hyperparameters"
+_ALIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The right of a worker to one trial, with what it is to train."""
+
+    number: int
+    #: of Optuna's tables
+    trial_id: int
+    hyperparameters: Hyperparameters
+    #: of everything random in the trial; the same at every attempt
+    seed: int
+    #: counted from 1
+    attempt: int
+    #: epochs of fine-tuning that a trial may have
+    epochs: int
+    worker_key: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """A trial that a worker holds the lease of."""
+
+    number: int
+    trial_id: int
+    attempt: int
+
+
+def lease(connection: Connection, study: Study, worker: WorkerId) -> Place | None:
+    """Entitle a worker to a trial, if there is one for it, while all other workers wait. Repeating it gives the same trial."""
+    tables.lock_study(connection, study.id)
+    standing = standings.read(connection, study)
+    if budget.decide_to_end(study.spec.budget, standing) is not None:
+        return None
+    return _take_up(connection, study, worker) or _start(connection, study, worker, standing)
+
+
+def choose(study: Study, place: Place, worker: WorkerId, given: dict[str, Any]) -> Hyperparameters:
+    """What the trial of a lease trains with: what is stored, else `given` and the sampler's values, stored in one go.
+
+    Raises:
+        LeaseLost: another worker has the trial now.
+    """
+    stored = study.storage.read(lambda connection: tables.get(connection, TRIAL_SYSTEM, place.trial_id, HYPERPARAMETERS))
+    if stored:
+        return Hyperparameters.model_validate(stored[HYPERPARAMETERS])
+    chosen, asked = study.storage.call(lambda: _suggest(study, place, given))
+
+    def write(connection: Connection) -> None:
+        if not leases.hold(connection, study.id, trial_number=place.number, attempt=place.attempt, worker_key=worker.key):
+            raise LeaseLost(f"trial {place.number} was given to another worker")
+        tables.put_parameters(connection, place.trial_id, asked.values, asked.distributions)
+        tables.put(connection, TRIAL_SYSTEM, place.trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
+
+    study.storage.write(write)
+    return chosen
+
+
+def plan(study: Study, number: int, *, num_train: int, num_classes: int) -> dict[str, Any]:
+    """The values that a trial takes without a sampler: trial 0 the rule's; where all combinations are gone through, every trial its own."""
+    if study.combinations is None and number > 0:
+        return {}
+    recipe = rule.parameters(num_train, num_classes, study.spec.search, fine_tunes=space.fine_tunes(study.spec))
+    if study.combinations is None or recipe not in study.combinations:
+        return recipe if number == 0 else dict(study.combinations[number]) if study.combinations else {}
+    first = study.combinations.index(recipe)
+    return dict(study.combinations[{0: first, first: 0}.get(number, number)])
+
+
+def _take_up(connection: Connection, study: Study, worker: WorkerId) -> Place | None:
+    now = leases.clock(connection)
+    for old in leases.of_running_trials(connection, study.id):
+        if old.worker_key == worker.key and old.ended_at is None:
+            return Place(number=old.trial_number, trial_id=old.trial_id, attempt=old.attempt)
+        if not old.is_vacant(worker, now):
+            continue
+        if old.ended_at is None:
+            leases.end(
+                connection, study.id, trial_number=old.trial_number, attempt=old.attempt, worker_key=old.worker_key, ending=LeaseEnding.LOST
+            )
+            if leases.crashes(connection, study.id, old.trial_number) >= MAX_CRASHES:
+                _give_up(connection, study, old)
+                continue
+        attempt = old.attempt + 1
+        leases.grant(connection, study.id, worker, trial_number=old.trial_number, trial_id=old.trial_id, attempt=attempt)
+        tables.put(connection, TRIAL_USER, old.trial_id, {"worker": worker.name, "attempts": attempt})
+        return Place(number=old.trial_number, trial_id=old.trial_id, attempt=attempt)
+    return None
+
+
+def _start(connection: Connection, study: Study, worker: WorkerId, standing: Standing) -> Place | None:
+    if budget.decide(study.spec.budget, standing) is not None:
+        return None
+    number = standing.num_trials
+    trial_id = tables.create_trial(connection, study.id, number)
+    leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
+    known = {"origin": "rule" if number == 0 else study.spec.sampler.name, "seed": seed(study, number), "worker": worker.name}
+    tables.put(connection, TRIAL_USER, trial_id, known)
+    return Place(number=number, trial_id=trial_id, attempt=1)
+
+
+def _give_up(connection: Connection, study: Study, old: leases.Lease) -> None:
+    """Fail a trial that took all its workers with it."""
+    message = f"its worker was lost {MAX_CRASHES} times, the last time {old.worker}; see that worker's log, and whether memory ran out"
+    failed = messages.Failed(trial=old.trial_number, error="WorkerLost", message=message)
+    endings.fail(connection, study, trial_id=old.trial_id, attributes=endings.of_failed(failed))
+    leases.mark_failed(connection, study.id, trial_number=old.trial_number, attempt=old.attempt, error=failed.error)
+    endings.stop_if_hopeless(connection, study, failed)
+
+
+def seed(study: Study, number: int) -> int:
+    """The seed of a trial, the same on every machine."""
+    return samplers.derive_seed(study.spec.seed, "trial", number)
+
+
+def _suggest(study: Study, place: Place, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:
+    cached = study.storage.cached
+    trials = cached.get_all_trials(study.id, deepcopy=False, states=_ALIVE)
+    trial = next(trial for trial in trials if trial.number == place.number)
+    reader = suggestion.open_study(study.name, cached, trials, samplers.build(study.spec, place.number))
+    asked = suggestion.Suggestion(reader, trial, given)
+    return space.suggest(asked, study.spec.search, fine_tunes=space.fine_tunes(study.spec)), asked

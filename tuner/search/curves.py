@@ -1,0 +1,47 @@
+"""The epochs of a trial, into and out of the storage."""
+
+import math
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, insert, select
+
+from tuner.messages import Epoch
+from tuner.search import tables
+from tuner.search.study import Study
+from tuner.search.tables import EPOCHS
+
+_MEASURES = ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "seconds")
+
+
+def put(connection: Connection, study: Study, *, number: int, trial_id: int, epochs: Sequence[Epoch]) -> None:
+    """Store epochs, and for pruners and samplers the best validation accuracy so far; a step that is stored stays as it is."""
+    known = tables.intermediate_values(connection, trial_id)
+    fresh = {epoch.step: epoch for epoch in epochs if epoch.step not in known}
+    if not fresh:
+        return
+    values: dict[int, float] = {}
+    for step, epoch in sorted(fresh.items()):
+        earlier = [value for other, value in (known | values).items() if other < step]
+        accuracy = epoch.validation_accuracy if math.isfinite(epoch.validation_accuracy) else 0.0
+        values[step] = max([accuracy, *earlier])
+    tables.put_intermediate_values(connection, trial_id, values)
+    connection.execute(insert(EPOCHS), [_row(study.id, number, epoch) for epoch in fresh.values()])
+
+
+def read(connection: Connection, study: Study, number: int) -> list[Epoch]:
+    """The epochs of a trial as they were measured, in order."""
+    query = select(EPOCHS).where(EPOCHS.c.study_id == study.id, EPOCHS.c.trial_number == number).order_by(EPOCHS.c.step)
+    rows = connection.execute(query).mappings()
+    return [
+        Epoch(
+            trial=number, stage=row["stage"], step=row["step"], **{name: math.nan if row[name] is None else row[name] for name in _MEASURES}
+        )
+        for row in rows
+    ]
+
+
+def _row(study_id: int, number: int, epoch: Epoch) -> dict[str, object]:
+    measures = {name: getattr(epoch, name) for name in _MEASURES}
+    # SQLite stores no NaN, and MySQL no infinity
+    finite = {name: value if math.isfinite(value) else None for name, value in measures.items()}
+    return {"study_id": study_id, "trial_number": number, "step": epoch.step, "stage": epoch.stage.value, **finite}

@@ -1,0 +1,106 @@
+"""The end of a trial into attributes, notes and, after failures, the end of the study."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import TrialState
+from sqlalchemy import Connection
+
+from tuner import messages
+from tuner.errors import LeaseLost
+from tuner.messages import Epoch, Stage
+from tuner.search import leases, notes, standings, tables
+from tuner.search.leases import LeaseEnding
+from tuner.search.notes import BestSoFar
+from tuner.search.study import PREPARED, RESUMED_AT, STOPPED, Study
+from tuner.search.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
+
+#: system attribute of a trial: rows: true class, columns: predicted class
+CONFUSION = "tuner:confusion"
+#: failures in a row of one kind that stop a study
+MAX_FAILURES = 3
+#: a longer message is cut
+_MESSAGE_LENGTH = 2000
+#: the confusion of more classes is left out: databases limit the length of an attribute
+_CONFUSED_CLASSES = 100
+_OUTCOMES = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def complete(connection: Connection, study: Study, *, number: int, trial_id: int, value: float, attributes: Mapping[str, Any]) -> None:
+    """Put a trial that was trained to its end into its last state; the study's note says so if it is the best."""
+    leader = standings.best_value(connection, study.id)
+    _close(connection, study, trial_id=trial_id, state=TrialState.COMPLETE, value=value, attributes=attributes)
+    if leader is None or value > leader:
+        best = BestSoFar(number=number, value=value, parameters=tables.parameters(connection, trial_id))
+        notes.put(connection, study.id, notes.of_study(study.spec, best=best))
+
+
+def prune(connection: Connection, study: Study, *, trial_id: int, value: float | None, attributes: Mapping[str, Any]) -> None:
+    """Put a trial that was stopped on its way into its last state; its value is how far it came."""
+    _close(connection, study, trial_id=trial_id, state=TrialState.PRUNED, value=value, attributes=attributes)
+
+
+def fail(connection: Connection, study: Study, *, trial_id: int, attributes: Mapping[str, Any]) -> None:
+    """Put a trial that failed into its last state."""
+    _close(connection, study, trial_id=trial_id, state=TrialState.FAIL, value=None, attributes=attributes)
+
+
+def of_finished(finished: messages.Finished, curve: Sequence[Epoch], *, device: str) -> dict[str, Any]:
+    """What the dashboard shows of a trial that did not fail."""
+    best = next((epoch for epoch in curve if epoch.step == finished.best_step), None)
+    known: dict[str, Any] = {
+        "stage": (curve[-1].stage if curve else Stage.PROBE).value,
+        "epochs": len(curve),
+        "best_epoch": finished.best_step,
+        "train_accuracy": best and round(best.accuracy, 5),
+        "validation_loss": best and round(best.validation_loss, 5),
+        "seconds": round(finished.probe_seconds + finished.fine_tune_seconds, 3),
+        "probe_seconds": round(finished.probe_seconds, 3),
+        "fine_tune_seconds": round(finished.fine_tune_seconds, 3),
+        "device": device,
+        "reason": finished.reason,
+        "weights": finished.weights,
+    }
+    return {name: value for name, value in known.items() if value not in (None, "")}
+
+
+def of_failed(failed: messages.Failed) -> dict[str, Any]:
+    """What the dashboard shows of a trial that failed."""
+    return {"error": failed.error, "message": failed.message[:_MESSAGE_LENGTH]}
+
+
+def put_confusion(connection: Connection, trial_id: int, finished: messages.Finished) -> None:
+    """Keep which classes the best epoch took for which."""
+    if 0 < len(finished.confusion) <= _CONFUSED_CLASSES:
+        tables.put(connection, TRIAL_SYSTEM, trial_id, {CONFUSION: finished.confusion})
+
+
+def put_prepared(connection: Connection, study: Study, prepared: messages.Prepared) -> None:
+    """Keep what the first trainer found when it loaded the data and the backbone."""
+    if not tables.get(connection, STUDY_USER, study.id, PREPARED):
+        tables.put(connection, STUDY_USER, study.id, {PREPARED: prepared.model_dump(mode="json", exclude={"kind"})})
+
+
+def stop_if_hopeless(connection: Connection, study: Study, failed: messages.Failed) -> None:
+    """Stop a study whose last trials all failed alike, or that asks for something wrong."""
+    message = failed.message[:_MESSAGE_LENGTH]
+    if failed.is_request:
+        tables.put(connection, STUDY_USER, study.id, {STOPPED: f"the study cannot be worked on: {message}"})
+        return
+    since = tables.get(connection, STUDY_USER, study.id, RESUMED_AT).get(RESUMED_AT, 0.0)
+    last = leases.last_results(connection, study.id, count=MAX_FAILURES, since=since)
+    if len(last) == MAX_FAILURES and all(result == (LeaseEnding.FAILED, failed.error) for result in last):
+        reason = f"{MAX_FAILURES} trials in a row failed with {failed.error}: {message}"
+        tables.put(connection, STUDY_USER, study.id, {STOPPED: f"{reason}. Mend the cause, then run the study again."})
+
+
+def _close(
+    connection: Connection, study: Study, *, trial_id: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]
+) -> None:
+    if not tables.finish_trial(connection, trial_id, state, value):
+        raise LeaseLost("the trial was ended by someone else")
+    tables.put(connection, TRIAL_USER, trial_id, attributes)
+    reason = str(attributes.get("reason", attributes.get("message", "")))
+    figures = {name: figure for name, figure in attributes.items() if name not in ("reason", "message")}
+    outcome = _OUTCOMES[state] + ("" if value is None else f" with {value:.4f}")
+    notes.put(connection, study.id, notes.of_trial(outcome=outcome, reason=reason, attributes=figures), trial_id=trial_id)

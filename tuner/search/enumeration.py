@@ -1,0 +1,92 @@
+"""A search space of choices into all its combinations, conditional ones counted once."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from tuner.errors import Problem, SpecError
+from tuner.search import space
+from tuner.spec import StudySpec
+from tuner.strategies import BruteForce, Grid
+
+T = TypeVar("T")
+
+#: more than anyone trains; beyond it an exhaustive search is a mistake
+MAX_COMBINATIONS = 10_000
+
+
+class _Odometer:
+    """A chooser that goes through every combination: the last parameter turns fastest."""
+
+    def __init__(self, *, counts_ranges: bool) -> None:
+        self._counts_ranges = counts_ranges
+        self._positions: list[int] = []
+        self._sizes: list[int] = []
+        self._depth = 0
+        self.values: dict[str, Any] = {}
+        #: parameters with more values than can be gone through
+        self.endless: set[str] = set()
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        self.endless.add(name)
+        return self._turn(name, [low])
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        if not self._counts_ranges:
+            self.endless.add(name)
+        return self._turn(name, range(low, high + 1))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._turn(name, choices)
+
+    def _turn(self, name: str, values: Sequence[T]) -> T:
+        if self._depth == len(self._positions):
+            self._positions.append(0)
+            self._sizes.append(len(values))
+        value = values[self._positions[self._depth]]
+        self.values[name] = value
+        self._depth += 1
+        return value
+
+    def advance(self) -> bool:
+        """Go to the next combination; False after the last."""
+        while self._positions:
+            self._positions[-1] += 1
+            if self._positions[-1] < self._sizes[-1]:
+                self._depth, self.values = 0, {}
+                return True
+            self._positions.pop()
+            self._sizes.pop()
+        return False
+
+
+def combinations(spec: StudySpec) -> list[dict[str, Any]] | None:
+    """The parameters of every combination of a study's space, in an order of its own; None where the sampler does not go through them.
+
+    Raises:
+        SpecError: there are ranges that have no end of values, or too many combinations.
+    """
+    if not isinstance(spec.sampler, Grid | BruteForce):
+        return None
+    odometer = _Odometer(counts_ranges=isinstance(spec.sampler, BruteForce))
+    found: list[dict[str, Any]] = []
+    is_more = True
+    while is_more:
+        space.suggest(odometer, spec.search, fine_tunes=space.fine_tunes(spec))
+        found.append(odometer.values)
+        if len(found) > MAX_COMBINATIONS:
+            raise SpecError(spec.name, [_too_many(spec)])
+        is_more = odometer.advance()
+    if odometer.endless:
+        raise SpecError(spec.name, [_endless(spec, name) for name in sorted(odometer.endless)])
+    return found
+
+
+def _endless(spec: StudySpec, name: str) -> Problem:
+    only = "choices" if isinstance(spec.sampler, Grid) else "choices and ranges of whole numbers"
+    cure = "write choices, for example {choices: [a, b]}, or one value; or take another sampler, for example random"
+    return Problem(field=f"search.{name}", message=f"is a range, and sampler {spec.sampler.name} goes through {only}; {cure}")
+
+
+def _too_many(spec: StudySpec) -> Problem:
+    message = f"{spec.sampler.name} would go through more than {MAX_COMBINATIONS} combinations; name fewer choices, or take sampler tpe"
+    return Problem(field="sampler", message=message)

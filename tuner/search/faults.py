@@ -1,0 +1,118 @@
+"""A database's error into whether to try again, and into what to tell people."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+
+#: SQLSTATEs that pass: serialization, deadlock, lock timeout, shut down, starting up, too many connections
+_TRANSIENT_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"}
+#: MySQL: too many connections, lock wait timeout, deadlock, server gone, connection lost
+_TRANSIENT_NUMBERS = {1040, 1205, 1213, 2006, 2013}
+_TRANSIENT_WORDS = ("database is locked", "database table is locked", "database schema has changed")
+_RACE_WORDS = ("already exists", "duplicate", "unique constraint", "integrityerror", "database is locked", "deadlock")
+#: what a database's message contains, and what to do about it
+_CURES = (
+    (
+        ("password authentication failed", "no password supplied", "access denied for user"),
+        "the user or the password is wrong; look at the URL",
+    ),
+    (("role", "does not exist"), "the database does not know this user; look at the URL"),
+    (("database", "does not exist"), "there is no such database on this server; create it (createdb) or correct the URL"),
+    (("unknown database",), "there is no such database on this server; create it or correct the URL"),
+    (("connection refused",), "nothing listens there; start the database, or correct host and port"),
+    (("no such file or directory", "socket"), "nothing listens there; start the database, or correct the URL"),
+    (("name or service not known",), "the host is not known; correct the URL"),
+    (("failed to resolve host",), "the host is not known; correct the URL"),
+    (("could not translate host",), "the host is not known; correct the URL"),
+    (("temporary failure in name resolution",), "the host is not known; correct the URL"),
+    (("timeout expired",), "the server does not answer; check host, port and firewall"),
+    (("timed out",), "the server does not answer; check host, port and firewall"),
+    (("can't connect to mysql server",), "nothing listens there; start the database, or correct host and port"),
+    (("readonly database",), "it is read-only; let this user write the file and its folder, or choose another --storage"),
+    (("read-only",), "it is read-only; let this user write, or choose another --storage"),
+    (("permission denied",), "this user may not write there; grant it the right, or choose another --storage"),
+    (("file is not a database",), "the file is not an SQLite database; choose another --storage"),
+    (("file is encrypted",), "the file is not an SQLite database; choose another --storage"),
+    (("malformed",), "the file is damaged; restore a copy, or choose another --storage"),
+    (("disk is full",), "the disk is full; make room and run again"),
+    (("no space left",), "the disk is full; make room and run again"),
+    (("disk i/o error",), "the disk could not be read or written; see whether it is full or on a network"),
+    (("database is locked",), "another process holds it for too long; see what else uses the file, or use PostgreSQL for many workers"),
+    (("no such column",), "its tables were made by something else; choose another --storage"),
+    (("no such table",), "its tables were made by something else; choose another --storage"),
+    (("column", "does not exist"), "its tables were made by something else; choose another --storage"),
+)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statement may succeed in a moment."""
+    for cause in _causes(error):
+        if isinstance(cause, DBAPIError) and cause.connection_invalidated:
+            return True
+        state = getattr(cause, "sqlstate", None)
+        if state in _TRANSIENT_STATES or (state or "").startswith("08"):
+            return True
+        if isinstance(cause, DBAPIError) and cause.orig is not None and cause.orig.args[:1] and cause.orig.args[0] in _TRANSIENT_NUMBERS:
+            return True
+    return any(words in _text(error) for words in _TRANSIENT_WORDS)
+
+
+def is_creation_race(error: BaseException) -> bool:
+    """Whether another process was creating the same tables."""
+    return is_transient(error) or any(words in _text(error) for words in _RACE_WORDS)
+
+
+def explain(error: BaseException, address: URL) -> str:
+    """One line: which database, what is wrong with it, what to do."""
+    text = _text(error)
+    if "unable to open database file" in text:
+        cure = _unopened(address)
+    else:
+        cure = next((cure for words, cure in _CURES if all(word in text for word in words)), "")
+    if not cure:
+        cure = _without_password(_first_line(error), address)
+    return f"the storage {shown(address)} cannot be used: {cure}"
+
+
+def shown(address: URL) -> str:
+    """An address without its password."""
+    hidden = {name: "***" for name in address.query if "password" in name or name == "passwd"}
+    return (
+        address.update_query_dict(hidden).render_as_string(hide_password=True) if hidden else address.render_as_string(hide_password=True)
+    )
+
+
+def _unopened(address: URL) -> str:
+    path = Path(str(address.database).removeprefix("file:"))
+    if path.is_dir():
+        return f"{path} is a folder; name a file in it"
+    if not path.parent.is_dir():
+        return f"the folder {path.parent} does not exist; create it or correct the URL"
+    return "the file cannot be opened; check that this user may read and write it and its folder"
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        original = getattr(seen, "orig", None)
+        if isinstance(original, BaseException):
+            yield original
+        seen = seen.__cause__
+
+
+def _text(error: BaseException) -> str:
+    return " ".join(f"{type(cause).__name__} {cause}" for cause in _causes(error)).lower()
+
+
+def _first_line(error: BaseException) -> str:
+    last = list(_causes(error))[-1]
+    lines = str(last).strip().splitlines()
+    return lines[0] if lines else type(last).__name__
+
+
+def _without_password(text: str, address: URL) -> str:
+    password = str(address.password or "")
+    return text.replace(password, "***") if password else text

@@ -1,0 +1,214 @@
+"""Who may work on a trial: one worker at a time, for as long as it is seen alive, by the database's clock."""
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+from optuna.trial import TrialState
+from sqlalchemy import ColumnElement, Connection, Double, Row, and_, cast, func, insert, literal_column, select, update
+
+from tuner.search.tables import LEASES, TRIALS
+
+#: a worker that was not seen for this long is given up; beats come several times as often
+LEASE_SECONDS = 60.0
+#: difference of two readings of one process's start that is still the same process
+_START_TOLERANCE_SECONDS = 1.0
+#: the database's clock, in seconds since the epoch
+_CLOCKS = {
+    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
+    "postgresql": "extract(epoch from clock_timestamp())",
+    "mysql": "unix_timestamp(now(6))",
+    "mariadb": "unix_timestamp(now(6))",
+}
+
+
+class LeaseEnding(StrEnum):
+    """How an attempt came to its end."""
+
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    FAILED = "failed"
+    #: handed back for later
+    RELEASED = "released"
+    #: the worker is gone
+    LOST = "lost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerId:
+    """One worker process, told apart from all others that there were or will be."""
+
+    #: unique
+    key: str
+    #: for people: host and name
+    name: str
+    #: where `pid` means this process: boot and process namespace
+    namespace: str
+    pid: int
+    #: seconds since the epoch by the host's clock
+    process_started: float
+
+    @classmethod
+    def here(cls, name: str) -> Self:
+        """A worker in this process; `name` tells it from others of this host."""
+        return cls(
+            key=secrets.token_hex(8),
+            name=f"{socket.gethostname()}/{name}"[:200],
+            namespace=_namespace(),
+            pid=os.getpid(),
+            process_started=psutil.Process().create_time(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The right of a worker to a trial."""
+
+    trial_number: int
+    trial_id: int
+    #: counted from 1
+    attempt: int
+    worker_key: str
+    worker: str
+    namespace: str
+    pid: int
+    process_started: float
+    #: seconds since the epoch by the database's clock
+    started_at: float
+    seen_at: float
+    ended_at: float | None
+    ending: str
+
+    def is_vacant(self, worker: WorkerId, now: float) -> bool:
+        """Whether `worker` may take the trial up: it was handed back, or whoever had it is gone."""
+        if self.ended_at is not None or self.worker_key == worker.key or self.seen_at + LEASE_SECONDS < now:
+            return True
+        return self.namespace == worker.namespace and not _is_alive(self.pid, self.process_started)
+
+
+def clock(connection: Connection) -> float:
+    """The database's time, in seconds since the epoch."""
+    return float(connection.execute(select(_clock(connection))).scalar_one())
+
+
+def grant(connection: Connection, study_id: int, worker: WorkerId, *, trial_number: int, trial_id: int, attempt: int) -> None:
+    """Entitle a worker to a trial from now on. The study must be locked."""
+    now = _clock(connection)
+    row = insert(LEASES).values(
+        study_id=study_id,
+        trial_number=trial_number,
+        trial_id=trial_id,
+        attempt=attempt,
+        worker_key=worker.key,
+        worker=worker.name,
+        namespace=worker.namespace,
+        pid=worker.pid,
+        process_started=worker.process_started,
+        started_at=now,
+        seen_at=now,
+    )
+    connection.execute(row)
+
+
+def of_running_trials(connection: Connection, study_id: int) -> list[Lease]:
+    """The last lease of each running trial, in the order of the trials."""
+    same_trial = and_(TRIALS.c.study_id == LEASES.c.study_id, TRIALS.c.number == LEASES.c.trial_number)
+    query = select(LEASES).join(TRIALS, same_trial).where(LEASES.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
+    last = {row.trial_number: _lease(row) for row in connection.execute(query.order_by(LEASES.c.trial_number, LEASES.c.attempt))}
+    return list(last.values())
+
+
+def crashes(connection: Connection, study_id: int, trial_number: int) -> int:
+    """Attempts of a trial whose worker was lost."""
+    query = select(func.count()).select_from(LEASES)
+    is_lost = LEASES.c.ending == LeaseEnding.LOST
+    return connection.execute(query.where(LEASES.c.study_id == study_id, LEASES.c.trial_number == trial_number, is_lost)).scalar_one()
+
+
+def hold(connection: Connection, study_id: int, *, trial_number: int, attempt: int, worker_key: str) -> bool:
+    """Renew a lease; False if it has ended, because another worker has the trial now."""
+    is_ours = _is_open(study_id, trial_number, attempt, worker_key)
+    return connection.execute(update(LEASES).where(*is_ours).values(seen_at=_clock(connection))).rowcount == 1
+
+
+def end(
+    connection: Connection, study_id: int, *, trial_number: int, attempt: int, worker_key: str, ending: LeaseEnding, error: str = ""
+) -> bool:
+    """End a lease; False if it had ended already. A lost worker's ends when it was last seen."""
+    is_ours = _is_open(study_id, trial_number, attempt, worker_key)
+    ended_at = LEASES.c.seen_at if ending is LeaseEnding.LOST else _clock(connection)
+    change = update(LEASES).where(*is_ours).values(ended_at=ended_at, ending=ending, error=error[:200])
+    return connection.execute(change).rowcount == 1
+
+
+def mark_failed(connection: Connection, study_id: int, *, trial_number: int, attempt: int, error: str) -> None:
+    """Make a lost attempt the failure of its trial."""
+    is_it = (LEASES.c.study_id == study_id, LEASES.c.trial_number == trial_number, LEASES.c.attempt == attempt)
+    connection.execute(update(LEASES).where(*is_it).values(ending=LeaseEnding.FAILED, error=error, ended_at=_clock(connection)))
+
+
+def renew(connection: Connection, study_id: int, worker: WorkerId) -> int:
+    """Renew all leases of a worker; how many there are."""
+    is_ours = (LEASES.c.study_id == study_id, LEASES.c.worker_key == worker.key, LEASES.c.ended_at.is_(None))
+    return connection.execute(update(LEASES).where(*is_ours).values(seen_at=_clock(connection))).rowcount
+
+
+def intervals(connection: Connection, study_id: int) -> list[tuple[float, float]]:
+    """Start and end of every attempt; of a running one, when its worker was last seen."""
+    end_or_seen = func.coalesce(LEASES.c.ended_at, LEASES.c.seen_at)
+    rows = connection.execute(select(LEASES.c.started_at, end_or_seen).where(LEASES.c.study_id == study_id))
+    return [(start, end) for start, end in rows]
+
+
+def last_results(connection: Connection, study_id: int, *, count: int, since: float) -> Sequence[tuple[str, str]]:
+    """Ending and error of the trials that ended last, the latest first."""
+    endings = [LeaseEnding.COMPLETED, LeaseEnding.PRUNED, LeaseEnding.FAILED]
+    query = select(LEASES.c.ending, LEASES.c.error).where(
+        LEASES.c.study_id == study_id, LEASES.c.ending.in_(endings), LEASES.c.ended_at > since
+    )
+    return [(ending, error) for ending, error in connection.execute(query.order_by(LEASES.c.ended_at.desc()).limit(count))]
+
+
+def _is_open(study_id: int, trial_number: int, attempt: int, worker_key: str) -> tuple[ColumnElement[bool], ...]:
+    return (
+        LEASES.c.study_id == study_id,
+        LEASES.c.trial_number == trial_number,
+        LEASES.c.attempt == attempt,
+        LEASES.c.worker_key == worker_key,
+        LEASES.c.ended_at.is_(None),
+    )
+
+
+def _clock(connection: Connection) -> ColumnElement[float]:
+    return cast(literal_column(_CLOCKS[connection.dialect.name]), Double)
+
+
+def _lease(row: Row[Any]) -> Lease:
+    fields = row._asdict()
+    return Lease(**{name: fields[name] for name in Lease.__dataclass_fields__})
+
+
+def _namespace() -> str:
+    """Where process numbers mean what they mean here; a restarted host and another container are other places."""
+    places = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        places.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        places.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(places)[:200]
+
+
+def _is_alive(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) < _START_TOLERANCE_SECONDS and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True

@@ -1,0 +1,83 @@
+"""A study or trial into the few lines that the dashboard shows beside it.
+
+optuna-dashboard keeps notes in pages among the study's system attributes; its own function takes a statement a page and a second to import.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from tuner import wording
+from tuner.search import space, tables
+from tuner.spec import Budget, StudySpec
+
+#: longest page, optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH
+_PAGE_LENGTH = 2045
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestSoFar:
+    """What the study's note says of its best trial."""
+
+    number: int
+    value: float
+    parameters: Mapping[str, Any]
+
+
+def of_study(spec: StudySpec, *, best: BestSoFar | None) -> str:
+    """What is searched, until when, and the best so far."""
+    searched = [row for row in space.rows(spec) if row.is_searched]
+    lines = [
+        f"**{spec.name}**: {spec.data.source} on {spec.model.backbone} at {spec.model.image_size} pixels",
+        "",
+        f"- sampler {spec.sampler.name}, pruner {spec.pruner.name}, {_budget(spec.budget)}",
+        "- the value is the best validation accuracy of a trial; trial 0 is the rule that needs no search",
+    ]
+    if best is not None:
+        lines += ["", f"Best so far: **{best.value:.4f}** by trial {best.number}"]
+        lines += ["", *_table("hyperparameter", "value", best.parameters)]
+    lines += ["", "Searched:", "", *_table("hyperparameter", "values", {row.name: row.what for row in searched})]
+    return "\n".join(lines)
+
+
+def of_trial(*, outcome: str, reason: str, attributes: Mapping[str, Any]) -> str:
+    """How a trial ended, in a line, and its figures."""
+    return "\n".join([f"**{outcome}**" + (f": {reason}" if reason else ""), "", *_table("", "", attributes)])
+
+
+def put(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:
+    """Store a note of a study, or of one of its trials, where optuna-dashboard reads it; one that a user wrote there is left alone."""
+    owner = "dashboard" if trial_id is None else f"dashboard:{trial_id}"
+    version, page = f"{owner}:note_ver", f"{owner}:note_str:"
+    table = tables.STUDY_SYSTEM
+    query = select(table.c.key, table.c.value_json).where(table.c.study_id == study_id, table.c.key.startswith(f"{owner}:note_"))
+    known = {key: json.loads(value) for key, value in connection.execute(query)} if trial_id is None else {}
+    if known and not str(known.get(f"{page}0", "")).startswith(text.partition(":")[0]):
+        return
+    parts = {f"{page}{start // _PAGE_LENGTH}": text[start : start + _PAGE_LENGTH] for start in range(0, len(text), _PAGE_LENGTH)}
+    emptied = {key: "" for key in known if key.startswith(page)}
+    tables.put(connection, table, study_id, emptied | parts | {version: int(known.get(version, 0)) + 1})
+
+
+def _budget(budget: Budget) -> str:
+    ends = []
+    if budget.trials is not None:
+        ends.append(f"{budget.trials} trials")
+    if budget.timeout is not None:
+        ends.append(f"{budget.timeout:.0f} s of work")
+    if budget.target is not None:
+        ends.append(f"accuracy {budget.target:g}")
+    return f"until {' or '.join(ends)}"
+
+
+def _table(left: str, right: str, values: Mapping[str, Any]) -> list[str]:
+    return [f"| {left} | {right} |", "| --- | --- |", *(f"| {name} | {_cell(value)} |" for name, value in values.items())]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else wording.show(value)

@@ -1,0 +1,19 @@
+"""The probes so far into whether one more trial earns fine-tuning."""
+
+import math
+from collections.abc import Sequence
+
+
+def earns_fine_tuning(value: float, *, earlier: Sequence[float], promoted: Sequence[float], share: float) -> bool:
+    """Whether a probe is among the best `share` of all probes so far, itself included.
+
+    `earlier` are the other probes, `promoted` those of them that went on. The places are `share` of the probes so far, rounded up; a probe
+    goes on if fewer better ones, and fewer promoted ones at least as good, came before it: among equals only as many go on as there are
+    places. Rounding up promotes too many at first, and a search that gets better promotes too many throughout; each one too many takes a
+    place away, down to one: a probe that beats all others always goes on.
+    """
+    fair = math.ceil(share * (len(earlier) + 1) - 1e-9)
+    places = max(1, fair - max(0, len(promoted) - fair))
+    num_better = sum(other > value for other in earlier)
+    num_before = sum(other >= value for other in promoted)
+    return num_better < places and num_before < places

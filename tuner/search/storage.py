@@ -1,0 +1,186 @@
+"""A database URL into an open Storage, or a StorageError that says what to do."""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from tuner.errors import MissingPackage, StorageError
+from tuner.search import faults, tables
+
+T = TypeVar("T")
+
+#: how long SQLite waits for another process to finish its transaction
+_SQLITE_PATIENCE_SECONDS = 60.0
+#: how long a transient error is met with another try
+_RETRY_SECONDS = 5.0
+#: tries to create the tables while other processes do the same
+_OPEN_TRIES = 20
+_CONNECT_SECONDS = 10
+_POOL: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 14, "pool_recycle": 1800}
+_DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """An open database with Optuna's tables and ours."""
+
+    #: the SQLAlchemy URL, password and all; for people use `shown`
+    url: str = field(repr=False)
+    #: Optuna's own access to it
+    rdb: RDBStorage = field(repr=False)
+    #: the same, with finished trials remembered: what Optuna's studies are opened with
+    cached: BaseStorage = field(repr=False)
+
+    @property
+    def engine(self) -> Engine:
+        """The connections, shared with Optuna."""
+        return self.rdb.engine
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns from inside one transaction; tried again on transient errors, so `work` must bear being repeated."""
+        return self.call(lambda: self.transact(work))
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """As `write`, for work that only reads: on SQLite it waits for no one."""
+        return self.call(lambda: self.transact(work, sqlite_begin="BEGIN DEFERRED"))
+
+    def call(self, work: Callable[[], T]) -> T:
+        """What `work`, which speaks to the database by itself, returns; tried again on transient errors.
+
+        Raises:
+            StorageError: the database does not do its part; says why.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception(faults.is_transient),
+            stop=stop_after_delay(_RETRY_SECONDS),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            reraise=True,
+        )
+        try:
+            return retrying(work)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            raise StorageError(faults.explain(error, make_url(self.url))) from error
+
+    def transact(self, work: Callable[[Connection], T], **options: Any) -> T:
+        """What `work` returns from inside one transaction that is tried once; raises what SQLAlchemy raises."""
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            return work(connection)
+
+
+def open(url: str) -> Storage:  # noqa: A001
+    """The storage at a SQLAlchemy URL; its tables are created where they are missing, by any number of processes at once.
+
+    Raises:
+        StorageError: it cannot be reached, written or understood.
+        MissingPackage: the driver of this database is not installed.
+    """
+    address = _parse(url)
+    # only errors are of use to someone who did not write the search
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rdb = _connect(address)
+    if address.get_backend_name() == "sqlite":
+        _tune_sqlite(rdb.engine)
+    storage = Storage(url=url, rdb=rdb, cached=optuna.storages.get_storage(rdb))
+    storage.write(lambda connection: connection.execute(sqlalchemy.select(sqlalchemy.literal(1))))
+    return storage
+
+
+def shown(url: str) -> str:
+    """A URL as it may be shown: without its password."""
+    try:
+        return faults.shown(make_url(url))
+    except ArgumentError:
+        scheme, separator, rest = url.partition("://")
+        return f"{scheme}://***@{rest.rpartition('@')[2]}" if separator and "@" in rest else url
+
+
+def _parse(url: str) -> URL:
+    try:
+        address = make_url(url)
+    except ArgumentError as error:
+        raise StorageError(
+            f"{shown(url)} is not a database URL; expected for example sqlite:///tuner.db or postgresql://user:password@host/database"
+        ) from error
+    backend = address.get_backend_name()
+    if backend == "postgres":
+        raise StorageError(f"{shown(url)} starts with postgres://; write postgresql:// instead")
+    if backend == "sqlite" and address.database in (None, "", ":memory:"):
+        raise StorageError(f"{shown(url)} is a database in memory, which no other process can see; name a file: sqlite:///tuner.db")
+    return address.set(drivername=_DRIVERS.get(address.drivername, address.drivername))
+
+
+def _connect(address: URL) -> RDBStorage:
+    """Optuna's storage on an address, with its tables and ours; processes that create them at once trip over each other and try again."""
+    # Optuna fills the URL in as a template: a brace in a password must be doubled
+    template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    for remaining in reversed(range(_OPEN_TRIES)):
+        try:
+            rdb = RDBStorage(template, engine_kwargs=_engine_options(address))
+            tables.METADATA.create_all(rdb.engine)
+        except (NoSuchModuleError, ImportError) as error:
+            raise _missing_driver(address) from error
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if not remaining or not faults.is_creation_race(error):
+                raise StorageError(faults.explain(error, address)) from error
+            time.sleep(random.uniform(0.02, 0.2))
+        except RuntimeError as error:
+            raise StorageError(
+                f"{faults.shown(address)} was made by another version of Optuna than {optuna.__version__}: {error} Or choose another "
+                "--storage."
+            ) from error
+        except TypeError as error:  # an option of the URL that the driver does not know
+            raise StorageError(f"{faults.shown(address)} has options that its driver does not take: {error}") from error
+        else:
+            return rdb
+    raise AssertionError("the last try returns or raises")
+
+
+def _engine_options(address: URL) -> dict[str, Any]:
+    match address.get_backend_name():
+        case "sqlite":
+            return {"connect_args": {"timeout": _SQLITE_PATIENCE_SECONDS}}
+        case "postgresql":
+            return _POOL | {"connect_args": {"connect_timeout": _CONNECT_SECONDS, "application_name": "tuner"}}
+        case "mysql" | "mariadb":
+            return _POOL | {"isolation_level": "READ COMMITTED", "connect_args": {"connect_timeout": _CONNECT_SECONDS}}
+        case _:
+            return {}
+
+
+def _missing_driver(address: URL) -> Exception:
+    if address.drivername in _DRIVERS.values():
+        return MissingPackage("pymysql", extra="mysql", needed_for=f"the storage {faults.shown(address)}")
+    return StorageError(
+        f"{faults.shown(address)} names the database driver {address.drivername}, which is not known or not installed; "
+        "expected sqlite, postgresql or mysql"
+    )
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    """Let many processes share one file: readers beside a writer (WAL), writers one after another from the first statement on.
+
+    See https://docs.sqlalchemy.org/en/21/dialects/sqlite.html#pysqlite-transactions and https://www.sqlite.org/wal.html.
+    """
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # a transaction that reads first and writes later could not wait for its turn (SQLITE_BUSY_SNAPSHOT)
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"))
+
+    engine.dispose()  # the connections made so far were not configured

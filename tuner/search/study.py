@@ -1,0 +1,155 @@
+"""A StudySpec and a storage into a study that any number of workers share."""
+
+import difflib
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna import Study as OptunaStudy
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
+from optuna.study import StudyDirection
+from pydantic import ValidationError
+from sqlalchemy import Connection, Row, select
+from sqlalchemy.exc import IntegrityError
+
+from tuner import study_file, wording
+from tuner.errors import StudyError
+from tuner.search import enumeration, notes, samplers, tables
+from tuner.search.storage import Storage
+from tuner.spec import StudySpec
+
+#: attributes of a study, as users see them on the dashboard
+SPEC = "spec"
+STOPPED = "stopped"
+RESUMED_AT = "resumed_at"
+#: messages.Prepared of the first trainer, as a dict
+PREPARED = "prepared"
+_METRIC_NAMES = "study:metric_names"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study in a storage."""
+
+    name: str
+    spec: StudySpec
+    storage: Storage = field(repr=False)
+    #: the same to Optuna; finished trials are read once
+    optuna: OptunaStudy = field(repr=False)
+    #: of Optuna's tables and ours
+    id: int
+    #: what trial after trial tries, where the sampler goes through all combinations
+    combinations: Sequence[dict[str, Any]] | None = field(repr=False, default=None)
+
+
+def join(spec: StudySpec, storage: Storage) -> Study:
+    """The study of a file: a new one, or the one that is there, whichever of many workers comes first.
+
+    Raises:
+        StudyError: there is one of this name that differs from the file, or that something else made.
+        SpecError: the sampler cannot go through the search space.
+        MissingPackage: the sampler needs a package that is not installed.
+    """
+    samplers.check(spec)
+    if not _exists(storage, spec.name):
+        _create(spec, storage)
+    study = load(spec.name, storage)
+    changes = study_file.differences(study.spec, spec)
+    if changes:
+        raise StudyError(
+            f"the study {spec.name} was begun with another file:\n  "
+            + "\n  ".join(changes)
+            + "\nTrials of both would not compare. Undo the changes, or give the file another name: to begin a new study."
+        )
+    if study.spec.budget != spec.budget:
+        storage.write(lambda connection: _save_spec(connection, study.id, study.spec.model_copy(update={"budget": spec.budget})))
+    return _open(study.id, spec, storage)
+
+
+def load(name: str | None, storage: Storage) -> Study:
+    """A study that is there; without a name the newest one.
+
+    Raises:
+        StudyError: there is none, or it was not made by tuner.
+    """
+    known = names(storage)
+    if name is None:
+        if not known:
+            raise StudyError("there is no study in this storage yet; begin one with: tuner run STUDY.yaml")
+        name = known[0]
+    found = storage.read(lambda connection: _find(connection, name))
+    if found is None:
+        meant = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {meant[0]}?" if meant else ""
+        listed = f"Known: {wording.listed(known)}." if known else "It holds no study yet."
+        raise StudyError(f"there is no study {name} in this storage. {listed}{hint}")
+    return _open(found.study_id, _read_spec(name, found), storage)
+
+
+def names(storage: Storage) -> list[str]:
+    """The studies of tuner in a storage, the newest first."""
+    query = select(tables.STUDIES.c.study_name).join(tables.STUDY_USER).where(tables.STUDY_USER.c.key == SPEC)
+    return list(storage.read(lambda connection: connection.execute(query.order_by(tables.STUDIES.c.study_id.desc())).scalars().all()))
+
+
+def _exists(storage: Storage, name: str) -> bool:
+    return storage.read(lambda connection: _find(connection, name)) is not None
+
+
+def _create(spec: StudySpec, storage: Storage) -> None:
+    """Make the study whole in one transaction, unless another worker was quicker."""
+
+    def write(connection: Connection) -> None:
+        user = {SPEC: spec.model_dump_json()}
+        study_id = tables.create_study(connection, spec.name, user=user, system={_METRIC_NAMES: ["validation accuracy"]})
+        notes.put(connection, study_id, notes.of_study(spec, best=None))
+
+    def attempt() -> None:
+        try:
+            storage.transact(write)
+        except IntegrityError:
+            if not _exists(storage, spec.name):
+                raise
+
+    storage.call(attempt)
+
+
+def _find(connection: Connection, name: str) -> Row[Any, Any, Any] | None:
+    """Row of id, direction and spec of a study; None if there is none."""
+    user, directions = tables.STUDY_USER, tables.DIRECTIONS
+    is_spec = (user.c.study_id == tables.STUDIES.c.study_id) & (user.c.key == SPEC)
+    query = (
+        select(tables.STUDIES.c.study_id, directions.c.direction, user.c.value_json)
+        .join(directions, directions.c.study_id == tables.STUDIES.c.study_id)
+        .outerjoin(user, is_spec)
+        .where(tables.STUDIES.c.study_name == name)
+        .order_by(directions.c.objective.desc())
+    )
+    return connection.execute(query).first()
+
+
+def _read_spec(name: str, found: Row[Any, Any, Any]) -> StudySpec:
+    cure = "Give the study another name, or choose another --storage."
+    if found.value_json is None:
+        raise StudyError(f"the study {name} in this storage was not made by tuner. {cure}")
+    if found.direction is not StudyDirection.MAXIMIZE:
+        raise StudyError(f"the study {name} in this storage does not maximize one value, so tuner did not make it. {cure}")
+    try:
+        return StudySpec.model_validate_json(json.loads(found.value_json))
+    except ValidationError as error:
+        raise StudyError(f"the study {name} was made by another version of tuner: {error.errors()[0]['msg']}. {cure}") from error
+
+
+def _save_spec(connection: Connection, study_id: int, spec: StudySpec) -> None:
+    tables.put(connection, tables.STUDY_USER, study_id, {SPEC: spec.model_dump_json()})
+
+
+def _open(study_id: int, spec: StudySpec, storage: Storage) -> Study:
+    combinations = enumeration.combinations(spec)
+    if combinations is not None:
+        random.Random(spec.seed).shuffle(combinations)
+    reader = storage.call(lambda: OptunaStudy(spec.name, storage.cached, sampler=RandomSampler(), pruner=NopPruner()))
+    return Study(name=spec.name, spec=spec, storage=storage, optuna=reader, id=study_id, combinations=combinations)

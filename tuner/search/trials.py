@@ -1,0 +1,216 @@
+"""What a worker does with a trial: claim it, report on it, ask what is to become of it, end it.
+
+Every step is one transaction that begins with the worker's lease. A worker that was not seen for too long, and whose trial went to another,
+changes nothing: it gets LeaseLost, drops the trial and claims the next.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from optuna.trial import FrozenTrial
+from sqlalchemy import Connection
+
+from tuner import messages
+from tuner.errors import LeaseLost
+from tuner.hyperparameters import Hyperparameters
+from tuner.messages import Ending
+from tuner.search import budget, claims, curves, endings, leases, probes, pruners, standings, tables
+from tuner.search.claims import Claim
+from tuner.search.leases import LeaseEnding, WorkerId
+from tuner.search.study import RESUMED_AT, STOPPED, Study
+from tuner.search.tables import STUDY_USER, TRIAL_USER
+
+__all__ = [
+    "Claim",
+    "WorkerId",
+    "beat",
+    "claim",
+    "fail",
+    "finish",
+    "hyperparameters",
+    "keep_test",
+    "promoted",
+    "release",
+    "report",
+    "resume",
+    "should_prune",
+    "stop_reason",
+    "stopped",
+]
+
+T = TypeVar("T")
+
+#: user attribute of a trial: messages.Evaluated as a dict, less the confusion
+TEST = "test"
+
+
+def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, epochs: int) -> Claim | None:
+    """A trial to work on: one that was begun and is left alone, else a new one. None if there is none: `stop_reason` says why.
+
+    A trial that is taken up has the number, hyperparameters and seed that it had. Where None is returned, others may still be at work.
+
+    Raises:
+        StorageError: the storage is away; what was claimed by then is claimed again by the next call.
+    """
+    place = study.storage.write(lambda connection: claims.lease(connection, study, worker))
+    if place is None:
+        return None
+    given = claims.plan(study, place.number, num_train=num_train, num_classes=num_classes)
+    return Claim(
+        number=place.number,
+        trial_id=place.trial_id,
+        hyperparameters=claims.choose(study, place, worker, given),
+        seed=claims.seed(study, place.number),
+        attempt=place.attempt,
+        epochs=epochs,
+        worker_key=worker.key,
+    )
+
+
+def stop_reason(study: Study) -> str | None:
+    """Why no further trial starts; None if one may."""
+    return budget.decide(study.spec.budget, study.storage.read(lambda connection: standings.read(connection, study)))
+
+
+def stopped(study: Study) -> str | None:
+    """Why the study stopped itself; None if it did not."""
+    return study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, STOPPED)).get(STOPPED)
+
+
+def resume(study: Study) -> None:
+    """Let a study that stopped itself go on; the failures so far count no more."""
+
+    def write(connection: Connection) -> None:
+        tables.remove(connection, STUDY_USER, study.id, STOPPED)
+        tables.put(connection, STUDY_USER, study.id, {RESUMED_AT: leases.clock(connection)})
+
+    if stopped(study):
+        study.storage.write(write)
+
+
+def report(study: Study, claim: Claim, epochs: Sequence[messages.Epoch]) -> None:
+    """Store epochs; a step that is stored already stays as it is. The value is the best validation accuracy so far over both stages.
+
+    Raises:
+        LeaseLost: another worker has the trial now.
+    """
+    _held(study, claim, lambda connection: curves.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=epochs))
+
+
+def promoted(study: Study, claim: Claim, probed: messages.Probed) -> bool:
+    """Whether a trial goes on from its probe to fine-tuning, among the best of all probes so far; decided once. Trial 0 always does.
+
+    Raises:
+        LeaseLost: another worker has the trial now.
+    """
+    return _held(
+        study, claim, lambda connection: probes.decide(connection, study, number=claim.number, trial_id=claim.trial_id, value=probed.value)
+    )
+
+
+def should_prune(study: Study, claim: Claim) -> bool:
+    """Whether a trial is to be stopped, by what is reported of it and of others."""
+    pruner = pruners.build(study.spec, epochs=claim.epochs)
+    if pruner.is_silent or study.storage.read(lambda connection: tables.last_step(connection, claim.trial_id)) <= pruner.start:
+        return False
+    return study.storage.call(lambda: pruner.prune(study.optuna, study.storage.cached.get_trial(claim.trial_id)))
+
+
+def finish(
+    study: Study,
+    claim: Claim,
+    finished: messages.Finished,
+    curve: Sequence[messages.Epoch],
+    *,
+    prepared: messages.Prepared,
+    worker: WorkerId,
+) -> None:
+    """End a trial that did not fail: completed with its value, or pruned. One that was suspended is handed back.
+
+    Raises:
+        LeaseLost: another worker has the trial now, or someone ended it.
+    """
+    value = finished.value
+    is_completed = finished.ending is Ending.COMPLETED and value is not None
+
+    def write(connection: Connection) -> None:
+        _end_lease(connection, study, claim, LeaseEnding.COMPLETED if is_completed else LeaseEnding.PRUNED)
+        curves.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=curve)
+        endings.put_prepared(connection, study, prepared)
+        endings.put_confusion(connection, claim.trial_id, finished)
+        attributes = endings.of_finished(finished, curves.read(connection, study, claim.number), device=prepared.device)
+        if is_completed and value is not None:
+            endings.complete(connection, study, number=claim.number, trial_id=claim.trial_id, value=value, attributes=attributes)
+        else:
+            endings.prune(connection, study, trial_id=claim.trial_id, value=value, attributes=attributes)
+
+    if finished.ending is Ending.SUSPENDED:
+        release(study, claim)
+    else:
+        study.storage.write(write)
+
+
+def fail(study: Study, claim: Claim, failed: messages.Failed) -> None:
+    """End a trial that failed. Three failures in a row of the same kind stop the study; a wrong request stops it at once.
+
+    Raises:
+        LeaseLost: another worker has the trial now, or someone ended it.
+    """
+
+    def write(connection: Connection) -> None:
+        _end_lease(connection, study, claim, LeaseEnding.FAILED, failed.error)
+        endings.fail(connection, study, trial_id=claim.trial_id, attributes=endings.of_failed(failed))
+        endings.stop_if_hopeless(connection, study, failed)
+
+    study.storage.write(write)
+
+
+def release(study: Study, claim: Claim) -> None:
+    """Hand a suspended trial back, for whoever claims next; it stays running to Optuna.
+
+    Raises:
+        LeaseLost: another worker has the trial now.
+    """
+    study.storage.write(lambda connection: _end_lease(connection, study, claim, LeaseEnding.RELEASED))
+
+
+def beat(study: Study, worker: WorkerId) -> None:
+    """Renew the leases of a worker."""
+    study.storage.write(lambda connection: leases.renew(connection, study.id, worker))
+
+
+def keep_test(study: Study, score: messages.Evaluated) -> None:
+    """Keep how a finished trial does on the test split."""
+
+    def write(connection: Connection) -> None:
+        trial_id = tables.trial_id(connection, study.id, score.trial)
+        tables.put(connection, TRIAL_USER, trial_id, {TEST: score.model_dump(mode="json", exclude={"kind", "trial", "confusion"})})
+
+    study.storage.write(write)
+
+
+def hyperparameters(trial: FrozenTrial) -> Hyperparameters | None:
+    """What a trial trains with; None if its worker was lost before that was chosen."""
+    stored = trial.system_attrs.get(claims.HYPERPARAMETERS)
+    return None if stored is None else Hyperparameters.model_validate(stored)
+
+
+def _held(study: Study, claim: Claim, work: Callable[[Connection], T]) -> T:
+    def write(connection: Connection) -> T:
+        if not leases.hold(connection, study.id, trial_number=claim.number, attempt=claim.attempt, worker_key=claim.worker_key):
+            raise _lost(claim)
+        return work(connection)
+
+    return study.storage.write(write)
+
+
+def _end_lease(connection: Connection, study: Study, claim: Claim, ending: LeaseEnding, error: str = "") -> None:
+    is_ended = leases.end(
+        connection, study.id, trial_number=claim.number, attempt=claim.attempt, worker_key=claim.worker_key, ending=ending, error=error
+    )
+    if not is_ended:
+        raise _lost(claim)
+
+
+def _lost(claim: Claim) -> LeaseLost:
+    return LeaseLost(f"trial {claim.number} was given to another worker; this attempt of it ({claim.attempt}) counts no more")
