@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from tuner import messages
-from tuner.errors import StorageError
+from tuner.errors import LeaseLost, StorageError
 from tuner.messages import Stage
 from tuner.search import trials
 from tuner.search.study import Study
@@ -30,12 +30,14 @@ class Attempt:
         self._unsent: list[messages.Epoch] = []
         self._best = 0.0
         self._suspended_at: float | None = None
-        self._is_stopped = False
+        self._why_stopped = ""
+        #: whether the trial was given to another worker, so that nothing of this attempt counts
+        self.is_lost = False
         #: every epoch of this attempt, in order
         self.curve: list[messages.Epoch] = []
 
     def play(self, folder: Path) -> messages.Finished | messages.Failed | None:
-        """Train the trial with its files in `folder`; None if it had to be abandoned.
+        """Train the trial with its files in `folder`; None if it had to be abandoned or was lost.
 
         Raises:
             TrainerDied: the trainer did not survive it.
@@ -51,7 +53,7 @@ class Attempt:
                     self._answer_probe(message)
                 case messages.Finished() | messages.Failed():
                     self._deliver()
-                    return message
+                    return None if self.is_lost else self._with_reason(message)
             if self._stopping.is_asked and self._must_be_abandoned():
                 break
         return None
@@ -62,24 +64,25 @@ class Attempt:
         self._unsent.append(epoch)
         self._narrator.say(Happening.EPOCH, self._claim.number, stage=epoch.stage, step=epoch.step, value=self._best, seconds=epoch.seconds)
         self._deliver()
-        if epoch.stage is Stage.FINE_TUNE and not self._is_stopped and self._should_prune():
-            self._trainer.send(messages.Stop())
-            self._is_stopped = True
+        if epoch.stage is Stage.FINE_TUNE and not self._why_stopped and self._should_prune():
+            self._stop(f"the pruner {self._study.spec.pruner.name} gave it up after epoch {epoch.step}")
 
     def _answer_probe(self, probed: messages.Probed) -> None:
         if self._is_promoted(probed):
             self._narrator.say(Happening.PROMOTED, self._claim.number, value=probed.value)
             self._trainer.send(messages.Proceed())
-        elif not self._stopping.is_asked:
-            self._trainer.send(messages.Stop())
+        elif not self._stopping.is_asked and not self.is_lost:
+            self._stop(f"its probe is not among the best {self._study.spec.training.promote:.0%}")
 
     def _deliver(self) -> None:
         """Report what is not reported yet; while the storage is away, it waits here."""
-        if not self._unsent:
+        if not self._unsent or self.is_lost:
             return
         try:
             trials.report(self._study, self._claim, tuple(self._unsent))
             self._unsent.clear()
+        except LeaseLost:
+            self._lose()
         except StorageError as error:
             self._narrator.trouble(f"reports are kept until the storage is back: {error}", self._claim.number)
 
@@ -87,6 +90,9 @@ class Attempt:
         while not self._stopping.is_asked:
             try:
                 return trials.promoted(self._study, self._claim, probed)
+            except LeaseLost:
+                self._lose()
+                return False
             except StorageError as error:
                 self._narrator.trouble(f"the probe waits for the storage: {error}", self._claim.number)
                 self._stopping.wait(1.0)
@@ -95,8 +101,24 @@ class Attempt:
     def _should_prune(self) -> bool:
         try:
             return trials.should_prune(self._study, self._claim)
-        except StorageError:
+        except (LeaseLost, StorageError):
             return False
+
+    def _lose(self) -> None:
+        """Train no more what another worker trains."""
+        self.is_lost = True
+        self._stop("another worker has it")
+
+    def _stop(self, why: str) -> None:
+        if not self._why_stopped:
+            self._why_stopped = why
+            self._trainer.send(messages.Stop())
+
+    def _with_reason(self, outcome: messages.Finished | messages.Failed) -> messages.Finished | messages.Failed:
+        """The trainer does not know why it was stopped."""
+        if isinstance(outcome, messages.Finished) and outcome.ending is messages.Ending.STOPPED:
+            return outcome.model_copy(update={"reason": self._why_stopped})
+        return outcome
 
     def _must_be_abandoned(self) -> bool:
         """Have the trainer hand the trial back; whether it had its time to."""

@@ -25,6 +25,8 @@ class Happening(StrEnum):
     FAILED = "failed"
     #: a trial was handed back for later
     SUSPENDED = "suspended"
+    #: a trial was given to another worker meanwhile, so that this attempt does not count
+    LOST = "lost"
     #: the child was replaced
     REPLACED = "replaced"
     #: something is wrong that the worker bears for now
@@ -42,9 +44,9 @@ class Happening(StrEnum):
         return self in (Happening.ENDED, Happening.REFUSED, Happening.GAVE_UP)
 
     @property
-    def ends_trial(self) -> bool:
-        """Whether the trial is over with this."""
-        return self in (Happening.COMPLETED, Happening.PRUNED, Happening.FAILED)
+    def ends_attempt(self) -> bool:
+        """Whether the worker is done with its trial for now."""
+        return self in (Happening.COMPLETED, Happening.PRUNED, Happening.FAILED, Happening.SUSPENDED, Happening.LOST)
 
 
 class Event(BaseModel):

@@ -105,7 +105,7 @@ def _listen(hands: list[_Hand], stopping: Stopping, tell: Tell) -> None:
 
 def _remember(hand: _Hand, event: Event) -> None:
     hand.has_ended = event.what.ends_worker
-    if event.what.ends_trial or event.what is Happening.SUSPENDED:
+    if event.what.ends_attempt:
         hand.crashes = 0
         hand.trial = None
     elif event.trial is not None:

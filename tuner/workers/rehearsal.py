@@ -207,10 +207,19 @@ def _epoch(train: messages.Train, stage: Stage, step: int) -> messages.Epoch:
 
 def _finished(train: messages.Train, ending: Ending, step: int, reason: str = "") -> messages.Finished:
     weights = Path(train.weights + ".weights")
+    if ending is not Ending.SUSPENDED:
+        Path(train.checkpoint).unlink(missing_ok=True)
     if ending is Ending.COMPLETED:
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(b"weights")
     return messages.Finished(
-        trial=train.trial, ending=ending, reason=reason, value=accuracy(train.hyperparameters, step), best_step=step,
-        confusion=((5, 0), (0, 5)), weights=str(weights) if ending is Ending.COMPLETED else None, probe_seconds=0.02, fine_tune_seconds=0.03,
-    )  # fmt: skip
+        trial=train.trial,
+        ending=ending,
+        reason=reason,
+        value=accuracy(train.hyperparameters, step),
+        best_step=step,
+        confusion=((5, 0), (0, 5)),
+        weights=str(weights) if ending is Ending.COMPLETED else None,
+        probe_seconds=0.02,
+        fine_tune_seconds=0.03,
+    )

@@ -31,6 +31,8 @@ class Limits:
 class TrainerHung(TunerError):
     """The trainer is silent for longer than an epoch can take."""
 
+    cause = "hang"
+
 
 class WarmTrainer:
     """The trainer of one worker; whoever asks gets one that is ready for the next trial."""
@@ -40,7 +42,8 @@ class WarmTrainer:
         self._limits = limits
         self._stopping = stopping
         self._trainer: Trainer | None = start()
-        self._prepare: messages.Prepare | None = None
+        #: whether it is ready for a trial
+        self.is_warm = False
         self._longest_wait_seconds = 0.0
         self._waiting_since = time.monotonic()
 
@@ -51,15 +54,13 @@ class WarmTrainer:
             RequestError: the study's data or model cannot be used.
             TrainingError: the trainer cannot be made ready, not even a fresh one.
         """
-        self._prepare = prepare
         for is_last in [False] * (_PREPARE_TRIES - 1) + [True]:
             try:
                 return self._await_prepared(prepare)
             except (TrainerDied, TrainerHung) as error:
                 self.drop()
                 if is_last:
-                    kind = error.cause if isinstance(error, TrainerDied) else "hang"
-                    raise TrainingError(f"the trainer could not be made ready: {error}", kind=kind) from error
+                    raise TrainingError(f"the trainer could not be made ready: {error}", kind=error.cause) from error
         raise AssertionError("the last try returns or raises")
 
     def send(self, message: messages.Message) -> None:
@@ -94,23 +95,19 @@ class WarmTrainer:
         used_bytes = self._trainer.memory_bytes()
         return f"it holds {used_bytes / 2**20:.0f} MiB of {limit_bytes / 2**20:.0f} MiB" if used_bytes > limit_bytes else ""
 
-    def replace(self) -> messages.Prepared | None:
-        """Have a fresh trainer ready for the same study; raises as `warm_up` does."""
-        assert self._prepare is not None
-        self.drop()
-        return self.warm_up(self._prepare)
-
     def drop(self) -> None:
         """End the trainer at once."""
         if self._trainer is not None:
             self._trainer.kill()
             self._trainer = None
+        self.is_warm = False
 
     def close(self) -> None:
         """Ask the trainer to leave, and see that it does."""
         if self._trainer is not None:
             self._trainer.close()
             self._trainer = None
+        self.is_warm = False
 
     def _living(self) -> Trainer:
         if self._trainer is None:
@@ -123,6 +120,7 @@ class WarmTrainer:
             message = self._living().receive(LOOK_SECONDS)
             match message:
                 case messages.Prepared():
+                    self.is_warm = True
                     return message
                 case messages.Failed(is_request=True):
                     raise request_error(message)

@@ -1,13 +1,12 @@
 """The loop of one worker: claim a trial, train it, keep what came of it, until the budget is spent or someone says stop."""
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import messages
-from tuner.errors import StorageError
+from tuner.errors import LeaseLost, StorageError
 from tuner.messages import Ending
 from tuner.search import trials
 from tuner.search.study import Study
@@ -24,6 +23,8 @@ from tuner.workers.warm import TrainerHung, WarmTrainer, request_error
 _TRIES = 2
 #: how long the end of a trial waits for a storage that is away
 _STORAGE_PATIENCE_SECONDS = 600.0
+
+Outcome = messages.Finished | messages.Failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +55,14 @@ class Worker:
         self._places = places
         self._stopping = stopping
         self._narrator = Narrator(study.name, identity.name, tell)
+        self._prepare = messages.Prepare(spec=study.spec.model_dump_json(), cache=str(places.cache))
         self._prepared: messages.Prepared | None = None
 
     def run(self, *, beat_seconds: float = BEAT_SECONDS) -> None:
         """Work until there is nothing more to do; raises what `WarmTrainer.warm_up` and `trials.claim` raise."""
-        prepare = messages.Prepare(spec=self._study.spec.model_dump_json(), cache=str(self._places.cache))
         try:
             with Heartbeat(self._beat, self._narrator.trouble, every_seconds=beat_seconds):
-                self._prepared = self._trainer.warm_up(prepare)
-                if self._prepared is not None:
-                    self._narrator.say(Happening.READY, seconds=self._prepared.seconds, message=self._prepared.device)
-                    self._work_until_done()
+                self._work_until_done()
         finally:
             if self._stopping.is_asked:
                 self._trainer.drop()  # what it is doing now, no one waits for
@@ -73,72 +71,85 @@ class Worker:
         self._narrator.say(Happening.ENDED, message=reason or "")
 
     def _work_until_done(self) -> None:
-        while not self._stopping.is_asked and self._prepared is not None:
-            outgrown = self._trainer.outgrown()
-            if outgrown:
-                self._replace_trainer(outgrown)
-                continue
-            claim = trials.claim(
-                self._study,
-                self._identity,
-                num_train=self._prepared.num_train,
-                num_classes=len(self._prepared.classes),
-                epochs=self._prepared.epochs,
-            )
+        while not self._stopping.is_asked and self._is_ready():
+            claim = self._claim()
             if claim is None:
                 return
             self._work_on(claim)
+
+    def _is_ready(self) -> bool:
+        """Have a trainer that is prepared and not too big; False if the worker is asked to stop meanwhile."""
+        outgrown = self._trainer.outgrown()
+        if outgrown:
+            self._narrator.say(Happening.REPLACED, message=outgrown)
+            self._trainer.drop()
+        if not self._trainer.is_warm:
+            self._prepared = self._trainer.warm_up(self._prepare)
+            if self._prepared is not None:
+                self._narrator.say(Happening.READY, seconds=self._prepared.seconds, message=self._prepared.device)
+        return self._trainer.is_warm
+
+    def _claim(self) -> Claim | None:
+        assert self._prepared is not None
+        return trials.claim(
+            self._study,
+            self._identity,
+            num_train=self._prepared.num_train,
+            num_classes=len(self._prepared.classes),
+            epochs=self._prepared.epochs,
+        )
 
     def _work_on(self, claim: Claim) -> None:
         began = time.monotonic()
         self._narrator.say(Happening.STARTED if claim.attempt == 1 else Happening.RESUMED, claim.number)
         folder = self._places.of_trial(self._study.name, claim.number)
         outcome, curve = self._play(claim, folder)
+        seconds = time.monotonic() - began
+        try:
+            self._settle(claim, outcome, curve, seconds)
+        except LeaseLost as error:
+            self._narrator.say(Happening.LOST, claim.number, seconds=seconds, message=str(error))
+
+    def _settle(self, claim: Claim, outcome: Outcome | None, curve: list[messages.Epoch], seconds: float) -> None:
         match outcome:
             case messages.Finished() if outcome.ending is not Ending.SUSPENDED:
                 self._insist(lambda: self._finish(claim, outcome, curve))
-                shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-                self._say_ending(outcome, time.monotonic() - began)
+                what = Happening.COMPLETED if outcome.ending is Ending.COMPLETED else Happening.PRUNED
+                self._narrator.say(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason)
             case messages.Failed():
                 self._insist(lambda: trials.fail(self._study, claim, outcome))
                 message = f"{outcome.error}: {outcome.message}"
-                self._narrator.say(Happening.FAILED, claim.number, seconds=time.monotonic() - began, message=message)
+                self._narrator.say(Happening.FAILED, claim.number, seconds=seconds, message=message)
                 if outcome.is_request:
                     raise request_error(outcome)
             case _:
                 self._insist(lambda: trials.release(self._study, claim))
-                self._narrator.say(Happening.SUSPENDED, claim.number, message="" if outcome else "from its beginning")
+                self._narrator.say(Happening.SUSPENDED, claim.number, message="" if outcome else "from its last checkpoint")
 
-    def _play(self, claim: Claim, folder: Path) -> tuple[messages.Finished | messages.Failed | None, list[messages.Epoch]]:
+    def _play(self, claim: Claim, folder: Path) -> tuple[Outcome | None, list[messages.Epoch]]:
         """The outcome of a trial and its curve; a trainer that dies is given a second chance."""
-        tries = 0
-        while True:
-            tries += 1
+        failed: messages.Failed | None = None
+        curve: list[messages.Epoch] = []
+        for _ in range(_TRIES):
+            if not self._is_ready():
+                return None, curve
             attempt = Attempt(self._study, claim, self._trainer, self._stopping, self._narrator)
+            curve = attempt.curve
             try:
-                return attempt.play(folder), attempt.curve
-            except TrainerHung as silence:
-                failed = messages.Failed(trial=claim.number, error="hang", message=str(silence))
-                tries = _TRIES
-            except TrainerDied as death:
-                failed = messages.Failed(trial=claim.number, error=death.cause, message=str(death))
-            if self._stopping.is_asked:
-                return None, attempt.curve
-            self._replace_trainer(failed.message, claim.number)
-            if tries >= _TRIES:
-                return failed, attempt.curve
-
-    def _replace_trainer(self, why: str, trial: int | None = None) -> None:
-        self._narrator.say(Happening.REPLACED, trial, message=why)
-        self._prepared = self._trainer.replace()
+                return attempt.play(folder), curve
+            except (TrainerDied, TrainerHung) as error:
+                self._trainer.drop()
+                if self._stopping.is_asked:
+                    return None, curve
+                self._narrator.say(Happening.REPLACED, claim.number, message=str(error))
+                failed = messages.Failed(trial=claim.number, error=error.cause, message=str(error))
+                if isinstance(error, TrainerHung):
+                    break
+        return failed, curve
 
     def _finish(self, claim: Claim, finished: messages.Finished, curve: list[messages.Epoch]) -> None:
         assert self._prepared is not None
         trials.finish(self._study, claim, finished, curve, prepared=self._prepared, worker=self._identity)
-
-    def _say_ending(self, finished: messages.Finished, seconds: float) -> None:
-        what = Happening.COMPLETED if finished.ending is Ending.COMPLETED else Happening.PRUNED
-        self._narrator.say(what, finished.trial, value=finished.value, seconds=seconds, message=finished.reason)
 
     def _beat(self) -> None:
         trials.beat(self._study, self._identity)

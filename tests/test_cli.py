@@ -1,0 +1,194 @@
+"""The command line: what it answers, how fast, and what it refuses."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tuner
+from tuner import cli
+
+GOOD = "name: good\ndata: {source: digits}\nmodel: {backbone: squeezenet1_1, image_size: 32}\nbudget: {trials: 3}\n"
+
+#: a call, and what its one message must contain; `good.yaml` is a study file in order
+BAD_CALLS = [
+    # the command itself
+    (["rnu"], "rnu"),
+    (["run"], "FILE"),
+    (["run", "good.yaml", "more.yaml"], "more.yaml"),
+    (["run", "good.yaml", "--worker", "2"], "--worker"),
+    (["best"], "STUDY"),
+    (["export", "good"], "--to"),
+    (["init", "new"], "--images"),
+    (["init"], "NAME"),
+    # options out of their ranges
+    (["run", "good.yaml", "--workers", "0"], "--workers"),
+    (["run", "good.yaml", "--workers", "two"], "--workers"),
+    (["run", "good.yaml", "--trials", "0"], "--trials"),
+    (["run", "good.yaml", "--trials", "-3"], "--trials"),
+    (["run", "good.yaml", "--trials", "1.5"], "--trials"),
+    (["run", "good.yaml", "--timeout", "soon"], "--timeout"),
+    (["run", "good.yaml", "--timeout", "0s"], "--timeout"),
+    (["run", "good.yaml", "--target", "95"], "--target"),
+    (["run", "good.yaml", "--target", "0"], "--target"),
+    (["run", "good.yaml", "--threads", "0"], "--threads"),
+    (["run", "good.yaml", "--hang-limit", "never"], "--hang-limit"),
+    (["run", "good.yaml", "--hang-limit", "0"], "--hang-limit"),
+    (["run", "good.yaml", "--memory-limit", "much"], "--memory-limit"),
+    (["run", "good.yaml", "--memory-limit", "0GB"], "--memory-limit"),
+    (["run", "good.yaml", "--port", "70000"], "--port"),
+    # places that cannot be used
+    (["run", "good.yaml", "--to", "best.txt"], ".yaml, .yml or .json"),
+    (["run", "good.yaml", "--to", "nowhere/best.yaml"], "nowhere"),
+    (["run", "good.yaml", "--to", "best.yaml", "--no-export"], "choose one"),
+    (["run", "good.yaml", "--artifacts", "good.yaml"], "is a file"),
+    (["run", "good.yaml", "--cache", "good.yaml/cache"], "is a file"),
+    # study files that are none
+    (["check", "none.yaml"], "none.yaml"),
+    (["check", "."], "."),
+    (["check", "empty.yaml"], "empty.yaml"),
+    (["check", "binary.yaml"], "binary.yaml"),
+    (["check", "bad.yaml"], "search.dropuot"),
+    (["run", "bad.yaml"], "search.dropuot"),
+    (["worker", "bad.yaml"], "search.dropuot"),
+    (["run", "no_images.yaml"], "does-not-exist"),
+    (["check", "no_images.yaml"], "does-not-exist"),
+    (["init", "new", "--images", "does-not-exist"], "does-not-exist"),
+    (["init", "a/b", "--images", "."], "a/b"),
+    (["init", "good", "--images", ".", "--to", "good.yaml"], "good.yaml is there already"),
+    # storages that cannot be used
+    (["run", "good.yaml", "--storage", "nonsense"], "nonsense"),
+    (["run", "good.yaml", "--storage", "sqlite:///nowhere/tuner.db"], "nowhere"),
+    (["run", "good.yaml", "--storage", "sqlite:///binary.yaml"], "binary.yaml"),
+    (["run", "good.yaml", "--storage", "sqlite:///:memory:"], "memory"),
+    (["run", "good.yaml", "--storage", "oracle://me:secret@host/db"], "oracle"),
+    (["status", "--storage", "postgresql://me:secret@127.0.0.1:1/db"], "127.0.0.1"),
+    (["worker", "good.yaml", "--storage", "postgresql://me:secret@127.0.0.1:1/db"], "127.0.0.1"),
+    # studies that are not there
+    (["status", "unknown"], "unknown"),
+    (["best", "unknown"], "unknown"),
+    (["best", "unknown", "--json", "--yaml"], "choose one"),
+    (["export", "unknown", "--to", "best.yaml"], "unknown"),
+    (["export", "unknown", "--to", "best.txt"], ".yaml, .yml or .json"),
+    # the dashboard serves this machine only
+    (["dashboard", "--host", "0.0.0.0"], "0.0.0.0"),
+    (["dashboard", "--port", "-1"], "--port"),
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with study files, good and bad, in which the command runs."""
+    for name in ("TUNER_STORAGE", "TUNER_ARTIFACTS"):
+        monkeypatch.delenv(name, raising=False)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(work)
+    (work / "good.yaml").write_text(GOOD)
+    (work / "empty.yaml").write_text("")
+    (work / "binary.yaml").write_bytes(bytes(range(256)) * 8)
+    (work / "bad.yaml").write_text(GOOD + "search: {dropuot: 0.3}\n")
+    (work / "no_images.yaml").write_text("name: none\ndata: {source: folder, path: does-not-exist}\n")
+    return work
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(("call", "named"), BAD_CALLS, ids=[" ".join(call) for call, _ in BAD_CALLS])
+def test_a_bad_call_is_refused_with_one_message(folder: Path, capsys: pytest.CaptureFixture[str], call: list[str], named: str) -> None:
+    before = listing(folder)
+    code = cli.main(call)
+    captured = capsys.readouterr()
+    assert code == 2
+    assert named in captured.err
+    assert "Traceback" not in captured.err
+    assert "secret" not in captured.err
+    assert captured.out == ""
+    assert len(captured.err.strip().splitlines()) == 1
+    assert listing(folder) == before
+
+
+def test_all_mistakes_of_a_file_are_shown_one_a_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "bad.yaml").write_text(GOOD + "search: {dropuot: 0.3, unfreeze: 2}\nseeed: 1\n")
+    assert cli.main(["check", "bad.yaml"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tuner {tuner.__version__}\n"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for command in ("init", "check", "run", "worker", "status", "dashboard", "best", "export", "schema"):
+        assert command in out
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["schema"]) == 0
+    assert "properties" in json.loads(capsys.readouterr().out)
+
+
+def test_check_shows_images_search_plan_and_cost(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "good.yaml"]) == 0
+    out = capsys.readouterr().out
+    for word in ("validation", "learning_rate.adamw", "3 trials", "about", "tuner run good.yaml"):
+        assert word in out
+    assert listing(folder).keys() == {"good.yaml", "empty.yaml", "binary.yaml", "bad.yaml", "no_images.yaml"}
+
+
+def test_a_fault_of_ours_is_one_line_and_a_file_without_passwords(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fault(*given: object, **named: object) -> int:
+        raise RuntimeError("postgresql://me:secret@host/db broke")
+
+    from tuner.commands import showing
+
+    monkeypatch.setattr(showing, "status", fault)
+    assert cli.main(["status"]) == 1
+    error = capsys.readouterr().err
+    (record,) = (tmp_path / "cache").glob("error-*.log")
+    assert len(error.splitlines()) == 1
+    assert str(record) in error
+    assert "secret" not in error + record.read_text()
+    assert "Traceback" in record.read_text()
+
+
+def test_an_interrupted_command_shows_no_traceback(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*given: object, **named: object) -> int:
+        raise KeyboardInterrupt
+
+    from tuner.commands import checking
+
+    monkeypatch.setattr(checking, "check", interrupt)
+    assert cli.main(["check", "good.yaml"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("call", [["--help"], ["check", "good.yaml"]])
+def test_an_answer_needs_no_tensorflow_and_less_than_a_second(folder: Path, call: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from tuner import cli\n"
+        f"code = cli.main({call!r})\n"
+        "heavy = {'tensorflow', 'keras', 'torch'} & set(sys.modules)\n"
+        "sys.exit(code or (str(heavy) if heavy else 0))\n"
+    )
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        seconds.append(time.perf_counter() - began)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 1.0

@@ -1,0 +1,71 @@
+"""A study on SQLite and a worker whose trainer is a rehearsal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tuner.search import curves, trials
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search.study import Study
+from tuner.spec import StudySpec
+from tuner.workers.events import Event, Happening
+from tuner.workers.rehearsal import Rehearsal, Script
+from tuner.workers.stopping import Stopping
+from tuner.workers.warm import Limits, WarmTrainer
+from tuner.workers.worker import Places, Worker
+
+
+@dataclass
+class Bench:
+    """A worker that can be run again and again on one study."""
+
+    study: Study
+    folder: Path
+    script: Script = field(default_factory=Script)
+    limits: Limits = field(default_factory=Limits)
+    stopping: Stopping = field(default_factory=Stopping)
+    events: list[Event] = field(default_factory=list)
+    #: called with each event, after it is kept
+    react: Callable[[Event], None] = lambda event: None
+
+    def tell(self, event: Event) -> None:
+        self.events.append(event)
+        self.react(event)
+
+    def work(self, name: str = "w1") -> None:
+        """Be a worker until it ends."""
+        trainer = WarmTrainer(lambda: Rehearsal(self.script), self.limits, self.stopping)
+        places = Places(cache=self.folder / "cache", artifacts=self.folder / "artifacts")
+        identity = trials.WorkerId.here(name)
+        Worker(self.study, trainer, identity=identity, places=places, stopping=self.stopping, tell=self.tell).run()
+
+    def again(self) -> "Bench":
+        """The same study and script, for a worker that was not asked to stop."""
+        return Bench(study=self.study, folder=self.folder, script=self.script, limits=self.limits)
+
+    def happened(self, what: Happening) -> list[int | None]:
+        """The trials of each event of a kind."""
+        return [event.trial for event in self.events if event.what is what]
+
+    def steps(self, number: int) -> list[int]:
+        """The epochs that are stored of a trial."""
+        return [epoch.step for epoch in self.study.storage.read(lambda connection: curves.read(connection, self.study, number))]
+
+    def states(self) -> list[str]:
+        """The state of each trial, in order."""
+        return [trial.state.name for trial in self.study.optuna.get_trials(deepcopy=False)]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Bench]:
+    """Makes a bench for a study; keywords are sections of its file."""
+
+    def make(**sections: object) -> Bench:
+        given = {"name": "study", "data": {"source": "digits"}, "budget": {"trials": 4}, "sampler": "random", "pruner": "none"} | sections
+        storage = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
+        return Bench(study=studies.join(StudySpec.model_validate(given), storage), folder=tmp_path)
+
+    return make

@@ -1,0 +1,247 @@
+"""The loop of a worker, with a trainer that plays a script."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tuner.errors import DataError, StorageError, TrainingError
+from tuner.search import trials
+from tuner.workers.events import Event, Happening
+from tuner.workers.rehearsal import Mishap, Script
+from tuner.workers.warm import Limits
+
+Make = Callable[..., Any]
+
+
+def test_a_worker_spends_the_budget_and_ends(make: Make) -> None:
+    bench = make(training={"promote": 1.0})
+    bench.work()
+    assert bench.states() == ["COMPLETE"] * 4
+    assert bench.happened(Happening.STARTED) == [0, 1, 2, 3]
+    assert bench.happened(Happening.COMPLETED) == [0, 1, 2, 3]
+    assert bench.events[-1].what is Happening.ENDED
+    assert "4 trials" in bench.events[-1].message
+
+
+def test_a_worker_that_joins_a_finished_study_starts_nothing(make: Make) -> None:
+    bench = make()
+    bench.work()
+    again = bench.again()
+    again.work()
+    assert again.happened(Happening.STARTED) == []
+    assert len(again.states()) == 4
+
+
+def test_probes_that_do_not_earn_fine_tuning_are_pruned(make: Make) -> None:
+    bench = make(budget={"trials": 12}, training={"promote": 0.1})
+    bench.work()
+    assert bench.states()[0] == "COMPLETE"
+    assert bench.states().count("PRUNED") >= 6
+    (reason, *_) = [event.message for event in bench.events if event.what is Happening.PRUNED]
+    assert reason
+
+
+def test_trials_are_trained_with_one_warm_trainer(make: Make) -> None:
+    bench = make()
+    bench.work()
+    assert bench.script.num_started == 1
+
+
+def test_the_epochs_of_a_trial_are_stored(make: Make) -> None:
+    bench = make(budget={"trials": 1})
+    bench.work()
+    assert bench.steps(0) == [1, 2, 3, 4, 5]
+
+
+def test_a_crash_is_tried_again_in_a_fresh_trainer(make: Make) -> None:
+    bench = make(budget={"trials": 2}, training={"promote": 1.0})
+    bench.script = Script(mishaps={0: [Mishap.LATE_CRASH]})
+    bench.work()
+    assert bench.states() == ["COMPLETE", "COMPLETE"]
+    assert bench.script.begun == [0, 0, 1]
+    assert bench.script.num_started == 2
+    assert bench.happened(Happening.REPLACED) == [0]
+    assert bench.steps(0) == [1, 2, 3, 4, 5]
+
+
+def test_a_second_crash_of_a_trial_is_a_failure_with_its_last_words(make: Make) -> None:
+    bench = make(budget={"trials": 2}, training={"promote": 1.0})
+    bench.script = Script(mishaps={0: [Mishap.CRASH, Mishap.CRASH]})
+    bench.work()
+    assert bench.states() == ["FAIL", "COMPLETE"]
+    (failure,) = [event for event in bench.events if event.what is Happening.FAILED]
+    assert "Segmentation fault" in failure.message
+
+
+def test_a_failure_costs_one_trial(make: Make) -> None:
+    bench = make(budget={"trials": 3}, training={"promote": 1.0})
+    bench.script = Script(mishaps={1: [Mishap.FAIL]})
+    bench.work()
+    assert bench.states() == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert bench.script.num_started == 1
+
+
+def test_a_loss_that_is_not_finite_prunes_the_trial_with_the_reason(make: Make) -> None:
+    bench = make(budget={"trials": 2}, training={"promote": 1.0})
+    bench.script = Script(mishaps={1: [Mishap.NOT_FINITE]})
+    bench.work()
+    assert bench.states() == ["COMPLETE", "PRUNED"]
+    (pruned,) = [event for event in bench.events if event.what is Happening.PRUNED]
+    assert "not finite" in pruned.message
+
+
+def test_a_trainer_that_hangs_is_replaced_and_its_trial_fails(make: Make) -> None:
+    bench = make(budget={"trials": 2}, training={"promote": 1.0})
+    bench.script = Script(mishaps={0: [Mishap.HANG]})
+    bench.limits = Limits(hang_seconds=0.3)
+    bench.work()
+    assert bench.states() == ["FAIL", "COMPLETE"]
+    assert bench.script.begun == [0, 1]
+    (failure,) = [event for event in bench.events if event.what is Happening.FAILED]
+    assert failure.message.startswith("hang")
+
+
+def test_three_failures_of_one_kind_stop_the_study(make: Make) -> None:
+    bench = make(budget={"trials": 10})
+    bench.script = Script(always=Mishap.FAIL)
+    bench.work()
+    assert bench.states() == ["FAIL"] * 3
+    assert "ValueError" in bench.events[-1].message
+
+
+def test_a_study_that_stopped_goes_on_when_it_is_resumed(make: Make) -> None:
+    bench = make(budget={"trials": 5}, training={"promote": 1.0})
+    bench.script = Script(mishaps={0: [Mishap.FAIL], 1: [Mishap.FAIL], 2: [Mishap.FAIL]})
+    bench.work()
+    assert len(bench.states()) == 3
+    trials.resume(bench.study)
+    bench.again().work()
+    assert bench.states() == ["FAIL", "FAIL", "FAIL", "COMPLETE", "COMPLETE"]
+
+
+def test_a_trainer_that_outgrows_its_limit_is_replaced_between_trials(make: Make) -> None:
+    bench = make(budget={"trials": 3})
+    bench.script = Script(memory_bytes=2 * 2**30)
+    bench.limits = Limits(memory_bytes=2**30)
+    seen: list[Event] = []
+
+    def shrink(event: Event) -> None:
+        seen.append(event)
+        if event.what is Happening.REPLACED:
+            bench.script.memory_bytes = 0
+
+    bench.react = shrink
+    bench.work()
+    assert bench.script.num_started == 2
+    assert len(bench.states()) == 3
+
+
+def test_a_stopped_worker_hands_its_trial_back_and_the_next_goes_on_from_there(make: Make) -> None:
+    bench = make(budget={"trials": 2}, training={"promote": 1.0})
+    bench.react = lambda event: bench.stopping.ask() if (event.trial, event.step) == (0, 3) else None
+    bench.work()
+    assert bench.states() == ["RUNNING"]
+    assert bench.happened(Happening.SUSPENDED) == [0]
+    again = bench.again()
+    again.work()
+    assert again.states() == ["COMPLETE", "COMPLETE"]
+    assert again.happened(Happening.RESUMED) == [0]
+    assert [event.step for event in again.events if event.what is Happening.EPOCH and event.trial == 0] == [4, 5]
+    assert bench.steps(0) == [1, 2, 3, 4, 5]
+
+
+def test_a_worker_that_is_stopped_at_the_probe_hands_its_trial_back(make: Make) -> None:
+    bench = make(budget={"trials": 2}, training={"promote": 1.0})
+    bench.react = lambda event: bench.stopping.ask() if (event.trial, event.step) == (0, 2) else None
+    bench.work()
+    assert bench.states() == ["RUNNING"]
+    bench.again().work()
+    assert bench.states() == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_worker_in_a_hurry_waits_for_nothing(make: Make) -> None:
+    bench = make(budget={"trials": 2})
+    bench.script = Script(mishaps={0: [Mishap.HANG]})
+
+    def hurry(event: Event) -> None:
+        if event.what is Happening.EPOCH:
+            bench.stopping.ask()
+            bench.stopping.ask()
+
+    bench.react = hurry
+    bench.work()
+    assert bench.states() == ["RUNNING"]
+
+
+def test_data_that_cannot_be_used_ends_the_worker_with_the_request_error(make: Make) -> None:
+    bench = make()
+    bench.script = Script(refusal="no images of cats")
+    with pytest.raises(DataError, match="no images of cats"):
+        bench.work()
+    assert bench.states() == []
+
+
+def test_a_trial_that_was_given_to_another_worker_is_dropped(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(budget={"trials": 2}, training={"promote": 1.0})
+    others = trials.WorkerId.here("other")
+
+    def steal(event: Event) -> None:
+        if (event.trial, event.step) == (0, 3):
+            from tuner.search import leases
+
+            monkeypatch.setattr(leases, "LEASE_SECONDS", -1.0)
+            trials.claim(bench.study, others, num_train=80, num_classes=2, epochs=3)
+            monkeypatch.undo()
+
+    bench.react = steal
+    bench.work()
+    assert bench.happened(Happening.LOST) == [0]
+    assert bench.happened(Happening.COMPLETED) == [1]
+    assert bench.states() == ["RUNNING", "COMPLETE"]
+
+
+def test_reports_wait_for_a_storage_that_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(budget={"trials": 1})
+    real, outages = trials.report, iter([True, True, True])
+
+    def report(*given: object) -> None:
+        if next(outages, False):
+            raise StorageError("away")
+        real(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trials, "report", report)
+    bench.work()
+    assert bench.states() == ["COMPLETE"]
+    assert bench.steps(0) == [1, 2, 3, 4, 5]
+    assert len(bench.happened(Happening.TROUBLE)) == 1
+
+
+def test_a_result_waits_for_a_storage_that_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(budget={"trials": 1})
+    real, outages = trials.finish, iter([True])
+
+    def finish(*given: object, **named: object) -> None:
+        if next(outages, False):
+            raise StorageError("away")
+        real(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trials, "finish", finish)
+    bench.work()
+    assert bench.states() == ["COMPLETE"]
+
+
+def test_a_trainer_that_cannot_be_made_ready_is_a_training_error(make: Make) -> None:
+    from tuner.workers import warm
+    from tuner.workers.rehearsal import Rehearsal
+    from tuner.workers.trainer import TrainerDied
+
+    class Stillborn(Rehearsal):
+        def receive(self, timeout_seconds: float) -> None:
+            raise TrainerDied("left with exit code 1", "ImportError: no keras")
+
+    bench = make()
+    trainer = warm.WarmTrainer(lambda: Stillborn(bench.script), bench.limits, bench.stopping)
+    with pytest.raises(TrainingError, match="no keras"):
+        trainer.warm_up(warm.messages.Prepare(spec=bench.study.spec.model_dump_json(), cache="."))
+    assert bench.script.num_started == 2

@@ -1,0 +1,194 @@
+"""Command lines into calls, and errors into one message and an exit code: 0 done, 1 the work failed, 2 the request was wrong."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Abort, Argument, Option
+from typer.exceptions import TyperException
+
+import tuner
+from tuner.commands import mishaps, options
+from tuner.errors import TunerError
+
+app = typer.Typer(
+    name="tuner",
+    help="Find the hyperparameters with which a pretrained Keras model learns your images best.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StudyFile = Annotated[Path, Argument(metavar="FILE", help="Study file, for example studies/animals.yaml.", show_default=False)]
+StudyName = Annotated[str, Argument(metavar="STUDY", help="Name of a study.", show_default=False)]
+AnyStudy = Annotated[str | None, Argument(metavar="[STUDY]", help="Name of a study; all studies if left out.", show_default=False)]
+Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", help="Database of the studies, an SQLAlchemy URL.")]
+Cache = Annotated[
+    Path | None,
+    Option(envvar="TUNER_CACHE", metavar="FOLDER", help="Where decoded images and features are kept.", show_default="~/.cache/tuner"),
+]
+Artifacts = Annotated[Path, Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", help="Where weights, checkpoints and logs are kept.")]
+Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads a worker.", show_default="a fair share of the cores")]
+HangLimit = Annotated[
+    str, Option(metavar="TIME", help="Silence of the training process after which it is replaced; more than the longest epoch.")
+]
+MemoryLimit = Annotated[
+    str | None,
+    Option(metavar="SIZE", help="Memory past which the training process is replaced, e.g. 4GB.", show_default="a fair share"),
+]
+AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
+AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a study file.")]
+
+DEFAULT_STORAGE = "sqlite:///tuner.db"
+DEFAULT_ARTIFACTS = Path("tuner-artifacts")
+DEFAULT_HANG_LIMIT = "30m"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code of the process."""
+    try:
+        return int(app(arguments, prog_name="tuner", standalone_mode=False) or 0)
+    except TunerError as error:
+        return mishaps.complain(str(error), error.exit_code)
+    except TyperException as error:
+        return mishaps.complain(mishaps.usage(error), error.exit_code)
+    except (KeyboardInterrupt, Abort):
+        return 130
+    except BrokenPipeError:
+        return mishaps.stop_printing()
+    except Exception as error:
+        return mishaps.complain(mishaps.record(error, options.cache(None)), 1)
+
+
+@app.callback(invoke_without_command=True)
+def _tuner(version: Annotated[bool, Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+    if version:
+        print(f"tuner {tuner.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    name: Annotated[str, Argument(metavar="NAME", help="Name of the new study.", show_default=False)],
+    images: Annotated[Path, Option(metavar="FOLDER", help="Folder with one sub-folder of images a class.", show_default=False)],
+    to: Annotated[Path | None, Option(metavar="FILE", help="Study file to write.", show_default="studies/NAME.yaml")] = None,
+    cache: Cache = None,
+) -> int:
+    """Write a study file for a folder of images."""
+    from tuner.commands import initial
+
+    return initial.init(name, images, to or Path("studies") / f"{name}.yaml", options.cache(cache))
+
+
+@app.command()
+def check(study_file: StudyFile, cache: Cache = None) -> int:
+    """Show every mistake of a study file, what it searches, and what that will cost."""
+    from tuner.commands import checking
+
+    return checking.check(study_file, options.cache(cache))
+
+
+@app.command()
+def run(
+    study_file: StudyFile,
+    workers: Annotated[int, Option(min=1, max=256, metavar="N", help="Workers on this machine.")] = 1,
+    trials: Annotated[int | None, Option(metavar="N", help="Trials of the study, over all its runs.", show_default="the file's")] = None,
+    timeout: Annotated[str | None, Option(metavar="TIME", help="Time for the study, e.g. 90s, 1h30m.", show_default="the file's")] = None,
+    target: Annotated[float | None, Option(metavar="X", help="Validation accuracy that suffices.", show_default="the file's")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    dashboard: Annotated[bool, Option("--dashboard", help="Serve the dashboard while the study runs.")] = False,
+    port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port of the dashboard; 0: any.")] = 8080,
+    to: Annotated[Path | None, Option(metavar="FILE", help="Where the best config is exported.", show_default="NAME-best.yaml")] = None,
+    export: Annotated[bool, Option("--export/--no-export", help="Export the best config at the end.")] = True,
+    threads: Threads = None,
+    hang_limit: HangLimit = DEFAULT_HANG_LIMIT,
+    memory_limit: MemoryLimit = None,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    cache: Cache = None,
+) -> int:
+    """Create a study, or go on with it, and work on it until its budget is spent."""
+    from tuner.commands import running
+
+    places = options.places(cache, artifacts)
+    hands = options.hands(workers, threads, hang_limit, memory_limit)
+    budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
+    exported = running.Exported(wanted=export, path=to)
+    return running.run(
+        study_file, budget, storage, places=places, hands=hands, dashboard_port=port if dashboard else None, exported=exported
+    )
+
+
+@app.command()
+def worker(
+    study_file: StudyFile,
+    storage: Storage = DEFAULT_STORAGE,
+    threads: Threads = None,
+    hang_limit: HangLimit = DEFAULT_HANG_LIMIT,
+    memory_limit: MemoryLimit = None,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    cache: Cache = None,
+) -> int:
+    """Be one more worker of a study, from any terminal or machine that reaches the storage."""
+    from tuner.commands import working
+
+    hands = options.hands(1, threads, hang_limit, memory_limit)
+    return working.worker(study_file, storage, places=options.places(cache, artifacts), hands=hands)
+
+
+@app.command()
+def status(study: AnyStudy = None, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> int:
+    """Show how far the studies are."""
+    from tuner.commands import showing
+
+    return showing.status(study, storage, as_json=as_json)
+
+
+@app.command()
+def best(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, as_yaml: AsYaml = False) -> int:
+    """Print the best trial of a study."""
+    from tuner.commands import showing
+
+    return showing.best(study, storage, form=options.form(as_json=as_json, as_yaml=as_yaml))
+
+
+@app.command()
+def export(
+    study: StudyName,
+    to: Annotated[Path, Option(metavar="FILE", help="File to write: .yaml, .yml or .json.", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
+    """Write the best trial's whole config as a study file of fixed values."""
+    from tuner.commands import showing
+
+    return showing.export(study, storage, to)
+
+
+@app.command()
+def dashboard(
+    storage: Storage = DEFAULT_STORAGE,
+    host: Annotated[str, Option(metavar="HOST", help="Address to serve at; this machine only.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port to serve at; 0: any.")] = 8080,
+) -> int:
+    """Serve the studies to a browser on this machine."""
+    from tuner.commands import showing
+
+    return showing.dashboard(storage, host, port)
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON Schema of a study file."""
+    import json
+
+    from tuner import study_file
+
+    print(json.dumps(study_file.json_schema(), indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""The end of a run: the best trial scored on the test split, its config exported, and one screen about it all."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import RenderableType
+
+from tuner import messages
+from tuner.errors import TunerError
+from tuner.results import best as bests
+from tuner.results import export, scores
+from tuner.search import progress, trials
+from tuner.search.study import Study
+from tuner.terminal import printing, summary
+from tuner.workers import evaluation, process
+from tuner.workers.process import Assignment
+from tuner.workers.stopping import Stopping
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One `tuner run`, as its end needs to know it."""
+
+    study: Study
+    #: the study file
+    file: Path
+    #: of one of its workers: where files are, what a trainer may take
+    assignment: Assignment
+    #: where the best config goes; None: nowhere
+    export_to: Path | None
+    #: seconds by the monotonic clock
+    began: float = field(default_factory=time.monotonic)
+
+
+def conclude(run: Run, stopping: Stopping) -> int:
+    """Score, export and show; the exit code: 1 if the study stopped itself or nothing was completed."""
+    snapshot = progress.snapshot(run.study)
+    reason = trials.stopped(run.study)
+    sections: list[RenderableType] = []
+    exported = None
+    if snapshot.best_number is not None:
+        if not stopping.is_asked:
+            _score(run, stopping)
+        exported = _export(run)
+        sections.append(summary.found(_found(run.study), snapshot.num_completed))
+    sections.append(summary.cost(snapshot, time.monotonic() - run.began))
+    sections.append(summary.next_steps(run.study.name, run.file, exported, _reason(run.study, stopping)))
+    printing.result("", *sections)
+    if reason:
+        printing.note(f"The study stopped itself: {reason}")
+    return 1 if reason or (not snapshot.num_completed and not stopping.is_asked) else 0
+
+
+def _score(run: Run, stopping: Stopping) -> None:
+    """Measure the best trial on the test split, unless that was done before."""
+    best = bests.best(run.study)
+    if best.test_accuracy is not None or best.weights is None or not Path(best.weights).exists():
+        return
+    wanted = messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=best.weights)
+    try:
+        score = evaluation.evaluate(
+            run.study.spec,
+            wanted,
+            start=lambda: process.child(run.assignment),
+            places=run.assignment.places,
+            limits=run.assignment.limits,
+            stopping=stopping,
+        )
+    except TunerError as error:
+        printing.note(f"warning: {error}")
+        return
+    if score is not None:
+        scores.keep(run.study, score)
+
+
+def _export(run: Run) -> Path | None:
+    if run.export_to is None:
+        return None
+    export.write(bests.best(run.study), run.export_to)
+    return run.export_to
+
+
+def _found(study: Study) -> summary.Found:
+    best = bests.best(study)
+    rule = bests.rule(study)
+    return summary.Found(
+        trial=best.trial,
+        value=best.value,
+        changes=summary.differences(rule.model_dump(), best.hyperparameters.model_dump()) if rule else (),
+        rule_value=best.rule_value,
+        test_accuracy=best.test_accuracy,
+        num_test=best.num_test,
+    )
+
+
+def _reason(study: Study, stopping: Stopping) -> str:
+    if stopping.is_asked:
+        return "you stopped it; the running trials are kept for the next run"
+    return trials.stop_reason(study) or ""

@@ -1,0 +1,165 @@
+"""What is said on the command line, into the values that the rooms below take."""
+
+import os
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tuner.errors import RequestError
+from tuner.spec import Budget, StudySpec, read_duration
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class Form(StrEnum):
+    """How a result is printed."""
+
+    TEXT = "text"
+    JSON = "json"
+    YAML = "yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where files are kept."""
+
+    #: decoded images and features
+    cache: Path
+    #: weights, checkpoints and logs
+    artifacts: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hands:
+    """How many workers work here, and what each of them may take."""
+
+    num_workers: int
+    #: threads a worker; None: a fair share of the cores
+    threads: int | None
+    hang_limit_seconds: float
+    #: None: a fair share of the machine's memory
+    memory_limit_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """What the command line says of the budget; None: what the file says."""
+
+    trials: int | None
+    timeout: str | None
+    target: float | None
+
+    def over(self, spec: StudySpec) -> StudySpec:
+        """The study with this budget.
+
+        Raises:
+            RequestError: a value is out of its range.
+        """
+        given = {name: value for name in ("trials", "timeout", "target") if (value := getattr(self, name)) is not None}
+        if not given:
+            return spec
+        try:
+            budget = Budget.model_validate(spec.budget.model_dump() | given)
+        except ValidationError as error:
+            raise RequestError("\n".join(_say(problem) for problem in error.errors())) from error
+        return spec.model_copy(update={"budget": budget})
+
+
+def cache(given: Path | None) -> Path:
+    """The cache folder: the one given, the environment's, or the user's own."""
+    if given is not None:
+        return given.expanduser().absolute()
+    if os.environ.get("TUNER_CACHE"):
+        return Path(os.environ["TUNER_CACHE"]).expanduser().absolute()
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "tuner"
+
+
+def places(cache_given: Path | None, artifacts: Path) -> Folders:
+    """The folders of a run; they are made when something is written to them.
+
+    Raises:
+        RequestError: one of them is there and is no folder.
+    """
+    folders = Folders(cache=cache(cache_given), artifacts=artifacts.expanduser().absolute())
+    for name, folder in (("--cache", folders.cache), ("--artifacts", folders.artifacts)):
+        blocked = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+        if not blocked.is_dir():
+            raise RequestError(f"{name} is {folder}, but {blocked} is a file; name a folder.")
+        if not os.access(blocked, os.W_OK):
+            raise RequestError(f"{name} is {folder}, which cannot be written; name a folder of your own with {name}.")
+    return folders
+
+
+def hands(num_workers: int, threads: int | None, hang_limit: str, memory_limit: str | None) -> Hands:
+    """The workers of a run.
+
+    Raises:
+        RequestError: a limit cannot be read.
+    """
+    return Hands(
+        num_workers=num_workers,
+        threads=threads,
+        hang_limit_seconds=_read_seconds("--hang-limit", hang_limit),
+        memory_limit_bytes=None if memory_limit is None else _read_bytes("--memory-limit", memory_limit),
+    )
+
+
+def config_file(path: Path) -> Path:
+    """A file that a config may be written to.
+
+    Raises:
+        RequestError: its name says no known form, or it cannot be written there.
+    """
+    path = path.expanduser()
+    if path.suffix.lower() not in _CONFIG_SUFFIXES:
+        raise RequestError(f"--to is {path}; its name must end in .yaml, .yml or .json.")
+    if path.is_dir():
+        raise RequestError(f"--to is {path}, which is a folder; name a file in it.")
+    if not path.absolute().parent.is_dir():
+        raise RequestError(f"--to is {path}, but the folder {path.absolute().parent} does not exist; create it first.")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise RequestError(f"--to is {path}, which may not be written; name another file.")
+    return path
+
+
+def form(*, as_json: bool, as_yaml: bool) -> Form:
+    """How to print.
+
+    Raises:
+        RequestError: both ways are asked for.
+    """
+    if as_json and as_yaml:
+        raise RequestError("--json and --yaml are both given; choose one.")
+    return Form.JSON if as_json else Form.YAML if as_yaml else Form.TEXT
+
+
+def _read_seconds(option: str, given: str) -> float:
+    try:
+        seconds = float(read_duration(given))
+    except ValueError as error:
+        raise RequestError(f"{option} {error}.") from error
+    if seconds <= 0:
+        raise RequestError(f"{option} is {given!r}; expected more than 0 seconds.")
+    return seconds
+
+
+def _read_bytes(option: str, given: str) -> int:
+    match = _SIZE.fullmatch(given.strip())
+    if match is None or float(match[1]) <= 0:
+        raise RequestError(f"{option} is {given!r}; expected a size such as 800MB or 4GB.")
+    return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+
+
+def _say(problem: Any) -> str:
+    """A pydantic problem of one option."""
+    option = "--" + str(problem["loc"][0]) if problem["loc"] else "the budget"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    said = message if message.startswith("is ") else f"is {problem['input']!r}; {message[0].lower()}{message[1:]}"
+    return f"{option} {said}."

@@ -1,0 +1,130 @@
+"""`tuner run`: a study from its file to its best config, on this machine."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner import study_file
+from tuner.commands import checking, ending, options
+from tuner.errors import RequestError, StorageError
+from tuner.search import progress, trials
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search.study import Study
+from tuner.terminal import screens
+from tuner.workers import local
+from tuner.workers.events import Event, Happening
+from tuner.workers.process import Assignment
+from tuner.workers.stopping import Stopping, on_signals
+
+#: exit code of a process that Ctrl-C killed
+KILLED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """Whether and where the best config goes at the end."""
+
+    wanted: bool
+    #: None: the study's name in the current folder
+    path: Path | None
+
+    def target(self, study: str) -> Path | None:
+        """The file to write.
+
+        Raises:
+            RequestError: it cannot be a config.
+        """
+        if not self.wanted:
+            if self.path is not None:
+                raise RequestError("--to and --no-export are both given; choose one.")
+            return None
+        return options.config_file(self.path or Path(f"{study}-best.yaml"))
+
+
+def run(
+    path: Path,
+    budget: options.BudgetOptions,
+    url: str,
+    *,
+    places: options.Folders,
+    hands: options.Hands,
+    dashboard_port: int | None,
+    exported: Exported,
+) -> int:
+    """Work on a study until its budget is spent or someone says stop; the exit code."""
+    spec = budget.over(study_file.read(path))
+    target = exported.target(spec.name)
+    checking.open_images(spec, places.cache)
+    study = studies.join(spec, storages.open(url))
+    trials.resume(study)
+    assignments = list(assign(study, url, places, hands))
+    this = ending.Run(study=study, file=path, assignment=assignments[0], export_to=target)
+    stopping = Stopping()
+    with on_signals(stopping):
+        with _dashboard(study, dashboard_port) as address, screens.choose(study.spec, address) as screen:
+            watch = _Watch(study, screen, stopping)
+            local.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
+        return KILLED if stopping.is_urgent else _conclude(this, stopping, watch.complaints)
+
+
+def _conclude(this: ending.Run, stopping: Stopping, complaints: list[Event]) -> int:
+    refused = next((event.message for event in complaints if event.what is Happening.REFUSED), None)
+    if refused is not None:
+        raise RequestError(refused)
+    return ending.conclude(this, stopping)
+
+
+def _dashboard(study: Study, port: int | None) -> AbstractContextManager[str | None]:
+    if port is None:
+        return nullcontext(None)
+    from tuner.dashboard import app
+
+    return app.beside(study.storage, "127.0.0.1", port)
+
+
+def assign(study: Study, url: str, places: options.Folders, hands: options.Hands) -> Iterator[Assignment]:
+    """What each worker of this machine needs to know."""
+    for number in range(1, hands.num_workers + 1):
+        yield Assignment(
+            study=study.name,
+            storage=url,
+            worker=f"w{number}",
+            cache=places.cache,
+            artifacts=places.artifacts,
+            threads=hands.threads or local.fair_threads(hands.num_workers),
+            hang_limit_seconds=hands.hang_limit_seconds,
+            memory_limit_bytes=hands.memory_limit_bytes or local.fair_memory_bytes(hands.num_workers),
+        )
+
+
+class _Watch:
+    """Passes events and snapshots on to the screen, and knows the best value so far."""
+
+    def __init__(self, study: Study, screen: screens.Screen, stopping: Stopping) -> None:
+        self._study = study
+        self._screen = screen
+        self._stopping = stopping
+        self._best = progress.snapshot(study).best_value
+        self._show = screens.Paced(lambda: screen.show(progress.snapshot(study)), every_seconds=1.0)
+        #: what workers said when they could not go on
+        self.complaints: list[Event] = []
+
+    def tell(self, event: Event) -> None:
+        """Take note of an event."""
+        is_best = event.what is Happening.COMPLETED and event.value is not None and (self._best is None or event.value > self._best)
+        if is_best:
+            self._best = event.value
+        if event.what in (Happening.REFUSED, Happening.GAVE_UP):
+            self.complaints.append(event)
+        self._screen.tell(event, is_best=is_best)
+
+    def tick(self) -> None:
+        """Look at how things are."""
+        if self._stopping.is_asked:
+            self._screen.stopping()
+        try:
+            self._show()
+        except StorageError:
+            pass  # the workers say so, and go on

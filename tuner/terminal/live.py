@@ -1,0 +1,132 @@
+"""A running study on a terminal: news scroll by above, the state of things stays below."""
+
+import time
+from types import TracebackType
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tuner.search.progress import Running, Snapshot
+from tuner.spec import StudySpec
+from tuner.terminal import news, plan, printing, wording
+from tuner.workers.events import Event, Happening
+
+#: running trials that have a row of their own
+_LISTED_TRIALS = 16
+_WIDEST_BAR = 60
+
+
+class LiveScreen:
+    """Draws snapshots and events of a study while it is inside a `with`."""
+
+    def __init__(self, spec: StudySpec, address: str | None) -> None:
+        self._spec = spec
+        self._address = address
+        self._began = time.monotonic()
+        self._snapshot: Snapshot | None = None
+        self._is_stopping = False
+        self._warm: set[str] = set()
+        self._live = Live(Text("starting the workers …", style="quiet"), console=printing.stderr(), refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> "LiveScreen":
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def tell(self, event: Event, *, is_best: bool) -> None:
+        """Let an event scroll by, if it is worth it."""
+        if event.what is Happening.READY:
+            self._warm.add(event.worker)
+        styled = news.styled(event, is_best=is_best)
+        if styled is not None:
+            self._live.console.print(styled)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Draw the state of things anew."""
+        self._snapshot = snapshot
+        self._live.update(self._draw(snapshot))
+
+    def stopping(self) -> None:
+        """Say that the end was asked for."""
+        self._is_stopping = True
+        if self._snapshot is not None:
+            self.show(self._snapshot)
+
+    def _draw(self, snapshot: Snapshot) -> RenderableType:
+        parts: list[RenderableType] = [Text(""), self._headline(snapshot), self._bar(snapshot), _counts(snapshot)]
+        if snapshot.best_value is not None:
+            parts += [Text(""), best(snapshot)]
+        if snapshot.running:
+            parts += [Text(""), _running(snapshot.running)]
+        elif not self._warm:
+            parts += [Text(""), Text("the workers load the data and the backbone …", style="quiet")]
+        parts.append(Text(""))
+        parts.append(self._footer())
+        return Group(*parts)
+
+    def _headline(self, snapshot: Snapshot) -> Text:
+        line = Text(self._spec.name, style="strong")
+        line.append(f"  {plan.budget(self._spec)}  ·  {wording.duration(time.monotonic() - self._began)}", style="quiet")
+        if snapshot.eta_seconds is not None:
+            line.append(f"  ·  about {wording.duration(snapshot.eta_seconds)} left", style="quiet")
+        return line
+
+    def _bar(self, snapshot: Snapshot) -> RenderableType:
+        part = spent(self._spec, snapshot)
+        grid = Table.grid(padding=(0, 2, 0, 0))
+        bar = ProgressBar(total=1.0, completed=part, width=_WIDEST_BAR, complete_style="cyan", finished_style="green")
+        grid.add_row(bar, f"{part:.0%}")
+        return grid
+
+    def _footer(self) -> Text:
+        if self._is_stopping:
+            return Text("stopping: running trials are kept for the next run; Ctrl-C again kills", style="bad")
+        where = f"dashboard {self._address}  ·  " if self._address else ""
+        return Text(f"{where}Ctrl-C stops in order", style="quiet")
+
+
+def spent(spec: StudySpec, snapshot: Snapshot) -> float:
+    """The part of the budget that is spent: of trials or of time, whichever is further."""
+    parts = [0.0]
+    if spec.budget.trials:
+        parts.append(snapshot.num_ended / spec.budget.trials)
+    if spec.budget.timeout:
+        parts.append(snapshot.busy_seconds / spec.budget.timeout)
+    return min(1.0, max(parts))
+
+
+def best(snapshot: Snapshot) -> RenderableType:
+    """The best value with what makes it."""
+    line = Text("best ", style="quiet")
+    line.append(wording.accuracy(snapshot.best_value), style="bold green")
+    line.append(f"  trial {snapshot.best_number}", style="quiet")
+    said = "  ".join(f"{name} {wording.value(value)}" for name, value in snapshot.best_parameters.items() if not name.endswith(".on"))
+    return Group(line, Text(said or "the rule that needs no search", style="quiet"))
+
+
+def _counts(snapshot: Snapshot) -> Text:
+    line = Text()
+    for name, number, style in (
+        ("done", snapshot.num_completed, "good"),
+        ("pruned", snapshot.num_pruned, "value"),
+        ("failed", snapshot.num_failed, "bad"),
+        ("running", len(snapshot.running), "strong"),
+    ):
+        line.append(f"{name} ", style="quiet")
+        line.append(f"{number}   ", style=style if number else "quiet")
+    return line
+
+
+def _running(running: tuple[Running, ...]) -> RenderableType:
+    rows = plan.table("trial", "worker", "stage", "epoch", "value", right=("trial", "epoch", "value"))
+    for trial in running[:_LISTED_TRIALS]:
+        stage = trial.stage.value.replace("_", "-") if trial.stage else "building"
+        rows.add_row(str(trial.number), trial.worker, stage, str(trial.epoch or ""), wording.accuracy(trial.value))
+    if len(running) > _LISTED_TRIALS:
+        rows.add_row("", f"… {len(running) - _LISTED_TRIALS} more", style="quiet")
+    return rows

@@ -1,0 +1,46 @@
+"""An event of a worker as a line: in colours on a terminal, plain in a log."""
+
+import time
+
+from rich.text import Text
+
+from tuner.workers import events
+from tuner.workers.events import Event, Happening
+
+#: what is seen anyway in the state of things, or is no one's business
+_UNTOLD_LIVE = (Happening.EPOCH, Happening.STARTED, Happening.PROMOTED, Happening.ENDED)
+_UNTOLD_PLAIN = (Happening.EPOCH,)
+_STYLES = {
+    Happening.COMPLETED: "good",
+    Happening.PRUNED: "quiet",
+    Happening.FAILED: "bad",
+    Happening.TROUBLE: "bad",
+    Happening.GAVE_UP: "bad",
+    Happening.REFUSED: "bad",
+}
+
+
+def plain(event: Event, *, is_best: bool) -> str | None:
+    """One line of a log; None for what is not worth one."""
+    if event.what in _UNTOLD_PLAIN:
+        return None
+    return events.line(event) + (" (new best)" if is_best else "")
+
+
+def styled(event: Event, *, is_best: bool) -> Text | None:
+    """One line above the live view; None for what the view shows anyway."""
+    if event.what in _UNTOLD_LIVE:
+        return None
+    line = Text(time.strftime("%H:%M:%S  ", time.localtime(event.at)), style="quiet", no_wrap=True, overflow="ellipsis")
+    subject = event.worker if event.trial is None else f"trial {event.trial}"
+    line.append(f"{subject:<10}", style="strong" if is_best else "")
+    line.append(f"{event.what.value:<10}", style=_STYLES.get(event.what, ""))
+    if event.value is not None:
+        line.append(f" {event.value:.4f}", style="bold green" if is_best else "")
+    if event.seconds is not None:
+        line.append(f"  {event.seconds:.1f} s", style="quiet")
+    if is_best:
+        line.append("  new best", style="bold green")
+    if event.message:
+        line.append(f"  {event.message.splitlines()[0]}", style="quiet")
+    return line

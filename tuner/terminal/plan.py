@@ -1,0 +1,101 @@
+"""A checked study into the screen of `tuner check`: its images, what is searched, the plan and its rough cost."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tuner.data.dataset import Dataset
+from tuner.data.splits import Splits
+from tuner.search.space import SpaceRow
+from tuner.spec import StudySpec
+from tuner.terminal import wording
+from tuner.workers.cost import Cost
+
+#: classes that have a row of their own
+_LISTED_CLASSES = 20
+
+
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """A table without lines, its numbers to the right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="quiet")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def images(data: Dataset, splits: Splits) -> RenderableType:
+    """Images of each class in each split, and the sizes they come in."""
+    rows = table("class", "train", "validation", "test", right=("train", "validation", "test"))
+    parts = (splits.train, splits.validation, splits.test)
+    counts = [np.bincount(data.labels[part], minlength=len(data.classes)) for part in parts]
+    for label, name in list(enumerate(data.classes))[:_LISTED_CLASSES]:
+        rows.add_row(name, *(f"{count[label]:,}" for count in counts))
+    num_others = len(data.classes) - _LISTED_CLASSES
+    if num_others > 0:
+        rows.add_row(f"… {num_others} more", *(f"{count[_LISTED_CLASSES:].sum():,}" for count in counts), style="quiet")
+    rows.add_row("all", *(f"{count.sum():,}" for count in counts), style="strong")
+    return rows
+
+
+def search(rows: Sequence[SpaceRow]) -> RenderableType:
+    """Each hyperparameter with the values it may take, and where it acts; what is fixed comes last."""
+    shown = table("hyperparameter", "values", "where it acts")
+    for row in sorted(rows, key=lambda row: not row.is_searched):
+        shown.add_row(row.name, row.what, row.when, style="" if row.is_searched else "quiet")
+    return shown
+
+
+def plan(spec: StudySpec, epochs: int, num_hyperparameters: int) -> RenderableType:
+    """What will be done, in words."""
+    model, training = spec.model, spec.training
+    tuned = f"; the best {training.promote:.0%} of them are fine-tuned for {wording.count(epochs, 'epoch')}" if epochs else ""
+    searched = wording.count(num_hyperparameters, "hyperparameter")
+    facts = [
+        ("study", spec.name),
+        ("model", f"{model.backbone}, weights {model.weights}, {model.image_size} × {model.image_size} pixels"),
+        ("a trial", f"a probe of {wording.count(training.probe_epochs, 'epoch')}{tuned}"),
+        ("budget", budget(spec)),
+        ("search", f"{searched}, sampler {spec.sampler.name}, pruner {spec.pruner.name}, seed {spec.seed}"),
+    ]
+    return _facts(facts)
+
+
+def cost(estimated: Cost, *, num_cores: int, num_trials: int | None) -> RenderableType:
+    """The rough cost, in words."""
+    one = f"probe {wording.duration(estimated.probe_seconds)}, fine-tuning {wording.duration(estimated.fine_tune_seconds)}"
+    facts = [("once", f"images and features: about {wording.duration(estimated.prepare_seconds)}"), ("a trial", f"about: {one}")]
+    if estimated.total_seconds is not None and num_trials is not None:
+        trials = f"{wording.count(num_trials, 'trial')}, {estimated.num_fine_tuned} of them fine-tuned"
+        facts.append(("the study", f"about {wording.duration(estimated.total_seconds)}: {trials}"))
+    caution = "" if estimated.is_known else "; the backbone is not in the table, so this is a guess"
+    facts.append(("", f"on the {wording.count(num_cores, 'core')} here, without a GPU, give or take a factor of two{caution}"))
+    return _facts(facts)
+
+
+def budget(spec: StudySpec) -> str:
+    """The budget in words: `20 trials, at most 1 h, or an accuracy of 0.97`."""
+    parts = []
+    if spec.budget.trials is not None:
+        parts.append(wording.count(spec.budget.trials, "trial"))
+    if spec.budget.timeout is not None:
+        parts.append(f"at most {wording.duration(spec.budget.timeout)}")
+    if spec.budget.target is not None:
+        parts.append(f"or an accuracy of {spec.budget.target:g}")
+    return ", ".join(parts).removeprefix("or ")
+
+
+def headed(title: str, *parts: RenderableType) -> RenderableType:
+    """A section of a screen."""
+    return Group(Text(title, style="strong"), *parts, Text(""))
+
+
+def _facts(facts: Sequence[tuple[str, str]]) -> RenderableType:
+    grid = Table.grid(padding=(0, 3, 0, 0))
+    grid.add_column(style="quiet", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, said in facts:
+        grid.add_row(name, said)
+    return grid
