@@ -50,7 +50,7 @@ class Place:
 
 def lease(connection: Connection, study: Study, worker: WorkerId) -> Place | None:
     """Entitle a worker to a trial, if there is one for it, while all other workers wait. Repeating it gives the same trial."""
-    tables.lock_study(connection, study.id)
+    tables.lock_study(connection, study.id, study.name)
     standing = standings.read(connection, study)
     if budget.decide_to_end(study.spec.budget, standing) is not None:
         return None

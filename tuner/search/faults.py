@@ -10,8 +10,12 @@ from sqlalchemy.exc import DBAPIError
 _TRANSIENT_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"}
 #: MySQL: too many connections, lock wait timeout, deadlock, server gone, connection lost
 _TRANSIENT_NUMBERS = {1040, 1205, 1213, 2006, 2013}
-_TRANSIENT_WORDS = ("database is locked", "database table is locked", "database schema has changed")
-_RACE_WORDS = ("already exists", "duplicate", "unique constraint", "integrityerror", "database is locked", "deadlock")
+_LOCK_WORDS = ("database is locked", "database table is locked", "database schema has changed", "deadlock")
+_OUTAGE_WORDS = (
+    *("connection refused", "server closed the connection", "terminating connection", "is starting up", "is shutting down"),
+    *("connection reset", "broken pipe", "connection already closed", "lost connection"),
+)
+_RACE_WORDS = ("already exists", "duplicate", "unique constraint", "integrityerror", "is starting up")
 #: what a database's message contains, and what to do about it
 _CURES = (
     (
@@ -48,6 +52,15 @@ _CURES = (
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same statement may succeed in a moment."""
+    return _is_passing(error) or any(words in _text(error) for words in _OUTAGE_WORDS)
+
+
+def is_creation_race(error: BaseException) -> bool:
+    """Whether another process was creating the same tables, so that the next try finds them."""
+    return _is_passing(error) or any(words in _text(error) for words in _RACE_WORDS)
+
+
+def _is_passing(error: BaseException) -> bool:
     for cause in _causes(error):
         if isinstance(cause, DBAPIError) and cause.connection_invalidated:
             return True
@@ -56,12 +69,7 @@ def is_transient(error: BaseException) -> bool:
             return True
         if isinstance(cause, DBAPIError) and cause.orig is not None and cause.orig.args[:1] and cause.orig.args[0] in _TRANSIENT_NUMBERS:
             return True
-    return any(words in _text(error) for words in _TRANSIENT_WORDS)
-
-
-def is_creation_race(error: BaseException) -> bool:
-    """Whether another process was creating the same tables."""
-    return is_transient(error) or any(words in _text(error) for words in _RACE_WORDS)
+    return any(words in _text(error) for words in _LOCK_WORDS)
 
 
 def explain(error: BaseException, address: URL) -> str:

@@ -133,9 +133,11 @@ def crashes(connection: Connection, study_id: int, trial_number: int) -> int:
 
 
 def hold(connection: Connection, study_id: int, *, trial_number: int, attempt: int, worker_key: str) -> bool:
-    """Renew a lease; False if it has ended, because another worker has the trial now."""
+    """Renew a lease; False if it has ended, because another worker has the trial now, or if the trial was ended by hand."""
     is_ours = _is_open(study_id, trial_number, attempt, worker_key)
-    return connection.execute(update(LEASES).where(*is_ours).values(seen_at=_clock(connection))).rowcount == 1
+    running = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
+    change = update(LEASES).where(*is_ours, LEASES.c.trial_id.in_(running)).values(seen_at=_clock(connection))
+    return connection.execute(change).rowcount == 1
 
 
 def end(

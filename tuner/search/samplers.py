@@ -1,7 +1,6 @@
 """The sampler a study names into Optuna's, seeded for one trial."""
 
 import hashlib
-import importlib.util
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +9,7 @@ import optuna
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 
 from tuner import strategies
-from tuner.errors import MissingPackage
-from tuner.search import enumeration
+from tuner.search import requirements
 from tuner.spec import StudySpec
 
 
@@ -39,7 +37,7 @@ def _build_tpe(options: strategies.Tpe, seed: int, number: int) -> BaseSampler:
 
 
 def _build_gp(options: strategies.Gp, seed: int, number: int) -> BaseSampler:
-    _require_torch()
+    requirements.require_torch()
     return GPSampler(n_startup_trials=options.startup_trials, seed=seed)
 
 
@@ -84,23 +82,6 @@ def build(spec: StudySpec, number: int) -> BaseSampler:
         return _BUILDERS[spec.sampler.name](spec.sampler, derive_seed(spec.seed, "sampler", number), number)
 
 
-def check(spec: StudySpec) -> None:
-    """Refuse a sampler that cannot work.
-
-    Raises:
-        MissingPackage: it needs a package that is not installed.
-        SpecError: it cannot go through this search space.
-    """
-    if isinstance(spec.sampler, strategies.Gp):
-        _require_torch()
-    enumeration.combinations(spec)
-
-
 def derive_seed(seed: int, use: str, number: int) -> int:
     """A seed of its own for each use and trial, the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{use}/{number}".encode()).digest()[:4], "big")
-
-
-def _require_torch() -> None:
-    if importlib.util.find_spec("torch") is None:
-        raise MissingPackage("torch", extra="gp", needed_for="sampler gp")

@@ -17,7 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tuner import study_file, wording
 from tuner.errors import StudyError
-from tuner.search import enumeration, notes, samplers, tables
+from tuner.search import enumeration, notes, requirements, tables
 from tuner.search.storage import Storage
 from tuner.spec import StudySpec
 
@@ -53,7 +53,7 @@ def join(spec: StudySpec, storage: Storage) -> Study:
         SpecError: the sampler cannot go through the search space.
         MissingPackage: the sampler needs a package that is not installed.
     """
-    samplers.check(spec)
+    requirements.check(spec)
     if not _exists(storage, spec.name):
         _create(spec, storage)
     study = load(spec.name, storage)
@@ -64,8 +64,8 @@ def join(spec: StudySpec, storage: Storage) -> Study:
             + "\n  ".join(changes)
             + "\nTrials of both would not compare. Undo the changes, or give the file another name: to begin a new study."
         )
-    if study.spec.budget != spec.budget:
-        storage.write(lambda connection: _save_spec(connection, study.id, study.spec.model_copy(update={"budget": spec.budget})))
+    if study.spec != spec:  # in the budget, or in where the images lie
+        storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {SPEC: spec.model_dump_json()}))
     return _open(study.id, spec, storage)
 
 
@@ -141,10 +141,6 @@ def _read_spec(name: str, found: Row[Any, Any, Any]) -> StudySpec:
         return StudySpec.model_validate_json(json.loads(found.value_json))
     except ValidationError as error:
         raise StudyError(f"the study {name} was made by another version of tuner: {error.errors()[0]['msg']}. {cure}") from error
-
-
-def _save_spec(connection: Connection, study_id: int, spec: StudySpec) -> None:
-    tables.put(connection, tables.STUDY_USER, study_id, {SPEC: spec.model_dump_json()})
 
 
 def _open(study_id: int, spec: StudySpec, storage: Storage) -> Study:

@@ -16,6 +16,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Column, Connection, Double, Insert, Integer, MetaData, String, Table, delete, func, insert, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
+from tuner.errors import StudyError
+
 STUDIES: Table = models.StudyModel.__table__
 DIRECTIONS: Table = models.StudyDirectionModel.__table__
 STUDY_USER: Table = models.StudyUserAttributeModel.__table__
@@ -82,9 +84,15 @@ def create_study(connection: Connection, name: str, *, user: Mapping[str, Any], 
     return study_id
 
 
-def lock_study(connection: Connection, study_id: int) -> None:
-    """Let no other worker start or take up a trial of this study until the transaction ends."""
-    connection.execute(select(STUDIES.c.study_id).where(STUDIES.c.study_id == study_id).with_for_update())
+def lock_study(connection: Connection, study_id: int, name: str) -> None:
+    """Let no other worker start or take up a trial of this study until the transaction ends.
+
+    Raises:
+        StudyError: someone deleted it.
+    """
+    is_it = (STUDIES.c.study_id == study_id, STUDIES.c.study_name == name)
+    if connection.execute(select(STUDIES.c.study_id).where(*is_it).with_for_update()).first() is None:
+        raise StudyError(f"the study {name} was deleted while it was worked on; run it again to begin it anew")
 
 
 def count_trials(connection: Connection, study_id: int) -> int:
