@@ -122,7 +122,7 @@ def _is_there(storage: storages.Storage) -> bool:
 def _listen(host: str, port: int) -> socket.socket:
     if host not in _LOOPBACK:
         raise errors.RequestError(
-            f"The dashboard's host is {host}; it has no passwords yet, so it serves this machine only: --host {DEFAULT_HOST}. "
+            f"the dashboard's host is {host}; it has no passwords yet, so it serves this machine only: --host {DEFAULT_HOST}. "
             f"From another machine, reach it through SSH: ssh -L {DEFAULT_PORT}:{DEFAULT_HOST}:{DEFAULT_PORT} THIS_MACHINE"
         )
     family, address = _LOOPBACK[host]
@@ -135,7 +135,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         reason = getattr(error, "strerror", None) or error
         raise errors.RequestError(
-            f"The dashboard cannot listen on {host}, port {port}: {reason}. Give another with --port, or --port 0 for any that is free."
+            f"the dashboard cannot listen on {host}, port {port}: {reason}; give another with --port, or --port 0 for any that is free"
         ) from error
     return listener
 

@@ -1,0 +1,74 @@
+"""A best trial as a search leaves it."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from tuner import messages, study_file
+from tuner.hyperparameters import Hyperparameters
+from tuner.results.best import Best
+from tuner.spec import StudySpec
+
+PREPARED = messages.Prepared(
+    device="cpu, 2 threads",
+    classes=("Bear", "Bird"),
+    num_train=1000,
+    num_validation=500,
+    num_test=2000,
+    epochs=8,
+    fingerprint="f" * 64,
+    splits="5" * 64,
+    versions={"python": "3.11.2", "keras": "3.15.1", "tensorflow": "2.21.0", "tuner": "0.1.0"},
+    seconds=4.5,
+)
+
+
+class RandomChooser:
+    """Chooses evenly among everything, the same for the same seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return self._random.uniform(low, high)
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        return self._random.randint(low, high)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._random.choice(choices)
+
+
+@pytest.fixture
+def prepared() -> messages.Prepared:
+    return PREPARED
+
+
+@pytest.fixture
+def spec() -> StudySpec:
+    return study_file.parse({"name": "animals", "data": {"source": "animals"}, "budget": {"trials": 20}}, "animals.yaml")
+
+
+@pytest.fixture
+def make_best(spec: StudySpec) -> Callable[..., Best]:
+    def make(**changes: Any) -> Best:
+        values: dict[str, Any] = {
+            "spec": spec,
+            "trial": 17,
+            "value": 0.976,
+            "hyperparameters": Hyperparameters(head_units=(256, 64), dropout=0.123456789),
+            "seed": 4711,
+            "best_epoch": 25,
+            "seconds": 103.5,
+            "weights": None,
+            "test_accuracy": 0.968,
+            "rule_value": 0.95,
+            "rule_test_accuracy": None,
+            "prepared": PREPARED,
+            "num_completed": 12,
+        }
+        return Best(**values | changes)
+
+    return make

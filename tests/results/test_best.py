@@ -1,0 +1,116 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tuner import errors, messages, study_file
+from tuner.messages import Ending, Stage
+from tuner.results import best as bests
+from tuner.results import config
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search import trials
+from tuner.spec import StudySpec
+
+
+@pytest.fixture
+def study(spec: StudySpec, tmp_path: Path) -> studies.Study:
+    return studies.join(spec, storages.open(f"sqlite:///{tmp_path}/tuner.db"))
+
+
+def work(study: studies.Study, prepared: messages.Prepared, values: Sequence[float | None]) -> None:
+    """Claim and end one trial after another with these values; None: pruned."""
+    worker = trials.WorkerId.here("w1")
+    for value in values:
+        claim = trials.claim(study, worker, num_train=prepared.num_train, num_classes=2, epochs=prepared.epochs)
+        assert claim is not None
+        trials.finish(study, claim, ended(claim.number, value), [epoch(claim.number, value or 0.1)], prepared=prepared, worker=worker)
+
+
+def ended(number: int, value: float | None) -> messages.Finished:
+    ending = Ending.STOPPED if value is None else Ending.COMPLETED
+    return messages.Finished(
+        trial=number,
+        ending=ending,
+        value=value or 0.999,
+        best_step=1,
+        weights=f"trial-{number}.npz",
+        probe_seconds=1.5,
+        fine_tune_seconds=2.0,
+    )
+
+
+def epoch(number: int, accuracy: float) -> messages.Epoch:
+    return messages.Epoch(
+        trial=number,
+        stage=Stage.PROBE,
+        step=1,
+        loss=0.5,
+        accuracy=0.8,
+        validation_loss=0.6,
+        validation_accuracy=accuracy,
+        learning_rate=1e-3,
+        seconds=0.1,
+    )
+
+
+def test_the_best_is_the_completed_trial_of_the_highest_value(study: studies.Study, prepared: messages.Prepared) -> None:
+    work(study, prepared, [0.7, 0.9, None, 0.8])
+    best = bests.best(study)
+    assert (best.trial, best.value, best.num_completed) == (1, 0.9, 3)
+    assert (best.rule_value, best.weights, best.seconds, best.best_epoch) == (0.7, "trial-1.npz", 3.5, 1)
+    assert best.prepared == prepared
+    assert best.spec == study.spec
+
+
+def test_among_equals_the_earliest_is_the_best(study: studies.Study, prepared: messages.Prepared) -> None:
+    work(study, prepared, [0.7, 0.9, 0.9, 0.9])
+    assert bests.best(study).trial == 1
+
+
+def test_the_rule_may_be_the_best_itself(study: studies.Study, prepared: messages.Prepared) -> None:
+    work(study, prepared, [0.9, 0.7])
+    best = bests.best(study)
+    assert (best.trial, best.rule_value) == (0, 0.9)
+    assert bests.rule(study) == best.hyperparameters
+
+
+def test_a_study_whose_rule_was_pruned_has_a_best_and_no_rule(study: studies.Study, prepared: messages.Prepared) -> None:
+    work(study, prepared, [None, 0.7])
+    assert (bests.best(study).trial, bests.best(study).rule_value, bests.rule(study)) == (1, None, None)
+
+
+def test_the_hyperparameters_and_the_seed_are_those_that_the_worker_got(study: studies.Study, prepared: messages.Prepared) -> None:
+    claim = trials.claim(study, trials.WorkerId.here("w1"), num_train=1000, num_classes=2, epochs=8)
+    assert claim is not None
+    trials.finish(study, claim, ended(0, 0.9), [], prepared=prepared, worker=trials.WorkerId.here("w1"))
+    best = bests.best(study)
+    assert (best.hyperparameters, best.seed) == (claim.hyperparameters, claim.seed)
+
+
+def test_a_test_score_that_comes_later_is_seen(study: studies.Study, prepared: messages.Prepared) -> None:
+    work(study, prepared, [0.7, 0.9])
+    assert bests.best(study).test_accuracy is None
+    for number, accuracy in enumerate((0.65, 0.85)):
+        trials.keep_test(study, messages.Evaluated(trial=number, accuracy=accuracy, loss=0.4, num_images=2000, confusion=((1, 0), (0, 1))))
+    assert (bests.best(study).test_accuracy, bests.best(study).rule_test_accuracy) == (0.85, 0.65)
+
+
+@pytest.mark.parametrize("values", [[], [None]])
+def test_a_study_without_a_completed_trial_has_no_best(study: studies.Study, prepared: messages.Prepared, values: list[None]) -> None:
+    work(study, prepared, values)
+    with pytest.raises(errors.StudyError, match="animals has no completed trial yet.*tuner status animals"):
+        bests.best(study)
+    assert bests.rule(study) is None
+
+
+def test_the_export_of_a_searched_trial_goes_into_a_new_study_of_the_same_storage(
+    study: studies.Study, prepared: messages.Prepared, tmp_path: Path
+) -> None:
+    work(study, prepared, [0.7, 0.9])
+    best = bests.best(study)
+    exported = study_file.parse(config.resolved(best).model_dump(mode="json"), "exported")
+    again = studies.join(exported, study.storage)
+    claim = trials.claim(again, trials.WorkerId.here("w1"), num_train=1000, num_classes=2, epochs=8)
+    assert claim is not None
+    assert claim.hyperparameters == best.hyperparameters

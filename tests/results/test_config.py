@@ -1,0 +1,138 @@
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.results.conftest import PREPARED, RandomChooser
+from tuner import domains, study_file
+from tuner.domains import Fixed
+from tuner.hyperparameters import Activation, ClassWeights, Flip, Hyperparameters, Loss, Optimizer
+from tuner.results import config
+from tuner.results.best import Best
+from tuner.search import space
+from tuner.spec import StudySpec
+
+OPTIMIZERS = [optimizer.value for optimizer in Optimizer]
+#: every hyperparameter searched over all that it may be
+WIDEST: dict[str, Any] = {
+    "optimizer": OPTIMIZERS,
+    "learning_rate": {name: [1e-7, 10] for name in OPTIMIZERS},
+    "probe_learning_rate": {name: [1e-7, 10] for name in OPTIMIZERS},
+    "momentum": [0, 0.99],
+    "nesterov": [True, False],
+    "weight_decay": {"range": [1e-8, 1], "off": True},
+    "head_units": {"layers": [0, 4], "units": [1, 65536]},
+    "activation": [activation.value for activation in Activation],
+    "dropout": [0, 0.9],
+    "loss": [loss.value for loss in Loss],
+    "label_smoothing": {"range": [0.01, 0.5], "off": True},
+    "focal_gamma": [0, 5],
+    "class_weights": [weights.value for weights in ClassWeights],
+    "batch_size": [8, 16, 32, 64],
+    "unfreeze": {"range": [0.1, 1], "off": True},
+    "layer_decay": [0.01, 1],
+    "warmup": [0, 0.9],
+    "ema": {"range": [0.5, 0.999], "off": True},
+    "augmentation": {
+        "flip": [flip.value for flip in Flip],
+        **{name: {"range": [1e-3, 0.5], "off": True} for name in ("rotation", "zoom", "translation", "shear", "brightness", "contrast")},
+        **{name: {"range": [1e-3, 0.5], "off": True} for name in ("rand_augment", "erasing", "mixup", "cutmix")},
+    },
+}
+
+
+class Nobody:
+    """Is never asked: there is nothing to choose."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        raise AssertionError(name)
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        raise AssertionError(name)
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        raise AssertionError(name)
+
+
+@pytest.fixture(scope="module")
+def widest() -> StudySpec:
+    return study_file.parse({"name": "widest", "data": {"source": "digits"}, "search": WIDEST}, "widest.yaml")
+
+
+def reread(spec: StudySpec, folder: Path) -> StudySpec:
+    file = folder / "best.yaml"
+    file.write_text(study_file.dump(spec))
+    return study_file.read(file)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_config_that_is_written_and_read_trains_with_the_same_hyperparameters(
+    make_best: Callable[..., Best], widest: StudySpec, seed: int, tmp_path: Path
+) -> None:
+    chosen = space.suggest(RandomChooser(seed), widest.search, fine_tunes=True)
+    read = reread(config.resolved(make_best(spec=widest, hyperparameters=chosen)), tmp_path)
+    assert space.suggest(Nobody(), read.search, fine_tunes=True) == chosen
+    assert all(isinstance(domain, Fixed) for domain in all_domains(read))
+
+
+def all_domains(spec: StudySpec) -> Iterator[domains.Domain]:
+    for name in type(spec.search).model_fields:
+        part = getattr(spec.search, name)
+        if name in ("learning_rate", "probe_learning_rate"):
+            yield from part.values()
+        elif name == "augmentation":
+            yield from (getattr(part, strength) for strength in type(part).model_fields)
+        elif name != "head_units":
+            yield part
+
+
+@pytest.mark.parametrize("head_units", [(), (1,), (512,), (256, 64), (1, 65536, 7, 32)])
+def test_the_width_of_every_head_layer_is_kept(make_best: Callable[..., Best], head_units: tuple[int, ...], tmp_path: Path) -> None:
+    read = reread(config.resolved(make_best(hyperparameters=Hyperparameters(head_units=head_units))), tmp_path)
+    assert read.search.head_units == head_units
+
+
+@pytest.mark.parametrize("optimizer", Optimizer)
+def test_the_rates_belong_to_the_optimizer_that_won(make_best: Callable[..., Best], optimizer: Optimizer, tmp_path: Path) -> None:
+    won = Hyperparameters(optimizer=optimizer, learning_rate=3.3e-05, probe_learning_rate=1e-7)
+    read = reread(config.resolved(make_best(hyperparameters=won)), tmp_path)
+    assert read.search.learning_rate == {optimizer: Fixed(value=3.3e-05)}
+    assert read.search.probe_learning_rate == {optimizer: Fixed(value=1e-7)}
+
+
+def test_a_study_that_never_fine_tunes_gives_a_config_that_does_not(make_best: Callable[..., Best], tmp_path: Path) -> None:
+    probing = study_file.parse({"name": "probing", "data": {"source": "digits"}, "training": {"epochs": 0}}, "probing.yaml")
+    chosen = space.suggest(RandomChooser(0), probing.search, fine_tunes=False)
+    best = make_best(spec=probing, hyperparameters=chosen, prepared=PREPARED.model_copy(update={"epochs": 0}))
+    read = reread(config.resolved(best), tmp_path)
+    assert space.suggest(Nobody(), read.search, fine_tunes=space.fine_tunes(read)) == chosen
+
+
+def test_the_config_is_a_study_of_one_trial_on_the_same_splits(make_best: Callable[..., Best], spec: StudySpec) -> None:
+    resolved = config.resolved(make_best())
+    assert (resolved.name, resolved.budget.trials) == ("animals-best", 1)
+    assert (resolved.data, resolved.model, resolved.seed) == (spec.data, spec.model, spec.seed)
+    assert resolved.training.epochs == 8
+
+
+def test_the_longest_name_of_a_study_still_gives_a_name(make_best: Callable[..., Best], spec: StudySpec, tmp_path: Path) -> None:
+    longest = spec.model_copy(update={"name": "a" * 100})
+    assert reread(config.resolved(make_best(spec=longest)), tmp_path).name == "a" * 95 + "-best"
+
+
+def test_the_result_says_what_was_found_with_what(make_best: Callable[..., Best]) -> None:
+    result = config.resolved(make_best()).result
+    assert result is not None
+    assert (result["study"], result["trial"], result["trial_seed"]) == ("animals", 17, 4711)
+    assert (result["validation_accuracy"], result["test_accuracy"]) == (0.976, 0.968)
+    assert result["rule"] == {"validation_accuracy": 0.95}
+    assert result["images"] == {"train": 1000, "validation": 500, "test": 2000}
+    assert (result["fingerprint"], result["splits"]) == (PREPARED.fingerprint, PREPARED.splits)
+    assert result["versions"].keys() == {"python", "keras", "tensorflow", "tuner", "optuna"}
+
+
+def test_what_is_not_measured_is_left_out_of_the_result(make_best: Callable[..., Best]) -> None:
+    result = config.resolved(make_best(test_accuracy=None, rule_value=None, best_epoch=None, seconds=None)).result
+    assert result is not None
+    assert not {"test_accuracy", "rule", "best_epoch", "seconds"} & result.keys()
