@@ -74,7 +74,12 @@ def _build(document: yaml_lines.Document, *, origin: str, folder: Path | None) -
     found = mistakes.read(document.value, folder)
     problems = list(document.problems)
     if isinstance(found, list):
-        problems += [Problem(field=mistake.field, message=mistake.message, line=document.line(mistake.path)) for mistake in found]
+        named = {problem.field for problem in problems}
+        problems += [
+            Problem(field=mistake.field, message=mistake.message, line=document.line(mistake.path))
+            for mistake in found
+            if not mistake.field or mistake.field not in named
+        ]
     if problems:
         raise SpecError(origin, sorted(problems, key=lambda problem: problem.line or 0))
     assert isinstance(found, StudySpec)

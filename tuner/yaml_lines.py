@@ -112,7 +112,8 @@ def _refused(path: Path, message: str) -> SpecError:
 def _syntax_problem(error: MarkedYAMLError) -> Problem:
     said = f"{error.context or ''} {error.problem or ''}".strip()
     cure = next((cure for part, cure in _CURES.items() if part in said), said)
-    mark = error.problem_mark or error.context_mark
+    # of a key without a colon, what is found is the line after it
+    mark = error.context_mark if "simple key" in said else error.problem_mark
     column = f" (column {mark.column + 1})" if mark else ""
     return Problem(field="", message=f"is not YAML: {cure}{column}", line=mark.line + 1 if mark else None)
 
