@@ -1,6 +1,7 @@
 """The imports of the package, read without running it, against the order and the walls of docs/architecture.md."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,9 +35,19 @@ def is_module(name: str) -> bool:
     return ROOT.joinpath(*name.split(".")).with_suffix(".py").exists()
 
 
-def imported(path: Path) -> Iterator[str]:
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """Every name that is imported, at any depth of the file; of `from tuner.search import space` also `tuner.search.space`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return frozenset(names(tree(path)))
+
+
+def names(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -76,10 +87,9 @@ def test_no_module_is_part_of_a_ring_of_imports() -> None:
 
 @each_module
 def test_imports_are_absolute_and_never_of_a_whole_room(path: Path) -> None:
-    names = set(imported(path))
-    assert not {name for name in names if name.startswith(".")}
-    rooms = {name for name in names if name.startswith("tuner.") and ROOT.joinpath(*name.split(".")).is_dir()}
-    assert all(any(name.startswith(f"{room}.") for name in names) for room in rooms)
+    assert not {name for name in imported(path) if name.startswith(".")}
+    rooms = {name for name in imported(path) if name.startswith("tuner.") and ROOT.joinpath(*name.split(".")).is_dir()}
+    assert all(any(name.startswith(f"{room}.") for name in imported(path)) for room in rooms)
 
 
 @each_module
@@ -112,17 +122,13 @@ def test_a_module_can_be_read_in_one_sitting(path: Path) -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_a_function_fits_on_a_screen(path: Path) -> None:
-    functions = [
-        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+    functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert not {function.name for function in functions if (function.end_lineno or 0) - function.lineno >= 60}
 
 
 def test_only_the_command_line_a_failed_attempt_and_a_failed_download_catch_every_exception() -> None:
-    downloads = {"tuner.training.backbones", "tuner.training.pipeline"}  # keras.utils.get_file raises a bare Exception
-    catching = {
-        module_name(path) for path in MODULES for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if catches_all(node)
-    }
+    downloads = {"tuner.training.downloads"}  # keras.utils.get_file raises a bare Exception
+    catching = {module_name(path) for path in MODULES for node in ast.walk(tree(path)) if catches_all(node)}
     assert catching <= {"tuner.cli", "tuner.training.process"} | downloads
 
 

@@ -1,3 +1,44 @@
-"""The public face of tuner; each name is loaded when it is first used."""
+"""The public face of tuner; each name is loaded when it is first used, so that importing tuner costs nothing.
+
+spec = tuner.read("studies/animals.yaml")
+study = tuner.load("animals", tuner.open_storage("sqlite:///tuner.db"))
+print(tuner.best(study).hyperparameters)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tuner.errors import TunerError
+    from tuner.hyperparameters import Hyperparameters
+    from tuner.results.best import Best, best
+    from tuner.search.storage import open as open_storage
+    from tuner.search.study import Study, load
+    from tuner.spec import StudySpec
+    from tuner.study_file import read
 
 __version__ = "0.1.0"
+__all__ = ["Best", "Hyperparameters", "Study", "StudySpec", "TunerError", "__version__", "best", "load", "open_storage", "read"]
+
+_PLACES = {
+    "Best": ("tuner.results.best", "Best"),
+    "Hyperparameters": ("tuner.hyperparameters", "Hyperparameters"),
+    "Study": ("tuner.search.study", "Study"),
+    "StudySpec": ("tuner.spec", "StudySpec"),
+    "TunerError": ("tuner.errors", "TunerError"),
+    "best": ("tuner.results.best", "best"),
+    "load": ("tuner.search.study", "load"),
+    "open_storage": ("tuner.search.storage", "open"),
+    "read": ("tuner.study_file", "read"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

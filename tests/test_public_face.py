@@ -1,0 +1,34 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tuner
+
+ANIMALS = Path(__file__).resolve().parents[1] / "studies" / "animals.yaml"
+
+
+def test_importing_the_package_imports_nothing_else_of_weight() -> None:
+    program = (
+        "import sys, tuner; print([name for name in ('numpy', 'optuna', 'pydantic', 'sqlalchemy', 'tensorflow') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", tuner.__all__)
+def test_every_public_name_is_there_and_listed(name: str) -> None:
+    assert getattr(tuner, name) is not None
+    assert name in dir(tuner)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'tuner' has no attribute 'rum'"):
+        _ = tuner.rum
+
+
+def test_a_study_is_read_and_looked_for_in_a_storage(tmp_path: Path) -> None:
+    spec = tuner.read(ANIMALS)
+    storage = tuner.open_storage(f"sqlite:///{tmp_path}/tuner.db")
+    with pytest.raises(tuner.TunerError, match=f"there is no study {spec.name}"):
+        tuner.load(spec.name, storage)
