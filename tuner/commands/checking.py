@@ -21,7 +21,7 @@ def check(path: Path, cache: Path) -> int:
     spec = study_file.read(path)
     num_train, num_validation = _show_images(spec, cache)
     rows = space.rows(spec)
-    epochs = spec.training.epochs if isinstance(spec.training.epochs, int) else None
+    epochs = spec.training.num_epochs(num_train)
     num_cores = len(os.sched_getaffinity(0))
     estimated = cost.estimate(spec, num_train=num_train, num_validation=num_validation, epochs=epochs, num_cores=num_cores)
     printing.result(

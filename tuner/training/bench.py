@@ -58,12 +58,5 @@ def prepare(study: spec.StudySpec, *, cache: Path) -> Bench:
         train_features=tf.constant(train_features),
         validation_features=tf.constant(validation_features),
         moments=(train_features.mean(0), train_features.var(0)),
-        epochs=num_epochs(study.training, len(data.train.labels)),
+        epochs=study.training.num_epochs(len(data.train.labels)),
     )
-
-
-def num_epochs(training: spec.Training, num_train: int) -> int:
-    """Fine-tuning epochs of each trial; `auto` gives small data sets more."""
-    if training.epochs != "auto":
-        return training.epochs
-    return int(np.clip(round(12 * (2000 / num_train) ** 0.25), 4, 15))
