@@ -90,7 +90,7 @@ def test_what_is_not_yaml_is_refused_with_its_line_and_cure(tmp_path: Path, text
         (b"name: x\n# caf\xe9\n", "is not UTF-8 text from here on; save it as UTF-8"),
         (b"a: \x07", "holds characters that no text has"),
         (b"a: " + b"x" * 1_000_001, "is larger than 1 MB; a study file is a short text"),
-        (b"[" * 3_000, "is nested too deeply"),
+        (b"[" * 700, "is nested too deeply"),
         (b"a: &x [*x]", "has an alias inside the value that it stands for"),
         # a laugh of a billion: each line ten times the one before
         (

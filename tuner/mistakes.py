@@ -229,5 +229,8 @@ def _kind(path: Keys, given: Any) -> str:
 
 def _value(path: Keys, given: Any) -> Any:
     for key in path:
-        given = given.get(key) if isinstance(given, Mapping) else given[key] if isinstance(given, list) else None
+        if isinstance(given, Mapping):
+            given = given.get(key)
+        else:
+            given = given[key] if isinstance(given, list) and isinstance(key, int) else None
     return given

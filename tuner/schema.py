@@ -45,7 +45,7 @@ class Key:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of a study file, for editors."""
-    schema = _untitled(StudySpec.model_json_schema())
+    schema: dict[str, Any] = _untitled(StudySpec.model_json_schema())
     usual = SearchSpace.model_validate({}).model_dump(mode="json")
     for name, defaults in (("SearchSpace", usual), ("HeadSpace", usual["head_units"]), ("AugmentationSpace", usual["augmentation"])):
         for key, default in defaults.items():

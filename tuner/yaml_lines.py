@@ -156,7 +156,7 @@ def _plain_scalar(node: Node, path: tuple[str | int, ...], document: Document, y
         try:
             return yaml.constructor.construct_object(node)
         except ValueError:  # such as !!int in front of a text
-            kind = node.tag
+            kind = str(node.tag)
     if kind in ("str", "timestamp"):
         return node.value
     message = f"has the tag {node.tag}; a study file holds plain values only, so remove the tag"
