@@ -134,7 +134,7 @@ class SearchSpace(_Section):
     """how much an image of each class counts; balanced: inversely to the size of its class"""
     batch_size: Annotated[Domain, Bounds(low=1, high=4096, integer=True, discrete=True)] = Fixed(value=32)
     """images a step; a list is always choices, never a range"""
-    unfreeze: Annotated[Domain, Bounds(low=0, high=1)] = Range(low=0.4, high=1.0)
+    unfreeze: Annotated[Domain, Bounds(low=0, high=1)] = Range(low=0.3, high=1.0)
     """part of the backbone's blocks, counted from the top, that the fine-tuning trains; 0: probe only"""
     layer_decay: Annotated[Domain, Bounds(low=0, high=1, open_low=True)] = Range(low=0.7, high=1.0)
     """factor of the learning rate from one block to the one below it"""
