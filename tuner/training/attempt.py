@@ -138,9 +138,7 @@ class Attempt:
             self._interrupt(wanted)
 
     def _interrupt(self, wanted: messages.Stop | messages.Suspend) -> None:
-        if isinstance(wanted, messages.Suspend):
-            raise _Interrupted(Ending.SUSPENDED, "")
-        raise _Interrupted(Ending.STOPPED, wanted.reason)
+        raise _Interrupted(Ending.SUSPENDED if isinstance(wanted, messages.Suspend) else Ending.STOPPED, "")
 
     def _keep(self, stage: fine_tune.FineTuning, epochs: int) -> None:
         assert self._best is not None

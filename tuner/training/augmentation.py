@@ -11,12 +11,12 @@ from tuner.hyperparameters import Augmentation, Flip
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-def build(strengths: Augmentation, *, seed: int) -> Augment:
+def build(strengths: Augmentation) -> Augment:
     """The changes that these strengths name; what has strength 0 is not in the graph.
 
     Equal seeds give equal changes. Places outside an image are filled with its reflection.
     """
-    steps = [step for is_on, step in _steps(strengths, seed) if is_on]
+    steps = [step for is_on, step in _steps(strengths) if is_on]
 
     def augment(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         for number, step in enumerate(steps):
@@ -26,10 +26,10 @@ def build(strengths: Augmentation, *, seed: int) -> Augment:
     return augment
 
 
-def _steps(strengths: Augmentation, seed: int) -> list[tuple[bool, Augment]]:
+def _steps(strengths: Augmentation) -> list[tuple[bool, Augment]]:
     moves = strengths.flip is not Flip.NONE or strengths.rotation or strengths.zoom or strengths.translation or strengths.shear
     return [
-        (strengths.rand_augment > 0, _rand_augment(strengths.rand_augment, seed) if strengths.rand_augment else _nothing),
+        (strengths.rand_augment > 0, _rand_augment(strengths.rand_augment) if strengths.rand_augment else _nothing),
         (bool(moves), lambda images, labels, seed: (_move(images, strengths, seed), labels)),
         (
             strengths.brightness > 0 or strengths.contrast > 0,
@@ -86,9 +86,15 @@ def _colour(images: tf.Tensor, brightness: float, contrast: float, seed: tf.Tens
     return tf.clip_by_value(changed, 0.0, 255.0)
 
 
-def _rand_augment(magnitude: float, seed: int) -> Augment:
-    layer = keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=magnitude, seed=seed)
-    return lambda images, labels, _: (layer(images, training=True), labels)
+def _rand_augment(magnitude: float) -> Augment:
+    layer = keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=magnitude)
+
+    def change(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        # the layer would draw from where the step before left off, and a trial that is taken up again would go on otherwise
+        layer.generator.state.assign(tf.cast(seed, layer.generator.state.dtype))
+        return layer(images, training=True), labels
+
+    return change
 
 
 def _erase(images: tf.Tensor, largest: float, seed: tf.Tensor) -> tf.Tensor:

@@ -2,23 +2,25 @@
 
 import hashlib
 import importlib
-import os
+import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import keras
 import numpy as np
 
 from tuner import errors, spec
-from tuner.training import lite0, squeezenet
+from tuner.training import downloads, lite0, squeezenet
 
 #: a network without block names of its own is cut into this many parts of about as many layers
 NUM_PARTS = 16
 _NORMS = (keras.layers.BatchNormalization,)
+#: of weights that are not loaded, so that they are the same in every process
+_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +31,11 @@ class Backbone:
     network: keras.Model
     #: colours from 0 to 255 into what the network was trained on
     preprocess: Callable[[Any], Any]
-    #: names of the layers that fine-tuning may train, block by block from the bottom; BatchNorms are never among them
-    blocks: tuple[tuple[str, ...], ...]
+    #: what fine-tuning may train, block by block from the bottom; variables of BatchNorms are never among it
+    blocks: tuple[tuple[keras.Variable, ...], ...]
     pooling: str
+    #: side of the images in pixels
+    size: int
 
     def features(self, images: Any) -> Any:
         """Images (n, size, size, 3), colours from 0 to 255, to vectors (n, d). BatchNorms and dropouts are in inference mode."""
@@ -45,19 +49,16 @@ class Backbone:
         """Variables of the topmost blocks, a given part of all, each with how many blocks lie above its own."""
         count = len(self.blocks)
         opened = self.blocks[count - num_unfrozen(unfreeze, count) :]
-        return [
-            (depth, variable)
-            for depth, names in enumerate(reversed(opened))
-            for name in names
-            for variable in self.network.get_layer(name).trainable_variables
-        ]
+        return [(depth, variable) for depth, block in enumerate(reversed(opened)) for variable in block]
 
     def digest(self) -> str:
-        """SHA-256 over the weights."""
+        """SHA-256 over the weights, and over what becomes of one image: its preprocessing and the network's form have no weights."""
         content = hashlib.sha256(self.pooling.encode())
         for variable in self.network.variables:
-            content.update(variable.path.encode())
+            content.update(str(variable.shape).encode())
             content.update(np.ascontiguousarray(variable).tobytes())
+        image = np.random.default_rng(0).integers(0, 256, (1, self.size, self.size, 3)).astype(np.float32)
+        content.update(f"{float(keras.ops.mean(keras.ops.abs(self.features(image)))):.3g}".encode())
         return content.hexdigest()
 
 
@@ -74,6 +75,7 @@ def load(model: spec.Model) -> Backbone:
         MissingDownload: its weights would have to be downloaded and cannot be.
         MissingPackage: it needs an extra that is not installed.
     """
+    keras.utils.set_random_seed(_SEED)
     name = model.backbone
     if name in _OWN:
         return _load_own(model)
@@ -96,42 +98,37 @@ def _load_own(model: spec.Model) -> Backbone:
         module.load_imagenet(network)
     elif model.weights != "none":
         _load_weights(network, model.weights)
-    return Backbone(network=network, preprocess=module.preprocess, blocks=blocks, pooling=model.pooling)
+    variables = tuple(tuple(variable for name in names for variable in network.get_layer(name).trainable_variables) for names in blocks)
+    return Backbone(network=network, preprocess=module.preprocess, blocks=variables, pooling=model.pooling, size=model.image_size)
 
 
 def _load_application(model: spec.Model) -> Backbone:
     build = getattr(keras.applications, model.backbone, None)
     if not callable(build):
-        known = [*_OWN, *sorted(name for name in dir(keras.applications) if name[0].isupper())]
-        raise errors.DataError(
-            f"model.backbone is {model.backbone}; expected one of {', '.join(known)}, a .keras file, kerashub:PRESET or python:MODULE:FUNCTION"
-        )
+        known = ", ".join([*_OWN, *sorted(name for name in dir(keras.applications) if name[0].isupper())])
+        others = "a .keras file, kerashub:PRESET or python:MODULE:FUNCTION"
+        raise errors.DataError(f"model.backbone is {model.backbone}; expected one of {known}, {others}")
     weights = "imagenet" if model.weights == "imagenet" else None
     shape = (model.image_size, model.image_size, 3)
     try:
-        network = build(include_top=False, weights=weights, input_shape=shape)
-    except (URLError, OSError) as error:
-        raise _unreachable(f"The ImageNet weights of {model.backbone}", error) from error
+        with downloads.expected(f"The ImageNet weights of {model.backbone}", cure=_CURE):
+            network = build(include_top=False, weights=weights, input_shape=shape)
     except ValueError as error:
         raise errors.DataError(
             f"model.backbone {model.backbone} cannot be built for model.image_size {model.image_size}: {error}"
         ) from error
-    except Exception as error:  # keras.utils.get_file raises a bare Exception when a download fails
-        if "URL fetch failure" not in str(error):
-            raise
-        raise _unreachable(f"The ImageNet weights of {model.backbone}", error) from error
     if model.weights not in ("imagenet", "none"):
         _load_weights(network, model.weights)
-    return Backbone(network=network, preprocess=_preprocessing_of(build), blocks=_parts(network), pooling=model.pooling)
+    return Backbone(
+        network=network, preprocess=_preprocessing_of(build), blocks=_parts(network), pooling=model.pooling, size=model.image_size
+    )
 
 
 def _preprocessing_of(build: Callable[..., keras.Model]) -> Callable[[Any], Any]:
     """The `preprocess_input` of the keras.applications module that a network comes from."""
-    for module in vars(keras.applications).values():
-        if getattr(module, build.__name__, None) is build and hasattr(module, "preprocess_input"):
-            # some of them write into a numpy array they are given; a tensor they leave alone
-            return lambda images: module.preprocess_input(keras.ops.convert_to_tensor(images))
-    raise errors.DataError(f"model.backbone {build.__name__} has no preprocessing in keras.applications")
+    module = getattr(keras.applications, build.__module__.rpartition(".")[2])
+    # some of them write into a numpy array they are given; a tensor they leave alone
+    return lambda images: module.preprocess_input(keras.ops.convert_to_tensor(images))
 
 
 def _load_file(model: spec.Model) -> Backbone:
@@ -147,19 +144,30 @@ def _load_file(model: spec.Model) -> Backbone:
 
 def _load_function(model: spec.Model) -> Backbone:
     module_name, _, function_name = model.backbone.removeprefix("python:").partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        build = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise errors.DataError(f"model.backbone {model.backbone} cannot be imported: {error}. Expected python:MODULE:FUNCTION") from error
-    finally:
-        sys.path.pop(0)
-    network = build(model.image_size)
+    with _current_folder():
+        try:
+            build = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, SyntaxError, AttributeError) as error:
+            raise errors.DataError(
+                f"model.backbone {model.backbone} cannot be imported ({error}); expected python:MODULE:FUNCTION, "
+                "installed or in the folder where tuner starts"
+            ) from error
+        network = build(model.image_size)
     if not isinstance(network, keras.Model):
-        raise errors.DataError(
-            f"model.backbone {model.backbone} returned {type(network).__name__}; expected a keras.Model of images (n, {model.image_size}, {model.image_size}, 3)"
-        )
+        expected = f"a keras.Model of images (n, {model.image_size}, {model.image_size}, 3)"
+        raise errors.DataError(f"model.backbone {model.backbone} returned a {type(network).__name__}; expected {expected}")
     return _wrapped(network, model)
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """With the current folder in front of the places that modules are imported from."""
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def _load_kerashub(model: spec.Model) -> Backbone:
@@ -167,31 +175,58 @@ def _load_kerashub(model: spec.Model) -> Backbone:
         import keras_hub
     except ImportError as error:
         raise errors.MissingPackage("keras-hub", extra="kerashub", needed_for=f"model.backbone {model.backbone}") from error
-    preset = model.backbone.removeprefix("kerashub:")
+    preset, side = model.backbone.removeprefix("kerashub:"), model.image_size
     try:
-        network = keras_hub.models.Backbone.from_preset(preset, load_weights=model.weights == "imagenet")
-        convert = keras_hub.layers.ImageConverter.from_preset(preset, image_size=(model.image_size, model.image_size))
-    except (OSError, ValueError) as error:
-        raise _unreachable(f"The KerasHub preset {preset}", error) from error
-    return Backbone(network=network, preprocess=convert, blocks=_parts(network), pooling=model.pooling)
+        with downloads.expected(f"The KerasHub preset {preset}", cure=_CURE):
+            network = keras_hub.models.Backbone.from_preset(preset, load_weights=model.weights == "imagenet", image_shape=(side, side, 3))
+            convert = keras_hub.layers.ImageConverter.from_preset(preset, image_size=(side, side))
+    except (ValueError, TypeError) as error:
+        raise errors.DataError(f"model.backbone {model.backbone} cannot be loaded: {error}") from error
+    return Backbone(network=network, preprocess=convert, blocks=_parts(network), pooling=model.pooling, size=model.image_size)
 
 
 def _wrapped(network: keras.Model, model: spec.Model) -> Backbone:
     """A network of the user's: it does its own preprocessing, and a last Dense layer is its old head and taken off."""
-    if len(network.inputs) != 1 or len(network.inputs[0].shape) != 4:
-        raise errors.DataError(
-            f"model.backbone {model.backbone} has the input {network.input_shape}; expected images (n, height, width, 3)"
-        )
+    _check_form(network, model)
     if isinstance(network.layers[-1], keras.layers.Dense) and len(network.layers) > 1:
-        network = keras.Model(network.input, network.layers[-1].input)
-    return Backbone(network=network, preprocess=lambda images: images, blocks=_parts(network), pooling=model.pooling)
+        network = keras.Model(network.inputs[0], network.layers[-1].input)
+    network.trainable = True
+    return Backbone(network=network, preprocess=lambda images: images, blocks=_parts(network), pooling=model.pooling, size=model.image_size)
 
 
-def _parts(network: keras.Model) -> tuple[tuple[str, ...], ...]:
-    """The layers with weights, BatchNorms aside, in up to NUM_PARTS parts of about equal length."""
-    names = [layer.name for layer in network.layers if layer.trainable_weights and not isinstance(layer, _NORMS)]
-    parts = np.array_split(np.array(names, dtype=object), min(NUM_PARTS, len(names)) or 1)
-    return tuple(tuple(part) for part in parts)
+def _check_form(network: keras.Model, model: spec.Model) -> None:
+    side = model.image_size
+    inputs, outputs = (getattr(network, name, None) or [] for name in ("inputs", "outputs"))
+    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
+        given = f"{len(inputs)} inputs and {len(outputs)} outputs"
+        expected = f"a functional or built Sequential model, one input of images (n, {side}, {side}, 3) and one output"
+        raise errors.DataError(f"model.backbone {model.backbone} has {given}; expected {expected}")
+    if any(length not in (None, wanted) for length, wanted in zip(inputs[0].shape[1:], (side, side, 3), strict=True)):
+        raise errors.DataError(
+            f"model.backbone {model.backbone} takes images {inputs[0].shape[1:]}; model.image_size {side} gives ({side}, {side}, 3)"
+        )
+
+
+def _parts(network: keras.Model) -> tuple[tuple[keras.Variable, ...], ...]:
+    """The variables of the layers, BatchNorms aside, in up to NUM_PARTS parts of about as many layers each."""
+    layers = [found for layer in _leaves(network) if (found := _without_norms(layer))]
+    bounds = np.linspace(0, len(layers), min(NUM_PARTS, len(layers)) + 1).round().astype(int)
+    return tuple(tuple(variable for layer in layers[start:end] for variable in layer) for start, end in itertools.pairwise(bounds))
+
+
+def _leaves(network: keras.Model) -> Iterator[keras.Layer]:
+    """The layers from the bottom up, those of networks inside the network in their place."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def _without_norms(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables of a layer; a layer of the user's own may have BatchNorms inside."""
+    norms = {id(variable) for inner in layer._flatten_layers() if isinstance(inner, _NORMS) for variable in inner.trainable_variables}
+    return [variable for variable in layer.trainable_variables if id(variable) not in norms]
 
 
 def _load_weights(network: keras.Model, given: str) -> None:
@@ -204,6 +239,7 @@ def _load_weights(network: keras.Model, given: str) -> None:
         raise errors.DataError(f"model.weights {path} do not fit {network.name}: {error}") from error
 
 
-def _unreachable(what: str, error: Exception) -> errors.MissingDownload:
-    cure = "Use efficientnet_lite0, whose weights are installed with tuner, set model.weights to a file or to none, or run once where the download is reachable"
-    return errors.MissingDownload(f"{what} cannot be downloaded ({error}). {cure}.")
+_CURE = (
+    "Use efficientnet_lite0, whose weights are installed with tuner, set model.weights to a file or to none, "
+    "or copy ~/.keras here from a machine where they could be downloaded"
+)

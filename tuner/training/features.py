@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +17,8 @@ _BATCH = 64
 def load(backbone: backbones.Backbone, images: NDArray[np.uint8], *, key: str, cache: Path) -> NDArray[np.float32]:
     """Vectors (n, d) of images (n, size, size, 3), mapped from a file of the cache.
 
-    Args:
-        key: whatever identifies the images and the way that they were resized.
-
-    One process computes, others that want the same wait for it. A file that is damaged is made anew.
+    `key` is whatever identifies the images and the way that they were resized. One process computes, others that want the same wait for
+    it. A file that is damaged is made anew.
     """
     name = hashlib.sha256(json.dumps([key, backbone.digest(), len(images)]).encode()).hexdigest()
     path = cache / "features" / f"{name}.npy"
@@ -51,6 +47,5 @@ def _read(path: Path, count: int) -> NDArray[np.float32] | None:
 
 
 def _write(path: Path, features: NDArray[np.float32]) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+    with cache_files.written_beside(path) as file:
         np.save(file, features)
-    os.replace(file.name, path)

@@ -75,9 +75,9 @@ class FineTuning:
         bench, head, variables, averages, optimizer = self._bench, self._head, self.variables, self._averages, self._optimizer
         weights = losses.class_weights(bench.data.train.labels, bench.num_classes, hyperparameters.class_weights)
         loss_of = losses.build(hyperparameters, weights)
-        augment = augmentation.build(hyperparameters.augmentation, seed=self._seed)
+        augment = augmentation.build(hyperparameters.augmentation)
 
-        @tf.function
+        @tf.function  # type: ignore[untyped-decorator]
         def step(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
             changed, targets = augment(tf.cast(images, tf.float32), labels, seed)
             optimizer.learning_rate.assign(rate)
@@ -91,7 +91,7 @@ class FineTuning:
             hits = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
             return tf.stack([loss, tf.reduce_mean(tf.cast(hits, tf.float32))])
 
-        return step
+        return step  # type: ignore[no-any-return]
 
 
 def predictor(bench: Bench, head: keras.Sequential) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:

@@ -49,7 +49,7 @@ def cosine(num_steps: int, *, peak: float, warmup: float) -> np.ndarray:
 
 
 def _layerwise(kind: type[keras.Optimizer], factors: Sequence[float]) -> type[keras.Optimizer]:
-    class Layerwise(kind):  # type: ignore[misc, valid-type]
+    class Layerwise(kind):  # type: ignore[misc]
         def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
             super().update_step(gradient, variable, learning_rate * factors[self._get_variable_index(variable)])
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from tuner import errors, spec
 from tuner.data import dataset as datasets
 from tuner.data import fingerprint, resized, sources, splits
+from tuner.training import downloads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +77,8 @@ def _open_keras(data: spec.KerasData) -> datasets.Dataset:
     import keras
 
     module = getattr(keras.datasets, data.name)
-    try:
+    with downloads.expected(f"keras.datasets.{data.name}", cure=_cure("~/.keras/datasets")):
         (x_train, y_train), (x_test, y_test) = module.load_data()
-    except Exception as error:  # keras.utils.get_file raises a bare Exception when a download fails
-        if "URL fetch failure" not in str(error):
-            raise
-        raise _unreachable(f"keras.datasets.{data.name}", "~/.keras/datasets", error) from error
     labels = np.concatenate([y_train, y_test]).ravel().astype(np.int64)
     official = np.repeat(np.array([datasets.NONE, datasets.TEST], np.int8), [len(x_train), len(x_test)])
     classes = _CLASSES.get(data.name, tuple(str(label) for label in range(labels.max() + 1)))
@@ -93,27 +91,38 @@ def _open_tfds(data: spec.TfdsData) -> datasets.Dataset:
     except ImportError as error:
         raise errors.MissingPackage("tensorflow-datasets", extra="tfds", needed_for="data.source tfds") from error
     try:
-        builder = tfds.builder(data.name)
-        builder.download_and_prepare()
+        with downloads.expected(f"TensorFlow Datasets' {data.name}", cure=_cure("~/tensorflow_datasets")):
+            builder = tfds.builder(data.name)
+            builder.download_and_prepare()
     except tfds.core.DatasetNotFoundError as error:
         raise errors.DataError(f"data.name is {data.name}, which TensorFlow Datasets does not know") from error
-    except (OSError, ConnectionError) as error:
-        raise _unreachable(f"TensorFlow Datasets' {data.name}", "~/tensorflow_datasets", error) from error
     return _read_tfds(tfds, builder, data)
 
 
-def _read_tfds(tfds: object, builder: object, data: spec.TfdsData) -> datasets.Dataset:
-    raise NotImplementedError
+def _read_tfds(tfds: Any, builder: Any, data: spec.TfdsData) -> datasets.Dataset:
+    """All splits of a data set at once; those that it calls validation and test stay so."""
+    features = builder.info.features
+    for key in (data.image_key, data.label_key):
+        if key not in features:
+            raise errors.DataError(
+                f"data.name {data.name} has no feature {key}; it has {', '.join(features)}. Set data.image_key and data.label_key"
+            )
+    images, labels, official = [], [], []
+    for name in sorted(builder.info.splits):
+        for example in tfds.as_numpy(builder.as_dataset(split=name)):
+            images.append(example[data.image_key])
+            labels.append(int(example[data.label_key]))
+            official.append(_TFDS_SPLITS.get(name, datasets.NONE))
+    classes = tuple(getattr(features[data.label_key], "names", None) or (str(label) for label in range(max(labels) + 1)))
+    return sources.from_images(images, np.array(labels, np.int64), classes, np.array(official, np.int8), origin=f"data.name {data.name}")
 
 
-def _unreachable(what: str, folder: str, error: Exception) -> errors.MissingDownload:
-    reason = str(error).splitlines()[0]
-    return errors.MissingDownload(
-        f"{what} has to be downloaded, and cannot be from here ({reason}). Run this once where it is reachable and copy {folder} to this machine, "
-        "or use a data source that needs no download: folder, manifest, npz, animals, digits."
-    )
+def _cure(folder: str) -> str:
+    others = "use a data source that needs no download: folder, manifest, npz, animals, digits"
+    return f"Run this once where it is reachable and copy {folder} to this machine, or {others}"
 
 
+_TFDS_SPLITS = {"validation": datasets.VALIDATION, "test": datasets.TEST}
 _CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "fashion_mnist": ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),

@@ -52,7 +52,7 @@ def _epoch(
     loss_of = losses.build(hyperparameters, losses.class_weights(labels, bench.num_classes, hyperparameters.class_weights))
     features, targets = bench.train_features, tf.one_hot(labels, bench.num_classes)
 
-    @tf.function
+    @tf.function  # type: ignore[untyped-decorator]
     def run_epoch(order: tf.Tensor, rates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         total, hits = tf.constant(0.0), tf.constant(0.0)
         for step in tf.range(tf.shape(order)[0]):
@@ -68,4 +68,4 @@ def _epoch(
         count = tf.cast(tf.shape(order)[0], tf.float32)
         return total / count, hits / count
 
-    return run_epoch
+    return run_epoch  # type: ignore[no-any-return]

@@ -48,7 +48,7 @@ def serve(box: inbox.Inbox, *, threads: int) -> None:
                 box.send(attempt.Attempt(ready, order, box).run())
             else:
                 box.send(attempt.evaluate(ready, order))
-        except Exception as error:  # an attempt is marked failed here; the trainer goes on
+        except Exception as error:  # noqa: BLE001 - an attempt is marked failed here; the trainer goes on
             box.send(_failed(trial, error))
 
 

@@ -1,6 +1,5 @@
 """A trial in the middle of its fine-tuning, to and from a file, so that it goes on as if it had never stopped."""
 
-import os
 import tempfile
 import zipfile
 from collections.abc import Sequence
@@ -68,7 +67,7 @@ def write_arrays(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(file.name, path)
+    Path(file.name).replace(path)
 
 
 def _numbered(arrays: np.lib.npyio.NpzFile, name: str) -> tuple[NDArray[np.float32], ...]:
