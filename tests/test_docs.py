@@ -1,0 +1,83 @@
+"""The pages against the program: what there is is documented, what is documented is there."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.core import TyperCommand
+
+from tuner import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SOURCES = sorted((ROOT / "tuner").rglob("*.py"))
+COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+#: [text](target) and <target>, not those that go elsewhere
+LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s]+)\)")
+
+
+def text(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub gives to a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def links() -> Iterator[tuple[Path, str]]:
+    for page in PAGES:
+        yield from ((page, target) for target in LINK.findall(page.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(("page", "target"), [pytest.param(page, target, id=f"{page.name}-{target}") for page, target in links()])
+def test_every_link_leads_somewhere(page: Path, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    goal = (page.parent / path).resolve() if path else page
+    assert goal.is_relative_to(ROOT)
+    assert goal.exists()
+    assert not anchor or anchor in anchors(goal)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert re.search(rf"`tuner {command}\b", text("README.md"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_that_a_page_names_is_there(page: Path) -> None:
+    named = set(re.findall(r"`tuner ([a-z]+)\b", page.read_text(encoding="utf-8")))
+    named |= set(re.findall(r"^(?:\$ )?tuner ([a-z]+)\b", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_a_page_names_is_there(page: Path) -> None:
+    known = {name for command in commands() for parameter in command.params for name in [*parameter.opts, *parameter.secondary_opts]}
+    known |= {"--version", "--help", "--editable"}
+    assert set(re.findall(r"`(?:tuner [^`]*)?(--[a-z-]+)", page.read_text(encoding="utf-8"))) <= known
+
+
+def commands() -> list[TyperCommand]:
+    return list(typer.main.get_command(cli.app).commands.values())  # type: ignore[attr-defined]
+
+
+def test_every_environment_variable_is_in_the_operations_page() -> None:
+    used = {name for source in SOURCES for name in re.findall(r"\bTUNER_[A-Z]+\b", source.read_text(encoding="utf-8"))}
+    used |= {str(parameter.envvar) for command in commands() for parameter in command.params if parameter.envvar}
+    assert used
+    assert used == set(re.findall(r"\bTUNER_[A-Z]+\b", text("docs/operations.md")))
+
+
+def test_every_make_target_that_a_page_names_is_there() -> None:
+    targets = set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+    named = {target for page in PAGES for target in re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(encoding="utf-8"), re.MULTILINE)}
+    assert named <= targets
+
+
+def test_every_room_is_on_the_architecture_page() -> None:
+    rooms = {path.stem if path.is_file() else f"{path.name}/" for path in (ROOT / "tuner").iterdir() if not path.name.startswith("__")}
+    assert rooms <= set(re.findall(r"`([a-z_]+/?)`", text("docs/architecture.md")))
