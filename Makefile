@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps
 LOCK := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
@@ -15,10 +16,11 @@ install: $(INSTALLED)  ## make .venv and install the locked packages into it
 $(INSTALLED): requirements.lock requirements-assets.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
 	  echo "tuner needs Python 3.11, 3.12 or 3.13; $(PYTHON) is $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.13 ..." >&2; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --no-build-isolation -r requirements-assets.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "Installing the locked packages into .venv; the first time this takes a minute or two ..."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --require-hashes -r requirements.lock
+	@$(PIP) --require-hashes --no-build-isolation -r requirements-assets.lock
+	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 demo: $(INSTALLED)  ## search studies/animals.yaml with two workers, the dashboard beside it
@@ -37,7 +39,7 @@ test: check chromium  ## check, then the whole suite
 	$(BIN)/pytest
 
 chromium:
-	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+	@[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || { \
 	  echo "The browser tests need Chromium, which is not installed: sudo apt-get install chromium" >&2; exit 1; }
 
