@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-dep
 LOCK := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check format test chromium lock clean
+.PHONY: help install demo check format test browser lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,13 +35,14 @@ format: $(INSTALLED)  ## mend what lint and formatting can mend by themselves
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-test: check chromium  ## check, then the whole suite
+test: check browser  ## check, then the whole suite
 	$(BIN)/pytest
 
-chromium:
-	@[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || { \
-	  echo "The browser tests need Chromium, which is not installed: sudo apt-get install chromium" >&2; exit 1; }
+browser: $(INSTALLED)
+	@{ [ -n "$$CHROMIUM" ] || command -v chromium; } >/dev/null && $(BIN)/playwright --version >/dev/null 2>&1 || { \
+	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium libatomic1 >/dev/null 2>&1; } || { \
+	  echo "The browser tests need Chromium and libatomic: sudo apt-get install chromium libatomic1" >&2; exit 1; }
 
 lock:  ## choose new versions for the locks (needs uv)
 	$(LOCK) --group dev pyproject.toml -o requirements.lock
