@@ -56,7 +56,7 @@ class Backbone:
         content = hashlib.sha256(self.pooling.encode())
         for variable in self.network.variables:
             content.update(str(variable.shape).encode())
-            content.update(np.ascontiguousarray(variable).tobytes())
+            content.update(variable.numpy().tobytes())
         image = np.random.default_rng(0).integers(0, 256, (1, self.size, self.size, 3)).astype(np.float32)
         content.update(f"{float(keras.ops.mean(keras.ops.abs(self.features(image)))):.3g}".encode())
         return content.hexdigest()

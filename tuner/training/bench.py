@@ -54,7 +54,7 @@ def prepare(study: spec.StudySpec, *, cache: Path) -> Bench:
         study=study,
         data=data,
         backbone=backbone,
-        pretrained=tuple(np.array(variable) for variable in backbone.network.variables),
+        pretrained=tuple(variable.numpy() for variable in backbone.network.variables),
         train_features=tf.constant(train_features),
         validation_features=tf.constant(validation_features),
         moments=(train_features.mean(0), train_features.var(0)),

@@ -13,6 +13,11 @@ from tuner import errors
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {"FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8"), "LongStorage": np.dtype("<i8")}
+#: what damaged pickles raise
+_DAMAGE = (
+    pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, ImportError, MemoryError,
+    struct.error,
+)  # fmt: skip
 _NUMPY_NAMES = {
     ("numpy.core.multiarray", "_reconstruct"),
     ("numpy._core.multiarray", "_reconstruct"),
@@ -38,9 +43,9 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             tensors: Mapping[str, _Tensor] = _TorchUnpickler(file).load()
             dtypes = {tensor.key: tensor.dtype for tensor in tensors.values()}
             storages = {key: _read_storage(file, dtypes[key]) for key in _TorchUnpickler(file).load()}
-        except (pickle.UnpicklingError, EOFError, KeyError, ValueError, struct.error) as error:
+            return {name: tensor.cut(storages[tensor.key]) for name, tensor in tensors.items()}
+        except _DAMAGE as error:
             raise errors.DataError(f"{path}: not a weights file in torch's stream format ({error})") from error
-    return {name: tensor.cut(storages[tensor.key]) for name, tensor in tensors.items()}
 
 
 def read_numpy_pickle(path: Path) -> Any:
@@ -52,7 +57,7 @@ def read_numpy_pickle(path: Path) -> Any:
     with path.open("rb") as file:
         try:
             return _NumpyUnpickler(file).load()
-        except (pickle.UnpicklingError, EOFError, ValueError) as error:
+        except _DAMAGE as error:
             raise errors.DataError(f"{path}: not a pickle of numpy arrays ({error})") from error
 
 
@@ -64,6 +69,9 @@ class _Tensor:
         self.offset, self.shape, self.strides = offset, shape, strides
 
     def cut(self, storage: np.ndarray) -> np.ndarray:
+        reach = self.offset + sum((length - 1) * step for length, step in zip(self.shape, self.strides, strict=True))
+        if min((self.offset, *self.shape, *self.strides)) < 0 or reach >= len(storage):
+            raise ValueError(f"a tensor of shape {self.shape} reaches past its storage of {len(storage)} numbers")
         strides = tuple(step * storage.itemsize for step in self.strides)
         return np.array(np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides))
 

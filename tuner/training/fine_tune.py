@@ -43,7 +43,7 @@ class FineTuning:
 
     def weights(self) -> list[NDArray[np.float32]]:
         """The values that are measured: the running averages of `variables` where they are on."""
-        return [np.array(variable) for variable in (self._averages or self.variables)]
+        return [variable.numpy() for variable in (self._averages or self.variables)]
 
     def train(self, epoch: int) -> Iterator[None]:
         """Train one epoch, counted from 0; yields after each step, so that a caller can leave."""
@@ -61,7 +61,7 @@ class FineTuning:
     def measure(self, epoch: int) -> Measured:
         """What an epoch that was just trained came to."""
         loss, accuracy = (float(total) for total in self._sums / self._num_steps)
-        kept = [np.array(variable) for variable in self.variables] if self._averages else []
+        kept = [variable.numpy() for variable in self.variables] if self._averages else []
         if self._averages:
             assign(self.variables, self.weights())
         logits = self._predict(self._bench.data.validation.images)

@@ -9,6 +9,7 @@ from tuner.hyperparameters import ClassWeights, Hyperparameters, Loss
 
 #: labels (n, classes) that sum to one, logits (n, classes) -> loss of each image (n,)
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+_SMALLEST = 1e-7
 
 
 def build(hyperparameters: Hyperparameters, class_weights: np.ndarray) -> LossFunction:
@@ -50,7 +51,9 @@ def _focal(gamma: float) -> LossFunction:
 
     def focal(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         log_p = tf.nn.log_softmax(logits)
-        return -tf.reduce_sum(labels * (1.0 - tf.exp(log_p)) ** gamma * log_p, -1)
+        # the slope of x ** gamma at 0 is not finite where gamma is below 1
+        wrong = tf.maximum(-tf.math.expm1(log_p), _SMALLEST)
+        return -tf.reduce_sum(labels * wrong**gamma * log_p, -1)
 
     return focal
 

@@ -27,7 +27,7 @@ def build(hyperparameters: Hyperparameters, variables: Sequence[tuple[int, keras
     The learning rate is set before each step; a variable `depth` blocks down gets it times `layer_decay ** depth`. Weight decay acts on
     kernels alone. The source of layer-wise decay: ULMFiT (arXiv 1801.06146), section 3.2.
     """
-    options: dict[str, Any] = {"weight_decay": hyperparameters.weight_decay or None, "global_clipnorm": gradient_clip}
+    options: dict[str, Any] = {"weight_decay": hyperparameters.weight_decay, "global_clipnorm": gradient_clip}
     if hyperparameters.optimizer.has_momentum:
         options["momentum"] = hyperparameters.momentum
     if hyperparameters.optimizer is Optimizer.SGD:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
@@ -75,6 +76,6 @@ def _numbered(arrays: np.lib.npyio.NpzFile, name: str) -> tuple[NDArray[np.float
     return tuple(arrays[f"{name}{number}"] for number in range(count))
 
 
-def values(variables: Sequence[object]) -> tuple[NDArray[np.float32], ...]:
+def values(variables: Sequence[keras.Variable]) -> tuple[NDArray[np.float32], ...]:
     """The values of variables, copied."""
-    return tuple(np.array(variable) for variable in variables)
+    return tuple(variable.numpy() for variable in variables)
