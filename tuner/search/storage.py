@@ -46,6 +46,10 @@ class Storage:
         """The connections, shared with Optuna."""
         return self.rdb.engine
 
+    def close(self) -> None:
+        """End its connections."""
+        self.engine.dispose()
+
     def write(self, work: Callable[[Connection], T]) -> T:
         """What `work` returns from inside one transaction; tried again on transient errors, so `work` must bear being repeated."""
         return self.call(lambda: self.transact(work))

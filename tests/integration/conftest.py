@@ -1,0 +1,52 @@
+"""Studies on each kind of database, and worker processes that can be killed."""
+
+import multiprocessing
+import secrets
+from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+
+from tests.search import by_hand
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search.storage import Storage
+from tuner.search.study import Study
+
+Begin = Callable[..., Study]
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """A storage that many tests share, each with a study of its own."""
+    if request.param == "postgresql":
+        url = str(request.getfixturevalue("postgresql_server").get_uri())
+    else:
+        url = f"sqlite:///{tmp_path_factory.mktemp('storage') / 'tuner.db'}"
+    opened = storages.open(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def begin(storage: Storage) -> Begin:
+    """Join this test's study, whose file has the given sections beside the name and the data."""
+    name = f"study-{secrets.token_hex(4)}"
+    return lambda **sections: studies.join(by_hand.spec(name=name, **sections), storage)
+
+
+@pytest.fixture(scope="session")
+def processes() -> ForkServerContext:
+    """Starts processes from one that has imported what they need."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "tests.integration.hands"])
+    return context
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> Path:
+    """A folder in which processes leave marks for the test."""
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    return folder

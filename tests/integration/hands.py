@@ -1,0 +1,63 @@
+"""Worker processes whose trials take a moment and no Keras."""
+
+import fcntl
+import os
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tests.search import by_hand
+from tuner import messages
+from tuner.messages import Ending
+from tuner.search import progress, trials
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search.study import Study
+from tuner.search.trials import Claim, WorkerId
+
+#: between two looks at whether a trial was left alone
+_LOOK_SECONDS = 0.05
+
+
+def claim_and_wait(url: str, name: str, pipe: Connection) -> None:
+    """Claim a trial, say its number, and do nothing more."""
+    pipe.send(by_hand.must_claim(studies.load(name, storages.open(url))).number)
+    signal.pause()
+
+
+def work(url: str, name: str, marks: str, label: str) -> None:
+    """Join a study and work until all of its trials are ended, whoever began them."""
+    study = studies.join(by_hand.spec(name=name, budget={"trials": 24}, pruner="none"), storages.open(url))
+    worker = WorkerId.here(label)
+    ends = signal.sigtimedwait
+    while True:
+        claimed = by_hand.claim(study, worker)
+        if claimed is not None:
+            _train(study, claimed, worker, Path(marks))
+        elif _is_over(study):
+            return
+        else:
+            ends([signal.SIGUSR1], _LOOK_SECONDS)
+
+
+def _is_over(study: Study) -> bool:
+    seen = progress.snapshot(study)
+    return seen.stop_reason is not None and not seen.running and not seen.num_waiting
+
+
+def _train(study: Study, claimed: Claim, worker: WorkerId, marks: Path) -> None:
+    """One trial, with a lock on a file that the kernel takes back from whoever is killed."""
+    with (marks / f"{claimed.number}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            (marks / f"{claimed.number}.run-by-two").touch()
+        (marks / f"{claimed.number}.{claimed.attempt}.{os.getpid()}").touch()
+        curve = by_hand.epochs(claimed, [0.5, 0.6])
+        for epoch in curve:
+            trials.report(study, claimed, [epoch])
+        value = (claimed.seed % 1000) / 1000
+        promoted = trials.promoted(study, claimed, messages.Probed(trial=claimed.number, value=value))
+        ending = Ending.COMPLETED if promoted else Ending.STOPPED
+        finished = by_hand.finished(claimed, value, ending=ending, reason="" if promoted else "its probe was not among the best")
+        trials.finish(study, claimed, finished, curve, prepared=by_hand.PREPARED, worker=worker)

@@ -1,0 +1,105 @@
+"""Many worker processes on one study, some of them killed in the middle."""
+
+import os
+import random
+import secrets
+import signal
+from collections import Counter
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from tests.integration import hands
+from tests.search import by_hand
+from tuner.search import leases, tables
+from tuner.search import storage as storages
+from tuner.search import study as studies
+
+NUM_TRIALS = 24
+
+
+def start(processes: ForkServerContext, url: str, name: str, marks: Path, label: str) -> ForkServerProcess:
+    process = processes.Process(target=hands.work, args=(url, name, str(marks), label))
+    process.start()
+    return process
+
+
+def trials_of(url: str, name: str) -> list[FrozenTrial]:
+    storage = storages.open(url)
+    found = optuna.load_study(study_name=name, storage=storage.rdb).get_trials()
+    storage.close()
+    return found
+
+
+def assert_exact(trials: list[FrozenTrial], marks: Path) -> None:
+    assert [trial.number for trial in trials] == list(range(NUM_TRIALS))
+    assert all(trial.state.is_finished() for trial in trials)
+    assert not list(marks.glob("*.run-by-two"))
+    begun = Counter(path.name for path in marks.glob("*.*.*"))
+    assert {int(name.split(".")[0]) for name in begun} == set(range(NUM_TRIALS))
+
+
+def test_sixteen_workers_on_an_empty_database_make_one_study_and_exactly_its_trials(
+    storage_url: str, processes: ForkServerContext, marks: Path
+) -> None:
+    workers = [start(processes, storage_url, "crowd", marks, f"w{number}") for number in range(16)]
+    for worker in workers:
+        worker.join(100)
+    assert [worker.exitcode for worker in workers] == [0] * 16
+    trials = trials_of(storage_url, "crowd")
+    assert_exact(trials, marks)
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    # no attempt was needed twice, and no two workers drew the same values
+    assert len(list(marks.glob("*.1.*"))) == NUM_TRIALS
+    assert len({repr(trial.params) for trial in trials}) == NUM_TRIALS
+
+
+def test_killed_workers_lose_no_trial_and_make_none_too_many(storage_url: str, processes: ForkServerContext, marks: Path) -> None:
+    chance = random.Random(11)
+    workers = [start(processes, storage_url, "killed", marks, f"w{number}") for number in range(6)]
+    for kill in range(6):
+        wait_for_marks(marks, 3 * (kill + 1))
+        victim = workers.pop(chance.randrange(len(workers)))
+        if victim.is_alive() and victim.pid is not None:
+            os.kill(victim.pid, signal.SIGKILL)
+        victim.join()
+        workers.append(start(processes, storage_url, "killed", marks, f"again{kill}"))
+    for worker in workers:
+        worker.join(100)
+    assert [worker.exitcode for worker in workers] == [0] * len(workers)
+    assert_exact(trials_of(storage_url, "killed"), marks)
+
+
+def wait_for_marks(marks: Path, number: int) -> None:
+    """Until so many attempts have begun; the kernel has no event for it."""
+    pause = signal.sigtimedwait
+    while len(list(marks.glob("*.*.*"))) < number:
+        pause([signal.SIGUSR1], 0.005)
+
+
+def test_a_killed_worker_gives_its_trial_to_the_next_at_once_and_after_three_the_trial_has_failed(
+    storage_url: str, processes: ForkServerContext
+) -> None:
+    storage = storages.open(storage_url)
+    name = f"three-{secrets.token_hex(3)}"
+    study = studies.join(by_hand.spec(name=name), storage)
+    numbers = []
+    for _ in range(3):
+        ours, theirs = processes.Pipe()
+        process = processes.Process(target=hands.claim_and_wait, args=(storage_url, name, theirs))
+        process.start()
+        theirs.close()
+        numbers.append(ours.recv())
+        ours.close()
+        process.kill()
+        process.join()
+    assert numbers == [0, 0, 0]
+    assert by_hand.must_claim(study).number == 1
+    trial = optuna.load_study(study_name=name, storage=storage.rdb).get_trials()[0]
+    assert (trial.state, trial.user_attrs["error"]) == (TrialState.FAIL, "WorkerLost")
+    assert "lost 3 times" in trial.user_attrs["message"]
+    endings = storage.read(lambda connection: connection.execute(tables.LEASES.select().order_by(tables.LEASES.c.attempt)).all())
+    assert [row.ending for row in endings[:3]] == [leases.LeaseEnding.LOST, leases.LeaseEnding.LOST, leases.LeaseEnding.FAILED]
+    storage.close()

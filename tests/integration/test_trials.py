@@ -1,0 +1,416 @@
+"""The life of a trial in the storage, on every kind of database."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard._note import get_note_from_system_attrs
+
+from tests.integration.conftest import Begin
+from tests.search import by_hand
+from tuner import messages
+from tuner.errors import LeaseLost, StudyError
+from tuner.messages import Ending
+from tuner.search import curves, leases, progress, tables, trials
+from tuner.search import study as studies
+from tuner.search.storage import Storage
+from tuner.search.study import Study
+from tuner.search.trials import WorkerId
+
+
+def stored(study: Study, number: int = 0) -> FrozenTrial:
+    """A trial as plain Optuna reads it."""
+    return optuna.load_study(study_name=study.name, storage=study.storage.rdb).get_trials()[number]
+
+
+def test_a_completed_trial_reads_in_optuna_as_one_of_its_own(begin: Begin) -> None:
+    study = begin()
+    worker = WorkerId.here("w1")
+    claimed = by_hand.must_claim(study, worker)
+    curve = by_hand.epochs(claimed, [0.5, 0.6, 0.4, 0.7])
+    trials.report(study, claimed, curve[:3])
+    trials.finish(study, claimed, by_hand.finished(claimed, 0.7), curve, prepared=by_hand.PREPARED, worker=worker)
+    trial = stored(study)
+    assert (trial.state, trial.value, trial.number) == (TrialState.COMPLETE, 0.7, 0)
+    assert trial.intermediate_values == {1: 0.5, 2: 0.6, 3: 0.6, 4: 0.7}
+    assert trial.params["optimizer"] == "adamw"
+    assert trial.distributions["dropout"] == optuna.distributions.FloatDistribution(0.0, 0.5)
+    assert trials.hyperparameters(trial) == claimed.hyperparameters
+    assert trial.user_attrs["seed"] == claimed.seed
+    assert trial.user_attrs["worker"] == worker.name
+    assert trial.user_attrs["stage"] == "fine_tune"
+    assert trial.user_attrs["seconds"] == 10.0
+    assert trial.duration is not None and 0 <= trial.duration.total_seconds() < 60
+
+
+def test_the_curve_is_kept_as_measured(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    measured = by_hand.epochs(claimed, [0.5, 0.6, 0.4])
+    measured[1] = measured[1].model_copy(update={"loss": float("nan")})
+    trials.report(study, claimed, measured)
+    read = study.storage.read(lambda connection: curves.read(connection, study, 0))
+    assert [epoch.validation_accuracy for epoch in read] == [0.5, 0.6, 0.4]
+    assert read[0] == measured[0]
+    assert read[1].loss != read[1].loss
+
+
+def test_a_step_reported_again_stays_as_it_was(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    trials.report(study, claimed, by_hand.epochs(claimed, [0.5, 0.6]))
+    trials.report(study, claimed, by_hand.epochs(claimed, [0.9, 0.9, 0.7]))
+    assert stored(study).intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
+
+
+def test_a_stopped_trial_is_pruned_with_its_reason_and_how_far_it_came(begin: Begin) -> None:
+    study = begin()
+    by_hand.finish(study, by_hand.must_claim(study), 0.4, ending=Ending.STOPPED, reason="its probe was not among the best")
+    trial = stored(study)
+    assert (trial.state, trial.value) == (TrialState.PRUNED, 0.4)
+    assert trial.user_attrs["reason"] == "its probe was not among the best"
+
+
+def test_a_loss_that_is_not_finite_prunes_the_trial(begin: Begin) -> None:
+    study = begin()
+    by_hand.finish(study, by_hand.must_claim(study), None, ending=Ending.NOT_FINITE, reason="the loss is nan")
+    assert (stored(study).state, stored(study).value) == (TrialState.PRUNED, None)
+
+
+def test_a_failed_trial_keeps_its_error(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    trials.fail(study, claimed, by_hand.failed(claimed))
+    trial = stored(study)
+    assert trial.state is TrialState.FAIL
+    assert (trial.user_attrs["error"], trial.user_attrs["message"]) == ("MemoryError", "it was too much")
+
+
+def test_trial_zero_is_the_rule(begin: Begin) -> None:
+    study = begin()
+    first, second = by_hand.must_claim(study), by_hand.must_claim(study)
+    assert (first.number, second.number) == (0, 1)
+    assert (first.hyperparameters.optimizer, first.hyperparameters.learning_rate) == ("adamw", 3e-4)
+    assert stored(study).user_attrs["origin"] == "rule"
+    assert second.hyperparameters != first.hyperparameters
+
+
+def test_a_suspended_trial_goes_on_with_another_worker_as_the_same_trial(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))
+    by_hand.finish(study, claimed, None, ending=Ending.SUSPENDED)
+    again = by_hand.must_claim(study)
+    assert (again.number, again.seed, again.hyperparameters) == (claimed.number, claimed.seed, claimed.hyperparameters)
+    assert again.attempt == 2
+    assert stored(study).user_attrs["attempts"] == 2
+    assert stored(study).state is TrialState.RUNNING
+
+
+def test_a_trial_may_be_suspended_any_number_of_times(begin: Begin) -> None:
+    study = begin()
+    for attempt in range(1, 7):
+        claimed = by_hand.must_claim(study)
+        assert (claimed.number, claimed.attempt) == (0, attempt)
+        trials.release(study, claimed)
+
+
+def test_a_trial_whose_worker_is_not_seen_for_long_goes_to_another(begin: Begin) -> None:
+    study = begin()
+    lost = by_hand.must_claim(study)
+    by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
+    again = by_hand.must_claim(study)
+    assert (again.number, again.attempt, again.hyperparameters) == (0, 2, lost.hyperparameters)
+
+
+def test_a_worker_that_comes_back_from_the_dead_changes_nothing(begin: Begin) -> None:
+    study = begin()
+    lost = by_hand.must_claim(study)
+    by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
+    again = by_hand.must_claim(study)
+    steps: list[Callable[[], Any]] = [
+        lambda: trials.report(study, lost, by_hand.epochs(lost, [0.9])),
+        lambda: trials.promoted(study, lost, messages.Probed(trial=0, value=0.9)),
+        lambda: by_hand.finish(study, lost, 0.9),
+        lambda: trials.fail(study, lost, by_hand.failed(lost)),
+        lambda: trials.release(study, lost),
+    ]
+    for step in steps:
+        with pytest.raises(LeaseLost):
+            step()
+    assert stored(study).state is TrialState.RUNNING
+    assert stored(study).intermediate_values == {}
+    by_hand.finish(study, again, 0.5)
+    assert stored(study).value == 0.5
+
+
+def test_a_worker_that_was_only_slow_keeps_its_trial(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
+    by_hand.finish(study, claimed, 0.9)
+    assert stored(study).value == 0.9
+
+
+def test_a_beat_keeps_a_trial_from_being_taken(begin: Begin) -> None:
+    study = begin()
+    worker = WorkerId.here("w1")
+    by_hand.must_claim(study, worker)
+    by_hand.grow_old(study, leases.LEASE_SECONDS - 5)
+    trials.beat(study, worker)
+    by_hand.grow_old(study, 10)
+    assert by_hand.must_claim(study).number == 1
+
+
+def test_a_trial_that_a_user_ended_by_hand_is_dropped(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    optuna.load_study(study_name=study.name, storage=study.storage.rdb).tell(0, state=TrialState.FAIL)
+    with pytest.raises(LeaseLost):
+        trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))
+    with pytest.raises(LeaseLost):
+        by_hand.finish(study, claimed, 0.5)
+    assert by_hand.must_claim(study).number == 1
+
+
+def test_a_study_deleted_under_its_workers_is_a_plain_error(begin: Begin) -> None:
+    study = begin()
+    optuna.delete_study(study_name=study.name, storage=study.storage.rdb)
+    with pytest.raises(StudyError, match="was deleted"):
+        by_hand.claim(study)
+
+
+def test_a_study_that_gets_the_id_of_a_deleted_one_starts_from_nothing(begin: Begin) -> None:
+    first = begin()
+    by_hand.must_claim(first)
+    optuna.delete_study(study_name=first.name, storage=first.storage.rdb)
+    second = begin()
+    assert by_hand.must_claim(second).number == 0
+    assert progress.snapshot(second).running[0].number == 0
+
+
+def test_a_zombie_of_a_process_counts_as_gone(begin: Begin) -> None:
+    study = begin()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    try:
+        leased = WorkerId.here("w1")
+        gone = WorkerId(key="gone", name="box/gone", namespace=leased.namespace, pid=child, process_started=leased.process_started)
+        by_hand.must_claim(study, gone)
+        assert by_hand.must_claim(study).attempt == 2
+    finally:
+        os.waitpid(child, 0)
+
+
+def test_a_process_of_another_host_is_given_its_time(begin: Begin) -> None:
+    study = begin()
+    here = WorkerId.here("w1")
+    elsewhere = WorkerId(key="far", name="far/w1", namespace="another boot", pid=here.pid, process_started=0.0)
+    by_hand.must_claim(study, elsewhere)
+    assert by_hand.must_claim(study).number == 1
+
+
+def test_a_trial_that_lost_its_worker_before_its_values_were_chosen_gets_them_later(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = begin()
+    by_hand.must_claim(study)
+
+    def die(*args: Any) -> Any:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tuner.search.claims._suggest", die)
+        with pytest.raises(SystemExit):
+            by_hand.claim(study, WorkerId.here("unlucky"))
+    assert stored(study, 1).params == {}
+    by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
+    taken = {claimed.number: claimed for claimed in (by_hand.must_claim(study), by_hand.must_claim(study))}
+    assert taken[1].attempt == 2
+    assert stored(study, 1).params["optimizer"] == taken[1].hyperparameters.optimizer
+
+
+def test_the_budget_is_the_studys(begin: Begin) -> None:
+    study = begin(budget={"trials": 2})
+    for _ in range(2):
+        by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    assert by_hand.claim(study) is None
+    assert trials.stop_reason(study) == "the budget of 2 trials is spent"
+    larger = begin(budget={"trials": 3})
+    assert trials.stop_reason(larger) is None
+    assert by_hand.must_claim(larger).number == 2
+    assert studies.load(study.name, study.storage).spec.budget.trials == 3
+
+
+def test_a_suspended_trial_is_taken_up_though_the_budget_of_trials_is_spent(begin: Begin) -> None:
+    study = begin(budget={"trials": 1})
+    trials.release(study, by_hand.must_claim(study))
+    assert by_hand.must_claim(study).number == 0
+
+
+def test_the_target_ends_the_study(begin: Begin) -> None:
+    study = begin(budget={"target": 0.9})
+    by_hand.finish(study, by_hand.must_claim(study), 0.95, ending=Ending.STOPPED)
+    by_hand.finish(study, by_hand.must_claim(study), 0.91)
+    assert by_hand.claim(study) is None
+    assert trials.stop_reason(study) == "the target 0.9 is reached: 0.9100"
+
+
+def test_the_timeout_counts_the_work_of_all_attempts(begin: Begin) -> None:
+    study = begin(budget={"trials": None, "timeout": "1h"})
+    by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    earlier = (
+        sqlalchemy.update(tables.LEASES).where(tables.LEASES.c.study_id == study.id).values(started_at=tables.LEASES.c.started_at - 3600)
+    )
+    study.storage.write(lambda connection: connection.execute(earlier))
+    assert by_hand.claim(study) is None
+    assert str(trials.stop_reason(study)).startswith("the time is up")
+
+
+def test_three_failures_in_a_row_of_one_kind_stop_the_study_until_it_is_run_again(begin: Begin) -> None:
+    study = begin()
+
+    def fail(error: str) -> None:
+        claimed = by_hand.must_claim(study)
+        trials.fail(study, claimed, by_hand.failed(claimed, error))
+
+    fail("MemoryError")
+    fail("MemoryError")
+    fail("ValueError")
+    fail("MemoryError")
+    by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    fail("MemoryError")
+    fail("MemoryError")
+    assert trials.stopped(study) is None
+    fail("MemoryError")
+    assert by_hand.claim(study) is None
+    assert "3 trials in a row failed with MemoryError: it was too much" in str(trials.stop_reason(study))
+    trials.resume(study)
+    assert trials.stopped(study) is None
+    fail("MemoryError")
+    assert trials.stopped(study) is None
+
+
+def test_a_wrong_request_stops_the_study_at_once(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    trials.fail(study, claimed, by_hand.failed(claimed, "DataError", is_request=True))
+    assert "cannot be worked on" in str(trials.stopped(study))
+
+
+def test_probes_are_promoted_by_their_rank_and_asked_again_get_the_same_answer(begin: Begin) -> None:
+    study = begin(training=by_hand.SHORT | {"promote": 0.25})
+    answers = []
+    for value in (0.5, 0.4, 0.3, 0.2, 0.9, 0.1):
+        claimed = by_hand.must_claim(study)
+        answers.append(trials.promoted(study, claimed, messages.Probed(trial=claimed.number, value=value)))
+    assert answers == [True, False, False, False, True, False]
+    again = messages.Probed(trial=5, value=0.99)
+    assert not trials.promoted(study, claimed, again)
+    assert stored(study, 4).user_attrs["probe_accuracy"] == 0.9
+
+
+def test_trial_zero_is_promoted_however_poor_its_probe(begin: Begin) -> None:
+    study = begin()
+    first, second = by_hand.must_claim(study), by_hand.must_claim(study)
+    assert trials.promoted(study, second, messages.Probed(trial=1, value=0.9))
+    assert trials.promoted(study, first, messages.Probed(trial=0, value=0.1))
+
+
+def test_a_trial_behind_the_others_is_pruned_in_the_second_half_of_its_fine_tuning(begin: Begin) -> None:
+    study = begin(pruner={"name": "median", "startup_trials": 2})
+    for _ in range(2):
+        claimed = by_hand.must_claim(study)
+        trials.report(study, claimed, by_hand.epochs(claimed, [0.5, 0.5, 0.6, 0.7, 0.8, 0.9]))
+        by_hand.finish(study, claimed, 0.9)
+    poor = by_hand.must_claim(study)
+    verdicts = []
+    for step in range(1, 6):
+        trials.report(study, poor, by_hand.epochs(poor, [0.1], first=step))
+        verdicts.append(trials.should_prune(study, poor))
+    assert verdicts == [False, False, False, False, True]
+
+
+def test_the_dashboard_shows_notes_of_study_and_trial(begin: Begin) -> None:
+    study = begin()
+    attributes = study.storage.rdb.get_study_system_attrs(study.id)
+    assert attributes["study:metric_names"] == ["validation accuracy"]
+    assert "Best so far" not in get_note_from_system_attrs(attributes, None)["body"]
+    for value in (0.5, 0.8, 0.7):
+        by_hand.finish(study, by_hand.must_claim(study), value)
+    attributes = study.storage.rdb.get_study_system_attrs(study.id)
+    note = get_note_from_system_attrs(attributes, None)["body"]
+    assert "Best so far: **0.8000** by trial 1" in note
+    assert "| dropout | 0 to 0.5 |" in note
+    trial = stored(study, 1)
+    assert get_note_from_system_attrs(attributes, trial._trial_id)["body"].startswith("**completed with 0.8000**")
+
+
+def test_a_note_that_a_user_wrote_is_left_alone(begin: Begin) -> None:
+    study = begin()
+    study.storage.rdb.set_study_system_attr(study.id, "dashboard:note_str:0", "mine")
+    by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    assert get_note_from_system_attrs(study.storage.rdb.get_study_system_attrs(study.id), None)["body"].startswith("mine")
+
+
+def test_what_the_first_trainer_found_is_kept_with_the_study(begin: Begin) -> None:
+    study = begin()
+    by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    kept = study.storage.rdb.get_study_user_attrs(study.id)[studies.PREPARED]
+    assert messages.Prepared.model_validate(kept) == by_hand.PREPARED
+
+
+def test_the_score_on_the_test_split_is_kept_with_a_finished_trial(begin: Begin) -> None:
+    study = begin()
+    by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    score = messages.Evaluated(trial=0, accuracy=0.48, loss=1.1, num_images=200, confusion=((1,),))
+    trials.keep_test(study, score)
+    trials.keep_test(study, score)
+    assert stored(study).user_attrs["test"] == {"accuracy": 0.48, "loss": 1.1, "num_images": 200}
+
+
+def test_a_snapshot_says_how_the_study_stands(begin: Begin) -> None:
+    study = begin(budget={"trials": 10})
+    empty = progress.snapshot(study)
+    assert (empty.running, empty.best_value, empty.eta_seconds, empty.num_ended, empty.stop_reason) == ((), None, None, 0, None)
+    worker = WorkerId.here("w1")
+    for value in (0.5, 0.9):
+        claimed = by_hand.must_claim(study)
+        trials.report(study, claimed, by_hand.epochs(claimed, [0.3, 0.3, value]))
+        by_hand.finish(study, claimed, value)
+    by_hand.finish(study, by_hand.must_claim(study), 0.4, ending=Ending.STOPPED)
+    failing = by_hand.must_claim(study)
+    trials.fail(study, failing, by_hand.failed(failing))
+    waiting = by_hand.must_claim(study)
+    running = by_hand.must_claim(study, worker)
+    trials.report(study, running, by_hand.epochs(running, [0.2, 0.6, 0.5]))
+    trials.release(study, waiting)
+    seen = progress.snapshot(study)
+    assert (seen.num_completed, seen.num_pruned, seen.num_failed, seen.num_waiting) == (2, 1, 1, 1)
+    assert (seen.best_value, seen.best_number) == (0.9, 1)
+    assert seen.best_parameters == stored(study, 1).params
+    (only,) = seen.running
+    assert (only.number, only.worker, only.stage, only.epoch, only.value) == (5, worker.name, "fine_tune", 3, 0.6)
+    assert (seen.probe_seconds, seen.fine_tune_seconds) == (12.0, 6.0)
+    assert seen.busy_seconds > 0
+    assert seen.eta_seconds is not None
+
+
+def test_a_trial_costs_few_statements(begin: Begin, storage: Storage) -> None:
+    study = begin(sampler={"name": "tpe", "startup_trials": 2})
+    for _ in range(4):
+        by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    with by_hand.statements(storage) as seen:
+        claimed = by_hand.must_claim(study)
+    # plain Optuna: about 4 a hyperparameter, and there are some 25
+    assert len(seen) <= 30
+    with by_hand.statements(storage) as seen:
+        trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))
+    assert len(seen) <= 5
+    with by_hand.statements(storage) as seen:
+        by_hand.finish(study, claimed, 0.4)
+    assert len(seen) <= 15
