@@ -10,7 +10,7 @@ from typer import Abort, Argument, Option
 from typer.exceptions import TyperException
 
 import tuner
-from tuner.commands import mishaps, options
+from tuner.commands import mishaps
 from tuner.errors import TunerError
 
 app = typer.Typer(
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return mishaps.stop_printing()
     except Exception as error:
-        return mishaps.complain(mishaps.record(error, options.cache(None)), 1)
+        return mishaps.complain(mishaps.record(error), 1)
 
 
 @app.callback(invoke_without_command=True)
@@ -79,7 +79,7 @@ def init(
     cache: Cache = None,
 ) -> int:
     """Write a study file for a folder of images."""
-    from tuner.commands import initial
+    from tuner.commands import initial, options
 
     return initial.init(name, images, to or Path("studies") / f"{name}.yaml", options.cache(cache))
 
@@ -87,7 +87,7 @@ def init(
 @app.command()
 def check(study_file: StudyFile, cache: Cache = None) -> int:
     """Show every mistake of a study file, what it searches, and what that will cost."""
-    from tuner.commands import checking
+    from tuner.commands import checking, options
 
     return checking.check(study_file, options.cache(cache))
 
@@ -111,7 +111,7 @@ def run(
     cache: Cache = None,
 ) -> int:
     """Create a study, or go on with it, and work on it until its budget is spent."""
-    from tuner.commands import running
+    from tuner.commands import options, running
 
     places = options.places(cache, artifacts)
     hands = options.hands(workers, threads, hang_limit, memory_limit)
@@ -133,7 +133,7 @@ def worker(
     cache: Cache = None,
 ) -> int:
     """Be one more worker of a study, from any terminal or machine that reaches the storage."""
-    from tuner.commands import working
+    from tuner.commands import options, working
 
     hands = options.hands(1, threads, hang_limit, memory_limit)
     return working.worker(study_file, storage, places=options.places(cache, artifacts), hands=hands)
@@ -150,7 +150,7 @@ def status(study: AnyStudy = None, storage: Storage = DEFAULT_STORAGE, as_json: 
 @app.command()
 def best(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, as_yaml: AsYaml = False) -> int:
     """Print the best trial of a study."""
-    from tuner.commands import showing
+    from tuner.commands import options, showing
 
     return showing.best(study, storage, form=options.form(as_json=as_json, as_yaml=as_yaml))
 
@@ -160,11 +160,12 @@ def export(
     study: StudyName,
     to: Annotated[Path, Option(metavar="FILE", help="File to write: .yaml, .yml or .json.", show_default=False)],
     storage: Storage = DEFAULT_STORAGE,
+    force: Annotated[bool, Option("--force", help="Replace whatever the file holds.")] = False,
 ) -> int:
     """Write the best trial's whole config as a study file of fixed values."""
     from tuner.commands import showing
 
-    return showing.export(study, storage, to)
+    return showing.export(study, storage, to, force=force)
 
 
 @app.command()

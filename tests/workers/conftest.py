@@ -12,10 +12,11 @@ from tuner.search import study as studies
 from tuner.search.study import Study
 from tuner.spec import StudySpec
 from tuner.workers.events import Event, Happening
+from tuner.workers.places import Places
 from tuner.workers.rehearsal import Rehearsal, Script
 from tuner.workers.stopping import Stopping
 from tuner.workers.warm import Limits, WarmTrainer
-from tuner.workers.worker import Places, Worker
+from tuner.workers.worker import Worker
 
 
 @dataclass

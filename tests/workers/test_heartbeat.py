@@ -8,12 +8,13 @@ from tuner.workers.heartbeat import Heartbeat
 
 def test_a_heart_beats_until_the_work_is_done() -> None:
     beats = threading.Semaphore(0)
-    with Heartbeat(lambda: beats.release(), lambda message: None, every_seconds=0.01):
+    with Heartbeat(beats.release, lambda message: None, every_seconds=0.01):
         assert all(beats.acquire(timeout=10) for _ in range(3))
 
 
 def test_a_heart_survives_a_storage_that_is_away_and_says_so_once() -> None:
-    beats, told = threading.Semaphore(0), []
+    beats = threading.Semaphore(0)
+    told: list[str] = []
     outcomes = iter([StorageError("away"), StorageError("away"), None, StorageError("away again")])
 
     def beat() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tuner import messages
 from tuner.errors import DataError, StorageError, TrainingError
 from tuner.search import trials
 from tuner.workers.events import Event, Happening
@@ -72,6 +73,16 @@ def test_a_second_crash_of_a_trial_is_a_failure_with_its_last_words(make: Make) 
     assert bench.states() == ["FAIL", "COMPLETE"]
     (failure,) = [event for event in bench.events if event.what is Happening.FAILED]
     assert "Segmentation fault" in failure.message
+
+
+def test_weights_are_kept_of_the_rule_and_of_trials_that_were_the_best_when_they_ended(make: Make) -> None:
+    bench = make(budget={"trials": 8}, training={"promote": 1.0})
+    bench.work()
+    found = bench.study.optuna.get_trials(deepcopy=False)
+    values = [trial.value for trial in found]
+    expected = [number for number, value in enumerate(values) if number == 0 or value >= max(values[:number])]
+    assert [trial.number for trial in found if "weights" in trial.user_attrs] == expected
+    assert sorted(path.parent.name for path in bench.folder.rglob("*.weights")) == [f"trial-{number:05d}" for number in expected]
 
 
 def test_a_failure_costs_one_trial(make: Make) -> None:
@@ -243,5 +254,5 @@ def test_a_trainer_that_cannot_be_made_ready_is_a_training_error(make: Make) -> 
     bench = make()
     trainer = warm.WarmTrainer(lambda: Stillborn(bench.script), bench.limits, bench.stopping)
     with pytest.raises(TrainingError, match="no keras"):
-        trainer.warm_up(warm.messages.Prepare(spec=bench.study.spec.model_dump_json(), cache="."))
+        trainer.warm_up(messages.Prepare(spec=bench.study.spec.model_dump_json(), cache="."))
     assert bench.script.num_started == 2

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from tuner import messages
 from tuner.errors import TunerError
 from tuner.results import best as bests
-from tuner.results import export, scores
+from tuner.results import export
 from tuner.search import progress, trials
 from tuner.search.study import Study
 from tuner.terminal import printing, summary
@@ -71,7 +71,7 @@ def _score(run: Run, stopping: Stopping) -> None:
         printing.note(f"warning: {error}")
         return
     if score is not None:
-        scores.keep(run.study, score)
+        trials.keep_test(run.study, score)
 
 
 def _export(run: Run) -> Path | None:

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from tuner.data import survey, template
 from tuner.errors import RequestError
 from tuner.spec import StudySpec
-from tuner.terminal import printing
+from tuner.terminal import plain, printing
 
 
 def init(name: str, images: Path, to: Path, cache: Path) -> int:
@@ -17,10 +17,10 @@ def init(name: str, images: Path, to: Path, cache: Path) -> int:
         raise RequestError(f"{to} is there already and is not overwritten; choose another name, or remove it")
     seen = survey.survey(images, cache=cache)
     template.write(template.study_file(name, seen, images.expanduser()), to)
-    printing.raw("\n".join(survey.lines(seen)))
+    plain.result("\n".join(survey.lines(seen)))
     if not seen.is_usable:
         printing.note("warning: the study cannot run on this folder as it is")
-    printing.raw(f"\nWrote {to}. What it will do: tuner check {to}")
+    plain.result(f"\nWrote {to}. What it will do: tuner check {to}")
     return 0
 
 

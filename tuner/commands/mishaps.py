@@ -5,18 +5,17 @@ import os
 import re
 import sys
 import traceback
-from pathlib import Path
 
 from typer.exceptions import TyperException
 
-from tuner.terminal import printing
+from tuner.terminal import plain
 
 _PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s:/@]*):[^\s@]*@")
 
 
 def complain(message: str, exit_code: int) -> int:
     """Print a message to stderr; gives the exit code back."""
-    printing.line(blot(message))
+    plain.line(blot(message))
     return exit_code
 
 
@@ -33,8 +32,11 @@ def usage(error: TyperException) -> str:
     return f"{message}. See {command} --help."
 
 
-def record(error: Exception, cache: Path) -> str:
+def record(error: Exception) -> str:
     """One line for a fault of ours; the traceback goes to a file."""
+    from tuner.commands import options
+
+    cache = options.cache(None)
     text = blot("".join(traceback.format_exception(error)))
     name = f"error-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"
     where = f"the whole story is in {cache / name}"

@@ -13,7 +13,6 @@ from tuner.errors import RequestError
 from tuner.spec import Budget, StudySpec, read_duration
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
-_CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -111,22 +110,10 @@ def hands(num_workers: int, threads: int | None, hang_limit: str, memory_limit: 
     )
 
 
-def config_file(path: Path) -> Path:
-    """A file that a config may be written to.
-
-    Raises:
-        RequestError: its name says no known form, or it cannot be written there.
-    """
-    path = path.expanduser()
-    if path.suffix.lower() not in _CONFIG_SUFFIXES:
-        raise RequestError(f"--to is {path}; its name must end in .yaml, .yml or .json.")
-    if path.is_dir():
-        raise RequestError(f"--to is {path}, which is a folder; name a file in it.")
-    if not path.absolute().parent.is_dir():
-        raise RequestError(f"--to is {path}, but the folder {path.absolute().parent} does not exist; create it first.")
-    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise RequestError(f"--to is {path}, which may not be written; name another file.")
-    return path
+def is_there(url: str) -> bool:
+    """Whether a storage may hold something: a question must not make an SQLite file where there is none."""
+    path = url.removeprefix("sqlite:///")
+    return path == url or "?" in path or not path or path == ":memory:" or Path(path).exists() or not Path(path).absolute().parent.is_dir()
 
 
 def form(*, as_json: bool, as_yaml: bool) -> Form:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tuner import study_file
 from tuner.commands import checking, ending, options
 from tuner.errors import RequestError, StorageError
+from tuner.results import export
 from tuner.search import progress, trials
 from tuner.search import storage as storages
 from tuner.search import study as studies
@@ -40,7 +41,11 @@ class Exported:
             if self.path is not None:
                 raise RequestError("--to and --no-export are both given; choose one.")
             return None
-        return options.config_file(self.path or Path(f"{study}-best.yaml"))
+        target = (self.path or Path(f"{study}-best.yaml")).expanduser()
+        export.check_place(target)
+        if target.exists() and not export.is_export(target, study):
+            raise RequestError(f"{target} exists and is not an export of the study {study}; name another file with --to.")
+        return target
 
 
 def run(

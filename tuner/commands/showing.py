@@ -4,55 +4,70 @@ import json
 from pathlib import Path
 
 from tuner.commands import options
-from tuner.dashboard import app
+from tuner.errors import StudyError
 from tuner.results import best as bests
 from tuner.results import export as exports
 from tuner.search import progress
 from tuner.search import storage as storages
 from tuner.search import study as studies
-from tuner.terminal import printing, standing
+from tuner.search.study import Study
+from tuner.terminal import plain, printing, standing
 
 
 def status(name: str | None, url: str, *, as_json: bool) -> int:
     """Print how far one study is, or each of them."""
-    storage = storages.open(url)
-    names = [name] if name is not None else studies.names(storage)
-    found = [(study.spec, progress.snapshot(study)) for study in (studies.load(one, storage) for one in names)]
+    found = [_load(name, url)] if name is not None else _all(url)
+    seen = [(study.spec, progress.snapshot(study)) for study in found]
     if as_json:
-        printing.raw(json.dumps([standing.as_json(spec, snapshot) for spec, snapshot in found], indent=2))
-    elif name is not None:
-        printing.result(standing.one(*found[0]))
-    elif found:
-        printing.result(standing.many(found))
+        described = [standing.as_json(spec, snapshot) for spec, snapshot in seen]
+        plain.result(json.dumps(described if name is None else described[0], indent=2))
+    elif not seen:
+        plain.result(f"There is no study in {storages.shown(url)} yet. Start one with: tuner run studies/animals.yaml")
     else:
-        printing.result(f"There are no studies in {storages.shown(url)}. Start one with: tuner run studies/animals.yaml")
+        printing.result(standing.many(seen) if name is None else standing.one(*seen[0]))
     return 0
 
 
 def best(name: str, url: str, *, form: options.Form) -> int:
     """Print the best trial of a study."""
-    study = studies.load(name, storages.open(url))
-    found = bests.best(study)
+    found = bests.best(_load(name, url))
     match form:
         case options.Form.TEXT:
             printing.result(standing.best(found))
         case options.Form.JSON:
-            printing.raw(exports.as_json(study, found))
+            plain.result(exports.as_json(found))
         case options.Form.YAML:
-            printing.raw(exports.as_yaml(study, found))
+            plain.result(exports.as_yaml(found))
     return 0
 
 
-def export(name: str, url: str, to: Path) -> int:
-    """Write the best trial's config to a file."""
-    target = options.config_file(to)
-    study = studies.load(name, storages.open(url))
-    exports.write(bests.best(study), target)
-    printing.result(f"Wrote {target}. It is a study file: tuner run {target}")
+def export(name: str, url: str, to: Path, *, force: bool) -> int:
+    """Write the best trial's config to a file; one that is no export of the study is replaced only by force."""
+    target = to.expanduser()
+    exports.check_place(target)
+    write = exports.replace if force else exports.write
+    write(bests.best(_load(name, url)), target)
+    plain.result(f"Wrote {target}. It is a study file: tuner run {target}")
     return 0
 
 
 def dashboard(url: str, host: str, port: int) -> int:
     """Serve the dashboard until Ctrl-C."""
-    app.serve(storages.open(url), host, port, ready=lambda address: printing.note(f"The dashboard is at {address} (Ctrl-C ends it)"))
+    from tuner.dashboard import app
+
+    app.check_host(host)
+    app.serve(storages.open(url), host, port, ready=lambda address: plain.line(f"The dashboard is at {address} (Ctrl-C ends it)"))
     return 0
+
+
+def _load(name: str, url: str) -> Study:
+    if not options.is_there(url):
+        raise StudyError(f"there is no study {name}: {storages.shown(url)} does not exist. Name the database with --storage")
+    return studies.load(name, storages.open(url))
+
+
+def _all(url: str) -> list[Study]:
+    if not options.is_there(url):
+        return []
+    storage = storages.open(url)
+    return [studies.load(name, storage) for name in studies.names(storage)]

@@ -9,7 +9,7 @@ from tuner.search import study as studies
 from tuner.search import trials
 from tuner.search.study import Study
 from tuner.spec import StudySpec
-from tuner.terminal import news, printing
+from tuner.terminal import news, plain
 from tuner.workers import process
 from tuner.workers.events import Event
 from tuner.workers.stopping import Stopping, on_signals
@@ -23,7 +23,7 @@ def worker(path: Path, url: str, *, places: options.Folders, hands: options.Hand
     (assignment,) = running.assign(study, url, places, hands)
     stopping = Stopping()
     with on_signals(stopping):
-        process.work(assignment, stopping=stopping, tell=_tell)
+        process.work(assignment, stopping=stopping, tell=_tell, start=process.child)
     if stopping.is_urgent:
         return running.KILLED
     return 1 if trials.stopped(study) else 0
@@ -39,4 +39,4 @@ def _join(spec: StudySpec, storage: storages.Storage) -> Study:
 def _tell(event: Event) -> None:
     said = news.plain(event, is_best=False)
     if said is not None:
-        printing.line(said)
+        plain.line(said)

@@ -83,6 +83,19 @@ def beside(storage: storages.Storage, host: str, port: int) -> Iterator[str]:
             thread.join()
 
 
+def check_host(host: str) -> None:
+    """Refuse an address that other machines could reach.
+
+    Raises:
+        RequestError: the host is not this machine.
+    """
+    if host not in _LOOPBACK:
+        raise errors.RequestError(
+            f"the dashboard's host is {host}; it has no passwords yet, so it serves this machine only: --host {DEFAULT_HOST}. "
+            f"From another machine, reach it through SSH: ssh -L {DEFAULT_PORT}:{DEFAULT_HOST}:{DEFAULT_PORT} THIS_MACHINE"
+        )
+
+
 class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, *, started_up: Callable[[], object]) -> None:
         super().__init__(config)
@@ -120,11 +133,7 @@ def _is_there(storage: storages.Storage) -> bool:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    if host not in _LOOPBACK:
-        raise errors.RequestError(
-            f"the dashboard's host is {host}; it has no passwords yet, so it serves this machine only: --host {DEFAULT_HOST}. "
-            f"From another machine, reach it through SSH: ssh -L {DEFAULT_PORT}:{DEFAULT_HOST}:{DEFAULT_PORT} THIS_MACHINE"
-        )
+    check_host(host)
     family, address = _LOOPBACK[host]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -45,7 +45,7 @@ def write(best: Best, path: Path) -> None:
         RequestError: the suffix is neither, something else is in the way, or the folder cannot be written.
     """
     check_place(path)
-    if path.exists() and not _is_export_of(best, path):
+    if path.exists() and not is_export(path, best.spec.name):
         raise errors.RequestError(
             f"{path} exists and is not an export of the study {best.spec.name}, so it is left as it is; name another file, or give --force"
         )
@@ -86,12 +86,13 @@ def check_place(path: Path) -> None:
 _WRITERS = {".yaml": as_yaml, ".yml": as_yaml, ".json": as_json}
 
 
-def _is_export_of(best: Best, path: Path) -> bool:
+def is_export(path: Path, study: str) -> bool:
+    """Whether a file is an export of this study, which a newer one may replace."""
     try:
         found = study_file.read(path)
     except errors.SpecError:
         return False
-    return found.result is not None and found.result.get("study") == best.spec.name
+    return found.result is not None and found.result.get("study") == study
 
 
 def _write_beside_and_rename(path: Path, text: str) -> None:

@@ -58,11 +58,11 @@ class LiveScreen:
             self.show(self._snapshot)
 
     def _draw(self, snapshot: Snapshot) -> RenderableType:
-        parts: list[RenderableType] = [Text(""), self._headline(snapshot), self._bar(snapshot), _counts(snapshot)]
+        parts: list[RenderableType] = [Text(""), self._headline(snapshot), self._bar(snapshot), counts(snapshot)]
         if snapshot.best_value is not None:
             parts += [Text(""), best(snapshot)]
         if snapshot.running:
-            parts += [Text(""), _running(snapshot.running)]
+            parts += [Text(""), running(snapshot.running)]
         elif not self._warm:
             parts += [Text(""), Text("the workers load the data and the backbone …", style="quiet")]
         parts.append(Text(""))
@@ -109,7 +109,8 @@ def best(snapshot: Snapshot) -> RenderableType:
     return Group(line, Text(said or "the rule that needs no search", style="quiet"))
 
 
-def _counts(snapshot: Snapshot) -> Text:
+def counts(snapshot: Snapshot) -> Text:
+    """Trials by their states, in a line."""
     line = Text()
     for name, number, style in (
         ("done", snapshot.num_completed, "good"),
@@ -122,11 +123,12 @@ def _counts(snapshot: Snapshot) -> Text:
     return line
 
 
-def _running(running: tuple[Running, ...]) -> RenderableType:
+def running(trials: tuple[Running, ...]) -> RenderableType:
+    """A row for each running trial."""
     rows = plan.table("trial", "worker", "stage", "epoch", "value", right=("trial", "epoch", "value"))
-    for trial in running[:_LISTED_TRIALS]:
+    for trial in trials[:_LISTED_TRIALS]:
         stage = trial.stage.value.replace("_", "-") if trial.stage else "building"
         rows.add_row(str(trial.number), trial.worker, stage, str(trial.epoch or ""), wording.accuracy(trial.value))
-    if len(running) > _LISTED_TRIALS:
-        rows.add_row("", f"… {len(running) - _LISTED_TRIALS} more", style="quiet")
+    if len(trials) > _LISTED_TRIALS:
+        rows.add_row("", f"… {len(trials) - _LISTED_TRIALS} more", style="quiet")
     return rows

@@ -1,4 +1,4 @@
-"""Text to the terminal: results to stdout, all else to stderr, plain where there is no terminal."""
+"""Screens to the terminal: results to stdout, all else to stderr, plain where there is no terminal."""
 
 import sys
 from functools import cache
@@ -28,19 +28,9 @@ def result(*parts: RenderableType) -> None:
     stdout().print(*parts, sep="\n")
 
 
-def raw(text: str) -> None:
-    """Print text for a program, exactly as it is."""
-    print(text.rstrip("\n"), flush=True)
-
-
 def note(*parts: RenderableType) -> None:
     """Print what is worth knowing beside the result."""
     stderr().print(*parts, sep="\n")
-
-
-def line(text: str) -> None:
-    """Print one line of a log, never folded."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _console(*, is_terminal: bool, stderr: bool) -> Console:

@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 from tuner.search.progress import Snapshot
 from tuner.spec import StudySpec
-from tuner.terminal import live, news, printing
+from tuner.terminal import live, news, plain, printing
 from tuner.workers.events import Event
 
 
@@ -41,7 +41,7 @@ class PlainScreen:
 
     def __enter__(self) -> Self:
         if self._address:
-            printing.line(f"{self._name} dashboard at {self._address}")
+            plain.line(f"{self._name} dashboard at {self._address}")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -51,7 +51,7 @@ class PlainScreen:
         """Print a line."""
         said = news.plain(event, is_best=is_best)
         if said is not None:
-            printing.line(said)
+            plain.line(said)
 
     def show(self, snapshot: Snapshot) -> None:
         """Lines tell it all."""
@@ -60,7 +60,7 @@ class PlainScreen:
         """Say once that the end was asked for."""
         if not self._is_stopping:
             self._is_stopping = True
-            printing.line(f"{self._name} stopping: running trials are kept for the next run")
+            plain.line(f"{self._name} stopping: running trials are kept for the next run")
 
 
 class Paced:

@@ -1,15 +1,16 @@
 """A study that has ended into one screen: what was found, what it cost, what to do next."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tuner.search.progress import Snapshot
-from tuner.terminal import plan, wording
+from tuner.terminal import plan, standing, wording
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,20 +74,10 @@ def next_steps(study: str, file: Path, exported: Path | None, reason: str) -> Re
     return plan.headed("Next", *ended, *kept, rows)
 
 
-def differences(rule: Mapping[str, object], winner: Mapping[str, object]) -> list[tuple[str, object, object]]:
+def differences(rule: dict[str, Any], winner: dict[str, Any]) -> list[tuple[str, object, object]]:
     """Hyperparameters, flattened with dots, whose values are not those of trial 0."""
-    flat_rule, flat_winner = _flat(rule), _flat(winner)
+    flat_rule, flat_winner = standing.flat(rule), standing.flat(winner)
     return [(name, flat_rule.get(name), value) for name, value in flat_winner.items() if flat_rule.get(name) != value]
-
-
-def _flat(values: Mapping[str, object]) -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{inner}": given for inner, given in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _against_rule(what: Found) -> list[RenderableType]:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from tuner import messages
 from tuner.errors import TrainingError
 from tuner.spec import StudySpec
+from tuner.workers.places import Places
 from tuner.workers.stopping import Stopping
 from tuner.workers.trainer import Trainer, TrainerDied
 from tuner.workers.warm import Limits, TrainerHung, WarmTrainer
-from tuner.workers.worker import Places
 
 
 def evaluate(

@@ -12,13 +12,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tuner.errors import RequestError, TunerError
-from tuner.search import storage, trials
-from tuner.search import study as studies
 from tuner.workers.events import Event, Happening
+from tuner.workers.places import Places
 from tuner.workers.stopping import Stopping, on_signals
 from tuner.workers.trainer import ChildTrainer, Trainer
 from tuner.workers.warm import Limits, WarmTrainer
-from tuner.workers.worker import Places, Worker
 
 
 class Assignment(BaseModel):
@@ -68,9 +66,13 @@ def child(assignment: Assignment) -> Trainer:
 
 
 def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], None], start: Start = child) -> None:
-    """Be a worker of a study that is there; the trainer's long start overlaps with opening the storage."""
+    """Be a worker of a study that is there; the trainer's long start overlaps with loading Optuna and opening the storage."""
     trainer = WarmTrainer(lambda: start(assignment), assignment.limits, stopping)
     try:
+        from tuner.search import storage, trials
+        from tuner.search import study as studies
+        from tuner.workers.worker import Worker
+
         study = studies.load(assignment.study, storage.open(assignment.storage))
         identity = trials.WorkerId.here(assignment.worker)
         Worker(study, trainer, identity=identity, places=assignment.places, stopping=stopping, tell=tell).run()

@@ -2,19 +2,19 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import messages
 from tuner.errors import LeaseLost, StorageError
 from tuner.messages import Ending
-from tuner.search import trials
+from tuner.search import progress, trials
 from tuner.search.study import Study
 from tuner.search.trials import Claim, WorkerId
 from tuner.workers.attempt import Attempt
 from tuner.workers.events import Happening, Tell
 from tuner.workers.heartbeat import BEAT_SECONDS, Heartbeat
 from tuner.workers.narrator import Narrator
+from tuner.workers.places import Places
 from tuner.workers.stopping import Stopping
 from tuner.workers.trainer import TrainerDied
 from tuner.workers.warm import TrainerHung, WarmTrainer, request_error
@@ -25,24 +25,6 @@ _TRIES = 2
 _STORAGE_PATIENCE_SECONDS = 600.0
 
 Outcome = messages.Finished | messages.Failed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where a worker keeps its files."""
-
-    #: decoded images and features, shared by the workers of a host
-    cache: Path
-    #: weights and checkpoints, a folder a study and in it a folder a trial
-    artifacts: Path
-
-    def of_study(self, study: str) -> Path:
-        """The folder of a study's artifacts."""
-        return self.artifacts / study
-
-    def of_trial(self, study: str, trial: int) -> Path:
-        """The folder of a trial's artifacts."""
-        return self.of_study(study) / f"trial-{trial:05d}"
 
 
 class Worker:
@@ -113,7 +95,8 @@ class Worker:
     def _settle(self, claim: Claim, outcome: Outcome | None, curve: list[messages.Epoch], seconds: float) -> None:
         match outcome:
             case messages.Finished() if outcome.ending is not Ending.SUSPENDED:
-                self._insist(lambda: self._finish(claim, outcome, curve))
+                kept = self._keep_if_best(outcome)
+                self._insist(lambda: self._finish(claim, kept, curve))
                 what = Happening.COMPLETED if outcome.ending is Ending.COMPLETED else Happening.PRUNED
                 self._narrator.say(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason)
             case messages.Failed():
@@ -146,6 +129,19 @@ class Worker:
                 if isinstance(error, TrainerHung):
                     break
         return failed, curve
+
+    def _keep_if_best(self, finished: messages.Finished) -> messages.Finished:
+        """Remove the weights of a trial that is not the best so far; trial 0's stay."""
+        if finished.weights is None or finished.value is None or finished.trial == 0:
+            return finished
+        try:
+            best = progress.snapshot(self._study).best_value
+        except StorageError:
+            return finished
+        if best is None or finished.value >= best:
+            return finished
+        Path(finished.weights).unlink(missing_ok=True)
+        return finished.model_copy(update={"weights": None})
 
     def _finish(self, claim: Claim, finished: messages.Finished, curve: list[messages.Epoch]) -> None:
         assert self._prepared is not None

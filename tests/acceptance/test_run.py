@@ -1,0 +1,169 @@
+"""`tuner run` and `tuner worker` as processes, met with signals; their trainers are rehearsed."""
+
+import os
+import signal
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.acceptance.conftest import Place
+
+SLOW = {"epoch_seconds": 0.5}
+Gone = Callable[[list[psutil.Process]], None]
+
+
+def test_a_run_spends_its_budget_exports_the_best_and_ends(place: Place) -> None:
+    run = place.tuner("run", "study.yaml", "--workers", "2")
+    code, out = run.end()
+    assert code == 0, run.lines
+    assert place.states() == ["COMPLETE"] * 4
+    assert (place.folder / "study-best.yaml").exists()
+    for word in ("Found", "validation accuracy", "never seen", "95 % interval", "Cost", "4 completed", "Next", "study-best.yaml"):
+        assert word in out
+    for number in range(4):
+        assert any(f"study trial {number} started" in line for line in run.lines)
+        assert any(f"study trial {number} completed" in line for line in run.lines)
+    assert any("(new best)" in line for line in run.lines)
+
+
+def test_the_exported_config_is_a_study_of_its_own(place: Place) -> None:
+    place.tuner("run", "study.yaml").end()
+    again = place.tuner("run", "study-best.yaml")
+    code, out = again.end()
+    assert code == 0, again.lines
+    assert "1 completed" in out
+
+
+def test_a_run_of_a_finished_study_says_so_and_starts_nothing(place: Place) -> None:
+    place.tuner("run", "study.yaml").end()
+    again = place.tuner("run", "study.yaml")
+    code, out = again.end()
+    assert code == 0
+    assert "the budget of 4 trials is spent" in out
+    assert len(place.states()) == 4
+
+
+def test_a_larger_budget_goes_on_with_the_study(place: Place) -> None:
+    place.tuner("run", "study.yaml").end()
+    assert place.tuner("run", "study.yaml", "--trials", "6").end()[0] == 0
+    assert len(place.states()) == 6
+
+
+def test_nothing_is_exported_where_that_is_not_wanted(place: Place) -> None:
+    assert place.tuner("run", "study.yaml", "--no-export").end()[0] == 0
+    assert not list(place.folder.glob("*best*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_ends_a_run_in_order_and_the_next_run_goes_on(place: Place, number: signal.Signals) -> None:
+    run = place.tuner("run", "study.yaml", "--workers", "2", script=SLOW)
+    run.until("trial 0 started")
+    run.until("promoted")
+    run.signal(number)
+    code, out = run.end()
+    assert code == 0, run.lines
+    assert "you stopped it" in out
+    assert set(place.states()) <= {"RUNNING", "COMPLETE"}
+    assert "RUNNING" in place.states()
+    again = place.tuner("run", "study.yaml", "--workers", "2")
+    assert again.end()[0] == 0
+    assert any("resumed" in line for line in again.lines)
+    assert place.states() == ["COMPLETE"] * 4
+
+
+def test_a_second_signal_kills(place: Place, gone: Gone) -> None:
+    run = place.tuner("run", "study.yaml", "--workers", "2", script={"mishaps": {"0": ["hang"], "1": ["hang"]}})
+    run.until("trial 1 started")
+    family = run.family()
+    run.signal(signal.SIGINT)
+    run.until("stopping")
+    run.signal(signal.SIGINT)
+    assert run.end()[0] == 130
+    gone(family)
+    assert set(place.states()) == {"RUNNING"}
+
+
+def test_a_worker_that_is_killed_is_started_again_and_its_trial_goes_on(place: Place) -> None:
+    run = place.tuner("run", "study.yaml", script=SLOW)
+    run.until("trial 0 started")
+    (worker,) = run.family()
+    worker.kill()
+    run.until("crashed (signal 9)", "started again")
+    run.until("trial 0 resumed")
+    assert run.end()[0] == 0
+    assert place.states() == ["COMPLETE"] * 4
+
+
+def test_workers_end_in_order_when_their_run_is_killed(place: Place, gone: Gone) -> None:
+    run = place.tuner("run", "study.yaml", "--workers", "2", script=SLOW)
+    run.until("trial 1 started")
+    family = run.family()
+    run.signal(signal.SIGKILL)
+    run.end()
+    gone(family)
+    assert set(place.states()) <= {"RUNNING", "COMPLETE"}
+    again = place.tuner("run", "study.yaml", "--workers", "2")
+    assert again.end()[0] == 0
+    assert place.states() == ["COMPLETE"] * 4
+
+
+def test_workers_from_several_terminals_share_one_budget(place: Place) -> None:
+    place.write(budget={"trials": 12})
+    workers = [place.tuner("worker", "study.yaml", script={"epoch_seconds": 0.01}) for _ in range(3)]
+    assert [worker.end()[0] for worker in workers] == [0, 0, 0]
+    assert place.states() == ["COMPLETE"] * 12
+    started = [line for worker in workers for line in worker.lines if " started" in line]
+    assert len(started) == 12
+
+
+def test_a_worker_keeps_the_budget_that_a_run_was_given(place: Place) -> None:
+    place.tuner("run", "study.yaml", "--trials", "2").end()
+    worker = place.tuner("worker", "study.yaml")
+    assert worker.end()[0] == 0
+    assert len(place.states()) == 2
+
+
+def test_a_worker_that_is_interrupted_hands_its_trial_back(place: Place) -> None:
+    worker = place.tuner("worker", "study.yaml", script=SLOW)
+    worker.until("trial 0 started")
+    worker.signal(signal.SIGINT)
+    assert worker.end()[0] == 0
+    assert any("trial 0 suspended" in line for line in worker.lines)
+    assert place.states() == ["RUNNING"]
+
+
+def test_data_that_cannot_be_used_is_told_once(place: Place) -> None:
+    run = place.tuner("run", "study.yaml", script={"refusal": "no images of cats"})
+    code, out = run.end()
+    assert code == 2
+    assert out == ""
+    assert run.lines[-1] == "no images of cats"
+
+
+def test_a_study_that_stops_itself_says_why(place: Place) -> None:
+    run = place.tuner("run", "study.yaml", script={"always": "fail"})
+    code, _ = run.end()
+    assert code == 1
+    assert "ValueError" in run.lines[-1]
+    assert place.states() == ["FAIL"] * 3
+
+
+def test_a_changed_study_file_is_refused_with_what_changed(place: Place) -> None:
+    place.tuner("run", "study.yaml").end()
+    place.write(budget={"trials": 4}, search={"dropout": 0.3})
+    run = place.tuner("run", "study.yaml")
+    code, out = run.end()
+    assert (code, out) == (2, "")
+    assert any("search.dropout" in line for line in run.lines)
+    assert not any("Traceback" in line for line in run.lines)
+
+
+def test_status_and_best_of_a_study_are_shown(place: Place) -> None:
+    place.tuner("run", "study.yaml").end()
+    code, out = place.tuner("status").end()
+    assert (code, "4 of 4" in out) == (0, True)
+    assert "best" in place.tuner("status", "study").end()[1]
+    assert "validation accuracy" in place.tuner("best", "study").end()[1]
+    assert place.tuner("export", "study", "--to", "kept.json").end()[0] == 0
+    assert os.path.getsize(place.folder / "kept.json") > 500

@@ -1,0 +1,13 @@
+"""Text as it is to stdout and stderr, without a package that takes its time to load."""
+
+import sys
+
+
+def result(text: str) -> None:
+    """Print what was asked for, for people or for a program, exactly as it is."""
+    print(text.rstrip("\n"), flush=True)
+
+
+def line(text: str) -> None:
+    """Print something else than the result, never folded."""
+    print(text, file=sys.stderr, flush=True)

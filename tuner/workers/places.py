@@ -1,0 +1,22 @@
+"""Where a worker keeps its files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Folders of files that are not in the storage."""
+
+    #: decoded images and features, shared by the workers of a host
+    cache: Path
+    #: weights and checkpoints, a folder a study and in it a folder a trial
+    artifacts: Path
+
+    def of_study(self, study: str) -> Path:
+        """The folder of a study's artifacts."""
+        return self.artifacts / study
+
+    def of_trial(self, study: str, trial: int) -> Path:
+        """The folder of a trial's artifacts."""
+        return self.of_study(study) / f"trial-{trial:05d}"
