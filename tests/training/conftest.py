@@ -1,6 +1,7 @@
 """One import of TensorFlow, one small study, one warm trainer for all tests of the room."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# what the user of this machine has downloaded is not there for the tests
+os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="tuner-keras-")
 
 import numpy as np
 import tensorflow as tf

@@ -190,7 +190,6 @@ def _wrapped(network: keras.Model, model: spec.Model) -> Backbone:
     _check_form(network, model)
     if isinstance(network.layers[-1], keras.layers.Dense) and len(network.layers) > 1:
         network = keras.Model(network.inputs[0], network.layers[-1].input)
-    network.trainable = True
     return Backbone(network=network, preprocess=lambda images: images, blocks=_parts(network), pooling=model.pooling, size=model.image_size)
 
 
@@ -215,11 +214,12 @@ def _parts(network: keras.Model) -> tuple[tuple[keras.Variable, ...], ...]:
 
 
 def _leaves(network: keras.Model) -> Iterator[keras.Layer]:
-    """The layers from the bottom up, those of networks inside the network in their place."""
+    """The layers from the bottom up, those of networks inside the network in their place; none is frozen, as it may have been saved."""
     for layer in network.layers:
         if isinstance(layer, keras.Model):
             yield from _leaves(layer)
         else:
+            layer.trainable = True
             yield layer
 
 
