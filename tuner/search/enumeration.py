@@ -17,22 +17,16 @@ MAX_COMBINATIONS = 10_000
 class _Odometer:
     """A chooser that goes through every combination: the last parameter turns fastest."""
 
-    def __init__(self, *, counts_ranges: bool) -> None:
-        self._counts_ranges = counts_ranges
+    def __init__(self) -> None:
         self._positions: list[int] = []
         self._sizes: list[int] = []
         self._depth = 0
         self.values: dict[str, Any] = {}
-        #: parameters with more values than can be gone through
-        self.endless: set[str] = set()
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        self.endless.add(name)
-        return self._turn(name, [low])
+        raise AssertionError(f"{name} is a range, which a study file with this sampler may not have")
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        if not self._counts_ranges:
-            self.endless.add(name)
         return self._turn(name, range(low, high + 1))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -63,11 +57,11 @@ def combinations(spec: StudySpec) -> list[dict[str, Any]] | None:
     """The parameters of every combination of a study's space, in an order of its own; None where the sampler does not go through them.
 
     Raises:
-        SpecError: there are ranges that have no end of values, or too many combinations.
+        SpecError: there are too many.
     """
     if not isinstance(spec.sampler, Grid | BruteForce):
         return None
-    odometer = _Odometer(counts_ranges=isinstance(spec.sampler, BruteForce))
+    odometer = _Odometer()
     found: list[dict[str, Any]] = []
     is_more = True
     while is_more:
@@ -76,17 +70,9 @@ def combinations(spec: StudySpec) -> list[dict[str, Any]] | None:
         if len(found) > MAX_COMBINATIONS:
             raise SpecError(spec.name, [_too_many(spec)])
         is_more = odometer.advance()
-    if odometer.endless:
-        raise SpecError(spec.name, [_endless(spec, name) for name in sorted(odometer.endless)])
     return found
 
 
-def _endless(spec: StudySpec, name: str) -> Problem:
-    only = "choices" if isinstance(spec.sampler, Grid) else "choices and ranges of whole numbers"
-    cure = "write choices, for example {choices: [a, b]}, or one value; or take another sampler, for example random"
-    return Problem(field=f"search.{name}", message=f"is a range, and sampler {spec.sampler.name} goes through {only}; {cure}")
-
-
 def _too_many(spec: StudySpec) -> Problem:
-    message = f"{spec.sampler.name} would go through more than {MAX_COMBINATIONS} combinations; name fewer choices, or take sampler tpe"
+    message = f"is {spec.sampler.name}, which would try more than {MAX_COMBINATIONS} combinations; name fewer choices, or take sampler tpe"
     return Problem(field="sampler", message=message)

@@ -86,7 +86,7 @@ def explain(error: BaseException, address: URL) -> str:
 
 def shown(address: URL) -> str:
     """An address without its password."""
-    hidden = {name: "***" for name in address.query if "password" in name or name == "passwd"}
+    hidden = {name: "hidden" for name in address.query if "password" in name or name == "passwd"}
     return (
         address.update_query_dict(hidden).render_as_string(hide_password=True) if hidden else address.render_as_string(hide_password=True)
     )

@@ -48,16 +48,17 @@ class _Patient(BasePruner):
         if last is None or last - self._patience - 1 < self._start:
             return False
         values = trial.intermediate_values
-        before = [value for step, value in values.items() if step < last - self._patience]
-        return max(values.values()) - max(before, default=-1.0) <= self._min_delta
+        before = max(value for step, value in values.items() if step < last - self._patience)
+        return max(values.values()) - before <= self._min_delta
 
 
 class Confined(BasePruner):
-    """A pruner that sees the steps after `start` only, counted from 1 if `renumbers`; before it, it is not asked."""
+    """A pruner that is asked after step `start` only, and sees the steps after `origin`, counted from there if `renumbers`."""
 
-    def __init__(self, inner: BasePruner, start: int, *, renumbers: bool = False) -> None:
+    def __init__(self, inner: BasePruner, start: int, *, origin: int | None = None, renumbers: bool = False) -> None:
         self.inner = inner
         self.start = start
+        self._origin = start if origin is None else origin
         self._renumbers = renumbers
 
     @property
@@ -69,9 +70,11 @@ class Confined(BasePruner):
         """Whether the trial is to be stopped."""
         if self.is_silent or (trial.last_step or 0) <= self.start:
             return False
-        offset = self.start if self._renumbers else 0
+        offset = self._origin if self._renumbers else 0
         seen = copy.copy(trial)
-        seen.intermediate_values = {step - offset: value for step, value in sorted(trial.intermediate_values.items()) if step > self.start}
+        seen.intermediate_values = {
+            step - offset: value for step, value in sorted(trial.intermediate_values.items()) if step > self._origin
+        }
         with warnings.catch_warnings():
             # trials of different lengths are nothing to warn about here
             warnings.filterwarnings("ignore", message="WilcoxonPruner", category=UserWarning)
@@ -87,7 +90,7 @@ def _percentile(options: strategies.Percentile, road: _Road) -> Confined:
 
 
 def _patient(options: strategies.Patient, road: _Road) -> Confined:
-    return Confined(_Patient(options.patience, options.min_delta, road.probe), road.warm)
+    return Confined(_Patient(options.patience, options.min_delta, road.probe), road.warm, origin=0)
 
 
 def _hyperband(options: strategies.Hyperband, road: _Road) -> Confined:
@@ -127,4 +130,7 @@ def build(spec: StudySpec, *, epochs: int) -> Confined:
     """
     probe = spec.training.probe_epochs
     warmup = getattr(spec.pruner, "warmup", _WARMUP)
-    return _BUILDERS[spec.pruner.name](spec.pruner, _Road(probe=probe, warm=probe + round(warmup * epochs), end=probe + epochs))
+    road = _Road(probe=probe, warm=probe + round(warmup * epochs), end=probe + epochs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _BUILDERS[spec.pruner.name](spec.pruner, road)

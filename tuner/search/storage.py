@@ -95,15 +95,20 @@ def open(url: str) -> Storage:  # noqa: A001
     if address.get_backend_name() == "sqlite":
         _tune_sqlite(rdb.engine)
     storage = Storage(url=url, rdb=rdb, cached=optuna.storages.get_storage(rdb))
-    storage.write(lambda connection: connection.execute(sqlalchemy.select(sqlalchemy.literal(1))))
+    storage.write(_try_to_write)
     return storage
+
+
+def _try_to_write(connection: Connection) -> None:
+    """Change nothing, in a way that a database which may not be written refuses."""
+    connection.execute(sqlalchemy.delete(tables.LEASES).where(sqlalchemy.false()))
 
 
 def shown(url: str) -> str:
     """A URL as it may be shown: without its password."""
     try:
         return faults.shown(make_url(url))
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         scheme, separator, rest = url.partition("://")
         return f"{scheme}://***@{rest.rpartition('@')[2]}" if separator and "@" in rest else url
 
@@ -111,7 +116,7 @@ def shown(url: str) -> str:
 def _parse(url: str) -> URL:
     try:
         address = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise StorageError(
             f"{shown(url)} is not a database URL; expected for example sqlite:///tuner.db or postgresql://user:password@host/database"
         ) from error
