@@ -1,6 +1,5 @@
 """A trainer process as a worker sees it: messages go down a pipe, and come back."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from tuner import messages, spec
 from tuner.hyperparameters import Hyperparameters
 
+ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE_SECONDS = 120.0
 Answer = Callable[[messages.Message], messages.Message | None]
 
@@ -91,9 +91,8 @@ def start() -> Iterator[Child]:
     """A trainer process of the caller's own, ended with the block."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "tuner.training.process", str(theirs.fileno()), "--threads", "1"]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     with theirs:
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, stdout=subprocess.DEVNULL)
     pipe = Connection(ours.detach())
     try:
         yield Child(pipe, process)

@@ -3,7 +3,6 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from tuner.training import bench as benches
 
 DIGITS = {"source": "digits", "train": 100, "validation": 60, "test": 50}
 NETWORK = {"backbone": "squeezenet1_1", "weights": "imagenet", "image_size": 32}
+TINY = {"backbone": "python:tests.training.networks:tiny", "image_size": 16}
 Pictures = list[tuple[NDArray[np.uint8], int]]
 
 
@@ -38,7 +38,7 @@ def _as_in_the_trainer() -> None:
 
 def study(**sections: Any) -> spec.StudySpec:
     """A study of a hundred digits whose trials take a second."""
-    given = {"name": "small", "data": DIGITS, "model": NETWORK, "training": {"probe_epochs": 3, "epochs": 2}}
+    given = {"name": "small", "data": DIGITS, "model": TINY, "training": {"probe_epochs": 3, "epochs": 2}}
     return spec.StudySpec.model_validate(given | sections)
 
 
@@ -57,7 +57,7 @@ def _bench(cache: Path) -> benches.Bench:
 def bench(_bench: benches.Bench) -> benches.Bench:
     """The small study, warm in this process, its backbone as pretrained."""
     _bench.restore()
-    return replace(_bench)
+    return _bench
 
 
 @pytest.fixture(scope="session")
