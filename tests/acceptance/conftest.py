@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -67,7 +68,13 @@ class Place:
 
     def write(self, **sections: Any) -> None:
         """Write study.yaml; JSON is YAML."""
-        given = {"name": "study", "data": {"source": "digits"}, "sampler": "random", "pruner": "none", "training": {"promote": 1.0}}
+        given = {
+            "name": "study",
+            "data": {"source": "digits"},
+            "training": {"probe_epochs": 2, "promote": 1.0},
+            "sampler": "random",
+            "pruner": "none",
+        }
         (self.folder / "study.yaml").write_text(json.dumps(given | sections))
 
     def tuner(self, *arguments: str, script: dict[str, Any] | None = None) -> Command:
@@ -99,6 +106,24 @@ class Place:
                 for member in family:
                     member.kill()
             command.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, str, list[str]]]:
+    """The folder of a study that was run to its end by two workers; exit code, stdout and lines of that run."""
+    made = Place(tmp_path_factory.mktemp("finished"))
+    made.write(budget={"trials": 4})
+    run = made.tuner("run", "study.yaml", "--workers", "2")
+    code, out = run.end()
+    return made.folder, (code, out, run.lines)
+
+
+@pytest.fixture
+def finished(first_run: tuple[Path, tuple[int, str, list[str]]], tmp_path: Path) -> Iterator[Place]:
+    """A copy of a study that was run to its end."""
+    made = Place(shutil.copytree(first_run[0], tmp_path / "copy"))
+    yield made
+    made.clear()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """`tuner run` and `tuner worker` as processes, met with signals; their trainers are rehearsed."""
 
-import os
 import signal
 from collections.abc import Callable
 
@@ -8,51 +7,45 @@ import psutil
 import pytest
 
 from tests.acceptance.conftest import Place
+from tuner import cli
 
 SLOW = {"epoch_seconds": 0.5}
 Gone = Callable[[list[psutil.Process]], None]
 
 
-def test_a_run_spends_its_budget_exports_the_best_and_ends(place: Place) -> None:
-    run = place.tuner("run", "study.yaml", "--workers", "2")
-    code, out = run.end()
-    assert code == 0, run.lines
-    assert place.states() == ["COMPLETE"] * 4
-    assert (place.folder / "study-best.yaml").exists()
+def test_a_run_spends_its_budget_exports_the_best_and_ends(finished: Place, first_run: tuple[object, tuple[int, str, list[str]]]) -> None:
+    _, (code, out, lines) = first_run
+    assert code == 0, lines
+    assert finished.states() == ["COMPLETE"] * 4
+    assert (finished.folder / "study-best.yaml").exists()
     for word in ("Found", "validation accuracy", "never seen", "95 % interval", "Cost", "4 completed", "Next", "study-best.yaml"):
         assert word in out
     for number in range(4):
-        assert any(f"study trial {number} started" in line for line in run.lines)
-        assert any(f"study trial {number} completed" in line for line in run.lines)
-    assert any("(new best)" in line for line in run.lines)
+        assert any(f"study trial {number} started" in line for line in lines)
+        assert any(f"study trial {number} completed" in line for line in lines)
+    assert any("(new best)" in line for line in lines)
 
 
-def test_the_exported_config_is_a_study_of_its_own(place: Place) -> None:
-    place.tuner("run", "study.yaml").end()
-    again = place.tuner("run", "study-best.yaml")
+def test_the_exported_config_is_a_study_of_its_own(finished: Place) -> None:
+    again = finished.tuner("run", "study-best.yaml", "--no-export")
     code, out = again.end()
     assert code == 0, again.lines
     assert "1 completed" in out
+    assert not (finished.folder / "study-best-best.yaml").exists()
 
 
-def test_a_run_of_a_finished_study_says_so_and_starts_nothing(place: Place) -> None:
-    place.tuner("run", "study.yaml").end()
-    again = place.tuner("run", "study.yaml")
-    code, out = again.end()
+def test_a_run_of_a_finished_study_says_so_and_starts_nothing(finished: Place) -> None:
+    code, out = finished.tuner("run", "study.yaml").end()
     assert code == 0
     assert "the budget of 4 trials is spent" in out
-    assert len(place.states()) == 4
+    assert len(finished.states()) == 4
 
 
-def test_a_larger_budget_goes_on_with_the_study(place: Place) -> None:
-    place.tuner("run", "study.yaml").end()
-    assert place.tuner("run", "study.yaml", "--trials", "6").end()[0] == 0
-    assert len(place.states()) == 6
-
-
-def test_nothing_is_exported_where_that_is_not_wanted(place: Place) -> None:
-    assert place.tuner("run", "study.yaml", "--no-export").end()[0] == 0
-    assert not list(place.folder.glob("*best*"))
+def test_a_larger_budget_goes_on_with_the_study_and_a_worker_keeps_it(finished: Place) -> None:
+    assert finished.tuner("run", "study.yaml", "--trials", "5").end()[0] == 0
+    assert len(finished.states()) == 5
+    assert finished.tuner("worker", "study.yaml").end()[0] == 0
+    assert len(finished.states()) == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -117,13 +110,6 @@ def test_workers_from_several_terminals_share_one_budget(place: Place) -> None:
     assert len(started) == 12
 
 
-def test_a_worker_keeps_the_budget_that_a_run_was_given(place: Place) -> None:
-    place.tuner("run", "study.yaml", "--trials", "2").end()
-    worker = place.tuner("worker", "study.yaml")
-    assert worker.end()[0] == 0
-    assert len(place.states()) == 2
-
-
 def test_a_worker_that_is_interrupted_hands_its_trial_back(place: Place) -> None:
     worker = place.tuner("worker", "study.yaml", script=SLOW)
     worker.until("trial 0 started")
@@ -149,21 +135,30 @@ def test_a_study_that_stops_itself_says_why(place: Place) -> None:
     assert place.states() == ["FAIL"] * 3
 
 
-def test_a_changed_study_file_is_refused_with_what_changed(place: Place) -> None:
-    place.tuner("run", "study.yaml").end()
-    place.write(budget={"trials": 4}, search={"dropout": 0.3})
-    run = place.tuner("run", "study.yaml")
+def test_a_changed_study_file_is_refused_with_what_changed(finished: Place) -> None:
+    finished.write(budget={"trials": 4}, search={"dropout": 0.3})
+    run = finished.tuner("run", "study.yaml")
     code, out = run.end()
     assert (code, out) == (2, "")
     assert any("search.dropout" in line for line in run.lines)
     assert not any("Traceback" in line for line in run.lines)
 
 
-def test_status_and_best_of_a_study_are_shown(place: Place) -> None:
-    place.tuner("run", "study.yaml").end()
-    code, out = place.tuner("status").end()
-    assert (code, "4 of 4" in out) == (0, True)
-    assert "best" in place.tuner("status", "study").end()[1]
-    assert "validation accuracy" in place.tuner("best", "study").end()[1]
-    assert place.tuner("export", "study", "--to", "kept.json").end()[0] == 0
-    assert os.path.getsize(place.folder / "kept.json") > 500
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        (["status"], "4 of 4"),
+        (["status", "study"], "the budget of 4 trials is spent"),
+        (["status", "--json"], '"num_completed": 4'),
+        (["best", "study"], "validation accuracy"),
+        (["best", "study", "--json"], '"validation_accuracy"'),
+        (["best", "study", "--yaml"], "name: study-best"),
+        (["export", "study", "--to", "kept.json"], "kept.json"),
+    ],
+)
+def test_a_study_is_shown(
+    finished: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: list[str], shown: str
+) -> None:
+    monkeypatch.chdir(finished.folder)
+    assert cli.main(call) == 0
+    assert shown in capsys.readouterr().out

@@ -9,7 +9,7 @@ from tuner.data.dataset import Dataset
 from tuner.data.splits import Splits
 from tuner.search import space
 from tuner.spec import StudySpec
-from tuner.terminal import plan, printing
+from tuner.terminal import plain, plan, printing
 from tuner.workers import cost
 
 #: a source that only the trainer can read is assumed to be this big
@@ -54,5 +54,5 @@ def _show_images(spec: StudySpec, cache: Path) -> tuple[int, int]:
     data, parts = opened
     printing.result(plan.headed("Images", plan.images(data, parts)))
     for remark in dataset.notes(data):
-        printing.note(f"warning: {remark}")
+        plain.line(f"warning: {remark}")
     return len(parts.train), len(parts.validation)

@@ -12,7 +12,7 @@ from tuner.results import best as bests
 from tuner.results import export
 from tuner.search import progress, trials
 from tuner.search.study import Study
-from tuner.terminal import printing, summary
+from tuner.terminal import plain, printing, summary
 from tuner.workers import evaluation, process
 from tuner.workers.process import Assignment
 from tuner.workers.stopping import Stopping
@@ -48,7 +48,7 @@ def conclude(run: Run, stopping: Stopping) -> int:
     sections.append(summary.next_steps(run.study.name, run.file, exported, _reason(run.study, stopping)))
     printing.result("", *sections)
     if reason:
-        printing.note(f"The study stopped itself: {reason}")
+        plain.line(f"The study stopped itself: {reason}")
     return 1 if reason or (not snapshot.num_completed and not stopping.is_asked) else 0
 
 
@@ -59,16 +59,17 @@ def _score(run: Run, stopping: Stopping) -> None:
         return
     wanted = messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=best.weights)
     try:
-        score = evaluation.evaluate(
-            run.study.spec,
-            wanted,
-            start=lambda: process.child(run.assignment),
-            places=run.assignment.places,
-            limits=run.assignment.limits,
-            stopping=stopping,
-        )
+        with printing.busy(f"{run.study.name} trial {best.trial} is scored on the test split …"):
+            score = evaluation.evaluate(
+                run.study.spec,
+                wanted,
+                start=lambda: process.child(run.assignment),
+                places=run.assignment.places,
+                limits=run.assignment.limits,
+                stopping=stopping,
+            )
     except TunerError as error:
-        printing.note(f"warning: {error}")
+        plain.line(f"warning: {error}")
         return
     if score is not None:
         trials.keep_test(run.study, score)

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from tuner.data import survey, template
 from tuner.errors import RequestError
 from tuner.spec import StudySpec
-from tuner.terminal import plain, printing
+from tuner.terminal import plain
 
 
 def init(name: str, images: Path, to: Path, cache: Path) -> int:
@@ -19,7 +19,7 @@ def init(name: str, images: Path, to: Path, cache: Path) -> int:
     template.write(template.study_file(name, seen, images.expanduser()), to)
     plain.result("\n".join(survey.lines(seen)))
     if not seen.is_usable:
-        printing.note("warning: the study cannot run on this folder as it is")
+        plain.line("warning: the study cannot run on this folder as it is")
     plain.result(f"\nWrote {to}. What it will do: tuner check {to}")
     return 0
 

@@ -1,7 +1,9 @@
 """A running study on a terminal: news scroll by above, the state of things stays below."""
 
 import time
+from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -29,7 +31,7 @@ class LiveScreen:
         self._snapshot: Snapshot | None = None
         self._is_stopping = False
         self._warm: set[str] = set()
-        self._live = Live(Text("starting the workers …", style="quiet"), console=printing.stderr(), refresh_per_second=4, transient=True)
+        self._live = Live(Text("starting the workers …", style="quiet"), console=printing.stderr(), auto_refresh=False, transient=True)
 
     def __enter__(self) -> "LiveScreen":
         self._live.__enter__()
@@ -49,7 +51,7 @@ class LiveScreen:
     def show(self, snapshot: Snapshot) -> None:
         """Draw the state of things anew."""
         self._snapshot = snapshot
-        self._live.update(self._draw(snapshot))
+        self._live.update(self._draw(snapshot), refresh=True)
 
     def stopping(self) -> None:
         """Say that the end was asked for."""
@@ -70,9 +72,9 @@ class LiveScreen:
         return Group(*parts)
 
     def _headline(self, snapshot: Snapshot) -> Text:
-        line = Text(self._spec.name, style="strong")
+        line = Text.assemble((self._spec.name, "strong"))
         line.append(f"  {plan.budget(self._spec)}  ·  {wording.duration(time.monotonic() - self._began)}", style="quiet")
-        if snapshot.eta_seconds is not None:
+        if snapshot.eta_seconds is not None and snapshot.running:
             line.append(f"  ·  about {wording.duration(snapshot.eta_seconds)} left", style="quiet")
         return line
 
@@ -102,11 +104,16 @@ def spent(spec: StudySpec, snapshot: Snapshot) -> float:
 
 def best(snapshot: Snapshot) -> RenderableType:
     """The best value with what makes it."""
-    line = Text("best ", style="quiet")
-    line.append(wording.accuracy(snapshot.best_value), style="bold green")
-    line.append(f"  trial {snapshot.best_number}", style="quiet")
-    said = "  ".join(f"{name} {wording.value(value)}" for name, value in snapshot.best_parameters.items() if not name.endswith(".on"))
+    value, trial = wording.accuracy(snapshot.best_value), f"  trial {snapshot.best_number}"
+    line = Text.assemble(("best ", "quiet"), (value, "bold green"), (trial, "quiet"))
+    # a no-break space keeps a value with its name
+    said = "  ".join(f"{name}\N{NO-BREAK SPACE}{wording.value(value)}" for name, value in _acting(snapshot))
     return Group(line, Text(said or "the rule that needs no search", style="quiet"))
+
+
+def _acting(snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
+    """The best trial's parameters without the switches: what is switched off has no value."""
+    return ((name, value) for name, value in snapshot.best_parameters.items() if not name.endswith(".on"))
 
 
 def counts(snapshot: Snapshot) -> Text:
@@ -128,7 +135,7 @@ def running(trials: tuple[Running, ...]) -> RenderableType:
     rows = plan.table("trial", "worker", "stage", "epoch", "value", right=("trial", "epoch", "value"))
     for trial in trials[:_LISTED_TRIALS]:
         stage = trial.stage.value.replace("_", "-") if trial.stage else "building"
-        rows.add_row(str(trial.number), trial.worker, stage, str(trial.epoch or ""), wording.accuracy(trial.value))
+        rows.add_row(str(trial.number), wording.worker(trial.worker), stage, str(trial.epoch or ""), wording.accuracy(trial.value))
     if len(trials) > _LISTED_TRIALS:
         rows.add_row("", f"… {len(trials) - _LISTED_TRIALS} more", style="quiet")
     return rows

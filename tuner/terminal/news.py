@@ -4,6 +4,7 @@ import time
 
 from rich.text import Text
 
+from tuner.terminal import wording
 from tuner.workers import events
 from tuner.workers.events import Event, Happening
 
@@ -32,7 +33,7 @@ def styled(event: Event, *, is_best: bool) -> Text | None:
     if event.what in _UNTOLD_LIVE:
         return None
     line = Text(time.strftime("%H:%M:%S  ", time.localtime(event.at)), style="quiet", no_wrap=True, overflow="ellipsis")
-    subject = event.worker if event.trial is None else f"trial {event.trial}"
+    subject = wording.worker(event.worker) if event.trial is None else f"trial {event.trial}"
     line.append(f"{subject:<10}", style="strong" if is_best else "")
     line.append(f"{event.what.value:<10}", style=_STYLES.get(event.what, ""))
     if event.value is not None:

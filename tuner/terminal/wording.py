@@ -1,6 +1,7 @@
 """Durations, accuracies and counts in few, readable characters."""
 
 import math
+import socket
 
 #: of a normal distribution, for an interval of 95 %
 _Z95 = 1.959964
@@ -43,6 +44,11 @@ def value(given: object) -> str:
     if isinstance(given, tuple | list):
         return " → ".join(str(part) for part in given) or "linear"
     return str(getattr(given, "value", given))
+
+
+def worker(name: str) -> str:
+    """A worker's name without this host's."""
+    return name.removeprefix(f"{socket.gethostname()}/")
 
 
 def wilson(share: float, num: int) -> tuple[float, float]:
