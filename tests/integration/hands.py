@@ -16,7 +16,7 @@ from tuner.search.study import Study
 from tuner.search.trials import Claim, WorkerId
 
 #: between two looks at whether a trial was left alone
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.25
 
 
 def claim_and_wait(url: str, name: str, pipe: Connection) -> None:

@@ -100,6 +100,7 @@ def test_a_killed_worker_gives_its_trial_to_the_next_at_once_and_after_three_the
     trial = optuna.load_study(study_name=name, storage=storage.rdb).get_trials()[0]
     assert (trial.state, trial.user_attrs["error"]) == (TrialState.FAIL, "WorkerLost")
     assert "lost 3 times" in trial.user_attrs["message"]
-    endings = storage.read(lambda connection: connection.execute(tables.LEASES.select().order_by(tables.LEASES.c.attempt)).all())
-    assert [row.ending for row in endings[:3]] == [leases.LeaseEnding.LOST, leases.LeaseEnding.LOST, leases.LeaseEnding.FAILED]
+    of_the_trial = tables.LEASES.select().where(tables.LEASES.c.trial_number == 0).order_by(tables.LEASES.c.attempt)
+    endings = storage.read(lambda connection: connection.execute(of_the_trial).all())
+    assert [row.ending for row in endings] == [leases.LeaseEnding.LOST, leases.LeaseEnding.LOST, leases.LeaseEnding.FAILED]
     storage.close()

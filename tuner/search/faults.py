@@ -18,10 +18,9 @@ _OUTAGE_WORDS = (
 _RACE_WORDS = ("already exists", "duplicate", "unique constraint", "integrityerror", "is starting up")
 #: what a database's message contains, and what to do about it
 _CURES = (
-    (
-        ("password authentication failed", "no password supplied", "access denied for user"),
-        "the user or the password is wrong; look at the URL",
-    ),
+    (("password authentication failed",), "the user or the password is wrong; look at the URL"),
+    (("access denied for user",), "the user or the password is wrong; look at the URL"),
+    (("no password supplied",), "it asks for a password; write it into the URL: user:password@host"),
     (("role", "does not exist"), "the database does not know this user; look at the URL"),
     (("database", "does not exist"), "there is no such database on this server; create it (createdb) or correct the URL"),
     (("unknown database",), "there is no such database on this server; create it or correct the URL"),

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, MetaData, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -95,7 +95,11 @@ def open(url: str) -> Storage:  # noqa: A001
     if address.get_backend_name() == "sqlite":
         _tune_sqlite(rdb.engine)
     storage = Storage(url=url, rdb=rdb, cached=optuna.storages.get_storage(rdb))
-    storage.write(_try_to_write)
+    try:
+        storage.write(_try_to_write)
+    except StorageError:
+        storage.close()
+        raise
     return storage
 
 
@@ -130,28 +134,42 @@ def _parse(url: str) -> URL:
 
 def _connect(address: URL) -> RDBStorage:
     """Optuna's storage on an address, with its tables and ours; processes that create them at once trip over each other and try again."""
-    # Optuna fills the URL in as a template: a brace in a password must be doubled
-    template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     for remaining in reversed(range(_OPEN_TRIES)):
         try:
-            rdb = RDBStorage(template, engine_kwargs=_engine_options(address))
-            tables.METADATA.create_all(rdb.engine)
-        except (NoSuchModuleError, ImportError) as error:
-            raise _missing_driver(address) from error
+            return _create(address)
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             if not remaining or not faults.is_creation_race(error):
                 raise StorageError(faults.explain(error, address)) from error
             time.sleep(random.uniform(0.02, 0.2))
-        except RuntimeError as error:
-            raise StorageError(
-                f"{faults.shown(address)} was made by another version of Optuna than {optuna.__version__}: {error} Or choose another "
-                "--storage."
-            ) from error
-        except TypeError as error:  # an option of the URL that the driver does not know
-            raise StorageError(f"{faults.shown(address)} has options that its driver does not take: {error}") from error
-        else:
-            return rdb
     raise AssertionError("the last try returns or raises")
+
+
+def _create(address: URL) -> RDBStorage:
+    options = _engine_options(address)
+    # Optuna fills the URL in as a template: a brace in a password must be doubled
+    template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    try:
+        _create_tables(sqlalchemy.create_engine(address, **options), tables.OPTUNA)
+        rdb = RDBStorage(template, engine_kwargs=options, skip_table_creation=True)
+    except (NoSuchModuleError, ImportError) as error:
+        raise _missing_driver(address) from error
+    except TypeError as error:  # an option of the URL that the driver does not know
+        raise StorageError(f"{faults.shown(address)} has options that its driver does not take: {error}") from error
+    except RuntimeError as error:
+        cure = "Or choose another --storage."
+        raise StorageError(
+            f"{faults.shown(address)} was made by another version of Optuna than {optuna.__version__}: {error} {cure}"
+        ) from error
+    _create_tables(rdb.engine, tables.METADATA)
+    return rdb
+
+
+def _create_tables(engine: Engine, metadata: MetaData) -> None:
+    """Create what is missing, and leave no connection open, whatever comes of it."""
+    try:
+        metadata.create_all(engine)
+    finally:
+        engine.dispose()
 
 
 def _engine_options(address: URL) -> dict[str, Any]:

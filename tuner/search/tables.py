@@ -29,6 +29,7 @@ PARAMETERS: Table = models.TrialParamModel.__table__
 VALUES: Table = models.TrialValueModel.__table__
 INTERMEDIATE: Table = models.TrialIntermediateValueModel.__table__
 
+OPTUNA: MetaData = models.BaseModel.metadata
 METADATA = MetaData()
 #: one row an attempt of a trial by a worker; the one with the highest attempt entitles its worker to the trial
 LEASES = Table(
