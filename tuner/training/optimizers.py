@@ -53,4 +53,9 @@ def _layerwise(kind: type[keras.Optimizer], factors: Sequence[float]) -> type[ke
         def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
             super().update_step(gradient, variable, learning_rate * factors[self._get_variable_index(variable)])
 
+        def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+            # there is one replica; the sum over it would be a tf.custom_gradient, which TensorFlow keeps for good, and with it the
+            # whole graph of the step: about 70 MB a trial
+            return grads_and_vars
+
     return Layerwise
