@@ -10,7 +10,8 @@ from rich.theme import Theme
 
 from tuner.terminal import plain
 
-_THEME = Theme({"good": "green", "bad": "red", "quiet": "dim", "strong": "bold", "value": "cyan"})
+#: styles by what they mean
+THEME = Theme({"good": "green", "bad": "red", "quiet": "dim", "strong": "bold", "value": "cyan"})
 #: wide enough for a line of a log, so that nothing is cut where no one set a width
 _PLAIN_WIDTH = 100
 
@@ -53,4 +54,4 @@ def _print(console: Console, parts: Sequence[RenderableType]) -> None:
 
 def _console(*, is_terminal: bool, stderr: bool) -> Console:
     width = None if is_terminal else _PLAIN_WIDTH
-    return Console(stderr=stderr, theme=_THEME, highlight=False, width=width, soft_wrap=False)
+    return Console(stderr=stderr, theme=THEME, highlight=False, width=width, soft_wrap=False)

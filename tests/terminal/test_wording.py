@@ -1,0 +1,56 @@
+"""Durations, accuracies and counts in few characters."""
+
+import socket
+
+import pytest
+
+from tuner.hyperparameters import Optimizer
+from tuner.terminal import wording
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (125, "2 min 5 s"),
+        (1500, "25 min"),
+        (3600, "1 h"),
+        (7500, "2 h 5 min"),
+        (86400 * 3 + 3600 * 4, "3 d 4 h"),
+    ],
+)
+def test_a_duration_is_said_in_its_two_largest_units(seconds: float, said: str) -> None:
+    assert wording.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("share", "num", "low", "high"),
+    # Wilson 1927, as statsmodels.stats.proportion.proportion_confint(..., method="wilson") gives it
+    [(0.5, 100, 0.4038, 0.5962), (1.0, 10, 0.7225, 1.0), (0.0, 10, 0.0, 0.2775), (0.968, 2000, 0.9594, 0.9748)],
+)
+def test_the_interval_of_an_accuracy_is_wilsons(share: float, num: int, low: float, high: float) -> None:
+    assert wording.wilson(share, num) == pytest.approx((low, high), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "said"),
+    [(1, "trial", "1 trial"), (2000, "image", "2,000 images"), (2, "class", "2 classes"), (0, "study", "0 studies")],
+)
+def test_a_count_has_its_plural(number: int, noun: str, said: str) -> None:
+    assert wording.count(number, noun) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(True, "yes"), (0.000123456, "0.000123"), ((), "linear"), ((512, 64), "512 → 64"), (Optimizer.SGD, "sgd"), (32, "32")],
+)
+def test_a_hyperparameter_is_short(value: object, said: str) -> None:
+    assert wording.value(value) == said
+
+
+def test_a_worker_of_this_host_goes_by_its_own_name() -> None:
+    assert wording.worker(f"{socket.gethostname()}/w1") == "w1"
+    assert wording.worker("elsewhere/w1") == "elsewhere/w1"
