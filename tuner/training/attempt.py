@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner import messages
+from tuner import errors, messages
 from tuner.messages import Ending, Stage
 from tuner.training import fine_tune, head, losses, probe, scores, suspension
 from tuner.training.bench import Bench
@@ -127,10 +127,10 @@ class Attempt:
             seconds=seconds,
         )
         self._control.send(epoch)
-        if not math.isfinite(measured.loss) or not math.isfinite(found.loss):
-            raise _Interrupted(
-                Ending.NOT_FINITE, f"the loss was {measured.loss:g} in step {step} ({stage.value}); the learning rate is likely too high"
-            )
+        for name, loss in (("loss", measured.loss), ("validation loss", found.loss)):
+            if not math.isfinite(loss):
+                where = f"step {step} ({stage.value})"
+                raise _Interrupted(Ending.NOT_FINITE, f"the {name} was {loss:g} in {where}; the learning rate is likely too high")
 
     def _obey(self) -> None:
         wanted = self._control.interruption()
@@ -187,8 +187,12 @@ def evaluate(bench: Bench, order: messages.Evaluate) -> messages.Evaluated:
     """Score the kept weights of a trial on the test split.
 
     Raises:
-        FileNotFoundError: they are not there any more.
+        DataError: the study keeps no images for it.
+        FileNotFoundError: the weights are not there any more.
     """
+    test = bench.data.test
+    if not len(test.labels):
+        raise errors.DataError("data.test is 0, so that there are no images to score the trial on; expected for example 0.15")
     with np.load(order.weights, allow_pickle=False) as arrays:
         weights = [arrays[str(number)] for number in range(len(arrays))]
     bench.restore()
@@ -196,7 +200,6 @@ def evaluate(bench: Bench, order: messages.Evaluate) -> messages.Evaluated:
     top = head.build(hyperparameters, bench.moments, bench.num_classes, seed=0)
     opened = [variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)]
     fine_tune.assign([*top.trainable_variables, *opened][: len(weights)], weights)
-    test = bench.data.test
     logits = fine_tune.predictor(bench, top)(test.images)
     found = scores.score(logits, test.labels, losses.build_validation(hyperparameters))
     return messages.Evaluated(

@@ -1,6 +1,6 @@
 """A trial in the middle of its fine-tuning, to and from a file, so that it goes on as if it had never stopped."""
 
-import tempfile
+import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tuner.hyperparameters import Hyperparameters
 class Progress(BaseModel):
     """How far a trial has come."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     #: what the trial trains with; a file of another trial is not taken up
     hyperparameters: Hyperparameters
@@ -55,7 +55,7 @@ def write(path: Path, suspended: Suspended) -> None:
 def read(path: Path, order: messages.Train) -> Suspended | None:
     """The trial that was kept, or None if there is none, it is damaged, or it is another trial's."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             progress = Progress.model_validate_json(str(arrays["progress"]))
             found = Suspended(progress=progress, state=_numbered(arrays, "state"), best=_numbered(arrays, "best"))
     except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -66,9 +66,13 @@ def read(path: Path, order: messages.Train) -> Suspended | None:
 def write_arrays(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
     """An .npz file, written beside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-    Path(file.name).replace(path)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _numbered(arrays: np.lib.npyio.NpzFile, name: str) -> tuple[NDArray[np.float32], ...]:

@@ -1,0 +1,276 @@
+"""One trial from its hyperparameters to its outcome, left and taken up again at any place."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.training.conftest import DIGITS, study
+from tuner import errors, messages
+from tuner.hyperparameters import Hyperparameters, Optimizer
+from tuner.messages import Ending, Epoch, Stage
+from tuner.training import attempt, pipeline
+from tuner.training import bench as benches
+
+#: everything that one epoch hands on to the next is on: dropout, momentum, averages, random changes
+RICH = Hyperparameters.model_validate(
+    {
+        "head_units": (16,),
+        "dropout": 0.2,
+        "batch_size": 16,
+        "probe_learning_rate": 1e-2,
+        "learning_rate": 3e-3,
+        "unfreeze": 0.6,
+        "layer_decay": 0.7,
+        "ema": 0.6,
+        "label_smoothing": 0.1,
+        "class_weights": "balanced",
+        "augmentation": {"flip": "horizontal", "translation": 0.1, "brightness": 0.2, "erasing": 0.2, "mixup": 0.2},
+    }
+)
+PLAIN = Hyperparameters(batch_size=20, probe_learning_rate=1e-2, learning_rate=3e-3, unfreeze=0.6, dropout=0.0)
+#: the head alone is trained well, and the fine-tuning spoils it
+SPOILED = PLAIN.model_copy(update={"optimizer": Optimizer.SGD, "learning_rate": 50.0, "warmup": 0.0})
+#: the head alone is hardly trained, and the fine-tuning makes up for it
+MENDED = PLAIN.model_copy(update={"probe_learning_rate": 1e-6, "learning_rate": 1e-2, "unfreeze": 1.0, "ema": 0.3})
+
+
+class Control:
+    """A worker in the same process, which says what it was told to say."""
+
+    def __init__(
+        self, *, interrupt: Callable[[list[messages.Message], int], messages.Stop | messages.Suspend | None] | None = None
+    ) -> None:
+        self.told: list[messages.Message] = []
+        self._interrupt, self._looks = interrupt, itertools.count()
+
+    def send(self, message: messages.Message) -> None:
+        self.told.append(message)
+
+    def interruption(self) -> messages.Stop | messages.Suspend | None:
+        return self._interrupt(self.told, next(self._looks)) if self._interrupt else None
+
+    def decision(self) -> messages.Proceed | messages.Stop | messages.Suspend:
+        return self.interruption() or messages.Proceed()
+
+    @property
+    def curve(self) -> list[Epoch]:
+        return [message.model_copy(update={"seconds": 0.0}) for message in self.told if isinstance(message, Epoch)]
+
+
+def order(folder: Path, hyperparameters: Hyperparameters, *, seed: int = 7) -> messages.Train:
+    weights, checkpoint = str(folder / "weights"), str(folder / "checkpoint")
+    return messages.Train(trial=3, hyperparameters=hyperparameters, seed=seed, weights=weights, checkpoint=checkpoint)
+
+
+def run(bench: benches.Bench, wanted: messages.Train, control: Control | None = None) -> tuple[messages.Finished, Control]:
+    control = control or Control()
+    return attempt.Attempt(bench, wanted, control).run(), control
+
+
+def after(count: int, what: messages.Stop | messages.Suspend, *, stage: Stage, looks: int = 0) -> Control:
+    """A worker that interrupts so many looks after so many epochs of a stage."""
+    seen: list[int] = []
+
+    def interrupt(told: list[messages.Message], look: int) -> messages.Stop | messages.Suspend | None:
+        if sum(isinstance(message, Epoch) and message.stage is stage for message in told) < count:
+            return None
+        seen.append(look)
+        return what if len(seen) > looks else None
+
+    return Control(interrupt=interrupt)
+
+
+@pytest.fixture
+def always_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs are worth a checkpoint however short they are."""
+    monkeypatch.setattr(attempt, "_WORTH_KEEPING_SECONDS", -1.0)
+
+
+@pytest.fixture(scope="module")
+def plain(_bench: benches.Bench, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
+    """A plain trial that nobody disturbed."""
+    return run(_bench, order(tmp_path_factory.mktemp("plain"), PLAIN))
+
+
+@pytest.fixture(scope="module")
+def rich(_bench: benches.Bench, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
+    """A rich trial of three epochs that nobody disturbed."""
+    return run(replace(_bench, epochs=3), order(tmp_path_factory.mktemp("rich"), RICH))
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_trial_probes_then_fine_tunes_and_its_value_is_its_best_epoch(plain: tuple[messages.Finished, Control]) -> None:
+    finished, control = plain
+    assert [type(message).__name__ for message in control.told] == ["Epoch"] * 3 + ["Probed"] + ["Epoch"] * 2
+    curve = control.curve
+    assert [(epoch.step, epoch.stage) for epoch in curve] == [(1, "probe"), (2, "probe"), (3, "probe"), (4, "fine_tune"), (5, "fine_tune")]
+    values = [epoch.validation_accuracy for epoch in curve]
+    [probed] = [message for message in control.told if isinstance(message, messages.Probed)]
+    assert probed.value == max(values[:3])
+    assert finished.ending is Ending.COMPLETED
+    assert finished.value == max(values)
+    assert finished.best_step is not None
+    assert values[finished.best_step - 1] == finished.value
+    assert np.sum(finished.confusion) == 60
+    assert np.trace(finished.confusion) / 60 == pytest.approx(finished.value)
+    assert finished.weights is not None
+    assert finished.weights.endswith("/weights.npz")
+    assert finished.probe_seconds > 0
+    assert finished.fine_tune_seconds > 0
+
+
+def test_the_rate_of_each_epoch_is_told(plain: tuple[messages.Finished, Control]) -> None:
+    rates = [epoch.learning_rate for epoch in plain[1].curve]
+    assert rates[0] > rates[1] > rates[2] > 0
+    assert rates[0] < 1e-2
+    assert 0 < rates[4] < rates[3] < 3e-3
+
+
+def test_a_trial_that_unfreezes_nothing_ends_with_the_probe(bench: benches.Bench, tmp_path: Path) -> None:
+    finished, control = run(bench, order(tmp_path, PLAIN.model_copy(update={"unfreeze": 0.0})))
+    assert [type(message).__name__ for message in control.told] == ["Epoch"] * 3
+    assert finished.ending is Ending.COMPLETED
+    assert finished.fine_tune_seconds == 0
+
+
+def test_a_study_without_fine_tuning_ends_each_trial_with_the_probe(bench: benches.Bench, tmp_path: Path) -> None:
+    finished, control = run(replace(bench, epochs=0), order(tmp_path, PLAIN))
+    assert len(control.told) == 3
+    assert finished.ending is Ending.COMPLETED
+
+
+def test_a_replayed_trial_gives_the_same_curve_bit_for_bit(
+    bench: benches.Bench, tmp_path: Path, rich: tuple[messages.Finished, Control]
+) -> None:
+    finished, control = run(replace(bench, epochs=3), order(tmp_path, RICH))
+    assert control.curve == rich[1].curve
+    assert (finished.value, finished.best_step, finished.confusion) == (rich[0].value, rich[0].best_step, rich[0].confusion)
+
+
+def test_another_seed_gives_another_curve(bench: benches.Bench, tmp_path: Path, plain: tuple[messages.Finished, Control]) -> None:
+    _, other = run(bench, order(tmp_path, PLAIN, seed=8))
+    assert [one.loss != two.loss for one, two in zip(plain[1].curve, other.curve, strict=True)] == [True] * 5
+
+
+@pytest.mark.usefixtures("always_keeping")
+@pytest.mark.parametrize("looks", [0, 3], ids=["between epochs", "within an epoch"])
+def test_a_suspended_trial_goes_on_as_if_it_had_never_stopped(
+    bench: benches.Bench, tmp_path: Path, looks: int, rich: tuple[messages.Finished, Control]
+) -> None:
+    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    suspended, before = run(longer, wanted, after(1, messages.Suspend(), stage=Stage.FINE_TUNE, looks=looks))
+    assert suspended.ending is Ending.SUSPENDED
+    assert suspended.weights is None
+    assert kept(tmp_path) == ["checkpoint"]
+    finished, rest = run(longer, wanted)
+    assert finished.ending is Ending.COMPLETED
+    assert before.curve + rest.curve == rich[1].curve
+    assert (finished.value, finished.best_step, finished.confusion) == (rich[0].value, rich[0].best_step, rich[0].confusion)
+    assert kept(tmp_path) == ["weights.npz"]
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_a_damaged_checkpoint_is_as_good_as_none(bench: benches.Bench, tmp_path: Path, plain: tuple[messages.Finished, Control]) -> None:
+    (tmp_path / "checkpoint").write_bytes(b"hello")
+    _, again = run(bench, order(tmp_path, PLAIN))
+    assert again.curve == plain[1].curve
+
+
+def test_a_short_epoch_is_not_worth_a_checkpoint(bench: benches.Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempt, "_WORTH_KEEPING_SECONDS", 1e6)
+    finished, _ = run(bench, order(tmp_path, PLAIN), after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
+    assert finished.ending is Ending.SUSPENDED
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("what", [messages.Stop(), messages.Suspend()])
+@pytest.mark.parametrize(("count", "stage", "epochs"), [(1, Stage.PROBE, 1), (3, Stage.PROBE, 3), (1, Stage.FINE_TUNE, 4)])
+def test_a_trial_obeys_at_the_next_step(
+    bench: benches.Bench, tmp_path: Path, what: messages.Stop | messages.Suspend, count: int, stage: Stage, epochs: int
+) -> None:
+    finished, control = run(bench, order(tmp_path, PLAIN), after(count, what, stage=stage))
+    assert finished.ending is (Ending.STOPPED if isinstance(what, messages.Stop) else Ending.SUSPENDED)
+    assert len(control.curve) == epochs
+    assert finished.value == max(epoch.validation_accuracy for epoch in control.curve)
+    assert finished.weights is None
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_a_stopped_trial_leaves_no_file_behind(bench: benches.Bench, tmp_path: Path) -> None:
+    run(bench, order(tmp_path, PLAIN), after(1, messages.Stop(), stage=Stage.FINE_TUNE, looks=3))
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "stage"),
+    [
+        ({"optimizer": "sgd", "probe_learning_rate": 100.0, "head_units": (32, 32, 32, 32), "activation": "elu"}, "probe"),
+        ({"optimizer": "sgd", "learning_rate": 100.0, "head_units": (32, 32, 32, 32), "activation": "elu"}, "fine_tune"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_trial_with_the_reason(
+    bench: benches.Bench, tmp_path: Path, hyperparameters: dict[str, Any], stage: str
+) -> None:
+    unclipped = replace(bench, study=study(training={"probe_epochs": 3, "epochs": 2, "gradient_clip": 1e30}))
+    finished, control = run(
+        unclipped, order(tmp_path, Hyperparameters.model_validate({"dropout": 0.0, "batch_size": 10} | hyperparameters))
+    )
+    assert finished.ending is Ending.NOT_FINITE
+    last = control.curve[-1]
+    assert last.stage == stage
+    assert finished.reason.startswith(("the loss was", "the validation loss was"))
+    assert f"in step {last.step} ({stage}); the learning rate is likely too high" in finished.reason
+    assert kept(tmp_path) == []
+    assert messages.decode(messages.encode(last)).kind == "epoch"
+
+
+def test_a_trial_after_one_that_was_not_finite_is_as_it_always_was(
+    bench: benches.Bench, tmp_path: Path, plain: tuple[messages.Finished, Control]
+) -> None:
+    for variable in bench.backbone.network.variables:
+        variable.assign(variable * np.nan)
+    _, after_it = run(bench, order(tmp_path, PLAIN))
+    assert after_it.curve == plain[1].curve
+
+
+@pytest.mark.parametrize("hyperparameters", [MENDED, SPOILED], ids=["best while fine-tuning", "best in the probe"])
+def test_the_kept_weights_give_the_best_validation_accuracy_again(
+    bench: benches.Bench, tmp_path: Path, hyperparameters: Hyperparameters
+) -> None:
+    finished, control = run(bench, order(tmp_path, hyperparameters))
+    assert finished.weights is not None
+    assert finished.best_step is not None
+    assert (finished.best_step > 3) == (hyperparameters is MENDED)
+    on_validation = replace(bench, data=replace(bench.data, test=bench.data.validation))
+    found = attempt.evaluate(on_validation, messages.Evaluate(trial=3, hyperparameters=hyperparameters, weights=finished.weights))
+    assert found.accuracy == finished.value
+    assert found.confusion == finished.confusion
+    assert found.loss == pytest.approx(control.curve[finished.best_step - 1].validation_loss, rel=1e-5)
+    assert found.num_images == 60
+
+
+def test_weights_of_a_study_without_test_images_are_not_scored(bench: benches.Bench, tmp_path: Path, cache: Path) -> None:
+    finished, _ = run(bench, order(tmp_path, PLAIN))
+    assert finished.weights is not None
+    without = replace(bench, data=pipeline.load(study(data=DIGITS | {"test": 0}), cache=cache))
+    with pytest.raises(errors.DataError, match=r"data.test is 0"):
+        attempt.evaluate(without, messages.Evaluate(trial=3, hyperparameters=PLAIN, weights=finished.weights))
+
+
+@pytest.mark.parametrize(("unfreeze", "opened"), [(0.6, {"conv2", "conv3"}), (1.0, {"conv1", "conv2", "conv3"})])
+def test_fine_tuning_changes_the_top_alone_and_no_batch_norm(
+    bench: benches.Bench, tmp_path: Path, unfreeze: float, opened: set[str]
+) -> None:
+    variables = bench.backbone.network.variables
+    before = [variable.numpy() for variable in variables]
+    run(bench, order(tmp_path, PLAIN.model_copy(update={"unfreeze": unfreeze})))
+    changed = [variable for variable, value in zip(variables, before, strict=True) if (variable.numpy() != value).any()]
+    assert {variable.path.split("/")[-2] for variable in changed} == opened

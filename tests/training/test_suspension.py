@@ -1,0 +1,85 @@
+"""A trial in the middle of its fine-tuning, to a file and back."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tuner import messages
+from tuner.hyperparameters import Hyperparameters
+from tuner.training import suspension
+
+ORDER = messages.Train(trial=1, hyperparameters=Hyperparameters(), seed=5, weights="w", checkpoint="c")
+
+
+def suspended() -> suspension.Suspended:
+    progress = suspension.Progress(
+        hyperparameters=ORDER.hyperparameters,
+        seed=5,
+        epochs=2,
+        best_step=22,
+        value=0.75,
+        loss=float("inf"),
+        confusion=((3, 1), (0, 4)),
+        probe_seconds=1.5,
+        fine_tune_seconds=20.0,
+    )
+    # more than ten, as their order by name is another than by number
+    state = tuple(np.full((number + 1,), number, np.float32) for number in range(12))
+    return suspension.Suspended(progress=progress, state=state, best=(np.eye(2, dtype=np.float32),))
+
+
+def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
+    suspension.write(tmp_path / "new" / "c", suspended())
+    found = suspension.read(tmp_path / "new" / "c", ORDER)
+    assert found is not None
+    assert found.progress == suspended().progress
+    assert [value.tolist() for value in found.state] == [[number] * (number + 1) for number in range(12)]
+    assert [value.tolist() for value in found.best] == [[[1, 0], [0, 1]]]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["c"]
+
+
+def test_there_is_none_where_there_is_no_file(tmp_path: Path) -> None:
+    assert suspension.read(tmp_path / "c", ORDER) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-200],
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"hello" * 100,
+        lambda content: content[:300] + b"x" * 40 + content[340:],  # zipped parts carry their checksum
+        lambda content: content.replace(b"fine_tune_seconds", b"fine_tune_sec0nds"),
+    ],
+)
+def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    suspension.write(tmp_path / "c", suspended())
+    (tmp_path / "c").write_bytes(damage((tmp_path / "c").read_bytes()))
+    assert suspension.read(tmp_path / "c", ORDER) is None
+
+
+def test_a_file_of_other_arrays_is_as_good_as_none(tmp_path: Path) -> None:
+    suspension.write_arrays(tmp_path / "c", {"a": np.zeros(3)})
+    assert suspension.read(tmp_path / "c", ORDER) is None
+
+
+@pytest.mark.parametrize("other", [{"seed": 6}, {"hyperparameters": Hyperparameters(learning_rate=1e-5)}])
+def test_another_trial_does_not_take_it_up(tmp_path: Path, other: dict[str, Any]) -> None:
+    suspension.write(tmp_path / "c", suspended())
+    assert suspension.read(tmp_path / "c", ORDER.model_copy(update=other)) is None
+
+
+def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+    class Unwritable:
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            raise OSError("disk full")
+
+    suspension.write(tmp_path / "c", suspended())
+    with pytest.raises(OSError, match="disk full"):
+        suspension.write_arrays(tmp_path / "c", {"a": Unwritable()})  # type: ignore[dict-item]
+    assert suspension.read(tmp_path / "c", ORDER) is not None
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
