@@ -1,5 +1,6 @@
 """The life of a trial in the storage, on every kind of database."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -119,17 +120,31 @@ def test_a_trial_may_be_suspended_any_number_of_times(begin: Begin) -> None:
         trials.release(study, claimed)
 
 
+def far_away() -> WorkerId:
+    """A worker of another host: nobody here can see whether its process lives."""
+    return dataclasses.replace(WorkerId.here("far"), namespace="another boot")
+
+
 def test_a_trial_whose_worker_is_not_seen_for_long_goes_to_another(begin: Begin) -> None:
     study = begin()
-    lost = by_hand.must_claim(study)
+    lost = by_hand.must_claim(study, far_away())
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
     again = by_hand.must_claim(study)
     assert (again.number, again.attempt, again.hyperparameters) == (0, 2, lost.hyperparameters)
 
 
+def test_a_worker_of_this_host_that_lives_is_given_ten_minutes(begin: Begin) -> None:
+    study = begin()
+    by_hand.must_claim(study)
+    by_hand.grow_old(study, leases.PATIENCE_SECONDS - 5)
+    assert by_hand.must_claim(study).number == 1
+    by_hand.grow_old(study, leases.PATIENCE_SECONDS + 1)
+    assert by_hand.must_claim(study).number == 0
+
+
 def test_a_worker_that_comes_back_from_the_dead_changes_nothing(begin: Begin) -> None:
     study = begin()
-    lost = by_hand.must_claim(study)
+    lost = by_hand.must_claim(study, far_away())
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
     again = by_hand.must_claim(study)
     steps: list[Callable[[], Any]] = [
@@ -158,7 +173,7 @@ def test_a_worker_that_was_only_slow_keeps_its_trial(begin: Begin) -> None:
 
 def test_a_beat_keeps_a_trial_from_being_taken(begin: Begin) -> None:
     study = begin()
-    worker = WorkerId.here("w1")
+    worker = far_away()
     by_hand.must_claim(study, worker)
     by_hand.grow_old(study, leases.LEASE_SECONDS - 5)
     trials.beat(study, worker)
@@ -210,15 +225,14 @@ def test_a_zombie_of_a_process_counts_as_gone(begin: Begin) -> None:
 
 def test_a_process_of_another_host_is_given_its_time(begin: Begin) -> None:
     study = begin()
-    here = WorkerId.here("w1")
-    elsewhere = WorkerId(key="far", name="far/w1", namespace="another boot", pid=here.pid, process_started=0.0)
+    elsewhere = dataclasses.replace(far_away(), process_started=0.0)
     by_hand.must_claim(study, elsewhere)
     assert by_hand.must_claim(study).number == 1
 
 
 def test_a_trial_that_lost_its_worker_before_its_values_were_chosen_gets_them_later(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     study = begin()
-    by_hand.must_claim(study)
+    by_hand.must_claim(study, far_away())
 
     def die(*args: Any) -> Any:
         raise SystemExit
@@ -226,7 +240,7 @@ def test_a_trial_that_lost_its_worker_before_its_values_were_chosen_gets_them_la
     with monkeypatch.context() as patch:
         patch.setattr("tuner.search.claims._suggest", die)
         with pytest.raises(SystemExit):
-            by_hand.claim(study, WorkerId.here("unlucky"))
+            by_hand.claim(study, far_away())
     assert stored(study, 1).params == {}
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
     taken = {claimed.number: claimed for claimed in (by_hand.must_claim(study), by_hand.must_claim(study))}

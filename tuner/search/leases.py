@@ -12,20 +12,22 @@ from typing import Any, Self
 
 import psutil
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Double, Row, and_, cast, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Double, Row, and_, func, insert, literal_column, select, update
 
 from tuner.search.tables import LEASES, TRIALS
 
 #: a worker that was not seen for this long is given up; beats come several times as often
 LEASE_SECONDS = 60.0
+#: the same for a worker whose process is seen to live on this host: it may only have been cut off from the database
+PATIENCE_SECONDS = 600.0
 #: difference of two readings of one process's start that is still the same process
 _START_TOLERANCE_SECONDS = 1.0
 #: the database's clock, in seconds since the epoch
 _CLOCKS = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
-    "postgresql": "extract(epoch from clock_timestamp())",
-    "mysql": "unix_timestamp(now(6))",
-    "mariadb": "unix_timestamp(now(6))",
+    "postgresql": "extract(epoch from clock_timestamp())::double precision",
+    "mysql": "unix_timestamp(now(6)) + 0e0",
+    "mariadb": "unix_timestamp(now(6)) + 0e0",
 }
 
 
@@ -88,9 +90,11 @@ class Lease:
 
     def is_vacant(self, worker: WorkerId, now: float) -> bool:
         """Whether `worker` may take the trial up: it was handed back, or whoever had it is gone."""
-        if self.ended_at is not None or self.worker_key == worker.key or self.seen_at + LEASE_SECONDS < now:
+        if self.ended_at is not None:
             return True
-        return self.namespace == worker.namespace and not _is_alive(self.pid, self.process_started)
+        if self.namespace != worker.namespace:
+            return self.seen_at + LEASE_SECONDS < now
+        return not _is_alive(self.pid, self.process_started) or self.seen_at + PATIENCE_SECONDS < now
 
 
 def clock(connection: Connection) -> float:
@@ -189,7 +193,7 @@ def _is_open(study_id: int, trial_number: int, attempt: int, worker_key: str) ->
 
 
 def _clock(connection: Connection) -> ColumnElement[float]:
-    return cast(literal_column(_CLOCKS[connection.dialect.name]), Double)
+    return literal_column(_CLOCKS[connection.dialect.name], Double)
 
 
 def _lease(row: Row[Any]) -> Lease:
