@@ -197,5 +197,5 @@ def test_an_answer_needs_no_tensorflow_and_little_time(folder: Path, call: list[
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         seconds.append(processor_seconds() - before)
         assert done.returncode == 0, done.stderr
-    # alone on a machine it is half a second; processor time grows where others share the caches
+    # the figure is 1 s on the wall of a machine of its own; processor time grows where others share the caches
     assert min(seconds) < 1.5

@@ -87,7 +87,7 @@ def _against_rule(what: Found) -> list[RenderableType]:
     lines: list[RenderableType] = []
     if what.rule_value is not None:
         gain = what.value - what.rule_value
-        lines.append(Text(f"The rule that needs no search (trial 0) came to {what.rule_value:.4f}: the search gained {gain:.4f}."))
+        lines.append(Text(f"Trial 0, the rule that needs no search: {what.rule_value:.4f}. The search gained {gain:.4f}."))
     rows = plan.table("what the search changed", "rule", "winner", right=("rule", "winner"))
     for name, rule, winner in what.changes:
         rows.add_row(name, wording.value(rule), wording.value(winner))
