@@ -12,15 +12,15 @@ from tuner.hyperparameters import MAX_HEAD_LAYERS, Activation, ClassWeights, Fli
 
 #: where the peak rate of the fine-tuning is searched, for each optimizer
 LEARNING_RATES: Mapping[Optimizer, tuple[float, float]] = {
-    Optimizer.SGD: (1e-3, 3e-2),
-    Optimizer.ADAM: (5e-5, 1e-3),
-    Optimizer.ADAMW: (5e-5, 1e-3),
-    Optimizer.NADAM: (5e-5, 1e-3),
-    Optimizer.ADAMAX: (1e-4, 2e-3),
-    Optimizer.ADAGRAD: (1e-3, 3e-2),
+    Optimizer.SGD: (3e-3, 3e-2),
+    Optimizer.ADAM: (1e-4, 1e-3),
+    Optimizer.ADAMW: (1e-4, 1e-3),
+    Optimizer.NADAM: (1e-4, 1e-3),
+    Optimizer.ADAMAX: (2e-4, 2e-3),
+    Optimizer.ADAGRAD: (3e-3, 3e-2),
     Optimizer.ADADELTA: (1e-2, 1.0),
-    Optimizer.RMSPROP: (1e-5, 3e-4),
-    Optimizer.LION: (1e-5, 2e-4),
+    Optimizer.RMSPROP: (3e-5, 3e-4),
+    Optimizer.LION: (3e-5, 2e-4),
 }
 #: where the rate of the probe is searched, for each optimizer
 PROBE_LEARNING_RATES: Mapping[Optimizer, tuple[float, float]] = {
@@ -136,7 +136,7 @@ class SearchSpace(_Section):
     """images a step; a list is always choices, never a range"""
     unfreeze: Annotated[Domain, Bounds(low=0, high=1)] = Range(low=0.3, high=1.0)
     """part of the backbone's blocks, counted from the top, that the fine-tuning trains; 0: probe only"""
-    layer_decay: Annotated[Domain, Bounds(low=0, high=1, open_low=True)] = Range(low=0.7, high=1.0)
+    layer_decay: Annotated[Domain, Bounds(low=0, high=1, open_low=True)] = Range(low=0.85, high=1.0)
     """factor of the learning rate from one block to the one below it"""
     warmup: Annotated[Domain, Bounds(low=0, high=0.9)] = Fixed(value=0.125)
     """part of the fine-tuning's steps in which the rate rises from zero"""
