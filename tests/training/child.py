@@ -68,6 +68,10 @@ class Child:
             assert isinstance(answer, messages.Prepared), answer
             self._prepared = wanted
 
+    def forget(self) -> None:
+        """What it was warm for is not known any more."""
+        self._prepared = None
+
     def train(self, folder: Path, hyperparameters: Hyperparameters, *, number: int = 0, seed: int = 1, answer: Answer = go_on) -> Run:
         """Train one trial; `answer` sees each message and may send one back."""
         order = messages.Train(

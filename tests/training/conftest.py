@@ -18,7 +18,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tests.training import child
-from tuner import spec
+from tuner import messages, spec
 from tuner.data import images, resized
 from tuner.training import bench as benches
 
@@ -64,6 +64,8 @@ def bench(_bench: benches.Bench) -> benches.Bench:
 def _trainer() -> Iterator[child.Child]:
     with child.start() as trainer:
         yield trainer
+        trainer.send(messages.Quit())
+        assert trainer.process.wait(60) == 0
 
 
 @pytest.fixture
