@@ -14,7 +14,7 @@ MODULES = sorted((ROOT / "tuner").rglob("*.py"))
 ROOMS = [
     *("errors", "wording", "hyperparameters", "domains", "search_space", "strategies", "clashes", "data_spec", "model_spec", "spec"),
     *("schema", "yaml_lines", "mistakes", "study_file", "messages"),
-    *("data", "training", "search", "workers", "results", "dashboard", "terminal", "commands", "cli"),
+    *("data", "training", "search", "workers", "results", "dashboard", "terminal", "commands", "api", "cli"),
 ]
 SQL = {"optuna", "optuna_dashboard", "sqlalchemy"}
 KERAS = {"keras", "keras_hub", "tensorflow", "tensorflow_datasets"}

@@ -1,14 +1,15 @@
 """The public face of tuner; each name is loaded when it is first used, so that importing tuner costs nothing.
 
 spec = tuner.read("studies/animals.yaml")
-study = tuner.load("animals", tuner.open_storage("sqlite:///tuner.db"))
-print(tuner.best(study).hyperparameters)
+best = tuner.run(spec, storage="sqlite:///tuner.db", workers=2)
+print(best.value, best.hyperparameters)
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tuner.api import run
     from tuner.errors import TunerError
     from tuner.hyperparameters import Hyperparameters
     from tuner.results.best import Best, best
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from tuner.study_file import read
 
 __version__ = "0.1.0"
-__all__ = ["Best", "Hyperparameters", "Study", "StudySpec", "TunerError", "__version__", "best", "load", "open_storage", "read"]
+__all__ = ["Best", "Hyperparameters", "Study", "StudySpec", "TunerError", "__version__", "best", "load", "open_storage", "read", "run"]
 
 _PLACES = {
     "Best": ("tuner.results.best", "Best"),
@@ -30,6 +31,7 @@ _PLACES = {
     "load": ("tuner.search.study", "load"),
     "open_storage": ("tuner.search.storage", "open"),
     "read": ("tuner.study_file", "read"),
+    "run": ("tuner.api", "run"),
 }
 
 

@@ -34,7 +34,10 @@ Cache = Annotated[
 Artifacts = Annotated[Path, Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", help="Where weights, checkpoints and logs are kept.")]
 Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads a worker.", show_default="a fair share of the cores")]
 HangLimit = Annotated[
-    str, Option(metavar="TIME", help="Silence of the training process after which it is replaced; more than the longest epoch.")
+    str | None,
+    Option(
+        metavar="TIME", help="Silence of the training process after which it is replaced; more than the longest epoch.", show_default="30m"
+    ),
 ]
 MemoryLimit = Annotated[
     str | None,
@@ -45,7 +48,6 @@ AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a stud
 
 DEFAULT_STORAGE = "sqlite:///tuner.db"
 DEFAULT_ARTIFACTS = Path("tuner-artifacts")
-DEFAULT_HANG_LIMIT = "30m"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,11 +103,14 @@ def run(
     target: Annotated[float | None, Option(metavar="X", help="Validation accuracy that suffices.", show_default="the file's")] = None,
     storage: Storage = DEFAULT_STORAGE,
     dashboard: Annotated[bool, Option("--dashboard", help="Serve the dashboard while the study runs.")] = False,
-    port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port of the dashboard; 0: any.")] = 8080,
+    port: Annotated[
+        int | None,
+        Option(min=0, max=65535, metavar="PORT", help="Port of the dashboard; 0: any.", show_default="8080, or any if that is taken"),
+    ] = None,
     to: Annotated[Path | None, Option(metavar="FILE", help="Where the best config is exported.", show_default="NAME-best.yaml")] = None,
     export: Annotated[bool, Option("--export/--no-export", help="Export the best config at the end.")] = True,
     threads: Threads = None,
-    hang_limit: HangLimit = DEFAULT_HANG_LIMIT,
+    hang_limit: HangLimit = None,
     memory_limit: MemoryLimit = None,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
@@ -117,9 +122,8 @@ def run(
     hands = options.hands(workers, threads, hang_limit, memory_limit)
     budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
     exported = running.Exported(wanted=export, path=to)
-    return running.run(
-        study_file, budget, storage, places=places, hands=hands, dashboard_port=port if dashboard else None, exported=exported
-    )
+    shown = running.Dashboard(wanted=dashboard, port=port)
+    return running.run(study_file, budget, storage, places=places, hands=hands, dashboard=shown, exported=exported)
 
 
 @app.command()
@@ -127,7 +131,7 @@ def worker(
     study_file: StudyFile,
     storage: Storage = DEFAULT_STORAGE,
     threads: Threads = None,
-    hang_limit: HangLimit = DEFAULT_HANG_LIMIT,
+    hang_limit: HangLimit = None,
     memory_limit: MemoryLimit = None,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,

@@ -147,7 +147,7 @@ class Finished(_Message):
     kind: Literal["finished"] = "finished"
     trial: int
     ending: Ending
-    #: why, for an ending that is not COMPLETED; "" otherwise
+    #: why, for NOT_FINITE; "" otherwise: of the other endings the worker knows the reason
     reason: str = ""
     #: best validation accuracy; None if no epoch was finished
     value: float | None = None

@@ -1,10 +1,13 @@
 """`tuner run` with trainers that train: killed, interrupted, gone on with, and ended."""
 
 import signal
+from pathlib import Path
 
 import pytest
 
+import tuner
 from tests.acceptance.conftest import Command, Place
+from tuner import study_file
 
 TINY = {
     "data": {"source": "digits", "train": 64, "validation": 40, "test": 40},
@@ -41,3 +44,10 @@ def test_a_study_survives_the_death_of_its_trainer_and_ctrl_c(place: Place) -> N
     assert place.states() == ["COMPLETE"] * 2
     assert "on 40 images never seen" in out
     assert (place.folder / "study-best.yaml").exists()
+
+
+def test_a_program_runs_a_study_and_gets_its_best_trial(tmp_path: Path) -> None:
+    spec = study_file.parse(TINY | {"name": "called", "training": {"probe_epochs": 2, "epochs": 0}}, "a test")
+    best = tuner.run(spec, storage=f"sqlite:///{tmp_path}/tuner.db", cache=tmp_path / "cache", artifacts=tmp_path / "artifacts")
+    assert best.trial in (0, 1)
+    assert 0 < best.value <= 1

@@ -136,6 +136,14 @@ def test_it_is_served_beside_other_work_and_gone_afterwards(flowers: storage.Sto
         urllib.request.urlopen(address)
 
 
+def test_without_a_port_the_usual_one_is_taken_or_any_that_is_free(flowers: storage.Storage) -> None:
+    with app.beside(flowers, app.DEFAULT_HOST, None) as first, app.beside(flowers, app.DEFAULT_HOST, None) as second:
+        assert first != second
+        for address in (first, second):
+            with urllib.request.urlopen(f"{address}/api/studies") as answer:
+                assert b"flowers" in answer.read()
+
+
 def test_a_port_that_is_taken_is_refused_with_the_cure(flowers: storage.Storage) -> None:
     with app.beside(flowers, app.DEFAULT_HOST, 0) as address:
         port = int(address.rsplit(":", 1)[1])

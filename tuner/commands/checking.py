@@ -7,7 +7,7 @@ from tuner import study_file
 from tuner.data import dataset, sources, splits
 from tuner.data.dataset import Dataset
 from tuner.data.splits import Splits
-from tuner.search import space
+from tuner.search import requirements, space
 from tuner.spec import StudySpec
 from tuner.terminal import plain, plan, printing
 from tuner.workers import cost
@@ -19,6 +19,7 @@ _ASSUMED_TRAIN, _ASSUMED_VALIDATION = 1_000, 200
 def check(path: Path, cache: Path) -> int:
     """Print what the study is; raises SpecError or DataError with every mistake."""
     spec = study_file.read(path)
+    requirements.check(spec)
     num_train, num_validation = _show_images(spec, cache)
     rows = space.rows(spec)
     epochs = spec.training.num_epochs(num_train)

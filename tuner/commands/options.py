@@ -13,6 +13,8 @@ from tuner.errors import RequestError
 from tuner.spec import Budget, StudySpec, read_duration
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+#: a trainer that says nothing for so long hangs
+DEFAULT_HANG_LIMIT = "30m"
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -96,7 +98,7 @@ def places(cache_given: Path | None, artifacts: Path) -> Folders:
     return folders
 
 
-def hands(num_workers: int, threads: int | None, hang_limit: str, memory_limit: str | None) -> Hands:
+def hands(num_workers: int, threads: int | None, hang_limit: str | None, memory_limit: str | None) -> Hands:
     """The workers of a run.
 
     Raises:
@@ -105,7 +107,7 @@ def hands(num_workers: int, threads: int | None, hang_limit: str, memory_limit: 
     return Hands(
         num_workers=num_workers,
         threads=threads,
-        hang_limit_seconds=_read_seconds("--hang-limit", hang_limit),
+        hang_limit_seconds=_read_seconds("--hang-limit", hang_limit or DEFAULT_HANG_LIMIT),
         memory_limit_bytes=None if memory_limit is None else _read_bytes("--memory-limit", memory_limit),
     )
 

@@ -48,6 +48,27 @@ class Exported:
         return target
 
 
+@dataclass(frozen=True, kw_only=True)
+class Dashboard:
+    """Whether and where the study is shown in a browser while it runs."""
+
+    wanted: bool
+    #: None: the usual one, or any if that is taken
+    port: int | None
+
+    def beside(self, study: Study) -> AbstractContextManager[str | None]:
+        """Serve it while a `with` block runs; gives its address.
+
+        Raises:
+            RequestError: the port is taken.
+        """
+        if not self.wanted:
+            return nullcontext(None)
+        from tuner.dashboard import app
+
+        return app.beside(study.storage, app.DEFAULT_HOST, self.port)
+
+
 def run(
     path: Path,
     budget: options.BudgetOptions,
@@ -55,7 +76,7 @@ def run(
     *,
     places: options.Folders,
     hands: options.Hands,
-    dashboard_port: int | None,
+    dashboard: Dashboard,
     exported: Exported,
 ) -> int:
     """Work on a study until its budget is spent or someone says stop; the exit code."""
@@ -68,7 +89,7 @@ def run(
     this = ending.Run(study=study, file=path, assignment=assignments[0], export_to=target)
     stopping = Stopping()
     with on_signals(stopping):
-        with _dashboard(study, dashboard_port) as address, screens.choose(study.spec, address) as screen:
+        with dashboard.beside(study) as address, screens.choose(study.spec, address) as screen:
             watch = _Watch(study, screen, stopping)
             local.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
         return KILLED if stopping.is_urgent else _conclude(this, stopping, watch.complaints)
@@ -79,14 +100,6 @@ def _conclude(this: ending.Run, stopping: Stopping, complaints: list[Event]) -> 
     if refused is not None:
         raise RequestError(refused)
     return ending.conclude(this, stopping)
-
-
-def _dashboard(study: Study, port: int | None) -> AbstractContextManager[str | None]:
-    if port is None:
-        return nullcontext(None)
-    from tuner.dashboard import app
-
-    return app.beside(study.storage, "127.0.0.1", port)
 
 
 def assign(study: Study, url: str, places: options.Folders, hands: options.Hands) -> Iterator[Assignment]:

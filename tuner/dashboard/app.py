@@ -64,14 +64,14 @@ def serve(storage: storages.Storage, host: str, port: int, *, ready: Callable[[s
 
 
 @contextlib.contextmanager
-def beside(storage: storages.Storage, host: str, port: int) -> Iterator[str]:
-    """Serve the dashboard from a thread while the `with` block runs; gives its address.
+def beside(storage: storages.Storage, host: str, port: int | None) -> Iterator[str]:
+    """Serve the dashboard from a thread while the `with` block runs; gives its address. Without a port, the usual one or any that is free.
 
     Raises:
         RequestError: the host is not this machine, or the port is taken.
     """
     up = threading.Event()
-    with _listen(host, port) as listener:
+    with _listen(host, port) if port is not None else _listen_anywhere(host) as listener:
         server = _Server(_settings(storage), started_up=up.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="dashboard", daemon=True)
         thread.start()
@@ -130,6 +130,13 @@ def _is_there(storage: storages.Storage) -> bool:
         _log.warning("the database is away: %s", type(error).__name__)
         return False
     return True
+
+
+def _listen_anywhere(host: str) -> socket.socket:
+    try:
+        return _listen(host, DEFAULT_PORT)
+    except errors.RequestError:
+        return _listen(host, 0)
 
 
 def _listen(host: str, port: int) -> socket.socket:
