@@ -3,7 +3,7 @@
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -14,6 +14,7 @@ from tuner.hyperparameters import Hyperparameters
 
 ROOT = Path(__file__).resolve().parents[2]
 _PATIENCE_SECONDS = 120.0
+_TRAINER = (sys.executable, "-m", "tuner.training.process", "--threads", "1")
 Answer = Callable[[messages.Message], messages.Message | None]
 
 
@@ -91,12 +92,11 @@ class Child:
 
 
 @contextmanager
-def start() -> Iterator[Child]:
-    """A trainer process of the caller's own, ended with the block."""
+def start(command: Sequence[str] = _TRAINER) -> Iterator[Child]:
+    """A trainer process of the caller's own, ended with the block; `command` is given the number of its end of the pipe."""
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "tuner.training.process", str(theirs.fileno()), "--threads", "1"]
     with theirs:
-        process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], cwd=ROOT, stdout=subprocess.DEVNULL)
     pipe = Connection(ours.detach())
     try:
         yield Child(pipe, process)
