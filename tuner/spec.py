@@ -21,7 +21,7 @@ from tuner.data_spec import (
 )
 from tuner.model_spec import Model
 from tuner.search_space import SearchSpace
-from tuner.strategies import Percentile, Pruner, Sampler, Tpe
+from tuner.strategies import Median, Pruner, Sampler, Tpe
 
 __all__ = ["AnimalsData", "Budget", "Data", "DigitsData", "FolderData", "KerasData", "ManifestData", "Model", "NpzData", "PythonData"]
 __all__ += ["StudySpec", "TfdsData", "Training", "read_duration"]
@@ -100,7 +100,7 @@ class StudySpec(Section):
     """for each hyperparameter, the values that trials may take"""
     sampler: Sampler = Tpe()
     """what proposes the next trial"""
-    pruner: Pruner = Percentile()
+    pruner: Pruner = Median()
     """what ends a poor trial early"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """of the splits, the sampler and every trial"""
