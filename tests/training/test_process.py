@@ -137,28 +137,28 @@ def test_a_fresh_trainer_scores_and_replays_as_the_one_that_trained_and_ends_wit
         (DIGITS | {"train": 5000}, "5000 of the"),
     ],
 )
-def test_a_study_whose_data_cannot_be_had_is_the_users_mistake_and_the_trainer_lives_on(
-    trainer: child.Child, cache: Path, tmp_path: Path, data: dict[str, Any], message: str
+def test_a_study_whose_data_cannot_be_had_is_the_users_mistake(
+    trainer: child.Child, cache: Path, data: dict[str, Any], message: str
 ) -> None:
     told = failure(trainer.ask(messages.Prepare(spec=study(data=data).model_dump_json(), cache=str(cache))))
+    trainer.forget()
     assert told.is_request
     assert told.trial is None
     assert told.error == "DataError"
     assert message in told.message
-    trainer.forget()
-    # the study before is not trained on in its place
-    refused = trainer.train(tmp_path, QUICK)
-    assert failure(refused.told[-1]).error == "NotPrepared"
-    trainer.prepare(study(), cache)
-    assert trainer.train(tmp_path, QUICK).finished.ending is Ending.COMPLETED
 
 
-def test_a_model_that_cannot_be_had_is_the_users_mistake(trainer: child.Child, cache: Path) -> None:
+def test_after_a_study_that_cannot_be_had_the_one_before_is_not_trained_on_and_the_next_is(
+    trainer: child.Child, cache: Path, tmp_path: Path
+) -> None:
     wanted = study(model={"backbone": "no_such_file.keras", "image_size": 32})
     told = failure(trainer.ask(messages.Prepare(spec=wanted.model_dump_json(), cache=str(cache))))
     trainer.forget()
     assert told.is_request
     assert "no_such_file.keras, which is not a file" in told.message
+    assert failure(trainer.train(tmp_path, QUICK).told[-1]).error == "NotPrepared"
+    trainer.prepare(study(), cache)
+    assert trainer.train(tmp_path, QUICK).finished.ending is Ending.COMPLETED
 
 
 def test_an_attempt_that_fails_is_told_with_its_traceback_and_the_trainer_lives_on(trainer: child.Child, tmp_path: Path) -> None:
