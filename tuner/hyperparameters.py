@@ -86,7 +86,7 @@ class Augmentation(_Frozen):
     brightness: float = Field(default=0.0, ge=0, le=1)
     #: largest change of contrast either way, as a fraction
     contrast: float = Field(default=0.0, ge=0, le=1)
-    #: magnitude of RandAugment (arXiv 1909.13719), two operations an image
+    #: magnitude of RandAugment (arXiv 1909.13719), two operations, drawn for a batch at a time
     rand_augment: float = Field(default=0.0, ge=0, le=1)
     #: largest part of the area that is erased (arXiv 1708.04896), half of the images
     erasing: float = Field(default=0.0, ge=0, le=0.5)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import queue
 import socket
 import sys
 import threading
@@ -9,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import a2wsgi
-import optuna_dashboard
 import sqlalchemy
 import uvicorn
 from a2wsgi.wsgi_typing import Environ, StartResponse, WSGIApp
@@ -67,19 +67,25 @@ def serve(storage: storages.Storage, host: str, port: int, *, ready: Callable[[s
 def beside(storage: storages.Storage, host: str, port: int | None) -> Iterator[str]:
     """Serve the dashboard from a thread while the `with` block runs; gives its address. Without a port, the usual one or any that is free.
 
+    The address is there at once; pages that are asked for before the server is up wait for it.
+
     Raises:
         RequestError: the host is not this machine, or the port is taken.
     """
-    up = threading.Event()
+    servers: queue.SimpleQueue[uvicorn.Server] = queue.SimpleQueue()
     with _listen(host, port) if port is not None else _listen_anywhere(host) as listener:
-        server = _Server(_settings(storage), started_up=up.set)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="dashboard", daemon=True)
+
+        def serve_pages() -> None:
+            server = uvicorn.Server(_settings(storage))
+            servers.put(server)
+            server.run(sockets=[listener])
+
+        thread = threading.Thread(target=serve_pages, name="dashboard", daemon=True)
         thread.start()
-        up.wait()
         try:
             yield _address(listener)
         finally:
-            server.should_exit = True
+            servers.get().should_exit = True
             thread.join()
 
 
@@ -112,6 +118,9 @@ def _settings(storage: storages.Storage) -> uvicorn.Config:
 
 
 def _pages(storage: storages.Storage) -> WSGIApp:
+    # imports scikit-learn and pandas, which takes seconds; nobody else is to wait for that
+    import optuna_dashboard
+
     pages = cast(WSGIApp, optuna_dashboard.wsgi(storage.rdb))
 
     def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

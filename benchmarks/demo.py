@@ -1,0 +1,105 @@
+"""The demo, timed: first report, whole search, the gap between two trials, the winner on images never seen."""
+
+import argparse
+import json
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import tuner
+from tuner.commands import options, running
+from tuner.search import storage, study
+from tuner.workers import local
+from tuner.workers.events import Event, Happening
+from tuner.workers.stopping import Stopping
+
+STUDY = Path(__file__).resolve().parents[1] / "studies" / "animals.yaml"
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = command(Path(folder)) | {"gap_seconds": gaps(Path(folder))}
+    print(json.dumps(figures, indent=1))
+
+
+def command(folder: Path) -> dict[str, object]:
+    """`tuner run studies/animals.yaml --workers 2` with nothing cached, watched from outside through its database."""
+    url = f"sqlite:///{folder}/demo.db"
+    where = [
+        "--storage",
+        url,
+        "--artifacts",
+        str(folder / "artifacts"),
+        "--cache",
+        str(folder / "cache"),
+        "--to",
+        str(folder / "best.yaml"),
+    ]
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "tuner", "run", str(STUDY), "--workers", "2", *where], stderr=subprocess.PIPE)
+    first = None
+    while process.poll() is None:
+        time.sleep(0.1)
+        first = first or (time.monotonic() - began if has_report(folder / "demo.db") else None)
+    found = tuner.best(tuner.load("animals", tuner.open_storage(url)))
+    return {
+        "exit_code": process.returncode,
+        "first_report_seconds": first,
+        "whole_command_seconds": time.monotonic() - began,
+        "trials": 20,
+        "validation_accuracy": found.value,
+        "rule_validation_accuracy": found.rule_value,
+        "test_accuracy": found.test_accuracy,
+        "test_images": found.num_test,
+    }
+
+
+def has_report(database: Path) -> bool:
+    """Whether an epoch of some trial is in the database."""
+    if not database.exists():
+        return False
+    with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
+        try:
+            return bool(connection.execute("SELECT count(*) FROM tuner_epochs").fetchone()[0])
+        except sqlite3.OperationalError:  # the tables are not made yet
+            return False
+
+
+def gaps(folder: Path) -> dict[str, float]:
+    """Seconds from the end of a trial to the first training step of the next in the same worker, tracing left out, over 30 probes."""
+    given = tuner.read(STUDY)
+    spec = given.model_copy(
+        update={
+            "name": "gaps",
+            "training": given.training.model_copy(update={"epochs": 0}),
+            "budget": given.budget.model_copy(update={"trials": 30}),
+        }
+    )
+    url = f"sqlite:///{folder}/gaps.db"
+    joined = study.join(spec, storage.open(url))
+    places = options.places(folder / "cache", folder / "artifacts")
+    ended: float | None = None
+    found: list[float] = []
+
+    def tell(event: Event) -> None:
+        nonlocal ended
+        now = time.monotonic()
+        if event.what is Happening.COMPLETED:
+            ended = now
+        elif event.what is Happening.EPOCH and ended is not None:
+            # an epoch's seconds begin before its step is traced
+            found.append(now - ended - (event.seconds or 0.0))
+            ended = None
+
+    local.run(list(running.assign(joined, url, places, options.hands(1, None, None, None))), stopping=Stopping(), tell=tell)
+    return {"median": statistics.median(found), "largest": max(found)}
+
+
+if __name__ == "__main__":
+    main()
