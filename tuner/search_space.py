@@ -67,7 +67,7 @@ class AugmentationSpace(_Section):
     contrast: Annotated[Domain, Bounds(low=0, high=1)] = Range(low=0.05, high=0.4, off=True)
     """largest change of contrast either way, as a fraction"""
     rand_augment: Annotated[Domain, Bounds(low=0, high=1)] = Fixed(value=0.0)
-    """magnitude of RandAugment (arXiv 1909.13719), two operations an image"""
+    """magnitude of RandAugment (arXiv 1909.13719), two operations, drawn for a batch at a time"""
     erasing: Annotated[Domain, Bounds(low=0, high=0.5)] = Range(low=0.05, high=0.25, off=True)
     """largest part of the area that is erased (arXiv 1708.04896), in half of the images"""
     mixup: Annotated[Domain, Bounds(low=0, high=2)] = Range(low=0.05, high=0.4, off=True)
