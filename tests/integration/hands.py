@@ -33,7 +33,7 @@ def work(url: str, name: str, marks: str, label: str) -> None:
     while True:
         claimed = by_hand.claim(study, worker)
         if claimed is not None:
-            _train(study, claimed, worker, Path(marks))
+            _train(study, claimed, Path(marks))
         elif _is_over(study):
             return
         else:
@@ -45,7 +45,7 @@ def _is_over(study: Study) -> bool:
     return seen.stop_reason is not None and not seen.running and not seen.num_waiting
 
 
-def _train(study: Study, claimed: Claim, worker: WorkerId, marks: Path) -> None:
+def _train(study: Study, claimed: Claim, marks: Path) -> None:
     """One trial, with a lock on a file that the kernel takes back from whoever is killed."""
     with (marks / f"{claimed.number}.lock").open("w") as lock:
         try:
@@ -60,4 +60,4 @@ def _train(study: Study, claimed: Claim, worker: WorkerId, marks: Path) -> None:
         promoted = trials.promoted(study, claimed, messages.Probed(trial=claimed.number, value=value))
         ending = Ending.COMPLETED if promoted else Ending.STOPPED
         finished = by_hand.finished(claimed, value, ending=ending, reason="" if promoted else "its probe was not among the best")
-        trials.finish(study, claimed, finished, curve, prepared=by_hand.PREPARED, worker=worker)
+        trials.finish(study, claimed, finished, curve, device=by_hand.PREPARED.device)

@@ -16,7 +16,7 @@ from tests.search import by_hand
 from tuner import messages
 from tuner.errors import LeaseLost, StudyError
 from tuner.messages import Ending
-from tuner.search import curves, leases, progress, tables, trials
+from tuner.search import admission, curves, leases, progress, tables, trials
 from tuner.search import study as studies
 from tuner.search.storage import Storage
 from tuner.search.study import Study
@@ -34,7 +34,7 @@ def test_a_completed_trial_reads_in_optuna_as_one_of_its_own(begin: Begin) -> No
     claimed = by_hand.must_claim(study, worker)
     curve = by_hand.epochs(claimed, [0.5, 0.6, 0.4, 0.7])
     trials.report(study, claimed, curve[:3])
-    trials.finish(study, claimed, by_hand.finished(claimed, 0.7), curve, prepared=by_hand.PREPARED, worker=worker)
+    trials.finish(study, claimed, by_hand.finished(claimed, 0.7), curve, device=by_hand.PREPARED.device)
     trial = stored(study)
     assert (trial.state, trial.value, trial.number) == (TrialState.COMPLETE, 0.7, 0)
     assert trial.intermediate_values == {1: 0.5, 2: 0.6, 3: 0.6, 4: 0.7}
@@ -373,9 +373,29 @@ def test_a_note_that_a_user_wrote_is_left_alone(begin: Begin) -> None:
 
 def test_what_the_first_trainer_found_is_kept_with_the_study(begin: Begin) -> None:
     study = begin()
-    by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    admission.admit(study, by_hand.PREPARED)
+    admission.admit(study, by_hand.PREPARED.model_copy(update={"device": "another", "seconds": 9.0}))
     kept = study.storage.rdb.get_study_user_attrs(study.id)[studies.PREPARED]
     assert messages.Prepared.model_validate(kept) == by_hand.PREPARED
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({"fingerprint": "a" * 64}, ["images and labels (fingerprint): " + "f" * 64 + " -> " + "a" * 64]),
+        # the same images, a part of them on the other side
+        ({"splits": "6" * 64, "num_train": 999, "num_test": 201}, ["images to train on: 1000 -> 999", "test images: 200 -> 201", "splits"]),
+        ({"classes": ("cat", "hen")}, ["classes: cat, dog -> cat, hen"]),
+        ({"epochs": 5}, ["epochs of fine-tuning: 4 -> 5"]),
+    ],
+)
+def test_a_trainer_that_finds_other_images_is_turned_away_with_what_differs(begin: Begin, found: dict[str, Any], words: list[str]) -> None:
+    study = begin()
+    admission.admit(study, by_hand.PREPARED)
+    with pytest.raises(StudyError) as raised:
+        admission.admit(study, by_hand.PREPARED.model_copy(update=found))
+    for word in [*words, "Put the images back", "another name"]:
+        assert word in str(raised.value)
 
 
 def test_the_score_on_the_test_split_is_kept_with_a_finished_trial(begin: Begin) -> None:

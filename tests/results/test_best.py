@@ -7,9 +7,9 @@ from tuner import errors, messages, study_file
 from tuner.messages import Ending, Stage
 from tuner.results import best as bests
 from tuner.results import config
+from tuner.search import admission, trials
 from tuner.search import storage as storages
 from tuner.search import study as studies
-from tuner.search import trials
 from tuner.spec import StudySpec
 
 
@@ -21,10 +21,11 @@ def study(spec: StudySpec, tmp_path: Path) -> studies.Study:
 def work(study: studies.Study, prepared: messages.Prepared, values: Sequence[float | None]) -> None:
     """Claim and end one trial after another with these values; None: pruned."""
     worker = trials.WorkerId.here("w1")
+    admission.admit(study, prepared)
     for value in values:
         claim = trials.claim(study, worker, num_train=prepared.num_train, num_classes=2, epochs=prepared.epochs)
         assert claim is not None
-        trials.finish(study, claim, ended(claim.number, value), [epoch(claim.number, value or 0.1)], prepared=prepared, worker=worker)
+        trials.finish(study, claim, ended(claim.number, value), [epoch(claim.number, value or 0.1)], device=prepared.device)
 
 
 def ended(number: int, value: float | None) -> messages.Finished:
@@ -83,7 +84,8 @@ def test_a_study_whose_rule_was_pruned_has_a_best_and_no_rule(study: studies.Stu
 def test_the_hyperparameters_and_the_seed_are_those_that_the_worker_got(study: studies.Study, prepared: messages.Prepared) -> None:
     claim = trials.claim(study, trials.WorkerId.here("w1"), num_train=1000, num_classes=2, epochs=8)
     assert claim is not None
-    trials.finish(study, claim, ended(0, 0.9), [], prepared=prepared, worker=trials.WorkerId.here("w1"))
+    admission.admit(study, prepared)
+    trials.finish(study, claim, ended(0, 0.9), [], device=prepared.device)
     best = bests.best(study)
     assert (best.hyperparameters, best.seed) == (claim.hyperparameters, claim.seed)
 

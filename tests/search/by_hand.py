@@ -76,8 +76,7 @@ def finished(claimed: Claim, value: float | None, *, ending: Ending = Ending.COM
 
 
 def finish(study: Study, claimed: Claim, value: float | None, **how: Any) -> None:
-    worker = WorkerId.here("hand")
-    trials.finish(study, claimed, finished(claimed, value, **how), [], prepared=PREPARED, worker=worker)
+    trials.finish(study, claimed, finished(claimed, value, **how), [], device=PREPARED.device)
 
 
 def failed(claimed: Claim, error: str = "MemoryError", **how: Any) -> messages.Failed:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tuner import messages
-from tuner.errors import DataError, StorageError, TrainingError
+from tuner.errors import DataError, StorageError, StudyError, TrainingError
 from tuner.search import trials
 from tuner.workers.events import Event, Happening
 from tuner.workers.rehearsal import Mishap, Script
@@ -256,3 +256,15 @@ def test_a_trainer_that_cannot_be_made_ready_is_a_training_error(make: Make) -> 
     with pytest.raises(TrainingError, match="no keras"):
         trainer.warm_up(messages.Prepare(spec=bench.study.spec.model_dump_json(), cache="."))
     assert bench.script.num_started == 2
+
+
+def test_a_trainer_that_finds_other_images_than_the_first_is_refused_before_it_trains(make: Make) -> None:
+    bench = make(budget={"trials": 2})
+    bench.work()
+    longer = bench.again()
+    longer.study = make(budget={"trials": 4}).study
+    longer.script = Script(fine_tune_epochs=5)
+    with pytest.raises(StudyError, match="begun with other images:\n  epochs of fine-tuning: 3 -> 5"):
+        longer.work()
+    assert longer.script.begun == []
+    assert len(longer.states()) == 2

@@ -61,7 +61,7 @@ def _score(run: Run, stopping: Stopping) -> None:
     try:
         with printing.busy(f"{run.study.name} trial {best.trial} is scored on the test split …"):
             score = evaluation.evaluate(
-                run.study.spec,
+                run.study,
                 wanted,
                 start=lambda: process.child(run.assignment),
                 places=run.assignment.places,

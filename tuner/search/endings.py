@@ -12,7 +12,7 @@ from tuner.messages import Epoch, Stage
 from tuner.search import leases, notes, standings, tables
 from tuner.search.leases import LeaseEnding
 from tuner.search.notes import BestSoFar
-from tuner.search.study import PREPARED, RESUMED_AT, STOPPED, Study
+from tuner.search.study import RESUMED_AT, STOPPED, Study
 from tuner.search.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
 
 #: system attribute of a trial: rows: true class, columns: predicted class
@@ -73,12 +73,6 @@ def put_confusion(connection: Connection, trial_id: int, finished: messages.Fini
     """Keep which classes the best epoch took for which."""
     if 0 < len(finished.confusion) <= _CONFUSED_CLASSES:
         tables.put(connection, TRIAL_SYSTEM, trial_id, {CONFUSION: finished.confusion})
-
-
-def put_prepared(connection: Connection, study: Study, prepared: messages.Prepared) -> None:
-    """Keep what the first trainer found when it loaded the data and the backbone."""
-    if not tables.get(connection, STUDY_USER, study.id, PREPARED):
-        tables.put(connection, STUDY_USER, study.id, {PREPARED: prepared.model_dump(mode="json", exclude={"kind"})})
 
 
 def stop_if_hopeless(connection: Connection, study: Study, failed: messages.Failed) -> None:

@@ -116,15 +116,7 @@ def should_prune(study: Study, claim: Claim) -> bool:
     return study.storage.call(lambda: pruner.prune(study.optuna, study.storage.cached.get_trial(claim.trial_id)))
 
 
-def finish(
-    study: Study,
-    claim: Claim,
-    finished: messages.Finished,
-    curve: Sequence[messages.Epoch],
-    *,
-    prepared: messages.Prepared,
-    worker: WorkerId,
-) -> None:
+def finish(study: Study, claim: Claim, finished: messages.Finished, curve: Sequence[messages.Epoch], *, device: str) -> None:
     """End a trial that did not fail: completed with its value, or pruned. One that was suspended is handed back.
 
     Raises:
@@ -136,9 +128,8 @@ def finish(
     def write(connection: Connection) -> None:
         _end_lease(connection, study, claim, LeaseEnding.COMPLETED if is_completed else LeaseEnding.PRUNED)
         curves.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=curve)
-        endings.put_prepared(connection, study, prepared)
         endings.put_confusion(connection, claim.trial_id, finished)
-        attributes = endings.of_finished(finished, curves.read(connection, study, claim.number), device=prepared.device)
+        attributes = endings.of_finished(finished, curves.read(connection, study, claim.number), device=device)
         if is_completed and value is not None:
             endings.complete(connection, study, number=claim.number, trial_id=claim.trial_id, value=value, attributes=attributes)
         else:

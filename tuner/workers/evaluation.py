@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from tuner import messages
 from tuner.errors import TrainingError
-from tuner.spec import StudySpec
+from tuner.search import admission
+from tuner.search.study import Study
 from tuner.workers.places import Places
 from tuner.workers.stopping import Stopping
 from tuner.workers.trainer import Trainer, TrainerDied
@@ -12,7 +13,7 @@ from tuner.workers.warm import Limits, TrainerHung, WarmTrainer
 
 
 def evaluate(
-    spec: StudySpec,
+    study: Study,
     wanted: messages.Evaluate,
     *,
     start: Callable[[], Trainer],
@@ -24,12 +25,15 @@ def evaluate(
 
     Raises:
         TrainingError: the weights could not be scored.
+        StudyError: the images are not those that the study was begun with.
     """
     trainer = WarmTrainer(start, limits, stopping)
     try:
-        prepare = messages.Prepare(spec=spec.model_dump_json(), cache=str(places.cache))
-        if trainer.warm_up(prepare) is None:
+        prepare = messages.Prepare(spec=study.spec.model_dump_json(), cache=str(places.cache))
+        prepared = trainer.warm_up(prepare)
+        if prepared is None:
             return None
+        admission.admit(study, prepared)
         trainer.send(wanted)
         return _await_score(trainer, stopping)
     except (TrainerDied, TrainerHung) as error:

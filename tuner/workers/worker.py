@@ -7,7 +7,7 @@ from pathlib import Path
 from tuner import messages
 from tuner.errors import LeaseLost, StorageError
 from tuner.messages import Ending
-from tuner.search import progress, trials
+from tuner.search import admission, progress, trials
 from tuner.search.study import Study
 from tuner.search.trials import Claim, WorkerId
 from tuner.workers.attempt import Attempt
@@ -41,7 +41,7 @@ class Worker:
         self._prepared: messages.Prepared | None = None
 
     def run(self, *, beat_seconds: float = BEAT_SECONDS) -> None:
-        """Work until there is nothing more to do; raises what `WarmTrainer.warm_up` and `trials.claim` raise."""
+        """Work until there is nothing more to do; raises what `WarmTrainer.warm_up`, `admission.admit` and `trials.claim` raise."""
         try:
             with Heartbeat(self._beat, self._narrator.trouble, every_seconds=beat_seconds):
                 self._work_until_done()
@@ -66,9 +66,10 @@ class Worker:
             self._narrator.say(Happening.REPLACED, message=outgrown)
             self._trainer.drop()
         if not self._trainer.is_warm:
-            self._prepared = self._trainer.warm_up(self._prepare)
-            if self._prepared is not None:
-                self._narrator.say(Happening.READY, seconds=self._prepared.seconds, message=self._prepared.device)
+            self._prepared = prepared = self._trainer.warm_up(self._prepare)
+            if prepared is not None:
+                self._insist(lambda: admission.admit(self._study, prepared))
+                self._narrator.say(Happening.READY, seconds=prepared.seconds, message=prepared.device)
         return self._trainer.is_warm
 
     def _claim(self) -> Claim | None:
@@ -145,7 +146,7 @@ class Worker:
 
     def _finish(self, claim: Claim, finished: messages.Finished, curve: list[messages.Epoch]) -> None:
         assert self._prepared is not None
-        trials.finish(self._study, claim, finished, curve, prepared=self._prepared, worker=self._identity)
+        trials.finish(self._study, claim, finished, curve, device=self._prepared.device)
 
     def _beat(self) -> None:
         trials.beat(self._study, self._identity)
