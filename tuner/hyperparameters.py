@@ -106,7 +106,7 @@ class Hyperparameters(_Frozen):
 
     #: the optimizer of both stages
     optimizer: Optimizer = Optimizer.ADAMW
-    #: constant rate at which the probe trains the head
+    #: peak rate of the probe, falling to zero in a half cosine
     probe_learning_rate: float = Field(default=1e-3, gt=0, le=100)
     #: peak rate of the fine-tuning; it acts only where `unfreeze` is above 0
     learning_rate: float = Field(default=3e-4, gt=0, le=100)
@@ -114,7 +114,7 @@ class Hyperparameters(_Frozen):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     #: look-ahead momentum; it acts only on sgd
     nesterov: bool = True
-    #: decoupled weight decay, a step's fraction of the learning rate; norms and biases are left out
+    #: decoupled weight decay, as a fraction of the learning rate a step, for every optimizer: adam with it is adamw; biases are left out
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     #: width of each hidden layer of the head, from the backbone upwards; () is a linear head
     head_units: tuple[int, ...] = ()

@@ -73,7 +73,7 @@ class Stop(_Message):
 
 
 class Suspend(_Message):
-    """Write a checkpoint at the next step and hand the trial back."""
+    """Hand the trial back at the next step; it goes on from its last checkpoint, which is at most an epoch and two seconds old."""
 
     kind: Literal["suspend"] = "suspend"
 

@@ -111,13 +111,13 @@ class SearchSpace(_Section):
     learning_rate: Rates
     """peak rate of the fine-tuning, for all optimizers or for each its own"""
     probe_learning_rate: Rates
-    """constant rate at which the probe trains the head, for all optimizers or for each its own"""
+    """peak rate of the probe, falling to zero in a half cosine, for all optimizers or for each its own"""
     momentum: Annotated[Domain, Bounds(low=0, high=1, open_high=True)] = Fixed(value=0.9)
     """momentum of sgd and rmsprop"""
     nesterov: Annotated[Domain, Known((False, True))] = Fixed(value=True)
     """look-ahead momentum of sgd"""
     weight_decay: Annotated[Domain, Bounds(low=0, high=1, log=True)] = Range(low=1e-6, high=1e-1, log=True, off=True)
-    """decoupled weight decay; norms and biases are left out"""
+    """decoupled weight decay, for every optimizer: adam with it is adamw; norms and biases are left out"""
     head_units: Head = HeadSpace()
     """widths of the head's hidden layers, as a list from the backbone upwards (`[]` is a linear head), or what to search"""
     activation: Annotated[Domain, Known(tuple(Activation))] = Choice(values=(Activation.RELU, Activation.GELU))

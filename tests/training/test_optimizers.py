@@ -64,6 +64,14 @@ def test_a_block_further_down_takes_a_step_smaller_by_the_decay() -> None:
     np.testing.assert_allclose(steps, [0.1 * 0.5**depth for depth in range(4)], rtol=1e-5)
 
 
+def test_a_block_further_down_is_shrunk_less_by_the_decay() -> None:
+    blocks = [variable(2, 2) for _ in range(3)]
+    optimizer = build({"optimizer": "sgd", "weight_decay": 0.5, "layer_decay": 0.5}, list(enumerate(blocks)), rate=0.1)
+    optimizer.apply([np.zeros((2, 2), np.float32) for _ in blocks])
+    shrunk = [1 - float(block.numpy()[0, 0]) for block in blocks]
+    np.testing.assert_allclose(shrunk, [0.05 * 0.5**depth for depth in range(3)], rtol=1e-5)
+
+
 def test_the_gradients_are_clipped_by_their_common_norm() -> None:
     blocks = [variable(1, 1, value=0.0), variable(1, 1, value=0.0)]
     optimizer = build(FREE | {"optimizer": "sgd"}, [(0, block) for block in blocks], rate=1.0, clip=1.0)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tuner import messages
+from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
 from tuner.training import suspension
 
@@ -16,6 +16,7 @@ ORDER = messages.Train(trial=1, hyperparameters=Hyperparameters(), seed=5, weigh
 
 def suspended() -> suspension.Suspended:
     progress = suspension.Progress(
+        study="animals",
         hyperparameters=ORDER.hyperparameters,
         seed=5,
         epochs=2,
@@ -33,7 +34,7 @@ def suspended() -> suspension.Suspended:
 
 def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
     suspension.write(tmp_path / "new" / "c", suspended())
-    found = suspension.read(tmp_path / "new" / "c", ORDER)
+    found = suspension.read(tmp_path / "new" / "c", ORDER, study="animals")
     assert found is not None
     assert found.progress == suspended().progress
     assert [value.tolist() for value in found.state] == [[number] * (number + 1) for number in range(12)]
@@ -42,7 +43,7 @@ def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 def test_there_is_none_where_there_is_no_file(tmp_path: Path) -> None:
-    assert suspension.read(tmp_path / "c", ORDER) is None
+    assert suspension.read(tmp_path / "c", ORDER, study="animals") is None
 
 
 @pytest.mark.parametrize(
@@ -58,18 +59,31 @@ def test_there_is_none_where_there_is_no_file(tmp_path: Path) -> None:
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     suspension.write(tmp_path / "c", suspended())
     (tmp_path / "c").write_bytes(damage((tmp_path / "c").read_bytes()))
-    assert suspension.read(tmp_path / "c", ORDER) is None
+    assert suspension.read(tmp_path / "c", ORDER, study="animals") is None
 
 
 def test_a_file_of_other_arrays_is_as_good_as_none(tmp_path: Path) -> None:
     suspension.write_arrays(tmp_path / "c", {"a": np.zeros(3)})
-    assert suspension.read(tmp_path / "c", ORDER) is None
+    assert suspension.read(tmp_path / "c", ORDER, study="animals") is None
 
 
 @pytest.mark.parametrize("other", [{"seed": 6}, {"hyperparameters": Hyperparameters(learning_rate=1e-5)}])
 def test_another_trial_does_not_take_it_up(tmp_path: Path, other: dict[str, Any]) -> None:
     suspension.write(tmp_path / "c", suspended())
-    assert suspension.read(tmp_path / "c", ORDER.model_copy(update=other)) is None
+    assert suspension.read(tmp_path / "c", ORDER.model_copy(update=other), study="animals") is None
+
+
+def test_another_study_does_not_take_it_up(tmp_path: Path) -> None:
+    suspension.write(tmp_path / "c", suspended())
+    assert suspension.read(tmp_path / "c", ORDER, study="birds") is None
+
+
+def test_weights_are_read_as_they_were_written_and_by_no_other_study(tmp_path: Path) -> None:
+    suspension.write_weights(tmp_path / "w.npz", [np.full((number + 1,), number, np.float32) for number in range(12)], study="animals")
+    found = suspension.read_weights(tmp_path / "w.npz", study="animals")
+    assert [value.tolist() for value in found] == [[number] * (number + 1) for number in range(12)]
+    with pytest.raises(errors.DataError, match="weights of a study with other images or another model"):
+        suspension.read_weights(tmp_path / "w.npz", study="birds")
 
 
 def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
@@ -80,5 +94,5 @@ def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
     suspension.write(tmp_path / "c", suspended())
     with pytest.raises(OSError, match="disk full"):
         suspension.write_arrays(tmp_path / "c", {"a": Unwritable()})  # type: ignore[dict-item]
-    assert suspension.read(tmp_path / "c", ORDER) is not None
+    assert suspension.read(tmp_path / "c", ORDER, study="animals") is not None
     assert [path.name for path in tmp_path.iterdir()] == ["c"]

@@ -1,6 +1,7 @@
 """A storage into pages: optuna-dashboard, unchanged at its own paths, with guards around it."""
 
 import contextlib
+import functools
 import logging
 import queue
 import socket
@@ -118,13 +119,20 @@ def _settings(storage: storages.Storage) -> uvicorn.Config:
 
 
 def _pages(storage: storages.Storage) -> WSGIApp:
-    # imports scikit-learn and pandas, which takes seconds; nobody else is to wait for that
-    import optuna_dashboard
+    """optuna-dashboard, loaded when the first page is asked for."""
+    lock = threading.Lock()
 
-    pages = cast(WSGIApp, optuna_dashboard.wsgi(storage.rdb))
+    @functools.cache
+    def load() -> WSGIApp:
+        # imports scikit-learn and pandas: seconds of a processor, which a search that starts at the same time needs more
+        import optuna_dashboard
+
+        return cast(WSGIApp, optuna_dashboard.wsgi(storage.rdb))
 
     def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         environ["wsgi.errors"] = sys.stderr  # stdout belongs to results
+        with lock:
+            pages = load()
         return pages(environ, start_response)
 
     return respond

@@ -15,7 +15,7 @@ from tuner.messages import Ending, Stage
 from tuner.training import fine_tune, head, losses, probe, scores, suspension
 from tuner.training.bench import Bench
 
-#: an epoch shorter than this is cheaper to train again than to write down
+#: work shorter than this is cheaper to do again than to write down
 _WORTH_KEEPING_SECONDS = 2.0
 
 
@@ -60,7 +60,7 @@ class Attempt:
         """Train the trial, telling the worker of every epoch; a kept checkpoint is gone on from."""
         bench, hyperparameters = self._bench, self._order.hyperparameters
         fine_tunes = hyperparameters.unfreeze > 0 and bench.epochs > 0
-        kept = suspension.read(Path(self._order.checkpoint), self._order) if fine_tunes else None
+        kept = suspension.read(Path(self._order.checkpoint), self._order, study=bench.identity) if fine_tunes else None
         bench.restore()
         try:
             if kept is None:
@@ -89,6 +89,7 @@ class Attempt:
 
     def _fine_tune(self, kept: suspension.Suspended | None) -> None:
         order, start = self._order, time.perf_counter()
+        kept_at = start
         stage = fine_tune.FineTuning(self._bench, self._head, order.hyperparameters, seed=order.seed)
         first = 0
         if kept is not None:
@@ -100,8 +101,9 @@ class Attempt:
             measured = stage.measure(epoch)
             now = time.perf_counter()
             self._record(Stage.FINE_TUNE, self._bench.study.training.probe_epochs + epoch + 1, measured, now - start, stage)
-            if now - start > _WORTH_KEEPING_SECONDS:
+            if now - kept_at > _WORTH_KEEPING_SECONDS:
                 self._keep(stage, epoch + 1)
+                kept_at = now
             start = now
             if epoch + 1 < self._bench.epochs:
                 self._obey()
@@ -143,6 +145,7 @@ class Attempt:
     def _keep(self, stage: fine_tune.FineTuning, epochs: int) -> None:
         assert self._best is not None
         progress = suspension.Progress(
+            study=self._bench.identity,
             hyperparameters=self._order.hyperparameters,
             seed=self._order.seed,
             epochs=epochs,
@@ -169,7 +172,7 @@ class Attempt:
             Path(self._order.checkpoint).unlink(missing_ok=True)
         if ending is Ending.COMPLETED and best is not None:
             weights = f"{self._order.weights}.npz"
-            suspension.write_arrays(Path(weights), {str(number): value for number, value in enumerate(best.weights)})
+            suspension.write_weights(Path(weights), best.weights, study=self._bench.identity)
         return messages.Finished(
             trial=self._order.trial,
             ending=ending,
@@ -187,14 +190,13 @@ def evaluate(bench: Bench, order: messages.Evaluate) -> messages.Evaluated:
     """Score the kept weights of a trial on the test split.
 
     Raises:
-        DataError: the study keeps no images for it.
+        DataError: the study keeps no images for it, or the weights are another study's.
         FileNotFoundError: the weights are not there any more.
     """
     test = bench.data.test
     if not len(test.labels):
         raise errors.DataError("data.test is 0, so that there are no images to score the trial on; expected for example 0.15")
-    with np.load(order.weights, allow_pickle=False) as arrays:
-        weights = [arrays[str(number)] for number in range(len(arrays))]
+    weights = suspension.read_weights(Path(order.weights), study=bench.identity)
     bench.restore()
     hyperparameters = order.hyperparameters
     top = head.build(hyperparameters, bench.moments, bench.num_classes, seed=0)

@@ -74,7 +74,7 @@ def _move(images: tf.Tensor, strengths: Augmentation, seed: tf.Tensor) -> tf.Ten
 
 
 def _sign(count: tf.Tensor, seed: tf.Tensor, number: int, mirrored: bool) -> tf.Tensor:
-    return tf.sign(_uniform(count, seed, number)) if mirrored else tf.ones([count])
+    return tf.where(_uniform(count, seed, number) < 0, -1.0, 1.0) if mirrored else tf.ones([count])
 
 
 def _colour(images: tf.Tensor, brightness: float, contrast: float, seed: tf.Tensor) -> tf.Tensor:

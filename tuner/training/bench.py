@@ -1,5 +1,6 @@
 """All that the trials of one study share in one trainer: data, backbone, features."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,13 @@ class Bench:
     def num_classes(self) -> int:
         """Classes that the head tells apart."""
         return len(self.data.classes)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over what makes the weights of one study mean nothing in another: images, splits, network and road of a trial."""
+        study = self.study
+        parts = [self.data.fingerprint, self.data.splits, study.model.model_dump_json(), study.training.model_dump_json()]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def restore(self) -> None:
         """Bring the backbone back to its pretrained weights."""

@@ -26,7 +26,7 @@ def build(hyperparameters: Hyperparameters, class_weights: np.ndarray) -> LossFu
 
 
 def build_validation(hyperparameters: Hyperparameters) -> LossFunction:
-    """The loss that is reported of the validation split: without smoothing or weights, so that trials compare."""
+    """The loss that is reported of the validation split: without smoothing or class weights."""
     return _each(hyperparameters.loss, hyperparameters.focal_gamma)
 
 

@@ -24,8 +24,9 @@ _CLASSES: Mapping[Optimizer, type[keras.Optimizer]] = {
 def build(hyperparameters: Hyperparameters, variables: Sequence[tuple[int, keras.Variable]], *, gradient_clip: float) -> keras.Optimizer:
     """An optimizer of these variables; the number beside each counts the blocks above its own.
 
-    The learning rate is set before each step; a variable `depth` blocks down gets it times `layer_decay ** depth`. Weight decay acts on
-    kernels alone. The source of layer-wise decay: ULMFiT (arXiv 1801.06146), section 3.2.
+    The learning rate is set before each step; a variable `depth` blocks down gets it times `layer_decay ** depth`. Weight decay is
+    decoupled (arXiv 1711.05101) and acts on kernels alone, by that same rate. The source of layer-wise decay: ULMFiT
+    (arXiv 1801.06146), section 3.2.
     """
     options: dict[str, Any] = {"weight_decay": hyperparameters.weight_decay, "global_clipnorm": gradient_clip}
     if hyperparameters.optimizer.has_momentum:
@@ -52,6 +53,11 @@ def _layerwise(kind: type[keras.Optimizer], factors: Sequence[float]) -> type[ke
     class Layerwise(kind):  # type: ignore[misc]
         def update_step(self, gradient: Any, variable: keras.Variable, learning_rate: Any) -> None:
             super().update_step(gradient, variable, learning_rate * factors[self._get_variable_index(variable)])
+
+        def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
+            for factor, variable in zip(factors, variables, strict=True):
+                if self.weight_decay and self._use_weight_decay(variable):
+                    variable.assign_sub(variable * (self.weight_decay * self.learning_rate * factor))
 
         def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
             # there is one replica; the sum over it would be a tf.custom_gradient, which TensorFlow keeps for good, and with it the

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from tuner import messages
+from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
 
 
@@ -20,7 +20,9 @@ class Progress(BaseModel):
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
-    #: what the trial trains with; a file of another trial is not taken up
+    #: `Bench.identity`; a file of another study is not taken up
+    study: str
+    #: what the trial trains with; a file of another trial is not taken up either
     hyperparameters: Hyperparameters
     seed: int
     #: fine-tuning epochs that are done
@@ -52,15 +54,36 @@ def write(path: Path, suspended: Suspended) -> None:
     write_arrays(path, arrays | {"progress": np.array(suspended.progress.model_dump_json())})
 
 
-def read(path: Path, order: messages.Train) -> Suspended | None:
-    """The trial that was kept, or None if there is none, it is damaged, or it is another trial's."""
+def read(path: Path, order: messages.Train, *, study: str) -> Suspended | None:
+    """The trial that was kept, or None if there is none, it is damaged, or it is another trial's or another study's."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             progress = Progress.model_validate_json(str(arrays["progress"]))
             found = Suspended(progress=progress, state=_numbered(arrays, "state"), best=_numbered(arrays, "best"))
     except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    return found if (progress.hyperparameters, progress.seed) == (order.hyperparameters, order.seed) else None
+    is_same = (progress.study, progress.hyperparameters, progress.seed) == (study, order.hyperparameters, order.seed)
+    return found if is_same else None
+
+
+def write_weights(path: Path, weights: Sequence[NDArray[np.float32]], *, study: str) -> None:
+    """Keep the weights of a trial of the study with this `Bench.identity`."""
+    write_arrays(path, {"study": np.array(study)} | {str(number): value for number, value in enumerate(weights)})
+
+
+def read_weights(path: Path, *, study: str) -> list[NDArray[np.float32]]:
+    """The weights that `write_weights` kept.
+
+    Raises:
+        DataError: they are another study's.
+        FileNotFoundError: they are not there any more.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        if str(arrays["study"]) != study:
+            raise errors.DataError(
+                f"{path} holds weights of a study with other images or another model; nothing of this study can be scored with them"
+            )
+        return [arrays[str(number)] for number in range(len(arrays) - 1)]
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
