@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def command(folder: Path) -> dict[str, object]:
-    """`tuner run studies/animals.yaml --workers 2` with nothing cached, watched from outside through its database."""
+    """`tuner run studies/animals.yaml --workers 2 --dashboard` with nothing cached, watched from outside through its database."""
     url = f"sqlite:///{folder}/demo.db"
     where = [
         "--storage",
@@ -42,7 +42,7 @@ def command(folder: Path) -> dict[str, object]:
         str(folder / "best.yaml"),
     ]
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "tuner", "run", str(STUDY), "--workers", "2", *where], stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "tuner", "run", str(STUDY), "--workers", "2", *shown, *where], stderr=subprocess.PIPE)
     first = None
     while process.poll() is None:
         time.sleep(0.1)

@@ -7,6 +7,7 @@ import queue
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
@@ -127,6 +128,8 @@ def _pages(storage: storages.Storage) -> WSGIApp:
         # imports scikit-learn and pandas: seconds of a processor, which a search that starts at the same time needs more
         import optuna_dashboard
 
+        # of the importances of a study that has few trials yet
+        warnings.filterwarnings("ignore", message="Some regimes for parameter", category=UserWarning)
         return cast(WSGIApp, optuna_dashboard.wsgi(storage.rdb))
 
     def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
