@@ -42,7 +42,9 @@ def command(folder: Path) -> dict[str, object]:
         str(folder / "best.yaml"),
     ]
     began = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "tuner", "run", str(STUDY), "--workers", "2", *shown, *where], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tuner", "run", str(STUDY), "--workers", "2", "--dashboard", "--port", "0", *where], stderr=subprocess.PIPE
+    )
     first = None
     while process.poll() is None:
         time.sleep(0.1)
