@@ -21,7 +21,7 @@ def read(name: str) -> dataset.Dataset:
     Raises:
         DataError: it cannot be imported, or does not return what is expected.
     """
-    with _current_folder():
+    with current_folder():
         result = load(name)()
     origin = f"data.function {name}"
     if not isinstance(result, tuple | list) or len(result) not in (2, 3):
@@ -58,7 +58,7 @@ def load(name: str) -> Callable[[], Any]:
 
 
 @contextmanager
-def _current_folder() -> Iterator[None]:
+def current_folder() -> Iterator[None]:
     """With the current folder in front of the places that modules are imported from."""
     folder = str(Path.cwd())
     sys.path.insert(0, folder)

@@ -11,18 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner import errors
-from tuner.data import arrays, dataset
+from tuner.data import arrays, dataset, pickles
 
 ANIMALS = ("Bear", "Bird", "Cat", "Cow", "Dog", "Elephant", "Giraffe", "Horse", "Sheep", "Zebra")
-
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-#: all that a pickled array needs; a pickle that asks for anything else is refused
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
 
 
 def open_animals() -> dataset.Dataset:
@@ -49,20 +40,12 @@ def read_array(path: Path) -> NDArray[Any]:
         DataError: it holds something else, or is damaged.
     """
     try:
-        value = _Arrays(io.BytesIO(gzip.decompress(path.read_bytes()))).load()
+        value = pickles.ArrayUnpickler(io.BytesIO(gzip.decompress(path.read_bytes()))).load()
     except (OSError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
         raise errors.DataError(f"{path}: this is no pickled array ({error}); install its package again") from error
     if not isinstance(value, np.ndarray):
         raise errors.DataError(f"{path}: this is a pickled {type(value).__name__}, no array; install its package again")
     return value
-
-
-class _Arrays(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Refuse whatever an array does not need."""
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _ALLOWED[module, name]
 
 
 def _folder(package: str, requirement: str) -> Path:

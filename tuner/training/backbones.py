@@ -3,9 +3,7 @@
 import hashlib
 import importlib
 import itertools
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import keras
 import numpy as np
 
 from tuner import errors, spec
+from tuner.data import function
 from tuner.training import downloads, lite0, squeezenet
 
 #: a network without block names of its own is cut into this many parts of about as many layers
@@ -144,7 +143,7 @@ def _load_file(model: spec.Model) -> Backbone:
 
 def _load_function(model: spec.Model) -> Backbone:
     module_name, _, function_name = model.backbone.removeprefix("python:").partition(":")
-    with _current_folder():
+    with function.current_folder():
         try:
             build = getattr(importlib.import_module(module_name), function_name)
         except (ImportError, SyntaxError, AttributeError) as error:
@@ -157,17 +156,6 @@ def _load_function(model: spec.Model) -> Backbone:
         expected = f"a keras.Model of images (n, {model.image_size}, {model.image_size}, 3)"
         raise errors.DataError(f"model.backbone {model.backbone} returned a {type(network).__name__}; expected {expected}")
     return _wrapped(network, model)
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """With the current folder in front of the places that modules are imported from."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)
 
 
 def _load_kerashub(model: spec.Model) -> Backbone:

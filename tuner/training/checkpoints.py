@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from tuner import errors
+from tuner.data import pickles
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {"FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8"), "LongStorage": np.dtype("<i8")}
@@ -18,12 +19,6 @@ _DAMAGE = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, ImportError, MemoryError,
     struct.error,
 )  # fmt: skip
-_NUMPY_NAMES = {
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-}
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -56,7 +51,7 @@ def read_numpy_pickle(path: Path) -> Any:
     """
     with path.open("rb") as file:
         try:
-            return _NumpyUnpickler(file).load()
+            return pickles.ArrayUnpickler(file).load()
         except _DAMAGE as error:
             raise errors.DataError(f"{path}: not a pickle of numpy arrays ({error})") from error
 
@@ -98,10 +93,3 @@ class _TorchUnpickler(pickle.Unpickler):
 
 def _rebuild_tensor(storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> _Tensor:
     return _Tensor(storage, offset, shape, strides)
-
-
-class _NumpyUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _NUMPY_NAMES:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
