@@ -31,6 +31,8 @@ from tuner.search.storage import Storage
         ("postgresql://me:secret@127.0.0.1:1/db", ["postgresql://me:***@127.0.0.1:1/db", "nothing listens there"]),
         ("postgresql://me:secret@no-such-host.invalid/db", ["the host is not known"]),
         ("postgresql://me:secret@127.0.0.1:1/db?nonsense=1", ["nonsense"]),
+        ("postgresql://me:secret@secret@127.0.0.1:1/db", ["postgresql://***@127.0.0.1:1/db", "must be written as %40"]),
+        ("postgresql:/me:secret@host/db", ["***@host/db is not a database URL"]),
     ],
 )
 def test_a_database_that_cannot_be_opened_is_explained_without_its_password(url: str, words: list[str]) -> None:
@@ -93,8 +95,29 @@ def test_tables_of_something_else_are_not_taken_for_ours(tmp_path: Path) -> None
         ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?password=hidden&user=me"),
         ("sqlite:///tuner.db", "sqlite:///tuner.db"),
         ("tuner.db", "tuner.db"),
+        # a path may hold an @
+        ("sqlite:////home/me@work/tuner.db", "sqlite:////home/me%40work/tuner.db"),
+        # a user may hold an @ too
+        ("postgresql://me@work:secret@host/db", "postgresql://me%40work:***@host/db"),
+        ("postgresql://host/db?PASSWORD=secret", "postgresql://host/db?PASSWORD=hidden"),
+        ("postgresql://host/db?options=-cpassword%3Dsecret", "postgresql://host/db?options=hidden"),
         # a port that is no number
         ("postgresql://me:secret@host:port/db", "postgresql://***@host:port/db"),
+        # what is no URL
+        ("postgresql:/me:secret@host/db", "***@host/db"),
+        ("me:secret@host/db", "***@host/db"),
+        ("postgresql:me:secret@host/db", "***@host/db"),
+        ("postgresql:/host/db?password=secret", "***"),
+        ("host=db.example user=me password=secret", "***"),
+        ("host=db.example user=me password=secret@cret", "***"),
+        ("postgresql:me:secret", "***"),
+        ("my tuner.db", "my tuner.db"),
+        # the host is forgotten
+        ("postgresql://me:secret/db", "postgresql://***"),
+        # an @ in the password, alone and with a slash
+        ("postgresql://me:se@cret@host:1/db", "postgresql://***@host:1/db"),
+        ("postgresql://me:se@se/cret@host/db?password=secret", "postgresql://***@host/db"),
+        ("postgresql://me:se?se@cret@host:port/db", "postgresql://***@host:port/db"),
     ],
 )
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:

@@ -1,7 +1,9 @@
 """A database's error into whether to try again, and into what to tell people."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -15,6 +17,7 @@ _OUTAGE_WORDS = (
     *("connection refused", "server closed the connection", "terminating connection", "is starting up", "is shutting down"),
     *("connection reset", "broken pipe", "connection already closed", "lost connection"),
 )
+_SECRET_WORDS = ("password", "passwd", "pwd", "passphrase")
 _RACE_WORDS = ("already exists", "duplicate", "unique constraint", "integrityerror", "is starting up")
 #: what a database's message contains, and what to do about it
 _CURES = (
@@ -47,6 +50,10 @@ _CURES = (
     (("no such table",), "its tables were made by something else; choose another --storage"),
     (("column", "does not exist"), "its tables were made by something else; choose another --storage"),
 )
+#: where the options of an address begin
+_OPTIONS = re.compile(r"[?=]")
+#: how a libpq connection string begins: host=… password=…
+_CONNECTION_STRING = re.compile(r"\s*\w+\s*=")
 
 
 def is_transient(error: BaseException) -> bool:
@@ -85,10 +92,31 @@ def explain(error: BaseException, address: URL) -> str:
 
 def shown(address: URL) -> str:
     """An address without its password."""
-    hidden = {name: "hidden" for name in address.query if "password" in name or name == "passwd"}
-    return (
-        address.update_query_dict(hidden).render_as_string(hide_password=True) if hidden else address.render_as_string(hide_password=True)
-    )
+    hidden = dict.fromkeys(_secret_options(address), "hidden")
+    text = (address.update_query_dict(hidden) if hidden else address).render_as_string(hide_password=True)
+    return blotted(address.render_as_string(hide_password=False)) if has_stray_at(address) else text
+
+
+def has_stray_at(address: URL) -> bool:
+    """Whether what follows the password holds an @: it may be the password's own, and the rest of the password before it."""
+    return address.get_backend_name() != "sqlite" and "@" in f"{address.host}{address.database}"
+
+
+def blotted(text: str) -> str:
+    """What can be shown of an address that cannot be understood: nothing in which a password may stand."""
+    scheme, separator, rest = text.partition("://")
+    start = f"{scheme}://" if separator else ""
+    if "@" in text and not _CONNECTION_STRING.match(text):
+        return f"{start}***@{_OPTIONS.split(unquote(text).rpartition('@')[2])[0]}"
+    if _OPTIONS.search(text) or (":" in rest if separator else ":" in text and not text.lower().startswith("sqlite:")):
+        return f"{start}***"
+    return text
+
+
+def _secret_options(address: URL) -> list[str]:
+    """The options of an address that hold a password, or may: `options` of PostgreSQL sets anything."""
+    words = {name: f"{name} {value}".lower() for name, value in address.query.items()}
+    return [name for name, text in words.items() if name.lower() == "options" or any(word in text for word in _SECRET_WORDS)]
 
 
 def _unopened(address: URL) -> str:
@@ -121,5 +149,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _without_password(text: str, address: URL) -> str:
-    password = str(address.password or "")
-    return text.replace(password, "***") if password else text
+    secrets = [str(address.password or ""), *(str(address.query[name]) for name in _secret_options(address))]
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text

@@ -113,8 +113,7 @@ def shown(url: str) -> str:
     try:
         return faults.shown(make_url(url))
     except (ArgumentError, ValueError):
-        scheme, separator, rest = url.partition("://")
-        return f"{scheme}://***@{rest.rpartition('@')[2]}" if separator and "@" in rest else url
+        return faults.blotted(url)
 
 
 def _parse(url: str) -> URL:
@@ -124,6 +123,8 @@ def _parse(url: str) -> URL:
         raise StorageError(
             f"{shown(url)} is not a database URL; expected for example sqlite:///tuner.db or postgresql://user:password@host/database"
         ) from error
+    if faults.has_stray_at(address):
+        raise StorageError(f"{shown(url)} has an @ in its user or password, which must be written as %40")
     backend = address.get_backend_name()
     if backend == "postgres":
         raise StorageError(f"{shown(url)} starts with postgres://; write postgresql:// instead")
