@@ -260,6 +260,17 @@ def test_the_budget_is_the_studys(begin: Begin) -> None:
     assert studies.load(study.name, study.storage).spec.budget.trials == 3
 
 
+def test_a_budget_that_is_changed_holds_for_workers_that_are_at_work(begin: Begin) -> None:
+    early = begin(budget={"trials": 1})
+    by_hand.finish(early, by_hand.must_claim(early), 0.5)
+    begin(budget={"trials": 2})
+    assert (trials.stop_reason(early), progress.snapshot(early).stop_reason) == (None, None)
+    by_hand.finish(early, by_hand.must_claim(early), 0.6)
+    begin(budget={"trials": 9, "target": 0.55})
+    assert by_hand.claim(early) is None
+    assert trials.stop_reason(early) == progress.snapshot(early).stop_reason == "the target 0.55 is reached: 0.6000"
+
+
 def test_a_suspended_trial_is_taken_up_though_the_budget_of_trials_is_spent(begin: Begin) -> None:
     study = begin(budget={"trials": 1})
     trials.release(study, by_hand.must_claim(study))

@@ -39,6 +39,15 @@ def test_a_larger_budget_is_no_change(begin: Begin, storage: Storage) -> None:
     assert studies.load("by-hand", storage).spec.budget.trials == 20
 
 
+def test_a_study_whose_images_lie_elsewhere_is_the_same_and_each_machine_keeps_its_own_place(begin: Begin, storage: Storage) -> None:
+    first = begin(data={"source": "folder", "path": "/here/photos"})
+    second = begin(data={"source": "folder", "path": "/there/photos"}, budget={"trials": 50})
+    assert (second.id, str(second.spec.data.path), second.spec.budget.trials) == (first.id, "/there/photos", 50)  # type: ignore[union-attr]
+    kept = studies.load("by-hand", storage)
+    assert kept.spec == first.spec.model_copy(update={"budget": second.spec.budget})
+    assert studies.at(kept, second.spec.data).spec == second.spec
+
+
 def test_the_spec_in_the_storage_is_the_one_of_the_file(begin: Begin, storage: Storage) -> None:
     begin(search={"optimizer": ["sgd", "lion"], "learning_rate": {"sgd": [1e-3, 1]}, "augmentation": {"mixup": {"choices": [0, 0.2]}}})
     loaded = studies.load("by-hand", storage)

@@ -107,6 +107,7 @@ def assign(study: Study, url: str, places: options.Folders, hands: options.Hands
     for number in range(1, hands.num_workers + 1):
         yield Assignment(
             study=study.name,
+            data=study.spec.data,
             storage=url,
             worker=f"w{number}",
             cache=places.cache,

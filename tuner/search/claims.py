@@ -10,6 +10,7 @@ from tuner import messages
 from tuner.errors import LeaseLost
 from tuner.hyperparameters import Hyperparameters
 from tuner.search import budget, endings, leases, rule, samplers, space, standings, suggestion, tables
+from tuner.search import study as studies
 from tuner.search.budget import Standing
 from tuner.search.leases import LeaseEnding, WorkerId
 from tuner.search.study import Study
@@ -51,6 +52,7 @@ class Place:
 def lease(connection: Connection, study: Study, worker: WorkerId) -> Place | None:
     """Entitle a worker to a trial, if there is one for it, while all other workers wait. Repeating it gives the same trial."""
     tables.lock_study(connection, study.id, study.name)
+    study = studies.up_to_date(connection, study)
     standing = standings.read(connection, study)
     if budget.decide_to_end(study.spec.budget, standing) is not None:
         return None

@@ -10,6 +10,7 @@ from tuner import messages
 from tuner.errors import LeaseLost
 from tuner.messages import Epoch, Stage
 from tuner.search import leases, notes, standings, tables
+from tuner.search import study as studies
 from tuner.search.leases import LeaseEnding
 from tuner.search.notes import BestSoFar
 from tuner.search.study import RESUMED_AT, STOPPED, Study
@@ -32,7 +33,7 @@ def complete(connection: Connection, study: Study, *, number: int, trial_id: int
     _close(connection, study, trial_id=trial_id, state=TrialState.COMPLETE, value=value, attributes=attributes)
     if leader is None or value > leader:
         best = BestSoFar(number=number, value=value, parameters=tables.parameters(connection, trial_id))
-        notes.put(connection, study.id, notes.of_study(study.spec, best=best))
+        notes.put(connection, study.id, notes.of_study(studies.up_to_date(connection, study).spec, best=best))
 
 
 def prune(connection: Connection, study: Study, *, trial_id: int, value: float | None, attributes: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from tuner.messages import Stage
 from tuner.search import budget, leases, tables
+from tuner.search import study as studies
 from tuner.search.budget import Standing
 from tuner.search.leases import LEASE_SECONDS, Lease
 from tuner.search.study import STOPPED, Study
@@ -68,6 +69,7 @@ def snapshot(study: Study) -> Snapshot:
 
 
 def _read(connection: Connection, study: Study) -> Snapshot:
+    study = studies.up_to_date(connection, study)
     counts = _counts(connection, study.id)
     now = leases.clock(connection)
     open_leases = [lease for lease in leases.of_running_trials(connection, study.id) if _is_held(lease, now)]

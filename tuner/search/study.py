@@ -4,7 +4,7 @@ import difflib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from optuna import Study as OptunaStudy
@@ -19,7 +19,7 @@ from tuner import study_file, wording
 from tuner.errors import StudyError
 from tuner.search import enumeration, notes, requirements, tables
 from tuner.search.storage import Storage
-from tuner.spec import StudySpec
+from tuner.spec import Budget, Data, StudySpec
 
 #: attributes of a study, as users see them on the dashboard
 SPEC = "spec"
@@ -48,6 +48,8 @@ class Study:
 def join(spec: StudySpec, storage: Storage) -> Study:
     """The study of a file: a new one, or the one that is there, whichever of many workers comes first.
 
+    One that is there gets the budget of the file; where its images lie is the file's for this process, and stays in the storage as it was.
+
     Raises:
         StudyError: there is one of this name that differs from the file, or that something else made.
         SpecError: the sampler cannot go through the search space.
@@ -64,9 +66,9 @@ def join(spec: StudySpec, storage: Storage) -> Study:
             + "\n  ".join(changes)
             + "\nTrials of both would not compare. Undo the changes, or give the file another name: to begin a new study."
         )
-    if study.spec != spec:  # in the budget, or in where the images lie
-        storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {SPEC: spec.model_dump_json()}))
-    return _open(study.id, spec, storage)
+    if study.spec.budget != spec.budget:
+        storage.write(lambda connection: _put_budget(connection, study, spec.budget))
+    return _with(study, budget=spec.budget, data=spec.data)
 
 
 def load(name: str | None, storage: Storage) -> Study:
@@ -87,6 +89,17 @@ def load(name: str | None, storage: Storage) -> Study:
         listed = f"Known: {wording.listed(known)}." if known else "It holds no study yet."
         raise StudyError(f"there is no study {name} in this storage. {listed}{hint}")
     return _open(found.study_id, _read_spec(name, found), storage)
+
+
+def at(study: Study, data: Data) -> Study:
+    """The study with its images where this machine has them."""
+    return _with(study, data=data)
+
+
+def up_to_date(connection: Connection, study: Study) -> Study:
+    """The study with the budget that the storage holds now: someone may have run it with another one since it was opened."""
+    stored = tables.get(connection, tables.STUDY_USER, study.id, SPEC)
+    return _with(study, budget=Budget.model_validate(json.loads(stored[SPEC])["budget"])) if stored else study
 
 
 def names(storage: Storage) -> list[str]:
@@ -115,6 +128,18 @@ def _create(spec: StudySpec, storage: Storage) -> None:
                 raise
 
     storage.call(attempt)
+
+
+def _put_budget(connection: Connection, study: Study, budget: Budget) -> None:
+    """Change the budget in the storage, and nothing beside it."""
+    tables.lock_study(connection, study.id, study.name)
+    stored = tables.get(connection, tables.STUDY_USER, study.id, SPEC)
+    changed = json.loads(stored[SPEC]) | {"budget": budget.model_dump(mode="json")}
+    tables.put(connection, tables.STUDY_USER, study.id, {SPEC: json.dumps(changed)})
+
+
+def _with(study: Study, **sections: Any) -> Study:
+    return replace(study, spec=study.spec.model_copy(update=sections))
 
 
 def _find(connection: Connection, name: str) -> Row[Any, Any, Any] | None:

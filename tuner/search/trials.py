@@ -15,6 +15,7 @@ from tuner.errors import LeaseLost
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending
 from tuner.search import budget, claims, curves, endings, leases, probes, pruners, standings, tables
+from tuner.search import study as studies
 from tuner.search.claims import Claim
 from tuner.search.leases import LeaseEnding, WorkerId
 from tuner.search.study import RESUMED_AT, STOPPED, Study
@@ -69,7 +70,12 @@ def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, e
 
 def stop_reason(study: Study) -> str | None:
     """Why no further trial starts; None if one may."""
-    return budget.decide(study.spec.budget, study.storage.read(lambda connection: standings.read(connection, study)))
+
+    def read(connection: Connection) -> str | None:
+        known = studies.up_to_date(connection, study)
+        return budget.decide(known.spec.budget, standings.read(connection, known))
+
+    return study.storage.read(read)
 
 
 def stopped(study: Study) -> str | None:

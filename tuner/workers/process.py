@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from tuner.data_spec import Data
 from tuner.errors import RequestError, TunerError
 from tuner.workers.events import Event, Happening
 from tuner.workers.places import Places
@@ -25,6 +26,8 @@ class Assignment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     study: str
+    #: where its images lie on this machine
+    data: Data
     #: SQLAlchemy URL
     storage: str
     #: name of the worker among those of its host
@@ -73,7 +76,7 @@ def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], 
         from tuner.search import study as studies
         from tuner.workers.worker import Worker
 
-        study = studies.load(assignment.study, storage.open(assignment.storage))
+        study = studies.at(studies.load(assignment.study, storage.open(assignment.storage)), assignment.data)
         identity = trials.WorkerId.here(assignment.worker)
         Worker(study, trainer, identity=identity, places=assignment.places, stopping=stopping, tell=tell).run()
     finally:
