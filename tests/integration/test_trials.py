@@ -1,6 +1,8 @@
 """The life of a trial in the storage, on every kind of database."""
 
 import dataclasses
+import itertools
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +11,7 @@ import optuna
 import pytest
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
-from optuna_dashboard._note import get_note_from_system_attrs
+from optuna_dashboard._note import get_note, get_note_from_system_attrs, save_note
 
 from tests.integration.conftest import Begin
 from tests.search import by_hand
@@ -46,6 +48,18 @@ def test_a_completed_trial_reads_in_optuna_as_one_of_its_own(begin: Begin) -> No
     assert trial.user_attrs["stage"] == "fine_tune"
     assert trial.user_attrs["seconds"] == 10.0
     assert trial.duration is not None and 0 <= trial.duration.total_seconds() < 60
+
+
+def test_a_figure_that_is_not_finite_is_no_attribute(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    curve = [epoch.model_copy(update={"validation_loss": math.nan, "accuracy": math.inf}) for epoch in by_hand.epochs(claimed, [0.5])]
+    trials.finish(study, claimed, by_hand.finished(claimed, 0.5), curve, device="cpu")
+    trials.keep_test(study, messages.Evaluated(trial=0, accuracy=0.5, loss=math.nan, num_images=2, confusion=((1,),)))
+    query = sqlalchemy.select(tables.TRIAL_USER.c.value_json).where(tables.TRIAL_USER.c.trial_id == claimed.trial_id)
+    written = study.storage.read(lambda connection: connection.execute(query).scalars().all())
+    assert not [text for text in written if "NaN" in text or "Infinity" in text]
+    assert stored(study).user_attrs["test"] == {"accuracy": 0.5, "num_images": 2}
 
 
 def test_the_curve_is_kept_as_measured(begin: Begin) -> None:
@@ -248,6 +262,22 @@ def test_a_trial_that_lost_its_worker_before_its_values_were_chosen_gets_them_la
     assert stored(study, 1).params["optimizer"] == taken[1].hyperparameters.optimizer
 
 
+def test_a_claim_whose_writes_are_not_acknowledged_is_made_once(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = begin()
+    transact, tries = Storage.transact, itertools.count(1)
+
+    def forget(storage: Storage, work: Callable[[Any], Any], **options: Any) -> Any:
+        done = transact(storage, work, **options)
+        if not options and next(tries) % 2:
+            raise optuna.exceptions.StorageInternalError("server closed the connection unexpectedly")
+        return done
+
+    monkeypatch.setattr(Storage, "transact", forget)
+    claimed = by_hand.must_claim(study)
+    assert (claimed.number, next(tries)) == (0, 5)
+    assert trials.hyperparameters(stored(study)) == claimed.hyperparameters
+
+
 def test_the_budget_is_the_studys(begin: Begin) -> None:
     study = begin(budget={"trials": 2})
     for _ in range(2):
@@ -380,6 +410,22 @@ def test_a_note_that_a_user_wrote_is_left_alone(begin: Begin) -> None:
     study.storage.rdb.set_study_system_attr(study.id, "dashboard:note_str:0", "mine")
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
     assert get_note_from_system_attrs(study.storage.rdb.get_study_system_attrs(study.id), None)["body"].startswith("mine")
+
+
+def test_a_note_that_a_user_changed_is_left_alone_of_study_and_trial(begin: Begin) -> None:
+    study = begin()
+    first, second = by_hand.must_claim(study), by_hand.must_claim(study)
+    optuna_study = optuna.load_study(study_name=study.name, storage=study.storage.rdb)
+    changed = get_note(optuna_study) + "\n\nmine"
+    save_note(optuna_study, changed)
+    study.storage.rdb.set_study_system_attr(study.id, f"dashboard:{first.trial_id}:note_ver", 1)
+    study.storage.rdb.set_study_system_attr(study.id, f"dashboard:{first.trial_id}:note_str:0", "look at this one")
+    for claimed in (first, second):
+        by_hand.finish(study, claimed, 0.5)
+    attributes = study.storage.rdb.get_study_system_attrs(study.id)
+    assert get_note_from_system_attrs(attributes, None)["body"] == changed
+    assert get_note_from_system_attrs(attributes, first.trial_id)["body"] == "look at this one"
+    assert get_note_from_system_attrs(attributes, second.trial_id)["body"].startswith("**completed")
 
 
 def test_what_the_first_trainer_found_is_kept_with_the_study(begin: Begin) -> None:

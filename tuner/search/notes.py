@@ -3,6 +3,7 @@
 optuna-dashboard keeps notes in pages among the study's system attributes; its own function takes a statement a page and a second to import.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from tuner.spec import Budget, StudySpec
 
 #: longest page, optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH
 _PAGE_LENGTH = 2045
+#: system attribute of a study: digest of a note as it was last written here, so that a user's change to it is seen
+_MARK = "tuner:note"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +52,22 @@ def of_trial(*, outcome: str, reason: str, attributes: Mapping[str, Any]) -> str
 
 
 def put(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:
-    """Store a note of a study, or of one of its trials, where optuna-dashboard reads it; one that a user wrote there is left alone."""
+    """Store a note of a study, or of one of its trials, where optuna-dashboard reads it; one that a user wrote or changed is left alone."""
     owner = "dashboard" if trial_id is None else f"dashboard:{trial_id}"
-    version, page = f"{owner}:note_ver", f"{owner}:note_str:"
+    version, page, mark = f"{owner}:note_ver", f"{owner}:note_str:", f"{_MARK}:{owner}"
     table = tables.STUDY_SYSTEM
-    query = select(table.c.key, table.c.value_json).where(table.c.study_id == study_id, table.c.key.startswith(f"{owner}:note_"))
-    known = {key: json.loads(value) for key, value in connection.execute(query)} if trial_id is None else {}
-    if known and not str(known.get(f"{page}0", "")).startswith(text.partition(":")[0]):
+    is_note = table.c.key.startswith(f"{owner}:note_") | (table.c.key == mark)
+    query = select(table.c.key, table.c.value_json).where(table.c.study_id == study_id, is_note)
+    known = {key: json.loads(value) for key, value in connection.execute(query)}
+    if known and known.get(mark) != _digest("".join(known.get(f"{page}{place}", "") for place in range(len(known)))):
         return
     parts = {f"{page}{start // _PAGE_LENGTH}": text[start : start + _PAGE_LENGTH] for start in range(0, len(text), _PAGE_LENGTH)}
     emptied = {key: "" for key in known if key.startswith(page)}
-    tables.put(connection, table, study_id, emptied | parts | {version: int(known.get(version, 0)) + 1})
+    tables.put(connection, table, study_id, emptied | parts | {version: int(known.get(version, 0)) + 1, mark: _digest(text)})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _budget(budget: Budget) -> str:
