@@ -65,19 +65,23 @@ def choose(study: Study, place: Place, worker: WorkerId, given: dict[str, Any]) 
     Raises:
         LeaseLost: another worker has the trial now.
     """
-    stored = study.storage.read(lambda connection: tables.get(connection, TRIAL_SYSTEM, place.trial_id, HYPERPARAMETERS))
-    if stored:
-        return Hyperparameters.model_validate(stored[HYPERPARAMETERS])
+    stored = study.storage.read(lambda connection: _stored(connection, place))
+    if stored is not None:
+        return stored
     chosen, asked = study.storage.call(lambda: _suggest(study, place, given))
 
-    def write(connection: Connection) -> None:
+    def write(connection: Connection) -> Hyperparameters:
         if not leases.hold(connection, study.id, trial_number=place.number, attempt=place.attempt, worker_key=worker.key):
             raise LeaseLost(f"trial {place.number} was given to another worker")
+        # they are there if the transaction is repeated because its end was not acknowledged
+        known = _stored(connection, place)
+        if known is not None:
+            return known
         tables.put_parameters(connection, place.trial_id, asked.values, asked.distributions)
         tables.put(connection, TRIAL_SYSTEM, place.trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
+        return chosen
 
-    study.storage.write(write)
-    return chosen
+    return study.storage.write(write)
 
 
 def plan(study: Study, number: int, *, num_train: int, num_classes: int) -> dict[str, Any]:
@@ -135,6 +139,12 @@ def _give_up(connection: Connection, study: Study, old: leases.Lease) -> None:
 def seed(study: Study, number: int) -> int:
     """The seed of a trial, the same on every machine."""
     return samplers.derive_seed(study.spec.seed, "trial", number)
+
+
+def _stored(connection: Connection, place: Place) -> Hyperparameters | None:
+    """What the trial trains with, if that was chosen before."""
+    found = tables.get(connection, TRIAL_SYSTEM, place.trial_id, HYPERPARAMETERS)
+    return Hyperparameters.model_validate(found[HYPERPARAMETERS]) if found else None
 
 
 def _suggest(study: Study, place: Place, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:
