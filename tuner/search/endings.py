@@ -1,5 +1,6 @@
 """The end of a trial into attributes, notes and, after failures, the end of the study."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,12 @@ def of_finished(finished: messages.Finished, curve: Sequence[Epoch], *, device: 
         "reason": finished.reason,
         "weights": finished.weights,
     }
-    return {name: value for name, value in known.items() if value not in (None, "")}
+    return finite({name: value for name, value in known.items() if value not in (None, "")})
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values less those that are infinite or not a number, which JSON lacks."""
+    return {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def of_failed(failed: messages.Failed) -> dict[str, Any]:

@@ -178,10 +178,11 @@ def beat(study: Study, worker: WorkerId) -> None:
 
 def keep_test(study: Study, score: messages.Evaluated) -> None:
     """Keep how a finished trial does on the test split."""
+    known = score.model_dump(mode="json", exclude={"kind", "trial", "confusion"})
 
     def write(connection: Connection) -> None:
         trial_id = tables.trial_id(connection, study.id, score.trial)
-        tables.put(connection, TRIAL_USER, trial_id, {TEST: score.model_dump(mode="json", exclude={"kind", "trial", "confusion"})})
+        tables.put(connection, TRIAL_USER, trial_id, {TEST: endings.finite(known)})
 
     study.storage.write(write)
 
