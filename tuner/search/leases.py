@@ -160,10 +160,10 @@ def mark_failed(connection: Connection, study_id: int, *, trial_number: int, att
     connection.execute(update(LEASES).where(*is_it).values(ending=LeaseEnding.FAILED, error=error, ended_at=_clock(connection)))
 
 
-def renew(connection: Connection, study_id: int, worker: WorkerId) -> int:
-    """Renew all leases of a worker; how many there are."""
+def renew(connection: Connection, study_id: int, worker: WorkerId) -> None:
+    """Renew all leases of a worker."""
     is_ours = (LEASES.c.study_id == study_id, LEASES.c.worker_key == worker.key, LEASES.c.ended_at.is_(None))
-    return connection.execute(update(LEASES).where(*is_ours).values(seen_at=_clock(connection))).rowcount
+    connection.execute(update(LEASES).where(*is_ours).values(seen_at=_clock(connection)))
 
 
 def intervals(connection: Connection, study_id: int) -> list[tuple[float, float]]:
