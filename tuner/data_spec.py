@@ -40,7 +40,7 @@ class _Data(Section):
     validation: Share = 0.15
     """images that choose the winner"""
     test: Share = 0.15
-    """images that score the winner, once"""
+    """images that score each winner, once"""
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:

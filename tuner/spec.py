@@ -105,7 +105,7 @@ class StudySpec(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """of the splits, the sampler and every trial"""
     result: dict[str, Any] | None = None
-    """what a search found; written by `tuner export`, carried along, never read"""
+    """what a search found; written by `tuner export`, carried along; its trial_seed is the seed of trial 0"""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

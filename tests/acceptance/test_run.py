@@ -152,7 +152,7 @@ def test_a_changed_study_file_is_refused_with_what_changed(finished: Place) -> N
         (["status", "--json"], '"num_completed": 4'),
         (["best", "study"], "validation accuracy"),
         (["best", "study", "--json"], '"validation_accuracy"'),
-        (["best", "study", "--yaml"], "name: study-best"),
+        (["best", "study", "--yaml"], "name: study-trial-"),
         (["export", "study", "--to", "kept.json"], "kept.json"),
     ],
 )

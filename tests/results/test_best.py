@@ -115,4 +115,4 @@ def test_the_export_of_a_searched_trial_goes_into_a_new_study_of_the_same_storag
     again = studies.join(exported, study.storage)
     claim = trials.claim(again, trials.WorkerId.here("w1"), num_train=1000, num_classes=2, epochs=8)
     assert claim is not None
-    assert claim.hyperparameters == best.hyperparameters
+    assert (claim.hyperparameters, claim.seed) == (best.hyperparameters, best.seed)

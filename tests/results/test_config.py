@@ -111,14 +111,18 @@ def test_a_study_that_never_fine_tunes_gives_a_config_that_does_not(make_best: C
 
 def test_the_config_is_a_study_of_one_trial_on_the_same_splits(make_best: Callable[..., Best], spec: StudySpec) -> None:
     resolved = config.resolved(make_best())
-    assert (resolved.name, resolved.budget.trials) == ("animals-best", 1)
+    assert (resolved.name, resolved.budget.trials) == ("animals-trial-17", 1)
     assert (resolved.data, resolved.model, resolved.seed) == (spec.data, spec.model, spec.seed)
     assert resolved.training.epochs == 8
 
 
 def test_the_longest_name_of_a_study_still_gives_a_name(make_best: Callable[..., Best], spec: StudySpec, tmp_path: Path) -> None:
     longest = spec.model_copy(update={"name": "a" * 100})
-    assert reread(config.resolved(make_best(spec=longest)), tmp_path).name == "a" * 95 + "-best"
+    assert reread(config.resolved(make_best(spec=longest)), tmp_path).name == "a" * 91 + "-trial-17"
+
+
+def test_a_later_best_trial_is_another_study(make_best: Callable[..., Best]) -> None:
+    assert config.resolved(make_best(trial=3)).name != config.resolved(make_best(trial=17)).name
 
 
 def test_the_result_says_what_was_found_with_what(make_best: Callable[..., Best]) -> None:

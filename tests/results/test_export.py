@@ -54,7 +54,7 @@ def test_what_is_not_an_export_of_the_study_is_left_as_it_is(make_best: Callable
         export.write(make_best(), file)
     assert file.read_text() == content
     export.replace(make_best(), file)
-    assert study_file.read(file).name == "animals-best"
+    assert study_file.read(file).name == "animals-trial-17"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
-from tuner.search import samplers, trials
+from tuner.search import claims, trials
 from tuner.search import study as studies
 from tuner.spec import StudySpec
 
@@ -64,7 +64,7 @@ def best(study: studies.Study) -> Best:
         trial=winner.number,
         value=_value(winner),
         hyperparameters=_hyperparameters(winner),
-        seed=samplers.derive_seed(study.spec.seed, "trial", winner.number),
+        seed=claims.seed(study, winner.number),
         best_epoch=attributes.get("best_epoch"),
         seconds=attributes.get("seconds"),
         weights=attributes.get("weights"),

@@ -9,16 +9,15 @@ from tuner.search_space import SearchSpace
 from tuner.spec import Budget, StudySpec
 from tuner.strategies import NoPruner, Random
 
-_SUFFIX = "-best"
-#: longest name of a study that still leaves room for the suffix
-_MAX_STEM = 100 - len(_SUFFIX)
+#: longest name of a study
+_MAX_NAME = 100
 
 
 def resolved(best: Best) -> StudySpec:
-    """The study of one trial that trains as the best one did; `result` holds what the search found."""
+    """The study of one trial that trains as the best one did; `result` holds what the search found, and the seed of that trial."""
     spec = best.spec
     return StudySpec(
-        name=name_of(spec),
+        name=name_of(best),
         data=spec.data,
         model=spec.model,
         budget=Budget(trials=1),
@@ -31,9 +30,10 @@ def resolved(best: Best) -> StudySpec:
     )
 
 
-def name_of(spec: StudySpec) -> str:
-    """The name of the study that a search's best trial becomes."""
-    return spec.name[:_MAX_STEM] + _SUFFIX
+def name_of(best: Best) -> str:
+    """The name of the study that a search's best trial becomes; a later best trial becomes another study."""
+    suffix = f"-trial-{best.trial}"
+    return best.spec.name[: _MAX_NAME - len(suffix)] + suffix
 
 
 def fixed(hyperparameters: Hyperparameters) -> SearchSpace:

@@ -14,7 +14,7 @@ _COMMENTS = {
     "budget": "one trial: there is nothing left to search",
     "training": "the road of the trial",
     "search": "every hyperparameter of the best trial; those that do not act on it stand at their defaults",
-    "result": "what the search found, and with what; it is carried along, a run does not depend on it",
+    "result": "what the search found, and with what; trial_seed is the seed of the run, the rest is carried along",
 }
 
 

@@ -137,7 +137,10 @@ def _give_up(connection: Connection, study: Study, old: leases.Lease) -> None:
 
 
 def seed(study: Study, number: int) -> int:
-    """The seed of a trial, the same on every machine."""
+    """The seed of a trial, the same on every machine; an exported study says its trial 0's, so that it trains as the exported trial did."""
+    exported = (study.spec.result or {}).get("trial_seed")
+    if number == 0 and isinstance(exported, int) and 0 <= exported < 2**32:
+        return exported
     return samplers.derive_seed(study.spec.seed, "trial", number)
 
 
