@@ -15,7 +15,8 @@ def test_a_heart_beats_until_the_work_is_done() -> None:
 def test_a_heart_survives_a_storage_that_is_away_and_says_so_once() -> None:
     beats = threading.Semaphore(0)
     told: list[str] = []
-    outcomes = iter([StorageError("away"), StorageError("away"), None, StorageError("away again")])
+    # the last is no error that tuner raises on purpose
+    outcomes = iter([StorageError("away"), StorageError("away"), None, RuntimeError("away again")])
 
     def beat() -> None:
         outcome = next(outcomes, None)
