@@ -1,9 +1,9 @@
 """Several workers on this machine: started, listened to, replaced when they crash, ended in order."""
 
-import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 
 import psutil
 
+from tuner.workers import machine
 from tuner.workers.events import Event, Happening, Tell
 from tuner.workers.process import Assignment
 from tuner.workers.stopping import Stopping
@@ -19,9 +20,11 @@ from tuner.workers.stopping import Stopping
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "tuner.workers.process")
 #: crashes of one worker, with no trial ended in between, that are borne
 _MAX_CRASHES = 3
-#: part of the machine's memory that its workers may take together
+#: part of the memory that its workers may take together
 _MEMORY_SHARE = 0.8
 _TICK_SECONDS = 0.25
+#: how long a worker that has closed its pipe may take to leave
+_LEAVE_SECONDS = 10.0
 
 
 @dataclass
@@ -42,12 +45,12 @@ class _Hand:
 
 def fair_threads(num_workers: int) -> int:
     """Threads for each of `num_workers` that share the cores this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) // num_workers)
+    return max(1, machine.num_cores() // num_workers)
 
 
 def fair_memory_bytes(num_workers: int) -> int:
-    """Memory for each of `num_workers` that share this machine."""
-    return int(psutil.virtual_memory().total * _MEMORY_SHARE / num_workers)
+    """Memory for each of `num_workers` that share this machine, or what a container grants of it."""
+    return int(machine.memory_bytes() * _MEMORY_SHARE / num_workers)
 
 
 def run(assignments: Sequence[Assignment], *, stopping: Stopping, tell: Tell, tick: Callable[[], None] = lambda: None) -> list[int]:
@@ -114,25 +117,37 @@ def _remember(hand: _Hand, event: Event) -> None:
 
 def _bury(hand: _Hand, stopping: Stopping, tell: Tell) -> None:
     """Take note of an ended worker; start it anew if it ended without a word."""
-    code = hand.process.wait()
+    code = _await_end(hand, stopping)
     hand.pipe.close()
     if hand.has_ended or stopping.is_asked:
         hand.code = code
         return
     hand.crashes += 1
-    is_last = hand.crashes >= _MAX_CRASHES
-    tell(_obituary(hand, code, "it is not started again" if is_last else "it is started again"))
-    if is_last:
-        hand.code = 1
+    if hand.crashes >= _MAX_CRASHES:
+        tell(_obituary(hand, code, Happening.GAVE_UP, "it is not started again"))
+        hand.code = code or 1
         return
+    tell(_obituary(hand, code, Happening.TROUBLE, "it is started again"))
     fresh = _start(hand.assignment)
     hand.process, hand.pipe, hand.trial = fresh.process, fresh.pipe, None
 
 
-def _obituary(hand: _Hand, code: int, then: str) -> Event:
+def _await_end(hand: _Hand, stopping: Stopping) -> int:
+    """Exit code of a worker whose pipe is closed; one that does not leave is killed."""
+    deadline = time.monotonic() + _LEAVE_SECONDS
+    while not stopping.is_urgent and time.monotonic() < deadline:
+        try:
+            return hand.process.wait(_TICK_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+    _kill(hand.process)
+    return hand.process.wait()
+
+
+def _obituary(hand: _Hand, code: int, what: Happening, then: str) -> Event:
     how = f"signal {-code}" if code < 0 else f"exit code {code}; see {hand.assignment.log}"
     return Event(
-        what=Happening.TROUBLE,
+        what=what,
         study=hand.assignment.study,
         worker=hand.assignment.worker,
         trial=hand.trial,
@@ -150,17 +165,22 @@ def _ask_to_stop(hands: list[_Hand]) -> None:
 
 
 def _end(hand: _Hand) -> None:
-    """Kill what is left of a worker, its trainer too."""
+    """Leave nothing of a worker behind."""
     if hand.process.poll() is None:
-        try:
-            family = psutil.Process(hand.process.pid).children(recursive=True)
-        except psutil.Error:
-            family = []
-        hand.process.kill()
-        hand.process.wait()
-        for member in family:
-            try:
-                member.kill()
-            except psutil.NoSuchProcess:
-                pass
+        _kill(hand.process)
     hand.pipe.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a worker, its trainer too."""
+    try:
+        family = psutil.Process(process.pid).children(recursive=True)
+    except psutil.Error:
+        family = []
+    process.kill()
+    process.wait()
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            pass
