@@ -20,6 +20,15 @@ def test_a_signal_asks_and_a_second_one_hurries(number: signal.Signals) -> None:
         assert stopping.is_urgent
 
 
+def test_a_wait_for_more_ends_when_the_hurry_grows() -> None:
+    stopping = Stopping()
+    assert not stopping.wait_for_more(0.0)
+    stopping.ask()
+    assert not stopping.wait_for_more(0.0)
+    stopping.ask()
+    assert stopping.wait_for_more(60.0)
+
+
 def test_signals_are_as_before_afterwards() -> None:
     before = signal.getsignal(signal.SIGINT)
     with on_signals(Stopping()):

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from tuner import messages
-from tuner.errors import DataError, StorageError, StudyError, TrainingError
+from tuner.errors import DataError, LeaseLost, StorageError, StudyError, TrainingError
 from tuner.search import trials
+from tuner.search.study import Study
 from tuner.workers.events import Event, Happening
 from tuner.workers.rehearsal import Mishap, Script
 from tuner.workers.warm import Limits
@@ -201,7 +202,7 @@ def test_a_trial_that_was_given_to_another_worker_is_dropped(make: Make, monkeyp
         if (event.trial, event.step) == (0, 3):
             from tuner.search import leases
 
-            monkeypatch.setattr(leases, "LEASE_SECONDS", -1.0)
+            monkeypatch.setattr(leases, "PATIENCE_SECONDS", -1.0)
             trials.claim(bench.study, others, num_train=80, num_classes=2, epochs=3)
             monkeypatch.undo()
 
@@ -210,6 +211,39 @@ def test_a_trial_that_was_given_to_another_worker_is_dropped(make: Make, monkeyp
     assert bench.happened(Happening.LOST) == [0]
     assert bench.happened(Happening.COMPLETED) == [1]
     assert bench.states() == ["RUNNING", "COMPLETE"]
+
+
+def test_the_checkpoint_of_a_lost_trial_stays_with_the_worker_that_has_it_now(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(budget={"trials": 1})
+    checkpoint = bench.folder / "artifacts" / "study" / "trial-00000" / "checkpoint"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text('{"step": 0}')
+
+    def lose(*given: object) -> None:
+        raise LeaseLost("it was given to another worker")
+
+    monkeypatch.setattr(trials, "report", lose)
+    monkeypatch.setattr(trials, "release", lose)
+    bench.react = lambda event: bench.stopping.ask() if event.what is Happening.LOST else None
+    bench.work()
+    assert bench.happened(Happening.LOST) == [0]
+    assert checkpoint.exists()
+
+
+def test_the_weights_of_a_lost_trial_stay_with_the_worker_that_has_it_now(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(budget={"trials": 8}, training={"promote": 1.0})
+    real = trials.finish
+
+    def lose(study: Study, claim: trials.Claim, finished: messages.Finished, *given: Any, **named: Any) -> None:
+        if finished.weights is None:
+            raise LeaseLost("it was given to another worker")
+        real(study, claim, finished, *given, **named)
+
+    monkeypatch.setattr(trials, "finish", lose)
+    bench.react = lambda event: bench.stopping.ask() if event.what is Happening.LOST else None
+    bench.work()
+    (lost,) = bench.happened(Happening.LOST)
+    assert list((bench.folder / "artifacts" / "study" / f"trial-{lost:05d}").glob("*.weights"))
 
 
 def test_reports_wait_for_a_storage_that_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +274,45 @@ def test_a_result_waits_for_a_storage_that_is_away(make: Make, monkeypatch: pyte
     monkeypatch.setattr(trials, "finish", finish)
     bench.work()
     assert bench.states() == ["COMPLETE"]
+
+
+def test_a_worker_waits_for_its_next_trial_while_the_storage_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(budget={"trials": 1})
+    real, outages = trials.claim, iter([True])
+
+    def claim(*given: object, **named: object) -> object:
+        if next(outages, False):
+            raise StorageError("away")
+        return real(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trials, "claim", claim)
+    bench.work()
+    assert bench.states() == ["COMPLETE"]
+    assert [event.message for event in bench.events if event.what is Happening.TROUBLE] == [
+        "the next trial waits until the storage is back: away"
+    ]
+
+
+def test_a_worker_that_waits_for_the_storage_ends_when_it_is_asked_to(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*given: object, **named: object) -> object:
+        raise StorageError("away")
+
+    bench = make()
+    bench.react = lambda event: bench.stopping.ask() if event.what is Happening.TROUBLE else None
+    monkeypatch.setattr(trials, "claim", away)
+    bench.work()
+    assert bench.events[-1].what is Happening.ENDED
+
+
+def test_a_storage_that_is_away_once_all_is_written_takes_nothing_from_a_good_end(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*given: object) -> None:
+        raise StorageError("away")
+
+    bench = make(budget={"trials": 1})
+    monkeypatch.setattr(trials, "stop_reason", away)
+    bench.work()
+    assert bench.states() == ["COMPLETE"]
+    assert bench.events[-1].what is Happening.ENDED
 
 
 def test_a_trainer_that_cannot_be_made_ready_is_a_training_error(make: Make) -> None:

@@ -105,9 +105,10 @@ class Attempt:
             return False
 
     def _lose(self) -> None:
-        """Train no more what another worker trains."""
+        """Train no more what another worker trains; a trainer that suspends it leaves the files alone, which are the other's now."""
         self.is_lost = True
-        self._stop("another worker has it")
+        self._why_stopped = self._why_stopped or "another worker has it"
+        self._trainer.send(messages.Suspend())
 
     def _stop(self, why: str) -> None:
         if not self._why_stopped:

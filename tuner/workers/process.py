@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from tuner.data_spec import Data
-from tuner.errors import RequestError, TunerError
+from tuner.errors import RequestError, StorageError, TunerError
 from tuner.workers.events import Event, Happening
 from tuner.workers.places import Places
 from tuner.workers.stopping import Stopping, on_signals
@@ -69,7 +69,12 @@ def child(assignment: Assignment) -> Trainer:
 
 
 def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], None], start: Start = child) -> None:
-    """Be a worker of a study that is there; the trainer's long start overlaps with loading Optuna and opening the storage."""
+    """Be a worker of a study that is there; the trainer's long start overlaps with loading Optuna and opening the storage.
+
+    Raises:
+        RequestError: the study's data or model cannot be used.
+        TunerError: the worker cannot go on, for example because the storage was away for too long.
+    """
     trainer = WarmTrainer(lambda: start(assignment), assignment.limits, stopping)
     try:
         from tuner.search import storage, trials
@@ -79,6 +84,8 @@ def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], 
         study = studies.at(studies.load(assignment.study, storage.open(assignment.storage)), assignment.data)
         identity = trials.WorkerId.here(assignment.worker)
         Worker(study, trainer, identity=identity, places=assignment.places, stopping=stopping, tell=tell).run()
+    except StorageError as error:  # whoever joined the study has used the storage: the request was in order
+        raise TunerError(str(error)) from error
     finally:
         trainer.close()
 

@@ -37,6 +37,10 @@ class Stopping:
         """Sleep until someone asks; whether someone did."""
         return self._asked.wait(timeout_seconds)
 
+    def wait_for_more(self, timeout_seconds: float) -> bool:
+        """Sleep until someone asks for the first time, or is in a greater hurry than before; whether someone was."""
+        return (self._urgent if self._asked.is_set() else self._asked).wait(timeout_seconds)
+
     def ask_when_closed(self, pipe: Connection) -> threading.Thread:
         """Stop in order when the process at the other end of `pipe` is gone; each message from there asks, too."""
         thread = threading.Thread(target=self._watch, args=(pipe,), name="pipe-watch", daemon=True)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from tuner import messages
 from tuner.errors import LeaseLost, StorageError
@@ -21,10 +22,11 @@ from tuner.workers.warm import TrainerHung, WarmTrainer, request_error
 
 #: how often a trial is begun before its deaths count as a failure
 _TRIES = 2
-#: how long the end of a trial waits for a storage that is away
+#: how long the begin and the end of a trial wait for a storage that is away
 _STORAGE_PATIENCE_SECONDS = 600.0
 
 Outcome = messages.Finished | messages.Failed
+T = TypeVar("T")
 
 
 class Worker:
@@ -49,8 +51,15 @@ class Worker:
             if self._stopping.is_asked:
                 self._trainer.drop()  # what it is doing now, no one waits for
             self._trainer.close()
-        reason = "asked to stop" if self._stopping.is_asked else trials.stop_reason(self._study)
-        self._narrator.say(Happening.ENDED, message=reason or "")
+        self._narrator.say(Happening.ENDED, message=self._why_ended())
+
+    def _why_ended(self) -> str:
+        if self._stopping.is_asked:
+            return "asked to stop"
+        try:
+            return trials.stop_reason(self._study) or ""
+        except StorageError:
+            return ""  # all that was to be written is written
 
     def _work_until_done(self) -> None:
         while not self._stopping.is_asked and self._is_ready():
@@ -74,13 +83,17 @@ class Worker:
 
     def _claim(self) -> Claim | None:
         assert self._prepared is not None
-        return trials.claim(
-            self._study,
-            self._identity,
-            num_train=self._prepared.num_train,
-            num_classes=len(self._prepared.classes),
-            epochs=self._prepared.epochs,
-        )
+        sizes = {"num_train": self._prepared.num_train, "num_classes": len(self._prepared.classes), "epochs": self._prepared.epochs}
+        try:
+            return self._insist(
+                lambda: trials.claim(self._study, self._identity, **sizes),
+                what="the next trial waits",
+                unless=lambda: self._stopping.is_asked,
+            )
+        except StorageError:
+            if self._stopping.is_asked:
+                return None
+            raise
 
     def _work_on(self, claim: Claim) -> None:
         began = time.monotonic()
@@ -98,6 +111,8 @@ class Worker:
             case messages.Finished() if outcome.ending is not Ending.SUSPENDED:
                 kept = self._keep_if_best(outcome)
                 self._insist(lambda: self._finish(claim, kept, curve))
+                if outcome.weights is not None and kept.weights is None:  # only now it is sure that the trial was still ours
+                    Path(outcome.weights).unlink(missing_ok=True)
                 what = Happening.COMPLETED if outcome.ending is Ending.COMPLETED else Happening.PRUNED
                 self._narrator.say(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason)
             case messages.Failed():
@@ -132,7 +147,7 @@ class Worker:
         return failed, curve
 
     def _keep_if_best(self, finished: messages.Finished) -> messages.Finished:
-        """Remove the weights of a trial that is not the best so far; trial 0's stay."""
+        """The same without weights for a trial that is not the best so far; trial 0's stay."""
         if finished.weights is None or finished.value is None or finished.trial == 0:
             return finished
         try:
@@ -141,7 +156,6 @@ class Worker:
             return finished
         if best is None or finished.value >= best:
             return finished
-        Path(finished.weights).unlink(missing_ok=True)
         return finished.model_copy(update={"weights": None})
 
     def _finish(self, claim: Claim, finished: messages.Finished, curve: list[messages.Epoch]) -> None:
@@ -151,17 +165,17 @@ class Worker:
     def _beat(self) -> None:
         trials.beat(self._study, self._identity)
 
-    def _insist(self, write: Callable[[], None]) -> None:
-        """Write what must not be lost, for as long as the storage may be away."""
+    def _insist(self, work: Callable[[], T], *, what: str = "a result is kept", unless: Callable[[], bool] | None = None) -> T:
+        """What `work` returns, tried again for as long as the storage may be away, `unless` that is no more wanted."""
+        is_unwanted = unless or (lambda: self._stopping.is_urgent)
         deadline = time.monotonic() + _STORAGE_PATIENCE_SECONDS
         pause_seconds = 0.5
         while True:
             try:
-                write()
-                return
+                return work()
             except StorageError as error:
-                if self._stopping.is_urgent or time.monotonic() > deadline:
+                if is_unwanted() or time.monotonic() > deadline:
                     raise
-                self._narrator.trouble(f"a result is kept until the storage is back: {error}")
-            time.sleep(pause_seconds)
+                self._narrator.trouble(f"{what} until the storage is back: {error}")
+            self._stopping.wait_for_more(pause_seconds)
             pause_seconds = min(10.0, 2 * pause_seconds)
