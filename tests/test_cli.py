@@ -1,7 +1,9 @@
 """The command line: what it answers, how fast, and what it refuses."""
 
+import importlib.util
 import json
 import resource
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +58,12 @@ BAD_CALLS = [
     (["worker", "bad.yaml"], "search.dropuot"),
     (["run", "no_images.yaml"], "does-not-exist"),
     (["check", "no_images.yaml"], "does-not-exist"),
+    # models that are not there
+    (["check", "no_weights.yaml"], "missing.weights.h5"),
+    (["run", "no_weights.yaml"], "missing.weights.h5"),
+    (["run", "no_backbone.yaml"], "missing.keras"),
+    (["check", "no_module.yaml"], "python:no_such_module.networks:build"),
+    (["worker", "no_module.yaml"], "python:no_such_module.networks:build"),
     (["init", "new", "--images", "does-not-exist"], "does-not-exist"),
     (["init", "a/b", "--images", "."], "a/b"),
     (["init", "good", "--images", ".", "--to", "good.yaml"], "good.yaml is there already"),
@@ -69,6 +77,8 @@ BAD_CALLS = [
     (["worker", "good.yaml", "--storage", "postgresql://me:secret@127.0.0.1:1/db"], "127.0.0.1"),
     # studies that are not there
     (["status", "unknown"], "unknown"),
+    (["status", "unknown", "--storage", "sqlite:///new.db?timeout=5"], "unknown"),
+    (["best", "unknown", "--storage", "sqlite+pysqlite:///new.db"], "unknown"),
     (["best", "unknown"], "unknown"),
     (["best", "unknown", "--json", "--yaml"], "choose one"),
     (["export", "unknown", "--to", "best.yaml"], "unknown"),
@@ -93,6 +103,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (work / "binary.yaml").write_bytes(bytes(range(256)) * 8)
     (work / "bad.yaml").write_text(GOOD + "search: {dropuot: 0.3}\n")
     (work / "no_images.yaml").write_text("name: none\ndata: {source: folder, path: does-not-exist}\n")
+    for name, model in (
+        ("weights", "weights: missing.weights.h5"),
+        ("backbone", "backbone: missing.keras"),
+        ("module", "backbone: 'python:no_such_module.networks:build'"),
+    ):
+        (work / f"no_{name}.yaml").write_text(f"name: none\ndata: {{source: digits}}\nmodel: {{{model}}}\n")
     return work
 
 
@@ -144,11 +160,40 @@ def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_check_shows_images_search_plan_and_cost(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = listing(folder)
     assert cli.main(["check", "good.yaml"]) == 0
     out = capsys.readouterr().out
     for word in ("validation", "learning_rate.adamw", "3 trials", "about", "tuner run good.yaml"):
         assert word in out
-    assert listing(folder).keys() == {"good.yaml", "empty.yaml", "binary.yaml", "bad.yaml", "no_images.yaml"}
+    assert listing(folder) == before
+
+
+def test_a_backbone_of_the_current_folder_is_found_without_being_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "networks.py").write_text("raise SystemExit('it was run')\n")
+    (folder / "mine.yaml").write_text("name: mine\ndata: {source: digits}\nmodel: {backbone: 'python:networks:build'}\n")
+    assert cli.main(["check", "mine.yaml"]) == 0
+
+
+def test_a_sampler_without_its_package_is_refused_before_anything_is_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *given: None if name == "torch" else real(name, *given))
+    (folder / "good.yaml").write_text(GOOD + "sampler: gp\n")
+    before = listing(folder)
+    for command in ("check", "run", "worker"):
+        assert cli.main([command, "good.yaml"]) == 2
+        assert "torch" in capsys.readouterr().err
+    assert listing(folder) == before
+
+
+def test_a_dashboard_whose_port_is_taken_is_refused_before_anything_is_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = listing(folder)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert cli.main(["run", "good.yaml", "--dashboard", "--port", str(port)]) == 2
+    assert f"port {port}" in capsys.readouterr().err
+    assert listing(folder) == before
 
 
 def test_a_fault_of_ours_is_one_line_and_a_file_without_passwords(

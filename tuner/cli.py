@@ -10,7 +10,7 @@ from typer import Abort, Argument, Option
 from typer.exceptions import TyperException
 
 import tuner
-from tuner.commands import mishaps
+from tuner.commands import defaults, mishaps
 from tuner.errors import TunerError
 
 app = typer.Typer(
@@ -46,8 +46,8 @@ MemoryLimit = Annotated[
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a study file.")]
 
-DEFAULT_STORAGE = "sqlite:///tuner.db"
-DEFAULT_ARTIFACTS = Path("tuner-artifacts")
+DEFAULT_STORAGE = defaults.STORAGE
+DEFAULT_ARTIFACTS = Path(defaults.ARTIFACTS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

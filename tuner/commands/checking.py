@@ -1,29 +1,31 @@
 """`tuner check`: a study file, its images, its search and its cost, before anything is trained."""
 
-import os
+import importlib.machinery
+import importlib.util
 from pathlib import Path
 
 from tuner import study_file
 from tuner.data import dataset, sources, splits
 from tuner.data.dataset import Dataset
 from tuner.data.splits import Splits
+from tuner.errors import DataError
+from tuner.model_spec import Model
 from tuner.search import requirements, space
 from tuner.spec import StudySpec
 from tuner.terminal import plain, plan, printing
-from tuner.workers import cost
+from tuner.workers import cost, machine
 
 #: a source that only the trainer can read is assumed to be this big
 _ASSUMED_TRAIN, _ASSUMED_VALIDATION = 1_000, 200
 
 
 def check(path: Path, cache: Path) -> int:
-    """Print what the study is; raises SpecError or DataError with every mistake."""
+    """Print what the study is; raises what `require` raises."""
     spec = study_file.read(path)
-    requirements.check(spec)
-    num_train, num_validation = _show_images(spec, cache)
+    num_train, num_validation = _show_images(spec, require(spec, cache))
     rows = space.rows(spec)
     epochs = spec.training.num_epochs(num_train)
-    num_cores = len(os.sched_getaffinity(0))
+    num_cores = machine.num_cores()
     estimated = cost.estimate(spec, num_train=num_train, num_validation=num_validation, epochs=epochs, num_cores=num_cores)
     printing.result(
         plan.headed("Search", plan.search(rows)),
@@ -34,21 +36,42 @@ def check(path: Path, cache: Path) -> int:
     return 0
 
 
-def open_images(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | None:
-    """The images of a study and their splits; None where only the trainer can read them.
+def require(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | None:
+    """The images of a study and their splits, None where only the trainer can read them; refuses a study that cannot be worked on.
 
     Raises:
-        DataError: they cannot be used as they are.
+        DataError: the images cannot be used as they are, or the model is not there.
+        MissingPackage: the sampler needs a package that is not installed.
+        SpecError: the sampler cannot go through the search space.
     """
+    requirements.check(spec)
+    _require_model(spec.model)
     if sources.needs_keras(spec.data):
         return None
     data = sources.open(spec.data, cache=cache)
     return data, splits.split(data, spec.data, spec.seed)
 
 
-def _show_images(spec: StudySpec, cache: Path) -> tuple[int, int]:
+def _require_model(model: Model) -> None:
+    """Refuse files and modules that are not there; only the trainer can look into them."""
+    start = "A relative path starts at the folder of the study file."
+    if model.weights not in ("imagenet", "none") and not Path(model.weights).expanduser().is_file():
+        raise DataError(f"model.weights is {model.weights}, but there is no such file; expected imagenet, none, or a weights file. {start}")
+    name = model.backbone
+    if name.endswith((".keras", ".h5")) and not Path(name).expanduser().is_file():
+        raise DataError(f"model.backbone is {name}, but there is no such file; expected a model that Keras saved. {start}")
+    if name.startswith("python:") and not _is_importable(name.split(":")[1]):
+        raise DataError(f"model.backbone is {name}, but its module is not there; install it, or start tuner in the folder where it lies.")
+
+
+def _is_importable(module: str) -> bool:
+    """Whether the package at the top of a module is there, in the current folder too; nothing of it is run."""
+    top = module.partition(".")[0]
+    return importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd())]) is not None or importlib.util.find_spec(top) is not None
+
+
+def _show_images(spec: StudySpec, opened: tuple[Dataset, Splits] | None) -> tuple[int, int]:
     """Print the images where they can be read without Keras; how many train and choose."""
-    opened = open_images(spec, cache)
     if opened is None:
         printing.result(plan.headed("Images", f"source {spec.data.source}: read when the study runs"))
         return _ASSUMED_TRAIN, _ASSUMED_VALIDATION

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from tuner.commands import defaults
 from tuner.errors import RequestError
 from tuner.spec import Budget, StudySpec, read_duration
 
@@ -82,6 +83,16 @@ def cache(given: Path | None) -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "tuner"
 
 
+def storage(given: str | None) -> str:
+    """The URL of the database: the one given, the environment's, or a file in the current folder."""
+    return given if given is not None else os.environ.get("TUNER_STORAGE") or defaults.STORAGE
+
+
+def artifacts(given: Path | None) -> Path:
+    """The folder of artifacts: the one given, the environment's, or one in the current folder."""
+    return given if given is not None else Path(os.environ.get("TUNER_ARTIFACTS") or defaults.ARTIFACTS)
+
+
 def places(cache_given: Path | None, artifacts: Path) -> Folders:
     """The folders of a run; they are made when something is written to them.
 
@@ -114,8 +125,17 @@ def hands(num_workers: int, threads: int | None, hang_limit: str | None, memory_
 
 def is_there(url: str) -> bool:
     """Whether a storage may hold something: a question must not make an SQLite file where there is none."""
-    path = url.removeprefix("sqlite:///")
-    return path == url or "?" in path or not path or path == ":memory:" or Path(path).exists() or not Path(path).absolute().parent.is_dir()
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):
+        return True  # what is wrong with it is said where it is opened
+    if address.get_backend_name() != "sqlite" or address.database in (None, "", ":memory:"):
+        return True
+    path = Path(str(address.database).removeprefix("file:"))
+    return path.exists() or not path.absolute().parent.is_dir()
 
 
 def form(*, as_json: bool, as_yaml: bool) -> Form:

@@ -1,5 +1,6 @@
 """`tuner run`: a study from its file to its best config, on this machine."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -56,6 +57,22 @@ class Dashboard:
     #: None: the usual one, or any if that is taken
     port: int | None
 
+    def require(self) -> None:
+        """Refuse a port that is taken, before anything is written.
+
+        Raises:
+            RequestError: it is.
+        """
+        if not self.wanted or not self.port:
+            return
+        with socket.socket() as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind(("127.0.0.1", self.port))
+            except OSError as error:
+                cure = "give another with --port, or --port 0 for any that is free"
+                raise RequestError(f"the dashboard cannot listen on port {self.port}: {error.strerror}; {cure}") from error
+
     def beside(self, study: Study) -> AbstractContextManager[str | None]:
         """Serve it while a `with` block runs; gives its address.
 
@@ -82,7 +99,8 @@ def run(
     """Work on a study until its budget is spent or someone says stop; the exit code."""
     spec = budget.over(study_file.read(path))
     target = exported.target(spec.name)
-    checking.open_images(spec, places.cache)
+    dashboard.require()
+    checking.require(spec, places.cache)
     study = studies.join(spec, storages.open(url))
     trials.resume(study)
     assignments = list(assign(study, url, places, hands))

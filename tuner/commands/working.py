@@ -1,9 +1,11 @@
 """`tuner worker`: one more pair of hands on a study, in this process."""
 
+import os
 from pathlib import Path
 
 from tuner import study_file
 from tuner.commands import checking, options, running
+from tuner.errors import StorageError
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search import trials
@@ -18,15 +20,20 @@ from tuner.workers.stopping import Stopping, on_signals
 def worker(path: Path, url: str, *, places: options.Folders, hands: options.Hands) -> int:
     """Work on a study until its budget is spent or someone says stop; the exit code."""
     spec = study_file.read(path)
-    checking.open_images(spec, places.cache)
+    checking.require(spec, places.cache)
     study = _join(spec, storages.open(url))
     (assignment,) = running.assign(study, url, places, hands)
+    # each has a log of its own, however many of them are started on this machine
+    assignment = assignment.model_copy(update={"worker": f"w{os.getpid()}"})
     stopping = Stopping()
     with on_signals(stopping):
         process.work(assignment, stopping=stopping, tell=_tell, start=process.child)
     if stopping.is_urgent:
         return running.KILLED
-    return 1 if trials.stopped(study) else 0
+    try:
+        return 1 if trials.stopped(study) else 0
+    except StorageError:
+        return 0  # the worker has written all that it had to write
 
 
 def _join(spec: StudySpec, storage: storages.Storage) -> Study:
