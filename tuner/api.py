@@ -1,9 +1,12 @@
 """`tuner run`, for programs: a study worked on by worker processes of this machine, until its budget is spent."""
 
+import logging
+import threading
+from contextlib import nullcontext
 from pathlib import Path
 
-from tuner.commands import options, running
-from tuner.errors import RequestError, StudyStopped
+from tuner.commands import checking, ending, options, outcome, running
+from tuner.errors import StudyStopped, TunerError
 from tuner.results import best as bests
 from tuner.results.best import Best
 from tuner.search import storage as storages
@@ -11,45 +14,69 @@ from tuner.search import study as studies
 from tuner.search import trials
 from tuner.spec import StudySpec
 from tuner.workers import local
-from tuner.workers.events import Event, Happening
-from tuner.workers.stopping import Stopping
+from tuner.workers.events import Event
+from tuner.workers.stopping import Stopping, on_signals
+
+_log = logging.getLogger(__name__)
 
 
 def run(
     spec: StudySpec,
     *,
-    storage: str = "sqlite:///tuner.db",
+    storage: str | None = None,
     workers: int = 1,
     cache: Path | None = None,
-    artifacts: Path = Path("tuner-artifacts"),
+    artifacts: Path | None = None,
 ) -> Best:
-    """Create a study or go on with it, until its budget is spent; its best trial.
+    """Create a study or go on with it, until its budget is spent; its best trial, scored on the test split.
+
+    Ctrl-C ends it in order: running trials are kept for the next call.
 
     Args:
         spec: what to search; `tuner.read` makes one of a file.
-        storage: a SQLAlchemy URL.
+        storage: a SQLAlchemy URL; None: TUNER_STORAGE, or a file in the current folder.
         workers: worker processes, each with a trainer of its own.
         cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
-        artifacts: folder of weights, checkpoints and logs.
+        artifacts: folder of weights, checkpoints and logs; None: TUNER_ARTIFACTS, or one in the current folder.
 
     Raises:
         RequestError: the study cannot be worked on as it is; nothing was trained.
         StudyStopped: three trials in a row failed alike.
+        TunerError: the workers gave up before the study came to its end.
+        KeyboardInterrupt: a signal asked for the end.
     """
-    study = studies.join(spec, storages.open(storage))
+    url, places = options.storage(storage), options.places(cache, options.artifacts(artifacts))
+    checking.require(spec, places.cache)
+    study = studies.join(spec, storages.open(url))
     trials.resume(study)
-    hands = options.hands(workers, None, None, None)
-    refused: list[str] = []
+    assignments = list(running.assign(study, url, places, options.hands(workers, None, None, None)))
+    complaints: list[Event] = []
 
     def tell(event: Event) -> None:
-        if event.what is Happening.REFUSED:
-            refused.append(event.message)
+        if event.what in outcome.COMPLAINTS:
+            complaints.append(event)
 
-    places = options.places(cache, artifacts)
-    local.run(list(running.assign(study, storage, places, hands)), stopping=Stopping(), tell=tell)
-    if refused:
-        raise RequestError(refused[0])
+    stopping = Stopping()
+    is_main = threading.current_thread() is threading.main_thread()
+    with on_signals(stopping) if is_main else nullcontext():  # only the main thread may listen to signals
+        codes = local.run(assignments, stopping=stopping, tell=tell)
+        _check(study, complaints, codes, stopping)
+        try:
+            ending.score(study, assignments[0], stopping)
+        except TunerError as error:
+            _log.warning("study %s: %s", study.name, error)
+    if stopping.is_asked:
+        raise KeyboardInterrupt
+    return bests.best(study)
+
+
+def _check(study: studies.Study, complaints: list[Event], codes: list[int], stopping: Stopping) -> None:
+    """Raise what ended a run before the study came to its end."""
+    if stopping.is_asked:
+        raise KeyboardInterrupt
+    failure = outcome.failure(study, complaints, codes)
+    if failure is not None:
+        raise failure
     reason = trials.stopped(study)
     if reason:
         raise StudyStopped(reason)
-    return bests.best(study)

@@ -108,6 +108,8 @@ def test_workers_from_several_terminals_share_one_budget(place: Place) -> None:
     assert place.states() == ["COMPLETE"] * 12
     started = [line for worker in workers for line in worker.lines if " started" in line]
     assert len(started) == 12
+    # each goes by a name of its own
+    assert len({line.rpartition("[")[2] for line in started}) == 3
 
 
 def test_a_worker_that_is_interrupted_hands_its_trial_back(place: Place) -> None:
@@ -125,6 +127,15 @@ def test_data_that_cannot_be_used_is_told_once(place: Place) -> None:
     assert code == 2
     assert out == ""
     assert run.lines[-1] == "no images of cats"
+
+
+def test_a_run_whose_workers_all_die_says_why_and_is_no_success(place: Place) -> None:
+    run = place.tuner("run", "study.yaml", "--workers", "2", script={"always": "no such mishap"})
+    code, out = run.end()
+    assert code == 1, run.lines
+    assert "its workers gave up" in out
+    assert run.lines[-1].startswith("The workers gave up before the study came to its end: the worker crashed (exit code 1; see ")
+    assert place.states() == []
 
 
 def test_a_study_that_stops_itself_says_why(place: Place) -> None:

@@ -10,6 +10,7 @@ from tuner import messages
 from tuner.errors import TunerError
 from tuner.results import best as bests
 from tuner.results import export
+from tuner.results.best import Best
 from tuner.search import progress, trials
 from tuner.search.study import Study
 from tuner.terminal import plain, printing, summary
@@ -33,46 +34,61 @@ class Run:
     began: float = field(default_factory=time.monotonic)
 
 
-def conclude(run: Run, stopping: Stopping) -> int:
-    """Score, export and show; the exit code: 1 if the study stopped itself or nothing was completed."""
+def conclude(run: Run, stopping: Stopping, *, gave_up: str = "") -> int:
+    """Score, export and show; the exit code: 1 if the study stopped itself, its workers gave up or nothing was completed."""
     snapshot = progress.snapshot(run.study)
     reason = trials.stopped(run.study)
     sections: list[RenderableType] = []
     exported = None
     if snapshot.best_number is not None:
-        if not stopping.is_asked:
+        if not stopping.is_asked and not gave_up:
             _score(run, stopping)
         exported = _export(run)
         sections.append(summary.found(_found(run.study), snapshot.num_completed))
     sections.append(summary.cost(snapshot, time.monotonic() - run.began))
-    sections.append(summary.next_steps(run.study.name, run.file, exported, _reason(run.study, stopping)))
+    sections.append(summary.next_steps(run.study.name, run.file, exported, _reason(run.study, stopping, gave_up)))
     printing.result("", *sections)
     if reason:
         plain.line(f"The study stopped itself: {reason}")
-    return 1 if reason or (not snapshot.num_completed and not stopping.is_asked) else 0
+    elif gave_up:
+        plain.line(gave_up)
+    return 1 if reason or gave_up or (not snapshot.num_completed and not stopping.is_asked) else 0
 
 
 def _score(run: Run, stopping: Stopping) -> None:
-    """Measure the best trial on the test split, unless that was done before."""
-    best = bests.best(run.study)
-    if best.test_accuracy is not None or best.weights is None or not Path(best.weights).exists():
+    if not _is_to_score(bests.best(run.study)):
         return
-    wanted = messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=best.weights)
     try:
-        with printing.busy(f"{run.study.name} trial {best.trial} is scored on the test split …"):
-            score = evaluation.evaluate(
-                run.study,
-                wanted,
-                start=lambda: process.child(run.assignment),
-                places=run.assignment.places,
-                limits=run.assignment.limits,
-                stopping=stopping,
-            )
+        with printing.busy(f"{run.study.name} trial {bests.best(run.study).trial} is scored on the test split …"):
+            score(run.study, run.assignment, stopping)
     except TunerError as error:
         plain.line(f"warning: {error}")
+
+
+def score(study: Study, assignment: Assignment, stopping: Stopping) -> None:
+    """Measure the best trial on the test split, unless that was done before.
+
+    Raises:
+        TrainingError: its weights could not be scored.
+        StorageError: the score could not be kept.
+    """
+    best = bests.best(study)
+    if best.weights is None or not _is_to_score(best):
         return
-    if score is not None:
-        trials.keep_test(run.study, score)
+    found = evaluation.evaluate(
+        study,
+        messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=best.weights),
+        start=lambda: process.child(assignment),
+        places=assignment.places,
+        limits=assignment.limits,
+        stopping=stopping,
+    )
+    if found is not None:
+        trials.keep_test(study, found)
+
+
+def _is_to_score(best: Best) -> bool:
+    return best.test_accuracy is None and best.weights is not None and Path(best.weights).exists()
 
 
 def _export(run: Run) -> Path | None:
@@ -95,7 +111,9 @@ def _found(study: Study) -> summary.Found:
     )
 
 
-def _reason(study: Study, stopping: Stopping) -> str:
+def _reason(study: Study, stopping: Stopping, gave_up: str) -> str:
     if stopping.is_asked:
         return "you stopped it; the running trials are kept for the next run"
+    if gave_up:
+        return "its workers gave up; the next run goes on"
     return trials.stop_reason(study) or ""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import study_file
-from tuner.commands import checking, ending, options
-from tuner.errors import RequestError, StorageError
+from tuner.commands import checking, ending, options, outcome
+from tuner.errors import RequestError, StorageError, TunerError
 from tuner.results import export
 from tuner.search import progress, trials
 from tuner.search import storage as storages
@@ -109,15 +109,18 @@ def run(
     with on_signals(stopping):
         with dashboard.beside(study) as address, screens.choose(study.spec, address) as screen:
             watch = _Watch(study, screen, stopping)
-            local.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
-        return KILLED if stopping.is_urgent else _conclude(this, stopping, watch.complaints)
+            codes = local.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
+        return KILLED if stopping.is_urgent else _conclude(this, stopping, watch.complaints, codes)
 
 
-def _conclude(this: ending.Run, stopping: Stopping, complaints: list[Event]) -> int:
-    refused = next((event.message for event in complaints if event.what is Happening.REFUSED), None)
-    if refused is not None:
-        raise RequestError(refused)
-    return ending.conclude(this, stopping)
+def _conclude(this: ending.Run, stopping: Stopping, complaints: list[Event], codes: list[int]) -> int:
+    try:
+        failure = outcome.failure(this.study, complaints, codes)
+        if isinstance(failure, RequestError):
+            raise failure
+        return ending.conclude(this, stopping, gave_up="" if failure is None or stopping.is_asked else str(failure))
+    except StorageError as error:
+        raise TunerError(f"the study is not shown, nor its best config exported: {error}; run again when the storage is back") from error
 
 
 def assign(study: Study, url: str, places: options.Folders, hands: options.Hands) -> Iterator[Assignment]:
@@ -153,7 +156,7 @@ class _Watch:
         is_best = event.what is Happening.COMPLETED and event.value is not None and (self._best is None or event.value > self._best)
         if is_best:
             self._best = event.value
-        if event.what in (Happening.REFUSED, Happening.GAVE_UP):
+        if event.what in outcome.COMPLAINTS:
             self.complaints.append(event)
         self._screen.tell(event, is_best=is_best)
 

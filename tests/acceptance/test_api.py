@@ -1,0 +1,70 @@
+"""`tuner.run` in a program; its workers are processes whose trainers are rehearsed."""
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tuner
+from tests.acceptance import rehearsed_tuner
+from tests.acceptance.conftest import REHEARSED
+from tuner.spec import StudySpec
+from tuner.workers import local, process
+from tuner.workers.events import Event, Happening
+from tuner.workers.process import Assignment
+
+SPEC = {"name": "called", "data": {"source": "digits"}, "budget": {"trials": 2}, "sampler": "random", "pruner": "none"}
+
+
+@pytest.fixture(autouse=True)
+def rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rehearsed trainers, and places that only the environment names."""
+    monkeypatch.setattr(local, "COMMAND", REHEARSED)
+    monkeypatch.setattr(process, "child", rehearsed_tuner.start)
+    monkeypatch.setenv("REHEARSAL", "{}")
+    monkeypatch.setenv("TUNER_STORAGE", f"sqlite:///{tmp_path / 'named.db'}")
+    monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "named"))
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+
+
+def spec() -> StudySpec:
+    return StudySpec.model_validate(SPEC)
+
+
+def test_a_program_gets_the_best_trial_with_its_test_score_from_the_places_of_the_environment(tmp_path: Path) -> None:
+    best = tuner.run(spec())
+    assert best.test_accuracy is not None
+    assert best.num_completed >= 1
+    assert (tmp_path / "named.db").exists()
+    assert (tmp_path / "named" / "called").is_dir()
+
+
+def test_ctrl_c_ends_a_program_in_order_and_the_next_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = local.run
+
+    def interrupted(assignments: Sequence[Assignment], *, tell: Any, **others: Any) -> list[int]:
+        def listen(event: Event) -> None:
+            if event.what is Happening.STARTED:
+                os.kill(os.getpid(), signal.SIGINT)
+            tell(event)
+
+        return real(assignments, tell=listen, **others)
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setenv("REHEARSAL", json.dumps({"epoch_seconds": 0.5}))
+    monkeypatch.setattr(local, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tuner.run(spec())
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setattr(local, "run", real)
+    assert tuner.run(spec()).num_completed >= 1
+
+
+def test_workers_that_die_are_an_error_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REHEARSAL", json.dumps({"always": "no such mishap"}))
+    with pytest.raises(tuner.TunerError, match="The workers gave up before the study came to its end: the worker crashed"):
+        tuner.run(spec())
