@@ -246,6 +246,5 @@ def _read_known(given: Any, known: Sequence[Any]) -> Any:
 
 
 def _refuse_doubles(values: Sequence[Any]) -> None:
-    doubles = [value for index, value in enumerate(values) if value in values[:index]]
-    if doubles:
+    if doubles := [value for index, value in enumerate(values) if value in values[:index]]:
         raise ValueError(f"names {wording.listed(dict.fromkeys(doubles))} more than once")

@@ -18,7 +18,7 @@ from tests.search import by_hand
 from tuner import messages
 from tuner.errors import LeaseLost, StudyError
 from tuner.messages import Ending
-from tuner.search import admission, curves, leases, progress, tables, trials
+from tuner.search import admission, claims, curves, leases, progress, tables, trials
 from tuner.search import study as studies
 from tuner.search.storage import Storage
 from tuner.search.study import Study
@@ -260,6 +260,23 @@ def test_a_trial_that_lost_its_worker_before_its_values_were_chosen_gets_them_la
     taken = {claimed.number: claimed for claimed in (by_hand.must_claim(study), by_hand.must_claim(study))}
     assert taken[1].attempt == 2
     assert stored(study, 1).params["optimizer"] == taken[1].hyperparameters.optimizer
+
+
+def test_a_worker_whose_sampler_took_too_long_claims_the_next_trial(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = begin()
+    slow, suggest = far_away(), claims._suggest
+    taken: list[Any] = []
+
+    def think(*args: Any) -> Any:
+        if not taken:
+            by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
+            taken.append(None)
+            taken[0] = by_hand.must_claim(study)
+        return suggest(*args)
+
+    monkeypatch.setattr("tuner.search.claims._suggest", think)
+    claimed = by_hand.must_claim(study, slow)
+    assert (taken[0].number, claimed.number) == (0, 1)
 
 
 def test_a_claim_whose_writes_are_not_acknowledged_is_made_once(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

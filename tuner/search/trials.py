@@ -53,19 +53,22 @@ def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, e
     Raises:
         StorageError: the storage is away; what was claimed by then is claimed again by the next call.
     """
-    place = study.storage.write(lambda connection: claims.lease(connection, study, worker))
-    if place is None:
-        return None
-    given = claims.plan(study, place.number, num_train=num_train, num_classes=num_classes)
-    return Claim(
-        number=place.number,
-        trial_id=place.trial_id,
-        hyperparameters=claims.choose(study, place, worker, given),
-        seed=claims.seed(study, place.number),
-        attempt=place.attempt,
-        epochs=epochs,
-        worker_key=worker.key,
-    )
+    while (place := study.storage.write(lambda connection: claims.lease(connection, study, worker))) is not None:
+        given = claims.plan(study, place.number, num_train=num_train, num_classes=num_classes)
+        try:
+            chosen = claims.choose(study, place, worker, given)
+        except LeaseLost:
+            continue  # the sampler took so long that another worker was given the trial
+        return Claim(
+            number=place.number,
+            trial_id=place.trial_id,
+            hyperparameters=chosen,
+            seed=claims.seed(study, place.number),
+            attempt=place.attempt,
+            epochs=epochs,
+            worker_key=worker.key,
+        )
+    return None
 
 
 def stop_reason(study: Study) -> str | None:
