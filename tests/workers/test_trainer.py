@@ -60,6 +60,8 @@ def test_a_silent_child_gives_nothing_in_time(tmp_path: Path) -> None:
 
 def test_the_memory_of_a_child_is_known_until_it_is_gone(tmp_path: Path) -> None:
     child = start(tmp_path, ECHO)
+    child.send(messages.Proceed())
+    assert child.receive(30) == messages.Proceed()  # it is no copy of this process any more, nor an empty one
     assert child.memory_bytes() > 2**20
     child.kill()
     assert child.memory_bytes() == 0
