@@ -10,6 +10,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import record
+
 import tuner
 from tuner.commands import options, running
 from tuner.search import storage, study
@@ -31,19 +33,10 @@ def main() -> None:
 def command(folder: Path) -> dict[str, object]:
     """`tuner run studies/animals.yaml --workers 2 --dashboard` with nothing cached, watched from outside through its database."""
     url = f"sqlite:///{folder}/demo.db"
-    where = [
-        "--storage",
-        url,
-        "--artifacts",
-        str(folder / "artifacts"),
-        "--cache",
-        str(folder / "cache"),
-        "--to",
-        str(folder / "best.yaml"),
-    ]
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tuner", "run", str(STUDY), "--workers", "2", "--dashboard", "--port", "0", *where], stderr=subprocess.PIPE
+        [sys.executable, "-m", "tuner", "run", str(STUDY), "--workers", "2", "--dashboard", "--port", "0", *record.places(folder, "demo")],
+        stderr=subprocess.PIPE,
     )
     first = None
     while process.poll() is None:

@@ -40,19 +40,22 @@ def run(folder: Path, *, name: str, **study: object) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     file, url = folder / f"{name}.yaml", f"sqlite:///{folder.resolve()}/{name}.db"
     file.write_text(STUDY.format(name=name, **study), encoding="utf-8")
-    where = [
-        "--storage",
-        url,
-        "--artifacts",
-        str(folder / "artifacts"),
-        "--cache",
-        str(folder / "cache"),
-        "--to",
-        str(folder / f"{name}-best.yaml"),
-    ]
     with (folder / f"{name}.log").open("a", encoding="utf-8") as log:
-        subprocess.run([sys.executable, "-m", "tuner", "run", str(file), "--workers", "2", *where], check=True, stdout=log, stderr=log)
+        subprocess.run(
+            [sys.executable, "-m", "tuner", "run", str(file), "--workers", "2", *places(folder, name)], check=True, stdout=log, stderr=log
+        )
     return url
+
+
+def places(folder: Path, name: str) -> list[str]:
+    """The options that keep all that a study writes in `folder`."""
+    kept = {
+        "--storage": f"sqlite:///{folder.resolve()}/{name}.db",
+        "--artifacts": folder / "artifacts",
+        "--cache": folder / "cache",
+        "--to": folder / f"{name}-best.yaml",
+    }
+    return [str(part) for option in kept.items() for part in option]
 
 
 if __name__ == "__main__":

@@ -95,11 +95,6 @@ class Augmentation(_Frozen):
     #: alpha of CutMix (arXiv 1905.04899)
     cutmix: float = Field(default=0.0, ge=0, le=2)
 
-    @property
-    def is_off(self) -> bool:
-        """Whether every image is seen as it is."""
-        return self == Augmentation()
-
 
 class Hyperparameters(_Frozen):
     """What one trial trains with."""

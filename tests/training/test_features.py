@@ -20,7 +20,7 @@ def backbone() -> backbones.Backbone:
 
 
 def load(backbone: backbones.Backbone, cache: Path, images: NDArray[np.uint8] = IMAGES, key: str = "some") -> NDArray[np.float32]:
-    return features.load(backbone, images, key=key, cache=cache)
+    return features.load(backbone, images, network=backbone.digest(), key=key, cache=cache)
 
 
 def kept(cache: Path) -> list[Path]:

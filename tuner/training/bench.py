@@ -19,6 +19,8 @@ class Bench:
     study: spec.StudySpec
     data: pipeline.TrainingData
     backbone: backbones.Backbone
+    #: `Backbone.digest` of the pretrained network
+    network: str
     #: weights that every trial starts from, in the order of `backbone.network.variables`
     pretrained: tuple[NDArray[np.float32], ...]
     #: vectors (n, d) of the pretrained backbone
@@ -38,7 +40,7 @@ class Bench:
     def identity(self) -> str:
         """SHA-256 over what makes the weights of one study mean nothing in another: images, splits, network and road of a trial."""
         study = self.study
-        parts = [self.data.fingerprint, self.data.splits, study.model.model_dump_json(), study.training.model_dump_json()]
+        parts = [self.data.fingerprint, self.data.splits, self.network, study.model.model_dump_json(), study.training.model_dump_json()]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def restore(self) -> None:
@@ -55,13 +57,15 @@ def prepare(study: spec.StudySpec, *, cache: Path) -> Bench:
     """
     data = pipeline.load(study, cache=cache)
     backbone = backbones.load(study.model)
+    network = backbone.digest()
     key = f"{data.fingerprint} {data.splits} {study.model.image_size} {study.model.resize}"
-    train_features = features.load(backbone, data.train.images, key=f"train {key}", cache=cache)
-    validation_features = features.load(backbone, data.validation.images, key=f"validation {key}", cache=cache)
+    train_features = features.load(backbone, data.train.images, network=network, key=f"train {key}", cache=cache)
+    validation_features = features.load(backbone, data.validation.images, network=network, key=f"validation {key}", cache=cache)
     return Bench(
         study=study,
         data=data,
         backbone=backbone,
+        network=network,
         pretrained=tuple(variable.numpy() for variable in backbone.network.variables),
         train_features=tf.constant(train_features),
         validation_features=tf.constant(validation_features),

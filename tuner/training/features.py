@@ -14,13 +14,13 @@ from tuner.training import backbones
 _BATCH = 64
 
 
-def load(backbone: backbones.Backbone, images: NDArray[np.uint8], *, key: str, cache: Path) -> NDArray[np.float32]:
+def load(backbone: backbones.Backbone, images: NDArray[np.uint8], *, network: str, key: str, cache: Path) -> NDArray[np.float32]:
     """Vectors (n, d) of images (n, size, size, 3), mapped from a file of the cache.
 
-    `key` is whatever identifies the images and the way that they were resized. One process computes, others that want the same wait for
-    it. A file that is damaged is made anew.
+    `network` is the backbone's digest, `key` whatever identifies the images and the way that they were resized. One process computes,
+    others that want the same wait for it. A file that is damaged is made anew.
     """
-    name = hashlib.sha256(json.dumps([key, backbone.digest(), len(images)]).encode()).hexdigest()
+    name = hashlib.sha256(json.dumps([key, network, len(images)]).encode()).hexdigest()
     path = cache / "features" / f"{name}.npy"
     with cache_files.locked(path):
         found = _read(path, len(images))
