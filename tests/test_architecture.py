@@ -12,7 +12,19 @@ MODULES = sorted((ROOT / "tuner").rglob("*.py"))
 
 #: a module imports only from rooms before its own, or from its own
 ROOMS = [
-    *("errors", "wording", "hyperparameters", "domains", "search_space", "strategies", "clashes", "data_spec", "model_spec", "spec"),
+    *(
+        "errors",
+        "wording",
+        "machine",
+        "hyperparameters",
+        "domains",
+        "search_space",
+        "strategies",
+        "clashes",
+        "data_spec",
+        "model_spec",
+        "spec",
+    ),
     *("schema", "yaml_lines", "mistakes", "study_file", "messages"),
     *("data", "training", "search", "workers", "results", "dashboard", "terminal", "commands", "api", "cli"),
 ]

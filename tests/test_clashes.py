@@ -12,6 +12,8 @@ CHOICES = {
     "head_units": [],
     "augmentation": dict.fromkeys(("rotation", "zoom", "translation", "brightness", "contrast", "erasing", "mixup"), 0.1),
 }
+#: choices in all that acts in a probe
+PROBED = {"probe_learning_rate": 0.1, "weight_decay": 0, "dropout": 0.1, "label_smoothing": 0, "head_units": [], "unfreeze": 0}
 
 CLASHES: list[tuple[dict[str, Any], str, str]] = [
     # rates of optimizers that no trial takes
@@ -31,14 +33,23 @@ CLASHES: list[tuple[dict[str, Any], str, str]] = [
     ({"training": {"epochs": 0}, "search": {"learning_rate": 1e-3}}, "search.learning_rate", "a rate of its own, probe_learning_rate"),
     ({"training": {"epochs": 0}, "search": {"learning_rate": {"sgd": 1e-3}}}, "search.learning_rate.sgd", "training.epochs is 0"),
     ({"training": {"epochs": 0}, "search": {"augmentation": {"zoom": 0.3}}}, "search.augmentation.zoom", "training.epochs is 0"),
+    (
+        {"training": {"epochs": 0}, "search": {"augmentation": {"zoom": 0.3}}},
+        "search.augmentation.zoom",
+        "give search.augmentation.views some",
+    ),
+    ({"search": {"unfreeze": 0, "augmentation": {"mixup": 0.3}}}, "search.augmentation.mixup", "acts only while fine-tuning, and"),
+    ({"search": {"unfreeze": 0, "augmentation": {"views": 8, "cutmix": 1}}}, "search.augmentation.cutmix", "search.unfreeze is 0"),
     ({"search": {"unfreeze": 0, "warmup": 0.5}}, "search.warmup", "search.unfreeze is 0"),
     ({"search": {"unfreeze": 0, "ema": [0.9, 0.99]}}, "search.ema", "search.unfreeze is 0"),
     # exhaustive samplers over ranges
     ({"sampler": "grid"}, "sampler", "search.dropout"),
     ({"sampler": "grid", "search": CHOICES | {"head_units": {"layers": [0, 1]}}}, "sampler", "search.head_units.layers"),
+    ({"sampler": "grid", "search": PROBED | {"augmentation": {"views": 2}}}, "sampler", "search.augmentation.rotation"),
     ({"sampler": "brute-force", "search": CHOICES | {"dropout": [0, 0.5]}}, "sampler", "these are ranges: search.dropout;"),
     # pruners that never prune
     ({"pruner": {"name": "median", "warmup": 1}}, "pruner.warmup", "is 1, so that no epoch can be pruned"),
+    ({"pruner": "top-k", "training": {"epochs": 1}}, "pruner.epochs", "is 1, but trials end after 1 epochs"),
     ({"pruner": {"name": "patient", "patience": 5}, "training": {"epochs": 5}}, "pruner.patience", "there are only 5 epochs"),
     ({"pruner": "patient", "training": {"epochs": 2}}, "pruner.patience", "is 3, but there are only 2 epochs"),
     ({"pruner": "hyperband", "training": {"epochs": 2}}, "pruner.reduction_factor", "is 3, but 2 epochs"),
@@ -51,11 +62,13 @@ POSSIBLE: list[dict[str, Any]] = [
     {"training": {"epochs": 0}},
     {"training": {"epochs": 0}, "search": {"unfreeze": 0, "augmentation": {"flip": "none", "mixup": 0}}},
     {"search": {"unfreeze": 0}},
+    # the probe sees mirror images, and what is drawn once
+    {"training": {"epochs": 0}, "search": {"augmentation": {"flip": ["none", "both"], "views": [0, 8]}}},
+    {"search": {"unfreeze": 0, "augmentation": {"views": 8, "zoom": 0.1, "erasing": 0.1}}},
     {"sampler": "grid", "search": CHOICES},
     {"sampler": "brute-force", "search": CHOICES | {"head_units": {"layers": [0, 2], "units": [4, 8]}}},
     # what does not act need not be enumerated: no fine-tuning
-    {"sampler": "grid", "training": {"epochs": 0}, "search": {"probe_learning_rate": 0.1, "weight_decay": 0, "dropout": 0.1}
-     | {"label_smoothing": 0, "head_units": []}},
+    {"sampler": "grid", "search": PROBED},
     {"pruner": "patient"},
     {"pruner": "hyperband", "training": {"epochs": 0}},
     {"search": {"loss": ["focal", "cross_entropy"], "label_smoothing": 0.1, "focal_gamma": 1}},

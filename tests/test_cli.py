@@ -37,11 +37,19 @@ BAD_CALLS = [
     (["run", "good.yaml", "--target", "95"], "--target"),
     (["run", "good.yaml", "--target", "0"], "--target"),
     (["run", "good.yaml", "--threads", "0"], "--threads"),
+    (["run", "good.yaml", "--slots-per-gpu", "0"], "--slots-per-gpu"),
+    (["run", "good.yaml", "--slots-per-gpu", "2"], "no GPU found"),
+    (["worker", "good.yaml", "--slots-per-gpu", "2"], "no GPU found"),
     (["run", "good.yaml", "--hang-limit", "never"], "--hang-limit"),
     (["run", "good.yaml", "--hang-limit", "0"], "--hang-limit"),
     (["run", "good.yaml", "--memory-limit", "much"], "--memory-limit"),
     (["run", "good.yaml", "--memory-limit", "0GB"], "--memory-limit"),
     (["run", "good.yaml", "--port", "70000"], "--port"),
+    (["run", "good.yaml", "--cache-limit", "much"], "--cache-limit"),
+    (["cache", "--cache-limit", "0GB"], "--cache-limit"),
+    (["cache", "sweep"], "sweep"),
+    (["cache", "--older-than", "long"], "--older-than"),
+    (["cache", "clear", "--older-than", "0"], "--older-than"),
     # places that cannot be used
     (["run", "good.yaml", "--to", "best.txt"], ".yaml, .yml, .json"),
     (["run", "good.yaml", "--to", "nowhere/best.yaml"], "nowhere"),
@@ -92,7 +100,7 @@ BAD_CALLS = [
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with study files, good and bad, in which the command runs."""
-    for name in ("TUNER_STORAGE", "TUNER_ARTIFACTS"):
+    for name in ("TUNER_STORAGE", "TUNER_ARTIFACTS", "TUNER_CACHE_LIMIT"):
         monkeypatch.delenv(name, raising=False)
     work = tmp_path / "work"
     work.mkdir()
@@ -150,7 +158,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for command in ("init", "check", "run", "worker", "status", "dashboard", "best", "export", "schema"):
+    for command in ("init", "check", "run", "worker", "status", "dashboard", "best", "export", "cache", "schema"):
         assert command in out
 
 

@@ -24,7 +24,7 @@ def run(
     spec: StudySpec,
     *,
     storage: str | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     cache: Path | None = None,
     artifacts: Path | None = None,
 ) -> Best:
@@ -35,7 +35,7 @@ def run(
     Args:
         spec: what to search; `tuner.read` makes one of a file.
         storage: a SQLAlchemy URL; None: TUNER_STORAGE, or a file in the current folder.
-        workers: worker processes, each with a trainer of its own.
+        workers: worker processes, each with a trainer of its own; None: one for each slot of the GPUs here, else one.
         cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
         artifacts: folder of weights, checkpoints and logs; None: TUNER_ARTIFACTS, or one in the current folder.
 
@@ -49,7 +49,7 @@ def run(
     checking.require(spec, places.cache)
     study = studies.join(spec, storages.open(url))
     trials.resume(study)
-    assignments = list(running.assign(study, url, places, options.hands(workers, None, None, None)))
+    assignments = list(running.assign(study, url, places, options.hands(workers, None, None, None, options.slots_per_gpu())))
     complaints: list[Event] = []
 
     def tell(event: Event) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 from tuner import domains, strategies, wording
 from tuner.domains import Domain, Fixed, Range
 from tuner.hyperparameters import Augmentation, Hyperparameters, Loss, Optimizer
-from tuner.search_space import LEARNING_RATES, AugmentationSpace, HeadSpace, SearchSpace
+from tuner.search_space import DRAWN, LEARNING_RATES, MIXED, AugmentationSpace, HeadSpace, SearchSpace
 
 Epochs = int | Literal["auto"]
 
@@ -82,7 +82,10 @@ _CONDITIONS = (
         cause="search.head_units",
     ),
 )
-_FINE_TUNING = ("learning_rate.", "unfreeze", "layer_decay", "warmup", "ema", "augmentation.")
+_DRAWN = tuple(f"augmentation.{name}" for name in DRAWN)
+_MIXED = tuple(f"augmentation.{name}" for name in MIXED)
+#: what acts in the probe only on views that are drawn once, or not at all
+_FINE_TUNING = ("learning_rate.", "unfreeze", "layer_decay", "warmup", "ema", *_MIXED, *_DRAWN)
 
 
 def find(search: SearchSpace, *, epochs: Epochs, sampler: strategies.Sampler, pruner: strategies.Pruner, exported: bool) -> list[Clash]:
@@ -113,6 +116,11 @@ def can_unfreeze(search: SearchSpace) -> bool:
     return bool(max(domains.values(search.unfreeze)) > 0)
 
 
+def can_draw_views(search: SearchSpace) -> bool:
+    """Whether some trial, its probe included, can train on versions of the images that are drawn once."""
+    return bool(max(domains.values(search.augmentation.views)) > 0)
+
+
 def _rates_without_optimizer(search: SearchSpace) -> Iterator[Clash]:
     for name in ("learning_rate", "probe_learning_rate"):
         for optimizer in getattr(search, name):
@@ -125,16 +133,29 @@ def _without_effect(search: SearchSpace, epochs: Epochs) -> Iterator[Clash]:
     for name, domain in flat(search).items():
         if not _is_given(name, domain) or (name == "unfreeze" and not can_unfreeze(search)):
             continue
-        if name.startswith(_FINE_TUNING) and epochs == 0:
-            message = "acts only while fine-tuning, and training.epochs is 0; give that some epochs, or remove this"
-            hint = "; the probe has a rate of its own, probe_learning_rate" if name.startswith("learning_rate") else ""
-            yield Clash(field=f"search.{name}", message=message + hint, others=("training.epochs",))
-        elif name.startswith(_FINE_TUNING) and not can_unfreeze(search):
-            message = "acts only while fine-tuning, and search.unfreeze is 0; unfreeze a part of the backbone, or remove this"
-            yield Clash(field=f"search.{name}", message=message, others=("search.unfreeze",))
+        if not _is_reached(name, search, epochs):
+            yield _only_fine_tuned(name, epochs)
         for condition in _CONDITIONS:
             if name in condition.names and not condition.holds(search):
                 yield Clash(field=f"search.{name}", message=f"{condition.reason}, or remove this", others=(condition.cause,))
+
+
+def _is_reached(name: str, search: SearchSpace, epochs: Epochs) -> bool:
+    """Whether a trial comes to the stage in which a hyperparameter acts."""
+    if not name.startswith(_FINE_TUNING) or (epochs != 0 and can_unfreeze(search)):
+        return True
+    return name in _DRAWN and can_draw_views(search)
+
+
+def _only_fine_tuned(name: str, epochs: Epochs) -> Clash:
+    where, cure = "search.unfreeze", "unfreeze a part of the backbone"
+    if epochs == 0:
+        where, cure = "training.epochs", "give that some epochs"
+    views = ", and in the probe on images that are drawn once" if name in _DRAWN else ""
+    draw = ", give search.augmentation.views some" if name in _DRAWN else ""
+    hint = "; the probe has a rate of its own, probe_learning_rate" if name.startswith("learning_rate") and epochs == 0 else ""
+    message = f"acts only while fine-tuning{views}, and {where} is 0; {cure}{draw}, or remove this{hint}"
+    return Clash(field=f"search.{name}", message=message, others=(where,))
 
 
 def _is_given(name: str, domain: Domain) -> bool:
@@ -168,9 +189,7 @@ def _not_enumerable(search: SearchSpace, epochs: Epochs, sampler: strategies.Sam
 
 
 def _acts(name: str, search: SearchSpace, epochs: Epochs) -> bool:
-    if name.startswith(_FINE_TUNING) and (epochs == 0 or not can_unfreeze(search)):
-        return False
-    return all(condition.holds(search) for condition in _CONDITIONS if name in condition.names)
+    return _is_reached(name, search, epochs) and all(condition.holds(search) for condition in _CONDITIONS if name in condition.names)
 
 
 def _never_pruning(epochs: Epochs, pruner: strategies.Pruner) -> Iterator[Clash]:
@@ -178,6 +197,9 @@ def _never_pruning(epochs: Epochs, pruner: strategies.Pruner) -> Iterator[Clash]
         yield Clash(field="pruner.warmup", message="is 1, so that no epoch can be pruned; lower it, or write pruner: none")
     if epochs == "auto" or epochs == 0:
         return
+    if isinstance(pruner, strategies.TopK) and pruner.epochs >= epochs:
+        message = f"is {pruner.epochs}, but trials end after {epochs} epochs (training.epochs); lower it, or write pruner: none"
+        yield Clash(field="pruner.epochs", message=message, others=("training.epochs",))
     if isinstance(pruner, strategies.Patient) and pruner.patience >= epochs:
         message = f"is {pruner.patience}, but there are only {epochs} epochs to wait (training.epochs); lower it, or write pruner: none"
         yield Clash(field="pruner.patience", message=message, others=("training.epochs",))

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from typer import Abort, Argument, Option
@@ -31,6 +31,10 @@ Cache = Annotated[
     Path | None,
     Option(envvar="TUNER_CACHE", metavar="FOLDER", help="Where decoded images and features are kept.", show_default="~/.cache/tuner"),
 ]
+CacheLimit = Annotated[
+    str | None,
+    Option(envvar="TUNER_CACHE_LIMIT", metavar="SIZE", help="The most that the cache takes, e.g. 20GB.", show_default="half the free disk"),
+]
 Artifacts = Annotated[Path, Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", help="Where weights, checkpoints and logs are kept.")]
 Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads a worker.", show_default="a fair share of the cores")]
 HangLimit = Annotated[
@@ -42,6 +46,9 @@ HangLimit = Annotated[
 MemoryLimit = Annotated[
     str | None,
     Option(metavar="SIZE", help="Memory past which the training process is replaced, e.g. 4GB.", show_default="a fair share"),
+]
+SlotsPerGpu = Annotated[
+    int | None, Option(envvar="TUNER_SLOTS_PER_GPU", min=1, max=64, metavar="N", help="Workers that share a GPU.", show_default="1")
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a study file.")]
@@ -97,7 +104,10 @@ def check(study_file: StudyFile, cache: Cache = None) -> int:
 @app.command()
 def run(
     study_file: StudyFile,
-    workers: Annotated[int, Option(min=1, max=256, metavar="N", help="Workers on this machine.")] = 1,
+    workers: Annotated[
+        int | None,
+        Option(min=1, max=256, metavar="N", help="Workers on this machine.", show_default="1, or one for each slot of the GPUs"),
+    ] = None,
     trials: Annotated[int | None, Option(metavar="N", help="Trials of the study, over all its runs.", show_default="the file's")] = None,
     timeout: Annotated[str | None, Option(metavar="TIME", help="Time for the study, e.g. 90s, 1h30m.", show_default="the file's")] = None,
     target: Annotated[float | None, Option(metavar="X", help="Validation accuracy that suffices.", show_default="the file's")] = None,
@@ -112,14 +122,17 @@ def run(
     threads: Threads = None,
     hang_limit: HangLimit = None,
     memory_limit: MemoryLimit = None,
+    slots_per_gpu: SlotsPerGpu = None,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
+    cache_limit: CacheLimit = None,
 ) -> int:
     """Create a study, or go on with it, and work on it until its budget is spent."""
     from tuner.commands import options, running
 
+    options.limit_cache(cache_limit)
     places = options.places(cache, artifacts)
-    hands = options.hands(workers, threads, hang_limit, memory_limit)
+    hands = options.hands(workers, threads, hang_limit, memory_limit, slots_per_gpu)
     budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
     exported = running.Exported(wanted=export, path=to)
     shown = running.Dashboard(wanted=dashboard, port=port)
@@ -133,13 +146,16 @@ def worker(
     threads: Threads = None,
     hang_limit: HangLimit = None,
     memory_limit: MemoryLimit = None,
+    slots_per_gpu: SlotsPerGpu = None,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
+    cache_limit: CacheLimit = None,
 ) -> int:
     """Be one more worker of a study, from any terminal or machine that reaches the storage."""
     from tuner.commands import options, working
 
-    hands = options.hands(1, threads, hang_limit, memory_limit)
+    options.limit_cache(cache_limit)
+    hands = options.hands(1, threads, hang_limit, memory_limit, slots_per_gpu)
     return working.worker(study_file, storage, places=options.places(cache, artifacts), hands=hands)
 
 
@@ -182,6 +198,28 @@ def dashboard(
     from tuner.commands import showing
 
     return showing.dashboard(storage, host, port)
+
+
+@app.command("cache")
+def cached(
+    action: Annotated[Literal["show", "clear"], Argument(help="Whether to show the entries, or to delete them.")] = "show",
+    kind: Annotated[str | None, Option(metavar="KIND", help="Only entries of a kind, e.g. images.", show_default="all")] = None,
+    older_than: Annotated[str | None, Option(metavar="TIME", help="Only those not used for so long, e.g. 7d.", show_default="all")] = None,
+    study: Annotated[str | None, Option(metavar="STUDY", help="Only those made for a study.", show_default="all")] = None,
+    yes: Annotated[bool, Option("--yes", help="Delete without asking.")] = False,
+    as_json: AsJson = False,
+    cache: Cache = None,
+    cache_limit: CacheLimit = None,
+) -> int:
+    """Show what the cache holds, or clear it."""
+    from tuner.commands import caching, options
+
+    options.limit_cache(cache_limit)
+    folder = options.cache(cache)
+    chosen = caching.Chosen(kind=kind, older_than=older_than, study=study)
+    if action == "show":
+        return caching.show(folder, chosen, as_json=as_json)
+    return caching.clear(folder, chosen, confirmed=yes, as_json=as_json)
 
 
 @app.command()

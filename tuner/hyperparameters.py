@@ -56,6 +56,13 @@ class ClassWeights(StrEnum):
     BALANCED = "balanced"
 
 
+class Features(StrEnum):
+    """What the head sees of the backbone. `several`: pooled activations of several depths beside the last one's (arXiv 2201.03529)."""
+
+    LAST = "last"
+    SEVERAL = "several"
+
+
 class Flip(StrEnum):
     """Which mirror images a training image may be replaced by."""
 
@@ -70,7 +77,7 @@ class _Frozen(BaseModel):
 
 
 class Augmentation(_Frozen):
-    """Strengths of the random changes to training images while fine-tuning; 0 is off."""
+    """Strengths of the random changes to training images; 0 is off. The probe sees mirror images, and with `views` what is drawn once."""
 
     #: mirror images
     flip: Flip = Flip.NONE
@@ -94,6 +101,8 @@ class Augmentation(_Frozen):
     mixup: float = Field(default=0.0, ge=0, le=2)
     #: alpha of CutMix (arXiv 1905.04899)
     cutmix: float = Field(default=0.0, ge=0, le=2)
+    #: versions of each training image, drawn once and used in turn; 0: a new one each time
+    views: int = Field(default=0, ge=0, le=64)
 
 
 class Hyperparameters(_Frozen):
@@ -111,6 +120,8 @@ class Hyperparameters(_Frozen):
     nesterov: bool = True
     #: decoupled weight decay, as a fraction of the learning rate a step, for every optimizer: adam with it is adamw; biases are left out
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    #: what the head sees of the backbone
+    features: Features = Features.LAST
     #: width of each hidden layer of the head, from the backbone upwards; () is a linear head
     head_units: tuple[int, ...] = ()
     #: activation of the hidden layers; it acts only where there are some
@@ -123,7 +134,7 @@ class Hyperparameters(_Frozen):
     #: focusing exponent; it acts only on the focal loss (arXiv 1708.02002)
     focal_gamma: float = Field(default=2.0, ge=0, le=5)
     class_weights: ClassWeights = ClassWeights.NONE
-    #: images a step
+    #: images a step; a probe takes more where that leaves it steps enough
     batch_size: int = Field(default=32, ge=1, le=4096)
     #: part of the backbone's blocks, counted from the top, that the fine-tuning trains; 0: probe only
     unfreeze: float = Field(default=1.0, ge=0, le=1)

@@ -8,7 +8,7 @@ from pydantic_core import CoreSchema
 
 from tuner import domains
 from tuner.domains import Bounds, Choice, Domain, Fixed, Known, Range
-from tuner.hyperparameters import MAX_HEAD_LAYERS, Activation, ClassWeights, Flip, Loss, Optimizer
+from tuner.hyperparameters import MAX_HEAD_LAYERS, Activation, ClassWeights, Features, Flip, Loss, Optimizer
 
 #: where the peak rate of the fine-tuning is searched, for each optimizer
 LEARNING_RATES: Mapping[Optimizer, tuple[float, float]] = {
@@ -49,8 +49,14 @@ class HeadSpace(_Section):
     """width of each hidden layer, searched for each on its own"""
 
 
+#: changes to one image at a time: they make the views that are drawn once, and so reach the probe too
+DRAWN = ("rotation", "zoom", "translation", "shear", "brightness", "contrast", "rand_augment", "erasing")
+#: changes that mix the images of a batch: only the fine-tuning has them
+MIXED = ("mixup", "cutmix")
+
+
 class AugmentationSpace(_Section):
-    """Which changes to training images are searched, and how strong; they act while fine-tuning."""
+    """Which changes to training images are searched, and how strong; of the probe's images only those that are made once."""
 
     flip: Annotated[Domain, Known(tuple(Flip))] = Fixed(value=Flip.HORIZONTAL)
     """mirror images"""
@@ -74,6 +80,8 @@ class AugmentationSpace(_Section):
     """alpha of MixUp (arXiv 1710.09412)"""
     cutmix: Annotated[Domain, Bounds(low=0, high=2)] = Fixed(value=0.0)
     """alpha of CutMix (arXiv 1905.04899)"""
+    views: Annotated[Domain, Bounds(low=0, high=64, integer=True)] = Fixed(value=0)
+    """versions of each training image, drawn once and used in turn, by the probe too; 0: a new one each time"""
 
 
 _RATE = Bounds(low=0, high=100, log=True, open_low=True)
@@ -118,6 +126,8 @@ class SearchSpace(_Section):
     """look-ahead momentum of sgd"""
     weight_decay: Annotated[Domain, Bounds(low=0, high=1, log=True)] = Range(low=1e-6, high=1e-1, log=True, off=True)
     """decoupled weight decay, for every optimizer: adam with it is adamw; norms and biases are left out"""
+    features: Annotated[Domain, Known(tuple(Features))] = Choice(values=(Features.LAST, Features.SEVERAL))
+    """what the head sees of the backbone: its last layer, or several depths beside it (Head2Toe, arXiv 2201.03529)"""
     head_units: Head = HeadSpace()
     """widths of the head's hidden layers, as a list from the backbone upwards (`[]` is a linear head), or what to search"""
     activation: Annotated[Domain, Known(tuple(Activation))] = Choice(values=(Activation.RELU, Activation.GELU))
@@ -133,14 +143,14 @@ class SearchSpace(_Section):
     class_weights: Annotated[Domain, Known(tuple(ClassWeights))] = Fixed(value=ClassWeights.NONE)
     """how much an image of each class counts; balanced: inversely to the size of its class"""
     batch_size: Annotated[Domain, Bounds(low=1, high=4096, integer=True, discrete=True)] = Fixed(value=32)
-    """images a step; a list is always choices, never a range"""
+    """images a step; a probe takes more where there are enough; a list is always choices, never a range"""
     unfreeze: Annotated[Domain, Bounds(low=0, high=1)] = Range(low=0.3, high=1.0)
     """part of the backbone's blocks, counted from the top, that the fine-tuning trains; 0: probe only"""
     layer_decay: Annotated[Domain, Bounds(low=0, high=1, open_low=True)] = Range(low=0.85, high=1.0)
     """factor of the learning rate from one block to the one below it"""
     warmup: Annotated[Domain, Bounds(low=0, high=0.9)] = Fixed(value=0.125)
     """part of the fine-tuning's steps in which the rate rises from zero"""
-    ema: Annotated[Domain, Bounds(low=0, high=1, open_high=True)] = Fixed(value=0.0)
+    ema: Annotated[Domain, Bounds(low=0, high=1, open_high=True)] = Fixed(value=0.99)
     """momentum of the running average of the weights that is evaluated instead of them; 0 is off"""
     augmentation: AugmentationSpace = AugmentationSpace()
     """changes to training images"""

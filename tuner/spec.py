@@ -53,12 +53,16 @@ class Training(Section):
 
     probe_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     """epochs of the head on frozen features"""
+    probe_heads: Annotated[int, Field(ge=1, le=16)] = 1
+    """heads that a probe trains at once, at rates spread around the trial's own; the best one goes on"""
     epochs: Literal["auto"] | Annotated[int, Field(ge=0, le=10_000)] = "auto"
     """epochs of fine-tuning; auto: by the number of training images; 0: probe only"""
     promote: Annotated[float, Field(gt=0, le=1)] = 0.25
     """part of the probes that earns fine-tuning: a trial goes on if its probe is among this best part of all so far"""
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     """largest norm of the gradient; longer ones are scaled down"""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """in which the network computes; auto: bfloat16 on GPUs that are faster with it (compute capability 8.0 and above), else float32"""
 
     def num_epochs(self, num_train: int) -> int:
         """Fine-tuning epochs of each trial; `auto` gives small data sets more: 12 for 2,000 training images, between 4 and 15."""

@@ -97,6 +97,16 @@ class Percentile(_Comparing):
     """best trials that are kept, per cent"""
 
 
+class TopK(_Strategy):
+    """Keep what is among the best few after the first epochs of fine-tuning (arXiv 2307.15422)."""
+
+    name: Literal["top-k"] = "top-k"
+    keep: int = Field(default=5, ge=1)
+    """a trial goes on if fewer than so many before it were as good at that epoch"""
+    epochs: int = Field(default=1, ge=1)
+    """epochs of fine-tuning after which it is decided, once"""
+
+
 class Patient(_Strategy):
     """Prune what has not improved for some epochs of fine-tuning."""
 
@@ -159,7 +169,7 @@ Sampler = Annotated[
     _ShortForm(),
 ]
 Pruner = Annotated[
-    NoPruner | Median | Percentile | Patient | Hyperband | SuccessiveHalving | Wilcoxon | Threshold,
+    NoPruner | Median | Percentile | TopK | Patient | Hyperband | SuccessiveHalving | Wilcoxon | Threshold,
     Field(discriminator="name"),
     BeforeValidator(_named),
     _ShortForm(),

@@ -91,7 +91,7 @@ def test_a_terminal_shows_the_study_live_and_its_end(place: Place, terminals: li
 
 
 def test_ctrl_c_on_a_terminal_ends_in_order(place: Place, terminals: list[Terminal]) -> None:
-    terminal = Terminal(place.folder, ("run", "study.yaml"), {"epoch_seconds": 0.5})
+    terminal = Terminal(place.folder, ("run", "study.yaml"), {"epoch_seconds": 2.0})
     terminals.append(terminal)
     terminal.until("fine-tune")
     terminal.type(b"\x03")

@@ -1,7 +1,9 @@
 """Image files of every kind and every damage."""
 
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -165,3 +167,22 @@ def test_an_image_may_be_read_while_others_are_being_mapped(tmp_path: Path) -> N
 
 def test_a_name_that_is_no_utf_8_can_be_shown() -> None:
     assert images.show(os.fsdecode(b"caf\xe9.png")) == "caf\ufffd.png"
+
+
+def test_threads_hold_no_more_pixels_at_once_than_there_may_be() -> None:
+    held = images._Held(100)
+    inside, most, counted = [0], [0], threading.Lock()
+    together = threading.Barrier(2)
+
+    def hold(_: int) -> None:
+        with held.held(50):
+            with counted:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+            together.wait(10)
+            with counted:
+                inside[0] -= 1
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(hold, range(8)))
+    assert most == [2]

@@ -1,23 +1,28 @@
 """Decoded and resized images, shared through a file."""
 
+import logging
 import multiprocessing
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from tests.data.conftest import noise
 from tuner import errors
-from tuner.data import files, fingerprint, folder, resized
+from tuner.data import entries, files, folder, resized
 
 
 def load(photos: Path, cache: Path, *, size: int = 8, resize: resized.Resize = "stretch", rows: tuple[int, ...] = (0, 2, 5)) -> np.ndarray:
     data = files.read(folder.find(photos), cache=cache)
-    mark = fingerprint.fingerprint(data)
-    return resized.load(data, np.array(rows, np.int64), size=size, resize=resize, cache=cache, fingerprint=mark)
+    found = resized.load(data, np.array(rows, np.int64), size=size, resize=resize, cache=cache, words={"what": "train"})
+    assert isinstance(found, np.ndarray)
+    return found
 
 
 def kept(cache: Path) -> list[Path]:
@@ -83,18 +88,92 @@ def test_an_image_that_is_gone_meanwhile_is_named(photos: Path, tmp_path: Path) 
     data = files.read(folder.find(photos), cache=None)
     (photos / "cat" / "1.png").unlink()
     with pytest.raises(errors.DataError, match=r"cat/1\.png: there is no such file"):
-        resized.load(data, np.arange(8), size=8, resize="stretch", cache=tmp_path / "cache", fingerprint="f")
+        resized.load(data, np.arange(8), size=8, resize="stretch", cache=tmp_path / "cache", words={})
     assert not kept(tmp_path / "cache")
 
 
-def test_a_full_disk_is_an_error_with_its_cure(photos: Path, tmp_path: Path) -> None:
-    load(photos, tmp_path / "cache")
-    [path] = kept(tmp_path / "cache")
-    path.unlink()
-    # a device on which every write finds the disk full stands in for the file
-    path.with_name(path.name + ".part").symlink_to("/dev/full")
-    with pytest.raises(errors.DataError, match=r"cannot be written \(No space left on device\); make room there, or name another folder"):
-        load(photos, tmp_path / "cache")
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_CACHE_LIMIT", "200")
+
+
+def stream(photos: Path, cache: Path, **changed: Any) -> resized.Images:
+    data = files.read(folder.find(photos), cache=None)
+    given: dict[str, Any] = {"size": 8, "resize": "stretch", "cache": cache, "words": {"what": "train"}}
+    return resized.load(data, np.array([0, 2, 5, 7], np.int64), **given | changed)
+
+
+@pytest.mark.usefixtures("no_room")
+def test_images_for_which_there_is_no_room_are_decoded_each_time_to_the_same_pixels(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    streamed = stream(photos, tmp_path / "cache")
+    assert isinstance(streamed, resized.Streamed)
+    assert "4 images are decoded again whenever they are used" in caplog.text
+    assert not entries.find(tmp_path / "cache")
+    monkeypatch.delenv("TUNER_CACHE_LIMIT")
+    mapped = np.asarray(stream(photos, tmp_path / "cache"))
+    assert streamed.shape == mapped.shape and len(streamed) == 4
+    assert (streamed[np.array([3, 0, 0])] == mapped[[3, 0, 0]]).all()
+    assert (streamed[1:3] == mapped[1:3]).all()
+    assert streamed[np.array([], np.int64)].shape == (0, 8, 8, 3)
+
+
+@pytest.mark.parametrize("limit", ["200", "1GB"])
+def test_batches_come_in_order_whether_mapped_or_streamed(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setenv("TUNER_CACHE_LIMIT", limit)
+    images = stream(photos, tmp_path / "cache")
+    rows = [np.array([2, 1]), np.array([0]), np.array([3, 3, 0])]
+    for chosen, found in zip(rows, resized.batches(images, rows), strict=True):
+        assert (found == images[chosen]).all()
+    assert not list(resized.batches(images, []))
+
+
+def test_the_next_batch_is_prepared_while_one_is_used() -> None:
+    prepared = [threading.Event(), threading.Event(), threading.Event()]
+
+    class Watched:
+        shape = (3, 1, 1, 3)
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, rows: resized.Rows, /) -> NDArray[np.uint8]:
+            assert isinstance(rows, np.ndarray)
+            prepared[rows[0]].set()
+            return np.zeros((1, 1, 1, 3), np.uint8)
+
+    taken = resized.batches(Watched(), [np.array([row]) for row in range(3)])
+    next(taken)
+    assert prepared[1].wait(10)
+    next(taken)
+    assert prepared[2].wait(10)
+    assert len(list(taken)) == 1
+
+
+@pytest.mark.usefixtures("no_room")
+def test_a_streamed_image_that_is_gone_is_named_where_its_batch_is_used(photos: Path, tmp_path: Path) -> None:
+    streamed = stream(photos, tmp_path / "cache")
+    for path in photos.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(errors.DataError, match=r"\.png: there is no such file"):
+        next(resized.batches(streamed, [np.array([0])]))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_a_photograph_that_is_decoded_smaller_looks_the_same(tmp_path: Path, resize: resized.Resize) -> None:
+    smooth = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.fromarray(smooth).resize((800, 608), Image.Resampling.BICUBIC).save(tmp_path / "photos" / name / "1.jpg", quality=95)
+    data = files.read(folder.find(tmp_path / "photos"), cache=None)
+    [small] = data.images.map(lambda pixels: pixels, [0], least=32)
+    assert small.shape == (76, 100, 3)
+    whole = resized.fit(data.read(0), 32, resize)
+    assert np.abs(resized.fit(small, 32, resize).astype(int) - whole).mean() < 1
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,17 @@ def test_the_curve_is_kept_as_measured(begin: Begin) -> None:
     assert read[1].loss != read[1].loss
 
 
+def test_a_trial_that_went_on_from_a_checkpoint_in_a_fresh_trainer_has_its_whole_curve(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    trials.report(study, claimed, by_hand.epochs(claimed, [0.5, 0.6, 0.7]))
+    later = by_hand.epochs(claimed, [0.6, 0.65], first=4)
+    trials.finish(study, claimed, by_hand.finished(claimed, 0.7), later, device="cpu")
+    [trial] = study.storage.rdb.get_all_trials(study.id)
+    assert trial.user_attrs["epochs"] == 5
+    assert trial.user_attrs["stage"] == "fine_tune"
+
+
 def test_a_step_reported_again_stays_as_it_was(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)

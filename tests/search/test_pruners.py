@@ -41,6 +41,9 @@ def train(study: Study, accuracies: Sequence[float]) -> int | None:
         ({"name": "median", "startup_trials": 4}, None),
         ({"name": "percentile", "startup_trials": 2, "percentile": 75}, 7),
         ({"name": "percentile", "startup_trials": 2, "warmup": 0.75}, 9),
+        ({"name": "top-k", "keep": 3}, 3),
+        ({"name": "top-k", "keep": 2, "epochs": 5}, 7),
+        ({"name": "top-k", "keep": 4}, None),
         ({"name": "patient", "patience": 2}, 7),
         ({"name": "patient", "patience": 5}, 8),
         ({"name": "hyperband", "reduction_factor": 2}, 8),
@@ -67,6 +70,33 @@ def test_a_trial_that_wins_late_is_not_pruned_on_its_way(begin: Begin, name: Any
     # as measured: below the probe for half of the fine-tuning, then above all others
     late = [0.6, 0.72, 0.67, 0.65, 0.70, 0.71, 0.80, 0.81, 0.82, 0.83]
     assert train(study, late) is None
+
+
+def test_the_best_few_after_one_epoch_go_on_however_much_they_fall_behind(begin: Begin) -> None:
+    study = begin(pruner={"name": "top-k", "keep": 2}, training=ROAD)
+    firsts = [0.6, 0.7, 0.65, 0.72, 0.71, 0.7]
+    # 0.65 is second best so far, 0.71 too; 0.7 for the second time is third
+    assert [train(study, [0.5, 0.5, first, *[0.1] * 7]) for first in firsts] == [None, None, None, None, None, 3]
+
+
+def test_a_later_trial_takes_no_place_away_from_one_that_runs(begin: Begin) -> None:
+    study = begin(pruner={"name": "top-k", "keep": 1}, training=ROAD)
+    running = by_hand.must_claim(study)
+    trials.report(study, running, by_hand.epochs(running, [0.5, 0.5, 0.55]))
+    assert not trials.should_prune(study, running)
+    assert train(study, GOOD) is None
+    trials.report(study, running, by_hand.epochs(running, [0.6], first=4))
+    assert not trials.should_prune(study, running)
+
+
+def test_one_that_runs_keeps_its_place_though_an_earlier_trial_comes_later(begin: Begin) -> None:
+    study = begin(pruner={"name": "top-k", "keep": 1}, training=ROAD)
+    slow, quick = by_hand.must_claim(study), by_hand.must_claim(study)
+    trials.report(study, quick, by_hand.epochs(quick, [0.5, 0.5, 0.55]))
+    assert not trials.should_prune(study, quick)
+    trials.report(study, slow, by_hand.epochs(slow, [0.5, 0.5, 0.6]))
+    trials.report(study, quick, by_hand.epochs(quick, [0.56], first=4))
+    assert not trials.should_prune(study, quick)
 
 
 def test_a_trial_that_gets_better_all_the_time_is_never_out_of_patience(begin: Begin) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.search import by_hand
-from tuner.hyperparameters import Augmentation
+from tuner.hyperparameters import Augmentation, Flip
 from tuner.search import rule
 
 
@@ -54,4 +54,4 @@ def test_its_parameters_name_exactly_what_is_searched() -> None:
 def test_a_probe_only_study_has_a_rule_of_the_probe() -> None:
     recipe = rule.rule(1000, 10, by_hand.spec().search, fine_tunes=False)
     assert recipe.unfreeze == 0.0
-    assert recipe.augmentation == Augmentation()
+    assert recipe.augmentation == Augmentation(flip=Flip.HORIZONTAL)

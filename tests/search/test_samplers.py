@@ -20,6 +20,7 @@ CHOICES = {
     "learning_rate": {"choices": [1e-4, 3e-4]},
     "probe_learning_rate": 1e-3,
     "weight_decay": 1e-4,
+    "features": "last",
     "head_units": {"layers": {"choices": [0, 1]}, "units": {"choices": [32, 64]}},
     "activation": "relu",
     "dropout": 0.3,

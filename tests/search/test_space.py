@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.search import by_hand
-from tuner.hyperparameters import Augmentation, Hyperparameters
+from tuner.hyperparameters import Augmentation, Flip, Hyperparameters
 from tuner.search import space
+from tuner.search_space import DRAWN, MIXED, AugmentationSpace
 
 
 class Dice:
@@ -65,8 +66,9 @@ def test_only_what_acts_is_asked_for(seed: int) -> None:
     assert ("label_smoothing.on" in asked) == (chosen.loss != "focal")
     assert ("activation" in asked) == (len(chosen.head_units) > 0)
     assert [name for name in asked if name.startswith("head_units.")] == [f"head_units.{k}" for k in range(1, len(chosen.head_units) + 1)]
-    fine_tuned = {f"learning_rate.{chosen.optimizer}", "layer_decay", "warmup", "ema.on", "augmentation.flip", "augmentation.cutmix.on"}
-    assert fine_tuned <= asked.keys() if chosen.unfreeze > 0 else not any(name.startswith("augmentation") for name in asked)
+    assert "augmentation.flip" in asked
+    fine_tuned = {f"learning_rate.{chosen.optimizer}", "layer_decay", "warmup", "ema.on", "augmentation.shear", "augmentation.cutmix.on"}
+    assert fine_tuned <= asked.keys() if chosen.unfreeze > 0 else not fine_tuned & asked.keys()
 
 
 def test_a_hyperparameter_that_is_switched_off_is_zero_and_has_no_strength() -> None:
@@ -84,11 +86,43 @@ def test_a_fixed_value_is_taken_without_asking() -> None:
 def test_without_fine_tuning_only_the_probe_is_searched() -> None:
     chosen, asked = throw({}, fine_tunes=False)
     assert chosen.unfreeze == 0.0
-    assert chosen.augmentation == Augmentation()
+    assert chosen.augmentation == Augmentation(flip=Flip.HORIZONTAL)
     assert not [name for name in asked if name.startswith(("learning_rate", "augmentation", "unfreeze", "layer_decay"))]
 
 
-@pytest.mark.parametrize("search", [{}, EVERYTHING])
+def changes(asked: dict[str, Any]) -> set[str]:
+    return {name.removeprefix("augmentation.").removesuffix(".on") for name in asked if name.startswith("augmentation.")}
+
+
+#: each change a range, mirror images and views too
+ALL_CHANGES: dict[str, Any] = {"flip": ["none", "both"], "views": [0, 8]} | {name: [0.1, 0.2] for name in (*DRAWN, *MIXED)}
+
+
+@pytest.mark.parametrize("fine_tunes", [True, False])
+@pytest.mark.parametrize(
+    ("views", "changed"),
+    [
+        # the probe sees mirror images always
+        (0, {"flip"}),
+        # and, drawn once, all that changes one image; what mixes two it never sees
+        (4, {"flip", *DRAWN}),
+    ],
+)
+def test_a_trial_that_ends_with_its_probe_chooses_what_its_probe_sees(fine_tunes: bool, views: int, changed: set[str]) -> None:
+    search = {"unfreeze": {"range": [0.5, 1], "off": True}, "augmentation": ALL_CHANGES | {"views": views}}
+    chosen, asked = throw(search, fine_tunes=fine_tunes, **{"unfreeze.on": False})
+    assert changes(asked) == changed
+    assert chosen.augmentation.views == views
+    assert chosen.augmentation.mixup == 0
+
+
+def test_every_change_is_chosen_by_a_trial_that_is_fine_tuned() -> None:
+    chosen, asked = throw({"augmentation": ALL_CHANGES}, fine_tunes=True, **{"augmentation.views": 0})
+    assert changes(asked) == set(AugmentationSpace.model_fields) == set(Augmentation.model_fields)
+    assert chosen.augmentation.mixup > 0
+
+
+@pytest.mark.parametrize("search", [{}, EVERYTHING, {"unfreeze": 0}, {"unfreeze": [0, 1], "augmentation": ALL_CHANGES}])
 def test_the_table_has_a_row_for_everything_that_may_be_asked(search: dict[str, Any]) -> None:
     spec = by_hand.spec(search=search)
     rows = {row.name for row in space.rows(spec) if row.is_searched}
@@ -111,6 +145,20 @@ def test_the_table_has_a_row_for_everything_that_may_be_asked(search: dict[str, 
         ({}, "batch_size", "32", "always"),
         ({}, "augmentation.flip", "horizontal", "always"),
         ({"unfreeze": [0, 0.6]}, "layer_decay", "0.85 to 1", "unfreeze > 0"),
+        ({"unfreeze": {"range": [0.2, 1], "off": True}}, "layer_decay", "0.85 to 1", "unfreeze > 0"),
+        ({"unfreeze": {"choices": [0, 1]}}, "warmup", "0.125", "unfreeze > 0"),
+        ({"unfreeze": 0}, "augmentation.flip", "horizontal", "always"),
+        ({"unfreeze": 0}, "augmentation.views", "0", "always"),
+        ({"unfreeze": 0, "augmentation": {"views": [0, 8]}}, "augmentation.translation", "0.02 to 0.2", "augmentation.views > 0"),
+        ({"unfreeze": 0, "augmentation": {"views": [2, 8]}}, "augmentation.translation", "0.02 to 0.2", "always"),
+        ({"unfreeze": [0, 1]}, "augmentation.translation", "0.02 to 0.2", "unfreeze > 0"),
+        (
+            {"unfreeze": [0, 1], "augmentation": {"views": {"choices": [0, 8]}}},
+            "augmentation.translation",
+            "0.02 to 0.2",
+            "unfreeze > 0 or augmentation.views > 0",
+        ),
+        ({"unfreeze": [0, 1], "augmentation": {"views": 8}}, "augmentation.cutmix", "0", "unfreeze > 0"),
         ({"unfreeze": [0, 0.6]}, "learning_rate.lion", "3e-5 to 0.0002, logarithmic", "optimizer is lion and unfreeze > 0"),
         ({"loss": ["focal", "cross_entropy"]}, "focal_gamma", "0.5 to 3", "loss is focal"),
         ({"nesterov": [True, False]}, "nesterov", "true or false", "optimizer is sgd"),
@@ -123,4 +171,5 @@ def test_a_row_says_what_is_tried_and_when_it_acts(search: dict[str, Any], name:
 
 def test_a_study_without_fine_tuning_shows_nothing_of_it() -> None:
     names = {row.name for row in space.rows(by_hand.spec(training={"epochs": 0}))}
-    assert not [name for name in names if name.startswith(("learning_rate", "augmentation", "unfreeze"))]
+    assert not [name for name in names if name.startswith(("learning_rate", "unfreeze"))]
+    assert {name for name in names if name.startswith("augmentation")} == {"augmentation.flip", "augmentation.views"}

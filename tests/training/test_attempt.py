@@ -11,9 +11,9 @@ import pytest
 
 from tests.training.conftest import DIGITS, study
 from tuner import errors, messages
-from tuner.hyperparameters import Hyperparameters, Optimizer
+from tuner.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer
 from tuner.messages import Ending, Epoch, Stage
-from tuner.training import attempt, pipeline
+from tuner.training import attempt, pipeline, steps
 from tuner.training import bench as benches
 
 #: everything that one epoch hands on to the next is on: dropout, momentum, averages, random changes
@@ -37,6 +37,7 @@ PLAIN = Hyperparameters(batch_size=20, probe_learning_rate=1e-2, learning_rate=3
 SPOILED = PLAIN.model_copy(update={"optimizer": Optimizer.SGD, "learning_rate": 50.0, "warmup": 0.0})
 #: the head alone is hardly trained, and the fine-tuning makes up for it
 MENDED = PLAIN.model_copy(update={"probe_learning_rate": 1e-6, "learning_rate": 1e-2, "unfreeze": 1.0, "ema": 0.3})
+DEEPER = MENDED.model_copy(update={"features": Features.SEVERAL, "unfreeze": 0.4, "head_units": (8,)})
 
 
 class Control:
@@ -241,19 +242,23 @@ def test_a_trial_after_one_that_was_not_finite_is_as_it_always_was(
     assert after_it.curve == plain[1].curve
 
 
-@pytest.mark.parametrize("hyperparameters", [MENDED, SPOILED], ids=["best while fine-tuning", "best in the probe"])
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [MENDED, DEEPER, SPOILED],
+    ids=["best while fine-tuning", "best while fine-tuning, several depths", "best in the probe"],
+)
 def test_the_kept_weights_give_the_best_validation_accuracy_again(
     bench: benches.Bench, tmp_path: Path, hyperparameters: Hyperparameters
 ) -> None:
     finished, control = run(bench, order(tmp_path, hyperparameters))
     assert finished.weights is not None
     assert finished.best_step is not None
-    assert (finished.best_step > 3) == (hyperparameters is MENDED)
+    assert (finished.best_step > 3) == (hyperparameters is not SPOILED)
     on_validation = replace(bench, data=replace(bench.data, test=bench.data.validation))
     found = attempt.evaluate(on_validation, messages.Evaluate(trial=3, hyperparameters=hyperparameters, weights=finished.weights))
     assert found.accuracy == finished.value
     assert found.confusion == finished.confusion
-    assert found.loss == pytest.approx(control.curve[finished.best_step - 1].validation_loss, rel=1e-5)
+    assert found.loss == pytest.approx(control.curve[finished.best_step - 1].validation_loss, rel=1e-3)
     assert found.num_images == 60
 
 
@@ -265,12 +270,50 @@ def test_weights_of_a_study_without_test_images_are_not_scored(bench: benches.Be
         attempt.evaluate(without, messages.Evaluate(trial=3, hyperparameters=PLAIN, weights=finished.weights))
 
 
-@pytest.mark.parametrize(("unfreeze", "opened"), [(0.6, {"conv2", "conv3"}), (1.0, {"conv1", "conv2", "conv3"})])
-def test_fine_tuning_changes_the_top_alone_and_no_batch_norm(
-    bench: benches.Bench, tmp_path: Path, unfreeze: float, opened: set[str]
-) -> None:
+def test_a_trial_leaves_the_backbone_as_pretrained(bench: benches.Bench, tmp_path: Path) -> None:
+    run(bench, order(tmp_path, PLAIN))
     variables = bench.backbone.network.variables
-    before = [variable.numpy() for variable in variables]
-    run(bench, order(tmp_path, PLAIN.model_copy(update={"unfreeze": unfreeze})))
-    changed = [variable for variable, value in zip(variables, before, strict=True) if (variable.numpy() != value).any()]
-    assert {variable.path.split("/")[-2] for variable in changed} == opened
+    assert all((variable.numpy() == value).all() for variable, value in zip(variables, bench.pretrained, strict=True))
+
+
+#: other values of RICH, traced as it is
+ALIKE = RICH.model_copy(
+    update={
+        "head_units": (12,),
+        "dropout": 0.5,
+        "batch_size": 20,
+        "learning_rate": 1e-2,
+        "layer_decay": 0.9,
+        "weight_decay": 0.1,
+        "ema": 0.9,
+        "label_smoothing": 0.0,
+        "class_weights": ClassWeights.NONE,
+        "augmentation": Augmentation.model_validate({"rotation": 0.1, "contrast": 0.1, "erasing": 0.4, "mixup": 0.1}),
+    }
+)
+#: of another shape in every respect
+OTHER = Hyperparameters.model_validate(
+    {"optimizer": "sgd", "unfreeze": 1.0, "features": "several", "loss": "focal", "batch_size": 25, "augmentation": {"flip": "both"}}
+)
+
+
+@pytest.mark.parametrize("wanted", [RICH, OTHER], ids=["rich", "other"])
+def test_a_trial_is_the_same_bit_for_bit_whatever_was_trained_before(bench: benches.Bench, tmp_path: Path, wanted: Hyperparameters) -> None:
+    first = replace(bench, traced=steps.Steps())
+    finished, control = run(first, order(tmp_path / "first", wanted))
+    used = replace(bench, traced=steps.Steps())
+    for number, before in enumerate([ALIKE, OTHER, RICH, ALIKE]):
+        run(used, order(tmp_path / str(number), before, seed=number))
+    again, same = run(used, order(tmp_path / "again", wanted))
+    assert same.curve == control.curve
+    assert (again.value, again.best_step, again.confusion) == (finished.value, finished.best_step, finished.confusion)
+    assert Path(str(again.weights)).read_bytes() == Path(str(finished.weights)).read_bytes()
+
+
+def test_the_second_trial_of_a_shape_traces_nothing(bench: benches.Bench, tmp_path: Path) -> None:
+    own = replace(bench, traced=steps.Steps())
+    run(own, order(tmp_path, RICH))
+    count = own.traced.num_traced
+    assert count > 0
+    run(own, order(tmp_path, ALIKE, seed=9))
+    assert own.traced.num_traced == count

@@ -18,7 +18,7 @@ IMAGES = SLOPES[:, 0] * GRID[None, :, None, None] + SLOPES[:, 1] * GRID[None, No
 IMAGES[:, :3, :3] += 20
 LABELS = np.eye(COUNT, dtype=np.float32)
 #: each field alone, at a middling strength
-ALONE: dict[str, Any] = {name: 0.4 for name in Augmentation.model_fields if name != "flip"} | {"flip": "both"}
+ALONE: dict[str, Any] = {name: 0.4 for name in Augmentation.model_fields if name not in ("flip", "views")} | {"flip": "both"}
 
 
 def change(seed: int = 1, step: int = 0, **strengths: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -159,3 +159,16 @@ def test_a_batch_of_one_is_changed_too() -> None:
     assert images.shape == (1, SIZE, SIZE, 3)
     assert np.isfinite(images).all()
     assert labels.numpy().sum() == pytest.approx(1)
+
+
+def test_strengths_are_values_of_one_graph() -> None:
+    weak, strong = (Augmentation(flip="horizontal", rotation=r, brightness=r, erasing=r, mixup=r) for r in (0.05, 0.4))
+    assert augmentation.Changes.of(weak) == augmentation.Changes.of(strong)
+    traced = tf.function(augmentation.traceable(augmentation.Changes.of(weak)))
+    for wanted in (weak, strong):
+        values = {name: tf.constant(value) for name, value in augmentation.strengths(wanted).items()}
+        images, labels = traced(tf.constant(IMAGES), tf.constant(LABELS), values, tf.constant([1, 5]))
+        expected = change(1, 5, **wanted.model_dump())
+        np.testing.assert_allclose(images, expected[0], atol=1e-3)
+        np.testing.assert_allclose(labels, expected[1], atol=1e-6)
+    assert traced.experimental_get_tracing_count() == 1

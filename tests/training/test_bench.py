@@ -4,18 +4,43 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tests.training.conftest import study
+from tuner.hyperparameters import Features
 from tuner.training import bench as benches
-from tuner.training import features
+from tuner.training import features, views
 
 
-def test_the_features_are_those_of_the_training_and_validation_images(bench: benches.Bench) -> None:
-    assert (bench.train_features.numpy() == features.compute(bench.backbone, bench.data.train.images)).all()
-    assert (bench.validation_features.numpy() == features.compute(bench.backbone, bench.data.validation.images)).all()
-    np.testing.assert_allclose(bench.moments[0], bench.train_features.numpy().mean(0), rtol=1e-5)
-    np.testing.assert_allclose(bench.moments[1], bench.train_features.numpy().var(0), rtol=1e-5)
+def test_the_features_of_several_depths_end_with_those_of_the_last_layer(bench: benches.Bench) -> None:
+    backbone, data = bench.backbone, bench.data
+    for split, images in (("train", data.train.images), ("validation", data.validation.images)):
+        found = bench.features(split, (views.ORIGINAL,)).whole()[0]
+        mean, variance = bench.moments(Features.LAST)
+        expected = (backbone.features(np.asarray(images, np.float32), Features.LAST) - mean) / np.sqrt(variance)
+        np.testing.assert_allclose(found[:, -backbone.num_features(Features.LAST) :], expected, rtol=2e-2, atol=2e-2)
     assert bench.num_classes == 10
+
+
+@pytest.mark.parametrize("kind", Features)
+def test_the_moments_are_those_of_the_training_images_as_they_are(bench: benches.Bench, kind: Features) -> None:
+    vectors = np.asarray(bench.backbone.features(np.asarray(bench.data.train.images, np.float32), kind))
+    mean, variance = bench.moments(kind)
+    assert mean.shape == variance.shape == (bench.backbone.num_features(kind),)
+    np.testing.assert_allclose(mean, vectors.mean(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(variance, np.maximum(vectors.var(0), features.SMALLEST_VARIANCE), rtol=2e-2, atol=1e-5)
+
+
+def test_activations_are_kept_for_a_cut_that_has_much_below_it(bench: benches.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut, longer = bench.backbone.cut(1), dataclasses.replace(bench, epochs=9)
+    assert longer.lower(bench.backbone.cut(3), "train", (views.ORIGINAL,)) is None
+    monkeypatch.setattr(features, "WORTHWHILE_MULTIPLY_ADDS", 1)
+    found = longer.lower(cut, "train", (views.ORIGINAL, views.View(flip_x=True)))
+    assert found is not None
+    activation, pooled = found.take(np.array([0, 1]), np.array([3, 4]))
+    assert activation.shape == (2, *cut.shape)
+    assert pooled.shape == (2, cut.num_pooled)
+    assert dataclasses.replace(bench, epochs=1).lower(cut, "train", (views.ORIGINAL,)) is None
 
 
 def test_an_identity_is_of_its_images_its_network_and_its_road(bench: benches.Bench) -> None:

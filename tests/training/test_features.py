@@ -1,17 +1,22 @@
-"""Features of images: computed once, read by all."""
+"""What a backbone makes of images: computed once, kept exactly enough, read by all."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from tests.training import conftest
-from tuner.training import backbones, features
+from tuner.hyperparameters import Augmentation, Features
+from tuner.training import backbones, cuts, features, views
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3)).astype(np.uint8)
+MIRRORED = views.View(flip_x=True)
+DRAWN = views.View(strengths=Augmentation(translation=0.2))
 
 
 @pytest.fixture(scope="module")
@@ -19,76 +24,139 @@ def backbone() -> backbones.Backbone:
     return backbones.load(conftest.study(model=conftest.NETWORK).model)
 
 
-def load(backbone: backbones.Backbone, cache: Path, images: NDArray[np.uint8] = IMAGES, key: str = "some") -> NDArray[np.float32]:
-    return features.load(backbone, images, network=backbone.digest(), key=key, cache=cache)
+@pytest.fixture
+def shelf(backbone: backbones.Backbone, tmp_path: Path) -> features.Shelf:
+    return made(backbone, tmp_path)
+
+
+def made(backbone: backbones.Backbone, cache: Path, *, images: NDArray[np.uint8] = IMAGES, key: str = "some") -> features.Shelf:
+    pictures = {
+        "train": features.Pictures(images=images, key=f"train {key}"),
+        "validation": features.Pictures(images=images[:8], key=f"validation {key}"),
+    }
+    return features.Shelf(backbone=backbone, network=backbone.digest(), pictures=pictures, cache=cache, words={"study": "small"})
 
 
 def kept(cache: Path) -> list[Path]:
-    return sorted((cache / "features").glob("*.npy"))
+    return sorted(cache.glob("*/*.npy"))
 
 
-def test_the_cached_vectors_are_those_of_the_network(backbone: backbones.Backbone, tmp_path: Path) -> None:
-    found = load(backbone, tmp_path)
-    assert found.shape == (70, 512)
-    assert found.dtype == np.float32
-    assert (found == features.compute(backbone, IMAGES)).all()
-    np.testing.assert_allclose(found, backbone.features(IMAGES.astype(np.float32)), rtol=1e-4, atol=1e-4)
+def near(found: Any, expected: Any, within: float = 2e-3) -> None:
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=within, atol=within)
 
 
-def test_they_are_computed_once(backbone: backbones.Backbone, tmp_path: Path) -> None:
-    first = load(backbone, tmp_path)
-    [path] = kept(tmp_path)
-    before = path.stat().st_mtime_ns
-    second = load(backbone, tmp_path)
-    assert isinstance(second, np.memmap)
-    assert (second == first).all()
-    assert path.stat().st_mtime_ns == before
+@pytest.mark.parametrize("view", [views.ORIGINAL, MIRRORED, DRAWN])
+def test_the_vectors_are_those_of_the_network_standardized(shelf: features.Shelf, view: views.View) -> None:
+    expected = [shelf.backbone.features(views.show(shown, IMAGES, 0), Features.SEVERAL).numpy() for shown in (views.ORIGINAL, view)]
+    mean, deviation = expected[0].mean(0), np.sqrt(np.maximum(expected[0].var(0), features.SMALLEST_VARIANCE))
+    found = shelf.vectors("train", (views.ORIGINAL, view))
+    assert found.shape == (2, 70, shelf.backbone.num_features(Features.SEVERAL))
+    near(found.whole()[1], (expected[1] - mean) / deviation, within=2e-2)
+    near(shelf.vectors("validation", (view,)).whole()[0], found.whole()[1, :8], within=2e-2)
 
 
-def test_other_images_or_another_network_are_another_file(backbone: backbones.Backbone, tmp_path: Path) -> None:
-    load(backbone, tmp_path)
-    load(backbone, tmp_path, key="others")
-    load(backbone, tmp_path, IMAGES[:8])
-    load(backbones.load(conftest.study(model=conftest.NETWORK | {"weights": "none"}).model), tmp_path)
-    assert len(kept(tmp_path)) == 4
+def test_the_training_images_as_they_are_have_mean_0_and_variance_1(shelf: features.Shelf) -> None:
+    found = shelf.vectors("train", (views.ORIGINAL,)).whole().numpy()[0]
+    varied = shelf.moments()[1] > features.SMALLEST_VARIANCE
+    near(found.mean(0), 0, within=1e-4)
+    near(found[:, varied].var(0), 1)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda content: b"", lambda content: content[:-1], lambda content: b"x" * 600, lambda content: content[:60]]
-)
-def test_a_damaged_file_is_made_anew(backbone: backbones.Backbone, tmp_path: Path, damage: Any) -> None:
-    whole = np.array(load(backbone, tmp_path, IMAGES[:8]))
-    [path] = kept(tmp_path)
-    content = path.read_bytes()
-    path.write_bytes(damage(content))
-    assert (load(backbone, tmp_path, IMAGES[:8]) == whole).all()
-    assert path.read_bytes() == content
+def test_some_vectors_are_read_each_in_the_view_of_its_own(shelf: features.Shelf) -> None:
+    found = shelf.vectors("train", (views.ORIGINAL, MIRRORED))
+    numbers, rows = np.array([0, 1, 1, 0, 1]), np.array([3, 3, 0, 69, 64])
+    assert (found.take(numbers, rows) == found.whole().numpy()[numbers, rows]).all()
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((8, 512), np.float64), np.zeros((7, 512), np.float32), np.zeros(8, np.float32)])
-def test_a_file_of_another_form_is_made_anew(backbone: backbones.Backbone, tmp_path: Path, wrong: NDArray[Any]) -> None:
-    whole = np.array(load(backbone, tmp_path, IMAGES[:8]))
-    [path] = kept(tmp_path)
-    np.save(path, wrong)
-    assert (load(backbone, tmp_path, IMAGES[:8]) == whole).all()
+def test_vectors_are_small_by_the_memory_of_the_machine(shelf: features.Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shelf.vectors("train", (views.ORIGINAL,))
+    assert found.is_small
+    monkeypatch.setattr(features, "SHARE_OF_MEMORY", 1e-12)
+    assert not found.is_small
+
+
+def test_everything_is_computed_once_and_mapped(shelf: features.Shelf, tmp_path: Path, backbone: backbones.Backbone) -> None:
+    cut = backbone.cut(2)
+    wanted = (views.ORIGINAL, MIRRORED)
+    first, below = shelf.vectors("train", wanted).whole(), activations(shelf, cut, "train", wanted)
+    paths = kept(tmp_path)
+    times = [path.stat().st_mtime_ns for path in paths]
+    assert [path.parent.name for path in paths] == ["activations"] * 2 + ["features"] * 2
+    again = made(backbone, tmp_path)
+    assert (again.vectors("train", wanted).whole() == first).numpy().all()
+    rows = np.arange(70)
+    found = activations(again, cut, "train", wanted).take(rows * 0, rows)
+    assert all((a == b).all() for a, b in zip(found, below.take(rows * 0, rows), strict=True))
+    assert [path.stat().st_mtime_ns for path in kept(tmp_path)] == times
+
+
+def test_other_images_views_boundaries_and_networks_are_other_entries(shelf: features.Shelf, tmp_path: Path) -> None:
+    networks = [shelf.backbone, backbones.load(conftest.study(model=conftest.NETWORK | {"weights": "none"}).model)]
+    for network in networks:
+        for other in (made(network, tmp_path), made(network, tmp_path, key="others"), made(network, tmp_path, images=IMAGES[:66])):
+            other.vectors("train", (views.ORIGINAL, MIRRORED))
+            for num_open in (2, 4):
+                other.activations(network.cut(num_open), "train", (views.ORIGINAL,))
+    assert len(kept(tmp_path)) == 2 * 3 * 4
+
+
+def activations(shelf: features.Shelf, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...]) -> features.Activations:
+    found = shelf.activations(cut, split, wanted)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", Features)
+def test_the_upper_part_gives_the_features_of_kept_activations(shelf: features.Shelf, kind: Features) -> None:
+    cut = shelf.backbone.cut(3)
+    found = activations(shelf, cut, "train", (views.ORIGINAL, MIRRORED))
+    rows = np.array([5, 0, 69])
+    lower = found.take(np.array([0, 1, 1]), rows)
+    assert [part.dtype for part in lower] == [np.float32, np.float32]
+    images = np.concatenate([IMAGES[5:6], IMAGES[[0, 69], :, ::-1]]).astype(np.float32)
+    expected = shelf.backbone.features(images, kind).numpy()
+    near(cut.above((tf.constant(lower[0]), tf.constant(lower[1])), kind), expected, within=2e-3 * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content[:-1] + b"x"])
+def test_a_damaged_entry_is_made_anew(backbone: backbones.Backbone, tmp_path: Path, damage: Any) -> None:
+    whole = made(backbone, tmp_path, images=IMAGES[:8]).vectors("validation", (views.ORIGINAL,)).whole()
+    contents = {path: path.read_bytes() for path in kept(tmp_path)}
+    for path, content in contents.items():
+        path.write_bytes(damage(content))
+    assert (made(backbone, tmp_path, images=IMAGES[:8]).vectors("validation", (views.ORIGINAL,)).whole() == whole).numpy().all()
+    assert {path: path.read_bytes() for path in kept(tmp_path)} == contents
+
+
+def test_without_room_vectors_are_computed_and_activations_done_without(
+    shelf: features.Shelf, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = shelf.vectors("train", (views.ORIGINAL,)).whole()
+    monkeypatch.setenv("TUNER_CACHE_LIMIT", "1KB")
+    tight = made(backbone, tmp_path / "tight")
+    assert (tight.vectors("train", (views.ORIGINAL,)).whole() == expected).numpy().all()
+    assert tight.activations(backbone.cut(2), "train", (views.ORIGINAL,)) is None
+    assert kept(tmp_path / "tight") == []
 
 
 def test_two_that_want_the_same_at_once_have_it_computed_once(
     backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[int] = []
-    both_want, compute = threading.Barrier(3), features.compute
+    both_want, run = threading.Barrier(3), features.run
 
-    def counted(backbone: backbones.Backbone, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        computed.append(len(images))
-        return compute(backbone, images)
+    def counted(*given: Any) -> Any:
+        for part in run(*given):
+            computed.append(len(part))
+            yield part
 
-    monkeypatch.setattr(features, "compute", counted)
-    found: list[NDArray[np.float32]] = []
+    monkeypatch.setattr(features, "run", counted)
+    found: list[Any] = []
 
     def want() -> None:
+        shelf = made(backbone, tmp_path)
         both_want.wait()
-        found.append(load(backbone, tmp_path))
+        found.append(shelf.activations(backbone.cut(1), "train", (views.ORIGINAL,)))
 
     threads = [threading.Thread(target=want) for _ in range(2)]
     for thread in threads:
@@ -96,5 +164,60 @@ def test_two_that_want_the_same_at_once_have_it_computed_once(
     both_want.wait()
     for thread in threads:
         thread.join()
-    assert computed == [70]
-    assert (found[0] == found[1]).all()
+    # the second has at most looked at its first batch, to choose the type that keeps it
+    assert computed.count(6) == 1
+    rows = np.arange(70)
+    assert all((a == b).all() for a, b in zip(found[0].take(rows * 0, rows), found[1].take(rows * 0, rows), strict=True))
+
+
+ROWS = np.random.default_rng(0).normal(size=(64, 200)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (ROWS, True),
+        (ROWS * 1e4, True),
+        (ROWS * 1e5, False),  # float16 ends at 65,504
+        (ROWS + 30, True),
+        (ROWS + 300, False),  # the spread is lost beside the size
+        (np.where(np.arange(200) == 7, ROWS + 300, ROWS), True),  # in one column of many
+        (np.full((64, 200), 0.1, np.float32), True),  # nothing to lose
+        (ROWS * 1e-8, True),  # as good as constant
+        (np.where(np.arange(200) == 7, np.nan, ROWS), False),
+    ],
+)
+def test_half_precision_is_used_where_it_loses_nothing(values: NDArray[np.float32], expected: bool) -> None:
+    assert features.is_half_enough(values) is expected
+
+
+def test_values_that_float16_cannot_keep_are_kept_as_float32(tmp_path: Path) -> None:
+    large = backbones.load(conftest.study(model=conftest.NETWORK).model)
+    for variable in large.network.variables[:2]:
+        variable.assign(variable * 1e6)
+    found = made(large, tmp_path).vectors("train", (views.ORIGINAL,))
+    expected = large.features(IMAGES.astype(np.float32), Features.SEVERAL).numpy()
+    mean, variance = features.measure(expected)
+    near(found.whole()[0], (expected - mean) / np.sqrt(variance), within=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"num_views": 8}, False),  # as many views as epochs: nothing is computed twice
+        ({"num_views": 7}, True),
+        ({"num_images": 10**9}, False),  # more than the memory
+    ],
+)
+def test_activations_are_kept_where_that_saves_time(backbone: backbones.Backbone, changes: dict[str, int], expected: bool) -> None:
+    given = {"num_images": 1000, "num_views": 1, "epochs": 8} | changes
+    assert features.is_worth_keeping(backbone.cut(2), **given) is expected
+
+
+def test_activations_that_are_as_soon_computed_as_read_are_not_kept(backbone: backbones.Backbone) -> None:
+    worth = [features.is_worth_keeping(backbone.cut(number), num_images=1000, num_views=1, epochs=8) for number in range(1, 10)]
+    assert worth == sorted(worth, reverse=True)
+    assert worth[0] and not worth[-1]
+    dear = replace(backbone.cut(9), multiply_adds=10**9)
+    assert features.is_worth_keeping(dear, num_images=1000, num_views=1, epochs=8)

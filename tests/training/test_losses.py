@@ -76,3 +76,13 @@ def test_the_focal_loss_of_a_certain_and_right_answer_has_a_finite_gradient(gamm
     with tf.GradientTape() as tape:
         loss = losses.build(Hyperparameters(loss=Loss.FOCAL, focal_gamma=gamma), np.ones(3))(np.eye(3, dtype=np.float32)[[0]], logits)
     assert np.isfinite(tape.gradient(loss, logits)).all()
+
+
+@pytest.mark.parametrize("kind", Loss)
+def test_heads_side_by_side_lose_what_each_loses_alone(kind: Loss) -> None:
+    values = {"smoothing": tf.constant(0.1), "gamma": tf.constant(1.5), "class_weights": tf.range(1.0, 8.0)}
+    loss = losses.training(kind, **values)
+    together = loss(LABELS, np.stack([LOGITS, -LOGITS]))
+    np.testing.assert_allclose(together, np.stack([loss(LABELS, LOGITS), loss(LABELS, -LOGITS)]), rtol=1e-5, atol=1e-6)
+    reported = losses.validation(kind, gamma=tf.constant(1.5))
+    np.testing.assert_allclose(reported(LABELS, np.stack([LOGITS] * 2))[1], reported(LABELS, LOGITS), rtol=1e-5, atol=1e-6)

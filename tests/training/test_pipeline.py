@@ -41,7 +41,7 @@ def test_the_images_of_a_study_come_split_and_resized(cache: Path) -> None:
     data = pipeline.load(study(), cache=cache)
     assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [100, 60, 50]
     assert data.train.images.shape == (100, 16, 16, 3)
-    assert data.train.images.dtype == np.uint8
+    assert data.train.images[:].dtype == np.uint8
     assert data.classes == tuple("0123456789")
     assert len(data.fingerprint) == len(data.splits) == 64
 

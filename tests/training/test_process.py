@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.training import child
 from tests.training.conftest import DIGITS, NETWORK, study
 from tuner import messages
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending
+from tuner.training import process
 
 QUICK = Hyperparameters(batch_size=20, probe_learning_rate=1e-2, learning_rate=3e-3, unfreeze=0.6, dropout=0.2)
 
@@ -61,6 +63,22 @@ def test_a_replay_in_a_warm_trainer_gives_the_same_curve_bit_for_bit(trainer: ch
     assert first.curve == second.curve != between.curve
 
 
+def test_a_study_in_bfloat16_trains_on_cores_and_the_next_study_is_float32_again(trainer: child.Child, cache: Path, tmp_path: Path) -> None:
+    before = trainer.train(tmp_path, QUICK)
+    half = study(training={"probe_epochs": 3, "epochs": 2, "precision": "bfloat16"})
+    prepared = trainer.ask(messages.Prepare(spec=half.model_dump_json(), cache=str(cache)))
+    trainer.forget()
+    assert isinstance(prepared, messages.Prepared)
+    assert prepared.device == "cpu, 1 thread, bfloat16"
+    run = trainer.train(tmp_path, QUICK)
+    assert run.finished.ending is Ending.COMPLETED
+    assert np.isfinite([epoch.loss for epoch in run.curve]).all()
+    assert run.curve != before.curve
+    assert isinstance(evaluate(trainer, str(run.finished.weights)), messages.Evaluated)
+    trainer.prepare(study(), cache)
+    assert trainer.train(tmp_path, QUICK).curve == before.curve
+
+
 def stop_at(kind: str, what: messages.Stop | messages.Suspend) -> child.Answer:
     """A worker that interrupts at the first message of a kind; `fine_tune` is the first epoch of that stage."""
 
@@ -96,7 +114,14 @@ def test_a_word_for_the_trial_before_does_not_reach_the_next(trainer: child.Chil
 def test_a_loss_that_is_not_finite_arrives_as_such_and_the_next_trial_is_as_ever(trainer: child.Child, cache: Path, tmp_path: Path) -> None:
     before = trainer.train(tmp_path, QUICK)
     trainer.prepare(study(training={"probe_epochs": 3, "epochs": 2, "gradient_clip": 1e30}), cache)
-    wild = {"optimizer": "sgd", "learning_rate": 100.0, "head_units": (32, 32, 32, 32), "activation": "elu", "batch_size": 10}
+    wild = {
+        "optimizer": "sgd",
+        "learning_rate": 100.0,
+        "head_units": (32, 32, 32, 32),
+        "activation": "elu",
+        "batch_size": 10,
+        "dropout": 0.0,
+    }
     run = trainer.train(tmp_path, Hyperparameters.model_validate(wild))
     assert run.finished.ending is Ending.NOT_FINITE
     assert "the learning rate is likely too high" in run.finished.reason
@@ -176,3 +201,11 @@ def test_an_attempt_that_fails_is_told_with_its_traceback_and_the_trainer_lives_
 def test_a_trainer_outlives_a_ctrl_c_of_the_terminal(trainer: child.Child, tmp_path: Path) -> None:
     trainer.process.send_signal(signal.SIGINT)
     assert trainer.train(tmp_path, QUICK).finished.ending is Ending.COMPLETED
+
+
+def test_an_error_inside_a_graph_is_told_in_one_line() -> None:
+    inverse = tf.function(tf.linalg.inv)
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        inverse(tf.zeros((2, 2)))
+    assert len(str(caught.value).splitlines()) > 1
+    assert process._told(caught.value) == "Input is not invertible."

@@ -6,12 +6,39 @@ from pathlib import Path
 import pytest
 
 from tuner.commands import options, running
+from tuner.errors import RequestError
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.spec import StudySpec
-from tuner.workers import local
+from tuner.workers import gpus, local
 from tuner.workers.events import Event, Happening
+from tuner.workers.gpus import Gpu, Place
+from tuner.workers.process import Assignment
 from tuner.workers.stopping import Stopping
+
+
+def test_each_worker_of_a_run_is_told_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "found", lambda: (Gpu(name="GPU-aaaa", memory_mb=10000), Gpu(name="GPU-bbbb", memory_mb=20000)))
+    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
+    hands = options.hands(None, 1, None, None, 2)
+    assignments = list(running.assign(study, url, options.Folders(cache=tmp_path, artifacts=tmp_path), hands))
+    places = [Assignment.model_validate_json(assignment.model_dump_json()).place for assignment in assignments]
+    first, second = Place(gpu="GPU-aaaa", memory_mb=4500), Place(gpu="GPU-bbbb", memory_mb=9000)
+    assert places == [first, second, first, second]
+
+
+@pytest.mark.parametrize("given", ["0", "two", "-1"])
+def test_slots_that_the_environment_says_wrongly_are_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_SLOTS_PER_GPU", given)
+    with pytest.raises(RequestError, match="expected a whole number of at least 1"):
+        options.slots_per_gpu()
+
+
+@pytest.mark.parametrize(("given", "slots"), [("", None), ("3", 3)])
+def test_the_environment_may_say_the_slots(given: str, slots: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_SLOTS_PER_GPU", given)
+    assert options.slots_per_gpu() == slots
 
 
 def test_a_worker_that_closes_its_pipe_and_does_not_leave_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tuner import messages
 from tuner.workers import trainer
+from tuner.workers.gpus import Place
 from tuner.workers.trainer import ChildTrainer, TrainerDied
 
 PRELUDE = """
@@ -96,6 +97,22 @@ def test_a_message_to_a_dead_child_is_its_death(tmp_path: Path) -> None:
 def test_a_child_is_in_a_session_of_its_own(tmp_path: Path) -> None:
     child = start(tmp_path, ECHO)
     assert os.getsid(child.pid) == child.pid
+    child.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (None, "--threads 1 sees nothing"),
+        (Place(gpu="GPU-aaaa"), "--threads 1 --gpu sees GPU-aaaa"),
+        (Place(gpu="GPU-bbbb", memory_mb=9000), "--threads 1 --gpu --memory-limit-mb 9000 sees GPU-bbbb"),
+    ],
+)
+def test_a_child_is_told_its_part_of_a_gpu_and_sees_no_other(tmp_path: Path, place: Place | None, told: str) -> None:
+    code = "import os, sys; print(*sys.argv[2:], 'sees', os.environ.get('CUDA_VISIBLE_DEVICES') or 'nothing')"
+    child = ChildTrainer(threads=1, log=tmp_path / "child.log", place=place, command=(sys.executable, "-c", code))
+    with pytest.raises(TrainerDied, match=told):
+        child.receive(30)
     child.close()
 
 

@@ -9,6 +9,7 @@ from tuner import messages
 from tuner.errors import DataError, LeaseLost, StorageError, StudyError, TrainingError
 from tuner.search import trials
 from tuner.search.study import Study
+from tuner.workers import attempt
 from tuner.workers.events import Event, Happening
 from tuner.workers.rehearsal import Mishap, Script
 from tuner.workers.warm import Limits
@@ -222,6 +223,7 @@ def test_the_checkpoint_of_a_lost_trial_stays_with_the_worker_that_has_it_now(ma
     def lose(*given: object) -> None:
         raise LeaseLost("it was given to another worker")
 
+    monkeypatch.setattr(attempt, "REPORT_SECONDS", -1.0)
     monkeypatch.setattr(trials, "report", lose)
     monkeypatch.setattr(trials, "release", lose)
     bench.react = lambda event: bench.stopping.ask() if event.what is Happening.LOST else None
@@ -246,6 +248,32 @@ def test_the_weights_of_a_lost_trial_stay_with_the_worker_that_has_it_now(make: 
     assert list((bench.folder / "artifacts" / "study" / f"trial-{lost:05d}").glob("*.weights"))
 
 
+@pytest.mark.parametrize(
+    ("seconds", "num_reports"),
+    [
+        (3600.0, 3),  # those of the probe come with the decision on it
+        (-1.0, 5),  # each by itself
+    ],
+)
+def test_epochs_of_a_probe_that_come_fast_share_a_report(
+    make: Make, monkeypatch: pytest.MonkeyPatch, seconds: float, num_reports: int
+) -> None:
+    bench = make(budget={"trials": 1}, pruner="none")
+    reports: list[int] = []
+    real = trials.report
+
+    def report(study: Any, claim: Any, epochs: Any) -> None:
+        reports.append(len(epochs))
+        real(study, claim, epochs)
+
+    monkeypatch.setattr(attempt, "REPORT_SECONDS", seconds)
+    monkeypatch.setattr(trials, "report", report)
+    bench.work()
+    assert reports == [1] * num_reports
+    [trial] = bench.study.optuna.get_trials()
+    assert sorted(trial.intermediate_values) == [1, 2, 3, 4, 5]
+
+
 def test_reports_wait_for_a_storage_that_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make(budget={"trials": 1})
     real, outages = trials.report, iter([True, True, True])
@@ -255,6 +283,7 @@ def test_reports_wait_for_a_storage_that_is_away(make: Make, monkeypatch: pytest
             raise StorageError("away")
         real(*given)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(attempt, "REPORT_SECONDS", -1.0)
     monkeypatch.setattr(trials, "report", report)
     bench.work()
     assert bench.states() == ["COMPLETE"]

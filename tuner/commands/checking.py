@@ -4,7 +4,7 @@ import importlib.machinery
 import importlib.util
 from pathlib import Path
 
-from tuner import study_file
+from tuner import machine, study_file
 from tuner.data import dataset, sources, splits
 from tuner.data.dataset import Dataset
 from tuner.data.splits import Splits
@@ -13,7 +13,7 @@ from tuner.model_spec import Model
 from tuner.search import requirements, space
 from tuner.spec import StudySpec
 from tuner.terminal import plain, plan, printing
-from tuner.workers import cost, machine
+from tuner.workers import cost
 
 #: a source that only the trainer can read is assumed to be this big
 _ASSUMED_TRAIN, _ASSUMED_VALIDATION = 1_000, 200

@@ -1,7 +1,6 @@
 """What is said on the command line, into the values that the rooms below take."""
 
 import os
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -10,13 +9,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from tuner.commands import defaults
+from tuner.data import room
 from tuner.errors import RequestError
 from tuner.spec import Budget, StudySpec, read_duration
+from tuner.workers import gpus
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 #: a trainer that says nothing for so long hangs
 DEFAULT_HANG_LIMIT = "30m"
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 class Form(StrEnum):
@@ -39,14 +38,20 @@ class Folders:
 
 @dataclass(frozen=True, kw_only=True)
 class Hands:
-    """How many workers work here, and what each of them may take."""
+    """The workers that work here, and what each of them may take."""
 
-    num_workers: int
+    #: one for each worker: its part of a GPU, None for one on the cores
+    places: tuple[gpus.Place | None, ...]
     #: threads a worker; None: a fair share of the cores
     threads: int | None
     hang_limit_seconds: float
     #: None: a fair share of the machine's memory
     memory_limit_bytes: int | None
+
+    @property
+    def num_workers(self) -> int:
+        """How many there are."""
+        return len(self.places)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,17 @@ def cache(given: Path | None) -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "tuner"
 
 
+def limit_cache(given: str | None) -> None:
+    """Set the size limit of the cache for this process and all that it starts.
+
+    Raises:
+        RequestError: it is no size.
+    """
+    if given:
+        room.read_size("--cache-limit", given)
+        os.environ[room.LIMIT] = given
+
+
 def storage(given: str | None) -> str:
     """The URL of the database: the one given, the environment's, or a file in the current folder."""
     return given if given is not None else os.environ.get("TUNER_STORAGE") or defaults.STORAGE
@@ -109,18 +125,32 @@ def places(cache_given: Path | None, artifacts: Path) -> Folders:
     return folders
 
 
-def hands(num_workers: int, threads: int | None, hang_limit: str | None, memory_limit: str | None) -> Hands:
-    """The workers of a run.
+def hands(
+    num_workers: int | None, threads: int | None, hang_limit: str | None, memory_limit: str | None, slots_per_gpu: int | None = None
+) -> Hands:
+    """The workers of a run; without a number as many as the GPUs here have slots, one where there is no GPU.
 
     Raises:
-        RequestError: a limit cannot be read.
+        RequestError: a limit cannot be read, or there is no place for the workers.
     """
     return Hands(
-        num_workers=num_workers,
+        places=gpus.places(gpus.found(), slots=slots_per_gpu, num_workers=num_workers),
         threads=threads,
-        hang_limit_seconds=_read_seconds("--hang-limit", hang_limit or DEFAULT_HANG_LIMIT),
-        memory_limit_bytes=None if memory_limit is None else _read_bytes("--memory-limit", memory_limit),
+        hang_limit_seconds=read_seconds("--hang-limit", hang_limit or DEFAULT_HANG_LIMIT),
+        memory_limit_bytes=None if memory_limit is None else room.read_size("--memory-limit", memory_limit),
     )
+
+
+def slots_per_gpu() -> int | None:
+    """How many workers share a GPU, by the environment.
+
+    Raises:
+        RequestError: it says something else.
+    """
+    given = os.environ.get("TUNER_SLOTS_PER_GPU")
+    if given and not (given.isdecimal() and int(given) > 0):
+        raise RequestError(f"TUNER_SLOTS_PER_GPU is {given!r}; expected a whole number of at least 1.")
+    return int(given) if given else None
 
 
 def is_there(url: str) -> bool:
@@ -138,18 +168,12 @@ def is_there(url: str) -> bool:
     return path.exists() or not path.absolute().parent.is_dir()
 
 
-def form(*, as_json: bool, as_yaml: bool) -> Form:
-    """How to print.
+def read_seconds(option: str, given: str) -> float:
+    """A time such as 90s or 7d in seconds.
 
     Raises:
-        RequestError: both ways are asked for.
+        RequestError: it is none, or 0.
     """
-    if as_json and as_yaml:
-        raise RequestError("--json and --yaml are both given; choose one.")
-    return Form.JSON if as_json else Form.YAML if as_yaml else Form.TEXT
-
-
-def _read_seconds(option: str, given: str) -> float:
     try:
         seconds = float(read_duration(given))
     except ValueError as error:
@@ -159,11 +183,15 @@ def _read_seconds(option: str, given: str) -> float:
     return seconds
 
 
-def _read_bytes(option: str, given: str) -> int:
-    match = _SIZE.fullmatch(given.strip())
-    if match is None or float(match[1]) <= 0:
-        raise RequestError(f"{option} is {given!r}; expected a size such as 800MB or 4GB.")
-    return int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+def form(*, as_json: bool, as_yaml: bool) -> Form:
+    """How to print.
+
+    Raises:
+        RequestError: both ways are asked for.
+    """
+    if as_json and as_yaml:
+        raise RequestError("--json and --yaml are both given; choose one.")
+    return Form.JSON if as_json else Form.YAML if as_yaml else Form.TEXT
 
 
 def _say(problem: Any) -> str:

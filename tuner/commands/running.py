@@ -110,6 +110,8 @@ def run(
         with dashboard.beside(study) as address, screens.choose(study.spec, address) as screen:
             watch = _Watch(study, screen, stopping)
             codes = local.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
+            if not stopping.is_urgent:
+                watch.look()
         return KILLED if stopping.is_urgent else _conclude(this, stopping, watch.complaints, codes)
 
 
@@ -125,7 +127,7 @@ def _conclude(this: ending.Run, stopping: Stopping, complaints: list[Event], cod
 
 def assign(study: Study, url: str, places: options.Folders, hands: options.Hands) -> Iterator[Assignment]:
     """What each worker of this machine needs to know."""
-    for number in range(1, hands.num_workers + 1):
+    for number, place in enumerate(hands.places, start=1):
         yield Assignment(
             study=study.name,
             data=study.spec.data,
@@ -133,6 +135,7 @@ def assign(study: Study, url: str, places: options.Folders, hands: options.Hands
             worker=f"w{number}",
             cache=places.cache,
             artifacts=places.artifacts,
+            place=place,
             threads=hands.threads or local.fair_threads(hands.num_workers),
             hang_limit_seconds=hands.hang_limit_seconds,
             memory_limit_bytes=hands.memory_limit_bytes or local.fair_memory_bytes(hands.num_workers),
@@ -147,7 +150,7 @@ class _Watch:
         self._screen = screen
         self._stopping = stopping
         self._best = progress.snapshot(study).best_value
-        self._show = screens.Paced(lambda: screen.show(progress.snapshot(study)), every_seconds=1.0)
+        self._paced_look = screens.Paced(self.look, every_seconds=1.0)
         #: what workers said when they could not go on
         self.complaints: list[Event] = []
 
@@ -161,10 +164,14 @@ class _Watch:
         self._screen.tell(event, is_best=is_best)
 
     def tick(self) -> None:
-        """Look at how things are."""
+        """Look at how things are, if it is time."""
         if self._stopping.is_asked:
             self._screen.stopping()
+        self._paced_look()
+
+    def look(self) -> None:
+        """Show how things are."""
         try:
-            self._show()
+            self._screen.show(progress.snapshot(self._study))
         except StorageError:
             pass  # the workers say so, and go on

@@ -29,7 +29,7 @@ class ArrayImages:
         """The image's number."""
         return f"image {index}"
 
-    def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int]) -> Iterator[T]:
+    def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int], *, least: int | None = None) -> Iterator[T]:
         """The function's value for each image, in order."""
         return (function(self.read(index)) for index in indices)
 
@@ -49,7 +49,7 @@ class ListImages:
         """The image's number."""
         return f"image {index}"
 
-    def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int]) -> Iterator[T]:
+    def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int], *, least: int | None = None) -> Iterator[T]:
         """The function's value for each image, in order."""
         return (function(self.read(index)) for index in indices)
 

@@ -33,8 +33,11 @@ class Images(Protocol):
     def name(self, index: int) -> str:
         """What a user knows the image by."""
 
-    def map(self, function: Callable[[Pixels], T], indices: Sequence[int]) -> Iterator[T]:
-        """The function's value for each image, in order; a few images are in memory at a time."""
+    def map(self, function: Callable[[Pixels], T], indices: Sequence[int], *, least: int | None = None) -> Iterator[T]:
+        """The function's value for each image, in order; a few images are in memory at a time.
+
+        With `least` an image may be given smaller than it is, its shorter side no less than twice that.
+        """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,9 +65,14 @@ class FileImages:
         """The file's path."""
         return show(self.paths[index])
 
-    def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int]) -> Iterator[T]:
-        """The function's value for each image, in order, decoded in threads."""
-        return each(lambda index: function(_read(self.paths[index])), indices)
+    def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int], *, least: int | None = None) -> Iterator[T]:
+        """The function's value for each image, in order, decoded in threads; of a large JPEG a smaller version where `least` allows it."""
+
+        def of(index: int) -> T:
+            with _decoded(self.paths[index], least) as pixels:
+                return function(pixels)
+
+        return each(of, indices)
 
 
 def read(path: str | Path) -> dataset.Pixels:
@@ -76,17 +81,17 @@ def read(path: str | Path) -> dataset.Pixels:
     Raises:
         DataError: it cannot be read; the message names it and the reason.
     """
-    with _quietly():
-        return _read(str(path))
+    with _quietly(), _decoded(str(path)) as pixels:
+        return pixels
 
 
 def inspect(path: str) -> Seen:
     """What decoding the whole file tells; a file that cannot be read gives the reason. For threads, call it through `each`."""
     try:
-        pixels = _decode(path)
+        with _decode(path) as pixels:
+            return Seen(digest=dataset.digest(pixels), width=pixels.shape[1], height=pixels.shape[0])
     except _DAMAGE as error:
         return Seen(reason=_reason(path, error))
-    return Seen(digest=dataset.digest(pixels), width=pixels.shape[1], height=pixels.shape[0])
 
 
 def each(function: Callable[[A], T], items: Sequence[A]) -> Iterator[T]:
@@ -103,18 +108,50 @@ def show(path: str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def _read(path: str) -> dataset.Pixels:
-    try:
-        return _decode(path)
-    except _DAMAGE as error:
-        raise errors.DataError(f"{show(path)}: {_reason(path, error)}; mend the file or remove it") from error
+@contextmanager
+def _decoded(path: str, least: int | None = None) -> Iterator[dataset.Pixels]:
+    with ExitStack() as stack:
+        try:
+            pixels = stack.enter_context(_decode(path, least))
+        except _DAMAGE as error:
+            raise errors.DataError(f"{show(path)}: {_reason(path, error)}; mend the file or remove it") from error
+        yield pixels
 
 
-def _decode(path: str) -> dataset.Pixels:
+@contextmanager
+def _decode(path: str, least: int | None = None) -> Iterator[dataset.Pixels]:
+    """The pixels of a file, as long as they count among those that all threads hold at once."""
     with Image.open(path, formats=_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height}")
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        if least is not None:
+            # libjpeg's own reduction to a half, a quarter or an eighth; twice the size leaves the last step to a better filter
+            image.draft(None, (2 * least, 2 * least))
+        with _HELD.held(image.width * image.height):
+            ImageOps.exif_transpose(image, in_place=True)
+            yield np.asarray(_to_rgb(image))
+
+
+class _Held:
+    """The pixels that all threads together have decoded; one that wants more than there may be waits for the others."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._held, self._changed = most, 0, threading.Condition()
+
+    @contextmanager
+    def held(self, num_pixels: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._held + num_pixels <= self._most)
+            self._held += num_pixels
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._held -= num_pixels
+                self._changed.notify_all()
+
+
+_HELD = _Held(MAX_PIXELS)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -125,7 +162,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_8_bits(pixels: NDArray[Any]) -> dataset.Pixels:

@@ -11,7 +11,7 @@ from typing import Any
 import PIL
 
 from tuner.data import cache as cache_files
-from tuner.data import images
+from tuner.data import entries, images
 
 #: an index written by another version of this module or of the decoder is made anew
 _VERSION = f"1, Pillow {PIL.__version__}"
@@ -38,6 +38,16 @@ def look(paths: Sequence[str], *, origin: Path, cache: Path | None) -> list[imag
         new = [path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp]
         found = _decode(new, known, stamps, place)
     return [found[path] if path in found else _from_entry(known[path]) for path in paths]
+
+
+def kept(cache: Path) -> list[entries.Entry]:
+    """The indices of a cache folder, as entries that can be shown and deleted."""
+    found = []
+    for path in sorted((cache / "index").glob(f"{entries.NAME}.json")):
+        status = path.stat()
+        words = {"what": "what decoding the files of a folder told"}
+        found.append(entries.Entry(path=path, words=words, num_bytes=status.st_size, last_used=status.st_mtime))
+    return found
 
 
 def _decode(new: Sequence[str], known: dict[str, _Entry], stamps: dict[str, list[int]], place: Path) -> dict[str, images.Seen]:

@@ -65,9 +65,10 @@ def choose(study: Study, place: Place, worker: WorkerId, given: dict[str, Any]) 
     Raises:
         LeaseLost: another worker has the trial now.
     """
-    stored = study.storage.read(lambda connection: _stored(connection, place))
-    if stored is not None:
-        return stored
+    if place.attempt > 1:  # of a first attempt, the write below sees what it stored before
+        stored = study.storage.read(lambda connection: _stored(connection, place))
+        if stored is not None:
+            return stored
     chosen, asked = study.storage.call(lambda: _suggest(study, place, given))
 
     def write(connection: Connection) -> Hyperparameters:
@@ -96,8 +97,9 @@ def plan(study: Study, number: int, *, num_train: int, num_classes: int) -> dict
 
 
 def _take_up(connection: Connection, study: Study, worker: WorkerId) -> Place | None:
-    now = leases.clock(connection)
-    for old in leases.of_running_trials(connection, study.id):
+    running = leases.of_running_trials(connection, study.id)
+    now = leases.clock(connection) if running else 0.0
+    for old in running:
         if old.worker_key == worker.key and old.ended_at is None:
             return Place(number=old.trial_number, trial_id=old.trial_id, attempt=old.attempt)
         if not old.is_vacant(worker, now):

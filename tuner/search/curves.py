@@ -1,7 +1,7 @@
 """The epochs of a trial, into and out of the storage."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import Connection, insert, select
 
@@ -15,17 +15,24 @@ _MEASURES = ("loss", "accuracy", "validation_loss", "validation_accuracy", "lear
 
 def put(connection: Connection, study: Study, *, number: int, trial_id: int, epochs: Sequence[Epoch]) -> None:
     """Store epochs, and for pruners and samplers the best validation accuracy so far; a step that is stored stays as it is."""
-    known = tables.intermediate_values(connection, trial_id)
-    fresh = {epoch.step: epoch for epoch in epochs if epoch.step not in known}
+    if not epochs:
+        return
+    fresh = values(tables.intermediate_values(connection, trial_id), epochs)
     if not fresh:
         return
-    values: dict[int, float] = {}
-    for step, epoch in sorted(fresh.items()):
-        earlier = [value for other, value in (known | values).items() if other < step]
-        accuracy = epoch.validation_accuracy if math.isfinite(epoch.validation_accuracy) else 0.0
-        values[step] = max([accuracy, *earlier])
-    tables.put_intermediate_values(connection, trial_id, values)
-    connection.execute(insert(EPOCHS), [_row(study.id, number, epoch) for epoch in fresh.values()])
+    tables.put_intermediate_values(connection, trial_id, fresh)
+    connection.execute(insert(EPOCHS), [_row(study.id, number, epoch) for epoch in epochs if epoch.step in fresh])
+
+
+def values(known: Mapping[int, float], epochs: Sequence[Epoch]) -> dict[int, float]:
+    """The best validation accuracy so far at each of some epochs, less those that are known."""
+    found: dict[int, float] = {}
+    for epoch in sorted(epochs, key=lambda epoch: epoch.step):
+        if epoch.step not in known:
+            earlier = [value for other, value in (*known.items(), *found.items()) if other < epoch.step]
+            accuracy = epoch.validation_accuracy if math.isfinite(epoch.validation_accuracy) else 0.0
+            found[epoch.step] = max([accuracy, *earlier])
+    return found
 
 
 def read(connection: Connection, study: Study, number: int) -> list[Epoch]:

@@ -4,12 +4,11 @@ optuna-dashboard keeps notes in pages among the study's system attributes; its o
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from tuner import wording
 from tuner.search import space, tables
@@ -17,6 +16,8 @@ from tuner.spec import Budget, StudySpec
 
 #: longest page, optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH
 _PAGE_LENGTH = 2045
+#: more than a note of ours has; one that a user wrote is known by its version
+_MAX_PAGES = 16
 #: system attribute of a study: digest of a note as it was last written here, so that a user's change to it is seen
 _MARK = "tuner:note"
 
@@ -56,9 +57,8 @@ def put(connection: Connection, study_id: int, text: str, *, trial_id: int | Non
     owner = "dashboard" if trial_id is None else f"dashboard:{trial_id}"
     version, page, mark = f"{owner}:note_ver", f"{owner}:note_str:", f"{_MARK}:{owner}"
     table = tables.STUDY_SYSTEM
-    is_note = table.c.key.startswith(f"{owner}:note_") | (table.c.key == mark)
-    query = select(table.c.key, table.c.value_json).where(table.c.study_id == study_id, is_note)
-    known = {key: json.loads(value) for key, value in connection.execute(query)}
+    # by whole keys, which the database finds by an index: a study has several keys a trial
+    known = tables.get(connection, table, study_id, version, mark, *(f"{page}{place}" for place in range(_MAX_PAGES)))
     if known and known.get(mark) != _digest("".join(known.get(f"{page}{place}", "") for place in range(len(known)))):
         return
     parts = {f"{page}{start // _PAGE_LENGTH}": text[start : start + _PAGE_LENGTH] for start in range(0, len(text), _PAGE_LENGTH)}

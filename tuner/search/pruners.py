@@ -52,6 +52,25 @@ class _Patient(BasePruner):
         return max(values.values()) - before <= self._min_delta
 
 
+class _TopK(BasePruner):
+    """Prunes what does not lie among the best `keep` of the trials up to its own at one step, after which it lets it go on for good.
+
+    A later trial takes no place away from one that runs.
+    """
+
+    def __init__(self, keep: int, step: int) -> None:
+        self._keep = keep
+        self._step = step
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        value = trial.intermediate_values.get(self._step)
+        if value is None or trial.last_step != self._step:
+            return False
+        others = study.get_trials(deepcopy=False)
+        earlier = [other.intermediate_values.get(self._step) for other in others if other.number < trial.number]
+        return sum(other is not None and other >= value for other in earlier) >= self._keep
+
+
 class Confined(BasePruner):
     """A pruner that is asked after step `start` only, and sees the steps after `origin`, counted from there if `renumbers`."""
 
@@ -89,6 +108,11 @@ def _percentile(options: strategies.Percentile, road: _Road) -> Confined:
     return Confined(PercentilePruner(options.percentile, n_startup_trials=options.startup_trials), road.warm)
 
 
+def _top_k(options: strategies.TopK, road: _Road) -> Confined:
+    step = road.probe + options.epochs
+    return Confined(_TopK(options.keep, step), step - 1, origin=road.probe)
+
+
 def _patient(options: strategies.Patient, road: _Road) -> Confined:
     return Confined(_Patient(options.patience, options.min_delta, road.probe), road.warm, origin=0)
 
@@ -114,6 +138,7 @@ _BUILDERS: dict[str, Callable[[Any, _Road], Confined]] = {
     "none": lambda options, road: Confined(NopPruner(), road.end),
     "median": _median,
     "percentile": _percentile,
+    "top-k": _top_k,
     "patient": _patient,
     "hyperband": _hyperband,
     "successive-halving": _successive_halving,
@@ -126,7 +151,8 @@ def build(spec: StudySpec, *, epochs: int) -> Confined:
     """The pruner of a study whose trials are fine-tuned for `epochs`.
 
     Steps 1 to `training.probe_epochs` are the probe, the `epochs` after them the fine-tuning. It prunes neither in the probe nor in the
-    first `warmup` part of the fine-tuning: with a cosine schedule the best trial may look poor for half of its way.
+    first `warmup` part of the fine-tuning: with a cosine schedule the best trial may look poor for half of its way. `top-k` alone decides
+    where its options say.
     """
     probe = spec.training.probe_epochs
     warmup = getattr(spec.pruner, "warmup", _WARMUP)

@@ -4,14 +4,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tuner import wording
+from tuner import domains, wording
 from tuner.domains import Choice, Domain, Fixed, Range
 from tuner.hyperparameters import Augmentation, Hyperparameters, Loss, Optimizer
-from tuner.search_space import AugmentationSpace, HeadSpace, SearchSpace
+from tuner.search_space import DRAWN, MIXED, HeadSpace, SearchSpace
 from tuner.spec import StudySpec
 
 _ALWAYS = "always"
 _FINE_TUNED = "unfreeze > 0"
+_VIEWED = "augmentation.views > 0"
 
 
 class Chooser(Protocol):
@@ -52,7 +53,7 @@ def suggest(chooser: Chooser, space: SearchSpace, *, fine_tunes: bool) -> Hyperp
         "unfreeze": unfreeze,
         "probe_learning_rate": choose(chooser, f"probe_learning_rate.{optimizer}", space.probe_learning_rate[optimizer]),
     }
-    for name in ("weight_decay", "dropout", "class_weights", "batch_size", "loss"):
+    for name in ("features", "weight_decay", "dropout", "class_weights", "batch_size", "loss"):
         chosen[name] = choose(chooser, name, getattr(space, name))
     if Optimizer(optimizer).has_momentum:
         chosen["momentum"] = choose(chooser, "momentum", space.momentum)
@@ -65,7 +66,7 @@ def suggest(chooser: Chooser, space: SearchSpace, *, fine_tunes: bool) -> Hyperp
         chosen["learning_rate"] = choose(chooser, f"learning_rate.{optimizer}", space.learning_rate[optimizer])
         for name in ("layer_decay", "warmup", "ema"):
             chosen[name] = choose(chooser, name, getattr(space, name))
-        chosen["augmentation"] = _augmentation(chooser, space.augmentation)
+    chosen["augmentation"] = _augmentation(chooser, space, fine_tunes=unfreeze > 0)
     return Hyperparameters(**chosen)
 
 
@@ -95,10 +96,10 @@ def fine_tunes(spec: StudySpec) -> bool:
 def rows(spec: StudySpec) -> list[SpaceRow]:
     """What a study searches and what it holds fixed, where it can act at all."""
     space = spec.search
-    fields = [*_rows_of_optimizer(space), *_rows_of_head(space), *_rows_of_loss(space)]
+    fields = [*_rows_of_optimizer(space), ("features", space.features, _ALWAYS), *_rows_of_head(space), *_rows_of_loss(space)]
     fields += [("class_weights", space.class_weights, _ALWAYS), ("batch_size", space.batch_size, _ALWAYS)]
-    if fine_tunes(spec) and space.unfreeze != Fixed(value=0.0):
-        fields += _rows_of_fine_tuning(space)
+    tuned = _when_fine_tuned(space) if fine_tunes(spec) else None
+    fields += [*_rows_of_fine_tuning(space, tuned), *_rows_of_augmentation(space, tuned)]
     return [SpaceRow(name=name, what=_what(domain), when=when, is_searched=not isinstance(domain, Fixed)) for name, domain, when in fields]
 
 
@@ -111,9 +112,13 @@ def _head(chooser: Chooser, space: SearchSpace) -> dict[str, Any]:
     return {"head_units": units} | ({"activation": choose(chooser, "activation", space.activation)} if units else {})
 
 
-def _augmentation(chooser: Chooser, space: AugmentationSpace) -> Augmentation:
-    names = AugmentationSpace.model_fields
-    return Augmentation(**{name: choose(chooser, f"augmentation.{name}", getattr(space, name)) for name in names})
+def _augmentation(chooser: Chooser, space: SearchSpace, *, fine_tunes: bool) -> Augmentation:
+    """Mirror images and views act in the probe too, and so does, where views are drawn, what changes one image at a time."""
+    chosen: dict[str, Any] = {}
+    for name in ("flip", "views", *DRAWN, *MIXED):
+        if name in ("flip", "views") or fine_tunes or (name in DRAWN and chosen["views"] > 0):
+            chosen[name] = choose(chooser, f"augmentation.{name}", getattr(space.augmentation, name))
+    return Augmentation(**chosen)
 
 
 _Field = tuple[str, Domain, str]
@@ -160,17 +165,37 @@ def _rows_of_loss(space: SearchSpace) -> Iterator[_Field]:
         yield "focal_gamma", space.focal_gamma, "loss is focal" if len(losses) > 1 else _ALWAYS
 
 
-def _rows_of_fine_tuning(space: SearchSpace) -> Iterator[_Field]:
+def _when_fine_tuned(space: SearchSpace) -> str | None:
+    """When a trial is fine-tuned, given that the study does that; None: never."""
+    if space.unfreeze == Fixed(value=0.0):
+        return None
+    return _FINE_TUNED if _may_be_zero(space.unfreeze) else _ALWAYS
+
+
+def _may_be_zero(domain: Domain) -> bool:
+    return 0 in domains.values(domain) or (isinstance(domain, Range) and domain.off)
+
+
+def _rows_of_fine_tuning(space: SearchSpace, when: str | None) -> Iterator[_Field]:
+    if when is None:
+        return
     yield "unfreeze", space.unfreeze, _ALWAYS
-    when = _FINE_TUNED if isinstance(space.unfreeze, Range) and space.unfreeze.low == 0 else _ALWAYS
     for optimizer in space.optimizers:
         chosen = _chosen(space, optimizer)
         both = " and ".join(condition for condition in (chosen, when) if condition != _ALWAYS)
         yield f"learning_rate.{optimizer}", space.learning_rate[optimizer], both or _ALWAYS
     for name in ("layer_decay", "warmup", "ema"):
         yield name, getattr(space, name), when
-    for name in AugmentationSpace.model_fields:
-        yield f"augmentation.{name}", getattr(space.augmentation, name), when
+
+
+def _rows_of_augmentation(space: SearchSpace, when: str | None) -> Iterator[_Field]:
+    views = space.augmentation.views
+    viewed = None if views == Fixed(value=0) else _VIEWED if _may_be_zero(views) else _ALWAYS
+    drawn = _ALWAYS if _ALWAYS in (when, viewed) else " or ".join(condition for condition in (when, viewed) if condition) or None
+    moments = {"flip": _ALWAYS, "views": _ALWAYS} | dict.fromkeys(DRAWN, drawn) | dict.fromkeys(MIXED, when)
+    for name, moment in moments.items():
+        if moment is not None:
+            yield f"augmentation.{name}", getattr(space.augmentation, name), moment
 
 
 def _what(domain: Domain) -> str:

@@ -10,6 +10,9 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+#: optuna.samplers._tpe.sampler._RELATIVE_PARAMS_KEY
+_DRAWN = "tpe:relative_params"
+
 
 class Suggestion:
     """A chooser that asks a sampler and keeps what it says, to be stored in one go; Optuna's Trial stores each value by itself."""
@@ -65,6 +68,11 @@ class _Snapshot:
 
     def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return [trial for trial in self._trials if states is None or trial.state in states]
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        # TPE tells other workers what it has drawn, for as long as the parameters are not stored; ours are stored at once, in a moment
+        if not key.startswith(_DRAWN):
+            self._storage.set_trial_system_attr(trial_id, key, value)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)

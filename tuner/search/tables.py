@@ -170,11 +170,6 @@ def intermediate_values(connection: Connection, trial_id: int) -> dict[int, floa
     return {step: value for step, value in rows if value is not None}
 
 
-def last_step(connection: Connection, trial_id: int) -> int:
-    """The last step reported for a trial; 0 if there is none."""
-    return connection.execute(select(func.max(INTERMEDIATE.c.step)).where(INTERMEDIATE.c.trial_id == trial_id)).scalar_one() or 0
-
-
 def put_intermediate_values(connection: Connection, trial_id: int, values: Mapping[int, float]) -> None:
     """Report values of steps that have none yet."""
     finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE

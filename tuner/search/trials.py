@@ -4,6 +4,7 @@ Every step is one transaction that begins with the worker's lease. A worker that
 changes nothing: it gets LeaseLost, drops the trial and claims the next.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -14,7 +15,7 @@ from tuner import messages
 from tuner.errors import LeaseLost
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending
-from tuner.search import budget, claims, curves, endings, leases, probes, pruners, standings, tables
+from tuner.search import budget, claims, curves, endings, leases, probes, pruners, standings, suggestion, tables
 from tuner.search import study as studies
 from tuner.search.claims import Claim
 from tuner.search.leases import LeaseEnding, WorkerId
@@ -106,23 +107,28 @@ def report(study: Study, claim: Claim, epochs: Sequence[messages.Epoch]) -> None
     _held(study, claim, lambda connection: curves.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=epochs))
 
 
-def promoted(study: Study, claim: Claim, probed: messages.Probed) -> bool:
+def promoted(study: Study, claim: Claim, probed: messages.Probed, epochs: Sequence[messages.Epoch] = ()) -> bool:
     """Whether a trial goes on from its probe to fine-tuning, among the best of all probes so far; decided once. Trial 0 always does.
+
+    Epochs that are not reported yet are stored by the way.
 
     Raises:
         LeaseLost: another worker has the trial now.
     """
-    return _held(
-        study, claim, lambda connection: probes.decide(connection, study, number=claim.number, trial_id=claim.trial_id, value=probed.value)
-    )
+
+    def decide(connection: Connection) -> bool:
+        curves.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
+        return probes.decide(connection, study, number=claim.number, trial_id=claim.trial_id, value=probed.value)
+
+    return _held(study, claim, decide)
 
 
-def should_prune(study: Study, claim: Claim) -> bool:
-    """Whether a trial is to be stopped, by what is reported of it and of others."""
+def should_prune(study: Study, claim: Claim, epochs: Sequence[messages.Epoch] = ()) -> bool:
+    """Whether a trial is to be stopped, by what is reported of it and of others, and by epochs that are not reported yet."""
     pruner = pruners.build(study.spec, epochs=claim.epochs)
-    if pruner.is_silent or study.storage.read(lambda connection: tables.last_step(connection, claim.trial_id)) <= pruner.start:
+    if pruner.is_silent or (epochs and epochs[-1].step <= pruner.start):
         return False
-    return study.storage.call(lambda: pruner.prune(study.optuna, study.storage.cached.get_trial(claim.trial_id)))
+    return study.storage.call(lambda: _is_poor(study, claim, epochs, pruner))
 
 
 def finish(study: Study, claim: Claim, finished: messages.Finished, curve: Sequence[messages.Epoch], *, device: str) -> None:
@@ -138,7 +144,9 @@ def finish(study: Study, claim: Claim, finished: messages.Finished, curve: Seque
         _end_lease(connection, study, claim, LeaseEnding.COMPLETED if is_completed else LeaseEnding.PRUNED)
         curves.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=curve)
         endings.put_confusion(connection, claim.trial_id, finished)
-        attributes = endings.of_finished(finished, curves.read(connection, study, claim.number), device=device)
+        is_whole = bool(curve) and curve[0].step == 1  # else the trial went on from a checkpoint
+        whole = curve if is_whole else curves.read(connection, study, claim.number)
+        attributes = endings.of_finished(finished, whole, device=device)
         if is_completed and value is not None:
             endings.complete(connection, study, number=claim.number, trial_id=claim.trial_id, value=value, attributes=attributes)
         else:
@@ -194,6 +202,14 @@ def hyperparameters(trial: FrozenTrial) -> Hyperparameters | None:
     """What a trial trains with; None if its worker was lost before that was chosen."""
     stored = trial.system_attrs.get(claims.HYPERPARAMETERS)
     return None if stored is None else Hyperparameters.model_validate(stored)
+
+
+def _is_poor(study: Study, claim: Claim, epochs: Sequence[messages.Epoch], pruner: pruners.Confined) -> bool:
+    cached = study.storage.cached
+    known = cached.get_all_trials(study.id, deepcopy=False)
+    trial = copy.copy(next(trial for trial in known if trial.number == claim.number))
+    trial.intermediate_values = trial.intermediate_values | curves.values(trial.intermediate_values, epochs)
+    return pruner.prune(suggestion.open_study(study.name, cached, known, study.optuna.sampler), trial)
 
 
 def _held(study: Study, claim: Claim, work: Callable[[Connection], T]) -> T:

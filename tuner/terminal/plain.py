@@ -11,3 +11,9 @@ def result(text: str) -> None:
 def line(text: str) -> None:
     """Print something else than the result, never folded."""
     print(text, file=sys.stderr, flush=True)
+
+
+def agreed(question: str) -> bool:
+    """Ask the person at the terminal; whether the answer is yes."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

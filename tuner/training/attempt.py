@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner import errors, messages
+from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending, Stage
-from tuner.training import fine_tune, head, losses, probe, scores, suspension
+from tuner.training import fine_tune, losses, probe, scores, suspension
 from tuner.training.bench import Bench
 
 #: work shorter than this is cheaper to do again than to write down
@@ -52,7 +53,6 @@ class Attempt:
 
     def __init__(self, bench: Bench, order: messages.Train, control: Control) -> None:
         self._bench, self._order, self._control = bench, order, control
-        self._head = head.build(order.hyperparameters, bench.moments, bench.num_classes, seed=order.seed)
         self._best: _Best | None = None
         self._seconds = {Stage.PROBE: 0.0, Stage.FINE_TUNE: 0.0}
 
@@ -61,7 +61,6 @@ class Attempt:
         bench, hyperparameters = self._bench, self._order.hyperparameters
         fine_tunes = hyperparameters.unfreeze > 0 and bench.epochs > 0
         kept = suspension.read(Path(self._order.checkpoint), self._order, study=bench.identity) if fine_tunes else None
-        bench.restore()
         try:
             if kept is None:
                 self._probe()
@@ -71,36 +70,40 @@ class Attempt:
                 self._fine_tune(kept)
         except _Interrupted as interrupted:
             return self._finished(interrupted.ending, interrupted.reason)
+        finally:
+            if fine_tunes:
+                # a probe may have features to compute that are not in the cache
+                bench.restore()
         return self._finished(Ending.COMPLETED, "")
 
     def _probe(self) -> None:
-        epochs = probe.train(self._bench, self._head, self._order.hyperparameters, seed=self._order.seed)
-        for step, (measured, seconds) in enumerate(_timed(epochs), start=1):
-            self._record(Stage.PROBE, step, measured, seconds)
+        running = probe.Probe(self._bench, self._order.hyperparameters, seed=self._order.seed)
+        for step, (measured, seconds) in enumerate(_timed(running.epochs()), start=1):
+            self._record(Stage.PROBE, step, measured, seconds, running.weights)
             self._obey()
 
     def _await_decision(self) -> None:
         assert self._best is not None
-        fine_tune.assign(self._head.trainable_variables, self._best.weights)
         self._control.send(messages.Probed(trial=self._order.trial, value=self._best.scores.accuracy))
         decision = self._control.decision()
         if not isinstance(decision, messages.Proceed):
             self._interrupt(decision)
 
     def _fine_tune(self, kept: suspension.Suspended | None) -> None:
-        order, start = self._order, time.perf_counter()
-        kept_at = start
-        stage = fine_tune.FineTuning(self._bench, self._head, order.hyperparameters, seed=order.seed)
+        start = kept_at = time.perf_counter()
         first = 0
         if kept is not None:
             first = kept.progress.epochs
-            self._take_up(kept, stage)
+            self._take_up(kept.progress, kept.best)
+        stage = self._opened()
+        if kept is not None:
+            fine_tune.assign(stage.state, kept.state)
         for epoch in range(first, self._bench.epochs):
             for _ in stage.train(epoch):
                 self._obey()
             measured = stage.measure(epoch)
             now = time.perf_counter()
-            self._record(Stage.FINE_TUNE, self._bench.study.training.probe_epochs + epoch + 1, measured, now - start, stage)
+            self._record(Stage.FINE_TUNE, self._bench.study.training.probe_epochs + epoch + 1, measured, now - start, stage.weights)
             if now - kept_at > _WORTH_KEEPING_SECONDS:
                 self._keep(stage, epoch + 1)
                 kept_at = now
@@ -108,15 +111,21 @@ class Attempt:
             if epoch + 1 < self._bench.epochs:
                 self._obey()
 
+    def _opened(self) -> fine_tune.FineTuning:
+        """The fine-tuning from the best weights so far, before its first step."""
+        assert self._best is not None
+        self._bench.restore()
+        head_weights, _ = _parted(self._best.weights, self._order.hyperparameters)
+        return fine_tune.FineTuning(self._bench, head_weights, self._order.hyperparameters, seed=self._order.seed)
+
     def _record(
-        self, stage: Stage, step: int, measured: probe.Measured, seconds: float, tuning: fine_tune.FineTuning | None = None
+        self, stage: Stage, step: int, measured: probe.Measured, seconds: float, weights: Callable[[], Sequence[NDArray[np.float32]]]
     ) -> None:
         """Remember the epoch if it is the best, and tell the worker."""
         self._seconds[stage] += seconds
         found = measured.validation
         if self._best is None or (found.accuracy, -found.loss) > (self._best.scores.accuracy, -self._best.scores.loss):
-            weights = suspension.values(self._head.trainable_variables) if tuning is None else tuple(tuning.weights())
-            self._best = _Best(step=step, scores=found, weights=weights)
+            self._best = _Best(step=step, scores=found, weights=tuple(weights()))
         epoch = messages.Epoch(
             trial=self._order.trial,
             stage=stage,
@@ -159,11 +168,9 @@ class Attempt:
         kept = suspension.Suspended(progress=progress, state=suspension.values(stage.state), best=self._best.weights)
         suspension.write(Path(self._order.checkpoint), kept)
 
-    def _take_up(self, kept: suspension.Suspended, stage: fine_tune.FineTuning) -> None:
-        progress = kept.progress
-        fine_tune.assign(stage.state, kept.state)
+    def _take_up(self, progress: suspension.Progress, best: tuple[NDArray[np.float32], ...]) -> None:
         found = scores.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion)
-        self._best = _Best(step=progress.best_step, scores=found, weights=kept.best)
+        self._best = _Best(step=progress.best_step, scores=found, weights=best)
         self._seconds = {Stage.PROBE: progress.probe_seconds, Stage.FINE_TUNE: progress.fine_tune_seconds}
 
     def _finished(self, ending: Ending, reason: str) -> messages.Finished:
@@ -199,14 +206,20 @@ def evaluate(bench: Bench, order: messages.Evaluate) -> messages.Evaluated:
     weights = suspension.read_weights(Path(order.weights), study=bench.identity)
     bench.restore()
     hyperparameters = order.hyperparameters
-    top = head.build(hyperparameters, bench.moments, bench.num_classes, seed=0)
-    opened = [variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)]
-    fine_tune.assign([*top.trainable_variables, *opened][: len(weights)], weights)
-    logits = fine_tune.predictor(bench, top)(test.images)
+    head_weights, opened = _parted(weights, hyperparameters)
+    fine_tune.assign([variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)][: len(opened)], opened)
+    logits = fine_tune.predict(bench, hyperparameters, head_weights, test.images)
+    bench.restore()
     found = scores.score(logits, test.labels, losses.build_validation(hyperparameters))
     return messages.Evaluated(
         trial=order.trial, accuracy=found.accuracy, loss=found.loss, num_images=len(test.labels), confusion=found.confusion
     )
+
+
+def _parted(weights: Sequence[NDArray[np.float32]], hyperparameters: Hyperparameters) -> tuple[list[NDArray[np.float32]], ...]:
+    """Kept weights as those of the head, and those of the open blocks if the best epoch was one of fine-tuning."""
+    count = 2 * (len(hyperparameters.head_units) + 1)
+    return list(weights[:count]), list(weights[count:])
 
 
 def _timed(epochs: Iterator[probe.Measured]) -> Iterator[tuple[probe.Measured, float]]:

@@ -1,5 +1,6 @@
 """The `model` section of a study into a pretrained network that ends in a feature map or vector."""
 
+import functools
 import hashlib
 import importlib
 import itertools
@@ -13,7 +14,8 @@ import numpy as np
 
 from tuner import errors, spec
 from tuner.data import function
-from tuner.training import downloads, lite0, squeezenet
+from tuner.hyperparameters import Features
+from tuner.training import cuts, downloads, lite0, squeezenet
 
 #: a network without block names of its own is cut into this many parts of about as many layers
 NUM_PARTS = 16
@@ -36,13 +38,17 @@ class Backbone:
     #: side of the images in pixels
     size: int
 
-    def features(self, images: Any) -> Any:
+    def features(self, images: Any, kind: Features = Features.LAST) -> Any:
         """Images (n, size, size, 3), colours from 0 to 255, to vectors (n, d). BatchNorms and dropouts are in inference mode."""
-        output = self.network(self.preprocess(images), training=False)
-        if len(output.shape) == 2:
-            return output
-        axes = tuple(range(1, len(output.shape) - 1))
-        return keras.ops.mean(output, axes) if self.pooling == "avg" else keras.ops.max(output, axes)
+        return self._anatomy.features(images, kind)
+
+    def num_features(self, kind: Features) -> int:
+        """Width of the features."""
+        return self._anatomy.num_features(kind)
+
+    def cut(self, num_open: int) -> cuts.Cut:
+        """The backbone in two, below its topmost blocks."""
+        return self._anatomy.cut(num_open)
 
     def top(self, unfreeze: float) -> list[tuple[int, keras.Variable]]:
         """Variables of the topmost blocks, a given part of all, each with how many blocks lie above its own."""
@@ -50,9 +56,13 @@ class Backbone:
         opened = self.blocks[count - num_unfrozen(unfreeze, count) :]
         return [(depth, variable) for depth, block in enumerate(reversed(opened)) for variable in block]
 
+    @functools.cached_property
+    def _anatomy(self) -> cuts.Anatomy:
+        return cuts.Anatomy(self.network, self.blocks, pool=cuts.pooled(self.pooling), preprocess=self.preprocess, size=self.size)
+
     def digest(self) -> str:
-        """SHA-256 over the weights, and over what becomes of one image: its preprocessing and the network's form have no weights."""
-        content = hashlib.sha256(self.pooling.encode())
+        """SHA-256 over weights, precision and what becomes of one image: preprocessing and the form of the network have no weights."""
+        content = hashlib.sha256(f"{self.pooling} {self.network.compute_dtype}".encode())
         for variable in self.network.variables:
             content.update(str(variable.shape).encode())
             content.update(variable.numpy().tobytes())

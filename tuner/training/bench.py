@@ -1,15 +1,16 @@
 """All that the trials of one study share in one trainer: data, backbone, features."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner import spec
-from tuner.training import backbones, features, pipeline
+from tuner.hyperparameters import Features
+from tuner.training import backbones, cuts, pipeline, steps, views
+from tuner.training import features as feature_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +24,12 @@ class Bench:
     network: str
     #: weights that every trial starts from, in the order of `backbone.network.variables`
     pretrained: tuple[NDArray[np.float32], ...]
-    #: vectors (n, d) of the pretrained backbone
-    train_features: tf.Tensor
-    validation_features: tf.Tensor
-    #: mean and variance (d,) of the training vectors
-    moments: tuple[NDArray[np.float32], NDArray[np.float32]]
+    #: what the pretrained backbone makes of the images
+    shelf: feature_files.Shelf
     #: epochs of fine-tuning
     epochs: int
+    #: what trials traced, for those after them
+    traced: steps.Steps = field(default_factory=steps.Steps)
 
     @property
     def num_classes(self) -> int:
@@ -48,9 +48,32 @@ class Bench:
         for variable, value in zip(self.backbone.network.variables, self.pretrained, strict=True):
             variable.assign(value)
 
+    def moments(self, kind: Features) -> feature_files.Moments:
+        """Mean and variance (d,) of the features over the training images as they are."""
+        mean, variance = self.shelf.moments()
+        width = self.backbone.num_features(kind)
+        return mean[-width:], variance[-width:]
+
+    def features(self, split: str, wanted: tuple[views.View, ...]) -> feature_files.Vectors:
+        """Standardized features of several depths of `train` or `validation`; the last `num_features(LAST)` columns are the last layer's.
+
+        What is not in the cache is computed: the backbone must be as pretrained.
+        """
+        return self.shelf.vectors(split, wanted)
+
+    def lower(self, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...]) -> feature_files.Activations | None:
+        """What the network below a cut makes of `train` or `validation`; None where keeping it costs more than it saves.
+
+        What is not in the cache is computed: below the cut the backbone must be as pretrained.
+        """
+        count = len(self.shelf.pictures[split].images)
+        if not feature_files.is_worth_keeping(cut, num_images=count, num_views=len(wanted), epochs=self.epochs):
+            return None
+        return self.shelf.activations(cut, split, wanted)
+
 
 def prepare(study: spec.StudySpec, *, cache: Path) -> Bench:
-    """Load what the trials of a study share.
+    """Load what the trials of a study share, and compute the features of its images as they are.
 
     Raises:
         RequestError: the data or the network cannot be had as the study names them.
@@ -59,16 +82,29 @@ def prepare(study: spec.StudySpec, *, cache: Path) -> Bench:
     backbone = backbones.load(study.model)
     network = backbone.digest()
     key = f"{data.fingerprint} {data.splits} {study.model.image_size} {study.model.resize}"
-    train_features = features.load(backbone, data.train.images, network=network, key=f"train {key}", cache=cache)
-    validation_features = features.load(backbone, data.validation.images, network=network, key=f"validation {key}", cache=cache)
+    shelf = feature_files.Shelf(
+        backbone=backbone,
+        network=network,
+        pictures={
+            "train": feature_files.Pictures(images=data.train.images, key=f"train {key}"),
+            "validation": feature_files.Pictures(images=data.validation.images, key=f"validation {key}"),
+        },
+        cache=cache,
+        words={
+            "study": study.name,
+            "data": pipeline.title(study.data),
+            "backbone": study.model.backbone,
+            "size": str(study.model.image_size),
+        },
+    )
+    for split in shelf.pictures:
+        shelf.vectors(split, (views.ORIGINAL,))
     return Bench(
         study=study,
         data=data,
         backbone=backbone,
         network=network,
         pretrained=tuple(variable.numpy() for variable in backbone.network.variables),
-        train_features=tf.constant(train_features),
-        validation_features=tf.constant(validation_features),
-        moments=(train_features.mean(0), train_features.var(0)),
+        shelf=shelf,
         epochs=study.training.num_epochs(len(data.train.labels)),
     )

@@ -1,111 +1,178 @@
 """The second stage of a trial: the head and the top of the backbone together, on augmented images."""
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner.hyperparameters import Hyperparameters
-from tuner.training import augmentation, losses, optimizers, scores
+from tuner import errors, machine
+from tuner.data import resized
+from tuner.hyperparameters import Augmentation, Hyperparameters
+from tuner.training import augmentation, backbones, cuts, features, head, inputs, losses, rates, scores, steps, updates
 from tuner.training.bench import Bench
 from tuner.training.probe import Measured
 
-_EVALUATION_BATCH = 64
+Weights = Sequence[NDArray[np.float32]]
+_LOG = logging.getLogger(__name__)
 
 
 class FineTuning:
     """The fine-tuning of one trial, an epoch at a time, so that it can be left and taken up again between two."""
 
-    def __init__(self, bench: Bench, head: keras.Sequential, hyperparameters: Hyperparameters, *, seed: int) -> None:
-        self._bench, self._head, self._seed = bench, head, seed
-        opened = bench.backbone.top(hyperparameters.unfreeze)
-        placed = [(0, variable) for variable in head.trainable_variables] + [(depth + 1, variable) for depth, variable in opened]
-        #: what the stage trains: the head's variables, then the backbone's
-        self.variables = [variable for _, variable in placed]
-        self._optimizer = optimizers.build(hyperparameters, placed, gradient_clip=bench.study.training.gradient_clip)
-        self._averages = [keras.Variable(variable) for variable in self.variables] if hyperparameters.ema else []
-        self._batch = min(hyperparameters.batch_size, len(bench.data.train.labels))
-        self._num_steps = len(bench.data.train.labels) // self._batch
-        self._rates = optimizers.cosine(self._num_steps * bench.epochs, peak=hyperparameters.learning_rate, warmup=hyperparameters.warmup)
-        self._step = self._build_step(hyperparameters)
-        self._predict = predictor(bench, head)
-        self._validation_loss = losses.build_validation(hyperparameters)
+    def __init__(self, bench: Bench, weights: Weights, hyperparameters: Hyperparameters, *, seed: int) -> None:
+        """`weights`: kernel and bias of each layer of the head; the backbone must be as pretrained."""
+        self._bench, self.hyperparameters, self._seed = bench, hyperparameters, seed
+        self._cut = bench.backbone.cut(backbones.num_unfrozen(hyperparameters.unfreeze, len(bench.backbone.blocks)))
+        self.inputs = inputs.of(bench, self._cut, hyperparameters.augmentation, seed=seed)
+        labels, num_classes = bench.data.train.labels, bench.num_classes
+        self._batch = min(hyperparameters.batch_size, len(labels))
+        self._num_steps = len(labels) // self._batch
+        self._rates = rates.cosine(self._num_steps * bench.epochs, peak=hyperparameters.learning_rate, warmup=hyperparameters.warmup)
+        class_weights = losses.class_weights(labels, num_classes, hyperparameters.class_weights)
+        self._values = steps.values(hyperparameters, bench.moments(hyperparameters.features), class_weights)
+        self._update_values = updates.values(hyperparameters, gradient_clip=bench.study.training.gradient_clip)
+        changed = Augmentation() if self.inputs.shown else hyperparameters.augmentation
+        self._strengths = {name: tf.constant(value, tf.float32) for name, value in augmentation.strengths(changed).items()}
+        self._form = steps.Form.of(hyperparameters, num_open=self._cut.num_open, num_classes=num_classes)
+        size = bench.backbone.size
+        self._augment = bench.traced.augment(augmentation.Changes.of(changed), size=size, num_classes=num_classes)
+        self._below = bench.traced.below(self._cut, size=size)
+        self._slope = bench.traced.slope(self._cut, self._form)
+        self._update = bench.traced.update(updates.Form.of(hyperparameters, num_open=self._cut.num_open), self._cut)
+        self._update.begin(weights)
+        self._validation = _Validation(bench, hyperparameters, self._cut)
         self._sums = np.zeros(2)
 
     @property
-    def state(self) -> list[keras.Variable]:
+    def state(self) -> list[tf.Variable]:
         """Every variable that one epoch hands on to the next."""
-        random = [variable for variable in self._head.variables if "seed" in variable.path]
-        return [*self.variables, *self._optimizer.variables, *self._averages, *random]
+        return self._update.state
+
+    @property
+    def head(self) -> list[tf.Variable]:
+        """Kernel and bias of each layer of the head."""
+        return self._update.head
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """What the stage trains: the head's variables, then the backbone's."""
+        return self._update.variables
 
     def weights(self) -> list[NDArray[np.float32]]:
         """The values that are measured: the running averages of `variables` where they are on."""
-        return [variable.numpy() for variable in (self._averages or self.variables)]
+        return [variable.numpy() for variable in self._update.measured]
 
     def train(self, epoch: int) -> Iterator[None]:
         """Train one epoch, counted from 0; yields after each step, so that a caller can leave."""
-        train = self._bench.data.train
-        order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(train.labels))
+        labels = self._bench.data.train.labels
+        order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(labels))[: self._num_steps * self._batch]
+        chosen = np.split(order, self._num_steps)
         self._sums = np.zeros(2)
-        for step in range(self._num_steps):
-            chosen = order[step * self._batch : (step + 1) * self._batch]
+        for step, batch in enumerate(self.inputs.batches(epoch, chosen)):
             number = epoch * self._num_steps + step
-            labels = tf.one_hot(train.labels[chosen], self._bench.num_classes)
-            seed = tf.constant([self._seed % 2**31, number], tf.int32)
-            self._sums += self._step(tf.constant(train.images[chosen]), labels, seed, tf.constant(self._rates[number]))
+            gradients, measured = self._gradients(batch, labels[chosen[step]], number)
+            self._update.apply(gradients, rate=self._rates[number], number=number + 1, given=self._update_values)
+            self._sums += measured
             yield
 
     def measure(self, epoch: int) -> Measured:
         """What an epoch that was just trained came to."""
         loss, accuracy = (float(total) for total in self._sums / self._num_steps)
-        kept = [variable.numpy() for variable in self.variables] if self._averages else []
-        if self._averages:
+        trained = [variable.numpy() for variable in self.variables] if self.hyperparameters.ema else []
+        if trained:
             assign(self.variables, self.weights())
-        logits = self._predict(self._bench.data.validation.images)
-        if kept:
-            assign(self.variables, kept)
-        validation = scores.score(logits, self._bench.data.validation.labels, self._validation_loss)
+        logits = self._validation.logits([variable.numpy() for variable in self.head])
+        if trained:
+            assign(self.variables, trained)
+        labels = self._bench.data.validation.labels
+        validation = scores.score(logits, labels, losses.build_validation(self.hyperparameters))
         rate = float(self._rates[(epoch + 1) * self._num_steps - 1])
         return Measured(loss=loss, accuracy=accuracy, learning_rate=rate, validation=validation)
 
-    def _build_step(self, hyperparameters: Hyperparameters) -> Callable[..., Any]:
-        bench, head, variables, averages, optimizer = self._bench, self._head, self.variables, self._averages, self._optimizer
-        weights = losses.class_weights(bench.data.train.labels, bench.num_classes, hyperparameters.class_weights)
-        loss_of = losses.build(hyperparameters, weights)
-        augment = augmentation.build(hyperparameters.augmentation)
+    def _gradients(self, batch: inputs.Batch, labels: NDArray[np.int64], number: int) -> tuple[list[tf.Tensor], NDArray[np.float64]]:
+        """Of a whole batch, in as many parts as the memory asks for: nothing is changed before it has them all."""
+        targets = tf.one_hot(labels, self._bench.num_classes)
+        while True:
+            part = self._bench.traced.part(self._form, len(labels))
+            try:
+                return self._summed(batch, targets, labels, number, part)
+            except tf.errors.ResourceExhaustedError as error:
+                self._make_room(part, error)
 
-        @tf.function  # type: ignore[untyped-decorator]
-        def step(images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-            changed, targets = augment(tf.cast(images, tf.float32), labels, seed)
-            optimizer.learning_rate.assign(rate)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([variable.value for variable in variables])
-                logits = head(bench.backbone.features(changed), training=True)
-                loss = tf.reduce_mean(loss_of(targets, logits))
-            optimizer.apply(tape.gradient(loss, [variable.value for variable in variables]))
-            for average, variable in zip(averages, variables, strict=bool(averages)):
-                average.assign(average * hyperparameters.ema + variable * (1 - hyperparameters.ema))
-            hits = tf.equal(tf.argmax(logits, 1), tf.argmax(labels, 1))
-            return tf.stack([loss, tf.reduce_mean(tf.cast(hits, tf.float32))])
+    def _summed(
+        self, batch: inputs.Batch, targets: tf.Tensor, labels: NDArray[np.int64], number: int, part: int
+    ) -> tuple[list[tf.Tensor], NDArray[np.float64]]:
+        tensors = [tf.constant(each) for each in batch]
+        seed = self._seed % 2**31
+        if len(batch) == 1:
+            images, targets = self._augment(tensors[0], targets, self._strengths, tf.constant([seed, number], tf.int32))
+            tensors = [images]
+        gradients: list[tf.Tensor] = []
+        measured = np.zeros(2)
+        for start in range(0, len(labels), part):
+            rows = slice(start, start + part)
+            lower = self._below(tensors[0][rows]) if len(batch) == 1 else tuple(each[rows] for each in tensors)
+            place = tf.constant([seed, number, start, len(labels)], tf.int32)
+            weights = [variable.value() for variable in self.head]
+            found, share = self._slope(lower, (targets[rows], tf.constant(labels[rows])), weights, self._values, place)
+            gradients = [one + other for one, other in zip(gradients, found, strict=True)] if gradients else list(found)
+            measured += share
+        return gradients, measured
 
-        return step  # type: ignore[no-any-return]
+    def _make_room(self, part: int, error: Exception) -> None:
+        if part == 1:
+            given = f"{self._cut.num_open} of {len(self._bench.backbone.blocks)} blocks at {self._bench.backbone.size} pixels"
+            cure = "Unfreeze less, or choose a smaller model.image_size or backbone"
+            raise errors.TrainingError(
+                f"the memory has no room for training {given}, not even on one image at a time. {cure}", kind="OutOfMemory"
+            ) from error
+        self._bench.traced.halve(self._form, part)
+        _LOG.warning("no memory for %d images at once; going on with %d at a time, batches as large as before", part, (part + 1) // 2)
 
 
-def predictor(bench: Bench, head: keras.Sequential) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """Images (n, size, size, 3) to logits (n, classes), in inference mode."""
-    forward = tf.function(lambda images: head(bench.backbone.features(tf.cast(images, tf.float32)), training=False), reduce_retracing=True)
+class _Validation:
+    """The validation split through a network whose top is being trained: what lies below is computed once where the memory has room."""
 
-    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        starts = range(0, len(images), _EVALUATION_BATCH)
-        return np.concatenate([forward(tf.constant(images[start : start + _EVALUATION_BATCH])).numpy() for start in starts])
+    def __init__(self, bench: Bench, hyperparameters: Hyperparameters, cut: cuts.Cut) -> None:
+        self._bench, self._hyperparameters = bench, hyperparameters
+        self._below = bench.traced.below(cut, size=bench.backbone.size)
+        self._above = bench.traced.above(cut, hyperparameters.features)
+        images: resized.Images = bench.data.validation.images
+        num_bytes = 4 * cut.num_values * len(images)
+        is_kept = cut.multiply_adds > 0 and num_bytes <= features.SHARE_OF_MEMORY * machine.memory_bytes()
+        self._lower = list(self._parts(images)) if is_kept else None
 
-    return predict
+    def logits(self, weights: Weights) -> NDArray[np.float32]:
+        """Of the validation split (n, classes), by these weights of the head."""
+        lower = self._parts(self._bench.data.validation.images) if self._lower is None else self._lower
+        return _logits((self._above(*part) for part in lower), self._bench, self._hyperparameters, weights)
+
+    def _parts(self, images: resized.Images) -> Iterator[Any]:
+        starts = range(0, len(images), features.BATCH)
+        for batch in resized.batches(images, (np.arange(start, min(start + features.BATCH, len(images))) for start in starts)):
+            yield self._below(tf.constant(batch, tf.float32))
 
 
-def assign(variables: Sequence[keras.Variable], values: Sequence[NDArray[np.float32]]) -> None:
+def predict(bench: Bench, hyperparameters: Hyperparameters, weights: Weights, images: resized.Images) -> NDArray[np.float32]:
+    """Logits (n, classes) of images by the weights of a head, and the backbone as it is."""
+    cut = bench.backbone.cut(len(bench.backbone.blocks))
+    below = bench.traced.below(cut, size=bench.backbone.size)
+    above = bench.traced.above(cut, hyperparameters.features)
+    starts = range(0, len(images), features.BATCH)
+    read = resized.batches(images, (np.arange(start, min(start + features.BATCH, len(images))) for start in starts))
+    return _logits((above(*below(tf.constant(batch, tf.float32))) for batch in read), bench, hyperparameters, weights)
+
+
+def _logits(found: Iterator[tf.Tensor], bench: Bench, hyperparameters: Hyperparameters, weights: Weights) -> NDArray[np.float32]:
+    moments = bench.moments(hyperparameters.features)
+    standardized = (head.standardize(part, moments) for part in found)
+    return np.concatenate([head.forward(weights, part, activation=hyperparameters.activation).numpy() for part in standardized])
+
+
+def assign(variables: Sequence[tf.Variable], values: Weights) -> None:
     """Set variables to values of their shapes."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,36 +1,86 @@
 """The new top of a network: features in, one logit a class out."""
 
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner.hyperparameters import Hyperparameters
+from tuner.hyperparameters import Activation, Hyperparameters
 
 #: mean and variance (d,)
 Moments = tuple[NDArray[np.float32], NDArray[np.float32]]
+#: kernel and bias of each layer, from the backbone upwards
+Weights = Sequence[Any]
 _SMALLEST_VARIANCE = 1e-6
+#: by name, as a mixed precision of Keras must not reach the head
+_FLOAT = "float32"
 
 
-def build(hyperparameters: Hyperparameters, moments: Moments, num_classes: int, *, seed: int) -> keras.Sequential:
-    """A head for features (n, d) whose mean and variance (d,) over the training images are `moments`.
+def initial(hyperparameters: Hyperparameters, num_features: int, num_classes: int, *, seed: int) -> list[NDArray[np.float32]]:
+    """Kernel (d, units) and bias (units,) of each layer, as Keras' initializers draw them."""
+    widths = [num_features, *hyperparameters.head_units]
+    weights: list[NDArray[np.float32]] = []
+    for number, shape in enumerate(itertools.pairwise(widths)):
+        weights += _layer(keras.initializers.HeNormal(seed=seed + number), shape)
+    return weights + _layer(keras.initializers.GlorotUniform(seed=seed), (widths[-1], num_classes))
 
-    Features are first brought to mean 0 and variance 1 by constants of the training features; unlike a BatchNorm's, they are the same
-    in training and in use, and do not drift while the backbone is fine-tuned.
+
+def _layer(initializer: keras.Initializer, shape: tuple[int, int]) -> list[NDArray[np.float32]]:
+    return [keras.ops.convert_to_numpy(initializer(shape, dtype=_FLOAT)), np.zeros(shape[1], np.float32)]
+
+
+def standardize(features: tf.Tensor, moments: tuple[Any, Any]) -> tf.Tensor:
+    """Features (n, d) brought to mean 0 and variance 1 by moments of the training features.
+
+    Unlike a BatchNorm's, the moments are the same in training and in use, and do not drift while the backbone is fine-tuned.
     """
+    mean, variance = moments
+    return (tf.cast(features, tf.float32) - mean) / tf.sqrt(tf.maximum(variance, _SMALLEST_VARIANCE))
+
+
+def forward(weights: Weights, features: tf.Tensor, *, activation: Activation | str, masks: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
+    """Logits (n, classes) of standardized features (n, d).
+
+    Weights may have a leading axis of heads: kernels (H, d, units), biases (H, 1, units), features (n, d) or (H, n, d), logits
+    (H, n, classes). `masks` are what dropout multiplies the inputs of each layer with; None: there is no dropout.
+    """
+    activate, x = _ACTIVATIONS[Activation(activation)], tf.cast(features, tf.float32)
+    for number, (kernel, bias) in enumerate(zip(weights[::2], weights[1::2], strict=True)):
+        if number:
+            x = activate(x)
+        if masks is not None:
+            x = x * masks[number]
+        x = tf.matmul(x, kernel) + bias
+    return x
+
+
+def model(hyperparameters: Hyperparameters, moments: Moments, num_classes: int, weights: Weights) -> keras.Sequential:
+    """The head as a Keras model of features that are not standardized, which can be exported; equal to `forward`."""
     layers: list[keras.Layer] = [_normalization(moments)]
-    for number, units in enumerate(hyperparameters.head_units):
-        layers += _dropout(hyperparameters.dropout, seed + number)
-        initializer = keras.initializers.HeNormal(seed=seed + number)
-        layers.append(keras.layers.Dense(units, hyperparameters.activation.value, kernel_initializer=initializer))
-    layers += _dropout(hyperparameters.dropout, seed + len(hyperparameters.head_units))
-    layers.append(keras.layers.Dense(num_classes, kernel_initializer=keras.initializers.GlorotUniform(seed=seed), name="logits"))
-    return keras.Sequential([keras.Input((len(moments[0]),)), *layers], name="head")
+    for units in hyperparameters.head_units:
+        layers += _dropout(hyperparameters.dropout)
+        layers.append(keras.layers.Dense(units, hyperparameters.activation.value, dtype=_FLOAT))
+    layers += _dropout(hyperparameters.dropout)
+    layers.append(keras.layers.Dense(num_classes, dtype=_FLOAT, name="logits"))
+    built = keras.Sequential([keras.Input((len(moments[0]),)), *layers], name="head")
+    for variable, value in zip(built.trainable_variables, weights, strict=True):
+        variable.assign(value)
+    return built
 
 
 def _normalization(moments: Moments) -> keras.Layer:
     mean, variance = moments
-    return keras.layers.Normalization(mean=mean, variance=np.maximum(variance, _SMALLEST_VARIANCE))
+    return keras.layers.Normalization(mean=mean, variance=np.maximum(variance, _SMALLEST_VARIANCE), dtype=_FLOAT)
 
 
-def _dropout(rate: float, seed: int) -> list[keras.Layer]:
-    return [keras.layers.Dropout(rate, seed=seed)] if rate > 0 else []
+def _dropout(rate: float) -> list[keras.Layer]:
+    return [keras.layers.Dropout(rate, dtype=_FLOAT)] if rate > 0 else []
+
+
+_ACTIVATIONS: Mapping[Activation, Callable[[tf.Tensor], tf.Tensor]] = {
+    activation: keras.activations.get(activation.value) for activation in Activation
+}

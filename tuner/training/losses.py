@@ -1,6 +1,7 @@
 """The loss that a trial minimizes, for soft labels and class weights."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,20 +15,41 @@ _SMALLEST = 1e-7
 
 def build(hyperparameters: Hyperparameters, class_weights: np.ndarray) -> LossFunction:
     """The training loss of a trial, with label smoothing and class weights (classes,)."""
-    each = _each(hyperparameters.loss, hyperparameters.focal_gamma)
-    smoothing = hyperparameters.label_smoothing if hyperparameters.loss is not Loss.FOCAL else 0.0
-    weights = tf.constant(class_weights, tf.float32)
+    return training(
+        hyperparameters.loss,
+        smoothing=smoothing_of(hyperparameters),
+        gamma=hyperparameters.focal_gamma,
+        class_weights=tf.constant(class_weights, tf.float32),
+    )
+
+
+def training(kind: Loss, *, smoothing: Any, gamma: Any, class_weights: Any) -> LossFunction:
+    """The same of numbers or tensors. Logits may have leading axes that labels lack: (heads, n, classes) gives (heads, n)."""
+    each = _LOSSES[kind](gamma)
 
     def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-        smoothed = labels * (1.0 - smoothing) + smoothing / labels.shape[-1]
-        return each(smoothed, logits) * tf.linalg.matvec(labels, weights)
+        num_classes = labels.shape[-1]
+        labels = tf.broadcast_to(labels, tf.shape(logits))
+        smoothed = labels * (1.0 - smoothing) + smoothing / num_classes
+        return each(smoothed, logits) * tf.linalg.matvec(labels, class_weights)
 
     return loss
 
 
+def smoothing_of(hyperparameters: Hyperparameters) -> float:
+    """The label smoothing that acts: none on the focal loss."""
+    return hyperparameters.label_smoothing if hyperparameters.loss is not Loss.FOCAL else 0.0
+
+
 def build_validation(hyperparameters: Hyperparameters) -> LossFunction:
     """The loss that is reported of the validation split: without smoothing or class weights."""
-    return _each(hyperparameters.loss, hyperparameters.focal_gamma)
+    return validation(hyperparameters.loss, gamma=hyperparameters.focal_gamma)
+
+
+def validation(kind: Loss, *, gamma: Any) -> LossFunction:
+    """The same of a number or tensor, and for logits with leading axes."""
+    each = _LOSSES[kind](gamma)
+    return lambda labels, logits: each(tf.broadcast_to(labels, tf.shape(logits)), logits)
 
 
 def class_weights(labels: np.ndarray, num_classes: int, kind: ClassWeights) -> np.ndarray:
@@ -38,15 +60,11 @@ def class_weights(labels: np.ndarray, num_classes: int, kind: ClassWeights) -> n
     return len(labels) / (num_classes * np.maximum(counts, 1))
 
 
-def _each(loss: Loss, gamma: float) -> LossFunction:
-    return _LOSSES[loss](gamma)
-
-
-def _cross_entropy(_: float) -> LossFunction:
+def _cross_entropy(_: Any) -> LossFunction:
     return tf.nn.softmax_cross_entropy_with_logits  # type: ignore[no-any-return]
 
 
-def _focal(gamma: float) -> LossFunction:
+def _focal(gamma: Any) -> LossFunction:
     """Lin and others, Focal loss (arXiv 1708.02002), over the softmax."""
 
     def focal(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -58,11 +76,11 @@ def _focal(gamma: float) -> LossFunction:
     return focal
 
 
-def _binary_cross_entropy(_: float) -> LossFunction:
+def _binary_cross_entropy(_: Any) -> LossFunction:
     return lambda labels, logits: tf.reduce_sum(tf.nn.sigmoid_cross_entropy_with_logits(labels, logits), -1)
 
 
-_LOSSES: dict[Loss, Callable[[float], LossFunction]] = {
+_LOSSES: dict[Loss, Callable[[Any], LossFunction]] = {
     Loss.CROSS_ENTROPY: _cross_entropy,
     Loss.FOCAL: _focal,
     Loss.BINARY_CROSS_ENTROPY: _binary_cross_entropy,

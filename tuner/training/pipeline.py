@@ -17,8 +17,8 @@ from tuner.training import downloads
 class Split:
     """Images for one purpose."""
 
-    #: uint8 (n, size, size, 3), mapped from a file
-    images: NDArray[np.uint8]
+    #: uint8 (n, size, size, 3), mapped from the cache, or decoded on the way where it has no room for them
+    images: resized.Images
     #: int64 (n,)
     labels: NDArray[np.int64]
 
@@ -46,22 +46,29 @@ def load(study: spec.StudySpec, *, cache: Path) -> TrainingData:
         MissingPackage: they need an extra that is not installed.
     """
     data = open_dataset(study.data, cache=cache)
-    mark = fingerprint.fingerprint(data)
     parts = splits.split(data, study.data, study.seed)
 
-    def take(indices: NDArray[np.int64]) -> Split:
+    def take(indices: NDArray[np.int64], what: str) -> Split:
         model = study.model
-        images = resized.load(data, indices, size=model.image_size, resize=model.resize, cache=cache, fingerprint=mark)
+        words = {"study": study.name, "data": title(study.data), "size": str(model.image_size), "what": what}
+        images = resized.load(data, indices, size=model.image_size, resize=model.resize, cache=cache, words=words)
         return Split(images=images, labels=data.labels[indices])
 
     return TrainingData(
         classes=data.classes,
-        train=take(parts.train),
-        validation=take(parts.validation),
-        test=take(parts.test),
-        fingerprint=mark,
+        train=take(parts.train, "train"),
+        validation=take(parts.validation, "validation"),
+        test=take(parts.test, "test"),
+        fingerprint=fingerprint.fingerprint(data),
         splits=parts.digest,
     )
+
+
+def title(data: spec.Data) -> str:
+    """Where images come from, in a word or two: `animals`, `keras cifar10`, the path of a folder."""
+    known = data.model_dump()
+    which = next((known[field] for field in ("path", "name", "function") if known.get(field)), "")
+    return f"{which}" if known.get("path") else f"{data.source} {which}".rstrip()
 
 
 def open_dataset(data: spec.Data, *, cache: Path) -> datasets.Dataset:

@@ -1,15 +1,25 @@
-"""The first stage of a trial: the head alone, on the frozen backbone's features, a whole epoch in one call."""
+"""The first stage of a trial: heads alone, on the frozen backbone's features, a whole epoch in one call."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tuner.hyperparameters import Hyperparameters
-from tuner.training import losses, optimizers, scores
-from tuner.training.bench import Bench
+from tuner.training import bench as benches
+from tuner.training import features, head, heads, losses, rates, scores, views
+
+#: an epoch has at least so many steps where that leaves them more images than `batch_size` ...
+_MIN_STEPS = 15
+#: ... but none of them more than this: it gains no more time, and the rates of the search space suit no larger ones
+_MAX_IMAGES = 256
+#: rows that are read at once of features that are too many for the memory
+_ROWS_AT_ONCE = 8192
+#: the rate of a head beside the trial's own is this many times larger or smaller; that of the next pair by as much again
+_SPREAD = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,50 +32,120 @@ class Measured:
     validation: scores.Scores
 
 
-def train(bench: Bench, head: keras.Sequential, hyperparameters: Hyperparameters, *, seed: int) -> Iterator[Measured]:
-    """Train the head epoch by epoch, its rate falling from `probe_learning_rate` in a half cosine."""
-    labels = bench.data.train.labels
-    batch = min(hyperparameters.batch_size, len(labels))
-    steps, epochs = len(labels) // batch, bench.study.training.probe_epochs
-    rates = optimizers.cosine(steps * epochs, peak=hyperparameters.probe_learning_rate, warmup=0.0)
-    run_epoch = _epoch(bench, head, hyperparameters)
-    validation_loss = losses.build_validation(hyperparameters)
-    predict = tf.function(lambda: head(bench.validation_features, training=False))
-    for epoch in range(epochs):
-        order = np.random.default_rng([seed, 0, epoch]).permutation(len(labels))[: steps * batch]
-        epoch_rates = rates[epoch * steps : (epoch + 1) * steps]
-        loss, accuracy = run_epoch(tf.constant(order.reshape(steps, batch), tf.int32), tf.constant(epoch_rates))
-        yield Measured(
-            loss=float(loss),
-            accuracy=float(accuracy),
-            learning_rate=float(epoch_rates[-1]),
-            validation=scores.score(predict().numpy(), bench.data.validation.labels, validation_loss),
+class Probe:
+    """The probe of one trial: `training.probe_heads` heads side by side, equal but for their rates.
+
+    An epoch shows each training image once, in a view that is drawn for it: mirrored or not, so that its cost does not grow with the number
+    of views. What it yields, and its weights, are those of the head that does best on the validation split after it.
+    """
+
+    def __init__(self, bench: benches.Bench, hyperparameters: Hyperparameters, *, seed: int) -> None:
+        training, labels = bench.study.training, bench.data.train.labels
+        self._hyperparameters, self._seed, self._num_epochs = hyperparameters, seed, training.probe_epochs
+        self._train = _Table(bench, "train", views.views(hyperparameters.augmentation), hyperparameters)
+        self._validation = _Table(bench, "validation", (views.ORIGINAL,), hyperparameters)
+        self._program = heads.program(heads.Form.of(hyperparameters, num_classes=bench.num_classes, num_heads=training.probe_heads))
+        self._program.begin(head.initial(hyperparameters, self._train.width, bench.num_classes, seed=seed))
+        self._values = heads.values(
+            hyperparameters,
+            class_weights=losses.class_weights(labels, bench.num_classes, hyperparameters.class_weights),
+            clip=training.gradient_clip,
+            seed=seed,
         )
+        self._best = 0
+
+    def epochs(self) -> Iterator[Measured]:
+        """Train epoch by epoch, the rates falling from `probe_learning_rate` and its neighbours in half cosines."""
+        batch = num_images(self._hyperparameters.batch_size, self._train.count)
+        steps = self._train.count // batch
+        own = rates.cosine(steps * self._num_epochs, peak=self._hyperparameters.probe_learning_rate, warmup=0.0)
+        spread = np.array(factors(self._program.form.num_heads), np.float32)
+        validation_loss = losses.build_validation(self._hyperparameters)
+        for epoch in range(self._num_epochs):
+            own_rates = own[epoch * steps : (epoch + 1) * steps, None] * spread
+            loss, accuracy = self._run(epoch, steps, batch, own_rates)
+            found = [scores.score(logits, self._validation.labels, validation_loss) for logits in self._predict()]
+            self._best = best = _best(loss, found)
+            yield Measured(
+                loss=float(loss[best]), accuracy=float(accuracy[best]), learning_rate=float(own_rates[-1, best]), validation=found[best]
+            )
+
+    def weights(self) -> tuple[NDArray[np.float32], ...]:
+        """Kernel and bias of each layer after the last epoch."""
+        return self._program.weights(self._best)
+
+    def _run(self, epoch: int, steps: int, batch: int, rates: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Loss and accuracy (heads,) of one epoch."""
+        random = np.random.default_rng([self._seed, 0, epoch])
+        order = random.permutation(self._train.count)[: steps * batch]
+        numbers = random.integers(self._train.num_views, size=steps * batch)
+        found = []
+        at_once = steps if self._train.is_small else max(1, _ROWS_AT_ONCE // batch)
+        for start in range(0, steps, at_once):
+            end = min(steps, start + at_once)
+            part = slice(start * batch, end * batch)
+            table, labels, rows = self._train.rows(numbers[part], order[part])
+            measured = self._program.train(
+                table, labels, rows.reshape(-1, batch), rates[start:end], first=epoch * steps + start, values=self._values
+            )
+            found.append((end - start) * np.stack(measured))
+        loss, accuracy = np.sum(found, 0) / steps
+        return loss, accuracy
+
+    def _predict(self) -> NDArray[np.float32]:
+        """Logits (heads, n, classes) of the validation split."""
+        return np.concatenate([self._program.predict(part) for part in self._validation.parts()], 1)
 
 
-def _epoch(
-    bench: Bench, head: keras.Sequential, hyperparameters: Hyperparameters
-) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    variables = [(0, variable) for variable in head.trainable_variables]
-    optimizer = optimizers.build(hyperparameters, variables, gradient_clip=bench.study.training.gradient_clip)
-    labels = bench.data.train.labels
-    loss_of = losses.build(hyperparameters, losses.class_weights(labels, bench.num_classes, hyperparameters.class_weights))
-    features, targets = bench.train_features, tf.one_hot(labels, bench.num_classes)
+def num_images(batch_size: int, count: int) -> int:
+    """Images of a step of a probe on `count` training images: more than the trial's `batch_size` where that leaves steps enough.
 
-    @tf.function  # type: ignore[untyped-decorator]
-    def run_epoch(order: tf.Tensor, rates: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        total, hits = tf.constant(0.0), tf.constant(0.0)
-        for step in tf.range(tf.shape(order)[0]):
-            x, y = tf.gather(features, order[step]), tf.gather(targets, order[step])
-            optimizer.learning_rate.assign(rates[step])
-            with tf.GradientTape() as tape:
-                logits = head(x, training=True)
-                loss = tf.reduce_mean(loss_of(y, logits))
-            gradients = tape.gradient(loss, [variable.value for _, variable in variables])
-            optimizer.apply(gradients)
-            total += loss
-            hits += tf.reduce_mean(tf.cast(tf.equal(tf.argmax(logits, 1), tf.argmax(y, 1)), tf.float32))
-        count = tf.cast(tf.shape(order)[0], tf.float32)
-        return total / count, hits / count
+    A step on 128 images costs little more than one on 32, and the heads come out as good.
+    """
+    return min(count, max(batch_size, min(_MAX_IMAGES, count // _MIN_STEPS)))
 
-    return run_epoch  # type: ignore[no-any-return]
+
+def factors(num_heads: int) -> tuple[float, ...]:
+    """What multiplies the trial's rate for each head: 1, then larger and smaller ones in turn."""
+    return tuple(_SPREAD ** ((number + 1) // 2 * (1 if number % 2 else -1)) for number in range(num_heads))
+
+
+def _best(loss: NDArray[np.float32], found: list[scores.Scores]) -> int:
+    """The head of the highest validation accuracy, then the lowest loss; one that is not finite only where all are."""
+
+    def rank(number: int) -> tuple[bool, float, float]:
+        measured = found[number]
+        is_finite = math.isfinite(loss[number]) and math.isfinite(measured.loss)
+        return is_finite, measured.accuracy, -measured.loss if is_finite else 0.0
+
+    return max(range(len(found)), key=rank)
+
+
+class _Table:
+    """The features of a split that a trial's head sees, all in memory or read part by part."""
+
+    def __init__(self, bench: benches.Bench, split: str, wanted: tuple[views.View, ...], hyperparameters: Hyperparameters) -> None:
+        self._vectors: features.Vectors = bench.features(split, wanted)
+        self.num_views, self.count, _ = self._vectors.shape
+        self.width = bench.backbone.num_features(hyperparameters.features)
+        self.is_small = self._vectors.is_small
+        self.labels = bench.data.train.labels if split == "train" else bench.data.validation.labels
+        if self.is_small:
+            self._all = tf.reshape(self._vectors.whole()[..., -self.width :], (-1, self.width))
+            self._all_labels = tf.constant(np.tile(self.labels, self.num_views), tf.int32)
+
+    def rows(self, numbers: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[tf.Tensor, tf.Tensor, NDArray[np.int64]]:
+        """A table (m, d) with labels (m,), and where in it some images lie, each in the view of its own number."""
+        if self.is_small:
+            return self._all, self._all_labels, numbers * self.count + images
+        taken = self._vectors.take(numbers, images)[:, -self.width :]
+        return tf.constant(taken), tf.constant(self.labels[images], tf.int32), np.arange(len(images))
+
+    def parts(self) -> Iterator[tf.Tensor]:
+        """The first view of all images, in order."""
+        if self.is_small:
+            yield self._all[: self.count]
+            return
+        for start in range(0, self.count, _ROWS_AT_ONCE):
+            images = np.arange(start, min(self.count, start + _ROWS_AT_ONCE))
+            yield tf.constant(self._vectors.take(np.zeros_like(images), images)[:, -self.width :])

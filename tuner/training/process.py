@@ -1,6 +1,7 @@
 """The trainer: a process that does what a worker tells it down a pipe, and is warm from trial to trial.
 
-Run as `python -m tuner.training.process FD --threads N`, where FD is the open end of a socket.
+Run as `python -m tuner.training.process FD --threads N`, where FD is the open end of a socket; on a GPU with `--gpu`, and with
+`--memory-limit-mb N` where others share it.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from tuner import errors, messages, spec
-from tuner.training import attempt, bench, inbox
+from tuner.training import attempt, bench, devices, inbox
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,23 +27,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="tuner.training.process")
     parser.add_argument("fd", type=int)
     parser.add_argument("--threads", type=int, default=0, help="threads of one operation; 0: all cores")
+    parser.add_argument("--gpu", action="store_true", help="it was given a GPU")
+    parser.add_argument("--memory-limit-mb", type=int, default=None, help="MiB of the GPU that it may take; none: what it needs")
     given = parser.parse_args(arguments)
     # the worker decides when this ends; a terminal's Ctrl-C must not
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _set_up(given.threads)
-    serve(inbox.Inbox(Connection(given.fd)), threads=given.threads)
+    share = devices.Share(threads=given.threads, memory_limit_mb=given.memory_limit_mb, has_gpu=given.gpu)
+    devices.set_up(share)
+    serve(inbox.Inbox(Connection(given.fd)), share)
 
 
-def serve(box: inbox.Inbox, *, threads: int) -> None:
+def serve(box: inbox.Inbox, share: devices.Share) -> None:
     """Carry out orders until one says quit."""
     ready: bench.Bench | None = None
+    num_traced = 0
     while not isinstance(order := box.order(), messages.Quit):
         trial = None if isinstance(order, messages.Prepare) else order.trial
         try:
             if isinstance(order, messages.Prepare):
                 start, ready = time.perf_counter(), None
-                ready = bench.prepare(spec.StudySpec.model_validate_json(order.spec), cache=Path(order.cache))
-                box.send(_prepared(ready, _device(threads), time.perf_counter() - start))
+                study = spec.StudySpec.model_validate_json(order.spec)
+                devices.use(study.training.precision)
+                ready = bench.prepare(study, cache=Path(order.cache))
+                box.send(_prepared(ready, devices.words(devices.gpu(), share), time.perf_counter() - start))
                 gc.freeze()
             elif ready is None:
                 raise errors.TrainingError("the trainer was given a trial before a study", kind="NotPrepared")
@@ -52,24 +59,23 @@ def serve(box: inbox.Inbox, *, threads: int) -> None:
                 box.send(attempt.evaluate(ready, order))
         except Exception as error:  # noqa: BLE001 - an attempt is marked failed here; the trainer goes on
             box.send(_failed(trial, error))
-        # the steps that were traced for a trial are in reference cycles, hundreds of megabytes of them after ten trials
+        num_traced = _collect(ready, num_traced)
+
+
+def _collect(ready: bench.Bench | None, num_traced: int) -> int:
+    """Free what an order left behind; returns how many graphs there have been.
+
+    Graphs that are no longer kept are in reference cycles, hundreds of megabytes of them. Those that are kept take tenths of a second to
+    look through, which is done only when there are new ones.
+    """
+    now = num_traced if ready is None else ready.traced.num_traced
+    if now != num_traced:
+        gc.unfreeze()
         gc.collect()
-
-
-def _set_up(threads: int) -> None:
-    if threads:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.config.experimental.enable_op_determinism()
-    for gpu in tf.config.list_physical_devices("GPU"):
-        tf.config.experimental.set_memory_growth(gpu, True)
-
-
-def _device(threads: int) -> str:
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        return str(tf.config.experimental.get_device_details(gpus[0]).get("device_name", gpus[0].name))
-    return f"cpu, {threads} threads" if threads != 1 else "cpu, 1 thread"
+        gc.freeze()
+    else:
+        gc.collect()
+    return now
 
 
 def _prepared(ready: bench.Bench, device: str, seconds: float) -> messages.Prepared:
@@ -104,8 +110,15 @@ def _failed(trial: int | None, error: Exception) -> messages.Failed:
     )
 
 
+#: what TensorFlow puts before the words that say what went wrong
+_PLACES = ("Graph execution error", "Detected at node", "File ", "Stack trace")
+
+
 def _told(error: Exception) -> str:
-    """What the error says; of one raised inside a graph, whose text begins with a traceback, the last line."""
+    """What the error says; of one raised inside a graph, whose text holds a traceback, the line that says what."""
+    if isinstance(error, tf.errors.OpError):
+        lines = [line.strip() for line in (error.message or "").splitlines() if line.strip()]
+        return next((line for line in lines if not line.startswith(_PLACES)), "") or type(error).__name__
     text = str(error).strip()
     return text.splitlines()[-1].strip() if text.startswith("in user code") else text
 

@@ -14,6 +14,8 @@ from tuner.workers.narrator import Narrator
 from tuner.workers.stopping import Stopping
 from tuner.workers.warm import WarmTrainer
 
+#: epochs of a probe that come faster than this share a report
+REPORT_SECONDS = 1.0
 #: how long a trainer that was told to hand a trial back may take; it answers at its next step
 _SUSPEND_SECONDS = 60.0
 
@@ -28,6 +30,7 @@ class Attempt:
         self._stopping = stopping
         self._narrator = narrator
         self._unsent: list[messages.Epoch] = []
+        self._reported_at = time.monotonic()
         self._best = 0.0
         self._suspended_at: float | None = None
         self._why_stopped = ""
@@ -52,8 +55,11 @@ class Attempt:
                 case messages.Probed():
                     self._answer_probe(message)
                 case messages.Finished() | messages.Failed():
-                    self._deliver()
+                    if isinstance(message, messages.Failed) or message.ending is messages.Ending.SUSPENDED:
+                        self.deliver()  # an end that counts is stored with its curve
                     return None if self.is_lost else self._with_reason(message)
+                case None:
+                    self._deliver_what_is_due()
             if self._stopping.is_asked and self._must_be_abandoned():
                 break
         return None
@@ -63,7 +69,10 @@ class Attempt:
         self._best = max(self._best, epoch.validation_accuracy)
         self._unsent.append(epoch)
         self._narrator.say(Happening.EPOCH, self._claim.number, stage=epoch.stage, step=epoch.step, value=self._best, seconds=epoch.seconds)
-        self._deliver()
+        if epoch.stage is Stage.FINE_TUNE:
+            self.deliver()
+        else:
+            self._deliver_what_is_due()
         if epoch.stage is Stage.FINE_TUNE and not self._why_stopped and self._should_prune():
             self._stop(f"the pruner {self._study.spec.pruner.name} gave it up after epoch {epoch.step}")
 
@@ -74,10 +83,15 @@ class Attempt:
         elif not self._stopping.is_asked and not self.is_lost:
             self._stop(f"its probe is not among the best {self._study.spec.training.promote:.0%}")
 
-    def _deliver(self) -> None:
+    def _deliver_what_is_due(self) -> None:
+        if time.monotonic() - self._reported_at > REPORT_SECONDS:
+            self.deliver()
+
+    def deliver(self) -> None:
         """Report what is not reported yet; while the storage is away, it waits here."""
         if not self._unsent or self.is_lost:
             return
+        self._reported_at = time.monotonic()
         try:
             trials.report(self._study, self._claim, tuple(self._unsent))
             self._unsent.clear()
@@ -89,7 +103,9 @@ class Attempt:
     def _is_promoted(self, probed: messages.Probed) -> bool:
         while not self._stopping.is_asked:
             try:
-                return trials.promoted(self._study, self._claim, probed)
+                is_promoted = trials.promoted(self._study, self._claim, probed, tuple(self._unsent))
+                self._unsent.clear()
+                return is_promoted
             except LeaseLost:
                 self._lose()
                 return False
@@ -100,7 +116,7 @@ class Attempt:
 
     def _should_prune(self) -> bool:
         try:
-            return trials.should_prune(self._study, self._claim)
+            return trials.should_prune(self._study, self._claim, tuple(self._unsent))
         except (LeaseLost, StorageError):
             return False
 

@@ -2,10 +2,10 @@
 
     core_seconds = multiply_adds × SECONDS_A_MULTIPLY_ADD × images × passes
 
-`passes` is 1 an image for the features of the probe (computed once a study, kept in the cache) and for each validation image and epoch,
-and 3 for each training image and epoch of fine-tuning (forward, and twice that backward). The multiply-adds of a backbone at 224 pixels
-stand below; they grow with the square of the image size. Every trial is probed; the part `training.promote` of them, and trial 0, is
-fine-tuned.
+`passes` is 1 for the features of the probe (computed once a study, of each image and its mirror image) and for each validation image
+and epoch, and 3 for each training image and epoch of fine-tuning (forward, and twice that backward). The multiply-adds of a backbone at
+224 pixels stand below; they grow with the square of the image size. Every trial is probed; the part `training.promote` of them, and
+trial 0, is fine-tuned.
 """
 
 import math
@@ -15,10 +15,10 @@ from tuner.spec import StudySpec
 
 #: measured with EfficientNet-Lite0 at 96 pixels, everything unfrozen, on two cores: 8 ms an image
 SECONDS_A_MULTIPLY_ADD = 7e-11
-#: building and tracing a model before its first step
-TRACE_SECONDS = 12.0
+#: tracing a fine-tuning before its first step, where no trial before it had the same shape
+TRACE_SECONDS = 3.0
 #: what one epoch of a head on cached features takes, for each 1,000 images
-HEAD_SECONDS = 0.06
+HEAD_SECONDS = 0.02
 #: billions of multiply-adds an image of 224 pixels
 MULTIPLY_ADDS = {
     "efficientnet_lite0": 0.41,
@@ -64,6 +64,8 @@ MULTIPLY_ADDS = {
 #: of a backbone that is not in the list
 _GUESS = 2.0
 _FORWARD, _BACKWARD = 1, 3
+#: a training image and its mirror image
+_VIEWS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def estimate(spec: StudySpec, *, num_train: int, num_validation: int, epochs: in
     name = spec.model.backbone.lower().replace("-", "_")
     multiply_adds = _multiply_adds(name)
     image_seconds = (multiply_adds or _GUESS) * 1e9 * (spec.model.image_size / 224) ** 2 * SECONDS_A_MULTIPLY_ADD / num_cores
-    prepare = image_seconds * _FORWARD * (num_train + num_validation)
+    prepare = image_seconds * _FORWARD * (_VIEWS * num_train + num_validation)
     probe = HEAD_SECONDS * spec.training.probe_epochs * num_train / 1000
     epoch = image_seconds * (_BACKWARD * num_train + _FORWARD * num_validation)
     fine_tune = TRACE_SECONDS + epochs * epoch if epochs else 0.0

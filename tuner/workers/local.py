@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 
 import psutil
 
-from tuner.workers import machine
+from tuner import machine
 from tuner.workers.events import Event, Happening, Tell
 from tuner.workers.process import Assignment
 from tuner.workers.stopping import Stopping

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from tuner.data_spec import Data
 from tuner.errors import RequestError, StorageError, TunerError
 from tuner.workers.events import Event, Happening
+from tuner.workers.gpus import Place
 from tuner.workers.places import Places
 from tuner.workers.stopping import Stopping, on_signals
 from tuner.workers.trainer import ChildTrainer, Trainer
@@ -34,6 +35,8 @@ class Assignment(BaseModel):
     worker: str
     cache: Path
     artifacts: Path
+    #: its part of a GPU; None: it is on the cores
+    place: Place | None = None
     threads: int
     hang_limit_seconds: float
     memory_limit_bytes: int | None = None
@@ -65,7 +68,7 @@ Start = Callable[[Assignment], Trainer]
 
 def child(assignment: Assignment) -> Trainer:
     """The trainer of real work: a child process with Keras."""
-    return ChildTrainer(threads=assignment.threads, log=assignment.trainer_log)
+    return ChildTrainer(threads=assignment.threads, log=assignment.trainer_log, place=assignment.place)
 
 
 def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], None], start: Start = child) -> None:

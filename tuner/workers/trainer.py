@@ -13,6 +13,7 @@ import psutil
 
 from tuner import messages
 from tuner.errors import TunerError
+from tuner.workers import gpus
 
 #: TensorFlow's own chatter, of which nothing helps who reads the log of a crash
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow", "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
@@ -66,19 +67,26 @@ class Trainer(Protocol):
 class ChildTrainer:
     """A `tuner.training.process` and the pipe to it; started at once, in a session of its own so that a terminal's Ctrl-C passes it by."""
 
-    def __init__(self, *, threads: int, log: Path, command: Sequence[str] = (sys.executable, "-m", "tuner.training.process")) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        log: Path,
+        place: gpus.Place | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "tuner.training.process"),
+    ) -> None:
         self._log = log
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         with theirs, log.open("wb") as written:
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), "--threads", str(threads)],
+                [*command, str(theirs.fileno()), "--threads", str(threads), *_placed(place)],
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                env=_environment(os.environ),
+                env=gpus.environment(_environment(os.environ), place),
             )
         self._pipe = Connection(ours.detach())
 
@@ -154,6 +162,13 @@ def _cause(code: int) -> str:
     if code < 0:
         return f"crashed (signal {-code})"
     return f"left with exit code {code}"
+
+
+def _placed(place: gpus.Place | None) -> list[str]:
+    """The options of a trainer that is on a GPU."""
+    if place is None:
+        return []
+    return ["--gpu"] if place.memory_mb is None else ["--gpu", "--memory-limit-mb", str(place.memory_mb)]
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:

@@ -138,6 +138,7 @@ class Worker:
                 return attempt.play(folder), curve
             except (TrainerDied, TrainerHung) as error:
                 self._trainer.drop()
+                attempt.deliver()  # the next one goes on from a checkpoint that may lie behind them
                 if self._stopping.is_asked:
                     return None, curve
                 self._narrator.say(Happening.REPLACED, claim.number, message=str(error))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tuner.workers import machine
+from tuner import machine
 
 
 @pytest.mark.parametrize(("text", "cores"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("400000 100000\n", 4.0), ("", None)])

@@ -1,0 +1,44 @@
+"""What `tuner check` says of the road of a trial and of who leads the search."""
+
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.search import by_hand
+from tuner.terminal import plan, printing
+
+
+def told(sections: dict[str, Any], epochs: int = 12) -> str:
+    console = Console(width=200, color_system=None, theme=printing.THEME)
+    with console.capture() as capture:
+        console.print(plan.plan(by_hand.spec(**sections), epochs, 3))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("training", "epochs", "words"),
+    [
+        ({}, 12, "a probe of 20 epochs; the best 25% of them are fine-tuned for 12 epochs\n"),
+        ({"promote": 1}, 12, "a probe of 20 epochs; all of them are fine-tuned for 12 epochs\n"),
+        ({"probe_heads": 4, "epochs": 0}, 0, "a probe of 20 epochs with 4 heads at once\n"),
+        ({"precision": "bfloat16"}, 1, "a probe of 20 epochs; the best 25% of them are fine-tuned for 1 epoch, in bfloat16\n"),
+    ],
+)
+def test_the_road_of_a_trial_is_said_in_words(training: dict[str, Any], epochs: int, words: str) -> None:
+    assert words in told({"training": {"probe_epochs": 20, "promote": 0.25} | training}, epochs)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"sampler": "tpe", "pruner": "median"}, "sampler tpe, pruner median,"),
+        # what the file changes of their options
+        ({"pruner": {"name": "top-k", "keep": 3}}, "pruner top-k (keep 3),"),
+        ({"pruner": {"name": "percentile", "percentile": 50, "warmup": 0.25}}, "pruner percentile (warmup 0.25, percentile 50),"),
+        ({"sampler": {"name": "tpe", "startup_trials": 20}}, "sampler tpe (startup_trials 20),"),
+        ({"pruner": {"name": "threshold", "lower": 0.5}}, "pruner threshold (lower 0.5),"),
+    ],
+)
+def test_sampler_and_pruner_are_named_with_the_options_that_are_not_their_defaults(sections: dict[str, Any], words: str) -> None:
+    assert words in told(sections)

@@ -1,0 +1,209 @@
+"""Heads of one form, trained side by side on given features, in a program that is traced once for all of their widths and rates."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tuner.hyperparameters import Activation, Hyperparameters, Loss, Optimizer
+from tuner.training import fused, head, losses
+
+#: programs that are kept; one holds the weights of its last heads and a graph of a few hundred operations
+_NUM_KEPT = 8
+#: dropout is drawn a byte a place: four times faster than a number a place, and its rate within 0.002 of what was asked for
+_LEVELS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What a program is traced for; all else are values."""
+
+    optimizer: Optimizer
+    nesterov: bool
+    loss: Loss
+    #: None of a linear head
+    activation: Activation | None
+    #: of the head, the last one among them
+    num_layers: int
+    num_classes: int
+    num_heads: int
+
+    @classmethod
+    def of(cls, hyperparameters: Hyperparameters, *, num_classes: int, num_heads: int) -> "Form":
+        """The form of a trial's heads."""
+        return cls(
+            optimizer=hyperparameters.optimizer,
+            nesterov=hyperparameters.optimizer is Optimizer.SGD and hyperparameters.nesterov,
+            loss=hyperparameters.loss,
+            activation=hyperparameters.activation if hyperparameters.head_units else None,
+            num_layers=len(hyperparameters.head_units) + 1,
+            num_classes=num_classes,
+            num_heads=num_heads,
+        )
+
+
+#: of a trial, by the names of `_VALUES`
+Values = Mapping[str, tf.Tensor]
+_VALUES = {
+    "momentum": ((), tf.float32),
+    "weight_decay": ((), tf.float32),
+    "dropout": ((), tf.float32),
+    "smoothing": ((), tf.float32),
+    "gamma": ((), tf.float32),
+    "class_weights": ((None,), tf.float32),
+    "clip": ((), tf.float32),
+    "seed": ((), tf.int32),
+}
+
+
+def values(hyperparameters: Hyperparameters, *, class_weights: NDArray[Any], clip: float, seed: int) -> Values:
+    """What a program is told of a trial."""
+    given: dict[str, Any] = {
+        "momentum": hyperparameters.momentum if hyperparameters.optimizer.has_momentum else 0.0,
+        "weight_decay": hyperparameters.weight_decay,
+        "dropout": hyperparameters.dropout,
+        "smoothing": losses.smoothing_of(hyperparameters),
+        "gamma": hyperparameters.focal_gamma,
+        "class_weights": class_weights,
+        "clip": clip,
+        "seed": seed % 2**31,
+    }
+    return {name: tf.constant(given[name], dtype) for name, (_, dtype) in _VALUES.items()}
+
+
+@functools.lru_cache(maxsize=_NUM_KEPT)
+def program(form: Form) -> "Program":
+    """The program of a form; the one that was traced for the trial before, if there was one."""
+    return Program(form)
+
+
+class Program:
+    """Trains heads of one form and tells what they see; it holds the weights of those that it trains now."""
+
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        kinds = [np.zeros((1,) * rank, np.float32) for rank in (2, 1)] * form.num_layers
+        self._weights = [[_variable(kind) for kind in kinds] for _ in range(form.num_heads)]
+        self._slots = [[[_variable(slot) for slot in fused.slots(form.optimizer, kind)] for kind in kinds] for _ in self._weights]
+        table = tf.TensorSpec([None, None], tf.float32)
+        self._trained = tf.function(
+            self._train,
+            input_signature=[
+                *(table, tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None], tf.int32), table, tf.TensorSpec([], tf.int32)),
+                {name: tf.TensorSpec(shape, dtype) for name, (shape, dtype) in _VALUES.items()},
+            ],
+        )
+        self._predicted = tf.function(self._predict, input_signature=[table])
+
+    @property
+    def num_traced(self) -> int:
+        """How often one of its functions was traced."""
+        return sum(function.experimental_get_tracing_count() for function in (self._trained, self._predicted))
+
+    def begin(self, weights: Sequence[NDArray[np.float32]]) -> None:
+        """Give every head these weights, kernel and bias of each layer, and an optimizer that remembers nothing."""
+        for own, slots in zip(self._weights, self._slots, strict=True):
+            for variable, remembered, value in zip(own, slots, weights, strict=True):
+                variable.assign(value)
+                for slot, first in zip(remembered, fused.slots(self.form.optimizer, value), strict=True):
+                    slot.assign(first)
+
+    def train(
+        self, features: tf.Tensor, labels: tf.Tensor, order: NDArray[Any], rates: NDArray[np.float32], *, first: int, values: Values
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Mean training loss and accuracy (heads,) of steps on rows `order` (steps, batch) of standardized features (n, d), labels (n,).
+
+        `rates` (steps, heads) are the learning rates, `first` counts the steps before these.
+        """
+        loss, accuracy = self._trained(
+            features, labels, tf.constant(order, tf.int32), tf.constant(rates), tf.constant(first, tf.int32), dict(values)
+        )
+        return loss.numpy(), accuracy.numpy()
+
+    def predict(self, features: tf.Tensor) -> NDArray[np.float32]:
+        """Logits (heads, n, classes) of standardized features (n, d), without dropout."""
+        logits: NDArray[np.float32] = self._predicted(features).numpy()
+        return logits.reshape(self.form.num_heads, -1, self.form.num_classes)
+
+    def weights(self, number: int) -> tuple[NDArray[np.float32], ...]:
+        """Kernel and bias of each layer of one head."""
+        return tuple(variable.numpy() for variable in self._weights[number])
+
+    def _train(
+        self, features: tf.Tensor, labels: tf.Tensor, order: tf.Tensor, rates: tf.Tensor, first: tf.Tensor, values: Values
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        losses_of = losses.training(
+            self.form.loss, smoothing=values["smoothing"], gamma=values["gamma"], class_weights=values["class_weights"]
+        )
+        total, hits = tf.zeros([self.form.num_heads]), tf.zeros([self.form.num_heads])
+        for step in tf.range(tf.shape(order)[0]):
+            labelled = tf.gather(labels, order[step])
+            number = first + step + 1
+            read = [[variable.read_value() for variable in own] for own in self._weights]
+            with tf.GradientTape() as tape:
+                tape.watch(read)
+                logits = self._logits(read, tf.gather(features, order[step]), dropout=(values["dropout"], values["seed"], number))
+                loss = tf.reduce_mean(losses_of(tf.one_hot(labelled, self.form.num_classes), logits), -1)
+                summed = tf.reduce_sum(loss)
+            gradients = tape.gradient(summed, read)
+            self._update(gradients, rates[step], tf.cast(number, tf.float32), values)
+            total += tf.reshape(loss, [-1])
+            right = tf.equal(tf.argmax(logits, -1, tf.int32), labelled)
+            hits += tf.reshape(tf.reduce_mean(tf.cast(right, tf.float32), -1), [-1])
+        count = tf.cast(tf.shape(order)[0], tf.float32)
+        return total / count, hits / count
+
+    def _predict(self, features: tf.Tensor) -> tf.Tensor:
+        return self._logits([[variable.read_value() for variable in own] for own in self._weights], features)
+
+    def _logits(self, read: list[list[tf.Tensor]], features: tf.Tensor, *, dropout: tuple[tf.Tensor, ...] | None = None) -> tf.Tensor:
+        """(n, classes) of one head, (heads, n, classes) of several, all of which drop the same places."""
+        form = self.form
+        joined = read[0] if form.num_heads == 1 else [_joined(each) for each in zip(*read, strict=True)]
+        kept = None if dropout is None else masks(joined, tf.shape(features)[0], *dropout)
+        logits = head.forward(joined, features, activation=form.activation or Activation.RELU, masks=kept)
+        return tf.ensure_shape(logits, [form.num_heads, None, form.num_classes][-len(logits.shape) :])
+
+    def _update(self, gradients: list[list[tf.Tensor]], rates: tf.Tensor, number: tf.Tensor, values: Values) -> None:
+        """One step of each head, by its own rate and its own norm of the gradient: one that is not finite spoils no other."""
+        for index, (own, slots, each) in enumerate(zip(self._weights, self._slots, gradients, strict=True)):
+            norm = tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in each]))
+            scale = values["clip"] / tf.maximum(norm, values["clip"])
+            for place, (variable, remembered, gradient) in enumerate(zip(own, slots, each, strict=True)):
+                step = fused.Step(
+                    rate=rates[index],
+                    number=number,
+                    momentum=values["momentum"],
+                    weight_decay=values["weight_decay"] if place % 2 == 0 else None,
+                    nesterov=self.form.nesterov,
+                )
+                fused.apply(self.form.optimizer, variable, gradient * scale, remembered, step)
+
+
+def _variable(kind: NDArray[np.float32]) -> tf.Variable:
+    """A variable that takes values of any lengths along as many axes."""
+    return tf.Variable(kind, shape=[None] * kind.ndim, trainable=False)
+
+
+def _joined(each: Sequence[tf.Tensor]) -> tf.Tensor:
+    """The same weights of all heads: kernels (heads, d, units), biases (heads, 1, units)."""
+    stacked = tf.stack(each)
+    return stacked if len(stacked.shape) == 3 else stacked[:, None]
+
+
+def masks(weights: Sequence[tf.Tensor], count: tf.Tensor, rate: tf.Tensor, seed: tf.Tensor, number: tf.Tensor) -> list[tf.Tensor]:
+    """What dropout multiplies the inputs of each layer with (count, d): 0, or as much more as others are dropped."""
+    found = []
+    dropped = tf.round(rate * _LEVELS)
+    for layer, kernel in enumerate(weights[::2]):
+        width = tf.shape(kernel)[-2]
+        words = tf.random.stateless_uniform(
+            [(count * width + 3) // 4], tf.stack([seed, number * 8 + layer]), minval=None, maxval=None, dtype=tf.uint32
+        )
+        drawn = tf.reshape(tf.reshape(tf.bitcast(words, tf.uint8), [-1])[: count * width], [count, width])
+        found.append(tf.cast(drawn >= tf.cast(dropped, tf.uint8), tf.float32) / (1.0 - dropped / _LEVELS))
+    return found
