@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-dep
 LOCK := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check format test browser lock clean
+.PHONY: help install demo benchmark check format test browser lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,19 @@ $(INSTALLED): requirements.lock requirements-assets.lock pyproject.toml
 
 demo: $(INSTALLED)  ## search studies/animals.yaml with two workers, the dashboard beside it
 	$(BIN)/tuner run studies/animals.yaml --workers 2 --dashboard
+
+benchmark: .venv-benchmark/.installed  ## tuner beside its peers: DATA="animals NAME" NPZ=NAME.npz SEEDS="0 1" MINUTES=12 CONTENDERS=".." WORKERS=1 EPOCHS=6 FORCE=1
+	.venv-benchmark/bin/python -m benchmarks.peers.run $(BENCHMARK)
+
+# variables that are not given are left to benchmarks/peers/run.py
+BENCHMARK = $(foreach name,DATA NPZ SEEDS MINUTES CONTENDERS WORKERS EPOCHS THREADS RESULTS,$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) $($(name)))) $(if $(FORCE),--force)
+
+.venv-benchmark/.installed: requirements-benchmark.lock
+	@echo "Installing the peers into .venv-benchmark ..."
+	@$(PYTHON) -m venv .venv-benchmark
+	@$(PIP:$(BIN)/%=.venv-benchmark/bin/%) --require-hashes -r requirements-benchmark.lock
+	@$(PIP:$(BIN)/%=.venv-benchmark/bin/%) --no-build-isolation --editable .
+	@touch $@
 
 check: $(INSTALLED)  ## lint, formatting and types
 	$(BIN)/ruff check
@@ -47,6 +60,7 @@ browser: $(INSTALLED)
 lock:  ## choose new versions for the locks (needs uv)
 	$(LOCK) --group dev pyproject.toml -o requirements.lock
 	$(LOCK) --no-deps --group assets -o requirements-assets.lock
+	$(LOCK) --constraint requirements.lock --group benchmark pyproject.toml -o requirements-benchmark.lock
 
 clean:  ## remove .venv and the caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-benchmark .mypy_cache .pytest_cache .ruff_cache

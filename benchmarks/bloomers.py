@@ -1,0 +1,132 @@
+"""A finished study into what was lost with the trials that it ended early: some of them trained again, to their end.
+
+Each is a study of one trial with the same data, backbone, hyperparameters and seed, which nothing ends early. Two groups: trials that the
+pruner ended while they were fine-tuned, and trials whose probe did not earn fine-tuning.
+"""
+
+import argparse
+import json
+import math
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+
+import tuner
+from tuner.errors import TunerError
+from tuner.messages import Stage
+from tuner.results import best as bests
+from tuner.results import config
+from tuner.search import claims, curves, trials
+from tuner.search.study import Study
+from tuner.spec import Budget, StudySpec
+from tuner.strategies import NoPruner, Random
+
+TRIALS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Again:
+    """A trial that was ended early, and the same trial trained to its end."""
+
+    trial: int
+    #: who ended it: pruner or promotion
+    ended_by: str
+    #: epochs of both stages after which it was ended
+    epochs: int
+    #: best validation accuracy until then
+    value: float
+    #: best validation accuracy when it is trained to its end
+    final: float
+    #: by how much that is better than the best trial of the study; 0 where it is not
+    lost: float
+
+
+def main() -> None:
+    """Print what each trial would have come to, and what the study lost with it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("study", help="name of a study that is done")
+    parser.add_argument("--storage", required=True, help="URL of its database")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="where the trials that are trained again are kept; a second call goes on"
+    )
+    parser.add_argument("--cache", type=Path, help="where features are kept")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="how many, half of them from each group")
+    given = parser.parse_args()
+    study = tuner.load(given.study, tuner.open_storage(given.storage))
+    winner = bests.best(study)
+    print(f"{study.name}: best trial {winner.trial}, validation accuracy {winner.value:.4f}\n")
+    print("| trial | ended by | after epochs | best until then | trained to its end | lost |\n|---|---|---|---|---|---|", flush=True)
+    rows: list[Again] = []
+    for trial, ended_by in chosen(study, given.trials):
+        try:
+            rows.append(again(study, trial, ended_by, winner=winner, folder=given.folder, cache=given.cache))
+        except TunerError as error:
+            print(f"| {trial.number} | {ended_by} | could not be trained again: {error} |", flush=True)
+            continue
+        print("| {trial} | {ended_by} | {epochs} | {value:.4f} | {final:.4f} | {lost:.4f} |".format(**asdict(rows[-1])), flush=True)
+    for ended_by in ("pruner", "promotion"):
+        finals = [row.final for row in rows if row.ended_by == ended_by]
+        if finals:
+            num_better = sum(final > winner.value for final in finals)
+            print(
+                f"\nended by the {ended_by}: {num_better} of {len(finals)} would have beaten the best; the best of them {max(finals):.4f}"
+            )
+    (given.folder / f"{study.name}-bloomers.json").write_text(json.dumps([asdict(row) for row in rows], indent=1), encoding="utf-8")
+
+
+def chosen(study: Study, num_trials: int) -> list[tuple[FrozenTrial, str]]:
+    """Some of the trials that were ended early, drawn at random: half from each group, more from one where the other has too few."""
+    ended = [trial for trial in study.optuna.get_trials(states=(TrialState.PRUNED,)) if _could_go_on(study, trial)]
+    random.Random(0).shuffle(ended)
+    pruned = [(trial, "pruner") for trial in ended if trial.user_attrs.get("stage") == Stage.FINE_TUNE.value]
+    left = [(trial, "promotion") for trial in ended if trial.user_attrs.get("stage") == Stage.PROBE.value]
+    num_pruned = min(len(pruned), max(num_trials // 2, num_trials - len(left)))
+    return pruned[:num_pruned] + left[: num_trials - num_pruned]
+
+
+def _could_go_on(study: Study, trial: FrozenTrial) -> bool:
+    """Whether a trial would have been fine-tuned further: it did not end by itself, and it unfreezes something."""
+    curve = study.storage.read(lambda connection: curves.read(connection, study, trial.number))
+    hyperparameters = trials.hyperparameters(trial)
+    return bool(curve) and math.isfinite(curve[-1].loss) and hyperparameters is not None and hyperparameters.unfreeze > 0
+
+
+def again(study: Study, trial: FrozenTrial, ended_by: str, *, winner: bests.Best, folder: Path, cache: Path | None) -> Again:
+    """Train a trial to its end; one that is trained already is read."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = alone(study, trial, epochs=winner.prepared.epochs)
+    found = tuner.run(spec, storage=f"sqlite:///{folder.resolve()}/bloomers.db", artifacts=folder / "artifacts", cache=cache)
+    value = max(trial.intermediate_values.values())
+    return Again(
+        trial=trial.number,
+        ended_by=ended_by,
+        epochs=len(trial.intermediate_values),
+        value=value,
+        final=found.value,
+        lost=max(0.0, found.value - winner.value),
+    )
+
+
+def alone(study: Study, trial: FrozenTrial, *, epochs: int) -> StudySpec:
+    """The study of one trial that trains as this one did, to its end: trial 0 of a study is always fine-tuned."""
+    hyperparameters = trials.hyperparameters(trial)
+    assert hyperparameters is not None, "only trials with hyperparameters are chosen"
+    spec = study.spec
+    return StudySpec(
+        name=f"{spec.name[:80]}-trial-{trial.number}",
+        data=spec.data,
+        model=spec.model,
+        budget=Budget(trials=1),
+        training=spec.training.model_copy(update={"epochs": epochs}),
+        search=config.fixed(hyperparameters),
+        sampler=Random(),
+        pruner=NoPruner(),
+        seed=spec.seed,
+        result={"study": spec.name, "trial": trial.number, "trial_seed": claims.seed(study, trial.number)},
+    )
+
+
+if __name__ == "__main__":
+    main()

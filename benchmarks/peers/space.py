@@ -1,0 +1,161 @@
+"""The search space of the study as a list of parameters, and values of these as the recipe of one plain Keras model.
+
+The ranges are those of the study file. What a plain Keras script has no word for is left out: features of several depths, a probe
+before the fine-tuning, a rate that falls from layer to layer. It may leave the backbone frozen instead; then the range of the rate is
+the probe's.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from tuner.domains import Choice, Domain, Fixed, Range
+from tuner.search_space import AugmentationSpace, HeadSpace, SearchSpace
+
+#: parameters that have to have one of some values for another to act
+Condition = tuple[tuple[str, tuple[Any, ...]], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter, searched or fixed."""
+
+    name: str
+    domain: Domain
+    when: Condition = ()
+
+    def acts(self, values: Mapping[str, Any]) -> bool:
+        """Whether it acts, given the values of those before it."""
+        return all(values.get(name) in wanted for name, wanted in self.when)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What one plain Keras model is built and trained with."""
+
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    dropout: float
+    label_smoothing: float
+    head_units: tuple[int, ...]
+    activation: str
+    #: part of the backbone's blocks, from the top, that is trained; 0: frozen
+    unfreeze: float
+    batch_size: int = 32
+    momentum: float = 0.9
+    nesterov: bool = True
+    #: part of the steps in which the rate rises from zero
+    warmup: float = 0.125
+    #: strengths, by the names of the study file
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> "Recipe":
+        """What `plain` gave."""
+        return cls(**dict(plain) | {"head_units": tuple(plain["head_units"])})
+
+
+class Chooser(Protocol):
+    """Chooses the values of parameters one after another, as an Optuna trial does."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+
+
+def parameters(search: SearchSpace) -> list[Parameter]:
+    """What is searched, each after those that it depends on."""
+    return [parameter for parameter in _all(search) if not isinstance(parameter.domain, Fixed)]
+
+
+def suggest(chooser: Chooser, search: SearchSpace) -> dict[str, Any]:
+    """Values of the parameters that act."""
+    values: dict[str, Any] = {}
+    for parameter in parameters(search):
+        if parameter.acts(values):
+            values[parameter.name] = _ask(chooser, parameter.name, parameter.domain)
+    return values
+
+
+def recipe(values: Mapping[str, Any], search: SearchSpace) -> Recipe:
+    """What to train with; a parameter that does not act is off."""
+    taken = {parameter.name: parameter.domain.value for parameter in _all(search) if isinstance(parameter.domain, Fixed)}
+    taken |= values
+    optimizer = str(taken["optimizer"])
+    unfreezes = bool(taken["unfreeze.on"])
+    rate = f"{'learning_rate' if unfreezes else 'probe_learning_rate'}.{optimizer}"
+    has_layer = taken.get("head_layers", 0) > 0
+    return Recipe(
+        optimizer=optimizer,
+        learning_rate=taken[rate],
+        unfreeze=taken["unfreeze"] if unfreezes else 0.0,
+        head_units=(int(taken["head_units"]),) if has_layer else (),
+        activation=str(taken["activation"]) if has_layer else "relu",
+        augmentation={name: _plain(taken.get(f"augmentation.{name}", 0.0)) for name in _AUGMENTATIONS},
+        **{name: taken.get(name, 0.0) for name in ("weight_decay", "dropout", "label_smoothing")},
+        **{name: taken[name] for name in ("batch_size", "momentum", "nesterov", "warmup")},
+    )
+
+
+_AUGMENTATIONS = tuple(name for name in AugmentationSpace.model_fields if name != "views")
+
+
+def _all(search: SearchSpace) -> Iterator[Parameter]:
+    yield _parameter("optimizer", search.optimizer)
+    yield Parameter(name="unfreeze.on", domain=Choice(values=(True, False)))
+    yield from _switched("unfreeze", search.unfreeze, (("unfreeze.on", (True,)),))
+    for optimizer in search.optimizers:
+        chosen = (("optimizer", (optimizer.value,)),) if len(search.optimizers) > 1 else ()
+        for name, is_on in (("learning_rate", True), ("probe_learning_rate", False)):
+            rates = getattr(search, name)
+            yield from _switched(f"{name}.{optimizer.value}", rates[optimizer], (*chosen, ("unfreeze.on", (is_on,))))
+    for name in ("weight_decay", "dropout", "label_smoothing", "batch_size", "momentum", "nesterov", "warmup"):
+        yield from _switched(name, getattr(search, name))
+    yield from _head(search)
+    for name in _AUGMENTATIONS:
+        yield from _switched(f"augmentation.{name}", getattr(search.augmentation, name))
+
+
+def _head(search: SearchSpace) -> Iterator[Parameter]:
+    if not isinstance(search.head_units, HeadSpace):
+        yield Parameter(name="head_layers", domain=Fixed(value=min(1, len(search.head_units))))
+        yield Parameter(name="head_units", domain=Fixed(value=search.head_units[0] if search.head_units else 0))
+        yield Parameter(name="activation", domain=search.activation)
+        return
+    layers = search.head_units.layers
+    # one hidden layer at most, as in the study file
+    yield Parameter(name="head_layers", domain=layers if isinstance(layers, Fixed) else Choice(values=(0, 1)))
+    yield from _switched("head_units", search.head_units.units, (("head_layers", (1,)),))
+    yield from _switched("activation", search.activation, (("head_layers", (1,)),))
+
+
+def _switched(name: str, domain: Domain, when: Condition = ()) -> Iterator[Parameter]:
+    """One that may be off has a switch before it."""
+    if isinstance(domain, Range) and domain.off:
+        yield Parameter(name=f"{name}.on", domain=Choice(values=(True, False)), when=when)
+        when = (*when, (f"{name}.on", (True,)))
+    yield _parameter(name, domain, when)
+
+
+def _parameter(name: str, domain: Domain, when: Condition = ()) -> Parameter:
+    if isinstance(domain, Choice):
+        domain = Choice(values=tuple(_plain(value) for value in domain.values))
+    return Parameter(name=name, domain=domain, when=when)
+
+
+def _ask(chooser: Chooser, name: str, domain: Domain) -> Any:
+    if isinstance(domain, Choice):
+        return chooser.suggest_categorical(name, list(domain.values))
+    assert isinstance(domain, Range), "a fixed value is not asked for"
+    if domain.integer:
+        return chooser.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
+    return chooser.suggest_float(name, domain.low, domain.high, log=domain.log)
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)

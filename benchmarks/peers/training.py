@@ -1,0 +1,95 @@
+"""One trial of a peer: a recipe trained with `model.fit`, its epochs in the journal, its best weights kept."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import keras
+
+from benchmarks.peers import journal as journals
+from benchmarks.peers import network
+from benchmarks.peers.space import Recipe
+from benchmarks.peers.task import Task, started
+from tuner import spec
+from tuner.training import pipeline
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """What the trials of one run share in a process."""
+
+    task: Task
+    journal: journals.Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.journal = journals.Journal(self.task.folder)
+
+    @cached_property
+    def study(self) -> spec.StudySpec:
+        """The study whose search space it is."""
+        return self.task.study()
+
+    @cached_property
+    def data(self) -> pipeline.TrainingData:
+        """Images at the size that the network sees, split as tuner splits them."""
+        return pipeline.load(self.study, cache=self.task.cache)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data."""
+        return len(self.data.classes)
+
+    def build(self, recipe: Recipe, *, epochs: int) -> keras.Model:
+        """The model of a trial of so many epochs."""
+        steps = network.num_steps(recipe, len(self.data.train.labels), epochs)
+        return network.build(recipe, self.num_classes, self.study.model.image_size, steps=steps)
+
+    def fit(
+        self, model: keras.Model, recipe: Recipe, *, last: int, first: int = 0, callbacks: Sequence[keras.callbacks.Callback] = ()
+    ) -> list[float]:
+        """Train from one epoch to another; the validation accuracy of each epoch."""
+        trial = self.journal.begin_trial()
+        history = model.fit(
+            network.train_set(self.data.train, recipe, self.num_classes, seed=self.task.seed * 1000 + trial),
+            validation_data=network.evaluation_set(self.data.validation, self.num_classes),
+            initial_epoch=first,
+            epochs=last,
+            verbose=0,
+            callbacks=[Keeping(self.journal, trial, recipe), *callbacks],
+        )
+        return [float(accuracy) for accuracy in history.history["val_accuracy"]]
+
+    def train(self, recipe: Recipe, *, epochs: int, callbacks: Sequence[keras.callbacks.Callback] = ()) -> list[float]:
+        """A trial from its beginning to its end."""
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(self.task.seed * 1000 + len(journals.read(self.task.folder)))
+        return self.fit(self.build(recipe, epochs=epochs), recipe, last=epochs, callbacks=callbacks)
+
+
+class Keeping(keras.callbacks.Callback):
+    """Writes each epoch down, and keeps the weights if it is the best of the run."""
+
+    def __init__(self, written: journals.Journal, trial: int, recipe: Recipe) -> None:
+        super().__init__()
+        self._journal, self._trial, self._recipe = written, trial, recipe
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        seconds = time.time() - started()
+        assert logs is not None, "Keras gives the metrics of an epoch"
+        if self._journal.add(self._trial, epoch + 1, float(logs["val_accuracy"]), seconds=seconds):
+            self._journal.keep(self.model.get_weights(), self._recipe.plain())
+
+
+def test_accuracy(task: Task) -> float | None:
+    """The accuracy on the test split of the best model that a run kept."""
+    kept = journals.read_best(task.folder)
+    if kept is None:
+        return None
+    weights, plain = kept
+    bench = Bench(task=task)
+    model = bench.build(Recipe.of(plain), epochs=1)
+    model.set_weights(weights)
+    scored = model.evaluate(network.evaluation_set(bench.data.test, bench.num_classes), verbose=0, return_dict=True)
+    return float(scored["accuracy"])

@@ -1,0 +1,98 @@
+"""Probe-only trials of the default search space, one worker on SQLite: seconds a trial, trials a minute, memory after 10 and after 100."""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+import record
+
+import tuner
+from tuner.commands import options, running
+from tuner.search import study, trials
+from tuner.workers import local
+from tuner.workers.events import Event, Happening
+from tuner.workers.stopping import Stopping
+
+#: the first trials trace a program for each form of head
+NUM_WARM = 10
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--npz", type=Path, help="a second data set")
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--folder", type=Path, help="where the cache is kept; otherwise it is made anew")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, data, _ in record.data_sets(given.npz, epochs=(0, 0)):
+            print(json.dumps(measure(given.folder or Path(scratch), Path(scratch), name, data, given.trials), indent=1), flush=True)
+
+
+def measure(folder: Path, scratch: Path, name: str, data: str, num_trials: int) -> dict[str, object]:
+    """Run one study and watch it from outside."""
+    file, url = scratch / f"{name}.yaml", f"sqlite:///{scratch}/{name}.db"
+    file.write_text(
+        record.STUDY.format(name=name, data=data, epochs=0, promote=1.0, trials=num_trials, sampler="tpe", seed=0), encoding="utf-8"
+    )
+    spec = tuner.read(file)
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"image_size": 96})})
+    joined = study.join(spec, tuner.open_storage(url))
+    watch = Watch()
+    places = options.places(folder / "cache", scratch / "artifacts")
+    local.run(list(running.assign(joined, url, places, options.hands(1, None, None, None))), stopping=Stopping(), tell=watch)
+    warm = range(NUM_WARM + 1, len(watch.ended))
+    seconds = [watch.ended[number] - watch.ended[number - 1] for number in warm]
+    widths = [trials.hyperparameters(trial) for trial in joined.optuna.get_trials()]
+    linear = [second for second, number in zip(seconds, warm, strict=True) if not (widths[number] and widths[number].head_units)]
+    hidden = [second for second, number in zip(seconds, warm, strict=True) if widths[number] and widths[number].head_units]
+    return {
+        "data": name,
+        "trials": len(watch.ended),
+        "first_probe_seconds": watch.first - watch.began,
+        "median_seconds": statistics.median(seconds),
+        "median_seconds_linear": statistics.median(linear) if linear else None,
+        "median_seconds_hidden": statistics.median(hidden) if hidden else None,
+        "median_seconds_outside_training": statistics.median(watch.beside[NUM_WARM:]),
+        "trials_a_minute": 60 * len(seconds) / sum(seconds),
+        "cpu_seconds_a_trial": (watch.cpu[-1] - watch.cpu[NUM_WARM]) / len(seconds),
+        "memory_mib_after": {str(number): watch.memory[number - 1] >> 20 for number in (10, 50, num_trials) if number <= len(watch.memory)},
+        "best": joined.optuna.best_value,
+    }
+
+
+class Watch:
+    """Hears what happens in the worker, and looks at its trainer after each trial."""
+
+    def __init__(self) -> None:
+        self.began = self.first = time.monotonic()
+        #: when each trial ended
+        self.ended: list[float] = []
+        #: seconds of each trial that were not training
+        self.beside: list[float] = []
+        #: of the trainer after each trial, bytes
+        self.memory: list[int] = []
+        #: of all processes, seconds
+        self.cpu: list[float] = []
+        self._training = 0.0
+
+    def __call__(self, event: Event) -> None:
+        if event.what is Happening.EPOCH:
+            self.first = self.first if self.ended or self._training else time.monotonic()
+            self._training += event.seconds or 0.0
+        if event.what in (Happening.COMPLETED, Happening.PRUNED):
+            now = time.monotonic()
+            self.beside.append(now - (self.ended[-1] if self.ended else self.began) - self._training)
+            self.ended.append(now)
+            self._training = 0.0
+            family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+            self.cpu.append(sum(sum(process.cpu_times()[:2]) for process in family))
+            self.memory.append(max(process.memory_info().rss for process in family if "tuner.training.process" in process.cmdline()))
+
+
+if __name__ == "__main__":
+    main()
