@@ -13,7 +13,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     task = Task.read(parser.parse_args().folder)
-    module, _ = contenders.CONTENDERS[task.contender]
+    module = contenders.CONTENDERS[task.contender].module
     importlib.import_module(f"benchmarks.peers.{module}").search(task)
 
 

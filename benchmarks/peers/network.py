@@ -11,7 +11,7 @@
 import itertools
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ _FLIPS = {"horizontal": "horizontal", "vertical": "vertical", "both": "horizonta
 _MOMENTUM = ("sgd", "rmsprop")
 
 
-def build(recipe: Recipe, num_classes: int, size: int, *, steps: int) -> keras.Model:
+def build(recipe: Recipe, num_classes: int, size: int, *, steps: int, jit_compile: bool | Literal["auto"]) -> keras.Model:
     """A compiled model that will be trained for some steps, from ImageNet weights."""
     backbone = _backbone(size, recipe.unfreeze)
     images = keras.Input((size, size, 3))
@@ -39,8 +39,7 @@ def build(recipe: Recipe, num_classes: int, size: int, *, steps: int) -> keras.M
     logits = keras.layers.Dense(num_classes)(keras.layers.Dropout(recipe.dropout)(x))
     model = keras.Model(images, logits)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
-    # on a CPU XLA, the default, compiles each trial anew for longer than several epochs take
-    model.compile(optimizer(recipe, cosine(recipe, steps)), loss, metrics=["accuracy"], jit_compile=False)
+    model.compile(optimizer(recipe, cosine(recipe, steps)), loss, metrics=["accuracy"], jit_compile=jit_compile)
     return model
 
 

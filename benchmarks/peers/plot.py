@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.peers import contenders
 from benchmarks.peers.report import Run
 
-_COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#98df8a", "#9467bd", "#7f7f7f", "#ff7f0e")
+_COLOURS = ("#d62728", "#1f77b4", "#aec7e8", "#2ca02c", "#98df8a", "#9467bd", "#7f7f7f", "#ff7f0e")
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:

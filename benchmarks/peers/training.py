@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 
+from benchmarks.peers import contenders, network
 from benchmarks.peers import journal as journals
-from benchmarks.peers import network
 from benchmarks.peers.space import Recipe
 from benchmarks.peers.task import Task, started
 from tuner import spec
@@ -44,7 +44,8 @@ class Bench:
     def build(self, recipe: Recipe, *, epochs: int) -> keras.Model:
         """The model of a trial of so many epochs."""
         steps = network.num_steps(recipe, len(self.data.train.labels), epochs)
-        return network.build(recipe, self.num_classes, self.study.model.image_size, steps=steps)
+        jit_compile = contenders.CONTENDERS[self.task.contender].jit_compile
+        return network.build(recipe, self.num_classes, self.study.model.image_size, steps=steps, jit_compile=jit_compile)
 
     def fit(
         self, model: keras.Model, recipe: Recipe, *, last: int, first: int = 0, callbacks: Sequence[keras.callbacks.Callback] = ()
