@@ -1,23 +1,23 @@
-"""What a trial costs beside its training, sampling to storing, at 10, 1,000 and 10,000 trials: ours and plain Optuna's, on any database."""
+"""What a trial costs beside its training, sampling to storing, at 10, 1,000 and 10,000 trials: ours and plain Optuna's, on any database.
+
+`python -m benchmarks.overhead`, from the root of the project.
+"""
 
 import argparse
 import json
-import random
 import statistics
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
 import sqlalchemy
-from sqlalchemy import Connection, Table, func, insert, select
 
 import tuner
-from tuner import messages
-from tuner.messages import Ending, Epoch, Stage
+from benchmarks.copies import Copies
+from benchmarks.idle import FINE_TUNE_EPOCHS, PROBE_EPOCHS, Idle, curve
 from tuner.search import space, tables
 from tuner.search import study as studies
 from tuner.search.storage import Storage
@@ -30,16 +30,10 @@ from tuner.workers.warm import Limits, WarmTrainer
 from tuner.workers.worker import Worker
 
 SIZES = (10, 1_000, 10_000)
-PROBE_EPOCHS, FINE_TUNE_EPOCHS = 20, 10
 #: trials whose rows are copied to make a large study
 NUM_PATTERNS = 40
 #: trials that are measured at each size
 NUM_MEASURED = 8
-ROWS_AT_ONCE = 5_000
-PREPARED = messages.Prepared(
-    device="none", classes=("a", "b"), num_train=2000, num_validation=1000, num_test=0, epochs=FINE_TUNE_EPOCHS,
-    fingerprint="0" * 64, splits="0" * 64, versions={}, seconds=0.0,
-)  # fmt: skip
 
 
 def main() -> None:
@@ -163,56 +157,6 @@ class Ours:
         return meter.found
 
 
-class Idle:
-    """Keeps the promises of `workers.trainer.Trainer` without training: every epoch is there at once."""
-
-    def __init__(self, fine_tunes: bool) -> None:
-        self._fine_tunes = fine_tunes
-        self._outbox: deque[messages.Message] = deque()
-        self._curve: list[float] = []
-        self._trial = 0
-
-    def send(self, message: messages.Message) -> None:
-        """Take an order, and have its answers ready."""
-        match message:
-            case messages.Prepare():
-                self._outbox.append(PREPARED)
-            case messages.Train(trial=trial):
-                self._trial, self._curve = trial, curve(trial, PROBE_EPOCHS + FINE_TUNE_EPOCHS)
-                self._outbox += [self._epoch(step) for step in range(1, PROBE_EPOCHS + 1)]
-                probed = messages.Probed(trial=trial, value=max(self._curve[:PROBE_EPOCHS]))
-                self._outbox.append(probed if self._fine_tunes else self._finished(PROBE_EPOCHS))
-            case messages.Proceed():
-                self._outbox += [self._epoch(PROBE_EPOCHS + step) for step in range(1, FINE_TUNE_EPOCHS + 1)]
-                self._outbox.append(self._finished(PROBE_EPOCHS + FINE_TUNE_EPOCHS))
-            case messages.Stop():
-                done = PROBE_EPOCHS if not self._outbox else self._outbox[0].step - 1 if isinstance(self._outbox[0], Epoch) else None
-                self._outbox = deque([self._finished(done or PROBE_EPOCHS + FINE_TUNE_EPOCHS, Ending.STOPPED)])
-
-    def receive(self, timeout_seconds: float) -> messages.Message | None:
-        """The next answer."""
-        return self._outbox.popleft() if self._outbox else None
-
-    def memory_bytes(self) -> int:
-        """Nothing."""
-        return 0
-
-    def kill(self) -> None:
-        """Do nothing more."""
-
-    def close(self) -> None:
-        """Do nothing more."""
-
-    def _epoch(self, step: int) -> Epoch:
-        value, stage = self._curve[step - 1], Stage.PROBE if step <= PROBE_EPOCHS else Stage.FINE_TUNE
-        measures = {"loss": 1 - value, "accuracy": value, "validation_loss": 1 - value, "validation_accuracy": value}
-        return Epoch(trial=self._trial, stage=stage, step=step, learning_rate=0.1, seconds=0.0, **measures)
-
-    def _finished(self, steps: int, ending: Ending = Ending.COMPLETED) -> messages.Finished:
-        value = max(self._curve[:steps])
-        return messages.Finished(trial=self._trial, ending=ending, value=value, best_step=self._curve.index(value) + 1)
-
-
 class Plain:
     """Optuna as its own examples use it: the default sampler, each epoch reported, the pruner asked; the same search space and curves."""
 
@@ -239,67 +183,6 @@ class Plain:
             if trial.should_prune():
                 raise optuna.TrialPruned
         return best
-
-
-def curve(number: int, epochs: int) -> list[float]:
-    """Accuracies that rise from epoch to epoch towards a level of the trial's own."""
-    noise = random.Random(number)
-    level = noise.uniform(0.6, 0.8)
-    return [level * (1 - 0.5 / (1 + epoch)) + noise.uniform(0, 0.01) for epoch in range(epochs)]
-
-
-class Copies:
-    """Copies of the ended trials of a study, with all their rows, so that 10,000 of them are there in seconds."""
-
-    def __init__(self, connection: Connection, study_id: int) -> None:
-        self._connection, self._study_id = connection, study_id
-        self._patterns = self._read(tables.TRIALS, tables.TRIALS.c.study_id == study_id)
-        ids = {row["trial_id"]: row["number"] for row in self._patterns}
-        self._rows = {
-            table: self._read(table, table.c.trial_id.in_(ids))
-            for table in (tables.TRIAL_USER, tables.TRIAL_SYSTEM, tables.PARAMETERS, tables.VALUES, tables.INTERMEDIATE, tables.LEASES)
-        }
-        self._rows[tables.EPOCHS] = [
-            row | {"trial_id": trial_id}
-            for trial_id, number in ids.items()
-            for row in self._read(tables.EPOCHS, (tables.EPOCHS.c.study_id == study_id) & (tables.EPOCHS.c.trial_number == number))
-        ]
-        notes = self._read(tables.STUDY_SYSTEM, tables.STUDY_SYSTEM.c.study_id == study_id)
-        self._rows[tables.STUDY_SYSTEM] = [
-            row | {"trial_id": trial_id} for row in notes for trial_id in ids if str(trial_id) in row["key"].split(":")
-        ]
-
-    def grow(self, size: int) -> None:
-        """Copy until the study has so many trials."""
-        first = len(self._patterns)
-        if size <= first:
-            return
-        start = int(self._connection.execute(select(func.max(tables.TRIALS.c.trial_id))).scalar_one()) + 1
-        chosen = [(start + place, first + place, self._patterns[place % first]) for place in range(size - first)]
-        self._write(tables.TRIALS, [pattern | {"trial_id": new, "number": number} for new, number, pattern in chosen])
-        for table, rows in self._rows.items():
-            by_trial: dict[int, list[dict[str, Any]]] = {}
-            for row in rows:
-                by_trial.setdefault(row["trial_id"], []).append(row)
-            copied = [self._copy(table, row, new, number) for new, number, old in chosen for row in by_trial.get(old["trial_id"], [])]
-            self._write(table, copied)
-        if self._connection.dialect.name == "postgresql":  # the numbers were given, not drawn
-            last = select(func.setval(func.pg_get_serial_sequence("trials", "trial_id"), start + len(chosen)))
-            self._connection.execute(last)
-
-    def _copy(self, table: Table, row: dict[str, Any], new: int, number: int) -> dict[str, Any]:
-        changed = row | {"trial_id": new, "trial_number": number}
-        if table is tables.STUDY_SYSTEM:
-            changed["key"] = ":".join(str(new) if part == str(row["trial_id"]) else part for part in row["key"].split(":"))
-        counted = {column.name for column in table.primary_key} - {"trial_id", "trial_number", "study_id", "attempt", "step"}
-        return {name: value for name, value in changed.items() if name in table.c and name not in counted}
-
-    def _read(self, table: Table, condition: Any) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._connection.execute(select(table).where(condition)).mappings()]
-
-    def _write(self, table: Table, rows: list[dict[str, Any]]) -> None:
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            self._connection.execute(insert(table), rows[start : start + ROWS_AT_ONCE])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.peers import report, space
+from benchmarks.peers import contenders, report, space
 from benchmarks.peers.task import STUDY, Task
 from tuner import study_file
 
@@ -59,7 +59,10 @@ def test_an_accuracy_that_tuner_did_not_reach_has_no_ratio() -> None:
 
 def test_a_row_says_how_many_seeds_got_there() -> None:
     table = report.contenders_table([run("tuner"), run("optuna"), run("optuna", seed=1, curve=((5.0, 0.6),))])
-    assert "| Optuna, TPE and median pruner, XLA switched off | 2 | 0.705 | 0.600 | 0.700 | 0.705 | 22.5 s | 40.0 s (1 of 2) | 3 | 40.0 s |" in table
+    assert (
+        "| Optuna, TPE and median pruner, XLA switched off | 2 | 0.705 | 0.600 | 0.700 | 0.705 | 22.5 s | 40.0 s (1 of 2) | 3 | 40.0 s |"
+        in table
+    )
 
 
 def test_a_peer_that_finished_no_epoch_is_shown_and_is_no_rival() -> None:

@@ -1,0 +1,70 @@
+"""A trainer that trains nothing: its curves are there at once, so that what remains is the parent's work."""
+
+import random
+from collections import deque
+
+from tuner import messages
+from tuner.messages import Ending, Epoch, Stage
+
+PROBE_EPOCHS, FINE_TUNE_EPOCHS = 20, 10
+PREPARED = messages.Prepared(
+    device="none", classes=("a", "b"), num_train=2000, num_validation=1000, num_test=0, epochs=FINE_TUNE_EPOCHS,
+    fingerprint="0" * 64, splits="0" * 64, versions={}, seconds=0.0,
+)  # fmt: skip
+
+
+class Idle:
+    """Keeps the promises of `workers.trainer.Trainer` without training: every epoch is there at once."""
+
+    def __init__(self, fine_tunes: bool) -> None:
+        self._fine_tunes = fine_tunes
+        self._outbox: deque[messages.Message] = deque()
+        self._curve: list[float] = []
+        self._trial = 0
+
+    def send(self, message: messages.Message) -> None:
+        """Take an order, and have its answers ready."""
+        match message:
+            case messages.Prepare():
+                self._outbox.append(PREPARED)
+            case messages.Train(trial=trial):
+                self._trial, self._curve = trial, curve(trial, PROBE_EPOCHS + FINE_TUNE_EPOCHS)
+                self._outbox += [self._epoch(step) for step in range(1, PROBE_EPOCHS + 1)]
+                probed = messages.Probed(trial=trial, value=max(self._curve[:PROBE_EPOCHS]))
+                self._outbox.append(probed if self._fine_tunes else self._finished(PROBE_EPOCHS))
+            case messages.Proceed():
+                self._outbox += [self._epoch(PROBE_EPOCHS + step) for step in range(1, FINE_TUNE_EPOCHS + 1)]
+                self._outbox.append(self._finished(PROBE_EPOCHS + FINE_TUNE_EPOCHS))
+            case messages.Stop():
+                done = PROBE_EPOCHS if not self._outbox else self._outbox[0].step - 1 if isinstance(self._outbox[0], Epoch) else None
+                self._outbox = deque([self._finished(done or PROBE_EPOCHS + FINE_TUNE_EPOCHS, Ending.STOPPED)])
+
+    def receive(self, timeout_seconds: float) -> messages.Message | None:
+        """The next answer."""
+        return self._outbox.popleft() if self._outbox else None
+
+    def memory_bytes(self) -> int:
+        """Nothing."""
+        return 0
+
+    def kill(self) -> None:
+        """Do nothing more."""
+
+    def close(self) -> None:
+        """Do nothing more."""
+
+    def _epoch(self, step: int) -> Epoch:
+        value, stage = self._curve[step - 1], Stage.PROBE if step <= PROBE_EPOCHS else Stage.FINE_TUNE
+        measures = {"loss": 1 - value, "accuracy": value, "validation_loss": 1 - value, "validation_accuracy": value}
+        return Epoch(trial=self._trial, stage=stage, step=step, learning_rate=0.1, seconds=0.0, **measures)
+
+    def _finished(self, steps: int, ending: Ending = Ending.COMPLETED) -> messages.Finished:
+        value = max(self._curve[:steps])
+        return messages.Finished(trial=self._trial, ending=ending, value=value, best_step=self._curve.index(value) + 1)
+
+
+def curve(number: int, epochs: int) -> list[float]:
+    """Accuracies that rise from epoch to epoch towards a level of the trial's own."""
+    noise = random.Random(number)
+    level = noise.uniform(0.6, 0.8)
+    return [level * (1 - 0.5 / (1 + epoch)) + noise.uniform(0, 0.01) for epoch in range(epochs)]
