@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.peers import contenders, report, space
+from benchmarks.peers import report, space
 from benchmarks.peers.task import STUDY, Task
 from tuner import study_file
 
