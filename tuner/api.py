@@ -1,11 +1,13 @@
 """`tuner run`, for programs: a study worked on by worker processes of this machine, until its budget is spent."""
 
 import logging
+import os
 import threading
 from contextlib import nullcontext
 from pathlib import Path
 
 from tuner.commands import checking, ending, options, outcome, running
+from tuner.data import room
 from tuner.errors import StudyStopped, TunerError
 from tuner.results import best as bests
 from tuner.results.best import Best
@@ -46,10 +48,12 @@ def run(
         KeyboardInterrupt: a signal asked for the end.
     """
     url, places = options.storage(storage), options.places(cache, options.artifacts(artifacts))
+    options.limit_cache(os.environ.get(room.LIMIT))
+    hands = options.hands(workers, None, None, None, options.slots_per_gpu())
     checking.require(spec, places.cache)
     study = studies.join(spec, storages.open(url))
     trials.resume(study)
-    assignments = list(running.assign(study, url, places, options.hands(workers, None, None, None, options.slots_per_gpu())))
+    assignments = list(running.assign(study, url, places, hands))
     complaints: list[Event] = []
 
     def tell(event: Event) -> None:

@@ -307,6 +307,18 @@ def test_files_that_are_no_entries_are_left_alone(tmp_path: Path, monkeypatch: p
     assert [entry.words["data"] for entry in entries.find(tmp_path)] == ["second"]
 
 
+@pytest.mark.parametrize("about", [None, "{", json.dumps({"version": 99})])
+def test_an_entry_of_which_nothing_is_known_is_shown_counted_and_removed(tmp_path: Path, about: str | None) -> None:
+    path = put(tmp_path, "some")
+    entries.about_path(path).unlink()
+    if about is not None:
+        entries.about_path(path).write_text(about)
+    (found,) = entries.find(tmp_path)
+    assert (found.words["what"], found.num_bytes) == ("unknown", path.stat().st_size)
+    assert found.remove()
+    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.json"))
+
+
 @pytest.mark.parametrize("given", ["much", "0GB", "-3GB", "5 apples"])
 def test_a_limit_that_is_no_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("TUNER_CACHE_LIMIT", given)

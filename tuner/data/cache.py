@@ -77,7 +77,7 @@ def optional(folder: Path, wanted: Wanted, compute: Compute) -> NDArray[Any] | N
     try:
         return entry(folder, wanted, compute)
     except room.NoRoom as error:
-        _LOG.info("not kept: %s: %s", _say(wanted), error)
+        _LOG.warning("not kept: %s: %s", _say(wanted), error)
         return None
 
 
