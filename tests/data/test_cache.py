@@ -96,6 +96,23 @@ def test_of_eight_processes_that_want_the_same_one_computes(tmp_path: Path) -> N
     assert set(sums) == {float(np.concatenate(list(numbers(3_000))).sum())}
 
 
+def test_who_waits_for_another_process_is_called_meanwhile_and_may_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_TICK_SECONDS", 0.01)
+    called: list[int] = []
+
+    def tick() -> None:
+        called.append(1)
+        if len(called) == 3:
+            raise InterruptedError
+
+    path = wanted().path(tmp_path)
+    with cache.locked(path), pytest.raises(InterruptedError):
+        cache.entry(tmp_path, wanted(), never, tick=tick)
+    assert len(called) == 3
+    cache.entry(tmp_path, wanted(), numbers, tick=tick)
+    assert len(called) == 3
+
+
 DAMAGE = {
     "empty": lambda content: b"",
     "truncated": lambda content: content[:-1],
