@@ -1,9 +1,8 @@
 """`tuner run --engine ray` on a real cluster of several nodes, of which one dies and one joins; trainers are rehearsed."""
 
-import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.acceptance.conftest import Command, Place
+from tests.acceptance.conftest import REHEARSED, Command, Place
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search.study import Study
@@ -48,9 +47,10 @@ class Nodes:
         """Kill a node and all that Ray started for it."""
         self._cluster.remove_node(node, allow_graceful=False)
 
-    def run(self, place: Place, *arguments: str) -> Command:
+    def run(self, place: Place, *arguments: str, script: dict[str, Any] | None = None) -> Command:
         """Start a run on the cluster."""
-        return place.tuner("run", "study.yaml", "--engine", "ray", "--address", str(self._cluster.address), *arguments, script=SLOW)
+        address = str(self._cluster.address)
+        return place.tuner("run", "study.yaml", "--engine", "ray", "--address", address, *arguments, script=script or SLOW)
 
     def logs(self) -> str:
         """All that Ray has written."""
@@ -74,14 +74,16 @@ def is_of_ray(process: psutil.Process) -> bool:
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
     """A cluster without nodes for workers."""
-    folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the path of a socket has at most 107 characters
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (ENVIRONMENT | {"RAY_TMPDIR": str(folder)}).items():
+    # in /tmp, because the path of a socket has at most 107 characters
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in (ENVIRONMENT | {"RAY_TMPDIR": folder}).items():
             patch.setenv(name, value)
-        made = Nodes(folder)
+        made = Nodes(Path(folder))
         yield made
         made.clear()
-    shutil.rmtree(folder)
 
 
 def study_at(url: str) -> Study:
@@ -124,3 +126,29 @@ def test_a_worker_that_waits_for_room_starts_when_a_node_joins_and_ctrl_c_ends_a
     again = place.tuner("run", "study.yaml", "--trials", "3", script={"epoch_seconds": 0.01})
     assert again.end()[0] == 0
     assert sum("resumed" in line for line in again.lines) == 3
+
+
+def test_a_second_ctrl_c_kills_the_workers_on_their_nodes(place: Place, nodes: Nodes, gone: Callable[[list[psutil.Process]], None]) -> None:
+    tuner = nodes.run(place, "--workers", "2", script={"mishaps": {"0": ["hang"], "1": ["hang"]}})
+    tuner.until("started")
+    tuner.until("started")
+    workers = workers_in(place.folder)
+    assert len(workers) >= 2
+    tuner.signal(signal.SIGINT)
+    tuner.until("stopping")
+    tuner.signal(signal.SIGINT)
+    assert tuner.end()[0] == 130
+    gone(workers)
+    assert place.states() == ["RUNNING"] * 2
+
+
+def workers_in(folder: Path) -> list[psutil.Process]:
+    """The processes of workers that were sent from a folder; they are no children of the command's."""
+    return [process for process in psutil.process_iter() if is_worker_in(folder, process)]
+
+
+def is_worker_in(folder: Path, process: psutil.Process) -> bool:
+    try:
+        return process.cmdline()[1:2] == [REHEARSED[1]] and process.cmdline()[-1].isdigit() and Path(process.cwd()) == folder
+    except psutil.Error:
+        return False

@@ -257,7 +257,7 @@ class _Crew:
     def _complain(self, hand: _Hand, error: RayTaskError) -> None:
         cause = error.cause
         what = Happening.REFUSED if isinstance(cause, RequestError) else Happening.GAVE_UP
-        self._say(hand, what, str(cause) if what is Happening.REFUSED else f"the worker cannot be started on {hand.host}: {cause}")
+        self._say(hand, what, str(cause) if what is Happening.REFUSED else f"the worker cannot be started: {cause}")
         self._leave(hand, 1)
 
     def _say(self, hand: _Hand, what: Happening, message: str) -> None:
