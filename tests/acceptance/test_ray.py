@@ -112,8 +112,8 @@ def test_a_study_on_a_cluster_loses_nothing_when_a_node_is_killed(place: Place, 
 
 
 def test_a_worker_that_waits_for_room_starts_when_a_node_joins_and_ctrl_c_ends_all_in_order(place: Place, nodes: Nodes) -> None:
-    place.write(budget={"trials": 200})
-    tuner = nodes.run(place, "--workers", "3")
+    place.write(budget={"trials": 3})
+    tuner = nodes.run(place, "--workers", "3", script={"epoch_seconds": 20})
     tuner.until("1 of 3 workers wait for room")
     nodes.add()
     tuner.until("started", "/w3]")
@@ -123,7 +123,7 @@ def test_a_worker_that_waits_for_room_starts_when_a_node_joins_and_ctrl_c_ends_a
     assert "you stopped it" in out
     assert sum("suspended" in line for line in tuner.lines) == 3
     # what was handed back is taken up by the next run, wherever that works
-    again = place.tuner("run", "study.yaml", "--trials", "3", script={"epoch_seconds": 0.01})
+    again = place.tuner("run", "study.yaml", script={"epoch_seconds": 0.01})
     assert again.end()[0] == 0
     assert sum("resumed" in line for line in again.lines) == 3
 

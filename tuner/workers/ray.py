@@ -5,26 +5,22 @@ replaced here: what a seat is to do goes straight to its node by a call, not thr
 would stay; and it is known here whether a worker is still needed.
 """
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from tuner.errors import RequestError
-from tuner.search import leases
 from tuner.workers import cluster
 from tuner.workers.events import Event, Happening, Tell
 from tuner.workers.process import Assignment
 from tuner.workers.seat import Order, Seat, Share
 from tuner.workers.stopping import Stopping
+from tuner.workers.vacancies import Vacancies
 
-#: variables of this process that its workers are to have; the storage's URL is in the assignment
-_PASSED_ON = ("TUNER_CACHE_LIMIT",)
 #: deaths of a worker's actor on a node that lives, with no trial ended in between, that are borne
 _MAX_CRASHES = 3
 _TICK_SECONDS = 0.25
@@ -32,8 +28,6 @@ _TICK_SECONDS = 0.25
 _PATIENCE_SECONDS = 5.0
 #: how long workers that are killed may take to be gone
 _LEAVE_SECONDS = 10.0
-#: after so long anyone may take up the trial of a worker that was lost with its node
-_VACANT_SECONDS = leases.LEASE_SECONDS + 5.0
 
 
 def run(
@@ -92,8 +86,7 @@ class _Crew:
             num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_concurrency=4, scheduling_strategy="SPREAD"
         )
         self._hands = [_Hand(assignment) for assignment in assignments]
-        #: trials whose workers were lost with their nodes, and when
-        self._left: dict[int, float] = {}
+        self._left = Vacancies()
         #: whether a worker found nothing more to do
         self._is_spent = False
         self._is_told_to_stop = False
@@ -151,18 +144,17 @@ class _Crew:
 
     def dismiss(self) -> None:
         """Leave nothing behind in the cluster."""
-        seats = [hand.seat for hand in self._hands if hand.code is None and hand.seat is not None]
-        if seats:
-            placed = [hand.seat.kill.remote() for hand in self._hands if hand.code is None and hand.host]
-            if placed:
-                ray.wait(placed, num_returns=len(placed), timeout=_LEAVE_SECONDS)
-            for seat in seats:
-                ray.kill(seat)
+        left = [hand for hand in self._hands if hand.code is None and hand.seat is not None]
+        killed = [hand.seat.kill.remote() for hand in left if hand.host]
+        if killed:
+            ray.wait(killed, num_returns=len(killed), timeout=_LEAVE_SECONDS)
+        for hand in left:
+            ray.kill(hand.seat)
 
     def _seat(self, hand: _Hand) -> None:
         """Ask for a place."""
-        hand.host = hand.node = ""
-        hand.trial, hand.was_stopped, hand.at = None, False, time.monotonic()
+        hand.host, hand.node, hand.trial, hand.was_stopped = "", "", None, False
+        hand.at = time.monotonic()
         hand.seat = self._actor.remote()
         self._ask(hand)
 
@@ -170,14 +162,7 @@ class _Crew:
         if hand.host:
             hand.answer = hand.seat.listen.remote()
             return
-        order = Order(
-            assignment=hand.assignment,
-            share=self._share,
-            num_workers=len(self._hands),
-            folder=Path.cwd(),
-            environment={name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-            command=cluster.COMMAND,
-        )
+        order = Order.here(hand.assignment, self._share, num_workers=len(self._hands), command=cluster.COMMAND)
         hand.answer = hand.seat.begin.remote(order.model_dump_json().encode())
 
     def _hear(self, hand: _Hand) -> None:
@@ -216,7 +201,7 @@ class _Crew:
 
     def _remember(self, hand: _Hand, event: Event) -> None:
         if event.trial is not None:
-            self._left.pop(event.trial, None)
+            self._left.take_up(event.trial)
             for other in self._hands:
                 if other.trial == event.trial:  # its node died, which Ray has not noticed yet
                     other.trial = None
@@ -228,31 +213,30 @@ class _Crew:
 
     def _rest(self, hand: _Hand) -> None:
         """Let a worker go that found nothing to do; it is needed later if a trial is left whose worker may still be thought alive."""
-        now = time.monotonic()
         self._is_spent = True
-        self._left = {trial: at for trial, at in self._left.items() if now < at + _VACANT_SECONDS}
+        self._left.find_none()
         num_resting = sum(other.code is None and other.seat is None for other in self._hands)
         self._leave(hand, 0 if num_resting >= len(self._left) else None)
-        hand.at = max(self._left.values(), default=now) + _VACANT_SECONDS
+        hand.at = self._left.last_at
 
     def _bury(self, hand: _Hand, error: RayActorError) -> None:
         """Take note of an actor that is gone; ask for another."""
         if hand.trial is not None:
-            self._left[hand.trial] = time.monotonic()
+            self._left.leave(hand.trial)
         if self._stopping.is_asked:
             self._leave(hand, 1)
             return
-        if hand.node and not any(node["Alive"] for node in ray.nodes() if node["NodeID"] == hand.node):
-            self._say(hand, Happening.TROUBLE, f"its node on {hand.host} died; it is placed again")
-            self._seat(hand)
-            return
-        hand.crashes += 1
+        if not hand.node or any(node["NodeID"] == hand.node for node in cluster.nodes()):
+            hand.crashes += 1
+            how = f"its actor died ({str(error).strip().splitlines()[-1].strip()[:200]})"
+        else:
+            how = f"its node on {hand.host} died"
         if hand.crashes >= _MAX_CRASHES:
-            self._say(hand, Happening.GAVE_UP, f"its actor died ({_why(error)}); it is not placed again")
+            self._say(hand, Happening.GAVE_UP, f"{how}; it is not placed again")
             self._leave(hand, 1)
-            return
-        self._say(hand, Happening.TROUBLE, f"its actor died ({_why(error)}); it is placed again")
-        self._seat(hand)
+        else:
+            self._say(hand, Happening.TROUBLE, f"{how}; it is placed again")
+            self._seat(hand)
 
     def _complain(self, hand: _Hand, error: RayTaskError) -> None:
         cause = error.cause
@@ -271,8 +255,3 @@ class _Crew:
         hand.seat = hand.answer = None
         hand.host = hand.node = ""
         hand.code = code
-
-
-def _why(error: RayActorError) -> str:
-    """The last of the many lines that Ray says."""
-    return [line.strip() for line in str(error).splitlines() if line.strip()][-1][:200]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import ray
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +24,8 @@ from tuner.workers.stopping import Stopping
 _LISTEN_SECONDS = 5.0
 #: events that are fetched at once: few enough to travel in the answer itself, not through the object store of a node that may die
 _MAX_EVENTS = 50
+#: variables of a process that its workers on other nodes are to have; the storage's URL is in the assignment
+_PASSED_ON = ("TUNER_CACHE_LIMIT",)
 #: Ray kills the children of an actor's process when that ends, but not theirs: so a worker whose actor is gone sees its
 #: pipe closed, and hands its trial back (https://docs.ray.io/en/latest/ray-core/user-spawn-processes.html)
 _SHELL = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
@@ -64,6 +67,12 @@ class Order(BaseModel):
     environment: dict[str, str]
     #: what starts a worker; None: what starts it on that node anyway
     command: tuple[str, ...] | None
+
+    @classmethod
+    def here(cls, assignment: Assignment, share: Share, *, num_workers: int, command: tuple[str, ...] | None) -> Self:
+        """An order from this process."""
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        return cls(assignment=assignment, share=share, num_workers=num_workers, folder=Path.cwd(), environment=environment, command=command)
 
 
 class Seat:
