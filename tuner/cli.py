@@ -50,6 +50,20 @@ MemoryLimit = Annotated[
 SlotsPerGpu = Annotated[
     int | None, Option(envvar="TUNER_SLOTS_PER_GPU", min=1, max=64, metavar="N", help="Workers that share a GPU.", show_default="1")
 ]
+Engine = Annotated[Literal["local", "ray"], Option(help="Who places the workers: this machine, or a Ray cluster.")]
+Address = Annotated[
+    str | None,
+    Option(
+        metavar="ADDRESS",
+        help="Ray cluster that this machine is a node of: auto, or HOST:PORT of its head.",
+        show_default="a Ray of its own",
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    Option(min=0, max=1, metavar="X", help="GPUs a worker, with --engine ray, e.g. 0.5.", show_default="1, or 0 in a cluster without GPUs"),
+]
+CpusPerWorker = Annotated[int | None, Option(min=1, metavar="N", help="CPUs a worker, with --engine ray.", show_default="1")]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a study file.")]
 
@@ -106,7 +120,13 @@ def run(
     study_file: StudyFile,
     workers: Annotated[
         int | None,
-        Option(min=1, max=256, metavar="N", help="Workers on this machine.", show_default="1, or one for each slot of the GPUs"),
+        Option(
+            min=1,
+            max=256,
+            metavar="N",
+            help="Workers.",
+            show_default="1, or one for each slot of the GPUs; with --engine ray as many as find room",
+        ),
     ] = None,
     trials: Annotated[int | None, Option(metavar="N", help="Trials of the study, over all its runs.", show_default="the file's")] = None,
     timeout: Annotated[str | None, Option(metavar="TIME", help="Time for the study, e.g. 90s, 1h30m.", show_default="the file's")] = None,
@@ -123,20 +143,27 @@ def run(
     hang_limit: HangLimit = None,
     memory_limit: MemoryLimit = None,
     slots_per_gpu: SlotsPerGpu = None,
+    engine: Engine = "local",
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
     cache_limit: CacheLimit = None,
 ) -> int:
     """Create a study, or go on with it, and work on it until its budget is spent."""
-    from tuner.commands import options, running
+    from tuner.commands import engines, options, running
 
     options.limit_cache(cache_limit)
     places = options.places(cache, artifacts)
-    hands = options.hands(workers, threads, hang_limit, memory_limit, slots_per_gpu)
+    wanted = engines.Wanted(
+        engine=engine, workers=workers, threads=threads, hang_limit=hang_limit, memory_limit=memory_limit, slots_per_gpu=slots_per_gpu,
+        address=address, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker,
+    )  # fmt: skip
     budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
     exported = running.Exported(wanted=export, path=to)
     shown = running.Dashboard(wanted=dashboard, port=port)
-    return running.run(study_file, budget, storage, places=places, hands=hands, dashboard=shown, exported=exported)
+    return running.run(study_file, budget, storage, places=places, engine=wanted, dashboard=shown, exported=exported)
 
 
 @app.command()
