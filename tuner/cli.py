@@ -26,7 +26,17 @@ app = typer.Typer(
 StudyFile = Annotated[Path, Argument(metavar="FILE", help="Study file, for example studies/animals.yaml.", show_default=False)]
 StudyName = Annotated[str, Argument(metavar="STUDY", help="Name of a study.", show_default=False)]
 AnyStudy = Annotated[str | None, Argument(metavar="[STUDY]", help="Name of a study; all studies if left out.", show_default=False)]
-Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", help="Database of the studies, an SQLAlchemy URL.")]
+
+
+def _url(context: typer.Context, given: str) -> str:
+    """The URL of the database, with what the environment's files add."""
+    from tuner.commands import database
+
+    source = context.get_parameter_source("storage")
+    return database.url(None if source is not None and source.name == "DEFAULT" else given)
+
+
+Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", callback=_url, help="Database of the studies, an SQLAlchemy URL.")]
 Cache = Annotated[
     Path | None,
     Option(envvar="TUNER_CACHE", metavar="FOLDER", help="Where decoded images and features are kept.", show_default="~/.cache/tuner"),
@@ -64,6 +74,10 @@ GpusPerWorker = Annotated[
     Option(min=0, max=1, metavar="X", help="GPUs a worker, with --engine ray, e.g. 0.5.", show_default="1, or 0 in a cluster without GPUs"),
 ]
 CpusPerWorker = Annotated[int | None, Option(min=1, metavar="N", help="CPUs a worker, with --engine ray.", show_default="1")]
+Wait = Annotated[
+    str | None,
+    Option(metavar="TIME", help="How long to wait for what is not there yet, e.g. 5m.", show_default="not at all"),
+]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a study file.")]
 
@@ -168,8 +182,25 @@ def run(
 
 @app.command()
 def worker(
-    study_file: StudyFile,
+    study: Annotated[
+        str,
+        Argument(metavar="STUDY|FILE", help="Study file, or the name of a study that is in the storage.", show_default=False),
+    ],
     storage: Storage = DEFAULT_STORAGE,
+    data: Annotated[
+        Path | None,
+        Option(envvar="TUNER_DATA", metavar="PATH", help="Where the study's images lie here.", show_default="where the study says"),
+    ] = None,
+    allow_code: Annotated[
+        str | None,
+        Option(
+            envvar="TUNER_ALLOW_CODE",
+            metavar="MODULES",
+            help="Modules, with commas, that a study out of the storage may have imported.",
+            show_default="none",
+        ),
+    ] = None,
+    wait: Wait = None,
     threads: Threads = None,
     hang_limit: HangLimit = None,
     memory_limit: MemoryLimit = None,
@@ -179,11 +210,12 @@ def worker(
     cache_limit: CacheLimit = None,
 ) -> int:
     """Be one more worker of a study, from any terminal or machine that reaches the storage."""
-    from tuner.commands import options, working
+    from tuner.commands import here, options, working
 
     options.limit_cache(cache_limit)
     hands = options.hands(1, threads, hang_limit, memory_limit, slots_per_gpu)
-    return working.worker(study_file, storage, places=options.places(cache, artifacts), hands=hands)
+    place = here.Here(data=data, allowed_code=here.read_code(allow_code), wait_seconds=options.wait_seconds(wait))
+    return working.worker(study, storage, here=place, places=options.places(cache, artifacts), hands=hands)
 
 
 @app.command()
@@ -220,11 +252,12 @@ def dashboard(
     storage: Storage = DEFAULT_STORAGE,
     host: Annotated[str, Option(metavar="HOST", help="Address to serve at; this machine only.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port to serve at; 0: any.")] = 8080,
+    wait: Wait = None,
 ) -> int:
     """Serve the studies to a browser on this machine."""
-    from tuner.commands import showing
+    from tuner.commands import options, showing
 
-    return showing.dashboard(storage, host, port)
+    return showing.dashboard(storage, host, port, wait_seconds=options.wait_seconds(wait))
 
 
 @app.command("cache")
