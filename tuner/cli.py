@@ -10,7 +10,7 @@ from typer import Abort, Argument, Option
 from typer.exceptions import TyperException
 
 import tuner
-from tuner.commands import defaults, mishaps
+from tuner.commands import database, defaults, mishaps
 from tuner.errors import TunerError
 
 app = typer.Typer(
@@ -26,17 +26,7 @@ app = typer.Typer(
 StudyFile = Annotated[Path, Argument(metavar="FILE", help="Study file, for example studies/animals.yaml.", show_default=False)]
 StudyName = Annotated[str, Argument(metavar="STUDY", help="Name of a study.", show_default=False)]
 AnyStudy = Annotated[str | None, Argument(metavar="[STUDY]", help="Name of a study; all studies if left out.", show_default=False)]
-
-
-def _url(context: typer.Context, given: str) -> str:
-    """The URL of the database, with what the environment's files add."""
-    from tuner.commands import database
-
-    source = context.get_parameter_source("storage")
-    return database.url(None if source is not None and source.name == "DEFAULT" else given)
-
-
-Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", callback=_url, help="Database of the studies, an SQLAlchemy URL.")]
+Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", callback=database.asked, help="SQLAlchemy URL of the database.")]
 Cache = Annotated[
     Path | None,
     Option(envvar="TUNER_CACHE", metavar="FOLDER", help="Where decoded images and features are kept.", show_default="~/.cache/tuner"),
@@ -49,9 +39,7 @@ Artifacts = Annotated[Path, Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", h
 Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads a worker.", show_default="a fair share of the cores")]
 HangLimit = Annotated[
     str | None,
-    Option(
-        metavar="TIME", help="Silence of the training process after which it is replaced; more than the longest epoch.", show_default="30m"
-    ),
+    Option(metavar="TIME", help="Silence of the trainer after which it is replaced; more than the longest epoch.", show_default="30m"),
 ]
 MemoryLimit = Annotated[
     str | None,
@@ -280,6 +268,21 @@ def cached(
     if action == "show":
         return caching.show(folder, chosen, as_json=as_json)
     return caching.clear(folder, chosen, confirmed=yes, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    cache: Cache = None,
+    fix: Annotated[bool, Option("--fix", help="Mend what is safe to mend.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Look at storage, folders, GPUs, memory and packages, and say what to do."""
+    from tuner.commands import doctoring
+
+    work = doctoring.mend if fix else doctoring.look
+    return doctoring.tell(work(storage, artifacts, cache), as_json=as_json)
 
 
 @app.command()

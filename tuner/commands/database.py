@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import typer
+
 from tuner.commands import defaults
 from tuner.errors import RequestError
 
@@ -11,6 +13,12 @@ URL = "TUNER_STORAGE"
 URL_FILE = "TUNER_STORAGE_FILE"
 #: a file that holds the password of the URL's user, as Docker mounts a secret
 PASSWORD_FILE = "TUNER_STORAGE_PASSWORD_FILE"
+
+
+def asked(context: typer.Context, given: str) -> str:
+    """What `--storage` comes to: a default is no answer, for the environment's files may know better."""
+    source = context.get_parameter_source("storage")
+    return url(None if source is not None and source.name == "DEFAULT" else given)
 
 
 def url(given: str | None) -> str:
