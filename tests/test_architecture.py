@@ -25,7 +25,7 @@ ROOMS = [
         "model_spec",
         "spec",
     ),
-    *("schema", "yaml_lines", "mistakes", "study_file", "messages"),
+    *("schema", "yaml_lines", "mistakes", "study_file", "messages", "failures"),
     *("data", "training", "search", "workers", "doctor", "results", "dashboard", "terminal", "commands", "api", "cli"),
 ]
 SQL = {"optuna", "optuna_dashboard", "sqlalchemy"}

@@ -1,6 +1,7 @@
 """What only a server can do: refuse a user, be away, come back."""
 
 import secrets
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -101,4 +102,36 @@ def test_connections_cut_by_the_server_are_noticed_by_no_one(postgresql_url: str
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    storage.close()
+
+
+def test_a_connection_whose_packets_go_nowhere_is_given_up_within_half_a_minute(postgresql_url: str) -> None:
+    storage = storages.open(postgresql_url)
+    with storage.engine.connect() as connection:
+        given = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+    assert given["tcp_user_timeout"] == "30000"
+    assert int(given["keepalives_idle"]) + int(given["keepalives_interval"]) * int(given["keepalives_count"]) <= 30
+    storage.close()
+
+
+def test_options_of_the_url_win(postgresql_url: str) -> None:
+    storage = storages.open(f"{postgresql_url}{'&' if '?' in postgresql_url else '?'}application_name=mine&tcp_user_timeout=5000")
+    with storage.engine.connect() as connection:
+        given = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+    assert (given["application_name"], given["tcp_user_timeout"]) == ("mine", "5000")
+    storage.close()
+
+
+def test_a_storage_keeps_two_connections_however_many_were_needed_at_once(postgresql_url: str) -> None:
+    storage = storages.open(postgresql_url)
+    held = [storage.engine.connect() for _ in range(6)]
+    for connection in held:
+        connection.close()
+    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tuner'"
+    deadline = time.monotonic() + 20
+    with psycopg.connect(postgresql_url, autocommit=True) as other:
+        # a server takes a moment to see that a client has left
+        while (left := other.execute(query).fetchone()) != (2,) and time.monotonic() < deadline:
+            other.execute("SELECT pg_sleep(0.02)")
+    assert left == (2,)
     storage.close()

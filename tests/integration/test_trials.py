@@ -167,7 +167,7 @@ def test_a_worker_of_this_host_that_lives_is_given_ten_minutes(begin: Begin) -> 
     assert by_hand.must_claim(study).number == 0
 
 
-def test_a_worker_that_comes_back_from_the_dead_changes_nothing(begin: Begin) -> None:
+def test_a_worker_that_comes_back_from_the_dead_without_a_result_changes_nothing(begin: Begin) -> None:
     study = begin()
     lost = by_hand.must_claim(study, far_away())
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
@@ -175,8 +175,8 @@ def test_a_worker_that_comes_back_from_the_dead_changes_nothing(begin: Begin) ->
     steps: list[Callable[[], Any]] = [
         lambda: trials.report(study, lost, by_hand.epochs(lost, [0.9])),
         lambda: trials.promoted(study, lost, messages.Probed(trial=0, value=0.9)),
-        lambda: by_hand.finish(study, lost, 0.9),
         lambda: trials.fail(study, lost, by_hand.failed(lost)),
+        lambda: by_hand.finish(study, lost, None, ending=Ending.SUSPENDED),
         lambda: trials.release(study, lost),
     ]
     for step in steps:

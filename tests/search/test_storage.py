@@ -180,3 +180,33 @@ def test_a_lasting_error_is_not_tried_again(storage: Storage) -> None:
     with pytest.raises(StorageError, match="made by something else"):
         storage.write(work)
     assert len(tries) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_missed"),
+    [
+        ("database is locked", True),
+        ("no such table: trials", False),
+    ],
+)
+def test_a_storage_knows_when_it_was_last_missed(storage: Storage, error: str, is_missed: bool) -> None:
+    def work() -> None:
+        raise optuna.exceptions.StorageInternalError from sqlite3.OperationalError(error)
+
+    assert storage.steady_seconds() == float("inf")
+    hasty = storage.within(0.0)
+    with pytest.raises(StorageError):
+        hasty.call(work)
+    assert (storage.steady_seconds() < 60) == is_missed
+
+
+def test_a_storage_in_haste_tries_once(storage: Storage) -> None:
+    tries = []
+
+    def work() -> None:
+        tries.append(1)
+        raise optuna.exceptions.StorageInternalError from sqlite3.OperationalError("database is locked")
+
+    with pytest.raises(StorageError, match="holds it for too long"):
+        storage.within(0.0).call(work)
+    assert len(tries) == 1

@@ -104,13 +104,24 @@ def test_a_loss_that_is_not_finite_prunes_the_trial_with_the_reason(make: Make) 
     assert "not finite" in pruned.message
 
 
-def test_a_trainer_that_hangs_is_replaced_and_its_trial_fails(make: Make) -> None:
+def test_a_trial_whose_trainer_hangs_is_tried_again_in_a_fresh_one(make: Make) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
     bench.script = Script(mishaps={0: [Mishap.HANG]})
     bench.limits = Limits(hang_seconds=0.3)
     bench.work()
+    assert bench.states() == ["COMPLETE", "COMPLETE"]
+    assert bench.script.begun == [0, 0, 1]
+    assert bench.happened(Happening.REPLACED) == [0]
+
+
+@pytest.mark.parametrize("first", [Mishap.HANG, Mishap.CRASH])
+def test_a_trial_whose_second_trainer_hangs_has_failed(make: Make, first: Mishap) -> None:
+    bench = make(budget={"trials": 2}, training={"promote": 1.0})
+    bench.script = Script(mishaps={0: [first, Mishap.HANG]})
+    bench.limits = Limits(hang_seconds=0.3)
+    bench.work()
     assert bench.states() == ["FAIL", "COMPLETE"]
-    assert bench.script.begun == [0, 1]
+    assert bench.script.begun == [0, 0, 1]
     (failure,) = [event for event in bench.events if event.what is Happening.FAILED]
     assert failure.message.startswith("hang")
 

@@ -10,10 +10,10 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 from sqlalchemy import Connection, select
 
-from tuner import wording
+from tuner import failures, wording
 from tuner.doctor import findings
 from tuner.doctor.findings import Finding, Level
-from tuner.search import claims, leases, storage, tables
+from tuner.search import leases, storage, tables
 from tuner.search.leases import Lease, LeaseEnding, WorkerId
 from tuner.search.storage import Storage
 from tuner.search.study import PREPARED, SPEC, STOPPED
@@ -167,7 +167,7 @@ def _release(connection: Connection, study_id: int, name: str) -> tuple[int, int
     tables.lock_study(connection, study_id, name)
     worker, now = WorkerId.here("doctor"), leases.clock(connection)
     gone = [lease for lease in leases.of_running_trials(connection, study_id) if is_gone(lease, worker, now)]
-    last = [lease for lease in gone if leases.crashes(connection, study_id, lease.trial_number) + 1 >= claims.MAX_CRASHES]
+    last = [lease for lease in gone if len(leases.lost(connection, study_id, lease.trial_number)) + 1 >= failures.MAX_LOSSES]
     return sum(_end(connection, study_id, lease) for lease in gone if lease not in last), len(last)
 
 

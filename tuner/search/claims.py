@@ -6,18 +6,15 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
-from tuner import messages
 from tuner.errors import LeaseLost
 from tuner.hyperparameters import Hyperparameters
-from tuner.search import budget, endings, leases, rule, samplers, space, standings, suggestion, tables
+from tuner.search import budget, leases, reaping, rule, samplers, space, standings, suggestion, tables
 from tuner.search import study as studies
 from tuner.search.budget import Standing
-from tuner.search.leases import LeaseEnding, WorkerId
+from tuner.search.leases import WorkerId
 from tuner.search.study import Study
 from tuner.search.tables import TRIAL_SYSTEM, TRIAL_USER
 
-#: a trial whose worker was lost this often has failed
-MAX_CRASHES = 3
 #: system attribute of a trial: its Hyperparameters as a dict
 HYPERPARAMETERS = "tuner:hyperparameters"
 _ALIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
@@ -102,15 +99,10 @@ def _take_up(connection: Connection, study: Study, worker: WorkerId) -> Place | 
     for old in running:
         if old.worker_key == worker.key and old.ended_at is None:
             return Place(number=old.trial_number, trial_id=old.trial_id, attempt=old.attempt)
-        if not old.is_vacant(worker, now):
+        if not old.is_vacant(worker, now, steady_seconds=study.storage.steady_seconds()):
             continue
-        if old.ended_at is None:
-            leases.end(
-                connection, study.id, trial_number=old.trial_number, attempt=old.attempt, worker_key=old.worker_key, ending=LeaseEnding.LOST
-            )
-            if leases.crashes(connection, study.id, old.trial_number) >= MAX_CRASHES:
-                _give_up(connection, study, old)
-                continue
+        if old.ended_at is None and reaping.lose(connection, study, old):
+            continue
         attempt = old.attempt + 1
         leases.grant(connection, study.id, worker, trial_number=old.trial_number, trial_id=old.trial_id, attempt=attempt)
         tables.put(connection, TRIAL_USER, old.trial_id, {"worker": worker.name, "attempts": attempt})
@@ -127,15 +119,6 @@ def _start(connection: Connection, study: Study, worker: WorkerId, standing: Sta
     known = {"origin": "rule" if number == 0 else study.spec.sampler.name, "seed": seed(study, number), "worker": worker.name}
     tables.put(connection, TRIAL_USER, trial_id, known)
     return Place(number=number, trial_id=trial_id, attempt=1)
-
-
-def _give_up(connection: Connection, study: Study, old: leases.Lease) -> None:
-    """Fail a trial that took all its workers with it."""
-    message = f"its worker was lost {MAX_CRASHES} times, the last time {old.worker}; see that worker's log, and whether memory ran out"
-    failed = messages.Failed(trial=old.trial_number, error="WorkerLost", message=message)
-    endings.fail(connection, study, trial_id=old.trial_id, attributes=endings.of_failed(failed))
-    leases.mark_failed(connection, study.id, trial_number=old.trial_number, attempt=old.attempt, error=failed.error)
-    endings.stop_if_hopeless(connection, study, failed)
 
 
 def seed(study: Study, number: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
-from tuner import messages
+from tuner import failures, messages
 from tuner.errors import LeaseLost
 from tuner.messages import Epoch, Stage
 from tuner.search import leases, notes, standings, tables
@@ -19,8 +19,6 @@ from tuner.search.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
 
 #: system attribute of a trial: rows: true class, columns: predicted class
 CONFUSION = "tuner:confusion"
-#: failures in a row of one kind that stop a study
-MAX_FAILURES = 3
 #: a longer message is cut
 _MESSAGE_LENGTH = 2000
 #: the confusion of more classes is left out: databases limit the length of an attribute
@@ -89,9 +87,9 @@ def stop_if_hopeless(connection: Connection, study: Study, failed: messages.Fail
         tables.put(connection, STUDY_USER, study.id, {STOPPED: f"the study cannot be worked on: {message}"})
         return
     since = tables.get(connection, STUDY_USER, study.id, RESUMED_AT).get(RESUMED_AT, 0.0)
-    last = leases.last_results(connection, study.id, count=MAX_FAILURES, since=since)
-    if len(last) == MAX_FAILURES and all(result == (LeaseEnding.FAILED, failed.error) for result in last):
-        reason = f"{MAX_FAILURES} trials in a row failed with {failed.error}: {message}"
+    last = leases.last_results(connection, study.id, count=failures.MAX_FAILURES, since=since)
+    if len(last) == failures.MAX_FAILURES and all(result == (LeaseEnding.FAILED, failed.error) for result in last):
+        reason = f"{failures.MAX_FAILURES} trials in a row failed with {failed.error}: {message}"
         tables.put(connection, STUDY_USER, study.id, {STOPPED: f"{reason}. Mend the cause, then run the study again."})
 
 

@@ -6,16 +6,21 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
-#: SQLSTATEs that pass: serialization, deadlock, lock timeout, shut down, starting up, too many connections
-_TRANSIENT_STATES = {"40001", "40P01", "55P03", "57P01", "57P02", "57P03", "53300"}
-#: MySQL: too many connections, lock wait timeout, deadlock, server gone, connection lost
-_TRANSIENT_NUMBERS = {1040, 1205, 1213, 2006, 2013}
+#: SQLSTATEs that pass, beside class 08 (connection): idle in a transaction, serialization, unknown completion, deadlock, too many
+#: connections, lock timeout, statement timeout, shut down, crash, starting up, idle for too long
+_TRANSIENT_STATES = {"25P03", "40001", "40003", "40P01", "53300", "55P03", "57014", "57P01", "57P02", "57P03", "57P05"}
+#: MySQL: too many connections, shutting down, network errors, lock wait timeout, deadlock, connection killed, no connection (socket, TCP),
+#: server gone, connection lost (in a query, elsewhere), idle for too long
+_TRANSIENT_NUMBERS = {1040, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
 _LOCK_WORDS = ("database is locked", "database table is locked", "database schema has changed", "deadlock")
 _OUTAGE_WORDS = (
     *("connection refused", "server closed the connection", "terminating connection", "is starting up", "is shutting down"),
-    *("connection reset", "broken pipe", "connection already closed", "lost connection"),
+    *("connection reset", "broken pipe", "connection already closed", "lost connection", "the connection is lost"),
+    *("the connection is closed", "connection socket closed", "connection has been closed", "connection not open", "in recovery mode"),
+    *("could not receive data", "could not send data", "consuming input failed", "sending query failed", "ssl syscall error"),
+    *("timeout expired", "timed out", "no route to host", "network is unreachable", "temporary failure in name resolution"),
 )
 _SECRET_WORDS = ("password", "passwd", "pwd", "passphrase")
 _RACE_WORDS = ("already exists", "duplicate", "unique constraint", "integrityerror", "is starting up")
@@ -139,7 +144,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _text(error: BaseException) -> str:
-    return " ".join(f"{type(cause).__name__} {cause}" for cause in _causes(error)).lower()
+    """What the errors say; of SQLAlchemy's own no more than the name, since it quotes the statement and what was to be written."""
+    told = (f"{type(cause).__name__} {'' if isinstance(cause, StatementError) else cause}" for cause in _causes(error))
+    return " ".join(told).lower()
 
 
 def _first_line(error: BaseException) -> str:

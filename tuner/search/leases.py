@@ -1,6 +1,7 @@
 """Who may work on a trial: one worker at a time, for as long as it is seen alive, by the database's clock."""
 
 import contextlib
+import math
 import os
 import secrets
 import socket
@@ -20,6 +21,8 @@ from tuner.search.tables import LEASES, TRIALS
 LEASE_SECONDS = 60.0
 #: the same for a worker whose process is seen to live on this host: it may only have been cut off from the database
 PATIENCE_SECONDS = 600.0
+#: how long a storage must be back before silence counts again: when it was away, no one could be seen
+GRACE_SECONDS = 30.0
 #: difference of two readings of one process's start that is still the same process
 _START_TOLERANCE_SECONDS = 1.0
 #: the database's clock, in seconds since the epoch
@@ -41,6 +44,13 @@ class LeaseEnding(StrEnum):
     RELEASED = "released"
     #: the worker is gone
     LOST = "lost"
+    #: a worker that was given up came back with the trial's result
+    SUPERSEDED = "superseded"
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the trial ended with it."""
+        return self in (LeaseEnding.COMPLETED, LeaseEnding.PRUNED, LeaseEnding.FAILED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +98,17 @@ class Lease:
     ended_at: float | None
     ending: str
 
-    def is_vacant(self, worker: WorkerId, now: float) -> bool:
-        """Whether `worker` may take the trial up: it was handed back, or whoever had it is gone."""
+    def is_vacant(self, worker: WorkerId, now: float, *, steady_seconds: float = math.inf) -> bool:
+        """Whether `worker` may take the trial up: it was handed back, or whoever had it is gone.
+
+        `steady_seconds` is how long this worker has reached the storage without a gap.
+        """
         if self.ended_at is not None:
             return True
-        if self.namespace != worker.namespace:
-            return self.seen_at + LEASE_SECONDS < now
-        return not _is_alive(self.pid, self.process_started) or self.seen_at + PATIENCE_SECONDS < now
+        is_near = self.namespace == worker.namespace
+        if is_near and not _is_alive(self.pid, self.process_started):
+            return True
+        return self.seen_at + (PATIENCE_SECONDS if is_near else LEASE_SECONDS) < now and steady_seconds >= GRACE_SECONDS
 
 
 def clock(connection: Connection) -> float:
@@ -130,11 +144,23 @@ def of_running_trials(connection: Connection, study_id: int) -> list[Lease]:
     return list(last.values())
 
 
-def crashes(connection: Connection, study_id: int, trial_number: int) -> int:
-    """Attempts of a trial whose worker was lost."""
-    query = select(func.count()).select_from(LEASES)
-    is_lost = LEASES.c.ending == LeaseEnding.LOST
-    return connection.execute(query.where(LEASES.c.study_id == study_id, LEASES.c.trial_number == trial_number, is_lost)).scalar_one()
+def open_ones(connection: Connection, study_id: int) -> list[tuple[Lease, float]]:
+    """Every lease that has not ended, and the database's time, in one statement."""
+    query = select(LEASES, _clock(connection).label("now")).where(LEASES.c.study_id == study_id, LEASES.c.ended_at.is_(None))
+    return [(_lease(row), float(row.now)) for row in connection.execute(query.order_by(LEASES.c.trial_number, LEASES.c.attempt))]
+
+
+def find(connection: Connection, study_id: int, *, trial_number: int, attempt: int, worker_key: str) -> Lease | None:
+    """The lease of an attempt, whether it has ended or not; None if this study knows no such attempt."""
+    is_it = _is_attempt(study_id, trial_number, attempt, worker_key)
+    row = connection.execute(select(LEASES).where(*is_it)).first()
+    return None if row is None else _lease(row)
+
+
+def lost(connection: Connection, study_id: int, trial_number: int) -> list[Lease]:
+    """The attempts of a trial whose worker was lost, in order."""
+    is_lost = (LEASES.c.study_id == study_id, LEASES.c.trial_number == trial_number, LEASES.c.ending == LeaseEnding.LOST)
+    return [_lease(row) for row in connection.execute(select(LEASES).where(*is_lost).order_by(LEASES.c.attempt))]
 
 
 def hold(connection: Connection, study_id: int, *, trial_number: int, attempt: int, worker_key: str) -> bool:
@@ -155,10 +181,22 @@ def end(
     return connection.execute(change).rowcount == 1
 
 
-def mark_failed(connection: Connection, study_id: int, *, trial_number: int, attempt: int, error: str) -> None:
-    """Make a lost attempt the failure of its trial."""
+def is_held(connection: Connection, study_id: int, trial_number: int) -> bool:
+    """Whether any worker is entitled to a trial. The study must be locked."""
+    is_open = (LEASES.c.study_id == study_id, LEASES.c.trial_number == trial_number, LEASES.c.ended_at.is_(None))
+    return connection.execute(select(LEASES.c.attempt).where(*is_open)).first() is not None
+
+
+def supersede(connection: Connection, study_id: int, trial_number: int) -> None:
+    """End whatever lease of a trial is open. The study must be locked."""
+    is_open = (LEASES.c.study_id == study_id, LEASES.c.trial_number == trial_number, LEASES.c.ended_at.is_(None))
+    connection.execute(update(LEASES).where(*is_open).values(ended_at=_clock(connection), ending=LeaseEnding.SUPERSEDED))
+
+
+def mark(connection: Connection, study_id: int, *, trial_number: int, attempt: int, ending: LeaseEnding, error: str = "") -> None:
+    """Say of an attempt that has ended how it ended after all; when it ended stays as it was."""
     is_it = (LEASES.c.study_id == study_id, LEASES.c.trial_number == trial_number, LEASES.c.attempt == attempt)
-    connection.execute(update(LEASES).where(*is_it).values(ending=LeaseEnding.FAILED, error=error, ended_at=_clock(connection)))
+    connection.execute(update(LEASES).where(*is_it).values(ending=ending, error=error[:200]))
 
 
 def renew(connection: Connection, study_id: int, worker: WorkerId) -> None:
@@ -184,12 +222,15 @@ def last_results(connection: Connection, study_id: int, *, count: int, since: fl
 
 
 def _is_open(study_id: int, trial_number: int, attempt: int, worker_key: str) -> tuple[ColumnElement[bool], ...]:
+    return (*_is_attempt(study_id, trial_number, attempt, worker_key), LEASES.c.ended_at.is_(None))
+
+
+def _is_attempt(study_id: int, trial_number: int, attempt: int, worker_key: str) -> tuple[ColumnElement[bool], ...]:
     return (
         LEASES.c.study_id == study_id,
         LEASES.c.trial_number == trial_number,
         LEASES.c.attempt == attempt,
         LEASES.c.worker_key == worker_key,
-        LEASES.c.ended_at.is_(None),
     )
 
 

@@ -1,9 +1,10 @@
 """A database URL into an open Storage, or a StorageError that says what to do."""
 
+import math
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import optuna
@@ -21,13 +22,26 @@ T = TypeVar("T")
 
 #: how long SQLite waits for another process to finish its transaction
 _SQLITE_PATIENCE_SECONDS = 60.0
-#: how long a transient error is met with another try
 _RETRY_SECONDS = 5.0
 #: tries to create the tables while other processes do the same
 _OPEN_TRIES = 20
 _CONNECT_SECONDS = 10
+#: how long a connection may hang before it counts as cut: nothing else ends one whose packets go nowhere
+_SILENCE_SECONDS = 30
+#: of libpq; they are for connections over a network and do nothing on a socket of this machine
+_KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 1000 * _SILENCE_SECONDS}
+#: longer than MySQL waits for a lock
+_MYSQL_SILENCE_SECONDS = 60
+#: a worker needs two connections, its work's and its heartbeat's; the dashboard's threads need more, which are not kept
 _POOL: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 14, "pool_recycle": 1800}
 _DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
+
+
+@dataclass
+class _Contact:
+    """When this process could last not reach a database, by the monotonic clock."""
+
+    lost_at: float = -math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +54,22 @@ class Storage:
     rdb: RDBStorage = field(repr=False)
     #: the same, with finished trials remembered: what Optuna's studies are opened with
     cached: BaseStorage = field(repr=False)
+    #: how long a transient error is met with another try
+    retry_seconds: float = _RETRY_SECONDS
+    _contact: _Contact = field(default_factory=_Contact, repr=False)
 
     @property
     def engine(self) -> Engine:
         """The connections, shared with Optuna."""
         return self.rdb.engine
+
+    def within(self, seconds: float) -> "Storage":
+        """The same storage, which gives a statement that meets a transient error so long."""
+        return replace(self, retry_seconds=seconds)
+
+    def steady_seconds(self) -> float:
+        """How long this process has not missed the database; infinite if it never has."""
+        return time.monotonic() - self._contact.lost_at
 
     def close(self) -> None:
         """End its connections."""
@@ -66,13 +91,15 @@ class Storage:
         """
         retrying = Retrying(
             retry=retry_if_exception(faults.is_transient),
-            stop=stop_after_delay(_RETRY_SECONDS),
+            stop=stop_after_delay(self.retry_seconds),
             wait=wait_random_exponential(multiplier=0.05, max=1.0),
             reraise=True,
         )
         try:
             return retrying(work)
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if faults.is_transient(error):
+                self._contact.lost_at = time.monotonic()
             raise StorageError(faults.explain(error, make_url(self.url))) from error
 
     def transact(self, work: Callable[[Connection], T], **options: Any) -> T:
@@ -178,11 +205,20 @@ def _engine_options(address: URL) -> dict[str, Any]:
         case "sqlite":
             return {"connect_args": {"timeout": _SQLITE_PATIENCE_SECONDS}}
         case "postgresql":
-            return _POOL | {"connect_args": {"connect_timeout": _CONNECT_SECONDS, "application_name": "tuner"}}
+            return _POOL | {
+                "connect_args": _unless_given(address, connect_timeout=_CONNECT_SECONDS, application_name="tuner", **_KEEP_ALIVE)
+            }
         case "mysql" | "mariadb":
-            return _POOL | {"isolation_level": "READ COMMITTED", "connect_args": {"connect_timeout": _CONNECT_SECONDS}}
+            silence = {"read_timeout": _MYSQL_SILENCE_SECONDS, "write_timeout": _MYSQL_SILENCE_SECONDS}
+            options = _unless_given(address, connect_timeout=_CONNECT_SECONDS, **silence)
+            return _POOL | {"isolation_level": "READ COMMITTED", "connect_args": options}
         case _:
             return {}
+
+
+def _unless_given(address: URL, **options: Any) -> dict[str, Any]:
+    """Options of a driver, less those that the URL itself sets."""
+    return {name: value for name, value in options.items() if name not in address.query}
 
 
 def _missing_driver(address: URL) -> Exception:

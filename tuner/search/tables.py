@@ -92,7 +92,8 @@ def lock_study(connection: Connection, study_id: int, name: str) -> None:
         StudyError: someone deleted it.
     """
     is_it = (STUDIES.c.study_id == study_id, STUDIES.c.study_name == name)
-    if connection.execute(select(STUDIES.c.study_id).where(*is_it).with_for_update()).first() is None:
+    # key_share: who only adds to the study need not wait, and so never waits for one who waits for him (PostgreSQL)
+    if connection.execute(select(STUDIES.c.study_id).where(*is_it).with_for_update(key_share=True)).first() is None:
         raise StudyError(f"the study {name} was deleted while it was worked on; run it again to begin it anew")
 
 
@@ -110,6 +111,12 @@ def trial_id(connection: Connection, study_id: int, number: int) -> int:
     """The id of a trial that is there."""
     query = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.number == number)
     return int(connection.execute(query).scalar_one())
+
+
+def is_running(connection: Connection, study_id: int, trial_id: int) -> bool:
+    """Whether a trial of a study has not ended yet."""
+    query = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id == trial_id)
+    return connection.execute(query.where(TRIALS.c.state == TrialState.RUNNING)).first() is not None
 
 
 def finish_trial(connection: Connection, trial_id: int, state: TrialState, value: float | None) -> bool:

@@ -1,7 +1,7 @@
 """What a worker does with a trial: claim it, report on it, ask what is to become of it, end it.
 
 Every step is one transaction that begins with the worker's lease. A worker that was not seen for too long, and whose trial went to another,
-changes nothing: it gets LeaseLost, drops the trial and claims the next.
+gets LeaseLost, drops the trial and claims the next. Only with the trial's result it is not too late as long as the trial is open.
 """
 
 import copy
@@ -15,23 +15,29 @@ from tuner import messages
 from tuner.errors import LeaseLost
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending
-from tuner.search import budget, claims, curves, endings, leases, probes, pruners, standings, suggestion, tables
+from tuner.search import budget, claims, curves, endings, leases, outcomes, probes, pruners, reaping, standings, suggestion, tables
 from tuner.search import study as studies
 from tuner.search.claims import Claim
-from tuner.search.leases import LeaseEnding, WorkerId
+from tuner.search.leases import WorkerId
+from tuner.search.outcomes import Delivery, Outcome
+from tuner.search.reaping import Reaped
 from tuner.search.study import RESUMED_AT, STOPPED, Study
 from tuner.search.tables import STUDY_USER, TRIAL_USER
 
 __all__ = [
     "Claim",
+    "Delivery",
+    "Reaped",
     "WorkerId",
     "beat",
     "claim",
+    "deliver",
     "fail",
     "finish",
     "hyperparameters",
     "keep_test",
     "promoted",
+    "reap",
     "release",
     "report",
     "resume",
@@ -134,43 +140,24 @@ def should_prune(study: Study, claim: Claim, epochs: Sequence[messages.Epoch] = 
 def finish(study: Study, claim: Claim, finished: messages.Finished, curve: Sequence[messages.Epoch], *, device: str) -> None:
     """End a trial that did not fail: completed with its value, or pruned. One that was suspended is handed back.
 
+    The result of a worker that was given up is kept if the trial is still open; whoever has the trial then gets LeaseLost.
+
     Raises:
-        LeaseLost: another worker has the trial now, or someone ended it.
+        LeaseLost: the trial has ended; or it was suspended, and another worker has it now.
     """
-    value = finished.value
-    is_completed = finished.ending is Ending.COMPLETED and value is not None
-
-    def write(connection: Connection) -> None:
-        _end_lease(connection, study, claim, LeaseEnding.COMPLETED if is_completed else LeaseEnding.PRUNED)
-        curves.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=curve)
-        endings.put_confusion(connection, claim.trial_id, finished)
-        is_whole = bool(curve) and curve[0].step == 1  # else the trial went on from a checkpoint
-        whole = curve if is_whole else curves.read(connection, study, claim.number)
-        attributes = endings.of_finished(finished, whole, device=device)
-        if is_completed and value is not None:
-            endings.complete(connection, study, number=claim.number, trial_id=claim.trial_id, value=value, attributes=attributes)
-        else:
-            endings.prune(connection, study, trial_id=claim.trial_id, value=value, attributes=attributes)
-
     if finished.ending is Ending.SUSPENDED:
         release(study, claim)
     else:
-        study.storage.write(write)
+        study.storage.write(lambda connection: outcomes.finish(connection, study, claim, finished, curve, device=device))
 
 
 def fail(study: Study, claim: Claim, failed: messages.Failed) -> None:
     """End a trial that failed. Three failures in a row of the same kind stop the study; a wrong request stops it at once.
 
     Raises:
-        LeaseLost: another worker has the trial now, or someone ended it.
+        LeaseLost: another worker has the trial now, or it has ended.
     """
-
-    def write(connection: Connection) -> None:
-        _end_lease(connection, study, claim, LeaseEnding.FAILED, failed.error)
-        endings.fail(connection, study, trial_id=claim.trial_id, attributes=endings.of_failed(failed))
-        endings.stop_if_hopeless(connection, study, failed)
-
-    study.storage.write(write)
+    study.storage.write(lambda connection: outcomes.fail(connection, study, claim, failed))
 
 
 def release(study: Study, claim: Claim) -> None:
@@ -179,12 +166,25 @@ def release(study: Study, claim: Claim) -> None:
     Raises:
         LeaseLost: another worker has the trial now.
     """
-    study.storage.write(lambda connection: _end_lease(connection, study, claim, LeaseEnding.RELEASED))
+    study.storage.write(lambda connection: outcomes.release(connection, study, claim))
+
+
+def deliver(study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome | None, *, device: str) -> Delivery:
+    """Store what a worker that is gone has left: epochs, then what came of its trial if that had ended. Repeating it changes nothing."""
+    return study.storage.write(lambda connection: outcomes.deliver(connection, study, claim, epochs, outcome, device=device))
 
 
 def beat(study: Study, worker: WorkerId) -> None:
     """Renew the leases of a worker."""
     study.storage.write(lambda connection: leases.renew(connection, study.id, worker))
+
+
+def reap(study: Study, worker: WorkerId) -> list[Reaped]:
+    """End the leases of other workers that are gone, so that their trials wait for the next claim, or fail if that came too often.
+
+    Costs one statement where there is none.
+    """
+    return reaping.reap(study, worker)
 
 
 def keep_test(study: Study, score: messages.Evaluated) -> None:
@@ -215,19 +215,7 @@ def _is_poor(study: Study, claim: Claim, epochs: Sequence[messages.Epoch], prune
 def _held(study: Study, claim: Claim, work: Callable[[Connection], T]) -> T:
     def write(connection: Connection) -> T:
         if not leases.hold(connection, study.id, trial_number=claim.number, attempt=claim.attempt, worker_key=claim.worker_key):
-            raise _lost(claim)
+            raise outcomes.lost(claim)
         return work(connection)
 
     return study.storage.write(write)
-
-
-def _end_lease(connection: Connection, study: Study, claim: Claim, ending: LeaseEnding, error: str = "") -> None:
-    is_ended = leases.end(
-        connection, study.id, trial_number=claim.number, attempt=claim.attempt, worker_key=claim.worker_key, ending=ending, error=error
-    )
-    if not is_ended:
-        raise _lost(claim)
-
-
-def _lost(claim: Claim) -> LeaseLost:
-    return LeaseLost(f"trial {claim.number} was given to another worker; this attempt of it ({claim.attempt}) counts no more")

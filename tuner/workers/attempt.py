@@ -1,6 +1,7 @@
 """One attempt of a trial: what the trainer reports goes to the storage, what the storage decides goes to the trainer."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from tuner import messages
@@ -11,11 +12,16 @@ from tuner.search.study import Study
 from tuner.search.trials import Claim
 from tuner.workers.events import Happening
 from tuner.workers.narrator import Narrator
+from tuner.workers.outbox import Outbox
 from tuner.workers.stopping import Stopping
 from tuner.workers.warm import WarmTrainer
 
 #: epochs of a probe that come faster than this share a report
 REPORT_SECONDS = 1.0
+#: pause between two tries to deliver while the storage is away: for each the trainer's messages wait
+_AWAY_SECONDS = 5.0
+#: how long a transient error is met with another try before what was to be delivered waits
+_RETRY_SECONDS = 1.0
 #: how long a trainer that was told to hand a trial back may take; it answers at its next step
 _SUSPEND_SECONDS = 60.0
 
@@ -23,21 +29,20 @@ _SUSPEND_SECONDS = 60.0
 class Attempt:
     """Plays one claimed trial on a warm trainer to its end."""
 
-    def __init__(self, study: Study, claim: Claim, trainer: WarmTrainer, stopping: Stopping, narrator: Narrator) -> None:
-        self._study = study
-        self._claim = claim
+    def __init__(self, study: Study, outbox: Outbox, trainer: WarmTrainer, stopping: Stopping, narrator: Narrator) -> None:
+        self._study = replace(study, storage=study.storage.within(_RETRY_SECONDS))
+        self._study_in_haste = replace(study, storage=study.storage.within(0.0))
+        self._outbox = outbox
+        self._claim = outbox.claim
         self._trainer = trainer
         self._stopping = stopping
         self._narrator = narrator
-        self._unsent: list[messages.Epoch] = []
         self._reported_at = time.monotonic()
         self._best = 0.0
         self._suspended_at: float | None = None
         self._why_stopped = ""
         #: whether the trial was given to another worker, so that nothing of this attempt counts
         self.is_lost = False
-        #: every epoch of this attempt, in order
-        self.curve: list[messages.Epoch] = []
 
     def play(self, folder: Path) -> messages.Finished | messages.Failed | None:
         """Train the trial with its files in `folder`; None if it had to be abandoned or was lost.
@@ -65,11 +70,10 @@ class Attempt:
         return None
 
     def _take_epoch(self, epoch: messages.Epoch) -> None:
-        self.curve.append(epoch)
+        self._outbox.add(epoch)
         self._best = max(self._best, epoch.validation_accuracy)
-        self._unsent.append(epoch)
         self._narrator.say(Happening.EPOCH, self._claim.number, stage=epoch.stage, step=epoch.step, value=self._best, seconds=epoch.seconds)
-        if epoch.stage is Stage.FINE_TUNE:
+        if epoch.stage is Stage.FINE_TUNE and not self._outbox.is_held_up:
             self.deliver()
         else:
             self._deliver_what_is_due()
@@ -84,39 +88,45 @@ class Attempt:
             self._stop(f"its probe is not among the best {self._study.spec.training.promote:.0%}")
 
     def _deliver_what_is_due(self) -> None:
-        if time.monotonic() - self._reported_at > REPORT_SECONDS:
+        if time.monotonic() - self._reported_at > (_AWAY_SECONDS if self._outbox.is_held_up else REPORT_SECONDS):
             self.deliver()
 
     def deliver(self) -> None:
-        """Report what is not reported yet; while the storage is away, it waits here."""
-        if not self._unsent or self.is_lost:
+        """Report what is not reported yet; while the storage is away, it waits in the outbox."""
+        if not self._outbox.unsent or self.is_lost:
             return
-        self._reported_at = time.monotonic()
         try:
-            trials.report(self._study, self._claim, tuple(self._unsent))
-            self._unsent.clear()
+            trials.report(self._study_in_haste if self._outbox.is_held_up else self._study, self._claim, self._outbox.unsent)
+            self._outbox.clear()
         except LeaseLost:
             self._lose()
         except StorageError as error:
-            self._narrator.trouble(f"reports are kept until the storage is back: {error}", self._claim.number)
+            self._hold_up("reports are kept", error)
+        self._reported_at = time.monotonic()
+
+    def _hold_up(self, what: str, error: StorageError) -> None:
+        self._outbox.hold_up()
+        self._narrator.trouble(f"{what} in {self._outbox.where} until the storage is back: {error}", self._claim.number)
 
     def _is_promoted(self, probed: messages.Probed) -> bool:
         while not self._stopping.is_asked:
             try:
-                is_promoted = trials.promoted(self._study, self._claim, probed, tuple(self._unsent))
-                self._unsent.clear()
+                is_promoted = trials.promoted(self._study, self._claim, probed, self._outbox.unsent)
+                self._outbox.clear()
                 return is_promoted
             except LeaseLost:
                 self._lose()
                 return False
             except StorageError as error:
-                self._narrator.trouble(f"the probe waits for the storage: {error}", self._claim.number)
+                self._hold_up("the probe waits", error)
                 self._stopping.wait(1.0)
         return False
 
     def _should_prune(self) -> bool:
+        if self._outbox.is_held_up:
+            return False
         try:
-            return trials.should_prune(self._study, self._claim, tuple(self._unsent))
+            return trials.should_prune(self._study, self._claim, self._outbox.unsent)
         except (LeaseLost, StorageError):
             return False
 

@@ -27,6 +27,8 @@ class Happening(StrEnum):
     SUSPENDED = "suspended"
     #: a trial was given to another worker meanwhile, so that this attempt does not count
     LOST = "lost"
+    #: what a worker that is gone had left came to the storage
+    DELIVERED = "delivered"
     #: the child was replaced
     REPLACED = "replaced"
     #: something is wrong that the worker bears for now
@@ -46,7 +48,7 @@ class Happening(StrEnum):
     @property
     def ends_attempt(self) -> bool:
         """Whether the worker is done with its trial for now."""
-        return self in (Happening.COMPLETED, Happening.PRUNED, Happening.FAILED, Happening.SUSPENDED, Happening.LOST)
+        return self in (Happening.COMPLETED, Happening.PRUNED, Happening.FAILED, Happening.SUSPENDED, Happening.LOST, Happening.DELIVERED)
 
 
 class Event(BaseModel):

@@ -17,6 +17,10 @@ class Places:
         """The folder of a study's artifacts."""
         return self.artifacts / study
 
+    def of_spool(self, study: str) -> Path:
+        """The folder of what workers of a study could not deliver."""
+        return self.of_study(study) / "spool"
+
     def of_trial(self, study: str, trial: int) -> Path:
         """The folder of a trial's artifacts."""
         return self.of_study(study) / f"trial-{trial:05d}"

@@ -36,6 +36,8 @@ class Script:
     always: Mishap | None = None
     fine_tune_epochs: int = 3
     epoch_seconds: float = 0.0
+    #: whether an epoch of fine-tuning leaves a checkpoint; else only a trial that is handed back does
+    keeps_epochs: bool = False
     memory_bytes: int = 0
     refusal: str = ""
     #: trainers that were started so far
@@ -123,6 +125,8 @@ class Rehearsal:
                 yield from self._meet(mishap, train)
                 return
             yield from self._pass_time()
+            if self._script.keeps_epochs and stage is Stage.FINE_TUNE:
+                _keep(train, step)
             yield _epoch(train, stage, step)
             if step == self._probe_epochs and fine_tune:
                 yield messages.Probed(trial=train.trial, value=accuracy(train.hyperparameters, step))
@@ -145,9 +149,7 @@ class Rehearsal:
                 case messages.Stop():
                     return _finished(train, Ending.STOPPED, step)
                 case messages.Suspend():
-                    checkpoint = Path(train.checkpoint)
-                    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-                    checkpoint.write_text(json.dumps({"step": step}))
+                    _keep(train, step)
                     return _finished(train, Ending.SUSPENDED, step)
                 case _:
                     pass
@@ -194,6 +196,12 @@ def script_from(mapping: Mapping[str, object]) -> Script:
 
 def _resume(checkpoint: Path) -> int:
     return int(json.loads(checkpoint.read_text())["step"]) if checkpoint.exists() else 0
+
+
+def _keep(train: messages.Train, step: int) -> None:
+    checkpoint = Path(train.checkpoint)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_text(json.dumps({"step": step}))
 
 
 def _epoch(train: messages.Train, stage: Stage, step: int) -> messages.Epoch:

@@ -13,6 +13,7 @@ import psutil
 
 from tuner import messages
 from tuner.errors import TunerError
+from tuner.failures import Failure
 from tuner.workers import gpus
 
 #: TensorFlow's own chatter, of which nothing helps who reads the log of a crash
@@ -26,6 +27,8 @@ _QUIT_SECONDS = 5.0
 
 class TrainerDied(TunerError):
     """The child process is gone; `cause` says how, in a word or two that group equal deaths."""
+
+    failure = Failure.CRASH
 
     def __init__(self, cause: str, last_words: str) -> None:
         super().__init__(f"the training process {cause}" + (f"; it last wrote:\n{last_words}" if last_words else ""))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tuner import messages
 from tuner.errors import DataError, RequestError, TrainingError, TunerError
+from tuner.failures import Failure
 from tuner.workers.stopping import Stopping
 from tuner.workers.trainer import Trainer, TrainerDied
 
@@ -31,6 +32,7 @@ class Limits:
 class TrainerHung(TunerError):
     """The trainer is silent for longer than an epoch can take."""
 
+    failure = Failure.HANG
     cause = "hang"
 
 

@@ -5,27 +5,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from tuner import messages
+from tuner import failures, messages
 from tuner.errors import LeaseLost, StorageError
 from tuner.messages import Ending
-from tuner.search import admission, progress, trials
+from tuner.search import admission, progress, reaping, trials
 from tuner.search.study import Study
 from tuner.search.trials import Claim, WorkerId
 from tuner.workers.attempt import Attempt
 from tuner.workers.events import Happening, Tell
 from tuner.workers.heartbeat import BEAT_SECONDS, Heartbeat
+from tuner.workers.leftovers import Leftovers
 from tuner.workers.narrator import Narrator
+from tuner.workers.outbox import Outbox
 from tuner.workers.places import Places
+from tuner.workers.spool import Origin, Outcome, Spool
 from tuner.workers.stopping import Stopping
 from tuner.workers.trainer import TrainerDied
 from tuner.workers.warm import TrainerHung, WarmTrainer, request_error
 
-#: how often a trial is begun before its deaths count as a failure
-_TRIES = 2
-#: how long the begin and the end of a trial wait for a storage that is away
-_STORAGE_PATIENCE_SECONDS = 600.0
+_STORAGE_PATIENCE_SECONDS = failures.STORAGE_PATIENCE_SECONDS
 
-Outcome = messages.Finished | messages.Failed
 T = TypeVar("T")
 
 
@@ -41,6 +40,8 @@ class Worker:
         self._narrator = Narrator(study.name, identity.name, tell)
         self._prepare = messages.Prepare(spec=study.spec.model_dump_json(), cache=str(places.cache))
         self._prepared: messages.Prepared | None = None
+        self._leftovers = Leftovers(study, places.of_spool(study.name), self._narrator)
+        self._reaped_at = time.monotonic()
 
     def run(self, *, beat_seconds: float = BEAT_SECONDS) -> None:
         """Work until there is nothing more to do; raises what `WarmTrainer.warm_up`, `admission.admit` and `trials.claim` raise."""
@@ -77,17 +78,22 @@ class Worker:
         if not self._trainer.is_warm:
             self._prepared = prepared = self._trainer.warm_up(self._prepare)
             if prepared is not None:
-                self._insist(lambda: admission.admit(self._study, prepared))
+                self._insist(lambda: admission.admit(self._study, prepared), lambda: "the first trial waits")
                 self._narrator.say(Happening.READY, seconds=prepared.seconds, message=prepared.device)
         return self._trainer.is_warm
 
     def _claim(self) -> Claim | None:
         assert self._prepared is not None
         sizes = {"num_train": self._prepared.num_train, "num_classes": len(self._prepared.classes), "epochs": self._prepared.epochs}
+
+        def claim() -> Claim | None:
+            self._leftovers.deliver()
+            return trials.claim(self._study, self._identity, **sizes)
+
         try:
             return self._insist(
-                lambda: trials.claim(self._study, self._identity, **sizes),
-                what="the next trial waits",
+                claim,
+                lambda: "the next trial waits",
                 unless=lambda: self._stopping.is_asked,
             )
         except StorageError:
@@ -98,54 +104,86 @@ class Worker:
     def _work_on(self, claim: Claim) -> None:
         began = time.monotonic()
         self._narrator.say(Happening.STARTED if claim.attempt == 1 else Happening.RESUMED, claim.number)
-        folder = self._places.of_trial(self._study.name, claim.number)
-        outcome, curve = self._play(claim, folder)
-        seconds = time.monotonic() - began
+        outbox = self._outbox(claim)
         try:
-            self._settle(claim, outcome, curve, seconds)
+            outcome = self._play(outbox, self._places.of_trial(self._study.name, claim.number))
+            self._settle(outbox, outcome, time.monotonic() - began)
         except LeaseLost as error:
-            self._narrator.say(Happening.LOST, claim.number, seconds=seconds, message=str(error))
+            outbox.clear()
+            self._narrator.say(Happening.LOST, claim.number, seconds=time.monotonic() - began, message=str(error))
+        finally:
+            outbox.close()
 
-    def _settle(self, claim: Claim, outcome: Outcome | None, curve: list[messages.Epoch], seconds: float) -> None:
+    def _outbox(self, claim: Claim) -> Outbox:
+        assert self._prepared is not None
+        origin = Origin(study=self._study.name, worker=self._identity.name, device=self._prepared.device, claim=claim)
+        return Outbox(claim, Spool(self._places.of_spool(self._study.name), origin), self._narrator)
+
+    def _settle(self, outbox: Outbox, outcome: Outcome | None, seconds: float) -> None:
+        claim = outbox.claim
         match outcome:
             case messages.Finished() if outcome.ending is not Ending.SUSPENDED:
-                kept = self._keep_if_best(outcome)
-                self._insist(lambda: self._finish(claim, kept, curve))
-                if outcome.weights is not None and kept.weights is None:  # only now it is sure that the trial was still ours
-                    Path(outcome.weights).unlink(missing_ok=True)
+                self._finish(outbox, outcome)
                 what = Happening.COMPLETED if outcome.ending is Ending.COMPLETED else Happening.PRUNED
                 self._narrator.say(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason)
             case messages.Failed():
-                self._insist(lambda: trials.fail(self._study, claim, outcome))
+                self._deliver(outbox, lambda: trials.fail(self._study, claim, outcome), outcome)
                 message = f"{outcome.error}: {outcome.message}"
                 self._narrator.say(Happening.FAILED, claim.number, seconds=seconds, message=message)
                 if outcome.is_request:
                     raise request_error(outcome)
             case _:
-                self._insist(lambda: trials.release(self._study, claim))
+                self._deliver(outbox, lambda: trials.release(self._study, claim))
                 self._narrator.say(Happening.SUSPENDED, claim.number, message="" if outcome else "from its last checkpoint")
 
-    def _play(self, claim: Claim, folder: Path) -> tuple[Outcome | None, list[messages.Epoch]]:
-        """The outcome of a trial and its curve; a trainer that dies is given a second chance."""
-        failed: messages.Failed | None = None
-        curve: list[messages.Epoch] = []
-        for _ in range(_TRIES):
-            if not self._is_ready():
-                return None, curve
-            attempt = Attempt(self._study, claim, self._trainer, self._stopping, self._narrator)
-            curve = attempt.curve
+    def _play(self, outbox: Outbox, folder: Path) -> Outcome | None:
+        """The outcome of a trial; a trainer that dies or hangs is given a second chance."""
+        number, num_tries = outbox.claim.number, 0
+        while self._is_ready():
+            attempt = Attempt(self._study, outbox, self._trainer, self._stopping, self._narrator)
             try:
-                return attempt.play(folder), curve
+                return attempt.play(folder)
             except (TrainerDied, TrainerHung) as error:
+                num_tries += 1
                 self._trainer.drop()
                 attempt.deliver()  # the next one goes on from a checkpoint that may lie behind them
                 if self._stopping.is_asked:
-                    return None, curve
-                self._narrator.say(Happening.REPLACED, claim.number, message=str(error))
-                failed = messages.Failed(trial=claim.number, error=error.cause, message=str(error))
-                if isinstance(error, TrainerHung):
-                    break
-        return failed, curve
+                    return None
+                self._narrator.say(Happening.REPLACED, number, message=str(error))
+                if num_tries >= failures.TREATMENTS[error.failure].tries:
+                    return messages.Failed(trial=number, error=error.cause, message=str(error))
+        return None
+
+    def _finish(self, outbox: Outbox, finished: messages.Finished) -> None:
+        """Keep a result with its curve, and its weights if they are wanted."""
+        assert self._prepared is not None
+        device = self._prepared.device
+        if outbox.is_held_up:
+            outbox.hold_up(finished)
+        kept = self._keep_if_best(finished)
+        self._deliver(outbox, lambda: trials.finish(self._study, outbox.claim, kept, outbox.curve, device=device), finished)
+        if finished.weights is not None and kept.weights is None:  # only now it is sure that the trial was still ours
+            Path(finished.weights).unlink(missing_ok=True)
+
+    def _deliver(self, outbox: Outbox, end: Callable[[], None], outcome: Outcome | None = None) -> None:
+        """End a trial, after what is not reported of it; while the storage is away, all of that waits on disk."""
+
+        def deliver() -> None:
+            if outbox.unsent and not isinstance(outcome, messages.Finished):  # a result is stored with its curve
+                trials.report(self._study, outbox.claim, outbox.unsent)
+            end()
+
+        def hold_up() -> str:
+            outbox.hold_up(outcome)
+            return f"what came of trial {outbox.claim.number} is kept in {outbox.where}"
+
+        try:
+            self._insist(deliver, hold_up)
+        except StorageError as error:
+            if not outbox.is_on_disk:
+                raise
+            raise StorageError(f"{error}. {hold_up()}; the next worker of this machine delivers it") from error
+        outbox.clear()
 
     def _keep_if_best(self, finished: messages.Finished) -> messages.Finished:
         """The same without weights for a trial that is not the best so far; trial 0's stay."""
@@ -159,15 +197,20 @@ class Worker:
             return finished
         return finished.model_copy(update={"weights": None})
 
-    def _finish(self, claim: Claim, finished: messages.Finished, curve: list[messages.Epoch]) -> None:
-        assert self._prepared is not None
-        trials.finish(self._study, claim, finished, curve, device=self._prepared.device)
-
     def _beat(self) -> None:
         trials.beat(self._study, self._identity)
+        if time.monotonic() - self._reaped_at >= reaping.REAP_SECONDS:
+            self._reaped_at = time.monotonic()
+            self._leftovers.deliver()  # first: what it has left may be the result of a trial that is lost otherwise
+            for reaped in trials.reap(self._study, self._identity):
+                what = "it has failed" if reaped.is_failed else "it waits to be gone on with"
+                self._narrator.trouble(f"trial {reaped.trial} lost {reaped.worker}, last seen {reaped.silent_seconds:.0f} s ago; {what}")
 
-    def _insist(self, work: Callable[[], T], *, what: str = "a result is kept", unless: Callable[[], bool] | None = None) -> T:
-        """What `work` returns, tried again for as long as the storage may be away, `unless` that is no more wanted."""
+    def _insist(self, work: Callable[[], T], waiting: Callable[[], str], *, unless: Callable[[], bool] | None = None) -> T:
+        """What `work` returns, tried again for as long as the storage may be away, `unless` that is no more wanted.
+
+        `waiting` is called after each try that failed, and says what waits.
+        """
         is_unwanted = unless or (lambda: self._stopping.is_urgent)
         deadline = time.monotonic() + _STORAGE_PATIENCE_SECONDS
         pause_seconds = 0.5
@@ -175,6 +218,7 @@ class Worker:
             try:
                 return work()
             except StorageError as error:
+                what = waiting()
                 if is_unwanted() or time.monotonic() > deadline:
                     raise
                 self._narrator.trouble(f"{what} until the storage is back: {error}")

@@ -1,0 +1,251 @@
+"""Results that come late, and workers that are gone, on every kind of database."""
+
+import dataclasses
+import threading
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+from tests.integration.conftest import Begin
+from tests.search import by_hand
+from tuner import failures
+from tuner.errors import LeaseLost
+from tuner.messages import Ending
+from tuner.search import curves, leases, progress, tables, trials
+from tuner.search.storage import Storage
+from tuner.search.study import Study
+from tuner.search.trials import Claim, Delivery, WorkerId
+
+
+def far_away() -> WorkerId:
+    """A worker of another host: nobody here can see whether its process lives."""
+    return dataclasses.replace(WorkerId.here("far"), namespace="another boot")
+
+
+def stored(study: Study, number: int = 0) -> FrozenTrial:
+    return optuna.load_study(study_name=study.name, storage=study.storage.rdb).get_trials()[number]
+
+
+def endings(study: Study, number: int = 0) -> list[str]:
+    """How each attempt of a trial ended."""
+    of_the_trial = tables.LEASES.c.study_id == study.id, tables.LEASES.c.trial_number == number
+    query = sqlalchemy.select(tables.LEASES.c.ending).where(*of_the_trial).order_by(tables.LEASES.c.attempt)
+    return list(study.storage.read(lambda connection: connection.execute(query).scalars().all()))
+
+
+def lose(study: Study) -> Claim:
+    """A trial whose worker was not seen for so long that others may take it up."""
+    lost = by_hand.must_claim(study, far_away())
+    by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
+    return lost
+
+
+def test_a_late_result_is_kept_while_another_worker_has_the_trial_and_that_one_drops_it(begin: Begin) -> None:
+    study = begin()
+    lost = lose(study)
+    other = by_hand.must_claim(study, WorkerId.here("other"))
+    by_hand.finish(study, lost, 0.9)
+    assert (stored(study).state, stored(study).value) == (TrialState.COMPLETE, 0.9)
+    assert stored(study).user_attrs["worker"].endswith("/far")
+    assert endings(study) == ["completed", "superseded"]
+    steps: list[Callable[[], Any]] = [
+        lambda: trials.report(study, other, by_hand.epochs(other, [0.5])),
+        lambda: by_hand.finish(study, other, 0.5),
+        lambda: trials.fail(study, other, by_hand.failed(other)),
+        lambda: trials.release(study, other),
+    ]
+    for step in steps:
+        with pytest.raises(LeaseLost):
+            step()
+    assert stored(study).value == 0.9
+    assert by_hand.must_claim(study).number == 1
+
+
+def test_a_late_result_is_kept_while_the_trial_waits(begin: Begin) -> None:
+    study = begin(budget={"trials": 1})
+    lost = lose(study)
+    assert [reaped.trial for reaped in trials.reap(study, WorkerId.here("w1"))] == [0]
+    by_hand.finish(study, lost, 0.4, ending=Ending.STOPPED, reason="its probe was not among the best")
+    assert (stored(study).state, stored(study).value) == (TrialState.PRUNED, 0.4)
+    assert by_hand.claim(study) is None
+    assert trials.stop_reason(study) == "the budget of 1 trials is spent"
+
+
+def test_a_late_result_of_a_trial_that_has_ended_is_dropped(begin: Begin) -> None:
+    study = begin()
+    lost = lose(study)
+    by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    with pytest.raises(LeaseLost):
+        by_hand.finish(study, lost, 0.9)
+    assert stored(study).value == 0.5
+    assert endings(study) == ["lost", "completed"]
+
+
+def test_a_late_failure_counts_only_if_no_one_else_has_the_trial(begin: Begin) -> None:
+    study = begin()
+    lost = lose(study)
+    other = by_hand.must_claim(study)
+    with pytest.raises(LeaseLost):
+        trials.fail(study, lost, by_hand.failed(lost))
+    assert endings(study) == ["lost", ""]
+    trials.release(study, other)
+    trials.fail(study, lost, by_hand.failed(lost))
+    assert (stored(study).state, endings(study)) == (TrialState.FAIL, ["failed", "released"])
+
+
+def test_a_result_whose_end_was_not_acknowledged_is_kept_once(begin: Begin) -> None:
+    study = begin()
+    claimed = by_hand.must_claim(study)
+    by_hand.finish(study, claimed, 0.5)
+    by_hand.finish(study, claimed, 0.5)
+    failing = by_hand.must_claim(study)
+    trials.fail(study, failing, by_hand.failed(failing))
+    trials.fail(study, failing, by_hand.failed(failing))
+    released = by_hand.must_claim(study)
+    trials.release(study, released)
+    trials.release(study, released)
+    assert [stored(study, number).state for number in range(3)] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_of_two_workers_that_finish_one_trial_at_once_exactly_one_is_kept(begin: Begin) -> None:
+    study = begin(budget={"trials": 6})
+    for number in range(6):
+        pair = [lose(study), by_hand.must_claim(study)]
+        assert [claimed.number for claimed in pair] == [number, number]
+        start = threading.Barrier(2, timeout=20)
+        said: list[float | None] = []
+
+        def finish(claimed: Claim, value: float, start: threading.Barrier = start, said: list[float | None] = said) -> None:
+            start.wait()
+            try:
+                by_hand.finish(study, claimed, value)
+                said.append(value)
+            except LeaseLost:
+                said.append(None)
+
+        hands = [threading.Thread(target=finish, args=(claimed, 0.1 * place)) for place, claimed in enumerate(pair, 1)]
+        for hand in hands:
+            hand.start()
+        for hand in hands:
+            hand.join()
+        (kept,) = [value for value in said if value is not None]
+        assert said.count(None) == 1
+        assert stored(study, number).value == kept
+        assert Counter(endings(study, number))["completed"] == 1
+    assert by_hand.claim(study) is None
+    assert progress.snapshot(study).num_completed == 6
+
+
+def test_workers_that_are_gone_are_noticed_without_a_claim(begin: Begin) -> None:
+    study = begin()
+    lost = lose(study)
+    (reaped,) = trials.reap(study, WorkerId.here("w1"))
+    assert (reaped.trial, reaped.is_failed) == (0, False)
+    assert reaped.worker.endswith("/far")
+    assert reaped.silent_seconds > leases.LEASE_SECONDS
+    assert endings(study) == ["lost"]
+    assert progress.snapshot(study).num_waiting == 1
+    assert trials.reap(study, WorkerId.here("w1")) == []
+    again = by_hand.must_claim(study)
+    assert (again.number, again.attempt, again.hyperparameters) == (0, 2, lost.hyperparameters)
+
+
+def test_a_trial_that_is_lost_too_often_fails_with_its_history_without_a_claim(begin: Begin) -> None:
+    study = begin(budget={"trials": 1})
+    watcher = WorkerId.here("watcher")
+    for _ in range(failures.MAX_LOSSES):
+        lose(study)
+        reaped = trials.reap(study, watcher)
+    assert [each.is_failed for each in reaped] == [True]
+    trial = stored(study)
+    assert (trial.state, trial.user_attrs["error"], trial.user_attrs["attempts"]) == (TrialState.FAIL, "WorkerLost", failures.MAX_LOSSES)
+    assert trial.user_attrs["message"].count("/far, last seen 20") == failures.MAX_LOSSES
+    assert endings(study) == ["lost"] * (failures.MAX_LOSSES - 1) + ["failed"]
+    seen = progress.snapshot(study)
+    assert (seen.num_failed, seen.num_waiting, seen.running) == (1, 0, ())
+    assert seen.stop_reason == "the budget of 1 trials is spent"
+
+
+def test_what_a_lost_worker_did_counts_until_it_was_last_seen(begin: Begin) -> None:
+    study = begin()
+    lose(study)
+    earlier = sqlalchemy.update(tables.LEASES).where(tables.LEASES.c.study_id == study.id)
+    shift = {"started_at": tables.LEASES.c.started_at - 7200, "seen_at": tables.LEASES.c.started_at - 7100}
+    study.storage.write(lambda connection: connection.execute(earlier.values(**shift)))
+    trials.reap(study, WorkerId.here("w1"))
+    assert progress.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
+
+
+def test_a_look_for_workers_that_are_gone_costs_one_statement_where_all_live(begin: Begin, storage: Storage) -> None:
+    study = begin()
+    for _ in range(3):
+        by_hand.must_claim(study)
+    by_hand.must_claim(study, far_away())
+    with by_hand.statements(storage) as seen:
+        assert trials.reap(study, WorkerId.here("w1")) == []
+    assert len([statement for statement in seen if not statement.startswith("BEGIN")]) == 1
+
+
+def test_after_an_outage_others_are_given_time_to_come_back(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = begin()
+    lose(study)
+    monkeypatch.setattr(Storage, "steady_seconds", lambda storage: leases.GRACE_SECONDS - 1)
+    assert trials.reap(study, WorkerId.here("w1")) == []
+    assert by_hand.must_claim(study).number == 1
+    monkeypatch.setattr(Storage, "steady_seconds", lambda storage: leases.GRACE_SECONDS)
+    assert [reaped.trial for reaped in trials.reap(study, WorkerId.here("w1"))] == [0]
+
+
+def test_what_a_worker_left_is_stored_once_in_order_and_its_absence_is_no_work(begin: Begin) -> None:
+    study = begin()
+    claimed = lose(study)
+    curve = by_hand.epochs(claimed, [0.5, 0.6, 0.7])
+    trials.report(study, claimed, curve[:1])
+    by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
+    earlier = sqlalchemy.update(tables.LEASES).where(tables.LEASES.c.study_id == study.id)
+    shift = {"started_at": tables.LEASES.c.started_at - 7200, "seen_at": tables.LEASES.c.started_at - 7100}
+    study.storage.write(lambda connection: connection.execute(earlier.values(**shift)))
+    for _ in range(2):
+        delivery = trials.deliver(study, claimed, curve[1:], by_hand.finished(claimed, 0.7), device="cpu")
+        assert delivery is Delivery.KEPT
+    assert (stored(study).state, stored(study).value) == (TrialState.COMPLETE, 0.7)
+    assert stored(study).user_attrs["epochs"] == 3
+    assert stored(study).intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
+    assert progress.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
+
+
+def test_epochs_that_a_worker_left_are_stored_though_another_has_the_trial(begin: Begin) -> None:
+    study = begin()
+    claimed = lose(study)
+    other = by_hand.must_claim(study)
+    curve = by_hand.epochs(claimed, [0.5, 0.6, 0.7])
+    trials.report(study, other, curve[2:])
+    assert trials.deliver(study, claimed, curve[:2], None, device="cpu") is Delivery.KEPT
+    read = study.storage.read(lambda connection: curves.read(connection, study, 0))
+    assert [epoch.step for epoch in read] == [1, 2, 3]
+    by_hand.finish(study, other, 0.7)
+    assert trials.deliver(study, claimed, curve[:2], None, device="cpu") is Delivery.TOO_LATE
+
+
+def test_a_failure_that_a_worker_left_is_too_late_where_another_has_the_trial(begin: Begin) -> None:
+    study = begin()
+    claimed = lose(study)
+    other = by_hand.must_claim(study)
+    assert trials.deliver(study, claimed, (), by_hand.failed(claimed), device="cpu") is Delivery.TOO_LATE
+    by_hand.finish(study, other, 0.7)
+    assert stored(study).value == 0.7
+
+
+def test_what_belongs_to_a_study_that_was_deleted_is_not_known(begin: Begin) -> None:
+    first = begin()
+    claimed = by_hand.must_claim(first)
+    optuna.delete_study(study_name=first.name, storage=first.storage.rdb)
+    second = begin()
+    by_hand.must_claim(second)
+    assert trials.deliver(second, claimed, (), by_hand.finished(claimed, 0.7), device="cpu") is Delivery.UNKNOWN
+    assert stored(second).state is TrialState.RUNNING

@@ -1,0 +1,84 @@
+"""Workers that are gone into trials that others may take up, and trials that took too many workers with them into failed ones."""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from tuner import failures, messages
+from tuner.search import endings, leases, tables
+from tuner.search.leases import LEASE_SECONDS, Lease, LeaseEnding, WorkerId
+from tuner.search.study import Study
+
+#: how often a worker looks for others that are gone
+REAP_SECONDS = LEASE_SECONDS / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reaped:
+    """A trial whose worker is gone."""
+
+    trial: int
+    #: the one that is gone
+    worker: str
+    #: seconds since the worker was seen
+    silent_seconds: float
+    #: whether the trial has failed, because it was lost too often
+    is_failed: bool
+
+
+def reap(study: Study, worker: WorkerId) -> list[Reaped]:
+    """End the leases of workers that are gone, at their last sign of life; one statement where there is none."""
+    if not study.storage.read(lambda connection: _gone(connection, study, worker)):
+        return []
+
+    def write(connection: Connection) -> list[Reaped]:
+        tables.lock_study(connection, study.id, study.name)
+        gone = _gone(connection, study, worker)
+        return [
+            Reaped(trial=lease.trial_number, worker=lease.worker, silent_seconds=silent, is_failed=lose(connection, study, lease))
+            for lease, silent in gone
+        ]
+
+    return study.storage.write(write)
+
+
+def lose(connection: Connection, study: Study, lease: Lease) -> bool:
+    """End the lease of a worker that is gone; whether its trial has failed with that. The study must be locked."""
+    leases.end(
+        connection,
+        study.id,
+        trial_number=lease.trial_number,
+        attempt=lease.attempt,
+        worker_key=lease.worker_key,
+        ending=LeaseEnding.LOST,
+    )
+    lost = leases.lost(connection, study.id, lease.trial_number)
+    if len(lost) < failures.MAX_LOSSES or not tables.is_running(connection, study.id, lease.trial_id):
+        return False
+    failed = messages.Failed(trial=lease.trial_number, error="WorkerLost", message=_history(lost))
+    attributes = endings.of_failed(failed) | {"attempts": lease.attempt}
+    endings.fail(connection, study, trial_id=lease.trial_id, attributes=attributes)
+    leases.mark(connection, study.id, trial_number=lease.trial_number, attempt=lease.attempt, ending=LeaseEnding.FAILED, error=failed.error)
+    endings.stop_if_hopeless(connection, study, failed)
+    return True
+
+
+def _gone(connection: Connection, study: Study, worker: WorkerId) -> list[tuple[Lease, float]]:
+    """Leases of others that are gone, and for how long."""
+    steady_seconds = study.storage.steady_seconds()
+    return [
+        (lease, now - lease.seen_at)
+        for lease, now in leases.open_ones(connection, study.id)
+        if lease.worker_key != worker.key and lease.is_vacant(worker, now, steady_seconds=steady_seconds)
+    ]
+
+
+def _history(lost: Sequence[Lease]) -> str:
+    attempts = [f"attempt {lease.attempt} by {lease.worker}, last seen {_moment(lease.seen_at)}" for lease in lost]
+    return f"its worker was lost {len(lost)} times: {'; '.join(attempts)}. See those workers' logs, and whether memory ran out"
+
+
+def _moment(seconds: float) -> str:
+    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"
