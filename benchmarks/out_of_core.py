@@ -45,6 +45,8 @@ def main() -> None:
     given = parser.parse_args()
     folder: Path = given.folder.resolve()
     photos = folder / "photos"
+    if given.distinct % len(CLASSES):
+        parser.error(f"--distinct is {given.distinct}; expected a multiple of {len(CLASSES)}, the number of classes")
     apparent, num_files = make(photos, num_bytes=int(given.gigabytes * GB), num_distinct=given.distinct)
     figures: dict[str, Any] = {
         "folder_gb": round(apparent / GB, 2),

@@ -45,6 +45,10 @@ BAD_CALLS = [
     (["run", "good.yaml", "--memory-limit", "much"], "--memory-limit"),
     (["run", "good.yaml", "--memory-limit", "0GB"], "--memory-limit"),
     (["run", "good.yaml", "--port", "70000"], "--port"),
+    (["worker", "good.yaml", "--wait", "soon"], "--wait"),
+    (["dashboard", "--wait", "0"], "--wait"),
+    (["worker", "good.yaml", "--allow-code", "my package"], "--allow-code"),
+    (["worker", "good.yaml", "--data", "photos"], "--data"),
     (["run", "good.yaml", "--cache-limit", "much"], "--cache-limit"),
     (["cache", "--cache-limit", "0GB"], "--cache-limit"),
     (["cache", "sweep"], "sweep"),
@@ -88,6 +92,8 @@ BAD_CALLS = [
     (["status", "unknown", "--storage", "sqlite:///new.db?timeout=5"], "unknown"),
     (["best", "unknown", "--storage", "sqlite+pysqlite:///new.db"], "unknown"),
     (["best", "unknown"], "unknown"),
+    (["worker", "unknown"], "unknown"),
+    (["worker", "unknown.yaml"], "tuner worker unknown"),
     (["best", "unknown", "--json", "--yaml"], "choose one"),
     (["export", "unknown", "--to", "best.yaml"], "unknown"),
     (["export", "unknown", "--to", "best.txt"], ".yaml, .yml, .json"),
@@ -100,7 +106,7 @@ BAD_CALLS = [
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with study files, good and bad, in which the command runs."""
-    for name in ("TUNER_STORAGE", "TUNER_ARTIFACTS", "TUNER_CACHE_LIMIT"):
+    for name in ("TUNER_STORAGE", "TUNER_STORAGE_FILE", "TUNER_ARTIFACTS", "TUNER_CACHE_LIMIT"):
         monkeypatch.delenv(name, raising=False)
     work = tmp_path / "work"
     work.mkdir()

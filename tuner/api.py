@@ -1,11 +1,13 @@
 """`tuner run`, for programs: a study worked on by worker processes of this machine, until its budget is spent."""
 
 import logging
+import os
 import threading
 from contextlib import nullcontext
 from pathlib import Path
 
-from tuner.commands import checking, ending, options, outcome, running
+from tuner.commands import checking, database, ending, options, outcome, running
+from tuner.data import room
 from tuner.errors import StudyStopped, TunerError
 from tuner.results import best as bests
 from tuner.results.best import Best
@@ -34,7 +36,7 @@ def run(
 
     Args:
         spec: what to search; `tuner.read` makes one of a file.
-        storage: a SQLAlchemy URL; None: TUNER_STORAGE, or a file in the current folder.
+        storage: a SQLAlchemy URL; None: TUNER_STORAGE, the one in TUNER_STORAGE_FILE, or a file in the current folder.
         workers: worker processes, each with a trainer of its own; None: one for each slot of the GPUs here, else one.
         cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
         artifacts: folder of weights, checkpoints and logs; None: TUNER_ARTIFACTS, or one in the current folder.
@@ -45,11 +47,13 @@ def run(
         TunerError: the workers gave up before the study came to its end.
         KeyboardInterrupt: a signal asked for the end.
     """
-    url, places = options.storage(storage), options.places(cache, options.artifacts(artifacts))
+    url, places = database.url(storage), options.places(cache, options.artifacts(artifacts))
+    options.limit_cache(os.environ.get(room.LIMIT))
+    hands = options.hands(workers, None, None, None, options.slots_per_gpu())
     checking.require(spec, places.cache)
     study = studies.join(spec, storages.open(url))
     trials.resume(study)
-    assignments = list(running.assign(study, url, places, options.hands(workers, None, None, None, options.slots_per_gpu())))
+    assignments = list(running.assign(study, url, places, hands))
     complaints: list[Event] = []
 
     def tell(event: Event) -> None:

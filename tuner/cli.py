@@ -10,7 +10,7 @@ from typer import Abort, Argument, Option
 from typer.exceptions import TyperException
 
 import tuner
-from tuner.commands import defaults, mishaps
+from tuner.commands import database, defaults, mishaps
 from tuner.errors import TunerError
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
 StudyFile = Annotated[Path, Argument(metavar="FILE", help="Study file, for example studies/animals.yaml.", show_default=False)]
 StudyName = Annotated[str, Argument(metavar="STUDY", help="Name of a study.", show_default=False)]
 AnyStudy = Annotated[str | None, Argument(metavar="[STUDY]", help="Name of a study; all studies if left out.", show_default=False)]
-Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", help="Database of the studies, an SQLAlchemy URL.")]
+Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", callback=database.asked, help="SQLAlchemy URL of the database.")]
 Cache = Annotated[
     Path | None,
     Option(envvar="TUNER_CACHE", metavar="FOLDER", help="Where decoded images and features are kept.", show_default="~/.cache/tuner"),
@@ -39,9 +39,7 @@ Artifacts = Annotated[Path, Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", h
 Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads a worker.", show_default="a fair share of the cores")]
 HangLimit = Annotated[
     str | None,
-    Option(
-        metavar="TIME", help="Silence of the training process after which it is replaced; more than the longest epoch.", show_default="30m"
-    ),
+    Option(metavar="TIME", help="Silence of the trainer after which it is replaced; more than the longest epoch.", show_default="30m"),
 ]
 MemoryLimit = Annotated[
     str | None,
@@ -49,6 +47,24 @@ MemoryLimit = Annotated[
 ]
 SlotsPerGpu = Annotated[
     int | None, Option(envvar="TUNER_SLOTS_PER_GPU", min=1, max=64, metavar="N", help="Workers that share a GPU.", show_default="1")
+]
+Engine = Annotated[Literal["local", "ray"], Option(help="Who places the workers: this machine, or a Ray cluster.")]
+Address = Annotated[
+    str | None,
+    Option(
+        metavar="ADDRESS",
+        help="Ray cluster that this machine is a node of: auto, or HOST:PORT of its head.",
+        show_default="a Ray of its own",
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    Option(min=0, max=1, metavar="X", help="GPUs a worker, with --engine ray, e.g. 0.5.", show_default="1, or 0 in a cluster without GPUs"),
+]
+CpusPerWorker = Annotated[int | None, Option(min=1, metavar="N", help="CPUs a worker, with --engine ray.", show_default="1")]
+Wait = Annotated[
+    str | None,
+    Option(metavar="TIME", help="How long to wait for what is not there yet, e.g. 5m.", show_default="not at all"),
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a study file.")]
@@ -106,7 +122,13 @@ def run(
     study_file: StudyFile,
     workers: Annotated[
         int | None,
-        Option(min=1, max=256, metavar="N", help="Workers on this machine.", show_default="1, or one for each slot of the GPUs"),
+        Option(
+            min=1,
+            max=256,
+            metavar="N",
+            help="Workers.",
+            show_default="1, or one for each slot of the GPUs; with --engine ray as many as find room",
+        ),
     ] = None,
     trials: Annotated[int | None, Option(metavar="N", help="Trials of the study, over all its runs.", show_default="the file's")] = None,
     timeout: Annotated[str | None, Option(metavar="TIME", help="Time for the study, e.g. 90s, 1h30m.", show_default="the file's")] = None,
@@ -123,26 +145,50 @@ def run(
     hang_limit: HangLimit = None,
     memory_limit: MemoryLimit = None,
     slots_per_gpu: SlotsPerGpu = None,
+    engine: Engine = "local",
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
     cache_limit: CacheLimit = None,
 ) -> int:
     """Create a study, or go on with it, and work on it until its budget is spent."""
-    from tuner.commands import options, running
+    from tuner.commands import engines, options, running
 
     options.limit_cache(cache_limit)
     places = options.places(cache, artifacts)
-    hands = options.hands(workers, threads, hang_limit, memory_limit, slots_per_gpu)
+    wanted = engines.Wanted(
+        engine=engine, workers=workers, threads=threads, hang_limit=hang_limit, memory_limit=memory_limit, slots_per_gpu=slots_per_gpu,
+        address=address, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker,
+    )  # fmt: skip
     budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
     exported = running.Exported(wanted=export, path=to)
     shown = running.Dashboard(wanted=dashboard, port=port)
-    return running.run(study_file, budget, storage, places=places, hands=hands, dashboard=shown, exported=exported)
+    return running.run(study_file, budget, storage, places=places, engine=wanted, dashboard=shown, exported=exported)
 
 
 @app.command()
 def worker(
-    study_file: StudyFile,
+    study: Annotated[
+        str,
+        Argument(metavar="STUDY|FILE", help="Study file, or the name of a study that is in the storage.", show_default=False),
+    ],
     storage: Storage = DEFAULT_STORAGE,
+    data: Annotated[
+        Path | None,
+        Option(envvar="TUNER_DATA", metavar="PATH", help="Where the study's images lie here.", show_default="where the study says"),
+    ] = None,
+    allow_code: Annotated[
+        str | None,
+        Option(
+            envvar="TUNER_ALLOW_CODE",
+            metavar="MODULES",
+            help="Modules, with commas, that a study out of the storage may have imported.",
+            show_default="none",
+        ),
+    ] = None,
+    wait: Wait = None,
     threads: Threads = None,
     hang_limit: HangLimit = None,
     memory_limit: MemoryLimit = None,
@@ -152,11 +198,12 @@ def worker(
     cache_limit: CacheLimit = None,
 ) -> int:
     """Be one more worker of a study, from any terminal or machine that reaches the storage."""
-    from tuner.commands import options, working
+    from tuner.commands import here, options, working
 
     options.limit_cache(cache_limit)
     hands = options.hands(1, threads, hang_limit, memory_limit, slots_per_gpu)
-    return working.worker(study_file, storage, places=options.places(cache, artifacts), hands=hands)
+    place = here.Here(data=data, allowed_code=here.read_code(allow_code), wait_seconds=options.wait_seconds(wait))
+    return working.worker(study, storage, here=place, places=options.places(cache, artifacts), hands=hands)
 
 
 @app.command()
@@ -193,11 +240,12 @@ def dashboard(
     storage: Storage = DEFAULT_STORAGE,
     host: Annotated[str, Option(metavar="HOST", help="Address to serve at; this machine only.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port to serve at; 0: any.")] = 8080,
+    wait: Wait = None,
 ) -> int:
     """Serve the studies to a browser on this machine."""
-    from tuner.commands import showing
+    from tuner.commands import options, showing
 
-    return showing.dashboard(storage, host, port)
+    return showing.dashboard(storage, host, port, wait_seconds=options.wait_seconds(wait))
 
 
 @app.command("cache")
@@ -220,6 +268,21 @@ def cached(
     if action == "show":
         return caching.show(folder, chosen, as_json=as_json)
     return caching.clear(folder, chosen, confirmed=yes, as_json=as_json)
+
+
+@app.command()
+def doctor(
+    storage: Storage = DEFAULT_STORAGE,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
+    cache: Cache = None,
+    fix: Annotated[bool, Option("--fix", help="Mend what is safe to mend.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Look at storage, folders, GPUs, memory and packages, and say what to do."""
+    from tuner.commands import doctoring
+
+    work = doctoring.mend if fix else doctoring.look
+    return doctoring.tell(work(storage, artifacts, cache), as_json=as_json)
 
 
 @app.command()

@@ -1,10 +1,11 @@
 """What passes through the pipe between a worker and its trainer, as JSON.
 
 worker -> trainer   Prepare, Train, Proceed, Stop, Suspend, Evaluate, Quit
-trainer -> worker   Prepared, Epoch, Probed, Finished, Failed, Evaluated
+trainer -> worker   Prepared, Busy, Epoch, Probed, Finished, Failed, Evaluated
 
 One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epoch… → Finished. A Stop or Suspend may come at any time and is
 obeyed at the next step; the trainer then answers Finished. A trial with nothing to unfreeze sends Finished in place of Probed.
+Where a trial first has to compute what it needs of the images, or to wait for another worker that does, Busy comes from time to time.
 """
 
 from enum import StrEnum
@@ -114,6 +115,13 @@ class Prepared(_Message):
     seconds: float
 
 
+class Busy(_Message):
+    """A trial computes what it trains on, or waits for another worker that does; it says so that it is not taken to hang."""
+
+    kind: Literal["busy"] = "busy"
+    trial: int
+
+
 class Epoch(_Message):
     """One epoch of training, measured."""
 
@@ -188,7 +196,7 @@ class Evaluated(_Message):
 
 
 Message = Annotated[
-    Prepare | Train | Proceed | Stop | Suspend | Evaluate | Quit | Prepared | Epoch | Probed | Finished | Failed | Evaluated,
+    Prepare | Train | Proceed | Stop | Suspend | Evaluate | Quit | Prepared | Busy | Epoch | Probed | Finished | Failed | Evaluated,
     Field(discriminator="kind"),
 ]
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)

@@ -6,10 +6,11 @@ the probe's.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from tuner.domains import Choice, Domain, Fixed, Range
+from tuner.search import space as spaces
 from tuner.search_space import AugmentationSpace, HeadSpace, SearchSpace
 
 #: parameters that have to have one of some values for another to act
@@ -60,25 +61,17 @@ class Recipe:
         return cls(**dict(plain) | {"head_units": tuple(plain["head_units"])})
 
 
-class Chooser(Protocol):
-    """Chooses the values of parameters one after another, as an Optuna trial does."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int: ...
-    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
-
-
 def parameters(search: SearchSpace) -> list[Parameter]:
     """What is searched, each after those that it depends on."""
     return [parameter for parameter in _all(search) if not isinstance(parameter.domain, Fixed)]
 
 
-def suggest(chooser: Chooser, search: SearchSpace) -> dict[str, Any]:
+def suggest(chooser: spaces.Chooser, search: SearchSpace) -> dict[str, Any]:
     """Values of the parameters that act."""
     values: dict[str, Any] = {}
     for parameter in parameters(search):
         if parameter.acts(values):
-            values[parameter.name] = _ask(chooser, parameter.name, parameter.domain)
+            values[parameter.name] = spaces.choose(chooser, parameter.name, parameter.domain)
     return values
 
 
@@ -139,6 +132,7 @@ def _switched(name: str, domain: Domain, when: Condition = ()) -> Iterator[Param
     if isinstance(domain, Range) and domain.off:
         yield Parameter(name=f"{name}.on", domain=Choice(values=(True, False)), when=when)
         when = (*when, (f"{name}.on", (True,)))
+        domain = replace(domain, off=False)
     yield _parameter(name, domain, when)
 
 
@@ -146,15 +140,6 @@ def _parameter(name: str, domain: Domain, when: Condition = ()) -> Parameter:
     if isinstance(domain, Choice):
         domain = Choice(values=tuple(_plain(value) for value in domain.values))
     return Parameter(name=name, domain=domain, when=when)
-
-
-def _ask(chooser: Chooser, name: str, domain: Domain) -> Any:
-    if isinstance(domain, Choice):
-        return chooser.suggest_categorical(name, list(domain.values))
-    assert isinstance(domain, Range), "a fixed value is not asked for"
-    if domain.integer:
-        return chooser.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
-    return chooser.suggest_float(name, domain.low, domain.high, log=domain.log)
 
 
 def _plain(value: Any) -> Any:

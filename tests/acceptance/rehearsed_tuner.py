@@ -5,7 +5,7 @@ import os
 import sys
 
 from tuner import cli
-from tuner.workers import local, process
+from tuner.workers import cluster, local, process
 from tuner.workers.process import Assignment
 from tuner.workers.rehearsal import Rehearsal, script_from
 
@@ -19,4 +19,6 @@ if __name__ == "__main__":
         sys.exit(process.main(int(sys.argv[1]), start))
     local.COMMAND = (sys.executable, __file__)
     process.child = start
+    script = os.environ.get("REHEARSAL", "{}")  # a node of a cluster has another environment
+    cluster.COMMAND = ("/usr/bin/env", f"REHEARSAL={script}", sys.executable, __file__)
     sys.exit(cli.main())

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tuner import errors
-from tuner.dashboard import app
+from tuner.dashboard import app, published
 from tuner.search import storage
 
 HERE = "http://127.0.0.1:8080"
@@ -155,3 +155,35 @@ def test_a_port_that_is_taken_is_refused_with_the_cure(flowers: storage.Storage)
 def test_another_machine_is_not_served(flowers: storage.Storage, host: str) -> None:
     with pytest.raises(errors.RequestError, match="no passwords yet.*this machine only"):
         app.serve(flowers, host, 0, ready=pytest.fail)
+
+
+@pytest.fixture
+def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in tuner's image, whose Dockerfile makes a mark."""
+    (tmp_path / "is-image").touch()
+    monkeypatch.setattr(published, "MARK", tmp_path / "is-image")
+
+
+@pytest.mark.usefixtures("image")
+def test_a_container_whose_port_is_published_to_this_machine_is_served_at_its_outer_address(
+    flowers: storage.Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(published.PUBLISHED_AT, "127.0.0.1:9000")
+    with app.beside(flowers, "0.0.0.0", 0) as address:
+        assert address == "http://127.0.0.1:9000"
+    with pytest.raises(errors.RequestError, match="no passwords yet"):
+        app.check_host("192.168.0.1")
+
+
+@pytest.mark.usefixtures("image")
+@pytest.mark.parametrize("said", ["0.0.0.0:8080", "192.168.0.1:8080", "127.0.0.1", "127.0.0.1:", "8080", ":8080"])
+def test_a_container_whose_port_is_published_to_others_is_not_served(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(published.PUBLISHED_AT, said)
+    with pytest.raises(errors.RequestError, match="publish its port to this machine only"):
+        app.check_host("0.0.0.0")
+
+
+def test_outside_of_the_image_nothing_opens_it_to_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(published.PUBLISHED_AT, "127.0.0.1:8080")
+    with pytest.raises(errors.RequestError, match="this machine only"):
+        app.check_host("0.0.0.0")

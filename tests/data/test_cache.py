@@ -96,6 +96,23 @@ def test_of_eight_processes_that_want_the_same_one_computes(tmp_path: Path) -> N
     assert set(sums) == {float(np.concatenate(list(numbers(3_000))).sum())}
 
 
+def test_who_waits_for_another_process_is_called_meanwhile_and_may_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_TICK_SECONDS", 0.01)
+    called: list[int] = []
+
+    def tick() -> None:
+        called.append(1)
+        if len(called) == 3:
+            raise InterruptedError
+
+    path = wanted().path(tmp_path)
+    with cache.locked(path), pytest.raises(InterruptedError):
+        cache.entry(tmp_path, wanted(), never, tick=tick)
+    assert len(called) == 3
+    cache.entry(tmp_path, wanted(), numbers, tick=tick)
+    assert len(called) == 3
+
+
 DAMAGE = {
     "empty": lambda content: b"",
     "truncated": lambda content: content[:-1],
@@ -305,6 +322,18 @@ def test_files_that_are_no_entries_are_left_alone(tmp_path: Path, monkeypatch: p
     put(tmp_path, "second")
     assert mine.exists() and download.exists()
     assert [entry.words["data"] for entry in entries.find(tmp_path)] == ["second"]
+
+
+@pytest.mark.parametrize("about", [None, "{", json.dumps({"version": 99})])
+def test_an_entry_of_which_nothing_is_known_is_shown_counted_and_removed(tmp_path: Path, about: str | None) -> None:
+    path = put(tmp_path, "some")
+    entries.about_path(path).unlink()
+    if about is not None:
+        entries.about_path(path).write_text(about)
+    (found,) = entries.find(tmp_path)
+    assert (found.words["what"], found.num_bytes) == ("unknown", path.stat().st_size)
+    assert found.remove()
+    assert not list(tmp_path.rglob("*.npy")) and not list(tmp_path.rglob("*.json"))
 
 
 @pytest.mark.parametrize("given", ["much", "0GB", "-3GB", "5 apples"])

@@ -28,6 +28,14 @@ def test_an_unchanged_file_is_not_decoded_again(photos: Path, tmp_path: Path) ->
     assert not after.unreadable
 
 
+def test_an_index_that_was_looked_into_is_not_old(photos: Path, tmp_path: Path) -> None:
+    files.read(folder.find(photos), cache=tmp_path)
+    (old,) = index.kept(tmp_path)
+    os.utime(old.path, (old.last_used - 86_400, old.last_used - 86_400))
+    files.read(folder.find(photos), cache=tmp_path)
+    assert index.kept(tmp_path)[0].last_used >= old.last_used
+
+
 def test_a_changed_file_is_decoded_again(photos: Path, tmp_path: Path) -> None:
     before = files.read(folder.find(photos), cache=tmp_path / "cache")
     Image.fromarray(noise(77)).save(photos / "cat" / "1.png")

@@ -13,7 +13,7 @@ from tests.training.conftest import DIGITS, study
 from tuner import errors, messages
 from tuner.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer
 from tuner.messages import Ending, Epoch, Stage
-from tuner.training import attempt, pipeline, steps
+from tuner.training import attempt, fine_tune, pipeline, steps
 from tuner.training import bench as benches
 
 #: everything that one epoch hands on to the next is on: dropout, momentum, averages, random changes
@@ -270,10 +270,59 @@ def test_weights_of_a_study_without_test_images_are_not_scored(bench: benches.Be
         attempt.evaluate(without, messages.Evaluate(trial=3, hyperparameters=PLAIN, weights=finished.weights))
 
 
+def test_weights_that_cannot_be_scored_leave_the_backbone_as_pretrained(
+    bench: benches.Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    finished, _ = run(bench, order(tmp_path, MENDED))
+    monkeypatch.setattr(fine_tune, "predict", fail)
+    with pytest.raises(MemoryError):
+        attempt.evaluate(bench, messages.Evaluate(trial=3, hyperparameters=MENDED, weights=str(finished.weights)))
+    assert is_pretrained(bench)
+
+
 def test_a_trial_leaves_the_backbone_as_pretrained(bench: benches.Bench, tmp_path: Path) -> None:
     run(bench, order(tmp_path, PLAIN))
+    assert is_pretrained(bench)
+
+
+def is_pretrained(bench: benches.Bench) -> bool:
     variables = bench.backbone.network.variables
-    assert all((variable.numpy() == value).all() for variable, value in zip(variables, bench.pretrained, strict=True))
+    return all((variable.numpy() == value).all() for variable, value in zip(variables, bench.pretrained, strict=True))
+
+
+def unseen(bench: benches.Bench, cache: Path) -> benches.Bench:
+    """The same with an empty cache."""
+    return replace(bench, shelf=replace(bench.shelf, cache=cache, watch=[], _vectors={}, _activations={}))
+
+
+def test_a_trial_that_computes_what_it_trains_on_says_that_it_is_busy(
+    bench: benches.Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: tuple[messages.Finished, Control]
+) -> None:
+    fresh = unseen(bench, tmp_path / "cache")
+    monkeypatch.setattr(attempt, "_BUSY_SECONDS", -1.0)
+    _, control = run(fresh, order(tmp_path, PLAIN))
+    assert control.told[0] == messages.Busy(trial=3)
+    assert control.curve == plain[1].curve
+    assert fresh.shelf.watch == []
+    monkeypatch.setattr(attempt, "_BUSY_SECONDS", 1e6)
+    _, control = run(unseen(bench, tmp_path / "other"), order(tmp_path, PLAIN))
+    assert not [message for message in control.told if isinstance(message, messages.Busy)]
+
+
+@pytest.mark.parametrize("what", [messages.Stop(), messages.Suspend()])
+def test_a_trial_obeys_while_it_computes_what_it_trains_on(
+    bench: benches.Bench, tmp_path: Path, what: messages.Stop | messages.Suspend, plain: tuple[messages.Finished, Control]
+) -> None:
+    fresh = unseen(bench, tmp_path / "cache")
+    finished, control = run(fresh, order(tmp_path, PLAIN), Control(interrupt=lambda told, look: what))
+    assert finished.ending is (Ending.STOPPED if isinstance(what, messages.Stop) else Ending.SUSPENDED)
+    assert (finished.value, control.told) == (None, [])
+    assert fresh.shelf.watch == []
+    _, again = run(fresh, order(tmp_path, PLAIN))
+    assert again.curve == plain[1].curve
 
 
 #: other values of RICH, traced as it is

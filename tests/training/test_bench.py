@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.training.conftest import study
 from tuner.hyperparameters import Features
 from tuner.training import bench as benches
-from tuner.training import features, views
+from tuner.training import columns, features, steps, views
 
 
 def test_the_features_of_several_depths_end_with_those_of_the_last_layer(bench: benches.Bench) -> None:
@@ -28,19 +29,32 @@ def test_the_moments_are_those_of_the_training_images_as_they_are(bench: benches
     mean, variance = bench.moments(kind)
     assert mean.shape == variance.shape == (bench.backbone.num_features(kind),)
     np.testing.assert_allclose(mean, vectors.mean(0), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(variance, np.maximum(vectors.var(0), features.SMALLEST_VARIANCE), rtol=2e-2, atol=1e-5)
+    np.testing.assert_allclose(variance, np.maximum(vectors.var(0), columns.SMALLEST_VARIANCE), rtol=2e-2, atol=1e-5)
 
 
 def test_activations_are_kept_for_a_cut_that_has_much_below_it(bench: benches.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     cut, longer = bench.backbone.cut(1), dataclasses.replace(bench, epochs=9)
-    assert longer.lower(bench.backbone.cut(3), "train", (views.ORIGINAL,)) is None
+    assert longer.lower(bench.backbone.cut(3), (views.ORIGINAL,)) is None
     monkeypatch.setattr(features, "WORTHWHILE_MULTIPLY_ADDS", 1)
-    found = longer.lower(cut, "train", (views.ORIGINAL, views.View(flip_x=True)))
+    found = longer.lower(cut, (views.ORIGINAL, views.View(flip_x=True)))
     assert found is not None
     activation, pooled = found.take(np.array([0, 1]), np.array([3, 4]))
     assert activation.shape == (2, *cut.shape)
     assert pooled.shape == (2, cut.num_pooled)
-    assert dataclasses.replace(bench, epochs=1).lower(cut, "train", (views.ORIGINAL,)) is None
+    assert dataclasses.replace(bench, epochs=1).lower(cut, (views.ORIGINAL,)) is None
+
+
+def test_what_lies_below_a_cut_is_traced_once_for_the_cache_and_for_training(
+    bench: benches.Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "WORTHWHILE_MULTIPLY_ADDS", 1)
+    shelf = dataclasses.replace(bench.shelf, cache=tmp_path)
+    own = dataclasses.replace(bench, epochs=9, shelf=shelf, traced=steps.Steps())
+    cut = own.backbone.cut(1)
+    assert own.lower(cut, (views.ORIGINAL,)) is not None
+    assert own.traced.num_traced == 1
+    own.traced.below(cut, size=own.backbone.size)(tf.zeros((1, 16, 16, 3)))
+    assert own.traced.num_traced == 1
 
 
 def test_an_identity_is_of_its_images_its_network_and_its_road(bench: benches.Bench) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from tests.training import networks
 from tests.training.conftest import TINY
-from tuner import model_spec
+from tuner import machine, model_spec
 from tuner.training import backbones, devices
 from tuner.training.devices import Gpu, Share
 
@@ -87,6 +87,19 @@ def test_a_network_in_bfloat16_is_another_to_the_cache() -> None:
         keras.utils.set_random_seed(0)
         digests.add(backbones.load(model_spec.Model.model_validate(TINY)).digest())
     assert len(digests) == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (Share(threads=1, memory_bytes=2**30), 2**30),
+        (Share(threads=1, memory_bytes=2**30, has_gpu=True, memory_limit_mb=100), 100 * 2**20),
+        (Share(threads=1, memory_bytes=2**20, has_gpu=True, memory_limit_mb=100), 2**20),
+        (Share(threads=1), machine.memory_bytes()),
+    ],
+)
+def test_tensors_have_the_smaller_of_the_two_memories(share: Share, expected: int) -> None:
+    assert share.tensor_bytes == expected
 
 
 class _Tensorflow:

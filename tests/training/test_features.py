@@ -11,8 +11,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tests.training import conftest
+from tuner import machine
+from tuner.data import cache as cache_files
+from tuner.data import entries
 from tuner.hyperparameters import Augmentation, Features
-from tuner.training import backbones, cuts, features, views
+from tuner.training import backbones, columns, cuts, devices, features, steps, views
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3)).astype(np.uint8)
 MIRRORED = views.View(flip_x=True)
@@ -29,12 +32,26 @@ def shelf(backbone: backbones.Backbone, tmp_path: Path) -> features.Shelf:
     return made(backbone, tmp_path)
 
 
-def made(backbone: backbones.Backbone, cache: Path, *, images: NDArray[np.uint8] = IMAGES, key: str = "some") -> features.Shelf:
+def made(
+    backbone: backbones.Backbone,
+    cache: Path,
+    *,
+    images: NDArray[np.uint8] = IMAGES,
+    key: str = "some",
+    share: devices.Share | None = None,
+) -> features.Shelf:
     pictures = {
         "train": features.Pictures(images=images, key=f"train {key}"),
         "validation": features.Pictures(images=images[:8], key=f"validation {key}"),
     }
-    return features.Shelf(backbone=backbone, network=backbone.digest(), pictures=pictures, cache=cache, words={"study": "small"})
+    return features.Shelf(
+        backbone=backbone,
+        network=backbone.digest(),
+        pictures=pictures,
+        cache=cache,
+        words={"study": "small"},
+        share=share or devices.Share(threads=1),
+    )
 
 
 def kept(cache: Path) -> list[Path]:
@@ -48,7 +65,7 @@ def near(found: Any, expected: Any, within: float = 2e-3) -> None:
 @pytest.mark.parametrize("view", [views.ORIGINAL, MIRRORED, DRAWN])
 def test_the_vectors_are_those_of_the_network_standardized(shelf: features.Shelf, view: views.View) -> None:
     expected = [shelf.backbone.features(views.show(shown, IMAGES, 0), Features.SEVERAL).numpy() for shown in (views.ORIGINAL, view)]
-    mean, deviation = expected[0].mean(0), np.sqrt(np.maximum(expected[0].var(0), features.SMALLEST_VARIANCE))
+    mean, deviation = expected[0].mean(0), np.sqrt(np.maximum(expected[0].var(0), columns.SMALLEST_VARIANCE))
     found = shelf.vectors("train", (views.ORIGINAL, view))
     assert found.shape == (2, 70, shelf.backbone.num_features(Features.SEVERAL))
     near(found.whole()[1], (expected[1] - mean) / deviation, within=2e-2)
@@ -57,7 +74,7 @@ def test_the_vectors_are_those_of_the_network_standardized(shelf: features.Shelf
 
 def test_the_training_images_as_they_are_have_mean_0_and_variance_1(shelf: features.Shelf) -> None:
     found = shelf.vectors("train", (views.ORIGINAL,)).whole().numpy()[0]
-    varied = shelf.moments()[1] > features.SMALLEST_VARIANCE
+    varied = shelf.moments[1] > columns.SMALLEST_VARIANCE
     near(found.mean(0), 0, within=1e-4)
     near(found[:, varied].var(0), 1)
 
@@ -73,6 +90,21 @@ def test_vectors_are_small_by_the_memory_of_the_machine(shelf: features.Shelf, m
     assert found.is_small
     monkeypatch.setattr(features, "SHARE_OF_MEMORY", 1e-12)
     assert not found.is_small
+
+
+def test_vectors_are_small_by_the_trainers_own_part_of_the_memory_and_count_once_for_each_width(
+    backbone: backbones.Backbone, tmp_path: Path
+) -> None:
+    needed = 4 * 70 * sum({backbone.num_features(kind) for kind in Features})
+    for room, expected in ((needed, True), (needed - 1, False)):
+        share = devices.Share(threads=1, memory_bytes=int(room / features.SHARE_OF_MEMORY))
+        assert made(backbone, tmp_path, share=share).vectors("train", (views.ORIGINAL,)).is_small is expected
+
+
+def test_vectors_of_one_width_are_made_once_and_are_the_last_of_all(shelf: features.Shelf) -> None:
+    found, width = shelf.vectors("train", (views.ORIGINAL, MIRRORED)), shelf.backbone.num_features(Features.LAST)
+    assert (found.whole(width) == found.whole()[..., -width:]).numpy().all()
+    assert found.whole(width) is found.whole(width)
 
 
 def test_everything_is_computed_once_and_mapped(shelf: features.Shelf, tmp_path: Path, backbone: backbones.Backbone) -> None:
@@ -96,14 +128,12 @@ def test_other_images_views_boundaries_and_networks_are_other_entries(shelf: fea
         for other in (made(network, tmp_path), made(network, tmp_path, key="others"), made(network, tmp_path, images=IMAGES[:66])):
             other.vectors("train", (views.ORIGINAL, MIRRORED))
             for num_open in (2, 4):
-                other.activations(network.cut(num_open), "train", (views.ORIGINAL,))
+                activations(other, network.cut(num_open), "train", (views.ORIGINAL,))
     assert len(kept(tmp_path)) == 2 * 3 * 4
 
 
 def activations(shelf: features.Shelf, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...]) -> features.Activations:
-    found = shelf.activations(cut, split, wanted)
-    assert found is not None
-    return found
+    return shelf.activations(cut, split, wanted, below=steps.Steps().below(cut, size=shelf.backbone.size))
 
 
 @pytest.mark.parametrize("kind", Features)
@@ -128,15 +158,71 @@ def test_a_damaged_entry_is_made_anew(backbone: backbones.Backbone, tmp_path: Pa
     assert {path: path.read_bytes() for path in kept(tmp_path)} == contents
 
 
-def test_without_room_vectors_are_computed_and_activations_done_without(
+def test_without_room_in_the_cache_the_same_is_held_in_memory(
     shelf: features.Shelf, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = shelf.vectors("train", (views.ORIGINAL,)).whole()
+    cut, wanted, rows = backbone.cut(2), (views.ORIGINAL, DRAWN), np.arange(70)
+    expected, below = shelf.vectors("train", wanted).whole(), activations(shelf, cut, "train", wanted)
     monkeypatch.setenv("TUNER_CACHE_LIMIT", "1KB")
     tight = made(backbone, tmp_path / "tight")
-    assert (tight.vectors("train", (views.ORIGINAL,)).whole() == expected).numpy().all()
-    assert tight.activations(backbone.cut(2), "train", (views.ORIGINAL,)) is None
+    assert (tight.vectors("train", wanted).whole() == expected).numpy().all()
+    found = activations(tight, cut, "train", wanted)
+    assert all((a == b).all() for a, b in zip(found.take(rows % 2, rows), below.take(rows % 2, rows), strict=True))
     assert kept(tmp_path / "tight") == []
+
+
+def test_the_latest_activations_are_held_where_they_are_in_memory_and_no_file_is(
+    shelf: features.Shelf, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, wanted = backbone.cut(2), (views.ORIGINAL,)
+    activations(shelf, cut, "train", wanted)
+    assert not any(entry.is_in_use() for entry in entries.find(tmp_path) if entry.kind == "activations")
+    monkeypatch.setenv("TUNER_CACHE_LIMIT", "1KB")
+    tight = made(backbone, tmp_path / "tight")
+    first = activations(tight, cut, "train", wanted)
+    assert activations(tight, cut, "train", wanted) is first
+    activations(tight, backbone.cut(1), "train", wanted)
+    assert activations(tight, cut, "train", wanted) is not first
+
+
+def test_who_watches_is_called_between_two_batches_and_may_end_it(shelf: features.Shelf, tmp_path: Path) -> None:
+    called: list[int] = []
+    shelf.watch.append(lambda: called.append(1))
+    whole = shelf.vectors("train", (views.ORIGINAL,)).whole()
+    assert len(called) == 2  # seventy images are two batches
+
+    def leave() -> None:
+        if len(called) == 3:
+            raise InterruptedError
+        called.append(1)
+
+    shelf.watch[:] = [leave]
+    with pytest.raises(InterruptedError):
+        shelf.vectors("train", (MIRRORED,))
+    assert len(kept(tmp_path)) == 1
+    assert not list(tmp_path.glob("*/*.part"))
+    shelf.watch.clear()
+    assert (shelf.vectors("train", (views.ORIGINAL, MIRRORED)).whole()[0] == whole[0]).numpy().all()
+
+
+def test_who_watches_is_called_while_another_process_computes(
+    shelf: features.Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_files, "_TICK_SECONDS", 0.01)
+    shelf.vectors("train", (views.ORIGINAL,))
+    [path] = kept(tmp_path)
+    path.unlink()
+    computed: list[int] = []
+
+    def leave() -> None:
+        computed.append(1)
+        if len(computed) > 1:  # the first batch was computed before, to choose the type that keeps it
+            raise InterruptedError
+
+    again = made(shelf.backbone, tmp_path)
+    again.watch.append(leave)
+    with cache_files.locked(path), pytest.raises(InterruptedError):
+        again.vectors("train", (views.ORIGINAL,))
 
 
 def test_two_that_want_the_same_at_once_have_it_computed_once(
@@ -156,7 +242,7 @@ def test_two_that_want_the_same_at_once_have_it_computed_once(
     def want() -> None:
         shelf = made(backbone, tmp_path)
         both_want.wait()
-        found.append(shelf.activations(backbone.cut(1), "train", (views.ORIGINAL,)))
+        found.append(activations(shelf, backbone.cut(1), "train", (views.ORIGINAL,)))
 
     threads = [threading.Thread(target=want) for _ in range(2)]
     for thread in threads:
@@ -170,34 +256,13 @@ def test_two_that_want_the_same_at_once_have_it_computed_once(
     assert all((a == b).all() for a, b in zip(found[0].take(rows * 0, rows), found[1].take(rows * 0, rows), strict=True))
 
 
-ROWS = np.random.default_rng(0).normal(size=(64, 200)).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [
-        (ROWS, True),
-        (ROWS * 1e4, True),
-        (ROWS * 1e5, False),  # float16 ends at 65,504
-        (ROWS + 30, True),
-        (ROWS + 300, False),  # the spread is lost beside the size
-        (np.where(np.arange(200) == 7, ROWS + 300, ROWS), True),  # in one column of many
-        (np.full((64, 200), 0.1, np.float32), True),  # nothing to lose
-        (ROWS * 1e-8, True),  # as good as constant
-        (np.where(np.arange(200) == 7, np.nan, ROWS), False),
-    ],
-)
-def test_half_precision_is_used_where_it_loses_nothing(values: NDArray[np.float32], expected: bool) -> None:
-    assert features.is_half_enough(values) is expected
-
-
 def test_values_that_float16_cannot_keep_are_kept_as_float32(tmp_path: Path) -> None:
     large = backbones.load(conftest.study(model=conftest.NETWORK).model)
     for variable in large.network.variables[:2]:
         variable.assign(variable * 1e6)
     found = made(large, tmp_path).vectors("train", (views.ORIGINAL,))
     expected = large.features(IMAGES.astype(np.float32), Features.SEVERAL).numpy()
-    mean, variance = features.measure(expected)
+    mean, variance = columns.measure(expected)
     near(found.whole()[0], (expected - mean) / np.sqrt(variance), within=1e-3)
 
 
@@ -208,16 +273,18 @@ def test_values_that_float16_cannot_keep_are_kept_as_float32(tmp_path: Path) -> 
         ({"num_views": 8}, False),  # as many views as epochs: nothing is computed twice
         ({"num_views": 7}, True),
         ({"num_images": 10**9}, False),  # more than the memory
+        ({"memory_bytes": 10**6}, False),  # more than the trainer's part of it
     ],
 )
 def test_activations_are_kept_where_that_saves_time(backbone: backbones.Backbone, changes: dict[str, int], expected: bool) -> None:
-    given = {"num_images": 1000, "num_views": 1, "epochs": 8} | changes
+    given = {"num_images": 1000, "num_views": 1, "epochs": 8, "memory_bytes": machine.memory_bytes()} | changes
     assert features.is_worth_keeping(backbone.cut(2), **given) is expected
 
 
 def test_activations_that_are_as_soon_computed_as_read_are_not_kept(backbone: backbones.Backbone) -> None:
-    worth = [features.is_worth_keeping(backbone.cut(number), num_images=1000, num_views=1, epochs=8) for number in range(1, 10)]
+    given = {"num_images": 1000, "num_views": 1, "epochs": 8, "memory_bytes": machine.memory_bytes()}
+    worth = [features.is_worth_keeping(backbone.cut(number), **given) for number in range(1, 10)]
     assert worth == sorted(worth, reverse=True)
     assert worth[0] and not worth[-1]
     dear = replace(backbone.cut(9), multiply_adds=10**9)
-    assert features.is_worth_keeping(dear, num_images=1000, num_views=1, epochs=8)
+    assert features.is_worth_keeping(dear, **given)

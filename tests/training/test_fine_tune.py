@@ -161,13 +161,29 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(bench: benches.Bench, part
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_the_next_trial_of_the_same_shape_knows_how_much_room_there_is(bench: benches.Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trial_remembers_how_much_room_there_is(bench: benches.Bench, caplog: pytest.LogCaptureFixture) -> None:
     cramped = _Cramped(room=5)
-    for _ in range(2):
-        bench.restore()
-        list(tuning(replace(bench, traced=cramped)).train(0))
+    list(tuning(replace(bench, traced=cramped)).train(0))
     assert [seen for seen in cramped.seen if seen > 5] == [20, 10]
+    assert set(cramped.seen[2:]) == {5}
     assert "no memory for 20 images at once; going on with 10 at a time, batches as large as before" in caplog.text
+
+
+def test_a_trial_after_one_without_room_is_the_same_bit_for_bit(bench: benches.Bench) -> None:
+    roomy = replace(bench, traced=_Cramped(room=20))
+    list(tuning(roomy).train(0))
+    bench.restore()
+    first = tuning(roomy, dropout=0.2)
+    list(first.train(0))
+    expected = first.weights()
+    cramped = _Cramped(room=5)
+    bench.restore()
+    list(tuning(replace(bench, traced=cramped)).train(0))
+    bench.restore()
+    cramped.images = 20
+    second = tuning(replace(bench, traced=cramped), dropout=0.2)
+    list(second.train(0))
+    assert all((found == wanted).all() for found, wanted in zip(second.weights(), expected, strict=True))
 
 
 def test_no_room_for_one_image_is_said_with_a_cure(bench: benches.Bench) -> None:

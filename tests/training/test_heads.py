@@ -30,7 +30,7 @@ def train(rates: Sequence[float], *, width: int = 8, order: NDArray[np.int64] = 
     program.begin(head.initial(hyperparameters, width, NUM_CLASSES, seed=3))
     values = heads.values(hyperparameters, class_weights=np.ones(NUM_CLASSES), clip=1.0, seed=5)
     steps = np.tile(np.array(rates, np.float32), (len(order), 1))
-    return program, program.train(tf.constant(table(width)), tf.constant(LABELS, tf.int32), order, steps, first=0, values=values)
+    return program, program.train(tf.constant(table(width)), tf.constant(LABELS, tf.int32), order, steps, first=0, given=values)
 
 
 @pytest.mark.parametrize("head_units", [(), (7,), (6, 5)])
@@ -94,7 +94,7 @@ def test_steps_in_two_calls_are_the_steps_of_one() -> None:
     for first in (0, 6):
         steps = np.full((6, 1), 0.02, np.float32)
         order = ORDER[first : first + 6]
-        whole.train(tf.constant(table(8)), tf.constant(LABELS, tf.int32), order, steps, first=first, values=values)
+        whole.train(tf.constant(table(8)), tf.constant(LABELS, tf.int32), order, steps, first=first, given=values)
     assert all((own == value).all() for own, value in zip(whole.weights(0), weights, strict=True))
 
 

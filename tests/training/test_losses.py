@@ -22,16 +22,22 @@ KERAS = {
 }
 
 
+def build(given: Hyperparameters, class_weights: np.ndarray) -> losses.LossFunction:
+    """The loss that a trial minimizes."""
+    smoothing, weights = losses.smoothing_of(given), tf.constant(class_weights, tf.float32)
+    return losses.training(given.loss, smoothing=smoothing, gamma=given.focal_gamma, class_weights=weights)
+
+
 @pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["hard", "soft"])
 @pytest.mark.parametrize("kind", Loss)
 def test_a_loss_is_that_of_keras(kind: Loss, labels: np.ndarray) -> None:
     given = Hyperparameters(loss=kind)
-    for loss in (losses.build(given, EQUAL), losses.build_validation(given)):
+    for loss in (build(given, EQUAL), losses.build_validation(given)):
         np.testing.assert_allclose(loss(labels, LOGITS), KERAS[kind](labels, LOGITS), rtol=1e-4, atol=1e-5)
 
 
 def test_label_smoothing_is_that_of_keras() -> None:
-    loss = losses.build(Hyperparameters(label_smoothing=0.2), EQUAL)
+    loss = build(Hyperparameters(label_smoothing=0.2), EQUAL)
     reference = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2, reduction=None)
     np.testing.assert_allclose(loss(LABELS, LOGITS), reference(LABELS, LOGITS), rtol=1e-5)
 
@@ -42,13 +48,13 @@ def test_the_reported_loss_knows_neither_smoothing_nor_class_weights() -> None:
 
 
 def test_the_focal_loss_without_focus_is_cross_entropy() -> None:
-    focal = losses.build(Hyperparameters(loss=Loss.FOCAL, focal_gamma=0.0), EQUAL)
+    focal = build(Hyperparameters(loss=Loss.FOCAL, focal_gamma=0.0), EQUAL)
     np.testing.assert_allclose(focal(LABELS, LOGITS), KERAS[Loss.CROSS_ENTROPY](LABELS, LOGITS), rtol=1e-5)
 
 
 def test_an_image_counts_as_much_as_its_class_weighs() -> None:
     weights = np.arange(1.0, 8.0)
-    weighted = losses.build(Hyperparameters(), weights)(LABELS, LOGITS)
+    weighted = build(Hyperparameters(), weights)(LABELS, LOGITS)
     np.testing.assert_allclose(weighted, weights[LABELS.argmax(1)] * KERAS[Loss.CROSS_ENTROPY](LABELS, LOGITS), rtol=1e-5)
 
 
@@ -65,7 +71,7 @@ def test_a_certain_and_wrong_answer_has_a_finite_loss_and_gradient(kind: Loss) -
     logits = tf.Variable(np.array([[80.0, -80.0, 0.0], [-80.0, 80.0, 0.0]], np.float32))
     labels = np.eye(3, dtype=np.float32)[[0, 0]]
     with tf.GradientTape() as tape:
-        loss = losses.build(Hyperparameters(loss=kind, label_smoothing=0.1), np.ones(3))(labels, logits)
+        loss = build(Hyperparameters(loss=kind, label_smoothing=0.1), np.ones(3))(labels, logits)
     assert np.isfinite(loss).all()
     assert np.isfinite(tape.gradient(loss, logits)).all()
 
@@ -74,7 +80,7 @@ def test_a_certain_and_wrong_answer_has_a_finite_loss_and_gradient(kind: Loss) -
 def test_the_focal_loss_of_a_certain_and_right_answer_has_a_finite_gradient(gamma: float) -> None:
     logits = tf.Variable(np.array([[200.0, 0.0, 0.0]], np.float32))
     with tf.GradientTape() as tape:
-        loss = losses.build(Hyperparameters(loss=Loss.FOCAL, focal_gamma=gamma), np.ones(3))(np.eye(3, dtype=np.float32)[[0]], logits)
+        loss = build(Hyperparameters(loss=Loss.FOCAL, focal_gamma=gamma), np.ones(3))(np.eye(3, dtype=np.float32)[[0]], logits)
     assert np.isfinite(tape.gradient(loss, logits)).all()
 
 
@@ -84,5 +90,5 @@ def test_heads_side_by_side_lose_what_each_loses_alone(kind: Loss) -> None:
     loss = losses.training(kind, **values)
     together = loss(LABELS, np.stack([LOGITS, -LOGITS]))
     np.testing.assert_allclose(together, np.stack([loss(LABELS, LOGITS), loss(LABELS, -LOGITS)]), rtol=1e-5, atol=1e-6)
-    reported = losses.validation(kind, gamma=tf.constant(1.5))
+    reported = losses.build_validation(Hyperparameters(loss=kind, focal_gamma=1.5))
     np.testing.assert_allclose(reported(LABELS, np.stack([LOGITS] * 2))[1], reported(LABELS, LOGITS), rtol=1e-5, atol=1e-6)

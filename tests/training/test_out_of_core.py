@@ -1,5 +1,6 @@
 """A study whose images the cache has no room for: the same trial, its images decoded on the way."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from PIL import Image
 from tests.training.conftest import TINY, study
 from tests.training.test_attempt import PLAIN, order, run
 from tuner.data import entries, resized
+from tuner.hyperparameters import Augmentation
 from tuner.messages import Ending, Stage
 from tuner.training import bench as benches
+from tuner.training import features
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,21 @@ def test_a_trial_on_streamed_images_is_the_same_as_on_mapped_ones(photos: Path, 
     assert first.ending is second.ending is Ending.COMPLETED
     assert {epoch.stage for epoch in first_told.curve} == {Stage.PROBE, Stage.FINE_TUNE}
     assert first_told.curve == second_told.curve
+
+
+def test_a_trial_on_drawn_views_is_the_same_whatever_the_cache_has_room_for(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "WORTHWHILE_MULTIPLY_ADDS", 1)
+    drawn = PLAIN.model_copy(update={"unfreeze": 0.4, "augmentation": Augmentation(rotation=0.1, brightness=0.2, views=2)})
+    roomy = replace(prepared(photos, tmp_path / "roomy"), epochs=4)
+    _, first = run(roomy, order(tmp_path / "first", drawn))
+    monkeypatch.setenv("TUNER_CACHE_LIMIT", "100")
+    tight = replace(prepared(photos, tmp_path / "tight"), epochs=4)
+    _, second = run(tight, order(tmp_path / "second", drawn))
+    assert "activations" in {entry.kind for entry in entries.find(tmp_path / "roomy")}
+    assert not entries.find(tmp_path / "tight")
+    assert first.curve == second.curve
 
 
 def test_a_trial_runs_where_the_cache_has_room_for_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.training.conftest import study
 from tuner.hyperparameters import Augmentation, Features, Flip, Hyperparameters, Loss
 from tuner.training import bench as benches
-from tuner.training import features, head, probe, views
+from tuner.training import features, head, heads, probe, views
 
 GOOD = {"probe_learning_rate": 3e-2, "batch_size": 20, "dropout": 0.0}
 
@@ -110,6 +110,22 @@ def test_features_that_are_read_part_by_part_train_the_same_head(bench: benches.
     assert [epoch.validation.accuracy for epoch in found] == [epoch.validation.accuracy for epoch in expected]
     for value, own in zip(parts.weights(), weights, strict=True):
         np.testing.assert_allclose(value, own, rtol=1e-3, atol=1e-5)
+
+
+def test_no_more_rows_are_predicted_at_once_than_there_is_room_for(bench: benches.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = train(bench)
+    seen: list[int] = []
+    predict = heads.Program.predict
+
+    def counted(program: heads.Program, rows: Any) -> Any:
+        seen.append(len(rows))
+        return predict(program, rows)
+
+    monkeypatch.setattr(heads.Program, "predict", counted)
+    monkeypatch.setattr(probe, "_ROWS_AT_ONCE", 25)
+    found = train(bench)
+    assert seen == [25, 25, 10] * 3
+    assert [epoch.validation.confusion for epoch in found] == [epoch.validation.confusion for epoch in expected]
 
 
 def test_mirror_images_take_their_turns_with_the_images(bench: benches.Bench) -> None:

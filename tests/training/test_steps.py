@@ -1,7 +1,15 @@
 """Which graphs are traced, and which are used again."""
 
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
 from tuner.hyperparameters import Augmentation, Features, Hyperparameters
-from tuner.training import augmentation, steps, updates
+from tuner.training import augmentation, head, steps, updates
 from tuner.training import bench as benches
 
 
@@ -24,9 +32,29 @@ def test_values_are_no_part_of_a_form() -> None:
     assert augmentation.Changes.of(weak) == augmentation.Changes.of(strong)
 
 
-def test_half_of_what_was_too_much_is_worked_on_at_once() -> None:
-    kept, form = steps.Steps(), steps.Form.of(Hyperparameters(), num_open=1, num_classes=3)
-    assert kept.part(form, 32) == 32
-    kept.halve(form, 32)
-    kept.halve(form, kept.part(form, 32))
-    assert (kept.part(form, 32), kept.part(form, 4)) == (8, 4)
+def test_a_layer_of_keras_is_built_once_for_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[float] = []
+    real = augmentation.traceable
+
+    def counted(changes: augmentation.Changes) -> Any:
+        built.append(changes.rand_augment)
+        return real(changes)
+
+    monkeypatch.setattr(augmentation, "traceable", counted)
+    kept, changes = steps.Steps(), augmentation.Changes.of(Augmentation(rand_augment=0.5))
+    assert kept.augment(changes, size=16, num_classes=3) is kept.augment(changes, size=16, num_classes=3)
+    assert built == [0.5]
+
+
+def test_a_weight_that_the_output_does_not_use_has_no_slope(bench: benches.Bench) -> None:
+    hyperparameters, cut = Hyperparameters(dropout=0.0), bench.backbone.cut(1)
+    unused = keras.Variable(np.ones((2, 3), np.float32))
+    wider = replace(cut, variables=(*cut.variables, (0, unused)))
+    form = steps.Form.of(hyperparameters, num_open=1, num_classes=10)
+    weights = head.initial(hyperparameters, bench.backbone.num_features(Features.LAST), 10, seed=1)
+    values = steps.values(hyperparameters, bench.moments(Features.LAST), np.ones(10))
+    lower = cut.below(tf.zeros((2, 16, 16, 3)))
+    answers = tf.one_hot([0, 1], 10), tf.constant([0, 1], tf.int64)
+    gradients, _ = steps.Steps().slope(wider, form)(lower, answers, [tf.constant(w) for w in weights], values, tf.constant([1, 0, 0, 2]))
+    assert (gradients[-1].numpy() == np.zeros((2, 3))).all()
+    assert len(gradients) == len(weights) + len(wider.variables)

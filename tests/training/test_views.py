@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -89,3 +90,14 @@ def test_keys_tell_views_apart_and_know_nothing_else() -> None:
     others = [*found(flip="both"), drawn(0, zoom=0.1), drawn(1, zoom=0.1), drawn(0, zoom=0.2)]
     assert len({view.key for view in others}) == len(others)
     assert drawn(1, zoom=0.1).key == drawn(1, zoom=0.1).key
+
+
+def test_a_drawn_view_of_another_version_or_keras_is_another_and_a_mirror_image_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {drawn(zoom=0.1).key}
+    mirrored = View(flip_x=True).key
+    monkeypatch.setattr(views, "_VERSION", 99)
+    keys.add(drawn(zoom=0.1).key)
+    monkeypatch.setattr(keras, "__version__", "9.9")
+    keys.add(drawn(zoom=0.1).key)
+    assert len(keys) == 3
+    assert View(flip_x=True).key == mirrored

@@ -33,6 +33,24 @@ def test_only_promoted_trials_and_trial_0_are_fine_tuned() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("augmentation", "mirrored", "drawn"),
+    [
+        ({"flip": "none"}, 1, 0),
+        ({"flip": ["none", "horizontal"]}, 2, 0),
+        ({"flip": "both"}, 4, 0),
+        ({"flip": "horizontal", "views": 10}, 2, 8),
+        ({"flip": "both", "views": [2, 12]}, 4, 8),
+    ],
+)
+def test_views_cost_a_pass_each(augmentation: dict[str, object], mirrored: int, drawn: int) -> None:
+    sizes = {"num_train": 1000, "num_validation": 0, "epochs": 5, "num_cores": 2}
+    plain = cost.estimate(spec(search={"augmentation": {"flip": "none"}}), **sizes)
+    estimated = cost.estimate(spec(search={"augmentation": augmentation}), **sizes)
+    assert estimated.prepare_seconds == pytest.approx(mirrored * plain.prepare_seconds)
+    assert estimated.probe_seconds == pytest.approx(plain.probe_seconds + drawn * plain.prepare_seconds)
+
+
 def test_a_study_without_a_number_of_trials_has_no_total() -> None:
     budget = {"trials": None, "timeout": "1h"}
     assert cost.estimate(spec(budget=budget), num_train=1000, num_validation=200, epochs=5, num_cores=2).total_seconds is None

@@ -125,3 +125,8 @@ def test_a_process_sees_the_gpu_of_its_place_and_no_other() -> None:
         "CUDA_VISIBLE_DEVICES": "GPU-bbbb-2",
     }
     assert gpus.environment({"HOME": "/"}, None) == {"HOME": "/"}
+
+
+@pytest.mark.parametrize(("share", "memory_mb"), [(1.0, None), (0.5, 4500), (0.1, 900)])
+def test_a_share_of_a_gpu_comes_with_as_much_of_its_memory(share: float, memory_mb: int | None) -> None:
+    assert gpus.part(Gpu(name="GPU-aaaa", memory_mb=10000), share) == Place(gpu="GPU-aaaa", memory_mb=memory_mb)

@@ -116,6 +116,14 @@ def test_a_child_is_told_its_part_of_a_gpu_and_sees_no_other(tmp_path: Path, pla
     child.close()
 
 
+def test_a_child_is_told_its_part_of_the_memory(tmp_path: Path) -> None:
+    code = "import sys; print(*sys.argv[2:])"
+    child = ChildTrainer(threads=1, log=tmp_path / "child.log", memory_bytes=2**30, command=(sys.executable, "-c", code))
+    with pytest.raises(TrainerDied, match=f"--threads 1 --memory-bytes {2**30}"):
+        child.receive(30)
+    child.close()
+
+
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("\n".join(f"line {number}" for number in range(100)))

@@ -1,6 +1,6 @@
 """The loop of a worker, with a trainer that plays a script."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from tuner.search import trials
 from tuner.search.study import Study
 from tuner.workers import attempt
 from tuner.workers.events import Event, Happening
-from tuner.workers.rehearsal import Mishap, Script
+from tuner.workers.rehearsal import Mishap, Rehearsal, Script
 from tuner.workers.warm import Limits
 
 Make = Callable[..., Any]
@@ -124,6 +124,21 @@ def test_a_trial_whose_second_trainer_hangs_has_failed(make: Make, first: Mishap
     assert bench.script.begun == [0, 0, 1]
     (failure,) = [event for event in bench.events if event.what is Happening.FAILED]
     assert failure.message.startswith("hang")
+
+
+def test_a_trainer_that_says_that_it_is_busy_is_not_taken_to_hang(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pass_time = Rehearsal._pass_time
+
+    def computing(rehearsal: Rehearsal) -> Iterator[messages.Message | None]:
+        for number, _ in enumerate(pass_time(rehearsal)):
+            yield messages.Busy(trial=0) if number % 10 == 0 else None
+
+    monkeypatch.setattr(Rehearsal, "_pass_time", computing)
+    bench = make(budget={"trials": 1}, training={"promote": 1.0})
+    bench.script = Script(epoch_seconds=1.0, fine_tune_epochs=1)
+    bench.limits = Limits(hang_seconds=0.4)
+    bench.work()
+    assert bench.states() == ["COMPLETE"]
 
 
 def test_three_failures_of_one_kind_stop_the_study(make: Make) -> None:

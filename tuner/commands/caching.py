@@ -13,7 +13,7 @@ from tuner.data import cache as caches
 from tuner.data import entries, index, room
 from tuner.data.entries import Entry
 from tuner.errors import RequestError
-from tuner.terminal import held, plain, printing
+from tuner.terminal import cached, plain, printing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ def show(folder: Path, chosen: Chosen, *, as_json: bool) -> int:
     if as_json:
         plain.result(json.dumps(_as_json(folder, found), indent=2))
     elif found:
-        printing.result(held.table(found), "")
-        plain.result(held.total(found, folder, room.limit_bytes(folder)))
+        printing.result(cached.table(found), "")
+        plain.result(cached.total(found, folder, room.limit_bytes(folder)))
     else:
         plain.result(f"The cache {folder} holds nothing of what was asked for.")
     return 0
@@ -69,7 +69,7 @@ def clear(folder: Path, chosen: Chosen, *, confirmed: bool, as_json: bool) -> in
     if as_json:
         plain.result(json.dumps({"folder": str(folder), "num_deleted": len(gone), "freed_bytes": _total(gone)}, indent=2))
     else:
-        plain.result(held.freed(gone, [entry for entry in found if entry not in gone]))
+        plain.result(cached.freed(gone, [entry for entry in found if entry not in gone]))
     return 0
 
 
@@ -80,7 +80,7 @@ def _all(folder: Path) -> list[Entry]:
 def _agreed(found: Sequence[Entry], folder: Path) -> bool:
     if not sys.stdin.isatty():
         raise RequestError("nothing was deleted, because no one can be asked here; confirm with --yes.")
-    return plain.agreed(f"Delete {held.sum_up(found)} of {folder}?")
+    return plain.agreed(f"Delete {cached.sum_up(found)} of {folder}?")
 
 
 def _as_json(folder: Path, found: Sequence[Entry]) -> dict[str, object]:

@@ -99,11 +99,6 @@ def limit_cache(given: str | None) -> None:
         os.environ[room.LIMIT] = given
 
 
-def storage(given: str | None) -> str:
-    """The URL of the database: the one given, the environment's, or a file in the current folder."""
-    return given if given is not None else os.environ.get("TUNER_STORAGE") or defaults.STORAGE
-
-
 def artifacts(given: Path | None) -> Path:
     """The folder of artifacts: the one given, the environment's, or one in the current folder."""
     return given if given is not None else Path(os.environ.get("TUNER_ARTIFACTS") or defaults.ARTIFACTS)
@@ -166,6 +161,15 @@ def is_there(url: str) -> bool:
         return True
     path = Path(str(address.database).removeprefix("file:"))
     return path.exists() or not path.absolute().parent.is_dir()
+
+
+def wait_seconds(given: str | None) -> float:
+    """How long to wait for what is not there yet; 0 if nothing is said.
+
+    Raises:
+        RequestError: it is no time.
+    """
+    return 0.0 if given is None else read_seconds("--wait", given)
 
 
 def read_seconds(option: str, given: str) -> float:

@@ -17,7 +17,7 @@ def failure(study: Study, complaints: Sequence[Event], codes: Sequence[int]) -> 
 
     A worker that could not go on is forgiven where others finished the study.
     """
-    if not (complaints or any(codes)) or _is_over(study):
+    if not (complaints or any(codes)) or is_over(study):
         return None
     refused = next((event.message for event in complaints if event.what is Happening.REFUSED), None)
     if refused is not None:
@@ -26,7 +26,7 @@ def failure(study: Study, complaints: Sequence[Event], codes: Sequence[int]) -> 
     return TunerError(f"The workers gave up before the study came to its end: {why}")
 
 
-def _is_over(study: Study) -> bool:
+def is_over(study: Study) -> bool:
     """Whether no trial is left, neither to begin nor to end."""
     seen = progress.snapshot(study)
     standing = Standing(

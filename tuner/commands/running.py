@@ -1,4 +1,4 @@
-"""`tuner run`: a study from its file to its best config, on this machine."""
+"""`tuner run`: a study from its file to its best config, with the workers of one engine."""
 
 import socket
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import study_file
-from tuner.commands import checking, ending, options, outcome
+from tuner.commands import checking, ending, engines, options, outcome
 from tuner.errors import RequestError, StorageError, TunerError
 from tuner.results import export
 from tuner.search import progress, trials
@@ -92,7 +92,7 @@ def run(
     url: str,
     *,
     places: options.Folders,
-    hands: options.Hands,
+    engine: engines.Wanted,
     dashboard: Dashboard,
     exported: Exported,
 ) -> int:
@@ -101,18 +101,19 @@ def run(
     target = exported.target(spec.name)
     dashboard.require()
     checking.require(spec, places.cache)
-    study = studies.join(spec, storages.open(url))
-    trials.resume(study)
-    assignments = list(assign(study, url, places, hands))
-    this = ending.Run(study=study, file=path, assignment=assignments[0], export_to=target)
-    stopping = Stopping()
-    with on_signals(stopping):
-        with dashboard.beside(study) as address, screens.choose(study.spec, address) as screen:
-            watch = _Watch(study, screen, stopping)
-            codes = local.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
-            if not stopping.is_urgent:
-                watch.look()
-        return KILLED if stopping.is_urgent else _conclude(this, stopping, watch.complaints, codes)
+    with engines.ready(engine, url) as ready:
+        study = studies.join(spec, storages.open(ready.storage))
+        trials.resume(study)
+        assignments = list(assign(study, ready.storage, places, ready.hands))
+        this = ending.Run(study=study, file=path, assignment=assignments[0], export_to=target)
+        stopping = Stopping()
+        with on_signals(stopping):
+            with dashboard.beside(study) as address, screens.choose(study.spec, address) as screen:
+                watch = _Watch(study, screen, stopping)
+                codes = ready.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
+                if not stopping.is_urgent:
+                    watch.look()
+            return KILLED if stopping.is_urgent else _conclude(this, stopping, watch.complaints, codes)
 
 
 def _conclude(this: ending.Run, stopping: Stopping, complaints: list[Event], codes: list[int]) -> int:
@@ -126,7 +127,7 @@ def _conclude(this: ending.Run, stopping: Stopping, complaints: list[Event], cod
 
 
 def assign(study: Study, url: str, places: options.Folders, hands: options.Hands) -> Iterator[Assignment]:
-    """What each worker of this machine needs to know."""
+    """What each worker needs to know."""
     for number, place in enumerate(hands.places, start=1):
         yield Assignment(
             study=study.name,

@@ -51,12 +51,14 @@ def export(name: str, url: str, to: Path, *, force: bool) -> int:
     return 0
 
 
-def dashboard(url: str, host: str, port: int) -> int:
-    """Serve the dashboard until Ctrl-C."""
+def dashboard(url: str, host: str, port: int, *, wait_seconds: float) -> int:
+    """Serve the dashboard until Ctrl-C, as soon as the database answers."""
+    from tuner.commands.waiting import Patience
     from tuner.dashboard import app
 
     app.check_host(host)
-    app.serve(storages.open(url), host, port, ready=lambda address: plain.line(f"The dashboard is at {address} (Ctrl-C ends it)"))
+    storage = Patience(wait_seconds).open(url)
+    app.serve(storage, host, port, ready=lambda address: plain.line(f"The dashboard is at {address} (Ctrl-C ends it)"))
     return 0
 
 

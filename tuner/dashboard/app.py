@@ -23,7 +23,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from tuner import errors
-from tuner.dashboard import guards
+from tuner.dashboard import guards, published
 from tuner.search import storage as storages
 
 DEFAULT_HOST = "127.0.0.1"
@@ -92,12 +92,12 @@ def beside(storage: storages.Storage, host: str, port: int | None) -> Iterator[s
 
 
 def check_host(host: str) -> None:
-    """Refuse an address that other machines could reach.
+    """Refuse an address that other machines could reach; a container's own is none if its port is published on loopback only.
 
     Raises:
         RequestError: the host is not this machine.
     """
-    if host not in _LOOPBACK:
+    if host not in _LOOPBACK and (host != published.HOST or published.address() is None):
         raise errors.RequestError(
             f"the dashboard's host is {host}; it has no passwords yet, so it serves this machine only: --host {DEFAULT_HOST}. "
             f"From another machine, reach it through SSH: ssh -L {DEFAULT_PORT}:{DEFAULT_HOST}:{DEFAULT_PORT} THIS_MACHINE"
@@ -161,7 +161,7 @@ def _listen_anywhere(host: str) -> socket.socket:
 
 def _listen(host: str, port: int) -> socket.socket:
     check_host(host)
-    family, address = _LOOPBACK[host]
+    family, address = _LOOPBACK.get(host, (socket.AF_INET, host))
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -178,4 +178,6 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
+    if host == published.HOST:
+        return f"http://{published.address()}"
     return f"http://[{host}]:{port}" if listener.family is socket.AF_INET6 else f"http://{host}:{port}"

@@ -23,7 +23,11 @@ _LOG = logging.getLogger(__name__)
 #: other errors of reserving room tell that the file system cannot reserve any; then writing tells whether there is room
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+#: a process that waits for another one calls its tick after each of these
+_TICK_SECONDS = 5.0
+
 Compute = Callable[[], Iterable[NDArray[Any]]]
+Tick = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +55,16 @@ class Wanted:
         return folder / self.kind / f"{name[:24]}.npy"
 
 
-def entry(folder: Path, wanted: Wanted, compute: Compute) -> NDArray[Any]:
+def _rest() -> None:
+    """The tick of whoever has nothing to do while it waits."""
+
+
+def entry(folder: Path, wanted: Wanted, compute: Compute, *, tick: Tick = _rest) -> NDArray[Any]:
     """An array, mapped read-only from a file of the cache; as long as it is referred to, the file is not deleted to make room.
 
     The first process that wants it computes it, others wait and map the same file. `compute` gives its rows in parts, one after another,
-    of any number of rows each: they are written as they come. A damaged file is made anew.
+    of any number of rows each: they are written as they come. A damaged file is made anew. `tick` is called every few seconds while it
+    waits; it may raise, to wait no longer.
 
     Raises:
         NoRoom: it is larger than what the cache may still take; nothing was computed.
@@ -67,17 +76,17 @@ def entry(folder: Path, wanted: Wanted, compute: Compute) -> NDArray[Any]:
     if found is not None:
         return found
     path = wanted.path(folder)
-    with locked(path):
+    with locked(path, tick=tick):
         found = find(folder, wanted)
         return found if found is not None else _make(folder, wanted, compute)
 
 
-def optional(folder: Path, wanted: Wanted, compute: Compute) -> NDArray[Any] | None:
-    """The same, but None where there is no room for it, so that the caller does without."""
+def optional(folder: Path, wanted: Wanted, compute: Compute, *, tick: Tick = _rest) -> NDArray[Any] | None:
+    """The same, but None where there is no room for it, so that the caller does without; then nothing was computed."""
     try:
-        return entry(folder, wanted, compute)
+        return entry(folder, wanted, compute, tick=tick)
     except room.NoRoom as error:
-        _LOG.info("not kept: %s: %s", _say(wanted), error)
+        _LOG.warning("not kept: %s: %s", _say(wanted), error)
         return None
 
 
@@ -103,8 +112,8 @@ def remove(folder: Path, chosen: Iterable[entries.Entry]) -> list[entries.Entry]
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of one cache file; other processes wait. A process that dies lets go of it.
+def locked(path: Path, *, tick: Tick = _rest) -> Iterator[None]:
+    """Hold the lock of one cache file; other processes wait, and call their tick every few seconds. A process that dies lets go of it.
 
     Raises:
         DataError: the cache folder cannot be written.
@@ -112,11 +121,22 @@ def locked(path: Path) -> Iterator[None]:
     lock = filelock.FileLock(f"{path}.lock")
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+    while not _acquire(lock, path):
+        tick()
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: filelock.BaseFileLock, path: Path) -> bool:
+    """Whether the lock was had before the next tick."""
+    with _writable(path):
+        try:
+            lock.acquire(timeout=_TICK_SECONDS)
+        except filelock.Timeout:  # an OSError too
+            return False
+    return True
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 #: an entry of another version is none
 _VERSION = 1
 #: files of other names are not ours
-NAME = "[0-9a-f]" * 24
+NAME_PATTERN = "[0-9a-f]" * 24
 _AT_ONCE = 16 * 2**20
 
 
@@ -67,21 +67,21 @@ class Entry:
         with contextlib.suppress(FileNotFoundError), _alone(self.path) as is_alone:
             if not is_alone:
                 return False
-            about_path(self.path).unlink(missing_ok=True)
             self.path.unlink(missing_ok=True)
+            about_path(self.path).unlink(missing_ok=True)
         _remove_lock(self.path)
         return True
 
 
 def find(folder: Path) -> list[Entry]:
     """All entries of a cache folder, the least recently used first. Files that are no entries of ours are not among them."""
-    return sorted((entry for path in folder.glob(f"*/{NAME}.npy") if (entry := _entry(path))), key=lambda entry: entry.last_used)
+    return sorted((entry for path in folder.glob(f"*/{NAME_PATTERN}.npy") if (entry := _entry(path))), key=lambda entry: entry.last_used)
 
 
 def num_bytes_unfinished(folder: Path) -> int:
     """Bytes of entries that are being written."""
     total = 0
-    for path in folder.glob(f"*/{NAME}.npy.part"):
+    for path in folder.glob(f"*/{NAME_PATTERN}.npy.part"):
         with contextlib.suppress(FileNotFoundError):
             total += path.stat().st_size
     return total
@@ -89,7 +89,7 @@ def num_bytes_unfinished(folder: Path) -> int:
 
 def remove_unfinished(folder: Path) -> None:
     """Delete what killed processes left of entries that they wrote; no process may begin to write one meanwhile."""
-    for path in folder.glob(f"*/{NAME}.npy.part"):
+    for path in folder.glob(f"*/{NAME_PATTERN}.npy.part"):
         with contextlib.suppress(FileNotFoundError), _alone(path) as is_alone:
             if is_alone:
                 path.unlink()
@@ -179,11 +179,13 @@ def _remove_lock(path: Path) -> None:
 
 
 def _entry(path: Path) -> Entry | None:
+    """An entry as it lies there, also one of another version or of which nothing is known: it takes room all the same."""
     about = read_about(path)
-    if about is None:
-        return None
     try:
-        return Entry(path=path, words=about.words, num_bytes=path.stat().st_size, last_used=about_path(path).stat().st_mtime)
+        status = path.stat()
+        if about is None:
+            return Entry(path=path, words={"what": "unknown"}, num_bytes=status.st_size, last_used=status.st_mtime)
+        return Entry(path=path, words=about.words, num_bytes=status.st_size, last_used=about_path(path).stat().st_mtime)
     except FileNotFoundError:
         return None
 
@@ -209,10 +211,12 @@ def _touch(path: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[bool]:
-    """Whether no one holds a file; while the `with` lasts, no one can. A file of another user may be held."""
+    """Whether no one holds a file; while the `with` lasts, no one can. A file that may not be written may be held."""
     try:
         opened = path.open("r+b")
-    except PermissionError:
+    except FileNotFoundError:
+        raise
+    except OSError:
         yield False
         return
     with opened as file:

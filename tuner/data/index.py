@@ -1,5 +1,6 @@
 """What decoding each file of a folder told, kept so that an unchanged file is not decoded again."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -37,16 +38,20 @@ def look(paths: Sequence[str], *, origin: Path, cache: Path | None) -> list[imag
         stamps = {path: _stamp(path) for path in paths}
         new = [path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp]
         found = _decode(new, known, stamps, place)
+        if not new:
+            with contextlib.suppress(OSError):  # a cache that may only be read serves too
+                os.utime(place)
     return [found[path] if path in found else _from_entry(known[path]) for path in paths]
 
 
 def kept(cache: Path) -> list[entries.Entry]:
     """The indices of a cache folder, as entries that can be shown and deleted."""
     found = []
-    for path in sorted((cache / "index").glob(f"{entries.NAME}.json")):
-        status = path.stat()
+    for path in sorted((cache / "index").glob(f"{entries.NAME_PATTERN}.json")):
         words = {"what": "what decoding the files of a folder told"}
-        found.append(entries.Entry(path=path, words=words, num_bytes=status.st_size, last_used=status.st_mtime))
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            found.append(entries.Entry(path=path, words=words, num_bytes=status.st_size, last_used=status.st_mtime))
     return found
 
 

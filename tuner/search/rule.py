@@ -87,7 +87,7 @@ def _wishes(num_train: int, num_classes: int) -> dict[str, Any]:
         "head_layers": 0,
         "activation": "relu",
         "unfreeze": 0.5 if has_few else 1.0,
-        "layer_decay": 1.0,
+        "layer_decay": 0.94,
         "warmup": 0.125,
         "ema": 0.99,
         "augmentation.flip": "horizontal",

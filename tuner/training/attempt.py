@@ -18,6 +18,8 @@ from tuner.training.bench import Bench
 
 #: work shorter than this is cheaper to do again than to write down
 _WORTH_KEEPING_SECONDS = 2.0
+#: how often the worker hears of a trial that computes what it trains on
+_BUSY_SECONDS = 10.0
 
 
 class Control(Protocol):
@@ -55,12 +57,14 @@ class Attempt:
         self._bench, self._order, self._control = bench, order, control
         self._best: _Best | None = None
         self._seconds = {Stage.PROBE: 0.0, Stage.FINE_TUNE: 0.0}
+        self._told_at = time.monotonic()
 
     def run(self) -> messages.Finished:
         """Train the trial, telling the worker of every epoch; a kept checkpoint is gone on from."""
         bench, hyperparameters = self._bench, self._order.hyperparameters
         fine_tunes = hyperparameters.unfreeze > 0 and bench.epochs > 0
         kept = suspension.read(Path(self._order.checkpoint), self._order, study=bench.identity) if fine_tunes else None
+        bench.shelf.watch.append(self._watch)
         try:
             if kept is None:
                 self._probe()
@@ -71,6 +75,7 @@ class Attempt:
         except _Interrupted as interrupted:
             return self._finished(interrupted.ending, interrupted.reason)
         finally:
+            bench.shelf.watch.clear()
             if fine_tunes:
                 # a probe may have features to compute that are not in the cache
                 bench.restore()
@@ -143,6 +148,13 @@ class Attempt:
                 where = f"step {step} ({stage.value})"
                 raise _Interrupted(Ending.NOT_FINITE, f"the {name} was {loss:g} in {where}; the learning rate is likely too high")
 
+    def _watch(self) -> None:
+        """Between two batches of what is computed for the trial, let the worker know of it and have its way."""
+        if time.monotonic() - self._told_at > _BUSY_SECONDS:
+            self._told_at = time.monotonic()
+            self._control.send(messages.Busy(trial=self._order.trial))
+        self._obey()
+
     def _obey(self) -> None:
         wanted = self._control.interruption()
         if wanted is not None:
@@ -207,9 +219,11 @@ def evaluate(bench: Bench, order: messages.Evaluate) -> messages.Evaluated:
     bench.restore()
     hyperparameters = order.hyperparameters
     head_weights, opened = _parted(weights, hyperparameters)
-    fine_tune.assign([variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)][: len(opened)], opened)
-    logits = fine_tune.predict(bench, hyperparameters, head_weights, test.images)
-    bench.restore()
+    try:
+        fine_tune.assign([variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)][: len(opened)], opened)
+        logits = fine_tune.predict(bench, hyperparameters, head_weights, test.images)
+    finally:
+        bench.restore()
     found = scores.score(logits, test.labels, losses.build_validation(hyperparameters))
     return messages.Evaluated(
         trial=order.trial, accuracy=found.accuracy, loss=found.loss, num_images=len(test.labels), confusion=found.confusion

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tuner import spec
 from tuner.hyperparameters import Features
-from tuner.training import backbones, cuts, pipeline, steps, views
+from tuner.training import backbones, columns, cuts, devices, pipeline, steps, views
 from tuner.training import features as feature_files
 
 
@@ -48,9 +48,9 @@ class Bench:
         for variable, value in zip(self.backbone.network.variables, self.pretrained, strict=True):
             variable.assign(value)
 
-    def moments(self, kind: Features) -> feature_files.Moments:
+    def moments(self, kind: Features) -> columns.Moments:
         """Mean and variance (d,) of the features over the training images as they are."""
-        mean, variance = self.shelf.moments()
+        mean, variance = self.shelf.moments
         width = self.backbone.num_features(kind)
         return mean[-width:], variance[-width:]
 
@@ -61,19 +61,21 @@ class Bench:
         """
         return self.shelf.vectors(split, wanted)
 
-    def lower(self, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...]) -> feature_files.Activations | None:
-        """What the network below a cut makes of `train` or `validation`; None where keeping it costs more than it saves.
+    def lower(self, cut: cuts.Cut, wanted: tuple[views.View, ...]) -> feature_files.Activations | None:
+        """What the network below a cut makes of the training images; None where keeping it costs more than it saves.
 
         What is not in the cache is computed: below the cut the backbone must be as pretrained.
         """
-        count = len(self.shelf.pictures[split].images)
-        if not feature_files.is_worth_keeping(cut, num_images=count, num_views=len(wanted), epochs=self.epochs):
+        num_images, memory_bytes = len(self.data.train.labels), self.shelf.share.memory_bytes
+        if not feature_files.is_worth_keeping(
+            cut, num_images=num_images, num_views=len(wanted), epochs=self.epochs, memory_bytes=memory_bytes
+        ):
             return None
-        return self.shelf.activations(cut, split, wanted)
+        return self.shelf.activations(cut, "train", wanted, below=self.traced.below(cut, size=self.backbone.size))
 
 
-def prepare(study: spec.StudySpec, *, cache: Path) -> Bench:
-    """Load what the trials of a study share, and compute the features of its images as they are.
+def prepare(study: spec.StudySpec, *, cache: Path, share: devices.Share | None = None) -> Bench:
+    """Load what the trials of a study share, and compute the features of its images as they are; without a share, by all of the machine.
 
     Raises:
         RequestError: the data or the network cannot be had as the study names them.
@@ -90,6 +92,7 @@ def prepare(study: spec.StudySpec, *, cache: Path) -> Bench:
             "validation": feature_files.Pictures(images=data.validation.images, key=f"validation {key}"),
         },
         cache=cache,
+        share=share or devices.Share(threads=0),
         words={
             "study": study.name,
             "data": pipeline.title(study.data),

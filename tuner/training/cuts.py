@@ -92,11 +92,11 @@ class Anatomy:
         return tf.cast(activation, tf.float32), self._concatenated(maps) if maps else tf.zeros((tf.shape(activation)[0], 0))
 
     def _above(self, found: Lower, boundary: graphs.Key, lower: Sequence[graphs.Key], kind: Features) -> tf.Tensor:
-        activation, pooled = found
+        activation, vectors = found
         given: Mapping[graphs.Key, Any] = {boundary: tf.cast(activation, keras.config.floatx())}
         upper = [key for key in self._keys(kind) if key not in lower]
         features = self._concatenated(self._graph.run(given, upper))
-        return tf.concat([tf.cast(pooled, tf.float32), features], 1) if lower and kind is Features.SEVERAL else features
+        return tf.concat([vectors, features], 1) if lower and kind is Features.SEVERAL else features
 
     def _fed(self, images: Any) -> Any:
         return keras.ops.cast(self._preprocess(images), self._graph.dtype)

@@ -1,10 +1,12 @@
 """What this process trains on: a GPU or the cores, how much of its memory, and in which precision."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import keras
 import tensorflow as tf
+
+from tuner import machine
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -32,6 +34,13 @@ class Share:
     memory_limit_mb: int | None = None
     #: whether it was given a GPU
     has_gpu: bool = False
+    #: of the machine's memory
+    memory_bytes: int = field(default_factory=machine.memory_bytes)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Memory for tensors: they are made in the machine's and lie in the GPU's, whose size is not known where it is not shared."""
+        return self.memory_bytes if self.memory_limit_mb is None else min(self.memory_bytes, self.memory_limit_mb * 2**20)
 
 
 def set_up(share: Share) -> None:

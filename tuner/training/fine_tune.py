@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner import errors, machine
+from tuner import errors
 from tuner.data import resized
 from tuner.hyperparameters import Augmentation, Hyperparameters
 from tuner.training import augmentation, backbones, cuts, features, head, inputs, losses, rates, scores, steps, updates
@@ -29,6 +29,8 @@ class FineTuning:
         self.inputs = inputs.of(bench, self._cut, hyperparameters.augmentation, seed=seed)
         labels, num_classes = bench.data.train.labels, bench.num_classes
         self._batch = min(hyperparameters.batch_size, len(labels))
+        #: images of a batch that are worked on at once; fewer where the memory has no room for all
+        self._part = self._batch
         self._num_steps = len(labels) // self._batch
         self._rates = rates.cosine(self._num_steps * bench.epochs, peak=hyperparameters.learning_rate, warmup=hyperparameters.warmup)
         class_weights = losses.class_weights(labels, num_classes, hyperparameters.class_weights)
@@ -96,14 +98,13 @@ class FineTuning:
         """Of a whole batch, in as many parts as the memory asks for: nothing is changed before it has them all."""
         targets = tf.one_hot(labels, self._bench.num_classes)
         while True:
-            part = self._bench.traced.part(self._form, len(labels))
             try:
-                return self._summed(batch, targets, labels, number, part)
+                return self._summed(batch, targets, labels, number)
             except tf.errors.ResourceExhaustedError as error:
-                self._make_room(part, error)
+                self._make_room(error)
 
     def _summed(
-        self, batch: inputs.Batch, targets: tf.Tensor, labels: NDArray[np.int64], number: int, part: int
+        self, batch: inputs.Batch, targets: tf.Tensor, labels: NDArray[np.int64], number: int
     ) -> tuple[list[tf.Tensor], NDArray[np.float64]]:
         tensors = [tf.constant(each) for each in batch]
         seed = self._seed % 2**31
@@ -112,8 +113,8 @@ class FineTuning:
             tensors = [images]
         gradients: list[tf.Tensor] = []
         measured = np.zeros(2)
-        for start in range(0, len(labels), part):
-            rows = slice(start, start + part)
+        for start in range(0, len(labels), self._part):
+            rows = slice(start, start + self._part)
             lower = self._below(tensors[0][rows]) if len(batch) == 1 else tuple(each[rows] for each in tensors)
             place = tf.constant([seed, number, start, len(labels)], tf.int32)
             weights = [variable.value() for variable in self.head]
@@ -122,15 +123,16 @@ class FineTuning:
             measured += share
         return gradients, measured
 
-    def _make_room(self, part: int, error: Exception) -> None:
-        if part == 1:
+    def _make_room(self, error: Exception) -> None:
+        """Work on half as many images at once for the rest of this trial, and of no other: the sum of other parts is rounded otherwise."""
+        if self._part == 1:
             given = f"{self._cut.num_open} of {len(self._bench.backbone.blocks)} blocks at {self._bench.backbone.size} pixels"
             cure = "Unfreeze less, or choose a smaller model.image_size or backbone"
             raise errors.TrainingError(
                 f"the memory has no room for training {given}, not even on one image at a time. {cure}", kind="OutOfMemory"
             ) from error
-        self._bench.traced.halve(self._form, part)
-        _LOG.warning("no memory for %d images at once; going on with %d at a time, batches as large as before", part, (part + 1) // 2)
+        too_many, self._part = self._part, (self._part + 1) // 2
+        _LOG.warning("no memory for %d images at once; going on with %d at a time, batches as large as before", too_many, self._part)
 
 
 class _Validation:
@@ -142,7 +144,7 @@ class _Validation:
         self._above = bench.traced.above(cut, hyperparameters.features)
         images: resized.Images = bench.data.validation.images
         num_bytes = 4 * cut.num_values * len(images)
-        is_kept = cut.multiply_adds > 0 and num_bytes <= features.SHARE_OF_MEMORY * machine.memory_bytes()
+        is_kept = cut.multiply_adds > 0 and num_bytes <= features.SHARE_OF_MEMORY * bench.shelf.share.tensor_bytes
         self._lower = list(self._parts(images)) if is_kept else None
 
     def logits(self, weights: Weights) -> NDArray[np.float32]:
@@ -151,8 +153,7 @@ class _Validation:
         return _logits((self._above(*part) for part in lower), self._bench, self._hyperparameters, weights)
 
     def _parts(self, images: resized.Images) -> Iterator[Any]:
-        starts = range(0, len(images), features.BATCH)
-        for batch in resized.batches(images, (np.arange(start, min(start + features.BATCH, len(images))) for start in starts)):
+        for batch in features.in_order(images):
             yield self._below(tf.constant(batch, tf.float32))
 
 
@@ -161,9 +162,8 @@ def predict(bench: Bench, hyperparameters: Hyperparameters, weights: Weights, im
     cut = bench.backbone.cut(len(bench.backbone.blocks))
     below = bench.traced.below(cut, size=bench.backbone.size)
     above = bench.traced.above(cut, hyperparameters.features)
-    starts = range(0, len(images), features.BATCH)
-    read = resized.batches(images, (np.arange(start, min(start + features.BATCH, len(images))) for start in starts))
-    return _logits((above(*below(tf.constant(batch, tf.float32))) for batch in read), bench, hyperparameters, weights)
+    found = (above(*below(tf.constant(batch, tf.float32))) for batch in features.in_order(images))
+    return _logits(found, bench, hyperparameters, weights)
 
 
 def _logits(found: Iterator[tf.Tensor], bench: Bench, hyperparameters: Hyperparameters, weights: Weights) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner.hyperparameters import Optimizer
+from tuner.hyperparameters import Hyperparameters, Optimizer
 
 _BETA_1, _BETA_2, _EPSILON = 0.9, 0.999, 1e-7
 _LION_BETA_2 = 0.99
@@ -32,6 +32,27 @@ class Step:
     #: decoupled (arXiv 1711.05101), as a part of the rate; None: none
     weight_decay: tf.Tensor | None
     nesterov: bool
+
+
+def momentum_of(hyperparameters: Hyperparameters) -> float:
+    """The momentum that acts: none in an optimizer that has none."""
+    return hyperparameters.momentum if hyperparameters.optimizer.has_momentum else 0.0
+
+
+def is_nesterov(hyperparameters: Hyperparameters) -> bool:
+    """Whether Nesterov's momentum acts: in SGD alone."""
+    return hyperparameters.optimizer is Optimizer.SGD and hyperparameters.nesterov
+
+
+def variable(value: NDArray[np.float32]) -> tf.Variable:
+    """A variable that takes values of any lengths along as many axes."""
+    return tf.Variable(value, shape=[None] * value.ndim, trainable=False)
+
+
+def scale(gradients: Sequence[tf.Tensor], clip: tf.Tensor) -> tf.Tensor:
+    """What gradients are multiplied with, so that their common norm is at most `clip`."""
+    norm = tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
+    return clip / tf.maximum(norm, clip)
 
 
 def slots(optimizer: Optimizer, value: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -10,12 +10,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.hyperparameters import Activation, Hyperparameters
+from tuner.training import columns
 
-#: mean and variance (d,)
-Moments = tuple[NDArray[np.float32], NDArray[np.float32]]
 #: kernel and bias of each layer, from the backbone upwards
 Weights = Sequence[Any]
-_SMALLEST_VARIANCE = 1e-6
 #: by name, as a mixed precision of Keras must not reach the head
 _FLOAT = "float32"
 
@@ -33,13 +31,13 @@ def _layer(initializer: keras.Initializer, shape: tuple[int, int]) -> list[NDArr
     return [keras.ops.convert_to_numpy(initializer(shape, dtype=_FLOAT)), np.zeros(shape[1], np.float32)]
 
 
-def standardize(features: tf.Tensor, moments: tuple[Any, Any]) -> tf.Tensor:
+def standardize(features: tf.Tensor, moments: columns.Moments | tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
     """Features (n, d) brought to mean 0 and variance 1 by moments of the training features.
 
     Unlike a BatchNorm's, the moments are the same in training and in use, and do not drift while the backbone is fine-tuned.
     """
     mean, variance = moments
-    return (tf.cast(features, tf.float32) - mean) / tf.sqrt(tf.maximum(variance, _SMALLEST_VARIANCE))
+    return (tf.cast(features, tf.float32) - mean) / tf.sqrt(tf.maximum(variance, columns.SMALLEST_VARIANCE))
 
 
 def forward(weights: Weights, features: tf.Tensor, *, activation: Activation | str, masks: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
@@ -56,29 +54,6 @@ def forward(weights: Weights, features: tf.Tensor, *, activation: Activation | s
             x = x * masks[number]
         x = tf.matmul(x, kernel) + bias
     return x
-
-
-def model(hyperparameters: Hyperparameters, moments: Moments, num_classes: int, weights: Weights) -> keras.Sequential:
-    """The head as a Keras model of features that are not standardized, which can be exported; equal to `forward`."""
-    layers: list[keras.Layer] = [_normalization(moments)]
-    for units in hyperparameters.head_units:
-        layers += _dropout(hyperparameters.dropout)
-        layers.append(keras.layers.Dense(units, hyperparameters.activation.value, dtype=_FLOAT))
-    layers += _dropout(hyperparameters.dropout)
-    layers.append(keras.layers.Dense(num_classes, dtype=_FLOAT, name="logits"))
-    built = keras.Sequential([keras.Input((len(moments[0]),)), *layers], name="head")
-    for variable, value in zip(built.trainable_variables, weights, strict=True):
-        variable.assign(value)
-    return built
-
-
-def _normalization(moments: Moments) -> keras.Layer:
-    mean, variance = moments
-    return keras.layers.Normalization(mean=mean, variance=np.maximum(variance, _SMALLEST_VARIANCE), dtype=_FLOAT)
-
-
-def _dropout(rate: float) -> list[keras.Layer]:
-    return [keras.layers.Dropout(rate, dtype=_FLOAT)] if rate > 0 else []
 
 
 _ACTIVATIONS: Mapping[Activation, Callable[[tf.Tensor], tf.Tensor]] = {

@@ -37,7 +37,7 @@ class Form:
         """The form of a trial's heads."""
         return cls(
             optimizer=hyperparameters.optimizer,
-            nesterov=hyperparameters.optimizer is Optimizer.SGD and hyperparameters.nesterov,
+            nesterov=fused.is_nesterov(hyperparameters),
             loss=hyperparameters.loss,
             activation=hyperparameters.activation if hyperparameters.head_units else None,
             num_layers=len(hyperparameters.head_units) + 1,
@@ -63,7 +63,7 @@ _VALUES = {
 def values(hyperparameters: Hyperparameters, *, class_weights: NDArray[Any], clip: float, seed: int) -> Values:
     """What a program is told of a trial."""
     given: dict[str, Any] = {
-        "momentum": hyperparameters.momentum if hyperparameters.optimizer.has_momentum else 0.0,
+        "momentum": fused.momentum_of(hyperparameters),
         "weight_decay": hyperparameters.weight_decay,
         "dropout": hyperparameters.dropout,
         "smoothing": losses.smoothing_of(hyperparameters),
@@ -87,8 +87,8 @@ class Program:
     def __init__(self, form: Form) -> None:
         self.form = form
         kinds = [np.zeros((1,) * rank, np.float32) for rank in (2, 1)] * form.num_layers
-        self._weights = [[_variable(kind) for kind in kinds] for _ in range(form.num_heads)]
-        self._slots = [[[_variable(slot) for slot in fused.slots(form.optimizer, kind)] for kind in kinds] for _ in self._weights]
+        self._weights = [[fused.variable(kind) for kind in kinds] for _ in range(form.num_heads)]
+        self._slots = [[[fused.variable(slot) for slot in fused.slots(form.optimizer, kind)] for kind in kinds] for _ in self._weights]
         table = tf.TensorSpec([None, None], tf.float32)
         self._trained = tf.function(
             self._train,
@@ -113,14 +113,14 @@ class Program:
                     slot.assign(first)
 
     def train(
-        self, features: tf.Tensor, labels: tf.Tensor, order: NDArray[Any], rates: NDArray[np.float32], *, first: int, values: Values
+        self, features: tf.Tensor, labels: tf.Tensor, order: NDArray[Any], rates: NDArray[np.float32], *, first: int, given: Values
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Mean training loss and accuracy (heads,) of steps on rows `order` (steps, batch) of standardized features (n, d), labels (n,).
 
         `rates` (steps, heads) are the learning rates, `first` counts the steps before these.
         """
         loss, accuracy = self._trained(
-            features, labels, tf.constant(order, tf.int32), tf.constant(rates), tf.constant(first, tf.int32), dict(values)
+            features, labels, tf.constant(order, tf.int32), tf.constant(rates), tf.constant(first, tf.int32), dict(given)
         )
         return loss.numpy(), accuracy.numpy()
 
@@ -134,10 +134,10 @@ class Program:
         return tuple(variable.numpy() for variable in self._weights[number])
 
     def _train(
-        self, features: tf.Tensor, labels: tf.Tensor, order: tf.Tensor, rates: tf.Tensor, first: tf.Tensor, values: Values
+        self, features: tf.Tensor, labels: tf.Tensor, order: tf.Tensor, rates: tf.Tensor, first: tf.Tensor, given: Values
     ) -> tuple[tf.Tensor, tf.Tensor]:
         losses_of = losses.training(
-            self.form.loss, smoothing=values["smoothing"], gamma=values["gamma"], class_weights=values["class_weights"]
+            self.form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"]
         )
         total, hits = tf.zeros([self.form.num_heads]), tf.zeros([self.form.num_heads])
         for step in tf.range(tf.shape(order)[0]):
@@ -146,11 +146,11 @@ class Program:
             read = [[variable.read_value() for variable in own] for own in self._weights]
             with tf.GradientTape() as tape:
                 tape.watch(read)
-                logits = self._logits(read, tf.gather(features, order[step]), dropout=(values["dropout"], values["seed"], number))
+                logits = self._logits(read, tf.gather(features, order[step]), dropout=(given["dropout"], given["seed"], number))
                 loss = tf.reduce_mean(losses_of(tf.one_hot(labelled, self.form.num_classes), logits), -1)
                 summed = tf.reduce_sum(loss)
             gradients = tape.gradient(summed, read)
-            self._update(gradients, rates[step], tf.cast(number, tf.float32), values)
+            self._update(gradients, rates[step], tf.cast(number, tf.float32), given)
             total += tf.reshape(loss, [-1])
             right = tf.equal(tf.argmax(logits, -1, tf.int32), labelled)
             hits += tf.reshape(tf.reduce_mean(tf.cast(right, tf.float32), -1), [-1])
@@ -168,25 +168,19 @@ class Program:
         logits = head.forward(joined, features, activation=form.activation or Activation.RELU, masks=kept)
         return tf.ensure_shape(logits, [form.num_heads, None, form.num_classes][-len(logits.shape) :])
 
-    def _update(self, gradients: list[list[tf.Tensor]], rates: tf.Tensor, number: tf.Tensor, values: Values) -> None:
+    def _update(self, gradients: list[list[tf.Tensor]], rates: tf.Tensor, number: tf.Tensor, given: Values) -> None:
         """One step of each head, by its own rate and its own norm of the gradient: one that is not finite spoils no other."""
         for index, (own, slots, each) in enumerate(zip(self._weights, self._slots, gradients, strict=True)):
-            norm = tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in each]))
-            scale = values["clip"] / tf.maximum(norm, values["clip"])
+            scale = fused.scale(each, given["clip"])
             for place, (variable, remembered, gradient) in enumerate(zip(own, slots, each, strict=True)):
                 step = fused.Step(
                     rate=rates[index],
                     number=number,
-                    momentum=values["momentum"],
-                    weight_decay=values["weight_decay"] if place % 2 == 0 else None,
+                    momentum=given["momentum"],
+                    weight_decay=given["weight_decay"] if place % 2 == 0 else None,
                     nesterov=self.form.nesterov,
                 )
                 fused.apply(self.form.optimizer, variable, gradient * scale, remembered, step)
-
-
-def _variable(kind: NDArray[np.float32]) -> tf.Variable:
-    """A variable that takes values of any lengths along as many axes."""
-    return tf.Variable(kind, shape=[None] * kind.ndim, trainable=False)
 
 
 def _joined(each: Sequence[tf.Tensor]) -> tf.Tensor:

@@ -29,12 +29,13 @@ class Inputs:
 
     def batches(self, epoch: int, chosen: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
         """The images of each array of rows; in each epoch an image is shown in the view after that of the epoch before."""
+        numbers = self._numbers(epoch)
         if self.activations is not None:
             for rows in chosen:
-                yield self.activations.take(self._numbers(epoch)[rows], rows)
+                yield self.activations.take(numbers[rows], rows)
             return
         for rows, images in zip(chosen, resized.batches(self.images, chosen), strict=True):
-            yield (self._turned(images, self._numbers(epoch)[rows]) if self.shown else images,)
+            yield (self._turned(images, numbers[rows]) if self.shown else images,)
 
     def _numbers(self, epoch: int) -> NDArray[np.int64]:
         """The view of each image; the trial draws which is its first."""
@@ -45,7 +46,7 @@ class Inputs:
     def _turned(self, images: NDArray[np.uint8], numbers: NDArray[np.int64]) -> NDArray[np.uint8]:
         found = np.array(images)
         for number, view in enumerate(self.shown):
-            found[numbers == number] = found[numbers == number][:, :: -1 if view.flip_y else 1, :: -1 if view.flip_x else 1]
+            found[numbers == number] = views.mirrored(view, found[numbers == number])
         return found
 
 
@@ -56,7 +57,7 @@ def of(bench: benches.Bench, cut: cuts.Cut, augmentation: Augmentation, *, seed:
     which costs no more than drawing the same ones again.
     """
     shown = views.views(augmentation) if views.is_finite(augmentation) else ()
-    activations = bench.lower(cut, "train", shown) if shown else None
+    activations = bench.lower(cut, shown) if shown else None
     if activations is None and any(view.strengths is not None for view in shown):
         shown = ()
     return Inputs(images=bench.data.train.images, shown=shown, activations=activations, seed=seed)

@@ -13,18 +13,11 @@ LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _SMALLEST = 1e-7
 
 
-def build(hyperparameters: Hyperparameters, class_weights: np.ndarray) -> LossFunction:
-    """The training loss of a trial, with label smoothing and class weights (classes,)."""
-    return training(
-        hyperparameters.loss,
-        smoothing=smoothing_of(hyperparameters),
-        gamma=hyperparameters.focal_gamma,
-        class_weights=tf.constant(class_weights, tf.float32),
-    )
-
-
 def training(kind: Loss, *, smoothing: Any, gamma: Any, class_weights: Any) -> LossFunction:
-    """The same of numbers or tensors. Logits may have leading axes that labels lack: (heads, n, classes) gives (heads, n)."""
+    """The loss that is minimized, with label smoothing and class weights (classes,), by numbers or tensors.
+
+    Logits may have leading axes that labels lack: (heads, n, classes) gives (heads, n).
+    """
     each = _LOSSES[kind](gamma)
 
     def loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -42,13 +35,8 @@ def smoothing_of(hyperparameters: Hyperparameters) -> float:
 
 
 def build_validation(hyperparameters: Hyperparameters) -> LossFunction:
-    """The loss that is reported of the validation split: without smoothing or class weights."""
-    return validation(hyperparameters.loss, gamma=hyperparameters.focal_gamma)
-
-
-def validation(kind: Loss, *, gamma: Any) -> LossFunction:
-    """The same of a number or tensor, and for logits with leading axes."""
-    each = _LOSSES[kind](gamma)
+    """The loss that is reported of the validation split: without smoothing or class weights; logits may have leading axes here too."""
+    each = _LOSSES[hyperparameters.loss](hyperparameters.focal_gamma)
     return lambda labels, logits: each(tf.broadcast_to(labels, tf.shape(logits)), logits)
 
 

@@ -16,7 +16,7 @@ from tuner.training import features, head, heads, losses, rates, scores, views
 _MIN_STEPS = 15
 #: ... but none of them more than this: it gains no more time, and the rates of the search space suit no larger ones
 _MAX_IMAGES = 256
-#: rows that are read at once of features that are too many for the memory
+#: rows that are predicted at once, and rows that are read at once of features that are too many for the memory
 _ROWS_AT_ONCE = 8192
 #: the rate of a head beside the trial's own is this many times larger or smaller; that of the next pair by as much again
 _SPREAD = 2.0
@@ -35,8 +35,8 @@ class Measured:
 class Probe:
     """The probe of one trial: `training.probe_heads` heads side by side, equal but for their rates.
 
-    An epoch shows each training image once, in a view that is drawn for it: mirrored or not, so that its cost does not grow with the number
-    of views. What it yields, and its weights, are those of the head that does best on the validation split after it.
+    An epoch shows each training image once, in one of its views that is drawn for it, so that its cost does not grow with the
+    number of views. What it yields, and its weights, are those of the head that does best on the validation split after it.
     """
 
     def __init__(self, bench: benches.Bench, hyperparameters: Hyperparameters, *, seed: int) -> None:
@@ -62,19 +62,19 @@ class Probe:
         spread = np.array(factors(self._program.form.num_heads), np.float32)
         validation_loss = losses.build_validation(self._hyperparameters)
         for epoch in range(self._num_epochs):
-            own_rates = own[epoch * steps : (epoch + 1) * steps, None] * spread
-            loss, accuracy = self._run(epoch, steps, batch, own_rates)
+            of_heads = own[epoch * steps : (epoch + 1) * steps, None] * spread
+            loss, accuracy = self._run(epoch, steps, batch, of_heads)
             found = [scores.score(logits, self._validation.labels, validation_loss) for logits in self._predict()]
             self._best = best = _best(loss, found)
             yield Measured(
-                loss=float(loss[best]), accuracy=float(accuracy[best]), learning_rate=float(own_rates[-1, best]), validation=found[best]
+                loss=float(loss[best]), accuracy=float(accuracy[best]), learning_rate=float(of_heads[-1, best]), validation=found[best]
             )
 
     def weights(self) -> tuple[NDArray[np.float32], ...]:
         """Kernel and bias of each layer after the last epoch."""
         return self._program.weights(self._best)
 
-    def _run(self, epoch: int, steps: int, batch: int, rates: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _run(self, epoch: int, steps: int, batch: int, of_heads: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Loss and accuracy (heads,) of one epoch."""
         random = np.random.default_rng([self._seed, 0, epoch])
         order = random.permutation(self._train.count)[: steps * batch]
@@ -86,7 +86,7 @@ class Probe:
             part = slice(start * batch, end * batch)
             table, labels, rows = self._train.rows(numbers[part], order[part])
             measured = self._program.train(
-                table, labels, rows.reshape(-1, batch), rates[start:end], first=epoch * steps + start, values=self._values
+                table, labels, rows.reshape(-1, batch), of_heads[start:end], first=epoch * steps + start, given=self._values
             )
             found.append((end - start) * np.stack(measured))
         loss, accuracy = np.sum(found, 0) / steps
@@ -131,7 +131,7 @@ class _Table:
         self.is_small = self._vectors.is_small
         self.labels = bench.data.train.labels if split == "train" else bench.data.validation.labels
         if self.is_small:
-            self._all = tf.reshape(self._vectors.whole()[..., -self.width :], (-1, self.width))
+            self._all = tf.reshape(self._vectors.whole(self.width), (-1, self.width))
             self._all_labels = tf.constant(np.tile(self.labels, self.num_views), tf.int32)
 
     def rows(self, numbers: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[tf.Tensor, tf.Tensor, NDArray[np.int64]]:
@@ -143,9 +143,9 @@ class _Table:
 
     def parts(self) -> Iterator[tf.Tensor]:
         """The first view of all images, in order."""
-        if self.is_small:
-            yield self._all[: self.count]
-            return
         for start in range(0, self.count, _ROWS_AT_ONCE):
             images = np.arange(start, min(self.count, start + _ROWS_AT_ONCE))
-            yield tf.constant(self._vectors.take(np.zeros_like(images), images)[:, -self.width :])
+            if self.is_small:
+                yield self._all[start : start + len(images)]
+            else:
+                yield tf.constant(self._vectors.take(np.zeros_like(images), images)[:, -self.width :])

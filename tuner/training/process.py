@@ -1,7 +1,7 @@
 """The trainer: a process that does what a worker tells it down a pipe, and is warm from trial to trial.
 
 Run as `python -m tuner.training.process FD --threads N`, where FD is the open end of a socket; on a GPU with `--gpu`, and with
-`--memory-limit-mb N` where others share it.
+`--memory-limit-mb N` where others share it; with `--memory-bytes N` where others share the machine's own memory.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from tuner import errors, messages, spec
+from tuner import errors, machine, messages, spec
 from tuner.training import attempt, bench, devices, inbox
 
 
@@ -29,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, help="threads of one operation; 0: all cores")
     parser.add_argument("--gpu", action="store_true", help="it was given a GPU")
     parser.add_argument("--memory-limit-mb", type=int, default=None, help="MiB of the GPU that it may take; none: what it needs")
+    parser.add_argument("--memory-bytes", type=int, default=machine.memory_bytes(), help="bytes of the machine's memory that it may take")
     given = parser.parse_args(arguments)
     # the worker decides when this ends; a terminal's Ctrl-C must not
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    share = devices.Share(threads=given.threads, memory_limit_mb=given.memory_limit_mb, has_gpu=given.gpu)
+    share = devices.Share(threads=given.threads, memory_limit_mb=given.memory_limit_mb, has_gpu=given.gpu, memory_bytes=given.memory_bytes)
     devices.set_up(share)
     serve(inbox.Inbox(Connection(given.fd)), share)
 
@@ -48,7 +49,7 @@ def serve(box: inbox.Inbox, share: devices.Share) -> None:
                 start, ready = time.perf_counter(), None
                 study = spec.StudySpec.model_validate_json(order.spec)
                 devices.use(study.training.precision)
-                ready = bench.prepare(study, cache=Path(order.cache))
+                ready = bench.prepare(study, cache=Path(order.cache), share=share)
                 box.send(_prepared(ready, devices.words(devices.gpu(), share), time.perf_counter() - start))
                 gc.freeze()
             elif ready is None:

@@ -1,7 +1,7 @@
-"""What a step of fine-tuning computes, traced once for each shape of trial and used again by every later trial of that shape.
+"""What a step of fine-tuning computes, traced for a shape of trial and used again by later ones of that shape while it is among the latest.
 
-Learning rate, dropout, smoothing, strengths and the like are values, and batches are of any size. XLA stays off: it compiles one shape
-for twenty seconds, which is longer than most trials train.
+Learning rate, dropout, smoothing, strengths and the like are values, all but the magnitude of RandAugment, and batches are of any size.
+XLA stays off: it compiles one shape for twenty seconds, which is longer than most trials train.
 """
 
 from collections import OrderedDict
@@ -56,25 +56,23 @@ class Steps:
     """The graphs of one backbone, the latest of each kind."""
 
     _kept: dict[str, OrderedDict[Hashable, Any]] = field(default_factory=dict)
-    #: images at once that the memory had room for, where it had none for a whole batch
-    _room: dict[Form, int] = field(default_factory=dict)
     #: graphs that were traced
     num_traced: int = 0
 
     def augment(self, changes: augmentation.Changes, *, size: int, num_classes: int) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
         """Images (n, size, size, 3) uint8, labels (n, classes), strengths, seed (2,) to the same, changed, images as float32."""
-        change = augmentation.traceable(changes)
-        given = [_spec(None, size, size, 3, dtype=tf.uint8), _spec(None, num_classes), _STRENGTHS, _spec(2, dtype=tf.int32)]
-        return self._traced(
-            "augment",
-            (changes, num_classes),
-            lambda images, labels, strengths, seed: change(tf.cast(images, tf.float32), labels, strengths, seed),
-            given,
-        )
+
+        def make() -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+            change = augmentation.traceable(changes)
+            given = [_spec(None, size, size, 3, dtype=tf.uint8), _spec(None, num_classes), _STRENGTHS, _spec(2, dtype=tf.int32)]
+            return self._trace(lambda images, *rest: change(tf.cast(images, tf.float32), *rest), given)
+
+        found: Callable[..., tuple[tf.Tensor, tf.Tensor]] = self._get("augment", (changes, num_classes), make)
+        return found
 
     def below(self, cut: cuts.Cut, *, size: int) -> Callable[[tf.Tensor], cuts.Lower]:
         """Images (n, size, size, 3) float32 to what lies below a cut, in float32."""
-        return self._traced("below", cut.boundary, lambda images: _float(cut.below(images)), [_spec(None, size, size, 3)])
+        return self._traced("below", cut.boundary, cut.below, [_spec(None, size, size, 3)])
 
     def above(self, cut: cuts.Cut, kind: Features) -> Callable[..., tf.Tensor]:
         """What lies below a cut to features (n, d)."""
@@ -95,14 +93,6 @@ class Steps:
         """What turns gradients into new weights."""
         found: updates.Update = self._get("update", form, lambda: updates.Update(form, cut.variables, trace=self._trace))
         return found
-
-    def part(self, form: Form, batch: int) -> int:
-        """How many images of a batch are worked on at once."""
-        return min(batch, self._room.get(form, batch))
-
-    def halve(self, form: Form, part: int) -> None:
-        """Remember that so many images at once were too many."""
-        self._room[form] = (part + 1) // 2
 
     def _traced(self, kind: str, key: Hashable, function: Callable[..., Any], given: Sequence[Any]) -> Callable[..., Any]:
         found: Callable[..., Any] = self._get(kind, key, lambda: self._trace(function, given))
@@ -164,12 +154,9 @@ def _slope(
         logits = head.forward(weights, features, activation=form.activation or Activation.RELU, masks=masks)
         loss = tf.reduce_sum(loss_of(targets, logits)) / tf.cast(total, tf.float32)
     hits = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1), labels), tf.float32)) / tf.cast(total, tf.float32)
-    return tape.gradient(loss, [*weights, *opened]), tf.stack([loss, hits])
-
-
-def _float(lower: cuts.Lower) -> cuts.Lower:
-    activation, pooled = lower
-    return tf.cast(activation, tf.float32), tf.cast(pooled, tf.float32)
+    # a network may have weights that its output does not use
+    found = tape.gradient(loss, [*weights, *opened], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return found, tf.stack([loss, hits])
 
 
 def _lower(cut: cuts.Cut) -> tuple[tf.TensorSpec, tf.TensorSpec]:

@@ -1,4 +1,4 @@
-"""Gradients into new weights of a head and of the open blocks of a backbone, traced once for each optimizer."""
+"""Gradients into new weights of a head and of the open blocks of a backbone, traced once for a form while it is one of the latest."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class Form:
         """The form of a trial's update."""
         return cls(
             optimizer=hyperparameters.optimizer,
-            nesterov=hyperparameters.optimizer is Optimizer.SGD and hyperparameters.nesterov,
+            nesterov=fused.is_nesterov(hyperparameters),
             has_average=hyperparameters.ema > 0,
             num_layers=len(hyperparameters.head_units) + 1,
             num_open=num_open,
@@ -46,7 +46,7 @@ class Form:
 def values(hyperparameters: Hyperparameters, *, gradient_clip: float) -> Values:
     """What an update is told of a trial."""
     given = {
-        "momentum": hyperparameters.momentum if hyperparameters.optimizer.has_momentum else 0.0,
+        "momentum": fused.momentum_of(hyperparameters),
         "weight_decay": hyperparameters.weight_decay,
         "layer_decay": hyperparameters.layer_decay,
         "average": hyperparameters.ema,
@@ -69,8 +69,8 @@ class Update:
         self.variables = [*self.head, *(variable.value for _, variable in opened)]
         self._form = form
         self._depths = [0] * len(self.head) + [depth + 1 for depth, _ in opened]
-        self._slots = [[_like(slot) for slot in fused.slots(form.optimizer, _empty(variable))] for variable in self.variables]
-        self._averages = [_like(_empty(variable)) for variable in self.variables] if form.has_average else []
+        self._slots = [[fused.variable(slot) for slot in fused.slots(form.optimizer, _empty(variable))] for variable in self.variables]
+        self._averages = [fused.variable(_empty(variable)) for variable in self.variables] if form.has_average else []
         gradients = [tf.TensorSpec(variable.shape, tf.float32) for variable in self.variables]
         number = tf.TensorSpec((), tf.float32)
         self._traced = trace(self._step, [gradients, number, number, dict.fromkeys(_VALUES, number)])
@@ -100,8 +100,7 @@ class Update:
         self._traced(list(gradients), tf.constant(rate, tf.float32), tf.constant(number, tf.float32), dict(given))
 
     def _step(self, gradients: Sequence[tf.Tensor], rate: tf.Tensor, number: tf.Tensor, given: Values) -> None:
-        norm = tf.sqrt(2.0 * tf.add_n([tf.nn.l2_loss(gradient) for gradient in gradients]))
-        scale = given["clip"] / tf.maximum(norm, given["clip"])
+        scale = fused.scale(gradients, given["clip"])
         for variable, slots, gradient, depth in zip(self.variables, self._slots, gradients, self._depths, strict=True):
             step = fused.Step(
                 rate=rate * given["layer_decay"] ** float(depth),
@@ -115,11 +114,6 @@ class Update:
         kept = tf.minimum(given["average"], (1.0 + number) / (10.0 + number))
         for average, variable in zip(self._averages, self.variables, strict=bool(self._averages)):
             average.assign(average * kept + variable * (1.0 - kept))
-
-
-def _like(value: NDArray[np.float32]) -> tf.Variable:
-    """A variable that takes values of any lengths along as many axes."""
-    return tf.Variable(value, shape=[None] * value.ndim, trainable=False)
 
 
 def _empty(variable: tf.Variable) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from tuner.hyperparameters import Augmentation, Flip
 from tuner.training import augmentation as augmentations
 
+#: another number makes new entries: raise it whenever drawn views show something else
+_VERSION = 1
 #: images that are drawn at once; another number draws others
 DRAWN_AT_ONCE = 64
 
@@ -34,7 +37,9 @@ class View:
         """Equal for views that show the same; it never depends on a trial's seed."""
         if self.strengths is None:
             return f"flip {self.flip_x:d}{self.flip_y:d}"
-        return f"drawn {self.number} of {json.dumps(self.strengths.model_dump(mode='json'), sort_keys=True)}"
+        strengths = json.dumps(self.strengths.model_dump(mode="json"), sort_keys=True)
+        # what RandAugment draws is Keras' own
+        return f"drawn {self.number} of {strengths}, {_VERSION}, keras {keras.__version__}"
 
 
 ORIGINAL = View()
@@ -69,7 +74,12 @@ def show(view: View, images: NDArray[np.uint8], start: int) -> NDArray[np.float3
     if view.strengths is not None:
         parts = range(0, len(images), DRAWN_AT_ONCE)
         return np.concatenate([_draw(view, images[part : part + DRAWN_AT_ONCE], start + part) for part in parts])
-    return np.ascontiguousarray(images[:, :: -1 if view.flip_y else 1, :: -1 if view.flip_x else 1]).astype(np.float32)
+    return np.ascontiguousarray(mirrored(view, images)).astype(np.float32)
+
+
+def mirrored(view: View, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images (n, size, size, 3), mirrored as a view has them; the same memory, read otherwise."""
+    return images[:, :: -1 if view.flip_y else 1, :: -1 if view.flip_x else 1]
 
 
 def _draw(view: View, images: NDArray[np.uint8], start: int) -> NDArray[np.float32]:

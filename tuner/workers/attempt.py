@@ -63,7 +63,7 @@ class Attempt:
                     if isinstance(message, messages.Failed) or message.ending is messages.Ending.SUSPENDED:
                         self.deliver()  # an end that counts is stored with its curve
                     return None if self.is_lost else self._with_reason(message)
-                case None:
+                case messages.Busy() | None:
                     self._deliver_what_is_due()
             if self._stopping.is_asked and self._must_be_abandoned():
                 break

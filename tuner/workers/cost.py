@@ -2,15 +2,18 @@
 
     core_seconds = multiply_adds × SECONDS_A_MULTIPLY_ADD × images × passes
 
-`passes` is 1 for the features of the probe (computed once a study, of each image and its mirror image) and for each validation image
-and epoch, and 3 for each training image and epoch of fine-tuning (forward, and twice that backward). The multiply-adds of a backbone at
-224 pixels stand below; they grow with the square of the image size. Every trial is probed; the part `training.promote` of them, and
+`passes` is 1 for the features of the probe (computed once a study, of each image and its mirror images; once a trial for each view
+that is drawn, since its strengths are likely to be its own) and for each validation image and epoch, and 3 for each training image and
+epoch of fine-tuning (forward, and twice that backward). The multiply-adds of a backbone at 224 pixels stand below; they grow with the
+square of the image size. Every trial is probed; the part `training.promote` of them, and
 trial 0, is fine-tuned.
 """
 
 import math
 from dataclasses import dataclass
 
+from tuner import domains
+from tuner.hyperparameters import Flip
 from tuner.spec import StudySpec
 
 #: measured with EfficientNet-Lite0 at 96 pixels, everything unfrozen, on two cores: 8 ms an image
@@ -64,8 +67,8 @@ MULTIPLY_ADDS = {
 #: of a backbone that is not in the list
 _GUESS = 2.0
 _FORWARD, _BACKWARD = 1, 3
-#: a training image and its mirror image
-_VIEWS = 2
+#: an image with its mirror images
+_MIRRORED = {Flip.NONE: 1, Flip.HORIZONTAL: 2, Flip.VERTICAL: 2, Flip.BOTH: 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +94,9 @@ def estimate(spec: StudySpec, *, num_train: int, num_validation: int, epochs: in
     name = spec.model.backbone.lower().replace("-", "_")
     multiply_adds = _multiply_adds(name)
     image_seconds = (multiply_adds or _GUESS) * 1e9 * (spec.model.image_size / 224) ** 2 * SECONDS_A_MULTIPLY_ADD / num_cores
-    prepare = image_seconds * _FORWARD * (_VIEWS * num_train + num_validation)
-    probe = HEAD_SECONDS * spec.training.probe_epochs * num_train / 1000
+    mirrored, drawn = _num_views(spec)
+    prepare = image_seconds * _FORWARD * (mirrored * num_train + num_validation)
+    probe = HEAD_SECONDS * spec.training.probe_epochs * num_train / 1000 + image_seconds * _FORWARD * drawn * num_train
     epoch = image_seconds * (_BACKWARD * num_train + _FORWARD * num_validation)
     fine_tune = TRACE_SECONDS + epochs * epoch if epochs else 0.0
     num_trials = spec.budget.trials
@@ -106,6 +110,13 @@ def estimate(spec: StudySpec, *, num_train: int, num_validation: int, epochs: in
         total_seconds=total,
         is_known=multiply_adds is not None,
     )
+
+
+def _num_views(spec: StudySpec) -> tuple[int, int]:
+    """The most that a trial's probe may see of an image: it with its mirror images, and versions that are drawn."""
+    augmentation = spec.search.augmentation
+    mirrored = max(_MIRRORED[flip] for flip in domains.values(augmentation.flip))
+    return mirrored, max(0, max(domains.values(augmentation.views)) - mirrored)
 
 
 def _num_promoted(spec: StudySpec, num_trials: int) -> int:

@@ -99,6 +99,19 @@ def places(gpus: Sequence[Gpu], *, slots: int | None, num_workers: int | None) -
     return tuple(_place(gpus[number % len(gpus)], slots) for number in range(wanted))
 
 
+def part(gpu: Gpu, share: float) -> Place:
+    """A share of a GPU, and as much of its memory; 1 is the GPU as a whole.
+
+    Raises:
+        RequestError: nothing is known of its memory.
+    """
+    if share >= 1:
+        return Place(gpu=gpu.name)
+    if gpu.memory_mb is None:
+        raise RequestError(f"--gpus-per-worker is {share:g}, but nvidia-smi does not tell the memory of {gpu.name}; give it 1.")
+    return Place(gpu=gpu.name, memory_mb=int(gpu.memory_mb * _MEMORY_SHARE * share))
+
+
 def _place(gpu: Gpu, slots: int) -> Place:
     if slots == 1:
         return Place(gpu=gpu.name)

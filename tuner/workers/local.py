@@ -32,6 +32,7 @@ class _Hand:
     """One worker process, and what it did since it last crashed."""
 
     assignment: Assignment
+    command: tuple[str, ...]
     process: subprocess.Popen[bytes]
     pipe: Connection
     crashes: int = 0
@@ -53,12 +54,19 @@ def fair_memory_bytes(num_workers: int) -> int:
     return int(machine.memory_bytes() * _MEMORY_SHARE / num_workers)
 
 
-def run(assignments: Sequence[Assignment], *, stopping: Stopping, tell: Tell, tick: Callable[[], None] = lambda: None) -> list[int]:
+def run(
+    assignments: Sequence[Assignment],
+    *,
+    stopping: Stopping,
+    tell: Tell,
+    tick: Callable[[], None] = lambda: None,
+    command: Sequence[str] | None = None,
+) -> list[int]:
     """Be there until every worker has ended; their exit codes.
 
-    `tell` gets every event of every worker, `tick` is called a few times a second.
+    `tell` gets every event of every worker, `tick` is called a few times a second. `command` takes the place of `COMMAND`.
     """
-    hands = [_start(assignment) for assignment in assignments]
+    hands = [_start(assignment, tuple(command or COMMAND)) for assignment in assignments]
     is_told_to_stop = False
     try:
         while any(hand.code is None for hand in hands):
@@ -75,12 +83,12 @@ def run(assignments: Sequence[Assignment], *, stopping: Stopping, tell: Tell, ti
     return [hand.code if hand.code is not None else 1 for hand in hands]
 
 
-def _start(assignment: Assignment) -> _Hand:
+def _start(assignment: Assignment, command: tuple[str, ...]) -> _Hand:
     ours, theirs = socket.socketpair()
     assignment.log.parent.mkdir(parents=True, exist_ok=True)
     with theirs, assignment.log.open("ab") as log:
         process = subprocess.Popen(
-            [*COMMAND, str(theirs.fileno())],
+            [*command, str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -89,7 +97,7 @@ def _start(assignment: Assignment) -> _Hand:
         )
     pipe = Connection(ours.detach())
     pipe.send_bytes(assignment.model_dump_json().encode())
-    return _Hand(assignment=assignment, process=process, pipe=pipe)
+    return _Hand(assignment=assignment, command=command, process=process, pipe=pipe)
 
 
 def _listen(hands: list[_Hand], stopping: Stopping, tell: Tell) -> None:
@@ -128,7 +136,7 @@ def _bury(hand: _Hand, stopping: Stopping, tell: Tell) -> None:
         hand.code = code or 1
         return
     tell(_obituary(hand, code, Happening.TROUBLE, "it is started again"))
-    fresh = _start(hand.assignment)
+    fresh = _start(hand.assignment, hand.command)
     hand.process, hand.pipe, hand.trial = fresh.process, fresh.pipe, None
 
 

@@ -68,7 +68,9 @@ Start = Callable[[Assignment], Trainer]
 
 def child(assignment: Assignment) -> Trainer:
     """The trainer of real work: a child process with Keras."""
-    return ChildTrainer(threads=assignment.threads, log=assignment.trainer_log, place=assignment.place)
+    return ChildTrainer(
+        threads=assignment.threads, log=assignment.trainer_log, place=assignment.place, memory_bytes=assignment.memory_limit_bytes
+    )
 
 
 def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], None], start: Start = child) -> None:

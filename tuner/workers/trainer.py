@@ -76,14 +76,17 @@ class ChildTrainer:
         threads: int,
         log: Path,
         place: gpus.Place | None = None,
+        memory_bytes: int | None = None,
         command: Sequence[str] = (sys.executable, "-m", "tuner.training.process"),
     ) -> None:
+        """`memory_bytes`: what it may take of the machine's memory; None: all of it."""
         self._log = log
+        options = ["--threads", str(threads), *_placed(place), *([] if memory_bytes is None else ["--memory-bytes", str(memory_bytes)])]
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         with theirs, log.open("wb") as written:
             self._process = subprocess.Popen(
-                [*command, str(theirs.fileno()), "--threads", str(threads), *_placed(place)],
+                [*command, str(theirs.fileno()), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=subprocess.STDOUT,

@@ -1,0 +1,101 @@
+"""Trials that train nothing, run one after another as tuner runs them and as a plain Optuna script does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import optuna
+from optuna.storages import BaseStorage
+
+from benchmarks.copies import Copies
+from benchmarks.idle import PROBE_EPOCHS, Idle, curve
+from tuner.search import space, tables
+from tuner.search import study as studies
+from tuner.search.storage import Storage
+from tuner.search.trials import WorkerId
+from tuner.spec import StudySpec
+from tuner.workers.events import Event, Happening
+from tuner.workers.places import Places
+from tuner.workers.stopping import Stopping
+from tuner.workers.warm import Limits, WarmTrainer
+from tuner.workers.worker import Worker
+
+#: trials whose rows are copied to make a large study
+NUM_PATTERNS = 40
+#: is called at the end of each trial; whether there is another
+GoOn = Callable[[], bool]
+
+
+class Runner(Protocol):
+    """Runs trials of one study, one after another."""
+
+    study_id: int
+
+    def run(self, go_on: GoOn) -> None:
+        """Run trials until `go_on` says no."""
+        ...
+
+
+class Ours:
+    """A worker whose trainer trains nothing."""
+
+    def __init__(self, storage: Storage, folder: Path, *, epochs: int, promote: float) -> None:
+        training = {"probe_epochs": PROBE_EPOCHS, "epochs": epochs, "promote": promote}
+        given = {"data": {"source": "digits"}, "training": training, "budget": {"trials": None, "timeout": 1e9}}
+        spec = StudySpec.model_validate({"name": f"ours-{epochs}-{promote}", **given})
+        self._study = studies.join(spec, storage)
+        self._places = Places(cache=folder / "cache", artifacts=folder / "artifacts")
+        self.study_id = self._study.id
+
+    def run(self, go_on: GoOn) -> None:
+        """Run trials until `go_on` says no."""
+        stopping = Stopping()
+        trainer = WarmTrainer(lambda: Idle(self._study.spec.training.epochs != 0), Limits(), stopping)
+
+        def tell(event: Event) -> None:
+            if event.what in (Happening.COMPLETED, Happening.PRUNED) and not go_on():
+                stopping.ask()
+
+        Worker(self._study, trainer, identity=WorkerId.here("idle"), places=self._places, stopping=stopping, tell=tell).run()
+
+
+class Plain:
+    """Optuna as its own examples use it: the default sampler, each epoch reported, the pruner asked; the same search space and curves."""
+
+    def __init__(self, storage: BaseStorage, epochs: int) -> None:
+        self._epochs = epochs
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=epochs // 2)
+        self._study = optuna.create_study(
+            study_name=f"plain-{epochs}", storage=storage, direction="maximize", pruner=pruner, load_if_exists=True
+        )
+        self._space = StudySpec.model_validate({"name": "plain", "data": {"source": "digits"}}).search
+        self.study_id = self._study._study_id
+
+    def run(self, go_on: GoOn) -> None:
+        """Run trials until `go_on` says no."""
+
+        def ended(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+            if not go_on():
+                study.stop()
+
+        self._study.optimize(self._objective, callbacks=[ended])
+
+    def _objective(self, trial: optuna.Trial) -> float:
+        space.suggest(trial, self._space, fine_tunes=True)
+        best = 0.0
+        for step, value in enumerate(curve(trial.number, self._epochs)):
+            best = max(best, value)
+            trial.report(best, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return best
+
+
+def fill(storage: Storage, runner: Runner, size: int) -> None:
+    """Bring a study to a number of trials: the first are run, the others copied from them row by row."""
+    count = storage.read(lambda connection: tables.count_trials(connection, runner.study_id))
+    missing = iter(range(min(size, NUM_PATTERNS) - count - 1, -1, -1))
+    if count < min(size, NUM_PATTERNS):
+        runner.run(lambda: next(missing) > 0)
+    storage.write(lambda connection: Copies(connection, runner.study_id).grow(size))

@@ -1,0 +1,175 @@
+"""`tuner worker` by the name of a study, as processes; their trainers are rehearsed."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.acceptance.conftest import Place
+from tuner import spec
+from tuner.search import storage as storages
+from tuner.search import study as studies
+
+#: a data source that leaves a mark when it is imported
+MODULE = """
+import numpy as np
+from pathlib import Path
+Path(__file__).with_suffix(".imported").touch()
+def read():
+    return np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8), [0, 1] * 20
+"""
+
+
+def begin(place: Place, **sections: Any) -> None:
+    """Put a study into the storage of a place; nothing of it is imported."""
+    place.write(**sections)
+    file = place.folder / "study.yaml"
+    storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
+    studies.join(spec.StudySpec.model_validate(json.loads(file.read_text())), storage)
+    storage.close()
+    file.unlink()
+
+
+def module(place: Place, name: str) -> Path:
+    """A module in a place; the file that appears when it is imported."""
+    (place.folder / f"{name}.py").write_text(MODULE)
+    return place.folder / f"{name}.imported"
+
+
+def last_line(place: Place, *arguments: str) -> str:
+    """The one message of a command that was refused."""
+    command = place.tuner(*arguments)
+    code, out = command.end()
+    assert (code, out, len(command.lines)) == (2, "", 1), command.lines
+    return command.lines[0]
+
+
+def test_a_study_in_the_storage_needs_no_file_and_one_that_has_ended_no_trainer(place: Place) -> None:
+    begin(place, budget={"trials": 3})
+    assert place.tuner("worker", "study").end()[0] == 0
+    assert place.states() == ["COMPLETE"] * 3
+    again = place.tuner("worker", "study", script={"always": "crash"})
+    assert again.end()[0] == 0
+    assert again.lines == ["study has ended: the budget of 3 trials is spent"]
+
+
+def test_a_worker_waits_for_its_study(place: Place) -> None:
+    worker = place.tuner("worker", "study", "--wait", "2m")
+    worker.until("waiting, 120 s at most: there is no study study")
+    begin(place, budget={"trials": 2})
+    assert worker.end()[0] == 0, worker.lines
+    assert place.states() == ["COMPLETE"] * 2
+
+
+def test_a_worker_waits_for_its_database_and_gets_its_password_from_a_file(
+    place: Place, postgresql: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.folder / "url").write_text(postgresql.get_uri())
+    monkeypatch.setenv("TUNER_STORAGE_FILE", str(place.folder / "url"))
+    postgresql.stop()
+    worker = place.tuner("worker", "study.yaml", "--wait", "2m")
+    worker.until("waiting", "cannot be used: nothing listens there")
+    postgresql.start()
+    assert worker.end()[0] == 0, worker.lines
+    assert any("the budget of 4 trials is spent" in line for line in worker.lines)
+
+
+def test_a_wait_ends_with_what_was_missing(place: Place) -> None:
+    worker = place.tuner("worker", "study", "--wait", "1s")
+    assert worker.end()[0] == 2
+    assert "there is no study study: sqlite:///tuner.db does not exist" in worker.lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["stduy"], "there is no study stduy in this storage. Known: study. Did you mean study?"),
+        (["study.yaml"], "there is no file study.yaml. A study that is in the storage goes by its name: tuner worker study"),
+        (["study", "--data", "photos"], "which has no place; leave it out"),
+    ],
+)
+def test_what_a_worker_cannot_find_is_told(place: Place, arguments: list[str], said: str) -> None:
+    begin(place)
+    assert said in last_line(place, "worker", *arguments)
+
+
+def test_a_file_and_a_study_of_one_name_are_told_apart(place: Place) -> None:
+    begin(place, name="other", budget={"trials": 1})
+    begin(place, budget={"trials": 1})
+    place.write(name="other", budget={"trials": 1})
+    (place.folder / "study.yaml").rename(place.folder / "study")
+    assert "study is a file, and a study of that name is in the storage; write ./study for the file" in last_line(place, "worker", "study")
+    assert place.tuner("worker", "./study").end()[0] == 0
+    assert place.states() == []
+
+
+def test_images_may_lie_elsewhere_on_the_machine_of_a_worker(place: Place) -> None:
+    begin(place, data={"source": "folder", "path": "/there/photos"}, budget={"trials": 1})
+    for label in ("roses", "tulips"):
+        (place.folder / "photos" / label).mkdir(parents=True)
+        for number in range(8):
+            pixels = np.random.default_rng(2 * number + (label == "roses")).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(pixels).save(place.folder / "photos" / label / f"{number}.png")
+    assert "/there/photos" in last_line(place, "worker", "study")
+    worker = place.tuner("worker", "study", "--data", "photos")
+    assert worker.end()[0] == 0, worker.lines
+    assert place.states() == ["COMPLETE"]
+
+
+def test_code_that_the_storage_names_is_imported_with_leave_only(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = module(place, "theirs")
+    begin(place, data={"source": "python", "function": "theirs:read"}, budget={"trials": 1})
+    assert "TUNER_ALLOW_CODE=theirs" in last_line(place, "worker", "study")
+    assert "Allowed: ours." in last_line(place, "worker", "study", "--allow-code", "ours")
+    assert not mark.exists()
+    monkeypatch.setenv("TUNER_ALLOW_CODE", "ours,theirs")
+    assert place.tuner("worker", "study").end()[0] == 0
+    assert mark.exists()
+    assert place.states() == ["COMPLETE"]
+
+
+@pytest.mark.parametrize("command", ["run", "worker"])
+def test_the_code_of_an_own_file_needs_no_leave_and_what_the_storage_names_instead_is_not_imported(place: Place, command: str) -> None:
+    theirs, mine = module(place, "theirs"), module(place, "mine")
+    begin(place, data={"source": "python", "function": "theirs:read"})
+    place.write(data={"source": "python", "function": "mine:read"})
+    refused = place.tuner(command, "study.yaml")
+    assert refused.end()[0] == 2
+    assert any("data.function: 'theirs:read' -> 'mine:read'" in line for line in refused.lines), refused.lines
+    assert (theirs.exists(), mine.exists()) == (False, True)
+
+
+def test_a_worker_stays_until_the_last_trial_of_another_one_has_ended_and_takes_it_up_if_that_one_dies(place: Place) -> None:
+    begin(place, budget={"trials": 1})
+    first = place.tuner("worker", "study", script={"mishaps": {"0": ["hang"]}})
+    first.until("trial 0 started")
+    second = place.tuner("worker", "study")
+    second.until("the last trials are with other workers")
+    first.signal(signal.SIGKILL)
+    second.until("trial 0 resumed")
+    assert second.end()[0] == 0, second.lines
+    assert place.states() == ["COMPLETE"]
+
+
+def test_a_worker_that_waits_for_the_last_trials_ends_when_asked(place: Place) -> None:
+    begin(place, budget={"trials": 1})
+    first = place.tuner("worker", "study", script={"mishaps": {"0": ["hang"]}})
+    first.until("trial 0 started")
+    second = place.tuner("worker", "study")
+    second.until("the last trials are with other workers")
+    second.signal(signal.SIGTERM)
+    assert second.end()[0] == 0
+    assert place.states() == ["RUNNING"]
+
+
+def test_workers_of_several_containers_have_logs_of_their_own() -> None:
+    from tuner.commands import working
+
+    names = {working.name() for _ in range(20)}
+    assert len(names) == 20
+    assert all(name.startswith(f"w{os.getpid()}-") for name in names)

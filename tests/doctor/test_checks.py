@@ -1,0 +1,347 @@
+"""`tuner doctor` as it is called: what it prints, what it mends, what it leaves alone."""
+
+import datetime as dt
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from tests.search import by_hand
+from tuner import cli
+from tuner.doctor import checks, findings, zombies
+from tuner.doctor.findings import Finding, Level, Visit
+from tuner.search import leases, tables
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search.leases import WorkerId
+from tuner.search.study import Study
+
+OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Artifacts and a cache in a folder of the test's own."""
+    for name in ("artifacts", "cache"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(f"TUNER_{name.upper()}", str(tmp_path / name))
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str], url: str, *options: str, code: int = 0) -> list[dict[str, Any]]:
+    """What is found by subject; with the exit code that is expected."""
+    given = cli.main(["doctor", "--storage", url, "--json", *options])
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    assert given == code, found
+    assert all(set(each) == {"subject", "level", "found", "cure", "fixed"} for each in found)
+    assert all(each["cure"] for each in found if each["level"] == WARNING)
+    return found
+
+
+def of(found: list[dict[str, Any]], subject: str) -> list[dict[str, Any]]:
+    return [each for each in found if each["subject"] == subject]
+
+
+def begin(url: str, **sections: Any) -> Study:
+    return studies.join(by_hand.spec(**sections), storages.open(url))
+
+
+def ended_worker() -> WorkerId:
+    """A worker of this host whose process has ended."""
+    script = "from tuner.search.leases import WorkerId; w = WorkerId.here('gone'); print(w.key, w.pid, w.process_started)"
+    key, pid, started = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    here = WorkerId.here("gone")
+    return WorkerId(key=key, name=here.name, namespace=here.namespace, pid=int(pid), process_started=float(started))
+
+
+def running(study: Study) -> dict[int, bool]:
+    """Whether someone holds a lease, of each running trial."""
+    held = study.storage.read(lambda connection: leases.of_running_trials(connection, study.id))
+    return {lease.trial_number: lease.ended_at is None for lease in held}
+
+
+def test_every_kind_of_storage_that_serves_well_is_said_to(places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    study = begin(storage_url)
+    claimed = by_hand.must_claim(study)
+    found = told(capsys, storage_url)
+    study.storage.close()
+    for subject in ("storage", "schema", "clock", "zombies", "leftovers"):
+        assert [each["level"] for each in of(found, subject)] == [OK], subject
+    assert "1 study, 1 trial" in of(found, "storage")[0]["found"]
+    assert "running or set aside: 1 trial" in of(found, "zombies")[0]["found"]
+    assert claimed.number == 0
+    assert bool(of(found, "connections")) == storage_url.startswith("postgresql")
+    assert bool(of(found, "storage disk")) == storage_url.startswith("sqlite")
+
+
+def test_looking_leaves_nothing_behind(places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    study = begin(storage_url)
+    told(capsys, storage_url, "--fix")
+    count = sqlalchemy.select(sqlalchemy.func.count()).select_from(tables.EPOCHS)
+    assert study.storage.read(lambda connection: connection.scalar(count)) == 0
+    study.storage.close()
+    assert not [*(places / "artifacts").iterdir(), *(places / "cache").iterdir()]
+
+
+def test_a_trial_of_an_ended_worker_is_told_and_freed_and_that_of_a_living_one_is_left(
+    places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = begin(storage_url)
+    by_hand.must_claim(study, WorkerId.here("alive"))
+    # by hand: `claim` would hand the trial of the ended worker to the next that asks
+    study.storage.write(
+        lambda connection: leases.grant(
+            connection, study.id, ended_worker(), trial_number=1, trial_id=tables.create_trial(connection, study.id, 1), attempt=1
+        )
+    )
+    # silent for longer than any lease lasts: only cut off from the database, for its process lives
+    by_hand.grow_old(study, 2 * leases.PATIENCE_SECONDS)
+    seen = of(told(capsys, storage_url), "zombies")
+    assert [each["level"] for each in seen] == [WARNING, WARNING]
+    assert "by-hand 1" in seen[0]["found"]
+    assert "--fix" in seen[0]["cure"]
+    assert "by-hand 0" in seen[1]["found"]
+    assert running(study) == {0: True, 1: True}
+
+    mended = of(told(capsys, storage_url, "--fix"), "zombies")
+    assert [each["fixed"] for each in mended] == [True, False]
+    assert mended[0]["found"] == "freed 1 trial of workers that are gone"
+    assert running(study) == {0: True, 1: False}
+
+    again = of(told(capsys, storage_url, "--fix"), "zombies")
+    assert not any(each["fixed"] for each in again)
+    assert running(study) == {0: True, 1: False}
+    study.storage.close()
+
+
+def test_a_trial_that_took_all_its_workers_with_it_is_left_to_the_next_one(
+    places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = begin(storage_url)
+    for _ in range(3):
+        by_hand.must_claim(study, ended_worker())
+    mended = of(told(capsys, storage_url, "--fix"), "zombies")
+    assert "left 1 trial" in mended[0]["found"]
+    assert running(study) == {0: True}
+    by_hand.claim(study)
+    assert 0 not in running(study)
+    study.storage.close()
+
+
+def test_a_silent_worker_of_another_machine_is_given_ten_minutes(places: Path) -> None:
+    here = WorkerId.here("doctor")
+    lease = leases.Lease(
+        trial_number=0, trial_id=1, attempt=1, worker_key="k", worker="elsewhere/w1", namespace="elsewhere", pid=1, process_started=0.0,
+        started_at=0.0, seen_at=1000.0, ended_at=None, ending="",
+    )  # fmt: skip
+    assert lease.is_vacant(here, 1100.0)
+    assert not zombies.is_gone(lease, here, 1100.0)
+    assert zombies.is_gone(lease, here, 1001.0 + leases.PATIENCE_SECONDS)
+
+
+def test_a_trial_that_no_worker_began_is_told_and_left(places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    study = begin(storage_url)
+    study.storage.write(lambda connection: tables.create_trial(connection, study.id, 0))
+    seen = of(told(capsys, storage_url, "--fix"), "zombies")
+    assert [(each["level"], each["fixed"]) for each in seen] == [(WARNING, False)]
+    assert "by-hand 0" in seen[0]["found"]
+    study.storage.close()
+
+
+def test_a_study_that_stopped_itself_is_told_with_its_reason(places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    study = begin(storage_url)
+    study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {studies.STOPPED: "3 trials failed"}))
+    (seen,) = of(told(capsys, storage_url), "studies")
+    assert (seen["level"], seen["found"]) == (WARNING, "by-hand stopped itself: 3 trials failed")
+    study.storage.close()
+
+
+def test_other_versions_than_those_of_a_study_are_told(places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    study = begin(storage_url)
+    kept = by_hand.PREPARED.model_dump(mode="json") | {"versions": {"keras": "3.0.1", "never-installed": "1"}}
+    study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {studies.PREPARED: kept}))
+    (seen,) = of(told(capsys, storage_url), "versions")
+    assert seen["level"] == NOTE
+    assert "by-hand (keras 3.0.1, here 3." in seen["found"]
+    assert "never-installed" not in seen["found"]
+    study.storage.close()
+
+
+def test_a_study_that_this_version_cannot_read_is_told(places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    study = begin(storage_url)
+    spec = study.spec.model_dump(mode="json") | {"from_the_future": True}
+    study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {studies.SPEC: json.dumps(spec)}))
+    (seen,) = of(told(capsys, storage_url), "versions")
+    assert (seen["level"], seen["found"].rpartition(": ")[2]) == (WARNING, "by-hand")
+    study.storage.close()
+
+
+def test_leftovers_are_deleted_and_what_may_be_needed_stays(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{places / 'tuner.db'}"
+    study = begin(url)
+    by_hand.finish(study, by_hand.must_claim(study), 0.5)  # trial 0 has ended
+    by_hand.must_claim(study)  # trial 1 has not
+    old, now = time.time() - 7200, time.time()
+    written = {
+        "by-hand/trial-00000/checkpoint": old,
+        "by-hand/trial-00000/weights.npz.123.part": old,
+        "by-hand/trial-00000/weights.npz": old,
+        "by-hand/trial-00001/checkpoint": old,
+        "by-hand/trial-00001/weights.npz.124.part": now,
+        "other/trial-00000/checkpoint": old,
+    }
+    for name, moment in written.items():
+        path = places / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(512))
+        os.utime(path, (moment, moment))
+    (seen,) = of(told(capsys, url), "leftovers")
+    assert seen["found"].startswith("2 files (1 KB)")
+    (mended,) = of(told(capsys, url, "--fix"), "leftovers")
+    assert mended["fixed"]
+    left = {str(path.relative_to(places / "artifacts")) for path in (places / "artifacts").rglob("*") if path.is_file()}
+    assert left == set(written) - {"by-hand/trial-00000/checkpoint", "by-hand/trial-00000/weights.npz.123.part"}
+    assert [(each["level"], each["fixed"]) for each in of(told(capsys, url, "--fix"), "leftovers")] == [(OK, False)]
+    study.storage.close()
+
+
+def test_a_checkpoint_that_is_younger_than_the_end_of_its_trial_is_another_storages(
+    places: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"sqlite:///{places / 'tuner.db'}"
+    study = begin(url)
+    by_hand.finish(study, by_hand.must_claim(study), 0.5)
+    earlier = dt.datetime.now(dt.UTC).replace(tzinfo=None) - dt.timedelta(days=1)
+    study.storage.write(lambda connection: connection.execute(sqlalchemy.update(tables.TRIALS).values(datetime_complete=earlier)))
+    path = places / "artifacts" / "by-hand" / "trial-00000" / "checkpoint"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    os.utime(path, (time.time() - 7200,) * 2)
+    assert [each["level"] for each in of(told(capsys, url, "--fix"), "leftovers")] == [OK]
+    assert path.exists()
+    study.storage.close()
+
+
+def test_a_database_that_is_not_there_is_not_made(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, f"sqlite:///{places / 'none.db'}", "--fix")
+    assert of(found, "storage")[0]["level"] == NOTE
+    assert [each["level"] for each in of(found, "storage disk")] == [OK]
+    assert not (places / "none.db").exists()
+
+
+def test_a_file_that_is_no_database_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (places / "tuner.db").write_bytes(b"no database" * 1000)
+    (seen,) = of(told(capsys, f"sqlite:///{places / 'tuner.db'}", code=1), "storage")
+    assert seen["level"] == PROBLEM
+    assert "is not an SQLite database" in seen["found"]
+
+
+def test_a_database_with_damaged_pages_gives_findings_and_no_traceback(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = places / "tuner.db"
+    begin(f"sqlite:///{path}").storage.close()
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    found = told(capsys, f"sqlite:///{path}", code=1)
+    assert {each["level"] for each in of(found, "storage")} == {PROBLEM}
+    assert of(found, "machine")
+
+
+def test_a_table_that_lacks_a_column_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{places / 'tuner.db'}"
+    study = begin(url)
+    study.storage.write(lambda connection: connection.exec_driver_sql("ALTER TABLE tuner_epochs DROP COLUMN learning_rate"))
+    study.storage.close()
+    (seen,) = of(told(capsys, url, code=1), "schema")
+    assert (seen["level"], seen["found"]) == (PROBLEM, "columns are missing: tuner_epochs.learning_rate")
+
+
+def test_a_server_that_is_not_there_is_told_within_seconds(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as unheard:  # bound, so that no one else takes it, and not listening
+        unheard.bind(("127.0.0.1", 0))
+        began = time.monotonic()
+        found = told(capsys, f"postgresql://someone:sesame@127.0.0.1:{unheard.getsockname()[1]}/tuner", code=1)
+    assert time.monotonic() - began < 30
+    (seen,) = of(found, "storage")
+    assert "nothing listens there" in seen["found"]
+    assert "sesame" not in json.dumps(found)
+
+
+def test_a_standby_is_told_apart_from_a_server_that_refuses_a_user(
+    places: Path, postgresql: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    begin(postgresql.get_uri()).storage.close()
+    postgresql.stop()
+    (postgresql.pgdata / "standby.signal").touch()
+    postgresql.start()
+    (seen,) = of(told(capsys, postgresql.get_uri(), code=1), "storage")
+    assert seen["level"] == PROBLEM
+    assert "name its primary" in seen["cure"]
+
+
+def test_a_look_that_hangs_is_left_behind(places: Path) -> None:
+    ends = threading.Event()
+
+    def hang(visit: Visit) -> list[Finding]:
+        ends.wait()
+        return []
+
+    visit = Visit(url="", is_storage_there=False, artifacts=places, cache=places)
+    found = checks.examine(visit, [("cache", hang), ("machine", lambda visit: [findings.ok("machine", "2 cores")])], patience_seconds=0.2)
+    ends.set()
+    assert [(each.subject, each.level) for each in found] == [("cache", Level.PROBLEM), ("machine", Level.OK)]
+    assert "no answer within 0.2 s" in found[0].found
+
+
+def test_a_look_that_fails_is_a_finding(places: Path) -> None:
+    def fail(visit: Visit) -> list[Finding]:
+        raise PermissionError(13, "Permission denied", str(visit.cache))
+
+    (seen,) = checks.examine(Visit(url="", is_storage_there=False, artifacts=places, cache=places), [("cache", fail)])
+    assert (seen.subject, seen.level) == ("cache", Level.PROBLEM)
+    assert "Permission denied" in seen.found
+
+
+def test_a_file_in_the_place_of_a_folder_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (places / "file").touch()
+    found = told(capsys, f"sqlite:///{places / 'none.db'}", "--artifacts", str(places / "file" / "artifacts"), code=1)
+    assert of(found, "artifacts")[0]["level"] == PROBLEM
+    assert "name a folder with --artifacts" in of(found, "artifacts")[0]["cure"]
+
+
+def test_a_limit_of_the_cache_that_is_no_size_is_a_problem(
+    places: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_CACHE_LIMIT", "much")
+    found = told(capsys, f"sqlite:///{places / 'none.db'}", code=1)
+    assert any("TUNER_CACHE_LIMIT is 'much'" in each["found"] for each in of(found, "cache"))
+
+
+def test_people_get_a_line_for_each_finding_and_a_summary(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--storage", f"sqlite:///{places / 'none.db'}"]) == 0
+    *lines, blank, summary = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["note", "storage"]
+    assert {line.split()[0] for line in lines} <= {OK, NOTE, WARNING, PROBLEM}
+    assert not blank
+    assert summary.endswith(".")
+
+
+def test_a_wrong_option_is_a_wrong_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--mend"]) == 2
+    assert "--mend" in capsys.readouterr().err
+
+
+def test_tensorflow_is_not_imported(places: Path) -> None:
+    script = (
+        "import sys; from tuner import cli; code = cli.main(['doctor', '--storage', sys.argv[1]]); "
+        "sys.exit(code or 10 * any(name in sys.modules for name in ('tensorflow', 'keras')))"
+    )
+    told = subprocess.run([sys.executable, "-c", script, f"sqlite:///{places / 'none.db'}"], capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stdout + told.stderr

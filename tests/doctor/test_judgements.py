@@ -1,0 +1,122 @@
+"""Measured values into levels and words."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.doctor import checks, database, disks, findings, hardware, packages
+from tuner.doctor.findings import Finding
+from tuner.terminal import diagnosis
+from tuner.workers.gpus import Gpu
+
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("judge", "values", "level"),
+    [
+        (database.judge_latency, (0.001, 0.004), "ok"),
+        (database.judge_latency, (0.001, 0.4), "warning"),
+        (database.judge_clock, (-0.2,), "ok"),
+        (database.judge_clock, (-3600.0,), "warning"),
+        (database.judge_connections, (5, 97), "ok"),
+        (database.judge_connections, (95, 97), "warning"),
+        (hardware.judge_memory, (8, 16 * GIB, 12 * GIB), "ok"),
+        (hardware.judge_memory, (8, GIB, GIB), "warning"),
+        # the memory is there, but something else has it
+        (hardware.judge_memory, (8, 16 * GIB, GIB), "warning"),
+        (hardware.judge_files, (256,), "warning"),
+        (hardware.judge_files, (1024,), "ok"),
+        (hardware.judge_files, (-1,), "ok"),
+        (checks.judge_size, (Path("/cache"), 10, 20), "ok"),
+        (checks.judge_size, (Path("/cache"), 30, 20), "note"),
+    ],
+)
+def test_a_measured_value_gets_its_level(judge: Callable[..., Finding], values: tuple[Any, ...], level: str) -> None:
+    found = judge(*values)
+    assert found.level == level
+    assert bool(found.cure) == (level != "ok")
+
+
+@pytest.mark.parametrize(("free", "level"), [(20 * GIB, "ok"), (GIB, "warning"), (2**20, "problem")])
+def test_a_disk_is_judged_by_what_it_has_free(free: int, level: str) -> None:
+    assert disks.judge_space("cache", Path("/cache"), free).level == level
+
+
+@dataclass(frozen=True)
+class Mounted:
+    mountpoint: str
+    fstype: str
+
+
+MOUNTS = [
+    Mounted("/", "ext4"),
+    Mounted("/home", "nfs4"),
+    Mounted("/home/local", "xfs"),
+    Mounted("/auto", "autofs"),
+    Mounted("/auto", "cifs"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "is_network"),
+    [
+        ("/srv/tuner.db", "ext4", False),
+        ("/home/someone/tuner.db", "nfs4", True),
+        ("/home/local/tuner.db", "xfs", False),
+        # the name begins alike and is another folder
+        ("/homes/tuner.db", "ext4", False),
+        ("/auto/tuner.db", "cifs", True),
+    ],
+)
+def test_a_path_lies_on_the_innermost_mount(path: str, kind: str, is_network: bool) -> None:
+    assert disks.kind_among(Path(path), MOUNTS) == kind
+    assert disks.is_network(kind) is is_network
+
+
+def test_an_sqlite_file_on_a_network_file_system_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.disk_partitions", lambda **how: [Mounted("/", "nfs4")])
+    first, _ = database.disk(f"sqlite:///{tmp_path / 'tuner.db'}")
+    assert (first.level, "use PostgreSQL" in first.cure) == ("problem", True)
+
+
+def test_a_standby_is_named_as_such() -> None:
+    assert "primary" in database.explain("it is read-only", is_standby=True).cure
+    assert not database.explain("it is read-only", is_standby=False).cure
+
+
+def test_a_server_that_is_its_own_primary_is_no_standby(postgresql_url: str) -> None:
+    assert database.unusable(postgresql_url, "it is read-only").cure == ""
+
+
+A100 = Gpu(name="GPU-1", memory_mb=40960, free_mb=40000)
+
+
+@pytest.mark.parametrize(
+    ("found", "seen", "levels"),
+    [
+        ([], {"has_driver": False, "visible": None, "num_packages": 0}, ["note"]),
+        ([], {"has_driver": True, "visible": "", "num_packages": 0}, ["note"]),
+        ([], {"has_driver": True, "visible": None, "num_packages": 0}, ["warning"]),
+        ([A100], {"has_driver": True, "visible": None, "num_packages": 0}, ["ok", "warning"]),
+        ([A100], {"has_driver": True, "visible": "0", "num_packages": 12}, ["ok", "ok"]),
+    ],
+)
+def test_gpus_are_judged_by_driver_visibility_and_packages(found: list[Gpu], seen: dict[str, Any], levels: list[str]) -> None:
+    assert [each.level for each in hardware.judge_gpus(found, **seen)] == levels
+
+
+def test_packages_of_wrong_versions_and_missing_ones_are_named() -> None:
+    asked = ["pytest>=1", "optuna<2", "never-installed>=3", "absent>=1; extra == 'gp'", "absent>=1; python_version < '3'"]
+    optuna, missing = packages.mismatches(asked)
+    assert optuna.endswith("and tuner needs <2")
+    assert missing == "never-installed is not installed"
+
+
+def test_the_summary_counts_what_is_not_well() -> None:
+    told = [findings.ok("a", "x"), findings.warning("b", "x", "y"), findings.problem("c", "x"), findings.problem("d", "x")]
+    assert diagnosis.summary(told) == "2 problems and 1 warning in 4 looks."
+    assert diagnosis.summary(told[:1]) == "All is well: 1 look."

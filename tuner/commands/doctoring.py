@@ -1,0 +1,37 @@
+"""`tuner doctor`: what stands in the way of a study here, and what to do about it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tuner.commands import options
+from tuner.doctor import checks
+from tuner.doctor.findings import Finding, Level, Visit
+from tuner.terminal import diagnosis, plain, printing
+
+
+def look(url: str, artifacts: Path, cache: Path | None) -> list[Finding]:
+    """What there is to say of the storage, the folders and this machine."""
+    whole = artifacts.expanduser().absolute()
+    return checks.examine(Visit(url=url, is_storage_there=options.is_there(url), artifacts=whole, cache=options.cache(cache)))
+
+
+def mend(url: str, artifacts: Path, cache: Path | None) -> list[Finding]:
+    """The same, with what is safe to mend mended."""
+    return checks.mended(look(url, artifacts, cache))
+
+
+def tell(found: Sequence[Finding], *, as_json: bool) -> int:
+    """Print findings; the exit code is 1 where there is a problem."""
+    if as_json:
+        plain.result(json.dumps([_as_json(finding) for finding in found], indent=2))
+    elif printing.stdout().is_terminal:
+        printing.result(diagnosis.table(found), "", diagnosis.summary(found))
+    else:
+        plain.result(f"{diagnosis.lines(found)}\n\n{diagnosis.summary(found)}")
+    return int(any(finding.level is Level.PROBLEM for finding in found))
+
+
+def _as_json(finding: Finding) -> dict[str, object]:
+    names = ("subject", "level", "found", "cure", "fixed")
+    return {name: getattr(finding, name) for name in names}

@@ -1,0 +1,127 @@
+"""A storage, its folders and this machine into findings, each within its time."""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from tuner.data import entries, room
+from tuner.doctor import database, disks, findings, hardware, leftovers, packages, zombies
+from tuner.doctor.findings import Finding, Visit
+from tuner.errors import StorageError, TunerError
+from tuner.search import storage as storages
+from tuner.search.storage import Storage
+
+#: longer than it takes to give up a server that does not answer
+PATIENCE_SECONDS = 20.0
+_FAILURES = (OSError, TunerError, SQLAlchemyError, ValueError, LookupError)
+Look = Callable[[Visit], Iterable[Finding]]
+
+#: what is looked at in an open storage
+_IN_STORAGE: tuple[Callable[[Storage], Iterable[Finding]], ...] = (
+    database.server,
+    database.schema,
+    database.latency,
+    database.clock,
+    database.connections,
+    zombies.running,
+    zombies.stopped,
+    zombies.versions,
+)
+
+
+def storage(visit: Visit) -> Iterator[Finding]:
+    """The database and what it holds."""
+    if not visit.is_storage_there:
+        yield from database.missing(visit.url)
+        return
+    try:
+        opened = storages.open(visit.url)
+    except TunerError as error:
+        yield database.unusable(visit.url, str(error))
+        return
+    try:
+        for look in _IN_STORAGE:
+            yield from _tried("storage", partial(look, opened))
+        yield from _tried("storage disk", partial(database.disk, visit.url))
+        yield from _tried("leftovers", partial(leftovers.look, opened, visit.artifacts))
+    finally:
+        opened.close()
+
+
+def artifacts(visit: Visit) -> Iterator[Finding]:
+    """The folder of weights, checkpoints and logs."""
+    yield from disks.writable("artifacts", visit.artifacts, "--artifacts")
+    yield disks.space("artifacts", visit.artifacts)
+
+
+def cache(visit: Visit) -> Iterator[Finding]:
+    """The folder of images and features, and its size against its limit."""
+    yield from disks.writable("cache", visit.cache, "--cache")
+    held = sum(entry.num_bytes for entry in entries.find(visit.cache)) + entries.num_bytes_unfinished(visit.cache)
+    yield judge_size(visit.cache, held, room.limit_bytes(visit.cache, held))
+    yield disks.space("cache", visit.cache)
+
+
+def judge_size(folder: Path, held_bytes: int, limit_bytes: int) -> Finding:
+    """Whether a cache keeps to its limit."""
+    found = f"{room.show_size(held_bytes)} of at most {room.show_size(limit_bytes)}"
+    if held_bytes > limit_bytes:
+        return findings.note("cache", f"{found} in {folder}", f"the next entry makes room by itself; or raise {room.LIMIT}")
+    return findings.ok("cache", found)
+
+
+#: in the order in which they are told
+LOOKS: tuple[tuple[str, Look], ...] = (
+    ("storage", storage),
+    ("artifacts", artifacts),
+    ("cache", cache),
+    ("GPU", lambda visit: hardware.gpu()),
+    ("machine", lambda visit: hardware.cores_and_memory()),
+    ("packages", lambda visit: packages.look()),
+)
+
+
+def examine(visit: Visit, looks: Sequence[tuple[str, Look]] = LOOKS, *, patience_seconds: float = PATIENCE_SECONDS) -> list[Finding]:
+    """What all looks find, taken at once; one that does not come to its end in time is left behind, and is a finding itself."""
+    pool = ThreadPool(len(looks))  # of daemons, which do not keep a process from its end
+    begun = [(subject, pool.apply_async(_all, (subject, look, visit))) for subject, look in looks]
+    pool.close()
+    deadline = time.monotonic() + patience_seconds
+    found: list[Finding] = []
+    for subject, result in begun:
+        try:
+            found += result.get(max(0.0, deadline - time.monotonic()))
+        except multiprocessing.TimeoutError:
+            cure = "see whether its disk or its server hangs, or another process holds it"
+            found.append(findings.problem(subject, f"no answer within {patience_seconds:g} s", cure))
+    return found
+
+
+def mended(found: Sequence[Finding]) -> list[Finding]:
+    """The same, with all that can be mended safely mended."""
+    return [told for finding in found for told in _mended(finding)]
+
+
+def _mended(finding: Finding) -> Iterable[Finding]:
+    mend = finding.mend
+    return [finding] if mend is None else _tried(finding.subject, lambda: [mend()])
+
+
+def _all(subject: str, look: Look, visit: Visit) -> list[Finding]:
+    return list(_tried(subject, partial(look, visit)))
+
+
+def _tried(subject: str, look: Callable[[], Iterable[Finding]]) -> Iterator[Finding]:
+    """What a look finds; that it failed is a finding too."""
+    try:
+        yield from look()
+    except StorageError as error:
+        yield findings.problem(subject, str(error))
+    except _FAILURES as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        yield findings.problem(subject, f"it cannot be looked at: {told}", "mend that and look again")

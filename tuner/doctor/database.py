@@ -1,0 +1,209 @@
+"""An open storage into how well it serves: server, tables, latency, clock, connections, disk."""
+
+import secrets
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from sqlalchemy import Connection
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from tuner import wording
+from tuner.doctor import disks, findings
+from tuner.doctor.findings import Finding
+from tuner.search import leases, storage, tables
+from tuner.search.storage import Storage
+
+_SAMPLES = 10
+#: a report an epoch and a claim a trial are some transactions of this length
+_SLOW_SECONDS = 0.1
+#: leases go by the database's clock; dates and the order of events by each machine's own
+_SKEW_SECONDS = 5.0
+#: what a worker holds of a server's connections, most of the time
+_CONNECTIONS_A_WORKER = 2
+_FEW_CONNECTIONS = 10
+_CONNECT_SECONDS = 5
+#: of no study: studies are counted from 1
+_NO_STUDY = -1
+
+
+def unusable(url: str, message: str) -> Finding:
+    """What is said of a storage that could not be opened."""
+    return explain(message, is_standby="read-only" in message and _is_standby(url))
+
+
+def explain(message: str, *, is_standby: bool) -> Finding:
+    """An error of the storage, which names its own cure but where the server is a copy of another one."""
+    cure = "this server is a standby, which only reads; name its primary in --storage" if is_standby else ""
+    return findings.problem("storage", message, cure)
+
+
+def missing(url: str) -> Iterator[Finding]:
+    """What is said of an SQLite file that is not there."""
+    found = f"{storage.shown(url)} does not exist yet"
+    yield findings.note("storage", found, "tuner run STUDY.yaml makes it; or name the one you mean with --storage")
+    yield from disk(url)
+
+
+def server(opened: Storage) -> Iterator[Finding]:
+    """Which database it is, and how much it holds."""
+
+    def count(connection: Connection) -> tuple[int, int]:
+        studies, trials = (sqlalchemy.select(sqlalchemy.func.count()).select_from(table) for table in (tables.STUDIES, tables.TRIALS))
+        return connection.execute(studies).scalar_one(), connection.execute(trials).scalar_one()
+
+    num_studies, num_trials = opened.read(count)
+    dialect = opened.engine.dialect
+    version = ".".join(map(str, dialect.server_version_info or ()))
+    name = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MySQL", "mariadb": "MariaDB"}.get(dialect.name, dialect.name)
+    studies = f"{num_studies:,} {'study' if num_studies == 1 else 'studies'}"
+    trials = f"{num_trials:,} trial{'' if num_trials == 1 else 's'}"
+    yield findings.ok("storage", f"{storage.shown(opened.url)}: {name} {version}, {studies}, {trials}")
+
+
+def schema(opened: Storage) -> Iterator[Finding]:
+    """Whether the tables are those that this version knows, and which version of Optuna made them."""
+    seen = sqlalchemy.inspect(opened.engine)
+    lacking = [
+        f"{table.name}.{column}"
+        for table in (*tables.OPTUNA.sorted_tables, *tables.METADATA.sorted_tables)
+        for column in sorted(set(table.columns.keys()) - {found["name"] for found in seen.get_columns(table.name)})
+    ]
+    if lacking:
+        cure = "another program made these tables; restore a copy of the database, or choose another --storage"
+        yield findings.problem("schema", f"columns are missing: {wording.listed(lacking)}", cure)
+        return
+    made_by = opened.read(lambda connection: connection.scalar(sqlalchemy.select(tables.OPTUNA.tables["version_info"].c.library_version)))
+    found = f"tables of Optuna {made_by} ({opened.rdb.get_current_version()}) and {len(tables.METADATA.tables)} of tuner's"
+    if str(made_by).partition(".")[0] != optuna.__version__.partition(".")[0]:
+        cure = "use one version of Optuna on all machines that share the storage"
+        yield findings.warning("schema", f"{found}; here is Optuna {optuna.__version__}", cure)
+    else:
+        yield findings.ok("schema", found)
+
+
+def latency(opened: Storage) -> Iterator[Finding]:
+    """How long a read and a write take, by medians."""
+    read = _median_seconds(lambda: opened.read(_read_little))
+    yield judge_latency(read, _median_seconds(lambda: opened.write(_write_nothing)))
+
+
+def judge_latency(read_seconds: float, write_seconds: float) -> Finding:
+    """Whether that is quick enough."""
+    found = f"a read takes {_milliseconds(read_seconds)}, a write {_milliseconds(write_seconds)} (medians of {_SAMPLES})"
+    if max(read_seconds, write_seconds) > _SLOW_SECONDS:
+        return findings.warning("latency", found, "workers wait for it; put the database nearer to them, or on a faster disk")
+    return findings.ok("latency", found)
+
+
+def clock(opened: Storage) -> Iterator[Finding]:
+    """How far the database's clock is from this machine's."""
+
+    def ask(connection: Connection) -> float:
+        connection.execute(sqlalchemy.select(1))
+        before = time.time()
+        told = leases.clock(connection)
+        return told - (before + time.time()) / 2
+
+    yield judge_clock(opened.read(ask))
+
+
+def judge_clock(ahead_seconds: float) -> Finding:
+    """Whether the clocks agree; `ahead_seconds` is how far the database's is ahead."""
+    found = f"the database's is {abs(ahead_seconds):.2f} s {'ahead of' if ahead_seconds > 0 else 'behind'} this machine's"
+    if abs(ahead_seconds) > _SKEW_SECONDS:
+        return findings.warning("clock", found, "set both by NTP; leases go by the database's clock, dates of trials by each machine's")
+    return findings.ok("clock", found)
+
+
+def connections(opened: Storage) -> Iterator[Finding]:
+    """How many connections a PostgreSQL server has left; of other databases nothing is said."""
+    if opened.engine.dialect.name != "postgresql":
+        return
+
+    def ask(connection: Connection) -> tuple[int, int]:
+        kept = "current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+        used = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        row = connection.execute(sqlalchemy.text(f"SELECT ({used}), {kept}")).one()
+        return int(row[0]), int(row[1])
+
+    yield judge_connections(*opened.read(ask))
+
+
+def judge_connections(num_used: int, num_allowed: int) -> Finding:
+    """Whether there is room for workers."""
+    left = max(0, num_allowed - num_used)
+    found = f"{num_used} of {num_allowed} in use; room for about {left // _CONNECTIONS_A_WORKER} more workers"
+    if left < _FEW_CONNECTIONS:
+        return findings.warning("connections", found, "raise max_connections of the server, or end what else uses it")
+    return findings.ok("connections", found)
+
+
+def disk(url: str) -> Iterator[Finding]:
+    """Of an SQLite file, whether it lies on this machine and has room to grow."""
+    path = _file(url)
+    if path is None:
+        return
+    kind = disks.kind(path)
+    if disks.is_network(kind):
+        cure = "its locks do not hold there; move it to a local disk, or use PostgreSQL"
+        yield findings.problem("storage disk", f"{path} lies on a network file system ({kind})", cure)
+    yield disks.space("storage disk", path)
+
+
+def _file(url: str) -> Path | None:
+    """The file of an SQLite URL."""
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):
+        return None
+    if address.get_backend_name() != "sqlite" or not address.database or address.database == ":memory:":
+        return None
+    return Path(address.database.removeprefix("file:"))
+
+
+def _read_little(connection: Connection) -> None:
+    connection.execute(sqlalchemy.select(tables.STUDIES.c.study_id).limit(1)).all()
+
+
+def _write_nothing(connection: Connection) -> None:
+    """A transaction that is written and leaves nothing."""
+    number = secrets.randbelow(2**31)
+    connection.execute(sqlalchemy.insert(tables.EPOCHS).values(study_id=_NO_STUDY, trial_number=number, step=0, stage="doctor"))
+    is_it = (tables.EPOCHS.c.study_id == _NO_STUDY, tables.EPOCHS.c.trial_number == number)
+    connection.execute(sqlalchemy.delete(tables.EPOCHS).where(*is_it))
+
+
+def _median_seconds(work: Callable[[], None]) -> float:
+    seconds = []
+    for _ in range(_SAMPLES):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.1f} ms"
+
+
+def _is_standby(url: str) -> bool:
+    """Whether a PostgreSQL server that can be reached is a copy of another one."""
+    try:
+        address = make_url(url)
+        if address.get_backend_name() != "postgresql":
+            return False
+        engine = sqlalchemy.create_engine(address, connect_args={"connect_timeout": _CONNECT_SECONDS})
+    except (ArgumentError, ValueError, SQLAlchemyError, ImportError):
+        return False
+    try:
+        with engine.connect() as connection:
+            return bool(connection.scalar(sqlalchemy.text("SELECT pg_is_in_recovery()")))
+    except SQLAlchemyError:
+        return False
+    finally:
+        engine.dispose()
