@@ -53,6 +53,21 @@ def test_a_worker_that_gives_the_storage_up_says_where_the_result_is_and_the_nex
     assert spooled(bench) == []
 
 
+def test_a_trial_that_could_not_be_handed_back_leaves_no_file_and_goes_on_with_the_next_worker(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(budget={"trials": 1}, training={"promote": 1.0})
+    bench.react = lambda event: bench.stopping.ask() if event.step == 3 else None
+    assert "kept" not in leave_result(bench, monkeypatch, "release")
+    assert spooled(bench) == []
+    monkeypatch.setattr(leases, "PATIENCE_SECONDS", -1.0)
+    again = bench.again()
+    again.work()
+    assert again.happened(Happening.RESUMED) == [0]
+    assert again.states() == ["COMPLETE"]
+    assert bench.steps(0) == [1, 2, 3, 4, 5]
+
+
 def test_a_failure_that_was_left_is_delivered_too(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
     bench.script = Script(mishaps={0: [Mishap.FAIL]})
@@ -83,9 +98,10 @@ def test_files_that_are_not_this_studys_are_left_and_told_of_once(make: Make, mo
     (path,) = spooled(bench)
     (left,) = spool.left(path.parent)
     assert left.origin is not None
+    assert left.outcome is not None
     stranger = dataclasses.replace(left.origin.claim, worker_key="of another study")
     kept = spool.Spool(path.parent, left.origin.model_copy(update={"claim": stranger}))
-    kept.keep(left.epochs)
+    kept.keep([left.outcome])
     kept.close()
     path.write_text("nonsense")
     again = bench.again()
