@@ -8,7 +8,7 @@ import pytest
 import typer.main
 from typer.core import TyperCommand
 
-from tuner import cli
+from tuner import cli, failures
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -70,6 +70,13 @@ def test_every_environment_variable_is_in_the_operations_page() -> None:
     used |= {str(parameter.envvar) for command in commands() for parameter in command.params if parameter.envvar}
     assert used
     assert used == set(re.findall(r"\bTUNER_[A-Z_]+\b", text("docs/operations.md")))
+
+
+def test_the_table_of_what_can_go_wrong_is_the_codes() -> None:
+    section = text("docs/operations.md").partition("### What can go wrong\n")[2].partition("\n## ")[0]
+    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in section.splitlines() if line.startswith("|")]
+    assert rows[2:] == failures.rows()
+    assert [row[0] for row in rows[2:]] == [failure.value for failure in failures.Failure]
 
 
 def test_every_make_target_that_a_page_names_is_there() -> None:

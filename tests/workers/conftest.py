@@ -12,6 +12,7 @@ from tuner.search import study as studies
 from tuner.search.study import Study
 from tuner.spec import StudySpec
 from tuner.workers.events import Event, Happening
+from tuner.workers.heartbeat import BEAT_SECONDS
 from tuner.workers.places import Places
 from tuner.workers.rehearsal import Rehearsal, Script
 from tuner.workers.stopping import Stopping
@@ -36,12 +37,12 @@ class Bench:
         self.events.append(event)
         self.react(event)
 
-    def work(self, name: str = "w1") -> None:
+    def work(self, name: str = "w1", *, beat_seconds: float = BEAT_SECONDS) -> None:
         """Be a worker until it ends."""
         trainer = WarmTrainer(lambda: Rehearsal(self.script), self.limits, self.stopping)
         places = Places(cache=self.folder / "cache", artifacts=self.folder / "artifacts")
         identity = trials.WorkerId.here(name)
-        Worker(self.study, trainer, identity=identity, places=places, stopping=self.stopping, tell=self.tell).run()
+        Worker(self.study, trainer, identity=identity, places=places, stopping=self.stopping, tell=self.tell).run(beat_seconds=beat_seconds)
 
     def again(self) -> "Bench":
         """The same study and script, for a worker that was not asked to stop."""

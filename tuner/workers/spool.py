@@ -72,6 +72,8 @@ class Spool:
         Raises:
             OSError: there is no room, for example; what is in the file by then is whole.
         """
+        if not records:
+            return
         file = self._file = self._file or self._begin()
         for record in records[self._num_kept :]:
             self._append(file, record)

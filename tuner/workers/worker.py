@@ -167,6 +167,7 @@ class Worker:
 
     def _deliver(self, outbox: Outbox, end: Callable[[], None], outcome: Outcome | None = None) -> None:
         """End a trial, after what is not reported of it; while the storage is away, all of that waits on disk."""
+        number = outbox.claim.number
 
         def deliver() -> None:
             if outbox.unsent and not isinstance(outcome, messages.Finished):  # a result is stored with its curve
@@ -175,7 +176,8 @@ class Worker:
 
         def hold_up() -> str:
             outbox.hold_up(outcome)
-            return f"what came of trial {outbox.claim.number} is kept in {outbox.where}"
+            is_more = outcome is not None or outbox.unsent
+            return f"what came of trial {number} is kept in {outbox.where}" if is_more else f"trial {number} waits to be handed back"
 
         try:
             self._insist(deliver, hold_up)

@@ -1,0 +1,88 @@
+"""A PostgreSQL server that crashes under a worker that is killed as well: nothing is lost, nothing is done twice."""
+
+import functools
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.acceptance.conftest import Place
+from tuner.search import curves
+from tuner.search import storage as storages
+from tuner.search import study as studies
+
+#: epochs of fine-tuning, after two of the probe
+EPOCHS = 12
+SCRIPT = {"epoch_seconds": 0.25, "fine_tune_epochs": EPOCHS, "keeps_epochs": True}
+
+
+def crash(server: Any) -> None:
+    """What `pg_ctl stop -m immediate` does."""
+    postmaster = psutil.Process(server.get_pid())
+    os.kill(postmaster.pid, signal.SIGQUIT)
+    postmaster.wait(60)
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Wait for files, of which the system tells nothing."""
+    deadline, pause = time.monotonic() + 60, signal.sigtimedwait
+    while not what():
+        assert time.monotonic() < deadline
+        pause([signal.SIGUSR1], 0.02)
+
+
+def kept(place: Place) -> list[Path]:
+    return list((place.folder / "tuner-artifacts" / "study" / "spool").glob("*.jsonl"))
+
+
+@pytest.mark.timeout(180)
+def test_a_database_that_crashes_and_a_worker_that_is_killed_meanwhile_lose_nothing(place: Place, postgresql: Any) -> None:
+    place.write(budget={"trials": 3})
+    url = str(postgresql.get_uri())
+    first = place.tuner("worker", "study.yaml", "--storage", url, script=SCRIPT)
+    first.until("trial 0 promoted")
+    crash(postgresql)
+    # it trains on, and what it measures is on disk
+    first.until("reports are kept in", ".jsonl until the storage is back")
+    until(lambda: len(kept(place)[0].read_bytes().splitlines()) > 4)
+    first.signal(signal.SIGKILL)
+    first.end()
+
+    postgresql.start()
+    second = place.tuner("worker", "study.yaml", "--storage", url, script=SCRIPT)
+    second.until("trial 0 delivered", "which is gone")
+    assert kept(place) == []
+    second.until("trial 0 resumed")
+    crash(postgresql)
+    second.until("what came of trial 0 is kept in", ".jsonl until the storage is back")
+    second.signal(signal.SIGKILL)
+    second.end()
+
+    postgresql.start()
+    run = place.tuner("run", "study.yaml", "--storage", url, "--no-export", script=SCRIPT | {"epoch_seconds": 0.01})
+    code, _ = run.end()
+    assert code == 0, run.lines
+    assert any("trial 0 delivered: " in line and "and the outcome from " in line for line in run.lines)
+    assert any("trial 0 completed" in line for line in run.lines)
+    assert not any("trial 0 started" in line or "trial 0 resumed" in line for line in run.lines)
+    assert kept(place) == []
+    assert_whole(url)
+
+
+def assert_whole(url: str) -> None:
+    """Exactly the budget, no trial failed, every epoch there once."""
+    storage = storages.open(url)
+    study = studies.load("study", storage)
+    found = study.optuna.get_trials(deepcopy=False)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * 3
+    for trial in found:
+        steps = [epoch.step for epoch in storage.read(functools.partial(curves.read, study=study, number=trial.number))]
+        assert steps == sorted(trial.intermediate_values) == list(range(1, len(steps) + 1))
+        assert trial.user_attrs["epochs"] == len(steps)
+    assert len(found[0].intermediate_values) == 2 + EPOCHS
+    storage.close()
