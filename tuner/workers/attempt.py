@@ -77,7 +77,7 @@ class Attempt:
             self.deliver()
         else:
             self._deliver_what_is_due()
-        if epoch.stage is Stage.FINE_TUNE and not self._why_stopped and self._should_prune():
+        if epoch.stage is Stage.FINE_TUNE and not self._why_stopped and self._should_prune(epoch):
             self._stop(f"the pruner {self._study.spec.pruner.name} gave it up after epoch {epoch.step}")
 
     def _answer_probe(self, probed: messages.Probed) -> None:
@@ -122,11 +122,11 @@ class Attempt:
                 self._stopping.wait(1.0)
         return False
 
-    def _should_prune(self) -> bool:
+    def _should_prune(self, epoch: messages.Epoch) -> bool:
         if self._outbox.is_held_up:
             return False
         try:
-            return trials.should_prune(self._study, self._claim, self._outbox.unsent)
+            return trials.should_prune(self._study, self._claim, self._outbox.unsent or (epoch,))
         except (LeaseLost, StorageError):
             return False
 
