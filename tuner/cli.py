@@ -10,7 +10,27 @@ from typer import Abort, Argument, Option
 from typer.exceptions import TyperException
 
 import tuner
-from tuner.commands import database, defaults, mishaps
+from tuner.commands import defaults, mishaps
+from tuner.commands.parameters import (
+    Address,
+    AnyStudy,
+    Artifacts,
+    AsJson,
+    AsYaml,
+    Cache,
+    CacheLimit,
+    CpusPerWorker,
+    Engine,
+    GpusPerWorker,
+    HangLimit,
+    MemoryLimit,
+    SlotsPerGpu,
+    Storage,
+    StudyFile,
+    StudyName,
+    Threads,
+    Wait,
+)
 from tuner.errors import TunerError
 
 app = typer.Typer(
@@ -22,52 +42,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-StudyFile = Annotated[Path, Argument(metavar="FILE", help="Study file, for example studies/animals.yaml.", show_default=False)]
-StudyName = Annotated[str, Argument(metavar="STUDY", help="Name of a study.", show_default=False)]
-AnyStudy = Annotated[str | None, Argument(metavar="[STUDY]", help="Name of a study; all studies if left out.", show_default=False)]
-Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", callback=database.asked, help="SQLAlchemy URL of the database.")]
-Cache = Annotated[
-    Path | None,
-    Option(envvar="TUNER_CACHE", metavar="FOLDER", help="Where decoded images and features are kept.", show_default="~/.cache/tuner"),
-]
-CacheLimit = Annotated[
-    str | None,
-    Option(envvar="TUNER_CACHE_LIMIT", metavar="SIZE", help="The most that the cache takes, e.g. 20GB.", show_default="half the free disk"),
-]
-Artifacts = Annotated[Path, Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", help="Where weights, checkpoints and logs are kept.")]
-Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads a worker.", show_default="a fair share of the cores")]
-HangLimit = Annotated[
-    str | None,
-    Option(metavar="TIME", help="Silence of the trainer after which it is replaced; more than the longest epoch.", show_default="30m"),
-]
-MemoryLimit = Annotated[
-    str | None,
-    Option(metavar="SIZE", help="Memory past which the training process is replaced, e.g. 4GB.", show_default="a fair share"),
-]
-SlotsPerGpu = Annotated[
-    int | None, Option(envvar="TUNER_SLOTS_PER_GPU", min=1, max=64, metavar="N", help="Workers that share a GPU.", show_default="1")
-]
-Engine = Annotated[Literal["local", "ray"], Option(help="Who places the workers: this machine, or a Ray cluster.")]
-Address = Annotated[
-    str | None,
-    Option(
-        metavar="ADDRESS",
-        help="Ray cluster that this machine is a node of: auto, or HOST:PORT of its head.",
-        show_default="a Ray of its own",
-    ),
-]
-GpusPerWorker = Annotated[
-    float | None,
-    Option(min=0, max=1, metavar="X", help="GPUs a worker, with --engine ray, e.g. 0.5.", show_default="1, or 0 in a cluster without GPUs"),
-]
-CpusPerWorker = Annotated[int | None, Option(min=1, metavar="N", help="CPUs a worker, with --engine ray.", show_default="1")]
-Wait = Annotated[
-    str | None,
-    Option(metavar="TIME", help="How long to wait for what is not there yet, e.g. 5m.", show_default="not at all"),
-]
-AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
-AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a study file.")]
 
 DEFAULT_STORAGE = defaults.STORAGE
 DEFAULT_ARTIFACTS = Path(defaults.ARTIFACTS)
