@@ -38,6 +38,8 @@ class Script:
     epoch_seconds: float = 0.0
     #: whether an epoch of fine-tuning leaves a checkpoint; else only a trial that is handed back does
     keeps_epochs: bool = False
+    #: file that gets a line an epoch of fine-tuning as it is played: trial, step, seconds since 1970
+    diary: str = ""
     memory_bytes: int = 0
     refusal: str = ""
     #: trainers that were started so far
@@ -125,6 +127,8 @@ class Rehearsal:
                 yield from self._meet(mishap, train)
                 return
             yield from self._pass_time()
+            if self._script.diary and stage is Stage.FINE_TUNE:
+                _note(Path(self._script.diary), train.trial, step)
             if self._script.keeps_epochs and stage is Stage.FINE_TUNE:
                 _keep(train, step)
             yield _epoch(train, stage, step)
@@ -194,6 +198,12 @@ def script_from(mapping: Mapping[str, object]) -> Script:
     )
 
 
+def _note(diary: Path, trial: int, step: int) -> None:
+    """Add a line in one piece, whoever else does."""
+    with diary.open("ab", buffering=0) as file:
+        file.write(f"{trial} {step} {time.time():.3f}\n".encode())
+
+
 def _resume(checkpoint: Path) -> int:
     return int(json.loads(checkpoint.read_text())["step"]) if checkpoint.exists() else 0
 
@@ -201,7 +211,9 @@ def _resume(checkpoint: Path) -> int:
 def _keep(train: messages.Train, step: int) -> None:
     checkpoint = Path(train.checkpoint)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(json.dumps({"step": step}))
+    beside = checkpoint.with_suffix(".part")
+    beside.write_text(json.dumps({"step": step}))
+    beside.replace(checkpoint)
 
 
 def _epoch(train: messages.Train, stage: Stage, step: int) -> messages.Epoch:

@@ -1,0 +1,104 @@
+"""Faults at real `tuner` processes on a real PostgreSQL. `make soak` plays their long form: it sets the environment variable SOAK."""
+
+import functools
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pytest
+
+from tests.acceptance.conftest import Place
+from tuner.search import curves, leases, tables
+from tuner.search import storage as storages
+from tuner.search import study as studies
+
+T = TypeVar("T")
+
+#: what a rehearsed trainer plays before the fine-tuning
+PROBE_EPOCHS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extent:
+    """How much of a fault is played."""
+
+    kills: int
+    killed_trials: int
+    outage_seconds: float
+    restarts: int
+    cut_seconds: float
+
+
+EXTENT = (
+    Extent(kills=20, killed_trials=40, outage_seconds=60.0, restarts=5, cut_seconds=45.0)
+    if os.environ.get("SOAK")
+    else Extent(kills=5, killed_trials=10, outage_seconds=4.0, restarts=2, cut_seconds=4.0)
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    made = Place(tmp_path)
+    yield made
+    made.clear()
+
+
+def script(place: Place, **more: Any) -> dict[str, Any]:
+    """Trainers that train on whatever their worker waits for, keep each epoch, and note it in a diary."""
+    return {"beside": True, "epoch_seconds": 0.1, "fine_tune_epochs": 6, "keeps_epochs": True, "diary": str(place.folder / "diary")} | more
+
+
+def diary(place: Place) -> list[tuple[int, int, float]]:
+    """Trial, step and time of each epoch of fine-tuning that was trained, as often as it was."""
+    file = place.folder / "diary"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return [(int(trial), int(step), float(when)) for trial, step, when in map(str.split, lines)]
+
+
+def num_repeated(place: Place) -> int:
+    """Epochs of fine-tuning that were trained more than once, each as often as it was too much."""
+    return sum(count - 1 for count in Counter((trial, step) for trial, step, _ in diary(place)).values())
+
+
+def assert_whole(url: str, *, num_trials: int, num_epochs: int) -> None:
+    """Exactly the budget, each trial completed by one attempt, every epoch of every curve there once."""
+    storage = storages.open(url)
+    study = studies.load("study", storage)
+    found = study.optuna.get_trials(deepcopy=False)
+    assert [trial.state.name for trial in found] == ["COMPLETE"] * num_trials
+    for trial in found:
+        steps = [epoch.step for epoch in storage.read(functools.partial(curves.read, study=study, number=trial.number))]
+        assert steps == sorted(trial.intermediate_values) == list(range(1, PROBE_EPOCHS + num_epochs + 1))
+    with storage.engine.connect() as connection:
+        endings = Counter(
+            row.trial_number for row in connection.execute(tables.LEASES.select()) if leases.LeaseEnding(row.ending).is_result
+        )
+    assert endings == Counter(range(num_trials))
+    storage.close()
+
+
+def crash(server: Any) -> None:
+    """What `pg_ctl stop -m immediate` does."""
+    postmaster = psutil.Process(server.get_pid())
+    os.kill(postmaster.pid, signal.SIGQUIT)
+    postmaster.wait(60)
+
+
+def until(what: Callable[[], T], timeout_seconds: float = 120.0) -> T:
+    """What a call returns as soon as it is something: of files, processes and the storage nobody tells when they come to it."""
+    deadline, pause = time.monotonic() + timeout_seconds, signal.sigtimedwait
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        pause([signal.SIGUSR1], 0.05)
+    return found
+
+
+def pass_seconds(seconds: float) -> None:
+    """Let a fault last: here time itself is what is tested."""
+    signal.sigtimedwait([signal.SIGUSR1], seconds)

@@ -1,0 +1,70 @@
+"""kill -9 of one worker after another: exactly the budget is trained, nothing is lost and next to nothing done twice."""
+
+import random
+import signal
+
+import psutil
+import pytest
+from sqlalchemy import func, select
+
+from tests.acceptance.conftest import Command, Place
+from tests.faults.conftest import EXTENT, assert_whole, num_repeated, pass_seconds, script, until
+from tuner.search import leases, tables
+from tuner.search import storage as storages
+
+WORKERS = 3
+EPOCHS = 6
+
+
+class Crew:
+    """Workers of which a killed one is replaced by another."""
+
+    def __init__(self, place: Place, url: str) -> None:
+        self._place, self._url = place, url
+        self.storage = storages.open(url)
+        self.workers = [self._start() for _ in range(WORKERS)]
+
+    def _start(self) -> Command:
+        return self._place.tuner("worker", "study.yaml", "--storage", self._url, script=script(self._place, fine_tune_epochs=EPOCHS))
+
+    def victims(self) -> list[int]:
+        """Our processes at work on a trial that has lost less than two workers: a third loss fails a trial, which is another test."""
+        num_lost = (
+            select(func.count())
+            .where(tables.LEASES.c.ending == leases.LeaseEnding.LOST.value)
+            .where(tables.LEASES.c.trial_id == (table := tables.LEASES.alias()).c.trial_id)
+            .scalar_subquery()
+        )
+        query = select(table.c.pid).where(table.c.ended_at.is_(None), num_lost < 2)
+        with self.storage.engine.connect() as connection:
+            at_work = set(connection.execute(query).scalars())
+        return sorted(at_work & {process.pid for worker in self.workers for process in _alive(worker)})
+
+    def kill(self, pid: int) -> None:
+        """Kill the worker that a process belongs to, and start another."""
+        [number] = [number for number, worker in enumerate(self.workers) if pid in {process.pid for process in _alive(worker)}]
+        for process in _alive(self.workers[number]):
+            process.send_signal(signal.SIGKILL)
+        self.workers[number].end()
+        self.workers[number] = self._start()
+
+
+def _alive(worker: Command) -> list[psutil.Process]:
+    if worker.process.poll() is not None:
+        return []
+    return [psutil.Process(worker.process.pid), *worker.family()]
+
+
+@pytest.mark.timeout(900)
+def test_workers_that_are_killed_one_after_another_lose_nothing(place: Place, postgresql_url: str) -> None:
+    place.write(budget={"trials": EXTENT.killed_trials})
+    dice = random.Random(0)
+    crew = Crew(place, postgresql_url)
+    for _ in range(EXTENT.kills):
+        pass_seconds(dice.uniform(0.2, 1.0))
+        crew.kill(dice.choice(until(crew.victims)))
+    for worker in crew.workers:
+        assert worker.end()[0] == 0, worker.lines
+    crew.storage.close()
+    assert_whole(postgresql_url, num_trials=EXTENT.killed_trials, num_epochs=EPOCHS)
+    assert num_repeated(place) <= EXTENT.kills

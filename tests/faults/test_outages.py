@@ -1,0 +1,41 @@
+"""A database that crashes, stays away and comes back, again and again: no trial fails, no epoch is lost, and training does not pause."""
+
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Place
+from tests.faults.conftest import EXTENT, assert_whole, crash, diary, num_repeated, pass_seconds, script
+
+EPOCH_SECONDS = 0.1
+#: an epoch that takes longer than this has waited for something
+PAUSE_SECONDS = 2.0
+
+
+@pytest.mark.timeout(900)
+def test_training_goes_on_while_the_database_is_away(place: Place, postgresql: Any) -> None:
+    epochs = int(EXTENT.restarts * (EXTENT.outage_seconds + 2) / EPOCH_SECONDS) + 10
+    place.write(budget={"trials": 2})
+    played = script(place, epoch_seconds=EPOCH_SECONDS, fine_tune_epochs=epochs)
+    run = place.tuner("run", "study.yaml", "--workers", "2", "--storage", str(postgresql.get_uri()), "--no-export", script=played)
+    run.until("trial 0 promoted")
+    outages = []
+    for _ in range(EXTENT.restarts):
+        pass_seconds(1.0)
+        began = time.time()
+        crash(postgresql)
+        pass_seconds(EXTENT.outage_seconds)
+        postgresql.start()
+        outages.append((began, time.time()))
+    code, _ = run.end()
+    assert code == 0, run.lines
+    assert any("reports are kept in" in line for line in run.lines), run.lines
+    assert_whole(str(postgresql.get_uri()), num_trials=2, num_epochs=epochs)
+    assert num_repeated(place) == 0
+    for trial in (0, 1):
+        times = [when for number, _, when in diary(place) if number == trial]
+        assert max(later - earlier for earlier, later in pairwise(times)) < PAUSE_SECONDS
+    for began, ended in outages:
+        assert sum(began < when < ended for _, _, when in diary(place)) > EXTENT.outage_seconds
