@@ -149,6 +149,6 @@ def _seen(study: Study, place: Place) -> list[FrozenTrial]:
         case samplers.Sight.NOTHING:
             return [study.storage.look(lambda connection: history.one(connection, place.trial_id))]
         case samplers.Sight.HISTORY:
-            return study.storage.look(lambda connection: study.history.read(connection, study.id))
+            return study.storage.look(lambda connection: study.memory.history.read(connection, study.id))
         case samplers.Sight.EVERYTHING:
             return study.storage.cached.get_all_trials(study.id, deepcopy=False, states=_ALIVE)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, func, or_, select
+from sqlalchemy import Connection, func, select
 
 from tuner.search.tables import INTERMEDIATE, PARAMETERS, TRIALS, VALUES
+from tuner.search.unread import Unread
 
 #: a study with no more ended trials than this is seen whole
 MOST = 1_000
@@ -39,10 +40,7 @@ class History:
 
     most: int = MOST
     num_best: int = NUM_BEST
-    #: the highest id of a trial that was read
-    _last_id: int = -1
-    #: the trials that had not ended when they were read
-    _open: frozenset[int] = frozenset()
+    _unread: Unread = field(default_factory=Unread)
     #: the ended trials that are shown, by id
     _outlines: Mapping[int, _Outline] = field(default_factory=dict)
     _trials: Mapping[int, FrozenTrial] = field(default_factory=dict)
@@ -57,18 +55,17 @@ class History:
         loaded = load(connection, [outline for trial_id, outline in chosen.items() if trial_id not in known] + running)
         known |= {trial._trial_id: trial for trial in loaded if trial.state in _ENDED}
         # nothing is remembered before all is read: a transaction that breaks off is repeated
-        self._last_id = max([self._last_id, *(outline.trial_id for outline in news)])
-        self._open = frozenset(outline.trial_id for outline in news if not outline.state.is_finished())
+        self._unread.note((outline.trial_id, outline.state) for outline in news)
         self._outlines, self._trials = chosen, known
         shown = [*known.values(), *(trial for trial in loaded if trial.state is TrialState.RUNNING)]
         return sorted(shown, key=lambda trial: trial.number)
 
     def _news(self, connection: Connection, study_id: int) -> list[_Outline]:
-        """The trials that are new, or had not ended when they were last read."""
+        """The trials that may have changed since they were last read."""
         query = (
             select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, VALUES.c.value)
             .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & (VALUES.c.objective == 0))
-            .where(TRIALS.c.study_id == study_id, or_(TRIALS.c.trial_id > self._last_id, TRIALS.c.trial_id.in_(self._open)))
+            .where(self._unread.among(study_id))
         )
         return [_Outline(**row._asdict()) for row in connection.execute(query)]
 
