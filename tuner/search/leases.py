@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import psutil
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Double, Row, exists, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Double, Row, exists, func, insert, literal_column, select, update
 
 from tuner.search.tables import LEASES, TRIALS
 
@@ -204,6 +204,12 @@ def renew(connection: Connection, study_id: int, worker: WorkerId) -> None:
     """Renew all leases of a worker."""
     is_ours = (LEASES.c.study_id == study_id, LEASES.c.worker_key == worker.key, LEASES.c.ended_at.is_(None))
     connection.execute(update(LEASES).where(*is_ours).values(seen_at=_clock(connection)))
+
+
+def count_workers(connection: Connection) -> int:
+    """Workers of any study that hold a trial and were seen within the length of a lease."""
+    is_held = (LEASES.c.ended_at.is_(None), LEASES.c.seen_at > _clock(connection) - LEASE_SECONDS)
+    return int(connection.execute(select(func.count(LEASES.c.worker_key.distinct())).where(*is_held)).scalar_one())
 
 
 def last_results(connection: Connection, study_id: int, *, count: int, since: float) -> Sequence[tuple[str, str]]:
