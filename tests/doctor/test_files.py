@@ -85,7 +85,7 @@ def test_what_workers_that_are_gone_could_not_deliver_is_told(places: Path, caps
     study.storage.close()
 
 
-def test_damaged_entries_of_the_cache_are_told_and_deleted(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_entries_that_are_not_whole_are_told_and_deleted(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = places / "cache"
     paths = [put(folder, name) for name in ("whole", "short", "changed", "unknown")]
     whole, short, changed, unknown = paths
