@@ -38,9 +38,8 @@ def test_damaged_pages_are_told(places: Path, capsys: pytest.CaptureFixture[str]
     path = places / "tuner.db"
     study = begin(f"sqlite:///{path}")
     by_hand.must_claim(study)
-    root = study.storage.read(
-        lambda connection: connection.exec_driver_sql("SELECT rootpage FROM sqlite_master WHERE name='tuner_leases'").scalar()
-    )
+    query = "SELECT rootpage FROM sqlite_master WHERE name='tuner_leases'"
+    root = int(str(study.storage.read(lambda connection: connection.exec_driver_sql(query).scalar_one())))
     study.storage.close()
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
