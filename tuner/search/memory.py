@@ -73,3 +73,10 @@ class Memory:
     history: History = field(default_factory=History)
     probes: Probes = field(default_factory=Probes)
     work: Work = field(default_factory=Work)
+    is_begun: bool = False
+
+    def begin(self, connection: Connection, study_id: int) -> None:
+        """Read what there is for the first time: of a large study this takes a while, in which no one should have to wait for a lock."""
+        self.work.read(connection, study_id)
+        self.probes.read(connection, study_id)
+        self.is_begun = True

@@ -59,6 +59,8 @@ def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, e
     Raises:
         StorageError: the storage is away; what was claimed by then is claimed again by the next call.
     """
+    if not study.memory.is_begun:
+        study.storage.read(lambda connection: study.memory.begin(connection, study.id))
     while (place := study.storage.write(lambda connection: claims.lease(connection, study, worker))) is not None:
         given = claims.plan(study, place.number, num_train=num_train, num_classes=num_classes)
         try:
