@@ -1,8 +1,8 @@
 """Many workers on one storage: what sampling, reporting and ending a trial takes, tuner's, plain Optuna's and that over Optuna's proxy.
 
-`python -m benchmarks.storage`, from the root of the project. Trials train nothing, so that all workers want the storage all the time: real ones,
-which train for seconds or minutes, want it hundreds of times less often; `--think 20` lets each sleep so long between two trials. Up to eight
-workers are a process each; more share eight processes, as threads.
+`python -m benchmarks.storage`, from the root of the project. Trials train nothing, so that all workers want the storage all the time:
+real ones, which train for seconds or minutes, want it hundreds of times less often; `--think 20` lets each sleep so long between two.
+Up to eight workers are a process each; more share eight processes, as threads.
 """
 
 import argparse
