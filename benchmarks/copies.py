@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Table, func, insert, select
 from tuner.search import tables
 
 _ROWS_AT_ONCE = 5_000
+_TRIALS_AT_ONCE = 5_000
 
 
 class Copies:
@@ -36,7 +37,14 @@ class Copies:
         if size <= first:
             return
         start = int(self._connection.execute(select(func.max(tables.TRIALS.c.trial_id))).scalar_one()) + 1
-        chosen = [(start + place, first + place, self._patterns[place % first]) for place in range(size - first)]
+        for place in range(0, size - first, _TRIALS_AT_ONCE):
+            self._copy_trials(start, first, range(place, min(place + _TRIALS_AT_ONCE, size - first)))
+        if self._connection.dialect.name == "postgresql":  # the numbers were given, not drawn
+            last = select(func.setval(func.pg_get_serial_sequence("trials", "trial_id"), start + size - first))
+            self._connection.execute(last)
+
+    def _copy_trials(self, start: int, first: int, places: range) -> None:
+        chosen = [(start + place, first + place, self._patterns[place % first]) for place in places]
         self._write(tables.TRIALS, [pattern | {"trial_id": new, "number": number} for new, number, pattern in chosen])
         for table, rows in self._rows.items():
             by_trial: dict[int, list[dict[str, Any]]] = {}
@@ -44,9 +52,6 @@ class Copies:
                 by_trial.setdefault(row["trial_id"], []).append(row)
             copied = [self._copy(table, row, new, number) for new, number, old in chosen for row in by_trial.get(old["trial_id"], [])]
             self._write(table, copied)
-        if self._connection.dialect.name == "postgresql":  # the numbers were given, not drawn
-            last = select(func.setval(func.pg_get_serial_sequence("trials", "trial_id"), start + len(chosen)))
-            self._connection.execute(last)
 
     def _copy(self, table: Table, row: dict[str, Any], new: int, number: int) -> dict[str, Any]:
         changed = row | {"trial_id": new, "trial_number": number}

@@ -98,4 +98,5 @@ def fill(storage: Storage, runner: Runner, size: int) -> None:
     missing = iter(range(min(size, NUM_PATTERNS) - count - 1, -1, -1))
     if count < min(size, NUM_PATTERNS):
         runner.run(lambda: next(missing) > 0)
-    storage.write(lambda connection: Copies(connection, runner.study_id).grow(size))
+    if count < size:
+        storage.write(lambda connection: Copies(connection, runner.study_id).grow(size))

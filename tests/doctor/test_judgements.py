@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tuner.doctor import checks, database, disks, findings, hardware, packages
+from tuner.doctor import checks, database, disks, findings, hardware, packages, sqlite_file
 from tuner.doctor.findings import Finding
 from tuner.terminal import diagnosis
 from tuner.workers.gpus import Gpu
@@ -22,8 +22,10 @@ GIB = 2**30
         (database.judge_latency, (0.001, 0.4), "warning"),
         (database.judge_clock, (-0.2,), "ok"),
         (database.judge_clock, (-3600.0,), "warning"),
-        (database.judge_connections, (5, 97), "ok"),
-        (database.judge_connections, (95, 97), "warning"),
+        (database.judge_connections, (5, 97, 2), "ok"),
+        (database.judge_connections, (95, 97, 2), "warning"),
+        # more workers than connections: some wait for others
+        (database.judge_connections, (60, 97, 64), "warning"),
         (hardware.judge_memory, (8, 16 * GIB, 12 * GIB), "ok"),
         (hardware.judge_memory, (8, GIB, GIB), "warning"),
         # the memory is there, but something else has it
@@ -81,6 +83,22 @@ def test_an_sqlite_file_on_a_network_file_system_is_a_problem(tmp_path: Path, mo
     monkeypatch.setattr("psutil.disk_partitions", lambda **how: [Mounted("/", "nfs4")])
     first, _ = database.disk(f"sqlite:///{tmp_path / 'tuner.db'}")
     assert (first.level, "use PostgreSQL" in first.cure) == ("problem", True)
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, "0 s"), (119, "119 s"), (600, "10 min"), (3 * 3600, "3 h"), (5 * 86_400, "5 days")])
+def test_an_age_is_told_in_one_unit(seconds: float, told: str) -> None:
+    assert findings.age(seconds) == told
+
+
+def test_who_locks_a_file_is_read_off_the_table_of_locks() -> None:
+    table = [
+        "1: POSIX  ADVISORY  WRITE 1234 08:01:77 120 120",
+        "2: POSIX  ADVISORY  READ 1235 08:01:77 123 123",
+        "3: FLOCK  ADVISORY  WRITE 1236 08:01:77 0 EOF",
+        "4: POSIX  ADVISORY  WRITE 1237 08:01:78 0 EOF",
+        "4: -> POSIX  ADVISORY  WRITE 1238 08:01:77 0 EOF",
+    ]
+    assert sqlite_file.writers(table, {77}) == {1234}
 
 
 def test_a_standby_is_named_as_such() -> None:

@@ -131,6 +131,7 @@ def assign(study: Study, url: str, places: options.Folders, hands: options.Hands
     for number, place in enumerate(hands.places, start=1):
         yield Assignment(
             study=study.name,
+            spec=study.spec,
             data=study.spec.data,
             storage=url,
             worker=f"w{number}",

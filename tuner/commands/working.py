@@ -7,7 +7,6 @@ from pathlib import Path
 from tuner import study_file
 from tuner.commands import checking, options, outcome, running, standby
 from tuner.commands.here import Here
-from tuner.commands.pledged import PledgedTrainer
 from tuner.commands.waiting import Patience
 from tuner.errors import RequestError, StorageError, StudyError
 from tuner.search import storage as storages
@@ -38,7 +37,7 @@ def worker(given: str, url: str, *, here: Here, places: options.Folders, hands: 
     stopping = Stopping()
     with on_signals(stopping):
         while standby.is_needed(study, stopping):
-            process.work(assignment, stopping=stopping, tell=_tell, start=lambda told: PledgedTrainer(process.child(told), study.spec))
+            process.work(assignment, stopping=stopping, tell=_tell)
     if stopping.is_urgent:
         return running.KILLED
     try:

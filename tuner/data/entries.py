@@ -62,6 +62,21 @@ class Entry:
             return not is_alone
         return False
 
+    def damage(self, deadline: float) -> str | None:
+        """What is wrong with it; None if nothing is seen. What was not verified since it was written is read if that ends by `deadline`."""
+        about = read_about(self.path)
+        if about is None:
+            return "nothing is known of it, or it is of another version"
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            hold(file)
+            try:
+                _check_length(file, about)
+                if about.verified != stamp(file):
+                    _verify(file, about, deadline)
+            except ValueError as error:
+                return str(error)
+        return None
+
     def remove(self) -> bool:
         """Delete it unless a process maps it; whether it is gone."""
         with contextlib.suppress(FileNotFoundError), _alone(self.path) as is_alone:
@@ -110,8 +125,7 @@ def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDAr
         about = read_about(path)
         if about is None:
             raise ValueError("nothing is known of it")
-        if about.length != (length := os.fstat(file.fileno()).st_size):
-            raise ValueError(f"it has {length:,} bytes instead of {about.length:,}")
+        _check_length(file, about)
         if about.verified != (now := stamp(file)):
             _verify(file, about)
             with contextlib.suppress(OSError):  # a cache that may only be read serves too
@@ -190,9 +204,18 @@ def _entry(path: Path) -> Entry | None:
         return None
 
 
-def _verify(file: BinaryIO, about: About) -> None:
+def _check_length(file: BinaryIO, about: About) -> None:
+    length = os.fstat(file.fileno()).st_size
+    if about.length != length:
+        raise ValueError(f"it has {length:,} bytes instead of {about.length:,}")
+
+
+def _verify(file: BinaryIO, about: About, deadline: float = float("inf")) -> None:
+    """Compare the checksum; what is not read by `deadline`, by the monotonic clock, is left alone."""
     checksum = 0
     for part in _parts(file):
+        if time.monotonic() > deadline:
+            return
         checksum = zlib.crc32(part, checksum)
     if checksum != about.checksum:
         raise ValueError("its checksum is wrong")

@@ -1,6 +1,7 @@
 """A storage, its folders and this machine into findings, each within its time."""
 
 import multiprocessing
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -10,15 +11,20 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from tuner.data import entries, room
-from tuner.doctor import database, disks, findings, hardware, leftovers, packages, zombies
-from tuner.doctor.findings import Finding, Visit
+from tuner.data.entries import Entry
+from tuner.doctor import database, disks, findings, hardware, leftovers, packages, sqlite_file, undelivered, zombies
+from tuner.doctor.findings import Finding, Level, Visit
 from tuner.errors import StorageError, TunerError
 from tuner.search import storage as storages
 from tuner.search.storage import Storage
 
 #: longer than it takes to give up a server that does not answer
 PATIENCE_SECONDS = 20.0
-_FAILURES = (OSError, TunerError, SQLAlchemyError, ValueError, LookupError)
+#: for reading entries of the cache
+_READ_SECONDS = 5.0
+#: of a list of entries
+_SHOWN = 3
+_FAILURES = (OSError, TunerError, SQLAlchemyError, sqlite3.Error, ValueError, LookupError)
 Look = Callable[[Visit], Iterable[Finding]]
 
 #: what is looked at in an open storage
@@ -28,6 +34,8 @@ _IN_STORAGE: tuple[Callable[[Storage], Iterable[Finding]], ...] = (
     database.latency,
     database.clock,
     database.connections,
+    sqlite_file.journal,
+    sqlite_file.pages,
     zombies.running,
     zombies.stopped,
     zombies.versions,
@@ -39,6 +47,11 @@ def storage(visit: Visit) -> Iterator[Finding]:
     if not visit.is_storage_there:
         yield from database.missing(visit.url)
         return
+    path = database.file_of(visit.url)
+    held = None if path is None else sqlite_file.locked(path)
+    if held is not None:
+        yield held
+        return
     try:
         opened = storages.open(visit.url)
     except TunerError as error:
@@ -49,6 +62,7 @@ def storage(visit: Visit) -> Iterator[Finding]:
             yield from _tried("storage", partial(look, opened))
         yield from _tried("storage disk", partial(database.disk, visit.url))
         yield from _tried("leftovers", partial(leftovers.look, opened, visit.artifacts))
+        yield from _tried("undelivered", partial(undelivered.look, opened, visit.artifacts))
     finally:
         opened.close()
 
@@ -62,9 +76,38 @@ def artifacts(visit: Visit) -> Iterator[Finding]:
 def cache(visit: Visit) -> Iterator[Finding]:
     """The folder of images and features, and its size against its limit."""
     yield from disks.writable("cache", visit.cache, "--cache")
-    held = sum(entry.num_bytes for entry in entries.find(visit.cache)) + entries.num_bytes_unfinished(visit.cache)
+    known = entries.find(visit.cache)
+    held = sum(entry.num_bytes for entry in known) + entries.num_bytes_unfinished(visit.cache)
     yield judge_size(visit.cache, held, room.limit_bytes(visit.cache, held))
+    yield from _damaged(known)
     yield disks.space("cache", visit.cache)
+
+
+def _damaged(known: Sequence[Entry]) -> Iterator[Finding]:
+    """Entries that are not what was written; what no process has verified since the machine started is read for some seconds."""
+    deadline = time.monotonic() + _READ_SECONDS
+    damaged = [(entry, why) for entry in known if (why := entry.damage(deadline)) is not None]
+    if not damaged:
+        return
+    told = "; ".join(f"{entry.kind}/{entry.path.name}: {why}" for entry, why in damaged[:_SHOWN])
+    more = f"; and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
+    yield Finding(
+        subject="cache",
+        level=Level.NOTE,
+        found=f"{_entries(len(damaged))} damaged: {told}{more}",
+        cure="whoever needs one makes it anew; or delete them with tuner doctor --fix",
+        mend=lambda: _removed([entry for entry, _ in damaged]),
+    )
+
+
+def _removed(damaged: Sequence[Entry]) -> Finding:
+    deadline = time.monotonic() + _READ_SECONDS
+    gone = sum(entry.remove() for entry in damaged if entry.damage(deadline) is not None)
+    return Finding(subject="cache", level=Level.NOTE, found=f"deleted {_entries(gone)} that were damaged", fixed=gone > 0)
+
+
+def _entries(number: int) -> str:
+    return f"{number} entr{'y' if number == 1 else 'ies'}"
 
 
 def judge_size(folder: Path, held_bytes: int, limit_bytes: int) -> Finding:

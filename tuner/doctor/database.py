@@ -121,31 +121,34 @@ def judge_clock(ahead_seconds: float) -> Finding:
 
 
 def connections(opened: Storage) -> Iterator[Finding]:
-    """How many connections a PostgreSQL server has left; of other databases nothing is said."""
+    """How many connections a PostgreSQL server has left for workers; of other databases nothing is said."""
     if opened.engine.dialect.name != "postgresql":
         return
 
-    def ask(connection: Connection) -> tuple[int, int]:
+    def ask(connection: Connection) -> tuple[int, int, int]:
         kept = "current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
         used = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"
         row = connection.execute(sqlalchemy.text(f"SELECT ({used}), {kept}")).one()
-        return int(row[0]), int(row[1])
+        return int(row[0]), int(row[1]), leases.count_workers(connection)
 
     yield judge_connections(*opened.read(ask))
 
 
-def judge_connections(num_used: int, num_allowed: int) -> Finding:
-    """Whether there is room for workers."""
+def judge_connections(num_used: int, num_allowed: int, num_workers: int) -> Finding:
+    """Whether there is room for the workers that hold trials, and for more."""
     left = max(0, num_allowed - num_used)
-    found = f"{num_used} of {num_allowed} in use; room for about {left // _CONNECTIONS_A_WORKER} more workers"
-    if left < _FEW_CONNECTIONS:
-        return findings.warning("connections", found, "raise max_connections of the server, or end what else uses it")
+    found = (
+        f"{num_used} of {num_allowed} in use, {num_workers} workers at work; room for about {left // _CONNECTIONS_A_WORKER} more workers"
+    )
+    if left < _FEW_CONNECTIONS or num_workers * _CONNECTIONS_A_WORKER > num_allowed:
+        cure = "raise max_connections of the server, or put a pool such as PgBouncer before it, or end what else uses it"
+        return findings.warning("connections", f"{found}; each keeps up to {_CONNECTIONS_A_WORKER}", cure)
     return findings.ok("connections", found)
 
 
 def disk(url: str) -> Iterator[Finding]:
     """Of an SQLite file, whether it lies on this machine and has room to grow."""
-    path = _file(url)
+    path = file_of(url)
     if path is None:
         return
     kind = disks.kind(path)
@@ -155,7 +158,7 @@ def disk(url: str) -> Iterator[Finding]:
     yield disks.space("storage disk", path)
 
 
-def _file(url: str) -> Path | None:
+def file_of(url: str) -> Path | None:
     """The file of an SQLite URL."""
     try:
         address = make_url(url)

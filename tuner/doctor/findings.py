@@ -65,3 +65,11 @@ def warning(subject: str, found: str, cure: str) -> Finding:
 def problem(subject: str, found: str, cure: str = "") -> Finding:
     """Does not work."""
     return Finding(subject=subject, level=Level.PROBLEM, found=found, cure=cure)
+
+
+def age(seconds: float) -> str:
+    """`40 s`, `12 min`, `3 h` or `5 days`."""
+    for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds / 86_400:.0f} days"

@@ -1,5 +1,6 @@
 """The studies of a storage into trials whose worker is gone, and studies that stopped or that other versions made."""
 
+import contextlib
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,11 @@ from sqlalchemy import Connection, select
 from tuner import failures, wording
 from tuner.doctor import findings
 from tuner.doctor.findings import Finding, Level
-from tuner.search import leases, storage, tables
-from tuner.search.leases import Lease, LeaseEnding, WorkerId
+from tuner.errors import StudyError
+from tuner.search import leases, reaping, storage, tables
+from tuner.search import study as studies
+from tuner.search.leases import Lease, WorkerId
+from tuner.search.reaping import Reaped
 from tuner.search.storage import Storage
 from tuner.search.study import PREPARED, SPEC, STOPPED
 from tuner.spec import StudySpec
@@ -33,21 +37,23 @@ class Running:
     study: str
     #: leases of workers that are gone
     gone: Sequence[Lease]
-    #: a worker that was not seen for a while has them, but may live
-    silent: Sequence[int]
+    #: leases of workers that were not seen for a while, but may live
+    silent: Sequence[Lease]
     #: no one ever had a lease of them
     unleased: Sequence[int]
     #: their worker lives, or they were handed back
     well: Sequence[int]
+    #: the database's time
+    now: float
 
 
 def running(opened: Storage) -> Iterator[Finding]:
     """Running trials that no one works on."""
     seen = opened.read(_look)
-    gone = [f"{each.study} {lease.trial_number}" for each in seen for lease in each.gone]
+    gone = [_held(each, lease) for each in seen for lease in each.gone]
     if gone:
         yield _gone(opened.url, gone)
-    silent = [f"{each.study} {number}" for each in seen for number in each.silent]
+    silent = [_held(each, lease) for each in seen for lease in each.silent]
     if silent:
         cure = "see whether their workers reach the database; otherwise the next worker takes the trials up"
         yield findings.warning(_SUBJECT, f"the workers of {_listed(silent)} were not seen for over a minute", cure)
@@ -69,22 +75,24 @@ def is_gone(lease: Lease, worker: WorkerId, now: float) -> bool:
 
 
 def release(url: str) -> Finding:
-    """End the leases of workers that are gone, so that the trials are free for the next worker; all else stays as it is.
+    """End the leases of workers that are gone, as a worker does: their trials wait for the next one, or have failed if that came too often.
 
     Raises:
         StorageError: the storage cannot be used.
     """
     opened = storage.open(url)
+    found: list[tuple[str, Reaped]] = []
     try:
-        freed, left = 0, 0
-        for study_id, name in opened.read(_studies):
-            counts = opened.write(partial(_release, study_id=study_id, name=name))
-            freed, left = freed + counts[0], left + counts[1]
+        for _, name in opened.read(_studies):
+            with contextlib.suppress(StudyError):  # of another version of tuner, or deleted meanwhile
+                study = studies.load(name, opened)
+                found += [(name, reaped) for reaped in reaping.reap(study, WorkerId.here("doctor"), is_gone=is_gone)]
     finally:
         opened.close()
-    found = f"freed {_count(freed)} of workers that are gone"
-    kept = f"; left {_count(left)} that lost all workers so far, on which the next worker decides" if left else ""
-    return Finding(subject=_SUBJECT, level=Level.NOTE, found=found + kept, fixed=freed > 0)
+    failed = [f"{name} {reaped.trial}" for name, reaped in found if reaped.is_failed]
+    told = f"freed {_count(len(found) - len(failed))} of workers that are gone"
+    lost = f"; failed, because their workers were lost {failures.MAX_LOSSES} times: {_listed(failed)}" if failed else ""
+    return Finding(subject=_SUBJECT, level=Level.NOTE, found=told + lost, fixed=bool(found))
 
 
 def stopped(opened: Storage) -> Iterator[Finding]:
@@ -156,24 +164,15 @@ def _of_study(connection: Connection, study_id: int, name: str, *, worker: Worke
     are_running = (tables.TRIALS.c.study_id == study_id, tables.TRIALS.c.state == TrialState.RUNNING)
     numbers = set(connection.scalars(select(tables.TRIALS.c.number).where(*are_running)))
     gone = [lease for lease in known if is_gone(lease, worker, now)]
-    silent = [lease.trial_number for lease in known if lease.ended_at is None and lease not in gone and lease.is_vacant(worker, now)]
+    silent = [lease for lease in known if lease.ended_at is None and lease not in gone and lease.is_vacant(worker, now)]
     leased = {lease.trial_number for lease in known}
-    well = sorted(leased - {lease.trial_number for lease in gone} - set(silent))
-    return Running(study_id=study_id, study=name, gone=gone, silent=silent, unleased=sorted(numbers - leased), well=well)
+    well = sorted(leased - {lease.trial_number for lease in (*gone, *silent)})
+    return Running(study_id=study_id, study=name, gone=gone, silent=silent, unleased=sorted(numbers - leased), well=well, now=now)
 
 
-def _release(connection: Connection, study_id: int, name: str) -> tuple[int, int]:
-    """How many leases were ended, and how many were left: a trial that took all its workers with it is failed by the next worker."""
-    tables.lock_study(connection, study_id, name)
-    worker, now = WorkerId.here("doctor"), leases.clock(connection)
-    gone = [lease for lease in leases.of_running_trials(connection, study_id) if is_gone(lease, worker, now)]
-    last = [lease for lease in gone if len(leases.lost(connection, study_id, lease.trial_number)) + 1 >= failures.MAX_LOSSES]
-    return sum(_end(connection, study_id, lease) for lease in gone if lease not in last), len(last)
-
-
-def _end(connection: Connection, study_id: int, lease: Lease) -> bool:
-    number, attempt, key = lease.trial_number, lease.attempt, lease.worker_key
-    return leases.end(connection, study_id, trial_number=number, attempt=attempt, worker_key=key, ending=LeaseEnding.LOST)
+def _held(running: Running, lease: Lease) -> str:
+    """A trial, and who holds it since when."""
+    return f"{running.study} {lease.trial_number} (held by {lease.worker}, last seen {findings.age(running.now - lease.seen_at)} ago)"
 
 
 def _attribute(connection: Connection, study_id: int, key: str) -> Any:

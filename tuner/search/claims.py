@@ -3,12 +3,12 @@
 import dataclasses
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
 from tuner.errors import LeaseLost
 from tuner.hyperparameters import Hyperparameters
-from tuner.search import budget, leases, reaping, rule, samplers, space, standings, suggestion, tables
+from tuner.search import budget, history, leases, reaping, rule, samplers, space, standings, suggestion, tables
 from tuner.search import study as studies
 from tuner.search.budget import Standing
 from tuner.search.leases import WorkerId
@@ -136,9 +136,19 @@ def _stored(connection: Connection, place: Place) -> Hyperparameters | None:
 
 
 def _suggest(study: Study, place: Place, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:
-    cached = study.storage.cached
-    trials = cached.get_all_trials(study.id, deepcopy=False, states=_ALIVE)
+    trials = _seen(study, place)
     trial = next(trial for trial in trials if trial.number == place.number)
-    reader = suggestion.open_study(study.name, cached, trials, samplers.build(study.spec, place.number))
+    reader = suggestion.open_study(study.name, study.storage.cached, trials, samplers.build(study.spec, place.number))
     asked = suggestion.Suggestion(reader, trial, given)
     return space.suggest(asked, study.spec.search, fine_tunes=space.fine_tunes(study.spec)), asked
+
+
+def _seen(study: Study, place: Place) -> list[FrozenTrial]:
+    """The trials that the sampler of a trial is to see, its own among them."""
+    match samplers.sight(study.spec):
+        case samplers.Sight.NOTHING:
+            return [study.storage.look(lambda connection: history.one(connection, place.trial_id))]
+        case samplers.Sight.HISTORY:
+            return study.storage.look(lambda connection: study.memory.history.read(connection, study.id))
+        case samplers.Sight.EVERYTHING:
+            return study.storage.cached.get_all_trials(study.id, deepcopy=False, states=_ALIVE)

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import psutil
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Double, Row, func, insert, literal_column, select, update
+from sqlalchemy import ColumnElement, Connection, Double, Row, exists, func, insert, literal_column, select, update
 
 from tuner.search.tables import LEASES, TRIALS
 
@@ -166,8 +166,9 @@ def lost(connection: Connection, study_id: int, trial_number: int) -> list[Lease
 def hold(connection: Connection, study_id: int, *, trial_number: int, attempt: int, worker_key: str) -> bool:
     """Renew a lease; False if it has ended, because another worker has the trial now, or if the trial was ended by hand."""
     is_ours = _is_open(study_id, trial_number, attempt, worker_key)
-    running = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
-    change = update(LEASES).where(*is_ours, LEASES.c.trial_id.in_(running)).values(seen_at=_clock(connection))
+    # the one trial is looked up, not all that run: a study has one row for each trial it ever had
+    is_running = exists().where(TRIALS.c.trial_id == LEASES.c.trial_id, TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
+    change = update(LEASES).where(*is_ours, is_running).values(seen_at=_clock(connection))
     return connection.execute(change).rowcount == 1
 
 
@@ -205,11 +206,10 @@ def renew(connection: Connection, study_id: int, worker: WorkerId) -> None:
     connection.execute(update(LEASES).where(*is_ours).values(seen_at=_clock(connection)))
 
 
-def intervals(connection: Connection, study_id: int) -> list[tuple[float, float]]:
-    """Start and end of every attempt; of a running one, when its worker was last seen."""
-    end_or_seen = func.coalesce(LEASES.c.ended_at, LEASES.c.seen_at)
-    rows = connection.execute(select(LEASES.c.started_at, end_or_seen).where(LEASES.c.study_id == study_id))
-    return [(start, end) for start, end in rows]
+def count_workers(connection: Connection) -> int:
+    """Workers of any study that hold a trial and were seen within the length of a lease."""
+    is_held = (LEASES.c.ended_at.is_(None), LEASES.c.seen_at > _clock(connection) - LEASE_SECONDS)
+    return int(connection.execute(select(func.count(LEASES.c.worker_key.distinct())).where(*is_held)).scalar_one())
 
 
 def last_results(connection: Connection, study_id: int, *, count: int, since: float) -> Sequence[tuple[str, str]]:

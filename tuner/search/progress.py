@@ -74,7 +74,7 @@ def _read(connection: Connection, study: Study) -> Snapshot:
     now = leases.clock(connection)
     open_leases = [lease for lease in leases.of_running_trials(connection, study.id) if _is_held(lease, now)]
     best = _best(connection, study.id)
-    busy = budget.busy_seconds(leases.intervals(connection, study.id))
+    busy = study.memory.work.read(connection, study.id)
     num_ended = sum(counts.get(state, 0) for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
     standing = Standing(
         num_trials=sum(counts.values()),

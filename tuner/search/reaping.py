@@ -1,8 +1,9 @@
 """Workers that are gone into trials that others may take up, and trials that took too many workers with them into failed ones."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import Connection
 
@@ -13,6 +14,8 @@ from tuner.search.study import Study
 
 #: how often a worker looks for others that are gone
 REAP_SECONDS = LEASE_SECONDS / 2
+#: whether the worker of an open lease is gone, as another one sees it at a moment of the database's clock
+IsGone = Callable[[Lease, WorkerId, float], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +31,18 @@ class Reaped:
     is_failed: bool
 
 
-def reap(study: Study, worker: WorkerId) -> list[Reaped]:
-    """End the leases of workers that are gone, at their last sign of life; one statement where there is none."""
-    if not study.storage.read(lambda connection: _gone(connection, study, worker)):
+def reap(study: Study, worker: WorkerId, *, is_gone: IsGone | None = None) -> list[Reaped]:
+    """End the leases of workers that are gone, at their last sign of life; one statement where there is none.
+
+    Who is gone is judged as a worker judges it, or by `is_gone`.
+    """
+    judge = is_gone or partial(Lease.is_vacant, steady_seconds=study.storage.steady_seconds())
+    if not study.storage.read(lambda connection: _gone(connection, study, worker, judge)):
         return []
 
     def write(connection: Connection) -> list[Reaped]:
         tables.lock_study(connection, study.id, study.name)
-        gone = _gone(connection, study, worker)
+        gone = _gone(connection, study, worker, judge)
         return [
             Reaped(trial=lease.trial_number, worker=lease.worker, silent_seconds=silent, is_failed=lose(connection, study, lease))
             for lease, silent in gone
@@ -65,13 +72,12 @@ def lose(connection: Connection, study: Study, lease: Lease) -> bool:
     return True
 
 
-def _gone(connection: Connection, study: Study, worker: WorkerId) -> list[tuple[Lease, float]]:
+def _gone(connection: Connection, study: Study, worker: WorkerId, is_gone: IsGone) -> list[tuple[Lease, float]]:
     """Leases of others that are gone, and for how long."""
-    steady_seconds = study.storage.steady_seconds()
     return [
         (lease, now - lease.seen_at)
         for lease, now in leases.open_ones(connection, study.id)
-        if lease.worker_key != worker.key and lease.is_vacant(worker, now, steady_seconds=steady_seconds)
+        if lease.worker_key != worker.key and is_gone(lease, worker, now)
     ]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Any
 
 import optuna
@@ -58,6 +59,22 @@ def _build_random(options: strategies.Random | strategies.Grid | strategies.Brut
     return RandomSampler(seed=seed)
 
 
+class Sight(StrEnum):
+    """What a sampler wants to know of the trials before its own."""
+
+    NOTHING = "nothing"
+    #: parameters and values: all of few, of many the best and the latest (`history.History`)
+    HISTORY = "history"
+    #: all trials with all that is stored of them
+    EVERYTHING = "everything"
+
+
+_SIGHTS = {
+    "tpe": Sight.HISTORY,
+    "random": Sight.NOTHING,
+    "grid": Sight.NOTHING,
+    "brute-force": Sight.NOTHING,
+}
 _BUILDERS: dict[str, Callable[[Any, int, int], BaseSampler]] = {
     "tpe": _build_tpe,
     "gp": _build_gp,
@@ -80,6 +97,11 @@ def build(spec: StudySpec, number: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return _BUILDERS[spec.sampler.name](spec.sampler, derive_seed(spec.seed, "sampler", number), number)
+
+
+def sight(spec: StudySpec) -> Sight:
+    """What the sampler of a study wants to know of the trials before its own."""
+    return _SIGHTS.get(spec.sampler.name, Sight.EVERYTHING)
 
 
 def derive_seed(seed: int, use: str, number: int) -> int:

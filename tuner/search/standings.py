@@ -3,7 +3,7 @@
 from optuna.trial import TrialState
 from sqlalchemy import Connection, func, select
 
-from tuner.search import budget, leases, tables
+from tuner.search import tables
 from tuner.search.budget import Standing
 from tuner.search.study import STOPPED, Study
 from tuner.search.tables import TRIALS, VALUES
@@ -15,7 +15,7 @@ def read(connection: Connection, study: Study) -> Standing:
     return Standing(
         num_trials=tables.count_trials(connection, study.id),
         best_value=None if limits.target is None else best_value(connection, study.id),
-        busy_seconds=0.0 if limits.timeout is None else budget.busy_seconds(leases.intervals(connection, study.id)),
+        busy_seconds=0.0 if limits.timeout is None else study.memory.work.read(connection, study.id),
         stopped=tables.get(connection, tables.STUDY_USER, study.id, STOPPED).get(STOPPED),
         num_combinations=None if study.combinations is None else len(study.combinations),
     )

@@ -81,7 +81,11 @@ class Storage:
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """As `write`, for work that only reads: on SQLite it waits for no one."""
-        return self.call(lambda: self.transact(work, sqlite_begin="BEGIN DEFERRED"))
+        return self.call(lambda: self.look(work))
+
+    def look(self, work: Callable[[Connection], T]) -> T:
+        """As `read`, tried once: for work that is part of what is tried again."""
+        return self.transact(work, sqlite_begin="BEGIN DEFERRED")
 
     def call(self, work: Callable[[], T]) -> T:
         """What `work`, which speaks to the database by itself, returns; tried again on transient errors.

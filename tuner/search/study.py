@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from tuner import study_file, wording
 from tuner.errors import StudyError
 from tuner.search import enumeration, notes, requirements, tables
+from tuner.search.memory import Memory
 from tuner.search.storage import Storage
 from tuner.spec import Budget, Data, StudySpec
 
@@ -43,6 +44,8 @@ class Study:
     id: int
     #: what trial after trial tries, where the sampler goes through all combinations
     combinations: Sequence[dict[str, Any]] | None = field(repr=False, default=None)
+    #: what this process has read of it
+    memory: Memory = field(repr=False, compare=False, default_factory=Memory)
 
 
 def join(spec: StudySpec, storage: Storage) -> Study:

@@ -4,7 +4,6 @@ Every step is one transaction that begins with the worker's lease. A worker that
 gets LeaseLost, drops the trial and claims the next. Only with the trial's result it is not too late as long as the trial is open.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ from tuner import messages
 from tuner.errors import LeaseLost
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending
-from tuner.search import budget, claims, curves, endings, leases, outcomes, probes, pruners, reaping, standings, suggestion, tables
+from tuner.search import budget, claims, curves, endings, leases, outcomes, probes, pruners, pruning, reaping, standings, tables
 from tuner.search import study as studies
 from tuner.search.claims import Claim
 from tuner.search.leases import WorkerId
@@ -60,6 +59,8 @@ def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, e
     Raises:
         StorageError: the storage is away; what was claimed by then is claimed again by the next call.
     """
+    if not study.memory.is_begun:
+        study.storage.read(lambda connection: study.memory.begin(connection, study.id))
     while (place := study.storage.write(lambda connection: claims.lease(connection, study, worker))) is not None:
         given = claims.plan(study, place.number, num_train=num_train, num_classes=num_classes)
         try:
@@ -134,7 +135,7 @@ def should_prune(study: Study, claim: Claim, epochs: Sequence[messages.Epoch] = 
     pruner = pruners.build(study.spec, epochs=claim.epochs)
     if pruner.is_silent or (epochs and epochs[-1].step <= pruner.start):
         return False
-    return study.storage.call(lambda: _is_poor(study, claim, epochs, pruner))
+    return study.storage.call(lambda: pruning.is_poor(study, claim.trial_id, epochs, pruner))
 
 
 def finish(study: Study, claim: Claim, finished: messages.Finished, curve: Sequence[messages.Epoch], *, device: str) -> None:
@@ -202,14 +203,6 @@ def hyperparameters(trial: FrozenTrial) -> Hyperparameters | None:
     """What a trial trains with; None if its worker was lost before that was chosen."""
     stored = trial.system_attrs.get(claims.HYPERPARAMETERS)
     return None if stored is None else Hyperparameters.model_validate(stored)
-
-
-def _is_poor(study: Study, claim: Claim, epochs: Sequence[messages.Epoch], pruner: pruners.Confined) -> bool:
-    cached = study.storage.cached
-    known = cached.get_all_trials(study.id, deepcopy=False)
-    trial = copy.copy(next(trial for trial in known if trial.number == claim.number))
-    trial.intermediate_values = trial.intermediate_values | curves.values(trial.intermediate_values, epochs)
-    return pruner.prune(suggestion.open_study(study.name, cached, known, study.optuna.sampler), trial)
 
 
 def _held(study: Study, claim: Claim, work: Callable[[Connection], T]) -> T:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from tuner import study_file
 from tuner.data_spec import Data
-from tuner.errors import RequestError, StorageError, TunerError
+from tuner.errors import RequestError, StorageError, StudyError, TunerError
+from tuner.spec import StudySpec
 from tuner.workers.events import Event, Happening
 from tuner.workers.gpus import Place
 from tuner.workers.places import Places
@@ -27,6 +29,8 @@ class Assignment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     study: str
+    #: what was checked before the worker was started: the study in the storage must be the same, but for its budget and place
+    spec: StudySpec
     #: where its images lie on this machine
     data: Data
     #: SQLAlchemy URL
@@ -77,7 +81,7 @@ def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], 
     """Be a worker of a study that is there; the trainer's long start overlaps with loading Optuna and opening the storage.
 
     Raises:
-        RequestError: the study's data or model cannot be used.
+        RequestError: the study's data or model cannot be used, or the study was changed since it was checked.
         TunerError: the worker cannot go on, for example because the storage was away for too long.
     """
     trainer = WarmTrainer(lambda: start(assignment), assignment.limits, stopping)
@@ -86,13 +90,30 @@ def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], 
         from tuner.search import study as studies
         from tuner.workers.worker import Worker
 
-        study = studies.at(studies.load(assignment.study, storage.open(assignment.storage)), assignment.data)
+        found = studies.load(assignment.study, storage.open(assignment.storage))
+        require_unchanged(assignment.spec, found.spec)
+        study = studies.at(found, assignment.data)
         identity = trials.WorkerId.here(assignment.worker)
         Worker(study, trainer, identity=identity, places=assignment.places, stopping=stopping, tell=tell).run()
     except StorageError as error:  # whoever joined the study has used the storage: the request was in order
         raise TunerError(str(error)) from error
     finally:
         trainer.close()
+
+
+def require_unchanged(checked: StudySpec, found: StudySpec) -> None:
+    """Refuse a study that names in the storage, since it was looked at, other code or images than were allowed.
+
+    Raises:
+        StudyError: it differs from the one that was checked.
+    """
+    changes = study_file.differences(checked, found)
+    if changes:
+        raise StudyError(
+            f"the study {checked.name} was changed in the storage since this worker joined it:\n  "
+            + "\n  ".join(changes)
+            + "\nFind out by whom, before it is started again."
+        )
 
 
 def main(fd: int, start: Start = child) -> int:

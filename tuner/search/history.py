@@ -1,0 +1,169 @@
+"""The trials of a study into those that a sampler learns from: all while they are few, then the best and the latest.
+
+A worker reads a trial once, when it has ended, and of a study that is large already only the trials that it keeps.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, func, select
+
+from tuner.search.tables import INTERMEDIATE, PARAMETERS, TRIALS, VALUES
+from tuner.search.unread import Unread
+
+#: a study with no more ended trials than this is seen whole
+MOST = 1_000
+#: of more, so many are the best of all; TPE calls the best 25 good
+NUM_BEST = 100
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+#: databases limit the values of a statement
+_IDS_AT_ONCE = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outline:
+    """What is known of a trial before its parameters are read."""
+
+    trial_id: int
+    number: int
+    state: TrialState
+    value: float | None
+
+
+@dataclass
+class History:
+    """What one process has read of the trials of one study."""
+
+    most: int = MOST
+    num_best: int = NUM_BEST
+    _unread: Unread = field(default_factory=Unread)
+    #: the ended trials that are shown, by id
+    _outlines: Mapping[int, _Outline] = field(default_factory=dict)
+    _trials: Mapping[int, FrozenTrial] = field(default_factory=dict)
+
+    def read(self, connection: Connection, study_id: int) -> list[FrozenTrial]:
+        """The running trials, and of those that were completed or pruned the ones to learn from, in the order of their numbers."""
+        news = self._news(connection, study_id)
+        running = [outline for outline in news if outline.state is TrialState.RUNNING]
+        ended = {**self._outlines, **{outline.trial_id: outline for outline in news if outline.state in _ENDED}}
+        chosen = {outline.trial_id: outline for outline in self._choose(connection, list(ended.values()))}
+        known = {trial_id: trial for trial_id, trial in self._trials.items() if trial_id in chosen}
+        loaded = load(connection, [outline for trial_id, outline in chosen.items() if trial_id not in known] + running)
+        known |= {trial._trial_id: trial for trial in loaded if trial.state in _ENDED}
+        # nothing is remembered before all is read: a transaction that breaks off is repeated
+        self._unread.note((outline.trial_id, outline.state) for outline in news)
+        self._outlines, self._trials = chosen, known
+        shown = [*known.values(), *(trial for trial in loaded if trial.state is TrialState.RUNNING)]
+        return sorted(shown, key=lambda trial: trial.number)
+
+    def _news(self, connection: Connection, study_id: int) -> list[_Outline]:
+        """The trials that may have changed since they were last read."""
+        query = (
+            select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, VALUES.c.value)
+            .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & (VALUES.c.objective == 0))
+            .where(self._unread.among(study_id))
+        )
+        return [_Outline(**row._asdict()) for row in connection.execute(query)]
+
+    def _choose(self, connection: Connection, ended: list[_Outline]) -> list[_Outline]:
+        """The ended trials that are shown: all of few, else the best by TPE's order and the latest of the others."""
+        if len(ended) <= self.most:
+            return ended
+        best = _best(connection, ended, self.num_best)
+        kept = {outline.trial_id for outline in best}
+        others = sorted((outline for outline in ended if outline.trial_id not in kept), key=lambda outline: outline.number)
+        return best + others[-(self.most - len(best)) :]
+
+
+def load(connection: Connection, outlines: Sequence[_Outline]) -> list[FrozenTrial]:
+    """Trials with what TPE asks of them: parameters, value and, of pruned ones, how far they came."""
+    parameters = _parameters(connection, [outline.trial_id for outline in outlines])
+    ends = _ends(connection, [outline.trial_id for outline in outlines if outline.state is TrialState.PRUNED])
+    return [_trial(outline, parameters.get(outline.trial_id, {}), ends.get(outline.trial_id)) for outline in outlines]
+
+
+def one(connection: Connection, trial_id: int) -> FrozenTrial:
+    """A running trial with what is chosen of it so far."""
+    number, state = connection.execute(select(TRIALS.c.number, TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)).one()
+    return load(connection, [_Outline(trial_id=trial_id, number=number, state=state, value=None)])[0]
+
+
+def at_step(connection: Connection, study_id: int, step: int) -> list[FrozenTrial]:
+    """The completed trials with the value that they had at a step, and with nothing else."""
+    reported = (INTERMEDIATE.c.trial_id == TRIALS.c.trial_id) & (INTERMEDIATE.c.step == step)
+    query = select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, INTERMEDIATE.c.intermediate_value).outerjoin(INTERMEDIATE, reported)
+    rows = connection.execute(query.where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE))
+    return [
+        _trial(_Outline(trial_id=trial_id, number=number, state=state, value=None), {}, None if value is None else (step, value))
+        for trial_id, number, state, value in rows
+    ]
+
+
+def _best(connection: Connection, ended: Sequence[_Outline], count: int) -> list[_Outline]:
+    """The completed trials with the highest values; if there are not enough, the pruned ones that came furthest."""
+    complete = [outline for outline in ended if outline.state is TrialState.COMPLETE]
+    best = sorted(complete, key=lambda outline: (-(outline.value or 0.0), outline.number))[:count]
+    if len(best) < count:
+        pruned = [outline for outline in ended if outline.state is TrialState.PRUNED]
+        ends = _ends(connection, [outline.trial_id for outline in pruned])
+        furthest = {trial_id: (-step, -value) for trial_id, (step, value) in ends.items()}
+        pruned.sort(key=lambda outline: (furthest.get(outline.trial_id, (1, 0.0)), outline.number))
+        best += pruned[: count - len(best)]
+    return best
+
+
+def _trial(outline: _Outline, parameters: Mapping[str, tuple[float, str]], end: tuple[int, float] | None) -> FrozenTrial:
+    distributions = {name: _distribution(text) for name, (_, text) in parameters.items()}
+    return FrozenTrial(
+        number=outline.number,
+        trial_id=outline.trial_id,
+        state=outline.state,
+        value=outline.value,
+        datetime_start=None,
+        datetime_complete=None,
+        params={name: distributions[name].to_external_repr(value) for name, (value, _) in parameters.items()},
+        distributions=distributions,
+        user_attrs={},
+        system_attrs={},
+        intermediate_values={} if end is None else dict([end]),
+    )
+
+
+def _parameters(connection: Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, tuple[float, str]]]:
+    """Value and distribution of each parameter of some trials, as they are stored, in the order in which they were chosen."""
+    columns = PARAMETERS.c
+    query = select(columns.trial_id, columns.param_name, columns.param_value, columns.distribution_json).order_by(columns.param_id)
+    found: dict[int, dict[str, tuple[float, str]]] = {}
+    for some in _batches(trial_ids):
+        for trial_id, name, value, distribution in connection.execute(query.where(columns.trial_id.in_(some))):
+            found.setdefault(trial_id, {})[name] = (value, distribution)
+    return found
+
+
+def _ends(connection: Connection, trial_ids: Sequence[int]) -> dict[int, tuple[int, float]]:
+    """The last step that some trials reported, with its value."""
+    columns = INTERMEDIATE.c
+    found: dict[int, tuple[int, float]] = {}
+    for some in _batches(trial_ids):
+        last = select(columns.trial_id, func.max(columns.step).label("step")).where(columns.trial_id.in_(some)).group_by(columns.trial_id)
+        at = last.subquery()
+        query = select(columns.trial_id, columns.step, columns.intermediate_value)
+        query = query.join(at, (columns.trial_id == at.c.trial_id) & (columns.step == at.c.step))
+        for trial_id, step, value in connection.execute(query):
+            found[trial_id] = (step, math.nan if value is None else value)
+    return found
+
+
+def _batches(trial_ids: Sequence[int]) -> Iterator[Sequence[int]]:
+    for start in range(0, len(trial_ids), _IDS_AT_ONCE):
+        yield trial_ids[start : start + _IDS_AT_ONCE]
+
+
+@functools.lru_cache(maxsize=1_000)
+def _distribution(text: str) -> BaseDistribution:
+    """A distribution as it is stored; most trials share a few."""
+    return json_to_distribution(text)
