@@ -63,6 +63,8 @@ class Attempt:
                     if isinstance(message, messages.Failed) or message.ending is messages.Ending.SUSPENDED:
                         self.deliver()  # an end that counts is stored with its curve
                     return None if self.is_lost else self._with_reason(message)
+                case messages.Trouble():
+                    self._narrator.trouble(message.message, self._claim.number)
                 case messages.Busy() | None:
                     self._deliver_what_is_due()
             if self._stopping.is_asked and self._must_be_abandoned():
@@ -131,10 +133,10 @@ class Attempt:
             return False
 
     def _lose(self) -> None:
-        """Train no more what another worker trains; a trainer that suspends it leaves the files alone, which are the other's now."""
+        """Train no more what another worker trains; the files are the other's now."""
         self.is_lost = True
         self._why_stopped = self._why_stopped or "another worker has it"
-        self._trainer.send(messages.Suspend())
+        self._trainer.send(messages.Suspend(keeps=False))
 
     def _stop(self, why: str) -> None:
         if not self._why_stopped:

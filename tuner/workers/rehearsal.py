@@ -148,8 +148,9 @@ class Rehearsal:
             match self._inbox.popleft():
                 case messages.Stop():
                     return _finished(train, Ending.STOPPED, step)
-                case messages.Suspend():
-                    _keep(train, step)
+                case messages.Suspend(keeps=keeps):
+                    if keeps:
+                        _keep(train, step)
                     return _finished(train, Ending.SUSPENDED, step)
                 case _:
                     pass
