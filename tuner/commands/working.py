@@ -5,7 +5,7 @@ import secrets
 from pathlib import Path
 
 from tuner import study_file
-from tuner.commands import checking, options, outcome, running, standby
+from tuner.commands import artifacts, checking, options, outcome, running, standby
 from tuner.commands.here import Here
 from tuner.commands.pledged import PledgedTrainer
 from tuner.commands.waiting import Patience
@@ -33,6 +33,7 @@ def worker(given: str, url: str, *, here: Here, places: options.Folders, hands: 
         return 1 if trials.stopped(study) else 0
     if not is_file:
         checking.require(study.spec, places.cache)
+    Patience(here.wait_seconds).until(lambda: artifacts.require(places.bucket))
     (assignment,) = running.assign(study, url, places, hands)
     assignment = assignment.model_copy(update={"worker": name()})
     stopping = Stopping()

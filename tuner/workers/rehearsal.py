@@ -116,7 +116,7 @@ class Rehearsal:
     def _train(self, train: messages.Train) -> Iterator[messages.Message | None]:
         mishap = self._script.next_mishap(train.trial)
         self._script.begun.append(train.trial)
-        done = _resume(Path(train.checkpoint))
+        done = max(_resume(Path(path)) for path in (train.checkpoint, train.fetched) if path is not None)
         fine_tune = self._script.fine_tune_epochs if train.hyperparameters.unfreeze > 0 else 0
         self._inbox.clear()
         for step in range(done + 1, self._probe_epochs + fine_tune + 1):
@@ -127,6 +127,7 @@ class Rehearsal:
             yield from self._pass_time()
             if self._script.keeps_epochs and stage is Stage.FINE_TUNE:
                 _keep(train, step)
+                yield messages.Kept(trial=train.trial)
             yield _epoch(train, stage, step)
             if step == self._probe_epochs and fine_tune:
                 yield messages.Probed(trial=train.trial, value=accuracy(train.hyperparameters, step))
@@ -134,6 +135,8 @@ class Rehearsal:
                     yield None
             ending = self._ending(train, step)
             if ending is not None:
+                if Path(train.checkpoint).exists():
+                    yield messages.Kept(trial=train.trial)
                 yield ending
                 return
         yield _finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
