@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from tuner.data import entries, room
-from tuner.doctor import database, disks, findings, hardware, leftovers, packages, zombies
+from tuner.doctor import buckets, database, disks, findings, hardware, leftovers, packages, zombies
 from tuner.doctor.findings import Finding, Visit
 from tuner.errors import StorageError, TunerError
 from tuner.search import storage as storages
@@ -49,14 +49,18 @@ def storage(visit: Visit) -> Iterator[Finding]:
             yield from _tried("storage", partial(look, opened))
         yield from _tried("storage disk", partial(database.disk, visit.url))
         yield from _tried("leftovers", partial(leftovers.look, opened, visit.artifacts))
+        if visit.bucket is not None:
+            yield from _tried("leftovers", partial(buckets.left, opened, visit.bucket))
     finally:
         opened.close()
 
 
 def artifacts(visit: Visit) -> Iterator[Finding]:
-    """The folder of weights, checkpoints and logs."""
-    yield from disks.writable("artifacts", visit.artifacts, "--artifacts")
+    """The folder of weights, checkpoints and logs, and the bucket that others see of it."""
+    yield from disks.writable("artifacts", visit.artifacts, "--artifacts" if visit.bucket is None else "TUNER_SCRATCH")
     yield disks.space("artifacts", visit.artifacts)
+    if visit.bucket is not None:
+        yield from buckets.look(visit.bucket)
 
 
 def cache(visit: Visit) -> Iterator[Finding]:

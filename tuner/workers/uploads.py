@@ -41,7 +41,7 @@ class Uploads:
         self._goal, self._trouble = goal, trouble
         self._changed = threading.Condition()
         self._due: dict[str, _Wish] = {}
-        self._at_work: str | None = None
+        self._at_work: tuple[str, _Wish] | None = None
         self._is_forgotten = False
         self._closing = threading.Event()
         #: whether the last try failed
@@ -64,7 +64,7 @@ class Uploads:
         """Try no more."""
         with self._changed:
             self._due.pop(key, None)
-            self._is_forgotten = self._is_forgotten or key == self._at_work
+            self._is_forgotten = self._is_forgotten or (self._at_work is not None and key == self._at_work[0])
 
     def wait(self, key: str | None = None, *, seconds: float, unless: Callable[[], bool]) -> bool:
         """Wait until a key is as it was wanted, without one until all are; False if it takes too long, or `unless` comes true."""
@@ -81,10 +81,12 @@ class Uploads:
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
-            return [wish.path for wish in self._due.values() if wish.path is not None and wish.is_moved]
+            wishes = [*([self._at_work[1]] if self._at_work else []), *self._due.values()]
+            return [wish.path for wish in wishes if wish.path is not None and wish.is_moved]
 
     def _is_due(self, key: str | None) -> bool:
-        return bool(self._due) or self._at_work is not None if key is None else key in self._due or key == self._at_work
+        at_work = () if self._at_work is None else (self._at_work[0],)
+        return bool(self._due or at_work) if key is None else key in self._due or key in at_work
 
     def _want(self, key: str, wish: _Wish) -> None:
         with self._changed:
@@ -97,9 +99,9 @@ class Uploads:
             self._changed.wait_for(lambda: self._due or self._closing.is_set())
             if self._closing.is_set():
                 return None
-            key = self._at_work = next(iter(self._due))
-            self._is_forgotten = False
-            return key, self._due.pop(key)
+            key = next(iter(self._due))
+            self._at_work, self._is_forgotten = (key, self._due.pop(key)), False
+            return self._at_work
 
     def _go_on(self) -> None:
         pause_seconds = _PAUSE_SECONDS[0]
@@ -113,7 +115,7 @@ class Uploads:
                 pause_seconds = min(_PAUSE_SECONDS[1], 2 * pause_seconds)
             else:
                 self.is_away, pause_seconds = False, _PAUSE_SECONDS[0]
-                self._rest(key)
+                self._rest()
 
     def _fulfil(self, key: str, wish: _Wish) -> None:
         if wish.path is None:
@@ -134,9 +136,9 @@ class Uploads:
             self._changed.notify_all()
         if not self.is_away:
             self.is_away = True
-            self._trouble(f"{error}. Training goes on, and its files wait here until the bucket takes them")
+            self._trouble(f"training goes on, and its files wait here until the bucket takes them: {error}")
 
-    def _rest(self, key: str) -> None:
+    def _rest(self) -> None:
         with self._changed:
             self._at_work = None
             self._changed.notify_all()
