@@ -91,7 +91,7 @@ def test_a_bucket_that_is_not_there_is_told(bucket: Bucket, tmp_path: Path) -> N
     for call in (lambda: other.put("a", tmp_path / "here"), lambda: other.fetch("a", tmp_path / "b"), lambda: list(other.objects())):
         with pytest.raises(ArtifactsError, match="there is no bucket nowhere") as refused:
             call()
-        assert not refused.value.may_pass
+        assert refused.value.may_pass  # someone may be about to make it
 
 
 @pytest.mark.parametrize(

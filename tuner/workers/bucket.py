@@ -33,6 +33,8 @@ _TRIES = 4
 _PAUSE_SECONDS = (0.1, 2.0)
 _BUSY = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError", "ServiceUnavailable")
 _NO_ENTRY = ("AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken")
+#: a bucket that someone may be about to make
+_MISSING = ("NoSuchBucket", "404")
 _NO_KEYS = (refusals.NoCredentialsError, refusals.PartialCredentialsError, refusals.CredentialRetrievalError)
 _SILENCE = (
     refusals.ConnectionError, refusals.HTTPClientError, refusals.IncompleteReadError, refusals.ResponseStreamingError,
@@ -187,7 +189,9 @@ class Bucket:
             raise self._refusal(error) from error
 
     def _refusal(self, error: Exception) -> ArtifactsError:
-        return ArtifactsError(f"the artifacts {self.url} cannot be used: {self._why(error)}", may_pass=may_pass(error))
+        return ArtifactsError(
+            f"the artifacts {self.url} cannot be used: {self._why(error)}", may_pass=may_pass(error) or _code(error) in _MISSING
+        )
 
     def _why(self, error: Exception) -> str:
         code = _code(error)
@@ -195,7 +199,7 @@ class Bucket:
             return f"there is no profile {error.kwargs.get('profile')}; set AWS_PROFILE to one that is there, or leave it out"
         if isinstance(error, _NO_KEYS):
             return "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE to a profile that has them"
-        if code in ("NoSuchBucket", "404"):
+        if code in _MISSING:
             return f"there is no bucket {self.name} at {self.endpoint}; make it, or name another with --artifacts"
         if code in _NO_ENTRY:
             return f"{self.endpoint} refuses the credentials ({code}); set those of a user who may write the bucket {self.name}"

@@ -205,7 +205,9 @@ def _resume(checkpoint: Path) -> int:
 def _keep(train: messages.Train, step: int) -> None:
     checkpoint = Path(train.checkpoint)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(json.dumps({"step": step}))
+    beside = checkpoint.with_suffix(".part")
+    beside.write_text(json.dumps({"step": step}))
+    beside.replace(checkpoint)
 
 
 def _epoch(train: messages.Train, stage: Stage, step: int) -> messages.Epoch:
