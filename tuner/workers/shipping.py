@@ -69,6 +69,15 @@ def begin(places: Places, study: str, narrator: Narrator, stopping: Stopping) ->
     return SharedBucket(open_bucket(places.bucket), places, study, narrator, stopping)
 
 
+def is_due(places: Places, study: str) -> bool:
+    """Whether an earlier worker of this machine has left weights that are not in the bucket."""
+    return places.bucket is not None and bool(_due(places, study))
+
+
+def _due(places: Places, study: str) -> list[Path]:
+    return sorted(places.of_study(study).glob(f"trial-*/*{_DUE}"))
+
+
 def open_bucket(url: str) -> "bucket.Bucket":
     """The bucket and prefix of a URL; nothing is asked of it yet.
 
@@ -124,7 +133,7 @@ class SharedBucket:
         self._bucket, self._places, self._study = bucket, places, study
         self._narrator, self._stopping = narrator, stopping
         self._uploads = Uploads(bucket, narrator.trouble)
-        for path in sorted(places.of_study(study).glob(f"trial-*/*{_DUE}")):
+        for path in _due(places, study):
             self._uploads.move(f"{study}/{path.parent.name}/{path.name.removesuffix(_DUE)}", path)
 
     def fetch(self, trial: int) -> Path | None:
