@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.hyperparameters import Activation, Features, Hyperparameters, Loss
-from tuner.training import augmentation, cuts, head, heads, losses, updates
+from tuner.training import augmentation, cuts, depthwise, head, heads, losses, updates
 
 #: graphs of each kind; those of a whole EfficientNet-Lite0 take about 50 MB
 _NUM_KEPT = 4
@@ -148,14 +148,13 @@ def _slope(
     loss_of = losses.training(form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"])
     kept = heads.masks(weights, total, given["dropout"], seed, number)
     masks = [mask[start : start + tf.shape(targets)[0]] for mask in kept]
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch([*weights, *opened])
+    with depthwise.narrowed():
         features = head.standardize(cut.above(lower, form.features), (given["mean"], given["variance"]))
         logits = head.forward(weights, features, activation=form.activation or Activation.RELU, masks=masks)
         loss = tf.reduce_sum(loss_of(targets, logits)) / tf.cast(total, tf.float32)
+        # a network may have weights that its output does not use
+        found = tf.gradients(loss, [*weights, *opened], unconnected_gradients=tf.UnconnectedGradients.ZERO)
     hits = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1), labels), tf.float32)) / tf.cast(total, tf.float32)
-    # a network may have weights that its output does not use
-    found = tape.gradient(loss, [*weights, *opened], unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return found, tf.stack([loss, hits])
 
 
