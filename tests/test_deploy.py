@@ -70,10 +70,14 @@ def test_every_variable_of_tuner_that_a_recipe_sets_is_known() -> None:
 
 
 def test_the_password_is_a_secret_and_stands_nowhere_else() -> None:
-    assert COMPOSE["secrets"] == {"database_password": {"file": "./secrets/database_password"}}
-    assert all(service["secrets"] == ["database_password"] for service in SERVICES.values())
-    variables = {name: value for service in SERVICES.values() for name, value in service["environment"].items()}
+    secrets = {name: given["file"] for name, given in COMPOSE["secrets"].items()}
+    assert secrets == {name: f"./secrets/{name}" for name in ("database_password", "s3_service")}
+    assert {name: service.get("secrets") for name, service in SERVICES.items()} == {
+        "bucket": ["s3_service"], "bucket-made": None, **{key: ["database_password"] for key in ("database", "worker", "dashboard")}
+    }  # fmt: skip
+    variables = {name: value for service in SERVICES.values() for name, value in service.get("environment", {}).items()}
     assert {name for name in variables if "PASSWORD" in name} == {"POSTGRES_PASSWORD_FILE", "TUNER_STORAGE_PASSWORD_FILE"}
+    assert not {name for name in variables if "ACCESS_KEY" in name}
     assert variables["TUNER_STORAGE"] == "postgresql://tuner@database/tuner"
     ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert "/secrets/" in ignored
@@ -114,6 +118,19 @@ def test_the_database_has_a_volume_and_a_check_of_its_health() -> None:
     assert database["volumes"] == ["database:/var/lib/postgresql/data"]
     assert database["healthcheck"]["test"][:2] == ["CMD", "pg_isready"]
     assert all(SERVICES[name]["depends_on"] == {"database": {"condition": "service_healthy"}} for name in ("worker", "dashboard"))
+
+
+def test_the_bucket_is_there_only_where_it_is_asked_for_and_workers_find_it() -> None:
+    assert [name for name, service in SERVICES.items() if service.get("profiles") == ["s3"]] == ["bucket", "bucket-made"]
+    assert all(re.fullmatch(r"\S+:\d[\d.]+", SERVICES[name]["image"]) for name in ("bucket", "bucket-made"))
+    assert not any("ports" in SERVICES[name] for name in ("bucket", "bucket-made"))
+    assert set(SERVICES["bucket"]["networks"]) == set(SERVICES["worker"]["networks"])
+    worker = SERVICES["worker"]["environment"]
+    assert worker["AWS_ENDPOINT_URL_S3"] == "${S3_ENDPOINT:-http://bucket:8333}"
+    assert worker["TUNER_ARTIFACTS"] == "${ARTIFACTS:-/artifacts}"
+    assert "artifacts:" + worker["TUNER_SCRATCH"] in SERVICES["worker"]["volumes"]
+    # without a file of credentials an empty one stands in its place
+    assert "${S3_CREDENTIALS:-/dev/null}:" + worker["AWS_SHARED_CREDENTIALS_FILE"] + ":ro" in SERVICES["worker"]["volumes"]
 
 
 def test_every_volume_and_network_that_is_used_is_there() -> None:

@@ -6,6 +6,7 @@ import threading
 from contextlib import nullcontext
 from pathlib import Path
 
+from tuner.commands import artifacts as where
 from tuner.commands import checking, database, ending, options, outcome, running
 from tuner.data import room
 from tuner.errors import StudyStopped, TunerError
@@ -28,7 +29,7 @@ def run(
     storage: str | None = None,
     workers: int | None = None,
     cache: Path | None = None,
-    artifacts: Path | None = None,
+    artifacts: Path | str | None = None,
 ) -> Best:
     """Create a study or go on with it, until its budget is spent; its best trial, scored on the test split.
 
@@ -39,7 +40,7 @@ def run(
         storage: a SQLAlchemy URL; None: TUNER_STORAGE, the one in TUNER_STORAGE_FILE, or a file in the current folder.
         workers: worker processes, each with a trainer of its own; None: one for each slot of the GPUs here, else one.
         cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
-        artifacts: folder of weights, checkpoints and logs; None: TUNER_ARTIFACTS, or one in the current folder.
+        artifacts: folder of weights, checkpoints and logs; or `s3://BUCKET/PREFIX`; None: TUNER_ARTIFACTS, or one in the current folder.
 
     Raises:
         RequestError: the study cannot be worked on as it is; nothing was trained.
@@ -47,10 +48,11 @@ def run(
         TunerError: the workers gave up before the study came to its end.
         KeyboardInterrupt: a signal asked for the end.
     """
-    url, places = database.url(storage), options.places(cache, options.artifacts(artifacts))
+    url, places = database.url(storage), options.places(cache, artifacts)
     options.limit_cache(os.environ.get(room.LIMIT))
     hands = options.hands(workers, None, None, None, options.slots_per_gpu())
     checking.require(spec, places.cache)
+    where.require(places.bucket)
     study = studies.join(spec, storages.open(url))
     trials.resume(study)
     assignments = list(running.assign(study, url, places, hands))

@@ -44,7 +44,7 @@ app = typer.Typer(
 )
 
 DEFAULT_STORAGE = defaults.STORAGE
-DEFAULT_ARTIFACTS = Path(defaults.ARTIFACTS)
+DEFAULT_ARTIFACTS = defaults.ARTIFACTS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ TunerError                     exit 1: the work failed
     ├── SpecError              a study file has mistakes, all of them listed in `problems`
     ├── DataError              the images or labels cannot be used as they are
     ├── StorageError           the database cannot be reached, written or understood
+    ├── ArtifactsError         the bucket of artifacts cannot be reached, written or found
     ├── StudyError             the study asked for is not there, or differs from the file
     ├── MissingPackage         an extra is not installed; names the command that installs it
     └── MissingDownload        a download that cannot be had here; names the cure
@@ -76,6 +77,15 @@ class DataError(RequestError):
 
 class StorageError(RequestError):
     """The database cannot be reached, written or understood; the URL is shown without its password."""
+
+
+class ArtifactsError(RequestError):
+    """The bucket of artifacts cannot be reached, written or found; no credentials are shown."""
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        #: whether the same may succeed later, without anyone changing the request
+        self.may_pass = may_pass
 
 
 class StudyError(RequestError):

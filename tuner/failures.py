@@ -10,6 +10,8 @@ TRAINER_TRIES = 2
 MAX_LOSSES = 3
 #: failures in a row of one kind that stop a study
 MAX_FAILURES = 3
+#: how long the weights of a completed trial wait for room on the disk
+ROOM_PATIENCE_SECONDS = 600.0
 #: how long the begin and the end of a trial wait for a storage that is away
 STORAGE_PATIENCE_SECONDS = 600.0
 
@@ -53,7 +55,8 @@ TREATMENTS: Mapping[Failure, Treatment] = {
     ),
     Failure.PREEMPTION: Treatment(
         noticed="SIGTERM, SIGINT or SIGHUP",
-        done="the trainer stops at its next step and the trial is handed back; whoever claims it goes on from its checkpoint",
+        done="the trainer stops at its next step, keeps a checkpoint of it, and the trial is handed back; "
+        "whoever claims it goes on from there",
         seen="`suspended`; the trial waits to be gone on with",
     ),
     Failure.CRASH: Treatment(
@@ -81,8 +84,9 @@ TREATMENTS: Mapping[Failure, Treatment] = {
     Failure.FULL_DISK: Treatment(
         noticed="the system has no room for a file",
         done="the cache does without what can be computed again; what waits for the storage stays in memory; "
-        "an SQLite storage is tried again as one that is away; a checkpoint or weights that cannot be written fail their trial",
-        seen="a line that says what has no room",
+        "an SQLite storage is tried again as one that is away; a trial trains on without its checkpoint, and each epoch tries again; "
+        f"weights wait for room for {ROOM_PATIENCE_SECONDS / 60:.0f} minutes, after which their trial is completed without them",
+        seen="a line that says what has no room, where, and how much it needs",
     ),
     Failure.WORKER_LOST: Treatment(
         noticed="its process is gone, or it was not seen for a minute (ten, where its process lives on the same machine)",

@@ -1,11 +1,12 @@
 """What passes through the pipe between a worker and its trainer, as JSON.
 
 worker -> trainer   Prepare, Train, Proceed, Stop, Suspend, Evaluate, Quit
-trainer -> worker   Prepared, Busy, Epoch, Probed, Finished, Failed, Evaluated
+trainer -> worker   Prepared, Busy, Epoch, Kept, Trouble, Probed, Finished, Failed, Evaluated
 
 One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epoch… → Finished. A Stop or Suspend may come at any time and is
 obeyed at the next step; the trainer then answers Finished. A trial with nothing to unfreeze sends Finished in place of Probed.
 Where a trial first has to compute what it needs of the images, or to wait for another worker that does, Busy comes from time to time.
+Kept comes after each checkpoint, Trouble where the trial bears something that a person may want to mend.
 """
 
 from enum import StrEnum
@@ -59,6 +60,8 @@ class Train(_Message):
     weights: str
     #: where a suspended trial keeps what it needs to go on; read first if it is there
     checkpoint: str
+    #: the same as another machine kept it, if it was fetched; whichever is further is gone on from
+    fetched: str | None = None
 
 
 class Proceed(_Message):
@@ -74,9 +77,11 @@ class Stop(_Message):
 
 
 class Suspend(_Message):
-    """Hand the trial back at the next step; it goes on from its last checkpoint, which is at most an epoch and two seconds old."""
+    """Hand the trial back at the next step; it goes on from there."""
 
     kind: Literal["suspend"] = "suspend"
+    #: whether a checkpoint is kept of that step; not of a trial whose files are another worker's now
+    keeps: bool = True
 
 
 class Evaluate(_Message):
@@ -116,7 +121,7 @@ class Prepared(_Message):
 
 
 class Busy(_Message):
-    """A trial computes what it trains on, or waits for another worker that does; it says so that it is not taken to hang."""
+    """A trial computes what it trains on, or waits for another worker that does, or for room; it says so that it is not taken to hang."""
 
     kind: Literal["busy"] = "busy"
     trial: int
@@ -138,6 +143,22 @@ class Epoch(_Message):
     #: at the epoch's last step
     learning_rate: float
     seconds: float
+
+
+class Kept(_Message):
+    """A checkpoint of the trial was written."""
+
+    kind: Literal["kept"] = "kept"
+    trial: int
+
+
+class Trouble(_Message):
+    """Something is wrong that the trial bears."""
+
+    kind: Literal["trouble"] = "trouble"
+    trial: int
+    #: what it is, and what becomes of the trial
+    message: str
 
 
 class Probed(_Message):
@@ -195,10 +216,13 @@ class Evaluated(_Message):
     confusion: tuple[tuple[int, ...], ...]
 
 
+# fmt: off
 Message = Annotated[
-    Prepare | Train | Proceed | Stop | Suspend | Evaluate | Quit | Prepared | Busy | Epoch | Probed | Finished | Failed | Evaluated,
+    Prepare | Train | Proceed | Stop | Suspend | Evaluate | Quit
+    | Prepared | Busy | Epoch | Kept | Trouble | Probed | Finished | Failed | Evaluated,
     Field(discriminator="kind"),
 ]
+# fmt: on
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
 
 

@@ -1,6 +1,7 @@
 """One trial from its hyperparameters to its outcome, left and taken up again at any place."""
 
 import itertools
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.training.conftest import DIGITS, study
 from tuner import errors, messages
 from tuner.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer
 from tuner.messages import Ending, Epoch, Stage
-from tuner.training import attempt, fine_tune, pipeline, steps
+from tuner.training import attempt, fine_tune, pipeline, steps, suspension
 from tuner.training import bench as benches
 
 #: everything that one epoch hands on to the next is on: dropout, momentum, averages, random changes
@@ -162,20 +163,74 @@ def test_another_seed_gives_another_curve(bench: benches.Bench, tmp_path: Path, 
 
 
 @pytest.mark.usefixtures("always_keeping")
-@pytest.mark.parametrize("looks", [0, 3], ids=["between epochs", "within an epoch"])
-def test_a_suspended_trial_goes_on_as_if_it_had_never_stopped(
-    bench: benches.Bench, tmp_path: Path, looks: int, rich: tuple[messages.Finished, Control]
+@pytest.mark.parametrize(("looks", "steps"), [(0, 0), (3, 3), (6, 6)], ids=["between epochs", "within an epoch", "after its last step"])
+def test_a_suspended_trial_goes_on_from_the_step_at_which_it_was_as_if_it_had_never_stopped(
+    bench: benches.Bench, tmp_path: Path, looks: int, steps: int, rich: tuple[messages.Finished, Control]
 ) -> None:
     longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
     suspended, before = run(longer, wanted, after(1, messages.Suspend(), stage=Stage.FINE_TUNE, looks=looks))
     assert suspended.ending is Ending.SUSPENDED
     assert suspended.weights is None
     assert kept(tmp_path) == ["checkpoint"]
+    found = suspension.read(tmp_path / "checkpoint", wanted, study=longer.identity)
+    assert found is not None
+    assert found.progress.done == (1, steps)
     finished, rest = run(longer, wanted)
     assert finished.ending is Ending.COMPLETED
     assert before.curve + rest.curve == rich[1].curve
     assert (finished.value, finished.best_step, finished.confusion) == (rich[0].value, rich[0].best_step, rich[0].confusion)
     assert kept(tmp_path) == ["weights.npz"]
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_a_trial_that_is_suspended_again_and_again_repeats_no_step(
+    bench: benches.Bench, tmp_path: Path, rich: tuple[messages.Finished, Control]
+) -> None:
+    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    curve: list[Epoch] = []
+    num_attempts = 0
+    ending = Ending.SUSPENDED
+    while ending is Ending.SUSPENDED:
+        num_attempts += 1
+        # two steps an attempt, one between two epochs
+        looks = itertools.count()
+        control = Control(interrupt=lambda told, _, looks=looks: messages.Suspend() if _steps(told, looks) > 2 else None)  # type: ignore[misc]
+        finished, control = run(longer, wanted, control)
+        ending, curve = finished.ending, curve + control.curve
+    assert num_attempts > 4
+    assert curve == rich[1].curve
+    assert finished.value == rich[0].value
+
+
+def _steps(told: list[messages.Message], looks: "itertools.count[int]") -> int:
+    """Looks of a trial since its probe was decided on."""
+    is_probing = any(isinstance(message, Epoch) and message.stage is Stage.PROBE for message in told)
+    return 0 if is_probing and not any(isinstance(message, messages.Probed) for message in told) else next(looks)
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_a_trial_that_another_worker_has_now_leaves_the_files_alone(bench: benches.Bench, tmp_path: Path) -> None:
+    lost = after(1, messages.Suspend(keeps=False), stage=Stage.FINE_TUNE, looks=3)
+    run(replace(bench, epochs=3), order(tmp_path, RICH), lost)
+    found = suspension.read(tmp_path / "checkpoint", order(tmp_path, RICH), study=bench.identity)
+    assert found is not None
+    assert found.progress.done == (1, 0)
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_of_two_checkpoints_the_one_that_is_further_is_gone_on_from(
+    bench: benches.Bench, tmp_path: Path, rich: tuple[messages.Finished, Control]
+) -> None:
+    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    run(longer, wanted, after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
+    behind = (tmp_path / "checkpoint").rename(tmp_path / "behind")
+    run(longer, wanted.model_copy(update={"fetched": str(behind)}), after(1, messages.Suspend(), stage=Stage.FINE_TUNE, looks=4))
+    for one, two in ((tmp_path / "checkpoint", behind), (behind, tmp_path / "checkpoint")):
+        here = wanted.model_copy(update={"checkpoint": str(tmp_path / "here"), "fetched": str(two)})
+        shutil.copy(one, tmp_path / "here")
+        _, control = run(longer, here)
+        assert control.curve == rich[1].curve[-len(control.curve) :]
+        assert len(control.curve) == 1
 
 
 @pytest.mark.usefixtures("always_keeping")

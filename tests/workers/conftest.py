@@ -30,6 +30,8 @@ class Bench:
     limits: Limits = field(default_factory=Limits)
     stopping: Stopping = field(default_factory=Stopping)
     events: list[Event] = field(default_factory=list)
+    #: `Places.bucket`
+    bucket: str | None = None
     #: called with each event, after it is kept
     react: Callable[[Event], None] = lambda event: None
 
@@ -40,7 +42,7 @@ class Bench:
     def work(self, name: str = "w1", *, beat_seconds: float = BEAT_SECONDS) -> None:
         """Be a worker until it ends."""
         trainer = WarmTrainer(lambda: Rehearsal(self.script), self.limits, self.stopping)
-        places = Places(cache=self.folder / "cache", artifacts=self.folder / "artifacts")
+        places = Places(cache=self.folder / "cache", artifacts=self.folder / "artifacts", bucket=self.bucket)
         identity = trials.WorkerId.here(name)
         Worker(self.study, trainer, identity=identity, places=places, stopping=self.stopping, tell=self.tell).run(beat_seconds=beat_seconds)
 

@@ -57,6 +57,7 @@ def test_a_suspended_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     trainer.send(train(tmp_path))
     until_probed(trainer)
     trainer.send(messages.Suspend())
+    assert isinstance(trainer.receive(1), messages.Kept)
     suspended = trainer.receive(1)
     assert isinstance(suspended, messages.Finished)
     assert suspended.ending is Ending.SUSPENDED

@@ -4,19 +4,21 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuner.commands import artifacts as where
 from tuner.commands import options
 from tuner.doctor import checks
 from tuner.doctor.findings import Finding, Level, Visit
 from tuner.terminal import diagnosis, plain, printing
 
 
-def look(url: str, artifacts: Path, cache: Path | None) -> list[Finding]:
+def look(url: str, artifacts: str, cache: Path | None) -> list[Finding]:
     """What there is to say of the storage, the folders and this machine."""
-    whole = artifacts.expanduser().absolute()
-    return checks.examine(Visit(url=url, is_storage_there=options.is_there(url), artifacts=whole, cache=options.cache(cache)))
+    folder, bucket = where.read(artifacts)
+    is_there = options.is_there(url)
+    return checks.examine(Visit(url=url, is_storage_there=is_there, artifacts=folder, bucket=bucket, cache=options.cache(cache)))
 
 
-def mend(url: str, artifacts: Path, cache: Path | None) -> list[Finding]:
+def mend(url: str, artifacts: str, cache: Path | None) -> list[Finding]:
     """The same, with what is safe to mend mended."""
     return checks.mended(look(url, artifacts, cache))
 

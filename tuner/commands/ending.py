@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from tuner import messages
+from tuner.commands import artifacts
 from tuner.errors import TunerError
 from tuner.results import best as bests
 from tuner.results import export
@@ -71,24 +72,28 @@ def score(study: Study, assignment: Assignment, stopping: Stopping) -> None:
     Raises:
         TrainingError: its weights could not be scored.
         StorageError: the score could not be kept.
+        TunerError: they are in a bucket that does not give them.
     """
     best = bests.best(study)
     if best.weights is None or not _is_to_score(best):
         return
-    found = evaluation.evaluate(
-        study,
-        messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=best.weights),
-        start=lambda: process.child(assignment),
-        places=assignment.places,
-        limits=assignment.limits,
-        stopping=stopping,
-    )
+    with artifacts.fetched(best.weights, assignment.places.of_study(study.name)) as path:
+        found = evaluation.evaluate(
+            study,
+            messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=str(path)),
+            start=lambda: process.child(assignment),
+            places=assignment.places,
+            limits=assignment.limits,
+            stopping=stopping,
+        )
     if found is not None:
         trials.keep_test(study, found)
 
 
 def _is_to_score(best: Best) -> bool:
-    return best.test_accuracy is None and best.weights is not None and Path(best.weights).exists()
+    if best.test_accuracy is not None or best.weights is None:
+        return False
+    return artifacts.is_url(best.weights) or Path(best.weights).exists()
 
 
 def _export(run: Run) -> Path | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tuner.commands import defaults
+from tuner.commands import artifacts
 from tuner.data import room
 from tuner.errors import RequestError
 from tuner.spec import Budget, StudySpec, read_duration
@@ -34,6 +34,8 @@ class Folders:
     cache: Path
     #: weights, checkpoints and logs
     artifacts: Path
+    #: s3://BUCKET/PREFIX, where weights and checkpoints go from there; None: nowhere
+    bucket: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +101,15 @@ def limit_cache(given: str | None) -> None:
         os.environ[room.LIMIT] = given
 
 
-def artifacts(given: Path | None) -> Path:
-    """The folder of artifacts: the one given, the environment's, or one in the current folder."""
-    return given if given is not None else Path(os.environ.get("TUNER_ARTIFACTS") or defaults.ARTIFACTS)
-
-
-def places(cache_given: Path | None, artifacts: Path) -> Folders:
+def places(cache_given: Path | None, artifacts_given: str | Path | None) -> Folders:
     """The folders of a run; they are made when something is written to them.
 
     Raises:
-        RequestError: one of them is there and is no folder.
+        RequestError: one of them is there and is no folder, or the artifacts are to go to what is no bucket.
     """
-    folders = Folders(cache=cache(cache_given), artifacts=artifacts.expanduser().absolute())
-    for name, folder in (("--cache", folders.cache), ("--artifacts", folders.artifacts)):
+    folder, bucket = artifacts.read(artifacts_given)
+    folders = Folders(cache=cache(cache_given), artifacts=folder, bucket=bucket)
+    for name, folder in (("--cache", folders.cache), ("--artifacts" if bucket is None else artifacts.SCRATCH, folders.artifacts)):
         blocked = next((path for path in (folder, *folder.parents) if path.exists()), folder)
         if not blocked.is_dir():
             raise RequestError(f"{name} is {folder}, but {blocked} is a file; name a folder.")

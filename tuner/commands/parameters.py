@@ -19,7 +19,9 @@ CacheLimit = Annotated[
     str | None,
     Option(envvar="TUNER_CACHE_LIMIT", metavar="SIZE", help="The most that the cache takes, e.g. 20GB.", show_default="half the free disk"),
 ]
-Artifacts = Annotated[Path, Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", help="Where weights, checkpoints and logs are kept.")]
+Artifacts = Annotated[
+    str, Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", help="Where weights, checkpoints and logs are kept; s3://BUCKET/PREFIX: in S3.")
+]
 Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads a worker.", show_default="a fair share of the cores")]
 HangLimit = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import study_file
-from tuner.commands import checking, ending, engines, options, outcome
+from tuner.commands import artifacts, checking, ending, engines, options, outcome
 from tuner.errors import RequestError, StorageError, TunerError
 from tuner.results import export
 from tuner.search import progress, trials
@@ -101,6 +101,7 @@ def run(
     target = exported.target(spec.name)
     dashboard.require()
     checking.require(spec, places.cache)
+    artifacts.require(places.bucket)
     with engines.ready(engine, url) as ready:
         study = studies.join(spec, storages.open(ready.storage))
         trials.resume(study)
@@ -137,6 +138,7 @@ def assign(study: Study, url: str, places: options.Folders, hands: options.Hands
             worker=f"w{number}",
             cache=places.cache,
             artifacts=places.artifacts,
+            bucket=places.bucket,
             place=place,
             threads=hands.threads or local.fair_threads(hands.num_workers),
             hang_limit_seconds=hands.hang_limit_seconds,

@@ -8,7 +8,7 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from tuner.errors import StorageError, StudyError, TunerError
+from tuner.errors import ArtifactsError, StorageError, StudyError, TunerError
 from tuner.search import storage as storages
 from tuner.search.storage import Storage
 from tuner.terminal import plain
@@ -55,7 +55,9 @@ class Patience:
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the same may succeed later, without anyone changing the request: a database said no, or there is no such study."""
+    """Whether the same may succeed later, without anyone changing the request: a database or bucket is away, or there is no such study."""
+    if isinstance(error, ArtifactsError):
+        return error.may_pass
     return isinstance(error, StudyError) or (
         isinstance(error, StorageError) and isinstance(error.__cause__, DBAPIError | StorageInternalError)
     )

@@ -5,7 +5,7 @@ import secrets
 from pathlib import Path
 
 from tuner import study_file
-from tuner.commands import checking, options, outcome, running, standby
+from tuner.commands import artifacts, checking, options, outcome, running, standby
 from tuner.commands.here import Here
 from tuner.commands.waiting import Patience
 from tuner.errors import RequestError, StorageError, StudyError
@@ -15,8 +15,10 @@ from tuner.search import trials
 from tuner.search.study import Study
 from tuner.spec import StudySpec
 from tuner.terminal import news, plain
-from tuner.workers import process
+from tuner.workers import process, shipping
 from tuner.workers.events import Event
+from tuner.workers.narrator import Narrator
+from tuner.workers.places import Places
 from tuner.workers.stopping import Stopping, on_signals
 
 #: what a study file's name ends with; a study's own name is not taken for a file's, where there is no such file
@@ -28,10 +30,12 @@ def worker(given: str, url: str, *, here: Here, places: options.Folders, hands: 
     is_file = _is_file(given)
     study = _of_file(given, url, here, places) if is_file else _of_name(given, url, here)
     if outcome.is_over(study):
+        _send_what_is_due(study, places)
         plain.line(f"{study.name} has ended: {trials.stop_reason(study)}")
         return 1 if trials.stopped(study) else 0
     if not is_file:
         checking.require(study.spec, places.cache)
+    Patience(here.wait_seconds).until(lambda: artifacts.require(places.bucket))
     (assignment,) = running.assign(study, url, places, hands)
     assignment = assignment.model_copy(update={"worker": name()})
     stopping = Stopping()
@@ -44,6 +48,13 @@ def worker(given: str, url: str, *, here: Here, places: options.Folders, hands: 
         return 1 if trials.stopped(study) else 0
     except StorageError:
         return 0  # the worker has written all that it had to write
+
+
+def _send_what_is_due(study: Study, places: options.Folders) -> None:
+    """Weights that an earlier worker of this machine could not put into the bucket."""
+    here = Places(cache=places.cache, artifacts=places.artifacts, bucket=places.bucket)
+    if shipping.is_due(here, study.name):
+        shipping.begin(here, study.name, Narrator(study.name, name(), _tell), Stopping()).close()
 
 
 def _is_file(given: str) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tuner.data import entries, room
 from tuner.data.entries import Entry
-from tuner.doctor import database, disks, findings, hardware, leftovers, packages, sqlite_file, undelivered, zombies
+from tuner.doctor import buckets, database, disks, findings, hardware, leftovers, packages, sqlite_file, undelivered, zombies
 from tuner.doctor.findings import Finding, Level, Visit
 from tuner.errors import StorageError, TunerError
 from tuner.search import storage as storages
@@ -63,14 +63,18 @@ def storage(visit: Visit) -> Iterator[Finding]:
         yield from _tried("storage disk", partial(database.disk, visit.url))
         yield from _tried("leftovers", partial(leftovers.look, opened, visit.artifacts))
         yield from _tried("undelivered", partial(undelivered.look, opened, visit.artifacts))
+        if visit.bucket is not None:
+            yield from _tried("leftovers", partial(buckets.left, opened, visit.bucket))
     finally:
         opened.close()
 
 
 def artifacts(visit: Visit) -> Iterator[Finding]:
-    """The folder of weights, checkpoints and logs."""
-    yield from disks.writable("artifacts", visit.artifacts, "--artifacts")
+    """The folder of weights, checkpoints and logs, and the bucket that others see of it."""
+    yield from disks.writable("artifacts", visit.artifacts, "--artifacts" if visit.bucket is None else "TUNER_SCRATCH")
     yield disks.space("artifacts", visit.artifacts)
+    if visit.bucket is not None:
+        yield from buckets.look(visit.bucket)
 
 
 def cache(visit: Visit) -> Iterator[Finding]:

@@ -44,6 +44,8 @@ class Visit:
     #: whether the storage may hold something; an SQLite file that is not there is not made for a look
     is_storage_there: bool
     artifacts: Path
+    #: s3://BUCKET/PREFIX of the artifacts that other machines see; None: the folder has them all
+    bucket: str | None = None
     cache: Path
 
 

@@ -14,9 +14,9 @@ from tuner.doctor.findings import Finding, Level
 from tuner.search import tables
 from tuner.search.storage import Storage
 
-_SUBJECT = "leftovers"
+SUBJECT = "leftovers"
 #: what is younger may still be written, or be about to be deleted by its own process
-_AGE_SECONDS = 3600.0
+AGE_SECONDS = 3600.0
 _TRIAL_FOLDER = re.compile(r"trial-(\d+)")
 _CHECKPOINT = "checkpoint"
 
@@ -27,13 +27,13 @@ Ends = Mapping[tuple[str, int], float]
 def look(opened: Storage, artifacts: Path) -> Iterator[Finding]:
     """Half-written files, and checkpoints of trials that have ended."""
     known = opened.read(ends)
-    left = find(artifacts, known, before=time.time() - _AGE_SECONDS)
+    left = find(artifacts, known, before=time.time() - AGE_SECONDS)
     if not left:
-        yield findings.ok(_SUBJECT, f"none among the artifacts in {artifacts}")
+        yield findings.ok(SUBJECT, f"none among the artifacts in {artifacts}")
         return
     total = room.show_size(sum(_size(path) for path in left))
     yield Finding(
-        subject=_SUBJECT,
+        subject=SUBJECT,
         level=Level.NOTE,
         found=f"{_count(left)} ({total}) of interrupted work in {artifacts}",
         cure="delete them with tuner doctor --fix",
@@ -66,12 +66,12 @@ def ends(connection: Connection) -> dict[tuple[str, int], float]:
 
 def _delete(artifacts: Path, known: Ends) -> Finding:
     """Delete what is a leftover still."""
-    left = find(artifacts, known, before=time.time() - _AGE_SECONDS)
+    left = find(artifacts, known, before=time.time() - AGE_SECONDS)
     total = sum(_size(path) for path in left)
     for path in left:
         path.unlink(missing_ok=True)
     found = f"deleted {_count(left)} ({room.show_size(total)}) of interrupted work in {artifacts}"
-    return Finding(subject=_SUBJECT, level=Level.NOTE, found=found, fixed=bool(left))
+    return Finding(subject=SUBJECT, level=Level.NOTE, found=found, fixed=bool(left))
 
 
 def _number(folder: Path) -> int:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +14,13 @@ from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending, Stage
 from tuner.training import fine_tune, losses, probe, scores, suspension
 from tuner.training.bench import Bench
+from tuner.training.control import Control
+from tuner.training.keeping import Keeping
 
 #: work shorter than this is cheaper to do again than to write down
 _WORTH_KEEPING_SECONDS = 2.0
 #: how often the worker hears of a trial that computes what it trains on
 _BUSY_SECONDS = 10.0
-
-
-class Control(Protocol):
-    """The worker's side, as a trial sees it."""
-
-    def send(self, message: messages.Message) -> None:
-        """Tell the worker something."""
-
-    def interruption(self) -> messages.Stop | messages.Suspend | None:
-        """What the worker wants at once, if anything; it stays until the trial ends."""
-
-    def decision(self) -> messages.Proceed | messages.Stop | messages.Suspend:
-        """Wait for the worker's word after the probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +34,10 @@ class _Best:
 
 
 class _Interrupted(Exception):
-    def __init__(self, ending: Ending, reason: str) -> None:
-        self.ending, self.reason = ending, reason
+    """`keeps`: whether a checkpoint of where the trial is is worth its while."""
+
+    def __init__(self, ending: Ending, reason: str, *, keeps: bool = False) -> None:
+        self.ending, self.reason, self.keeps = ending, reason, keeps
 
 
 class Attempt:
@@ -55,6 +45,7 @@ class Attempt:
 
     def __init__(self, bench: Bench, order: messages.Train, control: Control) -> None:
         self._bench, self._order, self._control = bench, order, control
+        self._keeping = Keeping(order, control, study=bench.identity)
         self._best: _Best | None = None
         self._seconds = {Stage.PROBE: 0.0, Stage.FINE_TUNE: 0.0}
         self._told_at = time.monotonic()
@@ -63,7 +54,7 @@ class Attempt:
         """Train the trial, telling the worker of every epoch; a kept checkpoint is gone on from."""
         bench, hyperparameters = self._bench, self._order.hyperparameters
         fine_tunes = hyperparameters.unfreeze > 0 and bench.epochs > 0
-        kept = suspension.read(Path(self._order.checkpoint), self._order, study=bench.identity) if fine_tunes else None
+        kept = self._keeping.read() if fine_tunes else None
         bench.shelf.watch.append(self._watch)
         try:
             if kept is None:
@@ -96,25 +87,32 @@ class Attempt:
 
     def _fine_tune(self, kept: suspension.Suspended | None) -> None:
         start = kept_at = time.perf_counter()
-        first = 0
+        done = 0
         if kept is not None:
-            first = kept.progress.epochs
+            done = kept.progress.epochs
             self._take_up(kept.progress, kept.best)
         stage = self._opened()
         if kept is not None:
-            fine_tune.assign(stage.state, kept.state)
-        for epoch in range(first, self._bench.epochs):
-            for _ in stage.train(epoch):
-                self._obey()
-            measured = stage.measure(epoch)
+            stage.take_up(kept.state, kept.progress.part)
+            start -= kept.progress.part.seconds if kept.progress.part else 0.0
+        try:
+            for epoch in range(done, self._bench.epochs):
+                for _ in stage.train(epoch):
+                    self._obey()
+                measured = stage.measure(epoch)
+                now = time.perf_counter()
+                self._record(Stage.FINE_TUNE, self._bench.study.training.probe_epochs + epoch + 1, measured, now - start, stage.weights)
+                done, start = epoch + 1, now
+                if now - kept_at > _WORTH_KEEPING_SECONDS:
+                    self._keep(stage, done, part=None)
+                    kept_at = now
+                if done < self._bench.epochs:
+                    self._obey()
+        except _Interrupted as interrupted:
             now = time.perf_counter()
-            self._record(Stage.FINE_TUNE, self._bench.study.training.probe_epochs + epoch + 1, measured, now - start, stage.weights)
-            if now - kept_at > _WORTH_KEEPING_SECONDS:
-                self._keep(stage, epoch + 1)
-                kept_at = now
-            start = now
-            if epoch + 1 < self._bench.epochs:
-                self._obey()
+            if interrupted.keeps and now - kept_at > _WORTH_KEEPING_SECONDS:
+                self._keep(stage, done, part=stage.part(now - start))
+            raise
 
     def _opened(self) -> fine_tune.FineTuning:
         """The fine-tuning from the best weights so far, before its first step."""
@@ -161,15 +159,18 @@ class Attempt:
             self._interrupt(wanted)
 
     def _interrupt(self, wanted: messages.Stop | messages.Suspend) -> None:
-        raise _Interrupted(Ending.SUSPENDED if isinstance(wanted, messages.Suspend) else Ending.STOPPED, "")
+        if isinstance(wanted, messages.Suspend):
+            raise _Interrupted(Ending.SUSPENDED, "", keeps=wanted.keeps)
+        raise _Interrupted(Ending.STOPPED, "")
 
-    def _keep(self, stage: fine_tune.FineTuning, epochs: int) -> None:
+    def _keep(self, stage: fine_tune.FineTuning, epochs: int, *, part: suspension.Part | None) -> None:
         assert self._best is not None
         progress = suspension.Progress(
             study=self._bench.identity,
             hyperparameters=self._order.hyperparameters,
             seed=self._order.seed,
             epochs=epochs,
+            part=part,
             best_step=self._best.step,
             value=self._best.scores.accuracy,
             loss=self._best.scores.loss,
@@ -177,8 +178,7 @@ class Attempt:
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
-        kept = suspension.Suspended(progress=progress, state=suspension.values(stage.state), best=self._best.weights)
-        suspension.write(Path(self._order.checkpoint), kept)
+        self._keeping.keep(suspension.Suspended(progress=progress, state=suspension.values(stage.state), best=self._best.weights))
 
     def _take_up(self, progress: suspension.Progress, best: tuple[NDArray[np.float32], ...]) -> None:
         found = scores.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion)
@@ -187,11 +187,10 @@ class Attempt:
 
     def _finished(self, ending: Ending, reason: str) -> messages.Finished:
         best, weights = self._best, None
-        if ending is not Ending.SUSPENDED:
-            Path(self._order.checkpoint).unlink(missing_ok=True)
         if ending is Ending.COMPLETED and best is not None:
-            weights = f"{self._order.weights}.npz"
-            suspension.write_weights(Path(weights), best.weights, study=self._bench.identity)
+            weights = self._keeping.keep_weights(best.weights)
+        if ending is not Ending.SUSPENDED:
+            self._keeping.clear()
         return messages.Finished(
             trial=self._order.trial,
             ending=ending,

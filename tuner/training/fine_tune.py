@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tuner import errors
 from tuner.data import resized
 from tuner.hyperparameters import Augmentation, Hyperparameters
-from tuner.training import augmentation, backbones, cuts, features, head, inputs, losses, rates, scores, steps, updates
+from tuner.training import augmentation, backbones, cuts, features, head, inputs, losses, rates, scores, steps, suspension, updates
 from tuner.training.bench import Bench
 from tuner.training.probe import Measured
 
@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class FineTuning:
-    """The fine-tuning of one trial, an epoch at a time, so that it can be left and taken up again between two."""
+    """The fine-tuning of one trial, an epoch at a time, so that it can be left and taken up again after any step."""
 
     def __init__(self, bench: Bench, weights: Weights, hyperparameters: Hyperparameters, *, seed: int) -> None:
         """`weights`: kernel and bias of each layer of the head; the backbone must be as pretrained."""
@@ -46,11 +46,23 @@ class FineTuning:
         self._update = bench.traced.update(updates.Form.of(hyperparameters, num_open=self._cut.num_open), self._cut)
         self._update.begin(weights)
         self._validation = _Validation(bench, hyperparameters, self._cut)
-        self._sums = np.zeros(2)
+        #: steps that are done of the epoch at hand, and what they measured
+        self._steps, self._sums = 0, np.zeros(2, np.float32)
+
+    def take_up(self, state: Weights, part: suspension.Part | None) -> None:
+        """Be as one that was left with this state, in the middle of an epoch where there is a part of one."""
+        assign(self.state, state)
+        if part is not None:
+            self._steps, self._sums = part.steps, np.array(part.sums, np.float32)
+
+    def part(self, seconds: float) -> suspension.Part | None:
+        """How far the epoch at hand has come in these seconds; None between two epochs."""
+        loss, accuracy = (float(total) for total in self._sums)
+        return suspension.Part(steps=self._steps, sums=(loss, accuracy), seconds=seconds) if self._steps else None
 
     @property
     def state(self) -> list[tf.Variable]:
-        """Every variable that one epoch hands on to the next."""
+        """Every variable that one step hands on to the next."""
         return self._update.state
 
     @property
@@ -68,21 +80,23 @@ class FineTuning:
         return [variable.numpy() for variable in self._update.measured]
 
     def train(self, epoch: int) -> Iterator[None]:
-        """Train one epoch, counted from 0; yields after each step, so that a caller can leave."""
+        """Train what is left of an epoch, counted from 0; yields after each step, so that a caller can leave."""
         labels = self._bench.data.train.labels
         order = np.random.default_rng([self._seed, 1, epoch]).permutation(len(labels))[: self._num_steps * self._batch]
         chosen = np.split(order, self._num_steps)
-        self._sums = np.zeros(2)
-        for step, batch in enumerate(self.inputs.batches(epoch, chosen)):
+        first = self._steps
+        for step, batch in enumerate(self.inputs.batches(epoch, chosen[first:]), start=first):
             number = epoch * self._num_steps + step
             gradients, measured = self._gradients(batch, labels[chosen[step]], number)
             self._update.apply(gradients, rate=self._rates[number], number=number + 1, given=self._update_values)
             self._sums += measured
+            self._steps += 1
             yield
 
     def measure(self, epoch: int) -> Measured:
         """What an epoch that was just trained came to."""
         loss, accuracy = (float(total) for total in self._sums / self._num_steps)
+        self._steps, self._sums = 0, np.zeros(2, np.float32)
         trained = [variable.numpy() for variable in self.variables] if self.hyperparameters.ema else []
         if trained:
             assign(self.variables, self.weights())
@@ -94,7 +108,7 @@ class FineTuning:
         rate = float(self._rates[(epoch + 1) * self._num_steps - 1])
         return Measured(loss=loss, accuracy=accuracy, learning_rate=rate, validation=validation)
 
-    def _gradients(self, batch: inputs.Batch, labels: NDArray[np.int64], number: int) -> tuple[list[tf.Tensor], NDArray[np.float64]]:
+    def _gradients(self, batch: inputs.Batch, labels: NDArray[np.int64], number: int) -> tuple[list[tf.Tensor], NDArray[np.float32]]:
         """Of a whole batch, in as many parts as the memory asks for: nothing is changed before it has them all."""
         targets = tf.one_hot(labels, self._bench.num_classes)
         while True:
@@ -105,14 +119,14 @@ class FineTuning:
 
     def _summed(
         self, batch: inputs.Batch, targets: tf.Tensor, labels: NDArray[np.int64], number: int
-    ) -> tuple[list[tf.Tensor], NDArray[np.float64]]:
+    ) -> tuple[list[tf.Tensor], NDArray[np.float32]]:
         tensors = [tf.constant(each) for each in batch]
         seed = self._seed % 2**31
         if len(batch) == 1:
             images, targets = self._augment(tensors[0], targets, self._strengths, tf.constant([seed, number], tf.int32))
             tensors = [images]
         gradients: list[tf.Tensor] = []
-        measured = np.zeros(2)
+        measured = np.zeros(2, np.float32)
         for start in range(0, len(labels), self._part):
             rows = slice(start, start + self._part)
             lower = self._below(tensors[0][rows]) if len(batch) == 1 else tuple(each[rows] for each in tensors)
@@ -120,7 +134,7 @@ class FineTuning:
             weights = [variable.value() for variable in self.head]
             found, share = self._slope(lower, (targets[rows], tf.constant(labels[rows])), weights, self._values, place)
             gradients = [one + other for one, other in zip(gradients, found, strict=True)] if gradients else list(found)
-            measured += share
+            measured += share.numpy()
         return gradients, measured
 
     def _make_room(self, error: Exception) -> None:

@@ -15,6 +15,17 @@ from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
 
 
+class Part(BaseModel):
+    """How far an epoch has come that is not done."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    steps: int
+    #: of loss and accuracy over these steps
+    sums: tuple[float, float]
+    seconds: float
+
+
 class Progress(BaseModel):
     """How far a trial has come."""
 
@@ -27,6 +38,8 @@ class Progress(BaseModel):
     seed: int
     #: fine-tuning epochs that are done
     epochs: int
+    #: of the epoch after them; None: it is not begun
+    part: Part | None = None
     #: step and scores of the best epoch
     best_step: int
     value: float
@@ -34,6 +47,11 @@ class Progress(BaseModel):
     confusion: tuple[tuple[int, ...], ...]
     probe_seconds: float
     fine_tune_seconds: float
+
+    @property
+    def done(self) -> tuple[int, int]:
+        """Epochs and steps that are done; of two, the greater is further."""
+        return self.epochs, 0 if self.part is None else self.part.steps
 
 
 @dataclass(frozen=True, kw_only=True)

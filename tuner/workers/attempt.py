@@ -13,6 +13,7 @@ from tuner.search.trials import Claim
 from tuner.workers.events import Happening
 from tuner.workers.narrator import Narrator
 from tuner.workers.outbox import Outbox
+from tuner.workers.shipping import CHECKPOINT, Shipping
 from tuner.workers.stopping import Stopping
 from tuner.workers.warm import WarmTrainer
 
@@ -29,7 +30,9 @@ _SUSPEND_SECONDS = 60.0
 class Attempt:
     """Plays one claimed trial on a warm trainer to its end."""
 
-    def __init__(self, study: Study, outbox: Outbox, trainer: WarmTrainer, stopping: Stopping, narrator: Narrator) -> None:
+    def __init__(
+        self, study: Study, outbox: Outbox, trainer: WarmTrainer, stopping: Stopping, narrator: Narrator, shipping: Shipping
+    ) -> None:
         self._study = replace(study, storage=study.storage.within(_RETRY_SECONDS))
         self._study_in_haste = replace(study, storage=study.storage.within(0.0))
         self._outbox = outbox
@@ -37,6 +40,7 @@ class Attempt:
         self._trainer = trainer
         self._stopping = stopping
         self._narrator = narrator
+        self._shipping = shipping
         self._reported_at = time.monotonic()
         self._best = 0.0
         self._suspended_at: float | None = None
@@ -44,14 +48,16 @@ class Attempt:
         #: whether the trial was given to another worker, so that nothing of this attempt counts
         self.is_lost = False
 
-    def play(self, folder: Path) -> messages.Finished | messages.Failed | None:
+    def play(self, folder: Path, fetched: Path | None) -> messages.Finished | messages.Failed | None:
         """Train the trial with its files in `folder`; None if it had to be abandoned or was lost.
+
+        `fetched`: its checkpoint as another machine kept it.
 
         Raises:
             TrainerDied: the trainer did not survive it.
             TrainerHung: the trainer says nothing any more.
         """
-        self._trainer.send(_train(self._claim, folder))
+        self._trainer.send(_train(self._claim, folder, fetched))
         while not self._stopping.is_urgent:
             message = self._trainer.look()
             match message:
@@ -63,6 +69,10 @@ class Attempt:
                     if isinstance(message, messages.Failed) or message.ending is messages.Ending.SUSPENDED:
                         self.deliver()  # an end that counts is stored with its curve
                     return None if self.is_lost else self._with_reason(message)
+                case messages.Kept():
+                    self._shipping.kept(self._claim.number)
+                case messages.Trouble():
+                    self._narrator.trouble(message.message, self._claim.number)
                 case messages.Busy() | None:
                     self._deliver_what_is_due()
             if self._stopping.is_asked and self._must_be_abandoned():
@@ -131,10 +141,11 @@ class Attempt:
             return False
 
     def _lose(self) -> None:
-        """Train no more what another worker trains; a trainer that suspends it leaves the files alone, which are the other's now."""
+        """Train no more what another worker trains; the files are the other's now."""
         self.is_lost = True
+        self._shipping.lost(self._claim.number)
         self._why_stopped = self._why_stopped or "another worker has it"
-        self._trainer.send(messages.Suspend())
+        self._trainer.send(messages.Suspend(keeps=False))
 
     def _stop(self, why: str) -> None:
         if not self._why_stopped:
@@ -155,11 +166,12 @@ class Attempt:
         return time.monotonic() - self._suspended_at > _SUSPEND_SECONDS
 
 
-def _train(claim: Claim, folder: Path) -> messages.Train:
+def _train(claim: Claim, folder: Path, fetched: Path | None) -> messages.Train:
     return messages.Train(
         trial=claim.number,
         hyperparameters=claim.hyperparameters,
         seed=claim.seed,
         weights=str(folder / "weights"),
-        checkpoint=str(folder / "checkpoint"),
+        checkpoint=str(folder / CHECKPOINT),
+        fetched=None if fetched is None else str(fetched),
     )

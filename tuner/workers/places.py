@@ -12,6 +12,8 @@ class Places:
     cache: Path
     #: weights and checkpoints, a folder a study and in it a folder a trial
     artifacts: Path
+    #: s3://BUCKET/PREFIX, where weights and checkpoints go that other machines are to find; None: the folder is where they look
+    bucket: str | None = None
 
     def of_study(self, study: str) -> Path:
         """The folder of a study's artifacts."""

@@ -39,6 +39,8 @@ class Assignment(BaseModel):
     worker: str
     cache: Path
     artifacts: Path
+    #: `Places.bucket`
+    bucket: str | None = None
     #: its part of a GPU; None: it is on the cores
     place: Place | None = None
     threads: int
@@ -48,7 +50,7 @@ class Assignment(BaseModel):
     @property
     def places(self) -> Places:
         """Where the worker keeps its files."""
-        return Places(cache=self.cache, artifacts=self.artifacts)
+        return Places(cache=self.cache, artifacts=self.artifacts, bucket=self.bucket)
 
     @property
     def limits(self) -> Limits:

@@ -118,7 +118,7 @@ class Rehearsal:
     def _train(self, train: messages.Train) -> Iterator[messages.Message | None]:
         mishap = self._script.next_mishap(train.trial)
         self._script.begun.append(train.trial)
-        done = _resume(Path(train.checkpoint))
+        done = max(_resume(Path(path)) for path in (train.checkpoint, train.fetched) if path is not None)
         fine_tune = self._script.fine_tune_epochs if train.hyperparameters.unfreeze > 0 else 0
         self._inbox.clear()
         for step in range(done + 1, self._probe_epochs + fine_tune + 1):
@@ -131,6 +131,7 @@ class Rehearsal:
                 _note(Path(self._script.diary), train.trial, step)
             if self._script.keeps_epochs and stage is Stage.FINE_TUNE:
                 _keep(train, step)
+                yield messages.Kept(trial=train.trial)
             yield _epoch(train, stage, step)
             if step == self._probe_epochs and fine_tune:
                 yield messages.Probed(trial=train.trial, value=accuracy(train.hyperparameters, step))
@@ -138,6 +139,8 @@ class Rehearsal:
                     yield None
             ending = self._ending(train, step)
             if ending is not None:
+                if Path(train.checkpoint).exists():
+                    yield messages.Kept(trial=train.trial)
                 yield ending
                 return
         yield _finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
@@ -152,8 +155,9 @@ class Rehearsal:
             match self._inbox.popleft():
                 case messages.Stop():
                     return _finished(train, Ending.STOPPED, step)
-                case messages.Suspend():
-                    _keep(train, step)
+                case messages.Suspend(keeps=keeps):
+                    if keeps:
+                        _keep(train, step)
                     return _finished(train, Ending.SUSPENDED, step)
                 case _:
                     pass

@@ -11,6 +11,7 @@ from tuner.messages import Ending
 from tuner.search import admission, progress, reaping, trials
 from tuner.search.study import Study
 from tuner.search.trials import Claim, WorkerId
+from tuner.workers import shipping
 from tuner.workers.attempt import Attempt
 from tuner.workers.events import Happening, Tell
 from tuner.workers.heartbeat import BEAT_SECONDS, Heartbeat
@@ -40,6 +41,7 @@ class Worker:
         self._narrator = Narrator(study.name, identity.name, tell)
         self._prepare = messages.Prepare(spec=study.spec.model_dump_json(), cache=str(places.cache))
         self._prepared: messages.Prepared | None = None
+        self._shipping = shipping.begin(places, study.name, self._narrator, stopping)
         self._leftovers = Leftovers(study, places.of_spool(study.name), self._narrator)
         self._reaped_at = time.monotonic()
 
@@ -52,6 +54,7 @@ class Worker:
             if self._stopping.is_asked:
                 self._trainer.drop()  # what it is doing now, no one waits for
             self._trainer.close()
+            self._shipping.close()
         self._narrator.say(Happening.ENDED, message=self._why_ended())
 
     def _why_ended(self) -> str:
@@ -106,10 +109,12 @@ class Worker:
         self._narrator.say(Happening.STARTED if claim.attempt == 1 else Happening.RESUMED, claim.number)
         outbox = self._outbox(claim)
         try:
-            outcome = self._play(outbox, self._places.of_trial(self._study.name, claim.number))
+            fetched = self._shipping.fetch(claim.number) if claim.attempt > 1 else None
+            outcome = self._play(outbox, fetched)
             self._settle(outbox, outcome, time.monotonic() - began)
         except LeaseLost as error:
             outbox.clear()
+            self._shipping.lost(claim.number)
             self._narrator.say(Happening.LOST, claim.number, seconds=time.monotonic() - began, message=str(error))
         finally:
             outbox.close()
@@ -128,21 +133,24 @@ class Worker:
                 self._narrator.say(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason)
             case messages.Failed():
                 self._deliver(outbox, lambda: trials.fail(self._study, claim, outcome), outcome)
+                self._shipping.ended(claim.number)
                 message = f"{outcome.error}: {outcome.message}"
                 self._narrator.say(Happening.FAILED, claim.number, seconds=seconds, message=message)
                 if outcome.is_request:
                     raise request_error(outcome)
             case _:
+                self._shipping.handed_back(claim.number)
                 self._deliver(outbox, lambda: trials.release(self._study, claim))
                 self._narrator.say(Happening.SUSPENDED, claim.number, message="" if outcome else "from its last checkpoint")
 
-    def _play(self, outbox: Outbox, folder: Path) -> Outcome | None:
+    def _play(self, outbox: Outbox, fetched: Path | None) -> Outcome | None:
         """The outcome of a trial; a trainer that dies or hangs is given a second chance."""
         number, num_tries = outbox.claim.number, 0
+        folder = self._places.of_trial(self._study.name, number)
         while self._is_ready():
-            attempt = Attempt(self._study, outbox, self._trainer, self._stopping, self._narrator)
+            attempt = Attempt(self._study, outbox, self._trainer, self._stopping, self._narrator, self._shipping)
             try:
-                return attempt.play(folder)
+                return attempt.play(folder, fetched)
             except (TrainerDied, TrainerHung) as error:
                 num_tries += 1
                 self._trainer.drop()
@@ -157,13 +165,17 @@ class Worker:
     def _finish(self, outbox: Outbox, finished: messages.Finished) -> None:
         """Keep a result with its curve, and its weights if they are wanted."""
         assert self._prepared is not None
-        device = self._prepared.device
+        device, path = self._prepared.device, finished.weights
+        finished = self._shipping.named(finished)
         if outbox.is_held_up:
             outbox.hold_up(finished)
         kept = self._keep_if_best(finished)
+        if path is not None and kept.weights is not None:
+            self._shipping.send_weights(finished.trial, path)
         self._deliver(outbox, lambda: trials.finish(self._study, outbox.claim, kept, outbox.curve, device=device), finished)
-        if finished.weights is not None and kept.weights is None:  # only now it is sure that the trial was still ours
-            Path(finished.weights).unlink(missing_ok=True)
+        if path is not None and kept.weights is None:  # only now it is sure that the trial was still ours
+            Path(path).unlink(missing_ok=True)
+        self._shipping.ended(finished.trial)
 
     def _deliver(self, outbox: Outbox, end: Callable[[], None], outcome: Outcome | None = None) -> None:
         """End a trial, after what is not reported of it; while the storage is away, all of that waits on disk."""

@@ -1,0 +1,124 @@
+"""Workers that share no folder, as processes: what one keeps in a bucket, another goes on from. Their trainers are rehearsed."""
+
+import itertools
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests import buckets
+from tests.acceptance.conftest import Command, Place
+from tuner.search import storage as storages
+from tuner.search import study as studies
+
+SLOW = {"epoch_seconds": 0.2, "fine_tune_epochs": 12, "keeps_epochs": True}
+#: of buckets
+NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[buckets.Service]:
+    with buckets.service() as made:
+        yield made
+
+
+@pytest.fixture
+def service(running: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> buckets.Service:
+    """The service, in the environment of whatever is started."""
+    for name, value in buckets.only(running.environment).items():
+        monkeypatch.setenv(name, value)
+    return running
+
+
+class Machines:
+    """Workers of one study, each with a folder of its own, and the bucket that they share."""
+
+    def __init__(self, place: Place, service: buckets.Service, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._place, self._service, self._bucket, self._monkeypatch = place, service, bucket, monkeypatch
+        self.url = service.make(bucket)
+
+    def worker(self, machine: str, **script: Any) -> Command:
+        return self.tuner(machine, "worker", "study.yaml", "--artifacts", self.url, **script)
+
+    def tuner(self, machine: str, *arguments: str, **script: Any) -> Command:
+        self._monkeypatch.setenv("TUNER_SCRATCH", str(self._place.folder / machine))
+        return self._place.tuner(*arguments, script=script or {"epoch_seconds": 0.02})
+
+    def files(self, machine: str) -> list[str]:
+        """What is in the folders of trials on a machine."""
+        return sorted(f"{path.parent.name}/{path.name}" for path in (self._place.folder / machine).glob("study/trial-*/*"))
+
+    def kept(self) -> list[str]:
+        """What is in the bucket."""
+        return [key.removeprefix("models/team/study/") for key in self._service.keys(self._bucket)]
+
+    def checkpoint(self) -> int:
+        """The epoch that is in the bucket; 0: none."""
+        if "trial-00000/checkpoint" not in self.kept():
+            return 0
+        found = self._service.client.get_object(Bucket=self._bucket, Key="models/team/study/trial-00000/checkpoint")
+        return int(json.loads(found["Body"].read())["step"])
+
+    def attribute(self, trial: int, name: str) -> Any:
+        storage = storages.open(f"sqlite:///{self._place.folder / 'tuner.db'}")
+        found = studies.load("study", storage).optuna.get_trials(deepcopy=False)[trial].user_attrs[name]
+        storage.close()
+        return found
+
+
+@pytest.fixture
+def machines(place: Place, service: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> Machines:
+    place.write(budget={"trials": 1})
+    return Machines(place, service, f"bucket-{next(NUMBERS)}", monkeypatch)
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    """Look again and again."""
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_another_machine_goes_on_from_the_checkpoint_in_the_bucket(place: Place, machines: Machines) -> None:
+    first = machines.worker("one", **SLOW)
+    until(lambda: machines.checkpoint() >= 5)
+    first.signal(signal.SIGKILL)
+    first.end()
+    assert machines.files("one") == ["trial-00000/checkpoint"]
+
+    # one that begins the trial anew fails at its second epoch
+    second = machines.worker("two", **SLOW, always="fail")
+    assert second.end()[0] == 0, second.lines
+    assert any("trial 0 resumed" in line for line in second.lines)
+    assert place.states() == ["COMPLETE"]
+    assert machines.attribute(0, "attempts") == 2
+    assert machines.attribute(0, "weights") == f"{machines.url}/study/trial-00000/weights.weights"
+    assert machines.kept() == ["trial-00000/weights.weights"]
+    assert machines.files("two") == []
+
+
+def test_a_bucket_that_is_away_stops_no_training_and_the_next_worker_of_the_machine_puts_there_what_is_missing(
+    place: Place, machines: Machines, service: buckets.Service
+) -> None:
+    place.write(budget={"trials": 2})
+    first = machines.worker("one", **SLOW)
+    first.until("trial 0 promoted")
+    service.stop()
+    try:
+        first.until("training goes on", "does not answer")
+        assert first.end()[0] == 0, first.lines
+    finally:
+        service.start()
+    assert place.states() == ["COMPLETE"] * 2
+    away = [line for line in first.lines if "does not answer" in line]
+    assert len(away) == 1, away
+    assert "weights.weights.due is not in s3://" in " ".join(first.lines)
+    assert "trial-00000/weights.weights" not in machines.kept()
+
+    assert machines.worker("one").end()[0] == 0
+    assert machines.files("one") == []
+    assert "trial-00000/weights.weights" in machines.kept()

@@ -1,0 +1,89 @@
+"""`tuner doctor` on artifacts in a bucket: how it serves, what interrupted work left in it, and what is deleted of that."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import buckets
+from tests.search import by_hand
+from tuner import cli
+from tuner.doctor import buckets as looks
+from tuner.search import storage as storages
+from tuner.search import study as studies
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[buckets.Service]:
+    with buckets.service() as made:
+        yield made
+
+
+@pytest.fixture
+def service(running: buckets.Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> buckets.Service:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    here = {"TUNER_CACHE": str(tmp_path / "cache"), "TUNER_SCRATCH": str(tmp_path / "scratch")}
+    for name, value in (buckets.only(running.environment) | here).items():
+        monkeypatch.setenv(name, value)
+    return running
+
+
+def told(capsys: pytest.CaptureFixture[str], folder: Path, bucket: str, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """The exit code, and what is found by subject."""
+    url = f"sqlite:///{folder / 'tuner.db'}"
+    code = cli.main(["doctor", "--storage", url, "--artifacts", f"s3://{bucket}/models/team", "--json", *options])
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in json.loads(capsys.readouterr().out):
+        found.setdefault(each["subject"], []).append(each)
+    return code, found
+
+
+def test_a_bucket_is_looked_at_and_what_interrupted_work_left_in_it_is_deleted(
+    service: buckets.Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.make("held")
+    study = studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}"))
+    first = by_hand.must_claim(study)
+    by_hand.must_claim(study)  # trial 1 goes on
+    names = ("trial-00000/checkpoint", "trial-00000/weights.npz", "trial-00001/checkpoint")
+    for name in names:
+        service.client.put_object(Bucket="held", Key=f"models/team/by-hand/{name}", Body=bytes(1024))
+    service.client.put_object(Bucket="held", Key="models/team/other/trial-00000/checkpoint", Body=b"x")
+    service.client.put_object(Bucket="held", Key="elsewhere/by-hand/trial-00000/checkpoint", Body=b"x")
+    service.client.create_multipart_upload(Bucket="held", Key="models/team/by-hand/trial-00001/weights.npz")
+    by_hand.finish(study, first, 0.5)
+    study.storage.close()
+
+    code, found = told(capsys, tmp_path, "held")
+    (bucket,) = found["bucket"]
+    assert (code, bucket["level"]) == (0, "ok")
+    assert bucket["found"].startswith("s3://held/models/team at 127.0.0.1:")
+    assert "it holds 4 files (3 KB)" in bucket["found"]
+    # moto dates every upload to 2010; the checkpoint is a few seconds old, and may still be at work
+    assert [each["found"] for each in found["leftovers"]][1:] == ["1 file (0 bytes) of interrupted work in s3://held/models/team"]
+
+    monkeypatch.setattr(looks, "AGE_SECONDS", -5.0)
+    _, found = told(capsys, tmp_path, "held", "--fix")
+    mended = found["leftovers"][-1]
+    assert (mended["fixed"], mended["found"]) == (True, "deleted 2 files (1 KB) of interrupted work in s3://held/models/team")
+    left = [f"models/team/by-hand/{name}" for name in names[1:]] + ["models/team/other/trial-00000/checkpoint"]
+    assert service.keys("held") == ["elsewhere/by-hand/trial-00000/checkpoint", *left]
+    assert "Uploads" not in service.client.list_multipart_uploads(Bucket="held")
+    _, found = told(capsys, tmp_path, "held", "--fix")
+    assert [each["found"] for each in found["leftovers"]][1:] == ["none in s3://held/models/team"]
+
+
+def test_a_bucket_that_is_not_there_is_a_problem_told_once(
+    service: buckets.Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")).storage.close()
+    code, found = told(capsys, tmp_path, "nowhere")
+    assert code == 1
+    problems = [each for each in (*found["bucket"], *found["leftovers"]) if each["level"] == "problem"]
+    assert [each["found"].partition(" at 127")[0] for each in problems] == [
+        "the artifacts s3://nowhere/models/team cannot be used: there is no bucket nowhere"
+    ]
