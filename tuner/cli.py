@@ -189,6 +189,49 @@ def status(study: AnyStudy = None, storage: Storage = DEFAULT_STORAGE, as_json: 
 
 
 @app.command()
+def watch(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> int:
+    """Watch a study live, from any terminal that reaches the storage."""
+    from tuner.commands import watching
+
+    return watching.watch(study, storage, as_json=as_json)
+
+
+@app.command()
+def stop(
+    study: StudyName,
+    now: Annotated[bool, Option("--now", help="Hand running trials back instead of training them to their end.")] = False,
+    trial: Annotated[int | None, Option(min=0, metavar="N", help="Stop only this trial.", show_default=False)] = None,
+    worker: Annotated[str | None, Option(metavar="NAME", help="End only this worker, after its trial.", show_default=False)] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
+    """Stop a study wherever it runs, or one of its trials or workers."""
+    from tuner.commands import controlling
+
+    return controlling.stop(study, storage, now=now, trial=trial, worker=worker)
+
+
+@app.command()
+def resume(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> int:
+    """Let a study go on that was stopped."""
+    from tuner.commands import controlling
+
+    return controlling.resume(study, storage)
+
+
+@app.command()
+def enqueue(
+    study: StudyName,
+    file: Annotated[Path | None, Argument(metavar="[FILE]", help="Hyperparameters in YAML, or an export.", show_default=False)] = None,
+    values: Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="One of them.", show_default=False)] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
+    """Have the next free worker of a study try hyperparameters of your own."""
+    from tuner.commands import controlling
+
+    return controlling.enqueue(study, storage, file, values or [])
+
+
+@app.command()
 def best(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, as_yaml: AsYaml = False) -> int:
     """Print the best trial of a study."""
     from tuner.commands import options, showing
