@@ -32,21 +32,23 @@ def test_a_trial_is_stopped_a_config_is_tried_next_and_a_worker_ends_after_its_t
     assert found.origin == "enqueued"
     assert found.hyperparameters is not None
     assert found.hyperparameters.dropout == 0.125
-    assert len(place.states()) == number + 1
+    assert set(place.states()) == {"PRUNED", "COMPLETE"}
+    assert len(place.states()) < 50
 
 
 def test_a_study_is_stopped_and_resumed_from_beside_it(place: Place) -> None:
-    run = place.tuner("run", "study.yaml", script={"epoch_seconds": 0.3})
+    run = place.tuner("run", "study.yaml", "--trials", "20", script={"epoch_seconds": 0.3})
     run.until("study trial 0 started")
     assert place.tuner("stop", "study").end()[0] == 0
     assert run.end()[0] == 0
-    assert place.states() == ["COMPLETE"]
+    assert set(place.states()) == {"COMPLETE"}
+    assert len(place.states()) < 20
     worker = place.tuner("worker", "study")
     assert worker.end()[0] == 0
     assert any("it was stopped by" in line for line in worker.lines)
     assert place.tuner("resume", "study").end()[0] == 0
     assert place.tuner("worker", "study").end()[0] == 0
-    assert place.states() == ["COMPLETE"] * 4
+    assert place.states() == ["COMPLETE"] * 20
 
 
 def test_a_finished_study_is_watched_on_a_terminal_until_q(finished: Place, terminals: list[Terminal]) -> None:

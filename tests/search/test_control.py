@@ -213,7 +213,7 @@ def test_scores_of_classes_come_from_the_confusion() -> None:
 
 def test_an_old_database_gets_the_table_of_workers_without_harm(study: Study) -> None:
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
-    study.storage.write(lambda connection: roster.WORKERS.drop(connection))
+    study.storage.write(roster.WORKERS.drop)
     from tuner.search import storage as storages
 
     opened = storages.open(study.storage.url)

@@ -174,6 +174,7 @@ class Attempt:
             value=self._best.scores.accuracy,
             loss=self._best.scores.loss,
             confusion=self._best.scores.confusion,
+            mistakes=self._best.scores.mistakes,
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
@@ -181,7 +182,7 @@ class Attempt:
         suspension.write(Path(self._order.checkpoint), kept)
 
     def _take_up(self, progress: suspension.Progress, best: tuple[NDArray[np.float32], ...]) -> None:
-        found = scores.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion)
+        found = scores.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion, mistakes=progress.mistakes)
         self._best = _Best(step=progress.best_step, scores=found, weights=best)
         self._seconds = {Stage.PROBE: progress.probe_seconds, Stage.FINE_TUNE: progress.fine_tune_seconds}
 
@@ -199,6 +200,7 @@ class Attempt:
             value=best.scores.accuracy if best else None,
             best_step=best.step if best else None,
             confusion=best.scores.confusion if best else (),
+            mistakes=best.scores.mistakes if best else (),
             weights=weights,
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
