@@ -32,6 +32,10 @@ class Ending(StrEnum):
     SUSPENDED = "suspended"
 
 
+#: pictures in a row of the sheet of mistakes
+SHEET_COLUMNS = 6
+
+
 class PictureKind(StrEnum):
     """What the pictures of a trial show."""
 

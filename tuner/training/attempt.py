@@ -1,5 +1,6 @@
 """One trial from its hyperparameters to its outcome: probe, then fine-tune."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending, Stage
-from tuner.training import fine_tune, losses, probe, scores, suspension
+from tuner.training import fine_tune, losses, pictures, probe, scores, suspension
 from tuner.training.bench import Bench
 
 #: work shorter than this is cheaper to do again than to write down
 _WORTH_KEEPING_SECONDS = 2.0
 #: how often the worker hears of a trial that computes what it trains on
 _BUSY_SECONDS = 10.0
+_LOG = logging.getLogger(__name__)
 
 
 class Control(Protocol):
@@ -193,6 +195,7 @@ class Attempt:
         if ending is Ending.COMPLETED and best is not None:
             weights = f"{self._order.weights}.npz"
             suspension.write_weights(Path(weights), best.weights, study=self._bench.identity)
+        drawn = self._draw(best.scores) if weights and best else {}
         return messages.Finished(
             trial=self._order.trial,
             ending=ending,
@@ -201,10 +204,21 @@ class Attempt:
             best_step=best.step if best else None,
             confusion=best.scores.confusion if best else (),
             mistakes=best.scores.mistakes if best else (),
+            pictures=drawn,
             weights=weights,
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
+
+    def _draw(self, found: scores.Scores) -> dict[messages.PictureKind, str]:
+        """Pictures of what the best epoch got wrong; a trial is none the worse without them where the disk has no room."""
+        data = self._bench.data
+        try:
+            folder = Path(self._order.weights).parent
+            return pictures.draw(data.validation.images, data.classes, found.mistakes, found.confusion, folder=folder)
+        except OSError as error:
+            _LOG.warning("no pictures of trial %d: %s", self._order.trial, error)
+            return {}
 
 
 def evaluate(bench: Bench, order: messages.Evaluate) -> messages.Evaluated:

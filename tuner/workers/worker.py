@@ -14,6 +14,7 @@ from tuner.search.study import Study
 from tuner.search.trials import Claim, WorkerId
 from tuner.workers.attempt import Attempt
 from tuner.workers.events import Event, Happening, Tell
+from tuner.workers.gallery import Gallery
 from tuner.workers.heartbeat import BEAT_SECONDS, Heartbeat
 from tuner.workers.leftovers import Leftovers
 from tuner.workers.narrator import Narrator
@@ -45,6 +46,7 @@ class Worker:
         self._prepare = messages.Prepare(spec=study.spec.model_dump_json(), cache=str(places.cache))
         self._prepared: messages.Prepared | None = None
         self._leftovers = Leftovers(study, places.of_spool(study.name), self._narrator)
+        self._gallery = Gallery(study, places.artifacts, self._narrator)
         self._reaped_at = time.monotonic()
         self._attempt: Attempt | None = None
         #: who asked this worker alone to end, in words
@@ -201,9 +203,15 @@ class Worker:
         assert self._prepared is not None
         device = self._prepared.device
         if outbox.is_held_up:
-            outbox.hold_up(finished)
-        kept = self._keep_if_best(finished)
-        self._deliver(outbox, lambda: trials.finish(self._study, outbox.claim, kept, outbox.curve, device=device), finished)
+            outbox.hold_up(finished.model_copy(update={"pictures": {}}))
+        kept = self._gallery.hang(self._keep_if_best(finished))
+        try:
+            told = finished.model_copy(update={"pictures": kept.pictures})
+            self._deliver(outbox, lambda: trials.finish(self._study, outbox.claim, kept, outbox.curve, device=device), told)
+        except LeaseLost:
+            self._gallery.take_down(kept)
+            raise
+        self._gallery.tidy(kept)
         if finished.weights is not None and kept.weights is None:  # only now it is sure that the trial was still ours
             Path(finished.weights).unlink(missing_ok=True)
 
