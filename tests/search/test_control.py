@@ -6,7 +6,7 @@ import pytest
 
 from tests.search import by_hand
 from tuner.errors import Dismissed, SpecError, StudyError, TrialStopped
-from tuner.search import control, details, enqueuing, progress, roster, trials
+from tuner.search import control, details, enqueuing, progress, roster, tables, trials
 from tuner.search import study as studies
 from tuner.search.roster import Pulse, Wish
 from tuner.search.study import Study
@@ -113,7 +113,7 @@ def test_the_roster_shows_workers_and_forgets_those_that_ended_long_ago(study: S
     study.storage.write(lambda connection: roster.leave(connection, study.id, worker, "the budget is spent"))
     (seen,) = roster.of_storage(study.storage)
     assert (seen.is_present, seen.ending, seen.trial) == (False, "the budget is spent", None)
-    aged = roster.WORKERS.update().values(seen_at=roster.WORKERS.c.seen_at - 2 * roster.KEPT_SECONDS)
+    aged = tables.WORKERS.update().values(seen_at=tables.WORKERS.c.seen_at - 2 * roster.KEPT_SECONDS)
     study.storage.write(lambda connection: connection.execute(aged))
     fresh = appear(study, "w2")
     assert [seen.key for seen in roster.of_study(study)] == [fresh.key]
@@ -213,7 +213,7 @@ def test_scores_of_classes_come_from_the_confusion() -> None:
 
 def test_an_old_database_gets_the_table_of_workers_without_harm(study: Study) -> None:
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
-    study.storage.write(roster.WORKERS.drop)
+    study.storage.write(tables.WORKERS.drop)
     from tuner.search import storage as storages
 
     opened = storages.open(study.storage.url)
