@@ -40,6 +40,9 @@ class Beside:
     def memory_bytes(self) -> int:
         return self._rehearsal.memory_bytes()
 
+    def last_words(self) -> str:
+        return self._rehearsal.last_words()
+
     def kill(self) -> None:
         self._rehearsal.kill()
 

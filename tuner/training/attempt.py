@@ -1,5 +1,6 @@
 """One trial from its hyperparameters to its outcome: probe, then fine-tune."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending, Stage
-from tuner.training import fine_tune, losses, probe, scores, suspension
+from tuner.training import fine_tune, losses, pictures, probe, scores, suspension
 from tuner.training.bench import Bench
 from tuner.training.control import Control
 from tuner.training.keeping import Keeping
@@ -21,6 +22,7 @@ from tuner.training.keeping import Keeping
 _WORTH_KEEPING_SECONDS = 2.0
 #: how often the worker hears of a trial that computes what it trains on
 _BUSY_SECONDS = 10.0
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,13 +177,14 @@ class Attempt:
             value=self._best.scores.accuracy,
             loss=self._best.scores.loss,
             confusion=self._best.scores.confusion,
+            mistakes=self._best.scores.mistakes,
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
         self._keeping.keep(suspension.Suspended(progress=progress, state=suspension.values(stage.state), best=self._best.weights))
 
     def _take_up(self, progress: suspension.Progress, best: tuple[NDArray[np.float32], ...]) -> None:
-        found = scores.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion)
+        found = scores.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion, mistakes=progress.mistakes)
         self._best = _Best(step=progress.best_step, scores=found, weights=best)
         self._seconds = {Stage.PROBE: progress.probe_seconds, Stage.FINE_TUNE: progress.fine_tune_seconds}
 
@@ -191,6 +194,7 @@ class Attempt:
             weights = self._keeping.keep_weights(best.weights)
         if ending is not Ending.SUSPENDED:
             self._keeping.clear()
+        drawn = self._draw(best.scores) if weights and best else {}
         return messages.Finished(
             trial=self._order.trial,
             ending=ending,
@@ -198,10 +202,22 @@ class Attempt:
             value=best.scores.accuracy if best else None,
             best_step=best.step if best else None,
             confusion=best.scores.confusion if best else (),
+            mistakes=best.scores.mistakes if best else (),
+            pictures=drawn,
             weights=weights,
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
+
+    def _draw(self, found: scores.Scores) -> dict[messages.PictureKind, str]:
+        """Pictures of what the best epoch got wrong; a trial is none the worse without them where the disk has no room."""
+        data = self._bench.data
+        try:
+            folder = Path(self._order.weights).parent
+            return pictures.draw(data.validation.images, data.classes, found.mistakes, found.confusion, folder=folder)
+        except OSError as error:
+            _LOG.warning("no pictures of trial %d: %s", self._order.trial, error)
+            return {}
 
 
 def evaluate(bench: Bench, order: messages.Evaluate) -> messages.Evaluated:

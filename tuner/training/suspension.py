@@ -45,6 +45,7 @@ class Progress(BaseModel):
     value: float
     loss: float
     confusion: tuple[tuple[int, ...], ...]
+    mistakes: tuple[messages.Mistake, ...] = ()
     probe_seconds: float
     fine_tune_seconds: float
 

@@ -1,11 +1,12 @@
 """One attempt of a trial: what the trainer reports goes to the storage, what the storage decides goes to the trainer."""
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from tuner import messages
-from tuner.errors import LeaseLost, StorageError
+from tuner.errors import LeaseLost, StorageError, TrialStopped
 from tuner.messages import Stage
 from tuner.search import trials
 from tuner.search.study import Study
@@ -45,6 +46,7 @@ class Attempt:
         self._best = 0.0
         self._suspended_at: float | None = None
         self._why_stopped = ""
+        self._doubted = threading.Event()
         #: whether the trial was given to another worker, so that nothing of this attempt counts
         self.is_lost = False
 
@@ -75,9 +77,20 @@ class Attempt:
                     self._narrator.trouble(message.message, self._claim.number)
                 case messages.Busy() | None:
                     self._deliver_what_is_due()
+            if self._doubted.is_set():
+                self._make_sure()
             if self._stopping.is_asked and self._must_be_abandoned():
                 break
         return None
+
+    def doubt(self) -> None:
+        """Have the worker look whether the trial is still its own, as soon as it comes to it; called by the heartbeat's thread."""
+        self._doubted.set()
+
+    def _make_sure(self) -> None:
+        self._doubted.clear()
+        if not self.is_lost:
+            self._report()
 
     def _take_epoch(self, epoch: messages.Epoch) -> None:
         self._outbox.add(epoch)
@@ -103,13 +116,15 @@ class Attempt:
 
     def deliver(self) -> None:
         """Report what is not reported yet; while the storage is away, it waits in the outbox."""
-        if not self._outbox.unsent or self.is_lost:
-            return
+        if self._outbox.unsent and not self.is_lost:
+            self._report()
+
+    def _report(self) -> None:
         try:
             trials.report(self._study_in_haste if self._outbox.is_held_up else self._study, self._claim, self._outbox.unsent)
             self._outbox.clear()
-        except LeaseLost:
-            self._lose()
+        except LeaseLost as error:
+            self._lose(error)
         except StorageError as error:
             self._hold_up("reports are kept", error)
         self._reported_at = time.monotonic()
@@ -124,8 +139,8 @@ class Attempt:
                 is_promoted = trials.promoted(self._study, self._claim, probed, self._outbox.unsent)
                 self._outbox.clear()
                 return is_promoted
-            except LeaseLost:
-                self._lose()
+            except LeaseLost as error:
+                self._lose(error)
                 return False
             except StorageError as error:
                 self._hold_up("the probe waits", error)
@@ -140,12 +155,15 @@ class Attempt:
         except (LeaseLost, StorageError):
             return False
 
-    def _lose(self) -> None:
-        """Train no more what another worker trains; the files are the other's now."""
+    def _lose(self, error: LeaseLost) -> None:
+        """Train no more what is not this worker's any more: the files of a trial that another one has are the other's now."""
         self.is_lost = True
-        self._shipping.lost(self._claim.number)
-        self._why_stopped = self._why_stopped or "another worker has it"
-        self._trainer.send(messages.Suspend(keeps=False))
+        self._why_stopped = self._why_stopped or str(error)
+        if isinstance(error, TrialStopped):
+            self._trainer.send(messages.Stop())
+        else:
+            self._shipping.lost(self._claim.number)
+            self._trainer.send(messages.Suspend(keeps=False))
 
     def _stop(self, why: str) -> None:
         if not self._why_stopped:

@@ -1,0 +1,53 @@
+"""Pictures of trials in the artifact store: kept for the best few, as optuna reads them."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.search import by_hand
+from tuner.messages import PictureKind
+from tuner.search import details, pictures, trials
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search.study import Study
+from tuner.workers.gallery import Gallery
+from tuner.workers.narrator import Narrator
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}"))
+
+
+def end(study: Study, gallery: Gallery, folder: Path, value: float) -> None:
+    claimed = by_hand.must_claim(study)
+    drawn = folder / "mistakes.jpg"
+    drawn.write_bytes(f"picture of {claimed.number}".encode())
+    finished = by_hand.finished(claimed, value).model_copy(update={"pictures": {PictureKind.MISTAKES: str(drawn)}})
+    kept = gallery.hang(finished)
+    assert not drawn.exists()
+    trials.finish(study, claimed, kept, [], device="cpu")
+    gallery.tidy(kept)
+
+
+def test_pictures_are_kept_for_the_best_few_trials_and_optuna_finds_them(study: Study, tmp_path: Path) -> None:
+    gallery = Gallery(study, tmp_path / "artifacts", Narrator(study.name, "w", lambda event: None))
+    for number in range(pictures.KEPT_TRIALS + 2):
+        end(study, gallery, tmp_path, 0.1 * (number + 1))
+    where = pictures.store(tmp_path / "artifacts")
+    assert len(list((tmp_path / "artifacts" / ".pictures").iterdir())) == pictures.KEPT_TRIALS
+    assert details.of_trial(study, 0).pictures == {}
+    (kept,) = details.of_trial(study, 2).pictures.values()
+    assert pictures.read(where, kept) == b"picture of 2"
+    (meta,) = optuna.artifacts.get_all_artifact_meta(study.optuna.get_trials()[2], storage=study.storage.rdb)
+    assert (meta.artifact_id, meta.mimetype) == (kept, "image/jpeg")
+
+
+def test_pictures_of_a_trial_without_weights_are_thrown_away(study: Study, tmp_path: Path) -> None:
+    gallery = Gallery(study, tmp_path / "artifacts", Narrator(study.name, "w", lambda event: None))
+    (tmp_path / "confusion.png").write_bytes(b"")
+    given = {"weights": None, "pictures": {PictureKind.CONFUSION: str(tmp_path / "confusion.png")}}
+    kept = gallery.hang(by_hand.finished(by_hand.must_claim(study), 0.5).model_copy(update=given))
+    assert kept.pictures == {}
+    assert not (tmp_path / "confusion.png").exists()
