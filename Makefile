@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-dep
 LOCK := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark check format test browser lock clean
+.PHONY: help install demo benchmark check format test soak browser lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ format: $(INSTALLED)  ## mend what lint and formatting can mend by themselves
 
 test: check browser  ## check, then the whole suite
 	$(BIN)/pytest
+
+soak: $(INSTALLED)  ## tests/faults in their long form
+	SOAK=1 $(BIN)/pytest tests/faults
 
 browser: $(INSTALLED)
 	@{ [ -n "$$CHROMIUM" ] || command -v chromium; } >/dev/null && $(BIN)/playwright --version >/dev/null 2>&1 || { \
