@@ -1,5 +1,6 @@
 """A network that is slow, cut or swallows everything: no trial fails, no epoch is lost, training goes on and a line says what is wrong."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,15 @@ from sqlalchemy.engine import make_url
 from tests.acceptance.conftest import Command, Place
 from tests.faults.conftest import EXTENT, assert_whole, diary, num_repeated, pass_seconds, script
 from tests.faults.proxy import Proxy, Weather
+from tests.search import by_hand
+from tuner.errors import StorageError
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search import trials
 
 EPOCH_SECONDS = 0.2
+#: a connection that says nothing is given up after two seconds here, after thirty by default
+IMPATIENT = {"tcp_user_timeout": "2000", "connect_timeout": "2"}
 EPOCHS = int(EXTENT.cut_seconds / EPOCH_SECONDS) + 10
 
 
@@ -25,13 +33,17 @@ def proxy(postgresql: Any) -> Iterator[Proxy]:
         yield made
 
 
-def begun(place: Place, postgresql: Any, proxy: Proxy) -> Command:
-    """A worker that reaches its database over the proxy, in the middle of the fine-tuning of trial 0."""
+def over(proxy: Proxy, postgresql: Any, options: dict[str, str]) -> str:
+    """The URL of the server behind the proxy."""
+    url = make_url(str(postgresql.get_uri())).set(host="127.0.0.1", port=proxy.port, query=options)
+    return url.render_as_string(hide_password=False)
+
+
+def begun(place: Place, url: str) -> Command:
+    """A worker in the middle of the fine-tuning of trial 0."""
     place.write(budget={"trials": 1})
-    url = make_url(str(postgresql.get_uri()))
-    over = url.set(host="127.0.0.1", port=proxy.port, query={})
     played = script(place, epoch_seconds=EPOCH_SECONDS, fine_tune_epochs=EPOCHS)
-    worker = place.tuner("worker", "study.yaml", "--storage", over.render_as_string(hide_password=False), script=played)
+    worker = place.tuner("worker", "study.yaml", "--storage", url, script=played)
     worker.until("trial 0 promoted")
     return worker
 
@@ -47,7 +59,8 @@ def ended(worker: Command, place: Place, postgresql: Any) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("weather", [Weather.CUT, Weather.BLACK_HOLE, Weather.SLOW])
 def test_training_goes_on_over_a_bad_network(weather: Weather, place: Place, postgresql: Any, proxy: Proxy) -> None:
-    worker = begun(place, postgresql, proxy)
+    # a slow connection is to be borne, one that says nothing is to be given up
+    worker = begun(place, over(proxy, postgresql, {} if weather is Weather.SLOW else IMPATIENT))
     before = len(diary(place))
     proxy.weather = weather
     if weather is Weather.CUT:
@@ -58,4 +71,36 @@ def test_training_goes_on_over_a_bad_network(weather: Weather, place: Place, pos
     proxy.weather = Weather.FAIR
     ended(worker, place, postgresql)
     assert trained > EXTENT.cut_seconds / EPOCH_SECONDS / 2
-    assert weather is not Weather.CUT or any("reports are kept in" in line for line in worker.lines), worker.lines
+    told = "the storage is slow" if weather is Weather.SLOW else "reports are kept in"
+    assert any(told in line for line in worker.lines), worker.lines
+
+
+def test_a_server_that_takes_all_and_says_nothing_is_given_up_in_bounded_time(proxy: Proxy, postgresql: Any) -> None:
+    storage = storages.open(over(proxy, postgresql, IMPATIENT))
+    study = studies.join(by_hand.spec(), storage)
+    claimed = by_hand.must_claim(study)
+    proxy.weather = Weather.BLACK_HOLE
+    began = time.monotonic()
+    with pytest.raises(StorageError, match="does not answer"):
+        trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))
+    assert time.monotonic() - began < 20
+    proxy.weather = Weather.FAIR
+    proxy.cut()
+    trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))
+    storage.close()
+
+
+def test_a_worker_that_falls_silent_in_a_transaction_does_not_lock_out_the_others(proxy: Proxy, postgresql: Any) -> None:
+    storage = storages.open(over(proxy, postgresql, IMPATIENT))
+    study = studies.join(by_hand.spec(), storage)
+    other = studies.load(study.name, storages.open(str(postgresql.get_uri())))
+    connection = storage.engine.connect()
+    connection.exec_driver_sql("SELECT * FROM studies FOR UPDATE")
+    proxy.weather = Weather.BLACK_HOLE
+    began = time.monotonic()
+    assert by_hand.must_claim(other).number == 0
+    assert 0.5 < time.monotonic() - began < 20
+    connection.invalidate()
+    connection.close()
+    other.storage.close()
+    storage.close()

@@ -125,6 +125,10 @@ def open(url: str) -> Storage:  # noqa: A001
     rdb = _connect(address)
     if address.get_backend_name() == "sqlite":
         _tune_sqlite(rdb.engine)
+    if address.get_backend_name() == "postgresql" and rdb.engine.dialect.driver == "psycopg":
+        from tuner.search import silence
+
+        silence.limit(rdb.engine)
     storage = Storage(url=url, rdb=rdb, cached=optuna.storages.get_storage(rdb))
     try:
         storage.write(_try_to_write)

@@ -24,6 +24,8 @@ REPORT_SECONDS = 1.0
 _AWAY_SECONDS = 5.0
 #: how long a transient error is met with another try before what was to be delivered waits
 _RETRY_SECONDS = 1.0
+#: a report that takes longer is told of
+_SLOW_SECONDS = 2.0
 #: how long a trainer that was told to hand a trial back may take; it answers at its next step
 _SUSPEND_SECONDS = 60.0
 
@@ -120,9 +122,13 @@ class Attempt:
             self._report()
 
     def _report(self) -> None:
+        began = time.monotonic()
         try:
             trials.report(self._study_in_haste if self._outbox.is_held_up else self._study, self._claim, self._outbox.unsent)
             self._outbox.clear()
+            if time.monotonic() - began > _SLOW_SECONDS:
+                slow = f"the storage is slow: a report took more than {_SLOW_SECONDS:.0f} s; training goes on meanwhile"
+                self._narrator.trouble(slow, self._claim.number)
         except LeaseLost as error:
             self._lose(error)
         except StorageError as error:
