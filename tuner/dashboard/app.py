@@ -18,7 +18,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from tuner import errors
-from tuner.dashboard import door, forwarded, guards, health, permitted, signin
+from tuner.dashboard import door, forwarded, guards, health, metrics, permitted, programs, signin
 from tuner.dashboard.door import Lock
 from tuner.search import storage as storages
 
@@ -43,7 +43,12 @@ def build(storage: storages.Storage, lock: Lock) -> Starlette:
         Middleware(permitted.Permitted, allow_migration=settings.allow_migration),
         Middleware(guards.Outage, is_there=lambda: is_there(storage), needs_no_database=_NEED_NO_DATABASE),
     ]
-    own = [*signin.routes(lock), *health.routes(lambda: is_there(storage))]
+    own = [
+        *signin.routes(lock),
+        *health.routes(lambda: is_there(storage)),
+        *metrics.routes(storage, settings.artifacts),
+        *programs.routes(storage),
+    ]
     pages = cast(ASGIApp, a2wsgi.WSGIMiddleware(_pages(storage)))
     return Starlette(routes=[*own, Mount("/", app=pages)], middleware=guarded)
 
