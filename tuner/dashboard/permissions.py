@@ -57,8 +57,8 @@ def needed(method: str, path: str, *, allow_migration: bool = False) -> Role | N
 
 
 def study_id(path: str) -> int | None:
-    """The study that a path of optuna-dashboard names."""
-    found = re.match(r"/api/(?:studies|artifacts)/([0-9]{1,18})(?:/|$)", path)
+    """The study that a path of optuna-dashboard, or of an action of ours, names."""
+    found = re.match(r"/(?:api/studies|api/artifacts|tuner/actions/studies)/([0-9]{1,18})(?:/|$)", path)
     return int(found[1]) if found else None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import uvicorn
 
 from tuner import errors
-from tuner.dashboard import app, published, settings
+from tuner.dashboard import app, notifications, published, settings
 from tuner.dashboard.door import Lock
 from tuner.dashboard.settings import Settings, StartToken
 from tuner.search import storage as storages
@@ -37,7 +37,7 @@ def serve(storage: storages.Storage, wanted: Settings, port: int, *, ready: Call
     Raises:
         RequestError: no one may be served so, or the port is taken.
     """
-    with _listen(wanted, port) as listener:
+    with notifications.watching(storage), _listen(wanted, port) as listener:
         served = _served(listener, wanted)
         server = _Server(_configured(storage, wanted, served), started_up=lambda: ready(served))
         with contextlib.suppress(KeyboardInterrupt):
@@ -54,7 +54,7 @@ def beside(storage: storages.Storage, wanted: Settings, port: int | None) -> Ite
         RequestError: no one may be served so, or the port is taken.
     """
     servers: queue.SimpleQueue[uvicorn.Server] = queue.SimpleQueue()
-    with _listen(wanted, port) if port is not None else _listen_anywhere(wanted) as listener:
+    with notifications.watching(storage), _listen(wanted, port) if port is not None else _listen_anywhere(wanted) as listener:
         served = _served(listener, wanted)
 
         def serve_pages() -> None:
