@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from tests.dashboard.conftest import HERE, add_study, new_storage, owner
+from tests.dashboard.doors import HERE, add_study, new_storage, owner
 from tuner import errors
 from tuner.dashboard import published, server, settings
 from tuner.dashboard.settings import Settings

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from starlette.testclient import TestClient
 
-from tests.dashboard.conftest import PASSWORD, lock, sign_in
+from tests.dashboard.doors import PASSWORD, lock, sign_in
 from tuner.dashboard import app, server
 from tuner.dashboard.settings import Settings
 from tuner.search import audit, storage

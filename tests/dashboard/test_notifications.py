@@ -13,7 +13,7 @@ import pytest
 from tests.search import by_hand
 from tuner import errors
 from tuner.dashboard import notifications
-from tuner.search import overview, storage, trials
+from tuner.search import figures, storage, trials
 from tuner.search import study as studies
 
 
@@ -58,14 +58,14 @@ def test_people_are_told_of_a_best_value_a_failure_and_the_end(hook: Hook, tmp_p
     first = by_hand.must_claim(study)
     monkeypatch.setenv(notifications.TARGETS, f"json://127.0.0.1:{hook.server_port}/hook")
     looked = threading.Event()
-    real = overview.figures
+    real = figures.of_all
 
     def look(storage: storage.Storage) -> object:
         found = real(storage)
         looked.set()
         return found
 
-    monkeypatch.setattr(overview, "figures", look)
+    monkeypatch.setattr(figures, "of_all", look)
     with notifications.watching(opened, look_seconds=0.05):
         assert looked.wait(20)
         by_hand.finish(study, first, 0.75)
@@ -79,7 +79,7 @@ def test_people_are_told_of_a_best_value_a_failure_and_the_end(hook: Hook, tmp_p
     assert hook.refused == 1
 
 
-FIGURES = overview.Figures(
+FIGURES = figures.Figures(
     id=1,
     name="flowers",
     trials={"running": 2, "complete": 1, "pruned": 0, "fail": 0, "waiting": 0},

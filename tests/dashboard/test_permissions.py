@@ -9,7 +9,7 @@ import optuna_dashboard
 import pytest
 from starlette.testclient import TestClient
 
-from tests.dashboard.conftest import HERE, new_storage, owner
+from tests.dashboard.doors import HERE, new_storage, owner
 from tuner.dashboard import permissions
 from tuner.dashboard.identity import Role
 from tuner.dashboard.permissions import READING_METHODS

@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
 from starlette.testclient import TestClient
 
-from tests.dashboard.conftest import HERE, lock, owner
+from tests.dashboard.doors import HERE, lock, owner
 from tests.search import by_hand
 from tuner.dashboard import accounts, app, programs
 from tuner.dashboard.identity import Role
-from tuner.search import overview, storage, trials
+from tuner.search import figures, storage, trials
 from tuner.search import study as studies
 from tuner.search.trials import WorkerId
 
@@ -171,7 +171,7 @@ def test_figures_of_many_trials_are_as_few_statements_as_those_of_one(tmp_path: 
     counts = []
     for _ in range(2):
         with by_hand.statements(opened) as seen:
-            overview.figures(opened)
+            figures.of_all(opened)
         counts.append(len(seen))
         for _ in range(20):
             by_hand.must_claim(study)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from tests.dashboard.conftest import HERE, PASSWORD, lock, new_storage, sign_in
+from tests.dashboard.doors import HERE, PASSWORD, lock, new_storage, sign_in
 from tuner.dashboard import accounts, app, door
 from tuner.dashboard.attempts import BY_ADDRESS, BY_NAME, Attempts
 from tuner.dashboard.door import Lock

@@ -14,8 +14,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from tuner.errors import StorageError
-from tuner.search import overview
-from tuner.search.overview import Figures
+from tuner.search import figures
+from tuner.search.figures import Figures
 from tuner.search.storage import Storage
 
 
@@ -44,7 +44,7 @@ class _Figures(Collector):
 
     def collect(self) -> Iterator[Metric]:
         began = time.perf_counter()
-        found = overview.figures(self._storage)
+        found = figures.of_all(self._storage)
         seconds = time.perf_counter() - began
         yield GaugeMetricFamily("tuner_storage_seconds", "Time that reading all these figures from the database took.", value=seconds)
         yield from _of_studies(found)

@@ -13,10 +13,10 @@ from typing import Any
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_exponential
 
 from tuner.errors import MissingPackage, RequestError, StorageError, StudyError
-from tuner.search import overview, progress
+from tuner.search import figures, progress
 from tuner.search import study as studies
+from tuner.search.figures import Figures
 from tuner.search.leases import PATIENCE_SECONDS
-from tuner.search.overview import Figures
 from tuner.search.storage import Storage
 
 #: addresses as apprise writes them, with commas or blanks between them
@@ -126,7 +126,7 @@ class _Watch:
         before: dict[int, Figures] | None = None
         while True:
             try:
-                now = {figures.id: figures for figures in overview.figures(self._storage)}
+                now = {study.id: study for study in figures.of_all(self._storage)}
                 if before is not None:
                     for message in self._happened(before, now):
                         self._send(message)
@@ -137,10 +137,10 @@ class _Watch:
                 return
 
     def _happened(self, before: Mapping[int, Figures], now: Mapping[int, Figures]) -> Iterator[Message]:
-        for key, figures in now.items():
+        for key, study in now.items():
             first = before.get(key)
-            if first is not None and first.name == figures.name:
-                yield from compare(first, figures, stop_reason=self._stop_reason(first, figures))
+            if first is not None and first.name == study.name:
+                yield from compare(first, study, stop_reason=self._stop_reason(first, study))
 
     def _stop_reason(self, before: Figures, now: Figures) -> str | None:
         if not before.trials["running"] or now.trials["running"]:
@@ -165,5 +165,5 @@ class _Watch:
         self.ended.wait(seconds)
 
 
-def _is_stalled(figures: Figures) -> bool:
-    return figures.trials["running"] > 0 and figures.silent_seconds is not None and figures.silent_seconds > PATIENCE_SECONDS
+def _is_stalled(study: Figures) -> bool:
+    return study.trials["running"] > 0 and study.silent_seconds is not None and study.silent_seconds > PATIENCE_SECONDS

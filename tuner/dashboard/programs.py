@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute, Route
 from tuner.errors import StudyError
 from tuner.results import best as bests
 from tuner.results import export
-from tuner.search import audit, overview
+from tuner.search import audit, figures
 from tuner.search import study as studies
 from tuner.search.storage import Storage
 
@@ -203,15 +203,15 @@ def _endpoint(storage: Storage, call: _Call) -> Callable[[Request], Any]:
 
 def _all(storage: Storage, request: Request) -> dict[str, Any]:
     wanted = request.query_params.get("name")
-    return {"studies": _dicts([figures for figures in overview.figures(storage) if wanted in (None, figures.name)])}
+    return {"studies": _dicts([study for study in figures.of_all(storage) if wanted in (None, study.name)])}
 
 
 def _one(storage: Storage, request: Request) -> dict[str, Any]:
     return dataclasses.asdict(_find(storage, request))
 
 
-def _find(storage: Storage, request: Request) -> overview.Figures:
-    found = next((figures for figures in overview.figures(storage) if figures.id == request.path_params["study"]), None)
+def _find(storage: Storage, request: Request) -> figures.Figures:
+    found = next((study for study in figures.of_all(storage) if study.id == request.path_params["study"]), None)
     if found is None:
         raise _Wrong(404, "There is no such study.")
     return found
@@ -225,12 +225,12 @@ def _best(storage: Storage, request: Request) -> dict[str, Any]:
 def _trials(storage: Storage, request: Request) -> dict[str, Any]:
     limit = _number(request, "limit", least=1, most=_MOST, default=100)
     after = _number(request, "cursor", least=0, most=2**31 - 1, default=0) - 1
-    found = overview.lines(storage, _find(storage, request).id, after=after, limit=limit)
+    found = figures.lines(storage, _find(storage, request).id, after=after, limit=limit)
     return {"trials": _dicts(found), "next_cursor": found[-1].number + 1 if len(found) == limit else None}
 
 
 def _workers(storage: Storage, request: Request) -> dict[str, Any]:
-    return {"workers": _dicts(overview.hands(storage))}
+    return {"workers": _dicts(figures.hands(storage))}
 
 
 def _audit(storage: Storage, request: Request) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Hand:
     silent_seconds: float
 
 
-def figures(storage: Storage) -> Sequence[Figures]:
+def of_all(storage: Storage) -> Sequence[Figures]:
     """Of each study of tuner, the oldest first."""
     return storage.read(_figures)
 
