@@ -53,8 +53,15 @@ def limit(budget: Budget, num_combinations: int | None) -> int | None:
 
 def busy_seconds(intervals: Sequence[tuple[float, float]]) -> float:
     """Length of the union of intervals: time in which several work counts once."""
-    total, end = 0.0, float("-inf")
+    return sum(stop - start for start, stop in merged(intervals))
+
+
+def merged(intervals: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same times as intervals that do not overlap, in order."""
+    found: list[tuple[float, float]] = []
     for start, stop in sorted(intervals):
-        total += max(0.0, stop - max(start, end))
-        end = max(end, stop)
-    return total
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], stop))
+        elif stop > start:
+            found.append((start, stop))
+    return found

@@ -1,7 +1,7 @@
 """What a study has spent and found into what is to be expected of it: its pace, its end, and whether going on pays.
 
-Optuna's terminator asks a Gaussian process (`RegretBoundEvaluator`, `EMMREvaluator`). That needs PyTorch and parameters that all trials share;
-trial 0 of a study of ours, the rule, has none, and others are conditional. So what is said here rests on counts alone.
+Optuna's terminator asks a Gaussian process (`RegretBoundEvaluator`, `EMMREvaluator`). That needs PyTorch and parameters that all trials
+share; trial 0 of a study of ours, the rule, has none, and others are conditional. So what is said here rests on counts alone.
 """
 
 from dataclasses import dataclass

@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 from sqlalchemy import Connection, func, select
 
-from tuner.search import tables
+from tuner.errors import SpecError
+from tuner.search import enumeration, tables
 from tuner.search.study import SPEC, STOPPED
 from tuner.search.tables import DIRECTIONS, STUDIES, STUDY_USER, TRIALS
 from tuner.spec import StudySpec
@@ -30,6 +31,8 @@ class Listed:
     directions: tuple[StudyDirection, ...]
     #: None: plain Optuna made it, or another version of tuner
     spec: StudySpec | None = field(repr=False)
+    #: what its sampler goes through one after another; None: it does not
+    num_combinations: int | None
     #: why it stopped before its budget was spent
     stopped: str | None
     counts: Mapping[TrialState, int]
@@ -87,12 +90,14 @@ def _listed(connection: Connection, found: Sequence[tuple[int, str]]) -> list[Li
     for study_id, name in found:
         known = tables.get(connection, STUDY_USER, study_id, SPEC, STOPPED)
         states = counts.get(study_id, {})
+        spec, num_combinations = _spec(known.get(SPEC))
         listed.append(
             Listed(
                 id=study_id,
                 name=name,
                 directions=directions.get(study_id, ()),
-                spec=_spec(known.get(SPEC)),
+                spec=spec,
+                num_combinations=num_combinations,
                 stopped=_text(known.get(STOPPED)),
                 counts={state: number for state, (number, _, _) in states.items()},
                 last_end=max((end for _, end, _ in states.values() if end is not None), default=None),
@@ -119,16 +124,19 @@ def _counts(connection: Connection, ids: Sequence[int]) -> dict[int, dict[TrialS
     return found
 
 
-def _spec(stored: Any) -> StudySpec | None:
-    return _parsed(stored) if isinstance(stored, str) else None
+def _spec(stored: Any) -> tuple[StudySpec | None, int | None]:
+    """The spec of a study and the count of its combinations; None each where there is none that this version reads."""
+    return _parsed(stored) if isinstance(stored, str) else (None, None)
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(text: str) -> StudySpec | None:
+def _parsed(text: str) -> tuple[StudySpec | None, int | None]:
     try:
-        return StudySpec.model_validate_json(text)
-    except ValidationError:
-        return None
+        spec = StudySpec.model_validate_json(text)
+        combinations = enumeration.combinations(spec)
+    except (ValidationError, SpecError):
+        return None, None
+    return spec, None if combinations is None else len(combinations)
 
 
 def _text(stored: Any) -> str | None:

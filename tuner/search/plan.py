@@ -5,8 +5,8 @@ from tuner.spec import StudySpec, Training
 from tuner.strategies import Pruner, Sampler
 
 
-def facts(spec: StudySpec, epochs: int, num_hyperparameters: int) -> list[tuple[str, str]]:
-    """The plan as pairs of a name and what is said of it; `epochs` are those that a promoted trial is fine-tuned for."""
+def facts(spec: StudySpec, epochs: int | None, num_hyperparameters: int) -> list[tuple[str, str]]:
+    """The plan as pairs of a name and what is said of it; `epochs` are those of a fine-tuning, None if not known yet."""
     model = spec.model
     searched = wording.count(num_hyperparameters, "hyperparameter")
     return [
@@ -30,11 +30,12 @@ def budget(spec: StudySpec) -> str:
     return ", ".join(parts).removeprefix("or ")
 
 
-def _road(training: Training, epochs: int) -> str:
+def _road(training: Training, epochs: int | None) -> str:
     """What becomes of a trial."""
     heads = f" with {training.probe_heads} heads at once" if training.probe_heads > 1 else ""
     part = "all" if training.promote == 1 else f"the best {training.promote:.0%}"
-    tuned = f"; {part} of them are fine-tuned for {wording.count(epochs, 'epoch')}" if epochs else ""
+    length = f" for {wording.count(epochs, 'epoch')}" if epochs else ""
+    tuned = "" if epochs == 0 else f"; {part} of them are fine-tuned{length}"
     precision = f", in {training.precision}" if training.precision != "auto" else ""
     return f"a probe of {wording.count(training.probe_epochs, 'epoch')}{heads}{tuned}{precision}"
 
