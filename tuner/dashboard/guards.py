@@ -6,21 +6,12 @@ from http import HTTPStatus
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-SECONDS_BETWEEN_TRIES = 5
+from tuner.dashboard.pages import served
 
-_AWAY = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>The database is away</title></head>
-<body>
-<h1>The database is away</h1>
-<p>The dashboard is running, but it cannot read the studies at the moment. This page tries again every {seconds} seconds.</p>
-</body>
-</html>
-"""
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class SameOrigin:
@@ -85,8 +76,7 @@ def _comes_from_here(scope: Scope) -> bool:
     return headers.get("sec-fetch-site") == "same-origin"
 
 
-def _away(request: Request) -> HTMLResponse | JSONResponse:
+def _away(request: Request) -> Response:
     if request.url.path.startswith("/api"):
         return JSONResponse({"reason": "The database is away."}, HTTPStatus.SERVICE_UNAVAILABLE)
-    page = _AWAY.format(seconds=SECONDS_BETWEEN_TRIES)
-    return HTMLResponse(page, HTTPStatus.SERVICE_UNAVAILABLE, {"Refresh": str(SECONDS_BETWEEN_TRIES)})
+    return served.away(request)

@@ -45,14 +45,15 @@ def page(request: Request, template: str, status: int = HTTPStatus.OK, **shown: 
 
 def text(request: Request, template: str, **shown: Any) -> str:
     """A template, filled in for whoever asks."""
-    identity = request.state.identity
+    # a database that is away is also said to someone whose name is not known yet
+    identity = getattr(request.state, "identity", None)
     theme = request.cookies.get(THEME)
     return (
         _environment()
         .get_template(template)
         .render(
             identity=identity,
-            may_edit=identity.role.allows(Role.EDITOR),
+            may_edit=identity is not None and identity.role.allows(Role.EDITOR),
             theme=theme if theme in ("light", "dark") else "",
             path=request.url.path,
             static=static,

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from tuner.dashboard.pages import charts, study
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
+from tuner.hyperparameters import Hyperparameters
 from tuner.results import classes
 from tuner.search import one_trial, tables
 from tuner.search import study as studies
@@ -29,7 +30,7 @@ class Setting:
     name: str
     value: Any
     best: Any
-    #: whether the two differ
+    #: whether it is unlike the best trial's, or, in the best trial, unlike the default
     differs: bool
 
 
@@ -61,6 +62,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "listed": listed,
         "trial": trial,
         "shown": study.drawn(trial.row),
+        "value_so_far": _value(trial),
         "best": best,
         "is_best": best is not None and best.number == number,
         "accuracy": charts.accuracy(trial.epochs),
@@ -77,21 +79,31 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     }
 
 
+def _value(trial: Trial) -> float | None:
+    """Its value, and before it has one the highest that it was measured at."""
+    is_open = trial.row.ended is None
+    return max((point.value for point in trial.row.curve), default=None) if is_open else trial.row.value
+
+
 def _classes(connection: Connection, listed: Listed) -> tuple[str, ...]:
     prepared = tables.get(connection, tables.STUDY_USER, listed.id, studies.PREPARED).get(studies.PREPARED)
     return tuple(prepared.get("classes", ())) if isinstance(prepared, dict) else ()
 
 
 def _settings(connection: Connection, listed: Listed, trial: Trial, best: int | None) -> list[Setting]:
-    """All hyperparameters of a trial of ours, else what was sampled; those that differ from the best first."""
+    """Hyperparameters of a trial of ours, else what was sampled; first what is unlike the best trial, or the defaults."""
     own = trial.parameters if trial.hyperparameters is None else study.flat(trial.hyperparameters)
-    if best is None or best == trial.row.number:
-        return [Setting(name=name, value=value, best=value, differs=False) for name, value in own.items()]
+    others: Mapping[str, Any]
     if trial.hyperparameters is None:
-        others: Mapping[str, Any] = tables.parameters(connection, tables.trial_id(connection, listed.id, best))
+        others = tables.parameters(connection, tables.trial_id(connection, listed.id, best)) if best not in (None, trial.row.number) else {}
+    elif best in (None, trial.row.number):
+        others = study.flat(Hyperparameters().model_dump(mode="json"))
     else:
         others = study.flat(one_trial.hyperparameters(connection, listed.id, best) or {})
-    found = [Setting(name=name, value=value, best=others.get(name), differs=others.get(name) != value) for name, value in own.items()]
+    missing = object()
+    found = [
+        Setting(name=name, value=value, best=others.get(name), differs=others.get(name, missing) != value) for name, value in own.items()
+    ]
     return sorted(found, key=lambda setting: not setting.differs)
 
 
