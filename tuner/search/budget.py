@@ -18,6 +18,10 @@ class Standing:
     busy_seconds: float
     #: why the study stopped itself
     stopped: str | None = None
+    #: who stopped it; None: no one
+    halted: str | None = None
+    #: trials in `num_trials` that someone enqueued and that no worker has begun
+    num_enqueued: int = 0
     #: combinations that the sampler goes through; None: no end
     num_combinations: int | None = None
 
@@ -27,6 +31,8 @@ def decide(budget: Budget, standing: Standing) -> str | None:
     ended = decide_to_end(budget, standing)
     if ended is not None:
         return ended
+    if standing.num_enqueued:
+        return None
     if budget.trials is not None and standing.num_trials >= budget.trials:
         return f"the budget of {budget.trials} trials is spent"
     if standing.num_combinations is not None and standing.num_trials >= standing.num_combinations:
@@ -38,6 +44,8 @@ def decide_to_end(budget: Budget, standing: Standing) -> str | None:
     """Why not even a trial that was begun is taken up again; None if it is."""
     if standing.stopped:
         return standing.stopped
+    if standing.halted:
+        return f"it was stopped by {standing.halted}"
     if budget.target is not None and standing.best_value is not None and standing.best_value >= budget.target:
         return f"the target {budget.target:g} is reached: {standing.best_value:.4f}"
     if budget.timeout is not None and standing.busy_seconds >= budget.timeout:
