@@ -141,6 +141,8 @@ def _reason(listed: Listed, found: History, busy: float | None) -> str | None:
         best_value=None if found.best is None else found.best.value,
         busy_seconds=busy or 0.0,
         stopped=listed.stopped,
+        halted=listed.halted,
+        num_enqueued=listed.counts.get(TrialState.WAITING, 0),
         num_combinations=listed.num_combinations,
     )
     return budget.decide(listed.spec.budget, standing)
@@ -148,7 +150,7 @@ def _reason(listed: Listed, found: History, busy: float | None) -> str | None:
 
 def _state(listed: Listed, reason: str | None, num_running: int) -> State:
     if num_running:
-        return State.ENDING if listed.stopped else State.RUNNING
-    if listed.stopped:
+        return State.ENDING if listed.stopped or listed.halted else State.RUNNING
+    if listed.stopped or listed.halted:
         return State.STOPPED
     return State.DONE if reason is not None else State.IDLE

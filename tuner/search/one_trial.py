@@ -7,7 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from tuner.search import claims, endings, leases, listing, tables
+from tuner.messages import Mistake
+from tuner.search import claims, endings, leases, listing, pictures, tables
 from tuner.search.listing import Row
 from tuner.search.tables import EPOCHS, LEASES, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 
@@ -54,6 +55,12 @@ class Trial:
     attributes: Mapping[str, Any]
     #: rows: true class, columns: predicted class; () if it is not kept
     confusion: tuple[tuple[int, ...], ...]
+    #: last lines of the trainer's log; "" if it did not fail
+    log: str
+    #: the most confident first, as in the picture of them, row by row
+    mistakes: tuple[Mistake, ...]
+    #: id of each picture in the artifact store, by its kind
+    pictures: Mapping[str, str]
     epochs: tuple[Epoch, ...]
     attempts: tuple[Attempt, ...]
 
@@ -63,7 +70,7 @@ def read(connection: Connection, study_id: int, number: int) -> Trial | None:
     row = listing.numbered(connection, study_id, number)
     if row is None:
         return None
-    system = tables.get(connection, TRIAL_SYSTEM, row.trial_id, claims.HYPERPARAMETERS, endings.CONFUSION)
+    system = tables.get(connection, TRIAL_SYSTEM, row.trial_id, *_SYSTEM)
     return Trial(
         row=row,
         values=_values(connection, row.trial_id),
@@ -71,9 +78,15 @@ def read(connection: Connection, study_id: int, number: int) -> Trial | None:
         hyperparameters=system.get(claims.HYPERPARAMETERS),
         attributes=_attributes(connection, row.trial_id),
         confusion=tuple(tuple(line) for line in system.get(endings.CONFUSION, ())),
+        log=str(system.get(endings.LOG, "")),
+        mistakes=tuple(Mistake.model_validate(mistake) for mistake in system.get(endings.MISTAKES, ())),
+        pictures=system.get(pictures.PICTURES, {}),
         epochs=_epochs(connection, study_id, number),
         attempts=_attempts(connection, study_id, number),
     )
+
+
+_SYSTEM = (claims.HYPERPARAMETERS, endings.CONFUSION, endings.LOG, endings.MISTAKES, pictures.PICTURES)
 
 
 def hyperparameters(connection: Connection, study_id: int, number: int) -> Mapping[str, Any] | None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select
 
 from tuner.errors import SpecError
 from tuner.search import enumeration, tables
-from tuner.search.study import SPEC, STOPPED
+from tuner.search.study import HALTED, SPEC, STOPPED
 from tuner.search.tables import DIRECTIONS, STUDIES, STUDY_USER, TRIALS
 from tuner.spec import StudySpec
 
@@ -35,6 +35,8 @@ class Listed:
     num_combinations: int | None
     #: why it stopped before its budget was spent
     stopped: str | None
+    #: who stopped it; None: no one
+    halted: str | None
     counts: Mapping[TrialState, int]
     #: when a trial last ended, UTC without a zone, as Optuna writes it
     last_end: datetime | None
@@ -88,7 +90,7 @@ def _listed(connection: Connection, found: Sequence[tuple[int, str]]) -> list[Li
     counts = _counts(connection, ids)
     listed = []
     for study_id, name in found:
-        known = tables.get(connection, STUDY_USER, study_id, SPEC, STOPPED)
+        known = tables.get(connection, STUDY_USER, study_id, SPEC, STOPPED, HALTED)
         states = counts.get(study_id, {})
         spec, num_combinations = _spec(known.get(SPEC))
         listed.append(
@@ -99,6 +101,7 @@ def _listed(connection: Connection, found: Sequence[tuple[int, str]]) -> list[Li
                 spec=spec,
                 num_combinations=num_combinations,
                 stopped=_text(known.get(STOPPED)),
+                halted=_by(known.get(HALTED)),
                 counts={state: number for state, (number, _, _) in states.items()},
                 last_end=max((end for _, end, _ in states.values() if end is not None), default=None),
                 last_trial_id=max((trial_id for _, _, trial_id in states.values()), default=None),
@@ -137,6 +140,10 @@ def _parsed(text: str) -> tuple[StudySpec | None, int | None]:
     except (ValidationError, SpecError):
         return None, None
     return spec, None if combinations is None else len(combinations)
+
+
+def _by(stored: Any) -> str | None:
+    return str(stored.get("by", "someone")) if isinstance(stored, dict) else None
 
 
 def _text(stored: Any) -> str | None:

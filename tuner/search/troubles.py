@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, and_, func, select
+from sqlalchemy import Connection, Table, and_, func, select
 
-from tuner.search.tables import TRIAL_USER, TRIALS
+from tuner.search.endings import LOG
+from tuner.search.tables import TRIAL_SYSTEM, TRIAL_USER, TRIALS
 
 #: kinds of failure that are told apart, the most frequent first
 _LISTED = 10
@@ -25,6 +26,8 @@ class Trouble:
     last_number: int
     #: what that said; "": nothing
     message: str
+    #: last lines of its trainer's log; "": there are none
+    log: str
 
 
 def read(connection: Connection, study_id: int) -> list[Trouble]:
@@ -39,15 +42,20 @@ def read(connection: Connection, study_id: int) -> list[Trouble]:
         .limit(_LISTED)
     )
     found = [(_text(stored), num, number) for stored, num, number in connection.execute(query)]
-    messages = _messages(connection, study_id, [number for _, _, number in found])
-    return [Trouble(error=error, num_trials=num, last_number=number, message=messages.get(number, "")) for error, num, number in found]
+    numbers = [number for _, _, number in found]
+    messages = _said(connection, study_id, numbers, TRIAL_USER, "message")
+    logs = _said(connection, study_id, numbers, TRIAL_SYSTEM, LOG)
+    return [
+        Trouble(error=error, num_trials=num, last_number=number, message=messages.get(number, ""), log=logs.get(number, ""))
+        for error, num, number in found
+    ]
 
 
-def _messages(connection: Connection, study_id: int, numbers: list[int]) -> Mapping[int, str]:
+def _said(connection: Connection, study_id: int, numbers: list[int], table: Table, key: str) -> Mapping[int, str]:
     if not numbers:
         return {}
-    is_message = and_(TRIAL_USER.c.trial_id == TRIALS.c.trial_id, TRIAL_USER.c.key == "message")
-    query = select(TRIALS.c.number, TRIAL_USER.c.value_json).join(TRIAL_USER, is_message)
+    is_it = and_(table.c.trial_id == TRIALS.c.trial_id, table.c.key == key)
+    query = select(TRIALS.c.number, table.c.value_json).join(table, is_it)
     rows = connection.execute(query.where(TRIALS.c.study_id == study_id, TRIALS.c.number.in_(numbers)))
     return {number: _text(stored) for number, stored in rows}
 

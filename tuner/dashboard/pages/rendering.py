@@ -27,6 +27,8 @@ THEME = "tuner_theme"
 #: longest name that is shown whole
 _LONGEST_NAME = 120
 _LONGEST_VALUE = 2000
+#: of a log, among other things
+_LAST_LINES = 12
 
 
 class Page(HTMLResponse):
@@ -83,11 +85,14 @@ def _environment() -> jinja2.Environment:
         "count": wording.count,
         "duration": wording.duration,
         "figure": figure,
+        "bytes": _bytes,
+        "moment": lambda seconds: _when(datetime.fromtimestamp(seconds, UTC)),
         "name": _name,
         "percent": lambda part: f"{part:.0%}",
         "quoted": shlex.quote,
         "setting": setting,
         "stage": lambda stage: "building" if stage is None else str(stage).replace("_", "-"),
+        "tail": lambda text: "\n".join(text.splitlines()[-_LAST_LINES:])[-_LONGEST_VALUE:],
         "when": _when,
         "worker": wording.worker,
     }
@@ -107,6 +112,10 @@ def setting(value: Any) -> str:
     """A hyperparameter or attribute, as text of bounded length."""
     shown = wording.show(value, longest=_LONGEST_VALUE) if isinstance(value, dict) or value is None else wording.value(value)
     return shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + "…"
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
 
 
 def _name(name: str) -> str:

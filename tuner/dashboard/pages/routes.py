@@ -1,6 +1,7 @@
 """A storage into the routes of our pages, beside optuna-dashboard's."""
 
 from http import HTTPStatus
+from pathlib import Path
 
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -8,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from tuner.dashboard.pages import downloads, rendering, studies, study, trial, workers
+from tuner.dashboard.pages import actions, downloads, rendering, studies, study, trial, workers
 from tuner.dashboard.pages.served import Site, failure, guarded
 from tuner.search.look import Looks
 from tuner.search.storage import Storage
@@ -27,11 +28,17 @@ class _Files(StaticFiles):
         return answer
 
 
-def routes(storage: Storage) -> list[BaseRoute]:
-    """The pages at `/` and below `/tuner/`, and their files; each needs `request.state.identity`."""
-    site = Site(looks=Looks(storage=storage))
+def routes(storage: Storage, artifacts: Path | None = None) -> list[BaseRoute]:
+    """The pages at `/` and below `/tuner/`, and their files; each needs `request.state.identity`. Artifacts are where trials keep pictures."""
+    site = Site(looks=Looks(storage=storage), artifacts=artifacts)
     pages = [page.PAGE.route(site) for page in (studies, study, trial, workers)]
-    found: list[BaseRoute] = [Mount("/tuner/static", _Files(directory=rendering.STATIC)), *pages, downloads.route(site), _nothing_else()]
+    found: list[BaseRoute] = [
+        Mount("/tuner/static", _Files(directory=rendering.STATIC)),
+        *pages,
+        downloads.route(site),
+        downloads.picture(site),
+    ]
+    found += [*actions.routes(site), _nothing_else()]
     for route in found:
         if isinstance(route, Route | Mount):
             route.app = GZipMiddleware(route.app, minimum_size=500)

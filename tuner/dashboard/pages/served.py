@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -27,6 +28,8 @@ class Site:
     """What all pages read from."""
 
     looks: Looks
+    #: folder of artifacts, with the pictures of trials; None: this server does not know it
+    artifacts: Path | None = None
     shared: live.Shared = field(default_factory=live.Shared)
 
 

@@ -13,7 +13,6 @@ from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
 from tuner.search import listing, one_trial, outlook, overview, plan, space, tables, troubles
 from tuner.search import study as studies
 from tuner.search.listing import Order, Row
-from tuner.search.look import Look
 from tuner.spec import StudySpec
 
 _ROWS = 25
@@ -120,13 +119,15 @@ def _order(request: Request) -> Order:
     return Order(given) if given in list(Order) else Order.NEWEST
 
 
-def pages_of(seen: Look) -> int:
-    """How many pages its list of trials has."""
-    return max(1, -(-seen.listed.num_trials // _ROWS))
-
-
 #: what is said after an action
-_SAID: Mapping[str, str] = {}
+_SAID: Mapping[str, str] = {
+    "stopped": "No further trial starts; those that run are trained to their end.",
+    "suspended": "Running trials are handed back and the workers end.",
+    "resumed": "The study goes on as soon as a worker is at it.",
+    "budget": "The budget is changed.",
+    "trial": "The trial is ended.",
+    "enqueued": "The config is enqueued; the next free worker takes it.",
+}
 
 PAGE = PageOf(
     path="/tuner/studies/{study_id}",

@@ -11,7 +11,7 @@ from tuner.dashboard.pages import charts, study
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
 from tuner.hyperparameters import Hyperparameters
 from tuner.results import classes
-from tuner.search import one_trial, tables
+from tuner.search import details, one_trial, tables
 from tuner.search import study as studies
 from tuner.search.one_trial import Trial
 from tuner.search.overview import Listed
@@ -70,8 +70,10 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "reports": charts.reports(trial.row.curve) if not trial.epochs else None,
         "settings": _settings(connection, listed, trial, None if best is None else best.number),
         "attributes": {name: value for name, value in trial.attributes.items() if name not in _PLACED},
-        "figures": classes.figures(trial.confusion, names) if trial.confusion else [],
-        "mistakes": classes.mistakes(trial.confusion, names, most=_MISTAKES),
+        "figures": details.scores([classes.name_of(label, names) for label in range(len(trial.confusion))], trial.confusion),
+        "confused": classes.most_confused(trial.confusion, names, most=_MISTAKES),
+        "mistakes": _mistakes(trial, names),
+        "picture": site.artifacts is not None and "mistakes" in trial.pictures,
         "cells": _cells(trial),
         "is_tabled": len(trial.confusion) <= _TABLED,
         "previous": number - 1 if number > 0 else None,
@@ -83,6 +85,13 @@ def _value(trial: Trial) -> float | None:
     """Its value, and before it has one the highest that it was measured at."""
     is_open = trial.row.ended is None
     return max((point.value for point in trial.row.curve), default=None) if is_open else trial.row.value
+
+
+def _mistakes(trial: Trial, names: tuple[str, ...]) -> list[tuple[str, str, float]]:
+    """True class, predicted class and confidence of the most confident mistakes."""
+    return [
+        (classes.name_of(mistake.true, names), classes.name_of(mistake.predicted, names), mistake.confidence) for mistake in trial.mistakes
+    ]
 
 
 def _classes(connection: Connection, listed: Listed) -> tuple[str, ...]:
