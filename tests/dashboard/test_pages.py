@@ -134,9 +134,9 @@ def test_a_study_without_a_completed_trial_has_no_best_to_download(client: TestC
     assert "no completed trial yet" in answer.text
 
 
-@pytest.mark.parametrize("path", ["nowhere", "studies/99", "studies/-1", f"studies/{'9' * 22}", "studies/one", "studies/1/trials/99"])
+@pytest.mark.parametrize("path", ["nowhere", "studies/99", "studies/-1", f"studies/{'9' * 22}", "studies/one", "studies/ID/trials/99"])
 def test_what_is_not_there_is_named(client: TestClient, worked: Study, path: str) -> None:
-    answer = client.get(f"/tuner/{path}")
+    answer = client.get(f"/tuner/{path.replace('ID', str(worked.id))}")
     assert answer.status_code == 404
     assert path.rpartition("/")[2] in answer.text
     assert_nothing_runs(answer.text)

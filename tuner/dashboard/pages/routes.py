@@ -29,7 +29,7 @@ class _Files(StaticFiles):
 
 
 def routes(storage: Storage, artifacts: Path | None = None) -> list[BaseRoute]:
-    """The pages at `/` and below `/tuner/`, and their files; each needs `request.state.identity`. Artifacts are where trials keep pictures."""
+    """The pages at `/` and below `/tuner/`, and their files; each needs `request.state.identity`."""
     site = Site(looks=Looks(storage=storage), artifacts=artifacts)
     pages = [page.PAGE.route(site) for page in (studies, study, trial, workers)]
     found: list[BaseRoute] = [

@@ -30,7 +30,7 @@ def _read(site: Site, request: Request) -> Mapping[str, Any]:
 def _ids(connection: Connection, workers: list[Worker]) -> dict[str, int]:
     """The ids of the workers' studies, by name."""
     named = select(STUDIES.c.study_name, STUDIES.c.study_id).where(STUDIES.c.study_name.in_({worker.study for worker in workers}))
-    return {name: study_id for name, study_id in connection.execute(named)}
+    return {row.study_name: row.study_id for row in connection.execute(named)}
 
 
 PAGE = PageOf(path="/tuner/workers", template="workers.html", parts={"workers": "workers/list.html"}, read=_read)
