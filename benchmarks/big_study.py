@@ -22,14 +22,20 @@ _CHUNK = 1000
 _SECONDS_A_TRIAL = 30.0
 _CLASSES = 10
 _PREPARED = Prepared(
-    device="cpu, 2 threads", classes=tuple(f"class {number}" for number in range(_CLASSES)), num_train=1000, num_validation=500, num_test=2000,
+    device="cpu, 2 threads", classes=tuple(f"class {number}" for number in range(_CLASSES)), num_train=1000, num_validation=500,
+    num_test=2000,
     epochs=EPOCHS - PROBE_EPOCHS, fingerprint="0" * 64, splits="0" * 64, versions={"tuner": "0"}, seconds=1.0,
 )  # fmt: skip
 
 
 def fill(storage: Storage, *, name: str, num_trials: int) -> int:
     """Make a study of ended trials with their epochs, hyperparameters, notes and leases; its id."""
-    given = {"name": name, "data": {"source": "animals"}, "budget": {"trials": num_trials + 100}, "training": {"probe_epochs": PROBE_EPOCHS}}
+    given = {
+        "name": name,
+        "data": {"source": "animals"},
+        "budget": {"trials": num_trials + 100},
+        "training": {"probe_epochs": PROBE_EPOCHS},
+    }
     joined = study.join(study_file.parse(given, "big_study.yaml"), storage)
     prepared = {study.PREPARED: _PREPARED.model_dump(mode="json")}
     storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, joined.id, prepared))
@@ -51,8 +57,7 @@ def _insert(connection: Connection, study_id: int, numbers: range, num_trials: i
     )
     ids = {number: trial_id for trial_id, number in made}
     rows: dict[Any, list[dict[str, Any]]] = {
-        table: []
-        for table in (tables.VALUES, tables.PARAMETERS, tables.INTERMEDIATE, tables.EPOCHS, tables.LEASES)
+        table: [] for table in (tables.VALUES, tables.PARAMETERS, tables.INTERMEDIATE, tables.EPOCHS, tables.LEASES)
     }
     for trial in trials:
         _rows_of(rows, study_id, ids[trial["number"]], trial)
@@ -73,7 +78,8 @@ def _trial(number: int, began: datetime) -> dict[str, Any]:
     confusion = [[40 if row == column else noise.randrange(3) for column in range(_CLASSES)] for row in range(_CLASSES)]
     return {
         "number": number, "state": state, "start": start, "end": start + timedelta(seconds=_SECONDS_A_TRIAL), "curve": curve,
-        "hyperparameters": chosen, "attributes": failed if state is TrialState.FAIL else {"device": "cpu, 2 threads", "seconds": 28.5, "best_epoch": EPOCHS},
+        "hyperparameters": chosen, "attributes": failed if state is TrialState.FAIL else {"device": "cpu, 2 threads",
+        "seconds": 28.5, "best_epoch": EPOCHS},
         "system": {claims.HYPERPARAMETERS: chosen.model_dump(mode="json"), endings.CONFUSION: confusion},
     }  # fmt: skip
 
@@ -104,7 +110,9 @@ def _rows_of(rows: dict[Any, list[dict[str, Any]]], study_id: int, trial_id: int
     ending = {TrialState.FAIL: LeaseEnding.FAILED, TrialState.PRUNED: LeaseEnding.PRUNED}.get(trial["state"], LeaseEnding.COMPLETED)
     rows[tables.LEASES].append(
         {
-            "study_id": study_id, "trial_number": number, "attempt": 1, "trial_id": trial_id, "worker_key": f"{number % 2}", "worker": f"host/{number % 2 + 1}",
-            "namespace": "nowhere", "pid": 1, "process_started": 0.0, "started_at": start, "seen_at": end, "ended_at": end, "ending": ending, "error": "",
+            "study_id": study_id, "trial_number": number, "attempt": 1, "trial_id": trial_id, "worker_key": f"{number % 2}",
+            "worker": f"host/{number % 2 + 1}",
+            "namespace": "nowhere", "pid": 1, "process_started": 0.0, "started_at": start, "seen_at": end, "ended_at": end,
+            "ending": ending, "error": "",
         }
     )  # fmt: skip
