@@ -1,6 +1,7 @@
 """Each of our pages as a picture, on a desktop, in the dark and on a phone, from a study that is really searched meanwhile."""
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ _COLOURS = 96
 def main() -> None:
     """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chromium", default="chromium", help="the browser")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser")
     parser.add_argument("--to", type=Path, default=IMAGES, help="folder")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
