@@ -13,23 +13,31 @@ import tuner
 from tuner.commands import dashboard, defaults, mishaps
 from tuner.commands.parameters import (
     Address,
+    AllowCode,
     AnyStudy,
     Artifacts,
     AsJson,
     AsYaml,
     Cache,
     CacheLimit,
+    ConfigFile,
     CpusPerWorker,
+    DataPath,
     Engine,
     GpusPerWorker,
     HangLimit,
     MemoryLimit,
+    Now,
+    OneByOne,
+    OneTrial,
+    OneWorker,
     SlotsPerGpu,
     Storage,
     StudyFile,
     StudyName,
     Threads,
     Wait,
+    Workers,
 )
 from tuner.errors import TunerError
 
@@ -96,16 +104,7 @@ def check(study_file: StudyFile, cache: Cache = None) -> int:
 @app.command()
 def run(
     study_file: StudyFile,
-    workers: Annotated[
-        int | None,
-        Option(
-            min=1,
-            max=256,
-            metavar="N",
-            help="Workers.",
-            show_default="1, or one for each slot of the GPUs; with --engine ray as many as find room",
-        ),
-    ] = None,
+    workers: Workers = None,
     trials: Annotated[int | None, Option(metavar="N", help="Trials of the study, over all its runs.", show_default="the file's")] = None,
     timeout: Annotated[str | None, Option(metavar="TIME", help="Time for the study, e.g. 90s, 1h30m.", show_default="the file's")] = None,
     target: Annotated[float | None, Option(metavar="X", help="Validation accuracy that suffices.", show_default="the file's")] = None,
@@ -151,19 +150,8 @@ def worker(
         Argument(metavar="STUDY|FILE", help="Study file, or the name of a study that is in the storage.", show_default=False),
     ],
     storage: Storage = DEFAULT_STORAGE,
-    data: Annotated[
-        Path | None,
-        Option(envvar="TUNER_DATA", metavar="PATH", help="Where the study's images lie here.", show_default="where the study says"),
-    ] = None,
-    allow_code: Annotated[
-        str | None,
-        Option(
-            envvar="TUNER_ALLOW_CODE",
-            metavar="MODULES",
-            help="Modules, with commas, that a study out of the storage may have imported.",
-            show_default="none",
-        ),
-    ] = None,
+    data: DataPath = None,
+    allow_code: AllowCode = None,
     wait: Wait = None,
     threads: Threads = None,
     hang_limit: HangLimit = None,
@@ -188,6 +176,43 @@ def status(study: AnyStudy = None, storage: Storage = DEFAULT_STORAGE, as_json: 
     from tuner.commands import showing
 
     return showing.status(study, storage, as_json=as_json)
+
+
+@app.command()
+def watch(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> int:
+    """Watch a study live, from any terminal that reaches the storage."""
+    from tuner.commands import watching
+
+    return watching.watch(study, storage, as_json=as_json)
+
+
+@app.command()
+def stop(study: StudyName, now: Now = False, trial: OneTrial = None, worker: OneWorker = None, storage: Storage = DEFAULT_STORAGE) -> int:
+    """Stop a study wherever it runs, or one of its trials or workers."""
+    from tuner.commands import controlling
+
+    return controlling.stop(study, storage, now=now, trial=trial, worker=worker)
+
+
+@app.command()
+def resume(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> int:
+    """Let a study go on that was stopped."""
+    from tuner.commands import controlling
+
+    return controlling.resume(study, storage)
+
+
+@app.command()
+def enqueue(
+    study: StudyName,
+    file: ConfigFile = None,
+    values: OneByOne = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
+    """Have the next free worker of a study try hyperparameters of your own."""
+    from tuner.commands import controlling
+
+    return controlling.enqueue(study, storage, file, values or [])
 
 
 @app.command()

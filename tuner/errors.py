@@ -3,6 +3,8 @@
 TunerError                     exit 1: the work failed
 ├── TrainingError              a trial could not be trained; `kind` groups equal failures
 ├── LeaseLost                  a trial was given to another worker; what this one does with it counts no more
+│   └── TrialStopped           someone stopped the trial
+├── Dismissed                  someone asked this worker to end
 ├── StudyStopped               the study stopped itself: the same failure three times in a row
 └── RequestError               exit 2: the request was wrong, nothing was written
     ├── SpecError              a study file has mistakes, all of them listed in `problems`
@@ -45,6 +47,14 @@ class TrainingError(TunerError):
 
 class LeaseLost(TunerError):
     """A trial was given to another worker, because this one was not seen for too long; it is to drop the trial and go on."""
+
+
+class TrialStopped(LeaseLost):
+    """Someone stopped the trial; the message says who."""
+
+
+class Dismissed(TunerError):
+    """Someone asked this worker to end; the message says who."""
 
 
 class StudyStopped(TunerError):

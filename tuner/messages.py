@@ -32,6 +32,15 @@ class Ending(StrEnum):
     SUSPENDED = "suspended"
 
 
+class PictureKind(StrEnum):
+    """What the pictures of a trial show."""
+
+    #: the most confident mistakes, a small picture each
+    MISTAKES = "mistakes"
+    #: which classes were taken for which
+    CONFUSION = "confusion"
+
+
 class _Message(BaseModel):
     # a loss may be infinite or not a number, and must arrive as such
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -149,6 +158,18 @@ class Probed(_Message):
     value: float
 
 
+class Mistake(_Message):
+    """A validation image whose class the best epoch got wrong."""
+
+    #: in the validation split
+    index: int
+    #: places in `Prepared.classes`
+    true: int
+    predicted: int
+    #: probability that it gave to the wrong class
+    confidence: float
+
+
 class Finished(_Message):
     """The trial has ended without failing."""
 
@@ -163,6 +184,10 @@ class Finished(_Message):
     best_step: int | None = None
     #: rows: true class, columns: predicted class, on the validation split at the best epoch
     confusion: tuple[tuple[int, ...], ...] = ()
+    #: the most confident ones at the best epoch, the most confident first
+    mistakes: tuple[Mistake, ...] = ()
+    #: file of each picture that was drawn; once they are kept, their names in the artifact store
+    pictures: dict[PictureKind, str] = {}
     #: file with the weights of the best epoch; None if none were kept
     weights: str | None = None
     #: seconds spent in each stage, with what was needed to build and trace it
@@ -182,6 +207,8 @@ class Failed(_Message):
     #: whether the request was wrong, not the work: nothing is gained by trying again
     is_request: bool = False
     traceback: str = ""
+    #: last lines of the trainer's log
+    log: str = ""
 
 
 class Evaluated(_Message):

@@ -20,6 +20,7 @@ from tuner.errors import LeaseLost, StudyError
 from tuner.messages import Ending
 from tuner.search import admission, claims, curves, leases, progress, tables, trials
 from tuner.search import study as studies
+from tuner.search.roster import Pulse
 from tuner.search.storage import Storage
 from tuner.search.study import Study
 from tuner.search.trials import WorkerId
@@ -201,7 +202,7 @@ def test_a_beat_keeps_a_trial_from_being_taken(begin: Begin) -> None:
     worker = far_away()
     by_hand.must_claim(study, worker)
     by_hand.grow_old(study, leases.LEASE_SECONDS - 5)
-    trials.beat(study, worker)
+    trials.beat(study, worker, Pulse())
     by_hand.grow_old(study, 10)
     assert by_hand.must_claim(study).number == 1
 
@@ -429,6 +430,7 @@ def test_the_dashboard_shows_notes_of_study_and_trial(begin: Begin) -> None:
     note = get_note_from_system_attrs(attributes, None)["body"]
     assert "Best so far: **0.8000** by trial 1" in note
     assert "| dropout | 0 to 0.5 |" in note
+    assert f"](/tuner/studies/{study.id})" in note
     trial = stored(study, 1)
     assert get_note_from_system_attrs(attributes, trial._trial_id)["body"].startswith("**completed with 0.8000**")
 

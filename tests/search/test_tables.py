@@ -22,7 +22,7 @@ def test_every_statement_that_differs_can_be_written_for_each_database(database:
     dialect = database.dialect()
     connection = cast("Connection", Speaking(dialect))
     upsert = tables._upsert(connection, tables.STUDY_USER, ["study_id", "key"], "value_json")
-    statements = [select(leases._clock(connection)), upsert, CreateTable(tables.LEASES), CreateTable(tables.EPOCHS)]
+    statements = [select(leases.now(connection)), upsert, CreateTable(tables.LEASES), CreateTable(tables.EPOCHS)]
     written = [str(statement.compile(dialect=dialect)) for statement in statements]
     assert "ON DUPLICATE KEY UPDATE" in written[1] or "DO UPDATE SET value_json" in written[1]
     assert "double" in written[2].lower()

@@ -30,7 +30,11 @@ def is_over(study: Study) -> bool:
     """Whether no trial is left, neither to begin nor to end."""
     seen = progress.snapshot(study)
     standing = Standing(
-        num_trials=seen.num_ended, best_value=seen.best_value, busy_seconds=seen.busy_seconds, stopped=trials.stopped(study)
+        num_trials=seen.num_ended,
+        best_value=seen.best_value,
+        busy_seconds=seen.busy_seconds,
+        stopped=trials.stopped(study),
+        halted=seen.halted_by,
     )
     if budget.decide_to_end(study.spec.budget, standing) is not None:
         return True

@@ -52,3 +52,31 @@ Wait = Annotated[
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a study file.")]
+Workers = Annotated[
+    int | None,
+    Option(
+        min=1,
+        max=256,
+        metavar="N",
+        help="Workers.",
+        show_default="1, or one for each slot of the GPUs; with --engine ray as many as find room",
+    ),
+]
+DataPath = Annotated[
+    Path | None,
+    Option(envvar="TUNER_DATA", metavar="PATH", help="Where the study's images lie here.", show_default="where the study says"),
+]
+AllowCode = Annotated[
+    str | None,
+    Option(
+        envvar="TUNER_ALLOW_CODE",
+        metavar="MODULES",
+        help="Modules, with commas, that a study out of the storage may have imported.",
+        show_default="none",
+    ),
+]
+OneByOne = Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="One of them.", show_default=False)]
+ConfigFile = Annotated[Path | None, Argument(metavar="[FILE]", help="Hyperparameters in YAML, or an export.", show_default=False)]
+OneTrial = Annotated[int | None, Option(min=0, metavar="N", help="Stop only this trial.", show_default=False)]
+Now = Annotated[bool, Option("--now", help="Hand running trials back instead of training them to their end.")]
+OneWorker = Annotated[str | None, Option(metavar="NAME", help="End only this worker, after its trial.", show_default=False)]

@@ -38,6 +38,10 @@ class PledgedTrainer:
         """What it holds of the machine's memory."""
         return self._trainer.memory_bytes()
 
+    def last_words(self) -> str:
+        """The last lines of its log."""
+        return self._trainer.last_words()
+
     def kill(self) -> None:
         """End it at once."""
         self._trainer.kill()

@@ -16,7 +16,7 @@ from tuner.terminal import plain, printing, standing
 
 def status(name: str | None, url: str, *, as_json: bool) -> int:
     """Print how far one study is, or each of them."""
-    found = [_load(name, url)] if name is not None else _all(url)
+    found = [load(name, url)] if name is not None else _all(url)
     seen = [(study.spec, progress.snapshot(study)) for study in found]
     if as_json:
         described = [standing.as_json(spec, snapshot) for spec, snapshot in seen]
@@ -30,7 +30,7 @@ def status(name: str | None, url: str, *, as_json: bool) -> int:
 
 def best(name: str, url: str, *, form: options.Form) -> int:
     """Print the best trial of a study."""
-    found = bests.best(_load(name, url))
+    found = bests.best(load(name, url))
     match form:
         case options.Form.TEXT:
             printing.result(standing.best(found))
@@ -46,12 +46,17 @@ def export(name: str, url: str, to: Path, *, force: bool) -> int:
     target = to.expanduser()
     exports.check_place(target)
     write = exports.replace if force else exports.write
-    write(bests.best(_load(name, url)), target)
+    write(bests.best(load(name, url)), target)
     plain.result(f"Wrote {target}. It is a study file: tuner run {target}")
     return 0
 
 
-def _load(name: str, url: str) -> Study:
+def load(name: str, url: str) -> Study:
+    """A study that is there.
+
+    Raises:
+        StudyError: it is not.
+    """
     if not options.is_there(url):
         raise StudyError(f"there is no study {name}: {storages.shown(url)} does not exist. Name the database with --storage")
     return studies.load(name, storages.open(url))

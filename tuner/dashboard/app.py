@@ -20,10 +20,11 @@ from starlette.types import ASGIApp
 from tuner import errors
 from tuner.dashboard import door, forwarded, guards, health, metrics, permitted, programs, signin
 from tuner.dashboard.door import Lock
+from tuner.dashboard.pages import routes
 from tuner.search import storage as storages
 
 #: scripts and styles, the same for everyone
-_MAY_BE_KEPT = ("/static/", "/tuner/static/", door.STYLE)
+_MAY_BE_KEPT = ("/static/", *routes.NEED_NO_DATABASE, door.STYLE)
 _NEED_NO_DATABASE = (*_MAY_BE_KEPT, *guards.HEALTH, "/favicon.ico", door.SIGN_IN, door.SIGN_OUT, "/tuner/oidc/")
 
 _log = logging.getLogger(__name__)
@@ -48,12 +49,13 @@ def build(storage: storages.Storage, lock: Lock) -> Starlette:
         *health.routes(lambda: is_there(storage)),
         *metrics.routes(storage, settings.artifacts),
         *programs.routes(storage),
+        *routes.routes(storage, settings.artifacts),
     ]
-    pages = cast(ASGIApp, a2wsgi.WSGIMiddleware(_pages(storage)))
-    return Starlette(routes=[*own, Mount("/", app=pages)], middleware=guarded)
+    optunas = cast(ASGIApp, a2wsgi.WSGIMiddleware(_optunas(storage)))
+    return Starlette(routes=[*own, Mount("/", app=optunas)], middleware=guarded)
 
 
-def _pages(storage: storages.Storage) -> WSGIApp:
+def _optunas(storage: storages.Storage) -> WSGIApp:
     """optuna-dashboard, loaded when the first page is asked for."""
     lock = threading.Lock()
 

@@ -1,16 +1,17 @@
 """ASGI applications around the dashboard: to whom it answers at all, and what they add to the answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SECONDS_BETWEEN_TRIES = 5
+from tuner.dashboard.pages import served
+
 #: asked by machines, which know addresses and not names; their answers tell nothing
 HEALTH = ("/healthz", "/readyz")
 
@@ -19,7 +20,8 @@ _POLICY = "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; ba
 #: files that someone uploaded: whatever they are, nothing in them runs
 _UPLOADED_POLICY = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
 _UPLOADED = "/artifacts/"
-_OF_PAGE = "base-uri 'none'; form-action 'self'"
+_OF_PAGE = {"base-uri": "'none'", "form-action": "'self'"}
+_OF_ALL = {"frame-ancestors": "'none'"}
 _HEADERS = {
     "x-content-type-options": "nosniff",
     # with no-referrer the origin of a form would be null
@@ -29,16 +31,6 @@ _HEADERS = {
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
 _A_YEAR = 31_536_000
-
-_AWAY = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>The database is away</title></head>
-<body>
-<h1>The database is away</h1>
-<p>The dashboard is running, but it cannot read the studies at the moment. This page tries again every {seconds} seconds.</p>
-</body>
-</html>
-"""
 
 
 class SafeHeaders:
@@ -65,11 +57,17 @@ class SafeHeaders:
             del headers["access-control-allow-origin"]
         else:
             own = headers.get("content-security-policy")
-            policy = f"{own}; {_OF_PAGE}" if own else _POLICY
-        headers["content-security-policy"] = f"{policy}; frame-ancestors 'none'"
+            policy = _completed(own, _OF_PAGE) if own else _POLICY
+        headers["content-security-policy"] = _completed(policy, _OF_ALL)
         headers.update(_HEADERS)
         if not path.startswith(self.may_be_kept):
             headers["cache-control"] = "no-store"
+
+
+def _completed(policy: str, wanted: Mapping[str, str]) -> str:
+    """A policy with what it does not say itself: a browser complains of what is said twice."""
+    said = {part.split()[0] for part in policy.split(";") if part.strip()}
+    return "; ".join([policy, *(f"{name} {value}" for name, value in wanted.items() if name not in said)])
 
 
 class Transport:
@@ -118,8 +116,7 @@ class Outage:
         await _away(Request(scope))(scope, receive, send)
 
 
-def _away(request: Request) -> HTMLResponse | JSONResponse:
+def _away(request: Request) -> Response:
     if request.url.path.startswith(("/api", "/tuner/api/")):
         return JSONResponse({"reason": "The database is away."}, HTTPStatus.SERVICE_UNAVAILABLE)
-    page = _AWAY.format(seconds=SECONDS_BETWEEN_TRIES)
-    return HTMLResponse(page, HTTPStatus.SERVICE_UNAVAILABLE, {"Refresh": str(SECONDS_BETWEEN_TRIES)})
+    return served.away(request)

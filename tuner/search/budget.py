@@ -18,6 +18,10 @@ class Standing:
     busy_seconds: float
     #: why the study stopped itself
     stopped: str | None = None
+    #: who stopped it; None: no one
+    halted: str | None = None
+    #: trials in `num_trials` that someone enqueued and that no worker has begun
+    num_enqueued: int = 0
     #: combinations that the sampler goes through; None: no end
     num_combinations: int | None = None
 
@@ -27,6 +31,8 @@ def decide(budget: Budget, standing: Standing) -> str | None:
     ended = decide_to_end(budget, standing)
     if ended is not None:
         return ended
+    if standing.num_enqueued:
+        return None
     if budget.trials is not None and standing.num_trials >= budget.trials:
         return f"the budget of {budget.trials} trials is spent"
     if standing.num_combinations is not None and standing.num_trials >= standing.num_combinations:
@@ -38,6 +44,8 @@ def decide_to_end(budget: Budget, standing: Standing) -> str | None:
     """Why not even a trial that was begun is taken up again; None if it is."""
     if standing.stopped:
         return standing.stopped
+    if standing.halted:
+        return f"it was stopped by {standing.halted}"
     if budget.target is not None and standing.best_value is not None and standing.best_value >= budget.target:
         return f"the target {budget.target:g} is reached: {standing.best_value:.4f}"
     if budget.timeout is not None and standing.busy_seconds >= budget.timeout:
@@ -53,8 +61,15 @@ def limit(budget: Budget, num_combinations: int | None) -> int | None:
 
 def busy_seconds(intervals: Sequence[tuple[float, float]]) -> float:
     """Length of the union of intervals: time in which several work counts once."""
-    total, end = 0.0, float("-inf")
+    return sum(stop - start for start, stop in merged(intervals))
+
+
+def merged(intervals: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same times as intervals that do not overlap, in order."""
+    found: list[tuple[float, float]] = []
     for start, stop in sorted(intervals):
-        total += max(0.0, stop - max(start, end))
-        end = max(end, stop)
-    return total
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], stop))
+        elif stop > start:
+            found.append((start, stop))
+    return found

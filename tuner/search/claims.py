@@ -1,22 +1,25 @@
 """Which trial a worker gets: one that was begun and is left alone, else a new one."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
-from tuner.errors import LeaseLost
+from tuner.errors import Dismissed, LeaseLost
 from tuner.hyperparameters import Hyperparameters
-from tuner.search import budget, leases, reaping, rule, samplers, space, standings, suggestion, tables
-from tuner.search import study as studies
+from tuner.search import budget, leases, reaping, roster, rule, samplers, space, standings, suggestion, tables
 from tuner.search.budget import Standing
 from tuner.search.leases import WorkerId
+from tuner.search.roster import Wish
 from tuner.search.study import Study
 from tuner.search.tables import TRIAL_SYSTEM, TRIAL_USER
 
 #: system attribute of a trial: its Hyperparameters as a dict
 HYPERPARAMETERS = "tuner:hyperparameters"
+#: system attribute of a trial that someone enqueued: values of parameters by name, as Optuna keeps them too
+WANTED = "fixed_params"
 _ALIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 
 
@@ -44,13 +47,21 @@ class Place:
     number: int
     trial_id: int
     attempt: int
+    #: what whoever enqueued it wants it to try; None: whether someone did is not known
+    wanted: Mapping[str, Any] | None = None
 
 
 def lease(connection: Connection, study: Study, worker: WorkerId) -> Place | None:
-    """Entitle a worker to a trial, if there is one for it, while all other workers wait. Repeating it gives the same trial."""
+    """Entitle a worker to a trial, if there is one for it, while all other workers wait. Repeating it gives the same trial.
+
+    Raises:
+        Dismissed: someone asked this worker to end.
+    """
     tables.lock_study(connection, study.id, study.name)
-    study = studies.up_to_date(connection, study)
-    standing = standings.read(connection, study)
+    wish, wished_by = roster.wish(connection, study.id, worker.key)
+    if wish is not Wish.NONE:
+        raise Dismissed(f"asked to end by {wished_by}")
+    study, standing = standings.read(connection, study)
     if budget.decide_to_end(study.spec.budget, standing) is not None:
         return None
     return _take_up(connection, study, worker) or _start(connection, study, worker, standing)
@@ -62,11 +73,12 @@ def choose(study: Study, place: Place, worker: WorkerId, given: dict[str, Any]) 
     Raises:
         LeaseLost: another worker has the trial now.
     """
-    if place.attempt > 1:  # of a first attempt, the write below sees what it stored before
-        stored = study.storage.read(lambda connection: _stored(connection, place))
+    wanted = place.wanted
+    if wanted is None:  # else the write below sees what an earlier try stored
+        stored, wanted = study.storage.read(lambda connection: (_stored(connection, place), _wanted(connection, place.trial_id)))
         if stored is not None:
             return stored
-    chosen, asked = study.storage.call(lambda: _suggest(study, place, given))
+    chosen, asked = study.storage.call(lambda: _suggest(study, place, {**given, **wanted}))
 
     def write(connection: Connection) -> Hyperparameters:
         if not leases.hold(connection, study.id, trial_number=place.number, attempt=place.attempt, worker_key=worker.key):
@@ -113,12 +125,25 @@ def _take_up(connection: Connection, study: Study, worker: WorkerId) -> Place | 
 def _start(connection: Connection, study: Study, worker: WorkerId, standing: Standing) -> Place | None:
     if budget.decide(study.spec.budget, standing) is not None:
         return None
+    if standing.num_enqueued:
+        return _start_enqueued(connection, study, worker)
     number = standing.num_trials
     trial_id = tables.create_trial(connection, study.id, number)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
     known = {"origin": "rule" if number == 0 else study.spec.sampler.name, "seed": seed(study, number), "worker": worker.name}
     tables.put(connection, TRIAL_USER, trial_id, known)
-    return Place(number=number, trial_id=trial_id, attempt=1)
+    return Place(number=number, trial_id=trial_id, attempt=1, wanted={})
+
+
+def _start_enqueued(connection: Connection, study: Study, worker: WorkerId) -> Place | None:
+    found = tables.first_enqueued(connection, study.id)
+    if found is None:
+        return None
+    trial_id, number = found
+    tables.begin_trial(connection, trial_id)
+    leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
+    tables.put(connection, TRIAL_USER, trial_id, {"worker": worker.name})
+    return Place(number=number, trial_id=trial_id, attempt=1, wanted=_wanted(connection, trial_id))
 
 
 def seed(study: Study, number: int) -> int:
@@ -133,6 +158,11 @@ def _stored(connection: Connection, place: Place) -> Hyperparameters | None:
     """What the trial trains with, if that was chosen before."""
     found = tables.get(connection, TRIAL_SYSTEM, place.trial_id, HYPERPARAMETERS)
     return Hyperparameters.model_validate(found[HYPERPARAMETERS]) if found else None
+
+
+def _wanted(connection: Connection, trial_id: int) -> dict[str, Any]:
+    """The values of parameters that whoever enqueued the trial wants; where no one did, none."""
+    return dict(tables.get(connection, TRIAL_SYSTEM, trial_id, WANTED).get(WANTED, {}))
 
 
 def _suggest(study: Study, place: Place, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from tuner import failures, messages
 from tuner.errors import LeaseLost
 from tuner.messages import Epoch, Stage
-from tuner.search import leases, notes, standings, tables
+from tuner.search import leases, notes, pictures, standings, tables
 from tuner.search import study as studies
 from tuner.search.leases import LeaseEnding
 from tuner.search.notes import BestSoFar
@@ -19,11 +19,18 @@ from tuner.search.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
 
 #: system attribute of a trial: rows: true class, columns: predicted class
 CONFUSION = "tuner:confusion"
+#: system attribute of a trial: the most confident mistakes of its best epoch
+MISTAKES = "tuner:mistakes"
+#: system attribute of a trial that failed: last lines of the trainer's log
+LOG = "tuner:log"
+#: longest log, in bytes
+LOG_BYTES = 4096
 #: a longer message is cut
 _MESSAGE_LENGTH = 2000
 #: the confusion of more classes is left out: databases limit the length of an attribute
 _CONFUSED_CLASSES = 100
-_OUTCOMES = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+#: last states, in words
+OUTCOMES = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 def complete(connection: Connection, study: Study, *, number: int, trial_id: int, value: float, attributes: Mapping[str, Any]) -> None:
@@ -74,10 +81,21 @@ def of_failed(failed: messages.Failed) -> dict[str, Any]:
     return {"error": failed.error, "message": failed.message[:_MESSAGE_LENGTH]}
 
 
-def put_confusion(connection: Connection, trial_id: int, finished: messages.Finished) -> None:
-    """Keep which classes the best epoch took for which."""
+def put_findings(connection: Connection, trial_id: int, finished: messages.Finished) -> None:
+    """Keep which classes the best epoch took for which, its worst mistakes, and where their pictures are."""
+    found: dict[str, Any] = pictures.attributes(finished.pictures)
     if 0 < len(finished.confusion) <= _CONFUSED_CLASSES:
-        tables.put(connection, TRIAL_SYSTEM, trial_id, {CONFUSION: finished.confusion})
+        found[CONFUSION] = finished.confusion
+    if finished.mistakes:
+        found[MISTAKES] = [mistake.model_dump() for mistake in finished.mistakes]
+    tables.put(connection, TRIAL_SYSTEM, trial_id, found)
+
+
+def put_log(connection: Connection, trial_id: int, failed: messages.Failed) -> None:
+    """Keep the last lines of the log of a trial that failed."""
+    if failed.log:
+        last = failed.log.encode()[-LOG_BYTES:].decode(errors="ignore")
+        tables.put(connection, TRIAL_SYSTEM, trial_id, {LOG: last.replace("\0", "")})
 
 
 def stop_if_hopeless(connection: Connection, study: Study, failed: messages.Failed) -> None:
@@ -101,5 +119,5 @@ def _close(
     tables.put(connection, TRIAL_USER, trial_id, attributes)
     reason = str(attributes.get("reason", attributes.get("message", "")))
     figures = {name: figure for name, figure in attributes.items() if name not in ("reason", "message")}
-    outcome = _OUTCOMES[state] + ("" if value is None else f" with {value:.4f}")
+    outcome = OUTCOMES[state] + ("" if value is None else f" with {value:.4f}")
     notes.put(connection, study.id, notes.of_trial(outcome=outcome, reason=reason, attributes=figures), trial_id=trial_id)

@@ -113,12 +113,17 @@ class Lease:
 
 def clock(connection: Connection) -> float:
     """The database's time, in seconds since the epoch."""
-    return float(connection.execute(select(_clock(connection))).scalar_one())
+    return float(connection.execute(select(now(connection))).scalar_one())
+
+
+def now(connection: Connection) -> ColumnElement[float]:
+    """The same as a part of a statement."""
+    return literal_column(_CLOCKS[connection.dialect.name], Double)
 
 
 def grant(connection: Connection, study_id: int, worker: WorkerId, *, trial_number: int, trial_id: int, attempt: int) -> None:
     """Entitle a worker to a trial from now on. The study must be locked."""
-    now = _clock(connection)
+    moment = now(connection)
     row = insert(LEASES).values(
         study_id=study_id,
         trial_number=trial_number,
@@ -129,8 +134,8 @@ def grant(connection: Connection, study_id: int, worker: WorkerId, *, trial_numb
         namespace=worker.namespace,
         pid=worker.pid,
         process_started=worker.process_started,
-        started_at=now,
-        seen_at=now,
+        started_at=moment,
+        seen_at=moment,
     )
     connection.execute(row)
 
@@ -146,7 +151,7 @@ def of_running_trials(connection: Connection, study_id: int) -> list[Lease]:
 
 def open_ones(connection: Connection, study_id: int) -> list[tuple[Lease, float]]:
     """Every lease that has not ended, and the database's time, in one statement."""
-    query = select(LEASES, _clock(connection).label("now")).where(LEASES.c.study_id == study_id, LEASES.c.ended_at.is_(None))
+    query = select(LEASES, now(connection).label("now")).where(LEASES.c.study_id == study_id, LEASES.c.ended_at.is_(None))
     return [(_lease(row), float(row.now)) for row in connection.execute(query.order_by(LEASES.c.trial_number, LEASES.c.attempt))]
 
 
@@ -167,7 +172,7 @@ def hold(connection: Connection, study_id: int, *, trial_number: int, attempt: i
     """Renew a lease; False if it has ended, because another worker has the trial now, or if the trial was ended by hand."""
     is_ours = _is_open(study_id, trial_number, attempt, worker_key)
     running = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.RUNNING)
-    change = update(LEASES).where(*is_ours, LEASES.c.trial_id.in_(running)).values(seen_at=_clock(connection))
+    change = update(LEASES).where(*is_ours, LEASES.c.trial_id.in_(running)).values(seen_at=now(connection))
     return connection.execute(change).rowcount == 1
 
 
@@ -176,7 +181,7 @@ def end(
 ) -> bool:
     """End a lease; False if it had ended already. A lost worker's ends when it was last seen."""
     is_ours = _is_open(study_id, trial_number, attempt, worker_key)
-    ended_at = LEASES.c.seen_at if ending is LeaseEnding.LOST else _clock(connection)
+    ended_at = LEASES.c.seen_at if ending is LeaseEnding.LOST else now(connection)
     change = update(LEASES).where(*is_ours).values(ended_at=ended_at, ending=ending, error=error[:200])
     return connection.execute(change).rowcount == 1
 
@@ -187,10 +192,10 @@ def is_held(connection: Connection, study_id: int, trial_number: int) -> bool:
     return connection.execute(select(LEASES.c.attempt).where(*is_open)).first() is not None
 
 
-def supersede(connection: Connection, study_id: int, trial_number: int) -> None:
+def close(connection: Connection, study_id: int, trial_number: int, ending: LeaseEnding) -> None:
     """End whatever lease of a trial is open. The study must be locked."""
     is_open = (LEASES.c.study_id == study_id, LEASES.c.trial_number == trial_number, LEASES.c.ended_at.is_(None))
-    connection.execute(update(LEASES).where(*is_open).values(ended_at=_clock(connection), ending=LeaseEnding.SUPERSEDED))
+    connection.execute(update(LEASES).where(*is_open).values(ended_at=now(connection), ending=ending))
 
 
 def mark(connection: Connection, study_id: int, *, trial_number: int, attempt: int, ending: LeaseEnding, error: str = "") -> None:
@@ -199,10 +204,10 @@ def mark(connection: Connection, study_id: int, *, trial_number: int, attempt: i
     connection.execute(update(LEASES).where(*is_it).values(ending=ending, error=error[:200]))
 
 
-def renew(connection: Connection, study_id: int, worker: WorkerId) -> None:
-    """Renew all leases of a worker."""
+def renew(connection: Connection, study_id: int, worker: WorkerId) -> int:
+    """Renew all leases of a worker; how many there are."""
     is_ours = (LEASES.c.study_id == study_id, LEASES.c.worker_key == worker.key, LEASES.c.ended_at.is_(None))
-    connection.execute(update(LEASES).where(*is_ours).values(seen_at=_clock(connection)))
+    return connection.execute(update(LEASES).where(*is_ours).values(seen_at=now(connection))).rowcount
 
 
 def intervals(connection: Connection, study_id: int) -> list[tuple[float, float]]:
@@ -232,10 +237,6 @@ def _is_attempt(study_id: int, trial_number: int, attempt: int, worker_key: str)
         LEASES.c.attempt == attempt,
         LEASES.c.worker_key == worker_key,
     )
-
-
-def _clock(connection: Connection) -> ColumnElement[float]:
-    return literal_column(_CLOCKS[connection.dialect.name], Double)
 
 
 def _lease(row: Row[Any]) -> Lease:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from sqlalchemy import Connection
 
 from tuner import messages
-from tuner.errors import LeaseLost
+from tuner.errors import LeaseLost, TrialStopped
 from tuner.messages import Ending
 from tuner.search import curves, endings, leases, tables
 from tuner.search.claims import Claim
@@ -19,6 +19,9 @@ from tuner.search.study import Study
 from tuner.search.tables import TRIAL_USER
 
 Outcome = messages.Finished | messages.Failed
+
+#: user attribute of a trial: who stopped it
+STOPPED_BY = "stopped_by"
 
 
 class Delivery(StrEnum):
@@ -66,7 +69,7 @@ def finish(
     if not _is_due(connection, study, claim, LeaseEnding.COMPLETED if is_completed else LeaseEnding.PRUNED):
         return
     curves.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=curve)
-    endings.put_confusion(connection, claim.trial_id, finished)
+    endings.put_findings(connection, claim.trial_id, finished)
     is_whole = bool(curve) and curve[0].step == 1  # else the trial went on from a checkpoint
     whole = curve if is_whole else curves.read(connection, study, claim.number)
     attributes = endings.of_finished(finished, whole, device=device)
@@ -84,6 +87,7 @@ def fail(connection: Connection, study: Study, claim: Claim, failed: messages.Fa
     """
     if _is_due(connection, study, claim, LeaseEnding.FAILED, failed.error):
         endings.fail(connection, study, trial_id=claim.trial_id, attributes=endings.of_failed(failed))
+        endings.put_log(connection, claim.trial_id, failed)
         endings.stop_if_hopeless(connection, study, failed)
 
 
@@ -96,11 +100,14 @@ def release(connection: Connection, study: Study, claim: Claim) -> None:
     if not _end(connection, study, claim, LeaseEnding.RELEASED):
         own = _lease(connection, study, claim)
         if own is None or own.ending != LeaseEnding.RELEASED:
-            raise lost(claim)
+            raise lost(connection, claim)
 
 
-def lost(claim: Claim) -> LeaseLost:
+def lost(connection: Connection, claim: Claim) -> LeaseLost:
     """The error of a worker whose attempt counts no more."""
+    stopped_by = tables.get(connection, TRIAL_USER, claim.trial_id, STOPPED_BY).get(STOPPED_BY)
+    if stopped_by is not None:
+        return TrialStopped(f"stopped by {stopped_by}")
     return LeaseLost(f"trial {claim.number} was given to another worker; this attempt of it ({claim.attempt}) counts no more")
 
 
@@ -137,10 +144,10 @@ def _makes_way(connection: Connection, study: Study, claim: Claim, ending: Lease
     if own is not None and own.ending == ending:
         return False  # an earlier call that was not acknowledged
     if own is None or not tables.is_running(connection, study.id, claim.trial_id):
-        raise lost(claim)
+        raise lost(connection, claim)
     if ending is LeaseEnding.FAILED and leases.is_held(connection, study.id, claim.number):
-        raise lost(claim)  # the other may do better
-    leases.supersede(connection, study.id, claim.number)
+        raise lost(connection, claim)  # the other may do better
+    leases.close(connection, study.id, claim.number, LeaseEnding.SUPERSEDED)
     leases.mark(connection, study.id, trial_number=claim.number, attempt=claim.attempt, ending=ending, error=error)
     tables.put(connection, TRIAL_USER, claim.trial_id, {"worker": own.worker})
     return True

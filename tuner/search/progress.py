@@ -1,5 +1,6 @@
 """A study in the storage into one look at how it stands, cheap enough for twice a second."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from tuner.search import budget, leases, tables
 from tuner.search import study as studies
 from tuner.search.budget import Standing
 from tuner.search.leases import LEASE_SECONDS, Lease
-from tuner.search.study import STOPPED, Study
+from tuner.search.study import HALTED, STOPPED, Study
 from tuner.search.tables import EPOCHS, INTERMEDIATE, STUDY_USER, TRIALS, VALUES
 
 
@@ -39,6 +40,8 @@ class Snapshot:
     running: tuple[Running, ...]
     #: trials that were begun and wait to be taken up again
     num_waiting: int
+    #: trials that someone enqueued and that no worker has begun
+    num_enqueued: int
     num_completed: int
     num_pruned: int
     num_failed: int
@@ -56,6 +59,8 @@ class Snapshot:
     eta_seconds: float | None
     #: why no further trial starts; None if one may
     stop_reason: str | None
+    #: who stopped the study; None: no one
+    halted_by: str | None
 
     @property
     def num_ended(self) -> int:
@@ -68,6 +73,14 @@ def snapshot(study: Study) -> Snapshot:
     return study.storage.read(lambda connection: _read(connection, study))
 
 
+def best_curve(study: Study) -> list[float]:
+    """The best value of the study after each completed trial, in the order of their ends."""
+    query = select(VALUES.c.value).join(TRIALS, TRIALS.c.trial_id == VALUES.c.trial_id)
+    query = query.where(TRIALS.c.study_id == study.id, TRIALS.c.state == TrialState.COMPLETE).order_by(TRIALS.c.datetime_complete)
+    values = study.storage.read(lambda connection: connection.execute(query).scalars().all())
+    return list(itertools.accumulate((value for value in values if value is not None), max))
+
+
 def _read(connection: Connection, study: Study) -> Snapshot:
     study = studies.up_to_date(connection, study)
     counts = _counts(connection, study.id)
@@ -76,17 +89,21 @@ def _read(connection: Connection, study: Study) -> Snapshot:
     best = _best(connection, study.id)
     busy = budget.busy_seconds(leases.intervals(connection, study.id))
     num_ended = sum(counts.get(state, 0) for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    reasons = tables.get(connection, STUDY_USER, study.id, STOPPED, HALTED)
     standing = Standing(
         num_trials=sum(counts.values()),
         best_value=best[1] if best else None,
         busy_seconds=busy,
-        stopped=tables.get(connection, STUDY_USER, study.id, STOPPED).get(STOPPED),
+        stopped=reasons.get(STOPPED),
+        halted=(reasons.get(HALTED) or {}).get("by"),
+        num_enqueued=counts.get(TrialState.WAITING, 0),
         num_combinations=None if study.combinations is None else len(study.combinations),
     )
     stages = _stage_seconds(connection, study.id)
     return Snapshot(
         running=tuple(_running(connection, open_leases, study.spec.training.probe_epochs, now)),
         num_waiting=counts.get(TrialState.RUNNING, 0) - len(open_leases),
+        num_enqueued=standing.num_enqueued,
         num_completed=counts.get(TrialState.COMPLETE, 0),
         num_pruned=counts.get(TrialState.PRUNED, 0),
         num_failed=counts.get(TrialState.FAIL, 0),
@@ -98,6 +115,7 @@ def _read(connection: Connection, study: Study) -> Snapshot:
         fine_tune_seconds=stages.get(Stage.FINE_TUNE, 0.0),
         eta_seconds=_eta(study, num_ended=num_ended, busy=busy),
         stop_reason=budget.decide(study.spec.budget, standing),
+        halted_by=standing.halted,
     )
 
 

@@ -100,7 +100,21 @@ def rows(spec: StudySpec) -> list[SpaceRow]:
     fields += [("class_weights", space.class_weights, _ALWAYS), ("batch_size", space.batch_size, _ALWAYS)]
     tuned = _when_fine_tuned(space) if fine_tunes(spec) else None
     fields += [*_rows_of_fine_tuning(space, tuned), *_rows_of_augmentation(space, tuned)]
-    return [SpaceRow(name=name, what=_what(domain), when=when, is_searched=not isinstance(domain, Fixed)) for name, domain, when in fields]
+    return [SpaceRow(name=name, what=what(domain), when=when, is_searched=not isinstance(domain, Fixed)) for name, domain, when in fields]
+
+
+def what(domain: Domain) -> str:
+    """What trials try of a hyperparameter, in words."""
+    match domain:
+        case Fixed(value=value):
+            return _shown(value)
+        case Choice(values=values):
+            return " or ".join(_shown(value) for value in values)
+        case Range():
+            scale = ", logarithmic" if domain.log else ""
+            kind = ", whole" if domain.integer else ""
+            off = "off, or " if domain.off else ""
+            return f"{off}{wording.number(domain.low)} to {wording.number(domain.high)}{kind}{scale}"
 
 
 def _head(chooser: Chooser, space: SearchSpace) -> dict[str, Any]:
@@ -196,19 +210,6 @@ def _rows_of_augmentation(space: SearchSpace, when: str | None) -> Iterator[_Fie
     for name, moment in moments.items():
         if moment is not None:
             yield f"augmentation.{name}", getattr(space.augmentation, name), moment
-
-
-def _what(domain: Domain) -> str:
-    match domain:
-        case Fixed(value=value):
-            return _shown(value)
-        case Choice(values=values):
-            return " or ".join(_shown(value) for value in values)
-        case Range():
-            scale = ", logarithmic" if domain.log else ""
-            kind = ", whole" if domain.integer else ""
-            off = "off, or " if domain.off else ""
-            return f"{off}{wording.number(domain.low)} to {wording.number(domain.high)}{kind}{scale}"
 
 
 def _shown(value: Any) -> str:

@@ -1,24 +1,37 @@
 """A study in the storage into what it has spent and found."""
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, case, func, select
 
 from tuner.search import budget, leases, tables
+from tuner.search import study as studies
 from tuner.search.budget import Standing
-from tuner.search.study import STOPPED, Study
+from tuner.search.study import HALTED, SPEC, STOPPED, Study
 from tuner.search.tables import TRIALS, VALUES
 
 
-def read(connection: Connection, study: Study) -> Standing:
-    """What the budget is held against; what it does not limit is not read."""
+def read(connection: Connection, study: Study) -> tuple[Study, Standing]:
+    """The study with the budget that it has now, and what that is held against; what it does not limit is not read."""
+    attributes = tables.get(connection, tables.STUDY_USER, study.id, SPEC, STOPPED, HALTED)
+    study = studies.with_stored(study, attributes)
     limits = study.spec.budget
-    return Standing(
-        num_trials=tables.count_trials(connection, study.id),
+    num_trials, num_enqueued = _count(connection, study.id)
+    return study, Standing(
+        num_trials=num_trials,
+        num_enqueued=num_enqueued,
         best_value=None if limits.target is None else best_value(connection, study.id),
         busy_seconds=0.0 if limits.timeout is None else budget.busy_seconds(leases.intervals(connection, study.id)),
-        stopped=tables.get(connection, tables.STUDY_USER, study.id, STOPPED).get(STOPPED),
+        stopped=attributes.get(STOPPED),
+        halted=(attributes.get(HALTED) or {}).get("by"),
         num_combinations=None if study.combinations is None else len(study.combinations),
     )
+
+
+def _count(connection: Connection, study_id: int) -> tuple[int, int]:
+    """Trials of a study in every state, and those of them that no worker has begun."""
+    is_waiting = func.coalesce(func.sum(case((TRIALS.c.state == TrialState.WAITING, 1), else_=0)), 0)
+    row = connection.execute(select(func.count(), is_waiting).select_from(TRIALS).where(TRIALS.c.study_id == study_id)).one()
+    return int(row[0]), int(row[1])
 
 
 def best_value(connection: Connection, study_id: int) -> float | None:

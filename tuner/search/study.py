@@ -3,7 +3,7 @@
 import difflib
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,10 @@ from tuner.spec import Budget, Data, StudySpec
 SPEC = "spec"
 STOPPED = "stopped"
 RESUMED_AT = "resumed_at"
+#: who stopped the study, as a dict of `by` and `at`
+HALTED = "halted"
+#: the budget of the last `tuner run`, where someone has changed it since
+GIVEN_BUDGET = "given_budget"
 #: messages.Prepared of the first trainer, as a dict
 PREPARED = "prepared"
 _METRIC_NAMES = "study:metric_names"
@@ -48,7 +52,8 @@ class Study:
 def join(spec: StudySpec, storage: Storage) -> Study:
     """The study of a file: a new one, or the one that is there, whichever of many workers comes first.
 
-    One that is there gets the budget of the file; where its images lie is the file's for this process, and stays in the storage as it was.
+    One that is there gets the budget of the file, unless someone has changed the budget since that same one was given; where its images
+    lie is the file's for this process, and stays in the storage as it was.
 
     Raises:
         StudyError: there is one of this name that differs from the file, or that something else made.
@@ -66,9 +71,10 @@ def join(spec: StudySpec, storage: Storage) -> Study:
             + "\n  ".join(changes)
             + "\nTrials of both would not compare. Undo the changes, or give the file another name: to begin a new study."
         )
-    if study.spec.budget != spec.budget:
-        storage.write(lambda connection: _put_budget(connection, study, spec.budget))
-    return _with(study, budget=spec.budget, data=spec.data)
+    budget = study.spec.budget
+    if budget != spec.budget:
+        budget = storage.write(lambda connection: _give_budget(connection, study, spec.budget))
+    return _with(study, budget=budget, data=spec.data)
 
 
 def load(name: str | None, storage: Storage) -> Study:
@@ -98,8 +104,13 @@ def at(study: Study, data: Data) -> Study:
 
 def up_to_date(connection: Connection, study: Study) -> Study:
     """The study with the budget that the storage holds now: someone may have run it with another one since it was opened."""
-    stored = tables.get(connection, tables.STUDY_USER, study.id, SPEC)
-    return _with(study, budget=Budget.model_validate(json.loads(stored[SPEC])["budget"])) if stored else study
+    return with_stored(study, tables.get(connection, tables.STUDY_USER, study.id, SPEC))
+
+
+def with_stored(study: Study, attributes: Mapping[str, Any]) -> Study:
+    """The study with the budget among the attributes that were read of it."""
+    stored = attributes.get(SPEC)
+    return study if stored is None else _with(study, budget=Budget.model_validate(json.loads(stored)["budget"]))
 
 
 def names(storage: Storage) -> list[str]:
@@ -130,9 +141,19 @@ def _create(spec: StudySpec, storage: Storage) -> None:
     storage.call(attempt)
 
 
-def _put_budget(connection: Connection, study: Study, budget: Budget) -> None:
-    """Change the budget in the storage, and nothing beside it."""
+def _give_budget(connection: Connection, study: Study, budget: Budget) -> Budget:
+    """Change the budget to a file's, unless that says the same as when someone changed it; the one that holds."""
     tables.lock_study(connection, study.id, study.name)
+    given = tables.get(connection, tables.STUDY_USER, study.id, GIVEN_BUDGET).get(GIVEN_BUDGET)
+    if given is not None and Budget.model_validate(given) == budget:
+        return up_to_date(connection, study).spec.budget
+    put_budget(connection, study, budget)
+    tables.remove(connection, tables.STUDY_USER, study.id, GIVEN_BUDGET)
+    return budget
+
+
+def put_budget(connection: Connection, study: Study, budget: Budget) -> None:
+    """Change the budget in the storage, and nothing beside it. The study must be locked."""
     stored = tables.get(connection, tables.STUDY_USER, study.id, SPEC)
     changed = json.loads(stored[SPEC]) | {"budget": budget.model_dump(mode="json")}
     tables.put(connection, tables.STUDY_USER, study.id, {SPEC: json.dumps(changed)})

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Column, Connection, Double, Insert, Integer, MetaData, String, Table, delete, func, insert, select, update
+from sqlalchemy import BigInteger, Column, Connection, Double, Insert, Integer, MetaData, String, Table, delete, insert, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from tuner.errors import StudyError
@@ -86,6 +86,36 @@ AUDIT = Table(
     Column("study", String(512), nullable=False),
     Column("address", String(64), nullable=False),
 )
+#: one row a worker that is at work or was not long ago
+WORKERS = Table(
+    "tuner_workers",
+    METADATA,
+    Column("study_id", Integer, primary_key=True, autoincrement=False),
+    Column("worker_key", String(32), primary_key=True),
+    Column("worker", String(200), nullable=False),
+    Column("host", String(200), nullable=False),
+    #: where `pid` means this process, as in a lease
+    Column("namespace", String(200), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", Double, nullable=False),
+    Column("device", String(200), nullable=False, default=""),
+    Column("threads", Integer),
+    #: as JSON, by package
+    Column("versions", String(500), nullable=False, default="{}"),
+    #: seconds since the epoch by the database's clock, as all that follow
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("ending", String(200), nullable=False, default=""),
+    Column("memory_bytes", BigInteger),
+    Column("trainer_memory_bytes", BigInteger),
+    #: at hand when it was last seen
+    Column("trial_number", Integer),
+    Column("stage", String(32), nullable=False, default=""),
+    #: what someone asks it to do, and who
+    Column("wish", String(32), nullable=False, default=""),
+    Column("wished_by", String(200), nullable=False, default=""),
+)
 
 
 def create_study(connection: Connection, name: str, *, user: Mapping[str, Any], system: Mapping[str, Any]) -> int:
@@ -96,7 +126,7 @@ def create_study(connection: Connection, name: str, *, user: Mapping[str, Any], 
     """
     study_id = _inserted(connection, STUDIES, study_name=name)
     connection.execute(insert(DIRECTIONS).values(study_id=study_id, direction=StudyDirection.MAXIMIZE, objective=0))
-    for ours in (LEASES, EPOCHS):  # databases give the id of a deleted study to the next one
+    for ours in (LEASES, EPOCHS, WORKERS):  # databases give the id of a deleted study to the next one
         connection.execute(delete(ours).where(ours.c.study_id == study_id))
     put(connection, STUDY_USER, study_id, user)
     put(connection, STUDY_SYSTEM, study_id, system)
@@ -115,14 +145,33 @@ def lock_study(connection: Connection, study_id: int, name: str) -> None:
         raise StudyError(f"the study {name} was deleted while it was worked on; run it again to begin it anew")
 
 
-def count_trials(connection: Connection, study_id: int) -> int:
-    """Trials of a study, in every state."""
-    return int(connection.execute(select(func.count()).select_from(TRIALS).where(TRIALS.c.study_id == study_id)).scalar_one())
-
-
 def create_trial(connection: Connection, study_id: int, number: int) -> int:
     """A new running trial; its id. The study must be locked, and `number` be the count of its trials."""
     return _inserted(connection, TRIALS, study_id=study_id, number=number, state=TrialState.RUNNING, datetime_start=_now())
+
+
+def enqueue_trial(connection: Connection, study_id: int, number: int) -> int:
+    """A new trial that waits to be begun; its id. The study must be locked, and `number` be the count of its trials."""
+    return _inserted(connection, TRIALS, study_id=study_id, number=number, state=TrialState.WAITING)
+
+
+def first_enqueued(connection: Connection, study_id: int) -> tuple[int, int] | None:
+    """Id and number of the first trial that waits to be begun. The study must be locked."""
+    query = select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING)
+    row = connection.execute(query.order_by(TRIALS.c.number).limit(1)).first()
+    return None if row is None else (row[0], row[1])
+
+
+def begin_trial(connection: Connection, trial_id: int) -> None:
+    """Have a trial that waits to be begun run. The study must be locked."""
+    connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=TrialState.RUNNING, datetime_start=_now()))
+
+
+def state_of(connection: Connection, study_id: int, number: int) -> tuple[int, TrialState] | None:
+    """Id and state of a trial; None if there is none of this number."""
+    query = select(TRIALS.c.trial_id, TRIALS.c.state).where(TRIALS.c.study_id == study_id, TRIALS.c.number == number)
+    row = connection.execute(query).first()
+    return None if row is None else (row[0], row[1])
 
 
 def trial_id(connection: Connection, study_id: int, number: int) -> int:
@@ -164,6 +213,12 @@ def remove(connection: Connection, table: Table, owner_id: int, key: str) -> Non
 def get(connection: Connection, table: Table, owner_id: int, *keys: str) -> dict[str, Any]:
     """Those of the named attributes of a study or trial that are set."""
     rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id, table.c.key.in_(keys)))
+    return {key: json.loads(text) for key, text in rows}
+
+
+def all_of(connection: Connection, table: Table, owner_id: int) -> dict[str, Any]:
+    """Every attribute of a study or trial."""
+    rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id))
     return {key: json.loads(text) for key, text in rows}
 
 

@@ -6,6 +6,7 @@ gets LeaseLost, drops the trial and claims the next. Only with the trial's resul
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from optuna.trial import FrozenTrial
@@ -15,16 +16,17 @@ from tuner import messages
 from tuner.errors import LeaseLost
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending
-from tuner.search import budget, claims, curves, endings, leases, outcomes, probes, pruners, reaping, standings, suggestion, tables
-from tuner.search import study as studies
+from tuner.search import budget, claims, curves, endings, leases, outcomes, probes, pruners, reaping, roster, standings, suggestion, tables
 from tuner.search.claims import Claim
 from tuner.search.leases import WorkerId
 from tuner.search.outcomes import Delivery, Outcome
 from tuner.search.reaping import Reaped
-from tuner.search.study import RESUMED_AT, STOPPED, Study
+from tuner.search.roster import Pulse, Wish
+from tuner.search.study import HALTED, RESUMED_AT, STOPPED, Study
 from tuner.search.tables import STUDY_USER, TRIAL_USER
 
 __all__ = [
+    "Beat",
     "Claim",
     "Delivery",
     "Reaped",
@@ -52,12 +54,23 @@ T = TypeVar("T")
 TEST = "test"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """What a worker hears when it says that it lives."""
+
+    #: trials that it is still entitled to
+    num_leases: int
+    #: what someone asks of it; None: it is not known here
+    wish: Wish | None
+
+
 def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, epochs: int) -> Claim | None:
     """A trial to work on: one that was begun and is left alone, else a new one. None if there is none: `stop_reason` says why.
 
     A trial that is taken up has the number, hyperparameters and seed that it had. Where None is returned, others may still be at work.
 
     Raises:
+        Dismissed: someone asked this worker to end.
         StorageError: the storage is away; what was claimed by then is claimed again by the next call.
     """
     while (place := study.storage.write(lambda connection: claims.lease(connection, study, worker))) is not None:
@@ -82,8 +95,8 @@ def stop_reason(study: Study) -> str | None:
     """Why no further trial starts; None if one may."""
 
     def read(connection: Connection) -> str | None:
-        known = studies.up_to_date(connection, study)
-        return budget.decide(known.spec.budget, standings.read(connection, known))
+        known, standing = standings.read(connection, study)
+        return budget.decide(known.spec.budget, standing)
 
     return study.storage.read(read)
 
@@ -94,13 +107,15 @@ def stopped(study: Study) -> str | None:
 
 
 def resume(study: Study) -> None:
-    """Let a study that stopped itself go on; the failures so far count no more."""
+    """Let a study that stopped itself, or that someone stopped, go on; the failures so far count no more."""
 
     def write(connection: Connection) -> None:
-        tables.remove(connection, STUDY_USER, study.id, STOPPED)
+        for reason in (STOPPED, HALTED):
+            tables.remove(connection, STUDY_USER, study.id, reason)
         tables.put(connection, STUDY_USER, study.id, {RESUMED_AT: leases.clock(connection)})
+        roster.forgive(connection, study.id)
 
-    if stopped(study):
+    if study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, STOPPED, HALTED)):
         study.storage.write(write)
 
 
@@ -174,9 +189,14 @@ def deliver(study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcom
     return study.storage.write(lambda connection: outcomes.deliver(connection, study, claim, epochs, outcome, device=device))
 
 
-def beat(study: Study, worker: WorkerId) -> None:
-    """Renew the leases of a worker."""
-    study.storage.write(lambda connection: leases.renew(connection, study.id, worker))
+def beat(study: Study, worker: WorkerId, pulse: Pulse) -> Beat:
+    """Renew the leases of a worker, and note how it is."""
+
+    def write(connection: Connection) -> Beat:
+        num_leases = leases.renew(connection, study.id, worker)
+        return Beat(num_leases=num_leases, wish=roster.beat(connection, study.id, worker, pulse))
+
+    return study.storage.write(write)
 
 
 def reap(study: Study, worker: WorkerId) -> list[Reaped]:
@@ -215,7 +235,7 @@ def _is_poor(study: Study, claim: Claim, epochs: Sequence[messages.Epoch], prune
 def _held(study: Study, claim: Claim, work: Callable[[Connection], T]) -> T:
     def write(connection: Connection) -> T:
         if not leases.hold(connection, study.id, trial_number=claim.number, attempt=claim.attempt, worker_key=claim.worker_key):
-            raise outcomes.lost(claim)
+            raise outcomes.lost(connection, claim)
         return work(connection)
 
     return study.storage.write(write)

@@ -1,11 +1,12 @@
 """One attempt of a trial: what the trainer reports goes to the storage, what the storage decides goes to the trainer."""
 
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from tuner import messages
-from tuner.errors import LeaseLost, StorageError
+from tuner.errors import LeaseLost, StorageError, TrialStopped
 from tuner.messages import Stage
 from tuner.search import trials
 from tuner.search.study import Study
@@ -41,6 +42,7 @@ class Attempt:
         self._best = 0.0
         self._suspended_at: float | None = None
         self._why_stopped = ""
+        self._doubted = threading.Event()
         #: whether the trial was given to another worker, so that nothing of this attempt counts
         self.is_lost = False
 
@@ -65,9 +67,20 @@ class Attempt:
                     return None if self.is_lost else self._with_reason(message)
                 case messages.Busy() | None:
                     self._deliver_what_is_due()
+            if self._doubted.is_set():
+                self._make_sure()
             if self._stopping.is_asked and self._must_be_abandoned():
                 break
         return None
+
+    def doubt(self) -> None:
+        """Have the worker look whether the trial is still its own, as soon as it comes to it; called by the heartbeat's thread."""
+        self._doubted.set()
+
+    def _make_sure(self) -> None:
+        self._doubted.clear()
+        if not self.is_lost:
+            self._report()
 
     def _take_epoch(self, epoch: messages.Epoch) -> None:
         self._outbox.add(epoch)
@@ -93,13 +106,15 @@ class Attempt:
 
     def deliver(self) -> None:
         """Report what is not reported yet; while the storage is away, it waits in the outbox."""
-        if not self._outbox.unsent or self.is_lost:
-            return
+        if self._outbox.unsent and not self.is_lost:
+            self._report()
+
+    def _report(self) -> None:
         try:
             trials.report(self._study_in_haste if self._outbox.is_held_up else self._study, self._claim, self._outbox.unsent)
             self._outbox.clear()
-        except LeaseLost:
-            self._lose()
+        except LeaseLost as error:
+            self._lose(error)
         except StorageError as error:
             self._hold_up("reports are kept", error)
         self._reported_at = time.monotonic()
@@ -114,8 +129,8 @@ class Attempt:
                 is_promoted = trials.promoted(self._study, self._claim, probed, self._outbox.unsent)
                 self._outbox.clear()
                 return is_promoted
-            except LeaseLost:
-                self._lose()
+            except LeaseLost as error:
+                self._lose(error)
                 return False
             except StorageError as error:
                 self._hold_up("the probe waits", error)
@@ -130,11 +145,11 @@ class Attempt:
         except (LeaseLost, StorageError):
             return False
 
-    def _lose(self) -> None:
+    def _lose(self, error: LeaseLost) -> None:
         """Train no more what another worker trains; a trainer that suspends it leaves the files alone, which are the other's now."""
         self.is_lost = True
-        self._why_stopped = self._why_stopped or "another worker has it"
-        self._trainer.send(messages.Suspend())
+        self._why_stopped = self._why_stopped or str(error)
+        self._trainer.send(messages.Stop() if isinstance(error, TrialStopped) else messages.Suspend())
 
     def _stop(self, why: str) -> None:
         if not self._why_stopped:

@@ -49,7 +49,7 @@ class Assignment(BaseModel):
     @property
     def limits(self) -> Limits:
         """What its trainer may take."""
-        return Limits(hang_seconds=self.hang_limit_seconds, memory_bytes=self.memory_limit_bytes)
+        return Limits(hang_seconds=self.hang_limit_seconds, memory_bytes=self.memory_limit_bytes, threads=self.threads)
 
     @property
     def log(self) -> Path:

@@ -95,6 +95,10 @@ class Rehearsal:
         """As the script says."""
         return self._script.memory_bytes
 
+    def last_words(self) -> str:
+        """What the script has it write."""
+        return "the script says so" if self._script.num_started else ""
+
     def kill(self) -> None:
         """Play no more."""
         self._ended = True

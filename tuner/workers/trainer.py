@@ -33,6 +33,7 @@ class TrainerDied(TunerError):
     def __init__(self, cause: str, last_words: str) -> None:
         super().__init__(f"the training process {cause}" + (f"; it last wrote:\n{last_words}" if last_words else ""))
         self.cause = cause
+        self.last_words = last_words
 
 
 class Trainer(Protocol):
@@ -56,6 +57,10 @@ class Trainer(Protocol):
 
     def memory_bytes(self) -> int:
         """What it holds of the machine's memory."""
+        ...
+
+    def last_words(self) -> str:
+        """The last lines of its log, "" where there is none."""
         ...
 
     def kill(self) -> None:
@@ -123,6 +128,10 @@ class ChildTrainer:
             return int(psutil.Process(self._process.pid).memory_info().rss)
         except psutil.Error:
             return 0
+
+    def last_words(self) -> str:
+        """The last lines of the child's log."""
+        return tail(self._log)
 
     def kill(self) -> None:
         """End the child at once."""

@@ -27,6 +27,8 @@ class Limits:
     hang_seconds: float = 1800.0
     #: memory between two trials; None: any
     memory_bytes: int | None = None
+    #: None: not said
+    threads: int | None = None
 
 
 class TrainerHung(TunerError):
@@ -88,6 +90,20 @@ class WarmTrainer:
             self._longest_wait_seconds = max(self._longest_wait_seconds, waited_seconds)
         self._waiting_since = time.monotonic()
         return message
+
+    @property
+    def threads(self) -> int | None:
+        """Threads that its trainers compute with; None: not known."""
+        return self._limits.threads
+
+    def memory_bytes(self) -> int | None:
+        """What the trainer holds of the machine's memory; None: there is no trainer."""
+        trainer = self._trainer
+        return None if trainer is None else trainer.memory_bytes()
+
+    def last_words(self) -> str:
+        """The last lines of the trainer's log, "" where there is none."""
+        return "" if self._trainer is None else self._trainer.last_words()
 
     def outgrown(self) -> str:
         """Why the trainer is to be replaced before the next trial, "" if it is not."""

@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from tuner import failures, messages
-from tuner.errors import LeaseLost, StorageError
+from tuner.errors import Dismissed, LeaseLost, StorageError, TrialStopped
 from tuner.messages import Ending
 from tuner.search import admission, progress, reaping, trials
+from tuner.search.roster import Wish
 from tuner.search.study import Study
 from tuner.search.trials import Claim, WorkerId
 from tuner.workers.attempt import Attempt
-from tuner.workers.events import Happening, Tell
+from tuner.workers.events import Event, Happening, Tell
 from tuner.workers.heartbeat import BEAT_SECONDS, Heartbeat
 from tuner.workers.leftovers import Leftovers
 from tuner.workers.narrator import Narrator
 from tuner.workers.outbox import Outbox
 from tuner.workers.places import Places
+from tuner.workers.presence import Presence
 from tuner.workers.spool import Origin, Outcome, Spool
 from tuner.workers.stopping import Stopping
 from tuner.workers.trainer import TrainerDied
@@ -37,14 +39,20 @@ class Worker:
         self._identity = identity
         self._places = places
         self._stopping = stopping
-        self._narrator = Narrator(study.name, identity.name, tell)
+        self._told = tell
+        self._presence = Presence(study, identity, trainer)
+        self._narrator = Narrator(study.name, identity.name, self._tell)
         self._prepare = messages.Prepare(spec=study.spec.model_dump_json(), cache=str(places.cache))
         self._prepared: messages.Prepared | None = None
         self._leftovers = Leftovers(study, places.of_spool(study.name), self._narrator)
         self._reaped_at = time.monotonic()
+        self._attempt: Attempt | None = None
+        #: who asked this worker alone to end, in words
+        self._dismissed = ""
 
     def run(self, *, beat_seconds: float = BEAT_SECONDS) -> None:
         """Work until there is nothing more to do; raises what `WarmTrainer.warm_up`, `admission.admit` and `trials.claim` raise."""
+        self._appear()
         try:
             with Heartbeat(self._beat, self._narrator.trouble, every_seconds=beat_seconds):
                 self._work_until_done()
@@ -52,9 +60,23 @@ class Worker:
             if self._stopping.is_asked:
                 self._trainer.drop()  # what it is doing now, no one waits for
             self._trainer.close()
-        self._narrator.say(Happening.ENDED, message=self._why_ended())
+        why = self._why_ended()
+        self._presence.leave(why)
+        self._narrator.say(Happening.ENDED, message=why)
+
+    def _tell(self, event: Event) -> None:
+        self._presence.note(event)
+        self._told(event)
+
+    def _appear(self) -> None:
+        try:
+            self._presence.appear()
+        except StorageError:
+            pass  # the heart tries again
 
     def _why_ended(self) -> str:
+        if self._dismissed:
+            return self._dismissed
         if self._stopping.is_asked:
             return "asked to stop"
         try:
@@ -79,6 +101,7 @@ class Worker:
             self._prepared = prepared = self._trainer.warm_up(self._prepare)
             if prepared is not None:
                 self._insist(lambda: admission.admit(self._study, prepared), lambda: "the first trial waits")
+                self._presence.is_ready(prepared)
                 self._narrator.say(Happening.READY, seconds=prepared.seconds, message=prepared.device)
         return self._trainer.is_warm
 
@@ -96,10 +119,19 @@ class Worker:
                 lambda: "the next trial waits",
                 unless=lambda: self._stopping.is_asked,
             )
+        except Dismissed as dismissed:
+            self._dismiss(str(dismissed))
+            return None
         except StorageError:
             if self._stopping.is_asked:
                 return None
             raise
+
+    def _dismiss(self, why: str) -> None:
+        """End in order, and let whoever started this worker not start it again."""
+        if not self._stopping.is_asked:
+            self._dismissed = why
+            self._stopping.ask()
 
     def _work_on(self, claim: Claim) -> None:
         began = time.monotonic()
@@ -110,7 +142,8 @@ class Worker:
             self._settle(outbox, outcome, time.monotonic() - began)
         except LeaseLost as error:
             outbox.clear()
-            self._narrator.say(Happening.LOST, claim.number, seconds=time.monotonic() - began, message=str(error))
+            what = Happening.PRUNED if isinstance(error, TrialStopped) else Happening.LOST
+            self._narrator.say(what, claim.number, seconds=time.monotonic() - began, message=str(error))
         finally:
             outbox.close()
 
@@ -140,19 +173,28 @@ class Worker:
         """The outcome of a trial; a trainer that dies or hangs is given a second chance."""
         number, num_tries = outbox.claim.number, 0
         while self._is_ready():
-            attempt = Attempt(self._study, outbox, self._trainer, self._stopping, self._narrator)
+            attempt = self._attempt = Attempt(self._study, outbox, self._trainer, self._stopping, self._narrator)
             try:
-                return attempt.play(folder)
+                return self._with_log(attempt.play(folder))
             except (TrainerDied, TrainerHung) as error:
                 num_tries += 1
+                last_words = error.last_words if isinstance(error, TrainerDied) else self._trainer.last_words()
                 self._trainer.drop()
                 attempt.deliver()  # the next one goes on from a checkpoint that may lie behind them
                 if self._stopping.is_asked:
                     return None
                 self._narrator.say(Happening.REPLACED, number, message=str(error))
                 if num_tries >= failures.TREATMENTS[error.failure].tries:
-                    return messages.Failed(trial=number, error=error.cause, message=str(error))
+                    return messages.Failed(trial=number, error=error.cause, message=str(error), log=last_words)
+            finally:
+                self._attempt = None
         return None
+
+    def _with_log(self, outcome: Outcome | None) -> Outcome | None:
+        """The trainer does not read its own log."""
+        if not isinstance(outcome, messages.Failed):
+            return outcome
+        return outcome.model_copy(update={"log": "\n".join(filter(None, (self._trainer.last_words(), outcome.traceback)))})
 
     def _finish(self, outbox: Outbox, finished: messages.Finished) -> None:
         """Keep a result with its curve, and its weights if they are wanted."""
@@ -200,7 +242,12 @@ class Worker:
         return finished.model_copy(update={"weights": None})
 
     def _beat(self) -> None:
-        trials.beat(self._study, self._identity)
+        attempt = self._attempt
+        heard = self._presence.beat()
+        if attempt is not None and attempt is self._attempt and not heard.num_leases:
+            attempt.doubt()
+        if heard.wish is Wish.SUSPEND:
+            self._dismiss(f"asked to end by {self._presence.wish()[1]}")
         if time.monotonic() - self._reaped_at >= reaping.REAP_SECONDS:
             self._reaped_at = time.monotonic()
             self._leftovers.deliver()  # first: what it has left may be the result of a trial that is lost otherwise

@@ -1,0 +1,76 @@
+"""A running study, steered by commands from beside it; its trainers are rehearsed."""
+
+import json
+from typing import Any
+
+from tests.acceptance.conftest import Place
+from tests.acceptance.test_terminal import Terminal, terminals
+from tuner.search import details
+from tuner.search import storage as storages
+from tuner.search import study as studies
+
+__all__ = ["terminals"]
+
+
+def test_a_trial_is_stopped_a_config_is_tried_next_and_a_worker_ends_after_its_trial(place: Place) -> None:
+    run = place.tuner("run", "study.yaml", "--trials", "50", script={"epoch_seconds": 1.0})
+    run.until("study trial 0 started")
+    code, said = place.tuner("stop", "study", "--trial", "0").end()
+    assert (code, said.startswith("study trial 0 was stopped")) == (0, True)
+    code, said = place.tuner("enqueue", "study", "--set", "dropout=0.125").end()
+    assert code == 0
+    number = int(said.split()[2])
+    run.until("study trial 0 pruned", "stopped by")
+    run.until(f"study trial {number} started")
+    (worker,) = [seen for seen in looked(place)["workers"] if seen["is_present"]]
+    assert place.tuner("stop", "study", "--worker", worker["name"]).end()[0] == 0
+    run.until("ended: asked to end by")
+    run.end()
+    storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
+    found = details.of_trial(studies.load("study", storage), number)
+    storage.close()
+    assert found.origin == "enqueued"
+    assert found.hyperparameters is not None
+    assert found.hyperparameters.dropout == 0.125
+    assert len(place.states()) == number + 1
+
+
+def test_a_study_is_stopped_and_resumed_from_beside_it(place: Place) -> None:
+    run = place.tuner("run", "study.yaml", script={"epoch_seconds": 0.3})
+    run.until("study trial 0 started")
+    assert place.tuner("stop", "study").end()[0] == 0
+    assert run.end()[0] == 0
+    assert place.states() == ["COMPLETE"]
+    worker = place.tuner("worker", "study")
+    assert worker.end()[0] == 0
+    assert any("it was stopped by" in line for line in worker.lines)
+    assert place.tuner("resume", "study").end()[0] == 0
+    assert place.tuner("worker", "study").end()[0] == 0
+    assert place.states() == ["COMPLETE"] * 4
+
+
+def test_a_finished_study_is_watched_on_a_terminal_until_q(finished: Place, terminals: list[Terminal]) -> None:
+    terminal = Terminal(finished.folder, ("watch", "study"), {})
+    terminals.append(terminal)
+    terminal.until("q ends watching")
+    terminal.type(b"q")
+    assert terminal.end() == 0
+    for word in ("4 trials", "best", "It ended because", "done"):
+        assert word in terminal.shown
+    assert "Traceback" not in terminal.shown
+
+
+def test_watching_without_a_terminal_prints_lines(finished: Place) -> None:
+    watched = finished.tuner("watch", "study")
+    assert watched.end() == (0, "")
+    assert len(watched.lines) == 1
+    assert "ended: the budget of 4 trials is spent" in watched.lines[0]
+    assert looked(finished)["num_completed"] == 4
+
+
+def looked(place: Place) -> dict[str, Any]:
+    code, out = place.tuner("watch", "study", "--json").end()
+    assert code == 0
+    described = json.loads(out)
+    assert isinstance(described, dict)
+    return described
