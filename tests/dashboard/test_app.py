@@ -16,10 +16,8 @@ from tuner.search import storage
 NO_USERS = Path("/nowhere/users.json")
 
 
-def test_the_first_page_is_the_list_of_studies(browser: TestClient) -> None:
-    answer = browser.get("/")
-    assert answer.url.path == "/dashboard"
-    assert "<title>Optuna Dashboard</title>" in answer.text
+def test_optuna_dashboard_is_at_its_own_address(browser: TestClient) -> None:
+    assert "<title>Optuna Dashboard</title>" in browser.get("/dashboard").text
 
 
 def test_a_study_shows_its_trials(browser: TestClient) -> None:

@@ -222,7 +222,8 @@ def test_pages_are_packed_and_files_are_kept_by_the_browser(client: TestClient, 
 
 @pytest.mark.parametrize(("cookie", "wanted"), [("dark", ' data-theme="dark"'), ("light", ' data-theme="light"'), ('x"y', ""), ("", "")])
 def test_the_page_comes_in_the_colours_that_were_chosen(client: TestClient, cookie: str, wanted: str) -> None:
-    text = client.get("/", headers={"cookie": f"tuner_theme={cookie}"}).text
+    session = [f"{name}={value}" for name, value in client.cookies.items()]
+    text = client.get("/", headers={"cookie": "; ".join([*session, f"tuner_theme={cookie}"])}).text
     assert f'<html lang="en"{wanted}>' in text
 
 
