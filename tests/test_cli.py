@@ -97,8 +97,24 @@ BAD_CALLS = [
     (["best", "unknown", "--json", "--yaml"], "choose one"),
     (["export", "unknown", "--to", "best.yaml"], "unknown"),
     (["export", "unknown", "--to", "best.txt"], ".yaml, .yml, .json"),
-    # the dashboard serves this machine only
-    (["dashboard", "--host", "0.0.0.0"], "0.0.0.0"),
+    # the dashboard serves other machines only with users, and only those who are said
+    (["dashboard", "--host", "0.0.0.0"], "users add NAME"),
+    (["dashboard", "--allowed-host", "tuner.example"], "users add NAME"),
+    (["dashboard", "--proxy", "localhost"], "--proxy"),
+    (["dashboard", "--certificate", "good.yaml"], "--key"),
+    (["dashboard", "--certificate", "good.yaml", "--key", "good.yaml"], "PEM"),
+    (["dashboard", "--certificate", "none.pem", "--key", "none.pem"], "none.pem"),
+    (["dashboard", "--session", "0"], "--session"),
+    (["dashboard", "--users", "good.yaml", "--host", "0.0.0.0"], "good.yaml cannot be read"),
+    (["dashboard", "nonsense"], "nonsense"),
+    (["dashboard", "users", "add", "eve"], "--role"),
+    (["dashboard", "users", "add", "eve", "--role", "king"], "king"),
+    (["dashboard", "users", "add", "e v e", "--role", "viewer"], "'e v e'"),
+    (["dashboard", "users", "add", "eve", "--role", "viewer", "--password-file", "none.txt"], "none.txt"),
+    (["dashboard", "users", "add", "eve", "--role", "viewer", "--password-file", "empty.yaml"], "expected 10 to 1000"),
+    (["dashboard", "users", "change", "eve"], "--role"),
+    (["dashboard", "tokens", "add", "eve", "--role", "viewer", "--expires", "soon"], "--expires"),
+    (["dashboard", "audit", "--limit", "0"], "--limit"),
     (["dashboard", "--port", "-1"], "--port"),
 ]
 
@@ -111,6 +127,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TUNER_USERS", str(tmp_path / "users.json"))
     monkeypatch.chdir(work)
     (work / "good.yaml").write_text(GOOD)
     (work / "empty.yaml").write_text("")

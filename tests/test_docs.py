@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer.main
@@ -62,7 +63,15 @@ def test_every_option_that_a_page_names_is_there(page: Path) -> None:
 
 
 def commands() -> list[TyperCommand]:
-    return list(typer.main.get_command(cli.app).commands.values())  # type: ignore[attr-defined]
+    return list(below(typer.main.get_command(cli.app)))
+
+
+def below(group: Any) -> Iterator[Any]:
+    """All commands of a group, and of the groups among them."""
+    for command in group.commands.values():
+        yield command
+        if hasattr(command, "commands"):
+            yield from below(command)
 
 
 def test_every_environment_variable_is_in_the_operations_page() -> None:

@@ -10,7 +10,7 @@ from typer import Abort, Argument, Option
 from typer.exceptions import TyperException
 
 import tuner
-from tuner.commands import defaults, mishaps
+from tuner.commands import dashboard, defaults, mishaps
 from tuner.commands.parameters import (
     Address,
     AllowCode,
@@ -50,6 +50,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(dashboard.app, name="dashboard")
 
 DEFAULT_STORAGE = defaults.STORAGE
 DEFAULT_ARTIFACTS = defaults.ARTIFACTS
@@ -232,19 +234,6 @@ def export(
     from tuner.commands import showing
 
     return showing.export(study, storage, to, force=force)
-
-
-@app.command()
-def dashboard(
-    storage: Storage = DEFAULT_STORAGE,
-    host: Annotated[str, Option(metavar="HOST", help="Address to serve at; this machine only.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port to serve at; 0: any.")] = 8080,
-    wait: Wait = None,
-) -> int:
-    """Serve the studies to a browser on this machine."""
-    from tuner.commands import options, showing
-
-    return showing.dashboard(storage, host, port, wait_seconds=options.wait_seconds(wait))
 
 
 @app.command("cache")

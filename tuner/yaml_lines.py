@@ -55,7 +55,15 @@ def read(path: Path) -> Document:
     Raises:
         SpecError: the file cannot be read, or is not YAML.
     """
-    text = _read_text(path)
+    return parse(_read_text(path), path)
+
+
+def parse(text: str, path: Path) -> Document:
+    """The values of a text, as if it stood in a file of this name.
+
+    Raises:
+        SpecError: it is not YAML.
+    """
     yaml = YAML(typ="safe", pure=True)
     try:
         node = yaml.compose(text)

@@ -3,15 +3,21 @@
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tuner.dashboard import app
+from tuner.dashboard import accounts, server
+from tuner.dashboard.identity import Role
+from tuner.dashboard.settings import Settings
 from tuner.search import storage
 
+PASSWORD = "three old wooden boats"
 SWITCHES = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -29,15 +35,22 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The dashboard of a storage with one study of twelve trials, two of them pruned."""
-    opened = storage.open(f"sqlite:///{tmp_path_factory.mktemp('storage')}/tuner.db")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Served]:
+    """The dashboard of a storage with one study of twelve trials, two of them pruned; `eve` may look."""
+    folder = tmp_path_factory.mktemp("storage")
+    opened = storage.open(f"sqlite:///{folder}/tuner.db")
+    accounts.add_user(folder / "users.json", "eve", Role.VIEWER, PASSWORD)
     study = optuna.create_study(
         storage=opened.rdb, study_name="flowers", direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)
     )
     study.optimize(trial_like, n_trials=12)
-    with app.beside(opened, app.DEFAULT_HOST, 0) as address:
-        yield address
+    with server.beside(opened, Settings(users=folder / "users.json"), 0) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def address(served: server.Served) -> str:
+    return served.address
 
 
 def trial_like(trial: optuna.Trial) -> float:
@@ -53,9 +66,23 @@ def trial_like(trial: optuna.Trial) -> float:
 
 
 @pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """A page that may end a test only if nothing was said on its console and nothing failed to load."""
-    page = browser.new_page(viewport={"width": 1280, "height": 2000})
+def page(browser: Browser, served: server.Served) -> Iterator[Page]:
+    """The owner's page, which has opened the printed link; nothing may be said on its console and nothing fail to load."""
+    with watched(browser) as page:
+        page.goto(served.link.replace("/?", "/healthz?"))  # a page that loads nothing more
+        yield page
+
+
+@pytest.fixture
+def stranger(browser: Browser) -> Iterator[Page]:
+    """The same for someone without the link."""
+    with watched(browser) as page:
+        yield page
+
+
+@contextmanager
+def watched(browser: Browser, **options: Any) -> Iterator[Page]:
+    page = browser.new_page(viewport={"width": 1280, "height": 2000}, **options)
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -66,7 +93,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def test_the_list_of_studies_leads_to_the_history_of_one(page: Page, address: str, tmp_path: Path) -> None:
-    page.goto(address)
+    page.goto(f"{address}/dashboard")
     page.screenshot(path=tmp_path / "studies.png")
     page.get_by_text("flowers").first.click()
     page.wait_for_url("**/dashboard/studies/1")
@@ -87,13 +114,57 @@ def test_every_trial_is_listed_with_its_state_and_its_hyperparameters(page: Page
     page.screenshot(path=tmp_path / "trials.png")
 
 
-def test_a_page_of_another_site_cannot_change_a_study(browser: Browser, address: str) -> None:
+def test_a_page_of_another_site_cannot_change_a_study(browser: Browser, served: server.Served, address: str) -> None:
     page = browser.new_page()
-    page.goto(address.replace("127.0.0.1", "localhost") + "/api/meta")  # to a browser, another name is another site
-    with page.expect_response("**/rename") as answered:
-        page.evaluate(
-            "url => fetch(url, {method: 'POST', mode: 'no-cors', body: '{}'}).then(() => true)", f"{address}/api/studies/1/rename"
-        )
-    assert answered.value.status == 403
+    page.goto(served.link.replace("/?", "/healthz?"))
+    page.goto(served.link.replace("/?", "/healthz?").replace("127.0.0.1", "localhost"))  # to a browser, another name is another site
+    sent = "url => fetch(url, {method: 'POST', mode: 'no-cors', body: '{}'}).then(() => 'answered').catch(() => 'refused')"
+    assert page.evaluate(sent, f"{address}/api/studies/1/rename") == "refused"  # and the browser keeps the cookie to itself
     assert "flowers" in page.request.get(f"{address}/api/studies").text()
+    page.close()
+
+
+def test_the_printed_link_leaves_no_token_behind(stranger: Page, served: server.Served) -> None:
+    stranger.goto(served.link)
+    stranger.get_by_text("flowers").first.wait_for()
+    assert served.token is not None
+    assert served.token.value not in stranger.url
+    assert stranger.evaluate("document.cookie") == ""
+
+
+def test_a_viewer_signs_in_sees_the_study_changes_nothing_and_signs_out(stranger: Page, address: str, tmp_path: Path) -> None:
+    stranger.goto(f"{address}/dashboard/studies/1")
+    stranger.wait_for_url("**/tuner/signin?next=*")
+    # by the keyboard alone: the name has the focus
+    stranger.locator("#name:focus").wait_for()
+    stranger.keyboard.type("eve")
+    stranger.keyboard.press("Tab")
+    stranger.keyboard.type(PASSWORD)
+    stranger.keyboard.press("Enter")
+    stranger.wait_for_url("**/dashboard/studies/1")
+    stranger.get_by_text("History", exact=True).last.wait_for()
+    stranger.locator(".barlayer .point").first.wait_for(state="attached")  # the last that it loads
+    assert stranger.request.delete(f"{address}/api/studies/1", headers={"origin": address}).status == 403
+    assert stranger.request.post(f"{address}/tuner/signout", headers={"origin": address}).ok
+    stranger.goto(f"{address}/dashboard")
+    stranger.wait_for_url("**/tuner/signin?next=*")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_sign_in_page_is_accessible(browser: Browser, address: str, scheme: str, width: int, tmp_path: Path) -> None:
+    with watched(browser, color_scheme=scheme) as page:
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(f"{address}/tuner/signin?stale=1")
+        page.screenshot(path=tmp_path / f"signin-{scheme}-{width}.png")
+        found = Axe().run(page)
+        assert found.response["violations"] == []
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_a_script_that_someone_brought_into_a_page_does_not_run(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.goto(f"{address}/tuner/signin")
+    page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = true'}))")
+    assert page.evaluate("window.ran === undefined")
     page.close()

@@ -4,43 +4,20 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from starlette.testclient import TestClient
 
+from tests.dashboard.doors import HERE, add_study, new_storage, owner
 from tuner import errors
-from tuner.dashboard import app, published
+from tuner.dashboard import published, server, settings
+from tuner.dashboard.settings import Settings
 from tuner.search import storage
 
-HERE = "http://127.0.0.1:8080"
+NO_USERS = Path("/nowhere/users.json")
 
 
-@pytest.fixture(scope="module")
-def flowers(tmp_path_factory: pytest.TempPathFactory) -> storage.Storage:
-    """A storage with the study `flowers`, of three trials; no test changes it."""
-    return new_storage(tmp_path_factory.mktemp("storage"))
-
-
-@pytest.fixture
-def browser(flowers: storage.Storage) -> TestClient:
-    return TestClient(app.build(flowers), base_url=HERE)
-
-
-def new_storage(folder: Path) -> storage.Storage:
-    opened = storage.open(f"sqlite:///{folder}/tuner.db")
-    add_study(opened)
-    return opened
-
-
-def add_study(opened: storage.Storage) -> None:
-    study = optuna.create_study(storage=opened.rdb, study_name="flowers", direction="maximize")
-    study.optimize(lambda trial: trial.suggest_float("dropout", 0, 0.5), n_trials=3)
-
-
-def test_the_first_page_is_the_list_of_studies(browser: TestClient) -> None:
-    answer = browser.get("/")
-    assert answer.url.path == "/dashboard"
-    assert "<title>Optuna Dashboard</title>" in answer.text
+def test_optuna_dashboard_is_at_its_own_address(browser: TestClient) -> None:
+    assert "<title>Optuna Dashboard</title>" in browser.get("/dashboard").text
 
 
 def test_a_study_shows_its_trials(browser: TestClient) -> None:
@@ -67,7 +44,7 @@ def test_the_dashboards_own_content_policy_stays(browser: TestClient) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost:9000", "[::1]:8080", "127.0.0.1"])
 def test_this_machine_is_served_by_each_of_its_names(browser: TestClient, host: str) -> None:
-    assert browser.get("/api/studies", headers={"host": host}).status_code == 200
+    assert browser.get("/favicon.ico", headers={"host": host}).status_code == 200
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "192.168.0.1:8080", ""])
@@ -104,16 +81,17 @@ def test_nothing_is_changed_for_a_page_of_another_site(browser: TestClient, meth
 
 
 @pytest.mark.parametrize("headers", [{"origin": HERE}, {"sec-fetch-site": "same-origin"}])
-def test_the_dashboards_own_pages_may_delete_a_study(tmp_path: Path, headers: dict[str, str]) -> None:
-    browser = TestClient(app.build(new_storage(tmp_path)), base_url=HERE)
+def test_the_dashboards_own_pages_may_delete_a_study(tmp_path: Path, users: Path, headers: dict[str, str]) -> None:
+    browser = owner(new_storage(tmp_path), users)
     assert browser.delete("/api/studies/1", headers=headers).status_code == 204
     assert browser.get("/api/studies").json()["study_summaries"] == []
 
 
-def test_a_database_that_goes_away_is_named_and_one_that_comes_back_is_used(postgresql: Any) -> None:
+def test_a_database_that_goes_away_is_named_and_one_that_comes_back_is_used(postgresql: Any, users: Path) -> None:
     opened = storage.open(postgresql.get_uri())
     add_study(opened)
-    browser = TestClient(app.build(opened), base_url=HERE)
+    browser = owner(opened, users)
+    assert (browser.get("/readyz").status_code, browser.get("/healthz").status_code) == (200, 200)
     assert browser.get("/api/studies").status_code == 200
 
     postgresql.stop()
@@ -123,38 +101,65 @@ def test_a_database_that_goes_away_is_named_and_one_that_comes_back_is_used(post
     assert "postgres" not in page.text
     assert browser.get("/api/studies").json() == {"reason": "The database is away."}
     assert browser.get("/favicon.ico").status_code == 200
+    assert (browser.get("/readyz").status_code, browser.get("/healthz").status_code) == (503, 200)
 
     postgresql.start()
     assert browser.get("/dashboard").status_code == 200
     assert len(browser.get("/api/studies").json()["study_summaries"]) == 1
 
 
+def studies_at(served: server.Served) -> bytes:
+    """What a program with the token of the start reads."""
+    assert served.token is not None
+    asked = urllib.request.Request(f"{served.address}/api/studies", headers={"Authorization": f"Bearer {served.token.value}"})
+    with urllib.request.urlopen(asked) as answer:
+        body: bytes = answer.read()
+    return body
+
+
 def test_it_is_served_beside_other_work_and_gone_afterwards(flowers: storage.Storage) -> None:
-    with app.beside(flowers, "localhost", 0) as address, urllib.request.urlopen(f"{address}/api/studies") as answer:
-        assert b"flowers" in answer.read()
+    with server.beside(flowers, Settings(host="localhost", users=NO_USERS), 0) as served:
+        assert b"flowers" in studies_at(served)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{served.address}/api/studies")
     with pytest.raises(urllib.error.URLError):
-        urllib.request.urlopen(address)
+        urllib.request.urlopen(served.address)
 
 
 def test_without_a_port_the_usual_one_is_taken_or_any_that_is_free(flowers: storage.Storage) -> None:
-    with app.beside(flowers, app.DEFAULT_HOST, None) as first, app.beside(flowers, app.DEFAULT_HOST, None) as second:
-        assert first != second
-        for address in (first, second):
-            with urllib.request.urlopen(f"{address}/api/studies") as answer:
-                assert b"flowers" in answer.read()
+    with server.beside(flowers, Settings(users=NO_USERS), None) as first, server.beside(flowers, Settings(users=NO_USERS), None) as second:
+        assert first.address != second.address
+        for served in (first, second):
+            assert b"flowers" in studies_at(served)
 
 
 def test_a_port_that_is_taken_is_refused_with_the_cure(flowers: storage.Storage) -> None:
-    with app.beside(flowers, app.DEFAULT_HOST, 0) as address:
-        port = int(address.rsplit(":", 1)[1])
+    with server.beside(flowers, Settings(users=NO_USERS), 0) as served:
+        port = int(served.address.rsplit(":", 1)[1])
         with pytest.raises(errors.RequestError, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use.*--port 0"):
-            app.serve(flowers, app.DEFAULT_HOST, port, ready=pytest.fail)
+            server.serve(flowers, Settings(users=NO_USERS), port, ready=lambda served: pytest.fail(served.address))
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.1", "example.com", ""])
-def test_another_machine_is_not_served(flowers: storage.Storage, host: str) -> None:
-    with pytest.raises(errors.RequestError, match="no passwords yet.*this machine only"):
-        app.serve(flowers, host, 0, ready=pytest.fail)
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        *(Settings(host=host, users=NO_USERS) for host in ("0.0.0.0", "::", "192.168.0.1", "example.com", "")),
+        Settings(users=NO_USERS, allowed_hosts=("tuner.example",)),
+        Settings(users=NO_USERS, proxies=("127.0.0.1",)),
+    ],
+)
+def test_other_machines_are_not_served_without_users(flowers: storage.Storage, wanted: Settings) -> None:
+    with pytest.raises(errors.RequestError, match="needs users, and /nowhere/users.json names none.*users add NAME --role admin"):
+        server.serve(flowers, wanted, 0, ready=lambda served: pytest.fail(served.address))
+
+
+def test_with_users_other_machines_are_served_under_names_that_are_said(users: Path) -> None:
+    with pytest.raises(errors.RequestError, match="--allowed-host"):
+        settings.check(Settings(host="0.0.0.0", users=users))
+    public = Settings(host="0.0.0.0", users=users, allowed_hosts=("tuner.example",))
+    settings.check(public)
+    assert settings.start_token(public) is None
+    assert settings.start_token(Settings(users=users)) is not None
 
 
 @pytest.fixture
@@ -169,21 +174,23 @@ def test_a_container_whose_port_is_published_to_this_machine_is_served_at_its_ou
     flowers: storage.Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(published.PUBLISHED_AT, "127.0.0.1:9000")
-    with app.beside(flowers, "0.0.0.0", 0) as address:
-        assert address == "http://127.0.0.1:9000"
-    with pytest.raises(errors.RequestError, match="no passwords yet"):
-        app.check_host("192.168.0.1")
+    with server.beside(flowers, Settings(host="0.0.0.0", users=NO_USERS), 0) as served:
+        assert served.address == "http://127.0.0.1:9000"
+        assert served.token is not None
+        assert served.link == f"http://127.0.0.1:9000/?token={served.token.value}"
+    with pytest.raises(errors.RequestError, match="needs users"):
+        settings.check(Settings(host="192.168.0.1", users=NO_USERS))
 
 
 @pytest.mark.usefixtures("image")
 @pytest.mark.parametrize("said", ["0.0.0.0:8080", "192.168.0.1:8080", "127.0.0.1", "127.0.0.1:", "8080", ":8080"])
 def test_a_container_whose_port_is_published_to_others_is_not_served(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(published.PUBLISHED_AT, said)
-    with pytest.raises(errors.RequestError, match="publish its port to this machine only"):
-        app.check_host("0.0.0.0")
+    with pytest.raises(errors.RequestError, match="published to this machine only"):
+        settings.check(Settings(host="0.0.0.0", users=NO_USERS))
 
 
 def test_outside_of_the_image_nothing_opens_it_to_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(published.PUBLISHED_AT, "127.0.0.1:8080")
-    with pytest.raises(errors.RequestError, match="this machine only"):
-        app.check_host("0.0.0.0")
+    with pytest.raises(errors.RequestError, match="needs users"):
+        settings.check(Settings(host="0.0.0.0", users=NO_USERS))

@@ -430,6 +430,7 @@ def test_the_dashboard_shows_notes_of_study_and_trial(begin: Begin) -> None:
     note = get_note_from_system_attrs(attributes, None)["body"]
     assert "Best so far: **0.8000** by trial 1" in note
     assert "| dropout | 0 to 0.5 |" in note
+    assert f"](/tuner/studies/{study.id})" in note
     trial = stored(study, 1)
     assert get_note_from_system_attrs(attributes, trial._trial_id)["body"].startswith("**completed with 0.8000**")
 

@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,17 +73,20 @@ class Dashboard:
                 cure = "give another with --port, or --port 0 for any that is free"
                 raise RequestError(f"the dashboard cannot listen on port {self.port}: {error.strerror}; {cure}") from error
 
-    def beside(self, study: Study) -> AbstractContextManager[str | None]:
-        """Serve it while a `with` block runs; gives its address.
+    @contextmanager
+    def beside(self, study: Study, artifacts: Path) -> Iterator[str | None]:
+        """Serve it while a `with` block runs; gives the link that lets its reader in.
 
         Raises:
             RequestError: the port is taken.
         """
         if not self.wanted:
-            return nullcontext(None)
-        from tuner.dashboard import app
+            yield None
+            return
+        from tuner.dashboard import server, settings
 
-        return app.beside(study.storage, app.DEFAULT_HOST, self.port)
+        with server.beside(study.storage, settings.Settings(artifacts=artifacts), self.port) as served:
+            yield served.link
 
 
 def run(
@@ -109,7 +112,7 @@ def run(
         this = ending.Run(study=study, file=path, assignment=assignments[0], export_to=target)
         stopping = Stopping()
         with on_signals(stopping):
-            with dashboard.beside(study) as address, screens.choose(study.spec, address) as screen:
+            with dashboard.beside(study, places.artifacts) as address, screens.choose(study.spec, address) as screen:
                 watch = _Watch(study, screen, stopping)
                 codes = ready.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
                 if not stopping.is_urgent:

@@ -1,4 +1,4 @@
-"""`tuner status`, `best`, `export` and `dashboard`: what a storage holds, shown."""
+"""`tuner status`, `best` and `export`: what a storage holds, shown."""
 
 import json
 from pathlib import Path
@@ -48,17 +48,6 @@ def export(name: str, url: str, to: Path, *, force: bool) -> int:
     write = exports.replace if force else exports.write
     write(bests.best(load(name, url)), target)
     plain.result(f"Wrote {target}. It is a study file: tuner run {target}")
-    return 0
-
-
-def dashboard(url: str, host: str, port: int, *, wait_seconds: float) -> int:
-    """Serve the dashboard until Ctrl-C, as soon as the database answers."""
-    from tuner.commands.waiting import Patience
-    from tuner.dashboard import app
-
-    app.check_host(host)
-    storage = Patience(wait_seconds).open(url)
-    app.serve(storage, host, port, ready=lambda address: plain.line(f"The dashboard is at {address} (Ctrl-C ends it)"))
     return 0
 
 

@@ -1,64 +1,103 @@
-"""ASGI applications around the dashboard: what they let through, and what they add to the answers."""
+"""ASGI applications around the dashboard: to whom it answers at all, and what they add to the answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-SECONDS_BETWEEN_TRIES = 5
+from tuner.dashboard.pages import served
 
-_AWAY = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>The database is away</title></head>
-<body>
-<h1>The database is away</h1>
-<p>The dashboard is running, but it cannot read the studies at the moment. This page tries again every {seconds} seconds.</p>
-</body>
-</html>
-"""
+#: asked by machines, which know addresses and not names; their answers tell nothing
+HEALTH = ("/healthz", "/readyz")
 
-
-class SameOrigin:
-    """Refuses a changing request unless the browser says that a page of this very server sent it.
-
-    optuna-dashboard has no guard of its own: any page open in the same browser could delete a study.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 403."""
-        if scope["type"] != "http" or scope["method"] in READING_METHODS or _comes_from_here(scope):
-            await self.app(scope, receive, send)
-            return
-        answer = PlainTextResponse("Refused: only the dashboard's own pages may change a study.\n", HTTPStatus.FORBIDDEN)
-        await answer(scope, receive, send)
+#: for every answer that brings none of its own; optuna-dashboard's page does
+_POLICY = "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'"
+#: files that someone uploaded: whatever they are, nothing in them runs
+_UPLOADED_POLICY = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
+_UPLOADED = "/artifacts/"
+_OF_PAGE = {"base-uri": "'none'", "form-action": "'self'"}
+_OF_ALL = {"frame-ancestors": "'none'"}
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    # with no-referrer the origin of a form would be null
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+_A_YEAR = 31_536_000
 
 
 class SafeHeaders:
-    """Adds to every answer that its type is not to be guessed and that no other page may frame it."""
+    """Adds to every answer what a browser may do with it: what may run, who may frame it, that it is not kept."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, may_be_kept: tuple[str, ...]) -> None:
         self.app = app
+        self.may_be_kept = may_be_kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and the answer, with the headers, back."""
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                policy = headers.get("content-security-policy")
-                headers["content-security-policy"] = f"{policy};frame-ancestors 'none'" if policy else "frame-ancestors 'none'"
-                headers["x-content-type-options"] = "nosniff"
+                self._add(MutableHeaders(scope=message), scope)
             await send(message)
 
         await self.app(scope, receive, send_safely)
+
+    def _add(self, headers: MutableHeaders, scope: Scope) -> None:
+        path = scope["path"]
+        if path.startswith(_UPLOADED):
+            policy = _UPLOADED_POLICY
+            del headers["access-control-allow-origin"]
+        else:
+            own = headers.get("content-security-policy")
+            policy = _completed(own, _OF_PAGE) if own else _POLICY
+        headers["content-security-policy"] = _completed(policy, _OF_ALL)
+        headers.update(_HEADERS)
+        if not path.startswith(self.may_be_kept):
+            headers["cache-control"] = "no-store"
+
+
+def _completed(policy: str, wanted: Mapping[str, str]) -> str:
+    """A policy with what it does not say itself: a browser complains of what is said twice."""
+    said = {part.split()[0] for part in policy.split(";") if part.strip()}
+    return "; ".join([policy, *(f"{name} {value}" for name, value in wanted.items() if name not in said)])
+
+
+class Transport:
+    """Tells browsers that came by TLS to come by it always. Stands behind the proxy's headers, which say how the client came."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on and the answer, with the header, back."""
+
+        async def send_strictly(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope.get("scheme") == "https":
+                MutableHeaders(scope=message)["strict-transport-security"] = f"max-age={_A_YEAR}"
+            await send(message)
+
+        await self.app(scope, receive, send_strictly)
+
+
+class KnownHosts:
+    """Refuses requests to other names than the server's own: they come from pages that had a name point to this machine."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Sequence[str]) -> None:
+        self.app = app
+        self.checked = TrustedHostMiddleware(app, allowed_hosts=hosts, www_redirect=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or answer it with 400."""
+        app = self.app if scope.get("path") in HEALTH else self.checked
+        await app(scope, receive, send)
 
 
 class Outage:
@@ -77,16 +116,7 @@ class Outage:
         await _away(Request(scope))(scope, receive, send)
 
 
-def _comes_from_here(scope: Scope) -> bool:
-    headers = Headers(scope=scope)
-    origin = headers.get("origin")
-    if origin is not None:
-        return origin == f"{scope['scheme']}://{headers.get('host')}"
-    return headers.get("sec-fetch-site") == "same-origin"
-
-
-def _away(request: Request) -> HTMLResponse | JSONResponse:
-    if request.url.path.startswith("/api"):
+def _away(request: Request) -> Response:
+    if request.url.path.startswith(("/api", "/tuner/api/")):
         return JSONResponse({"reason": "The database is away."}, HTTPStatus.SERVICE_UNAVAILABLE)
-    page = _AWAY.format(seconds=SECONDS_BETWEEN_TRIES)
-    return HTMLResponse(page, HTTPStatus.SERVICE_UNAVAILABLE, {"Refresh": str(SECONDS_BETWEEN_TRIES)})
+    return served.away(request)

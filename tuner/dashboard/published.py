@@ -18,7 +18,7 @@ _LOOPBACK = ("127.0.0.1", "[::1]", "localhost")
 def address() -> str | None:
     """Where a browser of the machine reaches this container; None where nothing is said of it, or this is not tuner's image.
 
-    What is said cannot be checked from inside. It is asked for so that no one opens a dashboard without passwords by `--host` alone.
+    What is said cannot be checked from inside. It is asked for so that no one opens a dashboard without users by `--host` alone.
     Outside of the image it counts for nothing, since there every address of the machine would be served.
 
     Raises:
@@ -30,7 +30,7 @@ def address() -> str | None:
     host, _, port = said.rpartition(":")
     if host not in _LOOPBACK or not port.isdecimal():
         raise RequestError(
-            f"{PUBLISHED_AT} is {said}; the dashboard has no passwords yet, so publish its port to this machine only: 127.0.0.1:8080:8080, "
-            f"and say {PUBLISHED_AT}=127.0.0.1:8080"
+            f"{PUBLISHED_AT} is {said}; it is for a port that is published to this machine only: 127.0.0.1:8080:8080 and "
+            f"{PUBLISHED_AT}=127.0.0.1:8080. For others, leave it out, and give the dashboard users and --allowed-host"
         )
     return said

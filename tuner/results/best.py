@@ -1,14 +1,15 @@
 """A study into its best trial."""
 
-import math
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection, func, select
 
 from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
 from tuner.search import claims, trials
 from tuner.search import study as studies
+from tuner.search.records import VALUED
 from tuner.spec import StudySpec
 
 
@@ -53,11 +54,11 @@ def best(study: studies.Study) -> Best:
     Raises:
         StudyError: no trial has completed.
     """
-    completed = {trial.number: trial for trial in _completed(study)}
-    if not completed:
+    num_completed, ranked = study.storage.read(lambda connection: _ranked(connection, study.id))
+    if not ranked:
         raise errors.StudyError(f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}")
-    winner = min(completed.values(), key=lambda trial: (-_value(trial), trial.number))
-    rule = completed.get(0)
+    winner = _trial(study, ranked[0])
+    rule = _rule(study)
     attributes = winner.user_attrs
     return Best(
         spec=study.spec,
@@ -72,20 +73,33 @@ def best(study: studies.Study) -> Best:
         rule_value=None if rule is None else _value(rule),
         rule_test_accuracy=None if rule is None else _test_accuracy(rule),
         prepared=_prepared(study),
-        num_completed=len(completed),
+        num_completed=num_completed,
     )
 
 
 def rule(study: studies.Study) -> Hyperparameters | None:
     """What trial 0 trained with, the rule that needs no search; None if it has not completed."""
-    return next((_hyperparameters(trial) for trial in _completed(study) if trial.number == 0), None)
+    found = _rule(study)
+    return None if found is None else _hyperparameters(found)
 
 
-def _completed(study: studies.Study) -> list[FrozenTrial]:
-    """Completed trials as the storage has them now; Optuna's own copies miss what was written after their end."""
-    states = (TrialState.COMPLETE,)
-    found = study.storage.call(lambda: study.storage.rdb.get_all_trials(study.id, deepcopy=False, states=states))
-    return [trial for trial in found if math.isfinite(_value(trial))]
+def _ranked(connection: Connection, study_id: int) -> tuple[int, list[int]]:
+    """The count of completed trials, and the id of the best of them, if there is one."""
+    is_completed = (VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE)
+    num = connection.execute(select(func.count()).select_from(VALUED).where(*is_completed)).scalar_one()
+    by_value = select(VALUED.c.trial_id).where(*is_completed).order_by(VALUED.c.value.desc(), VALUED.c.number).limit(1)
+    return int(num), list(connection.execute(by_value).scalars())
+
+
+def _rule(study: studies.Study) -> FrozenTrial | None:
+    is_rule = (VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE, VALUED.c.number == 0)
+    found = study.storage.read(lambda connection: connection.execute(select(VALUED.c.trial_id).where(*is_rule)).scalar())
+    return None if found is None else _trial(study, found)
+
+
+def _trial(study: studies.Study, trial_id: int) -> FrozenTrial:
+    """A trial as the storage has it now; Optuna's own copies miss what was written after its end."""
+    return study.storage.call(lambda: study.storage.rdb.get_trial(trial_id))
 
 
 def _value(trial: FrozenTrial) -> float:

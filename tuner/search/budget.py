@@ -70,6 +70,6 @@ def union(intervals: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     for start, stop in sorted(intervals):
         if found and start <= found[-1][1]:
             found[-1] = (found[-1][0], max(found[-1][1], stop))
-        else:
+        elif stop > start:
             found.append((start, stop))
     return found

@@ -211,6 +211,13 @@ def renew(connection: Connection, study_id: int, worker: WorkerId) -> int:
     return connection.execute(update(LEASES).where(*is_ours).values(seen_at=now(connection))).rowcount
 
 
+def intervals(connection: Connection, study_id: int) -> list[tuple[float, float]]:
+    """Start and end of every attempt; of a running one, when its worker was last seen."""
+    end_or_seen = func.coalesce(LEASES.c.ended_at, LEASES.c.seen_at)
+    rows = connection.execute(select(LEASES.c.started_at, end_or_seen).where(LEASES.c.study_id == study_id))
+    return [(start, end) for start, end in rows]
+
+
 def count_workers(connection: Connection) -> int:
     """Workers of any study that hold a trial and were seen within the length of a lease."""
     is_held = (LEASES.c.ended_at.is_(None), LEASES.c.seen_at > now(connection) - LEASE_SECONDS)

@@ -20,6 +20,8 @@ _PAGE_LENGTH = 2045
 _MAX_PAGES = 16
 #: system attribute of a study: digest of a note as it was last written here, so that a user's change to it is seen
 _MARK = "tuner:note"
+#: our page of a study, on the server that also carries optuna-dashboard
+_PAGE = "/tuner/studies/{}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,8 @@ def of_trial(*, outcome: str, reason: str, attributes: Mapping[str, Any]) -> str
 def put(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:
     """Store a note of a study, or of one of its trials, where optuna-dashboard reads it; one that a user wrote or changed is left alone."""
     owner = "dashboard" if trial_id is None else f"dashboard:{trial_id}"
+    if trial_id is None:
+        text += f"\n\n[How it stands now]({_PAGE.format(study_id)}), where `tuner dashboard` serves this"
     version, page, mark = f"{owner}:note_ver", f"{owner}:note_str:", f"{_MARK}:{owner}"
     table = tables.STUDY_SYSTEM
     # by whole keys, which the database finds by an index: a study has several keys a trial

@@ -68,6 +68,24 @@ EPOCHS = Table(
     Column("learning_rate", Double),
     Column("seconds", Double),
 )
+#: one row a changing request to the dashboard, and one a sign-in
+AUDIT = Table(
+    "tuner_audit",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    #: seconds since the epoch by the database's clock
+    Column("at", Double, nullable=False, index=True),
+    #: user or token
+    Column("who", String(200), nullable=False),
+    #: "" if who asked did not come in
+    Column("role", String(16), nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("path", String(500), nullable=False),
+    Column("status", Integer, nullable=False),
+    #: its name at the time; "" if the request is of none
+    Column("study", String(512), nullable=False),
+    Column("address", String(64), nullable=False),
+)
 #: one row a worker that is at work or was not long ago
 WORKERS = Table(
     "tuner_workers",

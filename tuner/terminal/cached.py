@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from tuner import wording
 from tuner.data import room
 from tuner.data.entries import Entry
-from tuner.terminal import plan, wording
+from tuner.terminal import plan
 
 
 def table(found: Sequence[Entry]) -> RenderableType:

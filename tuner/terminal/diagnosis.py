@@ -7,8 +7,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tuner import wording
 from tuner.doctor.findings import Finding, Level
-from tuner.terminal import wording
 
 _STYLES = {Level.OK: "good", Level.NOTE: "value", Level.WARNING: "yellow", Level.PROBLEM: "bad"}
 

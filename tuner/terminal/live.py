@@ -11,9 +11,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from tuner import wording
+from tuner.search import plan as plans
 from tuner.search.progress import Running, Snapshot
 from tuner.spec import StudySpec
-from tuner.terminal import news, plan, printing, wording
+from tuner.terminal import news, plan, printing
 from tuner.workers.events import Event, Happening
 
 #: running trials that have a row of their own
@@ -73,7 +75,7 @@ class LiveScreen:
 
     def _headline(self, snapshot: Snapshot) -> Text:
         line = Text.assemble((self._spec.name, "strong"))
-        line.append(f"  {plan.budget(self._spec)}  ·  {wording.duration(time.monotonic() - self._began)}", style="quiet")
+        line.append(f"  {plans.budget(self._spec)}  ·  {wording.duration(time.monotonic() - self._began)}", style="quiet")
         if snapshot.eta_seconds is not None and snapshot.running:
             line.append(f"  ·  about {wording.duration(snapshot.eta_seconds)} left", style="quiet")
         return line

@@ -4,7 +4,7 @@ import time
 
 from rich.text import Text
 
-from tuner.terminal import wording
+from tuner import wording
 from tuner.workers import events
 from tuner.workers.events import Event, Happening
 

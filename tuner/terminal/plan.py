@@ -7,13 +7,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tuner import wording
 from tuner.data.dataset import Dataset
 from tuner.data.splits import Splits
+from tuner.search import plan as plans
 from tuner.search.space import SpaceRow
-from tuner.spec import StudySpec, Training
-from tuner.strategies import Pruner, Sampler
-from tuner.terminal import wording
-from tuner.wording import show
+from tuner.spec import StudySpec
 from tuner.workers.cost import Cost
 
 #: classes that have a row of their own
@@ -52,33 +51,7 @@ def search(rows: Sequence[SpaceRow]) -> RenderableType:
 
 def plan(spec: StudySpec, epochs: int, num_hyperparameters: int) -> RenderableType:
     """What will be done, in words."""
-    model = spec.model
-    searched = wording.count(num_hyperparameters, "hyperparameter")
-    facts = [
-        ("study", spec.name),
-        ("model", f"{model.backbone}, weights {model.weights}, {model.image_size} × {model.image_size} pixels"),
-        ("a trial", _road(spec.training, epochs)),
-        ("budget", budget(spec)),
-        ("search", f"{searched}, sampler {_chosen(spec.sampler)}, pruner {_chosen(spec.pruner)}, seed {spec.seed}"),
-    ]
-    return _facts(facts)
-
-
-def _road(training: Training, epochs: int) -> str:
-    """What becomes of a trial."""
-    heads = f" with {training.probe_heads} heads at once" if training.probe_heads > 1 else ""
-    part = "all" if training.promote == 1 else f"the best {training.promote:.0%}"
-    tuned = f"; {part} of them are fine-tuned for {wording.count(epochs, 'epoch')}" if epochs else ""
-    precision = f", in {training.precision}" if training.precision != "auto" else ""
-    return f"a probe of {wording.count(training.probe_epochs, 'epoch')}{heads}{tuned}{precision}"
-
-
-def _chosen(strategy: Sampler | Pruner) -> str:
-    """A sampler or a pruner, with the options that the study file changes: `top-k (keep 3)`."""
-    default = type(strategy).model_fields
-    changed = {name: value for name, value in strategy if name != "name" and value != default[name].default}
-    options = ", ".join(f"{name} {show(value)}" for name, value in changed.items())
-    return f"{strategy.name} ({options})" if options else strategy.name
+    return _facts(plans.facts(spec, epochs, num_hyperparameters))
 
 
 def cost(estimated: Cost, *, num_cores: int, num_trials: int | None) -> RenderableType:
@@ -91,18 +64,6 @@ def cost(estimated: Cost, *, num_cores: int, num_trials: int | None) -> Renderab
     caution = "" if estimated.is_known else "; the backbone is not in the table, so this is a guess"
     facts.append(("", f"on the {wording.count(num_cores, 'core')} here, without a GPU, give or take a factor of two{caution}"))
     return _facts(facts)
-
-
-def budget(spec: StudySpec) -> str:
-    """The budget in words: `20 trials, at most 1 h, or an accuracy of 0.97`."""
-    parts = []
-    if spec.budget.trials is not None:
-        parts.append(wording.count(spec.budget.trials, "trial"))
-    if spec.budget.timeout is not None:
-        parts.append(f"at most {wording.duration(spec.budget.timeout)}")
-    if spec.budget.target is not None:
-        parts.append(f"or an accuracy of {spec.budget.target:g}")
-    return ", ".join(parts).removeprefix("or ")
 
 
 def headed(title: str, *parts: RenderableType) -> RenderableType:

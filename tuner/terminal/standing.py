@@ -8,10 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tuner import wording
 from tuner.results.best import Best
+from tuner.search import plan as plans
 from tuner.search.progress import Snapshot
 from tuner.spec import StudySpec
-from tuner.terminal import live, plan, wording
+from tuner.terminal import live, plan
 
 
 def many(found: Sequence[tuple[StudySpec, Snapshot]]) -> RenderableType:
@@ -28,7 +30,7 @@ def many(found: Sequence[tuple[StudySpec, Snapshot]]) -> RenderableType:
 def one(spec: StudySpec, snapshot: Snapshot) -> RenderableType:
     """How one study stands."""
     parts: list[RenderableType] = [
-        Text.assemble((spec.name, "strong"), ("  " + plan.budget(spec), "quiet")),
+        Text.assemble((spec.name, "strong"), ("  " + plans.budget(spec), "quiet")),
         live.counts(snapshot),
     ]
     if snapshot.best_value is not None:

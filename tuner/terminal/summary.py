@@ -9,8 +9,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from tuner import wording
 from tuner.search.progress import Snapshot
-from tuner.terminal import plan, standing, wording
+from tuner.terminal import plan, standing
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,12 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from tuner import wording
+from tuner.search import plan as plans
 from tuner.search.progress import Snapshot
 from tuner.search.roster import Worker
 from tuner.spec import StudySpec
-from tuner.terminal import live, plan, printing, wording
+from tuner.terminal import live, plan, printing
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_LENGTH = 50
@@ -79,7 +81,7 @@ def is_over(seen: Seen) -> bool:
 
 def _drawn(spec: StudySpec, seen: Seen) -> Sequence[RenderableType]:
     snapshot = seen.snapshot
-    head = Text.assemble((spec.name, "strong"), (f"  {plan.budget(spec)}", "quiet"))
+    head = Text.assemble((spec.name, "strong"), (f"  {plans.budget(spec)}", "quiet"))
     if snapshot.eta_seconds is not None and snapshot.running:
         head.append(f"  ·  about {wording.duration(snapshot.eta_seconds)} left", style="quiet")
     part = live.spent(spec, snapshot)

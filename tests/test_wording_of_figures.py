@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
+from tuner import wording
 from tuner.hyperparameters import Optimizer
-from tuner.terminal import wording
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Our pages on a study of many trials: how long each takes to come, and how many bytes, asked for one after another."""
+
+import argparse
+import http.client
+import json
+import statistics
+import tempfile
+import time
+from urllib.parse import urlsplit
+
+import big_study
+
+from tuner.dashboard import app
+from tuner.search import storage as storages
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--storage", help="an empty database; without it an SQLite file that is deleted afterwards")
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--requests", type=int, default=100, help="of each page")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        storage = storages.open(given.storage or f"sqlite:///{folder}/pages.db")
+        study_id = big_study.fill(storage, name="many", num_trials=given.trials)
+        with app.beside(storage, app.DEFAULT_HOST, 0) as address:
+            figures = {path: measure(address, path, given.requests) for path in pages(study_id, given.trials)}
+    print(
+        json.dumps({"trials": given.trials, "epochs": big_study.EPOCHS, "storage": storage.engine.dialect.name, "pages": figures}, indent=1)
+    )
+
+
+def pages(study_id: int, num_trials: int) -> list[str]:
+    """The pages that are asked for."""
+    study = f"/tuner/studies/{study_id}"
+    last = num_trials // 25
+    trial = f"{study}/trials/{num_trials // 2}"
+    return ["/", study, f"{study}?sort=best", f"{study}?sort=worst&page={last}", trial, "/tuner/workers", f"{study}/best.yaml"]
+
+
+def measure(address: str, path: str, num: int) -> dict[str, float]:
+    """Milliseconds until the last byte, and bytes as transferred; the first answer, which fills what is remembered, apart."""
+    first, num_bytes = ask(address, path)
+    times = sorted(ask(address, path)[0] for _ in range(num))
+    return {
+        "first_ms": round(first, 1),
+        "p50_ms": round(statistics.median(times), 1),
+        "p95_ms": round(times[int(0.95 * (len(times) - 1))], 1),
+        "bytes": num_bytes,
+    }
+
+
+def ask(address: str, path: str) -> tuple[float, int]:
+    """One page on a connection of its own."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
+    began = time.perf_counter()
+    connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
+    answer = connection.getresponse()
+    content = answer.read()
+    took = 1000 * (time.perf_counter() - began)
+    connection.close()
+    if answer.status != 200:
+        raise SystemExit(f"{path} answered {answer.status}")
+    return took, len(content)
+
+
+if __name__ == "__main__":
+    main()

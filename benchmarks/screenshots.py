@@ -1,0 +1,83 @@
+"""Each of our pages as a picture, on a desktop, in the dark and on a phone, from a study that is really searched meanwhile."""
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import record
+from PIL import Image
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.conftest import SWITCHES
+from tuner.dashboard import app
+from tuner.search import overview
+from tuner.search import storage as storages
+from tuner.search.storage import Storage
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+#: width, height, colours
+SCREENS: Mapping[str, tuple[int, int, str]] = {
+    "desktop": (1180, 760, "light"),
+    "dark": (1180, 760, "dark"),
+    "phone": (390, 780, "light"),
+}
+#: colours of a picture, which keep it small
+_COLOURS = 96
+
+
+def main() -> None:
+    """Write the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser")
+    parser.add_argument("--to", type=Path, default=IMAGES, help="folder")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        folder = Path(name)
+        browser = playwright.chromium.launch(executable_path=given.chromium, args=SWITCHES)
+        command = ["run", str(ROOT / "studies" / "animals.yaml"), "--workers", "2", *record.places(folder, "shots")]
+        run = subprocess.Popen([sys.executable, "-m", "tuner", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        storage = storages.open(f"sqlite:///{folder}/shots.db")
+        with app.beside(storage, app.DEFAULT_HOST, 0) as address:
+            wait_for(storage, run, num_ended=12)
+            shoot(browser, address, {"studies": "/", "study": "/tuner/studies/1", "workers": "/tuner/workers"}, given.to)
+            run.wait()
+            shoot(browser, address, {"trial": f"/tuner/studies/1/trials/{best(storage)}"}, given.to)
+        browser.close()
+
+
+def wait_for(storage: Storage, run: subprocess.Popen[bytes], *, num_ended: int) -> None:
+    """Until so many trials have ended, or the search has."""
+    while run.poll() is None:
+        listed = storage.read(lambda connection: overview.one(connection, 1))
+        if listed is not None and listed.num_ended >= num_ended:
+            return
+        time.sleep(0.2)
+
+
+def best(storage: Storage) -> int:
+    """The best trial of the study."""
+    return int(storage.rdb.get_best_trial(1).number)
+
+
+def shoot(browser: Browser, address: str, pages: Mapping[str, str], to: Path) -> None:
+    """Write a picture of each page for each screen."""
+    for screen, (width, height, colours) in SCREENS.items():
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours)  # type: ignore[arg-type]
+        page = context.new_page()
+        for name, path in pages.items():
+            page.goto(address + path)
+            page.locator("#connection[data-state=on]").wait_for()
+            target = to / f"pages-{name}-{screen}.png"
+            page.screenshot(path=target, full_page=screen != "phone")
+            Image.open(target).convert("RGB").quantize(_COLOURS).save(target, optimize=True)
+        context.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Our pages in a real browser, on a study that a real `tuner run` is at work on; only its trainers are rehearsed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from optuna.study import StudyDirection
+from playwright.sync_api import Browser, Page, expect
+
+from tests.acceptance.conftest import REHEARSED
+from tests.search import by_hand
+from tuner.dashboard import server
+from tuner.dashboard.settings import Settings
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search import trials
+from tuner.search.storage import Storage
+
+STUDY = {
+    "name": "flowers",
+    "data": {"source": "digits"},
+    "training": {"probe_epochs": 2, "promote": 1.0},
+    "budget": {"trials": 300},
+    "sampler": "random",
+    "pruner": "none",
+}
+#: a report within this is on the open page
+PROMPT_SECONDS = 2.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("running")
+    (folder / "study.yaml").write_text(json.dumps(STUDY))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def storage(folder: Path) -> Iterator[Storage]:
+    opened = storages.open(f"sqlite:///{folder / 'tuner.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path, storage: Storage) -> Iterator[None]:
+    """`tuner run` at work on the study; two trials fail."""
+    script = {"epoch_seconds": 0.4, "mishaps": {"2": ["fail"]}}
+    environment = dict(os.environ) | {"TUNER_CACHE": str(folder / "cache"), "REHEARSAL": json.dumps(script)}
+    environment.pop("TUNER_STORAGE", None)
+    with (folder / "log").open("w") as log:
+        run = subprocess.Popen([*REHEARSED, "run", "study.yaml"], cwd=folder, env=environment, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: bool(studies.names(storage)) and count(storage) >= 4, seconds=90)
+            yield
+        finally:
+            run.terminate()
+            run.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def served(storage: Storage, running: None) -> Iterator[server.Served]:
+    with server.beside(storage, Settings(users=Path("/nowhere/users.json")), 0) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def address(served: server.Served) -> str:
+    return served.address
+
+
+def count(storage: Storage) -> int:
+    study = studies.load("flowers", storage)
+    return len(storage.rdb.get_all_trials(study.id, deepcopy=False))
+
+
+def wait_for(holds: object, *, seconds: float) -> None:
+    assert callable(holds)
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def page(browser: Browser, served: server.Served) -> Iterator[Page]:
+    """A page that may end a test only if nothing was said on its console and nothing failed to load."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(served.link.replace("/?", "/healthz?"))  # lets in, and loads nothing more
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def test_a_trial_comes_in_while_the_page_is_open(page: Page, address: str) -> None:
+    page.goto(address)
+    page.get_by_role("link", name="flowers").click()
+    expect(page.locator("#connection")).to_have_attribute("data-state", "on")
+    first = int(page.locator("#trials tbody tr").first.locator("a").first.inner_text())
+    expect(page.locator("#trials").get_by_role("link", name=str(first + 2), exact=True)).to_be_visible(timeout=30_000)
+    expect(page.get_by_text("the script says so")).to_be_visible()
+
+
+def test_a_report_is_on_the_open_page_within_two_seconds(page: Page, address: str, storage: Storage) -> None:
+    study = studies.join(by_hand.spec(name="by-hand"), storage)
+    claimed = by_hand.must_claim(study)
+    page.goto(f"{address}/tuner/studies/{study.id}")
+    expect(page.locator("#connection")).to_have_attribute("data-state", "on")
+    delays = []
+    for step, value in enumerate((0.51, 0.62, 0.73, 0.84), 1):
+        trials.report(study, claimed, by_hand.epochs(claimed, [value], first=step))
+        reported = time.monotonic()
+        wait_for(lambda: f"{value:.4f}" in page.locator("#running").inner_text(), seconds=20)  # noqa: B023
+        delays.append(time.monotonic() - reported)
+    by_hand.finish(study, claimed, 0.84)
+    print(f"a report was on the page after {max(delays):.2f} s at most")
+    assert max(delays) < PROMPT_SECONDS
+
+
+def test_the_confusion_is_opened_from_the_best_trial(page: Page, address: str) -> None:
+    page.goto(f"{address}/tuner/studies/1")
+    page.locator("#best").get_by_role("link").first.click()
+    page.wait_for_url(re.compile(r"/trials/\d+$"))
+    expect(page.get_by_role("region", name="Table: Confusion matrix")).to_contain_text("5")
+    expect(page.get_by_role("img", name="Accuracy on validation")).to_be_visible()
+
+
+def test_the_best_config_is_downloaded_and_checked(page: Page, address: str, folder: Path) -> None:
+    page.goto(f"{address}/tuner/studies/1")
+    with page.expect_download() as downloading:
+        page.get_by_role("link", name="Download YAML").click()
+    file = folder / downloading.value.suggested_filename
+    downloading.value.save_as(file)
+    checked = subprocess.run([sys.executable, "-m", "tuner", "check", str(file)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+    page.get_by_role("button", name="Copy as YAML").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    assert "A study file of fixed values" in page.evaluate("navigator.clipboard.readText()")
+
+
+def test_light_and_dark_are_chosen_and_kept(page: Page, address: str) -> None:
+    page.goto(f"{address}/tuner/workers")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    before = page.evaluate(ground)
+    page.get_by_role("button", name="Light or dark").click()
+    after = page.evaluate(ground)
+    page.reload()
+    assert before != after == page.evaluate(ground)
+
+
+def test_the_keyboard_reaches_everything_and_keeps_its_place_when_the_page_changes(page: Page, address: str) -> None:
+    page.goto(f"{address}/tuner/studies/1")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the page"
+    page.locator("#sort-best").focus()
+    before = page.locator("#trials").inner_html()
+    wait_for(lambda: page.locator("#trials").inner_html() != before, seconds=20)
+    assert page.evaluate("document.activeElement.id") == "sort-best"
+    page.keyboard.press("Enter")
+    page.wait_for_url("**sort=best**")
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 375])
+def test_no_audit_of_accessibility_fails_and_nothing_is_wider_than_the_screen(
+    browser: Browser, address: str, colours: str, width: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours)  # type: ignore[arg-type]
+    page = context.new_page()
+    for path in ("/", "/tuner/studies/1", "/tuner/studies/1/trials/0", "/tuner/studies/1/trials/2", "/tuner/workers", "/tuner/nowhere"):
+        page.goto(address + path)
+        found = Axe().run(page)
+        assert found.violations_count == 0, f"{path}: {found.generate_report()}"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+    context.close()
+
+
+def test_a_hostile_name_runs_nothing(page: Page, address: str, storage: Storage) -> None:
+    name = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\u202e"
+    study = storage.rdb.create_new_study([StudyDirection.MAXIMIZE], name)
+    for path in ("/", f"/tuner/studies/{study}"):
+        page.goto(address + path)
+        expect(page.locator("#connection")).to_have_attribute("data-state", "on")
+        expect(page.get_by_text("document.title").first).to_be_visible()
+        assert page.evaluate("document.title") != "owned"

@@ -1,0 +1,92 @@
+"""A storage with a study, users, and browsers that come to its dashboard as someone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from starlette.testclient import TestClient
+
+from tuner.dashboard import accounts, app
+from tuner.dashboard.door import Lock
+from tuner.dashboard.identity import Role
+from tuner.dashboard.settings import Settings, StartToken
+from tuner.search import storage
+
+HERE = "http://127.0.0.1:8080"
+PASSWORD = "three old wooden boats"
+
+
+@pytest.fixture(scope="session")
+def users(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with a user of each role, of its name; no test changes it."""
+    path = tmp_path_factory.mktemp("users") / "users.json"
+    for role in Role:
+        accounts.add_user(path, role.value, role, PASSWORD)
+    return path
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> storage.Storage:
+    """A storage with the study `flowers`, of three trials; no test changes it."""
+    return new_storage(tmp_path_factory.mktemp("storage"))
+
+
+def new_storage(folder: Path) -> storage.Storage:
+    opened = storage.open(f"sqlite:///{folder}/tuner.db")
+    add_study(opened)
+    return opened
+
+
+def add_study(opened: storage.Storage) -> None:
+    study = optuna.create_study(storage=opened.rdb, study_name="flowers", direction="maximize")
+    study.optimize(lambda trial: trial.suggest_float("dropout", 0, 0.5), n_trials=3)
+
+
+def lock(users: Path, **settings: object) -> Lock:
+    """A lock with a token of the start, whatever the settings say."""
+    return Lock.of(Settings(users=users, **settings), StartToken.new())  # type: ignore[arg-type]
+
+
+def owner(opened: storage.Storage, users: Path, base_url: str = HERE, **settings: object) -> TestClient:
+    """Someone who has opened the link that was printed."""
+    this = lock(users, **settings)
+    client = TestClient(app.build(opened, this), base_url=base_url)
+    assert this.start_token is not None
+    assert client.get("/healthz", follow_redirects=False).status_code == 200
+    assert client.get("/favicon.ico", params={"token": this.start_token.value}).status_code == 200
+    return client
+
+
+def sign_in(client: TestClient, name: str, password: str = PASSWORD) -> int:
+    """Sign in by the form; the status of the answer."""
+    form = {"name": name, "password": password, "next": "/healthz"}
+    answer = client.post("/tuner/signin", data=form, headers={"origin": str(client.base_url).rstrip("/")}, follow_redirects=False)
+    return answer.status_code
+
+
+@pytest.fixture
+def browser(flowers: storage.Storage, users: Path) -> TestClient:
+    """The owner's browser."""
+    return owner(flowers, users)
+
+
+@pytest.fixture
+def stranger(flowers: storage.Storage, users: Path) -> TestClient:
+    """A browser that no one has signed in with."""
+    return TestClient(app.build(flowers, lock(users)), base_url=HERE)
+
+
+@pytest.fixture(scope="module")
+def come_as(flowers: storage.Storage, users: Path) -> Callable[[Role], TestClient]:
+    """Browsers of users of each role, at one server."""
+    served = app.build(flowers, lock(users, allow_migration=True))
+    known: dict[Role, TestClient] = {}
+
+    def come(role: Role) -> TestClient:
+        if role not in known:
+            known[role] = TestClient(served, base_url=HERE)
+            assert sign_in(known[role], role.value) == 303
+        return known[role]
+
+    return come

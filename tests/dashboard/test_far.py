@@ -1,0 +1,132 @@
+"""What reaches others than this machine: names, proxies, TLS, headers."""
+
+import datetime as dt
+import ssl
+import urllib.request
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from starlette.testclient import TestClient
+
+from tests.dashboard.doors import PASSWORD, lock, sign_in
+from tuner.dashboard import app, server
+from tuner.dashboard.settings import Settings
+from tuner.search import audit, storage
+
+FAR = "https://tuner.example"
+FORWARDED = {
+    "host": "10.0.0.7:8080",
+    "x-forwarded-host": "tuner.example",
+    "x-forwarded-proto": "https",
+    "x-forwarded-for": "203.0.113.9",
+}
+
+
+def behind(opened: storage.Storage, users: Path, client: str) -> TestClient:
+    """Requests as the server gets them from `client`, where 10.0.0.0/8 are proxies."""
+    this = lock(users, host="0.0.0.0", allowed_hosts=("tuner.example",), proxies=("10.0.0.0/8",))
+    return TestClient(app.build(opened, this), base_url="http://10.0.0.7:8080", client=(client, 4000))
+
+
+def test_a_proxy_of_ours_says_how_the_client_came(flowers: storage.Storage, users: Path) -> None:
+    proxied = behind(flowers, users, "10.1.2.3")
+    form = {"name": "viewer", "password": PASSWORD}
+    answer = proxied.post("/tuner/signin", data=form, headers=FORWARDED | {"origin": FAR}, follow_redirects=False)
+    assert answer.status_code == 303
+    assert answer.headers["set-cookie"].startswith("__Host-tuner-443=")
+    assert "Secure" in answer.headers["set-cookie"]
+    assert answer.headers["strict-transport-security"] == "max-age=31536000"
+    assert audit.read(flowers, limit=1)[0].deed.address == "203.0.113.9"
+    cookie = answer.headers["set-cookie"].partition(";")[0]
+    # optuna-dashboard's redirect goes where the client came from
+    first = proxied.get("/incompatible-rdb-schema", headers=FORWARDED | {"cookie": cookie}, follow_redirects=False)
+    assert first.headers["location"].removeprefix("http://tuner.example").removeprefix(FAR) == "/dashboard"
+    for origin, status in ((FAR, 403), ("http://tuner.example", 403)):
+        answer = proxied.delete("/api/studies/1", headers=FORWARDED | {"cookie": cookie, "origin": origin})
+        assert answer.status_code == status
+        assert ("viewer is viewer" in answer.text) == (origin == FAR)
+
+
+def test_what_a_stranger_says_of_himself_is_not_believed(flowers: storage.Storage, users: Path) -> None:
+    direct = behind(flowers, users, "203.0.113.66")
+    assert direct.get("/dashboard", headers=FORWARDED).status_code == 400  # the host is the one that he asked
+    answer = direct.post(
+        "/tuner/signin",
+        data={"name": "viewer", "password": "wrong one"},
+        headers=FORWARDED | {"host": "tuner.example", "origin": "http://tuner.example"},
+    )
+    assert answer.status_code == 401
+    assert "strict-transport-security" not in answer.headers
+    assert audit.read(flowers, limit=1)[0].deed.address == "203.0.113.66"
+
+
+def test_without_proxies_forwarded_headers_are_nothing(flowers: storage.Storage, users: Path) -> None:
+    browser = TestClient(app.build(flowers, lock(users)), base_url="http://127.0.0.1:8080", client=("127.0.0.1", 4000))
+    assert sign_in(browser, "viewer") == 303
+    told = {
+        "x-forwarded-host": "evil.example",
+        "x-forwarded-proto": "https",
+        "x-forwarded-for": "1.2.3.4",
+        "forwarded": "host=evil.example",
+    }
+    answer = browser.get("/incompatible-rdb-schema", headers=told, follow_redirects=False)
+    assert answer.headers["location"] in ("/dashboard", "http://127.0.0.1:8080/dashboard")
+
+
+@pytest.mark.parametrize("host", ["tuner.example", "TUNER.example:8080", "127.0.0.1:8080"])
+def test_the_names_that_were_said_are_served(flowers: storage.Storage, users: Path, host: str) -> None:
+    assert behind(flowers, users, "203.0.113.66").get("/tuner/signin", headers={"host": host}).status_code == 200
+
+
+def test_health_is_told_under_any_name(flowers: storage.Storage, users: Path) -> None:
+    probed = behind(flowers, users, "203.0.113.66")
+    assert [probed.get(path, headers={"host": "10.244.0.5"}).status_code for path in ("/healthz", "/readyz", "/tuner/signin")] == [
+        200,
+        200,
+        400,
+    ]
+
+
+@pytest.mark.parametrize("path", ["/dashboard", "/api/studies", "/tuner/signin", "/nowhere", "/csv/1", "/artifacts/1/0a"])
+def test_every_answer_says_what_a_browser_may_do_with_it(browser: TestClient, path: str) -> None:
+    headers = browser.get(path, follow_redirects=False).headers
+    for part in ("frame-ancestors 'none'", "default-src "):
+        assert part in headers["content-security-policy"]
+    assert (headers["x-content-type-options"], headers["referrer-policy"], headers["cache-control"]) == (
+        "nosniff",
+        "same-origin",
+        "no-store",
+    )
+
+
+def test_an_uploaded_file_runs_nothing_and_a_script_of_the_dashboard_may_be_kept(browser: TestClient) -> None:
+    assert "sandbox" in browser.get("/artifacts/1/0a").headers["content-security-policy"]
+    assert browser.get("/static/bundle.js").headers.get("cache-control") != "no-store"
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost")])
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    made = made.not_valid_before(now).not_valid_after(now + dt.timedelta(days=1)).add_extension(names, critical=False)
+    paths = tmp_path / "cert.pem", tmp_path / "key.pem"
+    paths[0].write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
+    return paths
+
+
+def test_it_is_served_by_tls_with_a_certificate(flowers: storage.Storage, users: Path, certificate: tuple[Path, Path]) -> None:
+    wanted = Settings(users=users, certificate=certificate[0], key=certificate[1])
+    with server.beside(flowers, wanted, 0) as served:
+        assert served.address.startswith("https://127.0.0.1:")
+        context = ssl.create_default_context(cafile=str(certificate[0]))
+        with urllib.request.urlopen(served.address.replace("127.0.0.1", "localhost") + "/healthz", context=context) as answer:
+            assert answer.read() == b"alive\n"
+            assert answer.headers["Strict-Transport-Security"]

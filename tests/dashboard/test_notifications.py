@@ -1,0 +1,116 @@
+"""Messages to people, taken by a webhook on this machine."""
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from tests.search import by_hand
+from tuner import errors
+from tuner.dashboard import notifications
+from tuner.search import figures, storage, trials
+from tuner.search import study as studies
+
+
+class Hook(HTTPServer):
+    """A webhook that does not take the first thing it is sent."""
+
+    def __init__(self) -> None:
+        self.taken: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.refused = 0
+        super().__init__(("127.0.0.1", 0), Answering)
+
+
+class Answering(BaseHTTPRequestHandler):
+    server: Hook
+
+    def do_POST(self) -> None:
+        sent = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        is_first = not self.server.refused
+        self.server.refused += is_first
+        self.send_response(500 if is_first else 200)
+        self.end_headers()
+        if not is_first:
+            self.server.taken.put(sent["title"])
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    with Hook() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_people_are_told_of_a_best_value_a_failure_and_the_end(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = storage.open(f"sqlite:///{tmp_path}/tuner.db")
+    study = studies.join(by_hand.spec(budget={"trials": 2}), opened)
+    first = by_hand.must_claim(study)
+    monkeypatch.setenv(notifications.TARGETS, f"json://127.0.0.1:{hook.server_port}/hook")
+    looked = threading.Event()
+    real = figures.of_all
+
+    def look(storage: storage.Storage) -> object:
+        found = real(storage)
+        looked.set()
+        return found
+
+    monkeypatch.setattr(figures, "of_all", look)
+    with notifications.watching(opened, look_seconds=0.05):
+        assert looked.wait(20)
+        by_hand.finish(study, first, 0.75)
+        assert hook.taken.get(timeout=20) == "by-hand: new best 0.7500"
+        second = by_hand.must_claim(study)
+        looked.clear()
+        assert looked.wait(20)
+        trials.fail(study, second, by_hand.failed(second))
+        assert hook.taken.get(timeout=20) == "by-hand: failed"
+        assert hook.taken.get(timeout=20) == "by-hand: finished"
+    assert hook.refused == 1
+
+
+FIGURES = figures.Figures(
+    id=1,
+    name="flowers",
+    trials={"running": 2, "complete": 1, "pruned": 0, "fail": 0, "waiting": 0},
+    best_value=0.5,
+    best_trial=0,
+    num_workers=2,
+    silent_seconds=1.0,
+)
+
+
+def test_a_stall_is_told_once() -> None:
+    stalled = replace(FIGURES, num_workers=0, silent_seconds=601.0)
+    (message,) = notifications.compare(FIGURES, stalled, stop_reason=None)
+    assert (message.title, "no worker" in message.body.lower()) == ("flowers: stalled", True)
+    assert list(notifications.compare(stalled, replace(stalled, silent_seconds=700.0), stop_reason=None)) == []
+
+
+def test_where_nothing_happened_nothing_is_told() -> None:
+    assert list(notifications.compare(FIGURES, FIGURES, stop_reason=None)) == []
+    ended = replace(FIGURES, trials=FIGURES.trials | {"running": 0, "complete": 3})
+    assert list(notifications.compare(FIGURES, ended, stop_reason=None)) == []  # workers were stopped; the study goes on later
+
+
+def test_an_address_that_is_none_is_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "targets"
+    file.write_text("json://127.0.0.1/a\nnonsense:secret\n")
+    monkeypatch.setenv(notifications.TARGETS_FILE, str(file))
+    opened = storage.open(f"sqlite:///{tmp_path}/tuner.db")
+    with pytest.raises(errors.RequestError, match="address 2 of TUNER_NOTIFY is not understood") as raised, notifications.watching(opened):
+        pass
+    assert "secret" not in str(raised.value)
+    monkeypatch.setenv(notifications.TARGETS_FILE, str(tmp_path / "none"))
+    with pytest.raises(errors.RequestError, match="none, which cannot be read"), notifications.watching(opened):
+        pass

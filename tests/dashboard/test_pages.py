@@ -1,0 +1,262 @@
+"""Our pages, on each kind of database."""
+
+import gzip
+import json
+import math
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+
+import optuna
+import pytest
+from starlette.testclient import TestClient
+
+from tests.search import by_hand
+from tuner import study_file
+from tuner.dashboard import app
+from tuner.search import storage as storages
+from tuner.search import tables, trials
+from tuner.search.storage import Storage
+from tuner.search.study import Study
+
+HOSTILE = [
+    "<script>document.title='owned'</script>",
+    '"><img src=x onerror=alert(1)>',
+    "a/b/../c?d=e#f&g",
+    "\u202egnp.exe \u05e9\u05dc\u05d5\u05dd",
+    "🦊" * 60,
+    "{{ 7 * 7 }} {% raw %}",
+    "x" * 500,
+    " ",
+    "'; DROP TABLE studies; --",
+]
+
+
+class Elements(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.inline: list[str] = []
+        self._inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("script", "style") and data.strip():
+            self.inline.append(data)
+
+
+def assert_nothing_runs(text: str) -> None:
+    page = Elements(text)
+    assert page.inline == []
+    for tag, attributes in page.elements:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"], (tag, attributes)
+        if tag in ("script", "img", "iframe"):
+            assert str(attributes.get("src")).startswith("/tuner/"), attributes
+        assert not str(attributes.get("href", "")).startswith("javascript")
+
+
+def pages_of(client: TestClient, study_id: int) -> list[str]:
+    """Every page of a study; each must be there."""
+    number = 0
+    paths = ["/", f"/tuner/studies/{study_id}", f"/tuner/studies/{study_id}?sort=best&page=2", "/tuner/workers"]
+    paths += [f"/tuner/studies/{study_id}/trials/{number}"]
+    answers = [client.get(path) for path in paths]
+    assert [answer.status_code for answer in answers] == [200] * len(paths)
+    return [answer.text for answer in answers]
+
+
+def test_a_storage_without_studies_says_how_to_begin(client: TestClient) -> None:
+    assert "tuner run STUDY.yaml" in client.get("/").text
+    assert "tuner worker STUDY" in client.get("/tuner/workers").text
+
+
+def test_a_card_shows_how_a_study_stands(client: TestClient, worked: Study) -> None:
+    text = client.get("/").text
+    assert f'href="/tuner/studies/{worked.id}"' in text
+    assert "0.9000" in text
+    assert 'class="chip running"' in text
+    assert re.search(r"trials</dt><dd>4 <span[^>]*>of 20", text)
+
+
+def test_a_study_shows_plan_best_failures_and_trials(client: TestClient, worked: Study) -> None:
+    text = client.get(f"/tuner/studies/{worked.id}").text
+    assert "1,000 to train on, 200 that choose the winner, 200 that score it" in text
+    assert "a probe of 2 epochs; the best 25% of them are fine-tuned for 4 epochs" in text
+    assert "MemoryError" in text
+    assert "it was too much" in text
+    assert "tuner export by-hand --to best.yaml" in text
+    assert f'href="/dashboard/studies/{worked.id}"' in text
+    assert f'href="/tuner/studies/{worked.id}/trials/4"' in text
+    assert [word for word in ("completed", "pruned", "failed", "running") if f'class="chip {word}"' not in text] == []
+
+
+def test_trials_are_sorted_by_value_and_paged(client: TestClient, worked: Study) -> None:
+    def numbers(query: str) -> list[int]:
+        listed = client.get(f"/tuner/studies/{worked.id}{query}").text.partition('id="trials"')[2].partition("</table>")[0]
+        return [int(number) for number in re.findall(r"/trials/(\d+)\"", listed)]
+
+    assert numbers("") == [4, 3, 2, 1, 0]
+    assert numbers("?sort=oldest") == [0, 1, 2, 3, 4]
+    assert numbers("?sort=best") == [1, 0, 2, 3, 4]
+    assert numbers("?sort=worst") == [2, 0, 1, 3, 4]
+    assert numbers("?sort=nonsense&page=-3") == numbers("?page=999999999999999999999") == [4, 3, 2, 1, 0]
+
+
+def test_a_trial_shows_its_curve_its_confusion_and_who_had_it(client: TestClient, worked: Study) -> None:
+    text = client.get(f"/tuner/studies/{worked.id}/trials/0").text
+    assert "Accuracy on validation and training images over the epochs" in text
+    assert 'class="probe"' in text  # the stage that ends before the last epoch
+    assert re.search(r"<bdi>dog</bdi> taken for\s+<bdi>cat</bdi><span class=\"num\">2<", text)
+    assert re.search(r"<bdi>cat</bdi></th><td class=\"num\">10</td><td class=\"num\">90.0 %</td><td class=\"num\">81.8 %", text)
+    assert "hand</bdi>" in text
+    assert "best (<a" in text
+
+
+def test_the_best_trial_can_be_taken_home(client: TestClient, worked: Study) -> None:
+    saved = client.get(f"/tuner/studies/{worked.id}/best.yaml?save")
+    assert saved.headers["content-disposition"] == 'attachment; filename="by-hand-trial-1.yaml"'
+    as_json = client.get(f"/tuner/studies/{worked.id}/best.json").text
+    assert study_file.parse(json.loads(as_json), "best.json").result == study_file.parse(json.loads(as_json), "best.json").result
+    assert json.loads(as_json)["result"]["trial"] == 1
+    assert "validation_accuracy: 0.9" in saved.text
+    assert client.get(f"/tuner/studies/{worked.id}/best.exe").status_code == 404
+
+
+def test_a_study_without_a_completed_trial_has_no_best_to_download(client: TestClient, begin: Callable[..., Study]) -> None:
+    answer = client.get(f"/tuner/studies/{begin().id}/best.yaml")
+    assert answer.status_code == 409
+    assert "no completed trial yet" in answer.text
+
+
+@pytest.mark.parametrize("path", ["nowhere", "studies/99", "studies/-1", f"studies/{'9' * 22}", "studies/one", "studies/ID/trials/99"])
+def test_what_is_not_there_is_named(client: TestClient, worked: Study, path: str) -> None:
+    answer = client.get(f"/tuner/{path.replace('ID', str(worked.id))}")
+    assert answer.status_code == 404
+    assert path.rpartition("/")[2] in answer.text
+    assert_nothing_runs(answer.text)
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_a_hostile_name_is_only_shown(client: TestClient, storage: Storage, name: str) -> None:
+    study = optuna.create_study(storage=storage.rdb, study_name=name, direction="minimize")
+    trial = study.ask()
+    trial.suggest_categorical(name, [name, "other"])
+    trial.set_user_attr(name, {name: [name, "\ud800", None]})
+    trial.set_user_attr("error", name)
+    trial.set_user_attr("message", name * 3)
+    trial.report(0.5, 1)
+    study.tell(trial, 1.5)
+    study.tell(study.ask(), state=optuna.trial.TrialState.FAIL)
+    for text in pages_of(client, study._study_id):
+        assert_nothing_runs(text)
+
+
+def test_a_name_of_10_kb_is_cut(client: TestClient, storage: Storage) -> None:
+    if storage.engine.dialect.name != "sqlite":
+        return  # PostgreSQL holds no such name: 512 characters are the most
+    study = optuna.create_study(storage=storage.rdb, study_name="<b>" * 3500)
+    study.optimize(lambda trial: 1.0, n_trials=1)
+    for text in pages_of(client, study._study_id):
+        assert len(text) < 30_000
+        assert_nothing_runs(text)
+
+
+def test_hostile_classes_of_a_study_of_ours_are_only_shown(client: TestClient, storage: Storage, worked: Study) -> None:
+    prepared = by_hand.PREPARED.model_copy(update={"classes": (HOSTILE[0], HOSTILE[1] * 300)}).model_dump(mode="json")
+    storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, worked.id, {"prepared": prepared}))
+    for text in pages_of(client, worked.id):
+        assert_nothing_runs(text)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e308, -1e-300, 0.0])
+def test_values_of_every_kind_are_drawn(client: TestClient, storage: Storage, value: float) -> None:
+    study = optuna.create_study(storage=storage.rdb, study_name="numbers", direction="minimize")
+    for told in (1.0, value, 3.0):
+        trial = study.ask()
+        trial.report(value, 0)
+        trial.report(math.nan, 1)
+        study.tell(trial, told)
+    text = pages_of(client, study._study_id)[1]
+    assert "nan" not in re.sub(r"<[^>]*>", "", text)
+
+
+def test_a_study_of_several_objectives_has_no_best_and_leads_to_optunas_view(client: TestClient, storage: Storage) -> None:
+    study = optuna.create_study(storage=storage.rdb, study_name="two", directions=["minimize", "maximize"])
+    study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 2.0), n_trials=3)
+    texts = pages_of(client, study._study_id)
+    assert "2 objectives" in texts[0]
+    assert f'<a href="/dashboard/studies/{study._study_id}">the Optuna dashboard</a>' in texts[1]
+    assert "objective 2" in texts[4]
+
+
+def test_a_lower_value_is_the_better_one_where_a_study_says_so(client: TestClient, storage: Storage) -> None:
+    study = optuna.create_study(storage=storage.rdb, study_name="losses", direction="minimize")
+    study.optimize(lambda trial: (3.25, 1.25, 2.25)[trial.number], n_trials=3)
+    text = client.get(f"/tuner/studies/{study._study_id}").text
+    assert re.search(r"best value</dt><dd>1.25</dd>\s*<dd[^>]*><a [^>]*>trial 1</a>", text)
+
+
+def test_nothing_inline_is_on_a_page_and_the_policy_forbids_it(client: TestClient, worked: Study) -> None:
+    for text in pages_of(client, worked.id):
+        assert_nothing_runs(text)
+    policy = client.get("/").headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "unsafe" not in policy
+    assert "frame-ancestors 'none'" in policy
+
+
+def test_pages_are_packed_and_files_are_kept_by_the_browser(client: TestClient, worked: Study) -> None:
+    answer = client.get(f"/tuner/studies/{worked.id}")
+    assert answer.headers["content-encoding"] == "gzip"
+    assert len(gzip.compress(answer.content)) < 10_000
+    script = client.get(re.findall(r'src="(/tuner/static/[^"]+)"', answer.text)[0])
+    assert script.status_code == 200
+    assert "immutable" in script.headers["cache-control"]
+
+
+@pytest.mark.parametrize(("cookie", "wanted"), [("dark", ' data-theme="dark"'), ("light", ' data-theme="light"'), ('x"y', ""), ("", "")])
+def test_the_page_comes_in_the_colours_that_were_chosen(client: TestClient, cookie: str, wanted: str) -> None:
+    session = [f"{name}={value}" for name, value in client.cookies.items()]
+    text = client.get("/", headers={"cookie": "; ".join([*session, f"tuner_theme={cookie}"])}).text
+    assert f'<html lang="en"{wanted}>' in text
+
+
+def test_a_database_that_is_away_has_a_page_in_the_same_style(client: TestClient, worked: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "is_there", lambda storage: False)
+    answer = client.get("/")
+    assert (answer.status_code, answer.headers["refresh"]) == (503, "5")
+    assert "The database is away" in answer.text
+    assert "/tuner/static/tuner.css" in answer.text
+
+
+def test_what_a_study_did_in_the_meantime_is_on_its_next_page(client: TestClient, worked: Study) -> None:
+    assert "0.9000" in client.get("/").text
+    claimed = by_hand.must_claim(worked)
+    trials.report(worked, claimed, by_hand.epochs(claimed, [0.5]))
+    by_hand.finish(worked, claimed, 0.9876)
+    assert "0.9876" in client.get("/").text
+    assert "0.9876" in client.get(f"/tuner/studies/{worked.id}").text
+
+
+def test_a_deleted_study_whose_id_is_given_to_another_leaves_nothing_behind(client: TestClient, storage: Storage) -> None:
+    for name, value in (("first", 0.125), ("second", 0.25)):
+        study = optuna.create_study(storage=storage.rdb, study_name=name, direction="maximize")
+        study.optimize(lambda trial, value=value: value, n_trials=1)  # type: ignore[misc]
+        text = client.get(f"/tuner/studies/{study._study_id}").text
+        assert f"{value:.4f}" in text
+        optuna.delete_study(study_name=name, storage=storage.rdb)
+    assert client.get("/").status_code == 200
+
+
+def test_the_storage_is_only_read_for_a_page(storage: Storage, client: TestClient, worked: Study) -> None:
+    with by_hand.statements(storage) as seen:
+        pages_of(client, worked.id)
+    assert seen
+    assert {statement.split()[0] for statement in seen} <= {"SELECT", "WITH", "BEGIN"}
+    assert storages.shown(storage.url) not in client.get("/").text

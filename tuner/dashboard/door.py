@@ -1,0 +1,137 @@
+"""A request into who sends it, or into an answer that asks to sign in."""
+
+import logging
+import secrets
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import quote, urlencode
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tuner.dashboard.accounts import Accounts
+from tuner.dashboard.attempts import Attempts
+from tuner.dashboard.identity import Identity, Role
+from tuner.dashboard.permissions import READING_METHODS
+from tuner.dashboard.sessions import Sessions
+from tuner.dashboard.settings import Settings, StartToken
+from tuner.errors import RequestError
+
+SIGN_IN = "/tuner/signin"
+SIGN_OUT = "/tuner/signout"
+STYLE = "/tuner/signin.css"
+#: what anyone may ask for
+_OPEN = frozenset({SIGN_IN, SIGN_OUT, STYLE, "/healthz", "/readyz", "/favicon.ico"})
+_OPEN_FOLDERS = ("/tuner/static/", "/tuner/oidc/")
+_BEARER = "bearer "
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """All that tells who may come in."""
+
+    settings: Settings
+    accounts: Accounts
+    sessions: Sessions
+    #: None: only users come in
+    start_token: StartToken | None
+    attempts: Attempts = field(default_factory=Attempts)
+
+    @classmethod
+    def of(cls, settings: Settings, start_token: StartToken | None) -> "Lock":
+        """The lock of one server."""
+        accounts = Accounts(settings.users)
+        sessions = Sessions(accounts, seconds=settings.session_seconds)
+        return cls(settings=settings, accounts=accounts, sessions=sessions, start_token=start_token)
+
+    def by_start_token(self, given: str) -> Identity | None:
+        """Whoever holds the link of the start may do everything: the database's file is his too."""
+        token = self.start_token
+        if token is None or not secrets.compare_digest(token.value.encode(), given.encode()):
+            return None
+        return Identity(name=token.name, role=Role.ADMIN)
+
+    def by_bearer(self, given: str) -> Identity | None:
+        """The program of a token; the start's token will do as well."""
+        return self.by_start_token(given) or self.accounts.check_token(given)
+
+
+class Door:
+    """Lets in who shows a token or has signed in, and puts the identity into the request's state."""
+
+    def __init__(self, app: ASGIApp, *, lock: Lock) -> None:
+        self.app = app
+        self.lock = lock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on with its identity, or answer it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # nothing of ours is a websocket
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        scope.setdefault("state", {})  # one for all that follow
+        request = Request(scope)
+        try:
+            answer = await run_in_threadpool(self._look, request)
+        except RequestError as error:
+            _log.error("no one can be let in: %s", error)
+            answer = PlainTextResponse("The users' file cannot be read; the log says why.\n", HTTPStatus.SERVICE_UNAVAILABLE)
+        await (answer or self.app)(scope, receive, send)
+
+    def _look(self, request: Request) -> Response | None:
+        """An answer to who may not come in, or must come again; None once the identity is known or not needed."""
+        token = request.query_params.get("token")
+        if token is not None and request.method == "GET" and not request.url.path.startswith("/tuner/"):
+            return self._exchange(request, token)
+        identity = self._identity(request)
+        if identity is not None:
+            request.state.identity = identity
+            return None
+        return None if self._is_open(request.url.path) else refuse(request)
+
+    def _identity(self, request: Request) -> Identity | None:
+        given = request.headers.get("authorization")
+        if given is not None:  # whoever shows a token means it: a cookie beside it is not looked at
+            return self.lock.by_bearer(given[len(_BEARER) :].strip()) if given.lower().startswith(_BEARER) else None
+        return self.lock.sessions.find(request)
+
+    def _is_open(self, path: str) -> bool:
+        return path in _OPEN or path.startswith(_OPEN_FOLDERS) or (path == "/metrics" and self.lock.settings.open_metrics)
+
+    def _exchange(self, request: Request, token: str) -> Response:
+        """A token in the address into a cookie, and an address without it."""
+        here = request.url.path
+        rest = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
+        goal = local(quote(here) + (f"?{urlencode(rest)}" if rest else ""))
+        identity = self.lock.by_start_token(token)
+        if identity is None:
+            return RedirectResponse(f"{SIGN_IN}?{urlencode({'next': goal, 'stale': '1'})}", HTTPStatus.SEE_OTHER)
+        answer = RedirectResponse(goal, HTTPStatus.SEE_OTHER)
+        self.lock.sessions.begin(request, answer, identity, is_user=False)
+        return answer
+
+
+def refuse(request: Request) -> Response:
+    """Ask a browser's user to sign in, and tell a program."""
+    if request.method in READING_METHODS and "text/html" in request.headers.get("accept", ""):
+        here = quote(request.url.path) + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"{SIGN_IN}?{urlencode({'next': local(here)})}", HTTPStatus.SEE_OTHER)
+    reason = "Sign in, or send a token: Authorization: Bearer TOKEN"
+    return JSONResponse({"reason": reason}, HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="tuner"'})
+
+
+def local(goal: str) -> str:
+    """An address of this server, whatever was asked for: no one is sent elsewhere."""
+    is_local = goal.startswith("/") and not goal.startswith(("//", "/\\")) and goal.isprintable() and "\\" not in goal
+    return goal if is_local else "/"
+
+
+def is_by_token(scope: Scope) -> bool:
+    """Whether a request shows a token: no page of another site can make a browser send one."""
+    return any(name == b"authorization" and value.lower().startswith(_BEARER.encode()) for name, value in scope["headers"])

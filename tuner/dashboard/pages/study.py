@@ -1,0 +1,145 @@
+"""The page of one study: how it stands, what it found, what goes wrong, and its trials page by page."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import TrialState
+from sqlalchemy import Connection
+from starlette.requests import Request
+
+from tuner.dashboard.pages import charts
+from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
+from tuner.search import listing, one_trial, outlook, overview, plan, space, tables, troubles
+from tuner.search import study as studies
+from tuner.search.listing import Order, Row
+from tuner.spec import StudySpec
+
+_ROWS = 25
+_STATES = {
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A trial with its curve as an SVG path."""
+
+    row: Row
+    state: str
+    line: str
+
+
+def drawn(row: Row) -> Drawn:
+    """A trial as a list draws it."""
+    return Drawn(row=row, state=_STATES[row.state], line=charts.sparkline([point.value for point in row.curve]))
+
+
+def find(connection: Connection, request: Request) -> overview.Listed:
+    """The study that an address names.
+
+    Raises:
+        Missing: there is none.
+    """
+    given = str(request.path_params["study_id"])
+    number = whole(given, otherwise=-1)
+    found = overview.one(connection, number) if number >= 0 else None
+    if found is None:
+        raise Missing(f"You asked for the study number {given[:100]}; this storage has no such study, or has it no more.")
+    return found
+
+
+def parameters(connection: Connection, study_id: int, number: int) -> Mapping[str, Any]:
+    """What the best trial was given: what was sampled for it; of the rule all of its hyperparameters."""
+    trial_id = tables.trial_id(connection, study_id, number)
+    sampled = tables.parameters(connection, trial_id)
+    shown = {name: value for name, value in sampled.items() if not name.endswith(".on")}
+    return shown or flat(one_trial.hyperparameters(connection, study_id, number) or {})
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values under names with dots."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= {f"{name}.{inner}": given for inner, given in value.items()} if isinstance(value, dict) else {name: value}
+    return found
+
+
+def _read(site: Site, request: Request) -> Mapping[str, Any]:
+    return site.looks.storage.read(lambda connection: _at(connection, site, request))
+
+
+def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, Any]:
+    listed = find(connection, request)
+    seen = site.looks.at(connection, listed)
+    order = _order(request)
+    last = max(1, -(-listed.num_trials // _ROWS))
+    number = min(last, whole(request.query_params.get("page"), otherwise=1, least=1))
+    maximizes = listed.maximizes is not False
+    rows = listing.page(connection, listed.id, order=order, maximizes=maximizes, offset=(number - 1) * _ROWS, limit=_ROWS)
+    best = seen.history.best
+    return {
+        "look": seen,
+        "listed": listed,
+        "said": _SAID.get(request.query_params.get("done", ""), ""),
+        "chart": charts.history(seen.history, listed.num_trials, maximizes=maximizes),
+        "open": [(trial, drawn(trial.row)) for trial in seen.open],
+        "parameters": {} if best is None else parameters(connection, listed.id, best.number),
+        "troubles": troubles.read(connection, listed.id) if listed.counts.get(TrialState.FAIL) else [],
+        "rows": [drawn(row) for row in rows],
+        "order": order.value,
+        "number": number,
+        "last": last,
+        "stagnation": outlook.STAGNATION,
+        **_planned(connection, listed.id, listed.spec),
+    }
+
+
+def _planned(connection: Connection, study_id: int, spec: StudySpec | None) -> Mapping[str, Any]:
+    """The plan and the search space in words; nothing of a study that is not ours."""
+    if spec is None:
+        return {"plan": [], "space": []}
+    rows = space.rows(spec)
+    prepared = tables.get(connection, tables.STUDY_USER, study_id, studies.PREPARED).get(studies.PREPARED) or {}
+    epochs = prepared.get("epochs") if spec.training.epochs == "auto" else spec.training.epochs
+    facts = plan.facts(spec, epochs, sum(row.is_searched for row in rows))
+    if prepared:
+        train, choose, score = (prepared[f"num_{part}"] for part in ("train", "validation", "test"))
+        images = f"{train:,} to train on, {choose:,} that choose the winner, {score:,} that score it"
+        facts.insert(1, ("images", f"{spec.data.source}: {images}; {len(prepared['classes'])} classes"))
+    return {"plan": facts, "space": sorted(rows, key=lambda row: not row.is_searched)}
+
+
+def _order(request: Request) -> Order:
+    given = request.query_params.get("sort")
+    return Order(given) if given in list(Order) else Order.NEWEST
+
+
+#: what is said after an action
+_SAID: Mapping[str, str] = {
+    "stopped": "No further trial starts; those that run are trained to their end.",
+    "suspended": "Running trials are handed back and the workers end.",
+    "resumed": "The study goes on as soon as a worker is at it.",
+    "budget": "The budget is changed.",
+    "trial": "The trial is ended.",
+    "enqueued": "The config is enqueued; the next free worker takes it.",
+}
+
+PAGE = PageOf(
+    path="/tuner/studies/{study_id}",
+    template="study.html",
+    parts={
+        "headline": "study/headline.html",
+        "history": "study/history.html",
+        "running": "study/running.html",
+        "best": "study/best.html",
+        "outlook": "study/outlook.html",
+        "troubles": "study/troubles.html",
+        "trials": "study/trials.html",
+    },
+    read=_read,
+)

@@ -1,0 +1,136 @@
+"""The page of one trial: its curve, what it confuses, its hyperparameters beside the best, who worked on it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+
+from tuner.dashboard.pages import charts, study
+from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
+from tuner.hyperparameters import Hyperparameters
+from tuner.results import classes
+from tuner.search import details, one_trial, tables
+from tuner.search import study as studies
+from tuner.search.one_trial import Trial
+from tuner.search.overview import Listed
+
+#: classes whose confusion is a table; of more it is a picture
+_TABLED = 20
+_MISTAKES = 8
+#: attributes that have a place of their own on the page
+_PLACED = ("error", "message", "reason")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A hyperparameter beside the best trial's."""
+
+    name: str
+    value: Any
+    best: Any
+    #: whether it is unlike the best trial's, or, in the best trial, unlike the default
+    differs: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One place of a confusion matrix."""
+
+    row: int
+    column: int
+    num: int
+    #: shade from 0 to 10: the part of the row that is here
+    shade: int
+
+
+def _read(site: Site, request: Request) -> Mapping[str, Any]:
+    return site.looks.storage.read(lambda connection: _at(connection, site, request))
+
+
+def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, Any]:
+    listed = study.find(connection, request)
+    given = str(request.path_params["number"])
+    number = whole(given, otherwise=-1)
+    trial = one_trial.read(connection, listed.id, number) if number >= 0 else None
+    if trial is None:
+        raise Missing(f"You asked for trial {given[:100]} of the study {listed.name[:100]}; it has no such trial.")
+    best = site.looks.at(connection, listed).history.best
+    names = _classes(connection, listed)
+    return {
+        "listed": listed,
+        "trial": trial,
+        "shown": study.drawn(trial.row),
+        "value_so_far": _value(trial),
+        "best": best,
+        "is_best": best is not None and best.number == number,
+        "accuracy": charts.accuracy(trial.epochs),
+        "loss": charts.loss(trial.epochs),
+        "reports": charts.reports(trial.row.curve) if not trial.epochs else None,
+        "settings": _settings(connection, listed, trial, None if best is None else best.number),
+        "attributes": {name: value for name, value in trial.attributes.items() if name not in _PLACED},
+        "figures": details.scores([classes.name_of(label, names) for label in range(len(trial.confusion))], trial.confusion),
+        "confused": classes.most_confused(trial.confusion, names, most=_MISTAKES),
+        "mistakes": _mistakes(trial, names),
+        "picture": site.artifacts is not None and "mistakes" in trial.pictures,
+        "cells": _cells(trial),
+        "is_tabled": len(trial.confusion) <= _TABLED,
+        "previous": number - 1 if number > 0 else None,
+        "next": number + 1 if number + 1 < listed.num_trials else None,
+    }
+
+
+def _value(trial: Trial) -> float | None:
+    """Its value, and before it has one the highest that it was measured at."""
+    is_open = trial.row.ended is None
+    return max((point.value for point in trial.row.curve), default=None) if is_open else trial.row.value
+
+
+def _mistakes(trial: Trial, names: tuple[str, ...]) -> list[tuple[str, str, float]]:
+    """True class, predicted class and confidence of the most confident mistakes."""
+    return [
+        (classes.name_of(mistake.true, names), classes.name_of(mistake.predicted, names), mistake.confidence) for mistake in trial.mistakes
+    ]
+
+
+def _classes(connection: Connection, listed: Listed) -> tuple[str, ...]:
+    prepared = tables.get(connection, tables.STUDY_USER, listed.id, studies.PREPARED).get(studies.PREPARED)
+    return tuple(prepared.get("classes", ())) if isinstance(prepared, dict) else ()
+
+
+def _settings(connection: Connection, listed: Listed, trial: Trial, best: int | None) -> list[Setting]:
+    """Hyperparameters of a trial of ours, else what was sampled; first what is unlike the best trial, or the defaults."""
+    own = trial.parameters if trial.hyperparameters is None else study.flat(trial.hyperparameters)
+    others: Mapping[str, Any]
+    if trial.hyperparameters is None:
+        others = tables.parameters(connection, tables.trial_id(connection, listed.id, best)) if best not in (None, trial.row.number) else {}
+    elif best in (None, trial.row.number):
+        others = study.flat(Hyperparameters().model_dump(mode="json"))
+    else:
+        others = study.flat(one_trial.hyperparameters(connection, listed.id, best) or {})
+    missing = object()
+    found = [
+        Setting(name=name, value=value, best=others.get(name), differs=others.get(name, missing) != value) for name, value in own.items()
+    ]
+    return sorted(found, key=lambda setting: not setting.differs)
+
+
+def _cells(trial: Trial) -> list[list[Cell]]:
+    return [
+        [Cell(row=place, column=column, num=num, shade=round(10 * num / sum(row)) if num else 0) for column, num in enumerate(row)]
+        for place, row in enumerate(trial.confusion)
+    ]
+
+
+PAGE = PageOf(
+    path="/tuner/studies/{study_id}/trials/{number}",
+    template="trial.html",
+    parts={
+        "headline": "trial/headline.html",
+        "curve": "trial/curve.html",
+        "attempts": "trial/attempts.html",
+        "confusion": "trial/confusion.html",
+    },
+    read=_read,
+)

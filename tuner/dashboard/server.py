@@ -1,0 +1,138 @@
+"""A dashboard into a process or a thread that serves it at an address."""
+
+import contextlib
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import uvicorn
+
+from tuner import errors
+from tuner.dashboard import app, notifications, published, settings
+from tuner.dashboard.door import Lock
+from tuner.dashboard.settings import Settings, StartToken
+from tuner.search import storage as storages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """Where a dashboard is."""
+
+    #: without a slash at its end
+    address: str
+    #: None: only users come in
+    token: StartToken | None = field(repr=False)
+
+    @property
+    def link(self) -> str:
+        """The address that lets its reader in."""
+        return self.address if self.token is None else f"{self.address}/?token={self.token.value}"
+
+
+def serve(storage: storages.Storage, wanted: Settings, port: int, *, ready: Callable[[Served], None]) -> None:
+    """Serve the dashboard until the process is interrupted; `ready` is called with where it is. Port 0 takes any free one.
+
+    Raises:
+        RequestError: no one may be served so, or the port is taken.
+    """
+    with notifications.watching(storage), _listen(wanted, port) as listener:
+        served = _served(listener, wanted)
+        server = _Server(_configured(storage, wanted, served), started_up=lambda: ready(served))
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+
+
+@contextlib.contextmanager
+def beside(storage: storages.Storage, wanted: Settings, port: int | None) -> Iterator[Served]:
+    """Serve the dashboard from a thread while the `with` block runs. Without a port, the usual one or any that is free.
+
+    The address is there at once; pages that are asked for before the server is up wait for it.
+
+    Raises:
+        RequestError: no one may be served so, or the port is taken.
+    """
+    servers: queue.SimpleQueue[uvicorn.Server] = queue.SimpleQueue()
+    with notifications.watching(storage), _listen(wanted, port) if port is not None else _listen_anywhere(wanted) as listener:
+        served = _served(listener, wanted)
+
+        def serve_pages() -> None:
+            server = uvicorn.Server(_configured(storage, wanted, served))
+            servers.put(server)
+            server.run(sockets=[listener])
+
+        thread = threading.Thread(target=serve_pages, name="dashboard", daemon=True)
+        thread.start()
+        try:
+            yield served
+        finally:
+            servers.get().should_exit = True
+            thread.join()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, *, started_up: Callable[[], object]) -> None:
+        super().__init__(config)
+        self._started_up = started_up
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started_up()
+
+
+def _configured(storage: storages.Storage, wanted: Settings, served: Served) -> uvicorn.Config:
+    lock = Lock.of(wanted, served.token)
+    return uvicorn.Config(
+        app.build(storage, lock),
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # tuner.dashboard.forwarded does it, for proxies that were named
+        proxy_headers=False,
+        # a browser that keeps its connection open must not keep the process
+        timeout_graceful_shutdown=2,
+        ssl_certfile=wanted.certificate,
+        ssl_keyfile=wanted.key,
+    )
+
+
+def _served(listener: socket.socket, wanted: Settings) -> Served:
+    return Served(address=f"{wanted.scheme}://{_place(listener)}", token=settings.start_token(wanted))
+
+
+def _listen_anywhere(wanted: Settings) -> socket.socket:
+    try:
+        return _listen(wanted, settings.DEFAULT_PORT)
+    except errors.RequestError:
+        return _listen(wanted, 0)
+
+
+def _listen(wanted: Settings, port: int) -> socket.socket:
+    settings.check(wanted)
+    family, address = _family(wanted.host)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = getattr(error, "strerror", None) or error
+        raise errors.RequestError(
+            f"the dashboard cannot listen on {wanted.host}, port {port}: {reason}; "
+            "give another with --port, or --port 0 for any that is free"
+        ) from error
+    return listener
+
+
+def _family(host: str) -> tuple[socket.AddressFamily, str]:
+    bare = host.removeprefix("[").removesuffix("]")
+    return settings.LOOPBACK.get(host, (socket.AF_INET6 if ":" in bare else socket.AF_INET, bare))
+
+
+def _place(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    if host == published.HOST and (said := published.address()) is not None:
+        return said
+    return f"[{host}]:{port}" if listener.family is socket.AF_INET6 else f"{host}:{port}"

@@ -1,0 +1,122 @@
+"""The page on which people sign in, and the way out."""
+
+import math
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.templating import Jinja2Templates
+
+from tuner.dashboard import door
+from tuner.dashboard.door import Lock
+from tuner.dashboard.identity import Identity
+
+_HERE = Path(__file__).parent
+#: a name, a password and an address have room in it
+_MOST_BYTES = 16_384
+_WRONG = "That name and password are not known together."
+
+
+def routes(lock: Lock) -> list[BaseRoute]:
+    """Sign in, sign out and what the page looks like."""
+    pages = _Pages(lock)
+    return [
+        Route(door.SIGN_IN, pages.show, methods=["GET"]),
+        Route(door.SIGN_IN, pages.enter, methods=["POST"]),
+        Route(door.SIGN_OUT, pages.leave, methods=["POST"]),
+        Route(door.STYLE, _style, methods=["GET"]),
+    ]
+
+
+class _Pages:
+    def __init__(self, lock: Lock) -> None:
+        self._lock = lock
+        self._templates = Jinja2Templates(_HERE / "templates")
+
+    async def show(self, request: Request) -> Response:
+        """The page, for who has not signed in."""
+        goal = door.local(request.query_params.get("next", "/"))
+        if _identity(request) is not None:
+            return RedirectResponse(goal, HTTPStatus.SEE_OTHER)
+        said = ""
+        if "stale" in request.query_params:
+            said = "This link is no longer good: tuner was started again since. Take the one that it printed last."
+        return await run_in_threadpool(self._page, request, goal=goal, said=said)
+
+    async def enter(self, request: Request) -> Response:
+        """Let in who knows a password or the token of the start."""
+        form = await _form(request)
+        if form is None:
+            return PlainTextResponse("The form is too large.\n", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        return await run_in_threadpool(self._enter, request, form)
+
+    async def leave(self, request: Request) -> Response:
+        """Sign out."""
+        answer = RedirectResponse(door.SIGN_IN, HTTPStatus.SEE_OTHER)
+        self._lock.sessions.end(request, answer)
+        return answer
+
+    def _enter(self, request: Request, form: dict[str, str]) -> Response:
+        goal = door.local(form.get("next", "/"))
+        name, address = form.get("name", "").strip()[:200], request.client.host if request.client else ""
+        wait = self._lock.attempts.begin(name, address)
+        if wait > 0:
+            said = f"Too many attempts. Try again in {math.ceil(wait)} s."
+            return self._page(request, goal=goal, name=name, said=said, status=HTTPStatus.TOO_MANY_REQUESTS, wait=math.ceil(wait))
+        request.state.signing_in = name
+        is_user = "token" not in form
+        if is_user:
+            identity = self._lock.accounts.check_password(name, form.get("password", ""))
+        else:
+            identity = self._lock.by_start_token(form["token"].strip().rpartition("token=")[2])
+        if identity is None:
+            said = _WRONG if is_user else "That is not the token that tuner printed last."
+            return self._page(request, goal=goal, name=name, said=said, status=HTTPStatus.UNAUTHORIZED)
+        self._lock.attempts.succeed(name, address)
+        request.state.identity = identity
+        answer = RedirectResponse(goal, HTTPStatus.SEE_OTHER)
+        self._lock.sessions.begin(request, answer, identity, is_user=is_user)
+        return answer
+
+    def _page(self, request: Request, *, status: int = 200, wait: int = 0, **shown: Any) -> Response:
+        seen = {
+            "name": "",
+            "has_users": bool(self._lock.accounts.book().users),
+            "has_token": self._lock.start_token is not None,
+            "sign_in": door.SIGN_IN,
+        }
+        headers = {"Retry-After": str(wait)} if wait else None
+        return self._templates.TemplateResponse(
+            request, "signin.html", seen | {"style": door.STYLE} | shown, status_code=status, headers=headers
+        )
+
+
+async def _style(request: Request) -> Response:
+    return FileResponse(_HERE / "static" / "signin.css", media_type="text/css")
+
+
+async def _form(request: Request) -> dict[str, str] | None:
+    """The fields of a form, each once; None if it is larger than any of ours."""
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > _MOST_BYTES:
+                return None
+    except ClientDisconnect:
+        return None
+    try:
+        fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=20)
+    except ValueError:
+        return None
+    return {name: values[0] for name, values in fields.items()}
+
+
+def _identity(request: Request) -> Identity | None:
+    found: Identity | None = getattr(request.state, "identity", None)
+    return found
