@@ -66,7 +66,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def test_the_list_of_studies_leads_to_the_history_of_one(page: Page, address: str, tmp_path: Path) -> None:
-    page.goto(address)
+    page.goto(f"{address}/dashboard")
     page.screenshot(path=tmp_path / "studies.png")
     page.get_by_text("flowers").first.click()
     page.wait_for_url("**/dashboard/studies/1")

@@ -15,8 +15,8 @@ from optuna.study import StudyDirection
 from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.conftest import REHEARSED
+from tests.dashboard.pages import serving
 from tests.search import by_hand
-from tuner.dashboard import app
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search import trials
@@ -66,7 +66,7 @@ def running(folder: Path, storage: Storage) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def address(storage: Storage, running: None) -> Iterator[str]:
-    with app.beside(storage, app.DEFAULT_HOST, 0) as address:
+    with serving.beside(storage) as address:
         yield address
 
 

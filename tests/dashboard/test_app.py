@@ -37,10 +37,9 @@ def add_study(opened: storage.Storage) -> None:
     study.optimize(lambda trial: trial.suggest_float("dropout", 0, 0.5), n_trials=3)
 
 
-def test_the_first_page_is_the_list_of_studies(browser: TestClient) -> None:
-    answer = browser.get("/")
-    assert answer.url.path == "/dashboard"
-    assert "<title>Optuna Dashboard</title>" in answer.text
+def test_the_first_page_is_ours_and_optunas_is_where_it_was(browser: TestClient) -> None:
+    assert "<title>Studies · tuner</title>" in browser.get("/").text
+    assert "<title>Optuna Dashboard</title>" in browser.get("/dashboard").text
 
 
 def test_a_study_shows_its_trials(browser: TestClient) -> None:

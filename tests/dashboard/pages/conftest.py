@@ -5,16 +5,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from starlette.testclient import TestClient
 
+from tests.dashboard.pages import serving
 from tests.search import by_hand
 from tuner import messages
-from tuner.dashboard import app
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search import tables, trials
 from tuner.search.storage import Storage
 from tuner.search.study import Study
-
-HERE = "http://127.0.0.1:8080"
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -38,7 +36,7 @@ def storage(shared_storage: Storage) -> Iterator[Storage]:
 
 @pytest.fixture
 def client(storage: Storage) -> TestClient:
-    return TestClient(app.build(storage), base_url=HERE, headers={"origin": HERE})
+    return TestClient(serving.build(storage))
 
 
 @pytest.fixture
