@@ -16,6 +16,9 @@ from tuner.search.study import Study
 
 FORMS = ("stop", "suspend", "resume", "budget", "enqueue", "trials/4/stop", "workers/stop")
 
+#: where the kind of database changes nothing
+on_one = pytest.mark.parametrize("shared_storage", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
 def client_as(storage: Storage) -> Callable[[Role], TestClient]:
@@ -75,6 +78,7 @@ def test_an_editor_lets_a_worker_end(client_as: Callable[[Role], TestClient], wo
     assert "as <bdi>ada</bdi> asked" in text
 
 
+@on_one
 @pytest.mark.parametrize("action", FORMS)
 def test_a_viewer_is_refused_and_nothing_changes(client_as: Callable[[Role], TestClient], worked: Study, action: str) -> None:
     viewer = client_as(Role.VIEWER)
@@ -86,6 +90,7 @@ def test_a_viewer_is_refused_and_nothing_changes(client_as: Callable[[Role], Tes
     assert attributes(worked) == {}
 
 
+@on_one
 @pytest.mark.parametrize(
     ("action", "fields", "said"),
     [

@@ -30,6 +30,9 @@ HOSTILE = [
     "'; DROP TABLE studies; --",
 ]
 
+#: where the kind of database changes nothing
+on_one = pytest.mark.parametrize("shared_storage", ["sqlite"], indirect=True)
+
 
 class Elements(HTMLParser):
     """What a page is made of."""
@@ -133,6 +136,7 @@ def test_a_study_without_a_completed_trial_has_no_best_to_download(client: TestC
     assert "no completed trial yet" in answer.text
 
 
+@on_one
 @pytest.mark.parametrize("path", ["nowhere", "studies/99", "studies/-1", f"studies/{'9' * 22}", "studies/one", "studies/ID/trials/99"])
 def test_what_is_not_there_is_named(client: TestClient, worked: Study, path: str) -> None:
     answer = client.get(f"/tuner/{path.replace('ID', str(worked.id))}")
@@ -218,6 +222,7 @@ def test_pages_are_packed_and_files_are_kept_by_the_browser(client: TestClient, 
     assert "immutable" in script.headers["cache-control"]
 
 
+@on_one
 @pytest.mark.parametrize(("cookie", "wanted"), [("dark", ' data-theme="dark"'), ("light", ' data-theme="light"'), ('x"y', ""), ("", "")])
 def test_the_page_comes_in_the_colours_that_were_chosen(client: TestClient, cookie: str, wanted: str) -> None:
     text = client.get("/", headers={"cookie": f"tuner_theme={cookie}"}).text
