@@ -28,7 +28,7 @@ SCREENS: Mapping[str, tuple[int, int, str]] = {
     "phone": (390, 780, "light"),
 }
 #: colours of a picture, which keep it small
-_COLOURS = 96
+_COLOURS = 160
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def shoot(browser: Browser, address: str, pages: Mapping[str, str], to: Path) ->
             page.locator("#connection[data-state=on]").wait_for()
             target = to / f"pages-{name}-{screen}.png"
             page.screenshot(path=target, full_page=screen != "phone")
-            Image.open(target).convert("RGB").quantize(_COLOURS).save(target, optimize=True)
+            Image.open(target).convert("RGB").quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE).save(target, optimize=True)
         context.close()
 
 
