@@ -8,9 +8,8 @@ import tempfile
 import time
 from urllib.parse import urlsplit
 
-import big_study
-
-from tuner.dashboard import app
+from benchmarks import big_study
+from tests.dashboard.pages import serving
 from tuner.search import storage as storages
 
 
@@ -24,7 +23,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = storages.open(given.storage or f"sqlite:///{folder}/pages.db")
         study_id = big_study.fill(storage, name="many", num_trials=given.trials)
-        with app.beside(storage, app.DEFAULT_HOST, 0) as address:
+        with serving.beside(storage) as address:
             figures = {path: measure(address, path, given.requests) for path in pages(study_id, given.trials)}
     print(
         json.dumps({"trials": given.trials, "epochs": big_study.EPOCHS, "storage": storage.engine.dialect.name, "pages": figures}, indent=1)

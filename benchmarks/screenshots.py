@@ -9,12 +9,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-import record
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from benchmarks import record
 from tests.browser.conftest import SWITCHES
-from tuner.dashboard import app
+from tests.dashboard.pages import serving
 from tuner.search import overview
 from tuner.search import storage as storages
 from tuner.search.storage import Storage
@@ -28,7 +28,7 @@ SCREENS: Mapping[str, tuple[int, int, str]] = {
     "phone": (390, 780, "light"),
 }
 #: colours of a picture, which keep it small
-_COLOURS = 96
+_COLOURS = 160
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
         command = ["run", str(ROOT / "studies" / "animals.yaml"), "--workers", "2", *record.places(folder, "shots")]
         run = subprocess.Popen([sys.executable, "-m", "tuner", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         storage = storages.open(f"sqlite:///{folder}/shots.db")
-        with app.beside(storage, app.DEFAULT_HOST, 0) as address:
+        with serving.beside(storage) as address:
             wait_for(storage, run, num_ended=12)
             shoot(browser, address, {"studies": "/", "study": "/tuner/studies/1", "workers": "/tuner/workers"}, given.to)
             run.wait()
@@ -75,7 +75,7 @@ def shoot(browser: Browser, address: str, pages: Mapping[str, str], to: Path) ->
             page.locator("#connection[data-state=on]").wait_for()
             target = to / f"pages-{name}-{screen}.png"
             page.screenshot(path=target, full_page=screen != "phone")
-            Image.open(target).convert("RGB").quantize(_COLOURS).save(target, optimize=True)
+            Image.open(target).convert("RGB").quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE).save(target, optimize=True)
         context.close()
 
 

@@ -16,7 +16,8 @@ from tuner.search import storage
 NO_USERS = Path("/nowhere/users.json")
 
 
-def test_optuna_dashboard_is_at_its_own_address(browser: TestClient) -> None:
+def test_the_first_page_is_ours_and_optunas_is_where_it_was(browser: TestClient) -> None:
+    assert "<title>Studies · tuner</title>" in browser.get("/").text
     assert "<title>Optuna Dashboard</title>" in browser.get("/dashboard").text
 
 

@@ -19,8 +19,8 @@ from tuner.search.overview import Listed
 #: classes whose confusion is a table; of more it is a picture
 _TABLED = 20
 _MISTAKES = 8
-#: attributes that have a place of their own on the page
-_PLACED = ("error", "message", "reason")
+#: attributes that have a place of their own on the page, and a path that means nothing in a browser
+_PLACED = ("error", "message", "reason", "weights")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,14 +3,11 @@
 from collections.abc import Callable
 
 import pytest
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from tests.dashboard.pages import serving
 from tests.search import by_hand
-from tuner.dashboard.identity import Identity, Role
-from tuner.dashboard.pages import routes
+from tuner.dashboard.identity import Role
 from tuner.search import leases, roster, tables
 from tuner.search import study as studies
 from tuner.search.roster import Pulse
@@ -19,21 +16,13 @@ from tuner.search.study import Study
 
 FORMS = ("stop", "suspend", "resume", "budget", "enqueue", "trials/4/stop", "workers/stop")
 
-
-class As:
-    """Says who asks."""
-
-    def __init__(self, app: ASGIApp, role: Role) -> None:
-        self.app, self.role = app, role
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["identity"] = Identity(name="ada", role=self.role)
-        await self.app(scope, receive, send)
+#: where the kind of database changes nothing
+on_one = pytest.mark.parametrize("shared_storage", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
 def client_as(storage: Storage) -> Callable[[Role], TestClient]:
-    return lambda role: TestClient(Starlette(routes=routes.routes(storage), middleware=[Middleware(As, role=role)]), follow_redirects=False)
+    return lambda role: TestClient(serving.build(storage, role), follow_redirects=False)
 
 
 def post(client: TestClient, study: Study, action: str, **fields: str) -> str:
@@ -89,6 +78,7 @@ def test_an_editor_lets_a_worker_end(client_as: Callable[[Role], TestClient], wo
     assert "as <bdi>ada</bdi> asked" in text
 
 
+@on_one
 @pytest.mark.parametrize("action", FORMS)
 def test_a_viewer_is_refused_and_nothing_changes(client_as: Callable[[Role], TestClient], worked: Study, action: str) -> None:
     viewer = client_as(Role.VIEWER)
@@ -100,6 +90,7 @@ def test_a_viewer_is_refused_and_nothing_changes(client_as: Callable[[Role], Tes
     assert attributes(worked) == {}
 
 
+@on_one
 @pytest.mark.parametrize(
     ("action", "fields", "said"),
     [

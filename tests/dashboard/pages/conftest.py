@@ -1,0 +1,68 @@
+"""Storages with a study of ours in every state, and a client for their pages."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.dashboard.pages import serving
+from tests.search import by_hand
+from tuner import messages
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search import tables, trials
+from tuner.search.storage import Storage
+from tuner.search.study import Study
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def shared_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    if request.param == "postgresql":
+        url = str(request.getfixturevalue("postgresql_server").get_uri())
+    else:
+        url = f"sqlite:///{tmp_path_factory.mktemp('storage') / 'tuner.db'}"
+    opened = storages.open(url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def storage(shared_storage: Storage) -> Iterator[Storage]:
+    """A storage of each kind, without studies when the test begins."""
+    yield shared_storage
+    for study in shared_storage.rdb.get_all_studies():
+        shared_storage.rdb.delete_study(study._study_id)
+
+
+@pytest.fixture
+def client(storage: Storage) -> TestClient:
+    return TestClient(serving.build(storage))
+
+
+@pytest.fixture
+def begin(storage: Storage) -> Callable[..., Study]:
+    """A study whose first trainer has said what it found."""
+
+    def make(**sections: object) -> Study:
+        study = studies.join(by_hand.spec(**sections), storage)
+        prepared = {studies.PREPARED: by_hand.PREPARED.model_dump(mode="json")}
+        storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, prepared))
+        return study
+
+    return make
+
+
+@pytest.fixture
+def worked(begin: Callable[..., Study]) -> Study:
+    """A study with a completed, a better completed, a pruned, a failed and a running trial."""
+    study = begin(budget={"trials": 20})
+    for value in (0.7, 0.9):
+        claimed = by_hand.must_claim(study)
+        trials.report(study, claimed, by_hand.epochs(claimed, [0.5, 0.6, value]))
+        by_hand.finish(study, claimed, value)
+    by_hand.finish(study, by_hand.must_claim(study), 0.4, ending=messages.Ending.STOPPED, reason="others did better")
+    claimed = by_hand.must_claim(study)
+    trials.fail(study, claimed, by_hand.failed(claimed, "MemoryError"))
+    running = by_hand.must_claim(study)
+    trials.report(study, running, by_hand.epochs(running, [0.55, 0.65]))
+    return study

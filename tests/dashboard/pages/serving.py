@@ -1,0 +1,45 @@
+"""Our pages alone, without the lock around them: whoever asks has the role that the test says."""
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tuner.dashboard.identity import Identity, Role
+from tuner.dashboard.pages import routes
+from tuner.search.storage import Storage
+
+
+class As:
+    """Says who asks."""
+
+    def __init__(self, app: ASGIApp, role: Role) -> None:
+        self.app, self.role = app, role
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["identity"] = Identity(name="ada", role=self.role)
+        await self.app(scope, receive, send)
+
+
+def build(storage: Storage, role: Role = Role.ADMIN) -> Starlette:
+    """The pages of a storage to someone of a role."""
+    return Starlette(routes=routes.routes(storage), middleware=[Middleware(As, role=role)])
+
+
+@contextlib.contextmanager
+def beside(storage: Storage) -> Iterator[str]:
+    """The pages served from a thread of this process; gives their address."""
+    server = uvicorn.Server(uvicorn.Config(build(storage), log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
