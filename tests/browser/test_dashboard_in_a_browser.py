@@ -93,7 +93,7 @@ def watched(browser: Browser, **options: Any) -> Iterator[Page]:
 
 
 def test_the_list_of_studies_leads_to_the_history_of_one(page: Page, address: str, tmp_path: Path) -> None:
-    page.goto(address)
+    page.goto(f"{address}/dashboard")
     page.screenshot(path=tmp_path / "studies.png")
     page.get_by_text("flowers").first.click()
     page.wait_for_url("**/dashboard/studies/1")
@@ -143,6 +143,7 @@ def test_a_viewer_signs_in_sees_the_study_changes_nothing_and_signs_out(stranger
     stranger.keyboard.press("Enter")
     stranger.wait_for_url("**/dashboard/studies/1")
     stranger.get_by_text("History", exact=True).last.wait_for()
+    stranger.wait_for_load_state("networkidle")
     assert stranger.request.delete(f"{address}/api/studies/1", headers={"origin": address}).status == 403
     assert stranger.request.post(f"{address}/tuner/signout", headers={"origin": address}).ok
     stranger.goto(f"{address}/dashboard")
