@@ -143,7 +143,7 @@ def test_a_viewer_signs_in_sees_the_study_changes_nothing_and_signs_out(stranger
     stranger.keyboard.press("Enter")
     stranger.wait_for_url("**/dashboard/studies/1")
     stranger.get_by_text("History", exact=True).last.wait_for()
-    stranger.wait_for_load_state("networkidle")
+    stranger.locator(".barlayer .point").first.wait_for(state="attached")  # the last that it loads
     assert stranger.request.delete(f"{address}/api/studies/1", headers={"origin": address}).status == 403
     assert stranger.request.post(f"{address}/tuner/signout", headers={"origin": address}).ok
     stranger.goto(f"{address}/dashboard")
