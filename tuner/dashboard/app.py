@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable
+from pathlib import Path
 from typing import cast
 
 import a2wsgi
@@ -21,6 +22,7 @@ from tuner import errors
 from tuner.dashboard import door, forwarded, guards, health, metrics, permitted, programs, signin
 from tuner.dashboard.door import Lock
 from tuner.dashboard.pages import routes
+from tuner.search import pictures
 from tuner.search import storage as storages
 
 #: scripts and styles, the same for everyone
@@ -51,11 +53,11 @@ def build(storage: storages.Storage, lock: Lock) -> Starlette:
         *programs.routes(storage),
         *routes.routes(storage, settings.artifacts),
     ]
-    optunas = cast(ASGIApp, a2wsgi.WSGIMiddleware(_optunas(storage)))
+    optunas = cast(ASGIApp, a2wsgi.WSGIMiddleware(_optunas(storage, settings.artifacts)))
     return Starlette(routes=[*own, Mount("/", app=optunas)], middleware=guarded)
 
 
-def _optunas(storage: storages.Storage) -> WSGIApp:
+def _optunas(storage: storages.Storage, artifacts: Path | None) -> WSGIApp:
     """optuna-dashboard, loaded when the first page is asked for."""
     lock = threading.Lock()
 
@@ -66,7 +68,7 @@ def _optunas(storage: storages.Storage) -> WSGIApp:
 
         # of the importances of a study that has few trials yet
         warnings.filterwarnings("ignore", message="Some regimes for parameter", category=UserWarning)
-        return cast(WSGIApp, optuna_dashboard.wsgi(storage.rdb))
+        return cast(WSGIApp, optuna_dashboard.wsgi(storage.rdb, artifact_store=None if artifacts is None else pictures.store(artifacts)))
 
     def respond(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         environ["wsgi.errors"] = sys.stderr  # stdout belongs to results

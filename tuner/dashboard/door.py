@@ -4,7 +4,7 @@ import logging
 import secrets
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -119,11 +119,20 @@ class Door:
 
 def refuse(request: Request) -> Response:
     """Ask a browser's user to sign in, and tell a program."""
-    if request.method in READING_METHODS and "text/html" in request.headers.get("accept", ""):
-        here = quote(request.url.path) + (f"?{request.url.query}" if request.url.query else "")
-        return RedirectResponse(f"{SIGN_IN}?{urlencode({'next': local(here)})}", HTTPStatus.SEE_OTHER)
+    if "text/html" in request.headers.get("accept", ""):
+        return RedirectResponse(f"{SIGN_IN}?{urlencode({'next': local(_page(request))})}", HTTPStatus.SEE_OTHER)
     reason = "Sign in, or send a token: Authorization: Bearer TOKEN"
     return JSONResponse({"reason": reason}, HTTPStatus.UNAUTHORIZED, {"WWW-Authenticate": 'Bearer realm="tuner"'})
+
+
+def _page(request: Request) -> str:
+    """The page that is asked for; of a form, which is not sent again after signing in, the page that it stands on."""
+    if request.method in READING_METHODS:
+        return quote(request.url.path) + (f"?{request.url.query}" if request.url.query else "")
+    try:
+        return urlsplit(request.headers.get("referer", "")).path
+    except ValueError:  # the browser did not write it
+        return "/"
 
 
 def local(goal: str) -> str:

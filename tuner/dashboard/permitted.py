@@ -6,11 +6,12 @@ from http import HTTPStatus
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuner.dashboard import door, permissions
 from tuner.dashboard.identity import Identity
+from tuner.dashboard.pages import served
 from tuner.dashboard.permissions import READING_METHODS
 from tuner.errors import StorageError
 from tuner.search import audit
@@ -35,7 +36,7 @@ class SameOrigin:
         if scope["type"] != "http" or scope["method"] in READING_METHODS or door.is_by_token(scope) or _comes_from_here(scope):
             await self.app(scope, receive, send)
             return
-        answer = PlainTextResponse("Refused: only the dashboard's own pages may change a study.\n", HTTPStatus.FORBIDDEN)
+        answer = _forbidden(scope, "only the dashboard's own pages may change a study")
         await answer(scope, receive, send)
 
 
@@ -55,12 +56,14 @@ class Permitted:
             return None
         needed = permissions.needed(scope["method"], scope["path"], allow_migration=self.allow_migration)
         if needed is None:
-            return _forbidden("this is closed to everyone")
+            return _forbidden(scope, "this is closed to everyone")
         identity = identity_of(scope)
         # without an identity the door lets through only what is open to anyone, which changes nothing
         if identity is None:
-            return None if scope["method"] in READING_METHODS else _forbidden("sign in first")
-        return None if identity.role.allows(needed) else _forbidden(f"this needs the role {needed}; {identity.name} is {identity.role}")
+            return None if scope["method"] in READING_METHODS else _forbidden(scope, "sign in first")
+        if identity.role.allows(needed):
+            return None
+        return _forbidden(scope, f"this needs the role {needed}; {identity.name} is {identity.role}")
 
 
 class Recorded:
@@ -132,7 +135,11 @@ def _deed(scope: Scope, status: int, study: str) -> audit.Deed | None:
     )
 
 
-def _forbidden(reason: str) -> Response:
+def _forbidden(scope: Scope, reason: str) -> Response:
+    """A page to whom looks at pages, JSON to a program."""
+    request = Request(scope)
+    if "text/html" in request.headers.get("accept", ""):
+        return served.failure(request, HTTPStatus.FORBIDDEN, "You may not do this", f"Refused: {reason}.")
     return JSONResponse({"reason": f"Refused: {reason}."}, HTTPStatus.FORBIDDEN)
 
 

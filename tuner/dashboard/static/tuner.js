@@ -55,7 +55,16 @@ if (document.querySelector("[data-live]")) {
     source.onopen = () => say("on", "live");
     source.onmessage = (event) => { say("on", "live"); show(JSON.parse(event.data)); };
     source.addEventListener("away", () => say("off", "database away"));
-    source.onerror = () => say("off", "reconnecting");
+    source.onerror = () => { say("off", "reconnecting"); if (source.readyState === EventSource.CLOSED) setTimeout(again, 3000); };
+  };
+  // a browser gives up a stream that is refused: the database is away, or whoever looks is no longer signed in
+  const again = async () => {
+    if (document.hidden || source?.readyState !== EventSource.CLOSED) return;
+    const status = await fetch(location.href, {method: "HEAD", headers: {accept: "text/plain"}}).then((answer) => answer.status, () => 0);
+    if (status !== 401) { say("off", status === 503 ? "database away" : "reconnecting"); open(); return; }
+    say("off", "signed out");
+    // leads to the page on which one signs in, and back; what someone is typing is not taken from him
+    if (!document.activeElement?.matches("input, textarea, select")) location.reload();
   };
   // a page that no one sees asks for nothing
   const follow = () => {
