@@ -140,3 +140,11 @@ def test_a_strangers_browser_is_sent_to_sign_in_and_back(stranger: TestClient) -
     answer = stranger.get("/dashboard/studies/1?tab=a%20b", headers={"accept": "text/html"}, follow_redirects=False)
     assert answer.status_code == 303
     assert answer.headers["location"] == "/tuner/signin?next=%2Fdashboard%2Fstudies%2F1%3Ftab%3Da%2520b"
+
+
+def test_a_refusal_is_a_page_to_whom_looks_at_pages(come_as: Callable[[Role], TestClient]) -> None:
+    headers = {"origin": HERE, "accept": "text/html"}
+    answer = come_as(Role.VIEWER).post("/tuner/actions/studies/1/stop", headers=headers)
+    assert answer.status_code == 403
+    assert "this needs the role editor; viewer is viewer" in answer.text
+    assert 'action="/tuner/signout"' in answer.text
