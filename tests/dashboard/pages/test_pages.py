@@ -267,3 +267,11 @@ def test_the_storage_is_only_read_for_a_page(storage: Storage, client: TestClien
     assert seen
     assert {statement.split()[0] for statement in seen} <= {"SELECT", "WITH", "BEGIN"}
     assert storages.shown(storage.url) not in client.get("/").text
+
+
+@on_one
+def test_a_page_says_who_is_signed_in_and_signs_out(client: TestClient, worked: Study) -> None:
+    for path in ("/", f"/tuner/studies/{worked.id}", "/tuner/workers"):
+        page = Elements(client.get(path).text)
+        assert ("form", {"class": "who", "method": "post", "action": "/tuner/signout"}) in page.elements
+        assert '<bdi>ada</bdi> <span class="role">admin</span>' in client.get(path).text
