@@ -47,7 +47,8 @@ def test_a_study_is_stopped_and_resumed_from_beside_it(place: Place) -> None:
     assert worker.end()[0] == 0
     assert any("it was stopped by" in line for line in worker.lines)
     assert place.tuner("resume", "study").end()[0] == 0
-    assert place.tuner("worker", "study").end()[0] == 0
+    last = place.tuner("worker", "study")
+    assert last.end()[0] == 0, last.lines
     assert place.states() == ["COMPLETE"] * 20
 
 

@@ -41,7 +41,7 @@ def worker(given: str, url: str, *, here: Here, places: options.Folders, hands: 
     stopping = Stopping()
     with on_signals(stopping):
         while standby.is_needed(study, stopping):
-            process.work(assignment, stopping=stopping, tell=_tell)
+            process.work(assignment, stopping=stopping, tell=_tell, start=process.child)
     if stopping.is_urgent:
         return running.KILLED
     try:
