@@ -1,12 +1,13 @@
 """What passes through the pipe between a worker and its trainer, as JSON.
 
 worker -> trainer   Prepare, Train, Proceed, Stop, Suspend, Evaluate, Quit
-trainer -> worker   Prepared, Busy, Epoch, Kept, Trouble, Probed, Finished, Failed, Evaluated
+trainer -> worker   Prepared, Busy, Resumed, Epoch, Kept, Trouble, Probed, Finished, Failed, Evaluated
 
 One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epoch… → Finished. A Stop or Suspend may come at any time and is
 obeyed at the next step; the trainer then answers Finished. A trial with nothing to unfreeze sends Finished in place of Probed.
 Where a trial first has to compute what it needs of the images, or to wait for another worker that does, Busy comes from time to time.
-Kept comes after each checkpoint, Trouble where the trial bears something that a person may want to mend.
+A trial that goes on from a checkpoint sends Resumed first, and Epoch… of what comes after it. Kept comes after each checkpoint, Trouble
+where the trial bears something that a person may want to mend.
 """
 
 from enum import StrEnum
@@ -158,6 +159,15 @@ class Epoch(_Message):
     seconds: float
 
 
+class Resumed(_Message):
+    """The trial goes on from a checkpoint. The storage lacks those of its epochs that a killed worker had not reported."""
+
+    kind: Literal["resumed"] = "resumed"
+    trial: int
+    #: every epoch up to the checkpoint; none where an earlier version wrote it
+    curve: tuple[Epoch, ...]
+
+
 class Kept(_Message):
     """A checkpoint of the trial was written."""
 
@@ -250,7 +260,7 @@ class Evaluated(_Message):
 # fmt: off
 Message = Annotated[
     Prepare | Train | Proceed | Stop | Suspend | Evaluate | Quit
-    | Prepared | Busy | Epoch | Kept | Trouble | Probed | Finished | Failed | Evaluated,
+    | Prepared | Busy | Epoch | Resumed | Kept | Trouble | Probed | Finished | Failed | Evaluated,
     Field(discriminator="kind"),
 ]
 # fmt: on

@@ -68,3 +68,15 @@ def test_workers_that_are_killed_one_after_another_lose_nothing(place: Place, po
     crew.storage.close()
     assert_whole(postgresql_url, num_trials=EXTENT.killed_trials, num_epochs=EPOCHS)
     assert num_repeated(place) <= EXTENT.kills
+
+
+def test_an_epoch_that_only_its_checkpoint_knows_of_comes_to_the_curve(place: Place, postgresql_url: str) -> None:
+    place.write(budget={"trials": 1})
+    played = script(place, fine_tune_epochs=EPOCHS, mishaps={"0": ["lost_worker"]})
+    first = place.tuner("worker", "study.yaml", "--storage", postgresql_url, script=played)
+    assert first.end()[0] == -signal.SIGKILL, first.lines
+    second = place.tuner("worker", "study.yaml", "--storage", postgresql_url, script=script(place, fine_tune_epochs=EPOCHS))
+    assert second.end()[0] == 0, second.lines
+    assert any("trial 0 resumed" in line for line in second.lines), second.lines
+    assert_whole(postgresql_url, num_trials=1, num_epochs=EPOCHS)
+    assert num_repeated(place) == 0

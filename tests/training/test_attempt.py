@@ -210,6 +210,38 @@ def _steps(told: list[messages.Message], looks: "itertools.count[int]") -> int:
 
 
 @pytest.mark.usefixtures("always_keeping")
+def test_a_worker_that_takes_a_trial_up_hears_of_epochs_that_the_one_before_may_not_have_reported(
+    bench: benches.Bench, tmp_path: Path, rich: tuple[messages.Finished, Control]
+) -> None:
+    class Killed(Exception):
+        pass
+
+    class Mortal(Control):
+        """A worker that is killed when the first epoch of fine-tuning is in the checkpoint."""
+
+        def send(self, message: messages.Message) -> None:
+            if isinstance(message, messages.Kept):
+                raise Killed
+            super().send(message)
+
+    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    mortal = Mortal()
+    with pytest.raises(Killed):
+        run(longer, wanted, mortal)
+    measured = [message for message in mortal.told if isinstance(message, Epoch)]
+    _, second = run(longer, wanted, after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
+    assert second.told[0] == messages.Resumed(trial=3, curve=tuple(measured))
+    measured += [message for message in second.told if isinstance(message, Epoch)]
+    finished, third = run(longer, wanted)
+    assert third.told[0] == messages.Resumed(trial=3, curve=tuple(measured))
+    assert [epoch.model_copy(update={"seconds": 0.0}) for epoch in measured] + third.curve == rich[1].curve
+    assert finished.fine_tune_seconds == pytest.approx(
+        sum(epoch.seconds for epoch in (*measured, *(message for message in third.told if isinstance(message, Epoch))) if epoch.step > 3)
+    )
+    assert finished.value == rich[0].value
+
+
+@pytest.mark.usefixtures("always_keeping")
 def test_a_trial_that_another_worker_has_now_leaves_the_files_alone(bench: benches.Bench, tmp_path: Path) -> None:
     lost = after(1, messages.Suspend(keeps=False), stage=Stage.FINE_TUNE, looks=3)
     run(replace(bench, epochs=3), order(tmp_path, RICH), lost)

@@ -1,5 +1,6 @@
 """A trial in the middle of its fine-tuning, to a file and back."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,20 @@ from tuner.training import suspension
 ORDER = messages.Train(trial=1, hyperparameters=Hyperparameters(), seed=5, weights="w", checkpoint="c")
 
 
+def epoch(step: int) -> messages.Epoch:
+    return messages.Epoch(
+        trial=1, stage=messages.Stage.FINE_TUNE, step=step, loss=float("inf"), accuracy=0.1, validation_loss=1 / 3,
+        validation_accuracy=0.75, learning_rate=1e-4, seconds=1.5,
+    )  # fmt: skip
+
+
 def suspended() -> suspension.Suspended:
     progress = suspension.Progress(
         study="animals",
         hyperparameters=ORDER.hyperparameters,
         seed=5,
         epochs=2,
+        curve=tuple(epoch(step) for step in (1, 2)),
         best_step=22,
         value=0.75,
         loss=float("inf"),
@@ -40,6 +49,14 @@ def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [value.tolist() for value in found.state] == [[number] * (number + 1) for number in range(12)]
     assert [value.tolist() for value in found.best] == [[[1, 0], [0, 1]]]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["c"]
+
+
+def test_a_file_of_a_version_that_kept_no_curve_is_read(tmp_path: Path) -> None:
+    older = json.dumps(suspended().progress.model_dump(mode="json", exclude={"curve"}))
+    suspension.write_arrays(tmp_path / "c", {"progress": np.array(older), "state0": np.zeros(1), "best0": np.zeros(1)})
+    found = suspension.read(tmp_path / "c", ORDER, study="animals")
+    assert found is not None
+    assert (found.progress.epochs, found.progress.curve) == (2, ())
 
 
 def test_there_is_none_where_there_is_no_file(tmp_path: Path) -> None:

@@ -62,6 +62,9 @@ def test_a_suspended_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert isinstance(suspended, messages.Finished)
     assert suspended.ending is Ending.SUSPENDED
     trainer.send(train(tmp_path))
+    resumed = trainer.receive(1)
+    assert isinstance(resumed, messages.Resumed)
+    assert [epoch.step for epoch in resumed.curve] == [1, 2]
     again = trainer.receive(1)
     assert isinstance(again, messages.Epoch)
     assert again.step == 3

@@ -1,13 +1,13 @@
 """The loop of a worker, with a trainer that plays a script."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from tuner import messages
 from tuner.errors import DataError, LeaseLost, StorageError, StudyError, TrainingError
-from tuner.search import trials
+from tuner.search import curves, trials
 from tuner.search.study import Study
 from tuner.workers import attempt
 from tuner.workers.events import Event, Happening
@@ -188,6 +188,30 @@ def test_a_stopped_worker_hands_its_trial_back_and_the_next_goes_on_from_there(m
     assert again.happened(Happening.RESUMED) == [0]
     assert [event.step for event in again.events if event.what is Happening.EPOCH and event.trial == 0] == [4, 5]
     assert bench.steps(0) == [1, 2, 3, 4, 5]
+
+
+def test_a_trial_that_is_taken_up_counts_no_epoch_twice(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make(budget={"trials": 1}, training={"promote": 1.0})
+    bench.script = Script(keeps_epochs=True)
+    bench.react = lambda event: bench.stopping.ask() if (event.trial, event.step) == (0, 3) else None
+    bench.work()
+    stored = bench.study.storage.read(lambda connection: curves.read(connection, bench.study, 0))
+    real, reports = trials.report, []
+
+    def report(study: Study, claim: trials.Claim, epochs: Sequence[messages.Epoch]) -> None:
+        reports.append([epoch.step for epoch in epochs])
+        real(study, claim, epochs)
+
+    monkeypatch.setattr(trials, "report", report)
+    again = bench.again()
+    again.work()
+    assert reports == [[1, 2, 3], [4], [5]]
+    told = [event for event in again.events if event.what is Happening.EPOCH]
+    assert [event.step for event in told] == [4, 5]
+    assert bench.steps(0) == [1, 2, 3, 4, 5]
+    assert bench.study.storage.read(lambda connection: curves.read(connection, bench.study, 0))[:3] == stored
+    [trial] = bench.study.optuna.get_trials()
+    assert trial.user_attrs["epochs"] == 5
 
 
 def test_a_worker_that_is_stopped_at_the_probe_hands_its_trial_back(make: Make) -> None:

@@ -49,6 +49,7 @@ class Attempt:
         self._bench, self._order, self._control = bench, order, control
         self._keeping = Keeping(order, control, study=bench.identity)
         self._best: _Best | None = None
+        self._curve: list[messages.Epoch] = []
         self._seconds = {Stage.PROBE: 0.0, Stage.FINE_TUNE: 0.0}
         self._told_at = time.monotonic()
 
@@ -142,6 +143,7 @@ class Attempt:
             learning_rate=measured.learning_rate,
             seconds=seconds,
         )
+        self._curve.append(epoch)
         self._control.send(epoch)
         for name, loss in (("loss", measured.loss), ("validation loss", found.loss)):
             if not math.isfinite(loss):
@@ -172,6 +174,7 @@ class Attempt:
             hyperparameters=self._order.hyperparameters,
             seed=self._order.seed,
             epochs=epochs,
+            curve=tuple(self._curve),
             part=part,
             best_step=self._best.step,
             value=self._best.scores.accuracy,
@@ -187,6 +190,8 @@ class Attempt:
         found = scores.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion, mistakes=progress.mistakes)
         self._best = _Best(step=progress.best_step, scores=found, weights=best)
         self._seconds = {Stage.PROBE: progress.probe_seconds, Stage.FINE_TUNE: progress.fine_tune_seconds}
+        self._curve = list(progress.curve)
+        self._control.send(messages.Resumed(trial=self._order.trial, curve=progress.curve))
 
     def _finished(self, ending: Ending, reason: str) -> messages.Finished:
         best, weights = self._best, None

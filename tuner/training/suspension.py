@@ -38,6 +38,8 @@ class Progress(BaseModel):
     seed: int
     #: fine-tuning epochs that are done
     epochs: int
+    #: of both stages, as the worker was told of them; empty in a file of an earlier version
+    curve: tuple[messages.Epoch, ...] = ()
     #: of the epoch after them; None: it is not begun
     part: Part | None = None
     #: step and scores of the best epoch

@@ -67,6 +67,8 @@ class Attempt:
             match message:
                 case messages.Epoch():
                     self._take_epoch(message)
+                case messages.Resumed():
+                    self._take_up(message)
                 case messages.Probed():
                     self._answer_probe(message)
                 case messages.Finished() | messages.Failed():
@@ -93,6 +95,13 @@ class Attempt:
         self._doubted.clear()
         if not self.is_lost:
             self._report()
+
+    def _take_up(self, resumed: messages.Resumed) -> None:
+        """Have the storage know every epoch that this attempt does not train again; those it knows stay as they are."""
+        for epoch in resumed.curve:
+            self._outbox.add(epoch)
+            self._best = max(self._best, epoch.validation_accuracy)
+        self.deliver()
 
     def _take_epoch(self, epoch: messages.Epoch) -> None:
         self._outbox.add(epoch)

@@ -1,13 +1,16 @@
 """A trainer without Keras, in the worker's own process: it plays smooth curves, and mishaps on demand. For tests."""
 
-import json
 import math
+import os
+import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from tuner import messages
 from tuner.hyperparameters import Hyperparameters
@@ -25,6 +28,8 @@ class Mishap(StrEnum):
     NOT_FINITE = "not_finite"
     #: the crash comes in the fine-tuning, after the probe was promoted
     LATE_CRASH = "late_crash"
+    #: the worker itself is killed: the checkpoint of the second epoch of fine-tuning is written, and nobody heard of that epoch
+    LOST_WORKER = "lost_worker"
 
 
 @dataclass(kw_only=True)
@@ -53,6 +58,13 @@ class Script:
         if left:
             return left.pop(0)
         return None if left is not None else self.always
+
+
+class _Kept(BaseModel):
+    """A checkpoint."""
+
+    step: int
+    curve: tuple[messages.Epoch, ...] = ()
 
 
 class Rehearsal:
@@ -122,26 +134,33 @@ class Rehearsal:
     def _train(self, train: messages.Train) -> Iterator[messages.Message | None]:
         mishap = self._script.next_mishap(train.trial)
         self._script.begun.append(train.trial)
-        done = max(_resume(Path(path)) for path in (train.checkpoint, train.fetched) if path is not None)
+        kept = max((_resume(Path(path)) for path in (train.checkpoint, train.fetched) if path is not None), key=lambda kept: kept.step)
+        curve, done = list(kept.curve), kept.step
+        if done:
+            yield messages.Resumed(trial=train.trial, curve=kept.curve)
         fine_tune = self._script.fine_tune_epochs if train.hyperparameters.unfreeze > 0 else 0
         self._inbox.clear()
         for step in range(done + 1, self._probe_epochs + fine_tune + 1):
             stage = Stage.PROBE if step <= self._probe_epochs else Stage.FINE_TUNE
-            if mishap is not None and step == (self._probe_epochs + 1 if mishap is Mishap.LATE_CRASH else 2):
+            if step == self._step_of(mishap):
+                assert mishap is not None
                 yield from self._meet(mishap, train)
                 return
             yield from self._pass_time()
             if self._script.diary and stage is Stage.FINE_TUNE:
                 _note(Path(self._script.diary), train.trial, step)
+            curve.append(_epoch(train, stage, step))
             if self._script.keeps_epochs and stage is Stage.FINE_TUNE:
-                _keep(train, step)
+                _keep(train, step, curve)
+                if mishap is Mishap.LOST_WORKER and step == self._probe_epochs + 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
                 yield messages.Kept(trial=train.trial)
-            yield _epoch(train, stage, step)
+            yield curve[-1]
             if step == self._probe_epochs and fine_tune:
                 yield messages.Probed(trial=train.trial, value=accuracy(train.hyperparameters, step))
                 while not self._inbox:
                     yield None
-            ending = self._ending(train, step)
+            ending = self._ending(train, step, curve)
             if ending is not None:
                 if Path(train.checkpoint).exists():
                     yield messages.Kept(trial=train.trial)
@@ -149,19 +168,25 @@ class Rehearsal:
                 return
         yield _finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
 
+    def _step_of(self, mishap: Mishap | None) -> int | None:
+        """The step in whose place a mishap comes, if it does."""
+        if mishap is None or mishap is Mishap.LOST_WORKER:
+            return None
+        return self._probe_epochs + 1 if mishap is Mishap.LATE_CRASH else 2
+
     def _pass_time(self) -> Iterator[None]:
         until = time.monotonic() + self._script.epoch_seconds
         while time.monotonic() < until and not self._inbox:
             yield None
 
-    def _ending(self, train: messages.Train, step: int) -> messages.Finished | None:
+    def _ending(self, train: messages.Train, step: int, curve: Sequence[messages.Epoch]) -> messages.Finished | None:
         while self._inbox:
             match self._inbox.popleft():
                 case messages.Stop():
                     return _finished(train, Ending.STOPPED, step)
                 case messages.Suspend(keeps=keeps):
                     if keeps:
-                        _keep(train, step)
+                        _keep(train, step, curve)
                     return _finished(train, Ending.SUSPENDED, step)
                 case _:
                     pass
@@ -212,15 +237,15 @@ def _note(diary: Path, trial: int, step: int) -> None:
         file.write(f"{trial} {step} {time.time():.3f}\n".encode())
 
 
-def _resume(checkpoint: Path) -> int:
-    return int(json.loads(checkpoint.read_text())["step"]) if checkpoint.exists() else 0
+def _resume(checkpoint: Path) -> _Kept:
+    return _Kept.model_validate_json(checkpoint.read_bytes()) if checkpoint.exists() else _Kept(step=0)
 
 
-def _keep(train: messages.Train, step: int) -> None:
+def _keep(train: messages.Train, step: int, curve: Sequence[messages.Epoch]) -> None:
     checkpoint = Path(train.checkpoint)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     beside = checkpoint.with_suffix(".part")
-    beside.write_text(json.dumps({"step": step}))
+    beside.write_text(_Kept(step=step, curve=tuple(curve)).model_dump_json())
     beside.replace(checkpoint)
 
 
