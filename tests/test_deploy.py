@@ -90,6 +90,11 @@ def test_ports_are_published_to_this_machine_only_and_the_dashboard_says_so() ->
     assert ports[0].startswith("127.0.0.1:")
 
 
+def test_the_dashboard_sees_the_artifacts_of_the_workers_and_cannot_write_them() -> None:
+    assert "artifacts:/artifacts" in SERVICES["worker"]["volumes"]
+    assert SERVICES["dashboard"]["volumes"] == ["artifacts:/artifacts:ro"]
+
+
 def test_workers_are_on_another_network_than_the_dashboard() -> None:
     assert not set(SERVICES["worker"]["networks"]) & set(SERVICES["dashboard"]["networks"])
     assert set(SERVICES["worker"]["networks"]) | set(SERVICES["dashboard"]["networks"]) == set(SERVICES["database"]["networks"])
