@@ -21,7 +21,9 @@ from tuner.search import trials
 EPOCH_SECONDS = 0.2
 #: a connection that says nothing is given up after two seconds here, after thirty by default
 IMPATIENT = {"tcp_user_timeout": "2000", "connect_timeout": "2"}
-EPOCHS = int(EXTENT.cut_seconds / EPOCH_SECONDS) + 10
+#: until a worker knows that no answer comes, and says so
+SILENT_SECONDS = 6.0
+EPOCHS = int((EXTENT.cut_seconds + SILENT_SECONDS) / EPOCH_SECONDS) + 10
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def test_training_goes_on_over_a_bad_network(weather: Weather, place: Place, pos
     proxy.weather = weather
     if weather is Weather.CUT:
         proxy.cut()
-    pass_seconds(EXTENT.cut_seconds)
+    pass_seconds(EXTENT.cut_seconds + (SILENT_SECONDS if weather is Weather.BLACK_HOLE else 0.0))
     assert psutil.pid_exists(worker.process.pid)
     trained = len(diary(place)) - before
     proxy.weather = Weather.FAIR

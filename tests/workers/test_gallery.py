@@ -51,3 +51,9 @@ def test_pictures_of_a_trial_without_weights_are_thrown_away(study: Study, tmp_p
     kept = gallery.hang(by_hand.finished(by_hand.must_claim(study), 0.5).model_copy(update=given))
     assert kept.pictures == {}
     assert not (tmp_path / "confusion.png").exists()
+
+
+def test_a_folder_that_is_not_there_and_cannot_be_made_has_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").write_text("a file, where a folder is wanted")
+    where = pictures.store(tmp_path / "artifacts")
+    assert pictures.read(where, "0d3b6f0e-0000-4000-8000-000000000000") is None

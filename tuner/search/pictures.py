@@ -36,9 +36,10 @@ _SUFFIXES = {PictureKind.MISTAKES: ".jpg", PictureKind.CONFUSION: ".png"}
 
 
 def store(artifacts: Path) -> ArtifactStore:
-    """Where the pictures of all studies are, given the folder of artifacts."""
+    """Where the pictures of all studies are, given the folder of artifacts; one that may only be read has none to begin with."""
     folder = artifacts / _FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
     return FileSystemArtifactStore(folder)
 
 
@@ -74,7 +75,7 @@ def read(where: ArtifactStore, artifact_id: str) -> bytes | None:
     try:
         with contextlib.closing(where.open_reader(artifact_id)) as file:
             return file.read()
-    except (ArtifactNotFound, FileNotFoundError):
+    except (ArtifactNotFound, FileNotFoundError, NotADirectoryError):
         return None
 
 
