@@ -74,7 +74,7 @@ def test_a_checkpoint_without_room_costs_its_trial_nothing_and_the_next_epoch_tr
     kinds = [message.kind for message in control.told if not (isinstance(message, Epoch) and message.stage is Stage.PROBE)]
     assert kinds == ["probed", "epoch", "trouble", "epoch", "kept"]
     assert weights(finished.weights, bench) == weights(calm.weights, bench)
-    assert kept(folder) == ["weights.npz"]
+    assert kept(folder) == ["confusion.png", "mistakes.jpg", "weights.npz"]
 
 
 def test_weights_without_room_wait_until_there_is_some(bench: benches.Bench, tmp_path: Path, room: ExitStack) -> None:
@@ -82,7 +82,7 @@ def test_weights_without_room_wait_until_there_is_some(bench: benches.Bench, tmp
     finished, _ = run(bench, order(tmp_path, PLAIN), full)
     assert finished.ending is Ending.COMPLETED
     assert weights(finished.weights, bench)
-    assert kept(tmp_path) == ["weights.npz"]
+    assert kept(tmp_path) == ["confusion.png", "mistakes.jpg", "weights.npz"]
     _, told = full.troubles
     assert told.startswith("the weights (")
     assert told.endswith("; the trial waits for room, 10 minutes at most")
@@ -141,4 +141,4 @@ def test_a_trainer_process_waits_for_room_and_goes_on(trainer: child.Child, tmp_
     full = trainer.train(tmp_path / "full", PLAIN, answer=make_room)
     assert [message.kind for message in full.told][-2:] == ["trouble", "finished"]
     assert full.finished.value == calm.finished.value
-    assert kept(tmp_path / "full") == ["weights-0.npz"]
+    assert kept(tmp_path / "full") == ["confusion.png", "mistakes.jpg", "weights-0.npz"]

@@ -47,7 +47,7 @@ def test_a_trial_tells_its_epochs_waits_for_a_word_and_tells_its_end(trainer: ch
     assert [epoch.step for epoch in run.curve] == [1, 2, 3, 4, 5]
     assert run.finished.ending is Ending.COMPLETED
     assert run.finished.value == max(epoch.validation_accuracy for epoch in run.curve)
-    assert [path.name for path in tmp_path.iterdir()] == ["weights-0.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "mistakes.jpg", "weights-0.npz"]
 
 
 def test_pretrained_weights_are_fine_tuned(trainer: child.Child, tmp_path: Path, cache: Path) -> None:
