@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel
 
 from tuner import messages
@@ -89,6 +90,8 @@ class Rehearsal:
                 self._playing = self._train(message)
             case messages.Evaluate():
                 self._playing = self._evaluate(message)
+            case messages.Predict():
+                self._playing = self._predict(message)
             case _:
                 self._inbox.append(message)
 
@@ -208,6 +211,19 @@ class Rehearsal:
     def _evaluate(self, evaluate: messages.Evaluate) -> Iterator[messages.Message | None]:
         value = round(accuracy(evaluate.hyperparameters, 5), 2)
         yield messages.Evaluated(trial=evaluate.trial, accuracy=value, loss=0.5, num_images=100, confusion=((50, 0), (0, 50)))
+
+
+    def _predict(self, predict: messages.Predict) -> Iterator[messages.Message | None]:
+        labels = np.arange(100) % 2
+        share = accuracy(predict.hyperparameters, 5)
+        is_right = np.random.default_rng(len(predict.weights)).permutation(100) < 100 * share
+        logits = np.where(is_right, 1.0, -1.0)[:, None] * (2.0 * np.eye(2)[labels] - 1.0)
+        found = {name: logits.astype(np.float32) for name in predict.splits} | {f"{name}_labels": labels for name in predict.splits}
+        Path(predict.to).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(predict.to, **found)
+        if predict.average is not None:
+            Path(predict.average).write_bytes(b"average")
+        yield messages.Predicted(trial=predict.trial)
 
 
 def accuracy(hyperparameters: Hyperparameters, step: int) -> float:
