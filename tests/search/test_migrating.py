@@ -43,7 +43,7 @@ ROWS = [
     "INSERT INTO tuner_leases VALUES (1, 0, 1, 1, 'key', 'host/1', 'space', 7, 1.5, 2.5, 3.5, 4.5, 'finished', '')",
     "INSERT INTO tuner_epochs VALUES (1, 0, 1, 'probe', 0.5, 0.75, 0.25, 0.875, 0.01, 2.0)",
     "INSERT INTO tuner_audit VALUES (3, 5.5, 'ada', 'admin', 'POST', '/api', 200, 'flowers', '127.0.0.1')",
-    "INSERT INTO tuner_workers VALUES (1, 'key', 'host/1', 'host', 'space', 7, 1.5, 'cpu', 2, '{}', 2.5, 3.5, NULL, '', 9, 9, 0, '', '', '')",
+    "INSERT INTO tuner_workers VALUES (1, 'key', 'host/1', 'h', 'space', 7, 1.5, 'cpu', 2, '{}', 2.5, 3.5, NULL, '', 9, 9, 0, '', '', '')",
 ]
 
 
