@@ -34,8 +34,10 @@ def test_figures_by_class_are_those_of_a_confusion_counted_by_hand() -> None:
     counts = honesty.confusion(labels, predicted, 4)
     assert counts.tolist() == [[3, 1, 0, 0], [1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
     first, second, third, fourth = honesty.by_class(counts)
-    assert (first.num, first.precision, first.recall, first.f1) == (4, 0.6, 0.75, pytest.approx(2 / 3))
-    assert (second.num, second.precision, second.recall) == (3, pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert (first.num, first.precision, first.recall) == (4, 0.6, 0.75)
+    assert first.f1 == pytest.approx(2 / 3)
+    assert second.num == 3
+    assert [second.precision, second.recall] == pytest.approx([2 / 3, 2 / 3])
     assert (third.num, third.precision, third.recall, third.f1) == (1, 0.0, 0.0, 0.0)
     assert (fourth.num, fourth.precision, fourth.recall, fourth.f1) == (0, 0.0, 0.0, 0.0)
     assert honesty.macro_f1(counts) == pytest.approx(1 / 3)
@@ -82,13 +84,15 @@ def test_mcnemars_exact_test_is_that_of_the_literature(only_first: int, only_sec
     first = np.array([True] * only_first + [False] * only_second + agree)
     second = np.array([False] * only_first + [True] * only_second + agree)
     found = honesty.mcnemar(first, second)
-    assert (found.only_first, found.only_second, found.p) == (only_first, only_second, pytest.approx(p))
+    assert (found.only_first, found.only_second) == (only_first, only_second)
+    assert found.p == pytest.approx(p)
 
 
 def test_the_same_seeds_are_compared_in_pairs() -> None:
     found = honesty.paired([0.90, 0.80, 0.85], [0.80, 0.78, 0.86])
     # mean 0.11 / 3, standard deviation 0.0569, times 4.3027 / sqrt(3)
-    assert (found.difference, found.num_better, found.num) == (pytest.approx(0.11 / 3), 2, 3)
+    assert (found.num_better, found.num) == (2, 3)
+    assert found.difference == pytest.approx(0.11 / 3)
     assert found.interval == pytest.approx((-0.1046, 0.1779), abs=1e-4)
     assert honesty.paired([0.9], [0.8]).interval is None
     assert honesty.paired([0.9, 0.8], [0.9, 0.8]).interval is None

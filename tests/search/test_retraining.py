@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tests.search import by_hand
+from tuner import messages
 from tuner.errors import StudyError
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending
-from tuner.search import admission, retraining, trials
+from tuner.search import admission, claims, retraining, trials
 from tuner.search import study as studies
 from tuner.search.study import Study
 
@@ -79,17 +80,11 @@ def test_every_config_gets_every_seed_and_its_own_hyperparameters(searched: Stud
     configs, seeds = retraining.configs(searched, 2), retraining.seeds(searched, 2)
     again = retraining.begin(searched, configs, seeds, top=2)
     assert again.name == "by-hand-retrain-1"
-    claims = [by_hand.must_claim(again, trials.WorkerId.here(f"w{number}")) for number in range(6)]
-    assert [claim.hyperparameters for claim in claims] == [config.hyperparameters for config in configs] * 2
-    assert [claim.seed for claim in claims] == [seed for seed in seeds for _ in range(3)]
+    taken = [by_hand.must_claim(again, trials.WorkerId.here(f"w{number}")) for number in range(6)]
+    assert [claim.hyperparameters for claim in taken] == [config.hyperparameters for config in configs] * 2
+    assert [claim.seed for claim in taken] == [seed for seed in seeds for _ in range(3)]
     assert by_hand.claim(again, trials.WorkerId.here("w7")) is None
-    assert not set(seeds) & {claims_seed(searched, number) for number in range(5)}
-
-
-def claims_seed(study: Study, number: int) -> int:
-    from tuner.search import claims
-
-    return claims.seed(study, number)
+    assert not set(seeds) & {claims.seed(searched, number) for number in range(5)}
 
 
 def test_every_probe_goes_on_and_nothing_is_pruned(searched: Study) -> None:
@@ -97,7 +92,7 @@ def test_every_probe_goes_on_and_nothing_is_pruned(searched: Study) -> None:
     for value in (0.9, 0.5, 0.1):
         claim = by_hand.must_claim(again)
         epochs = by_hand.epochs(claim, [value, value])
-        assert trials.promoted(again, claim, by_hand.messages.Probed(trial=claim.number, value=value), epochs)
+        assert trials.promoted(again, claim, messages.Probed(trial=claim.number, value=value), epochs)
         assert not trials.should_prune(again, claim, by_hand.epochs(claim, [0.01], first=6))
         by_hand.finish(again, claim, value)
 

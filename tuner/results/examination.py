@@ -112,10 +112,23 @@ def answers(path: Path, split: Split) -> Answers:
         return Answers(logits=arrays[split], labels=arrays[f"{split}_labels"])
 
 
-def temperature(network: Network) -> float:
-    """What its logits are divided by for calibrated probabilities, fitted on the validation split."""
+@dataclass(frozen=True, kw_only=True)
+class Temperature:
+    """What the logits of a network are divided by for calibrated probabilities."""
+
+    #: of the least cross-entropy on the validation split
+    fitted: float
+    #: the same, or 1 where that made the calibration error on the validation split larger
+    kept: float
+
+
+def temperature(network: Network) -> Temperature:
+    """The temperature of a network, by its validation images."""
     assert network.validation is not None, "without validation images there is nothing to fit on"
-    return honesty.temperature(network.validation.logits, network.validation.labels)
+    logits, labels = network.validation.logits, network.validation.labels
+    fitted = honesty.temperature(logits, labels)
+    before, after = (honesty.calibration_error(honesty.probabilities(logits, each), labels) for each in (1.0, fitted))
+    return Temperature(fitted=fitted, kept=fitted if after <= before else 1.0)
 
 
 def order(config: Retrained, weights: Mapping[Run, str], *, split: Split, average: Path | None, to: Path) -> messages.Predict:

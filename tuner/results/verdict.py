@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tuner import wording
 from tuner.results import honesty
-from tuner.results.examination import Answers, Examined
+from tuner.results.examination import Answers, Examined, Temperature
 from tuner.results.retrained import Retrained
 
 Interval = tuple[float, float]
@@ -32,8 +32,10 @@ class ClassFigures(_Figures):
 class Calibration(_Figures):
     """How well probabilities fit accuracy, on the test split, before and after the temperature."""
 
-    #: fitted on the validation split
+    #: fitted on the validation split; 1 where that made the calibration error there larger
     temperature: float
+    #: as it was fitted
+    fitted_temperature: float
     #: expected calibration error over 15 bins
     error_before: float
     error_after: float
@@ -90,7 +92,7 @@ class Optimism(_Figures):
     test_accuracy: float
     #: the first less the second
     too_high: float
-    #: of that, what the luckiest of many trials owes to luck: the chosen config's value in the search less its mean over new seeds
+    #: the chosen config's validation accuracy in the search, where it was among the luckiest, less its mean over new seeds
     luck: float | None
 
 
@@ -138,15 +140,16 @@ def figures(answers: Answers, names: Sequence[str]) -> tuple[tuple[ClassFigures,
     return classes, tuple(tuple(int(count) for count in row) for row in counts), honesty.macro_f1(counts), interval
 
 
-def calibration(answers: Answers, temperature: float) -> Calibration:
+def calibration(answers: Answers, found: Temperature) -> Calibration:
     """How well the probabilities of a network fit its accuracy, before and after a temperature."""
-    before, after = (honesty.probabilities(answers.logits, each) for each in (1.0, temperature))
+    before, after = (honesty.probabilities(answers.logits, each) for each in (1.0, found.kept))
     return Calibration(
-        temperature=temperature,
+        temperature=found.kept,
+        fitted_temperature=found.fitted,
         error_before=honesty.calibration_error(before, answers.labels),
         error_after=honesty.calibration_error(after, answers.labels),
         log_loss_before=honesty.log_loss(answers.logits, answers.labels),
-        log_loss_after=honesty.log_loss(answers.logits, answers.labels, temperature),
+        log_loss_after=honesty.log_loss(answers.logits, answers.labels, found.kept),
     )
 
 
@@ -215,7 +218,7 @@ def soup(examined: Examined) -> str:
 
 def _compared(tested: honesty.McNemar, paired: honesty.Paired, other: str, num: int) -> str:
     counted = f"of {num:,} test images {tested.only_first} only the chosen one got right and {tested.only_second} only the other"
-    chance = f"exact McNemar test, p = {_shown(tested.p)}"
+    chance = f"exact McNemar test, p {_shown(tested.p)}"
     if tested.p >= _SIGNIFICANT:
         said = f"Against {other}: no difference can be shown; {counted} ({chance})."
     else:
@@ -229,4 +232,4 @@ def _compared(tested: honesty.McNemar, paired: honesty.Paired, other: str, num: 
 
 
 def _shown(p: float) -> str:
-    return "below 0.0001" if p < 0.0001 else f"{p:.2g}"
+    return "below 0.0001" if p < 0.0001 else f"= {p:.2g}"

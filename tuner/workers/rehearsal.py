@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
@@ -129,8 +130,9 @@ class Rehearsal:
         if self._script.refusal:
             yield messages.Failed(trial=None, error="DataError", message=self._script.refusal, is_request=True)
             return
+        num_train = 80 if spec.training.images == "train" else 90
         yield messages.Prepared(
-            device="rehearsal", classes=("a", "b"), num_train=80, num_validation=10, num_test=10, epochs=self._script.fine_tune_epochs,
+            device="rehearsal", classes=("a", "b"), num_train=num_train, num_validation=10, num_test=10, epochs=self._script.fine_tune_epochs,
             fingerprint="0" * 64, splits="0" * 64, versions={"tuner": "0"}, seconds=0.0,
         )  # fmt: skip
 
@@ -212,13 +214,13 @@ class Rehearsal:
         value = round(accuracy(evaluate.hyperparameters, 5), 2)
         yield messages.Evaluated(trial=evaluate.trial, accuracy=value, loss=0.5, num_images=100, confusion=((50, 0), (0, 50)))
 
-
     def _predict(self, predict: messages.Predict) -> Iterator[messages.Message | None]:
         labels = np.arange(100) % 2
         share = accuracy(predict.hyperparameters, 5)
         is_right = np.random.default_rng(len(predict.weights)).permutation(100) < 100 * share
         logits = np.where(is_right, 1.0, -1.0)[:, None] * (2.0 * np.eye(2)[labels] - 1.0)
-        found = {name: logits.astype(np.float32) for name in predict.splits} | {f"{name}_labels": labels for name in predict.splits}
+        found: dict[str, Any] = {name: logits.astype(np.float32) for name in predict.splits}
+        found |= {f"{name}_labels": labels for name in predict.splits}
         Path(predict.to).parent.mkdir(parents=True, exist_ok=True)
         np.savez(predict.to, **found)
         if predict.average is not None:
