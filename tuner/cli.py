@@ -10,7 +10,7 @@ from typer import Abort, Argument, Option
 from typer.exceptions import TyperException
 
 import tuner
-from tuner.commands import dashboard, defaults, mishaps
+from tuner.commands import dashboard, defaults, mishaps, versions
 from tuner.commands.parameters import (
     Address,
     AllowCode,
@@ -52,6 +52,7 @@ app = typer.Typer(
 )
 
 app.add_typer(dashboard.app, name="dashboard")
+app.add_typer(versions.app)
 
 DEFAULT_STORAGE = defaults.STORAGE
 DEFAULT_ARTIFACTS = defaults.ARTIFACTS
