@@ -49,7 +49,7 @@ def test_logits_of_both_splits_give_the_accuracies_that_were_measured(bench: ben
 def test_the_average_of_equal_weights_is_those_weights(bench: benches.Bench, tmp_path: Path) -> None:
     weights, _ = trained(bench, tmp_path)
     evaluation.predict(bench, asked(tmp_path, (weights, weights), average=tmp_path / "soup.npz"))
-    of_two, one = (suspension.read_weights(Path(path), study=bench.identity) for path in (tmp_path / "soup.npz", weights))
+    of_two, one = (suspension.read_weights(path, study=bench.identity) for path in (tmp_path / "soup.npz", Path(weights)))
     assert len(of_two) == len(one)
     assert all(np.array_equal(mean, value) for mean, value in zip(of_two, one, strict=True))
 
@@ -59,7 +59,7 @@ def test_the_average_is_half_way_and_its_logits_are_those_of_the_file(bench: ben
     soup = tmp_path / "soup.npz"
     evaluation.predict(bench, asked(tmp_path, paths, average=soup))
     first = np.load(tmp_path / "answers" / "found.npz")["test"]
-    kept = [suspension.read_weights(Path(path), study=bench.identity) for path in (*paths, soup)]
+    kept = [suspension.read_weights(path, study=bench.identity) for path in (*map(Path, paths), soup)]
     for one, other, mean in zip(*kept, strict=True):
         assert mean == pytest.approx((one + other) / 2, abs=1e-6)
     evaluation.predict(bench, asked(tmp_path, (str(soup),)))

@@ -132,8 +132,8 @@ class Rehearsal:
             return
         num_train = 80 if spec.training.images == "train" else 90
         yield messages.Prepared(
-            device="rehearsal", classes=("a", "b"), num_train=num_train, num_validation=10, num_test=10, epochs=self._script.fine_tune_epochs,
-            fingerprint="0" * 64, splits="0" * 64, versions={"tuner": "0"}, seconds=0.0,
+            device="rehearsal", classes=("a", "b"), num_train=num_train, num_validation=10, num_test=10,
+            epochs=self._script.fine_tune_epochs, fingerprint="0" * 64, splits="0" * 64, versions={"tuner": "0"}, seconds=0.0,
         )  # fmt: skip
 
     def _train(self, train: messages.Train) -> Iterator[messages.Message | None]:
