@@ -7,8 +7,9 @@ from typing import Any
 from sqlalchemy import Connection
 from starlette.requests import Request
 
-from tuner.dashboard.pages import charts, study
+from tuner.dashboard.pages import study
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
+from tuner.drawing import charts
 from tuner.hyperparameters import Hyperparameters
 from tuner.results import classes
 from tuner.search import details, one_trial, tables
