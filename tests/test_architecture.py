@@ -26,7 +26,22 @@ ROOMS = [
         "spec",
     ),
     *("schema", "yaml_lines", "mistakes", "study_file", "messages", "failures"),
-    *("data", "training", "search", "workers", "doctor", "results", "drawing", "dashboard", "report", "terminal", "commands", "api", "cli"),
+    *(
+        "data",
+        "training",
+        "search",
+        "workers",
+        "doctor",
+        "results",
+        "drawing",
+        "dashboard",
+        "report",
+        "terminal",
+        "commands",
+        "taking_home",
+        "api",
+        "cli",
+    ),
 ]
 SQL = {"optuna", "optuna_dashboard", "sqlalchemy"}
 KERAS = {"keras", "keras_hub", "tensorflow", "tensorflow_datasets"}

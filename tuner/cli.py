@@ -10,6 +10,7 @@ from typer import Abort, Argument, Option
 from typer.exceptions import TyperException
 
 import tuner
+from tuner import taking_home
 from tuner.commands import dashboard, defaults, mishaps
 from tuner.commands.parameters import (
     Address,
@@ -52,6 +53,7 @@ app = typer.Typer(
 )
 
 app.add_typer(dashboard.app, name="dashboard")
+app.add_typer(taking_home.app)
 
 DEFAULT_STORAGE = defaults.STORAGE
 DEFAULT_ARTIFACTS = defaults.ARTIFACTS

@@ -66,9 +66,7 @@ def _column(name: str, trials: Sequence[FrozenTrial]) -> Column:
     distributions = [trial.distributions[name] for trial in having]
     if not having:  # only ever switched off, or on without a range
         on = {trial.number: 1.0 for trial in trials if trial.params.get(f"{name}{SWITCH}") is True}
-        return Column(
-            name=name, places=dict.fromkeys(off, 0.0) | on, labels=[("off", 0.0), ("on", 1.0)], is_choice=True, is_log=False
-        )
+        return Column(name=name, places=dict.fromkeys(off, 0.0) | on, labels=[("off", 0.0), ("on", 1.0)], is_choice=True, is_log=False)
     choices = _choices(distributions)
     if choices and not off:
         return _of_choices(name, {trial.number: trial.params[name] for trial in having}, choices)
@@ -77,8 +75,10 @@ def _column(name: str, trials: Sequence[FrozenTrial]) -> Column:
 
 def _choices(distributions: Sequence[BaseDistribution]) -> list[Any]:
     """All that a parameter may be, where that is little enough to stand side by side; else none."""
-    if all(isinstance(one, IntDistribution) and one.high - one.low < _FEW for one in distributions):
-        return list(range(min(one.low for one in distributions), max(one.high for one in distributions) + 1))
+    whole = [one for one in distributions if isinstance(one, IntDistribution)]
+    low, high = min((one.low for one in whole), default=0), max((one.high for one in whole), default=0)
+    if len(whole) == len(distributions) and high - low < _FEW:
+        return list(range(low, high + 1))
     known = [value for one in distributions if isinstance(one, CategoricalDistribution) for value in one.choices]
     return list(dict.fromkeys(known))
 

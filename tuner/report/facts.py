@@ -118,16 +118,17 @@ def honesty(best: Best) -> list[str]:
         said.append(f"It was measured on {images}, at the best epoch by them: expect a little less of it on new images.")
     if best.test_accuracy is None:
         if best.num_test:
-            said.append(f"The test split of {best.num_test:,} images was not read for it, so how much too high it is has not been measured.")
+            said.append(
+                f"The test split of {best.num_test:,} images was not read for it, so how much too high it is has not been measured."
+            )
         else:
             said.append("The study has no test split, so how much too high it is cannot be measured.")
         return said
     low, high = wording.wilson(best.test_accuracy, best.num_test)
     gap = best.value - best.test_accuracy
-    said.append(
-        f"On {best.num_test:,} test images, by which nothing was chosen, it is {best.test_accuracy:.4f} (95 % interval {low:.4f} to {high:.4f}, "
-        f"Wilson): the search's number is {abs(gap):.4f} {'higher' if gap >= 0 else 'lower'}."
-    )
+    measured = f"On {best.num_test:,} test images, by which nothing was chosen, it is {best.test_accuracy:.4f}"
+    interval = f"95\u00a0% interval {low:.4f} to {high:.4f}, Wilson"
+    said.append(f"{measured} ({interval}): the search's number is {abs(gap):.4f} {'higher' if gap >= 0 else 'lower'}.")
     return said
 
 
@@ -140,7 +141,7 @@ def against_rule(best: Best) -> str:
     low, high = wording.wilson(best.rule_value, best.prepared.num_validation)
     beyond = "above" if best.value > high else "inside"
     gain = f"The rule that needs no search (trial 0) reached {best.rule_value:.4f}: the search gained {best.value - best.rule_value:.4f}"
-    return f"{gain}, which is {beyond} the 95 % interval of the rule's own number ({low:.4f} to {high:.4f})."
+    return f"{gain}, which is {beyond} the 95\u00a0% interval of the rule's own number ({low:.4f} to {high:.4f})."
 
 
 def ranked(material: Material) -> list[Ranked]:

@@ -76,6 +76,7 @@ class Scale:
         self.low, self.high = (kept[0], kept[-1]) if kept else (0.0, 1.0)
 
     def __call__(self, value: float) -> float:
+        """The height of a value."""
         part = 0.5 if self.high <= self.low else (value - self.low) / (self.high - self.low)
         return HEIGHT * (1 - _MARGIN - (1 - 2 * _MARGIN) * min(1.0, max(-_MARGIN / 2, part)))
 
