@@ -27,6 +27,7 @@ ROOMS = [
     ),
     *("schema", "yaml_lines", "mistakes", "study_file", "messages", "failures"),
     *(
+        "trust",
         "data",
         "training",
         "search",

@@ -12,6 +12,7 @@ TunerError                     exit 1: the work failed
     ├── StorageError           the database cannot be reached, written or understood
     ├── ArtifactsError         the bucket of artifacts cannot be reached, written or found
     ├── StudyError             the study asked for is not there, or differs from the file
+    ├── VersionError           the version asked for is not there, or is where it must not be for what was asked
     ├── MissingPackage         an extra is not installed; names the command that installs it
     └── MissingDownload        a download that cannot be had here; names the cure
 """
@@ -100,6 +101,10 @@ class ArtifactsError(RequestError):
 
 class StudyError(RequestError):
     """The study asked for is not there, or differs from the one in the storage."""
+
+
+class VersionError(RequestError):
+    """The version asked for is not there, or is where it must not be for what was asked."""
 
 
 class MissingPackage(RequestError):

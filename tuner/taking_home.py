@@ -1,26 +1,76 @@
-"""The commands that take what a search found home, into calls: they stand beside the others of `tuner`."""
+"""The commands that make of a study's best config a model to ship."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from typer import Option
-
-from tuner.commands import defaults
-from tuner.commands.parameters import Storage, StudyName
+from typer import Argument, Option
 
 app = typer.Typer()
 
+_Bundle = Annotated[Path, Argument(metavar="BUNDLE", help="Folder that `tuner export` made.", show_default=False)]
+_PassphraseFile = Annotated[
+    Path | None,
+    Option(metavar="FILE", help="File whose first line is the passphrase.", show_default="TUNER_PASSPHRASE in the environment"),
+]
+
 
 @app.command()
-def report(
-    study: StudyName,
-    to: Annotated[Path, Option(metavar="FILE", help="File to write: .html or .md.", show_default=False)],
-    form: Annotated[Literal["html", "md"] | None, Option("--format", help="What to write.", show_default="as the file's name says")] = None,
-    storage: Storage = defaults.STORAGE,
+def keygen(
+    kind: Annotated[Literal["seal", "sign"], Argument(help="Whether to seal and unseal with, or to sign and verify.", show_default=False)],
+    to: Annotated[Path, Argument(metavar="FILE", help="File of the private key.", show_default=False)],
+) -> int:
+    """Make a pair of keys to seal or to sign with."""
+    from tuner.commands import sealing
+
+    return sealing.keygen(kind, to)
+
+
+@app.command()
+def sign(
+    bundle: _Bundle,
+    key: Annotated[
+        Path | None,
+        Option(envvar="TUNER_SIGNING_KEY", metavar="FILE", help="File of the private key, from `tuner keygen sign`.", show_default=False),
+    ] = None,
+) -> int:
+    """Sign a bundle, so that others can tell that it is yours."""
+    from tuner.commands import sealing
+
+    return sealing.sign(bundle, key)
+
+
+@app.command()
+def seal(
+    bundle: _Bundle,
+    to: Annotated[Path, Option(metavar="FILE", help="File to write.", show_default=False)],
+    recipient: Annotated[
+        list[str] | None,
+        Option(
+            metavar="KEY",
+            help="Public key, or file of public keys, that may open it; may be given often.",
+            show_default="TUNER_ARTIFACT_KEY's",
+        ),
+    ] = None,
+    passphrase_file: _PassphraseFile = None,
     force: Annotated[bool, Option("--force", help="Replace whatever the file holds.")] = False,
 ) -> int:
-    """Write one page that says all about a study, for a browser without a network."""
-    from tuner.commands import reporting
+    """Encrypt a bundle into one file, for some people only."""
+    from tuner.commands import sealing
 
-    return reporting.report(study, storage, to, form=form, force=force)
+    return sealing.seal(bundle, to, recipient or [], passphrase_file, force=force)
+
+
+@app.command()
+def unseal(
+    sealed: Annotated[Path, Argument(metavar="FILE", help="File that `tuner seal` wrote.", show_default=False)],
+    to: Annotated[Path, Option(metavar="FOLDER", help="Folder to write; it must not be there yet.", show_default=False)],
+    identity: Annotated[
+        Path | None, Option(metavar="FILE", help="File of the secret key, from `tuner keygen seal`.", show_default="TUNER_ARTIFACT_KEY")
+    ] = None,
+    passphrase_file: _PassphraseFile = None,
+) -> int:
+    """Decrypt a sealed bundle, whole and authentic or not at all."""
+    from tuner.commands import sealing
+
+    return sealing.unseal(sealed, to, identity, passphrase_file)

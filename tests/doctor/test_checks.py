@@ -18,7 +18,7 @@ from tests.search import by_hand
 from tuner import cli
 from tuner.doctor import checks, findings, zombies
 from tuner.doctor.findings import Finding, Level, Visit
-from tuner.search import leases, tables
+from tuner.search import leases, migrating, tables
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search.leases import WorkerId
@@ -76,6 +76,7 @@ def test_every_kind_of_storage_that_serves_well_is_said_to(places: Path, storage
     for subject in ("storage", "schema", "clock", "zombies", "leftovers"):
         assert [each["level"] for each in of(found, subject)] == [OK], subject
     assert "1 study, 1 trial" in of(found, "storage")[0]["found"]
+    assert f"and 7 of tuner's (step {migrating.HEAD} of {migrating.HEAD})" in of(found, "schema")[0]["found"]
     assert "running or set aside: 1 trial" in of(found, "zombies")[0]["found"]
     assert claimed.number == 0
     assert bool(of(found, "connections")) == storage_url.startswith("postgresql")
@@ -262,7 +263,16 @@ def test_a_table_that_lacks_a_column_is_a_problem(places: Path, capsys: pytest.C
     study.storage.write(lambda connection: connection.exec_driver_sql("ALTER TABLE tuner_epochs DROP COLUMN learning_rate"))
     study.storage.close()
     (seen,) = of(told(capsys, url, code=1), "schema")
-    assert (seen["level"], seen["found"]) == (PROBLEM, "columns are missing: tuner_epochs.learning_rate")
+    assert (seen["level"], seen["found"]) == (PROBLEM, "tables or columns are missing: tuner_epochs.learning_rate")
+
+
+def test_a_table_that_is_gone_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{places / 'tuner.db'}"
+    study = begin(url)
+    study.storage.write(lambda connection: connection.exec_driver_sql("DROP TABLE tuner_versions"))
+    study.storage.close()
+    (seen,) = of(told(capsys, url, code=1), "schema")
+    assert (seen["level"], seen["found"]) == (PROBLEM, "tables or columns are missing: tuner_versions")
 
 
 def test_a_server_that_is_not_there_is_told_within_seconds(places: Path, capsys: pytest.CaptureFixture[str]) -> None:

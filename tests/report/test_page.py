@@ -151,6 +151,6 @@ def test_a_number_on_test_images_is_held_against_that_of_the_search(worked: Stud
     score = messages.Evaluated(trial=best.row.number, accuracy=0.75, loss=0.5, num_images=200, confusion=())
     trials.keep_test(worked, score)
     said = section(page.html(material.read(worked)), "winner")
-    assert "On 200 test images, by which nothing was chosen, it is 0.7500 (95 % interval 0.6857 to 0.8050, Wilson)" in said
+    assert "On 200 test images, by which nothing was chosen, it is 0.7500 (95 % interval 0.6857 to 0.8049, Wilson)" in said
     assert best.row.value is not None
     assert f"{best.row.value - 0.75:.4f} higher" in said
