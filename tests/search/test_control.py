@@ -7,7 +7,7 @@ import pytest
 
 from tests.search import by_hand
 from tuner.errors import Dismissed, SpecError, StudyError, TrialStopped
-from tuner.search import control, details, enqueuing, progress, roster, tables, trials
+from tuner.search import control, details, enqueuing, migrating, progress, roster, tables, trials, version_tables
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search.roster import Pulse, Wish
@@ -239,9 +239,9 @@ def test_scores_of_classes_come_from_the_confusion() -> None:
 
 def test_an_old_database_gets_the_table_of_workers_without_harm(study: Study) -> None:
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
-    study.storage.write(tables.WORKERS.drop)
-    from tuner.search import storage as storages
-
+    for table in (tables.WORKERS, version_tables.READINGS, version_tables.STAGES, version_tables.VERSIONS):
+        study.storage.write(lambda connection, table=table: table.drop(connection))  # type: ignore[misc]
+    study.storage.write(lambda connection: connection.exec_driver_sql(f"DROP TABLE {migrating.VERSION_TABLE}"))
     opened = storages.open(study.storage.url)
     again = studies.load(study.name, opened)
     assert roster.of_study(again) == []
