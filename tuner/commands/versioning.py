@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner import wording
 from tuner.commands import controlling, options
+from tuner.commands.registering import Elsewhere
 from tuner.errors import RequestError, VersionError
 from tuner.results import differences, stages, versions
 from tuner.results.stages import Event
@@ -63,16 +64,17 @@ def delete(name: str | None, url: str, number: int, *, confirmed: bool, as_json:
     return 0
 
 
-def promote(name: str, url: str, number: int, to: str, *, as_json: bool) -> int:
+def promote(name: str, url: str, number: int, to: str, *, elsewhere: Elsewhere, as_json: bool) -> int:
     """Put a version into a stage."""
     storage, stage = _must_open(name, url), Stage(to)
-    before = _in(storage, name, stage)
+    version, before = versions.find(storage, name, number), _in(storage, name, stage)
+    known = elsewhere.register(version)
     event = stages.promote(storage, name, number, stage=stage, by=controlling.user())
     replaced = f", in place of {name} {before}" if before not in (None, number) else ", as it was" if before == number else ""
-    return _tell(event, f"{name} {number} is in {stage}{replaced}.", as_json=as_json)
+    return _tell(event, f"{name} {number} is in {stage}{replaced}.", elsewhere.point(event, known), as_json=as_json)
 
 
-def rollback(name: str, url: str, of: str, *, withdraw: bool, as_json: bool) -> int:
+def rollback(name: str, url: str, of: str, *, withdraw: bool, elsewhere: Elsewhere, as_json: bool) -> int:
     """Put back what was in a stage before, or nothing."""
     storage, stage = _must_open(name, url), Stage(of)
     before = _in(storage, name, stage)
@@ -80,7 +82,7 @@ def rollback(name: str, url: str, of: str, *, withdraw: bool, as_json: bool) -> 
     event = change(storage, name, stage=stage, by=controlling.user())
     gone = "" if before is None else f"{name} {before} is out of {stage}; "
     now = f"nothing of {name} is there now" if event.version is None else f"{name} {event.version} is there again"
-    return _tell(event, f"{gone}{now}.", as_json=as_json)
+    return _tell(event, f"{gone}{now}.", elsewhere.follow(event, storage), as_json=as_json)
 
 
 def diff(name: str, url: str, numbers: tuple[int, int], *, as_json: bool) -> int:
@@ -131,7 +133,9 @@ def _agreed(version: Version) -> bool:
     return plain.agreed(f"Delete {version.name} {version.number}, {made}, for good?")
 
 
-def _tell(event: Event, words: str, *, as_json: bool) -> int:
+def _tell(event: Event, words: str, registered: str | None, *, as_json: bool) -> int:
+    if registered is not None:
+        plain.line(registered)
     plain.result(json.dumps(_event_as_json(event), indent=2) if as_json else words)
     return 0
 

@@ -1,5 +1,6 @@
 """The commands around versions: list them, put one into production, go back, compare, delete."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -11,6 +12,10 @@ from tuner.commands.parameters import AsJson, Storage
 _Name = Annotated[str, Argument(metavar="NAME", help="Name of the versions: that of their study.", show_default=False)]
 _Number = Annotated[int, Argument(metavar="V", min=1, help="Number of a version.", show_default=False)]
 _Stage = Literal["production", "staging"]
+_Mlflow = Annotated[
+    str | None,
+    Option(metavar="URI", help="MLflow's tracking server or database, whose model registry is to know it too.", show_default="none"),
+]
 
 app = typer.Typer()
 
@@ -39,13 +44,19 @@ def promote(
     name: _Name,
     number: _Number,
     to: Annotated[_Stage, Option(help="What it is to be used for.")] = "production",
+    mlflow: _Mlflow = None,
+    bundle: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="Its bundle, whose files MLflow is to have.", show_default="its weights, config and metrics"),
+    ] = None,
     storage: Storage = defaults.STORAGE,
     as_json: AsJson = False,
 ) -> int:
     """Put a version into production, in place of the one that is there."""
-    from tuner.commands import versioning
+    from tuner.commands import registering, versioning
 
-    return versioning.promote(name, storage, number, to, as_json=as_json)
+    elsewhere = registering.Elsewhere(mlflow=mlflow, bundle=bundle)
+    return versioning.promote(name, storage, number, to, elsewhere=elsewhere, as_json=as_json)
 
 
 @app.command()
@@ -53,13 +64,15 @@ def rollback(
     name: _Name,
     stage: Annotated[_Stage, Option(help="Where from.")] = "production",
     withdraw: Annotated[bool, Option("--withdraw", help="Put nothing there instead.")] = False,
+    mlflow: _Mlflow = None,
     storage: Storage = defaults.STORAGE,
     as_json: AsJson = False,
 ) -> int:
     """Put the version back into production that was there before."""
-    from tuner.commands import versioning
+    from tuner.commands import registering, versioning
 
-    return versioning.rollback(name, storage, stage, withdraw=withdraw, as_json=as_json)
+    elsewhere = registering.Elsewhere(mlflow=mlflow)
+    return versioning.rollback(name, storage, stage, withdraw=withdraw, elsewhere=elsewhere, as_json=as_json)
 
 
 @app.command()
