@@ -60,8 +60,8 @@ def test_what_a_study_chose_fits_it_and_comes_out_the_same(seed: int) -> None:
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_with_what_was_expected(search: Mapping[str, Any], known: Mapping[str, Any], reasons: list[str]) -> None:
-    usual = {"ema": 0.99, "layer_decay": 0.9, "augmentation": Augmentation(flip="horizontal", translation=0.1)}
-    assert fitting.fit(Hyperparameters.model_validate(usual | known), spec(**search)) == reasons
+    usual: dict[str, Any] = {"ema": 0.99, "layer_decay": 0.9, "augmentation": Augmentation(flip="horizontal", translation=0.1)}
+    assert fitting.fit(Hyperparameters.model_validate(usual | dict(known)), spec(**search)) == reasons
 
 
 def test_a_changed_scale_does_not_matter() -> None:

@@ -8,12 +8,14 @@ import pytest
 from tests.search import by_hand
 from tuner.errors import StudyError
 from tuner.hyperparameters import Augmentation, Hyperparameters
+from tuner.messages import Ending
 from tuner.results import config
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search import tables, warm_start
 from tuner.search.storage import Storage
 from tuner.search.study import Study
+from tuner.search.trials import WorkerId
 from tuner.search.warm_start import Earlier
 
 
@@ -35,7 +37,7 @@ def old(begin: Callable[..., Study]) -> Study:
     study = begin(name="old")
     for value in (0.5, 0.6, 0.7, 0.8, 0.9):
         by_hand.finish(study, by_hand.must_claim(study), value)
-    by_hand.finish(study, by_hand.must_claim(study), 0.95, ending=by_hand.Ending.STOPPED)
+    by_hand.finish(study, by_hand.must_claim(study), 0.95, ending=Ending.STOPPED)
     return study
 
 
@@ -51,7 +53,7 @@ def test_what_fits_is_trained_first_after_the_rule(old: Study, begin: Callable[.
     taken = warm_start.begin(new, found, by="ada")
     assert [one.trial for one in taken] == [1, 2, 3]
     assert not any(one.reason for one in taken)
-    claimed = [by_hand.must_claim(new, by_hand.WorkerId.here(f"w{number}")) for number in range(5)]
+    claimed = [by_hand.must_claim(new, WorkerId.here(f"w{number}")) for number in range(5)]
     assert [one.hyperparameters for one in claimed[1:4]] == [earlier.hyperparameters for earlier in found]
     assert claimed[0].hyperparameters not in [earlier.hyperparameters for earlier in found]
     known = new.storage.read(lambda connection: tables.all_of(connection, tables.TRIAL_USER, claimed[1].trial_id))
@@ -98,9 +100,8 @@ def test_a_study_without_a_completed_trial_has_nothing_to_begin_with(begin: Call
 
 
 def test_the_config_of_an_export_is_one_earlier_config(begin: Callable[..., Study]) -> None:
-    known = Hyperparameters(
-        dropout=0.25, features="several", ema=0.99, layer_decay=0.9, augmentation={"flip": "horizontal", "translation": 0.1}
-    )
+    augmentation = Augmentation(flip="horizontal", translation=0.1)
+    known = Hyperparameters(dropout=0.25, features="several", ema=0.99, layer_decay=0.9, augmentation=augmentation)
     spec = by_hand.spec(search=config.fixed(known).model_dump(mode="json"))
     earlier = warm_start.of_file(spec, "best.yaml")
     assert earlier == Earlier(hyperparameters=known, origin="best.yaml")
