@@ -25,6 +25,7 @@ from tuner.workers.process import Assignment
 from tuner.workers.stopping import Stopping, on_signals
 
 On = Literal["train", "train+validation"]
+_EXAMINED = "what was trained is asked about validation and test images …"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +127,15 @@ def _concluded(study: Study, again: Study, asked: Asked, hands: _Hands) -> Versi
     (assignment, *_) = hands.assign(again)
     room = examining.Room(assignment=assignment, stopping=hands.stopping, by=controlling.user())
     if asked.on == "train":
-        return examining.conclude(study, again, configs, about, room)
+        with printing.busy(f"{again.name}: {_EXAMINED}"):
+            return examining.conclude(study, again, configs, about, room)
     on_all = again_of.on_all(study, again)
     if on_all is None:
         on_all = again_of.begin_on_all(study, again, again_of.config(study, chosen.trial), fine_tunes=_fine_tunes(again, chosen))
     (on_all_config,) = _trained(on_all, hands, _budget(study, on_all, hands.ready.hands.num_workers))
     retrained.choose([on_all_config])
-    return examining.conclude_on_all(study, (again, configs), (on_all, on_all_config), about, room)
+    with printing.busy(f"{on_all.name}: {_EXAMINED}"):
+        return examining.conclude_on_all(study, (again, configs), (on_all, on_all_config), about, room)
 
 
 def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:

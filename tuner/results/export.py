@@ -22,8 +22,9 @@ def as_yaml(best: Best) -> str:
     """The best trial as a commented study file."""
     spec = config.resolved(best)
     what = f"Trial {best.trial} of the study {best.spec.name}, the best of {best.num_completed} completed trials"
+    measured = "validation accuracy" if best.spec.training.images == "train" else "accuracy on images that it trained on"
     lines = [
-        f"# {what}: validation accuracy {best.value:.4f}.",
+        f"# {what}: {measured} {best.value:.4f}.",
         "# A study file of fixed values, written by tuner: `tuner run` trains it again.",
     ]
     for line in study_file.dump(spec).splitlines():
