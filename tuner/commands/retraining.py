@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tuner import wording
-from tuner.commands import artifacts, checking, controlling, engines, examining, options, outcome, running, showing
+from tuner.commands import artifacts, checking, controlling, engines, examining, options, outcome, running, showing, standby
 from tuner.commands.here import Here
 from tuner.errors import Dismissed, RequestError, TunerError
 from tuner.results import best as bests
@@ -149,10 +149,13 @@ def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:
     trials.resume(study)
     if not outcome.is_over(study):
         plain.line(budget)
+    is_left = True
+    while is_left and standby.is_needed(study, hands.stopping):  # the last ones may be with workers of other machines
         complaints, codes = running.train(study, hands.ready, hands.assign(study), stopping=hands.stopping)
         failure = outcome.failure(study, complaints, codes)
         if failure is not None and not hands.stopping.is_asked:
             raise failure
+        is_left = not progress.snapshot(study).num_enqueued  # else someone dismissed the workers
     if hands.stopping.is_asked:
         raise Dismissed("asked to stop")
     _require_whole(study)
@@ -160,12 +163,12 @@ def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:
 
 
 def _require_whole(study: Study) -> None:
-    """Refuse to judge while trainings are left: someone stopped the study, or another machine is at them."""
+    """Refuse to judge while trainings are left, because someone stopped the study or its workers."""
     seen = progress.snapshot(study)
     left = seen.num_enqueued + seen.num_waiting + len(seen.running)
     if left:
-        why = trials.stopped(study) or (f"it was stopped by {seen.halted_by}" if seen.halted_by else "other workers are at them")
-        raise TunerError(f"{study.name}: {wording.count(left, 'training')} are not done: {why}. The same command goes on")
+        why = trials.stopped(study) or (f"it was stopped by {seen.halted_by}" if seen.halted_by else "its workers were asked to end")
+        raise TunerError(f"{study.name}: {wording.count(left, 'training')} left: {why}. The same command goes on")
 
 
 def _budget(study: Study, again: Study, num_workers: int) -> str:
