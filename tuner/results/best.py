@@ -84,7 +84,7 @@ def _described(study: studies.Study, winner: FrozenTrial, num_completed: int) ->
         trial=winner.number,
         value=_value(winner),
         hyperparameters=_hyperparameters(winner),
-        seed=claims.seed(study, winner.number),
+        seed=attributes.get("seed", claims.seed(study, winner.number)),
         best_epoch=attributes.get("best_epoch"),
         seconds=attributes.get("seconds"),
         weights=attributes.get("weights"),
