@@ -80,8 +80,7 @@ def shoot(browser: Browser, address: str, pages: Mapping[str, str], to: Path) ->
         for name, path in pages.items():
             page.goto(address + path)
             page.locator("#connection[data-state=on]").wait_for()
-            page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
-            page.wait_for_function("[...document.images].every(image => image.complete)")
+            page.evaluate("() => Promise.all([...document.images].map(image => { image.loading = 'eager'; return image.decode(); }))")
             take(page, to / f"pages-{name}-{screen}.png", full_page=screen != "phone")
             if (name, screen) == ("trial", "phone"):
                 page.get_by_role("region", name="Most confident mistakes").scroll_into_view_if_needed()
@@ -92,7 +91,7 @@ def shoot(browser: Browser, address: str, pages: Mapping[str, str], to: Path) ->
 def take(page: Page, target: Path, *, full_page: bool) -> None:
     """Write a small picture of what is on the screen, or of all that is on the page."""
     page.screenshot(path=target, full_page=full_page)
-    Image.open(target).convert("RGB").quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE).save(target, optimize=True)
+    Image.open(target).convert("RGB").quantize(_COLOURS, method=Image.Quantize.MEDIANCUT).save(target, optimize=True)
 
 
 if __name__ == "__main__":
