@@ -1,4 +1,4 @@
-"""A study into its best trial."""
+"""A study into its best trial, or into another one that completed."""
 
 from dataclasses import dataclass
 
@@ -15,11 +15,13 @@ from tuner.spec import StudySpec
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The completed trial of the highest value; among equals the earliest."""
+    """A completed trial: the one of the highest value, among equals the earliest, unless another was asked for."""
 
-    #: the study that it is the best of
+    #: the study that it is of
     spec: StudySpec
     trial: int
+    #: whether it is the best of the study
+    is_best: bool = True
     #: best validation accuracy
     value: float
     hyperparameters: Hyperparameters
@@ -57,12 +59,31 @@ def best(study: studies.Study) -> Best:
     num_completed, ranked = study.storage.read(lambda connection: _ranked(connection, study.id))
     if not ranked:
         raise errors.StudyError(f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}")
-    winner = _trial(study, ranked[0])
+    return _best(study, _trial(study, ranked[0]), is_best=True, num_completed=num_completed)
+
+
+def of_trial(study: studies.Study, number: int) -> Best:
+    """A trial by its number, with what is known of it.
+
+    Raises:
+        StudyError: there is no such trial, or it has not completed.
+    """
+    is_it = (VALUED.c.study_id == study.id, VALUED.c.number == number)
+    query = select(VALUED.c.trial_id, VALUED.c.state).where(*is_it)
+    found = study.storage.read(lambda connection: connection.execute(query).first())
+    if found is None or found.state != TrialState.COMPLETE:
+        raise errors.StudyError(f"the study {study.name} has no completed trial {number}; to see its trials: tuner dashboard")
+    num_completed, ranked = study.storage.read(lambda connection: _ranked(connection, study.id))
+    return _best(study, _trial(study, found.trial_id), is_best=found.trial_id in ranked, num_completed=num_completed)
+
+
+def _best(study: studies.Study, winner: FrozenTrial, *, is_best: bool, num_completed: int) -> Best:
     rule = _rule(study)
     attributes = winner.user_attrs
     return Best(
         spec=study.spec,
         trial=winner.number,
+        is_best=is_best,
         value=_value(winner),
         hyperparameters=_hyperparameters(winner),
         seed=claims.seed(study, winner.number),
