@@ -57,7 +57,11 @@ def export_best(name: str, url: str, asked: Asked, places: options.Folders) -> i
     asked.here.require_allowed(study.spec)
     best = _chosen(study, asked.trial)
     if best.weights is None:
-        raise RequestError(f"no weights are kept of trial {best.trial} of the study {name}; export another one with --trial")
+        kept = wording.listed(list(map(str, bests.with_weights(study)))) or "none"
+        cure = f"tuner export {name} --trial {best.trial} --to again.yaml, then tuner run again.yaml"
+        raise RequestError(
+            f"no weights are kept of trial {best.trial}, only of trials that were the best so far: {kept}. To have them: {cure}"
+        )
     placed = Best(**{**vars(best), "spec": asked.here.place(best.spec)})
     wanted = bundle.Wanted(formats=formats, cache=places.cache, threads=asked.threads)
     with artifacts.fetched(best.weights, places.artifacts / name) as weights:

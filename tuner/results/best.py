@@ -7,7 +7,7 @@ from sqlalchemy import Connection, func, select
 
 from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
-from tuner.search import claims, trials
+from tuner.search import claims, tables, trials
 from tuner.search import study as studies
 from tuner.search.records import VALUED
 from tuner.spec import StudySpec
@@ -96,6 +96,18 @@ def _best(study: studies.Study, winner: FrozenTrial, *, is_best: bool, num_compl
         prepared=_prepared(study),
         num_completed=num_completed,
     )
+
+
+def with_weights(study: studies.Study) -> list[int]:
+    """The trials whose weights are kept: trial 0, and those that were the best when they ended."""
+    user, listed = tables.TRIAL_USER, tables.TRIALS
+    query = (
+        select(listed.c.number, user.c.value_json)
+        .join(user, user.c.trial_id == listed.c.trial_id)
+        .where(listed.c.study_id == study.id, user.c.key == "weights")
+        .order_by(listed.c.number)
+    )
+    return [number for number, value in study.storage.read(lambda connection: connection.execute(query).all()) if value != "null"]
 
 
 def rule(study: studies.Study) -> Hyperparameters | None:
