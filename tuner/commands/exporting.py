@@ -57,7 +57,7 @@ def export_best(name: str, url: str, asked: Asked, places: options.Folders) -> i
     asked.here.require_allowed(study.spec)
     best = _chosen(study, asked.trial)
     if best.weights is None:
-        kept = wording.listed(list(map(str, bests.with_weights(study)))) or "none"
+        kept = wording.listed(bests.with_weights(study)) or "none"
         cure = f"tuner export {name} --trial {best.trial} --to again.yaml, then tuner run again.yaml"
         raise RequestError(
             f"no weights are kept of trial {best.trial}, only of trials that were the best so far: {kept}. To have them: {cure}"
@@ -89,7 +89,7 @@ def _refuse_for_a_file(asked: Asked) -> None:
 
 
 def _chosen(study: Study, trial: int | None) -> Best:
-    return bests.best(study) if trial is None else bests.of_trial(study, trial)
+    return bests.best(study) if trial is None else bests.of(study, trial)
 
 
 def read_formats(given: str | None, *, int8: bool) -> tuple[Format, ...]:

@@ -59,25 +59,26 @@ def best(study: studies.Study) -> Best:
     num_completed, ranked = study.storage.read(lambda connection: _ranked(connection, study.id))
     if not ranked:
         raise errors.StudyError(f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}")
-    return _best(study, _trial(study, ranked[0]), is_best=True, num_completed=num_completed)
+    return _described(study, _trial(study, ranked[0]), is_best=True, num_completed=num_completed)
 
 
-def of_trial(study: studies.Study, number: int) -> Best:
-    """A trial by its number, with what is known of it.
+def of(study: studies.Study, number: int) -> Best:
+    """Another completed trial, with the same that is known of it.
 
     Raises:
         StudyError: there is no such trial, or it has not completed.
     """
-    is_it = (VALUED.c.study_id == study.id, VALUED.c.number == number)
-    query = select(VALUED.c.trial_id, VALUED.c.state).where(*is_it)
-    found = study.storage.read(lambda connection: connection.execute(query).first())
-    if found is None or found.state != TrialState.COMPLETE:
-        raise errors.StudyError(f"the study {study.name} has no completed trial {number}; to see its trials: tuner dashboard")
     num_completed, ranked = study.storage.read(lambda connection: _ranked(connection, study.id))
-    return _best(study, _trial(study, found.trial_id), is_best=found.trial_id in ranked, num_completed=num_completed)
+    is_it = (VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE, VALUED.c.number == number)
+    found = study.storage.read(lambda connection: connection.execute(select(VALUED.c.trial_id).where(*is_it)).scalar())
+    if found is None:
+        raise errors.StudyError(
+            f"the study {study.name} has no completed trial {number}; to see its trials: tuner status {study.name}, or tuner dashboard"
+        )
+    return _described(study, _trial(study, found), is_best=found in ranked, num_completed=num_completed)
 
 
-def _best(study: studies.Study, winner: FrozenTrial, *, is_best: bool, num_completed: int) -> Best:
+def _described(study: studies.Study, winner: FrozenTrial, *, is_best: bool, num_completed: int) -> Best:
     rule = _rule(study)
     attributes = winner.user_attrs
     return Best(
