@@ -1,7 +1,7 @@
 """How long a bundle of all formats takes, comparison in fresh processes included, and how far each format agrees.
 
-`python benchmarks/exporting.py FOLDER`: runs a study of one trial in FOLDER if there is none yet, EfficientNet-Lite0 on silhouettes at `--size`
-pixels, and exports its best trial with `--format all --quantize int8`.
+`python benchmarks/exporting.py FOLDER`: runs a study of one trial in FOLDER if there is none yet, EfficientNet-Lite0 on silhouettes at
+`--size` pixels, and exports its best trial with `--format all --quantize int8`.
 """
 
 import argparse
