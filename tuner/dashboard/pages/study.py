@@ -85,6 +85,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     return {
         "look": seen,
         "listed": listed,
+        "origin": [] if listed.spec is None else plan.retraining(listed.spec),
         "said": _SAID.get(request.query_params.get("done", ""), ""),
         "chart": charts.history(seen.history, listed.num_trials, maximizes=maximizes),
         "open": [(trial, drawn(trial.row)) for trial in seen.open],
