@@ -9,8 +9,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-#: two classes from the mean colours of an image (8, 8, 3)
-SIDE = 8
+#: two classes from the mean colours of an image (32, 32, 3)
+SIDE = 32
 
 
 def layer(name: str, kind: str, **config: Any) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def weights(change: Callable[[h5py.File], None] = lambda _: None) -> bytes:
         for name in ("rescaling", "global_average_pooling2d", "dense", "softmax"):
             file.create_group(f"layers/{name}/vars").attrs["name"] = name
         file.create_group("vars").attrs["name"] = "classifier"
-        file["layers/dense/vars/0"] = np.array([[9, -9], [0, 0], [-9, 9]], "f4")
+        file["layers/dense/vars/0"] = np.array([[-9, 9], [0, 0], [9, -9]], "f4")
         file["layers/dense/vars/1"] = np.zeros(2, "f4")
         change(file)
     return written.getvalue()

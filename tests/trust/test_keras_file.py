@@ -55,7 +55,9 @@ def test_a_layer_that_could_do_more_than_compute_is_refused_at_any_depth(tmp_pat
 
 
 def test_every_reason_is_told(tmp_path: Path) -> None:
-    evil = [{"module": "keras.layers", "class_name": name, "config": {}} for name in ("Lambda", "TFSMLayer", "Lambda")]
+    evil: list[dict[str, Any]] = [
+        {"module": "keras.layers", "class_name": name, "config": {}} for name in ("Lambda", "TFSMLayer", "Lambda")
+    ]
     assert len(reasons(tmp_path, layers=evil)) == 2
     with pytest.raises(errors.RequestError, match=r"Lambda.*; .*TFSMLayer"):
         keras_file.require_safe(tmp_path / "model.keras")

@@ -120,7 +120,8 @@ def _of_weights(file: IO[bytes], num_bytes: int) -> tuple[list[str], frozenset[i
     """What is wrong with weights in HDF5, and the lengths of their axes."""
     found: list[str] = []
     widths: set[int] = set()
-    held_bytes, seen, waiting = 0, set(), [""]
+    seen: set[int] = set()
+    held_bytes, waiting = 0, [""]
     with h5py.File(file, "r") as weights:
         while waiting:
             place = waiting.pop()
