@@ -6,6 +6,7 @@ TunerError                     exit 1: the work failed
 │   └── TrialStopped           someone stopped the trial
 ├── Dismissed                  someone asked this worker to end
 ├── StudyStopped               the study stopped itself: the same failure three times in a row
+├── RegistryError              a model registry elsewhere cannot be reached or understood
 └── RequestError               exit 2: the request was wrong, nothing was written
     ├── SpecError              a study file has mistakes, all of them listed in `problems`
     ├── DataError              the images or labels cannot be used as they are
@@ -61,6 +62,10 @@ class Dismissed(TunerError):
 
 class StudyStopped(TunerError):
     """The study stopped itself; the message says why and how to go on."""
+
+
+class RegistryError(TunerError):
+    """A model registry elsewhere cannot be reached or understood."""
 
 
 class RequestError(TunerError):

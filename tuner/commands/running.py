@@ -1,7 +1,7 @@
 """`tuner run`: a study from its file to its best config, with the workers of one engine."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,12 +112,21 @@ def run(
         this = ending.Run(study=study, file=path, assignment=assignments[0], export_to=target)
         stopping = Stopping()
         with on_signals(stopping):
-            with dashboard.beside(study, places.artifacts) as address, screens.choose(study.spec, address) as screen:
-                watch = _Watch(study, screen, stopping)
-                codes = ready.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
-                if not stopping.is_urgent:
-                    watch.look()
-            return KILLED if stopping.is_urgent else _conclude(this, stopping, watch.complaints, codes)
+            with dashboard.beside(study, places.artifacts) as address:
+                complaints, codes = train(study, ready, assignments, stopping=stopping, address=address)
+            return KILLED if stopping.is_urgent else _conclude(this, stopping, complaints, codes)
+
+
+def train(
+    study: Study, ready: engines.Ready, assignments: Sequence[Assignment], *, stopping: Stopping, address: str | None = None
+) -> tuple[list[Event], list[int]]:
+    """Have workers work on a study and show how it goes, until it or they come to an end: their complaints, and their exit codes."""
+    with screens.choose(study.spec, address) as screen:
+        watch = _Watch(study, screen, stopping)
+        codes = ready.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
+        if not stopping.is_urgent:
+            watch.look()
+    return watch.complaints, codes
 
 
 def _conclude(this: ending.Run, stopping: Stopping, complaints: list[Event], codes: list[int]) -> int:

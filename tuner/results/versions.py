@@ -178,7 +178,7 @@ def delete(storage: Storage, name: str, number: int, *, by: str) -> Version:
             where = wording.listed(version.stages)
             raise VersionError(
                 f"{name} {number} is in {where} and is not deleted; put another version there first (tuner promote {name} NUMBER "
-                f"--to {version.stages[0]}), or take it out (tuner rollback {name} --withdraw --from {version.stages[0]})"
+                f"--to {version.stages[0]}), or take it out (tuner rollback {name} --stage {version.stages[0]} --withdraw)"
             )
         is_it = (VERSIONS.c.name == name, VERSIONS.c.number == number)
         connection.execute(update(VERSIONS).where(*is_it).values(deleted_at=leases.clock(connection), deleted_by=by))

@@ -8,8 +8,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 from starlette.requests import Request
 
-from tuner.dashboard.pages import charts
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
+from tuner.drawing import charts
 from tuner.search import listing, one_trial, outlook, overview, plan, space, tables, troubles
 from tuner.search import study as studies
 from tuner.search.listing import Order, Row
