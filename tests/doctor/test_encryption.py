@@ -1,5 +1,6 @@
 import importlib
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -16,11 +17,15 @@ def _no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(keys.ARTIFACT_KEY, raising=False)
 
 
+def save(file: BinaryIO) -> None:
+    file.write(b"weights")
+
+
 def keep(artifacts: Path, name: str) -> None:
     path = artifacts / "flowers" / "trial-00001" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        at_rest.write(file, lambda target: target.write(b"weights") and None)
+        at_rest.write(file, save)
 
 
 def look(artifacts: Path) -> list[Finding]:

@@ -53,7 +53,7 @@ def make(folder: Path, data: Path) -> Path:
     )
     (folder / "config.yaml").write_text(config)
     spec = study_file.read(folder / "config.yaml")
-    read = sources.open(spec.data, cache=None)
+    read = sources.open(spec.data, cache=data.parent / "cache")
     parts = splits.split(read, spec.data, spec.seed)
     test_images, test_labels = images(40, 2)
     accuracy = float((probabilities(test_images).argmax(1) == test_labels).mean())

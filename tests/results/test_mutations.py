@@ -8,6 +8,7 @@ import random
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,23 @@ def names(bundle: Path) -> list[str]:
     return list(manifest.read(bundle).files)
 
 
-def flip(bundle: Path, name: str, draw: random.Random) -> None:
+def flip(bundle: Path, name: str, seed: int) -> None:
+    draw = random.Random(seed)
     content = bytearray((bundle / name).read_bytes())
     content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    (bundle / name).write_bytes(content)
+
+
+def shorten(bundle: Path, name: str, left: int) -> None:
+    os.truncate(bundle / name, left)
+
+
+def delete(bundle: Path, name: str) -> None:
+    (bundle / name).unlink()
+
+
+def put(bundle: Path, name: str, content: bytes) -> None:
+    (bundle / name).parent.mkdir(exist_ok=True)
     (bundle / name).write_bytes(content)
 
 
@@ -62,7 +77,7 @@ def flipped(bundle: Path) -> Iterator[Mutation]:
     files = [*names(bundle), manifest.NAME]
     for number in range(NUM_FLIPPED):
         name, seed = files[number % len(files)], draw.randrange(2**32)
-        yield f"bit {number} of {name}", lambda copy, name=name, seed=seed: flip(copy, name, random.Random(seed)), ""
+        yield f"bit {number} of {name}", partial(flip, name=name, seed=seed), ""
 
 
 def cut(bundle: Path) -> Iterator[Mutation]:
@@ -70,7 +85,7 @@ def cut(bundle: Path) -> Iterator[Mutation]:
     for number in range(NUM_CUT):
         name = draw.choice(names(bundle))
         left = draw.randrange((bundle / name).stat().st_size)
-        yield f"cut {number} of {name}", lambda copy, name=name, left=left: os.truncate(copy / name, left), name
+        yield f"cut {number} of {name}", partial(shorten, name=name, left=left), name
 
 
 def signed(bundle: Path) -> Iterator[Mutation]:
@@ -80,7 +95,7 @@ def signed(bundle: Path) -> Iterator[Mutation]:
         name, seed = draw.choice(names(bundle)), draw.randrange(2**32)
 
         def change(copy: Path, name: str = name, seed: int = seed) -> None:
-            flip(copy, name, random.Random(seed))
+            flip(copy, name, seed)
             manifest.write(copy)
 
         yield f"forged {number} of {name}", change, "mismatch"
@@ -110,18 +125,13 @@ def moved(bundle: Path) -> Iterator[Mutation]:
     yield "labels and README swapped", swap, "labels.txt"
     yield "probes swapped", swap_probes, "probes/000.png"
     for name in names(bundle):
-        yield f"{name} missing", lambda copy, name=name: (copy / name).unlink(), f"{name} is in the manifest and is missing"
+        yield f"{name} missing", partial(delete, name=name), f"{name} is in the manifest and is missing"
     yield "no manifest", lambda copy: (copy / manifest.NAME).unlink(), "manifest.json is missing"
     yield "manifest a folder", no_file, "manifest.json"
     for name in ("evil.py", "probes/evil.pkl", "sitecustomize.py", "saved_model/saved_model.pb", ".hidden", "variables.index"):
-
-        def add(copy: Path, name: str = name) -> None:
-            (copy / name).parent.mkdir(exist_ok=True)
-            (copy / name).write_bytes(b"evil")
-
-        yield f"{name} added", add, f"{name} is not in the manifest"
+        yield f"{name} added", partial(put, name=name, content=b"evil"), f"{name} is not in the manifest"
     for target in ("/etc/passwd", "../data.npz", "README.md", "nowhere", "/dev/zero", "."):
-        yield f"a link to {target}", lambda copy, target=target: link(copy, target), "is a link"
+        yield f"a link to {target}", partial(link, target=target), "is a link"
     yield "a pipe", lambda copy: os.mkfifo(copy / "pipe"), "a pipe"
     yield "a folder that is a link", lambda copy: (copy / "plots").symlink_to("/etc"), "is a link"
 
@@ -139,7 +149,7 @@ def listed(bundle: Path) -> Iterator[Mutation]:
             entry(copy, f"{number}.txt", size=6 * 10**10)
 
     for name in ("../up.txt", "../../etc/cron.d/x", "/etc/passwd", "a/../../b", "./a", "a//b", "C:/x", "a\\..\\b", "a\0b", "~/\u202e.txt"):
-        yield f"lists {name!r}", lambda copy, name=name: entry(copy, name), "what no bundle may hold"
+        yield f"lists {name!r}", partial(entry, name=name), "what no bundle may hold"
     yield "lists an enormous file", lambda copy: entry(copy, "labels.txt", size=10**18), "manifest.json"
     yield "lists many enormous files", enormous, "more than"
     yield "lists a file of another hash", lambda copy: entry(copy, "labels.txt", size=9), "labels.txt has the SHA-256"
@@ -152,10 +162,10 @@ def unsafe(canary: Path) -> Iterator[Mutation]:
     pickled = b"\x80\x04c__builtin__\neval\n(V" + code.encode() + b"\ntR."
 
     def model(**parts: Any) -> Callable[[Path], None]:
-        return renewed(lambda copy: (copy / "model.keras").write_bytes(keras_files.packed(**parts)) and None)
+        return file("model.keras", keras_files.packed(**parts))
 
     def file(name: str, content: bytes) -> Callable[[Path], None]:
-        return renewed(lambda copy: (copy / name).write_bytes(content) and None)
+        return renewed(partial(put, name=name, content=content))
 
     def layer(kind: str, module: str | None = "keras.layers", registered: str | None = None, **config: Any) -> Callable[[Path], None]:
         return model(layers=[{"module": module, "class_name": kind, "config": config, "registered_name": registered}])

@@ -80,7 +80,7 @@ def test_probes_that_cannot_be_read_are_a_wrong_request(bundle: Path, damage: st
 def test_a_lambda_that_would_run_code_is_refused_and_does_not_run(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     canary = tmp_path / "canary"
     monkeypatch.setenv("CANARY", str(canary))
-    evil = keras.layers.Lambda(lambda tensor: (open(__import__("os").environ["CANARY"], "w").close(), tensor)[1])  # noqa: PTH123
+    evil = keras.layers.Lambda(lambda tensor: (__import__("pathlib").Path(__import__("os").environ["CANARY"]).touch(), tensor)[1])
     keras.Sequential([keras.Input((32, 32, 3)), evil, keras.layers.Flatten()]).save(bundle / "model.keras")
     canary.unlink()  # it ran when the model was made
     with pytest.raises(errors.RequestError, match="'Lambda'"):

@@ -131,4 +131,5 @@ def _cut(image: Pixels, side: int, top: int, left: int) -> Pixels:
 
 
 def _rounded(values: NDArray[np.floating]) -> Pixels:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    rounded: Pixels = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return rounded

@@ -12,7 +12,7 @@ from tuner.errors import RequestError
 from tuner.trust import age, at_rest, keys
 
 _SUBJECT = "encryption"
-_FILES = ("*/trial-*/*.npz", "*/trial-*/checkpoint")
+_FILES = ("*/trial-*/*.npz", "*/trial-*/checkpoint", "*/soup-*.npz")
 #: files that are looked at; more of one study are of the same key
 _MOST = 2000
 
