@@ -1,6 +1,7 @@
 """`tuner versions`, `promote`, `rollback` and `diff`, as they are typed."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import sys
@@ -9,10 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.search import by_hand
 from tuner import cli
 from tuner.results import versions
 from tuner.results.versions import NewReading, NewVersion, Origin
+from tuner.search import admission, trials
 from tuner.search import storage as storages
+from tuner.search import study as studies
 
 LOOK = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=0.9, num_images=200)
 FIRST = NewVersion(
@@ -31,6 +35,7 @@ FIRST = NewVersion(
         "test_accuracy": 0.9,
         "classes": [{"name": "daisy", "recall": 0.8}],
         "confusion": [[4, 1], [0, 5]],
+        "notes": ["What is said in words."],
     },
     fingerprint="f" * 64,
     splits="5" * 64,
@@ -41,7 +46,7 @@ FIRST = NewVersion(
 SECOND = dataclasses.replace(
     FIRST,
     config={**FIRST.config, "search": {"optimizer": "sgd", "dropout": 0.5, "momentum": 0.9}},
-    metrics={**FIRST.metrics, "test_accuracy": 0.92, "classes": [{"name": "daisy", "recall": 0.85}]},
+    metrics={**FIRST.metrics, "test_accuracy": 0.92, "notes": ["Other words."], "classes": [{"name": "daisy", "recall": 0.85}]},
     fingerprint="e" * 64,
 )
 
@@ -136,6 +141,31 @@ def test_a_version_is_deleted_when_it_is_said_twice(capsys: pytest.CaptureFixtur
     assert told(capsys, "versions", "flowers", "--deleted")[1]["deleted_by"]
     assert "deleted" in said(capsys, "versions", "flowers", "--deleted")
     assert "was deleted by" in refused(capsys, "promote", "flowers", "2")
+
+
+def test_a_trial_is_kept_as_a_version_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    study = studies.join(by_hand.spec(), storages.open(url))
+    admission.admit(study, by_hand.PREPARED)
+    for value, weights in ((0.5, "kept"), (0.75, "gone"), (0.625, None)):
+        claimed = by_hand.must_claim(study)
+        name = None if weights is None else str(tmp_path / weights)
+        finished = by_hand.finished(claimed, value).model_copy(update={"weights": name})
+        trials.finish(study, claimed, finished, [], device="cpu")
+    study.storage.close()
+    (tmp_path / "kept").write_bytes(b"weights")
+    assert said(capsys, "versions", "by-hand", "--add", "0") == "by-hand 1 is trial 0 of by-hand.\n"
+    assert said(capsys, "versions", "by-hand", "--add", "0") == "by-hand 1 was kept before: trial 0 of by-hand.\n"
+    (kept,) = told(capsys, "versions", "by-hand")
+    assert (kept["origin"], kept["trial"], kept["artifact"]) == ("trial", 0, str(tmp_path / "kept"))
+    assert kept["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert (kept["validation_accuracy"], kept["test_accuracy"], kept["readings"]) == (0.5, None, [])
+    assert kept["config"]["result"]["fingerprint"] == kept["fingerprint"] == by_hand.PREPARED.fingerprint
+    assert "which is not there; add it where it was trained" in refused(capsys, "versions", "by-hand", "--add", "1")
+    assert "no weights are kept of trial 2" in refused(capsys, "versions", "by-hand", "--add", "2")
+    assert "has no completed trial 3" in refused(capsys, "versions", "by-hand", "--add", "3")
+    assert "--add and --delete are both given" in refused(capsys, "versions", "by-hand", "--add", "1", "--delete", "1")
+    assert "--add is 1, of no name" in refused(capsys, "versions", "--add", "1")
 
 
 @pytest.mark.parametrize(

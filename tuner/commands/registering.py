@@ -1,6 +1,5 @@
 """`tuner promote --mlflow`: the files of a version, and its stage, into MLflow's model registry."""
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from tuner import study_file
 from tuner.commands import artifacts
 from tuner.errors import RegistryError, RequestError, TunerError
-from tuner.results import versions
+from tuner.results import manifest, versions
 from tuner.results.registry import Registered, Registry
 from tuner.results.stages import Event
 from tuner.results.versions import Version
@@ -103,8 +102,7 @@ def _files(version: Version, folder: Path) -> Iterator[list[Path]]:
 def _require(weights: Path, version: Version) -> None:
     if not weights.is_file():
         raise TunerError(f"the weights of {version.name} {version.number} are gone: {weights}")
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = manifest.digest(weights)
     if found != version.kept.sha256:
         raise TunerError(
             f"the weights of {version.name} {version.number} at {version.kept.artifact} are not those that were kept: "

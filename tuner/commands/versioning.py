@@ -4,13 +4,16 @@ import dataclasses
 import datetime as dt
 import json
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from tuner import wording
-from tuner.commands import controlling, options
+from tuner.commands import artifacts, controlling, options, showing
 from tuner.commands.registering import Elsewhere
 from tuner.errors import RequestError, VersionError
-from tuner.results import differences, stages, versions
+from tuner.results import best as bests
+from tuner.results import differences, keeping, stages, versions
 from tuner.results.stages import Event
 from tuner.results.versions import Reading, Stage, Version
 from tuner.search import storage as storages
@@ -39,15 +42,45 @@ def show(name: str | None, url: str, *, deleted: bool, as_json: bool) -> int:
     return 0
 
 
-def delete(name: str | None, url: str, number: int, *, confirmed: bool, as_json: bool) -> int:
+def named(name: str | None, option: str, number: int, *, but: int | None = None) -> str:
+    """The name that an option is of.
+
+    Raises:
+        RequestError: none is given, or another option, too.
+    """
+    if but is not None:
+        raise RequestError("--add and --delete are both given; choose one.")
+    if name is None:
+        raise RequestError(f"{option} is {number}, of no name; expected for example: tuner versions flowers {option} {number}")
+    return name
+
+
+def add(name: str, url: str, trial: int, *, as_json: bool) -> int:
+    """Keep a trial as a version; one that is kept already is told."""
+    study = showing.load(name, url)
+    best = bests.of(study, trial)
+    if best.weights is None:
+        raise RequestError(f"no weights are kept of trial {trial} of the study {name}; enqueue its config again (tuner enqueue {name})")
+    with tempfile.TemporaryDirectory(prefix="tuner-") as folder, artifacts.fetched(best.weights, Path(folder)) as weights:
+        if not weights.is_file():
+            raise RequestError(f"the weights of trial {trial} were kept in {weights}, which is not there; add it where it was trained")
+        new, reading = keeping.of_trial(best, weights, by=controlling.user())
+    there = [version for version in versions.all(study.storage, name) if version.kept.sha256 == new.sha256]
+    version = there[-1] if there else versions.add(study.storage, new, reading=reading)
+    if as_json:
+        plain.result(json.dumps(_as_json(version, versions.readings(study.storage, name), whole=True), indent=2))
+    else:
+        plain.result(f"{name} {version.number} {'was kept before:' if there else 'is'} trial {trial} of {name}.")
+    return 0
+
+
+def delete(name: str, url: str, number: int, *, confirmed: bool, as_json: bool) -> int:
     """Delete a version for good, after asking.
 
     Raises:
-        RequestError: it is not said of which name, or no one can be asked.
+        RequestError: no one can be asked.
         VersionError: it is not there, or is in use.
     """
-    if name is None:
-        raise RequestError(f"--delete is {number}, of no name; expected for example: tuner versions flowers --delete {number}")
     storage = _must_open(name, url)
     version = versions.find(storage, name, number)
     if not confirmed and not _agreed(version):

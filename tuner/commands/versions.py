@@ -26,17 +26,22 @@ def versions(
         str | None, Argument(metavar="[NAME]", help="Name of the versions; all of them if left out.", show_default=False)
     ] = None,
     storage: Storage = defaults.STORAGE,
+    add: Annotated[
+        int | None, Option(min=0, metavar="TRIAL", help="Keep a completed trial of the study NAME as a version.", show_default="none")
+    ] = None,
     delete: Annotated[int | None, Option(min=1, metavar="V", help="Delete a version of NAME, for good.", show_default="none")] = None,
     deleted: Annotated[bool, Option("--deleted", help="Show those that were deleted, too.")] = False,
     yes: Annotated[bool, Option("--yes", help="Delete without asking.")] = False,
     as_json: AsJson = False,
 ) -> int:
-    """Show the versions that were kept of studies, or delete one."""
+    """Show the versions that were kept of studies, add one, or delete one."""
     from tuner.commands import versioning
 
-    if delete is None:
-        return versioning.show(name, storage, deleted=deleted, as_json=as_json)
-    return versioning.delete(name, storage, delete, confirmed=yes, as_json=as_json)
+    if add is not None:
+        return versioning.add(versioning.named(name, "--add", add, but=delete), storage, add, as_json=as_json)
+    if delete is not None:
+        return versioning.delete(versioning.named(name, "--delete", delete), storage, delete, confirmed=yes, as_json=as_json)
+    return versioning.show(name, storage, deleted=deleted, as_json=as_json)
 
 
 @app.command()

@@ -51,7 +51,7 @@ def between(first: Version, second: Version) -> Differences:
     return Differences(
         config=_differences(*(_config(side) for side in sides)),
         data=_differences(*(_data(side) for side in sides)),
-        metrics=_differences(*(side.kept.metrics for side in sides)),
+        metrics=tuple(each for each in _differences(*(side.kept.metrics for side in sides)) if not _is_said(each)),
         making=_differences(*(_making(side) for side in sides)),
     )
 
@@ -74,6 +74,12 @@ def _differences(before: Any, after: Any) -> tuple[Difference, ...]:
     names = [*sides[0], *(name for name in sides[1] if name not in sides[0])]
     found = [Difference(field=name, before=sides[0].get(name), after=sides[1].get(name)) for name in names]
     return tuple(difference for difference in found if difference.before != difference.after)
+
+
+def _is_said(difference: Difference) -> bool:
+    """Whether it is of sentences, which say in words what figures beside them say too."""
+    sides = [side if isinstance(side, list) else [side] for side in (difference.before, difference.after)]
+    return any(isinstance(value, str) and " " in value for side in sides for value in side)
 
 
 def _config(version: Version) -> dict[str, Any]:
