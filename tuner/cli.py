@@ -232,19 +232,6 @@ def best(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson =
     return showing.best(study, storage, form=options.form(as_json=as_json, as_yaml=as_yaml))
 
 
-@app.command()
-def export(
-    study: StudyName,
-    to: Annotated[Path, Option(metavar="FILE", help="File to write: .yaml, .yml or .json.", show_default=False)],
-    storage: Storage = DEFAULT_STORAGE,
-    force: Annotated[bool, Option("--force", help="Replace whatever the file holds.")] = False,
-) -> int:
-    """Write the best trial's whole config as a study file of fixed values."""
-    from tuner.commands import showing
-
-    return showing.export(study, storage, to, force=force)
-
-
 @app.command("cache")
 def cached(
     action: Annotated[Literal["show", "clear"], Argument(help="Whether to show the entries, or to delete them.")] = "show",

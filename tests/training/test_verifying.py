@@ -7,14 +7,8 @@ import pytest
 from tests.results import bundles
 from tests.trust import keras_files
 from tuner import errands, errors, study_file
-from tuner.training import devices, verifying
+from tuner.training import verifying
 from tuner.trust import keras_file
-
-
-@pytest.fixture(autouse=True)
-def _set_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a process does before its first tensor was done before."""
-    monkeypatch.setattr(devices, "set_up", lambda _: None)
 
 
 @pytest.fixture
@@ -35,7 +29,7 @@ def order(bundle: Path, *, with_data: bool = True, robustness: bool = False, mos
 
 
 def test_probes_and_test_split_are_measured_as_they_were(bundle: Path) -> None:
-    found = verifying.verify(order(bundle), threads=1)
+    found = verifying.verify(order(bundle))
     recorded = json.loads((bundle / "metrics.json").read_text())
     assert (found.num_probes, found.num_agreeing) == (bundles.NUM_PROBES, bundles.NUM_PROBES)
     assert found.max_difference < 1e-5
@@ -46,9 +40,9 @@ def test_probes_and_test_split_are_measured_as_they_were(bundle: Path) -> None:
 
 
 def test_robustness_is_measured_on_some_test_images_or_on_the_probes(bundle: Path) -> None:
-    some = verifying.verify(order(bundle, robustness=True, most_images=10), threads=1)
+    some = verifying.verify(order(bundle, robustness=True, most_images=10))
     assert some.num_images == 10 and len(some.robust) == 25
-    probes = verifying.verify(order(bundle, with_data=False, robustness=True), threads=1)
+    probes = verifying.verify(order(bundle, with_data=False, robustness=True))
     assert probes.test is None and probes.num_images == bundles.NUM_PROBES and len(probes.robust) == 25
 
 
@@ -57,7 +51,7 @@ def test_a_prediction_that_is_not_the_one_recorded_is_counted(bundle: Path) -> N
     recorded = json.loads(path.read_text())
     recorded["images"][0]["probabilities"].reverse()
     path.write_text(json.dumps(recorded))
-    found = verifying.verify(order(bundle, with_data=False), threads=1)
+    found = verifying.verify(order(bundle, with_data=False))
     assert found.num_agreeing == bundles.NUM_PROBES - 1 and found.max_difference > 0.1
 
 
@@ -73,7 +67,7 @@ def test_a_prediction_that_is_not_the_one_recorded_is_counted(bundle: Path) -> N
 def test_probes_that_cannot_be_read_are_a_wrong_request(bundle: Path, damage: str) -> None:
     (bundle / "probes" / "predictions.json").write_text(damage)
     with pytest.raises(errors.DataError, match="probes|probabilities"):
-        verifying.verify(order(bundle, with_data=False), threads=1)
+        verifying.verify(order(bundle, with_data=False))
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
@@ -84,7 +78,7 @@ def test_a_lambda_that_would_run_code_is_refused_and_does_not_run(bundle: Path, 
     keras.Sequential([keras.Input((32, 32, 3)), evil, keras.layers.Flatten()]).save(bundle / "model.keras")
     canary.unlink()  # it ran when the model was made
     with pytest.raises(errors.RequestError, match="'Lambda'"):
-        verifying.verify(order(bundle), threads=1)
+        verifying.verify(order(bundle))
     assert not canary.exists()
     # without the look, and without the safe mode of Keras, it would have run
     keras.saving.load_model(bundle / "model.keras", safe_mode=False)
@@ -108,4 +102,4 @@ def test_a_file_whose_weights_do_not_fit_is_a_wrong_request(bundle: Path) -> Non
     layers = [keras_files.layer("another", "Dense", units=2)]
     (bundle / "model.keras").write_bytes(keras_files.packed(layers=layers))
     with pytest.raises(errors.DataError, match="cannot be loaded"):
-        verifying.verify(order(bundle), threads=1)
+        verifying.verify(order(bundle))

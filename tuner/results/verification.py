@@ -10,12 +10,13 @@ from typing import Any
 from tuner import errands, study_file, wording
 from tuner.data_spec import PythonData, TfdsData
 from tuner.errors import RequestError, SpecError, TrainingError
+from tuner.results import bundle as bundles
 from tuner.results import contents, demands, manifest, signing
 from tuner.spec import StudySpec
 from tuner.trust import keras_file
 from tuner.workers import errand
 
-MODEL, CONFIG, METRICS, PROBES = "model.keras", "config.yaml", "metrics.json", "probes"
+MODEL, CONFIG, METRICS = errands.PLACES[errands.Format.KERAS], bundles.CONFIG, bundles.METRICS
 #: of a probability: another processor rounds otherwise
 PROBE_TOLERANCE = 1e-3
 
@@ -123,7 +124,7 @@ def _signature(bundle: Path, key: Path | None) -> Check:
 def _safe(bundle: Path) -> Check:
     files = manifest.read(bundle).files
     wrong = [f"{problem.field} {problem.message}" for problem in contents.problems(bundle, files)]
-    wrong += [f"{name} is missing" for name in (MODEL, CONFIG, METRICS, f"{PROBES}/{errands.PREDICTIONS}") if name not in files]
+    wrong += [f"{name} is missing" for name in (MODEL, CONFIG, METRICS, bundles.PREDICTIONS) if name not in files]
     if MODEL in files:
         wrong += [f"{MODEL}: {reason}" for reason in keras_file.problems(bundle / MODEL)]
     return _check(
@@ -159,7 +160,7 @@ def _measure(bundle: Path, spec: StudySpec | None, wanted: Wanted, why: str) -> 
 def _ask(bundle: Path, spec: StudySpec | None, wanted: Wanted) -> errands.Verified:
     order = errands.Verify(
         model=str(bundle / MODEL),
-        probes=str(bundle / PROBES),
+        probes=str(bundle / bundles.PROBES),
         spec=None if spec is None else spec.model_dump_json(),
         cache=str(wanted.cache),
         is_robustness_wanted=wanted.is_robustness_wanted or wanted.demands is not None,

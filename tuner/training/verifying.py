@@ -10,19 +10,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tuner import errands, errors, spec
-from tuner.training import devices, pipeline, robustness
+from tuner.training import pipeline, robustness
 from tuner.trust import keras_file
 
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
-def verify(order: errands.Verify, *, threads: int) -> errands.Verified:
+def verify(order: errands.Verify) -> errands.Verified:
     """Load the model and measure it.
 
     Raises:
         RequestError: it is not safe to load, or cannot be loaded, or the data cannot be had.
     """
-    devices.set_up(devices.Share(threads=threads))
     model = _load(Path(order.model))
     images, labels, recorded = _probes(order)
     found = robustness.probabilities(model, images)
