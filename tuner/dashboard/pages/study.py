@@ -80,11 +80,14 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     last = max(1, -(-listed.num_trials // _ROWS))
     number = min(last, whole(request.query_params.get("page"), otherwise=1, least=1))
     maximizes = listed.maximizes is not False
-    rows = listing.page(connection, listed.id, order=order, maximizes=maximizes, offset=(number - 1) * _ROWS, limit=_ROWS)
+    rows = listing.page(
+        connection, listed.id, order=order, maximizes=maximizes, offset=(number - 1) * _ROWS, limit=_ROWS, total=listed.num_trials
+    )
     best = seen.history.best
     return {
         "look": seen,
         "listed": listed,
+        "origin": [] if listed.spec is None else plan.retraining(listed.spec),
         "said": _SAID.get(request.query_params.get("done", ""), ""),
         "chart": charts.history(seen.history, listed.num_trials, maximizes=maximizes),
         "open": [(trial, drawn(trial.row)) for trial in seen.open],
