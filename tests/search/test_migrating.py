@@ -205,3 +205,22 @@ def test_a_storage_that_is_up_to_date_costs_a_look(storage: Storage) -> None:
     with by_hand.statements(storage) as seen:
         assert storage.read(migrating.is_up_to_date)
     assert len(seen) <= 4, seen
+
+
+def test_databases_are_brought_up_to_date_beside_each_other_in_one_process(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path}/{number}.db" for number in range(4)]
+    for url in urls:
+        make_old(url)
+    found: list[str | None] = []
+
+    def work(url: str) -> None:
+        storage = storages.open(url)
+        found.append(storage.read(migrating.version))
+        storage.close()
+
+    hands = [threading.Thread(target=work, args=(url,)) for url in urls]
+    for hand in hands:
+        hand.start()
+    for hand in hands:
+        hand.join()
+    assert found == [migrating.HEAD] * 4

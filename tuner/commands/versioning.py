@@ -28,9 +28,7 @@ def show(name: str | None, url: str, *, deleted: bool, as_json: bool) -> int:
     found = [] if storage is None else versions.all(storage, name, deleted=deleted)
     if name is not None and not found:
         raise _nothing(name, url, storage)
-    readings = (
-        [] if storage is None else [reading for each in sorted({v.name for v in found}) for reading in versions.readings(storage, each)]
-    )
+    readings = [] if storage is None else versions.readings(storage, name)
     if as_json:
         plain.result(json.dumps([_as_json(version, readings, whole=name is not None) for version in found], indent=2))
     elif not found:

@@ -203,8 +203,8 @@ def record_reading(storage: Storage, name: str, number: int, look: NewReading) -
     return storage.write(write)
 
 
-def readings(storage: Storage, name: str, number: int | None = None) -> list[Reading]:
-    """The looks at the test split for a version, or for all versions of a name, the oldest first."""
+def readings(storage: Storage, name: str | None = None, number: int | None = None) -> list[Reading]:
+    """The looks at the test split for a version, for all versions of a name, or for those of all names, the oldest first."""
     return storage.read(lambda connection: _readings(connection, name, number))
 
 
@@ -259,14 +259,15 @@ def _record(connection: Connection, name: str, number: int, look: NewReading) ->
     connection.execute(insert(READINGS).values(name=name, version=number, at=leases.clock(connection), **asdict(look)))
 
 
-def _readings(connection: Connection, name: str, number: int | None) -> list[Reading]:
-    query = select(READINGS).where(READINGS.c.name == name).order_by(READINGS.c.id)
-    seen: Counter[tuple[int, str]] = Counter()
+def _readings(connection: Connection, name: str | None, number: int | None) -> list[Reading]:
+    query = select(READINGS).order_by(READINGS.c.id)
+    query = query if name is None else query.where(READINGS.c.name == name)
+    seen: Counter[tuple[str, int, str]] = Counter()
     found = []
     for row in connection.execute(query if number is None else query.where(READINGS.c.version == number)):
-        seen[row.version, row.splits] += 1
+        seen[row.name, row.version, row.splits] += 1
         look = NewReading(splits=row.splits, by=row.by, purpose=row.purpose, accuracy=row.accuracy, num_images=row.num_images)
-        found.append(Reading(name=row.name, version=row.version, at=row.at, look=look, ordinal=seen[row.version, row.splits]))
+        found.append(Reading(name=row.name, version=row.version, at=row.at, look=look, ordinal=seen[row.name, row.version, row.splits]))
     return found
 
 

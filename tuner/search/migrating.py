@@ -4,6 +4,7 @@ Which steps a database has seen stands in its table tuner_alembic. One that is u
 is not. Steps add; what a running worker of an earlier version knows stays as it was.
 """
 
+import threading
 from pathlib import Path
 
 import sqlalchemy
@@ -21,6 +22,8 @@ _FOLDER = Path(__file__).parent / "migrations"
 #: any number that no other program locks this database with
 _LOCK = 7_488_310_725
 _LOCK_SECONDS = 60
+#: Alembic's `context` and `op` are of the whole process
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def version(connection: Connection) -> str | None:
@@ -72,7 +75,8 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("version_locations", str(_FOLDER / "steps").replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    with _ONE_AT_A_TIME:
+        command.upgrade(config, "head")
 
 
 def _lock(connection: Connection) -> None:

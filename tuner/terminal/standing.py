@@ -21,7 +21,7 @@ def many(found: Sequence[tuple[StudySpec, Snapshot]]) -> RenderableType:
     rows = plan.table("study", "state", "trials", "running", "best", "worked", right=("trials", "running", "best"))
     for spec, snapshot in found:
         most = spec.budget.trials
-        trials = f"{snapshot.num_ended} of {most}" if most else str(snapshot.num_ended)
+        trials = f"{snapshot.num_spent} of {most}" if most else str(snapshot.num_ended)
         worked = wording.duration(snapshot.busy_seconds)
         rows.add_row(spec.name, _state(snapshot), trials, str(len(snapshot.running)), wording.accuracy(snapshot.best_value), worked)
     return rows
