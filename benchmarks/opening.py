@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks import big_study, viewers
@@ -42,13 +43,18 @@ def main() -> None:
                 "with tuner": (f"{ours}/dashboard/studies/{study_id}", cookie),
                 "alone": (f"{theirs}/dashboard/studies/{study_id}", ""),
             }
+            servers = dict(zip(places, psutil.Process().children()[-2:], strict=True))
             took: dict[str, list[float]] = {place: [] for place in places}
+            used: dict[str, list[float]] = {place: [] for place in places}
             first = {place: open_once(browser, *where) for place, where in places.items()}  # each server reads the study then
             for number in range(given.rounds):
                 for place in list(places)[:: 1 if number % 2 else -1]:
+                    before = processor_seconds(servers[place])
                     took[place].append(open_once(browser, *places[place]))
+                    used[place].append(processor_seconds(servers[place]) - before)
         browser.close()
     medians = {place: statistics.median(times) for place, times in took.items()}
+    processors = {place: statistics.median(times) for place, times in used.items()}
     print(
         json.dumps(
             {
@@ -57,6 +63,9 @@ def main() -> None:
                 "median_s": {place: round(seconds, 2) for place, seconds in medians.items()},
                 "all_s": {place: [round(seconds, 2) for seconds in times] for place, times in took.items()},
                 "longer_by": round(medians["with tuner"] / medians["alone"] - 1, 3),
+                # of the server for one opening: what else the machine does counts little here
+                "processor_median_s": {place: round(seconds, 2) for place, seconds in processors.items()},
+                "processor_longer_by": round(processors["with tuner"] / processors["alone"] - 1, 3),
             },
             indent=1,
         )
@@ -77,9 +86,16 @@ def open_once(browser: Browser, address: str, cookie: str) -> float:
     return took
 
 
+def processor_seconds(server: psutil.Process) -> float:
+    """What a server has used so far."""
+    used = server.cpu_times()
+    return float(used.user + used.system)
+
+
 def _open(page: Page, address: str) -> None:
     page.goto(address, timeout=_LONGEST_MS)
     page.locator(_DRAWN).first.wait_for(state="attached", timeout=_LONGEST_MS)
+    page.wait_for_load_state("networkidle", timeout=_LONGEST_MS)  # importances too
 
 
 @contextlib.contextmanager
