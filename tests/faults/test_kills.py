@@ -2,17 +2,17 @@
 
 import random
 import signal
+from collections.abc import Callable
 
 import psutil
 import pytest
 from sqlalchemy import func, select
 
 from tests.acceptance.conftest import Command, Place
-from tests.faults.conftest import EXTENT, assert_whole, num_repeated, pass_seconds, script, until
+from tests.faults.conftest import EXTENT, assert_whole, diary, num_repeated, pass_seconds, script, until
 from tuner.search import leases, tables
 from tuner.search import storage as storages
 
-WORKERS = 3
 EPOCHS = 6
 
 
@@ -22,7 +22,7 @@ class Crew:
     def __init__(self, place: Place, url: str) -> None:
         self._place, self._url = place, url
         self.storage = storages.open(url)
-        self.workers = [self._start() for _ in range(WORKERS)]
+        self.workers = [self._start() for _ in range(EXTENT.workers)]
 
     def _start(self) -> Command:
         return self._place.tuner("worker", "study.yaml", "--storage", self._url, script=script(self._place, fine_tune_epochs=EPOCHS))
@@ -56,7 +56,9 @@ def _alive(worker: Command) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(900)
-def test_workers_that_are_killed_one_after_another_lose_nothing(place: Place, postgresql_url: str) -> None:
+def test_workers_that_are_killed_one_after_another_lose_nothing(
+    place: Place, postgresql_url: str, record_property: Callable[[str, object], None]
+) -> None:
     place.write(budget={"trials": EXTENT.killed_trials})
     dice = random.Random(0)
     crew = Crew(place, postgresql_url)
@@ -68,6 +70,11 @@ def test_workers_that_are_killed_one_after_another_lose_nothing(place: Place, po
     crew.storage.close()
     assert_whole(postgresql_url, num_trials=EXTENT.killed_trials, num_epochs=EPOCHS)
     assert num_repeated(place) <= EXTENT.kills
+    record_property("workers", EXTENT.workers)
+    record_property("kills", EXTENT.kills)
+    record_property("completed trials", EXTENT.killed_trials)
+    record_property("epochs trained", len(diary(place)))
+    record_property("of them repeated", num_repeated(place))
 
 
 def test_an_epoch_that_only_its_checkpoint_knows_of_comes_to_the_curve(place: Place, postgresql_url: str) -> None:

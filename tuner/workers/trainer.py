@@ -161,14 +161,16 @@ class ChildTrainer:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log, "" where there is none."""
+    """The last lines of a log, "" where there is none; of a crash that Python describes there, the first, since the latest call is among them."""
     try:
         with log.open("rb") as written:
             written.seek(max(0, log.stat().st_size - _TAIL_BYTES))
             lines = written.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    return "\n".join([line for line in lines if line.strip()][-_TAIL_LINES:])
+    said = [line for line in lines if line.strip() and not line.startswith("Extension modules: ")]
+    crashes = [place for place, line in enumerate(said) if line.startswith("Fatal Python error")]
+    return "\n".join(said[crashes[-1] :][:_TAIL_LINES] if crashes else said[-_TAIL_LINES:])
 
 
 def _cause(code: int) -> str:
