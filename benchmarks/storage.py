@@ -2,10 +2,12 @@
 
 `python -m benchmarks.storage`, from the root of the project. Trials train nothing, so that all workers want the storage all the time:
 real ones, which train for seconds or minutes, want it hundreds of times less often; `--think 20` lets each sleep so long between two.
+What a trial takes of the processor counts worker, proxy and PostgreSQL; it depends least on what else the machine does.
 Up to eight workers are a process each; more share eight processes, as threads.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import random
@@ -16,7 +18,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,13 +63,14 @@ def main() -> None:
         run_grpc_proxy_server(optuna.storages.get_storage(given.url), host="127.0.0.1", port=PROXY_PORT)
     else:
         rows = []
-        print("| database | system | trials so far | workers | median ms | p99 ms | trials a second | first trial s |")
-        print("|---|---|---|---|---|---|---|---|")
+        print("| database | system | trials so far | workers | processor ms | median ms | p99 ms | trials a second | first trial s |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for row in measure(given):
             rows.append(row)
-            line = "| {database} | {system} | {size} | {workers} | {median_ms:.0f} | {p99_ms:.0f} | {trials_a_second:.2f} | {ready_s:.1f} |"
+            line = "| {database} | {system} | {size} | {workers} | {processor_ms:.0f} | {median_ms:.0f} | {p99_ms:.0f} | "
+            line += "{trials_a_second:.2f} | {ready_s:.1f} |"
             if math.isnan(row["median_ms"]):
-                line = "| {database} | {system} | {size} | {workers} | – | – | – | {why} |"
+                line = "| {database} | {system} | {size} | {workers} | – | – | – | – | {why} |"
             print(line.format(**row), flush=True)
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
@@ -94,7 +97,8 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 for count in given.workers:
                     crew = Crew(size=count, seconds=given.seconds, think_seconds=given.think)
                     for system in given.systems:  # one beside the other, since what else the machine does changes with time
-                        found = _compete(system, url, folder, crew, limit_seconds=given.limit)
+                        servers = [psutil.Process(server.get_pid())] if database == "postgresql" else []
+                        found = _compete(system, url, folder, crew, servers=servers, limit_seconds=given.limit)
                         yield {"database": database, "system": system, "size": size, "workers": count, **found}
 
 
@@ -138,10 +142,10 @@ class _Shift:
         return self._mark < self._deadline
 
 
-def _compete(system: str, url: str, folder: Path, crew: Crew, *, limit_seconds: float) -> dict[str, Any]:
+def _compete(system: str, url: str, folder: Path, crew: Crew, *, servers: Sequence[psutil.Process], limit_seconds: float) -> dict[str, Any]:
     """What the trials of some workers took that all work at once, unless they do not come to an end within a limit."""
     began, overdue = time.perf_counter(), threading.Event()
-    with _Proxy(url, is_wanted=system == "optuna-proxy"):
+    with _Proxy(url, is_wanted=system == "optuna-proxy") as proxies:
         command = [sys.executable, "-m", "benchmarks.storage", "work", system, url, str(folder)]
         command += ["--seconds", str(crew.seconds), "--think", str(crew.think_seconds), "--threads"]
         num_processes = min(crew.size, MOST_PROCESSES)
@@ -155,16 +159,18 @@ def _compete(system: str, url: str, folder: Path, crew: Crew, *, limit_seconds: 
 
         timer = threading.Timer(limit_seconds, give_up)
         timer.start()
-        ready, why = math.nan, ""
+        ready, why, spent = math.nan, "", 0.0
+        everyone = [*servers, *proxies, *(psutil.Process(worker.pid) for worker in workers)]
         try:
             for worker in workers:
                 _line(worker)
-            ready = time.perf_counter() - began
+            ready, spent = time.perf_counter() - began, -_processor_seconds(everyone)
             for worker in workers:
                 assert worker.stdin is not None
                 worker.stdin.write("go\n")
                 worker.stdin.flush()
             found = [times for worker in workers for times in json.loads(_line(worker))]
+            spent += _processor_seconds(everyone)
         except (RuntimeError, OSError):
             found, why = [], f"not within {limit_seconds:.0f} s" if overdue.is_set() else "a worker ended with an error"
         finally:
@@ -172,7 +178,7 @@ def _compete(system: str, url: str, folder: Path, crew: Crew, *, limit_seconds: 
             for worker in workers:
                 worker.kill()
                 worker.communicate()
-    return _figures(found, crew, ready, why)
+    return _figures(found, crew, ready, why) | {"processor_ms": 1000 * spent / max(1, sum(map(len, found)))}
 
 
 def _figures(found: list[list[float]], crew: Crew, ready: float, why: str) -> dict[str, Any]:
@@ -188,6 +194,19 @@ def _figures(found: list[list[float]], crew: Crew, ready: float, why: str) -> di
         #: from the start of the processes until each worker has done a trial
         "ready_s": ready,
     }
+
+
+def _processor_seconds(processes: Sequence[psutil.Process]) -> float:
+    """What they and their children have used of the processor so far; those that have just ended count, too."""
+    used = 0.0
+    for process in processes:
+        own = process.cpu_times()
+        used += own.user + own.system + own.children_user + own.children_system
+        for child in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                its = child.cpu_times()
+                used += its.user + its.system
+    return used
 
 
 def _line(worker: subprocess.Popen[str]) -> str:
@@ -225,10 +244,11 @@ class _Proxy:
         self._command = [sys.executable, "-m", "benchmarks.storage", "proxy", "optuna-proxy", url, "-"] if is_wanted else []
         self._process: psutil.Popen | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> list[psutil.Process]:
         if self._command:
             self._process = psutil.Popen(self._command, stderr=subprocess.DEVNULL)
             GrpcStorageProxy(host="127.0.0.1", port=PROXY_PORT).wait_server_ready(timeout=60)
+        return [] if self._process is None else [psutil.Process(self._process.pid)]
 
     def __exit__(self, *error: object) -> None:
         if self._process is not None:

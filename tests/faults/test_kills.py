@@ -3,6 +3,7 @@
 import random
 import signal
 from collections.abc import Callable
+from contextlib import closing
 
 import psutil
 import pytest
@@ -25,7 +26,8 @@ class Crew:
         self.workers = [self._start() for _ in range(EXTENT.workers)]
 
     def _start(self) -> Command:
-        return self._place.tuner("worker", "study.yaml", "--storage", self._url, script=script(self._place, fine_tune_epochs=EPOCHS))
+        played = script(self._place, fine_tune_epochs=EPOCHS, epoch_seconds=EXTENT.killed_epoch_seconds)
+        return self._place.tuner("worker", "study.yaml", "--storage", self._url, script=played)
 
     def victims(self) -> list[int]:
         """Our processes at work on a trial that has lost less than two workers: a third loss fails a trial, which is another test."""
@@ -48,6 +50,10 @@ class Crew:
         self.workers[number].end()
         self.workers[number] = self._start()
 
+    def close(self) -> None:
+        """Read the storage no more."""
+        self.storage.close()
+
 
 def _alive(worker: Command) -> list[psutil.Process]:
     if worker.process.poll() is not None:
@@ -61,13 +67,12 @@ def test_workers_that_are_killed_one_after_another_lose_nothing(
 ) -> None:
     place.write(budget={"trials": EXTENT.killed_trials})
     dice = random.Random(0)
-    crew = Crew(place, postgresql_url)
-    for _ in range(EXTENT.kills):
-        pass_seconds(dice.uniform(0.2, 1.0))
-        crew.kill(dice.choice(until(crew.victims)))
-    for worker in crew.workers:
-        assert worker.end()[0] == 0, worker.lines
-    crew.storage.close()
+    with closing(Crew(place, postgresql_url)) as crew:
+        for _ in range(EXTENT.kills):
+            pass_seconds(dice.uniform(0.2, 1.0))
+            crew.kill(dice.choice(until(crew.victims, 300.0)))
+        for worker in crew.workers:
+            assert worker.end()[0] == 0, worker.lines
     assert_whole(postgresql_url, num_trials=EXTENT.killed_trials, num_epochs=EPOCHS)
     assert num_repeated(place) <= EXTENT.kills
     record_property("workers", EXTENT.workers)

@@ -54,8 +54,8 @@ def kill_after_a_checkpoint(trainer: psutil.Process, artifacts: Path) -> None:
 
 
 def starve(trainer: psutil.Process, artifacts: Path) -> None:
-    """Let it have no more memory than it has before the fine-tuning, which wants more."""
-    most = trainer.memory_info().vms
+    """Let it have little more memory than it has before the fine-tuning: it crashes, or TensorFlow waits for a thread that cannot begin."""
+    most = trainer.memory_info().vms + 20 * 2**20
     resource.prlimit(trainer.pid, resource.RLIMIT_AS, (most, most))
 
 
@@ -63,7 +63,7 @@ def starve(trainer: psutil.Process, artifacts: Path) -> None:
 @pytest.mark.parametrize("harm", [starve, pytest.param(kill_after_a_checkpoint, marks=pytest.mark.skipif(not SOAKS, reason="make soak"))])
 def test_a_real_trainer_that_is_killed_or_has_no_memory_costs_no_trial(harm: Callable[[psutil.Process, Path], None], place: Place) -> None:
     place.write(**REAL | {"budget": {"trials": 1}})
-    run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export")
+    run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--hang-limit", "30s")
     run.until("trial 0 promoted")
     artifacts = place.folder / "tuner-artifacts"
     [trainer] = [process for process in run.family() if "tuner.training.process" in process.cmdline()]
