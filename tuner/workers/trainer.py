@@ -161,7 +161,7 @@ class ChildTrainer:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log, "" where there is none; of a crash that Python describes, the first, since it begins with the latest call."""
+    """The last lines of a log, "" where there is none; of a crash that Python describes the first: it begins with the latest call."""
     try:
         with log.open("rb") as written:
             written.seek(max(0, log.stat().st_size - _TAIL_BYTES))
