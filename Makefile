@@ -49,7 +49,7 @@ format: $(INSTALLED)  ## mend what lint and formatting can mend by themselves
 	$(BIN)/ruff format
 
 test: check browser  ## check, then the whole suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED)  ## the long form of tests/faults: twenty kills, outages of a minute
 	SOAK=1 $(BIN)/pytest tests/faults

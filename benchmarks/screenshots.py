@@ -43,7 +43,7 @@ def main() -> None:
         command = ["run", str(ROOT / "studies" / "animals.yaml"), "--workers", "2", *record.places(folder, "shots")]
         run = subprocess.Popen([sys.executable, "-m", "tuner", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         storage = storages.open(f"sqlite:///{folder}/shots.db")
-        with serving.beside(storage) as address:
+        with serving.beside(storage, folder / "artifacts") as address:
             wait_for(storage, run, num_ended=12)
             shoot(browser, address, {"studies": "/", "study": "/tuner/studies/1", "workers": "/tuner/workers"}, given.to)
             run.wait()

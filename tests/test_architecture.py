@@ -26,7 +26,23 @@ ROOMS = [
         "spec",
     ),
     *("schema", "yaml_lines", "mistakes", "study_file", "messages", "failures"),
-    *("data", "training", "search", "workers", "doctor", "results", "dashboard", "terminal", "commands", "api", "cli"),
+    *(
+        "trust",
+        "data",
+        "training",
+        "search",
+        "workers",
+        "doctor",
+        "results",
+        "drawing",
+        "dashboard",
+        "report",
+        "terminal",
+        "commands",
+        "taking_home",
+        "api",
+        "cli",
+    ),
 ]
 SQL = {"optuna", "optuna_dashboard", "sqlalchemy"}
 KERAS = {"keras", "keras_hub", "tensorflow", "tensorflow_datasets"}

@@ -10,7 +10,8 @@ from typer import Abort, Argument, Option
 from typer.exceptions import TyperException
 
 import tuner
-from tuner.commands import dashboard, defaults, mishaps
+from tuner import taking_home
+from tuner.commands import dashboard, defaults, mishaps, report, versions
 from tuner.commands.parameters import (
     Address,
     AllowCode,
@@ -23,6 +24,8 @@ from tuner.commands.parameters import (
     ConfigFile,
     CpusPerWorker,
     DataPath,
+    Earlier,
+    EarlierStorage,
     Engine,
     GpusPerWorker,
     HangLimit,
@@ -52,6 +55,9 @@ app = typer.Typer(
 )
 
 app.add_typer(dashboard.app, name="dashboard")
+app.add_typer(taking_home.app)
+app.add_typer(versions.app)
+app.add_typer(report.app)
 
 DEFAULT_STORAGE = defaults.STORAGE
 DEFAULT_ARTIFACTS = defaults.ARTIFACTS
@@ -108,6 +114,8 @@ def run(
     trials: Annotated[int | None, Option(metavar="N", help="Trials of the study, over all its runs.", show_default="the file's")] = None,
     timeout: Annotated[str | None, Option(metavar="TIME", help="Time for the study, e.g. 90s, 1h30m.", show_default="the file's")] = None,
     target: Annotated[float | None, Option(metavar="X", help="Validation accuracy that suffices.", show_default="the file's")] = None,
+    earlier: Earlier = None,
+    from_storage: EarlierStorage = None,
     storage: Storage = DEFAULT_STORAGE,
     dashboard: Annotated[bool, Option("--dashboard", help="Serve the dashboard while the study runs.")] = False,
     port: Annotated[
@@ -138,9 +146,10 @@ def run(
         address=address, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker,
     )  # fmt: skip
     budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
+    asked = running.Asked(file=study_file, budget=budget, earlier=earlier or (), earlier_storage=from_storage)
     exported = running.Exported(wanted=export, path=to)
     shown = running.Dashboard(wanted=dashboard, port=port)
-    return running.run(study_file, budget, storage, places=places, engine=wanted, dashboard=shown, exported=exported)
+    return running.run(asked, storage, places=places, engine=wanted, dashboard=shown, exported=exported)
 
 
 @app.command()

@@ -6,12 +6,14 @@ TunerError                     exit 1: the work failed
 │   └── TrialStopped           someone stopped the trial
 ├── Dismissed                  someone asked this worker to end
 ├── StudyStopped               the study stopped itself: the same failure three times in a row
+├── RegistryError              a model registry elsewhere cannot be reached or understood
 └── RequestError               exit 2: the request was wrong, nothing was written
     ├── SpecError              a study file has mistakes, all of them listed in `problems`
     ├── DataError              the images or labels cannot be used as they are
     ├── StorageError           the database cannot be reached, written or understood
     ├── ArtifactsError         the bucket of artifacts cannot be reached, written or found
     ├── StudyError             the study asked for is not there, or differs from the file
+    ├── VersionError           the version asked for is not there, or is where it must not be for what was asked
     ├── MissingPackage         an extra is not installed; names the command that installs it
     └── MissingDownload        a download that cannot be had here; names the cure
 """
@@ -62,6 +64,10 @@ class StudyStopped(TunerError):
     """The study stopped itself; the message says why and how to go on."""
 
 
+class RegistryError(TunerError):
+    """A model registry elsewhere cannot be reached or understood."""
+
+
 class RequestError(TunerError):
     """The request was wrong; nothing was written."""
 
@@ -100,6 +106,10 @@ class ArtifactsError(RequestError):
 
 class StudyError(RequestError):
     """The study asked for is not there, or differs from the one in the storage."""
+
+
+class VersionError(RequestError):
+    """The version asked for is not there, or is where it must not be for what was asked."""
 
 
 class MissingPackage(RequestError):

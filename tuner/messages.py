@@ -1,13 +1,12 @@
 """What passes through the pipe between a worker and its trainer, as JSON.
 
-worker -> trainer   Prepare, Train, Proceed, Stop, Suspend, Evaluate, Quit
-trainer -> worker   Prepared, Busy, Resumed, Epoch, Kept, Trouble, Probed, Finished, Failed, Evaluated
+worker -> trainer   Prepare, Train, Proceed, Stop, Suspend, Evaluate, Predict, Quit
+trainer -> worker   Prepared, Busy, Resumed, Epoch, Kept, Trouble, Probed, Finished, Failed, Evaluated, Predicted
 
 One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epoch… → Finished. A Stop or Suspend may come at any time and is
-obeyed at the next step; the trainer then answers Finished. A trial with nothing to unfreeze sends Finished in place of Probed.
-Where a trial first has to compute what it needs of the images, or to wait for another worker that does, Busy comes from time to time.
-A trial that goes on from a checkpoint sends Resumed first, and Epoch… of what comes after it. Kept comes after each checkpoint, Trouble
-where the trial bears something that a person may want to mend.
+obeyed at the next step; the trainer then answers Finished. A trial with nothing to unfreeze sends Finished in place of Probed. Where it
+has to compute what it needs of the images, or to wait for another worker that does, Busy comes from time to time. One that goes on from a
+checkpoint sends Resumed first. Kept comes after each checkpoint, Trouble where it bears something that a person may want to mend.
 """
 
 from enum import StrEnum
@@ -105,6 +104,25 @@ class Evaluate(_Message):
     trial: int
     hyperparameters: Hyperparameters
     weights: str
+
+
+#: images that a trained network is asked about
+Split = Literal["validation", "test"]
+
+
+class Predict(_Message):
+    """Write what a network makes of whole splits to a file; answered by Predicted or Failed."""
+
+    kind: Literal["predict"] = "predict"
+    trial: int
+    hyperparameters: Hyperparameters
+    #: files of kept weights; of several the average
+    weights: tuple[str, ...]
+    #: where the average goes; None: nowhere
+    average: str | None = None
+    splits: tuple[Split, ...]
+    #: .npz file: for each split its logits (n, classes), and its labels (n,) under the split's name and `_labels`
+    to: str
 
 
 class Quit(_Message):
@@ -257,13 +275,16 @@ class Evaluated(_Message):
     confusion: tuple[tuple[int, ...], ...]
 
 
-# fmt: off
-Message = Annotated[
-    Prepare | Train | Proceed | Stop | Suspend | Evaluate | Quit
-    | Prepared | Busy | Epoch | Resumed | Kept | Trouble | Probed | Finished | Failed | Evaluated,
-    Field(discriminator="kind"),
-]
-# fmt: on
+class Predicted(_Message):
+    """The file that Predict asked for is there."""
+
+    kind: Literal["predicted"] = "predicted"
+    trial: int
+
+
+_Order = Prepare | Train | Proceed | Stop | Suspend | Evaluate | Predict | Quit
+_Answer = Prepared | Busy | Epoch | Resumed | Kept | Trouble | Probed | Finished | Failed | Evaluated | Predicted
+Message = Annotated[_Order | _Answer, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from tuner import clashes, wording
 from tuner.clashes import Clash, Clashes
@@ -24,7 +24,7 @@ from tuner.search_space import SearchSpace
 from tuner.strategies import Median, Pruner, Sampler, Tpe
 
 __all__ = ["AnimalsData", "Budget", "Data", "DigitsData", "FolderData", "KerasData", "ManifestData", "Model", "NpzData", "PythonData"]
-__all__ += ["StudySpec", "TfdsData", "Training", "read_duration"]
+__all__ += ["Retraining", "StudySpec", "TfdsData", "Training", "read_duration"]
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"\s*(?:\d+(?:\.\d+)?\s*[dhms]\s*)+|\s*\d+(?:\.\d+)?\s*")
@@ -63,6 +63,8 @@ class Training(Section):
     """largest norm of the gradient; longer ones are scaled down"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """in which the network computes; auto: bfloat16 on GPUs that are faster with it (compute capability 8.0 and above), else float32"""
+    images: Literal["train", "train+validation"] = "train"
+    """splits that are trained on; with train+validation nothing is left to choose by: the last epoch is kept, nothing may be searched"""
 
     def num_epochs(self, num_train: int) -> int:
         """Fine-tuning epochs of each trial; `auto` gives small data sets more: 12 for 2,000 training images, between 4 and 15."""
@@ -85,6 +87,32 @@ class Budget(Section):
             message = "is null, and no timeout or target is given either, so that the study would never end; give one of the three"
             raise Clashes([Clash(field="trials", message=message, others=("timeout", "target"))])
         return self
+
+
+class Retraining(BaseModel):
+    """Which trials of a search are trained again, and with which seeds: written by `tuner retrain`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: the study that was searched
+    study: str
+    #: how many of its best distinct configs were asked for
+    top: int
+    #: its trials, the best first, then trial 0 if it is none of them
+    trials: tuple[int, ...]
+    #: validation accuracy of each in the search; None: it did not complete
+    values: tuple[float | None, ...]
+    #: of everything random; each config is trained with every one of them
+    seeds: tuple[int, ...]
+
+    @property
+    def num_trainings(self) -> int:
+        """Trials of the study that trains them again."""
+        return len(self.trials) * len(self.seeds)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Places in `trials` and in `seeds` of a trial: all configs with the first seed come first."""
+        return number % len(self.trials), number // len(self.trials)
 
 
 class StudySpec(Section):
@@ -110,11 +138,18 @@ class StudySpec(Section):
     """of the splits, the sampler and every trial"""
     result: dict[str, Any] | None = None
     """what a search found; written by `tuner export`, carried along; its trial_seed is the seed of trial 0"""
+    retraining: Annotated[Retraining | None, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]})] = None
+    """which trials of which study are trained again, with which seeds; written by `tuner retrain`"""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        exported = self.result is not None
+        exported = self.result is not None or self.retraining is not None
         found = clashes.find(self.search, epochs=self.training.epochs, sampler=self.sampler, pruner=self.pruner, exported=exported)
+        if self.training.images != "train" and not exported:
+            message = (
+                "is train+validation, which leaves no images to choose by: only what was chosen before may be trained so; expected train"
+            )
+            found = [*found, Clash(field="training.images", message=message)]
         if found:
             raise Clashes(found)
         return self

@@ -37,8 +37,9 @@ def parse(mapping: Any, origin: str, folder: Path | None = None) -> StudySpec:
 def dump(spec: StudySpec) -> str:
     """A complete study file that reads back as an equal study."""
     plain = _as_written(spec.model_dump(mode="json"))
-    if spec.result is None:
-        del plain["result"]
+    for written in ("result", "retraining"):
+        if plain[written] is None:
+            del plain[written]
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None  # lists and mappings without inner ones stand in one line
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]

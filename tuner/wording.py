@@ -1,5 +1,6 @@
 """Values, names and figures into the words of a message or a page."""
 
+import datetime as dt
 import difflib
 import math
 import socket
@@ -85,6 +86,11 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min" if minutes else f"{hours} h"
     days, hours = divmod(hours, 24)
     return f"{days} d {hours} h" if hours else f"{days} d"
+
+
+def moment(seconds: float) -> str:
+    """`2026-01-31 14:05 UTC`, of seconds since the epoch."""
+    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def accuracy(value: float | None) -> str:

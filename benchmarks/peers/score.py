@@ -30,7 +30,7 @@ def _ours(task: Task) -> dict[str, Any]:
 
     from tuner import messages
     from tuner.search import claims, storage, study, trials
-    from tuner.training import attempt, bench, suspension
+    from tuner.training import bench, evaluation, suspension
 
     joined = study.load(task.study().name, storage.open(f"sqlite:///{ours.database(task)}"))
     ready = bench.prepare(joined.spec, cache=task.cache)
@@ -61,7 +61,7 @@ def _ours(task: Task) -> dict[str, Any]:
     value, weights, trial = max(candidates, key=lambda candidate: (candidate[0], -candidate[2].number))
     best = trials.hyperparameters(trial)
     assert best is not None, "a trial with weights has hyperparameters"
-    scored = attempt.evaluate(ready, messages.Evaluate(trial=trial.number, hyperparameters=best, weights=str(weights)))
+    scored = evaluation.evaluate(ready, messages.Evaluate(trial=trial.number, hyperparameters=best, weights=str(weights)))
     return {"validation": value, "test": scored.accuracy}
 
 

@@ -95,5 +95,10 @@ def test_the_printed_link_opens_the_dashboard_and_ctrl_c_ends_it(tmp_path: Path)
             assert token not in answer.url
         with opener.open(f"{address}/api/meta") as answer:
             assert answer.status == 200
+        # someone has a page open, which follows the studies
+        live = opener.open(urllib.request.Request(f"{address}/", headers={"Accept": "text/event-stream"}))
+        assert live.readline().startswith(b"data: ")
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
+        live.close()
+        assert process.stderr.read() == ""

@@ -1,6 +1,7 @@
 """`tuner doctor` as it is called: what it prints, what it mends, what it leaves alone."""
 
 import datetime as dt
+import hashlib
 import json
 import os
 import socket
@@ -18,10 +19,12 @@ from tests.search import by_hand
 from tuner import cli
 from tuner.doctor import checks, findings, zombies
 from tuner.doctor.findings import Finding, Level, Visit
-from tuner.search import leases, tables
+from tuner.results import versions
+from tuner.search import leases, migrating, tables
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search.leases import WorkerId
+from tuner.search.storage import Storage
 from tuner.search.study import Study
 
 OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
@@ -76,6 +79,7 @@ def test_every_kind_of_storage_that_serves_well_is_said_to(places: Path, storage
     for subject in ("storage", "schema", "clock", "zombies", "leftovers"):
         assert [each["level"] for each in of(found, subject)] == [OK], subject
     assert "1 study, 1 trial" in of(found, "storage")[0]["found"]
+    assert f"and 7 of tuner's (step {migrating.HEAD} of {migrating.HEAD})" in of(found, "schema")[0]["found"]
     assert "running or set aside: 1 trial" in of(found, "zombies")[0]["found"]
     assert claimed.number == 0
     assert bool(of(found, "connections")) == storage_url.startswith("postgresql")
@@ -262,7 +266,43 @@ def test_a_table_that_lacks_a_column_is_a_problem(places: Path, capsys: pytest.C
     study.storage.write(lambda connection: connection.exec_driver_sql("ALTER TABLE tuner_epochs DROP COLUMN learning_rate"))
     study.storage.close()
     (seen,) = of(told(capsys, url, code=1), "schema")
-    assert (seen["level"], seen["found"]) == (PROBLEM, "columns are missing: tuner_epochs.learning_rate")
+    assert (seen["level"], seen["found"]) == (PROBLEM, "tables or columns are missing: tuner_epochs.learning_rate")
+
+
+def test_a_table_that_is_gone_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{places / 'tuner.db'}"
+    study = begin(url)
+    study.storage.write(lambda connection: connection.exec_driver_sql("DROP TABLE tuner_versions"))
+    study.storage.close()
+    (seen,) = of(told(capsys, url, code=1), "schema")
+    assert (seen["level"], seen["found"]) == (PROBLEM, "tables or columns are missing: tuner_versions")
+
+
+def test_the_weights_of_versions_are_those_that_were_kept(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{places / 'tuner.db'}"
+    study = begin(url)
+    assert of(told(capsys, url), "weights") == []
+    for name in ("first", "second", "third"):
+        (places / name).write_bytes(name.encode())
+        keep(study.storage, places / name)
+    keep(study.storage, Path("s3://bucket/weights"))
+    (seen,) = of(told(capsys, url), "weights")
+    assert (seen["level"], seen["found"]) == (OK, "of 4 versions, 3 of them in files here, 3 read and as they were kept")
+    (places / "first").write_bytes(b"other")
+    (places / "second").unlink()
+    changed, gone = of(told(capsys, url, code=1), "weights")
+    study.storage.close()
+    assert (changed["level"], changed["found"]) == (PROBLEM, f"not those that were kept: flowers 1 ({places / 'first'})")
+    assert (gone["level"], gone["found"]) == (WARNING, f"not on this machine: flowers 2 ({places / 'second'})")
+
+
+def keep(storage: Storage, weights: Path) -> None:
+    """A version with these weights."""
+    new = versions.NewVersion(
+        name="flowers", study="flowers", origin=versions.Origin.TRIAL, trial=0, config={}, metrics={}, fingerprint="", splits="",
+        artifact=str(weights).replace("s3:/", "s3://"), sha256=hashlib.sha256(weights.name.encode()).hexdigest(), created_by="ada",
+    )  # fmt: skip
+    versions.add(storage, new)
 
 
 def test_a_server_that_is_not_there_is_told_within_seconds(places: Path, capsys: pytest.CaptureFixture[str]) -> None:

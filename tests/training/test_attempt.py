@@ -14,7 +14,7 @@ from tests.training.conftest import DIGITS, study
 from tuner import errors, messages
 from tuner.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer
 from tuner.messages import Ending, Epoch, Stage
-from tuner.training import attempt, fine_tune, pipeline, steps, suspension
+from tuner.training import attempt, evaluation, fine_tune, pipeline, steps, suspension
 from tuner.training import bench as benches
 
 #: everything that one epoch hands on to the next is on: dropout, momentum, averages, random changes
@@ -343,7 +343,7 @@ def test_the_kept_weights_give_the_best_validation_accuracy_again(
     assert finished.best_step is not None
     assert (finished.best_step > 3) == (hyperparameters is not SPOILED)
     on_validation = replace(bench, data=replace(bench.data, test=bench.data.validation))
-    found = attempt.evaluate(on_validation, messages.Evaluate(trial=3, hyperparameters=hyperparameters, weights=finished.weights))
+    found = evaluation.evaluate(on_validation, messages.Evaluate(trial=3, hyperparameters=hyperparameters, weights=finished.weights))
     assert found.accuracy == finished.value
     assert found.confusion == finished.confusion
     assert found.loss == pytest.approx(control.curve[finished.best_step - 1].validation_loss, rel=1e-3)
@@ -355,7 +355,7 @@ def test_weights_of_a_study_without_test_images_are_not_scored(bench: benches.Be
     assert finished.weights is not None
     without = replace(bench, data=pipeline.load(study(data=DIGITS | {"test": 0}), cache=cache))
     with pytest.raises(errors.DataError, match=r"data.test is 0"):
-        attempt.evaluate(without, messages.Evaluate(trial=3, hyperparameters=PLAIN, weights=finished.weights))
+        evaluation.evaluate(without, messages.Evaluate(trial=3, hyperparameters=PLAIN, weights=finished.weights))
 
 
 def test_weights_that_cannot_be_scored_leave_the_backbone_as_pretrained(
@@ -367,7 +367,7 @@ def test_weights_that_cannot_be_scored_leave_the_backbone_as_pretrained(
     finished, _ = run(bench, order(tmp_path, MENDED))
     monkeypatch.setattr(fine_tune, "predict", fail)
     with pytest.raises(MemoryError):
-        attempt.evaluate(bench, messages.Evaluate(trial=3, hyperparameters=MENDED, weights=str(finished.weights)))
+        evaluation.evaluate(bench, messages.Evaluate(trial=3, hyperparameters=MENDED, weights=str(finished.weights)))
     assert is_pretrained(bench)
 
 

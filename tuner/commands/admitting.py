@@ -12,13 +12,17 @@ from tuner.errors import RequestError
 from tuner.terminal import plain, plan, printing
 
 
-def add_user(path: Path | None, name: str, role: str, password_file: Path | None) -> int:
-    """Let someone in, with a password that is asked for."""
+def add_user(path: Path | None, name: str, role: str, password_file: Path | None, *, has_password: bool) -> int:
+    """Let someone in, with a password that is asked for or as an e-mail address that an OpenID provider verifies."""
     accounts.check_name(name)
+    if not has_password and (password_file is not None or "@" not in name):
+        raise RequestError(
+            f"--without-password is for {name} to sign in at an OpenID provider; expected an e-mail address as name, and no --password-file"
+        )
     place = _place(path)
     if name in accounts.read(place).users:
         raise RequestError(f"there is a user {name} already; change the role or the password with: tuner dashboard users change {name}")
-    accounts.add_user(place, name, Role(role), _password(password_file))
+    accounts.add_user(place, name, Role(role), _password(password_file) if has_password else None)
     plain.line(f"{name} may come in as {role}; {place} says so.")
     return 0
 

@@ -19,7 +19,7 @@ def stop(name: str, url: str, *, now: bool, trial: int | None, worker: str | Non
     """Stop a study, one of its trials, or one of its workers."""
     if sum((now, trial is not None, worker is not None)) > 1:
         raise RequestError("--now, --trial and --worker are of different things to stop; choose one.")
-    study, by = showing.load(name, url), _user()
+    study, by = showing.load(name, url), user()
     if trial is not None:
         value = control.stop_trial(study, trial, by=by)
         reached = "before its first epoch" if value is None else f"at {value:.4f}"
@@ -49,7 +49,7 @@ def enqueue(name: str, url: str, file: Path | None, values: Sequence[str]) -> in
         raise RequestError("give the hyperparameters in a file, or one by one with --set NAME=VALUE.")
     study = showing.load(name, url)
     given, origin = (_read(file), str(file)) if file is not None else (_of_words(values), "--set")
-    number = enqueuing.enqueue(study, given, by=_user(), origin=origin)
+    number = enqueuing.enqueue(study, given, by=user(), origin=origin)
     plain.result(f"{name} trial {number} waits for the next worker that is free.")
     return 0
 
@@ -82,7 +82,7 @@ def _of_words(values: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _user() -> str:
+def user() -> str:
     """Who asks, by the name that the system knows."""
     try:
         return getpass.getuser()

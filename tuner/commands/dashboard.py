@@ -83,11 +83,17 @@ def audit(
 
 
 @users.command("add")
-def add_user(name: _Name, role: _RoleOption, password_file: _PasswordFile = None, users: _Users = None) -> int:
+def add_user(
+    name: _Name,
+    role: _RoleOption,
+    password_file: _PasswordFile = None,
+    without_password: Annotated[bool, Option("--without-password", help="He signs in at the OpenID provider only.")] = False,
+    users: _Users = None,
+) -> int:
     """Let someone in, with a password."""
     from tuner.commands import admitting
 
-    return admitting.add_user(users, name, role, password_file)
+    return admitting.add_user(users, name, role, password_file, has_password=not without_password)
 
 
 @users.command("change")

@@ -82,3 +82,21 @@ ConfigFile = Annotated[Path | None, Argument(metavar="[FILE]", help="Hyperparame
 OneTrial = Annotated[int | None, Option(min=0, metavar="N", help="Stop only this trial.", show_default=False)]
 Now = Annotated[bool, Option("--now", help="Hand running trials back instead of training them to their end.")]
 OneWorker = Annotated[str | None, Option(metavar="NAME", help="End only this worker, after its trial.", show_default=False)]
+Earlier = Annotated[
+    list[str] | None,
+    Option(
+        "--from",
+        metavar="STUDY|BUNDLE|FILE",
+        help="Earlier study whose best configs are tried first, or a bundle's or an export's; may be given often.",
+        show_default="none",
+    ),
+]
+EarlierStorage = Annotated[
+    str | None,
+    Option(
+        "--from-storage",
+        metavar="URL",
+        help="Database of the studies that --from names.",
+        show_default="as --storage",
+    ),
+]

@@ -1,13 +1,13 @@
 """`tuner run`: a study from its file to its best config, with the workers of one engine."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tuner import study_file
-from tuner.commands import artifacts, checking, ending, engines, options, outcome
+from tuner.commands import artifacts, checking, earlier, ending, engines, options, outcome
 from tuner.errors import RequestError, StorageError, TunerError
 from tuner.results import export
 from tuner.search import progress, trials
@@ -22,6 +22,19 @@ from tuner.workers.stopping import Stopping, on_signals
 
 #: exit code of a process that Ctrl-C killed
 KILLED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be searched."""
+
+    #: the study file
+    file: Path
+    budget: options.BudgetOptions
+    #: what it begins with: studies, bundles and study files of fixed values
+    earlier: Sequence[str] = ()
+    #: where those studies are; None: where the new one is
+    earlier_storage: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +103,7 @@ class Dashboard:
 
 
 def run(
-    path: Path,
-    budget: options.BudgetOptions,
+    asked: Asked,
     url: str,
     *,
     places: options.Folders,
@@ -100,24 +112,35 @@ def run(
     exported: Exported,
 ) -> int:
     """Work on a study until its budget is spent or someone says stop; the exit code."""
-    spec = budget.over(study_file.read(path))
+    spec = asked.budget.over(study_file.read(asked.file))
     target = exported.target(spec.name)
     dashboard.require()
     checking.require(spec, places.cache)
     artifacts.require(places.bucket)
+    found = earlier.Sources(names=asked.earlier, storage=asked.earlier_storage).read(spec, url)
     with engines.ready(engine, url) as ready:
         study = studies.join(spec, storages.open(ready.storage))
         trials.resume(study)
+        earlier.begin(study, found)
         assignments = list(assign(study, ready.storage, places, ready.hands))
-        this = ending.Run(study=study, file=path, assignment=assignments[0], export_to=target)
+        this = ending.Run(study=study, file=asked.file, assignment=assignments[0], export_to=target)
         stopping = Stopping()
         with on_signals(stopping):
-            with dashboard.beside(study, places.artifacts) as address, screens.choose(study.spec, address) as screen:
-                watch = _Watch(study, screen, stopping)
-                codes = ready.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
-                if not stopping.is_urgent:
-                    watch.look()
-            return KILLED if stopping.is_urgent else _conclude(this, stopping, watch.complaints, codes)
+            with dashboard.beside(study, places.artifacts) as address:
+                complaints, codes = train(study, ready, assignments, stopping=stopping, address=address)
+            return KILLED if stopping.is_urgent else _conclude(this, stopping, complaints, codes)
+
+
+def train(
+    study: Study, ready: engines.Ready, assignments: Sequence[Assignment], *, stopping: Stopping, address: str | None = None
+) -> tuple[list[Event], list[int]]:
+    """Have workers work on a study and show how it goes, until it or they come to an end: their complaints, and their exit codes."""
+    with screens.choose(study.spec, address) as screen:
+        watch = _Watch(study, screen, stopping)
+        codes = ready.run(assignments, stopping=stopping, tell=watch.tell, tick=watch.tick)
+        if not stopping.is_urgent:
+            watch.look()
+    return watch.complaints, codes
 
 
 def _conclude(this: ending.Run, stopping: Stopping, complaints: list[Event], codes: list[int]) -> int:

@@ -37,7 +37,7 @@ class Asked:
 
 def serve(url: str, asked: Asked) -> int:
     """Serve the dashboard until Ctrl-C, as soon as the database answers."""
-    from tuner.dashboard import accounts, server, sessions, settings
+    from tuner.dashboard import accounts, provider, server, sessions, settings
 
     wanted = settings.Settings(
         host=asked.host,
@@ -50,6 +50,7 @@ def serve(url: str, asked: Asked) -> int:
         allow_migration=asked.allow_migration,
         open_metrics=asked.open_metrics,
         artifacts=artifacts.read(asked.artifacts)[0],
+        openid=provider.here(),
     )
     wait_seconds = options.wait_seconds(asked.wait)
     settings.check(wanted)

@@ -13,7 +13,7 @@ from typing import Any
 
 from tuner.commands import showing
 from tuner.errors import StorageError
-from tuner.search import progress, roster
+from tuner.search import progress, roster, troubles
 from tuner.search.study import Study
 from tuner.terminal import plain, printing, standing
 from tuner.terminal import watch as screens
@@ -41,7 +41,10 @@ def watch(name: str, url: str, *, as_json: bool) -> int:
 
 def _look(study: Study) -> screens.Seen:
     snapshot = progress.snapshot(study)
-    return screens.Seen(snapshot=snapshot, workers=tuple(roster.of_study(study)), curve=tuple(progress.best_curve(study)))
+    failed = study.storage.read(lambda connection: troubles.read(connection, study.id)) if snapshot.num_failed else []
+    return screens.Seen(
+        snapshot=snapshot, workers=tuple(roster.of_study(study)), curve=tuple(progress.best_curve(study)), troubles=tuple(failed)
+    )
 
 
 def _described(study: Study) -> dict[str, Any]:
@@ -50,7 +53,8 @@ def _described(study: Study) -> dict[str, Any]:
         {"name": worker.name, "device": worker.device, "trial": worker.trial, "stage": worker.stage, "is_present": worker.is_present}
         for worker in seen.workers
     ]
-    return standing.as_json(study.spec, seen.snapshot) | {"workers": workers, "curve": list(seen.curve)}
+    failures = [dataclasses.asdict(trouble) for trouble in seen.troubles]
+    return standing.as_json(study.spec, seen.snapshot) | {"workers": workers, "curve": list(seen.curve), "failures": failures}
 
 
 def _watch_live(study: Study) -> None:

@@ -36,10 +36,10 @@ class _Entry(BaseModel):
 
 
 class User(_Entry):
-    """Someone who signs in with a password."""
+    """Someone who signs in, with a password or at an OpenID provider."""
 
-    #: argon2id, with its salt and cost
-    password: str
+    #: argon2id, with its salt and cost; None: at the provider only
+    password: str | None = None
 
 
 class Token(_Entry):
@@ -84,7 +84,7 @@ class Accounts:
     def check_password(self, name: str, password: str) -> Identity | None:
         """Who that is; None if there is no such user or the password is another. Takes as long either way."""
         user = self.book().users.get(name)
-        known = user.password if user is not None else _nobodys_hash()
+        known = (user and user.password) or _nobodys_hash()
         with _AT_ONCE:
             is_right = len(password) <= MAX_PASSWORD_LENGTH and _verify(known, password)
         return Identity(name=name, role=user.role) if user is not None and is_right else None
@@ -143,14 +143,14 @@ def default_path() -> Path:
     return (Path(home) if home else Path.home() / ".config") / "tuner" / "users.json"
 
 
-def add_user(path: Path, name: str, role: Role, password: str) -> None:
-    """Let someone in.
+def add_user(path: Path, name: str, role: Role, password: str | None) -> None:
+    """Let someone in; without a password only by way of an OpenID provider, which must know the name as an e-mail address.
 
     Raises:
         RequestError: the name or the password will not do, or there is a user of this name.
     """
     check_name(name)
-    hashed = hash_password(password)
+    hashed = None if password is None else hash_password(password)
     with _changing(path) as change:
         if name in change.book.users:
             raise RequestError(f"there is a user {name} already; change the role or the password with: tuner dashboard users change {name}")

@@ -19,7 +19,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from tuner import errors
-from tuner.dashboard import door, forwarded, guards, health, metrics, permitted, programs, signin
+from tuner.dashboard import door, forwarded, guards, health, metrics, openid, permitted, programs, signin
 from tuner.dashboard.door import Lock
 from tuner.dashboard.pages import routes
 from tuner.search import pictures
@@ -27,7 +27,7 @@ from tuner.search import storage as storages
 
 #: scripts and styles, the same for everyone
 _MAY_BE_KEPT = ("/static/", *routes.NEED_NO_DATABASE, door.STYLE)
-_NEED_NO_DATABASE = (*_MAY_BE_KEPT, *guards.HEALTH, "/favicon.ico", door.SIGN_IN, door.SIGN_OUT, "/tuner/oidc/")
+_NEED_NO_DATABASE = (*_MAY_BE_KEPT, *guards.HEALTH, "/favicon.ico", door.SIGN_IN, door.SIGN_OUT, door.OPENID)
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def build(storage: storages.Storage, lock: Lock) -> Starlette:
     ]
     own = [
         *signin.routes(lock),
+        *openid.routes(lock),
         *health.routes(lambda: is_there(storage)),
         *metrics.routes(storage, settings.artifacts),
         *programs.routes(storage),

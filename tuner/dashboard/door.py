@@ -22,9 +22,13 @@ from tuner.errors import RequestError
 SIGN_IN = "/tuner/signin"
 SIGN_OUT = "/tuner/signout"
 STYLE = "/tuner/signin.css"
+#: to an OpenID provider, and from it
+OPENID = "/tuner/oidc/"
+SIGN_IN_ELSEWHERE = f"{OPENID}start"
+BACK_FROM_ELSEWHERE = f"{OPENID}back"
 #: what anyone may ask for
 _OPEN = frozenset({SIGN_IN, SIGN_OUT, STYLE, "/healthz", "/readyz", "/favicon.ico"})
-_OPEN_FOLDERS = ("/tuner/static/", "/tuner/oidc/")
+_OPEN_FOLDERS = ("/tuner/static/", OPENID)
 _BEARER = "bearer "
 
 _log = logging.getLogger(__name__)

@@ -75,7 +75,7 @@ class Recorded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and record it with its answer's status."""
-        if scope["type"] != "http" or scope["method"] in READING_METHODS:
+        if scope["type"] != "http" or (scope["method"] in READING_METHODS and scope["path"] != door.BACK_FROM_ELSEWHERE):
             await self.app(scope, receive, send)
             return
         study = await run_in_threadpool(self._study, scope["path"])

@@ -39,7 +39,8 @@ def serve(storage: storages.Storage, wanted: Settings, port: int, *, ready: Call
     """
     with notifications.watching(storage), _listen(wanted, port) as listener:
         served = _served(listener, wanted)
-        server = _Server(_configured(storage, wanted, served), started_up=lambda: ready(served))
+        server = _server(storage, wanted, served)
+        server.started_up = lambda: ready(served)
         with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
 
@@ -58,7 +59,7 @@ def beside(storage: storages.Storage, wanted: Settings, port: int | None) -> Ite
         served = _served(listener, wanted)
 
         def serve_pages() -> None:
-            server = uvicorn.Server(_configured(storage, wanted, served))
+            server = _server(storage, wanted, served)
             servers.put(server)
             server.run(sockets=[listener])
 
@@ -72,19 +73,19 @@ def beside(storage: storages.Storage, wanted: Settings, port: int | None) -> Ite
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, *, started_up: Callable[[], object]) -> None:
+    def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._started_up = started_up
+        self.started_up: Callable[[], object] = lambda: None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._started_up()
+        self.started_up()
 
 
-def _configured(storage: storages.Storage, wanted: Settings, served: Served) -> uvicorn.Config:
-    lock = Lock.of(wanted, served.token)
-    return uvicorn.Config(
-        app.build(storage, lock),
+def _server(storage: storages.Storage, wanted: Settings, served: Served) -> _Server:
+    pages = app.build(storage, Lock.of(wanted, served.token))
+    config = uvicorn.Config(
+        pages,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -95,6 +96,10 @@ def _configured(storage: storages.Storage, wanted: Settings, served: Served) -> 
         ssl_certfile=wanted.certificate,
         ssl_keyfile=wanted.key,
     )
+    server = _Server(config)
+    # open pages let go by themselves, or each would be cut off with a traceback
+    pages.state.is_over = lambda: server.should_exit
+    return server
 
 
 def _served(listener: socket.socket, wanted: Settings) -> Served:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuner.dashboard import accounts, published, sessions
+from tuner.dashboard.provider import Provider
 from tuner.errors import RequestError
 
 DEFAULT_HOST = "127.0.0.1"
@@ -42,6 +43,8 @@ class Settings:
     allow_migration: bool = False
     #: whether /metrics needs no token
     open_metrics: bool = False
+    #: where else than here people sign in; None: nowhere
+    openid: Provider | None = None
     #: where spooled reports lie; None: not looked at
     artifacts: Path | None = None
 
@@ -89,7 +92,8 @@ def check(settings: Settings) -> None:
     """
     _check_certificate(settings)
     _check_proxies(settings.proxies)
-    if settings.is_public and not accounts.read(settings.users).users:
+    admits = settings.openid is not None and settings.openid.roles
+    if settings.is_public and not admits and not accounts.read(settings.users).users:
         raise RequestError(
             f"{_public_because(settings)}, so it needs users, and {settings.users} names none. "
             "Add one first: tuner dashboard users add NAME --role admin. "

@@ -1,5 +1,6 @@
 """The page on which people sign in, and the way out."""
 
+import functools
 import math
 from http import HTTPStatus
 from pathlib import Path
@@ -33,10 +34,25 @@ def routes(lock: Lock) -> list[BaseRoute]:
     ]
 
 
+def page(lock: Lock, request: Request, *, status: int = 200, wait: int = 0, **shown: Any) -> Response:
+    """The page on which people sign in, with what is said to them."""
+    named = lock.settings.openid
+    seen = {
+        "name": "",
+        "has_users": any(user.password is not None for user in lock.accounts.book().users.values()),
+        "has_token": lock.start_token is not None,
+        "sign_in": door.SIGN_IN,
+        "style": door.STYLE,
+        "elsewhere": "" if named is None else named.name,
+        "there": door.SIGN_IN_ELSEWHERE,
+    }
+    headers = {"Retry-After": str(wait)} if wait else None
+    return _templates().TemplateResponse(request, "signin.html", seen | shown, status_code=status, headers=headers)
+
+
 class _Pages:
     def __init__(self, lock: Lock) -> None:
         self._lock = lock
-        self._templates = Jinja2Templates(_HERE / "templates")
 
     async def show(self, request: Request) -> Response:
         """The page, for who has not signed in."""
@@ -83,17 +99,13 @@ class _Pages:
         self._lock.sessions.begin(request, answer, identity, is_user=is_user)
         return answer
 
-    def _page(self, request: Request, *, status: int = 200, wait: int = 0, **shown: Any) -> Response:
-        seen = {
-            "name": "",
-            "has_users": bool(self._lock.accounts.book().users),
-            "has_token": self._lock.start_token is not None,
-            "sign_in": door.SIGN_IN,
-        }
-        headers = {"Retry-After": str(wait)} if wait else None
-        return self._templates.TemplateResponse(
-            request, "signin.html", seen | {"style": door.STYLE} | shown, status_code=status, headers=headers
-        )
+    def _page(self, request: Request, **shown: Any) -> Response:
+        return page(self._lock, request, **shown)
+
+
+@functools.cache
+def _templates() -> Jinja2Templates:
+    return Jinja2Templates(_HERE / "templates")
 
 
 async def _style(request: Request) -> Response:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tuner.data import entries, room
 from tuner.data.entries import Entry
-from tuner.doctor import buckets, database, disks, findings, hardware, leftovers, packages, sqlite_file, undelivered, zombies
+from tuner.doctor import buckets, database, disks, findings, hardware, leftovers, packages, sqlite_file, undelivered, weights, zombies
 from tuner.doctor.findings import Finding, Level, Visit
 from tuner.errors import StorageError, TunerError
 from tuner.search import storage as storages
@@ -39,6 +39,7 @@ _IN_STORAGE: tuple[Callable[[Storage], Iterable[Finding]], ...] = (
     zombies.running,
     zombies.stopped,
     zombies.versions,
+    weights.look,
 )
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from tuner import wording
 from tuner.doctor import disks, findings
 from tuner.doctor.findings import Finding
-from tuner.search import leases, storage, tables
+from tuner.search import leases, migrating, storage, tables
 from tuner.search.storage import Storage
 
 _SAMPLES = 10
@@ -67,23 +67,34 @@ def server(opened: Storage) -> Iterator[Finding]:
 
 def schema(opened: Storage) -> Iterator[Finding]:
     """Whether the tables are those that this version knows, and which version of Optuna made them."""
-    seen = sqlalchemy.inspect(opened.engine)
-    lacking = [
-        f"{table.name}.{column}"
-        for table in (*tables.OPTUNA.sorted_tables, *tables.METADATA.sorted_tables)
-        for column in sorted(set(table.columns.keys()) - {found["name"] for found in seen.get_columns(table.name)})
-    ]
+    lacking = _lacking(opened)
     if lacking:
-        cure = "another program made these tables; restore a copy of the database, or choose another --storage"
-        yield findings.problem("schema", f"columns are missing: {wording.listed(lacking)}", cure)
+        cure = "another program made or dropped these tables; restore a copy of the database, or choose another --storage"
+        yield findings.problem("schema", f"tables or columns are missing: {wording.listed(lacking)}", cure)
         return
     made_by = opened.read(lambda connection: connection.scalar(sqlalchemy.select(tables.OPTUNA.tables["version_info"].c.library_version)))
-    found = f"tables of Optuna {made_by} ({opened.rdb.get_current_version()}) and {len(tables.METADATA.tables)} of tuner's"
+    steps = opened.read(migrating.version)
+    own = f"{len(migrating.METADATA.tables)} of tuner's (step {steps} of {migrating.HEAD})"
+    found = f"tables of Optuna {made_by} ({opened.rdb.get_current_version()}) and {own}"
     if str(made_by).partition(".")[0] != optuna.__version__.partition(".")[0]:
         cure = "use one version of Optuna on all machines that share the storage"
         yield findings.warning("schema", f"{found}; here is Optuna {optuna.__version__}", cure)
     else:
         yield findings.ok("schema", found)
+
+
+def _lacking(opened: Storage) -> list[str]:
+    """Tables and columns that should be there."""
+    seen = sqlalchemy.inspect(opened.engine)
+    there = {*seen.get_table_names()}
+    lacking = []
+    for table in (*tables.OPTUNA.sorted_tables, *migrating.METADATA.sorted_tables):
+        if table.name in there:
+            columns = {found["name"] for found in seen.get_columns(table.name)}
+            lacking += [f"{table.name}.{column}" for column in sorted(set(table.columns.keys()) - columns)]
+        else:
+            lacking.append(table.name)
+    return lacking
 
 
 def latency(opened: Storage) -> Iterator[Finding]:

@@ -57,7 +57,26 @@ def best(study: studies.Study) -> Best:
     num_completed, ranked = study.storage.read(lambda connection: _ranked(connection, study.id))
     if not ranked:
         raise errors.StudyError(f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}")
-    winner = _trial(study, ranked[0])
+    return _described(study, _trial(study, ranked[0]), num_completed)
+
+
+def of(study: studies.Study, number: int) -> Best:
+    """Another completed trial, with the same that is known of it.
+
+    Raises:
+        StudyError: there is no such trial, or it has not completed.
+    """
+    num_completed, _ = study.storage.read(lambda connection: _ranked(connection, study.id))
+    is_it = (VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE, VALUED.c.number == number)
+    found = study.storage.read(lambda connection: connection.execute(select(VALUED.c.trial_id).where(*is_it)).scalar())
+    if found is None:
+        raise errors.StudyError(
+            f"the study {study.name} has no completed trial {number}; to see its trials: tuner status {study.name}, or tuner dashboard"
+        )
+    return _described(study, _trial(study, found), num_completed)
+
+
+def _described(study: studies.Study, winner: FrozenTrial, num_completed: int) -> Best:
     rule = _rule(study)
     attributes = winner.user_attrs
     return Best(

@@ -50,7 +50,8 @@ def _result(best: Best) -> dict[str, Any]:
         "study": best.spec.name,
         "trial": best.trial,
         "trial_seed": best.seed,
-        "validation_accuracy": best.value,
+        # of images that were trained on it would be no such thing
+        "validation_accuracy": best.value if best.spec.training.images == "train" else None,
         "test_accuracy": best.test_accuracy,
         "best_epoch": best.best_epoch,
         "seconds": best.seconds,

@@ -24,6 +24,8 @@ class Standing:
     num_enqueued: int = 0
     #: combinations that the sampler goes through; None: no end
     num_combinations: int | None = None
+    #: trials in `num_trials` that were carried over from another study, and so cost nothing here
+    num_carried: int = 0
 
 
 def decide(budget: Budget, standing: Standing) -> str | None:
@@ -33,8 +35,9 @@ def decide(budget: Budget, standing: Standing) -> str | None:
         return ended
     if standing.num_enqueued:
         return None
-    if budget.trials is not None and standing.num_trials >= budget.trials:
-        return f"the budget of {budget.trials} trials is spent"
+    if budget.trials is not None and standing.num_trials - standing.num_carried >= budget.trials:
+        beside = f" beside {standing.num_carried} that were carried over" if standing.num_carried else ""
+        return f"the budget of {budget.trials} trials{beside} is spent"
     if standing.num_combinations is not None and standing.num_trials >= standing.num_combinations:
         return f"all {standing.num_combinations} combinations are tried"
     return None
@@ -51,6 +54,13 @@ def decide_to_end(budget: Budget, standing: Standing) -> str | None:
     if budget.timeout is not None and standing.busy_seconds >= budget.timeout:
         return f"the time is up: {standing.busy_seconds:.0f} of {budget.timeout:.0f} s"
     return None
+
+
+def decide_room(budget: Budget, standing: Standing, *, num_trials: int) -> str | None:
+    """Why a study has no room for one more trial beside so many, begun or waiting; None if it has."""
+    if budget.trials is None or num_trials - standing.num_carried < budget.trials:
+        return None
+    return f"its budget is {budget.trials} trials"
 
 
 def limit(budget: Budget, num_combinations: int | None) -> int | None:

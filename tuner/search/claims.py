@@ -147,7 +147,10 @@ def _start_enqueued(connection: Connection, study: Study, worker: WorkerId) -> P
 
 
 def seed(study: Study, number: int) -> int:
-    """The seed of a trial, the same on every machine; an exported study says its trial 0's, so that it trains as the exported trial did."""
+    """The seed of a trial, the same on every machine; a retraining says those of all, an exported study its trial 0's."""
+    again = study.spec.retraining
+    if again is not None and number < again.num_trainings:
+        return again.seeds[again.place(number)[1]]
     exported = (study.spec.result or {}).get("trial_seed")
     if number == 0 and isinstance(exported, int) and 0 <= exported < 2**32:
         return exported

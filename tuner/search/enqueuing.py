@@ -44,19 +44,20 @@ def enqueue(study: Study, given: Mapping[str, Any], *, by: str, origin: str = "t
         if ended is not None:
             raise StudyError(f"the study {study.name} trains no further trial: {ended}")
         first = 0 if standing.num_trials else 1
-        most = current.spec.budget.trials
-        if most is not None and standing.num_trials + first >= most:
-            raise StudyError(f"the study {study.name} has no room for another trial: its budget is {most} trials; raise that first")
+        full = budget.decide_room(current.spec.budget, standing, num_trials=standing.num_trials + first)
+        if full is not None:
+            raise StudyError(f"the study {study.name} has no room for another trial: {full}; raise that first")
         for number in range(standing.num_trials, standing.num_trials + first):
-            _put(connection, study, number, {"origin": "rule"}, {})
+            put(connection, study, number, {"origin": "rule"}, {})
         number = standing.num_trials + first
-        _put(connection, study, number, {"origin": "enqueued", "enqueued_by": by[:_NAME_LENGTH]}, wanted)
+        put(connection, study, number, {"origin": "enqueued", "enqueued_by": by[:_NAME_LENGTH]}, wanted)
         return number
 
     return study.storage.write(write)
 
 
-def _put(connection: Connection, study: Study, number: int, known: dict[str, Any], wanted: Wanted) -> None:
+def put(connection: Connection, study: Study, number: int, known: dict[str, Any], wanted: Wanted) -> None:
+    """A new trial that waits, with what it is to try. The study must be locked, and `number` be the count of its trials."""
     trial_id = tables.enqueue_trial(connection, study.id, number)
     tables.put(connection, TRIAL_USER, trial_id, known | {"seed": claims.seed(study, number)})
     if wanted:

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tuner import wording
-from tuner.search import space, tables
+from tuner.search import plan, space, tables
 from tuner.spec import Budget, StudySpec
 
 #: longest page, optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH
@@ -39,6 +39,7 @@ def of_study(spec: StudySpec, *, best: BestSoFar | None) -> str:
     lines = [
         f"**{spec.name}**: {spec.data.source} on {spec.model.backbone} at {spec.model.image_size} pixels",
         "",
+        *(f"- {line}" for line in plan.retraining(spec)),
         f"- sampler {spec.sampler.name}, pruner {spec.pruner.name}, {_budget(spec.budget)}",
         "- the value is the best validation accuracy of a trial; trial 0 is the rule that needs no search",
     ]

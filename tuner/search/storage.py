@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
-from sqlalchemy import Connection, Engine, MetaData, event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from tuner.errors import MissingPackage, StorageError
-from tuner.search import faults, tables
+from tuner.search import faults, migrating, tables
 
 T = TypeVar("T")
 
@@ -131,6 +131,8 @@ def open(url: str) -> Storage:  # noqa: A001
         silence.limit(rdb.engine)
     storage = Storage(url=url, rdb=rdb, cached=optuna.storages.get_storage(rdb))
     try:
+        if not storage.read(migrating.is_up_to_date):
+            storage.write(migrating.bring_up_to_date)
         storage.write(_try_to_write)
     except StorageError:
         storage.close()
@@ -169,7 +171,7 @@ def _parse(url: str) -> URL:
 
 
 def _connect(address: URL) -> RDBStorage:
-    """Optuna's storage on an address, with its tables and ours; processes that create them at once trip over each other and try again."""
+    """Optuna's storage on an address, with its tables; processes that create them at once trip over each other and try again."""
     for remaining in reversed(range(_OPEN_TRIES)):
         try:
             return _create(address)
@@ -185,7 +187,7 @@ def _create(address: URL) -> RDBStorage:
     # Optuna fills the URL in as a template: a brace in a password must be doubled
     template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        _create_tables(sqlalchemy.create_engine(address, **options), tables.OPTUNA)
+        _create_tables(sqlalchemy.create_engine(address, **options))
         rdb = RDBStorage(template, engine_kwargs=options, skip_table_creation=True)
     except (NoSuchModuleError, ImportError) as error:
         raise _missing_driver(address) from error
@@ -196,14 +198,13 @@ def _create(address: URL) -> RDBStorage:
         raise StorageError(
             f"{faults.shown(address)} was made by another version of Optuna than {optuna.__version__}: {error} {cure}"
         ) from error
-    _create_tables(rdb.engine, tables.METADATA)
     return rdb
 
 
-def _create_tables(engine: Engine, metadata: MetaData) -> None:
-    """Create what is missing, and leave no connection open, whatever comes of it."""
+def _create_tables(engine: Engine) -> None:
+    """Create what is missing of Optuna's, and leave no connection open, whatever comes of it."""
     try:
-        metadata.create_all(engine)
+        tables.OPTUNA.create_all(engine)
     finally:
         engine.dispose()
 

@@ -129,19 +129,27 @@ def _exists(storage: Storage, name: str) -> bool:
 def _create(spec: StudySpec, storage: Storage) -> None:
     """Make the study whole in one transaction, unless another worker was quicker."""
 
-    def write(connection: Connection) -> None:
-        user = {SPEC: spec.model_dump_json()}
-        study_id = tables.create_study(connection, spec.name, user=user, system={_METRIC_NAMES: ["validation accuracy"]})
-        notes.put(connection, study_id, notes.of_study(spec, best=None))
-
     def attempt() -> None:
         try:
-            storage.transact(write)
+            storage.transact(lambda connection: create(connection, spec))
         except IntegrityError:
             if not _exists(storage, spec.name):
                 raise
 
     storage.call(attempt)
+
+
+def create(connection: Connection, spec: StudySpec) -> int:
+    """A new study; its id.
+
+    Raises:
+        IntegrityError: there is one of this name.
+    """
+    is_of_new_images = spec.training.images == "train"
+    measured = "validation accuracy" if is_of_new_images else "accuracy on images that were trained on"
+    study_id = tables.create_study(connection, spec.name, user={SPEC: spec.model_dump_json()}, system={_METRIC_NAMES: [measured]})
+    notes.put(connection, study_id, notes.of_study(spec, best=None))
+    return study_id
 
 
 def _give_budget(connection: Connection, study: Study, budget: Budget) -> Budget:

@@ -31,6 +31,7 @@ def one(spec: StudySpec, snapshot: Snapshot) -> RenderableType:
     """How one study stands."""
     parts: list[RenderableType] = [
         Text.assemble((spec.name, "strong"), ("  " + plans.budget(spec), "quiet")),
+        *(Text(line, style="quiet") for line in plans.retraining(spec)),
         live.counts(snapshot),
     ]
     if snapshot.best_value is not None:

@@ -13,6 +13,7 @@ from tuner import wording
 from tuner.search import plan as plans
 from tuner.search.progress import Snapshot
 from tuner.search.roster import Worker
+from tuner.search.troubles import Trouble
 from tuner.spec import StudySpec
 from tuner.terminal import live, plan, printing
 
@@ -20,6 +21,7 @@ _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_LENGTH = 50
 _BAR_LENGTH = 60
 _LISTED_WORKERS = 12
+_LISTED_TROUBLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class Seen:
     workers: tuple[Worker, ...]
     #: best value after each trial that ended
     curve: tuple[float, ...]
+    #: failed trials by kind, the most frequent first
+    troubles: tuple[Trouble, ...]
 
 
 class WatchScreen:
@@ -93,9 +97,23 @@ def _drawn(spec: StudySpec, seen: Seen) -> Sequence[RenderableType]:
     present = [worker for worker in seen.workers if worker.is_present]
     if present:
         parts += [Text(""), _workers(present)]
+    for trouble in seen.troubles[:_LISTED_TROUBLES]:
+        parts += [Text(""), *_failure(trouble)]
     if is_over(seen):
         parts += [Text(""), Text(f"It ended because {snapshot.stop_reason}.", style="strong")]
     return parts
+
+
+def _failure(trouble: Trouble) -> Sequence[RenderableType]:
+    """How often one kind of failure was seen, and the last line that it left."""
+    head = Text.assemble(
+        (trouble.error or "no reason is stored", "bad"),
+        (f"  {wording.count(trouble.num_trials, 'trial')}, the last is trial {trouble.last_number}", "quiet"),
+    )
+    last = next((line for line in reversed((trouble.log or trouble.message).splitlines()) if line.strip()), "")
+    # whatever a log holds, a terminal obeys none of it
+    shown = "".join(letter if letter.isprintable() else " " for letter in last).strip()
+    return [head, Text(f"  {shown}", no_wrap=True, overflow="ellipsis")] if shown else [head]
 
 
 def _workers(present: Sequence[Worker]) -> RenderableType:

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner import errors, messages
-from tuner.hyperparameters import Hyperparameters
+from tuner import messages
 from tuner.messages import Ending, Stage
-from tuner.training import fine_tune, losses, pictures, probe, scores, suspension
+from tuner.training import evaluation, fine_tune, pictures, probe, scores, suspension
 from tuner.training.bench import Bench
 from tuner.training.control import Control
 from tuner.training.keeping import Keeping
@@ -121,7 +120,7 @@ class Attempt:
         """The fine-tuning from the best weights so far, before its first step."""
         assert self._best is not None
         self._bench.restore()
-        head_weights, _ = _parted(self._best.weights, self._order.hyperparameters)
+        head_weights, _ = evaluation.parted(self._best.weights, self._order.hyperparameters)
         return fine_tune.FineTuning(self._bench, head_weights, self._order.hyperparameters, seed=self._order.seed)
 
     def _record(
@@ -130,7 +129,9 @@ class Attempt:
         """Remember the epoch if it is the best, and tell the worker."""
         self._seconds[stage] += seconds
         found = measured.validation
-        if self._best is None or (found.accuracy, -found.loss) > (self._best.scores.accuracy, -self._best.scores.loss):
+        # an epoch that was measured on images that it trained on is no better for a higher number: the last one is kept
+        is_blind = self._bench.study.training.images != "train"
+        if self._best is None or is_blind or (found.accuracy, -found.loss) > (self._best.scores.accuracy, -self._best.scores.loss):
             self._best = _Best(step=step, scores=found, weights=tuple(weights()))
         epoch = messages.Epoch(
             trial=self._order.trial,
@@ -223,37 +224,6 @@ class Attempt:
         except OSError as error:
             _LOG.warning("no pictures of trial %d: %s", self._order.trial, error)
             return {}
-
-
-def evaluate(bench: Bench, order: messages.Evaluate) -> messages.Evaluated:
-    """Score the kept weights of a trial on the test split.
-
-    Raises:
-        DataError: the study keeps no images for it, or the weights are another study's.
-        FileNotFoundError: the weights are not there any more.
-    """
-    test = bench.data.test
-    if not len(test.labels):
-        raise errors.DataError("data.test is 0, so that there are no images to score the trial on; expected for example 0.15")
-    weights = suspension.read_weights(Path(order.weights), study=bench.identity)
-    bench.restore()
-    hyperparameters = order.hyperparameters
-    head_weights, opened = _parted(weights, hyperparameters)
-    try:
-        fine_tune.assign([variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)][: len(opened)], opened)
-        logits = fine_tune.predict(bench, hyperparameters, head_weights, test.images)
-    finally:
-        bench.restore()
-    found = scores.score(logits, test.labels, losses.build_validation(hyperparameters))
-    return messages.Evaluated(
-        trial=order.trial, accuracy=found.accuracy, loss=found.loss, num_images=len(test.labels), confusion=found.confusion
-    )
-
-
-def _parted(weights: Sequence[NDArray[np.float32]], hyperparameters: Hyperparameters) -> tuple[list[NDArray[np.float32]], ...]:
-    """Kept weights as those of the head, and those of the open blocks if the best epoch was one of fine-tuning."""
-    count = 2 * (len(hyperparameters.head_units) + 1)
-    return list(weights[:count]), list(weights[count:])
 
 
 def _timed(epochs: Iterator[probe.Measured]) -> Iterator[tuple[probe.Measured, float]]:

@@ -40,7 +40,9 @@ class Bench:
     def identity(self) -> str:
         """SHA-256 over what makes the weights of one study mean nothing in another: images, splits, network and road of a trial."""
         study = self.study
-        parts = [self.data.fingerprint, self.data.splits, self.network, study.model.model_dump_json(), study.training.model_dump_json()]
+        usual = {"images"} if study.training.images == "train" else set()  # an earlier version did not know of it
+        road = study.training.model_dump_json(exclude=usual)
+        parts = [self.data.fingerprint, self.data.splits, self.network, study.model.model_dump_json(), road]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def restore(self) -> None:
@@ -88,7 +90,7 @@ def prepare(study: spec.StudySpec, *, cache: Path, share: devices.Share | None =
         backbone=backbone,
         network=network,
         pictures={
-            "train": feature_files.Pictures(images=data.train.images, key=f"train {key}"),
+            "train": feature_files.Pictures(images=data.train.images, key=f"{study.training.images} {key}"),
             "validation": feature_files.Pictures(images=data.validation.images, key=f"validation {key}"),
         },
         cache=cache,

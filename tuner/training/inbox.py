@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from tuner import messages
 
 #: what the trainer does one after another
-Order = messages.Prepare | messages.Train | messages.Evaluate | messages.Quit
+Order = messages.Prepare | messages.Train | messages.Evaluate | messages.Predict | messages.Quit
 
 
 class Inbox:
@@ -65,7 +65,7 @@ class Inbox:
             self._proceed = message
         elif isinstance(message, messages.Stop | messages.Suspend):
             self._interruption = message
-        elif isinstance(message, messages.Prepare | messages.Train | messages.Evaluate | messages.Quit):
+        elif isinstance(message, messages.Prepare | messages.Train | messages.Evaluate | messages.Predict | messages.Quit):
             # what was meant for the trial before came too late
             self._proceed = self._interruption = None
             self._orders.append(message)

@@ -54,9 +54,11 @@ def load(study: spec.StudySpec, *, cache: Path) -> TrainingData:
         images = resized.load(data, indices, size=model.image_size, resize=model.resize, cache=cache, words=words)
         return Split(images=images, labels=data.labels[indices])
 
+    is_joined = study.training.images == "train+validation"
+    trained_on = np.sort(np.concatenate([parts.train, parts.validation])) if is_joined else parts.train
     return TrainingData(
         classes=data.classes,
-        train=take(parts.train, "train"),
+        train=take(trained_on, study.training.images),
         validation=take(parts.validation, "validation"),
         test=take(parts.test, "test"),
         fingerprint=fingerprint.fingerprint(data),

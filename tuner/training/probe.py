@@ -36,7 +36,8 @@ class Probe:
     """The probe of one trial: `training.probe_heads` heads side by side, equal but for their rates.
 
     An epoch shows each training image once, in one of its views that is drawn for it, so that its cost does not grow with the
-    number of views. What it yields, and its weights, are those of the head that does best on the validation split after it.
+    number of views. What it yields, and its weights, are those of the head that does best on the validation split after it; where that is
+    trained on too, those of the head at the trial's own rate.
     """
 
     def __init__(self, bench: benches.Bench, hyperparameters: Hyperparameters, *, seed: int) -> None:
@@ -52,6 +53,8 @@ class Probe:
             clip=training.gradient_clip,
             seed=seed,
         )
+        #: whether the validation split is trained on too, so that it chooses nothing
+        self._is_blind = training.images != "train"
         self._best = 0
 
     def epochs(self) -> Iterator[Measured]:
@@ -65,7 +68,7 @@ class Probe:
             of_heads = own[epoch * steps : (epoch + 1) * steps, None] * spread
             loss, accuracy = self._run(epoch, steps, batch, of_heads)
             found = [scores.score(logits, self._validation.labels, validation_loss) for logits in self._predict()]
-            self._best = best = _best(loss, found)
+            self._best = best = 0 if self._is_blind else _best(loss, found)
             yield Measured(
                 loss=float(loss[best]), accuracy=float(accuracy[best]), learning_rate=float(of_heads[-1, best]), validation=found[best]
             )

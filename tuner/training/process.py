@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 from tuner import errors, machine, messages, spec
-from tuner.training import attempt, bench, devices, inbox
+from tuner.training import attempt, bench, devices, evaluation, inbox
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,8 +56,10 @@ def serve(box: inbox.Inbox, share: devices.Share) -> None:
                 raise errors.TrainingError("the trainer was given a trial before a study", kind="NotPrepared")
             elif isinstance(order, messages.Train):
                 box.send(attempt.Attempt(ready, order, box).run())
+            elif isinstance(order, messages.Predict):
+                box.send(evaluation.predict(ready, order))
             else:
-                box.send(attempt.evaluate(ready, order))
+                box.send(evaluation.evaluate(ready, order))
         except Exception as error:  # noqa: BLE001 - an attempt is marked failed here; the trainer goes on
             box.send(_failed(trial, error))
         num_traced = _collect(ready, num_traced)

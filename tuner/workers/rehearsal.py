@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
 from tuner import messages
@@ -89,6 +91,8 @@ class Rehearsal:
                 self._playing = self._train(message)
             case messages.Evaluate():
                 self._playing = self._evaluate(message)
+            case messages.Predict():
+                self._playing = self._predict(message)
             case _:
                 self._inbox.append(message)
 
@@ -126,9 +130,10 @@ class Rehearsal:
         if self._script.refusal:
             yield messages.Failed(trial=None, error="DataError", message=self._script.refusal, is_request=True)
             return
+        num_train = 80 if spec.training.images == "train" else 90
         yield messages.Prepared(
-            device="rehearsal", classes=("a", "b"), num_train=80, num_validation=10, num_test=10, epochs=self._script.fine_tune_epochs,
-            fingerprint="0" * 64, splits="0" * 64, versions={"tuner": "0"}, seconds=0.0,
+            device="rehearsal", classes=("a", "b"), num_train=num_train, num_validation=10, num_test=10,
+            epochs=self._script.fine_tune_epochs, fingerprint="0" * 64, splits="0" * 64, versions={"tuner": "0"}, seconds=0.0,
         )  # fmt: skip
 
     def _train(self, train: messages.Train) -> Iterator[messages.Message | None]:
@@ -208,6 +213,19 @@ class Rehearsal:
     def _evaluate(self, evaluate: messages.Evaluate) -> Iterator[messages.Message | None]:
         value = round(accuracy(evaluate.hyperparameters, 5), 2)
         yield messages.Evaluated(trial=evaluate.trial, accuracy=value, loss=0.5, num_images=100, confusion=((50, 0), (0, 50)))
+
+    def _predict(self, predict: messages.Predict) -> Iterator[messages.Message | None]:
+        labels = np.arange(100) % 2
+        share = accuracy(predict.hyperparameters, 5)
+        is_right = np.random.default_rng(len(predict.weights)).permutation(100) < 100 * share
+        logits = np.where(is_right, 1.0, -1.0)[:, None] * (2.0 * np.eye(2)[labels] - 1.0)
+        found: dict[str, Any] = {name: logits.astype(np.float32) for name in predict.splits}
+        found |= {f"{name}_labels": labels for name in predict.splits}
+        Path(predict.to).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(predict.to, **found)
+        if predict.average is not None:
+            Path(predict.average).write_bytes(b"average")
+        yield messages.Predicted(trial=predict.trial)
 
 
 def accuracy(hyperparameters: Hyperparameters, step: int) -> float:

@@ -253,8 +253,8 @@ class Worker:
         outbox.clear()
 
     def _keep_if_best(self, finished: messages.Finished) -> messages.Finished:
-        """The same without weights for a trial that is not the best so far; trial 0's stay."""
-        if finished.weights is None or finished.value is None or finished.trial == 0:
+        """The same without weights for a trial that is not the best so far; trial 0's stay, and all of a retraining."""
+        if finished.weights is None or finished.value is None or finished.trial == 0 or self._study.spec.retraining is not None:
             return finished
         try:
             best = progress.snapshot(self._study).best_value

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -26,15 +27,17 @@ class As:
         await self.app(scope, receive, send)
 
 
-def build(storage: Storage, role: Role = Role.ADMIN) -> Starlette:
+def build(storage: Storage, role: Role = Role.ADMIN, artifacts: Path | None = None) -> Starlette:
     """The pages of a storage to someone of a role."""
-    return Starlette(routes=routes.routes(storage), middleware=[Middleware(As, role=role)])
+    return Starlette(routes=routes.routes(storage, artifacts), middleware=[Middleware(As, role=role)])
 
 
 @contextlib.contextmanager
-def beside(storage: Storage) -> Iterator[str]:
+def beside(storage: Storage, artifacts: Path | None = None) -> Iterator[str]:
     """The pages served from a thread of this process; gives their address."""
-    server = uvicorn.Server(uvicorn.Config(build(storage), log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(build(storage, artifacts=artifacts), log_config=None, access_log=False, timeout_graceful_shutdown=1)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -62,13 +62,15 @@ def stream(request: Request, shared: Shared, make: Callable[[], Parts]) -> Strea
     identity = request.state.identity
     key = (request.url.path, request.url.query, identity.role)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no", "vary": "accept, cookie"}
-    return StreamingResponse(_events(lambda: shared.get(key, make)), media_type="text/event-stream", headers=headers)
+    is_over: Callable[[], bool] = getattr(request.app.state, "is_over", lambda: False)
+    return StreamingResponse(_events(lambda: shared.get(key, make), is_over), media_type="text/event-stream", headers=headers)
 
 
-async def _events(read: Callable[[], Parts]) -> AsyncIterator[bytes]:
+async def _events(read: Callable[[], Parts], is_over: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """What is sent until the browser leaves, its time is up or the server ends."""
     began = said = time.monotonic()
     known: Mapping[str, str] = {}
-    while time.monotonic() - began < _LONGEST_SECONDS:
+    while time.monotonic() - began < _LONGEST_SECONDS and not is_over():
         try:
             parts = await run_in_threadpool(read)
         except errors.StorageError:

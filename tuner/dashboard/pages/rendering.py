@@ -2,9 +2,6 @@
 
 import functools
 import hashlib
-import math
-import shlex
-from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -13,8 +10,8 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from tuner import wording
 from tuner.dashboard.identity import Role
+from tuner.drawing import templating
 
 FOLDER = Path(__file__).resolve().parents[1]
 STATIC = FOLDER / "static"
@@ -24,11 +21,6 @@ POLICY = (
 )
 #: cookie in which the browser keeps whether pages are light or dark; absent: as the system is
 THEME = "tuner_theme"
-#: longest name that is shown whole
-_LONGEST_NAME = 120
-_LONGEST_VALUE = 2000
-#: of a log, among other things
-_LAST_LINES = 12
 
 
 class Page(HTMLResponse):
@@ -73,61 +65,4 @@ def static(name: str) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        "ago": _ago,
-        "count": wording.count,
-        "duration": wording.duration,
-        "figure": figure,
-        "bytes": _bytes,
-        "moment": lambda seconds: _when(datetime.fromtimestamp(seconds, UTC)),
-        "name": _name,
-        "percent": lambda part: f"{part:.0%}",
-        "quoted": shlex.quote,
-        "setting": setting,
-        "stage": lambda stage: "building" if stage is None else str(stage).replace("_", "-"),
-        "tail": lambda text: "\n".join(text.splitlines()[-_LAST_LINES:])[-_LONGEST_VALUE:],
-        "when": _when,
-        "worker": wording.worker,
-    }
-    return environment
-
-
-def figure(value: float | None) -> str:
-    """A value of a trial: an accuracy in four digits, any other number in as many as it needs."""
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "−∞" if value < 0 else "not a number"
-    return f"{value:.4f}" if 0 <= value <= 1 else f"{value:.5g}"
-
-
-def setting(value: Any) -> str:
-    """A hyperparameter or attribute, as text of bounded length."""
-    shown = wording.show(value, longest=_LONGEST_VALUE) if isinstance(value, dict) or value is None else wording.value(value)
-    return shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + "…"
-
-
-def _bytes(number: int) -> str:
-    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:.0f} MiB"
-
-
-def _name(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[:_LONGEST_NAME] + "…"
-
-
-def _when(moment: datetime | None) -> str:
-    return "–" if moment is None else moment.strftime("%Y-%m-%d %H:%M") + " UTC"
-
-
-def _ago(moment: datetime | None) -> str:
-    """How long ago a moment was that Optuna wrote down."""
-    if moment is None:
-        return "–"
-    return wording.duration(max(0.0, (datetime.now(UTC).replace(tzinfo=None) - moment).total_seconds())) + " ago"
+    return templating.environment([FOLDER / "templates"])

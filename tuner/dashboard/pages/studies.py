@@ -6,8 +6,8 @@ from typing import Any
 
 from starlette.requests import Request
 
-from tuner.dashboard.pages import charts
 from tuner.dashboard.pages.served import PageOf, Site, whole
+from tuner.drawing import charts
 from tuner.search import plan
 from tuner.search.look import Look
 

@@ -8,8 +8,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 from starlette.requests import Request
 
-from tuner.dashboard.pages import charts
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
+from tuner.drawing import charts
 from tuner.search import listing, one_trial, outlook, overview, plan, space, tables, troubles
 from tuner.search import study as studies
 from tuner.search.listing import Order, Row
@@ -85,6 +85,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     return {
         "look": seen,
         "listed": listed,
+        "origin": [] if listed.spec is None else plan.retraining(listed.spec),
         "said": _SAID.get(request.query_params.get("done", ""), ""),
         "chart": charts.history(seen.history, listed.num_trials, maximizes=maximizes),
         "open": [(trial, drawn(trial.row)) for trial in seen.open],

@@ -7,18 +7,15 @@ from typing import Any
 from sqlalchemy import Connection
 from starlette.requests import Request
 
-from tuner.dashboard.pages import charts, study
+from tuner.dashboard.pages import study
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
+from tuner.drawing import charts, confusion
 from tuner.hyperparameters import Hyperparameters
-from tuner.results import classes
-from tuner.search import details, one_trial, tables
+from tuner.search import one_trial, tables
 from tuner.search import study as studies
 from tuner.search.one_trial import Trial
 from tuner.search.overview import Listed
 
-#: classes whose confusion is a table; of more it is a picture
-_TABLED = 20
-_MISTAKES = 8
 #: attributes that have a place of their own on the page, and a path that means nothing in a browser
 _PLACED = ("error", "message", "reason", "weights")
 
@@ -32,17 +29,6 @@ class Setting:
     best: Any
     #: whether it is unlike the best trial's, or, in the best trial, unlike the default
     differs: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One place of a confusion matrix."""
-
-    row: int
-    column: int
-    num: int
-    #: shade from 0 to 10: the part of the row that is here
-    shade: int
 
 
 def _read(site: Site, request: Request) -> Mapping[str, Any]:
@@ -70,12 +56,8 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "reports": charts.reports(trial.row.curve) if not trial.epochs else None,
         "settings": _settings(connection, listed, trial, None if best is None else best.number),
         "attributes": {name: value for name, value in trial.attributes.items() if name not in _PLACED},
-        "figures": details.scores([classes.name_of(label, names) for label in range(len(trial.confusion))], trial.confusion),
-        "confused": classes.most_confused(trial.confusion, names, most=_MISTAKES),
-        "mistakes": _mistakes(trial, names),
+        **confusion.shown(trial, names),
         "picture": site.artifacts is not None and "mistakes" in trial.pictures,
-        "cells": _cells(trial),
-        "is_tabled": len(trial.confusion) <= _TABLED,
         "previous": number - 1 if number > 0 else None,
         "next": number + 1 if number + 1 < listed.num_trials else None,
     }
@@ -85,13 +67,6 @@ def _value(trial: Trial) -> float | None:
     """Its value, and before it has one the highest that it was measured at."""
     is_open = trial.row.ended is None
     return max((point.value for point in trial.row.curve), default=None) if is_open else trial.row.value
-
-
-def _mistakes(trial: Trial, names: tuple[str, ...]) -> list[tuple[str, str, float]]:
-    """True class, predicted class and confidence of the most confident mistakes."""
-    return [
-        (classes.name_of(mistake.true, names), classes.name_of(mistake.predicted, names), mistake.confidence) for mistake in trial.mistakes
-    ]
 
 
 def _classes(connection: Connection, listed: Listed) -> tuple[str, ...]:
@@ -116,13 +91,6 @@ def _settings(connection: Connection, listed: Listed, trial: Trial, best: int | 
     return sorted(found, key=lambda setting: not setting.differs)
 
 
-def _cells(trial: Trial) -> list[list[Cell]]:
-    return [
-        [Cell(row=place, column=column, num=num, shade=round(10 * num / sum(row)) if num else 0) for column, num in enumerate(row)]
-        for place, row in enumerate(trial.confusion)
-    ]
-
-
 PAGE = PageOf(
     path="/tuner/studies/{study_id}/trials/{number}",
     template="trial.html",
@@ -130,7 +98,7 @@ PAGE = PageOf(
         "headline": "trial/headline.html",
         "curve": "trial/curve.html",
         "attempts": "trial/attempts.html",
-        "confusion": "trial/confusion.html",
+        "confusion": "confusion.html",
     },
     read=_read,
 )

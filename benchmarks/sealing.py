@@ -1,0 +1,83 @@
+"""A bundle of 1 GB, sealed and unsealed on one core: megabytes a second and the most memory, each in a process of its own.
+
+python -m benchmarks.sealing [--megabytes 1000] [--folder FOLDER]
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tuner.results import manifest
+
+PIECE = 1024**2
+PROGRAM = """
+import resource, sys, time
+from pathlib import Path
+from tuner.results import sealing
+from tuner.trust import keys, passphrases
+folder = Path(sys.argv[2])
+(identity,) = keys.identities(folder / "key")
+words = keys.passphrase(folder / "words")
+given = {"recipient": sealing.Lock(recipients=[identity.to_public()]), "passphrase": sealing.Lock(passphrase=words)}[sys.argv[3]]
+began, used = time.perf_counter(), time.process_time()
+if sys.argv[1] == "seal":
+    sealing.seal(folder / "bundle", folder / "sealed", given, replaces=True)
+else:
+    sealing.unseal(folder / "sealed", folder / "out", lambda _: sealing.Key(identities=[identity], passphrase=words))
+peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(time.perf_counter() - began, time.process_time() - used, peak_kib)
+"""
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, default=None, help="where the files go, three times their size")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=given.folder) as made:
+        folder = Path(made)
+        num_bytes = make_bundle(folder / "bundle", given.megabytes * 10**6)
+        make_keys(folder)
+        print("| what | with | MB/s by the clock | MB/s of the core's time | most memory |\n|---|---|---|---|---|")
+        for way in ("recipient", "passphrase"):
+            for what in ("seal", "unseal"):
+                shutil.rmtree(folder / "out", ignore_errors=True)
+                print(row(what, way, folder, num_bytes), flush=True)
+
+
+def make_bundle(folder: Path, num_bytes: int) -> int:
+    """A folder with one large file, as weights are, and its manifest; its bytes."""
+    folder.mkdir()
+    with (folder / "model.keras").open("wb") as file:
+        for _ in range(num_bytes // PIECE):
+            file.write(os.urandom(PIECE))
+    manifest.write(folder)
+    return (folder / "model.keras").stat().st_size
+
+
+def make_keys(folder: Path) -> None:
+    """An age identity and a passphrase, in files that only their owner reads."""
+    subprocess.run([sys.executable, "-m", "tuner", "keygen", "seal", str(folder / "key")], check=True, capture_output=True)
+    (folder / "words").touch(mode=0o600)
+    (folder / "words").write_text("correct horse battery staple\n")
+
+
+def row(what: str, way: str, folder: Path, num_bytes: int) -> str:
+    """A line of the table, measured in a process that has one core."""
+    core = {min(os.sched_getaffinity(0))}
+    run = subprocess.run(
+        [sys.executable, "-c", PROGRAM, what, str(folder), way],
+        check=True, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, core),
+    )  # fmt: skip
+    seconds, used_seconds, peak_kib = (float(number) for number in run.stdout.split())
+    speed, core_speed = num_bytes / seconds / 1e6, num_bytes / used_seconds / 1e6
+    return f"| {what} | {way} | {speed:.0f} | {core_speed:.0f} | {peak_kib * 1024 / 1e6:.0f} MB |"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""`tuner versions`, `promote`, `rollback` and `diff`, as they are typed."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.search import by_hand
+from tuner import cli
+from tuner.results import versions
+from tuner.results.versions import NewReading, NewVersion, Origin
+from tuner.search import admission, trials
+from tuner.search import storage as storages
+from tuner.search import study as studies
+
+LOOK = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=0.9, num_images=200)
+FIRST = NewVersion(
+    name="flowers",
+    study="flowers",
+    origin=Origin.RETRAINING,
+    trial=17,
+    config={
+        "name": "flowers-trial-17",
+        "data": {"source": "folder", "path": "/photos"},
+        "search": {"optimizer": "sgd", "dropout": 0.3},
+        "result": {"classes": ["daisy", "rose"], "images": {"train": 100}, "versions": {"keras": "3.15.0"}, "seconds": 5.0},
+    },
+    metrics={
+        "validation_accuracy": 0.95,
+        "test_accuracy": 0.9,
+        "classes": [{"name": "daisy", "recall": 0.8}],
+        "confusion": [[4, 1], [0, 5]],
+        "notes": ["What is said in words."],
+    },
+    fingerprint="f" * 64,
+    splits="5" * 64,
+    artifact="/weights.npz",
+    sha256="a" * 64,
+    created_by="ada",
+)
+SECOND = dataclasses.replace(
+    FIRST,
+    config={**FIRST.config, "search": {"optimizer": "sgd", "dropout": 0.5, "momentum": 0.9}},
+    metrics={**FIRST.metrics, "test_accuracy": 0.92, "notes": ["Other words."], "classes": [{"name": "daisy", "recall": 0.85}]},
+    fingerprint="e" * 64,
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with two versions of flowers."""
+    file = tmp_path_factory.mktemp("versions") / "tuner.db"
+    storage = storages.open(f"sqlite:///{file}")
+    versions.add(storage, FIRST, reading=LOOK)
+    versions.add(storage, SECOND, reading=LOOK)
+    versions.record_reading(storage, "flowers", 2, LOOK)
+    storage.close()
+    return file
+
+
+@pytest.fixture(autouse=True)
+def database(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of it, which the commands find in the environment."""
+    shutil.copy(made, tmp_path / "tuner.db")
+    monkeypatch.setenv("TUNER_STORAGE", f"sqlite:///{tmp_path / 'tuner.db'}")
+
+
+def said(capsys: pytest.CaptureFixture[str], *call: str) -> str:
+    assert cli.main(list(call)) == 0
+    return capsys.readouterr().out
+
+
+def told(capsys: pytest.CaptureFixture[str], *call: str) -> Any:
+    return json.loads(said(capsys, *call, "--json"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *call: str) -> str:
+    assert cli.main(list(call)) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    return shown.err
+
+
+def test_versions_are_listed_with_what_they_are_worth(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = said(capsys, "versions")
+    assert "flowers 1" in shown and "0.9500" in shown and "0.9000" in shown
+    assert "once" in shown and "2 times" in shown
+    assert "The test split was read more than once for version 2" in said(capsys, "versions", "flowers")
+    first, second = told(capsys, "versions", "flowers")
+    assert (first["version"], first["config"], first["metrics"]) == (1, FIRST.config, FIRST.metrics)
+    assert first["created_at"].endswith("+00:00")
+    assert [reading["accuracy"] for reading in second["readings"]] == [0.9, 0.9]
+    assert "config" not in told(capsys, "versions")[0]
+
+
+def test_production_is_entered_replaced_and_gone_back_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "promote", "flowers", "1") == "flowers 1 is in production.\n"
+    assert said(capsys, "promote", "flowers", "2", "--to", "production") == "flowers 2 is in production, in place of flowers 1.\n"
+    assert told(capsys, "promote", "flowers", "2")["change"] == "promoted"
+    assert [version["stages"] for version in told(capsys, "versions", "flowers")] == [[], ["production"]]
+    assert said(capsys, "rollback", "flowers") == "flowers 2 is out of production; flowers 1 is there again.\n"
+    assert "no version of flowers that is still there was in production before" in refused(capsys, "rollback", "flowers")
+    event = told(capsys, "rollback", "flowers", "--withdraw")
+    assert (event["stage"], event["change"], event["version"]) == ("production", "withdrawn", None)
+    shown = said(capsys, "versions", "flowers")
+    assert [word in shown for word in ("promoted", "rolled back", "withdrawn", "nothing")] == [True] * 4
+    assert said(capsys, "rollback", "flowers") == "flowers 1 is there again.\n"
+
+
+def test_a_difference_is_told_by_section(capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(capsys, "diff", "flowers", "1", "2")
+    assert found["config"] == [
+        {"field": "search.dropout", "before": 0.3, "after": 0.5},
+        {"field": "search.momentum", "before": None, "after": 0.9},
+    ]
+    assert [(each["field"], each["before"][0]) for each in found["data"]] == [("fingerprint", "f")]
+    assert [each["field"] for each in found["metrics"]] == ["test_accuracy", "classes.daisy.recall"]
+    assert found["making"] == []
+    shown = said(capsys, "diff", "flowers", "1", "2")
+    assert "search.dropout" in shown and "+0.2" in shown and "Made with\nthe same" in shown
+    assert said(capsys, "diff", "flowers", "2", "2") == "flowers 2 and 2 do not differ.\n"
+
+
+def test_a_version_is_deleted_when_it_is_said_twice(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    said(capsys, "promote", "flowers", "1")
+    assert "flowers 1 is in production and is not deleted" in refused(capsys, "versions", "flowers", "--delete", "1", "--yes")
+    assert "confirm with --yes" in refused(capsys, "versions", "flowers", "--delete", "2")
+    assert "--delete is 2, of no name" in refused(capsys, "versions", "--delete", "2")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdin, "readline", lambda: "no\n")
+    assert cli.main(["versions", "flowers", "--delete", "2"]) == 1
+    monkeypatch.setattr(sys.stdin, "readline", lambda: "y\n")
+    assert "its number is not given again" in said(capsys, "versions", "flowers", "--delete", "2")
+    assert [version["version"] for version in told(capsys, "versions", "flowers")] == [1]
+    assert told(capsys, "versions", "flowers", "--deleted")[1]["deleted_by"]
+    assert "deleted" in said(capsys, "versions", "flowers", "--deleted")
+    assert "was deleted by" in refused(capsys, "promote", "flowers", "2")
+
+
+def test_a_trial_is_kept_as_a_version_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    study = studies.join(by_hand.spec(), storages.open(url))
+    admission.admit(study, by_hand.PREPARED)
+    for value, weights in ((0.5, "kept"), (0.75, "gone"), (0.625, None)):
+        claimed = by_hand.must_claim(study)
+        name = None if weights is None else str(tmp_path / weights)
+        finished = by_hand.finished(claimed, value).model_copy(update={"weights": name})
+        trials.finish(study, claimed, finished, [], device="cpu")
+    study.storage.close()
+    (tmp_path / "kept").write_bytes(b"weights")
+    assert said(capsys, "versions", "by-hand", "--add", "0") == "by-hand 1 is trial 0 of by-hand.\n"
+    assert said(capsys, "versions", "by-hand", "--add", "0") == "by-hand 1 was kept before: trial 0 of by-hand.\n"
+    (kept,) = told(capsys, "versions", "by-hand")
+    assert (kept["origin"], kept["trial"], kept["artifact"]) == ("trial", 0, str(tmp_path / "kept"))
+    assert kept["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert (kept["validation_accuracy"], kept["test_accuracy"], kept["readings"]) == (0.5, None, [])
+    assert kept["config"]["result"]["fingerprint"] == kept["fingerprint"] == by_hand.PREPARED.fingerprint
+    assert "which is not there; add it where it was trained" in refused(capsys, "versions", "by-hand", "--add", "1")
+    assert "no weights are kept of trial 2" in refused(capsys, "versions", "by-hand", "--add", "2")
+    assert "has no completed trial 3" in refused(capsys, "versions", "by-hand", "--add", "3")
+    assert "--add and --delete are both given" in refused(capsys, "versions", "by-hand", "--add", "1", "--delete", "1")
+    assert "--add is 1, of no name" in refused(capsys, "versions", "--add", "1")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (["versions", "flwers"], "there is no version of flwers. Known: flowers. Did you mean flowers?"),
+        (["promote", "flowers", "3"], "there is no version 3 of flowers; there are 1, 2"),
+        (["promote", "flowers", "1", "--to", "prod"], "'production', 'staging'"),
+        (["diff", "flowers", "1", "9"], "there is no version 9 of flowers"),
+        (["rollback", "flowers"], "no version of flowers was ever in production"),
+    ],
+)
+def test_what_is_not_there_is_refused(capsys: pytest.CaptureFixture[str], call: list[str], words: str) -> None:
+    assert words in refused(capsys, *call)
+
+
+def test_a_question_makes_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'none.db'}"
+    assert "One is made by: tuner retrain" in said(capsys, "versions", "--storage", url)
+    assert "none.db does not exist" in refused(capsys, "versions", "flowers", "--storage", url)
+    assert "none.db does not exist" in refused(capsys, "promote", "flowers", "1", "--storage", url)
+    assert not (tmp_path / "none.db").exists()

@@ -1,0 +1,43 @@
+"""Where a report may be written, by the command line."""
+
+from pathlib import Path
+
+import pytest
+
+from tuner import cli
+from tuner.report.writing import MARKS
+from tuner.search.storage import Storage
+from tuner.search.study import Study
+
+
+def tuner(storage: Storage, *arguments: object) -> int:
+    return cli.main(["report", *map(str, arguments), "--storage", storage.url])
+
+
+@pytest.mark.parametrize(("name", "mark"), list(zip(("report.html", "report.md"), MARKS, strict=True)))
+def test_the_form_is_that_of_the_name(storage: Storage, worked: Study, tmp_path: Path, name: str, mark: str) -> None:
+    assert tuner(storage, worked.name, "--to", tmp_path / name) == 0
+    assert mark in (tmp_path / name).read_text(encoding="utf-8")
+    assert tuner(storage, worked.name, "--to", tmp_path / name) == 0  # a report makes way for a newer one
+
+
+def test_the_form_may_be_said(storage: Storage, fresh: Study, tmp_path: Path) -> None:
+    assert tuner(storage, fresh.name, "--to", tmp_path / "report.txt", "--format", "md") == 0
+    assert (tmp_path / "report.txt").read_text(encoding="utf-8").startswith("<!-- tuner report -->")
+
+
+def test_what_cannot_be_written_is_refused_with_a_cure(
+    storage: Storage, fresh: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "diary.html").write_text("dear diary", encoding="utf-8")
+    for arguments, said in (
+        ((fresh.name, "--to", tmp_path / "report"), "expected .html or .md"),
+        ((fresh.name, "--to", tmp_path / "nowhere" / "report.html"), "mkdir -p"),
+        ((fresh.name, "--to", tmp_path, "--format", "html"), "is a folder"),
+        ((fresh.name, "--to", tmp_path / "diary.html"), "is no report of tuner"),
+        (("other", "--to", tmp_path / "report.html"), "there is no study other"),
+    ):
+        assert tuner(storage, *arguments) == 2
+        assert said in capsys.readouterr().err
+    assert (tmp_path / "diary.html").read_text(encoding="utf-8") == "dear diary"
+    assert tuner(storage, fresh.name, "--to", tmp_path / "diary.html", "--force") == 0

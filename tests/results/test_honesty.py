@@ -1,0 +1,103 @@
+"""Statistics against values that are known from elsewhere."""
+
+import numpy as np
+import pytest
+
+from tuner.results import honesty
+
+
+@pytest.mark.parametrize(
+    ("num_right", "num", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17, table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        (29, 29, 0.8830, 1.0000),
+    ],
+)
+def test_wilsons_interval_is_that_of_the_literature(num_right: int, num: int, low: float, high: float) -> None:
+    assert honesty.wilson(num_right, num) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_bootstrap_of_an_accuracy_is_near_wilsons_interval() -> None:
+    right = np.arange(1000) < 930
+    found = honesty.bootstrap(lambda rows: float(right[rows].mean()), 1000)
+    assert found == pytest.approx(honesty.wilson(930, 1000), abs=0.004)
+    assert found == honesty.bootstrap(lambda rows: float(right[rows].mean()), 1000)
+
+
+def test_figures_by_class_are_those_of_a_confusion_counted_by_hand() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 2])
+    predicted = np.array([0, 0, 0, 1, 1, 1, 0, 0])
+    counts = honesty.confusion(labels, predicted, 4)
+    assert counts.tolist() == [[3, 1, 0, 0], [1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    first, second, third, fourth = honesty.by_class(counts)
+    assert (first.num, first.precision, first.recall) == (4, 0.6, 0.75)
+    assert first.f1 == pytest.approx(2 / 3)
+    assert second.num == 3
+    assert [second.precision, second.recall] == pytest.approx([2 / 3, 2 / 3])
+    assert (third.num, third.precision, third.recall, third.f1) == (1, 0.0, 0.0, 0.0)
+    assert (fourth.num, fourth.precision, fourth.recall, fourth.f1) == (0, 0.0, 0.0, 0.0)
+    assert honesty.macro_f1(counts) == pytest.approx(1 / 3)
+
+
+def test_the_calibration_error_is_the_one_that_was_counted_by_hand() -> None:
+    # a bin of 0.95 with two of three right, one of 0.55 with one of one right: (|2 - 2.85| + |1 - 0.55|) / 4
+    given = np.array([[0.95, 0.05], [0.95, 0.05], [0.05, 0.95], [0.45, 0.55]])
+    assert honesty.calibration_error(given, np.array([0, 0, 0, 1])) == pytest.approx((0.85 + 0.45) / 4)
+    assert honesty.calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0.0
+
+
+def test_probabilities_of_large_logits_are_finite() -> None:
+    found = honesty.probabilities(np.array([[1e4, 0.0], [0.0, np.log(3)]], np.float32))
+    assert found == pytest.approx(np.array([[1.0, 0.0], [0.25, 0.75]]))
+    assert honesty.log_loss(np.array([[1e4, 0.0]], np.float32), np.array([1])) == pytest.approx(1e4)
+
+
+@pytest.mark.parametrize("known", [0.5, 1.0, 2.5])
+def test_a_temperature_that_is_known_is_found_again(known: float) -> None:
+    random = np.random.default_rng(1)
+    honest = random.normal(0, 2, (20_000, 5))
+    labels = (honest + random.gumbel(size=honest.shape)).argmax(1)  # drawn with the probabilities of `honest`
+    found = honesty.temperature((honest * known).astype(np.float32), labels)
+    assert found == pytest.approx(known, rel=0.03)
+    before, after = (honesty.probabilities((honest * known).astype(np.float32), each) for each in (1.0, found))
+    assert honesty.calibration_error(after, labels) < 0.02
+    assert known == 1.0 or honesty.calibration_error(before, labels) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p"),
+    [
+        # Fagerland 2013, BMC Medical Research Methodology 13:91: airway hyper-responsiveness, exact conditional test
+        (1, 7, 0.0703125),
+        (10, 2, 0.03857421875),
+        (5, 5, 1.0),
+        (0, 0, 1.0),
+        (6, 0, 0.03125),
+    ],
+)
+def test_mcnemars_exact_test_is_that_of_the_literature(only_first: int, only_second: int, p: float) -> None:
+    agree = [True] * 4 + [False] * 2
+    first = np.array([True] * only_first + [False] * only_second + agree)
+    second = np.array([False] * only_first + [True] * only_second + agree)
+    found = honesty.mcnemar(first, second)
+    assert (found.only_first, found.only_second) == (only_first, only_second)
+    assert found.p == pytest.approx(p)
+
+
+def test_the_same_seeds_are_compared_in_pairs() -> None:
+    found = honesty.paired([0.90, 0.80, 0.85], [0.80, 0.78, 0.86])
+    # mean 0.11 / 3, standard deviation 0.0569, times 4.3027 / sqrt(3)
+    assert (found.num_better, found.num) == (2, 3)
+    assert found.difference == pytest.approx(0.11 / 3)
+    assert found.interval == pytest.approx((-0.1046, 0.1779), abs=1e-4)
+    assert honesty.paired([0.9], [0.8]).interval is None
+    assert honesty.paired([0.9, 0.8], [0.9, 0.8]).interval is None
+
+
+def test_the_spread_of_one_value_is_not_known() -> None:
+    assert honesty.spread([0.9]) is None
+    assert honesty.spread([0.8, 0.9]) == pytest.approx(0.1 / np.sqrt(2))

@@ -1,0 +1,231 @@
+"""`tuner retrain`: the best configs of a study trained again, and from what comes of them a version that can be believed."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tuner import wording
+from tuner.commands import artifacts, checking, controlling, engines, examining, options, outcome, running, showing
+from tuner.commands.here import Here
+from tuner.errors import Dismissed, RequestError, TunerError
+from tuner.results import best as bests
+from tuner.results import retrained, versions
+from tuner.results.judging import Matter
+from tuner.results.retrained import Retrained
+from tuner.results.verdict import Verdict
+from tuner.results.versions import Version
+from tuner.search import progress, trials
+from tuner.search import retraining as again_of
+from tuner.search import study as studies
+from tuner.search.study import Study
+from tuner.terminal import plain, printing
+from tuner.terminal import verdict as shown
+from tuner.workers.process import Assignment
+from tuner.workers.stopping import Stopping, on_signals
+
+On = Literal["train", "train+validation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be trained again."""
+
+    #: distinct configs, the best first
+    top: int
+    #: trainings of each
+    seeds: int
+    #: what the version is trained on
+    on: On
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Hands:
+    """Who works, with what, and when he is to stop."""
+
+    ready: engines.Ready
+    places: options.Folders
+    here: Here
+    stopping: Stopping
+
+    def assign(self, study: Study) -> list[Assignment]:
+        """What each worker of a study needs to know."""
+        return list(running.assign(study, self.ready.storage, self.places, self.ready.hands))
+
+
+def retrain(name: str, url: str, asked: Asked, *, here: Here, places: options.Folders, engine: engines.Wanted, as_json: bool) -> int:
+    """Train the best configs again, choose one, measure it once on the test split and keep it as a version; the exit code."""
+    study = _searched(name, url, here)
+    checking.require(study.spec, places.cache)
+    artifacts.require(places.bucket)
+    with engines.ready(engine, url) as ready:
+        again = _begun(study, asked)
+        known = _version(study, _target_name(again, asked.on))
+        if known is not None:
+            plain.line(f"{study.name}: {again.name} was done before; its version is shown. Nothing was trained, the test split not read.")
+            return _tell(known, as_json=as_json)
+        stopping = Stopping()
+        hands = _Hands(ready=ready, places=places, here=here, stopping=stopping)
+        with on_signals(stopping):
+            try:
+                version = _concluded(study, again, asked, hands)
+            except Dismissed:
+                plain.line(f"{study.name}: stopped before there was a version; what was trained is kept, and the same command goes on.")
+                return running.KILLED if stopping.is_urgent else 1
+    return _tell(version, as_json=as_json)
+
+
+def _searched(name: str, url: str, here: Here) -> Study:
+    """The study that was searched, with its images where this machine has them.
+
+    Raises:
+        RequestError: it cannot be trained again.
+    """
+    found = showing.load(name, url)
+    again = found.spec.retraining
+    if again is not None:
+        raise RequestError(f"{name} trains configs of {again.study} again; name that one: tuner retrain {again.study}")
+    here.require_allowed(found.spec)
+    prepared = again_of.prepared(found)
+    if not prepared.num_test:
+        raise RequestError(
+            f"the study {name} keeps no test images (data.test is 0), so that no one could tell how good its winner is; "
+            "search again with a study file of another name that has data.test, for example 0.15"
+        )
+    return studies.at(found, here.place(found.spec).data)
+
+
+def _begun(study: Study, asked: Asked) -> Study:
+    """The study that trains the configs again: one that was begun with the same wishes and has no version yet, else a new one."""
+    configs, seeds = again_of.configs(study, asked.top), again_of.seeds(study, asked.seeds)
+    wanted = tuple(config.trial for config in configs)
+    for other in again_of.existing(study):
+        spec = other.spec.retraining
+        assert spec is not None
+        if (spec.top, spec.seeds) != (asked.top, seeds):
+            continue
+        if spec.trials == wanted:
+            return other
+        if _version(study, other.name) is None and _version(study, _target_name(other, "train+validation")) is None:
+            plain.line(
+                f"{study.name}: {other.name} goes on with the configs that it was begun with, trials {wording.listed(spec.trials)}; "
+                f"the best are trials {wording.listed(wanted)} by now, which the next retraining takes"
+            )
+            return other
+        break
+    return again_of.begin(study, configs, seeds, top=asked.top)
+
+
+def _concluded(study: Study, again: Study, asked: Asked, hands: _Hands) -> Version:
+    """The version that the retraining comes to."""
+    configs = _trained(again, hands, _budget(study, again, hands.ready.hands.num_workers))
+    chosen = retrained.choose(configs)
+    for line in retrained.words(configs):
+        plain.line(f"{again.name} {line}")
+    about = matter(study, again, configs)
+    (assignment, *_) = hands.assign(again)
+    room = examining.Room(assignment=assignment, stopping=hands.stopping, by=controlling.user())
+    if asked.on == "train":
+        return examining.conclude(study, again, configs, about, room)
+    on_all = again_of.on_all(study, again)
+    if on_all is None:
+        on_all = again_of.begin_on_all(study, again, again_of.config(study, chosen.trial), fine_tunes=_fine_tunes(again, chosen))
+    (on_all_config,) = _trained(on_all, hands, _budget(study, on_all, hands.ready.hands.num_workers))
+    retrained.choose([on_all_config])
+    return examining.conclude_on_all(study, (again, configs), (on_all, on_all_config), about, room)
+
+
+def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:
+    """Every config with what came of it, once each is trained with every seed.
+
+    Raises:
+        Dismissed: someone stopped it before that.
+        TunerError: the workers could not go on.
+    """
+    study = studies.at(study, hands.here.place(study.spec).data)
+    trials.resume(study)
+    if not outcome.is_over(study):
+        plain.line(budget)
+        complaints, codes = running.train(study, hands.ready, hands.assign(study), stopping=hands.stopping)
+        failure = outcome.failure(study, complaints, codes)
+        if failure is not None and not hands.stopping.is_asked:
+            raise failure
+    if hands.stopping.is_asked:
+        raise Dismissed("asked to stop")
+    _require_whole(study)
+    return retrained.read(study)
+
+
+def _require_whole(study: Study) -> None:
+    """Refuse to judge while trainings are left: someone stopped the study, or another machine is at them."""
+    seen = progress.snapshot(study)
+    left = seen.num_enqueued + seen.num_waiting + len(seen.running)
+    if left:
+        why = trials.stopped(study) or (f"it was stopped by {seen.halted_by}" if seen.halted_by else "other workers are at them")
+        raise TunerError(f"{study.name}: {wording.count(left, 'training')} are not done: {why}. The same command goes on")
+
+
+def _budget(study: Study, again: Study, num_workers: int) -> str:
+    """How much there is to train, and how long that takes by what the search took."""
+    spec = again.spec.retraining
+    assert spec is not None
+    configs, seeds = wording.count(len(spec.trials), "config"), wording.count(len(spec.seeds), "seed")
+    seen = progress.snapshot(again)
+    done = seen.num_completed + seen.num_pruned + seen.num_failed
+    left = spec.num_trainings - done
+    which = wording.listed(f"trial {trial}" for trial in spec.trials)
+    said = f"{again.name}: {configs} ({which}) x {seeds} = {wording.count(spec.num_trainings, 'training')}"
+    said += f", {done} of them done" if done else ""
+    if again.spec.training.images != "train":
+        said += ", on train and validation images: the accuracies that are shown meanwhile are of images that were trained on"
+    seconds = _seconds(study, spec.trials)
+    if seconds is None:
+        return said
+    about = wording.duration(seconds * left / max(1, num_workers))
+    return f"{said}; about {about} with {wording.count(num_workers, 'worker')}, by what they took in the search"
+
+
+def _seconds(study: Study, numbers: Sequence[int]) -> float | None:
+    """Mean seconds of some trials of a search; None: not known."""
+    known = [seconds for number in numbers if (seconds := again_of.config(study, number).seconds) is not None]
+    return sum(known) / len(known) if known else None
+
+
+def matter(study: Study, again: Study, configs: Sequence[Retrained]) -> Matter:
+    """What a verdict on a retraining is about."""
+    best = bests.best(study)
+    rule = next((config.hyperparameters for config in configs if config.trial == 0), None)
+    return Matter(
+        study=study.name,
+        retraining=again.name,
+        classes=best.prepared.classes,
+        best=(best.trial, best.value),
+        rule=rule or bests.rule(study),
+    )
+
+
+def _fine_tunes(again: Study, chosen: Retrained) -> bool:
+    """Whether most trainings of a config were best after their probe."""
+    probe_epochs = again.spec.training.probe_epochs
+    later = [run for run in chosen.runs if run.best_epoch is not None and run.best_epoch > probe_epochs]
+    return 2 * len(later) > len(chosen.runs)
+
+
+def _target_name(again: Study, on: On) -> str:
+    """The study whose weights a version is made of."""
+    return again.name if on == "train" else again_of.name_on_all(again)
+
+
+def _version(study: Study, target: str) -> Version | None:
+    """The version that a study of trainings came to; None: it has none, or it was deleted."""
+    known = [version for version in versions.all(study.storage, study.name) if version.kept.study == target]
+    return known[-1] if known else None
+
+
+def _tell(version: Version, *, as_json: bool) -> int:
+    verdict = Verdict.model_validate(version.kept.metrics)
+    if as_json:
+        plain.result(json.dumps({"name": version.name, "version": version.number, **verdict.model_dump(mode="json")}, indent=2))
+    else:
+        printing.result(*shown.screen(verdict, name=version.name, number=version.number))
+    return 0

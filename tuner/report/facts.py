@@ -1,0 +1,202 @@
+"""What is known of a study into the words and figures of its report, the same for every format."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tuner import study_file, wording
+from tuner.hyperparameters import Hyperparameters
+from tuner.report import pictures
+from tuner.report.material import Material
+from tuner.results import best as bests
+from tuner.results.best import Best
+from tuner.search import budget, claims, plan, space
+from tuner.search.space import SpaceRow
+
+#: trials in the table of the best
+_LISTED = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A hyperparameter of the winner that is not the rule's."""
+
+    name: str
+    rule: Any
+    winner: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked:
+    """One of the best trials."""
+
+    number: int
+    value: float
+    test_accuracy: float | None
+    origin: str
+    epochs: int | None
+    seconds: float | None
+    #: what it was given, in a line
+    settings: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the search took."""
+
+    #: of all workers
+    worker_seconds: float
+    #: in which some worker was at work
+    busy_seconds: float
+    #: from the first attempt to the last
+    span_seconds: float
+    #: of attempts whose worker was lost
+    lost_seconds: float
+    num_attempts: int
+    #: device and how many trials it trained, the most frequent first
+    devices: Sequence[tuple[str, int]]
+
+
+def counts(material: Material) -> dict[str, int]:
+    """Trials by their state in words, those states that there are."""
+    found = Counter(trial.state for trial in material.trials)
+    return {words: found[state] for state, words in _STATES.items() if found[state]}
+
+
+_STATES = {
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def planned(material: Material) -> tuple[list[tuple[str, str]], list[SpaceRow]]:
+    """The plan and the search space in words, what is searched first."""
+    spec, prepared = material.study.spec, material.prepared
+    rows = space.rows(spec)
+    epochs = spec.training.epochs if isinstance(spec.training.epochs, int) else prepared.epochs if prepared else None
+    found = plan.facts(spec, epochs, sum(row.is_searched for row in rows))[1:]
+    if prepared is not None:
+        images = (
+            f"{prepared.num_train:,} to train on, {prepared.num_validation:,} that choose the winner, {prepared.num_test:,} that score it"
+        )
+        found.insert(0, ("images", f"{spec.data.source}: {images}; {wording.count(len(prepared.classes), 'class')}"))
+    return found, sorted(rows, key=lambda row: not row.is_searched)
+
+
+def winner(material: Material) -> Best | None:
+    """The best trial with what is known of it; None while none has completed."""
+    return None if material.winner is None else bests.best(material.study)
+
+
+def changes(material: Material, best: Best | None) -> list[Change]:
+    """The hyperparameters of the winner that are not the rule's."""
+    rule = None if best is None else bests.rule(material.study)
+    if best is None or rule is None or best.trial == 0:
+        return []
+    theirs = flat(rule.model_dump(mode="json"))
+    return [
+        Change(name=name, rule=theirs.get(name), winner=value)
+        for name, value in flat(best.hyperparameters.model_dump(mode="json")).items()
+        if theirs.get(name) != value
+    ]
+
+
+def honesty(best: Best) -> list[str]:
+    """How far the winner's number can be trusted, in sentences."""
+    said = []
+    images = f"{best.prepared.num_validation:,} validation images"
+    if best.num_completed > 1:
+        chosen = f"It is the highest of {best.num_completed} completed trials, measured on the {images} that it was chosen by"
+        said.append(f"{chosen}, each at its best epoch: the luckiest number of the search, so expect less of it on new images.")
+    else:
+        said.append(f"It was measured on {images}, at the best epoch by them: expect a little less of it on new images.")
+    if best.test_accuracy is None:
+        if best.num_test:
+            said.append(
+                f"The test split of {best.num_test:,} images was not read for it, so how much too high it is has not been measured."
+            )
+        else:
+            said.append("The study has no test split, so how much too high it is cannot be measured.")
+        return said
+    low, high = wording.wilson(best.test_accuracy, best.num_test)
+    gap = best.value - best.test_accuracy
+    measured = f"On {best.num_test:,} test images, by which nothing was chosen, it is {best.test_accuracy:.4f}"
+    interval = f"95\u00a0% interval {low:.4f} to {high:.4f}, Wilson"
+    said.append(f"{measured} ({interval}): the search's number is {abs(gap):.4f} {'higher' if gap >= 0 else 'lower'}.")
+    return said
+
+
+def against_rule(best: Best) -> str:
+    """What the search gained over the recipe that needs none."""
+    if best.trial == 0:
+        return "Trial 0, the rule that needs no search, was not beaten."
+    if best.rule_value is None:
+        return "Trial 0, the rule that needs no search, has not completed, so there is nothing to hold the winner against."
+    low, high = wording.wilson(best.rule_value, best.prepared.num_validation)
+    beyond = "above" if best.value > high else "inside"
+    gain = f"The rule that needs no search (trial 0) reached {best.rule_value:.4f}: the search gained {best.value - best.rule_value:.4f}"
+    return f"{gain}, which is {beyond} the 95\u00a0% interval of the rule's own number ({low:.4f} to {high:.4f})."
+
+
+def ranked(material: Material) -> list[Ranked]:
+    """The best completed trials."""
+    completed = [trial for trial in material.valued if trial.state is TrialState.COMPLETE]
+    chosen = sorted(completed, key=lambda trial: (-pictures.value(trial), trial.number))[:_LISTED]
+    return [_ranked(trial) for trial in chosen]
+
+
+def cost(material: Material) -> Cost:
+    """What the search took."""
+    spans = [(attempt.began, attempt.ended) for attempt in material.attempts]
+    devices = Counter(str(trial.user_attrs["device"]) for trial in material.trials if "device" in trial.user_attrs)
+    return Cost(
+        worker_seconds=sum(ended - began for began, ended in spans),
+        busy_seconds=budget.busy_seconds(spans),
+        span_seconds=max(ended for _, ended in spans) - min(began for began, _ in spans) if spans else 0.0,
+        lost_seconds=sum(attempt.ended - attempt.began for attempt in material.attempts if attempt.ending == "lost"),
+        num_attempts=len(spans),
+        devices=devices.most_common(),
+    )
+
+
+def study_text(material: Material) -> str:
+    """The study file that the search is of."""
+    return study_file.dump(material.study.spec)
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values under names with dots."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= {f"{name}.{inner}": given for inner, given in value.items()} if isinstance(value, dict) else {name: value}
+    return found
+
+
+def _ranked(trial: FrozenTrial) -> Ranked:
+    known = trial.user_attrs
+    stored = trial.system_attrs.get(claims.HYPERPARAMETERS)
+    return Ranked(
+        number=trial.number,
+        value=pictures.value(trial),
+        test_accuracy=(known.get("test") or {}).get("accuracy"),
+        origin=str(known.get("origin", "")),
+        epochs=known.get("epochs"),
+        seconds=known.get("seconds"),
+        settings="" if stored is None else _settings(stored),
+    )
+
+
+def _settings(stored: Mapping[str, Any]) -> str:
+    """The hyperparameters that people ask for first, in a line."""
+    known = Hyperparameters.model_validate(stored)
+    parts = [known.optimizer.value, f"probe {wording.value(known.probe_learning_rate)}"]
+    if known.unfreeze > 0:
+        parts += [f"rate {wording.value(known.learning_rate)}", f"unfreeze {wording.value(known.unfreeze)}"]
+    parts += [f"head {wording.value(known.head_units)}", f"dropout {wording.value(known.dropout)}", f"batch {known.batch_size}"]
+    return ", ".join(parts)

@@ -1,0 +1,135 @@
+"""The commands that make of a study's best config a model to ship."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from typer import Argument, Option
+
+from tuner.commands import defaults
+from tuner.commands.parameters import (
+    Address,
+    AllowCode,
+    Artifacts,
+    AsJson,
+    Cache,
+    CacheLimit,
+    CpusPerWorker,
+    DataPath,
+    Engine,
+    GpusPerWorker,
+    HangLimit,
+    MemoryLimit,
+    SlotsPerGpu,
+    Storage,
+    StudyName,
+    Threads,
+    Workers,
+)
+
+app = typer.Typer()
+
+_Bundle = Annotated[Path, Argument(metavar="BUNDLE", help="Folder that `tuner export` made.", show_default=False)]
+_PassphraseFile = Annotated[
+    Path | None,
+    Option(metavar="FILE", help="File whose first line is the passphrase.", show_default="TUNER_PASSPHRASE in the environment"),
+]
+
+
+@app.command()
+def retrain(
+    study: StudyName,
+    top: Annotated[int, Option(min=1, max=100, metavar="K", help="Distinct configs to train again, the best first.")] = 3,
+    seeds: Annotated[int, Option(min=1, max=100, metavar="N", help="Trainings of each, with seeds of their own.")] = 3,
+    on: Annotated[
+        Literal["train", "train+validation"], Option("--on", help="What the version is trained on, once it is chosen.")
+    ] = "train",
+    workers: Workers = None,
+    as_json: AsJson = False,
+    storage: Storage = defaults.STORAGE,
+    data: DataPath = None,
+    allow_code: AllowCode = None,
+    threads: Threads = None,
+    hang_limit: HangLimit = None,
+    memory_limit: MemoryLimit = None,
+    slots_per_gpu: SlotsPerGpu = None,
+    engine: Engine = "local",
+    address: Address = None,
+    gpus_per_worker: GpusPerWorker = None,
+    cpus_per_worker: CpusPerWorker = None,
+    artifacts: Artifacts = defaults.ARTIFACTS,
+    cache: Cache = None,
+    cache_limit: CacheLimit = None,
+) -> int:
+    """Train a study's best configs again, choose one, and measure it once on the test split: a version."""
+    from tuner.commands import engines, here, options, retraining
+
+    options.limit_cache(cache_limit)
+    wanted = engines.Wanted(
+        engine=engine, workers=workers, threads=threads, hang_limit=hang_limit, memory_limit=memory_limit, slots_per_gpu=slots_per_gpu,
+        address=address, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker,
+    )  # fmt: skip
+    place = here.Here(data=data, allowed_code=here.read_code(allow_code), wait_seconds=0.0)
+    asked = retraining.Asked(top=top, seeds=seeds, on=on)
+    return retraining.retrain(study, storage, asked, here=place, places=options.places(cache, artifacts), engine=wanted, as_json=as_json)
+
+
+@app.command()
+def keygen(
+    kind: Annotated[Literal["seal", "sign"], Argument(help="Whether to seal and unseal with, or to sign and verify.", show_default=False)],
+    to: Annotated[Path, Argument(metavar="FILE", help="File of the private key.", show_default=False)],
+) -> int:
+    """Make a pair of keys to seal or to sign with."""
+    from tuner.commands import sealing
+
+    return sealing.keygen(kind, to)
+
+
+@app.command()
+def sign(
+    bundle: _Bundle,
+    key: Annotated[
+        Path | None,
+        Option(envvar="TUNER_SIGNING_KEY", metavar="FILE", help="File of the private key, from `tuner keygen sign`.", show_default=False),
+    ] = None,
+) -> int:
+    """Sign a bundle, so that others can tell that it is yours."""
+    from tuner.commands import sealing
+
+    return sealing.sign(bundle, key)
+
+
+@app.command()
+def seal(
+    bundle: _Bundle,
+    to: Annotated[Path, Option(metavar="FILE", help="File to write.", show_default=False)],
+    recipient: Annotated[
+        list[str] | None,
+        Option(
+            metavar="KEY",
+            help="Public key, or file of public keys, that may open it; may be given often.",
+            show_default="TUNER_ARTIFACT_KEY's",
+        ),
+    ] = None,
+    passphrase_file: _PassphraseFile = None,
+    force: Annotated[bool, Option("--force", help="Replace whatever the file holds.")] = False,
+) -> int:
+    """Encrypt a bundle into one file, for some people only."""
+    from tuner.commands import sealing
+
+    return sealing.seal(bundle, to, recipient or [], passphrase_file, force=force)
+
+
+@app.command()
+def unseal(
+    sealed: Annotated[Path, Argument(metavar="FILE", help="File that `tuner seal` wrote.", show_default=False)],
+    to: Annotated[Path, Option(metavar="FOLDER", help="Folder to write; it must not be there yet.", show_default=False)],
+    identity: Annotated[
+        Path | None, Option(metavar="FILE", help="File of the secret key, from `tuner keygen seal`.", show_default="TUNER_ARTIFACT_KEY")
+    ] = None,
+    passphrase_file: _PassphraseFile = None,
+) -> int:
+    """Decrypt a sealed bundle, whole and authentic or not at all."""
+    from tuner.commands import sealing
+
+    return sealing.unseal(sealed, to, identity, passphrase_file)
