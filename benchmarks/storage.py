@@ -10,7 +10,9 @@ import argparse
 import contextlib
 import json
 import math
+import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -33,7 +35,8 @@ from benchmarks.runners import Ours, Plain, Runner, fill
 
 SIZES = (1_000, 10_000)
 WORKERS = (1, 8, 64)
-PROXY_PORT = 13_911
+#: children are told by the environment
+PROXY_PORT = "BENCHMARK_PROXY_PORT"
 #: more workers than that share processes, as threads
 MOST_PROCESSES = 8
 #: a share of trials as the default search has it
@@ -60,8 +63,10 @@ def main() -> None:
         crew = Crew(size=given.threads, seconds=given.seconds, think_seconds=given.think)
         work(given.system, given.url, Path(given.folder), crew)
     elif given.role == "proxy":
-        run_grpc_proxy_server(optuna.storages.get_storage(given.url), host="127.0.0.1", port=PROXY_PORT)
+        run_grpc_proxy_server(optuna.storages.get_storage(given.url), host="127.0.0.1", port=int(os.environ[PROXY_PORT]))
     else:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            os.environ[PROXY_PORT] = str(free.getsockname()[1])
         rows = []
         print("| database | system | trials so far | workers | processor ms | median ms | p99 ms | trials a second | first trial s |")
         print("|---|---|---|---|---|---|---|---|---|")
@@ -234,7 +239,7 @@ def _runner(system: str, url: str, folder: Path) -> Runner:
                 FINE_TUNE_EPOCHS,
             )
         case _:
-            return Plain(GrpcStorageProxy(host="127.0.0.1", port=PROXY_PORT), FINE_TUNE_EPOCHS)
+            return Plain(GrpcStorageProxy(host="127.0.0.1", port=int(os.environ[PROXY_PORT])), FINE_TUNE_EPOCHS)
 
 
 class _Proxy:
@@ -247,7 +252,7 @@ class _Proxy:
     def __enter__(self) -> list[psutil.Process]:
         if self._command:
             self._process = psutil.Popen(self._command, stderr=subprocess.DEVNULL)
-            GrpcStorageProxy(host="127.0.0.1", port=PROXY_PORT).wait_server_ready(timeout=60)
+            GrpcStorageProxy(host="127.0.0.1", port=int(os.environ[PROXY_PORT])).wait_server_ready(timeout=60)
         return [] if self._process is None else [psutil.Process(self._process.pid)]
 
     def __exit__(self, *error: object) -> None:
