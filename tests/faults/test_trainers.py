@@ -60,7 +60,7 @@ def starve(trainer: psutil.Process, artifacts: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("harm", [starve, pytest.param(kill_after_a_checkpoint, marks=pytest.mark.skipif(not SOAKS, reason="make soak"))])
+@pytest.mark.parametrize("harm", [kill_after_a_checkpoint, pytest.param(starve, marks=pytest.mark.skipif(not SOAKS, reason="make soak"))])
 def test_a_real_trainer_that_is_killed_or_has_no_memory_costs_no_trial(harm: Callable[[psutil.Process, Path], None], place: Place) -> None:
     place.write(**REAL | {"budget": {"trials": 1}})
     run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--hang-limit", "30s")
