@@ -108,6 +108,8 @@ class Worker:
                 self._insist(lambda: admission.admit(self._study, prepared), lambda: "the first trial waits")
                 self._presence.is_ready(prepared)
                 self._narrator.say(Happening.READY, seconds=prepared.seconds, message=prepared.device)
+                for line in admission.departures(self._study.spec, prepared):
+                    self._narrator.trouble(line)
         return self._trainer.is_warm
 
     def _claim(self) -> Claim | None:
