@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 import tuner
 from tuner import taking_home
-from tuner.commands import dashboard, defaults, mishaps, report, versions
+from tuner.commands import dashboard, defaults, mishaps, versions, whole_study
 from tuner.commands.parameters import (
     Address,
     AllowCode,
@@ -57,7 +57,7 @@ app = typer.Typer(
 app.add_typer(dashboard.app, name="dashboard")
 app.add_typer(taking_home.app)
 app.add_typer(versions.app)
-app.add_typer(report.app)
+app.add_typer(whole_study.app)
 
 DEFAULT_STORAGE = defaults.STORAGE
 DEFAULT_ARTIFACTS = defaults.ARTIFACTS

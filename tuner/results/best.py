@@ -87,7 +87,7 @@ def _described(study: studies.Study, winner: FrozenTrial, *, is_best: bool, num_
         is_best=is_best,
         value=_value(winner),
         hyperparameters=_hyperparameters(winner),
-        seed=claims.seed(study, winner.number),
+        seed=attributes.get("seed", claims.seed(study, winner.number)),
         best_epoch=attributes.get("best_epoch"),
         seconds=attributes.get("seconds"),
         weights=attributes.get("weights"),

@@ -1,5 +1,8 @@
 """A StudySpec into what will be done, in words."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from tuner import wording
 from tuner.spec import StudySpec, Training
 from tuner.strategies import Pruner, Sampler
@@ -45,6 +48,12 @@ def budget(spec: StudySpec) -> str:
     if spec.budget.target is not None:
         parts.append(f"or an accuracy of {spec.budget.target:g}")
     return ", ".join(parts).removeprefix("or ")
+
+
+def carried(migrated: Mapping[str, Any]) -> str:
+    """What came over from another study whose search was changed, by what is kept of the migration."""
+    num, left = migrated["num_carried"], migrated["num_left"]
+    return f"{num} of {wording.count(num + left, 'trial')} of {migrated['from']}; changed: {'; '.join(migrated['changes'])}"
 
 
 def _road(training: Training, epochs: int | None) -> str:

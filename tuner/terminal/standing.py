@@ -21,7 +21,7 @@ def many(found: Sequence[tuple[StudySpec, Snapshot]]) -> RenderableType:
     rows = plan.table("study", "state", "trials", "running", "best", "worked", right=("trials", "running", "best"))
     for spec, snapshot in found:
         most = spec.budget.trials
-        trials = f"{snapshot.num_ended} of {most}" if most else str(snapshot.num_ended)
+        trials = f"{snapshot.num_spent} of {most}" if most else str(snapshot.num_ended)
         worked = wording.duration(snapshot.busy_seconds)
         rows.add_row(spec.name, _state(snapshot), trials, str(len(snapshot.running)), wording.accuracy(snapshot.best_value), worked)
     return rows
@@ -44,9 +44,8 @@ def one(spec: StudySpec, snapshot: Snapshot) -> RenderableType:
 
 def best(found: Best) -> RenderableType:
     """The best trial of a study."""
-    lines = Text.assemble(
-        (found.spec.name, "strong"), f"  trial {found.trial}, validation accuracy ", (wording.accuracy(found.value), "bold green")
-    )
+    measured = "validation accuracy" if found.spec.training.images == "train" else "accuracy on images that it trained on"
+    lines = Text.assemble((found.spec.name, "strong"), f"  trial {found.trial}, {measured} ", (wording.accuracy(found.value), "bold green"))
     if found.test_accuracy is not None:
         low, high = wording.wilson(found.test_accuracy, found.num_test)
         lines.append(f"\ntest accuracy {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")

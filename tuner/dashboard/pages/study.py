@@ -107,13 +107,16 @@ def _planned(connection: Connection, study_id: int, spec: StudySpec | None) -> M
     if spec is None:
         return {"plan": [], "space": []}
     rows = space.rows(spec)
-    prepared = tables.get(connection, tables.STUDY_USER, study_id, studies.PREPARED).get(studies.PREPARED) or {}
+    known = tables.get(connection, tables.STUDY_USER, study_id, studies.PREPARED, studies.MIGRATED)
+    prepared, migrated = known.get(studies.PREPARED) or {}, known.get(studies.MIGRATED)
     epochs = prepared.get("epochs") if spec.training.epochs == "auto" else spec.training.epochs
     facts = plan.facts(spec, epochs, sum(row.is_searched for row in rows))
     if prepared:
         train, choose, score = (prepared[f"num_{part}"] for part in ("train", "validation", "test"))
         images = f"{train:,} to train on, {choose:,} that choose the winner, {score:,} that score it"
         facts.insert(1, ("images", f"{spec.data.source}: {images}; {len(prepared['classes'])} classes"))
+    if isinstance(migrated, dict):
+        facts.append(("carried over", plan.carried(migrated)))
     return {"plan": facts, "space": sorted(rows, key=lambda row: not row.is_searched)}
 
 
