@@ -21,7 +21,7 @@ def predict(order: errands.Predict, *, threads: int) -> errands.Predicted:
     """The probabilities of each file; one that cannot be read has none, and a reason.
 
     Raises:
-        RequestError: the model could do more than compute when it is loaded, or cannot be loaded.
+        RequestError: the model cannot be loaded, or could do more than compute.
     """
     keras_file.require_safe(Path(order.path))
     model = loaded.load(Format.KERAS, Path(order.path), threads=threads)
