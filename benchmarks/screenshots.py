@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks import record
 from tests.browser.conftest import SWITCHES
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser")
     parser.add_argument("--to", type=Path, default=IMAGES, help="folder")
+    parser.add_argument("--ended", type=int, default=12, help="trials that have ended when the pictures are taken")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
@@ -43,12 +45,17 @@ def main() -> None:
         command = ["run", str(ROOT / "studies" / "animals.yaml"), "--workers", "2", *record.places(folder, "shots")]
         run = subprocess.Popen([sys.executable, "-m", "tuner", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         storage = storages.open(f"sqlite:///{folder}/shots.db")
-        with serving.beside(storage, folder / "artifacts") as address:
-            wait_for(storage, run, num_ended=12)
-            shoot(browser, address, {"studies": "/", "study": "/tuner/studies/1", "workers": "/tuner/workers"}, given.to)
+        try:
+            with serving.beside(storage, folder / "artifacts") as address:
+                wait_for(storage, run, num_ended=given.ended)
+                trial = f"/tuner/studies/1/trials/{best(storage)}"
+                shoot(
+                    browser, address, {"studies": "/", "study": "/tuner/studies/1", "workers": "/tuner/workers", "trial": trial}, given.to
+                )
+        finally:
+            run.send_signal(signal.SIGINT)
             run.wait()
-            shoot(browser, address, {"trial": f"/tuner/studies/1/trials/{best(storage)}"}, given.to)
-        browser.close()
+            browser.close()
 
 
 def wait_for(storage: Storage, run: subprocess.Popen[bytes], *, num_ended: int) -> None:
@@ -66,17 +73,25 @@ def best(storage: Storage) -> int:
 
 
 def shoot(browser: Browser, address: str, pages: Mapping[str, str], to: Path) -> None:
-    """Write a picture of each page for each screen."""
+    """Write a picture of each page for each screen, and on the phone one of the mistakes, which lie far down."""
     for screen, (width, height, colours) in SCREENS.items():
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours)  # type: ignore[arg-type]
         page = context.new_page()
         for name, path in pages.items():
             page.goto(address + path)
             page.locator("#connection[data-state=on]").wait_for()
-            target = to / f"pages-{name}-{screen}.png"
-            page.screenshot(path=target, full_page=screen != "phone")
-            Image.open(target).convert("RGB").quantize(_COLOURS, method=Image.Quantize.MAXCOVERAGE).save(target, optimize=True)
+            page.evaluate("() => Promise.all([...document.images].map(image => { image.loading = 'eager'; return image.decode(); }))")
+            take(page, to / f"pages-{name}-{screen}.png", full_page=screen != "phone")
+            if (name, screen) == ("trial", "phone"):
+                page.get_by_role("region", name="Most confident mistakes").scroll_into_view_if_needed()
+                take(page, to / f"pages-mistakes-{screen}.png", full_page=False)
         context.close()
+
+
+def take(page: Page, target: Path, *, full_page: bool) -> None:
+    """Write a small picture of what is on the screen, or of all that is on the page."""
+    page.screenshot(path=target, full_page=full_page)
+    Image.open(target).convert("RGB").quantize(_COLOURS, method=Image.Quantize.MEDIANCUT).save(target, optimize=True)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 import tuner
 from tuner import taking_home
-from tuner.commands import dashboard, defaults, mishaps, report, versions
+from tuner.commands import dashboard, defaults, mishaps, versions, whole_study
 from tuner.commands.parameters import (
     Address,
     AllowCode,
@@ -57,7 +57,7 @@ app = typer.Typer(
 app.add_typer(dashboard.app, name="dashboard")
 app.add_typer(taking_home.app)
 app.add_typer(versions.app)
-app.add_typer(report.app)
+app.add_typer(whole_study.app)
 
 DEFAULT_STORAGE = defaults.STORAGE
 DEFAULT_ARTIFACTS = defaults.ARTIFACTS
@@ -230,19 +230,6 @@ def best(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson =
     from tuner.commands import options, showing
 
     return showing.best(study, storage, form=options.form(as_json=as_json, as_yaml=as_yaml))
-
-
-@app.command()
-def export(
-    study: StudyName,
-    to: Annotated[Path, Option(metavar="FILE", help="File to write: .yaml, .yml or .json.", show_default=False)],
-    storage: Storage = DEFAULT_STORAGE,
-    force: Annotated[bool, Option("--force", help="Replace whatever the file holds.")] = False,
-) -> int:
-    """Write the best trial's whole config as a study file of fixed values."""
-    from tuner.commands import showing
-
-    return showing.export(study, storage, to, force=force)
 
 
 @app.command("cache")

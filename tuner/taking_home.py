@@ -30,10 +30,57 @@ from tuner.commands.parameters import (
 app = typer.Typer()
 
 _Bundle = Annotated[Path, Argument(metavar="BUNDLE", help="Folder that `tuner export` made.", show_default=False)]
+_Threads = Annotated[int, Option(min=0, metavar="N", help="Threads to compute with; 0: all cores.")]
 _PassphraseFile = Annotated[
     Path | None,
     Option(metavar="FILE", help="File whose first line is the passphrase.", show_default="TUNER_PASSPHRASE in the environment"),
 ]
+
+
+@app.command()
+def export(
+    study: StudyName,
+    to: Annotated[
+        Path, Option(metavar="PLACE", help="Study file to write (.yaml, .yml or .json), or the folder of a bundle.", show_default=False)
+    ],
+    trial: Annotated[int | None, Option(min=0, metavar="N", help="Another trial than the best.", show_default="the best")] = None,
+    formats: Annotated[
+        str | None,
+        Option(
+            "--format", metavar="NAMES", help="Of a bundle: keras, savedmodel, onnx, litert, with commas; or all.", show_default="keras"
+        ),
+    ] = None,
+    quantize: Annotated[Literal["int8"] | None, Option(help="Add a model in 8 bits.", show_default=False)] = None,
+    storage: Storage = defaults.STORAGE,
+    force: Annotated[bool, Option("--force", help="Replace whatever the file holds, or a bundle.")] = False,
+    threads: _Threads = 0,
+    data: DataPath = None,
+    allow_code: AllowCode = None,
+    artifacts: Artifacts = defaults.ARTIFACTS,
+    cache: Cache = None,
+) -> int:
+    """Write the best trial as a study file of fixed values, or as a bundle with its model."""
+    from tuner.commands import exporting, here, options
+
+    asked = exporting.Asked(
+        to=to, trial=trial, formats=formats, int8=quantize is not None, force=force, threads=threads,
+        here=here.Here(data=data, allowed_code=here.read_code(allow_code), wait_seconds=0.0),
+    )  # fmt: skip
+    return exporting.export_best(study, storage, asked, options.places(cache, artifacts))
+
+
+@app.command()
+def predict(
+    bundle: _Bundle,
+    images: Annotated[list[Path], Argument(metavar="IMAGE...", help="Files, or folders of them.", show_default=False)],
+    top: Annotated[int, Option(min=1, metavar="N", help="Classes to name, the likeliest first.")] = 1,
+    as_json: AsJson = False,
+    threads: _Threads = 0,
+) -> int:
+    """Say what a bundle's model makes of images."""
+    from tuner.commands import exporting
+
+    return exporting.predict(bundle, images, top=top, as_json=as_json, threads=threads)
 
 
 @app.command()

@@ -122,17 +122,17 @@ def _concluded(study: Study, again: Study, asked: Asked, hands: _Hands) -> Versi
     chosen = retrained.choose(configs)
     for line in retrained.words(configs):
         plain.line(f"{again.name} {line}")
-    matter = _matter(study, again, configs)
+    about = matter(study, again, configs)
     (assignment, *_) = hands.assign(again)
     room = examining.Room(assignment=assignment, stopping=hands.stopping, by=controlling.user())
     if asked.on == "train":
-        return examining.conclude(study, again, configs, matter, room)
+        return examining.conclude(study, again, configs, about, room)
     on_all = again_of.on_all(study, again)
     if on_all is None:
         on_all = again_of.begin_on_all(study, again, again_of.config(study, chosen.trial), fine_tunes=_fine_tunes(again, chosen))
     (on_all_config,) = _trained(on_all, hands, _budget(study, on_all, hands.ready.hands.num_workers))
     retrained.choose([on_all_config])
-    return examining.conclude_on_all(study, (again, configs), (on_all, on_all_config), matter, room)
+    return examining.conclude_on_all(study, (again, configs), (on_all, on_all_config), about, room)
 
 
 def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:
@@ -191,7 +191,8 @@ def _seconds(study: Study, numbers: Sequence[int]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _matter(study: Study, again: Study, configs: Sequence[Retrained]) -> Matter:
+def matter(study: Study, again: Study, configs: Sequence[Retrained]) -> Matter:
+    """What a verdict on a retraining is about."""
     best = bests.best(study)
     rule = next((config.hyperparameters for config in configs if config.trial == 0), None)
     return Matter(

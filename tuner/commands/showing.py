@@ -1,7 +1,6 @@
-"""`tuner status`, `best` and `export`: what a storage holds, shown."""
+"""`tuner status` and `best`: what a storage holds, shown."""
 
 import json
-from pathlib import Path
 
 from tuner.commands import options
 from tuner.errors import StudyError
@@ -38,16 +37,6 @@ def best(name: str, url: str, *, form: options.Form) -> int:
             plain.result(exports.as_json(found))
         case options.Form.YAML:
             plain.result(exports.as_yaml(found))
-    return 0
-
-
-def export(name: str, url: str, to: Path, *, force: bool) -> int:
-    """Write the best trial's config to a file; one that is no export of the study is replaced only by force."""
-    target = to.expanduser()
-    exports.check_place(target)
-    write = exports.replace if force else exports.write
-    write(bests.best(load(name, url)), target)
-    plain.result(f"Wrote {target}. It is a study file: tuner run {target}")
     return 0
 
 

@@ -15,6 +15,7 @@ from tuner.results import best as bests
 from tuner.results.best import Best
 from tuner.search import budget, claims, plan, space
 from tuner.search.space import SpaceRow
+from tuner.search.study import MIGRATED
 
 #: trials in the table of the best
 _LISTED = 12
@@ -86,6 +87,9 @@ def planned(material: Material) -> tuple[list[tuple[str, str]], list[SpaceRow]]:
             f"{prepared.num_train:,} to train on, {prepared.num_validation:,} that choose the winner, {prepared.num_test:,} that score it"
         )
         found.insert(0, ("images", f"{spec.data.source}: {images}; {wording.count(len(prepared.classes), 'class')}"))
+    migrated = material.attributes.get(MIGRATED)
+    if isinstance(migrated, dict):
+        found.append(("carried over", plan.carried(migrated)))
     return found, sorted(rows, key=lambda row: not row.is_searched)
 
 

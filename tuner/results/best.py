@@ -1,4 +1,4 @@
-"""A study into its best trial."""
+"""A study into its best trial, or into another one that completed."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from sqlalchemy import Connection, func, select
 
 from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
-from tuner.search import claims, trials
+from tuner.search import claims, tables, trials
 from tuner.search import study as studies
 from tuner.search.records import VALUED
 from tuner.spec import StudySpec
@@ -15,11 +15,13 @@ from tuner.spec import StudySpec
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The completed trial of the highest value; among equals the earliest."""
+    """A completed trial: the one of the highest value, among equals the earliest, unless another was asked for."""
 
-    #: the study that it is the best of
+    #: the study that it is of
     spec: StudySpec
     trial: int
+    #: whether it is the best of the study
+    is_best: bool = True
     #: best validation accuracy
     value: float
     hyperparameters: Hyperparameters
@@ -57,7 +59,7 @@ def best(study: studies.Study) -> Best:
     num_completed, ranked = study.storage.read(lambda connection: _ranked(connection, study.id))
     if not ranked:
         raise errors.StudyError(f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}")
-    return _described(study, _trial(study, ranked[0]), num_completed)
+    return _described(study, _trial(study, ranked[0]), is_best=True, num_completed=num_completed)
 
 
 def of(study: studies.Study, number: int) -> Best:
@@ -66,25 +68,26 @@ def of(study: studies.Study, number: int) -> Best:
     Raises:
         StudyError: there is no such trial, or it has not completed.
     """
-    num_completed, _ = study.storage.read(lambda connection: _ranked(connection, study.id))
+    num_completed, ranked = study.storage.read(lambda connection: _ranked(connection, study.id))
     is_it = (VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE, VALUED.c.number == number)
     found = study.storage.read(lambda connection: connection.execute(select(VALUED.c.trial_id).where(*is_it)).scalar())
     if found is None:
         raise errors.StudyError(
             f"the study {study.name} has no completed trial {number}; to see its trials: tuner status {study.name}, or tuner dashboard"
         )
-    return _described(study, _trial(study, found), num_completed)
+    return _described(study, _trial(study, found), is_best=found in ranked, num_completed=num_completed)
 
 
-def _described(study: studies.Study, winner: FrozenTrial, num_completed: int) -> Best:
+def _described(study: studies.Study, winner: FrozenTrial, *, is_best: bool, num_completed: int) -> Best:
     rule = _rule(study)
     attributes = winner.user_attrs
     return Best(
         spec=study.spec,
         trial=winner.number,
+        is_best=is_best,
         value=_value(winner),
         hyperparameters=_hyperparameters(winner),
-        seed=claims.seed(study, winner.number),
+        seed=attributes.get("seed", claims.seed(study, winner.number)),
         best_epoch=attributes.get("best_epoch"),
         seconds=attributes.get("seconds"),
         weights=attributes.get("weights"),
@@ -94,6 +97,18 @@ def _described(study: studies.Study, winner: FrozenTrial, num_completed: int) ->
         prepared=_prepared(study),
         num_completed=num_completed,
     )
+
+
+def with_weights(study: studies.Study) -> list[int]:
+    """The trials whose weights are kept: trial 0, and those that were the best when they ended."""
+    user, listed = tables.TRIAL_USER, tables.TRIALS
+    query = (
+        select(listed.c.number, user.c.value_json)
+        .join(user, user.c.trial_id == listed.c.trial_id)
+        .where(listed.c.study_id == study.id, user.c.key == "weights")
+        .order_by(listed.c.number)
+    )
+    return [number for number, value in study.storage.read(lambda connection: connection.execute(query).all()) if value != "null"]
 
 
 def rule(study: studies.Study) -> Hyperparameters | None:

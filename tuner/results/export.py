@@ -7,6 +7,7 @@ from pathlib import Path
 from tuner import errors, study_file
 from tuner.results import config
 from tuner.results.best import Best
+from tuner.spec import StudySpec
 
 _COMMENTS = {
     "data": "the images, and how they are split; the splits follow from the seed",
@@ -20,12 +21,14 @@ _COMMENTS = {
 
 def as_yaml(best: Best) -> str:
     """The best trial as a commented study file."""
-    spec = config.resolved(best)
-    what = f"Trial {best.trial} of the study {best.spec.name}, the best of {best.num_completed} completed trials"
-    lines = [
-        f"# {what}: validation accuracy {best.value:.4f}.",
-        "# A study file of fixed values, written by tuner: `tuner run` trains it again.",
-    ]
+    rank = "the best" if best.is_best else "one"
+    what = f"Trial {best.trial} of the study {best.spec.name}, {rank} of {best.num_completed} completed trials"
+    return commented(config.resolved(best), f"{what}: validation accuracy {best.value:.4f}.")
+
+
+def commented(spec: StudySpec, headline: str) -> str:
+    """A study of fixed values as a study file, with a line above it and one above each section."""
+    lines = [f"# {headline}", "# A study file of fixed values, written by tuner: `tuner run` trains it again."]
     for line in study_file.dump(spec).splitlines():
         comment = _COMMENTS.get(line.partition(":")[0])
         lines += ["", f"# {comment}"] if comment else []

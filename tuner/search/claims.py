@@ -15,6 +15,7 @@ from tuner.search.leases import WorkerId
 from tuner.search.roster import Wish
 from tuner.search.study import Study
 from tuner.search.tables import TRIAL_SYSTEM, TRIAL_USER
+from tuner.spec import StudySpec
 
 #: system attribute of a trial: its Hyperparameters as a dict
 HYPERPARAMETERS = "tuner:hyperparameters"
@@ -147,14 +148,19 @@ def _start_enqueued(connection: Connection, study: Study, worker: WorkerId) -> P
 
 
 def seed(study: Study, number: int) -> int:
-    """The seed of a trial, the same on every machine; a retraining says those of all, an exported study its trial 0's."""
-    again = study.spec.retraining
+    """The seed of a trial that begins in this study, the same on every machine."""
+    return seed_of(study.spec, number)
+
+
+def seed_of(spec: StudySpec, number: int) -> int:
+    """The same; a retraining says those of all, an exported study its trial 0's, so that it trains as the exported trial did."""
+    again = spec.retraining
     if again is not None and number < again.num_trainings:
         return again.seeds[again.place(number)[1]]
-    exported = (study.spec.result or {}).get("trial_seed")
+    exported = (spec.result or {}).get("trial_seed")
     if number == 0 and isinstance(exported, int) and 0 <= exported < 2**32:
         return exported
-    return samplers.derive_seed(study.spec.seed, "trial", number)
+    return samplers.derive_seed(spec.seed, "trial", number)
 
 
 def _stored(connection: Connection, place: Place) -> Hyperparameters | None:
@@ -171,7 +177,7 @@ def _wanted(connection: Connection, trial_id: int) -> dict[str, Any]:
 def _suggest(study: Study, place: Place, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:
     trials = _seen(study, place)
     trial = next(trial for trial in trials if trial.number == place.number)
-    reader = suggestion.open_study(study.name, study.storage.cached, trials, samplers.build(study.spec, place.number))
+    reader = suggestion.open_study(study.name, study.storage.cached, trials, samplers.build(study.spec, place.number + study.num_left))
     asked = suggestion.Suggestion(reader, trial, given)
     return space.suggest(asked, study.spec.search, fine_tunes=space.fine_tunes(study.spec)), asked
 

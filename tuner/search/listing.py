@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Select, and_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, select
 
 from tuner.messages import Stage
 from tuner.search import leases
@@ -78,19 +79,33 @@ class OpenTrial:
         return max((point.value for point in self.row.curve), default=None)
 
 
-def page(connection: Connection, study_id: int, *, order: Order, maximizes: bool, offset: int, limit: int) -> list[Row]:
-    """Some trials of a study in an order; those without a value come last."""
-    query = _select(study_id)
+def page(connection: Connection, study_id: int, *, order: Order, maximizes: bool, offset: int, limit: int, total: int) -> list[Row]:
+    """Some trials of a study of `total` in an order; those without a value come last.
+
+    What lies nearer to the end is read from there: a database sorts all that it skips.
+    """
+    keys = _keys(order, maximizes=maximizes)
+    from_end = total - offset - limit
+    if from_end >= offset:
+        return _rows(connection, study_id, _select(study_id).order_by(*(_directed(*key) for key in keys)).offset(offset).limit(limit))
+    backwards = [_directed(column, not is_descending) for column, is_descending in keys]
+    query = _select(study_id).order_by(*backwards).offset(max(0, from_end)).limit(limit + min(0, from_end))
+    return _rows(connection, study_id, query)[::-1]
+
+
+def _keys(order: Order, *, maximizes: bool) -> list[tuple[ColumnElement[Any], bool]]:
+    """What is sorted by, and whether from the top down."""
     match order:
         case Order.NEWEST:
-            query = query.order_by(TRIALS.c.number.desc())
+            return [(TRIALS.c.number, True)]
         case Order.OLDEST:
-            query = query.order_by(TRIALS.c.number)
+            return [(TRIALS.c.number, False)]
         case Order.BEST | Order.WORST:
-            is_descending = maximizes == (order is Order.BEST)
-            by_value = VALUES.c.value.desc() if is_descending else VALUES.c.value
-            query = query.order_by(VALUES.c.value.is_(None), by_value, TRIALS.c.number)
-    return _rows(connection, study_id, query.offset(offset).limit(limit))
+            return [(VALUES.c.value.is_(None), False), (VALUES.c.value, maximizes == (order is Order.BEST)), (TRIALS.c.number, False)]
+
+
+def _directed(column: ColumnElement[Any], is_descending: bool) -> ColumnElement[Any]:
+    return column.desc() if is_descending else column
 
 
 def numbered(connection: Connection, study_id: int, number: int) -> Row | None:

@@ -95,8 +95,8 @@ class Looks:
             outlook=outlook.judge(
                 found,
                 None if listed.spec is None else listed.spec.budget,
-                num_ended=listed.num_ended,
-                num_trials=listed.num_trials,
+                num_ended=listed.num_spent,
+                num_trials=listed.num_trials - listed.num_carried,
                 busy_seconds=busy or 0.0,
                 num_combinations=listed.num_combinations,
             ),
@@ -144,6 +144,7 @@ def _reason(listed: Listed, found: History, busy: float | None) -> str | None:
         halted=listed.halted,
         num_enqueued=listed.counts.get(TrialState.WAITING, 0),
         num_combinations=listed.num_combinations,
+        num_carried=listed.num_carried,
     )
     return budget.decide(listed.spec.budget, standing)
 

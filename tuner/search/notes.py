@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tuner import wording
-from tuner.search import space, tables
+from tuner.search import plan, space, tables
 from tuner.spec import Budget, StudySpec
 
 #: longest page, optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH
@@ -39,7 +39,7 @@ def of_study(spec: StudySpec, *, best: BestSoFar | None) -> str:
     lines = [
         f"**{spec.name}**: {spec.data.source} on {spec.model.backbone} at {spec.model.image_size} pixels",
         "",
-        *_retraining(spec),
+        *(f"- {line}" for line in plan.retraining(spec)),
         f"- sampler {spec.sampler.name}, pruner {spec.pruner.name}, {_budget(spec.budget)}",
         "- the value is the best validation accuracy of a trial; trial 0 is the rule that needs no search",
     ]
@@ -73,17 +73,6 @@ def put(connection: Connection, study_id: int, text: str, *, trial_id: int | Non
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _retraining(spec: StudySpec) -> list[str]:
-    again = spec.retraining
-    if again is None:
-        return []
-    which = f"trials {wording.listed(again.trials)}" if len(again.trials) > 1 else f"trial {again.trials[0]}"
-    lines = [f"- no search: {which} of the study {again.study}, trained again with {wording.count(len(again.seeds), 'seed')} each"]
-    if spec.training.images != "train":
-        lines.append("- validation images are trained on too: the value is of images that it trained on, and says nothing of new ones")
-    return lines
 
 
 def _budget(budget: Budget) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select
 
 from tuner.errors import SpecError
 from tuner.search import enumeration, tables
-from tuner.search.study import HALTED, SPEC, STOPPED
+from tuner.search.study import HALTED, MIGRATED, SPEC, STOPPED
 from tuner.search.tables import DIRECTIONS, STUDIES, STUDY_USER, TRIALS
 from tuner.spec import StudySpec
 
@@ -42,6 +42,8 @@ class Listed:
     last_end: datetime | None
     #: of the newest trial
     last_trial_id: int | None
+    #: trials that were carried over from another study; the budget counts the others
+    num_carried: int = 0
 
     @property
     def maximizes(self) -> bool | None:
@@ -57,6 +59,11 @@ class Listed:
     def num_ended(self) -> int:
         """Trials in their last state."""
         return sum(self.counts.get(state, 0) for state in _ENDED)
+
+    @property
+    def num_spent(self) -> int:
+        """Trials in their last state that the budget counts."""
+        return max(0, self.num_ended - self.num_carried)
 
     @property
     def stamp(self) -> tuple[Any, ...]:
@@ -90,7 +97,7 @@ def _listed(connection: Connection, found: Sequence[tuple[int, str]]) -> list[Li
     counts = _counts(connection, ids)
     listed = []
     for study_id, name in found:
-        known = tables.get(connection, STUDY_USER, study_id, SPEC, STOPPED, HALTED)
+        known = tables.get(connection, STUDY_USER, study_id, SPEC, STOPPED, HALTED, MIGRATED)
         states = counts.get(study_id, {})
         spec, num_combinations = _spec(known.get(SPEC))
         listed.append(
@@ -104,6 +111,7 @@ def _listed(connection: Connection, found: Sequence[tuple[int, str]]) -> list[Li
                 halted=_by(known.get(HALTED)),
                 counts={state: number for state, (number, _, _) in states.items()},
                 last_end=max((end for _, end, _ in states.values() if end is not None), default=None),
+                num_carried=(known.get(MIGRATED) or {}).get("num_carried", 0),
                 last_trial_id=max((trial_id for _, _, trial_id in states.values()), default=None),
             )
         )

@@ -1,5 +1,8 @@
 """A StudySpec into what will be done, in words."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from tuner import wording
 from tuner.spec import StudySpec, Training
 from tuner.strategies import Pruner, Sampler
@@ -9,13 +12,30 @@ def facts(spec: StudySpec, epochs: int | None, num_hyperparameters: int) -> list
     """The plan as pairs of a name and what is said of it; `epochs` are those of a fine-tuning, None if not known yet."""
     model = spec.model
     searched = wording.count(num_hyperparameters, "hyperparameter")
+    again = retraining(spec)
+    if again:
+        search = "none: " + "; ".join(again)
+    else:
+        search = f"{searched}, sampler {_chosen(spec.sampler)}, pruner {_chosen(spec.pruner)}, seed {spec.seed}"
     return [
         ("study", spec.name),
         ("model", f"{model.backbone}, weights {model.weights}, {model.image_size} × {model.image_size} pixels"),
         ("a trial", _road(spec.training, epochs)),
         ("budget", budget(spec)),
-        ("search", f"{searched}, sampler {_chosen(spec.sampler)}, pruner {_chosen(spec.pruner)}, seed {spec.seed}"),
+        ("search", search),
     ]
+
+
+def retraining(spec: StudySpec) -> list[str]:
+    """Whose configs a study trains again, in words; nothing of a study that searches."""
+    again = spec.retraining
+    if again is None:
+        return []
+    which = f"trials {wording.listed(again.trials)}" if len(again.trials) > 1 else f"trial {again.trials[0]}"
+    said = [f"{which} of the study {again.study}, trained again with {wording.count(len(again.seeds), 'seed')} each"]
+    if spec.training.images != "train":
+        said.append("validation images are trained on too: the value is of images that it trained on, and says nothing of new ones")
+    return said
 
 
 def budget(spec: StudySpec) -> str:
@@ -28,6 +48,12 @@ def budget(spec: StudySpec) -> str:
     if spec.budget.target is not None:
         parts.append(f"or an accuracy of {spec.budget.target:g}")
     return ", ".join(parts).removeprefix("or ")
+
+
+def carried(migrated: Mapping[str, Any]) -> str:
+    """What came over from another study whose search was changed, by what is kept of the migration."""
+    num, left = migrated["num_carried"], migrated["num_left"]
+    return f"{num} of {wording.count(num + left, 'trial')} of {migrated['from']}; changed: {'; '.join(migrated['changes'])}"
 
 
 def _road(training: Training, epochs: int | None) -> str:

@@ -61,11 +61,20 @@ class Snapshot:
     stop_reason: str | None
     #: who stopped the study; None: no one
     halted_by: str | None
+    #: trials among those that ended which were carried over from another study; the budget counts the others
+    num_carried: int = 0
+    #: that study; "" if there is none
+    carried_from: str = ""
 
     @property
     def num_ended(self) -> int:
         """Trials in their last state."""
         return self.num_completed + self.num_pruned + self.num_failed
+
+    @property
+    def num_spent(self) -> int:
+        """The same less those that were carried over."""
+        return self.num_ended - self.num_carried
 
 
 def snapshot(study: Study) -> Snapshot:
@@ -98,6 +107,7 @@ def _read(connection: Connection, study: Study) -> Snapshot:
         halted=(reasons.get(HALTED) or {}).get("by"),
         num_enqueued=counts.get(TrialState.WAITING, 0),
         num_combinations=None if study.combinations is None else len(study.combinations),
+        num_carried=study.num_carried,
     )
     stages = _stage_seconds(connection, study.id)
     return Snapshot(
@@ -113,9 +123,11 @@ def _read(connection: Connection, study: Study) -> Snapshot:
         busy_seconds=busy,
         probe_seconds=stages.get(Stage.PROBE, 0.0),
         fine_tune_seconds=stages.get(Stage.FINE_TUNE, 0.0),
-        eta_seconds=_eta(study, num_ended=num_ended, busy=busy),
+        eta_seconds=_eta(study, num_ended=num_ended - study.num_carried, busy=busy),
         stop_reason=budget.decide(study.spec.budget, standing),
         halted_by=standing.halted,
+        num_carried=study.num_carried,
+        carried_from=study.carried_from,
     )
 
 

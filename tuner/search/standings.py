@@ -24,6 +24,7 @@ def read(connection: Connection, study: Study) -> tuple[Study, Standing]:
         stopped=attributes.get(STOPPED),
         halted=(attributes.get(HALTED) or {}).get("by"),
         num_combinations=None if study.combinations is None else len(study.combinations),
+        num_carried=study.num_carried,
     )
 
 

@@ -32,6 +32,8 @@ HALTED = "halted"
 GIVEN_BUDGET = "given_budget"
 #: messages.Prepared of the first trainer, as a dict
 PREPARED = "prepared"
+#: of a study that another one became: whence, what changed, how many trials it has from there
+MIGRATED = "migrated"
 _METRIC_NAMES = "study:metric_names"
 
 
@@ -48,6 +50,10 @@ class Study:
     id: int
     #: what trial after trial tries, where the sampler goes through all combinations
     combinations: Sequence[dict[str, Any]] | None = field(repr=False, default=None)
+    #: the study that its first trials were carried over from, how many they are, and how many were not; "" if it begins by itself
+    carried_from: str = ""
+    num_carried: int = 0
+    num_left: int = 0
     #: what this process has read of it
     memory: Memory = field(repr=False, compare=False, default_factory=Memory)
 
@@ -140,7 +146,7 @@ def _create(spec: StudySpec, storage: Storage) -> None:
 
 
 def create(connection: Connection, spec: StudySpec) -> int:
-    """A new study; its id.
+    """A new study without trials; its id.
 
     Raises:
         IntegrityError: there is one of this name.
@@ -204,5 +210,9 @@ def _open(study_id: int, spec: StudySpec, storage: Storage) -> Study:
     combinations = enumeration.combinations(spec)
     if combinations is not None:
         random.Random(spec.seed).shuffle(combinations)
+    migrated = storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study_id, MIGRATED)).get(MIGRATED) or {}
     reader = storage.call(lambda: OptunaStudy(spec.name, storage.cached, sampler=RandomSampler(), pruner=NopPruner()))
-    return Study(name=spec.name, spec=spec, storage=storage, optuna=reader, id=study_id, combinations=combinations)
+    return Study(
+        name=spec.name, spec=spec, storage=storage, optuna=reader, id=study_id, combinations=combinations,
+        carried_from=migrated.get("from", ""), num_carried=migrated.get("num_carried", 0), num_left=migrated.get("num_left", 0),
+    )  # fmt: skip

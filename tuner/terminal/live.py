@@ -98,7 +98,7 @@ def spent(spec: StudySpec, snapshot: Snapshot) -> float:
     """The part of the budget that is spent: of trials or of time, whichever is further."""
     parts = [0.0]
     if spec.budget.trials:
-        parts.append(snapshot.num_ended / spec.budget.trials)
+        parts.append(snapshot.num_spent / spec.budget.trials)
     if spec.budget.timeout:
         parts.append(snapshot.busy_seconds / spec.budget.timeout)
     return min(1.0, max(parts))
@@ -129,6 +129,8 @@ def counts(snapshot: Snapshot) -> Text:
     ):
         line.append(f"{name} ", style="quiet")
         line.append(f"{number}   ", style=style if number else "quiet")
+    if snapshot.num_carried:
+        line.append(f"{snapshot.num_carried} of them carried over from {snapshot.carried_from}", style="quiet")
     return line
 
 

@@ -21,7 +21,7 @@ def many(found: Sequence[tuple[StudySpec, Snapshot]]) -> RenderableType:
     rows = plan.table("study", "state", "trials", "running", "best", "worked", right=("trials", "running", "best"))
     for spec, snapshot in found:
         most = spec.budget.trials
-        trials = f"{snapshot.num_ended} of {most}" if most else str(snapshot.num_ended)
+        trials = f"{snapshot.num_spent} of {most}" if most else str(snapshot.num_ended)
         worked = wording.duration(snapshot.busy_seconds)
         rows.add_row(spec.name, _state(snapshot), trials, str(len(snapshot.running)), wording.accuracy(snapshot.best_value), worked)
     return rows
@@ -31,6 +31,7 @@ def one(spec: StudySpec, snapshot: Snapshot) -> RenderableType:
     """How one study stands."""
     parts: list[RenderableType] = [
         Text.assemble((spec.name, "strong"), ("  " + plans.budget(spec), "quiet")),
+        *(Text(line, style="quiet") for line in plans.retraining(spec)),
         live.counts(snapshot),
     ]
     if snapshot.best_value is not None:

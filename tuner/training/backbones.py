@@ -42,6 +42,10 @@ class Backbone:
         """Images (n, size, size, 3), colours from 0 to 255, to vectors (n, d). BatchNorms and dropouts are in inference mode."""
         return self._anatomy.features(images, kind)
 
+    def maps(self, preprocessed: Any, kind: Features) -> list[Any]:
+        """What the features are pooled from, by its layers called on preprocessed images, which may be symbolic."""
+        return self._anatomy.maps(preprocessed, kind)
+
     def num_features(self, kind: Features) -> int:
         """Width of the features."""
         return self._anatomy.num_features(kind)

@@ -69,6 +69,10 @@ class Anatomy:
         """Images (n, size, size, 3), colours from 0 to 255, to features (n, d): the last layer's are the last among those of several."""
         return self._concatenated(self._graph.run({self._graph.input: self._fed(images)}, self._keys(kind)))
 
+    def maps(self, preprocessed: Any, kind: Features) -> list[Any]:
+        """What the features are pooled from, of preprocessed images, which may be symbolic."""
+        return self._graph.run({self._graph.input: preprocessed}, self._keys(kind))
+
     def cut(self, num_open: int) -> Cut:
         """The network in two, below its topmost blocks."""
         count = len(self._blocks)

@@ -35,9 +35,9 @@ def build(storage: Storage, role: Role = Role.ADMIN, artifacts: Path | None = No
 @contextlib.contextmanager
 def beside(storage: Storage, artifacts: Path | None = None) -> Iterator[str]:
     """The pages served from a thread of this process; gives their address."""
-    server = uvicorn.Server(
-        uvicorn.Config(build(storage, artifacts=artifacts), log_config=None, access_log=False, timeout_graceful_shutdown=1)
-    )
+    pages = build(storage, artifacts=artifacts)
+    server = uvicorn.Server(uvicorn.Config(pages, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    pages.state.is_over = lambda: server.should_exit
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -80,11 +80,14 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     last = max(1, -(-listed.num_trials // _ROWS))
     number = min(last, whole(request.query_params.get("page"), otherwise=1, least=1))
     maximizes = listed.maximizes is not False
-    rows = listing.page(connection, listed.id, order=order, maximizes=maximizes, offset=(number - 1) * _ROWS, limit=_ROWS)
+    rows = listing.page(
+        connection, listed.id, order=order, maximizes=maximizes, offset=(number - 1) * _ROWS, limit=_ROWS, total=listed.num_trials
+    )
     best = seen.history.best
     return {
         "look": seen,
         "listed": listed,
+        "origin": [] if listed.spec is None else plan.retraining(listed.spec),
         "said": _SAID.get(request.query_params.get("done", ""), ""),
         "chart": charts.history(seen.history, listed.num_trials, maximizes=maximizes),
         "open": [(trial, drawn(trial.row)) for trial in seen.open],
@@ -104,13 +107,16 @@ def _planned(connection: Connection, study_id: int, spec: StudySpec | None) -> M
     if spec is None:
         return {"plan": [], "space": []}
     rows = space.rows(spec)
-    prepared = tables.get(connection, tables.STUDY_USER, study_id, studies.PREPARED).get(studies.PREPARED) or {}
+    known = tables.get(connection, tables.STUDY_USER, study_id, studies.PREPARED, studies.MIGRATED)
+    prepared, migrated = known.get(studies.PREPARED) or {}, known.get(studies.MIGRATED)
     epochs = prepared.get("epochs") if spec.training.epochs == "auto" else spec.training.epochs
     facts = plan.facts(spec, epochs, sum(row.is_searched for row in rows))
     if prepared:
         train, choose, score = (prepared[f"num_{part}"] for part in ("train", "validation", "test"))
         images = f"{train:,} to train on, {choose:,} that choose the winner, {score:,} that score it"
         facts.insert(1, ("images", f"{spec.data.source}: {images}; {len(prepared['classes'])} classes"))
+    if isinstance(migrated, dict):
+        facts.append(("carried over", plan.carried(migrated)))
     return {"plan": facts, "space": sorted(rows, key=lambda row: not row.is_searched)}
 
 

@@ -1,13 +1,13 @@
-"""The command that explains a study."""
+"""The commands that take a study as a whole: explain it, or carry its trials over into another search."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
 from tuner.commands import defaults
-from tuner.commands.parameters import Storage, StudyName
+from tuner.commands.parameters import AsJson, Cache, Storage, StudyName
 
 app = typer.Typer()
 
@@ -24,3 +24,17 @@ def report(
     from tuner.commands import reporting
 
     return reporting.report(study, storage, to, form=form, force=force)
+
+
+@app.command()
+def migrate(
+    study: StudyName,
+    study_file: Annotated[Path, Argument(metavar="FILE", help="Study file with the changed search.", show_default=False)],
+    storage: Storage = defaults.STORAGE,
+    cache: Cache = None,
+    as_json: AsJson = False,
+) -> int:
+    """Carry a study's trials over into a changed search; the study itself stays as it is."""
+    from tuner.commands import evolving, options
+
+    return evolving.migrate(study, study_file, storage, cache=options.cache(cache), as_json=as_json)

@@ -1,0 +1,223 @@
+"""Whether the interval that `tuner retrain` reports holds: searches and retrainings on other splits, against images never seen.
+
+    python -m benchmarks.honesty FOLDER --repetitions 10 [--npz cifar10_small.npz]
+
+A repetition is a whole search and a whole retraining on images drawn anew, small so that ten fit into minutes: trials end with their
+probe, at 32 pixels. All that is in none of its splits is held out, and the version is scored on it. Workers and trainer are in this
+process, so that TensorFlow is loaded once; what they do is what `tuner run` and `tuner retrain` do. What is in FOLDER/results.jsonl is
+not done again.
+"""
+
+import argparse
+import json
+import os
+import socket
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tuner import machine, messages
+from tuner.commands import examining, retraining
+from tuner.results import retrained
+from tuner.results.verdict import Verdict
+from tuner.results.versions import Version
+from tuner.search import retraining as again_of
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search.study import Study
+from tuner.spec import StudySpec
+from tuner.workers import process
+from tuner.workers.events import Event, Happening
+from tuner.workers.process import Assignment
+from tuner.workers.stopping import Stopping
+
+TOP, SEEDS, TRIALS = 2, 2, 15
+#: images of a repetition; the others are held out
+SPLITS = {"train": 500, "validation": 250, "test": 500}
+
+
+class Beside:
+    """The trainer, in a thread of this process, warm from one study to the next; keeps the promises of `trainer.Trainer`."""
+
+    def __init__(self) -> None:
+        from tuner.training import devices, inbox
+        from tuner.training import process as serving
+
+        ours, theirs = socket.socketpair()
+        self._pipe = Connection(ours.detach())
+        share = devices.Share(threads=machine.num_cores())
+        devices.set_up(share)
+        box = inbox.Inbox(Connection(theirs.detach()))
+        threading.Thread(target=serving.serve, args=(box, share), daemon=True).start()
+        self._seen: deque[messages.Message] = deque()
+
+    def send(self, message: messages.Message) -> None:
+        self._pipe.send_bytes(messages.encode(message))
+
+    def receive(self, timeout_seconds: float) -> messages.Message | None:
+        return messages.decode(self._pipe.recv_bytes()) if self._pipe.poll(timeout_seconds) else None
+
+    def memory_bytes(self) -> int:
+        return 0
+
+    def last_words(self) -> str:
+        return ""
+
+    def kill(self) -> None:
+        """It goes on with the next study."""
+
+    def close(self) -> None:
+        """It goes on with the next study."""
+
+
+def main() -> None:
+    """Print a table of the repetitions, and how often the interval held."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--npz", type=Path, help="a data set in an .npz file; its own splits are not kept; without it the animals")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    data = {"source": "animals"} if given.npz is None else {"source": "npz", "path": str(pooled(given.npz, given.folder))}
+    results = given.folder / "results.jsonl"
+    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    trainer = Beside() if len(done) < given.repetitions else None
+    for seed in range(len(done), given.repetitions):
+        assert trainer is not None
+        done.append(repetition(data, seed, given.folder, trainer))
+        with results.open("a") as file:
+            file.write(json.dumps(done[-1]) + "\n")
+        print(line(done[-1]), flush=True)
+    print(*table(done), sep="\n")
+
+
+def pooled(path: Path, folder: Path) -> Path:
+    """The images of a data set without its own splits."""
+    to = folder / "pooled.npz"
+    if not to.exists():
+        with np.load(path, allow_pickle=False) as arrays:
+            parts = [name for name in ("train", "val", "test") if f"x_{name}" in arrays]
+            joined = {axis: np.concatenate([arrays[f"{axis}_{part}"] for part in parts]) for axis in "xy"}
+            np.savez(to, classes=arrays["classes"], **joined)
+    return to
+
+
+def repetition(data: dict[str, Any], seed: int, folder: Path, trainer: Beside) -> dict[str, Any]:
+    """Search, retrain, and score the version on all that was in no split."""
+    began = time.monotonic()
+    storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
+    spec = StudySpec.model_validate(
+        {
+            "name": f"seed-{seed}",
+            "data": data | SPLITS,
+            "model": {"backbone": "efficientnet_lite0", "image_size": 32},
+            "training": {"epochs": 0},
+            "budget": {"trials": TRIALS},
+            "search": {"augmentation": {"flip": "none"}},
+            "seed": seed,
+        }
+    )
+    study = studies.join(spec, storage)
+    work(study, folder, trainer)
+    version = retrain(study, folder, trainer)
+    verdict = Verdict.model_validate(version.kept.metrics)
+    accuracy, num = held_out(study, version, folder)
+    storage.close()
+    return {
+        "seed": seed,
+        "search": verdict.optimism.search_value,
+        "mean": verdict.networks[0].mean,
+        "test": verdict.test_accuracy,
+        "interval": list(verdict.test_interval),
+        "held_out": accuracy,
+        "num_held_out": num,
+        "is_soup": len(verdict.networks[0].chosen_seeds) > 1,
+        "error_before": verdict.calibration.error_before,
+        "error_after": verdict.calibration.error_after,
+        "seconds": time.monotonic() - began,
+    }
+
+
+def retrain(study: Study, folder: Path, trainer: Beside) -> Version:
+    """What `tuner retrain` does, with this trainer."""
+    again = again_of.begin(study, again_of.configs(study, TOP), again_of.seeds(study, SEEDS), top=TOP)
+    work(again, folder, trainer)
+    configs = retrained.read(again)
+    process.child = lambda assignment: trainer  # type: ignore[assignment]
+    room = examining.Room(assignment=assignment(again, folder), stopping=Stopping(), by="benchmark")
+    return examining.conclude(study, again, configs, retraining.matter(study, again, configs), room)
+
+
+def work(study: Study, folder: Path, trainer: Beside) -> None:
+    """Be its worker until its budget is spent."""
+
+    def tell(event: Event) -> None:
+        if event.what in (Happening.FAILED, Happening.TROUBLE):
+            print(event.study, event.trial, event.message, flush=True)
+
+    process.work(assignment(study, folder), stopping=Stopping(), tell=tell, start=lambda assignment: trainer)
+
+
+def assignment(study: Study, folder: Path) -> Assignment:
+    return Assignment(
+        study=study.name, spec=study.spec, data=study.spec.data, storage=f"sqlite:///{folder / 'tuner.db'}", worker=f"w{os.getpid()}",
+        cache=folder / "cache", artifacts=folder / "artifacts", threads=machine.num_cores(), hang_limit_seconds=3600,
+    )  # fmt: skip
+
+
+def held_out(study: Study, version: Version, folder: Path) -> tuple[float, int]:
+    """Accuracy of a version on the images that are in no split and equal none that is, and how many they are."""
+    from tuner.data import resized, splits
+    from tuner.training import bench, evaluation, pipeline
+
+    target = studies.load(version.kept.study, study.storage)
+    ready = bench.prepare(target.spec, cache=folder / "cache")
+    data = pipeline.open_dataset(target.spec.data, cache=folder / "cache")
+    parts = splits.split(data, target.spec.data, target.spec.seed)
+    used = np.concatenate([parts.train, parts.validation, parts.test])
+    fresh = ~np.isin(data.digests, data.digests[used])
+    fresh[used] = False
+    rows = np.flatnonzero(fresh)
+    images = resized.load(data, rows, size=ready.backbone.size, resize=target.spec.model.resize, cache=folder / "cache", words={})
+    ready = replace(ready, data=replace(ready.data, test=pipeline.Split(images=images, labels=data.labels[rows])))
+    assert version.kept.trial is not None
+    found = next(each for each in retrained.read(target) if version.kept.trial in [run.trial for run in each.runs])
+    order = messages.Evaluate(trial=version.kept.trial, hyperparameters=found.hyperparameters, weights=version.kept.artifact)
+    return evaluation.evaluate(ready, order).accuracy, len(rows)
+
+
+def line(one: dict[str, Any]) -> str:
+    low, high = one["interval"]
+    holds = "yes" if low <= one["held_out"] <= high else "no"
+    return (
+        f"| {one['seed']} | {one['search']:.3f} | {one['mean']:.3f} | {one['test']:.3f} | {low:.3f} to {high:.3f} "
+        f"| {one['held_out']:.4f} | {holds} | {one['search'] - one['test']:+.3f} | {one['search'] - one['held_out']:+.3f} |"
+    )
+
+
+def table(done: list[dict[str, Any]]) -> list[str]:
+    """All repetitions, and what they come to."""
+    holds = sum(one["interval"][0] <= one["held_out"] <= one["interval"][1] for one in done)
+    head = "| seed | search | retrained | test | 95 % interval | held out | in it | search - test | search - held out |"
+    by_test, by_held_out = (np.array([one["search"] - one[name] for one in done]) for name in ("test", "held_out"))
+    errors = [float(np.mean([one[name] for one in done])) for name in ("error_before", "error_after")]
+    return [
+        head,
+        "|---|---|---|---|---|---|---|---|---|",
+        *(line(one) for one in done),
+        f"the interval holds in {holds} of {len(done)}; {done[0]['num_held_out']:,} images held out",
+        f"search - test {by_test.mean():+.4f} on average (from {by_test.min():+.4f} to {by_test.max():+.4f}), "
+        f"search - held out {by_held_out.mean():+.4f}",
+        f"test - held out {np.mean([one['test'] - one['held_out'] for one in done]):+.4f} on average",
+        f"soups kept {sum(one['is_soup'] for one in done)}; calibration error {errors[0]:.4f}, with the temperature {errors[1]:.4f}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""What people who watch a study cost its workers: how long a report takes with open pages and without, phase by phase in one run."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+
+from benchmarks import big_study
+from tests.search import by_hand
+from tuner.search import storage as storages
+from tuner.search import study as studies
+from tuner.search import trials
+
+#: between two reports of a worker: an epoch of a small network
+_PAUSE_SECONDS = 0.2
+
+
+def main() -> None:
+    """Print the figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--storage", help="an empty database; without it an SQLite file that is deleted afterwards")
+    parser.add_argument("--trials", type=int, default=1000, help="that have ended before")
+    parser.add_argument("--viewers", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a phase")
+    parser.add_argument("--rounds", type=int, default=5, help="of a phase without and one with viewers")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        url = given.storage or f"sqlite:///{folder}/viewers.db"
+        storage = storages.open(url)
+        study_id = big_study.fill(storage, name="watched", num_trials=given.trials)
+        worker = Worker(url)
+        with serve(url, Path(folder)) as (address, cookie):
+            path = f"/tuner/studies/{study_id}"
+            alone, watched, delays = [], [], []
+            for _ in range(given.rounds):
+                alone.append(worker.report(given.seconds))
+                with Viewers(address, path, cookie, given.viewers) as viewers:
+                    watched.append(worker.report(given.seconds))
+                    delays += viewers.delays(worker.values)
+        dialect = storage.engine.dialect.name
+    figures = {"alone": described(alone), "watched": described(watched)}
+    slower = [statistics.median(after) / statistics.median(before) - 1 for before, after in zip(alone, watched, strict=True)]
+    print(
+        json.dumps(
+            {
+                "storage": dialect,
+                "viewers": given.viewers,
+                "report": figures,
+                "slower_by": {"median_of_rounds": round(statistics.median(slower), 3), "rounds": [round(part, 3) for part in slower]},
+                "seconds_until_seen": {"p50": round(statistics.median(delays), 2), "most": round(max(delays), 2)},
+            },
+            indent=1,
+        )
+    )
+
+
+class Worker:
+    """Reports epochs of a trial as a worker does, and notes how long each report took."""
+
+    def __init__(self, url: str) -> None:
+        self._study = studies.load("watched", storages.open(url))
+        self._claim = by_hand.must_claim(self._study)
+        self._step = 0
+        #: when each value of this phase was reported, by its text on the page
+        self.values: dict[str, float] = {}
+
+    def report(self, seconds: float) -> list[float]:
+        """Milliseconds of each report of some time."""
+        took, end = [], time.monotonic() + seconds
+        self.values = {}
+        while time.monotonic() < end:
+            self._step += 1
+            value = 0.1 + 0.0001 * (self._step % 8000)
+            began = time.perf_counter()
+            trials.report(self._study, self._claim, by_hand.epochs(self._claim, [value], first=self._step, probe_epochs=10**6))
+            took.append(1000 * (time.perf_counter() - began))
+            self.values[f"{value:.4f}"] = time.monotonic()
+            time.sleep(_PAUSE_SECONDS)
+        return took
+
+
+class Viewers:
+    """Pages that are open in as many browsers, each with its own stream; inside a `with`."""
+
+    def __init__(self, address: str, path: str, cookie: str, num: int) -> None:
+        self._place, self._path, self._cookie, self._num = urlsplit(address), path, cookie, num
+        self._loop = asyncio.new_event_loop()
+        self._open = threading.Semaphore(0)
+        self._seen: list[tuple[float, bytes]] = []
+
+    def __enter__(self) -> "Viewers":
+        self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._watch(),))
+        self._thread.start()
+        for _ in range(self._num):
+            self._open.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    def delays(self, values: dict[str, float]) -> list[float]:
+        """Seconds from each report that was seen, to when each viewer had it. Of reports that one look found together the last counts."""
+        found = []
+        for at, part in self._seen:
+            shown = [text for text in values if text.encode() in part and values[text] <= at]
+            if shown:
+                found.append(at - max(values[text] for text in shown))
+        return found
+
+    async def _watch(self) -> None:
+        self._end = asyncio.Event()
+        tasks = [asyncio.create_task(self._follow()) for _ in range(self._num)]
+        await self._end.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        reader, writer = await asyncio.open_connection(self._place.hostname, self._place.port)
+        asked = f"GET {self._path} HTTP/1.1\r\nHost: {self._place.netloc}\r\nAccept: text/event-stream\r\nCookie: {self._cookie}\r\n\r\n"
+        writer.write(asked.encode())
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b" 200 " not in head:
+            raise SystemExit(f"the stream was refused: {head[:100]!r}")
+        self._open.release()
+        try:
+            while part := await reader.read(2**20):
+                self._seen.append((time.monotonic(), part))
+        finally:
+            writer.close()
+
+
+@contextlib.contextmanager
+def serve(url: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """`tuner dashboard` as a process of its own; its address, and the cookie of someone who is signed in."""
+    command = [sys.executable, "-m", "tuner", "dashboard", "--port", "0", "--storage", url, "--users", str(folder / "users.json")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        link = re.search(r"http://\S+", process.stderr.readline())
+        assert link is not None
+        address = link[0].split("/?")[0]
+        with httpx2.Client() as client:
+            client.get(link[0].replace("/?", "/healthz?"), follow_redirects=True)
+            cookie = "; ".join(f"{name}={value}" for name, value in client.cookies.items())
+        try:
+            yield address, cookie
+        finally:
+            process.terminate()
+
+
+def described(phases: list[list[float]]) -> dict[str, float]:
+    """Percentiles over all phases of a kind, in milliseconds."""
+    took = sorted(each for phase in phases for each in phase)
+    return {
+        "reports": len(took),
+        "p50_ms": round(statistics.median(took), 2),
+        "p95_ms": round(took[int(0.95 * (len(took) - 1))], 2),
+    }
+
+
+if __name__ == "__main__":
+    main()

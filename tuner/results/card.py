@@ -1,0 +1,185 @@
+"""A finding into the model card of its bundle: README.md, as Hugging Face reads it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tuner import errands, wording
+from tuner.errands import Format
+from tuner.results import finding
+from tuner.results.finding import Finding
+
+#: what a reader copies; tests run it as it stands in a card
+EXAMPLE = """\
+import keras
+import numpy as np
+from PIL import Image
+
+model = keras.saving.load_model("model.keras")
+labels = open("labels.txt", encoding="utf-8").read().splitlines()
+image = Image.open("{image}").convert("RGB").resize(({size}, {size}), Image.Resampling.BICUBIC)
+[probabilities] = np.asarray(model(np.asarray(image, "float32")[None]))
+for place in probabilities.argsort()[::-1][:3]:
+    print(f"{{labels[place]}}: {{probabilities[place]:.3f}}")
+"""
+_RESIZED = {
+    "stretch": "stretched to a square",
+    "crop": "cut to a square at the centre (not by the example)",
+    "pad": "padded with grey to a square (not by the example)",
+}
+
+
+def text(found: Finding, exported: errands.Exported, rows: Sequence[Mapping[str, Any]], drawn: Mapping[str, str]) -> str:
+    """The whole card."""
+    parts = [
+        _front_matter(found),
+        f"# {found.config.name}\n\n{found.headline}",
+        _results(found),
+        _use(found, exported),
+        _formats(rows),
+        _data(found),
+        _training(found, exported),
+        _limits(found),
+        *_plots(drawn),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(found: Finding) -> str:
+    """Strings are written as JSON, which YAML reads as it is meant, whatever a name holds."""
+    best = found.best
+    split, value = ("validation", best.value) if best.test_accuracy is None else ("test", best.test_accuracy)
+    return "\n".join(
+        [
+            "---",
+            "library_name: keras",
+            "pipeline_tag: image-classification",
+            "tags: [image-classification, transfer-learning, tuner]",
+            "model-index:",
+            f"- name: {json.dumps(found.config.name)}",
+            "  results:",
+            "  - task: {type: image-classification}",
+            f"    dataset: {{name: {json.dumps(found.spec.data.source)}, type: {json.dumps(found.spec.data.source)}, split: {split}}}",
+            f"    metrics: [{{type: accuracy, value: {value:.4f}, name: {split} accuracy}}]",
+            "---",
+        ]
+    )
+
+
+def _results(found: Finding) -> str:
+    best, prepared = found.best, found.prepared
+    rows = ["| | accuracy | images |", "|---|---|---|"]
+    if best.test_accuracy is not None:
+        rows.append(f"| test | {best.test_accuracy:.4f} | {best.num_test:,} |")
+    rows.append(f"| validation | {best.value:.4f} | {prepared.num_validation:,} |")
+    if best.rule_value is not None:
+        rows.append(f"| validation, by the rule of trial 0 | {best.rule_value:.4f} | {prepared.num_validation:,} |")
+    lines = ["## Results", "", *rows, "", finding.caution(found)]
+    if found.scores:
+        lines += [
+            "",
+            "On the validation images, class by class:",
+            "",
+            "| class | images | precision | recall | F1 |",
+            "|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {_cell(one.name)} | {one.support:,} | {_share(one.precision)} | {_share(one.recall)} | {_share(one.f1)} |"
+            for one in found.scores
+        ]
+    return "\n".join(lines)
+
+
+def _use(found: Finding, exported: errands.Exported) -> str:
+    model = found.spec.model
+    image = f"probes/{exported.probes[0].file}" if exported.probes else "image.jpg"
+    side = model.image_size
+    return (
+        f"## Use\n\nRaw colours in, probabilities out: the model takes images (n, {side}, {side}, 3), RGB from 0 to 255, "
+        f"{_RESIZED[model.resize]}, and gives a probability for each line of `labels.txt`. "
+        "Whatever the network needs of preprocessing is inside.\n\n"
+        f"```python\n{EXAMPLE.format(image=image, size=model.image_size)}```\n\n"
+        "With tuner installed, `tuner predict . IMAGE` does the same to files of any size."
+    )
+
+
+def _formats(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "## Formats",
+        "",
+        f"Each was loaded in a process of its own and compared with the Keras model on {rows[0]['images_compared']} validation images.",
+        "",
+        "| file | labels that agree | largest difference | ms an image | size |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| `{row['file']}` | {row['label_agreement']:.2%} | {row['max_difference']:.1e} | "
+            f"{row['milliseconds_an_image']:.1f} | {row['bytes'] / 1e6:.1f} MB |"
+        )
+    notes = {
+        Format.ONNX: "`model.onnx` takes float32.",
+        Format.LITERT: "`model.tflite` takes float32.",
+        Format.INT8: "`model.int8.tflite` takes the bytes of an image as they are (uint8).",
+    }
+    written = {row["format"] for row in rows}
+    said = [note for form, note in notes.items() if form.value in written]
+    return "\n".join([*lines, *(["", " ".join(said)] if said else [])])
+
+
+def _data(found: Finding) -> str:
+    prepared = found.prepared
+    names = ", ".join(_cell(name) for name in prepared.classes[:20]) + (", …" if len(prepared.classes) > 20 else "")
+    return (
+        f"## Data\n\nSource `{found.spec.data.source}`: {prepared.num_train:,} images to train on, "
+        f"{prepared.num_validation:,} that chose the winner, {prepared.num_test:,} for the test. "
+        f"{len(prepared.classes)} classes: {names}.\n\n"
+        f"Fingerprint of images and labels: `{prepared.fingerprint}`. Of the splits: `{prepared.splits}`.\n\n"
+        "`probes/` holds a few validation images with what the model makes of them."
+    )
+
+
+def _training(found: Finding, exported: errands.Exported) -> str:
+    model, best = found.spec.model, found.best
+    hyperparameters = found.hyperparameters
+    seconds = "" if best.seconds is None else f", {best.seconds:.0f} seconds on {found.prepared.device}"
+    versions = ", ".join(f"{name} {version}" for name, version in found.prepared.versions.items())
+    return (
+        f"## Training\n\n`{model.backbone}` with weights `{model.weights}` at {model.image_size} pixels, "
+        f"{exported.num_parameters:,} parameters, found by a search of {wording.count(best.num_completed, 'completed trial')} with tuner. "
+        "A new head was trained on the frozen network's features"
+        + (", then head and network together" if hyperparameters.unfreeze > 0 and best.prepared.epochs > 0 else "")
+        + f": optimizer {hyperparameters.optimizer.value}, dropout {hyperparameters.dropout:.3g}, "
+        f"features `{hyperparameters.features.value}`"
+        f"{seconds}. Every value is in `config.yaml`; `tuner run config.yaml` trains the model again.\n\nTrained with {versions}. "
+        "The packages that wrote these files are in `environment.lock`."
+    )
+
+
+def _limits(found: Finding) -> str:
+    return (
+        "## Limits\n\n"
+        f"The model knows {len(found.prepared.classes)} classes and gives one of them to any image, also to one that shows none of them. "
+        "Its accuracy was measured on images of the same source as those that it learned from; on images from elsewhere it is not known. "
+        + (
+            f"Its probabilities are calibrated by a temperature of {found.temperature:.3g}."
+            if found.temperature != 1.0
+            else "Its probabilities are not calibrated: take them as an order, not as frequencies."
+        )
+        + " The licences of the images and of the pretrained weights are their owners'."
+    )
+
+
+def _plots(drawn: Mapping[str, str]) -> list[str]:
+    if not drawn:
+        return []
+    return ["## Plots\n\n" + "\n\n".join(f"![{what}](plots/{name})\n\n{what[0].upper()}{what[1:]}." for name, what in drawn.items())]
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _cell(name: str) -> str:
+    """A name that cannot end a cell of a table."""
+    return " ".join(name.split()).replace("|", "\\|")

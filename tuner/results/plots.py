@@ -1,0 +1,57 @@
+"""A finding into the pictures of its bundle: how it learned, and which classes it takes for which."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from tuner.messages import Epoch, Stage
+from tuner.results.finding import Finding
+from tuner.training import pictures
+
+CURVE, CONFUSION = "curve.png", "confusion.png"
+_WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 960, 480, 70, 50, 20
+_INK, _FAINT, _PAPER = (20, 20, 20), (200, 200, 200), (255, 255, 255)
+#: training and validation
+_COLOURS = ((150, 150, 150), (20, 80, 160))
+_FONT_SIZE = 18
+
+
+def write(found: Finding, folder: Path) -> dict[str, str]:
+    """Draw what is known into a folder; for each file what it shows."""
+    drawn = {}
+    if len(found.curve) > 1:
+        curve(found.curve).save(folder / CURVE)
+        drawn[CURVE] = "accuracy on training (grey) and validation images (blue) by epoch, the probe's first"
+    if found.confusion:
+        pictures.matrix(found.prepared.classes, found.confusion).save(folder / CONFUSION)
+        drawn[CONFUSION] = "classes of the validation images (rows) and what they were taken for (columns)"
+    return drawn
+
+
+def curve(epochs: Sequence[Epoch]) -> Image.Image:
+    """Accuracy by epoch, training below validation; a line where the probe ends."""
+    whole = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(_FONT_SIZE)
+    lines = [[epoch.accuracy for epoch in epochs], [epoch.validation_accuracy for epoch in epochs]]
+    low = max(0.0, min(min(line) for line in lines) - 0.02)
+
+    def place(number: float, value: float) -> tuple[float, float]:
+        across = _LEFT + (_WIDTH - _LEFT - 20) * number / (len(epochs) - 1)
+        return across, _ABOVE + (_HEIGHT - _ABOVE - _BELOW) * (1 - (value - low) / (1 - low or 1))
+
+    for part in range(5):
+        value = low + (1 - low) * part / 4
+        _, down = place(0, value)
+        pen.line((_LEFT, down, _WIDTH - 20, down), fill=_FAINT)
+        pen.text((_LEFT - 8, down), f"{value:.2f}", fill=_INK, anchor="rm", font=font)
+    num_probed = sum(epoch.stage is Stage.PROBE for epoch in epochs)
+    if 0 < num_probed < len(epochs):
+        across, _ = place(num_probed - 0.5, 1)
+        pen.line((across, _ABOVE, across, _HEIGHT - _BELOW), fill=_FAINT, width=2)
+        pen.text((across + 6, _HEIGHT - _BELOW - 6), "fine-tuning", fill=_INK, anchor="lb", font=font)
+    for line, colour in zip(lines, _COLOURS, strict=True):
+        pen.line([place(number, value) for number, value in enumerate(line)], fill=colour, width=3)
+    for number in (0, len(epochs) - 1):
+        pen.text((place(number, 0)[0], _HEIGHT - _BELOW + 8), str(epochs[number].step), fill=_INK, anchor="ma", font=font)
+    return whole

@@ -1,0 +1,72 @@
+"""A process that does one errand and leaves: `python -m tuner.training.errand ERRAND ANSWER --threads N`, two files of JSON.
+
+What an errand needs is imported for it: a model in ONNX is loaded without TensorFlow, as its users do.
+"""
+
+import argparse
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tuner import errands, errors
+
+if TYPE_CHECKING:
+    from tuner.training import devices
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Do the errand; whatever becomes of it is in the answer."""
+    parser = argparse.ArgumentParser(prog="tuner.training.errand")
+    parser.add_argument("errand", type=Path)
+    parser.add_argument("answer", type=Path)
+    parser.add_argument("--threads", type=int, default=0, help="threads of one operation; 0: all cores")
+    given = parser.parse_args(arguments)
+    answer = answered(errands.read_errand(given.errand.read_bytes()), threads=given.threads)
+    beside = given.answer.with_suffix(".part")
+    beside.write_text(answer.model_dump_json(), encoding="utf-8")
+    beside.replace(given.answer)
+
+
+def answered(errand: errands.Errand, *, threads: int) -> errands.Answer:
+    """The answer to an errand."""
+    try:
+        return _do(errand, threads)
+    except Exception as error:  # noqa: BLE001 - what failed is told to who asked
+        return errands.Failed(
+            message=str(error) or type(error).__name__,
+            is_request=isinstance(error, errors.RequestError),
+            traceback="".join(traceback.format_exception(error)),
+        )
+
+
+def _do(errand: errands.Errand, threads: int) -> errands.Answer:
+    match errand:
+        case errands.Export():
+            from tuner.training import exporting
+
+            return exporting.export(errand, _share(threads))
+        case errands.Compare():
+            from tuner.training import comparing
+
+            if errand.format is not errands.Format.ONNX:
+                _share(threads)
+            return comparing.compare(errand, threads=threads)
+        case errands.Predict():
+            from tuner.training import predicting
+
+            _share(threads)
+            return predicting.predict(errand, threads=threads)
+
+
+def _share(threads: int) -> "devices.Share":
+    """What TensorFlow may take of the machine; said to it."""
+    from tuner.training import devices
+
+    share = devices.Share(threads=threads)
+    devices.set_up(share)
+    return share
+
+
+if __name__ == "__main__":
+    main()
