@@ -22,6 +22,7 @@ def test_a_search_becomes_a_version_in_production_and_a_model_that_predicts(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place.folder)
+    monkeypatch.delenv("TUNER_STORAGE", raising=False)
     place.write(**TINY)
     said(place, "run", "study.yaml")
     retrained = json.loads(said(place, "retrain", "study", "--top", "1", "--seeds", "2", "--json"))
