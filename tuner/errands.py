@@ -3,6 +3,7 @@
 Export → Exported     kept weights into a model that stands alone, in several formats
 Compare → Compared    one of these formats, loaded anew, against what the model made of real images
 Predict → Predicted   a bundle's model into what it makes of image files
+Verify → Verified     a bundle's model into what it makes of its probes, of the test split and of images with something wrong
 """
 
 from enum import StrEnum
@@ -137,6 +138,63 @@ class Predicted(_Errand):
     troubles: tuple[str, ...]
 
 
+#: what the Keras model makes of each image of `probes/`, beside them
+PREDICTIONS = "predictions.json"
+
+
+class Verify(_Errand):
+    """Measure a model that comes from elsewhere; answered by Verified or Failed."""
+
+    kind: Literal["verify"] = "verify"
+    #: the file of the Keras model
+    model: str
+    #: the folder of the probes
+    probes: str
+    #: the StudySpec as JSON, whose test split is to be scored; None: it is not at hand
+    spec: str | None
+    #: folder of decoded images
+    cache: str
+    is_robustness_wanted: bool
+    #: the most test images that robustness is measured on
+    most_images: int
+
+
+class Robust(_Errand):
+    """The accuracy on images with one thing wrong."""
+
+    #: a corruption, or fgsm
+    corruption: str
+    strength: float
+    accuracy: float
+
+
+class TestScore(_Errand):
+    """The accuracy on the whole test split, and which images these were."""
+
+    accuracy: float
+    num_images: int
+    fingerprint: str
+    splits: str
+
+
+class Verified(_Errand):
+    """What a model makes of images."""
+
+    kind: Literal["verified"] = "verified"
+    num_probes: int
+    #: probes whose class of the highest probability is the one recorded
+    num_agreeing: int
+    #: of a probability, from the one recorded
+    max_difference: float
+    #: None where the data were not asked for
+    test: TestScore | None
+    #: on which `clean` and `robust` are measured: of the test split, or the probes
+    num_images: int
+    clean: float
+    #: empty where it was not asked for; without fgsm where no gradient comes through the model
+    robust: tuple[Robust, ...]
+
+
 class Failed(_Errand):
     """The errand could not be done."""
 
@@ -147,8 +205,8 @@ class Failed(_Errand):
     traceback: str = ""
 
 
-Errand = Annotated[Export | Compare | Predict, Field(discriminator="kind")]
-Answer = Annotated[Exported | Compared | Predicted | Failed, Field(discriminator="kind")]
+Errand = Annotated[Export | Compare | Predict | Verify, Field(discriminator="kind")]
+Answer = Annotated[Exported | Compared | Predicted | Verified | Failed, Field(discriminator="kind")]
 _ERRANDS: TypeAdapter[Errand] = TypeAdapter(Errand)
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
 

@@ -44,7 +44,8 @@ class Treatment:
 
 TREATMENTS: Mapping[Failure, Treatment] = {
     Failure.OUT_OF_MEMORY: Treatment(
-        noticed="TensorFlow has no memory for a step of fine-tuning",
+        noticed="TensorFlow has no memory for a step of fine-tuning; where the system ends the trainer for it, or TensorFlow stands still, "
+        "that is a crash or a hang",
         done="the batch goes through in smaller parts, down to one image; it is as large as before",
         seen="a line in the trainer's log; if not even one image fits, the trial fails with `OutOfMemory` and its cure",
     ),

@@ -180,3 +180,28 @@ def unseal(
     from tuner.commands import sealing
 
     return sealing.unseal(sealed, to, identity, passphrase_file)
+
+
+@app.command()
+def verify(
+    bundle: _Bundle,
+    signature: Annotated[
+        Path | None, Option(metavar="KEY", help="Public key that the signature is checked with.", show_default="it is not checked")
+    ] = None,
+    require: Annotated[
+        Path | None, Option(metavar="FILE", help="YAML file of the lowest accuracies that are borne.", show_default="none")
+    ] = None,
+    data: DataPath = None,
+    robustness: Annotated[bool, Option("--robustness/--no-robustness", help="Measure it on images with something wrong.")] = True,
+    images: Annotated[int, Option(min=1, metavar="N", help="The most test images that robustness is measured on.")] = 200,
+    tolerance: Annotated[float, Option(min=0, max=1, metavar="X", help="Difference of the test accuracy that is borne.")] = 0.005,
+    as_json: AsJson = False,
+    cache: Cache = None,
+) -> int:
+    """Check that a bundle is whole, signed, safe to load and as good as it says."""
+    from tuner.commands import verifying
+
+    asked = verifying.Asked(
+        signature=signature, require=require, data=data, robustness=robustness, images=images, tolerance=tolerance, cache=cache
+    )
+    return verifying.verify(bundle, asked, as_json=as_json)

@@ -5,12 +5,14 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import buckets
 from tests.acceptance.conftest import Command, Place
+from tuner.results import versions
 from tuner.search import storage as storages
 from tuner.search import study as studies
 
@@ -50,6 +52,15 @@ class Machines:
     def files(self, machine: str) -> list[str]:
         """What is in the folders of trials on a machine."""
         return sorted(f"{path.parent.name}/{path.name}" for path in (self._place.folder / machine).glob("study/trial-*/*"))
+
+    @property
+    def folder(self) -> Path:
+        """Where the storage is, and beneath it a folder for each machine."""
+        return self._place.folder
+
+    def objects(self) -> list[str]:
+        """Everything that is in the bucket."""
+        return self._service.keys(self._bucket)
 
     def kept(self) -> list[str]:
         """What is in the bucket."""
@@ -122,3 +133,18 @@ def test_a_bucket_that_is_away_stops_no_training_and_the_next_worker_of_the_mach
     assert machines.worker("one").end()[0] == 0
     assert machines.files("one") == []
     assert "trial-00000/weights.weights" in machines.kept()
+
+
+def test_weights_of_several_machines_become_a_version_whose_soup_is_in_the_bucket(machines: Machines) -> None:
+    assert machines.tuner("one", "run", "study.yaml", "--no-export", "--artifacts", machines.url).end()[0] == 0
+    told = machines.tuner("two", "retrain", "study", "--top", "1", "--seeds", "2", "--json", "--artifacts", machines.url)
+    code, out = told.end()
+    assert code == 0, told.lines
+    assert len(json.loads(out)["networks"][0]["chosen_seeds"]) == 2
+    storage = storages.open(f"sqlite:///{machines.folder / 'tuner.db'}")
+    (version,) = versions.all(storage, "study")
+    storage.close()
+    key = version.kept.artifact.removeprefix(f"{machines.url}/")
+    assert key.startswith("study-retrain-1/soup-")
+    assert f"models/team/{key}" in machines.objects()
+    assert not list((machines.folder / "two" / "study-retrain-1").glob("*.npz"))

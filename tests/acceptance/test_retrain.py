@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 
 from tests.acceptance.conftest import Place
+from tuner import study_file
 from tuner.results import versions
 from tuner.results.versions import Reading
 from tuner.search import storage as storages
@@ -58,7 +59,9 @@ def test_a_version_of_train_and_validation_images_says_that_it_has_no_validation
     assert any("no images are left to take a validation accuracy" in note for note in told["notes"])
     (version,) = versions_of(finished)
     assert version.kept.study == "study-retrain-1-all"
-    assert version.kept.config["training"]["images"] == "train+validation"
+    config = study_file.parse(version.kept.config, "the version's config")
+    assert (config.training.images, config.retraining, config.budget.trials) == ("train+validation", None, 1)
+    assert "validation_accuracy" not in (config.result or {})
 
     code, out = finished.tuner("retrain", "study", "--top", "1", "--seeds", "2", "--json").end()
     assert any("was read 1 time before, for version 1" in note for note in json.loads(out)["notes"])

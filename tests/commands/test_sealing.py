@@ -80,3 +80,11 @@ def test_what_cannot_be_done_is_one_message_and_nothing_is_written(capsys: pytes
     assert cli.main([public if word == "PUBLIC" else word for word in call]) == 2
     assert said in capsys.readouterr().err
     assert sorted(Path().rglob("*")) == before
+
+
+def test_no_study_is_begun_with_a_key_that_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("good.yaml").write_text("name: good\ndata: {source: digits}\nmodel: {backbone: squeezenet1_1, image_size: 32}\n")
+    monkeypatch.setenv(keys.ARTIFACT_KEY, "nowhere.txt")
+    assert cli.main(["run", "good.yaml"]) == 2
+    assert "TUNER_ARTIFACT_KEY: nowhere.txt cannot be read" in capsys.readouterr().err
+    assert not Path("tuner.db").exists()

@@ -22,24 +22,43 @@ T = TypeVar("T")
 
 #: what a rehearsed trainer plays before the fine-tuning
 PROBE_EPOCHS = 2
+#: a small study that is really trained
+REAL = {
+    "data": {"source": "digits", "train": 100, "validation": 60, "test": 0},
+    "model": {"backbone": "squeezenet1_1", "weights": "none", "image_size": 32},
+    "training": {"probe_epochs": 1, "epochs": 12, "promote": 1.0},
+}
+#: whether the long form is wanted
+SOAKS = bool(os.environ.get("SOAK"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extent:
     """How much of a fault is played."""
 
+    workers: int
     kills: int
     killed_trials: int
+    #: long enough for the trials to outlast the kills
+    killed_epoch_seconds: float
     outage_seconds: float
     restarts: int
     cut_seconds: float
 
 
 EXTENT = (
-    Extent(kills=20, killed_trials=40, outage_seconds=60.0, restarts=5, cut_seconds=45.0)
-    if os.environ.get("SOAK")
-    else Extent(kills=5, killed_trials=10, outage_seconds=4.0, restarts=2, cut_seconds=4.0)
+    Extent(workers=16, kills=20, killed_trials=40, killed_epoch_seconds=1.0, outage_seconds=60.0, restarts=5, cut_seconds=45.0)
+    if SOAKS
+    else Extent(workers=3, kills=5, killed_trials=10, killed_epoch_seconds=0.1, outage_seconds=4.0, restarts=2, cut_seconds=4.0)
 )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was counted, where tests counted something."""
+    for report in terminalreporter.getreports("passed"):
+        if report.when == "call" and report.user_properties and "tests/faults" in report.nodeid:
+            found = ", ".join(f"{value} {name}" for name, value in report.user_properties)
+            terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {found}")
 
 
 @pytest.fixture

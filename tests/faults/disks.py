@@ -24,7 +24,7 @@ def capped(num_bytes: int, *, pid: int = 0) -> Iterator[None]:
 
 
 @contextmanager
-def small(folder: Path, num_bytes: int) -> Iterator[None]:
+def small(folder: Path, num_bytes: int) -> Iterator[Path]:
     """A file system of its own on a folder, with so much room.
 
     Raises:
@@ -35,7 +35,7 @@ def small(folder: Path, num_bytes: int) -> Iterator[None]:
     if done.returncode:
         raise PermissionError(f"no file system can be mounted here: {done.stderr.strip()}")
     try:
-        yield
+        yield folder
     finally:
         subprocess.run(["umount", "--lazy", folder], check=True)
 

@@ -1,7 +1,7 @@
 """A network that is slow, cut or swallows everything: no trial fails, no epoch is lost, training goes on and a line says what is wrong."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,9 @@ def ended(worker: Command, place: Place, postgresql: Any) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("weather", [Weather.CUT, Weather.BLACK_HOLE, Weather.SLOW])
-def test_training_goes_on_over_a_bad_network(weather: Weather, place: Place, postgresql: Any, proxy: Proxy) -> None:
+def test_training_goes_on_over_a_bad_network(
+    weather: Weather, place: Place, postgresql: Any, proxy: Proxy, record_property: Callable[[str, object], None]
+) -> None:
     # a slow connection is to be borne, one that says nothing is to be given up
     worker = begun(place, over(proxy, postgresql, {} if weather is Weather.SLOW else IMPATIENT))
     before = len(diary(place))
@@ -75,6 +77,9 @@ def test_training_goes_on_over_a_bad_network(weather: Weather, place: Place, pos
     assert trained > EXTENT.cut_seconds / EPOCH_SECONDS / 2
     told = "the storage is slow" if weather is Weather.SLOW else "reports are kept in"
     assert any(told in line for line in worker.lines), worker.lines
+    record_property("seconds", EXTENT.cut_seconds)
+    record_property("epochs trained meanwhile", trained)
+    record_property("repeated", num_repeated(place))
 
 
 def test_a_server_that_takes_all_and_says_nothing_is_given_up_in_bounded_time(proxy: Proxy, postgresql: Any) -> None:

@@ -2,17 +2,18 @@
 
 import random
 import signal
+from collections.abc import Callable
+from contextlib import closing
 
 import psutil
 import pytest
 from sqlalchemy import func, select
 
 from tests.acceptance.conftest import Command, Place
-from tests.faults.conftest import EXTENT, assert_whole, num_repeated, pass_seconds, script, until
+from tests.faults.conftest import EXTENT, assert_whole, diary, num_repeated, pass_seconds, script, until
 from tuner.search import leases, tables
 from tuner.search import storage as storages
 
-WORKERS = 3
 EPOCHS = 6
 
 
@@ -22,10 +23,11 @@ class Crew:
     def __init__(self, place: Place, url: str) -> None:
         self._place, self._url = place, url
         self.storage = storages.open(url)
-        self.workers = [self._start() for _ in range(WORKERS)]
+        self.workers = [self._start() for _ in range(EXTENT.workers)]
 
     def _start(self) -> Command:
-        return self._place.tuner("worker", "study.yaml", "--storage", self._url, script=script(self._place, fine_tune_epochs=EPOCHS))
+        played = script(self._place, fine_tune_epochs=EPOCHS, epoch_seconds=EXTENT.killed_epoch_seconds)
+        return self._place.tuner("worker", "study.yaml", "--storage", self._url, script=played)
 
     def victims(self) -> list[int]:
         """Our processes at work on a trial that has lost less than two workers: a third loss fails a trial, which is another test."""
@@ -48,6 +50,10 @@ class Crew:
         self.workers[number].end()
         self.workers[number] = self._start()
 
+    def close(self) -> None:
+        """Read the storage no more."""
+        self.storage.close()
+
 
 def _alive(worker: Command) -> list[psutil.Process]:
     if worker.process.poll() is not None:
@@ -56,18 +62,24 @@ def _alive(worker: Command) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(900)
-def test_workers_that_are_killed_one_after_another_lose_nothing(place: Place, postgresql_url: str) -> None:
+def test_workers_that_are_killed_one_after_another_lose_nothing(
+    place: Place, postgresql_url: str, record_property: Callable[[str, object], None]
+) -> None:
     place.write(budget={"trials": EXTENT.killed_trials})
     dice = random.Random(0)
-    crew = Crew(place, postgresql_url)
-    for _ in range(EXTENT.kills):
-        pass_seconds(dice.uniform(0.2, 1.0))
-        crew.kill(dice.choice(until(crew.victims)))
-    for worker in crew.workers:
-        assert worker.end()[0] == 0, worker.lines
-    crew.storage.close()
+    with closing(Crew(place, postgresql_url)) as crew:
+        for _ in range(EXTENT.kills):
+            pass_seconds(dice.uniform(0.2, 1.0))
+            crew.kill(dice.choice(until(crew.victims, 300.0)))
+        for worker in crew.workers:
+            assert worker.end()[0] == 0, worker.lines
     assert_whole(postgresql_url, num_trials=EXTENT.killed_trials, num_epochs=EPOCHS)
     assert num_repeated(place) <= EXTENT.kills
+    record_property("workers", EXTENT.workers)
+    record_property("kills", EXTENT.kills)
+    record_property("completed trials", EXTENT.killed_trials)
+    record_property("epochs trained", len(diary(place)))
+    record_property("of them repeated", num_repeated(place))
 
 
 def test_an_epoch_that_only_its_checkpoint_knows_of_comes_to_the_curve(place: Place, postgresql_url: str) -> None:

@@ -1,6 +1,7 @@
 """A database that crashes, stays away and comes back, again and again: no trial fails, no epoch is lost, and training does not pause."""
 
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +16,7 @@ PAUSE_SECONDS = 2.0
 
 
 @pytest.mark.timeout(900)
-def test_training_goes_on_while_the_database_is_away(place: Place, postgresql: Any) -> None:
+def test_training_goes_on_while_the_database_is_away(place: Place, postgresql: Any, record_property: Callable[[str, object], None]) -> None:
     epochs = int(EXTENT.restarts * (EXTENT.outage_seconds + 2) / EPOCH_SECONDS) + 10
     place.write(budget={"trials": 2})
     played = script(place, epoch_seconds=EPOCH_SECONDS, fine_tune_epochs=epochs)
@@ -34,8 +35,17 @@ def test_training_goes_on_while_the_database_is_away(place: Place, postgresql: A
     assert any("reports are kept in" in line for line in run.lines), run.lines
     assert_whole(str(postgresql.get_uri()), num_trials=2, num_epochs=epochs)
     assert num_repeated(place) == 0
-    for trial in (0, 1):
-        times = [when for number, _, when in diary(place) if number == trial]
-        assert max(later - earlier for earlier, later in pairwise(times)) < PAUSE_SECONDS
+    pause = max(later - earlier for trial in (0, 1) for earlier, later in pairwise(times(place, trial)))
+    assert pause < PAUSE_SECONDS
     for began, ended in outages:
         assert sum(began < when < ended for _, _, when in diary(place)) > EXTENT.outage_seconds
+    record_property("outages", EXTENT.restarts)
+    record_property("seconds each", EXTENT.outage_seconds)
+    record_property("epochs trained", len(diary(place)))
+    record_property("of them repeated", num_repeated(place))
+    record_property("seconds between two epochs of a trial at most", round(pause, 2))
+
+
+def times(place: Place, trial: int) -> list[float]:
+    """When each epoch of a trial ended."""
+    return [when for number, _, when in diary(place) if number == trial]

@@ -1,21 +1,45 @@
 """SIGTERM to all workers, then `run` again: it goes on from the checkpoints, and the curves have no gap and no epoch twice."""
 
 import signal
+import time
+from collections.abc import Callable
 
-from tests.acceptance.conftest import Place
+import pytest
+
+from tests.acceptance.conftest import Command, Place
 from tests.faults.conftest import assert_whole, num_repeated, script
 
 EPOCHS = 30
+#: within which a worker has kept a checkpoint and handed its trial back
+PREEMPTION_SECONDS = 10.0
 
 
-def test_a_run_that_was_terminated_goes_on_where_it_was(place: Place, postgresql_url: str) -> None:
+def stop_the_run(run: Command) -> None:
+    run.signal(signal.SIGTERM)
+
+
+def stop_each_worker(run: Command) -> None:
+    """A run that nobody asked to end is not done without its workers."""
+    workers = run.family()
+    assert len(workers) == 2
+    for worker in workers:
+        worker.terminate()
+
+
+@pytest.mark.parametrize(("stop", "codes"), [(stop_the_run, (0, 130)), (stop_each_worker, (1,))])
+def test_a_run_that_was_terminated_goes_on_where_it_was(
+    stop: Callable[[Command], None], codes: tuple[int, ...], place: Place, postgresql_url: str
+) -> None:
     place.write(budget={"trials": 3})
     arguments = ("run", "study.yaml", "--workers", "2", "--storage", postgresql_url, "--no-export")
-    for _ in range(2):
+    for word in ("promoted", "resumed"):
         stopped = place.tuner(*arguments, script=script(place, fine_tune_epochs=EPOCHS))
-        stopped.until("trial", "promoted") if not _ else stopped.until("resumed")
-        stopped.signal(signal.SIGTERM)
-        assert stopped.end()[0] in (0, 130), stopped.lines
+        stopped.until("trial", word)
+        stop(stopped)
+        began = time.monotonic()
+        assert stopped.end()[0] in codes, stopped.lines
+        assert time.monotonic() - began < PREEMPTION_SECONDS
+        assert any("suspended" in line for line in stopped.lines), stopped.lines
     last = place.tuner(*arguments, script=script(place, fine_tune_epochs=EPOCHS, epoch_seconds=0.02))
     assert last.end()[0] == 0, last.lines
     assert any("trial 0 resumed" in line for line in last.lines), last.lines

@@ -1,22 +1,20 @@
 """Trainers that crash, hang, diverge or meet an error of the user's: each as the table of failures says."""
 
+import resource
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.acceptance.conftest import Place
-from tests.faults.conftest import script, until
+from tests.faults.conftest import REAL, SOAKS, script, until
 
 #: a network of the user's with a mistake in it
 NETWORK = """
 def build(size):
     raise ZeroDivisionError("the user's own mistake")
 """
-REAL = {
-    "data": {"source": "digits", "train": 100, "validation": 60, "test": 0},
-    "model": {"backbone": "squeezenet1_1", "weights": "none", "image_size": 32},
-    "training": {"probe_epochs": 1, "epochs": 12, "promote": 1.0},
-}
 
 
 def test_each_mishap_ends_as_the_table_says(place: Place) -> None:
@@ -50,20 +48,31 @@ def test_a_mistake_in_the_users_network_is_shown_and_nothing_is_trained(place: P
     assert not any("Traceback" in line for line in run.lines), run.lines
 
 
-@pytest.mark.timeout(300)
-def test_a_real_trainer_that_is_killed_costs_no_trial_and_little_of_one(place: Place) -> None:
-    place.write(**REAL | {"budget": {"trials": 1}})
-    run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export")
-    run.until("trial 0 promoted")
-    checkpoints = place.folder / "tuner-artifacts"
-    until(lambda: _checkpoints(checkpoints))
-    [trainer] = [process for process in run.family() if "tuner.training.process" in process.cmdline()]
+def kill_after_a_checkpoint(trainer: psutil.Process, artifacts: Path) -> None:
+    until(lambda: _checkpoints(artifacts))
     trainer.kill()
+
+
+def starve(trainer: psutil.Process, artifacts: Path) -> None:
+    """Let it have little more memory than it has before the fine-tuning: it crashes, or TensorFlow waits for a thread that cannot begin."""
+    most = trainer.memory_info().vms + 20 * 2**20
+    resource.prlimit(trainer.pid, resource.RLIMIT_AS, (most, most))
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("harm", [kill_after_a_checkpoint, pytest.param(starve, marks=pytest.mark.skipif(not SOAKS, reason="make soak"))])
+def test_a_real_trainer_that_is_killed_or_has_no_memory_costs_no_trial(harm: Callable[[psutil.Process, Path], None], place: Place) -> None:
+    place.write(**REAL | {"budget": {"trials": 1}})
+    run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--hang-limit", "30s")
+    run.until("trial 0 promoted")
+    artifacts = place.folder / "tuner-artifacts"
+    [trainer] = [process for process in run.family() if "tuner.training.process" in process.cmdline()]
+    harm(trainer, artifacts)
     code, _ = run.end()
     assert code == 0, run.lines
-    assert any("trial 0 replaced" in line for line in run.lines), run.lines
+    assert sum("trial 0 replaced" in line for line in run.lines) == 1, run.lines
     assert place.states() == ["COMPLETE"]
-    assert not _checkpoints(checkpoints)
+    assert not _checkpoints(artifacts)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

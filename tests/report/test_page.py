@@ -3,13 +3,17 @@
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
 from tests.report.conftest import HOSTILE
+from tests.results import test_judging
 from tests.search import by_hand
 from tuner import messages
 from tuner.report import material, page
+from tuner.results import versions
+from tuner.results.versions import NewReading, NewVersion, Origin
 from tuner.search import study as studies
 from tuner.search import tables, trials
 from tuner.search.storage import Storage
@@ -154,3 +158,32 @@ def test_a_number_on_test_images_is_held_against_that_of_the_search(worked: Stud
     assert "On 200 test images, by which nothing was chosen, it is 0.7500 (95 % interval 0.6857 to 0.8049, Wilson)" in said
     assert best.row.value is not None
     assert f"{best.row.value - 0.75:.4f} higher" in said
+
+
+def test_what_was_kept_is_told_with_its_verdict(worked: Study, storage: Storage) -> None:
+    made, _ = test_judging.judged()
+    verdict = made.model_copy(update={"notes": (HOSTILE,)})
+    reading = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=verdict.test_accuracy, num_images=verdict.num_test)
+    common: dict[str, Any] = {
+        "name": worked.name,
+        "study": worked.name,
+        "trial": 7,
+        "config": {},
+        "fingerprint": "f" * 64,
+        "splits": "5" * 64,
+    }
+    common |= {"artifact": "/w.h5", "sha256": "0" * 64, "created_by": "ada"}
+    plain: dict[str, Any] = {"validation_accuracy": 0.9, "test_accuracy": None}
+    versions.add(storage, NewVersion(**common, origin=Origin.TRIAL, metrics=plain))
+    versions.add(storage, NewVersion(**common, origin=Origin.RETRAINING, metrics=verdict.model_dump(mode="json")), reading=reading)
+    text = page.html(material.read(worked))
+    assert_nothing_runs_or_is_fetched(text)
+    said = section(text, "versions")
+    assert "On 1,000 test images it reaches 0.9200 (95 % interval 0.9015 to 0.9353, Wilson)" in said
+    assert "The search's own number, 0.9700 of trial 7, was too high by 0.0500" in said
+    assert all(comparison.words in said for comparison in verdict.comparisons)
+    assert "1 trial 7 0.9000 – – 0 –" in said
+    assert "2 birds-retrain-1 0.9400 0.9200 0.9015 to 0.9353 1 –" in said
+    markdown = page.markdown(material.read(worked))
+    assert "## Versions" in markdown
+    assert "| 2 | birds-retrain-1 | 0.9400 | 0.9200 |" in markdown

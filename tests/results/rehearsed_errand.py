@@ -59,6 +59,8 @@ def run(order: errands.Errand, *, threads: int = 0) -> errands.Answer:
             return compare(order, told)
         case errands.Predict():
             return predict(order)
+        case errands.Verify():
+            raise AssertionError("nothing of a rehearsed bundle is a model")
 
 
 def main() -> None:

@@ -129,6 +129,14 @@ def test_a_checkpoint_makes_room_for_the_weights_of_its_trial(tmp_path: Path, mo
     assert (kept(tmp_path), control.told) == (["weights.npz"], [])
 
 
+def test_what_a_trainer_that_was_killed_had_half_written_is_gone_when_its_trial_ends(tmp_path: Path) -> None:
+    trained = order(tmp_path, PLAIN)
+    for name in ("checkpoint", "checkpoint.4711.part", "weights.npz.4711.part"):
+        (tmp_path / name).touch()
+    keeping.Keeping(trained, Control(), study="small").clear()
+    assert kept(tmp_path) == []
+
+
 def test_a_trainer_process_waits_for_room_and_goes_on(trainer: child.Child, tmp_path: Path, room: ExitStack) -> None:
     calm = trainer.train(tmp_path / "calm", PLAIN)
     room.enter_context(disks.capped(LITTLE, pid=trainer.process.pid))

@@ -1,5 +1,6 @@
 """A trial in the middle of its fine-tuning, to a file and back."""
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
 from tuner.training import suspension
+from tuner.trust import age, at_rest, keys
 
 ORDER = messages.Train(trial=1, hyperparameters=Hyperparameters(), seed=5, weights="w", checkpoint="c")
 
@@ -113,3 +115,36 @@ def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
         suspension.write_arrays(tmp_path / "c", {"a": Unwritable()})  # type: ignore[dict-item]
     assert suspension.read(tmp_path / "c", ORDER, study="animals") is not None
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    made = str(importlib.import_module("pyrage").x25519.Identity.generate())
+    monkeypatch.setenv(keys.ARTIFACT_KEY, made)
+    return made
+
+
+def test_with_a_key_checkpoints_and_weights_are_encrypted_and_read_back(tmp_path: Path, key: str) -> None:
+    suspension.write(tmp_path / "c", suspended())
+    suspension.write_weights(tmp_path / "w", suspended().best, study="animals")
+    for name in ("c", "w"):
+        assert (tmp_path / name).read_bytes().startswith(age.MAGIC)
+    found = suspension.read(tmp_path / "c", ORDER, study="animals")
+    assert found is not None and found.progress == suspended().progress
+    assert suspension.read_weights(tmp_path / "w", study="animals")[0].tolist() == [[1, 0], [0, 1]]
+
+
+def test_an_encrypted_checkpoint_is_not_taken_for_a_missing_one_where_the_key_is_missing(
+    tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspension.write(tmp_path / "c", suspended())
+    content = (tmp_path / "c").read_bytes()
+    (tmp_path / "cut").write_bytes(content[:-1])
+    assert suspension.read(tmp_path / "cut", ORDER, study="animals") is None
+    monkeypatch.delenv(keys.ARTIFACT_KEY)
+    for read in (
+        lambda: suspension.read(tmp_path / "c", ORDER, study="animals"),
+        lambda: suspension.read_weights(tmp_path / "c", study=""),
+    ):
+        with pytest.raises(at_rest.NoKey, match="set TUNER_ARTIFACT_KEY"):
+            read()

@@ -117,6 +117,7 @@ def test_the_checkpoint_of_a_trial_that_fails_is_gone(shared: Shared, is_shared:
     again.bucket, again.script = first.bucket, Script(fine_tune_epochs=6, always=Mishap.FAIL)
     # what is left is of no use to this one
     (first.folder / "artifacts" / "study" / "trial-00000" / "checkpoint").write_text('{"step": 0}')
+    (first.folder / "artifacts" / "study" / "trial-00000" / "checkpoint.4711.part").touch()
     if is_shared:
         shared.service.client.put_object(Bucket=shared.name, Key="models/team/study/trial-00000/checkpoint", Body=b'{"step": 0}')
     again.work()

@@ -129,3 +129,12 @@ def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     log.write_text("\n".join(f"line {number}" for number in range(100)))
     assert trainer.tail(log).splitlines() == [f"line {number}" for number in range(80, 100)]
     assert trainer.tail(tmp_path / "none") == ""
+
+
+def test_of_a_crash_that_python_describes_the_beginning_is_kept_without_the_list_of_modules(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    calls = [f'  File "lib.py", line {number} in call' for number in range(40)]
+    described = ["Fatal Python error: Segmentation fault", "", "Thread 0x1 (most recent call first):", *calls, "Extension modules: a, b, c"]
+    log.write_text("\n".join(["epoch 1", *described]))
+    found = trainer.tail(log).splitlines()
+    assert found == ["epoch 1", "Fatal Python error: Segmentation fault", "Thread 0x1 (most recent call first):", *calls[:17]]

@@ -1,6 +1,5 @@
 """Trainings that are done into a version: what is asked of a trainer, and what is kept of its answers."""
 
-import hashlib
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,14 +12,13 @@ from tuner.errors import TunerError
 from tuner.messages import Split
 from tuner.results import best as bests
 from tuner.results import config as configs_of
-from tuner.results import examination, judging, versions
+from tuner.results import examination, judging, manifest, versions
 from tuner.results.examination import Answers, Network
 from tuner.results.judging import Matter
 from tuner.results.retrained import Retrained, Run
 from tuner.results.verdict import Verdict
 from tuner.results.versions import NewReading, NewVersion, Origin, Version
 from tuner.search.study import Study
-from tuner.terminal import printing
 from tuner.workers import evaluation, process, shipping
 from tuner.workers.evaluation import Examiner
 from tuner.workers.process import Assignment
@@ -59,7 +57,9 @@ class Questions:
     def _ask(self, config: Retrained, runs: Sequence[Run], split: Split, *, average: Path | None) -> Answers:
         to = self._folder / f"{'-'.join(str(run.trial) for run in runs)}-{split}.npz"
         with ExitStack() as stack:
-            weights = {run: str(stack.enter_context(artifacts.fetched(_weights(run), self._folder))) for run in runs}
+            # a folder each: files out of a bucket have the same name
+            fetched = {run: artifacts.fetched(_weights(run), self._folder / str(run.trial)) for run in runs}
+            weights = {run: str(stack.enter_context(file)) for run, file in fetched.items()}
             self._examiner.ask(examination.order(config, weights, split=split, average=average, to=to))
         return examination.answers(to, split)
 
@@ -90,18 +90,17 @@ def conclude_on_all(
 def _questions(study: Study, room: Room) -> Iterator[Questions]:
     places = room.assignment.places
     folder = places.of_study(study.name) / "answers"
-    with printing.busy(f"{study.name}: what was trained is asked about validation and test images …"):
-        try:
-            with evaluation.examiner(
-                study,
-                start=lambda: process.child(room.assignment),
-                places=places,
-                limits=room.assignment.limits,
-                stopping=room.stopping,
-            ) as examiner:
-                yield Questions(study, examiner, folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    try:
+        with evaluation.examiner(
+            study,
+            start=lambda: process.child(room.assignment),
+            places=places,
+            limits=room.assignment.limits,
+            stopping=room.stopping,
+        ) as examiner:
+            yield Questions(study, examiner, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _notes(study: Study) -> list[str]:
@@ -127,11 +126,11 @@ def _artifact(study: Study, network: Network, ask: Questions, room: Room) -> tup
     if not network.is_soup:
         weights = _weights(network.runs[0])
         with artifacts.fetched(weights, places.of_study(study.name)) as path:
-            return weights, _digest(path)
+            return weights, manifest.digest(path)
     key = f"soup-{'-'.join(str(run.trial) for run in network.runs)}.npz"
     path = places.of_study(study.name) / key
     ask.mix(network, path)
-    digest = _digest(path)
+    digest = manifest.digest(path)
     if places.bucket is None:
         return str(path), digest
     bucket = shipping.open_bucket(places.bucket)
@@ -165,8 +164,3 @@ def _weights(run: Run) -> str:
     if run.weights is None:
         raise TunerError(f"the weights of trial {run.trial} were not kept")
     return run.weights
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,7 @@ from tuner.commands import artifacts
 from tuner.data import room
 from tuner.errors import RequestError
 from tuner.spec import Budget, StudySpec, read_duration
+from tuner.trust import keys
 from tuner.workers import gpus
 
 #: a trainer that says nothing for so long hangs
@@ -105,8 +106,9 @@ def places(cache_given: Path | None, artifacts_given: str | Path | None) -> Fold
     """The folders of a run; they are made when something is written to them.
 
     Raises:
-        RequestError: one of them is there and is no folder, or the artifacts are to go to what is no bucket.
+        RequestError: one of them is there and is no folder, the artifacts are to go to what is no bucket, or what encrypts them is no key.
     """
+    keys.artifact_identities()
     folder, bucket = artifacts.read(artifacts_given)
     folders = Folders(cache=cache(cache_given), artifacts=folder, bucket=bucket)
     for name, folder in (("--cache", folders.cache), ("--artifacts" if bucket is None else artifacts.SCRATCH, folders.artifacts)):

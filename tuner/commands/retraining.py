@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tuner import wording
-from tuner.commands import artifacts, checking, controlling, engines, examining, options, outcome, running, showing
+from tuner.commands import artifacts, checking, controlling, engines, examining, options, outcome, running, showing, standby
 from tuner.commands.here import Here
 from tuner.errors import Dismissed, RequestError, TunerError
 from tuner.results import best as bests
@@ -25,6 +25,7 @@ from tuner.workers.process import Assignment
 from tuner.workers.stopping import Stopping, on_signals
 
 On = Literal["train", "train+validation"]
+_EXAMINED = "what was trained is asked about validation and test images …"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +127,15 @@ def _concluded(study: Study, again: Study, asked: Asked, hands: _Hands) -> Versi
     (assignment, *_) = hands.assign(again)
     room = examining.Room(assignment=assignment, stopping=hands.stopping, by=controlling.user())
     if asked.on == "train":
-        return examining.conclude(study, again, configs, about, room)
+        with printing.busy(f"{again.name}: {_EXAMINED}"):
+            return examining.conclude(study, again, configs, about, room)
     on_all = again_of.on_all(study, again)
     if on_all is None:
         on_all = again_of.begin_on_all(study, again, again_of.config(study, chosen.trial), fine_tunes=_fine_tunes(again, chosen))
     (on_all_config,) = _trained(on_all, hands, _budget(study, on_all, hands.ready.hands.num_workers))
     retrained.choose([on_all_config])
-    return examining.conclude_on_all(study, (again, configs), (on_all, on_all_config), about, room)
+    with printing.busy(f"{on_all.name}: {_EXAMINED}"):
+        return examining.conclude_on_all(study, (again, configs), (on_all, on_all_config), about, room)
 
 
 def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:
@@ -146,10 +149,13 @@ def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:
     trials.resume(study)
     if not outcome.is_over(study):
         plain.line(budget)
+    is_left = True
+    while is_left and standby.is_needed(study, hands.stopping):  # the last ones may be with workers of other machines
         complaints, codes = running.train(study, hands.ready, hands.assign(study), stopping=hands.stopping)
         failure = outcome.failure(study, complaints, codes)
         if failure is not None and not hands.stopping.is_asked:
             raise failure
+        is_left = not progress.snapshot(study).num_enqueued  # else someone dismissed the workers
     if hands.stopping.is_asked:
         raise Dismissed("asked to stop")
     _require_whole(study)
@@ -157,12 +163,12 @@ def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:
 
 
 def _require_whole(study: Study) -> None:
-    """Refuse to judge while trainings are left: someone stopped the study, or another machine is at them."""
+    """Refuse to judge while trainings are left, because someone stopped the study or its workers."""
     seen = progress.snapshot(study)
     left = seen.num_enqueued + seen.num_waiting + len(seen.running)
     if left:
-        why = trials.stopped(study) or (f"it was stopped by {seen.halted_by}" if seen.halted_by else "other workers are at them")
-        raise TunerError(f"{study.name}: {wording.count(left, 'training')} are not done: {why}. The same command goes on")
+        why = trials.stopped(study) or (f"it was stopped by {seen.halted_by}" if seen.halted_by else "its workers were asked to end")
+        raise TunerError(f"{study.name}: {wording.count(left, 'training')} left: {why}. The same command goes on")
 
 
 def _budget(study: Study, again: Study, num_workers: int) -> str:

@@ -12,7 +12,20 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tuner.data import entries, room
 from tuner.data.entries import Entry
-from tuner.doctor import buckets, database, disks, findings, hardware, leftovers, packages, sqlite_file, undelivered, weights, zombies
+from tuner.doctor import (
+    buckets,
+    database,
+    disks,
+    encryption,
+    findings,
+    hardware,
+    leftovers,
+    packages,
+    sqlite_file,
+    undelivered,
+    weights,
+    zombies,
+)
 from tuner.doctor.findings import Finding, Level, Visit
 from tuner.errors import StorageError, TunerError
 from tuner.search import storage as storages
@@ -74,6 +87,7 @@ def artifacts(visit: Visit) -> Iterator[Finding]:
     """The folder of weights, checkpoints and logs, and the bucket that others see of it."""
     yield from disks.writable("artifacts", visit.artifacts, "--artifacts" if visit.bucket is None else "TUNER_SCRATCH")
     yield disks.space("artifacts", visit.artifacts)
+    yield from encryption.look(visit.artifacts)
     if visit.bucket is not None:
         yield from buckets.look(visit.bucket)
 

@@ -100,8 +100,10 @@ def winner(material: Material) -> Best | None:
 
 def changes(material: Material, best: Best | None) -> list[Change]:
     """The hyperparameters of the winner that are not the rule's."""
-    rule = None if best is None else bests.rule(material.study)
-    if best is None or rule is None or best.trial == 0:
+    if best is None or best.trial == 0 or best.spec.retraining is not None:
+        return []
+    rule = bests.rule(material.study)
+    if rule is None:
         return []
     theirs = flat(rule.model_dump(mode="json"))
     return [
@@ -138,6 +140,8 @@ def honesty(best: Best) -> list[str]:
 
 def against_rule(best: Best) -> str:
     """What the search gained over the recipe that needs none."""
+    if best.spec.retraining is not None:
+        return f"Its trials are trainings of configs that another search found: that of {best.spec.retraining.study}."
     if best.trial == 0:
         return "Trial 0, the rule that needs no search, was not beaten."
     if best.rule_value is None:

@@ -11,7 +11,7 @@ import jinja2
 import tuner
 from tuner.dashboard.pages import rendering
 from tuner.drawing import charts, confusion, templating
-from tuner.report import columns, facts, importances, pictures
+from tuner.report import columns, facts, importances, kept, pictures
 from tuner.report.columns import Column
 from tuner.report.material import Material
 
@@ -36,6 +36,7 @@ def markdown(material: Material) -> str:
 def _said(material: Material) -> Mapping[str, Any]:
     plan, space = facts.planned(material)
     best = facts.winner(material)
+    versions, judged = kept.rows(material.study)
     return {
         "version": tuner.__version__,
         "study": material.study,
@@ -49,6 +50,8 @@ def _said(material: Material) -> Mapping[str, Any]:
         "honesty": [] if best is None else facts.honesty(best),
         "against_rule": "" if best is None else facts.against_rule(best),
         "changes": facts.changes(material, best),
+        "versions": versions,
+        "judged": judged,
         "ranked": facts.ranked(material),
         "importances": importances.importances(material.study, material.valued),
         "num_best": importances.num_best(len(material.valued)),

@@ -76,7 +76,7 @@ class Unpacking:
         """
         try:
             self._take(memoryview(data))
-        except OSError as error:  # an OSError would be taken for one of the sealed file
+        except OSError as error:
             raise TunerError(f"{self._folder.parent} cannot be written: {error.strerror}") from error
         return len(data)
 

@@ -19,7 +19,7 @@ from tuner.workers import errand
 CONFIG, LABELS, METRICS, LOCK = "config.yaml", "labels.txt", "metrics.json", "environment.lock"
 CARD, FORMATS, PLOTS = "README.md", "formats.json", "plots"
 PROBES = "probes"
-PREDICTIONS = f"{PROBES}/predictions.json"
+PREDICTIONS = f"{PROBES}/{errands.PREDICTIONS}"
 #: images of `probes/`, and the most on which formats are compared
 NUM_PROBES, NUM_COMPARED = 16, 1000
 #: the least part of the images whose label a format must have as the Keras model has it

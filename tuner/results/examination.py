@@ -13,6 +13,7 @@ from tuner.messages import Split
 from tuner.results import honesty
 from tuner.results.honesty import Labels, Logits
 from tuner.results.retrained import Retrained, Run
+from tuner.trust import at_rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ def read_test(network: Network, ask: Ask) -> Examined:
 
 def answers(path: Path, split: Split) -> Answers:
     """What a trainer wrote of a split."""
-    with np.load(path, allow_pickle=False) as arrays:
+    with at_rest.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
         return Answers(logits=arrays[split], labels=arrays[f"{split}_labels"])
 
 

@@ -23,7 +23,8 @@ def as_yaml(best: Best) -> str:
     """The best trial as a commented study file."""
     rank = "the best" if best.is_best else "one"
     what = f"Trial {best.trial} of the study {best.spec.name}, {rank} of {best.num_completed} completed trials"
-    return commented(config.resolved(best), f"{what}: validation accuracy {best.value:.4f}.")
+    measured = "validation accuracy" if best.spec.training.images == "train" else "accuracy on images that it trained on"
+    return commented(config.resolved(best), f"{what}: {measured} {best.value:.4f}.")
 
 
 def commented(spec: StudySpec, headline: str) -> str:

@@ -44,9 +44,8 @@ def one(spec: StudySpec, snapshot: Snapshot) -> RenderableType:
 
 def best(found: Best) -> RenderableType:
     """The best trial of a study."""
-    lines = Text.assemble(
-        (found.spec.name, "strong"), f"  trial {found.trial}, validation accuracy ", (wording.accuracy(found.value), "bold green")
-    )
+    measured = "validation accuracy" if found.spec.training.images == "train" else "accuracy on images that it trained on"
+    lines = Text.assemble((found.spec.name, "strong"), f"  trial {found.trial}, {measured} ", (wording.accuracy(found.value), "bold green"))
     if found.test_accuracy is not None:
         low, high = wording.wilson(found.test_accuracy, found.num_test)
         lines.append(f"\ntest accuracy {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")

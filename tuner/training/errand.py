@@ -57,6 +57,11 @@ def _do(errand: errands.Errand, threads: int) -> errands.Answer:
 
             _share(threads)
             return predicting.predict(errand, threads=threads)
+        case errands.Verify():
+            from tuner.training import verifying
+
+            _share(threads)
+            return verifying.verify(errand)
 
 
 def _share(threads: int) -> "devices.Share":

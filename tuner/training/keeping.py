@@ -27,7 +27,7 @@ class Keeping:
 
     def __init__(self, order: messages.Train, control: Control, *, study: str) -> None:
         self._order, self._control, self._study = order, control, study
-        self._checkpoint = Path(order.checkpoint)
+        self._checkpoint, self._weights = Path(order.checkpoint), Path(f"{order.weights}.npz")
         self._is_told = False
 
     def read(self) -> Suspended | None:
@@ -50,8 +50,11 @@ class Keeping:
             self._control.send(messages.Kept(trial=self._order.trial))
 
     def clear(self) -> None:
-        """The checkpoint is needed no more."""
+        """The checkpoint is needed no more, nor what trainers that were killed had half written."""
         self._checkpoint.unlink(missing_ok=True)
+        for path in (self._checkpoint, self._weights):
+            for part in path.parent.glob(f"{path.name}.*.part"):
+                part.unlink(missing_ok=True)
 
     def keep_weights(self, weights: Weights) -> str | None:
         """Write the weights of a trial that is completed, and clear its checkpoint: the file.
@@ -59,7 +62,7 @@ class Keeping:
         Where there is no room even without the checkpoint they wait for it, for as long as `failures` says and the worker is not asked
         to stop; None if there was none by then.
         """
-        path = Path(f"{self._order.weights}.npz")
+        path = self._weights
         refused = self._write_weights(path, weights)
         self.clear()
         if refused is not None:

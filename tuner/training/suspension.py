@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tuner import errors, messages
 from tuner.hyperparameters import Hyperparameters
+from tuner.trust import age, at_rest
 
 
 class Part(BaseModel):
@@ -76,12 +77,16 @@ def write(path: Path, suspended: Suspended) -> None:
 
 
 def read(path: Path, order: messages.Train, *, study: str) -> Suspended | None:
-    """The trial that was kept, or None if there is none, it is damaged, or it is another trial's or another study's."""
+    """The trial that was kept, or None if there is none, it is damaged, or it is another trial's or another study's.
+
+    Raises:
+        NoKey: it is encrypted, and there is no key here that opens it.
+    """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with at_rest.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
             progress = Progress.model_validate_json(str(arrays["progress"]))
             found = Suspended(progress=progress, state=_numbered(arrays, "state"), best=_numbered(arrays, "best"))
-    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile, age.Damaged):
         return None
     is_same = (progress.study, progress.hyperparameters, progress.seed) == (study, order.hyperparameters, order.seed)
     return found if is_same else None
@@ -97,9 +102,10 @@ def read_weights(path: Path, *, study: str) -> list[NDArray[np.float32]]:
 
     Raises:
         DataError: they are another study's.
+        NoKey: they are encrypted, and there is no key here that opens them.
         FileNotFoundError: they are not there any more.
     """
-    with np.load(path, allow_pickle=False) as arrays:
+    with at_rest.opened(path) as file, np.load(file, allow_pickle=False) as arrays:
         if str(arrays["study"]) != study:
             raise errors.DataError(
                 f"{path} holds weights of a study with other images or another model; nothing of this study can be scored with them"
@@ -108,12 +114,12 @@ def read_weights(path: Path, *, study: str) -> list[NDArray[np.float32]]:
 
 
 def write_arrays(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
-    """An .npz file, written beside and renamed."""
+    """An .npz file, encrypted where there is a key, written beside and renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+            at_rest.write(file, lambda target: np.savez(target, **arrays))  # type: ignore[arg-type]
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)

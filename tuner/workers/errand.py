@@ -14,7 +14,7 @@ from tuner.workers import trainer
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "tuner.training.errand")
 
 
-def run(errand: errands.Errand, *, threads: int = 0) -> errands.Exported | errands.Compared | errands.Predicted:
+def run(errand: errands.Errand, *, threads: int = 0) -> errands.Exported | errands.Compared | errands.Predicted | errands.Verified:
     """Have it done; `threads` 0: all cores.
 
     Raises:

@@ -14,6 +14,7 @@ import ray
 from pydantic import BaseModel, ConfigDict
 
 from tuner.errors import RequestError
+from tuner.trust import keys
 from tuner.workers import gpus, local
 from tuner.workers.events import Event
 from tuner.workers.gpus import Place
@@ -25,7 +26,7 @@ _LISTEN_SECONDS = 5.0
 #: events that are fetched at once: few enough to travel in the answer itself, not through the object store of a node that may die
 _MAX_EVENTS = 50
 #: variables of a process that its workers on other nodes are to have; the storage's URL is in the assignment
-_PASSED_ON = ("TUNER_CACHE_LIMIT",)
+_PASSED_ON = ("TUNER_CACHE_LIMIT", keys.ARTIFACT_KEY)
 #: Ray kills the children of an actor's process when that ends, but not theirs: so a worker whose actor is gone sees its
 #: pipe closed, and hands its trial back (https://docs.ray.io/en/latest/ray-core/user-spawn-processes.html)
 _SHELL = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
@@ -70,7 +71,15 @@ class Order(BaseModel):
 
     @classmethod
     def here(cls, assignment: Assignment, share: Share, *, num_workers: int, command: tuple[str, ...] | None) -> Self:
-        """An order from this process."""
+        """An order from this process.
+
+        Raises:
+            RequestError: it would have to hold a secret.
+        """
+        if os.environ.get(keys.ARTIFACT_KEY, "").strip().upper().startswith(keys.SECRET):
+            raise RequestError(
+                f"{keys.ARTIFACT_KEY} holds the key itself, which is not sent to other nodes; set it to a file that each node has"
+            )
         environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         return cls(assignment=assignment, share=share, num_workers=num_workers, folder=Path.cwd(), environment=environment, command=command)
 

@@ -120,7 +120,7 @@ class SharedFolder:
 
     def ended(self, trial: int) -> None:
         """Delete what a trainer that failed or crashed has left."""
-        (self._places.of_trial(self._study, trial) / CHECKPOINT).unlink(missing_ok=True)
+        _clear(self._places.of_trial(self._study, trial))
 
     def close(self) -> None:
         """Nothing is under way."""
@@ -187,8 +187,8 @@ class SharedBucket:
 
     def ended(self, trial: int) -> None:
         """Delete the checkpoint here and there."""
-        for path in (self._folder(trial) / CHECKPOINT, self._fetched(trial)):
-            path.unlink(missing_ok=True)
+        _clear(self._folder(trial))
+        self._fetched(trial).unlink(missing_ok=True)
         self._uploads.remove(self._key(trial, CHECKPOINT))
 
     def close(self) -> None:
@@ -208,3 +208,9 @@ class SharedBucket:
 
     def _key(self, trial: int, name: str) -> str:
         return f"{self._study}/{self._folder(trial).name}/{name}"
+
+
+def _clear(folder: Path) -> None:
+    """Delete a trial's checkpoint, and what someone who was killed had half written."""
+    for path in (folder / CHECKPOINT, *folder.glob("*.part")):
+        path.unlink(missing_ok=True)

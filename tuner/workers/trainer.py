@@ -20,6 +20,7 @@ from tuner.workers import gpus
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow", "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 #: lines of the child's log that are shown when it dies
 _TAIL_LINES = 20
+_LINES_BEFORE_CRASH = 5
 _TAIL_BYTES = 16_384
 #: how long a child that was told to leave may take
 _QUIT_SECONDS = 5.0
@@ -161,14 +162,16 @@ class ChildTrainer:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log, "" where there is none."""
+    """The last lines of a log, "" where there is none; of a crash that Python describes the first, which tell the latest calls."""
     try:
         with log.open("rb") as written:
             written.seek(max(0, log.stat().st_size - _TAIL_BYTES))
             lines = written.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    return "\n".join([line for line in lines if line.strip()][-_TAIL_LINES:])
+    said = [line for line in lines if line.strip() and not line.startswith("Extension modules: ")]
+    crashes = [place for place, line in enumerate(said) if line.startswith("Fatal Python error")]
+    return "\n".join(said[max(0, crashes[-1] - _LINES_BEFORE_CRASH) :][:_TAIL_LINES] if crashes else said[-_TAIL_LINES:])
 
 
 def _cause(code: int) -> str:

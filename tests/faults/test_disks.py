@@ -1,0 +1,84 @@
+"""A disk that fills up under workers: a line says so, nothing half-written is left, and it goes on when there is room."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.acceptance.conftest import Place
+from tests.faults import disks
+from tests.faults.conftest import REAL, SOAKS, assert_whole, crash, diary, num_repeated, script, until
+
+EPOCHS = 80
+DISK_BYTES = 16 * 2**20
+
+
+@pytest.fixture
+def disk(place: Place) -> Iterator[Path]:
+    """A small disk of its own for the artifacts."""
+    try:
+        with disks.small(place.folder / "disk", DISK_BYTES) as folder:
+            yield folder
+    except PermissionError as error:
+        pytest.skip(str(error))
+
+
+def spooled(disk: Path) -> list[str]:
+    """What waits for the storage on the disk, line by line."""
+    return [line for path in (disk / "study" / "spool").glob("*") for line in path.read_text().splitlines(keepends=True)]
+
+
+def test_a_disk_that_is_full_while_the_database_is_away_costs_nothing(place: Place, disk: Path, postgresql: Any) -> None:
+    place.write(budget={"trials": 1})
+    played = script(place, fine_tune_epochs=EPOCHS, keeps_epochs=False)
+    worker = place.tuner("worker", "study.yaml", "--storage", str(postgresql.get_uri()), "--artifacts", str(disk), script=played)
+    worker.until("trial 0 promoted")
+    crash(postgresql)
+    worker.until("reports are kept in")
+    filler = disks.fill(disk)
+    worker.until("trial 0", "what the storage is to get cannot be kept on disk", "it is kept in memory")
+    without_room, trained = spooled(disk), len(diary(place))
+    until(lambda: len(diary(place)) >= trained + 3)
+    assert spooled(disk) == without_room
+    filler.unlink()
+    until(lambda: len(spooled(disk)) >= len(without_room) + 3)
+    lines = spooled(disk)
+    assert all(line.endswith("\n") and json.loads(line) for line in lines[:-1]), lines
+    postgresql.start()
+    assert worker.end()[0] == 0, worker.lines
+    assert sum("cannot be kept on disk" in line for line in worker.lines) == 1, worker.lines
+    assert not any("Traceback" in line for line in worker.lines), worker.lines
+    assert_whole(str(postgresql.get_uri()), num_trials=1, num_epochs=EPOCHS)
+    assert num_repeated(place) == 0
+    assert spooled(disk) == []
+
+
+@pytest.mark.skipif(not SOAKS, reason="make soak")
+@pytest.mark.timeout(600)
+def test_a_real_trainer_goes_on_without_room_for_cache_and_checkpoint(place: Place, disk: Path) -> None:
+    place.write(**REAL | {"budget": {"trials": 1}})
+    with disks.small(place.folder / "cache", 2**20) as cache:
+        disks.fill(cache)
+        filler = disks.fill(disk, leave=2**16)
+        run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--artifacts", str(disk))
+        run.until("the checkpoint (", f"cannot be written to {disk}", "training goes on, and each epoch tries again")
+        assert files(disk, "checkpoint") == []
+        filler.unlink()
+        until(lambda: files(disk, "checkpoint"))
+        code, _ = run.end()
+        assert code == 0, run.lines
+        assert not [path for path in cache.rglob("*") if path.is_file() and path.name != "filler" and path.stat().st_size > 0]
+    assert place.states() == ["COMPLETE"]
+    assert not any("Traceback" in line for line in run.lines), run.lines
+    assert any("has no room for" in path.read_text() for path in disk.rglob("*.trainer.log"))
+    assert files(disk, "checkpoint") == []
+    [weights] = files(disk, "weights")
+    np.load(weights)
+
+
+def files(disk: Path, name: str) -> list[Path]:
+    """The files of trials, finished or half-written."""
+    return [path for path in disk.rglob("*") if name in path.name and path.is_file()]

@@ -1,0 +1,166 @@
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.trust import keras_files
+from tuner import errors
+from tuner.trust import keras_file
+
+
+def reasons(tmp_path: Path, **parts: Any) -> list[str]:
+    path = tmp_path / "model.keras"
+    path.write_bytes(keras_files.packed(**parts))
+    return keras_file.problems(path)
+
+
+def test_a_plain_model_may_be_loaded(tmp_path: Path) -> None:
+    assert reasons(tmp_path) == []
+    keras_file.require_safe(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (
+            {"module": "keras.layers", "class_name": "Lambda", "config": {"function": {"class_name": "__lambda__", "config": {}}}},
+            "'Lambda'",
+        ),
+        ({"module": "builtins", "class_name": "eval", "config": {}}, "'eval' of builtins"),
+        ({"module": "os", "class_name": "function", "config": "system", "registered_name": "system"}, "'system'"),
+        ({"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "/tmp/x"}}, "'TFSMLayer'"),
+        ({"module": "keras.layers", "class_name": "TorchModuleWrapper", "config": {}}, "'TorchModuleWrapper'"),
+        ({"module": "keras.layers", "class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}}, "'StringLookup'"),
+        ({"module": "mine", "class_name": "Dense", "config": {}}, "'Dense' of mine"),
+        ({"module": None, "class_name": "Dense", "config": {}}, "no module"),
+        ({"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": "mine>Dense"}, "'mine>Dense'"),
+        ({"module": "keras.layers", "class_name": ["Dense"], "config": {}}, "no name"),
+        ({"class_name": "__typespec__", "config": []}, "'__typespec__'"),
+        ({"class_name": "__lambda__", "config": {"value": "…"}}, "'__lambda__'"),
+        ({"module": "keras.layers", "class_name": "Dense", "config": {"units": 60_000}}, "none of its weights is so wide"),
+        ({"module": "keras.layers", "class_name": "UpSampling2D", "config": {"size": [10**9, 1]}}, "sets size to 1,000,000,000"),
+    ],
+)
+def test_a_layer_that_could_do_more_than_compute_is_refused_at_any_depth(tmp_path: Path, layer: dict[str, Any], said: str) -> None:
+    for hidden in (layer, {"module": "keras.layers", "class_name": "Activation", "config": {"activation": [{"deep": layer}]}}):
+        (reason, *_) = reasons(tmp_path, layers=[hidden])
+        assert said in reason
+
+
+def test_every_reason_is_told(tmp_path: Path) -> None:
+    evil: list[dict[str, Any]] = [
+        {"module": "keras.layers", "class_name": name, "config": {}} for name in ("Lambda", "TFSMLayer", "Lambda")
+    ]
+    assert len(reasons(tmp_path, layers=evil)) == 2
+    with pytest.raises(errors.RequestError, match=r"Lambda.*; .*TFSMLayer"):
+        keras_file.require_safe(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"../up.py": b"x"}, "'../up.py'"),
+        ({"/etc/cron.d/x": b"x"}, "'/etc/cron.d/x'"),
+        ({"payload.pkl": b"\x80\x04."}, "'payload.pkl'"),
+        ({"assets/vocabulary.txt": b"x"}, "'assets/vocabulary.txt'"),
+        ({"model.weights.npz": b"x"}, "'model.weights.npz'"),
+    ],
+)
+def test_a_member_that_no_model_needs_is_refused(tmp_path: Path, extra: dict[str, bytes], said: str) -> None:
+    (reason,) = reasons(tmp_path, extra=extra)
+    assert said in reason
+
+
+def test_a_member_that_is_missing_a_link_compressed_or_there_twice_is_refused(tmp_path: Path) -> None:
+    assert reasons(tmp_path, without="config.json") == ["it lacks config.json"]
+    assert "compressed" in reasons(tmp_path, compression=zipfile.ZIP_DEFLATED)[0]
+    assert "link" in reasons(tmp_path, mode=0o120777)[0]
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        assert "twice" in reasons(tmp_path, extra={"config.json": b"{}"})[0]
+
+
+@pytest.mark.parametrize("config", [b"", b"{", b"[]", b"{}", b'{"class_name": "a", "class_name": "b"}', b"[" * 100_000, b"\xff"])
+def test_a_configuration_that_is_none_is_refused(tmp_path: Path, config: bytes) -> None:
+    assert reasons(tmp_path, config=config)
+
+
+def linked(file: h5py.File) -> None:
+    file["layers/elsewhere"] = h5py.ExternalLink("/etc/passwd", "/")
+
+
+def soft(file: h5py.File) -> None:
+    file["layers/soft"] = h5py.SoftLink("/layers/dense/vars/0")
+
+
+def ring(file: h5py.File) -> None:
+    file["layers/ring"] = file["layers"]
+
+
+def external(file: h5py.File) -> None:
+    file.create_dataset("layers/external", shape=(10,), dtype="u1", external=[("/etc/passwd", 0, 10)])
+
+
+def virtual(file: h5py.File) -> None:
+    layout = h5py.VirtualLayout(shape=(10,), dtype="u1")
+    layout[:] = h5py.VirtualSource("/etc/passwd.h5", "data", shape=(10,))
+    file.create_virtual_dataset("layers/virtual", layout)
+
+
+def bomb(file: h5py.File) -> None:
+    file.create_dataset("layers/bomb", data=np.zeros(10**6, "f4"), compression="gzip")
+
+
+def hollow(file: h5py.File) -> None:
+    file.create_dataset("layers/hollow", shape=(10**9,), dtype="f4", chunks=(1024,))
+
+
+def objects(file: h5py.File) -> None:
+    file.create_dataset("layers/objects", data=["a"], dtype=h5py.string_dtype())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (linked, "is a link|are a link"),
+        (soft, "are a link"),
+        (ring, "twice"),
+        (external, "lie in another file"),
+        (virtual, "lie in another file"),
+        (bomb, "are compressed"),
+        (hollow, "4,000,0"),
+        (objects, "are no numbers"),
+    ],
+)
+def test_weights_that_read_other_files_or_swell_are_refused(tmp_path: Path, change: Callable[[h5py.File], None], said: str) -> None:
+    found = "; ".join(reasons(tmp_path, weights=keras_files.weights(change)))
+    assert any(words in found for words in said.split("|"))
+
+
+def test_a_file_that_is_no_archive_or_is_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    whole = keras_files.packed()
+    for content in (b"", b"hello", b"\x80\x04cos\nsystem\n.", whole[:-30], whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        assert keras_file.problems(path)
+    assert keras_file.problems(tmp_path / "nowhere")
+
+
+def test_an_archive_that_lies_of_its_size_is_refused(tmp_path: Path) -> None:
+    content = bytearray(keras_files.packed())
+    place = content.rindex(b"model.weights.h5") - 46
+    assert content[place : place + 4] == b"PK\x01\x02"
+    content[place + 24 : place + 28] = struct.pack("<I", 2**31)
+    (tmp_path / "model.keras").write_bytes(content)
+    assert "larger than the whole file" in keras_file.problems(tmp_path / "model.keras")[0]
+
+
+def test_the_model_of_these_tests_is_the_one_that_is_refused_otherwise() -> None:
+    with zipfile.ZipFile(io.BytesIO(keras_files.packed())) as archive:
+        assert json.loads(archive.read("config.json"))["class_name"] == "Sequential"

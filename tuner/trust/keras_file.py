@@ -1,0 +1,158 @@
+"""A `.keras` file into the reasons not to load it; nothing is loaded: members, configuration and weights are looked at."""
+
+import json
+import stat
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import h5py
+
+from tuner.errors import RequestError
+from tuner.trust import keras_layers
+
+_CONFIG, _WEIGHTS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
+_MEMBERS = frozenset({_CONFIG, _WEIGHTS, _METADATA})
+_MAX_CONFIG_BYTES = 32 * 1024**2
+#: of numbers in a configuration, such as sides, units and paddings; those of seeds and of shared objects mean nothing
+_MAX_NUMBER = 65_536
+_MEANINGLESS = frozenset({"seed", "shared_object_id"})
+#: how wide a layer is; it must be as wide in the weights
+_WIDTHS = frozenset({"units", "filters"})
+_MAX_DEPTH = 100
+_MAX_OBJECTS = 200_000
+#: what damaged archives and weights raise
+_DAMAGE = (
+    zipfile.BadZipFile, OSError, ValueError, KeyError, RuntimeError, EOFError, NotImplementedError, RecursionError, TypeError, MemoryError,
+)  # fmt: skip
+
+
+def require_safe(path: Path) -> None:
+    """Refuse a file that could do more than compute when Keras loads it.
+
+    Raises:
+        RequestError: it could, or is damaged; every reason is told.
+    """
+    found = problems(path)
+    if found:
+        raise RequestError(f"{path} is not loaded: {'; '.join(found[:10])}")
+
+
+def problems(path: Path) -> list[str]:
+    """Every reason not to load a file; none for a model of Keras' own layers with weights in HDF5."""
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            found = list(_of_members(archive, path.stat().st_size))
+            if found:
+                return found
+            with archive.open(_WEIGHTS) as weights:
+                found, widths = _of_weights(weights, archive.getinfo(_WEIGHTS).file_size)
+            _read_json(archive, _METADATA)
+            found += _of_config(_read_json(archive, _CONFIG), widths)
+            return list(dict.fromkeys(found))
+    except _DAMAGE as error:
+        return [f"it is damaged, or no model that Keras saved: {str(error) or type(error).__name__}"[:300]]
+
+
+def _of_members(archive: zipfile.ZipFile, num_bytes: int) -> Iterator[str]:
+    names = [member.filename for member in archive.infolist()]
+    for name in sorted(set(names) - _MEMBERS):
+        yield f"it holds {name!r}, which no model of Keras' own layers needs"
+    for name in sorted(_MEMBERS - set(names)):
+        yield f"it lacks {name}"
+    if len(names) > len(set(names)):
+        yield "it holds a member twice, and readers do not agree on which of them counts"
+    for member in archive.infolist():
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG) or member.is_dir():
+            yield f"{member.filename!r} is a link or a folder"
+        if member.flag_bits & 1:
+            yield f"{member.filename!r} is encrypted"
+        if member.filename == _WEIGHTS and member.compress_type != zipfile.ZIP_STORED:
+            yield f"{_WEIGHTS} is compressed, which Keras never does: it may be far larger than it seems"
+    if sum(member.file_size for member in archive.infolist() if member.filename == _WEIGHTS) > num_bytes:
+        yield f"{_WEIGHTS} says that it is larger than the whole file"
+    if any(member.file_size > _MAX_CONFIG_BYTES for member in archive.infolist() if member.filename != _WEIGHTS):
+        yield f"its configuration says that it is larger than {_MAX_CONFIG_BYTES:,} bytes"
+
+
+def _read_json(archive: zipfile.ZipFile, name: str) -> Any:
+    with archive.open(name) as member:
+        return json.loads(member.read(_MAX_CONFIG_BYTES), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands in its configuration twice")
+    return found
+
+
+def _of_config(config: Any, widths: frozenset[int]) -> list[str]:
+    if not isinstance(config, dict) or "class_name" not in config:
+        return ["its configuration describes no model"]
+    return list(_of_value("", config, widths, 0))
+
+
+def _of_value(key: str, value: Any, widths: frozenset[int], depth: int) -> Iterator[str]:
+    """What may not be made of a part of the configuration, at any depth."""
+    if depth > _MAX_DEPTH:
+        yield f"its configuration is nested deeper than {_MAX_DEPTH}"
+    elif isinstance(value, dict):
+        if "class_name" in value:
+            reason = keras_layers.refusal(value)
+            if reason:
+                yield f"its configuration {reason}"
+        for name, part in value.items():
+            yield from _of_value(name, part, widths, depth + 1)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _of_value(key, part, widths, depth + 1)
+    elif isinstance(value, int) and not isinstance(value, bool) and key not in _MEANINGLESS:
+        if abs(value) > _MAX_NUMBER:
+            yield f"its configuration sets {key} to {value:,}; expected at most {_MAX_NUMBER:,}"
+        elif key in _WIDTHS and value not in widths:
+            yield f"its configuration sets {key} to {value:,}, and none of its weights is so wide"
+
+
+def _of_weights(file: IO[bytes], num_bytes: int) -> tuple[list[str], frozenset[int]]:
+    """What is wrong with weights in HDF5, and the lengths of their axes."""
+    found: list[str] = []
+    widths: set[int] = set()
+    seen: set[int] = set()
+    held_bytes, waiting = 0, [""]
+    with h5py.File(file, "r") as weights:
+        while waiting:
+            place = waiting.pop()
+            group = weights[place] if place else weights
+            for name in group:
+                where = f"{place}/{name}"
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    found.append(f"its weights {where!r} are a link, which may lead to another file")
+                    continue
+                item = group[name]
+                address = h5py.h5o.get_info(item.id).addr
+                if address in seen or len(seen) > _MAX_OBJECTS:
+                    return [f"its weights {where!r} stand in it twice, or there are too many"], frozenset()
+                seen.add(address)
+                if isinstance(item, h5py.Group):
+                    waiting.append(where)
+                elif isinstance(item, h5py.Dataset):
+                    found += [f"its weights {where!r} {reason}" for reason in _of_array(item)]
+                    widths |= set(item.shape or ())
+                    held_bytes += item.nbytes
+                else:
+                    found.append(f"its weights {where!r} are no array")
+    if held_bytes > num_bytes:
+        found.append(f"its weights say that they have {held_bytes:,} bytes, in a file of {num_bytes:,}")
+    return found, frozenset(widths)
+
+
+def _of_array(array: h5py.Dataset) -> Iterator[str]:
+    if array.external is not None or array.is_virtual:
+        yield "lie in another file"
+    if array.id.get_create_plist().get_nfilters():
+        yield "are compressed, which Keras never does"
+    if array.dtype.kind not in "fiub":
+        yield f"are no numbers but {array.dtype}"
