@@ -37,6 +37,25 @@ def test_a_worker_that_joins_a_finished_study_starts_nothing(make: Make) -> None
     assert len(again.states()) == 4
 
 
+def test_what_differs_from_what_an_exported_config_was_trained_with_is_told_before_it_is_trained(make: Make) -> None:
+    trained = {"fingerprint": "1" * 64, "splits": "0" * 64, "versions": {"tuner": "9", "optuna": "5"}}
+    bench = make(budget={"trials": 1}, result=trained)
+    bench.work()
+    told = [event.message for event in bench.events if event.what is Happening.TROUBLE]
+    assert told == [
+        f"the images or their labels are not those that the exported trial was trained on: {'1' * 64} -> {'0' * 64}",
+        "the exported trial was trained with other versions, so that numbers may differ a little: tuner 9 -> 0",
+    ]
+    whats = [event.what for event in bench.events]
+    assert whats.index(Happening.TROUBLE) < whats.index(Happening.STARTED)
+
+
+def test_nothing_is_told_of_an_exported_config_where_all_is_as_it_was(make: Make) -> None:
+    bench = make(budget={"trials": 1}, result={"fingerprint": "0" * 64, "splits": "0" * 64, "versions": {"tuner": "0"}})
+    bench.work()
+    assert bench.happened(Happening.TROUBLE) == []
+
+
 def test_probes_that_do_not_earn_fine_tuning_are_pruned(make: Make) -> None:
     bench = make(budget={"trials": 12}, training={"promote": 0.1})
     bench.work()

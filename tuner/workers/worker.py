@@ -108,7 +108,7 @@ class Worker:
             if prepared is not None:
                 self._insist(lambda: admission.admit(self._study, prepared), lambda: "the first trial waits")
                 self._presence.is_ready(prepared)
-                self._narrator.say(Happening.READY, seconds=prepared.seconds, message=prepared.device)
+                self._narrator.ready(prepared, admission.departures(self._study.spec, prepared))
         return self._trainer.is_warm
 
     def _claim(self) -> Claim | None:
