@@ -14,7 +14,7 @@ from sqlalchemy import Connection, delete, select
 
 from benchmarks import big_study
 from tuner.report import importances, material, writing
-from tuner.search import space, tables
+from tuner.search import claims, space, tables
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search.study import Study
@@ -56,8 +56,9 @@ def _widen(connection: Connection, study: Study, study_id: int) -> None:
     connection.execute(delete(tables.PARAMETERS))
     for trial_id, number in trials:
         drawn = Drawn(number)
-        space.suggest(drawn, study.spec.search, fine_tunes=True)
+        chosen = space.suggest(drawn, study.spec.search, fine_tunes=True)
         tables.put_parameters(connection, trial_id, drawn.values, drawn.distributions)
+        tables.put(connection, tables.TRIAL_SYSTEM, trial_id, {claims.HYPERPARAMETERS: chosen.model_dump(mode="json")})
 
 
 def main() -> None:

@@ -13,6 +13,8 @@ from tuner.spec import StudySpec
 
 #: what may differ between two runs of one study: it says how long to search and where the images lie, not what is searched
 _FREE = ("budget", "result", "data.path", "data.root")
+#: fields by which a search may change and its trials still compare
+SEARCHED = ("search.", "sampler.", "pruner.")
 
 
 def read(path: Path) -> StudySpec:

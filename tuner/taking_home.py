@@ -44,6 +44,9 @@ def export(
         Path, Option(metavar="PLACE", help="Study file to write (.yaml, .yml or .json), or the folder of a bundle.", show_default=False)
     ],
     trial: Annotated[int | None, Option(min=0, metavar="N", help="Another trial than the best.", show_default="the best")] = None,
+    version: Annotated[
+        int | None, Option(min=1, metavar="V", help="A version of the study instead of a trial.", show_default=False)
+    ] = None,
     formats: Annotated[
         str | None,
         Option(
@@ -59,14 +62,14 @@ def export(
     artifacts: Artifacts = defaults.ARTIFACTS,
     cache: Cache = None,
 ) -> int:
-    """Write the best trial as a study file of fixed values, or as a bundle with its model."""
+    """Write the best trial as a study file of fixed values, or as a bundle with its model; or another trial, or a version."""
     from tuner.commands import exporting, here, options
 
     asked = exporting.Asked(
-        to=to, trial=trial, formats=formats, int8=quantize is not None, force=force, threads=threads,
+        to=to, trial=trial, version=version, formats=formats, int8=quantize is not None, force=force, threads=threads,
         here=here.Here(data=data, allowed_code=here.read_code(allow_code), wait_seconds=0.0),
     )  # fmt: skip
-    return exporting.export_best(study, storage, asked, options.places(cache, artifacts))
+    return exporting.export_to(study, storage, asked, options.places(cache, artifacts))
 
 
 @app.command()
@@ -78,9 +81,9 @@ def predict(
     threads: _Threads = 0,
 ) -> int:
     """Say what a bundle's model makes of images."""
-    from tuner.commands import exporting
+    from tuner.commands import predicting
 
-    return exporting.predict(bundle, images, top=top, as_json=as_json, threads=threads)
+    return predicting.predict(bundle, images, top=top, as_json=as_json, threads=threads)
 
 
 @app.command()

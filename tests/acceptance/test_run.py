@@ -173,3 +173,10 @@ def test_a_study_is_shown(
     monkeypatch.chdir(finished.folder)
     assert cli.main(call) == 0
     assert shown in capsys.readouterr().out
+
+
+def test_a_new_study_begins_with_the_best_of_an_earlier_one(finished: Place) -> None:
+    finished.write(name="next", search={"dropout": [0, 0.7]}, budget={"trials": 3})
+    run = finished.tuner("run", "study.yaml", "--from", "study", "--no-export")
+    assert run.end()[0] == 0
+    assert [line for line in run.lines if "next: trial" in line and "is tried as trial 1" in line]

@@ -3,15 +3,20 @@
 import importlib.util
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.results import rehearsed_errand
+from tests.results import rehearsed_errand, test_judging
 from tuner import cli
 from tuner.commands import exporting
 from tuner.errands import Format
+from tuner.results import best as bests
+from tuner.results import keeping, versions
+from tuner.results.verdict import Verdict
+from tuner.results.versions import Origin
 from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search import trials
@@ -50,7 +55,7 @@ def run(capsys: pytest.CaptureFixture[str], *call: str) -> tuple[int, str, str]:
 def test_the_best_trial_becomes_a_bundle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "export", "study", "--to", "home", "--format", "onnx,litert", "--quantize", "int8")
     assert (code, out) == (0, "Wrote home. Try it: tuner predict home IMAGE\n")
-    assert "becomes a bundle (keras, onnx, litert, int8)" in err
+    assert "of the study study becomes a bundle (keras, onnx, litert, int8)" in err
     assert "model.onnx: 100.00% of 1000 labels agree" in err
     assert not (folder / "home" / "saved_model").exists()
     assert run(capsys, "export", "study", "--to", "home")[0] == 2
@@ -66,7 +71,7 @@ def test_another_trial_is_exported_by_its_number_as_far_as_its_weights_are_kept(
         headlines.append(config.splitlines()[0])
         codes.append(code)
         if code:
-            assert f"no weights are kept of trial {number}, only of trials that were the best so far: 0" in err
+            assert f"no weights are kept of trial {number} of the study study, only of trials that were the best so far: 0" in err
             assert f"tuner export study --trial {number} --to again.yaml, then tuner run again.yaml" in err
         else:
             assert json.loads((folder / f"home{number}" / "metrics.json").read_text())["trial"] == number
@@ -85,6 +90,9 @@ def test_another_trial_is_exported_by_its_number_as_far_as_its_weights_are_kept(
             ["--to", "home", "--format", "lite"],
             "--format is 'lite'; expected all, or some of keras, savedmodel, onnx, litert, with commas. Did",
         ),
+        (["--to", "home", "--version", "7"], "study"),
+        (["--to", "home", "--version", "1", "--trial", "0"], "--trial and --version are both given; choose one."),
+        (["--to", "best.yaml", "--version", "1"], "--version is of a bundle"),
         (["--to", "home.zip"], "home.zip ends in .zip; expected .yaml, .yml, .json for a study file, or a folder for a bundle"),
         (["--to", "best.yaml", "--format", "onnx"], "--format is of a bundle, but --to is best.yaml, a study file"),
         (["--to", "best.yaml", "--quantize", "int8"], "--quantize is of a bundle"),
@@ -104,6 +112,59 @@ def test_what_cannot_be_exported_is_refused_in_a_line(
     assert message in err
     assert len(err.splitlines()) == 1
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.fixture
+def versioned(folder: Path) -> Verdict:
+    """Trial 0 is version 1, and what a retraining might have come to is version 2; what was measured of that."""
+    storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
+    best = bests.of(studies.load("study", storage), 0)
+    new, _ = keeping.of_trial(best, Path(str(best.weights)), by="eva")
+    versions.add(storage, new)
+    verdict, _ = test_judging.judged()
+    versions.add(storage, replace(new, origin=Origin.RETRAINING, metrics=verdict.model_dump(mode="json")))
+    storage.engine.dispose()
+    return verdict
+
+
+def test_a_version_is_exported_with_what_was_measured_of_it(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "export", "study", "--version", "2", "--to", "home")
+    assert code == 0
+    assert "Version 2 of study becomes a bundle (keras)" in err
+    told = json.loads((folder / "home" / "metrics.json").read_text())
+    assert (told["version"], told["trial"], told["test"]["accuracy"]) == (2, 0, 0.92)
+    assert told["test"]["interval"] == pytest.approx((0.9015, 0.9353), abs=1e-4)
+    assert told["test"]["confusion"] == [[460, 40], [40, 460]]
+    assert "confusion" not in told["validation"]
+    assert Verdict.model_validate(told["retraining"]) == versioned
+    assert (folder / "home" / "model.keras").read_text() == f"temperature {versioned.calibration.temperature:g}"
+    card = (folder / "home" / "README.md").read_text()
+    for words in (
+        "# 2 of study",
+        "| test | 0.9200, 95 % interval 0.9015 to 0.9353 | 1,000 |",
+        "The search had ended with 0.9700 on its validation images, 0.0500 above it.",
+        "Against number 2 (trial 4): better",
+        "On the test images, class by class:",
+        "a note",
+        "the average of the trainings with seeds 2, 1, of which `tuner run config.yaml` does the first again",
+    ):
+        assert words in card
+
+
+def test_a_version_that_is_a_trial_is_exported_as_that_trial(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "export", "study", "--version", "1", "--to", "home")[0] == 0
+    told = json.loads((folder / "home" / "metrics.json").read_text())
+    assert (told["version"], told["retraining"], told["temperature"]) == (1, None, 1.0)
+    assert "# Version 1 of study: trial 0 of the study study" in (folder / "home" / "config.yaml").read_text()
+
+
+def test_weights_of_a_version_that_were_changed_are_refused(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (folder / "tuner-artifacts").rglob("*.weights"):
+        path.write_bytes(b"other weights")
+    code, _, err = run(capsys, "export", "study", "--version", "2", "--to", "home")
+    assert code == 2
+    assert "are not those that were kept: their SHA-256 is another one" in err
+    assert not (folder / "home").exists()
 
 
 def test_weights_that_are_gone_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

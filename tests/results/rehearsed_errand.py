@@ -21,7 +21,7 @@ def export(order: errands.Export) -> errands.Exported:
         if form is Format.SAVED_MODEL:
             place.mkdir()
             place = place / "saved_model.pb"
-        place.write_bytes(form.value.encode())
+        place.write_text(f"temperature {order.temperature:g}" if form is Format.KERAS else form.value)
     (folder / "probes").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "probes" / "000.png")
     np.savez(order.answers, images=np.zeros((1, 8, 8, 3), np.uint8), probabilities=np.array([[0.9, 0.1]], np.float32))

@@ -16,8 +16,7 @@ from tuner.errors import RequestError, TrainingError, TunerError
 from tuner.messages import Epoch, Stage
 from tuner.results import bundle, card, config, export, manifest
 from tuner.results.best import Best
-from tuner.results.finding import Finding
-from tuner.search.details import ClassScore
+from tuner.results.finding import ClassFigures, Finding
 from tuner.workers import errand
 
 ALL = tuple(Format)
@@ -51,9 +50,10 @@ def finding_of(best: Best, **changes: Any) -> Finding:
         "prepared": best.prepared,
         "curve": [epoch(step) for step in range(1, 6)],
         "confusion": [[5, 1], [0, 4]],
-        "scores": [
-            ClassScore(name="Bear", support=6, precision=1.0, recall=5 / 6, f1=10 / 11),
-            ClassScore(name="A|b\nc", support=4, precision=0.8, recall=1.0, f1=None),
+        "split": "validation",
+        "classes": [
+            ClassFigures(name="Bear", num_images=6, precision=1.0, recall=5 / 6, f1=10 / 11),
+            ClassFigures(name="A|b\nc", num_images=4, precision=0.8, recall=1.0, f1=None),
         ],
         "best": best,
     }
@@ -195,7 +195,7 @@ def test_the_card_holds_the_example_the_numbers_and_the_plots(make: Callable[...
     assert card.EXAMPLE.format(image="probes/000.png", size=160) in text
     assert len(card.EXAMPLE.splitlines()) == 10
     for words in (
-        "| test | 0.9680 | 2,000 |",
+        "| test | 0.9680, 95 % interval 0.9593 to 0.9749 | 2,000 |",
         "| A\\|b c | 4 | 0.800 | 1.000 |  |",
         "f" * 64,
         "plots/curve.png",
@@ -216,7 +216,8 @@ def test_the_metrics_are_for_programs(make: Callable[..., Path]) -> None:
     told = json.loads((make() / "metrics.json").read_text())
     assert told["validation"]["confusion"] == [[5, 1], [0, 4]]
     assert told["validation"]["classes"][0] == {"name": "Bear", "num_images": 6, "precision": 1.0, "recall": 5 / 6, "f1": 10 / 11}
-    assert told["test"] == {"accuracy": 0.968, "num_images": 2000}
+    assert (told["test"]["accuracy"], told["test"]["num_images"]) == (0.968, 2000)
+    assert told["test"]["interval"] == pytest.approx((0.9593, 0.9749), abs=1e-4)
     assert told["note"].startswith("The test accuracy is of 2,000 images that nothing was chosen by.")
 
 

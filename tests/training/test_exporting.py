@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,15 @@ def test_images_of_any_size_are_predicted_and_a_broken_one_is_named(written: tup
     assert large is not None
     assert [bool(trouble) for trouble in found.troubles] == [False, True, False]
     assert "broken.png: it is no jpeg" in found.troubles[1]
+
+
+def test_a_model_with_code_in_it_is_not_loaded(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(written[1] / "model.keras") as model, zipfile.ZipFile(tmp_path / "model.keras", "w") as changed:
+        for name in model.namelist():
+            changed.writestr(name, model.read(name).replace(b'"class_name": "Softmax"', b'"class_name": "Lambda"'))
+    asked = errands.Predict(path=str(tmp_path / "model.keras"), images=("x.png",), size=16, resize="stretch")
+    with pytest.raises(errors.RequestError, match="'Lambda' of keras.layers, which is not among the layers of Keras that are loaded"):
+        predicting.predict(asked, threads=1)
 
 
 def test_the_example_of_the_card_runs_where_there_is_no_tuner(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.results import bundles
 from tests.trust import keras_files
 from tuner import errands, errors, study_file
-from tuner.training import verifying
+from tuner.training import predicting, verifying
 from tuner.trust import keras_file
 
 
@@ -103,3 +103,11 @@ def test_a_file_whose_weights_do_not_fit_is_a_wrong_request(bundle: Path) -> Non
     (bundle / "model.keras").write_bytes(keras_files.packed(layers=layers))
     with pytest.raises(errors.DataError, match="cannot be loaded"):
         verifying.verify(order(bundle))
+
+
+def test_what_is_not_safe_to_load_is_not_predicted_with_either(bundle: Path) -> None:
+    evil = {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "evil"}}
+    (bundle / "model.keras").write_bytes(keras_files.packed(layers=[evil]))
+    asked = errands.Predict(path=str(bundle / "model.keras"), images=(str(bundle / "probes" / "000.png"),), size=32, resize="stretch")
+    with pytest.raises(errors.RequestError, match="'Lambda'"):
+        predicting.predict(asked, threads=1)

@@ -101,3 +101,13 @@ def test_whether_a_key_opens_a_file_is_known_from_its_beginning(path: Path) -> N
     for identity, is_opened in ((MINE, True), (OTHERS, False)):
         with path.open("rb") as file:
             assert age.is_opened(file, [pyrage.x25519.Identity.from_str(identity)]) is is_opened
+
+
+def test_no_plain_files_are_added_to_encrypted_ones(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flowers" / "trial-00003").mkdir(parents=True)
+    path.rename(tmp_path / "flowers" / "trial-00003" / "weights.npz")
+    at_rest.require_key(tmp_path / "flowers")
+    monkeypatch.delenv(keys.ARTIFACT_KEY)
+    at_rest.require_key(tmp_path / "other")
+    with pytest.raises(at_rest.NoKey, match=r"weights.npz is encrypted, so others are to be as well; set TUNER_ARTIFACT_KEY"):
+        at_rest.require_key(tmp_path / "flowers")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.trust import keras_files
 from tuner import errors
-from tuner.trust import keras_file
+from tuner.trust import keras_file, keras_layers
 
 
 def reasons(tmp_path: Path, **parts: Any) -> list[str]:
@@ -52,6 +52,21 @@ def test_a_layer_that_could_do_more_than_compute_is_refused_at_any_depth(tmp_pat
     for hidden in (layer, {"module": "keras.layers", "class_name": "Activation", "config": {"activation": [{"deep": layer}]}}):
         (reason, *_) = reasons(tmp_path, layers=[hidden])
         assert said in reason
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("keras.layers", "Dense"),
+        ("keras.initializers", "HeNormal"),
+        ("keras.src.models.functional", "Functional"),
+        ("keras.src.ops.numpy", "Multiply"),  # MobileNetV3
+        ("keras.src.applications.convnext", "LayerScale"),
+        ("keras.src.applications.inception_resnet_v2", "CustomScaleLayer"),
+    ],
+)
+def test_what_the_networks_of_keras_are_made_of_may_be_loaded(module: str, name: str) -> None:
+    assert keras_layers.refusal({"module": module, "class_name": name, "config": {}, "registered_name": name}) == ""
 
 
 def test_every_reason_is_told(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The loop of a worker, with a trainer that plays a script."""
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tuner import messages
-from tuner.errors import DataError, LeaseLost, StorageError, StudyError, TrainingError
+from tuner.errors import DataError, LeaseLost, RequestError, StorageError, StudyError, TrainingError
 from tuner.search import curves, trials
 from tuner.search.study import Study
 from tuner.workers import attempt
@@ -34,6 +35,25 @@ def test_a_worker_that_joins_a_finished_study_starts_nothing(make: Make) -> None
     again.work()
     assert again.happened(Happening.STARTED) == []
     assert len(again.states()) == 4
+
+
+def test_what_differs_from_what_an_exported_config_was_trained_with_is_told_before_it_is_trained(make: Make) -> None:
+    trained = {"fingerprint": "1" * 64, "splits": "0" * 64, "versions": {"tuner": "9", "optuna": "5"}}
+    bench = make(budget={"trials": 1}, result=trained)
+    bench.work()
+    told = [event.message for event in bench.events if event.what is Happening.TROUBLE]
+    assert told == [
+        f"the images or their labels are not those that the exported trial was trained on: {'1' * 64} -> {'0' * 64}",
+        "the exported trial was trained with other versions, so that numbers may differ a little: tuner 9 -> 0",
+    ]
+    whats = [event.what for event in bench.events]
+    assert whats.index(Happening.TROUBLE) < whats.index(Happening.STARTED)
+
+
+def test_nothing_is_told_of_an_exported_config_where_all_is_as_it_was(make: Make) -> None:
+    bench = make(budget={"trials": 1}, result={"fingerprint": "0" * 64, "splits": "0" * 64, "versions": {"tuner": "0"}})
+    bench.work()
+    assert bench.happened(Happening.TROUBLE) == []
 
 
 def test_probes_that_do_not_earn_fine_tuning_are_pruned(make: Make) -> None:
@@ -243,6 +263,29 @@ def test_data_that_cannot_be_used_ends_the_worker_with_the_request_error(make: M
     with pytest.raises(DataError, match="no images of cats"):
         bench.work()
     assert bench.states() == []
+
+
+def test_a_trial_whose_checkpoint_is_encrypted_with_a_key_that_is_not_here_waits_for_who_has_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = make(budget={"trials": 2}, training={"promote": 1.0})
+    bench.script = Script(mishaps={0: [Mishap.FAIL]})
+
+    def find_locked(self: Rehearsal, mishap: Mishap, train: messages.Train) -> Iterator[messages.Message]:
+        Path(train.checkpoint).parent.mkdir(parents=True)
+        Path(train.checkpoint).write_bytes(b"encrypted")
+        yield messages.Failed(trial=train.trial, error="NoKey", message="set TUNER_ARTIFACT_KEY", is_request=True)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Rehearsal, "_meet", find_locked)
+        with pytest.raises(RequestError, match="set TUNER_ARTIFACT_KEY"):
+            bench.work()
+    (checkpoint,) = (bench.folder / "artifacts").rglob("checkpoint")
+    assert checkpoint.read_bytes() == b"encrypted"
+    assert (bench.states(), bench.happened(Happening.SUSPENDED), bench.happened(Happening.FAILED)) == (["RUNNING"], [0], [])
+    checkpoint.unlink()
+    bench.again().work()
+    assert bench.states() == ["COMPLETE", "COMPLETE"]
 
 
 def test_a_trial_that_was_given_to_another_worker_is_dropped(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

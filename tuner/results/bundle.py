@@ -21,7 +21,7 @@ CARD, FORMATS, PLOTS = "README.md", "formats.json", "plots"
 PROBES = "probes"
 PREDICTIONS = f"{PROBES}/{errands.PREDICTIONS}"
 #: images of `probes/`, and the most on which formats are compared
-NUM_PROBES, NUM_COMPARED = 16, 1000
+NUM_PROBES, NUM_COMPARED = 16, 500
 #: the least part of the images whose label a format must have as the Keras model has it
 LEAST_AGREEMENT = {form: 0.98 if form is Format.INT8 else 0.999 for form in Format}
 #: largest difference of a probability, where numbers are not quantized

@@ -8,6 +8,7 @@ from tuner import errands, wording
 from tuner.errands import Format
 from tuner.results import finding
 from tuner.results.finding import Finding
+from tuner.results.verdict import Verdict
 
 #: what a reader copies; tests run it as it stands in a card
 EXAMPLE = """\
@@ -33,7 +34,7 @@ def text(found: Finding, exported: errands.Exported, rows: Sequence[Mapping[str,
     """The whole card."""
     parts = [
         _front_matter(found),
-        f"# {found.config.name}\n\n{found.headline}",
+        f"# {_name(found)}\n\n{found.headline}",
         _results(found),
         _use(found, exported),
         _formats(rows),
@@ -45,10 +46,13 @@ def text(found: Finding, exported: errands.Exported, rows: Sequence[Mapping[str,
     return "\n\n".join(parts) + "\n"
 
 
+def _name(found: Finding) -> str:
+    return found.config.name if found.version is None else found.title.removeprefix("Version ")
+
+
 def _front_matter(found: Finding) -> str:
     """Strings are written as JSON, which YAML reads as it is meant, whatever a name holds."""
-    best = found.best
-    split, value = ("validation", best.value) if best.test_accuracy is None else ("test", best.test_accuracy)
+    split, value = ("validation", found.best.value) if found.test is None else ("test", found.test[0])
     return "\n".join(
         [
             "---",
@@ -56,7 +60,7 @@ def _front_matter(found: Finding) -> str:
             "pipeline_tag: image-classification",
             "tags: [image-classification, transfer-learning, tuner]",
             "model-index:",
-            f"- name: {json.dumps(found.config.name)}",
+            f"- name: {json.dumps(_name(found))}",
             "  results:",
             "  - task: {type: image-classification}",
             f"    dataset: {{name: {json.dumps(found.spec.data.source)}, type: {json.dumps(found.spec.data.source)}, split: {split}}}",
@@ -69,25 +73,40 @@ def _front_matter(found: Finding) -> str:
 def _results(found: Finding) -> str:
     best, prepared = found.best, found.prepared
     rows = ["| | accuracy | images |", "|---|---|---|"]
-    if best.test_accuracy is not None:
-        rows.append(f"| test | {best.test_accuracy:.4f} | {best.num_test:,} |")
-    rows.append(f"| validation | {best.value:.4f} | {prepared.num_validation:,} |")
-    if best.rule_value is not None:
+    if found.test is not None and found.test_interval is not None:
+        low, high = found.test_interval
+        rows.append(f"| test | {found.test[0]:.4f}, 95 % interval {low:.4f} to {high:.4f} | {found.test[1]:,} |")
+    if found.validation_accuracy is not None:
+        rows.append(f"| validation | {found.validation_accuracy:.4f} | {prepared.num_validation:,} |")
+    if found.verdict is None and best.rule_value is not None:
         rows.append(f"| validation, by the rule of trial 0 | {best.rule_value:.4f} | {prepared.num_validation:,} |")
     lines = ["## Results", "", *rows, "", finding.caution(found)]
-    if found.scores:
+    if found.verdict is not None:
+        lines += ["", *_judged(found.verdict)]
+    if found.classes:
+        lines += ["", f"On the {found.split} images, class by class:", ""]
+        lines += ["| class | images | precision | recall | F1 |", "|---|---|---|---|---|"]
         lines += [
-            "",
-            "On the validation images, class by class:",
-            "",
-            "| class | images | precision | recall | F1 |",
-            "|---|---|---|---|---|",
-        ]
-        lines += [
-            f"| {_cell(one.name)} | {one.support:,} | {_share(one.precision)} | {_share(one.recall)} | {_share(one.f1)} |"
-            for one in found.scores
+            f"| {_cell(one.name)} | {one.num_images:,} | {_share(one.precision)} | {_share(one.recall)} | {_share(one.f1)} |"
+            for one in found.classes
         ]
     return "\n".join(lines)
+
+
+def _judged(verdict: Verdict) -> list[str]:
+    """What a retraining says of its version, a point each."""
+    low, high = verdict.macro_f1_interval
+    calibration = verdict.calibration
+    said = [
+        f"Mean F1 over the classes {verdict.macro_f1:.4f}, 95 % interval {low:.4f} to {high:.4f}.",
+        f"Expected calibration error on the test images {calibration.error_before:.4f} before the temperature of "
+        f"{calibration.temperature:.3g} and {calibration.error_after:.4f} after it; the model has the temperature inside.",
+        *verdict.choice,
+        *(one.words for one in verdict.comparisons),
+        verdict.soup,
+        *verdict.notes,
+    ]
+    return [f"- {one}" for one in said if one]
 
 
 def _use(found: Finding, exported: errands.Exported) -> str:
@@ -146,14 +165,30 @@ def _training(found: Finding, exported: errands.Exported) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in found.prepared.versions.items())
     return (
         f"## Training\n\n`{model.backbone}` with weights `{model.weights}` at {model.image_size} pixels, "
-        f"{exported.num_parameters:,} parameters, found by a search of {wording.count(best.num_completed, 'completed trial')} with tuner. "
+        f"{exported.num_parameters:,} parameters, found with tuner by {_found_by(found)}. "
         "A new head was trained on the frozen network's features"
         + (", then head and network together" if hyperparameters.unfreeze > 0 and best.prepared.epochs > 0 else "")
         + f": optimizer {hyperparameters.optimizer.value}, dropout {hyperparameters.dropout:.3g}, "
         f"features `{hyperparameters.features.value}`"
-        f"{seconds}. Every value is in `config.yaml`; `tuner run config.yaml` trains the model again.\n\nTrained with {versions}. "
+        f"{seconds}. Every value is in `config.yaml`; {_again(found)}\n\nTrained with {versions}. "
         "The packages that wrote these files are in `environment.lock`."
     )
+
+
+def _found_by(found: Finding) -> str:
+    if found.verdict is None:
+        return f"a search of {wording.count(found.best.num_completed, 'completed trial')}"
+    verdict, network = found.verdict, found.verdict.networks[0]
+    seeds = wording.count(len(network.seeds), "seed")
+    return f"the search {verdict.study}, its trial {network.trial} trained again with {seeds} on {verdict.trained_on}"
+
+
+def _again(found: Finding) -> str:
+    seeds = () if found.verdict is None else found.verdict.networks[0].chosen_seeds
+    if len(seeds) > 1:
+        many = wording.listed(seeds)
+        return f"the weights are the average of the trainings with seeds {many}, of which `tuner run config.yaml` does the first again."
+    return "`tuner run config.yaml` trains the model again."
 
 
 def _limits(found: Finding) -> str:

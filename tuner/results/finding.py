@@ -1,17 +1,34 @@
-"""A trial into all that is known of it before it becomes a bundle, and that into the bundle's metrics.json."""
+"""A trial or a version into all that is known of it before it becomes a bundle, and that into the bundle's metrics.json."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from tuner import messages, wording
+from tuner.errors import RequestError
 from tuner.hyperparameters import Hyperparameters
-from tuner.results import config
+from tuner.results import config, honesty
 from tuner.results.best import Best
+from tuner.results.verdict import Verdict
+from tuner.results.versions import Origin, Version
 from tuner.search import details
-from tuner.search.details import ClassScore
 from tuner.search.study import Study
 from tuner.spec import StudySpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFigures:
+    """How a model did on the images of one class."""
+
+    name: str
+    num_images: int
+    #: these three are None where they cannot be told
+    precision: float | None
+    recall: float | None
+    f1: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +48,37 @@ class Finding:
     #: what the trainer found when it loaded the data
     prepared: messages.Prepared
     curve: Sequence[messages.Epoch]
-    #: of the validation images, rows true and columns predicted; () where it is not known
+    #: images that confusion and figures by class are of: "validation" or "test"
+    split: str
+    #: rows true and columns predicted; () where it is not known
     confusion: Sequence[Sequence[int]]
-    scores: Sequence[ClassScore]
-    #: the search's own numbers
+    classes: Sequence[ClassFigures]
+    #: the trial whose weights they are; of a soup the first of them
     best: Best
+    #: None: it is a trial
+    version: int | None = None
+    #: what a retraining came to; None: the numbers are the search's own
+    verdict: Verdict | None = None
+
+    @property
+    def test(self) -> tuple[float, int] | None:
+        """Accuracy on the test split, and its images; None where it was not measured."""
+        if self.verdict is not None:
+            return self.verdict.test_accuracy, self.verdict.num_test
+        return None if self.best.test_accuracy is None else (self.best.test_accuracy, self.best.num_test)
+
+    @property
+    def test_interval(self) -> tuple[float, float] | None:
+        """Wilson's interval of it, at 95 %."""
+        if self.test is None:
+            return None
+        accuracy, num = self.test
+        return honesty.wilson(round(accuracy * num), num)
+
+    @property
+    def validation_accuracy(self) -> float | None:
+        """None where the validation images were trained on."""
+        return self.best.value if self.verdict is None else self.verdict.validation_accuracy
 
 
 def of_trial(study: Study, best: Best) -> Finding:
@@ -52,23 +95,65 @@ def of_trial(study: Study, best: Best) -> Finding:
         temperature=1.0,
         prepared=best.prepared,
         curve=known.curve,
+        split="validation",
         confusion=known.confusion,
-        scores=known.scores,
+        classes=[
+            ClassFigures(name=one.name, num_images=one.support, precision=one.precision, recall=one.recall, f1=one.f1)
+            for one in known.scores
+        ],
         best=best,
+    )
+
+
+def of_version(study: Study, best: Best, version: Version) -> Finding:
+    """A version: the trial that it was made of, in its study, with what was measured of it.
+
+    Raises:
+        RequestError: another version of tuner made it.
+    """
+    found, title = of_trial(study, best), f"Version {version.number} of {version.name}"
+    try:
+        kept = StudySpec.model_validate_json(json.dumps(version.kept.config))
+        verdict = Verdict.model_validate(version.kept.metrics) if version.kept.origin is Origin.RETRAINING else None
+    except ValidationError as error:
+        raise RequestError(f"{version.name} {version.number} was made by another version of tuner: {error.errors()[0]['msg']}") from error
+    if verdict is None:
+        headline = f"{title}: {found.headline[0].lower()}{found.headline[1:]}"
+        return replace(found, title=title, headline=headline, config=kept, version=version.number)
+    low, high = verdict.test_interval
+    tested = f"accuracy {verdict.test_accuracy:.4f} on {verdict.num_test:,} test images"
+    return replace(
+        found,
+        title=title,
+        headline=f"{title}: {tested}, 95 % interval {low:.4f} to {high:.4f}.",
+        config=kept,
+        temperature=verdict.calibration.temperature,
+        split="test",
+        confusion=verdict.confusion,
+        classes=[ClassFigures(**one.model_dump()) for one in verdict.classes],
+        version=version.number,
+        verdict=verdict,
     )
 
 
 def caution(found: Finding) -> str:
     """What the numbers are worth, in words."""
-    best = found.best
-    if best.test_accuracy is None:
+    best, verdict = found.best, found.verdict
+    if verdict is not None:
+        off = verdict.optimism
+        which = "above" if off.too_high >= 0 else "below"
+        return (
+            f"The test accuracy is of {verdict.num_test:,} images that nothing was chosen by. "
+            f"The search had ended with {off.search_value:.4f} on its validation images, {abs(off.too_high):.4f} {which} it."
+        )
+    if found.test is None:
         luck = f"the search's own: the highest of {wording.count(best.num_completed, 'trial')}" if best.is_best else "the search's own"
         return (
             f"The validation accuracy is {luck} on the images that chose it, so that new images will see less. "
             "No accuracy on unseen images was measured."
         )
     return (
-        f"The test accuracy is of {best.num_test:,} images that nothing was chosen by. "
+        f"The test accuracy is of {found.test[1]:,} images that nothing was chosen by. "
         "The validation accuracy is the search's own, on the images that chose the winner, and too high by what luck gave it."
     )
 
@@ -76,23 +161,25 @@ def caution(found: Finding) -> str:
 def metrics(found: Finding) -> dict[str, Any]:
     """What was measured, for programs."""
     best, prepared = found.best, found.prepared
-    test = None if best.test_accuracy is None else {"accuracy": best.test_accuracy, "num_images": best.num_test}
+    test = None if found.test is None else {"accuracy": found.test[0], "num_images": found.test[1], "interval": found.test_interval}
+    by_class = {
+        "confusion": [list(row) for row in found.confusion],
+        "classes": [
+            {"name": one.name, "num_images": one.num_images, "precision": one.precision, "recall": one.recall, "f1": one.f1}
+            for one in found.classes
+        ],
+    }
+    validation = {"accuracy": found.validation_accuracy, "num_images": prepared.num_validation}
     rule = None if best.rule_value is None else {"validation_accuracy": best.rule_value, "test_accuracy": best.rule_test_accuracy}
     return {
         "study": found.spec.name,
         "trial": best.trial,
+        "version": found.version,
         "note": caution(found),
-        "validation": {
-            "accuracy": best.value,
-            "num_images": prepared.num_validation,
-            "confusion": [list(row) for row in found.confusion],
-            "classes": [
-                {"name": one.name, "num_images": one.support, "precision": one.precision, "recall": one.recall, "f1": one.f1}
-                for one in found.scores
-            ],
-        },
-        "test": test,
-        "rule": rule,
+        "validation": validation | (by_class if found.split == "validation" else {}),
+        "test": None if test is None else test | (by_class if found.split == "test" else {}),
+        "rule": rule if found.verdict is None else None,
+        "retraining": None if found.verdict is None else found.verdict.model_dump(mode="json"),
         "temperature": found.temperature,
         "classes": list(prepared.classes),
         "images": {"train": prepared.num_train, "validation": prepared.num_validation, "test": prepared.num_test},

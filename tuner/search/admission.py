@@ -8,6 +8,7 @@ from tuner import messages, wording
 from tuner.errors import StudyError
 from tuner.search import tables
 from tuner.search.study import PREPARED, Study
+from tuner.spec import StudySpec
 
 #: what must be the same for trials to compare; the device and the versions may differ
 _COMPARED = {
@@ -46,6 +47,22 @@ def admit(study: Study, prepared: messages.Prepared) -> None:
             + "\n  ".join(changes)
             + "\nTrials of both would not compare. Put the images back as they were, or give the study another name to begin a new one."
         )
+
+
+def departures(spec: StudySpec, prepared: messages.Prepared) -> list[str]:
+    """What differs here from what an exported config was trained with, so that a run of it may come out otherwise; sentences."""
+    trained: dict[str, Any] = spec.result or {}
+    found = prepared.model_dump(mode="json")
+    said = [
+        f"the {name} are not those that the exported trial was trained on: {_show(trained[key])} -> {_show(found[key])}"
+        for key, name in (("fingerprint", "images or their labels"), ("splits", "splits"))
+        if key in trained and trained[key] != found[key]
+    ]
+    known = trained.get("versions") if isinstance(trained.get("versions"), dict) else None
+    versions = [f"{name} {old} -> {new}" for name, new in prepared.versions.items() if (old := (known or {}).get(name, new)) != new]
+    if versions:
+        said.append(f"the exported trial was trained with other versions, so that numbers may differ a little: {', '.join(versions)}")
+    return said
 
 
 def _show(value: Any) -> str:

@@ -17,9 +17,6 @@ from tuner.search.study import PREPARED, Study
 from tuner.search.tables import STUDY_USER, TRIAL_SYSTEM, TRIALS
 from tuner.spec import StudySpec
 
-#: parts of a study file that may change without making its trials incomparable
-_FREE = ("name:", "search.", "sampler.", "pruner.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
@@ -87,7 +84,7 @@ def decide(source: Study, spec: StudySpec) -> Evolution:
 
 
 def _refuse(source: Study, spec: StudySpec, changes: Sequence[str]) -> None:
-    wrong = [change for change in changes if not change.startswith(_FREE)]
+    wrong = [change for change in changes if not change.startswith(study_file.SEARCHED)]
     if wrong:
         raise StudyError(
             f"a migration of {source.name} may change its search, sampler, pruner and budget; here more differs:\n  "

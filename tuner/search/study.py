@@ -75,10 +75,12 @@ def join(spec: StudySpec, storage: Storage) -> Study:
     study = load(spec.name, storage)
     changes = study_file.differences(study.spec, spec)
     if changes:
+        compares = all(change.startswith(study_file.SEARCHED) for change in changes)
         raise StudyError(
             f"the study {spec.name} was begun with another file:\n  "
             + "\n  ".join(changes)
             + "\nTrials of both would not compare. Undo the changes, or give the file another name: to begin a new study."
+            + (f" To keep the trials that belong to both: tuner migrate {spec.name} FILE" if compares else "")
         )
     budget = study.spec.budget
     if budget != spec.budget:

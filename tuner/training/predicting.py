@@ -11,6 +11,7 @@ from tuner.data import images as files
 from tuner.data import resized
 from tuner.errands import Format
 from tuner.training import loaded
+from tuner.trust import keras_file
 
 _BATCH = 64
 Row = tuple[float, ...]
@@ -20,8 +21,9 @@ def predict(order: errands.Predict, *, threads: int) -> errands.Predicted:
     """The probabilities of each file; one that cannot be read has none, and a reason.
 
     Raises:
-        RequestError: the model cannot be loaded.
+        RequestError: the model cannot be loaded, or could do more than compute.
     """
+    keras_file.require_safe(Path(order.path))
     model = loaded.load(Format.KERAS, Path(order.path), threads=threads)
     found: list[tuple[Row | None, str]] = []
     for start in range(0, len(order.images), _BATCH):

@@ -1,6 +1,8 @@
 """Weights and checkpoints to and from files, encrypted where the environment names a key; the plain ones never come to a disk then."""
 
+import contextlib
 import io
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +56,20 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             raise NoKey(f"{error}. The key is what {keys.ARTIFACT_KEY} names") from error
         plain.seek(0)
         yield plain
+
+
+def require_key(folder: Path) -> None:
+    """Refuse to add plain files to a study's folder of encrypted ones.
+
+    Raises:
+        NoKey: the environment names no key, and an earlier one has encrypted what lies there.
+    """
+    if keys.artifact_identities():
+        return
+    for path in itertools.chain(folder.glob("trial-*/checkpoint"), folder.glob("trial-*/*.npz")):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            if is_encrypted(file):
+                raise NoKey(f"{path} is encrypted, so others are to be as well; set {keys.ARTIFACT_KEY} to that key, or to the file of it")
 
 
 def is_encrypted(file: BinaryIO) -> bool:

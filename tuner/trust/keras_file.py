@@ -36,7 +36,8 @@ def require_safe(path: Path) -> None:
     """
     found = problems(path)
     if found:
-        raise RequestError(f"{path} is not loaded: {'; '.join(found[:10])}")
+        cure = "If it is your own, load it with Keras; if not, ask where it comes from"
+        raise RequestError(f"{path} is not loaded: {'; '.join(found[:10])}. {cure}")
 
 
 def problems(path: Path) -> list[str]:

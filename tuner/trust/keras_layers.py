@@ -32,7 +32,7 @@ ALLOWED = frozenset(
     + [("keras.constraints", name) for name in ("MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm")]
     + [("keras", name) for name in ("DTypePolicy", "Functional", "Model", "Sequential")]
     + [("keras.src.models.functional", "Functional"), ("keras.src.models.sequential", "Sequential")]
-    + [("keras.src.applications.convnext", "LayerScale")]
+    + [("keras.src.applications.convnext", "LayerScale"), ("keras.src.applications.inception_resnet_v2", "CustomScaleLayer")]
     + [(module, name) for module, names in _OPERATIONS.items() for name in names.split()]
 )
 #: a tensor between two layers

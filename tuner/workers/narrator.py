@@ -1,7 +1,9 @@
 """What a worker does, told as events with the names of its study and itself on each."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from tuner import messages
 from tuner.workers.events import Event, Happening, Tell
 
 
@@ -17,6 +19,12 @@ class Narrator:
     def say(self, what: Happening, trial: int | None = None, **known: Any) -> None:
         """Tell one happening; `known` are fields of Event."""
         self._tell(Event(what=what, study=self._study, worker=self._worker, trial=trial, **known))
+
+    def ready(self, prepared: messages.Prepared, departures: Sequence[str]) -> None:
+        """Tell that the trainer is warm, and what differs here from what an exported config was trained with."""
+        self.say(Happening.READY, seconds=prepared.seconds, message=prepared.device)
+        for departure in departures:
+            self.trouble(departure)
 
     def trouble(self, message: str, trial: int | None = None) -> None:
         """Tell of something that is borne for now."""

@@ -15,6 +15,7 @@ from tuner import study_file
 from tuner.data_spec import Data
 from tuner.errors import RequestError, StorageError, StudyError, TunerError
 from tuner.spec import StudySpec
+from tuner.trust import at_rest
 from tuner.workers.events import Event, Happening
 from tuner.workers.gpus import Place
 from tuner.workers.places import Places
@@ -83,9 +84,10 @@ def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], 
     """Be a worker of a study that is there; the trainer's long start overlaps with loading Optuna and opening the storage.
 
     Raises:
-        RequestError: the study's data or model cannot be used, or the study was changed since it was checked.
+        RequestError: the study's data or model cannot be used, it was changed since it was checked, or the key of its weights is missing.
         TunerError: the worker cannot go on, for example because the storage was away for too long.
     """
+    at_rest.require_key(assignment.places.of_study(assignment.study))
     trainer = WarmTrainer(lambda: start(assignment), assignment.limits, stopping)
     try:
         from tuner.search import storage, trials

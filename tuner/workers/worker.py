@@ -12,6 +12,7 @@ from tuner.search import admission, progress, reaping, trials
 from tuner.search.roster import Wish
 from tuner.search.study import Study
 from tuner.search.trials import Claim, WorkerId
+from tuner.trust import at_rest
 from tuner.workers import shipping
 from tuner.workers.attempt import Attempt
 from tuner.workers.events import Event, Happening, Tell
@@ -107,7 +108,7 @@ class Worker:
             if prepared is not None:
                 self._insist(lambda: admission.admit(self._study, prepared), lambda: "the first trial waits")
                 self._presence.is_ready(prepared)
-                self._narrator.say(Happening.READY, seconds=prepared.seconds, message=prepared.device)
+                self._narrator.ready(prepared, admission.departures(self._study.spec, prepared))
         return self._trainer.is_warm
 
     def _claim(self) -> Claim | None:
@@ -169,17 +170,18 @@ class Worker:
                 self._finish(outbox, outcome)
                 what = Happening.COMPLETED if outcome.ending is Ending.COMPLETED else Happening.PRUNED
                 self._narrator.say(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason)
-            case messages.Failed():
+            case messages.Failed() if outcome.error != at_rest.NoKey.__name__:
                 self._deliver(outbox, lambda: trials.fail(self._study, claim, outcome), outcome)
                 self._shipping.ended(claim.number)
-                message = f"{outcome.error}: {outcome.message}"
-                self._narrator.say(Happening.FAILED, claim.number, seconds=seconds, message=message)
+                self._narrator.say(Happening.FAILED, claim.number, seconds=seconds, message=f"{outcome.error}: {outcome.message}")
                 if outcome.is_request:
                     raise request_error(outcome)
             case _:
                 self._shipping.handed_back(claim.number)
                 self._deliver(outbox, lambda: trials.release(self._study, claim))
                 self._narrator.say(Happening.SUSPENDED, claim.number, message="" if outcome else "from its last checkpoint")
+                if isinstance(outcome, messages.Failed):  # who has the key goes on with the trial
+                    raise request_error(outcome)
 
     def _play(self, outbox: Outbox, fetched: Path | None) -> Outcome | None:
         """The outcome of a trial; a trainer that dies or hangs is given a second chance."""

@@ -93,6 +93,7 @@ def test_a_study_shows_plan_best_failures_and_trials(client: TestClient, worked:
     assert "MemoryError" in text
     assert "it was too much" in text
     assert "tuner export by-hand --to best.yaml" in text
+    assert "tuner export by-hand --to by-hand-model" in text
     assert f'href="/dashboard/studies/{worked.id}"' in text
     assert f'href="/tuner/studies/{worked.id}/trials/4"' in text
     assert [word for word in ("completed", "pruned", "failed", "running") if f'class="chip {word}"' not in text] == []

@@ -1,0 +1,41 @@
+"""A model from its search to a bundle, and from the bundle's config to the same model, by real processes."""
+
+import json
+
+import pytest
+
+from tests.acceptance.conftest import Place
+from tuner.results import best as bests
+from tuner.results import manifest
+from tuner.search import curves
+from tuner.search import storage as storages
+from tuner.search import study as studies
+
+TINY = {
+    "data": {"source": "digits", "train": 64, "validation": 40, "test": 40},
+    "model": {"backbone": "squeezenet1_1", "image_size": 32},
+    "training": {"probe_epochs": 2, "epochs": 1},
+    "budget": {"trials": 1},
+}
+
+
+def curve(place: Place, name: str) -> list[tuple[float, float]]:
+    storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
+    study = studies.load(name, storage)
+    assert bests.best(study).trial == 0
+    found = storage.read(lambda connection: curves.read(connection, study, 0))
+    storage.engine.dispose()
+    return [(epoch.loss, epoch.validation_loss) for epoch in found]
+
+
+@pytest.mark.timeout(600)
+def test_a_bundle_is_whole_and_its_config_gives_the_same_model(place: Place) -> None:
+    place.write(**TINY)
+    for call in (["run", "study.yaml", "--no-export"], ["export", "study", "--to", "home"], ["run", "home/config.yaml", "--no-export"]):
+        command = place.real_tuner(*call)
+        code, _ = command.end()
+        assert code == 0, command.lines
+    assert manifest.check(place.folder / "home") == []
+    [row] = json.loads((place.folder / "home" / "formats.json").read_text())
+    assert (row["label_agreement"], row["images_compared"]) == (1.0, 40)
+    assert curve(place, "study-trial-0") == curve(place, "study")
