@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
+import psutil
 
 from benchmarks import big_study
 from tests.search import by_hand
@@ -43,11 +44,15 @@ def main() -> None:
         worker = Worker(url)
         with serve(url, Path(folder)) as (address, cookie):
             path = f"/tuner/studies/{study_id}"
-            alone, watched, delays = [], [], []
+            server = psutil.Process().children()[-1]
+            alone, watched, delays, used = [], [], [], []
             for _ in range(given.rounds):
                 alone.append(worker.report(given.seconds))
                 with Viewers(address, path, cookie, given.viewers) as viewers:
+                    before, began = server.cpu_times(), time.monotonic()
                     watched.append(worker.report(given.seconds))
+                    after = server.cpu_times()
+                    used.append((after.user + after.system - before.user - before.system) / (time.monotonic() - began))
                     delays += viewers.delays(worker.values)
         dialect = storage.engine.dialect.name
     figures = {"alone": described(alone), "watched": described(watched)}
@@ -59,6 +64,8 @@ def main() -> None:
                 "viewers": given.viewers,
                 "report": figures,
                 "slower_by": {"median_of_rounds": round(statistics.median(slower), 3), "rounds": [round(part, 3) for part in slower]},
+                # part of one processor that the dashboard takes for all viewers together
+                "server_processor": round(statistics.median(used), 3),
                 "seconds_until_seen": {"p50": round(statistics.median(delays), 2), "most": round(max(delays), 2)},
             },
             indent=1,
