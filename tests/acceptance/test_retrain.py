@@ -61,7 +61,9 @@ def test_a_version_of_train_and_validation_images_says_that_it_has_no_validation
     assert version.kept.study == "study-retrain-1-all"
     config = study_file.parse(version.kept.config, "the version's config")
     assert (config.training.images, config.retraining, config.budget.trials) == ("train+validation", None, 1)
-    assert "validation_accuracy" not in (config.result or {})
+    assert config.result is not None
+    assert "validation_accuracy" not in config.result
+    assert config.result["soup_seeds"] == told["networks"][0]["chosen_seeds"]
 
     code, out = finished.tuner("retrain", "study", "--top", "1", "--seeds", "2", "--json").end()
     assert any("was read 1 time before, for version 1" in note for note in json.loads(out)["notes"])

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tuner import wording
 from tuner.commands import artifacts
@@ -13,6 +14,7 @@ from tuner.messages import Split
 from tuner.results import best as bests
 from tuner.results import config as configs_of
 from tuner.results import examination, judging, manifest, versions
+from tuner.results.best import Best
 from tuner.results.examination import Answers, Network
 from tuner.results.judging import Matter
 from tuner.results.retrained import Retrained, Run
@@ -149,7 +151,7 @@ def _keep(study: Study, target: Study, verdict: Verdict, network: Network, artif
         study=target.name,
         origin=Origin.RETRAINING,
         trial=network.runs[0].trial,
-        config=configs_of.resolved(best).model_dump(mode="json"),
+        config=_config(best, network),
         metrics=verdict.model_dump(mode="json"),
         fingerprint=best.prepared.fingerprint,
         splits=best.prepared.splits,
@@ -158,6 +160,14 @@ def _keep(study: Study, target: Study, verdict: Verdict, network: Network, artif
         created_by=room.by,
     )
     return versions.add(study.storage, new, reading=reading)
+
+
+def _config(best: Best, network: Network) -> dict[str, Any]:
+    """The study of one trial that trains the network again; of a soup its first ingredient, with the seeds of all."""
+    spec = configs_of.resolved(best)
+    if network.is_soup:
+        spec = spec.model_copy(update={"result": {**(spec.result or {}), "soup_seeds": [run.seed for run in network.runs]}})
+    return spec.model_dump(mode="json")
 
 
 def _weights(run: Run) -> str:

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 from tests.search import by_hand
 from tuner import errors, study_file
+from tuner.search import retraining, tables, trials
 from tuner.search import storage as storages
-from tuner.search import tables, trials
 from tuner.search.storage import Storage
 from tuner.search.study import Study
 
@@ -275,3 +275,13 @@ def test_a_page_says_who_is_signed_in_and_signs_out(client: TestClient, worked: 
         page = Elements(client.get(path).text)
         assert ("form", {"class": "who", "method": "post", "action": "/tuner/signout"}) in page.elements
         assert '<bdi>ada</bdi> <span class="role">admin</span>' in client.get(path).text
+
+
+def test_the_page_of_a_retraining_says_whose_configs_it_trains_and_that_nothing_is_searched(client: TestClient, worked: Study) -> None:
+    again = retraining.begin(worked, retraining.configs(worked, 1), (1, 2), top=1)
+    on_all = retraining.begin_on_all(worked, again, retraining.config(worked, 1), fine_tunes=True)
+    page, of_all = (client.get(f"/tuner/studies/{study.id}").text for study in (again, on_all))
+    assert "trials 1, 0 of the study by-hand, trained again with 2 seeds each" in page
+    assert "none: trials 1, 0" in page
+    assert "trained on too" not in page
+    assert "validation images are trained on too" in of_all
