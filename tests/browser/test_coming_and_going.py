@@ -141,7 +141,7 @@ def test_an_editor_stops_and_resumes_with_the_keyboard_alone_and_signs_out(page:
 def test_the_picture_of_mistakes_and_the_last_lines_of_a_log_are_shown(page: Page, served: server.Served) -> None:
     sign_in(page, served.address, "eve", f"{STUDY}/trials/0")
     sheet = page.get_by_role("img", name=re.compile("taken for another class"))
-    sheet.scroll_into_view_if_needed()
+    sheet.evaluate("image => image.scrollIntoView()")  # it is loaded when it comes into view
     page.wait_for_function("image => image.complete && image.naturalWidth === 240", arg=sheet.element_handle())
     expect(page.get_by_role("region", name="Most confident mistakes").get_by_role("listitem")).to_have_text("cat taken for dog97% sure")
     kept = page.request.get(f"{served.address}{STUDY}/trials/0/mistakes.jpg")

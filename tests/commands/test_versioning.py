@@ -162,7 +162,9 @@ def test_a_trial_is_kept_as_a_version_once(tmp_path: Path, capsys: pytest.Captur
     assert (kept["validation_accuracy"], kept["test_accuracy"], kept["readings"]) == (0.5, None, [])
     assert kept["config"]["result"]["fingerprint"] == kept["fingerprint"] == by_hand.PREPARED.fingerprint
     assert "which is not there; add it where it was trained" in refused(capsys, "versions", "by-hand", "--add", "1")
-    assert "no weights are kept of trial 2" in refused(capsys, "versions", "by-hand", "--add", "2")
+    assert "no weights are kept of trial 2 of the study by-hand, only of trials that were the best so far: 0, 1." in refused(
+        capsys, "versions", "by-hand", "--add", "2"
+    )
     assert "has no completed trial 3" in refused(capsys, "versions", "by-hand", "--add", "3")
     assert "--add and --delete are both given" in refused(capsys, "versions", "by-hand", "--add", "1", "--delete", "1")
     assert "--add is 1, of no name" in refused(capsys, "versions", "--add", "1")

@@ -47,7 +47,7 @@ class Extent:
 
 
 EXTENT = (
-    Extent(workers=16, kills=20, killed_trials=40, killed_epoch_seconds=1.0, outage_seconds=60.0, restarts=5, cut_seconds=45.0)
+    Extent(workers=16, kills=20, killed_trials=40, killed_epoch_seconds=4.0, outage_seconds=60.0, restarts=5, cut_seconds=45.0)
     if SOAKS
     else Extent(workers=3, kills=5, killed_trials=10, killed_epoch_seconds=0.1, outage_seconds=4.0, restarts=2, cut_seconds=4.0)
 )

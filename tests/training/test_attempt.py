@@ -180,7 +180,8 @@ def test_a_suspended_trial_goes_on_from_the_step_at_which_it_was_as_if_it_had_ne
     assert before.curve + rest.curve == rich[1].curve
     assert (finished.value, finished.best_step, finished.confusion) == (rich[0].value, rich[0].best_step, rich[0].confusion)
     assert finished.mistakes == rich[0].mistakes
-    assert kept(tmp_path) == ["confusion.png", "mistakes.jpg", "weights.npz"]
+    # the checkpoint is the worker's to delete, when the storage has the result
+    assert kept(tmp_path) == ["checkpoint", "confusion.png", "mistakes.jpg", "weights.npz"]
 
 
 @pytest.mark.usefixtures("always_keeping")

@@ -74,7 +74,15 @@ def test_a_checkpoint_without_room_costs_its_trial_nothing_and_the_next_epoch_tr
     kinds = [message.kind for message in control.told if not (isinstance(message, Epoch) and message.stage is Stage.PROBE)]
     assert kinds == ["probed", "epoch", "trouble", "epoch", "kept"]
     assert weights(finished.weights, bench) == weights(calm.weights, bench)
-    assert kept(folder) == ["confusion.png", "mistakes.jpg", "weights.npz"]
+    assert kept(folder) == ["checkpoint", "confusion.png", "mistakes.jpg", "weights.npz"]
+
+
+def test_a_trial_whose_result_the_storage_never_got_is_completed_again_without_training(bench: benches.Bench, tmp_path: Path) -> None:
+    first, _ = run(bench, order(tmp_path, PLAIN))
+    again, control = run(bench, order(tmp_path, PLAIN))
+    assert [message.kind for message in control.told] == ["resumed"]
+    assert (again.ending, again.value, again.best_step) == (Ending.COMPLETED, first.value, first.best_step)
+    assert weights(again.weights, bench)
 
 
 def test_weights_without_room_wait_until_there_is_some(bench: benches.Bench, tmp_path: Path, room: ExitStack) -> None:

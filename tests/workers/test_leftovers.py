@@ -42,9 +42,13 @@ def test_a_worker_that_gives_the_storage_up_says_where_the_result_is_and_the_nex
     last_words = leave_result(bench, monkeypatch)
     (path,) = spooled(bench)
     assert f"what came of trial 0 is kept in {path}; the next worker of this machine delivers it" in last_words
+    checkpoint = path.parent.parent / "trial-00000" / "checkpoint"
+    checkpoint.parent.mkdir(exist_ok=True)
+    checkpoint.touch()
     again = bench.again()
     again.work()
     assert again.states() == ["COMPLETE", "COMPLETE"]
+    assert not checkpoint.exists()
     assert again.happened(Happening.DELIVERED) == [0]
     assert again.happened(Happening.STARTED) == [1]
     assert again.happened(Happening.RESUMED) == []

@@ -58,7 +58,8 @@ def add(name: str, url: str, trial: int, *, as_json: bool) -> int:
     study = showing.load(name, url)
     best = bests.of(study, trial)
     if best.weights is None:
-        raise RequestError(f"no weights are kept of trial {trial} of the study {name}; enqueue its config again (tuner enqueue {name})")
+        kept = wording.listed(bests.with_weights(study)) or "none"
+        raise RequestError(f"no weights are kept of trial {trial} of the study {name}, only of trials that were the best so far: {kept}.")
     with tempfile.TemporaryDirectory(prefix="tuner-") as folder, artifacts.fetched(best.weights, Path(folder)) as weights:
         if not weights.is_file():
             raise RequestError(f"the weights of trial {trial} were kept in {weights}, which is not there; add it where it was trained")

@@ -198,7 +198,7 @@ class Attempt:
         best, weights = self._best, None
         if ending is Ending.COMPLETED and best is not None:
             weights = self._keeping.keep_weights(best.weights)
-        if ending is not Ending.SUSPENDED:
+        elif ending is not Ending.SUSPENDED:
             self._keeping.clear()
         drawn = self._draw(best.scores) if weights and best else {}
         return messages.Finished(

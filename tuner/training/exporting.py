@@ -15,7 +15,7 @@ from tuner.training import bench as benches
 from tuner.training import devices, features, formats, pipeline, standalone, suspension
 
 #: training images by which int8 is calibrated
-_NUM_CALIBRATING = 200
+_NUM_CALIBRATING = 100
 #: folder of the images whose predictions are kept
 PROBES = "probes"
 

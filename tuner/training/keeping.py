@@ -57,15 +57,16 @@ class Keeping:
                 part.unlink(missing_ok=True)
 
     def keep_weights(self, weights: Weights) -> str | None:
-        """Write the weights of a trial that is completed, and clear its checkpoint: the file.
+        """Write the weights of a trial that is completed: the file.
 
-        Where there is no room even without the checkpoint they wait for it, for as long as `failures` says and the worker is not asked
-        to stop; None if there was none by then.
+        The checkpoint stays until the worker has told the storage, lest one that is killed before have it all trained again; it makes way
+        only where there is no room. Where there is none even then the weights wait for it, for as long as `failures` says and the worker
+        is not asked to stop; None if there was none by then.
         """
         path = self._weights
         refused = self._write_weights(path, weights)
-        self.clear()
         if refused is not None:
+            self.clear()
             refused = self._write_weights(path, weights)
         if refused is not None:
             refused = self._await_room(path, weights, refused)

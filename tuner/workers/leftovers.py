@@ -7,7 +7,7 @@ from tuner.messages import Ending
 from tuner.search import trials
 from tuner.search.study import Study
 from tuner.search.trials import Delivery
-from tuner.workers import spool
+from tuner.workers import shipping, spool
 from tuner.workers.events import Happening
 from tuner.workers.narrator import Narrator
 from tuner.workers.spool import Left, Origin
@@ -40,6 +40,8 @@ class Leftovers:
                 self._leave_alone(left.path, "it belongs to another study, or to one that was deleted")
                 continue
             left.path.unlink(missing_ok=True)
+            if left.outcome is not None and delivery is not Delivery.TOO_LATE:
+                shipping.clear(self._folder.parent / f"trial-{claim.number:05d}")
             self._tell(left, left.origin, delivery)
 
     def _leave_alone(self, path: Path, why: str) -> None:

@@ -281,7 +281,7 @@ def _epoch(train: messages.Train, stage: Stage, step: int) -> messages.Epoch:
 
 def _finished(train: messages.Train, ending: Ending, step: int, reason: str = "") -> messages.Finished:
     weights = Path(train.weights + ".weights")
-    if ending is not Ending.SUSPENDED:
+    if ending not in (Ending.SUSPENDED, Ending.COMPLETED):
         Path(train.checkpoint).unlink(missing_ok=True)
     if ending is Ending.COMPLETED:
         weights.parent.mkdir(parents=True, exist_ok=True)

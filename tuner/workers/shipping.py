@@ -120,7 +120,7 @@ class SharedFolder:
 
     def ended(self, trial: int) -> None:
         """Delete what a trainer that failed or crashed has left."""
-        _clear(self._places.of_trial(self._study, trial))
+        clear(self._places.of_trial(self._study, trial))
 
     def close(self) -> None:
         """Nothing is under way."""
@@ -187,7 +187,7 @@ class SharedBucket:
 
     def ended(self, trial: int) -> None:
         """Delete the checkpoint here and there."""
-        _clear(self._folder(trial))
+        clear(self._folder(trial))
         self._fetched(trial).unlink(missing_ok=True)
         self._uploads.remove(self._key(trial, CHECKPOINT))
 
@@ -210,7 +210,7 @@ class SharedBucket:
         return f"{self._study}/{self._folder(trial).name}/{name}"
 
 
-def _clear(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """Delete a trial's checkpoint, and what someone who was killed had half written."""
     for path in (folder / CHECKPOINT, *folder.glob("*.part")):
         path.unlink(missing_ok=True)

@@ -1,0 +1,61 @@
+"""The road from a search to a model that others can use, as a user types it, with trainers that train."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.acceptance.conftest import Place
+from tuner import cli
+
+TINY = {
+    "data": {"source": "digits", "train": 64, "validation": 40, "test": 40},
+    "model": {"backbone": "squeezenet1_1", "image_size": 32},
+    "training": {"probe_epochs": 2, "epochs": 0},
+    "budget": {"trials": 1},
+}
+
+
+@pytest.mark.timeout(900)
+def test_a_search_becomes_a_version_in_production_and_a_model_that_predicts(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place.folder)
+    monkeypatch.delenv("TUNER_STORAGE", raising=False)
+    place.write(**TINY)
+    said(place, "run", "study.yaml")
+    retrained = json.loads(said(place, "retrain", "study", "--top", "1", "--seeds", "2", "--json"))
+
+    (version,) = asked(capsys, "versions", "study")
+    assert (version["version"], version["origin"], version["stages"]) == (1, "retraining", [])
+    assert version["test_accuracy"] == retrained["test_accuracy"]
+    assert [reading["num_images"] for reading in version["readings"]] == [40]
+    event = asked(capsys, "promote", "study", "1", "--to", "production")
+    assert (event["version"], event["stage"], event["change"]) == (1, "production", "promoted")
+
+    said(place, "export", "study", "--version", "1", "--to", "bundle")
+    metrics = json.loads((place.folder / "bundle" / "metrics.json").read_text())
+    assert (metrics["version"], metrics["test"]["accuracy"]) == (1, version["test_accuracy"])
+    predicted = json.loads(said(place, "predict", "bundle", "bundle/probes", "--json"))
+    assert [each["predictions"][0]["label"] for each in predicted] == recorded(place.folder / "bundle")
+
+
+def recorded(bundle: Path) -> list[str]:
+    """What the bundle says that its model makes of its probes, by file."""
+    probes = json.loads((bundle / "probes" / "predictions.json").read_text())["images"]
+    return [probe["predicted"] for probe in sorted(probes, key=lambda probe: str(probe["file"]))]
+
+
+def said(place: Place, *call: str) -> str:
+    """What a process of its own prints."""
+    command = place.real_tuner(*call)
+    code, out = command.end()
+    assert code == 0, command.lines
+    return out
+
+
+def asked(capsys: pytest.CaptureFixture[str], *call: str) -> Any:
+    """What is answered in JSON, in this process."""
+    assert cli.main([*call, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
