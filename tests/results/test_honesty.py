@@ -68,6 +68,21 @@ def test_a_temperature_that_is_known_is_found_again(known: float) -> None:
     assert known == 1.0 or honesty.calibration_error(before, labels) > 0.05
 
 
+def test_a_few_images_with_wild_logits_do_not_decide_the_temperature() -> None:
+    random = np.random.default_rng(2)
+    honest = random.normal(0, 2, (5_000, 5))
+    labels = (honest + random.gumbel(size=honest.shape)).argmax(1)
+    given = (honest * 2.5).astype(np.float32)
+    given[:10] *= 200.0
+    labels[:10] = given[:10].argmin(1)
+    assert honesty.temperature(given, labels) == pytest.approx(2.5, rel=0.06)
+
+
+def test_the_brier_score_is_the_one_that_was_counted_by_hand() -> None:
+    logits = np.log(np.array([[0.8, 0.2], [0.4, 0.6]])).astype(np.float32)
+    assert honesty.brier(logits, np.array([0, 0])) == pytest.approx((2 * 0.2**2 + 2 * 0.6**2) / 2)
+
+
 @pytest.mark.parametrize(
     ("only_first", "only_second", "p"),
     [

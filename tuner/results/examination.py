@@ -117,7 +117,7 @@ def answers(path: Path, split: Split) -> Answers:
 class Temperature:
     """What the logits of a network are divided by for calibrated probabilities."""
 
-    #: of the least cross-entropy on the validation split
+    #: of the least Brier score on the validation split
     fitted: float
     #: the same, or 1 where that made the calibration error on the validation split larger
     kept: float
