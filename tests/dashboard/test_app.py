@@ -26,6 +26,17 @@ def test_a_study_shows_its_trials(browser: TestClient) -> None:
     assert len(browser.get("/api/studies/1").json()["trials"]) == 3
 
 
+@pytest.mark.parametrize("path", ["/api/studies", "/api/studies/1"])
+def test_optunas_pages_neither_wait_for_a_worker_that_writes_nor_hold_it_up(
+    tmp_path: Path, users: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(storage, "_SQLITE_PATIENCE_SECONDS", 0.2)
+    opened = new_storage(tmp_path)
+    browser = owner(opened, users)
+    with opened.engine.connect() as writing, writing.begin():
+        assert browser.get(path).status_code == 200
+
+
 def test_scripts_and_pictures_are_served(browser: TestClient) -> None:
     scripts = re.findall(r'src="(/static/[^"]+)"', browser.get("/dashboard").text)
     assert scripts

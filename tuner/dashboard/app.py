@@ -29,6 +29,8 @@ from tuner.search import storage as storages
 _MAY_BE_KEPT = ("/static/", *routes.NEED_NO_DATABASE, door.STYLE)
 _NEED_NO_DATABASE = (*_MAY_BE_KEPT, *guards.HEALTH, "/favicon.ico", door.SIGN_IN, door.SIGN_OUT, door.OPENID)
 
+_READING = ("GET", "HEAD")
+
 _log = logging.getLogger(__name__)
 
 
@@ -75,7 +77,10 @@ def _optunas(storage: storages.Storage, artifacts: Path | None) -> WSGIApp:
         environ["wsgi.errors"] = sys.stderr  # stdout belongs to results
         with lock:
             pages = load()
-        return pages(environ, start_response)
+        if environ["REQUEST_METHOD"] not in _READING:
+            return pages(environ, start_response)
+        with storages.only_reading():
+            return pages(environ, start_response)
 
     return respond
 

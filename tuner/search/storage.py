@@ -3,7 +3,9 @@
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -34,6 +36,8 @@ _KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_coun
 _MYSQL_SILENCE_SECONDS = 60
 #: a worker needs two connections, its work's and its heartbeat's; the dashboard's threads need more, which are not kept
 _POOL: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 14, "pool_recycle": 1800}
+#: how SQLite begins a transaction: one that reads first and writes later could not wait for its turn (SQLITE_BUSY_SNAPSHOT)
+_SQLITE_BEGIN = ContextVar("_SQLITE_BEGIN", default="BEGIN IMMEDIATE")
 _DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 
 
@@ -145,6 +149,16 @@ def _try_to_write(connection: Connection) -> None:
     connection.execute(sqlalchemy.delete(tables.LEASES).where(sqlalchemy.false()))
 
 
+@contextmanager
+def only_reading() -> Iterator[None]:
+    """Let what the `with` block does through Optuna read an SQLite file out of turn: it waits for no writer and holds none up."""
+    token = _SQLITE_BEGIN.set("BEGIN DEFERRED")
+    try:
+        yield
+    finally:
+        _SQLITE_BEGIN.reset(token)
+
+
 def shown(url: str) -> str:
     """A URL as it may be shown: without its password."""
     try:
@@ -253,7 +267,6 @@ def _tune_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # a transaction that reads first and writes later could not wait for its turn (SQLITE_BUSY_SNAPSHOT)
-        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN IMMEDIATE"))
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", _SQLITE_BEGIN.get()))
 
     engine.dispose()  # the connections made so far were not configured

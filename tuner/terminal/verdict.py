@@ -26,9 +26,15 @@ def screen(verdict: Verdict, *, name: str, number: int) -> list[RenderableType]:
         plan.headed("Retrained", _networks(verdict)),
         plan.headed("Test", *_test(verdict)),
         plan.headed("By class", _classes(verdict), Text(""), _confusion(verdict)),
-        plan.headed("Is it better?", *(Text(comparison.words) for comparison in verdict.comparisons)),
+        plan.headed("Is it better?", *(Text(line) for line in _compared(verdict))),
         *([plan.headed("To be known", *(Text(line) for line in verdict.notes))] if verdict.notes else []),
     ]
+
+
+def _compared(verdict: Verdict) -> list[str]:
+    if not verdict.comparisons:
+        return ["There is no other config to compare it with: it is the rule, and --top 1 was asked for or no other was left."]
+    return [comparison.words for comparison in verdict.comparisons]
 
 
 def _networks(verdict: Verdict) -> Table:
