@@ -3,9 +3,12 @@
 import subprocess
 import sys
 import sysconfig
+import warnings
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +19,7 @@ from tuner.errands import Format
 from tuner.hyperparameters import Hyperparameters
 from tuner.results import card
 from tuner.training import bench as benches
-from tuner.training import comparing, exporting, loaded, predicting, suspension
+from tuner.training import comparing, eight_bits, exporting, loaded, predicting, standalone, suspension
 
 HYPERPARAMETERS = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "silu"})
 
@@ -60,6 +63,22 @@ def test_int8_takes_the_bytes_of_an_image_as_they_are(written: tuple[errands.Exp
     [given] = interpreter.get_input_details()
     assert given["dtype"] is np.uint8
     assert given["quantization"] == (1.0, 0)
+
+
+def test_what_8_bits_add_to_the_features_on_average_is_taken_away(bench: benches.Bench) -> None:
+    model = standalone.build_for_int8(bench, HYPERPARAMETERS, weights_of(bench, HYPERPARAMETERS), temperature=1.0)
+    images = np.asarray(bench.data.train.images[0:60])
+
+    def added(wanted: Any) -> float:
+        found = eight_bits.features(model, images)
+        return float(np.abs((found - wanted).mean(0)).mean())
+
+    wanted = np.asarray(keras.Model(model.inputs[0], model.get_layer(standalone.FIRST_DENSE).input)(images)).reshape(60, -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter's own
+        before = added(wanted)
+        eight_bits.correct(model, images)
+        assert added(wanted) < before / 3
 
 
 def test_the_probes_are_validation_images_with_what_the_model_makes_of_them(

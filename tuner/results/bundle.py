@@ -136,9 +136,11 @@ def _compare(form: Format, folder: Path, answers: Path, wanted: Wanted, tell: Te
     tell(f"{place}: {words(answer)}")
     disagrees = answer.agreement < LEAST_AGREEMENT[form]
     if disagrees or (form is not Format.INT8 and not answer.max_difference <= _LARGEST_DIFFERENCE):
-        least = f"expected at least {LEAST_AGREEMENT[form]:.1%} of the labels"
+        cure = "--quantize int8" if form is Format.INT8 else f"{form.value} in --format"
         raise TrainingError(
-            f"{form.value} does not say what the Keras model says: {words(answer)}; {least}. Nothing was written", kind="export"
+            f"{form.value} does not say what the Keras model says: {words(answer)}; expected at least {LEAST_AGREEMENT[form]:.1%} of the "
+            f"labels. Nothing was written; leave out {cure}",
+            kind="export",
         )
     return answer
 

@@ -11,7 +11,7 @@ from tuner.training import loaded
 
 _BATCH = 64
 #: images that are timed alone, after as many as make the model warm
-_NUM_TIMED, _NUM_WARMING = 20, 2
+_NUM_TIMED, _NUM_WARMING = 10, 2
 
 
 def compare(order: errands.Compare, *, threads: int) -> errands.Compared:

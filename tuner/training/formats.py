@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tuner import errands, errors
 from tuner.errands import Format
+from tuner.training import eight_bits
 
 #: of ONNX; tf2onnx writes it, and every onnxruntime since 2022 reads it
 _OPSET = 17
@@ -39,7 +40,9 @@ class _Source:
     @cached_property
     def saved(self) -> Path:
         """The model as a SavedModel, which TensorFlow's converter starts from."""
-        return _saved(self.model, self.scratch / "saved_model")
+        path = self.scratch / "saved_model"
+        self.model.export(path, format="tf_saved_model", verbose=False)
+        return path
 
 
 def write(
@@ -84,19 +87,7 @@ def _litert(source: _Source, path: Path) -> None:
 
 
 def _int8(source: _Source, path: Path) -> None:
-    """Weights and activations in 8 bits: colours go in as the bytes that they are, probabilities come out as float32."""
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(_saved(source.for_int8(), source.scratch / "for_int8")))
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: _calibrating(source.calibration)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8, tf.lite.OpsSet.TFLITE_BUILTINS]
-    converter.inference_input_type = tf.uint8
-    converter.inference_output_type = tf.float32
-    path.write_bytes(converter.convert())
-
-
-def _saved(model: keras.Model, path: Path) -> Path:
-    model.export(path, format="tf_saved_model", verbose=False)
-    return path
+    path.write_bytes(eight_bits.convert(source.for_int8(), source.calibration, source.scratch))
 
 
 _WRITERS: dict[Format, Callable[[_Source, Path], Any]] = {
@@ -106,15 +97,6 @@ _WRITERS: dict[Format, Callable[[_Source, Path], Any]] = {
     Format.LITERT: _litert,
     Format.INT8: _int8,
 }
-
-
-def _calibrating(images: NDArray[np.uint8]) -> Iterator[list[NDArray[np.float32]]]:
-    """The images one by one, as a model is given them; black and white are among their colours, so that a byte stands for itself."""
-    for number, image in enumerate(images):
-        given = image[None].astype(np.float32)
-        if number == 0:
-            given[0, 0, 0], given[0, 0, 1] = 0, 255
-        yield [given]
 
 
 @contextlib.contextmanager

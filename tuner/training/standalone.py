@@ -18,6 +18,8 @@ Weights = Sequence[NDArray[np.float32]]
 _ROUNDING = 1e-4
 #: features of less than this many times the smallest variance did not vary
 _STILL = 2.0
+#: of the form for int8: the layers that standardize the features of each depth, and the one that sees them all
+STANDARDIZED, FIRST_DENSE = "tuner_standardize{}", "tuner_dense0"
 _POOLINGS: dict[tuple[str, int], Callable[..., Any]] = {
     ("avg", 4): keras.layers.GlobalAveragePooling2D,
     ("max", 4): keras.layers.GlobalMaxPooling2D,
@@ -111,7 +113,7 @@ def _by_channels(vectors: Sequence[Any], hyperparameters: Hyperparameters, weigh
     for number, vector in enumerate(vectors):
         width = vector.shape[-1]
         own = slice(first, first + width)
-        norm = keras.layers.DepthwiseConv2D(1, name=f"tuner_standardize{number}")
+        norm = keras.layers.DepthwiseConv2D(1, name=STANDARDIZED.format(number))
         maps.append(norm(keras.layers.Reshape((1, 1, width), name=f"tuner_map{number}")(vector)))
         norm.set_weights([scale[own].reshape(1, 1, width, 1), -mean[own] * scale[own]])
         first += width
