@@ -1,6 +1,7 @@
 """An S3 service on loopback, whose buckets are in memory, and that can be away."""
 
 import os
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,9 @@ class Service:
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._server.start()
         self._host, self._port = self._server.get_host_and_port()
+        # all services of a process have the same buckets: those of earlier tests
+        request = urllib.request.Request(f"http://{self._host}:{self._port}/moto-api/reset", method="POST")
+        urllib.request.urlopen(request, timeout=30).close()
 
     @property
     def environment(self) -> dict[str, str]:

@@ -83,6 +83,7 @@ def test_a_bucket_that_is_not_there_is_a_problem_told_once(
     studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")).storage.close()
     code, found = told(capsys, tmp_path, "nowhere")
     assert code == 1
+    assert "leftovers" in found, found["storage"]
     problems = [each for each in (*found["bucket"], *found["leftovers"]) if each["level"] == "problem"]
     assert [each["found"].partition(" at 127")[0] for each in problems] == [
         "the artifacts s3://nowhere/models/team cannot be used: there is no bucket nowhere"
