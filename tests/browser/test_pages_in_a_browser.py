@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -125,9 +124,8 @@ def test_a_report_is_on_the_open_page_within_two_seconds(page: Page, address: st
         wait_for(lambda: f"{value:.4f}" in page.locator("#running").inner_text(), seconds=20)  # noqa: B023
         delays.append(time.monotonic() - reported)
     by_hand.finish(study, claimed, 0.84)
-    print(f"reports were on the page after {delays} s")
-    # one may meet a machine that is busy with another test
-    assert statistics.median(delays) < PROMPT_SECONDS
+    print(f"a report was on the page after {max(delays):.2f} s at most")
+    assert max(delays) < PROMPT_SECONDS
 
 
 def test_the_confusion_is_opened_from_the_best_trial(page: Page, address: str) -> None:

@@ -67,6 +67,17 @@ def parted(weights: Weights, hyperparameters: Hyperparameters) -> tuple[list[NDA
     return list(weights[:count]), list(weights[count:])
 
 
+@contextmanager
+def opened_with(bench: Bench, hyperparameters: Hyperparameters, opened: Weights) -> Iterator[None]:
+    """Have the backbone with these weights in its open blocks while a `with` block runs; afterwards it is as pretrained."""
+    bench.restore()
+    try:
+        fine_tune.assign([variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)][: len(opened)], opened)
+        yield
+    finally:
+        bench.restore()
+
+
 def _split(bench: Bench, name: messages.Split) -> pipeline.Split:
     split = bench.data.test if name == "test" else bench.data.validation
     if not len(split.labels):
@@ -78,16 +89,5 @@ def _logits(
     bench: Bench, hyperparameters: Hyperparameters, weights: Weights, splits: Sequence[pipeline.Split]
 ) -> list[NDArray[np.float32]]:
     head_weights, opened = parted(weights, hyperparameters)
-    with _opened(bench, hyperparameters, opened):
+    with opened_with(bench, hyperparameters, opened):
         return [fine_tune.predict(bench, hyperparameters, head_weights, split.images) for split in splits]
-
-
-@contextmanager
-def _opened(bench: Bench, hyperparameters: Hyperparameters, opened: Weights) -> Iterator[None]:
-    """Have the backbone with these weights in its open blocks while a `with` block runs; afterwards it is as pretrained."""
-    bench.restore()
-    try:
-        fine_tune.assign([variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)][: len(opened)], opened)
-        yield
-    finally:
-        bench.restore()

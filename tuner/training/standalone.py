@@ -1,7 +1,6 @@
 """Kept weights of a trial into one Keras model that needs nothing of tuner: raw colours in, probabilities out, layers of Keras alone."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from tuner import errors
 from tuner.hyperparameters import Features, Hyperparameters
-from tuner.training import backbones, columns, fine_tune
+from tuner.training import backbones, columns, evaluation
 from tuner.training.bench import Bench
 
 Weights = Sequence[NDArray[np.float32]]
@@ -53,25 +52,14 @@ _Top = Callable[[Sequence[Any], Hyperparameters, Weights, columns.Moments], Any]
 
 
 def _built(bench: Bench, hyperparameters: Hyperparameters, weights: Weights, temperature: float, top: _Top) -> keras.Model:
-    count = 2 * (len(hyperparameters.head_units) + 1)
-    with _opened(bench, hyperparameters, weights[count:]):
+    head_weights, opened = evaluation.parted(weights, hyperparameters)
+    with evaluation.opened_with(bench, hyperparameters, opened):
         image = keras.Input((bench.backbone.size, bench.backbone.size, 3), name="image")
         vectors = _vectors(bench.backbone, image, hyperparameters.features)
-        logits = top(vectors, hyperparameters, weights[:count], bench.moments(hyperparameters.features))
+        logits = top(vectors, hyperparameters, head_weights, bench.moments(hyperparameters.features))
         if temperature != 1.0:
             logits = keras.layers.Rescaling(1.0 / temperature, name="tuner_temperature")(logits)
         return _alone(keras.Model(image, keras.layers.Softmax(name="tuner_probabilities")(logits), name="classifier"))
-
-
-@contextmanager
-def _opened(bench: Bench, hyperparameters: Hyperparameters, opened: Weights) -> Iterator[None]:
-    """Have the backbone with these weights in its open blocks while a `with` block runs; afterwards it is as pretrained."""
-    bench.restore()
-    try:
-        fine_tune.assign([variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)][: len(opened)], opened)
-        yield
-    finally:
-        bench.restore()
 
 
 def _vectors(backbone: backbones.Backbone, image: Any, kind: Features) -> list[Any]:
