@@ -198,6 +198,7 @@ def verify(
     robustness: Annotated[bool, Option("--robustness/--no-robustness", help="Measure it on images with something wrong.")] = True,
     images: Annotated[int, Option(min=1, metavar="N", help="The most test images that robustness is measured on.")] = 200,
     tolerance: Annotated[float, Option(min=0, max=1, metavar="X", help="Difference of the test accuracy that is borne.")] = 0.005,
+    storage: Storage = defaults.STORAGE,
     as_json: AsJson = False,
     cache: Cache = None,
 ) -> int:
@@ -205,6 +206,13 @@ def verify(
     from tuner.commands import verifying
 
     asked = verifying.Asked(
-        signature=signature, require=require, data=data, robustness=robustness, images=images, tolerance=tolerance, cache=cache
+        signature=signature,
+        require=require,
+        data=data,
+        robustness=robustness,
+        images=images,
+        tolerance=tolerance,
+        cache=cache,
+        storage=storage,
     )
     return verifying.verify(bundle, asked, as_json=as_json)

@@ -37,6 +37,13 @@ def test_a_search_becomes_a_version_in_production_and_a_model_that_predicts(
     said(place, "export", "study", "--version", "1", "--to", "bundle")
     metrics = json.loads((place.folder / "bundle" / "metrics.json").read_text())
     assert (metrics["version"], metrics["test"]["accuracy"]) == (1, version["test_accuracy"])
+    verified = json.loads(said(place, "verify", "bundle", "--no-robustness", "--json"))
+    assert verified["checks"][-1]["found"][0] == "recorded; study 1 has had 2 readings of its test split"
+    (version,) = asked(capsys, "versions", "study")
+    assert [(reading["purpose"], reading["accuracy"]) for reading in version["readings"]] == [
+        ("retrain", version["test_accuracy"]),
+        ("verify", version["test_accuracy"]),
+    ]
     predicted = json.loads(said(place, "predict", "bundle", "bundle/probes", "--json"))
     assert [each["predictions"][0]["label"] for each in predicted] == recorded(place.folder / "bundle")
 

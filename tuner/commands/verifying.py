@@ -1,11 +1,15 @@
 """`tuner verify`: what can be said of a bundle that comes from elsewhere."""
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner.commands import here, options
-from tuner.results import demands, verification
+from tuner.commands import controlling, here, options
+from tuner.results import demands, rereading, verification
+from tuner.results.versions import Version
+from tuner.search import storage as storages
+from tuner.search.storage import Storage
 from tuner.terminal import plain, printing, verified
 
 
@@ -21,6 +25,8 @@ class Asked:
     images: int
     tolerance: float
     cache: Path | None
+    #: database that may keep the version that the bundle is of
+    storage: str
 
 
 def verify(bundle: Path, asked: Asked, *, as_json: bool) -> int:
@@ -35,7 +41,14 @@ def verify(bundle: Path, asked: Asked, *, as_json: bool) -> int:
         place=here.Here(data=asked.data, allowed_code=(), wait_seconds=0).place,
         needs_data=asked.data is not None,
     )
+    version = _version(bundle, asked.storage)
     report = verification.verify(bundle, wanted, tell=plain.line)
+    if report.measured is not None and report.measured.test is not None and version is not None:
+        if isinstance(version, str):
+            reading = rereading.unrecorded(version)
+        else:
+            reading = rereading.record(*version, report.measured.test, by=controlling.user())
+        report = dataclasses.replace(report, checks=(*report.checks, reading))
     if as_json:
         plain.result(json.dumps(_as_json(bundle, report), indent=2, ensure_ascii=False))
     else:
@@ -46,6 +59,22 @@ def verify(bundle: Path, asked: Asked, *, as_json: bool) -> int:
         printing.result(*verified.robust(report))
         plain.line(f"{bundle} is what it says." if report.is_good else f"{bundle} is refused.")
     return 0 if report.is_good else 1
+
+
+def _version(bundle: Path, url: str) -> tuple[Storage, Version] | str | None:
+    """The version that a bundle is of, and where it is kept; why it is not known here; None: the bundle is of none.
+
+    Raises:
+        TunerError: there is a database, and it cannot be read.
+    """
+    named = rereading.version_of(verification.recorded(bundle)[0])
+    if named is None:
+        return None
+    if not options.is_there(url):
+        return f"{storages.shown(url)} does not exist; name the database that keeps {named[0]} {named[1]} with --storage"
+    storage = storages.open(url)
+    found = rereading.find(storage, named)
+    return found if isinstance(found, str) else (storage, found)
 
 
 def _as_json(bundle: Path, report: verification.Report) -> dict[str, object]:

@@ -55,8 +55,8 @@ class Finding:
     classes: Sequence[ClassFigures]
     #: the trial whose weights they are; of a soup the first of them
     best: Best
-    #: None: it is a trial
-    version: int | None = None
+    #: name and number of the version; None: it is a trial
+    version: tuple[str, int] | None = None
     #: what a retraining came to; None: the numbers are the search's own
     verdict: Verdict | None = None
 
@@ -119,7 +119,7 @@ def of_version(study: Study, best: Best, version: Version) -> Finding:
         raise RequestError(f"{version.name} {version.number} was made by another version of tuner: {error.errors()[0]['msg']}") from error
     if verdict is None:
         headline = f"{title}: {found.headline[0].lower()}{found.headline[1:]}"
-        return replace(found, title=title, headline=headline, config=kept, version=version.number)
+        return replace(found, title=title, headline=headline, config=kept, version=(version.name, version.number))
     low, high = verdict.test_interval
     tested = f"accuracy {verdict.test_accuracy:.4f} on {verdict.num_test:,} test images"
     return replace(
@@ -131,7 +131,7 @@ def of_version(study: Study, best: Best, version: Version) -> Finding:
         split="test",
         confusion=verdict.confusion,
         classes=[ClassFigures(**one.model_dump()) for one in verdict.classes],
-        version=version.number,
+        version=(version.name, version.number),
         verdict=verdict,
     )
 
@@ -174,7 +174,8 @@ def metrics(found: Finding) -> dict[str, Any]:
     return {
         "study": found.spec.name,
         "trial": best.trial,
-        "version": found.version,
+        "name": None if found.version is None else found.version[0],
+        "version": None if found.version is None else found.version[1],
         "note": caution(found),
         "validation": validation | (by_class if found.split == "validation" else {}),
         "test": None if test is None else test | (by_class if found.split == "test" else {}),

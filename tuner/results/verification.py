@@ -186,24 +186,25 @@ def _probes(measured: errands.Verified) -> Check:
 
 def _metrics(bundle: Path, measured: errands.Verified, wanted: Wanted, why: str) -> Check:
     name, test = "test metrics", measured.test
-    recorded, trouble = _recorded(bundle)
+    metrics, trouble = recorded(bundle)
     if trouble:
         return _check(name, [trouble], "")
     if test is None:
         return Check(name=name, outcome=Outcome.FAILED if wanted.needs_data else Outcome.NOT_CHECKED, found=(why,))
-    if not isinstance(recorded.get("test"), dict):
+    if not isinstance(metrics.get("test"), dict):
         said = f"none are recorded; on {wording.count(test.num_images, 'image')} it has {test.accuracy:.4f} here"
         return Check(name=name, outcome=Outcome.NOT_CHECKED, found=(said,))
-    if (recorded.get("fingerprint"), recorded.get("splits")) != (test.fingerprint, test.splits):
-        what = "images" if recorded.get("fingerprint") != test.fingerprint else "splits"
+    if (metrics.get("fingerprint"), metrics.get("splits")) != (test.fingerprint, test.splits):
+        what = "images" if metrics.get("fingerprint") != test.fingerprint else "splits"
         return _check(name, [f"the {what} here are not those of the bundle: its fingerprint is another"], "")
-    said = recorded["test"].get("accuracy")
+    said = metrics["test"].get("accuracy")
     if not isinstance(said, float | int) or abs(said - test.accuracy) > wanted.tolerance:
         return _check(name, [f"accuracy {test.accuracy:.4f}; recorded is {said}, and {wanted.tolerance:g} is borne"], "")
     return _check(name, [], f"accuracy {test.accuracy:.4f} on {wording.count(test.num_images, 'image')}, recorded {said:.4f}")
 
 
-def _recorded(bundle: Path) -> tuple[dict[str, Any], str]:
+def recorded(bundle: Path) -> tuple[dict[str, Any], str]:
+    """What a bundle says was measured of its model; nothing, and why, where it cannot be read."""
     try:
         found = json.loads((bundle / METRICS).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
