@@ -1,11 +1,11 @@
 """Whether the interval that `tuner retrain` reports holds: searches and retrainings on other splits, against images never seen.
 
-    python -m benchmarks.honesty FOLDER --repetitions 10 [--npz cifar10_small.npz]
+    python -m benchmarks.honesty FOLDER --repetitions 10 [--npz cifar10_small.npz] [--size 96 --epochs 3 --trials 6]
 
-A repetition is a whole search and a whole retraining on images drawn anew, small so that ten fit into minutes: trials end with their
-probe, at 32 pixels. All that is in none of its splits is held out, and the version is scored on it. Workers and trainer are in this
-process, so that TensorFlow is loaded once; what they do is what `tuner run` and `tuner retrain` do. What is in FOLDER/results.jsonl is
-not done again.
+A repetition is a whole search and a whole retraining on images drawn anew, small so that ten fit into minutes: unless told otherwise,
+trials end with their probe, at 32 pixels. All that is in none of its splits is held out, and the version is scored on it. Workers and
+trainer are in this process, so that TensorFlow is loaded once; what they do is what `tuner run` and `tuner retrain` do. What is in
+FOLDER/results.jsonl is not done again.
 """
 
 import argparse
@@ -82,6 +82,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repetitions", type=int, default=10)
     parser.add_argument("--npz", type=Path, help="a data set in an .npz file; its own splits are not kept; without it the animals")
+    parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
+    parser.add_argument("--epochs", type=int, default=0, help="of the fine-tuning")
+    parser.add_argument("--trials", type=int, default=TRIALS)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     data = {"source": "animals"} if given.npz is None else {"source": "npz", "path": str(pooled(given.npz, given.folder))}
@@ -90,7 +93,7 @@ def main() -> None:
     trainer = Beside() if len(done) < given.repetitions else None
     for seed in range(len(done), given.repetitions):
         assert trainer is not None
-        done.append(repetition(data, seed, given.folder, trainer))
+        done.append(repetition(_spec(data, seed, given), given.folder, trainer))
         with results.open("a") as file:
             file.write(json.dumps(done[-1]) + "\n")
         print(line(done[-1]), flush=True)
@@ -108,21 +111,24 @@ def pooled(path: Path, folder: Path) -> Path:
     return to
 
 
-def repetition(data: dict[str, Any], seed: int, folder: Path, trainer: Beside) -> dict[str, Any]:
-    """Search, retrain, and score the version on all that was in no split."""
-    began = time.monotonic()
-    storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
-    spec = StudySpec.model_validate(
+def _spec(data: dict[str, Any], seed: int, given: argparse.Namespace) -> StudySpec:
+    return StudySpec.model_validate(
         {
             "name": f"seed-{seed}",
             "data": data | SPLITS,
-            "model": {"backbone": "efficientnet_lite0", "image_size": 32},
-            "training": {"epochs": 0},
-            "budget": {"trials": TRIALS},
+            "model": {"backbone": "efficientnet_lite0", "image_size": given.size},
+            "training": {"epochs": given.epochs},
+            "budget": {"trials": given.trials},
             "search": {"augmentation": {"flip": "none"}},
             "seed": seed,
         }
     )
+
+
+def repetition(spec: StudySpec, folder: Path, trainer: Beside) -> dict[str, Any]:
+    """Search, retrain, and score the version on all that was in no split."""
+    began = time.monotonic()
+    storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
     study = studies.join(spec, storage)
     work(study, folder, trainer)
     version = retrain(study, folder, trainer)
@@ -130,7 +136,7 @@ def repetition(data: dict[str, Any], seed: int, folder: Path, trainer: Beside) -
     accuracy, num = held_out(study, version, folder)
     storage.close()
     return {
-        "seed": seed,
+        "seed": spec.seed,
         "search": verdict.optimism.search_value,
         "mean": verdict.networks[0].mean,
         "test": verdict.test_accuracy,

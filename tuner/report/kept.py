@@ -81,18 +81,16 @@ def _judged(found: Sequence[Version]) -> Judged | None:
 
 def _said(verdict: Verdict) -> list[str]:
     low, high = verdict.test_interval
-    hope, fit = verdict.optimism, verdict.calibration
     interval = f"95\u00a0% interval {low:.4f} to {high:.4f}, Wilson"
     tested = f"On {verdict.num_test:,} test images it reaches {verdict.test_accuracy:.4f} ({interval})"
     low, high = verdict.macro_f1_interval
     classes = f"mean F1 of the classes {verdict.macro_f1:.4f} ({low:.4f} to {high:.4f}, bootstrap)"
-    which = "too high" if hope.too_high >= 0 else "too low"
     said = [
         *verdict.choice,
         verdict.soup,
         f"{tested}; {classes}.",
-        f"The search's own number, {hope.search_value:.4f} of trial {hope.trial}, was {which} by {abs(hope.too_high):.4f}.",
-        f"Calibration error {fit.error_before:.4f}, with the temperature {fit.temperature:.3f} {fit.error_after:.4f}.",
+        verdict.optimism.words,
+        verdict.calibration.words,
         *(comparison.words for comparison in verdict.comparisons),
         *verdict.notes,
     ]

@@ -43,6 +43,15 @@ class Calibration(_Figures):
     log_loss_before: float
     log_loss_after: float
 
+    @property
+    def words(self) -> str:
+        """What the temperature did, in a sentence."""
+        before = f"Calibration error {self.error_before:.4f}"
+        if self.temperature != self.fitted_temperature:
+            return f"{before}; a temperature ({self.fitted_temperature:.3f}) made it worse on the validation images, and is left out."
+        after = f"with the temperature {self.temperature:.3f} {self.error_after:.4f}"
+        return f"{before}, {after}; cross-entropy {self.log_loss_before:.4f}, then {self.log_loss_after:.4f}."
+
 
 class Standing(_Figures):
     """One config: what the search said of it, what its retraining came to, and its network on the test split."""
@@ -94,6 +103,15 @@ class Optimism(_Figures):
     too_high: float
     #: the chosen config's validation accuracy in the search, where it was among the luckiest, less its mean over new seeds
     luck: float | None
+
+    @property
+    def words(self) -> str:
+        """How far, in one or two sentences."""
+        which = "too high by" if self.too_high >= 0 else "too low by"
+        said = f"The search's own number, {self.search_value:.4f} of trial {self.trial}, was {which} {abs(self.too_high):.4f}."
+        if self.luck is None:
+            return said
+        return f"{said} On the same validation images, new seeds alone make {-self.luck:+.4f} of the chosen config's number."
 
 
 class Verdict(_Figures):

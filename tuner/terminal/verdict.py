@@ -8,7 +8,7 @@ from rich.text import Text
 
 from tuner import wording
 from tuner.results import classes
-from tuner.results.verdict import Calibration, Standing, Verdict
+from tuner.results.verdict import Standing, Verdict
 from tuner.terminal import plan
 
 #: classes that have a row of their own
@@ -58,25 +58,8 @@ def _test(verdict: Verdict) -> Iterator[RenderableType]:
     yield Text.assemble((f"{verdict.test_accuracy:.4f}", "bold green"), images)
     low, high = verdict.macro_f1_interval
     yield Text(f"mean F1 of the classes {verdict.macro_f1:.4f}, 95 % interval {low:.4f} to {high:.4f} (bootstrap)")
-    yield Text(_calibration(verdict.calibration))
-    hope = verdict.optimism
-    which = "too high by" if hope.too_high >= 0 else "too low by"
-    said = f"The search's own number, {hope.search_value:.4f} of trial {hope.trial}, was {which} {abs(hope.too_high):.4f}."
-    if hope.luck is not None:
-        said += f" On the same validation images, new seeds alone make {-hope.luck:+.4f} of the chosen config's number."
-    yield Text(said)
-
-
-def _calibration(found: Calibration) -> str:
-    if found.temperature != found.fitted_temperature:
-        return (
-            f"calibration error {found.error_before:.4f}; a temperature ({found.fitted_temperature:.3f}) made it worse on the validation "
-            "images, and is left out"
-        )
-    after = f"with the temperature {found.temperature:.3f} {found.error_after:.4f}"
-    return (
-        f"calibration error {found.error_before:.4f}, {after}; cross-entropy {found.log_loss_before:.4f}, then {found.log_loss_after:.4f}"
-    )
+    yield Text(verdict.calibration.words)
+    yield Text(verdict.optimism.words)
 
 
 def _classes(verdict: Verdict) -> Table:
