@@ -63,7 +63,7 @@ browser: $(INSTALLED)
 lock:  ## choose new versions for the locks (needs uv)
 	$(LOCK) --group dev pyproject.toml -o requirements.lock
 	$(LOCK) --no-deps --group assets -o requirements-assets.lock
-	$(LOCK) --constraint requirements.lock --extra s3 --extra notify pyproject.toml -o deploy/run.lock
+	$(LOCK) --constraint requirements.lock --extra s3 --extra notify --extra oidc pyproject.toml -o deploy/run.lock
 	$(LOCK) --constraint requirements.lock --group build -o deploy/build.lock
 	$(LOCK) --constraint requirements.lock --group benchmark pyproject.toml -o requirements-benchmark.lock
 

@@ -53,3 +53,17 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgresql":
         return str(request.getfixturevalue("postgresql_url"))
     return f"sqlite:///{tmp_path / 'tuner.db'}"
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def shared_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One storage of each kind for all tests that need no more than studies of their own."""
+    from tuner.search import storage as storages
+
+    if request.param == "postgresql":
+        url = str(request.getfixturevalue("postgresql_server").get_uri())
+    else:
+        url = f"sqlite:///{tmp_path_factory.mktemp('storage') / 'tuner.db'}"
+    opened = storages.open(url)
+    yield opened
+    opened.close()

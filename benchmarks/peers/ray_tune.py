@@ -4,7 +4,8 @@ The search space is define-by-run (https://docs.ray.io/en/latest/tune/examples/o
 (https://docs.ray.io/en/latest/tune/examples/includes/tune_mnist_keras.html) a trial has two cores, here all of them, so that one is
 trained at a time, and reports by a callback. `reuse_actors` spares the import of TensorFlow in every trial. ASHA first looks after a
 third of the epochs: with the cosine earlier epochs rank learning rates. Ray gives its workers a lower priority (nice 15), which on a
-machine that does anything else would be a handicap; here they have that of every other contender.
+machine that does anything else would be a handicap; here they have that of every other contender. An actor whose training that ASHA ended
+takes more than two seconds to leave `fit` is not used again by Ray, which then waits for its trial for good; it may take a minute here.
 """
 
 import functools
@@ -35,7 +36,7 @@ def search(task: Task) -> None:
         num_cpus=task.threads,
         include_dashboard=False,
         object_store_memory=200_000_000,
-        runtime_env={"env_vars": {STARTED: os.environ[STARTED]}},
+        runtime_env={"env_vars": {STARTED: os.environ[STARTED], "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}},
     )
     sampler = optuna.samplers.TPESampler(seed=task.seed, multivariate=True, group=True)
     algorithm = OptunaSearch(functools.partial(_suggest, search_space=search_space), metric=_METRIC, mode="max", sampler=sampler)

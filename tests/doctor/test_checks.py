@@ -260,22 +260,17 @@ def test_a_database_with_damaged_pages_gives_findings_and_no_traceback(places: P
     assert of(found, "machine")
 
 
-def test_a_table_that_lacks_a_column_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [("ALTER TABLE tuner_epochs DROP COLUMN learning_rate", "tuner_epochs.learning_rate"), ("DROP TABLE tuner_versions", "tuner_versions")],
+)
+def test_a_table_or_a_column_that_is_gone_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str], change: str, missing: str) -> None:
     url = f"sqlite:///{places / 'tuner.db'}"
     study = begin(url)
-    study.storage.write(lambda connection: connection.exec_driver_sql("ALTER TABLE tuner_epochs DROP COLUMN learning_rate"))
+    study.storage.write(lambda connection: connection.exec_driver_sql(change))
     study.storage.close()
     (seen,) = of(told(capsys, url, code=1), "schema")
-    assert (seen["level"], seen["found"]) == (PROBLEM, "tables or columns are missing: tuner_epochs.learning_rate")
-
-
-def test_a_table_that_is_gone_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{places / 'tuner.db'}"
-    study = begin(url)
-    study.storage.write(lambda connection: connection.exec_driver_sql("DROP TABLE tuner_versions"))
-    study.storage.close()
-    (seen,) = of(told(capsys, url, code=1), "schema")
-    assert (seen["level"], seen["found"]) == (PROBLEM, "tables or columns are missing: tuner_versions")
+    assert (seen["level"], seen["found"]) == (PROBLEM, f"tables or columns are missing: {missing}")
 
 
 def test_the_weights_of_versions_are_those_that_were_kept(places: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,14 +2,13 @@
 
 import multiprocessing
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
 
 from tests.search import by_hand
-from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search.storage import Storage
 from tuner.search.study import Study
@@ -17,16 +16,10 @@ from tuner.search.study import Study
 Begin = Callable[..., Study]
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+@pytest.fixture(scope="session")
+def storage(shared_storage: Storage) -> Storage:
     """A storage that many tests share, each with a study of its own."""
-    if request.param == "postgresql":
-        url = str(request.getfixturevalue("postgresql_server").get_uri())
-    else:
-        url = f"sqlite:///{tmp_path_factory.mktemp('storage') / 'tuner.db'}"
-    opened = storages.open(url)
-    yield opened
-    opened.close()
+    return shared_storage
 
 
 @pytest.fixture

@@ -8,22 +8,10 @@ from starlette.testclient import TestClient
 from tests.dashboard.pages import serving
 from tests.search import by_hand
 from tuner import messages
-from tuner.search import storage as storages
 from tuner.search import study as studies
 from tuner.search import tables, trials
 from tuner.search.storage import Storage
 from tuner.search.study import Study
-
-
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def shared_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    if request.param == "postgresql":
-        url = str(request.getfixturevalue("postgresql_server").get_uri())
-    else:
-        url = f"sqlite:///{tmp_path_factory.mktemp('storage') / 'tuner.db'}"
-    opened = storages.open(url)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture
