@@ -111,7 +111,8 @@ class Optimism(_Figures):
         said = f"The search's own number, {self.search_value:.4f} of trial {self.trial}, was {which} {abs(self.too_high):.4f}."
         if self.luck is None:
             return said
-        return f"{said} On the same validation images, new seeds alone make {-self.luck:+.4f} of the chosen config's number."
+        by_seeds = round(-self.luck, 4) + 0.0  # no -0.0000
+        return f"{said} On the same validation images, new seeds alone make {by_seeds:+.4f} of the chosen config's number."
 
 
 class Verdict(_Figures):

@@ -1,6 +1,6 @@
 """Storages with a study of ours in every state, and a client for their pages."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from starlette.testclient import TestClient
@@ -15,11 +15,11 @@ from tuner.search.study import Study
 
 
 @pytest.fixture
-def storage(shared_storage: Storage) -> Iterator[Storage]:
+def storage(shared_storage: Storage) -> Storage:
     """A storage of each kind, without studies when the test begins."""
-    yield shared_storage
     for study in shared_storage.rdb.get_all_studies():
         shared_storage.rdb.delete_study(study._study_id)
+    return shared_storage
 
 
 @pytest.fixture
