@@ -115,10 +115,14 @@ class Retraining(BaseModel):
         return number % len(self.trials), number // len(self.trials)
 
 
+#: of a study, and of the versions that are made of it
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
 class StudySpec(Section):
     """A whole study file, checked."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", examples=["my_study"])]
+    name: Annotated[str, Field(pattern=NAME, examples=["my_study"])]
     """the study's name in the storage: letters, digits, dots, dashes and underscores, at most 100"""
     data: Annotated[Data, Field(examples=["{source: folder, path: ~/photos}"])]
     """where images and labels come from, and how they are split"""

@@ -1,12 +1,18 @@
 """`tuner verify` with a real process of Keras, once; what it finds else is tested in tests/results and tests/training."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.results import bundles
-from tuner import cli
+from tuner import cli, errands
+from tuner.results import manifest, versions
+from tuner.results.versions import NewVersion, Origin
+from tuner.search import storage as storages
+from tuner.workers import errand
 
 
 @pytest.fixture
@@ -45,6 +51,64 @@ def test_a_bundle_that_was_changed_is_told_in_lines_and_not_loaded(bundle: Path,
     assert printed.out.splitlines()[0].startswith("failed       manifest   labels.txt has the SHA-256")
     assert "not checked  model      it is not loaded" in printed.out
     assert printed.err.endswith(f"{bundle} is refused.\n")
+
+
+def no_database(path: Path, metrics: dict[str, Any]) -> None:
+    """Nothing is there."""
+
+
+def notes(path: Path, metrics: dict[str, Any]) -> None:
+    path.write_text("these are my notes\n" * 100)
+
+
+def without_versions(path: Path, metrics: dict[str, Any]) -> None:
+    storages.open(f"sqlite:///{path}").close()
+
+
+def with_the_version(path: Path, metrics: dict[str, Any]) -> None:
+    storage = storages.open(f"sqlite:///{path}")
+    new = NewVersion(
+        name="colours", study="colours", origin=Origin.TRIAL, trial=3, config={}, metrics={"test_accuracy": metrics["test"]["accuracy"]},
+        fingerprint=metrics["fingerprint"], splits=metrics["splits"], artifact="/weights", sha256="a" * 64, created_by="ada",
+    )  # fmt: skip
+    versions.add(storage, new)
+    storage.close()
+
+
+@pytest.mark.parametrize(
+    ("prepare", "outcome", "said"),
+    [
+        (no_database, "not checked", "does not exist; name the database that keeps colours 1 with --storage"),
+        (notes, "not checked", "is not an SQLite database"),
+        (without_versions, "not checked", "there is no version of colours"),
+        (with_the_version, "ok", "recorded; colours 1 has had 1 reading of its test split"),
+    ],
+)
+def test_a_reading_is_recorded_with_its_version_or_it_is_said_why_not(
+    bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    prepare: Callable[[Path, dict[str, Any]], None],
+    outcome: str,
+    said: str,
+) -> None:
+    metrics = json.loads((bundle / "metrics.json").read_text()) | {"name": "colours", "version": 1}
+    (bundle / "metrics.json").write_text(json.dumps(metrics))
+    manifest.write(bundle)
+    score = errands.TestScore(
+        accuracy=metrics["test"]["accuracy"], num_images=40, fingerprint=metrics["fingerprint"], splits=metrics["splits"]
+    )
+    answer = errands.Verified(num_probes=6, num_agreeing=6, max_difference=0.0, test=score, num_images=40, clean=0.9, robust=())
+    monkeypatch.setattr(errand, "run", lambda order: answer)
+    database = tmp_path / "versions.db"
+    prepare(database, metrics)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert cli.main(["verify", str(bundle), "--no-robustness", "--storage", f"sqlite:///{database}", "--json"]) == 0
+    check = json.loads(capsys.readouterr().out)["checks"][-1]
+    assert (check["name"], check["outcome"]) == ("test reading", outcome)
+    assert said in check["found"][0]
+    assert before == sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(("cache", "versions.db-")))
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,19 @@ def test_predictions_that_are_not_those_recorded_are_told(
 
 def test_a_test_accuracy_beyond_the_tolerance_is_told(bundle: Path, trainer: list[errands.Verify]) -> None:
     metrics = json.loads((bundle / "metrics.json").read_text())
-    for accuracy, tolerance, outcome in ((0.92, 0.005, Outcome.FAILED), (0.92, 0.03, Outcome.OK), ("high", 1.0, Outcome.FAILED)):
+    for accuracy, tolerance, outcome in (
+        (0.92, 0.005, Outcome.FAILED),
+        (0.92, 0.03, Outcome.OK),
+        ("high\nok", 1.0, Outcome.FAILED),
+        (float("nan"), 1.0, Outcome.FAILED),
+        (10**400, 1.0, Outcome.FAILED),
+        (True, 1.0, Outcome.FAILED),
+    ):
         metrics["test"]["accuracy"] = accuracy
         (bundle / "metrics.json").write_text(json.dumps(metrics))
         manifest.write(bundle)
-        assert verified(bundle, tolerance=tolerance)["test metrics"][0] is outcome
+        found = verified(bundle, tolerance=tolerance)["test metrics"]
+        assert found[0] is outcome and len(found[1]) < 200 and "\n" not in found[1]
 
 
 def test_other_images_than_the_bundles_are_told(bundle: Path, trainer: list[errands.Verify], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from tuner.commands import controlling, here, options
 from tuner.results import demands, rereading, verification
-from tuner.results.versions import Version
 from tuner.search import storage as storages
-from tuner.search.storage import Storage
 from tuner.terminal import plain, printing, verified
 
 
@@ -41,13 +39,9 @@ def verify(bundle: Path, asked: Asked, *, as_json: bool) -> int:
         place=here.Here(data=asked.data, allowed_code=(), wait_seconds=0).place,
         needs_data=asked.data is not None,
     )
-    version = _version(bundle, asked.storage)
     report = verification.verify(bundle, wanted, tell=plain.line)
-    if report.measured is not None and report.measured.test is not None and version is not None:
-        if isinstance(version, str):
-            reading = rereading.unrecorded(version)
-        else:
-            reading = rereading.record(*version, report.measured.test, by=controlling.user())
+    reading = _reading(bundle, report, asked)
+    if reading is not None:
         report = dataclasses.replace(report, checks=(*report.checks, reading))
     if as_json:
         plain.result(json.dumps(_as_json(bundle, report), indent=2, ensure_ascii=False))
@@ -61,20 +55,20 @@ def verify(bundle: Path, asked: Asked, *, as_json: bool) -> int:
     return 0 if report.is_good else 1
 
 
-def _version(bundle: Path, url: str) -> tuple[Storage, Version] | str | None:
-    """The version that a bundle is of, and where it is kept; why it is not known here; None: the bundle is of none.
-
-    Raises:
-        TunerError: there is a database, and it cannot be read.
-    """
-    named = rereading.version_of(verification.recorded(bundle)[0])
-    if named is None:
+def _reading(bundle: Path, report: verification.Report, asked: Asked) -> verification.Check | None:
+    """What became of the record of a reading of the test split; None: there was none, or the bundle is of a trial."""
+    if report.measured is None or report.measured.test is None:
         return None
-    if not options.is_there(url):
-        return f"{storages.shown(url)} does not exist; name the database that keeps {named[0]} {named[1]} with --storage"
-    storage = storages.open(url)
-    found = rereading.find(storage, named)
-    return found if isinstance(found, str) else (storage, found)
+    metrics, _ = verification.recorded(bundle)
+    if metrics.get("version") is None:
+        return None
+    named = rereading.version_of(metrics)
+    if named is None:
+        return rereading.unrecorded("the bundle does not say which version it is of")
+    if not options.is_there(asked.storage):
+        where = storages.shown(asked.storage)
+        return rereading.unrecorded(f"{where} does not exist; name the database that keeps {named[0]} {named[1]} with --storage")
+    return rereading.record(asked.storage, named, report.measured.test, tolerance=asked.tolerance, by=controlling.user())
 
 
 def _as_json(bundle: Path, report: verification.Report) -> dict[str, object]:

@@ -19,6 +19,8 @@ from tuner.workers import errand
 MODEL, CONFIG, METRICS = errands.PLACES[errands.Format.KERAS], bundles.CONFIG, bundles.METRICS
 #: of a probability: another processor rounds otherwise
 PROBE_TOLERANCE = 1e-3
+#: metrics of a thousand classes, with their confusion, take a tenth of it
+_MOST_BYTES = 64 * 1024**2
 
 
 class Outcome(StrEnum):
@@ -198,15 +200,17 @@ def _metrics(bundle: Path, measured: errands.Verified, wanted: Wanted, why: str)
         what = "images" if metrics.get("fingerprint") != test.fingerprint else "splits"
         return _check(name, [f"the {what} here are not those of the bundle: its fingerprint is another"], "")
     said = metrics["test"].get("accuracy")
-    if not isinstance(said, float | int) or abs(said - test.accuracy) > wanted.tolerance:
-        return _check(name, [f"accuracy {test.accuracy:.4f}; recorded is {said}, and {wanted.tolerance:g} is borne"], "")
+    # NaN is no number from 0 to 1 either
+    if type(said) not in (float, int) or not 0 <= said <= 1 or abs(said - test.accuracy) > wanted.tolerance:
+        return _check(name, [f"accuracy {test.accuracy:.4f}; recorded is {said!r:.40}, and {wanted.tolerance:g} is borne"], "")
     return _check(name, [], f"accuracy {test.accuracy:.4f} on {wording.count(test.num_images, 'image')}, recorded {said:.4f}")
 
 
 def recorded(bundle: Path) -> tuple[dict[str, Any], str]:
     """What a bundle says was measured of its model; nothing, and why, where it cannot be read."""
     try:
-        found = json.loads((bundle / METRICS).read_text(encoding="utf-8"))
+        with manifest.open_file(bundle / METRICS) as file:
+            found = json.loads(file.read(_MOST_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         return {}, f"{METRICS} cannot be read: {error}"
     return (found, "") if isinstance(found, dict) else ({}, f"{METRICS} holds no metrics")

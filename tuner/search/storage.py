@@ -144,6 +144,26 @@ def open(url: str) -> Storage:  # noqa: A001
     return storage
 
 
+def holds(url: str, table: str) -> bool:
+    """Whether the database at a URL has a table; nothing is created in it.
+
+    Raises:
+        StorageError: it cannot be reached or understood.
+        MissingPackage: the driver of this database is not installed.
+    """
+    address = _parse(url)
+    try:
+        engine = sqlalchemy.create_engine(address, **_engine_options(address))
+    except (NoSuchModuleError, ImportError) as error:
+        raise _missing_driver(address) from error
+    try:
+        return sqlalchemy.inspect(engine).has_table(table)
+    except SQLAlchemyError as error:
+        raise StorageError(faults.explain(error, address)) from error
+    finally:
+        engine.dispose()
+
+
 def _try_to_write(connection: Connection) -> None:
     """Change nothing, in a way that a database which may not be written refuses."""
     connection.execute(sqlalchemy.delete(tables.LEASES).where(sqlalchemy.false()))
