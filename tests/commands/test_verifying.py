@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.results import bundles
+from tests.results.new_versions import new_version
 from tuner import cli, errands
 from tuner.results import manifest, versions
-from tuner.results.versions import NewVersion, Origin
 from tuner.search import storage as storages
 from tuner.workers import errand
 
@@ -67,10 +67,12 @@ def without_versions(path: Path, metrics: dict[str, Any]) -> None:
 
 def with_the_version(path: Path, metrics: dict[str, Any]) -> None:
     storage = storages.open(f"sqlite:///{path}")
-    new = NewVersion(
-        name="colours", study="colours", origin=Origin.TRIAL, trial=3, config={}, metrics={"test_accuracy": metrics["test"]["accuracy"]},
-        fingerprint=metrics["fingerprint"], splits=metrics["splits"], artifact="/weights", sha256="a" * 64, created_by="ada",
-    )  # fmt: skip
+    new = new_version(
+        name="colours",
+        metrics={"test_accuracy": metrics["test"]["accuracy"]},
+        fingerprint=metrics["fingerprint"],
+        splits=metrics["splits"],
+    )
     versions.add(storage, new)
     storage.close()
 

@@ -10,20 +10,17 @@ from typing import Any
 
 import pytest
 
+from tests.results.new_versions import new_version
 from tests.search import by_hand
 from tuner import cli
 from tuner.results import versions
-from tuner.results.versions import NewReading, NewVersion, Origin
+from tuner.results.versions import NewReading
 from tuner.search import admission, trials
 from tuner.search import storage as storages
 from tuner.search import study as studies
 
 LOOK = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=0.9, num_images=200)
-FIRST = NewVersion(
-    name="flowers",
-    study="flowers",
-    origin=Origin.RETRAINING,
-    trial=17,
+FIRST = new_version(
     config={
         "name": "flowers-trial-17",
         "data": {"source": "folder", "path": "/photos"},
@@ -37,11 +34,6 @@ FIRST = NewVersion(
         "confusion": [[4, 1], [0, 5]],
         "notes": ["What is said in words."],
     },
-    fingerprint="f" * 64,
-    splits="5" * 64,
-    artifact="/weights.npz",
-    sha256="a" * 64,
-    created_by="ada",
 )
 SECOND = dataclasses.replace(
     FIRST,

@@ -2,34 +2,22 @@
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.results.new_versions import new_version
 from tuner import errands
 from tuner.results import rereading, versions
 from tuner.results.verification import Check, Outcome
-from tuner.results.versions import NewReading, NewVersion, Origin
+from tuner.results.versions import NewReading
 from tuner.search import storage as storages
 from tuner.search.storage import Storage
 
 SCORE = errands.TestScore(accuracy=0.9, num_images=200, fingerprint="f" * 64, splits="5" * 64)
 LOOK = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=0.9, num_images=200)
-NEW = NewVersion(
-    name="flowers",
-    study="flowers-retrained",
-    origin=Origin.RETRAINING,
-    trial=3,
-    config={},
-    metrics={"test_accuracy": 0.9},
-    fingerprint="f" * 64,
-    splits="5" * 64,
-    artifact="/weights.npz",
-    sha256="a" * 64,
-    created_by="ada",
-)
+NEW = new_version()
 
 
 @pytest.fixture
@@ -65,7 +53,7 @@ def test_each_reading_is_recorded_and_said_to_be_one_too_many(url: str, storage:
 
 
 def test_a_first_reading_is_no_warning(url: str, storage: Storage) -> None:
-    versions.add(storage, replace(NEW, metrics={"test_accuracy": None}))
+    versions.add(storage, new_version(metrics={"test_accuracy": None}))
     assert record(url).found == ("recorded; flowers 1 has had 1 reading of its test split",)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.results.new_versions import new_version
 from tuner.errors import VersionError
 from tuner.results import stages, versions
 from tuner.results.versions import NewReading, NewVersion, Origin, Stage
@@ -38,20 +39,13 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def new(name: str) -> Callable[..., NewVersion]:
     def make(**changes: Any) -> NewVersion:
-        values: dict[str, Any] = {
+        usual: dict[str, Any] = {
             "name": name,
-            "study": "flowers",
-            "origin": Origin.RETRAINING,
-            "trial": 17,
             "config": {"name": "flowers-trial-17", "search": {"dropout": 0.3}},
             "metrics": {"validation_accuracy": 0.95, "test": {"interval": [0.9, 0.97]}},
-            "fingerprint": "f" * 64,
-            "splits": "5" * 64,
             "artifact": "/weights.h5",
-            "sha256": "a" * 64,
-            "created_by": "ada",
         }
-        return NewVersion(**values | changes)
+        return new_version(**usual | changes)
 
     return make
 

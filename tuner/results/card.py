@@ -96,11 +96,9 @@ def _results(found: Finding) -> str:
 def _judged(verdict: Verdict) -> list[str]:
     """What a retraining says of its version, a point each."""
     low, high = verdict.macro_f1_interval
-    calibration = verdict.calibration
     said = [
         f"Mean F1 over the classes {verdict.macro_f1:.4f}, 95 % interval {low:.4f} to {high:.4f}.",
-        f"Expected calibration error on the test images {calibration.error_before:.4f} before the temperature of "
-        f"{calibration.temperature:.3g} and {calibration.error_after:.4f} after it; the model has the temperature inside.",
+        f"{verdict.calibration.words} What the model gives has its temperature, if it has one, inside.",
         *verdict.choice,
         *(one.words for one in verdict.comparisons),
         verdict.soup,
