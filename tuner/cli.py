@@ -260,13 +260,14 @@ def doctor(
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
     fix: Annotated[bool, Option("--fix", help="Mend what is safe to mend.")] = False,
+    timeout: Annotated[float, Option(min=1, metavar="SECONDS", help="Time to wait for an answer.")] = 20,
     as_json: AsJson = False,
 ) -> int:
     """Look at storage, folders, GPUs, memory and packages, and say what to do."""
     from tuner.commands import doctoring
 
     work = doctoring.mend if fix else doctoring.look
-    return doctoring.tell(work(storage, artifacts, cache), as_json=as_json)
+    return doctoring.tell(work(storage, artifacts, cache, timeout), as_json=as_json)
 
 
 @app.command()

@@ -35,10 +35,11 @@ def service(running: buckets.Service, tmp_path: Path, monkeypatch: pytest.Monkey
 def told(capsys: pytest.CaptureFixture[str], folder: Path, bucket: str, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """The exit code, and what is found by subject."""
     url = f"sqlite:///{folder / 'tuner.db'}"
-    code = cli.main(["doctor", "--storage", url, "--artifacts", f"s3://{bucket}/models/team", "--json", *options])
+    code = cli.main(["doctor", "--storage", url, "--artifacts", f"s3://{bucket}/models/team", "--json", "--timeout", "300", *options])
     found: dict[str, list[dict[str, Any]]] = {}
     for each in json.loads(capsys.readouterr().out):
         found.setdefault(each["subject"], []).append(each)
+    assert {"storage", "bucket", "leftovers"} <= set(found), found
     return code, found
 
 
@@ -83,7 +84,6 @@ def test_a_bucket_that_is_not_there_is_a_problem_told_once(
     studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")).storage.close()
     code, found = told(capsys, tmp_path, "nowhere")
     assert code == 1
-    assert "leftovers" in found, found["storage"]
     problems = [each for each in (*found["bucket"], *found["leftovers"]) if each["level"] == "problem"]
     assert [each["found"].partition(" at 127")[0] for each in problems] == [
         "the artifacts s3://nowhere/models/team cannot be used: there is no bucket nowhere"

@@ -41,7 +41,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def told(capsys: pytest.CaptureFixture[str], url: str, *options: str, code: int = 0) -> list[dict[str, Any]]:
     """What is found by subject; with the exit code that is expected."""
-    given = cli.main(["doctor", "--storage", url, "--json", *options])
+    given = cli.main(["doctor", "--storage", url, "--json", "--timeout", "300", *options])
     found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     assert given == code, found
     assert all(set(each) == {"subject", "level", "found", "cure", "fixed"} for each in found)
@@ -331,7 +331,7 @@ def test_a_look_that_hangs_is_left_behind(places: Path) -> None:
         return []
 
     visit = Visit(url="", is_storage_there=False, artifacts=places, cache=places)
-    found = checks.examine(visit, [("cache", hang), ("machine", lambda visit: [findings.ok("machine", "2 cores")])], patience_seconds=0.2)
+    found = checks.examine(visit, 0.2, [("cache", hang), ("machine", lambda visit: [findings.ok("machine", "2 cores")])])
     ends.set()
     assert [(each.subject, each.level) for each in found] == [("cache", Level.PROBLEM), ("machine", Level.OK)]
     assert "no answer within 0.2 s" in found[0].found
@@ -341,7 +341,7 @@ def test_a_look_that_fails_is_a_finding(places: Path) -> None:
     def fail(visit: Visit) -> list[Finding]:
         raise PermissionError(13, "Permission denied", str(visit.cache))
 
-    (seen,) = checks.examine(Visit(url="", is_storage_there=False, artifacts=places, cache=places), [("cache", fail)])
+    (seen,) = checks.examine(Visit(url="", is_storage_there=False, artifacts=places, cache=places), 60, [("cache", fail)])
     assert (seen.subject, seen.level) == ("cache", Level.PROBLEM)
     assert "Permission denied" in seen.found
 

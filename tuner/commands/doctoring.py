@@ -11,16 +11,17 @@ from tuner.doctor.findings import Finding, Level, Visit
 from tuner.terminal import diagnosis, plain, printing
 
 
-def look(url: str, artifacts: str, cache: Path | None) -> list[Finding]:
+def look(url: str, artifacts: str, cache: Path | None, patience_seconds: float) -> list[Finding]:
     """What there is to say of the storage, the folders and this machine."""
     folder, bucket = where.read(artifacts)
     is_there = options.is_there(url)
-    return checks.examine(Visit(url=url, is_storage_there=is_there, artifacts=folder, bucket=bucket, cache=options.cache(cache)))
+    visit = Visit(url=url, is_storage_there=is_there, artifacts=folder, bucket=bucket, cache=options.cache(cache))
+    return checks.examine(visit, patience_seconds)
 
 
-def mend(url: str, artifacts: str, cache: Path | None) -> list[Finding]:
+def mend(url: str, artifacts: str, cache: Path | None, patience_seconds: float) -> list[Finding]:
     """The same, with what is safe to mend mended."""
-    return checks.mended(look(url, artifacts, cache))
+    return checks.mended(look(url, artifacts, cache, patience_seconds))
 
 
 def tell(found: Sequence[Finding], *, as_json: bool) -> int:

@@ -31,8 +31,6 @@ from tuner.errors import StorageError, TunerError
 from tuner.search import storage as storages
 from tuner.search.storage import Storage
 
-#: longer than it takes to give up a server that does not answer
-PATIENCE_SECONDS = 20.0
 #: for reading entries of the cache
 _READ_SECONDS = 5.0
 #: of a list of entries
@@ -148,7 +146,7 @@ LOOKS: tuple[tuple[str, Look], ...] = (
 )
 
 
-def examine(visit: Visit, looks: Sequence[tuple[str, Look]] = LOOKS, *, patience_seconds: float = PATIENCE_SECONDS) -> list[Finding]:
+def examine(visit: Visit, patience_seconds: float, looks: Sequence[tuple[str, Look]] = LOOKS) -> list[Finding]:
     """What all looks find, taken at once; one that does not come to its end in time is left behind, and is a finding itself."""
     pool = ThreadPool(len(looks))  # of daemons, which do not keep a process from its end
     begun = [(subject, pool.apply_async(_all, (subject, look, visit))) for subject, look in looks]
@@ -159,7 +157,7 @@ def examine(visit: Visit, looks: Sequence[tuple[str, Look]] = LOOKS, *, patience
         try:
             found += result.get(max(0.0, deadline - time.monotonic()))
         except multiprocessing.TimeoutError:
-            cure = "see whether its disk or its server hangs, or another process holds it"
+            cure = "see whether its disk or its server hangs, or another process holds it; or give it longer with --timeout"
             found.append(findings.problem(subject, f"no answer within {patience_seconds:g} s", cure))
     return found
 
