@@ -46,8 +46,7 @@ class Beside:
     """The trainer, in a thread of this process, warm from one study to the next; keeps the promises of `trainer.Trainer`."""
 
     def __init__(self) -> None:
-        from tuner.training import devices, inbox
-        from tuner.training import process as serving
+        from tuner.training import devices, inbox, serving
 
         ours, theirs = socket.socketpair()
         self._pipe = Connection(ours.detach())

@@ -158,7 +158,7 @@ def test_only_the_command_line_a_failed_attempt_a_failed_download_and_a_heartbea
     downloads = {"tuner.training.downloads"}  # keras.utils.get_file raises a bare Exception
     catching = {module_name(path) for path in MODULES for node in ast.walk(tree(path)) if catches_all(node)}
     hearts = {"tuner.workers.heartbeat"}  # it has its own thread, which would end in silence
-    assert catching <= {"tuner.cli", "tuner.training.process", "tuner.training.errand"} | downloads | hearts
+    assert catching <= {"tuner.cli", "tuner.training.serving", "tuner.training.errand"} | downloads | hearts
 
 
 def catches_all(node: ast.AST) -> bool:

@@ -13,6 +13,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # what the user of this machine has downloaded is not there for the tests
 os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="tuner-keras-")
 
+from tests.training import keras_first  # noqa: F401
+
+# isort: split
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray

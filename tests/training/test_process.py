@@ -13,7 +13,7 @@ from tests.training.conftest import DIGITS, NETWORK, study
 from tuner import messages
 from tuner.hyperparameters import Hyperparameters
 from tuner.messages import Ending
-from tuner.training import process
+from tuner.training import serving
 
 QUICK = Hyperparameters(batch_size=20, probe_learning_rate=1e-2, learning_rate=3e-3, unfreeze=0.6, dropout=0.2)
 
@@ -208,4 +208,4 @@ def test_an_error_inside_a_graph_is_told_in_one_line() -> None:
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         inverse(tf.zeros((2, 2)))
     assert len(str(caught.value).splitlines()) > 1
-    assert process._told(caught.value) == "Input is not invertible."
+    assert serving._told(caught.value) == "Input is not invertible."

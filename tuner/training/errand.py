@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuner import errands, errors
+from tuner.training import importing
 
 if TYPE_CHECKING:
     from tuner.training import devices
@@ -41,6 +42,8 @@ def answered(errand: errands.Errand, *, threads: int) -> errands.Answer:
 
 
 def _do(errand: errands.Errand, threads: int) -> errands.Answer:
+    if not (isinstance(errand, errands.Compare) and errand.format is errands.Format.ONNX):
+        importing.import_keras()
     match errand:
         case errands.Export():
             from tuner.training import exporting
