@@ -1,6 +1,7 @@
 """What a study found, trial after trial, and what is to be expected of it."""
 
 import random
+import statistics
 
 import optuna
 import pytest
@@ -36,6 +37,7 @@ def test_the_history_is_that_of_a_plain_walk_and_stagnates_as_optunas_evaluator_
     assert found.best is not None
     assert found.best.number == study.best_trial.number
     assert found.num_completed == len(completed)
+    assert list(found.top) == sorted((ended.value for ended in completed if ended.value is not None), reverse=maximizes)
     direction = StudyDirection.MAXIMIZE if maximizes else StudyDirection.MINIMIZE
     left = BestValueStagnationEvaluator(outlook.STAGNATION).evaluate(study.trials, direction)
     assert found.num_since_best == outlook.STAGNATION - left
@@ -67,6 +69,36 @@ def test_the_chance_of_a_new_best_is_that_of_values_in_any_order() -> None:
     rows = [[noise.random() for _ in range(12)] for _ in range(20_000)]
     share = sum(max(row[8:]) > max(row[:8]) for row in rows) / len(rows)
     assert outlook.chance_of_a_new_best(8, 4) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize("ahead", [1, 3, 6])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_gain_is_what_the_last_of_the_values_brought_in_any_order(ahead: int, sign: int) -> None:
+    noise = random.Random(1)
+    values = [noise.gauss(0.8, 0.05) for _ in range(12)]
+    brought = max(values) - statistics.fmean(max(noise.sample(values, 12 - ahead)) for _ in range(40_000))
+    top = [sign * value for value in sorted(values, reverse=True)]
+    assert outlook.gain_at_most(top, 12, ahead) == pytest.approx(brought, rel=0.05)
+    assert outlook.gain_at_most([0.9] * 12, 12, ahead) == pytest.approx(0, abs=1e-12)
+
+
+def test_no_more_is_gained_on_average_than_is_said() -> None:
+    noise = random.Random(2)
+    said, brought = [], []
+    for _ in range(4_000):
+        values = [noise.random() ** 0.25 for _ in range(24)]
+        said.append(outlook.gain_at_most(sorted(values[:16], reverse=True), 16, 8))
+        brought.append(max(values) - max(values[:16]))
+    assert statistics.fmean(brought) < statistics.fmean(said) < 4 * statistics.fmean(brought)
+
+
+@pytest.mark.parametrize(("num_completed", "budget", "ahead"), [(1, 20, 0), (2, 20, 1), (30, 40, 10), (200, None, 10)])
+def test_the_gain_is_told_of_at_most_half_as_many_trials_as_completed(num_completed: int, budget: int | None, ahead: int) -> None:
+    found = History(num_completed=num_completed, top=tuple(0.9 - 0.01 * k for k in range(min(64, num_completed))))
+    given = None if budget is None else Budget(trials=budget)
+    seen = outlook.judge(found, given, num_ended=num_completed, num_trials=num_completed, busy_seconds=1.0)
+    assert seen.gain_ahead == ahead
+    assert (seen.gain is None) is (ahead == 0)
 
 
 @pytest.mark.parametrize(("since", "is_stagnant"), [(29, False), (30, True)])

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, func, select
 
+from tuner.search.records import VALUED
 from tuner.search.tables import INTERMEDIATE, PARAMETERS, TRIALS, VALUES
 from tuner.search.unread import Unread
 
@@ -90,6 +91,14 @@ def one(connection: Connection, trial_id: int) -> FrozenTrial:
     """A running trial with what is chosen of it so far."""
     number, state = connection.execute(select(TRIALS.c.number, TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)).one()
     return load(connection, [_Outline(trial_id=trial_id, number=number, state=state, value=None)])[0]
+
+
+def best(connection: Connection, study_id: int, *, maximizes: bool, most: int) -> list[FrozenTrial]:
+    """The completed trials with the best values, of those that have a finite one, the best first."""
+    order = VALUED.c.value.desc() if maximizes else VALUED.c.value
+    query = select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.state, VALUED.c.value).order_by(order, VALUED.c.number).limit(most)
+    rows = connection.execute(query.where(VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE))
+    return load(connection, [_Outline(**row._asdict()) for row in rows])
 
 
 def at_step(connection: Connection, study_id: int, step: int) -> list[FrozenTrial]:

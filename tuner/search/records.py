@@ -11,6 +11,8 @@ from tuner.search.tables import TRIALS, VALUES
 
 #: trials that are drawn one by one; of more every second, third ... is
 _DRAWN = 400
+#: completed values from the best on that are known each by itself
+_TOP = 64
 _FINITE = models.TrialValueModel.TrialValueType.FINITE
 
 
@@ -36,6 +38,8 @@ class History:
     #: completed trials after the best one
     num_since_best: int = 0
     num_completed: int = 0
+    #: the best values of completed trials, the best first
+    top: tuple[float, ...] = ()
 
     @property
     def best(self) -> Point | None:
@@ -62,7 +66,20 @@ def read(connection: Connection, study_id: int, *, maximizes: bool, num_trials: 
         if row.number % stride == 0:
             others.append(point)
     num_completed, num_since_best = _counts(connection, study_id, records)
-    return History(records=tuple(records), others=tuple(others), stride=stride, num_since_best=num_since_best, num_completed=num_completed)
+    return History(
+        records=tuple(records),
+        others=tuple(others),
+        stride=stride,
+        num_since_best=num_since_best,
+        num_completed=num_completed,
+        top=_top(connection, study_id, maximizes=maximizes),
+    )
+
+
+def _top(connection: Connection, study_id: int, *, maximizes: bool) -> tuple[float, ...]:
+    value = VALUED.c.value
+    query = select(value).where(VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE)
+    return tuple(connection.execute(query.order_by(value.desc() if maximizes else value).limit(_TOP)).scalars())
 
 
 def _counts(connection: Connection, study_id: int, records: Sequence[Point]) -> tuple[int, int]:

@@ -1,9 +1,11 @@
 """Our pages, on each kind of database."""
 
 import gzip
+import importlib.util
 import json
 import math
 import re
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 
@@ -11,9 +13,10 @@ import optuna
 import pytest
 from starlette.testclient import TestClient
 
+from tests.dashboard.pages import serving
 from tests.search import by_hand
 from tuner import errors, study_file
-from tuner.search import retraining, tables, trials
+from tuner.search import regret, retraining, tables, trials
 from tuner.search import storage as storages
 from tuner.search.storage import Storage
 from tuner.search.study import Study
@@ -97,6 +100,31 @@ def test_a_study_shows_plan_best_failures_and_trials(client: TestClient, worked:
     assert f'href="/dashboard/studies/{worked.id}"' in text
     assert f'href="/tuner/studies/{worked.id}/trials/4"' in text
     assert [word for word in ("completed", "pruned", "failed", "running") if f'class="chip {word}"' not in text] == []
+
+
+def test_a_study_says_what_more_trials_may_bring(client: TestClient, worked: Study) -> None:
+    page = client.get(f"/tuner/studies/{worked.id}").text
+    # one of 0.7 and 0.9, in either order, brought 0.1 on average
+    assert "<dt>expected gain</dt><dd>0.1000 at most by the next 1 trial, on average" in page
+    assert "left to find" not in page
+
+
+@on_one
+@pytest.mark.parametrize(("bound", "is_over"), [(0.021, True), (0.022, False)])  # beside an error of sqrt(0.9 * 0.1 / 200)
+def test_a_study_shows_optunas_regret_bound_where_pytorch_is_installed(
+    storage: Storage, worked: Study, monkeypatch: pytest.MonkeyPatch, bound: float, is_over: bool
+) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *given: name if name == "torch" else real(name, *given))
+    monkeypatch.setattr(regret, "LEAST", 1)
+    monkeypatch.setattr(regret, "_evaluate", lambda trials, maximizes: bound)
+    client = TestClient(serving.build(storage))
+    deadline = time.monotonic() + 30
+    while "left to find" not in (page := client.get(f"/tuner/studies/{worked.id}").text):
+        assert time.monotonic() < deadline
+    assert f"<dd>at most {bound:.4f} better than the best, with 90 % confidence: Optuna's regret bound, from 2 trials and the " in page
+    assert ("Worth stopping now" in page) is is_over
+    assert ("the error of the best on 200 images" in page) is is_over
 
 
 def test_trials_are_sorted_by_value_and_paged(client: TestClient, worked: Study) -> None:

@@ -12,6 +12,7 @@ from starlette.staticfiles import StaticFiles
 from tuner.dashboard.pages import actions, downloads, rendering, studies, study, trial, workers
 from tuner.dashboard.pages.served import Site, failure, guarded
 from tuner.search.look import Looks
+from tuner.search.regret import Regrets
 from tuner.search.storage import Storage
 
 #: our addresses that need no database
@@ -30,7 +31,7 @@ class _Files(StaticFiles):
 
 def routes(storage: Storage, artifacts: Path | None = None) -> list[BaseRoute]:
     """The pages at `/` and below `/tuner/`, and their files; each needs `request.state.identity`."""
-    site = Site(looks=Looks(storage=storage), artifacts=artifacts)
+    site = Site(looks=Looks(storage=storage), regrets=Regrets(storage=storage), artifacts=artifacts)
     pages = [page.PAGE.route(site) for page in (studies, study, trial, workers)]
     found: list[BaseRoute] = [
         Mount("/tuner/static", _Files(directory=rendering.STATIC)),

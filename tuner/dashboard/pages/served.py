@@ -13,6 +13,7 @@ from starlette.routing import Route
 from tuner import errors
 from tuner.dashboard.pages import live, rendering
 from tuner.search.look import Looks
+from tuner.search.regret import Regrets
 
 
 class Missing(Exception):
@@ -28,6 +29,7 @@ class Site:
     """What all pages read from."""
 
     looks: Looks
+    regrets: Regrets
     #: folder of artifacts, with the pictures of trials; None: this server does not know it
     artifacts: Path | None = None
     shared: live.Shared = field(default_factory=live.Shared)

@@ -13,6 +13,7 @@ from tuner.drawing import charts
 from tuner.search import listing, one_trial, outlook, overview, plan, space, tables, troubles
 from tuner.search import study as studies
 from tuner.search.listing import Order, Row
+from tuner.search.look import Look
 from tuner.spec import StudySpec
 
 _ROWS = 25
@@ -98,8 +99,18 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "number": number,
         "last": last,
         "stagnation": outlook.STAGNATION,
+        **_left(connection, site, seen),
         **_planned(connection, listed.id, listed.spec),
     }
+
+
+def _left(connection: Connection, site: Site, seen: Look) -> Mapping[str, Any]:
+    """How much there may be left to find, and whether that is less than the error of the best."""
+    found, best = site.regrets.at(seen.listed, seen.history.num_completed), seen.history.best
+    prepared = tables.get(connection, tables.STUDY_USER, seen.listed.id, studies.PREPARED).get(studies.PREPARED) or {}
+    num_images = prepared.get("num_validation")
+    is_luck = found is not None and best is not None and num_images is not None and found.is_within(best.value, num_images)
+    return {"regret": found, "is_luck": is_luck, "num_images": num_images}
 
 
 def _planned(connection: Connection, study_id: int, spec: StudySpec | None) -> Mapping[str, Any]:
