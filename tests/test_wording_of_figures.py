@@ -54,3 +54,8 @@ def test_a_hyperparameter_is_short(value: object, said: str) -> None:
 def test_a_worker_of_this_host_goes_by_its_own_name() -> None:
     assert wording.worker(f"{socket.gethostname()}/w1") == "w1"
     assert wording.worker("elsewhere/w1") == "elsewhere/w1"
+
+
+@pytest.mark.parametrize(("given", "said"), [(6090.4, "6,090"), (100, "100"), (99.94, "99.9"), (0.123456, "0.123"), (0, "0")])
+def test_a_rate_is_said_without_powers_of_ten(given: float, said: str) -> None:
+    assert wording.rate(given) == said

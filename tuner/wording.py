@@ -104,6 +104,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def rate(given: float) -> str:
+    """So many in some time: in whole numbers from a hundred on, below in three significant digits."""
+    return f"{given:,.0f}" if given >= 100 else f"{given:.3g}"
+
+
 def value(given: object) -> str:
     """A hyperparameter: numbers in three significant digits, lists as widths, names as they are."""
     if isinstance(given, bool):

@@ -39,6 +39,7 @@ def environment(folders: Sequence[Path], *, escaped: bool = True) -> jinja2.Envi
         "name": name,
         "percent": lambda part: f"{part:.0%}",
         "quoted": shlex.quote,
+        "rate": wording.rate,
         "setting": setting,
         "stage": lambda stage: "building" if stage is None else str(stage).replace("_", "-"),
         "tail": lambda text: "\n".join(text.splitlines()[-_LAST_LINES:])[-_LONGEST_VALUE:],
