@@ -48,6 +48,10 @@ def test_the_calibration_error_is_the_one_that_was_counted_by_hand() -> None:
     given = np.array([[0.95, 0.05], [0.95, 0.05], [0.05, 0.95], [0.45, 0.55]])
     assert honesty.calibration_error(given, np.array([0, 0, 0, 1])) == pytest.approx((0.85 + 0.45) / 4)
     assert honesty.calibration_error(np.array([[1.0, 0.0]]), np.array([0])) == 0.0
+    unsure, sure = honesty.bins(given, np.array([0, 0, 0, 1]))
+    assert (unsure.num_images, unsure.confidence, unsure.accuracy) == (1, 0.55, 1.0)
+    assert sure.num_images == 3
+    assert [sure.confidence, sure.accuracy] == pytest.approx([0.95, 2 / 3])
 
 
 def test_probabilities_of_large_logits_are_finite() -> None:

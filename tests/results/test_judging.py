@@ -122,6 +122,7 @@ def test_the_verdict_holds_the_figures_of_the_network_that_was_chosen() -> None:
     assert verdict.optimism.too_high == pytest.approx(0.05)
     assert verdict.optimism.luck == pytest.approx(0.97 - 0.91)
     assert verdict.calibration.error_before == pytest.approx(1 / (1 + np.exp(-4.0)) - 0.92)
+    assert [(each.num_images, each.accuracy) for each in verdict.calibration.bins] == [(1000, 0.92)]
     assert verdict.notes == ("a note",)
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
 

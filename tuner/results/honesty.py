@@ -99,12 +99,30 @@ def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float6
     return found
 
 
-def calibration_error(given: NDArray[np.float64], labels: Labels) -> float:
-    """Expected calibration error: how far confidence is from accuracy, over bins of equal width (Guo 2017, section 2)."""
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Images that a network is about equally sure of."""
+
+    num_images: int
+    #: mean of the largest probabilities
+    confidence: float
+    accuracy: float
+
+
+def bins(given: NDArray[np.float64], labels: Labels) -> list[Bin]:
+    """Images by confidence, in bins of equal width, the least sure first; those without images are left out (Guo 2017, section 2)."""
     confidence, right = given.max(1), given.argmax(1) == labels
     places = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
-    gaps = [abs(right[places == place].sum() - confidence[places == place].sum()) for place in range(_NUM_BINS)]
-    return float(np.sum(gaps) / len(labels))
+    return [
+        Bin(num_images=int(there.sum()), confidence=float(confidence[there].mean()), accuracy=float(right[there].mean()))
+        for place in range(_NUM_BINS)
+        if (there := places == place).any()
+    ]
+
+
+def calibration_error(given: NDArray[np.float64], labels: Labels) -> float:
+    """Expected calibration error: how far confidence is from accuracy, over bins of equal width (Guo 2017, section 2)."""
+    return sum(each.num_images * abs(each.accuracy - each.confidence) for each in bins(given, labels)) / len(labels)
 
 
 def log_loss(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:

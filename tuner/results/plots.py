@@ -1,4 +1,4 @@
-"""A finding into the pictures of its bundle: how it learned, and which classes it takes for which."""
+"""A finding into the pictures of its bundle: how it learned, which classes it takes for which, and what its probabilities are worth."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,14 +7,17 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tuner.messages import Epoch, Stage
 from tuner.results.finding import Finding
+from tuner.results.verdict import Bin
 from tuner.training import pictures
 
-CURVE, CONFUSION = "curve.png", "confusion.png"
+CURVE, CONFUSION, RELIABILITY = "curve.png", "confusion.png", "reliability.png"
 _WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 960, 480, 70, 50, 20
 _INK, _FAINT, _PAPER = (20, 20, 20), (200, 200, 200), (255, 255, 255)
 #: training and validation
 _COLOURS = ((150, 150, 150), (20, 80, 160))
 _FONT_SIZE = 18
+#: radius of a disc
+_SMALLEST, _LARGEST = 3, 16
 
 
 def write(found: Finding, folder: Path) -> dict[str, str]:
@@ -26,6 +29,12 @@ def write(found: Finding, folder: Path) -> dict[str, str]:
     if found.confusion:
         pictures.matrix(found.prepared.classes, found.confusion).save(folder / CONFUSION)
         drawn[CONFUSION] = "classes of the validation images (rows) and what they were taken for (columns)"
+    if found.verdict is not None and found.verdict.calibration.bins:
+        reliability(found.verdict.calibration.bins).save(folder / RELIABILITY)
+        drawn[RELIABILITY] = (
+            "how often it is right (upwards) where it is so sure (to the right), test images by confidence, larger discs for more of them; "
+            "above the line it is too modest, below it too sure"
+        )
     return drawn
 
 
@@ -54,4 +63,26 @@ def curve(epochs: Sequence[Epoch]) -> Image.Image:
         pen.line([place(number, value) for number, value in enumerate(line)], fill=colour, width=3)
     for number in (0, len(epochs) - 1):
         pen.text((place(number, 0)[0], _HEIGHT - _BELOW + 8), str(epochs[number].step), fill=_INK, anchor="ma", font=font)
+    return whole
+
+
+def reliability(bins: Sequence[Bin]) -> Image.Image:
+    """Accuracy by confidence, a disc for each bin, whose area goes with its images; the line is where both are equal."""
+    side = _HEIGHT - _ABOVE - _BELOW
+    whole = Image.new("RGB", (_LEFT + side + _ABOVE + _LARGEST, _HEIGHT), _PAPER)
+    pen, font = ImageDraw.Draw(whole), ImageFont.load_default(_FONT_SIZE)
+
+    def place(confidence: float, accuracy: float) -> tuple[float, float]:
+        return _LEFT + side * confidence, _ABOVE + side * (1 - accuracy)
+
+    for part in range(5):
+        value = part / 4
+        pen.line((*place(0, value), *place(1, value)), fill=_FAINT)
+        pen.text((_LEFT - 8, place(0, value)[1]), f"{value:.2f}", fill=_INK, anchor="rm", font=font)
+        pen.text((place(value, 0)[0], _HEIGHT - _BELOW + 8), f"{value:.2f}", fill=_INK, anchor="ma", font=font)
+    pen.line((*place(0, 0), *place(1, 1)), fill=_INK, width=2)
+    most = max(each.num_images for each in bins)
+    for each in bins:
+        (across, down), radius = place(each.confidence, each.accuracy), max(_SMALLEST, _LARGEST * (each.num_images / most) ** 0.5)
+        pen.ellipse((across - radius, down - radius, across + radius, down + radius), fill=_COLOURS[1], outline=_PAPER)
     return whole
