@@ -1,7 +1,7 @@
 import pytest
 import tensorflow as tf
 
-from tuner.training import depthwise
+from tuner.training import convolutions
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
@@ -28,7 +28,7 @@ def test_gradients_by_columns_are_the_gradients(padding: str, stride: int, side:
         return tf.reduce_sum(found * tf.random.stateless_normal(found.shape, [5, 6]))
 
     def ours(image: tf.Tensor, kernel: tf.Tensor) -> list[tf.Tensor]:
-        with depthwise.narrowed():
+        with convolutions.quick_gradients():
             found: list[tf.Tensor] = tf.gradients(result(image, kernel), [image, kernel])
         return found
 
@@ -43,7 +43,7 @@ def test_gradients_by_columns_are_the_gradients(padding: str, stride: int, side:
 def test_only_wide_filters_are_taken_by_columns() -> None:
     def operations(size: int) -> list[str]:
         def slope(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-            with depthwise.narrowed():
+            with convolutions.quick_gradients():
                 return tf.gradients(tf.reduce_sum(tf.nn.depthwise_conv2d(image, kernel, [1, 1, 1, 1], "SAME")), [kernel])
 
         traced = tf.function(slope).get_concrete_function(tf.TensorSpec([None, 8, 8, 16]), tf.TensorSpec([size, size, 16, 1]))

@@ -6,24 +6,14 @@ tuning. A filter's gradient is that of its columns side by side, so that a wide 
 images and places is the same, rounded in another order.
 """
 
-import contextlib
-from collections.abc import Iterator
-
 import tensorflow as tf
 
 #: columns of a filter that the fast kernel takes at once
 _COLUMNS = 3
-_NAME = "TunerDepthwiseConv2dNative"
+NAME = "TunerDepthwiseConv2dNative"
 
 
-@contextlib.contextmanager
-def narrowed() -> Iterator[None]:
-    """Inside, `tf.gradients` of depthwise convolutions goes by columns where that is faster; only while a graph is traced."""
-    with tf.compat.v1.get_default_graph().gradient_override_map({"DepthwiseConv2dNative": _NAME}):
-        yield
-
-
-@tf.RegisterGradient(_NAME)  # type: ignore[untyped-decorator]
+@tf.RegisterGradient(NAME)  # type: ignore[untyped-decorator]
 def _gradient(operation: tf.Operation, slope: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradients of the image (n, h, w, c) and of the filter (rows, columns, c, multiplier)."""
     image, kernel = operation.inputs

@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.hyperparameters import Activation, Features, Hyperparameters, Loss
-from tuner.training import augmentation, cuts, depthwise, head, heads, losses, updates
+from tuner.training import augmentation, convolutions, cuts, head, heads, losses, updates
 
 #: graphs of each kind; those of a whole EfficientNet-Lite0 take about 50 MB
 _NUM_KEPT = 4
@@ -148,7 +148,7 @@ def _slope(
     loss_of = losses.training(form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"])
     kept = heads.masks(weights, total, given["dropout"], seed, number)
     masks = [mask[start : start + tf.shape(targets)[0]] for mask in kept]
-    with depthwise.narrowed():
+    with convolutions.quick_gradients():
         features = head.standardize(cut.above(lower, form.features), (given["mean"], given["variance"]))
         logits = head.forward(weights, features, activation=form.activation or Activation.RELU, masks=masks)
         loss = tf.reduce_sum(loss_of(targets, logits)) / tf.cast(total, tf.float32)
