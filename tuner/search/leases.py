@@ -23,8 +23,9 @@ LEASE_SECONDS = 60.0
 PATIENCE_SECONDS = 600.0
 #: how long a storage must be back before silence counts again: when it was away, no one could be seen
 GRACE_SECONDS = 30.0
-#: difference of two readings of one process's start that is still the same process
-_START_TOLERANCE_SECONDS = 1.0
+#: difference of two readings of one process's start that is still the same process: they go by the time of the boot, which is known in
+#: whole seconds and moves when the clock is set; no system gives a number to another process so soon
+_START_TOLERANCE_SECONDS = 5.0
 #: the database's clock, in seconds since the epoch
 _CLOCKS = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
