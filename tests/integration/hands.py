@@ -1,6 +1,5 @@
 """Worker processes whose trials take a moment and no Keras."""
 
-import contextlib
 import fcntl
 import os
 import signal
@@ -9,7 +8,6 @@ from pathlib import Path
 
 from tests.search import by_hand
 from tuner import messages
-from tuner.errors import LeaseLost
 from tuner.messages import Ending
 from tuner.search import progress, trials
 from tuner.search import storage as storages
@@ -35,8 +33,7 @@ def work(url: str, name: str, marks: str, label: str) -> None:
     while True:
         claimed = by_hand.claim(study, worker)
         if claimed is not None:
-            with contextlib.suppress(LeaseLost):  # as a worker: it leaves the trial and goes on; a trial that two had at once is marked
-                _train(study, claimed, Path(marks))
+            _train(study, claimed, Path(marks))
         elif _is_over(study):
             return
         else:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tuner.results import plots
-from tuner.results.verdict import Bin
+from tuner.results.honesty import Bin
 
 BLUE = (20, 80, 160)
 

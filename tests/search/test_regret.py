@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from tuner.errors import StorageError
 from tuner.search import overview, regret
 from tuner.search import storage as storages
 from tuner.search.overview import Listed
@@ -94,6 +95,26 @@ def test_nothing_is_said_where_nothing_can_be(tmp_path: object, monkeypatch: pyt
     assert awaited(Regrets(storage=storage, evaluate=lambda trials, maximizes: 1.0), listed(storage, bare), 30) is None
     several = optuna.create_study(storage=storage.rdb, directions=["maximize", "minimize"])
     assert awaited(Regrets(storage=storage, evaluate=lambda trials, maximizes: 1.0), listed(storage, several), 30) is None
+    storage.close()
+
+
+def test_a_storage_that_was_away_is_asked_again(tmp_path: object) -> None:
+    storage = storages.open(f"sqlite:///{tmp_path}/tuner.db")
+    study = optuna.create_study(storage=storage.rdb, direction="maximize")
+    add(study, 30, random.Random(0))
+    answers = iter([StorageError("it is away"), None])
+
+    def evaluate(trials: Sequence[FrozenTrial], maximizes: bool) -> float:
+        if (error := next(answers)) is not None:
+            raise error
+        return 0.5
+
+    regrets = Regrets(storage=storage, evaluate=evaluate)
+    found = listed(storage, study)
+    assert awaited(regrets, found, 30) is None
+    bound = awaited(regrets, found, 30)
+    assert bound is not None
+    assert bound.at_most == 0.5
     storage.close()
 
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tuner.messages import Epoch, Stage
 from tuner.results.finding import Finding
-from tuner.results.verdict import Bin
+from tuner.results.honesty import Bin
 from tuner.training import pictures
 
 CURVE, CONFUSION, RELIABILITY = "curve.png", "confusion.png", "reliability.png"

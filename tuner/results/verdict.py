@@ -29,15 +29,6 @@ class ClassFigures(_Figures):
     f1: float
 
 
-class Bin(_Figures):
-    """Images of the test split that the network is about equally sure of."""
-
-    num_images: int
-    #: mean probability of the class that it takes them for
-    confidence: float
-    accuracy: float
-
-
 class Calibration(_Figures):
     """How well probabilities fit accuracy, on the test split, before and after the temperature."""
 
@@ -52,7 +43,7 @@ class Calibration(_Figures):
     log_loss_before: float
     log_loss_after: float
     #: with the temperature, the least sure first; empty where a version was made before they were kept
-    bins: tuple[Bin, ...] = ()
+    bins: tuple[honesty.Bin, ...] = ()
 
     @property
     def words(self) -> str:
@@ -180,7 +171,7 @@ def calibration(answers: Answers, found: Temperature) -> Calibration:
         error_after=honesty.calibration_error(after, answers.labels),
         log_loss_before=honesty.log_loss(answers.logits, answers.labels),
         log_loss_after=honesty.log_loss(answers.logits, answers.labels, found.kept),
-        bins=tuple(Bin(**vars(each)) for each in honesty.bins(after, answers.labels)),
+        bins=tuple(honesty.bins(after, answers.labels)),
     )
 
 

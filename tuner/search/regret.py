@@ -18,6 +18,7 @@ from optuna.study import StudyDirection
 from optuna.terminator import RegretBoundEvaluator
 from optuna.trial import FrozenTrial
 
+from tuner.errors import StorageError
 from tuner.search import history
 from tuner.search.overview import Listed
 from tuner.search.storage import Storage
@@ -65,7 +66,10 @@ class Regrets:
         with self._lock:
             stamp, asked = self._asked.get(listed.id, (None, None))
             if stamp is not None and asked is not None and asked.done():
-                self._known[listed.id] = (stamp[0], asked.result() if asked.exception() is None else None)
+                error = asked.exception()
+                self._known[listed.id] = (stamp[0], asked.result() if error is None else None)
+                if isinstance(error, StorageError):
+                    stamp = None  # ask once more: it may be back
             if stamp != wanted and (asked is None or asked.done()):
                 self._asked[listed.id] = (wanted, self._worker.submit(self._compute, self.evaluate, listed.id, listed.maximizes))
             name, bound = self._known.get(listed.id, ("", None))

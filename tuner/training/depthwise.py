@@ -6,6 +6,8 @@ tuning. A filter's gradient is that of its columns side by side, so that a wide 
 images and places is the same, rounded in another order.
 """
 
+from typing import Any
+
 import tensorflow as tf
 
 #: columns of a filter that the fast kernel takes at once
@@ -13,12 +15,17 @@ _COLUMNS = 3
 NAME = "TunerDepthwiseConv2dNative"
 
 
+def form_of(operation: tf.Operation) -> dict[str, Any]:
+    """The attributes of a convolution that its gradients have too."""
+    form = {name: operation.get_attr(name) for name in ("strides", "padding", "explicit_paddings", "data_format", "dilations")}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in form.items()}
+
+
 @tf.RegisterGradient(NAME)  # type: ignore[untyped-decorator]
 def _gradient(operation: tf.Operation, slope: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradients of the image (n, h, w, c) and of the filter (rows, columns, c, multiplier)."""
     image, kernel = operation.inputs
-    form = {name: operation.get_attr(name) for name in ("strides", "padding", "explicit_paddings", "data_format", "dilations")}
-    form = {name: value.decode() if isinstance(value, bytes) else value for name, value in form.items()}
+    form = form_of(operation)
     of_image = tf.raw_ops.DepthwiseConv2dNativeBackpropInput(input_sizes=tf.shape(image), filter=kernel, out_backprop=slope, **form)
     if _is_narrowed(image, kernel, form["data_format"], form["padding"], form["dilations"]):
         return of_image, _by_columns(image, kernel, slope, form["strides"], form["padding"])

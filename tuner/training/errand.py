@@ -42,33 +42,33 @@ def answered(errand: errands.Errand, *, threads: int) -> errands.Answer:
 
 
 def _do(errand: errands.Errand, threads: int) -> errands.Answer:
-    if not (isinstance(errand, errands.Compare) and errand.format is errands.Format.ONNX):
-        importing.import_keras()
     match errand:
         case errands.Export():
+            share = _share(threads)
             from tuner.training import exporting
 
-            return exporting.export(errand, _share(threads))
+            return exporting.export(errand, share)
         case errands.Compare():
-            from tuner.training import comparing
-
             if errand.format is not errands.Format.ONNX:
                 _share(threads)
+            from tuner.training import comparing
+
             return comparing.compare(errand, threads=threads)
         case errands.Predict():
+            _share(threads)
             from tuner.training import predicting
 
-            _share(threads)
             return predicting.predict(errand, threads=threads)
         case errands.Verify():
+            _share(threads)
             from tuner.training import verifying
 
-            _share(threads)
             return verifying.verify(errand)
 
 
 def _share(threads: int) -> "devices.Share":
-    """What TensorFlow may take of the machine; said to it."""
+    """What TensorFlow, which is imported with it, may take of the machine; said to it."""
+    importing.import_keras()
     from tuner.training import devices
 
     share = devices.Share(threads=threads)

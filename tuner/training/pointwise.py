@@ -8,16 +8,16 @@ from typing import Any
 
 import tensorflow as tf
 
+from tuner.training import depthwise
+
 NAME = "TunerConv2D"
-_FORM = ("strides", "padding", "explicit_paddings", "data_format", "dilations")
 
 
 @tf.RegisterGradient(NAME)  # type: ignore[untyped-decorator]
 def _gradient(operation: tf.Operation, slope: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Gradients of the image (n, h, w, c) and of the filter (rows, columns, c, d)."""
     image, kernel = operation.inputs
-    form = {name: operation.get_attr(name) for name in _FORM}
-    form = {name: value.decode() if isinstance(value, bytes) else value for name, value in form.items()}
+    form = depthwise.form_of(operation)
     if _is_product(image, kernel, form):
         return _products(image, kernel, slope)
     return (

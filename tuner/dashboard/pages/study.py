@@ -85,6 +85,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         connection, listed.id, order=order, maximizes=maximizes, offset=(number - 1) * _ROWS, limit=_ROWS, total=listed.num_trials
     )
     best = seen.history.best
+    known = {} if listed.spec is None else tables.get(connection, tables.STUDY_USER, listed.id, studies.PREPARED, studies.MIGRATED)
     return {
         "look": seen,
         "listed": listed,
@@ -99,26 +100,24 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "number": number,
         "last": last,
         "stagnation": outlook.STAGNATION,
-        **_left(connection, site, seen),
-        **_planned(connection, listed.id, listed.spec),
+        **_left(site, seen, known.get(studies.PREPARED) or {}),
+        **_planned(listed.spec, known),
     }
 
 
-def _left(connection: Connection, site: Site, seen: Look) -> Mapping[str, Any]:
+def _left(site: Site, seen: Look, prepared: Mapping[str, Any]) -> Mapping[str, Any]:
     """How much there may be left to find, and whether that is less than the error of the best."""
     found, best = site.regrets.at(seen.listed, seen.history.num_completed), seen.history.best
-    prepared = tables.get(connection, tables.STUDY_USER, seen.listed.id, studies.PREPARED).get(studies.PREPARED) or {}
     num_images = prepared.get("num_validation")
     is_luck = found is not None and best is not None and num_images is not None and found.is_within(best.value, num_images)
     return {"regret": found, "is_luck": is_luck, "num_images": num_images}
 
 
-def _planned(connection: Connection, study_id: int, spec: StudySpec | None) -> Mapping[str, Any]:
+def _planned(spec: StudySpec | None, known: Mapping[str, Any]) -> Mapping[str, Any]:
     """The plan and the search space in words; nothing of a study that is not ours."""
     if spec is None:
         return {"plan": [], "space": []}
     rows = space.rows(spec)
-    known = tables.get(connection, tables.STUDY_USER, study_id, studies.PREPARED, studies.MIGRATED)
     prepared, migrated = known.get(studies.PREPARED) or {}, known.get(studies.MIGRATED)
     epochs = prepared.get("epochs") if spec.training.epochs == "auto" else spec.training.epochs
     facts = plan.facts(spec, epochs, sum(row.is_searched for row in rows))
