@@ -10,12 +10,14 @@ from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Connection, insert
 
-from tuner import study_file
-from tuner.hyperparameters import Hyperparameters
-from tuner.messages import Prepared
-from tuner.search import claims, endings, study, tables
-from tuner.search.leases import LeaseEnding
-from tuner.search.storage import Storage
+from tuner.protocol.messages import Prepared
+from tuner.spec import file as study_file
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import claims, endings
+from tuner.studies import study as studies
+from tuner.studies.leases import LeaseEnding
 
 PROBE_EPOCHS, EPOCHS = 12, 20
 _CHUNK = 1000
@@ -36,8 +38,8 @@ def fill(storage: Storage, *, name: str, num_trials: int) -> int:
         "budget": {"trials": num_trials + 100},
         "training": {"probe_epochs": PROBE_EPOCHS},
     }
-    joined = study.join(study_file.parse(given, "big_study.yaml"), storage)
-    prepared = {study.PREPARED: _PREPARED.model_dump(mode="json")}
+    joined = studies.join(study_file.parse(given, "big_study.yaml"), storage)
+    prepared = {studies.PREPARED: _PREPARED.model_dump(mode="json")}
     storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, joined.id, prepared))
     for first in range(0, num_trials, _CHUNK):
         numbers = range(first, min(num_trials, first + _CHUNK))

@@ -15,13 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 import tuner
 from tuner.errors import TunerError
-from tuner.messages import Stage
+from tuner.protocol.messages import Stage
 from tuner.results import best as bests
-from tuner.results import config
-from tuner.search import claims, curves, trials
-from tuner.search.study import Study
-from tuner.spec import Budget, StudySpec
-from tuner.strategies import NoPruner, Random
+from tuner.results import export
+from tuner.spec.strategies import NoPruner, Random
+from tuner.spec.study import Budget, StudySpec
+from tuner.studies import claims, epochs, trials
+from tuner.studies.study import Study
 
 TRIALS = 10
 
@@ -88,7 +88,7 @@ def chosen(study: Study, num_trials: int) -> list[tuple[FrozenTrial, str]]:
 
 def _could_go_on(study: Study, trial: FrozenTrial) -> bool:
     """Whether a trial would have been fine-tuned further: it did not end by itself, and it unfreezes something."""
-    curve = study.storage.read(lambda connection: curves.read(connection, study, trial.number))
+    curve = study.storage.read(lambda connection: epochs.read(connection, study, trial.number))
     hyperparameters = trials.hyperparameters(trial)
     return bool(curve) and math.isfinite(curve[-1].loss) and hyperparameters is not None and hyperparameters.unfreeze > 0
 
@@ -120,7 +120,7 @@ def alone(study: Study, trial: FrozenTrial, *, epochs: int) -> StudySpec:
         model=spec.model,
         budget=Budget(trials=1),
         training=spec.training.model_copy(update={"epochs": epochs}),
-        search=config.fixed(hyperparameters),
+        search=export.fixed(hyperparameters),
         sampler=Random(),
         pruner=NoPruner(),
         seed=spec.seed,

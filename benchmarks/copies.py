@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, func, insert, select
 
-from tuner.search import tables
+from tuner.storage import tables
 
 _ROWS_AT_ONCE = 5_000
 _TRIALS_AT_ONCE = 5_000

@@ -13,11 +13,12 @@ from pathlib import Path
 import record
 
 import tuner
-from tuner.commands import options, running
-from tuner.search import storage, study
-from tuner.workers import local
-from tuner.workers.events import Event, Happening
-from tuner.workers.stopping import Stopping
+from tuner.commands import options, run
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.workers.engines import local
+from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.stopping import Stopping
 
 STUDY = Path(__file__).resolve().parents[1] / "studies" / "animals.yaml"
 
@@ -77,7 +78,7 @@ def gaps(folder: Path) -> dict[str, float]:
         }
     )
     url = f"sqlite:///{folder}/gaps.db"
-    joined = study.join(spec, storage.open(url))
+    joined = studies.join(spec, storages.open(url))
     places = options.places(folder / "cache", folder / "artifacts")
     ended: float | None = None
     found: list[float] = []
@@ -85,14 +86,14 @@ def gaps(folder: Path) -> dict[str, float]:
     def tell(event: Event) -> None:
         nonlocal ended
         now = time.monotonic()
-        if event.what is Happening.COMPLETED:
+        if event.what is EventKind.COMPLETED:
             ended = now
-        elif event.what is Happening.EPOCH and ended is not None:
+        elif event.what is EventKind.EPOCH and ended is not None:
             # an epoch's seconds begin before its step is traced
             found.append(now - ended - (event.seconds or 0.0))
             ended = None
 
-    local.run(list(running.assign(joined, url, places, options.hands(1, None, None, None))), stopping=Stopping(), tell=tell)
+    local.run(list(run.assign(joined, url, places, options.hands(1, None, None, None))), stopping=Stopping(), tell=tell)
     return {"median": statistics.median(found), "largest": max(found)}
 
 

@@ -22,20 +22,21 @@ from typing import Any
 
 import numpy as np
 
-from tuner import machine, messages
-from tuner.commands import examining, retraining
-from tuner.results import retrained
-from tuner.results.verdict import Verdict
-from tuner.results.versions import Version
-from tuner.search import retraining as again_of
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search.study import Study
-from tuner.spec import StudySpec
-from tuner.workers import process
-from tuner.workers.events import Event, Happening
-from tuner.workers.process import Assignment
-from tuner.workers.stopping import Stopping
+from tuner import machine
+from tuner.commands import retrain as commands_retrain
+from tuner.protocol import messages
+from tuner.results.retrain import retrained
+from tuner.results.retrain.verdict import Verdict
+from tuner.results.versions.versions import Version
+from tuner.spec.study import StudySpec
+from tuner.storage import engine as storages
+from tuner.studies import retraining as again_of
+from tuner.studies import study as studies
+from tuner.studies.study import Study
+from tuner.workers.worker import process
+from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.process import Assignment
+from tuner.workers.worker.stopping import Stopping
 
 TOP, SEEDS, TRIALS = 2, 2, 15
 #: images of a repetition; the others are held out
@@ -46,14 +47,15 @@ class Beside:
     """The trainer, in a thread of this process, warm from one study to the next; keeps the promises of `trainer.Trainer`."""
 
     def __init__(self) -> None:
-        from tuner.training import devices, inbox, serving
+        from tuner.kernels import devices
+        from tuner.trainer import inbox, loop
 
         ours, theirs = socket.socketpair()
         self._pipe = Connection(ours.detach())
-        share = devices.Share(threads=machine.num_cores())
+        share = devices.TrainerShare(threads=machine.num_cores())
         devices.set_up(share)
         box = inbox.Inbox(Connection(theirs.detach()))
-        threading.Thread(target=serving.serve, args=(box, share), daemon=True).start()
+        threading.Thread(target=loop.serve, args=(box, share), daemon=True).start()
         self._seen: deque[messages.Message] = deque()
 
     def send(self, message: messages.Message) -> None:
@@ -155,15 +157,15 @@ def retrain(study: Study, folder: Path, trainer: Beside) -> Version:
     work(again, folder, trainer)
     configs = retrained.read(again)
     process.child = lambda assignment: trainer  # type: ignore[assignment]
-    room = examining.Room(assignment=assignment(again, folder), stopping=Stopping(), by="benchmark")
-    return examining.conclude(study, again, configs, retraining.matter(study, again, configs), room)
+    room = commands_retrain.EvaluationSetup(assignment=assignment(again, folder), stopping=Stopping(), by="benchmark")
+    return commands_retrain.conclude(study, again, configs, commands_retrain.matter(study, again, configs), room)
 
 
 def work(study: Study, folder: Path, trainer: Beside) -> None:
     """Be its worker until its budget is spent."""
 
     def tell(event: Event) -> None:
-        if event.what in (Happening.FAILED, Happening.TROUBLE):
+        if event.what in (EventKind.FAILED, EventKind.TROUBLE):
             print(event.study, event.trial, event.message, flush=True)
 
     process.work(assignment(study, folder), stopping=Stopping(), tell=tell, start=lambda assignment: trainer)
@@ -178,11 +180,11 @@ def assignment(study: Study, folder: Path) -> Assignment:
 
 def held_out(study: Study, version: Version, folder: Path) -> tuple[float, int]:
     """Accuracy of a version on the images that are in no split and equal none that is, and how many they are."""
-    from tuner.data import resized, splits
-    from tuner.training import bench, evaluation, pipeline
+    from tuner.tasks.images.data import resized, splits
+    from tuner.tasks.images.training import context, evaluation, pipeline
 
     target = studies.load(version.kept.study, study.storage)
-    ready = bench.prepare(target.spec, cache=folder / "cache")
+    ready = context.prepare(target.spec, cache=folder / "cache")
     data = pipeline.open_dataset(target.spec.data, cache=folder / "cache")
     parts = splits.split(data, target.spec.data, target.spec.seed)
     used = np.concatenate([parts.train, parts.validation, parts.test])

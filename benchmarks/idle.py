@@ -3,8 +3,8 @@
 import random
 from collections import deque
 
-from tuner import messages
-from tuner.messages import Ending, Epoch, Stage
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending, Epoch, Stage
 
 PROBE_EPOCHS, FINE_TUNE_EPOCHS = 20, 10
 PREPARED = messages.Prepared(

@@ -1,4 +1,4 @@
-"""How long a trainer takes to import Keras and TensorFlow, and its memory then, with `tuner.training.importing` and without.
+"""How long a trainer takes to import Keras and TensorFlow, and its memory then, with `tuner.kernels.imports` and without.
 
     python -m benchmarks.importing
 
@@ -15,9 +15,9 @@ _SCRIPT = """
 import json, resource, sys, time
 began = time.perf_counter()
 if sys.argv[1] == "quick":
-    from tuner.training import importing
-    importing.import_keras()
-import tuner.training.serving
+    from tuner.kernels import imports
+    imports.import_keras()
+import tuner.trainer.loop
 print(json.dumps([time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
 """
 

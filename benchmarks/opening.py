@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from benchmarks import big_study, viewers
 from tests.browser.conftest import SWITCHES
-from tuner.search import storage as storages
+from tuner.storage import engine as storages
 
 #: the history of the study is drawn
 _DRAWN = ".scatterlayer .trace"

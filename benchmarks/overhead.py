@@ -17,7 +17,7 @@ import sqlalchemy
 import tuner
 from benchmarks.idle import FINE_TUNE_EPOCHS, PROBE_EPOCHS
 from benchmarks.runners import Ours, Plain, Runner, fill
-from tuner.search.storage import Storage
+from tuner.storage.engine import Storage
 
 SIZES = (10, 1_000, 10_000)
 #: trials that are measured at each size

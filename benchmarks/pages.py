@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from benchmarks import big_study
 from tests.dashboard.pages import serving
-from tuner.search import storage as storages
+from tuner.storage import engine as storages
 
 
 def main() -> None:

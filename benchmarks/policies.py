@@ -16,9 +16,10 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 import tuner
-from tuner.messages import Epoch, Stage
-from tuner.search import curves, promotion, pruners
-from tuner.spec import StudySpec
+from tuner.protocol.messages import Epoch, Stage
+from tuner.sampling import pruners
+from tuner.spec.study import StudySpec
+from tuner.studies import continuation, epochs
 
 ORDERS = 200
 SHARES = (0.5, 0.33, 0.25, 0.2, 0.15, 0.1)
@@ -96,7 +97,7 @@ def main() -> None:
 def recorded(study: tuner.Study) -> list[list[Epoch]]:
     """The curve of each completed trial."""
     numbers = [trial.number for trial in study.optuna.get_trials(states=(TrialState.COMPLETE,))]
-    return study.storage.read(lambda connection: [curves.read(connection, study, number) for number in numbers])
+    return study.storage.read(lambda connection: [epochs.read(connection, study, number) for number in numbers])
 
 
 def compare(spec: StudySpec, trials: list[list[Epoch]], num_orders: int) -> list[dict[str, Any]]:
@@ -148,7 +149,7 @@ class _Search:
         if epoch.stage is Stage.FINE_TUNE:
             return trial.should_prune()
         share = self.spec.training.promote
-        goes_on = trial.number == 0 or promotion.earns_fine_tuning(value, earlier=self.probes, promoted=self.promoted, share=share)
+        goes_on = trial.number == 0 or continuation.earns_fine_tuning(value, earlier=self.probes, promoted=self.promoted, share=share)
         self.probes.append(value)
         if goes_on:
             self.promoted.append(value)
@@ -158,8 +159,8 @@ class _Search:
 def replay(spec: StudySpec, trials: list[list[Epoch]], deadline: float) -> Outcome:
     """One search over trials in this order."""
     search = _Search(spec, num_epochs=len(trials[0]) - spec.training.probe_epochs, deadline=deadline)
-    for epochs in trials:
-        search.train(epochs)
+    for curve in trials:
+        search.train(curve)
     return Outcome(best=search.best, best_by_deadline=search.best_by_deadline, seconds=search.seconds, fine_tuned=len(search.promoted))
 
 

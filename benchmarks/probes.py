@@ -11,11 +11,12 @@ import psutil
 import record
 
 import tuner
-from tuner.commands import options, running
-from tuner.search import study, trials
-from tuner.workers import local
-from tuner.workers.events import Event, Happening
-from tuner.workers.stopping import Stopping
+from tuner.commands import options, run
+from tuner.studies import study as studies
+from tuner.studies import trials
+from tuner.workers.engines import local
+from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.stopping import Stopping
 
 #: the first trials trace a program for each form of head
 NUM_WARM = 10
@@ -41,10 +42,10 @@ def measure(folder: Path, scratch: Path, name: str, data: str, num_trials: int) 
     )
     spec = tuner.read(file)
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"image_size": 96})})
-    joined = study.join(spec, tuner.open_storage(url))
+    joined = studies.join(spec, tuner.open_storage(url))
     watch = Watch()
     places = options.places(folder / "cache", scratch / "artifacts")
-    local.run(list(running.assign(joined, url, places, options.hands(1, None, None, None))), stopping=Stopping(), tell=watch)
+    local.run(list(run.assign(joined, url, places, options.hands(1, None, None, None))), stopping=Stopping(), tell=watch)
     warm = range(NUM_WARM + 1, len(watch.ended))
     seconds = [watch.ended[number] - watch.ended[number - 1] for number in warm]
     widths = [trials.hyperparameters(trial) for trial in joined.optuna.get_trials()]
@@ -81,17 +82,17 @@ class Watch:
         self._training = 0.0
 
     def __call__(self, event: Event) -> None:
-        if event.what is Happening.EPOCH:
+        if event.what is EventKind.EPOCH:
             self.first = self.first if self.ended or self._training else time.monotonic()
             self._training += event.seconds or 0.0
-        if event.what in (Happening.COMPLETED, Happening.PRUNED):
+        if event.what in (EventKind.COMPLETED, EventKind.PRUNED):
             now = time.monotonic()
             self.beside.append(now - (self.ended[-1] if self.ended else self.began) - self._training)
             self.ended.append(now)
             self._training = 0.0
             family = [psutil.Process(), *psutil.Process().children(recursive=True)]
             self.cpu.append(sum(sum(process.cpu_times()[:2]) for process in family))
-            self.memory.append(max(process.memory_info().rss for process in family if "tuner.training.process" in process.cmdline()))
+            self.memory.append(max(process.memory_info().rss for process in family if "tuner.trainer.process" in process.cmdline()))
 
 
 if __name__ == "__main__":

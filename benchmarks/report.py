@@ -13,11 +13,13 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from sqlalchemy import Connection, delete, select
 
 from benchmarks import big_study
-from tuner.report import importances, material, writing
-from tuner.search import claims, space, tables
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search.study import Study
+from tuner.report import content, coordinates, page
+from tuner.spec import space
+from tuner.storage import engine as storages
+from tuner.storage import tables
+from tuner.studies import claims
+from tuner.studies import study as studies
+from tuner.studies.study import Study
 
 
 class Drawn:
@@ -71,17 +73,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = storages.open(f"sqlite:///{folder}/report.db")
         study = fill(storage, given.trials)
-        importances.importances(study, material.read(study).valued)  # what is imported and read once is not counted
+        coordinates.importances(study, content.read(study).valued)  # what is imported and read once is not counted
         began = time.perf_counter()
-        read = material.read(study)
+        read = content.read(study)
         figures["reading_seconds"] = round(time.perf_counter() - began, 2)
         began = time.perf_counter()
-        importances.importances(study, read.valued)
+        coordinates.importances(study, read.valued)
         figures["importances_seconds"] = round(time.perf_counter() - began, 2)
         for form in ("html", "md"):
             target = (given.to or Path(folder)) / f"report.{form}"
             began = time.perf_counter()
-            num_bytes = writing.write(study, target, form)
+            num_bytes = page.write(study, target, form)
             figures[form] = {"seconds": round(time.perf_counter() - began, 2), "bytes": num_bytes}
     print(json.dumps(figures, indent=1))
 

@@ -10,16 +10,17 @@ from sqlalchemy import func, select
 
 from benchmarks.copies import Copies
 from benchmarks.idle import PROBE_EPOCHS, Idle, curve
-from tuner.search import space, tables
-from tuner.search import study as studies
-from tuner.search.storage import Storage
-from tuner.search.trials import WorkerId
-from tuner.spec import StudySpec
-from tuner.workers.events import Event, Happening
-from tuner.workers.places import Places
-from tuner.workers.stopping import Stopping
-from tuner.workers.warm import Limits, WarmTrainer
-from tuner.workers.worker import Worker
+from tuner.spec import space
+from tuner.spec.study import StudySpec
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import study as studies
+from tuner.studies.trials import WorkerId
+from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.places import Places
+from tuner.workers.worker.stopping import Stopping
+from tuner.workers.worker.trainer import Limits, WarmTrainer
+from tuner.workers.worker.worker import Worker
 
 #: trials whose rows are copied to make a large study
 NUM_PATTERNS = 40
@@ -54,7 +55,7 @@ class Ours:
         trainer = WarmTrainer(lambda: Idle(self._study.spec.training.epochs != 0), Limits(), stopping)
 
         def tell(event: Event) -> None:
-            if event.what in (Happening.COMPLETED, Happening.PRUNED) and not go_on():
+            if event.what in (EventKind.COMPLETED, EventKind.PRUNED) and not go_on():
                 stopping.ask()
 
         Worker(self._study, trainer, identity=WorkerId.here("idle"), places=self._places, stopping=stopping, tell=tell).run()

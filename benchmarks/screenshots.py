@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from benchmarks import record
 from tests.browser.conftest import SWITCHES
 from tests.dashboard.pages import serving
-from tuner.search import overview
-from tuner.search import storage as storages
-from tuner.search.storage import Storage
+from tuner.storage import engine as storages
+from tuner.storage.engine import Storage
+from tuner.views import studies
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -61,7 +61,7 @@ def main() -> None:
 def wait_for(storage: Storage, run: subprocess.Popen[bytes], *, num_ended: int) -> None:
     """Until so many trials have ended, or the search has."""
     while run.poll() is None:
-        listed = storage.read(lambda connection: overview.one(connection, 1))
+        listed = storage.read(lambda connection: studies.one(connection, 1))
         if listed is not None and listed.num_ended >= num_ended:
             return
         time.sleep(0.2)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tuner.results import manifest
+from tuner.results.bundle import manifest
 
 PIECE = 1024**2
 PROGRAM = """

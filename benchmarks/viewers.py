@@ -19,10 +19,10 @@ import httpx2
 import psutil
 
 from benchmarks import big_study
-from tests.search import by_hand
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search import trials
+from tests.studies import by_hand
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.studies import trials
 
 #: between two reports of a worker: an epoch of a small network
 _PAUSE_SECONDS = 0.2

@@ -58,7 +58,7 @@ def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def shared_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One storage of each kind for all tests that need no more than studies of their own."""
-    from tuner.search import storage as storages
+    from tuner.storage import engine as storages
 
     if request.param == "postgresql":
         url = str(request.getfixturevalue("postgresql_server").get_uri())

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 from ruamel.yaml import YAML
 
-from tuner import cli
+from tuner.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -53,7 +53,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 @pytest.mark.parametrize("line", [pytest.param(line, id=place) for place, line in commands()])
 def test_every_command_line_is_one_that_tuner_takes(line: list[str]) -> None:
     words = [VARIABLE.sub(lambda found: found[1] or "word", word) for word in line]
-    group: Any = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(main.app)
     context = group.commands[words[0]].make_context(words[0], words[1:])
     assert context.params["wait"] == "5m"
 

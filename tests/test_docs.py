@@ -9,12 +9,13 @@ import pytest
 import typer.main
 from typer.core import TyperCommand
 
-from tuner import cli, failures
+from tuner.cli import main
+from tuner.protocol import failure_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SOURCES = sorted((ROOT / "tuner").rglob("*.py"))
-COMMANDS = sorted(typer.main.get_command(cli.app).commands)  # type: ignore[attr-defined]
+COMMANDS = sorted(typer.main.get_command(main.app).commands)  # type: ignore[attr-defined]
 #: [text](target) and <target>, not those that go elsewhere
 LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s]+)\)")
 
@@ -63,7 +64,7 @@ def test_every_option_that_a_page_names_is_there(page: Path) -> None:
 
 
 def commands() -> list[TyperCommand]:
-    return list(below(typer.main.get_command(cli.app)))
+    return list(below(typer.main.get_command(main.app)))
 
 
 def below(group: Any) -> Iterator[Any]:
@@ -84,8 +85,8 @@ def test_every_environment_variable_is_in_the_operations_page() -> None:
 def test_the_table_of_what_can_go_wrong_is_the_codes() -> None:
     section = text("docs/operations.md").partition("### What can go wrong\n")[2].partition("\n## ")[0]
     rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in section.splitlines() if line.startswith("|")]
-    assert rows[2:] == failures.rows()
-    assert [row[0] for row in rows[2:]] == [failure.value for failure in failures.Failure]
+    assert rows[2:] == failure_table.rows()
+    assert [row[0] for row in rows[2:]] == [failure.value for failure in failure_table.Failure]
 
 
 def test_every_make_target_that_a_page_names_is_there() -> None:

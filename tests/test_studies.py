@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tuner import schema, search_space, study_file, wording, yaml_lines
-from tuner.hyperparameters import Optimizer
-from tuner.model_spec import BACKBONES
-from tuner.schema import Key
-from tuner.spec import StudySpec
+from tuner import wording
+from tuner.spec import file as study_file
+from tuner.spec import schema, yaml_lines
+from tuner.spec import search as search_section
+from tuner.spec.hyperparameters import Optimizer
+from tuner.spec.model import BACKBONES
+from tuner.spec.schema import SchemaKey
+from tuner.spec.study import StudySpec
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
@@ -27,7 +30,7 @@ DOCUMENTED = [
 each_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 
 
-def row(key: Key) -> str:
+def row(key: SchemaKey) -> str:
     """The line of docs/studies.md that documents a key."""
     default = "required" if key.required else f"`{shown(key.default)}`"
     value = schema.expectation(key.node).removeprefix("one of ").replace("a section (`key: value`)", "by optimizer")
@@ -54,7 +57,7 @@ def rows(page: str) -> Iterator[tuple[str, str]]:
             yield heading, line
 
 
-def heading_of(key: Key) -> str:
+def heading_of(key: SchemaKey) -> str:
     tag = "source" if key.section == "data" else "name"
     is_shared = key.section == "data" and key.name in ("train", "validation", "test")
     return f"{key.section}: {{{tag}: {key.kind}}}" if key.kind and not is_shared else key.section
@@ -77,7 +80,7 @@ def test_the_template_says_nothing_but_the_defaults() -> None:
 
 
 @pytest.mark.parametrize("key", schema.all_keys(), ids=lambda key: f"{key.field} {key.kind}")
-def test_the_template_names_every_key(key: Key) -> None:
+def test_the_template_names_every_key(key: SchemaKey) -> None:
     assert re.search(rf"\b{key.name}:", TEMPLATE)
     assert not key.kind or re.search(rf"\b{key.kind}\b", TEMPLATE)
 
@@ -118,7 +121,7 @@ def test_six_lines_are_a_complete_study() -> None:
 
 
 @pytest.mark.parametrize("key", DOCUMENTED, ids=lambda key: f"{key.field} {key.kind}")
-def test_the_page_documents_every_key_with_its_value_default_and_meaning(key: Key) -> None:
+def test_the_page_documents_every_key_with_its_value_default_and_meaning(key: SchemaKey) -> None:
     assert (heading_of(key), row(key)) in set(rows(PAGE))
 
 
@@ -127,7 +130,7 @@ def test_the_page_documents_no_key_that_does_not_exist() -> None:
 
 
 @pytest.mark.parametrize("key", [key for key in schema.all_keys() if not key.section], ids=lambda key: key.field)
-def test_the_page_opens_with_the_keys_at_the_top_of_a_file(key: Key) -> None:
+def test_the_page_opens_with_the_keys_at_the_top_of_a_file(key: SchemaKey) -> None:
     assert re.search(rf"^\| \[?`{key.name}`", PAGE, flags=re.MULTILINE)
 
 
@@ -138,9 +141,9 @@ def test_the_page_describes_every_source_sampler_and_pruner(kind: str) -> None:
     assert re.search(form, PAGE, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("optimizer", search_space.LEARNING_RATES)
+@pytest.mark.parametrize("optimizer", search_section.LEARNING_RATES)
 def test_the_page_names_the_rates_of_every_optimizer(optimizer: Optimizer) -> None:
-    rates = (table[optimizer] for table in (search_space.LEARNING_RATES, search_space.PROBE_LEARNING_RATES))
+    rates = (table[optimizer] for table in (search_section.LEARNING_RATES, search_section.PROBE_LEARNING_RATES))
     assert f"| {optimizer} | {' | '.join(f'`{shown(list(ends))}`' for ends in rates)} |" in PAGE
 
 

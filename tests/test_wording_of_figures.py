@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from tuner import wording
-from tuner.hyperparameters import Optimizer
+from tuner.spec.hyperparameters import Optimizer
 
 
 @pytest.mark.parametrize(

@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tuner.api import run
     from tuner.errors import TunerError
-    from tuner.hyperparameters import Hyperparameters
     from tuner.results.best import Best, best
-    from tuner.search.storage import open as open_storage
-    from tuner.search.study import Study, load
-    from tuner.spec import StudySpec
-    from tuner.study_file import read
+    from tuner.spec.file import read
+    from tuner.spec.hyperparameters import Hyperparameters
+    from tuner.spec.study import StudySpec
+    from tuner.storage.engine import open as open_storage
+    from tuner.studies.study import Study, load
 
 __version__ = "0.1.0"
 __all__ = ["Best", "Hyperparameters", "Study", "StudySpec", "TunerError", "__version__", "best", "load", "open_storage", "read", "run"]
 
 _PLACES = {
     "Best": ("tuner.results.best", "Best"),
-    "Hyperparameters": ("tuner.hyperparameters", "Hyperparameters"),
-    "Study": ("tuner.search.study", "Study"),
-    "StudySpec": ("tuner.spec", "StudySpec"),
+    "Hyperparameters": ("tuner.spec.hyperparameters", "Hyperparameters"),
+    "Study": ("tuner.studies.study", "Study"),
+    "StudySpec": ("tuner.spec.study", "StudySpec"),
     "TunerError": ("tuner.errors", "TunerError"),
     "best": ("tuner.results.best", "best"),
-    "load": ("tuner.search.study", "load"),
-    "open_storage": ("tuner.search.storage", "open"),
-    "read": ("tuner.study_file", "read"),
+    "load": ("tuner.studies.study", "load"),
+    "open_storage": ("tuner.storage.engine", "open"),
+    "read": ("tuner.spec.file", "read"),
     "run": ("tuner.api", "run"),
 }
 

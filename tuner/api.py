@@ -6,19 +6,19 @@ import threading
 from contextlib import nullcontext
 from pathlib import Path
 
-from tuner.commands import artifacts as where
-from tuner.commands import checking, database, ending, options, outcome, running
-from tuner.data import room
+from tuner.cache import entries
+from tuner.commands import check, options, storage_url, waiting
+from tuner.commands import run as commands_run
 from tuner.errors import StudyStopped, TunerError
 from tuner.results import best as bests
 from tuner.results.best import Best
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search import trials
-from tuner.spec import StudySpec
-from tuner.workers import local
-from tuner.workers.events import Event
-from tuner.workers.stopping import Stopping, on_signals
+from tuner.spec.study import StudySpec
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.studies import trials
+from tuner.workers.engines import local
+from tuner.workers.worker.events import Event
+from tuner.workers.worker.stopping import Stopping, on_signals
 
 _log = logging.getLogger(__name__)
 
@@ -48,18 +48,18 @@ def run(
         TunerError: the workers gave up before the study came to its end.
         KeyboardInterrupt: a signal asked for the end.
     """
-    url, places = database.url(storage), options.places(cache, artifacts)
-    options.limit_cache(os.environ.get(room.LIMIT))
+    url, places = storage_url.url(storage), options.places(cache, artifacts)
+    options.limit_cache(os.environ.get(entries.LIMIT))
     hands = options.hands(workers, None, None, None, options.slots_per_gpu())
-    checking.require(spec, places.cache)
-    where.require(places.bucket)
+    check.require(spec, places.cache)
+    options.require(places.bucket)
     study = studies.join(spec, storages.open(url))
     trials.resume(study)
-    assignments = list(running.assign(study, url, places, hands))
+    assignments = list(commands_run.assign(study, url, places, hands))
     complaints: list[Event] = []
 
     def tell(event: Event) -> None:
-        if event.what in outcome.COMPLAINTS:
+        if event.what in waiting.COMPLAINTS:
             complaints.append(event)
 
     stopping = Stopping()
@@ -68,7 +68,7 @@ def run(
         codes = local.run(assignments, stopping=stopping, tell=tell)
         _check(study, complaints, codes, stopping)
         try:
-            ending.score(study, assignments[0], stopping)
+            commands_run.score(study, assignments[0], stopping)
         except TunerError as error:
             _log.warning("study %s: %s", study.name, error)
     if stopping.is_asked:
@@ -80,7 +80,7 @@ def _check(study: studies.Study, complaints: list[Event], codes: list[int], stop
     """Raise what ended a run before the study came to its end."""
     if stopping.is_asked:
         raise KeyboardInterrupt
-    failure = outcome.failure(study, complaints, codes)
+    failure = waiting.failure(study, complaints, codes)
     if failure is not None:
         raise failure
     reason = trials.stopped(study)

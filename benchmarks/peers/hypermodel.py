@@ -13,7 +13,7 @@ import keras_tuner
 from benchmarks.peers import space
 from benchmarks.peers.space import Condition, Parameter, Recipe
 from benchmarks.peers.training import Bench
-from tuner.domains import Choice, Range
+from tuner.spec.domains import Choice, Range
 
 
 class Network(keras_tuner.HyperModel):

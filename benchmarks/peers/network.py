@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.peers.space import Recipe
-from tuner.training import lite0, pipeline
+from tuner.tasks.images.training import lite0, pipeline
 
 _EVALUATION_BATCH = 64
 #: as in the study

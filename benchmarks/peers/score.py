@@ -28,12 +28,15 @@ def _ours(task: Task) -> dict[str, Any]:
     """The best of the trials that were completed or are suspended; the weights of trials that were given up are not kept."""
     from optuna.trial import FrozenTrial, TrialState
 
-    from tuner import messages
-    from tuner.search import claims, storage, study, trials
-    from tuner.training import bench, evaluation, suspension
+    from tuner.kernels import checkpoints
+    from tuner.protocol import messages
+    from tuner.storage import engine as storages
+    from tuner.studies import claims, trials
+    from tuner.studies import study as studies
+    from tuner.tasks.images.training import context, evaluation
 
-    joined = study.load(task.study().name, storage.open(f"sqlite:///{ours.database(task)}"))
-    ready = bench.prepare(joined.spec, cache=task.cache)
+    joined = studies.load(task.study().name, storages.open(f"sqlite:///{ours.database(task)}"))
+    ready = context.prepare(joined.spec, cache=task.cache)
     folder = task.folder / "artifacts" / joined.name
 
     def kept(trial: FrozenTrial) -> tuple[float, Path] | None:
@@ -48,10 +51,10 @@ def _ours(task: Task) -> dict[str, Any]:
         order = messages.Train(
             trial=trial.number, hyperparameters=hyperparameters, seed=seed, weights=str(taken), checkpoint=str(checkpoint)
         )
-        suspended = suspension.read(checkpoint, order, study=ready.identity)
+        suspended = checkpoints.read(checkpoint, order, study=ready.identity)
         if suspended is None:
             return None
-        suspension.write_weights(taken, suspended.best, study=ready.identity)
+        checkpoints.write_weights(taken, suspended.best, study=ready.identity)
         return suspended.progress.value, taken
 
     found = joined.storage.call(lambda: joined.storage.rdb.get_all_trials(joined.id, deepcopy=False))

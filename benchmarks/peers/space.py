@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tuner.domains import Choice, Domain, Fixed, Range
-from tuner.search import space as spaces
-from tuner.search_space import AugmentationSpace, HeadSpace, SearchSpace
+from tuner.spec import space as spaces
+from tuner.spec.domains import Choice, Domain, Fixed, Range
+from tuner.spec.search import AugmentationSpace, HeadSpace, SearchSpace
 
 #: parameters that have to have one of some values for another to act
 Condition = tuple[tuple[str, tuple[Any, ...]], ...]

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from tuner import spec, study_file
+from tuner.spec import file as study_file
+from tuner.spec import study as spec_study
 
 STUDY = Path(__file__).with_name("study.yaml")
 #: the data set that needs no file
@@ -66,11 +67,11 @@ class Task:
         """The run's cache, empty at first."""
         return self.folder / "cache"
 
-    def study(self) -> spec.StudySpec:
+    def study(self) -> spec_study.StudySpec:
         """The study of the run: its splits and its search space are those of every contender."""
         given = study_file.read(STUDY).model_dump(exclude_unset=True)
         data = given["data"] if self.npz is None else {"source": "npz", "path": self.npz}
-        return spec.StudySpec.model_validate(
+        return spec_study.StudySpec.model_validate(
             given | {"name": f"peers-{self.data}", "data": data, "seed": self.seed, "budget": _budget(given, self.minutes)}
         )
 

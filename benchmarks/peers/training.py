@@ -12,8 +12,8 @@ from benchmarks.peers import contenders, network
 from benchmarks.peers import journal as journals
 from benchmarks.peers.space import Recipe
 from benchmarks.peers.task import Task, started
-from tuner import spec
-from tuner.training import pipeline
+from tuner.spec import study as spec_study
+from tuner.tasks.images.training import pipeline
 
 
 @dataclass(kw_only=True)
@@ -27,7 +27,7 @@ class Bench:
         self.journal = journals.Journal(self.task.folder)
 
     @cached_property
-    def study(self) -> spec.StudySpec:
+    def study(self) -> spec_study.StudySpec:
         """The study whose search space it is."""
         return self.task.study()
 

@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
 
 REHEARSED = (sys.executable, str(Path(__file__).with_name("rehearsed_tuner.py")))
 REAL = (sys.executable, "-m", "tuner")

@@ -8,11 +8,13 @@ import sys
 import threading
 import time
 
-from tuner import cli, messages
-from tuner.workers import cluster, local, process
-from tuner.workers.process import Assignment
-from tuner.workers.rehearsal import Rehearsal, Script, script_from
-from tuner.workers.trainer import TrainerDied
+from tuner.cli import main
+from tuner.protocol import messages
+from tuner.workers.engines import local, ray
+from tuner.workers.worker import process
+from tuner.workers.worker.process import Assignment
+from tuner.workers.worker.rehearsal import Rehearsal, Script, script_from
+from tuner.workers.worker.trainer import TrainerDied
 
 
 class Beside:
@@ -81,5 +83,5 @@ if __name__ == "__main__":
     local.COMMAND = (sys.executable, __file__)
     process.child = start
     script = os.environ.get("REHEARSAL", "{}")  # a node of a cluster has another environment
-    cluster.COMMAND = ("/usr/bin/env", f"REHEARSAL={script}", sys.executable, __file__)
-    sys.exit(cli.main())
+    ray.COMMAND = ("/usr/bin/env", f"REHEARSAL={script}", sys.executable, __file__)
+    sys.exit(main.main())

@@ -12,10 +12,11 @@ import pytest
 import tuner
 from tests.acceptance import rehearsed_tuner
 from tests.acceptance.conftest import REHEARSED
-from tuner.spec import StudySpec
-from tuner.workers import local, process
-from tuner.workers.events import Event, Happening
-from tuner.workers.process import Assignment
+from tuner.spec.study import StudySpec
+from tuner.workers.engines import local
+from tuner.workers.worker import process
+from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.process import Assignment
 
 SPEC = {"name": "called", "data": {"source": "digits"}, "budget": {"trials": 2}, "sampler": "random", "pruner": "none"}
 
@@ -48,7 +49,7 @@ def test_ctrl_c_ends_a_program_in_order_and_the_next_call_goes_on(monkeypatch: p
 
     def interrupted(assignments: Sequence[Assignment], *, tell: Any, **others: Any) -> list[int]:
         def listen(event: Event) -> None:
-            if event.what is Happening.STARTED:
+            if event.what is EventKind.STARTED:
                 os.kill(os.getpid(), signal.SIGINT)
             tell(event)
 

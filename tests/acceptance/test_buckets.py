@@ -12,9 +12,9 @@ import pytest
 
 from tests import buckets
 from tests.acceptance.conftest import Command, Place
-from tuner.results import versions
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tuner.results.versions import versions
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
 
 SLOW = {"epoch_seconds": 0.2, "fine_tune_epochs": 12, "keeps_epochs": True}
 #: of buckets

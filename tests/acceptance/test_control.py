@@ -5,9 +5,9 @@ from typing import Any
 
 from tests.acceptance.conftest import Place
 from tests.acceptance.test_terminal import Terminal, terminals
-from tuner.search import details
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.views import details
 
 __all__ = ["terminals"]
 

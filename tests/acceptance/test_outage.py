@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from tests.acceptance.conftest import Place
-from tuner.search import curves
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tuner.storage import engine as storages
+from tuner.studies import epochs
+from tuner.studies import study as studies
 
 #: epochs of fine-tuning, after two of the probe
 EPOCHS = 12
@@ -81,7 +81,7 @@ def assert_whole(url: str) -> None:
     found = study.optuna.get_trials(deepcopy=False)
     assert [trial.state.name for trial in found] == ["COMPLETE"] * 3
     for trial in found:
-        steps = [epoch.step for epoch in storage.read(functools.partial(curves.read, study=study, number=trial.number))]
+        steps = [epoch.step for epoch in storage.read(functools.partial(epochs.read, study=study, number=trial.number))]
         assert steps == sorted(trial.intermediate_values) == list(range(1, len(steps) + 1))
         assert trial.user_attrs["epochs"] == len(steps)
     assert len(found[0].intermediate_values) == 2 + EPOCHS

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Place
-from tuner import cli
+from tuner.cli import main
 
 TINY = {
     "data": {"source": "digits", "train": 64, "validation": 40, "test": 40},
@@ -66,5 +66,5 @@ def said(place: Place, *call: str) -> str:
 
 def asked(capsys: pytest.CaptureFixture[str], *call: str) -> Any:
     """What is answered in JSON, in this process."""
-    assert cli.main([*call, "--json"]) == 0
+    assert main.main([*call, "--json"]) == 0
     return json.loads(capsys.readouterr().out)

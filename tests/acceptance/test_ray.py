@@ -11,9 +11,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.acceptance.conftest import REHEARSED, Command, Place
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search.study import Study
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.studies.study import Study
 
 #: what Ray reads when it is imported, here and in the commands
 ENVIRONMENT = {
@@ -111,7 +111,7 @@ def test_a_study_on_a_cluster_loses_nothing_when_a_node_is_killed(place: Place, 
     # a node that dies takes along the line that was on its way; the storage has the trial
     assert max(told) == 1, tuner.lines
     assert sum(told) >= 11, tuner.lines
-    assert "Seat" in nodes.logs()
+    assert "NodeWorker" in nodes.logs()
     assert SECRET not in nodes.logs() + "".join(tuner.lines)
 
 

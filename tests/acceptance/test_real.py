@@ -7,7 +7,7 @@ import pytest
 
 import tuner
 from tests.acceptance.conftest import Command, Place
-from tuner import study_file
+from tuner.spec import file as study_file
 
 TINY = {
     "data": {"source": "digits", "train": 64, "validation": 40, "test": 40},
@@ -18,7 +18,7 @@ TINY = {
 
 
 def kill_trainer(run: Command) -> None:
-    (trainer,) = [member for member in run.family() if "tuner.training.process" in member.cmdline()]
+    (trainer,) = [member for member in run.family() if "tuner.trainer.process" in member.cmdline()]
     trainer.kill()
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import psutil
 
 from tests.acceptance.conftest import Place
-from tuner import study_file
-from tuner.results import versions
-from tuner.results.versions import Reading
-from tuner.search import storage as storages
+from tuner.results.versions import versions
+from tuner.results.versions.versions import Reading
+from tuner.spec import file as study_file
+from tuner.storage import engine as storages
 
 Gone = Callable[[list[psutil.Process]], None]
 

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from tests.acceptance.conftest import Place
-from tuner import cli
+from tuner.cli import main
 
 SLOW = {"epoch_seconds": 0.5}
 Gone = Callable[[list[psutil.Process]], None]
@@ -171,7 +171,7 @@ def test_a_study_is_shown(
     finished: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: list[str], shown: str
 ) -> None:
     monkeypatch.chdir(finished.folder)
-    assert cli.main(call) == 0
+    assert main.main(call) == 0
     assert shown in capsys.readouterr().out
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from tests.acceptance.conftest import Place
 from tuner.results import best as bests
-from tuner.results import manifest
-from tuner.search import curves
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tuner.results.bundle import manifest
+from tuner.storage import engine as storages
+from tuner.studies import epochs
+from tuner.studies import study as studies
 
 TINY = {
     "data": {"source": "digits", "train": 64, "validation": 40, "test": 40},
@@ -23,7 +23,7 @@ def curve(place: Place, name: str) -> list[tuple[float, float]]:
     storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
     study = studies.load(name, storage)
     assert bests.best(study).trial == 0
-    found = storage.read(lambda connection: curves.read(connection, study, 0))
+    found = storage.read(lambda connection: epochs.read(connection, study, 0))
     storage.engine.dispose()
     return [(epoch.loss, epoch.validation_loss) for epoch in found]
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from tests.acceptance.conftest import Place
-from tuner import spec
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tuner.spec import study
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
 
 #: a data source that leaves a mark when it is imported
 MODULE = """
@@ -30,7 +30,7 @@ def begin(place: Place, **sections: Any) -> None:
     place.write(**sections)
     file = place.folder / "study.yaml"
     storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
-    studies.join(spec.StudySpec.model_validate(json.loads(file.read_text())), storage)
+    studies.join(study.StudySpec.model_validate(json.loads(file.read_text())), storage)
     storage.close()
     file.unlink()
 
@@ -168,8 +168,8 @@ def test_a_worker_that_waits_for_the_last_trials_ends_when_asked(place: Place) -
 
 
 def test_workers_of_several_containers_have_logs_of_their_own() -> None:
-    from tuner.commands import working
+    from tuner.commands import worker
 
-    names = {working.name() for _ in range(20)}
+    names = {worker.name() for _ in range(20)}
     assert len(names) == 20
     assert all(name.startswith(f"w{os.getpid()}-") for name in names)

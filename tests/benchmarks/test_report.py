@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.peers import report, space
 from benchmarks.peers.task import STUDY, Task
-from tuner import study_file
+from tuner.spec import file as study_file
 
 CURVE = ((10.0, 0.5), (20.0, 0.7), (30.0, 0.7), (40.0, 0.81))
 

@@ -12,17 +12,19 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard import idp
-from tests.search import by_hand
-from tuner import messages
-from tuner.dashboard import accounts, provider, server
-from tuner.dashboard.identity import Role
-from tuner.dashboard.pages import live
+from tests.studies import by_hand
+from tuner.dashboard import server
+from tuner.dashboard.auth import accounts, provider
+from tuner.dashboard.auth.permissions import Role
+from tuner.dashboard.pages import served as pages_served
 from tuner.dashboard.settings import Settings
-from tuner.messages import PictureKind
-from tuner.search import pictures, tables, trials
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search.study import Study
+from tuner.protocol import messages
+from tuner.protocol.messages import PictureKind
+from tuner.storage import engine as storages
+from tuner.storage import tables
+from tuner.studies import pictures, trials
+from tuner.studies import study as studies
+from tuner.studies.study import Study
 
 PASSWORD = "three old wooden boats"
 #: of the study that all tests look at
@@ -54,7 +56,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Iterator
     drawn = artifacts / "mistakes.jpg"
     Image.new("RGB", (240, 120), "teal").save(drawn)
     ids = pictures.keep(pictures.store(artifacts), {PictureKind.MISTAKES: str(drawn)})
-    wrong = (messages.Mistake(index=3, true=0, predicted=1, confidence=0.97),)
+    wrong = (messages.Misclassified(index=3, true=0, predicted=1, confidence=0.97),)
     finished = by_hand.finished(claimed, 0.7).model_copy(update={"pictures": ids, "mistakes": wrong})
     trials.finish(joined, claimed, finished, [], device="cpu")
     claimed = by_hand.must_claim(joined)
@@ -94,7 +96,7 @@ def state(page: Page, wanted: str) -> None:
 def test_a_session_that_ends_on_an_open_page_leads_to_the_sign_in_and_back_to_the_page(
     page: Page, study: Study, users: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_LONGEST_SECONDS", 0.5)  # streams end every five minutes, and are asked for anew
+    monkeypatch.setattr(pages_served, "_LONGEST_SECONDS", 0.5)  # streams end every five minutes, and are asked for anew
     real = itsdangerous.TimestampSigner.get_timestamp
     with server.beside(study.storage, Settings(users=users, session_seconds=3600.0), 0) as served:
         sign_in(page, served.address, "eve")

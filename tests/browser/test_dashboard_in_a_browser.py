@@ -10,10 +10,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from tuner.dashboard import accounts, server
-from tuner.dashboard.identity import Role
+from tuner.dashboard import server
+from tuner.dashboard.auth import accounts
+from tuner.dashboard.auth.permissions import Role
 from tuner.dashboard.settings import Settings
-from tuner.search import storage
+from tuner.storage import engine as storages
 
 PASSWORD = "three old wooden boats"
 
@@ -22,7 +23,7 @@ PASSWORD = "three old wooden boats"
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Served]:
     """The dashboard of a storage with one study of twelve trials, two of them pruned; `eve` may look."""
     folder = tmp_path_factory.mktemp("storage")
-    opened = storage.open(f"sqlite:///{folder}/tuner.db")
+    opened = storages.open(f"sqlite:///{folder}/tuner.db")
     accounts.add_user(folder / "users.json", "eve", Role.VIEWER, PASSWORD)
     study = optuna.create_study(
         storage=opened.rdb, study_name="flowers", direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0)

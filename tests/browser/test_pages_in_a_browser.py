@@ -15,13 +15,13 @@ from optuna.study import StudyDirection
 from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.conftest import REHEARSED
-from tests.search import by_hand
+from tests.studies import by_hand
 from tuner.dashboard import server
 from tuner.dashboard.settings import Settings
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search import trials
-from tuner.search.storage import Storage
+from tuner.storage import engine as storages
+from tuner.storage.engine import Storage
+from tuner.studies import study as studies
+from tuner.studies import trials
 
 STUDY = {
     "name": "flowers",

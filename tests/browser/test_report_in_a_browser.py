@@ -8,15 +8,15 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Request
 
 from benchmarks import report as big
-from tuner.report import writing
-from tuner.search import storage as storages
+from tuner.report import page as report_page
+from tuner.storage import engine as storages
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
-    writing.write(big.fill(storage, 1_000), folder / "report.html", "html")
+    report_page.write(big.fill(storage, 1_000), folder / "report.html", "html")
     storage.close()
     return folder / "report.html"
 

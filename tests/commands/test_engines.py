@@ -10,7 +10,7 @@ import pytest
 from tuner.commands import engines
 from tuner.errors import MissingPackage, RequestError, TunerError
 
-NOTHING = engines.Wanted(
+NOTHING = engines.EngineOptions(
     engine="ray", workers=None, threads=None, hang_limit=None, memory_limit=None, slots_per_gpu=None, address=None,
     gpus_per_worker=None, cpus_per_worker=None,
 )  # fmt: skip

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from tests.results.conftest import PREPARED
-from tuner import cli, study_file
-from tuner.results import versions
-from tuner.results.versions import NewVersion, Origin
-from tuner.search import storage as storages
+from tuner.cli import main
+from tuner.results.versions import versions
+from tuner.results.versions.versions import NewVersion, WeightsSource
+from tuner.spec import file as study_file
+from tuner.storage import engine as storages
 
 # MLflow's tables use what SQLAlchemy 2.1 no longer likes
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
@@ -25,7 +26,7 @@ SPEC = study_file.parse({"name": "flowers-trial-3", "data": {"source": "digits"}
 NEW = NewVersion(
     name="flowers",
     study="flowers",
-    origin=Origin.RETRAINING,
+    origin=WeightsSource.RETRAINING,
     trial=3,
     config=SPEC.model_dump(mode="json"),
     metrics={"test_accuracy": 0.9, "classes": [{"name": "daisy & rose", "recall": 0.8}]},
@@ -67,7 +68,7 @@ def client(mlflow: str) -> Any:
 
 
 def test_a_version_is_registered_with_its_figures_files_and_alias(mlflow: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["promote", "flowers", "1", "--mlflow", mlflow]) == 0
+    assert main.main(["promote", "flowers", "1", "--mlflow", mlflow]) == 0
     shown = capsys.readouterr()
     assert shown.out == "flowers 1 is in production.\n"
     assert "flowers 1 (new) has the alias production" in shown.err
@@ -88,17 +89,17 @@ def test_the_alias_follows_and_nothing_is_registered_twice(mlflow: str, folder: 
     (bundle / "probes").mkdir(parents=True)
     (bundle / "model.keras").write_bytes(b"model")
     (bundle / "probes" / "0.png").write_bytes(b"png")
-    assert cli.main(["promote", "flowers", "2", "--mlflow", mlflow, "--bundle", str(bundle)]) == 0
+    assert main.main(["promote", "flowers", "2", "--mlflow", mlflow, "--bundle", str(bundle)]) == 0
     found = client(mlflow).get_model_version_by_alias("flowers", "production")
     assert found.tags["tuner.version"] == "2"
     files = Path(str(found.source).removeprefix("file://"))
     assert sorted(path.name for path in files.iterdir()) == ["model.keras", "probes"]
     assert (files / "probes" / "0.png").is_file()
-    assert cli.main(["rollback", "flowers", "--mlflow", mlflow]) == 0
+    assert main.main(["rollback", "flowers", "--mlflow", mlflow]) == 0
     assert "flowers 1 (known before)" in capsys.readouterr().err
     assert client(mlflow).get_model_version_by_alias("flowers", "production").tags["tuner.version"] == "1"
     assert len(client(mlflow).search_model_versions("name = 'flowers'")) == 2
-    assert cli.main(["rollback", "flowers", "--withdraw", "--mlflow", mlflow]) == 0
+    assert main.main(["rollback", "flowers", "--withdraw", "--mlflow", mlflow]) == 0
     assert client(mlflow).get_registered_model("flowers").aliases == {}
 
 
@@ -113,14 +114,14 @@ def test_the_alias_follows_and_nothing_is_registered_twice(mlflow: str, folder: 
 def test_what_cannot_be_registered_is_not_promoted(
     mlflow: str, folder: Path, capsys: pytest.CaptureFixture[str], call: list[str], code: int, words: str
 ) -> None:
-    assert cli.main(["promote", "flowers", *call, "--to", "staging", "--mlflow", mlflow]) == code
+    assert main.main(["promote", "flowers", *call, "--to", "staging", "--mlflow", mlflow]) == code
     assert words in capsys.readouterr().err
-    assert cli.main(["versions", "flowers", "--json"]) == 0
+    assert main.main(["versions", "flowers", "--json"]) == 0
     assert all("staging" not in version["stages"] for version in json.loads(capsys.readouterr().out))
 
 
 def test_a_registry_that_cannot_be_used_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["promote", "flowers", "1", "--to", "staging", "--mlflow", "nonsense://me:secret@host"]) == 1
+    assert main.main(["promote", "flowers", "1", "--to", "staging", "--mlflow", "nonsense://me:secret@host"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("the MLflow registry nonsense://me:***@host cannot be used: ")
 
@@ -128,8 +129,8 @@ def test_a_registry_that_cannot_be_used_is_one_line(folder: Path, capsys: pytest
 def test_a_bundle_needs_a_registry_and_a_registry_its_package(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cli.main(["promote", "flowers", "1", "--bundle", "."]) == 2
+    assert main.main(["promote", "flowers", "1", "--bundle", "."]) == 2
     assert "there is no --mlflow that it could go to" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    assert cli.main(["promote", "flowers", "1", "--mlflow", "sqlite:///mlflow.db"]) == 2
+    assert main.main(["promote", "flowers", "1", "--mlflow", "sqlite:///mlflow.db"]) == 2
     assert "pip install 'tuner[mlflow]'" in capsys.readouterr().err

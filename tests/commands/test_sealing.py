@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from tuner import cli
-from tuner.results import manifest
+from tuner.cli import main
+from tuner.results.bundle import manifest
 from tuner.trust import keys
 
 
@@ -19,19 +19,19 @@ def _no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def made_keys(capsys: pytest.CaptureFixture[str]) -> str:
-    assert cli.main(["keygen", "seal", "me.txt"]) == 0
+    assert main.main(["keygen", "seal", "me.txt"]) == 0
     return capsys.readouterr().out.strip()
 
 
 def test_what_was_sealed_to_a_key_is_opened_with_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     public = made_keys(capsys)
     assert public.startswith("age1")
-    assert cli.main(["seal", "bundle", "--to", "a.age", "--recipient", public]) == 0
-    assert cli.main(["unseal", "a.age", "--to", "out", "--identity", "me.txt"]) == 0
+    assert main.main(["seal", "bundle", "--to", "a.age", "--recipient", public]) == 0
+    assert main.main(["unseal", "a.age", "--to", "out", "--identity", "me.txt"]) == 0
     assert Path("out/labels.txt").read_text() == "cat\ndog\n"
     monkeypatch.setenv(keys.ARTIFACT_KEY, "me.txt")
-    assert cli.main(["seal", "bundle", "--to", "b.age"]) == 0
-    assert cli.main(["unseal", "b.age", "--to", "out2"]) == 0
+    assert main.main(["seal", "bundle", "--to", "b.age"]) == 0
+    assert main.main(["unseal", "b.age", "--to", "out2"]) == 0
     secret = Path("me.txt").read_text().splitlines()[1]
     printed = capsys.readouterr()
     assert secret not in printed.out + printed.err
@@ -40,19 +40,19 @@ def test_what_was_sealed_to_a_key_is_opened_with_it(capsys: pytest.CaptureFixtur
 def test_what_was_sealed_with_a_passphrase_is_opened_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("words").touch(mode=0o600)
     Path("words").write_text("correct horse battery\n")
-    assert cli.main(["seal", "bundle", "--to", "a.sealed", "--passphrase-file", "words"]) == 0
+    assert main.main(["seal", "bundle", "--to", "a.sealed", "--passphrase-file", "words"]) == 0
     monkeypatch.setenv(keys.PASSPHRASE, "correct horse battery")
-    assert cli.main(["unseal", "a.sealed", "--to", "out"]) == 0
+    assert main.main(["unseal", "a.sealed", "--to", "out"]) == 0
     assert Path("out/labels.txt").exists()
 
 
 def test_a_bundle_is_signed_with_a_key_that_only_its_owner_can_read(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["keygen", "sign", "team.pem"]) == 0
+    assert main.main(["keygen", "sign", "team.pem"]) == 0
     assert capsys.readouterr().out == "team.pem.pub\n"
-    assert cli.main(["sign", "bundle", "--key", "team.pem"]) == 0
+    assert main.main(["sign", "bundle", "--key", "team.pem"]) == 0
     assert Path("bundle/model.sig").exists()
     Path("team.pem").chmod(0o644)
-    assert cli.main(["sign", "bundle", "--key", "team.pem"]) == 2
+    assert main.main(["sign", "bundle", "--key", "team.pem"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ def test_a_bundle_is_signed_with_a_key_that_only_its_owner_can_read(capsys: pyte
 )
 def test_what_cannot_be_done_is_one_message_and_nothing_is_written(capsys: pytest.CaptureFixture[str], call: list[str], said: str) -> None:
     public = made_keys(capsys)
-    assert cli.main(["seal", "bundle", "--to", "sealed.age", "--recipient", public]) == 0
+    assert main.main(["seal", "bundle", "--to", "sealed.age", "--recipient", public]) == 0
     Path("phrase.sealed").write_bytes(b"tuner-passphrase-1 " + b"0" * 32 + b"\nrest")
     before = sorted(Path().rglob("*"))
     capsys.readouterr()
-    assert cli.main([public if word == "PUBLIC" else word for word in call]) == 2
+    assert main.main([public if word == "PUBLIC" else word for word in call]) == 2
     assert said in capsys.readouterr().err
     assert sorted(Path().rglob("*")) == before
 
@@ -85,6 +85,6 @@ def test_what_cannot_be_done_is_one_message_and_nothing_is_written(capsys: pytes
 def test_no_study_is_begun_with_a_key_that_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("good.yaml").write_text("name: good\ndata: {source: digits}\nmodel: {backbone: squeezenet1_1, image_size: 32}\n")
     monkeypatch.setenv(keys.ARTIFACT_KEY, "nowhere.txt")
-    assert cli.main(["run", "good.yaml"]) == 2
+    assert main.main(["run", "good.yaml"]) == 2
     assert "TUNER_ARTIFACT_KEY: nowhere.txt cannot be read" in capsys.readouterr().err
     assert not Path("tuner.db").exists()

@@ -9,10 +9,12 @@ import pytest
 
 from tests.results import bundles
 from tests.results.new_versions import new_version
-from tuner import cli, errands
-from tuner.results import manifest, versions
-from tuner.search import storage as storages
-from tuner.workers import errand
+from tuner.cli import main
+from tuner.protocol import errands
+from tuner.results.bundle import manifest
+from tuner.results.versions import versions
+from tuner.storage import engine as storages
+from tuner.workers.worker import evaluation
 
 
 @pytest.fixture
@@ -28,7 +30,7 @@ def test_a_bundle_is_verified_where_its_data_were_moved_to(bundle: Path, tmp_pat
     (tmp_path / "data.npz").rename(moved / "data.npz")
     (tmp_path / "robustness.yaml").write_text("clean: 0.95\njpeg: [0.85, null, null]\n")
     call = ["verify", str(bundle), "--data", str(moved), "--require", str(tmp_path / "robustness.yaml"), "--images", "20", "--json"]
-    assert cli.main(call) == 1
+    assert main.main(call) == 1
     found = json.loads(capsys.readouterr().out)
     outcomes = {check["name"]: check["outcome"] for check in found["checks"]}
     assert outcomes == {
@@ -46,7 +48,7 @@ def test_a_bundle_is_verified_where_its_data_were_moved_to(bundle: Path, tmp_pat
 
 def test_a_bundle_that_was_changed_is_told_in_lines_and_not_loaded(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (bundle / "labels.txt").write_text("red\nblue\n")
-    assert cli.main(["verify", str(bundle)]) == 1
+    assert main.main(["verify", str(bundle)]) == 1
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0].startswith("failed       manifest   labels.txt has the SHA-256")
     assert "not checked  model      it is not loaded" in printed.out
@@ -102,11 +104,11 @@ def test_a_reading_is_recorded_with_its_version_or_it_is_said_why_not(
         accuracy=metrics["test"]["accuracy"], num_images=40, fingerprint=metrics["fingerprint"], splits=metrics["splits"]
     )
     answer = errands.Verified(num_probes=6, num_agreeing=6, max_difference=0.0, test=score, num_images=40, clean=0.9, robust=())
-    monkeypatch.setattr(errand, "run", lambda order: answer)
+    monkeypatch.setattr(evaluation, "run", lambda order: answer)
     database = tmp_path / "versions.db"
     prepare(database, metrics)
     before = sorted(path.name for path in tmp_path.iterdir())
-    assert cli.main(["verify", str(bundle), "--no-robustness", "--storage", f"sqlite:///{database}", "--json"]) == 0
+    assert main.main(["verify", str(bundle), "--no-robustness", "--storage", f"sqlite:///{database}", "--json"]) == 0
     check = json.loads(capsys.readouterr().out)["checks"][-1]
     assert (check["name"], check["outcome"]) == ("test reading", outcome)
     assert said in check["found"][0]
@@ -123,5 +125,5 @@ def test_a_reading_is_recorded_with_its_version_or_it_is_said_why_not(
     ],
 )
 def test_a_wrong_request_is_one_message(bundle: Path, capsys: pytest.CaptureFixture[str], call: list[str], said: str) -> None:
-    assert cli.main([str(bundle) if word == "BUNDLE" else word for word in call]) == 2
+    assert main.main([str(bundle) if word == "BUNDLE" else word for word in call]) == 2
     assert said in capsys.readouterr().err

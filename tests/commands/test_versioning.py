@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from tests.results.new_versions import new_version
-from tests.search import by_hand
-from tuner import cli
-from tuner.results import versions
-from tuner.results.versions import NewReading
-from tuner.search import admission, trials
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tests.studies import by_hand
+from tuner.cli import main
+from tuner.results.versions import versions
+from tuner.results.versions.versions import NewReading
+from tuner.storage import engine as storages
+from tuner.studies import data_check, trials
+from tuner.studies import study as studies
 
 LOOK = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=0.9, num_images=200)
 FIRST = new_version(
@@ -63,7 +63,7 @@ def database(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def said(capsys: pytest.CaptureFixture[str], *call: str) -> str:
-    assert cli.main(list(call)) == 0
+    assert main.main(list(call)) == 0
     return capsys.readouterr().out
 
 
@@ -72,7 +72,7 @@ def told(capsys: pytest.CaptureFixture[str], *call: str) -> Any:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *call: str) -> str:
-    assert cli.main(list(call)) == 2
+    assert main.main(list(call)) == 2
     shown = capsys.readouterr()
     assert shown.out == ""
     assert len(shown.err.splitlines()) == 1
@@ -126,7 +126,7 @@ def test_a_version_is_deleted_when_it_is_said_twice(capsys: pytest.CaptureFixtur
     assert "--delete is 2, of no name" in refused(capsys, "versions", "--delete", "2")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys.stdin, "readline", lambda: "no\n")
-    assert cli.main(["versions", "flowers", "--delete", "2"]) == 1
+    assert main.main(["versions", "flowers", "--delete", "2"]) == 1
     monkeypatch.setattr(sys.stdin, "readline", lambda: "y\n")
     assert "its number is not given again" in said(capsys, "versions", "flowers", "--delete", "2")
     assert [version["version"] for version in told(capsys, "versions", "flowers")] == [1]
@@ -138,7 +138,7 @@ def test_a_version_is_deleted_when_it_is_said_twice(capsys: pytest.CaptureFixtur
 def test_a_trial_is_kept_as_a_version_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(by_hand.spec(), storages.open(url))
-    admission.admit(study, by_hand.PREPARED)
+    data_check.admit(study, by_hand.PREPARED)
     for value, weights in ((0.5, "kept"), (0.75, "gone"), (0.625, None)):
         claimed = by_hand.must_claim(study)
         name = None if weights is None else str(tmp_path / weights)

@@ -7,11 +7,12 @@ import optuna
 import pytest
 from starlette.testclient import TestClient
 
-from tuner.dashboard import accounts, app
-from tuner.dashboard.door import Lock
-from tuner.dashboard.identity import Role
+from tuner.dashboard import app
+from tuner.dashboard.auth import accounts
+from tuner.dashboard.auth.authentication import Authentication
+from tuner.dashboard.auth.permissions import Role
 from tuner.dashboard.settings import Settings, StartToken
-from tuner.search import storage
+from tuner.storage import engine as storages
 
 HERE = "http://127.0.0.1:8080"
 PASSWORD = "three old wooden boats"
@@ -27,28 +28,28 @@ def users(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def flowers(tmp_path_factory: pytest.TempPathFactory) -> storage.Storage:
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> storages.Storage:
     """A storage with the study `flowers`, of three trials; no test changes it."""
     return new_storage(tmp_path_factory.mktemp("storage"))
 
 
-def new_storage(folder: Path) -> storage.Storage:
-    opened = storage.open(f"sqlite:///{folder}/tuner.db")
+def new_storage(folder: Path) -> storages.Storage:
+    opened = storages.open(f"sqlite:///{folder}/tuner.db")
     add_study(opened)
     return opened
 
 
-def add_study(opened: storage.Storage) -> None:
+def add_study(opened: storages.Storage) -> None:
     study = optuna.create_study(storage=opened.rdb, study_name="flowers", direction="maximize")
     study.optimize(lambda trial: trial.suggest_float("dropout", 0, 0.5), n_trials=3)
 
 
-def lock(users: Path, **settings: object) -> Lock:
+def lock(users: Path, **settings: object) -> Authentication:
     """A lock with a token of the start, whatever the settings say."""
-    return Lock.of(Settings(users=users, **settings), StartToken.new())  # type: ignore[arg-type]
+    return Authentication.of(Settings(users=users, **settings), StartToken.new())  # type: ignore[arg-type]
 
 
-def owner(opened: storage.Storage, users: Path, base_url: str = HERE, **settings: object) -> TestClient:
+def owner(opened: storages.Storage, users: Path, base_url: str = HERE, **settings: object) -> TestClient:
     """Someone who has opened the link that was printed."""
     this = lock(users, **settings)
     client = TestClient(app.build(opened, this), base_url=base_url)
@@ -66,19 +67,19 @@ def sign_in(client: TestClient, name: str, password: str = PASSWORD) -> int:
 
 
 @pytest.fixture
-def browser(flowers: storage.Storage, users: Path) -> TestClient:
+def browser(flowers: storages.Storage, users: Path) -> TestClient:
     """The owner's browser."""
     return owner(flowers, users)
 
 
 @pytest.fixture
-def stranger(flowers: storage.Storage, users: Path) -> TestClient:
+def stranger(flowers: storages.Storage, users: Path) -> TestClient:
     """A browser that no one has signed in with."""
     return TestClient(app.build(flowers, lock(users)), base_url=HERE)
 
 
 @pytest.fixture(scope="module")
-def come_as(flowers: storage.Storage, users: Path) -> Callable[[Role], TestClient]:
+def come_as(flowers: storages.Storage, users: Path) -> Callable[[Role], TestClient]:
     """Browsers of users of each role, at one server."""
     served = app.build(flowers, lock(users, allow_migration=True))
     known: dict[Role, TestClient] = {}

@@ -9,9 +9,9 @@ from starlette.testclient import TestClient
 
 from tests.dashboard.doors import HERE, add_study, new_storage, owner
 from tuner import errors
-from tuner.dashboard import published, server, settings
+from tuner.dashboard import server, settings
 from tuner.dashboard.settings import Settings
-from tuner.search import storage
+from tuner.storage import engine as storages
 
 NO_USERS = Path("/nowhere/users.json")
 
@@ -30,7 +30,7 @@ def test_a_study_shows_its_trials(browser: TestClient) -> None:
 def test_optunas_pages_neither_wait_for_a_worker_that_writes_nor_hold_it_up(
     tmp_path: Path, users: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr(storage, "_SQLITE_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(storages, "_SQLITE_PATIENCE_SECONDS", 0.2)
     opened = new_storage(tmp_path)
     browser = owner(opened, users)
     with opened.engine.connect() as writing, writing.begin():
@@ -100,7 +100,7 @@ def test_the_dashboards_own_pages_may_delete_a_study(tmp_path: Path, users: Path
 
 
 def test_a_database_that_goes_away_is_named_and_one_that_comes_back_is_used(postgresql: Any, users: Path) -> None:
-    opened = storage.open(postgresql.get_uri())
+    opened = storages.open(postgresql.get_uri())
     add_study(opened)
     browser = owner(opened, users)
     assert (browser.get("/readyz").status_code, browser.get("/healthz").status_code) == (200, 200)
@@ -129,7 +129,7 @@ def studies_at(served: server.Served) -> bytes:
     return body
 
 
-def test_it_is_served_beside_other_work_and_gone_afterwards(flowers: storage.Storage) -> None:
+def test_it_is_served_beside_other_work_and_gone_afterwards(flowers: storages.Storage) -> None:
     with server.beside(flowers, Settings(host="localhost", users=NO_USERS), 0) as served:
         assert b"flowers" in studies_at(served)
         with pytest.raises(urllib.error.HTTPError, match="401"):
@@ -138,14 +138,14 @@ def test_it_is_served_beside_other_work_and_gone_afterwards(flowers: storage.Sto
         urllib.request.urlopen(served.address)
 
 
-def test_without_a_port_the_usual_one_is_taken_or_any_that_is_free(flowers: storage.Storage) -> None:
+def test_without_a_port_the_usual_one_is_taken_or_any_that_is_free(flowers: storages.Storage) -> None:
     with server.beside(flowers, Settings(users=NO_USERS), None) as first, server.beside(flowers, Settings(users=NO_USERS), None) as second:
         assert first.address != second.address
         for served in (first, second):
             assert b"flowers" in studies_at(served)
 
 
-def test_a_port_that_is_taken_is_refused_with_the_cure(flowers: storage.Storage) -> None:
+def test_a_port_that_is_taken_is_refused_with_the_cure(flowers: storages.Storage) -> None:
     with server.beside(flowers, Settings(users=NO_USERS), 0) as served:
         port = int(served.address.rsplit(":", 1)[1])
         with pytest.raises(errors.RequestError, match=f"cannot listen on 127.0.0.1, port {port}: Address already in use.*--port 0"):
@@ -160,7 +160,7 @@ def test_a_port_that_is_taken_is_refused_with_the_cure(flowers: storage.Storage)
         Settings(users=NO_USERS, proxies=("127.0.0.1",)),
     ],
 )
-def test_other_machines_are_not_served_without_users(flowers: storage.Storage, wanted: Settings) -> None:
+def test_other_machines_are_not_served_without_users(flowers: storages.Storage, wanted: Settings) -> None:
     with pytest.raises(errors.RequestError, match="needs users, and /nowhere/users.json names none.*users add NAME --role admin"):
         server.serve(flowers, wanted, 0, ready=lambda served: pytest.fail(served.address))
 
@@ -178,14 +178,14 @@ def test_with_users_other_machines_are_served_under_names_that_are_said(users: P
 def image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in tuner's image, whose Dockerfile makes a mark."""
     (tmp_path / "is-image").touch()
-    monkeypatch.setattr(published, "MARK", tmp_path / "is-image")
+    monkeypatch.setattr(settings, "MARK", tmp_path / "is-image")
 
 
 @pytest.mark.usefixtures("image")
 def test_a_container_whose_port_is_published_to_this_machine_is_served_at_its_outer_address(
-    flowers: storage.Storage, monkeypatch: pytest.MonkeyPatch
+    flowers: storages.Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(published.PUBLISHED_AT, "127.0.0.1:9000")
+    monkeypatch.setenv(settings.PUBLISHED_AT, "127.0.0.1:9000")
     with server.beside(flowers, Settings(host="0.0.0.0", users=NO_USERS), 0) as served:
         assert served.address == "http://127.0.0.1:9000"
         assert served.token is not None
@@ -197,12 +197,12 @@ def test_a_container_whose_port_is_published_to_this_machine_is_served_at_its_ou
 @pytest.mark.usefixtures("image")
 @pytest.mark.parametrize("said", ["0.0.0.0:8080", "192.168.0.1:8080", "127.0.0.1", "127.0.0.1:", "8080", ":8080"])
 def test_a_container_whose_port_is_published_to_others_is_not_served(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(published.PUBLISHED_AT, said)
+    monkeypatch.setenv(settings.PUBLISHED_AT, said)
     with pytest.raises(errors.RequestError, match="published to this machine only"):
         settings.check(Settings(host="0.0.0.0", users=NO_USERS))
 
 
 def test_outside_of_the_image_nothing_opens_it_to_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(published.PUBLISHED_AT, "127.0.0.1:8080")
+    monkeypatch.setenv(settings.PUBLISHED_AT, "127.0.0.1:8080")
     with pytest.raises(errors.RequestError, match="needs users"):
         settings.check(Settings(host="0.0.0.0", users=NO_USERS))

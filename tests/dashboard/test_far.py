@@ -14,7 +14,8 @@ from starlette.testclient import TestClient
 from tests.dashboard.doors import PASSWORD, lock, sign_in
 from tuner.dashboard import app, server
 from tuner.dashboard.settings import Settings
-from tuner.search import audit, storage
+from tuner.storage import audit
+from tuner.storage import engine as storages
 
 FAR = "https://tuner.example"
 FORWARDED = {
@@ -25,13 +26,13 @@ FORWARDED = {
 }
 
 
-def behind(opened: storage.Storage, users: Path, client: str) -> TestClient:
+def behind(opened: storages.Storage, users: Path, client: str) -> TestClient:
     """Requests as the server gets them from `client`, where 10.0.0.0/8 are proxies."""
     this = lock(users, host="0.0.0.0", allowed_hosts=("tuner.example",), proxies=("10.0.0.0/8",))
     return TestClient(app.build(opened, this), base_url="http://10.0.0.7:8080", client=(client, 4000))
 
 
-def test_a_proxy_of_ours_says_how_the_client_came(flowers: storage.Storage, users: Path) -> None:
+def test_a_proxy_of_ours_says_how_the_client_came(flowers: storages.Storage, users: Path) -> None:
     proxied = behind(flowers, users, "10.1.2.3")
     form = {"name": "viewer", "password": PASSWORD}
     answer = proxied.post("/tuner/signin", data=form, headers=FORWARDED | {"origin": FAR}, follow_redirects=False)
@@ -50,7 +51,7 @@ def test_a_proxy_of_ours_says_how_the_client_came(flowers: storage.Storage, user
         assert ("viewer is viewer" in answer.text) == (origin == FAR)
 
 
-def test_what_a_stranger_says_of_himself_is_not_believed(flowers: storage.Storage, users: Path) -> None:
+def test_what_a_stranger_says_of_himself_is_not_believed(flowers: storages.Storage, users: Path) -> None:
     direct = behind(flowers, users, "203.0.113.66")
     assert direct.get("/dashboard", headers=FORWARDED).status_code == 400  # the host is the one that he asked
     answer = direct.post(
@@ -63,7 +64,7 @@ def test_what_a_stranger_says_of_himself_is_not_believed(flowers: storage.Storag
     assert audit.read(flowers, limit=1)[0].deed.address == "203.0.113.66"
 
 
-def test_without_proxies_forwarded_headers_are_nothing(flowers: storage.Storage, users: Path) -> None:
+def test_without_proxies_forwarded_headers_are_nothing(flowers: storages.Storage, users: Path) -> None:
     browser = TestClient(app.build(flowers, lock(users)), base_url="http://127.0.0.1:8080", client=("127.0.0.1", 4000))
     assert sign_in(browser, "viewer") == 303
     told = {
@@ -77,11 +78,11 @@ def test_without_proxies_forwarded_headers_are_nothing(flowers: storage.Storage,
 
 
 @pytest.mark.parametrize("host", ["tuner.example", "TUNER.example:8080", "127.0.0.1:8080"])
-def test_the_names_that_were_said_are_served(flowers: storage.Storage, users: Path, host: str) -> None:
+def test_the_names_that_were_said_are_served(flowers: storages.Storage, users: Path, host: str) -> None:
     assert behind(flowers, users, "203.0.113.66").get("/tuner/signin", headers={"host": host}).status_code == 200
 
 
-def test_health_is_told_under_any_name(flowers: storage.Storage, users: Path) -> None:
+def test_health_is_told_under_any_name(flowers: storages.Storage, users: Path) -> None:
     probed = behind(flowers, users, "203.0.113.66")
     assert [probed.get(path, headers={"host": "10.244.0.5"}).status_code for path in ("/healthz", "/readyz", "/tuner/signin")] == [
         200,
@@ -122,7 +123,7 @@ def certificate(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-def test_it_is_served_by_tls_with_a_certificate(flowers: storage.Storage, users: Path, certificate: tuple[Path, Path]) -> None:
+def test_it_is_served_by_tls_with_a_certificate(flowers: storages.Storage, users: Path, certificate: tuple[Path, Path]) -> None:
     wanted = Settings(users=users, certificate=certificate[0], key=certificate[1])
     with server.beside(flowers, wanted, 0) as served:
         assert served.address.startswith("https://127.0.0.1:")

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.search import by_hand
+from tests.studies import by_hand
 from tuner import errors
 from tuner.dashboard import notifications
-from tuner.search import figures, storage, trials
-from tuner.search import study as studies
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.studies import trials
+from tuner.views import figures
 
 
 class Hook(HTTPServer):
@@ -53,14 +55,14 @@ def hook() -> Iterator[Hook]:
 
 
 def test_people_are_told_of_a_best_value_a_failure_and_the_end(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = storage.open(f"sqlite:///{tmp_path}/tuner.db")
+    opened = storages.open(f"sqlite:///{tmp_path}/tuner.db")
     study = studies.join(by_hand.spec(budget={"trials": 2}), opened)
     first = by_hand.must_claim(study)
     monkeypatch.setenv(notifications.TARGETS, f"json://127.0.0.1:{hook.server_port}/hook")
     looked = threading.Event()
     real = figures.of_all
 
-    def look(storage: storage.Storage) -> object:
+    def look(storage: storages.Storage) -> object:
         found = real(storage)
         looked.set()
         return found
@@ -107,7 +109,7 @@ def test_an_address_that_is_none_is_refused_and_not_shown(tmp_path: Path, monkey
     file = tmp_path / "targets"
     file.write_text("json://127.0.0.1/a\nnonsense:secret\n")
     monkeypatch.setenv(notifications.TARGETS_FILE, str(file))
-    opened = storage.open(f"sqlite:///{tmp_path}/tuner.db")
+    opened = storages.open(f"sqlite:///{tmp_path}/tuner.db")
     with pytest.raises(errors.RequestError, match="address 2 of TUNER_NOTIFY is not understood") as raised, notifications.watching(opened):
         pass
     assert "secret" not in str(raised.value)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests import buckets
-from tests.search import by_hand
-from tuner import cli
+from tests.studies import by_hand
+from tuner.cli import main
 from tuner.doctor import buckets as looks
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def service(running: buckets.Service, tmp_path: Path, monkeypatch: pytest.Monkey
 def told(capsys: pytest.CaptureFixture[str], folder: Path, bucket: str, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
     """The exit code, and what is found by subject."""
     url = f"sqlite:///{folder / 'tuner.db'}"
-    code = cli.main(["doctor", "--storage", url, "--artifacts", f"s3://{bucket}/models/team", "--json", "--timeout", "300", *options])
+    code = main.main(["doctor", "--storage", url, "--artifacts", f"s3://{bucket}/models/team", "--json", "--timeout", "300", *options])
     found: dict[str, list[dict[str, Any]]] = {}
     for each in json.loads(capsys.readouterr().out):
         found.setdefault(each["subject"], []).append(each)

@@ -15,17 +15,18 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from tests.search import by_hand
-from tuner import cli
-from tuner.doctor import checks, findings, zombies
-from tuner.doctor.findings import Finding, Level, Visit
-from tuner.results import versions
-from tuner.search import leases, migrating, tables
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search.leases import WorkerId
-from tuner.search.storage import Storage
-from tuner.search.study import Study
+from tests.studies import by_hand
+from tuner.cli import main
+from tuner.doctor import checks, findings, lost_trials
+from tuner.doctor.findings import DoctorContext, Finding, Level
+from tuner.results.versions import versions
+from tuner.storage import engine as storages
+from tuner.storage import migrating, tables
+from tuner.storage.engine import Storage
+from tuner.studies import leases
+from tuner.studies import study as studies
+from tuner.studies.leases import WorkerId
+from tuner.studies.study import Study
 
 OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
 
@@ -41,7 +42,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def told(capsys: pytest.CaptureFixture[str], url: str, *options: str, code: int = 0) -> list[dict[str, Any]]:
     """What is found by subject; with the exit code that is expected."""
-    given = cli.main(["doctor", "--storage", url, "--json", "--timeout", "300", *options])
+    given = main.main(["doctor", "--storage", url, "--json", "--timeout", "300", *options])
     found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     assert given == code, found
     assert all(set(each) == {"subject", "level", "found", "cure", "fixed"} for each in found)
@@ -59,7 +60,7 @@ def begin(url: str, **sections: Any) -> Study:
 
 def ended_worker() -> WorkerId:
     """A worker of this host whose process has ended."""
-    script = "from tuner.search.leases import WorkerId; w = WorkerId.here('gone'); print(w.key, w.pid, w.process_started)"
+    script = "from tuner.studies.leases import WorkerId; w = WorkerId.here('gone'); print(w.key, w.pid, w.process_started)"
     key, pid, started = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
     here = WorkerId.here("gone")
     return WorkerId(key=key, name=here.name, namespace=here.namespace, pid=int(pid), process_started=float(started))
@@ -149,8 +150,8 @@ def test_a_silent_worker_of_another_machine_is_given_ten_minutes(places: Path) -
         started_at=0.0, seen_at=1000.0, ended_at=None, ending="",
     )  # fmt: skip
     assert lease.is_vacant(here, 1100.0)
-    assert not zombies.is_gone(lease, here, 1100.0)
-    assert zombies.is_gone(lease, here, 1001.0 + leases.PATIENCE_SECONDS)
+    assert not lost_trials.is_gone(lease, here, 1100.0)
+    assert lost_trials.is_gone(lease, here, 1001.0 + leases.PATIENCE_SECONDS)
 
 
 def test_a_trial_that_no_worker_began_is_told_and_left(places: Path, storage_url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,7 +295,7 @@ def test_the_weights_of_versions_are_those_that_were_kept(places: Path, capsys: 
 def keep(storage: Storage, weights: Path) -> None:
     """A version with these weights."""
     new = versions.NewVersion(
-        name="flowers", study="flowers", origin=versions.Origin.TRIAL, trial=0, config={}, metrics={}, fingerprint="", splits="",
+        name="flowers", study="flowers", origin=versions.WeightsSource.TRIAL, trial=0, config={}, metrics={}, fingerprint="", splits="",
         artifact=str(weights).replace("s3:/", "s3://"), sha256=hashlib.sha256(weights.name.encode()).hexdigest(), created_by="ada",
     )  # fmt: skip
     versions.add(storage, new)
@@ -326,11 +327,11 @@ def test_a_standby_is_told_apart_from_a_server_that_refuses_a_user(
 def test_a_look_that_hangs_is_left_behind(places: Path) -> None:
     ends = threading.Event()
 
-    def hang(visit: Visit) -> list[Finding]:
+    def hang(visit: DoctorContext) -> list[Finding]:
         ends.wait()
         return []
 
-    visit = Visit(url="", is_storage_there=False, artifacts=places, cache=places)
+    visit = DoctorContext(url="", is_storage_there=False, artifacts=places, cache=places)
     found = checks.examine(visit, 0.2, [("cache", hang), ("machine", lambda visit: [findings.ok("machine", "2 cores")])])
     ends.set()
     assert [(each.subject, each.level) for each in found] == [("cache", Level.PROBLEM), ("machine", Level.OK)]
@@ -338,10 +339,10 @@ def test_a_look_that_hangs_is_left_behind(places: Path) -> None:
 
 
 def test_a_look_that_fails_is_a_finding(places: Path) -> None:
-    def fail(visit: Visit) -> list[Finding]:
+    def fail(visit: DoctorContext) -> list[Finding]:
         raise PermissionError(13, "Permission denied", str(visit.cache))
 
-    (seen,) = checks.examine(Visit(url="", is_storage_there=False, artifacts=places, cache=places), 60, [("cache", fail)])
+    (seen,) = checks.examine(DoctorContext(url="", is_storage_there=False, artifacts=places, cache=places), 60, [("cache", fail)])
     assert (seen.subject, seen.level) == ("cache", Level.PROBLEM)
     assert "Permission denied" in seen.found
 
@@ -362,7 +363,7 @@ def test_a_limit_of_the_cache_that_is_no_size_is_a_problem(
 
 
 def test_people_get_a_line_for_each_finding_and_a_summary(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["doctor", "--storage", f"sqlite:///{places / 'none.db'}"]) == 0
+    assert main.main(["doctor", "--storage", f"sqlite:///{places / 'none.db'}"]) == 0
     *lines, blank, summary = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:2] == ["note", "storage"]
     assert {line.split()[0] for line in lines} <= {OK, NOTE, WARNING, PROBLEM}
@@ -371,13 +372,13 @@ def test_people_get_a_line_for_each_finding_and_a_summary(places: Path, capsys: 
 
 
 def test_a_wrong_option_is_a_wrong_request(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["doctor", "--mend"]) == 2
+    assert main.main(["doctor", "--mend"]) == 2
     assert "--mend" in capsys.readouterr().err
 
 
 def test_tensorflow_is_not_imported(places: Path) -> None:
     script = (
-        "import sys; from tuner import cli; code = cli.main(['doctor', '--storage', sys.argv[1]]); "
+        "import sys; from tuner.cli import main; code = main.main(['doctor', '--storage', sys.argv[1]]); "
         "sys.exit(code or 10 * any(name in sys.modules for name in ('tensorflow', 'keras')))"
     )
     told = subprocess.run([sys.executable, "-c", script, f"sqlite:///{places / 'none.db'}"], capture_output=True, text=True, check=False)

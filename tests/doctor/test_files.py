@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_cache import put
+from tests.cache.test_arrays import put
 from tests.doctor.test_checks import NOTE, OK, PROBLEM, WARNING, begin, of, places, told
-from tests.search import by_hand
-from tuner.data import entries
-from tuner.doctor import sqlite_file
-from tuner.search import trials
-from tuner.workers import spool
+from tests.studies import by_hand
+from tuner.cache import entries
+from tuner.doctor import database
+from tuner.studies import trials
+from tuner.workers.worker import spool
 
 __all__ = ["places"]
 
@@ -24,12 +24,12 @@ def test_a_file_that_another_process_locks_is_told_with_that_process(places: Pat
     begin(f"sqlite:///{path}").storage.close()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
-        found = sqlite_file.locked(path, patience_seconds=0.2)
+        found = database.locked(path, patience_seconds=0.2)
         assert found is not None
         assert (found.level, f"process {os.getpid()} (" in found.found) == (PROBLEM, True)
         assert "end it" in found.cure
         holder.execute("ROLLBACK")
-    assert sqlite_file.locked(path, patience_seconds=0.2) is None
+    assert database.locked(path, patience_seconds=0.2) is None
     found_again = told(capsys, f"sqlite:///{path}")
     assert [each["level"] for subject in ("journal", "pages") for each in of(found_again, subject)] == [OK, OK]
 
@@ -56,7 +56,7 @@ def test_a_check_of_pages_that_takes_too_long_is_broken_off(places: Path) -> Non
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)"
     fill = f"{numbers} INSERT INTO tuner_epochs (study_id, trial_number, step, stage) SELECT 9, i, i, 'x' FROM n"
     study.storage.write(lambda connection: connection.exec_driver_sql(fill))
-    (seen,) = sqlite_file.pages(study.storage, patience_seconds=-1.0)
+    (seen,) = database.pages(study.storage, patience_seconds=-1.0)
     assert (seen.level, "no damage within" in seen.found) == (OK, True)
     study.storage.close()
 
@@ -67,7 +67,7 @@ def test_what_workers_that_are_gone_could_not_deliver_is_told(places: Path, caps
     claimed = by_hand.must_claim(study)
     kept = {}
     for name in ("by-hand", "deleted"):
-        origin = spool.Origin(study=name, worker="host/w1", device="cpu", claim=claimed)
+        origin = spool.SpoolHeader(study=name, worker="host/w1", device="cpu", claim=claimed)
         kept[name] = spool.Spool(places / "artifacts" / name / "spool", origin)
         kept[name].keep(by_hand.epochs(claimed, [0.5]))
     (seen,) = of(told(capsys, url), "undelivered")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tuner.doctor import checks, database, disks, findings, hardware, packages, sqlite_file
+from tuner.doctor import checks, database, findings, hardware
 from tuner.doctor.findings import Finding
-from tuner.terminal import diagnosis
-from tuner.workers.gpus import Gpu
+from tuner.terminal import maintenance
+from tuner.workers.engines.gpus import Gpu
 
 GIB = 2**30
 
@@ -45,7 +45,7 @@ def test_a_measured_value_gets_its_level(judge: Callable[..., Finding], values: 
 
 @pytest.mark.parametrize(("free", "level"), [(20 * GIB, "ok"), (GIB, "warning"), (2**20, "problem")])
 def test_a_disk_is_judged_by_what_it_has_free(free: int, level: str) -> None:
-    assert disks.judge_space("cache", Path("/cache"), free).level == level
+    assert hardware.judge_space("cache", Path("/cache"), free).level == level
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ MOUNTS = [
     ],
 )
 def test_a_path_lies_on_the_innermost_mount(path: str, kind: str, is_network: bool) -> None:
-    assert disks.kind_among(Path(path), MOUNTS) == kind
-    assert disks.is_network(kind) is is_network
+    assert hardware.kind_among(Path(path), MOUNTS) == kind
+    assert hardware.is_network(kind) is is_network
 
 
 def test_an_sqlite_file_on_a_network_file_system_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +98,7 @@ def test_who_locks_a_file_is_read_off_the_table_of_locks() -> None:
         "4: POSIX  ADVISORY  WRITE 1237 08:01:78 0 EOF",
         "4: -> POSIX  ADVISORY  WRITE 1238 08:01:77 0 EOF",
     ]
-    assert sqlite_file.writers(table, {77}) == {1234}
+    assert database.writers(table, {77}) == {1234}
 
 
 def test_a_standby_is_named_as_such() -> None:
@@ -129,12 +129,12 @@ def test_gpus_are_judged_by_driver_visibility_and_packages(found: list[Gpu], see
 
 def test_packages_of_wrong_versions_and_missing_ones_are_named() -> None:
     asked = ["pytest>=1", "optuna<2", "never-installed>=3", "absent>=1; extra == 'gp'", "absent>=1; python_version < '3'"]
-    optuna, missing = packages.mismatches(asked)
+    optuna, missing = hardware.mismatches(asked)
     assert optuna.endswith("and tuner needs <2")
     assert missing == "never-installed is not installed"
 
 
 def test_the_summary_counts_what_is_not_well() -> None:
     told = [findings.ok("a", "x"), findings.warning("b", "x", "y"), findings.problem("c", "x"), findings.problem("d", "x")]
-    assert diagnosis.summary(told) == "2 problems and 1 warning in 4 looks."
-    assert diagnosis.summary(told[:1]) == "All is well: 1 look."
+    assert maintenance.doctor_summary(told) == "2 problems and 1 warning in 4 looks."
+    assert maintenance.doctor_summary(told[:1]) == "All is well: 1 look."

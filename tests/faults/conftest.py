@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from tests.acceptance.conftest import Place
-from tuner.search import curves, leases, tables
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tuner.storage import engine as storages
+from tuner.storage import tables
+from tuner.studies import epochs, leases
+from tuner.studies import study as studies
 
 T = TypeVar("T")
 
@@ -92,7 +93,7 @@ def assert_whole(url: str, *, num_trials: int, num_epochs: int) -> None:
     found = study.optuna.get_trials(deepcopy=False)
     assert [trial.state.name for trial in found] == ["COMPLETE"] * num_trials
     for trial in found:
-        steps = [epoch.step for epoch in storage.read(functools.partial(curves.read, study=study, number=trial.number))]
+        steps = [epoch.step for epoch in storage.read(functools.partial(epochs.read, study=study, number=trial.number))]
         assert steps == sorted(trial.intermediate_values) == list(range(1, PROBE_EPOCHS + num_epochs + 1))
     with storage.engine.connect() as connection:
         endings = Counter(

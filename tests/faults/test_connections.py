@@ -12,11 +12,11 @@ from sqlalchemy.engine import make_url
 from tests.acceptance.conftest import Command, Place
 from tests.faults.conftest import EXTENT, assert_whole, diary, num_repeated, pass_seconds, script
 from tests.faults.proxy import Proxy, Weather
-from tests.search import by_hand
+from tests.studies import by_hand
 from tuner.errors import StorageError
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search import trials
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.studies import trials
 
 EPOCH_SECONDS = 0.2
 #: a connection that says nothing is given up after two seconds here, after thirty by default

@@ -11,8 +11,9 @@ from sqlalchemy import func, select
 
 from tests.acceptance.conftest import Command, Place
 from tests.faults.conftest import EXTENT, assert_whole, diary, num_repeated, pass_seconds, script, until
-from tuner.search import leases, tables
-from tuner.search import storage as storages
+from tuner.storage import engine as storages
+from tuner.storage import tables
+from tuner.studies import leases
 
 EPOCHS = 6
 

@@ -66,7 +66,7 @@ def test_a_real_trainer_that_is_killed_or_has_no_memory_costs_no_trial(harm: Cal
     run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--hang-limit", "30s")
     run.until("trial 0 promoted")
     artifacts = place.folder / "tuner-artifacts"
-    [trainer] = [process for process in run.family() if "tuner.training.process" in process.cmdline()]
+    [trainer] = [process for process in run.family() if "tuner.trainer.process" in process.cmdline()]
     harm(trainer, artifacts)
     code, _ = run.end()
     assert code == 0, run.lines

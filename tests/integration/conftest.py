@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.search import by_hand
-from tuner.search import study as studies
-from tuner.search.storage import Storage
-from tuner.search.study import Study
+from tests.studies import by_hand
+from tuner.storage.engine import Storage
+from tuner.studies import study as studies
+from tuner.studies.study import Study
 
 Begin = Callable[..., Study]
 

@@ -6,14 +6,15 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.search import by_hand
-from tuner import messages
-from tuner.messages import Ending
-from tuner.search import progress, trials
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search.study import Study
-from tuner.search.trials import Claim, WorkerId
+from tests.studies import by_hand
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.studies import trials
+from tuner.studies.study import Study
+from tuner.studies.trials import Claim, WorkerId
+from tuner.views import status
 
 #: between two looks at whether a trial was left alone
 _LOOK_SECONDS = 0.25
@@ -41,7 +42,7 @@ def work(url: str, name: str, marks: str, label: str) -> None:
 
 
 def _is_over(study: Study) -> bool:
-    seen = progress.snapshot(study)
+    seen = status.snapshot(study)
     return seen.stop_reason is not None and not seen.running and not seen.num_waiting
 
 

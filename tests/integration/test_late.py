@@ -12,14 +12,16 @@ import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.integration.conftest import Begin
-from tests.search import by_hand
-from tuner import failures
+from tests.studies import by_hand
 from tuner.errors import LeaseLost
-from tuner.messages import Ending
-from tuner.search import curves, leases, progress, tables, trials
-from tuner.search.storage import Storage
-from tuner.search.study import Study
-from tuner.search.trials import Claim, Delivery, WorkerId
+from tuner.protocol import failure_table
+from tuner.protocol.messages import Ending
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import epochs, leases, trials
+from tuner.studies.study import Study
+from tuner.studies.trials import Claim, Delivery, WorkerId
+from tuner.views import status
 
 
 def far_away() -> WorkerId:
@@ -138,7 +140,7 @@ def test_of_two_workers_that_finish_one_trial_at_once_exactly_one_is_kept(begin:
         assert stored(study, number).value == kept
         assert Counter(endings(study, number))["completed"] == 1
     assert by_hand.claim(study) is None
-    assert progress.snapshot(study).num_completed == 6
+    assert status.snapshot(study).num_completed == 6
 
 
 def test_workers_that_are_gone_are_noticed_without_a_claim(begin: Begin) -> None:
@@ -149,7 +151,7 @@ def test_workers_that_are_gone_are_noticed_without_a_claim(begin: Begin) -> None
     assert reaped.worker.endswith("/far")
     assert reaped.silent_seconds > leases.LEASE_SECONDS
     assert endings(study) == ["lost"]
-    assert progress.snapshot(study).num_waiting == 1
+    assert status.snapshot(study).num_waiting == 1
     assert trials.reap(study, WorkerId.here("w1")) == []
     again = by_hand.must_claim(study)
     assert (again.number, again.attempt, again.hyperparameters) == (0, 2, lost.hyperparameters)
@@ -158,15 +160,19 @@ def test_workers_that_are_gone_are_noticed_without_a_claim(begin: Begin) -> None
 def test_a_trial_that_is_lost_too_often_fails_with_its_history_without_a_claim(begin: Begin) -> None:
     study = begin(budget={"trials": 1})
     watcher = WorkerId.here("watcher")
-    for _ in range(failures.MAX_LOSSES):
+    for _ in range(failure_table.MAX_LOSSES):
         lose(study)
         reaped = trials.reap(study, watcher)
     assert [each.is_failed for each in reaped] == [True]
     trial = stored(study)
-    assert (trial.state, trial.user_attrs["error"], trial.user_attrs["attempts"]) == (TrialState.FAIL, "WorkerLost", failures.MAX_LOSSES)
-    assert trial.user_attrs["message"].count("/far, last seen 20") == failures.MAX_LOSSES
-    assert endings(study) == ["lost"] * (failures.MAX_LOSSES - 1) + ["failed"]
-    seen = progress.snapshot(study)
+    assert (trial.state, trial.user_attrs["error"], trial.user_attrs["attempts"]) == (
+        TrialState.FAIL,
+        "WorkerLost",
+        failure_table.MAX_LOSSES,
+    )
+    assert trial.user_attrs["message"].count("/far, last seen 20") == failure_table.MAX_LOSSES
+    assert endings(study) == ["lost"] * (failure_table.MAX_LOSSES - 1) + ["failed"]
+    seen = status.snapshot(study)
     assert (seen.num_failed, seen.num_waiting, seen.running) == (1, 0, ())
     assert seen.stop_reason == "the budget of 1 trials is spent"
 
@@ -178,7 +184,7 @@ def test_what_a_lost_worker_did_counts_until_it_was_last_seen(begin: Begin) -> N
     shift = {"started_at": tables.LEASES.c.started_at - 7200, "seen_at": tables.LEASES.c.started_at - 7100}
     study.storage.write(lambda connection: connection.execute(earlier.values(**shift)))
     trials.reap(study, WorkerId.here("w1"))
-    assert progress.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
+    assert status.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
 
 
 def test_a_look_for_workers_that_are_gone_costs_one_statement_where_all_live(begin: Begin, storage: Storage) -> None:
@@ -216,7 +222,7 @@ def test_what_a_worker_left_is_stored_once_in_order_and_its_absence_is_no_work(b
     assert (stored(study).state, stored(study).value) == (TrialState.COMPLETE, 0.7)
     assert stored(study).user_attrs["epochs"] == 3
     assert stored(study).intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
-    assert progress.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
+    assert status.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
 
 
 def test_epochs_that_a_worker_left_are_stored_though_another_has_the_trial(begin: Begin) -> None:
@@ -226,7 +232,7 @@ def test_epochs_that_a_worker_left_are_stored_though_another_has_the_trial(begin
     curve = by_hand.epochs(claimed, [0.5, 0.6, 0.7])
     trials.report(study, other, curve[2:])
     assert trials.deliver(study, claimed, curve[:2], None, device="cpu") is Delivery.KEPT
-    read = study.storage.read(lambda connection: curves.read(connection, study, 0))
+    read = study.storage.read(lambda connection: epochs.read(connection, study, 0))
     assert [epoch.step for epoch in read] == [1, 2, 3]
     by_hand.finish(study, other, 0.7)
     assert trials.deliver(study, claimed, curve[:2], None, device="cpu") is Delivery.TOO_LATE

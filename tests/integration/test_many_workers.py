@@ -12,10 +12,11 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.integration import hands
-from tests.search import by_hand
-from tuner.search import leases, tables
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tests.studies import by_hand
+from tuner.storage import engine as storages
+from tuner.storage import tables
+from tuner.studies import leases
+from tuner.studies import study as studies
 
 NUM_TRIALS = 24
 

@@ -8,11 +8,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.search import by_hand
+from tests.studies import by_hand
 from tuner.errors import StorageError
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search import trials
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.studies import trials
 
 
 def with_user(url: str, user: str, password: str = "") -> str:

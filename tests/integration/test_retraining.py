@@ -2,16 +2,16 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.search import by_hand
-from tuner.results import retrained
-from tuner.search import admission, retraining, trials
-from tuner.search import storage as storages
-from tuner.search import study as studies
+from tests.studies import by_hand
+from tuner.results.retrain import retrained
+from tuner.storage import engine as storages
+from tuner.studies import data_check, retraining, trials
+from tuner.studies import study as studies
 
 
 def test_workers_that_come_at_once_share_the_trainings_and_each_is_done_once(storage_url: str) -> None:
     searched = studies.join(by_hand.spec(sampler="random", budget={"trials": 4}), storages.open(storage_url))
-    admission.admit(searched, by_hand.PREPARED)
+    data_check.admit(searched, by_hand.PREPARED)
     for value in (0.7, 0.9, 0.8, 0.6):
         by_hand.finish(searched, by_hand.must_claim(searched), value)
     configs, seeds = retraining.configs(searched, 2), retraining.seeds(searched, 3)

@@ -14,16 +14,18 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard._note import get_note, get_note_from_system_attrs, save_note
 
 from tests.integration.conftest import Begin
-from tests.search import by_hand
-from tuner import messages
+from tests.studies import by_hand
 from tuner.errors import LeaseLost, StudyError
-from tuner.messages import Ending
-from tuner.search import admission, claims, curves, leases, progress, tables, trials
-from tuner.search import study as studies
-from tuner.search.roster import Pulse
-from tuner.search.storage import Storage
-from tuner.search.study import Study
-from tuner.search.trials import WorkerId
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import claims, data_check, epochs, leases, trials
+from tuner.studies import study as studies
+from tuner.studies.study import Study
+from tuner.studies.trials import WorkerId
+from tuner.studies.workers import WorkerStatus
+from tuner.views import status
 
 
 def stored(study: Study, number: int = 0) -> FrozenTrial:
@@ -69,7 +71,7 @@ def test_the_curve_is_kept_as_measured(begin: Begin) -> None:
     measured = by_hand.epochs(claimed, [0.5, 0.6, 0.4])
     measured[1] = measured[1].model_copy(update={"loss": float("nan")})
     trials.report(study, claimed, measured)
-    read = study.storage.read(lambda connection: curves.read(connection, study, 0))
+    read = study.storage.read(lambda connection: epochs.read(connection, study, 0))
     assert [epoch.validation_accuracy for epoch in read] == [0.5, 0.6, 0.4]
     assert read[0] == measured[0]
     assert read[1].loss != read[1].loss
@@ -202,7 +204,7 @@ def test_a_beat_keeps_a_trial_from_being_taken(begin: Begin) -> None:
     worker = far_away()
     by_hand.must_claim(study, worker)
     by_hand.grow_old(study, leases.LEASE_SECONDS - 5)
-    trials.beat(study, worker, Pulse())
+    trials.beat(study, worker, WorkerStatus())
     by_hand.grow_old(study, 10)
     assert by_hand.must_claim(study).number == 1
 
@@ -231,7 +233,7 @@ def test_a_study_that_gets_the_id_of_a_deleted_one_starts_from_nothing(begin: Be
     optuna.delete_study(study_name=first.name, storage=first.storage.rdb)
     second = begin()
     assert by_hand.must_claim(second).number == 0
-    assert progress.snapshot(second).running[0].number == 0
+    assert status.snapshot(second).running[0].number == 0
 
 
 def test_a_zombie_of_a_process_counts_as_gone(begin: Begin) -> None:
@@ -264,7 +266,7 @@ def test_a_trial_that_lost_its_worker_before_its_values_were_chosen_gets_them_la
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr("tuner.search.claims._suggest", die)
+        patch.setattr("tuner.studies.claims._suggest", die)
         with pytest.raises(SystemExit):
             by_hand.claim(study, far_away())
     assert stored(study, 1).params == {}
@@ -286,7 +288,7 @@ def test_a_worker_whose_sampler_took_too_long_claims_the_next_trial(begin: Begin
             taken[0] = by_hand.must_claim(study)
         return suggest(*args)
 
-    monkeypatch.setattr("tuner.search.claims._suggest", think)
+    monkeypatch.setattr("tuner.studies.claims._suggest", think)
     claimed = by_hand.must_claim(study, slow)
     assert (taken[0].number, claimed.number) == (0, 1)
 
@@ -323,11 +325,11 @@ def test_a_budget_that_is_changed_holds_for_workers_that_are_at_work(begin: Begi
     early = begin(budget={"trials": 1})
     by_hand.finish(early, by_hand.must_claim(early), 0.5)
     begin(budget={"trials": 2})
-    assert (trials.stop_reason(early), progress.snapshot(early).stop_reason) == (None, None)
+    assert (trials.stop_reason(early), status.snapshot(early).stop_reason) == (None, None)
     by_hand.finish(early, by_hand.must_claim(early), 0.6)
     begin(budget={"trials": 9, "target": 0.55})
     assert by_hand.claim(early) is None
-    assert trials.stop_reason(early) == progress.snapshot(early).stop_reason == "the target 0.55 is reached: 0.6000"
+    assert trials.stop_reason(early) == status.snapshot(early).stop_reason == "the target 0.55 is reached: 0.6000"
 
 
 def test_a_suspended_trial_is_taken_up_though_the_budget_of_trials_is_spent(begin: Begin) -> None:
@@ -460,8 +462,8 @@ def test_a_note_that_a_user_changed_is_left_alone_of_study_and_trial(begin: Begi
 
 def test_what_the_first_trainer_found_is_kept_with_the_study(begin: Begin) -> None:
     study = begin()
-    admission.admit(study, by_hand.PREPARED)
-    admission.admit(study, by_hand.PREPARED.model_copy(update={"device": "another", "seconds": 9.0}))
+    data_check.admit(study, by_hand.PREPARED)
+    data_check.admit(study, by_hand.PREPARED.model_copy(update={"device": "another", "seconds": 9.0}))
     kept = study.storage.rdb.get_study_user_attrs(study.id)[studies.PREPARED]
     assert messages.Prepared.model_validate(kept) == by_hand.PREPARED
 
@@ -478,9 +480,9 @@ def test_what_the_first_trainer_found_is_kept_with_the_study(begin: Begin) -> No
 )
 def test_a_trainer_that_finds_other_images_is_turned_away_with_what_differs(begin: Begin, found: dict[str, Any], words: list[str]) -> None:
     study = begin()
-    admission.admit(study, by_hand.PREPARED)
+    data_check.admit(study, by_hand.PREPARED)
     with pytest.raises(StudyError) as raised:
-        admission.admit(study, by_hand.PREPARED.model_copy(update=found))
+        data_check.admit(study, by_hand.PREPARED.model_copy(update=found))
     for word in [*words, "Put the images back", "another name"]:
         assert word in str(raised.value)
 
@@ -496,7 +498,7 @@ def test_the_score_on_the_test_split_is_kept_with_a_finished_trial(begin: Begin)
 
 def test_a_snapshot_says_how_the_study_stands(begin: Begin) -> None:
     study = begin(budget={"trials": 10})
-    empty = progress.snapshot(study)
+    empty = status.snapshot(study)
     assert (empty.running, empty.best_value, empty.eta_seconds, empty.num_ended, empty.stop_reason) == ((), None, None, 0, None)
     worker = WorkerId.here("w1")
     for value in (0.5, 0.9):
@@ -510,7 +512,7 @@ def test_a_snapshot_says_how_the_study_stands(begin: Begin) -> None:
     running = by_hand.must_claim(study, worker)
     trials.report(study, running, by_hand.epochs(running, [0.2, 0.6, 0.5]))
     trials.release(study, waiting)
-    seen = progress.snapshot(study)
+    seen = status.snapshot(study)
     assert (seen.num_completed, seen.num_pruned, seen.num_failed, seen.num_waiting) == (2, 1, 1, 1)
     assert (seen.best_value, seen.best_number) == (0.9, 1)
     assert seen.best_parameters == stored(study, 1).params

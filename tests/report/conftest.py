@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.search import by_hand
-from tuner import messages
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search import tables, trials
-from tuner.search.storage import Storage
-from tuner.search.study import Study
+from tests.studies import by_hand
+from tuner.protocol import messages
+from tuner.storage import engine as storages
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import study as studies
+from tuner.studies import trials
+from tuner.studies.study import Study
 
 HOSTILE = "<script>document.title='owned'</script>\"><img src=x onerror=alert(1)> | `` ``` {{ 7 * 7 }} \u202e [a](javascript:x)\n## y"
 

@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 
 from tests.report.conftest import HOSTILE
-from tests.results import test_judging
-from tests.search import by_hand
-from tuner import messages
-from tuner.report import material, page
-from tuner.results import versions
-from tuner.results.versions import NewReading, NewVersion, Origin
-from tuner.search import study as studies
-from tuner.search import tables, trials
-from tuner.search.storage import Storage
-from tuner.search.study import Study
+from tests.results.retrain import test_judging
+from tests.studies import by_hand
+from tuner.protocol import messages
+from tuner.report import content, page
+from tuner.results.versions import versions
+from tuner.results.versions.versions import NewReading, NewVersion, WeightsSource
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import study as studies
+from tuner.studies import trials
+from tuner.studies.study import Study
 
 #: attributes by which a page fetches or runs something
 FETCHING = {"src", "srcset", "action", "formaction", "data", "poster", "background", "ping", "xlink:href"}
@@ -58,12 +59,12 @@ def section(text: str, name: str) -> str:
 
 @pytest.fixture(scope="module")
 def html(worked: Study) -> str:
-    return page.html(material.read(worked))
+    return page.html(content.read(worked))
 
 
 @pytest.fixture(scope="module")
 def markdown(worked: Study) -> str:
-    return page.markdown(material.read(worked))
+    return page.markdown(content.read(worked))
 
 
 def test_nothing_in_a_report_runs_or_is_fetched(html: str) -> None:
@@ -110,7 +111,7 @@ def test_every_searched_hyperparameter_is_listed(html: str) -> None:
 
 
 def test_hours_of_workers_are_the_sum_of_their_attempts(worked: Study) -> None:
-    read = material.read(worked)
+    read = content.read(worked)
     total = sum(attempt.ended - attempt.began for attempt in read.attempts)
     assert len(read.attempts) == 25
     assert f"{total / 3600:.2f} hours of workers" in section(page.html(read), "work")
@@ -123,8 +124,8 @@ def test_what_decided_is_said_only_from_twenty_trials_on(html: str) -> None:
 
 
 @pytest.mark.parametrize("write", [page.html, page.markdown])
-def test_a_study_that_nothing_has_worked_on_has_a_report(fresh: Study, write: Callable[[material.Material], str]) -> None:
-    text = write(material.read(fresh))
+def test_a_study_that_nothing_has_worked_on_has_a_report(fresh: Study, write: Callable[[content.Material], str]) -> None:
+    text = write(content.read(fresh))
     assert "No trial has completed yet, so there is no winner." in text
     assert "said from 20 trials with a value on; there are 0" in text
 
@@ -134,15 +135,15 @@ def test_a_study_of_one_trial_has_a_report(storage: Storage) -> None:
     prepared = by_hand.PREPARED.model_dump(mode="json")
     storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {studies.PREPARED: prepared}))
     by_hand.finish(study, by_hand.must_claim(study), 0.7)
-    text = page.html(material.read(study))
+    text = page.html(content.read(study))
     assert_nothing_runs_or_is_fetched(text)
     assert "was not beaten" in section(text, "winner")
 
 
 def test_of_very_many_trials_the_best_are_drawn_and_some_of_the_others(worked: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(material, "MOST_DRAWN", 10)
-    monkeypatch.setattr(material, "_BEST_DRAWN", 4)
-    read = material.read(worked)
+    monkeypatch.setattr(content, "MOST_DRAWN", 10)
+    monkeypatch.setattr(content, "_BEST_DRAWN", 4)
+    read = content.read(worked)
     ranked = sorted(read.valued, key=lambda trial: -trial.values[0])
     assert len(read.drawn) == 10
     assert {trial.number for trial in ranked[:4]} <= {trial.number for trial in read.drawn}
@@ -150,11 +151,11 @@ def test_of_very_many_trials_the_best_are_drawn_and_some_of_the_others(worked: S
 
 
 def test_a_number_on_test_images_is_held_against_that_of_the_search(worked: Study) -> None:
-    best = material.read(worked).winner
+    best = content.read(worked).winner
     assert best is not None
     score = messages.Evaluated(trial=best.row.number, accuracy=0.75, loss=0.5, num_images=200, confusion=())
     trials.keep_test(worked, score)
-    said = section(page.html(material.read(worked)), "winner")
+    said = section(page.html(content.read(worked)), "winner")
     assert "On 200 test images, by which nothing was chosen, it is 0.7500 (95 % interval 0.6857 to 0.8049, Wilson)" in said
     assert best.row.value is not None
     assert f"{best.row.value - 0.75:.4f} higher" in said
@@ -174,9 +175,9 @@ def test_what_was_kept_is_told_with_its_verdict(worked: Study, storage: Storage)
     }
     common |= {"artifact": "/w.h5", "sha256": "0" * 64, "created_by": "ada"}
     plain: dict[str, Any] = {"validation_accuracy": 0.9, "test_accuracy": None}
-    versions.add(storage, NewVersion(**common, origin=Origin.TRIAL, metrics=plain))
-    versions.add(storage, NewVersion(**common, origin=Origin.RETRAINING, metrics=verdict.model_dump(mode="json")), reading=reading)
-    text = page.html(material.read(worked))
+    versions.add(storage, NewVersion(**common, origin=WeightsSource.TRIAL, metrics=plain))
+    versions.add(storage, NewVersion(**common, origin=WeightsSource.RETRAINING, metrics=verdict.model_dump(mode="json")), reading=reading)
+    text = page.html(content.read(worked))
     assert_nothing_runs_or_is_fetched(text)
     said = section(text, "versions")
     assert "On 1,000 test images it reaches 0.9200 (95 % interval 0.9015 to 0.9353, Wilson)" in said
@@ -184,6 +185,6 @@ def test_what_was_kept_is_told_with_its_verdict(worked: Study, storage: Storage)
     assert all(comparison.words in said for comparison in verdict.comparisons)
     assert "1 trial 7 0.9000 – – 0 –" in said
     assert "2 birds-retrain-1 0.9400 0.9200 0.9015 to 0.9353 1 –" in said
-    markdown = page.markdown(material.read(worked))
+    markdown = page.markdown(content.read(worked))
     assert "## Versions" in markdown
     assert "| 2 | birds-retrain-1 | 0.9400 | 0.9200 |" in markdown

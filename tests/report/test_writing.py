@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tuner import cli
-from tuner.report.writing import MARKS
-from tuner.search.storage import Storage
-from tuner.search.study import Study
+from tuner.cli import main
+from tuner.report.page import MARKS
+from tuner.storage.engine import Storage
+from tuner.studies.study import Study
 
 
 def tuner(storage: Storage, *arguments: object) -> int:
-    return cli.main(["report", *map(str, arguments), "--storage", storage.url])
+    return main.main(["report", *map(str, arguments), "--storage", storage.url])
 
 
 @pytest.mark.parametrize(("name", "mark"), list(zip(("report.html", "report.md"), MARKS, strict=True)))

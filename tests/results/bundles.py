@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.trust import keras_files
-from tuner import study_file
-from tuner.data import fingerprint, sources, splits
-from tuner.results import manifest
+from tuner.results.bundle import manifest
+from tuner.spec import file as study_file
+from tuner.tasks.images.data import dataset, sources, splits
 
 CLASSES = ("blue", "red")
 NUM_PROBES = 6
@@ -59,7 +59,7 @@ def make(folder: Path, data: Path) -> Path:
     accuracy = float((probabilities(test_images).argmax(1) == test_labels).mean())
     metrics = {
         "test": {"accuracy": accuracy, "num_images": 40},
-        "fingerprint": fingerprint.fingerprint(read),
+        "fingerprint": dataset.fingerprint(read),
         "splits": parts.digest,
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from tuner import messages, study_file
-from tuner.hyperparameters import Hyperparameters
+from tuner.protocol import messages
 from tuner.results.best import Best
-from tuner.spec import StudySpec
+from tuner.spec import file as study_file
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.study import StudySpec
 
 PREPARED = messages.Prepared(
     device="cpu, 2 threads",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tuner.results.versions import NewVersion, Origin
+from tuner.results.versions.versions import NewVersion, WeightsSource
 
 
 def new_version(**changes: Any) -> NewVersion:
@@ -10,7 +10,7 @@ def new_version(**changes: Any) -> NewVersion:
     values: dict[str, Any] = {
         "name": "flowers",
         "study": "flowers",
-        "origin": Origin.RETRAINING,
+        "origin": WeightsSource.RETRAINING,
         "trial": 17,
         "config": {},
         "metrics": {"test_accuracy": 0.9},

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from tuner import errands
-from tuner.errands import Format
+from tuner.protocol import errands
+from tuner.protocol.errands import Format
 
 CLASSES = ("Bear", "Bird")
 
@@ -29,7 +29,7 @@ def export(order: errands.Export) -> errands.Exported:
         classes=CLASSES,
         num_parameters=12345,
         seconds=dict.fromkeys(order.formats, 0.1),
-        probes=(errands.Probe(file="000.png", label="Bear", predicted="Bear", probabilities=(0.9, 0.1)),),
+        probes=(errands.Sample(file="000.png", label="Bear", predicted="Bear", probabilities=(0.9, 0.1)),),
         num_compared=1,
         packages={"keras": "3.15.1", "tuner": "0.1.0"},
         versions={"python": "3.11.2", "keras": "3.99.0", "tensorflow": "2.21.0", "tuner": "0.1.0"},
@@ -41,23 +41,23 @@ def compare(order: errands.Compare, told: dict[str, float]) -> errands.Compared:
     return errands.Compared(num_images=1000, max_difference=difference, agreement=agreement, milliseconds=1.5, load_seconds=0.5)
 
 
-def predict(order: errands.Predict) -> errands.Predicted:
+def predict(order: errands.PredictImages) -> errands.ImagePredictions:
     is_there = [Path(path).suffix == ".png" for path in order.images]
-    return errands.Predicted(
+    return errands.ImagePredictions(
         probabilities=tuple((0.25, 0.75) if there else None for there in is_there),
         troubles=tuple("" if there else f"{path}: there is no such file" for path, there in zip(order.images, is_there, strict=True)),
     )
 
 
 def run(order: errands.Errand, *, threads: int = 0) -> errands.Answer:
-    """In the place of `tuner.workers.errand.run`, as long as nothing fails."""
+    """In the place of `tuner.workers.worker.evaluation.run`, as long as nothing fails."""
     told = json.loads(os.environ.get("ERRANDS", "{}"))
     match order:
         case errands.Export():
             return export(order)
         case errands.Compare():
             return compare(order, told)
-        case errands.Predict():
+        case errands.PredictImages():
             return predict(order)
         case errands.Verify():
             raise AssertionError("nothing of a rehearsed bundle is a model")
@@ -68,7 +68,7 @@ def main() -> None:
     if told.get("dies"):
         sys.exit("the last words")
     order = errands.read_errand(Path(sys.argv[1]).read_bytes())
-    answer = errands.Failed(message=told["refuses"], is_request=True) if "refuses" in told else run(order)
+    answer = errands.ErrandFailed(message=told["refuses"], is_request=True) if "refuses" in told else run(order)
     Path(sys.argv[2]).write_text(answer.model_dump_json())
 
 

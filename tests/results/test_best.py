@@ -3,14 +3,16 @@ from pathlib import Path
 
 import pytest
 
-from tuner import errors, messages, study_file
-from tuner.messages import Ending, Stage
+from tuner import errors
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending, Stage
 from tuner.results import best as bests
-from tuner.results import config
-from tuner.search import admission, trials
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.spec import StudySpec
+from tuner.results import export
+from tuner.spec import file as study_file
+from tuner.spec.study import StudySpec
+from tuner.storage import engine as storages
+from tuner.studies import data_check, trials
+from tuner.studies import study as studies
 
 
 @pytest.fixture
@@ -21,7 +23,7 @@ def study(spec: StudySpec, tmp_path: Path) -> studies.Study:
 def work(study: studies.Study, prepared: messages.Prepared, values: Sequence[float | None]) -> None:
     """Claim and end one trial after another with these values; None: pruned."""
     worker = trials.WorkerId.here("w1")
-    admission.admit(study, prepared)
+    data_check.admit(study, prepared)
     for value in values:
         claim = trials.claim(study, worker, num_train=prepared.num_train, num_classes=2, epochs=prepared.epochs)
         assert claim is not None
@@ -84,7 +86,7 @@ def test_a_study_whose_rule_was_pruned_has_a_best_and_no_rule(study: studies.Stu
 def test_the_hyperparameters_and_the_seed_are_those_that_the_worker_got(study: studies.Study, prepared: messages.Prepared) -> None:
     claim = trials.claim(study, trials.WorkerId.here("w1"), num_train=1000, num_classes=2, epochs=8)
     assert claim is not None
-    admission.admit(study, prepared)
+    data_check.admit(study, prepared)
     trials.finish(study, claim, ended(0, 0.9), [], device=prepared.device)
     best = bests.best(study)
     assert (best.hyperparameters, best.seed) == (claim.hyperparameters, claim.seed)
@@ -111,7 +113,7 @@ def test_the_export_of_a_searched_trial_goes_into_a_new_study_of_the_same_storag
 ) -> None:
     work(study, prepared, [0.7, 0.9])
     best = bests.best(study)
-    exported = study_file.parse(config.resolved(best).model_dump(mode="json"), "exported")
+    exported = study_file.parse(export.resolved(best).model_dump(mode="json"), "exported")
     again = studies.join(exported, study.storage)
     claim = trials.claim(again, trials.WorkerId.here("w1"), num_train=1000, num_classes=2, epochs=8)
     assert claim is not None

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 
 from tests.results.conftest import PREPARED, RandomChooser
-from tuner import domains, study_file
-from tuner.domains import Fixed
-from tuner.hyperparameters import Activation, ClassWeights, Flip, Hyperparameters, Loss, Optimizer
-from tuner.results import config
+from tuner.results import export
 from tuner.results.best import Best
-from tuner.search import space
-from tuner.spec import StudySpec
+from tuner.spec import domains, space
+from tuner.spec import file as study_file
+from tuner.spec.domains import Fixed
+from tuner.spec.hyperparameters import Activation, ClassWeights, Flip, Hyperparameters, Loss, Optimizer
+from tuner.spec.study import StudySpec
 
 OPTIMIZERS = [optimizer.value for optimizer in Optimizer]
 #: every hyperparameter searched over all that it may be
@@ -71,7 +71,7 @@ def test_a_config_that_is_written_and_read_trains_with_the_same_hyperparameters(
     make_best: Callable[..., Best], widest: StudySpec, seed: int, tmp_path: Path
 ) -> None:
     chosen = space.suggest(RandomChooser(seed), widest.search, fine_tunes=True)
-    read = reread(config.resolved(make_best(spec=widest, hyperparameters=chosen)), tmp_path)
+    read = reread(export.resolved(make_best(spec=widest, hyperparameters=chosen)), tmp_path)
     assert space.suggest(Nobody(), read.search, fine_tunes=True) == chosen
     assert all(isinstance(domain, Fixed) for domain in all_domains(read))
 
@@ -89,14 +89,14 @@ def all_domains(spec: StudySpec) -> Iterator[domains.Domain]:
 
 @pytest.mark.parametrize("head_units", [(), (1,), (512,), (256, 64), (1, 65536, 7, 32)])
 def test_the_width_of_every_head_layer_is_kept(make_best: Callable[..., Best], head_units: tuple[int, ...], tmp_path: Path) -> None:
-    read = reread(config.resolved(make_best(hyperparameters=Hyperparameters(head_units=head_units))), tmp_path)
+    read = reread(export.resolved(make_best(hyperparameters=Hyperparameters(head_units=head_units))), tmp_path)
     assert read.search.head_units == head_units
 
 
 @pytest.mark.parametrize("optimizer", Optimizer)
 def test_the_rates_belong_to_the_optimizer_that_won(make_best: Callable[..., Best], optimizer: Optimizer, tmp_path: Path) -> None:
     won = Hyperparameters(optimizer=optimizer, learning_rate=3.3e-05, probe_learning_rate=1e-7)
-    read = reread(config.resolved(make_best(hyperparameters=won)), tmp_path)
+    read = reread(export.resolved(make_best(hyperparameters=won)), tmp_path)
     assert read.search.learning_rate == {optimizer: Fixed(value=3.3e-05)}
     assert read.search.probe_learning_rate == {optimizer: Fixed(value=1e-7)}
 
@@ -105,12 +105,12 @@ def test_a_study_that_never_fine_tunes_gives_a_config_that_does_not(make_best: C
     probing = study_file.parse({"name": "probing", "data": {"source": "digits"}, "training": {"epochs": 0}}, "probing.yaml")
     chosen = space.suggest(RandomChooser(0), probing.search, fine_tunes=False)
     best = make_best(spec=probing, hyperparameters=chosen, prepared=PREPARED.model_copy(update={"epochs": 0}))
-    read = reread(config.resolved(best), tmp_path)
+    read = reread(export.resolved(best), tmp_path)
     assert space.suggest(Nobody(), read.search, fine_tunes=space.fine_tunes(read)) == chosen
 
 
 def test_the_config_is_a_study_of_one_trial_on_the_same_splits(make_best: Callable[..., Best], spec: StudySpec) -> None:
-    resolved = config.resolved(make_best())
+    resolved = export.resolved(make_best())
     assert (resolved.name, resolved.budget.trials) == ("animals-trial-17", 1)
     assert (resolved.data, resolved.model, resolved.seed) == (spec.data, spec.model, spec.seed)
     assert resolved.training.epochs == 8
@@ -118,15 +118,15 @@ def test_the_config_is_a_study_of_one_trial_on_the_same_splits(make_best: Callab
 
 def test_the_longest_name_of_a_study_still_gives_a_name(make_best: Callable[..., Best], spec: StudySpec, tmp_path: Path) -> None:
     longest = spec.model_copy(update={"name": "a" * 100})
-    assert reread(config.resolved(make_best(spec=longest)), tmp_path).name == "a" * 91 + "-trial-17"
+    assert reread(export.resolved(make_best(spec=longest)), tmp_path).name == "a" * 91 + "-trial-17"
 
 
 def test_a_later_best_trial_is_another_study(make_best: Callable[..., Best]) -> None:
-    assert config.resolved(make_best(trial=3)).name != config.resolved(make_best(trial=17)).name
+    assert export.resolved(make_best(trial=3)).name != export.resolved(make_best(trial=17)).name
 
 
 def test_the_result_says_what_was_found_with_what(make_best: Callable[..., Best]) -> None:
-    result = config.resolved(make_best()).result
+    result = export.resolved(make_best()).result
     assert result is not None
     assert (result["study"], result["trial"], result["trial_seed"]) == ("animals", 17, 4711)
     assert (result["validation_accuracy"], result["test_accuracy"]) == (0.976, 0.968)
@@ -137,6 +137,6 @@ def test_the_result_says_what_was_found_with_what(make_best: Callable[..., Best]
 
 
 def test_what_is_not_measured_is_left_out_of_the_result(make_best: Callable[..., Best]) -> None:
-    result = config.resolved(make_best(test_accuracy=None, rule_value=None, best_epoch=None, seconds=None)).result
+    result = export.resolved(make_best(test_accuracy=None, rule_value=None, best_epoch=None, seconds=None)).result
     assert result is not None
     assert not {"test_accuracy", "rule", "best_epoch", "seconds"} & result.keys()

@@ -4,16 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from tuner import errors, study_file
-from tuner.results import config, export
+from tuner import errors
+from tuner.results import export
 from tuner.results.best import Best
+from tuner.spec import file as study_file
 
 
 @pytest.mark.parametrize("name", ["best.yaml", "best.yml", "best.json", "best.JSON", "a best one.yaml"])
 def test_the_file_reads_back_as_the_study_it_was_written_from(make_best: Callable[..., Best], name: str, tmp_path: Path) -> None:
     best = make_best()
     export.write(best, tmp_path / name)
-    assert study_file.read(tmp_path / name) == config.resolved(best)
+    assert study_file.read(tmp_path / name) == export.resolved(best)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 

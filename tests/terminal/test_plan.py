@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tests.search import by_hand
+from tests.studies import by_hand
 from tuner.terminal import plan, printing
 
 

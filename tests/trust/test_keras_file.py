@@ -12,7 +12,7 @@ import pytest
 
 from tests.trust import keras_files
 from tuner import errors
-from tuner.trust import keras_file, keras_layers
+from tuner.trust import keras_file
 
 
 def reasons(tmp_path: Path, **parts: Any) -> list[str]:
@@ -66,7 +66,7 @@ def test_a_layer_that_could_do_more_than_compute_is_refused_at_any_depth(tmp_pat
     ],
 )
 def test_what_the_networks_of_keras_are_made_of_may_be_loaded(module: str, name: str) -> None:
-    assert keras_layers.refusal({"module": module, "class_name": name, "config": {}, "registered_name": name}) == ""
+    assert keras_file.refusal({"module": module, "class_name": name, "config": {}, "registered_name": name}) == ""
 
 
 def test_every_reason_is_told(tmp_path: Path) -> None:

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tuner.search import curves, trials
-from tuner.search import storage as storages
-from tuner.search import study as studies
-from tuner.search.study import Study
-from tuner.spec import StudySpec
-from tuner.workers.events import Event, Happening
-from tuner.workers.heartbeat import BEAT_SECONDS
-from tuner.workers.places import Places
-from tuner.workers.rehearsal import Rehearsal, Script
-from tuner.workers.stopping import Stopping
-from tuner.workers.warm import Limits, WarmTrainer
-from tuner.workers.worker import Worker
+from tuner.spec.study import StudySpec
+from tuner.storage import engine as storages
+from tuner.studies import epochs, trials
+from tuner.studies import study as studies
+from tuner.studies.study import Study
+from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.heartbeat import BEAT_SECONDS
+from tuner.workers.worker.places import Places
+from tuner.workers.worker.rehearsal import Rehearsal, Script
+from tuner.workers.worker.stopping import Stopping
+from tuner.workers.worker.trainer import Limits, WarmTrainer
+from tuner.workers.worker.worker import Worker
 
 
 @dataclass
@@ -50,13 +50,13 @@ class Bench:
         """The same study and script, for a worker that was not asked to stop."""
         return Bench(study=self.study, folder=self.folder, script=self.script, limits=self.limits)
 
-    def happened(self, what: Happening) -> list[int | None]:
+    def happened(self, what: EventKind) -> list[int | None]:
         """The trials of each event of a kind."""
         return [event.trial for event in self.events if event.what is what]
 
     def steps(self, number: int) -> list[int]:
         """The epochs that are stored of a trial."""
-        return [epoch.step for epoch in self.study.storage.read(lambda connection: curves.read(connection, self.study, number))]
+        return [epoch.step for epoch in self.study.storage.read(lambda connection: epochs.read(connection, self.study, number))]
 
     def states(self) -> list[str]:
         """The state of each trial, in order."""

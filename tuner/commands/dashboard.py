@@ -1,155 +1,208 @@
-"""The commands of `tuner dashboard`: serve it, and say who may come in."""
+"""`tuner dashboard` and `tuner dashboard audit`: the studies served to browsers, and what was done there, shown.
 
+`tuner dashboard users` and `tokens`: the file of those who may come in, changed and shown.
+"""
+
+import dataclasses
+import datetime as dt
+import getpass
+import json
+import sys
+import webbrowser
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-import typer
-from typer import Argument, Option
+from rich.text import Text
 
-from tuner.commands import defaults
-from tuner.commands.parameters import Artifacts, AsJson, Storage, Wait
-
-_Role = Literal["viewer", "editor", "admin"]
-_Name = Annotated[str, Argument(metavar="NAME", help="Name.", show_default=False)]
-_Users = Annotated[
-    Path | None, Option(envvar="TUNER_USERS", metavar="FILE", help="File of users.", show_default="~/.config/tuner/users.json")
-]
-_RoleOption = Annotated[_Role, Option("--role", help="What he may do: see, change studies, or everything.", show_default=False)]
-_PasswordFile = Annotated[
-    Path | None,
-    Option(metavar="FILE", help="File whose first line is the password.", show_default="asked at the terminal, else read from stdin"),
-]
-
-app = typer.Typer(help="Serve the studies to a browser.", invoke_without_command=True, no_args_is_help=False)
-users = typer.Typer(help="Say who may come in with a password.", no_args_is_help=True)
-tokens = typer.Typer(help="Say which programs may come in with a token.", no_args_is_help=True)
-app.add_typer(users, name="users")
-app.add_typer(tokens, name="tokens")
+from tuner.commands import options
+from tuner.commands.waiting import Patience
+from tuner.dashboard.auth import accounts
+from tuner.dashboard.auth.permissions import Role
+from tuner.errors import RequestError
+from tuner.storage import audit as audits
+from tuner.storage import engine as storages
+from tuner.terminal import plain, plan, printing
 
 
-@app.callback(invoke_without_command=True)
-def serve(
-    context: typer.Context,
-    storage: Storage = defaults.STORAGE,
-    host: Annotated[str, Option(metavar="HOST", help="Address to serve at; beyond this machine it needs users.")] = "127.0.0.1",
-    port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port to serve at; 0: any.")] = 8080,
-    opened: Annotated[bool, Option("--open", help="Open it in the browser.")] = False,
-    users: _Users = None,
-    allowed_host: Annotated[
-        list[str] | None,
-        Option(metavar="NAME", help="Name under which browsers of other machines find it; may be given often.", show_default="none"),
-    ] = None,
-    proxy: Annotated[
-        list[str] | None,
-        Option(metavar="ADDRESS", help="Proxy or network whose X-Forwarded headers are believed; may be given often.", show_default="none"),
-    ] = None,
-    certificate: Annotated[
-        Path | None, Option(metavar="FILE", help="PEM file of a certificate, to serve by TLS.", show_default="none")
-    ] = None,
-    key: Annotated[Path | None, Option(metavar="FILE", help="PEM file of the certificate's key.", show_default="none")] = None,
-    session: Annotated[str | None, Option(metavar="TIME", help="How long a sign-in lasts, e.g. 1h.", show_default="12h")] = None,
-    allow_migration: Annotated[
-        bool, Option("--allow-migration", help="Let admins change the schema of another Optuna's database.")
-    ] = False,
-    open_metrics: Annotated[bool, Option("--open-metrics", help="Answer /metrics without a token.")] = False,
-    artifacts: Artifacts = defaults.ARTIFACTS,
-    wait: Wait = None,
-) -> int:
-    """Serve the studies to a browser."""
-    if context.invoked_subcommand is not None:
+@dataclass(frozen=True, kw_only=True)
+class DashboardOptions:
+    """What the command line says."""
+
+    host: str
+    port: int
+    opened: bool
+    users: Path | None
+    allowed_hosts: list[str]
+    proxies: list[str]
+    certificate: Path | None
+    key: Path | None
+    session: str | None
+    allow_migration: bool
+    open_metrics: bool
+    artifacts: str
+    wait: str | None
+
+
+def serve(url: str, asked: DashboardOptions) -> int:
+    """Serve the dashboard until Ctrl-C, as soon as the database answers."""
+    from tuner.dashboard import server, settings
+    from tuner.dashboard.auth import accounts, provider, sessions
+
+    wanted = settings.Settings(
+        host=asked.host,
+        users=asked.users.expanduser() if asked.users else accounts.default_path(),
+        allowed_hosts=tuple(asked.allowed_hosts),
+        proxies=tuple(asked.proxies),
+        certificate=asked.certificate,
+        key=asked.key,
+        session_seconds=sessions.DEFAULT_SECONDS if asked.session is None else options.read_seconds("--session", asked.session),
+        allow_migration=asked.allow_migration,
+        open_metrics=asked.open_metrics,
+        artifacts=options.read(asked.artifacts)[0],
+        openid=provider.here(),
+    )
+    wait_seconds = options.wait_seconds(asked.wait)
+    settings.check(wanted)
+
+    def ready(served: server.Served) -> None:
+        plain.line(f"The dashboard is at {served.link} (Ctrl-C ends it)")
+        if asked.opened and not webbrowser.open(served.link):
+            plain.line("There is no browser here to open it in.")
+
+    server.serve(Patience(wait_seconds).open(url), wanted, asked.port, ready=ready)
+    return 0
+
+
+def audit(url: str, limit: int, *, as_json: bool) -> int:
+    """Print the latest records of who did what, the newest first."""
+    found = audits.read(storages.open(url), limit=limit) if options.is_there(url) else []
+    if as_json:
+        plain.result(json.dumps([{"id": record.id, "at": record.at, **dataclasses.asdict(record.deed)} for record in found], indent=2))
+    elif not found:
+        plain.result("Nothing was changed through the dashboard yet, and no one signed in.")
+    else:
+        rows = plan.table("when (UTC)", "who", "role", "what", "status", "study", "from", right=("status",))
+        for record in found:
+            deed = record.deed
+            when = f"{dt.datetime.fromtimestamp(record.at, dt.UTC):%Y-%m-%d %H:%M:%S}"
+            cells = (when, deed.who, deed.role or "refused", f"{deed.method} {deed.path}", str(deed.status), deed.study, deed.address)
+            rows.add_row(*(Text(_visible(cell)) for cell in cells))
+        printing.result(rows)
+    return 0
+
+
+def _visible(text: str) -> str:
+    """A text that someone else chose, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def add_user(path: Path | None, name: str, role: str, password_file: Path | None, *, has_password: bool) -> int:
+    """Let someone in, with a password that is asked for or as an e-mail address that an OpenID provider verifies."""
+    accounts.check_name(name)
+    if not has_password and (password_file is not None or "@" not in name):
+        raise RequestError(
+            f"--without-password is for {name} to sign in at an OpenID provider; expected an e-mail address as name, and no --password-file"
+        )
+    place = _place(path)
+    if name in accounts.read(place).users:
+        raise RequestError(f"there is a user {name} already; change the role or the password with: tuner dashboard users change {name}")
+    accounts.add_user(place, name, Role(role), _password(password_file) if has_password else None)
+    plain.line(f"{name} may come in as {role}; {place} says so.")
+    return 0
+
+
+def change_user(path: Path | None, name: str, role: str | None, *, asks: bool, password_file: Path | None) -> int:
+    """Give a user another role, another password, or both."""
+    if role is None and not asks and password_file is None:
+        raise RequestError("nothing to change is named; expected --role, --password or --password-file.")
+    password = _password(password_file) if asks or password_file is not None else None
+    accounts.change_user(_place(path), name, role=None if role is None else Role(role), password=password)
+    plain.line(f"{name} is changed, and must sign in again.")
+    return 0
+
+
+def remove_user(path: Path | None, name: str) -> int:
+    """Let someone in no more."""
+    accounts.remove_user(_place(path), name)
+    plain.line(f"{name} may come in no more.")
+    return 0
+
+
+def list_users(path: Path | None, *, as_json: bool) -> int:
+    """Print the users."""
+    found = accounts.read(_place(path)).users
+    if as_json:
+        plain.result(
+            json.dumps([{"name": name, "role": str(user.role), "added_at": user.added_at} for name, user in found.items()], indent=2)
+        )
         return 0
-    from tuner.commands import serving
-
-    return serving.serve(
-        storage,
-        serving.Asked(
-            host=host, port=port, opened=opened, users=users, allowed_hosts=allowed_host or [], proxies=proxy or [],
-            certificate=certificate, key=key, session=session, allow_migration=allow_migration, open_metrics=open_metrics,
-            artifacts=artifacts, wait=wait,
-        ),
-    )  # fmt: skip
+    return _print(
+        [(name, str(user.role)) for name, user in found.items()],
+        none="There are no users. Add one: tuner dashboard users add NAME --role admin",
+    )
 
 
-@app.command()
-def audit(
-    storage: Storage = defaults.STORAGE,
-    limit: Annotated[int, Option(min=1, metavar="N", help="How many, the newest first.")] = 100,
-    as_json: AsJson = False,
-) -> int:
-    """Print who signed in and who changed what."""
-    from tuner.commands import serving
-
-    return serving.audit(storage, limit, as_json=as_json)
+def add_token(path: Path | None, name: str, role: str, expires: str | None) -> int:
+    """Let a program in; prints its token."""
+    seconds = None if expires is None else options.read_seconds("--expires", expires)
+    token = accounts.add_token(_place(path), name, Role(role), seconds=seconds)
+    plain.line("This is the token; it is not kept and not shown again. Programs send it as: Authorization: Bearer TOKEN")
+    plain.result(token)
+    return 0
 
 
-@users.command("add")
-def add_user(
-    name: _Name,
-    role: _RoleOption,
-    password_file: _PasswordFile = None,
-    without_password: Annotated[bool, Option("--without-password", help="He signs in at the OpenID provider only.")] = False,
-    users: _Users = None,
-) -> int:
-    """Let someone in, with a password."""
-    from tuner.commands import admitting
-
-    return admitting.add_user(users, name, role, password_file, has_password=not without_password)
-
-
-@users.command("change")
-def change_user(
-    name: _Name,
-    role: Annotated[_Role | None, Option("--role", help="His new role.", show_default="as it is")] = None,
-    password: Annotated[bool, Option("--password", help="Give him a new password.")] = False,
-    password_file: _PasswordFile = None,
-    users: _Users = None,
-) -> int:
-    """Give a user another role or password, and end his sessions."""
-    from tuner.commands import admitting
-
-    return admitting.change_user(users, name, role, asks=password, password_file=password_file)
-
-
-@users.command("remove")
-def remove_user(name: _Name, users: _Users = None) -> int:
-    """Let someone in no more, and end his sessions."""
-    from tuner.commands import admitting
-
-    return admitting.remove_user(users, name)
-
-
-@users.command("list")
-def list_users(users: _Users = None, as_json: AsJson = False) -> int:
-    """Print the users and their roles."""
-    from tuner.commands import admitting
-
-    return admitting.list_users(users, as_json=as_json)
-
-
-@tokens.command("add")
-def add_token(
-    name: _Name,
-    role: _RoleOption,
-    expires: Annotated[str | None, Option(metavar="TIME", help="How long it is good for, e.g. 90d.", show_default="for ever")] = None,
-    users: _Users = None,
-) -> int:
-    """Let a program in; prints its token, this once."""
-    from tuner.commands import admitting
-
-    return admitting.add_token(users, name, role, expires)
-
-
-@tokens.command("remove")
-def remove_token(name: _Name, users: _Users = None) -> int:
+def remove_token(path: Path | None, name: str) -> int:
     """Take a token back."""
-    from tuner.commands import admitting
+    accounts.remove_token(_place(path), name)
+    plain.line(f"The token {name} is good for nothing now.")
+    return 0
 
-    return admitting.remove_token(users, name)
+
+def list_tokens(path: Path | None, *, as_json: bool) -> int:
+    """Print the tokens, but for themselves."""
+    found = accounts.read(_place(path)).tokens
+    if as_json:
+        told = [
+            {"name": name, "role": str(token.role), "added_at": token.added_at, "ends_at": token.ends_at} for name, token in found.items()
+        ]
+        plain.result(json.dumps(told, indent=2))
+        return 0
+    return _print(
+        [(name, str(token.role)) for name, token in found.items()],
+        none="There are no tokens. Add one: tuner dashboard tokens add NAME --role viewer",
+    )
 
 
-@tokens.command("list")
-def list_tokens(users: _Users = None, as_json: AsJson = False) -> int:
-    """Print the tokens' names and roles."""
-    from tuner.commands import admitting
+def _print(found: list[tuple[str, str]], *, none: str) -> int:
+    if not found:
+        plain.result(none)
+        return 0
+    rows = plan.table("name", "role")
+    for name, role in found:
+        rows.add_row(name, role)
+    printing.result(rows)
+    return 0
 
-    return admitting.list_tokens(users, as_json=as_json)
+
+def _place(given: Path | None) -> Path:
+    return given.expanduser() if given is not None else accounts.default_path()
+
+
+def _password(file: Path | None) -> str:
+    """A password from a file, the terminal without echo, or stdin; never from the command line, which other users can read."""
+    if file is not None:
+        try:
+            return _first_line(file.expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise RequestError(f"--password-file is {file}, which cannot be read: {reason}.") from error
+    if not sys.stdin.isatty():
+        return _first_line(sys.stdin.readline())
+    password = getpass.getpass("Password: ")
+    if getpass.getpass("The same again: ") != password:
+        raise RequestError("the two passwords differ; nothing was changed.")
+    return password
+
+
+def _first_line(text: str) -> str:
+    return (text.splitlines() or [""])[0]

@@ -1,4 +1,7 @@
-"""What the command line says of an engine, into one that is ready, and the workers that it is to place."""
+"""What every engine promises: assignments into workers at work, and those into exit codes.
+
+What the command line says of an engine, into one that is ready, and the workers that it is to place.
+"""
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -6,17 +9,33 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from tuner.cache import entries
 from tuner.commands import options
-from tuner.data import room
 from tuner.errors import MissingPackage, RequestError
-from tuner.search import storage as storages
-from tuner.workers import local
-from tuner.workers.engine import Engine
+from tuner.storage import engine as storages
+from tuner.workers.engines import local
+from tuner.workers.worker.events import Tell
+from tuner.workers.worker.process import Assignment
+from tuner.workers.worker.stopping import Stopping
+
+
+class Engine(Protocol):
+    """Places workers somewhere, replaces those that crash, and ends them in order when it is asked to."""
+
+    def __call__(
+        self, assignments: Sequence[Assignment], *, stopping: Stopping, tell: Tell, tick: Callable[[], None] = lambda: None
+    ) -> list[int]:
+        """Be there until every worker has ended; their exit codes.
+
+        `tell` gets every event of every worker, `tick` is called a few times a second.
+        """
+        ...
+
 
 Name = Literal["local", "ray"]
 MAX_WORKERS = 256
@@ -25,7 +44,7 @@ _OWN_HOSTS = ("localhost", "127.0.0.1", "::1", "")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class EngineOptions:
     """What is said on the command line; None: nothing."""
 
     engine: Name
@@ -50,7 +69,7 @@ class Ready:
     storage: str
 
 
-def ready(wanted: Wanted, url: str) -> AbstractContextManager[Ready]:
+def ready(wanted: EngineOptions, url: str) -> AbstractContextManager[Ready]:
     """Have the engine while a `with` block runs.
 
     Raises:
@@ -60,7 +79,7 @@ def ready(wanted: Wanted, url: str) -> AbstractContextManager[Ready]:
 
 
 @contextmanager
-def _local(wanted: Wanted, url: str) -> Iterator[Ready]:
+def _local(wanted: EngineOptions, url: str) -> Iterator[Ready]:
     for option in ("address", "gpus_per_worker", "cpus_per_worker"):
         given = getattr(wanted, option)
         if given is not None:
@@ -70,7 +89,7 @@ def _local(wanted: Wanted, url: str) -> Iterator[Ready]:
 
 
 @contextmanager
-def _ray(wanted: Wanted, url: str) -> Iterator[Ready]:
+def _ray(wanted: EngineOptions, url: str) -> Iterator[Ready]:
     if importlib.util.find_spec("ray") is None:
         raise MissingPackage("ray", extra="ray", needed_for="--engine ray")
     if wanted.slots_per_gpu is not None:
@@ -80,19 +99,19 @@ def _ray(wanted: Wanted, url: str) -> Iterator[Ready]:
             f"give --gpus-per-worker {part:.2g} instead."
         )
     hang_limit_seconds = options.read_seconds("--hang-limit", wanted.hang_limit or options.DEFAULT_HANG_LIMIT)
-    memory_bytes = None if wanted.memory_limit is None else room.read_size("--memory-limit", wanted.memory_limit)
-    from tuner.workers import cluster
+    memory_bytes = None if wanted.memory_limit is None else entries.read_size("--memory-limit", wanted.memory_limit)
+    from tuner.workers.engines import ray
 
-    with cluster.joined(wanted.address):
+    with ray.joined(wanted.address):
         # not before: Ray reads its settings when it is imported
-        from tuner.workers import ray, seat
+        from tuner.workers.engines import node, ray
 
-        nodes = cluster.nodes()
+        nodes = ray.nodes()
         storage = reachable(url, {str(node["NodeManagerAddress"]) for node in nodes})
         resources: Sequence[Mapping[str, Any]] = [node["Resources"] for node in nodes]
         has_gpus = any(each.get("GPU") for each in resources)
         per_worker = float(has_gpus) if wanted.gpus_per_worker is None else wanted.gpus_per_worker
-        share = seat.Share(cpus=wanted.cpus_per_worker or 1, gpus=per_worker, memory_bytes=memory_bytes)
+        share = node.NodeShare(cpus=wanted.cpus_per_worker or 1, gpus=per_worker, memory_bytes=memory_bytes)
         num_workers = wanted.workers or min(MAX_WORKERS, max(1, sum(map(share.num_in, resources))))
         hands = options.Hands(
             places=(None,) * num_workers,
@@ -103,7 +122,7 @@ def _ray(wanted: Wanted, url: str) -> Iterator[Ready]:
         yield Ready(run=partial(ray.run, share=share), hands=hands, storage=storage)
 
 
-_BUILDERS: dict[Name, Callable[[Wanted, str], AbstractContextManager[Ready]]] = {"local": _local, "ray": _ray}
+_BUILDERS: dict[Name, Callable[[EngineOptions, str], AbstractContextManager[Ready]]] = {"local": _local, "ray": _ray}
 
 
 def reachable(url: str, hosts: set[str]) -> str:

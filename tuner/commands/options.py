@@ -1,6 +1,12 @@
-"""What is said on the command line, into the values that the rooms below take."""
+"""What is said of the artifacts, into the folder of this machine where they are written and the bucket where others find them.
+
+What is said on the command line, into the values that the rooms below take.
+"""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -8,18 +14,78 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tuner.commands import artifacts
-from tuner.data import room
-from tuner.errors import RequestError
-from tuner.spec import Budget, StudySpec, read_duration
+from tuner.cache import entries
+from tuner.commands import storage_url
+from tuner.errors import RequestError, TunerError
+from tuner.spec.study import Budget, StudySpec, read_duration
 from tuner.trust import keys
-from tuner.workers import gpus
+from tuner.workers.bucket import transfer
+from tuner.workers.engines import gpus
+
+#: where files are that are of this machine only, logs and what could not be delivered, if the artifacts are in a bucket
+SCRATCH = "TUNER_SCRATCH"
+_SCHEME = "s3://"
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w.+=@-]+)*")
+
+
+def read(given: str | Path | None) -> tuple[Path, str | None]:
+    """The folder of this machine, and the bucket if one is given; without either what the environment says.
+
+    Raises:
+        RequestError: it is the URL of something else.
+    """
+    said = str(given if given is not None else os.environ.get("TUNER_ARTIFACTS") or storage_url.ARTIFACTS)
+    if "://" not in said:
+        return Path(said).expanduser().absolute(), None
+    url = said.rstrip("/")
+    if not _BUCKET.fullmatch(url) or any(part in (".", "..") for part in url.split("/")):
+        raise RequestError(f"--artifacts is {said}; expected a folder, or s3://BUCKET/PREFIX with a bucket's name in small letters.")
+    return Path(os.environ.get(SCRATCH) or storage_url.ARTIFACTS).expanduser().absolute(), url
+
+
+def require(bucket: str | None) -> None:
+    """Refuse a bucket that cannot be written, before anything is trained.
+
+    Raises:
+        ArtifactsError: it is not there, does not answer, or refuses the credentials.
+        MissingPackage: what reaches it is not installed.
+    """
+    if bucket is not None:
+        transfer.open_bucket(bucket).require()
+
+
+@contextmanager
+def fetched(weights: str, folder: Path) -> Iterator[Path]:
+    """Kept weights as a file of this machine, while a `with` block runs.
+
+    Raises:
+        TunerError: they are in a bucket that cannot be used, or not there.
+    """
+    if not is_url(weights):
+        yield Path(weights)
+        return
+    url, _, name = weights.rpartition("/")
+    path = folder / f"{os.getpid()}-{name}"
+    try:
+        if not transfer.open_bucket(url).fetch(name, path):
+            raise TunerError(f"the weights {weights} are not there; the worker that trained them may not have put them there yet")
+        yield path
+    except OSError as error:
+        raise TunerError(f"the weights {weights} cannot be fetched to {folder}: {error.strerror or error}") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def is_url(weights: str) -> bool:
+    """Whether kept weights are in a bucket."""
+    return weights.startswith(_SCHEME)
+
 
 #: a trainer that says nothing for so long hangs
 DEFAULT_HANG_LIMIT = "30m"
 
 
-class Form(StrEnum):
+class OutputFormat(StrEnum):
     """How a result is printed."""
 
     TEXT = "text"
@@ -44,7 +110,7 @@ class Hands:
     """The workers that work here, and what each of them may take."""
 
     #: one for each worker: its part of a GPU, None for one on the cores
-    places: tuple[gpus.Place | None, ...]
+    places: tuple[gpus.GpuShare | None, ...]
     #: threads a worker; None: a fair share of the cores
     threads: int | None
     hang_limit_seconds: float
@@ -98,8 +164,8 @@ def limit_cache(given: str | None) -> None:
         RequestError: it is no size.
     """
     if given:
-        room.read_size("--cache-limit", given)
-        os.environ[room.LIMIT] = given
+        entries.read_size("--cache-limit", given)
+        os.environ[entries.LIMIT] = given
 
 
 def places(cache_given: Path | None, artifacts_given: str | Path | None) -> Folders:
@@ -109,9 +175,9 @@ def places(cache_given: Path | None, artifacts_given: str | Path | None) -> Fold
         RequestError: one of them is there and is no folder, the artifacts are to go to what is no bucket, or what encrypts them is no key.
     """
     keys.artifact_identities()
-    folder, bucket = artifacts.read(artifacts_given)
+    folder, bucket = read(artifacts_given)
     folders = Folders(cache=cache(cache_given), artifacts=folder, bucket=bucket)
-    for name, folder in (("--cache", folders.cache), ("--artifacts" if bucket is None else artifacts.SCRATCH, folders.artifacts)):
+    for name, folder in (("--cache", folders.cache), ("--artifacts" if bucket is None else SCRATCH, folders.artifacts)):
         blocked = next((path for path in (folder, *folder.parents) if path.exists()), folder)
         if not blocked.is_dir():
             raise RequestError(f"{name} is {folder}, but {blocked} is a file; name a folder.")
@@ -132,7 +198,7 @@ def hands(
         places=gpus.places(gpus.found(), slots=slots_per_gpu, num_workers=num_workers),
         threads=threads,
         hang_limit_seconds=read_seconds("--hang-limit", hang_limit or DEFAULT_HANG_LIMIT),
-        memory_limit_bytes=None if memory_limit is None else room.read_size("--memory-limit", memory_limit),
+        memory_limit_bytes=None if memory_limit is None else entries.read_size("--memory-limit", memory_limit),
     )
 
 
@@ -187,7 +253,7 @@ def read_seconds(option: str, given: str) -> float:
     return seconds
 
 
-def form(*, as_json: bool, as_yaml: bool) -> Form:
+def form(*, as_json: bool, as_yaml: bool) -> OutputFormat:
     """How to print.
 
     Raises:
@@ -195,7 +261,7 @@ def form(*, as_json: bool, as_yaml: bool) -> Form:
     """
     if as_json and as_yaml:
         raise RequestError("--json and --yaml are both given; choose one.")
-    return Form.JSON if as_json else Form.YAML if as_yaml else Form.TEXT
+    return OutputFormat.JSON if as_json else OutputFormat.YAML if as_yaml else OutputFormat.TEXT
 
 
 def _say(problem: Any) -> str:

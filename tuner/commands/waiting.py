@@ -1,17 +1,102 @@
-"""Work that needs what is not there yet, into work that waits for it: a database that is starting, a study that no one has begun."""
+"""What the workers of a run said and how they ended, into the error of a study that they left before its end.
+
+The last trials of a study, which other workers have, into word of whether one of them is left to be taken up.
+
+Work that needs what is not there yet, into work that waits for it: a database that is starting, a study that no one has begun.
+"""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from optuna.exceptions import StorageInternalError
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random
 
-from tuner.errors import ArtifactsError, StorageError, StudyError, TunerError
-from tuner.search import storage as storages
-from tuner.search.storage import Storage
+from tuner.errors import ArtifactsError, RequestError, StorageError, StudyError, TunerError
+from tuner.spec import budget
+from tuner.spec.budget import StudyProgress
+from tuner.storage import engine as storages
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import leases, trials
+from tuner.studies.leases import WorkerId
+from tuner.studies.study import Study
 from tuner.terminal import plain
+from tuner.views import status
+from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.stopping import Stopping
+
+#: what a worker says that cannot go on
+COMPLAINTS = (EventKind.REFUSED, EventKind.GAVE_UP)
+
+
+def failure(study: Study, complaints: Sequence[Event], codes: Sequence[int]) -> TunerError | None:
+    """Why the study did not come to its end: what its workers found wrong with the request, or with the work; None if it did.
+
+    A worker that could not go on is forgiven where others finished the study.
+    """
+    if not (complaints or any(codes)) or is_over(study):
+        return None
+    refused = next((event.message for event in complaints if event.what is EventKind.REFUSED), None)
+    if refused is not None:
+        return RequestError(refused)
+    why = complaints[0].message if complaints else f"a worker ended with exit code {next(filter(None, codes))}"
+    return TunerError(f"The workers gave up before the study came to its end: {why}")
+
+
+def is_over(study: Study) -> bool:
+    """Whether no trial is left, neither to begin nor to end."""
+    seen = status.snapshot(study)
+    standing = StudyProgress(
+        num_trials=seen.num_ended,
+        best_value=seen.best_value,
+        busy_seconds=seen.busy_seconds,
+        stopped=trials.stopped(study),
+        halted=seen.halted_by,
+    )
+    if budget.decide_to_end(study.spec.budget, standing) is not None:
+        return True
+    return seen.stop_reason is not None and not seen.running and not seen.num_waiting
+
+
+_LOOK_SECONDS = 2.0
+#: how long a storage may be away, as for a worker that trains
+_STORAGE_PATIENCE_SECONDS = 600.0
+
+
+def is_needed(study: Study, stopping: Stopping) -> bool:
+    """Whether the study has a trial for one more worker; waits as long as others have the last ones, of which one may be lost.
+
+    Raises:
+        StorageError: the storage was away for too long.
+    """
+    deadline = time.monotonic() + _STORAGE_PATIENCE_SECONDS
+    has_said = False
+    while not stopping.is_asked:
+        try:
+            if is_over(study):
+                return False
+            if trials.stop_reason(study) is None or study.storage.read(lambda connection: _is_left(connection, study)):
+                return True
+        except StorageError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            deadline = time.monotonic() + _STORAGE_PATIENCE_SECONDS
+        if not has_said:
+            has_said = True
+            plain.line(f"{study.name}: the last trials are with other workers; waiting, in case one of them is lost")
+        stopping.wait(_LOOK_SECONDS)
+    return False
+
+
+def _is_left(connection: Connection, study: Study) -> bool:
+    """Whether a trial was handed back, or its worker is gone."""
+    here, now = WorkerId.here(""), tables.clock(connection)
+    return any(lease.is_vacant(here, now) for lease in leases.of_running_trials(connection, study.id))
+
 
 T = TypeVar("T")
 

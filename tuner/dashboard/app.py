@@ -19,30 +19,31 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from tuner import errors
-from tuner.dashboard import door, forwarded, guards, health, metrics, openid, permitted, programs, signin
-from tuner.dashboard.door import Lock
+from tuner.dashboard import api, guards, metrics
+from tuner.dashboard.auth import authentication, openid, permitted, signin
+from tuner.dashboard.auth.authentication import Authentication
 from tuner.dashboard.pages import routes
-from tuner.search import pictures
-from tuner.search import storage as storages
+from tuner.storage import engine as storages
+from tuner.studies import pictures
 
 #: scripts and styles, the same for everyone
-_MAY_BE_KEPT = ("/static/", *routes.NEED_NO_DATABASE, door.STYLE)
-_NEED_NO_DATABASE = (*_MAY_BE_KEPT, *guards.HEALTH, "/favicon.ico", door.SIGN_IN, door.SIGN_OUT, door.OPENID)
+_MAY_BE_KEPT = ("/static/", *routes.NEED_NO_DATABASE, authentication.STYLE)
+_NEED_NO_DATABASE = (*_MAY_BE_KEPT, *guards.HEALTH, "/favicon.ico", authentication.SIGN_IN, authentication.SIGN_OUT, authentication.OPENID)
 
 _READING = ("GET", "HEAD")
 
 _log = logging.getLogger(__name__)
 
 
-def build(storage: storages.Storage, lock: Lock) -> Starlette:
+def build(storage: storages.Storage, lock: Authentication) -> Starlette:
     """The dashboard of a storage as an ASGI application; who may see what of it is the lock's to say."""
     settings = lock.settings
     guarded = [
         Middleware(guards.SafeHeaders, may_be_kept=_MAY_BE_KEPT),
-        Middleware(forwarded.Forwarded, proxies=settings.proxies),
+        Middleware(guards.Forwarded, proxies=settings.proxies),
         Middleware(guards.Transport),
         Middleware(guards.KnownHosts, hosts=settings.hosts),
-        Middleware(door.Door, lock=lock),
+        Middleware(authentication.Door, lock=lock),
         Middleware(permitted.Recorded, storage=storage),
         Middleware(permitted.SameOrigin),
         Middleware(permitted.Permitted, allow_migration=settings.allow_migration),
@@ -51,9 +52,9 @@ def build(storage: storages.Storage, lock: Lock) -> Starlette:
     own = [
         *signin.routes(lock),
         *openid.routes(lock),
-        *health.routes(lambda: is_there(storage)),
+        *guards.routes(lambda: is_there(storage)),
         *metrics.routes(storage, settings.artifacts),
-        *programs.routes(storage),
+        *api.routes(storage),
         *routes.routes(storage, settings.artifacts),
     ]
     optunas = cast(ASGIApp, a2wsgi.WSGIMiddleware(_optunas(storage, settings.artifacts)))

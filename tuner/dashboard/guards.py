@@ -1,5 +1,11 @@
-"""ASGI applications around the dashboard: to whom it answers at all, and what they add to the answers."""
+"""ASGI applications around the dashboard: to whom it answers at all, and what they add to the answers.
 
+Whether the process lives, and whether it can do its work, for what watches over it.
+
+What a proxy says of a request, believed only if the proxy is one of ours.
+"""
+
+import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
@@ -7,8 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from tuner.dashboard.pages import served
 
@@ -120,3 +128,64 @@ def _away(request: Request) -> Response:
     if request.url.path.startswith(("/api", "/tuner/api/")):
         return JSONResponse({"reason": "The database is away."}, HTTPStatus.SERVICE_UNAVAILABLE)
     return served.away(request)
+
+
+_ALIVE, _READY = HEALTH
+
+
+def routes(is_there: Callable[[], bool]) -> list[BaseRoute]:
+    """`/healthz` and `/readyz`; `is_there` tells whether the database answers."""
+
+    async def alive(request: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def ready(request: Request) -> Response:
+        if await run_in_threadpool(is_there):
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("the database is away\n", HTTPStatus.SERVICE_UNAVAILABLE)
+
+    return [Route(_ALIVE, alive), Route(_READY, ready)]
+
+
+_PREFIX = b"x-forwarded-"
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Forwarded:
+    """Takes client, scheme and host from a trusted proxy's headers, and takes those headers away from everything behind it.
+
+    optuna-dashboard would believe them of anyone, and send browsers to whatever host they name.
+    """
+
+    def __init__(self, app: ASGIApp, *, proxies: Sequence[str]) -> None:
+        self.networks: list[_Network] = [ipaddress.ip_network(proxy) for proxy in proxies]
+        # of client and scheme: uvicorn's own
+        self.app = ProxyHeadersMiddleware(_without_them(app), trusted_hosts=list(proxies))  # type: ignore[arg-type]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on as its client sent it to the proxy."""
+        if scope["type"] == "http" and self._is_trusted(scope):
+            hosts = [value for name, value in scope["headers"] if name == b"x-forwarded-host"]
+            if hosts:
+                # of several proxies the first one was asked by the client
+                host = hosts[0].split(b",")[0].strip()
+                others = [(name, value) for name, value in scope["headers"] if name != b"host"]
+                scope = {**scope, "headers": [*others, (b"host", host)]}
+        await self.app(scope, receive, send)  # type: ignore[arg-type]
+
+    def _is_trusted(self, scope: Scope) -> bool:
+        try:
+            client = ipaddress.ip_address(scope["client"][0])
+        except (ValueError, TypeError):
+            return False
+        return any(client in network for network in self.networks)
+
+
+def _without_them(app: ASGIApp) -> ASGIApp:
+    async def pass_on(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            kept = [(name, value) for name, value in scope["headers"] if not name.startswith(_PREFIX) and name != b"forwarded"]
+            scope = {**scope, "headers": kept}
+        await app(scope, receive, send)
+
+    return pass_on

@@ -14,9 +14,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from tuner.errors import StorageError
-from tuner.search import figures
-from tuner.search.figures import Figures
-from tuner.search.storage import Storage
+from tuner.storage.engine import Storage
+from tuner.views import figures
+from tuner.views.figures import Figures
 
 
 def routes(storage: Storage, artifacts: Path | None) -> list[BaseRoute]:

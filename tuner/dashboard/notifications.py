@@ -13,11 +13,11 @@ from typing import Any
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_exponential
 
 from tuner.errors import MissingPackage, RequestError, StorageError, StudyError
-from tuner.search import figures, progress
-from tuner.search import study as studies
-from tuner.search.figures import Figures
-from tuner.search.leases import PATIENCE_SECONDS
-from tuner.search.storage import Storage
+from tuner.storage.engine import Storage
+from tuner.studies import study as studies
+from tuner.studies.leases import PATIENCE_SECONDS
+from tuner.views import figures, status
+from tuner.views.figures import Figures
 
 #: addresses as apprise writes them, with commas or blanks between them
 TARGETS = "TUNER_NOTIFY"
@@ -146,7 +146,7 @@ class _Watch:
         if not before.trials["running"] or now.trials["running"]:
             return None
         try:
-            return progress.snapshot(studies.load(now.name, self._storage)).stop_reason
+            return status.snapshot(studies.load(now.name, self._storage)).stop_reason
         except StudyError:
             return None  # deleted in this moment
 

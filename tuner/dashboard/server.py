@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import uvicorn
 
 from tuner import errors
-from tuner.dashboard import app, notifications, published, settings
-from tuner.dashboard.door import Lock
+from tuner.dashboard import app, notifications, settings
+from tuner.dashboard.auth.authentication import Authentication
 from tuner.dashboard.settings import Settings, StartToken
-from tuner.search import storage as storages
+from tuner.storage import engine as storages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class _Server(uvicorn.Server):
 
 
 def _server(storage: storages.Storage, wanted: Settings, served: Served) -> _Server:
-    pages = app.build(storage, Lock.of(wanted, served.token))
+    pages = app.build(storage, Authentication.of(wanted, served.token))
     config = uvicorn.Config(
         pages,
         log_config=None,
@@ -138,6 +138,6 @@ def _family(host: str) -> tuple[socket.AddressFamily, str]:
 
 def _place(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    if host == published.HOST and (said := published.address()) is not None:
+    if host == settings.HOST and (said := settings.address()) is not None:
         return said
     return f"[{host}]:{port}" if listener.family is socket.AF_INET6 else f"{host}:{port}"

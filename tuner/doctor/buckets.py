@@ -5,19 +5,19 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from tuner.data import room
-from tuner.doctor import findings, leftovers
+from tuner.cache import entries
+from tuner.doctor import artifacts, findings
+from tuner.doctor.artifacts import AGE_SECONDS, Ends
 from tuner.doctor.findings import Finding, Level
-from tuner.doctor.leftovers import AGE_SECONDS, Ends
 from tuner.errors import ArtifactsError, MissingPackage
-from tuner.search.storage import Storage
-from tuner.workers import shipping
+from tuner.storage.engine import Storage
+from tuner.workers.bucket import transfer
 
 if TYPE_CHECKING:
-    from tuner.workers.bucket import Bucket, Object
+    from tuner.workers.bucket.bucket import Bucket, Object
 
 _SUBJECT = "bucket"
-_CHECKPOINT = re.compile(rf"([^/]+)/trial-(\d+)/{shipping.CHECKPOINT}")
+_CHECKPOINT = re.compile(rf"([^/]+)/trial-(\d+)/{transfer.CHECKPOINT}")
 #: what a worker or tuner doctor puts there for a moment, to see whether it may
 _TRY = re.compile(r"\.tuner-[0-9a-f]{8}")
 
@@ -25,7 +25,7 @@ _TRY = re.compile(r"\.tuner-[0-9a-f]{8}")
 def look(url: str) -> Iterator[Finding]:
     """Whether it is there and can be written, by writing a little, and what it holds."""
     try:
-        bucket = shipping.open_bucket(url)
+        bucket = transfer.open_bucket(url)
         began = time.perf_counter()
         bucket.require()
         seconds = time.perf_counter() - began
@@ -33,24 +33,24 @@ def look(url: str) -> Iterator[Finding]:
     except (ArtifactsError, MissingPackage) as error:
         yield findings.problem(_SUBJECT, str(error))
         return
-    size = room.show_size(sum(each.num_bytes for each in held))
+    size = entries.show_size(sum(each.num_bytes for each in held))
     took = f"writing and deleting took {seconds:.2f} s"
     yield findings.ok(_SUBJECT, f"{url} at {bucket.endpoint} can be written; {took}; it holds {_count(held)} ({size})")
 
 
 def left(opened: Storage, url: str) -> Iterator[Finding]:
     """Checkpoints of trials that have ended, and uploads that were broken off; a bucket that cannot be used is told of by `look`."""
-    known = opened.read(leftovers.ends)
+    known = opened.read(artifacts.ends)
     try:
-        bucket = shipping.open_bucket(url)
+        bucket = transfer.open_bucket(url)
         found = find(bucket, known, before=time.time() - AGE_SECONDS)
     except (ArtifactsError, MissingPackage):
         return
     if not found:
-        yield findings.ok(leftovers.SUBJECT, f"none in {url}")
+        yield findings.ok(artifacts.LEFTOVERS, f"none in {url}")
         return
     yield Finding(
-        subject=leftovers.SUBJECT,
+        subject=artifacts.LEFTOVERS,
         level=Level.NOTE,
         found=f"{_count(found)} ({_size(found)}) of interrupted work in {url}",
         cure="delete them with tuner doctor --fix",
@@ -80,11 +80,11 @@ def _delete(bucket: "Bucket", known: Ends) -> Finding:
         else:
             bucket.remove(each.key)
     said = f"deleted {_count(found)} ({_size(found)}) of interrupted work in {bucket.url}"
-    return Finding(subject=leftovers.SUBJECT, level=Level.NOTE, found=said, fixed=bool(found))
+    return Finding(subject=artifacts.LEFTOVERS, level=Level.NOTE, found=said, fixed=bool(found))
 
 
 def _size(found: "Sequence[Object]") -> str:
-    return room.show_size(sum(each.num_bytes for each in found))
+    return entries.show_size(sum(each.num_bytes for each in found))
 
 
 def _count(found: "Sequence[Object]") -> str:

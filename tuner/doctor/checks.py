@@ -10,33 +10,21 @@ from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from tuner.data import entries, room
-from tuner.data.entries import Entry
-from tuner.doctor import (
-    buckets,
-    database,
-    disks,
-    encryption,
-    findings,
-    hardware,
-    leftovers,
-    packages,
-    sqlite_file,
-    undelivered,
-    weights,
-    zombies,
-)
-from tuner.doctor.findings import Finding, Level, Visit
+from tuner.cache import entries
+from tuner.cache.entries import CacheEntry
+from tuner.doctor import artifacts as doctor_artifacts
+from tuner.doctor import buckets, database, findings, hardware, lost_trials
+from tuner.doctor.findings import DoctorContext, Finding, Level
 from tuner.errors import StorageError, TunerError
-from tuner.search import storage as storages
-from tuner.search.storage import Storage
+from tuner.storage import engine as storages
+from tuner.storage.engine import Storage
 
 #: for reading entries of the cache
 _READ_SECONDS = 5.0
 #: of a list of entries
 _SHOWN = 3
 _FAILURES = (OSError, TunerError, SQLAlchemyError, sqlite3.Error, ValueError, LookupError)
-Look = Callable[[Visit], Iterable[Finding]]
+Look = Callable[[DoctorContext], Iterable[Finding]]
 
 #: what is looked at in an open storage
 _IN_STORAGE: tuple[Callable[[Storage], Iterable[Finding]], ...] = (
@@ -45,22 +33,22 @@ _IN_STORAGE: tuple[Callable[[Storage], Iterable[Finding]], ...] = (
     database.latency,
     database.clock,
     database.connections,
-    sqlite_file.journal,
-    sqlite_file.pages,
-    zombies.running,
-    zombies.stopped,
-    zombies.versions,
-    weights.look,
+    database.journal,
+    database.pages,
+    lost_trials.running,
+    lost_trials.stopped,
+    lost_trials.versions,
+    doctor_artifacts.look_at_weights,
 )
 
 
-def storage(visit: Visit) -> Iterator[Finding]:
+def storage(visit: DoctorContext) -> Iterator[Finding]:
     """The database and what it holds."""
     if not visit.is_storage_there:
         yield from database.missing(visit.url)
         return
     path = database.file_of(visit.url)
-    held = None if path is None else sqlite_file.locked(path)
+    held = None if path is None else database.locked(path)
     if held is not None:
         yield held
         return
@@ -73,34 +61,34 @@ def storage(visit: Visit) -> Iterator[Finding]:
         for look in _IN_STORAGE:
             yield from _tried("storage", partial(look, opened))
         yield from _tried("storage disk", partial(database.disk, visit.url))
-        yield from _tried("leftovers", partial(leftovers.look, opened, visit.artifacts))
-        yield from _tried("undelivered", partial(undelivered.look, opened, visit.artifacts))
+        yield from _tried("leftovers", partial(doctor_artifacts.look_for_leftovers, opened, visit.artifacts))
+        yield from _tried("undelivered", partial(doctor_artifacts.look_for_undelivered, opened, visit.artifacts))
         if visit.bucket is not None:
             yield from _tried("leftovers", partial(buckets.left, opened, visit.bucket))
     finally:
         opened.close()
 
 
-def artifacts(visit: Visit) -> Iterator[Finding]:
+def artifacts(visit: DoctorContext) -> Iterator[Finding]:
     """The folder of weights, checkpoints and logs, and the bucket that others see of it."""
-    yield from disks.writable("artifacts", visit.artifacts, "--artifacts" if visit.bucket is None else "TUNER_SCRATCH")
-    yield disks.space("artifacts", visit.artifacts)
-    yield from encryption.look(visit.artifacts)
+    yield from hardware.writable("artifacts", visit.artifacts, "--artifacts" if visit.bucket is None else "TUNER_SCRATCH")
+    yield hardware.space("artifacts", visit.artifacts)
+    yield from doctor_artifacts.look_at_encryption(visit.artifacts)
     if visit.bucket is not None:
         yield from buckets.look(visit.bucket)
 
 
-def cache(visit: Visit) -> Iterator[Finding]:
+def cache(visit: DoctorContext) -> Iterator[Finding]:
     """The folder of images and features, and its size against its limit."""
-    yield from disks.writable("cache", visit.cache, "--cache")
+    yield from hardware.writable("cache", visit.cache, "--cache")
     known = entries.find(visit.cache)
     held = sum(entry.num_bytes for entry in known) + entries.num_bytes_unfinished(visit.cache)
-    yield judge_size(visit.cache, held, room.limit_bytes(visit.cache, held))
+    yield judge_size(visit.cache, held, entries.limit_bytes(visit.cache, held))
     yield from _damaged(known)
-    yield disks.space("cache", visit.cache)
+    yield hardware.space("cache", visit.cache)
 
 
-def _damaged(known: Sequence[Entry]) -> Iterator[Finding]:
+def _damaged(known: Sequence[CacheEntry]) -> Iterator[Finding]:
     """Entries that are not what was written; what no process has verified since the machine started is read for some seconds."""
     deadline = time.monotonic() + _READ_SECONDS
     damaged = [(entry, why) for entry in known if (why := entry.damage(deadline)) is not None]
@@ -117,7 +105,7 @@ def _damaged(known: Sequence[Entry]) -> Iterator[Finding]:
     )
 
 
-def _removed(damaged: Sequence[Entry]) -> Finding:
+def _removed(damaged: Sequence[CacheEntry]) -> Finding:
     deadline = time.monotonic() + _READ_SECONDS
     gone = sum(entry.remove() for entry in damaged if entry.damage(deadline) is not None)
     return Finding(subject="cache", level=Level.NOTE, found=f"deleted {_entries(gone)} that were damaged", fixed=gone > 0)
@@ -129,9 +117,9 @@ def _entries(number: int) -> str:
 
 def judge_size(folder: Path, held_bytes: int, limit_bytes: int) -> Finding:
     """Whether a cache keeps to its limit."""
-    found = f"{room.show_size(held_bytes)} of at most {room.show_size(limit_bytes)}"
+    found = f"{entries.show_size(held_bytes)} of at most {entries.show_size(limit_bytes)}"
     if held_bytes > limit_bytes:
-        return findings.note("cache", f"{found} in {folder}", f"the next entry makes room by itself; or raise {room.LIMIT}")
+        return findings.note("cache", f"{found} in {folder}", f"the next entry makes room by itself; or raise {entries.LIMIT}")
     return findings.ok("cache", found)
 
 
@@ -142,11 +130,11 @@ LOOKS: tuple[tuple[str, Look], ...] = (
     ("cache", cache),
     ("GPU", lambda visit: hardware.gpu()),
     ("machine", lambda visit: hardware.cores_and_memory()),
-    ("packages", lambda visit: packages.look()),
+    ("packages", lambda visit: hardware.look()),
 )
 
 
-def examine(visit: Visit, patience_seconds: float, looks: Sequence[tuple[str, Look]] = LOOKS) -> list[Finding]:
+def examine(visit: DoctorContext, patience_seconds: float, looks: Sequence[tuple[str, Look]] = LOOKS) -> list[Finding]:
     """What all looks find, taken at once; one that does not come to its end in time is left behind, and is a finding itself."""
     pool = ThreadPool(len(looks))  # of daemons, which do not keep a process from its end
     begun = [(subject, pool.apply_async(_all, (subject, look, visit))) for subject, look in looks]
@@ -172,7 +160,7 @@ def _mended(finding: Finding) -> Iterable[Finding]:
     return [finding] if mend is None else _tried(finding.subject, lambda: [mend()])
 
 
-def _all(subject: str, look: Look, visit: Visit) -> list[Finding]:
+def _all(subject: str, look: Look, visit: DoctorContext) -> list[Finding]:
     return list(_tried(subject, partial(look, visit)))
 
 

@@ -36,7 +36,7 @@ class Finding:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Visit:
+class DoctorContext:
     """What is looked at."""
 
     #: of the storage, password and all

@@ -1,15 +1,20 @@
 """Values into the coordinates of a picture; the templates draw it.
 
 Every picture is stretched to its place on the page, so its lines are drawn without scaling and its labels stand beside it in HTML.
+
+Which classes a trial took for which, into the table or the picture of it, and the figures of each class beside it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from tuner.search.listing import Measured
-from tuner.search.one_trial import Epoch
-from tuner.search.records import History
+from tuner.results import statistics
+from tuner.storage.queries import BestSoFar
+from tuner.views import details
+from tuner.views.trial import Epoch, Trial
+from tuner.views.trials import CurvePoint
 
 WIDTH, HEIGHT = 1000.0, 100.0
 #: part of the height that stays free above and below
@@ -53,7 +58,7 @@ def sparkline(values: Sequence[float]) -> str:
     return _line([(place * step, scale(value)) for place, value in enumerate(values)])
 
 
-def steps(history: History, num_trials: int) -> str:
+def steps(history: BestSoFar, num_trials: int) -> str:
     """The best value so far over the trials, as an SVG path."""
     if not history.records:
         return ""
@@ -61,7 +66,7 @@ def steps(history: History, num_trials: int) -> str:
     return _staircase(history, _Scale(values if len(values) > 1 else [values[0] * 0.9, values[0]]), max(num_trials - 1, 1))
 
 
-def history(found: History, num_trials: int, *, maximizes: bool) -> Chart | None:
+def history(found: BestSoFar, num_trials: int, *, maximizes: bool) -> Chart | None:
     """Each trial's value, and the best so far; None while no trial has ended with one."""
     if not found.records and not found.others:
         return None
@@ -93,7 +98,7 @@ def loss(epochs: Sequence[Epoch]) -> Chart | None:
     return _curves(epochs, [epoch.validation_loss for epoch in epochs], [epoch.loss for epoch in epochs])
 
 
-def reports(curve: Sequence[Measured]) -> Chart | None:
+def reports(curve: Sequence[CurvePoint]) -> Chart | None:
     """What a trial that is not ours has reported."""
     if not curve:
         return None
@@ -139,7 +144,7 @@ class _Scale:
         return HEIGHT * (1 - _MARGIN - (1 - 2 * _MARGIN) * min(1.0 + _MARGIN / 2, max(-_MARGIN / 2, part)))
 
 
-def _staircase(found: History, scale: _Scale, last: int) -> str:
+def _staircase(found: BestSoFar, scale: _Scale, last: int) -> str:
     path = []
     for place, record in enumerate(found.records):
         x, y = WIDTH * record.number / last, scale(record.value)
@@ -153,3 +158,45 @@ def _line(points: Sequence[tuple[float, float]]) -> str:
 
 def _dots(points: Sequence[tuple[float, float]]) -> str:
     return "".join(f"M{x:.0f} {y:.1f}h0" for x, y in points)
+
+
+#: classes whose confusion is a table; of more it is a picture
+_TABLED = 20
+_MISTAKES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One place of a confusion matrix."""
+
+    row: int
+    column: int
+    num: int
+    #: shade from 0 to 10: the part of the row that is here
+    shade: int
+
+
+def shown(trial: Trial, names: Sequence[str]) -> Mapping[str, Any]:
+    """What the template `confusion.html` shows of a trial, less the picture of its mistakes."""
+    return {
+        "figures": details.scores([statistics.name_of(label, names) for label in range(len(trial.confusion))], trial.confusion),
+        "confused": statistics.most_confused(trial.confusion, names, most=_MISTAKES),
+        "mistakes": _mistakes(trial, names),
+        "cells": _cells(trial),
+        "is_tabled": len(trial.confusion) <= _TABLED,
+    }
+
+
+def _mistakes(trial: Trial, names: Sequence[str]) -> list[tuple[str, str, float]]:
+    """True class, predicted class and confidence of the most confident mistakes."""
+    return [
+        (statistics.name_of(mistake.true, names), statistics.name_of(mistake.predicted, names), mistake.confidence)
+        for mistake in trial.mistakes
+    ]
+
+
+def _cells(trial: Trial) -> list[list[Cell]]:
+    return [
+        [Cell(row=place, column=column, num=num, shade=round(10 * num / sum(row)) if num else 0) for column, num in enumerate(row)]
+        for place, row in enumerate(trial.confusion)
+    ]

@@ -1,4 +1,7 @@
-"""What is known of a study into the words and figures of its report, the same for every format."""
+"""The versions that were kept of a study into what its report says of them.
+
+What is known of a study into the words and figures of its report, the same for every format.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,22 +10,114 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from tuner import study_file, wording
-from tuner.hyperparameters import Hyperparameters
-from tuner.report import pictures
-from tuner.report.material import Material
+from tuner import wording
+from tuner.report import coordinates
+from tuner.report.content import Material
 from tuner.results import best as bests
 from tuner.results.best import Best
-from tuner.search import budget, claims, plan, space
-from tuner.search.space import SpaceRow
-from tuner.search.study import MIGRATED
+from tuner.results.retrain.verdict import JudgedConfig, Verdict
+from tuner.results.versions import versions
+from tuner.results.versions.versions import Version, VersionStage, WeightsSource
+from tuner.spec import budget, plan, space
+from tuner.spec import file as study_file
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.space import SpaceRow
+from tuner.studies import claims
+from tuner.studies.study import MIGRATED, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionRow:
+    """A version in a row."""
+
+    number: int
+    #: the trial, or the retraining, that it comes from
+    origin: str
+    validation_accuracy: float | None
+    test_accuracy: float | None
+    #: 95 % interval of the latter; "" where it is not measured
+    interval: str
+    #: looks at the test split
+    num_readings: int
+    #: "" if it is in none
+    stages: str
+    #: seconds since the epoch by the database's clock
+    at: float
+    by: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A version that a retraining made, with its verdict."""
+
+    number: int
+    verdict: Verdict
+    #: what to make of it, in sentences
+    said: tuple[str, ...]
+    #: what each network is, and the network
+    networks: tuple[tuple[str, JudgedConfig], ...]
+
+
+def rows(study: Study) -> tuple[list[VersionRow], Judged | None]:
+    """The versions of a study that are there, and the verdict on the one in production, else on the latest that a retraining made."""
+    found = [version for version in versions.all(study.storage, study.name) if version.kept.study == study.name]
+    looks = Counter(reading.version for reading in versions.readings(study.storage, study.name)) if found else Counter[int]()
+    return [_row(version, looks[version.number]) for version in found], _judged(found)
+
+
+def _row(version: Version, num_readings: int) -> VersionRow:
+    kept = version.kept
+    accuracy, num = kept.metrics.get("test_accuracy"), kept.metrics.get("num_test")
+    again = kept.metrics.get("retraining") if kept.origin is WeightsSource.RETRAINING else None
+    return VersionRow(
+        number=version.number,
+        origin=str(again or f"trial {kept.trial}"),
+        validation_accuracy=kept.metrics.get("validation_accuracy"),
+        test_accuracy=accuracy,
+        interval="" if accuracy is None or not num else "{:.4f} to {:.4f}".format(*wording.wilson(accuracy, num)),
+        num_readings=num_readings,
+        stages=wording.listed(stage.value for stage in version.stages),
+        at=version.created_at,
+        by=kept.created_by,
+    )
+
+
+def _judged(found: Sequence[Version]) -> Judged | None:
+    again = [version for version in found if version.kept.origin is WeightsSource.RETRAINING]
+    if not again:
+        return None
+    chosen = next((version for version in again if VersionStage.PRODUCTION in version.stages), again[-1])
+    verdict = Verdict.model_validate(chosen.kept.metrics)
+    names = ["the version", *(comparison.against for comparison in verdict.comparisons)]
+    return Judged(
+        number=chosen.number, verdict=verdict, said=tuple(_said(verdict)), networks=tuple(zip(names, verdict.networks, strict=False))
+    )
+
+
+def _said(verdict: Verdict) -> list[str]:
+    low, high = verdict.test_interval
+    interval = f"95\u00a0% interval {low:.4f} to {high:.4f}, Wilson"
+    tested = f"On {verdict.num_test:,} test images it reaches {verdict.test_accuracy:.4f} ({interval})"
+    low, high = verdict.macro_f1_interval
+    classes = f"mean F1 of the classes {verdict.macro_f1:.4f} ({low:.4f} to {high:.4f}, bootstrap)"
+    said = [
+        *verdict.choice,
+        verdict.soup,
+        f"{tested}; {classes}.",
+        verdict.optimism.words,
+        verdict.calibration.words,
+        *(comparison.words for comparison in verdict.comparisons),
+        *verdict.notes,
+    ]
+    return [sentence for sentence in said if sentence]
+
 
 #: trials in the table of the best
 _LISTED = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
+class RuleDifference:
     """A hyperparameter of the winner that is not the rule's."""
 
     name: str
@@ -45,7 +140,7 @@ class Ranked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cost:
+class SearchCost:
     """What the search took."""
 
     #: of all workers
@@ -98,7 +193,7 @@ def winner(material: Material) -> Best | None:
     return None if material.winner is None else bests.best(material.study)
 
 
-def changes(material: Material, best: Best | None) -> list[Change]:
+def changes(material: Material, best: Best | None) -> list[RuleDifference]:
     """The hyperparameters of the winner that are not the rule's."""
     if best is None or best.trial == 0 or best.spec.retraining is not None:
         return []
@@ -107,7 +202,7 @@ def changes(material: Material, best: Best | None) -> list[Change]:
         return []
     theirs = flat(rule.model_dump(mode="json"))
     return [
-        Change(name=name, rule=theirs.get(name), winner=value)
+        RuleDifference(name=name, rule=theirs.get(name), winner=value)
         for name, value in flat(best.hyperparameters.model_dump(mode="json")).items()
         if theirs.get(name) != value
     ]
@@ -155,15 +250,15 @@ def against_rule(best: Best) -> str:
 def ranked(material: Material) -> list[Ranked]:
     """The best completed trials."""
     completed = [trial for trial in material.valued if trial.state is TrialState.COMPLETE]
-    chosen = sorted(completed, key=lambda trial: (-pictures.value(trial), trial.number))[:_LISTED]
+    chosen = sorted(completed, key=lambda trial: (-coordinates.value(trial), trial.number))[:_LISTED]
     return [_ranked(trial) for trial in chosen]
 
 
-def cost(material: Material) -> Cost:
+def cost(material: Material) -> SearchCost:
     """What the search took."""
     spans = [(attempt.began, attempt.ended) for attempt in material.attempts]
     devices = Counter(str(trial.user_attrs["device"]) for trial in material.trials if "device" in trial.user_attrs)
-    return Cost(
+    return SearchCost(
         worker_seconds=sum(ended - began for began, ended in spans),
         busy_seconds=budget.busy_seconds(spans),
         span_seconds=max(ended for _, ended in spans) - min(began for began, _ in spans) if spans else 0.0,
@@ -191,7 +286,7 @@ def _ranked(trial: FrozenTrial) -> Ranked:
     stored = trial.system_attrs.get(claims.HYPERPARAMETERS)
     return Ranked(
         number=trial.number,
-        value=pictures.value(trial),
+        value=coordinates.value(trial),
         test_accuracy=(known.get("test") or {}).get("accuracy"),
         origin=str(known.get("origin", "")),
         epochs=known.get("epochs"),

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, func, select
 
-from tuner import errors, messages
-from tuner.hyperparameters import Hyperparameters
-from tuner.search import claims, tables, trials
-from tuner.search import study as studies
-from tuner.search.records import VALUED
-from tuner.spec import StudySpec
+from tuner import errors
+from tuner.protocol import messages
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.study import StudySpec
+from tuner.storage import tables
+from tuner.storage.queries import VALUED
+from tuner.studies import claims, trials
+from tuner.studies import study as studies
 
 
 @dataclass(frozen=True, kw_only=True)

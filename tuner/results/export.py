@@ -1,13 +1,85 @@
-"""The best trial of a study into a file that `tuner run` and `tuner check` read as a study."""
+"""The best trial of a study into a study file of fixed values.
 
+The best trial of a study into a file that `tuner run` and `tuner check` read as a study.
+"""
+
+import importlib.metadata
 import json
 import os
 from pathlib import Path
+from typing import Any
 
-from tuner import errors, study_file
-from tuner.results import config
+from tuner import errors
 from tuner.results.best import Best
-from tuner.spec import StudySpec
+from tuner.spec import file as study_file
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.search import SearchSpace
+from tuner.spec.strategies import NoPruner, Random
+from tuner.spec.study import Budget, StudySpec
+
+#: longest name of a study
+_MAX_NAME = 100
+
+
+def resolved(best: Best) -> StudySpec:
+    """The study of one trial that trains as the best one did; `result` holds what the search found, and the seed of that trial."""
+    spec = best.spec
+    return StudySpec(
+        name=name_of(best),
+        data=spec.data,
+        model=spec.model,
+        budget=Budget(trials=1),
+        training=spec.training.model_copy(update={"epochs": best.prepared.epochs}),
+        search=fixed(best.hyperparameters),
+        sampler=Random(),
+        pruner=NoPruner(),
+        seed=spec.seed,
+        result=_result(best),
+    )
+
+
+def name_of(best: Best) -> str:
+    """The name of the study that a search's best trial becomes; a later best trial becomes another study."""
+    suffix = f"-trial-{best.trial}"
+    return best.spec.name[: _MAX_NAME - len(suffix)] + suffix
+
+
+def fixed(hyperparameters: Hyperparameters) -> SearchSpace:
+    """The search space that holds these hyperparameters and no others."""
+    plain: dict[str, Any] = hyperparameters.model_dump(mode="json")
+    for rate in ("learning_rate", "probe_learning_rate"):
+        plain[rate] = {plain["optimizer"]: plain[rate]}
+    return SearchSpace.model_validate(plain)
+
+
+def _result(best: Best) -> dict[str, Any]:
+    prepared = best.prepared
+    result = {
+        "study": best.spec.name,
+        "trial": best.trial,
+        "trial_seed": best.seed,
+        # of images that were trained on it would be no such thing
+        "validation_accuracy": best.value if best.spec.training.images == "train" else None,
+        "test_accuracy": best.test_accuracy,
+        "best_epoch": best.best_epoch,
+        "seconds": best.seconds,
+        "rule": None
+        if best.rule_value is None
+        else _without_unknown({"validation_accuracy": best.rule_value, "test_accuracy": best.rule_test_accuracy}),
+        "completed_trials": best.num_completed,
+        "classes": list(prepared.classes),
+        "images": {"train": prepared.num_train, "validation": prepared.num_validation, "test": prepared.num_test},
+        "fingerprint": prepared.fingerprint,
+        "splits": prepared.splits,
+        "device": prepared.device,
+        "versions": prepared.versions | {"optuna": importlib.metadata.version("optuna")},
+    }
+    return _without_unknown(result)
+
+
+def _without_unknown(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
 
 _COMMENTS = {
     "data": "the images, and how they are split; the splits follow from the seed",
@@ -24,7 +96,7 @@ def as_yaml(best: Best) -> str:
     rank = "the best" if best.is_best else "one"
     what = f"Trial {best.trial} of the study {best.spec.name}, {rank} of {best.num_completed} completed trials"
     measured = "validation accuracy" if best.spec.training.images == "train" else "accuracy on images that it trained on"
-    return commented(config.resolved(best), f"{what}: {measured} {best.value:.4f}.")
+    return commented(resolved(best), f"{what}: {measured} {best.value:.4f}.")
 
 
 def commented(spec: StudySpec, headline: str) -> str:
@@ -39,7 +111,7 @@ def commented(spec: StudySpec, headline: str) -> str:
 
 def as_json(best: Best) -> str:
     """The best trial as a study file in JSON."""
-    return json.dumps(config.resolved(best).model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(resolved(best).model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
 def write(best: Best, path: Path) -> None:

@@ -1,9 +1,12 @@
-"""A running study on a terminal: news scroll by above, the state of things stays below."""
+"""A running study on a terminal: news scroll by above, the state of things stays below.
+
+How a running study is shown: a live view on a terminal, plain lines elsewhere.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, Self
 
 from rich.console import Group, RenderableType
 from rich.live import Live
@@ -12,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner import wording
-from tuner.search import plan as plans
-from tuner.search.progress import Running, Snapshot
-from tuner.spec import StudySpec
-from tuner.terminal import news, plan, printing
-from tuner.workers.events import Event, Happening
+from tuner.spec import plan as plans
+from tuner.spec.study import StudySpec
+from tuner.terminal import news, plain, plan, printing
+from tuner.views.status import RunningTrial, Snapshot
+from tuner.workers.worker.events import Event, EventKind
 
 #: running trials that have a row of their own
 _LISTED_TRIALS = 16
@@ -44,7 +47,7 @@ class LiveScreen:
 
     def tell(self, event: Event, *, is_best: bool) -> None:
         """Let an event scroll by, if it is worth it."""
-        if event.what is Happening.READY:
+        if event.what is EventKind.READY:
             self._warm.add(event.worker)
         styled = news.styled(event, is_best=is_best)
         if styled is not None:
@@ -134,7 +137,7 @@ def counts(snapshot: Snapshot) -> Text:
     return line
 
 
-def running(trials: tuple[Running, ...]) -> RenderableType:
+def running(trials: tuple[RunningTrial, ...]) -> RenderableType:
     """A row for each running trial."""
     rows = plan.table("trial", "worker", "stage", "epoch", "value", right=("trial", "epoch", "value"))
     for trial in trials[:_LISTED_TRIALS]:
@@ -143,3 +146,75 @@ def running(trials: tuple[Running, ...]) -> RenderableType:
     if len(trials) > _LISTED_TRIALS:
         rows.add_row("", f"… {len(trials) - _LISTED_TRIALS} more", style="quiet")
     return rows
+
+
+class Screen(Protocol):
+    """Something that shows a study while it runs, inside a `with`."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def tell(self, event: Event, *, is_best: bool) -> None:
+        """Something happened."""
+        ...
+
+    def show(self, snapshot: Snapshot) -> None:
+        """This is how things are."""
+        ...
+
+    def stopping(self) -> None:
+        """The end was asked for."""
+        ...
+
+
+class PlainScreen:
+    """One line an event, for logs and for programs that read them."""
+
+    def __init__(self, spec: StudySpec, address: str | None) -> None:
+        self._name = spec.name
+        self._address = address
+        self._is_stopping = False
+
+    def __enter__(self) -> Self:
+        if self._address:
+            plain.line(f"{self._name} dashboard at {self._address}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return
+
+    def tell(self, event: Event, *, is_best: bool) -> None:
+        """Print a line."""
+        said = news.plain(event, is_best=is_best)
+        if said is not None:
+            plain.line(said)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Lines tell it all."""
+
+    def stopping(self) -> None:
+        """Say once that the end was asked for."""
+        if not self._is_stopping:
+            self._is_stopping = True
+            plain.line(f"{self._name} stopping: running trials are kept for the next run")
+
+
+class Throttled:
+    """Calls something again and again, but not more often than it should be."""
+
+    def __init__(self, act: Callable[[], None], *, every_seconds: float) -> None:
+        self._act = act
+        self._every_seconds = every_seconds
+        self._due = 0.0
+
+    def __call__(self) -> None:
+        """Do it if it is time."""
+        if time.monotonic() >= self._due:
+            self._act()
+            self._due = time.monotonic() + self._every_seconds
+
+
+def choose(spec: StudySpec, address: str | None) -> Screen:
+    """The screen for where stderr leads."""
+    return LiveScreen(spec, address) if printing.stderr().is_terminal else PlainScreen(spec, address)

@@ -5,19 +5,19 @@ import time
 from rich.text import Text
 
 from tuner import wording
-from tuner.workers import events
-from tuner.workers.events import Event, Happening
+from tuner.workers.worker import events
+from tuner.workers.worker.events import Event, EventKind
 
 #: what is seen anyway in the state of things, or is no one's business
-_UNTOLD_LIVE = (Happening.EPOCH, Happening.STARTED, Happening.PROMOTED, Happening.ENDED)
-_UNTOLD_PLAIN = (Happening.EPOCH,)
+_UNTOLD_LIVE = (EventKind.EPOCH, EventKind.STARTED, EventKind.PROMOTED, EventKind.ENDED)
+_UNTOLD_PLAIN = (EventKind.EPOCH,)
 _STYLES = {
-    Happening.COMPLETED: "good",
-    Happening.PRUNED: "quiet",
-    Happening.FAILED: "bad",
-    Happening.TROUBLE: "bad",
-    Happening.GAVE_UP: "bad",
-    Happening.REFUSED: "bad",
+    EventKind.COMPLETED: "good",
+    EventKind.PRUNED: "quiet",
+    EventKind.FAILED: "bad",
+    EventKind.TROUBLE: "bad",
+    EventKind.GAVE_UP: "bad",
+    EventKind.REFUSED: "bad",
 }
 
 

@@ -8,12 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner import wording
-from tuner.data.dataset import Dataset
-from tuner.data.splits import Splits
-from tuner.search import plan as plans
-from tuner.search.space import SpaceRow
-from tuner.spec import StudySpec
-from tuner.workers.cost import Cost
+from tuner.spec import plan as plans
+from tuner.spec.space import SpaceRow
+from tuner.spec.study import StudySpec
+from tuner.tasks.images.data.dataset import Dataset
+from tuner.tasks.images.data.splits import Splits
+from tuner.tasks.images.spec.cost import Cost
 
 #: classes that have a row of their own
 _LISTED_CLASSES = 20

@@ -10,12 +10,12 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from tuner import wording
-from tuner.search import plan as plans
-from tuner.search.progress import Snapshot
-from tuner.search.roster import Worker
-from tuner.search.troubles import Trouble
-from tuner.spec import StudySpec
+from tuner.spec import plan as plans
+from tuner.spec.study import StudySpec
+from tuner.studies.workers import WorkerRow
 from tuner.terminal import live, plan, printing
+from tuner.views.failures import FailedTrials
+from tuner.views.status import Snapshot
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_LENGTH = 50
@@ -25,15 +25,15 @@ _LISTED_TROUBLES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class WatchedStudy:
     """One look at a study."""
 
     snapshot: Snapshot
-    workers: tuple[Worker, ...]
+    workers: tuple[WorkerRow, ...]
     #: best value after each trial that ended
     curve: tuple[float, ...]
     #: failed trials by kind, the most frequent first
-    troubles: tuple[Trouble, ...]
+    troubles: tuple[FailedTrials, ...]
 
 
 class WatchScreen:
@@ -41,7 +41,7 @@ class WatchScreen:
 
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
-        self._last: Seen | None = None
+        self._last: WatchedStudy | None = None
         self._live = Live(Text("looking …", style="quiet"), console=printing.stderr(), auto_refresh=False, transient=False)
 
     def __enter__(self) -> "WatchScreen":
@@ -51,7 +51,7 @@ class WatchScreen:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._live.__exit__(kind, error, trace)
 
-    def show(self, seen: Seen | None, away: str) -> None:
+    def show(self, seen: WatchedStudy | None, away: str) -> None:
         """Draw a look, or, where the database is away, the last one and that it is."""
         self._last = seen or self._last
         parts = [] if self._last is None else list(_drawn(self._spec, self._last))
@@ -69,7 +69,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[round((value - low) * scale)] for value in shown)
 
 
-def line(spec: StudySpec, seen: Seen) -> str:
+def line(spec: StudySpec, seen: WatchedStudy) -> str:
     """A look as one line of a log."""
     snapshot = seen.snapshot
     best = "" if snapshot.best_value is None else f", best {snapshot.best_value:.4f} by trial {snapshot.best_number}"
@@ -78,12 +78,12 @@ def line(spec: StudySpec, seen: Seen) -> str:
     return f"{spec.name} {counts}{best}, {wording.count(sum(worker.is_present for worker in seen.workers), 'worker')}{ended}"
 
 
-def is_over(seen: Seen) -> bool:
+def is_over(seen: WatchedStudy) -> bool:
     """Whether nothing more will happen."""
     return seen.snapshot.stop_reason is not None and not seen.snapshot.running
 
 
-def _drawn(spec: StudySpec, seen: Seen) -> Sequence[RenderableType]:
+def _drawn(spec: StudySpec, seen: WatchedStudy) -> Sequence[RenderableType]:
     snapshot = seen.snapshot
     head = Text.assemble((spec.name, "strong"), (f"  {plans.budget(spec)}", "quiet"))
     if snapshot.eta_seconds is not None and snapshot.running:
@@ -104,7 +104,7 @@ def _drawn(spec: StudySpec, seen: Seen) -> Sequence[RenderableType]:
     return parts
 
 
-def _failure(trouble: Trouble) -> Sequence[RenderableType]:
+def _failure(trouble: FailedTrials) -> Sequence[RenderableType]:
     """How often one kind of failure was seen, and the last line that it left."""
     head = Text.assemble(
         (trouble.error or "no reason is stored", "bad"),
@@ -116,7 +116,7 @@ def _failure(trouble: Trouble) -> Sequence[RenderableType]:
     return [head, Text(f"  {shown}", no_wrap=True, overflow="ellipsis")] if shown else [head]
 
 
-def _workers(present: Sequence[Worker]) -> RenderableType:
+def _workers(present: Sequence[WorkerRow]) -> RenderableType:
     rows = plan.table("at work", "on", "memory", "asked to", right=("memory",))
     for worker in present[:_LISTED_WORKERS]:
         held = (worker.memory_bytes or 0) + (worker.trainer_memory_bytes or 0)

@@ -6,12 +6,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.dashboard.pages import serving
-from tests.search import by_hand
-from tuner import messages
-from tuner.search import study as studies
-from tuner.search import tables, trials
-from tuner.search.storage import Storage
-from tuner.search.study import Study
+from tests.studies import by_hand
+from tuner.protocol import messages
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import study as studies
+from tuner.studies import trials
+from tuner.studies.study import Study
 
 
 @pytest.fixture

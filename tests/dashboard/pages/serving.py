@@ -11,9 +11,9 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tuner.dashboard.identity import Identity, Role
+from tuner.dashboard.auth.permissions import Identity, Role
 from tuner.dashboard.pages import routes
-from tuner.search.storage import Storage
+from tuner.storage.engine import Storage
 
 
 class As:

@@ -7,13 +7,14 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.dashboard.pages import serving
-from tests.search import by_hand
-from tuner.dashboard.identity import Role
-from tuner.search import leases, roster, tables
-from tuner.search import study as studies
-from tuner.search.roster import Pulse
-from tuner.search.storage import Storage
-from tuner.search.study import Study
+from tests.studies import by_hand
+from tuner.dashboard.auth.permissions import Role
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import leases, workers
+from tuner.studies import study as studies
+from tuner.studies.study import Study
+from tuner.studies.workers import WorkerStatus
 
 FORMS = ("stop", "suspend", "resume", "budget", "enqueue", "trials/4/stop", "workers/stop")
 
@@ -75,8 +76,8 @@ def test_an_editor_has_a_config_of_his_own_tried(client_as: Callable[[Role], Tes
 
 def test_an_editor_lets_a_worker_end(client_as: Callable[[Role], TestClient], worked: Study) -> None:
     worker = leases.WorkerId.here("hand")
-    pulse = Pulse(device="cpu, 2 threads", memory_bytes=2**28, trainer_memory_bytes=2**31, trial=4, versions={"tuner": "0.1.0"})
-    worked.storage.write(lambda connection: roster.register(connection, worked, worker, pulse, threads=2))
+    pulse = WorkerStatus(device="cpu, 2 threads", memory_bytes=2**28, trainer_memory_bytes=2**31, trial=4, versions={"tuner": "0.1.0"})
+    worked.storage.write(lambda connection: workers.register(connection, worked, worker, pulse, threads=2))
     shown = client_as(Role.VIEWER).get("/tuner/workers").text
     assert [word for word in ("cpu, 2 threads", "2.0 GiB trainer, 256 MiB worker", "tuner 0.1.0", "trial 4") if word not in shown] == []
     assert forms(shown) == ["/tuner/signout"]

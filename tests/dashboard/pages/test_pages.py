@@ -14,12 +14,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.dashboard.pages import serving
-from tests.search import by_hand
-from tuner import errors, study_file
-from tuner.search import regret, retraining, tables, trials
-from tuner.search import storage as storages
-from tuner.search.storage import Storage
-from tuner.search.study import Study
+from tests.studies import by_hand
+from tuner import errors
+from tuner.spec import file as study_file
+from tuner.storage import engine as storages
+from tuner.storage import tables
+from tuner.storage.engine import Storage
+from tuner.studies import retraining, trials
+from tuner.studies.study import Study
+from tuner.views import regret
 
 HOSTILE = [
     "<script>document.title='owned'</script>",

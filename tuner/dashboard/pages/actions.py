@@ -12,13 +12,13 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from tuner import yaml_lines
-from tuner.dashboard.identity import Role
+from tuner.dashboard.auth.permissions import Role
 from tuner.dashboard.pages import study as pages
 from tuner.dashboard.pages.served import Refused, Site, failure, guarded, whole
-from tuner.search import control, enqueuing
-from tuner.search import study as studies
-from tuner.search.study import Study
+from tuner.spec import yaml_lines
+from tuner.studies import control, enqueue
+from tuner.studies import study as studies
+from tuner.studies.study import Study
 
 _ORIGIN = "your config"
 
@@ -91,7 +91,7 @@ def _enqueue(study: Study, request: Request, form: FormData) -> str:
     given = yaml_lines.parse(_text(form, "config"), Path(_ORIGIN)).value
     if not isinstance(given, dict):
         raise Refused("A config names hyperparameters, one a line, for example `dropout: 0.3`.")
-    enqueuing.enqueue(study, given.get("search", given), by=request.state.identity.name, origin=_ORIGIN)
+    enqueue.enqueue(study, given.get("search", given), by=request.state.identity.name, origin=_ORIGIN)
     return "enqueued"
 
 

@@ -10,7 +10,7 @@ import jinja2
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
-from tuner.dashboard.identity import Role
+from tuner.dashboard.auth.permissions import Role
 from tuner.drawing import templating
 
 FOLDER = Path(__file__).resolve().parents[1]

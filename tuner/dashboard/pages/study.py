@@ -10,11 +10,14 @@ from starlette.requests import Request
 
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
 from tuner.drawing import charts
-from tuner.search import listing, one_trial, outlook, overview, plan, space, tables, troubles
-from tuner.search import study as studies
-from tuner.search.listing import Order, Row
-from tuner.search.look import Look
-from tuner.spec import StudySpec
+from tuner.spec import plan, space
+from tuner.spec.study import StudySpec
+from tuner.storage import tables
+from tuner.studies import study as studies
+from tuner.views import failures, outlook, trial, trials
+from tuner.views import studies as views_studies
+from tuner.views.studies import Look
+from tuner.views.trials import Row, SortOrder
 
 _ROWS = 25
 _STATES = {
@@ -40,7 +43,7 @@ def drawn(row: Row) -> Drawn:
     return Drawn(row=row, state=_STATES[row.state], line=charts.sparkline([point.value for point in row.curve]))
 
 
-def find(connection: Connection, request: Request) -> overview.Listed:
+def find(connection: Connection, request: Request) -> views_studies.Listed:
     """The study that an address names.
 
     Raises:
@@ -48,7 +51,7 @@ def find(connection: Connection, request: Request) -> overview.Listed:
     """
     given = str(request.path_params["study_id"])
     number = whole(given, otherwise=-1)
-    found = overview.one(connection, number) if number >= 0 else None
+    found = views_studies.one(connection, number) if number >= 0 else None
     if found is None:
         raise Missing(f"You asked for the study number {given[:100]}; this storage has no such study, or has it no more.")
     return found
@@ -59,7 +62,7 @@ def parameters(connection: Connection, study_id: int, number: int) -> Mapping[st
     trial_id = tables.trial_id(connection, study_id, number)
     sampled = tables.parameters(connection, trial_id)
     shown = {name: value for name, value in sampled.items() if not name.endswith(".on")}
-    return shown or flat(one_trial.hyperparameters(connection, study_id, number) or {})
+    return shown or flat(trial.hyperparameters(connection, study_id, number) or {})
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     last = max(1, -(-listed.num_trials // _ROWS))
     number = min(last, whole(request.query_params.get("page"), otherwise=1, least=1))
     maximizes = listed.maximizes is not False
-    rows = listing.page(
+    rows = trials.page(
         connection, listed.id, order=order, maximizes=maximizes, offset=(number - 1) * _ROWS, limit=_ROWS, total=listed.num_trials
     )
     best = seen.history.best
@@ -94,7 +97,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "chart": charts.history(seen.history, listed.num_trials, maximizes=maximizes),
         "open": [(trial, drawn(trial.row)) for trial in seen.open],
         "parameters": {} if best is None else parameters(connection, listed.id, best.number),
-        "troubles": troubles.read(connection, listed.id) if listed.counts.get(TrialState.FAIL) else [],
+        "troubles": failures.read(connection, listed.id) if listed.counts.get(TrialState.FAIL) else [],
         "rows": [drawn(row) for row in rows],
         "order": order.value,
         "number": number,
@@ -130,9 +133,9 @@ def _planned(spec: StudySpec | None, known: Mapping[str, Any]) -> Mapping[str, A
     return {"plan": facts, "space": sorted(rows, key=lambda row: not row.is_searched)}
 
 
-def _order(request: Request) -> Order:
+def _order(request: Request) -> SortOrder:
     given = request.query_params.get("sort")
-    return Order(given) if given in list(Order) else Order.NEWEST
+    return SortOrder(given) if given in list(SortOrder) else SortOrder.NEWEST
 
 
 #: what is said after an action

@@ -9,12 +9,13 @@ from starlette.requests import Request
 
 from tuner.dashboard.pages import study
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
-from tuner.drawing import charts, confusion
-from tuner.hyperparameters import Hyperparameters
-from tuner.search import one_trial, tables
-from tuner.search import study as studies
-from tuner.search.one_trial import Trial
-from tuner.search.overview import Listed
+from tuner.drawing import charts
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.storage import tables
+from tuner.studies import study as studies
+from tuner.views import trial as views_trial
+from tuner.views.studies import Listed
+from tuner.views.trial import Trial
 
 #: attributes that have a place of their own on the page, and a path that means nothing in a browser
 _PLACED = ("error", "message", "reason", "weights")
@@ -39,7 +40,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     listed = study.find(connection, request)
     given = str(request.path_params["number"])
     number = whole(given, otherwise=-1)
-    trial = one_trial.read(connection, listed.id, number) if number >= 0 else None
+    trial = views_trial.read(connection, listed.id, number) if number >= 0 else None
     if trial is None:
         raise Missing(f"You asked for trial {given[:100]} of the study {listed.name[:100]}; it has no such trial.")
     best = site.looks.at(connection, listed).history.best
@@ -56,7 +57,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "reports": charts.reports(trial.row.curve) if not trial.epochs else None,
         "settings": _settings(connection, listed, trial, None if best is None else best.number),
         "attributes": {name: value for name, value in trial.attributes.items() if name not in _PLACED},
-        **confusion.shown(trial, names),
+        **charts.shown(trial, names),
         "picture": site.artifacts is not None and "mistakes" in trial.pictures,
         "previous": number - 1 if number > 0 else None,
         "next": number + 1 if number + 1 < listed.num_trials else None,
@@ -83,7 +84,7 @@ def _settings(connection: Connection, listed: Listed, trial: Trial, best: int | 
     elif best in (None, trial.row.number):
         others = study.flat(Hyperparameters().model_dump(mode="json"))
     else:
-        others = study.flat(one_trial.hyperparameters(connection, listed.id, best) or {})
+        others = study.flat(views_trial.hyperparameters(connection, listed.id, best) or {})
     missing = object()
     found = [
         Setting(name=name, value=value, best=others.get(name), differs=others.get(name, missing) != value) for name, value in own.items()

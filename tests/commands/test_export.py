@@ -1,0 +1,233 @@
+"""`tuner export` and `tuner predict` on a study whose trainers and errands are rehearsed."""
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.results import rehearsed_errand
+from tests.results.retrain import test_judging
+from tuner.cli import main
+from tuner.commands import export
+from tuner.protocol.errands import Format
+from tuner.results import best as bests
+from tuner.results.retrain.verdict import Verdict
+from tuner.results.versions import versions
+from tuner.results.versions.versions import WeightsSource
+from tuner.spec.study import StudySpec
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.studies import trials
+from tuner.workers.worker import evaluation
+from tuner.workers.worker.places import Places
+from tuner.workers.worker.rehearsal import Rehearsal, Script
+from tuner.workers.worker.stopping import Stopping
+from tuner.workers.worker.trainer import Limits, WarmTrainer
+from tuner.workers.worker.worker import Worker
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with the storage of a finished study of three trials, in which commands run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(evaluation, "run", rehearsed_errand.run)
+    given = {"name": "study", "data": {"source": "digits"}, "budget": {"trials": 3}, "sampler": "random", "pruner": "none"}
+    storage = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
+    study = studies.join(StudySpec.model_validate(given | {"training": {"promote": 1.0}}), storage)
+    stopping = Stopping()
+    trainer = WarmTrainer(lambda: Rehearsal(Script()), Limits(), stopping)
+    places = Places(cache=tmp_path / "cache", artifacts=tmp_path / "tuner-artifacts")
+    Worker(study, trainer, identity=trials.WorkerId.here("w1"), places=places, stopping=stopping, tell=lambda event: None).run()
+    yield tmp_path
+    storage.engine.dispose()
+
+
+def run(capsys: pytest.CaptureFixture[str], *call: str) -> tuple[int, str, str]:
+    code = main.main(list(call))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_best_trial_becomes_a_bundle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "export", "study", "--to", "home", "--format", "onnx,litert", "--quantize", "int8")
+    assert (code, out) == (0, "Wrote home. Try it: tuner predict home IMAGE\n")
+    assert "of the study study becomes a bundle (keras, onnx, litert, int8)" in err
+    assert "model.onnx: 100.00% of 1000 labels agree" in err
+    assert not (folder / "home" / "saved_model").exists()
+    assert run(capsys, "export", "study", "--to", "home")[0] == 2
+    assert run(capsys, "export", "study", "--to", "home", "--force")[0] == 0
+
+
+def test_another_trial_is_exported_by_its_number_as_far_as_its_weights_are_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    codes, headlines = [], []
+    for number in range(3):
+        code, _, err = run(capsys, "export", "study", "--trial", str(number), "--to", f"home{number}")
+        assert run(capsys, "export", "study", "--trial", str(number), "--to", f"trial{number}.yaml")[0] == 0
+        config = (folder / f"trial{number}.yaml").read_text()
+        headlines.append(config.splitlines()[0])
+        codes.append(code)
+        if code:
+            assert f"no weights are kept of trial {number} of the study study, only of trials that were the best so far: 0" in err
+            assert f"tuner export study --trial {number} --to again.yaml, then tuner run again.yaml" in err
+        else:
+            assert json.loads((folder / f"home{number}" / "metrics.json").read_text())["trial"] == number
+            assert (folder / f"home{number}" / "config.yaml").read_text() == config
+    assert codes[0] == 0
+    assert set(codes) == {0, 2}
+    assert sum("the best of 3 completed trials" in line for line in headlines) == 1
+    assert sum("one of 3 completed trials" in line for line in headlines) == 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (["--trial", "7", "--to", "home"], "the study study has no completed trial 7"),
+        (
+            ["--to", "home", "--format", "lite"],
+            "--format is 'lite'; expected all, or some of keras, savedmodel, onnx, litert, with commas. Did",
+        ),
+        (["--to", "home", "--version", "7"], "study"),
+        (["--to", "home", "--version", "1", "--trial", "0"], "--trial and --version are both given; choose one."),
+        (["--to", "best.yaml", "--version", "1"], "--version is of a bundle"),
+        (["--to", "home.zip"], "home.zip ends in .zip; expected .yaml, .yml, .json for a study file, or a folder for a bundle"),
+        (["--to", "best.yaml", "--format", "onnx"], "--format is of a bundle, but --to is best.yaml, a study file"),
+        (["--to", "best.yaml", "--quantize", "int8"], "--quantize is of a bundle"),
+        (["--to", "nowhere/home"], "there is no folder nowhere; make it first: mkdir -p nowhere"),
+        (["--to", "tuner.db"], "tuner.db ends in .db"),
+        (["--to", "cache"], "cache is in the way and is no bundle"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_a_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], call: list[str], message: str
+) -> None:
+    (folder / "cache").mkdir(exist_ok=True)
+    (folder / "cache" / "mine.txt").write_text("mine")
+    before = sorted(folder.rglob("*"))
+    code, out, err = run(capsys, "export", "study", *call)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert sorted(folder.rglob("*")) == before
+
+
+@pytest.fixture
+def versioned(folder: Path) -> Verdict:
+    """Trial 0 is version 1, and what a retraining might have come to is version 2; what was measured of that."""
+    storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
+    best = bests.of(studies.load("study", storage), 0)
+    new, _ = versions.of_trial(best, Path(str(best.weights)), by="eva")
+    versions.add(storage, new)
+    verdict, _ = test_judging.judged()
+    versions.add(storage, replace(new, origin=WeightsSource.RETRAINING, metrics=verdict.model_dump(mode="json")))
+    storage.engine.dispose()
+    return verdict
+
+
+def test_a_version_is_exported_with_what_was_measured_of_it(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "export", "study", "--version", "2", "--to", "home")
+    assert code == 0
+    assert "Version 2 of study becomes a bundle (keras)" in err
+    told = json.loads((folder / "home" / "metrics.json").read_text())
+    assert (told["version"], told["trial"], told["test"]["accuracy"]) == (2, 0, 0.92)
+    assert told["test"]["interval"] == pytest.approx((0.9015, 0.9353), abs=1e-4)
+    assert told["test"]["confusion"] == [[460, 40], [40, 460]]
+    assert "confusion" not in told["validation"]
+    assert Verdict.model_validate(told["retraining"]) == versioned
+    assert (folder / "home" / "model.keras").read_text() == f"temperature {versioned.calibration.temperature:g}"
+    card = (folder / "home" / "README.md").read_text()
+    for words in (
+        "# 2 of study",
+        "| test | 0.9200, 95 % interval 0.9015 to 0.9353 | 1,000 |",
+        "The search had ended with 0.9700 on its validation images, 0.0500 above it.",
+        "Against number 2 (trial 4): better",
+        "On the test images, class by class:",
+        "a note",
+        "the average of the trainings with seeds 2, 1, of which `tuner run config.yaml` does the first again",
+    ):
+        assert words in card
+
+
+def test_a_version_that_is_a_trial_is_exported_as_that_trial(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "export", "study", "--version", "1", "--to", "home")[0] == 0
+    told = json.loads((folder / "home" / "metrics.json").read_text())
+    assert (told["version"], told["retraining"], told["temperature"]) == (1, None, 1.0)
+    assert "# Version 1 of study: trial 0 of the study study" in (folder / "home" / "config.yaml").read_text()
+
+
+def test_weights_of_a_version_that_were_changed_are_refused(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (folder / "tuner-artifacts").rglob("*.weights"):
+        path.write_bytes(b"other weights")
+    code, _, err = run(capsys, "export", "study", "--version", "2", "--to", "home")
+    assert code == 2
+    assert "are not those that were kept: their SHA-256 is another one" in err
+    assert not (folder / "home").exists()
+
+
+def test_weights_that_are_gone_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (folder / "tuner-artifacts").rglob("*.weights"):
+        path.unlink()
+    code, _, err = run(capsys, "export", "study", "--to", "home")
+    assert code == 2
+    assert "which is not there; export where it was trained" in err
+    assert not (folder / "home").exists()
+
+
+@pytest.mark.parametrize("package", ["tf2onnx", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_extra(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else object())
+    code, _, err = run(capsys, "export", "study", "--to", "home", "--format", "onnx")
+    assert code == 2
+    assert f"--format onnx needs the package {package}. Install it with: pip install 'tuner[onnx]'" in err
+
+
+def test_formats_are_told_with_commas_and_the_keras_model_is_always_among_them() -> None:
+    assert export.read_formats(None, int8=False) == (Format.KERAS,)
+    assert export.read_formats(" litert, savedmodel ", int8=False) == (Format.KERAS, Format.SAVED_MODEL, Format.LITERT)
+    assert export.read_formats("all", int8=True) == tuple(Format)
+
+
+@pytest.fixture
+def home(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """A bundle, and images beside it."""
+    assert run(capsys, "export", "study", "--to", "home")[0] == 0
+    (folder / "photos" / "inner").mkdir(parents=True)
+    for name in ("b.png", "inner/a.png"):
+        Image.new("RGB", (9, 7)).save(folder / "photos" / name)
+    (folder / "photos" / "notes.txt").write_text("no image")
+    return folder / "home"
+
+
+def test_images_and_folders_of_them_are_predicted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "predict", "home", "photos", "photos/b.png", "--top", "2")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "photos/b.png: Bird 0.750, Bear 0.250",
+        "photos/inner/a.png: Bird 0.750, Bear 0.250",
+        "photos/b.png: Bird 0.750, Bear 0.250",
+    ]
+    assert run(capsys, "predict", "home", "photos/b.png")[1] == "photos/b.png: Bird 0.750\n"
+
+
+def test_predictions_are_for_programs_too(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = json.loads(run(capsys, "predict", "home", "photos/b.png", "--json", "--top", "3")[1])
+    predictions = [{"label": "Bird", "probability": 0.75}, {"label": "Bear", "probability": 0.25}]
+    assert told == [{"image": "photos/b.png", "predictions": predictions}]
+
+
+def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "predict", "home", "none.jpg", "photos/b.png")
+    assert (code, out, err) == (1, "photos/b.png: Bird 0.750\n", "none.jpg: there is no such file\n")
+
+
+def test_a_folder_without_images_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home.parent / "empty").mkdir()
+    code, out, err = run(capsys, "predict", "home", "empty")
+    assert (code, out) == (2, "")
+    assert "empty is a folder without images" in err

@@ -1,0 +1,59 @@
+"""What `tuner retrain` refuses, before anything is written or trained."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.studies import by_hand
+from tuner.cli import main
+from tuner.storage import engine as storages
+from tuner.studies import data_check, retraining
+from tuner.studies import study as studies
+from tuner.studies.study import Study
+
+
+def searched(folder: Path, *, num_test: int = 200, value: float | None = 0.9) -> Study:
+    study = studies.join(by_hand.spec(sampler="random", budget={"trials": 4}), storages.open(f"sqlite:///{folder / 'tuner.db'}"))
+    data_check.admit(study, by_hand.PREPARED.model_copy(update={"num_test": num_test}))
+    if value is not None:
+        by_hand.finish(study, by_hand.must_claim(study), value)
+    return study
+
+
+def retrain(folder: Path, *given: str) -> int:
+    url = f"sqlite:///{folder / 'tuner.db'}"
+    return main.main(["retrain", *given, "--storage", url, "--cache", str(folder / "cache"), "--artifacts", str(folder / "artifacts")])
+
+
+def refused(folder: Path, capsys: pytest.CaptureFixture[str], *given: str) -> str:
+    assert retrain(folder, *given) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err
+
+
+def test_a_study_that_trains_configs_again_is_not_trained_again_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = searched(tmp_path)
+    retraining.begin(study, retraining.configs(study, 1), (1,), top=1)
+    assert "name that one: tuner retrain by-hand" in refused(tmp_path, capsys, "by-hand-retrain-1")
+
+
+def test_without_test_images_no_winner_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = searched(tmp_path, num_test=0)
+    assert "keeps no test images (data.test is 0)" in refused(tmp_path, capsys, "by-hand")
+    assert studies.names(study.storage) == ["by-hand"]
+
+
+def test_a_search_without_a_completed_trial_has_nothing_to_train_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = searched(tmp_path, value=None)
+    assert "has no completed trial yet" in refused(tmp_path, capsys, "by-hand")
+    assert studies.names(study.storage) == ["by-hand"]
+
+
+def test_a_study_that_is_not_there_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no study elsewhere" in refused(tmp_path, capsys, "elsewhere")
+    assert not (tmp_path / "tuner.db").exists()
+
+
+def test_a_number_of_seeds_below_one_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--seeds" in refused(tmp_path, capsys, "by-hand", "--seeds", "0")

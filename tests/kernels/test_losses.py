@@ -1,0 +1,94 @@
+"""The losses of a trial against those of Keras."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tuner.kernels import losses
+from tuner.spec.hyperparameters import ClassWeights, Hyperparameters, Loss
+
+RANDOM = np.random.default_rng(0)
+LOGITS = RANDOM.normal(0, 3, (50, 7)).astype(np.float32)
+LABELS = np.eye(7, dtype=np.float32)[RANDOM.integers(0, 7, 50)]
+#: as MixUp makes them
+SOFT = (0.7 * LABELS + 0.3 * LABELS[::-1]).astype(np.float32)
+EQUAL = np.ones(7)
+#: labels, logits -> loss of each image, as Keras has it; of a binary loss Keras takes the mean over the classes, we the sum
+KERAS = {
+    Loss.CROSS_ENTROPY: keras.losses.CategoricalCrossentropy(from_logits=True, reduction=None),
+    Loss.FOCAL: keras.losses.CategoricalFocalCrossentropy(from_logits=True, alpha=1.0, gamma=2.0, reduction=None),
+    Loss.BINARY_CROSS_ENTROPY: lambda y, z: 7 * keras.losses.BinaryCrossentropy(from_logits=True, reduction=None)(y, z),
+}
+
+
+def build(given: Hyperparameters, class_weights: np.ndarray) -> losses.LossFunction:
+    """The loss that a trial minimizes."""
+    smoothing, weights = losses.smoothing_of(given), tf.constant(class_weights, tf.float32)
+    return losses.training(given.loss, smoothing=smoothing, gamma=given.focal_gamma, class_weights=weights)
+
+
+@pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["hard", "soft"])
+@pytest.mark.parametrize("kind", Loss)
+def test_a_loss_is_that_of_keras(kind: Loss, labels: np.ndarray) -> None:
+    given = Hyperparameters(loss=kind)
+    for loss in (build(given, EQUAL), losses.build_validation(given)):
+        np.testing.assert_allclose(loss(labels, LOGITS), KERAS[kind](labels, LOGITS), rtol=1e-4, atol=1e-5)
+
+
+def test_label_smoothing_is_that_of_keras() -> None:
+    loss = build(Hyperparameters(label_smoothing=0.2), EQUAL)
+    reference = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.2, reduction=None)
+    np.testing.assert_allclose(loss(LABELS, LOGITS), reference(LABELS, LOGITS), rtol=1e-5)
+
+
+def test_the_reported_loss_knows_neither_smoothing_nor_class_weights() -> None:
+    smoothed = losses.build_validation(Hyperparameters(label_smoothing=0.2, class_weights=ClassWeights.BALANCED))
+    np.testing.assert_allclose(smoothed(LABELS, LOGITS), KERAS[Loss.CROSS_ENTROPY](LABELS, LOGITS), rtol=1e-5)
+
+
+def test_the_focal_loss_without_focus_is_cross_entropy() -> None:
+    focal = build(Hyperparameters(loss=Loss.FOCAL, focal_gamma=0.0), EQUAL)
+    np.testing.assert_allclose(focal(LABELS, LOGITS), KERAS[Loss.CROSS_ENTROPY](LABELS, LOGITS), rtol=1e-5)
+
+
+def test_an_image_counts_as_much_as_its_class_weighs() -> None:
+    weights = np.arange(1.0, 8.0)
+    weighted = build(Hyperparameters(), weights)(LABELS, LOGITS)
+    np.testing.assert_allclose(weighted, weights[LABELS.argmax(1)] * KERAS[Loss.CROSS_ENTROPY](LABELS, LOGITS), rtol=1e-5)
+
+
+def test_balanced_classes_weigh_inversely_to_their_size_and_one_on_average() -> None:
+    labels = np.array([0] * 6 + [1] * 3 + [2])
+    weights = losses.class_weights(labels, 3, ClassWeights.BALANCED)
+    np.testing.assert_allclose(weights * [6, 3, 1], [10 / 3] * 3)
+    assert weights[labels].mean() == pytest.approx(1.0)
+    assert losses.class_weights(labels, 3, ClassWeights.NONE).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", Loss)
+def test_a_certain_and_wrong_answer_has_a_finite_loss_and_gradient(kind: Loss) -> None:
+    logits = tf.Variable(np.array([[80.0, -80.0, 0.0], [-80.0, 80.0, 0.0]], np.float32))
+    labels = np.eye(3, dtype=np.float32)[[0, 0]]
+    with tf.GradientTape() as tape:
+        loss = build(Hyperparameters(loss=kind, label_smoothing=0.1), np.ones(3))(labels, logits)
+    assert np.isfinite(loss).all()
+    assert np.isfinite(tape.gradient(loss, logits)).all()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 5.0])
+def test_the_focal_loss_of_a_certain_and_right_answer_has_a_finite_gradient(gamma: float) -> None:
+    logits = tf.Variable(np.array([[200.0, 0.0, 0.0]], np.float32))
+    with tf.GradientTape() as tape:
+        loss = build(Hyperparameters(loss=Loss.FOCAL, focal_gamma=gamma), np.ones(3))(np.eye(3, dtype=np.float32)[[0]], logits)
+    assert np.isfinite(tape.gradient(loss, logits)).all()
+
+
+@pytest.mark.parametrize("kind", Loss)
+def test_heads_side_by_side_lose_what_each_loses_alone(kind: Loss) -> None:
+    values = {"smoothing": tf.constant(0.1), "gamma": tf.constant(1.5), "class_weights": tf.range(1.0, 8.0)}
+    loss = losses.training(kind, **values)
+    together = loss(LABELS, np.stack([LOGITS, -LOGITS]))
+    np.testing.assert_allclose(together, np.stack([loss(LABELS, LOGITS), loss(LABELS, -LOGITS)]), rtol=1e-5, atol=1e-6)
+    reported = losses.build_validation(Hyperparameters(loss=kind, focal_gamma=1.5))
+    np.testing.assert_allclose(reported(LABELS, np.stack([LOGITS] * 2))[1], reported(LABELS, LOGITS), rtol=1e-5, atol=1e-6)

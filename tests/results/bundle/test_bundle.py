@@ -1,0 +1,238 @@
+"""Bundles of a model that is none: what lies in them, what is said of it, and what is never written."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.results import rehearsed_errand
+from tuner.errors import RequestError, TrainingError, TunerError
+from tuner.protocol import errands
+from tuner.protocol.errands import Format
+from tuner.protocol.messages import Epoch, Stage
+from tuner.results import export
+from tuner.results.best import Best
+from tuner.results.bundle import bundle, card, manifest
+from tuner.results.bundle.model_facts import ClassFigures, ModelFacts
+from tuner.spec import file as study_file
+from tuner.workers.worker import evaluation
+
+ALL = tuple(Format)
+RUN = evaluation.run
+
+
+@pytest.fixture(autouse=True)
+def _without_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "run", rehearsed_errand.run)
+
+
+def told(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
+    monkeypatch.setenv("ERRANDS", json.dumps({name.replace("__", " "): value for name, value in answers.items()}))
+
+
+def epoch(step: int) -> Epoch:
+    return Epoch(
+        trial=17, stage=Stage.PROBE if step < 3 else Stage.FINE_TUNE, step=step, loss=1 / step, accuracy=1 - 0.3 / step,
+        validation_loss=1 / step, validation_accuracy=1 - 0.4 / step, learning_rate=1e-3, seconds=0.1,
+    )  # fmt: skip
+
+
+def finding_of(best: Best, **changes: Any) -> ModelFacts:
+    given: dict[str, Any] = {
+        "title": "Trial 17 of the study animals",
+        "headline": "Trial 17 of the study animals, the best of 12 completed trials: validation accuracy 0.9760.",
+        "spec": best.spec,
+        "config": export.resolved(best),
+        "hyperparameters": best.hyperparameters,
+        "temperature": 1.0,
+        "prepared": best.prepared,
+        "curve": [epoch(step) for step in range(1, 6)],
+        "confusion": [[5, 1], [0, 4]],
+        "split": "validation",
+        "classes": [
+            ClassFigures(name="Bear", num_images=6, precision=1.0, recall=5 / 6, f1=10 / 11),
+            ClassFigures(name="A|b\nc", num_images=4, precision=0.8, recall=1.0, f1=None),
+        ],
+        "best": best,
+    }
+    return ModelFacts(**given | changes)
+
+
+@pytest.fixture
+def make(make_best: Callable[..., Best], tmp_path: Path) -> Callable[..., Path]:
+    """Makes a bundle; the folder."""
+
+    def make(formats: tuple[Format, ...] = (Format.KERAS,), **changes: Any) -> Path:
+        wanted = bundle.BundleOptions(formats=formats, cache=tmp_path / "cache", threads=1)
+        bundle.write(finding_of(make_best(**changes)), tmp_path / "weights.npz", tmp_path / "bundle", wanted, lambda line: None)
+        return tmp_path / "bundle"
+
+    return make
+
+
+def test_a_bundle_holds_the_model_and_all_that_tells_what_it_is(make: Callable[..., Path]) -> None:
+    folder = make(ALL)
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert files == {
+        *("model.keras", "saved_model/saved_model.pb", "model.onnx", "model.tflite", "model.int8.tflite"),
+        *("labels.txt", "config.yaml", "metrics.json", "environment.lock", "README.md", "formats.json", "manifest.json"),
+        *("probes/000.png", "probes/predictions.json", "plots/curve.png", "plots/confusion.png"),
+    }
+    assert manifest.check(folder) == []
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+    assert (folder / "labels.txt").read_text() == "Bear\nBird\n"
+
+
+def test_the_config_trains_the_trial_again(make: Callable[..., Path], make_best: Callable[..., Best]) -> None:
+    folder = make()
+    assert study_file.read(folder / "config.yaml") == export.resolved(make_best())
+    assert (folder / "config.yaml").read_text() == export.as_yaml(make_best())
+
+
+def test_the_lock_names_what_differs_and_no_package_that_is_not_of_a_registry(make: Callable[..., Path]) -> None:
+    lines = (make() / "environment.lock").read_text().splitlines()
+    assert lines[0] == "# Trained with python 3.11.2, keras 3.15.1, tensorflow 2.21.0, tuner 0.1.0."
+    assert lines[1] == "# What wrote this bundle has another version of: keras."
+    assert [line for line in lines if not line.startswith("#")] == ["keras==3.15.1"]
+
+
+def test_the_formats_are_compared_one_by_one(make: Callable[..., Path]) -> None:
+    folder = make(ALL)
+    rows = json.loads((folder / "formats.json").read_text())
+    assert [row["format"] for row in rows] == [form.value for form in ALL]
+    assert rows[1] == {
+        "format": "savedmodel",
+        "file": "saved_model",
+        "bytes": len("savedmodel"),
+        "images_compared": 1000,
+        "label_agreement": 1.0,
+        "max_difference": 1e-6,
+        "milliseconds_an_image": 1.5,
+        "load_seconds": 0.5,
+    }
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ({"onnx__agreement": 0.9989}, "onnx does not say what the Keras model says: 99.89% of 1000 labels agree"),
+        ({"litert__agreement": 0.5}, "litert does not say"),
+        ({"int8__agreement": 0.979}, r"int8 does not say .* expected at least 98.0% of the labels"),
+        ({"savedmodel__difference": 0.02}, "savedmodel does not say"),
+        ({"onnx__difference": float("nan")}, "onnx does not say"),
+    ],
+)
+def test_a_format_that_disagrees_is_an_error_and_nothing_is_written(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answers: dict[str, float], message: str
+) -> None:
+    told(monkeypatch, **answers)
+    with pytest.raises(TrainingError, match=message):
+        make(ALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_may_differ_a_little(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    told(monkeypatch, int8__agreement=0.981, int8__difference=0.3, onnx__agreement=0.999)
+    assert make(ALL).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("answers", "error", "message"),
+    [
+        ({"refuses": "the weights are another study's"}, RequestError, "^the weights are another study's$"),
+        ({"dies": True}, TrainingError, "the process that was to export left with exit code 1; it last wrote:\nthe last words"),
+    ],
+)
+def test_an_errand_that_fails_leaves_nothing(
+    make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answers: Any, error: type[TunerError], message: str
+) -> None:
+    told(monkeypatch, **answers)
+    monkeypatch.setattr(evaluation, "run", RUN)
+    monkeypatch.setattr(evaluation, "COMMAND", (sys.executable, rehearsed_errand.__file__))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[3]))
+    with pytest.raises(error, match=message):
+        make()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_in_the_way_is_left_as_it_is(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    bundle.check_place(folder, force=False)  # an empty folder is as good as none
+    (folder / "thesis.txt").write_text("mine")
+    for force in (False, True):
+        with pytest.raises(RequestError, match="is in the way and is no bundle"):
+            bundle.check_place(folder, force=force)
+    with pytest.raises(RequestError, match="there is no folder .*nowhere; make it first"):
+        bundle.check_place(tmp_path / "nowhere" / "bundle", force=False)
+
+
+def test_a_bundle_is_replaced_only_by_force(make: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make(ALL)
+    with pytest.raises(RequestError, match="is a bundle already; .*--force"):
+        bundle.check_place(folder, force=False)
+    bundle.check_place(folder, force=True)
+    make(trial=3)
+    assert not (folder / "model.onnx").exists()
+    assert manifest.check(folder) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_the_card_begins_with_what_hugging_face_reads(make: Callable[..., Path]) -> None:
+    _, front, text = (make() / "README.md").read_text().split("---\n", 2)
+    told = YAML(typ="safe", pure=True).load(front)
+    assert (told["library_name"], told["pipeline_tag"]) == ("keras", "image-classification")
+    [result] = told["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == 0.968
+    assert result["dataset"]["split"] == "test"
+    assert text.startswith("\n# animals-trial-17\n")
+
+
+def test_the_card_holds_the_example_the_numbers_and_the_plots(make: Callable[..., Path]) -> None:
+    text = (make(ALL) / "README.md").read_text()
+    assert card.EXAMPLE.format(image="probes/000.png", size=160) in text
+    assert len(card.EXAMPLE.splitlines()) == 10
+    for words in (
+        "| test | 0.9680, 95 % interval 0.9593 to 0.9749 | 2,000 |",
+        "| A\\|b c | 4 | 0.800 | 1.000 |  |",
+        "f" * 64,
+        "plots/curve.png",
+        "12,345 parameters",
+    ):
+        assert words in text
+
+
+def test_without_a_test_score_the_card_says_that_the_number_is_the_searchs_own(make: Callable[..., Path]) -> None:
+    folder = make(test_accuracy=None)
+    text = (folder / "README.md").read_text()
+    assert "the search's own: the highest of 12 trials on the images that chose it" in text
+    assert "split: validation" in text
+    assert json.loads((folder / "metrics.json").read_text())["test"] is None
+
+
+def test_the_metrics_are_for_programs(make: Callable[..., Path]) -> None:
+    told = json.loads((make() / "metrics.json").read_text())
+    assert told["validation"]["confusion"] == [[5, 1], [0, 4]]
+    assert told["validation"]["classes"][0] == {"name": "Bear", "num_images": 6, "precision": 1.0, "recall": 5 / 6, "f1": 10 / 11}
+    assert (told["test"]["accuracy"], told["test"]["num_images"]) == (0.968, 2000)
+    assert told["test"]["interval"] == pytest.approx((0.9593, 0.9749), abs=1e-4)
+    assert told["note"].startswith("The test accuracy is of 2,000 images that nothing was chosen by.")
+
+
+def test_what_is_no_bundle_cannot_predict(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is no bundle; make one with: tuner export"):
+        bundle.read(tmp_path)
+
+
+def test_a_bundle_tells_what_predicting_needs(make: Callable[..., Path]) -> None:
+    folder = make()
+    found = bundle.read(folder)
+    assert (found.labels, found.size, found.resize) == (("Bear", "Bird"), 160, "stretch")
+    assert found.model == folder / errands.PLACES[Format.KERAS]
+    (folder / "config.yaml").write_text("name: [")
+    with pytest.raises(RequestError, match="is a damaged bundle"):
+        bundle.read(folder)

@@ -1,0 +1,167 @@
+"""Configs that were trained again into a choice, a network and a verdict, by answers that are made up."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from tuner.errors import StudyError
+from tuner.protocol.messages import Split
+from tuner.results.retrain import examination, judging, retrained
+from tuner.results.retrain.examination import Answers
+from tuner.results.retrain.judging import Matter
+from tuner.results.retrain.retrained import Retrained, TrainingRun
+from tuner.results.retrain.verdict import Verdict
+from tuner.spec.hyperparameters import Hyperparameters
+
+RULE = Hyperparameters()
+MATTER = Matter(study="birds", retraining="birds-retrain-1", classes=("duck", "owl"), best=(7, 0.97), rule=RULE)
+#: what a network of some seeds of a trial gets right of a hundred validation, and of a thousand test images
+Known = Mapping[tuple[int, tuple[int, ...]], tuple[int, int]]
+
+
+def config(trial: int, values: Sequence[float | None], *, dropout: float | None = None) -> Retrained:
+    runs = tuple(
+        TrainingRun(
+            trial=10 * trial + seed, seed=seed, value=value, weights=None if value is None else "w.npz", best_epoch=3, trouble="it failed"
+        )
+        for seed, value in enumerate(values, 1)
+    )
+    hyperparameters = RULE if dropout is None else Hyperparameters(dropout=dropout)
+    return Retrained(trial=trial, search_value=0.9 + trial / 100, hyperparameters=hyperparameters, runs=runs)
+
+
+class Answering:
+    """Answers as it is told, and remembers what it was asked."""
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self.asked: list[tuple[int, tuple[int, ...], Split]] = []
+
+    def __call__(self, config: Retrained, runs: Sequence[TrainingRun], split: Split) -> Answers:
+        seeds = tuple(run.seed for run in runs)
+        self.asked.append((config.trial, seeds, split))
+        num = 100 if split == "validation" else 1000
+        labels = np.arange(num) % 2
+        num_right = self._known[config.trial, seeds][split == "test"]
+        right = np.arange(num) < num_right
+        taken = np.where(right, labels, 1 - labels)
+        return Answers(logits=(4.0 * np.eye(2)[taken]).astype(np.float32), labels=labels)
+
+
+FIRST, SECOND, THIRD = config(7, [0.90, 0.92], dropout=0.1), config(4, [0.89, 0.90], dropout=0.2), config(0, [0.80, 0.82])
+KNOWN: Known = {
+    (7, (1,)): (90, 880),
+    (7, (2,)): (92, 900),
+    (7, (2, 1)): (94, 920),
+    (4, (1,)): (89, 900),
+    (4, (2,)): (90, 890),
+    (4, (2, 1)): (90, 995),
+    (0, (1,)): (80, 790),
+    (0, (2,)): (82, 810),
+    (0, (2, 1)): (70, 999),
+}
+
+
+def test_the_config_of_the_highest_mean_is_chosen_and_that_is_said_with_its_spread() -> None:
+    configs = [FIRST, SECOND, THIRD]
+    assert retrained.choose(configs) is FIRST
+    chosen, ahead = retrained.words(configs)
+    assert chosen == "Trial 7 is chosen: validation accuracy 0.9100 ± 0.0141 over 2 seeds."
+    assert "0.0150 ahead of trial 4 (0.8950 ± 0.0071 over 2 seeds), and better with 2 of 2 seeds" in ahead
+    assert "no more than the luck of seeds" in ahead
+
+
+def test_a_lead_that_every_seed_shows_is_more_than_luck() -> None:
+    _, ahead = retrained.words([config(7, [0.95, 0.951, 0.95]), config(4, [0.90, 0.902, 0.90])])
+    assert "more than the luck of seeds" in ahead
+    assert "no more" not in ahead
+
+
+def test_one_seed_tells_nothing_of_luck() -> None:
+    _, ahead = retrained.words([config(7, [0.95]), config(4, [0.90])])
+    assert "one seed cannot tell luck from quality" in ahead
+
+
+def test_a_config_that_failed_with_a_seed_is_out_of_the_choice() -> None:
+    said = retrained.words([FIRST, config(4, [0.99, None], dropout=0.2)])
+    assert said[-1] == "Trial 4 is out of the choice: with seed 2 it failed."
+    with pytest.raises(StudyError, match="no config completed with every seed.*trial 4: with seed 2 it failed"):
+        retrained.choose([config(4, [0.99, None])])
+
+
+def test_a_soup_is_kept_only_if_it_is_better_on_the_validation_images() -> None:
+    ask = Answering(KNOWN)
+    better, equal, worse = (examination.build(each, ask) for each in (FIRST, SECOND, THIRD))
+    assert ([run.seed for run in better.runs], better.tried) == ([2, 1], (((2, 1), 0.94),))
+    assert ([run.seed for run in equal.runs], equal.tried) == ([2], (((2, 1), 0.90),))
+    assert ([run.seed for run in worse.runs], worse.tried) == ([2], (((2, 1), 0.70),))
+    assert {split for *_, split in ask.asked} == {"validation"}
+
+
+def judged() -> tuple[Verdict, Answering]:
+    ask = Answering(KNOWN)
+    field = judging.enter([FIRST, SECOND, THIRD], RULE, ask)
+    verdict, network = judging.judge(MATTER, field, ask, notes=["a note"])
+    assert network is field.chosen
+    return verdict, ask
+
+
+def test_everything_is_settled_before_the_test_split_is_read() -> None:
+    _, ask = judged()
+    splits = [split for *_, split in ask.asked]
+    assert splits == sorted(splits, reverse=True)
+
+
+def test_the_verdict_holds_the_figures_of_the_network_that_was_chosen() -> None:
+    verdict, _ = judged()
+    assert (verdict.validation_accuracy, verdict.test_accuracy, verdict.num_test) == (0.94, 0.92, 1000)
+    assert verdict.test_interval == pytest.approx((0.9015, 0.9353), abs=1e-4)
+    assert verdict.confusion == ((460, 40), (40, 460))
+    assert [(each.name, each.precision, each.recall) for each in verdict.classes] == [("duck", 0.92, 0.92), ("owl", 0.92, 0.92)]
+    assert verdict.macro_f1_interval[0] < verdict.macro_f1 < verdict.macro_f1_interval[1]
+    assert (verdict.optimism.trial, verdict.optimism.search_value) == (7, 0.97)
+    assert verdict.optimism.too_high == pytest.approx(0.05)
+    assert verdict.optimism.luck == pytest.approx(0.97 - 0.91)
+    assert verdict.calibration.error_before == pytest.approx(1 / (1 + np.exp(-4.0)) - 0.92)
+    assert [(each.num_images, each.accuracy) for each in verdict.calibration.bins] == [(1000, 0.92)]
+    assert verdict.notes == ("a note",)
+    assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+def test_number_2_and_the_rule_are_compared_on_the_same_images_and_over_the_same_seeds() -> None:
+    verdict, _ = judged()
+    second, rule = verdict.comparisons
+    assert (second.against, second.trial, second.only_chosen, second.only_other) == ("number 2", 4, 30, 0)
+    assert second.p < 1e-8
+    assert second.words.startswith("Against number 2 (trial 4): better; of 1,000 test images 30 only the chosen one got right and 0 only")
+    assert second.difference == pytest.approx(-0.005)
+    assert "which new seeds alone may make" in second.words
+    assert (rule.against, rule.trial) == ("the rule", 0)
+    assert rule.difference == pytest.approx(0.09)
+    assert [network.test_accuracies for network in verdict.networks] == [(0.88, 0.9), (0.9, 0.89), (0.79, 0.81)]
+
+
+def test_equal_networks_are_not_told_apart_and_a_rule_in_second_place_is_both() -> None:
+    known: Known = {(7, (1,)): (90, 900), (0, (1,)): (89, 900)}
+    ask = Answering(known)
+    verdict, _ = judging.judge(MATTER, judging.enter([config(7, [0.9], dropout=0.1), config(0, [0.89])], RULE, ask), ask, notes=[])
+    (only,) = verdict.comparisons
+    assert only.against == "number 2, the rule"
+    assert only.p == 1.0
+    assert "no difference can be shown" in only.words
+    assert verdict.soup == "With one seed there is nothing to average."
+
+
+def test_what_was_trained_on_validation_images_is_judged_by_what_was_declared_before() -> None:
+    of_train = Answering(KNOWN)
+    field = judging.enter([FIRST, SECOND, THIRD], RULE, of_train)
+    on_all = Answering({(7, (1,)): (100, 930), (7, (2,)): (100, 935), (7, (1, 2)): (100, 940)})
+    verdict, network = judging.judge_on_all(MATTER, field, of_train, (FIRST, on_all), notes=[])
+    assert [run.seed for run in network.runs] == [1, 2]
+    assert {split for *_, split in on_all.asked} == {"test"}
+    assert (verdict.trained_on, verdict.validation_accuracy, verdict.test_accuracy) == ("train+validation", None, 0.94)
+    assert (verdict.networks[0].mean, verdict.networks[0].values) == (None, ())
+    assert [each.against for each in verdict.comparisons] == [judging.ON_TRAIN, "number 2", "the rule"]
+    assert "no images are left" in verdict.notes[0]
+    assert examination.declared(FIRST, soup=False).runs == FIRST.runs[:1]

@@ -1,0 +1,333 @@
+"""A study file into a StudySpec and back, and every mistake of one in the words of the one who wrote it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner import errors
+from tuner.spec import file as study_file
+from tuner.spec import schema
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.study import StudySpec
+
+MINIMAL = "name: x\ndata: {source: digits}\n"
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "study.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def mistakes(folder: Path, text: str) -> list[tuple[int | None, str, str]]:
+    with pytest.raises(errors.SpecError) as caught:
+        study_file.read(written(folder, text))
+    return [(problem.line, problem.field, problem.message) for problem in caught.value.problems]
+
+
+#: what follows a complete study, the field and a part of the message
+ONE_MISTAKE = [
+    # unknown keys
+    ("search: {dropuot: 0.3}", "search.dropuot", "is not a hyperparameter. Known: "),
+    ("search: {dropuot: 0.3}", "search.dropuot", "Did you mean dropout?"),
+    ("serach: {dropout: 0.3}", "serach", "is not a key of a study file. Known: name, data, "),
+    ("serach: {dropout: 0.3}", "serach", "Did you mean search?"),
+    ("search: {augmentation: {mix_up: 0.3}}", "search.augmentation.mix_up", "Did you mean mixup?"),
+    ("search: {head_units: {unit: 3}}", "search.head_units.unit", "is not a key of search.head_units. Known: layers, units."),
+    ("model: {size: 3}", "model.size", "is not a key of model. Known: backbone, weights, image_size, resize, pooling."),
+    # known keys in the wrong place
+    ("trials: 3", "trials", "Did you mean budget.trials?"),
+    ("search: {mixup: 0.1}", "search.mixup", "Did you mean search.augmentation.mixup?"),
+    ("training: {batch_size: 32}", "training.batch_size", "is not a key of training. Did you mean search.batch_size?"),
+    (
+        "pruner: {name: median, percentile: 50}",
+        "pruner.percentile",
+        "is not a key of the pruner median. It belongs to the pruner percentile.",
+    ),
+    # names
+    ("search: {optimizer: [adamw, sdg]}", "search.optimizer", "is 'sdg'; expected one of sgd, adam"),
+    ("search: {loss: crossentropy}", "search.loss", "Did you mean cross_entropy?"),
+    ("search: {learning_rate: {adamv: 1e-3}}", "search.learning_rate.adamv", "is not an optimizer. Known: sgd, "),
+    ("sampler: tp", "sampler", "is 'tp'; expected one of tpe, gp, cma-es, nsga-ii, qmc, random, grid, brute-force. Did you mean tpe?"),
+    ("sampler: {name: cmaes}", "sampler.name", "Did you mean cma-es?"),
+    ("sampler: {startup_trials: 3}", "sampler.name", "is missing; add `name: tpe`, or another of tpe, gp"),
+    ("pruner: hyperbnd", "pruner", "Did you mean hyperband?"),
+    ("pruner: threshold", "pruner.lower", "is missing; add for example `pruner: {name: threshold, lower: 0.5}`"),
+    ("pruner: {name: threshold}", "pruner.lower", "is missing; add for example `lower: 0.5`"),
+    ("pruner: {name: threshold, lower: 50}", "pruner.lower", "is 50; expected a number from 0 to 1"),
+    # values of the wrong kind or out of range
+    ("search: {dropout: 1.5}", "search.dropout", "is 1.5; expected a number from 0 to 0.9"),
+    ("search: {dropout: high}", "search.dropout", "is 'high'; expected a number from 0 to 0.9"),
+    ("search: {dropout: }", "search.dropout", "is empty; expected a number from 0 to 0.9 or a list. Give it a value"),
+    ("search: {learning_rate: 0}", "search.learning_rate", "is 0; expected a number above 0"),
+    ("search: {learning_rate: [1e-2, 1e-4]}", "search.learning_rate", "whose ends are the wrong way round; write [0.0001, 0.01]"),
+    ("search: {nesterov: yes}", "search.nesterov", "is 'yes'; expected one of false, true"),
+    ("search: {head_units: 256}", "search.head_units", "is 256; expected a list of widths such as [512, 128]"),
+    ("search: {head_units: [64, wide]}", "search.head_units", "holds 'wide'; expected widths, each a whole number"),
+    ("search: {head_units: [4, 4, 4, 4, 4]}", "search.head_units", "has 5 layers; expected at most 4"),
+    ("search: {head_units: {layers: 9}}", "search.head_units.layers", "is 9; expected a whole number from 0 to 4"),
+    ("search: {augmentation: {mixup: {off: true, alpha: 1}}}", "search.augmentation.mixup", "{range: [low, high], log: true, off: true}"),
+    ("search: [dropout]", "search", "is ['dropout']; expected a section with keys such as optimizer, learning_rate"),
+    ("search: {augmentation: none}", "search.augmentation", "is 'none'; expected a section with keys such as flip"),
+    ("model: efficientnet_lite0", "model", "is 'efficientnet_lite0'; expected a section with keys such as backbone"),
+    ("budget: 20", "budget", "is 20; expected a section with keys such as trials, timeout, target"),
+    ("budget: {trials: 0}", "budget.trials", "is 0; expected a whole number of at least 1 or null"),
+    ("budget: {trials: true}", "budget.trials", "is true; expected a whole number"),
+    ("budget: {timeout: 2 hours}", "budget.timeout", "is '2 hours'; expected a duration such as 90s, 15m, 2h or 1h30m"),
+    ("budget: {target: 95}", "budget.target", "is 95; expected a number above 0 and at most 1 or null; 95 % is 0.95"),
+    ("training: {epochs: many}", "training.epochs", "is 'many'; expected auto or a whole number from 0 to 10000"),
+    ("training: {epochs: -1}", "training.epochs", "is -1; expected auto or a whole number from 0 to 10000"),
+    ("training: {promote: 0}", "training.promote", "is 0; expected a number above 0 and at most 1"),
+    ("training: {gradient_clip: .inf}", "training.gradient_clip", "is inf; expected a number above 0"),
+    ("seed: -1", "seed", "is -1; expected a whole number of at least 0 and below 4294967296"),
+    ("seed: 1.5", "seed", "is 1.5; expected a whole number"),
+    ("sampler: 5", "sampler", "is 5; expected one of tpe, gp"),
+    ("sampler: {name: tpe, candidates: 0}", "sampler.candidates", "is 0; expected a whole number of at least 1"),
+    ("result: 5", "result", "is 5; expected a section"),
+    # the form of the file
+    ("name: y", "name", "is given twice, in lines 1 and 3; remove one of them"),
+    ("search: {dropout: 0.1, dropout: 0.2}", "search.dropout", "is given twice"),
+    ("3: 4", "", "has the key 3, which is not a word"),
+    ("search: {[1]: 2}", "search", "has the key a list or mapping, which is not a word"),
+    ("seed: !!python/name:os.system 3", "seed", "has the tag tag:yaml.org,2002:python/name:os.system"),
+]
+#: a whole file, the field and a part of the message
+WHOLE_FILE = [
+    ("name: x", "data", "is missing; add for example `data: {source: folder, path: ~/photos}`"),
+    ("data: {source: digits}", "name", "is missing; add for example `name: my_study`"),
+    ("name: my photos\ndata: {source: digits}", "name", "is 'my photos'; expected letters, digits, dots, dashes and underscores"),
+    ("name: 2024\ndata: {source: digits}", "name", "is 2024; expected text such as my_study; a number needs quotes to be text: '2024'"),
+    ("name:\ndata: {source: digits}", "name", "is empty; expected text such as my_study"),
+    ("name: x\ndata:", "data", "is empty; expected a section such as {source: folder, path: ~/photos}"),
+    ("name: x\ndata: ~/photos", "data", "is '~/photos'; expected a section such as {source: folder, path: ~/photos}"),
+    ("name: x\ndata: {source: foldr, path: a}", "data.source", "is 'foldr'; expected one of folder, manifest, npz, keras, tfds, animals"),
+    ("name: x\ndata: {path: a}", "data.source", "is missing; add `source: folder`, or another of folder, manifest"),
+    ("name: x\ndata: {source: folder}", "data.path", "is missing; add for example `path: ~/photos`"),
+    ("name: x\ndata: {source: folder, path: 3}", "data.path", "is 3; expected a path such as ~/photos"),
+    ("name: x\ndata: {source: folder, path: ''}", "data.path", "is ''; expected a path such as ~/photos"),
+    (
+        "name: x\ndata: {source: digits, path: a}",
+        "data.path",
+        "is not a key of the source digits. It belongs to the source folder, manifest",
+    ),
+    ("name: x\ndata: {source: keras, name: cifar}", "data.name", "is 'cifar'; expected one of cifar10, cifar100, mnist, fashion_mnist."),
+    ("name: x\ndata: {source: tfds}", "data.name", "is missing; add for example `name: tf_flowers`"),
+    ("name: x\ndata: {source: python, function: load}", "data.function", "is 'load'; expected my_package.my_module:function"),
+    ("", "", "is empty; the shortest study file has a name and data"),
+    ("# nothing but a comment", "", "is empty"),
+    ("- name: x", "", "is [{name: 'x'}]; expected keys and values"),
+    ("just words", "", "is 'just words'; expected keys and values"),
+]
+
+
+@pytest.mark.parametrize(("text", "field", "message"), ONE_MISTAKE)
+def test_a_mistake_is_named_with_its_field_line_and_cure(tmp_path: Path, text: str, field: str, message: str) -> None:
+    (found,) = mistakes(tmp_path, MINIMAL + text)
+    assert found[:2] == (3, field)
+    assert message in found[2]
+
+
+@pytest.mark.parametrize(("text", "field", "message"), WHOLE_FILE)
+def test_a_mistake_of_a_whole_file_is_named_with_its_field_and_cure(tmp_path: Path, text: str, field: str, message: str) -> None:
+    (found,) = mistakes(tmp_path, text)
+    assert found[1] == field
+    assert message in found[2]
+
+
+def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = """\
+name: x
+data: {source: foldr, validation: 0}
+model:
+  image_size: 16
+  poling: avg
+search:
+  optimizer: adam
+  dropuot: 0.3
+  momentum: 0.5
+  focal_gamma: 9
+training: {epochs: 3}
+pruner:
+  name: patient
+  patience: 9
+seed: off
+"""
+    assert [found[:2] for found in mistakes(tmp_path, text)] == [
+        (2, "data.source"),
+        (2, "data.validation"),
+        (4, "model.image_size"),
+        (5, "model.poling"),
+        (8, "search.dropuot"),
+        (9, "search.momentum"),
+        (10, "search.focal_gamma"),
+        (14, "pruner.patience"),
+        (15, "seed"),
+    ]
+
+
+def test_a_clash_with_what_is_wrong_itself_is_not_reported(tmp_path: Path) -> None:
+    found = mistakes(tmp_path, MINIMAL + "search: {optimizer: [sdg], momentum: 0.5, learning_rate: {adam: 1e-3}}")
+    assert [field for _, field, _ in found] == ["search.optimizer"]
+
+
+def test_a_message_names_the_file_the_line_and_the_field(tmp_path: Path) -> None:
+    with pytest.raises(errors.SpecError) as caught:
+        study_file.read(written(tmp_path, MINIMAL + "seed: x\nbudget: {trials: x}"))
+    first, second = str(caught.value).splitlines()
+    assert first.startswith(f"{tmp_path}/study.yaml:3: seed is 'x'; expected ")
+    assert second.startswith(f"{tmp_path}/study.yaml:4: budget.trials is 'x'; expected ")
+
+
+@pytest.mark.parametrize(("text", "field", "_message"), ONE_MISTAKE + WHOLE_FILE)
+def test_no_message_speaks_of_python_or_pydantic(tmp_path: Path, text: str, field: str, _message: str) -> None:
+    whole = text if (text, field, _message) in WHOLE_FILE else MINIMAL + text
+    for _, name, message in mistakes(tmp_path, whole):
+        assert not any(
+            word in f"{name} {message}" for word in ("Input should", "None", "True", "Error", "pydantic", "function-", "literal[")
+        )
+
+
+@pytest.mark.parametrize(
+    "search", ["search: 5", "search: {learning_rate: {adam: [], sgd: {range: 3}, 5: 6}}", "search: {head_units: {a: {b: []}}}"]
+)
+@pytest.mark.parametrize(
+    "rest", ["data: []", "data: {source: [1]}", "data: {source: {a: b}}", "sampler: [tpe]", "pruner: {name: 5}", "data: {source: null}"]
+)
+def test_nonsense_is_refused_in_words(tmp_path: Path, search: str, rest: str) -> None:
+    assert len(mistakes(tmp_path, f"name: [x]\n{search}\n{rest}\n")) >= 3
+
+
+def test_values_that_are_not_from_a_file_are_checked_as_well() -> None:
+    with pytest.raises(errors.SpecError, match=r"^request: trials is not a key of a study file. Did you mean budget.trials\?$"):
+        study_file.parse({"name": "x", "data": {"source": "digits"}, "trials": 4}, "request")
+    with pytest.raises(errors.SpecError, match="^request: has the key 4"):
+        study_file.parse({"name": "x", "data": {"source": "digits"}, 4: 4}, "request")
+
+
+def test_what_was_given_is_not_changed() -> None:
+    given: dict[str, Any] = {"name": "x", "data": {"source": "digits"}, "search": {"augmentation": None}, "seed": "x"}
+    before = json.dumps(given)
+    with pytest.raises(errors.SpecError):
+        study_file.parse(given, "request")
+    assert json.dumps(given) == before
+
+
+SECTIONS: list[dict[str, Any]] = [
+    {},
+    {"data": {"source": "folder", "path": "/photos/with: colon", "train": 1000, "validation": 0.5}},
+    {"data": {"source": "manifest", "path": "/a.csv", "root": "/b", "label_column": "null"}},
+    {"data": {"source": "python", "function": "a.b:c"}, "model": {"backbone": "python:a.b:c", "weights": "/w.weights.h5"}},
+    {"name": "1e3", "budget": {"trials": None, "timeout": "1h30m", "target": 0.97}, "training": {"epochs": 5, "promote": 1}},
+    {"search": {"dropout": 0.3, "optimizer": "sgd", "nesterov": [True, False], "batch_size": [16, 32], "head_units": []}},
+    {"search": {"head_units": [512, 128], "weight_decay": 1e-7, "learning_rate": {"lion": {"range": [1e-6, 1e-3], "log": False}}}},
+    {
+        "search": {
+            "augmentation": {
+                "mixup": {"choices": [0, 0.2]},
+                "zoom": {"range": [0.1, 0.2], "log": True, "off": True},
+                "flip": ["none", "both"],
+            }
+        }
+    },
+    {"sampler": {"name": "nsga-ii", "population": 5}, "pruner": "none", "seed": 2**32 - 1},
+    {
+        "result": {
+            "value": 0.971,
+            "curve": [0.5, None, 1e-9],
+            "when": "2025-11-22T12:00:00",
+            "no": "off",
+            "nested": {"a": {"b": [[1], []]}},
+            "text": "a: b\n# c",
+        }
+    },
+]
+
+
+@pytest.mark.parametrize("sections", SECTIONS)
+def test_a_study_that_is_written_reads_back_equal(tmp_path: Path, sections: dict[str, Any]) -> None:
+    spec = study_file.parse({"name": "x", "data": {"source": "digits"}} | sections, "study")
+    assert study_file.read(written(tmp_path, study_file.dump(spec))) == spec
+    assert study_file.read(written(tmp_path, spec.model_dump_json(indent=1))) == spec
+    assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_a_study_of_the_values_of_one_trial_reads_back(tmp_path: Path) -> None:
+    best = Hyperparameters(head_units=(512, 128), weight_decay=3.2e-5)
+    given = {
+        "name": "x",
+        "data": {"source": "digits"},
+        "search": best.model_dump(mode="json"),
+        "budget": {"trials": 1},
+        "result": {"value": 0.9},
+    }
+    spec = study_file.parse(given, "best")
+    assert spec.search.head_units == (512, 128)
+    assert study_file.read(written(tmp_path, study_file.dump(spec))) == spec
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({}, {}, []),
+        ({"search": {"dropout": [0, 0.5]}}, {"search": {"dropout": 0.3}}, ["search.dropout: [0, 0.5] -> 0.3"]),
+        # what is said and what is the default are one
+        ({"seed": 0, "search": {"dropout": [0, 0.5]}}, {}, []),
+        # the budget, the result and the place of the images are free
+        ({"budget": {"trials": 5}}, {"budget": {"timeout": "2h"}, "result": {"a": 1}}, []),
+        ({"data": {"source": "folder", "path": "/a"}}, {"data": {"source": "folder", "path": "/b"}}, []),
+        (
+            {"data": {"source": "folder", "path": "/a", "test": 0.2}},
+            {"data": {"source": "folder", "path": "/a"}},
+            ["data.test: 0.2 -> 0.15"],
+        ),
+        ({"model": {"image_size": 96}}, {"model": {"image_size": 128}}, ["model.image_size: 96 -> 128"]),
+        ({"search": {"head_units": []}}, {"search": {"head_units": [64]}}, ["search.head_units: [] -> [64]"]),
+        (
+            {"search": {"optimizer": "sgd", "learning_rate": 0.1}},
+            {"search": {"optimizer": "sgd", "learning_rate": [0.1, 1]}},
+            ["search.learning_rate.sgd: 0.1 -> [0.1, 1] log"],
+        ),
+        (
+            {"sampler": "random"},
+            {"sampler": {"name": "cma-es", "startup_trials": 3}},
+            ["sampler.name: 'random' -> 'cma-es'", "sampler.startup_trials: not given -> 3"],
+        ),
+    ],
+)
+def test_the_differences_of_two_studies_are_one_line_a_field(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
+    minimal = {"name": "x", "data": {"source": "digits"}}
+    assert study_file.differences(study_file.parse(minimal | old, "old"), study_file.parse(minimal | new, "new")) == expected
+
+
+def test_the_schema_describes_every_key() -> None:
+    assert study_file.json_schema()["required"] == ["name", "data"]
+    silent = [key.field for key in schema.all_keys() if not key.meaning and key.name not in ("source", "name")]
+    assert not silent
+
+
+def test_the_defaults_of_the_schema_are_a_study(tmp_path: Path) -> None:
+    defaults = {key.field: key.default for key in schema.all_keys() if key.field not in ("name", "data", "search") and not key.kind}
+    given: dict[str, Any] = {"name": "x", "data": {"source": "digits"}}
+    for field, default in defaults.items():
+        section: dict[str, Any] = given
+        *above, name = field.split(".")
+        for key in above:
+            section = section.setdefault(key, {})
+        section[name] = default
+    assert study_file.parse(given, "defaults") == study_file.read(written(tmp_path, MINIMAL))
+
+
+def test_reading_a_study_imports_nothing_heavy(tmp_path: Path) -> None:
+    path = written(tmp_path, MINIMAL)
+    program = f"""
+import sys, pathlib
+from tuner.spec import file as study_file
+study_file.read(pathlib.Path({str(path)!r}))
+print(sorted({{"numpy", "pandas", "optuna", "sqlalchemy", "keras", "tensorflow", "sklearn"}} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,181 @@
+"""What makes a study: durations, shares, backbones, and what cannot work together."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tuner import errors
+from tuner.spec import file as study_file
+from tuner.spec import study as spec_study
+from tuner.spec.domains import Fixed, Range
+from tuner.spec.hyperparameters import Optimizer
+from tuner.spec.search import LEARNING_RATES, HeadSpace
+from tuner.spec.study import StudySpec
+
+MINIMAL: dict[str, Any] = {"name": "x", "data": {"source": "digits"}}
+
+
+def study(**sections: Any) -> StudySpec:
+    return study_file.parse(MINIMAL | sections, "study.yaml")
+
+
+def problems(**sections: Any) -> list[str]:
+    with pytest.raises(errors.SpecError) as caught:
+        study(**sections)
+    return [f"{problem.field} {problem.message}" for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [(90, 90), ("90", 90), ("90s", 90), ("15m", 900), ("2h", 7200), ("1h30m", 5400), ("1d 2h", 93600), ("1.5h", 5400), ("2H", 7200)],
+)
+def test_a_duration_is_read_in_seconds(given: Any, seconds: float) -> None:
+    assert spec_study.read_duration(given) == seconds
+
+
+@pytest.mark.parametrize("given", ["", "h", "2 hours", "1:30", "-5s", "2h foo", "1..5h"])
+def test_what_is_no_duration_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="expected a duration such as 90s, 15m, 2h or 1h30m"):
+        spec_study.read_duration(given)
+
+
+@pytest.mark.parametrize("timeout", [0, "0s", -5, True, [1]])
+def test_a_timeout_is_above_zero(timeout: Any) -> None:
+    assert problems(budget={"timeout": timeout})[0].startswith("budget.timeout is ")
+
+
+@pytest.mark.parametrize(
+    ("shares", "field", "message"),
+    [
+        ({"validation": 0}, "data.validation", "is 0, but a search needs images to choose by"),
+        ({"train": 0}, "data.train", "is 0; leave it out"),
+        # one image, or all of them? neither works
+        ({"validation": 1}, "data.validation", "is 1; expected a fraction below 1, or a whole number of images from 2 on"),
+        ({"test": 2.5}, "data.test", "is 2.5; expected a fraction below 1"),
+        ({"validation": 0.5, "test": 0.5}, "data.validation", "and the other splits together take 1 of the images"),
+        ({"train": 0.9, "validation": 0.1, "test": 0.1}, "data.validation", "together take 1.1 of the images"),
+        ({"validation": -0.1}, "data.validation", "is -0.1; expected a number of at least 0"),
+        ({"validation": "20%"}, "data.validation", "is '20%'; expected a number of at least 0, without quotes or unit"),
+    ],
+)
+def test_shares_that_leave_nothing_to_train_on_or_choose_by_are_refused(shares: dict[str, Any], field: str, message: str) -> None:
+    (problem,) = problems(data={"source": "digits"} | shares)
+    assert problem.startswith(field)
+    assert message in problem
+
+
+def test_shares_may_be_fractions_and_counts_together() -> None:
+    data = study(data={"source": "digits", "train": 0.5, "validation": 200, "test": 0}).data
+    assert (data.train, data.validation, data.test) == (0.5, 200, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "backbone"),
+    [
+        ("efficientnet_lite0", "efficientnet_lite0"),
+        ("EfficientNet-Lite0", "efficientnet_lite0"),
+        ("mobilenet_v3_small", "MobileNetV3Small"),
+        ("resnet50", "ResNet50"),
+        ("kerashub:resnet_50_imagenet", "kerashub:resnet_50_imagenet"),
+        ("python:mine.networks:build", "python:mine.networks:build"),
+        ("/nets/mine.keras", "/nets/mine.keras"),
+    ],
+)
+def test_a_backbone_is_known_by_its_own_name(given: str, backbone: str) -> None:
+    assert study(model={"backbone": given, "image_size": 96}).model.backbone == backbone
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"backbone": "efficientnet_lit0"}, "model.backbone is 'efficientnet_lit0', which is not a backbone. Known: "),
+        ({"backbone": "efficientnet_lit0"}, "Did you mean efficientnet_lite0?"),
+        ({"backbone": "python:mine"}, "model.backbone is 'python:mine'; expected python:my_package.my_module:function"),
+        ({"backbone": "kerashub:"}, "which is not a backbone"),
+        ({"backbone": 5}, "model.backbone is 5; expected text such as efficientnet_lite0"),
+        ({"weights": "imagnet"}, "model.weights is 'imagnet'; expected imagenet, none, or a weights file"),
+        ({"image_size": 16}, "model.image_size is 16; efficientnet_lite0 takes images from 32 pixels on"),
+        ({"backbone": "squeezenet1_1", "image_size": 31}, "model.image_size is 31; squeezenet1_1 takes images from 32 pixels on"),
+        ({"backbone": "Xception", "image_size": 64}, "model.image_size is 64; Xception takes images from 71 pixels on"),
+        ({"image_size": "96"}, "model.image_size is '96'; expected a whole number from 8 to 1024, without quotes or unit"),
+        ({"image_size": 96.5}, "model.image_size is 96.5; expected a whole number from 8 to 1024"),
+        ({"resize": "strech"}, "model.resize is 'strech'; expected one of stretch, crop, pad. Did you mean stretch?"),
+    ],
+)
+def test_a_network_that_cannot_be_had_is_refused(model: dict[str, Any], message: str) -> None:
+    assert message in problems(model=model)[0]
+
+
+def test_random_weights_are_possible() -> None:
+    assert study(model={"weights": "none"}).model.weights == "none"
+
+
+def test_relative_paths_start_at_the_folder_of_the_study_file(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text("name: x\ndata: {source: manifest, path: a.csv, root: ../photos}\nmodel: {backbone: my.keras, weights: w.weights.h5}\n")
+    found = study_file.read(path)
+    assert isinstance(found.data, spec_study.ManifestData)
+    assert (found.data.path, found.data.root) == (tmp_path / "a.csv", tmp_path.parent / "photos")
+    assert (found.model.backbone, found.model.weights) == (str(tmp_path / "my.keras"), str(tmp_path / "w.weights.h5"))
+
+
+def test_a_budget_without_an_end_is_refused() -> None:
+    (problem,) = problems(budget={"trials": None})
+    assert "the study would never end; give one of the three" in problem
+
+
+@pytest.mark.parametrize("section", ["model", "budget", "training", "search"])
+def test_a_section_that_is_left_empty_takes_its_defaults(section: str) -> None:
+    assert study(**{section: None}) == study()
+
+
+def test_one_rate_for_all_optimizers_and_rates_for_some_are_filled_up() -> None:
+    search = study(search={"optimizer": ["sgd", "adam"], "learning_rate": [1e-4, 1e-2], "probe_learning_rate": {"sgd": 0.1}}).search
+    assert search.learning_rate == dict.fromkeys((Optimizer.SGD, Optimizer.ADAM), Range(low=1e-4, high=1e-2, log=True))
+    assert search.probe_learning_rate == {Optimizer.SGD: Fixed(value=0.1), Optimizer.ADAM: Range(low=3e-4, high=1e-2, log=True)}
+
+
+def test_every_optimizer_has_a_default_rate() -> None:
+    assert set(LEARNING_RATES) == set(Optimizer)
+
+
+@pytest.mark.parametrize(("given", "widths"), [([512, 128], (512, 128)), ([64, 64], (64, 64)), ([], ())])
+def test_a_list_of_widths_is_a_head_and_never_a_range(given: list[int], widths: tuple[int, ...]) -> None:
+    assert study(search={"head_units": given, "activation": "relu"}).search.head_units == widths
+
+
+def test_a_head_may_be_searched() -> None:
+    head = study(search={"head_units": {"layers": 2}}).search.head_units
+    assert isinstance(head, HeadSpace)
+    assert head.layers == Fixed(value=2)
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        {"dropout": 0.3, "optimizer": "sgd", "batch_size": [16, 32], "head_units": [512, 128]},
+        {"learning_rate": {"sgd": {"range": [1e-3, 1], "log": False}}, "nesterov": [True, False]},
+        {"weight_decay": {"range": [1e-5, 0.1], "off": True}, "augmentation": {"mixup": {"choices": [0, 0.2]}, "flip": ["none", "both"]}},
+        {"head_units": {"layers": [0, 3], "units": {"choices": [64, 128]}}, "loss": ["focal", "cross_entropy"], "focal_gamma": 3},
+    ],
+)
+def test_a_study_survives_json(search: dict[str, Any]) -> None:
+    given = study(
+        search=search, sampler="random", pruner={"name": "patient", "patience": 2}, budget={"timeout": "2h"}, result={"a": [1, None]}
+    )
+    assert StudySpec.model_validate_json(given.model_dump_json()) == given
+    assert StudySpec.model_validate(json.loads(given.model_dump_json()), strict=False) == given
+
+
+@pytest.mark.parametrize("data", [{"source": "folder", "path": "~/photos"}, {"source": "manifest", "path": "a.csv", "root": "b"}])
+def test_the_paths_of_a_study_survive_json(data: dict[str, Any]) -> None:
+    given = study(data=data)
+    assert StudySpec.model_validate_json(given.model_dump_json()) == given
+
+
+def test_python_code_that_builds_an_impossible_study_is_refused_as_well() -> None:
+    with pytest.raises(ValidationError, match="search.momentum acts only on sgd and rmsprop"):
+        StudySpec.model_validate(MINIMAL | {"search": {"optimizer": "adam", "momentum": 0.5}})

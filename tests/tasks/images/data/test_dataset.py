@@ -1,0 +1,123 @@
+"""Arrays into a Dataset, and what is said of it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tuner import errors
+from tuner.tasks.images.data import dataset, in_memory
+
+GREY = np.arange(4 * 3 * 2, dtype=np.uint8).reshape(4, 3, 2)
+LABELS = np.array([0, 1, 0, 1])
+
+
+def test_grey_images_are_read_as_three_equal_channels() -> None:
+    data = in_memory.from_arrays(GREY, LABELS, ["a", "b"])
+    assert data.read(1).shape == (3, 2, 3)
+    assert (data.read(1) == GREY[1][..., None]).all()
+    assert data.sizes.tolist() == [[2, 3]] * 4
+
+
+def test_an_image_has_one_digest_whether_it_is_stored_grey_or_in_colour() -> None:
+    grey = in_memory.from_arrays(GREY, LABELS, ["a", "b"])
+    channel = in_memory.from_arrays(GREY[..., None], LABELS[:, None], ["a", "b"])
+    colour = in_memory.from_arrays(np.repeat(GREY[..., None], 3, axis=-1), LABELS, ["a", "b"])
+    assert grey.digests.tolist() == channel.digests.tolist() == colour.digests.tolist()
+    assert dataset.digest(grey.read(2)) == grey.digests[2]
+
+
+def test_images_of_different_sizes_are_kept_as_they_are() -> None:
+    images = [GREY[0], np.zeros((5, 4, 3), np.uint8), np.zeros((1, 7, 1), np.uint8), GREY[3]]
+    data = in_memory.from_images(images, LABELS, ["a", "b"], np.array([1, 1, 3, 3]))
+    assert data.sizes.tolist() == [[2, 3], [4, 5], [7, 1], [2, 3]]
+    assert [data.read(row).shape for row in range(4)] == [(3, 2, 3), (5, 4, 3), (1, 7, 3), (3, 2, 3)]
+    assert [dataset.digest(pixels) for pixels in data.images.map(np.copy, range(4))] == data.digests.tolist()
+    assert data.digests[[0, 3]].tolist() == in_memory.from_arrays(GREY, LABELS, ["a", "b"]).digests[[0, 3]].tolist()
+    assert data.official is not None and data.official.tolist() == [1, 1, 3, 3]
+
+
+def test_an_image_that_is_none_is_named_by_its_number() -> None:
+    with pytest.raises(errors.DataError, match=r"^some set: image 1: pixels are float64"):
+        in_memory.from_images([GREY[0], GREY[1] / 255], LABELS[:2], ["a", "b"], origin="some set")
+
+
+def test_images_of_equal_bytes_and_another_shape_have_different_digests() -> None:
+    assert dataset.digest(np.zeros((2, 3, 3), np.uint8)) != dataset.digest(np.zeros((3, 2, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "classes", "message"),
+    [
+        (GREY / 255.0, LABELS, "ab", "pixels are float64; expected uint8 from 0 to 255"),
+        (GREY / 255.0, LABELS, "ab", "(x * 255).round().astype('uint8')"),
+        (GREY.astype(np.int32), LABELS, "ab", "pixels are int32"),
+        (np.zeros((4, 3, 8, 8), np.uint8), LABELS, "ab", "the channels come second: save np.moveaxis(x, 1, -1)"),
+        (np.zeros((4, 8, 8, 4), np.uint8), LABELS, "ab", "the shape is (4, 8, 8, 4)"),
+        (np.zeros((4, 64), np.uint8), LABELS, "ab", "the shape is (4, 64); expected uint8"),
+        (np.zeros((4, 0, 8), np.uint8), LABELS, "ab", "the shape is (4, 0, 8)"),
+        (GREY, LABELS[:3], "ab", "labels have the shape (3,); expected (4,), one for each of the 4 images"),
+        (GREY, np.eye(4, dtype=int), "abcd", "If they are one-hot, save y.argmax(1)"),
+        (GREY, LABELS / 2, "ab", "labels are float64; expected whole numbers"),
+        (GREY, LABELS + 1, "ab", "labels run from 1 to 2, but there are 2 class names; expected 0 to 1"),
+        (GREY, LABELS - 1, "ab", "labels run from -1 to 0"),
+        (GREY, LABELS * 0, "a", "there is 1 class (a); telling classes apart needs at least two"),
+        (GREY, LABELS, "abc", "no images of c; add some, or leave the class out"),
+        (GREY, LABELS, "aa", "two classes have the same name"),
+        (GREY[:0], LABELS[:0], "ab", "there are no images"),
+    ],
+)
+def test_arrays_that_are_no_labelled_images_are_refused(images: NDArray[Any], labels: NDArray[Any], classes: str, message: str) -> None:
+    with pytest.raises(errors.DataError) as caught:
+        in_memory.from_arrays(images, labels, list(classes), origin="some.npz")
+    assert str(caught.value).startswith("some.npz: ")
+    assert message in str(caught.value)
+
+
+def test_official_splits_of_another_length_are_refused() -> None:
+    with pytest.raises(errors.DataError, match=r"official splits have the shape \(3,\); expected \(4,\)"):
+        in_memory.from_arrays(GREY, LABELS, ["a", "b"], np.zeros(3, np.int8))
+
+
+def test_only_the_first_of_identical_images_is_kept() -> None:
+    data = in_memory.distinct(in_memory.from_arrays(GREY[[0, 1, 0, 3]], LABELS, ["a", "b"], np.array([1, 1, 1, 3])))
+    assert data.labels.tolist() == [0, 1, 1]
+    assert data.official is not None
+    assert data.official.tolist() == [1, 1, 3]
+    assert (data.read(2) == GREY[3][..., None]).all()
+    assert dataset.notes(data) == ["left out, copies of other images: 1 image"]
+
+
+def test_notes_name_what_was_left_out_and_what_is_doubtful() -> None:
+    broken = tuple(dataset.Unreadable(path=f"{number}.png", reason="the file is empty") for number in range(7))
+    data = replace(in_memory.from_arrays(GREY[[0, 1, 1, 1]], LABELS, ["a", "b"]), unreadable=broken, num_ignored=3)
+    assert dataset.notes(data) == [
+        *(f"left out, unreadable: {number}.png: the file is empty" for number in range(5)),
+        "… and 2 more unreadable images",
+        "ignored, no images by their names: 3 files",
+        "kept in one split with their originals: 2 copies of other images",
+        "under two labels: 1 image, the first is image 1 = image 2 = image 3; decide which label is right",
+    ]
+
+
+def test_the_fingerprint_does_not_depend_on_the_order_of_the_images() -> None:
+    order = [2, 0, 3, 1]
+    one = in_memory.from_arrays(GREY, LABELS, ["a", "b"])
+    other = in_memory.from_arrays(GREY[order], LABELS[order], ["a", "b"])
+    assert dataset.fingerprint(one) == dataset.fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "classes"),
+    [
+        (GREY + 1, LABELS, ["a", "b"]),  # other pixels
+        (GREY, LABELS[::-1], ["a", "b"]),  # other labels
+        (GREY, LABELS, ["a", "c"]),  # other names
+        (GREY[:3], LABELS[:3], ["a", "b"]),  # fewer images
+    ],
+)
+def test_the_fingerprint_changes_with_the_content(images: NDArray[Any], labels: NDArray[Any], classes: list[str]) -> None:
+    one = in_memory.from_arrays(GREY, LABELS, ["a", "b"])
+    assert dataset.fingerprint(one) != dataset.fingerprint(in_memory.from_arrays(images, labels, classes))

@@ -1,0 +1,82 @@
+"""Functions of the user's own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tuner import errors
+from tuner.spec import study
+from tuner.tasks.images.data import sources
+
+MODULE = """
+import numpy as np
+X = np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3)
+Y = [0, 1, 0, 1]
+def good(): return X, Y
+def named(): return X, ["b", "a", "b", "a"], ["b", "a"]
+def lists(): return [image.tolist() for image in X], Y
+def nothing(): pass
+def alone(): return X
+def one(): return (X,)
+def short(): return X, Y[:3]
+def ragged(): return [X[0], X[1, :2]], Y[:2]
+def raises(): raise KeyError("mine")
+number = 3
+"""
+
+
+@pytest.fixture
+def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """A module in the current folder, of a name that no other test has imported."""
+    monkeypatch.chdir(tmp_path)
+    module = f"data_of_{abs(hash(request.node.name))}"
+    (tmp_path / f"{module}.py").write_text(MODULE)
+    (tmp_path / f"{module}_broken.py").write_text("def f(:")
+    return module
+
+
+def read(function: str, cache: Path) -> sources.Dataset:
+    return sources.open(study.PythonData(source="python", function=function), cache=cache)
+
+
+def test_a_function_of_the_current_folder_is_called(name: str, tmp_path: Path) -> None:
+    before = list(sys.path)
+    data = read(f"{name}:good", tmp_path)
+    assert data.classes == ("0", "1")
+    assert data.read(1).shape == (3, 3, 3)
+    assert sys.path == before
+
+
+def test_a_function_may_name_its_classes(name: str, tmp_path: Path) -> None:
+    data = read(f"{name}:named", tmp_path)
+    assert data.classes == ("b", "a")
+    assert data.labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("_none:good", "cannot be imported (No module named "),
+        ("_none:good", "install it, or start tuner in the folder where it lies"),
+        ("_broken:f", "cannot be imported (invalid syntax"),
+        (":missing", "has no function missing"),
+        (":number", "has no function number"),
+        (":nothing", "it returned a NoneType; expected (images, labels) or (images, labels, classes)"),
+        (":alone", "it returned a ndarray; expected"),
+        (":one", "it returned a tuple of 1; expected"),
+        (":short", "labels have the shape (3,); expected (4,)"),
+        (":ragged", "images or labels are no arrays"),
+        (":lists", "pixels are int64; expected uint8"),
+    ],
+)
+def test_a_function_that_gives_no_labelled_images_is_refused(name: str, tmp_path: Path, function: str, message: str) -> None:
+    with pytest.raises(errors.DataError) as caught:
+        read(name + function, tmp_path)
+    assert str(caught.value).startswith(f"data.function {name}{function}: ")
+    assert message in str(caught.value)
+
+
+def test_what_the_function_raises_itself_is_passed_on(name: str, tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="mine"):
+        read(f"{name}:raises", tmp_path)

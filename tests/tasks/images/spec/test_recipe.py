@@ -1,0 +1,57 @@
+"""The recipe of trial 0."""
+
+import pytest
+
+from tests.studies import by_hand
+from tuner.spec.hyperparameters import Augmentation, Flip
+from tuner.tasks.images.spec import recipe as spec_recipe
+
+
+def test_the_recipe_lies_in_the_default_space_as_it_is() -> None:
+    recipe = spec_recipe.rule(1000, 10, by_hand.spec().search)
+    assert (recipe.optimizer, recipe.learning_rate, recipe.unfreeze) == ("adamw", 3e-4, 1.0)
+    assert (recipe.label_smoothing, recipe.dropout, recipe.head_units, recipe.warmup) == (0.1, 0.3, (), 0.125)
+    assert (recipe.augmentation.flip, recipe.augmentation.translation, recipe.augmentation.zoom) == ("horizontal", 0.1, 0.1)
+    assert (recipe.augmentation.rotation, recipe.augmentation.mixup) == (0.0, 0.0)
+
+
+def test_few_images_leave_the_lower_layers_as_they_are_and_many_are_mixed() -> None:
+    space = by_hand.spec().search
+    assert spec_recipe.rule(50, 10, space).unfreeze == 0.5
+    assert spec_recipe.rule(50_000, 10, space).augmentation.mixup == 0.1
+
+
+@pytest.mark.parametrize(
+    ("search", "name", "value"),
+    [
+        # clamped into a range
+        ({"dropout": [0.4, 0.5]}, "dropout", 0.4),
+        ({"unfreeze": [0.2, 0.6]}, "unfreeze", 0.6),
+        # the nearest of some numbers
+        ({"batch_size": [8, 24, 128]}, "batch_size", 24),
+        # the optimizer that the recipe carries over to best
+        ({"optimizer": ["rmsprop", "sgd"]}, "optimizer", "sgd"),
+        ({"optimizer": "sgd"}, "learning_rate", 5e-3),
+        # fixed values stay
+        ({"label_smoothing": 0.05}, "label_smoothing", 0.05),
+        # a head must have a layer here
+        ({"head_units": {"layers": [1, 2], "units": [64, 256]}}, "head_units", (128,)),
+    ],
+)
+def test_the_recipe_comes_as_near_as_the_space_allows(search: dict[str, object], name: str, value: object) -> None:
+    assert getattr(spec_recipe.rule(1000, 10, by_hand.spec(search=search).search), name) == value
+
+
+def test_its_parameters_name_exactly_what_is_searched() -> None:
+    parameters = spec_recipe.parameters(1000, 10, by_hand.spec(search={"dropout": 0.3}).search)
+    assert parameters["optimizer"] == "adamw"
+    assert parameters["learning_rate.adamw"] == 3e-4
+    assert parameters["augmentation.rotation.on"] is False
+    assert "augmentation.rotation" not in parameters
+    assert "dropout" not in parameters
+
+
+def test_a_probe_only_study_has_a_rule_of_the_probe() -> None:
+    recipe = spec_recipe.rule(1000, 10, by_hand.spec().search, fine_tunes=False)
+    assert recipe.unfreeze == 0.0
+    assert recipe.augmentation == Augmentation(flip=Flip.HORIZONTAL)

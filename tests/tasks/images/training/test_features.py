@@ -1,0 +1,291 @@
+"""What a backbone makes of images: computed once, kept exactly enough, read by all."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tests import keras_studies
+from tuner import machine
+from tuner.cache import arrays as cache_files
+from tuner.cache import entries
+from tuner.kernels import cuts, devices, head
+from tuner.spec.hyperparameters import Augmentation, Features
+from tuner.tasks.images.training import backbones, features, steps, views
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (70, 32, 32, 3)).astype(np.uint8)
+MIRRORED = views.View(flip_x=True)
+DRAWN = views.View(strengths=Augmentation(translation=0.2))
+
+
+@pytest.fixture(scope="module")
+def backbone() -> backbones.Backbone:
+    return backbones.load(keras_studies.study(model=keras_studies.NETWORK).model)
+
+
+@pytest.fixture
+def shelf(backbone: backbones.Backbone, tmp_path: Path) -> features.FeatureStore:
+    return made(backbone, tmp_path)
+
+
+def made(
+    backbone: backbones.Backbone,
+    cache: Path,
+    *,
+    images: NDArray[np.uint8] = IMAGES,
+    key: str = "some",
+    share: devices.TrainerShare | None = None,
+) -> features.FeatureStore:
+    pictures = {
+        "train": features.Pictures(images=images, key=f"train {key}"),
+        "validation": features.Pictures(images=images[:8], key=f"validation {key}"),
+    }
+    return features.FeatureStore(
+        backbone=backbone,
+        network=backbone.digest(),
+        pictures=pictures,
+        cache=cache,
+        words={"study": "small"},
+        share=share or devices.TrainerShare(threads=1),
+    )
+
+
+def kept(cache: Path) -> list[Path]:
+    return sorted(cache.glob("*/*.npy"))
+
+
+def near(found: Any, expected: Any, within: float = 2e-3) -> None:
+    np.testing.assert_allclose(np.asarray(found), np.asarray(expected), rtol=within, atol=within)
+
+
+@pytest.mark.parametrize("view", [views.ORIGINAL, MIRRORED, DRAWN])
+def test_the_vectors_are_those_of_the_network_standardized(shelf: features.FeatureStore, view: views.View) -> None:
+    expected = [shelf.backbone.features(views.show(shown, IMAGES, 0), Features.SEVERAL).numpy() for shown in (views.ORIGINAL, view)]
+    mean, deviation = expected[0].mean(0), np.sqrt(np.maximum(expected[0].var(0), head.SMALLEST_VARIANCE))
+    found = shelf.vectors("train", (views.ORIGINAL, view))
+    assert found.shape == (2, 70, shelf.backbone.num_features(Features.SEVERAL))
+    near(found.whole()[1], (expected[1] - mean) / deviation, within=2e-2)
+    near(shelf.vectors("validation", (view,)).whole()[0], found.whole()[1, :8], within=2e-2)
+
+
+def test_the_training_images_as_they_are_have_mean_0_and_variance_1(shelf: features.FeatureStore) -> None:
+    found = shelf.vectors("train", (views.ORIGINAL,)).whole().numpy()[0]
+    varied = shelf.moments[1] > head.SMALLEST_VARIANCE
+    near(found.mean(0), 0, within=1e-4)
+    near(found[:, varied].var(0), 1)
+
+
+def test_some_vectors_are_read_each_in_the_view_of_its_own(shelf: features.FeatureStore) -> None:
+    found = shelf.vectors("train", (views.ORIGINAL, MIRRORED))
+    numbers, rows = np.array([0, 1, 1, 0, 1]), np.array([3, 3, 0, 69, 64])
+    assert (found.take(numbers, rows) == found.whole().numpy()[numbers, rows]).all()
+
+
+def test_vectors_are_small_by_the_memory_of_the_machine(shelf: features.FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shelf.vectors("train", (views.ORIGINAL,))
+    assert found.is_small
+    monkeypatch.setattr(features, "SHARE_OF_MEMORY", 1e-12)
+    assert not found.is_small
+
+
+def test_vectors_are_small_by_the_trainers_own_part_of_the_memory_and_count_once_for_each_width(
+    backbone: backbones.Backbone, tmp_path: Path
+) -> None:
+    needed = 4 * 70 * sum({backbone.num_features(kind) for kind in Features})
+    for room, expected in ((needed, True), (needed - 1, False)):
+        share = devices.TrainerShare(threads=1, memory_bytes=int(room / features.SHARE_OF_MEMORY))
+        assert made(backbone, tmp_path, share=share).vectors("train", (views.ORIGINAL,)).is_small is expected
+
+
+def test_vectors_of_one_width_are_made_once_and_are_the_last_of_all(shelf: features.FeatureStore) -> None:
+    found, width = shelf.vectors("train", (views.ORIGINAL, MIRRORED)), shelf.backbone.num_features(Features.LAST)
+    assert (found.whole(width) == found.whole()[..., -width:]).numpy().all()
+    assert found.whole(width) is found.whole(width)
+
+
+def test_everything_is_computed_once_and_mapped(shelf: features.FeatureStore, tmp_path: Path, backbone: backbones.Backbone) -> None:
+    cut = backbone.cut(2)
+    wanted = (views.ORIGINAL, MIRRORED)
+    first, below = shelf.vectors("train", wanted).whole(), activations(shelf, cut, "train", wanted)
+    paths = kept(tmp_path)
+    times = [path.stat().st_mtime_ns for path in paths]
+    assert [path.parent.name for path in paths] == ["activations"] * 2 + ["features"] * 2
+    again = made(backbone, tmp_path)
+    assert (again.vectors("train", wanted).whole() == first).numpy().all()
+    rows = np.arange(70)
+    found = activations(again, cut, "train", wanted).take(rows * 0, rows)
+    assert all((a == b).all() for a, b in zip(found, below.take(rows * 0, rows), strict=True))
+    assert [path.stat().st_mtime_ns for path in kept(tmp_path)] == times
+
+
+def test_other_images_views_boundaries_and_networks_are_other_entries(shelf: features.FeatureStore, tmp_path: Path) -> None:
+    networks = [shelf.backbone, backbones.load(keras_studies.study(model=keras_studies.NETWORK | {"weights": "none"}).model)]
+    for network in networks:
+        for other in (made(network, tmp_path), made(network, tmp_path, key="others"), made(network, tmp_path, images=IMAGES[:66])):
+            other.vectors("train", (views.ORIGINAL, MIRRORED))
+            for num_open in (2, 4):
+                activations(other, network.cut(num_open), "train", (views.ORIGINAL,))
+    assert len(kept(tmp_path)) == 2 * 3 * 4
+
+
+def activations(shelf: features.FeatureStore, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...]) -> features.Activations:
+    return shelf.activations(cut, split, wanted, below=steps.Steps().below(cut, size=shelf.backbone.size))
+
+
+@pytest.mark.parametrize("kind", Features)
+def test_the_upper_part_gives_the_features_of_kept_activations(shelf: features.FeatureStore, kind: Features) -> None:
+    cut = shelf.backbone.cut(3)
+    found = activations(shelf, cut, "train", (views.ORIGINAL, MIRRORED))
+    rows = np.array([5, 0, 69])
+    lower = found.take(np.array([0, 1, 1]), rows)
+    assert [part.dtype for part in lower] == [np.float32, np.float32]
+    images = np.concatenate([IMAGES[5:6], IMAGES[[0, 69], :, ::-1]]).astype(np.float32)
+    expected = shelf.backbone.features(images, kind).numpy()
+    near(cut.above((tf.constant(lower[0]), tf.constant(lower[1])), kind), expected, within=2e-3 * float(np.abs(expected).max()))
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content[:-1] + b"x"])
+def test_a_damaged_entry_is_made_anew(backbone: backbones.Backbone, tmp_path: Path, damage: Any) -> None:
+    whole = made(backbone, tmp_path, images=IMAGES[:8]).vectors("validation", (views.ORIGINAL,)).whole()
+    contents = {path: path.read_bytes() for path in kept(tmp_path)}
+    for path, content in contents.items():
+        path.write_bytes(damage(content))
+    assert (made(backbone, tmp_path, images=IMAGES[:8]).vectors("validation", (views.ORIGINAL,)).whole() == whole).numpy().all()
+    assert {path: path.read_bytes() for path in kept(tmp_path)} == contents
+
+
+def test_without_room_in_the_cache_the_same_is_held_in_memory(
+    shelf: features.FeatureStore, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, wanted, rows = backbone.cut(2), (views.ORIGINAL, DRAWN), np.arange(70)
+    expected, below = shelf.vectors("train", wanted).whole(), activations(shelf, cut, "train", wanted)
+    monkeypatch.setenv("TUNER_CACHE_LIMIT", "1KB")
+    tight = made(backbone, tmp_path / "tight")
+    assert (tight.vectors("train", wanted).whole() == expected).numpy().all()
+    found = activations(tight, cut, "train", wanted)
+    assert all((a == b).all() for a, b in zip(found.take(rows % 2, rows), below.take(rows % 2, rows), strict=True))
+    assert kept(tmp_path / "tight") == []
+
+
+def test_the_latest_activations_are_held_where_they_are_in_memory_and_no_file_is(
+    shelf: features.FeatureStore, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, wanted = backbone.cut(2), (views.ORIGINAL,)
+    activations(shelf, cut, "train", wanted)
+    assert not any(entry.is_in_use() for entry in entries.find(tmp_path) if entry.kind == "activations")
+    monkeypatch.setenv("TUNER_CACHE_LIMIT", "1KB")
+    tight = made(backbone, tmp_path / "tight")
+    first = activations(tight, cut, "train", wanted)
+    assert activations(tight, cut, "train", wanted) is first
+    activations(tight, backbone.cut(1), "train", wanted)
+    assert activations(tight, cut, "train", wanted) is not first
+
+
+def test_who_watches_is_called_between_two_batches_and_may_end_it(shelf: features.FeatureStore, tmp_path: Path) -> None:
+    called: list[int] = []
+    shelf.watch.append(lambda: called.append(1))
+    whole = shelf.vectors("train", (views.ORIGINAL,)).whole()
+    assert len(called) == 2  # seventy images are two batches
+
+    def leave() -> None:
+        if len(called) == 3:
+            raise InterruptedError
+        called.append(1)
+
+    shelf.watch[:] = [leave]
+    with pytest.raises(InterruptedError):
+        shelf.vectors("train", (MIRRORED,))
+    assert len(kept(tmp_path)) == 1
+    assert not list(tmp_path.glob("*/*.part"))
+    shelf.watch.clear()
+    assert (shelf.vectors("train", (views.ORIGINAL, MIRRORED)).whole()[0] == whole[0]).numpy().all()
+
+
+def test_who_watches_is_called_while_another_process_computes(
+    shelf: features.FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_files, "_TICK_SECONDS", 0.01)
+    shelf.vectors("train", (views.ORIGINAL,))
+    [path] = kept(tmp_path)
+    path.unlink()
+    computed: list[int] = []
+
+    def leave() -> None:
+        computed.append(1)
+        if len(computed) > 1:  # the first batch was computed before, to choose the type that keeps it
+            raise InterruptedError
+
+    again = made(shelf.backbone, tmp_path)
+    again.watch.append(leave)
+    with cache_files.locked(path), pytest.raises(InterruptedError):
+        again.vectors("train", (views.ORIGINAL,))
+
+
+def test_two_that_want_the_same_at_once_have_it_computed_once(
+    backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    both_want, run = threading.Barrier(3), features.run
+
+    def counted(*given: Any) -> Any:
+        for part in run(*given):
+            computed.append(len(part))
+            yield part
+
+    monkeypatch.setattr(features, "run", counted)
+    found: list[Any] = []
+
+    def want() -> None:
+        shelf = made(backbone, tmp_path)
+        both_want.wait()
+        found.append(activations(shelf, backbone.cut(1), "train", (views.ORIGINAL,)))
+
+    threads = [threading.Thread(target=want) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    both_want.wait()
+    for thread in threads:
+        thread.join()
+    # the second has at most looked at its first batch, to choose the type that keeps it
+    assert computed.count(6) == 1
+    rows = np.arange(70)
+    assert all((a == b).all() for a, b in zip(found[0].take(rows * 0, rows), found[1].take(rows * 0, rows), strict=True))
+
+
+def test_values_that_float16_cannot_keep_are_kept_as_float32(tmp_path: Path) -> None:
+    large = backbones.load(keras_studies.study(model=keras_studies.NETWORK).model)
+    for variable in large.network.variables[:2]:
+        variable.assign(variable * 1e6)
+    found = made(large, tmp_path).vectors("train", (views.ORIGINAL,))
+    expected = large.features(IMAGES.astype(np.float32), Features.SEVERAL).numpy()
+    mean, variance = head.measure(expected)
+    near(found.whole()[0], (expected - mean) / np.sqrt(variance), within=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"num_views": 8}, False),  # as many views as epochs: nothing is computed twice
+        ({"num_views": 7}, True),
+        ({"num_images": 10**9}, False),  # more than the memory
+        ({"memory_bytes": 10**6}, False),  # more than the trainer's part of it
+    ],
+)
+def test_activations_are_kept_where_that_saves_time(backbone: backbones.Backbone, changes: dict[str, int], expected: bool) -> None:
+    given = {"num_images": 1000, "num_views": 1, "epochs": 8, "memory_bytes": machine.memory_bytes()} | changes
+    assert features.is_worth_keeping(backbone.cut(2), **given) is expected
+
+
+def test_activations_that_are_as_soon_computed_as_read_are_not_kept(backbone: backbones.Backbone) -> None:
+    given = {"num_images": 1000, "num_views": 1, "epochs": 8, "memory_bytes": machine.memory_bytes()}
+    worth = [features.is_worth_keeping(backbone.cut(number), **given) for number in range(1, 10)]
+    assert worth == sorted(worth, reverse=True)
+    assert worth[0] and not worth[-1]
+    dear = replace(backbone.cut(9), multiply_adds=10**9)
+    assert features.is_worth_keeping(dear, **given)

@@ -1,0 +1,61 @@
+"""Which graphs are traced, and which are used again."""
+
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tuner.kernels import head, optimizers
+from tuner.spec.hyperparameters import Augmentation, Features, Hyperparameters
+from tuner.tasks.images.training import augmentation, steps
+from tuner.tasks.images.training import context as benches
+
+
+def test_a_graph_is_made_once_and_the_latest_are_kept(bench: benches.StudyContext) -> None:
+    kept, cut = steps.Steps(), bench.backbone.cut(2)
+    first = kept.above(cut, Features.LAST)
+    assert kept.above(bench.backbone.cut(2), Features.LAST) is first
+    others = [kept.above(bench.backbone.cut(count), kind) for count in (0, 1) for kind in Features]
+    assert len({id(other) for other in [first, *others]}) == 5
+    assert kept.above(cut, Features.LAST) is not first
+    assert kept.above(bench.backbone.cut(1), Features.LAST) is others[2]
+
+
+def test_values_are_no_part_of_a_form() -> None:
+    one = Hyperparameters(learning_rate=1e-3, dropout=0.1, head_units=(8,), ema=0.9, batch_size=16)
+    other = Hyperparameters(learning_rate=1e-2, dropout=0.0, head_units=(99,), ema=0.5, batch_size=64, weight_decay=0.5, layer_decay=0.7)
+    assert steps.StepForm.of(one, num_open=1, num_classes=3) == steps.StepForm.of(other, num_open=1, num_classes=3)
+    assert optimizers.UpdateForm.of(one, num_open=1) == optimizers.UpdateForm.of(other, num_open=1)
+    weak, strong = Augmentation(rotation=0.1, mixup=0.1), Augmentation(zoom=0.5, mixup=0.5)
+    assert augmentation.Changes.of(weak) == augmentation.Changes.of(strong)
+
+
+def test_a_layer_of_keras_is_built_once_for_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[float] = []
+    real = augmentation.traceable
+
+    def counted(changes: augmentation.Changes) -> Any:
+        built.append(changes.rand_augment)
+        return real(changes)
+
+    monkeypatch.setattr(augmentation, "traceable", counted)
+    kept, changes = steps.Steps(), augmentation.Changes.of(Augmentation(rand_augment=0.5))
+    assert kept.augment(changes, size=16, num_classes=3) is kept.augment(changes, size=16, num_classes=3)
+    assert built == [0.5]
+
+
+def test_a_weight_that_the_output_does_not_use_has_no_slope(bench: benches.StudyContext) -> None:
+    hyperparameters, cut = Hyperparameters(dropout=0.0), bench.backbone.cut(1)
+    unused = keras.Variable(np.ones((2, 3), np.float32))
+    wider = replace(cut, variables=(*cut.variables, (0, unused)))
+    form = steps.StepForm.of(hyperparameters, num_open=1, num_classes=10)
+    weights = head.initial(hyperparameters, bench.backbone.num_features(Features.LAST), 10, seed=1)
+    values = steps.values(hyperparameters, bench.moments(Features.LAST), np.ones(10))
+    lower = cut.below(tf.zeros((2, 16, 16, 3)))
+    answers = tf.one_hot([0, 1], 10), tf.constant([0, 1], tf.int64)
+    gradients, _ = steps.Steps().slope(wider, form)(lower, answers, [tf.constant(w) for w in weights], values, tf.constant([1, 0, 0, 2]))
+    assert (gradients[-1].numpy() == np.zeros((2, 3))).all()
+    assert len(gradients) == len(weights) + len(wider.variables)

@@ -1,0 +1,463 @@
+"""One trial from its hyperparameters to its outcome, left and taken up again at any place."""
+
+import itertools
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.keras_studies import DIGITS, study
+from tuner import errors
+from tuner.kernels import checkpoints
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending, Epoch, Stage
+from tuner.spec.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer
+from tuner.tasks.images.training import context as benches
+from tuner.tasks.images.training import evaluation, fine_tune, pipeline, steps, trial
+
+#: everything that one epoch hands on to the next is on: dropout, momentum, averages, random changes
+RICH = Hyperparameters.model_validate(
+    {
+        "head_units": (16,),
+        "dropout": 0.2,
+        "batch_size": 16,
+        "probe_learning_rate": 1e-2,
+        "learning_rate": 3e-3,
+        "unfreeze": 0.6,
+        "layer_decay": 0.7,
+        "ema": 0.6,
+        "label_smoothing": 0.1,
+        "class_weights": "balanced",
+        "augmentation": {"flip": "horizontal", "translation": 0.1, "brightness": 0.2, "erasing": 0.2, "mixup": 0.2},
+    }
+)
+PLAIN = Hyperparameters(batch_size=20, probe_learning_rate=1e-2, learning_rate=3e-3, unfreeze=0.6, dropout=0.0)
+#: the head alone is trained well, and the fine-tuning spoils it
+SPOILED = PLAIN.model_copy(update={"optimizer": Optimizer.SGD, "learning_rate": 50.0, "warmup": 0.0})
+#: the head alone is hardly trained, and the fine-tuning makes up for it
+MENDED = PLAIN.model_copy(update={"probe_learning_rate": 1e-6, "learning_rate": 1e-2, "unfreeze": 1.0, "ema": 0.3})
+DEEPER = MENDED.model_copy(update={"features": Features.SEVERAL, "unfreeze": 0.4, "head_units": (8,)})
+
+
+class Control:
+    """A worker in the same process, which says what it was told to say."""
+
+    def __init__(
+        self, *, interrupt: Callable[[list[messages.Message], int], messages.Stop | messages.Suspend | None] | None = None
+    ) -> None:
+        self.told: list[messages.Message] = []
+        self._interrupt, self._looks = interrupt, itertools.count()
+
+    def send(self, message: messages.Message) -> None:
+        self.told.append(message)
+
+    def interruption(self) -> messages.Stop | messages.Suspend | None:
+        return self._interrupt(self.told, next(self._looks)) if self._interrupt else None
+
+    def decision(self) -> messages.Proceed | messages.Stop | messages.Suspend:
+        return self.interruption() or messages.Proceed()
+
+    @property
+    def curve(self) -> list[Epoch]:
+        return [message.model_copy(update={"seconds": 0.0}) for message in self.told if isinstance(message, Epoch)]
+
+
+def order(folder: Path, hyperparameters: Hyperparameters, *, seed: int = 7) -> messages.Train:
+    weights, checkpoint = str(folder / "weights"), str(folder / "checkpoint")
+    return messages.Train(trial=3, hyperparameters=hyperparameters, seed=seed, weights=weights, checkpoint=checkpoint)
+
+
+def run(bench: benches.StudyContext, wanted: messages.Train, control: Control | None = None) -> tuple[messages.Finished, Control]:
+    control = control or Control()
+    return trial.TrialTraining(bench, wanted, control).run(), control
+
+
+def after(count: int, what: messages.Stop | messages.Suspend, *, stage: Stage, looks: int = 0) -> Control:
+    """A worker that interrupts so many looks after so many epochs of a stage."""
+    seen: list[int] = []
+
+    def interrupt(told: list[messages.Message], look: int) -> messages.Stop | messages.Suspend | None:
+        if sum(isinstance(message, Epoch) and message.stage is stage for message in told) < count:
+            return None
+        seen.append(look)
+        return what if len(seen) > looks else None
+
+    return Control(interrupt=interrupt)
+
+
+@pytest.fixture
+def always_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Epochs are worth a checkpoint however short they are."""
+    monkeypatch.setattr(trial, "_WORTH_KEEPING_SECONDS", -1.0)
+
+
+@pytest.fixture(scope="module")
+def plain(_bench: benches.StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
+    """A plain trial that nobody disturbed."""
+    return run(_bench, order(tmp_path_factory.mktemp("plain"), PLAIN))
+
+
+@pytest.fixture(scope="module")
+def rich(_bench: benches.StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
+    """A rich trial of three epochs that nobody disturbed."""
+    return run(replace(_bench, epochs=3), order(tmp_path_factory.mktemp("rich"), RICH))
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_trial_probes_then_fine_tunes_and_its_value_is_its_best_epoch(plain: tuple[messages.Finished, Control]) -> None:
+    finished, control = plain
+    assert [type(message).__name__ for message in control.told] == ["Epoch"] * 3 + ["Probed"] + ["Epoch"] * 2
+    curve = control.curve
+    assert [(epoch.step, epoch.stage) for epoch in curve] == [(1, "probe"), (2, "probe"), (3, "probe"), (4, "fine_tune"), (5, "fine_tune")]
+    values = [epoch.validation_accuracy for epoch in curve]
+    [probed] = [message for message in control.told if isinstance(message, messages.Probed)]
+    assert probed.value == max(values[:3])
+    assert finished.ending is Ending.COMPLETED
+    assert finished.value == max(values)
+    assert finished.best_step is not None
+    assert values[finished.best_step - 1] == finished.value
+    assert np.sum(finished.confusion) == 60
+    assert np.trace(finished.confusion) / 60 == pytest.approx(finished.value)
+    assert finished.weights is not None
+    assert finished.weights.endswith("/weights.npz")
+    assert finished.probe_seconds > 0
+    assert finished.fine_tune_seconds > 0
+
+
+def test_the_rate_of_each_epoch_is_told(plain: tuple[messages.Finished, Control]) -> None:
+    rates = [epoch.learning_rate for epoch in plain[1].curve]
+    assert rates[0] > rates[1] > rates[2] > 0
+    assert rates[0] < 1e-2
+    assert 0 < rates[4] < rates[3] < 3e-3
+
+
+def test_a_trial_that_unfreezes_nothing_ends_with_the_probe(bench: benches.StudyContext, tmp_path: Path) -> None:
+    finished, control = run(bench, order(tmp_path, PLAIN.model_copy(update={"unfreeze": 0.0})))
+    assert [type(message).__name__ for message in control.told] == ["Epoch"] * 3
+    assert finished.ending is Ending.COMPLETED
+    assert finished.fine_tune_seconds == 0
+
+
+def test_a_study_without_fine_tuning_ends_each_trial_with_the_probe(bench: benches.StudyContext, tmp_path: Path) -> None:
+    finished, control = run(replace(bench, epochs=0), order(tmp_path, PLAIN))
+    assert len(control.told) == 3
+    assert finished.ending is Ending.COMPLETED
+
+
+def test_a_replayed_trial_gives_the_same_curve_bit_for_bit(
+    bench: benches.StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
+) -> None:
+    finished, control = run(replace(bench, epochs=3), order(tmp_path, RICH))
+    assert control.curve == rich[1].curve
+    assert (finished.value, finished.best_step, finished.confusion) == (rich[0].value, rich[0].best_step, rich[0].confusion)
+
+
+def test_another_seed_gives_another_curve(bench: benches.StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]) -> None:
+    _, other = run(bench, order(tmp_path, PLAIN, seed=8))
+    assert [one.loss != two.loss for one, two in zip(plain[1].curve, other.curve, strict=True)] == [True] * 5
+
+
+@pytest.mark.usefixtures("always_keeping")
+@pytest.mark.parametrize(("looks", "steps"), [(0, 0), (3, 3), (6, 6)], ids=["between epochs", "within an epoch", "after its last step"])
+def test_a_suspended_trial_goes_on_from_the_step_at_which_it_was_as_if_it_had_never_stopped(
+    bench: benches.StudyContext, tmp_path: Path, looks: int, steps: int, rich: tuple[messages.Finished, Control]
+) -> None:
+    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    suspended, before = run(longer, wanted, after(1, messages.Suspend(), stage=Stage.FINE_TUNE, looks=looks))
+    assert suspended.ending is Ending.SUSPENDED
+    assert suspended.weights is None
+    assert kept(tmp_path) == ["checkpoint"]
+    found = checkpoints.read(tmp_path / "checkpoint", wanted, study=longer.identity)
+    assert found is not None
+    assert found.progress.done == (1, steps)
+    finished, rest = run(longer, wanted)
+    assert finished.ending is Ending.COMPLETED
+    assert before.curve + rest.curve == rich[1].curve
+    assert (finished.value, finished.best_step, finished.confusion) == (rich[0].value, rich[0].best_step, rich[0].confusion)
+    assert finished.mistakes == rich[0].mistakes
+    # the checkpoint is the worker's to delete, when the storage has the result
+    assert kept(tmp_path) == ["checkpoint", "confusion.png", "mistakes.jpg", "weights.npz"]
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_a_trial_that_is_suspended_again_and_again_repeats_no_step(
+    bench: benches.StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
+) -> None:
+    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    curve: list[Epoch] = []
+    num_attempts = 0
+    ending = Ending.SUSPENDED
+    while ending is Ending.SUSPENDED:
+        num_attempts += 1
+        # two steps an attempt, one between two epochs
+        looks = itertools.count()
+        control = Control(interrupt=lambda told, _, looks=looks: messages.Suspend() if _steps(told, looks) > 2 else None)  # type: ignore[misc]
+        finished, control = run(longer, wanted, control)
+        ending, curve = finished.ending, curve + control.curve
+    assert num_attempts > 4
+    assert curve == rich[1].curve
+    assert finished.value == rich[0].value
+
+
+def _steps(told: list[messages.Message], looks: "itertools.count[int]") -> int:
+    """Looks of a trial since its probe was decided on."""
+    is_probing = any(isinstance(message, Epoch) and message.stage is Stage.PROBE for message in told)
+    return 0 if is_probing and not any(isinstance(message, messages.Probed) for message in told) else next(looks)
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_a_worker_that_takes_a_trial_up_hears_of_epochs_that_the_one_before_may_not_have_reported(
+    bench: benches.StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
+) -> None:
+    class Killed(Exception):
+        pass
+
+    class Mortal(Control):
+        """A worker that is killed when the first epoch of fine-tuning is in the checkpoint."""
+
+        def send(self, message: messages.Message) -> None:
+            if isinstance(message, messages.CheckpointWritten):
+                raise Killed
+            super().send(message)
+
+    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    mortal = Mortal()
+    with pytest.raises(Killed):
+        run(longer, wanted, mortal)
+    measured = [message for message in mortal.told if isinstance(message, Epoch)]
+    _, second = run(longer, wanted, after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
+    assert second.told[0] == messages.Resumed(trial=3, curve=tuple(measured))
+    measured += [message for message in second.told if isinstance(message, Epoch)]
+    finished, third = run(longer, wanted)
+    assert third.told[0] == messages.Resumed(trial=3, curve=tuple(measured))
+    assert [epoch.model_copy(update={"seconds": 0.0}) for epoch in measured] + third.curve == rich[1].curve
+    assert finished.fine_tune_seconds == pytest.approx(
+        sum(epoch.seconds for epoch in (*measured, *(message for message in third.told if isinstance(message, Epoch))) if epoch.step > 3)
+    )
+    assert finished.value == rich[0].value
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_a_trial_that_another_worker_has_now_leaves_the_files_alone(bench: benches.StudyContext, tmp_path: Path) -> None:
+    lost = after(1, messages.Suspend(keeps=False), stage=Stage.FINE_TUNE, looks=3)
+    run(replace(bench, epochs=3), order(tmp_path, RICH), lost)
+    found = checkpoints.read(tmp_path / "checkpoint", order(tmp_path, RICH), study=bench.identity)
+    assert found is not None
+    assert found.progress.done == (1, 0)
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_of_two_checkpoints_the_one_that_is_further_is_gone_on_from(
+    bench: benches.StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
+) -> None:
+    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    run(longer, wanted, after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
+    behind = (tmp_path / "checkpoint").rename(tmp_path / "behind")
+    run(longer, wanted.model_copy(update={"fetched": str(behind)}), after(1, messages.Suspend(), stage=Stage.FINE_TUNE, looks=4))
+    for one, two in ((tmp_path / "checkpoint", behind), (behind, tmp_path / "checkpoint")):
+        here = wanted.model_copy(update={"checkpoint": str(tmp_path / "here"), "fetched": str(two)})
+        shutil.copy(one, tmp_path / "here")
+        _, control = run(longer, here)
+        assert control.curve == rich[1].curve[-len(control.curve) :]
+        assert len(control.curve) == 1
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_a_damaged_checkpoint_is_as_good_as_none(
+    bench: benches.StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]
+) -> None:
+    (tmp_path / "checkpoint").write_bytes(b"hello")
+    _, again = run(bench, order(tmp_path, PLAIN))
+    assert again.curve == plain[1].curve
+
+
+def test_a_short_epoch_is_not_worth_a_checkpoint(bench: benches.StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_WORTH_KEEPING_SECONDS", 1e6)
+    finished, _ = run(bench, order(tmp_path, PLAIN), after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
+    assert finished.ending is Ending.SUSPENDED
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("what", [messages.Stop(), messages.Suspend()])
+@pytest.mark.parametrize(("count", "stage", "epochs"), [(1, Stage.PROBE, 1), (3, Stage.PROBE, 3), (1, Stage.FINE_TUNE, 4)])
+def test_a_trial_obeys_at_the_next_step(
+    bench: benches.StudyContext, tmp_path: Path, what: messages.Stop | messages.Suspend, count: int, stage: Stage, epochs: int
+) -> None:
+    finished, control = run(bench, order(tmp_path, PLAIN), after(count, what, stage=stage))
+    assert finished.ending is (Ending.STOPPED if isinstance(what, messages.Stop) else Ending.SUSPENDED)
+    assert len(control.curve) == epochs
+    assert finished.value == max(epoch.validation_accuracy for epoch in control.curve)
+    assert finished.weights is None
+
+
+@pytest.mark.usefixtures("always_keeping")
+def test_a_stopped_trial_leaves_no_file_behind(bench: benches.StudyContext, tmp_path: Path) -> None:
+    run(bench, order(tmp_path, PLAIN), after(1, messages.Stop(), stage=Stage.FINE_TUNE, looks=3))
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "stage"),
+    [
+        ({"optimizer": "sgd", "probe_learning_rate": 100.0, "head_units": (32, 32, 32, 32), "activation": "elu"}, "probe"),
+        ({"optimizer": "sgd", "learning_rate": 100.0, "head_units": (32, 32, 32, 32), "activation": "elu"}, "fine_tune"),
+    ],
+)
+def test_a_loss_that_is_not_finite_ends_the_trial_with_the_reason(
+    bench: benches.StudyContext, tmp_path: Path, hyperparameters: dict[str, Any], stage: str
+) -> None:
+    unclipped = replace(bench, study=study(training={"probe_epochs": 3, "epochs": 2, "gradient_clip": 1e30}))
+    finished, control = run(
+        unclipped, order(tmp_path, Hyperparameters.model_validate({"dropout": 0.0, "batch_size": 10} | hyperparameters))
+    )
+    assert finished.ending is Ending.NOT_FINITE
+    last = control.curve[-1]
+    assert last.stage == stage
+    assert finished.reason.startswith(("the loss was", "the validation loss was"))
+    assert f"in step {last.step} ({stage}); the learning rate is likely too high" in finished.reason
+    assert kept(tmp_path) == []
+    assert messages.decode(messages.encode(last)).kind == "epoch"
+
+
+def test_a_trial_after_one_that_was_not_finite_is_as_it_always_was(
+    bench: benches.StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]
+) -> None:
+    for variable in bench.backbone.network.variables:
+        variable.assign(variable * np.nan)
+    _, after_it = run(bench, order(tmp_path, PLAIN))
+    assert after_it.curve == plain[1].curve
+
+
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [MENDED, DEEPER, SPOILED],
+    ids=["best while fine-tuning", "best while fine-tuning, several depths", "best in the probe"],
+)
+def test_the_kept_weights_give_the_best_validation_accuracy_again(
+    bench: benches.StudyContext, tmp_path: Path, hyperparameters: Hyperparameters
+) -> None:
+    finished, control = run(bench, order(tmp_path, hyperparameters))
+    assert finished.weights is not None
+    assert finished.best_step is not None
+    assert (finished.best_step > 3) == (hyperparameters is not SPOILED)
+    on_validation = replace(bench, data=replace(bench.data, test=bench.data.validation))
+    found = evaluation.evaluate(on_validation, messages.Evaluate(trial=3, hyperparameters=hyperparameters, weights=finished.weights))
+    assert found.accuracy == finished.value
+    assert found.confusion == finished.confusion
+    assert found.loss == pytest.approx(control.curve[finished.best_step - 1].validation_loss, rel=1e-3)
+    assert found.num_images == 60
+
+
+def test_weights_of_a_study_without_test_images_are_not_scored(bench: benches.StudyContext, tmp_path: Path, cache: Path) -> None:
+    finished, _ = run(bench, order(tmp_path, PLAIN))
+    assert finished.weights is not None
+    without = replace(bench, data=pipeline.load(study(data=DIGITS | {"test": 0}), cache=cache))
+    with pytest.raises(errors.DataError, match=r"data.test is 0"):
+        evaluation.evaluate(without, messages.Evaluate(trial=3, hyperparameters=PLAIN, weights=finished.weights))
+
+
+def test_weights_that_cannot_be_scored_leave_the_backbone_as_pretrained(
+    bench: benches.StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> Any:
+        raise MemoryError
+
+    finished, _ = run(bench, order(tmp_path, MENDED))
+    monkeypatch.setattr(fine_tune, "predict", fail)
+    with pytest.raises(MemoryError):
+        evaluation.evaluate(bench, messages.Evaluate(trial=3, hyperparameters=MENDED, weights=str(finished.weights)))
+    assert is_pretrained(bench)
+
+
+def test_a_trial_leaves_the_backbone_as_pretrained(bench: benches.StudyContext, tmp_path: Path) -> None:
+    run(bench, order(tmp_path, PLAIN))
+    assert is_pretrained(bench)
+
+
+def is_pretrained(bench: benches.StudyContext) -> bool:
+    variables = bench.backbone.network.variables
+    return all((variable.numpy() == value).all() for variable, value in zip(variables, bench.pretrained, strict=True))
+
+
+def unseen(bench: benches.StudyContext, cache: Path) -> benches.StudyContext:
+    """The same with an empty cache."""
+    return replace(bench, shelf=replace(bench.shelf, cache=cache, watch=[], _vectors={}, _activations={}))
+
+
+def test_a_trial_that_computes_what_it_trains_on_says_that_it_is_busy(
+    bench: benches.StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: tuple[messages.Finished, Control]
+) -> None:
+    fresh = unseen(bench, tmp_path / "cache")
+    monkeypatch.setattr(trial, "_BUSY_SECONDS", -1.0)
+    _, control = run(fresh, order(tmp_path, PLAIN))
+    assert control.told[0] == messages.Busy(trial=3)
+    assert control.curve == plain[1].curve
+    assert fresh.shelf.watch == []
+    monkeypatch.setattr(trial, "_BUSY_SECONDS", 1e6)
+    _, control = run(unseen(bench, tmp_path / "other"), order(tmp_path, PLAIN))
+    assert not [message for message in control.told if isinstance(message, messages.Busy)]
+
+
+@pytest.mark.parametrize("what", [messages.Stop(), messages.Suspend()])
+def test_a_trial_obeys_while_it_computes_what_it_trains_on(
+    bench: benches.StudyContext, tmp_path: Path, what: messages.Stop | messages.Suspend, plain: tuple[messages.Finished, Control]
+) -> None:
+    fresh = unseen(bench, tmp_path / "cache")
+    finished, control = run(fresh, order(tmp_path, PLAIN), Control(interrupt=lambda told, look: what))
+    assert finished.ending is (Ending.STOPPED if isinstance(what, messages.Stop) else Ending.SUSPENDED)
+    assert (finished.value, control.told) == (None, [])
+    assert fresh.shelf.watch == []
+    _, again = run(fresh, order(tmp_path, PLAIN))
+    assert again.curve == plain[1].curve
+
+
+#: other values of RICH, traced as it is
+ALIKE = RICH.model_copy(
+    update={
+        "head_units": (12,),
+        "dropout": 0.5,
+        "batch_size": 20,
+        "learning_rate": 1e-2,
+        "layer_decay": 0.9,
+        "weight_decay": 0.1,
+        "ema": 0.9,
+        "label_smoothing": 0.0,
+        "class_weights": ClassWeights.NONE,
+        "augmentation": Augmentation.model_validate({"rotation": 0.1, "contrast": 0.1, "erasing": 0.4, "mixup": 0.1}),
+    }
+)
+#: of another shape in every respect
+OTHER = Hyperparameters.model_validate(
+    {"optimizer": "sgd", "unfreeze": 1.0, "features": "several", "loss": "focal", "batch_size": 25, "augmentation": {"flip": "both"}}
+)
+
+
+@pytest.mark.parametrize("wanted", [RICH, OTHER], ids=["rich", "other"])
+def test_a_trial_is_the_same_bit_for_bit_whatever_was_trained_before(
+    bench: benches.StudyContext, tmp_path: Path, wanted: Hyperparameters
+) -> None:
+    first = replace(bench, traced=steps.Steps())
+    finished, control = run(first, order(tmp_path / "first", wanted))
+    used = replace(bench, traced=steps.Steps())
+    for number, before in enumerate([ALIKE, OTHER, RICH, ALIKE]):
+        run(used, order(tmp_path / str(number), before, seed=number))
+    again, same = run(used, order(tmp_path / "again", wanted))
+    assert same.curve == control.curve
+    assert (again.value, again.best_step, again.confusion) == (finished.value, finished.best_step, finished.confusion)
+    assert Path(str(again.weights)).read_bytes() == Path(str(finished.weights)).read_bytes()
+
+
+def test_the_second_trial_of_a_shape_traces_nothing(bench: benches.StudyContext, tmp_path: Path) -> None:
+    own = replace(bench, traced=steps.Steps())
+    run(own, order(tmp_path, RICH))
+    count = own.traced.num_traced
+    assert count > 0
+    run(own, order(tmp_path, ALIKE, seed=9))
+    assert own.traced.num_traced == count

@@ -1,0 +1,156 @@
+"""A real model, small, in every format: written, loaded again, compared, and used as its card says."""
+
+import subprocess
+import sys
+import sysconfig
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.trainer.export.test_standalone import weights_of
+from tuner import errors
+from tuner.kernels import checkpoints
+from tuner.protocol import errands
+from tuner.protocol.errands import Format
+from tuner.results.bundle import card
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.tasks.images.training import context as benches
+from tuner.trainer.export import compare, export, formats, standalone, verify
+
+HYPERPARAMETERS = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "silu"})
+
+
+@pytest.fixture(scope="module")
+def written(_bench: benches.StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[errands.Exported, Path]:
+    """Every format of one model, and the folder; `answers.npz` beside it."""
+    folder = tmp_path_factory.mktemp("export")
+    _bench.restore()
+    checkpoints.write_weights(folder / "weights.npz", weights_of(_bench, HYPERPARAMETERS), study=_bench.identity)
+    (folder / "bundle").mkdir()
+    return export.write(_bench, order(folder)), folder / "bundle"
+
+
+def order(folder: Path) -> errands.Export:
+    return errands.Export(
+        spec="", cache="", hyperparameters=HYPERPARAMETERS, weights=str(folder / "weights.npz"), temperature=1.3, formats=tuple(Format),
+        folder=str(folder / "bundle"), num_probes=4, answers=str(folder / "answers.npz"), num_compared=50,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", Format)
+def test_every_format_says_what_the_keras_model_says(written: tuple[errands.Exported, Path], form: Format) -> None:
+    _, folder = written
+    asked = errands.Compare(format=form, path=str(folder / errands.PLACES[form]), answers=str(folder.parent / "answers.npz"))
+    found = compare.compare(asked, threads=1)
+    assert found.num_images == 50
+    assert found.milliseconds > 0
+    if form is Format.INT8:
+        assert found.agreement >= 0.94
+    else:
+        assert found.agreement == 1
+        assert found.max_difference < 1e-5
+
+
+def test_int8_takes_the_bytes_of_an_image_as_they_are(written: tuple[errands.Exported, Path]) -> None:
+    import tensorflow as tf
+
+    with pytest.warns(UserWarning, match="Interpreter is deprecated"):
+        interpreter = tf.lite.Interpreter(str(written[1] / errands.PLACES[Format.INT8]))
+    [given] = interpreter.get_input_details()
+    assert given["dtype"] is np.uint8
+    assert given["quantization"] == (1.0, 0)
+
+
+def test_what_8_bits_add_to_the_features_on_average_is_taken_away(bench: benches.StudyContext) -> None:
+    model = standalone.build_for_int8(bench, HYPERPARAMETERS, weights_of(bench, HYPERPARAMETERS), temperature=1.0)
+    images = np.asarray(bench.data.train.images[0:60])
+
+    def added(wanted: Any) -> float:
+        found = formats.features(model, images)
+        return float(np.abs((found - wanted).mean(0)).mean())
+
+    wanted = np.asarray(keras.Model(model.inputs[0], model.get_layer(standalone.FIRST_DENSE).input)(images)).reshape(60, -1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter's own
+        before = added(wanted)
+        formats.correct(model, images)
+        assert added(wanted) < before / 3
+
+
+def test_the_probes_are_validation_images_with_what_the_model_makes_of_them(
+    written: tuple[errands.Exported, Path], bench: benches.StudyContext
+) -> None:
+    told, folder = written
+    assert [probe.file for probe in told.probes] == ["000.png", "001.png", "002.png", "003.png"]
+    first = np.asarray(Image.open(folder / "probes" / "000.png"))
+    assert np.array_equal(first, bench.data.validation.images[0:1][0])
+    assert told.probes[0].label == bench.data.classes[bench.data.validation.labels[0]]
+    model = compare.load(Format.KERAS, folder / "model.keras", threads=1)
+    assert np.allclose(model(first[None])[0], told.probes[0].probabilities, atol=1e-6)
+
+
+def test_the_answer_says_what_wrote_the_model(written: tuple[errands.Exported, Path]) -> None:
+    told, _ = written
+    assert told.packages["keras"] == told.versions["keras"]
+    assert set(told.seconds) == set(Format)
+    assert told.num_parameters > 1000
+
+
+def test_images_of_any_size_are_predicted_and_a_broken_one_is_named(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
+    told, folder = written
+    Image.open(folder / "probes" / "001.png").resize((40, 40), Image.Resampling.NEAREST).save(tmp_path / "large.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    paths = (str(folder / "probes" / "002.png"), str(tmp_path / "broken.png"), str(tmp_path / "large.png"))
+    asked = errands.PredictImages(path=str(folder / "model.keras"), images=paths, size=16, resize="stretch")
+    found = verify.predict(asked, threads=1)
+    first, broken, large = found.probabilities
+    assert np.allclose(first or (), told.probes[2].probabilities, atol=1e-6)
+    assert broken is None
+    assert large is not None
+    assert [bool(trouble) for trouble in found.troubles] == [False, True, False]
+    assert "broken.png: it is no jpeg" in found.troubles[1]
+
+
+def test_a_model_with_code_in_it_is_not_loaded(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
+    with zipfile.ZipFile(written[1] / "model.keras") as model, zipfile.ZipFile(tmp_path / "model.keras", "w") as changed:
+        for name in model.namelist():
+            changed.writestr(name, model.read(name).replace(b'"class_name": "Softmax"', b'"class_name": "Lambda"'))
+    asked = errands.PredictImages(path=str(tmp_path / "model.keras"), images=("x.png",), size=16, resize="stretch")
+    with pytest.raises(errors.RequestError, match="'Lambda' of keras.layers, which is not among the layers of Keras that are loaded"):
+        verify.predict(asked, threads=1)
+
+
+def test_the_example_of_the_card_runs_where_there_is_no_tuner(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
+    told, folder = written
+    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in ("zero", *"123456789")))
+    # without site, no editable install is found: only what is in the folder of packages
+    packages = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r})\n"
+    assert subprocess.run(
+        [sys.executable, "-S", "-c", packages + "import tuner"], capture_output=True, cwd=tmp_path, check=False
+    ).returncode
+    program = packages + card.EXAMPLE.format(image="probes/001.png", size=16)
+    done = subprocess.run([sys.executable, "-S", "-c", program], capture_output=True, cwd=folder, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    best = max(told.probes[1].probabilities)
+    assert len(lines) == 3
+    assert float(lines[0].split(": ")[1]) == pytest.approx(best, abs=1e-3)
+
+
+def test_weights_of_another_study_are_refused(bench: benches.StudyContext, tmp_path: Path) -> None:
+    checkpoints.write_weights(tmp_path / "weights.npz", weights_of(bench, HYPERPARAMETERS), study="another")
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(errors.DataError, match="holds weights of a study with other images"):
+        export.write(bench, order(tmp_path))
+
+
+def test_what_is_no_model_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "model.keras").write_bytes(b"no model")
+    with pytest.raises(errors.DataError, match=r"model.keras cannot be loaded"):
+        compare.load(Format.KERAS, tmp_path / "model.keras", threads=1)

@@ -1,0 +1,104 @@
+"""The model that stands alone against what the trainer itself makes of images."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.keras_studies import study
+from tuner import errors
+from tuner.kernels import head
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.tasks.images.training import context as benches
+from tuner.tasks.images.training import fine_tune, lite0, squeezenet
+from tuner.trainer.export import standalone
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (7, 16, 16, 3)).astype(np.uint8)
+
+
+def weights_of(bench: benches.StudyContext, hyperparameters: Hyperparameters) -> list[NDArray[np.float32]]:
+    """Weights as a trial keeps them, each unlike those that it began with."""
+    random = np.random.default_rng(2)
+    width = bench.backbone.num_features(hyperparameters.features)
+    weights = head.initial(hyperparameters, width, bench.num_classes, seed=3)
+    weights += [variable.numpy() for _, variable in bench.backbone.top(hyperparameters.unfreeze)]
+    return [value + random.normal(0, 0.05, value.shape).astype(np.float32) for value in weights]
+
+
+def predicted(bench: benches.StudyContext, hyperparameters: Hyperparameters, weights: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Logits as the trainer computes them."""
+    count = 2 * (len(hyperparameters.head_units) + 1)
+    opened = [variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)]
+    fine_tune.assign(opened, weights[count:])
+    found = fine_tune.predict(bench, hyperparameters, weights[:count], IMAGES)
+    bench.restore()
+    return found
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"features": "several"},
+        {"head_units": (9, 5), "activation": "leaky_relu", "features": "several", "unfreeze": 0.5},
+        {"head_units": (9,), "activation": "gelu", "unfreeze": 0},
+    ],
+)
+@pytest.mark.parametrize("temperature", [1.0, 1.7])
+def test_the_model_says_what_the_trainer_says(bench: benches.StudyContext, given: dict[str, Any], temperature: float) -> None:
+    hyperparameters = Hyperparameters.model_validate(given)
+    weights = weights_of(bench, hyperparameters)
+    model = standalone.build(bench, hyperparameters, weights, temperature=temperature)
+    logits = predicted(bench, hyperparameters, weights) / temperature
+    wanted = np.exp(logits - logits.max(1, keepdims=True))
+    wanted /= wanted.sum(1, keepdims=True)
+    assert np.allclose(model.predict(IMAGES, verbose=0), wanted, atol=1e-6)
+    assert np.allclose(model.predict(IMAGES.astype(np.float32), verbose=0), wanted, atol=1e-6)
+
+
+def test_the_form_for_int8_says_the_same(bench: benches.StudyContext) -> None:
+    hyperparameters = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "elu"})
+    weights = weights_of(bench, hyperparameters)
+    plain = standalone.build(bench, hyperparameters, weights, temperature=1.5)
+    for_int8 = standalone.build_for_int8(bench, hyperparameters, weights, temperature=1.5)
+    images = np.asarray(bench.data.train.images[0:20])  # on these, what did not vary does not
+    assert np.allclose(plain(images), for_int8(images), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "layer"),
+    [
+        (lambda images: images, None),
+        (lite0.preprocess, "Rescaling"),
+        (lambda images: images / np.array([255.0, 128.0, 64.0], np.float32) - np.array([0.5, 0.4, 0.3], np.float32), "Rescaling"),
+        (squeezenet.preprocess, "Conv2D"),  # blue comes first
+    ],
+)
+def test_a_preprocessing_becomes_layers_that_do_the_same(preprocess: Any, layer: str | None) -> None:
+    layers = standalone.preprocessing(preprocess, 16)
+    assert [type(found).__name__ for found in layers] == ([] if layer is None else [layer])
+    found = IMAGES.astype(np.float32)
+    for one in layers:
+        found = np.asarray(one(found))
+    assert np.allclose(found, preprocess(IMAGES.astype(np.float32)), atol=1e-4)
+
+
+@pytest.mark.parametrize("preprocess", [lambda images: images**2, lambda images: images - images.mean((1, 2, 3), keepdims=True)])
+def test_a_preprocessing_that_no_layer_does_is_refused(preprocess: Any) -> None:
+    with pytest.raises(errors.DataError, match="no sum of them"):
+        standalone.preprocessing(preprocess, 16)
+
+
+def test_the_model_computes_in_float32_wherever_it_was_trained(cache: Path) -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = benches.prepare(study(), cache=cache)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    hyperparameters = Hyperparameters()
+    model = standalone.build(half, hyperparameters, weights_of(half, hyperparameters), temperature=1.0)
+    assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    assert np.asarray(model(IMAGES)).dtype == np.float32

@@ -1,0 +1,177 @@
+"""What a worker keeps in a bucket of its trials, and what another one on another machine finds there."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import buckets
+from tests.workers.conftest import Bench
+from tuner.workers.bucket import transfer
+from tuner.workers.worker.events import Event, EventEmitter, EventKind
+from tuner.workers.worker.places import Places
+from tuner.workers.worker.rehearsal import Mishap, Script
+from tuner.workers.worker.stopping import Stopping
+
+Make = Callable[..., Bench]
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[buckets.Service]:
+    with buckets.service() as made:
+        yield made
+
+
+@dataclass
+class Shared:
+    """A bucket of the test's own, and benches that have nothing else in common but their study."""
+
+    service: buckets.Service
+    make: Make
+    folder: Path
+    name: str = field(default_factory=lambda: f"bucket-{next(_NUMBERS)}")
+
+    def __post_init__(self) -> None:
+        self.url = self.service.make(self.name)
+
+    def first(self, **sections: Any) -> Bench:
+        bench = self.make(**sections)
+        bench.bucket = self.url
+        return bench
+
+    def second(self, first: Bench, script: Script) -> Bench:
+        """Another machine."""
+        return Bench(study=first.study, folder=self.folder / "second", bucket=self.url, script=script)
+
+    def kept(self) -> list[str]:
+        return [key.removeprefix("models/team/study/") for key in self.service.keys(self.name)]
+
+    def files(self, bench: Bench) -> list[str]:
+        return sorted(f"{path.parent.name}/{path.name}" for path in (bench.folder / "artifacts").glob("study/trial-*/*"))
+
+
+@pytest.fixture
+def shared(running: buckets.Service, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shared:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in buckets.only(running.environment).items():
+        monkeypatch.setenv(name, value)
+    return Shared(service=running, make=make, folder=tmp_path)
+
+
+def stop_at_epoch(bench: Bench, step: int) -> None:
+    def react(event: Event) -> None:
+        if event.what is EventKind.EPOCH and event.step == step:
+            bench.stopping.ask()
+
+    bench.react = react
+
+
+def test_a_trial_that_is_handed_back_goes_on_elsewhere(shared: Shared) -> None:
+    first = shared.first(budget={"trials": 1}, training={"promote": 1.0})
+    first.script = Script(fine_tune_epochs=6)
+    stop_at_epoch(first, 5)
+    first.work()
+    assert first.happened(EventKind.SUSPENDED) == [0]
+    assert shared.kept() == ["trial-00000/checkpoint"]
+    # one that begins the trial anew fails at its second epoch
+    second = shared.second(first, Script(fine_tune_epochs=6, always=Mishap.FAIL))
+    second.work("w2")
+    assert second.happened(EventKind.RESUMED) == [0]
+    assert second.states() == ["COMPLETE"]
+    assert second.steps(0) == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert shared.kept() == ["trial-00000/weights.weights"]
+    assert shared.files(second) == []
+
+
+def test_only_the_weights_of_trial_0_and_of_those_that_were_the_best_are_there(shared: Shared) -> None:
+    bench = shared.first(budget={"trials": 6}, training={"promote": 1.0}, seed=2, search={"dropout": [0.0, 0.5]})
+    bench.script.keeps_epochs = True
+    bench.work()
+    values = [trial.value for trial in bench.study.optuna.get_trials(deepcopy=False)]
+    best = [0, 5]
+    assert values[5] == max(values)  # type: ignore[type-var]
+    assert values[0] > max(values[1:5])  # type: ignore[type-var, operator]
+    assert shared.kept() == [f"trial-{number:05d}/weights.weights" for number in best]
+    assert shared.files(bench) == []
+    stored = [trial.user_attrs.get("weights") for trial in bench.study.optuna.get_trials(deepcopy=False)]
+    assert [number for number, weights in enumerate(stored) if weights] == best
+    assert stored[0] == f"{shared.url}/study/trial-00000/weights.weights"
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["in a bucket", "in a folder"])
+def test_the_checkpoint_of_a_trial_that_fails_is_gone(shared: Shared, is_shared: bool) -> None:
+    first = shared.first(budget={"trials": 1}, training={"promote": 1.0})
+    first.bucket = shared.url if is_shared else None
+    first.script = Script(fine_tune_epochs=6)
+    stop_at_epoch(first, 5)
+    first.work()
+    assert shared.files(first) == ["trial-00000/checkpoint"]
+    again = first.again()
+    again.bucket, again.script = first.bucket, Script(fine_tune_epochs=6, always=Mishap.FAIL)
+    # what is left is of no use to this one
+    (first.folder / "artifacts" / "study" / "trial-00000" / "checkpoint").write_text('{"step": 0}')
+    (first.folder / "artifacts" / "study" / "trial-00000" / "checkpoint.4711.part").touch()
+    if is_shared:
+        shared.service.client.put_object(Bucket=shared.name, Key="models/team/study/trial-00000/checkpoint", Body=b'{"step": 0}')
+    again.work()
+    assert again.states() == ["FAIL"]
+    assert (shared.kept(), shared.files(again)) == ([], [])
+
+
+def test_a_worker_whose_trial_was_given_away_puts_nothing_over_what_the_other_one_puts(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = shared.first(budget={"trials": 1}, training={"promote": 1.0})
+    first.script = Script(fine_tune_epochs=6)
+    other: list[Bench] = []
+
+    def take_away(event: Event) -> None:
+        if event.what is EventKind.EPOCH and event.step == 4 and not other:
+            second = shared.second(first, Script(fine_tune_epochs=6))
+            other.append(second)
+            first.study.storage.write(
+                lambda connection: connection.exec_driver_sql("UPDATE tuner_leases SET ended_at = 1, ending = 'lost'")
+            )
+            second.work("w2")
+
+    first.react = take_away
+    first.work()
+    assert first.happened(EventKind.LOST) == [0]
+    assert first.states() == ["COMPLETE"]
+    assert shared.kept() == ["trial-00000/weights.weights"]
+
+
+def test_weights_that_an_earlier_worker_could_not_put_there_are_put_there_by_the_next(shared: Shared) -> None:
+    bench = shared.first(budget={"trials": 1})
+    due = bench.folder / "artifacts" / "study" / "trial-00007" / "weights.npz.due"
+    due.parent.mkdir(parents=True)
+    due.write_bytes(b"weights")
+    bench.work()
+    assert "trial-00007/weights.npz" in shared.kept()
+    assert not due.exists()
+
+
+def test_a_checkpoint_that_cannot_be_fetched_is_told_and_the_trial_goes_on_from_what_is_here(
+    shared: Shared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[Event] = []
+    monkeypatch.setattr(transfer, "_FETCH_SECONDS", 0.1)
+    places = Places(cache=tmp_path, artifacts=tmp_path / "artifacts", bucket=shared.url)
+    begun = transfer.begin(places, "study", EventEmitter("study", "w1", told.append), Stopping())
+    assert begun.fetch(3) is None  # there is none
+    assert told == []
+    shared.service.stop()
+    try:
+        assert begun.fetch(3) is None
+    finally:
+        shared.service.start()
+        begun.close()
+    (event,) = told
+    assert event.message.startswith("its checkpoint cannot be fetched: the artifacts s3://")
+    assert event.message.endswith(". The trial goes on from what is on this machine, or from its beginning")

@@ -1,0 +1,54 @@
+"""Several workers on this machine, where one of them does not do its part."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tuner.commands import options, run
+from tuner.errors import RequestError
+from tuner.spec.study import StudySpec
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.workers.engines import gpus, local
+from tuner.workers.engines.gpus import Gpu, GpuShare
+from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.process import Assignment
+from tuner.workers.worker.stopping import Stopping
+
+
+def test_each_worker_of_a_run_is_told_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "found", lambda: (Gpu(name="GPU-aaaa", memory_mb=10000), Gpu(name="GPU-bbbb", memory_mb=20000)))
+    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
+    hands = options.hands(None, 1, None, None, 2)
+    assignments = list(run.assign(study, url, options.Folders(cache=tmp_path, artifacts=tmp_path), hands))
+    places = [Assignment.model_validate_json(assignment.model_dump_json()).place for assignment in assignments]
+    first, second = GpuShare(gpu="GPU-aaaa", memory_mb=4500), GpuShare(gpu="GPU-bbbb", memory_mb=9000)
+    assert places == [first, second, first, second]
+
+
+@pytest.mark.parametrize("given", ["0", "two", "-1"])
+def test_slots_that_the_environment_says_wrongly_are_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_SLOTS_PER_GPU", given)
+    with pytest.raises(RequestError, match="expected a whole number of at least 1"):
+        options.slots_per_gpu()
+
+
+@pytest.mark.parametrize(("given", "slots"), [("", None), ("3", 3)])
+def test_the_environment_may_say_the_slots(given: str, slots: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNER_SLOTS_PER_GPU", given)
+    assert options.slots_per_gpu() == slots
+
+
+def test_a_worker_that_closes_its_pipe_and_does_not_leave_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "COMMAND", (sys.executable, "-c", "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(600)"))
+    monkeypatch.setattr(local, "_LEAVE_SECONDS", 0.1)
+    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
+    folders = options.Folders(cache=tmp_path, artifacts=tmp_path)
+    told: list[Event] = []
+    codes = local.run(list(run.assign(study, url, folders, options.hands(1, 1, None, None))), stopping=Stopping(), tell=told.append)
+    assert codes == [-9]
+    assert [event.what for event in told] == [EventKind.TROUBLE, EventKind.TROUBLE, EventKind.GAVE_UP]
+    assert "not started again" in told[-1].message

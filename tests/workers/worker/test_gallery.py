@@ -1,0 +1,60 @@
+"""Pictures of trials in the artifact store: kept for the best few, as optuna reads them."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.studies import by_hand
+from tuner.protocol.messages import PictureKind
+from tuner.storage import engine as storages
+from tuner.studies import pictures, trials
+from tuner.studies import study as studies
+from tuner.studies.study import Study
+from tuner.views import details
+from tuner.workers.worker.events import EventEmitter
+from tuner.workers.worker.worker import Gallery
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}"))
+
+
+def end(study: Study, gallery: Gallery, folder: Path, value: float) -> None:
+    claimed = by_hand.must_claim(study)
+    drawn = folder / "mistakes.jpg"
+    drawn.write_bytes(f"picture of {claimed.number}".encode())
+    finished = by_hand.finished(claimed, value).model_copy(update={"pictures": {PictureKind.MISTAKES: str(drawn)}})
+    kept = gallery.hang(finished)
+    assert not drawn.exists()
+    trials.finish(study, claimed, kept, [], device="cpu")
+    gallery.tidy(kept)
+
+
+def test_pictures_are_kept_for_the_best_few_trials_and_optuna_finds_them(study: Study, tmp_path: Path) -> None:
+    gallery = Gallery(study, tmp_path / "artifacts", EventEmitter(study.name, "w", lambda event: None))
+    for number in range(pictures.KEPT_TRIALS + 2):
+        end(study, gallery, tmp_path, 0.1 * (number + 1))
+    where = pictures.store(tmp_path / "artifacts")
+    assert len(list((tmp_path / "artifacts" / ".pictures").iterdir())) == pictures.KEPT_TRIALS
+    assert details.of_trial(study, 0).pictures == {}
+    (kept,) = details.of_trial(study, 2).pictures.values()
+    assert pictures.read(where, kept) == b"picture of 2"
+    (meta,) = optuna.artifacts.get_all_artifact_meta(study.optuna.get_trials()[2], storage=study.storage.rdb)
+    assert (meta.artifact_id, meta.mimetype) == (kept, "image/jpeg")
+
+
+def test_pictures_of_a_trial_without_weights_are_thrown_away(study: Study, tmp_path: Path) -> None:
+    gallery = Gallery(study, tmp_path / "artifacts", EventEmitter(study.name, "w", lambda event: None))
+    (tmp_path / "confusion.png").write_bytes(b"")
+    given = {"weights": None, "pictures": {PictureKind.CONFUSION: str(tmp_path / "confusion.png")}}
+    kept = gallery.hang(by_hand.finished(by_hand.must_claim(study), 0.5).model_copy(update=given))
+    assert kept.pictures == {}
+    assert not (tmp_path / "confusion.png").exists()
+
+
+def test_a_folder_that_is_not_there_and_cannot_be_made_has_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").write_text("a file, where a folder is wanted")
+    where = pictures.store(tmp_path / "artifacts")
+    assert pictures.read(where, "0d3b6f0e-0000-4000-8000-000000000000") is None

@@ -1,0 +1,59 @@
+"""What is checked is what is trained, whoever started the worker."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tuner.commands import options, run
+from tuner.errors import StudyError
+from tuner.spec.study import StudySpec
+from tuner.storage import engine as storages
+from tuner.storage import tables
+from tuner.studies import study as studies
+from tuner.studies.study import Study
+from tuner.workers.engines import local
+from tuner.workers.worker import process
+from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.stopping import Stopping
+
+
+def spec(**sections: Any) -> StudySpec:
+    return StudySpec.model_validate({"name": "flowers", "data": {"source": "digits"}} | sections)
+
+
+def change(study: Study, **sections: Any) -> None:
+    """Write another spec into the storage, as someone with its password may."""
+    theirs = {studies.SPEC: spec(**sections).model_dump_json()}
+    study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, json.loads(json.dumps(theirs))))
+
+
+def test_a_budget_that_has_changed_is_no_other_study() -> None:
+    process.require_unchanged(spec(), spec(budget={"trials": 7}))
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"model": {"backbone": "python:theirs:build"}}, "model.backbone: 'efficientnet_lite0' -> 'python:theirs:build'"),
+        ({"data": {"source": "python", "function": "theirs:read"}}, "data.function: not given -> 'theirs:read'"),
+    ],
+)
+def test_a_study_that_was_changed_meanwhile_is_refused(sections: dict[str, Any], said: str) -> None:
+    with pytest.raises(StudyError, match="was changed in the storage since this worker joined it") as raised:
+        process.require_unchanged(spec(), spec(**sections))
+    assert said in str(raised.value)
+
+
+def test_a_run_whose_study_is_changed_before_its_worker_looks_trains_nothing(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    study = studies.join(spec(), storages.open(url))
+    assignments = list(run.assign(study, url, options.Folders(cache=tmp_path, artifacts=tmp_path), options.hands(1, 1, None, None)))
+    change(study, model={"backbone": "python:theirs:build"})
+    told: list[Event] = []
+    codes = local.run(assignments, stopping=Stopping(), tell=told.append)
+    assert codes == [2]
+    assert [event.what for event in told] == [EventKind.REFUSED]
+    assert "python:theirs:build" in told[0].message
+    study.storage.close()

@@ -1,0 +1,31 @@
+"""A worker as a process works: what ends it, and how that is told."""
+
+from pathlib import Path
+
+import pytest
+
+from tuner.commands import options, run
+from tuner.errors import RequestError, StorageError, TunerError
+from tuner.spec.study import StudySpec
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.studies import trials
+from tuner.workers.worker import process, worker
+from tuner.workers.worker.rehearsal import Rehearsal, Script
+from tuner.workers.worker.stopping import Stopping
+
+
+def test_a_storage_that_stays_away_is_no_wrong_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*given: object, **named: object) -> object:
+        raise StorageError("the storage is away")
+
+    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    spec = StudySpec.model_validate({"name": "study", "data": {"source": "digits"}})
+    study = studies.join(spec, storages.open(url))
+    folders, hands = options.Folders(cache=tmp_path, artifacts=tmp_path), options.hands(1, 1, None, None)
+    (assignment,) = run.assign(study, url, folders, hands)
+    monkeypatch.setattr(trials, "claim", away)
+    monkeypatch.setattr(worker, "_STORAGE_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(TunerError, match="the storage is away") as caught:
+        process.work(assignment, stopping=Stopping(), tell=lambda event: None, start=lambda given: Rehearsal(Script()))
+    assert not isinstance(caught.value, RequestError)

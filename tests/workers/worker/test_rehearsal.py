@@ -1,0 +1,85 @@
+"""The twin of the trainer keeps the same promises."""
+
+from pathlib import Path
+
+import pytest
+
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.study import StudySpec
+from tuner.workers.worker.rehearsal import Mishap, Rehearsal, Script
+from tuner.workers.worker.trainer import TrainerDied
+
+SPEC = StudySpec.model_validate({"name": "x", "data": {"source": "digits"}})
+
+
+def prepared(script: Script) -> Rehearsal:
+    trainer = Rehearsal(script)
+    trainer.send(messages.Prepare(spec=SPEC.model_dump_json(), cache="."))
+    assert isinstance(trainer.receive(1), messages.Prepared)
+    return trainer
+
+
+def train(tmp_path: Path, **changes: float) -> messages.Train:
+    hyperparameters = Hyperparameters().model_copy(update=changes)
+    return messages.Train(trial=0, hyperparameters=hyperparameters, seed=1, weights=str(tmp_path / "w"), checkpoint=str(tmp_path / "c"))
+
+
+def until_probed(trainer: Rehearsal) -> list[messages.Message | None]:
+    heard = [trainer.receive(1)]
+    while not isinstance(heard[-1], messages.Probed | messages.Finished):
+        heard.append(trainer.receive(1))
+    return heard
+
+
+def test_a_trial_is_probed_waits_and_goes_on(tmp_path: Path) -> None:
+    trainer = prepared(Script())
+    trainer.send(train(tmp_path))
+    assert len(until_probed(trainer)) == 3
+    assert trainer.receive(0.01) is None
+    trainer.send(messages.Proceed())
+    heard = [trainer.receive(1) for _ in range(4)]
+    assert [message.step for message in heard[:3] if isinstance(message, messages.Epoch)] == [3, 4, 5]
+    assert isinstance(heard[3], messages.Finished)
+    assert heard[3].ending is Ending.COMPLETED
+
+
+def test_a_trial_with_nothing_to_unfreeze_ends_with_its_probe(tmp_path: Path) -> None:
+    trainer = prepared(Script())
+    trainer.send(train(tmp_path, unfreeze=0.0))
+    last = until_probed(trainer)[-1]
+    assert isinstance(last, messages.Finished)
+
+
+def test_a_suspended_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    trainer = prepared(Script())
+    trainer.send(train(tmp_path))
+    until_probed(trainer)
+    trainer.send(messages.Suspend())
+    assert isinstance(trainer.receive(1), messages.CheckpointWritten)
+    suspended = trainer.receive(1)
+    assert isinstance(suspended, messages.Finished)
+    assert suspended.ending is Ending.SUSPENDED
+    trainer.send(train(tmp_path))
+    resumed = trainer.receive(1)
+    assert isinstance(resumed, messages.Resumed)
+    assert [epoch.step for epoch in resumed.curve] == [1, 2]
+    again = trainer.receive(1)
+    assert isinstance(again, messages.Epoch)
+    assert again.step == 3
+
+
+@pytest.mark.parametrize("mishap", [Mishap.CRASH, Mishap.LATE_CRASH])
+def test_a_crash_happens_once(tmp_path: Path, mishap: Mishap) -> None:
+    script = Script(mishaps={0: [mishap]})
+    trainer = prepared(script)
+    trainer.send(train(tmp_path))
+    with pytest.raises(TrainerDied):
+        until_probed(trainer)
+        trainer.send(messages.Proceed())
+        trainer.receive(1)
+    fresh = prepared(script)
+    fresh.send(train(tmp_path))
+    until_probed(fresh)
+    assert script.num_started == 2

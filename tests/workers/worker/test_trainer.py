@@ -1,0 +1,140 @@
+"""The parent's handle on a child process, tried on small children that need no Keras."""
+
+import os
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tuner.protocol import messages
+from tuner.workers.engines.gpus import GpuShare
+from tuner.workers.worker import trainer
+from tuner.workers.worker.trainer import ChildTrainer, TrainerDied
+
+PRELUDE = """
+import os, sys, time
+from multiprocessing.connection import Connection
+from tuner.protocol import messages
+pipe = Connection(int(sys.argv[1]))
+"""
+ECHO = """
+while True:
+    message = messages.decode(pipe.recv_bytes())
+    if isinstance(message, messages.Quit):
+        break
+    pipe.send_bytes(messages.encode(message))
+"""
+
+
+def start(tmp_path: Path, code: str) -> ChildTrainer:
+    return ChildTrainer(threads=1, log=tmp_path / "logs" / "child.log", command=(sys.executable, "-c", PRELUDE + code))
+
+
+def test_a_message_passes_through_the_pipe_and_back(tmp_path: Path) -> None:
+    child = start(tmp_path, ECHO)
+    child.send(messages.Proceed())
+    assert child.receive(30) == messages.Proceed()
+    child.close()
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_an_infinite_loss_passes_through_the_pipe(tmp_path: Path) -> None:
+    child = start(tmp_path, ECHO)
+    epoch = messages.Epoch(
+        trial=0, stage=messages.Stage.PROBE, step=1, loss=float("inf"), accuracy=0, validation_loss=float("nan"),
+        validation_accuracy=0, learning_rate=1, seconds=1,
+    )  # fmt: skip
+    child.send(epoch)
+    received = child.receive(30)
+    child.close()
+    assert isinstance(received, messages.Epoch)
+    assert received.loss == float("inf")
+    assert received.validation_loss != received.validation_loss
+
+
+def test_a_silent_child_gives_nothing_in_time(tmp_path: Path) -> None:
+    child = start(tmp_path, "pipe.recv_bytes()")
+    assert child.receive(0.01) is None
+    child.kill()
+
+
+def test_the_memory_of_a_child_is_known_until_it_is_gone(tmp_path: Path) -> None:
+    child = start(tmp_path, ECHO)
+    child.send(messages.Proceed())
+    assert child.receive(30) == messages.Proceed()  # it is no copy of this process any more, nor an empty one
+    assert child.memory_bytes() > 2**20
+    child.kill()
+    assert child.memory_bytes() == 0
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("os._exit(3)", "left with exit code 3"),
+        ("os.kill(os.getpid(), 11)", "crashed (signal 11)"),
+        ("os.kill(os.getpid(), 9)", "was killed (SIGKILL: often the machine ran out of memory)"),
+        ("raise SystemExit(0)", "left with exit code 0"),
+    ],
+)
+def test_a_death_says_how_the_child_died_and_what_it_last_wrote(tmp_path: Path, code: str, cause: str) -> None:
+    child = start(tmp_path, f"print('so long', flush=True)\n{code}")
+    with pytest.raises(TrainerDied, match="so long") as caught:
+        child.receive(30)
+    assert caught.value.cause == cause
+    child.close()
+
+
+def test_a_message_to_a_dead_child_is_its_death(tmp_path: Path) -> None:
+    child = start(tmp_path, "pipe.close(); os._exit(3)")
+    with pytest.raises(TrainerDied):
+        child.receive(30)
+    with pytest.raises(TrainerDied, match="exit code 3"):
+        child.send(messages.Proceed())
+    child.kill()
+
+
+def test_a_child_is_in_a_session_of_its_own(tmp_path: Path) -> None:
+    child = start(tmp_path, ECHO)
+    assert os.getsid(child.pid) == child.pid
+    child.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        (None, "--threads 1 sees nothing"),
+        (GpuShare(gpu="GPU-aaaa"), "--threads 1 --gpu sees GPU-aaaa"),
+        (GpuShare(gpu="GPU-bbbb", memory_mb=9000), "--threads 1 --gpu --memory-limit-mb 9000 sees GPU-bbbb"),
+    ],
+)
+def test_a_child_is_told_its_part_of_a_gpu_and_sees_no_other(tmp_path: Path, place: GpuShare | None, told: str) -> None:
+    code = "import os, sys; print(*sys.argv[2:], 'sees', os.environ.get('CUDA_VISIBLE_DEVICES') or 'nothing')"
+    child = ChildTrainer(threads=1, log=tmp_path / "child.log", place=place, command=(sys.executable, "-c", code))
+    with pytest.raises(TrainerDied, match=told):
+        child.receive(30)
+    child.close()
+
+
+def test_a_child_is_told_its_part_of_the_memory(tmp_path: Path) -> None:
+    code = "import sys; print(*sys.argv[2:])"
+    child = ChildTrainer(threads=1, log=tmp_path / "child.log", memory_bytes=2**30, command=(sys.executable, "-c", code))
+    with pytest.raises(TrainerDied, match=f"--threads 1 --memory-bytes {2**30}"):
+        child.receive(30)
+    child.close()
+
+
+def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("\n".join(f"line {number}" for number in range(100)))
+    assert trainer.tail(log).splitlines() == [f"line {number}" for number in range(80, 100)]
+    assert trainer.tail(tmp_path / "none") == ""
+
+
+def test_of_a_crash_that_python_describes_the_beginning_is_kept_without_the_list_of_modules(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    calls = [f'  File "lib.py", line {number} in call' for number in range(40)]
+    described = ["Fatal Python error: Segmentation fault", "", "Thread 0x1 (most recent call first):", *calls, "Extension modules: a, b, c"]
+    log.write_text("\n".join(["epoch 1", *described]))
+    found = trainer.tail(log).splitlines()
+    assert found == ["epoch 1", "Fatal Python error: Segmentation fault", "Thread 0x1 (most recent call first):", *calls[:17]]

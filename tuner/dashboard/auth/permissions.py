@@ -1,0 +1,108 @@
+"""Who asks, and what they may do.
+
+A request into the role that it needs; what is not listed here may not change anything.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What someone may do; each role may do what those before it may."""
+
+    #: sees everything, changes nothing
+    VIEWER = "viewer"
+    #: changes studies
+    EDITOR = "editor"
+    #: deletes studies, and sees who did what
+    ADMIN = "admin"
+
+    def allows(self, needed: "Role") -> bool:
+        """Whether this role may do what needs that one."""
+        order = list(Role)
+        return order.index(self) >= order.index(needed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Someone who is signed in, or a program with a token."""
+
+    name: str
+    role: Role
+
+
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+_STUDY = "/api/studies/<study_id:int>"
+#: optuna-dashboard's routes that change something, as it writes them; rename copies the study and deletes it, under workers' hands
+CHANGES: Mapping[tuple[str, str], Role] = {
+    ("POST", "/api/studies"): Role.EDITOR,
+    ("POST", f"{_STUDY}/rename"): Role.ADMIN,
+    ("DELETE", _STUDY): Role.ADMIN,
+    ("PUT", f"{_STUDY}/note"): Role.EDITOR,
+    ("POST", f"{_STUDY}/preference"): Role.EDITOR,
+    ("PUT", f"{_STUDY}/preference_feedback_component"): Role.EDITOR,
+    ("DELETE", f"{_STUDY}/preference/<history_id>"): Role.EDITOR,
+    ("POST", f"{_STUDY}/preference/<history_id>"): Role.EDITOR,
+    ("POST", "/api/trials/<trial_id:int>/tell"): Role.EDITOR,
+    ("POST", "/api/trials/<trial_id:int>/user-attrs"): Role.EDITOR,
+    ("POST", f"{_STUDY}/<trial_id:int>/skip"): Role.EDITOR,
+    ("PUT", f"{_STUDY}/<trial_id:int>/note"): Role.EDITOR,
+    ("POST", "/api/artifacts/<study_id:int>/<trial_id:int>"): Role.EDITOR,
+    ("POST", "/api/artifacts/<study_id:int>"): Role.EDITOR,
+    ("DELETE", "/api/artifacts/<study_id:int>/<trial_id:int>/<artifact_id:re:[0-9a-fA-F-]+>"): Role.ADMIN,
+    ("DELETE", "/api/artifacts/<study_id:int>/<artifact_id:re:[0-9a-fA-F-]+>"): Role.ADMIN,
+}
+#: open to an admin only where the server was told so
+MIGRATION = ("POST", "/incompatible-rdb-schema")
+#: open to no one: they would send a study to a language model, and none is set up
+CLOSED = (
+    ("POST", "/api/llm/trial_filter_query"),
+    ("POST", "/api/llm/generate_plotly_graph_query"),
+    ("POST", "/api/llm/re_generate_plotly_graph_query"),
+)
+#: what our own pages do; a page may ask for more
+_ACTIONS = "/tuner/actions/"
+#: pages that are not for everyone
+_PRIVATE = ("/tuner/audit", "/tuner/api/v1/audit")
+
+_WILDCARD = re.compile(r"<\w+(?::(int)|:re:([^>]+))?>")
+
+
+def needed(method: str, path: str, *, allow_migration: bool = False) -> Role | None:
+    """The role that a request needs; None: no role suffices."""
+    # optuna-dashboard ignores slashes at the end
+    path = path.rstrip("/") or "/"
+    if method in READING_METHODS:
+        return Role.ADMIN if path.startswith(_PRIVATE) else Role.VIEWER
+    if method == "POST" and path.startswith(_ACTIONS):
+        return Role.EDITOR
+    if allow_migration and (method, path) == MIGRATION:
+        return Role.ADMIN
+    return next((role for (verb, pattern), role in _PATTERNS if verb == method and pattern.fullmatch(path)), None)
+
+
+def study_id(path: str) -> int | None:
+    """The study that a path of optuna-dashboard, or of an action of ours, names."""
+    found = re.match(r"/(?:api/studies|api/artifacts|tuner/actions/studies)/([0-9]{1,18})(?:/|$)", path)
+    return int(found[1]) if found else None
+
+
+def trial_id(path: str) -> int | None:
+    """The trial that a path of optuna-dashboard names without its study."""
+    found = re.match(r"/api/trials/([0-9]{1,18})(?:/|$)", path)
+    return int(found[1]) if found else None
+
+
+def _pattern(rule: str) -> re.Pattern[str]:
+    """A rule of Bottle as an expression."""
+    parts, end = [], 0
+    for found in _WILDCARD.finditer(rule):
+        parts += [re.escape(rule[end : found.start()]), "[0-9]+" if found[1] else found[2] or "[^/]+"]
+        end = found.end()
+    return re.compile("".join([*parts, re.escape(rule[end:])]))
+
+
+_PATTERNS = [((verb, _pattern(rule)), role) for (verb, rule), role in CHANGES.items()]

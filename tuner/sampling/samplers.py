@@ -1,0 +1,109 @@
+"""The sampler a study names into Optuna's, seeded for one trial."""
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+
+from tuner.sampling import enumeration
+from tuner.spec import strategies
+from tuner.spec.study import StudySpec
+
+
+class _Sequence(QMCSampler):
+    """A quasi-random sequence in which a trial's number is its place: Optuna counts in the storage, where two workers may count alike."""
+
+    def __init__(self, place: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._place = place
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
+        return self._place
+
+
+def _build_tpe(options: strategies.Tpe, seed: int, number: int) -> BaseSampler:
+    # group: conditional parameters are modelled together where they occur together, not one by one
+    return TPESampler(
+        n_startup_trials=options.startup_trials,
+        n_ei_candidates=options.candidates,
+        group=True,
+        multivariate=True,
+        constant_liar=True,
+        seed=seed,
+    )
+
+
+def _build_gp(options: strategies.Gp, seed: int, number: int) -> BaseSampler:
+    enumeration.require_torch()
+    return GPSampler(n_startup_trials=options.startup_trials, seed=seed)
+
+
+def _build_cma_es(options: strategies.CmaEs, seed: int, number: int) -> BaseSampler:
+    return CmaEsSampler(n_startup_trials=options.startup_trials, warn_independent_sampling=False, seed=seed)
+
+
+def _build_nsga(options: strategies.NsgaII, seed: int, number: int) -> BaseSampler:
+    return NSGAIISampler(population_size=options.population, seed=seed)
+
+
+def _build_qmc(options: strategies.Qmc, seed: int, number: int) -> BaseSampler:
+    independent = RandomSampler(seed=seed)
+    return _Sequence(number, qmc_type=options.sequence, independent_sampler=independent, warn_independent_sampling=False, seed=0)
+
+
+def _build_random(options: strategies.Random | strategies.Grid | strategies.BruteForce, seed: int, number: int) -> BaseSampler:
+    return RandomSampler(seed=seed)
+
+
+class SamplerView(StrEnum):
+    """What a sampler wants to know of the trials before its own."""
+
+    NOTHING = "nothing"
+    #: parameters and values: all of few, of many the best and the latest (`history.History`)
+    HISTORY = "history"
+    #: all trials with all that is stored of them
+    EVERYTHING = "everything"
+
+
+_SIGHTS = {
+    "tpe": SamplerView.HISTORY,
+    "random": SamplerView.NOTHING,
+    "grid": SamplerView.NOTHING,
+    "brute-force": SamplerView.NOTHING,
+}
+_BUILDERS: dict[str, Callable[[Any, int, int], BaseSampler]] = {
+    "tpe": _build_tpe,
+    "gp": _build_gp,
+    "cma-es": _build_cma_es,
+    "nsga-ii": _build_nsga,
+    "qmc": _build_qmc,
+    "random": _build_random,
+    # what they try is enumerated beforehand
+    "grid": _build_random,
+    "brute-force": _build_random,
+}
+
+
+def build(spec: StudySpec, number: int) -> BaseSampler:
+    """The sampler for one trial of a study: workers that build it for different trials draw different values.
+
+    Raises:
+        MissingPackage: the sampler needs a package that is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _BUILDERS[spec.sampler.name](spec.sampler, derive_seed(spec.seed, "sampler", number), number)
+
+
+def sight(spec: StudySpec) -> SamplerView:
+    """What the sampler of a study wants to know of the trials before its own."""
+    return _SIGHTS.get(spec.sampler.name, SamplerView.EVERYTHING)
+
+
+def derive_seed(seed: int, use: str, number: int) -> int:
+    """A seed of its own for each use and trial, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{use}/{number}".encode()).digest()[:4], "big")

@@ -1,0 +1,112 @@
+"""A study file into a StudySpec, and a StudySpec into a study file."""
+
+import io
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from tuner import wording
+from tuner.errors import Problem, SpecError
+from tuner.spec import domains, mistakes, schema, yaml_lines
+from tuner.spec.study import StudySpec
+
+#: what may differ between two runs of one study: it says how long to search and where the images lie, not what is searched
+_FREE = ("budget", "result", "data.path", "data.root")
+#: fields by which a search may change and its trials still compare
+SEARCHED = ("search.", "sampler.", "pruner.")
+
+
+def read(path: Path) -> StudySpec:
+    """The study that a YAML or JSON file describes.
+
+    Raises:
+        SpecError: the file cannot be read or has mistakes; all of them are in it.
+    """
+    document = yaml_lines.read(Path(path))
+    return _build(document, origin=str(path), folder=Path(path).parent.resolve())
+
+
+def parse(mapping: Any, origin: str, folder: Path | None = None) -> StudySpec:
+    """The study that plain values describe; relative paths start at `folder`.
+
+    Raises:
+        SpecError: they have mistakes; all of them are in it.
+    """
+    return _build(yaml_lines.Document(value=mapping), origin=origin, folder=folder)
+
+
+def dump(spec: StudySpec) -> str:
+    """A complete study file that reads back as an equal study."""
+    plain = _as_written(spec.model_dump(mode="json"))
+    for written in ("result", "retraining"):
+        if plain[written] is None:
+            del plain[written]
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = None  # lists and mappings without inner ones stand in one line
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.width = 140
+    yaml.representer.add_representer(type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"))
+    text = io.StringIO()
+    yaml.dump(plain, text)
+    return text.getvalue()
+
+
+def differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """One line a field that makes two studies different ones: `search.dropout: [0, 0.5] -> 0.3`.
+
+    The budget, the result and the place of the images may differ.
+    """
+    before, after = dict(_flat(old, "")), dict(_flat(new, ""))
+    fields = [field for field in {**before, **after} if not f"{field}.".startswith(tuple(f"{free}." for free in _FREE))]
+    missing = "not given"
+    return [
+        f"{field}: {before.get(field, missing)} -> {after.get(field, missing)}" for field in fields if before.get(field) != after.get(field)
+    ]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a study file, for editors."""
+    return schema.json_schema()
+
+
+def _build(document: yaml_lines.Document, *, origin: str, folder: Path | None) -> StudySpec:
+    if not isinstance(document.value, Mapping):
+        message = f"is {wording.show(document.value)}; expected keys and values, at least `name: my_study` and `data: …`"
+        raise SpecError(origin, [*document.problems, Problem(field="", message=message)])
+    found = mistakes.read(document.value, folder)
+    problems = list(document.problems)
+    if isinstance(found, list):
+        named = {problem.field for problem in problems}
+        problems += [
+            Problem(field=mistake.field, message=mistake.message, line=document.line(mistake.path))
+            for mistake in found
+            if not mistake.field or mistake.field not in named
+        ]
+    if problems:
+        raise SpecError(origin, sorted(problems, key=lambda problem: problem.line or 0))
+    assert isinstance(found, StudySpec)
+    return found
+
+
+def _as_written(plain: Any) -> Any:
+    """As one writes it: `source` or `name` at the top of its section, and 1000, not 1000.0."""
+    if isinstance(plain, dict):
+        return {key: _as_written(plain[key]) for key in sorted(plain, key=lambda key: key not in ("source", "name"))}
+    if isinstance(plain, list):
+        return [_as_written(item) for item in plain]
+    return int(plain) if isinstance(plain, float) and plain.is_integer() and plain < 1e15 else plain
+
+
+def _flat(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    """Every field of a study by its dotted name, in the words of a message."""
+    if hasattr(type(value), "model_fields"):
+        value = {name: getattr(value, name) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flat(inner, f"{field}.{name}" if field else str(name))
+    elif isinstance(value, domains.Fixed | domains.Choice | domains.Range):
+        yield field, domains.text(value)
+    else:
+        yield field, wording.show(value if not isinstance(value, Path) else str(value))

@@ -1,0 +1,145 @@
+"""The keys of a study file, and what each may be, out of its JSON Schema."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuner import wording
+from tuner.spec.search import SearchSpace
+from tuner.spec.study import StudySpec
+
+Node = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SchemaKey:
+    """One key of a study file."""
+
+    #: dotted path, such as `data.path`
+    field: str
+    #: the `source` or `name` that has this key, where it is not one of all kinds; "" where it is
+    kind: str
+    required: bool
+    #: as a study file would have it; meaningless where the key is required or is a section
+    default: Any
+    meaning: str
+    #: its part of the JSON Schema
+    node: Node
+
+    @property
+    def section(self) -> str:
+        """The dotted section that the key stands in, "" at the top."""
+        return self.field.rpartition(".")[0]
+
+    @property
+    def name(self) -> str:
+        """The key as it is written."""
+        return self.field.rpartition(".")[2]
+
+    @property
+    def examples(self) -> list[Any]:
+        """Values that a user might write."""
+        return list(self.node.get("examples", ()))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a study file, for editors."""
+    schema: dict[str, Any] = _untitled(StudySpec.model_json_schema())
+    usual = SearchSpace.model_validate({}).model_dump(mode="json")
+    for name, defaults in (("SearchSpace", usual), ("HeadSpace", usual["head_units"]), ("AugmentationSpace", usual["augmentation"])):
+        for key, default in defaults.items():
+            schema["$defs"][name]["properties"][key]["default"] = default
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A study of tuner"} | schema
+
+
+@functools.cache
+def all_keys() -> tuple[SchemaKey, ...]:
+    """Every key, in the order of the file; a key of several kinds of data, sampler or pruner comes once a kind."""
+    schema = json_schema()
+    return tuple(_walk(schema, schema["$defs"], prefix="", kind=""))
+
+
+def expected(key: SchemaKey, value: Any) -> str:
+    """What a key may be, in words that show what is wrong with a value."""
+    if "enum" in key.node:
+        return wording.one_of([str(name) for name in key.node["enum"]], value)
+    words = expectation(key.node)
+    if "$ref" in key.node:
+        inner = [other.name for other in all_keys() if other.section == key.field]
+        return f"a section with keys such as {wording.listed(inner[:6])}"
+    if isinstance(value, int | float) and 1 < value <= 100 and "at most 1" in words:
+        return f"{words}; {wording.number(value)} % is {wording.number(value / 100)}"
+    if isinstance(value, str) and value[:1].isdigit() and "number" in words:
+        return f"{words}, without quotes or unit"
+    if isinstance(value, int | float) and words.startswith("text"):
+        return f"{words}; a number needs quotes to be text: '{wording.show(value)}'"
+    return words
+
+
+def expectation(node: Node) -> str:
+    """What a value of this part of the schema is, in words."""
+    if "$ref" in node:
+        return "a section (`key: value`)"
+    if "anyOf" in node:
+        # the long forms of a domain say nothing that the short ones do not
+        parts = [part for part in node["anyOf"] if not {"range", "choices"} & part.get("properties", {}).keys()]
+        return " or ".join(dict.fromkeys(expectation(part) for part in parts))
+    if "discriminator" in node:
+        name = node["discriminator"]["propertyName"]
+        return f"a section such as {node['examples'][0]}" if node.get("examples") else f"a section with a {name}"
+    if "oneOf" in node:
+        return " or ".join(expectation(part) for part in node["oneOf"])
+    if "enum" in node:
+        return ("one of " if len(node["enum"]) > 1 else "") + wording.listed(node["enum"])
+    if "const" in node:
+        return str(node["const"])
+    names = {"object": "a section (`key: value`)", "array": "a list", "boolean": "true or false", "null": "null"}
+    if node.get("type") in ("integer", "number"):
+        return ("a whole number" if node["type"] == "integer" else "a number") + _ends(node)
+    examples = f" such as {wording.listed(node['examples'][:3])}" if node.get("examples") else ""
+    return names.get(node.get("type", ""), "text") + examples
+
+
+def _ends(node: Node) -> str:
+    low, high = node.get("minimum"), node.get("maximum")
+    if low is not None and high is not None:
+        return f" from {wording.number(low)} to {wording.number(high)}"
+    words = {"exclusiveMinimum": "above", "minimum": "of at least", "exclusiveMaximum": "below", "maximum": "at most"}
+    given = [f"{word} {wording.number(node[name])}" for name, word in words.items() if name in node]
+    return " " + " and ".join(given) if given else ""
+
+
+def _walk(section: Node, definitions: Node, *, prefix: str, kind: str) -> Iterator[SchemaKey]:
+    # what says of which kind a section is stands first, as one writes it
+    for name, node in sorted(section["properties"].items(), key=lambda item: item[0] not in ("source", "name")):
+        field = f"{prefix}{name}"
+        yield SchemaKey(
+            field=field,
+            kind=kind,
+            required=name in section.get("required", ()),
+            default=node.get("default", node.get("const")),
+            meaning=node.get("description", ""),
+            node=node,
+        )
+        for tag, inner in _sections(node, definitions):
+            yield from _walk(inner, definitions, prefix=f"{field}.", kind=tag)
+
+
+def _sections(node: Node, definitions: Node) -> Iterator[tuple[str, Node]]:
+    """The sections that a key may hold, each with the `source` or `name` that asks for it."""
+    if "$ref" in node:
+        yield "", definitions[node["$ref"].rpartition("/")[2]]
+    tags = {reference: tag for tag, reference in node.get("discriminator", {}).get("mapping", {}).items()}
+    for part in (*node.get("oneOf", ()), *node.get("anyOf", ())):
+        for tag, inner in _sections(part, definitions):
+            yield tags.get(part.get("$ref", ""), tag), inner
+
+
+def _untitled(node: Any) -> Any:
+    """Without the titles that pydantic makes out of field names: they say nothing and hide the descriptions in editors."""
+    if isinstance(node, list):
+        return [_untitled(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {key: _untitled(item) for key, item in node.items() if key != "title" or not isinstance(item, str)}

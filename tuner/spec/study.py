@@ -1,0 +1,149 @@
+"""What a study is: its data, model, budget and search, as one frozen value."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from tuner import wording
+from tuner.spec import clashes
+from tuner.spec.clashes import Clash, Clashes
+from tuner.spec.data import AnimalsData, Data, DigitsData, FolderData, KerasData, ManifestData, NpzData, PythonData, Section, TfdsData
+from tuner.spec.model import Model
+from tuner.spec.search import SearchSpace
+from tuner.spec.strategies import Median, Pruner, Sampler, Tpe
+
+__all__ = ["AnimalsData", "Budget", "Data", "DigitsData", "FolderData", "KerasData", "ManifestData", "Model", "NpzData", "PythonData"]
+__all__ += ["Retraining", "StudySpec", "TfdsData", "Training", "read_duration"]
+
+_UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_DURATION = re.compile(r"\s*(?:\d+(?:\.\d+)?\s*[dhms]\s*)+|\s*\d+(?:\.\d+)?\s*")
+
+
+def read_duration(given: Any) -> Any:
+    """Seconds of `90`, `90s`, `15m`, `2h` or `1h30m`; what is not text passes as it is.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if not isinstance(given, str):
+        return given
+    if not _DURATION.fullmatch(given.lower()):
+        raise ValueError(f"is {wording.show(given)}; expected a duration such as 90s, 15m, 2h or 1h30m")
+    parts = re.findall(r"([\d.]+)\s*([dhms]?)", given.lower())
+    return sum(float(count) * _UNITS[unit or "s"] for count, unit in parts)
+
+
+_Written = Annotated[str, Field(examples=["90s", "15m", "2h"])] | Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, BeforeValidator(read_duration, json_schema_input_type=_Written)]
+
+
+class Training(Section):
+    """The road of a trial, the same for all of a study: never searched, so that trials compare."""
+
+    probe_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """epochs of the head on frozen features"""
+    probe_heads: Annotated[int, Field(ge=1, le=16)] = 1
+    """heads that a probe trains at once, at rates spread around the trial's own; the best one goes on"""
+    epochs: Literal["auto"] | Annotated[int, Field(ge=0, le=10_000)] = "auto"
+    """epochs of fine-tuning; auto: by the number of training images; 0: probe only"""
+    promote: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """part of the probes that earns fine-tuning: a trial goes on if its probe is among this best part of all so far"""
+    gradient_clip: Annotated[float, Field(gt=0)] = 1.0
+    """largest norm of the gradient; longer ones are scaled down"""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """in which the network computes; auto: bfloat16 on GPUs that are faster with it (compute capability 8.0 and above), else float32"""
+    images: Literal["train", "train+validation"] = "train"
+    """splits that are trained on; with train+validation nothing is left to choose by: the last epoch is kept, nothing may be searched"""
+
+    def num_epochs(self, num_train: int) -> int:
+        """Fine-tuning epochs of each trial; `auto` gives small data sets more: 12 for 2,000 training images, between 4 and 15."""
+        return min(15, max(4, round(12 * (2000 / num_train) ** 0.25))) if self.epochs == "auto" else self.epochs
+
+
+class Budget(Section):
+    """When the study is done: whichever comes first."""
+
+    trials: Annotated[int, Field(ge=1)] | None = 40
+    """trials of the study, over all its workers; null: as many as the rest of the budget allows"""
+    timeout: Annotated[Seconds, Field(gt=0)] | None = None
+    """time in which some worker was at work; running trials are finished"""
+    target: Annotated[float, Field(gt=0, le=1)] | None = None
+    """validation accuracy that is good enough"""
+
+    @model_validator(mode="after")
+    def _check_end(self) -> Self:
+        if self.trials is None and self.timeout is None and self.target is None:
+            message = "is null, and no timeout or target is given either, so that the study would never end; give one of the three"
+            raise Clashes([Clash(field="trials", message=message, others=("timeout", "target"))])
+        return self
+
+
+class Retraining(BaseModel):
+    """Which trials of a search are trained again, and with which seeds: written by `tuner retrain`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: the study that was searched
+    study: str
+    #: how many of its best distinct configs were asked for
+    top: int
+    #: its trials, the best first, then trial 0 if it is none of them
+    trials: tuple[int, ...]
+    #: validation accuracy of each in the search; None: it did not complete
+    values: tuple[float | None, ...]
+    #: of everything random; each config is trained with every one of them
+    seeds: tuple[int, ...]
+
+    @property
+    def num_trainings(self) -> int:
+        """Trials of the study that trains them again."""
+        return len(self.trials) * len(self.seeds)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """Places in `trials` and in `seeds` of a trial: all configs with the first seed come first."""
+        return number % len(self.trials), number // len(self.trials)
+
+
+#: of a study, and of the versions that are made of it
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class StudySpec(Section):
+    """A whole study file, checked."""
+
+    name: Annotated[str, Field(pattern=NAME, examples=["my_study"])]
+    """the study's name in the storage: letters, digits, dots, dashes and underscores, at most 100"""
+    data: Annotated[Data, Field(examples=["{source: folder, path: ~/photos}"])]
+    """where images and labels come from, and how they are split"""
+    model: Model = Model()
+    """the pretrained network that every trial starts from"""
+    budget: Budget = Budget()
+    """when the study is done: whichever comes first"""
+    training: Training = Training()
+    """the road of a trial, the same for all of a study"""
+    search: SearchSpace = Field(default_factory=lambda: SearchSpace.model_validate({}))
+    """for each hyperparameter, the values that trials may take"""
+    sampler: Sampler = Tpe()
+    """what proposes the next trial"""
+    pruner: Pruner = Median()
+    """what ends a poor trial early"""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """of the splits, the sampler and every trial"""
+    result: dict[str, Any] | None = None
+    """what a search found; written by `tuner export`, carried along; its trial_seed is the seed of trial 0"""
+    retraining: Annotated[Retraining | None, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]})] = None
+    """which trials of which study are trained again, with which seeds; written by `tuner retrain`"""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        exported = self.result is not None or self.retraining is not None
+        found = clashes.find(self.search, epochs=self.training.epochs, sampler=self.sampler, pruner=self.pruner, exported=exported)
+        if self.training.images != "train" and not exported:
+            message = (
+                "is train+validation, which leaves no images to choose by: only what was chosen before may be trained so; expected train"
+            )
+            found = [*found, Clash(field="training.images", message=message)]
+        if found:
+            raise Clashes(found)
+        return self

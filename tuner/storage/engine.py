@@ -1,0 +1,334 @@
+"""PostgreSQL connections that are given up when no answer comes, although what lies between takes the packets.
+
+The kernel gives up a connection whose packets no one acknowledges. A proxy, a load balancer or a server that stands still acknowledges them
+and says nothing: without a limit of our own a worker would wait for ever, and whoever it locked out with it.
+
+A database URL into an open Storage, or a StorageError that says what to do.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import optuna
+import psycopg
+import sqlalchemy
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from tuner.errors import MissingPackage, StorageError
+from tuner.storage import database_errors, migrating, tables
+
+#: how long a statement may take; longer than any wait for a lock that other workers hold
+ANSWER_SECONDS = 30.0
+
+
+class Impatient(psycopg.Connection[Any]):
+    """A connection on which no statement takes longer than its limit; one that does is closed."""
+
+    answer_seconds = ANSWER_SECONDS
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        """As psycopg's, with a limit where the caller sets none."""
+        try:
+            return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout as error:
+            if timeout is not None:
+                raise
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"the server took longer than {self.answer_seconds:.0f} s to answer: timed out") from error
+
+
+def limit(engine: Engine) -> None:
+    """Have an engine make such connections; the limit is that of unacknowledged packets where the URL sets it."""
+    given = engine.url.query.get("tcp_user_timeout")
+    seconds = ANSWER_SECONDS if given is None else int(str(given)) / 1000
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: Any, parameters: Any) -> Impatient:
+        connection: Impatient = Impatient.connect(*arguments, **parameters)
+        connection.answer_seconds = seconds
+        # a worker whose network went away in the middle of a transaction must not lock out the others
+        connection.execute(f"SET idle_in_transaction_session_timeout = {int(1000 * seconds)}".encode())
+        connection.commit()
+        return connection
+
+    engine.dispose()  # the connections made so far wait for ever
+
+
+T = TypeVar("T")
+
+#: how long SQLite waits for another process to finish its transaction
+_SQLITE_PATIENCE_SECONDS = 60.0
+_RETRY_SECONDS = 5.0
+#: tries to create the tables while other processes do the same
+_OPEN_TRIES = 20
+_CONNECT_SECONDS = 10
+#: how long a connection may hang before it counts as cut: nothing else ends one whose packets go nowhere
+_SILENCE_SECONDS = 30
+#: of libpq; they are for connections over a network and do nothing on a socket of this machine
+_KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 1000 * _SILENCE_SECONDS}
+#: longer than MySQL waits for a lock
+_MYSQL_SILENCE_SECONDS = 60
+#: a worker needs two connections, its work's and its heartbeat's; the dashboard's threads need more, which are not kept
+_POOL: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 14, "pool_recycle": 1800}
+#: how SQLite begins a transaction: one that reads first and writes later could not wait for its turn (SQLITE_BUSY_SNAPSHOT)
+_SQLITE_BEGIN = ContextVar("_SQLITE_BEGIN", default="BEGIN IMMEDIATE")
+_DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
+
+
+@dataclass
+class _Contact:
+    """When this process could last not reach a database, by the monotonic clock."""
+
+    lost_at: float = -math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """An open database with Optuna's tables and ours."""
+
+    #: the SQLAlchemy URL, password and all; for people use `shown`
+    url: str = field(repr=False)
+    #: Optuna's own access to it
+    rdb: RDBStorage = field(repr=False)
+    #: the same, with finished trials remembered: what Optuna's studies are opened with
+    cached: BaseStorage = field(repr=False)
+    #: how long a transient error is met with another try
+    retry_seconds: float = _RETRY_SECONDS
+    _contact: _Contact = field(default_factory=_Contact, repr=False)
+
+    @property
+    def engine(self) -> Engine:
+        """The connections, shared with Optuna."""
+        return self.rdb.engine
+
+    def within(self, seconds: float) -> "Storage":
+        """The same storage, which gives a statement that meets a transient error so long."""
+        return replace(self, retry_seconds=seconds)
+
+    def steady_seconds(self) -> float:
+        """How long this process has not missed the database; infinite if it never has."""
+        return time.monotonic() - self._contact.lost_at
+
+    def close(self) -> None:
+        """End its connections."""
+        self.engine.dispose()
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """What `work` returns from inside one transaction; tried again on transient errors, so `work` must bear being repeated."""
+        return self.call(lambda: self.transact(work))
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """As `write`, for work that only reads: on SQLite it waits for no one."""
+        return self.call(lambda: self.look(work))
+
+    def look(self, work: Callable[[Connection], T]) -> T:
+        """As `read`, tried once: for work that is part of what is tried again."""
+        return self.transact(work, sqlite_begin="BEGIN DEFERRED")
+
+    def call(self, work: Callable[[], T]) -> T:
+        """What `work`, which speaks to the database by itself, returns; tried again on transient errors.
+
+        Raises:
+            StorageError: the database does not do its part; says why.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception(database_errors.is_transient),
+            stop=stop_after_delay(self.retry_seconds),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            reraise=True,
+        )
+        try:
+            return retrying(work)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if database_errors.is_transient(error):
+                self._contact.lost_at = time.monotonic()
+            raise StorageError(database_errors.explain(error, make_url(self.url))) from error
+
+    def transact(self, work: Callable[[Connection], T], **options: Any) -> T:
+        """What `work` returns from inside one transaction that is tried once; raises what SQLAlchemy raises."""
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            return work(connection)
+
+
+def open(url: str) -> Storage:  # noqa: A001
+    """The storage at a SQLAlchemy URL; its tables are created where they are missing, by any number of processes at once.
+
+    Raises:
+        StorageError: it cannot be reached, written or understood.
+        MissingPackage: the driver of this database is not installed.
+    """
+    address = _parse(url)
+    # only errors are of use to someone who did not write the search
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    rdb = _connect(address)
+    if address.get_backend_name() == "sqlite":
+        _tune_sqlite(rdb.engine)
+    if address.get_backend_name() == "postgresql" and rdb.engine.dialect.driver == "psycopg":
+        limit(rdb.engine)
+    storage = Storage(url=url, rdb=rdb, cached=optuna.storages.get_storage(rdb))
+    try:
+        if not storage.read(migrating.is_up_to_date):
+            storage.write(migrating.bring_up_to_date)
+        storage.write(_try_to_write)
+    except StorageError:
+        storage.close()
+        raise
+    return storage
+
+
+def holds(url: str, table: str) -> bool:
+    """Whether the database at a URL has a table; nothing is created in it.
+
+    Raises:
+        StorageError: it cannot be reached or understood.
+        MissingPackage: the driver of this database is not installed.
+    """
+    address = _parse(url)
+    try:
+        engine = sqlalchemy.create_engine(address, **_engine_options(address))
+    except (NoSuchModuleError, ImportError) as error:
+        raise _missing_driver(address) from error
+    try:
+        return sqlalchemy.inspect(engine).has_table(table)
+    except SQLAlchemyError as error:
+        raise StorageError(database_errors.explain(error, address)) from error
+    finally:
+        engine.dispose()
+
+
+def _try_to_write(connection: Connection) -> None:
+    """Change nothing, in a way that a database which may not be written refuses."""
+    connection.execute(sqlalchemy.delete(tables.LEASES).where(sqlalchemy.false()))
+
+
+@contextmanager
+def only_reading() -> Iterator[None]:
+    """Let what the `with` block does through Optuna read an SQLite file out of turn: it waits for no writer and holds none up."""
+    token = _SQLITE_BEGIN.set("BEGIN DEFERRED")
+    try:
+        yield
+    finally:
+        _SQLITE_BEGIN.reset(token)
+
+
+def shown(url: str) -> str:
+    """A URL as it may be shown: without its password."""
+    try:
+        return database_errors.shown(make_url(url))
+    except (ArgumentError, ValueError):
+        return database_errors.blotted(url)
+
+
+def _parse(url: str) -> URL:
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise StorageError(
+            f"{shown(url)} is not a database URL; expected for example sqlite:///tuner.db or postgresql://user:password@host/database"
+        ) from error
+    if database_errors.has_stray_at(address):
+        raise StorageError(f"{shown(url)} has an @ in its user or password, which must be written as %40")
+    backend = address.get_backend_name()
+    if backend == "postgres":
+        raise StorageError(f"{shown(url)} starts with postgres://; write postgresql:// instead")
+    if backend == "sqlite" and address.database in (None, "", ":memory:"):
+        raise StorageError(f"{shown(url)} is a database in memory, which no other process can see; name a file: sqlite:///tuner.db")
+    return address.set(drivername=_DRIVERS.get(address.drivername, address.drivername))
+
+
+def _connect(address: URL) -> RDBStorage:
+    """Optuna's storage on an address, with its tables; processes that create them at once trip over each other and try again."""
+    for remaining in reversed(range(_OPEN_TRIES)):
+        try:
+            return _create(address)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            if not remaining or not database_errors.is_creation_race(error):
+                raise StorageError(database_errors.explain(error, address)) from error
+            time.sleep(random.uniform(0.02, 0.2))
+    raise AssertionError("the last try returns or raises")
+
+
+def _create(address: URL) -> RDBStorage:
+    options = _engine_options(address)
+    # Optuna fills the URL in as a template: a brace in a password must be doubled
+    template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
+    try:
+        _create_tables(sqlalchemy.create_engine(address, **options))
+        rdb = RDBStorage(template, engine_kwargs=options, skip_table_creation=True)
+    except (NoSuchModuleError, ImportError) as error:
+        raise _missing_driver(address) from error
+    except TypeError as error:  # an option of the URL that the driver does not know
+        raise StorageError(f"{database_errors.shown(address)} has options that its driver does not take: {error}") from error
+    except RuntimeError as error:
+        cure = "Or choose another --storage."
+        raise StorageError(
+            f"{database_errors.shown(address)} was made by another version of Optuna than {optuna.__version__}: {error} {cure}"
+        ) from error
+    return rdb
+
+
+def _create_tables(engine: Engine) -> None:
+    """Create what is missing of Optuna's, and leave no connection open, whatever comes of it."""
+    try:
+        tables.OPTUNA.create_all(engine)
+    finally:
+        engine.dispose()
+
+
+def _engine_options(address: URL) -> dict[str, Any]:
+    match address.get_backend_name():
+        case "sqlite":
+            return {"connect_args": {"timeout": _SQLITE_PATIENCE_SECONDS}}
+        case "postgresql":
+            return _POOL | {
+                "connect_args": _unless_given(address, connect_timeout=_CONNECT_SECONDS, application_name="tuner", **_KEEP_ALIVE)
+            }
+        case "mysql" | "mariadb":
+            silence = {"read_timeout": _MYSQL_SILENCE_SECONDS, "write_timeout": _MYSQL_SILENCE_SECONDS}
+            options = _unless_given(address, connect_timeout=_CONNECT_SECONDS, **silence)
+            return _POOL | {"isolation_level": "READ COMMITTED", "connect_args": options}
+        case _:
+            return {}
+
+
+def _unless_given(address: URL, **options: Any) -> dict[str, Any]:
+    """Options of a driver, less those that the URL itself sets."""
+    return {name: value for name, value in options.items() if name not in address.query}
+
+
+def _missing_driver(address: URL) -> Exception:
+    if address.drivername in _DRIVERS.values():
+        return MissingPackage("pymysql", extra="mysql", needed_for=f"the storage {database_errors.shown(address)}")
+    return StorageError(
+        f"{database_errors.shown(address)} names the database driver {address.drivername}, which is not known or not installed; "
+        "expected sqlite, postgresql or mysql"
+    )
+
+
+def _tune_sqlite(engine: Engine) -> None:
+    """Let many processes share one file: readers beside a writer (WAL), writers one after another from the first statement on.
+
+    See https://docs.sqlalchemy.org/en/21/dialects/sqlite.html#pysqlite-transactions and https://www.sqlite.org/wal.html.
+    """
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", _SQLITE_BEGIN.get()))
+
+    engine.dispose()  # the connections made so far were not configured

@@ -1,0 +1,9 @@
+"""Alembic's steps on the connection of whoever asks, inside its transaction."""
+
+from alembic import context
+
+from tuner.storage import migrating
+
+context.configure(connection=context.config.attributes["connection"], version_table=migrating.VERSION_TABLE)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,390 @@
+"""The tables of a study: Optuna's, which we write in fewer statements than it does, and ours beside them.
+
+Optuna checks on opening that its schema is the one this version knows. What it writes in one transaction a value we write in one
+transaction a step of a trial, together with the lease that entitles a worker to it: a worker that lost its lease changes nothing.
+
+The tables of versions: what was kept of studies, which of it is in production, and who read the test split.
+
+Versions and events are written once. A version that is deleted stays as a row, so that its number is never given again.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.storages._rdb import models
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Double,
+    Insert,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    delete,
+    insert,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+
+from tuner.errors import StudyError
+
+STUDIES: Table = models.StudyModel.__table__
+DIRECTIONS: Table = models.StudyDirectionModel.__table__
+STUDY_USER: Table = models.StudyUserAttributeModel.__table__
+STUDY_SYSTEM: Table = models.StudySystemAttributeModel.__table__
+TRIALS: Table = models.TrialModel.__table__
+TRIAL_USER: Table = models.TrialUserAttributeModel.__table__
+TRIAL_SYSTEM: Table = models.TrialSystemAttributeModel.__table__
+PARAMETERS: Table = models.TrialParamModel.__table__
+VALUES: Table = models.TrialValueModel.__table__
+INTERMEDIATE: Table = models.TrialIntermediateValueModel.__table__
+
+OPTUNA: MetaData = models.BaseModel.metadata
+METADATA = MetaData()
+#: one row an attempt of a trial by a worker; the one with the highest attempt entitles its worker to the trial
+LEASES = Table(
+    "tuner_leases",
+    METADATA,
+    Column("study_id", Integer, primary_key=True, autoincrement=False),
+    Column("trial_number", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("trial_id", Integer, nullable=False),
+    Column("worker_key", String(32), nullable=False),
+    Column("worker", String(200), nullable=False),
+    #: where `pid` means this process: boot and process namespace
+    Column("namespace", String(200), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", Double, nullable=False),
+    #: seconds since the epoch by the database's clock, as all that follow
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("ending", String(32), nullable=False, default=""),
+    #: groups equal failures
+    Column("error", String(200), nullable=False, default=""),
+)
+#: one row an epoch, as measured; Optuna's intermediate values hold the best so far
+EPOCHS = Table(
+    "tuner_epochs",
+    METADATA,
+    Column("study_id", Integer, primary_key=True, autoincrement=False),
+    Column("trial_number", Integer, primary_key=True, autoincrement=False),
+    Column("step", Integer, primary_key=True, autoincrement=False),
+    Column("stage", String(32), nullable=False),
+    Column("loss", Double),
+    Column("accuracy", Double),
+    Column("validation_loss", Double),
+    Column("validation_accuracy", Double),
+    Column("learning_rate", Double),
+    Column("seconds", Double),
+)
+#: one row a changing request to the dashboard, and one a sign-in
+AUDIT = Table(
+    "tuner_audit",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    #: seconds since the epoch by the database's clock
+    Column("at", Double, nullable=False, index=True),
+    #: user or token
+    Column("who", String(200), nullable=False),
+    #: "" if who asked did not come in
+    Column("role", String(16), nullable=False),
+    Column("method", String(16), nullable=False),
+    Column("path", String(500), nullable=False),
+    Column("status", Integer, nullable=False),
+    #: its name at the time; "" if the request is of none
+    Column("study", String(512), nullable=False),
+    Column("address", String(64), nullable=False),
+)
+#: one row a worker that is at work or was not long ago
+WORKERS = Table(
+    "tuner_workers",
+    METADATA,
+    Column("study_id", Integer, primary_key=True, autoincrement=False),
+    Column("worker_key", String(32), primary_key=True),
+    Column("worker", String(200), nullable=False),
+    Column("host", String(200), nullable=False),
+    #: where `pid` means this process, as in a lease
+    Column("namespace", String(200), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process_started", Double, nullable=False),
+    Column("device", String(200), nullable=False, default=""),
+    Column("threads", Integer),
+    #: as JSON, by package
+    Column("versions", String(500), nullable=False, default="{}"),
+    #: seconds since the epoch by the database's clock, as all that follow
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("ending", String(200), nullable=False, default=""),
+    Column("memory_bytes", BigInteger),
+    Column("trainer_memory_bytes", BigInteger),
+    #: at hand when it was last seen
+    Column("trial_number", Integer),
+    Column("stage", String(32), nullable=False, default=""),
+    #: what someone asks it to do, and who
+    Column("wish", String(32), nullable=False, default=""),
+    Column("wished_by", String(200), nullable=False, default=""),
+)
+
+
+def create_study(connection: Connection, name: str, *, user: Mapping[str, Any], system: Mapping[str, Any]) -> int:
+    """A new study that maximizes one value; its id.
+
+    Raises:
+        IntegrityError: there is one of this name.
+    """
+    study_id = _inserted(connection, STUDIES, study_name=name)
+    connection.execute(insert(DIRECTIONS).values(study_id=study_id, direction=StudyDirection.MAXIMIZE, objective=0))
+    for ours in (LEASES, EPOCHS, WORKERS):  # databases give the id of a deleted study to the next one
+        connection.execute(delete(ours).where(ours.c.study_id == study_id))
+    put(connection, STUDY_USER, study_id, user)
+    put(connection, STUDY_SYSTEM, study_id, system)
+    return study_id
+
+
+def lock_study(connection: Connection, study_id: int, name: str) -> None:
+    """Let no other worker start or take up a trial of this study until the transaction ends.
+
+    Raises:
+        StudyError: someone deleted it.
+    """
+    is_it = (STUDIES.c.study_id == study_id, STUDIES.c.study_name == name)
+    # key_share: who only adds to the study need not wait, and so never waits for one who waits for him (PostgreSQL)
+    if connection.execute(select(STUDIES.c.study_id).where(*is_it).with_for_update(key_share=True)).first() is None:
+        raise StudyError(f"the study {name} was deleted while it was worked on; run it again to begin it anew")
+
+
+def create_trial(connection: Connection, study_id: int, number: int) -> int:
+    """A new running trial; its id. The study must be locked, and `number` be the count of its trials."""
+    return _inserted(connection, TRIALS, study_id=study_id, number=number, state=TrialState.RUNNING, datetime_start=_now())
+
+
+def enqueue_trial(connection: Connection, study_id: int, number: int) -> int:
+    """A new trial that waits to be begun; its id. The study must be locked, and `number` be the count of its trials."""
+    return _inserted(connection, TRIALS, study_id=study_id, number=number, state=TrialState.WAITING)
+
+
+def first_enqueued(connection: Connection, study_id: int) -> tuple[int, int] | None:
+    """Id and number of the first trial that waits to be begun. The study must be locked."""
+    query = select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING)
+    row = connection.execute(query.order_by(TRIALS.c.number).limit(1)).first()
+    return None if row is None else (row[0], row[1])
+
+
+def begin_trial(connection: Connection, trial_id: int) -> None:
+    """Have a trial that waits to be begun run. The study must be locked."""
+    connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=TrialState.RUNNING, datetime_start=_now()))
+
+
+def state_of(connection: Connection, study_id: int, number: int) -> tuple[int, TrialState] | None:
+    """Id and state of a trial; None if there is none of this number."""
+    query = select(TRIALS.c.trial_id, TRIALS.c.state).where(TRIALS.c.study_id == study_id, TRIALS.c.number == number)
+    row = connection.execute(query).first()
+    return None if row is None else (row[0], row[1])
+
+
+def trial_id(connection: Connection, study_id: int, number: int) -> int:
+    """The id of a trial that is there."""
+    query = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.number == number)
+    return int(connection.execute(query).scalar_one())
+
+
+def is_running(connection: Connection, study_id: int, trial_id: int) -> bool:
+    """Whether a trial of a study has not ended yet."""
+    query = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id == trial_id)
+    return connection.execute(query.where(TRIALS.c.state == TrialState.RUNNING)).first() is not None
+
+
+def finish_trial(connection: Connection, trial_id: int, state: TrialState, value: float | None) -> bool:
+    """Whether a running trial is now in its last state; False if it was in one already."""
+    ended = update(TRIALS).where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
+    if connection.execute(ended.values(state=state, datetime_complete=_now())).rowcount != 1:
+        return False
+    if value is not None:
+        finite = models.TrialValueModel.TrialValueType.FINITE
+        connection.execute(insert(VALUES).values(trial_id=trial_id, objective=0, value=value, value_type=finite))
+    return True
+
+
+def put(connection: Connection, table: Table, owner_id: int, values: Mapping[str, Any]) -> None:
+    """Set attributes of a study or trial, whatever they were before."""
+    if values:
+        owner = _owner(table)
+        rows = [{owner.name: owner_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
+        connection.execute(_upsert(connection, table, [owner.name, "key"], "value_json"), rows)
+
+
+def remove(connection: Connection, table: Table, owner_id: int, key: str) -> None:
+    """Unset an attribute of a study or trial."""
+    connection.execute(delete(table).where(_owner(table) == owner_id, table.c.key == key))
+
+
+def get(connection: Connection, table: Table, owner_id: int, *keys: str) -> dict[str, Any]:
+    """Those of the named attributes of a study or trial that are set."""
+    rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id, table.c.key.in_(keys)))
+    return {key: json.loads(text) for key, text in rows}
+
+
+def all_of(connection: Connection, table: Table, owner_id: int) -> dict[str, Any]:
+    """Every attribute of a study or trial."""
+    rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id))
+    return {key: json.loads(text) for key, text in rows}
+
+
+def put_parameters(connection: Connection, trial_id: int, values: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
+    """Set what was sampled for a trial."""
+    rows = [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": distributions[name].to_internal_repr(value),
+            "distribution_json": distribution_to_json(distributions[name]),
+        }
+        for name, value in values.items()
+    ]
+    if rows:
+        connection.execute(insert(PARAMETERS), rows)
+
+
+def parameters(connection: Connection, trial_id: int) -> dict[str, Any]:
+    """What was sampled for a trial, in the order in which it was."""
+    query = select(PARAMETERS.c.param_name, PARAMETERS.c.param_value, PARAMETERS.c.distribution_json)
+    rows = connection.execute(query.where(PARAMETERS.c.trial_id == trial_id).order_by(PARAMETERS.c.param_id))
+    return {name: json_to_distribution(distribution).to_external_repr(value) for name, value, distribution in rows}
+
+
+def intermediate_values(connection: Connection, trial_id: int) -> dict[int, float]:
+    """The values reported for a trial, by step."""
+    rows = connection.execute(select(INTERMEDIATE.c.step, INTERMEDIATE.c.intermediate_value).where(INTERMEDIATE.c.trial_id == trial_id))
+    return {step: value for step, value in rows if value is not None}
+
+
+def put_intermediate_values(connection: Connection, trial_id: int, values: Mapping[int, float]) -> None:
+    """Report values of steps that have none yet."""
+    finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+    rows = [
+        {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": finite}
+        for step, value in values.items()
+    ]
+    if rows:
+        connection.execute(insert(INTERMEDIATE), rows)
+
+
+def _owner(table: Table) -> Column[Any]:
+    return table.c.trial_id if "trial_id" in table.c else table.c.study_id
+
+
+def _upsert(connection: Connection, table: Table, keys: list[str], changed: str) -> Insert:
+    """An insert that changes a column of the rows that are there, even if another transaction has just put them there."""
+    match connection.dialect.name:
+        case "sqlite":
+            lite = sqlite.insert(table)
+            return lite.on_conflict_do_update(index_elements=keys, set_={changed: lite.excluded[changed]})
+        case "postgresql":
+            post = postgresql.insert(table)
+            return post.on_conflict_do_update(index_elements=keys, set_={changed: post.excluded[changed]})
+        case _:
+            my = mysql.insert(table)
+            return my.on_duplicate_key_update({changed: my.inserted[changed]})
+
+
+def _inserted(connection: Connection, table: Table, **values: Any) -> int:
+    key = connection.execute(insert(table).values(**values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def _now() -> datetime:
+    """The moment as Optuna 5 writes it."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+#: MySQL's own TEXT ends at 64 KiB
+_LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+
+#: one row a version of a name
+VERSIONS = Table(
+    "tuner_versions",
+    METADATA,
+    Column("name", String(200), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    #: names, not ids: a version outlives its study
+    Column("study", String(200), nullable=False),
+    Column("origin", String(32), nullable=False),
+    #: whose hyperparameters it was trained with
+    Column("trial", Integer),
+    #: the study file of fixed values, as JSON
+    Column("config", _LONG_TEXT, nullable=False),
+    #: as JSON
+    Column("metrics", _LONG_TEXT, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("splits", String(64), nullable=False),
+    #: path or URL of the weights
+    Column("artifact", String(1000), nullable=False),
+    #: SHA-256 of the weights
+    Column("sha256", String(64), nullable=False),
+    #: seconds since the epoch by the database's clock, as all that follow
+    Column("created_at", Double, nullable=False),
+    Column("created_by", String(200), nullable=False),
+    Column("deleted_at", Double),
+    Column("deleted_by", String(200)),
+)
+#: one row a change of what is in a stage; the last one of a stage tells what is in it now
+STAGES = Table(
+    "tuner_stages",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("stage", String(32), nullable=False),
+    #: "promoted", "rolled back" or "withdrawn"
+    Column("change", String(16), nullable=False),
+    #: what is in the stage from then on; none if it is empty
+    Column("version", Integer),
+    Column("at", Double, nullable=False),
+    Column("by", String(200), nullable=False),
+)
+#: one row a time that the test split was looked at for a version
+READINGS = Table(
+    "tuner_test_readings",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("splits", String(64), nullable=False),
+    Column("at", Double, nullable=False),
+    Column("by", String(200), nullable=False),
+    Column("purpose", String(200), nullable=False),
+    Column("accuracy", Double, nullable=False),
+    Column("num_images", Integer, nullable=False),
+)
+
+
+#: the database's clock, in seconds since the epoch
+_CLOCKS = {
+    "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
+    "postgresql": "extract(epoch from clock_timestamp())::double precision",
+    "mysql": "unix_timestamp(now(6)) + 0e0",
+    "mariadb": "unix_timestamp(now(6)) + 0e0",
+}
+
+
+def clock(connection: Connection) -> float:
+    """The database's time, in seconds since the epoch."""
+    return float(connection.execute(select(now(connection))).scalar_one())
+
+
+def now(connection: Connection) -> ColumnElement[float]:
+    """The same as a part of a statement."""
+    return literal_column(_CLOCKS[connection.dialect.name], Double)

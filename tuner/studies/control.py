@@ -1,0 +1,175 @@
+"""What someone asks of a study while it runs, into the storage, where its workers find it: stop, resume, spend more, give a trial up.
+
+Each is one transaction. `by` is who asks, for those who wonder later.
+"""
+
+from typing import Any
+
+from optuna.trial import TrialState
+from pydantic import ValidationError
+from sqlalchemy import Connection
+
+from tuner.errors import StudyError
+from tuner.spec.study import Budget
+from tuner.storage import tables
+from tuner.storage.tables import STUDY_USER, WORKERS
+from tuner.studies import endings, leases, workers
+from tuner.studies import standing as studies_standing
+from tuner.studies import study as studies
+from tuner.studies.leases import LeaseEnding
+from tuner.studies.outcomes import STOPPED_BY
+from tuner.studies.study import GIVEN_BUDGET, HALTED, RESUMED_AT, STOPPED, Study
+from tuner.studies.workers import WorkerRequest
+
+_NAME_LENGTH = 100
+
+
+def stop(study: Study, *, by: str) -> None:
+    """Have no trial started any more; those that run are trained to their end.
+
+    Raises:
+        StudyError: the study has stopped already.
+    """
+
+    def write(connection: Connection) -> None:
+        _lock(connection, study)
+        reasons = tables.get(connection, STUDY_USER, study.id, STOPPED, HALTED)
+        if reasons.get(STOPPED):
+            raise StudyError(f"the study {study.name} has stopped itself already: {reasons[STOPPED]}")
+        if reasons.get(HALTED):
+            raise StudyError(f"the study {study.name} was stopped already, by {reasons[HALTED]['by']}")
+        tables.put(connection, STUDY_USER, study.id, {HALTED: {"by": by[:_NAME_LENGTH], "at": tables.clock(connection)}})
+
+    study.storage.write(write)
+
+
+def suspend(study: Study, *, by: str) -> int:
+    """Have no trial started any more, and those that run handed back with their workers' next beat; how many workers are asked.
+
+    A study that was stopped already, but still trains, may be suspended.
+
+    Raises:
+        StudyError: the study was stopped already, and no worker is there.
+    """
+
+    def write(connection: Connection) -> int:
+        _lock(connection, study)
+        known = tables.get(connection, STUDY_USER, study.id, HALTED).get(HALTED)
+        num_asked = workers.ask(connection, WorkerRequest.SUSPEND, WORKERS.c.study_id == study.id, by=by[:_NAME_LENGTH])
+        if known and not num_asked:
+            raise StudyError(f"the study {study.name} was stopped already, by {known['by']}")
+        if not known:
+            tables.put(connection, STUDY_USER, study.id, {HALTED: {"by": by[:_NAME_LENGTH], "at": tables.clock(connection)}})
+        return num_asked
+
+    return study.storage.write(write)
+
+
+def resume(study: Study) -> None:
+    """Let a study that was stopped, or that stopped itself, go on; workers that have ended must be started by whoever runs them.
+
+    Raises:
+        StudyError: it has not stopped, or its budget is spent.
+    """
+
+    def write(connection: Connection) -> None:
+        _lock(connection, study)
+        reasons = tables.get(connection, STUDY_USER, study.id, STOPPED, HALTED)
+        if not reasons:
+            raise StudyError(f"the study {study.name} was not stopped, so that it cannot be resumed")
+        for reason in reasons:
+            tables.remove(connection, STUDY_USER, study.id, reason)
+        tables.put(connection, STUDY_USER, study.id, {RESUMED_AT: tables.clock(connection)})
+        workers.forgive(connection, study.id)
+
+    study.storage.write(write)
+
+
+def set_budget(study: Study, **changes: Any) -> Budget:
+    """Change `trials`, `timeout` (seconds, or 1h30m) or `target`, None to lift a limit; what holds now. Workers see it at their next claim.
+
+    A later `tuner run` with the budget that the last one had leaves it as it is; one with another budget wins.
+
+    Raises:
+        StudyError: a value is none that a study file may have.
+    """
+
+    def write(connection: Connection) -> Budget:
+        _lock(connection, study)
+        old = studies.up_to_date(connection, study).spec.budget
+        new = _changed(study, old, changes)
+        if new != old:
+            if not tables.get(connection, STUDY_USER, study.id, GIVEN_BUDGET):
+                tables.put(connection, STUDY_USER, study.id, {GIVEN_BUDGET: old.model_dump(mode="json")})
+            studies.put_budget(connection, study, new)
+        return new
+
+    return study.storage.write(write)
+
+
+def stop_trial(study: Study, number: int, *, by: str) -> float | None:
+    """End a trial as pruned, with the best value that it had; that value. Its worker obeys at its next report or beat.
+
+    Raises:
+        StudyError: there is no such trial, or it has ended.
+    """
+
+    def write(connection: Connection) -> float | None:
+        _lock(connection, study)
+        trial_id, state = _trial(connection, study, number)
+        if state.is_finished():
+            raise StudyError(f"trial {number} of the study {study.name} has ended already: {endings.OUTCOMES[state]}")
+        if state is TrialState.WAITING:
+            tables.begin_trial(connection, trial_id)
+        name = by[:_NAME_LENGTH]
+        values = tables.intermediate_values(connection, trial_id)
+        value = max(values.values(), default=None)
+        leases.close(connection, study.id, number, LeaseEnding.PRUNED)
+        attributes = {"reason": f"stopped by {name}", STOPPED_BY: name, "epochs": len(values)}
+        endings.mark_pruned(connection, study, trial_id=trial_id, value=value, attributes=attributes)
+        return value
+
+    return study.storage.write(write)
+
+
+def stop_worker(study: Study, key: str, *, by: str) -> None:
+    """Ask a worker, by its key or its name, to end after its trial; it obeys before it claims another one.
+
+    Raises:
+        StudyError: there is no such worker, it has ended, or several have that name.
+    """
+
+    def write(connection: Connection) -> None:
+        _lock(connection, study)
+        is_it = (WORKERS.c.worker_key == key) | (WORKERS.c.worker == key)
+        present = [worker for worker in workers.read(connection, study.id) if key in (worker.key, worker.name) and worker.ended_at is None]
+        if len(present) > 1:
+            raise StudyError(f"the study {study.name} has {len(present)} workers called {key}; name one by its key: {present[0].key}, …")
+        if not present or not workers.ask(connection, WorkerRequest.LEAVE, WORKERS.c.study_id == study.id, is_it, by=by[:_NAME_LENGTH]):
+            raise StudyError(f"the study {study.name} has no worker {key} at work")
+
+    study.storage.write(write)
+
+
+def _lock(connection: Connection, study: Study) -> None:
+    tables.lock_study(connection, study.id, study.name)
+
+
+def _trial(connection: Connection, study: Study, number: int) -> tuple[int, TrialState]:
+    found = tables.state_of(connection, study.id, number)
+    if found is None:
+        _, standing = studies_standing.read(connection, study)
+        known = f"it has trials 0 to {standing.num_trials - 1}" if standing.num_trials else "it has none yet"
+        raise StudyError(f"the study {study.name} has no trial {number}; {known}")
+    return found
+
+
+def _changed(study: Study, old: Budget, changes: dict[str, Any]) -> Budget:
+    try:
+        return Budget.model_validate(old.model_dump() | changes)
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False)
+        field = ".".join(str(key) for key in ("budget", *first["loc"][:1]))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        given = "" if message.startswith(("is ", "trials ")) else f"is {first['input']!r}; "
+        raise StudyError(f"{study.name}: {field} {given}{message}") from error

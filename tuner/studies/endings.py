@@ -1,0 +1,126 @@
+"""The end of a trial into attributes, notes and, after failures, the end of the study."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.trial import TrialState
+from sqlalchemy import Connection
+
+from tuner.errors import LeaseLost
+from tuner.protocol import failure_table, messages
+from tuner.protocol.messages import Epoch, Stage
+from tuner.storage import tables
+from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
+from tuner.studies import leases, notes, pictures, standing
+from tuner.studies import study as studies
+from tuner.studies.leases import LeaseEnding
+from tuner.studies.notes import BestNote
+from tuner.studies.study import RESUMED_AT, STOPPED, Study
+
+#: system attribute of a trial: rows: true class, columns: predicted class
+CONFUSION = "tuner:confusion"
+#: system attribute of a trial: the most confident mistakes of its best epoch
+MISTAKES = "tuner:mistakes"
+#: system attribute of a trial that failed: last lines of the trainer's log
+LOG = "tuner:log"
+#: longest log, in bytes
+LOG_BYTES = 4096
+#: a longer message is cut
+_MESSAGE_LENGTH = 2000
+#: the confusion of more classes is left out: databases limit the length of an attribute
+_CONFUSED_CLASSES = 100
+#: last states, in words
+OUTCOMES = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def mark_completed(
+    connection: Connection, study: Study, *, number: int, trial_id: int, value: float, attributes: Mapping[str, Any]
+) -> None:
+    """Put a trial that was trained to its end into its last state; the study's note says so if it is the best."""
+    leader = standing.best_value(connection, study.id)
+    _close(connection, study, trial_id=trial_id, state=TrialState.COMPLETE, value=value, attributes=attributes)
+    if leader is None or value > leader:
+        best = BestNote(number=number, value=value, parameters=tables.parameters(connection, trial_id))
+        notes.put(connection, study.id, notes.of_study(studies.up_to_date(connection, study).spec, best=best))
+
+
+def mark_pruned(connection: Connection, study: Study, *, trial_id: int, value: float | None, attributes: Mapping[str, Any]) -> None:
+    """Put a trial that was stopped on its way into its last state; its value is how far it came."""
+    _close(connection, study, trial_id=trial_id, state=TrialState.PRUNED, value=value, attributes=attributes)
+
+
+def mark_failed(connection: Connection, study: Study, *, trial_id: int, attributes: Mapping[str, Any]) -> None:
+    """Put a trial that failed into its last state."""
+    _close(connection, study, trial_id=trial_id, state=TrialState.FAIL, value=None, attributes=attributes)
+
+
+def of_finished(finished: messages.Finished, curve: Sequence[Epoch], *, device: str) -> dict[str, Any]:
+    """What the dashboard shows of a trial that did not fail."""
+    best = next((epoch for epoch in curve if epoch.step == finished.best_step), None)
+    known: dict[str, Any] = {
+        "stage": (curve[-1].stage if curve else Stage.PROBE).value,
+        "epochs": len(curve),
+        "best_epoch": finished.best_step,
+        "train_accuracy": best and round(best.accuracy, 5),
+        "validation_loss": best and round(best.validation_loss, 5),
+        "seconds": round(finished.probe_seconds + finished.fine_tune_seconds, 3),
+        "probe_seconds": round(finished.probe_seconds, 3),
+        "fine_tune_seconds": round(finished.fine_tune_seconds, 3),
+        "device": device,
+        "reason": finished.reason,
+        "weights": finished.weights,
+    }
+    return finite({name: value for name, value in known.items() if value not in (None, "")})
+
+
+def finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values less those that are infinite or not a number, which JSON lacks."""
+    return {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
+
+
+def of_failed(failed: messages.Failed) -> dict[str, Any]:
+    """What the dashboard shows of a trial that failed."""
+    return {"error": failed.error, "message": failed.message[:_MESSAGE_LENGTH]}
+
+
+def put_findings(connection: Connection, trial_id: int, finished: messages.Finished) -> None:
+    """Keep which classes the best epoch took for which, its worst mistakes, and where their pictures are."""
+    found: dict[str, Any] = pictures.attributes(finished.pictures)
+    if 0 < len(finished.confusion) <= _CONFUSED_CLASSES:
+        found[CONFUSION] = finished.confusion
+    if finished.mistakes:
+        found[MISTAKES] = [mistake.model_dump() for mistake in finished.mistakes]
+    tables.put(connection, TRIAL_SYSTEM, trial_id, found)
+
+
+def put_log(connection: Connection, trial_id: int, failed: messages.Failed) -> None:
+    """Keep the last lines of the log of a trial that failed."""
+    if failed.log:
+        last = failed.log.encode()[-LOG_BYTES:].decode(errors="ignore")
+        tables.put(connection, TRIAL_SYSTEM, trial_id, {LOG: last.replace("\0", "")})
+
+
+def stop_if_hopeless(connection: Connection, study: Study, failed: messages.Failed) -> None:
+    """Stop a study whose last trials all failed alike, or that asks for something wrong."""
+    message = failed.message[:_MESSAGE_LENGTH]
+    if failed.is_request:
+        tables.put(connection, STUDY_USER, study.id, {STOPPED: f"the study cannot be worked on: {message}"})
+        return
+    since = tables.get(connection, STUDY_USER, study.id, RESUMED_AT).get(RESUMED_AT, 0.0)
+    last = leases.last_results(connection, study.id, count=failure_table.MAX_FAILURES, since=since)
+    if len(last) == failure_table.MAX_FAILURES and all(result == (LeaseEnding.FAILED, failed.error) for result in last):
+        reason = f"{failure_table.MAX_FAILURES} trials in a row failed with {failed.error}: {message}"
+        tables.put(connection, STUDY_USER, study.id, {STOPPED: f"{reason}. Mend the cause, then run the study again."})
+
+
+def _close(
+    connection: Connection, study: Study, *, trial_id: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]
+) -> None:
+    if not tables.finish_trial(connection, trial_id, state, value):
+        raise LeaseLost("the trial was ended by someone else")
+    tables.put(connection, TRIAL_USER, trial_id, attributes)
+    reason = str(attributes.get("reason", attributes.get("message", "")))
+    figures = {name: figure for name, figure in attributes.items() if name not in ("reason", "message")}
+    outcome = OUTCOMES[state] + ("" if value is None else f" with {value:.4f}")
+    notes.put(connection, study.id, notes.of_trial(outcome=outcome, reason=reason, attributes=figures), trial_id=trial_id)

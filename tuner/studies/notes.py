@@ -1,0 +1,97 @@
+"""A study or trial into the few lines that the dashboard shows beside it.
+
+optuna-dashboard keeps notes in pages among the study's system attributes; its own function takes a statement a page and a second to import.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from tuner import wording
+from tuner.spec import plan, space
+from tuner.spec.study import Budget, StudySpec
+from tuner.storage import tables
+
+#: longest page, optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH
+_PAGE_LENGTH = 2045
+#: more than a note of ours has; one that a user wrote is known by its version
+_MAX_PAGES = 16
+#: system attribute of a study: digest of a note as it was last written here, so that a user's change to it is seen
+_MARK = "tuner:note"
+#: our page of a study, on the server that also carries optuna-dashboard
+_PAGE = "/tuner/studies/{}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestNote:
+    """What the study's note says of its best trial."""
+
+    number: int
+    value: float
+    parameters: Mapping[str, Any]
+
+
+def of_study(spec: StudySpec, *, best: BestNote | None) -> str:
+    """What is searched, until when, and the best so far."""
+    searched = [row for row in space.rows(spec) if row.is_searched]
+    lines = [
+        f"**{spec.name}**: {spec.data.source} on {spec.model.backbone} at {spec.model.image_size} pixels",
+        "",
+        *(f"- {line}" for line in plan.retraining(spec)),
+        f"- sampler {spec.sampler.name}, pruner {spec.pruner.name}, {_budget(spec.budget)}",
+        "- the value is the best validation accuracy of a trial; trial 0 is the rule that needs no search",
+    ]
+    if best is not None:
+        lines += ["", f"Best so far: **{best.value:.4f}** by trial {best.number}"]
+        lines += ["", *_table("hyperparameter", "value", best.parameters)]
+    lines += ["", "Searched:", "", *_table("hyperparameter", "values", {row.name: row.what for row in searched})]
+    return "\n".join(lines)
+
+
+def of_trial(*, outcome: str, reason: str, attributes: Mapping[str, Any]) -> str:
+    """How a trial ended, in a line, and its figures."""
+    return "\n".join([f"**{outcome}**" + (f": {reason}" if reason else ""), "", *_table("", "", attributes)])
+
+
+def put(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:
+    """Store a note of a study, or of one of its trials, where optuna-dashboard reads it; one that a user wrote or changed is left alone."""
+    owner = "dashboard" if trial_id is None else f"dashboard:{trial_id}"
+    if trial_id is None:
+        text += f"\n\n[How it stands now]({_PAGE.format(study_id)}), where `tuner dashboard` serves this"
+    version, page, mark = f"{owner}:note_ver", f"{owner}:note_str:", f"{_MARK}:{owner}"
+    table = tables.STUDY_SYSTEM
+    # by whole keys, which the database finds by an index: a study has several keys a trial
+    known = tables.get(connection, table, study_id, version, mark, *(f"{page}{place}" for place in range(_MAX_PAGES)))
+    if known and known.get(mark) != _digest("".join(known.get(f"{page}{place}", "") for place in range(len(known)))):
+        return
+    parts = {f"{page}{start // _PAGE_LENGTH}": text[start : start + _PAGE_LENGTH] for start in range(0, len(text), _PAGE_LENGTH)}
+    emptied = {key: "" for key in known if key.startswith(page)}
+    tables.put(connection, table, study_id, emptied | parts | {version: int(known.get(version, 0)) + 1, mark: _digest(text)})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _budget(budget: Budget) -> str:
+    ends = []
+    if budget.trials is not None:
+        ends.append(f"{budget.trials} trials")
+    if budget.timeout is not None:
+        ends.append(f"{budget.timeout:.0f} s of work")
+    if budget.target is not None:
+        ends.append(f"accuracy {budget.target:g}")
+    return f"until {' or '.join(ends)}"
+
+
+def _table(left: str, right: str, values: Mapping[str, Any]) -> list[str]:
+    return [f"| {left} | {right} |", "| --- | --- |", *(f"| {name} | {_cell(value)} |" for name, value in values.items())]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else wording.show(value)

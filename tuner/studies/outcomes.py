@@ -1,0 +1,155 @@
+"""What came of an attempt into the end of its trial, even if it comes late: as long as the trial is open, its result counts.
+
+A result is the same whoever trained it: the hyperparameters and the seed are the trial's. So that of a worker that was given up is kept,
+and whoever has the trial meanwhile finds its lease gone.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+
+from sqlalchemy import Connection
+
+from tuner.errors import LeaseLost, TrialStopped
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending
+from tuner.storage import tables
+from tuner.storage.tables import TRIAL_USER
+from tuner.studies import endings, leases
+from tuner.studies import epochs as studies_epochs
+from tuner.studies.claims import Claim
+from tuner.studies.leases import Lease, LeaseEnding
+from tuner.studies.study import Study
+
+Outcome = messages.Finished | messages.Failed
+
+#: user attribute of a trial: who stopped it
+STOPPED_BY = "stopped_by"
+
+
+class Delivery(StrEnum):
+    """What becomes of what a worker that is gone has left."""
+
+    KEPT = "kept"
+    #: the trial has ended without it
+    TOO_LATE = "too late"
+    #: the storage knows nothing of this attempt: it is another's, or the study was deleted
+    UNKNOWN = "unknown"
+
+
+def deliver(
+    connection: Connection, study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome | None, *, device: str
+) -> Delivery:
+    """Store what a worker that is gone could not, its epochs and then the outcome of its trial; repeating it changes nothing."""
+    tables.lock_study(connection, study.id, study.name)
+    own = _lease(connection, study, claim)
+    if own is None or own.trial_id != claim.trial_id:
+        return Delivery.UNKNOWN
+    if not tables.is_running(connection, study.id, claim.trial_id):
+        return Delivery.KEPT if LeaseEnding(own.ending or LeaseEnding.LOST).is_result else Delivery.TOO_LATE
+    studies_epochs.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
+    if outcome is None:
+        return Delivery.KEPT  # whoever takes the trial up ends the lease
+    # it ends when its worker was last seen: the time since then was no work
+    _end(connection, study, claim, LeaseEnding.LOST)
+    try:
+        _keep(connection, study, claim, epochs, outcome, device)
+    except LeaseLost:
+        return Delivery.TOO_LATE  # a failure, and another worker has the trial
+    return Delivery.KEPT
+
+
+def finish(
+    connection: Connection, study: Study, claim: Claim, finished: messages.Finished, curve: Sequence[messages.Epoch], *, device: str
+) -> None:
+    """End a trial that did not fail: completed with its value, or pruned; once, however often it is called.
+
+    Raises:
+        LeaseLost: the trial has ended in another way.
+    """
+    value = finished.value
+    is_completed = finished.ending is Ending.COMPLETED and value is not None
+    if not _is_due(connection, study, claim, LeaseEnding.COMPLETED if is_completed else LeaseEnding.PRUNED):
+        return
+    studies_epochs.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=curve)
+    endings.put_findings(connection, claim.trial_id, finished)
+    is_whole = bool(curve) and curve[0].step == 1  # else the trial went on from a checkpoint
+    whole = curve if is_whole else studies_epochs.read(connection, study, claim.number)
+    attributes = endings.of_finished(finished, whole, device=device)
+    if is_completed and value is not None:
+        endings.mark_completed(connection, study, number=claim.number, trial_id=claim.trial_id, value=value, attributes=attributes)
+    else:
+        endings.mark_pruned(connection, study, trial_id=claim.trial_id, value=value, attributes=attributes)
+
+
+def fail(connection: Connection, study: Study, claim: Claim, failed: messages.Failed) -> None:
+    """End a trial that failed, unless another worker has it now.
+
+    Raises:
+        LeaseLost: another worker has the trial now, or it has ended in another way.
+    """
+    if _is_due(connection, study, claim, LeaseEnding.FAILED, failed.error):
+        endings.mark_failed(connection, study, trial_id=claim.trial_id, attributes=endings.of_failed(failed))
+        endings.put_log(connection, claim.trial_id, failed)
+        endings.stop_if_hopeless(connection, study, failed)
+
+
+def release(connection: Connection, study: Study, claim: Claim) -> None:
+    """Hand a trial back; once, however often it is called.
+
+    Raises:
+        LeaseLost: another worker has the trial now.
+    """
+    if not _end(connection, study, claim, LeaseEnding.RELEASED):
+        own = _lease(connection, study, claim)
+        if own is None or own.ending != LeaseEnding.RELEASED:
+            raise lost(connection, claim)
+
+
+def lost(connection: Connection, claim: Claim) -> LeaseLost:
+    """The error of a worker whose attempt counts no more."""
+    stopped_by = tables.get(connection, TRIAL_USER, claim.trial_id, STOPPED_BY).get(STOPPED_BY)
+    if stopped_by is not None:
+        return TrialStopped(f"stopped by {stopped_by}")
+    return LeaseLost(f"trial {claim.number} was given to another worker; this attempt of it ({claim.attempt}) counts no more")
+
+
+def _keep(connection: Connection, study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome, device: str) -> None:
+    if isinstance(outcome, messages.Finished):
+        finish(connection, study, claim, outcome, epochs, device=device)
+    else:
+        fail(connection, study, claim, outcome)
+
+
+def _is_due(connection: Connection, study: Study, claim: Claim, ending: LeaseEnding, error: str = "") -> bool:
+    """End the lease with the trial's result; False if the result is stored already."""
+    return _end(connection, study, claim, ending, error) or _makes_way(connection, study, claim, ending, error)
+
+
+def _end(connection: Connection, study: Study, claim: Claim, ending: LeaseEnding, error: str = "") -> bool:
+    return leases.end(
+        connection, study.id, trial_number=claim.number, attempt=claim.attempt, worker_key=claim.worker_key, ending=ending, error=error
+    )
+
+
+def _lease(connection: Connection, study: Study, claim: Claim) -> Lease | None:
+    return leases.find(connection, study.id, trial_number=claim.number, attempt=claim.attempt, worker_key=claim.worker_key)
+
+
+def _makes_way(connection: Connection, study: Study, claim: Claim, ending: LeaseEnding, error: str) -> bool:
+    """Let an attempt whose lease has ended have the trial's result; False if it had it before.
+
+    Raises:
+        LeaseLost: the trial has ended, or it is a failure and another worker has the trial.
+    """
+    tables.lock_study(connection, study.id, study.name)
+    own = _lease(connection, study, claim)
+    if own is not None and own.ending == ending:
+        return False  # an earlier call that was not acknowledged
+    if own is None or not tables.is_running(connection, study.id, claim.trial_id):
+        raise lost(connection, claim)
+    if ending is LeaseEnding.FAILED and leases.is_held(connection, study.id, claim.number):
+        raise lost(connection, claim)  # the other may do better
+    leases.close(connection, study.id, claim.number, LeaseEnding.SUPERSEDED)
+    leases.mark(connection, study.id, trial_number=claim.number, attempt=claim.attempt, ending=ending, error=error)
+    tables.put(connection, TRIAL_USER, claim.trial_id, {"worker": own.worker})
+    return True

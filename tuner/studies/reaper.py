@@ -1,0 +1,91 @@
+"""Workers that are gone into trials that others may take up, and trials that took too many workers with them into failed ones."""
+
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy import Connection
+
+from tuner.protocol import failure_table, messages
+from tuner.storage import tables
+from tuner.studies import endings, leases
+from tuner.studies.leases import LEASE_SECONDS, Lease, LeaseEnding, WorkerId
+from tuner.studies.study import Study
+
+#: how often a worker looks for others that are gone
+REAP_SECONDS = LEASE_SECONDS / 2
+#: whether the worker of an open lease is gone, as another one sees it at a moment of the database's clock
+IsGone = Callable[[Lease, WorkerId, float], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reaped:
+    """A trial whose worker is gone."""
+
+    trial: int
+    #: the one that is gone
+    worker: str
+    #: seconds since the worker was seen
+    silent_seconds: float
+    #: whether the trial has failed, because it was lost too often
+    is_failed: bool
+
+
+def reap(study: Study, worker: WorkerId, *, is_gone: IsGone | None = None) -> list[Reaped]:
+    """End the leases of workers that are gone, at their last sign of life; one statement where there is none.
+
+    Who is gone is judged as a worker judges it, or by `is_gone`.
+    """
+    judge = is_gone or partial(Lease.is_vacant, steady_seconds=study.storage.steady_seconds())
+    if not study.storage.read(lambda connection: _gone(connection, study, worker, judge)):
+        return []
+
+    def write(connection: Connection) -> list[Reaped]:
+        tables.lock_study(connection, study.id, study.name)
+        gone = _gone(connection, study, worker, judge)
+        return [
+            Reaped(trial=lease.trial_number, worker=lease.worker, silent_seconds=silent, is_failed=lose(connection, study, lease))
+            for lease, silent in gone
+        ]
+
+    return study.storage.write(write)
+
+
+def lose(connection: Connection, study: Study, lease: Lease) -> bool:
+    """End the lease of a worker that is gone; whether its trial has failed with that. The study must be locked."""
+    leases.end(
+        connection,
+        study.id,
+        trial_number=lease.trial_number,
+        attempt=lease.attempt,
+        worker_key=lease.worker_key,
+        ending=LeaseEnding.LOST,
+    )
+    lost = leases.lost(connection, study.id, lease.trial_number)
+    if len(lost) < failure_table.MAX_LOSSES or not tables.is_running(connection, study.id, lease.trial_id):
+        return False
+    failed = messages.Failed(trial=lease.trial_number, error="WorkerLost", message=_history(lost))
+    attributes = endings.of_failed(failed) | {"attempts": lease.attempt}
+    endings.mark_failed(connection, study, trial_id=lease.trial_id, attributes=attributes)
+    leases.mark(connection, study.id, trial_number=lease.trial_number, attempt=lease.attempt, ending=LeaseEnding.FAILED, error=failed.error)
+    endings.stop_if_hopeless(connection, study, failed)
+    return True
+
+
+def _gone(connection: Connection, study: Study, worker: WorkerId, is_gone: IsGone) -> list[tuple[Lease, float]]:
+    """Leases of others that are gone, and for how long."""
+    return [
+        (lease, now - lease.seen_at)
+        for lease, now in leases.open_ones(connection, study.id)
+        if lease.worker_key != worker.key and is_gone(lease, worker, now)
+    ]
+
+
+def _history(lost: Sequence[Lease]) -> str:
+    attempts = [f"attempt {lease.attempt} by {lease.worker}, last seen {_moment(lease.seen_at)}" for lease in lost]
+    return f"its worker was lost {len(lost)} times: {'; '.join(attempts)}. See those workers' logs, and whether memory ran out"
+
+
+def _moment(seconds: float) -> str:
+    return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,224 @@
+"""A searched study into one that trains its best configs again, each with several seeds, by whatever workers there are."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from optuna.trial import TrialState
+from sqlalchemy import Connection, select
+from sqlalchemy.exc import IntegrityError
+
+from tuner.errors import StudyError
+from tuner.protocol import messages
+from tuner.sampling import samplers
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.strategies import NoPruner, Random
+from tuner.spec.study import Budget, Retraining, StudySpec
+from tuner.storage import tables
+from tuner.storage.queries import VALUED
+from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
+from tuner.studies import claims
+from tuner.studies import study as studies
+from tuner.studies.study import Study
+
+#: of a searched study's name, as much as leaves room for what is put behind it
+_KEPT_NAME = 80
+#: between the name of a searched study and the number of its retraining
+_MIDDLE = "-retrain-"
+#: behind the name of a retraining: its winner, trained on train and validation images
+_ON_ALL = "-all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """A trial of a search that is to be trained again."""
+
+    #: its number
+    trial: int
+    #: its validation accuracy in the search; None: it did not complete
+    value: float | None
+    hyperparameters: Hyperparameters
+    #: the parameters that were searched, by which a trial takes these hyperparameters
+    parameters: Mapping[str, Any]
+    #: seconds that the search trained it; None: not known
+    seconds: float | None
+
+
+def configs(study: Study, top: int) -> list[Config]:
+    """The best distinct configs of a study, the best first; then the rule of trial 0, if it is none of them.
+
+    Raises:
+        StudyError: no trial has completed.
+    """
+    found = study.storage.read(lambda connection: _configs(connection, study.id, top))
+    if not found:
+        raise StudyError(f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}")
+    return found
+
+
+def config(study: Study, number: int) -> Config:
+    """A trial of a search as a config to be trained again."""
+
+    def read(connection: Connection) -> Config | None:
+        trial_id = tables.trial_id(connection, study.id, number)
+        value = connection.execute(select(VALUED.c.value).where(VALUED.c.trial_id == trial_id)).scalar()
+        return _config(connection, trial_id, number, value)
+
+    found = study.storage.read(read)
+    assert found is not None, "a trial that is trained again was trained before"
+    return found
+
+
+def prepared(study: Study) -> messages.Prepared:
+    """What the first trainer of a study found.
+
+    Raises:
+        StudyError: there was none yet.
+    """
+    known = study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, studies.PREPARED))
+    if not known:
+        raise StudyError(f"no worker of the study {study.name} has read its images yet; to see how far it is: tuner status {study.name}")
+    return messages.Prepared.model_validate(known[studies.PREPARED])
+
+
+def seeds(study: Study, count: int) -> tuple[int, ...]:
+    """The first seeds of every retraining of a study; none of them is one of its trials'."""
+    return tuple(samplers.derive_seed(study.spec.seed, "retraining", number) for number in range(count))
+
+
+def existing(study: Study) -> list[Study]:
+    """The studies that train configs of this one again, the newest first."""
+    found = [studies.load(name, study.storage) for name in studies.names(study.storage) if _number(study, name) is not None]
+    return [other for other in found if other.spec.retraining is not None and other.spec.retraining.study == study.name]
+
+
+def begin(study: Study, chosen: Sequence[Config], with_seeds: Sequence[int], *, top: int) -> Study:
+    """A new study in which each config waits to be trained with each seed, on the images and splits of the search."""
+    number = 1 + max((_number(study, name) or 0 for name in studies.names(study.storage)), default=0)
+    return _begin(study, f"{_stem(study)}{number}", chosen, tuple(with_seeds), _Road(images="train", epochs=prepared(study).epochs), top)
+
+
+def begin_on_all(study: Study, again: Study, config: Config, *, fine_tunes: bool) -> Study:
+    """A new study in which a config chosen by the study `again` waits to be trained on train and validation images, with its seeds.
+
+    Without `fine_tunes` its probe alone is trained.
+    """
+    assert again.spec.retraining is not None
+    road = _Road(images="train+validation", epochs=prepared(study).epochs if fine_tunes else 0)
+    return _begin(study, name_on_all(again), [config], again.spec.retraining.seeds, road, top=1)
+
+
+def on_all(study: Study, again: Study) -> Study | None:
+    """The study that `begin_on_all` made of a retraining before; None: there is none."""
+    name = name_on_all(again)
+    return studies.load(name, study.storage) if name in studies.names(study.storage) else None
+
+
+def name_on_all(again: Study) -> str:
+    """The name of the study that `begin_on_all` makes."""
+    return f"{again.name}{_ON_ALL}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Road:
+    """How configs are trained again."""
+
+    images: Literal["train", "train+validation"]
+    epochs: int
+
+
+def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[int, ...], road: _Road, top: int) -> Study:
+    known = prepared(study)
+    again = Retraining(
+        study=study.name,
+        top=top,
+        trials=tuple(config.trial for config in chosen),
+        values=tuple(config.value for config in chosen),
+        seeds=with_seeds,
+    )
+    training = study.spec.training.model_copy(update={"epochs": road.epochs, "promote": 1.0, "images": road.images})
+    spec = study.spec.model_copy(
+        update={
+            "name": name,
+            "budget": Budget(trials=again.num_trainings),
+            "training": training,
+            "sampler": Random(),
+            "pruner": NoPruner(),
+            "result": None,
+            "retraining": again,
+        }
+    )
+    extra = 0 if road.images == "train" else known.num_validation
+    _create(study, spec, chosen, known.model_copy(update={"epochs": road.epochs, "num_train": known.num_train + extra}))
+    return studies.load(name, study.storage)
+
+
+def _create(study: Study, spec: StudySpec, chosen: Sequence[Config], found: messages.Prepared) -> None:
+    """Make the study with all of its trials in one transaction: no worker ever sees it without them."""
+    again = spec.retraining
+    assert again is not None
+
+    def write(connection: Connection) -> None:
+        study_id = studies.create(connection, spec)
+        tables.put(connection, STUDY_USER, study_id, {studies.PREPARED: found.model_dump(mode="json", exclude={"kind"})})
+        for number in range(again.num_trainings):
+            config, seed = again.place(number)
+            trial_id = tables.enqueue_trial(connection, study_id, number)
+            known = {"origin": "retraining", "retrained_trial": chosen[config].trial, "seed": again.seeds[seed]}
+            tables.put(connection, TRIAL_USER, trial_id, known)
+            tables.put(connection, TRIAL_SYSTEM, trial_id, {claims.WANTED: dict(chosen[config].parameters)})
+
+    def attempt() -> None:
+        try:
+            study.storage.transact(write)
+        except IntegrityError:
+            if spec.name not in studies.names(study.storage):
+                raise
+
+    study.storage.call(attempt)
+
+
+def _configs(connection: Connection, study_id: int, top: int) -> list[Config]:
+    is_completed = (VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE)
+    query = select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.value).where(*is_completed)
+    found: list[Config] = []
+    for trial_id, number, value in connection.execute(query.order_by(VALUED.c.value.desc(), VALUED.c.number)):
+        config = _config(connection, trial_id, number, value)
+        if config is not None and config.hyperparameters not in [other.hyperparameters for other in found]:
+            found.append(config)
+        if len(found) == top:
+            break
+    return found + _rule(connection, study_id, found) if found else []
+
+
+def _rule(connection: Connection, study_id: int, found: Sequence[Config]) -> list[Config]:
+    """The rule of trial 0, unless it is among the configs or no worker has begun it."""
+    state = tables.state_of(connection, study_id, 0)
+    if state is None:
+        return []
+    value = connection.execute(select(VALUED.c.value).where(VALUED.c.trial_id == state[0], VALUED.c.state == TrialState.COMPLETE)).scalar()
+    rule = _config(connection, state[0], 0, value)
+    return [] if rule is None or rule.hyperparameters in [other.hyperparameters for other in found] else [rule]
+
+
+def _config(connection: Connection, trial_id: int, number: int, value: float | None) -> Config | None:
+    stored = tables.get(connection, TRIAL_SYSTEM, trial_id, claims.HYPERPARAMETERS)
+    if not stored:
+        return None
+    return Config(
+        trial=number,
+        value=value,
+        hyperparameters=Hyperparameters.model_validate(stored[claims.HYPERPARAMETERS]),
+        parameters=tables.parameters(connection, trial_id),
+        seconds=tables.get(connection, TRIAL_USER, trial_id, "seconds").get("seconds"),
+    )
+
+
+def _number(study: Study, name: str) -> int | None:
+    """Of a study's retraining by its name; None: it is called otherwise."""
+    number = name.removeprefix(_stem(study))
+    return int(number) if name != number and number.isdecimal() else None
+
+
+def _stem(study: Study) -> str:
+    return study.name[:_KEPT_NAME] + _MIDDLE

@@ -1,0 +1,146 @@
+"""The best of earlier searches into trials that wait in a new one, each of them once."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optuna.trial import TrialState
+from sqlalchemy import Connection, select
+
+from tuner.errors import StudyError
+from tuner.sampling import fitting
+from tuner.sampling.fitting import Fitted
+from tuner.spec import budget
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.study import StudySpec
+from tuner.storage import tables
+from tuner.storage.queries import VALUED
+from tuner.storage.tables import TRIAL_SYSTEM, TRIALS
+from tuner.studies import claims, enqueue
+from tuner.studies import standing as studies_standing
+from tuner.studies.study import Study
+
+#: trials of an earlier study that are tried again
+MOST = 3
+#: user attribute of a trial: what it was taken from, in words
+TAKEN_FROM = "taken_from"
+_NAME_LENGTH = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """Hyperparameters that did well elsewhere."""
+
+    hyperparameters: Hyperparameters
+    #: where, in words: `trial 7 of flowers (0.9520)`
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What became of one of them."""
+
+    earlier: Earlier
+    #: of the trial that tries it; None: none does
+    trial: int | None
+    #: why none does, or why that trial was there before; "" if it is a new one
+    reason: str
+
+
+def best_of(study: Study, *, most: int = MOST) -> list[Earlier]:
+    """The best distinct configs of a study, the best first.
+
+    Raises:
+        StudyError: none of its trials has completed.
+    """
+    query = (
+        select(VALUED.c.number, VALUED.c.value, TRIAL_SYSTEM.c.value_json)
+        .join(TRIAL_SYSTEM, TRIAL_SYSTEM.c.trial_id == VALUED.c.trial_id)
+        .where(VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE, TRIAL_SYSTEM.c.key == claims.HYPERPARAMETERS)
+        .order_by(VALUED.c.value.desc(), VALUED.c.number)
+    )
+    found: dict[Hyperparameters, Earlier] = {}
+    for number, value, text in study.storage.read(lambda connection: connection.execute(query).all()):
+        known = Hyperparameters.model_validate(json.loads(text))
+        found.setdefault(known, Earlier(hyperparameters=known, origin=f"trial {number} of {study.name} ({value:.4f})"))
+        if len(found) == most:
+            break
+    if not found:
+        raise StudyError(f"the study {study.name} has no completed trial yet, so there is nothing to begin with")
+    return list(found.values())
+
+
+def of_file(spec: StudySpec, origin: str) -> Earlier:
+    """The config of a study file of fixed values, such as `tuner export` writes.
+
+    Raises:
+        StudyError: it searches something.
+    """
+    known = fitting.fixed(spec)
+    if isinstance(known, list):
+        raise StudyError(f"{origin} searches {', '.join(known[:3])}{' and more' if len(known) > 3 else ''}; expected one config: an export")
+    return Earlier(hyperparameters=known, origin=origin)
+
+
+def begin(study: Study, found: Sequence[Earlier], *, by: str) -> list[Taken]:
+    """Have the next claims of any workers take what fits a study; what is there already is not tried again.
+
+    The trials count in the budget. Where no trial has begun yet, trial 0, the rule, comes first.
+
+    Raises:
+        StudyError: the study goes through all combinations of its search space anyway.
+    """
+    if study.combinations is not None:
+        raise StudyError(
+            f"the study {study.name}: the sampler {study.spec.sampler.name} goes through all combinations; nothing can be put before them"
+        )
+    return study.storage.write(lambda connection: _begin(connection, study, found, by))
+
+
+def _begin(connection: Connection, study: Study, found: Sequence[Earlier], by: str) -> list[Taken]:
+    tables.lock_study(connection, study.id, study.name)
+    current, standing = studies_standing.read(connection, study)
+    ended = budget.decide_to_end(current.spec.budget, standing)
+    known = _known(connection, study)
+    number, taken = standing.num_trials, []
+    for earlier in found:
+        fitted = fitting.fit(earlier.hyperparameters, study.spec)
+        if isinstance(fitted, list):
+            taken.append(Taken(earlier=earlier, trial=None, reason="does not fit: " + "; ".join(fitted)))
+            continue
+        there = known.get(_mark(fitted.values), known.get(_mark(earlier.hyperparameters.model_dump(mode="json"))))
+        reason = ended or budget.decide_room(current.spec.budget, standing, num_trials=number + (0 if number else 1))
+        if there is not None:
+            taken.append(Taken(earlier=earlier, trial=there, reason="is there already"))
+        elif reason or not fitted.values:
+            taken.append(Taken(earlier=earlier, trial=None, reason=f"has no room: {reason}" if reason else "is the only config there"))
+        else:
+            number = _put(connection, study, number, earlier, fitted, by)
+            known[_mark(fitted.values)] = number - 1
+            taken.append(Taken(earlier=earlier, trial=number - 1, reason=""))
+    return taken
+
+
+def _put(connection: Connection, study: Study, number: int, earlier: Earlier, fitted: Fitted, by: str) -> int:
+    """Let a trial wait, after the rule if none has begun; the number of the next one."""
+    if number == 0:
+        enqueue.put(connection, study, 0, {"origin": "rule"}, {})
+        number = 1
+    known = {"origin": "enqueued", "enqueued_by": by[:_NAME_LENGTH], TAKEN_FROM: earlier.origin[:_NAME_LENGTH]}
+    enqueue.put(connection, study, number, known, dict(fitted.values))
+    return number + 1
+
+
+def _known(connection: Connection, study: Study) -> dict[str, int]:
+    """The number of each trial by what it was asked for and by what it trains with."""
+    query = (
+        select(TRIALS.c.number, TRIAL_SYSTEM.c.value_json)
+        .join(TRIAL_SYSTEM, TRIAL_SYSTEM.c.trial_id == TRIALS.c.trial_id)
+        .where(TRIALS.c.study_id == study.id, TRIAL_SYSTEM.c.key.in_((claims.WANTED, claims.HYPERPARAMETERS)))
+        .order_by(TRIALS.c.number.desc())
+    )
+    return {_mark(json.loads(text)): number for number, text in connection.execute(query)}
+
+
+def _mark(values: object) -> str:
+    return json.dumps(values, sort_keys=True)

@@ -1,0 +1,134 @@
+"""The images of a split, decoded and resized once for all workers of a host, or each time where the cache has no room for them."""
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tuner.cache import arrays as cache_files
+from tuner.cache import entries
+from tuner.tasks.images.data import dataset
+
+Resize = Literal["stretch", "crop", "pad"]
+Rows = slice | NDArray[np.int64]
+#: another number makes new entries: raise it whenever `fit` gives other pixels
+_VERSION = 2
+#: middle grey, which most preprocessing maps to nearly zero
+_PADDING = (127, 127, 127)
+#: a large image is first averaged over squares to no less than this many times the size, which is several times as fast and looks the same
+_REDUCING_GAP = 3.0
+_AT_ONCE = 256
+_LOG = logging.getLogger(__name__)
+
+
+class ResizedImages(Protocol):
+    """Images of one size, an array or something that is read like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, size, size, 3)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Rows, /) -> NDArray[np.uint8]:
+        """Some of them, uint8 (m, size, size, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Streamed:
+    """Images that are decoded and resized whenever they are asked for."""
+
+    data: dataset.Dataset
+    #: rows of the data set
+    indices: NDArray[np.int64]
+    size: int
+    resize: Resize
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, size, size, 3)."""
+        return (len(self.indices), self.size, self.size, 3)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: Rows, /) -> NDArray[np.uint8]:
+        """Some of them, uint8 (m, size, size, 3), decoded in threads."""
+        chosen = self.indices[rows]
+        found = np.empty((len(chosen), *self.shape[1:]), np.uint8)
+        fitted = self.data.images.map(lambda pixels: fit(pixels, self.size, self.resize), chosen.tolist(), least=self.size)
+        for row, pixels in enumerate(fitted):
+            found[row] = pixels
+        return found
+
+
+def load(
+    data: dataset.Dataset, indices: NDArray[np.int64], *, size: int, resize: Resize, cache: Path, words: Mapping[str, str]
+) -> ResizedImages:
+    """The images as uint8 (n, size, size, 3), mapped from an entry of the cache, read-only; streamed where there is no room for it.
+
+    The first process of a host makes the entry; the others wait and then share its pages. `words` say what it is.
+
+    Raises:
+        DataError: an image can no longer be read, the disk is full, or the cache folder cannot be written.
+    """
+    streamed = Streamed(data=data, indices=indices, size=size, resize=resize)
+    wanted = cache_files.ArraySpec(
+        kind="images",
+        key=f"{_VERSION} {size} {resize} {hashlib.sha256(data.digests[indices].tobytes()).hexdigest()}",
+        shape=streamed.shape,
+        dtype="uint8",
+        words=words,
+    )
+    try:
+        return cache_files.entry(cache, wanted, lambda: _parts(streamed))
+    except entries.NoRoom as error:
+        _LOG.warning("%d images are decoded again whenever they are used: %s", len(indices), error)
+        return streamed
+
+
+def batches(images: ResizedImages, chosen: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
+    """The images of each array of rows, one batch after another; the next is prepared while one is used."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: Future[NDArray[np.uint8]] | None = None
+        for rows in chosen:
+            following = thread.submit(images.__getitem__, rows)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def _parts(streamed: Streamed) -> Iterator[NDArray[np.uint8]]:
+    _LOG.info("resizing %d images to %d x %d pixels", len(streamed), streamed.size, streamed.size)
+    for start in range(0, len(streamed), _AT_ONCE):
+        yield streamed[start : start + _AT_ONCE]
+
+
+def fit(pixels: dataset.Pixels, size: int, resize: Resize) -> dataset.Pixels:
+    """One image as uint8 (size, size, 3): squeezed, cut at the centre, or padded with grey."""
+    image = Image.fromarray(pixels)
+    if resize == "stretch" or image.width == image.height:
+        return _resized(image, (size, size))
+    if resize == "crop":
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return _resized(image.crop((left, top, left + side, top + side)), (size, size))
+    scale = size / max(image.size)
+    inner = _resized(image, (max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    square = np.full((size, size, 3), _PADDING, np.uint8)
+    top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
+    square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return square
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> dataset.Pixels:
+    return np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=_REDUCING_GAP))

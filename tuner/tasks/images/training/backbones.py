@@ -1,0 +1,249 @@
+"""The `model` section of a study into a pretrained network that ends in a feature map or vector."""
+
+import functools
+import hashlib
+import importlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tuner import errors
+from tuner.kernels import cuts, downloads
+from tuner.spec import study
+from tuner.spec.hyperparameters import Features
+from tuner.tasks.images.data import sources
+from tuner.tasks.images.training import lite0, squeezenet
+
+#: a network without block names of its own is cut into this many parts of about as many layers
+NUM_PARTS = 16
+_NORMS = (keras.layers.BatchNormalization,)
+#: of weights that are not loaded, so that they are the same in every process
+_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A pretrained network and how it is fed, read and unfrozen."""
+
+    #: preprocessed images (n, size, size, 3) to a feature map (n, h, w, d) or vector (n, d)
+    network: keras.Model
+    #: colours from 0 to 255 into what the network was trained on
+    preprocess: Callable[[Any], Any]
+    #: what fine-tuning may train, block by block from the bottom; variables of BatchNorms are never among it
+    blocks: tuple[tuple[keras.Variable, ...], ...]
+    pooling: str
+    #: side of the images in pixels
+    size: int
+
+    def features(self, images: Any, kind: Features = Features.LAST) -> Any:
+        """Images (n, size, size, 3), colours from 0 to 255, to vectors (n, d). BatchNorms and dropouts are in inference mode."""
+        return self._anatomy.features(images, kind)
+
+    def maps(self, preprocessed: Any, kind: Features) -> list[Any]:
+        """What the features are pooled from, by its layers called on preprocessed images, which may be symbolic."""
+        return self._anatomy.maps(preprocessed, kind)
+
+    def num_features(self, kind: Features) -> int:
+        """Width of the features."""
+        return self._anatomy.num_features(kind)
+
+    def cut(self, num_open: int) -> cuts.Cut:
+        """The backbone in two, below its topmost blocks."""
+        return self._anatomy.cut(num_open)
+
+    def top(self, unfreeze: float) -> list[tuple[int, keras.Variable]]:
+        """Variables of the topmost blocks, a given part of all, each with how many blocks lie above its own."""
+        count = len(self.blocks)
+        opened = self.blocks[count - num_unfrozen(unfreeze, count) :]
+        return [(depth, variable) for depth, block in enumerate(reversed(opened)) for variable in block]
+
+    @functools.cached_property
+    def _anatomy(self) -> cuts.NetworkBlocks:
+        return cuts.NetworkBlocks(self.network, self.blocks, pool=cuts.pooled(self.pooling), preprocess=self.preprocess, size=self.size)
+
+    def digest(self) -> str:
+        """SHA-256 over weights, precision and what becomes of one image: preprocessing and the form of the network have no weights."""
+        content = hashlib.sha256(f"{self.pooling} {self.network.compute_dtype}".encode())
+        for variable in self.network.variables:
+            content.update(str(variable.shape).encode())
+            content.update(variable.numpy().tobytes())
+        image = np.random.default_rng(0).integers(0, 256, (1, self.size, self.size, 3)).astype(np.float32)
+        content.update(f"{float(keras.ops.mean(keras.ops.abs(self.features(image)))):.3g}".encode())
+        return content.hexdigest()
+
+
+def num_unfrozen(unfreeze: float, num_blocks: int) -> int:
+    """How many of the blocks a part of them comes to: 0 only for 0."""
+    return min(num_blocks, max(1, round(unfreeze * num_blocks))) if unfreeze > 0 else 0
+
+
+def load(model: study.Model) -> Backbone:
+    """The network that a study names, with its weights.
+
+    Raises:
+        DataError: the network or weights file is not there, or is not what was named.
+        MissingDownload: its weights would have to be downloaded and cannot be.
+        MissingPackage: it needs an extra that is not installed.
+    """
+    keras.utils.set_random_seed(_SEED)
+    name = model.backbone
+    if name in _OWN:
+        return _load_own(model)
+    if name.startswith("kerashub:"):
+        return _load_kerashub(model)
+    if name.startswith("python:"):
+        return _load_function(model)
+    if name.endswith((".keras", ".h5")):
+        return _load_file(model)
+    return _load_application(model)
+
+
+_OWN: Mapping[str, Any] = {"efficientnet_lite0": lite0, "squeezenet1_1": squeezenet}
+
+
+def _load_own(model: study.Model) -> Backbone:
+    module = _OWN[model.backbone]
+    network, blocks = module.build(model.image_size)
+    if model.weights == "imagenet":
+        module.load_imagenet(network)
+    elif model.weights != "none":
+        _load_weights(network, model.weights)
+    variables = tuple(tuple(variable for name in names for variable in network.get_layer(name).trainable_variables) for names in blocks)
+    return Backbone(network=network, preprocess=module.preprocess, blocks=variables, pooling=model.pooling, size=model.image_size)
+
+
+def _load_application(model: study.Model) -> Backbone:
+    build = getattr(keras.applications, model.backbone, None)
+    if not callable(build):
+        known = ", ".join([*_OWN, *sorted(name for name in dir(keras.applications) if name[0].isupper())])
+        others = "a .keras file, kerashub:PRESET or python:MODULE:FUNCTION"
+        raise errors.DataError(f"model.backbone is {model.backbone}; expected one of {known}, {others}")
+    weights = "imagenet" if model.weights == "imagenet" else None
+    shape = (model.image_size, model.image_size, 3)
+    try:
+        with downloads.expected(f"The ImageNet weights of {model.backbone}", cure=_CURE):
+            network = build(include_top=False, weights=weights, input_shape=shape)
+    except ValueError as error:
+        raise errors.DataError(
+            f"model.backbone {model.backbone} cannot be built for model.image_size {model.image_size}: {error}"
+        ) from error
+    if model.weights not in ("imagenet", "none"):
+        _load_weights(network, model.weights)
+    return Backbone(
+        network=network, preprocess=_preprocessing_of(build), blocks=_parts(network), pooling=model.pooling, size=model.image_size
+    )
+
+
+def _preprocessing_of(build: Callable[..., keras.Model]) -> Callable[[Any], Any]:
+    """The `preprocess_input` of the keras.applications module that a network comes from."""
+    module = getattr(keras.applications, build.__module__.rpartition(".")[2])
+    # some of them write into a numpy array they are given; a tensor they leave alone
+    return lambda images: module.preprocess_input(keras.ops.convert_to_tensor(images))
+
+
+def _load_file(model: study.Model) -> Backbone:
+    path = Path(model.backbone).expanduser()
+    if not path.is_file():
+        raise errors.DataError(f"model.backbone is {model.backbone}, which is not a file; expected a model saved by Keras")
+    try:
+        network = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, OSError, TypeError) as error:
+        raise errors.DataError(f"model.backbone {path} cannot be loaded: {error}") from error
+    return _wrapped(network, model)
+
+
+def _load_function(model: study.Model) -> Backbone:
+    module_name, _, function_name = model.backbone.removeprefix("python:").partition(":")
+    with sources.current_folder():
+        try:
+            build = getattr(importlib.import_module(module_name), function_name)
+        except (ImportError, SyntaxError, AttributeError) as error:
+            raise errors.DataError(
+                f"model.backbone {model.backbone} cannot be imported ({error}); expected python:MODULE:FUNCTION, "
+                "installed or in the folder where tuner starts"
+            ) from error
+        network = build(model.image_size)
+    if not isinstance(network, keras.Model):
+        expected = f"a keras.Model of images (n, {model.image_size}, {model.image_size}, 3)"
+        raise errors.DataError(f"model.backbone {model.backbone} returned a {type(network).__name__}; expected {expected}")
+    return _wrapped(network, model)
+
+
+def _load_kerashub(model: study.Model) -> Backbone:
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise errors.MissingPackage("keras-hub", extra="kerashub", needed_for=f"model.backbone {model.backbone}") from error
+    preset, side = model.backbone.removeprefix("kerashub:"), model.image_size
+    try:
+        with downloads.expected(f"The KerasHub preset {preset}", cure=_CURE):
+            network = keras_hub.models.Backbone.from_preset(preset, load_weights=model.weights == "imagenet", image_shape=(side, side, 3))
+            convert = keras_hub.layers.ImageConverter.from_preset(preset, image_size=(side, side))
+    except (ValueError, TypeError) as error:
+        raise errors.DataError(f"model.backbone {model.backbone} cannot be loaded: {error}") from error
+    return Backbone(network=network, preprocess=convert, blocks=_parts(network), pooling=model.pooling, size=model.image_size)
+
+
+def _wrapped(network: keras.Model, model: study.Model) -> Backbone:
+    """A network of the user's: it does its own preprocessing, and a last Dense layer is its old head and taken off."""
+    _check_form(network, model)
+    if isinstance(network.layers[-1], keras.layers.Dense) and len(network.layers) > 1:
+        network = keras.Model(network.inputs[0], network.layers[-1].input)
+    return Backbone(network=network, preprocess=lambda images: images, blocks=_parts(network), pooling=model.pooling, size=model.image_size)
+
+
+def _check_form(network: keras.Model, model: study.Model) -> None:
+    side = model.image_size
+    inputs, outputs = (getattr(network, name, None) or [] for name in ("inputs", "outputs"))
+    if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:
+        given = f"{len(inputs)} inputs and {len(outputs)} outputs"
+        expected = f"a functional or built Sequential model, one input of images (n, {side}, {side}, 3) and one output"
+        raise errors.DataError(f"model.backbone {model.backbone} has {given}; expected {expected}")
+    if any(length not in (None, wanted) for length, wanted in zip(inputs[0].shape[1:], (side, side, 3), strict=True)):
+        raise errors.DataError(
+            f"model.backbone {model.backbone} takes images {inputs[0].shape[1:]}; model.image_size {side} gives ({side}, {side}, 3)"
+        )
+
+
+def _parts(network: keras.Model) -> tuple[tuple[keras.Variable, ...], ...]:
+    """The variables of the layers, BatchNorms aside, in up to NUM_PARTS parts of about as many layers each."""
+    layers = [found for layer in _leaves(network) if (found := _without_norms(layer))]
+    bounds = np.linspace(0, len(layers), min(NUM_PARTS, len(layers)) + 1).round().astype(int)
+    return tuple(tuple(variable for layer in layers[start:end] for variable in layer) for start, end in itertools.pairwise(bounds))
+
+
+def _leaves(network: keras.Model) -> Iterator[keras.Layer]:
+    """The layers from the bottom up, those of networks inside the network in their place; none is frozen, as it may have been saved."""
+    for layer in network.layers:
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            layer.trainable = True
+            yield layer
+
+
+def _without_norms(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables of a layer; a layer of the user's own may have BatchNorms inside."""
+    norms = {id(variable) for inner in layer._flatten_layers() if isinstance(inner, _NORMS) for variable in inner.trainable_variables}
+    return [variable for variable in layer.trainable_variables if id(variable) not in norms]
+
+
+def _load_weights(network: keras.Model, given: str) -> None:
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise errors.DataError(f"model.weights is {given}; expected imagenet, none, or a file of weights that Keras saved (.weights.h5)")
+    try:
+        network.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        raise errors.DataError(f"model.weights {path} do not fit {network.name}: {error}") from error
+
+
+_CURE = (
+    "Use efficientnet_lite0, whose weights are installed with tuner, set model.weights to a file or to none, "
+    "or copy ~/.keras here from a machine where they could be downloaded"
+)

@@ -1,0 +1,155 @@
+"""The first stage of a trial: heads alone, on the frozen backbone's features, a whole epoch in one call."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tuner.kernels import head, losses, optimizers
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.tasks.images.training import context as benches
+from tuner.tasks.images.training import features, views
+
+#: an epoch has at least so many steps where that leaves them more images than `batch_size` ...
+_MIN_STEPS = 15
+#: ... but none of them more than this: it gains no more time, and the rates of the search space suit no larger ones
+_MAX_IMAGES = 256
+#: rows that are predicted at once, and rows that are read at once of features that are too many for the memory
+_ROWS_AT_ONCE = 8192
+#: the rate of a head beside the trial's own is this many times larger or smaller; that of the next pair by as much again
+_SPREAD = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredEpoch:
+    """One epoch of either stage."""
+
+    loss: float
+    accuracy: float
+    learning_rate: float
+    validation: losses.Scores
+
+
+class Probe:
+    """The probe of one trial: `training.probe_heads` heads side by side, equal but for their rates.
+
+    An epoch shows each training image once, in one of its views that is drawn for it, so that its cost does not grow with the
+    number of views. What it yields, and its weights, are those of the head that does best on the validation split after it; where that is
+    trained on too, those of the head at the trial's own rate.
+    """
+
+    def __init__(self, bench: benches.StudyContext, hyperparameters: Hyperparameters, *, seed: int) -> None:
+        training, labels = bench.study.training, bench.data.train.labels
+        self._hyperparameters, self._seed, self._num_epochs = hyperparameters, seed, training.probe_epochs
+        self._train = _Table(bench, "train", views.views(hyperparameters.augmentation), hyperparameters)
+        self._validation = _Table(bench, "validation", (views.ORIGINAL,), hyperparameters)
+        self._program = head.program(head.HeadForm.of(hyperparameters, num_classes=bench.num_classes, num_heads=training.probe_heads))
+        self._program.begin(head.initial(hyperparameters, self._train.width, bench.num_classes, seed=seed))
+        self._values = head.values(
+            hyperparameters,
+            class_weights=losses.class_weights(labels, bench.num_classes, hyperparameters.class_weights),
+            clip=training.gradient_clip,
+            seed=seed,
+        )
+        #: whether the validation split is trained on too, so that it chooses nothing
+        self._is_blind = training.images != "train"
+        self._best = 0
+
+    def epochs(self) -> Iterator[MeasuredEpoch]:
+        """Train epoch by epoch, the rates falling from `probe_learning_rate` and its neighbours in half cosines."""
+        batch = num_images(self._hyperparameters.batch_size, self._train.count)
+        steps = self._train.count // batch
+        own = optimizers.cosine(steps * self._num_epochs, peak=self._hyperparameters.probe_learning_rate, warmup=0.0)
+        spread = np.array(factors(self._program.form.num_heads), np.float32)
+        validation_loss = losses.build_validation(self._hyperparameters)
+        for epoch in range(self._num_epochs):
+            of_heads = own[epoch * steps : (epoch + 1) * steps, None] * spread
+            loss, accuracy = self._run(epoch, steps, batch, of_heads)
+            found = [losses.score(logits, self._validation.labels, validation_loss) for logits in self._predict()]
+            self._best = best = 0 if self._is_blind else _best(loss, found)
+            yield MeasuredEpoch(
+                loss=float(loss[best]), accuracy=float(accuracy[best]), learning_rate=float(of_heads[-1, best]), validation=found[best]
+            )
+
+    def weights(self) -> tuple[NDArray[np.float32], ...]:
+        """Kernel and bias of each layer after the last epoch."""
+        return self._program.weights(self._best)
+
+    def _run(self, epoch: int, steps: int, batch: int, of_heads: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Loss and accuracy (heads,) of one epoch."""
+        random = np.random.default_rng([self._seed, 0, epoch])
+        order = random.permutation(self._train.count)[: steps * batch]
+        numbers = random.integers(self._train.num_views, size=steps * batch)
+        found = []
+        at_once = steps if self._train.is_small else max(1, _ROWS_AT_ONCE // batch)
+        for start in range(0, steps, at_once):
+            end = min(steps, start + at_once)
+            part = slice(start * batch, end * batch)
+            table, labels, rows = self._train.rows(numbers[part], order[part])
+            measured = self._program.train(
+                table, labels, rows.reshape(-1, batch), of_heads[start:end], first=epoch * steps + start, given=self._values
+            )
+            found.append((end - start) * np.stack(measured))
+        loss, accuracy = np.sum(found, 0) / steps
+        return loss, accuracy
+
+    def _predict(self) -> NDArray[np.float32]:
+        """Logits (heads, n, classes) of the validation split."""
+        return np.concatenate([self._program.predict(part) for part in self._validation.parts()], 1)
+
+
+def num_images(batch_size: int, count: int) -> int:
+    """Images of a step of a probe on `count` training images: more than the trial's `batch_size` where that leaves steps enough.
+
+    A step on 128 images costs little more than one on 32, and the heads come out as good.
+    """
+    return min(count, max(batch_size, min(_MAX_IMAGES, count // _MIN_STEPS)))
+
+
+def factors(num_heads: int) -> tuple[float, ...]:
+    """What multiplies the trial's rate for each head: 1, then larger and smaller ones in turn."""
+    return tuple(_SPREAD ** ((number + 1) // 2 * (1 if number % 2 else -1)) for number in range(num_heads))
+
+
+def _best(loss: NDArray[np.float32], found: list[losses.Scores]) -> int:
+    """The head of the highest validation accuracy, then the lowest loss; one that is not finite only where all are."""
+
+    def rank(number: int) -> tuple[bool, float, float]:
+        measured = found[number]
+        is_finite = math.isfinite(loss[number]) and math.isfinite(measured.loss)
+        return is_finite, measured.accuracy, -measured.loss if is_finite else 0.0
+
+    return max(range(len(found)), key=rank)
+
+
+class _Table:
+    """The features of a split that a trial's head sees, all in memory or read part by part."""
+
+    def __init__(self, bench: benches.StudyContext, split: str, wanted: tuple[views.View, ...], hyperparameters: Hyperparameters) -> None:
+        self._vectors: features.Vectors = bench.features(split, wanted)
+        self.num_views, self.count, _ = self._vectors.shape
+        self.width = bench.backbone.num_features(hyperparameters.features)
+        self.is_small = self._vectors.is_small
+        self.labels = bench.data.train.labels if split == "train" else bench.data.validation.labels
+        if self.is_small:
+            self._all = tf.reshape(self._vectors.whole(self.width), (-1, self.width))
+            self._all_labels = tf.constant(np.tile(self.labels, self.num_views), tf.int32)
+
+    def rows(self, numbers: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[tf.Tensor, tf.Tensor, NDArray[np.int64]]:
+        """A table (m, d) with labels (m,), and where in it some images lie, each in the view of its own number."""
+        if self.is_small:
+            return self._all, self._all_labels, numbers * self.count + images
+        taken = self._vectors.take(numbers, images)[:, -self.width :]
+        return tf.constant(taken), tf.constant(self.labels[images], tf.int32), np.arange(len(images))
+
+    def parts(self) -> Iterator[tf.Tensor]:
+        """The first view of all images, in order."""
+        for start in range(0, self.count, _ROWS_AT_ONCE):
+            images = np.arange(start, min(self.count, start + _ROWS_AT_ONCE))
+            if self.is_small:
+                yield self._all[start : start + len(images)]
+            else:
+                yield tf.constant(self._vectors.take(np.zeros_like(images), images)[:, -self.width :])

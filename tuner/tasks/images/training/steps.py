@@ -1,0 +1,170 @@
+"""What a step of fine-tuning computes, traced for a shape of trial and used again by later ones of that shape while it is among the latest.
+
+Learning rate, dropout, smoothing, strengths and the like are values, all but the magnitude of RandAugment, and batches are of any size.
+XLA stays off: it compiles one shape for twenty seconds, which is longer than most trials train.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tuner.kernels import cuts, gradients, head, losses, optimizers
+from tuner.spec.hyperparameters import Activation, Features, Hyperparameters, Loss
+from tuner.tasks.images.training import augmentation
+
+#: graphs of each kind; those of a whole EfficientNet-Lite0 take about 50 MB
+_NUM_KEPT = 4
+#: an update holds what it remembers of every weight, up to three numbers each, and is traced in half a second
+_NUM_UPDATES = 2
+#: mean and variance of features, class weights and the values of the loss and of dropout
+Values = dict[str, tf.Tensor]
+_RANKS = {"mean": 1, "variance": 1, "class_weights": 1, "dropout": 0, "smoothing": 0, "gamma": 0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepForm:
+    """What the gradient of a trial is traced for."""
+
+    features: Features
+    num_open: int
+    #: of the head
+    num_layers: int
+    #: None of a linear head
+    activation: Activation | None
+    loss: Loss
+    num_classes: int
+
+    @classmethod
+    def of(cls, hyperparameters: Hyperparameters, *, num_open: int, num_classes: int) -> "StepForm":
+        """The form of a trial."""
+        return cls(
+            features=hyperparameters.features,
+            num_open=num_open,
+            num_layers=len(hyperparameters.head_units) + 1,
+            activation=hyperparameters.activation if hyperparameters.head_units else None,
+            loss=hyperparameters.loss,
+            num_classes=num_classes,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class Steps:
+    """The graphs of one backbone, the latest of each kind."""
+
+    _kept: dict[str, OrderedDict[Hashable, Any]] = field(default_factory=dict)
+    #: graphs that were traced
+    num_traced: int = 0
+
+    def augment(self, changes: augmentation.Changes, *, size: int, num_classes: int) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+        """Images (n, size, size, 3) uint8, labels (n, classes), strengths, seed (2,) to the same, changed, images as float32."""
+
+        def make() -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
+            change = augmentation.traceable(changes)
+            given = [_spec(None, size, size, 3, dtype=tf.uint8), _spec(None, num_classes), _STRENGTHS, _spec(2, dtype=tf.int32)]
+            return self._trace(lambda images, *rest: change(tf.cast(images, tf.float32), *rest), given)
+
+        found: Callable[..., tuple[tf.Tensor, tf.Tensor]] = self._get("augment", (changes, num_classes), make)
+        return found
+
+    def below(self, cut: cuts.Cut, *, size: int) -> Callable[[tf.Tensor], cuts.Lower]:
+        """Images (n, size, size, 3) float32 to what lies below a cut, in float32."""
+        return self._traced("below", cut.boundary, cut.below, [_spec(None, size, size, 3)])
+
+    def above(self, cut: cuts.Cut, kind: Features) -> Callable[..., tf.Tensor]:
+        """What lies below a cut to features (n, d)."""
+        return self._traced("above", (cut.num_open, kind), lambda *lower: cut.above(lower, kind), list(_lower(cut)))
+
+    def slope(self, cut: cuts.Cut, form: StepForm) -> Callable[..., tuple[list[tf.Tensor], tf.Tensor]]:
+        """The gradient of a part of a batch, and its share of the batch's loss and accuracy (2,)."""
+        given = [
+            _lower(cut),
+            (_spec(None, form.num_classes), _spec(None, dtype=tf.int64)),
+            [_spec(*[None] * rank) for rank in (2, 1) * form.num_layers],
+            {name: _spec(*[None] * rank) for name, rank in _RANKS.items()},
+            _spec(4, dtype=tf.int32),
+        ]
+        return self._traced("slope", form, lambda *parts: _slope(cut, form, *parts), given)
+
+    def update(self, form: optimizers.UpdateForm, cut: cuts.Cut) -> optimizers.Update:
+        """What turns gradients into new weights."""
+        found: optimizers.Update = self._get("update", form, lambda: optimizers.Update(form, cut.variables, trace=self._trace))
+        return found
+
+    def _traced(self, kind: str, key: Hashable, function: Callable[..., Any], given: Sequence[Any]) -> Callable[..., Any]:
+        found: Callable[..., Any] = self._get(kind, key, lambda: self._trace(function, given))
+        return found
+
+    def _trace(self, function: Callable[..., Any], given: Sequence[Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any) -> Any:
+            self.num_traced += 1
+            return function(*arguments)
+
+        found: Callable[..., Any] = tf.function(counted, input_signature=given, autograph=False)
+        return found
+
+    def _get(self, kind: str, key: Hashable, make: Callable[[], Any]) -> Any:
+        kept = self._kept.setdefault(kind, OrderedDict())
+        if key not in kept:
+            kept[key] = make()
+        kept.move_to_end(key)
+        if len(kept) > (_NUM_UPDATES if kind == "update" else _NUM_KEPT):
+            kept.popitem(last=False)
+        return kept[key]
+
+
+def values(
+    hyperparameters: Hyperparameters, moments: tuple[NDArray[np.float32], NDArray[np.float32]], class_weights: NDArray[np.float64]
+) -> Values:
+    """What a gradient is told of a trial."""
+    given = {
+        "mean": moments[0],
+        "variance": moments[1],
+        "class_weights": class_weights,
+        "dropout": hyperparameters.dropout,
+        "smoothing": losses.smoothing_of(hyperparameters),
+        "gamma": hyperparameters.focal_gamma,
+    }
+    return {name: tf.constant(value, tf.float32) for name, value in given.items()}
+
+
+def _slope(
+    cut: cuts.Cut,
+    form: StepForm,
+    lower: cuts.Lower,
+    answers: tuple[tf.Tensor, tf.Tensor],
+    weights: list[tf.Tensor],
+    given: Values,
+    place: tf.Tensor,
+) -> tuple[list[tf.Tensor], tf.Tensor]:
+    """`answers`: what is asked for (n, classes), and the labels (n,) before images were mixed. `place`: the seed and number of the step,
+    the part's first image, and the size of the whole batch, for which dropout is drawn.
+    """
+    (targets, labels), (seed, number, start, total) = answers, tf.unstack(place)
+    opened = [variable.value for _, variable in cut.variables]
+    loss_of = losses.training(form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"])
+    kept = head.masks(weights, total, given["dropout"], seed, number)
+    masks = [mask[start : start + tf.shape(targets)[0]] for mask in kept]
+    with gradients.quick_gradients():
+        features = head.standardize(cut.above(lower, form.features), (given["mean"], given["variance"]))
+        logits = head.forward(weights, features, activation=form.activation or Activation.RELU, masks=masks)
+        loss = tf.reduce_sum(loss_of(targets, logits)) / tf.cast(total, tf.float32)
+        # a network may have weights that its output does not use
+        found = tf.gradients(loss, [*weights, *opened], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    hits = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1), labels), tf.float32)) / tf.cast(total, tf.float32)
+    return found, tf.stack([loss, hits])
+
+
+def _lower(cut: cuts.Cut) -> tuple[tf.TensorSpec, tf.TensorSpec]:
+    return _spec(None, *cut.shape), _spec(None, cut.num_pooled)
+
+
+def _spec(*shape: int | None, dtype: Any = tf.float32) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, dtype)
+
+
+_STRENGTHS = {name: _spec() for name in augmentation.NAMES}

@@ -1,0 +1,135 @@
+"""A written model into something that predicts, loaded as its users do, without the rest of tuner.
+
+A written model, loaded in this process anew, against what the Keras model made of the same images.
+"""
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner import errors
+from tuner.protocol import errands
+from tuner.protocol.errands import Format
+
+#: images (n, size, size, 3) uint8 to probabilities (n, classes)
+Model = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+
+
+def load(form: Format, path: Path, *, threads: int) -> Model:
+    """The model of a file or folder. `threads`: of onnxruntime and LiteRT, 0 all cores; TensorFlow's are the process's.
+
+    Raises:
+        DataError: it cannot be loaded.
+        MissingPackage: what loads it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _LOADERS[form](path, threads)
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise errors.DataError(f"{path} cannot be loaded: {reason}") from error
+
+
+def _keras(path: Path, _: int) -> Model:
+    import keras
+
+    return as_graph(keras.saving.load_model(path, compile=False, safe_mode=True))
+
+
+def as_graph(model: Any) -> Model:
+    """A Keras model as its `predict` calls it: one graph for all numbers of images, in half the time of layer by layer."""
+    import tensorflow as tf
+
+    traced = tf.function(lambda images: model(images, training=False), input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)])
+    return lambda images: np.asarray(traced(tf.constant(images, tf.float32)))
+
+
+def _saved_model(path: Path, _: int) -> Model:
+    import tensorflow as tf
+
+    model = tf.saved_model.load(str(path))
+    return lambda images: np.asarray(model.serve(tf.constant(images, tf.float32)))
+
+
+def _onnx(path: Path, threads: int) -> Model:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise errors.MissingPackage("onnxruntime", extra="onnx", needed_for="--format onnx") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: np.asarray(session.run(None, {name: images.astype(np.float32)})[0])
+
+
+def _litert(path: Path, threads: int) -> Model:
+    import tensorflow as tf
+
+    interpreter = tf.lite.Interpreter(model_path=str(path), num_threads=threads or None)
+    (given,), (found,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def predict(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:
+            interpreter.resize_tensor_input(given["index"], images.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(given["index"], images.astype(given["dtype"]))
+        interpreter.invoke()
+        return np.array(interpreter.get_tensor(found["index"]))
+
+    interpreter.allocate_tensors()
+    return predict
+
+
+_LOADERS: dict[Format, Callable[[Path, int], Model]] = {
+    Format.KERAS: _keras,
+    Format.SAVED_MODEL: _saved_model,
+    Format.ONNX: _onnx,
+    Format.LITERT: _litert,
+    Format.INT8: _litert,
+}
+
+
+_BATCH = 64
+#: images that are timed alone, after as many as make the model warm
+_NUM_TIMED, _NUM_WARMING = 10, 2
+
+
+def compare(order: errands.Compare, *, threads: int) -> errands.Compared:
+    """How far the model agrees, and how long an image takes.
+
+    Raises:
+        RequestError: it cannot be loaded.
+    """
+    with np.load(order.answers, allow_pickle=False) as arrays:
+        images, wanted = arrays["images"], arrays["probabilities"]
+    start = time.perf_counter()
+    model = load(order.format, Path(order.path), threads=threads)
+    load_seconds = time.perf_counter() - start
+    timed = _seconds(model, images)
+    found = np.concatenate([model(images[first : first + _BATCH]) for first in range(0, len(images), _BATCH)])
+    return errands.Compared(
+        num_images=len(images),
+        max_difference=float(np.abs(found - wanted).max()),
+        agreement=float((found.argmax(1) == wanted.argmax(1)).mean()),
+        milliseconds=1000 * statistics.median(timed),
+        load_seconds=load_seconds,
+    )
+
+
+def _seconds(model: Model, images: np.ndarray) -> list[float]:
+    """Of one image at a time."""
+    found = []
+    for number in range(_NUM_WARMING + _NUM_TIMED):
+        image = images[number % len(images)][None]
+        start = time.perf_counter()
+        model(image)
+        found.append(time.perf_counter() - start)
+    return found[_NUM_WARMING:]

@@ -1,0 +1,71 @@
+"""The trainer's end of the pipe: messages from the worker, sorted into what to do next and what to do at once."""
+
+import os
+import threading
+from collections import deque
+from multiprocessing.connection import Connection
+
+from tuner.protocol import messages
+
+#: what the trainer does one after another
+Order = messages.Prepare | messages.Train | messages.Evaluate | messages.Predict | messages.Quit
+
+
+class Inbox:
+    """Reads the pipe in a thread of its own, so that a trial is stopped in the middle of an epoch.
+
+    When the worker is gone the process ends: nobody would hear of what it did.
+    """
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self._changed = threading.Condition()
+        self._orders: deque[Order] = deque()
+        self._proceed: messages.Proceed | None = None
+        self._interruption: messages.Stop | messages.Suspend | None = None
+        threading.Thread(target=self._read, name="inbox", daemon=True).start()
+
+    def send(self, message: messages.Message) -> None:
+        """Tell the worker something."""
+        try:
+            self._pipe.send_bytes(messages.encode(message))
+        except OSError:
+            os._exit(0)
+
+    def order(self) -> Order:
+        """Wait for the next order."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._orders)
+            return self._orders.popleft()
+
+    def interruption(self) -> messages.Stop | messages.Suspend | None:
+        """What the worker wants at once."""
+        return self._interruption
+
+    def decision(self) -> messages.Proceed | messages.Stop | messages.Suspend:
+        """Wait for the worker's word after the probe."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._proceed or self._interruption)
+            decision = self._interruption or self._proceed
+        assert decision is not None
+        return decision
+
+    def _read(self) -> None:
+        while True:
+            try:
+                message = messages.decode(self._pipe.recv_bytes())
+            except (EOFError, OSError):
+                os._exit(0)
+            with self._changed:
+                self._sort(message)
+                self._changed.notify_all()
+
+    def _sort(self, message: messages.Message) -> None:
+        if isinstance(message, messages.Proceed):
+            self._proceed = message
+        elif isinstance(message, messages.Stop | messages.Suspend):
+            self._interruption = message
+        elif isinstance(message, messages.Prepare | messages.Train | messages.Evaluate | messages.Predict | messages.Quit):
+            # what was meant for the trial before came too late
+            self._proceed = self._interruption = None
+            self._orders.append(message)

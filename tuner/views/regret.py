@@ -1,0 +1,91 @@
+"""The completed trials of a study into how far the best is from the best possible at most: Optuna's terminator, where PyTorch is installed.
+
+`RegretBoundEvaluator` (Makarova et al., "Automatic Termination for Hyperparameter Optimization", 2022) fits a Gaussian process to the
+parameters that all trials share; those that act only sometimes are left out, and trials that have none. When the bound is below the
+error of the best value, going on can win no more than luck would.
+"""
+
+import importlib.util
+import math
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from optuna.search_space import intersection_search_space
+from optuna.study import StudyDirection
+from optuna.terminator import RegretBoundEvaluator
+from optuna.trial import FrozenTrial
+
+from tuner.errors import StorageError
+from tuner.sampling import history
+from tuner.storage.engine import Storage
+from tuner.views.studies import Listed
+
+#: completed trials below which Optuna's terminator says nothing
+LEAST = 20
+#: trials that are looked at, the best; the evaluator takes the better half of them, and its time grows with their cube
+MOST = 400
+Evaluate = Callable[[Sequence[FrozenTrial], bool], float]
+#: name of a study, completed trials
+_Stamp = tuple[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """How much better than the best a trial can be, with 90 % confidence if the values are those of a Gaussian process."""
+
+    at_most: float
+    #: that all the trials have
+    parameters: tuple[str, ...]
+    num_trials: int
+
+    def is_within(self, value: float, num_images: int) -> bool:
+        """Whether it is below the standard error of an accuracy that was measured on so many images."""
+        return self.at_most < math.sqrt(max(0.0, value * (1 - value)) / num_images)
+
+
+@dataclass(kw_only=True)
+class RegretBounds:
+    """The bounds of studies, each computed beside whoever asks for it: the first one takes seconds, others tenths of a second."""
+
+    storage: Storage
+    #: what computes a bound; None: nothing is installed that does
+    evaluate: Evaluate | None = field(default_factory=lambda: _evaluate if importlib.util.find_spec("torch") else None)
+    _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tuner-regret"))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _asked: dict[int, tuple[_Stamp, Future[Bound | None]]] = field(default_factory=dict)
+    _known: dict[int, tuple[str, Bound | None]] = field(default_factory=dict)
+
+    def at(self, listed: Listed, num_completed: int) -> Bound | None:
+        """The last bound that is known of a study, where a trial has just ended one of before that; None: there is none."""
+        if self.evaluate is None or listed.maximizes is None or num_completed < LEAST:
+            return None
+        wanted = (listed.name, num_completed)
+        with self._lock:
+            stamp, asked = self._asked.get(listed.id, (None, None))
+            if stamp is not None and asked is not None and asked.done():
+                error = asked.exception()
+                self._known[listed.id] = (stamp[0], asked.result() if error is None else None)
+                if isinstance(error, StorageError):
+                    stamp = None  # ask once more: it may be back
+            if stamp != wanted and (asked is None or asked.done()):
+                self._asked[listed.id] = (wanted, self._worker.submit(self._compute, self.evaluate, listed.id, listed.maximizes))
+            name, bound = self._known.get(listed.id, ("", None))
+        return bound if name == listed.name else None
+
+    def _compute(self, evaluate: Evaluate, study_id: int, maximizes: bool) -> Bound | None:
+        best = self.storage.read(lambda connection: history.best(connection, study_id, maximizes=maximizes, most=MOST))
+        trials = [trial for trial in best if trial.params]
+        parameters = intersection_search_space(trials)
+        if len(trials) < LEAST or not parameters:
+            return None
+        at_most = evaluate(trials, maximizes)
+        return Bound(at_most=max(0.0, at_most), parameters=tuple(sorted(parameters)), num_trials=len(trials))
+
+
+def _evaluate(trials: Sequence[FrozenTrial], maximizes: bool) -> float:
+    warnings.filterwarnings("ignore", "RegretBoundEvaluator is experimental")
+    direction = StudyDirection.MAXIMIZE if maximizes else StudyDirection.MINIMIZE
+    return float(RegretBoundEvaluator(seed=0).evaluate([*trials], direction))

@@ -1,0 +1,299 @@
+"""A trainer without Keras, in the worker's own process: it plays smooth curves, and mishaps on demand. For tests."""
+
+import math
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending, Stage
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.study import StudySpec
+from tuner.workers.worker.trainer import TrainerDied
+
+
+class Mishap(StrEnum):
+    """What can go wrong in one attempt of a trial."""
+
+    CRASH = "crash"
+    HANG = "hang"
+    FAIL = "fail"
+    NOT_FINITE = "not_finite"
+    #: the crash comes in the fine-tuning, after the probe was promoted
+    LATE_CRASH = "late_crash"
+    #: the worker itself is killed: the checkpoint of the second epoch of fine-tuning is written, and nobody heard of that epoch
+    LOST_WORKER = "lost_worker"
+
+
+@dataclass(kw_only=True)
+class Script:
+    """What the trainers of one rehearsal play; attempts of a trial use up its mishaps in order."""
+
+    mishaps: dict[int, list[Mishap]] = field(default_factory=dict)
+    #: mishap of every trial that has none of its own
+    always: Mishap | None = None
+    fine_tune_epochs: int = 3
+    epoch_seconds: float = 0.0
+    #: whether an epoch of fine-tuning leaves a checkpoint; else only a trial that is handed back does
+    keeps_epochs: bool = False
+    #: file that gets a line an epoch of fine-tuning as it is played: trial, step, seconds since 1970
+    diary: str = ""
+    memory_bytes: int = 0
+    refusal: str = ""
+    #: trainers that were started so far
+    num_started: int = 0
+    #: trials in the order in which they were begun
+    begun: list[int] = field(default_factory=list)
+
+    def next_mishap(self, trial: int) -> Mishap | None:
+        """What this attempt meets."""
+        left = self.mishaps.get(trial)
+        if left:
+            return left.pop(0)
+        return None if left is not None else self.always
+
+
+class _Kept(BaseModel):
+    """A checkpoint."""
+
+    step: int
+    curve: tuple[messages.Epoch, ...] = ()
+
+
+class Rehearsal:
+    """Keeps the promises of `trainer.Trainer` by playing a script."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._inbox: deque[messages.Message] = deque()
+        self._playing: Iterator[messages.Message | None] = iter(())
+        self._probe_epochs = 2
+        self._ended = False
+        script.num_started += 1
+
+    def send(self, message: messages.Message) -> None:
+        """Take a message."""
+        if self._ended:
+            raise TrainerDied("was killed", "")
+        match message:
+            case messages.Prepare(spec=spec):
+                self._playing = self._prepare(StudySpec.model_validate_json(spec))
+            case messages.Train():
+                self._playing = self._train(message)
+            case messages.Evaluate():
+                self._playing = self._evaluate(message)
+            case messages.Predict():
+                self._playing = self._predict(message)
+            case _:
+                self._inbox.append(message)
+
+    def receive(self, timeout_seconds: float) -> messages.Message | None:
+        """The next message of the play; None when it is not due in time."""
+        if self._ended:
+            raise TrainerDied("was killed", "")
+        deadline = time.monotonic() + timeout_seconds
+        for message in self._playing:
+            if message is not None:
+                return message
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.002)
+        return None
+
+    def memory_bytes(self) -> int:
+        """As the script says."""
+        return self._script.memory_bytes
+
+    def last_words(self) -> str:
+        """What the script has it write."""
+        return "the script says so" if self._script.num_started else ""
+
+    def kill(self) -> None:
+        """Play no more."""
+        self._ended = True
+
+    def close(self) -> None:
+        """Play no more."""
+        self._ended = True
+
+    def _prepare(self, spec: StudySpec) -> Iterator[messages.Message | None]:
+        self._probe_epochs = min(2, spec.training.probe_epochs)
+        if self._script.refusal:
+            yield messages.Failed(trial=None, error="DataError", message=self._script.refusal, is_request=True)
+            return
+        num_train = 80 if spec.training.images == "train" else 90
+        yield messages.Prepared(
+            device="rehearsal", classes=("a", "b"), num_train=num_train, num_validation=10, num_test=10,
+            epochs=self._script.fine_tune_epochs, fingerprint="0" * 64, splits="0" * 64, versions={"tuner": "0"}, seconds=0.0,
+        )  # fmt: skip
+
+    def _train(self, train: messages.Train) -> Iterator[messages.Message | None]:
+        mishap = self._script.next_mishap(train.trial)
+        self._script.begun.append(train.trial)
+        kept = max((_resume(Path(path)) for path in (train.checkpoint, train.fetched) if path is not None), key=lambda kept: kept.step)
+        curve, done = list(kept.curve), kept.step
+        if done:
+            yield messages.Resumed(trial=train.trial, curve=kept.curve)
+        fine_tune = self._script.fine_tune_epochs if train.hyperparameters.unfreeze > 0 else 0
+        self._inbox.clear()
+        for step in range(done + 1, self._probe_epochs + fine_tune + 1):
+            stage = Stage.PROBE if step <= self._probe_epochs else Stage.FINE_TUNE
+            if step == self._step_of(mishap):
+                assert mishap is not None
+                yield from self._meet(mishap, train)
+                return
+            yield from self._pass_time()
+            if self._script.diary and stage is Stage.FINE_TUNE:
+                _note(Path(self._script.diary), train.trial, step)
+            curve.append(_epoch(train, stage, step))
+            if self._script.keeps_epochs and stage is Stage.FINE_TUNE:
+                _keep(train, step, curve)
+                if mishap is Mishap.LOST_WORKER and step == self._probe_epochs + 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield messages.CheckpointWritten(trial=train.trial)
+            yield curve[-1]
+            if step == self._probe_epochs and fine_tune:
+                yield messages.Probed(trial=train.trial, value=accuracy(train.hyperparameters, step))
+                while not self._inbox:
+                    yield None
+            ending = self._ending(train, step, curve)
+            if ending is not None:
+                if Path(train.checkpoint).exists():
+                    yield messages.CheckpointWritten(trial=train.trial)
+                yield ending
+                return
+        yield _finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
+
+    def _step_of(self, mishap: Mishap | None) -> int | None:
+        """The step in whose place a mishap comes, if it does."""
+        if mishap is None or mishap is Mishap.LOST_WORKER:
+            return None
+        return self._probe_epochs + 1 if mishap is Mishap.LATE_CRASH else 2
+
+    def _pass_time(self) -> Iterator[None]:
+        until = time.monotonic() + self._script.epoch_seconds
+        while time.monotonic() < until and not self._inbox:
+            yield None
+
+    def _ending(self, train: messages.Train, step: int, curve: Sequence[messages.Epoch]) -> messages.Finished | None:
+        while self._inbox:
+            match self._inbox.popleft():
+                case messages.Stop():
+                    return _finished(train, Ending.STOPPED, step)
+                case messages.Suspend(keeps=keeps):
+                    if keeps:
+                        _keep(train, step, curve)
+                    return _finished(train, Ending.SUSPENDED, step)
+                case _:
+                    pass
+        return None
+
+    def _meet(self, mishap: Mishap, train: messages.Train) -> Iterator[messages.Message | None]:
+        match mishap:
+            case Mishap.CRASH | Mishap.LATE_CRASH:
+                self._ended = True
+                raise TrainerDied("crashed (signal 11)", "Fatal Python error: Segmentation fault")
+            case Mishap.HANG:
+                while True:
+                    yield None
+            case Mishap.FAIL:
+                yield messages.Failed(trial=train.trial, error="ValueError", message="the script says so")
+            case Mishap.NOT_FINITE:
+                yield _finished(train, Ending.NOT_FINITE, 1, reason="the loss is not finite")
+
+    def _evaluate(self, evaluate: messages.Evaluate) -> Iterator[messages.Message | None]:
+        value = round(accuracy(evaluate.hyperparameters, 5), 2)
+        yield messages.Evaluated(trial=evaluate.trial, accuracy=value, loss=0.5, num_images=100, confusion=((50, 0), (0, 50)))
+
+    def _predict(self, predict: messages.Predict) -> Iterator[messages.Message | None]:
+        labels = np.arange(100) % 2
+        if not all(Path(path).exists() for path in predict.weights) or len(set(predict.weights)) < len(predict.weights):
+            yield messages.Failed(trial=predict.trial, error="FileNotFoundError", message=f"not each of {predict.weights} is there")
+            return
+        share = accuracy(predict.hyperparameters, 5) + 0.02 * (len(predict.weights) - 1)
+        is_right = np.random.default_rng(len(predict.weights)).permutation(100) < 100 * share
+        logits = np.where(is_right, 1.0, -1.0)[:, None] * (2.0 * np.eye(2)[labels] - 1.0)
+        found: dict[str, Any] = {name: logits.astype(np.float32) for name in predict.splits}
+        found |= {f"{name}_labels": labels for name in predict.splits}
+        Path(predict.to).parent.mkdir(parents=True, exist_ok=True)
+        np.savez(predict.to, **found)
+        if predict.average is not None:
+            Path(predict.average).write_bytes(b"average")
+        yield messages.Predicted(trial=predict.trial)
+
+
+def accuracy(hyperparameters: Hyperparameters, step: int) -> float:
+    """A smooth hill over the learning rate and the dropout that rises with each epoch."""
+    rate = math.exp(-((math.log10(hyperparameters.learning_rate) + 3.2) ** 2))
+    probe_rate = math.exp(-((math.log10(hyperparameters.probe_learning_rate) + 2.8) ** 2))
+    peak = 0.5 + 0.2 * rate + 0.15 * probe_rate + 0.1 * (1 - abs(hyperparameters.dropout - 0.25))
+    return peak * (1 - 0.5 ** (step + 1))
+
+
+def script_from(mapping: Mapping[str, object]) -> Script:
+    """A script of its JSON form, for a rehearsal in another process."""
+    mishaps = mapping.get("mishaps", {})
+    assert isinstance(mishaps, Mapping)
+    others = {key: value for key, value in mapping.items() if key not in ("mishaps", "always")}
+    always = mapping.get("always")
+    return Script(
+        mishaps={int(trial): [Mishap(name) for name in names] for trial, names in mishaps.items()},
+        always=None if always is None else Mishap(str(always)),
+        **others,  # type: ignore[arg-type]
+    )
+
+
+def _note(diary: Path, trial: int, step: int) -> None:
+    """Add a line in one piece, whoever else does."""
+    with diary.open("ab", buffering=0) as file:
+        file.write(f"{trial} {step} {time.time():.3f}\n".encode())
+
+
+def _resume(checkpoint: Path) -> _Kept:
+    return _Kept.model_validate_json(checkpoint.read_bytes()) if checkpoint.exists() else _Kept(step=0)
+
+
+def _keep(train: messages.Train, step: int, curve: Sequence[messages.Epoch]) -> None:
+    checkpoint = Path(train.checkpoint)
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    beside = checkpoint.with_suffix(".part")
+    beside.write_text(_Kept(step=step, curve=tuple(curve)).model_dump_json())
+    beside.replace(checkpoint)
+
+
+def _epoch(train: messages.Train, stage: Stage, step: int) -> messages.Epoch:
+    value = accuracy(train.hyperparameters, step)
+    rate = train.hyperparameters.probe_learning_rate if stage is Stage.PROBE else train.hyperparameters.learning_rate
+    return messages.Epoch(
+        trial=train.trial, stage=stage, step=step, loss=1 - value, accuracy=value, validation_loss=1 - value,
+        validation_accuracy=value, learning_rate=rate, seconds=0.01,
+    )  # fmt: skip
+
+
+def _finished(train: messages.Train, ending: Ending, step: int, reason: str = "") -> messages.Finished:
+    weights = Path(train.weights + ".weights")
+    if ending not in (Ending.SUSPENDED, Ending.COMPLETED):
+        Path(train.checkpoint).unlink(missing_ok=True)
+    if ending is Ending.COMPLETED:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        weights.write_bytes(b"weights")
+    return messages.Finished(
+        trial=train.trial,
+        ending=ending,
+        reason=reason,
+        value=accuracy(train.hyperparameters, step),
+        best_step=step,
+        confusion=((5, 0), (0, 5)),
+        weights=str(weights) if ending is Ending.COMPLETED else None,
+        probe_seconds=0.02,
+        fine_tune_seconds=0.03,
+    )
