@@ -63,7 +63,7 @@ def test_every_variable_of_tuner_that_a_recipe_sets_is_known() -> None:
     files = [ROOT / "Dockerfile", ROOT / "docker-compose.yml", *recipes]
     set_here = {name for path in files for name in re.findall(r"\bTUNER_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
     assert set_here
-    assert set_here <= set(re.findall(r"\bTUNER_[A-Z_]+\b", (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")))
+    assert set_here <= set(re.findall(r"\bTUNER_[A-Z_]+\b", (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")))
 
 
 # docker-compose.yml

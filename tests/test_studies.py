@@ -1,4 +1,4 @@
-"""The study files that come with tuner, and the page that documents every key."""
+"""The study files that come with tuner, and the pages that document every key."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ from tuner.spec.study import StudySpec
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
-PAGE = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+#: the pages that document every key, one after another
+PAGE = "\n".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("study-file.md", "your-own-data.md", "search-space.md"))
 TEMPLATE = (ROOT / "studies" / "template.yaml").read_text(encoding="utf-8")
 SECTIONS = {key.section for key in schema.all_keys()}
 #: keys that are documented in tables: all but the sections, which are headings, and the keys that say of which kind a section is
@@ -31,7 +32,7 @@ each_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem
 
 
 def row(key: SchemaKey) -> str:
-    """The line of docs/studies.md that documents a key."""
+    """The line of the pages that documents a key."""
     default = "required" if key.required else f"`{shown(key.default)}`"
     value = schema.expectation(key.node).removeprefix("one of ").replace("a section (`key: value`)", "by optimizer")
     if key.section.startswith("search"):
@@ -121,11 +122,11 @@ def test_six_lines_are_a_complete_study() -> None:
 
 
 @pytest.mark.parametrize("key", DOCUMENTED, ids=lambda key: f"{key.field} {key.kind}")
-def test_the_page_documents_every_key_with_its_value_default_and_meaning(key: SchemaKey) -> None:
+def test_the_pages_document_every_key_with_its_value_default_and_meaning(key: SchemaKey) -> None:
     assert (heading_of(key), row(key)) in set(rows(PAGE))
 
 
-def test_the_page_documents_no_key_that_does_not_exist() -> None:
+def test_the_pages_document_no_key_that_does_not_exist() -> None:
     assert set(rows(PAGE)) <= {(heading_of(key), row(key)) for key in DOCUMENTED}
 
 
@@ -135,24 +136,24 @@ def test_the_page_opens_with_the_keys_at_the_top_of_a_file(key: SchemaKey) -> No
 
 
 @pytest.mark.parametrize("kind", sorted({f"{key.section}: {key.kind}" for key in schema.all_keys() if key.kind}))
-def test_the_page_describes_every_source_sampler_and_pruner(kind: str) -> None:
+def test_the_pages_describe_every_source_sampler_and_pruner(kind: str) -> None:
     section, name = kind.split(": ")
-    form = rf"^### `data: {{source: {name}}}`$" if section == "data" else rf"^\| `{name}` \|"
+    form = rf"^## .*: `data: {{source: {name}}}`$" if section == "data" else rf"^\| `{name}` \|"
     assert re.search(form, PAGE, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("optimizer", search_section.LEARNING_RATES)
-def test_the_page_names_the_rates_of_every_optimizer(optimizer: Optimizer) -> None:
+def test_the_pages_name_the_rates_of_every_optimizer(optimizer: Optimizer) -> None:
     rates = (table[optimizer] for table in (search_section.LEARNING_RATES, search_section.PROBE_LEARNING_RATES))
     assert f"| {optimizer} | {' | '.join(f'`{shown(list(ends))}`' for ends in rates)} |" in PAGE
 
 
-def test_the_page_names_every_backbone() -> None:
+def test_the_pages_name_every_backbone() -> None:
     assert not [name for name in BACKBONES if name not in PAGE]
 
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL))
-def test_every_example_of_the_page_works(example: str, tmp_path: Path) -> None:
+def test_every_example_of_the_pages_works(example: str, tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(example, encoding="utf-8")
     study_file.parse({"name": "example", "data": {"source": "digits"}} | yaml_lines.read(path).value, "example")

@@ -36,11 +36,11 @@ PythonName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", exa
 
 class _Data(Section):
     train: Share | None = None
-    """images to train on; null: all that are in no other split"""
+    """images to train on; null: all images that are in no other split"""
     validation: Share = 0.15
-    """images that choose the winner"""
+    """images that choose the best trial"""
     test: Share = 0.15
-    """images that score each winner, once"""
+    """images that measure the best trial, once"""
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
@@ -70,7 +70,7 @@ class FolderData(_Data):
 
     source: Literal["folder"]
     path: Annotated[FilePath, Field(examples=["~/photos"])]
-    """the folder; a relative path starts at the folder of the study file"""
+    """the folder of images; a relative path starts at the folder of the study file"""
 
 
 class ManifestData(_Data):
@@ -80,11 +80,11 @@ class ManifestData(_Data):
     path: Annotated[FilePath, Field(examples=["~/photos/labels.csv"])]
     """the table, .csv or .parquet"""
     root: FilePath | None = None
-    """where relative image paths start; null: at the folder of the table"""
+    """folder that relative image paths start from; null: the folder of the table"""
     image_column: str = "path"
-    """the column of image paths"""
+    """name of the column with the image paths"""
     label_column: str = "label"
-    """the column of class names"""
+    """name of the column with the class names"""
 
 
 class NpzData(_Data):
@@ -100,7 +100,7 @@ class KerasData(_Data):
 
     source: Literal["keras"]
     name: Annotated[Literal["cifar10", "cifar100", "mnist", "fashion_mnist"], Field(examples=["cifar10"])]
-    """which data set"""
+    """name of the data set"""
 
 
 class TfdsData(_Data):
@@ -108,11 +108,11 @@ class TfdsData(_Data):
 
     source: Literal["tfds"]
     name: Annotated[str, Field(min_length=1, examples=["tf_flowers"])]
-    """which data set"""
+    """name of the data set"""
     image_key: str = "image"
-    """the feature that holds the image"""
+    """name of the feature with the image"""
     label_key: str = "label"
-    """the feature that holds the class"""
+    """name of the feature with the class"""
 
 
 class AnimalsData(_Data):
@@ -132,7 +132,7 @@ class PythonData(_Data):
 
     source: Literal["python"]
     function: PythonName
-    """module and function; the module is imported from where tuner runs"""
+    """module and function; tuner imports the module from its Python environment or the current folder"""
 
 
 Data = Annotated[

@@ -61,9 +61,9 @@ class Model(Section):
     weights: Annotated[str, Field(examples=["imagenet", "none"]), AfterValidator(_read_weights)] = "imagenet"
     """imagenet, none, or a weights file"""
     image_size: Annotated[int, Field(ge=8, le=1024)] = 160
-    """side of the square that images are resized to, in pixels"""
+    """side of the square that tuner resizes images to, in pixels"""
     resize: Literal["stretch", "crop", "pad"] = "stretch"
-    """how an image becomes a square: stretched, cut at the centre, or padded"""
+    """how an image becomes a square: stretched, cropped at the centre, or padded"""
     pooling: Literal["avg", "max"] = "avg"
     """how the last feature map becomes a vector"""
 

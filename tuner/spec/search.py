@@ -46,7 +46,7 @@ class HeadSpace(_Section):
     layers: Annotated[Domain, Bounds(low=0, high=MAX_HEAD_LAYERS, integer=True)] = Range(low=0, high=1, integer=True)
     """hidden layers between the backbone and the classes; 0 is a linear head"""
     units: Annotated[Domain, Bounds(low=1, high=65536, integer=True, log=True)] = Range(low=64, high=512, integer=True, log=True)
-    """width of each hidden layer, searched for each on its own"""
+    """width of each hidden layer; each layer is searched separately"""
 
 
 #: changes to one image at a time: they make the views that are drawn once, and so reach the probe too
@@ -59,29 +59,29 @@ class AugmentationSpace(_Section):
     """Which changes to training images are searched, and how strong; of the probe's images only those that are made once."""
 
     flip: Annotated[Domain, Known(tuple(Flip))] = Fixed(value=Flip.HORIZONTAL)
-    """mirror images"""
+    """directions in which images are mirrored"""
     rotation: Annotated[Domain, Bounds(low=0, high=0.5)] = Range(low=0.01, high=0.1, off=True)
-    """largest turn either way, as a fraction of a full turn"""
+    """largest rotation in either direction, as a fraction of a full turn"""
     zoom: Annotated[Domain, Bounds(low=0, high=0.9)] = Range(low=0.05, high=0.3, off=True)
-    """largest change of scale either way, as a fraction"""
+    """largest change of scale in either direction, as a fraction"""
     translation: Annotated[Domain, Bounds(low=0, high=0.5)] = Range(low=0.02, high=0.2)
     """largest shift along either axis, as a fraction of the side"""
     shear: Annotated[Domain, Bounds(low=0, high=0.5)] = Fixed(value=0.0)
     """largest shear along either axis, as a fraction of the side"""
     brightness: Annotated[Domain, Bounds(low=0, high=1)] = Range(low=0.05, high=0.3, off=True)
-    """largest change of brightness either way, as a fraction of the full range"""
+    """largest change of brightness in either direction, as a fraction of the full range"""
     contrast: Annotated[Domain, Bounds(low=0, high=1)] = Range(low=0.05, high=0.4, off=True)
-    """largest change of contrast either way, as a fraction"""
+    """largest change of contrast in either direction, as a fraction"""
     rand_augment: Annotated[Domain, Bounds(low=0, high=1)] = Fixed(value=0.0)
-    """magnitude of RandAugment (arXiv 1909.13719), two operations, drawn for a batch at a time"""
+    """magnitude of RandAugment (arXiv 1909.13719): two operations, drawn once per batch"""
     erasing: Annotated[Domain, Bounds(low=0, high=0.5)] = Range(low=0.05, high=0.25, off=True)
-    """largest part of the area that is erased (arXiv 1708.04896), in half of the images"""
+    """largest fraction of the area that is erased (arXiv 1708.04896), in half of the images"""
     mixup: Annotated[Domain, Bounds(low=0, high=2)] = Range(low=0.05, high=0.4, off=True)
     """alpha of MixUp (arXiv 1710.09412)"""
     cutmix: Annotated[Domain, Bounds(low=0, high=2)] = Fixed(value=0.0)
     """alpha of CutMix (arXiv 1905.04899)"""
     views: Annotated[Domain, Bounds(low=0, high=64, integer=True)] = Fixed(value=0)
-    """versions of each training image, drawn once and used in turn, by the probe too; 0: a new one each time"""
+    """versions of each training image, drawn once and used in turn, in the probe too; 0: a new version each time"""
 
 
 _RATE = Bounds(low=0, high=100, log=True, open_low=True)
@@ -117,41 +117,41 @@ class SearchSpace(_Section):
     optimizer: Annotated[Domain, Known(tuple(Optimizer))] = Choice(values=(Optimizer.ADAMW, Optimizer.SGD, Optimizer.LION))
     """optimizer of both stages"""
     learning_rate: Rates
-    """peak rate of the fine-tuning, for all optimizers or for each its own"""
+    """peak learning rate of the fine-tuning: one for all optimizers, or one for each"""
     probe_learning_rate: Rates
-    """peak rate of the probe, falling to zero in a half cosine, for all optimizers or for each its own"""
+    """peak learning rate of the probe, with a cosine decay to zero: one for all optimizers, or one for each"""
     momentum: Annotated[Domain, Bounds(low=0, high=1, open_high=True)] = Fixed(value=0.9)
     """momentum of sgd and rmsprop"""
     nesterov: Annotated[Domain, Known((False, True))] = Fixed(value=True)
-    """look-ahead momentum of sgd"""
+    """Nesterov momentum of sgd"""
     weight_decay: Annotated[Domain, Bounds(low=0, high=1, log=True)] = Range(low=1e-6, high=1e-1, log=True, off=True)
     """decoupled weight decay, for every optimizer: adam with it is adamw; norms and biases are left out"""
     features: Annotated[Domain, Known(tuple(Features))] = Choice(values=(Features.LAST, Features.SEVERAL))
-    """what the head sees of the backbone: its last layer, or several depths beside it (Head2Toe, arXiv 2201.03529)"""
+    """features that the head gets: those of the backbone's last layer, or of several depths too (Head2Toe, arXiv 2201.03529)"""
     head_units: Head = HeadSpace()
-    """widths of the head's hidden layers, as a list from the backbone upwards (`[]` is a linear head), or what to search"""
+    """list of the widths of the hidden layers, from the backbone to the classes (`[]`: a linear head), or a space to search"""
     activation: Annotated[Domain, Known(tuple(Activation))] = Choice(values=(Activation.RELU, Activation.GELU))
-    """activation of the hidden layers"""
+    """activation function of the hidden layers"""
     dropout: Annotated[Domain, Bounds(low=0, high=0.9)] = Range(low=0.0, high=0.5)
     """dropout before each layer of the head"""
     loss: Annotated[Domain, Known(tuple(Loss))] = Fixed(value=Loss.CROSS_ENTROPY)
-    """what is minimized; binary_cross_entropy treats each class as a yes or no of its own"""
+    """loss function; binary_cross_entropy decides yes or no for each class separately"""
     label_smoothing: Annotated[Domain, Bounds(low=0, high=0.5)] = Range(low=0.02, high=0.15, off=True)
-    """probability given away evenly to all classes; for the two cross-entropies"""
+    """probability that is spread evenly over all classes; acts on the two cross-entropies"""
     focal_gamma: Annotated[Domain, Bounds(low=0, high=5)] = Range(low=0.5, high=3.0)
     """focusing exponent of the focal loss (arXiv 1708.02002)"""
     class_weights: Annotated[Domain, Known(tuple(ClassWeights))] = Fixed(value=ClassWeights.NONE)
-    """how much an image of each class counts; balanced: inversely to the size of its class"""
+    """weight of each class in the loss; balanced: inverse to the number of its images"""
     batch_size: Annotated[Domain, Bounds(low=1, high=4096, integer=True, discrete=True)] = Fixed(value=32)
-    """images a step; a probe takes more where there are enough; a list is always choices, never a range"""
+    """images per step; a probe uses more if there are enough images; a list is always choices, never a range"""
     unfreeze: Annotated[Domain, Bounds(low=0, high=1)] = Range(low=0.3, high=1.0)
-    """part of the backbone's blocks, counted from the top, that the fine-tuning trains; 0: probe only"""
+    """fraction of the backbone's blocks, from the top, that the fine-tuning trains; 0: probe only"""
     layer_decay: Annotated[Domain, Bounds(low=0, high=1, open_low=True)] = Range(low=0.85, high=1.0)
-    """factor of the learning rate from one block to the one below it"""
+    """factor of the learning rate from each block to the block below"""
     warmup: Annotated[Domain, Bounds(low=0, high=0.9)] = Fixed(value=0.125)
-    """part of the fine-tuning's steps in which the rate rises from zero"""
+    """fraction of the fine-tuning steps in which the learning rate rises from zero"""
     ema: Annotated[Domain, Bounds(low=0, high=1, open_high=True)] = Fixed(value=0.99)
-    """momentum of the running average of the weights that is evaluated instead of them; 0 is off"""
+    """momentum of the running average of the weights; tuner evaluates the average, not the weights; 0: off"""
     augmentation: AugmentationSpace = AugmentationSpace()
     """changes to training images"""
 

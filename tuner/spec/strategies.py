@@ -17,7 +17,7 @@ class Tpe(_Strategy):
     startup_trials: int = Field(default=10, ge=0)
     """trials sampled at random before the model is used"""
     candidates: int = Field(default=24, ge=1)
-    """candidates drawn for each trial"""
+    """candidates that the model rates for each trial"""
 
 
 class Gp(_Strategy):
@@ -41,7 +41,7 @@ class NsgaII(_Strategy):
 
     name: Literal["nsga-ii"] = "nsga-ii"
     population: int = Field(default=10, ge=2)
-    """trials a generation; the first one is random"""
+    """trials per generation; the first generation is random"""
 
 
 class Qmc(_Strategy):
@@ -49,7 +49,7 @@ class Qmc(_Strategy):
 
     name: Literal["qmc"] = "qmc"
     sequence: Literal["sobol", "halton"] = "sobol"
-    """which sequence"""
+    """kind of sequence"""
 
 
 class Random(_Strategy):
@@ -78,9 +78,9 @@ class NoPruner(_Strategy):
 
 class _Comparing(_Strategy):
     startup_trials: int = Field(default=5, ge=0)
-    """finished trials needed before any is pruned"""
+    """finished trials needed before pruning starts"""
     warmup: float = Field(default=0.5, ge=0, le=1)
-    """part of the fine-tuning's epochs that is never pruned: with a cosine schedule, early epochs rank learning rates, not trials"""
+    """fraction of the fine-tuning epochs without pruning; early epochs of a cosine schedule rank learning rates, not trials"""
 
 
 class Median(_Comparing):
@@ -94,7 +94,7 @@ class Percentile(_Comparing):
 
     name: Literal["percentile"] = "percentile"
     percentile: float = Field(default=75.0, ge=0, le=100)
-    """best trials that are kept, per cent"""
+    """percentage of trials that continue: the best ones"""
 
 
 class TopK(_Strategy):
@@ -102,9 +102,9 @@ class TopK(_Strategy):
 
     name: Literal["top-k"] = "top-k"
     keep: int = Field(default=5, ge=1)
-    """a trial goes on if fewer than so many before it were as good at that epoch"""
+    """a trial continues if fewer earlier trials than this were as good at that epoch"""
     epochs: int = Field(default=1, ge=1)
-    """epochs of fine-tuning after which it is decided, once"""
+    """epochs of fine-tuning after which the pruner decides, once"""
 
 
 class Patient(_Strategy):
@@ -112,9 +112,9 @@ class Patient(_Strategy):
 
     name: Literal["patient"] = "patient"
     patience: int = Field(default=3, ge=0)
-    """epochs without improvement that are borne"""
+    """epochs without improvement before the trial is pruned"""
     min_delta: float = Field(default=0.0, ge=0)
-    """improvement, in accuracy, that counts"""
+    """smallest increase in accuracy that counts as an improvement"""
 
 
 class Hyperband(_Strategy):
@@ -122,7 +122,7 @@ class Hyperband(_Strategy):
 
     name: Literal["hyperband"] = "hyperband"
     reduction_factor: int = Field(default=3, ge=2)
-    """one in this many goes on at each rung"""
+    """at each rung, one of this many trials continues"""
 
 
 class SuccessiveHalving(_Strategy):
@@ -130,7 +130,7 @@ class SuccessiveHalving(_Strategy):
 
     name: Literal["successive-halving"] = "successive-halving"
     reduction_factor: int = Field(default=3, ge=2)
-    """one in this many goes on at each rung"""
+    """at each rung, one of this many trials continues"""
 
 
 class Wilcoxon(_Strategy):
@@ -138,7 +138,7 @@ class Wilcoxon(_Strategy):
 
     name: Literal["wilcoxon"] = "wilcoxon"
     p_threshold: float = Field(default=0.1, ge=0, le=1)
-    """probability of error below which a trial is pruned"""
+    """error probability below which a trial is pruned"""
 
 
 class Threshold(_Strategy):

@@ -39,22 +39,22 @@ Seconds = Annotated[float, BeforeValidator(read_duration, json_schema_input_type
 
 
 class Training(Section):
-    """The road of a trial, the same for all of a study: never searched, so that trials compare."""
+    """How every trial of a study is trained. Never searched, so that trials can be compared."""
 
     probe_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     """epochs of the head on frozen features"""
     probe_heads: Annotated[int, Field(ge=1, le=16)] = 1
-    """heads that a probe trains at once, at rates spread around the trial's own; the best one goes on"""
+    """heads that a probe trains at once, with learning rates around the trial's own; the best head continues"""
     epochs: Literal["auto"] | Annotated[int, Field(ge=0, le=10_000)] = "auto"
-    """epochs of fine-tuning; auto: by the number of training images; 0: probe only"""
+    """epochs of fine-tuning; auto: depends on the number of training images; 0: probe only"""
     promote: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """part of the probes that earns fine-tuning: a trial goes on if its probe is among this best part of all so far"""
+    """fraction of probes that continue to fine-tuning: a trial continues if its probe is in the best fraction so far"""
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
-    """largest norm of the gradient; longer ones are scaled down"""
+    """largest norm of the gradient; larger gradients are scaled down"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """in which the network computes; auto: bfloat16 on GPUs that are faster with it (compute capability 8.0 and above), else float32"""
+    """number format of the computation; auto: bfloat16 on GPUs where it is faster (compute capability 8.0 and above), else float32"""
     images: Literal["train", "train+validation"] = "train"
-    """splits that are trained on; with train+validation nothing is left to choose by: the last epoch is kept, nothing may be searched"""
+    """splits to train on; train+validation leaves no images to choose by: tuner keeps the last epoch, and nothing may be searched"""
 
     def num_epochs(self, num_train: int) -> int:
         """Fine-tuning epochs of each trial; `auto` gives small data sets more: 12 for 2,000 training images, between 4 and 15."""
@@ -62,14 +62,14 @@ class Training(Section):
 
 
 class Budget(Section):
-    """When the study is done: whichever comes first."""
+    """When a study ends: at the first limit that it reaches."""
 
     trials: Annotated[int, Field(ge=1)] | None = 40
-    """trials of the study, over all its workers; null: as many as the rest of the budget allows"""
+    """trials of the study, over all its workers; null: no limit"""
     timeout: Annotated[Seconds, Field(gt=0)] | None = None
-    """time in which some worker was at work; running trials are finished"""
+    """time during which at least one worker was working; running trials still finish"""
     target: Annotated[float, Field(gt=0, le=1)] | None = None
-    """validation accuracy that is good enough"""
+    """validation accuracy that ends the study"""
 
     @model_validator(mode="after")
     def _check_end(self) -> Self:
@@ -119,21 +119,21 @@ class StudySpec(Section):
     model: Model = Model()
     """the pretrained network that every trial starts from"""
     budget: Budget = Budget()
-    """when the study is done: whichever comes first"""
+    """when the study ends: at the first limit that it reaches"""
     training: Training = Training()
-    """the road of a trial, the same for all of a study"""
+    """how every trial of the study is trained"""
     search: SearchSpace = Field(default_factory=lambda: SearchSpace.model_validate({}))
     """for each hyperparameter, the values that trials may take"""
     sampler: Sampler = Tpe()
-    """what proposes the next trial"""
+    """how tuner chooses the hyperparameters of the next trial"""
     pruner: Pruner = Median()
-    """what ends a poor trial early"""
+    """which poor trials end early"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """of the splits, the sampler and every trial"""
+    """seed of the splits, the sampler and every trial"""
     result: dict[str, Any] | None = None
-    """what a search found; written by `tuner export`, carried along; its trial_seed is the seed of trial 0"""
+    """result of a search, written by `tuner export`; its trial_seed is the seed of trial 0"""
     retraining: Annotated[Retraining | None, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]})] = None
-    """which trials of which study are trained again, with which seeds; written by `tuner retrain`"""
+    """the trials and seeds to train again, written by `tuner retrain`"""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

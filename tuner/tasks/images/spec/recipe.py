@@ -71,7 +71,7 @@ def parameters(num_train: int, num_classes: int, space: SearchSpace, *, fine_tun
 
 
 def _wishes(num_train: int, num_classes: int) -> dict[str, Any]:
-    """What the recipe would take if the space allowed everything; docs/benchmarks.md has the measurements."""
+    """What the recipe would take if the space allowed everything; docs/benchmarks-search.md has the measurements."""
     has_few = num_train < _FEW_IMAGES_A_CLASS * num_classes
     return {
         "weight_decay": 1e-4,
