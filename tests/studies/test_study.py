@@ -1,14 +1,17 @@
 """Joining, loading and naming studies."""
 
+import json
 from collections.abc import Callable
 from typing import Any, Literal
 
 import optuna
 import pytest
+from sqlalchemy import Connection
 
 from tests.studies import by_hand
 from tuner.errors import SpecError, StudyError
 from tuner.storage import engine as storages
+from tuner.storage import tables
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
 from tuner.studies.study import Study
@@ -112,3 +115,36 @@ def test_the_url_of_the_storage_may_have_braces(tmp_path: Any) -> None:
     assert studies.join(by_hand.spec(), storage).name == "by-hand"
     assert (tmp_path / "{tuner}.db").exists()
     storage.close()
+
+
+BOTH = {"optimizer": ["adam", "adamw"], "weight_decay": {"range": [1e-5, 1e-2], "off": False}}
+
+
+def forget_the_meaning_of_adam(study: Study) -> None:
+    """Store the spec as a version did in which `weight_decay` acted on adam."""
+
+    def write(connection: Connection) -> None:
+        stored = json.loads(tables.get(connection, tables.STUDY_USER, study.id, studies.SPEC)[studies.SPEC])
+        del stored["search"]["adam_weight_decay"]
+        tables.put(connection, tables.STUDY_USER, study.id, {studies.SPEC: json.dumps(stored)})
+
+    study.storage.write(write)
+
+
+def test_a_study_that_an_earlier_version_started_keeps_its_meaning_of_adam(begin: Callable[..., Study], storage: Storage) -> None:
+    forget_the_meaning_of_adam(begin(search=BOTH))
+    joined = begin(search=BOTH)
+    assert joined.spec.search.decays_adam
+    assert studies.load(joined.name, storage).spec.search.decays_adam
+    assert not by_hand.spec(search=BOTH).search.decays_adam
+
+
+def test_a_new_study_keeps_adam_without_weight_decay_when_it_is_joined_again(begin: Callable[..., Study]) -> None:
+    begin(search=BOTH)
+    assert not begin(search=BOTH).spec.search.decays_adam
+
+
+def test_another_meaning_of_adam_is_another_search(begin: Callable[..., Study]) -> None:
+    begin(search=BOTH)
+    with pytest.raises(StudyError, match="adam_weight_decay"):
+        begin(search=BOTH | {"adam_weight_decay": True})

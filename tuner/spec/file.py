@@ -14,6 +14,8 @@ from tuner.spec.study import StudySpec
 
 #: what may differ between two runs of one study: it says how long to search and where the images lie, not what is searched
 _FREE = ("budget", "result", "data.path", "data.root")
+#: a file that does not give it leaves a study as it is
+_ADAM = "search.adam_weight_decay"
 #: fields by which a search may change and its trials still compare
 SEARCHED = ("search.", "sampler.", "pruner.")
 
@@ -40,9 +42,9 @@ def parse(mapping: Any, origin: str, folder: Path | None = None) -> StudySpec:
 def dump(spec: StudySpec) -> str:
     """A complete study file that reads back as an equal study."""
     plain = _as_written(spec.model_dump(mode="json"))
-    for written in ("result", "retraining"):
-        if plain[written] is None:
-            del plain[written]
+    for section, name in ((plain, "result"), (plain, "retraining"), (plain["search"], "adam_weight_decay")):
+        if section[name] is None:
+            del section[name]
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None  # lists and mappings without inner ones stand in one line
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
@@ -59,7 +61,8 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     The budget, the result and the place of the images may differ.
     """
     before, after = dict(_flat(old, "")), dict(_flat(new, ""))
-    fields = [field for field in {**before, **after} if not f"{field}.".startswith(tuple(f"{free}." for free in _FREE))]
+    free = (*_FREE, _ADAM) if new.search.adam_weight_decay is None else _FREE
+    fields = [field for field in {**before, **after} if not f"{field}.".startswith(tuple(f"{name}." for name in free))]
     missing = "not given"
     return [
         f"{field}: {before.get(field, missing)} -> {after.get(field, missing)}" for field in fields if before.get(field) != after.get(field)

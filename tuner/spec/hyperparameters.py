@@ -118,7 +118,7 @@ class Hyperparameters(_Frozen):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     #: look-ahead momentum; it acts only on sgd
     nesterov: bool = True
-    #: decoupled weight decay, as a fraction of the learning rate a step, for every optimizer: adam with it is adamw; biases are left out
+    #: decoupled weight decay of kernels, as a fraction of the learning rate per step; adam with it is adamw
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     #: what the head sees of the backbone
     features: Features = Features.LAST

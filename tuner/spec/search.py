@@ -125,7 +125,7 @@ class SearchSpace(_Section):
     nesterov: Annotated[Domain, Known((False, True))] = Fixed(value=True)
     """Nesterov momentum of sgd"""
     weight_decay: Annotated[Domain, Bounds(low=0, high=1, log=True)] = Range(low=1e-6, high=1e-1, log=True, off=True)
-    """decoupled weight decay, for every optimizer: adam with it is adamw; norms and biases are left out"""
+    """decoupled weight decay of kernels; it acts on every optimizer but adam (see `adam_weight_decay`)"""
     features: Annotated[Domain, Known(tuple(Features))] = Choice(values=(Features.LAST, Features.SEVERAL))
     """features that the head gets: those of the backbone's last layer, or of several depths too (Head2Toe, arXiv 2201.03529)"""
     head_units: Head = HeadSpace()
@@ -154,6 +154,16 @@ class SearchSpace(_Section):
     """momentum of the running average of the weights; tuner evaluates the average, not the weights; 0: off"""
     augmentation: AugmentationSpace = AugmentationSpace()
     """changes to training images"""
+    adam_weight_decay: Annotated[bool, Field(strict=True)] | None = None
+    """whether `weight_decay` acts on adam too; null: only if the file gives a `weight_decay` of its own and does not list adamw"""
+
+    @property
+    def decays_adam(self) -> bool:
+        """Whether `weight_decay` acts on adam."""
+        if self.adam_weight_decay is not None:
+            return self.adam_weight_decay
+        is_own = self.weight_decay != type(self).model_fields["weight_decay"].default
+        return is_own and Optimizer.ADAMW not in self.optimizers
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:

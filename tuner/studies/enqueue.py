@@ -100,6 +100,7 @@ def _read(study: Study, given: Mapping[str, Any], origin: str) -> SearchSpace:
     """A config as a search space of single values, with the mistakes of a study file."""
     plain = study.spec.search.model_dump(mode="json")
     decisive = {name: plain[name] for name in ("optimizer", "loss") if name not in given}
+    decisive["adam_weight_decay"] = study.spec.search.decays_adam
     file = {"name": study.name, "data": {"source": "digits"}, "training": {"epochs": study.spec.training.epochs}}
     try:
         return study_file.parse(file | {"search": decisive | dict(given)}, origin).search

@@ -206,9 +206,17 @@ def _read_spec(name: str, found: Row[Any, Any, Any]) -> StudySpec:
     if found.direction is not StudyDirection.MAXIMIZE:
         raise StudyError(f"the study {name} in this storage does not maximize one value, so tuner did not make it. {cure}")
     try:
-        return StudySpec.model_validate_json(json.loads(found.value_json))
+        return StudySpec.model_validate(_of_today(json.loads(json.loads(found.value_json))))
     except ValidationError as error:
         raise StudyError(f"the study {name} was made by another version of tuner: {error.errors()[0]['msg']}. {cure}") from error
+
+
+def _of_today(stored: dict[str, Any]) -> dict[str, Any]:
+    """Return a stored spec as this version writes it: `weight_decay` acted on adam before `adam_weight_decay` existed."""
+    search = stored.get("search")
+    if isinstance(search, dict) and "adam_weight_decay" not in search:
+        return stored | {"search": search | {"adam_weight_decay": True}}
+    return stored
 
 
 def _open(study_id: int, spec: StudySpec, storage: Storage) -> Study:
