@@ -294,8 +294,8 @@ def test_an_interrupted_command_shows_no_traceback(
 def test_an_answer_needs_no_tensorflow_and_little_time(folder: Path, call: list[str]) -> None:
     code = (
         "import sys\n"
-        "from tuner.cli import main as cli\n"
-        f"code = cli.main({call!r})\n"
+        "from tuner.cli import main\n"
+        f"code = main.main({call!r})\n"
         "heavy = {'tensorflow', 'keras', 'torch'} & set(sys.modules)\n"
         "sys.exit(code or (str(heavy) if heavy else 0))\n"
     )

@@ -1,11 +1,25 @@
-"""The arguments and options that several commands share: their types, names, environment variables and help."""
+"""Arguments and options that several commands share, and the groups of options that belong together."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 from typer import Argument, Context, Option
 
 from tuner.commands import storage_url
+
+if TYPE_CHECKING:
+    from tuner.commands.engines import EngineOptions
+    from tuner.commands.options import Folders
+    from tuner.commands.origin import Here
+
+T = TypeVar("T")
+
+DEFAULT_STORAGE = storage_url.STORAGE
+DEFAULT_ARTIFACTS = storage_url.ARTIFACTS
 
 
 def _storage(context: Context, given: str) -> str:
@@ -16,94 +30,167 @@ def _storage(context: Context, given: str) -> str:
 
 StudyFile = Annotated[Path, Argument(metavar="FILE", help="Study file, for example studies/animals.yaml.", show_default=False)]
 StudyName = Annotated[str, Argument(metavar="STUDY", help="Name of a study.", show_default=False)]
-AnyStudy = Annotated[str | None, Argument(metavar="[STUDY]", help="Name of a study; all studies if left out.", show_default=False)]
+AnyStudy = Annotated[str | None, Argument(metavar="[STUDY]", help="Name of a study. Default: all studies.", show_default=False)]
 Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", callback=_storage, help="SQLAlchemy URL of the database.")]
 Cache = Annotated[
     Path | None,
-    Option(envvar="TUNER_CACHE", metavar="FOLDER", help="Where decoded images and features are kept.", show_default="~/.cache/tuner"),
+    Option(envvar="TUNER_CACHE", metavar="FOLDER", help="Folder of decoded images and features.", show_default="~/.cache/tuner"),
 ]
 CacheLimit = Annotated[
     str | None,
-    Option(envvar="TUNER_CACHE_LIMIT", metavar="SIZE", help="The most that the cache takes, e.g. 20GB.", show_default="half the free disk"),
+    Option(envvar="TUNER_CACHE_LIMIT", metavar="SIZE", help="Largest size of the cache, e.g. 20GB.", show_default="half the free disk"),
 ]
 Artifacts = Annotated[
-    str, Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", help="Where weights, checkpoints and logs are kept; s3://BUCKET/PREFIX: in S3.")
+    str,
+    Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", help="Folder of weights, checkpoints and logs. s3://BUCKET/PREFIX: a bucket."),
 ]
-Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads a worker.", show_default="a fair share of the cores")]
+Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads per worker.", show_default="a fair share of the cores")]
 HangLimit = Annotated[
     str | None,
-    Option(metavar="TIME", help="Silence of the trainer after which it is replaced; more than the longest epoch.", show_default="30m"),
+    Option(
+        metavar="TIME",
+        help="Replace a trainer that is silent for this long. Must exceed the longest epoch.",
+        show_default="30m",
+    ),
 ]
 MemoryLimit = Annotated[
     str | None,
-    Option(metavar="SIZE", help="Memory past which the training process is replaced, e.g. 4GB.", show_default="a fair share"),
+    Option(metavar="SIZE", help="Replace a trainer that uses more memory, e.g. 4GB.", show_default="a fair share"),
 ]
 SlotsPerGpu = Annotated[
     int | None, Option(envvar="TUNER_SLOTS_PER_GPU", min=1, max=64, metavar="N", help="Workers that share a GPU.", show_default="1")
 ]
-Engine = Annotated[Literal["local", "ray"], Option(help="Who places the workers: this machine, or a Ray cluster.")]
-Address = Annotated[
-    str | None,
-    Option(
-        metavar="ADDRESS",
-        help="Ray cluster that this machine is a node of: auto, or HOST:PORT of its head.",
-        show_default="a Ray of its own",
-    ),
-]
-GpusPerWorker = Annotated[
-    float | None,
-    Option(min=0, max=1, metavar="X", help="GPUs a worker, with --engine ray, e.g. 0.5.", show_default="1, or 0 in a cluster without GPUs"),
-]
-CpusPerWorker = Annotated[int | None, Option(min=1, metavar="N", help="CPUs a worker, with --engine ray.", show_default="1")]
 Wait = Annotated[
     str | None,
-    Option(metavar="TIME", help="How long to wait for what is not there yet, e.g. 5m.", show_default="not at all"),
+    Option(metavar="TIME", help="Wait this long for a database or a study that does not exist yet, e.g. 5m.", show_default="do not wait"),
 ]
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
-AsYaml = Annotated[bool, Option("--yaml", help="Print the whole config as a study file.")]
-Workers = Annotated[
-    int | None,
-    Option(
-        min=1,
-        max=256,
-        metavar="N",
-        help="Workers.",
-        show_default="1, or one for each slot of the GPUs; with --engine ray as many as find room",
-    ),
-]
 DataPath = Annotated[
     Path | None,
-    Option(envvar="TUNER_DATA", metavar="PATH", help="Where the study's images lie here.", show_default="where the study says"),
+    Option(envvar="TUNER_DATA", metavar="PATH", help="Where the study's images are on this machine.", show_default="as the study says"),
 ]
 AllowCode = Annotated[
     str | None,
     Option(
         envvar="TUNER_ALLOW_CODE",
         metavar="MODULES",
-        help="Modules, with commas, that a study out of the storage may have imported.",
+        help="Python modules that a study from the storage may import, separated by commas.",
         show_default="none",
     ),
 ]
-OneByOne = Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE", help="One of them.", show_default=False)]
-ConfigFile = Annotated[Path | None, Argument(metavar="[FILE]", help="Hyperparameters in YAML, or an export.", show_default=False)]
-OneTrial = Annotated[int | None, Option(min=0, metavar="N", help="Stop only this trial.", show_default=False)]
-Now = Annotated[bool, Option("--now", help="Hand running trials back instead of training them to their end.")]
-OneWorker = Annotated[str | None, Option(metavar="NAME", help="End only this worker, after its trial.", show_default=False)]
-Earlier = Annotated[
-    list[str] | None,
-    Option(
-        "--from",
-        metavar="STUDY|BUNDLE|FILE",
-        help="Earlier study whose best configs are tried first, or a bundle's or an export's; may be given often.",
-        show_default="none",
-    ),
-]
-EarlierStorage = Annotated[
-    str | None,
-    Option(
-        "--from-storage",
-        metavar="URL",
-        help="Database of the studies that --from names.",
-        show_default="as --storage",
-    ),
-]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions:
+    """Options of commands that write artifacts and read the cache."""
+
+    artifacts: Artifacts = DEFAULT_ARTIFACTS
+    cache: Cache = None
+    cache_limit: CacheLimit = None
+
+    def folders(self) -> "Folders":
+        """Return the folders, and limit the cache of this process.
+
+        Raises:
+            RequestError: a folder or a size is not usable.
+        """
+        from tuner.commands import options
+
+        options.limit_cache(self.cache_limit)
+        return options.places(self.cache, self.artifacts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """Options of commands that start at least one worker: what a worker may take of this machine."""
+
+    threads: Threads = None
+    hang_limit: HangLimit = None
+    memory_limit: MemoryLimit = None
+    slots_per_gpu: SlotsPerGpu = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Options of commands that start several workers: how many, and where."""
+
+    workers: Annotated[
+        int | None,
+        Option(
+            min=1,
+            max=256,
+            metavar="N",
+            help="Number of worker processes.",
+            show_default="1, or one per slot of the GPUs; with --engine ray as many as fit",
+        ),
+    ] = None
+    engine: Annotated[Literal["local", "ray"], Option(help="Where workers run: on this machine, or on a Ray cluster.")] = "local"
+    address: Annotated[
+        str | None,
+        Option(
+            metavar="ADDRESS",
+            help="Ray cluster that includes this machine: auto, or HOST:PORT of its head.",
+            show_default="a new local Ray",
+        ),
+    ] = None
+    gpus_per_worker: Annotated[
+        float | None,
+        Option(min=0, max=1, metavar="X", help="GPUs per worker with --engine ray, e.g. 0.5.", show_default="1, or 0 without GPUs"),
+    ] = None
+    cpus_per_worker: Annotated[int | None, Option(min=1, metavar="N", help="CPUs per worker with --engine ray.", show_default="1")] = None
+
+    def within(self, limits: LimitOptions) -> "EngineOptions":
+        """Return the options of an engine whose workers have these limits."""
+        from tuner.commands import engines
+
+        return engines.EngineOptions(**vars(self), **vars(limits))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OriginOptions:
+    """Options of commands that read a study of the storage, which may come from another machine."""
+
+    data: DataPath = None
+    allow_code: AllowCode = None
+
+    def here(self, wait_seconds: float = 0.0) -> "Here":
+        """Return what this machine says of the study's images and code.
+
+        Raises:
+            RequestError: an entry of `--allow-code` is not a module name.
+        """
+        from tuner.commands import origin
+
+        return origin.Here(data=self.data, allowed_code=origin.read_code(self.allow_code), wait_seconds=wait_seconds)
+
+
+_GROUPS = (FolderOptions, LimitOptions, RunOptions, OriginOptions)
+
+
+def with_groups(command: Callable[..., T]) -> Callable[..., T]:
+    """Let a command take groups of options: Typer sees the fields of each group, and the command gets the group.
+
+    A parameter whose type is a group is replaced by one option per field of the group.
+    """
+    hints = get_type_hints(command, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if hint in _GROUPS}
+
+    @functools.wraps(command)
+    def expanded(**given: Any) -> T:
+        made = {name: group(**{field.name: given.pop(field.name) for field in fields(group)}) for name, group in groups.items()}
+        return command(**given, **made)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        group = groups.get(parameter.name)
+        parameters += _options(group) if group else [parameter.replace(annotation=hints[parameter.name])]
+    expanded.__signature__ = inspect.Signature(parameters, return_annotation=int)  # type: ignore[attr-defined]
+    expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": int}
+    del expanded.__wrapped__  # Typer would look through it
+    return expanded
+
+
+def _options(group: type[Any]) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(field.name, kind, default=field.default, annotation=hints[field.name]) for field in fields(group)]

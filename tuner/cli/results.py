@@ -1,41 +1,54 @@
-"""The commands that take a study as a whole: explain it, or carry its trials over into another search."""
+"""Commands that show results: `tuner status`, `watch`, `best` and `report`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
-from tuner.cli.parameters import AsJson, Cache, Storage, StudyName
-from tuner.commands import storage_url
+from tuner.cli.parameters import DEFAULT_STORAGE, AnyStudy, AsJson, Storage, StudyName
 
 app = typer.Typer()
+
+
+@app.command()
+def status(study: AnyStudy = None, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> int:
+    """Show the state, the trials and the best value of one study or all studies."""
+    from tuner.commands import show
+
+    return show.show_status(study, storage, as_json=as_json)
+
+
+@app.command()
+def watch(study: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> int:
+    """Show a study live in the terminal, from any machine that reaches the storage."""
+    from tuner.commands import show
+
+    return show.watch(study, storage, as_json=as_json)
+
+
+@app.command()
+def best(
+    study: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+    as_yaml: Annotated[bool, Option("--yaml", help="Print the whole configuration as a study file.")] = False,
+) -> int:
+    """Print the best trial of a study."""
+    from tuner.commands import options, show
+
+    return show.show_best(study, storage, form=options.form(as_json=as_json, as_yaml=as_yaml))
 
 
 @app.command()
 def report(
     study: StudyName,
     to: Annotated[Path, Option(metavar="FILE", help="File to write: .html or .md.", show_default=False)],
-    form: Annotated[Literal["html", "md"] | None, Option("--format", help="What to write.", show_default="as the file's name says")] = None,
-    storage: Storage = storage_url.STORAGE,
-    force: Annotated[bool, Option("--force", help="Replace whatever the file holds.")] = False,
+    form: Annotated[Literal["html", "md"] | None, Option("--format", help="Format of the file.", show_default="by its suffix")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    force: Annotated[bool, Option("--force", help="Overwrite an existing file.")] = False,
 ) -> int:
-    """Write one page that says all about a study, for a browser without a network."""
+    """Write one file that describes a whole study, as HTML or Markdown."""
     from tuner.commands import show
 
     return show.report(study, storage, to, form=form, force=force)
-
-
-@app.command()
-def migrate(
-    study: StudyName,
-    study_file: Annotated[Path, Argument(metavar="FILE", help="Study file with the changed search.", show_default=False)],
-    storage: Storage = storage_url.STORAGE,
-    cache: Cache = None,
-    as_json: AsJson = False,
-) -> int:
-    """Carry a study's trials over into a changed search; the study itself stays as it is."""
-    from tuner.commands import migrate as commands_migrate
-    from tuner.commands import options
-
-    return commands_migrate.migrate(study, study_file, storage, cache=options.cache(cache), as_json=as_json)

@@ -1,4 +1,4 @@
-"""The commands that make of a study's best config a model to ship."""
+"""Commands that ship a model: `tuner retrain`, `export`, `predict`, `verify`, versions, signatures and encryption."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,68 +7,74 @@ import typer
 from typer import Argument, Option
 
 from tuner.cli.parameters import (
-    Address,
-    AllowCode,
+    DEFAULT_ARTIFACTS,
+    DEFAULT_STORAGE,
     Artifacts,
     AsJson,
     Cache,
-    CacheLimit,
-    CpusPerWorker,
     DataPath,
-    Engine,
-    GpusPerWorker,
-    HangLimit,
-    MemoryLimit,
-    SlotsPerGpu,
+    FolderOptions,
+    LimitOptions,
+    OriginOptions,
+    RunOptions,
     Storage,
     StudyName,
-    Threads,
-    Workers,
+    with_groups,
 )
-from tuner.commands import storage_url
 
 app = typer.Typer()
 
-_Bundle = Annotated[Path, Argument(metavar="BUNDLE", help="Folder that `tuner export` made.", show_default=False)]
-_Threads = Annotated[int, Option(min=0, metavar="N", help="Threads to compute with; 0: all cores.")]
+_Bundle = Annotated[Path, Argument(metavar="BUNDLE", help="Folder that `tuner export` wrote.", show_default=False)]
+_Threads = Annotated[int, Option(min=0, metavar="N", help="Number of threads. 0: all cores.")]
 _PassphraseFile = Annotated[
     Path | None,
-    Option(metavar="FILE", help="File whose first line is the passphrase.", show_default="TUNER_PASSPHRASE in the environment"),
+    Option(metavar="FILE", help="File whose first line is the passphrase.", show_default="TUNER_PASSPHRASE"),
+]
+
+
+_Name = Annotated[str, Argument(metavar="NAME", help="Name of the study.", show_default=False)]
+_Number = Annotated[int, Argument(metavar="V", min=1, help="Version number.", show_default=False)]
+_Stage = Literal["production", "staging"]
+_Mlflow = Annotated[
+    str | None,
+    Option(metavar="URI", help="Also record the change in the model registry of this MLflow server or database.", show_default="none"),
 ]
 
 
 @app.command()
+@with_groups
 def export(
     study: StudyName,
+    *,
     to: Annotated[
         Path, Option(metavar="PLACE", help="Study file to write (.yaml, .yml or .json), or the folder of a bundle.", show_default=False)
     ],
-    trial: Annotated[int | None, Option(min=0, metavar="N", help="Another trial than the best.", show_default="the best")] = None,
-    version: Annotated[
-        int | None, Option(min=1, metavar="V", help="A version of the study instead of a trial.", show_default=False)
-    ] = None,
+    trial: Annotated[int | None, Option(min=0, metavar="N", help="Trial to export.", show_default="the best")] = None,
+    version: Annotated[int | None, Option(min=1, metavar="V", help="Export a version instead of a trial.", show_default=False)] = None,
     formats: Annotated[
         str | None,
         Option(
-            "--format", metavar="NAMES", help="Of a bundle: keras, savedmodel, onnx, litert, with commas; or all.", show_default="keras"
+            "--format",
+            metavar="NAMES",
+            help="Formats of a bundle, separated by commas: keras, savedmodel, onnx, litert, or all.",
+            show_default="keras",
         ),
     ] = None,
-    quantize: Annotated[Literal["int8"] | None, Option(help="Add a model in 8 bits.", show_default=False)] = None,
-    storage: Storage = storage_url.STORAGE,
-    force: Annotated[bool, Option("--force", help="Replace whatever the file holds, or a bundle.")] = False,
+    quantize: Annotated[Literal["int8"] | None, Option(help="Add a quantized model.", show_default=False)] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    force: Annotated[bool, Option("--force", help="Overwrite an existing file or bundle.")] = False,
     threads: _Threads = 0,
-    data: DataPath = None,
-    allow_code: AllowCode = None,
-    artifacts: Artifacts = storage_url.ARTIFACTS,
+    origin: OriginOptions,
+    artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
 ) -> int:
-    """Write the best trial as a study file of fixed values, or as a bundle with its model; or another trial, or a version."""
+    """Write the best trial, another trial or a version as a study file, or as a bundle with its model."""
     from tuner.commands import export as commands_export
-    from tuner.commands import options, origin
+    from tuner.commands import options
 
     asked = commands_export.ExportOptions(
         to=to, trial=trial, version=version, formats=formats, int8=quantize is not None, force=force, threads=threads,
-        here=origin.Here(data=data, allowed_code=origin.read_code(allow_code), wait_seconds=0.0),
+        here=origin.here(),
     )  # fmt: skip
     return commands_export.export_to(study, storage, asked, options.places(cache, artifacts))
 
@@ -76,64 +82,48 @@ def export(
 @app.command()
 def predict(
     bundle: _Bundle,
-    images: Annotated[list[Path], Argument(metavar="IMAGE...", help="Files, or folders of them.", show_default=False)],
-    top: Annotated[int, Option(min=1, metavar="N", help="Classes to name, the likeliest first.")] = 1,
+    images: Annotated[list[Path], Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False)],
+    top: Annotated[int, Option(min=1, metavar="N", help="Number of classes to print, most likely first.")] = 1,
     as_json: AsJson = False,
     threads: _Threads = 0,
 ) -> int:
-    """Say what a bundle's model makes of images."""
+    """Classify images with the model of a bundle."""
     from tuner.commands import bundles
 
     return bundles.predict(bundle, images, top=top, as_json=as_json, threads=threads)
 
 
 @app.command()
+@with_groups
 def retrain(
     study: StudyName,
-    top: Annotated[int, Option(min=1, max=100, metavar="K", help="Distinct configs to train again, the best first.")] = 3,
-    seeds: Annotated[int, Option(min=1, max=100, metavar="N", help="Trainings of each, with seeds of their own.")] = 3,
-    on: Annotated[
-        Literal["train", "train+validation"], Option("--on", help="What the version is trained on, once it is chosen.")
-    ] = "train",
-    workers: Workers = None,
+    *,
+    top: Annotated[int, Option(min=1, max=100, metavar="K", help="Number of distinct configurations to train, best first.")] = 3,
+    seeds: Annotated[int, Option(min=1, max=100, metavar="N", help="Trainings per configuration, each with its own seed.")] = 3,
+    on: Annotated[Literal["train", "train+validation"], Option("--on", help="Images that the chosen version is trained on.")] = "train",
     as_json: AsJson = False,
-    storage: Storage = storage_url.STORAGE,
-    data: DataPath = None,
-    allow_code: AllowCode = None,
-    threads: Threads = None,
-    hang_limit: HangLimit = None,
-    memory_limit: MemoryLimit = None,
-    slots_per_gpu: SlotsPerGpu = None,
-    engine: Engine = "local",
-    address: Address = None,
-    gpus_per_worker: GpusPerWorker = None,
-    cpus_per_worker: CpusPerWorker = None,
-    artifacts: Artifacts = storage_url.ARTIFACTS,
-    cache: Cache = None,
-    cache_limit: CacheLimit = None,
+    storage: Storage = DEFAULT_STORAGE,
+    origin: OriginOptions,
+    workers: RunOptions,
+    limits: LimitOptions,
+    folders: FolderOptions,
 ) -> int:
-    """Train a study's best configs again, choose one, and measure it once on the test split: a version."""
-    from tuner.commands import engines, options, origin
+    """Train the best configurations with several seeds, and store the chosen one as a version."""
     from tuner.commands import retrain as commands_retrain
 
-    options.limit_cache(cache_limit)
-    wanted = engines.EngineOptions(
-        engine=engine, workers=workers, threads=threads, hang_limit=hang_limit, memory_limit=memory_limit, slots_per_gpu=slots_per_gpu,
-        address=address, gpus_per_worker=gpus_per_worker, cpus_per_worker=cpus_per_worker,
-    )  # fmt: skip
-    place = origin.Here(data=data, allowed_code=origin.read_code(allow_code), wait_seconds=0.0)
+    places = folders.folders()
     asked = commands_retrain.RetrainOptions(top=top, seeds=seeds, on=on)
     return commands_retrain.retrain(
-        study, storage, asked, here=place, places=options.places(cache, artifacts), engine=wanted, as_json=as_json
+        study, storage, asked, here=origin.here(), places=places, engine=workers.within(limits), as_json=as_json
     )
 
 
 @app.command()
 def keygen(
-    kind: Annotated[Literal["seal", "sign"], Argument(help="Whether to seal and unseal with, or to sign and verify.", show_default=False)],
-    to: Annotated[Path, Argument(metavar="FILE", help="File of the private key.", show_default=False)],
+    kind: Annotated[Literal["seal", "sign"], Argument(help="seal: encrypt and decrypt. sign: sign and verify.", show_default=False)],
+    to: Annotated[Path, Argument(metavar="FILE", help="File to write the private key to.", show_default=False)],
 ) -> int:
-    """Make a pair of keys to seal or to sign with."""
+    """Create a key pair to seal or sign bundles."""
     from tuner.commands import bundles
 
     return bundles.keygen(kind, to)
@@ -147,7 +137,7 @@ def sign(
         Option(envvar="TUNER_SIGNING_KEY", metavar="FILE", help="File of the private key, from `tuner keygen sign`.", show_default=False),
     ] = None,
 ) -> int:
-    """Sign a bundle, so that others can tell that it is yours."""
+    """Sign a bundle."""
     from tuner.commands import bundles
 
     return bundles.sign(bundle, key)
@@ -161,14 +151,14 @@ def seal(
         list[str] | None,
         Option(
             metavar="KEY",
-            help="Public key, or file of public keys, that may open it; may be given often.",
-            show_default="TUNER_ARTIFACT_KEY's",
+            help="Public key, or file of public keys, that may decrypt the bundle (repeatable).",
+            show_default="the key of TUNER_ARTIFACT_KEY",
         ),
     ] = None,
     passphrase_file: _PassphraseFile = None,
-    force: Annotated[bool, Option("--force", help="Replace whatever the file holds.")] = False,
+    force: Annotated[bool, Option("--force", help="Overwrite an existing file.")] = False,
 ) -> int:
-    """Encrypt a bundle into one file, for some people only."""
+    """Encrypt a bundle into one file, for recipients or with a passphrase."""
     from tuner.commands import bundles
 
     return bundles.seal(bundle, to, recipient or [], passphrase_file, force=force)
@@ -177,13 +167,13 @@ def seal(
 @app.command()
 def unseal(
     sealed: Annotated[Path, Argument(metavar="FILE", help="File that `tuner seal` wrote.", show_default=False)],
-    to: Annotated[Path, Option(metavar="FOLDER", help="Folder to write; it must not be there yet.", show_default=False)],
+    to: Annotated[Path, Option(metavar="FOLDER", help="New folder to write.", show_default=False)],
     identity: Annotated[
         Path | None, Option(metavar="FILE", help="File of the secret key, from `tuner keygen seal`.", show_default="TUNER_ARTIFACT_KEY")
     ] = None,
     passphrase_file: _PassphraseFile = None,
 ) -> int:
-    """Decrypt a sealed bundle, whole and authentic or not at all."""
+    """Decrypt a sealed bundle. A damaged or changed file is refused as a whole."""
     from tuner.commands import bundles
 
     return bundles.unseal(sealed, to, identity, passphrase_file)
@@ -193,20 +183,18 @@ def unseal(
 def verify(
     bundle: _Bundle,
     signature: Annotated[
-        Path | None, Option(metavar="KEY", help="Public key that the signature is checked with.", show_default="it is not checked")
+        Path | None, Option(metavar="KEY", help="Public key to check the signature with.", show_default="no check")
     ] = None,
-    require: Annotated[
-        Path | None, Option(metavar="FILE", help="YAML file of the lowest accuracies that are borne.", show_default="none")
-    ] = None,
+    require: Annotated[Path | None, Option(metavar="FILE", help="YAML file with the minimum accuracies.", show_default="none")] = None,
     data: DataPath = None,
-    robustness: Annotated[bool, Option("--robustness/--no-robustness", help="Measure it on images with something wrong.")] = True,
-    images: Annotated[int, Option(min=1, metavar="N", help="The most test images that robustness is measured on.")] = 200,
-    tolerance: Annotated[float, Option(min=0, max=1, metavar="X", help="Difference of the test accuracy that is borne.")] = 0.005,
-    storage: Storage = storage_url.STORAGE,
+    robustness: Annotated[bool, Option("--robustness/--no-robustness", help="Measure the accuracy on corrupted images.")] = True,
+    images: Annotated[int, Option(min=1, metavar="N", help="Maximum number of test images for the robustness check.")] = 200,
+    tolerance: Annotated[float, Option(min=0, max=1, metavar="X", help="Allowed difference of the test accuracy.")] = 0.005,
+    storage: Storage = DEFAULT_STORAGE,
     as_json: AsJson = False,
     cache: Cache = None,
 ) -> int:
-    """Check that a bundle is whole, signed, safe to load and as good as it says."""
+    """Check that a bundle is complete, signed, safe to load and as accurate as recorded."""
     from tuner.commands import bundles
 
     asked = bundles.VerifyOptions(
@@ -220,3 +208,75 @@ def verify(
         storage=storage,
     )
     return bundles.verify(bundle, asked, as_json=as_json)
+
+
+@app.command()
+def versions(
+    name: Annotated[str | None, Argument(metavar="[NAME]", help="Name of a study. Default: all studies.", show_default=False)] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    add: Annotated[
+        int | None, Option(min=0, metavar="TRIAL", help="Store a completed trial of the study NAME as a version.", show_default="none")
+    ] = None,
+    delete: Annotated[int | None, Option(min=1, metavar="V", help="Delete a version of NAME permanently.", show_default="none")] = None,
+    deleted: Annotated[bool, Option("--deleted", help="Show deleted versions, too.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Do not ask for confirmation.")] = False,
+    as_json: AsJson = False,
+) -> int:
+    """Show the versions of one study or all studies, add one, or delete one."""
+    from tuner.commands import versions as commands_versions
+
+    if add is not None:
+        return commands_versions.add(commands_versions.named(name, "--add", add, but=delete), storage, add, as_json=as_json)
+    if delete is not None:
+        return commands_versions.delete(commands_versions.named(name, "--delete", delete), storage, delete, confirmed=yes, as_json=as_json)
+    return commands_versions.show(name, storage, deleted=deleted, as_json=as_json)
+
+
+@app.command()
+def promote(
+    name: _Name,
+    number: _Number,
+    to: Annotated[_Stage, Option(help="Stage to promote the version to.")] = "production",
+    mlflow: _Mlflow = None,
+    bundle: Annotated[
+        Path | None,
+        Option(metavar="FOLDER", help="Bundle to upload to MLflow.", show_default="weights, configuration and metrics"),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> int:
+    """Promote a version to production, in place of the current one."""
+    from tuner.commands import versions as commands_versions
+
+    elsewhere = commands_versions.Elsewhere(mlflow=mlflow, bundle=bundle)
+    return commands_versions.promote(name, storage, number, to, elsewhere=elsewhere, as_json=as_json)
+
+
+@app.command()
+def rollback(
+    name: _Name,
+    stage: Annotated[_Stage, Option(help="Stage to roll back.")] = "production",
+    withdraw: Annotated[bool, Option("--withdraw", help="Leave the stage empty.")] = False,
+    mlflow: _Mlflow = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> int:
+    """Roll production back to the previous version."""
+    from tuner.commands import versions as commands_versions
+
+    elsewhere = commands_versions.Elsewhere(mlflow=mlflow)
+    return commands_versions.rollback(name, storage, stage, withdraw=withdraw, elsewhere=elsewhere, as_json=as_json)
+
+
+@app.command()
+def diff(
+    name: _Name,
+    first: Annotated[int, Argument(metavar="V1", min=1, help="Version number.", show_default=False)],
+    second: Annotated[int, Argument(metavar="V2", min=1, help="Another version number.", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> int:
+    """Compare two versions: configuration, data, metrics and packages."""
+    from tuner.commands import versions as commands_versions
+
+    return commands_versions.diff(name, storage, (first, second), as_json=as_json)

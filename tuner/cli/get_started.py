@@ -1,0 +1,45 @@
+"""Commands to get started: `tuner init`, `check` and `schema`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from tuner.cli.parameters import Cache, StudyFile
+
+app = typer.Typer()
+
+
+@app.command()
+def init(
+    name: Annotated[str, Argument(metavar="NAME", help="Name of the new study.", show_default=False)],
+    images: Annotated[Path, Option(metavar="FOLDER", help="Folder with one sub-folder of images per class.", show_default=False)],
+    to: Annotated[Path | None, Option(metavar="FILE", help="Study file to write.", show_default="studies/NAME.yaml")] = None,
+    cache: Cache = None,
+) -> int:
+    """Write a study file for a folder of images."""
+    from tuner.commands import check as commands_check
+    from tuner.commands import options
+
+    return commands_check.init(name, images, to or Path("studies") / f"{name}.yaml", options.cache(cache))
+
+
+@app.command()
+def check(study_file: StudyFile, cache: Cache = None) -> int:
+    """Show every mistake of a study file, its images, its search space and a rough cost."""
+    from tuner.commands import check as commands_check
+    from tuner.commands import options
+
+    return commands_check.check(study_file, options.cache(cache))
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON Schema of study files, for editors."""
+    import json
+
+    from tuner.spec import file as study_file
+
+    print(json.dumps(study_file.json_schema(), indent=2))
+    return 0

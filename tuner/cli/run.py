@@ -1,0 +1,148 @@
+"""Commands that run studies: `tuner run`, `worker`, `stop`, `resume`, `enqueue` and `migrate`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from tuner.cli.parameters import (
+    DEFAULT_STORAGE,
+    AsJson,
+    Cache,
+    FolderOptions,
+    LimitOptions,
+    OriginOptions,
+    RunOptions,
+    Storage,
+    StudyFile,
+    StudyName,
+    Wait,
+    with_groups,
+)
+
+app = typer.Typer()
+
+
+@app.command()
+@with_groups
+def run(
+    study_file: StudyFile,
+    *,
+    workers: RunOptions,
+    trials: Annotated[int | None, Option(metavar="N", help="Trials of the study, over all its runs.", show_default="the file's")] = None,
+    timeout: Annotated[str | None, Option(metavar="TIME", help="Time for the study, e.g. 90s, 1h30m.", show_default="the file's")] = None,
+    target: Annotated[float | None, Option(metavar="X", help="Validation accuracy that ends the study.", show_default="the file's")] = None,
+    earlier: Annotated[
+        list[str] | None,
+        Option(
+            "--from",
+            metavar="STUDY|BUNDLE|FILE",
+            help="Try the best configurations of an earlier study, a bundle or an export first (repeatable).",
+            show_default="none",
+        ),
+    ] = None,
+    from_storage: Annotated[
+        str | None,
+        Option("--from-storage", metavar="URL", help="Database of the studies that --from names.", show_default="as --storage"),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    dashboard: Annotated[bool, Option("--dashboard", help="Serve the dashboard while the study runs.")] = False,
+    port: Annotated[
+        int | None,
+        Option(min=0, max=65535, metavar="PORT", help="Port of the dashboard. 0: any.", show_default="8080, or any if that is taken"),
+    ] = None,
+    to: Annotated[
+        Path | None, Option(metavar="FILE", help="File to export the best configuration to.", show_default="NAME-best.yaml")
+    ] = None,
+    export: Annotated[bool, Option("--export/--no-export", help="Export the best configuration at the end.")] = True,
+    limits: LimitOptions,
+    folders: FolderOptions,
+) -> int:
+    """Create or resume a study, and train trials until its budget is spent."""
+    from tuner.commands import options
+    from tuner.commands import run as commands_run
+
+    places = folders.folders()
+    budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
+    asked = commands_run.SearchOptions(file=study_file, budget=budget, earlier=earlier or (), earlier_storage=from_storage)
+    return commands_run.run(
+        asked,
+        storage,
+        places=places,
+        engine=workers.within(limits),
+        dashboard=commands_run.Dashboard(wanted=dashboard, port=port),
+        exported=commands_run.ExportTarget(wanted=export, path=to),
+    )
+
+
+@app.command()
+@with_groups
+def worker(
+    study: Annotated[str, Argument(metavar="STUDY|FILE", help="Name of a study in the storage, or a study file.", show_default=False)],
+    *,
+    storage: Storage = DEFAULT_STORAGE,
+    wait: Wait = None,
+    origin: OriginOptions,
+    limits: LimitOptions,
+    folders: FolderOptions,
+) -> int:
+    """Add one worker to a study, from any machine that reaches the storage."""
+    from tuner.commands import options
+    from tuner.commands import worker as commands_worker
+
+    places = folders.folders()
+    hands = options.hands(1, limits.threads, limits.hang_limit, limits.memory_limit, limits.slots_per_gpu)
+    return commands_worker.worker(study, storage, here=origin.here(options.wait_seconds(wait)), places=places, hands=hands)
+
+
+@app.command()
+def stop(
+    study: StudyName,
+    now: Annotated[bool, Option("--now", help="Suspend running trials, too. They resume from their checkpoints.")] = False,
+    trial: Annotated[int | None, Option(min=0, metavar="N", help="Stop only this trial.", show_default=False)] = None,
+    worker: Annotated[str | None, Option(metavar="NAME", help="Stop only this worker, after its trial.", show_default=False)] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
+    """Stop a study on every machine, or one of its trials or workers."""
+    from tuner.commands import control
+
+    return control.stop(study, storage, now=now, trial=trial, worker=worker)
+
+
+@app.command()
+def resume(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> int:
+    """Allow workers to resume a stopped study."""
+    from tuner.commands import control
+
+    return control.resume(study, storage)
+
+
+@app.command()
+def enqueue(
+    study: StudyName,
+    file: Annotated[Path | None, Argument(metavar="[FILE]", help="Hyperparameters in YAML, or an export.", show_default=False)] = None,
+    values: Annotated[
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="Set one hyperparameter (repeatable).", show_default=False)
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+) -> int:
+    """Add a trial with hyperparameters that you choose."""
+    from tuner.commands import control
+
+    return control.enqueue(study, storage, file, values or [])
+
+
+@app.command()
+def migrate(
+    study: StudyName,
+    study_file: Annotated[Path, Argument(metavar="FILE", help="Study file with the changed search.", show_default=False)],
+    storage: Storage = DEFAULT_STORAGE,
+    cache: Cache = None,
+    as_json: AsJson = False,
+) -> int:
+    """Copy the trials of a study into a new study with a changed search."""
+    from tuner.commands import migrate as commands_migrate
+    from tuner.commands import options
+
+    return commands_migrate.migrate(study, study_file, storage, cache=options.cache(cache), as_json=as_json)
