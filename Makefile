@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-dep
 LOCK := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark check format test soak browser lock clean
+.PHONY: help install demo benchmark check format test soak services lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,17 +48,23 @@ format: $(INSTALLED)  ## mend what lint and formatting can mend by themselves
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-test: check browser  ## check, then the whole suite
+test: check services  ## check, then the whole suite
 	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 soak: $(INSTALLED)  ## the long form of tests/faults: twenty kills, outages of a minute
 	SOAK=1 $(BIN)/pytest tests/faults
 
-browser: $(INSTALLED)
-	@{ [ -n "$$CHROMIUM" ] || command -v chromium; } >/dev/null && $(BIN)/playwright --version >/dev/null 2>&1 || { \
+# The packages of Debian that the tests need and this machine lacks. Those of MariaDB come without a service, so none is started.
+MISSING = { [ -n "$$CHROMIUM" ] || command -v chromium; } >/dev/null || echo chromium; \
+  $(BIN)/playwright --version >/dev/null 2>&1 || echo libatomic1; \
+  { command -v mariadbd || [ -x /usr/sbin/mariadbd ]; } >/dev/null || echo mariadb-server-core; \
+  command -v my_print_defaults >/dev/null || echo mariadb-client-core
+
+services: $(INSTALLED)
+	@missing=$$(echo $$($(MISSING))); [ -z "$$missing" ] || { \
 	  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium libatomic1 >/dev/null 2>&1; } || { \
-	  echo "The browser tests need Chromium and libatomic: sudo apt-get install chromium libatomic1" >&2; exit 1; }
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null 2>&1; } || { \
+	  echo "The tests need packages that are missing: sudo apt-get install --no-install-recommends $$missing" >&2; exit 1; }
 
 lock:  ## choose new versions for the locks (needs uv)
 	$(LOCK) --group dev pyproject.toml -o requirements.lock

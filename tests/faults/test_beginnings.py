@@ -9,6 +9,7 @@ WORKERS = 16
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("storage_url", ["sqlite", "postgresql"], indirect=True)  # MariaDB: tests/integration/test_many_workers.py
 def test_many_workers_may_begin_a_study_at_once(place: Place, storage_url: str) -> None:
     place.write(budget={"trials": 20})
     played = script(place, fine_tune_epochs=2, epoch_seconds=0.01)

@@ -33,7 +33,9 @@ def begin(storage: Storage) -> Begin:
 def processes() -> ForkServerContext:
     """Starts processes from one that has imported what they need."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "tests.integration.hands", "alembic.command", "psycopg", "optuna.samplers._tpe.sampler"])
+    context.set_forkserver_preload(
+        ["pytest", "tests.integration.hands", "alembic.command", "psycopg", "pymysql", "optuna.samplers._tpe.sampler"]
+    )
     return context
 
 

@@ -177,12 +177,19 @@ def test_a_trial_that_is_lost_too_often_fails_with_its_history_without_a_claim(b
     assert seen.stop_reason == "the budget of 1 trials is spent"
 
 
+def make_earlier(study: Study) -> None:
+    """Make every attempt look as if it had begun two hours ago and been seen for 100 seconds."""
+    started_at, seen_at = tables.LEASES.c.started_at, tables.LEASES.c.seen_at
+    earlier = sqlalchemy.update(tables.LEASES).where(tables.LEASES.c.study_id == study.id)
+    # MariaDB uses a column's new value in the assignments after it
+    shifted = earlier.ordered_values((seen_at, started_at - 7100), (started_at, started_at - 7200))
+    study.storage.write(lambda connection: connection.execute(shifted))
+
+
 def test_what_a_lost_worker_did_counts_until_it_was_last_seen(begin: Begin) -> None:
     study = begin()
     lose(study)
-    earlier = sqlalchemy.update(tables.LEASES).where(tables.LEASES.c.study_id == study.id)
-    shift = {"started_at": tables.LEASES.c.started_at - 7200, "seen_at": tables.LEASES.c.started_at - 7100}
-    study.storage.write(lambda connection: connection.execute(earlier.values(**shift)))
+    make_earlier(study)
     trials.reap(study, WorkerId.here("w1"))
     assert status.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
 
@@ -213,9 +220,7 @@ def test_what_a_worker_left_is_stored_once_in_order_and_its_absence_is_no_work(b
     curve = by_hand.epochs(claimed, [0.5, 0.6, 0.7])
     trials.report(study, claimed, curve[:1])
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
-    earlier = sqlalchemy.update(tables.LEASES).where(tables.LEASES.c.study_id == study.id)
-    shift = {"started_at": tables.LEASES.c.started_at - 7200, "seen_at": tables.LEASES.c.started_at - 7100}
-    study.storage.write(lambda connection: connection.execute(earlier.values(**shift)))
+    make_earlier(study)
     for _ in range(2):
         delivery = trials.deliver(study, claimed, curve[1:], by_hand.finished(claimed, 0.7), device="cpu")
         assert delivery is Delivery.KEPT

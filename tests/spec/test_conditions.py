@@ -20,7 +20,7 @@ def test_the_table_names_every_hyperparameter_of_a_study_file_and_of_a_trial() -
     assert sections == set(SearchSpace.model_fields) - {"adam_weight_decay"} == set(Hyperparameters.model_fields)
     for section, model in (("augmentation", AugmentationSpace), ("augmentation", Augmentation), ("head_units", HeadSpace)):
         assert {name.removeprefix(f"{section}.") for name in conditions.BY_NAME if name.startswith(f"{section}.")} == set(
-            model.model_fields  # type: ignore[attr-defined]
+            model.model_fields
         )
     assert len(conditions.TABLE) == len(conditions.BY_NAME)
 

@@ -1,6 +1,7 @@
 """What opening a database does, and says where it cannot."""
 
 import sqlite3
+import sys
 import threading
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def test_a_database_that_cannot_be_opened_is_explained_without_its_password(url:
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_a_missing_mysql_driver_names_the_extra() -> None:
+def test_a_missing_mysql_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pymysql", None)
     with pytest.raises(MissingPackage, match=r"pip install 'tuner\[mysql\]'"):
         storages.open("mysql://me:secret@127.0.0.1:1/db")
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Column, Connection, create_engine, inspect, text
 
 from tests.studies import by_hand
 from tuner.errors import StorageError
 from tuner.storage import engine as storages
 from tuner.storage import migrating, tables
 from tuner.storage.engine import Storage
+from tuner.storage.migrations import adding
 from tuner.studies import study as studies
 from tuner.views import status
 
@@ -184,6 +185,7 @@ def test_many_processes_bring_an_old_database_up_to_date_at_once(storage_url: st
     storage.close()
 
 
+@pytest.mark.parametrize("storage_url", ["sqlite", "postgresql"], indirect=True)  # MariaDB commits each change of tables by itself
 def test_a_step_that_fails_leaves_the_database_as_it_was(storage_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make_old(storage_url)
     upgrade = migrating._upgrade
@@ -200,6 +202,48 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(storage_url: str, monke
     assert not {"tuner_versions", "tuner_alembic"} & {*inspect(engine).get_table_names()}
     engine.dispose()
     storages.open(storage_url).close()
+
+
+def test_a_step_that_is_cut_short_on_mariadb_is_finished_by_the_next_call(mariadb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_old(mariadb_url)
+    from alembic import op
+
+    add = adding.table
+
+    def add_or_fail(name: str, *columns: Column[Any]) -> None:
+        if name == "tuner_stages":
+            op.get_bind().execute(text("SELECT * FROM no_such_table"))
+        add(name, *columns)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adding, "table", add_or_fail)
+        with pytest.raises(StorageError):
+            storages.open(mariadb_url)
+    engine = create_engine(mariadb_url)
+    assert {"tuner_versions", "tuner_stages"} & {*inspect(engine).get_table_names()} == {"tuner_versions"}
+    engine.dispose()
+    storage = storages.open(mariadb_url)
+    assert storage.read(migrating.version) == migrating.HEAD
+    assert {*layout(storage)} == {*tables.METADATA.tables, migrating.VERSION_TABLE}
+    assert rows(storage, tables.EPOCHS) == [(1, 0, 1, "probe", 0.5, 0.75, 0.25, 0.875, 0.01, 2.0)]
+    storage.close()
+
+
+def test_others_see_the_last_step_before_they_get_the_lock_of_mariadb(mariadb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_old(mariadb_url)
+    seen: list[str | None] = []
+    unlock = migrating._unlock
+
+    def look_and_unlock(connection: Connection) -> None:
+        engine = create_engine(mariadb_url)
+        with engine.connect() as other:
+            seen.append(migrating.version(other))
+        engine.dispose()
+        unlock(connection)
+
+    monkeypatch.setattr(migrating, "_unlock", look_and_unlock)
+    storages.open(mariadb_url).close()
+    assert seen == [migrating.HEAD]
 
 
 def test_a_storage_that_is_up_to_date_costs_a_look(storage: Storage) -> None:

@@ -20,7 +20,7 @@ from tuner.views import details, status
 Begin = Callable[..., Study]
 
 #: what is asked and answered by SQL that differs between databases
-on_both = pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+on_each = pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def kind() -> str:
 
 @pytest.fixture
 def storage(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    url = f"sqlite:///{tmp_path / 'tuner.db'}" if kind == "sqlite" else str(request.getfixturevalue("postgresql_url"))
+    url = f"sqlite:///{tmp_path / 'tuner.db'}" if kind == "sqlite" else str(request.getfixturevalue(f"{kind}_url"))
     opened = storages.open(url)
     yield opened
     opened.close()
@@ -42,7 +42,7 @@ def appear(study: Study, name: str = "w1") -> WorkerId:
     return worker
 
 
-@on_both
+@on_each
 def test_a_stopped_study_starts_no_trial_until_it_is_resumed(study: Study) -> None:
     running = by_hand.must_claim(study)
     control.stop(study, by="ann")
@@ -64,7 +64,7 @@ def test_a_later_run_goes_on_with_a_stopped_study(study: Study) -> None:
     assert by_hand.claim(study) is not None
 
 
-@on_both
+@on_each
 def test_a_suspended_study_asks_its_workers_to_hand_back(study: Study) -> None:
     worker = appear(study)
     assert control.suspend(study, by="ann") == 1
@@ -73,7 +73,7 @@ def test_a_suspended_study_asks_its_workers_to_hand_back(study: Study) -> None:
     assert trials.beat(study, worker, WorkerStatus()).wish is WorkerRequest.NONE
 
 
-@on_both
+@on_each
 def test_a_raised_budget_is_seen_by_the_next_claim_and_outlives_a_run_of_the_same_file(begin: Begin) -> None:
     study = begin(budget={"trials": 1})
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
@@ -101,7 +101,7 @@ def test_a_budget_that_cannot_be_is_refused_in_one_line(study: Study, changes: d
     assert "\n" not in str(refused.value)
 
 
-@on_both
+@on_each
 def test_a_trial_that_is_stopped_ends_as_pruned_with_its_best_value_and_its_worker_hears_who_did_it(study: Study) -> None:
     claimed = by_hand.must_claim(study)
     trials.report(study, claimed, by_hand.epochs(claimed, [0.4, 0.7, 0.6]))
@@ -120,7 +120,7 @@ def test_a_trial_that_is_stopped_ends_as_pruned_with_its_best_value_and_its_work
         control.stop_trial(study, 7, by="ann")
 
 
-@on_both
+@on_each
 def test_a_worker_that_is_asked_to_leave_claims_no_more(study: Study) -> None:
     worker, other = appear(study), appear(study, "w2")
     control.stop_worker(study, worker.name, by="ann")
@@ -152,7 +152,7 @@ def test_a_beat_costs_one_statement_more_than_a_lease_and_a_claim_none(study: St
     assert [statement.split()[0] for statement in seen if not statement.startswith("BEGIN")] == ["UPDATE", "UPDATE"]
 
 
-@on_both
+@on_each
 def test_a_config_of_ones_own_is_tried_next_and_counts_once(begin: Begin) -> None:
     study = begin(budget={"trials": 3}, search={"dropout": [0.1, 0.5], "optimizer": ["adamw", "sgd"]})
     number = enqueue.enqueue(study, {"dropout": 0.25, "optimizer": "sgd", "learning_rate": 0.01, "head_units": [64]}, by="ann")
@@ -181,7 +181,7 @@ def test_an_enqueued_config_outlives_the_worker_that_began_it(begin: Begin) -> N
     assert again.hyperparameters.dropout == 0.3
 
 
-@on_both
+@on_each
 def test_an_enqueued_trial_can_be_taken_back(begin: Begin) -> None:
     study = begin()
     by_hand.finish(study, by_hand.must_claim(study), 0.5)

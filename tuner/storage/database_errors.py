@@ -43,6 +43,7 @@ _CURES = (
     (("can't connect to mysql server",), "nothing listens there; start the database, or correct host and port"),
     (("readonly database",), "it is read-only; let this user write the file and its folder, or choose another --storage"),
     (("read-only",), "it is read-only; let this user write, or choose another --storage"),
+    (("command denied to user",), "this user may not write there; grant it the right, or choose another --storage"),
     (("permission denied",), "this user may not write there; grant it the right, or choose another --storage"),
     (("file is not a database",), "the file is not an SQLite database; choose another --storage"),
     (("file is encrypted",), "the file is not an SQLite database; choose another --storage"),

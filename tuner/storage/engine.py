@@ -243,6 +243,8 @@ def _parse(url: str) -> URL:
         raise StorageError(f"{shown(url)} starts with postgres://; write postgresql:// instead")
     if backend == "sqlite" and address.database in (None, "", ":memory:"):
         raise StorageError(f"{shown(url)} is a database in memory, which no other process can see; name a file: sqlite:///tuner.db")
+    if backend in ("mysql", "mariadb") and not address.database:
+        raise StorageError(f"{shown(url)} names no database; write mysql://user:password@host/database")
     return address.set(drivername=_DRIVERS.get(address.drivername, address.drivername))
 
 

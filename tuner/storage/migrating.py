@@ -61,6 +61,7 @@ def bring_up_to_date(connection: Connection) -> None:
     try:
         if not is_up_to_date(connection):
             _upgrade(connection)
+            _settle(connection)
     finally:
         _unlock(connection)
 
@@ -88,6 +89,12 @@ def _lock(connection: Connection) -> None:
             connection.execute(sqlalchemy.text("SELECT GET_LOCK(:key, :seconds)"), {"key": VERSION_TABLE, "seconds": _LOCK_SECONDS})
         case _:
             pass
+
+
+def _settle(connection: Connection) -> None:
+    """Commit the number of the last step where the lock does not last until the end of the transaction: others must see it first."""
+    if connection.dialect.name in ("mysql", "mariadb"):
+        connection.execute(sqlalchemy.text("COMMIT"))
 
 
 def _unlock(connection: Connection) -> None:

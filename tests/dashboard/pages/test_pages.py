@@ -192,7 +192,7 @@ def test_a_hostile_name_is_only_shown(client: TestClient, storage: Storage, name
         assert_nothing_runs(text)
 
 
-@pytest.mark.parametrize("shared_storage", ["sqlite"], indirect=True)  # PostgreSQL holds no such name: 512 characters are the most
+@pytest.mark.parametrize("shared_storage", ["sqlite"], indirect=True)  # servers hold no such name: 512 characters are the most
 def test_a_name_of_10_kb_is_cut(client: TestClient, storage: Storage) -> None:
     study = optuna.create_study(storage=storage.rdb, study_name="<b>" * 3500)
     study.optimize(lambda trial: 1.0, n_trials=1)

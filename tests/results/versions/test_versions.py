@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.mariadb import Server
 from tests.results.new_versions import new_version
 from tuner.errors import VersionError
 from tuner.results.versions import stages, versions
@@ -17,15 +18,20 @@ LOOK = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=0.9, nu
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory: pytest.TempPathFactory, postgresql_server: Any) -> Iterator[dict[str, Storage]]:
-    urls = {"sqlite": f"sqlite:///{tmp_path_factory.mktemp('versions')}/tuner.db", "postgresql": postgresql_server.get_uri()}
+def opened(tmp_path_factory: pytest.TempPathFactory, postgresql_server: Any, mariadb_server: Server) -> Iterator[dict[str, Storage]]:
+    mariadb_server.execute("CREATE DATABASE IF NOT EXISTS versions")
+    urls = {
+        "sqlite": f"sqlite:///{tmp_path_factory.mktemp('versions')}/tuner.db",
+        "postgresql": postgresql_server.get_uri(),
+        "mariadb": mariadb_server.get_uri("versions"),
+    }
     found = {name: storages.open(url) for name, url in urls.items()}
     yield found
     for storage in found.values():
         storage.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def storage(request: pytest.FixtureRequest, opened: dict[str, Storage]) -> Storage:
     return opened[request.param]
 
