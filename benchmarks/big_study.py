@@ -6,16 +6,15 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from optuna.distributions import FloatDistribution, distribution_to_json
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
 from sqlalchemy import Connection, insert
 
 from tuner.protocol.messages import Prepared
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.storage import tables
+from tuner.storage import optuna_private, tables
+from tuner.storage.attributes import CONFUSION, HYPERPARAMETERS, PREPARED
 from tuner.storage.engine import Storage
-from tuner.studies import claims, endings
 from tuner.studies import study as studies
 from tuner.studies.leases import LeaseEnding
 
@@ -39,7 +38,7 @@ def fill(storage: Storage, *, name: str, num_trials: int) -> int:
         "training": {"probe_epochs": PROBE_EPOCHS},
     }
     joined = studies.join(study_file.parse(given, "big_study.yaml"), storage)
-    prepared = {studies.PREPARED: _PREPARED.model_dump(mode="json")}
+    prepared = {PREPARED: _PREPARED.model_dump(mode="json")}
     storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, joined.id, prepared))
     for first in range(0, num_trials, _CHUNK):
         numbers = range(first, min(num_trials, first + _CHUNK))
@@ -82,16 +81,16 @@ def _trial(number: int, began: datetime) -> dict[str, Any]:
         "number": number, "state": state, "start": start, "end": start + timedelta(seconds=_SECONDS_A_TRIAL), "curve": curve,
         "hyperparameters": chosen, "attributes": failed if state is TrialState.FAIL else {"device": "cpu, 2 threads",
         "seconds": 28.5, "best_epoch": EPOCHS},
-        "system": {claims.HYPERPARAMETERS: chosen.model_dump(mode="json"), endings.CONFUSION: confusion},
+        "system": {HYPERPARAMETERS: chosen.model_dump(mode="json"), CONFUSION: confusion},
     }  # fmt: skip
 
 
 def _rows_of(rows: dict[Any, list[dict[str, Any]]], study_id: int, trial_id: int, trial: dict[str, Any]) -> None:
     number, curve = trial["number"], trial["curve"]
     best = [max(curve[: step + 1]) for step in range(len(curve))]
-    finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+    finite = optuna_private.FINITE_INTERMEDIATE
     if trial["state"] is not TrialState.FAIL:
-        kind = models.TrialValueModel.TrialValueType.FINITE
+        kind = optuna_private.FINITE
         rows[tables.VALUES].append({"trial_id": trial_id, "objective": 0, "value": best[-1], "value_type": kind})
     for name, high in (("dropout", 0.5), ("probe_learning_rate.adamw", 0.01)):
         value = getattr(trial["hyperparameters"], name.partition(".")[0])

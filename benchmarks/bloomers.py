@@ -6,7 +6,6 @@ pruner ended while they were fine-tuned, and trials whose probe did not earn fin
 
 import argparse
 import json
-import math
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from tuner.results import best as bests
 from tuner.results import export
 from tuner.spec.strategies import NoPruner, Random
 from tuner.spec.study import Budget, StudySpec
-from tuner.studies import claims, epochs, trials
+from tuner.storage import epochs
+from tuner.studies import claims, trials
 from tuner.studies.study import Study
 
 TRIALS = 10
@@ -88,9 +88,9 @@ def chosen(study: Study, num_trials: int) -> list[tuple[FrozenTrial, str]]:
 
 def _could_go_on(study: Study, trial: FrozenTrial) -> bool:
     """Whether a trial would have been fine-tuned further: it did not end by itself, and it unfreezes something."""
-    curve = study.storage.read(lambda connection: epochs.read(connection, study, trial.number))
+    curve = study.storage.read(lambda connection: epochs.read(connection, study.id, trial.number))
     hyperparameters = trials.hyperparameters(trial)
-    return bool(curve) and math.isfinite(curve[-1].loss) and hyperparameters is not None and hyperparameters.unfreeze > 0
+    return bool(curve) and curve[-1].loss is not None and hyperparameters is not None and hyperparameters.unfreeze > 0
 
 
 def again(study: Study, trial: FrozenTrial, ended_by: str, *, winner: bests.Best, folder: Path, cache: Path | None) -> Again:

@@ -25,7 +25,7 @@ import numpy as np
 from tuner import machine
 from tuner.commands import retrain as commands_retrain
 from tuner.protocol import messages
-from tuner.results.retrain import retrained
+from tuner.results.retrain import trainings
 from tuner.results.retrain.verdict import Verdict
 from tuner.results.versions.versions import Version
 from tuner.spec.study import StudySpec
@@ -33,6 +33,7 @@ from tuner.storage import engine as storages
 from tuner.studies import retraining as again_of
 from tuner.studies import study as studies
 from tuner.studies.study import Study
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker import process
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.process import Assignment
@@ -67,7 +68,7 @@ class Beside:
     def memory_bytes(self) -> int:
         return 0
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         return ""
 
     def kill(self) -> None:
@@ -155,7 +156,7 @@ def retrain(study: Study, folder: Path, trainer: Beside) -> Version:
     """What `tuner retrain` does, with this trainer."""
     again = again_of.begin(study, again_of.configs(study, TOP), again_of.seeds(study, SEEDS), top=TOP)
     work(again, folder, trainer)
-    configs = retrained.read(again)
+    configs = trainings.read(again)
     process.child = lambda assignment: trainer  # type: ignore[assignment]
     room = commands_retrain.EvaluationSetup(assignment=assignment(again, folder), stopping=Stopping(), by="benchmark")
     return commands_retrain.conclude(study, again, configs, commands_retrain.matter(study, again, configs), room)
@@ -174,27 +175,27 @@ def work(study: Study, folder: Path, trainer: Beside) -> None:
 def assignment(study: Study, folder: Path) -> Assignment:
     return Assignment(
         study=study.name, spec=study.spec, data=study.spec.data, storage=f"sqlite:///{folder / 'tuner.db'}", worker=f"w{os.getpid()}",
-        cache=folder / "cache", artifacts=folder / "artifacts", threads=machine.num_cores(), hang_limit_seconds=3600,
+        folders=Folders(cache=folder / "cache", artifacts=folder / "artifacts"), threads=machine.num_cores(), hang_limit_seconds=3600,
     )  # fmt: skip
 
 
 def held_out(study: Study, version: Version, folder: Path) -> tuple[float, int]:
     """Accuracy of a version on the images that are in no split and equal none that is, and how many they are."""
     from tuner.tasks.images.data import resized, splits
-    from tuner.tasks.images.training import context, evaluation, pipeline
+    from tuner.tasks.images.training import context, evaluation, training_data
 
     target = studies.load(version.kept.study, study.storage)
     ready = context.prepare(target.spec, cache=folder / "cache")
-    data = pipeline.open_dataset(target.spec.data, cache=folder / "cache")
+    data = training_data.open_dataset(target.spec.data, cache=folder / "cache")
     parts = splits.split(data, target.spec.data, target.spec.seed)
     used = np.concatenate([parts.train, parts.validation, parts.test])
     fresh = ~np.isin(data.digests, data.digests[used])
     fresh[used] = False
     rows = np.flatnonzero(fresh)
     images = resized.load(data, rows, size=ready.backbone.size, resize=target.spec.model.resize, cache=folder / "cache", words={})
-    ready = replace(ready, data=replace(ready.data, test=pipeline.Split(images=images, labels=data.labels[rows])))
+    ready = replace(ready, data=replace(ready.data, test=training_data.Split(images=images, labels=data.labels[rows])))
     assert version.kept.trial is not None
-    found = next(each for each in retrained.read(target) if version.kept.trial in [run.trial for run in each.runs])
+    found = next(each for each in trainings.read(target) if version.kept.trial in [run.trial for run in each.runs])
     order = messages.Evaluate(trial=version.kept.trial, hyperparameters=found.hyperparameters, weights=version.kept.artifact)
     return evaluation.evaluate(ready, order).accuracy, len(rows)
 

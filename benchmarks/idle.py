@@ -47,7 +47,7 @@ class Idle:
         """Nothing."""
         return 0
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         """Nothing."""
         return ""
 

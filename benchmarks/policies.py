@@ -16,10 +16,12 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 import tuner
-from tuner.protocol.messages import Epoch, Stage
+from tuner.protocol.messages import Stage
 from tuner.sampling import pruners
 from tuner.spec.study import StudySpec
-from tuner.studies import continuation, epochs
+from tuner.storage import epochs
+from tuner.storage.epochs import EpochRow
+from tuner.studies import continuation
 
 ORDERS = 200
 SHARES = (0.5, 0.33, 0.25, 0.2, 0.15, 0.1)
@@ -94,17 +96,17 @@ def main() -> None:
         (given.folder / f"{study.name}-policies.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
-def recorded(study: tuner.Study) -> list[list[Epoch]]:
+def recorded(study: tuner.Study) -> list[list[EpochRow]]:
     """The curve of each completed trial."""
     numbers = [trial.number for trial in study.optuna.get_trials(states=(TrialState.COMPLETE,))]
-    return study.storage.read(lambda connection: [epochs.read(connection, study, number) for number in numbers])
+    return study.storage.read(lambda connection: [list(epochs.read(connection, study.id, number)) for number in numbers])
 
 
-def compare(spec: StudySpec, trials: list[list[Epoch]], num_orders: int) -> list[dict[str, Any]]:
+def compare(spec: StudySpec, trials: list[list[EpochRow]], num_orders: int) -> list[dict[str, Any]]:
     """A row of the table for each policy; every one sees the same orders."""
     random = np.random.default_rng(0)
     orders = [random.permutation(len(trials)) for _ in range(num_orders)]
-    deadline = DEADLINE * sum(epoch.seconds for trial in trials for epoch in trial)
+    deadline = DEADLINE * sum(epoch.seconds or 0.0 for trial in trials for epoch in trial)
     rows: list[dict[str, Any]] = []
     for policy in policies():
         given = policy.over(spec)
@@ -127,12 +129,12 @@ class _Search:
         self.promoted: list[float] = []
         self.seconds = self.best = self.best_by_deadline = 0.0
 
-    def train(self, epochs: Sequence[Epoch]) -> None:
+    def train(self, epochs: Sequence[EpochRow]) -> None:
         """Go through one trial, as far as it is let."""
         trial, value, is_ended = self.study.ask(), 0.0, False
         for epoch in epochs:
-            value = max(value, epoch.validation_accuracy)
-            self.seconds += epoch.seconds
+            value = max(value, epoch.validation_accuracy or 0.0)
+            self.seconds += epoch.seconds or 0.0
             if epoch.step >= self.spec.training.probe_epochs:
                 is_ended = self._ends(trial, epoch, value) and epoch is not epochs[-1]
             if is_ended:
@@ -144,7 +146,7 @@ class _Search:
                 self.best_by_deadline = self.best
         self.study.tell(trial, None if is_ended else value, state=state)
 
-    def _ends(self, trial: Trial, epoch: Epoch, value: float) -> bool:
+    def _ends(self, trial: Trial, epoch: EpochRow, value: float) -> bool:
         trial.report(value, epoch.step)
         if epoch.stage is Stage.FINE_TUNE:
             return trial.should_prune()
@@ -156,7 +158,7 @@ class _Search:
         return not goes_on
 
 
-def replay(spec: StudySpec, trials: list[list[Epoch]], deadline: float) -> Outcome:
+def replay(spec: StudySpec, trials: list[list[EpochRow]], deadline: float) -> Outcome:
     """One search over trials in this order."""
     search = _Search(spec, num_epochs=len(trials[0]) - spec.training.probe_epochs, deadline=deadline)
     for curve in trials:

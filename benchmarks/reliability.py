@@ -38,14 +38,14 @@ class Setting:
     trials: int
 
     @property
-    def diary(self) -> Path:
+    def epoch_log(self) -> Path:
         """A line an epoch that was trained."""
-        return self.folder / "diary"
+        return self.folder / "epoch_log"
 
     def command(self) -> list[str]:
         """One worker."""
         if self.contender == "optuna":
-            return [sys.executable, "-m", "benchmarks.reliability", "--worker", self.url, str(self.trials), str(self.diary)]
+            return [sys.executable, "-m", "benchmarks.reliability", "--worker", self.url, str(self.trials), str(self.epoch_log)]
         rehearsed = str(ROOT / "tests" / "acceptance" / "rehearsed_tuner.py")
         return [sys.executable, rehearsed, "worker", str(self.folder / "study.yaml"), "--storage", self.url]
 
@@ -56,7 +56,7 @@ class Setting:
             "epoch_seconds": EPOCH_SECONDS,
             "fine_tune_epochs": EPOCHS,
             "keeps_epochs": True,
-            "diary": str(self.diary),
+            "epoch_log": str(self.epoch_log),
         }
         return os.environ | {"REHEARSAL": json.dumps(played), "TUNER_CACHE": str(self.folder / "cache")}
 
@@ -143,7 +143,7 @@ def _play(fault: str, contender: str, given: argparse.Namespace) -> dict[str, An
 
 
 def _harm(fault: str, crew: Crew, server: Any, dice: random.Random, setting: Setting) -> None:
-    while not setting.diary.exists():
+    while not setting.epoch_log.exists():
         time.sleep(0.1)
     if fault == "killed workers":
         for _ in range(KILLS):
@@ -171,7 +171,7 @@ def _counted(setting: Setting) -> dict[str, int]:
     trials = optuna.load_study(study_name="study", storage=setting.url).get_trials(deepcopy=False)
     states = Counter(trial.state.name for trial in trials)
     origins = Counter(trial.system_attrs.get("failed_trial", trial.number) for trial in trials if trial.state.name == "COMPLETE")
-    epochs = Counter(line.rsplit(maxsplit=1)[0] for line in setting.diary.read_text(encoding="utf-8").splitlines())
+    epochs = Counter(line.rsplit(maxsplit=1)[0] for line in setting.epoch_log.read_text(encoding="utf-8").splitlines())
     return {
         "completed": states["COMPLETE"],
         "over the budget": max(0, states["COMPLETE"] - setting.trials),
@@ -184,7 +184,7 @@ def _counted(setting: Setting) -> dict[str, int]:
     }
 
 
-def _optuna_worker(url: str, num_trials: int, diary: Path) -> None:
+def _optuna_worker(url: str, num_trials: int, epoch_log: Path) -> None:
     """Optuna's documented best: heartbeat, retries of stale trials, a count of completed trials, connections that are tested."""
     import optuna
     from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
@@ -204,7 +204,7 @@ def _optuna_worker(url: str, num_trials: int, diary: Path) -> None:
         rate = trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True)
         for epoch in range(EPOCHS):
             time.sleep(EPOCH_SECONDS)
-            with diary.open("ab", buffering=0) as file:
+            with epoch_log.open("ab", buffering=0) as file:
                 file.write(f"{trial.number} {epoch} {time.time():.3f}\n".encode())
             trial.report(rate, epoch)
         return rate

@@ -17,7 +17,7 @@ from tuner.report import content, coordinates, page
 from tuner.spec import space
 from tuner.storage import engine as storages
 from tuner.storage import tables
-from tuner.studies import claims
+from tuner.storage.attributes import HYPERPARAMETERS
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 
@@ -60,7 +60,7 @@ def _widen(connection: Connection, study: Study, study_id: int) -> None:
         drawn = Drawn(number)
         chosen = space.suggest(drawn, study.spec.search, fine_tunes=True)
         tables.put_parameters(connection, trial_id, drawn.values, drawn.distributions)
-        tables.put(connection, tables.TRIAL_SYSTEM, trial_id, {claims.HYPERPARAMETERS: chosen.model_dump(mode="json")})
+        tables.put(connection, tables.TRIAL_SYSTEM, trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ from tuner.storage import tables
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
 from tuner.studies.trials import WorkerId
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventKind
-from tuner.workers.worker.places import Places
 from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.trainer import Limits, WarmTrainer
 from tuner.workers.worker.worker import Worker
@@ -46,7 +46,7 @@ class Ours:
         given = {"data": {"source": "digits"}, "training": training, "budget": {"trials": None, "timeout": 1e9}}
         spec = StudySpec.model_validate({"name": f"ours-{epochs}-{promote}", **given})
         self._study = studies.join(spec, storage)
-        self._places = Places(cache=folder / "cache", artifacts=folder / "artifacts")
+        self._folders = Folders(cache=folder / "cache", artifacts=folder / "artifacts")
         self.study_id = self._study.id
 
     def run(self, go_on: GoOn) -> None:
@@ -58,7 +58,7 @@ class Ours:
             if event.what in (EventKind.COMPLETED, EventKind.PRUNED) and not go_on():
                 stopping.ask()
 
-        Worker(self._study, trainer, identity=WorkerId.here("idle"), places=self._places, stopping=stopping, tell=tell).run()
+        Worker(self._study, trainer, identity=WorkerId.here("idle"), folders=self._folders, stopping=stopping, tell=tell).run()
 
 
 class Plain:

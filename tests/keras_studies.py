@@ -24,7 +24,8 @@ from tests.trainer import child
 from tuner.protocol import messages
 from tuner.spec import study as spec_study
 from tuner.tasks.images.data import image_file, resized
-from tuner.tasks.images.training import context as benches
+from tuner.tasks.images.training import study_context
+from tuner.tasks.images.training.study_context import StudyContext
 
 DIGITS = {"source": "digits", "train": 100, "validation": 60, "test": 50}
 NETWORK = {"backbone": "squeezenet1_1", "weights": "imagenet", "image_size": 32}
@@ -53,15 +54,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _bench(cache: Path) -> benches.StudyContext:
-    return benches.prepare(study(), cache=cache)
+def _context(cache: Path) -> StudyContext:
+    return study_context.prepare(study(), cache=cache)
 
 
 @pytest.fixture
-def bench(_bench: benches.StudyContext) -> benches.StudyContext:
+def context(_context: StudyContext) -> StudyContext:
     """The small study, warm in this process, its backbone as pretrained."""
-    _bench.restore()
-    return _bench
+    _context.restore()
+    return _context
 
 
 @pytest.fixture(scope="session")

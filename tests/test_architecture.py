@@ -25,6 +25,13 @@ KERAS = {"keras", "keras_hub", "tensorflow", "tensorflow_datasets"}
 WITHOUT_SQL = {"kernels", "trainer", "tasks", "cache", "protocol", "spec", "trust"}
 #: the entry points of the package: they may import any package, and nothing imports them but for the version
 ENTRY_POINTS = {"tuner", "tuner.__main__"}
+#: the one module that uses private names of Optuna and optuna-dashboard
+OPTUNA_ADAPTER = "tuner.storage.optuna_private"
+#: private attributes, methods and attribute keys of theirs
+OPTUNA_PRIVATE = {
+    *("_trial_id", "_study_id", "_contains", "_find_sample_id"),
+    *("fixed_params", "study:metric_names", "tpe:relative_params", "artifacts:", ":note_ver", ":note_str:"),
+}
 SMALL = 60
 #: modules under 60 lines with at most one importer, and why each is a module
 SMALL_BUT_SEPARATE = {
@@ -134,12 +141,49 @@ def test_optuna_and_sql_stay_out_of_what_a_trainer_runs(path: Path) -> None:
     assert package_of(module_name(path)) not in WITHOUT_SQL or not packages(path) & SQL
 
 
+@pytest.mark.parametrize("path", [path for path in MODULES if module_name(path) != OPTUNA_ADAPTER], ids=module_name)
+def test_private_names_of_optuna_stand_only_in_their_adapter(path: Path) -> None:
+    private = [name for name in imported(path) if name.split(".")[0] in ("optuna", "optuna_dashboard") and "._" in name]
+    assert not private
+    used = {node.attr for node in ast.walk(tree(path)) if isinstance(node, ast.Attribute)}
+    used |= {node.name for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef)}
+    used |= {node.value for node in ast.walk(tree(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    assert not used & OPTUNA_PRIVATE
+
+
 @each_module
 def test_keras_stays_in_the_kernels_the_trainer_and_the_training_of_tasks(path: Path) -> None:
     match module_name(path).split("."):
         case ["tuner", "kernels" | "trainer", *_] | ["tuner", "tasks", _, "training", *_]:
             return
     assert not packages(path) & KERAS
+
+
+@each_module
+def test_private_names_of_keras_and_tensorflow_stay_in_their_adapter(path: Path) -> None:
+    if packages(path) & KERAS and module_name(path) != "tuner.kernels.keras_private":
+        assert not list(private_names(tree(path)))
+
+
+def private_names(tree: ast.Module) -> Iterator[str]:
+    """Yield the private modules that are imported, and the private names that are read from anything but `self` and `cls`."""
+    yield from (name for name in names(tree) if name.startswith(("keras.src", "tensorflow.python", "keras_hub.src")))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and getattr(node.value, "id", "") not in ("self", "cls", "os"):
+            yield node.attr
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr", "setattr"):
+            yield from (str(each.value) for each in node.args if isinstance(each, ast.Constant) and is_private(str(each.value)))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize(
+    "line", ["import keras.src.layers", "from tensorflow.python import x", "layer._flatten_layers()", "getattr(layer, '_functional')"]
+)
+def test_a_private_name_is_noticed(line: str) -> None:
+    assert list(private_names(ast.parse(line)))
 
 
 @each_module

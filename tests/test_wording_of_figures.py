@@ -27,15 +27,6 @@ def test_a_duration_is_said_in_its_two_largest_units(seconds: float, said: str) 
 
 
 @pytest.mark.parametrize(
-    ("share", "num", "low", "high"),
-    # Wilson 1927, as statsmodels.stats.proportion.proportion_confint(..., method="wilson") gives it
-    [(0.5, 100, 0.4038, 0.5962), (1.0, 10, 0.7225, 1.0), (0.0, 10, 0.0, 0.2775), (0.968, 2000, 0.9594, 0.9748)],
-)
-def test_the_interval_of_an_accuracy_is_wilsons(share: float, num: int, low: float, high: float) -> None:
-    assert wording.wilson(share, num) == pytest.approx((low, high), abs=1e-3)
-
-
-@pytest.mark.parametrize(
     ("number", "noun", "said"),
     [(1, "trial", "1 trial"), (2000, "image", "2,000 images"), (2, "class", "2 classes"), (0, "study", "0 studies")],
 )

@@ -2,15 +2,12 @@
 
 import datetime as dt
 import difflib
-import math
 import socket
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 #: names that are listed before the rest becomes an ellipsis
 LISTED = 12
-#: of a normal distribution, for an interval of 95 %
-_Z95 = 1.959964
 
 
 def show(value: Any, *, longest: int = 60) -> str:
@@ -123,11 +120,3 @@ def value(given: object) -> str:
 def worker(name: str) -> str:
     """A worker's name without this host's."""
     return name.removeprefix(f"{socket.gethostname()}/")
-
-
-def wilson(share: float, num: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was counted on `num` images (Wilson 1927)."""
-    squared = _Z95**2 / num
-    centre = (share + squared / 2) / (1 + squared)
-    half = _Z95 / (1 + squared) * math.sqrt(share * (1 - share) / num + squared / (4 * num))
-    return max(0.0, centre - half), min(1.0, centre + half)

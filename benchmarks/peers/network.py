@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.peers.space import Recipe
-from tuner.tasks.images.training import lite0, pipeline
+from tuner.tasks.images.training import efficientnet_lite0, training_data
 
 _EVALUATION_BATCH = 64
 #: as in the study
@@ -71,27 +71,27 @@ def num_steps(recipe: Recipe, num_images: int, epochs: int) -> int:
     return (num_images // recipe.batch_size) * epochs
 
 
-def train_set(split: pipeline.Split, recipe: Recipe, num_classes: int, *, seed: int) -> tf.data.Dataset:
+def train_set(split: training_data.Split, recipe: Recipe, num_classes: int, *, seed: int) -> tf.data.Dataset:
     """Batches of changed images and soft labels, in a new order every epoch."""
     change = _changes(recipe)
     batches = _examples(split, num_classes).shuffle(len(split.labels), seed=seed).batch(recipe.batch_size, drop_remainder=True)
     return batches.map(lambda images, labels: change(tf.cast(images, tf.float32), labels), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def evaluation_set(split: pipeline.Split, num_classes: int) -> tf.data.Dataset:
+def evaluation_set(split: training_data.Split, num_classes: int) -> tf.data.Dataset:
     """Batches of images as they are, in their order."""
     batches = _examples(split, num_classes).batch(_EVALUATION_BATCH)
     return batches.map(lambda images, labels: (tf.cast(images, tf.float32), labels), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _examples(split: pipeline.Split, num_classes: int) -> tf.data.Dataset:
+def _examples(split: training_data.Split, num_classes: int) -> tf.data.Dataset:
     labels = keras.utils.to_categorical(split.labels, num_classes)
     return tf.data.Dataset.from_tensor_slices((np.asarray(split.images), labels))
 
 
 def _backbone(size: int, unfreeze: float) -> keras.Model:
     """EfficientNet-Lite0 with ImageNet weights, its topmost blocks trainable, a given part of all."""
-    network, blocks = lite0.build(size)
+    network, blocks = efficientnet_lite0.build(size)
     network.set_weights(_pretrained(size))
     count = len(blocks)
     num_trained = max(1, round(unfreeze * count)) if unfreeze > 0 else 0
@@ -104,8 +104,8 @@ def _backbone(size: int, unfreeze: float) -> keras.Model:
 @cache
 def _pretrained(size: int) -> list[np.ndarray]:
     """Read once a process, as a script would keep `weights="imagenet"` at hand."""
-    network, _ = lite0.build(size)
-    lite0.load_imagenet(network)
+    network, _ = efficientnet_lite0.build(size)
+    efficientnet_lite0.load_imagenet(network)
     return network.get_weights()
 
 

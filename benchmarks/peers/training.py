@@ -13,7 +13,7 @@ from benchmarks.peers import journal as journals
 from benchmarks.peers.space import Recipe
 from benchmarks.peers.task import Task, started
 from tuner.spec import study as spec_study
-from tuner.tasks.images.training import pipeline
+from tuner.tasks.images.training import training_data
 
 
 @dataclass(kw_only=True)
@@ -32,9 +32,9 @@ class Bench:
         return self.task.study()
 
     @cached_property
-    def data(self) -> pipeline.TrainingData:
+    def data(self) -> training_data.TrainingData:
         """Images at the size that the network sees, split as tuner splits them."""
-        return pipeline.load(self.study, cache=self.task.cache)
+        return training_data.load(self.study, cache=self.task.cache)
 
     @property
     def num_classes(self) -> int:

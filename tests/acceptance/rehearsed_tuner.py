@@ -61,8 +61,8 @@ class Beside:
     def memory_bytes(self) -> int:
         return self._rehearsal.memory_bytes()
 
-    def last_words(self) -> str:
-        return self._rehearsal.last_words()
+    def last_lines(self) -> str:
+        return self._rehearsal.last_lines()
 
     def kill(self) -> None:
         self._rehearsal.kill()
@@ -87,7 +87,7 @@ class Beside:
 
 @functools.cache
 def scripted() -> tuple[bool, Hold, Script]:
-    """Whether trainers play on by themselves, where these wait, and what all trainers of a worker play; mishaps are used up."""
+    """Whether trainers play on by themselves, where these wait, and what all trainers of a worker play; faults are used up."""
     given = json.loads(os.environ.get("REHEARSAL", "{}"))
     is_beside, hold = given.pop("beside", False), given.pop("hold", {})
     steps = {int(trial): step for trial, step in hold.get("steps", {}).items()}

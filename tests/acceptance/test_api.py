@@ -66,6 +66,6 @@ def test_ctrl_c_ends_a_program_in_order_and_the_next_call_goes_on(monkeypatch: p
 
 
 def test_workers_that_die_are_an_error_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REHEARSAL", json.dumps({"always": "no such mishap"}))
+    monkeypatch.setenv("REHEARSAL", json.dumps({"always": "no such fault"}))
     with pytest.raises(tuner.TunerError, match="The workers gave up before the study came to its end: the worker crashed"):
         tuner.run(spec())

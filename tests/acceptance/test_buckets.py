@@ -120,7 +120,7 @@ def test_a_bucket_that_is_away_stops_no_training_and_the_next_worker_of_the_mach
     first.until("trial 0 promoted")
     service.stop()
     try:
-        first.until("training goes on", "does not answer")
+        first.until("training continues", "does not answer")
         assert first.end()[0] == 0, first.lines
     finally:
         service.start()

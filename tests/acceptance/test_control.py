@@ -7,7 +7,7 @@ from tests.acceptance.conftest import Place
 from tests.acceptance.test_terminal import Terminal, terminals
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
-from tuner.views import details
+from tuner.views import trial as views_trial
 
 __all__ = ["terminals"]
 
@@ -27,11 +27,11 @@ def test_a_trial_is_stopped_a_config_is_tried_next_and_a_worker_ends_after_its_t
     run.until("ended: asked to end by")
     run.end()
     storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
-    found = details.of_trial(studies.load("study", storage), number)
+    found = views_trial.load(studies.load("study", storage), number)
     storage.close()
     assert found.origin == "enqueued"
     assert found.hyperparameters is not None
-    assert found.hyperparameters.dropout == 0.125
+    assert found.hyperparameters["dropout"] == 0.125
     assert set(place.states()) == {"PRUNED", "COMPLETE"}
     assert len(place.states()) < 50
 

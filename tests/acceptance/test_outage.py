@@ -13,7 +13,7 @@ import pytest
 
 from tests.acceptance.conftest import Place
 from tuner.storage import engine as storages
-from tuner.studies import epochs
+from tuner.storage import epochs
 from tuner.studies import study as studies
 
 #: epochs of fine-tuning, after two of the probe
@@ -55,11 +55,11 @@ def test_a_database_that_crashes_and_a_worker_that_is_killed_meanwhile_lose_noth
 
     postgresql.start()
     second = place.tuner("worker", "study.yaml", "--storage", url, script=SCRIPT)
-    second.until("trial 0 delivered", "which is gone")
+    second.until("trial 0 delivered", "which has ended")
     assert kept(place) == []
     second.until("trial 0 resumed")
     crash(postgresql)
-    second.until("what came of trial 0 is kept in", ".jsonl until the storage is back")
+    second.until("the reports of trial 0 are kept in", ".jsonl until the storage is back")
     second.signal(signal.SIGKILL)
     second.end()
 
@@ -81,7 +81,7 @@ def assert_whole(url: str) -> None:
     found = study.optuna.get_trials(deepcopy=False)
     assert [trial.state.name for trial in found] == ["COMPLETE"] * 3
     for trial in found:
-        steps = [epoch.step for epoch in storage.read(functools.partial(epochs.read, study=study, number=trial.number))]
+        steps = [epoch.step for epoch in storage.read(functools.partial(epochs.read, study_id=study.id, number=trial.number))]
         assert steps == sorted(trial.intermediate_values) == list(range(1, len(steps) + 1))
         assert trial.user_attrs["epochs"] == len(steps)
     assert len(found[0].intermediate_values) == 2 + EPOCHS

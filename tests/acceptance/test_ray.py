@@ -100,7 +100,7 @@ def test_a_study_on_a_cluster_loses_nothing_when_a_node_is_killed(place: Place, 
         at_work.add(tuner.until("promoted").rpartition("[")[2])
     nodes.kill(killed)
     tuner.until("its node on", "died; it is placed again")
-    tuner.until("1 of 3 workers wait for room in the cluster; each takes 1 CPU")
+    tuner.until("1 of 3 workers wait for free resources in the cluster; each needs 1 CPU")
     code, _ = tuner.end()
     assert code == 0, tuner.lines
     study = study_at(url)
@@ -118,7 +118,7 @@ def test_a_study_on_a_cluster_loses_nothing_when_a_node_is_killed(place: Place, 
 def test_a_worker_that_waits_for_room_starts_when_a_node_joins_and_ctrl_c_ends_all_in_order(place: Place, nodes: Nodes) -> None:
     place.write(budget={"trials": 3})
     tuner = nodes.run(place, "--workers", "3", script={"epoch_seconds": 20})
-    tuner.until("1 of 3 workers wait for room")
+    tuner.until("1 of 3 workers wait for free resources")
     nodes.add()
     # which of the three had to wait is Ray's to say
     while sum("started" in line for line in tuner.lines) < 3:
@@ -135,7 +135,7 @@ def test_a_worker_that_waits_for_room_starts_when_a_node_joins_and_ctrl_c_ends_a
 
 
 def test_a_second_ctrl_c_kills_the_workers_on_their_nodes(place: Place, nodes: Nodes, gone: Callable[[list[psutil.Process]], None]) -> None:
-    tuner = nodes.run(place, "--workers", "2", script={"mishaps": {"0": ["hang"], "1": ["hang"]}})
+    tuner = nodes.run(place, "--workers", "2", script={"faults": {"0": ["hang"], "1": ["hang"]}})
     tuner.until("started")
     tuner.until("started")
     workers = workers_in(place.folder)

@@ -66,7 +66,7 @@ def test_one_signal_ends_a_run_in_order_and_the_next_run_goes_on(place: Place, n
 
 
 def test_a_second_signal_kills(place: Place, gone: Gone) -> None:
-    run = place.tuner("run", "study.yaml", "--workers", "2", script={"mishaps": {"0": ["hang"], "1": ["hang"]}})
+    run = place.tuner("run", "study.yaml", "--workers", "2", script={"faults": {"0": ["hang"], "1": ["hang"]}})
     run.until("trial 1 started")
     family = run.family()
     run.signal(signal.SIGINT)
@@ -130,7 +130,7 @@ def test_data_that_cannot_be_used_is_told_once(place: Place) -> None:
 
 
 def test_a_run_whose_workers_all_die_says_why_and_is_no_success(place: Place) -> None:
-    run = place.tuner("run", "study.yaml", "--workers", "2", script={"always": "no such mishap"})
+    run = place.tuner("run", "study.yaml", "--workers", "2", script={"always": "no such fault"})
     code, out = run.end()
     assert code == 1, run.lines
     assert "its workers gave up" in out

@@ -8,7 +8,7 @@ from tests.acceptance.conftest import Place
 from tuner.results import best as bests
 from tuner.results.bundle import manifest
 from tuner.storage import engine as storages
-from tuner.studies import epochs
+from tuner.storage import epochs
 from tuner.studies import study as studies
 
 TINY = {
@@ -19,11 +19,11 @@ TINY = {
 }
 
 
-def curve(place: Place, name: str) -> list[tuple[float, float]]:
+def curve(place: Place, name: str) -> list[tuple[float | None, float | None]]:
     storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
     study = studies.load(name, storage)
     assert bests.best(study).trial == 0
-    found = storage.read(lambda connection: epochs.read(connection, study, 0))
+    found = storage.read(lambda connection: epochs.read(connection, study.id, 0))
     storage.engine.dispose()
     return [(epoch.loss, epoch.validation_loss) for epoch in found]
 

@@ -103,7 +103,7 @@ def test_ctrl_c_on_a_terminal_ends_in_order(place: Place, terminals: list[Termin
 
 
 def test_ctrl_c_twice_on_a_terminal_kills(place: Place, terminals: list[Terminal]) -> None:
-    terminal = Terminal(place.folder, ("run", "study.yaml"), {"mishaps": {"0": ["hang"]}})
+    terminal = Terminal(place.folder, ("run", "study.yaml"), {"faults": {"0": ["hang"]}})
     terminals.append(terminal)
     terminal.until("probe")
     terminal.type(b"\x03")

@@ -146,7 +146,7 @@ def test_the_code_of_an_own_file_needs_no_leave_and_what_the_storage_names_inste
 
 def test_a_worker_stays_until_the_last_trial_of_another_one_has_ended_and_takes_it_up_if_that_one_dies(place: Place) -> None:
     begin(place, budget={"trials": 1})
-    first = place.tuner("worker", "study", script={"mishaps": {"0": ["hang"]}})
+    first = place.tuner("worker", "study", script={"faults": {"0": ["hang"]}})
     first.until("trial 0 started")
     second = place.tuner("worker", "study")
     second.until("the last trials are with other workers")
@@ -158,7 +158,7 @@ def test_a_worker_stays_until_the_last_trial_of_another_one_has_ended_and_takes_
 
 def test_a_worker_that_waits_for_the_last_trials_ends_when_asked(place: Place) -> None:
     begin(place, budget={"trials": 1})
-    first = place.tuner("worker", "study", script={"mishaps": {"0": ["hang"]}})
+    first = place.tuner("worker", "study", script={"faults": {"0": ["hang"]}})
     first.until("trial 0 started")
     second = place.tuner("worker", "study")
     second.until("the last trials are with other workers")

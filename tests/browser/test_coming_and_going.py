@@ -22,6 +22,7 @@ from tuner.protocol import messages
 from tuner.protocol.messages import PictureKind
 from tuner.storage import engine as storages
 from tuner.storage import tables
+from tuner.storage.attributes import HALTED, PREPARED
 from tuner.studies import pictures, trials
 from tuner.studies import study as studies
 from tuner.studies.study import Study
@@ -49,7 +50,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Iterator
     """A study with a trial that has a picture of its mistakes, one that failed and left a log, and one at work."""
     opened = storages.open(f"sqlite:///{tmp_path_factory.mktemp('storage')}/tuner.db")
     joined = studies.join(by_hand.spec(), opened)
-    prepared = {studies.PREPARED: by_hand.PREPARED.model_dump(mode="json")}
+    prepared = {PREPARED: by_hand.PREPARED.model_dump(mode="json")}
     opened.write(lambda connection: tables.put(connection, tables.STUDY_USER, joined.id, prepared))
     claimed = by_hand.must_claim(joined)
     trials.report(joined, claimed, by_hand.epochs(claimed, [0.5, 0.6, 0.7]))
@@ -120,7 +121,7 @@ def test_a_viewer_is_shown_no_form_and_refused_whatever_he_sends(page: Page, ser
     page.evaluate(send, "/tuner/actions/studies/1/stop")
     expect(page.get_by_role("heading", name="You may not do this")).to_be_visible()
     expect(page.get_by_text("this needs the role editor; eve is viewer")).to_be_visible()
-    assert study.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study.id, studies.HALTED)) == {}
+    assert study.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study.id, HALTED)) == {}
 
 
 def test_an_editor_stops_and_resumes_with_the_keyboard_alone_and_signs_out(page: Page, served: server.Served, study: Study) -> None:

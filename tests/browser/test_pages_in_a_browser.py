@@ -52,7 +52,7 @@ def storage(folder: Path) -> Iterator[Storage]:
 @pytest.fixture(scope="module")
 def running(folder: Path, storage: Storage) -> Iterator[None]:
     """`tuner run` at work on the study; two trials fail."""
-    script = {"epoch_seconds": 0.4, "mishaps": {"2": ["fail"]}}
+    script = {"epoch_seconds": 0.4, "faults": {"2": ["fail"]}}
     environment = dict(os.environ) | {"TUNER_CACHE": str(folder / "cache"), "REHEARSAL": json.dumps(script)}
     environment.pop("TUNER_STORAGE", None)
     with (folder / "log").open("w") as log:

@@ -130,7 +130,7 @@ def test_a_damaged_entry_is_noticed_said_and_made_anew(tmp_path: Path, damage: A
     path.write_bytes(damage(whole))
     assert (arrays.entry(tmp_path, wanted(), numbers) == np.concatenate(list(numbers()))).all()
     assert path.read_bytes() == whole
-    assert f"the cache entry {path} (features: some, train) is damaged and will be made anew" in caplog.text
+    assert f"the cache entry {path} (features: some, train) is damaged and will be computed again" in caplog.text
     caplog.clear()
     arrays.entry(tmp_path, wanted(), never)
     assert not caplog.text
@@ -252,7 +252,8 @@ def test_a_map_whose_file_someone_deletes_by_hand_can_still_be_read(tmp_path: Pa
 def test_an_entry_larger_than_the_limit_is_refused_with_the_cure_and_nothing_is_deleted_or_computed(tmp_path: Path) -> None:
     put(tmp_path, "small")
     with pytest.raises(
-        entries.NoRoom, match=r"has no room for 30 KB: its limit is 25 KB, .* TUNER_CACHE_LIMIT or --cache-limit, make room on the disk"
+        entries.NoRoom,
+        match=r"has no room for 30 KB: its limit is 25 KB, .* TUNER_CACHE_LIMIT or --cache-limit, free some space on",
     ):
         arrays.entry(tmp_path, wanted(rows=30), never)
     assert len(entries.find(tmp_path)) == 1
@@ -262,7 +263,7 @@ def test_an_entry_larger_than_the_limit_is_refused_with_the_cure_and_nothing_is_
 def test_an_optional_entry_without_room_is_none_and_the_log_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     assert arrays.optional(tmp_path, wanted(rows=30), never) is None
-    assert "not kept: features: some, train: the cache folder" in caplog.text
+    assert "not cached: features: some, train: the cache folder" in caplog.text
     kept = arrays.optional(tmp_path, wanted(), numbers)
     assert kept is not None and len(kept) == 8
 
@@ -278,7 +279,7 @@ def test_a_disk_that_is_full_after_all_is_an_error_with_its_cure(tmp_path: Path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16 * KB, before[1]))
     try:
-        with pytest.raises(entries.NoRoom, match=r"has no room for .* \(File too large\)\. Make room there, or name another folder"):
+        with pytest.raises(entries.NoRoom, match=r"has no room for .* \(File too large\)\. Free some space there, or name another folder"):
             arrays.entry(tmp_path, wanted(rows=20), never)
         assert arrays.optional(tmp_path, wanted(rows=20), never) is None
     finally:
@@ -289,7 +290,9 @@ def test_a_disk_that_is_full_after_all_is_an_error_with_its_cure(tmp_path: Path)
 def test_a_disk_that_fills_while_a_file_is_written_is_an_error_with_its_cure(tmp_path: Path) -> None:
     # a device on which every write finds the disk full stands in for the file
     (tmp_path / "index.json.part").symlink_to("/dev/full")
-    full = pytest.raises(errors.DataError, match=r"cannot be written \(No space left on device\); make room there, or name another folder")
+    full = pytest.raises(
+        errors.DataError, match=r"cannot be written \(No space left on device\); free some space there, or name another folder"
+    )
     with full, arrays.written_beside(tmp_path / "index.json") as file:
         file.write(bytes(100))
 

@@ -22,8 +22,8 @@ from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker import evaluation
-from tuner.workers.worker.places import Places
 from tuner.workers.worker.rehearsal import Rehearsal, Script
 from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.trainer import Limits, WarmTrainer
@@ -41,8 +41,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     study = studies.join(StudySpec.model_validate(given | {"training": {"promote": 1.0}}), storage)
     stopping = Stopping()
     trainer = WarmTrainer(lambda: Rehearsal(Script()), Limits(), stopping)
-    places = Places(cache=tmp_path / "cache", artifacts=tmp_path / "tuner-artifacts")
-    Worker(study, trainer, identity=trials.WorkerId.here("w1"), places=places, stopping=stopping, tell=lambda event: None).run()
+    places = Folders(cache=tmp_path / "cache", artifacts=tmp_path / "tuner-artifacts")
+    Worker(study, trainer, identity=trials.WorkerId.here("w1"), folders=places, stopping=stopping, tell=lambda event: None).run()
     yield tmp_path
     storage.engine.dispose()
 
@@ -57,7 +57,7 @@ def test_the_best_trial_becomes_a_bundle(folder: Path, capsys: pytest.CaptureFix
     code, out, err = run(capsys, "export", "study", "--to", "home", "--format", "onnx,litert", "--quantize", "int8")
     assert (code, out) == (0, "Wrote home. Try it: tuner predict home IMAGE\n")
     assert "of the study study becomes a bundle (keras, onnx, litert, int8)" in err
-    assert "model.onnx: 100.00% of 1000 labels agree" in err
+    assert "model.onnx: 100.00% of 1000 labels are equal" in err
     assert not (folder / "home" / "saved_model").exists()
     assert run(capsys, "export", "study", "--to", "home")[0] == 2
     assert run(capsys, "export", "study", "--to", "home", "--force")[0] == 0
@@ -99,7 +99,7 @@ def test_another_trial_is_exported_by_its_number_as_far_as_its_weights_are_kept(
         (["--to", "best.yaml", "--quantize", "int8"], "--quantize is of a bundle"),
         (["--to", "nowhere/home"], "there is no folder nowhere; make it first: mkdir -p nowhere"),
         (["--to", "tuner.db"], "tuner.db ends in .db"),
-        (["--to", "cache"], "cache is in the way and is no bundle"),
+        (["--to", "cache"], "cache exists and is not a bundle"),
     ],
 )
 def test_what_cannot_be_exported_is_refused_in_a_line(
@@ -143,11 +143,11 @@ def test_a_version_is_exported_with_what_was_measured_of_it(folder: Path, versio
     for words in (
         "# 2 of study",
         "| test | 0.9200, 95 % interval 0.9015 to 0.9353 | 1,000 |",
-        "The search had ended with 0.9700 on its validation images, 0.0500 above it.",
-        "Against number 2 (trial 4): better",
-        "On the test images, class by class:",
+        "The search ended with 0.9700 on its validation images, 0.0500 above it.",
+        "Compared with number 2 (trial 4): better",
+        "Figures of each class on the test images:",
         "a note",
-        "the average of the trainings with seeds 2, 1, of which `tuner run config.yaml` does the first again",
+        "The weights are the average of the trainings with seeds 2, 1; `tuner run config.yaml` repeats the first of them.",
     ):
         assert words in card
 

@@ -15,6 +15,7 @@ from tuner.report import content, page
 from tuner.spec import file as study_file
 from tuner.storage import engine as storages
 from tuner.storage import tables
+from tuner.storage.attributes import PREPARED
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.tasks.images.data import dataset
@@ -54,7 +55,7 @@ def pets(url: str, photos: Path, tmp_path: Path) -> Study:
     assert opened is not None
     data, parts = opened
     found = by_hand.PREPARED.model_copy(update={"fingerprint": dataset.fingerprint(data), "splits": parts.digest})
-    prepared = {studies.PREPARED: found.model_dump(mode="json")}
+    prepared = {PREPARED: found.model_dump(mode="json")}
     study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, prepared))
     for value in (0.5, 0.6, 0.7):
         by_hand.finish(study, by_hand.must_claim(study), value)
@@ -110,8 +111,8 @@ def test_other_images_or_splits_are_refused_and_nothing_is_written(
         Image.new("RGB", (8, 8), "red").save(photos / "cat" / "0.png")
     else:  # as if an older version had split them
         prepared = by_hand.PREPARED.model_dump(mode="json")
-        stored = pets.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, pets.id, studies.PREPARED))
-        changed = {studies.PREPARED: stored[studies.PREPARED] | {"splits": prepared["splits"]}}
+        stored = pets.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, pets.id, PREPARED))
+        changed = {PREPARED: stored[PREPARED] | {"splits": prepared["splits"]}}
         pets.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, pets.id, changed))
     assert migrate(tmp_path, url, written(tmp_path, photos, name="cats")) == 2
     assert said in capsys.readouterr().err

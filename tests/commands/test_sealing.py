@@ -65,7 +65,7 @@ def test_a_bundle_is_signed_with_a_key_that_only_its_owner_can_read(capsys: pyte
         (["seal", "nowhere", "--to", "x.age", "--recipient", "PUBLIC"], "nowhere"),
         (["unseal", "sealed.age", "--to", "x"], "needs a key"),
         (["unseal", "sealed.age", "--to", "x", "--identity", "none.txt"], "none.txt"),
-        (["unseal", "bundle/labels.txt", "--to", "x", "--identity", "me.txt"], "no encrypted file"),
+        (["unseal", "bundle/labels.txt", "--to", "x", "--identity", "me.txt"], "not an encrypted file"),
         (["unseal", "phrase.sealed", "--to", "x"], "needs a passphrase"),
         (["sign", "bundle"], "no key to sign with"),
         (["keygen", "seal", "me.txt"], "never overwritten"),

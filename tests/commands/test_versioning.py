@@ -121,7 +121,7 @@ def test_a_difference_is_told_by_section(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_a_version_is_deleted_when_it_is_said_twice(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     said(capsys, "promote", "flowers", "1")
-    assert "flowers 1 is in production and is not deleted" in refused(capsys, "versions", "flowers", "--delete", "1", "--yes")
+    assert "flowers 1 is in production, so it is not deleted" in refused(capsys, "versions", "flowers", "--delete", "1", "--yes")
     assert "confirm with --yes" in refused(capsys, "versions", "flowers", "--delete", "2")
     assert "--delete is 2, of no name" in refused(capsys, "versions", "--delete", "2")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
@@ -166,7 +166,7 @@ def test_a_trial_is_kept_as_a_version_once(tmp_path: Path, capsys: pytest.Captur
     ("call", "words"),
     [
         (["versions", "flwers"], "there is no version of flwers. Known: flowers. Did you mean flowers?"),
-        (["promote", "flowers", "3"], "there is no version 3 of flowers; there are 1, 2"),
+        (["promote", "flowers", "3"], "there is no version 3 of flowers; its versions: 1, 2"),
         (["promote", "flowers", "1", "--to", "prod"], "'production', 'staging'"),
         (["diff", "flowers", "1", "9"], "there is no version 9 of flowers"),
         (["rollback", "flowers"], "no version of flowers was ever in production"),

@@ -17,6 +17,7 @@ from tuner.dashboard import api, app
 from tuner.dashboard.auth import accounts
 from tuner.dashboard.auth.permissions import Role
 from tuner.storage import engine as storages
+from tuner.storage.attributes import PREPARED, SPEC
 from tuner.studies import study as studies
 from tuner.studies import trials
 from tuner.studies.trials import WorkerId
@@ -40,14 +41,14 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> storages.Storage:
     """A study with a completed trial and one that a worker has at hand, and studies of hostile names."""
     opened = storages.open(f"sqlite:///{tmp_path_factory.mktemp('programs')}/tuner.db")
     study = studies.join(by_hand.spec(), opened)
-    study.optuna.set_user_attr(studies.PREPARED, by_hand.PREPARED.model_dump(mode="json"))
+    study.optuna.set_user_attr(PREPARED, by_hand.PREPARED.model_dump(mode="json"))
     claimed = by_hand.must_claim(study)
     trials.report(study, claimed, by_hand.epochs(claimed, [0.5, 0.6]))
     by_hand.finish(study, claimed, 0.75)
     by_hand.must_claim(study, WorkerId.here("second"))
     for name in HOSTILE:
         made = optuna.create_study(storage=opened.rdb, study_name=name, direction="maximize")
-        made.set_user_attr(studies.SPEC, study.spec.model_dump_json())
+        made.set_user_attr(SPEC, study.spec.model_dump_json())
     return opened
 
 

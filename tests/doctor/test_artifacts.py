@@ -1,3 +1,5 @@
+"""The check of the key that encrypts the artifacts."""
+
 import importlib
 from pathlib import Path
 from typing import BinaryIO
@@ -28,42 +30,42 @@ def keep(artifacts: Path, name: str) -> None:
         at_rest.write(file, save)
 
 
-def look(artifacts: Path) -> list[Finding]:
-    return list(doctor_artifacts.look_at_encryption(artifacts))
+def check(artifacts: Path) -> list[Finding]:
+    return list(doctor_artifacts.encryption(artifacts))
 
 
-def test_without_a_key_and_without_encrypted_files_nothing_is_said(tmp_path: Path) -> None:
+def test_without_a_key_and_encrypted_files_there_is_no_finding(tmp_path: Path) -> None:
     keep(tmp_path, "weights.npz")
-    assert look(tmp_path) == []
+    assert check(tmp_path) == []
 
 
-def test_a_key_that_is_missing_is_told_with_how_many_files_need_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_reported_with_the_number_of_encrypted_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(keys.ARTIFACT_KEY, str(MINE))
     keep(tmp_path, "weights.npz")
     keep(tmp_path, "checkpoint")
-    (found,) = look(tmp_path)
+    (found,) = check(tmp_path)
     assert found.level is Level.OK and str(MINE.to_public()) in found.found and str(MINE) not in found.found
     monkeypatch.delenv(keys.ARTIFACT_KEY)
-    (found,) = look(tmp_path)
+    (found,) = check(tmp_path)
     assert found.level is Level.PROBLEM and found.found.startswith("2 files") and "TUNER_ARTIFACT_KEY is not set" in found.found
 
 
-def test_another_key_than_that_of_the_files_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_does_not_open_the_files_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(keys.ARTIFACT_KEY, str(OTHERS))
     keep(tmp_path, "weights.npz")
     monkeypatch.setenv(keys.ARTIFACT_KEY, str(MINE))
-    (found,) = look(tmp_path)
+    (found,) = check(tmp_path)
     assert found.level is Level.PROBLEM and "another key" in found.found
 
 
-def test_plain_files_beside_a_key_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_files_are_reported_if_a_key_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(tmp_path, "weights.npz")
     monkeypatch.setenv(keys.ARTIFACT_KEY, str(MINE))
-    (found,) = look(tmp_path)
+    (found,) = check(tmp_path)
     assert found.level is Level.NOTE and "1 file of weights" in found.found and "not encrypted" in found.found
 
 
-def test_a_key_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(keys.ARTIFACT_KEY, str(tmp_path / "nowhere"))
-    (found,) = look(tmp_path)
+    (found,) = check(tmp_path)
     assert found.level is Level.PROBLEM and "nowhere cannot be read" in found.found

@@ -1,4 +1,4 @@
-"""`tuner doctor` on artifacts in a bucket: how it serves, what interrupted work left in it, and what is deleted of that."""
+"""The command `tuner doctor` with artifacts in a bucket."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from tests import buckets
 from tests.studies import by_hand
 from tuner.cli import main
-from tuner.doctor import buckets as looks
+from tuner.doctor import buckets as doctor_buckets
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 
@@ -32,8 +32,8 @@ def service(running: buckets.Service, tmp_path: Path, monkeypatch: pytest.Monkey
     return running
 
 
-def told(capsys: pytest.CaptureFixture[str], folder: Path, bucket: str, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-    """The exit code, and what is found by subject."""
+def run_doctor(capsys: pytest.CaptureFixture[str], folder: Path, bucket: str, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
+    """Return the exit code and the findings by subject."""
     url = f"sqlite:///{folder / 'tuner.db'}"
     code = main.main(["doctor", "--storage", url, "--artifacts", f"s3://{bucket}/models/team", "--json", "--timeout", "300", *options])
     found: dict[str, list[dict[str, Any]]] = {}
@@ -43,13 +43,13 @@ def told(capsys: pytest.CaptureFixture[str], folder: Path, bucket: str, *options
     return code, found
 
 
-def test_a_bucket_is_looked_at_and_what_interrupted_work_left_in_it_is_deleted(
+def test_fix_deletes_files_of_interrupted_work_in_a_bucket(
     service: buckets.Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service.make("held")
     study = studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}"))
     first = by_hand.must_claim(study)
-    by_hand.must_claim(study)  # trial 1 goes on
+    by_hand.must_claim(study)  # trial 1 still runs
     names = ("trial-00000/checkpoint", "trial-00000/weights.npz", "trial-00001/checkpoint")
     for name in names:
         service.client.put_object(Bucket="held", Key=f"models/team/by-hand/{name}", Body=bytes(1024))
@@ -59,30 +59,28 @@ def test_a_bucket_is_looked_at_and_what_interrupted_work_left_in_it_is_deleted(
     by_hand.finish(study, first, 0.5)
     study.storage.close()
 
-    code, found = told(capsys, tmp_path, "held")
+    code, found = run_doctor(capsys, tmp_path, "held")
     (bucket,) = found["bucket"]
     assert (code, bucket["level"]) == (0, "ok")
     assert bucket["found"].startswith("s3://held/models/team at 127.0.0.1:")
     assert "it holds 4 files (3 KB)" in bucket["found"]
-    # moto dates every upload to 2010; the checkpoint is a few seconds old, and may still be at work
+    # moto dates every upload to 2010; the checkpoint is a few seconds old, so a worker may still use it
     assert [each["found"] for each in found["leftovers"]][1:] == ["1 file (0 bytes) of interrupted work in s3://held/models/team"]
 
-    monkeypatch.setattr(looks, "AGE_SECONDS", -5.0)
-    _, found = told(capsys, tmp_path, "held", "--fix")
-    mended = found["leftovers"][-1]
-    assert (mended["fixed"], mended["found"]) == (True, "deleted 2 files (1 KB) of interrupted work in s3://held/models/team")
+    monkeypatch.setattr(doctor_buckets, "AGE_SECONDS", -5.0)
+    _, found = run_doctor(capsys, tmp_path, "held", "--fix")
+    fixed = found["leftovers"][-1]
+    assert (fixed["fixed"], fixed["found"]) == (True, "deleted 2 files (1 KB) of interrupted work in s3://held/models/team")
     left = [f"models/team/by-hand/{name}" for name in names[1:]] + ["models/team/other/trial-00000/checkpoint"]
     assert service.keys("held") == ["elsewhere/by-hand/trial-00000/checkpoint", *left]
     assert "Uploads" not in service.client.list_multipart_uploads(Bucket="held")
-    _, found = told(capsys, tmp_path, "held", "--fix")
-    assert [each["found"] for each in found["leftovers"]][1:] == ["none in s3://held/models/team"]
+    _, found = run_doctor(capsys, tmp_path, "held", "--fix")
+    assert [each["found"] for each in found["leftovers"]][1:] == ["no files of interrupted work in s3://held/models/team"]
 
 
-def test_a_bucket_that_is_not_there_is_a_problem_told_once(
-    service: buckets.Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_bucket_is_reported_once(service: buckets.Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")).storage.close()
-    code, found = told(capsys, tmp_path, "nowhere")
+    code, found = run_doctor(capsys, tmp_path, "nowhere")
     assert code == 1
     problems = [each for each in (*found["bucket"], *found["leftovers"]) if each["level"] == "problem"]
     assert [each["found"].partition(" at 127")[0] for each in problems] == [

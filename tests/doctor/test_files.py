@@ -1,4 +1,4 @@
-"""What `tuner doctor` says of files: a storage that is locked or damaged, what was not delivered, entries of the cache."""
+"""The command `tuner doctor` and files: a locked or damaged storage, undelivered reports, damaged cache entries."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cache.test_arrays import put
-from tests.doctor.test_checks import NOTE, OK, PROBLEM, WARNING, begin, of, places, told
+from tests.doctor.test_checks import NOTE, OK, PROBLEM, WARNING, begin, of, places, run_doctor
 from tests.studies import by_hand
 from tuner.cache import entries
 from tuner.doctor import database
@@ -19,22 +19,22 @@ from tuner.workers.worker import spool
 __all__ = ["places"]
 
 
-def test_a_file_that_another_process_locks_is_told_with_that_process(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_locked_file_is_reported_with_the_process_that_locks_it(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = places / "tuner.db"
     begin(f"sqlite:///{path}").storage.close()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as holder:
         holder.execute("BEGIN IMMEDIATE")
-        found = database.locked(path, patience_seconds=0.2)
+        found = database.locked(path, timeout_seconds=0.2)
         assert found is not None
         assert (found.level, f"process {os.getpid()} (" in found.found) == (PROBLEM, True)
         assert "end it" in found.cure
         holder.execute("ROLLBACK")
-    assert database.locked(path, patience_seconds=0.2) is None
-    found_again = told(capsys, f"sqlite:///{path}")
+    assert database.locked(path, timeout_seconds=0.2) is None
+    found_again = run_doctor(capsys, f"sqlite:///{path}")
     assert [each["level"] for subject in ("journal", "pages") for each in of(found_again, subject)] == [OK, OK]
 
 
-def test_damaged_pages_are_told(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_pages_are_reported(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = places / "tuner.db"
     study = begin(f"sqlite:///{path}")
     by_hand.must_claim(study)
@@ -46,22 +46,22 @@ def test_damaged_pages_are_told(places: Path, capsys: pytest.CaptureFixture[str]
     with path.open("r+b") as file:
         file.seek(4096 * (root - 1) + 1)
         file.write(b"\xff" * 7)
-    (seen,) = of(told(capsys, f"sqlite:///{path}", code=1), "pages")
+    (seen,) = of(run_doctor(capsys, f"sqlite:///{path}", code=1), "pages")
     assert (seen["level"], seen["found"].startswith("the file is damaged: ")) == (PROBLEM, True)
     assert ".recover" in seen["cure"]
 
 
-def test_a_check_of_pages_that_takes_too_long_is_broken_off(places: Path) -> None:
+def test_the_check_of_pages_stops_at_its_time_limit(places: Path) -> None:
     study = begin(f"sqlite:///{places / 'tuner.db'}")
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)"
     fill = f"{numbers} INSERT INTO tuner_epochs (study_id, trial_number, step, stage) SELECT 9, i, i, 'x' FROM n"
     study.storage.write(lambda connection: connection.exec_driver_sql(fill))
-    (seen,) = database.pages(study.storage, patience_seconds=-1.0)
-    assert (seen.level, "no damage within" in seen.found) == (OK, True)
+    (seen,) = database.pages(study.storage, timeout_seconds=-1.0)
+    assert (seen.level, "no damage found within" in seen.found) == (OK, True)
     study.storage.close()
 
 
-def test_what_workers_that_are_gone_could_not_deliver_is_told(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_undelivered_reports_are_reported(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{places / 'tuner.db'}"
     study = begin(url)
     claimed = by_hand.must_claim(study)
@@ -69,22 +69,22 @@ def test_what_workers_that_are_gone_could_not_deliver_is_told(places: Path, caps
     for name in ("by-hand", "deleted"):
         origin = spool.SpoolHeader(study=name, worker="host/w1", device="cpu", claim=claimed)
         kept[name] = spool.Spool(places / "artifacts" / name / "spool", origin)
-        kept[name].keep(by_hand.epochs(claimed, [0.5]))
-    (seen,) = of(told(capsys, url), "undelivered")
-    assert (seen["level"], seen["found"].partition(":")[0]) == (NOTE, "of workers that live and wait for the storage")
+        kept[name].write(by_hand.epochs(claimed, [0.5]))
+    (seen,) = of(run_doctor(capsys, url), "undelivered")
+    assert (seen["level"], seen["found"].partition(":")[0]) == (NOTE, "reports of running workers that wait for the storage")
     for each in kept.values():
         each.close()
         os.utime(each.path, (time.time() - 3 * 3600,) * 2)
     (places / "artifacts" / "by-hand" / "spool" / "torn.jsonl").write_bytes(b"{")
-    seen_by_level = {each["found"].partition(":")[0]: (each["level"], each["found"]) for each in of(told(capsys, url), "undelivered")}
-    assert seen_by_level["of workers that are gone"] == (WARNING, "of workers that are gone: 1 file of by-hand, the oldest 3 h old")
-    assert seen_by_level["of studies that are not in this storage"][1].endswith("1 file of deleted, the oldest 3 h old")
+    seen_by_level = {each["found"].partition(":")[0]: (each["level"], each["found"]) for each in of(run_doctor(capsys, url), "undelivered")}
+    assert seen_by_level["reports of ended workers"] == (WARNING, "reports of ended workers: 1 file of by-hand, the oldest 3 h old")
+    assert seen_by_level["reports of studies that are not in this storage"][1].endswith("1 file of deleted, the oldest 3 h old")
     assert seen_by_level["files that cannot be read"][1].endswith("torn.jsonl")
     trials.release(study, claimed)
     study.storage.close()
 
 
-def test_entries_that_are_not_whole_are_told_and_deleted(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_fix_deletes_broken_cache_entries(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = places / "cache"
     paths = [put(folder, name) for name in ("whole", "short", "changed", "unknown")]
     whole, short, changed, unknown = paths
@@ -94,9 +94,9 @@ def test_entries_that_are_not_whole_are_told_and_deleted(places: Path, capsys: p
     changed.write_bytes(content)
     entries.about_path(unknown).unlink()
     url = f"sqlite:///{places / 'none.db'}"
-    (seen,) = (each for each in of(told(capsys, url), "cache") if "damaged" in each["found"])
+    (seen,) = (each for each in of(run_doctor(capsys, url), "cache") if "damaged" in each["found"])
     assert (seen["level"], seen["found"].startswith("3 entries damaged: ")) == (NOTE, True)
-    assert all(why in seen["found"] for why in ("instead of", "its checksum is wrong", "nothing is known of it"))
-    (mended,) = (each for each in of(told(capsys, url, "--fix"), "cache") if "damaged" in each["found"])
-    assert (mended["fixed"], mended["found"]) == (True, "deleted 3 entries that were damaged")
+    assert all(why in seen["found"] for why in ("instead of", "its checksum is wrong", "its description is missing"))
+    (fixed,) = (each for each in of(run_doctor(capsys, url, "--fix"), "cache") if "damaged" in each["found"])
+    assert (fixed["fixed"], fixed["found"]) == (True, "deleted 3 damaged entries")
     assert [path for path in paths if path.exists()] == [whole]

@@ -1,4 +1,4 @@
-"""Measured values into levels and words."""
+"""How the checks of `tuner doctor` judge measured values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tuner.doctor import checks, database, findings, hardware
+from tuner.doctor import checks, database, findings, hardware, packages
 from tuner.doctor.findings import Finding
 from tuner.terminal import maintenance
 from tuner.workers.engines.gpus import Gpu
@@ -24,11 +24,11 @@ GIB = 2**30
         (database.judge_clock, (-3600.0,), "warning"),
         (database.judge_connections, (5, 97, 2), "ok"),
         (database.judge_connections, (95, 97, 2), "warning"),
-        # more workers than connections: some wait for others
+        # more workers than connections
         (database.judge_connections, (60, 97, 64), "warning"),
         (hardware.judge_memory, (8, 16 * GIB, 12 * GIB), "ok"),
         (hardware.judge_memory, (8, GIB, GIB), "warning"),
-        # the memory is there, but something else has it
+        # enough memory, but other programs use it
         (hardware.judge_memory, (8, 16 * GIB, GIB), "warning"),
         (hardware.judge_files, (256,), "warning"),
         (hardware.judge_files, (1024,), "ok"),
@@ -37,14 +37,14 @@ GIB = 2**30
         (checks.judge_size, (Path("/cache"), 30, 20), "note"),
     ],
 )
-def test_a_measured_value_gets_its_level(judge: Callable[..., Finding], values: tuple[Any, ...], level: str) -> None:
+def test_a_measured_value_has_the_right_level(judge: Callable[..., Finding], values: tuple[Any, ...], level: str) -> None:
     found = judge(*values)
     assert found.level == level
     assert bool(found.cure) == (level != "ok")
 
 
 @pytest.mark.parametrize(("free", "level"), [(20 * GIB, "ok"), (GIB, "warning"), (2**20, "problem")])
-def test_a_disk_is_judged_by_what_it_has_free(free: int, level: str) -> None:
+def test_a_disk_is_judged_by_its_free_space(free: int, level: str) -> None:
     assert hardware.judge_space("cache", Path("/cache"), free).level == level
 
 
@@ -69,12 +69,12 @@ MOUNTS = [
         ("/srv/tuner.db", "ext4", False),
         ("/home/someone/tuner.db", "nfs4", True),
         ("/home/local/tuner.db", "xfs", False),
-        # the name begins alike and is another folder
+        # another folder whose name starts with the same letters
         ("/homes/tuner.db", "ext4", False),
         ("/auto/tuner.db", "cifs", True),
     ],
 )
-def test_a_path_lies_on_the_innermost_mount(path: str, kind: str, is_network: bool) -> None:
+def test_a_path_belongs_to_the_innermost_mount(path: str, kind: str, is_network: bool) -> None:
     assert hardware.kind_among(Path(path), MOUNTS) == kind
     assert hardware.is_network(kind) is is_network
 
@@ -85,12 +85,12 @@ def test_an_sqlite_file_on_a_network_file_system_is_a_problem(tmp_path: Path, mo
     assert (first.level, "use PostgreSQL" in first.cure) == ("problem", True)
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(0, "0 s"), (119, "119 s"), (600, "10 min"), (3 * 3600, "3 h"), (5 * 86_400, "5 days")])
-def test_an_age_is_told_in_one_unit(seconds: float, told: str) -> None:
-    assert findings.age(seconds) == told
+@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (119, "119 s"), (600, "10 min"), (3 * 3600, "3 h"), (5 * 86_400, "5 days")])
+def test_an_age_has_one_unit(seconds: float, text: str) -> None:
+    assert findings.age(seconds) == text
 
 
-def test_who_locks_a_file_is_read_off_the_table_of_locks() -> None:
+def test_the_process_that_locks_a_file_is_found() -> None:
     table = [
         "1: POSIX  ADVISORY  WRITE 1234 08:01:77 120 120",
         "2: POSIX  ADVISORY  READ 1235 08:01:77 123 123",
@@ -101,12 +101,12 @@ def test_who_locks_a_file_is_read_off_the_table_of_locks() -> None:
     assert database.writers(table, {77}) == {1234}
 
 
-def test_a_standby_is_named_as_such() -> None:
+def test_the_finding_of_a_standby_names_the_primary() -> None:
     assert "primary" in database.explain("it is read-only", is_standby=True).cure
     assert not database.explain("it is read-only", is_standby=False).cure
 
 
-def test_a_server_that_is_its_own_primary_is_no_standby(postgresql_url: str) -> None:
+def test_a_primary_server_is_not_a_standby(postgresql_url: str) -> None:
     assert database.unusable(postgresql_url, "it is read-only").cure == ""
 
 
@@ -127,14 +127,14 @@ def test_gpus_are_judged_by_driver_visibility_and_packages(found: list[Gpu], see
     assert [each.level for each in hardware.judge_gpus(found, **seen)] == levels
 
 
-def test_packages_of_wrong_versions_and_missing_ones_are_named() -> None:
+def test_missing_packages_and_wrong_versions_are_reported() -> None:
     asked = ["pytest>=1", "optuna<2", "never-installed>=3", "absent>=1; extra == 'gp'", "absent>=1; python_version < '3'"]
-    optuna, missing = hardware.mismatches(asked)
-    assert optuna.endswith("and tuner needs <2")
+    optuna, missing = packages.mismatches(asked)
+    assert optuna.endswith("but tuner needs <2")
     assert missing == "never-installed is not installed"
 
 
-def test_the_summary_counts_what_is_not_well() -> None:
+def test_the_summary_counts_problems_and_warnings() -> None:
     told = [findings.ok("a", "x"), findings.warning("b", "x", "y"), findings.problem("c", "x"), findings.problem("d", "x")]
-    assert maintenance.doctor_summary(told) == "2 problems and 1 warning in 4 looks."
-    assert maintenance.doctor_summary(told[:1]) == "All is well: 1 look."
+    assert maintenance.doctor_summary(told) == "2 problems and 1 warning in 4 checks."
+    assert maintenance.doctor_summary(told[:1]) == "All is well: 1 check."

@@ -15,8 +15,8 @@ import pytest
 
 from tests.acceptance.conftest import Place
 from tuner.storage import engine as storages
-from tuner.storage import tables
-from tuner.studies import epochs, leases
+from tuner.storage import epochs, tables
+from tuner.studies import leases
 from tuner.studies import study as studies
 
 T = TypeVar("T")
@@ -70,20 +70,26 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def script(place: Place, **more: Any) -> dict[str, Any]:
-    """Trainers that train on whatever their worker waits for, keep each epoch, and note it in a diary."""
-    return {"beside": True, "epoch_seconds": 0.1, "fine_tune_epochs": 6, "keeps_epochs": True, "diary": str(place.folder / "diary")} | more
+    """Trainers that train on whatever their worker waits for, keep each epoch, and note it in an epoch log."""
+    return {
+        "beside": True,
+        "epoch_seconds": 0.1,
+        "fine_tune_epochs": 6,
+        "keeps_epochs": True,
+        "epoch_log": str(place.folder / "epoch_log"),
+    } | more
 
 
-def diary(place: Place) -> list[tuple[int, int, float]]:
+def epoch_log(place: Place) -> list[tuple[int, int, float]]:
     """Trial, step and time of each epoch of fine-tuning that was trained, as often as it was."""
-    file = place.folder / "diary"
+    file = place.folder / "epoch_log"
     lines = file.read_text().splitlines() if file.exists() else []
     return [(int(trial), int(step), float(when)) for trial, step, when in map(str.split, lines)]
 
 
 def num_repeated(place: Place) -> int:
     """Epochs of fine-tuning that were trained more than once, each as often as it was too much."""
-    return sum(count - 1 for count in Counter((trial, step) for trial, step, _ in diary(place)).values())
+    return sum(count - 1 for count in Counter((trial, step) for trial, step, _ in epoch_log(place)).values())
 
 
 def assert_whole(url: str, *, num_trials: int, num_epochs: int) -> None:
@@ -93,7 +99,7 @@ def assert_whole(url: str, *, num_trials: int, num_epochs: int) -> None:
     found = study.optuna.get_trials(deepcopy=False)
     assert [trial.state.name for trial in found] == ["COMPLETE"] * num_trials
     for trial in found:
-        steps = [epoch.step for epoch in storage.read(functools.partial(epochs.read, study=study, number=trial.number))]
+        steps = [epoch.step for epoch in storage.read(functools.partial(epochs.read, study_id=study.id, number=trial.number))]
         assert steps == sorted(trial.intermediate_values) == list(range(1, PROBE_EPOCHS + num_epochs + 1))
     with storage.engine.connect() as connection:
         endings = Counter(

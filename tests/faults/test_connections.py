@@ -1,16 +1,19 @@
 """A network that is slow, cut or swallows everything: no trial fails, no epoch is lost, training goes on and a line says what is wrong."""
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
 from tests.acceptance.conftest import Command, Place
-from tests.faults.conftest import EXTENT, assert_whole, diary, num_repeated, pass_seconds, script
+from tests.faults.conftest import EXTENT, assert_whole, epoch_log, num_repeated, pass_seconds, script
 from tests.faults.proxy import Proxy, Weather
 from tests.studies import by_hand
 from tuner.errors import StorageError
@@ -65,13 +68,13 @@ def test_training_goes_on_over_a_bad_network(
 ) -> None:
     # a slow connection is to be borne, one that says nothing is to be given up
     worker = begun(place, over(proxy, postgresql, {} if weather is Weather.SLOW else IMPATIENT))
-    before = len(diary(place))
+    before = len(epoch_log(place))
     proxy.weather = weather
     if weather is Weather.CUT:
         proxy.cut()
     pass_seconds(EXTENT.cut_seconds + (SILENT_SECONDS if weather is Weather.BLACK_HOLE else 0.0))
     assert psutil.pid_exists(worker.process.pid)
-    trained = len(diary(place)) - before
+    trained = len(epoch_log(place)) - before
     proxy.weather = Weather.FAIR
     ended(worker, place, postgresql)
     assert trained > EXTENT.cut_seconds / EPOCH_SECONDS / 2
@@ -111,3 +114,49 @@ def test_a_worker_that_falls_silent_in_a_transaction_does_not_lock_out_the_other
     connection.close()
     other.storage.close()
     storage.close()
+
+
+#: what libpq and the server offer against a connection that hangs, each set to one or two seconds
+SETTINGS = {
+    "statement_timeout": {"options": "-cstatement_timeout=2000"},
+    "tcp_user_timeout": {"tcp_user_timeout": "2000"},
+    "keepalives": {"keepalives_idle": "1", "keepalives_interval": "1", "keepalives_count": "2"},
+}
+
+
+@pytest.mark.parametrize("name", [*SETTINGS, "all of them"])
+def test_no_setting_gives_up_a_server_that_acknowledges_and_never_answers(name: str, proxy: Proxy, postgresql: Any) -> None:
+    settings = SETTINGS.get(name) or {key: value for each in SETTINGS.values() for key, value in each.items()}
+    assert not ends(psycopg.Connection.connect(libpq_url(proxy, postgresql, settings)), proxy)
+
+
+def test_a_bounded_connection_gives_it_up(proxy: Proxy, postgresql: Any) -> None:
+    connection = storages.BoundedConnection.connect(libpq_url(proxy, postgresql, {}))
+    connection.answer_seconds = 2.0
+    assert ends(connection, proxy)
+
+
+def libpq_url(proxy: Proxy, postgresql: Any, settings: dict[str, str]) -> str:
+    url = make_url(over(proxy, postgresql, settings)).set(drivername="postgresql")
+    return url.render_as_string(hide_password=False)
+
+
+def ends(connection: psycopg.Connection[Any], proxy: Proxy) -> bool:
+    """Whether a statement ends within four times the settings once the proxy acknowledges everything and passes nothing on."""
+    connection.execute("SELECT 1")
+    connection.commit()
+    proxy.weather = Weather.BLACK_HOLE
+    ended = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(psycopg.Error):
+            connection.execute("SELECT 1")
+        ended.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    is_ended = ended.wait(8.0)
+    proxy.cut()
+    asking.join(10.0)
+    connection.close()
+    return is_ended

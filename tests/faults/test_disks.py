@@ -10,7 +10,7 @@ import pytest
 
 from tests.acceptance.conftest import Place
 from tests.faults import disks
-from tests.faults.conftest import REAL, SOAKS, assert_whole, crash, diary, num_repeated, script, until
+from tests.faults.conftest import REAL, SOAKS, assert_whole, crash, epoch_log, num_repeated, script, until
 
 EPOCHS = 80
 DISK_BYTES = 16 * 2**20
@@ -39,9 +39,9 @@ def test_a_disk_that_is_full_while_the_database_is_away_costs_nothing(place: Pla
     crash(postgresql)
     worker.until("reports are kept in")
     filler = disks.fill(disk)
-    worker.until("trial 0", "what the storage is to get cannot be kept on disk", "it is kept in memory")
-    without_room, trained = spooled(disk), len(diary(place))
-    until(lambda: len(diary(place)) >= trained + 3)
+    worker.until("trial 0", "the reports for the storage cannot be kept on disk", "they are kept in memory")
+    without_room, trained = spooled(disk), len(epoch_log(place))
+    until(lambda: len(epoch_log(place)) >= trained + 3)
     assert spooled(disk) == without_room
     filler.unlink()
     until(lambda: len(spooled(disk)) >= len(without_room) + 3)
@@ -64,7 +64,7 @@ def test_a_real_trainer_goes_on_without_room_for_cache_and_checkpoint(place: Pla
         disks.fill(cache)
         filler = disks.fill(disk, leave=2**16)
         run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--artifacts", str(disk))
-        run.until("the checkpoint (", f"cannot be written to {disk}", "training goes on, and each epoch tries again")
+        run.until("cannot write the checkpoint (", f"to {disk}, which has", "training continues, and the next epoch tries again")
         assert files(disk, "checkpoint") == []
         filler.unlink()
         until(lambda: files(disk, "checkpoint"))

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import func, select
 
 from tests.acceptance.conftest import Command, Place
-from tests.faults.conftest import EXTENT, assert_whole, diary, num_repeated, pass_seconds, script, until
+from tests.faults.conftest import EXTENT, assert_whole, epoch_log, num_repeated, pass_seconds, script, until
 from tuner.storage import engine as storages
 from tuner.storage import tables
 from tuner.studies import leases
@@ -79,13 +79,13 @@ def test_workers_that_are_killed_one_after_another_lose_nothing(
     record_property("workers", EXTENT.workers)
     record_property("kills", EXTENT.kills)
     record_property("completed trials", EXTENT.killed_trials)
-    record_property("epochs trained", len(diary(place)))
+    record_property("epochs trained", len(epoch_log(place)))
     record_property("of them repeated", num_repeated(place))
 
 
 def test_an_epoch_that_only_its_checkpoint_knows_of_comes_to_the_curve(place: Place, postgresql_url: str) -> None:
     place.write(budget={"trials": 1})
-    played = script(place, fine_tune_epochs=EPOCHS, mishaps={"0": ["lost_worker"]})
+    played = script(place, fine_tune_epochs=EPOCHS, faults={"0": ["lost_worker"]})
     first = place.tuner("worker", "study.yaml", "--storage", postgresql_url, script=played)
     assert first.end()[0] == -signal.SIGKILL, first.lines
     second = place.tuner("worker", "study.yaml", "--storage", postgresql_url, script=script(place, fine_tune_epochs=EPOCHS))

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, func, select
 
 from tests.acceptance.conftest import Command, Place
-from tests.faults.conftest import PROBE_EPOCHS, assert_whole, diary, num_repeated, script, until
+from tests.faults.conftest import PROBE_EPOCHS, assert_whole, epoch_log, num_repeated, script, until
 from tests.mariadb import Server
 from tuner.storage import engine as storages
 from tuner.storage import tables
@@ -101,5 +101,5 @@ def test_killed_workers_and_a_killed_server_lose_nothing(
     record_property("of them killed", 2)
     record_property("kills of the server", 1)
     record_property("completed trials", TRIALS)
-    record_property("epochs trained", len(diary(place)))
+    record_property("epochs trained", len(epoch_log(place)))
     record_property("of them repeated", num_repeated(place))

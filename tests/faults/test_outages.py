@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.acceptance.conftest import Place
-from tests.faults.conftest import EXTENT, assert_whole, crash, diary, num_repeated, pass_seconds, script
+from tests.faults.conftest import EXTENT, assert_whole, crash, epoch_log, num_repeated, pass_seconds, script
 
 EPOCH_SECONDS = 0.1
 #: an epoch that takes longer than this has waited for something
@@ -38,14 +38,14 @@ def test_training_goes_on_while_the_database_is_away(place: Place, postgresql: A
     pause = max(later - earlier for trial in (0, 1) for earlier, later in pairwise(times(place, trial)))
     assert pause < PAUSE_SECONDS
     for began, ended in outages:
-        assert sum(began < when < ended for _, _, when in diary(place)) > EXTENT.outage_seconds
+        assert sum(began < when < ended for _, _, when in epoch_log(place)) > EXTENT.outage_seconds
     record_property("outages", EXTENT.restarts)
     record_property("seconds each", EXTENT.outage_seconds)
-    record_property("epochs trained", len(diary(place)))
+    record_property("epochs trained", len(epoch_log(place)))
     record_property("of them repeated", num_repeated(place))
     record_property("seconds between two epochs of a trial at most", round(pause, 2))
 
 
 def times(place: Place, trial: int) -> list[float]:
     """When each epoch of a trial ended."""
-    return [when for number, _, when in diary(place) if number == trial]
+    return [when for number, _, when in epoch_log(place) if number == trial]

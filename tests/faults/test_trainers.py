@@ -19,9 +19,9 @@ def build(size):
 
 def test_each_mishap_ends_as_the_table_says(place: Place) -> None:
     place.write(budget={"trials": 6})
-    mishaps = {"1": ["crash"], "2": ["hang"], "3": ["not_finite"], "4": ["fail"], "5": ["crash", "crash"]}
+    faults = {"1": ["crash"], "2": ["hang"], "3": ["not_finite"], "4": ["fail"], "5": ["crash", "crash"]}
     run = place.tuner(
-        "run", "study.yaml", "--hang-limit", "2s", "--no-export", script=script(place, epoch_seconds=0.01) | {"mishaps": mishaps}
+        "run", "study.yaml", "--hang-limit", "2s", "--no-export", script=script(place, epoch_seconds=0.01) | {"faults": faults}
     )
     code, _ = run.end()
     assert code == 0, run.lines

@@ -16,9 +16,9 @@ from tests.studies import by_hand
 from tuner.errors import LeaseLost
 from tuner.protocol import failure_table
 from tuner.protocol.messages import Ending
-from tuner.storage import tables
+from tuner.storage import epochs, tables
 from tuner.storage.engine import Storage
-from tuner.studies import epochs, leases, trials
+from tuner.studies import leases, trials
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, Delivery, WorkerId
 from tuner.views import status
@@ -237,7 +237,7 @@ def test_epochs_that_a_worker_left_are_stored_though_another_has_the_trial(begin
     curve = by_hand.epochs(claimed, [0.5, 0.6, 0.7])
     trials.report(study, other, curve[2:])
     assert trials.deliver(study, claimed, curve[:2], None, device="cpu") is Delivery.KEPT
-    read = study.storage.read(lambda connection: epochs.read(connection, study, 0))
+    read = study.storage.read(lambda connection: epochs.read(connection, study.id, 0))
     assert [epoch.step for epoch in read] == [1, 2, 3]
     by_hand.finish(study, other, 0.7)
     assert trials.deliver(study, claimed, curve[:2], None, device="cpu") is Delivery.TOO_LATE

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from tests.studies import by_hand
-from tuner.results.retrain import retrained
+from tuner.results.retrain import trainings
 from tuner.storage import engine as storages
 from tuner.studies import data_check, retraining, trials
 from tuner.studies import study as studies
@@ -29,7 +29,7 @@ def test_workers_that_come_at_once_share_the_trainings_and_each_is_done_once(sto
     with ThreadPoolExecutor(3) as pool:
         done = list(pool.map(work, ["w1", "w2", "w3"]))
     assert sorted(number for each in done for number in each) == list(range(9))
-    found = retrained.read(again)
+    found = trainings.read(again)
     assert sorted(each.trial for each in found) == [0, 1, 2]
-    assert all([run.seed for run in each.runs] == list(seeds) and each.is_whole for each in found)
+    assert all([run.seed for run in each.runs] == list(seeds) and each.is_complete for each in found)
     searched.storage.close()

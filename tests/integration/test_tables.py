@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Table, select
 from tests.integration.conftest import Begin
 from tests.studies import by_hand
 from tuner.protocol.messages import Ending
-from tuner.storage import tables
+from tuner.storage import optuna_private, tables
 from tuner.storage.engine import Storage
 from tuner.studies import enqueue, trials
 from tuner.studies.study import Study
@@ -105,7 +105,7 @@ def rows(storage: Storage, study_id: int) -> dict[str, list[dict[str, Any]]]:
         query = select(tables.TRIALS.c.trial_id, tables.TRIALS.c.number).where(of_study)
         numbers = dict(connection.execute(query).all())
         found: dict[str, list[dict[str, Any]]] = {}
-        for table in tables.OPTUNA.sorted_tables:
+        for table in optuna_private.METADATA.sorted_tables:
             if table.name in _NOT_OF_STUDIES:
                 continue
             mine = table.c.trial_id.in_(numbers) if "trial_id" in table.c else table.c.study_id == study_id

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tests.tasks.images.training import networks
 from tuner.kernels import cuts
 from tuner.spec.hyperparameters import Features
-from tuner.tasks.images.training import backbones, lite0, squeezenet
+from tuner.tasks.images.training import backbones, efficientnet_lite0, squeezenet
 
 # Keras itself reads its variables in a way that NumPy is going to give up
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -81,7 +81,7 @@ def closed() -> keras.Model:
 
 
 NETWORKS: dict[str, Callable[[], backbones.Backbone]] = {
-    "lite0": lambda: own(lite0),
+    "lite0": lambda: own(efficientnet_lite0),
     "squeezenet": lambda: own(squeezenet),
     "keras.applications": application,
     "functional": lambda: user(networks.tiny(SIZE)),
@@ -175,8 +175,8 @@ def test_nothing_below_a_cut_is_trained(network: backbones.Backbone) -> None:
 
 
 def test_with_every_block_open_only_what_has_no_weights_lies_below() -> None:
-    assert own(lite0).cut(18).shape == (SIZE, SIZE, 3)
-    assert own(lite0).cut(18).multiply_adds == 0
+    assert own(efficientnet_lite0).cut(18).shape == (SIZE, SIZE, 3)
+    assert own(efficientnet_lite0).cut(18).multiply_adds == 0
     cut = user(networks.tiny(SIZE)).cut(3)
     np.testing.assert_allclose(cut.below(IMAGES)[0], IMAGES / 127.5 - 1, rtol=1e-5, atol=1e-6)
 
@@ -190,14 +190,14 @@ def test_a_cut_moves_down_to_where_one_tensor_separates_the_network() -> None:
 
 
 def test_six_depths_of_our_own_network_are_spread_evenly() -> None:
-    network = own(lite0)
+    network = own(efficientnet_lite0)
     assert network.num_features(Features.LAST) == 1280
     assert network.num_features(Features.SEVERAL) == 24 + 40 + 80 + 112 + 192 + 1280
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 2, 3, 6, 9, 16, 18, 100])
 def test_depths_are_different_blocks_and_the_last_is_among_them(num_blocks: int) -> None:
-    chosen = cuts._chosen(num_blocks)
+    chosen = cuts._spread_blocks(num_blocks)
     assert len(chosen) == len(set(chosen)) == max(1, min(num_blocks, cuts.NUM_DEPTHS))
     assert chosen[-1] == max(0, num_blocks - 1)
 
@@ -210,9 +210,9 @@ def test_the_multiply_adds_below_a_cut_are_those_of_its_layers() -> None:
 
 def test_other_pooling_takes_the_largest_at_every_depth() -> None:
     maps = tf.constant(np.random.default_rng(0).normal(size=(2, 3, 3, 4)), tf.float32)
-    near(cuts.pooled("max")(maps), np.max(maps.numpy(), (1, 2)))
-    near(cuts.pooled("avg")(maps), np.mean(maps.numpy(), (1, 2)))
-    assert cuts.pooled("max")(maps[:, 0, 0]).shape == (2, 4)
+    near(cuts.pooling("max")(maps), np.max(maps.numpy(), (1, 2)))
+    near(cuts.pooling("avg")(maps), np.mean(maps.numpy(), (1, 2)))
+    assert cuts.pooling("max")(maps[:, 0, 0]).shape == (2, 4)
 
 
 def test_the_network_is_in_inference_mode() -> None:

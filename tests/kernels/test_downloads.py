@@ -19,10 +19,10 @@ from tuner.kernels import downloads
     ],
 )
 def test_a_failed_download_becomes_one_line_with_its_cure(error: Exception, reason: str) -> None:
-    with pytest.raises(errors.MissingDownload) as caught, downloads.expected("The thing", cure="Fetch it elsewhere"):
+    with pytest.raises(errors.MissingDownload) as caught, downloads.downloading("The thing", cure="Fetch it elsewhere"):
         raise error
     message = str(caught.value)
-    assert message.startswith("The thing would have to be downloaded, and cannot be from here (")
+    assert message.startswith("The thing cannot be downloaded (")
     assert reason in message
     assert message.endswith("). Fetch it elsewhere.")
     assert "\n" not in message
@@ -31,12 +31,12 @@ def test_a_failed_download_becomes_one_line_with_its_cure(error: Exception, reas
 
 @pytest.mark.parametrize("error", [ValueError("bad size"), RuntimeError("anything")])
 def test_any_other_error_passes_as_it_is(error: Exception) -> None:
-    with pytest.raises(type(error), match=str(error)), downloads.expected("The thing", cure="None"):
+    with pytest.raises(type(error), match=str(error)), downloads.downloading("The thing", cure="None"):
         raise error
 
 
 def test_a_silent_server_is_given_up_and_later_connections_are_not_bound_to_that() -> None:
     before = socket.getdefaulttimeout()
-    with downloads.expected("The thing", cure="None"):
+    with downloads.downloading("The thing", cure="None"):
         assert 1 <= (socket.getdefaulttimeout() or 0) <= 60
     assert socket.getdefaulttimeout() == before

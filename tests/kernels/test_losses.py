@@ -1,4 +1,4 @@
-"""The losses of a trial against those of Keras."""
+"""Losses that trials minimize, and scores on a split."""
 
 import keras
 import numpy as np
@@ -92,3 +92,19 @@ def test_heads_side_by_side_lose_what_each_loses_alone(kind: Loss) -> None:
     np.testing.assert_allclose(together, np.stack([loss(LABELS, LOGITS), loss(LABELS, -LOGITS)]), rtol=1e-5, atol=1e-6)
     reported = losses.build_validation(Hyperparameters(loss=kind, focal_gamma=1.5))
     np.testing.assert_allclose(reported(LABELS, np.stack([LOGITS] * 2))[1], reported(LABELS, LOGITS), rtol=1e-5, atol=1e-6)
+
+
+SCORED_LOGITS = np.array([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 2.0, 0.0], [2.0, 0.0, 0.0]], np.float32)
+SCORED_LABELS = np.array([0, 1, 2, 0])
+
+
+def test_hits_are_on_the_diagonal_of_true_by_predicted() -> None:
+    found = losses.score(SCORED_LOGITS, SCORED_LABELS, losses.build_validation(Hyperparameters()))
+    assert found.accuracy == 0.75
+    assert found.confusion == ((2, 0, 0), (0, 1, 0), (0, 1, 0))
+
+
+def test_the_loss_is_the_mean_over_the_images() -> None:
+    found = losses.score(SCORED_LOGITS, SCORED_LABELS, losses.build_validation(Hyperparameters()))
+    hit, miss = -np.log(np.exp(2) / (np.exp(2) + 2)), -np.log(1 / (np.exp(2) + 2))
+    assert found.loss == pytest.approx((3 * hit + miss) / 4, rel=1e-5)

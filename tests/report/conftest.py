@@ -8,6 +8,7 @@ from tests.studies import by_hand
 from tuner.protocol import messages
 from tuner.storage import engine as storages
 from tuner.storage import tables
+from tuner.storage.attributes import PREPARED
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
 from tuner.studies import trials
@@ -34,7 +35,7 @@ def worked(storage: Storage) -> Study:
     """A study of 25 trials: completed, pruned, failed and one running; its classes and messages are hostile."""
     fresh = studies.join(by_hand.spec(name="worked", budget={"trials": 60}, sampler="random"), storage)
     prepared = by_hand.PREPARED.model_copy(update={"classes": (HOSTILE, "dog")}).model_dump(mode="json")
-    fresh.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, fresh.id, {studies.PREPARED: prepared}))
+    fresh.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, fresh.id, {PREPARED: prepared}))
     for number in range(24):
         claimed = by_hand.must_claim(fresh)
         if number == 7:

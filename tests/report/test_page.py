@@ -15,6 +15,7 @@ from tuner.report import content, page
 from tuner.results.versions import versions
 from tuner.results.versions.versions import NewReading, NewVersion, WeightsSource
 from tuner.storage import tables
+from tuner.storage.attributes import PREPARED
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
 from tuner.studies import trials
@@ -133,7 +134,7 @@ def test_a_study_that_nothing_has_worked_on_has_a_report(fresh: Study, write: Ca
 def test_a_study_of_one_trial_has_a_report(storage: Storage) -> None:
     study = studies.join(by_hand.spec(name="single"), storage)
     prepared = by_hand.PREPARED.model_dump(mode="json")
-    storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {studies.PREPARED: prepared}))
+    storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: prepared}))
     by_hand.finish(study, by_hand.must_claim(study), 0.7)
     text = page.html(content.read(study))
     assert_nothing_runs_or_is_fetched(text)
@@ -181,7 +182,7 @@ def test_what_was_kept_is_told_with_its_verdict(worked: Study, storage: Storage)
     assert_nothing_runs_or_is_fetched(text)
     said = section(text, "versions")
     assert "On 1,000 test images it reaches 0.9200 (95 % interval 0.9015 to 0.9353, Wilson)" in said
-    assert "The search's own number, 0.9700 of trial 7, was too high by 0.0500" in said
+    assert "The best value of the search, 0.9700 of trial 7, was too high by 0.0500" in said
     assert all(comparison.words in said for comparison in verdict.comparisons)
     assert "1 trial 7 0.9000 – – 0 –" in said
     assert "2 birds-retrain-1 0.9400 0.9200 0.9015 to 0.9353 1 –" in said

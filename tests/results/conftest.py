@@ -5,12 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from optuna.trial import TrialState
 
 from tuner.protocol import messages
 from tuner.results.best import Best
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
+from tuner.storage.attributes import BEST_EPOCH, SECONDS, SEED, TEST, WEIGHTS
+from tuner.views.trial import Trial
+from tuner.views.trials import TrialRow
 
 PREPARED = messages.Prepared(
     device="cpu, 2 threads",
@@ -70,6 +74,26 @@ def make_best(spec: StudySpec) -> Callable[..., Best]:
             "prepared": PREPARED,
             "num_completed": 12,
         }
-        return Best(**values | changes)
+        return as_best(**values | changes)
 
     return make
+
+
+def as_best(*, spec: StudySpec, prepared: messages.Prepared, num_completed: int, is_best: bool = True, **known: Any) -> Best:
+    rule = None if known["rule_value"] is None else as_trial(0, known["rule_value"], {TEST: as_test(known["rule_test_accuracy"])})
+    stored = {name: known[name] for name in (SEED, BEST_EPOCH, SECONDS, WEIGHTS)} | {TEST: as_test(known["test_accuracy"])}
+    found = as_trial(known["trial"], known["value"], stored, known["hyperparameters"])
+    return Best(spec=spec, found=found, rank=1 if is_best else 2, num_completed=num_completed, rule=rule, prepared=prepared)
+
+
+def as_test(accuracy: float | None) -> dict[str, float]:
+    return {} if accuracy is None else {"accuracy": accuracy}
+
+
+def as_trial(number: int, value: float, stored: dict[str, Any], hyperparameters: Hyperparameters | None = None) -> Trial:
+    row = TrialRow(trial_id=number + 1, number=number, state=TrialState.COMPLETE, value=value, began=None, ended=None, curve=())
+    chosen = None if hyperparameters is None else hyperparameters.model_dump(mode="json")
+    return Trial(
+        row=row, values=(value,), parameters={}, hyperparameters=chosen, attributes=stored, confusion=(), log="", mistakes=(),
+        pictures={}, epochs=(), attempts=(),
+    )  # fmt: skip

@@ -63,7 +63,7 @@ def test_what_is_not_an_export_of_the_study_is_left_as_it_is(make_best: Callable
     [
         ("best", "ends in no suffix; expected .yaml, .yml, .json"),
         ("best.txt", "ends in .txt; expected"),
-        ("nowhere/best.yaml", "there is no folder .*nowhere; make it first: mkdir -p"),
+        ("nowhere/best.yaml", "the folder .*nowhere does not exist; create it first: mkdir -p"),
         ("folder.yaml", "is a folder; name a file in it"),
     ],
 )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from tuner.results import statistics
+from tuner.results.statistics import ClassFigures
 
 
 @pytest.mark.parametrize(
@@ -33,14 +34,37 @@ def test_figures_by_class_are_those_of_a_confusion_counted_by_hand() -> None:
     predicted = np.array([0, 0, 0, 1, 1, 1, 0, 0])
     counts = statistics.confusion(labels, predicted, 4)
     assert counts.tolist() == [[3, 1, 0, 0], [1, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
-    first, second, third, fourth = statistics.by_class(counts)
-    assert (first.num, first.precision, first.recall) == (4, 0.6, 0.75)
+    first, second, third, fourth = statistics.by_class(counts, ["a", "b", "c", "d"])
+    assert (first.name, first.num_images, first.precision, first.recall) == ("a", 4, 0.6, 0.75)
     assert first.f1 == pytest.approx(2 / 3)
-    assert second.num == 3
+    assert second.num_images == 3
     assert [second.precision, second.recall] == pytest.approx([2 / 3, 2 / 3])
-    assert (third.num, third.precision, third.recall, third.f1) == (1, 0.0, 0.0, 0.0)
-    assert (fourth.num, fourth.precision, fourth.recall, fourth.f1) == (0, 0.0, 0.0, 0.0)
+    assert (third.num_images, third.precision, third.recall, third.f1) == (1, None, 0.0, 0.0)
+    assert (fourth.num_images, fourth.precision, fourth.recall, fourth.f1) == (0, None, None, None)
     assert statistics.macro_f1(counts) == pytest.approx(1 / 3)
+
+
+def test_figures_of_classes_come_from_a_confusion_of_plain_lists() -> None:
+    cat, dog, none = statistics.by_class([[8, 2, 0], [2, 6, 0], [0, 0, 0]], ["cat", "dog", "none"])
+    assert (cat.num_images, cat.precision, cat.recall, cat.f1) == (10, 0.8, 0.8, 0.8)
+    assert (dog.precision, dog.recall) == (0.75, 0.75)
+    assert (none.precision, none.recall, none.f1) == (None, None, None)
+
+
+def test_an_undefined_figure_is_null_in_json_and_a_stored_zero_stays_zero() -> None:
+    figures = {"name": "owl", "num_images": 0, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert ClassFigures.model_validate(figures).model_dump() == figures
+    (undefined,) = statistics.by_class([[0]], ["owl"])
+    assert undefined.model_dump(mode="json") == {"name": "owl", "num_images": 0, "precision": None, "recall": None, "f1": None}
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "num", "low", "high"),
+    # as proportion_confint of statsmodels.stats.proportion gives it with the method "wilson"
+    [(0.5, 100, 0.4038, 0.5962), (1.0, 10, 0.7225, 1.0), (0.0, 10, 0.0, 0.2775), (0.968, 2000, 0.9594, 0.9748)],
+)
+def test_the_interval_of_an_accuracy_is_wilsons(accuracy: float, num: int, low: float, high: float) -> None:
+    assert statistics.accuracy_interval(accuracy, num) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_the_calibration_error_is_the_one_that_was_counted_by_hand() -> None:
@@ -120,3 +144,10 @@ def test_the_same_seeds_are_compared_in_pairs() -> None:
 def test_the_spread_of_one_value_is_not_known() -> None:
     assert statistics.spread([0.9]) is None
     assert statistics.spread([0.8, 0.9]) == pytest.approx(0.1 / np.sqrt(2))
+
+
+def test_scores_of_classes_come_from_the_confusion() -> None:
+    cat, dog, none = statistics.by_class([[8, 2, 0], [2, 6, 0], [0, 0, 0]], ["cat", "dog", "none"])
+    assert (cat.num_images, cat.precision, cat.recall, cat.f1) == (10, 0.8, 0.8, 0.8)
+    assert (dog.precision, dog.recall) == (0.75, 0.75)
+    assert (none.precision, none.recall, none.f1) == (None, None, None)

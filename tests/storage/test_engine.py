@@ -1,11 +1,13 @@
 """What opening a database does, and says where it cannot."""
 
+import inspect
 import sqlite3
 import sys
 import threading
 from pathlib import Path
 
 import optuna
+import psycopg
 import pytest
 from sqlalchemy import Connection, text
 
@@ -212,3 +214,12 @@ def test_a_storage_in_haste_tries_once(storage: Storage) -> None:
     with pytest.raises(StorageError, match="holds it for too long"):
         storage.within(0.0).call(work)
     assert len(tries) == 1
+
+
+def test_the_names_of_psycopg_that_a_bounded_connection_overrides_exist() -> None:
+    assert issubclass(psycopg.errors._WaitTimeout, Exception)
+    theirs = inspect.signature(psycopg.Connection.wait).parameters
+    ours = inspect.signature(storages.BoundedConnection.wait).parameters
+    assert [(each.name, each.default) for each in theirs.values()][:3] == [(each.name, each.default) for each in ours.values()][:3]
+    assert "timeout" in theirs
+    assert theirs["timeout"].default is None

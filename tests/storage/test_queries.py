@@ -13,7 +13,7 @@ from tuner.spec import budget
 from tuner.spec.study import Budget
 from tuner.storage import engine as storages
 from tuner.storage import queries
-from tuner.storage.queries import BestSoFar, Point
+from tuner.storage.queries import BestSoFar, ValuedTrial
 from tuner.views import outlook
 
 
@@ -28,7 +28,7 @@ def test_the_history_is_that_of_a_plain_walk_and_stagnates_as_optunas_evaluator_
         state = noise.choice([TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
         trial.report(noise.random(), 1)
         study.tell(trial, round(noise.random(), 2) if state is TrialState.COMPLETE else None, state=state)
-    found = storage.read(lambda connection: queries.read(connection, study._study_id, maximizes=maximizes, num_trials=60))
+    found = storage.read(lambda connection: queries.best_so_far(connection, study._study_id, maximizes=maximizes, num_trials=60))
     walked: list[tuple[int, float]] = []
     completed = [ended for ended in study.trials if ended.state is TrialState.COMPLETE]
     for ended in completed:
@@ -105,7 +105,7 @@ def test_the_gain_is_told_of_at_most_half_as_many_trials_as_completed(num_comple
 
 @pytest.mark.parametrize(("since", "is_stagnant"), [(29, False), (30, True)])
 def test_a_study_is_worth_stopping_when_thirty_trials_brought_nothing(since: int, is_stagnant: bool) -> None:
-    found = BestSoFar(records=(Point(number=0, value=0.5),), num_since_best=since, num_completed=since + 1)
+    found = BestSoFar(records=(ValuedTrial(trial_id=1, number=0, value=0.5),), num_since_best=since, num_completed=since + 1)
     assert outlook.judge(found, None, num_ended=1, num_trials=1, busy_seconds=1.0).is_stagnant is is_stagnant
 
 

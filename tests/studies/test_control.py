@@ -15,7 +15,8 @@ from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.studies.trials import WorkerId
 from tuner.studies.workers import WorkerRequest, WorkerStatus
-from tuner.views import details, status
+from tuner.views import failures, status
+from tuner.views import trial as views_trial
 
 Begin = Callable[..., Study]
 
@@ -110,9 +111,9 @@ def test_a_trial_that_is_stopped_ends_as_pruned_with_its_best_value_and_its_work
         trials.report(study, claimed, by_hand.epochs(claimed, [0.8], first=4))
     with pytest.raises(TrialStopped):
         by_hand.finish(study, claimed, 0.9)
-    found = details.of_trial(study, 0)
+    found = views_trial.load(study, 0)
     assert (found.state, found.value, found.reason) == ("pruned", 0.7, "stopped by ann")
-    assert [epoch.step for epoch in found.curve] == [1, 2, 3]
+    assert [epoch.step for epoch in found.epochs] == [1, 2, 3]
     assert [made.ending for made in found.attempts] == ["pruned"]
     with pytest.raises(StudyError, match="has ended already: pruned"):
         control.stop_trial(study, 0, by="ann")
@@ -164,7 +165,7 @@ def test_a_config_of_ones_own_is_tried_next_and_counts_once(begin: Begin) -> Non
     assert (own.dropout, own.optimizer, own.head_units) == (0.25, "sgd", (64,))
     assert own.unfreeze == 0.0 or own.learning_rate == 0.01
     assert by_hand.claim(study, WorkerId.here("d")) is None
-    found = details.of_trial(study, 1)
+    found = views_trial.load(study, 1)
     assert (found.origin, found.attributes["enqueued_by"]) == ("enqueued", "ann")
     with pytest.raises(StudyError, match="budget is 3 trials; raise that first"):
         enqueue.enqueue(study, {"dropout": 0.2}, by="ann")
@@ -227,16 +228,9 @@ def test_failures_are_grouped_with_the_last_lines_of_the_log(study: Study) -> No
     for error, log in (("OutOfMemory", "first"), ("OutOfMemory", "x" * 9000 + "last"), ("ValueError", "")):
         claimed = by_hand.must_claim(study)
         trials.fail(study, claimed, by_hand.failed(claimed, error, log=log))
-    memory, value = details.failures(study)
-    assert (memory.error, memory.count, memory.trials, len(memory.log), memory.log[-4:]) == ("OutOfMemory", 2, [1, 0], 4096, "last")
+    memory, value = study.storage.read(lambda connection: failures.read(connection, study.id))
+    assert (memory.error, memory.num_trials, memory.last_number, len(memory.log), memory.log[-4:]) == ("OutOfMemory", 2, 1, 4096, "last")
     assert (value.error, value.log) == ("ValueError", "")
-
-
-def test_scores_of_classes_come_from_the_confusion() -> None:
-    cat, dog, none = details.scores(["cat", "dog", "none"], [[8, 2, 0], [2, 6, 0], [0, 0, 0]])
-    assert (cat.support, cat.precision, cat.recall, cat.f1) == (10, 0.8, 0.8, 0.8)
-    assert (dog.precision, dog.recall) == (0.75, 0.75)
-    assert (none.precision, none.recall, none.f1) == (None, None, None)
 
 
 def test_an_old_database_gets_the_table_of_workers_without_harm(study: Study) -> None:

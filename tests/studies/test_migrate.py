@@ -14,12 +14,13 @@ from tuner.results import best as bests
 from tuner.results import export
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.storage import engine as storages
-from tuner.storage import tables
+from tuner.storage import epochs, tables
+from tuner.storage.attributes import MIGRATED, PREPARED
 from tuner.storage.engine import Storage
-from tuner.studies import epochs, trials
 from tuner.studies import migrate as studies_migrate
-from tuner.studies import standing as studies_standing
+from tuner.studies import progress as studies_progress
 from tuner.studies import study as studies
+from tuner.studies import trials
 from tuner.studies.study import Study
 from tuner.views import status
 from tuner.views import studies as views_studies
@@ -52,7 +53,7 @@ def old(both: Storage) -> Study:
     """A study of TPE with completed, pruned and failed trials, and one that runs."""
     study = studies.join(by_hand.spec(name="old", search=SEARCH, budget={"trials": 12}, sampler={"name": "tpe", "startup_trials": 2}), both)
     prepared = by_hand.PREPARED.model_dump(mode="json")
-    both.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {studies.PREPARED: prepared}))
+    both.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: prepared}))
     for number in range(8):
         claimed = by_hand.must_claim(study)
         if number == 5:
@@ -89,8 +90,8 @@ def test_every_ended_trial_that_fits_is_carried_over_whole(old: Study) -> None:
         assert (one.datetime_start, one.datetime_complete) == (other.datetime_start, other.datetime_complete)
         assert {name: value for name, value in one.user_attrs.items() if name != "carried_from"} == other.user_attrs
         assert trials.hyperparameters(one) == trials.hyperparameters(other)
-        curve = new.storage.read(lambda connection, number=one.number: epochs.read(connection, new, number))  # type: ignore[misc]
-        assert curve == old.storage.read(lambda connection, number=one.number: epochs.read(connection, old, number))  # type: ignore[misc]
+        curve = new.storage.read(lambda connection, number=one.number: epochs.read(connection, new.id, number))  # type: ignore[misc]
+        assert curve == old.storage.read(lambda connection, number=one.number: epochs.read(connection, old.id, number))  # type: ignore[misc]
     assert ours[1].distributions["dropout"].high == 0.7  # type: ignore[attr-defined]
 
 
@@ -120,7 +121,7 @@ def test_what_does_not_fit_is_left_behind_with_its_reason(old: Study) -> None:
     assert set(reasons.values()) <= {"optimizer is 'sgd'; expected adamw, which is fixed there"}
     new = studies_migrate.carry(found, by="ada")
     assert (new.num_carried, new.num_left) == (len(found.kept), len(found.left))
-    said = new.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, new.id, studies.MIGRATED))[studies.MIGRATED]
+    said = new.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, new.id, MIGRATED))[MIGRATED]
     assert said["from"] == "old"
     assert said["by"] == "ada"
     assert [left["trial"] for left in said["left"]] == [left.number for left in found.left]
@@ -147,8 +148,8 @@ def test_the_budget_counts_new_trials_only(old: Study) -> None:
 @on_one
 def test_time_that_was_worked_elsewhere_is_not_the_new_studys(old: Study) -> None:
     new = migrate(old, budget={"timeout": 100})
-    _, standing = new.storage.read(lambda connection: studies_standing.read(connection, new))
-    assert standing.busy_seconds == 0
+    _, progress = new.storage.read(lambda connection: studies_progress.read(connection, new))
+    assert progress.busy_seconds == 0
 
 
 def test_the_sampler_learns_from_what_was_carried_over(old: Study) -> None:

@@ -12,6 +12,7 @@ from tests.studies import by_hand
 from tuner.errors import SpecError, StudyError
 from tuner.storage import engine as storages
 from tuner.storage import tables
+from tuner.storage.attributes import SPEC
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
 from tuner.studies.study import Study
@@ -85,7 +86,7 @@ def test_a_study_that_something_else_made_is_not_joined(storage: Storage, direct
 
 def test_a_study_that_another_version_wrote_is_explained(begin: Begin, storage: Storage) -> None:
     study = begin()
-    storage.rdb.set_study_user_attr(study.id, studies.SPEC, '{"name": "by-hand", "data": {"source": "holograms"}}')
+    storage.rdb.set_study_user_attr(study.id, SPEC, '{"name": "by-hand", "data": {"source": "holograms"}}')
     with pytest.raises(StudyError, match="another version of tuner"):
         studies.load("by-hand", storage)
 
@@ -124,9 +125,9 @@ def forget_the_meaning_of_adam(study: Study) -> None:
     """Store the spec as a version did in which `weight_decay` acted on adam."""
 
     def write(connection: Connection) -> None:
-        stored = json.loads(tables.get(connection, tables.STUDY_USER, study.id, studies.SPEC)[studies.SPEC])
+        stored = json.loads(tables.get(connection, tables.STUDY_USER, study.id, SPEC)[SPEC])
         del stored["search"]["adam_weight_decay"]
-        tables.put(connection, tables.STUDY_USER, study.id, {studies.SPEC: json.dumps(stored)})
+        tables.put(connection, tables.STUDY_USER, study.id, {SPEC: json.dumps(stored)})
 
     study.storage.write(write)
 

@@ -208,4 +208,4 @@ def test_an_error_inside_a_graph_is_told_in_one_line() -> None:
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         inverse(tf.zeros((2, 2)))
     assert len(str(caught.value).splitlines()) > 1
-    assert loop._told(caught.value) == "Input is not invertible."
+    assert loop._message_of(caught.value) == "Input is not invertible."

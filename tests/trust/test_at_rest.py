@@ -43,7 +43,7 @@ def test_without_a_key_files_are_plain_and_stay_readable_once_there_is_one(tmp_p
 
 
 def test_a_file_for_which_there_is_no_key_or_another_is_an_error_that_says_what_to_set(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for value, said in ((None, "is encrypted; set TUNER_ARTIFACT_KEY"), (OTHERS, "not one that it was encrypted to")):
+    for value, said in ((None, "is encrypted; set TUNER_ARTIFACT_KEY"), (OTHERS, "it was encrypted with another key")):
         if value is None:
             monkeypatch.delenv(keys.ARTIFACT_KEY)
         else:
@@ -109,5 +109,5 @@ def test_no_plain_files_are_added_to_encrypted_ones(path: Path, tmp_path: Path, 
     at_rest.require_key(tmp_path / "flowers")
     monkeypatch.delenv(keys.ARTIFACT_KEY)
     at_rest.require_key(tmp_path / "other")
-    with pytest.raises(at_rest.NoKey, match=r"weights.npz is encrypted, so others are to be as well; set TUNER_ARTIFACT_KEY"):
+    with pytest.raises(at_rest.NoKey, match=r"weights.npz is encrypted, so new files must be, too; set TUNER_ARTIFACT_KEY"):
         at_rest.require_key(tmp_path / "flowers")

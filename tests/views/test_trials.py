@@ -12,7 +12,7 @@ VALUES = (0.3, None, 0.9, 0.1, 0.9, None, 0.5, 0.2, 0.8, 0.4, 0.6)
 
 
 def numbers_of(opened: Storage, study_id: int, order: SortOrder, offset: int, limit: int, total: int = len(VALUES)) -> list[int]:
-    def read(connection: Connection) -> list[trials.Row]:
+    def read(connection: Connection) -> list[trials.TrialRow]:
         return trials.page(connection, study_id, order=order, maximizes=True, offset=offset, limit=limit, total=total)
 
     return [row.number for row in opened.read(read)]

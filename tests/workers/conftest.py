@@ -8,12 +8,13 @@ import pytest
 
 from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
-from tuner.studies import epochs, trials
+from tuner.storage import epochs
 from tuner.studies import study as studies
+from tuner.studies import trials
 from tuner.studies.study import Study
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.heartbeat import BEAT_SECONDS
-from tuner.workers.worker.places import Places
 from tuner.workers.worker.rehearsal import Rehearsal, Script
 from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.trainer import Limits, WarmTrainer
@@ -30,7 +31,7 @@ class Bench:
     limits: Limits = field(default_factory=Limits)
     stopping: Stopping = field(default_factory=Stopping)
     events: list[Event] = field(default_factory=list)
-    #: `Places.bucket`
+    #: `Folders.bucket`
     bucket: str | None = None
     #: called with each event, after it is kept
     react: Callable[[Event], None] = lambda event: None
@@ -42,9 +43,11 @@ class Bench:
     def work(self, name: str = "w1", *, beat_seconds: float = BEAT_SECONDS) -> None:
         """Be a worker until it ends."""
         trainer = WarmTrainer(lambda: Rehearsal(self.script), self.limits, self.stopping)
-        places = Places(cache=self.folder / "cache", artifacts=self.folder / "artifacts", bucket=self.bucket)
+        folders = Folders(cache=self.folder / "cache", artifacts=self.folder / "artifacts", bucket=self.bucket)
         identity = trials.WorkerId.here(name)
-        Worker(self.study, trainer, identity=identity, places=places, stopping=self.stopping, tell=self.tell).run(beat_seconds=beat_seconds)
+        Worker(self.study, trainer, identity=identity, folders=folders, stopping=self.stopping, tell=self.tell).run(
+            beat_seconds=beat_seconds
+        )
 
     def again(self) -> "Bench":
         """The same study and script, for a worker that was not asked to stop."""
@@ -56,7 +59,7 @@ class Bench:
 
     def steps(self, number: int) -> list[int]:
         """The epochs that are stored of a trial."""
-        return [epoch.step for epoch in self.study.storage.read(lambda connection: epochs.read(connection, self.study, number))]
+        return [epoch.step for epoch in self.study.storage.read(lambda connection: epochs.read(connection, self.study.id, number))]
 
     def states(self) -> list[str]:
         """The state of each trial, in order."""

@@ -1,4 +1,4 @@
-"""Arrays and files of the cache folder: made by one process of the host, read by all of them."""
+"""Arrays of the cache folder: one process of the host computes an array, and all processes map it."""
 
 import errno
 import hashlib
@@ -20,10 +20,10 @@ from tuner import errors
 from tuner.cache import entries
 
 _LOG = logging.getLogger(__name__)
-#: other errors of reserving room tell that the file system cannot reserve any; then writing tells whether there is room
+#: errors for a full disk; other errors mean that the file system cannot reserve space, so only writing shows whether there is some
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-#: a process that waits for another one calls its tick after each of these
+#: time between two ticks of a process that waits for another one
 _TICK_SECONDS = 5.0
 
 Compute = Callable[[], Iterable[NDArray[Any]]]
@@ -32,42 +32,41 @@ Tick = Callable[[], None]
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySpec:
-    """An array, and what it is called."""
+    """The description of an array."""
 
-    #: images, features, activations and the like: a sub-folder
+    #: sub-folder: images, features, activations, …
     kind: str
-    #: whatever its content depends on; another key is another entry
+    #: everything that the contents depend on; each key has its own entry
     key: str
     shape: tuple[int, ...]
-    #: as NumPy names it: uint8, float16
+    #: name in NumPy: uint8, float16
     dtype: str
-    #: what `tuner cache` shows: study, data, backbone, size, what
+    #: description for `tuner cache`: study, data, backbone, size, what
     words: Mapping[str, str]
 
     @property
     def num_bytes(self) -> int:
-        """What it takes, its header left out."""
+        """Size without the header."""
         return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
 
     def path(self, folder: Path) -> Path:
-        """Its .npy file."""
+        """Return its .npy file."""
         name = hashlib.sha256(f"{self.key}\n{self.shape} {self.dtype}".encode()).hexdigest()
         return folder / self.kind / f"{name[:24]}.npy"
 
 
-def _rest() -> None:
-    """The tick of whoever has nothing to do while it waits."""
+def _no_tick() -> None:
+    """Do nothing while waiting."""
 
 
-def entry(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _rest) -> NDArray[Any]:
-    """An array, mapped read-only from a file of the cache; as long as it is referred to, the file is not deleted to make room.
+def entry(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _no_tick) -> NDArray[Any]:
+    """Return an array, mapped read-only from a file of the cache; the file is not deleted while the array is in use.
 
-    The first process that wants it computes it, others wait and map the same file. `compute` gives its rows in parts, one after another,
-    of any number of rows each: they are written as they come. A damaged file is made anew. `tick` is called every few seconds while it
-    waits; it may raise, to wait no longer.
+    The first process computes the array; others wait and map the same file. `compute` yields its rows in parts of any size. A damaged
+    file is computed again. `tick` is called every few seconds while waiting; it may raise an error to stop waiting.
 
     Raises:
-        NoRoom: it is larger than what the cache may still take; nothing was computed.
+        NoRoom: the cache has no room for the array; nothing was computed.
         DataError: the disk is full, or the cache folder cannot be written.
     """
     if 0 in wanted.shape:
@@ -81,27 +80,27 @@ def entry(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _re
         return found if found is not None else _make(folder, wanted, compute)
 
 
-def optional(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _rest) -> NDArray[Any] | None:
-    """The same, but None where there is no room for it, so that the caller does without; then nothing was computed."""
+def optional(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _no_tick) -> NDArray[Any] | None:
+    """Return an array like `entry`, or None without computing anything if the cache has no room for it."""
     try:
         return entry(folder, wanted, compute, tick=tick)
     except entries.NoRoom as error:
-        _LOG.warning("not kept: %s: %s", _say(wanted), error)
+        _LOG.warning("not cached: %s: %s", _shown(wanted), error)
         return None
 
 
 def find(folder: Path, wanted: ArraySpec) -> NDArray[Any] | None:
-    """The array if it is there and whole."""
+    """Return an array if it is in the cache and undamaged."""
     path = wanted.path(folder)
     try:
         return entries.open_array(path, wanted.shape, np.dtype(wanted.dtype))
     except (ValueError, OSError) as error:
-        _LOG.warning("the cache entry %s (%s) is damaged and will be made anew: %s", path, _say(wanted), error)
+        _LOG.warning("the cache entry %s (%s) is damaged and will be computed again: %s", path, _shown(wanted), error)
         return None
 
 
 def remove(folder: Path, chosen: Iterable[entries.CacheEntry]) -> list[entries.CacheEntry]:
-    """Delete entries, and what killed processes left; those that are gone. What a process maps stays.
+    """Delete entries that no process uses, and partly written files of killed processes; return the deleted entries.
 
     Raises:
         DataError: the cache folder cannot be written.
@@ -112,8 +111,8 @@ def remove(folder: Path, chosen: Iterable[entries.CacheEntry]) -> list[entries.C
 
 
 @contextmanager
-def locked(path: Path, *, tick: Tick = _rest) -> Iterator[None]:
-    """Hold the lock of one cache file; other processes wait, and call their tick every few seconds. A process that dies lets go of it.
+def locked(path: Path, *, tick: Tick = _no_tick) -> Iterator[None]:
+    """Hold the lock of a cache file while a `with` block runs; other processes wait. The lock of a process that dies is released.
 
     Raises:
         DataError: the cache folder cannot be written.
@@ -130,7 +129,7 @@ def locked(path: Path, *, tick: Tick = _rest) -> Iterator[None]:
 
 
 def _acquire(lock: filelock.BaseFileLock, path: Path) -> bool:
-    """Whether the lock was had before the next tick."""
+    """Return whether the lock was acquired before the next tick."""
     with _writable(path):
         try:
             lock.acquire(timeout=_TICK_SECONDS)
@@ -141,7 +140,7 @@ def _acquire(lock: filelock.BaseFileLock, path: Path) -> bool:
 
 @contextmanager
 def written_beside(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes its place when it is whole; hold the lock of `path` around it.
+    """Open a file that replaces `path` when it is complete; the caller holds the lock of `path`.
 
     Raises:
         DataError: the disk is full, or the cache folder cannot be written.
@@ -172,9 +171,9 @@ def _make(folder: Path, wanted: ArraySpec, compute: Compute) -> NDArray[Any]:
 
 
 def _begin(beside: Path, folder: Path, num_bytes: int) -> BinaryIO:
-    """A file with its room on the disk, before anything is computed; entries that are made at the same time count each other's."""
+    """Open a file and reserve its space on the disk before anything is computed; entries written at the same time count, too."""
     with locked(folder / "room"), _writable(beside):
-        entries.make(folder, num_bytes)
+        entries.make_room(folder, num_bytes)
         file = beside.open("w+b")
         entries.hold(file)
         try:
@@ -188,7 +187,7 @@ def _begin(beside: Path, folder: Path, num_bytes: int) -> BinaryIO:
 
 
 def _write(file: BinaryIO, path: Path, wanted: ArraySpec, compute: Compute) -> int:
-    """The CRC-32 of what was written."""
+    """Write all rows; return their CRC-32."""
     dtype, num_rows = np.dtype(wanted.dtype), 0
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": wanted.shape})
@@ -196,7 +195,7 @@ def _write(file: BinaryIO, path: Path, wanted: ArraySpec, compute: Compute) -> i
     with _writable(path):
         file.write(header.getvalue())
     for part in compute():
-        assert part.dtype == dtype and part.shape[1:] == wanted.shape[1:], f"{part.dtype} {part.shape} is no part of {wanted.shape}"
+        assert part.dtype == dtype and part.shape[1:] == wanted.shape[1:], f"{part.dtype} {part.shape} is not a part of {wanted.shape}"
         num_rows += len(part)
         data = np.ascontiguousarray(part).data.cast("B")
         checksum = zlib.crc32(data, checksum)
@@ -208,7 +207,7 @@ def _write(file: BinaryIO, path: Path, wanted: ArraySpec, compute: Compute) -> i
     return checksum
 
 
-def _say(wanted: ArraySpec) -> str:
+def _shown(wanted: ArraySpec) -> str:
     return f"{wanted.kind}: {', '.join(wanted.words.values())}"
 
 
@@ -219,5 +218,5 @@ def _writable(path: Path) -> Iterator[None]:
     except OSError as error:
         raise errors.DataError(
             f"the cache folder {path.parent} cannot be written ({error.strerror or error}); "
-            "make room there, or name another folder with TUNER_CACHE or --cache"
+            "free some space there, or name another folder with TUNER_CACHE or --cache"
         ) from error

@@ -1,8 +1,6 @@
-"""One array of the cache folder and what is known of it: a .npy file, and beside it a .json file with words and a checksum.
+"""Cache entries: arrays in .npy files, each beside a .json file with a description and a checksum, within a size limit.
 
-An array that a process has mapped is locked by the mapping itself, for as long as it lives.
-
-A size limit into what the cache folder keeps: the least recently used entries make room for new ones.
+The mapping of an array holds a lock on its file for as long as the mapping lives. The least recently used entries make room for new ones.
 """
 
 import contextlib
@@ -25,31 +23,43 @@ from numpy.typing import NDArray
 
 from tuner import errors
 
-#: an entry of another version is none
+#: version of the format; entries of other versions are not used
 _VERSION = 1
-#: files of other names are not ours
+#: pattern of the file names; other files do not belong to tuner
 NAME_PATTERN = "[0-9a-f]" * 24
-_AT_ONCE = 16 * 2**20
+#: bytes that are read at once
+_CHUNK_BYTES = 16 * 2**20
+LIMIT = "TUNER_CACHE_LIMIT"
+#: part of the disk's free space that the cache uses without a limit; its own files count as free
+SHARE = 0.5
+#: part of a disk that the cache always leaves free
+_RESERVE = 0.02
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class NoRoom(errors.DataError):
+    """The cache has no room for an entry."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What the .json file says."""
+    """The contents of a .json file."""
 
     version: int = _VERSION
-    #: what the entry is, for people: study, data, backbone, size and the like
+    #: description for people: study, data, backbone, size, …
     words: dict[str, str]
-    #: of the whole .npy file, bytes
+    #: size of the .npy file in bytes
     length: int
-    #: CRC-32 of the whole .npy file
+    #: CRC-32 of the .npy file
     checksum: int
-    #: `stamp` of the .npy file when its checksum was last found right
+    #: `stamp` of the .npy file when its checksum was last verified
     verified: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheEntry:
-    """An entry as it lies in the folder."""
+    """An entry of the cache folder."""
 
     path: Path
     words: Mapping[str, str]
@@ -59,20 +69,20 @@ class CacheEntry:
 
     @property
     def kind(self) -> str:
-        """images, features and the like."""
+        """The kind of array: images, features, …"""
         return self.path.parent.name
 
     def is_in_use(self) -> bool:
-        """Whether a process maps it."""
+        """Return whether a process uses it."""
         with contextlib.suppress(FileNotFoundError), _alone(self.path) as is_alone:
             return not is_alone
         return False
 
     def damage(self, deadline: float) -> str | None:
-        """What is wrong with it; None if nothing is seen. What was not verified since it was written is read if that ends by `deadline`."""
+        """Return what is wrong with it, or None; an entry that was not verified since it was written is read until `deadline`."""
         about = read_about(self.path)
         if about is None:
-            return "nothing is known of it, or it is of another version"
+            return "its description is missing or of another version"
         with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
             hold(file)
             try:
@@ -84,7 +94,7 @@ class CacheEntry:
         return None
 
     def remove(self) -> bool:
-        """Delete it unless a process maps it; whether it is gone."""
+        """Delete it unless a process uses it; return whether it is deleted."""
         with contextlib.suppress(FileNotFoundError), _alone(self.path) as is_alone:
             if not is_alone:
                 return False
@@ -95,12 +105,12 @@ class CacheEntry:
 
 
 def find(folder: Path) -> list[CacheEntry]:
-    """All entries of a cache folder, the least recently used first. Files that are no entries of ours are not among them."""
+    """Return the entries of a cache folder, least recently used first, without files that do not belong to tuner."""
     return sorted((entry for path in folder.glob(f"*/{NAME_PATTERN}.npy") if (entry := _entry(path))), key=lambda entry: entry.last_used)
 
 
 def num_bytes_unfinished(folder: Path) -> int:
-    """Bytes of entries that are being written."""
+    """Return the size of all entries that are being written."""
     total = 0
     for path in folder.glob(f"*/{NAME_PATTERN}.npy.part"):
         with contextlib.suppress(FileNotFoundError):
@@ -109,7 +119,7 @@ def num_bytes_unfinished(folder: Path) -> int:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed processes left of entries that they wrote; no process may begin to write one meanwhile."""
+    """Delete partly written entries of killed processes; the caller ensures that no process starts to write one meanwhile."""
     for path in folder.glob(f"*/{NAME_PATTERN}.npy.part"):
         with contextlib.suppress(FileNotFoundError), _alone(path) as is_alone:
             if is_alone:
@@ -117,10 +127,10 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any] | None:
-    """The array, mapped read-only; None if it is not there.
+    """Map an array read-only; return None if it does not exist.
 
     Raises:
-        ValueError: it is damaged, or another array than this; the message says how.
+        ValueError: it is damaged, or has another shape or type; the message says how.
     """
     try:
         file = path.open("rb")
@@ -130,11 +140,11 @@ def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDAr
         hold(file)
         about = read_about(path)
         if about is None:
-            raise ValueError("nothing is known of it")
+            raise ValueError("its description is missing or of another version")
         _check_length(file, about)
         if about.verified != (now := stamp(file)):
             _verify(file, about)
-            with contextlib.suppress(OSError):  # a cache that may only be read serves too
+            with contextlib.suppress(OSError):  # a read-only cache can be used, too
                 write_about(path, About(**asdict(about) | {"verified": now}))
         else:
             _touch(path)
@@ -142,14 +152,14 @@ def open_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDAr
 
 
 def map_array(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The array of an open .npy file. The mapping shares the lock that the file has, and lets go of it when no one refers to it.
+    """Map the array of an open .npy file; the mapping keeps the lock of the file until it is not used any more.
 
     Raises:
-        ValueError: it is another array.
+        ValueError: it has another shape or type.
     """
     file.seek(0)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("it is of another version of NumPy's format")
+        raise ValueError("it has another version of NumPy's format")
     found = np.lib.format.read_array_header_1_0(file)
     if found != (shape, False, dtype):
         raise ValueError(f"it is {found[2]} {found[0]} instead of {dtype} {shape}")
@@ -157,24 +167,24 @@ def map_array(file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> N
 
 
 def hold(file: BinaryIO) -> None:
-    """Lock a file that is read, mapped or written, until it is closed and no mapping is left."""
-    with contextlib.suppress(OSError):  # a file system without locks: who maps a file that is deleted keeps it
+    """Lock a file until it is closed and no mapping is left."""
+    with contextlib.suppress(OSError):  # a file system without locks; a mapping keeps a deleted file readable
         fcntl.flock(file, fcntl.LOCK_SH)
 
 
 def stamp(file: BinaryIO) -> str:
-    """What changes when the file changes, or the machine starts again: after a crash the disk may hold less than was written."""
+    """Return a text that changes when the file changes or the machine restarts; after a crash, the disk may lack written data."""
     status = os.fstat(file.fileno())
     return f"{_boot()} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
 def about_path(path: Path) -> Path:
-    """The .json file of a .npy file."""
+    """Return the .json file of a .npy file."""
     return path.with_suffix(".json")
 
 
 def read_about(path: Path) -> About | None:
-    """What is known of an entry; None if it is nothing, or damaged."""
+    """Read the description of an entry; return None if it is missing, damaged or of another version."""
     try:
         about = About(**json.loads(about_path(path).read_bytes()))
     except (OSError, ValueError, TypeError):
@@ -183,7 +193,7 @@ def read_about(path: Path) -> About | None:
 
 
 def write_about(path: Path, about: About) -> None:
-    """Write the .json file beside and rename it."""
+    """Write the .json file, beside its target and renamed."""
     beside = path.with_suffix(f".{os.getpid()}.json.part")
     try:
         beside.write_text(json.dumps(asdict(about)), encoding="utf-8")
@@ -193,13 +203,13 @@ def write_about(path: Path, about: About) -> None:
 
 
 def _remove_lock(path: Path) -> None:
-    """Delete the lock file of an entry that is gone, unless a process is about to make the entry again."""
+    """Delete the lock file of a deleted entry, unless a process is creating the entry again."""
     with contextlib.suppress(filelock.Timeout), filelock.FileLock(f"{path}.lock", timeout=0):
         Path(f"{path}.lock").unlink(missing_ok=True)
 
 
 def _entry(path: Path) -> CacheEntry | None:
-    """An entry as it lies there, also one of another version or of which nothing is known: it takes room all the same."""
+    """Read an entry, even without a description, because it also takes space; return None if it was deleted meanwhile."""
     about = read_about(path)
     try:
         status = path.stat()
@@ -217,7 +227,7 @@ def _check_length(file: BinaryIO, about: About) -> None:
 
 
 def _verify(file: BinaryIO, about: About, deadline: float = float("inf")) -> None:
-    """Compare the checksum; what is not read by `deadline`, by the monotonic clock, is left alone."""
+    """Compare the checksum, or give up at `deadline` (monotonic clock)."""
     checksum = 0
     for part in _parts(file):
         if time.monotonic() > deadline:
@@ -229,18 +239,18 @@ def _verify(file: BinaryIO, about: About, deadline: float = float("inf")) -> Non
 
 def _parts(file: BinaryIO) -> Iterator[bytes]:
     file.seek(0)
-    while part := file.read(_AT_ONCE):
+    while part := file.read(_CHUNK_BYTES):
         yield part
 
 
 def _touch(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a cache that may only be read serves too
+    with contextlib.suppress(OSError):  # a read-only cache can be used, too
         os.utime(about_path(path), (time.time(), time.time()))
 
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[bool]:
-    """Whether no one holds a file; while the `with` lasts, no one can. A file that may not be written may be held."""
+    """Yield whether no process holds a file, and prevent it while the `with` block runs; a read-only file counts as held."""
     try:
         opened = path.open("r+b")
     except FileNotFoundError:
@@ -261,33 +271,20 @@ def _alone(path: Path) -> Iterator[bool]:
 
 @cache
 def _boot() -> str:
-    """The machine's name for the time since it was started; where it has none, each process verifies for itself."""
+    """Return the id of the machine's last start; without one, each process verifies for itself."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return f"process {os.getpid()} {time.time()}"
 
 
-LIMIT = "TUNER_CACHE_LIMIT"
-#: without a limit, the part of the disk's free space that the cache takes, what it holds already counted as free
-SHARE = 0.5
-#: the part of a disk that the cache leaves free whatever its limit is
-_RESERVE = 0.02
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+def make_room(folder: Path, num_bytes: int) -> None:
+    """Delete the least recently used entries that no process uses, until `num_bytes` fit within the limit and on the disk.
 
-
-class NoRoom(errors.DataError):
-    """An entry is larger than what the cache may still take."""
-
-
-def make(folder: Path, num_bytes: int) -> None:
-    """Delete the least recently used entries that no process maps, until so many bytes more are within the limit and on the disk.
-
-    Hold a lock of the folder around it. Where no such deleting would do, nothing is deleted.
+    The caller holds a lock of the folder. If even that is not sufficient, nothing is deleted.
 
     Raises:
-        NoRoom: the entry is too large.
+        NoRoom: the cache has no room for the entry.
     """
     remove_unfinished(folder)
     known = find(folder)
@@ -309,25 +306,25 @@ def make(folder: Path, num_bytes: int) -> None:
 
 
 def limit_bytes(folder: Path, held: int | None = None) -> int:
-    """The most that the entries of a cache folder take together; `held` is what they take now, if that is known.
+    """Return the size limit of a cache folder; `held` is its current size, if known.
 
     Raises:
-        RequestError: TUNER_CACHE_LIMIT is no size.
+        RequestError: TUNER_CACHE_LIMIT is not a size.
     """
     given = os.environ.get(LIMIT)
     if given:
         return read_size(LIMIT, given)
     if held is None:
         held = sum(entry.num_bytes for entry in find(folder)) + num_bytes_unfinished(folder)
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return int(SHARE * (shutil.disk_usage(there).free + held))
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return int(SHARE * (shutil.disk_usage(existing).free + held))
 
 
 def read_size(name: str, given: str) -> int:
-    """A size such as 800MB or 4GB in bytes; `name` starts the message of an error.
+    """Return a size such as 800MB or 4GB in bytes; `name` is the option or variable in the message of an error.
 
     Raises:
-        RequestError: it is no size.
+        RequestError: it is not a size.
     """
     match = _SIZE.fullmatch(given.strip())
     if match is None or float(match[1]) <= 0:
@@ -336,7 +333,7 @@ def read_size(name: str, given: str) -> int:
 
 
 def show_size(num_bytes: float) -> str:
-    """`512 bytes`, `1.4 GB`."""
+    """Return a size for people: `512 bytes`, `1.4 GB`."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if num_bytes < 1024:
             return f"{num_bytes:.3g} {unit}" if num_bytes < 1000 else f"{num_bytes:.0f} {unit}"
@@ -345,15 +342,15 @@ def show_size(num_bytes: float) -> str:
 
 
 def refusal(folder: Path, num_bytes: int, why: str | None) -> str:
-    """What is said where the disk itself has no room."""
-    cure = "Make room there, or name another folder with TUNER_CACHE or --cache"
+    """Return the message for a full disk."""
+    cure = "Free some space there, or name another folder with TUNER_CACHE or --cache"
     return f"the cache folder {folder} has no room for {show_size(num_bytes)} ({why or 'the disk is full'}). {cure}"
 
 
 def _no_room(folder: Path, num_bytes: int, *, limit: int, unused: int) -> str:
     return (
         f"the cache folder {folder} has no room for {show_size(num_bytes)}: its limit is {show_size(limit)}, the disk has "
-        f"{show_size(shutil.disk_usage(folder).free)} left, and of what the cache holds only {show_size(unused)} can be deleted, because "
-        f"running processes use the rest. Raise the limit with {LIMIT} or --cache-limit, make room on the disk, or name another folder "
-        "with TUNER_CACHE or --cache"
+        f"{show_size(shutil.disk_usage(folder).free)} free, and only {show_size(unused)} of the cache can be deleted, because "
+        f"running processes use the rest. Raise the limit with {LIMIT} or --cache-limit, free some space on the disk, or name another "
+        "folder with TUNER_CACHE or --cache"
     )

@@ -13,8 +13,8 @@ from tuner.commands import storage_url
 
 if TYPE_CHECKING:
     from tuner.commands.engines import EngineOptions
-    from tuner.commands.options import Folders
     from tuner.commands.origin import Here
+    from tuner.workers.bucket.transfer import Folders
 
 T = TypeVar("T")
 

@@ -123,7 +123,7 @@ def predict(folder: Path, given: Sequence[Path], *, top: int, as_json: bool, thr
         plain.result(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         for path, best in read:
-            plain.result(f"{image_files.show(str(path))}: " + ", ".join(f"{label} {value:.3f}" for label, value in best))
+            plain.result(f"{image_files.printable(str(path))}: " + ", ".join(f"{label} {value:.3f}" for label, value in best))
     troubles = [trouble for trouble in answer.troubles if trouble]
     for trouble in troubles:
         plain.line(trouble)
@@ -173,7 +173,7 @@ def verify(bundle: Path, asked: VerifyOptions, *, as_json: bool) -> int:
     """Verify a bundle and print what was found; the exit code is 1 where something is wrong."""
     wanted = verification.VerificationOptions(
         key=asked.signature,
-        demands=None if asked.require is None else verification.read(asked.require),
+        requirements=None if asked.require is None else verification.read(asked.require),
         is_robustness_wanted=asked.robustness,
         most_images=asked.images,
         tolerance=asked.tolerance,

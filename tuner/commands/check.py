@@ -29,8 +29,8 @@ def init(name: str, images: Path, to: Path, cache: Path) -> int:
     if to.exists():
         raise RequestError(f"{to} is there already and is not overwritten; choose another name, or remove it")
     seen = survey.survey(images, cache=cache)
-    survey.write(survey.study_file(name, seen, images.expanduser()), to)
-    plain.result("\n".join(survey.lines(seen)))
+    survey.write_new(survey.study_file(name, seen, images.expanduser()), to)
+    plain.result("\n".join(survey.summarize(seen)))
     if not seen.is_usable:
         plain.line("warning: the study cannot run on this folder as it is")
     plain.result(f"\nWrote {to}. What it will do: tuner check {to}")

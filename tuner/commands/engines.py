@@ -100,13 +100,13 @@ def _ray(wanted: EngineOptions, url: str) -> Iterator[Ready]:
         )
     hang_limit_seconds = options.read_seconds("--hang-limit", wanted.hang_limit or options.DEFAULT_HANG_LIMIT)
     memory_bytes = None if wanted.memory_limit is None else entries.read_size("--memory-limit", wanted.memory_limit)
-    from tuner.workers.engines import ray
+    from tuner.workers.engines import cluster
 
-    with ray.joined(wanted.address):
+    with cluster.joined(wanted.address):
         # not before: Ray reads its settings when it is imported
         from tuner.workers.engines import node, ray
 
-        nodes = ray.nodes()
+        nodes = cluster.nodes()
         storage = reachable(url, {str(node["NodeManagerAddress"]) for node in nodes})
         resources: Sequence[Mapping[str, Any]] = [node["Resources"] for node in nodes]
         has_gpus = any(each.get("GPU") for each in resources)

@@ -19,6 +19,7 @@ from tuner.results.versions import versions
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.terminal import plain, printing
+from tuner.workers.bucket.transfer import Folders
 
 #: formats by the names of `--format`; int8 has an option of its own
 NAMES = tuple(form.value for form in Format if form is not Format.INT8)
@@ -44,7 +45,7 @@ class ExportOptions:
     here: Here
 
 
-def export_to(name: str, url: str, asked: ExportOptions, places: options.Folders) -> int:
+def export_to(name: str, url: str, asked: ExportOptions, places: Folders) -> int:
     """Write a trial or a version as a study file of fixed values, or as a bundle, by what the place is called."""
     target = asked.to.expanduser()
     if asked.trial is not None and asked.version is not None:

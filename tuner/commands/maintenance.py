@@ -80,7 +80,7 @@ def clear(folder: Path, chosen: Chosen, *, confirmed: bool, as_json: bool) -> in
 
 
 def _all(folder: Path) -> list[CacheEntry]:
-    return sorted([*entries.find(folder), *image_file.kept(folder)], key=lambda entry: -entry.last_used)
+    return sorted([*entries.find(folder), *image_file.index_entries(folder)], key=lambda entry: -entry.last_used)
 
 
 def _agreed(found: Sequence[CacheEntry], folder: Path) -> bool:
@@ -117,12 +117,12 @@ def look(url: str, artifacts: str, cache: Path | None, patience_seconds: float) 
     folder, bucket = options.read(artifacts)
     is_there = options.is_there(url)
     visit = DoctorContext(url=url, is_storage_there=is_there, artifacts=folder, bucket=bucket, cache=options.cache(cache))
-    return checks.examine(visit, patience_seconds)
+    return checks.run_all(visit, patience_seconds)
 
 
 def mend(url: str, artifacts: str, cache: Path | None, patience_seconds: float) -> list[Finding]:
     """The same, with what is safe to mend mended."""
-    return checks.mended(look(url, artifacts, cache, patience_seconds))
+    return checks.fix_all(look(url, artifacts, cache, patience_seconds))
 
 
 def tell(found: Sequence[Finding], *, as_json: bool) -> int:

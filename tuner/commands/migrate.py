@@ -12,11 +12,12 @@ from tuner.errors import StudyError
 from tuner.spec import file as study_file
 from tuner.spec.study import StudySpec
 from tuner.storage import tables
+from tuner.storage.attributes import MIGRATED
 from tuner.storage.engine import Storage
 from tuner.studies import migrate as studies_migrate
 from tuner.studies import study as studies
 from tuner.studies.migrate import Evolution
-from tuner.studies.study import MIGRATED, Study
+from tuner.studies.study import Study
 from tuner.tasks.images.data import dataset
 from tuner.terminal import plain
 

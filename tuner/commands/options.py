@@ -20,6 +20,7 @@ from tuner.errors import RequestError, TunerError
 from tuner.spec.study import Budget, StudySpec, read_duration
 from tuner.trust import keys
 from tuner.workers.bucket import transfer
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import gpus
 
 #: where files are that are of this machine only, logs and what could not be delivered, if the artifacts are in a bucket
@@ -91,18 +92,6 @@ class OutputFormat(StrEnum):
     TEXT = "text"
     JSON = "json"
     YAML = "yaml"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Folders:
-    """Where files are kept."""
-
-    #: decoded images and features
-    cache: Path
-    #: weights, checkpoints and logs
-    artifacts: Path
-    #: s3://BUCKET/PREFIX, where weights and checkpoints go from there; None: nowhere
-    bucket: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +184,7 @@ def hands(
         RequestError: a limit cannot be read, or there is no place for the workers.
     """
     return Hands(
-        places=gpus.places(gpus.found(), slots=slots_per_gpu, num_workers=num_workers),
+        places=gpus.shares(gpus.found(), slots=slots_per_gpu, num_workers=num_workers),
         threads=threads,
         hang_limit_seconds=read_seconds("--hang-limit", hang_limit or DEFAULT_HANG_LIMIT),
         memory_limit_bytes=None if memory_limit is None else entries.read_size("--memory-limit", memory_limit),

@@ -20,11 +20,11 @@ from tuner.results import best as bests
 from tuner.results import export as configs_of
 from tuner.results.best import Best
 from tuner.results.bundle import manifest
-from tuner.results.retrain import examination, judging, retrained
-from tuner.results.retrain.examination import Answers, Network
-from tuner.results.retrain.judging import Matter
-from tuner.results.retrain.retrained import Retrained, TrainingRun
-from tuner.results.retrain.verdict import Verdict
+from tuner.results.retrain import networks, trainings
+from tuner.results.retrain import verdict as retrain_verdict
+from tuner.results.retrain.networks import Network, SplitLogits
+from tuner.results.retrain.trainings import RetrainedConfig, TrainingRun
+from tuner.results.retrain.verdict import Verdict, VerdictSubject
 from tuner.results.versions import versions
 from tuner.results.versions.versions import NewReading, NewVersion, Version, WeightsSource
 from tuner.studies import retraining as again_of
@@ -35,8 +35,9 @@ from tuner.terminal import plain, printing
 from tuner.terminal import versions as shown
 from tuner.views import status
 from tuner.workers.bucket import transfer
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker import evaluation, process
-from tuner.workers.worker.evaluation import Examiner
+from tuner.workers.worker.evaluation import EvaluationTrainer
 from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.stopping import Stopping, on_signals
 
@@ -55,11 +56,11 @@ class EvaluationSetup:
 class CachedEvaluator:
     """Asks a trainer about the networks of one study; what was asked before is not asked again."""
 
-    def __init__(self, study: Study, examiner: Examiner, folder: Path) -> None:
+    def __init__(self, study: Study, examiner: EvaluationTrainer, folder: Path) -> None:
         self._study, self._examiner, self._folder = study, examiner, folder
-        self._known: dict[tuple[tuple[TrainingRun, ...], Split], Answers] = {}
+        self._known: dict[tuple[tuple[TrainingRun, ...], Split], SplitLogits] = {}
 
-    def __call__(self, config: Retrained, runs: Sequence[TrainingRun], split: Split) -> Answers:
+    def __call__(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split) -> SplitLogits:
         """What the average of the weights of some trainings makes of a split."""
         key = (tuple(runs), split)
         if key not in self._known:
@@ -70,47 +71,51 @@ class CachedEvaluator:
         """Write the average of the weights of a network's trainings to a file; asks about validation images, never about the test split."""
         self._ask(network.config, network.runs, "validation", average=to)
 
-    def _ask(self, config: Retrained, runs: Sequence[TrainingRun], split: Split, *, average: Path | None) -> Answers:
+    def _ask(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split, *, average: Path | None) -> SplitLogits:
         to = self._folder / f"{'-'.join(str(run.trial) for run in runs)}-{split}.npz"
         with ExitStack() as stack:
             # a folder each: files out of a bucket have the same name
             fetched = {run: options.fetched(_weights(run), self._folder / str(run.trial)) for run in runs}
             weights = {run: str(stack.enter_context(file)) for run, file in fetched.items()}
-            self._examiner.ask(examination.order(config, weights, split=split, average=average, to=to))
-        return examination.answers(to, split)
+            self._examiner.ask(networks.prediction_request(config, weights, split=split, average=average, to=to))
+        return networks.read_logits(to, split)
 
 
-def conclude(study: Study, again: Study, configs: Sequence[Retrained], matter: Matter, room: EvaluationSetup) -> Version:
+def conclude(study: Study, again: Study, configs: Sequence[RetrainedConfig], matter: VerdictSubject, room: EvaluationSetup) -> Version:
     """The version of the config that is chosen, trained on the train split. Reads the test split, once."""
     with _questions(again, room) as ask:
-        field = judging.enter(configs, matter.rule, ask)
-        verdict, network = judging.judge(matter, field, ask, notes=_notes(study))
+        field = retrain_verdict.build_candidates(configs, matter.rule, ask)
+        verdict, network = retrain_verdict.judge(matter, field, ask, notes=_notes(study))
         artifact = _artifact(again, network, ask, room)
     return _keep(study, again, verdict, network, artifact, room)
 
 
 def conclude_on_all(
-    study: Study, of_train: tuple[Study, Sequence[Retrained]], on_all: tuple[Study, Retrained], matter: Matter, room: EvaluationSetup
+    study: Study,
+    of_train: tuple[Study, Sequence[RetrainedConfig]],
+    on_all: tuple[Study, RetrainedConfig],
+    matter: VerdictSubject,
+    room: EvaluationSetup,
 ) -> Version:
     """The version of the config that is chosen, trained on the train and the validation split. Reads the test split, once."""
     again, configs = of_train
     target, config = on_all
     with _questions(again, room) as ask, _questions(target, room) as ask_target:
-        field = judging.enter(configs, matter.rule, ask)
-        verdict, network = judging.judge_on_all(matter, field, ask, (config, ask_target), notes=_notes(study))
+        field = retrain_verdict.build_candidates(configs, matter.rule, ask)
+        verdict, network = retrain_verdict.judge_on_all(matter, field, ask, (config, ask_target), notes=_notes(study))
         artifact = _artifact(target, network, ask_target, room)
     return _keep(study, target, verdict, network, artifact, room)
 
 
 @contextmanager
 def _questions(study: Study, room: EvaluationSetup) -> Iterator[CachedEvaluator]:
-    places = room.assignment.places
+    places = room.assignment.folders
     folder = places.of_study(study.name) / "answers"
     try:
-        with evaluation.examiner(
+        with evaluation.open_trainer(
             study,
             start=lambda: process.child(room.assignment),
-            places=places,
+            folders=places,
             limits=room.assignment.limits,
             stopping=room.stopping,
         ) as examiner:
@@ -138,7 +143,7 @@ def _notes(study: Study) -> list[str]:
 
 def _artifact(study: Study, network: Network, ask: CachedEvaluator, room: EvaluationSetup) -> tuple[str, str]:
     """Path or URL of a network's weights, and their SHA-256."""
-    places = room.assignment.places
+    places = room.assignment.folders
     if not network.is_soup:
         weights = _weights(network.runs[0])
         with options.fetched(weights, places.of_study(study.name)) as path:
@@ -211,7 +216,7 @@ class _Hands:
     """Who works, with what, and when he is to stop."""
 
     ready: engines.Ready
-    places: options.Folders
+    places: Folders
     here: Here
     stopping: Stopping
 
@@ -221,7 +226,7 @@ class _Hands:
 
 
 def retrain(
-    name: str, url: str, asked: RetrainOptions, *, here: Here, places: options.Folders, engine: engines.EngineOptions, as_json: bool
+    name: str, url: str, asked: RetrainOptions, *, here: Here, places: Folders, engine: engines.EngineOptions, as_json: bool
 ) -> int:
     """Train the best configs again, choose one, measure it once on the test split and keep it as a version; the exit code."""
     study = _searched(name, url, here)
@@ -288,8 +293,8 @@ def _begun(study: Study, asked: RetrainOptions) -> Study:
 def _concluded(study: Study, again: Study, asked: RetrainOptions, hands: _Hands) -> Version:
     """The version that the retraining comes to."""
     configs = _trained(again, hands, _budget(study, again, hands.ready.hands.num_workers))
-    chosen = retrained.choose(configs)
-    for line in retrained.words(configs):
+    chosen = trainings.choose(configs)
+    for line in trainings.choice_words(configs):
         plain.line(f"{again.name} {line}")
     about = matter(study, again, configs)
     (assignment, *_) = hands.assign(again)
@@ -301,12 +306,12 @@ def _concluded(study: Study, again: Study, asked: RetrainOptions, hands: _Hands)
     if on_all is None:
         on_all = again_of.begin_on_all(study, again, again_of.config(study, chosen.trial), fine_tunes=_fine_tunes(again, chosen))
     (on_all_config,) = _trained(on_all, hands, _budget(study, on_all, hands.ready.hands.num_workers))
-    retrained.choose([on_all_config])
+    trainings.choose([on_all_config])
     with printing.busy(f"{on_all.name}: {_EXAMINED}"):
         return conclude_on_all(study, (again, configs), (on_all, on_all_config), about, room)
 
 
-def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:
+def _trained(study: Study, hands: _Hands, budget: str) -> list[RetrainedConfig]:
     """Every config with what came of it, once each is trained with every seed.
 
     Raises:
@@ -327,7 +332,7 @@ def _trained(study: Study, hands: _Hands, budget: str) -> list[Retrained]:
     if hands.stopping.is_asked:
         raise Dismissed("asked to stop")
     _require_whole(study)
-    return retrained.read(study)
+    return trainings.read(study)
 
 
 def _require_whole(study: Study) -> None:
@@ -365,11 +370,11 @@ def _seconds(study: Study, numbers: Sequence[int]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def matter(study: Study, again: Study, configs: Sequence[Retrained]) -> Matter:
+def matter(study: Study, again: Study, configs: Sequence[RetrainedConfig]) -> VerdictSubject:
     """What a verdict on a retraining is about."""
     best = bests.best(study)
     rule = next((config.hyperparameters for config in configs if config.trial == 0), None)
-    return Matter(
+    return VerdictSubject(
         study=study.name,
         retraining=again.name,
         classes=best.prepared.classes,
@@ -378,7 +383,7 @@ def matter(study: Study, again: Study, configs: Sequence[Retrained]) -> Matter:
     )
 
 
-def _fine_tunes(again: Study, chosen: Retrained) -> bool:
+def _fine_tunes(again: Study, chosen: RetrainedConfig) -> bool:
     """Whether most trainings of a config were best after their probe."""
     probe_epochs = again.spec.training.probe_epochs
     later = [run for run in chosen.runs if run.best_epoch is not None and run.best_epoch > probe_epochs]

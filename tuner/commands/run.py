@@ -31,6 +31,7 @@ from tuner.studies.warm_start import Earlier, Taken
 from tuner.terminal import live, plain, printing
 from tuner.terminal import status as status_screens
 from tuner.views import status
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import local
 from tuner.workers.worker import evaluation, process
 from tuner.workers.worker.events import Event, EventKind
@@ -163,12 +164,12 @@ def score(study: Study, assignment: Assignment, stopping: Stopping) -> None:
     best = bests.best(study)
     if best.weights is None or not _is_to_score(best):
         return
-    with options.fetched(best.weights, assignment.places.of_study(study.name)) as path:
+    with options.fetched(best.weights, assignment.folders.of_study(study.name)) as path:
         found = evaluation.evaluate(
             study,
             messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=str(path)),
             start=lambda: process.child(assignment),
-            places=assignment.places,
+            folders=assignment.folders,
             limits=assignment.limits,
             stopping=stopping,
         )
@@ -296,7 +297,7 @@ def run(
     asked: SearchOptions,
     url: str,
     *,
-    places: options.Folders,
+    places: Folders,
     engine: engines.EngineOptions,
     dashboard: Dashboard,
     exported: ExportTarget,
@@ -343,7 +344,7 @@ def _conclude(this: FinishedRun, stopping: Stopping, complaints: list[Event], co
         raise TunerError(f"the study is not shown, nor its best config exported: {error}; run again when the storage is back") from error
 
 
-def assign(study: Study, url: str, places: options.Folders, hands: options.Hands) -> Iterator[Assignment]:
+def assign(study: Study, url: str, places: Folders, hands: options.Hands) -> Iterator[Assignment]:
     """What each worker needs to know."""
     for number, place in enumerate(hands.places, start=1):
         yield Assignment(
@@ -352,10 +353,8 @@ def assign(study: Study, url: str, places: options.Folders, hands: options.Hands
             data=study.spec.data,
             storage=url,
             worker=f"w{number}",
-            cache=places.cache,
-            artifacts=places.artifacts,
-            bucket=places.bucket,
-            place=place,
+            folders=places,
+            gpu=place,
             threads=hands.threads or local.fair_threads(hands.num_workers),
             hang_limit_seconds=hands.hang_limit_seconds,
             memory_limit_bytes=hands.memory_limit_bytes or local.fair_memory_bytes(hands.num_workers),

@@ -12,13 +12,10 @@ from typing import TypeVar
 from optuna.exceptions import StorageInternalError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from tuner.errors import ArtifactsError, RequestError, StorageError, StudyError, TunerError
-from tuner.spec import budget
-from tuner.spec.budget import StudyProgress
 from tuner.storage import engine as storages
-from tuner.storage import tables
+from tuner.storage import retry, tables
 from tuner.storage.engine import Storage
 from tuner.studies import leases, trials
 from tuner.studies.leases import WorkerId
@@ -48,17 +45,7 @@ def failure(study: Study, complaints: Sequence[Event], codes: Sequence[int]) -> 
 
 def is_over(study: Study) -> bool:
     """Whether no trial is left, neither to begin nor to end."""
-    seen = status.snapshot(study)
-    standing = StudyProgress(
-        num_trials=seen.num_ended,
-        best_value=seen.best_value,
-        busy_seconds=seen.busy_seconds,
-        stopped=trials.stopped(study),
-        halted=seen.halted_by,
-    )
-    if budget.decide_to_end(study.spec.budget, standing) is not None:
-        return True
-    return seen.stop_reason is not None and not seen.running and not seen.num_waiting
+    return status.snapshot(study).is_over
 
 
 _LOOK_SECONDS = 2.0
@@ -100,8 +87,8 @@ def _is_left(connection: Connection, study: Study) -> bool:
 
 T = TypeVar("T")
 
-#: between two looks, more or less, so that many workers do not come at once
-_PAUSE_SECONDS = (0.5, 1.5)
+#: upper bounds of the first and of the longest pause between two tries
+_PAUSE_SECONDS = (1.0, 2.0)
 
 
 class Patience:
@@ -122,17 +109,10 @@ class Patience:
 
     def until(self, work: Callable[[], T]) -> T:
         """What `work` returns as soon as it does not miss a study or a database; the last error if the time is up."""
-        retrying = Retrying(
-            retry=retry_if_exception(_may_pass),
-            stop=stop_after_delay(max(0.0, self._deadline - time.monotonic())),
-            wait=wait_random(*_PAUSE_SECONDS),
-            before_sleep=self._say,
-            reraise=True,
-        )
-        return retrying(work)
+        left_seconds = max(0.0, self._deadline - time.monotonic())
+        return retry.call(work, may_pass=_may_pass, seconds=left_seconds, pauses=_PAUSE_SECONDS, before_pause=self._say)
 
-    def _say(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
+    def _say(self, error: BaseException) -> None:
         reason = str(error)
         if isinstance(error, TunerError) and reason != self._said:
             self._said = reason

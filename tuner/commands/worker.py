@@ -16,16 +16,16 @@ from tuner.studies import trials
 from tuner.studies.study import Study
 from tuner.terminal import news, plain
 from tuner.workers.bucket import transfer
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker import process
 from tuner.workers.worker.events import Event, EventEmitter
-from tuner.workers.worker.places import Places
 from tuner.workers.worker.stopping import Stopping, on_signals
 
 #: what a study file's name ends with; a study's own name is not taken for a file's, where there is no such file
 _FILES = (".yaml", ".yml", ".json")
 
 
-def worker(given: str, url: str, *, here: Here, places: options.Folders, hands: options.Hands) -> int:
+def worker(given: str, url: str, *, here: Here, places: Folders, hands: options.Hands) -> int:
     """Work on the study of a file, or on one in the storage by its name, until its budget is spent or someone says stop; the exit code."""
     is_file = _is_file(given)
     study = _of_file(given, url, here, places) if is_file else _of_name(given, url, here)
@@ -50,11 +50,10 @@ def worker(given: str, url: str, *, here: Here, places: options.Folders, hands: 
         return 0  # the worker has written all that it had to write
 
 
-def _send_what_is_due(study: Study, places: options.Folders) -> None:
+def _send_what_is_due(study: Study, places: Folders) -> None:
     """Weights that an earlier worker of this machine could not put into the bucket."""
-    here = Places(cache=places.cache, artifacts=places.artifacts, bucket=places.bucket)
-    if transfer.is_due(here, study.name):
-        transfer.begin(here, study.name, EventEmitter(study.name, name(), _tell), Stopping()).close()
+    if transfer.has_pending_uploads(places, study.name):
+        transfer.start(places, study.name, EventEmitter(study.name, name(), _tell), Stopping()).close()
 
 
 def _is_file(given: str) -> bool:
@@ -62,7 +61,7 @@ def _is_file(given: str) -> bool:
     return Path(given).is_file() or given.endswith(_FILES) or "/" in given
 
 
-def _of_file(given: str, url: str, here: Here, places: options.Folders) -> Study:
+def _of_file(given: str, url: str, here: Here, places: Folders) -> Study:
     """The study of a file, begun if it is not there; its own code needs no leave. Code that the storage names instead is not imported."""
     path = Path(given)
     if not path.exists():

@@ -1,11 +1,4 @@
-"""The folder of artifacts into the files that interrupted work left in it and no one needs.
-
-What workers could not deliver to the storage into a finding: how much, how old, of which study.
-
-The versions in a storage into whether their weights are still those that were kept.
-
-The key of the artifacts, and the weights and checkpoints that lie there, into whether the one opens the others.
-"""
+"""Artifacts: files of interrupted trials, undelivered reports, the weights of versions, and the key that encrypts them."""
 
 import datetime as dt
 import hashlib
@@ -32,50 +25,60 @@ from tuner.studies import study as studies
 from tuner.trust import age, at_rest, keys
 from tuner.workers.worker import spool
 
-LEFTOVERS = "leftovers"
-#: what is younger may still be written, or be about to be deleted by its own process
+INTERRUPTED = "leftovers"
+_UNDELIVERED = "undelivered"
+_WEIGHTS = "weights"
+_ENCRYPTION = "encryption"
+#: minimum age of a file of interrupted work: a running process may still write or delete a younger one
 AGE_SECONDS = 3600.0
 _TRIAL_FOLDER = re.compile(r"trial-(\d+)")
 _CHECKPOINT = "checkpoint"
+_SPOOLED_FILES = "*/spool/*.jsonl"
+_ENCRYPTED_FILES = ("*/trial-*/*.npz", "*/trial-*/checkpoint", "*/soup-*.npz")
+#: versions that a finding names
+_MAX_NAMED = 3
+#: time limit for reading weights
+_READ_SECONDS = 5.0
+#: files that the check of the encryption reads; further files of a study have the same key
+_MAX_ENCRYPTED_FILES = 2000
 
-#: when each trial ended, in seconds since the epoch, by study and number
+#: when each trial ended, in seconds since the epoch, by study and trial number
 Ends = Mapping[tuple[str, int], float]
 
 
-def look_for_leftovers(opened: Storage, artifacts: Path) -> Iterator[Finding]:
-    """Half-written files, and checkpoints of trials that have ended."""
+def interrupted_work(opened: Storage, artifacts: Path) -> Iterator[Finding]:
+    """Find partly written files and checkpoints of trials that have ended."""
     known = opened.read(ends)
-    left = find(artifacts, known, before=time.time() - AGE_SECONDS)
-    if not left:
-        yield findings.ok(LEFTOVERS, f"none among the artifacts in {artifacts}")
+    found = find_interrupted(artifacts, known, before=time.time() - AGE_SECONDS)
+    if not found:
+        yield findings.ok(INTERRUPTED, f"no files of interrupted work in {artifacts}")
         return
-    total = entries.show_size(sum(_size(path) for path in left))
     yield Finding(
-        subject=LEFTOVERS,
+        subject=INTERRUPTED,
         level=Level.NOTE,
-        found=f"{_count(left)} ({total}) of interrupted work in {artifacts}",
+        found=f"{_count_and_size(found)} of interrupted work in {artifacts}",
         cure="delete them with tuner doctor --fix",
-        mend=lambda: _delete(artifacts, known),
+        fix=lambda: _delete(artifacts, known),
     )
 
 
-def find(artifacts: Path, known: Ends, *, before: float) -> list[Path]:
-    """Files that were last written before a moment and belong to no work that may go on.
+def find_interrupted(artifacts: Path, known: Ends, *, before: float) -> list[Path]:
+    """Return files that were last written before a moment and that no trial can still need.
 
-    A checkpoint is one of them only if its trial ended after it was written: one that is younger belongs to another storage's study of
-    the same name.
+    A checkpoint counts only if its trial ended after the checkpoint was written. A younger checkpoint belongs to a study of the same name
+    in another storage.
     """
     parts = [*artifacts.glob("*/*.part"), *artifacts.glob("*/trial-*/*.part")]
     checkpoints = [
         path
         for path in artifacts.glob(f"*/trial-*/{_CHECKPOINT}")
-        if (ended := known.get((path.parent.parent.name, _number(path.parent)))) is not None and _written(path) < ended
+        if (ended := known.get((path.parent.parent.name, _trial_number(path.parent)))) is not None and _written_at(path) < ended
     ]
-    return sorted(path for path in (*parts, *checkpoints) if _written(path) < before and path.is_file() and not path.is_symlink())
+    return sorted(path for path in (*parts, *checkpoints) if _written_at(path) < before and path.is_file() and not path.is_symlink())
 
 
 def ends(connection: Connection) -> dict[tuple[str, int], float]:
-    """When the trials that have ended did."""
+    """Return when each trial ended, by study and number, without running trials."""
     trials = tables.TRIALS.c
     query = select(tables.STUDIES.c.study_name, trials.number, trials.datetime_complete).join(tables.TRIALS)
     rows = connection.execute(query.where(trials.datetime_complete.is_not(None)))
@@ -83,26 +86,30 @@ def ends(connection: Connection) -> dict[tuple[str, int], float]:
 
 
 def _delete(artifacts: Path, known: Ends) -> Finding:
-    """Delete what is a leftover still."""
-    left = find(artifacts, known, before=time.time() - AGE_SECONDS)
-    total = sum(_size(path) for path in left)
-    for path in left:
+    """Delete the files that no trial needs, after looking for them again."""
+    found = find_interrupted(artifacts, known, before=time.time() - AGE_SECONDS)
+    deleted = f"deleted {_count_and_size(found)} of interrupted work in {artifacts}"
+    for path in found:
         path.unlink(missing_ok=True)
-    found = f"deleted {_count(left)} ({entries.show_size(total)}) of interrupted work in {artifacts}"
-    return Finding(subject=LEFTOVERS, level=Level.NOTE, found=found, fixed=bool(left))
+    return Finding(subject=INTERRUPTED, level=Level.NOTE, found=deleted, fixed=bool(found))
 
 
-def _number(folder: Path) -> int:
+def _trial_number(folder: Path) -> int:
     match = _TRIAL_FOLDER.fullmatch(folder.name)
     return int(match[1]) if match else -1
 
 
-def _written(path: Path) -> float:
-    """When a file was last written; never, of one that has gone meanwhile."""
+def _written_at(path: Path) -> float:
+    """Return when a file was last written; infinity if it has been deleted meanwhile."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
         return float("inf")
+
+
+def _count_and_size(paths: Sequence[Path]) -> str:
+    """Return `2 files (1 KB)`."""
+    return f"{wording.count(len(paths), 'file')} ({entries.show_size(sum(_size(path) for path in paths))})"
 
 
 def _size(path: Path) -> int:
@@ -112,99 +119,82 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _count(paths: Sequence[Path]) -> str:
-    return f"{len(paths)} file{'' if len(paths) == 1 else 's'}"
-
-
-_UNDELIVERED = "undelivered"
-_SPOOLED_FILES = "*/spool/*.jsonl"
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Kept:
-    """A file of one attempt."""
+class _SpoolFile:
+    """A file with reports that a worker has not delivered to the storage."""
 
     path: Path
     study: str
     age_seconds: float
 
 
-def look_for_undelivered(opened: Storage, artifacts: Path) -> Iterator[Finding]:
-    """Files of workers that are gone, and of workers that wait for the storage now."""
+def undelivered_reports(opened: Storage, artifacts: Path) -> Iterator[Finding]:
+    """Find reports of ended workers that never reached the storage, and of running workers that wait for it."""
     known = studies.names(opened)
-    gone = {left.path: left for folder in sorted({path.parent for path in artifacts.glob(_SPOOLED_FILES)}) for left in spool.left(folder)}
-    kept = [_spooled(path) for path in sorted(artifacts.glob(_SPOOLED_FILES))]
-    unreadable = [each for each in kept if each.path in gone and gone[each.path].origin is None]
-    foreign = [each for each in kept if each.path in gone and each.study not in known and each not in unreadable]
-    due = [each for each in kept if each.path in gone and each not in unreadable and each not in foreign]
-    held = [each for each in kept if each.path not in gone]
+    folders = sorted({path.parent for path in artifacts.glob(_SPOOLED_FILES)})
+    abandoned = {file.path: file for folder in folders for file in spool.abandoned(folder)}
+    files = [_spool_file(path) for path in sorted(artifacts.glob(_SPOOLED_FILES))]
+    unreadable = [file for file in files if file.path in abandoned and abandoned[file.path].origin is None]
+    foreign = [file for file in files if file.path in abandoned and file.study not in known and file not in unreadable]
+    due = [file for file in files if file.path in abandoned and file not in unreadable and file not in foreign]
+    waiting = [file for file in files if file.path not in abandoned]
     if due:
-        cure = (
-            "the next worker of the study that starts here with these artifacts delivers them: tuner run STUDY.yaml or tuner worker STUDY"
-        )
-        yield findings.warning(_UNDELIVERED, f"of workers that are gone: {_listed(due)}", cure)
+        cure = "start a worker of the study on this machine with these artifacts: tuner run STUDY.yaml or tuner worker STUDY"
+        yield findings.warning(_UNDELIVERED, f"reports of ended workers: {_listed(due)}", cure)
     if foreign:
-        cure = "look at the storage that they are of, with --storage; or delete them if the study is of no use any more"
-        yield findings.note(_UNDELIVERED, f"of studies that are not in this storage: {_listed(foreign)}", cure)
+        cure = "name the storage of these studies with --storage, or delete the files if you no longer need the studies"
+        yield findings.note(_UNDELIVERED, f"reports of studies that are not in this storage: {_listed(foreign)}", cure)
     if unreadable:
-        cure = "no worker delivers them; delete them if they are of no use"
-        yield findings.warning(_UNDELIVERED, f"files that cannot be read: {', '.join(str(each.path) for each in unreadable)}", cure)
-    if held:
-        yield findings.note(
-            _UNDELIVERED, f"of workers that live and wait for the storage: {_listed(held)}", "see whether they reach the storage"
-        )
-    if not kept:
-        yield findings.ok(_UNDELIVERED, f"nothing in {artifacts}")
+        cure = "no worker can deliver them; delete them if you do not need them"
+        yield findings.warning(_UNDELIVERED, f"files that cannot be read: {', '.join(str(file.path) for file in unreadable)}", cure)
+    if waiting:
+        cure = "check that these workers can reach the storage"
+        yield findings.note(_UNDELIVERED, f"reports of running workers that wait for the storage: {_listed(waiting)}", cure)
+    if not files:
+        yield findings.ok(_UNDELIVERED, f"no undelivered reports in {artifacts}")
 
 
-def _spooled(path: Path) -> _Kept:
+def _spool_file(path: Path) -> _SpoolFile:
     try:
-        age = max(0.0, time.time() - path.stat().st_mtime)
-    except FileNotFoundError:  # delivered just now
-        age = 0.0
-    return _Kept(path=path, study=path.parent.parent.name, age_seconds=age)
+        age_seconds = max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:  # a worker has just delivered it
+        age_seconds = 0.0
+    return _SpoolFile(path=path, study=path.parent.parent.name, age_seconds=age_seconds)
 
 
-def _listed(kept: list[_Kept]) -> str:
-    """`2 files of flowers, the oldest 3 h old`, for each study."""
+def _listed(files: Sequence[_SpoolFile]) -> str:
+    """Return `2 files of flowers, the oldest 3 h old` for each study."""
     ages: dict[str, list[float]] = defaultdict(list)
-    for each in kept:
-        ages[each.study].append(each.age_seconds)
+    for file in files:
+        ages[file.study].append(file.age_seconds)
     return "; ".join(
-        f"{len(found)} file{'' if len(found) == 1 else 's'} of {study}, the oldest {findings.age(max(found))} old"
-        for study, found in ages.items()
+        f"{wording.count(len(found), 'file')} of {study}, the oldest {findings.age(max(found))} old" for study, found in ages.items()
     )
 
 
-WEIGHTS = "weights"
-#: of a list of versions
-_SHOWN = 3
-#: for reading files
-_READ_SECONDS = 5.0
-
-
-def look_at_weights(opened: Storage) -> Iterator[Finding]:
-    """The weights of all versions, those in a stage first: whether they are there, and as they were kept, as far as some seconds go."""
-    kept = opened.read(_kept_weights)
-    if not kept:
+def version_weights(opened: Storage) -> Iterator[Finding]:
+    """Check that the weights of versions exist and are unchanged, versions in a stage first, within a time limit."""
+    versions = opened.read(_read_versions)
+    if not versions:
         return
-    here = [row for row in kept if "://" not in row.artifact]
-    gone = [row for row in here if not Path(row.artifact).is_file()]
+    here = [row for row in versions if "://" not in row.artifact]
+    missing = [row for row in here if not Path(row.artifact).is_file()]
     deadline = time.monotonic() + _READ_SECONDS
-    there = [row for row in here if row not in gone]
-    read = {row: _digest(Path(row.artifact)) for row in there if time.monotonic() < deadline}
+    existing = [row for row in here if row not in missing]
+    read = {row: _digest(Path(row.artifact)) for row in existing if time.monotonic() < deadline}
     changed = [row for row, digest in read.items() if digest != row.sha256]
     if changed:
-        cure = "delete these versions, or put back the files as they were; their exports would be of other models"
-        yield findings.problem(WEIGHTS, f"not those that were kept: {_named(changed)}", cure)
-    if gone:
-        yield findings.warning(WEIGHTS, f"not on this machine: {_named(gone)}", "look for them where they were trained")
-    if not changed and not gone:
-        told = f"of {wording.count(len(kept), 'version')}, {len(here)} of them in files here, {len(read)} read and as they were kept"
-        yield findings.ok(WEIGHTS, told)
+        cure = "restore the original files, or delete these versions: an export of them would be another model"
+        yield findings.problem(_WEIGHTS, f"files that were changed since the version was made: {_named(changed)}", cure)
+    if missing:
+        yield findings.warning(_WEIGHTS, f"not on this machine: {_named(missing)}", "look for them on the machine that trained them")
+    if not changed and not missing:
+        found = f"{wording.count(len(versions), 'version')}, {len(here)} with files on this machine, {len(read)} read and unchanged"
+        yield findings.ok(_WEIGHTS, found)
 
 
-def _kept_weights(connection: Connection) -> list[Row[str, int, str, str]]:
+def _read_versions(connection: Connection) -> list[Row[str, int, str, str]]:
+    """Return the versions that are not deleted: those in a stage first, then the newest first."""
     last = select(func.max(STAGES.c.id)).group_by(STAGES.c.name, STAGES.c.stage)
     staged = {(row.name, row.version) for row in connection.execute(select(STAGES.c.name, STAGES.c.version).where(STAGES.c.id.in_(last)))}
     query = select(VERSIONS.c.name, VERSIONS.c.number, VERSIONS.c.artifact, VERSIONS.c.sha256).where(VERSIONS.c.deleted_at.is_(None))
@@ -217,48 +207,41 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _named(rows: list[Row[str, int, str, str]]) -> str:
-    shown = ", ".join(f"{row.name} {row.number} ({row.artifact})" for row in rows[:_SHOWN])
-    return shown + (f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else "")
+def _named(rows: Sequence[Row[str, int, str, str]]) -> str:
+    shown = ", ".join(f"{row.name} {row.number} ({row.artifact})" for row in rows[:_MAX_NAMED])
+    return shown + (f" and {len(rows) - _MAX_NAMED} more" if len(rows) > _MAX_NAMED else "")
 
 
-_ENCRYPTION = "encryption"
-_ENCRYPTED_FILES = ("*/trial-*/*.npz", "*/trial-*/checkpoint", "*/soup-*.npz")
-#: files that are looked at; more of one study are of the same key
-_MOST = 2000
-
-
-def look_at_encryption(artifacts: Path) -> Iterator[Finding]:
-    """What is to be said of a key that is set, or of files that need one; nothing where there is neither."""
-    encrypted, plain = _parted(artifacts)
+def encryption(artifacts: Path) -> Iterator[Finding]:
+    """Check that the key of the environment opens the encrypted files; without a key and encrypted files there is no finding."""
+    encrypted, plain = _by_encryption(artifacts)
     try:
         identities = keys.artifact_identities()
     except RequestError as error:
-        yield findings.problem(_ENCRYPTION, str(error), "workers do not start until it is mended")
+        yield findings.problem(_ENCRYPTION, str(error), "fix this first: workers do not start without a valid key")
         return
     if not identities:
         if encrypted:
-            cure = f"set {keys.ARTIFACT_KEY} to that key, or to the file of it; without it they cannot be scored, exported or gone on from"
-            yield findings.problem(_ENCRYPTION, f"{_files(encrypted)} encrypted, and {keys.ARTIFACT_KEY} is not set", cure)
+            cure = f"set {keys.ARTIFACT_KEY} to the key or its file; without it you cannot score, export or resume these trials"
+            yield findings.problem(_ENCRYPTION, f"{_files(encrypted)} encrypted, but {keys.ARTIFACT_KEY} is not set", cure)
         return
     locked = [path for path in encrypted if not _opens(path, identities)]
     if locked:
-        cure = f"set {keys.ARTIFACT_KEY} to a file with that key too, a line each; without it they cannot be read"
-        yield findings.problem(_ENCRYPTION, f"{_files(locked)} encrypted with another key than the one of {keys.ARTIFACT_KEY}", cure)
+        cure = f"set {keys.ARTIFACT_KEY} to a file that also holds that key, one key a line; without it these files cannot be read"
+        yield findings.problem(_ENCRYPTION, f"{_files(locked)} encrypted with another key than {keys.ARTIFACT_KEY}", cure)
     if plain:
-        what = "was" if len(plain) == 1 else "were"
-        cure = "delete what is not needed any more; a trial that goes on encrypts its checkpoint from then on"
-        yield findings.note(_ENCRYPTION, f"{_files(plain)} not encrypted, because there {what} no key when they were written", cure)
+        cure = "delete files that you do not need; a resumed trial encrypts its next checkpoint"
+        yield findings.note(_ENCRYPTION, f"{_files(plain)} not encrypted, because no key was set when they were written", cure)
     if not locked and not plain:
         recipients = wording.listed(keys.recipient_of(identity) for identity in identities)
         yield findings.ok(_ENCRYPTION, f"weights and checkpoints are encrypted to {recipients}")
 
 
-def _parted(artifacts: Path) -> tuple[list[Path], list[Path]]:
-    """Encrypted files, and others."""
+def _by_encryption(artifacts: Path) -> tuple[list[Path], list[Path]]:
+    """Return the encrypted files and the plain files."""
     found: tuple[list[Path], list[Path]] = ([], [])
     paths = itertools.chain.from_iterable(artifacts.glob(pattern) for pattern in _ENCRYPTED_FILES)
-    for path in itertools.islice(paths, _MOST):
+    for path in itertools.islice(paths, _MAX_ENCRYPTED_FILES):
         try:
             with path.open("rb") as file:
                 found[0 if at_rest.is_encrypted(file) else 1].append(path)
@@ -275,6 +258,6 @@ def _opens(path: Path, identities: list[Any]) -> bool:
         return True  # its trial has just ended
 
 
-def _files(paths: list[Path]) -> str:
-    """`3 files of weights and checkpoints, such as a/b, are`."""
+def _files(paths: Sequence[Path]) -> str:
+    """Return `3 files of weights and checkpoints, such as a/b, are`."""
     return f"{wording.count(len(paths), 'file')} of weights and checkpoints, such as {paths[0]}, {'is' if len(paths) == 1 else 'are'}"

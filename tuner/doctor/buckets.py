@@ -1,10 +1,11 @@
-"""A bucket of artifacts into how well it serves, and the files that interrupted work left in it and no one needs."""
+"""Buckets: whether the bucket of the artifacts can be written, and which files of interrupted work it holds."""
 
 import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tuner import wording
 from tuner.cache import entries
 from tuner.doctor import artifacts, findings
 from tuner.doctor.artifacts import AGE_SECONDS, Ends
@@ -18,12 +19,12 @@ if TYPE_CHECKING:
 
 _SUBJECT = "bucket"
 _CHECKPOINT = re.compile(rf"([^/]+)/trial-(\d+)/{transfer.CHECKPOINT}")
-#: what a worker or tuner doctor puts there for a moment, to see whether it may
-_TRY = re.compile(r"\.tuner-[0-9a-f]{8}")
+#: the empty file with which a worker or tuner doctor tests that it can write
+_TEST_FILE = re.compile(r"\.tuner-[0-9a-f]{8}")
 
 
-def look(url: str) -> Iterator[Finding]:
-    """Whether it is there and can be written, by writing a little, and what it holds."""
+def reachable(url: str) -> Iterator[Finding]:
+    """Check that a small file can be written to the bucket, and tell what the bucket holds."""
     try:
         bucket = transfer.open_bucket(url)
         began = time.perf_counter()
@@ -33,36 +34,35 @@ def look(url: str) -> Iterator[Finding]:
     except (ArtifactsError, MissingPackage) as error:
         yield findings.problem(_SUBJECT, str(error))
         return
-    size = entries.show_size(sum(each.num_bytes for each in held))
     took = f"writing and deleting took {seconds:.2f} s"
-    yield findings.ok(_SUBJECT, f"{url} at {bucket.endpoint} can be written; {took}; it holds {_count(held)} ({size})")
+    yield findings.ok(_SUBJECT, f"{url} at {bucket.endpoint} can be written; {took}; it holds {_count_and_size(held)}")
 
 
-def left(opened: Storage, url: str) -> Iterator[Finding]:
-    """Checkpoints of trials that have ended, and uploads that were broken off; a bucket that cannot be used is told of by `look`."""
+def interrupted_work(opened: Storage, url: str) -> Iterator[Finding]:
+    """Find checkpoints of ended trials and incomplete uploads; `reachable` reports a bucket that cannot be used."""
     known = opened.read(artifacts.ends)
     try:
         bucket = transfer.open_bucket(url)
-        found = find(bucket, known, before=time.time() - AGE_SECONDS)
+        found = find_interrupted(bucket, known, before=time.time() - AGE_SECONDS)
     except (ArtifactsError, MissingPackage):
         return
     if not found:
-        yield findings.ok(artifacts.LEFTOVERS, f"none in {url}")
+        yield findings.ok(artifacts.INTERRUPTED, f"no files of interrupted work in {url}")
         return
     yield Finding(
-        subject=artifacts.LEFTOVERS,
+        subject=artifacts.INTERRUPTED,
         level=Level.NOTE,
-        found=f"{_count(found)} ({_size(found)}) of interrupted work in {url}",
+        found=f"{_count_and_size(found)} of interrupted work in {url}",
         cure="delete them with tuner doctor --fix",
-        mend=lambda: _delete(bucket, known),
+        fix=lambda: _delete(bucket, known),
     )
 
 
-def find(bucket: "Bucket", known: Ends, *, before: float) -> "list[Object]":
-    """What was last written before a moment and belongs to no work that may go on, as `leftovers.find` has it of a folder."""
-    whole = [each for each in bucket.objects() if _TRY.fullmatch(each.key) or _is_over(each, known)]
-    parts = [each for each in bucket.unfinished() if re.search(r"(^|/)trial-\d+/[^/]+$", each.key)]
-    return [each for each in (*whole, *parts) if each.written_at < before]
+def find_interrupted(bucket: "Bucket", known: Ends, *, before: float) -> "list[Object]":
+    """Return objects that were last written before a moment and that no trial can still need, as `artifacts.find_interrupted` does."""
+    objects = [each for each in bucket.objects() if _TEST_FILE.fullmatch(each.key) or _is_over(each, known)]
+    uploads = [each for each in bucket.unfinished() if re.search(r"(^|/)trial-\d+/[^/]+$", each.key)]
+    return [each for each in (*objects, *uploads) if each.written_at < before]
 
 
 def _is_over(checkpoint: "Object", known: Ends) -> bool:
@@ -72,20 +72,17 @@ def _is_over(checkpoint: "Object", known: Ends) -> bool:
 
 
 def _delete(bucket: "Bucket", known: Ends) -> Finding:
-    """Delete what is a leftover still."""
-    found = find(bucket, known, before=time.time() - AGE_SECONDS)
+    """Delete the objects that no trial needs, after looking for them again."""
+    found = find_interrupted(bucket, known, before=time.time() - AGE_SECONDS)
     for each in found:
         if each.upload:
-            bucket.break_off(each)
+            bucket.abort_upload(each)
         else:
             bucket.remove(each.key)
-    said = f"deleted {_count(found)} ({_size(found)}) of interrupted work in {bucket.url}"
-    return Finding(subject=artifacts.LEFTOVERS, level=Level.NOTE, found=said, fixed=bool(found))
+    deleted = f"deleted {_count_and_size(found)} of interrupted work in {bucket.url}"
+    return Finding(subject=artifacts.INTERRUPTED, level=Level.NOTE, found=deleted, fixed=bool(found))
 
 
-def _size(found: "Sequence[Object]") -> str:
-    return entries.show_size(sum(each.num_bytes for each in found))
-
-
-def _count(found: "Sequence[Object]") -> str:
-    return f"{len(found)} file{'' if len(found) == 1 else 's'}"
+def _count_and_size(found: "Sequence[Object]") -> str:
+    """Return `2 files (1 KB)`."""
+    return f"{wording.count(len(found), 'file')} ({entries.show_size(sum(each.num_bytes for each in found))})"

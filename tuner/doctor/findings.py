@@ -1,4 +1,4 @@
-"""What a look at one thing came to: a level, what was found, and what to do."""
+"""Findings: the result of one check, with a level, what was found and what to do about it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 class Level(StrEnum):
-    """How much a finding matters."""
+    """How serious a finding is."""
 
     OK = "ok"
-    #: worth knowing
+    #: information
     NOTE = "note"
-    #: works, and may not for long or not as well as it could
+    #: works now, but slowly or not reliably
     WARNING = "warning"
     #: does not work
     PROBLEM = "problem"
@@ -20,57 +20,57 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one look found."""
+    """The result of one check."""
 
-    #: what was looked at, in a word or two
+    #: what was checked, in one or two words
     subject: str
     level: Level
-    #: with figures
+    #: the result, with figures
     found: str
-    #: what to do; empty where nothing is to be done
+    #: what to do; "" if nothing needs to be done
     cure: str = ""
-    #: whether it was mended meanwhile
+    #: whether `tuner doctor --fix` has fixed it
     fixed: bool = False
-    #: mends it and tells what came of that; None where a person must decide
-    mend: Callable[[], "Finding"] | None = field(default=None, repr=False, compare=False)
+    #: fixes it and returns the new finding; None if a person must decide
+    fix: Callable[[], "Finding"] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorContext:
-    """What is looked at."""
+    """What `tuner doctor` checks."""
 
-    #: of the storage, password and all
+    #: URL of the storage, with its password
     url: str = field(repr=False)
-    #: whether the storage may hold something; an SQLite file that is not there is not made for a look
+    #: whether the storage may exist; a check never creates a missing SQLite file
     is_storage_there: bool
     artifacts: Path
-    #: s3://BUCKET/PREFIX of the artifacts that other machines see; None: the folder has them all
+    #: s3://BUCKET/PREFIX of the artifacts that all machines share; None if they are in the folder
     bucket: str | None = None
     cache: Path
 
 
 def ok(subject: str, found: str) -> Finding:
-    """Nothing to do."""
+    """Return a finding that needs no action."""
     return Finding(subject=subject, level=Level.OK, found=found)
 
 
 def note(subject: str, found: str, cure: str = "") -> Finding:
-    """Worth knowing."""
+    """Return a finding that is information."""
     return Finding(subject=subject, level=Level.NOTE, found=found, cure=cure)
 
 
 def warning(subject: str, found: str, cure: str) -> Finding:
-    """May not work for long, or not as well as it could."""
+    """Return a finding about something that works slowly or not reliably."""
     return Finding(subject=subject, level=Level.WARNING, found=found, cure=cure)
 
 
 def problem(subject: str, found: str, cure: str = "") -> Finding:
-    """Does not work."""
+    """Return a finding about something that does not work."""
     return Finding(subject=subject, level=Level.PROBLEM, found=found, cure=cure)
 
 
 def age(seconds: float) -> str:
-    """`40 s`, `12 min`, `3 h` or `5 days`."""
+    """Return an age in one unit: `40 s`, `12 min`, `3 h` or `5 days`."""
     for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
         if seconds < most:
             return f"{seconds / unit:.0f} {name}"

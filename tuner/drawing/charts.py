@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.results import statistics
+from tuner.storage.epochs import EpochRow
 from tuner.storage.queries import BestSoFar
-from tuner.views import details
-from tuner.views.trial import Epoch, Trial
+from tuner.views.trial import Trial
 from tuner.views.trials import CurvePoint
 
 WIDTH, HEIGHT = 1000.0, 100.0
@@ -88,12 +88,12 @@ def history(found: BestSoFar, num_trials: int, *, maximizes: bool) -> Chart | No
     )
 
 
-def accuracy(epochs: Sequence[Epoch]) -> Chart | None:
+def accuracy(epochs: Sequence[EpochRow]) -> Chart | None:
     """Accuracy on training and validation images over the epochs of a trial."""
     return _curves(epochs, [epoch.validation_accuracy for epoch in epochs], [epoch.accuracy for epoch in epochs])
 
 
-def loss(epochs: Sequence[Epoch]) -> Chart | None:
+def loss(epochs: Sequence[EpochRow]) -> Chart | None:
     """Loss on training and validation images over the epochs of a trial."""
     return _curves(epochs, [epoch.validation_loss for epoch in epochs], [epoch.loss for epoch in epochs])
 
@@ -113,7 +113,7 @@ def reports(curve: Sequence[CurvePoint]) -> Chart | None:
     )
 
 
-def _curves(epochs: Sequence[Epoch], validation: Sequence[float | None], training: Sequence[float | None]) -> Chart | None:
+def _curves(epochs: Sequence[EpochRow], validation: Sequence[float | None], training: Sequence[float | None]) -> Chart | None:
     lines = (("training", "quiet", training), ("validation", "accent", validation))
     values = [value for _, _, line in lines for value in line if value is not None]
     if not values:
@@ -179,7 +179,7 @@ class Cell:
 def shown(trial: Trial, names: Sequence[str]) -> Mapping[str, Any]:
     """What the template `confusion.html` shows of a trial, less the picture of its mistakes."""
     return {
-        "figures": details.scores([statistics.name_of(label, names) for label in range(len(trial.confusion))], trial.confusion),
+        "figures": statistics.by_class(trial.confusion, [statistics.name_of(label, names) for label in range(len(trial.confusion))]),
         "confused": statistics.most_confused(trial.confusion, names, most=_MISTAKES),
         "mistakes": _mistakes(trial, names),
         "cells": _cells(trial),

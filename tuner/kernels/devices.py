@@ -1,4 +1,4 @@
-"""What this process trains on: a GPU or the cores, how much of its memory, and in which precision."""
+"""Devices: the GPU or processor that this process trains on, its share of memory, and the precision."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,41 +10,42 @@ from tuner import machine
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-#: GPUs from here on multiply bfloat16 faster than float32; cores are slowed down by it: a step of EfficientNet-Lite0 took 386 ms, not 178
+#: GPUs from this compute capability on multiply bfloat16 faster than float32. Processors are slower with bfloat16: a step of
+#: EfficientNet-Lite0 took 386 ms instead of 178 ms
 _BFLOAT16_CAPABILITY = (8, 0)
 _FLOAT32, _BFLOAT16 = "float32", "mixed_bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFlowGpu:
-    """The GPU that TensorFlow sees."""
+    """The GPU that TensorFlow uses."""
 
     name: str
-    #: compute capability; None where the driver does not tell
+    #: compute capability; None if the driver does not report it
     capability: tuple[int, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerShare:
-    """What of the machine a trainer may take."""
+    """The share of the machine that a trainer may use."""
 
-    #: threads of one operation; 0: all cores
+    #: threads of one operation; 0 means all cores
     threads: int
-    #: MiB of the GPU; None: what it needs, as it needs it
+    #: MiB of GPU memory; None means as much as it needs, allocated on demand
     memory_limit_mb: int | None = None
-    #: whether it was given a GPU
+    #: whether a GPU is assigned to the trainer
     has_gpu: bool = False
-    #: of the machine's memory
+    #: bytes of the machine's memory
     memory_bytes: int = field(default_factory=machine.memory_bytes)
 
     @property
     def tensor_bytes(self) -> int:
-        """Memory for tensors: they are made in the machine's and lie in the GPU's, whose size is not known where it is not shared."""
+        """Bytes for tensors, which are created in the machine's memory and copied to the GPU's; its size is known only if limited."""
         return self.memory_bytes if self.memory_limit_mb is None else min(self.memory_bytes, self.memory_limit_mb * 2**20)
 
 
 def set_up(share: TrainerShare) -> None:
-    """Say to TensorFlow what it may take; only before its first tensor."""
+    """Limit TensorFlow to its share of the machine; call this before TensorFlow creates its first tensor."""
     if share.threads:
         tf.config.threading.set_intra_op_parallelism_threads(share.threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -58,7 +59,7 @@ def set_up(share: TrainerShare) -> None:
 
 
 def gpu() -> TensorFlowGpu | None:
-    """The GPU that trials are trained on; None: they are trained on the cores."""
+    """Return the GPU that trains trials, or None if the processor does."""
     devices = tf.config.list_physical_devices("GPU")
     if not devices:
         return None
@@ -67,12 +68,12 @@ def gpu() -> TensorFlowGpu | None:
 
 
 def use(precision: Precision) -> None:
-    """Have the layers that are built from now on compute in a precision; their weights are float32 in any."""
+    """Set the precision of all layers that are built from now on; their weights are always float32."""
     keras.config.set_dtype_policy(policy(precision, gpu()))
 
 
 def policy(precision: Precision, found: TensorFlowGpu | None) -> str:
-    """The Keras policy: `auto` is bfloat16 where that is faster."""
+    """Return the Keras dtype policy; `auto` is bfloat16 on GPUs that compute it faster."""
     if precision != "auto":
         return _BFLOAT16 if precision == "bfloat16" else _FLOAT32
     is_faster = found is not None and found.capability is not None and found.capability >= _BFLOAT16_CAPABILITY
@@ -80,12 +81,12 @@ def policy(precision: Precision, found: TensorFlowGpu | None) -> str:
 
 
 def words(found: TensorFlowGpu | None, share: TrainerShare) -> str:
-    """What trials are trained on, in the precision that is in use."""
+    """Describe the device that trains trials, and its precision."""
     precision = "bfloat16" if keras.config.dtype_policy().name == _BFLOAT16 else "float32"
     if found is not None:
         limit = "" if share.memory_limit_mb is None else f", {share.memory_limit_mb:,} MiB of its memory"
         return f"{found.name}, {precision}{limit}"
     threads = f"{share.threads} threads" if share.threads != 1 else "1 thread"
     slowed = ", bfloat16" if precision == "bfloat16" else ""
-    unseen = "; TensorFlow does not see the GPU that it was given, tensorflow[and-cuda] may be missing" if share.has_gpu else ""
+    unseen = "; TensorFlow cannot use the assigned GPU. Is tensorflow[and-cuda] installed?" if share.has_gpu else ""
     return f"cpu, {threads}{slowed}{unseen}"

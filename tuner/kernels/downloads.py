@@ -1,4 +1,4 @@
-"""A download that fails into MissingDownload, quickly."""
+"""Downloads: one that fails raises MissingDownload after a short timeout."""
 
 import http.client
 import socket
@@ -7,16 +7,16 @@ from contextlib import contextmanager
 
 from tuner import errors
 
-#: silence of a server after which it is taken for unreachable; Keras itself would wait for ever
+#: timeout of a server that does not answer; Keras itself would wait forever
 _TIMEOUT_SECONDS = 20.0
 
 
 @contextmanager
-def expected(what: str, *, cure: str) -> Iterator[None]:
-    """Around whatever may download `what`.
+def downloading(what: str, *, cure: str) -> Iterator[None]:
+    """Run a `with` block that may download `what`; `cure` tells the user what to do if it fails.
 
     Raises:
-        MissingDownload: it cannot be had from here.
+        MissingDownload: the download failed.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_TIMEOUT_SECONDS)
@@ -34,4 +34,4 @@ def expected(what: str, *, cure: str) -> Iterator[None]:
 
 def _missing(what: str, cure: str, error: Exception) -> errors.MissingDownload:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return errors.MissingDownload(f"{what} would have to be downloaded, and cannot be from here ({reason}). {cure}.")
+    return errors.MissingDownload(f"{what} cannot be downloaded ({reason}). {cure}.")

@@ -1,8 +1,7 @@
-"""Rows of numbers into the moments of their columns, and into the type that keeps them.
+"""The head: standardized features in, one logit a class out.
 
-The new top of a network: features in, one logit a class out.
-
-Heads of one form, trained side by side on given features, in a program that is traced once for all of their widths and rates.
+A head is a list of weights. `forward` applies it, and a `HeadsProgram` trains several heads of one form side by side, traced once for all
+widths and learning rates.
 """
 
 import functools
@@ -19,135 +18,24 @@ from numpy.typing import NDArray
 from tuner.kernels import losses, optimizers
 from tuner.spec.hyperparameters import Activation, Hyperparameters, Loss, Optimizer
 
-#: a vector's column that varies less than this is as good as constant
+#: a column of features with a smaller variance counts as constant
 SMALLEST_VARIANCE = 1e-6
-#: float16 is kept where its rounding is below this part of a column's spread, in so many of the columns
-_ROUNDING = 0.02
-_MOST_COLUMNS = 0.99
-_LARGEST_HALF = 60000.0
 _ROWS_AT_ONCE = 4096
 
-#: mean and variance (d,), the variance never too small to divide by
+#: mean and variance (d,); the variance is never too small to divide by
 Moments = tuple[NDArray[np.float32], NDArray[np.float32]]
-
-
-def measure(stored: NDArray[Any]) -> Moments:
-    """Mean and variance of the columns of vectors (n, d), the variance never too small to divide by."""
-    mean = np.sum([part.sum(0, dtype=np.float64) for part in _parts(stored)], 0) / len(stored)
-    variance = np.sum([np.square(part - mean).sum(0) for part in _parts(stored)], 0) / len(stored)
-    return mean.astype(np.float32), np.maximum(variance, SMALLEST_VARIANCE).astype(np.float32)
-
-
-def is_half_enough(values: NDArray[np.float32]) -> bool:
-    """Whether float16 keeps these rows (n, d): it has three digits, and nothing above 65,504.
-
-    What it does to a column that varies little beside its size is lost; a few such columns of many are no loss.
-    """
-    if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) > _LARGEST_HALF:
-        return False
-    errors = (values.astype(np.float16).astype(np.float32) - values).std(0)
-    spreads = np.sqrt(np.maximum(values.var(0), SMALLEST_VARIANCE))
-    return float(np.mean(errors <= _ROUNDING * spreads)) >= _MOST_COLUMNS
-
-
-def rounded(rows: Iterator[NDArray[np.float32]]) -> tuple[str, Iterator[NDArray[Any]]]:
-    """Rows in the type that keeps them, judged by the first of them."""
-    first = next(rows)
-    parts = itertools.chain([first], rows)
-    if not is_half_enough(first):
-        return "float32", parts
-    return "float16", (np.clip(part, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16) for part in parts)
-
-
-def _parts(stored: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(stored), _ROWS_AT_ONCE):
-        yield np.asarray(stored[start : start + _ROWS_AT_ONCE], np.float32)
-
-
-#: kernel and bias of each layer, from the backbone upwards
+#: kernel and bias of each layer, from the backbone up
 Weights = Sequence[Any]
-#: by name, as a mixed precision of Keras must not reach the head
+#: named explicitly, because the head must ignore a mixed-precision policy of Keras
 _FLOAT = "float32"
-
-
-def initial(hyperparameters: Hyperparameters, num_features: int, num_classes: int, *, seed: int) -> list[NDArray[np.float32]]:
-    """Kernel (d, units) and bias (units,) of each layer, as Keras' initializers draw them."""
-    widths = [num_features, *hyperparameters.head_units]
-    weights: list[NDArray[np.float32]] = []
-    for number, shape in enumerate(itertools.pairwise(widths)):
-        weights += _layer(keras.initializers.HeNormal(seed=seed + number), shape)
-    return weights + _layer(keras.initializers.GlorotUniform(seed=seed), (widths[-1], num_classes))
-
-
-def _layer(initializer: keras.Initializer, shape: tuple[int, int]) -> list[NDArray[np.float32]]:
-    return [keras.ops.convert_to_numpy(initializer(shape, dtype=_FLOAT)), np.zeros(shape[1], np.float32)]
-
-
-def standardize(features: tf.Tensor, moments: Moments | tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    """Features (n, d) brought to mean 0 and variance 1 by moments of the training features.
-
-    Unlike a BatchNorm's, the moments are the same in training and in use, and do not drift while the backbone is fine-tuned.
-    """
-    mean, variance = moments
-    return (tf.cast(features, tf.float32) - mean) / tf.sqrt(tf.maximum(variance, SMALLEST_VARIANCE))
-
-
-def forward(weights: Weights, features: tf.Tensor, *, activation: Activation | str, masks: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
-    """Logits (n, classes) of standardized features (n, d).
-
-    Weights may have a leading axis of heads: kernels (H, d, units), biases (H, 1, units), features (n, d) or (H, n, d), logits
-    (H, n, classes). `masks` are what dropout multiplies the inputs of each layer with; None: there is no dropout.
-    """
-    activate, x = _ACTIVATIONS[Activation(activation)], tf.cast(features, tf.float32)
-    for number, (kernel, bias) in enumerate(zip(weights[::2], weights[1::2], strict=True)):
-        if number:
-            x = activate(x)
-        if masks is not None:
-            x = x * masks[number]
-        x = tf.matmul(x, kernel) + bias
-    return x
-
-
+#: number of programs in memory; each holds the weights of its last heads and a graph of a few hundred operations
+_NUM_PROGRAMS = 8
+#: dropout draws one byte for each value: four times faster than a float, and its rate is within 0.002 of the requested one
+_LEVELS = 256
 _ACTIVATIONS: Mapping[Activation, Callable[[tf.Tensor], tf.Tensor]] = {
     activation: keras.activations.get(activation.value) for activation in Activation
 }
-
-
-#: programs that are kept; one holds the weights of its last heads and a graph of a few hundred operations
-_NUM_KEPT = 8
-#: dropout is drawn a byte a place: four times faster than a number a place, and its rate within 0.002 of what was asked for
-_LEVELS = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeadForm:
-    """What a program is traced for; all else are values."""
-
-    optimizer: Optimizer
-    nesterov: bool
-    loss: Loss
-    #: None of a linear head
-    activation: Activation | None
-    #: of the head, the last one among them
-    num_layers: int
-    num_classes: int
-    num_heads: int
-
-    @classmethod
-    def of(cls, hyperparameters: Hyperparameters, *, num_classes: int, num_heads: int) -> "HeadForm":
-        """The form of a trial's heads."""
-        return cls(
-            optimizer=hyperparameters.optimizer,
-            nesterov=optimizers.is_nesterov(hyperparameters),
-            loss=hyperparameters.loss,
-            activation=hyperparameters.activation if hyperparameters.head_units else None,
-            num_layers=len(hyperparameters.head_units) + 1,
-            num_classes=num_classes,
-            num_heads=num_heads,
-        )
-
-
-#: of a trial, by the names of `_VALUES`
+#: values of a trial, by the names of `_VALUES`
 Values = Mapping[str, tf.Tensor]
 _VALUES = {
     "momentum": ((), tf.float32),
@@ -161,8 +49,86 @@ _VALUES = {
 }
 
 
+def initial(hyperparameters: Hyperparameters, num_features: int, num_classes: int, *, seed: int) -> list[NDArray[np.float32]]:
+    """Draw kernel (d, units) and bias (units,) of each layer with the initializers of Keras."""
+    widths = [num_features, *hyperparameters.head_units]
+    weights: list[NDArray[np.float32]] = []
+    for number, shape in enumerate(itertools.pairwise(widths)):
+        weights += _layer(keras.initializers.HeNormal(seed=seed + number), shape)
+    return weights + _layer(keras.initializers.GlorotUniform(seed=seed), (widths[-1], num_classes))
+
+
+def _layer(initializer: keras.Initializer, shape: tuple[int, int]) -> list[NDArray[np.float32]]:
+    return [keras.ops.convert_to_numpy(initializer(shape, dtype=_FLOAT)), np.zeros(shape[1], np.float32)]
+
+
+def standardize(features: tf.Tensor, moments: Moments | tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    """Bring features (n, d) to mean 0 and variance 1, by the moments of the training features.
+
+    Unlike those of a BatchNorm, the moments are the same in training and in inference, and do not drift during fine-tuning.
+    """
+    mean, variance = moments
+    return (tf.cast(features, tf.float32) - mean) / tf.sqrt(tf.maximum(variance, SMALLEST_VARIANCE))
+
+
+def forward(weights: Weights, features: tf.Tensor, *, activation: Activation | str, masks: Sequence[tf.Tensor] | None = None) -> tf.Tensor:
+    """Return the logits (n, classes) of standardized features (n, d).
+
+    Weights may have a leading axis of heads: kernels (H, d, units), biases (H, 1, units), features (n, d) or (H, n, d), logits
+    (H, n, classes). `masks` are the factors by which dropout multiplies the inputs of each layer; None means no dropout.
+    """
+    activate, x = _ACTIVATIONS[Activation(activation)], tf.cast(features, tf.float32)
+    for number, (kernel, bias) in enumerate(zip(weights[::2], weights[1::2], strict=True)):
+        if number:
+            x = activate(x)
+        if masks is not None:
+            x = x * masks[number]
+        x = tf.matmul(x, kernel) + bias
+    return x
+
+
+def measure(stored: NDArray[Any]) -> Moments:
+    """Return mean and variance of the columns of vectors (n, d)."""
+    mean = np.sum([part.sum(0, dtype=np.float64) for part in _parts(stored)], 0) / len(stored)
+    variance = np.sum([np.square(part - mean).sum(0) for part in _parts(stored)], 0) / len(stored)
+    return mean.astype(np.float32), np.maximum(variance, SMALLEST_VARIANCE).astype(np.float32)
+
+
+def _parts(stored: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(stored), _ROWS_AT_ONCE):
+        yield np.asarray(stored[start : start + _ROWS_AT_ONCE], np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadForm:
+    """What a program is traced for; everything else is passed as a value."""
+
+    optimizer: Optimizer
+    nesterov: bool
+    loss: Loss
+    #: None for a linear head
+    activation: Activation | None
+    #: layers of the head, the last one included
+    num_layers: int
+    num_classes: int
+    num_heads: int
+
+    @classmethod
+    def of(cls, hyperparameters: Hyperparameters, *, num_classes: int, num_heads: int) -> "HeadForm":
+        """Return the form of a trial's heads."""
+        return cls(
+            optimizer=hyperparameters.optimizer,
+            nesterov=optimizers.is_nesterov(hyperparameters),
+            loss=hyperparameters.loss,
+            activation=hyperparameters.activation if hyperparameters.head_units else None,
+            num_layers=len(hyperparameters.head_units) + 1,
+            num_classes=num_classes,
+            num_heads=num_heads,
+        )
+
+
 def values(hyperparameters: Hyperparameters, *, class_weights: NDArray[Any], clip: float, seed: int) -> Values:
-    """What a program is told of a trial."""
+    """Return the values of a trial that a program takes."""
     given: dict[str, Any] = {
         "momentum": optimizers.momentum_of(hyperparameters),
         "weight_decay": hyperparameters.weight_decay,
@@ -176,14 +142,14 @@ def values(hyperparameters: Hyperparameters, *, class_weights: NDArray[Any], cli
     return {name: tf.constant(given[name], dtype) for name, (_, dtype) in _VALUES.items()}
 
 
-@functools.lru_cache(maxsize=_NUM_KEPT)
-def program(form: HeadForm) -> "Program":
-    """The program of a form; the one that was traced for the trial before, if there was one."""
-    return Program(form)
+@functools.lru_cache(maxsize=_NUM_PROGRAMS)
+def program_for(form: HeadForm) -> "HeadsProgram":
+    """Return the program of a form, traced once while it is among the latest."""
+    return HeadsProgram(form)
 
 
-class Program:
-    """Trains heads of one form and tells what they see; it holds the weights of those that it trains now."""
+class HeadsProgram:
+    """Trains heads of one form and predicts with them; it holds the weights of the heads that it trains now."""
 
     def __init__(self, form: HeadForm) -> None:
         self.form = form
@@ -205,11 +171,11 @@ class Program:
 
     @property
     def num_traced(self) -> int:
-        """How often one of its functions was traced."""
+        """Number of times its functions were traced."""
         return sum(function.experimental_get_tracing_count() for function in (self._trained, self._predicted))
 
     def begin(self, weights: Sequence[NDArray[np.float32]]) -> None:
-        """Give every head these weights, kernel and bias of each layer, and an optimizer that remembers nothing."""
+        """Give every head these weights, kernel and bias of each layer, and a new optimizer state."""
         for own, slots in zip(self._weights, self._slots, strict=True):
             for variable, remembered, value in zip(own, slots, weights, strict=True):
                 variable.assign(value)
@@ -219,9 +185,10 @@ class Program:
     def train(
         self, features: tf.Tensor, labels: tf.Tensor, order: NDArray[Any], rates: NDArray[np.float32], *, first: int, given: Values
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Mean training loss and accuracy (heads,) of steps on rows `order` (steps, batch) of standardized features (n, d), labels (n,).
+        """Train for some steps, and return mean loss and accuracy (heads,).
 
-        `rates` (steps, heads) are the learning rates, `first` counts the steps before these.
+        Each step uses the rows `order` (steps, batch) of standardized features (n, d) and labels (n,). `rates` (steps, heads) are the
+        learning rates. `first` is the number of earlier steps.
         """
         loss, accuracy = self._trained(
             features, labels, tf.constant(order, tf.int32), tf.constant(rates), tf.constant(first, tf.int32), dict(given)
@@ -229,12 +196,12 @@ class Program:
         return loss.numpy(), accuracy.numpy()
 
     def predict(self, features: tf.Tensor) -> NDArray[np.float32]:
-        """Logits (heads, n, classes) of standardized features (n, d), without dropout."""
+        """Return the logits (heads, n, classes) of standardized features (n, d), without dropout."""
         logits: NDArray[np.float32] = self._predicted(features).numpy()
         return logits.reshape(self.form.num_heads, -1, self.form.num_classes)
 
     def weights(self, number: int) -> tuple[NDArray[np.float32], ...]:
-        """Kernel and bias of each layer of one head."""
+        """Return kernel and bias of each layer of one head."""
         return tuple(variable.numpy() for variable in self._weights[number])
 
     def _train(
@@ -265,19 +232,19 @@ class Program:
         return self._logits([[variable.read_value() for variable in own] for own in self._weights], features)
 
     def _logits(self, read: list[list[tf.Tensor]], features: tf.Tensor, *, dropout: tuple[tf.Tensor, ...] | None = None) -> tf.Tensor:
-        """(n, classes) of one head, (heads, n, classes) of several, all of which drop the same places."""
+        """Return logits (n, classes) of one head, or (heads, n, classes) of several; all heads drop the same values."""
         form = self.form
         joined = read[0] if form.num_heads == 1 else [_joined(each) for each in zip(*read, strict=True)]
-        kept = None if dropout is None else masks(joined, tf.shape(features)[0], *dropout)
-        logits = forward(joined, features, activation=form.activation or Activation.RELU, masks=kept)
+        dropped = None if dropout is None else masks(joined, tf.shape(features)[0], *dropout)
+        logits = forward(joined, features, activation=form.activation or Activation.RELU, masks=dropped)
         return tf.ensure_shape(logits, [form.num_heads, None, form.num_classes][-len(logits.shape) :])
 
     def _update(self, gradients: list[list[tf.Tensor]], rates: tf.Tensor, number: tf.Tensor, given: Values) -> None:
-        """One step of each head, by its own rate and its own norm of the gradient: one that is not finite spoils no other."""
+        """Take one step of each head, with its own rate and gradient norm, so that a head that diverges affects no other."""
         for index, (own, slots, each) in enumerate(zip(self._weights, self._slots, gradients, strict=True)):
             scale = optimizers.clip_scale(each, given["clip"])
             for place, (variable, remembered, gradient) in enumerate(zip(own, slots, each, strict=True)):
-                step = optimizers.Step(
+                step = optimizers.OptimizerStep(
                     rate=rates[index],
                     number=number,
                     momentum=given["momentum"],
@@ -288,13 +255,13 @@ class Program:
 
 
 def _joined(each: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The same weights of all heads: kernels (heads, d, units), biases (heads, 1, units)."""
+    """Stack the same weight of all heads: kernels (heads, d, units), biases (heads, 1, units)."""
     stacked = tf.stack(each)
     return stacked if len(stacked.shape) == 3 else stacked[:, None]
 
 
 def masks(weights: Sequence[tf.Tensor], count: tf.Tensor, rate: tf.Tensor, seed: tf.Tensor, number: tf.Tensor) -> list[tf.Tensor]:
-    """What dropout multiplies the inputs of each layer with (count, d): 0, or as much more as others are dropped."""
+    """Draw the factors (count, d) of dropout for the inputs of each layer: 0, or 1 / (1 - rate)."""
     found = []
     dropped = tf.round(rate * _LEVELS)
     for layer, kernel in enumerate(weights[::2]):

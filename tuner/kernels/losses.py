@@ -1,7 +1,4 @@
-"""The loss that a trial minimizes, for soft labels and class weights.
-
-Logits and labels into accuracy, loss and confusion.
-"""
+"""Losses and scores: the loss that a trial minimizes, and accuracy, loss and confusion on a split."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +11,15 @@ from numpy.typing import NDArray
 from tuner.protocol import messages
 from tuner.spec.hyperparameters import ClassWeights, Hyperparameters, Loss
 
-#: labels (n, classes) that sum to one, logits (n, classes) -> loss of each image (n,)
+#: from labels (n, classes) that sum to one and logits (n, classes) to the loss of each image (n,)
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _SMALLEST = 1e-7
+#: largest number of misclassified images reported for one epoch
+MAX_MISTAKES = 24
 
 
 def training(kind: Loss, *, smoothing: Any, gamma: Any, class_weights: Any) -> LossFunction:
-    """The loss that is minimized, with label smoothing and class weights (classes,), by numbers or tensors.
+    """Return the loss that a trial minimizes, with label smoothing and class weights (classes,), which may be tensors.
 
     Logits may have leading axes that labels lack: (heads, n, classes) gives (heads, n).
     """
@@ -36,18 +35,18 @@ def training(kind: Loss, *, smoothing: Any, gamma: Any, class_weights: Any) -> L
 
 
 def smoothing_of(hyperparameters: Hyperparameters) -> float:
-    """The label smoothing that acts: none on the focal loss."""
+    """Return the label smoothing in effect: 0 for the focal loss."""
     return hyperparameters.label_smoothing if hyperparameters.loss is not Loss.FOCAL else 0.0
 
 
 def build_validation(hyperparameters: Hyperparameters) -> LossFunction:
-    """The loss that is reported of the validation split: without smoothing or class weights; logits may have leading axes here too."""
+    """Return the loss reported for the validation split, without smoothing or class weights; logits may have leading axes."""
     each = _LOSSES[hyperparameters.loss](hyperparameters.focal_gamma)
     return lambda labels, logits: each(tf.broadcast_to(labels, tf.shape(logits)), logits)
 
 
 def class_weights(labels: np.ndarray, num_classes: int, kind: ClassWeights) -> np.ndarray:
-    """How much an image of each class counts (classes,); 1 on average over the training images `labels` (n,)."""
+    """Return the weight of each class (classes,), whose mean over the training images with `labels` (n,) is 1."""
     if kind is ClassWeights.NONE:
         return np.ones(num_classes)
     counts = np.bincount(labels, minlength=num_classes)
@@ -59,11 +58,11 @@ def _cross_entropy(_: Any) -> LossFunction:
 
 
 def _focal(gamma: Any) -> LossFunction:
-    """Lin and others, Focal loss (arXiv 1708.02002), over the softmax."""
+    """Return the focal loss (Lin and others, arXiv 1708.02002) over the softmax."""
 
     def focal(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
         log_p = tf.nn.log_softmax(logits)
-        # the slope of x ** gamma at 0 is not finite where gamma is below 1
+        # the slope of x ** gamma at 0 is infinite if gamma is below 1
         wrong = tf.maximum(-tf.math.expm1(log_p), _SMALLEST)
         return -tf.reduce_sum(labels * wrong**gamma * log_p, -1)
 
@@ -81,24 +80,20 @@ _LOSSES: dict[Loss, Callable[[Any], LossFunction]] = {
 }
 
 
-#: mistakes that are told of one epoch
-MAX_MISTAKES = 24
-
-
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """How a model did on one split."""
+    """Scores of a model on one split."""
 
     accuracy: float
     loss: float
     #: rows: true class, columns: predicted class
     confusion: tuple[tuple[int, ...], ...]
-    #: the most confident ones, the most confident first
+    #: the misclassified images with the highest confidence, the highest first
     mistakes: tuple[messages.Misclassified, ...] = ()
 
 
 def score(logits: NDArray[np.float32], labels: NDArray[np.int64], loss: LossFunction) -> Scores:
-    """Compare logits (n, classes) with labels (n,)."""
+    """Score logits (n, classes) against labels (n,)."""
     num_classes = logits.shape[1]
     predicted = logits.argmax(1)
     counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
@@ -112,7 +107,7 @@ def score(logits: NDArray[np.float32], labels: NDArray[np.int64], loss: LossFunc
 
 
 def _mistakes(logits: NDArray[np.float32], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[messages.Misclassified, ...]:
-    """The images that were taken for a wrong class with the highest probability (softmax); among equals the earliest."""
+    """Return the misclassified images with the highest softmax probability of the wrong class; ties go to the earliest image."""
     wrong = np.flatnonzero((predicted != labels) & np.isfinite(logits).all(1))
     given = logits[wrong] - logits[wrong].max(1, keepdims=True)
     confidence = 1.0 / np.exp(given).sum(1)  # of the class with the highest logit

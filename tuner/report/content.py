@@ -1,42 +1,30 @@
 """A study into all that a report says of it, read once."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from tuner.errors import StudyError
 from tuner.protocol import messages
-from tuner.storage import tables
-from tuner.storage.tables import LEASES
+from tuner.storage import optuna_private, tables
+from tuner.storage.attributes import PREPARED
 from tuner.studies import study as studies
-from tuner.studies.study import PREPARED, Study
+from tuner.studies.study import Study
 from tuner.views import failures, trial
 from tuner.views import studies as views_studies
 from tuner.views import trials as views_trials
 from tuner.views.failures import FailedTrials
 from tuner.views.studies import Look
+from tuner.views.trial import Attempt
 from tuner.views.trials import CurvePoint
 
 #: trials that are drawn one by one; of more the best and some of the others, evenly chosen
 MOST_DRAWN = 1_000
 _BEST_DRAWN = 200
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportedAttempt:
-    """One worker's go at a trial."""
-
-    trial: int
-    worker: str
-    #: seconds since the epoch by the database's clock
-    began: float
-    #: of one that goes on, when its worker was last seen
-    ended: float
-    #: a leases.LeaseEnding; "" while it goes on
-    ending: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +42,7 @@ class Material:
     #: of the drawn ones, by number
     curves: Mapping[int, Sequence[CurvePoint]]
     #: in the order of their beginnings
-    attempts: Sequence[ReportedAttempt]
+    attempts: Sequence[Attempt]
     #: the best trial; None: none has completed
     winner: trial.Trial | None
     troubles: Sequence[FailedTrials]
@@ -91,8 +79,8 @@ def choose(valued: Sequence[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def has_value(trial: FrozenTrial) -> bool:
-    """Whether a trial ended with a value."""
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.values is not None
+    """Whether a trial ended with a finite value."""
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and trial.values is not None and math.isfinite(trial.values[0])
 
 
 def _value(trial: FrozenTrial) -> float:
@@ -107,7 +95,7 @@ def _read(connection: Connection, study: Study, trials: Sequence[FrozenTrial], d
     attributes = tables.all_of(connection, tables.STUDY_USER, study.id)
     prepared = attributes.get(PREPARED)
     best = seen.history.best
-    ids = {trial._trial_id: trial.number for trial in drawn}
+    ids = {optuna_private.trial_id(trial): trial.number for trial in drawn}
     curves = views_trials.curves(connection, study.id, ids)
     return Material(
         study=studies.up_to_date(connection, study),
@@ -116,18 +104,9 @@ def _read(connection: Connection, study: Study, trials: Sequence[FrozenTrial], d
         trials=trials,
         drawn=drawn,
         curves={ids[trial_id]: points for trial_id, points in curves.items()},
-        attempts=_attempts(connection, study.id),
+        attempts=trial.attempts(connection, study.id),
         winner=None if best is None else trial.read(connection, study.id, best.number),
         troubles=failures.read(connection, study.id),
         attributes=attributes,
         at=tables.clock(connection),
     )
-
-
-def _attempts(connection: Connection, study_id: int) -> list[ReportedAttempt]:
-    columns = (LEASES.c.trial_number, LEASES.c.worker, LEASES.c.started_at, LEASES.c.ended_at, LEASES.c.seen_at, LEASES.c.ending)
-    query = select(*columns).where(LEASES.c.study_id == study_id).order_by(LEASES.c.started_at, LEASES.c.trial_number)
-    return [
-        ReportedAttempt(trial=number, worker=worker, began=began, ended=max(began, seen if ended is None else ended), ending=ending)
-        for number, worker, began, ended, seen, ending in connection.execute(query)
-    ]

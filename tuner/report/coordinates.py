@@ -22,10 +22,10 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner import wording
-from tuner.report.content import ReportedAttempt
 from tuner.sampling import suggestion
 from tuner.studies.leases import LeaseEnding
 from tuner.studies.study import Study
+from tuner.views.trial import Attempt
 from tuner.views.trials import CurvePoint
 
 #: the switch of a parameter that may be off
@@ -277,19 +277,19 @@ def curves(found: Mapping[int, Sequence[CurvePoint]], trials: Sequence[FrozenTri
     return _sorted(paths, good_numbers(trials), best, y_labels=labels, x_labels=("epoch 1", f"{last}"))
 
 
-def shifts(attempts: Sequence[ReportedAttempt]) -> list[Shift]:
+def shifts(attempts: Sequence[Attempt]) -> list[Shift]:
     """The work of each worker over the time of the study, in the order in which they came."""
     if not attempts:
         return []
     first, last = min(attempt.began for attempt in attempts), max(attempt.ended for attempt in attempts)
     span = max(last - first, 1e-9)
-    of_worker: dict[str, list[ReportedAttempt]] = {}
+    of_worker: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         of_worker.setdefault(attempt.worker, []).append(attempt)
     return [_shift(worker, theirs, first, span) for worker, theirs in of_worker.items()]
 
 
-def _shift(worker: str, attempts: Sequence[ReportedAttempt], first: float, span: float) -> Shift:
+def _shift(worker: str, attempts: Sequence[Attempt], first: float, span: float) -> Shift:
     bars: dict[str, list[str]] = {}
     for attempt in attempts:
         x, width = WIDTH * (attempt.began - first) / span, WIDTH * (attempt.ended - attempt.began) / span

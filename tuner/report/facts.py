@@ -14,6 +14,7 @@ from tuner import wording
 from tuner.report import coordinates
 from tuner.report.content import Material
 from tuner.results import best as bests
+from tuner.results import statistics
 from tuner.results.best import Best
 from tuner.results.retrain.verdict import JudgedConfig, Verdict
 from tuner.results.versions import versions
@@ -22,8 +23,8 @@ from tuner.spec import budget, plan, space
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.space import SpaceRow
-from tuner.studies import claims
-from tuner.studies.study import MIGRATED, Study
+from tuner.storage.attributes import HYPERPARAMETERS, MIGRATED
+from tuner.studies.study import Study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def _row(version: Version, num_readings: int) -> VersionRow:
         origin=str(again or f"trial {kept.trial}"),
         validation_accuracy=kept.metrics.get("validation_accuracy"),
         test_accuracy=accuracy,
-        interval="" if accuracy is None or not num else "{:.4f} to {:.4f}".format(*wording.wilson(accuracy, num)),
+        interval="" if accuracy is None or not num else "{:.4f} to {:.4f}".format(*statistics.accuracy_interval(accuracy, num)),
         num_readings=num_readings,
         stages=wording.listed(stage.value for stage in version.stages),
         at=version.created_at,
@@ -225,7 +226,7 @@ def honesty(best: Best) -> list[str]:
         else:
             said.append("The study has no test split, so how much too high it is cannot be measured.")
         return said
-    low, high = wording.wilson(best.test_accuracy, best.num_test)
+    low, high = statistics.accuracy_interval(best.test_accuracy, best.num_test)
     gap = best.value - best.test_accuracy
     measured = f"On {best.num_test:,} test images, by which nothing was chosen, it is {best.test_accuracy:.4f}"
     interval = f"95\u00a0% interval {low:.4f} to {high:.4f}, Wilson"
@@ -241,7 +242,7 @@ def against_rule(best: Best) -> str:
         return "Trial 0, the rule that needs no search, was not beaten."
     if best.rule_value is None:
         return "Trial 0, the rule that needs no search, has not completed, so there is nothing to hold the winner against."
-    low, high = wording.wilson(best.rule_value, best.prepared.num_validation)
+    low, high = statistics.accuracy_interval(best.rule_value, best.prepared.num_validation)
     beyond = "above" if best.value > high else "inside"
     gain = f"The rule that needs no search (trial 0) reached {best.rule_value:.4f}: the search gained {best.value - best.rule_value:.4f}"
     return f"{gain}, which is {beyond} the 95\u00a0% interval of the rule's own number ({low:.4f} to {high:.4f})."
@@ -283,7 +284,7 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ranked(trial: FrozenTrial) -> Ranked:
     known = trial.user_attrs
-    stored = trial.system_attrs.get(claims.HYPERPARAMETERS)
+    stored = trial.system_attrs.get(HYPERPARAMETERS)
     return Ranked(
         number=trial.number,
         value=coordinates.value(trial),

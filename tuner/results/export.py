@@ -1,7 +1,4 @@
-"""The best trial of a study into a study file of fixed values.
-
-The best trial of a study into a file that `tuner run` and `tuner check` read as a study.
-"""
+"""Export: the best trial of a study as a study file with fixed values, which `tuner run` trains again."""
 
 import importlib.metadata
 import json
@@ -22,7 +19,7 @@ _MAX_NAME = 100
 
 
 def resolved(best: Best) -> StudySpec:
-    """The study of one trial that trains as the best one did; `result` holds what the search found, and the seed of that trial."""
+    """Return a study of one trial that trains like the best one; its `result` section holds the results of the search and the seed."""
     spec = best.spec
     return StudySpec(
         name=name_of(best),
@@ -39,13 +36,13 @@ def resolved(best: Best) -> StudySpec:
 
 
 def name_of(best: Best) -> str:
-    """The name of the study that a search's best trial becomes; a later best trial becomes another study."""
+    """Return the name of the exported study, which contains the trial's number."""
     suffix = f"-trial-{best.trial}"
     return best.spec.name[: _MAX_NAME - len(suffix)] + suffix
 
 
 def fixed(hyperparameters: Hyperparameters) -> SearchSpace:
-    """The search space that holds these hyperparameters and no others."""
+    """Return a search space with these hyperparameters as fixed values."""
     plain: dict[str, Any] = hyperparameters.model_dump(mode="json")
     for rate in ("learning_rate", "probe_learning_rate"):
         plain[rate] = {plain["optimizer"]: plain[rate]}
@@ -58,7 +55,7 @@ def _result(best: Best) -> dict[str, Any]:
         "study": best.spec.name,
         "trial": best.trial,
         "trial_seed": best.seed,
-        # of images that were trained on it would be no such thing
+        # not a validation accuracy if the trial trained on the validation images
         "validation_accuracy": best.value if best.spec.training.images == "train" else None,
         "test_accuracy": best.test_accuracy,
         "best_epoch": best.best_epoch,
@@ -82,26 +79,26 @@ def _without_unknown(values: dict[str, Any]) -> dict[str, Any]:
 
 
 _COMMENTS = {
-    "data": "the images, and how they are split; the splits follow from the seed",
+    "data": "the images, and how they are split; the seed determines the splits",
     "model": "the pretrained network",
-    "budget": "one trial: there is nothing left to search",
-    "training": "the road of the trial",
-    "search": "every hyperparameter of the best trial; those that do not act on it stand at their defaults",
-    "result": "what the search found, and with what; trial_seed is the seed of the run, the rest is carried along",
+    "budget": "one trial, because nothing is left to search",
+    "training": "the stages of the trial",
+    "search": "every hyperparameter of the trial; those without effect have their defaults",
+    "result": "the results of the search and its conditions; only trial_seed has an effect, as the seed of the trial",
 }
 
 
 def as_yaml(best: Best) -> str:
-    """The best trial as a commented study file."""
+    """Return the best trial as a study file with comments."""
     rank = "the best" if best.is_best else "one"
-    what = f"Trial {best.trial} of the study {best.spec.name}, {rank} of {best.num_completed} completed trials"
+    headline = f"Trial {best.trial} of the study {best.spec.name}, {rank} of {best.num_completed} completed trials"
     measured = "validation accuracy" if best.spec.training.images == "train" else "accuracy on images that it trained on"
-    return commented(resolved(best), f"{what}: {measured} {best.value:.4f}.")
+    return commented(resolved(best), f"{headline}: {measured} {best.value:.4f}.")
 
 
 def commented(spec: StudySpec, headline: str) -> str:
-    """A study of fixed values as a study file, with a line above it and one above each section."""
-    lines = [f"# {headline}", "# A study file of fixed values, written by tuner: `tuner run` trains it again."]
+    """Return a study as YAML, with a headline and a comment above each section."""
+    lines = [f"# {headline}", "# A study file with fixed values, written by tuner; `tuner run` trains it again."]
     for line in study_file.dump(spec).splitlines():
         comment = _COMMENTS.get(line.partition(":")[0])
         lines += ["", f"# {comment}"] if comment else []
@@ -110,29 +107,29 @@ def commented(spec: StudySpec, headline: str) -> str:
 
 
 def as_json(best: Best) -> str:
-    """The best trial as a study file in JSON."""
+    """Return the best trial as a study file in JSON."""
     return json.dumps(resolved(best).model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
 
 
 def write(best: Best, path: Path) -> None:
-    """Write the best trial to a file, as YAML or JSON by its suffix; an earlier export of the same study is replaced.
+    """Write the best trial to a YAML or JSON file, by its suffix; replace an earlier export of the same study.
 
     Raises:
-        RequestError: the suffix is neither, something else is in the way, or the folder cannot be written.
+        RequestError: the suffix is unknown, the file is not an export of this study, or the folder cannot be written.
     """
     check_place(path)
     if path.exists() and not is_export(path, best.spec.name):
         raise errors.RequestError(
-            f"{path} exists and is not an export of the study {best.spec.name}, so it is left as it is; name another file, or give --force"
+            f"{path} exists and is not an export of the study {best.spec.name}, so it is not overwritten; name another file, or add --force"
         )
     replace(best, path)
 
 
 def replace(best: Best, path: Path) -> None:
-    """As `write`, whatever the file holds.
+    """Write the best trial like `write`, but overwrite any file.
 
     Raises:
-        RequestError: the suffix is neither, or the folder cannot be written.
+        RequestError: the suffix is unknown, or the folder cannot be written.
     """
     check_place(path)
     try:
@@ -142,10 +139,10 @@ def replace(best: Best, path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Find out before a search whether its export could be written.
+    """Check before a search that its export can be written.
 
     Raises:
-        RequestError: the suffix is not known, or the path is or lacks a folder.
+        RequestError: the suffix is unknown, the path is a folder, or its folder does not exist.
     """
     if path.suffix.lower() not in _WRITERS:
         raise errors.RequestError(f"{path} ends in {path.suffix or 'no suffix'}; expected {', '.join(_WRITERS)}")
@@ -156,14 +153,16 @@ def check_place(path: Path) -> None:
     if is_folder:
         raise errors.RequestError(f"{path} is a folder; name a file in it, for example {path / 'best.yaml'}")
     if not has_folder:
-        raise errors.RequestError(f"{path} cannot be written: there is no folder {path.parent}; make it first: mkdir -p {path.parent}")
+        raise errors.RequestError(
+            f"{path} cannot be written: the folder {path.parent} does not exist; create it first: mkdir -p {path.parent}"
+        )
 
 
 _WRITERS = {".yaml": as_yaml, ".yml": as_yaml, ".json": as_json}
 
 
 def is_export(path: Path, study: str) -> bool:
-    """Whether a file is an export of this study, which a newer one may replace."""
+    """Return whether a file is an export of this study, which a newer export may replace."""
     try:
         found = study_file.read(path)
     except errors.SpecError:

@@ -1,7 +1,4 @@
-"""What a network makes of images into figures that can be believed: intervals, figures by class, calibration, comparisons.
-
-A confusion matrix into the mistakes that were made most.
-"""
+"""Statistics: intervals, figures of classes, calibration, and comparisons of two networks or two configs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,65 +6,94 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from pydantic import BaseModel, ConfigDict
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Right = NDArray[np.bool_]
 
+#: confidence level of every interval
 _LEVEL = 0.95
 _NUM_BINS = 15
 _NUM_RESAMPLES = 2000
-#: temperatures that are looked among
+#: range of the temperature
 _COLDEST, _HOTTEST = 0.02, 50.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class OfClass:
-    """How one class was told from the others."""
+class ClassFigures(BaseModel):
+    """How well a model recognizes the images of one class; None (`null` in JSON) is a figure that is undefined."""
 
-    #: images of it
-    num: int
-    #: part of what was taken for it that is of it; 0 where nothing was
-    precision: float
-    #: part of its images that was taken for it; 0 where there are none
-    recall: float
-    #: harmonic mean of the two
-    f1: float
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    #: images of the class
+    num_images: int
+    #: share of correct predictions among the images predicted as this class; undefined if there are none
+    precision: float | None
+    #: share of correct predictions among the images of this class; undefined if there are none
+    recall: float | None
+    #: 2 * correct / (images of the class + images predicted as it); undefined if both are none
+    f1: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confused:
+    """Images of one class that were predicted as another."""
+
+    truth: str
+    taken_for: str
+    num_images: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bin:
+    """Images with about the same confidence."""
+
+    num_images: int
+    #: mean of the highest probabilities
+    confidence: float
+    accuracy: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:
-    """Two networks on the same images."""
+    """Two networks on the same images (McNemar's test)."""
 
-    #: images that only the first one, and only the second one, got right
+    #: images that only the first, or only the second network classifies correctly
     only_first: int
     only_second: int
-    #: two-sided, exact: how likely so unequal counts are where the two are equally good
+    #: two-sided exact p-value: the probability of counts at least this unequal if both networks are equally good
     p: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """Two configs trained with the same seeds."""
+    """Two configs that were trained with the same seeds."""
 
-    #: mean of first less second
+    #: mean of the first minus the second
     difference: float
-    #: 95 % interval of the mean (Student's t); None: fewer than two seeds, or no difference varies
+    #: 95 % interval of the mean (Student's t); None with fewer than two seeds or equal differences
     interval: tuple[float, float] | None
-    #: seeds with which the first was better
+    #: number of seeds with which the first is better
     num_better: int
     num: int
 
 
 def wilson(num_right: int, num: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was counted (Wilson 1927)."""
+    """Return the 95 % interval of a proportion `num_right / num` (Wilson 1927)."""
+    from scipy import stats
+
     found = stats.binomtest(num_right, num).proportion_ci(_LEVEL, method="wilson")
     return float(found.low), float(found.high)
 
 
+def accuracy_interval(accuracy: float, num: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of an accuracy that was measured on `num` images."""
+    return wilson(round(accuracy * num), num)
+
+
 def bootstrap(figure: Callable[[NDArray[np.int64]], float], num: int, *, seed: int = 0) -> tuple[float, float]:
-    """The 95 % percentile interval of a figure of `num` images, which is called with the rows of images drawn with replacement."""
+    """Return the 95 % percentile interval of a figure; `figure` gets the row numbers of `num` images, drawn with replacement."""
     random = np.random.default_rng(seed)
     found = [figure(random.integers(num, size=num)) for _ in range(_NUM_RESAMPLES)]
     low, high = np.quantile(found, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
@@ -75,61 +101,65 @@ def bootstrap(figure: Callable[[NDArray[np.int64]], float], num: int, *, seed: i
 
 
 def confusion(labels: Labels, predicted: Labels, num_classes: int) -> NDArray[np.int64]:
-    """Counts of images, rows: true class, columns: predicted class."""
+    """Return the confusion matrix: numbers of images, rows are true classes, columns are predicted classes."""
     counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).astype(np.int64)
 
 
-def by_class(counts: NDArray[np.int64]) -> list[OfClass]:
-    """Precision, recall and F1 of each class of a confusion."""
-    right, true, taken = np.diag(counts), counts.sum(1), counts.sum(0)
+def by_class(counts: Sequence[Sequence[int]] | NDArray[np.int64], names: Sequence[str]) -> list[ClassFigures]:
+    """Return precision, recall and F1 of each class of a confusion matrix."""
+    matrix = np.asarray(counts, np.int64).reshape(len(names), len(names))
+    right, true, taken = np.diag(matrix), matrix.sum(1), matrix.sum(0)
     return [
-        OfClass(num=int(of), precision=_part(hit, took), recall=_part(hit, of), f1=_part(2 * hit, of + took))
-        for hit, of, took in zip(right, true, taken, strict=True)
+        ClassFigures(name=name, num_images=of, precision=_share(hit, took), recall=_share(hit, of), f1=_share(2 * hit, of + took))
+        for name, hit, of, took in zip(names, right.tolist(), true.tolist(), taken.tolist(), strict=True)
     ]
 
 
 def macro_f1(counts: NDArray[np.int64]) -> float:
-    """Mean F1 of the classes, each counted alike however many images it has."""
-    return float(np.mean([each.f1 for each in by_class(counts)]))
+    """Return the mean F1 of the classes, each with the same weight; an undefined F1 counts as 0."""
+    figures = by_class(counts, [""] * len(counts))
+    return float(np.mean([each.f1 or 0.0 for each in figures]))
+
+
+def most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str], *, most: int) -> list[Confused]:
+    """Return the most frequent mistakes of a confusion matrix, at most `most` of them."""
+    wrong = [(num, truth, taken) for truth, row in enumerate(confusion) for taken, num in enumerate(row) if num and truth != taken]
+    wrong.sort(key=lambda found: (-found[0], found[1], found[2]))
+    return [Confused(truth=name_of(truth, names), taken_for=name_of(taken, names), num_images=num) for num, truth, taken in wrong[:most]]
+
+
+def name_of(label: int, names: Sequence[str]) -> str:
+    """Return a class's name, or its number if the name is unknown."""
+    return names[label] if label < len(names) else f"class {label}"
 
 
 def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Softmax of logits divided by a temperature."""
+    """Return the softmax of logits divided by a temperature."""
     scaled = logits.astype(np.float64) / temperature
     raised = np.exp(scaled - scaled.max(1, keepdims=True))
     found: NDArray[np.float64] = raised / raised.sum(1, keepdims=True)
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bin:
-    """Images that a network is about equally sure of."""
-
-    num_images: int
-    #: mean of the largest probabilities
-    confidence: float
-    accuracy: float
-
-
 def bins(given: NDArray[np.float64], labels: Labels) -> list[Bin]:
-    """Images by confidence, in bins of equal width, the least sure first; those without images are left out (Guo 2017, section 2)."""
+    """Group images by confidence into bins of equal width, lowest first, without empty bins (Guo 2017, section 2)."""
     confidence, right = given.max(1), given.argmax(1) == labels
-    places = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
+    numbers = np.minimum((confidence * _NUM_BINS).astype(int), _NUM_BINS - 1)
     return [
-        Bin(num_images=int(there.sum()), confidence=float(confidence[there].mean()), accuracy=float(right[there].mean()))
-        for place in range(_NUM_BINS)
-        if (there := places == place).any()
+        Bin(num_images=int(inside.sum()), confidence=float(confidence[inside].mean()), accuracy=float(right[inside].mean()))
+        for number in range(_NUM_BINS)
+        if (inside := numbers == number).any()
     ]
 
 
 def calibration_error(given: NDArray[np.float64], labels: Labels) -> float:
-    """Expected calibration error: how far confidence is from accuracy, over bins of equal width (Guo 2017, section 2)."""
+    """Return the expected calibration error: the mean distance of confidence and accuracy over the bins (Guo 2017, section 2)."""
     return sum(each.num_images * abs(each.accuracy - each.confidence) for each in bins(given, labels)) / len(labels)
 
 
 def log_loss(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
-    """Mean cross-entropy of logits divided by a temperature."""
+    """Return the mean cross-entropy of logits divided by a temperature."""
     scaled = logits.astype(np.float64) / temperature
     top = scaled.max(1)
     every = top + np.log(np.exp(scaled - top[:, None]).sum(1))
@@ -137,24 +167,28 @@ def log_loss(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
 
 
 def temperature(logits: Logits, labels: Labels) -> float:
-    """What logits are to be divided by so that probabilities fit best (Guo 2017, section 4.2), by the least Brier score.
+    """Return the temperature with the lowest Brier score (Guo 2017, section 4.2).
 
-    Not by the least cross-entropy, as there: that has no bound, and a few images that a head finds very strange decide it alone.
+    The paper takes the lowest cross-entropy. That has no upper bound, so a few images with extreme logits would decide alone.
     """
+    from scipy import optimize
+
     bounds = (math.log(_COLDEST), math.log(_HOTTEST))
     found = optimize.minimize_scalar(lambda power: brier(logits, labels, math.exp(power)), bounds=bounds, method="bounded")
     return float(math.exp(found.x))
 
 
 def brier(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
-    """Mean squared distance of probabilities from what is true, from 0 to 2 (Brier 1950)."""
+    """Return the mean squared distance of probabilities and true classes, from 0 to 2 (Brier 1950)."""
     distances = probabilities(logits, temperature)
     distances[np.arange(len(labels)), labels] -= 1.0
     return float((distances**2).sum(1).mean())
 
 
 def mcnemar(first: Right, second: Right) -> McNemar:
-    """Whether two networks differ on the same images, by those that only one of them got right (McNemar 1947, exact)."""
+    """Compare two networks by the images that only one of them classifies correctly (McNemar 1947, exact test)."""
+    from scipy import stats
+
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     count = only_first + only_second
     p = float(stats.binomtest(only_first, count).pvalue) if count else 1.0
@@ -162,7 +196,9 @@ def mcnemar(first: Right, second: Right) -> McNemar:
 
 
 def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
-    """What two configs come to with the same seeds, in the same order."""
+    """Compare two configs by values with the same seeds, in the same order."""
+    from scipy import stats
+
     differences = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     mean, num = float(differences.mean()), len(differences)
     interval = None
@@ -173,30 +209,9 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """Standard deviation of a few values; None of fewer than two."""
+    """Return the standard deviation of values; None for fewer than two."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def _part(part: float, of: float) -> float:
-    return float(part / of) if of else 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confused:
-    """Images of one class that were taken for another."""
-
-    truth: str
-    taken_for: str
-    num_images: int
-
-
-def most_confused(confusion: Sequence[Sequence[int]], names: Sequence[str], *, most: int) -> list[Confused]:
-    """What was taken for something else most often; rows are the true classes, columns what was predicted."""
-    wrong = [(num, truth, taken) for truth, row in enumerate(confusion) for taken, num in enumerate(row) if num and truth != taken]
-    wrong.sort(key=lambda found: (-found[0], found[1], found[2]))
-    return [Confused(truth=name_of(truth, names), taken_for=name_of(taken, names), num_images=num) for num, truth, taken in wrong[:most]]
-
-
-def name_of(label: int, names: Sequence[str]) -> str:
-    """A class's name, or its place where the names are not known."""
-    return names[label] if label < len(names) else f"class {label}"
+def _share(part: int, of: int) -> float | None:
+    return part / of if of else None

@@ -18,7 +18,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from tuner.spec import budget
-from tuner.storage.queries import VALUED
+from tuner.storage import optuna_private, queries
+from tuner.storage.attributes import PROBE_ACCURACY, PROMOTED
 from tuner.storage.tables import INTERMEDIATE, LEASES, PARAMETERS, TRIAL_USER, TRIALS, VALUES
 
 
@@ -59,7 +60,13 @@ class _Outline:
     trial_id: int
     number: int
     state: TrialState
+    #: None: it has none that is finite
     value: float | None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a sampler learns from it: a trial that completed with an infinite value tells nothing."""
+        return self.state is TrialState.PRUNED or (self.state is TrialState.COMPLETE and self.value is not None)
 
 
 @dataclass
@@ -77,11 +84,11 @@ class SamplerHistory:
         """The running trials, and of those that were completed or pruned the ones to learn from, in the order of their numbers."""
         news = self._news(connection, study_id)
         running = [outline for outline in news if outline.state is TrialState.RUNNING]
-        ended = {**self._outlines, **{outline.trial_id: outline for outline in news if outline.state in _ENDED}}
+        ended = {**self._outlines, **{outline.trial_id: outline for outline in news if outline.is_shown}}
         chosen = {outline.trial_id: outline for outline in self._choose(connection, list(ended.values()))}
         known = {trial_id: trial for trial_id, trial in self._trials.items() if trial_id in chosen}
         loaded = load(connection, [outline for trial_id, outline in chosen.items() if trial_id not in known] + running)
-        known |= {trial._trial_id: trial for trial in loaded if trial.state in _ENDED}
+        known |= {optuna_private.trial_id(trial): trial for trial in loaded if trial.state in _ENDED}
         # nothing is remembered before all is read: a transaction that breaks off is repeated
         self._unread.note((outline.trial_id, outline.state) for outline in news)
         self._outlines, self._trials = chosen, known
@@ -92,7 +99,7 @@ class SamplerHistory:
         """The trials that may have changed since they were last read."""
         query = (
             select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, VALUES.c.value)
-            .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & (VALUES.c.objective == 0))
+            .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & queries.IS_FINITE)
             .where(self._unread.among(study_id))
         )
         return [_Outline(**row._asdict()) for row in connection.execute(query)]
@@ -122,10 +129,9 @@ def one(connection: Connection, trial_id: int) -> FrozenTrial:
 
 def best(connection: Connection, study_id: int, *, maximizes: bool, most: int) -> list[FrozenTrial]:
     """The completed trials with the best values, of those that have a finite one, the best first."""
-    order = VALUED.c.value.desc() if maximizes else VALUED.c.value
-    query = select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.state, VALUED.c.value).order_by(order, VALUED.c.number).limit(most)
-    rows = connection.execute(query.where(VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE))
-    return load(connection, [_Outline(**row._asdict()) for row in rows])
+    rows = connection.execute(queries.ranked(study_id, maximizes=maximizes).limit(most))
+    found = [_Outline(trial_id=row[0], number=row[1], state=TrialState.COMPLETE, value=row[2]) for row in rows]
+    return load(connection, found)
 
 
 def at_step(connection: Connection, study_id: int, step: int) -> list[FrozenTrial]:
@@ -205,9 +211,6 @@ def _distribution(text: str) -> BaseDistribution:
     return json_to_distribution(text)
 
 
-#: user attributes of a trial
-PROBE_ACCURACY = "probe_accuracy"
-PROMOTED = "promoted"
 #: a lease that another process grants just now begins no earlier before what is read of it
 _OVERLAP_SECONDS = 60.0
 

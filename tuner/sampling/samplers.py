@@ -7,22 +7,12 @@ from enum import StrEnum
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from tuner.sampling import enumeration
 from tuner.spec import strategies
 from tuner.spec.study import StudySpec
-
-
-class _Sequence(QMCSampler):
-    """A quasi-random sequence in which a trial's number is its place: Optuna counts in the storage, where two workers may count alike."""
-
-    def __init__(self, place: int, **options: Any) -> None:
-        super().__init__(**options)
-        self._place = place
-
-    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
-        return self._place
+from tuner.storage import optuna_private
 
 
 def _build_tpe(options: strategies.Tpe, seed: int, number: int) -> BaseSampler:
@@ -52,7 +42,9 @@ def _build_nsga(options: strategies.NsgaII, seed: int, number: int) -> BaseSampl
 
 def _build_qmc(options: strategies.Qmc, seed: int, number: int) -> BaseSampler:
     independent = RandomSampler(seed=seed)
-    return _Sequence(number, qmc_type=options.sequence, independent_sampler=independent, warn_independent_sampling=False, seed=0)
+    return optuna_private.NumberedQMCSampler(
+        number, qmc_type=options.sequence, independent_sampler=independent, warn_independent_sampling=False, seed=0
+    )
 
 
 def _build_random(options: strategies.Random | strategies.Grid | strategies.BruteForce, seed: int, number: int) -> BaseSampler:

@@ -10,8 +10,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-#: optuna.samplers._tpe.sampler._RELATIVE_PARAMS_KEY
-_DRAWN = "tpe:relative_params"
+from tuner.storage import optuna_private
 
 
 class Suggestion:
@@ -54,7 +53,7 @@ class Suggestion:
         if self._relative is None:
             searched = self._sampler.infer_relative_search_space(self._study, self._trial)
             self._relative = self._sampler.sample_relative(self._study, self._trial, searched)
-        if name in self._relative and distribution._contains(distribution.to_internal_repr(self._relative[name])):
+        if name in self._relative and optuna_private.contains(distribution, self._relative[name]):
             return self._relative[name]
         return self._sampler.sample_independent(self._study, self._trial, name, distribution)
 
@@ -71,7 +70,7 @@ class _Snapshot:
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         # TPE tells other workers what it has drawn, for as long as the parameters are not stored; ours are stored at once, in a moment
-        if not key.startswith(_DRAWN):
+        if not key.startswith(optuna_private.TPE_RELATIVE_PARAMS):
             self._storage.set_trial_system_attr(trial_id, key, value)
 
     def __getattr__(self, name: str) -> Any:

@@ -1,13 +1,6 @@
-"""PostgreSQL connections that are given up when no answer comes, although what lies between takes the packets.
-
-The kernel gives up a connection whose packets no one acknowledges. A proxy, a load balancer or a server that stands still acknowledges them
-and says nothing: without a limit of our own a worker would wait for ever, and whoever it locked out with it.
-
-A database URL into an open Storage, or a StorageError that says what to do.
-"""
+"""Storage: an open database with the tables of Optuna and of tuner."""
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,22 +15,25 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from tuner.errors import MissingPackage, StorageError
-from tuner.storage import database_errors, migrating, tables
+from tuner.storage import database_errors, migrating, optuna_private, retry, tables
 
-#: how long a statement may take; longer than any wait for a lock that other workers hold
+#: how long a statement may take, in seconds; longer than any wait for a lock that other workers hold
 ANSWER_SECONDS = 30.0
 
 
-class Impatient(psycopg.Connection[Any]):
-    """A connection on which no statement takes longer than its limit; one that does is closed."""
+class BoundedConnection(psycopg.Connection[Any]):
+    """A PostgreSQL connection on which no statement takes longer than its limit. A connection that reaches it is closed.
+
+    A proxy, a load balancer or a server that hangs acknowledges every packet and never answers. No setting of libpq or of the server ends
+    such a wait (docs/reliability.md shows the measurement), so this class passes a timeout to psycopg's own wait.
+    """
 
     answer_seconds = ANSWER_SECONDS
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        """As psycopg's, with a limit where the caller sets none."""
+        """Wait for an answer as psycopg does, with a limit if the caller sets none."""
         try:
             return super().wait(gen, interval, self.answer_seconds if timeout is None else timeout)
         except psycopg.errors._WaitTimeout as error:
@@ -47,21 +43,21 @@ class Impatient(psycopg.Connection[Any]):
             raise psycopg.OperationalError(f"the server took longer than {self.answer_seconds:.0f} s to answer: timed out") from error
 
 
-def limit(engine: Engine) -> None:
-    """Have an engine make such connections; the limit is that of unacknowledged packets where the URL sets it."""
+def bound_waits(engine: Engine) -> None:
+    """Have an engine make bounded connections. `tcp_user_timeout` in the URL, in milliseconds, changes the limit."""
     given = engine.url.query.get("tcp_user_timeout")
     seconds = ANSWER_SECONDS if given is None else int(str(given)) / 1000
 
     @event.listens_for(engine, "do_connect")
-    def connect(dialect: Any, record: Any, arguments: Any, parameters: Any) -> Impatient:
-        connection: Impatient = Impatient.connect(*arguments, **parameters)
+    def connect(dialect: Any, record: Any, arguments: Any, parameters: Any) -> BoundedConnection:
+        connection: BoundedConnection = BoundedConnection.connect(*arguments, **parameters)
         connection.answer_seconds = seconds
-        # a worker whose network went away in the middle of a transaction must not lock out the others
+        # a worker that loses its network inside a transaction must not lock out the others
         connection.execute(f"SET idle_in_transaction_session_timeout = {int(1000 * seconds)}".encode())
         connection.commit()
         return connection
 
-    engine.dispose()  # the connections made so far wait for ever
+    engine.dispose()  # the connections made so far are not bounded
 
 
 T = TypeVar("T")
@@ -69,8 +65,8 @@ T = TypeVar("T")
 #: how long SQLite waits for another process to finish its transaction
 _SQLITE_PATIENCE_SECONDS = 60.0
 _RETRY_SECONDS = 5.0
-#: tries to create the tables while other processes do the same
-_OPEN_TRIES = 20
+#: how long to retry creating the tables while other processes do the same
+_CREATION_SECONDS = 20.0
 _CONNECT_SECONDS = 10
 #: how long a connection may hang before it counts as cut: nothing else ends one whose packets go nowhere
 _SILENCE_SECONDS = 30
@@ -141,14 +137,8 @@ class Storage:
         Raises:
             StorageError: the database does not do its part; says why.
         """
-        retrying = Retrying(
-            retry=retry_if_exception(database_errors.is_transient),
-            stop=stop_after_delay(self.retry_seconds),
-            wait=wait_random_exponential(multiplier=0.05, max=1.0),
-            reraise=True,
-        )
         try:
-            return retrying(work)
+            return retry.call(work, may_pass=database_errors.is_transient, seconds=self.retry_seconds, pauses=(0.05, 1.0))
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             if database_errors.is_transient(error):
                 self._contact.lost_at = time.monotonic()
@@ -174,7 +164,7 @@ def open(url: str) -> Storage:  # noqa: A001
     if address.get_backend_name() == "sqlite":
         _tune_sqlite(rdb.engine)
     if address.get_backend_name() == "postgresql" and rdb.engine.dialect.driver == "psycopg":
-        limit(rdb.engine)
+        bound_waits(rdb.engine)
     storage = Storage(url=url, rdb=rdb, cached=optuna.storages.get_storage(rdb))
     try:
         if not storage.read(migrating.is_up_to_date):
@@ -250,14 +240,15 @@ def _parse(url: str) -> URL:
 
 def _connect(address: URL) -> RDBStorage:
     """Optuna's storage on an address, with its tables; processes that create them at once trip over each other and try again."""
-    for remaining in reversed(range(_OPEN_TRIES)):
-        try:
-            return _create(address)
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            if not remaining or not database_errors.is_creation_race(error):
-                raise StorageError(database_errors.explain(error, address)) from error
-            time.sleep(random.uniform(0.02, 0.2))
-    raise AssertionError("the last try returns or raises")
+    try:
+        return retry.call(lambda: _create(address), may_pass=_is_creation_race, seconds=_CREATION_SECONDS, pauses=(0.05, 0.2))
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise StorageError(database_errors.explain(error, address)) from error
+
+
+def _is_creation_race(error: BaseException) -> bool:
+    is_of_database = isinstance(error, SQLAlchemyError | optuna.exceptions.StorageInternalError)
+    return is_of_database and database_errors.is_creation_race(error)
 
 
 def _create(address: URL) -> RDBStorage:
@@ -282,7 +273,7 @@ def _create(address: URL) -> RDBStorage:
 def _create_tables(engine: Engine) -> None:
     """Create what is missing of Optuna's, and leave no connection open, whatever comes of it."""
     try:
-        tables.OPTUNA.create_all(engine)
+        optuna_private.METADATA.create_all(engine)
     finally:
         engine.dispose()
 

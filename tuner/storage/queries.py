@@ -1,28 +1,88 @@
-"""The trials of a study into its history: each new best, and enough of the others to draw."""
+"""Queries over the values of trials: the best trial, the ranking of trials, and the best value so far.
 
+Only finite values count. Every query for a best trial, here and elsewhere, selects from `VALUED` (or calls `best` or `ranked`):
+PostgreSQL sorts NULL and NaN first in descending order, and Optuna stores an infinite value as NULL.
+"""
+
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
-from optuna.storages._rdb import models
 from optuna.trial import TrialState
-from sqlalchemy import Connection, and_, case, func, or_, select
+from sqlalchemy import Connection, Select, and_, case, func, or_, select
 
+from tuner.storage import optuna_private
 from tuner.storage.tables import TRIALS, VALUES
 
-#: trials that are drawn one by one; of more every second, third ... is
+#: the condition that a row of `VALUES` holds a finite value of the first objective
+IS_FINITE = and_(
+    VALUES.c.objective == 0,
+    VALUES.c.value_type == optuna_private.FINITE,
+    # PostgreSQL holds NaN to be greater than every number
+    VALUES.c.value.between(-sys.float_info.max, sys.float_info.max),
+)
+#: trials with a finite value of the first objective: study_id, trial_id, number, state, value
+VALUED = (
+    select(TRIALS.c.study_id, TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, VALUES.c.value)
+    .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
+    .where(IS_FINITE)
+    .subquery("valued")
+)
+#: more trials than this are not drawn one by one, but every second, third ... of them
 _DRAWN = 400
-#: completed values from the best on that are known each by itself
+#: number of the best completed values that are known one by one
 _TOP = 64
-_FINITE = models.TrialValueModel.TrialValueType.FINITE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """A trial that ended with a value."""
+class ValuedTrial:
+    """A trial that ended with a finite value."""
 
+    trial_id: int
     number: int
     value: float
     is_pruned: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateCount:
+    """The trials of a study in one state."""
+
+    num_trials: int
+    #: when the last of them ended, in UTC without a zone, as Optuna writes it; None if none has
+    last_end: datetime | None
+    #: id of the newest of them
+    last_trial_id: int
+
+
+def counts(connection: Connection, study_ids: Sequence[int]) -> dict[int, dict[TrialState, StateCount]]:
+    """Return the trials of some studies by study and state; a state without trials is left out."""
+    columns = (TRIALS.c.study_id, TRIALS.c.state, func.count(), func.max(TRIALS.c.datetime_complete), func.max(TRIALS.c.trial_id))
+    query = select(*columns).where(TRIALS.c.study_id.in_(study_ids)).group_by(TRIALS.c.study_id, TRIALS.c.state)
+    found: dict[int, dict[TrialState, StateCount]] = {}
+    for study_id, state, num_trials, last_end, last_trial_id in connection.execute(query):
+        count = StateCount(num_trials=num_trials, last_end=last_end, last_trial_id=last_trial_id)
+        found.setdefault(study_id, {})[state] = count
+    return found
+
+
+def ranked(study_id: int, *, maximizes: bool = True) -> Select[int, int, float]:
+    """Return the query for id, number and value of the completed trials: the best first, among equals the earliest."""
+    order = VALUED.c.value.desc() if maximizes else VALUED.c.value
+    query = select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.value).order_by(order, VALUED.c.number)
+    return query.where(VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE)
+
+
+def best(connection: Connection, study_id: int) -> ValuedTrial | None:
+    """Return the completed trial with the highest value, among equals the earliest, or None if no trial has completed."""
+    row = connection.execute(ranked(study_id).limit(1)).first()
+    return None if row is None else ValuedTrial(trial_id=row[0], number=row[1], value=row[2])
+
+
+def values(connection: Connection, study_id: int) -> dict[int, float]:
+    """Return the values of the completed trials by number, the best first."""
+    return {number: value for _, number, value in connection.execute(ranked(study_id))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +90,9 @@ class BestSoFar:
     """What a study has found, trial after trial."""
 
     #: completed trials that were better than all before them, in order
-    records: tuple[Point, ...] = ()
+    records: tuple[ValuedTrial, ...] = ()
     #: some of the trials, evenly chosen by their numbers
-    others: tuple[Point, ...] = ()
+    others: tuple[ValuedTrial, ...] = ()
     #: the others are every so manieth trial
     stride: int = 1
     #: completed trials after the best one
@@ -42,29 +102,31 @@ class BestSoFar:
     top: tuple[float, ...] = ()
 
     @property
-    def best(self) -> Point | None:
+    def best(self) -> ValuedTrial | None:
         """The best completed trial, among equals the earliest; None if there is none."""
         return self.records[-1] if self.records else None
 
 
-def read(connection: Connection, study_id: int, *, maximizes: bool, num_trials: int) -> BestSoFar:
+def best_so_far(connection: Connection, study_id: int, *, maximizes: bool, num_trials: int) -> BestSoFar:
     """The history of a study with one objective."""
     stride = max(1, -(-num_trials // _DRAWN))
     is_completed = VALUED.c.state == TrialState.COMPLETE
     completed = case((is_completed, VALUED.c.value))
     extreme = func.max(completed) if maximizes else func.min(completed)
     before = extreme.over(order_by=VALUED.c.number, rows=(None, -1)).label("before")
-    found = select(VALUED.c.number, VALUED.c.value, VALUED.c.state, before).where(VALUED.c.study_id == study_id).subquery()
+    found = (
+        select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.value, VALUED.c.state, before).where(VALUED.c.study_id == study_id).subquery()
+    )
     is_better = found.c.value > found.c.before if maximizes else found.c.value < found.c.before
     is_record = and_(found.c.state == TrialState.COMPLETE, or_(found.c.before.is_(None), is_better))
     query = select(found, is_record.label("is_record")).where(or_(is_record, found.c.number % stride == 0))
     records, others = [], []
     for row in connection.execute(query.order_by(found.c.number)):
-        point = Point(number=row.number, value=row.value, is_pruned=row.state is TrialState.PRUNED)
+        trial = ValuedTrial(trial_id=row.trial_id, number=row.number, value=row.value, is_pruned=row.state is TrialState.PRUNED)
         if row.is_record:
-            records.append(point)
+            records.append(trial)
         if row.number % stride == 0:
-            others.append(point)
+            others.append(trial)
     num_completed, num_since_best = _counts(connection, study_id, records)
     return BestSoFar(
         records=tuple(records),
@@ -77,25 +139,14 @@ def read(connection: Connection, study_id: int, *, maximizes: bool, num_trials: 
 
 
 def _top(connection: Connection, study_id: int, *, maximizes: bool) -> tuple[float, ...]:
-    value = VALUED.c.value
-    query = select(value).where(VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE)
-    return tuple(connection.execute(query.order_by(value.desc() if maximizes else value).limit(_TOP)).scalars())
+    return tuple(value for _, _, value in connection.execute(ranked(study_id, maximizes=maximizes).limit(_TOP)))
 
 
-def _counts(connection: Connection, study_id: int, records: Sequence[Point]) -> tuple[int, int]:
-    """Completed trials, in all and after the best."""
-    after = case((TRIALS.c.number > (records[-1].number if records else 0), 1), else_=0)
+def _counts(connection: Connection, study_id: int, records: Sequence[ValuedTrial]) -> tuple[int, int]:
+    """Completed trials with a finite value, in all and after the best."""
+    after = case((VALUED.c.number > (records[-1].number if records else 0), 1), else_=0)
     query = select(func.count(), func.coalesce(func.sum(after), 0)).where(
-        TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE
+        VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE
     )
     row = connection.execute(query).one()
     return int(row[0]), int(row[1])
-
-
-#: trials with their finite value
-VALUED = (
-    select(TRIALS.c.study_id, TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, VALUES.c.value)
-    .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-    .where(VALUES.c.objective == 0, VALUES.c.value_type == _FINITE)
-    .subquery("valued")
-)

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
-from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import (
@@ -38,19 +37,20 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 
 from tuner.errors import StudyError
+from tuner.storage import optuna_private
 
-STUDIES: Table = models.StudyModel.__table__
-DIRECTIONS: Table = models.StudyDirectionModel.__table__
-STUDY_USER: Table = models.StudyUserAttributeModel.__table__
-STUDY_SYSTEM: Table = models.StudySystemAttributeModel.__table__
-TRIALS: Table = models.TrialModel.__table__
-TRIAL_USER: Table = models.TrialUserAttributeModel.__table__
-TRIAL_SYSTEM: Table = models.TrialSystemAttributeModel.__table__
-PARAMETERS: Table = models.TrialParamModel.__table__
-VALUES: Table = models.TrialValueModel.__table__
-INTERMEDIATE: Table = models.TrialIntermediateValueModel.__table__
+STUDIES = optuna_private.STUDIES
+DIRECTIONS = optuna_private.DIRECTIONS
+STUDY_USER = optuna_private.STUDY_USER
+STUDY_SYSTEM = optuna_private.STUDY_SYSTEM
+TRIALS = optuna_private.TRIALS
+TRIAL_USER = optuna_private.TRIAL_USER
+TRIAL_SYSTEM = optuna_private.TRIAL_SYSTEM
+PARAMETERS = optuna_private.PARAMETERS
+VALUES = optuna_private.VALUES
+INTERMEDIATE = optuna_private.INTERMEDIATE
 
-OPTUNA: MetaData = models.BaseModel.metadata
+#: our tables
 METADATA = MetaData()
 #: one row an attempt of a trial by a worker; the one with the highest attempt entitles its worker to the trial
 LEASES = Table(
@@ -213,8 +213,7 @@ def finish_trial(connection: Connection, trial_id: int, state: TrialState, value
     if connection.execute(ended.values(state=state, datetime_complete=_now())).rowcount != 1:
         return False
     if value is not None:
-        finite = models.TrialValueModel.TrialValueType.FINITE
-        connection.execute(insert(VALUES).values(trial_id=trial_id, objective=0, value=value, value_type=finite))
+        connection.execute(insert(VALUES).values(trial_id=trial_id, objective=0, value=value, value_type=optuna_private.FINITE))
     return True
 
 
@@ -273,7 +272,7 @@ def intermediate_values(connection: Connection, trial_id: int) -> dict[int, floa
 
 def put_intermediate_values(connection: Connection, trial_id: int, values: Mapping[int, float]) -> None:
     """Report values of steps that have none yet."""
-    finite = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+    finite = optuna_private.FINITE_INTERMEDIATE
     rows = [
         {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": finite}
         for step, value in values.items()

@@ -13,19 +13,16 @@ from tuner.spec import budget, space
 from tuner.spec.budget import StudyProgress
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
-from tuner.storage import tables
+from tuner.storage import attributes, tables
+from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import leases, reaper, workers
-from tuner.studies import standing as studies_standing
+from tuner.studies import progress as studies_progress
 from tuner.studies.leases import WorkerId
 from tuner.studies.study import Study
 from tuner.studies.workers import WorkerRequest
-from tuner.tasks.images.spec import recipe as spec_recipe
+from tuner.tasks import task
 
-#: system attribute of a trial: its Hyperparameters as a dict
-HYPERPARAMETERS = "tuner:hyperparameters"
-#: system attribute of a trial that someone enqueued: values of parameters by name, as Optuna keeps them too
-WANTED = "fixed_params"
 _ALIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 
 
@@ -67,10 +64,10 @@ def lease(connection: Connection, study: Study, worker: WorkerId) -> HeldTrial |
     wish, wished_by = workers.wish(connection, study.id, worker.key)
     if wish is not WorkerRequest.NONE:
         raise Dismissed(f"asked to end by {wished_by}")
-    study, standing = studies_standing.read(connection, study)
-    if budget.decide_to_end(study.spec.budget, standing) is not None:
+    study, progress = studies_progress.read(connection, study)
+    if budget.decide_to_end(study.spec.budget, progress) is not None:
         return None
-    return _take_up(connection, study, worker) or _start(connection, study, worker, standing)
+    return _take_up(connection, study, worker) or _start(connection, study, worker, progress)
 
 
 def choose(study: Study, place: HeldTrial, worker: WorkerId, given: dict[str, Any]) -> Hyperparameters:
@@ -104,7 +101,9 @@ def plan(study: Study, number: int, *, num_train: int, num_classes: int) -> dict
     """The values that a trial takes without a sampler: trial 0 the rule's; where all combinations are gone through, every trial its own."""
     if study.combinations is None and number > 0:
         return {}
-    recipe = spec_recipe.parameters(num_train, num_classes, study.spec.search, fine_tunes=space.fine_tunes(study.spec))
+    recipe = task.spec(task.IMAGE_CLASSIFICATION).parameters(
+        num_train, num_classes, study.spec.search, fine_tunes=space.fine_tunes(study.spec)
+    )
     if study.combinations is None or recipe not in study.combinations:
         return recipe if number == 0 else dict(study.combinations[number]) if study.combinations else {}
     first = study.combinations.index(recipe)
@@ -123,20 +122,24 @@ def _take_up(connection: Connection, study: Study, worker: WorkerId) -> HeldTria
             continue
         attempt = old.attempt + 1
         leases.grant(connection, study.id, worker, trial_number=old.trial_number, trial_id=old.trial_id, attempt=attempt)
-        tables.put(connection, TRIAL_USER, old.trial_id, {"worker": worker.name, "attempts": attempt})
+        tables.put(connection, TRIAL_USER, old.trial_id, {attributes.WORKER: worker.name, attributes.ATTEMPTS: attempt})
         return HeldTrial(number=old.trial_number, trial_id=old.trial_id, attempt=attempt)
     return None
 
 
-def _start(connection: Connection, study: Study, worker: WorkerId, standing: StudyProgress) -> HeldTrial | None:
-    if budget.decide(study.spec.budget, standing) is not None:
+def _start(connection: Connection, study: Study, worker: WorkerId, progress: StudyProgress) -> HeldTrial | None:
+    if budget.decide(study.spec.budget, progress) is not None:
         return None
-    if standing.num_enqueued:
+    if progress.num_enqueued:
         return _start_enqueued(connection, study, worker)
-    number = standing.num_trials
+    number = progress.num_trials
     trial_id = tables.create_trial(connection, study.id, number)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
-    known = {"origin": "rule" if number == 0 else study.spec.sampler.name, "seed": seed(study, number), "worker": worker.name}
+    known = {
+        attributes.ORIGIN: "rule" if number == 0 else study.spec.sampler.name,
+        attributes.SEED: seed(study, number),
+        attributes.WORKER: worker.name,
+    }
     tables.put(connection, TRIAL_USER, trial_id, known)
     return HeldTrial(number=number, trial_id=trial_id, attempt=1, wanted={})
 
@@ -148,7 +151,7 @@ def _start_enqueued(connection: Connection, study: Study, worker: WorkerId) -> H
     trial_id, number = found
     tables.begin_trial(connection, trial_id)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
-    tables.put(connection, TRIAL_USER, trial_id, {"worker": worker.name})
+    tables.put(connection, TRIAL_USER, trial_id, {attributes.WORKER: worker.name})
     return HeldTrial(number=number, trial_id=trial_id, attempt=1, wanted=_wanted(connection, trial_id))
 
 
@@ -176,7 +179,7 @@ def _stored(connection: Connection, place: HeldTrial) -> Hyperparameters | None:
 
 def _wanted(connection: Connection, trial_id: int) -> dict[str, Any]:
     """The values of parameters that whoever enqueued the trial wants; where no one did, none."""
-    return dict(tables.get(connection, TRIAL_SYSTEM, trial_id, WANTED).get(WANTED, {}))
+    return dict(tables.get(connection, TRIAL_SYSTEM, trial_id, REQUESTED).get(REQUESTED, {}))
 
 
 def _suggest(study: Study, place: HeldTrial, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:

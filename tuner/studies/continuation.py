@@ -15,11 +15,11 @@ from sqlalchemy import Connection
 
 from tuner.protocol import messages
 from tuner.sampling import history, suggestion
-from tuner.sampling.history import PROBE_ACCURACY, PROMOTED
 from tuner.sampling.pruners import Confined
-from tuner.storage import tables
+from tuner.storage import epochs as epoch_rows
+from tuner.storage import optuna_private, tables
+from tuner.storage.attributes import PROBE_ACCURACY, PROMOTED
 from tuner.storage.tables import TRIAL_USER
-from tuner.studies import epochs as studies_epochs
 from tuner.studies.study import Study
 
 
@@ -65,8 +65,8 @@ def is_poor(study: Study, trial_id: int, epochs: Sequence[messages.Epoch], prune
         trial, others = study.storage.look(lambda connection: _at_last_step(connection, study, trial_id, epochs))
     else:
         others = study.storage.cached.get_all_trials(study.id, deepcopy=False)
-        trial = copy.copy(next(other for other in others if other._trial_id == trial_id))
-        trial.intermediate_values = trial.intermediate_values | studies_epochs.values(trial.intermediate_values, epochs)
+        trial = copy.copy(next(other for other in others if optuna_private.trial_id(other) == trial_id))
+        trial.intermediate_values = trial.intermediate_values | epoch_rows.best_so_far(trial.intermediate_values, epochs)
     return pruner.prune(suggestion.open_study(study.name, study.storage.cached, others, study.optuna.sampler), trial)
 
 
@@ -76,5 +76,5 @@ def _at_last_step(
     """A trial, and the completed ones with what they had at its last step: all that is asked of them."""
     trial = history.one(connection, trial_id)
     known = tables.intermediate_values(connection, trial_id)
-    trial.intermediate_values = known | studies_epochs.values(known, epochs)
+    trial.intermediate_values = known | epoch_rows.best_so_far(known, epochs)
     return trial, history.at_step(connection, study.id, trial.last_step or 0)

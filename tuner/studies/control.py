@@ -12,13 +12,13 @@ from sqlalchemy import Connection
 from tuner.errors import StudyError
 from tuner.spec.study import Budget
 from tuner.storage import tables
+from tuner.storage.attributes import GIVEN_BUDGET, HALTED, NUM_EPOCHS, REASON, RESUMED_AT, STOPPED, STOPPED_BY
 from tuner.storage.tables import STUDY_USER, WORKERS
 from tuner.studies import endings, leases, workers
-from tuner.studies import standing as studies_standing
+from tuner.studies import progress as studies_progress
 from tuner.studies import study as studies
 from tuner.studies.leases import LeaseEnding
-from tuner.studies.outcomes import STOPPED_BY
-from tuner.studies.study import GIVEN_BUDGET, HALTED, RESUMED_AT, STOPPED, Study
+from tuner.studies.study import Study
 from tuner.studies.workers import WorkerRequest
 
 _NAME_LENGTH = 100
@@ -125,8 +125,8 @@ def stop_trial(study: Study, number: int, *, by: str) -> float | None:
         values = tables.intermediate_values(connection, trial_id)
         value = max(values.values(), default=None)
         leases.close(connection, study.id, number, LeaseEnding.PRUNED)
-        attributes = {"reason": f"stopped by {name}", STOPPED_BY: name, "epochs": len(values)}
-        endings.mark_pruned(connection, study, trial_id=trial_id, value=value, attributes=attributes)
+        known = {REASON: f"stopped by {name}", STOPPED_BY: name, NUM_EPOCHS: len(values)}
+        endings.mark_pruned(connection, study, trial_id=trial_id, value=value, attributes=known)
         return value
 
     return study.storage.write(write)
@@ -158,8 +158,8 @@ def _lock(connection: Connection, study: Study) -> None:
 def _trial(connection: Connection, study: Study, number: int) -> tuple[int, TrialState]:
     found = tables.state_of(connection, study.id, number)
     if found is None:
-        _, standing = studies_standing.read(connection, study)
-        known = f"it has trials 0 to {standing.num_trials - 1}" if standing.num_trials else "it has none yet"
+        _, progress = studies_progress.read(connection, study)
+        known = f"it has trials 0 to {progress.num_trials - 1}" if progress.num_trials else "it has none yet"
         raise StudyError(f"the study {study.name} has no trial {number}; {known}")
     return found
 

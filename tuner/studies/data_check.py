@@ -9,7 +9,8 @@ from tuner.errors import StudyError
 from tuner.protocol import messages
 from tuner.spec.study import StudySpec
 from tuner.storage import tables
-from tuner.studies.study import PREPARED, Study
+from tuner.storage.attributes import PREPARED
+from tuner.studies.study import Study
 
 #: what must be the same for trials to compare; the device and the versions may differ
 _COMPARED = {

@@ -9,21 +9,36 @@ from sqlalchemy import Connection
 
 from tuner.errors import LeaseLost
 from tuner.protocol import failure_table, messages
-from tuner.protocol.messages import Epoch, Stage
-from tuner.storage import tables
+from tuner.protocol.messages import Stage
+from tuner.storage import queries, tables
+from tuner.storage.attributes import (
+    BEST_EPOCH,
+    CONFUSION,
+    DEVICE,
+    ERROR,
+    FINE_TUNE_SECONDS,
+    LOG,
+    MESSAGE,
+    MISTAKES,
+    NUM_EPOCHS,
+    PROBE_SECONDS,
+    REASON,
+    RESUMED_AT,
+    SECONDS,
+    STAGE,
+    STOPPED,
+    TRAIN_ACCURACY,
+    VALIDATION_LOSS,
+    WEIGHTS,
+)
+from tuner.storage.epochs import EpochRow
 from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
-from tuner.studies import leases, notes, pictures, standing
+from tuner.studies import leases, notes, pictures
 from tuner.studies import study as studies
 from tuner.studies.leases import LeaseEnding
 from tuner.studies.notes import BestNote
-from tuner.studies.study import RESUMED_AT, STOPPED, Study
+from tuner.studies.study import Study
 
-#: system attribute of a trial: rows: true class, columns: predicted class
-CONFUSION = "tuner:confusion"
-#: system attribute of a trial: the most confident mistakes of its best epoch
-MISTAKES = "tuner:mistakes"
-#: system attribute of a trial that failed: last lines of the trainer's log
-LOG = "tuner:log"
 #: longest log, in bytes
 LOG_BYTES = 4096
 #: a longer message is cut
@@ -38,9 +53,9 @@ def mark_completed(
     connection: Connection, study: Study, *, number: int, trial_id: int, value: float, attributes: Mapping[str, Any]
 ) -> None:
     """Put a trial that was trained to its end into its last state; the study's note says so if it is the best."""
-    leader = standing.best_value(connection, study.id)
+    leader = queries.best(connection, study.id)
     _close(connection, study, trial_id=trial_id, state=TrialState.COMPLETE, value=value, attributes=attributes)
-    if leader is None or value > leader:
+    if leader is None or value > leader.value:
         best = BestNote(number=number, value=value, parameters=tables.parameters(connection, trial_id))
         notes.put(connection, study.id, notes.of_study(studies.up_to_date(connection, study).spec, best=best))
 
@@ -55,21 +70,21 @@ def mark_failed(connection: Connection, study: Study, *, trial_id: int, attribut
     _close(connection, study, trial_id=trial_id, state=TrialState.FAIL, value=None, attributes=attributes)
 
 
-def of_finished(finished: messages.Finished, curve: Sequence[Epoch], *, device: str) -> dict[str, Any]:
+def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, device: str) -> dict[str, Any]:
     """What the dashboard shows of a trial that did not fail."""
     best = next((epoch for epoch in curve if epoch.step == finished.best_step), None)
     known: dict[str, Any] = {
-        "stage": (curve[-1].stage if curve else Stage.PROBE).value,
-        "epochs": len(curve),
-        "best_epoch": finished.best_step,
-        "train_accuracy": best and round(best.accuracy, 5),
-        "validation_loss": best and round(best.validation_loss, 5),
-        "seconds": round(finished.probe_seconds + finished.fine_tune_seconds, 3),
-        "probe_seconds": round(finished.probe_seconds, 3),
-        "fine_tune_seconds": round(finished.fine_tune_seconds, 3),
-        "device": device,
-        "reason": finished.reason,
-        "weights": finished.weights,
+        STAGE: (curve[-1].stage if curve else Stage.PROBE).value,
+        NUM_EPOCHS: len(curve),
+        BEST_EPOCH: finished.best_step,
+        TRAIN_ACCURACY: None if best is None or best.accuracy is None else round(best.accuracy, 5),
+        VALIDATION_LOSS: None if best is None or best.validation_loss is None else round(best.validation_loss, 5),
+        SECONDS: round(finished.probe_seconds + finished.fine_tune_seconds, 3),
+        PROBE_SECONDS: round(finished.probe_seconds, 3),
+        FINE_TUNE_SECONDS: round(finished.fine_tune_seconds, 3),
+        DEVICE: device,
+        REASON: finished.reason,
+        WEIGHTS: finished.weights,
     }
     return finite({name: value for name, value in known.items() if value not in (None, "")})
 
@@ -81,7 +96,7 @@ def finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def of_failed(failed: messages.Failed) -> dict[str, Any]:
     """What the dashboard shows of a trial that failed."""
-    return {"error": failed.error, "message": failed.message[:_MESSAGE_LENGTH]}
+    return {ERROR: failed.error, MESSAGE: failed.message[:_MESSAGE_LENGTH]}
 
 
 def put_findings(connection: Connection, trial_id: int, finished: messages.Finished) -> None:
@@ -120,7 +135,7 @@ def _close(
     if not tables.finish_trial(connection, trial_id, state, value):
         raise LeaseLost("the trial was ended by someone else")
     tables.put(connection, TRIAL_USER, trial_id, attributes)
-    reason = str(attributes.get("reason", attributes.get("message", "")))
-    figures = {name: figure for name, figure in attributes.items() if name not in ("reason", "message")}
+    reason = str(attributes.get(REASON, attributes.get(MESSAGE, "")))
+    figures = {name: figure for name, figure in attributes.items() if name not in (REASON, MESSAGE)}
     outcome = OUTCOMES[state] + ("" if value is None else f" with {value:.4f}")
     notes.put(connection, study.id, notes.of_trial(outcome=outcome, reason=reason, attributes=figures), trial_id=trial_id)

@@ -14,10 +14,11 @@ from tuner.spec import file as study_file
 from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.search import AugmentationSpace, HeadSpace, SearchSpace
-from tuner.storage import tables
+from tuner.storage import attributes, tables
+from tuner.storage.attributes import REQUESTED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import claims
-from tuner.studies import standing as studies_standing
+from tuner.studies import progress as studies_progress
 from tuner.studies.study import Study
 
 #: values of parameters by their names
@@ -43,18 +44,18 @@ def enqueue(study: Study, given: Mapping[str, Any], *, by: str, origin: str = "t
 
     def write(connection: Connection) -> int:
         tables.lock_study(connection, study.id, study.name)
-        current, standing = studies_standing.read(connection, study)
-        ended = budget.decide_to_end(current.spec.budget, standing)
+        current, progress = studies_progress.read(connection, study)
+        ended = budget.decide_to_end(current.spec.budget, progress)
         if ended is not None:
             raise StudyError(f"the study {study.name} trains no further trial: {ended}")
-        first = 0 if standing.num_trials else 1
-        full = budget.decide_room(current.spec.budget, standing, num_trials=standing.num_trials + first)
+        first = 0 if progress.num_trials else 1
+        full = budget.decide_room(current.spec.budget, progress, num_trials=progress.num_trials + first)
         if full is not None:
             raise StudyError(f"the study {study.name} has no room for another trial: {full}; raise that first")
-        for number in range(standing.num_trials, standing.num_trials + first):
-            put(connection, study, number, {"origin": "rule"}, {})
-        number = standing.num_trials + first
-        put(connection, study, number, {"origin": "enqueued", "enqueued_by": by[:_NAME_LENGTH]}, wanted)
+        for number in range(progress.num_trials, progress.num_trials + first):
+            put(connection, study, number, {attributes.ORIGIN: "rule"}, {})
+        number = progress.num_trials + first
+        put(connection, study, number, {attributes.ORIGIN: "enqueued", attributes.ENQUEUED_BY: by[:_NAME_LENGTH]}, wanted)
         return number
 
     return study.storage.write(write)
@@ -63,9 +64,9 @@ def enqueue(study: Study, given: Mapping[str, Any], *, by: str, origin: str = "t
 def put(connection: Connection, study: Study, number: int, known: dict[str, Any], wanted: Wanted) -> None:
     """A new trial that waits, with what it is to try. The study must be locked, and `number` be the count of its trials."""
     trial_id = tables.enqueue_trial(connection, study.id, number)
-    tables.put(connection, TRIAL_USER, trial_id, known | {"seed": claims.seed(study, number)})
+    tables.put(connection, TRIAL_USER, trial_id, known | {attributes.SEED: claims.seed(study, number)})
     if wanted:
-        tables.put(connection, TRIAL_SYSTEM, trial_id, {claims.WANTED: wanted})
+        tables.put(connection, TRIAL_SYSTEM, trial_id, {REQUESTED: wanted})
 
 
 def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Wanted:

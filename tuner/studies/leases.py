@@ -93,6 +93,10 @@ class Lease:
     ended_at: float | None
     ending: str
 
+    def is_live(self, now: float) -> bool:
+        """Return whether the lease has not ended and its worker was seen within the length of a lease."""
+        return self.ended_at is None and self.seen_at + LEASE_SECONDS >= now
+
     def is_vacant(self, worker: WorkerId, now: float, *, steady_seconds: float = math.inf) -> bool:
         """Whether `worker` may take the trial up: it was handed back, or whoever had it is gone.
 
@@ -205,8 +209,12 @@ def intervals(connection: Connection, study_id: int) -> list[tuple[float, float]
 
 def count_workers(connection: Connection) -> int:
     """Workers of any study that hold a trial and were seen within the length of a lease."""
-    is_held = (LEASES.c.ended_at.is_(None), LEASES.c.seen_at > tables.now(connection) - LEASE_SECONDS)
-    return int(connection.execute(select(func.count(LEASES.c.worker_key.distinct())).where(*is_held)).scalar_one())
+    return int(connection.execute(select(func.count(LEASES.c.worker_key.distinct())).where(*live(tables.now(connection)))).scalar_one())
+
+
+def live(now: ColumnElement[float] | float) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition that a lease has not ended and its worker was seen within the length of a lease."""
+    return LEASES.c.ended_at.is_(None), LEASES.c.seen_at >= now - LEASE_SECONDS
 
 
 def last_results(connection: Connection, study_id: int, *, count: int, since: float) -> Sequence[tuple[str, str]]:

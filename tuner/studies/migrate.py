@@ -20,13 +20,14 @@ from tuner.spec import file as study_file
 from tuner.spec import space
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
-from tuner.storage import tables
+from tuner.storage import attributes, queries, tables
+from tuner.storage.attributes import CARRIED_FROM, CONFUSION, HYPERPARAMETERS, LOG, MIGRATED, MISTAKES, PREPARED
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, STUDY_USER, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
-from tuner.studies import claims, endings, notes
+from tuner.studies import claims, notes
 from tuner.studies import study as studies
 from tuner.studies.notes import BestNote
-from tuner.studies.study import MIGRATED, PREPARED, Study
-from tuner.tasks.images.spec import recipe
+from tuner.studies.study import Study
+from tuner.tasks import task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ def _refuse(source: Study, spec: StudySpec, changes: Sequence[str]) -> None:
 
 def _read(connection: Connection, source: Study) -> tuple[messages.Prepared | None, list[tuple[int, int, TrialState, Any]]]:
     prepared = tables.get(connection, STUDY_USER, source.id, PREPARED).get(PREPARED)
-    is_known = (TRIAL_SYSTEM.c.trial_id == TRIALS.c.trial_id) & (TRIAL_SYSTEM.c.key == claims.HYPERPARAMETERS)
+    is_known = (TRIAL_SYSTEM.c.trial_id == TRIALS.c.trial_id) & (TRIAL_SYSTEM.c.key == HYPERPARAMETERS)
     query = (
         select(TRIALS.c.number, TRIALS.c.trial_id, TRIALS.c.state, TRIAL_SYSTEM.c.value_json)
         .outerjoin(TRIAL_SYSTEM, is_known)
@@ -135,7 +136,9 @@ def _judge(state: TrialState, known: str | None, spec: StudySpec) -> Fitted | st
 
 
 def _recipe(spec: StudySpec, prepared: messages.Prepared) -> dict[str, Any]:
-    return recipe.parameters(prepared.num_train, len(prepared.classes), spec.search, fine_tunes=space.fine_tunes(spec))
+    return task.spec(task.IMAGE_CLASSIFICATION).parameters(
+        prepared.num_train, len(prepared.classes), spec.search, fine_tunes=space.fine_tunes(spec)
+    )
 
 
 def _numbered(found: Sequence[tuple[int, int, TrialState, Fitted]], recipe: dict[str, Any]) -> list[MigratedTrial]:
@@ -148,10 +151,8 @@ def _numbered(found: Sequence[tuple[int, int, TrialState, Fitted]], recipe: dict
     ]
 
 
-#: user attribute of a trial that was carried over
-CARRIED_FROM = "carried_from"
 #: of a trial that is not ours to keep twice are its pictures: their files belong to the old study
-_SYSTEM = (claims.HYPERPARAMETERS, endings.CONFUSION, endings.MISTAKES, endings.LOG)
+_SYSTEM = (HYPERPARAMETERS, CONFUSION, MISTAKES, LOG)
 #: trials that are left behind and named in what is kept of a migration
 _NAMED = 200
 
@@ -194,7 +195,7 @@ def _write(connection: Connection, evolution: Evolution, by: str) -> None:
     tables.put(connection, tables.STUDY_USER, study_id, {PREPARED: prepared, MIGRATED: said})
     if not evolution.has_rule:
         trial_id = tables.enqueue_trial(connection, study_id, 0)
-        tables.put(connection, TRIAL_USER, trial_id, {"origin": "rule", "seed": claims.seed_of(evolution.spec, 0)})
+        tables.put(connection, TRIAL_USER, trial_id, {attributes.ORIGIN: "rule", attributes.SEED: claims.seed_of(evolution.spec, 0)})
     ids = {kept.trial_id: _insert(connection, study_id, kept) for kept in evolution.kept}
     for kept in evolution.kept:
         tables.put_parameters(connection, ids[kept.trial_id], kept.fitted.values, kept.fitted.distributions)
@@ -205,7 +206,7 @@ def _write(connection: Connection, evolution: Evolution, by: str) -> None:
     _copy_epochs(connection, evolution, study_id)
     for kept in evolution.kept:
         tables.put(connection, TRIAL_USER, ids[kept.trial_id], _origin(evolution.source, kept))
-    _note(connection, evolution, study_id, ids)
+    _note(connection, evolution, study_id)
 
 
 def _insert(connection: Connection, study_id: int, kept: MigratedTrial) -> int:
@@ -244,15 +245,12 @@ def _copy_epochs(connection: Connection, evolution: Evolution, study_id: int) ->
 
 def _origin(source: Study, kept: MigratedTrial) -> dict[str, str]:
     said = {CARRIED_FROM: f"trial {kept.number} of {source.name}"}
-    return said | ({"origin": f"rule of {source.name}"} if kept.number == 0 and kept.new_number != 0 else {})
+    return said | ({attributes.ORIGIN: f"rule of {source.name}"} if kept.number == 0 and kept.new_number != 0 else {})
 
 
-def _note(connection: Connection, evolution: Evolution, study_id: int, ids: Mapping[int, int]) -> None:
+def _note(connection: Connection, evolution: Evolution, study_id: int) -> None:
     """The study's note, with the best of the trials that were carried over."""
-    completed = {ids[kept.trial_id]: kept.new_number for kept in evolution.kept if kept.state is TrialState.COMPLETE}
-    query = select(VALUES.c.trial_id, VALUES.c.value).join(TRIALS, TRIALS.c.trial_id == VALUES.c.trial_id)
-    query = query.where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
-    row = connection.execute(query.order_by(VALUES.c.value.desc(), TRIALS.c.number).limit(1)).first()
-    if row is not None:
-        best = BestNote(number=completed[row[0]], value=row[1], parameters=tables.parameters(connection, row[0]))
+    found = queries.best(connection, study_id)
+    if found is not None:
+        best = BestNote(number=found.number, value=found.value, parameters=tables.parameters(connection, found.trial_id))
         notes.put(connection, study_id, notes.of_study(evolution.spec, best=best))

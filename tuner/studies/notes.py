@@ -13,14 +13,11 @@ from sqlalchemy import Connection
 from tuner import wording
 from tuner.spec import plan, space
 from tuner.spec.study import Budget, StudySpec
-from tuner.storage import tables
+from tuner.storage import optuna_private, tables
+from tuner.storage.attributes import NOTE_DIGEST
 
-#: longest page, optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH
-_PAGE_LENGTH = 2045
 #: more than a note of ours has; one that a user wrote is known by its version
 _MAX_PAGES = 16
-#: system attribute of a study: digest of a note as it was last written here, so that a user's change to it is seen
-_MARK = "tuner:note"
 #: our page of a study, on the server that also carries optuna-dashboard
 _PAGE = "/tuner/studies/{}"
 
@@ -58,16 +55,18 @@ def of_trial(*, outcome: str, reason: str, attributes: Mapping[str, Any]) -> str
 
 def put(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:
     """Store a note of a study, or of one of its trials, where optuna-dashboard reads it; one that a user wrote or changed is left alone."""
-    owner = "dashboard" if trial_id is None else f"dashboard:{trial_id}"
+    owner = optuna_private.note_owner(trial_id)
     if trial_id is None:
         text += f"\n\n[How it stands now]({_PAGE.format(study_id)}), where `tuner dashboard` serves this"
-    version, page, mark = f"{owner}:note_ver", f"{owner}:note_str:", f"{_MARK}:{owner}"
+    version, page = optuna_private.note_version_key(owner), optuna_private.note_page_prefix(owner)
+    mark = f"{NOTE_DIGEST}:{owner}"
     table = tables.STUDY_SYSTEM
     # by whole keys, which the database finds by an index: a study has several keys a trial
     known = tables.get(connection, table, study_id, version, mark, *(f"{page}{place}" for place in range(_MAX_PAGES)))
     if known and known.get(mark) != _digest("".join(known.get(f"{page}{place}", "") for place in range(len(known)))):
         return
-    parts = {f"{page}{start // _PAGE_LENGTH}": text[start : start + _PAGE_LENGTH] for start in range(0, len(text), _PAGE_LENGTH)}
+    length = optuna_private.NOTE_PAGE_LENGTH
+    parts = {f"{page}{start // length}": text[start : start + length] for start in range(0, len(text), length)}
     emptied = {key: "" for key in known if key.startswith(page)}
     tables.put(connection, table, study_id, emptied | parts | {version: int(known.get(version, 0)) + 1, mark: _digest(text)})
 

@@ -12,18 +12,17 @@ from sqlalchemy import Connection
 from tuner.errors import LeaseLost, TrialStopped
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending
+from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
+from tuner.storage.attributes import STOPPED_BY, WORKER
+from tuner.storage.epochs import EpochRow
 from tuner.storage.tables import TRIAL_USER
 from tuner.studies import endings, leases
-from tuner.studies import epochs as studies_epochs
 from tuner.studies.claims import Claim
 from tuner.studies.leases import Lease, LeaseEnding
 from tuner.studies.study import Study
 
 Outcome = messages.Finished | messages.Failed
-
-#: user attribute of a trial: who stopped it
-STOPPED_BY = "stopped_by"
 
 
 class Delivery(StrEnum):
@@ -46,7 +45,7 @@ def deliver(
         return Delivery.UNKNOWN
     if not tables.is_running(connection, study.id, claim.trial_id):
         return Delivery.KEPT if LeaseEnding(own.ending or LeaseEnding.LOST).is_result else Delivery.TOO_LATE
-    studies_epochs.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
+    epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
     if outcome is None:
         return Delivery.KEPT  # whoever takes the trial up ends the lease
     # it ends when its worker was last seen: the time since then was no work
@@ -70,10 +69,10 @@ def finish(
     is_completed = finished.ending is Ending.COMPLETED and value is not None
     if not _is_due(connection, study, claim, LeaseEnding.COMPLETED if is_completed else LeaseEnding.PRUNED):
         return
-    studies_epochs.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=curve)
+    epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=curve)
     endings.put_findings(connection, claim.trial_id, finished)
     is_whole = bool(curve) and curve[0].step == 1  # else the trial went on from a checkpoint
-    whole = curve if is_whole else studies_epochs.read(connection, study, claim.number)
+    whole = [EpochRow.of(epoch) for epoch in curve] if is_whole else epoch_rows.read(connection, study.id, claim.number)
     attributes = endings.of_finished(finished, whole, device=device)
     if is_completed and value is not None:
         endings.mark_completed(connection, study, number=claim.number, trial_id=claim.trial_id, value=value, attributes=attributes)
@@ -151,5 +150,5 @@ def _makes_way(connection: Connection, study: Study, claim: Claim, ending: Lease
         raise lost(connection, claim)  # the other may do better
     leases.close(connection, study.id, claim.number, LeaseEnding.SUPERSEDED)
     leases.mark(connection, study.id, trial_number=claim.number, attempt=claim.attempt, ending=ending, error=error)
-    tables.put(connection, TRIAL_USER, claim.trial_id, {"worker": own.worker})
+    tables.put(connection, TRIAL_USER, claim.trial_id, {WORKER: own.worker})
     return True

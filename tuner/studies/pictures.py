@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
-from optuna.artifacts._protocol import ArtifactStore
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna.trial import TrialState
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from tuner.protocol.messages import PictureKind
-from tuner.storage import tables
-from tuner.storage.tables import TRIAL_SYSTEM, TRIALS, VALUES
+from tuner.storage import queries, tables
+from tuner.storage.attributes import PICTURES
+from tuner.storage.optuna_private import ARTIFACTS_ATTR_PREFIX, ArtifactStore
+from tuner.storage.queries import VALUED
+from tuner.storage.tables import TRIAL_SYSTEM
 from tuner.studies.study import Study
 
-#: system attribute of a trial: id of each of its pictures, by kind
-PICTURES = "tuner:pictures"
 #: completed trials, the best ones, that keep theirs
 KEPT_TRIALS = 5
 #: a larger picture is not kept
@@ -97,14 +95,13 @@ def tidy(study: Study, where: ArtifactStore) -> None:
 def _overtaken(connection: Connection, study_id: int) -> list[tuple[int, dict[PictureKind, str]]]:
     """Trials with pictures that are not among the best few of those."""
     query = (
-        select(TRIALS.c.trial_id, TRIAL_SYSTEM.c.value_json)
-        .join(TRIAL_SYSTEM, TRIAL_SYSTEM.c.trial_id == TRIALS.c.trial_id)
-        .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE, TRIAL_SYSTEM.c.key == PICTURES)
-        .order_by(VALUES.c.value.desc(), TRIALS.c.number)
+        queries.ranked(study_id)
+        .add_columns(TRIAL_SYSTEM.c.value_json)
+        .join(TRIAL_SYSTEM, TRIAL_SYSTEM.c.trial_id == VALUED.c.trial_id)
+        .where(TRIAL_SYSTEM.c.key == PICTURES)
     )
     rows = connection.execute(query.offset(KEPT_TRIALS).limit(10 * KEPT_TRIALS))
-    return [(trial_id, {PictureKind(kind): name for kind, name in json.loads(text).items()}) for trial_id, text in rows]
+    return [(trial_id, {PictureKind(kind): name for kind, name in json.loads(text).items()}) for trial_id, _, _, text in rows]
 
 
 def _forget(connection: Connection, trial_id: int, keys: list[str]) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from tuner.protocol import failure_table, messages
-from tuner.storage import tables
+from tuner.storage import attributes, tables
 from tuner.studies import endings, leases
 from tuner.studies.leases import LEASE_SECONDS, Lease, LeaseEnding, WorkerId
 from tuner.studies.study import Study
@@ -66,8 +66,8 @@ def lose(connection: Connection, study: Study, lease: Lease) -> bool:
     if len(lost) < failure_table.MAX_LOSSES or not tables.is_running(connection, study.id, lease.trial_id):
         return False
     failed = messages.Failed(trial=lease.trial_number, error="WorkerLost", message=_history(lost))
-    attributes = endings.of_failed(failed) | {"attempts": lease.attempt}
-    endings.mark_failed(connection, study, trial_id=lease.trial_id, attributes=attributes)
+    known = endings.of_failed(failed) | {attributes.ATTEMPTS: lease.attempt}
+    endings.mark_failed(connection, study, trial_id=lease.trial_id, attributes=known)
     leases.mark(connection, study.id, trial_number=lease.trial_number, attempt=lease.attempt, ending=LeaseEnding.FAILED, error=failed.error)
     endings.stop_if_hopeless(connection, study, failed)
     return True

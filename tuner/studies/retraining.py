@@ -14,10 +14,10 @@ from tuner.sampling import samplers
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.strategies import NoPruner, Random
 from tuner.spec.study import Budget, Retraining, StudySpec
-from tuner.storage import tables
+from tuner.storage import attributes, queries, tables
+from tuner.storage.attributes import HYPERPARAMETERS, PREPARED, REQUESTED
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
-from tuner.studies import claims
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 
@@ -75,10 +75,10 @@ def prepared(study: Study) -> messages.Prepared:
     Raises:
         StudyError: there was none yet.
     """
-    known = study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, studies.PREPARED))
+    known = study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, PREPARED))
     if not known:
         raise StudyError(f"no worker of the study {study.name} has read its images yet; to see how far it is: tuner status {study.name}")
-    return messages.Prepared.model_validate(known[studies.PREPARED])
+    return messages.Prepared.model_validate(known[PREPARED])
 
 
 def seeds(study: Study, count: int) -> tuple[int, ...]:
@@ -160,13 +160,17 @@ def _create(study: Study, spec: StudySpec, chosen: Sequence[Config], found: mess
 
     def write(connection: Connection) -> None:
         study_id = studies.create(connection, spec)
-        tables.put(connection, STUDY_USER, study_id, {studies.PREPARED: found.model_dump(mode="json", exclude={"kind"})})
+        tables.put(connection, STUDY_USER, study_id, {PREPARED: found.model_dump(mode="json", exclude={"kind"})})
         for number in range(again.num_trainings):
             config, seed = again.place(number)
             trial_id = tables.enqueue_trial(connection, study_id, number)
-            known = {"origin": "retraining", "retrained_trial": chosen[config].trial, "seed": again.seeds[seed]}
+            known = {
+                attributes.ORIGIN: "retraining",
+                attributes.RETRAINED_TRIAL: chosen[config].trial,
+                attributes.SEED: again.seeds[seed],
+            }
             tables.put(connection, TRIAL_USER, trial_id, known)
-            tables.put(connection, TRIAL_SYSTEM, trial_id, {claims.WANTED: dict(chosen[config].parameters)})
+            tables.put(connection, TRIAL_SYSTEM, trial_id, {REQUESTED: dict(chosen[config].parameters)})
 
     def attempt() -> None:
         try:
@@ -179,10 +183,8 @@ def _create(study: Study, spec: StudySpec, chosen: Sequence[Config], found: mess
 
 
 def _configs(connection: Connection, study_id: int, top: int) -> list[Config]:
-    is_completed = (VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE)
-    query = select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.value).where(*is_completed)
     found: list[Config] = []
-    for trial_id, number, value in connection.execute(query.order_by(VALUED.c.value.desc(), VALUED.c.number)):
+    for trial_id, number, value in connection.execute(queries.ranked(study_id)):
         config = _config(connection, trial_id, number, value)
         if config is not None and config.hyperparameters not in [other.hyperparameters for other in found]:
             found.append(config)
@@ -202,15 +204,15 @@ def _rule(connection: Connection, study_id: int, found: Sequence[Config]) -> lis
 
 
 def _config(connection: Connection, trial_id: int, number: int, value: float | None) -> Config | None:
-    stored = tables.get(connection, TRIAL_SYSTEM, trial_id, claims.HYPERPARAMETERS)
+    stored = tables.get(connection, TRIAL_SYSTEM, trial_id, HYPERPARAMETERS)
     if not stored:
         return None
     return Config(
         trial=number,
         value=value,
-        hyperparameters=Hyperparameters.model_validate(stored[claims.HYPERPARAMETERS]),
+        hyperparameters=Hyperparameters.model_validate(stored[HYPERPARAMETERS]),
         parameters=tables.parameters(connection, trial_id),
-        seconds=tables.get(connection, TRIAL_USER, trial_id, "seconds").get("seconds"),
+        seconds=tables.get(connection, TRIAL_USER, trial_id, attributes.SECONDS).get(attributes.SECONDS),
     )
 
 

@@ -11,7 +11,7 @@ from optuna import Study as OptunaStudy
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.study import StudyDirection
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, Row, select
 from sqlalchemy.exc import IntegrityError
 
@@ -21,23 +21,10 @@ from tuner.sampling import enumeration
 from tuner.sampling.history import Memory
 from tuner.spec import file as study_file
 from tuner.spec.study import Budget, Data, StudySpec
-from tuner.storage import tables
+from tuner.storage import optuna_private, tables
+from tuner.storage.attributes import GIVEN_BUDGET, MIGRATED, SPEC
 from tuner.storage.engine import Storage
 from tuner.studies import notes
-
-#: attributes of a study, as users see them on the dashboard
-SPEC = "spec"
-STOPPED = "stopped"
-RESUMED_AT = "resumed_at"
-#: who stopped the study, as a dict of `by` and `at`
-HALTED = "halted"
-#: the budget of the last `tuner run`, where someone has changed it since
-GIVEN_BUDGET = "given_budget"
-#: messages.Prepared of the first trainer, as a dict
-PREPARED = "prepared"
-#: of a study that another one became: whence, what changed, how many trials it has from there
-MIGRATED = "migrated"
-_METRIC_NAMES = "study:metric_names"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +145,9 @@ def create(connection: Connection, spec: StudySpec) -> int:
     """
     is_of_new_images = spec.training.images == "train"
     measured = "validation accuracy" if is_of_new_images else "accuracy on images that were trained on"
-    study_id = tables.create_study(connection, spec.name, user={SPEC: spec.model_dump_json()}, system={_METRIC_NAMES: [measured]})
+    study_id = tables.create_study(
+        connection, spec.name, user={SPEC: spec.model_dump_json()}, system={optuna_private.METRIC_NAMES: [measured]}
+    )
     notes.put(connection, study_id, notes.of_study(spec, best=None))
     return study_id
 
@@ -206,17 +195,22 @@ def _read_spec(name: str, found: Row[Any, Any, Any]) -> StudySpec:
     if found.direction is not StudyDirection.MAXIMIZE:
         raise StudyError(f"the study {name} in this storage does not maximize one value, so tuner did not make it. {cure}")
     try:
-        return StudySpec.model_validate(_of_today(json.loads(json.loads(found.value_json))))
+        return parse_spec(json.loads(found.value_json))
     except ValidationError as error:
         raise StudyError(f"the study {name} was made by another version of tuner: {error.errors()[0]['msg']}. {cure}") from error
 
 
-def _of_today(stored: dict[str, Any]) -> dict[str, Any]:
-    """Return a stored spec as this version writes it: `weight_decay` acted on adam before `adam_weight_decay` existed."""
+def parse_spec(text: str) -> StudySpec:
+    """Return the spec of a study from its attribute `SPEC`, which this or an earlier version of tuner wrote.
+
+    Raises:
+        ValidationError: this version cannot read it.
+    """
+    stored = TypeAdapter(dict[str, Any]).validate_json(text)
     search = stored.get("search")
-    if isinstance(search, dict) and "adam_weight_decay" not in search:
-        return stored | {"search": search | {"adam_weight_decay": True}}
-    return stored
+    if isinstance(search, dict) and "adam_weight_decay" not in search:  # before this field existed, `weight_decay` acted on adam
+        stored = stored | {"search": search | {"adam_weight_decay": True}}
+    return StudySpec.model_validate(stored)
 
 
 def _open(study_id: int, spec: StudySpec, storage: Storage) -> Study:

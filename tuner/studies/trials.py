@@ -17,16 +17,17 @@ from tuner.protocol.messages import Ending
 from tuner.sampling import pruners
 from tuner.spec import budget
 from tuner.spec.hyperparameters import Hyperparameters
+from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
+from tuner.storage.attributes import HALTED, HYPERPARAMETERS, RESUMED_AT, STOPPED, TEST
 from tuner.storage.tables import STUDY_USER, TRIAL_USER
 from tuner.studies import claims, continuation, endings, leases, outcomes, reaper, workers
-from tuner.studies import epochs as studies_epochs
-from tuner.studies import standing as studies_standing
+from tuner.studies import progress as studies_progress
 from tuner.studies.claims import Claim
 from tuner.studies.leases import WorkerId
 from tuner.studies.outcomes import Delivery, Outcome
 from tuner.studies.reaper import Reaped
-from tuner.studies.study import HALTED, RESUMED_AT, STOPPED, Study
+from tuner.studies.study import Study
 from tuner.studies.workers import WorkerRequest, WorkerStatus
 
 __all__ = [
@@ -53,9 +54,6 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-
-#: user attribute of a trial: messages.Evaluated as a dict, less the confusion
-TEST = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +99,8 @@ def stop_reason(study: Study) -> str | None:
     """Why no further trial starts; None if one may."""
 
     def read(connection: Connection) -> str | None:
-        known, standing = studies_standing.read(connection, study)
-        return budget.decide(known.spec.budget, standing)
+        known, progress = studies_progress.read(connection, study)
+        return budget.decide(known.spec.budget, progress)
 
     return study.storage.read(read)
 
@@ -132,7 +130,7 @@ def report(study: Study, claim: Claim, epochs: Sequence[messages.Epoch]) -> None
         LeaseLost: another worker has the trial now.
     """
     _held(
-        study, claim, lambda connection: studies_epochs.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
+        study, claim, lambda connection: epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
     )
 
 
@@ -146,7 +144,7 @@ def promoted(study: Study, claim: Claim, probed: messages.Probed, epochs: Sequen
     """
 
     def decide(connection: Connection) -> bool:
-        studies_epochs.put(connection, study, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
+        epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
         return continuation.decide(connection, study, number=claim.number, trial_id=claim.trial_id, value=probed.value)
 
     return _held(study, claim, decide)
@@ -228,7 +226,7 @@ def keep_test(study: Study, score: messages.Evaluated) -> None:
 
 def hyperparameters(trial: FrozenTrial) -> Hyperparameters | None:
     """What a trial trains with; None if its worker was lost before that was chosen."""
-    stored = trial.system_attrs.get(claims.HYPERPARAMETERS)
+    stored = trial.system_attrs.get(HYPERPARAMETERS)
     return None if stored is None else Hyperparameters.model_validate(stored)
 
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
 from tuner.errors import StudyError
@@ -13,17 +12,16 @@ from tuner.sampling.fitting import Fitted
 from tuner.spec import budget
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
-from tuner.storage import tables
+from tuner.storage import attributes, queries, tables
+from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED, TAKEN_FROM
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIALS
-from tuner.studies import claims, enqueue
-from tuner.studies import standing as studies_standing
+from tuner.studies import enqueue
+from tuner.studies import progress as studies_progress
 from tuner.studies.study import Study
 
 #: trials of an earlier study that are tried again
 MOST = 3
-#: user attribute of a trial: what it was taken from, in words
-TAKEN_FROM = "taken_from"
 _NAME_LENGTH = 300
 
 
@@ -54,13 +52,13 @@ def best_of(study: Study, *, most: int = MOST) -> list[Earlier]:
         StudyError: none of its trials has completed.
     """
     query = (
-        select(VALUED.c.number, VALUED.c.value, TRIAL_SYSTEM.c.value_json)
+        queries.ranked(study.id)
+        .add_columns(TRIAL_SYSTEM.c.value_json)
         .join(TRIAL_SYSTEM, TRIAL_SYSTEM.c.trial_id == VALUED.c.trial_id)
-        .where(VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE, TRIAL_SYSTEM.c.key == claims.HYPERPARAMETERS)
-        .order_by(VALUED.c.value.desc(), VALUED.c.number)
+        .where(TRIAL_SYSTEM.c.key == HYPERPARAMETERS)
     )
     found: dict[Hyperparameters, Earlier] = {}
-    for number, value, text in study.storage.read(lambda connection: connection.execute(query).all()):
+    for _, number, value, text in study.storage.read(lambda connection: connection.execute(query).all()):
         known = Hyperparameters.model_validate(json.loads(text))
         found.setdefault(known, Earlier(hyperparameters=known, origin=f"trial {number} of {study.name} ({value:.4f})"))
         if len(found) == most:
@@ -99,17 +97,17 @@ def begin(study: Study, found: Sequence[Earlier], *, by: str) -> list[Taken]:
 
 def _begin(connection: Connection, study: Study, found: Sequence[Earlier], by: str) -> list[Taken]:
     tables.lock_study(connection, study.id, study.name)
-    current, standing = studies_standing.read(connection, study)
-    ended = budget.decide_to_end(current.spec.budget, standing)
+    current, progress = studies_progress.read(connection, study)
+    ended = budget.decide_to_end(current.spec.budget, progress)
     known = _known(connection, study)
-    number, taken = standing.num_trials, []
+    number, taken = progress.num_trials, []
     for earlier in found:
         fitted = fitting.fit(earlier.hyperparameters, study.spec)
         if isinstance(fitted, list):
             taken.append(Taken(earlier=earlier, trial=None, reason="does not fit: " + "; ".join(fitted)))
             continue
         there = known.get(_mark(fitted.values), known.get(_mark(earlier.hyperparameters.model_dump(mode="json"))))
-        reason = ended or budget.decide_room(current.spec.budget, standing, num_trials=number + (0 if number else 1))
+        reason = ended or budget.decide_room(current.spec.budget, progress, num_trials=number + (0 if number else 1))
         if there is not None:
             taken.append(Taken(earlier=earlier, trial=there, reason="is there already"))
         elif reason or not fitted.values:
@@ -124,9 +122,13 @@ def _begin(connection: Connection, study: Study, found: Sequence[Earlier], by: s
 def _put(connection: Connection, study: Study, number: int, earlier: Earlier, fitted: Fitted, by: str) -> int:
     """Let a trial wait, after the rule if none has begun; the number of the next one."""
     if number == 0:
-        enqueue.put(connection, study, 0, {"origin": "rule"}, {})
+        enqueue.put(connection, study, 0, {attributes.ORIGIN: "rule"}, {})
         number = 1
-    known = {"origin": "enqueued", "enqueued_by": by[:_NAME_LENGTH], TAKEN_FROM: earlier.origin[:_NAME_LENGTH]}
+    known = {
+        attributes.ORIGIN: "enqueued",
+        attributes.ENQUEUED_BY: by[:_NAME_LENGTH],
+        TAKEN_FROM: earlier.origin[:_NAME_LENGTH],
+    }
     enqueue.put(connection, study, number, known, dict(fitted.values))
     return number + 1
 
@@ -136,7 +138,7 @@ def _known(connection: Connection, study: Study) -> dict[str, int]:
     query = (
         select(TRIALS.c.number, TRIAL_SYSTEM.c.value_json)
         .join(TRIAL_SYSTEM, TRIAL_SYSTEM.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study.id, TRIAL_SYSTEM.c.key.in_((claims.WANTED, claims.HYPERPARAMETERS)))
+        .where(TRIALS.c.study_id == study.id, TRIAL_SYSTEM.c.key.in_((REQUESTED, HYPERPARAMETERS)))
         .order_by(TRIALS.c.number.desc())
     )
     return {_mark(json.loads(text)): number for number, text in connection.execute(query)}

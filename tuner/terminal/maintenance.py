@@ -77,7 +77,9 @@ def doctor_summary(found: Sequence[Finding]) -> str:
     """`All is well.`, or how much is not."""
     counts = Counter(finding.level for finding in found)
     told = [wording.count(counts[level], level.value) for level in (Level.PROBLEM, Level.WARNING) if counts[level]]
-    return f"{' and '.join(told)} in {wording.count(len(found), 'look')}." if told else f"All is well: {wording.count(len(found), 'look')}."
+    return (
+        f"{' and '.join(told)} in {wording.count(len(found), 'check')}." if told else f"All is well: {wording.count(len(found), 'check')}."
+    )
 
 
 def _told(finding: Finding) -> str:

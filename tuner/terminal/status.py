@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tuner import wording
+from tuner.results import statistics
 from tuner.results.best import Best
 from tuner.spec import plan as plans
 from tuner.spec.study import StudySpec
@@ -52,7 +53,7 @@ def best(found: Best) -> RenderableType:
     measured = "validation accuracy" if found.spec.training.images == "train" else "accuracy on images that it trained on"
     lines = Text.assemble((found.spec.name, "strong"), f"  trial {found.trial}, {measured} ", (wording.accuracy(found.value), "bold green"))
     if found.test_accuracy is not None:
-        low, high = wording.wilson(found.test_accuracy, found.num_test)
+        low, high = statistics.accuracy_interval(found.test_accuracy, found.num_test)
         lines.append(f"\ntest accuracy {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")
     if found.rule_value is not None and found.trial != 0:
         lines.append(f"\ntrial 0, the rule that needs no search: {found.rule_value:.4f}", style="quiet")
@@ -119,7 +120,7 @@ def found(what: Found, num_completed: int) -> RenderableType:
     line.append(f" validation accuracy, trial {what.trial}")
     parts: list[RenderableType] = [line]
     if what.test_accuracy is not None:
-        low, high = wording.wilson(what.test_accuracy, what.num_test)
+        low, high = statistics.accuracy_interval(what.test_accuracy, what.num_test)
         images = f" on {what.num_test:,} images never seen; 95 % interval {low:.3f} to {high:.3f}"
         parts.append(Text.assemble(("test   ", "quiet"), (f"{what.test_accuracy:.4f}", "strong"), images))
     if num_completed > 1:

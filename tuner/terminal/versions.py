@@ -145,7 +145,8 @@ def _classes(verdict: Verdict) -> Table:
     right = ("images", "precision", "recall", "F1")
     rows = plan.table("class", *right, right=right)
     for each in verdict.classes[:_LISTED_CLASSES]:
-        rows.add_row(each.name, f"{each.num_images:,}", f"{each.precision:.3f}", f"{each.recall:.3f}", f"{each.f1:.3f}")
+        figures = ("–" if figure is None else f"{figure:.3f}" for figure in (each.precision, each.recall, each.f1))
+        rows.add_row(each.name, f"{each.num_images:,}", *figures)
     if len(verdict.classes) > _LISTED_CLASSES:
         rows.add_row(f"… {len(verdict.classes) - _LISTED_CLASSES} more with --json", *[""] * len(right), style="quiet")
     return rows

@@ -1,6 +1,6 @@
-"""A process that does one errand and leaves: `python -m tuner.trainer.errand ERRAND ANSWER --threads N`, two files of JSON.
+"""A process that does one errand and exits: `python -m tuner.trainer.errand ERRAND ANSWER --threads N`, with two JSON files.
 
-What an errand needs is imported for it: a model in ONNX is loaded without TensorFlow, as its users do.
+Each errand imports only what it needs: an ONNX model is loaded without TensorFlow, as its users load it.
 """
 
 import argparse
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Do the errand; whatever becomes of it is in the answer."""
+    """Do the errand and write its answer, or its failure, to a file."""
     parser = argparse.ArgumentParser(prog="tuner.trainer.errand")
     parser.add_argument("errand", type=Path)
     parser.add_argument("answer", type=Path)
-    parser.add_argument("--threads", type=int, default=0, help="threads of one operation; 0: all cores")
+    parser.add_argument("--threads", type=int, default=0, help="threads of one operation; 0 means all cores")
     given = parser.parse_args(arguments)
-    answer = answered(errands.read_errand(given.errand.read_bytes()), threads=given.threads)
+    answer = carry_out(errands.read_errand(given.errand.read_bytes()), threads=given.threads)
     beside = given.answer.with_suffix(".part")
     beside.write_text(answer.model_dump_json(), encoding="utf-8")
     beside.replace(given.answer)
 
 
-def answered(errand: errands.Errand, *, threads: int) -> errands.Answer:
-    """The answer to an errand."""
+def carry_out(errand: errands.Errand, *, threads: int) -> errands.Answer:
+    """Do an errand and return its answer."""
     try:
         return _do(errand, threads)
-    except Exception as error:  # noqa: BLE001 - what failed is told to who asked
+    except Exception as error:  # noqa: BLE001 - the answer reports the failure
         return errands.ErrandFailed(
             message=str(error) or type(error).__name__,
             is_request=isinstance(error, errors.RequestError),
@@ -52,14 +52,14 @@ def _do(errand: errands.Errand, threads: int) -> errands.Answer:
         case errands.Compare():
             if errand.format is not errands.Format.ONNX:
                 _share(threads)
-            from tuner.trainer.export import compare
+            from tuner.trainer.export import exported_model
 
-            return compare.compare(errand, threads=threads)
+            return exported_model.compare(errand, threads=threads)
         case errands.PredictImages():
             _share(threads)
-            from tuner.trainer.export import verify
+            from tuner.trainer.export import exported_model
 
-            return verify.predict(errand, threads=threads)
+            return exported_model.predict_images(errand, threads=threads)
         case errands.Verify():
             _share(threads)
             from tuner.trainer.export import verify
@@ -68,7 +68,7 @@ def _do(errand: errands.Errand, threads: int) -> errands.Answer:
 
 
 def _share(threads: int) -> "devices.TrainerShare":
-    """What TensorFlow, which is imported with it, may take of the machine; said to it."""
+    """Import TensorFlow and limit it to its share of the machine."""
     imports.import_keras()
     from tuner.kernels import devices
 

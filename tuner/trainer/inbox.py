@@ -1,4 +1,4 @@
-"""The trainer's end of the pipe: messages from the worker, sorted into what to do next and what to do at once."""
+"""The inbox: messages from the worker, sorted into orders for later and interruptions of the current trial."""
 
 import os
 import threading
@@ -7,14 +7,14 @@ from multiprocessing.connection import Connection
 
 from tuner.protocol import messages
 
-#: what the trainer does one after another
+#: orders that the trainer carries out one after another
 Order = messages.Prepare | messages.Train | messages.Evaluate | messages.Predict | messages.Quit
 
 
 class Inbox:
-    """Reads the pipe in a thread of its own, so that a trial is stopped in the middle of an epoch.
+    """Reads the pipe in its own thread, so that a message can interrupt a trial in the middle of an epoch.
 
-    When the worker is gone the process ends: nobody would hear of what it did.
+    The process exits when the worker is gone, because nobody would receive its results.
     """
 
     def __init__(self, pipe: Connection) -> None:
@@ -26,7 +26,7 @@ class Inbox:
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def send(self, message: messages.Message) -> None:
-        """Tell the worker something."""
+        """Send a message to the worker."""
         try:
             self._pipe.send_bytes(messages.encode(message))
         except OSError:
@@ -39,11 +39,11 @@ class Inbox:
             return self._orders.popleft()
 
     def interruption(self) -> messages.Stop | messages.Suspend | None:
-        """What the worker wants at once."""
+        """Return the worker's request to end the trial now, if there is one."""
         return self._interruption
 
     def decision(self) -> messages.Proceed | messages.Stop | messages.Suspend:
-        """Wait for the worker's word after the probe."""
+        """Wait for the worker's decision after the probe."""
         with self._changed:
             self._changed.wait_for(lambda: self._proceed or self._interruption)
             decision = self._interruption or self._proceed
@@ -66,6 +66,6 @@ class Inbox:
         elif isinstance(message, messages.Stop | messages.Suspend):
             self._interruption = message
         elif isinstance(message, messages.Prepare | messages.Train | messages.Evaluate | messages.Predict | messages.Quit):
-            # what was meant for the trial before came too late
+            # these were meant for the previous trial and came too late
             self._proceed = self._interruption = None
             self._orders.append(message)

@@ -1,7 +1,7 @@
-"""The trainer: a process that does what a worker tells it down a pipe, and is warm from trial to trial.
+"""The trainer process: carries out the orders that a worker sends through a socket, and keeps its graphs from trial to trial.
 
-Run as `python -m tuner.trainer.process FD --threads N`, where FD is the open end of a socket; on a GPU with `--gpu`, and with
-`--memory-limit-mb N` where others share it; with `--memory-bytes N` where others share the machine's own memory.
+Run as `python -m tuner.trainer.process FD --threads N`, where FD is the file descriptor of the socket. Add `--gpu` if a GPU is assigned,
+and `--memory-limit-mb N` if others share it. Add `--memory-bytes N` if others share the memory of the machine.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from tuner.kernels import imports
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until told to quit, or until the worker is gone."""
+    """Serve until the worker says quit or is gone."""
     parser = argparse.ArgumentParser(prog="tuner.trainer.process")
     parser.add_argument("fd", type=int)
-    parser.add_argument("--threads", type=int, default=0, help="threads of one operation; 0: all cores")
-    parser.add_argument("--gpu", action="store_true", help="it was given a GPU")
-    parser.add_argument("--memory-limit-mb", type=int, default=None, help="MiB of the GPU that it may take; none: what it needs")
-    parser.add_argument("--memory-bytes", type=int, default=machine.memory_bytes(), help="bytes of the machine's memory that it may take")
+    parser.add_argument("--threads", type=int, default=0, help="threads of one operation; 0 means all cores")
+    parser.add_argument("--gpu", action="store_true", help="a GPU is assigned to this trainer")
+    parser.add_argument("--memory-limit-mb", type=int, default=None, help="MiB of GPU memory that it may use; by default all it needs")
+    parser.add_argument("--memory-bytes", type=int, default=machine.memory_bytes(), help="bytes of memory that it may use")
     given = parser.parse_args(arguments)
-    # the worker decides when this ends; a terminal's Ctrl-C must not
+    # the worker decides when this process ends, not Ctrl-C in a terminal
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     imports.import_keras()
     from tuner.kernels import devices

@@ -1,4 +1,4 @@
-"""Streams into encrypted streams and back, in age's format; what comes back is authentic, piece by piece, or an error."""
+"""age encryption: encrypt and decrypt streams; decrypted data are authentic, piece by piece, or an error is raised."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -6,37 +6,37 @@ from typing import Any, Protocol
 from tuner.errors import RequestError
 from tuner.trust import keys
 
-#: how every age file begins
+#: first bytes of every age file
 MAGIC = b"age-encryption.org/v1"
 
 
 class Source(Protocol):
-    """What is read."""
+    """A stream to read."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Read at most `size` bytes; b"" at the end."""
 
 
 class Target(Protocol):
-    """What is written to."""
+    """A stream to write."""
 
     def write(self, data: bytes, /) -> int:
-        """Take all of them."""
+        """Write all bytes."""
 
     def flush(self) -> None:
-        """No more will come for a while."""
+        """Flush the stream."""
 
 
 class Damaged(RequestError):
-    """An encrypted file is not what was written."""
+    """An encrypted file was changed or is incomplete."""
 
 
 class Locked(Damaged):
-    """None of the keys opens an encrypted file, or its first bytes are not what was written."""
+    """None of the keys opens an encrypted file, or its first bytes were changed."""
 
 
-class _Faithful:
-    """A target whose own failure is known from one of the encryption."""
+class _RecordingTarget:
+    """A target that remembers its own errors, to tell them from errors of the encryption."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -58,41 +58,41 @@ def encrypt(source: Source, target: Target, recipients: Sequence[Any]) -> None:
 
     Raises:
         RequestError: there are no recipients.
-        OSError: the target does not take it.
+        OSError: the target cannot be written.
     """
     if not recipients:
-        raise RequestError("there is no one to encrypt to; expected a public key")
+        raise RequestError("there is no recipient; expected a public key")
     package = keys.pyrage()
-    faithful = _Faithful(target)
+    recording = _RecordingTarget(target)
     try:
-        package.encrypt_io(source, faithful, list(recipients))
+        package.encrypt_io(source, recording, list(recipients))
     except (package.EncryptError, OSError) as error:
-        raise faithful.failure or error from None
+        raise recording.failure or error from None
 
 
 def decrypt(source: Source, target: Target, identities: Sequence[Any], *, origin: str) -> None:
-    """Decrypt a stream; `target` gets pieces as they prove authentic, and may believe in the whole only when this returns.
+    """Decrypt a stream; `target` gets authentic pieces, and the whole is authentic only when this function returns.
 
-    What `target` raises passes through; `origin` names the file in messages.
+    Errors of `target` pass through; `origin` names the file in messages.
 
     Raises:
         Locked: no identity opens it.
-        Damaged: it is not all of what was written, and nothing else.
+        Damaged: it was changed or is incomplete.
     """
     package = keys.pyrage()
-    faithful = _Faithful(target)
+    recording = _RecordingTarget(target)
     try:
-        package.decrypt_io(source, faithful, list(identities))
+        package.decrypt_io(source, recording, list(identities))
     except package.DecryptError as error:
-        raise Locked(f"{origin} cannot be opened: {_why(str(error))}") from error
+        raise Locked(f"{origin} cannot be opened: {_locked_reason(str(error))}") from error
     except OSError as error:
-        if faithful.failure is not None:
-            raise faithful.failure from None
-        raise Damaged(f"{origin} is damaged: {_what(str(error))}") from error
+        if recording.failure is not None:
+            raise recording.failure from None
+        raise Damaged(f"{origin} is damaged: {_damage(str(error))}") from error
 
 
 def is_opened(source: Source, identities: Sequence[Any]) -> bool:
-    """Whether one of the keys opens an encrypted stream; only its first piece is read."""
+    """Return whether one of the keys opens an encrypted stream, by its first piece."""
     try:
         decrypt(source, _FirstPiece(), identities, origin="")
     except Locked:
@@ -103,7 +103,7 @@ def is_opened(source: Source, identities: Sequence[Any]) -> bool:
 
 
 class _Enough(Exception):
-    """A piece has come."""
+    """The first piece was decrypted."""
 
 
 class _FirstPiece:
@@ -114,16 +114,16 @@ class _FirstPiece:
         pass
 
 
-def _why(said: str) -> str:
-    if said in ("No matching keys found", "Decryption failed"):
-        return "the key is not one that it was encrypted to, or its first bytes are damaged"
-    return f"it is no encrypted file, or its first bytes are damaged ({said})"
+def _locked_reason(message: str) -> str:
+    if message in ("No matching keys found", "Decryption failed"):
+        return "it was encrypted with another key, or its first bytes are damaged"
+    return f"it is not an encrypted file, or its first bytes are damaged ({message})"
 
 
-def _what(said: str) -> str:
+def _damage(message: str) -> str:
     known = {
         "decryption error": "a part of it was changed, or its end is missing",
         "age file is truncated": "its end is missing",
-        "last chunk has been processed": "something was added at its end",
+        "last chunk has been processed": "data were added at its end",
     }
-    return known.get(said, said)
+    return known.get(message, message)

@@ -1,4 +1,4 @@
-"""Weights and checkpoints to and from files, encrypted where the environment names a key; the plain ones never come to a disk then."""
+"""Encryption at rest: writes weights and checkpoints encrypted if the environment names a key; plain data then never reach a disk."""
 
 import contextlib
 import io
@@ -13,15 +13,15 @@ from tuner.trust import age, keys
 
 
 class NoKey(RequestError):
-    """A file is encrypted, and there is no key for it, or another's."""
+    """A file is encrypted, and the environment names no key that opens it."""
 
 
 def write(file: BinaryIO, save: Callable[[BinaryIO], None]) -> None:
-    """Have `save` write into a file, encrypted if there is a key.
+    """Write what `save` writes to a file, encrypted if there is a key.
 
     Raises:
-        RequestError: what the environment names is no key.
-        OSError: the file does not take it.
+        RequestError: the environment names an invalid key.
+        OSError: the file cannot be written.
     """
     identities = keys.artifact_identities()
     if not identities:
@@ -35,12 +35,12 @@ def write(file: BinaryIO, save: Callable[[BinaryIO], None]) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """What `write` wrote, as it was before it was encrypted; a file that was never encrypted is read as it is.
+    """Open a file of `write` decrypted; a plain file is read as it is.
 
     Raises:
-        NoKey: it is encrypted, and the environment names no key that opens it.
-        Damaged: it is not what was written.
-        OSError: it cannot be read.
+        NoKey: the file is encrypted, and the environment names no key that opens it.
+        Damaged: the file was changed or is incomplete.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         if not is_encrypted(file):
@@ -48,32 +48,34 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             return
         identities = keys.artifact_identities()
         if not identities:
-            raise NoKey(f"{path} is encrypted; set {keys.ARTIFACT_KEY} to the key that it was encrypted with, or to the file of it")
+            raise NoKey(f"{path} is encrypted; set {keys.ARTIFACT_KEY} to its key, or to the file of the key")
         plain = io.BytesIO()
         try:
             age.decrypt(file, plain, identities, origin=str(path))
         except age.Locked as error:
-            raise NoKey(f"{error}. The key is what {keys.ARTIFACT_KEY} names") from error
+            raise NoKey(f"{error}. The key comes from {keys.ARTIFACT_KEY}; set it to the key of the file") from error
         plain.seek(0)
         yield plain
 
 
 def require_key(folder: Path) -> None:
-    """Refuse to add plain files to a study's folder of encrypted ones.
+    """Refuse to add plain files to a folder of encrypted files.
 
     Raises:
-        NoKey: the environment names no key, and an earlier one has encrypted what lies there.
+        NoKey: the environment names no key, and the folder has encrypted files.
     """
     if keys.artifact_identities():
         return
     for path in itertools.chain(folder.glob("trial-*/checkpoint"), folder.glob("trial-*/*.npz")):
         with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
             if is_encrypted(file):
-                raise NoKey(f"{path} is encrypted, so others are to be as well; set {keys.ARTIFACT_KEY} to that key, or to the file of it")
+                raise NoKey(
+                    f"{path} is encrypted, so new files must be, too; set {keys.ARTIFACT_KEY} to its key, or to the file of the key"
+                )
 
 
 def is_encrypted(file: BinaryIO) -> bool:
-    """Whether a file that was just opened is an encrypted one; it stands at its beginning afterwards."""
-    begin = file.read(len(age.MAGIC))
+    """Return whether a file that was just opened is encrypted; its position stays at the start."""
+    start = file.read(len(age.MAGIC))
     file.seek(0)
-    return begin == age.MAGIC
+    return start == age.MAGIC

@@ -1,9 +1,7 @@
-"""What the configuration of a Keras model may name: layers that compute, and the plain values that they are made of.
+"""Keras files: reasons not to load a `.keras` file, found in its members, configuration and weights without loading it.
 
-Left out is what can run code of the file's or of the machine's, read other files, or reach the network: Lambda, wrappers of functions
-and of other frameworks, saved models inside, look-ups with vocabularies, and everything that is registered by a package of its own.
-
-A `.keras` file into the reasons not to load it; nothing is loaded: members, configuration and weights are looked at.
+A configuration may name layers that only compute, and plain values. Everything is refused that can run code, read other files or use the
+network: Lambda, wrappers of functions and of other frameworks, nested saved models, look-ups with vocabularies, and registered classes.
 """
 
 import json
@@ -31,13 +29,13 @@ _INITIALIZERS = """
     Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity IdentityInitializer LecunNormal LecunUniform Ones Orthogonal
     OrthogonalInitializer RandomNormal RandomUniform TruncatedNormal VarianceScaling Zeros
 """
-#: arithmetic between layers, which Keras writes down as operations
+#: arithmetic between layers, which Keras stores as operations
 _OPERATIONS = {
     "keras.src.ops.numpy": "Absolute Add Clip Concatenate Divide ExpandDims Exp Log Maximum Mean Minimum Moveaxis Multiply Negative "
     "Power Reshape Sqrt Square Squeeze Subtract Sum Transpose TrueDivide",
     "keras.src.ops.nn": "Elu Gelu HardSigmoid HardSilu HardSwish LeakyRelu LogSoftmax Relu Relu6 Sigmoid Silu Softmax Softplus Softsign",
 }
-#: the module and the name of everything that is allowed
+#: module and name of each allowed class
 ALLOWED = frozenset(
     [("keras.layers", name) for name in _LAYERS.split()]
     + [("keras.initializers", name) for name in _INITIALIZERS.split()]
@@ -48,35 +46,21 @@ ALLOWED = frozenset(
     + [("keras.src.applications.convnext", "LayerScale"), ("keras.src.applications.inception_resnet_v2", "CustomScaleLayer")]
     + [(module, name) for module, names in _OPERATIONS.items() for name in names.split()]
 )
-#: a tensor between two layers
+#: class name of a tensor between two layers
 TENSOR = "__keras_tensor__"
-
-
-def refusal(config: dict[str, object]) -> str:
-    """Why an object that a configuration describes is not made, "" where it may be."""
-    name, module, registered = config.get("class_name"), config.get("module"), config.get("registered_name")
-    if name == TENSOR and module is None and registered is None:
-        return ""
-    if not isinstance(name, str) or not isinstance(module, str | None) or not isinstance(registered, str | None):
-        return "describes an object whose class is no name"
-    if registered not in (None, name):
-        return f"asks for {registered!r}, which is registered by a package of its own; only layers of Keras are loaded"
-    if (module, name) not in ALLOWED:
-        return f"asks for {name!r} of {module or 'no module'}, which is not among the layers of Keras that are loaded"
-    return ""
 
 
 _CONFIG, _WEIGHTS, _METADATA = "config.json", "model.weights.h5", "metadata.json"
 _MEMBERS = frozenset({_CONFIG, _WEIGHTS, _METADATA})
 _MAX_CONFIG_BYTES = 32 * 1024**2
-#: of numbers in a configuration, such as sides, units and paddings; those of seeds and of shared objects mean nothing
+#: largest number in a configuration, such as sizes, units and paddings; seeds and ids of shared objects may be larger
 _MAX_NUMBER = 65_536
-_MEANINGLESS = frozenset({"seed", "shared_object_id"})
-#: how wide a layer is; it must be as wide in the weights
+_ANY_NUMBER = frozenset({"seed", "shared_object_id"})
+#: keys for the width of a layer, which must also occur in the weights
 _WIDTHS = frozenset({"units", "filters"})
 _MAX_DEPTH = 100
 _MAX_OBJECTS = 200_000
-#: what damaged archives and weights raise
+#: errors of damaged archives and weights
 _DAMAGE = (
     zipfile.BadZipFile, OSError, ValueError, KeyError, RuntimeError, EOFError, NotImplementedError, RecursionError, TypeError, MemoryError,
 )  # fmt: skip
@@ -86,16 +70,16 @@ def require_safe(path: Path) -> None:
     """Refuse a file that could do more than compute when Keras loads it.
 
     Raises:
-        RequestError: it could, or is damaged; every reason is told.
+        RequestError: the file is unsafe or damaged; the message lists the reasons.
     """
     found = problems(path)
     if found:
-        cure = "If it is your own, load it with Keras; if not, ask where it comes from"
+        cure = "If you made the file, load it with Keras; otherwise check where it comes from"
         raise RequestError(f"{path} is not loaded: {'; '.join(found[:10])}. {cure}")
 
 
 def problems(path: Path) -> list[str]:
-    """Every reason not to load a file; none for a model of Keras' own layers with weights in HDF5."""
+    """Return every reason not to load a file; none for a model of Keras' own layers."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             found = list(_of_members(archive, path.stat().st_size))
@@ -107,17 +91,17 @@ def problems(path: Path) -> list[str]:
             found += _of_config(_read_json(archive, _CONFIG), widths)
             return list(dict.fromkeys(found))
     except _DAMAGE as error:
-        return [f"it is damaged, or no model that Keras saved: {str(error) or type(error).__name__}"[:300]]
+        return [f"it is damaged, or not a model that Keras saved: {str(error) or type(error).__name__}"[:300]]
 
 
 def _of_members(archive: zipfile.ZipFile, num_bytes: int) -> Iterator[str]:
     names = [member.filename for member in archive.infolist()]
     for name in sorted(set(names) - _MEMBERS):
-        yield f"it holds {name!r}, which no model of Keras' own layers needs"
+        yield f"it holds {name!r}, which a model of Keras' own layers does not need"
     for name in sorted(_MEMBERS - set(names)):
         yield f"it lacks {name}"
     if len(names) > len(set(names)):
-        yield "it holds a member twice, and readers do not agree on which of them counts"
+        yield "it holds a member twice, and readers differ in which one counts"
     for member in archive.infolist():
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG) or member.is_dir():
@@ -125,11 +109,11 @@ def _of_members(archive: zipfile.ZipFile, num_bytes: int) -> Iterator[str]:
         if member.flag_bits & 1:
             yield f"{member.filename!r} is encrypted"
         if member.filename == _WEIGHTS and member.compress_type != zipfile.ZIP_STORED:
-            yield f"{_WEIGHTS} is compressed, which Keras never does: it may be far larger than it seems"
+            yield f"{_WEIGHTS} is compressed, which Keras never does: it may be much larger than it seems"
     if sum(member.file_size for member in archive.infolist() if member.filename == _WEIGHTS) > num_bytes:
-        yield f"{_WEIGHTS} says that it is larger than the whole file"
+        yield f"{_WEIGHTS} claims to be larger than the whole file"
     if any(member.file_size > _MAX_CONFIG_BYTES for member in archive.infolist() if member.filename != _WEIGHTS):
-        yield f"its configuration says that it is larger than {_MAX_CONFIG_BYTES:,} bytes"
+        yield f"its configuration claims to be larger than {_MAX_CONFIG_BYTES:,} bytes"
 
 
 def _read_json(archive: zipfile.ZipFile, name: str) -> Any:
@@ -140,18 +124,18 @@ def _read_json(archive: zipfile.ZipFile, name: str) -> Any:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands in its configuration twice")
+        raise ValueError("its configuration contains a key twice")
     return found
 
 
 def _of_config(config: Any, widths: frozenset[int]) -> list[str]:
     if not isinstance(config, dict) or "class_name" not in config:
-        return ["its configuration describes no model"]
+        return ["its configuration does not describe a model"]
     return list(_of_value("", config, widths, 0))
 
 
 def _of_value(key: str, value: Any, widths: frozenset[int], depth: int) -> Iterator[str]:
-    """What may not be made of a part of the configuration, at any depth."""
+    """Yield the reasons against a part of the configuration, at any depth."""
     if depth > _MAX_DEPTH:
         yield f"its configuration is nested deeper than {_MAX_DEPTH}"
     elif isinstance(value, dict):
@@ -164,32 +148,46 @@ def _of_value(key: str, value: Any, widths: frozenset[int], depth: int) -> Itera
     elif isinstance(value, list):
         for part in value:
             yield from _of_value(key, part, widths, depth + 1)
-    elif isinstance(value, int) and not isinstance(value, bool) and key not in _MEANINGLESS:
+    elif isinstance(value, int) and not isinstance(value, bool) and key not in _ANY_NUMBER:
         if abs(value) > _MAX_NUMBER:
             yield f"its configuration sets {key} to {value:,}; expected at most {_MAX_NUMBER:,}"
         elif key in _WIDTHS and value not in widths:
-            yield f"its configuration sets {key} to {value:,}, and none of its weights is so wide"
+            yield f"its configuration sets {key} to {value:,}, but none of its weights has this width"
+
+
+def refusal(config: dict[str, object]) -> str:
+    """Return why an object of a configuration is refused, "" if it is allowed."""
+    name, module, registered = config.get("class_name"), config.get("module"), config.get("registered_name")
+    if name == TENSOR and module is None and registered is None:
+        return ""
+    if not isinstance(name, str) or not isinstance(module, str | None) or not isinstance(registered, str | None):
+        return "describes an object whose class name is not a text"
+    if registered not in (None, name):
+        return f"names {registered!r}, a class that another package registers; only layers of Keras are loaded"
+    if (module, name) not in ALLOWED:
+        return f"names {name!r} of {module or 'no module'}, which is not an allowed layer of Keras"
+    return ""
 
 
 def _of_weights(file: IO[bytes], num_bytes: int) -> tuple[list[str], frozenset[int]]:
-    """What is wrong with weights in HDF5, and the lengths of their axes."""
+    """Return what is wrong with weights in HDF5, and the lengths of their axes."""
     found: list[str] = []
     widths: set[int] = set()
     seen: set[int] = set()
     held_bytes, waiting = 0, [""]
     with h5py.File(file, "r") as weights:
         while waiting:
-            place = waiting.pop()
-            group = weights[place] if place else weights
+            group_name = waiting.pop()
+            group = weights[group_name] if group_name else weights
             for name in group:
-                where = f"{place}/{name}"
+                where = f"{group_name}/{name}"
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                    found.append(f"its weights {where!r} are a link, which may lead to another file")
+                    found.append(f"its weights {where!r} are a link, which may point to another file")
                     continue
                 item = group[name]
                 address = h5py.h5o.get_info(item.id).addr
                 if address in seen or len(seen) > _MAX_OBJECTS:
-                    return [f"its weights {where!r} stand in it twice, or there are too many"], frozenset()
+                    return [f"its weights {where!r} occur twice, or there are too many"], frozenset()
                 seen.add(address)
                 if isinstance(item, h5py.Group):
                     waiting.append(where)
@@ -198,16 +196,16 @@ def _of_weights(file: IO[bytes], num_bytes: int) -> tuple[list[str], frozenset[i
                     widths |= set(item.shape or ())
                     held_bytes += item.nbytes
                 else:
-                    found.append(f"its weights {where!r} are no array")
+                    found.append(f"its weights {where!r} are not an array")
     if held_bytes > num_bytes:
-        found.append(f"its weights say that they have {held_bytes:,} bytes, in a file of {num_bytes:,}")
+        found.append(f"its weights claim to have {held_bytes:,} bytes, in a file of {num_bytes:,}")
     return found, frozenset(widths)
 
 
 def _of_array(array: h5py.Dataset) -> Iterator[str]:
     if array.external is not None or array.is_virtual:
-        yield "lie in another file"
+        yield "are in another file"
     if array.id.get_create_plist().get_nfilters():
         yield "are compressed, which Keras never does"
     if array.dtype.kind not in "fiub":
-        yield f"are no numbers but {array.dtype}"
+        yield f"are not numbers but {array.dtype}"

@@ -1,10 +1,8 @@
-"""Keys and passphrases out of files and the environment, never out of an argument: a shell remembers those, and everyone sees them.
+"""Keys and passphrases, from files and the environment; never from an argument, which a shell remembers and other users can see.
 
-A passphrase and a salt into an age identity.
-
-age's own passphrases take a gigabyte of memory and cannot be streamed by pyrage; here Argon2id (RFC 9106) makes the 32 bytes of an X25519
-identity, and the rest is an ordinary age file. Who does not know the passphrase does not know the recipient either, so nobody else can
-write a file that it opens.
+age's own passphrases need a gigabyte of memory, and pyrage cannot stream them. So Argon2id (RFC 9106) turns a passphrase and a salt into an
+X25519 identity, and the rest is an ordinary age file. Without the passphrase nobody knows the recipient, so nobody can write a file that it
+opens.
 """
 
 import importlib
@@ -18,17 +16,24 @@ from argon2.low_level import Type, hash_secret_raw
 
 from tuner.errors import MissingPackage, RequestError
 
-#: an age identity, or the file that holds it: what weights and checkpoints are encrypted with, and what sealed bundles are opened with
+#: environment variable with an age identity or its file, which encrypts weights and checkpoints and opens sealed bundles
 ARTIFACT_KEY = "TUNER_ARTIFACT_KEY"
 PASSPHRASE = "TUNER_PASSPHRASE"
 SECRET, PUBLIC = "AGE-SECRET-KEY-1", "age1"
-#: a passphrase protects what may be tried out for years, away from here
+#: smallest number of characters of a passphrase; an attacker with the file may try passphrases for years
 MIN_PASSPHRASE = 12
+#: size limit of a file with keys
 _MAX_BYTES = 64 * 1024
+SALT_BYTES = 16
+#: cost of Argon2id, fixed by the version in a sealed file's first line, so no file can demand more
+_MEMORY_KIB, _ROUNDS, _LANES = 46 * 1024, 3, 1
+#: alphabet and checksum of Bech32 (BIP 173), the text form of age keys
+_ALPHABET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
+_GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 
 
 def pyrage() -> Any:
-    """The package that encrypts.
+    """Import the package for encryption.
 
     Raises:
         MissingPackage: it is not installed.
@@ -40,23 +45,23 @@ def pyrage() -> Any:
 
 
 def identities(path: Path) -> list[Any]:
-    """The age identities of a file, which open what is sealed to their recipients.
+    """Read the age identities of a file.
 
     Raises:
-        RequestError: it cannot be read, others can read it, or it holds none.
+        RequestError: it cannot be read, others can read it, or it holds no identity.
     """
     lines = _lines(read_secret(path))
     found = [_identity(line, str(path)) for line in lines]
     if not found:
-        raise RequestError(f"{path} holds no key; expected a line that begins with {SECRET}, as `tuner keygen seal {path}` writes it")
+        raise RequestError(f"{path} holds no key; expected a line that starts with {SECRET}, as `tuner keygen seal {path}` writes it")
     return found
 
 
 def artifact_identities() -> list[Any]:
-    """The age identities that the environment names, none where it names none.
+    """Return the age identities that the environment names; [] if it names none.
 
     Raises:
-        RequestError: what it names is no key, or others can read it.
+        RequestError: the named key is invalid, or others can read it.
     """
     given = os.environ.get(ARTIFACT_KEY, "").strip()
     if not given:
@@ -70,7 +75,7 @@ def artifact_identities() -> list[Any]:
 
 
 def recipients(given: Sequence[str]) -> list[Any]:
-    """Whom to encrypt to: public keys `age1…`, or files that hold them, a line each.
+    """Read recipients from public keys `age1…`, or from files with a public key on each line.
 
     Raises:
         RequestError: one of them is neither.
@@ -79,20 +84,20 @@ def recipients(given: Sequence[str]) -> list[Any]:
     for one in given:
         if one.upper().startswith(SECRET):
             raise RequestError(
-                f"--recipient is a secret key ({SECRET}…), and now your shell may remember it; give its public key, which begins with "
-                f"{PUBLIC}, and make a new pair with: tuner keygen seal FILE"
+                f"--recipient is a secret key ({SECRET}…), and your shell may remember it now; name its public key, which starts with "
+                f"{PUBLIC}, and make a new pair of keys with: tuner keygen seal FILE"
             )
         found += [_recipient(line) for line in ([one] if one.startswith(PUBLIC) else _lines(_read(Path(one).expanduser())))]
     return found
 
 
 def recipient_of(identity: Any) -> Any:
-    """Whom to encrypt to, so that an identity opens it."""
+    """Return the recipient of an identity."""
     return identity.to_public()
 
 
 def passphrase(path: Path | None) -> str | None:
-    """The first line of a file, or what the environment says; None where neither is given.
+    """Return the passphrase from the first line of a file or from the environment; None if neither is given.
 
     Raises:
         RequestError: the file cannot be read, others can read it, or the passphrase is too short.
@@ -109,7 +114,7 @@ def passphrase(path: Path | None) -> str | None:
 
 
 def read_secret(path: Path) -> str:
-    """The text of a file that only its owner may read.
+    """Read a file that only its owner can read.
 
     Raises:
         RequestError: it cannot be read, or others can read it.
@@ -118,10 +123,10 @@ def read_secret(path: Path) -> str:
 
 
 def write_new(path: Path, content: bytes, *, mode: int) -> None:
-    """A file that was not there before, with these permissions from its first moment.
+    """Write a new file with these permissions from the start.
 
     Raises:
-        RequestError: it is there, or cannot be written.
+        RequestError: the file exists, or cannot be written.
     """
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
@@ -139,15 +144,15 @@ def _read(path: Path, *, is_secret: bool = False) -> str:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if is_secret and stat.S_ISREG(mode) and mode & 0o077:
-                raise RequestError(f"{path} can be read by others (mode {mode & 0o777:04o}); close it: chmod 600 {path}")
+                raise RequestError(f"{path} can be read by others (mode {mode & 0o777:04o}); restrict it: chmod 600 {path}")
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
-            raise RequestError(f"{path} has more than {_MAX_BYTES:,} bytes, which no key has")
+            raise RequestError(f"{path} has more than {_MAX_BYTES:,} bytes, so it is not a key")
         return content.decode()
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise RequestError(f"{path} holds no text, and so no key") from error
+        raise RequestError(f"{path} is not a text file, so it is not a key") from error
 
 
 def _lines(text: str) -> list[str]:
@@ -159,7 +164,7 @@ def _identity(line: str, origin: str) -> Any:
     try:
         return package.x25519.Identity.from_str(line)
     except package.IdentityError as error:
-        raise RequestError(f"{origin} holds a line that is no key of age; expected {SECRET} and 58 characters after it") from error
+        raise RequestError(f"{origin} holds a line that is not an age key; expected {SECRET} and 58 more characters") from error
 
 
 def _recipient(given: str) -> Any:
@@ -167,19 +172,11 @@ def _recipient(given: str) -> Any:
     try:
         return package.x25519.Recipient.from_str(given)
     except package.RecipientError as error:
-        raise RequestError(f"the recipient {given[:70]} is no public key of age; expected {PUBLIC} and 58 characters after it") from error
-
-
-SALT_BYTES = 16
-#: fixed by the version in the sealed file's first line, so that no file can ask for more
-_MEMORY_KIB, _ROUNDS, _LANES = 46 * 1024, 3, 1
-#: of Bech32 (BIP 173), in which age writes its keys
-_ALPHABET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-_GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
+        raise RequestError(f"the recipient {given[:70]} is not a public age key; expected {PUBLIC} and 58 more characters") from error
 
 
 def identity(passphrase: str, salt: bytes) -> Any:
-    """The identity of a passphrase; the same for the same salt."""
+    """Return the identity of a passphrase and a salt."""
     secret = hash_secret_raw(
         passphrase.encode(), salt, time_cost=_ROUNDS, memory_cost=_MEMORY_KIB, parallelism=_LANES, hash_len=32, type=Type.ID
     )
@@ -187,7 +184,7 @@ def identity(passphrase: str, salt: bytes) -> Any:
 
 
 def _bech32(prefix: str, data: bytes) -> str:
-    """Bytes as Bech32: five bits a character, and six characters that check them."""
+    """Encode bytes as Bech32: five bits for each character, and six characters of checksum."""
     bits = "".join(f"{byte:08b}" for byte in data)
     values = [int(bits[place : place + 5].ljust(5, "0"), 2) for place in range(0, len(bits), 5)]
     spread = [ord(letter) >> 5 for letter in prefix] + [0] + [ord(letter) & 31 for letter in prefix]

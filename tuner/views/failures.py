@@ -8,8 +8,8 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Table, and_, func, select
 
+from tuner.storage.attributes import ERROR, LOG, MESSAGE
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER, TRIALS
-from tuner.studies.endings import LOG
 
 #: kinds of failure that are told apart, the most frequent first
 _LISTED = 10
@@ -32,7 +32,7 @@ class FailedTrials:
 
 def read(connection: Connection, study_id: int) -> list[FailedTrials]:
     """The kinds of failure of a study, the most frequent first."""
-    is_error = and_(TRIAL_USER.c.trial_id == TRIALS.c.trial_id, TRIAL_USER.c.key == "error")
+    is_error = and_(TRIAL_USER.c.trial_id == TRIALS.c.trial_id, TRIAL_USER.c.key == ERROR)
     query = (
         select(TRIAL_USER.c.value_json, func.count().label("num"), func.max(TRIALS.c.number))
         .select_from(TRIALS.outerjoin(TRIAL_USER, is_error))
@@ -43,7 +43,7 @@ def read(connection: Connection, study_id: int) -> list[FailedTrials]:
     )
     found = [(_text(stored), num, number) for stored, num, number in connection.execute(query)]
     numbers = [number for _, _, number in found]
-    messages = _said(connection, study_id, numbers, TRIAL_USER, "message")
+    messages = _said(connection, study_id, numbers, TRIAL_USER, MESSAGE)
     logs = _said(connection, study_id, numbers, TRIAL_SYSTEM, LOG)
     return [
         FailedTrials(error=error, num_trials=num, last_number=number, message=messages.get(number, ""), log=logs.get(number, ""))

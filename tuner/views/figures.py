@@ -8,11 +8,11 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Select, func, select
 
-from tuner.storage import tables
+from tuner.storage import queries, tables
+from tuner.storage.attributes import SPEC
 from tuner.storage.engine import Storage
 from tuner.storage.tables import LEASES, STUDIES, STUDY_USER, TRIALS, VALUES
-from tuner.studies.leases import LEASE_SECONDS
-from tuner.studies.study import SPEC
+from tuner.studies import leases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def lines(storage: Storage, study_id: int, *, after: int, limit: int) -> Sequenc
     """Trials of a study whose number is above `after`, in order."""
     query = (
         select(TRIALS.c.number, TRIALS.c.state, VALUES.c.value, TRIALS.c.datetime_start, TRIALS.c.datetime_complete)
-        .outerjoin(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
+        .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & queries.IS_FINITE)
         .where(TRIALS.c.study_id == study_id, TRIALS.c.number > after)
         .order_by(TRIALS.c.number)
         .limit(limit)
@@ -86,7 +86,7 @@ def hands(storage: Storage) -> Sequence[Hand]:
         query = (
             select(LEASES.c.worker, STUDIES.c.study_name, LEASES.c.trial_number, LEASES.c.attempt, LEASES.c.started_at, LEASES.c.seen_at)
             .join(STUDIES, STUDIES.c.study_id == LEASES.c.study_id)
-            .where(LEASES.c.ended_at.is_(None), LEASES.c.seen_at > now - LEASE_SECONDS)
+            .where(*leases.live(now))
             .order_by(STUDIES.c.study_name, LEASES.c.trial_number)
         )
         return [
@@ -102,44 +102,28 @@ def hands(storage: Storage) -> Sequence[Hand]:
 
 def _figures(connection: Connection) -> list[Figures]:
     now = tables.clock(connection)
-    by_state: dict[int, dict[str, int]] = {}
-    counted = select(TRIALS.c.study_id, TRIALS.c.state, func.count()).group_by(TRIALS.c.study_id, TRIALS.c.state)
-    for study_id, state, count in connection.execute(counted):
-        by_state.setdefault(study_id, {})[state.name.lower()] = count
-    is_held = LEASES.c.ended_at.is_(None) & (LEASES.c.seen_at > now - LEASE_SECONDS)
-    working = select(LEASES.c.study_id, func.count(LEASES.c.worker_key.distinct())).where(is_held).group_by(LEASES.c.study_id)
+    listed = connection.execute(_ours(STUDIES.c.study_name).order_by(STUDIES.c.study_id))
+    names: dict[int, str] = {row.study_id: row.study_name for row in listed}
+    counts = queries.counts(connection, list(names))
+    working = select(LEASES.c.study_id, func.count(LEASES.c.worker_key.distinct())).where(*leases.live(now)).group_by(LEASES.c.study_id)
     workers = {row[0]: row[1] for row in connection.execute(working)}
     last = select(LEASES.c.study_id, func.max(func.coalesce(LEASES.c.ended_at, LEASES.c.seen_at))).group_by(LEASES.c.study_id)
     seen = {row[0]: row[1] for row in connection.execute(last)}
-    states = [state.name.lower() for state in TrialState]
     found = []
-    for study_id, name in connection.execute(_ours(STUDIES.c.study_name).order_by(STUDIES.c.study_id)).all():
-        best = _best(connection, study_id)
+    for study_id, name in names.items():
+        best, states = queries.best(connection, study_id), counts.get(study_id, {})
         found.append(
             Figures(
                 id=study_id,
                 name=name,
-                trials={state: by_state.get(study_id, {}).get(state, 0) for state in states},
-                best_value=best[0] if best else None,
-                best_trial=best[1] if best else None,
+                trials={state.name.lower(): states[state].num_trials if state in states else 0 for state in TrialState},
+                best_value=None if best is None else best.value,
+                best_trial=None if best is None else best.number,
                 num_workers=workers.get(study_id, 0),
                 silent_seconds=max(0.0, now - seen[study_id]) if study_id in seen else None,
             )
         )
     return found
-
-
-def _best(connection: Connection, study_id: int) -> tuple[float, int] | None:
-    """Value and number of the best completed trial; among equals the earliest."""
-    query = (
-        select(VALUES.c.value, TRIALS.c.number)
-        .join(TRIALS, TRIALS.c.trial_id == VALUES.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE, VALUES.c.value.is_not(None))
-        .order_by(VALUES.c.value.desc(), TRIALS.c.number)
-        .limit(1)
-    )
-    row = connection.execute(query).first()
-    return None if row is None else (row[0], row[1])
 
 
 def _ours(*columns: Any) -> Select[Any]:

@@ -47,21 +47,16 @@ def judge(
     """The outlook of a study; without a budget there is no end to foretell."""
     most = None if budget is None else budgets.limit(budget, num_combinations)
     timeout = None if budget is None else budget.timeout
-    ends, parts = [], []
-    if most is not None:
-        parts.append(num_ended / most)
-        if num_ended:
-            ends.append(max(0, most - num_ended) * busy_seconds / num_ended)
+    parts = [] if most is None else [num_ended / most]
     if timeout is not None:
         parts.append(busy_seconds / timeout)
-        ends.append(max(0.0, timeout - busy_seconds))
     left = None if most is None else max(0, most - num_trials)
     ahead = left or 10
     # of few trials nothing can be said of more than half as many
     gain_ahead = min(ahead, history.num_completed // 2) if history.top else 0
     return Outlook(
         per_hour=3600 * num_ended / busy_seconds if num_ended and busy_seconds > 0 else None,
-        seconds_left=min(ends) if ends else None,
+        seconds_left=seconds_left(budget, num_ended=num_ended, busy_seconds=busy_seconds, num_combinations=num_combinations),
         trials_left=left,
         spent=min(1.0, max(parts)) if parts else None,
         num_since_best=history.num_since_best,
@@ -70,6 +65,18 @@ def judge(
         gain=gain_at_most(history.top, history.num_completed, gain_ahead) if gain_ahead else None,
         gain_ahead=gain_ahead,
     )
+
+
+def seconds_left(budget: Budget | None, *, num_ended: int, busy_seconds: float, num_combinations: int | None) -> float | None:
+    """Return the seconds until the trials or the time of a budget are spent at the pace so far, or None if that is not known."""
+    if budget is None:
+        return None
+    ends, most = [], budgets.limit(budget, num_combinations)
+    if most is not None and num_ended:
+        ends.append(max(0, most - num_ended) * busy_seconds / num_ended)
+    if budget.timeout is not None:
+        ends.append(max(0.0, budget.timeout - busy_seconds))
+    return min(ends, default=None)
 
 
 def chance_of_a_new_best(num_completed: int, ahead: int) -> float:

@@ -10,13 +10,14 @@ from sqlalchemy import Connection, func, select
 
 from tuner.protocol.messages import Stage
 from tuner.spec import budget
-from tuner.spec.budget import StudyProgress
 from tuner.storage import tables
-from tuner.storage.tables import EPOCHS, INTERMEDIATE, STUDY_USER, TRIALS, VALUES
+from tuner.storage.queries import VALUED
+from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIALS
 from tuner.studies import leases
-from tuner.studies import study as studies
-from tuner.studies.leases import LEASE_SECONDS, Lease
-from tuner.studies.study import HALTED, STOPPED, Study
+from tuner.studies import progress as studies_progress
+from tuner.studies.leases import Lease
+from tuner.studies.study import Study
+from tuner.views import outlook
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class Snapshot:
     eta_seconds: float | None
     #: why no further trial starts; None if one may
     stop_reason: str | None
+    #: why not even a trial that was begun is taken up again; None if one may be
+    end_reason: str | None
     #: who stopped the study; None: no one
     halted_by: str | None
     #: trials among those that ended which were carried over from another study; the budget counts the others
@@ -78,6 +81,11 @@ class Snapshot:
         """The same less those that were carried over."""
         return self.num_ended - self.num_carried
 
+    @property
+    def is_over(self) -> bool:
+        """Whether no trial is left, neither to begin nor to end."""
+        return self.end_reason is not None or (self.stop_reason is not None and not self.running and not self.num_waiting)
+
 
 def snapshot(study: Study) -> Snapshot:
     """How a study stands now, in a few statements."""
@@ -85,74 +93,45 @@ def snapshot(study: Study) -> Snapshot:
 
 
 def best_curve(study: Study) -> list[float]:
-    """The best value of the study after each completed trial, in the order of their ends."""
-    query = select(VALUES.c.value).join(TRIALS, TRIALS.c.trial_id == VALUES.c.trial_id)
-    query = query.where(TRIALS.c.study_id == study.id, TRIALS.c.state == TrialState.COMPLETE).order_by(TRIALS.c.datetime_complete)
+    """Return the best value of the study after each completed trial, in the order in which the trials ended."""
+    query = select(VALUED.c.value).join(TRIALS, TRIALS.c.trial_id == VALUED.c.trial_id)
+    query = query.where(VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE).order_by(TRIALS.c.datetime_complete)
     values = study.storage.read(lambda connection: connection.execute(query).scalars().all())
-    return list(itertools.accumulate((value for value in values if value is not None), max))
+    return list(itertools.accumulate(values, max))
 
 
 def _read(connection: Connection, study: Study) -> Snapshot:
-    study = studies.up_to_date(connection, study)
-    counts = _counts(connection, study.id)
+    state = studies_progress.read_state(connection, study)
+    study, progress, counts, best = state.study, state.progress, state.counts, state.best
     now = tables.clock(connection)
-    open_leases = [lease for lease in leases.of_running_trials(connection, study.id) if _is_held(lease, now)]
-    best = _best(connection, study.id)
-    busy = study.memory.work.read(connection, study.id)
-    num_ended = sum(counts.get(state, 0) for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
-    reasons = tables.get(connection, STUDY_USER, study.id, STOPPED, HALTED)
-    standing = StudyProgress(
-        num_trials=sum(counts.values()),
-        best_value=best[1] if best else None,
-        busy_seconds=busy,
-        stopped=reasons.get(STOPPED),
-        halted=(reasons.get(HALTED) or {}).get("by"),
-        num_enqueued=counts.get(TrialState.WAITING, 0),
-        num_combinations=None if study.combinations is None else len(study.combinations),
-        num_carried=study.num_carried,
-    )
-    stages = _stage_seconds(connection, study.id)
+    live = [lease for lease in leases.of_running_trials(connection, study.id) if lease.is_live(now)]
+    num_ended = sum(counts.get(ending, 0) for ending in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    seconds = _stage_seconds(connection, study.id)
     return Snapshot(
-        running=tuple(_running(connection, open_leases, study.spec.training.probe_epochs, now)),
-        num_waiting=counts.get(TrialState.RUNNING, 0) - len(open_leases),
-        num_enqueued=standing.num_enqueued,
+        running=tuple(_running(connection, live, study.spec.training.probe_epochs, now)),
+        num_waiting=counts.get(TrialState.RUNNING, 0) - len(live),
+        num_enqueued=progress.num_enqueued,
         num_completed=counts.get(TrialState.COMPLETE, 0),
         num_pruned=counts.get(TrialState.PRUNED, 0),
         num_failed=counts.get(TrialState.FAIL, 0),
-        best_value=standing.best_value,
-        best_number=best[2] if best else None,
-        best_parameters=tables.parameters(connection, best[0]) if best else {},
-        busy_seconds=busy,
-        probe_seconds=stages.get(Stage.PROBE, 0.0),
-        fine_tune_seconds=stages.get(Stage.FINE_TUNE, 0.0),
-        eta_seconds=_eta(study, num_ended=num_ended - study.num_carried, busy=busy),
-        stop_reason=budget.decide(study.spec.budget, standing),
-        halted_by=standing.halted,
-        num_carried=study.num_carried,
+        best_value=progress.best_value,
+        best_number=None if best is None else best.number,
+        best_parameters={} if best is None else tables.parameters(connection, best.trial_id),
+        busy_seconds=progress.busy_seconds,
+        probe_seconds=seconds.get(Stage.PROBE, 0.0),
+        fine_tune_seconds=seconds.get(Stage.FINE_TUNE, 0.0),
+        eta_seconds=outlook.seconds_left(
+            study.spec.budget,
+            num_ended=num_ended - progress.num_carried,
+            busy_seconds=progress.busy_seconds,
+            num_combinations=progress.num_combinations,
+        ),
+        stop_reason=budget.decide(study.spec.budget, progress),
+        end_reason=budget.decide_to_end(study.spec.budget, progress),
+        halted_by=progress.halted,
+        num_carried=progress.num_carried,
         carried_from=study.carried_from,
     )
-
-
-def _counts(connection: Connection, study_id: int) -> dict[TrialState, int]:
-    query = select(TRIALS.c.state, func.count()).where(TRIALS.c.study_id == study_id).group_by(TRIALS.c.state)
-    return {row[0]: row[1] for row in connection.execute(query)}
-
-
-def _best(connection: Connection, study_id: int) -> tuple[int, float, int] | None:
-    """Id, value and number of the best completed trial; among equals the earliest."""
-    query = (
-        select(TRIALS.c.trial_id, VALUES.c.value, TRIALS.c.number)
-        .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
-        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE)
-        .order_by(VALUES.c.value.desc(), TRIALS.c.number)
-        .limit(1)
-    )
-    row = connection.execute(query).first()
-    return None if row is None else (row[0], row[1], row[2])
-
-
-def _is_held(lease: Lease, now: float) -> bool:
-    return lease.ended_at is None and lease.seen_at + LEASE_SECONDS >= now
 
 
 def _running(connection: Connection, open_leases: Sequence[Lease], probe_epochs: int, now: float) -> list[RunningTrial]:
@@ -176,14 +155,3 @@ def _running(connection: Connection, open_leases: Sequence[Lease], probe_epochs:
 def _stage_seconds(connection: Connection, study_id: int) -> dict[str, float]:
     query = select(EPOCHS.c.stage, func.sum(EPOCHS.c.seconds)).where(EPOCHS.c.study_id == study_id).group_by(EPOCHS.c.stage)
     return {stage: seconds or 0.0 for stage, seconds in connection.execute(query)}
-
-
-def _eta(study: Study, *, num_ended: int, busy: float) -> float | None:
-    """Seconds until the trials or the time of the budget are spent, whichever comes first."""
-    ends = []
-    most = budget.limit(study.spec.budget, None if study.combinations is None else len(study.combinations))
-    if most is not None and num_ended:
-        ends.append(max(0, most - num_ended) * busy / num_ended)
-    if study.spec.budget.timeout is not None:
-        ends.append(max(0.0, study.spec.budget.timeout - busy))
-    return min(ends) if ends else None

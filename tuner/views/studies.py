@@ -6,7 +6,6 @@ What changes only with the trials is remembered by the stamp of a study, so that
 """
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,14 +20,14 @@ from sqlalchemy import Connection, func, select
 from tuner.errors import SpecError
 from tuner.sampling import enumeration
 from tuner.spec import budget
-from tuner.spec.budget import StudyProgress
 from tuner.spec.study import StudySpec
 from tuner.storage import queries, tables
+from tuner.storage.attributes import SPEC
 from tuner.storage.engine import Storage
-from tuner.storage.queries import BestSoFar
-from tuner.storage.tables import DIRECTIONS, STUDIES, STUDY_USER, TRIALS
-from tuner.studies import leases
-from tuner.studies.study import HALTED, MIGRATED, SPEC, STOPPED
+from tuner.storage.queries import BestSoFar, StateCount
+from tuner.storage.tables import DIRECTIONS, STUDIES, STUDY_USER
+from tuner.studies import leases, progress
+from tuner.studies import study as studies
 from tuner.views import outlook, trials
 from tuner.views.outlook import Outlook
 from tuner.views.trials import OpenTrial
@@ -48,22 +47,40 @@ class Listed:
     spec: StudySpec | None = field(repr=False)
     #: what its sampler goes through one after another; None: it does not
     num_combinations: int | None
-    #: why it stopped before its budget was spent
-    stopped: str | None
-    #: who stopped it; None: no one
-    halted: str | None
-    counts: Mapping[TrialState, int]
-    #: when a trial last ended, UTC without a zone, as Optuna writes it
-    last_end: datetime | None
-    #: of the newest trial
-    last_trial_id: int | None
-    #: trials that were carried over from another study; the budget counts the others
-    num_carried: int = 0
+    #: its trials by state; a state without trials is left out
+    states: Mapping[TrialState, StateCount]
+    #: those of its attributes that its progress is read from
+    stored: Mapping[str, Any] = field(repr=False)
 
     @property
     def maximizes(self) -> bool | None:
         """Whether a higher value is a better one; None where there are several objectives, and so no best."""
         return self.directions[0] is not StudyDirection.MINIMIZE if len(self.directions) == 1 else None
+
+    @property
+    def stopped(self) -> str | None:
+        """Why it stopped before its budget was spent; None if it did not."""
+        return progress.stopped_because(self.stored)
+
+    @property
+    def halted(self) -> str | None:
+        """Who stopped it; None if nobody did."""
+        return progress.halted_by(self.stored)
+
+    @property
+    def num_carried(self) -> int:
+        """Trials that were carried over from another study; the budget counts the others."""
+        return progress.num_carried(self.stored)
+
+    @property
+    def counts(self) -> Mapping[TrialState, int]:
+        """Number of trials by state; a state without trials is left out."""
+        return {state: count.num_trials for state, count in self.states.items()}
+
+    @property
+    def last_end(self) -> datetime | None:
+        """When a trial last ended, in UTC without a zone, as Optuna writes it; None if none has."""
+        return max((count.last_end for count in self.states.values() if count.last_end is not None), default=None)
 
     @property
     def num_trials(self) -> int:
@@ -84,7 +101,8 @@ class Listed:
     def stamp(self) -> tuple[Any, ...]:
         """Differs when a trial was begun or ended, and when a database has given the id to another study."""
         counts = tuple(self.counts.get(state, 0) for state in TrialState)
-        return (self.id, self.name, counts, self.last_end, self.last_trial_id)
+        last_trial_id = max((count.last_trial_id for count in self.states.values()), default=None)
+        return (self.id, self.name, counts, self.last_end, last_trial_id)
 
 
 def count(connection: Connection) -> int:
@@ -109,12 +127,12 @@ def _listed(connection: Connection, found: Sequence[tuple[int, str]]) -> list[Li
     if not ids:
         return []
     directions = _directions(connection, ids)
-    counts = _counts(connection, ids)
+    counts = queries.counts(connection, ids)
     listed = []
     for study_id, name in found:
-        known = tables.get(connection, STUDY_USER, study_id, SPEC, STOPPED, HALTED, MIGRATED)
+        stored = tables.get(connection, STUDY_USER, study_id, SPEC, *progress.STORED)
         states = counts.get(study_id, {})
-        spec, num_combinations = _spec(known.get(SPEC))
+        spec, num_combinations = _spec(stored.get(SPEC))
         listed.append(
             Listed(
                 id=study_id,
@@ -122,12 +140,8 @@ def _listed(connection: Connection, found: Sequence[tuple[int, str]]) -> list[Li
                 directions=directions.get(study_id, ()),
                 spec=spec,
                 num_combinations=num_combinations,
-                stopped=_text(known.get(STOPPED)),
-                halted=_by(known.get(HALTED)),
-                counts={state: number for state, (number, _, _) in states.items()},
-                last_end=max((end for _, end, _ in states.values() if end is not None), default=None),
-                num_carried=(known.get(MIGRATED) or {}).get("num_carried", 0),
-                last_trial_id=max((trial_id for _, _, trial_id in states.values()), default=None),
+                states=states,
+                stored=stored,
             )
         )
     return listed
@@ -141,15 +155,6 @@ def _directions(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[S
     return found
 
 
-def _counts(connection: Connection, ids: Sequence[int]) -> dict[int, dict[TrialState, tuple[int, datetime | None, int]]]:
-    columns = (TRIALS.c.study_id, TRIALS.c.state, func.count(), func.max(TRIALS.c.datetime_complete), func.max(TRIALS.c.trial_id))
-    query = select(*columns).where(TRIALS.c.study_id.in_(ids)).group_by(TRIALS.c.study_id, TRIALS.c.state)
-    found: dict[int, dict[TrialState, tuple[int, datetime | None, int]]] = {}
-    for study_id, state, number, end, trial_id in connection.execute(query):
-        found.setdefault(study_id, {})[state] = (number, end, trial_id)
-    return found
-
-
 def _spec(stored: Any) -> tuple[StudySpec | None, int | None]:
     """The spec of a study and the count of its combinations; None each where there is none that this version reads."""
     return _parsed(stored) if isinstance(stored, str) else (None, None)
@@ -158,19 +163,11 @@ def _spec(stored: Any) -> tuple[StudySpec | None, int | None]:
 @functools.lru_cache(maxsize=256)
 def _parsed(text: str) -> tuple[StudySpec | None, int | None]:
     try:
-        spec = StudySpec.model_validate_json(text)
+        spec = studies.parse_spec(text)
         combinations = enumeration.combinations(spec)
     except (ValidationError, SpecError):
         return None, None
     return spec, None if combinations is None else len(combinations)
-
-
-def _by(stored: Any) -> str | None:
-    return str(stored.get("by", "someone")) if isinstance(stored, dict) else None
-
-
-def _text(stored: Any) -> str | None:
-    return None if stored is None else stored if isinstance(stored, str) else json.dumps(stored)
 
 
 #: open trials that a look lists
@@ -261,7 +258,7 @@ class Looks:
             return BestSoFar()
         stamp, found = self._histories.get(listed.id, (None, BestSoFar()))
         if stamp != listed.stamp:
-            found = queries.read(connection, listed.id, maximizes=listed.maximizes, num_trials=listed.num_trials)
+            found = queries.best_so_far(connection, listed.id, maximizes=listed.maximizes, num_trials=listed.num_trials)
             _remember(self._histories, listed.id, (listed.stamp, found))
         return found
 
@@ -290,17 +287,8 @@ def _remember(kept: dict[int, Any], key: int, value: Any) -> None:
 
 def _reason(listed: Listed, found: BestSoFar, busy: float | None) -> str | None:
     assert listed.spec is not None
-    standing = StudyProgress(
-        num_trials=listed.num_trials,
-        best_value=None if found.best is None else found.best.value,
-        busy_seconds=busy or 0.0,
-        stopped=listed.stopped,
-        halted=listed.halted,
-        num_enqueued=listed.counts.get(TrialState.WAITING, 0),
-        num_combinations=listed.num_combinations,
-        num_carried=listed.num_carried,
-    )
-    return budget.decide(listed.spec.budget, standing)
+    spent = progress.of(listed.states, listed.stored, best=found.best, busy_seconds=busy or 0.0, num_combinations=listed.num_combinations)
+    return budget.decide(listed.spec.budget, spent)
 
 
 def _state(listed: Listed, reason: str | None, num_running: int) -> State:

@@ -1,74 +1,127 @@
-"""One trial into all that the storage knows of it, whoever made it."""
+"""Trial: everything the storage knows about one trial."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
+from tuner.errors import StudyError
 from tuner.protocol.messages import Misclassified
-from tuner.storage import tables
-from tuner.storage.tables import EPOCHS, LEASES, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
-from tuner.studies import claims, endings, pictures
+from tuner.storage import attributes, epochs, tables
+from tuner.storage.attributes import CONFUSION, HYPERPARAMETERS, LOG, MISTAKES, PICTURES
+from tuner.storage.epochs import EpochRow
+from tuner.storage.tables import LEASES, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
+from tuner.studies import endings
+from tuner.studies.study import Study
 from tuner.views import trials
-from tuner.views.trials import Row
+from tuner.views.trials import TrialRow
+
+_SYSTEM = (HYPERPARAMETERS, CONFUSION, LOG, MISTAKES, PICTURES)
+STATES = endings.OUTCOMES | {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One worker's go at a trial."""
+    """One worker's attempt at a trial."""
 
+    #: number of the trial
+    trial: int
+    #: counted from 1
     attempt: int
     worker: str
-    #: until it ended, or its worker was last seen
-    seconds: float
-    #: since its worker was last seen; None: it has ended
+    #: seconds since the epoch by the database's clock
+    began: float
+    #: the same; for a running attempt, when its worker was last seen
+    ended: float
+    #: seconds since the worker of a running attempt was last seen; None if the attempt has ended
     silent_seconds: float | None
-    #: "" while it lasts
+    #: a leases.LeaseEnding; "" for a running attempt
     ending: str
+    #: kind of the failure; "" if the attempt did not fail
     error: str
 
-
-@dataclass(frozen=True, kw_only=True)
-class Epoch:
-    """One epoch as measured; None: not finite."""
-
-    step: int
-    #: probe or fine_tune
-    stage: str
-    loss: float | None
-    accuracy: float | None
-    validation_loss: float | None
-    validation_accuracy: float | None
+    @property
+    def seconds(self) -> float:
+        """Duration of the attempt."""
+        return self.ended - self.began
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A trial, whole."""
+    """A trial with everything the storage knows about it, whether tuner or plain Optuna made it."""
 
-    row: Row
-    #: of each objective; None: not finite
+    row: TrialRow
+    #: one for each objective; None if the value is not finite
     values: tuple[float | None, ...]
-    #: what was sampled
+    #: values of the searched parameters by name
     parameters: Mapping[str, Any]
-    #: all hyperparameters, of a trial of ours
+    #: all hyperparameters; None if they are not chosen yet, or if plain Optuna made the trial
     hyperparameters: Mapping[str, Any] | None
+    #: user attributes, as optuna-dashboard shows them
     attributes: Mapping[str, Any]
-    #: rows: true class, columns: predicted class; () if it is not kept
+    #: confusion matrix of the best epoch; rows: true class, columns: predicted class; () if none is stored
     confusion: tuple[tuple[int, ...], ...]
-    #: last lines of the trainer's log; "" if it did not fail
+    #: last lines of the trainer's log; "" if the trial did not fail
     log: str
-    #: the most confident first, as in the picture of them, row by row
+    #: the most confident mistakes first, in the order of their picture, row by row
     mistakes: tuple[Misclassified, ...]
-    #: id of each picture in the artifact store, by its kind
+    #: id of each picture in the artifact store by `messages.PictureKind`; only the best few trials have pictures
     pictures: Mapping[str, str]
-    epochs: tuple[Epoch, ...]
+    epochs: tuple[EpochRow, ...]
     attempts: tuple[Attempt, ...]
+
+    @property
+    def number(self) -> int:
+        """The number of the trial, counted from 0."""
+        return self.row.number
+
+    @property
+    def state(self) -> str:
+        """`running`, `waiting` (enqueued, no worker has begun it), `completed`, `pruned` or `failed`."""
+        return STATES[self.row.state]
+
+    @property
+    def value(self) -> float | None:
+        """The value of a trial that has ended; of an open trial, the best validation accuracy so far."""
+        if self.row.state.is_finished():
+            return self.row.value
+        measured = [epoch.validation_accuracy for epoch in self.epochs if epoch.validation_accuracy is not None]
+        return max(measured or [point.value for point in self.row.curve], default=None)
+
+    @property
+    def origin(self) -> str:
+        """`rule`, `enqueued`, `retraining` or the name of the sampler; "" if plain Optuna made the trial."""
+        return str(self.attributes.get(attributes.ORIGIN, ""))
+
+    @property
+    def reason(self) -> str:
+        """Why the trial was pruned or failed; "" otherwise."""
+        return str(self.attributes.get(attributes.REASON, self.attributes.get(attributes.MESSAGE, "")))
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Accuracy on the test split; None if it was not measured."""
+        accuracy: float | None = (self.attributes.get(attributes.TEST) or {}).get("accuracy")
+        return accuracy
+
+
+def load(study: Study, number: int) -> Trial:
+    """Return a trial of a study.
+
+    Raises:
+        StudyError: there is no such trial.
+    """
+    found = study.storage.read(lambda connection: read(connection, study.id, number))
+    if found is None:
+        raise StudyError(f"the study {study.name} has no trial {number}")
+    return found
 
 
 def read(connection: Connection, study_id: int, number: int) -> Trial | None:
-    """A trial by its number; None if there is none."""
+    """Return a trial by its number, or None if the study has no such trial."""
     row = trials.numbered(connection, study_id, number)
     if row is None:
         return None
@@ -77,53 +130,46 @@ def read(connection: Connection, study_id: int, number: int) -> Trial | None:
         row=row,
         values=_values(connection, row.trial_id),
         parameters=tables.parameters(connection, row.trial_id),
-        hyperparameters=system.get(claims.HYPERPARAMETERS),
-        attributes=_attributes(connection, row.trial_id),
-        confusion=tuple(tuple(line) for line in system.get(endings.CONFUSION, ())),
-        log=str(system.get(endings.LOG, "")),
-        mistakes=tuple(Misclassified.model_validate(mistake) for mistake in system.get(endings.MISTAKES, ())),
-        pictures=system.get(pictures.PICTURES, {}),
-        epochs=_epochs(connection, study_id, number),
-        attempts=_attempts(connection, study_id, number),
+        hyperparameters=system.get(HYPERPARAMETERS),
+        attributes=tables.all_of(connection, TRIAL_USER, row.trial_id),
+        confusion=tuple(tuple(line) for line in system.get(CONFUSION, ())),
+        log=str(system.get(LOG, "")),
+        mistakes=tuple(Misclassified.model_validate(mistake) for mistake in system.get(MISTAKES, ())),
+        pictures=system.get(PICTURES, {}),
+        epochs=epochs.read(connection, study_id, number),
+        attempts=tuple(attempt for attempt in attempts(connection, study_id, number)),
     )
 
 
-_SYSTEM = (claims.HYPERPARAMETERS, endings.CONFUSION, endings.LOG, endings.MISTAKES, pictures.PICTURES)
-
-
 def hyperparameters(connection: Connection, study_id: int, number: int) -> Mapping[str, Any] | None:
-    """What a trial of ours trains with, as plain values; None if that is not chosen, or the trial not ours."""
-    trial_id = connection.execute(select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.number == number)).scalar()
-    return None if trial_id is None else tables.get(connection, TRIAL_SYSTEM, trial_id, claims.HYPERPARAMETERS).get(claims.HYPERPARAMETERS)
+    """Return a trial's hyperparameters as plain values, or None if they are not chosen, or if plain Optuna made the trial."""
+    query = select(TRIAL_SYSTEM.c.value_json).join(TRIALS, TRIALS.c.trial_id == TRIAL_SYSTEM.c.trial_id)
+    is_it = (TRIALS.c.study_id == study_id, TRIALS.c.number == number, TRIAL_SYSTEM.c.key == HYPERPARAMETERS)
+    stored = connection.execute(query.where(*is_it)).scalar()
+    return None if stored is None else dict(json.loads(stored))
+
+
+def attempts(connection: Connection, study_id: int, number: int | None = None) -> list[Attempt]:
+    """Return the attempts at one trial, or at every trial of a study, in the order of their beginnings."""
+    query = select(LEASES, tables.now(connection).label("now")).where(LEASES.c.study_id == study_id)
+    if number is not None:
+        query = query.where(LEASES.c.trial_number == number)
+    ordered = query.order_by(LEASES.c.started_at, LEASES.c.trial_number, LEASES.c.attempt)
+    return [
+        Attempt(
+            trial=row.trial_number,
+            attempt=row.attempt,
+            worker=row.worker,
+            began=row.started_at,
+            ended=max(row.started_at, row.seen_at if row.ended_at is None else row.ended_at),
+            silent_seconds=max(0.0, float(row.now) - row.seen_at) if row.ended_at is None else None,
+            ending=row.ending,
+            error=row.error,
+        )
+        for row in connection.execute(ordered)
+    ]
 
 
 def _values(connection: Connection, trial_id: int) -> tuple[float | None, ...]:
     query = select(VALUES.c.value).where(VALUES.c.trial_id == trial_id).order_by(VALUES.c.objective)
     return tuple(connection.execute(query).scalars())
-
-
-def _attributes(connection: Connection, trial_id: int) -> dict[str, Any]:
-    rows = connection.execute(select(TRIAL_USER.c.key, TRIAL_USER.c.value_json).where(TRIAL_USER.c.trial_id == trial_id))
-    return {key: json.loads(text) for key, text in rows}
-
-
-def _epochs(connection: Connection, study_id: int, number: int) -> tuple[Epoch, ...]:
-    columns = [EPOCHS.c[name] for name in Epoch.__dataclass_fields__]
-    query = select(*columns).where(EPOCHS.c.study_id == study_id, EPOCHS.c.trial_number == number).order_by(EPOCHS.c.step)
-    return tuple(Epoch(**row) for row in connection.execute(query).mappings())
-
-
-def _attempts(connection: Connection, study_id: int, number: int) -> tuple[Attempt, ...]:
-    query = select(LEASES).where(LEASES.c.study_id == study_id, LEASES.c.trial_number == number).order_by(LEASES.c.attempt)
-    now = tables.clock(connection)
-    return tuple(
-        Attempt(
-            attempt=row.attempt,
-            worker=row.worker,
-            seconds=max(0.0, (row.ended_at or row.seen_at) - row.started_at),
-            silent_seconds=max(0.0, now - row.seen_at) if row.ended_at is None else None,
-            ending=row.ending,
-            error=row.error,
-        )
-        for row in connection.execute(query)
-    )

@@ -10,10 +10,10 @@ from optuna.trial import TrialState
 from sqlalchemy import ColumnElement, Connection, Select, and_, select
 
 from tuner.protocol.messages import Stage
-from tuner.storage import tables
+from tuner.storage import queries, tables
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIALS, VALUES
 from tuner.studies import leases
-from tuner.studies.leases import LEASE_SECONDS, Lease
+from tuner.studies.leases import Lease
 
 #: epochs of a trial that a list draws; of more the last ones
 _DRAWN_EPOCHS = 200
@@ -39,7 +39,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class TrialRow:
     """A trial as a list shows it."""
 
     trial_id: int
@@ -57,7 +57,7 @@ class Row:
 class OpenTrial:
     """A trial that has not ended."""
 
-    row: Row
+    row: TrialRow
     #: None: no worker of tuner has it
     worker: str | None
     #: 0: none
@@ -80,7 +80,9 @@ class OpenTrial:
         return max((point.value for point in self.row.curve), default=None)
 
 
-def page(connection: Connection, study_id: int, *, order: SortOrder, maximizes: bool, offset: int, limit: int, total: int) -> list[Row]:
+def page(
+    connection: Connection, study_id: int, *, order: SortOrder, maximizes: bool, offset: int, limit: int, total: int
+) -> list[TrialRow]:
     """Some trials of a study of `total` in an order; those without a value come last.
 
     What lies nearer to the end is read from there: a database sorts all that it skips.
@@ -109,7 +111,7 @@ def _directed(column: ColumnElement[Any], is_descending: bool) -> ColumnElement[
     return column.desc() if is_descending else column
 
 
-def numbered(connection: Connection, study_id: int, number: int) -> Row | None:
+def numbered(connection: Connection, study_id: int, number: int) -> TrialRow | None:
     """One trial; None if there is none of this number."""
     found = _rows(connection, study_id, _select(study_id).where(TRIALS.c.number == number))
     return found[0] if found else None
@@ -120,12 +122,12 @@ def open_trials(connection: Connection, study_id: int, *, limit: int) -> list[Op
     is_open = TRIALS.c.state.in_([TrialState.RUNNING, TrialState.WAITING])
     now = tables.clock(connection)
     last = {lease.trial_number: lease for lease in leases.of_running_trials(connection, study_id)}
-    held = [number for number, lease in last.items() if _is_held(lease, now)]
+    held = [number for number, lease in last.items() if lease.is_live(now)]
     query = _select(study_id).where(is_open).order_by(TRIALS.c.number.not_in(held), TRIALS.c.number)
     return [_opened(row, last.get(row.number), now) for row in _rows(connection, study_id, query.limit(limit))]
 
 
-def _opened(row: Row, lease: Lease | None, now: float) -> OpenTrial:
+def _opened(row: TrialRow, lease: Lease | None, now: float) -> OpenTrial:
     if lease is None:
         return OpenTrial(row=row, worker=None, attempt=0, seconds=None, silent_seconds=None, is_held=row.state is TrialState.RUNNING)
     return OpenTrial(
@@ -134,27 +136,23 @@ def _opened(row: Row, lease: Lease | None, now: float) -> OpenTrial:
         attempt=lease.attempt,
         seconds=max(0.0, now - lease.started_at),
         silent_seconds=max(0.0, now - lease.seen_at),
-        is_held=_is_held(lease, now),
+        is_held=lease.is_live(now),
     )
 
 
-def _is_held(lease: Lease, now: float) -> bool:
-    return lease.ended_at is None and lease.seen_at + LEASE_SECONDS >= now
-
-
 def _select(study_id: int) -> Select[int, int, TrialState, datetime | None, datetime | None, float | None]:
-    has_value = and_(VALUES.c.trial_id == TRIALS.c.trial_id, VALUES.c.objective == 0)
+    has_value = and_(VALUES.c.trial_id == TRIALS.c.trial_id, queries.IS_FINITE)
     columns = (TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, TRIALS.c.datetime_start, TRIALS.c.datetime_complete, VALUES.c.value)
     return select(*columns).select_from(TRIALS.outerjoin(VALUES, has_value)).where(TRIALS.c.study_id == study_id)
 
 
 def _rows(
     connection: Connection, study_id: int, query: Select[int, int, TrialState, datetime | None, datetime | None, float | None]
-) -> list[Row]:
+) -> list[TrialRow]:
     found = connection.execute(query).all()
     drawn = curves(connection, study_id, {row[0]: row[1] for row in found})
     return [
-        Row(trial_id=row[0], number=row[1], state=row[2], began=row[3], ended=row[4], value=row[5], curve=drawn.get(row[0], ()))
+        TrialRow(trial_id=row[0], number=row[1], state=row[2], began=row[3], ended=row[4], value=row[5], curve=drawn.get(row[0], ()))
         for row in found
     ]
 

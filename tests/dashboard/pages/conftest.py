@@ -9,6 +9,7 @@ from tests.dashboard.pages import serving
 from tests.studies import by_hand
 from tuner.protocol import messages
 from tuner.storage import tables
+from tuner.storage.attributes import PREPARED
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
 from tuner.studies import trials
@@ -34,7 +35,7 @@ def begin(storage: Storage) -> Callable[..., Study]:
 
     def make(**sections: object) -> Study:
         study = studies.join(by_hand.spec(**sections), storage)
-        prepared = {studies.PREPARED: by_hand.PREPARED.model_dump(mode="json")}
+        prepared = {PREPARED: by_hand.PREPARED.model_dump(mode="json")}
         storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, prepared))
         return study
 

@@ -10,9 +10,9 @@ from tests.dashboard.pages import serving
 from tests.studies import by_hand
 from tuner.dashboard.auth.permissions import Role
 from tuner.storage import tables
+from tuner.storage.attributes import HALTED, STOPPED
 from tuner.storage.engine import Storage
 from tuner.studies import leases, workers
-from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.studies.workers import WorkerStatus
 
@@ -42,7 +42,7 @@ def post(client: TestClient, study: Study, action: str, **fields: str) -> str:
 
 
 def attributes(study: Study) -> dict[str, object]:
-    return study.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study.id, studies.HALTED, studies.STOPPED))
+    return study.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study.id, HALTED, STOPPED))
 
 
 def test_an_editor_stops_a_study_and_resumes_it(client_as: Callable[[Role], TestClient], worked: Study) -> None:

@@ -13,12 +13,14 @@ from tests.results import rehearsed_errand
 from tuner.errors import RequestError, TrainingError, TunerError
 from tuner.protocol import errands
 from tuner.protocol.errands import Format
-from tuner.protocol.messages import Epoch, Stage
+from tuner.protocol.messages import Stage
 from tuner.results import export
 from tuner.results.best import Best
 from tuner.results.bundle import bundle, card, manifest
-from tuner.results.bundle.model_facts import ClassFigures, ModelFacts
+from tuner.results.bundle.model_facts import ModelFacts
+from tuner.results.statistics import ClassFigures
 from tuner.spec import file as study_file
+from tuner.storage.epochs import EpochRow
 from tuner.workers.worker import evaluation
 
 ALL = tuple(Format)
@@ -34,9 +36,9 @@ def told(monkeypatch: pytest.MonkeyPatch, **answers: Any) -> None:
     monkeypatch.setenv("ERRANDS", json.dumps({name.replace("__", " "): value for name, value in answers.items()}))
 
 
-def epoch(step: int) -> Epoch:
-    return Epoch(
-        trial=17, stage=Stage.PROBE if step < 3 else Stage.FINE_TUNE, step=step, loss=1 / step, accuracy=1 - 0.3 / step,
+def epoch(step: int) -> EpochRow:
+    return EpochRow(
+        stage=Stage.PROBE if step < 3 else Stage.FINE_TUNE, step=step, loss=1 / step, accuracy=1 - 0.3 / step,
         validation_loss=1 / step, validation_accuracy=1 - 0.4 / step, learning_rate=1e-3, seconds=0.1,
     )  # fmt: skip
 
@@ -96,7 +98,7 @@ def test_the_config_trains_the_trial_again(make: Callable[..., Path], make_best:
 def test_the_lock_names_what_differs_and_no_package_that_is_not_of_a_registry(make: Callable[..., Path]) -> None:
     lines = (make() / "environment.lock").read_text().splitlines()
     assert lines[0] == "# Trained with python 3.11.2, keras 3.15.1, tensorflow 2.21.0, tuner 0.1.0."
-    assert lines[1] == "# What wrote this bundle has another version of: keras."
+    assert lines[1] == "# Other versions wrote this bundle: keras."
     assert [line for line in lines if not line.startswith("#")] == ["keras==3.15.1"]
 
 
@@ -119,11 +121,11 @@ def test_the_formats_are_compared_one_by_one(make: Callable[..., Path]) -> None:
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        ({"onnx__agreement": 0.9989}, "onnx does not say what the Keras model says: 99.89% of 1000 labels agree"),
-        ({"litert__agreement": 0.5}, "litert does not say"),
-        ({"int8__agreement": 0.979}, r"int8 does not say .* expected at least 98.0% of the labels"),
-        ({"savedmodel__difference": 0.02}, "savedmodel does not say"),
-        ({"onnx__difference": float("nan")}, "onnx does not say"),
+        ({"onnx__agreement": 0.9989}, "onnx does not agree with the Keras model: 99.89% of 1000 labels are equal"),
+        ({"litert__agreement": 0.5}, "litert does not agree"),
+        ({"int8__agreement": 0.979}, r"int8 does not agree .* expected at least 98.0% equal labels"),
+        ({"savedmodel__difference": 0.02}, "savedmodel does not agree"),
+        ({"onnx__difference": float("nan")}, "onnx does not agree"),
     ],
 )
 def test_a_format_that_disagrees_is_an_error_and_nothing_is_written(
@@ -144,7 +146,7 @@ def test_int8_may_differ_a_little(make: Callable[..., Path], monkeypatch: pytest
     ("answers", "error", "message"),
     [
         ({"refuses": "the weights are another study's"}, RequestError, "^the weights are another study's$"),
-        ({"dies": True}, TrainingError, "the process that was to export left with exit code 1; it last wrote:\nthe last words"),
+        ({"dies": True}, TrainingError, "the process for export ended with exit code 1; it last wrote:\nthe last words"),
     ],
 )
 def test_an_errand_that_fails_leaves_nothing(
@@ -165,15 +167,15 @@ def test_what_is_in_the_way_is_left_as_it_is(make: Callable[..., Path], tmp_path
     bundle.check_place(folder, force=False)  # an empty folder is as good as none
     (folder / "thesis.txt").write_text("mine")
     for force in (False, True):
-        with pytest.raises(RequestError, match="is in the way and is no bundle"):
+        with pytest.raises(RequestError, match="exists and is not a bundle"):
             bundle.check_place(folder, force=force)
-    with pytest.raises(RequestError, match="there is no folder .*nowhere; make it first"):
+    with pytest.raises(RequestError, match="the folder .*nowhere does not exist; create it first"):
         bundle.check_place(tmp_path / "nowhere" / "bundle", force=False)
 
 
 def test_a_bundle_is_replaced_only_by_force(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make(ALL)
-    with pytest.raises(RequestError, match="is a bundle already; .*--force"):
+    with pytest.raises(RequestError, match="is already a bundle; .*--force"):
         bundle.check_place(folder, force=False)
     bundle.check_place(folder, force=True)
     make(trial=3)
@@ -198,7 +200,7 @@ def test_the_card_holds_the_example_the_numbers_and_the_plots(make: Callable[...
     assert len(card.EXAMPLE.splitlines()) == 10
     for words in (
         "| test | 0.9680, 95 % interval 0.9593 to 0.9749 | 2,000 |",
-        "| A\\|b c | 4 | 0.800 | 1.000 |  |",
+        "| A\\|b c | 4 | 0.800 | 1.000 | – |",
         "f" * 64,
         "plots/curve.png",
         "12,345 parameters",
@@ -209,7 +211,7 @@ def test_the_card_holds_the_example_the_numbers_and_the_plots(make: Callable[...
 def test_without_a_test_score_the_card_says_that_the_number_is_the_searchs_own(make: Callable[..., Path]) -> None:
     folder = make(test_accuracy=None)
     text = (folder / "README.md").read_text()
-    assert "the search's own: the highest of 12 trials on the images that chose it" in text
+    assert "the highest of 12 trials on the images by which it was chosen" in text
     assert "split: validation" in text
     assert json.loads((folder / "metrics.json").read_text())["test"] is None
 
@@ -220,11 +222,11 @@ def test_the_metrics_are_for_programs(make: Callable[..., Path]) -> None:
     assert told["validation"]["classes"][0] == {"name": "Bear", "num_images": 6, "precision": 1.0, "recall": 5 / 6, "f1": 10 / 11}
     assert (told["test"]["accuracy"], told["test"]["num_images"]) == (0.968, 2000)
     assert told["test"]["interval"] == pytest.approx((0.9593, 0.9749), abs=1e-4)
-    assert told["note"].startswith("The test accuracy is of 2,000 images that nothing was chosen by.")
+    assert told["note"].startswith("The test accuracy was measured on 2,000 images that were not used for any choice.")
 
 
 def test_what_is_no_bundle_cannot_predict(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="is no bundle; make one with: tuner export"):
+    with pytest.raises(RequestError, match="is not a bundle; create one with: tuner export"):
         bundle.read(tmp_path)
 
 

@@ -79,9 +79,9 @@ def test_a_path_that_may_leave_the_bundle_is_refused(folder: Path, name: str) ->
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "no manifest"),
-        ("[" * 100_000, "no manifest"),
-        ("[]", "no manifest"),
+        ("{", "not a manifest"),
+        ("[" * 100_000, "not a manifest"),
+        ("[]", "not a manifest"),
         ('{"format": "other", "files": {}}', "format"),
         ('{"files": {"a": {"sha256": "0", "size": 1}}}', "sha256"),
         ('{"files": {"a": {"sha256": "%s", "size": "1"}}}' % ("0" * 64), "size"),

@@ -87,13 +87,13 @@ def test_a_signature_that_is_none_is_refused(bundle: Path, key: Path, text: str)
 def test_a_key_that_is_none_or_that_others_can_read_is_refused(bundle: Path, key: Path, tmp_path: Path) -> None:
     (tmp_path / "none").write_text("no key")
     (tmp_path / "none").chmod(0o600)
-    with pytest.raises(errors.RequestError, match="is no private key"):
+    with pytest.raises(errors.RequestError, match="is not a private key"):
         sign.sign(bundle, tmp_path / "none")
-    with pytest.raises(errors.RequestError, match="is no private key"):
+    with pytest.raises(errors.RequestError, match="is not a private key"):
         (tmp_path / "public").write_bytes(public(key).read_bytes())
         (tmp_path / "public").chmod(0o600)
         sign.sign(bundle, tmp_path / "public")
-    with pytest.raises(errors.RequestError, match="is no public key"):
+    with pytest.raises(errors.RequestError, match="is not a public key"):
         sign.refusal(bundle, tmp_path / "none")
     with pytest.raises(errors.RequestError, match="cannot be read"):
         sign.refusal(bundle, tmp_path / "nowhere")
@@ -105,7 +105,7 @@ def test_a_key_that_is_none_or_that_others_can_read_is_refused(bundle: Path, key
 
 def test_a_bundle_that_differs_from_its_manifest_is_not_signed(bundle: Path, key: Path) -> None:
     (bundle / "model.keras").write_bytes(b"other")
-    with pytest.raises(errors.RequestError, match="not as it was exported"):
+    with pytest.raises(errors.RequestError, match="was changed after its export"):
         sign.sign(bundle, key)
 
 

@@ -1,34 +1,37 @@
 """Configs that were trained again into a choice, a network and a verdict, by answers that are made up."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tuner.errors import StudyError
 from tuner.protocol.messages import Split
-from tuner.results.retrain import examination, judging, retrained
-from tuner.results.retrain.examination import Answers
-from tuner.results.retrain.judging import Matter
-from tuner.results.retrain.retrained import Retrained, TrainingRun
-from tuner.results.retrain.verdict import Verdict
+from tuner.results.retrain import networks, trainings
+from tuner.results.retrain import verdict as retrain_verdict
+from tuner.results.retrain.networks import SplitLogits
+from tuner.results.retrain.trainings import RetrainedConfig, TrainingRun
+from tuner.results.retrain.verdict import Verdict, VerdictSubject
 from tuner.spec.hyperparameters import Hyperparameters
+from tuner.terminal import printing, versions
 
 RULE = Hyperparameters()
-MATTER = Matter(study="birds", retraining="birds-retrain-1", classes=("duck", "owl"), best=(7, 0.97), rule=RULE)
+SUBJECT = VerdictSubject(study="birds", retraining="birds-retrain-1", classes=("duck", "owl"), best=(7, 0.97), rule=RULE)
 #: what a network of some seeds of a trial gets right of a hundred validation, and of a thousand test images
 Known = Mapping[tuple[int, tuple[int, ...]], tuple[int, int]]
 
 
-def config(trial: int, values: Sequence[float | None], *, dropout: float | None = None) -> Retrained:
+def config(trial: int, values: Sequence[float | None], *, dropout: float | None = None) -> RetrainedConfig:
     runs = tuple(
         TrainingRun(
-            trial=10 * trial + seed, seed=seed, value=value, weights=None if value is None else "w.npz", best_epoch=3, trouble="it failed"
+            trial=10 * trial + seed, seed=seed, value=value, weights=None if value is None else "w.npz", best_epoch=3, failure="it failed"
         )
         for seed, value in enumerate(values, 1)
     )
     hyperparameters = RULE if dropout is None else Hyperparameters(dropout=dropout)
-    return Retrained(trial=trial, search_value=0.9 + trial / 100, hyperparameters=hyperparameters, runs=runs)
+    return RetrainedConfig(trial=trial, search_value=0.9 + trial / 100, hyperparameters=hyperparameters, runs=runs)
 
 
 class Answering:
@@ -38,7 +41,7 @@ class Answering:
         self._known = known
         self.asked: list[tuple[int, tuple[int, ...], Split]] = []
 
-    def __call__(self, config: Retrained, runs: Sequence[TrainingRun], split: Split) -> Answers:
+    def __call__(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split) -> SplitLogits:
         seeds = tuple(run.seed for run in runs)
         self.asked.append((config.trial, seeds, split))
         num = 100 if split == "validation" else 1000
@@ -46,7 +49,7 @@ class Answering:
         num_right = self._known[config.trial, seeds][split == "test"]
         right = np.arange(num) < num_right
         taken = np.where(right, labels, 1 - labels)
-        return Answers(logits=(4.0 * np.eye(2)[taken]).astype(np.float32), labels=labels)
+        return SplitLogits(logits=(4.0 * np.eye(2)[taken]).astype(np.float32), labels=labels)
 
 
 FIRST, SECOND, THIRD = config(7, [0.90, 0.92], dropout=0.1), config(4, [0.89, 0.90], dropout=0.2), config(0, [0.80, 0.82])
@@ -65,34 +68,34 @@ KNOWN: Known = {
 
 def test_the_config_of_the_highest_mean_is_chosen_and_that_is_said_with_its_spread() -> None:
     configs = [FIRST, SECOND, THIRD]
-    assert retrained.choose(configs) is FIRST
-    chosen, ahead = retrained.words(configs)
+    assert trainings.choose(configs) is FIRST
+    chosen, ahead = trainings.choice_words(configs)
     assert chosen == "Trial 7 is chosen: validation accuracy 0.9100 ± 0.0141 over 2 seeds."
     assert "0.0150 ahead of trial 4 (0.8950 ± 0.0071 over 2 seeds), and better with 2 of 2 seeds" in ahead
-    assert "no more than the luck of seeds" in ahead
+    assert "random seeds may explain it" in ahead
 
 
 def test_a_lead_that_every_seed_shows_is_more_than_luck() -> None:
-    _, ahead = retrained.words([config(7, [0.95, 0.951, 0.95]), config(4, [0.90, 0.902, 0.90])])
-    assert "more than the luck of seeds" in ahead
-    assert "no more" not in ahead
+    _, ahead = trainings.choice_words([config(7, [0.95, 0.951, 0.95]), config(4, [0.90, 0.902, 0.90])])
+    assert "more than random seeds explain" in ahead
+    assert "may explain" not in ahead
 
 
 def test_one_seed_tells_nothing_of_luck() -> None:
-    _, ahead = retrained.words([config(7, [0.95]), config(4, [0.90])])
-    assert "one seed cannot tell luck from quality" in ahead
+    _, ahead = trainings.choice_words([config(7, [0.95]), config(4, [0.90])])
+    assert "one seed cannot show whether the difference is random" in ahead
 
 
 def test_a_config_that_failed_with_a_seed_is_out_of_the_choice() -> None:
-    said = retrained.words([FIRST, config(4, [0.99, None], dropout=0.2)])
-    assert said[-1] == "Trial 4 is out of the choice: with seed 2 it failed."
+    said = trainings.choice_words([FIRST, config(4, [0.99, None], dropout=0.2)])
+    assert said[-1] == "Trial 4 could not be chosen: with seed 2 it failed."
     with pytest.raises(StudyError, match="no config completed with every seed.*trial 4: with seed 2 it failed"):
-        retrained.choose([config(4, [0.99, None])])
+        trainings.choose([config(4, [0.99, None])])
 
 
 def test_a_soup_is_kept_only_if_it_is_better_on_the_validation_images() -> None:
     ask = Answering(KNOWN)
-    better, equal, worse = (examination.build(each, ask) for each in (FIRST, SECOND, THIRD))
+    better, equal, worse = (networks.best_network(each, ask) for each in (FIRST, SECOND, THIRD))
     assert ([run.seed for run in better.runs], better.tried) == ([2, 1], (((2, 1), 0.94),))
     assert ([run.seed for run in equal.runs], equal.tried) == ([2], (((2, 1), 0.90),))
     assert ([run.seed for run in worse.runs], worse.tried) == ([2], (((2, 1), 0.70),))
@@ -101,9 +104,9 @@ def test_a_soup_is_kept_only_if_it_is_better_on_the_validation_images() -> None:
 
 def judged() -> tuple[Verdict, Answering]:
     ask = Answering(KNOWN)
-    field = judging.enter([FIRST, SECOND, THIRD], RULE, ask)
-    verdict, network = judging.judge(MATTER, field, ask, notes=["a note"])
-    assert network is field.chosen
+    candidates = retrain_verdict.build_candidates([FIRST, SECOND, THIRD], RULE, ask)
+    verdict, network = retrain_verdict.judge(SUBJECT, candidates, ask, notes=["a note"])
+    assert network is candidates.chosen
     return verdict, ask
 
 
@@ -129,14 +132,29 @@ def test_the_verdict_holds_the_figures_of_the_network_that_was_chosen() -> None:
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
 
 
+def test_a_class_without_images_has_undefined_figures_null_in_json_and_a_dash_on_the_screen() -> None:
+    ask = Answering(KNOWN)
+    subject = replace(SUBJECT, classes=("duck", "owl", "wren"))
+    verdict, _ = retrain_verdict.judge(subject, retrain_verdict.build_candidates([FIRST, SECOND, THIRD], RULE, ask), ask, notes=[])
+    *_, wren = verdict.model_dump(mode="json")["classes"]
+    assert wren == {"name": "wren", "num_images": 0, "precision": None, "recall": None, "f1": None}
+    console = Console(record=True, width=100, theme=printing.THEME)
+    for part in versions.screen(verdict, name="birds", number=1):
+        console.print(part)
+    (row,) = [line for line in console.export_text().splitlines() if line.split()[:2] == ["wren", "0"]]
+    assert row.split() == ["wren", "0", "–", "–", "–"]
+
+
 def test_number_2_and_the_rule_are_compared_on_the_same_images_and_over_the_same_seeds() -> None:
     verdict, _ = judged()
     second, rule = verdict.comparisons
     assert (second.against, second.trial, second.only_chosen, second.only_other) == ("number 2", 4, 30, 0)
     assert second.p < 1e-8
-    assert second.words.startswith("Against number 2 (trial 4): better; of 1,000 test images 30 only the chosen one got right and 0 only")
+    assert second.words.startswith(
+        "Compared with number 2 (trial 4): better; of 1,000 test images, 30 are right only with the chosen one and 0 only with the other"
+    )
     assert second.difference == pytest.approx(-0.005)
-    assert "which new seeds alone may make" in second.words
+    assert "which random seeds may explain" in second.words
     assert (rule.against, rule.trial) == ("the rule", 0)
     assert rule.difference == pytest.approx(0.09)
     assert [network.test_accuracies for network in verdict.networks] == [(0.88, 0.9), (0.9, 0.89), (0.79, 0.81)]
@@ -145,23 +163,25 @@ def test_number_2_and_the_rule_are_compared_on_the_same_images_and_over_the_same
 def test_equal_networks_are_not_told_apart_and_a_rule_in_second_place_is_both() -> None:
     known: Known = {(7, (1,)): (90, 900), (0, (1,)): (89, 900)}
     ask = Answering(known)
-    verdict, _ = judging.judge(MATTER, judging.enter([config(7, [0.9], dropout=0.1), config(0, [0.89])], RULE, ask), ask, notes=[])
+    verdict, _ = retrain_verdict.judge(
+        SUBJECT, retrain_verdict.build_candidates([config(7, [0.9], dropout=0.1), config(0, [0.89])], RULE, ask), ask, notes=[]
+    )
     (only,) = verdict.comparisons
     assert only.against == "number 2, the rule"
     assert only.p == 1.0
-    assert "no difference can be shown" in only.words
-    assert verdict.soup == "With one seed there is nothing to average."
+    assert "no significant difference" in only.words
+    assert verdict.soup == "There is one seed, so there are no weights to average."
 
 
 def test_what_was_trained_on_validation_images_is_judged_by_what_was_declared_before() -> None:
     of_train = Answering(KNOWN)
-    field = judging.enter([FIRST, SECOND, THIRD], RULE, of_train)
+    candidates = retrain_verdict.build_candidates([FIRST, SECOND, THIRD], RULE, of_train)
     on_all = Answering({(7, (1,)): (100, 930), (7, (2,)): (100, 935), (7, (1, 2)): (100, 940)})
-    verdict, network = judging.judge_on_all(MATTER, field, of_train, (FIRST, on_all), notes=[])
+    verdict, network = retrain_verdict.judge_on_all(SUBJECT, candidates, of_train, (FIRST, on_all), notes=[])
     assert [run.seed for run in network.runs] == [1, 2]
     assert {split for *_, split in on_all.asked} == {"test"}
     assert (verdict.trained_on, verdict.validation_accuracy, verdict.test_accuracy) == ("train+validation", None, 0.94)
     assert (verdict.networks[0].mean, verdict.networks[0].values) == (None, ())
-    assert [each.against for each in verdict.comparisons] == [judging.ON_TRAIN, "number 2", "the rule"]
-    assert "no images are left" in verdict.notes[0]
-    assert examination.declared(FIRST, soup=False).runs == FIRST.runs[:1]
+    assert [each.against for each in verdict.comparisons] == [retrain_verdict.ON_TRAIN, "number 2", "the rule"]
+    assert "so it has no validation accuracy" in verdict.notes[0]
+    assert networks.declared_network(FIRST, soup=False).runs == FIRST.runs[:1]

@@ -40,8 +40,8 @@ def test_one_number_holds_for_all_strengths_a_list_for_each_and_null_for_none(tm
 def test_what_could_not_be_measured_falls_short(tmp_path: Path) -> None:
     asked = verification.read(written(tmp_path, "fgsm: [0.5, 0.4, 0.3]\nmean: 0.1\n"))
     assert verification.shortfalls(asked, found()) == [
-        "mean could not be measured, and is demanded",
-        "fgsm could not be measured, and is demanded",
+        "mean could not be measured, but is required",
+        "fgsm could not be measured, but is required",
     ]
 
 
@@ -52,8 +52,8 @@ def test_the_mean_is_without_the_attack() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "expected lowest accuracies"),
-        ("- 1", "expected lowest accuracies"),
+        ("", "expected minimum accuracies"),
+        ("- 1", "expected minimum accuracies"),
         ("nois: 0.5", "Did you mean noise?"),
         ("noise: 1.5", "robustness.yaml:1: noise is 1.5; expected an accuracy from 0 to 1, or a list of 3"),
         ("clean: 1\nblur: yes", "robustness.yaml:2: blur is"),

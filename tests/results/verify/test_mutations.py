@@ -150,7 +150,7 @@ def listed(bundle: Path) -> Iterator[Mutation]:
             entry(copy, f"{number}.txt", size=6 * 10**10)
 
     for name in ("../up.txt", "../../etc/cron.d/x", "/etc/passwd", "a/../../b", "./a", "a//b", "C:/x", "a\\..\\b", "a\0b", "~/\u202e.txt"):
-        yield f"lists {name!r}", partial(entry, name=name), "what no bundle may hold"
+        yield f"lists {name!r}", partial(entry, name=name), "not allowed in a bundle"
     yield "lists an enormous file", lambda copy: entry(copy, "labels.txt", size=10**18), "manifest.json"
     yield "lists many enormous files", enormous, "more than"
     yield "lists a file of another hash", lambda copy: entry(copy, "labels.txt", size=9), "labels.txt has the SHA-256"
@@ -181,7 +181,7 @@ def unsafe(canary: Path) -> Iterator[Mutation]:
         called = {"module": module, "class_name": "function", "config": kind, "registered_name": kind}
         yield f"{module}.{kind} as a function", layer("Dense", activation=called), f"'{kind}'"
     yield "a registered class", layer("Dense", "evil", "evil>Dense"), "'evil>Dense'"
-    yield "a wide layer", layer("Dense", units=60_000), "none of its weights is so wide"
+    yield "a wide layer", layer("Dense", units=60_000), "none of its weights has this width"
     yield "a huge padding", layer("ZeroPadding2D", padding=10**7), "sets padding"
     for name in ("../evil.py", "/tmp/evil.py", "payload.pkl", "assets/x/vocabulary.txt", "model.weights.npz"):
         yield f"{name} in model.keras", model(extra={name: pickled}), repr(name)
@@ -235,7 +235,7 @@ def test_two_hundred_bundles_with_something_wrong_are_refused_with_their_reasons
     assert len(mutations) >= 200 and len({what for what, _, _ in mutations}) == len(mutations)
     wanted = verification.VerificationOptions(
         key=None,
-        demands=None,
+        requirements=None,
         is_robustness_wanted=False,
         most_images=1,
         tolerance=0.0,

@@ -41,9 +41,7 @@ def test_each_reading_is_recorded_and_said_to_be_one_too_many(url: str, storage:
     versions.add(storage, NEW, reading=LOOK)
     second, third = record(url), record(url)
     assert [check.outcome for check in (second, third)] == [Outcome.OK, Outcome.OK]
-    assert [check.found[0] for check in (second, third)] == [
-        f"recorded; flowers 1 has had {num} readings of its test split" for num in (2, 3)
-    ]
+    assert [check.found[0] for check in (second, third)] == [f"recorded; flowers 1 has {num} readings of its test split" for num in (2, 3)]
     assert "not been tested on unseen images" in second.found[1]
     looks = [reading.look for reading in versions.readings(storage, "flowers", 1)]
     assert [(look.purpose, look.by, look.accuracy) for look in looks] == [
@@ -55,14 +53,14 @@ def test_each_reading_is_recorded_and_said_to_be_one_too_many(url: str, storage:
 
 def test_a_first_reading_is_no_warning(url: str, storage: Storage) -> None:
     versions.add(storage, new_version(metrics={"test_accuracy": None}))
-    assert record(url).found == ("recorded; flowers 1 has had 1 reading of its test split",)
+    assert record(url).found == ("recorded; flowers 1 has 1 reading of its test split",)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"fingerprint": "0" * 64}, "the images read here are not the test split of flowers 1"),
-        ({"splits": "0" * 64}, "the images read here are not the test split of flowers 1"),
+        ({"fingerprint": "0" * 64}, "the images here are not the test split of flowers 1"),
+        ({"splits": "0" * 64}, "the images here are not the test split of flowers 1"),
         ({"accuracy": 0.8}, "this is not the model of flowers 1 in"),
     ],
 )
@@ -74,7 +72,7 @@ def test_what_is_of_another_version_is_not_recorded(url: str, storage: Storage, 
 
 def test_a_version_that_is_not_there_is_told(url: str, storage: Storage) -> None:
     versions.add(storage, NEW)
-    assert_unrecorded(record(url, named=("flowers", 2)), "there is no version 2 of flowers; there are 1")
+    assert_unrecorded(record(url, named=("flowers", 2)), "there is no version 2 of flowers; its versions: 1")
     assert_unrecorded(record(url, named=("roses", 1)), "there is no version of roses.")
     versions.delete(storage, "flowers", 1, by="ada")
     assert_unrecorded(record(url), "flowers 1 was deleted by ada")
@@ -84,7 +82,7 @@ def test_nothing_is_made_in_a_database_of_something_else(url: str, tmp_path: Pat
     with sqlite3.connect(tmp_path / "tuner.db") as connection:
         connection.execute("CREATE TABLE songs (title TEXT)")
     before = (tmp_path / "tuner.db").read_bytes()
-    assert_unrecorded(record(url), f"{url} keeps no versions; name the database that keeps flowers 1 with --storage")
+    assert_unrecorded(record(url), f"{url} holds no versions; name the database of flowers 1 with --storage")
     assert (tmp_path / "tuner.db").read_bytes() == before
 
 

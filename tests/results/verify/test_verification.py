@@ -70,7 +70,7 @@ def test_a_bundle_as_it_was_exported_passes_every_check(bundle: Path, trainer: l
     assert {name for name, (outcome, _) in found.items() if outcome is Outcome.OK} == {
         "manifest", "safe loading", "probes", "test metrics", "robustness",
     }  # fmt: skip
-    assert found["signature"] == (Outcome.NOT_CHECKED, "it is not signed")
+    assert found["signature"] == (Outcome.NOT_CHECKED, "the bundle is not signed")
     assert found["test metrics"][1] == "accuracy 0.9000 on 40 images, recorded 0.9000"
     assert "on 40 images of the test split: clean 0.9000, mean 0.5000" in found["robustness"][1]
     assert trainer[0].model == str(bundle / "model.keras")
@@ -82,12 +82,12 @@ def test_a_signature_is_checked_where_a_key_is_given_and_named_where_none_is(
     public = sign.make_keys(tmp_path / "key")
     assert verified(bundle, key=public)["signature"][0] is Outcome.FAILED
     sign.sign(bundle, tmp_path / "key")
-    assert "no key to check it with" in verified(bundle)["signature"][1]
+    assert "not checked without a key" in verified(bundle)["signature"][1]
     assert verified(bundle, key=public)["signature"][0] is Outcome.OK
     (bundle / "labels.txt").write_text("red\nblue\n")
     manifest.write(bundle)
     assert "mismatch" in verified(bundle, key=public)["signature"][1].lower()
-    with pytest.raises(errors.RequestError, match="no public key"):
+    with pytest.raises(errors.RequestError, match="not a public key"):
         verified(bundle, key=tmp_path / "key")
 
 
@@ -173,8 +173,8 @@ def test_other_images_than_the_bundles_are_told(bundle: Path, trainer: list[erra
 def test_without_the_images_robustness_is_of_the_probes_and_says_so(bundle: Path, trainer: list[errands.Verify], tmp_path: Path) -> None:
     (tmp_path / "data.npz").unlink()
     found = verified(bundle)
-    assert found["test metrics"][0] is Outcome.NOT_CHECKED and "say with --data where they are" in found["test metrics"][1]
-    assert "of the probes, validation images" in found["robustness"][1]
+    assert found["test metrics"][0] is Outcome.NOT_CHECKED and "name their folder with --data" in found["test metrics"][1]
+    assert "of the probes, which are validation images" in found["robustness"][1]
     assert trainer[0].spec is None
 
 
@@ -207,26 +207,26 @@ def test_code_that_a_bundle_names_for_its_data_is_not_run(bundle: Path, trainer:
 
 
 def test_thresholds_make_it_a_gate(bundle: Path, trainer: list[errands.Verify]) -> None:
-    kept = verified(bundle, demands=verification.Requirements(noise=0.5), is_robustness_wanted=False)
-    assert kept["robustness"][0] is Outcome.OK and "all that is required" in kept["robustness"][1]
-    missed = verified(bundle, demands=verification.Requirements(noise=[0.5, 0.6, None], clean=0.95))
+    kept = verified(bundle, requirements=verification.Requirements(noise=0.5), is_robustness_wanted=False)
+    assert kept["robustness"][0] is Outcome.OK and "all requirements are met" in kept["robustness"][1]
+    missed = verified(bundle, requirements=verification.Requirements(noise=[0.5, 0.6, None], clean=0.95))
     assert missed["robustness"][0] is Outcome.FAILED
     assert "clean has 0.9000; expected at least 0.95" in missed["robustness"][1]
     assert "noise at strength 2 has 0.5000; expected at least 0.6" in missed["robustness"][1]
 
 
 def test_robustness_can_be_left_out(bundle: Path, trainer: list[errands.Verify]) -> None:
-    assert verified(bundle, is_robustness_wanted=False)["robustness"] == (Outcome.NOT_CHECKED, "it was not asked for")
+    assert verified(bundle, is_robustness_wanted=False)["robustness"] == (Outcome.NOT_CHECKED, "not requested")
 
 
 def test_a_process_that_dies_fails_the_check(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: Any, **__: Any) -> Any:
-        raise errors.TrainingError("the process that was to verify was killed by signal 9", kind="errand")
+        raise errors.TrainingError("the process for verify was killed by signal 9", kind="errand")
 
     monkeypatch.setattr(evaluation, "run", die)
-    assert verified(bundle)["model"] == (Outcome.FAILED, "the process that was to verify was killed by signal 9")
+    assert verified(bundle)["model"] == (Outcome.FAILED, "the process for verify was killed by signal 9")
 
 
 def test_what_is_no_folder_is_a_wrong_request(tmp_path: Path) -> None:
-    with pytest.raises(errors.RequestError, match="is no folder"):
+    with pytest.raises(errors.RequestError, match="is not a folder"):
         verified(tmp_path / "nowhere")

@@ -111,7 +111,7 @@ def test_without_a_number_it_is_the_one_in_production_or_the_latest(storage: Sto
 
 def test_what_is_not_there_is_named_beside_what_is(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     versions.add(storage, new())
-    with pytest.raises(VersionError, match="there is no version 7 of .*; there are 1"):
+    with pytest.raises(VersionError, match="there is no version 7 of .*; its versions: 1"):
         versions.find(storage, name, 7)
     with pytest.raises(VersionError, match="there is no version of nothing.*tuner retrain nothing"):
         versions.find(storage, "nothing")
@@ -132,7 +132,7 @@ def test_readings_of_the_test_split_are_counted(storage: Storage, name: str, new
 def test_what_is_in_a_stage_is_not_deleted(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     versions.add(storage, new())
     stages.promote(storage, name, 1, by="ada")
-    with pytest.raises(VersionError, match="is in production and is not deleted; put another version there first"):
+    with pytest.raises(VersionError, match="is in production, so it is not deleted; promote another version first"):
         versions.delete(storage, name, 1, by="ada")
     stages.withdraw(storage, name, by="ada")
     versions.delete(storage, name, 1, by="ada")
@@ -176,7 +176,7 @@ def test_a_stage_goes_back_as_often_as_there_is_something_to_go_back_to(
     versions.delete(storage, name, 3, by="ada")
     assert stages.rollback(storage, name, by="bob").version == 2
     assert stages.rollback(storage, name, by="bob").version == 1
-    with pytest.raises(VersionError, match="no version of .* that is still there was in production before"):
+    with pytest.raises(VersionError, match="production of .* has no previous version that still exists"):
         stages.rollback(storage, name, by="bob")
     stages.promote(storage, name, 4, by="ada")
     stages.withdraw(storage, name, by="ada")

@@ -20,20 +20,20 @@ from tuner.protocol import errands
 from tuner.protocol.errands import Format
 from tuner.results.bundle import card
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.tasks.images.training import context as benches
-from tuner.trainer.export import compare, export, formats, standalone, verify
+from tuner.tasks.images.training.study_context import StudyContext
+from tuner.trainer.export import export, exported_model, formats, standalone
 
 HYPERPARAMETERS = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "silu"})
 
 
 @pytest.fixture(scope="module")
-def written(_bench: benches.StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[errands.Exported, Path]:
+def written(_context: StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[errands.Exported, Path]:
     """Every format of one model, and the folder; `answers.npz` beside it."""
     folder = tmp_path_factory.mktemp("export")
-    _bench.restore()
-    checkpoints.write_weights(folder / "weights.npz", weights_of(_bench, HYPERPARAMETERS), study=_bench.identity)
+    _context.restore()
+    checkpoints.write_weights(folder / "weights.npz", weights_of(_context, HYPERPARAMETERS), study=_context.identity)
     (folder / "bundle").mkdir()
-    return export.write(_bench, order(folder)), folder / "bundle"
+    return export.write(_context, order(folder)), folder / "bundle"
 
 
 def order(folder: Path) -> errands.Export:
@@ -47,7 +47,7 @@ def order(folder: Path) -> errands.Export:
 def test_every_format_says_what_the_keras_model_says(written: tuple[errands.Exported, Path], form: Format) -> None:
     _, folder = written
     asked = errands.Compare(format=form, path=str(folder / errands.PLACES[form]), answers=str(folder.parent / "answers.npz"))
-    found = compare.compare(asked, threads=1)
+    found = exported_model.compare(asked, threads=1)
     assert found.num_images == 50
     assert found.milliseconds > 0
     if form is Format.INT8:
@@ -67,9 +67,9 @@ def test_int8_takes_the_bytes_of_an_image_as_they_are(written: tuple[errands.Exp
     assert given["quantization"] == (1.0, 0)
 
 
-def test_what_8_bits_add_to_the_features_on_average_is_taken_away(bench: benches.StudyContext) -> None:
-    model = standalone.build_for_int8(bench, HYPERPARAMETERS, weights_of(bench, HYPERPARAMETERS), temperature=1.0)
-    images = np.asarray(bench.data.train.images[0:60])
+def test_what_8_bits_add_to_the_features_on_average_is_taken_away(context: StudyContext) -> None:
+    model = standalone.build_for_int8(context, HYPERPARAMETERS, weights_of(context, HYPERPARAMETERS), temperature=1.0)
+    images = np.asarray(context.data.train.images[0:60])
 
     def added(wanted: Any) -> float:
         found = formats.features(model, images)
@@ -84,14 +84,14 @@ def test_what_8_bits_add_to_the_features_on_average_is_taken_away(bench: benches
 
 
 def test_the_probes_are_validation_images_with_what_the_model_makes_of_them(
-    written: tuple[errands.Exported, Path], bench: benches.StudyContext
+    written: tuple[errands.Exported, Path], context: StudyContext
 ) -> None:
     told, folder = written
     assert [probe.file for probe in told.probes] == ["000.png", "001.png", "002.png", "003.png"]
     first = np.asarray(Image.open(folder / "probes" / "000.png"))
-    assert np.array_equal(first, bench.data.validation.images[0:1][0])
-    assert told.probes[0].label == bench.data.classes[bench.data.validation.labels[0]]
-    model = compare.load(Format.KERAS, folder / "model.keras", threads=1)
+    assert np.array_equal(first, context.data.validation.images[0:1][0])
+    assert told.probes[0].label == context.data.classes[context.data.validation.labels[0]]
+    model = exported_model.load(Format.KERAS, folder / "model.keras", threads=1)
     assert np.allclose(model(first[None])[0], told.probes[0].probabilities, atol=1e-6)
 
 
@@ -108,7 +108,7 @@ def test_images_of_any_size_are_predicted_and_a_broken_one_is_named(written: tup
     (tmp_path / "broken.png").write_bytes(b"no image")
     paths = (str(folder / "probes" / "002.png"), str(tmp_path / "broken.png"), str(tmp_path / "large.png"))
     asked = errands.PredictImages(path=str(folder / "model.keras"), images=paths, size=16, resize="stretch")
-    found = verify.predict(asked, threads=1)
+    found = exported_model.predict_images(asked, threads=1)
     first, broken, large = found.probabilities
     assert np.allclose(first or (), told.probes[2].probabilities, atol=1e-6)
     assert broken is None
@@ -123,7 +123,7 @@ def test_a_model_with_code_in_it_is_not_loaded(written: tuple[errands.Exported, 
             changed.writestr(name, model.read(name).replace(b'"class_name": "Softmax"', b'"class_name": "Lambda"'))
     asked = errands.PredictImages(path=str(tmp_path / "model.keras"), images=("x.png",), size=16, resize="stretch")
     with pytest.raises(errors.RequestError, match="'Lambda' of keras.layers, which is not among the layers of Keras that are loaded"):
-        verify.predict(asked, threads=1)
+        exported_model.predict_images(asked, threads=1)
 
 
 def test_the_example_of_the_card_runs_where_there_is_no_tuner(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
@@ -143,14 +143,14 @@ def test_the_example_of_the_card_runs_where_there_is_no_tuner(written: tuple[err
     assert float(lines[0].split(": ")[1]) == pytest.approx(best, abs=1e-3)
 
 
-def test_weights_of_another_study_are_refused(bench: benches.StudyContext, tmp_path: Path) -> None:
-    checkpoints.write_weights(tmp_path / "weights.npz", weights_of(bench, HYPERPARAMETERS), study="another")
+def test_weights_of_another_study_are_refused(context: StudyContext, tmp_path: Path) -> None:
+    checkpoints.write_weights(tmp_path / "weights.npz", weights_of(context, HYPERPARAMETERS), study="another")
     (tmp_path / "bundle").mkdir()
-    with pytest.raises(errors.DataError, match="holds weights of a study with other images"):
-        export.write(bench, order(tmp_path))
+    with pytest.raises(errors.DataError, match="has weights from a study with other images"):
+        export.write(context, order(tmp_path))
 
 
 def test_what_is_no_model_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "model.keras").write_bytes(b"no model")
     with pytest.raises(errors.DataError, match=r"model.keras cannot be loaded"):
-        compare.load(Format.KERAS, tmp_path / "model.keras", threads=1)
+        exported_model.load(Format.KERAS, tmp_path / "model.keras", threads=1)

@@ -12,29 +12,29 @@ from tests.keras_studies import study
 from tuner import errors
 from tuner.kernels import head
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.tasks.images.training import context as benches
-from tuner.tasks.images.training import fine_tune, lite0, squeezenet
+from tuner.tasks.images.training import efficientnet_lite0, fine_tune, squeezenet, study_context
+from tuner.tasks.images.training.study_context import StudyContext
 from tuner.trainer.export import standalone
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (7, 16, 16, 3)).astype(np.uint8)
 
 
-def weights_of(bench: benches.StudyContext, hyperparameters: Hyperparameters) -> list[NDArray[np.float32]]:
+def weights_of(context: StudyContext, hyperparameters: Hyperparameters) -> list[NDArray[np.float32]]:
     """Weights as a trial keeps them, each unlike those that it began with."""
     random = np.random.default_rng(2)
-    width = bench.backbone.num_features(hyperparameters.features)
-    weights = head.initial(hyperparameters, width, bench.num_classes, seed=3)
-    weights += [variable.numpy() for _, variable in bench.backbone.top(hyperparameters.unfreeze)]
+    width = context.backbone.num_features(hyperparameters.features)
+    weights = head.initial(hyperparameters, width, context.num_classes, seed=3)
+    weights += [variable.numpy() for _, variable in context.backbone.top(hyperparameters.unfreeze)]
     return [value + random.normal(0, 0.05, value.shape).astype(np.float32) for value in weights]
 
 
-def predicted(bench: benches.StudyContext, hyperparameters: Hyperparameters, weights: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def predicted(context: StudyContext, hyperparameters: Hyperparameters, weights: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Logits as the trainer computes them."""
     count = 2 * (len(hyperparameters.head_units) + 1)
-    opened = [variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)]
+    opened = [variable for _, variable in context.backbone.top(hyperparameters.unfreeze)]
     fine_tune.assign(opened, weights[count:])
-    found = fine_tune.predict(bench, hyperparameters, weights[:count], IMAGES)
-    bench.restore()
+    found = fine_tune.predict(context, hyperparameters, weights[:count], IMAGES)
+    context.restore()
     return found
 
 
@@ -48,23 +48,23 @@ def predicted(bench: benches.StudyContext, hyperparameters: Hyperparameters, wei
     ],
 )
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
-def test_the_model_says_what_the_trainer_says(bench: benches.StudyContext, given: dict[str, Any], temperature: float) -> None:
+def test_the_model_says_what_the_trainer_says(context: StudyContext, given: dict[str, Any], temperature: float) -> None:
     hyperparameters = Hyperparameters.model_validate(given)
-    weights = weights_of(bench, hyperparameters)
-    model = standalone.build(bench, hyperparameters, weights, temperature=temperature)
-    logits = predicted(bench, hyperparameters, weights) / temperature
+    weights = weights_of(context, hyperparameters)
+    model = standalone.build(context, hyperparameters, weights, temperature=temperature)
+    logits = predicted(context, hyperparameters, weights) / temperature
     wanted = np.exp(logits - logits.max(1, keepdims=True))
     wanted /= wanted.sum(1, keepdims=True)
     assert np.allclose(model.predict(IMAGES, verbose=0), wanted, atol=1e-6)
     assert np.allclose(model.predict(IMAGES.astype(np.float32), verbose=0), wanted, atol=1e-6)
 
 
-def test_the_form_for_int8_says_the_same(bench: benches.StudyContext) -> None:
+def test_the_form_for_int8_says_the_same(context: StudyContext) -> None:
     hyperparameters = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "elu"})
-    weights = weights_of(bench, hyperparameters)
-    plain = standalone.build(bench, hyperparameters, weights, temperature=1.5)
-    for_int8 = standalone.build_for_int8(bench, hyperparameters, weights, temperature=1.5)
-    images = np.asarray(bench.data.train.images[0:20])  # on these, what did not vary does not
+    weights = weights_of(context, hyperparameters)
+    plain = standalone.build(context, hyperparameters, weights, temperature=1.5)
+    for_int8 = standalone.build_for_int8(context, hyperparameters, weights, temperature=1.5)
+    images = np.asarray(context.data.train.images[0:20])  # on these, what did not vary does not
     assert np.allclose(plain(images), for_int8(images), atol=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_the_form_for_int8_says_the_same(bench: benches.StudyContext) -> None:
     ("preprocess", "layer"),
     [
         (lambda images: images, None),
-        (lite0.preprocess, "Rescaling"),
+        (efficientnet_lite0.preprocess, "Rescaling"),
         (lambda images: images / np.array([255.0, 128.0, 64.0], np.float32) - np.array([0.5, 0.4, 0.3], np.float32), "Rescaling"),
         (squeezenet.preprocess, "Conv2D"),  # blue comes first
     ],
@@ -95,7 +95,7 @@ def test_a_preprocessing_that_no_layer_does_is_refused(preprocess: Any) -> None:
 def test_the_model_computes_in_float32_wherever_it_was_trained(cache: Path) -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        half = benches.prepare(study(), cache=cache)
+        half = study_context.prepare(study(), cache=cache)
     finally:
         keras.config.set_dtype_policy("float32")
     hyperparameters = Hyperparameters()

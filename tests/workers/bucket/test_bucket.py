@@ -66,12 +66,12 @@ def test_an_upload_that_was_broken_off_is_seen_by_no_one_who_fetches_and_can_be_
     bucket: Bucket, service: buckets.Service, tmp_path: Path
 ) -> None:
     key = "study/trial-00001/weights.npz"
-    begun = service.client.create_multipart_upload(Bucket="models", Key=f"models/team/{key}")
-    service.client.upload_part(Bucket="models", Key=begun["Key"], UploadId=begun["UploadId"], PartNumber=1, Body=b"x" * 1000)
+    uploads = service.client.create_multipart_upload(Bucket="models", Key=f"models/team/{key}")
+    service.client.upload_part(Bucket="models", Key=uploads["Key"], UploadId=uploads["UploadId"], PartNumber=1, Body=b"x" * 1000)
     assert not bucket.fetch(key, tmp_path / "weights.npz")
     (upload,) = bucket.unfinished()
-    assert (upload.key, upload.upload) == (key, begun["UploadId"])
-    bucket.break_off(upload)
+    assert (upload.key, upload.upload) == (key, uploads["UploadId"])
+    bucket.abort_upload(upload)
     assert list(bucket.unfinished()) == []
 
 
@@ -87,7 +87,7 @@ def test_a_service_that_is_away_is_asked_again_and_then_told(bucket: Bucket, ser
 def test_a_bucket_that_is_not_there_is_told(bucket: Bucket, tmp_path: Path) -> None:
     other = Bucket("s3://nowhere")
     (tmp_path / "here").touch()
-    assert f"the artifacts s3://nowhere cannot be used: there is no bucket nowhere at {bucket.endpoint}; make it" in str(why_not(other))
+    assert f"the artifacts s3://nowhere cannot be used: there is no bucket nowhere at {bucket.endpoint}; create it" in str(why_not(other))
     for call in (lambda: other.put("a", tmp_path / "here"), lambda: other.fetch("a", tmp_path / "b"), lambda: list(other.objects())):
         with pytest.raises(ArtifactsError, match="there is no bucket nowhere") as refused:
             call()
@@ -98,8 +98,8 @@ def test_a_bucket_that_is_not_there_is_told(bucket: Bucket, tmp_path: Path) -> N
     ("variables", "said"),
     [
         ({"AWS_ACCESS_KEY_ID": ""}, "there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-        ({"AWS_PROFILE": "nobody"}, "there is no profile nobody; set AWS_PROFILE to one that is there"),
-        ({"AWS_ENDPOINT_URL_S3": "nonsense"}, "the endpoint is no URL; expected for example AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000"),
+        ({"AWS_PROFILE": "nobody"}, "there is no profile nobody; set AWS_PROFILE to an existing profile"),
+        ({"AWS_ENDPOINT_URL_S3": "nonsense"}, "the endpoint is not a URL; expected for example AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000"),
     ],
 )
 def test_what_is_missing_in_the_environment_is_told(
@@ -119,4 +119,4 @@ def test_credentials_that_the_service_refuses_are_told_without_them(bucket: Buck
     service.client.put_bucket_policy(Bucket="closed", Policy=policy)
     error = why_not(Bucket("s3://closed"))
     assert not error.may_pass
-    assert str(error).endswith("refuses the credentials (403); set those of a user who may write the bucket closed")
+    assert str(error).endswith("refuses the credentials (403); set those of a user who may write to the bucket closed")

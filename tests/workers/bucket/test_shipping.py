@@ -12,9 +12,9 @@ import pytest
 from tests import buckets
 from tests.workers.conftest import Bench
 from tuner.workers.bucket import transfer
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventEmitter, EventKind
-from tuner.workers.worker.places import Places
-from tuner.workers.worker.rehearsal import Mishap, Script
+from tuner.workers.worker.rehearsal import Fault, Script
 from tuner.workers.worker.stopping import Stopping
 
 Make = Callable[..., Bench]
@@ -80,7 +80,7 @@ def test_a_trial_that_is_handed_back_goes_on_elsewhere(shared: Shared) -> None:
     assert first.happened(EventKind.SUSPENDED) == [0]
     assert shared.kept() == ["trial-00000/checkpoint"]
     # one that begins the trial anew fails at its second epoch
-    second = shared.second(first, Script(fine_tune_epochs=6, always=Mishap.FAIL))
+    second = shared.second(first, Script(fine_tune_epochs=6, always=Fault.FAIL))
     second.work("w2")
     assert second.happened(EventKind.RESUMED) == [0]
     assert second.states() == ["COMPLETE"]
@@ -113,7 +113,7 @@ def test_the_checkpoint_of_a_trial_that_fails_is_gone(shared: Shared, is_shared:
     first.work()
     assert shared.files(first) == ["trial-00000/checkpoint"]
     again = first.again()
-    again.bucket, again.script = first.bucket, Script(fine_tune_epochs=6, always=Mishap.FAIL)
+    again.bucket, again.script = first.bucket, Script(fine_tune_epochs=6, always=Fault.FAIL)
     # what is left is of no use to this one
     (first.folder / "artifacts" / "study" / "trial-00000" / "checkpoint").write_text('{"step": 0}')
     (first.folder / "artifacts" / "study" / "trial-00000" / "checkpoint.4711.part").touch()
@@ -162,16 +162,16 @@ def test_a_checkpoint_that_cannot_be_fetched_is_told_and_the_trial_goes_on_from_
 ) -> None:
     told: list[Event] = []
     monkeypatch.setattr(transfer, "_FETCH_SECONDS", 0.1)
-    places = Places(cache=tmp_path, artifacts=tmp_path / "artifacts", bucket=shared.url)
-    begun = transfer.begin(places, "study", EventEmitter("study", "w1", told.append), Stopping())
-    assert begun.fetch(3) is None  # there is none
+    places = Folders(cache=tmp_path, artifacts=tmp_path / "artifacts", bucket=shared.url)
+    uploads = transfer.start(places, "study", EventEmitter("study", "w1", told.append), Stopping())
+    assert uploads.fetch(3) is None  # there is none
     assert told == []
     shared.service.stop()
     try:
-        assert begun.fetch(3) is None
+        assert uploads.fetch(3) is None
     finally:
         shared.service.start()
-        begun.close()
+        uploads.close()
     (event,) = told
-    assert event.message.startswith("its checkpoint cannot be fetched: the artifacts s3://")
-    assert event.message.endswith(". The trial goes on from what is on this machine, or from its beginning")
+    assert event.message.startswith("its checkpoint cannot be downloaded: the artifacts s3://")
+    assert event.message.endswith(". The trial resumes from this machine's checkpoint, or starts again")

@@ -11,12 +11,12 @@ from tuner.workers.bucket import transfer
 from tuner.workers.bucket.transfer import Uploads
 
 
-class Shelf:
+class MemoryBucket:
     """A bucket in memory."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.is_away = False
+        self.is_unreachable = False
         #: what was asked for, in order
         self.asked: list[str] = []
         #: cleared: whoever asks waits
@@ -36,14 +36,14 @@ class Shelf:
         self.asked.append(what)
         self.is_asked.set()
         assert self.gate.wait(10)
-        if self.is_away:
+        if self.is_unreachable:
             raise ArtifactsError("it is away", may_pass=True)
 
 
 @pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
+def stored(monkeypatch: pytest.MonkeyPatch) -> MemoryBucket:
     monkeypatch.setattr(transfer, "_PAUSE_SECONDS", (0.01, 0.02))
-    return Shelf()
+    return MemoryBucket()
 
 
 @pytest.fixture
@@ -52,15 +52,15 @@ def troubles() -> list[str]:
 
 
 @pytest.fixture
-def begun(shelf: Shelf, troubles: list[str]) -> Iterator[Uploads]:
-    made = Uploads(shelf, troubles.append)
+def uploads(stored: MemoryBucket, troubles: list[str]) -> Iterator[Uploads]:
+    made = Uploads(stored, troubles.append)
     yield made
-    shelf.gate.set()
+    stored.gate.set()
     made.close()
 
 
-def done(begun: Uploads, key: str | None = None, *, unless: Callable[[], bool] = lambda: False) -> bool:
-    return begun.wait(key, seconds=10, unless=unless)
+def done(uploads: Uploads, key: str | None = None, *, unless: Callable[[], bool] = lambda: False) -> bool:
+    return uploads.wait(key, seconds=10, unless=unless)
 
 
 def written(path: Path, text: str) -> Path:
@@ -68,71 +68,73 @@ def written(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_file_is_put_moved_and_removed(shelf: Shelf, begun: Uploads, tmp_path: Path) -> None:
-    begun.put("a", written(tmp_path / "a", "one"))
-    begun.move("b", written(tmp_path / "b", "two"))
-    assert done(begun)
-    assert shelf.files == {"a": b"one", "b": b"two"}
+def test_a_file_is_put_moved_and_removed(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
+    uploads.put("a", written(tmp_path / "a", "one"))
+    uploads.move("b", written(tmp_path / "b", "two"))
+    assert done(uploads)
+    assert stored.files == {"a": b"one", "b": b"two"}
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    begun.remove("a")
-    assert done(begun, "a")
-    assert list(shelf.files) == ["b"]
+    uploads.remove("a")
+    assert done(uploads, "a")
+    assert list(stored.files) == ["b"]
 
 
-def test_a_file_that_is_gone_when_its_turn_comes_is_no_trouble(shelf: Shelf, begun: Uploads, troubles: list[str], tmp_path: Path) -> None:
-    begun.put("a", tmp_path / "gone")
-    assert done(begun)
-    assert (shelf.files, troubles) == ({}, [])
+def test_a_file_that_is_gone_when_its_turn_comes_is_no_trouble(
+    stored: MemoryBucket, uploads: Uploads, troubles: list[str], tmp_path: Path
+) -> None:
+    uploads.put("a", tmp_path / "gone")
+    assert done(uploads)
+    assert (stored.files, troubles) == ({}, [])
 
 
-def test_of_several_wishes_for_a_file_only_the_latest_is_fulfilled(shelf: Shelf, begun: Uploads, tmp_path: Path) -> None:
-    shelf.gate.clear()
-    begun.put("first", written(tmp_path / "a", "one"))
-    assert shelf.is_asked.wait(10)
+def test_of_several_wishes_for_a_file_only_the_latest_is_fulfilled(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
+    stored.gate.clear()
+    uploads.put("first", written(tmp_path / "a", "one"))
+    assert stored.is_asked.wait(10)
     for _ in range(5):
-        begun.put("a", tmp_path / "a")
-    begun.put("b", tmp_path / "a")
-    begun.remove("b")
-    begun.put("c", tmp_path / "a")
-    begun.forget("c")
-    shelf.gate.set()
-    assert done(begun)
-    assert shelf.asked == ["put first", "put a", "remove b"]
+        uploads.put("a", tmp_path / "a")
+    uploads.put("b", tmp_path / "a")
+    uploads.remove("b")
+    uploads.put("c", tmp_path / "a")
+    uploads.cancel("c")
+    stored.gate.set()
+    assert done(uploads)
+    assert stored.asked == ["put first", "put a", "remove b"]
 
 
 def test_a_bucket_that_is_away_is_told_of_once_and_gets_everything_when_it_is_back(
-    shelf: Shelf, begun: Uploads, troubles: list[str], tmp_path: Path
+    stored: MemoryBucket, uploads: Uploads, troubles: list[str], tmp_path: Path
 ) -> None:
-    shelf.is_away = True
-    begun.put("a", written(tmp_path / "a", "one"))
-    assert not done(begun, "a", unless=lambda: begun.is_away and len(shelf.asked) > 3)
-    begun.put("a", written(tmp_path / "a", "two"))
-    begun.move("b", written(tmp_path / "b", "three"))
-    assert troubles == ["training goes on, and its files wait here until the bucket takes them: it is away"]
-    shelf.is_away = False
-    assert done(begun)
-    assert shelf.files == {"a": b"two", "b": b"three"}
+    stored.is_unreachable = True
+    uploads.put("a", written(tmp_path / "a", "one"))
+    assert not done(uploads, "a", unless=lambda: uploads.is_unreachable and len(stored.asked) > 3)
+    uploads.put("a", written(tmp_path / "a", "two"))
+    uploads.move("b", written(tmp_path / "b", "three"))
+    assert troubles == ["training continues, and its files stay on this machine until the bucket accepts them: it is away"]
+    stored.is_unreachable = False
+    assert done(uploads)
+    assert stored.files == {"a": b"two", "b": b"three"}
     assert len(troubles) == 1
-    shelf.is_away = True
-    begun.remove("a")
-    assert not done(begun, "a", unless=lambda: begun.is_away)
+    stored.is_unreachable = True
+    uploads.remove("a")
+    assert not done(uploads, "a", unless=lambda: uploads.is_unreachable)
     assert len(troubles) == 2
 
 
-def test_what_is_given_up_while_it_is_tried_is_not_tried_again(shelf: Shelf, begun: Uploads, tmp_path: Path) -> None:
-    shelf.is_away = True
-    shelf.gate.clear()
-    begun.put("a", written(tmp_path / "a", "one"))
-    assert shelf.is_asked.wait(10)
-    begun.forget("a")
-    shelf.gate.set()
-    assert done(begun)
-    assert shelf.asked == ["put a"]
+def test_what_is_given_up_while_it_is_tried_is_not_tried_again(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
+    stored.is_unreachable = True
+    stored.gate.clear()
+    uploads.put("a", written(tmp_path / "a", "one"))
+    assert stored.is_asked.wait(10)
+    uploads.cancel("a")
+    stored.gate.set()
+    assert done(uploads)
+    assert stored.asked == ["put a"]
 
 
-def test_what_is_not_there_at_the_end_is_named(shelf: Shelf, begun: Uploads, tmp_path: Path) -> None:
-    shelf.is_away = True
-    begun.put("a", written(tmp_path / "a", "one"))
-    begun.move("b", written(tmp_path / "b", "two"))
-    assert not begun.wait(seconds=0.1, unless=lambda: False)
-    assert begun.close() == [tmp_path / "b"]
+def test_what_is_not_there_at_the_end_is_named(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
+    stored.is_unreachable = True
+    uploads.put("a", written(tmp_path / "a", "one"))
+    uploads.move("b", written(tmp_path / "b", "two"))
+    assert not uploads.wait(seconds=0.1, unless=lambda: False)
+    assert uploads.close() == [tmp_path / "b"]

@@ -64,7 +64,7 @@ def test_a_driver_that_does_not_answer_is_no_gpu(fake: Path, script: str) -> Non
 
 
 def test_a_driver_that_hangs_is_no_gpu(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(gpus, "_TIMEOUT_SECONDS", 0.01)
     fake.write_text("#!/bin/sh\nexec cat /dev/zero >/dev/null\n")
     assert gpus.found() == ()
 
@@ -94,33 +94,33 @@ def test_a_machine_without_nvidia_smi_has_no_gpu(tmp_path: Path, monkeypatch: py
     ],
 )
 def test_workers_are_placed_on_one_gpu_after_another(slots: int | None, num_workers: int | None, placed: tuple[GpuShare, ...]) -> None:
-    assert gpus.places((FIRST, SECOND), slots=slots, num_workers=num_workers) == placed
+    assert gpus.shares((FIRST, SECOND), slots=slots, num_workers=num_workers) == placed
 
 
 def test_without_a_number_of_workers_every_slot_has_one() -> None:
-    assert len(gpus.places((FIRST, SECOND), slots=4, num_workers=None)) == 8
+    assert len(gpus.shares((FIRST, SECOND), slots=4, num_workers=None)) == 8
 
 
 @pytest.mark.parametrize(("num_workers", "expected"), [(None, 1), (3, 3)])
 def test_without_a_gpu_workers_are_on_the_cores(num_workers: int | None, expected: int) -> None:
-    assert gpus.places((), slots=1, num_workers=num_workers) == (None,) * expected
+    assert gpus.shares((), slots=1, num_workers=num_workers) == (None,) * expected
 
 
 def test_slots_on_a_machine_without_a_gpu_are_refused() -> None:
-    with pytest.raises(RequestError, match="--slots-per-gpu is 2, but no GPU found; check that nvidia-smi lists it"):
-        gpus.places((), slots=2, num_workers=None)
+    with pytest.raises(RequestError, match="--slots-per-gpu is 2, but no GPU was found; check that nvidia-smi lists it"):
+        gpus.shares((), slots=2, num_workers=None)
 
 
 def test_more_workers_than_slots_are_refused_with_the_slots_that_would_do() -> None:
-    message = "--workers is 5, but 2 GPUs with 1 slot each hold 2; give --slots-per-gpu 3, or hide the GPUs with CUDA_VISIBLE_DEVICES="
+    message = "--workers is 5, but 2 GPUs with 1 slot each hold 2; set --slots-per-gpu 3, or hide the GPUs with CUDA_VISIBLE_DEVICES="
     with pytest.raises(RequestError, match=message):
-        gpus.places((FIRST, SECOND), slots=None, num_workers=5)
+        gpus.shares((FIRST, SECOND), slots=None, num_workers=5)
 
 
 def test_a_gpu_of_unknown_memory_is_not_shared() -> None:
-    assert gpus.places((THIRD,), slots=1, num_workers=None) == (GpuShare(gpu="GPU-cccc-3"),)
-    with pytest.raises(RequestError, match="does not tell the memory of GPU-cccc-3"):
-        gpus.places((THIRD,), slots=2, num_workers=None)
+    assert gpus.shares((THIRD,), slots=1, num_workers=None) == (GpuShare(gpu="GPU-cccc-3"),)
+    with pytest.raises(RequestError, match="does not report the memory of GPU-cccc-3"):
+        gpus.shares((THIRD,), slots=2, num_workers=None)
 
 
 def test_a_process_sees_the_gpu_of_its_place_and_no_other() -> None:

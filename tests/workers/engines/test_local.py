@@ -10,6 +10,7 @@ from tuner.errors import RequestError
 from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import gpus, local
 from tuner.workers.engines.gpus import Gpu, GpuShare
 from tuner.workers.worker.events import Event, EventKind
@@ -22,8 +23,8 @@ def test_each_worker_of_a_run_is_told_its_place(tmp_path: Path, monkeypatch: pyt
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
     hands = options.hands(None, 1, None, None, 2)
-    assignments = list(run.assign(study, url, options.Folders(cache=tmp_path, artifacts=tmp_path), hands))
-    places = [Assignment.model_validate_json(assignment.model_dump_json()).place for assignment in assignments]
+    assignments = list(run.assign(study, url, Folders(cache=tmp_path, artifacts=tmp_path), hands))
+    places = [Assignment.model_validate_json(assignment.model_dump_json()).gpu for assignment in assignments]
     first, second = GpuShare(gpu="GPU-aaaa", memory_mb=4500), GpuShare(gpu="GPU-bbbb", memory_mb=9000)
     assert places == [first, second, first, second]
 
@@ -46,7 +47,7 @@ def test_a_worker_that_closes_its_pipe_and_does_not_leave_is_killed(tmp_path: Pa
     monkeypatch.setattr(local, "_LEAVE_SECONDS", 0.1)
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
-    folders = options.Folders(cache=tmp_path, artifacts=tmp_path)
+    folders = Folders(cache=tmp_path, artifacts=tmp_path)
     told: list[Event] = []
     codes = local.run(list(run.assign(study, url, folders, options.hands(1, 1, None, None))), stopping=Stopping(), tell=told.append)
     assert codes == [-9]

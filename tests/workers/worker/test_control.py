@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tuner.studies import control, workers
-from tuner.views import details
+from tuner.views import failures
 from tuner.workers.worker.events import Event, EventKind
-from tuner.workers.worker.rehearsal import Mishap, Script
+from tuner.workers.worker.rehearsal import Fault, Script
 
 Make = Callable[..., Any]
 
@@ -81,7 +81,7 @@ def test_a_worker_hands_its_trial_back_when_its_study_is_suspended(make: Make) -
 
 def test_a_failed_trial_keeps_the_last_lines_of_its_trainers_log(make: Make) -> None:
     bench = make(budget={"trials": 1})
-    bench.script = Script(mishaps={0: [Mishap.CRASH, Mishap.CRASH]})
+    bench.script = Script(faults={0: [Fault.CRASH, Fault.CRASH]})
     bench.work()
-    (group,) = details.failures(bench.study)
-    assert (group.trials, group.log) == ([0], "Fatal Python error: Segmentation fault")
+    (failed,) = bench.study.storage.read(lambda connection: failures.read(connection, bench.study.id))
+    assert (failed.num_trials, failed.last_number, failed.log) == (1, 0, "Fatal Python error: Segmentation fault")

@@ -26,4 +26,4 @@ def test_a_heart_survives_a_storage_that_is_away_and_says_so_once() -> None:
 
     with Heartbeat(beat, told.append, every_seconds=0.01):
         assert all(beats.acquire(timeout=10) for _ in range(6))
-    assert told == ["the leases could not be renewed: away", "the leases could not be renewed: away again"]
+    assert told == ["the leases cannot be renewed: away", "the leases cannot be renewed: away again"]

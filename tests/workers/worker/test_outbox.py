@@ -12,7 +12,7 @@ from tuner.errors import StorageError
 from tuner.studies import leases, reaper, trials
 from tuner.workers.worker import spool, worker
 from tuner.workers.worker.events import Event, EventKind
-from tuner.workers.worker.rehearsal import Mishap, Script
+from tuner.workers.worker.rehearsal import Fault, Script
 
 Make = Callable[..., Any]
 
@@ -39,9 +39,9 @@ def test_a_worker_that_gives_the_storage_up_says_where_the_result_is_and_the_nex
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    last_words = leave_result(bench, monkeypatch)
+    last_lines = leave_result(bench, monkeypatch)
     (path,) = spooled(bench)
-    assert f"what came of trial 0 is kept in {path}; the next worker of this machine delivers it" in last_words
+    assert f"the reports of trial 0 are kept in {path}; the next worker of this machine delivers them" in last_lines
     checkpoint = path.parent.parent / "trial-00000" / "checkpoint"
     checkpoint.parent.mkdir(exist_ok=True)
     checkpoint.touch()
@@ -52,7 +52,7 @@ def test_a_worker_that_gives_the_storage_up_says_where_the_result_is_and_the_nex
     assert again.happened(EventKind.DELIVERED) == [0]
     assert again.happened(EventKind.STARTED) == [1]
     assert again.happened(EventKind.RESUMED) == []
-    assert bench.script.begun == [0, 1]
+    assert bench.script.started == [0, 1]
     assert bench.steps(0) == [1, 2, 3, 4, 5]
     assert spooled(bench) == []
 
@@ -74,13 +74,13 @@ def test_a_trial_that_could_not_be_handed_back_leaves_no_file_and_goes_on_with_t
 
 def test_a_failure_that_was_left_is_delivered_too(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(mishaps={0: [Mishap.FAIL]})
+    bench.script = Script(faults={0: [Fault.FAIL]})
     leave_result(bench, monkeypatch, "fail")
     again = bench.again()
     again.work()
     assert again.states() == ["FAIL", "COMPLETE"]
     assert again.happened(EventKind.FAILED) == [0]
-    assert bench.script.begun == [0, 1]
+    assert bench.script.started == [0, 1]
 
 
 def test_what_is_left_of_a_trial_that_has_ended_meanwhile_is_dropped_with_a_line(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,12 +100,12 @@ def test_files_that_are_not_this_studys_are_left_and_told_of_once(make: Make, mo
     bench = make(budget={"trials": 3})
     leave_result(bench, monkeypatch)
     (path,) = spooled(bench)
-    (left,) = spool.left(path.parent)
+    (left,) = spool.abandoned(path.parent)
     assert left.origin is not None
     assert left.outcome is not None
     stranger = dataclasses.replace(left.origin.claim, worker_key="of another study")
     kept = spool.Spool(path.parent, left.origin.model_copy(update={"claim": stranger}))
-    kept.keep([left.outcome])
+    kept.write([left.outcome])
     kept.close()
     path.write_text("nonsense")
     again = bench.again()
@@ -120,7 +120,7 @@ def test_a_heartbeat_delivers_what_is_left_and_notices_workers_that_are_gone_whi
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(mishaps={0: [Mishap.HANG]})
+    bench.script = Script(faults={0: [Fault.HANG]})
     far = dataclasses.replace(trials.WorkerId.here("far"), namespace="another boot")
 
     def react(event: Event) -> None:
@@ -130,7 +130,7 @@ def test_a_heartbeat_delivers_what_is_left_and_notices_workers_that_are_gone_whi
                 bench.folder / "artifacts" / "study" / "spool",
                 spool.SpoolHeader(study="study", worker=far.name, device="cpu", claim=claimed),
             )
-            kept.keep(by_hand.epochs(claimed, [0.5, 0.6]))
+            kept.write(by_hand.epochs(claimed, [0.5, 0.6]))
             kept.close()
             by_hand.grow_old(bench.study, leases.LEASE_SECONDS + 1)
         elif event.what is EventKind.TROUBLE:
@@ -144,7 +144,7 @@ def test_a_heartbeat_delivers_what_is_left_and_notices_workers_that_are_gone_whi
     assert bench.steps(1) == [1, 2]
     (trouble,) = [event.message for event in bench.events if event.what is EventKind.TROUBLE]
     assert trouble.startswith(f"trial 1 lost {far.name}, last seen 6")
-    assert trouble.endswith("it waits to be gone on with")
+    assert trouble.endswith("it waits for a worker to resume it")
 
 
 def test_a_worker_whose_trial_is_finished_by_one_that_was_given_up_drops_it(make: Make) -> None:

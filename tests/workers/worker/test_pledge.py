@@ -11,8 +11,10 @@ from tuner.errors import StudyError
 from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.storage import tables
+from tuner.storage.attributes import SPEC
 from tuner.studies import study as studies
 from tuner.studies.study import Study
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import local
 from tuner.workers.worker import process
 from tuner.workers.worker.events import Event, EventKind
@@ -25,7 +27,7 @@ def spec(**sections: Any) -> StudySpec:
 
 def change(study: Study, **sections: Any) -> None:
     """Write another spec into the storage, as someone with its password may."""
-    theirs = {studies.SPEC: spec(**sections).model_dump_json()}
+    theirs = {SPEC: spec(**sections).model_dump_json()}
     study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, json.loads(json.dumps(theirs))))
 
 
@@ -49,7 +51,7 @@ def test_a_study_that_was_changed_meanwhile_is_refused(sections: dict[str, Any],
 def test_a_run_whose_study_is_changed_before_its_worker_looks_trains_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(spec(), storages.open(url))
-    assignments = list(run.assign(study, url, options.Folders(cache=tmp_path, artifacts=tmp_path), options.hands(1, 1, None, None)))
+    assignments = list(run.assign(study, url, Folders(cache=tmp_path, artifacts=tmp_path), options.hands(1, 1, None, None)))
     change(study, model={"backbone": "python:theirs:build"})
     told: list[Event] = []
     codes = local.run(assignments, stopping=Stopping(), tell=told.append)

@@ -10,6 +10,7 @@ from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker import process, worker
 from tuner.workers.worker.rehearsal import Rehearsal, Script
 from tuner.workers.worker.stopping import Stopping
@@ -22,7 +23,7 @@ def test_a_storage_that_stays_away_is_no_wrong_request(tmp_path: Path, monkeypat
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     spec = StudySpec.model_validate({"name": "study", "data": {"source": "digits"}})
     study = studies.join(spec, storages.open(url))
-    folders, hands = options.Folders(cache=tmp_path, artifacts=tmp_path), options.hands(1, 1, None, None)
+    folders, hands = Folders(cache=tmp_path, artifacts=tmp_path), options.hands(1, 1, None, None)
     (assignment,) = run.assign(study, url, folders, hands)
     monkeypatch.setattr(trials, "claim", away)
     monkeypatch.setattr(worker, "_STORAGE_PATIENCE_SECONDS", 0.0)

@@ -8,7 +8,7 @@ from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
-from tuner.workers.worker.rehearsal import Mishap, Rehearsal, Script
+from tuner.workers.worker.rehearsal import Fault, Rehearsal, Script
 from tuner.workers.worker.trainer import TrainerDied
 
 SPEC = StudySpec.model_validate({"name": "x", "data": {"source": "digits"}})
@@ -70,9 +70,9 @@ def test_a_suspended_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert again.step == 3
 
 
-@pytest.mark.parametrize("mishap", [Mishap.CRASH, Mishap.LATE_CRASH])
-def test_a_crash_happens_once(tmp_path: Path, mishap: Mishap) -> None:
-    script = Script(mishaps={0: [mishap]})
+@pytest.mark.parametrize("fault", [Fault.CRASH, Fault.LATE_CRASH])
+def test_a_crash_happens_once(tmp_path: Path, fault: Fault) -> None:
+    script = Script(faults={0: [fault]})
     trainer = prepared(script)
     trainer.send(train(tmp_path))
     with pytest.raises(TrainerDied):

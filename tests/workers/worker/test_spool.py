@@ -24,18 +24,18 @@ CURVE = by_hand.epochs(CLAIM, [0.5, 0.6, 0.7])
 OUTCOME = by_hand.finished(CLAIM, 0.7)
 
 
-def left(folder: Path) -> list[spool.Undelivered]:
-    return list(spool.left(folder))
+def abandoned(folder: Path) -> list[spool.AbandonedSpool]:
+    return list(spool.abandoned(folder))
 
 
 def test_what_is_kept_is_read_as_it_was_in_order(tmp_path: Path) -> None:
     kept = Spool(tmp_path, ORIGIN)
-    kept.keep(CURVE[:1])
-    kept.keep(CURVE)
-    kept.keep([*CURVE, OUTCOME])
+    kept.write(CURVE[:1])
+    kept.write(CURVE)
+    kept.write([*CURVE, OUTCOME])
     kept.close()
-    (found,) = left(tmp_path)
-    assert found == spool.Undelivered(path=kept.path, origin=ORIGIN, epochs=tuple(CURVE), outcome=OUTCOME)
+    (found,) = abandoned(tmp_path)
+    assert found == spool.AbandonedSpool(path=kept.path, origin=ORIGIN, epochs=tuple(CURVE), outcome=OUTCOME)
     assert kept.path.name == f"trial-00003-attempt-2-{'k' * 16}.jsonl"
 
 
@@ -46,36 +46,36 @@ def test_a_file_whose_writer_lives_is_left_alone_and_one_whose_writer_was_killed
     writer.start()
     assert ours.poll(60) and ours.recv() == "kept"
     assert len(list(tmp_path.glob("*.jsonl"))) == 1
-    assert left(tmp_path) == []
+    assert abandoned(tmp_path) == []
     writer.kill()
     writer.join()
-    assert left(tmp_path)[0].epochs == tuple(CURVE)
+    assert abandoned(tmp_path)[0].epochs == tuple(CURVE)
 
 
 def keep_and_wait(folder: Path, pipe: Connection) -> None:
     kept = Spool(folder, ORIGIN)
-    kept.keep(CURVE)
+    kept.write(CURVE)
     pipe.send("kept")
     signal.pause()
 
 
 def test_a_file_that_one_worker_looks_at_is_not_taken_by_another(tmp_path: Path) -> None:
     kept = Spool(tmp_path, ORIGIN)
-    kept.keep(CURVE)
+    kept.write(CURVE)
     kept.close()
-    looking = spool.left(tmp_path)
+    looking = spool.abandoned(tmp_path)
     assert next(looking).epochs == tuple(CURVE)
-    assert left(tmp_path) == []
+    assert abandoned(tmp_path) == []
     assert list(looking) == []
 
 
 @pytest.mark.parametrize("cut", [1, 20])
 def test_a_torn_last_line_is_ignored(tmp_path: Path, cut: int) -> None:
     kept = Spool(tmp_path, ORIGIN)
-    kept.keep([*CURVE, OUTCOME])
+    kept.write([*CURVE, OUTCOME])
     kept.close()
     os.truncate(kept.path, kept.path.stat().st_size - cut)
-    (found,) = left(tmp_path)
+    (found,) = abandoned(tmp_path)
     assert found.epochs == tuple(CURVE)
     # of which only the end of the line is missing, all is there
     assert found.outcome == (OUTCOME if cut == 1 else None)
@@ -84,7 +84,7 @@ def test_a_torn_last_line_is_ignored(tmp_path: Path, cut: int) -> None:
 @pytest.mark.parametrize("text", [b"", b"not a spool\n", b'{"kind": "stop"}\n'])
 def test_a_file_without_an_origin_is_found_as_such(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "x.jsonl").write_bytes(text)
-    (found,) = left(tmp_path)
+    (found,) = abandoned(tmp_path)
     assert (found.origin, found.epochs, found.outcome) == (None, (), None)
 
 
@@ -93,8 +93,8 @@ def test_nothing_is_written_before_a_delivery_fails_and_nothing_is_left_after_on
     for epoch in CURVE:
         outbox.add(epoch)
     assert not (tmp_path / "spool").exists()
-    outbox.hold_up()
-    assert outbox.where.endswith(".jsonl")
+    outbox.save()
+    assert outbox.location.endswith(".jsonl")
     outbox.clear()
     assert list((tmp_path / "spool").iterdir()) == []
     assert (outbox.unsent, outbox.curve) == ((), CURVE)
@@ -103,11 +103,11 @@ def test_nothing_is_written_before_a_delivery_fails_and_nothing_is_left_after_on
 def test_epochs_that_come_while_deliveries_fail_are_on_disk_at_once_and_known_ones_only_once(tmp_path: Path) -> None:
     outbox = Outbox(CLAIM, Spool(tmp_path, ORIGIN), EventEmitter("study", "w1", lambda event: None))
     outbox.add(CURVE[0])
-    outbox.hold_up()
+    outbox.save()
     for epoch in CURVE:  # a fresh trainer begins again
         outbox.add(epoch)
     outbox.close()
-    assert left(tmp_path)[0].epochs == tuple(CURVE)
+    assert abandoned(tmp_path)[0].epochs == tuple(CURVE)
 
 
 @pytest.fixture
@@ -125,19 +125,19 @@ def test_a_full_disk_is_told_once_and_what_waits_is_written_when_there_is_room(
     kept = Spool(tmp_path, ORIGIN)
     outbox = Outbox(CLAIM, kept, EventEmitter("study", "w1", told.append))
     outbox.add(CURVE[0])
-    outbox.hold_up()
+    outbox.save()
     no_larger(kept.path.stat().st_size + 10)
     for epoch in CURVE[1:]:
         outbox.add(epoch)
-    outbox.hold_up()
+    outbox.save()
     no_larger(None)
-    assert (outbox.where, outbox.is_on_disk) == ("memory", False)
+    assert (outbox.location, outbox.is_on_disk) == ("memory", False)
     assert [event.what for event in told] == [EventKind.TROUBLE]
     assert "File too large" in told[0].message
-    outbox.hold_up(OUTCOME)
+    outbox.save(OUTCOME)
     assert outbox.is_on_disk
     outbox.close()
-    (found,) = left(tmp_path)
+    (found,) = abandoned(tmp_path)
     assert (found.epochs, found.outcome) == (tuple(CURVE), OUTCOME)
 
 
@@ -146,6 +146,6 @@ def test_a_folder_that_cannot_be_written_leaves_it_all_in_memory(tmp_path: Path)
     told: list[Event] = []
     outbox = Outbox(CLAIM, Spool(tmp_path / "spool", ORIGIN), EventEmitter("study", "w1", told.append))
     outbox.add(CURVE[0])
-    outbox.hold_up()
-    outbox.hold_up()
-    assert (outbox.where, list(outbox.unsent), len(told)) == ("memory", CURVE[:1], 1)
+    outbox.save()
+    outbox.save()
+    assert (outbox.location, list(outbox.unsent), len(told)) == ("memory", CURVE[:1], 1)

@@ -110,7 +110,7 @@ def test_a_child_is_in_a_session_of_its_own(tmp_path: Path) -> None:
 )
 def test_a_child_is_told_its_part_of_a_gpu_and_sees_no_other(tmp_path: Path, place: GpuShare | None, told: str) -> None:
     code = "import os, sys; print(*sys.argv[2:], 'sees', os.environ.get('CUDA_VISIBLE_DEVICES') or 'nothing')"
-    child = ChildTrainer(threads=1, log=tmp_path / "child.log", place=place, command=(sys.executable, "-c", code))
+    child = ChildTrainer(threads=1, log=tmp_path / "child.log", gpu=place, command=(sys.executable, "-c", code))
     with pytest.raises(TrainerDied, match=told):
         child.receive(30)
     child.close()

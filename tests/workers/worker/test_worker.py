@@ -8,11 +8,12 @@ import pytest
 
 from tuner.errors import DataError, LeaseLost, RequestError, StorageError, StudyError, TrainingError
 from tuner.protocol import messages
-from tuner.studies import epochs, trials
+from tuner.storage import epochs
+from tuner.studies import trials
 from tuner.studies.study import Study
 from tuner.workers.worker import supervision
 from tuner.workers.worker.events import Event, EventKind
-from tuner.workers.worker.rehearsal import Mishap, Rehearsal, Script
+from tuner.workers.worker.rehearsal import Fault, Rehearsal, Script
 from tuner.workers.worker.trainer import Limits
 
 Make = Callable[..., Any]
@@ -79,10 +80,10 @@ def test_the_epochs_of_a_trial_are_stored(make: Make) -> None:
 
 def test_a_crash_is_tried_again_in_a_fresh_trainer(make: Make) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(mishaps={0: [Mishap.LATE_CRASH]})
+    bench.script = Script(faults={0: [Fault.LATE_CRASH]})
     bench.work()
     assert bench.states() == ["COMPLETE", "COMPLETE"]
-    assert bench.script.begun == [0, 0, 1]
+    assert bench.script.started == [0, 0, 1]
     assert bench.script.num_started == 2
     assert bench.happened(EventKind.REPLACED) == [0]
     assert bench.steps(0) == [1, 2, 3, 4, 5]
@@ -90,7 +91,7 @@ def test_a_crash_is_tried_again_in_a_fresh_trainer(make: Make) -> None:
 
 def test_a_second_crash_of_a_trial_is_a_failure_with_its_last_words(make: Make) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(mishaps={0: [Mishap.CRASH, Mishap.CRASH]})
+    bench.script = Script(faults={0: [Fault.CRASH, Fault.CRASH]})
     bench.work()
     assert bench.states() == ["FAIL", "COMPLETE"]
     (failure,) = [event for event in bench.events if event.what is EventKind.FAILED]
@@ -109,7 +110,7 @@ def test_weights_are_kept_of_the_rule_and_of_trials_that_were_the_best_when_they
 
 def test_a_failure_costs_one_trial(make: Make) -> None:
     bench = make(budget={"trials": 3}, training={"promote": 1.0})
-    bench.script = Script(mishaps={1: [Mishap.FAIL]})
+    bench.script = Script(faults={1: [Fault.FAIL]})
     bench.work()
     assert bench.states() == ["COMPLETE", "FAIL", "COMPLETE"]
     assert bench.script.num_started == 1
@@ -117,7 +118,7 @@ def test_a_failure_costs_one_trial(make: Make) -> None:
 
 def test_a_loss_that_is_not_finite_prunes_the_trial_with_the_reason(make: Make) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(mishaps={1: [Mishap.NOT_FINITE]})
+    bench.script = Script(faults={1: [Fault.NOT_FINITE]})
     bench.work()
     assert bench.states() == ["COMPLETE", "PRUNED"]
     (pruned,) = [event for event in bench.events if event.what is EventKind.PRUNED]
@@ -126,22 +127,22 @@ def test_a_loss_that_is_not_finite_prunes_the_trial_with_the_reason(make: Make) 
 
 def test_a_trial_whose_trainer_hangs_is_tried_again_in_a_fresh_one(make: Make) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(mishaps={0: [Mishap.HANG]})
+    bench.script = Script(faults={0: [Fault.HANG]})
     bench.limits = Limits(hang_seconds=0.3)
     bench.work()
     assert bench.states() == ["COMPLETE", "COMPLETE"]
-    assert bench.script.begun == [0, 0, 1]
+    assert bench.script.started == [0, 0, 1]
     assert bench.happened(EventKind.REPLACED) == [0]
 
 
-@pytest.mark.parametrize("first", [Mishap.HANG, Mishap.CRASH])
-def test_a_trial_whose_second_trainer_hangs_has_failed(make: Make, first: Mishap) -> None:
+@pytest.mark.parametrize("first", [Fault.HANG, Fault.CRASH])
+def test_a_trial_whose_second_trainer_hangs_has_failed(make: Make, first: Fault) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(mishaps={0: [first, Mishap.HANG]})
+    bench.script = Script(faults={0: [first, Fault.HANG]})
     bench.limits = Limits(hang_seconds=0.3)
     bench.work()
     assert bench.states() == ["FAIL", "COMPLETE"]
-    assert bench.script.begun == [0, 0, 1]
+    assert bench.script.started == [0, 0, 1]
     (failure,) = [event for event in bench.events if event.what is EventKind.FAILED]
     assert failure.message.startswith("hang")
 
@@ -163,7 +164,7 @@ def test_a_trainer_that_says_that_it_is_busy_is_not_taken_to_hang(make: Make, mo
 
 def test_three_failures_of_one_kind_stop_the_study(make: Make) -> None:
     bench = make(budget={"trials": 10})
-    bench.script = Script(always=Mishap.FAIL)
+    bench.script = Script(always=Fault.FAIL)
     bench.work()
     assert bench.states() == ["FAIL"] * 3
     assert "ValueError" in bench.events[-1].message
@@ -171,7 +172,7 @@ def test_three_failures_of_one_kind_stop_the_study(make: Make) -> None:
 
 def test_a_study_that_stopped_goes_on_when_it_is_resumed(make: Make) -> None:
     bench = make(budget={"trials": 5}, training={"promote": 1.0})
-    bench.script = Script(mishaps={0: [Mishap.FAIL], 1: [Mishap.FAIL], 2: [Mishap.FAIL]})
+    bench.script = Script(faults={0: [Fault.FAIL], 1: [Fault.FAIL], 2: [Fault.FAIL]})
     bench.work()
     assert len(bench.states()) == 3
     trials.resume(bench.study)
@@ -215,7 +216,7 @@ def test_a_trial_that_is_taken_up_counts_no_epoch_twice(make: Make, monkeypatch:
     bench.script = Script(keeps_epochs=True)
     bench.react = lambda event: bench.stopping.ask() if (event.trial, event.step) == (0, 3) else None
     bench.work()
-    stored = bench.study.storage.read(lambda connection: epochs.read(connection, bench.study, 0))
+    stored = bench.study.storage.read(lambda connection: epochs.read(connection, bench.study.id, 0))
     real, reports = trials.report, []
 
     def report(study: Study, claim: trials.Claim, epochs: Sequence[messages.Epoch]) -> None:
@@ -229,7 +230,7 @@ def test_a_trial_that_is_taken_up_counts_no_epoch_twice(make: Make, monkeypatch:
     told = [event for event in again.events if event.what is EventKind.EPOCH]
     assert [event.step for event in told] == [4, 5]
     assert bench.steps(0) == [1, 2, 3, 4, 5]
-    assert bench.study.storage.read(lambda connection: epochs.read(connection, bench.study, 0))[:3] == stored
+    assert bench.study.storage.read(lambda connection: epochs.read(connection, bench.study.id, 0))[:3] == stored
     [trial] = bench.study.optuna.get_trials()
     assert trial.user_attrs["epochs"] == 5
 
@@ -245,7 +246,7 @@ def test_a_worker_that_is_stopped_at_the_probe_hands_its_trial_back(make: Make) 
 
 def test_a_worker_in_a_hurry_waits_for_nothing(make: Make) -> None:
     bench = make(budget={"trials": 2})
-    bench.script = Script(mishaps={0: [Mishap.HANG]})
+    bench.script = Script(faults={0: [Fault.HANG]})
 
     def hurry(event: Event) -> None:
         if event.what is EventKind.EPOCH:
@@ -269,15 +270,15 @@ def test_a_trial_whose_checkpoint_is_encrypted_with_a_key_that_is_not_here_waits
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(mishaps={0: [Mishap.FAIL]})
+    bench.script = Script(faults={0: [Fault.FAIL]})
 
-    def find_locked(self: Rehearsal, mishap: Mishap, train: messages.Train) -> Iterator[messages.Message]:
+    def find_locked(self: Rehearsal, fault: Fault, train: messages.Train) -> Iterator[messages.Message]:
         Path(train.checkpoint).parent.mkdir(parents=True)
         Path(train.checkpoint).write_bytes(b"encrypted")
         yield messages.Failed(trial=train.trial, error="NoKey", message="set TUNER_ARTIFACT_KEY", is_request=True)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Rehearsal, "_meet", find_locked)
+        patched.setattr(Rehearsal, "_play_fault", find_locked)
         with pytest.raises(RequestError, match="set TUNER_ARTIFACT_KEY"):
             bench.work()
     (checkpoint,) = (bench.folder / "artifacts").rglob("checkpoint")
@@ -461,5 +462,5 @@ def test_a_trainer_that_finds_other_images_than_the_first_is_refused_before_it_t
     longer.script = Script(fine_tune_epochs=5)
     with pytest.raises(StudyError, match="begun with other images:\n  epochs of fine-tuning: 3 -> 5"):
         longer.work()
-    assert longer.script.begun == []
+    assert longer.script.started == []
     assert len(longer.states()) == 2

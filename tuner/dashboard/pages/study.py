@@ -13,11 +13,11 @@ from tuner.drawing import charts
 from tuner.spec import plan, space
 from tuner.spec.study import StudySpec
 from tuner.storage import tables
-from tuner.studies import study as studies
+from tuner.storage.attributes import MIGRATED, PREPARED
 from tuner.views import failures, outlook, trial, trials
 from tuner.views import studies as views_studies
 from tuner.views.studies import Look
-from tuner.views.trials import Row, SortOrder
+from tuner.views.trials import SortOrder, TrialRow
 
 _ROWS = 25
 _STATES = {
@@ -33,12 +33,12 @@ _STATES = {
 class Drawn:
     """A trial with its curve as an SVG path."""
 
-    row: Row
+    row: TrialRow
     state: str
     line: str
 
 
-def drawn(row: Row) -> Drawn:
+def drawn(row: TrialRow) -> Drawn:
     """A trial as a list draws it."""
     return Drawn(row=row, state=_STATES[row.state], line=charts.sparkline([point.value for point in row.curve]))
 
@@ -88,7 +88,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         connection, listed.id, order=order, maximizes=maximizes, offset=(number - 1) * _ROWS, limit=_ROWS, total=listed.num_trials
     )
     best = seen.history.best
-    known = {} if listed.spec is None else tables.get(connection, tables.STUDY_USER, listed.id, studies.PREPARED, studies.MIGRATED)
+    known = {} if listed.spec is None else tables.get(connection, tables.STUDY_USER, listed.id, PREPARED, MIGRATED)
     return {
         "look": seen,
         "listed": listed,
@@ -103,7 +103,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "number": number,
         "last": last,
         "stagnation": outlook.STAGNATION,
-        **_left(site, seen, known.get(studies.PREPARED) or {}),
+        **_left(site, seen, known.get(PREPARED) or {}),
         **_planned(listed.spec, known),
     }
 
@@ -121,7 +121,7 @@ def _planned(spec: StudySpec | None, known: Mapping[str, Any]) -> Mapping[str, A
     if spec is None:
         return {"plan": [], "space": []}
     rows = space.rows(spec)
-    prepared, migrated = known.get(studies.PREPARED) or {}, known.get(studies.MIGRATED)
+    prepared, migrated = known.get(PREPARED) or {}, known.get(MIGRATED)
     epochs = prepared.get("epochs") if spec.training.epochs == "auto" else spec.training.epochs
     facts = plan.facts(spec, epochs, sum(row.is_searched for row in rows))
     if prepared:

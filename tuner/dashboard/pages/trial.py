@@ -12,13 +12,13 @@ from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
 from tuner.drawing import charts
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.storage import tables
-from tuner.studies import study as studies
+from tuner.storage.attributes import ERROR, MESSAGE, PREPARED, REASON, WEIGHTS
 from tuner.views import trial as views_trial
 from tuner.views.studies import Listed
 from tuner.views.trial import Trial
 
 #: attributes that have a place of their own on the page, and a path that means nothing in a browser
-_PLACED = ("error", "message", "reason", "weights")
+_PLACED = (ERROR, MESSAGE, REASON, WEIGHTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def _value(trial: Trial) -> float | None:
 
 
 def _classes(connection: Connection, listed: Listed) -> tuple[str, ...]:
-    prepared = tables.get(connection, tables.STUDY_USER, listed.id, studies.PREPARED).get(studies.PREPARED)
+    prepared = tables.get(connection, tables.STUDY_USER, listed.id, PREPARED).get(PREPARED)
     return tuple(prepared.get("classes", ())) if isinstance(prepared, dict) else ()
 
 

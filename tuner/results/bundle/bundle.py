@@ -1,7 +1,4 @@
-"""The packages of the process that wrote a model, into the bundle's environment.lock.
-
-What a search found into a bundle: a folder with the model in several formats, each compared, and all that tells what it is.
-"""
+"""Bundle: a folder with a model in several formats, each compared with the Keras model, and everything that describes it."""
 
 import json
 import os
@@ -21,63 +18,48 @@ from tuner.results.bundle.model_facts import ModelFacts
 from tuner.spec import file as study_file
 from tuner.workers.worker import evaluation
 
-#: not of a package registry under this name
+#: tuner itself, which environment.lock leaves out
 _OWN = "tuner"
-
-
-def environment_lock(exported: errands.Exported, trained_with: Mapping[str, str]) -> str:
-    """Lines of `name==version`, which pip reads; what the weights were trained with stands above them."""
-    trained = ", ".join(f"{name} {version}" for name, version in trained_with.items())
-    lines = [
-        f"# Trained with {trained}.",
-        f"# Written by Python {exported.versions['python']}, tuner {exported.versions['tuner']}, with:",
-    ]
-    differing = [name for name, version in trained_with.items() if exported.versions.get(name, version) != version]
-    if differing:
-        lines.insert(1, f"# What wrote this bundle has another version of: {', '.join(differing)}.")
-    lines += [f"{name}=={version}" for name, version in exported.packages.items() if name.lower() != _OWN]
-    return "\n".join(lines) + "\n"
-
-
 CONFIG, LABELS, METRICS, LOCK = "config.yaml", "labels.txt", "metrics.json", "environment.lock"
 CARD, FORMATS, PLOTS = "README.md", "formats.json", "plots"
 PROBES = "probes"
 PREDICTIONS = f"{PROBES}/{errands.PREDICTIONS}"
-#: images of `probes/`, and the most on which formats are compared
+#: number of images in `probes/`, and the largest number on which formats are compared
 NUM_PROBES, NUM_COMPARED = 16, 500
-#: the least part of the images whose label a format must have as the Keras model has it
-LEAST_AGREEMENT = {form: 0.98 if form is Format.INT8 else 0.999 for form in Format}
-#: largest difference of a probability, where numbers are not quantized
-_LARGEST_DIFFERENCE = 0.01
+#: smallest share of images for which a format must predict the same label as the Keras model
+MIN_AGREEMENT = {form: 0.98 if form is Format.INT8 else 0.999 for form in Format}
+#: largest allowed difference of a probability in a format that is not quantized
+_MAX_DIFFERENCE = 0.01
 
+#: receives lines on the progress
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BundleOptions:
-    """How a bundle is made."""
+    """Options of a bundle."""
 
     formats: tuple[Format, ...]
     #: folder of decoded images and features
     cache: Path
-    #: of each process; 0: all cores
+    #: threads of each process; 0 for all cores
     threads: int
 
 
-def write(found: ModelFacts, weights: Path, folder: Path, wanted: BundleOptions, tell: Tell) -> dict[Format, errands.Compared]:
-    """Make a bundle of a model whose weights are in a file; it is written beside its place and renamed. How each format compared.
+def write(facts: ModelFacts, weights: Path, folder: Path, wanted: BundleOptions, tell: Tell) -> dict[Format, errands.Compared]:
+    """Write a bundle of a model, beside its folder and then renamed; return how each format compares with the Keras model.
 
     Raises:
         RequestError: the data, the weights or a format cannot be used, or the folder cannot be written.
-        TrainingError: a format does not say what the Keras model says.
+        TrainingError: a format does not agree with the Keras model.
     """
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             beside, answers = Path(scratch) / "bundle", Path(scratch) / "answers.npz"
             beside.mkdir()
-            exported = _export(found, weights, beside, answers, wanted)
+            exported = _export(facts, weights, beside, answers, wanted)
             compared = {form: _compare(form, beside, answers, wanted, tell) for form in wanted.formats}
-            _describe(found, exported, compared, beside)
+            _describe(facts, exported, compared, beside)
             manifest.write(beside)
             _put(beside, folder)
     except OSError as error:
@@ -86,29 +68,29 @@ def write(found: ModelFacts, weights: Path, folder: Path, wanted: BundleOptions,
 
 
 def check_place(folder: Path, *, force: bool) -> None:
-    """Find out before the work whether a bundle could be written.
+    """Check that a bundle can be written to a folder.
 
     Raises:
-        RequestError: something is in the way, or there is no folder to put it in.
+        RequestError: the folder holds other files or a bundle, or its parent does not exist.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not is_bundle(folder):
-            raise RequestError(f"{folder} is in the way and is no bundle, so it is left as it is; name a folder that is not there yet")
+            raise RequestError(f"{folder} exists and is not a bundle, so it is not overwritten; name a folder that does not exist yet")
         if not force:
-            raise RequestError(f"{folder} is a bundle already; name another folder, or replace it with --force")
+            raise RequestError(f"{folder} is already a bundle; name another folder, or replace it with --force")
     if not folder.absolute().parent.is_dir():
         parent = folder.parent
-        raise RequestError(f"{folder} cannot be written: there is no folder {parent}; make it first: mkdir -p {parent}")
+        raise RequestError(f"{folder} cannot be written: the folder {parent} does not exist; create it first: mkdir -p {parent}")
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether a folder looks like a bundle of ours, which a newer one may replace."""
+    """Return whether a folder is a bundle that tuner wrote, which a newer one may replace."""
     return folder.is_dir() and all((folder / name).is_file() for name in (manifest.NAME, CONFIG, LABELS, errands.PLACES[Format.KERAS]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What using a bundle needs to know of it."""
+    """What is needed to predict with a bundle."""
 
     #: file of the Keras model
     model: Path
@@ -118,13 +100,13 @@ class Contents:
 
 
 def read(folder: Path) -> Contents:
-    """A bundle, as far as predicting needs it.
+    """Read what is needed to predict with a bundle.
 
     Raises:
-        RequestError: it is none.
+        RequestError: the folder is not a bundle, or the bundle is damaged.
     """
     if not is_bundle(folder):
-        raise RequestError(f"{folder} is no bundle; make one with: tuner export STUDY --to {folder}")
+        raise RequestError(f"{folder} is not a bundle; create one with: tuner export STUDY --to {folder}")
     try:
         spec = study_file.read(folder / CONFIG)
         labels = (folder / LABELS).read_text(encoding="utf-8").split("\n")[:-1]
@@ -134,13 +116,13 @@ def read(folder: Path) -> Contents:
     return Contents(model=model, labels=tuple(labels), size=spec.model.image_size, resize=spec.model.resize)
 
 
-def _export(found: ModelFacts, weights: Path, folder: Path, answers: Path, wanted: BundleOptions) -> errands.Exported:
+def _export(facts: ModelFacts, weights: Path, folder: Path, answers: Path, wanted: BundleOptions) -> errands.Exported:
     order = errands.Export(
-        spec=found.spec.model_dump_json(),
+        spec=facts.spec.model_dump_json(),
         cache=str(wanted.cache),
-        hyperparameters=found.hyperparameters,
+        hyperparameters=facts.hyperparameters,
         weights=str(weights),
-        temperature=found.temperature,
+        temperature=facts.temperature,
         formats=wanted.formats,
         folder=str(folder),
         num_probes=NUM_PROBES,
@@ -157,41 +139,55 @@ def _compare(form: Format, folder: Path, answers: Path, wanted: BundleOptions, t
     answer = evaluation.run(errands.Compare(format=form, path=str(folder / place), answers=str(answers)), threads=wanted.threads)
     assert isinstance(answer, errands.Compared)
     tell(f"{place}: {words(answer)}")
-    disagrees = answer.agreement < LEAST_AGREEMENT[form]
-    if disagrees or (form is not Format.INT8 and not answer.max_difference <= _LARGEST_DIFFERENCE):
+    disagrees = answer.agreement < MIN_AGREEMENT[form]
+    if disagrees or (form is not Format.INT8 and not answer.max_difference <= _MAX_DIFFERENCE):
         cure = "--quantize int8" if form is Format.INT8 else f"{form.value} in --format"
         raise TrainingError(
-            f"{form.value} does not say what the Keras model says: {words(answer)}; expected at least {LEAST_AGREEMENT[form]:.1%} of the "
-            f"labels. Nothing was written; leave out {cure}",
+            f"{form.value} does not agree with the Keras model: {words(answer)}; expected at least {MIN_AGREEMENT[form]:.1%} equal "
+            f"labels. Nothing was written; drop {cure}",
             kind="export",
         )
     return answer
 
 
 def words(compared: errands.Compared) -> str:
-    """How a format agrees, in a line."""
-    agreed = f"{compared.agreement:.2%} of {compared.num_images} labels agree"
-    return f"{agreed}, largest difference {compared.max_difference:.1e}, {compared.milliseconds:.1f} ms an image"
+    """Return how a format compares with the Keras model, in a line."""
+    agreed = f"{compared.agreement:.2%} of {compared.num_images} labels are equal"
+    return f"{agreed}, largest difference {compared.max_difference:.1e}, {compared.milliseconds:.1f} ms per image"
 
 
-def _describe(found: ModelFacts, exported: errands.Exported, compared: dict[Format, errands.Compared], folder: Path) -> None:
-    """Write everything that is no model."""
+def _describe(facts: ModelFacts, exported: errands.Exported, compared: dict[Format, errands.Compared], folder: Path) -> None:
+    """Write all files of the bundle except the models."""
     rows = [_row(form, compared[form], folder) for form in compared]
     labels = [" ".join(name.split("\n")) for name in exported.classes]
-    metrics = model_facts.metrics(found)
+    metrics = model_facts.metrics(facts)
     (folder / PLOTS).mkdir()
-    drawn = plots.write(found, folder / PLOTS)
+    drawn = plots.write(facts, folder / PLOTS)
     texts = {
-        CONFIG: export.commented(found.config, found.headline),
+        CONFIG: export.commented(facts.config, facts.headline),
         LABELS: "".join(f"{label}\n" for label in labels),
         METRICS: _json(metrics),
-        LOCK: environment_lock(exported, found.prepared.versions),
+        LOCK: _environment_lock(exported, facts.prepared.versions),
         FORMATS: _json(rows),
         PREDICTIONS: _json({"classes": labels, "images": [probe.model_dump(mode="json", exclude={"kind"}) for probe in exported.probes]}),
-        CARD: card.text(found, exported, rows, drawn),
+        CARD: card.text(facts, exported, rows, drawn),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
+
+
+def _environment_lock(exported: errands.Exported, trained_with: Mapping[str, str]) -> str:
+    """Return the text of environment.lock: lines `name==version` for pip, below comments on what trained the weights."""
+    trained = ", ".join(f"{name} {version}" for name, version in trained_with.items())
+    lines = [
+        f"# Trained with {trained}.",
+        f"# Written by Python {exported.versions['python']}, tuner {exported.versions['tuner']}, with:",
+    ]
+    differing = [name for name, version in trained_with.items() if exported.versions.get(name, version) != version]
+    if differing:
+        lines.insert(1, f"# Other versions wrote this bundle: {', '.join(differing)}.")
+    lines += [f"{name}=={version}" for name, version in exported.packages.items() if name.lower() != _OWN]
+    return "\n".join(lines) + "\n"
 
 
 def _row(form: Format, compared: errands.Compared, folder: Path) -> dict[str, Any]:
@@ -214,11 +210,11 @@ def _json(value: dict[str, Any] | Sequence[Any]) -> str:
 
 
 def _put(beside: Path, folder: Path) -> None:
-    """Rename a whole bundle into its place; the one that was there goes when the new one is in order."""
+    """Rename a complete bundle to its folder, then delete the bundle that it replaces."""
     if folder.exists():
         old = beside.with_name("old")
         folder.rename(old)
         beside.rename(folder)
         shutil.rmtree(old)
     else:
-        os.rename(beside, folder)  # noqa: PTH104 - never into a folder that came up meanwhile
+        os.rename(beside, folder)  # noqa: PTH104 - fails if the folder was created meanwhile

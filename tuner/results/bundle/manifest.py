@@ -1,7 +1,4 @@
-"""A bundle's folder into the list of its files with their SHA-256, and that list into every difference from the folder.
-
-The files of a bundle, by their names and first bytes, into those that no export writes and that could run when someone opens them.
-"""
+"""Manifest: the list of a bundle's files with their SHA-256, every difference from the folder, and files that no bundle may hold."""
 
 import hashlib
 import json
@@ -19,15 +16,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tuner.errors import Problem, RequestError
 
 NAME = "manifest.json"
-#: holds the manifest's signature, so that the manifest cannot hold its
+#: the signature of the manifest, which therefore does not list it
 SIGNATURE = "model.sig"
-#: what the manifest does not list
+#: files that the manifest does not list
 UNLISTED = frozenset({NAME, SIGNATURE})
 
-#: far above what an export writes; what is above it was not written by one
+#: limits far above the bundles that an export writes
 MAX_FILES = 10_000
 MAX_BYTES = 64 * 1024**3
-#: of the manifest itself
+#: size limit of the manifest
 _MAX_MANIFEST_BYTES = 8 * 1024**2
 _MAX_PATH = 512
 
@@ -37,14 +34,14 @@ class ManifestEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    #: in hexadecimal digits
+    #: hexadecimal
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    #: bytes
+    #: in bytes
     size: Annotated[int, Field(ge=0, le=MAX_BYTES)]
 
 
 class Manifest(BaseModel):
-    """Every file of a bundle but those in `UNLISTED`, by its path in the folder, with slashes."""
+    """Every file of a bundle except those in `UNLISTED`, by its path in the folder, with slashes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -54,19 +51,19 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """One entry of a folder that is no folder."""
+    """A file, link or device in a folder."""
 
-    #: in the bundle, with slashes
+    #: path in the bundle, with slashes
     name: str
     path: Path
     status: os.stat_result
 
 
 def write(folder: Path) -> Manifest:
-    """List the files of a bundle, once all of them are written; an earlier list is replaced.
+    """Write the manifest of a bundle whose files are complete; replace an earlier one.
 
     Raises:
-        RequestError: the folder holds a link, a device or a name that no bundle may hold.
+        RequestError: the folder holds a link, a device or a name that is not allowed in a bundle.
     """
     found = [one for one in _files(folder) if one.name not in UNLISTED]
     problems = [problem for one in found if (problem := _refusal(one))]
@@ -84,7 +81,7 @@ def write(folder: Path) -> Manifest:
 
 
 def check(folder: Path) -> list[Problem]:
-    """Every way in which a bundle is not what its manifest says; nothing of it is loaded, and no link is followed."""
+    """Return every difference between a bundle and its manifest, without loading a file or following a link."""
     try:
         found = {one.name: one for one in _files(folder)}
         listed = read(folder)
@@ -102,24 +99,24 @@ def check(folder: Path) -> list[Problem]:
     for name, entry in listed.files.items():
         if name in refused:
             continue
-        difference = _difference(found[name], entry) if name in found else "is in the manifest and is missing here"
+        difference = _difference(found[name], entry) if name in found else "is in the manifest and is missing"
         if difference:
             problems.append(Problem(field=name, message=difference))
     return sorted(problems, key=lambda problem: problem.field)
 
 
 def read(folder: Path) -> Manifest:
-    """The manifest of a bundle.
+    """Read the manifest of a bundle.
 
     Raises:
-        RequestError: there is none, or it is none that an export writes.
+        RequestError: it is missing, or no export writes such a manifest.
     """
     path = folder / NAME
     try:
         with open_file(path) as file:
             text = file.read(_MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
-        raise RequestError(f"is missing: {folder} is no bundle, or only a part of one; `tuner export` makes one") from None
+        raise RequestError(f"is missing: {folder} is not a complete bundle; create one with: tuner export STUDY --to FOLDER") from None
     except OSError as error:
         raise RequestError(f"cannot be read: {error.strerror or error}") from error
     if len(text) > _MAX_MANIFEST_BYTES:
@@ -129,19 +126,19 @@ def read(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"is no manifest of a bundle: {place}: {first['msg']}") from error
+        raise RequestError(f"is not a manifest of a bundle: {place}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"is no manifest of a bundle: {error}") from error
+        raise RequestError(f"is not a manifest of a bundle: {error}") from error
     unsafe = [f"{name!r} {reason}" for name in found.files if (reason := refusal(name))]
     if unsafe:
-        raise RequestError(f"lists what no bundle may hold: {'; '.join(unsafe[:5])}")
+        raise RequestError(f"lists files that are not allowed in a bundle: {'; '.join(unsafe[:5])}")
     if sum(entry.size for entry in found.files.values()) > MAX_BYTES:
         raise RequestError(f"lists more than {MAX_BYTES:,} bytes, which no export writes")
     return found
 
 
 def refusal(name: str) -> str:
-    """Why no file of a bundle may have this path, "" where it may: it has to stay inside the folder, on any system."""
+    """Return why a path is not allowed in a bundle, "" if it is: it must stay inside the folder on every system."""
     path = PurePosixPath(name)
     if not name or len(name) > _MAX_PATH:
         return f"has {len(name)} characters; expected 1 to {_MAX_PATH}"
@@ -150,39 +147,39 @@ def refusal(name: str) -> str:
     if any(part in ("..", ".", "") for part in name.split("/")):
         return "leaves its folder or repeats itself ('..', '.', '//'); expected a plain path inside the bundle"
     if "\\" in name or any(unicodedata.category(character) in ("Cc", "Cf", "Cs") for character in name):
-        return "has a backslash, or characters that cannot be seen"
+        return "has a backslash, or invisible characters"
     return ""
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file, hexadecimal."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_file(path: Path) -> Any:
-    """A plain file to read, as bytes; neither a link nor a device is opened.
+    """Open a regular file for reading, never a link or a device.
 
     Raises:
-        OSError: it is none, or cannot be read.
+        OSError: it is not a regular file, or it cannot be read.
     """
     file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
-        raise OSError(f"{path} is no plain file")
+        raise OSError(f"{path} is not a regular file")
     return file
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON whose keys are all different: readers do not agree on which of two equal ones counts."""
+    """Build a JSON object whose keys must be unique, because readers differ in which of two equal keys counts."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("a key stands in it twice")
+        raise ValueError("it contains a key twice")
     return found
 
 
 def _files(folder: Path) -> Iterator[_Found]:
-    """All that is in a folder and is no folder, at any depth; of a folder too full only as much as shows that it is."""
+    """Yield everything in a folder except folders, at any depth; stop at too many files."""
     waiting, num = [folder], 0
     while waiting:
         with os.scandir(waiting.pop()) as entries:
@@ -198,19 +195,19 @@ def _files(folder: Path) -> Iterator[_Found]:
 
 
 def _refusal(found: _Found) -> Problem | None:
-    """What makes a file one that no bundle holds."""
+    """Return why a file is not allowed in a bundle, or None if it is."""
     mode = found.status.st_mode
     if stat.S_ISLNK(mode):
-        message = "is a link; a bundle holds plain files only"
+        message = "is a link; a bundle holds regular files only"
     elif not stat.S_ISREG(mode):
-        message = "is a device, a socket or a pipe; a bundle holds plain files only"
+        message = "is a device, a socket or a pipe; a bundle holds regular files only"
     else:
         message = refusal(found.name)
     return Problem(field=found.name, message=message) if message else None
 
 
 def _difference(found: _Found, entry: ManifestEntry) -> str:
-    """How a file differs from its entry; "" where it does not."""
+    """Return how a file differs from its entry; "" if it does not."""
     if found.status.st_size != entry.size:
         return f"has {found.status.st_size:,} bytes; the manifest says {entry.size:,}"
     try:
@@ -220,28 +217,28 @@ def _difference(found: _Found, entry: ManifestEntry) -> str:
     return "" if actual == entry.sha256 else f"has the SHA-256 {actual[:16]}…; the manifest says {entry.sha256[:16]}…"
 
 
-#: what an export writes
+#: names of the files that an export writes
 _KINDS = re.compile(r".*(\.(keras|onnx|tflite|txt|yaml|json|lock|md|png|jpg|pb|index)|\.data-\d{5}-of-\d{5})")
-#: in which any bytes may come first
+#: kinds of files that may start with any bytes
 _MODELS = (".onnx", ".tflite", ".pb", ".index")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PROGRAMS = (b"\x7fELF", b"#!", b"MZ")
 
 
 def problems(folder: Path, names: Iterable[str]) -> list[Problem]:
-    """What must not be in a bundle, though its manifest lists it."""
+    """Return the listed files that could run code when someone opens them."""
     return [Problem(field=name, message=reason) for name in names if (reason := _unsafe(folder / name))]
 
 
 def _unsafe(path: Path) -> str:
     if not _KINDS.fullmatch(path.name):
-        return "is of a kind that no export writes; it may hold code"
+        return "is of a kind that no export writes; it may contain code"
     if path.suffix in _MODELS or ".data-" in path.name:
         return ""
     with open_file(path) as file:
-        begin = file.read(4)
-    if _PICKLE.match(begin):
-        return "is a pickle, which may run code when it is read"
-    if begin.startswith(_PROGRAMS):
+        start = file.read(4)
+    if _PICKLE.match(start):
+        return "is a pickle, which can run code when it is read"
+    if start.startswith(_PROGRAMS):
         return "is a program"
     return ""

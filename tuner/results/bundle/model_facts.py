@@ -1,4 +1,4 @@
-"""A trial or a version into all that is known of it before it becomes a bundle, and that into the bundle's metrics.json."""
+"""Model facts: everything that a bundle says about its model, a trial or a version, and its metrics.json."""
 
 import json
 from collections.abc import Sequence
@@ -13,78 +13,67 @@ from tuner.protocol import messages
 from tuner.results import export, statistics
 from tuner.results.best import Best
 from tuner.results.retrain.verdict import Verdict
+from tuner.results.statistics import ClassFigures
 from tuner.results.versions.versions import Version, WeightsSource
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
+from tuner.storage.epochs import EpochRow
 from tuner.studies.study import Study
-from tuner.views import details
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassFigures:
-    """How a model did on the images of one class."""
-
-    name: str
-    num_images: int
-    #: these three are None where they cannot be told
-    precision: float | None
-    recall: float | None
-    f1: float | None
+from tuner.views import trial as trials
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """A model that a search found, and what is known of it."""
+    """A model with its origin and its measurements."""
 
     #: for example "Trial 17 of the study animals"
     title: str
-    #: one line that says what it is and how good
+    #: one line with its origin and its accuracy
     headline: str
-    #: the study that it was trained in, and one of fixed values that trains it again
+    #: the study that it was trained in, and a study with fixed values that trains it again
     spec: StudySpec
     config: StudySpec
     hyperparameters: Hyperparameters
-    #: what logits are divided by
+    #: temperature of the probabilities
     temperature: float
-    #: what the trainer found when it loaded the data
+    #: the trainer's answer after it loaded the data
     prepared: messages.Prepared
-    curve: Sequence[messages.Epoch]
-    #: images that confusion and figures by class are of: "validation" or "test"
+    curve: Sequence[EpochRow]
+    #: split of the confusion matrix and of the figures of classes: "validation" or "test"
     split: str
-    #: rows true and columns predicted; () where it is not known
+    #: rows are true classes, columns are predicted classes; () if unknown
     confusion: Sequence[Sequence[int]]
     classes: Sequence[ClassFigures]
-    #: the trial whose weights they are; of a soup the first of them
+    #: the trial of the weights; of a soup, its first trial
     best: Best
-    #: name and number of the version; None: it is a trial
+    #: name and number of the version; None for a trial
     version: tuple[str, int] | None = None
-    #: what a retraining came to; None: the numbers are the search's own
+    #: verdict of the retraining; None if the search measured the accuracy
     verdict: Verdict | None = None
 
     @property
     def test(self) -> tuple[float, int] | None:
-        """Accuracy on the test split, and its images; None where it was not measured."""
+        """Accuracy on the test split and the number of its images; None if it was not measured."""
         if self.verdict is not None:
             return self.verdict.test_accuracy, self.verdict.num_test
         return None if self.best.test_accuracy is None else (self.best.test_accuracy, self.best.num_test)
 
     @property
     def test_interval(self) -> tuple[float, float] | None:
-        """Wilson's interval of it, at 95 %."""
+        """Wilson's 95 % interval of the test accuracy."""
         if self.test is None:
             return None
-        accuracy, num = self.test
-        return statistics.wilson(round(accuracy * num), num)
+        return statistics.accuracy_interval(*self.test)
 
     @property
     def validation_accuracy(self) -> float | None:
-        """None where the validation images were trained on."""
+        """Validation accuracy; None if it was trained on the validation images."""
         return self.best.value if self.verdict is None else self.verdict.validation_accuracy
 
 
 def of_trial(study: Study, best: Best) -> ModelFacts:
-    """A trial with what the storage holds of it."""
-    known = details.of_trial(study, best.trial)
+    """Return the facts of a trial."""
+    known = trials.load(study, best.trial)
     title = f"Trial {best.trial} of the study {study.name}"
     rank = "the best" if best.is_best else "one"
     return ModelFacts(
@@ -95,29 +84,28 @@ def of_trial(study: Study, best: Best) -> ModelFacts:
         hyperparameters=best.hyperparameters,
         temperature=1.0,
         prepared=best.prepared,
-        curve=known.curve,
+        curve=known.epochs,
         split="validation",
         confusion=known.confusion,
-        classes=[
-            ClassFigures(name=one.name, num_images=one.support, precision=one.precision, recall=one.recall, f1=one.f1)
-            for one in known.scores
-        ],
+        classes=statistics.by_class(known.confusion, best.prepared.classes) if len(known.confusion) == len(best.prepared.classes) else (),
         best=best,
     )
 
 
 def of_version(study: Study, best: Best, version: Version) -> ModelFacts:
-    """A version: the trial that it was made of, in its study, with what was measured of it.
+    """Return the facts of a version; `best` is the trial that it was made from.
 
     Raises:
-        RequestError: another version of tuner made it.
+        RequestError: the version was made by an incompatible version of tuner.
     """
     found, title = of_trial(study, best), f"Version {version.number} of {version.name}"
     try:
         kept = StudySpec.model_validate_json(json.dumps(version.kept.config))
         verdict = Verdict.model_validate(version.kept.metrics) if version.kept.origin is WeightsSource.RETRAINING else None
     except ValidationError as error:
-        raise RequestError(f"{version.name} {version.number} was made by another version of tuner: {error.errors()[0]['msg']}") from error
+        raise RequestError(
+            f"{version.name} {version.number} was made by an incompatible version of tuner: {error.errors()[0]['msg']}"
+        ) from error
     if verdict is None:
         headline = f"{title}: {found.headline[0].lower()}{found.headline[1:]}"
         return replace(found, title=title, headline=headline, config=kept, version=(version.name, version.number))
@@ -131,58 +119,55 @@ def of_version(study: Study, best: Best, version: Version) -> ModelFacts:
         temperature=verdict.calibration.temperature,
         split="test",
         confusion=verdict.confusion,
-        classes=[ClassFigures(**one.model_dump()) for one in verdict.classes],
+        classes=verdict.classes,
         version=(version.name, version.number),
         verdict=verdict,
     )
 
 
-def caution(found: ModelFacts) -> str:
-    """What the numbers are worth, in words."""
-    best, verdict = found.best, found.verdict
+def caution(facts: ModelFacts) -> str:
+    """Return sentences on how reliable the accuracies are."""
+    best, verdict = facts.best, facts.verdict
     if verdict is not None:
         off = verdict.optimism
         which = "above" if off.too_high >= 0 else "below"
         return (
-            f"The test accuracy is of {verdict.num_test:,} images that nothing was chosen by. "
-            f"The search had ended with {off.search_value:.4f} on its validation images, {abs(off.too_high):.4f} {which} it."
+            f"The test accuracy was measured on {verdict.num_test:,} images that were not used for any choice. "
+            f"The search ended with {off.search_value:.4f} on its validation images, {abs(off.too_high):.4f} {which} it."
         )
-    if found.test is None:
-        luck = f"the search's own: the highest of {wording.count(best.num_completed, 'trial')}" if best.is_best else "the search's own"
+    if facts.test is None:
+        origin = f"the highest of {wording.count(best.num_completed, 'trial')}" if best.is_best else "that of one trial"
         return (
-            f"The validation accuracy is {luck} on the images that chose it, so that new images will see less. "
-            "No accuracy on unseen images was measured."
+            f"The validation accuracy is {origin} on the images by which it was chosen, so expect a lower one on new images. "
+            "The accuracy on unseen images was not measured."
         )
     return (
-        f"The test accuracy is of {found.test[1]:,} images that nothing was chosen by. "
-        "The validation accuracy is the search's own, on the images that chose the winner, and too high by what luck gave it."
+        f"The test accuracy was measured on {facts.test[1]:,} images that were not used for any choice. "
+        "The validation accuracy is too high, because the trial was chosen by it."
     )
 
 
-def metrics(found: ModelFacts) -> dict[str, Any]:
-    """What was measured, for programs."""
-    best, prepared = found.best, found.prepared
-    test = None if found.test is None else {"accuracy": found.test[0], "num_images": found.test[1], "interval": found.test_interval}
+def metrics(facts: ModelFacts) -> dict[str, Any]:
+    """Return the contents of metrics.json."""
+    best, prepared = facts.best, facts.prepared
+    test = None if facts.test is None else {"accuracy": facts.test[0], "num_images": facts.test[1], "interval": facts.test_interval}
     by_class = {
-        "confusion": [list(row) for row in found.confusion],
-        "classes": [
-            {"name": one.name, "num_images": one.num_images, "precision": one.precision, "recall": one.recall, "f1": one.f1}
-            for one in found.classes
-        ],
+        "confusion": [list(row) for row in facts.confusion],
+        "classes": [one.model_dump() for one in facts.classes],
     }
-    validation = {"accuracy": found.validation_accuracy, "num_images": prepared.num_validation}
+    validation = {"accuracy": facts.validation_accuracy, "num_images": prepared.num_validation}
     rule = None if best.rule_value is None else {"validation_accuracy": best.rule_value, "test_accuracy": best.rule_test_accuracy}
     return {
-        "study": found.spec.name,
+        "study": facts.spec.name,
         "trial": best.trial,
-        "name": None if found.version is None else found.version[0],
-        "version": None if found.version is None else found.version[1],
-        "note": caution(found),
-        "validation": validation | (by_class if found.split == "validation" else {}),
-        "test": None if test is None else test | (by_class if found.split == "test" else {}),
-        "rule": rule if found.verdict is None else None,
-        "retraining": None if found.verdict is None else found.verdict.model_dump(mode="json"),
-        "temperature": found.temperature,
+        "name": None if facts.version is None else facts.version[0],
+        "version": None if facts.version is None else facts.version[1],
+        "note": caution(facts),
+        "validation": validation | (by_class if facts.split == "validation" else {}),
+        "test": None if test is None else test | (by_class if facts.split == "test" else {}),
+        "rule": rule if facts.verdict is None else None,
+        "retraining": None if facts.verdict is None else facts.verdict.model_dump(mode="json"),
+        "temperature": facts.temperature,
         "classes": list(prepared.classes),
         "images": {"train": prepared.num_train, "validation": prepared.num_validation, "test": prepared.num_test},
         "fingerprint": prepared.fingerprint,

@@ -1,48 +1,49 @@
-"""A finding into the pictures of its bundle: how it learned, which classes it takes for which, and what its probabilities are worth."""
+"""Plots: the pictures of a bundle: learning curve, confusion matrix and reliability of the probabilities."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from tuner.protocol.messages import Epoch, Stage
+from tuner.protocol.messages import Stage
 from tuner.results.bundle.model_facts import ModelFacts
 from tuner.results.statistics import Bin
-from tuner.tasks.images.data import contact_sheet
+from tuner.storage.epochs import EpochRow
+from tuner.tasks.images.data import pictures
 
 CURVE, CONFUSION, RELIABILITY = "curve.png", "confusion.png", "reliability.png"
 _WIDTH, _HEIGHT, _LEFT, _BELOW, _ABOVE = 960, 480, 70, 50, 20
 _INK, _FAINT, _PAPER = (20, 20, 20), (200, 200, 200), (255, 255, 255)
-#: training and validation
+#: colours of training and validation
 _COLOURS = ((150, 150, 150), (20, 80, 160))
 _FONT_SIZE = 18
-#: radius of a disc
+#: smallest and largest radius of a disc
 _SMALLEST, _LARGEST = 3, 16
 
 
-def write(found: ModelFacts, folder: Path) -> dict[str, str]:
-    """Draw what is known into a folder; for each file what it shows."""
+def write(facts: ModelFacts, folder: Path) -> dict[str, str]:
+    """Draw the pictures of a model into a folder; return what each file shows."""
     drawn = {}
-    if len(found.curve) > 1:
-        curve(found.curve).save(folder / CURVE)
-        drawn[CURVE] = "accuracy on training (grey) and validation images (blue) by epoch, the probe's first"
-    if found.confusion:
-        contact_sheet.matrix(found.prepared.classes, found.confusion).save(folder / CONFUSION)
-        drawn[CONFUSION] = "classes of the validation images (rows) and what they were taken for (columns)"
-    if found.verdict is not None and found.verdict.calibration.bins:
-        reliability(found.verdict.calibration.bins).save(folder / RELIABILITY)
+    if len(facts.curve) > 1:
+        curve(facts.curve).save(folder / CURVE)
+        drawn[CURVE] = "accuracy on training images (grey) and validation images (blue) by epoch, starting with the probe"
+    if facts.confusion:
+        pictures.draw_confusion(facts.prepared.classes, facts.confusion).save(folder / CONFUSION)
+        drawn[CONFUSION] = "true classes of the validation images (rows) and predicted classes (columns)"
+    if facts.verdict is not None and facts.verdict.calibration.bins:
+        reliability(facts.verdict.calibration.bins).save(folder / RELIABILITY)
         drawn[RELIABILITY] = (
-            "how often it is right (upwards) where it is so sure (to the right), test images by confidence, larger discs for more of them; "
-            "above the line it is too modest, below it too sure"
+            "accuracy (vertical) by confidence (horizontal) on test images, larger discs for more images; "
+            "above the line the confidence is too low, below it too high"
         )
     return drawn
 
 
-def curve(epochs: Sequence[Epoch]) -> Image.Image:
-    """Accuracy by epoch, training below validation; a line where the probe ends."""
+def curve(epochs: Sequence[EpochRow]) -> Image.Image:
+    """Draw the accuracies by epoch, with a vertical line at the end of the probe."""
     whole = Image.new("RGB", (_WIDTH, _HEIGHT), _PAPER)
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(_FONT_SIZE)
-    lines = [[epoch.accuracy for epoch in epochs], [epoch.validation_accuracy for epoch in epochs]]
+    lines = [[epoch.accuracy or 0.0 for epoch in epochs], [epoch.validation_accuracy or 0.0 for epoch in epochs]]
     low = max(0.0, min(min(line) for line in lines) - 0.02)
 
     def place(number: float, value: float) -> tuple[float, float]:
@@ -67,7 +68,7 @@ def curve(epochs: Sequence[Epoch]) -> Image.Image:
 
 
 def reliability(bins: Sequence[Bin]) -> Image.Image:
-    """Accuracy by confidence, a disc for each bin, whose area goes with its images; the line is where both are equal."""
+    """Draw accuracy by confidence: a disc for each bin, with an area proportional to its images; both are equal on the line."""
     side = _HEIGHT - _ABOVE - _BELOW
     whole = Image.new("RGB", (_LEFT + side + _ABOVE + _LARGEST, _HEIGHT), _PAPER)
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(_FONT_SIZE)

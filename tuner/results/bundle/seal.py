@@ -1,7 +1,4 @@
-"""A bundle's files into one stream of bytes, a plain tar (POSIX ustar), and such a stream into a folder, believing nothing that it says.
-
-A bundle into one encrypted file, and such a file into the bundle, whole and authentic or not at all.
-"""
+"""Sealed bundles: a bundle encrypted into one file (a tar in an age file), and back, complete and authentic or not at all."""
 
 import os
 import re
@@ -23,14 +20,14 @@ _END = b"\0" * 2 * _BLOCK
 
 
 class Packed:
-    """The files of a folder as a stream that is read; the same files give the same bytes."""
+    """The files of a folder as a tar stream (POSIX ustar); equal files give equal bytes."""
 
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
         self._pieces = _pack(folder, names)
         self._rest = memoryview(b"")
 
     def read(self, size: int = -1) -> bytes:
-        """At most so many bytes; none at the end."""
+        """Read at most `size` bytes; b"" at the end."""
         if not self._rest:
             self._rest = memoryview(next((piece for piece in self._pieces if piece), b""))
         taken = self._rest[: size if size >= 0 else None]
@@ -47,7 +44,7 @@ def _pack(folder: Path, names: Iterable[str]) -> Iterator[bytes]:
             while left:
                 piece = file.read(min(_PIECE, left))
                 if not piece:
-                    raise TunerError(f"{folder / name} became shorter while it was read; try again when nothing writes to it")
+                    raise TunerError(f"{folder / name} became shorter while it was read; try again when no program writes to it")
                 left -= len(piece)
                 yield piece
             yield b"\0" * (-size % _BLOCK)
@@ -64,23 +61,23 @@ def _header(name: str, size: int) -> bytes:
 
 
 class Unpacking:
-    """A folder that a stream is written into: plain files below it, whatever the stream says, and no more bytes than it has."""
+    """Unpacks an untrusted tar stream: writes regular files below a folder only, and at most `most_bytes` bytes."""
 
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
         self._folder, self._left_bytes = folder, most_bytes
         self._buffer = bytearray()
         self._file: BinaryIO | None = None
-        #: of the file that is open, and of the zeros behind it
+        #: remaining bytes of the open file, and of the zeros after it
         self._size = self._padding = 0
         self._num_files = 0
         self._is_over = False
 
     def write(self, data: bytes) -> int:
-        """Take the next bytes of the stream.
+        """Unpack the next bytes of the stream.
 
         Raises:
-            RequestError: they are none that sealing writes.
-            TunerError: the folder cannot take them.
+            RequestError: sealing never writes such bytes.
+            TunerError: the folder cannot be written.
         """
         try:
             self._take(memoryview(data))
@@ -89,10 +86,10 @@ class Unpacking:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing waits that could be written."""
+        """Do nothing, because everything is already written."""
 
     def close(self) -> None:
-        """The stream has ended.
+        """End the stream.
 
         Raises:
             RequestError: it ended too early.
@@ -100,10 +97,10 @@ class Unpacking:
         if self._file is not None:
             self._file.close()
         if not self._is_over or self._buffer.strip(b"\0"):
-            raise RequestError("it does not hold a whole bundle")
+            raise RequestError("it does not hold a complete bundle")
 
     def abandon(self) -> None:
-        """Close what is open."""
+        """Close the open file after an error."""
         if self._file is not None:
             self._file.close()
 
@@ -140,23 +137,23 @@ class Unpacking:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("xb")
         except (FileExistsError, NotADirectoryError):
-            raise RequestError(f"it holds {member.name} twice, once as a file and once more") from None
+            raise RequestError(f"it holds {member.name} twice") from None
         self._size, self._padding = member.size, -member.size % _BLOCK
 
     def _read_header(self, block: bytes) -> tarfile.TarInfo:
-        """The next file's name and size.
+        """Return the name and the size of the next file.
 
         Raises:
-            RequestError: it is none that a bundle may hold.
+            RequestError: a bundle may not hold it.
         """
         if self._is_over:
-            raise RequestError("it goes on behind its end")
+            raise RequestError("it has data after its end")
         try:
             member = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
         except (tarfile.HeaderError, ValueError) as error:
-            raise RequestError(f"it holds no bundle: {error}") from error
+            raise RequestError(f"it does not hold a bundle: {error}") from error
         if member.type != tarfile.REGTYPE:
-            raise RequestError(f"it holds {member.name!r}, a link, a device or something else that is no plain file")
+            raise RequestError(f"it holds {member.name!r}, a link, a device or something else that is not a regular file")
         reason = manifest.refusal(member.name)
         if reason:
             raise RequestError(f"it holds {member.name!r}, which {reason}")
@@ -167,14 +164,14 @@ class Unpacking:
         return member
 
 
-#: the first line of a file that a passphrase opens: version and salt; one that keys open is an age file from its first byte
+#: the first line of a file that was sealed with a passphrase: version and salt; other sealed files are plain age files
 _LINE = re.compile(rb"tuner-passphrase-1 ([0-9a-f]{32})\n")
 _LINE_BYTES = len("tuner-passphrase-1 \n") + 2 * keys.SALT_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipients:
-    """Who may open a sealed bundle: recipients, or whoever knows the passphrase."""
+    """Who can open a sealed bundle: recipients, or everyone who knows the passphrase."""
 
     recipients: Sequence[Any] = ()
     passphrase: str | None = field(default=None, repr=False)
@@ -182,21 +179,21 @@ class Recipients:
 
 @dataclass(frozen=True, kw_only=True)
 class OpeningKey:
-    """What a sealed bundle is opened with."""
+    """What opens a sealed bundle: identities or a passphrase."""
 
     identities: Sequence[Any] = field(default=(), repr=False)
     passphrase: str | None = field(default=None, repr=False)
 
 
 def seal(bundle: Path, to: Path, lock: Recipients, *, replaces: bool) -> int:
-    """Encrypt a bundle into a file, written beside and renamed: its bytes.
+    """Encrypt a bundle into a file, written beside its target and renamed; return its size in bytes.
 
     Raises:
-        RequestError: the bundle is not as it was exported, or the file is there and is not to be replaced.
+        RequestError: the bundle was changed after its export, or the file exists and must not be replaced.
     """
-    _require_whole(bundle)
+    _require_unchanged(bundle)
     if to.exists() and not replaces:
-        raise RequestError(f"{to} exists and is left as it is; name another file, or give --force")
+        raise RequestError(f"{to} exists and is not overwritten; name another file, or add --force")
     names = [manifest.NAME, *manifest.read(bundle).files]
     if (bundle / manifest.SIGNATURE).is_file():
         names.append(manifest.SIGNATURE)
@@ -216,23 +213,23 @@ def seal(bundle: Path, to: Path, lock: Recipients, *, replaces: bool) -> int:
 
 
 def unseal(sealed: Path, to: Path, ask: Callable[[bool], OpeningKey]) -> manifest.Manifest:
-    """Decrypt a sealed bundle into a folder, written beside and renamed once all of it has proved authentic.
+    """Decrypt a sealed bundle into a folder, which appears only after everything has proved authentic.
 
-    `ask` gives the key; it is told whether a passphrase is needed.
+    `ask` returns the key; its argument tells whether that must be a passphrase.
 
     Raises:
-        RequestError: the folder is there, the key does not open the file, or it is not what was sealed, or no bundle.
+        RequestError: the folder exists, the key does not open the file, or the file was changed or is not a bundle.
     """
     if to.exists() or to.is_symlink():
-        raise RequestError(f"{to} exists and is left as it is; name a folder that is not there yet")
+        raise RequestError(f"{to} exists and is not overwritten; name a folder that does not exist yet")
     if not to.absolute().parent.is_dir():
-        raise RequestError(f"{to} cannot be written: there is no folder {to.absolute().parent}; make it first")
+        raise RequestError(f"{to} cannot be written: the folder {to.absolute().parent} does not exist; create it first")
     beside = to.with_name(f".{to.name}.{os.getpid()}")
     try:
         with manifest.open_file(sealed) as file:
             beside.mkdir()
             _open(file, sealed, beside, ask)
-        _require_whole(beside, origin=str(sealed))
+        _require_unchanged(beside, origin=str(sealed))
         found = manifest.read(beside)
         beside.rename(to)
     except OSError as error:
@@ -261,12 +258,12 @@ def _open(file: BinaryIO, sealed: Path, to: Path, ask: Callable[[bool], OpeningK
 
 
 def _known(key: OpeningKey) -> str:
-    assert key.passphrase is not None, "whoever is asked for a passphrase gives one, or raises"
+    assert key.passphrase is not None, "`ask` returns a passphrase if one is needed"
     return key.passphrase
 
 
 def _recipients(file: BinaryIO, lock: Recipients) -> Sequence[Any]:
-    """Whom to encrypt to; what a passphrase needs to be used again is written first."""
+    """Return the recipients; for a passphrase, first write the line with its salt."""
     if lock.passphrase is None:
         return lock.recipients
     salt = secrets.token_bytes(keys.SALT_BYTES)
@@ -274,8 +271,8 @@ def _recipients(file: BinaryIO, lock: Recipients) -> Sequence[Any]:
     return [keys.recipient_of(keys.identity(lock.passphrase, salt))]
 
 
-def _require_whole(bundle: Path, *, origin: str = "") -> None:
+def _require_unchanged(bundle: Path, *, origin: str = "") -> None:
     problems = manifest.check(bundle)
     if problems:
         listed = "\n".join(f"  {problem.field or bundle} {problem.message}" for problem in problems[:20])
-        raise RequestError(f"{origin or bundle} is not a whole bundle as it was exported:\n{listed}")
+        raise RequestError(f"{origin or bundle} is incomplete or was changed after its export:\n{listed}")

@@ -1,4 +1,4 @@
-"""A bundle and a private key into a signature (OpenSSF Model Signing) that lies in the bundle, and it and a public key into why not."""
+"""Signatures of bundles (OpenSSF Model Signing): make keys, sign a bundle, check a signature."""
 
 import contextlib
 import importlib
@@ -10,19 +10,19 @@ from tuner.errors import MissingPackage, RequestError
 from tuner.results.bundle import manifest
 from tuner.trust import keys
 
-#: of a signature file; one of ours lists a line of text a file
+#: size limit of a signature, which has a line of text for each file
 _MAX_BYTES = 16 * 1024**2
-#: what the package raises for a signature that is none
-_NONSENSE = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OSError)
+#: errors that the package raises for an invalid signature
+_INVALID = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OSError)
 
 
 def make_keys(private: Path) -> Path:
-    """A new pair of keys (ECDSA, P-256), the private one closed to others: the file of the public one.
+    """Make a pair of keys (ECDSA, P-256), the private one readable by its owner only; return the file of the public key.
 
     Raises:
-        RequestError: a file is there already, or cannot be written.
+        RequestError: a file exists already, or cannot be written.
     """
-    _package("signing")  # what follows comes with it
+    _package("signing")  # it installs cryptography, too
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -37,15 +37,15 @@ def make_keys(private: Path) -> Path:
 
 
 def sign(bundle: Path, private: Path) -> Path:
-    """Sign a bundle as its manifest has it; an earlier signature is replaced.
+    """Sign a bundle that matches its manifest; replace an earlier signature.
 
     Raises:
-        RequestError: the bundle is not as it was exported, or the key cannot be used, or others can read it.
+        RequestError: the bundle was changed after its export, or the key cannot be used, or others can read it.
     """
     problems = manifest.check(bundle)
     if problems:
         first = problems[0]
-        raise RequestError(f"{bundle} is not as it was exported, so it is not signed: {first.field} {first.message}")
+        raise RequestError(f"{bundle} was changed after its export, so it is not signed: {first.field} {first.message}")
     keys.read_secret(private)
     package = _package("signing")
     signature = bundle / manifest.SIGNATURE
@@ -55,7 +55,9 @@ def sign(bundle: Path, private: Path) -> Path:
         config.set_hashing_config(_hashing(beside.name)).sign(bundle, beside)
         beside.replace(signature)
     except (ValueError, TypeError) as error:
-        raise RequestError(f"{private} is no private key to sign with ({_line(error)}); make one with: tuner keygen sign FILE") from error
+        raise RequestError(
+            f"{private} is not a private key for signatures ({_line(error)}); make one with: tuner keygen sign FILE"
+        ) from error
     except OSError as error:
         raise RequestError(f"{signature} cannot be written: {error.strerror or error}") from error
     finally:
@@ -64,10 +66,10 @@ def sign(bundle: Path, private: Path) -> Path:
 
 
 def refusal(bundle: Path, public: Path) -> str:
-    """Why the signature of a bundle does not say that the owner of this key signed just these files; "" where it does.
+    """Return why the signature of a bundle is not valid for this key and these files; "" if it is valid.
 
     Raises:
-        RequestError: the public key cannot be read, or is none.
+        RequestError: the public key cannot be read or is invalid.
     """
     signature = bundle / manifest.SIGNATURE
     package = _package("verifying")
@@ -76,21 +78,21 @@ def refusal(bundle: Path, public: Path) -> str:
     except OSError as error:
         raise RequestError(f"{public} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise RequestError(f"{public} is no public key to check a signature with: {_line(error)}") from error
+        raise RequestError(f"{public} is not a public key for signatures: {_line(error)}") from error
     from cryptography.exceptions import InvalidSignature
 
     try:
         with manifest.open_file(signature) as file:
             if len(file.read(_MAX_BYTES + 1)) > _MAX_BYTES:
-                return f"has more than {_MAX_BYTES:,} bytes, which no signature has"
-        # it has something to say of old signatures, on stdout, where results go
+                return f"has more than {_MAX_BYTES:,} bytes, so it is not a signature"
+        # the package prints a remark on old signatures to stdout, where results go
         with contextlib.redirect_stdout(io.StringIO()):
             config.set_hashing_config(_hashing(manifest.SIGNATURE, f".{manifest.SIGNATURE}")).verify(bundle, signature)
     except FileNotFoundError:
         return "is missing: the bundle is not signed"
     except InvalidSignature:
-        return "was changed, or is another file's"
-    except _NONSENSE as error:
+        return "was changed, or belongs to other files"
+    except _INVALID as error:
         return _line(error)
     return ""
 
@@ -100,7 +102,7 @@ def _hashing(*ignored: str) -> Any:
 
 
 def _package(name: str) -> Any:
-    """A module of model-signing.
+    """Import a module of model-signing.
 
     Raises:
         MissingPackage: it is not installed.

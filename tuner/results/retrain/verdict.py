@@ -1,17 +1,23 @@
-"""Networks on the test split into a verdict: figures with intervals, comparisons in words, and how far the search's number was too high."""
+"""Verdict: the test of the network that a retraining has chosen, with intervals, comparisons and the optimism of the search."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from tuner import wording
 from tuner.results import statistics
-from tuner.results.retrain.examination import Answers, Examined, Temperature
-from tuner.results.retrain.retrained import Retrained
+from tuner.results.retrain import networks, trainings
+from tuner.results.retrain.networks import Evaluator, Network, SplitLogits, Temperature, TestedNetwork
+from tuner.results.retrain.trainings import RetrainedConfig
+from tuner.results.statistics import ClassFigures
+from tuner.spec.hyperparameters import Hyperparameters
 
+RUNNER_UP, RULE, RUNNER_UP_AND_RULE = "number 2", "the rule", "number 2, the rule"
+ON_TRAIN = "the same config trained on the train split alone"
 Interval = tuple[float, float]
-#: below this probability a difference is called one
+#: p-value below which a difference is significant
 _SIGNIFICANT = 0.05
 
 
@@ -19,22 +25,12 @@ class _Figures(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ClassFigures(_Figures):
-    """How one class was told from the others, on the test split."""
-
-    name: str
-    num_images: int
-    precision: float
-    recall: float
-    f1: float
-
-
 class Calibration(_Figures):
-    """How well probabilities fit accuracy, on the test split, before and after the temperature."""
+    """How well the probabilities match the accuracy on the test split, before and after the temperature."""
 
-    #: fitted on the validation split; 1 where that made the calibration error there larger
+    #: fitted on the validation split; 1 if it increases the calibration error there
     temperature: float
-    #: as it was fitted
+    #: the temperature before that check
     fitted_temperature: float
     #: expected calibration error over 15 bins
     error_before: float
@@ -42,143 +38,247 @@ class Calibration(_Figures):
     #: mean cross-entropy
     log_loss_before: float
     log_loss_after: float
-    #: with the temperature, the least sure first; empty where a version was made before they were kept
+    #: after the temperature, lowest confidence first; empty in versions that were made before bins were stored
     bins: tuple[statistics.Bin, ...] = ()
 
     @property
     def words(self) -> str:
-        """What the temperature did, in a sentence."""
+        """The effect of the temperature, in a sentence."""
         before = f"Calibration error {self.error_before:.4f}"
         if self.temperature != self.fitted_temperature:
-            return f"{before}; a temperature ({self.fitted_temperature:.3f}) made it worse on the validation images, and is left out."
-        after = f"with the temperature {self.temperature:.3f} {self.error_after:.4f}"
-        return f"{before}, {after}; cross-entropy {self.log_loss_before:.4f}, then {self.log_loss_after:.4f}."
+            return f"{before}; a temperature of {self.fitted_temperature:.3f} increases it on the validation images and is not used."
+        after = f"{self.error_after:.4f} with a temperature of {self.temperature:.3f}"
+        return f"{before}, {after}; cross-entropy {self.log_loss_before:.4f}, {self.log_loss_after:.4f} with it."
 
 
 class JudgedConfig(_Figures):
-    """One config: what the search said of it, what its retraining came to, and its network on the test split."""
+    """One config: its value in the search, its retraining, and its network on the test split."""
 
-    #: of the search
+    #: trial of the search
     trial: int
     search_value: float | None
     seeds: tuple[int, ...]
-    #: validation accuracy, by seed; empty where validation images were trained on
+    #: validation accuracies by seed; empty if it was trained on the validation images
     values: tuple[float, ...]
     mean: float | None
     spread: float | None
-    #: seeds whose weights are averaged; one: nothing is
+    #: seeds of the trainings whose weights are averaged; a single one is taken as it is
     chosen_seeds: tuple[int, ...]
-    #: of that network; None where validation images were trained on
+    #: of that network; None if it was trained on the validation images
     validation_accuracy: float | None
     test_accuracy: float
     test_interval: Interval
-    #: by seed
+    #: of each training, by seed
     test_accuracies: tuple[float, ...]
 
 
 class Comparison(_Figures):
-    """The chosen network against another one, on the same test images."""
+    """The chosen network compared with another one on the same test images."""
 
     #: "number 2", "the rule"
     against: str
-    #: of the search
+    #: trial of the search
     trial: int
-    #: images that only the chosen one, and only the other one, got right
+    #: images that only the chosen, or only the other network classifies correctly
     only_chosen: int
     only_other: int
-    #: McNemar's test, exact and two-sided
+    #: p-value of McNemar's exact two-sided test
     p: float
-    #: mean over the seeds of the difference in test accuracy, and its 95 % interval
+    #: mean difference in test accuracy over the seeds, and its 95 % interval
     difference: float
     difference_interval: Interval | None
     words: str
 
 
 class Optimism(_Figures):
-    """How far the number that a search ended with was too high."""
+    """How much the best value of the search exceeds the test accuracy."""
 
-    #: of the search's best trial
+    #: best trial of the search
     trial: int
     search_value: float
     test_accuracy: float
-    #: the first less the second
+    #: search value minus test accuracy
     too_high: float
-    #: the chosen config's validation accuracy in the search, where it was among the luckiest, less its mean over new seeds
+    #: validation accuracy of the chosen config in the search minus its mean over new seeds; None if it has no value in the search
     luck: float | None
 
     @property
     def words(self) -> str:
-        """How far, in one or two sentences."""
+        """The optimism, in one or two sentences."""
         which = "too high by" if self.too_high >= 0 else "too low by"
-        said = f"The search's own number, {self.search_value:.4f} of trial {self.trial}, was {which} {abs(self.too_high):.4f}."
+        optimism = f"The best value of the search, {self.search_value:.4f} of trial {self.trial}, was {which} {abs(self.too_high):.4f}."
         if self.luck is None:
-            return said
+            return optimism
         by_seeds = round(-self.luck, 4) + 0.0  # no -0.0000
-        return f"{said} On the same validation images, new seeds alone make {by_seeds:+.4f} of the chosen config's number."
+        return f"{optimism} On the same validation images, new seeds alone change the value of the chosen config by {by_seeds:+.4f}."
 
 
 class Verdict(_Figures):
-    """All that is known of a version that a retraining made."""
+    """All measurements of a version that a retraining made."""
 
     study: str
-    #: the study that trained its configs again
+    #: the retraining study
     retraining: str
     trained_on: Literal["train", "train+validation"]
-    #: why this config, in sentences
+    #: why this config was chosen, in sentences
     choice: tuple[str, ...]
-    #: what was said of the soup, in a sentence
+    #: whether a soup was chosen and why, in a sentence
     soup: str
-    #: of the network; None where validation images were trained on
+    #: of the network; None if it was trained on the validation images
     validation_accuracy: float | None
     test_accuracy: float
-    #: Wilson's, at 95 %
+    #: Wilson's 95 % interval
     test_interval: Interval
     num_test: int
     macro_f1: float
-    #: bootstrap, at 95 %
+    #: 95 % bootstrap interval
     macro_f1_interval: Interval
     classes: tuple[ClassFigures, ...]
-    #: rows: true class, columns: predicted class
+    #: rows are true classes, columns are predicted classes
     confusion: tuple[tuple[int, ...], ...]
     calibration: Calibration
     optimism: Optimism
-    #: the version's own network first, then the configs that it was chosen among
+    #: the network of the version first, then the networks that it is compared with
     networks: tuple[JudgedConfig, ...]
     comparisons: tuple[Comparison, ...]
-    #: what is to be known of the test split and of how this was measured, in sentences
+    #: remarks on the test split and on the measurement, in sentences
     notes: tuple[str, ...]
 
 
-def figures(answers: Answers, names: Sequence[str]) -> tuple[tuple[ClassFigures, ...], tuple[tuple[int, ...], ...], float, Interval]:
-    """Figures by class, confusion, and mean F1 with its interval."""
+@dataclass(frozen=True, kw_only=True)
+class VerdictSubject:
+    """The search and the retraining that a verdict is about."""
+
+    study: str
+    retraining: str
+    classes: tuple[str, ...]
+    #: best trial of the search and its validation accuracy
+    best: tuple[int, float]
+    #: hyperparameters of trial 0 of the search; None if unknown
+    rule: Hyperparameters | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """The networks that a verdict compares."""
+
+    #: every config, the chosen one first
+    configs: tuple[RetrainedConfig, ...]
+    chosen: Network
+    #: the networks that it is compared with, by name
+    others: dict[str, Network]
+
+
+def build_candidates(configs: Sequence[RetrainedConfig], rule: Hyperparameters | None, ask: Evaluator) -> Candidates:
+    """Build the networks of the chosen config, of the next best one and of the rule, on the validation images alone.
+
+    Raises:
+        StudyError: no config completed with every seed.
+    """
+    chosen = trainings.choose(configs)
+    complete = [config for config in configs[1:] if config.is_complete]
+    named: dict[str, RetrainedConfig] = {}
+    for place, config in enumerate(complete):
+        is_rule = config.hyperparameters == rule
+        if place == 0:
+            named[RUNNER_UP_AND_RULE if is_rule else RUNNER_UP] = config
+        elif is_rule:
+            named[RULE] = config
+    others = {name: networks.best_network(config, ask) for name, config in named.items()}
+    return Candidates(configs=tuple(configs), chosen=networks.best_network(chosen, ask), others=others)
+
+
+def judge(subject: VerdictSubject, candidates: Candidates, ask: Evaluator, *, notes: Sequence[str]) -> tuple[Verdict, Network]:
+    """Read the test split; return the verdict on the chosen network, and that network."""
+    chosen = networks.test(candidates.chosen, ask)
+    others = {name: networks.test(network, ask) for name, network in candidates.others.items()}
+    return _verdict(subject, candidates, chosen, others, notes=notes, trained_on="train"), candidates.chosen
+
+
+def judge_on_all(
+    subject: VerdictSubject, candidates: Candidates, of_train: Evaluator, on_all: tuple[RetrainedConfig, Evaluator], *, notes: Sequence[str]
+) -> tuple[Verdict, Network]:
+    """Read the test split; return the verdict on the chosen config after training on the validation images too, and its network.
+
+    `of_train` evaluates the networks of `candidates`; `on_all` is the config trained on both splits, with its own evaluator.
+    """
+    others = {ON_TRAIN: networks.test(candidates.chosen, of_train)}
+    others |= {name: networks.test(network, of_train) for name, network in candidates.others.items()}
+    config, ask = on_all
+    network = networks.declared_network(config, soup=candidates.chosen.is_soup)
+    chosen = networks.test(network, ask)
+    remarks = (
+        "The version was trained on the train and the validation split, so it has no validation accuracy. "
+        "The config, the number of epochs and the temperature come from its retraining on the train split alone.",
+        *notes,
+    )
+    return _verdict(subject, candidates, chosen, others, notes=remarks, trained_on="train+validation"), network
+
+
+def _verdict(
+    subject: VerdictSubject,
+    candidates: Candidates,
+    chosen: TestedNetwork,
+    others: dict[str, TestedNetwork],
+    *,
+    notes: Sequence[str],
+    trained_on: Literal["train", "train+validation"],
+) -> Verdict:
+    classes, counts, macro_f1, macro_f1_interval = figures(chosen.test, subject.classes)
+    validation = chosen.network.validation
+    number = len(chosen.test.labels)
+    return Verdict(
+        study=subject.study,
+        retraining=subject.retraining,
+        trained_on=trained_on,
+        choice=tuple(trainings.choice_words(candidates.configs)),
+        soup=soup_words(chosen),
+        validation_accuracy=None if validation is None else validation.accuracy,
+        test_accuracy=chosen.test.accuracy,
+        test_interval=statistics.wilson(int(chosen.test.right.sum()), number),
+        num_test=number,
+        macro_f1=macro_f1,
+        macro_f1_interval=macro_f1_interval,
+        classes=classes,
+        confusion=counts,
+        calibration=calibration(chosen.test, networks.temperature(candidates.chosen)),
+        optimism=optimism(subject.best, candidates.configs[0], chosen.test.accuracy),
+        networks=(
+            judged_config(chosen, is_measured=validation is not None),
+            *(judged_config(other) for other in others.values()),
+        ),
+        comparisons=tuple(compare(chosen, other, against=name) for name, other in others.items()),
+        notes=tuple(notes),
+    )
+
+
+def figures(answers: SplitLogits, names: Sequence[str]) -> tuple[tuple[ClassFigures, ...], tuple[tuple[int, ...], ...], float, Interval]:
+    """Return the figures of each class, the confusion matrix, and the mean F1 with its interval."""
     predicted, labels, num_classes = answers.logits.argmax(1), answers.labels, len(names)
     counts = statistics.confusion(labels, predicted, num_classes)
-    classes = tuple(
-        ClassFigures(name=name, num_images=found.num, precision=found.precision, recall=found.recall, f1=found.f1)
-        for name, found in zip(names, statistics.by_class(counts), strict=True)
-    )
+    classes = tuple(statistics.by_class(counts, names))
     interval = statistics.bootstrap(
         lambda rows: statistics.macro_f1(statistics.confusion(labels[rows], predicted[rows], num_classes)), len(labels)
     )
     return classes, tuple(tuple(int(count) for count in row) for row in counts), statistics.macro_f1(counts), interval
 
 
-def calibration(answers: Answers, found: Temperature) -> Calibration:
-    """How well the probabilities of a network fit its accuracy, before and after a temperature."""
-    before, after = (statistics.probabilities(answers.logits, each) for each in (1.0, found.kept))
+def calibration(answers: SplitLogits, found: Temperature) -> Calibration:
+    """Measure how well probabilities match the accuracy before and after a temperature."""
+    before, after = (statistics.probabilities(answers.logits, each) for each in (1.0, found.chosen))
     return Calibration(
-        temperature=found.kept,
+        temperature=found.chosen,
         fitted_temperature=found.fitted,
         error_before=statistics.calibration_error(before, answers.labels),
         error_after=statistics.calibration_error(after, answers.labels),
         log_loss_before=statistics.log_loss(answers.logits, answers.labels),
-        log_loss_after=statistics.log_loss(answers.logits, answers.labels, found.kept),
+        log_loss_after=statistics.log_loss(answers.logits, answers.labels, found.chosen),
         bins=tuple(statistics.bins(after, answers.labels)),
     )
 
 
-def standing(examined: Examined, *, is_measured: bool = True) -> JudgedConfig:
-    """A config and its network; `is_measured`: on validation images that were not trained on."""
+def judged_config(examined: TestedNetwork, *, is_measured: bool = True) -> JudgedConfig:
+    """Describe a config and its network; `is_measured` is False if it was trained on the validation images."""
     network, config = examined.network, examined.network.config
     right = int(examined.test.right.sum())
     return JudgedConfig(
@@ -196,8 +296,8 @@ def standing(examined: Examined, *, is_measured: bool = True) -> JudgedConfig:
     )
 
 
-def compare(chosen: Examined, other: Examined, *, against: str) -> Comparison:
-    """Whether the chosen network is better than another one, on the same images and over the same seeds."""
+def compare(chosen: TestedNetwork, other: TestedNetwork, *, against: str) -> Comparison:
+    """Compare the chosen network with another one on the same images and over the same seeds."""
     tested = statistics.mcnemar(chosen.test.right, other.test.right)
     paired = statistics.paired([each.accuracy for each in chosen.of_runs], [each.accuracy for each in other.of_runs])
     trial = other.network.config.trial
@@ -213,46 +313,46 @@ def compare(chosen: Examined, other: Examined, *, against: str) -> Comparison:
     )
 
 
-def optimism(best: tuple[int, float], config: Retrained, test_accuracy: float) -> Optimism:
-    """How far the value of the search's best trial lies above the test accuracy of what was chosen."""
+def optimism(best: tuple[int, float], config: RetrainedConfig, test_accuracy: float) -> Optimism:
+    """Compare the value of the search's best trial with the test accuracy of the chosen network."""
     trial, value = best
     luck = None if config.search_value is None else config.search_value - config.mean
     return Optimism(trial=trial, search_value=value, test_accuracy=test_accuracy, too_high=value - test_accuracy, luck=luck)
 
 
-def soup(examined: Examined) -> str:
-    """What became of the averages of weights, in a sentence."""
+def soup_words(examined: TestedNetwork) -> str:
+    """Return a sentence on whether a soup was chosen and why."""
     network = examined.network
     if network.validation is None:
         seeds = "the average of all seeds' weights" if network.is_soup else "the training with the first seed"
-        return f"The version is {seeds}, as was declared before: no images are left to choose by."
+        return f"The version is {seeds}; this rule was fixed before, because no images are left to choose by."
     if not network.tried:
-        return "With one seed there is nothing to average."
+        return "There is one seed, so there are no weights to average."
     if network.is_soup:
         return (
-            f"The average of the weights of seeds {wording.listed(run.seed for run in network.runs)} is kept: "
-            f"{network.validation.accuracy:.4f} on the validation images, the best single seed {network.config.by_value[0].value:.4f}."
+            f"The version is the average of the weights of seeds {wording.listed(run.seed for run in network.runs)}: "
+            f"{network.validation.accuracy:.4f} on the validation images; the best single seed has {network.config.by_value[0].value:.4f}."
         )
     best = max(accuracy for _, accuracy in network.tried)
     return (
-        f"Averages of the seeds' weights reach {best:.4f} on the validation images at best, the best single seed "
-        f"{network.validation.accuracy:.4f}: the version is that one, with seed {network.runs[0].seed}."
+        f"The version is the training with seed {network.runs[0].seed}: {network.validation.accuracy:.4f} on the validation images; "
+        f"the best average of several seeds' weights has {best:.4f}."
     )
 
 
 def _compared(tested: statistics.McNemar, paired: statistics.Paired, other: str, num: int) -> str:
-    counted = f"of {num:,} test images {tested.only_first} only the chosen one got right and {tested.only_second} only the other"
+    counted = f"of {num:,} test images, {tested.only_first} are right only with the chosen one and {tested.only_second} only with the other"
     chance = f"exact McNemar test, p {_shown(tested.p)}"
     if tested.p >= _SIGNIFICANT:
-        said = f"Against {other}: no difference can be shown; {counted} ({chance})."
+        words = f"Compared with {other}: no significant difference; {counted} ({chance})."
     else:
         which = "better" if tested.only_first > tested.only_second else "worse"
-        said = f"Against {other}: {which}; {counted} ({chance})."
+        words = f"Compared with {other}: {which}; {counted} ({chance})."
     if paired.interval is None:
-        return said
+        return words
     low, high = paired.interval
-    over = f"Over {paired.num} seeds test accuracy differs by {paired.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
-    return f"{said} {over}" + (", which new seeds alone may make." if low <= 0 <= high else ", more than new seeds alone make.")
+    over = f"Over {paired.num} seeds, the mean test accuracy differs by {paired.difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+    return f"{words} {over}" + (", which random seeds may explain." if low <= 0 <= high else ", more than random seeds explain.")
 
 
 def _shown(p: float) -> str:

@@ -1,9 +1,4 @@
-"""A file of thresholds into what a model must reach on images with something wrong, and measured accuracies into what falls short.
-
-A bundle into what can be said of it: whole, signed, safe to load, as good as it says, and how it bears what cameras do to images.
-
-What verifying a bundle reads of the test split, recorded with the version that the bundle was made of.
-"""
+"""Verification: checks of a bundle: files, signature, safe loading, predictions, test accuracy and robustness."""
 
 import json
 import re
@@ -33,21 +28,28 @@ from tuner.tasks.images.data.corruptions import Corruption
 from tuner.trust import keras_file
 from tuner.workers.worker import evaluation
 
-#: the attack, and what else a file may ask for
+MODEL, CONFIG, METRICS = errands.PLACES[errands.Format.KERAS], bundles.CONFIG, bundles.METRICS
+#: largest difference of a probe's probability; other processors round differently
+PROBE_TOLERANCE = 1e-3
+#: size limit of metrics.json, ten times that of a thousand classes
+_MAX_METRICS_BYTES = 64 * 1024**2
+#: name of the check that records a reading of the test split
+_READING_CHECK = "test reading"
+#: keys of a requirements file beside the corruptions
 FGSM, CLEAN, MEAN = "fgsm", "clean", "mean"
 _NUM_STRENGTHS = {kind.value: len(strengths) for kind, strengths in corruptions.STRENGTHS.items()} | {FGSM: 3}
 
 Accuracy = Annotated[float, Field(ge=0, le=1)]
-#: one for all strengths, or one for each from weak to strong, null for those that do not matter
+#: one accuracy for all strengths, or one for each from weak to strong, with null for a strength without a requirement
 Accuracies = Accuracy | list[Accuracy | None]
 
 
 class Requirements(BaseModel):
-    """The lowest accuracy that is borne, for each corruption that matters."""
+    """The minimum accuracies under corruptions; None for a corruption without a requirement."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    #: of the images as they are
+    #: of the unchanged images
     clean: Accuracy | None = None
     noise: Accuracies | None = None
     blur: Accuracies | None = None
@@ -58,19 +60,19 @@ class Requirements(BaseModel):
     translation: Accuracies | None = None
     grey: Accuracies | None = None
     fgsm: Accuracies | None = None
-    #: the mean over all corruptions and strengths but fgsm
+    #: mean over all corruptions and strengths except fgsm
     mean: Accuracy | None = None
 
 
-_EXPECTED = "expected lowest accuracies, for example `noise: [0.9, 0.8, 0.5]`"
+_EXPECTED = "expected minimum accuracies, for example `noise: [0.9, 0.8, 0.5]`"
 KNOWN = tuple(Requirements.model_fields)
 
 
 def read(path: Path) -> Requirements:
-    """The demands of a YAML file.
+    """Read the requirements of a YAML file.
 
     Raises:
-        SpecError: it cannot be read or has mistakes; all of them are in it.
+        SpecError: the file cannot be read or has mistakes; the error lists all of them.
     """
     if path.is_file() and not path.stat().st_size:
         raise SpecError(str(path), [Problem(field="", message=f"is empty; {_EXPECTED}")])
@@ -95,7 +97,7 @@ def _mistakes(given: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
             if field in KNOWN:
                 yield field, f"is {wording.show(given[field])}; expected an accuracy from 0 to 1{_or_several(field)}"
             else:
-                yield field, f"is nothing that is measured. {wording.known(KNOWN, field)}"
+                yield field, f"is not measured. {wording.known(KNOWN, field)}"
     for field, value in given.items():
         num = _NUM_STRENGTHS.get(str(field))
         if num is not None and isinstance(value, list) and len(value) != num:
@@ -106,112 +108,105 @@ def _or_several(field: str) -> str:
     return f", or a list of {_NUM_STRENGTHS[field]}, from weak to strong" if _NUM_STRENGTHS.get(field, 1) > 1 else ""
 
 
-def shortfalls(demands: Requirements, found: errands.Verified) -> list[str]:
-    """What the measured accuracies lack of what is demanded, one line each; what could not be measured lacks everything."""
+def shortfalls(requirements: Requirements, found: errands.Verified) -> list[str]:
+    """Return a line for each accuracy below its requirement, or without a measurement."""
     measured: dict[str, list[float]] = {}
     for one in found.robust:
         measured.setdefault(one.corruption, []).append(one.accuracy)
-    lines = _short(CLEAN, [found.clean], [demands.clean]) + _short(MEAN, [mean(found)] if found.robust else [], [demands.mean])
+    lines = _short(CLEAN, [found.clean], [requirements.clean]) + _short(MEAN, [mean(found)] if found.robust else [], [requirements.mean])
     for name, num in _NUM_STRENGTHS.items():
-        asked = getattr(demands, name)
-        if asked is not None:
-            lines += _short(name, measured.get(name, []), asked if isinstance(asked, list) else [asked] * num)
+        required = getattr(requirements, name)
+        if required is not None:
+            lines += _short(name, measured.get(name, []), required if isinstance(required, list) else [required] * num)
     return lines
 
 
 def mean(found: errands.Verified) -> float:
-    """The mean accuracy over all corruptions and strengths but the attack."""
+    """Return the mean accuracy over all corruptions and strengths except the attack."""
     accuracies = [one.accuracy for one in found.robust if one.corruption in set(Corruption)]
     return sum(accuracies) / len(accuracies)
 
 
-def _short(name: str, measured: list[float], asked: list[float | None]) -> list[str]:
-    if not measured and any(least is not None for least in asked):
-        return [f"{name} could not be measured, and is demanded"]
-    several = len(asked) > 1
+def _short(name: str, measured: list[float], required: list[float | None]) -> list[str]:
+    if not measured and any(least is not None for least in required):
+        return [f"{name} could not be measured, but is required"]
+    several = len(required) > 1
     return [
         f"{name}{f' at strength {place}' if several else ''} has {accuracy:.4f}; expected at least {wording.number(least)}"
-        for place, (accuracy, least) in enumerate(zip(measured, asked, strict=False), start=1)
+        for place, (accuracy, least) in enumerate(zip(measured, required, strict=False), start=1)
         if least is not None and accuracy < least
     ]
 
 
-MODEL, CONFIG, METRICS = errands.PLACES[errands.Format.KERAS], bundles.CONFIG, bundles.METRICS
-#: of a probability: another processor rounds otherwise
-PROBE_TOLERANCE = 1e-3
-#: metrics of a thousand classes, with their confusion, take a tenth of it
-_MOST_BYTES = 64 * 1024**2
-
-
 class Outcome(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     FAILED = "failed"
-    #: it could not be made, and says why
+    #: the check was not possible; the finding says why
     NOT_CHECKED = "not checked"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at."""
+    """One check and its findings."""
 
     name: str
     outcome: Outcome
-    #: what was found, one line each
+    #: the findings, one line each
     found: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerificationOptions:
-    """How far a bundle is verified."""
+    """Options of a verification."""
 
-    #: public key that its signature is checked with
+    #: public key for the signature; None: the signature is not checked
     key: Path | None
-    #: what it must reach on images with something wrong
-    demands: Requirements | None
+    #: minimum accuracies under corruptions
+    requirements: Requirements | None
     is_robustness_wanted: bool
-    #: the most test images that robustness is measured on
+    #: largest number of test images for robustness
     most_images: int
-    #: of the test accuracy
+    #: allowed difference of the test accuracy
     tolerance: float
     #: folder of decoded images
     cache: Path
-    #: the study with its images where this machine has them
+    #: returns the study with the place of its images on this machine
     place: Callable[[StudySpec], StudySpec]
-    #: whether the images must be there, because someone said where
+    #: whether missing images are a failure, because the user named their place
     needs_data: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that was looked at."""
+    """The result of a verification."""
 
     checks: tuple[Check, ...]
-    #: None where the model was not run
+    #: None if the model was not run
     measured: errands.Verified | None
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing that was looked at was wrong."""
+        """Whether no check failed."""
         return all(check.outcome is not Outcome.FAILED for check in self.checks)
 
 
 def verify(bundle: Path, wanted: VerificationOptions, *, tell: Callable[[str], None]) -> Report:
-    """Look at a bundle; its model is loaded only if the files are those of the manifest and none of them could run code.
+    """Verify a bundle; its model is loaded only if all files match the manifest and none can run code.
 
     Raises:
-        RequestError: there is no such folder, or the public key is none.
+        RequestError: there is no such folder, or the public key is invalid.
     """
     if not bundle.is_dir():
-        raise RequestError(f"{bundle} is no folder; expected a bundle, as `tuner export` makes it")
+        raise RequestError(f"{bundle} is not a folder; expected a bundle, as `tuner export` creates it")
     before = [_manifest(bundle), _signature(bundle, wanted.key)]
     if before[0].outcome is Outcome.OK:
         before.append(_safe(bundle))
     if any(check.outcome is Outcome.FAILED for check in before):
-        rest = Check(name="model", outcome=Outcome.NOT_CHECKED, found=("it is not loaded, because of what is wrong above",))
+        rest = Check(name="model", outcome=Outcome.NOT_CHECKED, found=("not loaded, because a check above failed",))
         return Report(checks=(*before, rest), measured=None)
-    tell("the model is loaded and measured in a process of its own …")
+    tell("loading and measuring the model in its own process …")
     spec, why = _spec(bundle, wanted)
     try:
         measured, why = _measure(bundle, spec, wanted, why)
@@ -231,16 +226,16 @@ def _manifest(bundle: Path) -> Check:
     if wrong:
         return _check("manifest", wrong, "")
     files = manifest.read(bundle).files
-    return _check("manifest", [], f"{wording.count(len(files), 'file')}, each as it was exported")
+    return _check("manifest", [], f"{wording.count(len(files), 'file')}, unchanged since the export")
 
 
 def _signature(bundle: Path, key: Path | None) -> Check:
     is_signed = (bundle / manifest.SIGNATURE).exists()
     if key is None:
-        said = "there is one, and no key to check it with; give --signature KEY.pub" if is_signed else "it is not signed"
-        return Check(name="signature", outcome=Outcome.NOT_CHECKED, found=(said,))
+        reason = "not checked without a key; add --signature KEY.pub" if is_signed else "the bundle is not signed"
+        return Check(name="signature", outcome=Outcome.NOT_CHECKED, found=(reason,))
     reason = sign.refusal(bundle, key)
-    return _check("signature", [f"{manifest.SIGNATURE} {reason}"] if reason else [], f"by the owner of {key}, of just these files")
+    return _check("signature", [f"{manifest.SIGNATURE} {reason}"] if reason else [], f"valid for {key} and these files")
 
 
 def _safe(bundle: Path) -> Check:
@@ -249,28 +244,26 @@ def _safe(bundle: Path) -> Check:
     wrong += [f"{name} is missing" for name in (MODEL, CONFIG, METRICS, bundles.PREDICTIONS) if name not in files]
     if MODEL in files:
         wrong += [f"{MODEL}: {reason}" for reason in keras_file.problems(bundle / MODEL)]
-    return _check(
-        "safe loading", wrong, f"{MODEL} has layers of Keras and arrays of numbers, and nothing else; other formats are not loaded"
-    )
+    return _check("safe loading", wrong, f"{MODEL} holds only layers of Keras and arrays of numbers; the other formats are not loaded")
 
 
 def _spec(bundle: Path, wanted: VerificationOptions) -> tuple[StudySpec | None, str]:
-    """The study whose test split can be had here, or why there is none."""
+    """Return the study with the test split, or why it is not available."""
     try:
         spec = study_file.read(bundle / CONFIG)
     except SpecError as error:
         return None, str(error)
     if isinstance(spec.data, PythonData | TfdsData):
-        return None, f"its data come from the source {spec.data.source}, which may run code and is not read for a bundle"
+        return None, f"its data source {spec.data.source} may run code, so it is not read for a bundle"
     placed = wanted.place(spec)
     path = getattr(placed.data, "path", None)
     if path is not None and not path.exists() and not wanted.needs_data:
-        return None, f"its images are not at {path}; say with --data where they are"
+        return None, f"its images are not at {path}; name their folder with --data"
     return placed, ""
 
 
 def _measure(bundle: Path, spec: StudySpec | None, wanted: VerificationOptions, why: str) -> tuple[errands.Verified, str]:
-    """What the model does; where data that no one asked for cannot be had, without them, and why."""
+    """Measure the model; without data that are optional and not available, and with the reason."""
     try:
         return _ask(bundle, spec, wanted), why
     except RequestError as error:
@@ -285,7 +278,7 @@ def _ask(bundle: Path, spec: StudySpec | None, wanted: VerificationOptions) -> e
         probes=str(bundle / bundles.PROBES),
         spec=None if spec is None else spec.model_dump_json(),
         cache=str(wanted.cache),
-        is_robustness_wanted=wanted.is_robustness_wanted or wanted.demands is not None,
+        is_robustness_wanted=wanted.is_robustness_wanted or wanted.requirements is not None,
         most_images=wanted.most_images,
     )
     answer = evaluation.run(order)
@@ -298,8 +291,8 @@ def _probes(measured: errands.Verified) -> Check:
     wrong = []
     if agreeing < num or not measured.max_difference <= PROBE_TOLERANCE:
         wrong = [
-            f"{agreeing} of {wording.count(num, 'image')} have the class that was recorded, and a probability differs by "
-            f"{measured.max_difference:.2g}; expected at most {PROBE_TOLERANCE:g}"
+            f"{agreeing} of {wording.count(num, 'image')} have the recorded class, and a probability differs by "
+            f"{measured.max_difference:.2g}; expected all, and a difference of at most {PROBE_TOLERANCE:g}"
         ]
     return _check(
         "probes", wrong, f"{wording.count(num, 'image')}: every prediction as recorded, largest difference {measured.max_difference:.1e}"
@@ -314,45 +307,47 @@ def _metrics(bundle: Path, measured: errands.Verified, wanted: VerificationOptio
     if test is None:
         return Check(name=name, outcome=Outcome.FAILED if wanted.needs_data else Outcome.NOT_CHECKED, found=(why,))
     if not isinstance(metrics.get("test"), dict):
-        said = f"none are recorded; on {wording.count(test.num_images, 'image')} it has {test.accuracy:.4f} here"
-        return Check(name=name, outcome=Outcome.NOT_CHECKED, found=(said,))
+        found = f"the bundle records none; accuracy {test.accuracy:.4f} on {wording.count(test.num_images, 'image')} here"
+        return Check(name=name, outcome=Outcome.NOT_CHECKED, found=(found,))
     if (metrics.get("fingerprint"), metrics.get("splits")) != (test.fingerprint, test.splits):
         what = "images" if metrics.get("fingerprint") != test.fingerprint else "splits"
-        return _check(name, [f"the {what} here are not those of the bundle: its fingerprint is another"], "")
-    said = metrics["test"].get("accuracy")
-    # NaN is no number from 0 to 1 either
-    if type(said) not in (float, int) or not 0 <= said <= 1 or abs(said - test.accuracy) > wanted.tolerance:
-        return _check(name, [f"accuracy {test.accuracy:.4f}; recorded is {said!r:.40}, and {wanted.tolerance:g} is borne"], "")
-    return _check(name, [], f"accuracy {test.accuracy:.4f} on {wording.count(test.num_images, 'image')}, recorded {said:.4f}")
+        return _check(name, [f"the {what} here are not those of the bundle: the fingerprints differ"], "")
+    accuracy = metrics["test"].get("accuracy")
+    # NaN is not from 0 to 1 either
+    if type(accuracy) not in (float, int) or not 0 <= accuracy <= 1 or abs(accuracy - test.accuracy) > wanted.tolerance:
+        wrong = f"accuracy {test.accuracy:.4f}; expected the recorded {accuracy!r:.40} within {wanted.tolerance:g}"
+        return _check(name, [wrong], "")
+    return _check(name, [], f"accuracy {test.accuracy:.4f} on {wording.count(test.num_images, 'image')}, recorded {accuracy:.4f}")
 
 
 def recorded(bundle: Path) -> tuple[dict[str, Any], str]:
-    """What a bundle says was measured of its model; nothing, and why, where it cannot be read."""
+    """Read the metrics of a bundle; return {} and the reason if they cannot be read."""
     try:
         with manifest.open_file(bundle / METRICS) as file:
-            found = json.loads(file.read(_MOST_BYTES))
+            found = json.loads(file.read(_MAX_METRICS_BYTES))
     except (OSError, ValueError, RecursionError) as error:
         return {}, f"{METRICS} cannot be read: {error}"
-    return (found, "") if isinstance(found, dict) else ({}, f"{METRICS} holds no metrics")
+    return (found, "") if isinstance(found, dict) else ({}, f"{METRICS} does not hold metrics")
 
 
 def _robustness(measured: errands.Verified, wanted: VerificationOptions) -> Iterator[Check]:
     if not measured.robust:
-        yield Check(name="robustness", outcome=Outcome.NOT_CHECKED, found=("it was not asked for",))
+        yield Check(name="robustness", outcome=Outcome.NOT_CHECKED, found=("not requested",))
         return
-    split = "the test split" if measured.test is not None else "the probes, validation images that the model was chosen by"
-    said = f"on {wording.count(measured.num_images, 'image')} of {split}: clean {measured.clean:.4f}, mean {mean(measured):.4f}"
-    if wanted.demands is None:
-        yield Check(name="robustness", outcome=Outcome.OK, found=(said,))
+    split = "the test split" if measured.test is not None else "the probes, which are validation images by which the model was chosen"
+    measurement = f"on {wording.count(measured.num_images, 'image')} of {split}: clean {measured.clean:.4f}, mean {mean(measured):.4f}"
+    if wanted.requirements is None:
+        yield Check(name="robustness", outcome=Outcome.OK, found=(measurement,))
         return
-    yield _check("robustness", [f"{line}, {said}" for line in shortfalls(wanted.demands, measured)], f"{said}; all that is required")
-
-
-_CHECK = "test reading"
+    yield _check(
+        "robustness",
+        [f"{line}, {measurement}" for line in shortfalls(wanted.requirements, measured)],
+        f"{measurement}; all requirements are met",
+    )
 
 
 def version_of(recorded: Mapping[str, Any]) -> tuple[str, int] | None:
-    """Name and number of the version that a bundle's metrics are of; None: they name none, or something that is none."""
+    """Return the name and the number of the version that a bundle's metrics name; None if they name no valid version."""
     name, number = recorded.get("name"), recorded.get("version")
     if isinstance(name, str) and re.fullmatch(NAME, name) and type(number) is int and 0 < number < 2**31:
         return name, number
@@ -360,10 +355,9 @@ def version_of(recorded: Mapping[str, Any]) -> tuple[str, int] | None:
 
 
 def record(url: str, named: tuple[str, int], test: errands.TestScore, *, tolerance: float, by: str) -> Check:
-    """Record a reading of the test split with a version that a database keeps; where that cannot be, say why.
+    """Record a reading of the test split with its version in a database, or return why it is not recorded.
 
-    A reading of other images than the version's, or of a model with another accuracy, is none of it. Nothing is created in a database
-    that keeps no versions.
+    A reading of other images, or of a model with another accuracy, is not recorded. A database without versions is not changed.
     """
     try:
         return _record(url, named, test, tolerance, by)
@@ -372,26 +366,26 @@ def record(url: str, named: tuple[str, int], test: errands.TestScore, *, toleran
 
 
 def unrecorded(why: str) -> Check:
-    """That a reading was made, and is recorded nowhere."""
-    return Check(name=_CHECK, outcome=Outcome.NOT_CHECKED, found=(f"it is not recorded: {why}",))
+    """Return a check that says why a reading was not recorded."""
+    return Check(name=_READING_CHECK, outcome=Outcome.NOT_CHECKED, found=(f"not recorded: {why}",))
 
 
 def _record(url: str, named: tuple[str, int], test: errands.TestScore, tolerance: float, by: str) -> Check:
     words = f"{named[0]} {named[1]}"
     if not storages.holds(url, VERSIONS.name):
-        return unrecorded(f"{storages.shown(url)} keeps no versions; name the database that keeps {words} with --storage")
+        return unrecorded(f"{storages.shown(url)} holds no versions; name the database of {words} with --storage")
     storage = storages.open(url)
     try:
         kept = versions.find(storage, *named).kept
         if (kept.fingerprint, kept.splits) != (test.fingerprint, test.splits):
-            return unrecorded(f"the images read here are not the test split of {words}")
-        said = kept.metrics.get("test_accuracy")
-        if said is not None and abs(said - test.accuracy) > tolerance:
-            return unrecorded(f"this is not the model of {words} in {storages.shown(url)}, whose test accuracy is {said:.4f}")
+            return unrecorded(f"the images here are not the test split of {words}")
+        accuracy = kept.metrics.get("test_accuracy")
+        if accuracy is not None and abs(accuracy - test.accuracy) > tolerance:
+            return unrecorded(f"this is not the model of {words} in {storages.shown(url)}, whose test accuracy is {accuracy:.4f}")
         look = NewReading(splits=test.splits, by=by, purpose="verify", accuracy=test.accuracy, num_images=test.num_images)
         reading = versions.record_reading(storage, *named, look)
     finally:
         storage.close()
-    found = f"recorded; {words} has had {wording.count(reading.ordinal, 'reading')} of its test split"
-    warning = ("what is chosen by this one has not been tested on unseen images",) if reading.ordinal > 1 else ()
-    return Check(name=_CHECK, outcome=Outcome.OK, found=(found, *warning))
+    found = f"recorded; {words} has {wording.count(reading.ordinal, 'reading')} of its test split"
+    warning = ("if you choose a model by this reading, that model has not been tested on unseen images",) if reading.ordinal > 1 else ()
+    return Check(name=_READING_CHECK, outcome=Outcome.OK, found=(found, *warning))

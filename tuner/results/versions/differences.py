@@ -1,4 +1,4 @@
-"""Two versions of a name into what differs between them: config, data, metrics, and what they were made with."""
+"""Differences: how two versions differ in config, data, metrics and origin."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,58 +6,58 @@ from typing import Any
 
 from tuner.results.versions.versions import Version
 
-#: sections of a study file that say nothing of the network that comes of it
-_ASIDE = ("name", "data", "result")
-#: of `result`, what is of the data and what is of the machine; the rest are metrics
+#: sections of a study file that do not affect the network
+_WITHOUT_EFFECT = ("name", "data", "result")
+#: keys of `result` about the data, and about the machine; the others are metrics
 _OF_DATA = ("classes", "images")
 _OF_MAKING = ("versions", "device")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A value that differs; None: that version does not have it."""
+    """A value that differs; None if a version does not have it."""
 
-    #: dotted
+    #: dotted name
     field: str
     before: Any
     after: Any
 
     @property
     def change(self) -> float | None:
-        """How much was added, of two numbers."""
+        """The difference of two numbers; None for other values."""
         numbers = [value for value in (self.before, self.after) if isinstance(value, int | float) and not isinstance(value, bool)]
         return numbers[1] - numbers[0] if len(numbers) == 2 else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Differences:
-    """What differs between two versions, in the order in which it stands there."""
+    """All differences between two versions, in the order of their fields."""
 
     config: tuple[Difference, ...]
     data: tuple[Difference, ...]
     metrics: tuple[Difference, ...]
-    #: where it comes from, and the packages and the device that made it
+    #: origin, packages and device
     making: tuple[Difference, ...]
 
     @property
     def is_none(self) -> bool:
-        """Whether the versions are equal."""
+        """Whether there are no differences."""
         return not (self.config or self.data or self.metrics or self.making)
 
 
 def between(first: Version, second: Version) -> Differences:
-    """What differs from the first to the second."""
+    """Return the differences from the first version to the second."""
     sides = (first, second)
     return Differences(
         config=_differences(*(_config(side) for side in sides)),
         data=_differences(*(_data(side) for side in sides)),
-        metrics=tuple(each for each in _differences(*(side.kept.metrics for side in sides)) if not _is_said(each)),
+        metrics=tuple(each for each in _differences(*(side.kept.metrics for side in sides)) if not _is_sentence(each)),
         making=_differences(*(_making(side) for side in sides)),
     )
 
 
 def flat(values: Any, field: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values by dotted names; what is listed goes by its `name`, or by its place, and plain lists stay whole."""
+    """Yield nested values with dotted names; mappings in a list are named by their `name` or position, other lists stay whole."""
     if isinstance(values, Mapping):
         for name, value in values.items():
             yield from flat(value, f"{field}.{name}" if field else str(name))
@@ -76,14 +76,14 @@ def _differences(before: Any, after: Any) -> tuple[Difference, ...]:
     return tuple(difference for difference in found if difference.before != difference.after)
 
 
-def _is_said(difference: Difference) -> bool:
-    """Whether it is of sentences, which say in words what figures beside them say too."""
+def _is_sentence(difference: Difference) -> bool:
+    """Return whether the values are sentences, which only repeat other figures."""
     sides = [side if isinstance(side, list) else [side] for side in (difference.before, difference.after)]
     return any(isinstance(value, str) and " " in value for side in sides for value in side)
 
 
 def _config(version: Version) -> dict[str, Any]:
-    return {name: value for name, value in version.kept.config.items() if name not in _ASIDE}
+    return {name: value for name, value in version.kept.config.items() if name not in _WITHOUT_EFFECT}
 
 
 def _data(version: Version) -> dict[str, Any]:

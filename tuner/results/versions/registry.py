@@ -1,6 +1,6 @@
-"""A version into MLflow's model registry: a run with its figures and files, a registered version of it, an alias for its stage.
+"""MLflow registry: registers a version with its metrics and files in MLflow, and sets an alias for its stage.
 
-Tags say which version of ours it is, so that a second call finds the first one's and adds nothing.
+Tags name the version, so a second registration finds the first one and adds nothing.
 """
 
 import importlib.util
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 _EXPERIMENT = "tuner"
 _VERSION = "tuner.version"
 _SHA256 = "tuner.sha256"
-#: MLflow refuses longer ones
-_LONGEST_PARAMETER = 6000
-#: tries of a server that does not answer, and seconds of each; MLflow's own would take minutes
-_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+#: characters of the longest parameter that MLflow accepts
+_MAX_PARAMETER = 6000
+#: retries and time limit of a request; MLflow's defaults take minutes
+_TIMEOUTS = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """A version as MLflow knows it."""
+    """A version in MLflow."""
 
-    #: counted by MLflow
+    #: MLflow's number of the version
     number: str
     run: str
-    #: where its files are
+    #: URI of its files
     source: str
-    #: whether it was there before
+    #: whether it was registered before
     is_known: bool
 
 
 class Registry:
-    """A model registry of MLflow, at the URI of its tracking server or database.
+    """A model registry of MLflow, by the URI of its tracking server or database.
 
     Raises:
         MissingPackage: MLflow is not installed.
-        RegistryError: it cannot be reached or understood.
+        RegistryError: the registry cannot be used.
     """
 
     def __init__(self, uri: str) -> None:
         if importlib.util.find_spec("mlflow") is None:
             raise MissingPackage("mlflow-skinny", extra="mlflow", needed_for=f"--mlflow {storages.shown(uri)}")
-        for name, value in {**_PATIENCE, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
+        for name, value in {**_TIMEOUTS, "MLFLOW_DISABLE_TELEMETRY": "true"}.items():
             os.environ.setdefault(name, value)
         self.shown = storages.shown(uri)
         with self._explained():
@@ -61,7 +61,7 @@ class Registry:
             self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
 
     def register(self, version: Version, files: Sequence[Path]) -> Registered:
-        """Have MLflow know a version, with these files and folders; what it knows already stays as it is."""
+        """Register a version with these files and folders, unless it is registered already."""
         with self._explained():
             known = self._known(version)
             if known is not None:
@@ -73,12 +73,12 @@ class Registry:
             return _registered(made, is_known=False)
 
     def point(self, name: str, stage: VersionStage, number: str) -> None:
-        """Have the alias of a stage mean a version, by MLflow's number."""
+        """Set the alias of a stage to a version, by MLflow's number."""
         with self._explained():
             self._client.set_registered_model_alias(name, stage.value, number)
 
     def withdraw(self, name: str, stage: VersionStage) -> None:
-        """Have the alias of a stage mean nothing."""
+        """Delete the alias of a stage."""
         with self._explained():
             self._client.delete_registered_model_alias(name, stage.value)
 
@@ -96,12 +96,12 @@ class Registry:
         return next((each for each in found if (each.tags.get(_VERSION), each.tags.get(_SHA256)) == ours), None)
 
     def _log(self, version: Version, files: Sequence[Path]) -> str:
-        """A run that holds what is known of a version; its id."""
+        """Create a run with the parameters, metrics and files of a version; return its id."""
         experiment = self._client.get_experiment_by_name(_EXPERIMENT)
         where = experiment.experiment_id if experiment is not None else self._client.create_experiment(_EXPERIMENT)
         run: str = self._client.create_run(where, run_name=f"{version.name} {version.number}").info.run_id
         for name, value in differences.flat(dict(version.kept.config.get("search") or {})):
-            self._client.log_param(run, name, str(value)[:_LONGEST_PARAMETER])
+            self._client.log_param(run, name, str(value)[:_MAX_PARAMETER])
         for name, value in differences.flat(dict(version.kept.metrics)):
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._client.log_metric(run, _metric(name), float(value))
@@ -123,12 +123,14 @@ class Registry:
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            said = str(error).strip().splitlines()
-            raise RegistryError(f"the MLflow registry {self.shown} cannot be used: {said[0] if said else type(error).__name__}") from error
+            lines = str(error).strip().splitlines()
+            raise RegistryError(
+                f"the MLflow registry {self.shown} cannot be used: {lines[0] if lines else type(error).__name__}"
+            ) from error
 
 
 def _metric(name: str) -> str:
-    """A name that MLflow takes."""
+    """Return a name without characters that MLflow refuses."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
 
 

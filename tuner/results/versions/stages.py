@@ -1,4 +1,4 @@
-"""Which version of a name is in a stage: one event a change, the last one holds."""
+"""Stages: which version of a name is in staging or production, as a history of events; the last one counts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tuner.storage.tables import STAGES
 
 
 class StageAction(StrEnum):
-    """What someone did."""
+    """The kinds of changes of a stage."""
 
     PROMOTED = "promoted"
     ROLLED_BACK = "rolled back"
@@ -24,12 +24,12 @@ class StageAction(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class StageEvent:
-    """A change of what is in a stage."""
+    """A change of a stage."""
 
     name: str
     stage: VersionStage
     change: StageAction
-    #: what is there from then on; None: nothing
+    #: version in the stage from then on; None if it is empty
     version: int | None
     #: seconds since the epoch by the database's clock
     at: float
@@ -37,10 +37,10 @@ class StageEvent:
 
 
 def promote(storage: Storage, name: str, number: int, *, stage: VersionStage = VersionStage.PRODUCTION, by: str) -> StageEvent:
-    """Put a version into a stage, in place of what is there; nothing is written if it is there already.
+    """Put a version into a stage, where it replaces another one; if it is already there, write nothing.
 
     Raises:
-        VersionError: it is not there, or was deleted.
+        VersionError: there is no such version, or it was deleted.
     """
 
     def write(connection: Connection) -> StageEvent:
@@ -55,10 +55,10 @@ def promote(storage: Storage, name: str, number: int, *, stage: VersionStage = V
 
 
 def rollback(storage: Storage, name: str, *, stage: VersionStage = VersionStage.PRODUCTION, by: str) -> StageEvent:
-    """Put the version back into a stage that was there before the present one; once more, the one before that.
+    """Roll a stage back to its previous version; a second call goes back one more.
 
     Raises:
-        VersionError: there was none before, or all of them were deleted.
+        VersionError: there is no previous version, or all of them were deleted.
     """
 
     def write(connection: Connection) -> StageEvent:
@@ -70,29 +70,29 @@ def rollback(storage: Storage, name: str, *, stage: VersionStage = VersionStage.
 
 
 def withdraw(storage: Storage, name: str, *, stage: VersionStage = VersionStage.PRODUCTION, by: str) -> StageEvent:
-    """Take what is in a stage out of it.
+    """Remove the version from a stage.
 
     Raises:
-        VersionError: there is nothing in it.
+        VersionError: the stage is empty.
     """
 
     def write(connection: Connection) -> StageEvent:
         versions.lock(connection, name)
         past = _events(connection, name, stage)
         if not past or past[-1].version is None:
-            raise VersionError(f"there is no version of {name} in {stage}; what there is: tuner versions {name}")
+            raise VersionError(f"there is no version of {name} in {stage}; to list the versions: tuner versions {name}")
         return _write(connection, name, stage, change=StageAction.WITHDRAWN, version=None, by=by)
 
     return storage.write(write)
 
 
 def history(storage: Storage, name: str) -> list[StageEvent]:
-    """What was changed of a name's stages, the oldest first."""
+    """Return the changes of a name's stages, oldest first."""
     return storage.read(lambda connection: _events(connection, name, None))
 
 
-def standing(events: Sequence[StageEvent]) -> list[int | None]:
-    """What a stage would go back through, the present last: a promotion adds to it, a rollback takes away what came after."""
+def past_versions(events: Sequence[StageEvent]) -> list[int | None]:
+    """Return the versions that rollbacks go through, the current one last: a promotion appends, a rollback removes the later ones."""
     stack: list[int | None] = []
     for event in events:
         if event.change is StageAction.ROLLED_BACK:
@@ -104,16 +104,16 @@ def standing(events: Sequence[StageEvent]) -> list[int | None]:
 
 
 def _before(connection: Connection, name: str, stage: VersionStage) -> Version:
-    """The latest earlier version of a stage that is still there."""
-    stack = standing(_events(connection, name, stage))
-    there = {version.number: version for version in versions.read(connection, name) if not version.is_deleted}
+    """Return the previous version of a stage that is not deleted."""
+    stack = past_versions(_events(connection, name, stage))
+    existing = {version.number: version for version in versions.read(connection, name) if not version.is_deleted}
     for number in reversed(stack[:-1]):
-        if number is not None and number in there and number != stack[-1]:
-            return there[number]
+        if number is not None and number in existing and number != stack[-1]:
+            return existing[number]
     if not stack:
-        raise VersionError(f"no version of {name} was ever in {stage}; what there is: tuner versions {name}")
+        raise VersionError(f"no version of {name} was ever in {stage}; to list the versions: tuner versions {name}")
     raise VersionError(
-        f"no version of {name} that is still there was in {stage} before; put another one there: tuner promote {name} NUMBER --to {stage}"
+        f"{stage} of {name} has no previous version that still exists; promote another one: tuner promote {name} NUMBER --to {stage}"
     )
 
 

@@ -1,7 +1,4 @@
-"""The versions of a name: kept once, numbered, never changed; and who read the test split for them.
-
-A completed trial into a version, as the search measured it.
-"""
+"""Versions: models that are kept under a name and a number, never changed, and the readings of the test split for them."""
 
 import json
 from collections import Counter
@@ -23,19 +20,19 @@ from tuner.storage import tables
 from tuner.storage.engine import Storage
 from tuner.storage.tables import READINGS, STAGES, VERSIONS
 
-#: other processes that may take the number before this one does
+#: tries to take the next number, which other processes may take first
 _TRIES = 20
 
 
 class WeightsSource(StrEnum):
-    """What a version's weights come from."""
+    """The origin of a version's weights."""
 
     TRIAL = "trial"
     RETRAINING = "retraining"
 
 
 class VersionStage(StrEnum):
-    """What a version is used for."""
+    """The stages of versions."""
 
     STAGING = "staging"
     PRODUCTION = "production"
@@ -43,63 +40,63 @@ class VersionStage(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class NewVersion:
-    """A model to be kept as a version."""
+    """A model that becomes a version."""
 
-    #: of the model: the study's, unless someone chose another
+    #: name of the model; by default that of the study
     name: str
     study: str
     origin: WeightsSource
-    #: whose hyperparameters it was trained with
+    #: trial with the same hyperparameters
     trial: int | None
-    #: the study file of fixed values that it was trained by, as `results.config` gives it, in JSON's types
+    #: its study file with fixed values, from `results.export`, as JSON types
     config: Mapping[str, Any]
-    #: what was measured, in JSON's types, nested as one likes; `validation_accuracy` and `test_accuracy` are shown in lists
+    #: its measurements as JSON types, at any depth; lists show `validation_accuracy` and `test_accuracy`
     metrics: Mapping[str, Any]
-    #: of the data, and of its splits
+    #: fingerprints of the data and of its splits
     fingerprint: str
     splits: str
-    #: path or URL of the weights, which no one may write to from then on
+    #: path or URL of the weights, which must not change any more
     artifact: str
-    #: SHA-256 of the weights, in hexadecimal
+    #: SHA-256 of the weights, hexadecimal
     sha256: str
-    #: who had it made
+    #: user who made it
     created_by: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A model that was kept."""
+    """A model that was kept, with its number."""
 
-    #: counts up from 1 for each name; never given twice
+    #: counted from 1 for each name; never used twice
     number: int
     kept: NewVersion
     #: seconds since the epoch by the database's clock
     created_at: float
-    #: the same; None while it is there
+    #: when it was deleted; None if it was not
     deleted_at: float | None = None
     deleted_by: str | None = None
-    #: what it is used for now
+    #: its current stages
     stages: tuple[VersionStage, ...] = ()
 
     @property
     def name(self) -> str:
-        """The name that it is a version of."""
+        """The name of the model."""
         return self.kept.name
 
     @property
     def is_deleted(self) -> bool:
-        """Whether someone deleted it."""
+        """Whether it was deleted."""
         return self.deleted_at is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewReading:
-    """A look at the test split."""
+    """A reading of the test split."""
 
     #: fingerprint of the splits
     splits: str
     by: str
-    #: what for: "retrain", "verify", ...
+    #: purpose: "retrain", "verify", …
     purpose: str
     accuracy: float
     num_images: int
@@ -107,22 +104,22 @@ class NewReading:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A look at the test split, as it was recorded."""
+    """A recorded reading of the test split."""
 
     name: str
     version: int
     #: seconds since the epoch by the database's clock
     at: float
     look: NewReading
-    #: counts the looks at the same test split for the same version, from 1: from 2 on its figure is not of unseen images
+    #: number of this reading among those of the same version and test split; from 2 on the images are not unseen any more
     ordinal: int = 1
 
 
 def add(storage: Storage, new: NewVersion, *, reading: NewReading | None = None) -> Version:
-    """Keep a version under the next number of its name, and with it the look at the test split that its metrics come from.
+    """Keep a model under the next number of its name, with the reading of the test split that its metrics come from.
 
     Raises:
-        ValueError: config or metrics hold what JSON does not, such as NaN.
+        ValueError: config or metrics hold values that JSON does not allow, such as NaN.
     """
     values = _row(new)
 
@@ -139,7 +136,7 @@ def add(storage: Storage, new: NewVersion, *, reading: NewReading | None = None)
         for remaining in reversed(range(_TRIES)):
             try:
                 return storage.transact(write)
-            except IntegrityError:  # the first of a name has no row to lock; another process had the same number
+            except IntegrityError:  # the first version of a name has no row to lock, so another process may take the same number
                 if not remaining:
                     raise
         raise AssertionError("the last try returns or raises")
@@ -148,13 +145,13 @@ def add(storage: Storage, new: NewVersion, *, reading: NewReading | None = None)
 
 
 def find(storage: Storage, name: str, number: int | None = None) -> Version:
-    """A version that is there; without a number the one in production, else the latest.
+    """Return a version; without a number, the one in production, else the latest.
 
     Raises:
-        VersionError: it is not, or was deleted.
+        VersionError: there is no such version, or it was deleted.
     """
 
-    def look(connection: Connection) -> Version:
+    def find_one(connection: Connection) -> Version:
         if number is not None:
             return must_find(connection, name, number)
         known = [version for version in read(connection, name) if not version.is_deleted]
@@ -162,20 +159,20 @@ def find(storage: Storage, name: str, number: int | None = None) -> Version:
             raise _missing(connection, name)
         return next((version for version in known if VersionStage.PRODUCTION in version.stages), known[-1])
 
-    return storage.read(look)
+    return storage.read(find_one)
 
 
 def all(storage: Storage, name: str | None = None, *, deleted: bool = False) -> list[Version]:  # noqa: A001
-    """The versions of a name, or of all names, the oldest first; with `deleted` also those."""
+    """Return the versions of a name or of all names, oldest first; with `deleted`, including deleted ones."""
     found = storage.read(lambda connection: read(connection, name))
     return [version for version in found if deleted or not version.is_deleted]
 
 
 def delete(storage: Storage, name: str, number: int, *, by: str) -> Version:
-    """Mark a version as deleted, for good; as it was. Its weights are left to the caller.
+    """Mark a version as deleted and return it; the caller deletes its weights.
 
     Raises:
-        VersionError: it is not there, or is in a stage.
+        VersionError: there is no such version, or it is in a stage.
     """
 
     def write(connection: Connection) -> Version:
@@ -184,8 +181,8 @@ def delete(storage: Storage, name: str, number: int, *, by: str) -> Version:
         if version.stages:
             where = wording.listed(version.stages)
             raise VersionError(
-                f"{name} {number} is in {where} and is not deleted; put another version there first (tuner promote {name} NUMBER "
-                f"--to {version.stages[0]}), or take it out (tuner rollback {name} --stage {version.stages[0]} --withdraw)"
+                f"{name} {number} is in {where}, so it is not deleted; promote another version first (tuner promote {name} NUMBER "
+                f"--to {version.stages[0]}), or withdraw it (tuner rollback {name} --stage {version.stages[0]} --withdraw)"
             )
         is_it = (VERSIONS.c.name == name, VERSIONS.c.number == number)
         connection.execute(update(VERSIONS).where(*is_it).values(deleted_at=tables.clock(connection), deleted_by=by))
@@ -194,34 +191,34 @@ def delete(storage: Storage, name: str, number: int, *, by: str) -> Version:
     return storage.write(write)
 
 
-def record_reading(storage: Storage, name: str, number: int, look: NewReading) -> Reading:
-    """Record a look at the test split for a version; how many there were of the same is in what is returned.
+def record_reading(storage: Storage, name: str, number: int, new: NewReading) -> Reading:
+    """Record a reading of the test split for a version; return it with its ordinal number.
 
     Raises:
-        VersionError: the version is not there.
+        VersionError: there is no such version.
     """
 
     def write(connection: Connection) -> Reading:
         lock(connection, name)
         must_find(connection, name, number)
-        _record(connection, name, number, look)
+        _record(connection, name, number, new)
         return _readings(connection, name, number)[-1]
 
     return storage.write(write)
 
 
 def readings(storage: Storage, name: str | None = None, number: int | None = None) -> list[Reading]:
-    """The looks at the test split for a version, for all versions of a name, or for those of all names, the oldest first."""
+    """Return the readings for a version, for all versions of a name, or for all names, oldest first."""
     return storage.read(lambda connection: _readings(connection, name, number))
 
 
 def lock(connection: Connection, name: str) -> None:
-    """Let no other change versions or stages of this name until the transaction ends."""
+    """Lock the versions and stages of a name until the transaction ends."""
     connection.execute(select(VERSIONS.c.number).where(VERSIONS.c.name == name).with_for_update()).all()
 
 
 def read(connection: Connection, name: str | None) -> list[Version]:
-    """The versions of a name, or of all names, with the deleted ones, the oldest of each name first; inside a transaction."""
+    """Return the versions of a name or of all names, including deleted ones, oldest first; inside a transaction."""
     query = select(VERSIONS).order_by(VERSIONS.c.name, VERSIONS.c.number)
     rows = connection.execute(query if name is None else query.where(VERSIONS.c.name == name)).all()
     now = _in_stages(connection, name)
@@ -229,22 +226,22 @@ def read(connection: Connection, name: str | None) -> list[Version]:
 
 
 def must_find(connection: Connection, name: str, number: int) -> Version:
-    """A version that is there, inside a transaction.
+    """Return a version, inside a transaction.
 
     Raises:
-        VersionError: it is not, or was deleted.
+        VersionError: there is no such version, or it was deleted.
     """
     found = next((version for version in read(connection, name) if version.number == number), None)
     if found is None:
         raise _missing(connection, name, number)
     if found.deleted_at is not None:
         when = wording.moment(found.deleted_at)
-        raise VersionError(f"{name} {number} was deleted by {found.deleted_by} on {when}; what there is: tuner versions {name}")
+        raise VersionError(f"{name} {number} was deleted by {found.deleted_by} on {when}; to list the others: tuner versions {name}")
     return found
 
 
 def _in_stages(connection: Connection, name: str | None) -> dict[tuple[str, VersionStage], int | None]:
-    """What is in the stages of each name now."""
+    """Return the version number in each stage of each name."""
     last = select(func.max(STAGES.c.id)).group_by(STAGES.c.name, STAGES.c.stage)
     query = select(STAGES.c.name, STAGES.c.stage, STAGES.c.version).where(STAGES.c.id.in_(last)).order_by(STAGES.c.stage)
     rows = connection.execute(query if name is None else query.where(STAGES.c.name == name))
@@ -262,8 +259,8 @@ def _row(new: NewVersion) -> dict[str, Any]:
     return asdict(new) | {"config": json.dumps(new.config, allow_nan=False), "metrics": json.dumps(new.metrics, allow_nan=False)}
 
 
-def _record(connection: Connection, name: str, number: int, look: NewReading) -> None:
-    connection.execute(insert(READINGS).values(name=name, version=number, at=tables.clock(connection), **asdict(look)))
+def _record(connection: Connection, name: str, number: int, new: NewReading) -> None:
+    connection.execute(insert(READINGS).values(name=name, version=number, at=tables.clock(connection), **asdict(new)))
 
 
 def _readings(connection: Connection, name: str | None, number: int | None) -> list[Reading]:
@@ -282,13 +279,13 @@ def _missing(connection: Connection, name: str, number: int | None = None) -> Ve
     versions = [version for version in read(connection, None) if not version.is_deleted]
     numbers = [str(version.number) for version in versions if version.name == name]
     if numbers:
-        return VersionError(f"there is no version {number} of {name}; there are {wording.listed(numbers)}")
-    known = wording.known(sorted({version.name for version in versions}), name) if versions else "There is no version of anything yet."
-    return VersionError(f"there is no version of {name}. {known} One is made by: tuner retrain {name}")
+        return VersionError(f"there is no version {number} of {name}; its versions: {wording.listed(numbers)}")
+    known = wording.known(sorted({version.name for version in versions}), name) if versions else "There are no versions yet."
+    return VersionError(f"there is no version of {name}. {known} To create one: tuner retrain {name}")
 
 
 def of_trial(best: Best, weights: Path, *, by: str) -> tuple[NewVersion, NewReading | None]:
-    """A trial whose weights are in a file, and the look at the test split that scored it; None: it was not scored."""
+    """Return a trial with a weights file as a new version, and the reading that scored it, None if it was not scored."""
     prepared = best.prepared
     new = NewVersion(
         name=best.spec.name,

@@ -1,95 +1,88 @@
-"""Kept weights of a trial into a model in several formats, and what it makes of images that the formats are compared on."""
+"""Export: the weights of a trial written as a model in several formats, with probes and predictions to compare the formats."""
 
-import platform
 from importlib import metadata
 from pathlib import Path
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
 
 from tuner.kernels import checkpoints, devices
 from tuner.protocol import errands
 from tuner.spec import study as spec_study
-from tuner.tasks.images.training import context as benches
-from tuner.tasks.images.training import features, pipeline
-from tuner.trainer.export import compare, formats, standalone
+from tuner.tasks.images.training import features, prepared, study_context, training_data
+from tuner.tasks.images.training.study_context import StudyContext
+from tuner.trainer.export import exported_model, formats, standalone
 
-#: training images by which int8 is calibrated
+#: number of training images that calibrate int8
 _NUM_CALIBRATING = 100
-#: folder of the images whose predictions are kept
+#: folder of the probes: images whose predictions are recorded
 PROBES = "probes"
 
 
 def export(order: errands.Export, share: devices.TrainerShare) -> errands.Exported:
-    """Load what the study trains on, and `write` the model.
+    """Load the study and `write` the model.
 
     Raises:
-        RequestError: the data or the network cannot be had as the study names them, or as `write`.
+        RequestError: the data or the network cannot be used as the study names them, or `write` raises it.
     """
     study = spec_study.StudySpec.model_validate_json(order.spec)
     devices.use(study.training.precision)
-    return write(benches.prepare(study, cache=Path(order.cache), share=share), order)
+    return write(study_context.prepare(study, cache=Path(order.cache), share=share), order)
 
 
-def write(bench: benches.StudyContext, order: errands.Export) -> errands.Exported:
-    """Write the model and its probes, and what it makes of the images that each format is compared on.
+def write(context: StudyContext, order: errands.Export) -> errands.Exported:
+    """Write the model, its probes, and its predictions for the images that the formats are compared on.
 
     Raises:
-        DataError: the weights are another study's, or a format cannot say what the network does.
-        FileNotFoundError: the weights are not there any more.
+        DataError: the weights belong to another study, or a format cannot represent the network.
+        FileNotFoundError: the weights no longer exist.
     """
-    weights = checkpoints.read_weights(Path(order.weights), study=bench.identity)
-    model = standalone.build(bench, order.hyperparameters, weights, temperature=order.temperature)
+    weights = checkpoints.read_weights(Path(order.weights), study=context.identity)
+    model = standalone.build(context, order.hyperparameters, weights, temperature=order.temperature)
     seconds = formats.write(
         model,
         order.formats,
         Path(order.folder),
-        for_int8=lambda: standalone.build_for_int8(bench, order.hyperparameters, weights, temperature=order.temperature),
-        calibration=_spread(bench.data.train, _NUM_CALIBRATING),
+        for_int8=lambda: standalone.build_for_int8(context, order.hyperparameters, weights, temperature=order.temperature),
+        calibration=_spread(context.data.train, _NUM_CALIBRATING),
     )
-    compared = _spread(bench.data.validation, order.num_compared)
+    compared = _spread(context.data.validation, order.num_compared)
     answers = predict(model, compared)
     np.savez(order.answers, images=compared, probabilities=answers)
     return errands.Exported(
-        classes=bench.data.classes,
+        classes=context.data.classes,
         num_parameters=model.count_params(),
         seconds=seconds,
-        probes=_probes(model, bench, order),
+        probes=_probes(model, context, order),
         num_compared=len(compared),
         packages={found.name: found.version for found in sorted(metadata.distributions(), key=lambda found: found.name.lower())},
-        versions={
-            "python": platform.python_version(),
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "tuner": metadata.version("tuner"),
-        },
+        versions=prepared.versions(),
     )
 
 
 def predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Probabilities (n, classes) of images."""
-    call = compare.as_graph(model)
+    """Predict the probabilities (n, classes) of images."""
+    call = exported_model.as_graph(model)
     return np.concatenate([call(images[start : start + features.BATCH]) for start in range(0, len(images), features.BATCH)])
 
 
-def _spread(split: pipeline.Split, most: int) -> NDArray[np.uint8]:
-    """Up to so many images of a split, evenly spread over it."""
+def _spread(split: training_data.Split, most: int) -> NDArray[np.uint8]:
+    """Return at most `most` images of a split, evenly spread over it."""
     return np.asarray(split.images[_rows(split, most)])
 
 
-def _rows(split: pipeline.Split, most: int) -> NDArray[np.int64]:
+def _rows(split: training_data.Split, most: int) -> NDArray[np.int64]:
     num = len(split.labels)
     return np.unique(np.linspace(0, num - 1, min(num, most)).round().astype(np.int64))
 
 
-def _probes(model: keras.Model, bench: benches.StudyContext, order: errands.Export) -> tuple[errands.Sample, ...]:
-    """Write a few validation images, and say what the model makes of each."""
+def _probes(model: keras.Model, context: StudyContext, order: errands.Export) -> tuple[errands.Sample, ...]:
+    """Write a few validation images as probes, and return them with their predictions."""
     folder = Path(order.folder) / PROBES
     folder.mkdir()
-    split, classes = bench.data.validation, bench.data.classes
+    split, classes = context.data.validation, context.data.classes
     rows = _rows(split, order.num_probes)
     images = np.asarray(split.images[rows])
     probes = []

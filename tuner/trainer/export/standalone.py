@@ -1,4 +1,4 @@
-"""Kept weights of a trial into one Keras model that needs nothing of tuner: raw colours in, probabilities out, layers of Keras alone."""
+"""A standalone model: the weights of a trial as one Keras model of Keras layers only, from raw colors to probabilities."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,14 +11,14 @@ from tuner import errors
 from tuner.kernels import head
 from tuner.spec.hyperparameters import Features, Hyperparameters
 from tuner.tasks.images.training import backbones, evaluation
-from tuner.tasks.images.training.context import StudyContext
+from tuner.tasks.images.training.study_context import StudyContext
 
 Weights = Sequence[NDArray[np.float32]]
-#: what a preprocessing may be away from a weighted sum of the colours, as a part of its largest number
+#: maximum deviation of a preprocessing from a weighted sum of the colors, as a share of its largest value
 _ROUNDING = 1e-4
-#: features of less than this many times the smallest variance did not vary
+#: features whose variance is below this multiple of the smallest variance count as constant
 _STILL = 2.0
-#: of the form for int8: the layers that standardize the features of each depth, and the one that sees them all
+#: names in the form for int8: of the layers that standardize the features of each depth, and of the first dense layer
 STANDARDIZED, FIRST_DENSE = "tuner_standardize{}", "tuner_dense0"
 _POOLINGS: dict[tuple[str, int], Callable[..., Any]] = {
     ("avg", 4): keras.layers.GlobalAveragePooling2D,
@@ -26,45 +26,43 @@ _POOLINGS: dict[tuple[str, int], Callable[..., Any]] = {
     ("avg", 3): keras.layers.GlobalAveragePooling1D,
     ("max", 3): keras.layers.GlobalMaxPooling1D,
 }
-
-
-def build(bench: StudyContext, hyperparameters: Hyperparameters, weights: Weights, *, temperature: float) -> keras.Model:
-    """A model of images (n, size, size, 3), colours from 0 to 255, to probabilities (n, classes), in float32.
-
-    Raises:
-        DataError: the network's preprocessing or its layers cannot be written down with layers of Keras.
-    """
-    return _built(bench, hyperparameters, weights, temperature, _plain)
-
-
-def build_for_int8(bench: StudyContext, hyperparameters: Hyperparameters, weights: Weights, *, temperature: float) -> keras.Model:
-    """The same in a form that bears 8 bits: features are standardized by a convolution, which has a scale a channel, depth by depth.
-
-    Features that did not vary over the training images count for nothing: 8 bits cannot tell what they are when they do.
-
-    Raises:
-        DataError: as `build`.
-    """
-    return _built(bench, hyperparameters, weights, temperature, _by_channels)
-
-
-#: vectors (n, d) of each depth, hyperparameters, weights of the head and moments of the features to logits (n, classes)
+#: from vectors (n, d) of each depth, hyperparameters, weights of the head and moments of the features to logits (n, classes)
 _Top = Callable[[Sequence[Any], Hyperparameters, Weights, head.Moments], Any]
 
 
-def _built(bench: StudyContext, hyperparameters: Hyperparameters, weights: Weights, temperature: float, top: _Top) -> keras.Model:
-    head_weights, opened = evaluation.parted(weights, hyperparameters)
-    with evaluation.opened_with(bench, hyperparameters, opened):
-        image = keras.Input((bench.backbone.size, bench.backbone.size, 3), name="image")
-        vectors = _vectors(bench.backbone, image, hyperparameters.features)
-        logits = top(vectors, hyperparameters, head_weights, bench.moments(hyperparameters.features))
+def build(context: StudyContext, hyperparameters: Hyperparameters, weights: Weights, *, temperature: float) -> keras.Model:
+    """Build a float32 model from images (n, size, size, 3), colors from 0 to 255, to probabilities (n, classes).
+
+    Raises:
+        DataError: Keras layers cannot represent the preprocessing or a layer of the network.
+    """
+    return _built(context, hyperparameters, weights, temperature, _plain)
+
+
+def build_for_int8(context: StudyContext, hyperparameters: Hyperparameters, weights: Weights, *, temperature: float) -> keras.Model:
+    """Build the model in a form that suits 8 bits: a convolution, which has one scale per channel, standardizes each depth.
+
+    Features that did not vary over the training images are set to zero, because 8 bits cannot represent their variation.
+
+    Raises:
+        DataError: for the same reasons as `build`.
+    """
+    return _built(context, hyperparameters, weights, temperature, _by_channels)
+
+
+def _built(context: StudyContext, hyperparameters: Hyperparameters, weights: Weights, temperature: float, top: _Top) -> keras.Model:
+    head_weights, opened = evaluation.split_weights(weights, hyperparameters)
+    with evaluation.trained_backbone(context, hyperparameters, opened):
+        image = keras.Input((context.backbone.size, context.backbone.size, 3), name="image")
+        vectors = _vectors(context.backbone, image, hyperparameters.features)
+        logits = top(vectors, hyperparameters, head_weights, context.moments(hyperparameters.features))
         if temperature != 1.0:
             logits = keras.layers.Rescaling(1.0 / temperature, name="tuner_temperature")(logits)
-        return _alone(keras.Model(image, keras.layers.Softmax(name="tuner_probabilities")(logits), name="classifier"))
+        return _independent_copy(keras.Model(image, keras.layers.Softmax(name="tuner_probabilities")(logits), name="classifier"))
 
 
 def _vectors(backbone: backbones.Backbone, image: Any, kind: Features) -> list[Any]:
-    """Pooled vectors (n, d) of each depth."""
+    """Return the pooled vectors (n, d) of each depth."""
     x = image
     for layer in preprocessing(backbone.preprocess, backbone.size):
         x = layer(x)
@@ -76,12 +74,14 @@ def _vectors(backbone: backbones.Backbone, image: Any, kind: Features) -> list[A
         elif (backbone.pooling, rank) in _POOLINGS:
             vectors.append(_POOLINGS[backbone.pooling, rank](name=f"tuner_pooling{number}")(found))
         else:
-            raise errors.DataError(f"the network gives tensors of {rank} axes, which no layer of Keras pools; it cannot be exported")
+            raise errors.DataError(
+                f"the network cannot be exported: it returns tensors with {rank} axes, and Keras layers pool only 2 to 4"
+            )
     return vectors
 
 
 def _plain(vectors: Sequence[Any], hyperparameters: Hyperparameters, weights: Weights, moments: head.Moments) -> Any:
-    """Standardized by a BatchNorm that is never trained: all formats take its moments along, unlike those of a Normalization."""
+    """Standardize with a BatchNorm that is never trained; unlike a Normalization layer, every format stores its moments."""
     mean, variance = moments
     norm = keras.layers.BatchNormalization(center=False, scale=False, epsilon=0.0, name="tuner_standardize")
     x = norm(_joined(vectors), training=False)
@@ -120,10 +120,10 @@ def _joined(vectors: Sequence[Any]) -> Any:
 
 
 def preprocessing(preprocess: Callable[[Any], Any], size: int) -> list[keras.layers.Layer]:
-    """What a network does with colours before its first layer, as the layers that do the same: none, a scale and an offset, or a mix.
+    """Return Keras layers equal to a preprocessing: none, one that scales and shifts, or one that mixes colors.
 
     Raises:
-        DataError: it is none of these.
+        DataError: the preprocessing is none of these.
     """
     matrix, offset = _measured(preprocess, size)
     if np.array_equal(matrix, np.eye(3)) and not offset.any():
@@ -140,7 +140,7 @@ def preprocessing(preprocess: Callable[[Any], Any], size: int) -> list[keras.lay
 
 
 def _measured(preprocess: Callable[[Any], Any], size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Matrix (3, 3) and offset (3,) that a preprocessing multiplies and shifts each pixel's colours by."""
+    """Measure the matrix (3, 3) and the offset (3,) that a preprocessing applies to the colors of each pixel."""
     images = np.zeros((5, size, size, 3), np.float32)
     for colour in range(3):
         images[1 + colour, ..., colour] = 255
@@ -150,22 +150,22 @@ def _measured(preprocess: Callable[[Any], Any], size: int) -> tuple[NDArray[np.f
     matrix = ((found[1:4, 0, 0] - offset) / 255).T
     if found.shape != images.shape or np.abs(images @ matrix.T + offset - found).max() > _ROUNDING * np.abs(found).max():
         raise errors.DataError(
-            "what the network does with colours before its first layer is no sum of them, so that it cannot be part of the model; "
-            "build it into the network, for example as a layer of Keras"
+            "the network cannot be exported: its preprocessing is not a weighted sum of the colors of a pixel. "
+            "Make the preprocessing part of the network, for example as a Keras layer"
         )
     return matrix, offset
 
 
-def _alone(model: keras.Model) -> keras.Model:
-    """A copy that shares nothing with the backbone, and computes in float32 wherever it was trained."""
+def _independent_copy(model: keras.Model) -> keras.Model:
+    """Return a copy that shares nothing with the backbone and computes in float32."""
 
     def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
         config = layer.get_config()
         return type(layer).from_config(config | {"dtype": "float32"} if "dtype" in config else config)
 
     try:
-        alone = keras.models.clone_model(model, clone_function=copied)
+        copy = keras.models.clone_model(model, clone_function=copied)
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise errors.DataError(f"a layer of the network cannot be written down, so that the network cannot be exported: {error}") from error
-    alone.set_weights(model.get_weights())
-    return alone
+        raise errors.DataError(f"the network cannot be exported: Keras cannot copy one of its layers: {error}") from error
+    copy.set_weights(model.get_weights())
+    return copy

@@ -1,7 +1,4 @@
-"""Files that are to be put into a bucket, or deleted there, in the background: one after another, each until it succeeds.
-
-The files of a worker's trials into the bucket that other machines see, and out of it; or nowhere, where they share a folder.
-"""
+"""File transfer: where a worker keeps the files of its trials, and how other machines get them: through a shared folder or a bucket."""
 
 import importlib.util
 import threading
@@ -16,215 +13,107 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from tuner.errors import ArtifactsError, MissingPackage
 from tuner.protocol import messages
 from tuner.workers.worker.events import EventEmitter
-from tuner.workers.worker.places import Places
 from tuner.workers.worker.stopping import Stopping
 
 if TYPE_CHECKING:
     from tuner.workers.bucket import bucket
 
-#: pauses between two tries while the bucket does not take anything
-_PAUSE_SECONDS = (1.0, 30.0)
-_LOOK_SECONDS = 0.2
-
-
-class Goal(Protocol):
-    """What files are put into."""
-
-    def put(self, key: str, path: Path) -> None:
-        """Have a file there, whole or not at all."""
-
-    def remove(self, key: str) -> None:
-        """Delete a file, if it is there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Wish:
-    """What is to be at a key."""
-
-    #: None: nothing
-    path: Path | None
-    #: whether the file here is deleted once it is there
-    is_moved: bool = False
-
-
-class Uploads:
-    """Of several wishes for one key only the latest counts, so what waits is bounded by the trials at work; an outage is told of once."""
-
-    def __init__(self, goal: Goal, trouble: Callable[[str], None]) -> None:
-        self._goal, self._trouble = goal, trouble
-        self._changed = threading.Condition()
-        self._due: dict[str, _Wish] = {}
-        self._at_work: tuple[str, _Wish] | None = None
-        self._is_forgotten = False
-        self._closing = threading.Event()
-        #: whether the last try failed
-        self.is_away = False
-        threading.Thread(target=self._go_on, name="uploads", daemon=True).start()
-
-    def put(self, key: str, path: Path) -> None:
-        """Have a file there as it is when its turn comes."""
-        self._want(key, _Wish(path=path))
-
-    def move(self, key: str, path: Path) -> None:
-        """Have a file there, and not here any more."""
-        self._want(key, _Wish(path=path, is_moved=True))
-
-    def remove(self, key: str) -> None:
-        """Have nothing there."""
-        self._want(key, _Wish(path=None))
-
-    def forget(self, key: str) -> None:
-        """Try no more."""
-        with self._changed:
-            self._due.pop(key, None)
-            self._is_forgotten = self._is_forgotten or (self._at_work is not None and key == self._at_work[0])
-
-    def wait(self, key: str | None = None, *, seconds: float, unless: Callable[[], bool]) -> bool:
-        """Wait until a key is as it was wanted, without one until all are; False if it takes too long, or `unless` comes true."""
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            while self._is_due(key):
-                if time.monotonic() > deadline or unless():
-                    return False
-                self._changed.wait(_LOOK_SECONDS)
-        return True
-
-    def close(self) -> list[Path]:
-        """Begin nothing more; the files that are to be there and are not."""
-        self._closing.set()
-        with self._changed:
-            self._changed.notify_all()
-            wishes = [*([self._at_work[1]] if self._at_work else []), *self._due.values()]
-            return [wish.path for wish in wishes if wish.path is not None and wish.is_moved]
-
-    def _is_due(self, key: str | None) -> bool:
-        at_work = () if self._at_work is None else (self._at_work[0],)
-        return bool(self._due or at_work) if key is None else key in self._due or key in at_work
-
-    def _want(self, key: str, wish: _Wish) -> None:
-        with self._changed:
-            self._due.pop(key, None)  # it is behind what was wanted before
-            self._due[key] = wish
-            self._changed.notify_all()
-
-    def _next(self) -> tuple[str, _Wish] | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._due or self._closing.is_set())
-            if self._closing.is_set():
-                return None
-            key = next(iter(self._due))
-            self._at_work, self._is_forgotten = (key, self._due.pop(key)), False
-            return self._at_work
-
-    def _go_on(self) -> None:
-        pause_seconds = _PAUSE_SECONDS[0]
-        while (wanted := self._next()) is not None:
-            key, wish = wanted
-            try:
-                self._fulfil(key, wish)
-            except ArtifactsError as error:
-                self._put_off(key, wish, error)
-                self._closing.wait(pause_seconds)
-                pause_seconds = min(_PAUSE_SECONDS[1], 2 * pause_seconds)
-            else:
-                self.is_away, pause_seconds = False, _PAUSE_SECONDS[0]
-                self._rest()
-
-    def _fulfil(self, key: str, wish: _Wish) -> None:
-        if wish.path is None:
-            self._goal.remove(key)
-            return
-        try:
-            self._goal.put(key, wish.path)
-        except FileNotFoundError:
-            return  # its trial has ended meanwhile, or another worker has moved it
-        if wish.is_moved:
-            wish.path.unlink(missing_ok=True)
-
-    def _put_off(self, key: str, wish: _Wish, error: ArtifactsError) -> None:
-        with self._changed:
-            if not self._is_forgotten:
-                self._due.setdefault(key, wish)
-            self._at_work = None
-            self._changed.notify_all()
-        if not self.is_away:
-            self.is_away = True
-            self._trouble(f"training goes on, and its files wait here until the bucket takes them: {error}")
-
-    def _rest(self) -> None:
-        with self._changed:
-            self._at_work = None
-            self._changed.notify_all()
-
-
+#: name of a trial's checkpoint in its folder
 CHECKPOINT = "checkpoint"
-#: weights that are to be in the bucket and may not be yet: the next worker of this machine sees to it
+#: suffix of weights that may not be in the bucket yet; the next worker of this machine uploads them
 _DUE = ".due"
-#: how long the end of a trial waits for its weights to be in the bucket, where that answers
+#: shortest and longest pause between two tries of an upload while the bucket does not answer
+_PAUSE_SECONDS = (1.0, 30.0)
+_POLL_SECONDS = 0.2
+#: how long the end of a trial waits for the upload of its weights
 _WEIGHTS_SECONDS = 60.0
-#: how long a trial that is handed back waits for its checkpoint to be there; less than what a container has before it is killed
-_HAND_BACK_SECONDS = 20.0
-#: how long a trial that is taken up waits for a bucket that does not answer
+#: how long a suspended trial waits for the upload of its checkpoint; less than the grace period of a container
+_SUSPEND_SECONDS = 20.0
+#: how long a resumed trial waits for a bucket that does not answer
 _FETCH_SECONDS = 60.0
-#: how long a worker that has no more to do waits for what is not there yet
+#: how long a worker that ends waits for its uploads
 _CLOSE_SECONDS = 30.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Folders:
+    """Where a worker keeps the files that are not in the storage."""
+
+    #: decoded images and features, shared by the workers of a host
+    cache: Path
+    #: weights and checkpoints, in a folder for each study and each trial
+    artifacts: Path
+    #: s3://BUCKET/PREFIX through which machines share weights and checkpoints; None: they share the folder
+    bucket: str | None = None
+
+    def of_study(self, study: str) -> Path:
+        """Return the folder of a study's artifacts."""
+        return self.artifacts / study
+
+    def of_spool(self, study: str) -> Path:
+        """Return the folder of a study's undelivered reports."""
+        return self.of_study(study) / "spool"
+
+    def of_trial(self, study: str, trial: int) -> Path:
+        """Return the folder of a trial's artifacts."""
+        return self.of_study(study) / f"trial-{trial:05d}"
+
+
 class FileTransfer(Protocol):
-    """What a worker tells of its trials, as far as their files concern others."""
+    """What a worker reports about its trials, for other machines to find their files."""
 
     def fetch(self, trial: int) -> Path | None:
-        """The checkpoint of a trial that is taken up, as another machine kept it."""
+        """Return the checkpoint of a resumed trial that another machine uploaded, or None."""
 
-    def kept(self, trial: int) -> None:
-        """A checkpoint was written."""
+    def checkpoint_written(self, trial: int) -> None:
+        """Take note that a checkpoint was written."""
 
-    def named(self, finished: messages.Finished) -> messages.Finished:
-        """The same with the name by which everyone finds its weights."""
+    def with_weights_url(self, finished: messages.Finished) -> messages.Finished:
+        """Return the result with the path or URL at which every machine finds its weights."""
 
     def send_weights(self, trial: int, path: str) -> None:
-        """The weights are kept for good."""
+        """Store the weights for good."""
 
-    def handed_back(self, trial: int) -> None:
-        """Another worker is about to take the trial up."""
+    def released(self, trial: int) -> None:
+        """Prepare the files of a suspended trial for another worker."""
 
     def lost(self, trial: int) -> None:
-        """Another worker has the trial."""
+        """Stop to change the files of a trial that another worker has."""
 
     def ended(self, trial: int) -> None:
-        """The trial has ended, and its checkpoint is needed no more."""
+        """Delete the checkpoint of a trial that has ended."""
 
     def close(self) -> None:
-        """The worker ends."""
+        """End the transfer when the worker ends."""
 
 
-def begin(places: Places, study: str, narrator: EventEmitter, stopping: Stopping) -> FileTransfer:
-    """The shipping of a worker.
+def start(folders: Folders, study: str, events: EventEmitter, stopping: Stopping) -> FileTransfer:
+    """Start the file transfer of a worker.
 
     Raises:
         ArtifactsError: the bucket cannot be used.
-        MissingPackage: what reaches it is not installed.
+        MissingPackage: boto3 is not installed.
     """
-    if places.bucket is None:
-        return SharedFolder(places, study)
-    return SharedBucket(open_bucket(places.bucket), places, study, narrator, stopping)
+    if folders.bucket is None:
+        return SharedFolder(folders, study)
+    return SharedBucket(open_bucket(folders.bucket), folders, study, events, stopping)
 
 
-def is_due(places: Places, study: str) -> bool:
-    """Whether an earlier worker of this machine has left weights that are not in the bucket."""
-    return places.bucket is not None and bool(_due(places, study))
+def has_pending_uploads(folders: Folders, study: str) -> bool:
+    """Return whether an earlier worker of this machine has left weights that are not in the bucket."""
+    return folders.bucket is not None and bool(_pending(folders, study))
 
 
-def _due(places: Places, study: str) -> list[Path]:
-    return sorted(places.of_study(study).glob(f"trial-*/*{_DUE}"))
+def _pending(folders: Folders, study: str) -> list[Path]:
+    return sorted(folders.of_study(study).glob(f"trial-*/*{_DUE}"))
 
 
 def open_bucket(url: str) -> "bucket.Bucket":
-    """The bucket and prefix of a URL; nothing is asked of it yet.
+    """Return the bucket of a URL, without a request to it.
 
     Raises:
-        ArtifactsError: there is no such profile, or the endpoint is no URL.
-        MissingPackage: what reaches it is not installed.
+        ArtifactsError: there is no such profile, or the endpoint is not a URL.
+        MissingPackage: boto3 is not installed.
     """
     if importlib.util.find_spec("boto3") is None:
         raise MissingPackage("boto3", extra="s3", needed_for=f"--artifacts {url}")
@@ -234,124 +123,257 @@ def open_bucket(url: str) -> "bucket.Bucket":
 
 
 class SharedFolder:
-    """Trials have their files where all who may take them up look for them."""
+    """A folder that all workers of the study share, so nothing is copied."""
 
-    def __init__(self, places: Places, study: str) -> None:
-        self._places, self._study = places, study
+    def __init__(self, folders: Folders, study: str) -> None:
+        self._folders, self._study = folders, study
 
     def fetch(self, trial: int) -> Path | None:
-        """None: it is there already."""
+        """Return None: the checkpoint is in the folder."""
         return None
 
-    def kept(self, trial: int) -> None:
-        """It is there already."""
+    def checkpoint_written(self, trial: int) -> None:
+        """Do nothing."""
 
-    def named(self, finished: messages.Finished) -> messages.Finished:
-        """The path is the name."""
+    def with_weights_url(self, finished: messages.Finished) -> messages.Finished:
+        """Return the result unchanged: its weights have a path in the folder."""
         return finished
 
     def send_weights(self, trial: int, path: str) -> None:
-        """They are there already."""
+        """Do nothing."""
 
-    def handed_back(self, trial: int) -> None:
-        """All is there already."""
+    def released(self, trial: int) -> None:
+        """Do nothing."""
 
     def lost(self, trial: int) -> None:
-        """The files are the other worker's now."""
+        """Do nothing: the files belong to the other worker now."""
 
     def ended(self, trial: int) -> None:
-        """Delete what a trainer that failed or crashed has left."""
-        clear(self._places.of_trial(self._study, trial))
+        """Delete the checkpoint and partly written files."""
+        clear(self._folders.of_trial(self._study, trial))
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Do nothing."""
 
 
 class SharedBucket:
-    """Trials have their files in a folder of this machine, and what others need of them in a bucket."""
+    """A bucket for the files that other machines need, beside the folder of this machine."""
 
-    def __init__(self, bucket: "bucket.Bucket", places: Places, study: str, narrator: EventEmitter, stopping: Stopping) -> None:
-        self._bucket, self._places, self._study = bucket, places, study
-        self._narrator, self._stopping = narrator, stopping
-        self._uploads = Uploads(bucket, narrator.trouble)
-        for path in _due(places, study):
+    def __init__(self, bucket: "bucket.Bucket", folders: Folders, study: str, events: EventEmitter, stopping: Stopping) -> None:
+        self._bucket, self._folders, self._study = bucket, folders, study
+        self._events, self._stopping = events, stopping
+        self._uploads = Uploads(bucket, events.warn)
+        for path in _pending(folders, study):
             self._uploads.move(f"{study}/{path.parent.name}/{path.name.removesuffix(_DUE)}", path)
 
     def fetch(self, trial: int) -> Path | None:
-        """The checkpoint out of the bucket; None if there is none, or the bucket does not answer for a minute."""
+        """Download the checkpoint; return None if there is none or the bucket does not answer for a minute."""
         path = self._fetched(trial)
         path.unlink(missing_ok=True)
         retrying = Retrying(
             retry=retry_if_exception(lambda error: isinstance(error, ArtifactsError) and error.may_pass and not self._stopping.is_asked),
             stop=stop_after_delay(_FETCH_SECONDS),
             wait=wait_random(0.5, 2.0),
-            sleep=self._rest,
+            sleep=self._sleep,
             reraise=True,
         )
         try:
             return path if retrying(self._bucket.fetch, self._key(trial, CHECKPOINT), path) else None
         except (ArtifactsError, OSError) as error:
-            what = f"its checkpoint cannot be fetched: {error}"
-            self._narrator.trouble(f"{what}. The trial goes on from what is on this machine, or from its beginning", trial)
+            warning = f"its checkpoint cannot be downloaded: {error}"
+            self._events.warn(f"{warning}. The trial resumes from this machine's checkpoint, or starts again", trial)
             return None
 
-    def kept(self, trial: int) -> None:
-        """Put the checkpoint there, while the next epoch is trained."""
+    def checkpoint_written(self, trial: int) -> None:
+        """Upload the checkpoint in the background."""
         self._uploads.put(self._key(trial, CHECKPOINT), self._folder(trial) / CHECKPOINT)
 
-    def named(self, finished: messages.Finished) -> messages.Finished:
-        """The weights by their URL."""
+    def with_weights_url(self, finished: messages.Finished) -> messages.Finished:
+        """Return the result with the URL of its weights."""
         if finished.weights is None:
             return finished
         url = self._bucket.url_of(self._key(finished.trial, Path(finished.weights).name))
         return finished.model_copy(update={"weights": url})
 
     def send_weights(self, trial: int, path: str) -> None:
-        """Move them there; if that takes too long, or the bucket does not answer, it goes on behind the next trial."""
+        """Move the weights to the bucket; a slow upload continues in the background."""
         due = Path(f"{path}{_DUE}")
         Path(path).replace(due)
         key = self._key(trial, Path(path).name)
         self._uploads.move(key, due)
-        self._uploads.wait(key, seconds=_WEIGHTS_SECONDS, unless=lambda: self._uploads.is_away or self._stopping.is_urgent)
+        self._uploads.wait(key, seconds=_WEIGHTS_SECONDS, unless=lambda: self._uploads.is_unreachable or self._stopping.is_urgent)
 
-    def handed_back(self, trial: int) -> None:
-        """Wait for the checkpoint to be there."""
+    def released(self, trial: int) -> None:
+        """Wait for the upload of the checkpoint."""
         key = self._key(trial, CHECKPOINT)
         self._fetched(trial).unlink(missing_ok=True)
-        if not self._uploads.wait(key, seconds=_HAND_BACK_SECONDS, unless=lambda: self._stopping.is_urgent):
-            what = "its last checkpoint is on this machine only"
-            self._narrator.trouble(f"{what}: {self._folder(trial) / CHECKPOINT}; elsewhere it goes on from the one before", trial)
+        if not self._uploads.wait(key, seconds=_SUSPEND_SECONDS, unless=lambda: self._stopping.is_urgent):
+            warning = f"its last checkpoint is on this machine only: {self._folder(trial) / CHECKPOINT}"
+            self._events.warn(f"{warning}; other machines resume from the checkpoint before it", trial)
 
     def lost(self, trial: int) -> None:
-        """Put nothing over what the other worker puts there; the files here may be its, too."""
-        self._uploads.forget(self._key(trial, CHECKPOINT))
+        """Cancel the upload, which would overwrite the other worker's checkpoint; the local files may belong to that worker, too."""
+        self._uploads.cancel(self._key(trial, CHECKPOINT))
 
     def ended(self, trial: int) -> None:
-        """Delete the checkpoint here and there."""
+        """Delete the checkpoint on this machine and in the bucket."""
         clear(self._folder(trial))
         self._fetched(trial).unlink(missing_ok=True)
         self._uploads.remove(self._key(trial, CHECKPOINT))
 
     def close(self) -> None:
-        """Wait for what is under way, a while."""
-        self._uploads.wait(seconds=_CLOSE_SECONDS, unless=lambda: self._uploads.is_away or self._stopping.is_urgent)
+        """Wait for the uploads, within a time limit."""
+        self._uploads.wait(seconds=_CLOSE_SECONDS, unless=lambda: self._uploads.is_unreachable or self._stopping.is_urgent)
         for path in self._uploads.close():
-            self._narrator.trouble(f"{path} is not in {self._bucket.url} yet; the next worker of this study on this machine puts it there")
+            self._events.warn(f"{path} is not in {self._bucket.url} yet; the next worker of this study on this machine uploads it")
 
-    def _rest(self, seconds: float) -> None:
+    def _sleep(self, seconds: float) -> None:
         self._stopping.wait(seconds)
 
     def _fetched(self, trial: int) -> Path:
         return self._folder(trial) / f"{CHECKPOINT}.fetched"
 
     def _folder(self, trial: int) -> Path:
-        return self._places.of_trial(self._study, trial)
+        return self._folders.of_trial(self._study, trial)
 
     def _key(self, trial: int, name: str) -> str:
         return f"{self._study}/{self._folder(trial).name}/{name}"
 
 
 def clear(folder: Path) -> None:
-    """Delete a trial's checkpoint, and what someone who was killed had half written."""
+    """Delete the checkpoint of a trial, and partly written files of killed processes."""
     for path in (folder / CHECKPOINT, *folder.glob("*.part")):
         path.unlink(missing_ok=True)
+
+
+class UploadTarget(Protocol):
+    """Where files are uploaded to."""
+
+    def put(self, key: str, path: Path) -> None:
+        """Upload a file, whole or not at all."""
+
+    def remove(self, key: str) -> None:
+        """Delete a file if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Upload:
+    """What a key must hold."""
+
+    #: None: no file
+    path: Path | None
+    #: whether the local file is deleted after the upload
+    is_moved: bool = False
+
+
+class Uploads:
+    """Uploads and deletions in the background, one after another, each retried until it succeeds.
+
+    Of several requests for one key only the latest counts, so the queue is short. `warn` is called once for each outage.
+    """
+
+    def __init__(self, target: UploadTarget, warn: Callable[[str], None]) -> None:
+        self._target, self._warn = target, warn
+        self._changed = threading.Condition()
+        self._pending: dict[str, _Upload] = {}
+        self._current: tuple[str, _Upload] | None = None
+        self._is_cancelled = False
+        self._closing = threading.Event()
+        #: whether the last try failed
+        self.is_unreachable = False
+        threading.Thread(target=self._run, name="uploads", daemon=True).start()
+
+    def put(self, key: str, path: Path) -> None:
+        """Upload a file, with its contents at the time of the upload."""
+        self._enqueue(key, _Upload(path=path))
+
+    def move(self, key: str, path: Path) -> None:
+        """Upload a file, then delete the local one."""
+        self._enqueue(key, _Upload(path=path, is_moved=True))
+
+    def remove(self, key: str) -> None:
+        """Delete a file."""
+        self._enqueue(key, _Upload(path=None))
+
+    def cancel(self, key: str) -> None:
+        """Drop the request for a key."""
+        with self._changed:
+            self._pending.pop(key, None)
+            self._is_cancelled = self._is_cancelled or (self._current is not None and key == self._current[0])
+
+    def wait(self, key: str | None = None, *, seconds: float, unless: Callable[[], bool]) -> bool:
+        """Wait for the request for a key, or for all; return False if it takes too long or `unless` becomes true."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self._is_pending(key):
+                if time.monotonic() > deadline or unless():
+                    return False
+                self._changed.wait(_POLL_SECONDS)
+        return True
+
+    def close(self) -> list[Path]:
+        """Start no further upload; return the moved files that are not uploaded."""
+        self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
+            uploads = [*([self._current[1]] if self._current else []), *self._pending.values()]
+            return [upload.path for upload in uploads if upload.path is not None and upload.is_moved]
+
+    def _is_pending(self, key: str | None) -> bool:
+        current = () if self._current is None else (self._current[0],)
+        return bool(self._pending or current) if key is None else key in self._pending or key in current
+
+    def _enqueue(self, key: str, upload: _Upload) -> None:
+        with self._changed:
+            self._pending.pop(key, None)  # the latest request for a key goes to the end of the queue
+            self._pending[key] = upload
+            self._changed.notify_all()
+
+    def _next(self) -> tuple[str, _Upload] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._pending or self._closing.is_set())
+            if self._closing.is_set():
+                return None
+            key = next(iter(self._pending))
+            self._current, self._is_cancelled = (key, self._pending.pop(key)), False
+            return self._current
+
+    def _run(self) -> None:
+        pause_seconds = _PAUSE_SECONDS[0]
+        while (wanted := self._next()) is not None:
+            key, upload = wanted
+            try:
+                self._perform(key, upload)
+            except ArtifactsError as error:
+                self._postpone(key, upload, error)
+                self._closing.wait(pause_seconds)
+                pause_seconds = min(_PAUSE_SECONDS[1], 2 * pause_seconds)
+            else:
+                self.is_unreachable, pause_seconds = False, _PAUSE_SECONDS[0]
+                self._finish_current()
+
+    def _perform(self, key: str, upload: _Upload) -> None:
+        if upload.path is None:
+            self._target.remove(key)
+            return
+        try:
+            self._target.put(key, upload.path)
+        except FileNotFoundError:
+            return  # its trial has ended, or another worker has uploaded it
+        if upload.is_moved:
+            upload.path.unlink(missing_ok=True)
+
+    def _postpone(self, key: str, upload: _Upload, error: ArtifactsError) -> None:
+        with self._changed:
+            if not self._is_cancelled:
+                self._pending.setdefault(key, upload)
+            self._current = None
+            self._changed.notify_all()
+        if not self.is_unreachable:
+            self.is_unreachable = True
+            self._warn(f"training continues, and its files stay on this machine until the bucket accepts them: {error}")
+
+    def _finish_current(self) -> None:
+        with self._changed:
+            self._current = None
+            self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Several workers on this machine: started, listened to, replaced when they crash, ended in order."""
+"""Local engine: runs several workers on this machine, receives their events, and replaces workers that crash."""
 
 import socket
 import subprocess
@@ -16,41 +16,41 @@ from tuner.workers.worker.events import Event, EventKind, Tell
 from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.stopping import Stopping
 
-#: what starts a worker; the number of its pipe comes after it
+#: command that starts a worker; the file descriptor of its pipe is appended
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "tuner.workers.worker.process")
-#: crashes of one worker, with no trial ended in between, that are borne
+#: crashes of one worker, without an ended trial in between, after which it is given up
 _MAX_CRASHES = 3
-#: part of the memory that its workers may take together
+#: part of the machine's memory that all workers together may use
 _MEMORY_SHARE = 0.8
 _TICK_SECONDS = 0.25
-#: how long a worker that has closed its pipe may take to leave
+#: time limit for a worker to end after it has closed its pipe
 _LEAVE_SECONDS = 10.0
 
 
 @dataclass
-class _Hand:
-    """One worker process, and what it did since it last crashed."""
+class _WorkerProcess:
+    """A worker process, and its state since its last crash."""
 
     assignment: Assignment
     command: tuple[str, ...]
     process: subprocess.Popen[bytes]
     pipe: Connection
     crashes: int = 0
-    #: exit code, once it has ended for good
+    #: exit code, once the worker has ended and is not replaced
     code: int | None = None
-    #: the trial it is working on
+    #: number of its current trial
     trial: int | None = None
-    #: whether it said that it has nothing more to do
+    #: whether its last event said that it ends
     has_ended: bool = False
 
 
 def fair_threads(num_workers: int) -> int:
-    """Threads for each of `num_workers` that share the cores this process may use."""
+    """Return the threads of each worker if `num_workers` share the cores of this process."""
     return max(1, machine.num_cores() // num_workers)
 
 
 def fair_memory_bytes(num_workers: int) -> int:
-    """Memory for each of `num_workers` that share this machine, or what a container grants of it."""
+    """Return the memory of each worker if `num_workers` share this machine or container."""
     return int(machine.memory_bytes() * _MEMORY_SHARE / num_workers)
 
 
@@ -62,28 +62,28 @@ def run(
     tick: Callable[[], None] = lambda: None,
     command: Sequence[str] | None = None,
 ) -> list[int]:
-    """Be there until every worker has ended; their exit codes.
+    """Run workers until all of them have ended, and return their exit codes.
 
-    `tell` gets every event of every worker, `tick` is called a few times a second. `command` takes the place of `COMMAND`.
+    `tell` receives every event of every worker; `tick` is called a few times a second; `command` replaces `COMMAND`.
     """
-    hands = [_start(assignment, tuple(command or COMMAND)) for assignment in assignments]
-    is_told_to_stop = False
+    workers = [_start(assignment, tuple(command or COMMAND)) for assignment in assignments]
+    is_asked_to_stop = False
     try:
-        while any(hand.code is None for hand in hands):
-            _listen(hands, stopping, tell)
-            if stopping.is_asked and not is_told_to_stop:
-                is_told_to_stop = True
-                _ask_to_stop(hands)
+        while any(worker.code is None for worker in workers):
+            _receive_events(workers, stopping, tell)
+            if stopping.is_asked and not is_asked_to_stop:
+                is_asked_to_stop = True
+                _ask_to_stop(workers)
             if stopping.is_urgent:
                 break
             tick()
     finally:
-        for hand in hands:
-            _end(hand)
-    return [hand.code if hand.code is not None else 1 for hand in hands]
+        for worker in workers:
+            _end(worker)
+    return [worker.code if worker.code is not None else 1 for worker in workers]
 
 
-def _start(assignment: Assignment, command: tuple[str, ...]) -> _Hand:
+def _start(assignment: Assignment, command: tuple[str, ...]) -> _WorkerProcess:
     ours, theirs = socket.socketpair()
     assignment.log.parent.mkdir(parents=True, exist_ok=True)
     with theirs, assignment.log.open("ab") as log:
@@ -97,98 +97,98 @@ def _start(assignment: Assignment, command: tuple[str, ...]) -> _Hand:
         )
     pipe = Connection(ours.detach())
     pipe.send_bytes(assignment.model_dump_json().encode())
-    return _Hand(assignment=assignment, command=command, process=process, pipe=pipe)
+    return _WorkerProcess(assignment=assignment, command=command, process=process, pipe=pipe)
 
 
-def _listen(hands: list[_Hand], stopping: Stopping, tell: Tell) -> None:
-    by_pipe = {hand.pipe: hand for hand in hands if hand.code is None}
+def _receive_events(workers: list[_WorkerProcess], stopping: Stopping, tell: Tell) -> None:
+    by_pipe = {worker.pipe: worker for worker in workers if worker.code is None}
     for pipe in connection.wait(list(by_pipe), _TICK_SECONDS):
         assert isinstance(pipe, Connection)
-        hand = by_pipe[pipe]
+        worker = by_pipe[pipe]
         try:
             event = Event.model_validate_json(pipe.recv_bytes())
         except (EOFError, OSError):
-            _bury(hand, stopping, tell)
+            _handle_exit(worker, stopping, tell)
             continue
-        _remember(hand, event)
+        _note_event(worker, event)
         tell(event)
 
 
-def _remember(hand: _Hand, event: Event) -> None:
-    hand.has_ended = event.what.ends_worker
+def _note_event(worker: _WorkerProcess, event: Event) -> None:
+    worker.has_ended = event.what.ends_worker
     if event.what.ends_attempt:
-        hand.crashes = 0
-        hand.trial = None
+        worker.crashes = 0
+        worker.trial = None
     elif event.trial is not None:
-        hand.trial = event.trial
+        worker.trial = event.trial
 
 
-def _bury(hand: _Hand, stopping: Stopping, tell: Tell) -> None:
-    """Take note of an ended worker; start it anew if it ended without a word."""
-    code = _await_end(hand, stopping)
-    hand.pipe.close()
-    if hand.has_ended or stopping.is_asked:
-        hand.code = code
+def _handle_exit(worker: _WorkerProcess, stopping: Stopping, tell: Tell) -> None:
+    """Handle the end of a process; start the worker again if it crashed."""
+    code = _wait_for_exit(worker, stopping)
+    worker.pipe.close()
+    if worker.has_ended or stopping.is_asked:
+        worker.code = code
         return
-    hand.crashes += 1
-    if hand.crashes >= _MAX_CRASHES:
-        tell(_obituary(hand, code, EventKind.GAVE_UP, "it is not started again"))
-        hand.code = code or 1
+    worker.crashes += 1
+    if worker.crashes >= _MAX_CRASHES:
+        tell(_crash_event(worker, code, EventKind.GAVE_UP, "it is not started again"))
+        worker.code = code or 1
         return
-    tell(_obituary(hand, code, EventKind.TROUBLE, "it is started again"))
-    fresh = _start(hand.assignment, hand.command)
-    hand.process, hand.pipe, hand.trial = fresh.process, fresh.pipe, None
+    tell(_crash_event(worker, code, EventKind.TROUBLE, "it is started again"))
+    fresh = _start(worker.assignment, worker.command)
+    worker.process, worker.pipe, worker.trial = fresh.process, fresh.pipe, None
 
 
-def _await_end(hand: _Hand, stopping: Stopping) -> int:
-    """Exit code of a worker whose pipe is closed; one that does not leave is killed."""
+def _wait_for_exit(worker: _WorkerProcess, stopping: Stopping) -> int:
+    """Return the exit code of a worker that has closed its pipe; kill it if it does not end."""
     deadline = time.monotonic() + _LEAVE_SECONDS
     while not stopping.is_urgent and time.monotonic() < deadline:
         try:
-            return hand.process.wait(_TICK_SECONDS)
+            return worker.process.wait(_TICK_SECONDS)
         except subprocess.TimeoutExpired:
             pass
-    _kill(hand.process)
-    return hand.process.wait()
+    _kill(worker.process)
+    return worker.process.wait()
 
 
-def _obituary(hand: _Hand, code: int, what: EventKind, then: str) -> Event:
-    how = f"signal {-code}" if code < 0 else f"exit code {code}; see {hand.assignment.log}"
+def _crash_event(worker: _WorkerProcess, code: int, what: EventKind, then: str) -> Event:
+    how = f"signal {-code}" if code < 0 else f"exit code {code}; see {worker.assignment.log}"
     return Event(
         what=what,
-        study=hand.assignment.study,
-        worker=hand.assignment.worker,
-        trial=hand.trial,
+        study=worker.assignment.study,
+        worker=worker.assignment.worker,
+        trial=worker.trial,
         message=f"the worker crashed ({how}); {then}",
     )
 
 
-def _ask_to_stop(hands: list[_Hand]) -> None:
-    for hand in hands:
-        if hand.code is None:
+def _ask_to_stop(workers: list[_WorkerProcess]) -> None:
+    for worker in workers:
+        if worker.code is None:
             try:
-                hand.pipe.send_bytes(b"stop")
+                worker.pipe.send_bytes(b"stop")
             except OSError:
-                pass  # it has just ended by itself
+                pass  # it has just ended
 
 
-def _end(hand: _Hand) -> None:
-    """Leave nothing of a worker behind."""
-    if hand.process.poll() is None:
-        _kill(hand.process)
-    hand.pipe.close()
+def _end(worker: _WorkerProcess) -> None:
+    """Kill a worker if it still runs."""
+    if worker.process.poll() is None:
+        _kill(worker.process)
+    worker.pipe.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a worker, its trainer too."""
+    """Kill a worker and its trainer."""
     try:
-        family = psutil.Process(process.pid).children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True)
     except psutil.Error:
-        family = []
+        children = []
     process.kill()
     process.wait()
-    for member in family:
+    for child in children:
         try:
-            member.kill()
+            child.kill()
         except psutil.NoSuchProcess:
             pass

@@ -1,4 +1,4 @@
-"""An order into one worker at work on a node of a cluster; for whoever sent the order its events are kept until they are fetched."""
+"""Node worker: the actor that runs one worker on a node of a Ray cluster and keeps its events until the driver fetches them."""
 
 import math
 import os
@@ -21,26 +21,26 @@ from tuner.workers.worker.events import Event
 from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.stopping import Stopping
 
-#: how long one who listens waits for the next event
+#: longest wait of `next_events`
 _LISTEN_SECONDS = 5.0
-#: events that are fetched at once: few enough to travel in the answer itself, not through the object store of a node that may die
+#: events of one answer; few enough to be sent in the answer itself, not through the object store of a node that may die
 _MAX_EVENTS = 50
-#: variables of a process that its workers on other nodes are to have; the storage's URL is in the assignment
+#: environment variables that workers on other nodes get, too; the storage's URL is in the assignment
 _PASSED_ON = ("TUNER_CACHE_LIMIT", keys.ARTIFACT_KEY)
-#: Ray kills the children of an actor's process when that ends, but not theirs: so a worker whose actor is gone sees its
-#: pipe closed, and hands its trial back (https://docs.ray.io/en/latest/ray-core/user-spawn-processes.html)
+#: Ray kills the children of an actor's process when the actor ends, but not their children. So a worker whose actor has died sees
+#: that its pipe is closed, and suspends its trial (https://docs.ray.io/en/latest/ray-core/user-spawn-processes.html)
 _SHELL = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
 
 
 class NodeShare(BaseModel):
-    """What one worker takes of a node."""
+    """The resources of a node that one worker uses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cpus: int
-    #: at most one; a fraction is a share of its memory, too
+    #: at most 1; a fraction is a share of the GPU's memory, too
     gpus: float
-    #: None: a fair share of the node's memory
+    #: None: an equal share of the node's memory
     memory_bytes: int | None = None
 
     def __str__(self) -> str:
@@ -48,33 +48,33 @@ class NodeShare(BaseModel):
         return f"{cpus} and {self.gpus:g} GPU" if self.gpus else cpus
 
     def num_in(self, resources: Mapping[str, float]) -> int:
-        """Workers that a node with these resources holds."""
+        """Return the number of workers that fit on a node with these resources."""
         by_cpus = resources.get("CPU", 0.0) / self.cpus
         by_gpus = resources.get("GPU", 0.0) / self.gpus if self.gpus else math.inf
         return math.floor(min(by_cpus, by_gpus) + 1e-6)
 
 
 class RemoteAssignment(BaseModel):
-    """An assignment, and what a process on another node needs beside it."""
+    """An assignment, and everything else that a worker on another node needs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     assignment: Assignment
     share: NodeShare
-    #: of the whole run
+    #: number of workers of the whole run
     num_workers: int
-    #: current folder of whoever sent it; code that a study names may be imported from there
+    #: current folder of the sender; code that a study names may be imported from there
     folder: Path
     environment: dict[str, str]
-    #: what starts a worker; None: what starts it on that node anyway
+    #: command that starts a worker; None: the node's default
     command: tuple[str, ...] | None
 
     @classmethod
     def here(cls, assignment: Assignment, share: NodeShare, *, num_workers: int, command: tuple[str, ...] | None) -> Self:
-        """An order from this process.
+        """Return a remote assignment with the folder and the environment of this process.
 
         Raises:
-            RequestError: it would have to hold a secret.
+            RequestError: it would contain a secret.
         """
         if os.environ.get(keys.ARTIFACT_KEY, "").strip().upper().startswith(keys.SECRET):
             raise RequestError(
@@ -85,46 +85,46 @@ class RemoteAssignment(BaseModel):
 
 
 class NodeWorker:
-    """An actor's class: one worker process, and who asks about it. Its methods are called by several threads."""
+    """The class of an actor: one worker process and its events. Several threads call its methods."""
 
     def __init__(self) -> None:
         self._stopping = Stopping()
-        #: None: there will be no more
+        #: None marks the end
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._work: Future[list[int]] | None = None
 
-    def begin(self, order: bytes) -> tuple[str, str]:
-        """Start the worker, once, however often it is said; the name of the host, and the node's id.
+    def start(self, assignment_json: bytes) -> tuple[str, str]:
+        """Start the worker; return the host's name and the node's id. Further calls do not start another worker.
 
         Raises:
-            RequestError: the GPU that was promised is not to be found.
+            RequestError: the node has no GPU, although the worker needs one.
         """
         node = ray.get_runtime_context().get_node_id()
         if self._work is None:
-            given = RemoteAssignment.model_validate_json(order)
+            given = RemoteAssignment.model_validate_json(assignment_json)
             os.environ.update(given.environment)
             if given.folder.is_dir():
                 os.chdir(given.folder)
-            assignment = _settle(given, node)
+            assignment = _with_node_limits(given, node)
             command = (*_SHELL, *(given.command or local.COMMAND))
             executor = ThreadPoolExecutor(1)
             self._work = executor.submit(local.run, [assignment], stopping=self._stopping, tell=self._events.put, command=command)
             self._work.add_done_callback(lambda _: self._events.put(None))
         return socket.gethostname(), node
 
-    def listen(self) -> tuple[list[str], int | None]:
-        """The next events as JSON, waited for; and the exit code once the worker has ended and all of them are fetched."""
+    def next_events(self) -> tuple[list[str], int | None]:
+        """Wait for the next events and return them as JSON, with the exit code after the last event."""
         assert self._work is not None
-        told = [event.model_dump_json() for event in self._fetch(0.0 if self._work.done() else _LISTEN_SECONDS) if event is not None]
+        events = [event.model_dump_json() for event in self._fetch(0.0 if self._work.done() else _LISTEN_SECONDS) if event is not None]
         is_over = self._work.done() and self._events.empty()
-        return told, self._work.result()[0] if is_over else None
+        return events, self._work.result()[0] if is_over else None
 
     def stop(self) -> None:
-        """Ask the worker to end in order."""
+        """Ask the worker to suspend its trial and end."""
         self._stopping.ask()
 
     def kill(self) -> None:
-        """Leave nothing of the worker behind."""
+        """End the worker at once."""
         self._stopping.ask()
         self._stopping.ask()
         if self._work is not None:
@@ -139,16 +139,16 @@ class NodeWorker:
             pass
 
 
-def _settle(order: RemoteAssignment, node: str) -> Assignment:
-    """The assignment with what can only be known on the node."""
+def _with_node_limits(given: RemoteAssignment, node: str) -> Assignment:
+    """Return the assignment with the GPU share and the memory limit, which only the node knows."""
     resources: Mapping[str, float] = next((known["Resources"] for known in ray.nodes() if known["NodeID"] == node), {})
-    num_neighbours = max(1, min(order.num_workers, order.share.num_in(resources)))
-    memory_bytes = order.share.memory_bytes or local.fair_memory_bytes(num_neighbours)
-    return order.assignment.model_copy(update={"place": _place(order.share), "memory_limit_bytes": memory_bytes})
+    num_workers = max(1, min(given.num_workers, given.share.num_in(resources)))
+    memory_bytes = given.share.memory_bytes or local.fair_memory_bytes(num_workers)
+    return given.assignment.model_copy(update={"gpu": _gpu_share(given.share), "memory_limit_bytes": memory_bytes})
 
 
-def _place(share: NodeShare) -> GpuShare | None:
-    """The part of the GPU that Ray shows to this process."""
+def _gpu_share(share: NodeShare) -> GpuShare | None:
+    """Return the share of the GPU that Ray gives to this process."""
     if not share.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return None

@@ -1,7 +1,4 @@
-"""What happens in a worker, as values that a screen, a log or another process can use.
-
-What a worker does, told as events with the names of its study and itself on each.
-"""
+"""Events: everything that happens in a worker, as values for a screen, a log or another process."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,12 +12,12 @@ from tuner.protocol.messages import Stage
 
 
 class EventKind(StrEnum):
-    """Each thing worth a line in a log."""
+    """The kinds of events; each is one line of a log."""
 
-    #: the worker's child is warm
+    #: the trainer can train
     READY = "ready"
     STARTED = "started"
-    #: a trial goes on from an earlier attempt
+    #: a trial continues after an earlier attempt
     RESUMED = "resumed"
     EPOCH = "epoch"
     #: the probe was good enough for fine-tuning
@@ -28,36 +25,36 @@ class EventKind(StrEnum):
     COMPLETED = "completed"
     PRUNED = "pruned"
     FAILED = "failed"
-    #: a trial was handed back for later
+    #: the trial was released for another worker
     SUSPENDED = "suspended"
-    #: a trial was given to another worker meanwhile, so that this attempt does not count
+    #: the trial was given to another worker meanwhile, so this attempt does not count
     LOST = "lost"
-    #: what a worker that is gone had left came to the storage
+    #: reports that an ended worker left on disk were delivered to the storage
     DELIVERED = "delivered"
-    #: the child was replaced
+    #: the trainer was replaced
     REPLACED = "replaced"
-    #: something is wrong that the worker bears for now
+    #: a warning: something is wrong, and the worker continues
     TROUBLE = "trouble"
-    #: the worker has no more to do
+    #: the worker has nothing more to do
     ENDED = "ended"
-    #: the request cannot be worked on at all; the message is an error's
+    #: the request is wrong; the message is the error's
     REFUSED = "refused"
-    #: the worker cannot go on; the message says why
+    #: the worker cannot continue; the message says why
     GAVE_UP = "gave up"
 
     @property
     def ends_worker(self) -> bool:
-        """Whether it is the last that a worker says."""
+        """Whether it is the last event of a worker."""
         return self in (EventKind.ENDED, EventKind.REFUSED, EventKind.GAVE_UP)
 
     @property
     def ends_attempt(self) -> bool:
-        """Whether the worker is done with its trial for now."""
+        """Whether the worker's attempt at a trial is over."""
         return self in (EventKind.COMPLETED, EventKind.PRUNED, EventKind.FAILED, EventKind.SUSPENDED, EventKind.LOST, EventKind.DELIVERED)
 
 
 class Event(BaseModel):
-    """One happening, with what is known of it."""
+    """One event; a field that does not apply is None or empty."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
@@ -70,18 +67,19 @@ class Event(BaseModel):
     step: int | None = None
     #: best validation accuracy so far
     value: float | None = None
-    #: that the happening took
+    #: duration
     seconds: float | None = None
     message: str = ""
     #: seconds since the epoch
     at: float = Field(default_factory=time.time)
 
 
+#: receives events
 Tell = Callable[[Event], None]
 
 
 def line(event: Event) -> str:
-    """An event as one line of a log: study and trial first, then what happened, then its numbers."""
+    """Return an event as one line of a log: study and trial, what happened, figures, message, worker."""
     subject = event.study if event.trial is None else f"{event.study} trial {event.trial}"
     stage = "" if event.stage is None else f" {event.stage.value.replace('_', '-')}"
     step = "" if event.step is None else f" epoch {event.step}"
@@ -96,26 +94,26 @@ def _one_line(text: str) -> str:
 
 
 class EventEmitter:
-    """Tells events of one worker; the same trouble in a row is told once."""
+    """Emits the events of one worker; of equal warnings in a row, only the first."""
 
     def __init__(self, study: str, worker: str, tell: Tell) -> None:
         self._study = study
         self._worker = worker
         self._tell = tell
-        self._last_trouble = ""
+        self._last_warning = ""
 
-    def say(self, what: EventKind, trial: int | None = None, **known: Any) -> None:
-        """Tell one happening; `known` are fields of Event."""
-        self._tell(Event(what=what, study=self._study, worker=self._worker, trial=trial, **known))
+    def emit(self, what: EventKind, trial: int | None = None, **fields: Any) -> None:
+        """Emit an event; `fields` are further fields of `Event`."""
+        self._tell(Event(what=what, study=self._study, worker=self._worker, trial=trial, **fields))
 
     def ready(self, prepared: messages.Prepared, departures: Sequence[str]) -> None:
-        """Tell that the trainer is warm, and what differs here from what an exported config was trained with."""
-        self.say(EventKind.READY, seconds=prepared.seconds, message=prepared.device)
+        """Emit that the trainer is ready, and a warning for each difference from the origin of an exported study file."""
+        self.emit(EventKind.READY, seconds=prepared.seconds, message=prepared.device)
         for departure in departures:
-            self.trouble(departure)
+            self.warn(departure)
 
-    def trouble(self, message: str, trial: int | None = None) -> None:
-        """Tell of something that is borne for now."""
-        if message != self._last_trouble:
-            self._last_trouble = message
-            self.say(EventKind.TROUBLE, trial, message=message)
+    def warn(self, message: str, trial: int | None = None) -> None:
+        """Emit a warning."""
+        if message != self._last_warning:
+            self._last_warning = message
+            self.emit(EventKind.TROUBLE, trial, message=message)

@@ -1,7 +1,4 @@
-"""The leases of a worker, renewed in the background for as long as it works.
-
-A worker's row in the roster of its study: what it does, said with each heartbeat, and what someone asks of it, heard with that.
-"""
+"""Heartbeat: renews a worker's leases and its row in the roster while the worker runs."""
 
 import threading
 from collections.abc import Callable
@@ -17,19 +14,24 @@ from tuner.studies.workers import WorkerRequest, WorkerStatus
 from tuner.workers.worker.events import Event
 from tuner.workers.worker.trainer import WarmTrainer
 
-#: a lease must outlive several missed beats
+#: time between two beats; a lease outlives several missed beats
 BEAT_SECONDS = 10.0
+#: how long a worker that ends retries to write its ending after a transient error
+_CLOSE_SECONDS = 1.0
 
 
 class Heartbeat:
-    """Calls `beat` again and again inside a `with`; an error costs that one beat, and is told once until a beat succeeds."""
+    """Calls `beat` regularly, in a thread, while a `with` block runs.
 
-    def __init__(self, beat: Callable[[], None], trouble: Callable[[str], None], *, every_seconds: float = BEAT_SECONDS) -> None:
+    An error costs one beat only. `warn` is called with the first error after a beat that succeeded.
+    """
+
+    def __init__(self, beat: Callable[[], None], warn: Callable[[str], None], *, every_seconds: float = BEAT_SECONDS) -> None:
         self._beat = beat
-        self._trouble = trouble
+        self._warn = warn
         self._every_seconds = every_seconds
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._go_on, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def __enter__(self) -> "Heartbeat":
         self._thread.start()
@@ -39,24 +41,23 @@ class Heartbeat:
         self._ended.set()
         self._thread.join(self._every_seconds)
 
-    def _go_on(self) -> None:
-        is_told = False
+    def _run(self) -> None:
+        has_warned = False
         while not self._ended.wait(self._every_seconds):
             try:
                 self._beat()
-                is_told = False
-            except Exception as error:  # noqa: BLE001 - a heart that stops in silence would cost the worker its trial
-                if not is_told:
-                    self._trouble(f"the leases could not be renewed: {error}")
-                is_told = True
+                has_warned = False
+            except Exception as error:  # noqa: BLE001 - a heartbeat that ends silently would cost the worker its trial
+                if not has_warned:
+                    self._warn(f"the leases cannot be renewed: {error}")
+                has_warned = True
 
 
-#: how long a transient error is met with another try at the end, where nothing hangs on it
-_GOODBYE_SECONDS = 1.0
+class RosterEntry:
+    """A worker's row in the roster of its study: what it does, and what someone requests of it.
 
-
-class Presence:
-    """What the others see of a worker; its methods may be called by the heartbeat's thread."""
+    The heartbeat's thread may call the methods, too.
+    """
 
     def __init__(self, study: Study, identity: WorkerId, trainer: WarmTrainer) -> None:
         self._study = study
@@ -67,52 +68,52 @@ class Presence:
         self._trial: int | None = None
         self._stage: messages.Stage | None = None
 
-    def is_ready(self, prepared: messages.Prepared) -> None:
-        """Its trainer can train."""
+    def set_prepared(self, prepared: messages.Prepared) -> None:
+        """Remember the device and the package versions of the trainer."""
         self._prepared = prepared
 
-    def note(self, event: Event) -> None:
-        """Remember what it is doing."""
+    def update(self, event: Event) -> None:
+        """Remember the current trial and its stage."""
         if event.what.ends_attempt:
             self._trial = self._stage = None
         elif event.trial is not None:
             self._stage = event.stage or (self._stage if event.trial == self._trial else None)
             self._trial = event.trial
 
-    def appear(self) -> None:
-        """Be in the roster.
+    def register(self) -> None:
+        """Write the row.
 
         Raises:
             StorageError: the storage is away; the next beat tries again.
         """
-        pulse, threads = self._pulse(), self._trainer.threads
-        self._study.storage.write(lambda connection: workers.register(connection, self._study, self._identity, pulse, threads=threads))
+        status, threads = self._status(), self._trainer.threads
+        self._study.storage.write(lambda connection: workers.register(connection, self._study, self._identity, status, threads=threads))
 
     def beat(self) -> trials.HeartbeatAnswer:
-        """Renew the leases, and say how it is.
+        """Renew the leases and the row; return what the storage answers.
 
         Raises:
             StorageError: the storage is away.
         """
-        heard = trials.beat(self._study, self._identity, self._pulse())
-        if heard.wish is None:
-            self.appear()
-        return heard
+        answer = trials.beat(self._study, self._identity, self._status())
+        if answer.wish is None:
+            self.register()
+        return answer
 
-    def wish(self) -> tuple[WorkerRequest, str]:
-        """What someone asks of it, and who."""
+    def request(self) -> tuple[WorkerRequest, str]:
+        """Return what someone requests of the worker, and who."""
         return self._study.storage.read(lambda connection: workers.wish(connection, self._study.id, self._identity.key))
 
-    def leave(self, ending: str) -> None:
-        """Say that it has ended, if the storage is there."""
+    def close(self, ending: str) -> None:
+        """Write why the worker has ended; without the storage, the others see only that it is silent."""
         try:
-            self._study.storage.within(_GOODBYE_SECONDS).write(
+            self._study.storage.within(_CLOSE_SECONDS).write(
                 lambda connection: workers.leave(connection, self._study.id, self._identity, ending)
             )
         except StorageError:
-            pass  # it is seen to be silent
+            pass
 
-    def _pulse(self) -> WorkerStatus:
+    def _status(self) -> WorkerStatus:
         prepared = self._prepared
         return WorkerStatus(
             device=prepared.device if prepared else "",

@@ -1,11 +1,9 @@
-"""What an attempt has to say to the storage: in memory until it is delivered, and on disk as well once a delivery has failed.
-
-What workers that are gone could not deliver, into the storage.
-"""
+"""Outbox: the reports of a trial on their way to the storage, and reports that ended workers left on disk."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuner import wording
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.studies import trials
@@ -14,23 +12,23 @@ from tuner.studies.trials import Claim, Delivery
 from tuner.workers.bucket import transfer
 from tuner.workers.worker import spool
 from tuner.workers.worker.events import EventEmitter, EventKind
-from tuner.workers.worker.spool import Outcome, Spool, SpoolHeader, Undelivered
+from tuner.workers.worker.spool import AbandonedSpool, Outcome, Spool, SpoolHeader
 
 
 class Outbox:
-    """The reports of one claim, in the order in which they are to be delivered."""
+    """The reports of one claim, in order: in memory, and on disk as well once a delivery has failed."""
 
-    def __init__(self, claim: Claim, spool: Spool, narrator: EventEmitter) -> None:
+    def __init__(self, claim: Claim, spool: Spool, events: EventEmitter) -> None:
         self.claim = claim
         self._spool = spool
-        self._narrator = narrator
+        self._events = events
         self._unsent: list[messages.Epoch] = []
         self._steps: set[int] = set()
         self._is_memory_only = False
-        #: every epoch of this claim once, whichever trainer it came from
+        #: every epoch of this claim once, also those of a replaced trainer
         self.curve: list[messages.Epoch] = []
         #: whether the last delivery failed
-        self.is_held_up = False
+        self.is_waiting = False
 
     @property
     def unsent(self) -> Sequence[messages.Epoch]:
@@ -38,97 +36,97 @@ class Outbox:
         return tuple(self._unsent)
 
     @property
-    def where(self) -> str:
-        """Where what is not delivered is kept, for people."""
+    def location(self) -> str:
+        """Where undelivered reports are: the path of the file, or `memory`."""
         return str(self._spool.path) if self.is_on_disk else "memory"
 
     @property
     def is_on_disk(self) -> bool:
-        """Whether all that is not delivered outlives this process."""
+        """Whether all undelivered reports outlive this process."""
         return self._spool.is_used and not self._is_memory_only
 
     def add(self, epoch: messages.Epoch) -> None:
-        """Take an epoch; one that is known stays as it was, as it does in the storage."""
+        """Add an epoch; a known step is ignored, as the storage does."""
         if epoch.step not in self._steps:
             self._steps.add(epoch.step)
             self.curve.append(epoch)
             self._unsent.append(epoch)
-            if self.is_held_up:
-                self.hold_up()
+            if self.is_waiting:
+                self.save()
 
-    def hold_up(self, outcome: Outcome | None = None) -> None:
-        """A delivery failed: have on disk what was to be delivered."""
-        self.is_held_up = True
+    def save(self, outcome: Outcome | None = None) -> None:
+        """Write all undelivered reports to disk after a delivery has failed."""
+        self.is_waiting = True
         try:
-            self._spool.keep([*self._unsent, *([] if outcome is None else [outcome])])
+            self._spool.write([*self._unsent, *([] if outcome is None else [outcome])])
             self._is_memory_only = False
         except OSError as error:
             if not self._is_memory_only:
-                what = f"what the storage is to get cannot be kept on disk ({error}); it is kept in memory"
-                self._narrator.trouble(what, self.claim.number)
+                warning = f"the reports for the storage cannot be kept on disk ({error}); they are kept in memory"
+                self._events.warn(warning, self.claim.number)
             self._is_memory_only = True
 
     def clear(self) -> None:
-        """All is delivered, or counts no more."""
-        self.is_held_up = False
+        """Forget all reports, because they are delivered or not needed any more."""
+        self.is_waiting = False
         self._unsent.clear()
         self._spool.remove()
 
     def close(self) -> None:
-        """Leave what is not delivered to the next worker."""
+        """Leave undelivered reports on disk to the next worker."""
         self._spool.close()
 
 
-class Leftovers:
-    """The files of workers that are gone, in the artifacts of a study; each of the others' files is told of once."""
+class AbandonedReports:
+    """Delivers the reports that ended workers of a study left on disk; warns once of each file that it cannot deliver."""
 
-    def __init__(self, study: Study, folder: Path, narrator: EventEmitter) -> None:
+    def __init__(self, study: Study, folder: Path, events: EventEmitter) -> None:
         self._study = study
         self._folder = folder
-        self._narrator = narrator
-        self._left_alone: set[Path] = set()
+        self._events = events
+        self._skipped: set[Path] = set()
 
     def deliver(self) -> None:
-        """Deliver what there is; costs no statement where there is nothing.
+        """Deliver all files; without files, this costs no statement.
 
         Raises:
-            StorageError: the storage is away; what is not delivered by then stays.
+            StorageError: the storage is away; the remaining files stay.
         """
-        for left in spool.left(self._folder):
-            if left.path in self._left_alone:
+        for file in spool.abandoned(self._folder):
+            if file.path in self._skipped:
                 continue
-            if left.origin is None:
-                self._leave_alone(left.path, "it cannot be read")
+            if file.origin is None:
+                self._skip(file.path, "it cannot be read")
                 continue
-            claim = left.origin.claim
-            delivery = trials.deliver(self._study, claim, left.epochs, left.outcome, device=left.origin.device)
+            claim = file.origin.claim
+            delivery = trials.deliver(self._study, claim, file.epochs, file.outcome, device=file.origin.device)
             if delivery is Delivery.UNKNOWN:
-                self._leave_alone(left.path, "it belongs to another study, or to one that was deleted")
+                self._skip(file.path, "it belongs to another study, or to a deleted one")
                 continue
-            left.path.unlink(missing_ok=True)
-            if left.outcome is not None and delivery is not Delivery.TOO_LATE:
+            file.path.unlink(missing_ok=True)
+            if file.outcome is not None and delivery is not Delivery.TOO_LATE:
                 transfer.clear(self._folder.parent / f"trial-{claim.number:05d}")
-            self._tell(left, left.origin, delivery)
+            self._emit(file, file.origin, delivery)
 
-    def _leave_alone(self, path: Path, why: str) -> None:
-        self._left_alone.add(path)
-        self._narrator.trouble(f"{path} is not delivered: {why}; delete it if it is of no use")
+    def _skip(self, path: Path, why: str) -> None:
+        self._skipped.add(path)
+        self._events.warn(f"{path} cannot be delivered: {why}; delete it if you do not need it")
 
-    def _tell(self, left: Undelivered, origin: SpoolHeader, delivery: Delivery) -> None:
-        trial, whose = origin.claim.number, f"from {origin.worker}, which is gone"
+    def _emit(self, file: AbandonedSpool, origin: SpoolHeader, delivery: Delivery) -> None:
+        trial, content = origin.claim.number, f"{_content(file)} from {origin.worker}, which has ended"
         if delivery is Delivery.TOO_LATE:
-            self._narrator.say(EventKind.LOST, trial, message=f"{_content(left)} {whose}: the trial has ended without it")
+            self._events.emit(EventKind.LOST, trial, message=f"{content}: the trial ended without them")
             return
-        self._narrator.say(EventKind.DELIVERED, trial, message=f"{_content(left)} {whose}")
-        match left.outcome:
+        self._events.emit(EventKind.DELIVERED, trial, message=content)
+        match file.outcome:
             case messages.Finished(ending=ending, value=value, reason=reason):
                 what = EventKind.COMPLETED if ending is Ending.COMPLETED else EventKind.PRUNED
-                self._narrator.say(what, trial, value=value, message=reason)
+                self._events.emit(what, trial, value=value, message=reason)
             case messages.Failed(error=error, message=message):
-                self._narrator.say(EventKind.FAILED, trial, message=f"{error}: {message}")
+                self._events.emit(EventKind.FAILED, trial, message=f"{error}: {message}")
 
 
-def _content(left: Undelivered) -> str:
-    parts = [f"{len(left.epochs)} epoch{'' if len(left.epochs) == 1 else 's'}"] if left.epochs else []
-    parts += [] if left.outcome is None else ["the outcome"]
+def _content(file: AbandonedSpool) -> str:
+    parts = [wording.count(len(file.epochs), "epoch")] if file.epochs else []
+    parts += [] if file.outcome is None else ["the outcome"]
     return " and ".join(parts) or "nothing"

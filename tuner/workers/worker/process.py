@@ -1,6 +1,6 @@
-"""A worker as a process of its own: an assignment comes through a pipe, events go back.
+"""Worker process: receives its assignment through a pipe and sends its events back.
 
-The process ends in order when the other end of the pipe is closed, that is, when whoever started it is gone.
+The process stops when the other end of the pipe is closed, that is, when its parent has ended.
 """
 
 import sys
@@ -16,55 +16,47 @@ from tuner.spec import file as study_file
 from tuner.spec.data import Data
 from tuner.spec.study import StudySpec
 from tuner.trust import at_rest
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines.gpus import GpuShare
 from tuner.workers.worker.events import Event, EventKind
-from tuner.workers.worker.places import Places
 from tuner.workers.worker.stopping import Stopping, on_signals
 from tuner.workers.worker.trainer import ChildTrainer, Limits, Trainer, WarmTrainer
 
 
 class Assignment(BaseModel):
-    """What a worker needs to know; it never stands on a command line, where everyone could read the storage's password."""
+    """Everything a worker needs; never an argument of a command, where every user could read the storage's password."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     study: str
-    #: what was checked before the worker was started: the study in the storage must be the same, but for its budget and place
+    #: the study as it was checked before the worker started; the stored study may differ in its budget and the place of its images only
     spec: StudySpec
-    #: where its images lie on this machine
+    #: where its images are on this machine
     data: Data
     #: SQLAlchemy URL
     storage: str
-    #: name of the worker among those of its host
+    #: name of the worker, unique on its host
     worker: str
-    cache: Path
-    artifacts: Path
-    #: `Places.bucket`
-    bucket: str | None = None
-    #: its part of a GPU; None: it is on the cores
-    place: GpuShare | None = None
+    folders: Folders
+    #: its share of a GPU; None: it trains on the CPU
+    gpu: GpuShare | None = None
     threads: int
     hang_limit_seconds: float
     memory_limit_bytes: int | None = None
 
     @property
-    def places(self) -> Places:
-        """Where the worker keeps its files."""
-        return Places(cache=self.cache, artifacts=self.artifacts, bucket=self.bucket)
-
-    @property
     def limits(self) -> Limits:
-        """What its trainer may take."""
+        """The limits of its trainer."""
         return Limits(hang_seconds=self.hang_limit_seconds, memory_bytes=self.memory_limit_bytes, threads=self.threads)
 
     @property
     def log(self) -> Path:
-        """Where the worker writes what no one reads unless it crashes."""
-        return self.places.of_study(self.study) / "logs" / f"{self.worker}.log"
+        """The log file of the worker, for crashes."""
+        return self.folders.of_study(self.study) / "logs" / f"{self.worker}.log"
 
     @property
     def trainer_log(self) -> Path:
-        """Where its trainer does the same."""
+        """The log file of its trainer."""
         return self.log.with_suffix(".trainer.log")
 
 
@@ -73,20 +65,20 @@ Start = Callable[[Assignment], Trainer]
 
 
 def child(assignment: Assignment) -> Trainer:
-    """The trainer of real work: a child process with Keras."""
+    """Start the usual trainer: a child process with Keras."""
     return ChildTrainer(
-        threads=assignment.threads, log=assignment.trainer_log, place=assignment.place, memory_bytes=assignment.memory_limit_bytes
+        threads=assignment.threads, log=assignment.trainer_log, gpu=assignment.gpu, memory_bytes=assignment.memory_limit_bytes
     )
 
 
 def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], None], start: Start = child) -> None:
-    """Be a worker of a study that is there; the trainer's long start overlaps with loading Optuna and opening the storage.
+    """Run a worker of an existing study; the trainer starts while this process imports Optuna and opens the storage.
 
     Raises:
-        RequestError: the study's data or model cannot be used, it was changed since it was checked, or the key of its weights is missing.
-        TunerError: the worker cannot go on, for example because the storage was away for too long.
+        RequestError: the data or the model cannot be used, the study was changed after its check, or the key of its weights is missing.
+        TunerError: the worker cannot continue, for example because the storage was away for too long.
     """
-    at_rest.require_key(assignment.places.of_study(assignment.study))
+    at_rest.require_key(assignment.folders.of_study(assignment.study))
     trainer = WarmTrainer(lambda: start(assignment), assignment.limits, stopping)
     try:
         from tuner.storage import engine as storages
@@ -98,30 +90,30 @@ def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], 
         require_unchanged(assignment.spec, found.spec)
         study = studies.at(found, assignment.data)
         identity = trials.WorkerId.here(assignment.worker)
-        Worker(study, trainer, identity=identity, places=assignment.places, stopping=stopping, tell=tell).run()
-    except StorageError as error:  # whoever joined the study has used the storage: the request was in order
+        Worker(study, trainer, identity=identity, folders=assignment.folders, stopping=stopping, tell=tell).run()
+    except StorageError as error:  # not a wrong request: the storage worked when the study was joined
         raise TunerError(str(error)) from error
     finally:
         trainer.close()
 
 
 def require_unchanged(checked: StudySpec, found: StudySpec) -> None:
-    """Refuse a study that names in the storage, since it was looked at, other code or images than were allowed.
+    """Refuse a stored study that names other code or images than the study that was checked.
 
     Raises:
-        StudyError: it differs from the one that was checked.
+        StudyError: the two differ.
     """
     changes = study_file.differences(checked, found)
     if changes:
         raise StudyError(
             f"the study {checked.name} was changed in the storage since this worker joined it:\n  "
             + "\n  ".join(changes)
-            + "\nFind out by whom, before it is started again."
+            + "\nFind out who changed it before you start it again."
         )
 
 
 def main(fd: int, start: Start = child) -> int:
-    """Work on the assignment that comes through `fd`; the exit code."""
+    """Run the worker of the assignment that is read from `fd`; return the exit code."""
     pipe = Connection(fd)
     assignment = Assignment.model_validate_json(pipe.recv_bytes())
     stopping = Stopping()
@@ -145,7 +137,7 @@ def _teller(pipe: Connection) -> Callable[[Event], None]:
             with lock:
                 pipe.send_bytes(event.model_dump_json().encode())
         except OSError:
-            pass  # no one listens any more; the pipe's watcher has asked the worker to stop
+            pass  # the parent has ended; the pipe's watcher asks the worker to stop
 
     return tell
 

@@ -1,4 +1,4 @@
-"""A trainer without Keras, in the worker's own process: it plays smooth curves, and mishaps on demand. For tests."""
+"""Rehearsal: a trainer without Keras, in the worker's own process, that plays scripted curves and faults; for tests."""
 
 import math
 import os
@@ -21,56 +21,56 @@ from tuner.spec.study import StudySpec
 from tuner.workers.worker.trainer import TrainerDied
 
 
-class Mishap(StrEnum):
-    """What can go wrong in one attempt of a trial."""
+class Fault(StrEnum):
+    """What goes wrong in one attempt at a trial."""
 
     CRASH = "crash"
     HANG = "hang"
     FAIL = "fail"
     NOT_FINITE = "not_finite"
-    #: the crash comes in the fine-tuning, after the probe was promoted
+    #: a crash during fine-tuning, after the probe was promoted
     LATE_CRASH = "late_crash"
-    #: the worker itself is killed: the checkpoint of the second epoch of fine-tuning is written, and nobody heard of that epoch
+    #: the worker is killed after the checkpoint of the second epoch of fine-tuning was written and before that epoch was reported
     LOST_WORKER = "lost_worker"
 
 
 @dataclass(kw_only=True)
 class Script:
-    """What the trainers of one rehearsal play; attempts of a trial use up its mishaps in order."""
+    """What the trainers of one rehearsal play; each attempt at a trial uses up its next fault."""
 
-    mishaps: dict[int, list[Mishap]] = field(default_factory=dict)
-    #: mishap of every trial that has none of its own
-    always: Mishap | None = None
+    faults: dict[int, list[Fault]] = field(default_factory=dict)
+    #: fault of each trial that is not in `faults`
+    always: Fault | None = None
     fine_tune_epochs: int = 3
     epoch_seconds: float = 0.0
-    #: whether an epoch of fine-tuning leaves a checkpoint; else only a trial that is handed back does
+    #: whether each epoch of fine-tuning writes a checkpoint; otherwise only a suspended trial does
     keeps_epochs: bool = False
-    #: file that gets a line an epoch of fine-tuning as it is played: trial, step, seconds since 1970
-    diary: str = ""
+    #: file that gets a line for each epoch of fine-tuning: trial, step, seconds since 1970
+    epoch_log: str = ""
     memory_bytes: int = 0
     refusal: str = ""
-    #: trainers that were started so far
+    #: number of started trainers
     num_started: int = 0
-    #: trials in the order in which they were begun
-    begun: list[int] = field(default_factory=list)
+    #: trials in the order in which they were started
+    started: list[int] = field(default_factory=list)
 
-    def next_mishap(self, trial: int) -> Mishap | None:
-        """What this attempt meets."""
-        left = self.mishaps.get(trial)
+    def next_fault(self, trial: int) -> Fault | None:
+        """Return the fault of the next attempt at a trial, and use it up."""
+        left = self.faults.get(trial)
         if left:
             return left.pop(0)
         return None if left is not None else self.always
 
 
-class _Kept(BaseModel):
-    """A checkpoint."""
+class _Checkpoint(BaseModel):
+    """A checkpoint of the rehearsal."""
 
     step: int
     curve: tuple[messages.Epoch, ...] = ()
 
 
 class Rehearsal:
-    """Keeps the promises of `trainer.Trainer` by playing a script."""
+    """Plays a script as a `trainer.Trainer`."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
@@ -81,7 +81,7 @@ class Rehearsal:
         script.num_started += 1
 
     def send(self, message: messages.Message) -> None:
-        """Take a message."""
+        """Receive a message."""
         if self._ended:
             raise TrainerDied("was killed", "")
         match message:
@@ -97,7 +97,7 @@ class Rehearsal:
                 self._inbox.append(message)
 
     def receive(self, timeout_seconds: float) -> messages.Message | None:
-        """The next message of the play; None when it is not due in time."""
+        """Return the next message, or None if there is none in time."""
         if self._ended:
             raise TrainerDied("was killed", "")
         deadline = time.monotonic() + timeout_seconds
@@ -110,19 +110,19 @@ class Rehearsal:
         return None
 
     def memory_bytes(self) -> int:
-        """As the script says."""
+        """Return the memory that the script sets."""
         return self._script.memory_bytes
 
-    def last_words(self) -> str:
-        """What the script has it write."""
+    def last_lines(self) -> str:
+        """Return a fixed line."""
         return "the script says so" if self._script.num_started else ""
 
     def kill(self) -> None:
-        """Play no more."""
+        """End the trainer."""
         self._ended = True
 
     def close(self) -> None:
-        """Play no more."""
+        """End the trainer."""
         self._ended = True
 
     def _prepare(self, spec: StudySpec) -> Iterator[messages.Message | None]:
@@ -137,27 +137,29 @@ class Rehearsal:
         )  # fmt: skip
 
     def _train(self, train: messages.Train) -> Iterator[messages.Message | None]:
-        mishap = self._script.next_mishap(train.trial)
-        self._script.begun.append(train.trial)
-        kept = max((_resume(Path(path)) for path in (train.checkpoint, train.fetched) if path is not None), key=lambda kept: kept.step)
-        curve, done = list(kept.curve), kept.step
+        fault = self._script.next_fault(train.trial)
+        self._script.started.append(train.trial)
+        checkpoint = max(
+            (_resume(Path(path)) for path in (train.checkpoint, train.fetched) if path is not None), key=lambda checkpoint: checkpoint.step
+        )
+        curve, done = list(checkpoint.curve), checkpoint.step
         if done:
-            yield messages.Resumed(trial=train.trial, curve=kept.curve)
+            yield messages.Resumed(trial=train.trial, curve=checkpoint.curve)
         fine_tune = self._script.fine_tune_epochs if train.hyperparameters.unfreeze > 0 else 0
         self._inbox.clear()
         for step in range(done + 1, self._probe_epochs + fine_tune + 1):
             stage = Stage.PROBE if step <= self._probe_epochs else Stage.FINE_TUNE
-            if step == self._step_of(mishap):
-                assert mishap is not None
-                yield from self._meet(mishap, train)
+            if step == self._step_of(fault):
+                assert fault is not None
+                yield from self._play_fault(fault, train)
                 return
             yield from self._pass_time()
-            if self._script.diary and stage is Stage.FINE_TUNE:
-                _note(Path(self._script.diary), train.trial, step)
+            if self._script.epoch_log and stage is Stage.FINE_TUNE:
+                _note(Path(self._script.epoch_log), train.trial, step)
             curve.append(_epoch(train, stage, step))
             if self._script.keeps_epochs and stage is Stage.FINE_TUNE:
-                _keep(train, step, curve)
-                if mishap is Mishap.LOST_WORKER and step == self._probe_epochs + 2:
+                _write_checkpoint(train, step, curve)
+                if fault is Fault.LOST_WORKER and step == self._probe_epochs + 2:
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield messages.CheckpointWritten(trial=train.trial)
             yield curve[-1]
@@ -173,11 +175,11 @@ class Rehearsal:
                 return
         yield _finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
 
-    def _step_of(self, mishap: Mishap | None) -> int | None:
-        """The step in whose place a mishap comes, if it does."""
-        if mishap is None or mishap is Mishap.LOST_WORKER:
+    def _step_of(self, fault: Fault | None) -> int | None:
+        """Return the step at which a fault happens, or None if it has no step."""
+        if fault is None or fault is Fault.LOST_WORKER:
             return None
-        return self._probe_epochs + 1 if mishap is Mishap.LATE_CRASH else 2
+        return self._probe_epochs + 1 if fault is Fault.LATE_CRASH else 2
 
     def _pass_time(self) -> Iterator[None]:
         until = time.monotonic() + self._script.epoch_seconds
@@ -191,23 +193,23 @@ class Rehearsal:
                     return _finished(train, Ending.STOPPED, step)
                 case messages.Suspend(keeps=keeps):
                     if keeps:
-                        _keep(train, step, curve)
+                        _write_checkpoint(train, step, curve)
                     return _finished(train, Ending.SUSPENDED, step)
                 case _:
                     pass
         return None
 
-    def _meet(self, mishap: Mishap, train: messages.Train) -> Iterator[messages.Message | None]:
-        match mishap:
-            case Mishap.CRASH | Mishap.LATE_CRASH:
+    def _play_fault(self, fault: Fault, train: messages.Train) -> Iterator[messages.Message | None]:
+        match fault:
+            case Fault.CRASH | Fault.LATE_CRASH:
                 self._ended = True
                 raise TrainerDied("crashed (signal 11)", "Fatal Python error: Segmentation fault")
-            case Mishap.HANG:
+            case Fault.HANG:
                 while True:
                     yield None
-            case Mishap.FAIL:
+            case Fault.FAIL:
                 yield messages.Failed(trial=train.trial, error="ValueError", message="the script says so")
-            case Mishap.NOT_FINITE:
+            case Fault.NOT_FINITE:
                 yield _finished(train, Ending.NOT_FINITE, 1, reason="the loss is not finite")
 
     def _evaluate(self, evaluate: messages.Evaluate) -> Iterator[messages.Message | None]:
@@ -217,7 +219,7 @@ class Rehearsal:
     def _predict(self, predict: messages.Predict) -> Iterator[messages.Message | None]:
         labels = np.arange(100) % 2
         if not all(Path(path).exists() for path in predict.weights) or len(set(predict.weights)) < len(predict.weights):
-            yield messages.Failed(trial=predict.trial, error="FileNotFoundError", message=f"not each of {predict.weights} is there")
+            yield messages.Failed(trial=predict.trial, error="FileNotFoundError", message=f"not all of {predict.weights} exist")
             return
         share = accuracy(predict.hyperparameters, 5) + 0.02 * (len(predict.weights) - 1)
         is_right = np.random.default_rng(len(predict.weights)).permutation(100) < 100 * share
@@ -232,7 +234,7 @@ class Rehearsal:
 
 
 def accuracy(hyperparameters: Hyperparameters, step: int) -> float:
-    """A smooth hill over the learning rate and the dropout that rises with each epoch."""
+    """Return a smooth function of learning rate and dropout that rises with each epoch."""
     rate = math.exp(-((math.log10(hyperparameters.learning_rate) + 3.2) ** 2))
     probe_rate = math.exp(-((math.log10(hyperparameters.probe_learning_rate) + 2.8) ** 2))
     peak = 0.5 + 0.2 * rate + 0.15 * probe_rate + 0.1 * (1 - abs(hyperparameters.dropout - 0.25))
@@ -240,33 +242,33 @@ def accuracy(hyperparameters: Hyperparameters, step: int) -> float:
 
 
 def script_from(mapping: Mapping[str, object]) -> Script:
-    """A script of its JSON form, for a rehearsal in another process."""
-    mishaps = mapping.get("mishaps", {})
-    assert isinstance(mishaps, Mapping)
-    others = {key: value for key, value in mapping.items() if key not in ("mishaps", "always")}
+    """Return a script from its JSON form, for a rehearsal in another process."""
+    faults = mapping.get("faults", {})
+    assert isinstance(faults, Mapping)
+    others = {key: value for key, value in mapping.items() if key not in ("faults", "always")}
     always = mapping.get("always")
     return Script(
-        mishaps={int(trial): [Mishap(name) for name in names] for trial, names in mishaps.items()},
-        always=None if always is None else Mishap(str(always)),
+        faults={int(trial): [Fault(name) for name in names] for trial, names in faults.items()},
+        always=None if always is None else Fault(str(always)),
         **others,  # type: ignore[arg-type]
     )
 
 
-def _note(diary: Path, trial: int, step: int) -> None:
-    """Add a line in one piece, whoever else does."""
-    with diary.open("ab", buffering=0) as file:
+def _note(epoch_log: Path, trial: int, step: int) -> None:
+    """Append a line in one write, because several processes append to the file."""
+    with epoch_log.open("ab", buffering=0) as file:
         file.write(f"{trial} {step} {time.time():.3f}\n".encode())
 
 
-def _resume(checkpoint: Path) -> _Kept:
-    return _Kept.model_validate_json(checkpoint.read_bytes()) if checkpoint.exists() else _Kept(step=0)
+def _resume(checkpoint: Path) -> _Checkpoint:
+    return _Checkpoint.model_validate_json(checkpoint.read_bytes()) if checkpoint.exists() else _Checkpoint(step=0)
 
 
-def _keep(train: messages.Train, step: int, curve: Sequence[messages.Epoch]) -> None:
+def _write_checkpoint(train: messages.Train, step: int, curve: Sequence[messages.Epoch]) -> None:
     checkpoint = Path(train.checkpoint)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     beside = checkpoint.with_suffix(".part")
-    beside.write_text(_Kept(step=step, curve=tuple(curve)).model_dump_json())
+    beside.write_text(_Checkpoint(step=step, curve=tuple(curve)).model_dump_json())
     beside.replace(checkpoint)
 
 

@@ -1,7 +1,7 @@
-"""What a worker could not deliver into a file that outlives it, and the files of workers that are gone into what is to be delivered.
+"""Spool: undelivered reports of a trial in a file that outlives its worker, and the files of ended workers.
 
-A file an attempt: a line that says whose it is, a line an epoch, then the outcome. Its writer holds a lock on it that the system takes back
-when the writer ends, however it ends.
+Each attempt at a trial has a file of its own: a header line, a line for each epoch, then the outcome. The worker locks the file. The
+operating system releases the lock when the worker ends, however it ends.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ Outcome = messages.Finished | messages.Failed
 
 
 class SpoolHeader(BaseModel):
-    """Whose attempt it is; the first line."""
+    """The first line: whose reports these are."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["origin"] = "origin"
     study: str
     worker: str
-    #: what the worker trains on
+    #: device of the trainer
     device: str
     claim: Claim
 
@@ -39,19 +39,19 @@ _RECORD: TypeAdapter[_Record] = TypeAdapter(_Record)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Undelivered:
-    """What a worker that is gone has left."""
+class AbandonedSpool:
+    """The file of an ended worker."""
 
     path: Path
-    #: None: the file cannot be understood
+    #: None if the file cannot be read
     origin: SpoolHeader | None
     epochs: tuple[messages.Epoch, ...]
-    #: None: the trial had not ended
+    #: None if the trial had not ended
     outcome: Outcome | None
 
 
 class Spool:
-    """The file of one attempt; there is none before something is kept."""
+    """The file of one attempt; it does not exist before the first record."""
 
     def __init__(self, folder: Path, origin: SpoolHeader) -> None:
         claim = origin.claim
@@ -59,42 +59,42 @@ class Spool:
         self._origin = origin
         self._file: FileIO | None = None
         self._num_bytes = 0
-        self._num_kept = 0
+        self._num_written = 0
 
     @property
     def is_used(self) -> bool:
-        """Whether something is kept."""
+        """Whether the file holds records."""
         return self._file is not None
 
-    def keep(self, records: Sequence[messages.Epoch | Outcome]) -> None:
-        """Have these records in the file; those from an earlier call come first and are there already.
+    def write(self, records: Sequence[messages.Epoch | Outcome]) -> None:
+        """Write these records to the file; the records of earlier calls come first and are already there.
 
         Raises:
-            OSError: there is no room, for example; what is in the file by then is whole.
+            OSError: the disk is full, for example; the file then holds whole records only.
         """
         if not records:
             return
         file = self._file = self._file or self._begin()
-        for record in records[self._num_kept :]:
+        for record in records[self._num_written :]:
             self._append(file, record)
-            self._num_kept += 1
+            self._num_written += 1
             if not isinstance(record, messages.Epoch):
                 os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """All is delivered: keep nothing."""
+        """Delete the file after all records are delivered."""
         if self._file is not None:
             self.path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
-        """Leave what is kept to others."""
+        """Unlock the file, so that another worker delivers it."""
         if self._file is not None:
             self._file.close()
-        self._file, self._num_bytes, self._num_kept = None, 0, 0
+        self._file, self._num_bytes, self._num_written = None, 0, 0
 
     def _begin(self) -> FileIO:
-        """A file that others see only when it is locked."""
+        """Return a new file that is locked before others can see it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         file = FileIO(part, "w")
@@ -123,14 +123,14 @@ class Spool:
         self._num_bytes += len(line)
 
 
-def left(folder: Path) -> Iterator[Undelivered]:
-    """What workers that are gone have left in a folder, the oldest first; no one else takes a file while the loop looks at it."""
+def abandoned(folder: Path) -> Iterator[AbandonedSpool]:
+    """Yield the files of ended workers in a folder, the oldest first; each is locked while the caller uses it."""
     for path in sorted(folder.glob("*.jsonl"), key=_age):
-        # opened for writing, without which a network file system gives no such lock
+        # opened for writing, because a network file system gives no exclusive lock otherwise
         with contextlib.suppress(FileNotFoundError, PermissionError), path.open("r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:  # its writer lives, or another worker is at it; or there are no locks, and no one can tell
+            except OSError:  # its worker runs, or another one delivers it, or the file system has no locks
                 continue
             if os.fstat(file.fileno()).st_nlink:
                 yield _read(path, file.read().splitlines(keepends=True))
@@ -143,8 +143,8 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def _read(path: Path, lines: Sequence[bytes]) -> Undelivered:
-    """What can be read up to the first line that is torn."""
+def _read(path: Path, lines: Sequence[bytes]) -> AbandonedSpool:
+    """Read the records up to the first incomplete line."""
     records = []
     for line in lines:
         try:
@@ -156,4 +156,4 @@ def _read(path: Path, lines: Sequence[bytes]) -> Undelivered:
     origin = records[0] if records and isinstance(records[0], SpoolHeader) else None
     epochs = tuple(record for record in records if isinstance(record, messages.Epoch))
     outcome = next((record for record in records if isinstance(record, messages.Finished | messages.Failed)), None)
-    return Undelivered(path=path, origin=origin, epochs=epochs, outcome=outcome)
+    return AbandonedSpool(path=path, origin=origin, epochs=epochs, outcome=outcome)

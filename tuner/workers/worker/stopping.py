@@ -1,4 +1,4 @@
-"""Signals, a closed pipe or a caller's word, into how urgently a worker is to stop."""
+"""Stopping: whether a worker is asked to stop, by a signal, a closed pipe or a call, and how urgently."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopping:
-    """Nothing, `is_asked` (hand the running trial back) or `is_urgent` (drop everything); it only ever grows."""
+    """Three steps, which are never undone: run, `is_asked` (release the running trial, then end) and `is_urgent` (end at once)."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -19,30 +19,30 @@ class Stopping:
 
     @property
     def is_asked(self) -> bool:
-        """Whether the worker is to end in order."""
+        """Whether the worker must release its trial and end."""
         return self._asked.is_set()
 
     @property
     def is_urgent(self) -> bool:
-        """Whether the worker is to end at once."""
+        """Whether the worker must end at once."""
         return self._urgent.is_set()
 
     def ask(self) -> None:
-        """Stop in order; asked again, at once."""
+        """Ask to stop; a second call makes it urgent."""
         if self._asked.is_set():
             self._urgent.set()
         self._asked.set()
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Sleep until someone asks; whether someone did."""
+        """Sleep until someone asks to stop; return whether someone did."""
         return self._asked.wait(timeout_seconds)
 
     def wait_for_more(self, timeout_seconds: float) -> bool:
-        """Sleep until someone asks for the first time, or is in a greater hurry than before; whether someone was."""
+        """Sleep until the next step, from run to asked or from asked to urgent; return whether it was reached."""
         return (self._urgent if self._asked.is_set() else self._asked).wait(timeout_seconds)
 
     def ask_when_closed(self, pipe: Connection) -> threading.Thread:
-        """Stop in order when the process at the other end of `pipe` is gone; each message from there asks, too."""
+        """Ask to stop when the process at the other end of `pipe` ends, and for each message from there."""
         thread = threading.Thread(target=self._watch, args=(pipe,), name="pipe-watch", daemon=True)
         thread.start()
         return thread
@@ -59,7 +59,7 @@ class Stopping:
 
 @contextmanager
 def on_signals(stopping: Stopping) -> Iterator[None]:
-    """Inside, a SIGINT, SIGTERM or SIGHUP asks `stopping`; only in a process's main thread."""
+    """Turn SIGINT, SIGTERM and SIGHUP into `stopping.ask()` while a `with` block runs; only for a main thread."""
 
     def ask(number: int, frame: FrameType | None) -> None:
         stopping.ask()

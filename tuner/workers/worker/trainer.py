@@ -1,7 +1,4 @@
-"""Messages to and from a child process that trains, for as long as it lives.
-
-A trainer that is prepared for its study, and replaced when it dies, hangs or grows too big.
-"""
+"""Trainer handle: the process that trains, seen from its worker: started, prepared, and replaced if it dies, hangs or grows too big."""
 
 import os
 import socket
@@ -22,52 +19,78 @@ from tuner.protocol.failure_table import Failure
 from tuner.workers.engines import gpus
 from tuner.workers.worker.stopping import Stopping
 
-#: TensorFlow's own chatter, of which nothing helps who reads the log of a crash
+#: environment that keeps TensorFlow's own messages out of the log of a crash
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow", "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
-#: lines of the child's log that are shown when it dies
+#: last lines of the log that are shown when the process dies
 _TAIL_LINES = 20
 _LINES_BEFORE_CRASH = 5
 _TAIL_BYTES = 16_384
-#: how long a child that was told to leave may take
+#: time limit for a trainer process to end after it was asked to
 _QUIT_SECONDS = 5.0
+#: longest wait for a message before the worker turns to its other duties
+POLL_SECONDS = 0.2
+#: a trainer hangs if it is silent this many times longer than ever before
+_HANG_FACTOR = 10.0
+#: the time limit for preparing, in hang limits: it reads every image, and may wait for another worker that does so
+_PREPARE_HANG_LIMITS = 4.0
+_PREPARE_TRIES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The limits above which a trainer is replaced."""
+
+    #: longest silence while the duration of an epoch is unknown
+    hang_seconds: float = 1800.0
+    #: memory between two trials; None: no limit
+    memory_bytes: int | None = None
+    #: threads of a trainer; None: unknown
+    threads: int | None = None
 
 
 class TrainerDied(TunerError):
-    """The child process is gone; `cause` says how, in a word or two that group equal deaths."""
+    """The trainer process has ended; equal causes have an equal `cause`."""
 
     failure = Failure.CRASH
 
-    def __init__(self, cause: str, last_words: str) -> None:
-        super().__init__(f"the training process {cause}" + (f"; it last wrote:\n{last_words}" if last_words else ""))
+    def __init__(self, cause: str, last_lines: str) -> None:
+        super().__init__(f"the training process {cause}" + (f"; it last wrote:\n{last_lines}" if last_lines else ""))
         self.cause = cause
-        self.last_words = last_words
+        self.last_lines = last_lines
+
+
+class TrainerHung(TunerError):
+    """The trainer has been silent for longer than an epoch can take."""
+
+    failure = Failure.HANG
+    cause = "hang"
 
 
 class Trainer(Protocol):
-    """Something that trains one trial at a time and stays warm from one to the next."""
+    """A process that trains one trial after another."""
 
     def send(self, message: messages.Message) -> None:
-        """Give it a message.
+        """Send it a message.
 
         Raises:
-            TrainerDied: nobody is there to take it.
+            TrainerDied: the process has ended.
         """
         ...
 
     def receive(self, timeout_seconds: float) -> messages.Message | None:
-        """Its next message, or None if there is none in time.
+        """Return its next message, or None if there is none in time.
 
         Raises:
-            TrainerDied: there will be none.
+            TrainerDied: the process has ended.
         """
         ...
 
     def memory_bytes(self) -> int:
-        """What it holds of the machine's memory."""
+        """Return its resident memory."""
         ...
 
-    def last_words(self) -> str:
-        """The last lines of its log, "" where there is none."""
+    def last_lines(self) -> str:
+        """Return the last lines of its log; "" if there is no log."""
         ...
 
     def kill(self) -> None:
@@ -75,25 +98,25 @@ class Trainer(Protocol):
         ...
 
     def close(self) -> None:
-        """Ask it to leave, and see that it does."""
+        """Ask it to end; kill it if it does not."""
         ...
 
 
 class ChildTrainer:
-    """A `tuner.trainer.process` and the pipe to it; started at once, in a session of its own so that a terminal's Ctrl-C passes it by."""
+    """A process `tuner.trainer.process` and the pipe to it; it has a session of its own, so Ctrl-C in a terminal does not reach it."""
 
     def __init__(
         self,
         *,
         threads: int,
         log: Path,
-        place: gpus.GpuShare | None = None,
+        gpu: gpus.GpuShare | None = None,
         memory_bytes: int | None = None,
         command: Sequence[str] = (sys.executable, "-m", "tuner.trainer.process"),
     ) -> None:
-        """`memory_bytes`: what it may take of the machine's memory; None: all of it."""
+        """Start the process; `memory_bytes` is the memory that it may use, None for all memory of the machine."""
         self._log = log
-        options = ["--threads", str(threads), *_placed(place), *([] if memory_bytes is None else ["--memory-bytes", str(memory_bytes)])]
+        options = ["--threads", str(threads), *_gpu_options(gpu), *([] if memory_bytes is None else ["--memory-bytes", str(memory_bytes)])]
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         with theirs, log.open("wb") as written:
@@ -104,24 +127,24 @@ class ChildTrainer:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                env=gpus.environment(_environment(os.environ), place),
+                env=gpus.environment(_environment(os.environ), gpu),
             )
         self._pipe = Connection(ours.detach())
 
     @property
     def pid(self) -> int:
-        """The child's process id."""
+        """The process id."""
         return self._process.pid
 
     def send(self, message: messages.Message) -> None:
-        """Give the child a message."""
+        """Send the process a message."""
         try:
             self._pipe.send_bytes(messages.encode(message))
         except OSError as error:
             raise self._death() from error
 
     def receive(self, timeout_seconds: float) -> messages.Message | None:
-        """The child's next message, or None if there is none in time."""
+        """Return the next message, or None if there is none in time."""
         try:
             if not self._pipe.poll(timeout_seconds):
                 return None
@@ -130,34 +153,34 @@ class ChildTrainer:
             raise self._death() from error
 
     def memory_bytes(self) -> int:
-        """Resident memory of the child; 0 when it is gone."""
+        """Return the resident memory of the process; 0 if it has ended."""
         try:
             return int(psutil.Process(self._process.pid).memory_info().rss)
         except psutil.Error:
             return 0
 
-    def last_words(self) -> str:
-        """The last lines of the child's log."""
+    def last_lines(self) -> str:
+        """Return the last lines of the log."""
         return tail(self._log)
 
     def kill(self) -> None:
-        """End the child at once."""
+        """End the process at once."""
         self._process.kill()
         self._process.wait()
         self._pipe.close()
 
     def close(self) -> None:
-        """Ask the child to leave; end it if it does not."""
+        """Ask the process to end; kill it if it does not."""
         if not self._pipe.closed:
             try:
                 self._pipe.send_bytes(messages.encode(messages.Quit()))
                 self._process.wait(_QUIT_SECONDS)
             except (OSError, subprocess.TimeoutExpired):
-                pass  # it is ended below, whatever it is doing
+                pass  # it is killed below
         self.kill()
 
     def _death(self) -> TrainerDied:
-        """What became of the child, whose end of the pipe is closed."""
+        """Return how the process ended, whose end of the pipe is closed."""
         try:
             code = self._process.wait(_QUIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -168,19 +191,20 @@ class ChildTrainer:
 
 
 def tail(log: Path) -> str:
-    """The last lines of a log, "" where there is none; of a crash that Python describes the first, which tell the latest calls."""
+    """Return the last lines of a log, or "" if there is none; of a crash report of Python the first, which are the latest calls."""
     try:
         with log.open("rb") as written:
             written.seek(max(0, log.stat().st_size - _TAIL_BYTES))
             lines = written.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
-    said = [line for line in lines if line.strip() and not line.startswith("Extension modules: ")]
-    crashes = [place for place, line in enumerate(said) if line.startswith("Fatal Python error")]
-    return "\n".join(said[max(0, crashes[-1] - _LINES_BEFORE_CRASH) :][:_TAIL_LINES] if crashes else said[-_TAIL_LINES:])
+    shown = [line for line in lines if line.strip() and not line.startswith("Extension modules: ")]
+    crashes = [number for number, line in enumerate(shown) if line.startswith("Fatal Python error")]
+    return "\n".join(shown[max(0, crashes[-1] - _LINES_BEFORE_CRASH) :][:_TAIL_LINES] if crashes else shown[-_TAIL_LINES:])
 
 
 def _cause(code: int) -> str:
+    """Return how a process ended; the text is stored as the kind of the failure, so it never changes."""
     if code == -9:
         return "was killed (SIGKILL: often the machine ran out of memory)"
     if code < 0:
@@ -188,92 +212,66 @@ def _cause(code: int) -> str:
     return f"left with exit code {code}"
 
 
-def _placed(place: gpus.GpuShare | None) -> list[str]:
-    """The options of a trainer that is on a GPU."""
-    if place is None:
+def _gpu_options(gpu: gpus.GpuShare | None) -> list[str]:
+    """Return the command-line options of a trainer on a GPU."""
+    if gpu is None:
         return []
-    return ["--gpu"] if place.memory_mb is None else ["--gpu", "--memory-limit-mb", str(place.memory_mb)]
+    return ["--gpu"] if gpu.memory_mb is None else ["--gpu", "--memory-limit-mb", str(gpu.memory_mb)]
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
     return QUIET | dict(given)
 
 
-#: how long one look into the pipe may last before the worker looks at its other duties
-LOOK_SECONDS = 0.2
-#: how many times longer than the longest wait so far the next one may be
-_PATIENCE = 10.0
-#: preparing reads every image and may wait for another worker that does so
-_PREPARE_PATIENCE = 4.0
-_PREPARE_TRIES = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a trainer may take before it is replaced."""
-
-    #: silence that is borne while nothing is known of how long an epoch takes
-    hang_seconds: float = 1800.0
-    #: memory between two trials; None: any
-    memory_bytes: int | None = None
-    #: None: not said
-    threads: int | None = None
-
-
-class TrainerHung(TunerError):
-    """The trainer is silent for longer than an epoch can take."""
-
-    failure = Failure.HANG
-    cause = "hang"
-
-
 class WarmTrainer:
-    """The trainer of one worker; whoever asks gets one that is ready for the next trial."""
+    """The trainer of one worker: a running process, prepared for the next trial."""
 
     def __init__(self, start: Callable[[], Trainer], limits: Limits, stopping: Stopping) -> None:
         self._start = start
         self._limits = limits
         self._stopping = stopping
         self._trainer: Trainer | None = start()
-        #: whether it is ready for a trial
+        #: whether it is prepared for a trial
         self.is_warm = False
         self._longest_wait_seconds = 0.0
         self._waiting_since = time.monotonic()
 
     def warm_up(self, prepare: messages.Prepare) -> messages.Prepared | None:
-        """Have the trainer ready for a study; None if the worker is asked to stop meanwhile.
+        """Prepare the trainer for a study; return None if the worker is asked to stop meanwhile.
 
         Raises:
             RequestError: the study's data or model cannot be used.
-            TrainingError: the trainer cannot be made ready, not even a fresh one.
+            TrainingError: neither this trainer nor a new one can be prepared.
         """
         for is_last in [False] * (_PREPARE_TRIES - 1) + [True]:
             try:
                 return self._await_prepared(prepare)
             except (TrainerDied, TrainerHung) as error:
-                self.drop()
+                self.kill()
                 if is_last:
-                    raise TrainingError(f"the trainer could not be made ready: {error}", kind=error.cause) from error
+                    raise TrainingError(f"the trainer cannot be prepared: {error}", kind=error.cause) from error
         raise AssertionError("the last try returns or raises")
 
     def send(self, message: messages.Message) -> None:
-        """Give the trainer a message; from now on an answer is due."""
+        """Send the trainer a message, to which it must answer in time."""
         self._waiting_since = time.monotonic()
-        self._living().send(message)
+        self._started().send(message)
 
-    def look(self) -> messages.Message | None:
-        """The next message, or None after a moment without one.
+    def receive(self) -> messages.Message | None:
+        """Return the next message, or None after `POLL_SECONDS` without one.
 
         Raises:
-            TrainerDied: there will be none.
-            TrainerHung: there should have been one long ago.
+            TrainerDied: the process has ended.
+            TrainerHung: the trainer has been silent for too long.
         """
-        message = self._living().receive(LOOK_SECONDS)
+        message = self._started().receive(POLL_SECONDS)
         waited_seconds = time.monotonic() - self._waiting_since
         if message is None:
-            limit_seconds = max(self._limits.hang_seconds, _PATIENCE * self._longest_wait_seconds)
+            limit_seconds = max(self._limits.hang_seconds, _HANG_FACTOR * self._longest_wait_seconds)
             if waited_seconds > limit_seconds:
-                raise TrainerHung(f"the training process was silent for {waited_seconds:.0f} s; more can be borne with --hang-limit")
+                raise TrainerHung(
+                    f"the training process was silent for {waited_seconds:.0f} s; if an epoch takes longer, raise --hang-limit"
+                )
             return None
         if isinstance(message, messages.Epoch):
             self._longest_wait_seconds = max(self._longest_wait_seconds, waited_seconds)
@@ -282,41 +280,41 @@ class WarmTrainer:
 
     @property
     def threads(self) -> int | None:
-        """Threads that its trainers compute with; None: not known."""
+        """Threads of the trainer; None: unknown."""
         return self._limits.threads
 
     def memory_bytes(self) -> int | None:
-        """What the trainer holds of the machine's memory; None: there is no trainer."""
+        """Return the resident memory of the trainer; None if there is no trainer."""
         trainer = self._trainer
         return None if trainer is None else trainer.memory_bytes()
 
-    def last_words(self) -> str:
-        """The last lines of the trainer's log, "" where there is none."""
-        return "" if self._trainer is None else self._trainer.last_words()
+    def last_lines(self) -> str:
+        """Return the last lines of the trainer's log; "" if there is no trainer."""
+        return "" if self._trainer is None else self._trainer.last_lines()
 
-    def outgrown(self) -> str:
-        """Why the trainer is to be replaced before the next trial, "" if it is not."""
+    def excess_memory(self) -> str:
+        """Return how far the trainer exceeds its memory limit, for people; "" if it does not."""
         limit_bytes = self._limits.memory_bytes
         if self._trainer is None or limit_bytes is None:
             return ""
         used_bytes = self._trainer.memory_bytes()
-        return f"it holds {used_bytes / 2**20:.0f} MiB of {limit_bytes / 2**20:.0f} MiB" if used_bytes > limit_bytes else ""
+        return f"it uses {used_bytes / 2**20:.0f} MiB, and its limit is {limit_bytes / 2**20:.0f} MiB" if used_bytes > limit_bytes else ""
 
-    def drop(self) -> None:
-        """End the trainer at once."""
+    def kill(self) -> None:
+        """End the trainer at once; the next message starts a new one."""
         if self._trainer is not None:
             self._trainer.kill()
             self._trainer = None
         self.is_warm = False
 
     def close(self) -> None:
-        """Ask the trainer to leave, and see that it does."""
+        """Ask the trainer to end; kill it if it does not."""
         if self._trainer is not None:
             self._trainer.close()
             self._trainer = None
         self.is_warm = False
 
-    def _living(self) -> Trainer:
+    def _started(self) -> Trainer:
         if self._trainer is None:
             self._trainer = self._start()
         return self._trainer
@@ -324,7 +322,7 @@ class WarmTrainer:
     def _await_prepared(self, prepare: messages.Prepare) -> messages.Prepared | None:
         self.send(prepare)
         while not self._stopping.is_asked:
-            message = self._living().receive(LOOK_SECONDS)
+            message = self._started().receive(POLL_SECONDS)
             match message:
                 case messages.Prepared():
                     self.is_warm = True
@@ -333,11 +331,11 @@ class WarmTrainer:
                     raise request_error(message)
                 case messages.Failed():
                     raise TrainingError(f"{message.error}: {message.message}", kind=message.error)
-            if time.monotonic() - self._waiting_since > _PREPARE_PATIENCE * self._limits.hang_seconds:
-                raise TrainerHung("the data and the backbone took too long to prepare; more can be borne with --hang-limit")
+            if time.monotonic() - self._waiting_since > _PREPARE_HANG_LIMITS * self._limits.hang_seconds:
+                raise TrainerHung("preparing the data and the backbone took too long; if they need more time, raise --hang-limit")
         return None
 
 
 def request_error(failed: messages.Failed) -> RequestError:
-    """The error of a trainer that found the request, not the work, to be wrong."""
+    """Return the error of a trainer that refused a request."""
     return DataError(failed.message) if failed.error == DataError.__name__ else RequestError(failed.message)

@@ -1,7 +1,4 @@
-"""The pictures that a trainer drew of a trial into the artifact store, if the trial is worth keeping, and off the disk in any case.
-
-The loop of one worker: claim a trial, train it, keep what came of it, until the budget is spent or someone says stop.
-"""
+"""Worker: claims trials, trains them and stores their results until the study needs no more or someone stops the worker."""
 
 import time
 from collections.abc import Callable
@@ -11,6 +8,7 @@ from typing import TypeVar
 from tuner.errors import Dismissed, LeaseLost, StorageError, TrialStopped
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Ending
+from tuner.storage import retry
 from tuner.studies import data_check, pictures, reaper, trials
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
@@ -18,49 +16,14 @@ from tuner.studies.workers import WorkerRequest
 from tuner.trust import at_rest
 from tuner.views import status
 from tuner.workers.bucket import transfer
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventEmitter, EventKind, Tell
-from tuner.workers.worker.heartbeat import BEAT_SECONDS, Heartbeat, Presence
-from tuner.workers.worker.outbox import Leftovers, Outbox
-from tuner.workers.worker.places import Places
+from tuner.workers.worker.heartbeat import BEAT_SECONDS, Heartbeat, RosterEntry
+from tuner.workers.worker.outbox import AbandonedReports, Outbox
 from tuner.workers.worker.spool import Outcome, Spool, SpoolHeader
 from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.supervision import Supervision
 from tuner.workers.worker.trainer import TrainerDied, TrainerHung, WarmTrainer, request_error
-
-
-class Gallery:
-    """The pictures of a study's trials, as one worker keeps them."""
-
-    def __init__(self, study: Study, artifacts: Path, narrator: EventEmitter) -> None:
-        self._study = study
-        self._artifacts = artifacts
-        self._narrator = narrator
-
-    def hang(self, finished: messages.Finished) -> messages.Finished:
-        """The same with the names of its pictures in the store, where its weights are kept; else without pictures."""
-        ids: dict[messages.PictureKind, str] = {}
-        try:
-            if finished.weights is not None and finished.pictures:
-                ids = pictures.keep(pictures.store(self._artifacts), finished.pictures)
-        except OSError as error:
-            self._narrator.trouble(f"the pictures of the trial are not kept: {error}", finished.trial)
-        for name in finished.pictures.values():
-            Path(name).unlink(missing_ok=True)
-        return finished.model_copy(update={"pictures": ids})
-
-    def take_down(self, finished: messages.Finished) -> None:
-        """Drop the pictures of a trial that was not ours any more."""
-        if finished.pictures:
-            pictures.drop(pictures.store(self._artifacts), finished.pictures)
-
-    def tidy(self, finished: messages.Finished) -> None:
-        """Drop the pictures of trials that this one has overtaken."""
-        if finished.pictures:
-            try:
-                pictures.tidy(self._study, pictures.store(self._artifacts))
-            except (StorageError, OSError) as error:
-                self._narrator.trouble(f"pictures of overtaken trials stay: {error}", finished.trial)
-
 
 _STORAGE_PATIENCE_SECONDS = failure_table.STORAGE_PATIENCE_SECONDS
 
@@ -68,51 +31,55 @@ T = TypeVar("T")
 
 
 class Worker:
-    """One pair of hands of a study."""
+    """One worker of a study."""
 
-    def __init__(self, study: Study, trainer: WarmTrainer, *, identity: WorkerId, places: Places, stopping: Stopping, tell: Tell) -> None:
+    def __init__(self, study: Study, trainer: WarmTrainer, *, identity: WorkerId, folders: Folders, stopping: Stopping, tell: Tell) -> None:
+        """`tell` receives every event of the worker."""
         self._study = study
         self._trainer = trainer
         self._identity = identity
-        self._places = places
+        self._folders = folders
         self._stopping = stopping
-        self._told = tell
-        self._presence = Presence(study, identity, trainer)
-        self._narrator = EventEmitter(study.name, identity.name, self._tell)
-        self._prepare = messages.Prepare(spec=study.spec.model_dump_json(), cache=str(places.cache))
+        self._tell_caller = tell
+        self._roster_entry = RosterEntry(study, identity, trainer)
+        self._events = EventEmitter(study.name, identity.name, self._tell)
+        self._prepare = messages.Prepare(spec=study.spec.model_dump_json(), cache=str(folders.cache))
         self._prepared: messages.Prepared | None = None
-        self._shipping = transfer.begin(places, study.name, self._narrator, stopping)
-        self._leftovers = Leftovers(study, places.of_spool(study.name), self._narrator)
-        self._gallery = Gallery(study, places.artifacts, self._narrator)
+        self._files = transfer.start(folders, study.name, self._events, stopping)
+        self._abandoned = AbandonedReports(study, folders.of_spool(study.name), self._events)
+        self._pictures = TrialPictures(study, folders.artifacts, self._events)
         self._reaped_at = time.monotonic()
-        self._attempt: Supervision | None = None
-        #: who asked this worker alone to end, in words
+        self._supervision: Supervision | None = None
+        #: why this worker was asked to end, with the user who asked; "" if it was not
         self._dismissed = ""
 
     def run(self, *, beat_seconds: float = BEAT_SECONDS) -> None:
-        """Work until there is nothing more to do; raises what `WarmTrainer.warm_up`, `admission.admit` and `trials.claim` raise."""
-        self._appear()
+        """Train trials until there is nothing more to do.
+
+        Raises what `WarmTrainer.warm_up`, `data_check.admit` and `trials.claim` raise.
+        """
+        self._register()
         try:
-            with Heartbeat(self._beat, self._narrator.trouble, every_seconds=beat_seconds):
-                self._work_until_done()
+            with Heartbeat(self._beat, self._events.warn, every_seconds=beat_seconds):
+                self._train_trials()
         finally:
             if self._stopping.is_asked:
-                self._trainer.drop()  # what it is doing now, no one waits for
+                self._trainer.kill()  # nobody waits for its current work
             self._trainer.close()
-            self._shipping.close()
+            self._files.close()
         why = self._why_ended()
-        self._presence.leave(why)
-        self._narrator.say(EventKind.ENDED, message=why)
+        self._roster_entry.close(why)
+        self._events.emit(EventKind.ENDED, message=why)
 
     def _tell(self, event: Event) -> None:
-        self._presence.note(event)
-        self._told(event)
+        self._roster_entry.update(event)
+        self._tell_caller(event)
 
-    def _appear(self) -> None:
+    def _register(self) -> None:
         try:
-            self._presence.appear()
+            self._roster_entry.register()
         except StorageError:
-            pass  # the heart tries again
+            pass  # the heartbeat tries again
 
     def _why_ended(self) -> str:
         if self._dismissed:
@@ -122,35 +89,36 @@ class Worker:
         try:
             return trials.stop_reason(self._study) or ""
         except StorageError:
-            return ""  # all that was to be written is written
+            return ""  # every result is stored
 
-    def _work_until_done(self) -> None:
+    def _train_trials(self) -> None:
         while not self._stopping.is_asked and self._is_ready():
             claim = self._claim()
             if claim is None:
                 return
-            self._work_on(claim)
+            self._train(claim)
 
     def _is_ready(self) -> bool:
-        """Have a trainer that is prepared and not too big; False if the worker is asked to stop meanwhile."""
-        outgrown = self._trainer.outgrown()
-        if outgrown:
-            self._narrator.say(EventKind.REPLACED, message=outgrown)
-            self._trainer.drop()
+        """Prepare the trainer, after replacing one that uses too much memory; return False if the worker is asked to stop meanwhile."""
+        excess = self._trainer.excess_memory()
+        if excess:
+            self._events.emit(EventKind.REPLACED, message=excess)
+            self._trainer.kill()
         if not self._trainer.is_warm:
             self._prepared = prepared = self._trainer.warm_up(self._prepare)
             if prepared is not None:
                 self._insist(lambda: data_check.admit(self._study, prepared), lambda: "the first trial waits")
-                self._presence.is_ready(prepared)
-                self._narrator.ready(prepared, data_check.departures(self._study.spec, prepared))
+                self._roster_entry.set_prepared(prepared)
+                self._events.ready(prepared, data_check.departures(self._study.spec, prepared))
         return self._trainer.is_warm
 
     def _claim(self) -> Claim | None:
+        """Claim the next trial; return None if there is none or the worker is asked to stop."""
         assert self._prepared is not None
         sizes = {"num_train": self._prepared.num_train, "num_classes": len(self._prepared.classes), "epochs": self._prepared.epochs}
 
         def claim() -> Claim | None:
-            self._leftovers.deliver()
+            self._abandoned.deliver()
             return trials.claim(self._study, self._identity, **sizes)
 
         try:
@@ -168,128 +136,112 @@ class Worker:
             raise
 
     def _dismiss(self, why: str) -> None:
-        """End in order, and let whoever started this worker not start it again."""
+        """Stop after the current trial was released, in a way that tells the engine not to start the worker again."""
         if not self._stopping.is_asked:
             self._dismissed = why
             self._stopping.ask()
 
-    def _work_on(self, claim: Claim) -> None:
+    def _train(self, claim: Claim) -> None:
+        """Train a claimed trial and store its result."""
         began = time.monotonic()
-        self._narrator.say(EventKind.STARTED if claim.attempt == 1 else EventKind.RESUMED, claim.number)
+        self._events.emit(EventKind.STARTED if claim.attempt == 1 else EventKind.RESUMED, claim.number)
         outbox = self._outbox(claim)
         try:
-            fetched = self._shipping.fetch(claim.number) if claim.attempt > 1 else None
-            outcome = self._play(outbox, fetched)
-            self._settle(outbox, outcome, time.monotonic() - began)
+            fetched = self._files.fetch(claim.number) if claim.attempt > 1 else None
+            outcome = self._supervise(outbox, fetched)
+            self._store_outcome(outbox, outcome, time.monotonic() - began)
         except LeaseLost as error:
             outbox.clear()
             if isinstance(error, TrialStopped):
-                self._shipping.ended(claim.number)
+                self._files.ended(claim.number)
             else:
-                self._shipping.lost(claim.number)
+                self._files.lost(claim.number)
             what = EventKind.PRUNED if isinstance(error, TrialStopped) else EventKind.LOST
-            self._narrator.say(what, claim.number, seconds=time.monotonic() - began, message=str(error))
+            self._events.emit(what, claim.number, seconds=time.monotonic() - began, message=str(error))
         finally:
             outbox.close()
 
     def _outbox(self, claim: Claim) -> Outbox:
         assert self._prepared is not None
-        origin = SpoolHeader(study=self._study.name, worker=self._identity.name, device=self._prepared.device, claim=claim)
-        return Outbox(claim, Spool(self._places.of_spool(self._study.name), origin), self._narrator)
+        header = SpoolHeader(study=self._study.name, worker=self._identity.name, device=self._prepared.device, claim=claim)
+        return Outbox(claim, Spool(self._folders.of_spool(self._study.name), header), self._events)
 
-    def _settle(self, outbox: Outbox, outcome: Outcome | None, seconds: float) -> None:
-        claim = outbox.claim
-        match outcome:
-            case messages.Finished() if outcome.ending is not Ending.SUSPENDED:
-                self._finish(outbox, outcome)
-                what = EventKind.COMPLETED if outcome.ending is Ending.COMPLETED else EventKind.PRUNED
-                self._narrator.say(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason)
-            case messages.Failed() if outcome.error != at_rest.NoKey.__name__:
-                self._deliver(outbox, lambda: trials.fail(self._study, claim, outcome), outcome)
-                self._shipping.ended(claim.number)
-                self._narrator.say(EventKind.FAILED, claim.number, seconds=seconds, message=f"{outcome.error}: {outcome.message}")
-                if outcome.is_request:
-                    raise request_error(outcome)
-            case _:
-                self._shipping.handed_back(claim.number)
-                self._deliver(outbox, lambda: trials.release(self._study, claim))
-                self._narrator.say(EventKind.SUSPENDED, claim.number, message="" if outcome else "from its last checkpoint")
-                if isinstance(outcome, messages.Failed):  # who has the key goes on with the trial
-                    raise request_error(outcome)
+    def _supervise(self, outbox: Outbox, fetched: Path | None) -> Outcome | None:
+        """Train a trial and return its outcome; a trainer that dies or hangs is replaced, and the trial is tried again.
 
-    def _play(self, outbox: Outbox, fetched: Path | None) -> Outcome | None:
-        """The outcome of a trial; a trainer that dies or hangs is given a second chance."""
+        `fetched`: the checkpoint that another machine left in the bucket.
+        """
         number, num_tries = outbox.claim.number, 0
-        folder = self._places.of_trial(self._study.name, number)
+        folder = self._folders.of_trial(self._study.name, number)
         while self._is_ready():
-            attempt = self._attempt = Supervision(self._study, outbox, self._trainer, self._stopping, self._narrator, self._shipping)
+            supervision = Supervision(self._study, outbox, self._trainer, self._stopping, self._events, self._files)
+            self._supervision = supervision
             try:
-                return self._with_log(attempt.play(folder, fetched))
+                return self._with_log(supervision.run(folder, fetched))
             except (TrainerDied, TrainerHung) as error:
                 num_tries += 1
-                last_words = error.last_words if isinstance(error, TrainerDied) else self._trainer.last_words()
-                self._trainer.drop()
-                attempt.deliver()  # the next one goes on from a checkpoint that may lie behind them
+                last_lines = error.last_lines if isinstance(error, TrainerDied) else self._trainer.last_lines()
+                self._trainer.kill()
+                supervision.deliver()  # the next trainer may resume from an earlier checkpoint
                 if self._stopping.is_asked:
                     return None
-                self._narrator.say(EventKind.REPLACED, number, message=str(error))
+                self._events.emit(EventKind.REPLACED, number, message=str(error))
                 if num_tries >= failure_table.TREATMENTS[error.failure].tries:
-                    return messages.Failed(trial=number, error=error.cause, message=str(error), log=last_words)
+                    return messages.Failed(trial=number, error=error.cause, message=str(error), log=last_lines)
             finally:
-                self._attempt = None
+                self._supervision = None
         return None
 
     def _with_log(self, outcome: Outcome | None) -> Outcome | None:
-        """The trainer does not read its own log."""
+        """Add the last lines of the trainer's log to a failure."""
         if not isinstance(outcome, messages.Failed):
             return outcome
-        return outcome.model_copy(update={"log": "\n".join(filter(None, (self._trainer.last_words(), outcome.traceback)))})
+        return outcome.model_copy(update={"log": "\n".join(filter(None, (self._trainer.last_lines(), outcome.traceback)))})
 
-    def _finish(self, outbox: Outbox, finished: messages.Finished) -> None:
-        """Keep a result with its curve, and its weights if they are wanted."""
+    def _store_outcome(self, outbox: Outbox, outcome: Outcome | None, seconds: float) -> None:
+        """End the trial in the storage: with its result, as failed, or released for another worker."""
+        claim = outbox.claim
+        match outcome:
+            case messages.Finished() if outcome.ending is not Ending.SUSPENDED:
+                self._store_result(outbox, outcome)
+                what = EventKind.COMPLETED if outcome.ending is Ending.COMPLETED else EventKind.PRUNED
+                self._events.emit(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason)
+            case messages.Failed() if outcome.error != at_rest.NoKey.__name__:
+                self._deliver(outbox, lambda: trials.fail(self._study, claim, outcome), outcome)
+                self._files.ended(claim.number)
+                self._events.emit(EventKind.FAILED, claim.number, seconds=seconds, message=f"{outcome.error}: {outcome.message}")
+                if outcome.is_request:
+                    raise request_error(outcome)
+            case _:
+                self._files.released(claim.number)
+                self._deliver(outbox, lambda: trials.release(self._study, claim))
+                self._events.emit(EventKind.SUSPENDED, claim.number, message="" if outcome else "from its last checkpoint")
+                if isinstance(outcome, messages.Failed):  # a worker that has the key resumes the trial
+                    raise request_error(outcome)
+
+    def _store_result(self, outbox: Outbox, finished: messages.Finished) -> None:
+        """Store a result with its curve, and its weights and pictures if they are to be kept."""
         assert self._prepared is not None
         device, path = self._prepared.device, finished.weights
-        finished = self._shipping.named(finished)
-        if outbox.is_held_up:
-            outbox.hold_up(finished.model_copy(update={"pictures": {}}))
-        kept = self._gallery.hang(self._keep_if_best(finished))
-        if path is not None and kept.weights is not None:
-            self._shipping.send_weights(finished.trial, path)
+        finished = self._files.with_weights_url(finished)
+        if outbox.is_waiting:
+            outbox.save(finished.model_copy(update={"pictures": {}}))
+        stored = self._pictures.store(self._without_inferior_weights(finished))
+        if path is not None and stored.weights is not None:
+            self._files.send_weights(finished.trial, path)
         try:
-            told = finished.model_copy(update={"pictures": kept.pictures})
-            self._deliver(outbox, lambda: trials.finish(self._study, outbox.claim, kept, outbox.curve, device=device), told)
+            with_pictures = finished.model_copy(update={"pictures": stored.pictures})
+            self._deliver(outbox, lambda: trials.finish(self._study, outbox.claim, stored, outbox.curve, device=device), with_pictures)
         except LeaseLost:
-            self._gallery.take_down(kept)
+            self._pictures.discard(stored)
             raise
-        self._gallery.tidy(kept)
-        if path is not None and kept.weights is None:  # only now it is sure that the trial was still ours
+        self._pictures.discard_overtaken(stored)
+        if path is not None and stored.weights is None:  # not earlier: now the trial is certainly this worker's
             Path(path).unlink(missing_ok=True)
-        self._shipping.ended(finished.trial)
+        self._files.ended(finished.trial)
 
-    def _deliver(self, outbox: Outbox, end: Callable[[], None], outcome: Outcome | None = None) -> None:
-        """End a trial, after what is not reported of it; while the storage is away, all of that waits on disk."""
-        number = outbox.claim.number
-
-        def deliver() -> None:
-            if outbox.unsent and not isinstance(outcome, messages.Finished):  # a result is stored with its curve
-                trials.report(self._study, outbox.claim, outbox.unsent)
-            end()
-
-        def hold_up() -> str:
-            outbox.hold_up(outcome)
-            is_more = outcome is not None or outbox.unsent
-            return f"what came of trial {number} is kept in {outbox.where}" if is_more else f"trial {number} waits to be handed back"
-
-        try:
-            self._insist(deliver, hold_up)
-        except StorageError as error:
-            if not outbox.is_on_disk:
-                raise
-            raise StorageError(f"{error}. {hold_up()}; the next worker of this machine delivers it") from error
-        outbox.clear()
-
-    def _keep_if_best(self, finished: messages.Finished) -> messages.Finished:
-        """The same without weights for a trial that is not the best so far; trial 0's stay, and all of a retraining."""
+    def _without_inferior_weights(self, finished: messages.Finished) -> messages.Finished:
+        """Remove the weights from a result that is not the best so far, but never from trial 0 or from a retraining."""
         if finished.weights is None or finished.value is None or finished.trial == 0 or self._study.spec.retraining is not None:
             return finished
         try:
@@ -300,35 +252,97 @@ class Worker:
             return finished
         return finished.model_copy(update={"weights": None})
 
+    def _deliver(self, outbox: Outbox, end: Callable[[], None], outcome: Outcome | None = None) -> None:
+        """Send the unsent reports of a trial to the storage, then end the trial; on disk, both wait for a storage that is away.
+
+        Raises:
+            StorageError: the storage is away; the next worker of this machine delivers what is on disk.
+            LeaseLost: the trial is not this worker's any more.
+        """
+        number = outbox.claim.number
+
+        def deliver() -> None:
+            if outbox.unsent and not isinstance(outcome, messages.Finished):  # a result is stored with its curve
+                trials.report(self._study, outbox.claim, outbox.unsent)
+            end()
+
+        def save() -> str:
+            outbox.save(outcome)
+            has_reports = outcome is not None or outbox.unsent
+            return f"the reports of trial {number} are kept in {outbox.location}" if has_reports else f"the release of trial {number} waits"
+
+        try:
+            self._insist(deliver, save)
+        except StorageError as error:
+            if not outbox.is_on_disk:
+                raise
+            raise StorageError(f"{error}. {save()}; the next worker of this machine delivers them") from error
+        outbox.clear()
+
     def _beat(self) -> None:
-        attempt = self._attempt
-        heard = self._presence.beat()
-        if attempt is not None and attempt is self._attempt and not heard.num_leases:
-            attempt.doubt()
-        if heard.wish is WorkerRequest.SUSPEND:
-            self._dismiss(f"asked to end by {self._presence.wish()[1]}")
+        """Renew the lease, obey requests to this worker, and release the trials of lost workers from time to time."""
+        supervision = self._supervision
+        answer = self._roster_entry.beat()
+        if supervision is not None and supervision is self._supervision and not answer.num_leases:
+            supervision.check_lease()
+        if answer.wish is WorkerRequest.SUSPEND:
+            self._dismiss(f"asked to end by {self._roster_entry.request()[1]}")
         if time.monotonic() - self._reaped_at >= reaper.REAP_SECONDS:
             self._reaped_at = time.monotonic()
-            self._leftovers.deliver()  # first: what it has left may be the result of a trial that is lost otherwise
+            self._abandoned.deliver()  # first: it may hold the result of a trial that would be lost otherwise
             for reaped in trials.reap(self._study, self._identity):
-                what = "it has failed" if reaped.is_failed else "it waits to be gone on with"
-                self._narrator.trouble(f"trial {reaped.trial} lost {reaped.worker}, last seen {reaped.silent_seconds:.0f} s ago; {what}")
+                what = "it has failed" if reaped.is_failed else "it waits for a worker to resume it"
+                self._events.warn(f"trial {reaped.trial} lost {reaped.worker}, last seen {reaped.silent_seconds:.0f} s ago; {what}")
 
     def _insist(self, work: Callable[[], T], waiting: Callable[[], str], *, unless: Callable[[], bool] | None = None) -> T:
         """What `work` returns, tried again for as long as the storage may be away, `unless` that is no more wanted.
 
         `waiting` is called after each try that failed, and says what waits.
         """
-        is_unwanted = unless or (lambda: self._stopping.is_urgent)
-        deadline = time.monotonic() + _STORAGE_PATIENCE_SECONDS
-        pause_seconds = 0.5
-        while True:
+        try:
+            return retry.call(
+                work,
+                may_pass=lambda error: isinstance(error, StorageError),
+                seconds=_STORAGE_PATIENCE_SECONDS,
+                pauses=(0.5, 10.0),
+                is_unwanted=unless or (lambda: self._stopping.is_urgent),
+                before_pause=lambda error: self._events.warn(f"{waiting()} until the storage is back: {error}"),
+                pause=self._stopping.wait_for_more,
+            )
+        except StorageError:
+            waiting()
+            raise
+
+
+class TrialPictures:
+    """The pictures of a worker's trials, kept in the artifact store for the best trials only."""
+
+    def __init__(self, study: Study, artifacts: Path, events: EventEmitter) -> None:
+        self._study = study
+        self._artifacts = artifacts
+        self._events = events
+
+    def store(self, finished: messages.Finished) -> messages.Finished:
+        """Move the pictures of a trial with weights into the store, delete those of others, and return the result with their ids."""
+        ids: dict[messages.PictureKind, str] = {}
+        try:
+            if finished.weights is not None and finished.pictures:
+                ids = pictures.keep(pictures.store(self._artifacts), finished.pictures)
+        except OSError as error:
+            self._events.warn(f"the pictures of the trial are lost, because they cannot be stored: {error}", finished.trial)
+        for name in finished.pictures.values():
+            Path(name).unlink(missing_ok=True)
+        return finished.model_copy(update={"pictures": ids})
+
+    def discard(self, finished: messages.Finished) -> None:
+        """Delete the stored pictures of a trial that another worker has taken over."""
+        if finished.pictures:
+            pictures.drop(pictures.store(self._artifacts), finished.pictures)
+
+    def discard_overtaken(self, finished: messages.Finished) -> None:
+        """Delete the stored pictures of trials that are no longer among the best."""
+        if finished.pictures:
             try:
-                return work()
-            except StorageError as error:
-                what = waiting()
-                if is_unwanted() or time.monotonic() > deadline:
-                    raise
-                self._narrator.trouble(f"{what} until the storage is back: {error}")
-            self._stopping.wait_for_more(pause_seconds)
-            pause_seconds = min(10.0, 2 * pause_seconds)
+                pictures.tidy(self._study, pictures.store(self._artifacts))
+            except (StorageError, OSError) as error:
+                self._events.warn(f"the pictures of trials that are no longer among the best cannot be deleted: {error}", finished.trial)

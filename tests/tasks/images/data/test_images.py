@@ -166,11 +166,11 @@ def test_an_image_may_be_read_while_others_are_being_mapped(tmp_path: Path) -> N
 
 
 def test_a_name_that_is_no_utf_8_can_be_shown() -> None:
-    assert image_file.show(os.fsdecode(b"caf\xe9.png")) == "caf\ufffd.png"
+    assert image_file.printable(os.fsdecode(b"caf\xe9.png")) == "caf\ufffd.png"
 
 
 def test_threads_hold_no_more_pixels_at_once_than_there_may_be() -> None:
-    held = image_file._Held(100)
+    held = image_file._PixelLimit(100)
     inside, most, counted = [0], [0], threading.Lock()
     together = threading.Barrier(2)
 

@@ -30,10 +30,10 @@ def test_an_unchanged_file_is_not_decoded_again(photos: Path, tmp_path: Path) ->
 
 def test_an_index_that_was_looked_into_is_not_old(photos: Path, tmp_path: Path) -> None:
     folder.read(folder.find(photos), cache=tmp_path)
-    (old,) = image_file.kept(tmp_path)
+    (old,) = image_file.index_entries(tmp_path)
     os.utime(old.path, (old.last_used - 86_400, old.last_used - 86_400))
     folder.read(folder.find(photos), cache=tmp_path)
-    assert image_file.kept(tmp_path)[0].last_used >= old.last_used
+    assert image_file.index_entries(tmp_path)[0].last_used >= old.last_used
 
 
 def test_a_changed_file_is_decoded_again(photos: Path, tmp_path: Path) -> None:
@@ -48,9 +48,9 @@ def test_a_file_that_could_not_be_read_is_tried_again(photos: Path, tmp_path: Pa
     paths = [str(photos / "cat" / "1.png")]
     content = Path(paths[0]).read_bytes()
     spoil(Path(paths[0]))
-    assert image_file.look(paths, origin=photos, cache=tmp_path)[0].reason
+    assert image_file.inspect_files(paths, origin=photos, cache=tmp_path)[0].reason
     Path(paths[0]).write_bytes(content)
-    assert not image_file.look(paths, origin=photos, cache=tmp_path)[0].reason
+    assert not image_file.inspect_files(paths, origin=photos, cache=tmp_path)[0].reason
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,6 @@ def test_what_was_decoded_before_an_interruption_is_kept(many: Path, tmp_path: P
     listing = folder.find(many)
     paths = [path for path in listing.paths if not path.endswith("199.bmp")] + [str(many / "cat" / "199.bmp")]
     with pytest.raises(KeyboardInterrupt):
-        image_file.look(paths, origin=many, cache=tmp_path / "cache")
+        image_file.inspect_files(paths, origin=many, cache=tmp_path / "cache")
     [path] = (tmp_path / "cache" / "index").glob("*.json")
     assert path.read_text().count(".bmp") >= 100

@@ -15,7 +15,7 @@ X = np.random.default_rng(0).integers(0, 256, (6, 5, 4), np.uint8)
 Y = np.array([0, 1, 2, 0, 1, 2])
 
 
-def read(path: Path) -> sources.Dataset:
+def read(path: Path) -> dataset.Dataset:
     return sources.open(study.NpzData(source="npz", path=path), cache=path.parent)
 
 

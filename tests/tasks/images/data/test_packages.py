@@ -67,13 +67,13 @@ def test_a_pickle_of_anything_but_an_array_is_refused(
 ) -> None:
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(errors.DataError, match=message):
-        in_memory.read_array(tmp_path / "a.gz")
+        in_memory.read_pickled_array(tmp_path / "a.gz")
     assert capsys.readouterr().out == ""
 
 
 def test_a_package_that_is_not_installed_is_named_with_its_cure() -> None:
     with pytest.raises(errors.DataError, match="pip install 'no-such-thing==1'"):
-        in_memory._folder("no_such_thing", "no-such-thing==1")
+        in_memory._package_folder("no_such_thing", "no-such-thing==1")
 
 
 @pytest.mark.parametrize(

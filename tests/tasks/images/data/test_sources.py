@@ -7,7 +7,7 @@ import pytest
 
 from tuner import errors
 from tuner.spec import study
-from tuner.tasks.images.data import sources
+from tuner.tasks.images.data import dataset, sources
 
 MODULE = """
 import numpy as np
@@ -36,7 +36,7 @@ def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtur
     return module
 
 
-def read(function: str, cache: Path) -> sources.Dataset:
+def read(function: str, cache: Path) -> dataset.Dataset:
     return sources.open(study.PythonData(source="python", function=function), cache=cache)
 
 

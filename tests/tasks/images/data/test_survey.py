@@ -19,7 +19,7 @@ def test_a_survey_says_what_lies_in_the_folder(photos: Path) -> None:
     (photos / "cat" / "readme.txt").write_text("mine")
     (photos / "dog" / "broken.jpg").write_bytes(b"")
     seen = survey.survey(photos)
-    assert survey.lines(seen) == [
+    assert survey.summarize(seen) == [
         f"{photos}: 10 images in 2 classes",
         "  cat  6",
         "  dog  4",
@@ -37,13 +37,13 @@ def test_a_folder_in_which_nothing_can_be_read_is_surveyed_all_the_same(photos: 
     seen = survey.survey(photos)
     assert seen.num_images == 0
     assert not seen.is_usable
-    assert len(survey.lines(seen)) == 10
+    assert len(survey.summarize(seen)) == 10
 
 
 def test_the_smallest_of_many_classes_is_named() -> None:
     classes = tuple((f"class {number:02}", 100 - number) for number in range(30))
     seen = replace(SEEN, classes=classes)
-    assert survey.lines(seen)[-2] == "  … and 10 more classes, the smallest class 29 with 71"
+    assert survey.summarize(seen)[-2] == "  … and 10 more classes, the smallest class 29 with 71"
 
 
 def test_a_folder_that_cannot_be_surveyed_is_refused(tmp_path: Path) -> None:
@@ -115,15 +115,15 @@ def test_every_line_of_the_study_file_is_explained() -> None:
 
 def test_a_study_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "studies" / "photos.yaml"
-    survey.write("new", path)
+    survey.write_new("new", path)
     with pytest.raises(
         errors.RequestError, match=r"photos\.yaml is there already and is not overwritten; choose another name, or remove it"
     ):
-        survey.write("newer", path)
+        survey.write_new("newer", path)
     assert path.read_text() == "new"
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "studies").write_text("a file")
     with pytest.raises(errors.RequestError, match=r"studies/photos\.yaml (is there already|cannot be written)"):
-        survey.write("new", tmp_path / "studies" / "photos.yaml")
+        survey.write_new("new", tmp_path / "studies" / "photos.yaml")

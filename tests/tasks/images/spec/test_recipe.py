@@ -1,14 +1,24 @@
 """The recipe of trial 0."""
 
+from typing import Any
+
+import optuna
 import pytest
 
 from tests.studies import by_hand
-from tuner.spec.hyperparameters import Augmentation, Flip
+from tuner.spec import space
+from tuner.spec.hyperparameters import Augmentation, Flip, Hyperparameters
 from tuner.tasks.images.spec import recipe as spec_recipe
 
 
+def rule(num_train: int, num_classes: int, search: Any, *, fine_tunes: bool = True) -> Hyperparameters:
+    """The hyperparameters of trial 0."""
+    parameters = spec_recipe.parameters(num_train, num_classes, search, fine_tunes=fine_tunes)
+    return space.suggest(optuna.trial.FixedTrial(parameters), search, fine_tunes=fine_tunes)
+
+
 def test_the_recipe_lies_in_the_default_space_as_it_is() -> None:
-    recipe = spec_recipe.rule(1000, 10, by_hand.spec().search)
+    recipe = rule(1000, 10, by_hand.spec().search)
     assert (recipe.optimizer, recipe.learning_rate, recipe.unfreeze) == ("adamw", 3e-4, 1.0)
     assert (recipe.label_smoothing, recipe.dropout, recipe.head_units, recipe.warmup) == (0.1, 0.3, (), 0.125)
     assert (recipe.augmentation.flip, recipe.augmentation.translation, recipe.augmentation.zoom) == ("horizontal", 0.1, 0.1)
@@ -16,9 +26,9 @@ def test_the_recipe_lies_in_the_default_space_as_it_is() -> None:
 
 
 def test_few_images_leave_the_lower_layers_as_they_are_and_many_are_mixed() -> None:
-    space = by_hand.spec().search
-    assert spec_recipe.rule(50, 10, space).unfreeze == 0.5
-    assert spec_recipe.rule(50_000, 10, space).augmentation.mixup == 0.1
+    search = by_hand.spec().search
+    assert rule(50, 10, search).unfreeze == 0.5
+    assert rule(50_000, 10, search).augmentation.mixup == 0.1
 
 
 @pytest.mark.parametrize(
@@ -39,7 +49,7 @@ def test_few_images_leave_the_lower_layers_as_they_are_and_many_are_mixed() -> N
     ],
 )
 def test_the_recipe_comes_as_near_as_the_space_allows(search: dict[str, object], name: str, value: object) -> None:
-    assert getattr(spec_recipe.rule(1000, 10, by_hand.spec(search=search).search), name) == value
+    assert getattr(rule(1000, 10, by_hand.spec(search=search).search), name) == value
 
 
 def test_its_parameters_name_exactly_what_is_searched() -> None:
@@ -52,6 +62,6 @@ def test_its_parameters_name_exactly_what_is_searched() -> None:
 
 
 def test_a_probe_only_study_has_a_rule_of_the_probe() -> None:
-    recipe = spec_recipe.rule(1000, 10, by_hand.spec().search, fine_tunes=False)
+    recipe = rule(1000, 10, by_hand.spec().search, fine_tunes=False)
     assert recipe.unfreeze == 0.0
     assert recipe.augmentation == Augmentation(flip=Flip.HORIZONTAL)

@@ -1,4 +1,4 @@
-"""What a backbone makes of images: computed once, kept exactly enough, read by all."""
+"""Features and activations: computed once, kept in the cache, read by every trial."""
 
 import threading
 from dataclasses import replace
@@ -29,7 +29,7 @@ def backbone() -> backbones.Backbone:
 
 
 @pytest.fixture
-def shelf(backbone: backbones.Backbone, tmp_path: Path) -> features.FeatureStore:
+def store(backbone: backbones.Backbone, tmp_path: Path) -> features.FeatureStore:
     return made(backbone, tmp_path)
 
 
@@ -42,13 +42,13 @@ def made(
     share: devices.TrainerShare | None = None,
 ) -> features.FeatureStore:
     pictures = {
-        "train": features.Pictures(images=images, key=f"train {key}"),
-        "validation": features.Pictures(images=images[:8], key=f"validation {key}"),
+        "train": features.SplitImages(images=images, key=f"train {key}"),
+        "validation": features.SplitImages(images=images[:8], key=f"validation {key}"),
     }
     return features.FeatureStore(
         backbone=backbone,
         network=backbone.digest(),
-        pictures=pictures,
+        splits=pictures,
         cache=cache,
         words={"study": "small"},
         share=share or devices.TrainerShare(threads=1),
@@ -64,30 +64,30 @@ def near(found: Any, expected: Any, within: float = 2e-3) -> None:
 
 
 @pytest.mark.parametrize("view", [views.ORIGINAL, MIRRORED, DRAWN])
-def test_the_vectors_are_those_of_the_network_standardized(shelf: features.FeatureStore, view: views.View) -> None:
-    expected = [shelf.backbone.features(views.show(shown, IMAGES, 0), Features.SEVERAL).numpy() for shown in (views.ORIGINAL, view)]
+def test_the_vectors_are_those_of_the_network_standardized(store: features.FeatureStore, view: views.View) -> None:
+    expected = [store.backbone.features(views.show(shown, IMAGES, 0), Features.SEVERAL).numpy() for shown in (views.ORIGINAL, view)]
     mean, deviation = expected[0].mean(0), np.sqrt(np.maximum(expected[0].var(0), head.SMALLEST_VARIANCE))
-    found = shelf.vectors("train", (views.ORIGINAL, view))
-    assert found.shape == (2, 70, shelf.backbone.num_features(Features.SEVERAL))
+    found = store.vectors("train", (views.ORIGINAL, view))
+    assert found.shape == (2, 70, store.backbone.num_features(Features.SEVERAL))
     near(found.whole()[1], (expected[1] - mean) / deviation, within=2e-2)
-    near(shelf.vectors("validation", (view,)).whole()[0], found.whole()[1, :8], within=2e-2)
+    near(store.vectors("validation", (view,)).whole()[0], found.whole()[1, :8], within=2e-2)
 
 
-def test_the_training_images_as_they_are_have_mean_0_and_variance_1(shelf: features.FeatureStore) -> None:
-    found = shelf.vectors("train", (views.ORIGINAL,)).whole().numpy()[0]
-    varied = shelf.moments[1] > head.SMALLEST_VARIANCE
+def test_the_training_images_as_they_are_have_mean_0_and_variance_1(store: features.FeatureStore) -> None:
+    found = store.vectors("train", (views.ORIGINAL,)).whole().numpy()[0]
+    varied = store.moments[1] > head.SMALLEST_VARIANCE
     near(found.mean(0), 0, within=1e-4)
     near(found[:, varied].var(0), 1)
 
 
-def test_some_vectors_are_read_each_in_the_view_of_its_own(shelf: features.FeatureStore) -> None:
-    found = shelf.vectors("train", (views.ORIGINAL, MIRRORED))
+def test_some_vectors_are_read_each_in_the_view_of_its_own(store: features.FeatureStore) -> None:
+    found = store.vectors("train", (views.ORIGINAL, MIRRORED))
     numbers, rows = np.array([0, 1, 1, 0, 1]), np.array([3, 3, 0, 69, 64])
     assert (found.take(numbers, rows) == found.whole().numpy()[numbers, rows]).all()
 
 
-def test_vectors_are_small_by_the_memory_of_the_machine(shelf: features.FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = shelf.vectors("train", (views.ORIGINAL,))
+def test_vectors_are_small_by_the_memory_of_the_machine(store: features.FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = store.vectors("train", (views.ORIGINAL,))
     assert found.is_small
     monkeypatch.setattr(features, "SHARE_OF_MEMORY", 1e-12)
     assert not found.is_small
@@ -102,16 +102,16 @@ def test_vectors_are_small_by_the_trainers_own_part_of_the_memory_and_count_once
         assert made(backbone, tmp_path, share=share).vectors("train", (views.ORIGINAL,)).is_small is expected
 
 
-def test_vectors_of_one_width_are_made_once_and_are_the_last_of_all(shelf: features.FeatureStore) -> None:
-    found, width = shelf.vectors("train", (views.ORIGINAL, MIRRORED)), shelf.backbone.num_features(Features.LAST)
+def test_vectors_of_one_width_are_made_once_and_are_the_last_of_all(store: features.FeatureStore) -> None:
+    found, width = store.vectors("train", (views.ORIGINAL, MIRRORED)), store.backbone.num_features(Features.LAST)
     assert (found.whole(width) == found.whole()[..., -width:]).numpy().all()
     assert found.whole(width) is found.whole(width)
 
 
-def test_everything_is_computed_once_and_mapped(shelf: features.FeatureStore, tmp_path: Path, backbone: backbones.Backbone) -> None:
+def test_everything_is_computed_once_and_mapped(store: features.FeatureStore, tmp_path: Path, backbone: backbones.Backbone) -> None:
     cut = backbone.cut(2)
     wanted = (views.ORIGINAL, MIRRORED)
-    first, below = shelf.vectors("train", wanted).whole(), activations(shelf, cut, "train", wanted)
+    first, below = store.vectors("train", wanted).whole(), activations(store, cut, "train", wanted)
     paths = kept(tmp_path)
     times = [path.stat().st_mtime_ns for path in paths]
     assert [path.parent.name for path in paths] == ["activations"] * 2 + ["features"] * 2
@@ -123,8 +123,8 @@ def test_everything_is_computed_once_and_mapped(shelf: features.FeatureStore, tm
     assert [path.stat().st_mtime_ns for path in kept(tmp_path)] == times
 
 
-def test_other_images_views_boundaries_and_networks_are_other_entries(shelf: features.FeatureStore, tmp_path: Path) -> None:
-    networks = [shelf.backbone, backbones.load(keras_studies.study(model=keras_studies.NETWORK | {"weights": "none"}).model)]
+def test_other_images_views_boundaries_and_networks_are_other_entries(store: features.FeatureStore, tmp_path: Path) -> None:
+    networks = [store.backbone, backbones.load(keras_studies.study(model=keras_studies.NETWORK | {"weights": "none"}).model)]
     for network in networks:
         for other in (made(network, tmp_path), made(network, tmp_path, key="others"), made(network, tmp_path, images=IMAGES[:66])):
             other.vectors("train", (views.ORIGINAL, MIRRORED))
@@ -133,19 +133,19 @@ def test_other_images_views_boundaries_and_networks_are_other_entries(shelf: fea
     assert len(kept(tmp_path)) == 2 * 3 * 4
 
 
-def activations(shelf: features.FeatureStore, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...]) -> features.Activations:
-    return shelf.activations(cut, split, wanted, below=steps.Steps().below(cut, size=shelf.backbone.size))
+def activations(store: features.FeatureStore, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...]) -> features.Activations:
+    return store.activations(cut, split, wanted, below=steps.TracedSteps().below(cut, size=store.backbone.size))
 
 
 @pytest.mark.parametrize("kind", Features)
-def test_the_upper_part_gives_the_features_of_kept_activations(shelf: features.FeatureStore, kind: Features) -> None:
-    cut = shelf.backbone.cut(3)
-    found = activations(shelf, cut, "train", (views.ORIGINAL, MIRRORED))
+def test_the_upper_part_gives_the_features_of_kept_activations(store: features.FeatureStore, kind: Features) -> None:
+    cut = store.backbone.cut(3)
+    found = activations(store, cut, "train", (views.ORIGINAL, MIRRORED))
     rows = np.array([5, 0, 69])
     lower = found.take(np.array([0, 1, 1]), rows)
     assert [part.dtype for part in lower] == [np.float32, np.float32]
     images = np.concatenate([IMAGES[5:6], IMAGES[[0, 69], :, ::-1]]).astype(np.float32)
-    expected = shelf.backbone.features(images, kind).numpy()
+    expected = store.backbone.features(images, kind).numpy()
     near(cut.above((tf.constant(lower[0]), tf.constant(lower[1])), kind), expected, within=2e-3 * float(np.abs(expected).max()))
 
 
@@ -160,10 +160,10 @@ def test_a_damaged_entry_is_made_anew(backbone: backbones.Backbone, tmp_path: Pa
 
 
 def test_without_room_in_the_cache_the_same_is_held_in_memory(
-    shelf: features.FeatureStore, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: features.FeatureStore, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut, wanted, rows = backbone.cut(2), (views.ORIGINAL, DRAWN), np.arange(70)
-    expected, below = shelf.vectors("train", wanted).whole(), activations(shelf, cut, "train", wanted)
+    expected, below = store.vectors("train", wanted).whole(), activations(store, cut, "train", wanted)
     monkeypatch.setenv("TUNER_CACHE_LIMIT", "1KB")
     tight = made(backbone, tmp_path / "tight")
     assert (tight.vectors("train", wanted).whole() == expected).numpy().all()
@@ -173,10 +173,10 @@ def test_without_room_in_the_cache_the_same_is_held_in_memory(
 
 
 def test_the_latest_activations_are_held_where_they_are_in_memory_and_no_file_is(
-    shelf: features.FeatureStore, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: features.FeatureStore, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut, wanted = backbone.cut(2), (views.ORIGINAL,)
-    activations(shelf, cut, "train", wanted)
+    activations(store, cut, "train", wanted)
     assert not any(entry.is_in_use() for entry in entries.find(tmp_path) if entry.kind == "activations")
     monkeypatch.setenv("TUNER_CACHE_LIMIT", "1KB")
     tight = made(backbone, tmp_path / "tight")
@@ -186,10 +186,10 @@ def test_the_latest_activations_are_held_where_they_are_in_memory_and_no_file_is
     assert activations(tight, cut, "train", wanted) is not first
 
 
-def test_who_watches_is_called_between_two_batches_and_may_end_it(shelf: features.FeatureStore, tmp_path: Path) -> None:
+def test_who_watches_is_called_between_two_batches_and_may_end_it(store: features.FeatureStore, tmp_path: Path) -> None:
     called: list[int] = []
-    shelf.watch.append(lambda: called.append(1))
-    whole = shelf.vectors("train", (views.ORIGINAL,)).whole()
+    store.watch.append(lambda: called.append(1))
+    whole = store.vectors("train", (views.ORIGINAL,)).whole()
     assert len(called) == 2  # seventy images are two batches
 
     def leave() -> None:
@@ -197,20 +197,20 @@ def test_who_watches_is_called_between_two_batches_and_may_end_it(shelf: feature
             raise InterruptedError
         called.append(1)
 
-    shelf.watch[:] = [leave]
+    store.watch[:] = [leave]
     with pytest.raises(InterruptedError):
-        shelf.vectors("train", (MIRRORED,))
+        store.vectors("train", (MIRRORED,))
     assert len(kept(tmp_path)) == 1
     assert not list(tmp_path.glob("*/*.part"))
-    shelf.watch.clear()
-    assert (shelf.vectors("train", (views.ORIGINAL, MIRRORED)).whole()[0] == whole[0]).numpy().all()
+    store.watch.clear()
+    assert (store.vectors("train", (views.ORIGINAL, MIRRORED)).whole()[0] == whole[0]).numpy().all()
 
 
 def test_who_watches_is_called_while_another_process_computes(
-    shelf: features.FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: features.FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_files, "_TICK_SECONDS", 0.01)
-    shelf.vectors("train", (views.ORIGINAL,))
+    store.vectors("train", (views.ORIGINAL,))
     [path] = kept(tmp_path)
     path.unlink()
     computed: list[int] = []
@@ -220,7 +220,7 @@ def test_who_watches_is_called_while_another_process_computes(
         if len(computed) > 1:  # the first batch was computed before, to choose the type that keeps it
             raise InterruptedError
 
-    again = made(shelf.backbone, tmp_path)
+    again = made(store.backbone, tmp_path)
     again.watch.append(leave)
     with cache_files.locked(path), pytest.raises(InterruptedError):
         again.vectors("train", (views.ORIGINAL,))
@@ -241,9 +241,9 @@ def test_two_that_want_the_same_at_once_have_it_computed_once(
     found: list[Any] = []
 
     def want() -> None:
-        shelf = made(backbone, tmp_path)
+        store = made(backbone, tmp_path)
         both_want.wait()
-        found.append(activations(shelf, backbone.cut(1), "train", (views.ORIGINAL,)))
+        found.append(activations(store, backbone.cut(1), "train", (views.ORIGINAL,)))
 
     threads = [threading.Thread(target=want) for _ in range(2)]
     for thread in threads:
@@ -289,3 +289,24 @@ def test_activations_that_are_as_soon_computed_as_read_are_not_kept(backbone: ba
     assert worth[0] and not worth[-1]
     dear = replace(backbone.cut(9), multiply_adds=10**9)
     assert features.is_worth_keeping(dear, **given)
+
+
+ROWS = np.random.default_rng(0).normal(size=(64, 200)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (ROWS, True),
+        (ROWS * 1e4, True),
+        (ROWS * 1e5, False),  # float16 ends at 65,504
+        (ROWS + 30, True),
+        (ROWS + 300, False),  # the spread is lost beside the size
+        (np.where(np.arange(200) == 7, ROWS + 300, ROWS), True),  # in one column of many
+        (np.full((64, 200), 0.1, np.float32), True),  # nothing to lose
+        (ROWS * 1e-8, True),  # as good as constant
+        (np.where(np.arange(200) == 7, np.nan, ROWS), False),
+    ],
+)
+def test_half_precision_is_used_where_it_loses_nothing(values: NDArray[np.float32], expected: bool) -> None:
+    assert features.is_half_enough(values) is expected

@@ -14,8 +14,8 @@ from tuner.cache import entries
 from tuner.protocol.messages import Ending, Stage
 from tuner.spec.hyperparameters import Augmentation
 from tuner.tasks.images.data import resized
-from tuner.tasks.images.training import context as benches
-from tuner.tasks.images.training import features
+from tuner.tasks.images.training import features, study_context
+from tuner.tasks.images.training.study_context import StudyContext
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def prepared(photos: Path, cache: Path) -> benches.StudyContext:
+def prepared(photos: Path, cache: Path) -> StudyContext:
     data: dict[str, Any] = {"source": "folder", "path": str(photos), "validation": 0.2, "test": 0.1}
-    return benches.prepare(study(data=data, model=TINY | {"image_size": 32}), cache=cache)
+    return study_context.prepare(study(data=data, model=TINY | {"image_size": 32}), cache=cache)
 
 
 def test_a_trial_on_streamed_images_is_the_same_as_on_mapped_ones(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,84 +9,84 @@ import pytest
 from tests.keras_studies import study
 from tuner.kernels import head
 from tuner.spec.hyperparameters import Augmentation, Features, Flip, Hyperparameters, Loss
-from tuner.tasks.images.training import context as benches
 from tuner.tasks.images.training import features, probe, views
+from tuner.tasks.images.training.study_context import StudyContext
 
 GOOD = {"probe_learning_rate": 3e-2, "batch_size": 20, "dropout": 0.0}
 
 
-def train(bench: benches.StudyContext, *, epochs: int = 3, seed: int = 1, num_heads: int = 1, **given: Any) -> list[probe.MeasuredEpoch]:
-    return list(begin(bench, epochs=epochs, seed=seed, num_heads=num_heads, **given).epochs())
+def train(context: StudyContext, *, epochs: int = 3, seed: int = 1, num_heads: int = 1, **given: Any) -> list[probe.MeasuredEpoch]:
+    return list(begin(context, epochs=epochs, seed=seed, num_heads=num_heads, **given).epochs())
 
 
-def begin(bench: benches.StudyContext, *, epochs: int = 3, seed: int = 1, num_heads: int = 1, **given: Any) -> probe.Probe:
+def begin(context: StudyContext, *, epochs: int = 3, seed: int = 1, num_heads: int = 1, **given: Any) -> probe.Probe:
     hyperparameters = Hyperparameters.model_validate(GOOD | given)
-    longer = replace(bench, study=study(training={"probe_epochs": epochs, "probe_heads": num_heads, "epochs": 0}))
+    longer = replace(context, study=study(training={"probe_epochs": epochs, "probe_heads": num_heads, "epochs": 0}))
     return probe.Probe(longer, hyperparameters, seed=seed)
 
 
-def test_the_head_learns_and_the_backbone_stays_as_it_is(bench: benches.StudyContext) -> None:
-    before = [variable.numpy() for variable in bench.backbone.network.variables]
-    epochs = train(bench, epochs=15)
+def test_the_head_learns_and_the_backbone_stays_as_it_is(context: StudyContext) -> None:
+    before = [variable.numpy() for variable in context.backbone.network.variables]
+    epochs = train(context, epochs=15)
     assert len(epochs) == 15
     assert epochs[-1].loss < epochs[0].loss / 2
     assert epochs[-1].accuracy > 0.8
     assert epochs[-1].validation.accuracy > 0.4
-    assert all((variable.numpy() == value).all() for variable, value in zip(bench.backbone.network.variables, before, strict=True))
+    assert all((variable.numpy() == value).all() for variable, value in zip(context.backbone.network.variables, before, strict=True))
 
 
-def test_the_rate_falls_to_nothing(bench: benches.StudyContext) -> None:
-    rates = [epoch.learning_rate for epoch in train(bench, epochs=6)]
+def test_the_rate_falls_to_nothing(context: StudyContext) -> None:
+    rates = [epoch.learning_rate for epoch in train(context, epochs=6)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 3e-2 / 100
 
 
 @pytest.mark.parametrize("loss", Loss)
-def test_every_loss_is_minimized(bench: benches.StudyContext, loss: Loss) -> None:
-    epochs = train(bench, epochs=5, loss=loss)
+def test_every_loss_is_minimized(context: StudyContext, loss: Loss) -> None:
+    epochs = train(context, epochs=5, loss=loss)
     assert epochs[-1].loss < epochs[0].loss
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 4096])
-def test_any_batch_size_will_do(bench: benches.StudyContext, batch_size: int) -> None:
-    [epoch] = train(bench, epochs=1, batch_size=batch_size)
+def test_any_batch_size_will_do(context: StudyContext, batch_size: int) -> None:
+    [epoch] = train(context, epochs=1, batch_size=batch_size)
     assert np.isfinite(epoch.loss)
 
 
-def test_the_confusion_counts_every_validation_image(bench: benches.StudyContext) -> None:
-    [epoch] = train(bench, epochs=1, head_units=(16,))
+def test_the_confusion_counts_every_validation_image(context: StudyContext) -> None:
+    [epoch] = train(context, epochs=1, head_units=(16,))
     assert np.sum(epoch.validation.confusion) == 60
 
 
 @pytest.mark.parametrize("kind", Features)
-def test_the_weights_are_those_that_were_measured(bench: benches.StudyContext, kind: Features) -> None:
-    running = begin(bench, features=kind, head_units=(16,))
+def test_the_weights_are_those_that_were_measured(context: StudyContext, kind: Features) -> None:
+    running = begin(context, features=kind, head_units=(16,))
     *_, last = running.epochs()
-    seen = bench.features("validation", (views.ORIGINAL,)).whole()[0, :, -bench.backbone.num_features(kind) :]
+    seen = context.features("validation", (views.ORIGINAL,)).whole()[0, :, -context.backbone.num_features(kind) :]
     logits = head.forward(running.weights(), seen, activation="relu").numpy()
-    assert (logits.argmax(1) == bench.data.validation.labels).mean() == pytest.approx(last.validation.accuracy)
+    assert (logits.argmax(1) == context.data.validation.labels).mean() == pytest.approx(last.validation.accuracy)
 
 
-def test_a_probe_comes_out_the_same_before_and_after_another(bench: benches.StudyContext) -> None:
-    first = train(bench, dropout=0.4, head_units=(9,))
-    train(bench, dropout=0.1, head_units=(40,), probe_learning_rate=0.3, features=Features.SEVERAL)
-    assert train(bench, dropout=0.4, head_units=(9,)) == first
+def test_a_probe_comes_out_the_same_before_and_after_another(context: StudyContext) -> None:
+    first = train(context, dropout=0.4, head_units=(9,))
+    train(context, dropout=0.1, head_units=(40,), probe_learning_rate=0.3, features=Features.SEVERAL)
+    assert train(context, dropout=0.4, head_units=(9,)) == first
 
 
-def test_of_several_heads_the_best_is_shown_and_handed_on(bench: benches.StudyContext) -> None:
-    running = begin(bench, num_heads=4, probe_learning_rate=1e-6, epochs=8)
+def test_of_several_heads_the_best_is_shown_and_handed_on(context: StudyContext) -> None:
+    running = begin(context, num_heads=4, probe_learning_rate=1e-6, epochs=8)
     *_, last = running.epochs()
-    [alone] = [train(bench, probe_learning_rate=1e-6, epochs=8)[-1]]
+    [alone] = [train(context, probe_learning_rate=1e-6, epochs=8)[-1]]
     assert last.validation.accuracy >= alone.validation.accuracy
     assert last.learning_rate in [pytest.approx(alone.learning_rate * factor) for factor in probe.factors(4)]
-    seen = bench.features("validation", (views.ORIGINAL,)).whole()[0, :, -bench.backbone.num_features(Features.LAST) :]
+    seen = context.features("validation", (views.ORIGINAL,)).whole()[0, :, -context.backbone.num_features(Features.LAST) :]
     logits = head.forward(running.weights(), seen, activation="relu").numpy()
-    assert (logits.argmax(1) == bench.data.validation.labels).mean() == pytest.approx(last.validation.accuracy)
+    assert (logits.argmax(1) == context.data.validation.labels).mean() == pytest.approx(last.validation.accuracy)
 
 
-def test_a_head_whose_rate_is_far_too_high_spoils_no_other(bench: benches.StudyContext) -> None:
+def test_a_head_whose_rate_is_far_too_high_spoils_no_other(context: StudyContext) -> None:
     spread = [1.0, 1e35]
-    running = begin(bench, num_heads=2, optimizer="sgd", weight_decay=0.0, head_units=(8,), epochs=2)
+    running = begin(context, num_heads=2, optimizer="sgd", weight_decay=0.0, head_units=(8,), epochs=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probe, "factors", lambda num_heads: spread)
         measured = list(running.epochs())
@@ -94,43 +94,43 @@ def test_a_head_whose_rate_is_far_too_high_spoils_no_other(bench: benches.StudyC
     assert all(np.isfinite(value).all() for value in running.weights())
 
 
-def test_a_probe_that_diverges_says_so(bench: benches.StudyContext) -> None:
-    last = train(bench, optimizer="sgd", probe_learning_rate=100.0, weight_decay=1.0, head_units=(8,), epochs=8)[-1]
+def test_a_probe_that_diverges_says_so(context: StudyContext) -> None:
+    last = train(context, optimizer="sgd", probe_learning_rate=100.0, weight_decay=1.0, head_units=(8,), epochs=8)[-1]
     assert not np.isfinite(last.loss)
 
 
-def test_features_that_are_read_part_by_part_train_the_same_head(bench: benches.StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_are_read_part_by_part_train_the_same_head(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {"augmentation": Augmentation(flip=Flip.HORIZONTAL), "batch_size": 20, "dropout": 0.3}
-    whole = begin(bench, **given)
+    whole = begin(context, **given)
     expected = list(whole.epochs())
     weights = whole.weights()
     monkeypatch.setattr(features, "SHARE_OF_MEMORY", 0.0)
     monkeypatch.setattr(probe, "_ROWS_AT_ONCE", 40)
-    parts = begin(bench, **given)
+    parts = begin(context, **given)
     found = list(parts.epochs())
     assert [epoch.validation.accuracy for epoch in found] == [epoch.validation.accuracy for epoch in expected]
     for value, own in zip(parts.weights(), weights, strict=True):
         np.testing.assert_allclose(value, own, rtol=1e-3, atol=1e-5)
 
 
-def test_no_more_rows_are_predicted_at_once_than_there_is_room_for(bench: benches.StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = train(bench)
+def test_no_more_rows_are_predicted_at_once_than_there_is_room_for(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = train(context)
     seen: list[int] = []
-    predict = head.Program.predict
+    predict = head.HeadsProgram.predict
 
-    def counted(program: head.Program, rows: Any) -> Any:
+    def counted(program: head.HeadsProgram, rows: Any) -> Any:
         seen.append(len(rows))
         return predict(program, rows)
 
-    monkeypatch.setattr(head.Program, "predict", counted)
+    monkeypatch.setattr(head.HeadsProgram, "predict", counted)
     monkeypatch.setattr(probe, "_ROWS_AT_ONCE", 25)
-    found = train(bench)
+    found = train(context)
     assert seen == [25, 25, 10] * 3
     assert [epoch.validation.confusion for epoch in found] == [epoch.validation.confusion for epoch in expected]
 
 
-def test_mirror_images_take_their_turns_with_the_images(bench: benches.StudyContext) -> None:
-    assert train(bench, augmentation=Augmentation(flip=Flip.HORIZONTAL)) != train(bench)
+def test_mirror_images_take_their_turns_with_the_images(context: StudyContext) -> None:
+    assert train(context, augmentation=Augmentation(flip=Flip.HORIZONTAL)) != train(context)
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,17 @@ import tensorflow as tf
 from tuner.kernels import head, optimizers
 from tuner.spec.hyperparameters import Augmentation, Features, Hyperparameters
 from tuner.tasks.images.training import augmentation, steps
-from tuner.tasks.images.training import context as benches
+from tuner.tasks.images.training.study_context import StudyContext
 
 
-def test_a_graph_is_made_once_and_the_latest_are_kept(bench: benches.StudyContext) -> None:
-    kept, cut = steps.Steps(), bench.backbone.cut(2)
+def test_a_graph_is_made_once_and_the_latest_are_kept(context: StudyContext) -> None:
+    kept, cut = steps.TracedSteps(), context.backbone.cut(2)
     first = kept.above(cut, Features.LAST)
-    assert kept.above(bench.backbone.cut(2), Features.LAST) is first
-    others = [kept.above(bench.backbone.cut(count), kind) for count in (0, 1) for kind in Features]
+    assert kept.above(context.backbone.cut(2), Features.LAST) is first
+    others = [kept.above(context.backbone.cut(count), kind) for count in (0, 1) for kind in Features]
     assert len({id(other) for other in [first, *others]}) == 5
     assert kept.above(cut, Features.LAST) is not first
-    assert kept.above(bench.backbone.cut(1), Features.LAST) is others[2]
+    assert kept.above(context.backbone.cut(1), Features.LAST) is others[2]
 
 
 def test_values_are_no_part_of_a_form() -> None:
@@ -42,20 +42,22 @@ def test_a_layer_of_keras_is_built_once_for_its_graph(monkeypatch: pytest.Monkey
         return real(changes)
 
     monkeypatch.setattr(augmentation, "traceable", counted)
-    kept, changes = steps.Steps(), augmentation.Changes.of(Augmentation(rand_augment=0.5))
+    kept, changes = steps.TracedSteps(), augmentation.Changes.of(Augmentation(rand_augment=0.5))
     assert kept.augment(changes, size=16, num_classes=3) is kept.augment(changes, size=16, num_classes=3)
     assert built == [0.5]
 
 
-def test_a_weight_that_the_output_does_not_use_has_no_slope(bench: benches.StudyContext) -> None:
-    hyperparameters, cut = Hyperparameters(dropout=0.0), bench.backbone.cut(1)
+def test_a_weight_that_the_output_does_not_use_has_no_slope(context: StudyContext) -> None:
+    hyperparameters, cut = Hyperparameters(dropout=0.0), context.backbone.cut(1)
     unused = keras.Variable(np.ones((2, 3), np.float32))
     wider = replace(cut, variables=(*cut.variables, (0, unused)))
     form = steps.StepForm.of(hyperparameters, num_open=1, num_classes=10)
-    weights = head.initial(hyperparameters, bench.backbone.num_features(Features.LAST), 10, seed=1)
-    values = steps.values(hyperparameters, bench.moments(Features.LAST), np.ones(10))
+    weights = head.initial(hyperparameters, context.backbone.num_features(Features.LAST), 10, seed=1)
+    values = steps.values(hyperparameters, context.moments(Features.LAST), np.ones(10))
     lower = cut.below(tf.zeros((2, 16, 16, 3)))
     answers = tf.one_hot([0, 1], 10), tf.constant([0, 1], tf.int64)
-    gradients, _ = steps.Steps().slope(wider, form)(lower, answers, [tf.constant(w) for w in weights], values, tf.constant([1, 0, 0, 2]))
+    gradients, _ = steps.TracedSteps().slope(wider, form)(
+        lower, answers, [tf.constant(w) for w in weights], values, tf.constant([1, 0, 0, 2])
+    )
     assert (gradients[-1].numpy() == np.zeros((2, 3))).all()
     assert len(gradients) == len(weights) + len(wider.variables)

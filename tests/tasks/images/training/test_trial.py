@@ -16,8 +16,8 @@ from tuner.kernels import checkpoints
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Epoch, Stage
 from tuner.spec.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer
-from tuner.tasks.images.training import context as benches
-from tuner.tasks.images.training import evaluation, fine_tune, pipeline, steps, trial
+from tuner.tasks.images.training import evaluation, fine_tune, steps, training_data, trial
+from tuner.tasks.images.training.study_context import StudyContext
 
 #: everything that one epoch hands on to the next is on: dropout, momentum, averages, random changes
 RICH = Hyperparameters.model_validate(
@@ -71,9 +71,9 @@ def order(folder: Path, hyperparameters: Hyperparameters, *, seed: int = 7) -> m
     return messages.Train(trial=3, hyperparameters=hyperparameters, seed=seed, weights=weights, checkpoint=checkpoint)
 
 
-def run(bench: benches.StudyContext, wanted: messages.Train, control: Control | None = None) -> tuple[messages.Finished, Control]:
+def run(context: StudyContext, wanted: messages.Train, control: Control | None = None) -> tuple[messages.Finished, Control]:
     control = control or Control()
-    return trial.TrialTraining(bench, wanted, control).run(), control
+    return trial.TrialTraining(context, wanted, control).run(), control
 
 
 def after(count: int, what: messages.Stop | messages.Suspend, *, stage: Stage, looks: int = 0) -> Control:
@@ -92,19 +92,19 @@ def after(count: int, what: messages.Stop | messages.Suspend, *, stage: Stage, l
 @pytest.fixture
 def always_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
     """Epochs are worth a checkpoint however short they are."""
-    monkeypatch.setattr(trial, "_WORTH_KEEPING_SECONDS", -1.0)
+    monkeypatch.setattr(trial, "_WORTH_WRITING_SECONDS", -1.0)
 
 
 @pytest.fixture(scope="module")
-def plain(_bench: benches.StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
+def plain(_context: StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
     """A plain trial that nobody disturbed."""
-    return run(_bench, order(tmp_path_factory.mktemp("plain"), PLAIN))
+    return run(_context, order(tmp_path_factory.mktemp("plain"), PLAIN))
 
 
 @pytest.fixture(scope="module")
-def rich(_bench: benches.StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
+def rich(_context: StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
     """A rich trial of three epochs that nobody disturbed."""
-    return run(replace(_bench, epochs=3), order(tmp_path_factory.mktemp("rich"), RICH))
+    return run(replace(_context, epochs=3), order(tmp_path_factory.mktemp("rich"), RICH))
 
 
 def kept(folder: Path) -> list[str]:
@@ -138,38 +138,38 @@ def test_the_rate_of_each_epoch_is_told(plain: tuple[messages.Finished, Control]
     assert 0 < rates[4] < rates[3] < 3e-3
 
 
-def test_a_trial_that_unfreezes_nothing_ends_with_the_probe(bench: benches.StudyContext, tmp_path: Path) -> None:
-    finished, control = run(bench, order(tmp_path, PLAIN.model_copy(update={"unfreeze": 0.0})))
+def test_a_trial_that_unfreezes_nothing_ends_with_the_probe(context: StudyContext, tmp_path: Path) -> None:
+    finished, control = run(context, order(tmp_path, PLAIN.model_copy(update={"unfreeze": 0.0})))
     assert [type(message).__name__ for message in control.told] == ["Epoch"] * 3
     assert finished.ending is Ending.COMPLETED
     assert finished.fine_tune_seconds == 0
 
 
-def test_a_study_without_fine_tuning_ends_each_trial_with_the_probe(bench: benches.StudyContext, tmp_path: Path) -> None:
-    finished, control = run(replace(bench, epochs=0), order(tmp_path, PLAIN))
+def test_a_study_without_fine_tuning_ends_each_trial_with_the_probe(context: StudyContext, tmp_path: Path) -> None:
+    finished, control = run(replace(context, epochs=0), order(tmp_path, PLAIN))
     assert len(control.told) == 3
     assert finished.ending is Ending.COMPLETED
 
 
 def test_a_replayed_trial_gives_the_same_curve_bit_for_bit(
-    bench: benches.StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
+    context: StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
 ) -> None:
-    finished, control = run(replace(bench, epochs=3), order(tmp_path, RICH))
+    finished, control = run(replace(context, epochs=3), order(tmp_path, RICH))
     assert control.curve == rich[1].curve
     assert (finished.value, finished.best_step, finished.confusion) == (rich[0].value, rich[0].best_step, rich[0].confusion)
 
 
-def test_another_seed_gives_another_curve(bench: benches.StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]) -> None:
-    _, other = run(bench, order(tmp_path, PLAIN, seed=8))
+def test_another_seed_gives_another_curve(context: StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]) -> None:
+    _, other = run(context, order(tmp_path, PLAIN, seed=8))
     assert [one.loss != two.loss for one, two in zip(plain[1].curve, other.curve, strict=True)] == [True] * 5
 
 
 @pytest.mark.usefixtures("always_keeping")
 @pytest.mark.parametrize(("looks", "steps"), [(0, 0), (3, 3), (6, 6)], ids=["between epochs", "within an epoch", "after its last step"])
 def test_a_suspended_trial_goes_on_from_the_step_at_which_it_was_as_if_it_had_never_stopped(
-    bench: benches.StudyContext, tmp_path: Path, looks: int, steps: int, rich: tuple[messages.Finished, Control]
+    context: StudyContext, tmp_path: Path, looks: int, steps: int, rich: tuple[messages.Finished, Control]
 ) -> None:
-    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    longer, wanted = replace(context, epochs=3), order(tmp_path, RICH)
     suspended, before = run(longer, wanted, after(1, messages.Suspend(), stage=Stage.FINE_TUNE, looks=looks))
     assert suspended.ending is Ending.SUSPENDED
     assert suspended.weights is None
@@ -188,9 +188,9 @@ def test_a_suspended_trial_goes_on_from_the_step_at_which_it_was_as_if_it_had_ne
 
 @pytest.mark.usefixtures("always_keeping")
 def test_a_trial_that_is_suspended_again_and_again_repeats_no_step(
-    bench: benches.StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
+    context: StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
 ) -> None:
-    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    longer, wanted = replace(context, epochs=3), order(tmp_path, RICH)
     curve: list[Epoch] = []
     num_attempts = 0
     ending = Ending.SUSPENDED
@@ -214,7 +214,7 @@ def _steps(told: list[messages.Message], looks: "itertools.count[int]") -> int:
 
 @pytest.mark.usefixtures("always_keeping")
 def test_a_worker_that_takes_a_trial_up_hears_of_epochs_that_the_one_before_may_not_have_reported(
-    bench: benches.StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
+    context: StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
 ) -> None:
     class Killed(Exception):
         pass
@@ -227,7 +227,7 @@ def test_a_worker_that_takes_a_trial_up_hears_of_epochs_that_the_one_before_may_
                 raise Killed
             super().send(message)
 
-    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    longer, wanted = replace(context, epochs=3), order(tmp_path, RICH)
     mortal = Mortal()
     with pytest.raises(Killed):
         run(longer, wanted, mortal)
@@ -245,19 +245,19 @@ def test_a_worker_that_takes_a_trial_up_hears_of_epochs_that_the_one_before_may_
 
 
 @pytest.mark.usefixtures("always_keeping")
-def test_a_trial_that_another_worker_has_now_leaves_the_files_alone(bench: benches.StudyContext, tmp_path: Path) -> None:
+def test_a_trial_that_another_worker_has_now_leaves_the_files_alone(context: StudyContext, tmp_path: Path) -> None:
     lost = after(1, messages.Suspend(keeps=False), stage=Stage.FINE_TUNE, looks=3)
-    run(replace(bench, epochs=3), order(tmp_path, RICH), lost)
-    found = checkpoints.read(tmp_path / "checkpoint", order(tmp_path, RICH), study=bench.identity)
+    run(replace(context, epochs=3), order(tmp_path, RICH), lost)
+    found = checkpoints.read(tmp_path / "checkpoint", order(tmp_path, RICH), study=context.identity)
     assert found is not None
     assert found.progress.done == (1, 0)
 
 
 @pytest.mark.usefixtures("always_keeping")
 def test_of_two_checkpoints_the_one_that_is_further_is_gone_on_from(
-    bench: benches.StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
+    context: StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
 ) -> None:
-    longer, wanted = replace(bench, epochs=3), order(tmp_path, RICH)
+    longer, wanted = replace(context, epochs=3), order(tmp_path, RICH)
     run(longer, wanted, after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
     behind = (tmp_path / "checkpoint").rename(tmp_path / "behind")
     run(longer, wanted.model_copy(update={"fetched": str(behind)}), after(1, messages.Suspend(), stage=Stage.FINE_TUNE, looks=4))
@@ -270,17 +270,15 @@ def test_of_two_checkpoints_the_one_that_is_further_is_gone_on_from(
 
 
 @pytest.mark.usefixtures("always_keeping")
-def test_a_damaged_checkpoint_is_as_good_as_none(
-    bench: benches.StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]
-) -> None:
+def test_a_damaged_checkpoint_is_as_good_as_none(context: StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]) -> None:
     (tmp_path / "checkpoint").write_bytes(b"hello")
-    _, again = run(bench, order(tmp_path, PLAIN))
+    _, again = run(context, order(tmp_path, PLAIN))
     assert again.curve == plain[1].curve
 
 
-def test_a_short_epoch_is_not_worth_a_checkpoint(bench: benches.StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "_WORTH_KEEPING_SECONDS", 1e6)
-    finished, _ = run(bench, order(tmp_path, PLAIN), after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
+def test_a_short_epoch_is_not_worth_a_checkpoint(context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "_WORTH_WRITING_SECONDS", 1e6)
+    finished, _ = run(context, order(tmp_path, PLAIN), after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
     assert finished.ending is Ending.SUSPENDED
     assert kept(tmp_path) == []
 
@@ -288,9 +286,9 @@ def test_a_short_epoch_is_not_worth_a_checkpoint(bench: benches.StudyContext, tm
 @pytest.mark.parametrize("what", [messages.Stop(), messages.Suspend()])
 @pytest.mark.parametrize(("count", "stage", "epochs"), [(1, Stage.PROBE, 1), (3, Stage.PROBE, 3), (1, Stage.FINE_TUNE, 4)])
 def test_a_trial_obeys_at_the_next_step(
-    bench: benches.StudyContext, tmp_path: Path, what: messages.Stop | messages.Suspend, count: int, stage: Stage, epochs: int
+    context: StudyContext, tmp_path: Path, what: messages.Stop | messages.Suspend, count: int, stage: Stage, epochs: int
 ) -> None:
-    finished, control = run(bench, order(tmp_path, PLAIN), after(count, what, stage=stage))
+    finished, control = run(context, order(tmp_path, PLAIN), after(count, what, stage=stage))
     assert finished.ending is (Ending.STOPPED if isinstance(what, messages.Stop) else Ending.SUSPENDED)
     assert len(control.curve) == epochs
     assert finished.value == max(epoch.validation_accuracy for epoch in control.curve)
@@ -298,8 +296,8 @@ def test_a_trial_obeys_at_the_next_step(
 
 
 @pytest.mark.usefixtures("always_keeping")
-def test_a_stopped_trial_leaves_no_file_behind(bench: benches.StudyContext, tmp_path: Path) -> None:
-    run(bench, order(tmp_path, PLAIN), after(1, messages.Stop(), stage=Stage.FINE_TUNE, looks=3))
+def test_a_stopped_trial_leaves_no_file_behind(context: StudyContext, tmp_path: Path) -> None:
+    run(context, order(tmp_path, PLAIN), after(1, messages.Stop(), stage=Stage.FINE_TUNE, looks=3))
     assert kept(tmp_path) == []
 
 
@@ -311,9 +309,9 @@ def test_a_stopped_trial_leaves_no_file_behind(bench: benches.StudyContext, tmp_
     ],
 )
 def test_a_loss_that_is_not_finite_ends_the_trial_with_the_reason(
-    bench: benches.StudyContext, tmp_path: Path, hyperparameters: dict[str, Any], stage: str
+    context: StudyContext, tmp_path: Path, hyperparameters: dict[str, Any], stage: str
 ) -> None:
-    unclipped = replace(bench, study=study(training={"probe_epochs": 3, "epochs": 2, "gradient_clip": 1e30}))
+    unclipped = replace(context, study=study(training={"probe_epochs": 3, "epochs": 2, "gradient_clip": 1e30}))
     finished, control = run(
         unclipped, order(tmp_path, Hyperparameters.model_validate({"dropout": 0.0, "batch_size": 10} | hyperparameters))
     )
@@ -327,11 +325,11 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_the_reason(
 
 
 def test_a_trial_after_one_that_was_not_finite_is_as_it_always_was(
-    bench: benches.StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]
+    context: StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]
 ) -> None:
-    for variable in bench.backbone.network.variables:
+    for variable in context.backbone.network.variables:
         variable.assign(variable * np.nan)
-    _, after_it = run(bench, order(tmp_path, PLAIN))
+    _, after_it = run(context, order(tmp_path, PLAIN))
     assert after_it.curve == plain[1].curve
 
 
@@ -341,13 +339,13 @@ def test_a_trial_after_one_that_was_not_finite_is_as_it_always_was(
     ids=["best while fine-tuning", "best while fine-tuning, several depths", "best in the probe"],
 )
 def test_the_kept_weights_give_the_best_validation_accuracy_again(
-    bench: benches.StudyContext, tmp_path: Path, hyperparameters: Hyperparameters
+    context: StudyContext, tmp_path: Path, hyperparameters: Hyperparameters
 ) -> None:
-    finished, control = run(bench, order(tmp_path, hyperparameters))
+    finished, control = run(context, order(tmp_path, hyperparameters))
     assert finished.weights is not None
     assert finished.best_step is not None
     assert (finished.best_step > 3) == (hyperparameters is not SPOILED)
-    on_validation = replace(bench, data=replace(bench.data, test=bench.data.validation))
+    on_validation = replace(context, data=replace(context.data, test=context.data.validation))
     found = evaluation.evaluate(on_validation, messages.Evaluate(trial=3, hyperparameters=hyperparameters, weights=finished.weights))
     assert found.accuracy == finished.value
     assert found.confusion == finished.confusion
@@ -355,65 +353,65 @@ def test_the_kept_weights_give_the_best_validation_accuracy_again(
     assert found.num_images == 60
 
 
-def test_weights_of_a_study_without_test_images_are_not_scored(bench: benches.StudyContext, tmp_path: Path, cache: Path) -> None:
-    finished, _ = run(bench, order(tmp_path, PLAIN))
+def test_weights_of_a_study_without_test_images_are_not_scored(context: StudyContext, tmp_path: Path, cache: Path) -> None:
+    finished, _ = run(context, order(tmp_path, PLAIN))
     assert finished.weights is not None
-    without = replace(bench, data=pipeline.load(study(data=DIGITS | {"test": 0}), cache=cache))
+    without = replace(context, data=training_data.load(study(data=DIGITS | {"test": 0}), cache=cache))
     with pytest.raises(errors.DataError, match=r"data.test is 0"):
         evaluation.evaluate(without, messages.Evaluate(trial=3, hyperparameters=PLAIN, weights=finished.weights))
 
 
 def test_weights_that_cannot_be_scored_leave_the_backbone_as_pretrained(
-    bench: benches.StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any) -> Any:
         raise MemoryError
 
-    finished, _ = run(bench, order(tmp_path, MENDED))
+    finished, _ = run(context, order(tmp_path, MENDED))
     monkeypatch.setattr(fine_tune, "predict", fail)
     with pytest.raises(MemoryError):
-        evaluation.evaluate(bench, messages.Evaluate(trial=3, hyperparameters=MENDED, weights=str(finished.weights)))
-    assert is_pretrained(bench)
+        evaluation.evaluate(context, messages.Evaluate(trial=3, hyperparameters=MENDED, weights=str(finished.weights)))
+    assert is_pretrained(context)
 
 
-def test_a_trial_leaves_the_backbone_as_pretrained(bench: benches.StudyContext, tmp_path: Path) -> None:
-    run(bench, order(tmp_path, PLAIN))
-    assert is_pretrained(bench)
+def test_a_trial_leaves_the_backbone_as_pretrained(context: StudyContext, tmp_path: Path) -> None:
+    run(context, order(tmp_path, PLAIN))
+    assert is_pretrained(context)
 
 
-def is_pretrained(bench: benches.StudyContext) -> bool:
-    variables = bench.backbone.network.variables
-    return all((variable.numpy() == value).all() for variable, value in zip(variables, bench.pretrained, strict=True))
+def is_pretrained(context: StudyContext) -> bool:
+    variables = context.backbone.network.variables
+    return all((variable.numpy() == value).all() for variable, value in zip(variables, context.pretrained, strict=True))
 
 
-def unseen(bench: benches.StudyContext, cache: Path) -> benches.StudyContext:
+def unseen(context: StudyContext, cache: Path) -> StudyContext:
     """The same with an empty cache."""
-    return replace(bench, shelf=replace(bench.shelf, cache=cache, watch=[], _vectors={}, _activations={}))
+    return replace(context, store=replace(context.store, cache=cache, watch=[], _vectors={}, _activations={}))
 
 
 def test_a_trial_that_computes_what_it_trains_on_says_that_it_is_busy(
-    bench: benches.StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: tuple[messages.Finished, Control]
+    context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: tuple[messages.Finished, Control]
 ) -> None:
-    fresh = unseen(bench, tmp_path / "cache")
+    fresh = unseen(context, tmp_path / "cache")
     monkeypatch.setattr(trial, "_BUSY_SECONDS", -1.0)
     _, control = run(fresh, order(tmp_path, PLAIN))
     assert control.told[0] == messages.Busy(trial=3)
     assert control.curve == plain[1].curve
-    assert fresh.shelf.watch == []
+    assert fresh.store.watch == []
     monkeypatch.setattr(trial, "_BUSY_SECONDS", 1e6)
-    _, control = run(unseen(bench, tmp_path / "other"), order(tmp_path, PLAIN))
+    _, control = run(unseen(context, tmp_path / "other"), order(tmp_path, PLAIN))
     assert not [message for message in control.told if isinstance(message, messages.Busy)]
 
 
 @pytest.mark.parametrize("what", [messages.Stop(), messages.Suspend()])
 def test_a_trial_obeys_while_it_computes_what_it_trains_on(
-    bench: benches.StudyContext, tmp_path: Path, what: messages.Stop | messages.Suspend, plain: tuple[messages.Finished, Control]
+    context: StudyContext, tmp_path: Path, what: messages.Stop | messages.Suspend, plain: tuple[messages.Finished, Control]
 ) -> None:
-    fresh = unseen(bench, tmp_path / "cache")
+    fresh = unseen(context, tmp_path / "cache")
     finished, control = run(fresh, order(tmp_path, PLAIN), Control(interrupt=lambda told, look: what))
     assert finished.ending is (Ending.STOPPED if isinstance(what, messages.Stop) else Ending.SUSPENDED)
     assert (finished.value, control.told) == (None, [])
-    assert fresh.shelf.watch == []
+    assert fresh.store.watch == []
     _, again = run(fresh, order(tmp_path, PLAIN))
     assert again.curve == plain[1].curve
 
@@ -441,11 +439,11 @@ OTHER = Hyperparameters.model_validate(
 
 @pytest.mark.parametrize("wanted", [RICH, OTHER], ids=["rich", "other"])
 def test_a_trial_is_the_same_bit_for_bit_whatever_was_trained_before(
-    bench: benches.StudyContext, tmp_path: Path, wanted: Hyperparameters
+    context: StudyContext, tmp_path: Path, wanted: Hyperparameters
 ) -> None:
-    first = replace(bench, traced=steps.Steps())
+    first = replace(context, traced=steps.TracedSteps())
     finished, control = run(first, order(tmp_path / "first", wanted))
-    used = replace(bench, traced=steps.Steps())
+    used = replace(context, traced=steps.TracedSteps())
     for number, before in enumerate([ALIKE, OTHER, RICH, ALIKE]):
         run(used, order(tmp_path / str(number), before, seed=number))
     again, same = run(used, order(tmp_path / "again", wanted))
@@ -454,8 +452,8 @@ def test_a_trial_is_the_same_bit_for_bit_whatever_was_trained_before(
     assert Path(str(again.weights)).read_bytes() == Path(str(finished.weights)).read_bytes()
 
 
-def test_the_second_trial_of_a_shape_traces_nothing(bench: benches.StudyContext, tmp_path: Path) -> None:
-    own = replace(bench, traced=steps.Steps())
+def test_the_second_trial_of_a_shape_traces_nothing(context: StudyContext, tmp_path: Path) -> None:
+    own = replace(context, traced=steps.TracedSteps())
     run(own, order(tmp_path, RICH))
     count = own.traced.num_traced
     assert count > 0

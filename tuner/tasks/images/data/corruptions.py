@@ -1,9 +1,8 @@
-"""Images into the same images as a bad camera, a bad light or a careless hand would have them, at three strengths.
+"""Corruptions: images as a bad camera, bad light or a careless photographer would make them, at three strengths.
 
-Noise, blur, contrast, brightness and JPEG are those of ImageNet-C (Hendrycks and Dietterich, arXiv 1903.12261), severities 1, 3 and 5;
-its widths of blur are for images of 224 pixels, and shrink with smaller ones. Rotation and translation are those of Engstrom et al.,
-arXiv 1712.02779, up to about half of what is tried there; what comes in at the edges is the image, mirrored. Missing colour has one
-strength.
+Noise, blur, contrast, brightness and JPEG are those of ImageNet-C (Hendrycks and Dietterich, arXiv 1903.12261), severities 1, 3 and 5. Its
+blur widths are for images of 224 pixels, and shrink with the image. Rotation and translation are those of Engstrom et al. (arXiv
+1712.02779), up to about half of their strengths; pixels that enter at the edges are mirrored. Missing color has one strength.
 """
 
 import io
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 Pixels = NDArray[np.uint8]
-#: of the images of ImageNet-C
+#: side of the images of ImageNet-C, in pixels
 _SIDE = 224
 
 
@@ -32,7 +31,7 @@ class Corruption(StrEnum):
     GREY = "grey"
 
 
-#: of each, from weak to strong, in the unit that `UNITS` says
+#: strengths of each corruption, from weak to strong, in the units of `UNITS`
 STRENGTHS: dict[Corruption, tuple[float, ...]] = {
     Corruption.NOISE: (0.08, 0.18, 0.38),
     Corruption.BLUR: (1.0, 3.0, 6.0),
@@ -44,19 +43,19 @@ STRENGTHS: dict[Corruption, tuple[float, ...]] = {
     Corruption.GREY: (1.0,),
 }
 UNITS: dict[Corruption, str] = {
-    Corruption.NOISE: "standard deviation, as a part of the range of colours",
-    Corruption.BLUR: "standard deviation in pixels of an image of 224",
-    Corruption.CONTRAST: "part of the contrast that is left",
-    Corruption.BRIGHTNESS: "added to the value of HSV, as a part of its range",
+    Corruption.NOISE: "standard deviation, as a share of the color range",
+    Corruption.BLUR: "standard deviation in pixels, for an image of 224 pixels",
+    Corruption.CONTRAST: "share of the contrast that is left",
+    Corruption.BRIGHTNESS: "added to the value of HSV, as a share of its range",
     Corruption.JPEG: "quality",
-    Corruption.ROTATION: "degrees, to either side",
-    Corruption.TRANSLATION: "part of the side, in both directions",
-    Corruption.GREY: "luma (ITU-R BT.601) in place of all colours",
+    Corruption.ROTATION: "degrees, in either direction",
+    Corruption.TRANSLATION: "share of the side, in both directions",
+    Corruption.GREY: "luma (ITU-R BT.601) instead of all colors",
 }
 
 
 def corrupt(images: Pixels, corruption: Corruption, strength: float, *, seed: int) -> Pixels:
-    """Images (n, side, side, 3) with one thing wrong; the same seed gives the same images."""
+    """Corrupt images (n, side, side, 3); equal seeds give equal images."""
     draw = np.random.default_rng(seed)
     made: Pixels = np.stack([_CORRUPTIONS[corruption](image, strength, draw) for image in images])
     return made
@@ -121,7 +120,7 @@ def _side(draw: np.random.Generator) -> int:
 
 
 def _mirrored(image: Pixels) -> tuple[Pixels, int]:
-    """The image in the middle of a larger one, and how far it is from its edges: more than a turn by 15 degrees brings in."""
+    """Pad an image with its reflection, wide enough for a rotation by 15 degrees; return it with the width of the border."""
     border = max(2, image.shape[0] // 4)
     return np.pad(image, ((border, border), (border, border), (0, 0)), mode="symmetric"), border
 

@@ -1,7 +1,4 @@
-"""Images, their labels, and what identifies each of them, as one frozen value.
-
-A Dataset into one short name for its whole content.
-"""
+"""Dataset: labelled images, with what identifies each image and the whole."""
 
 import hashlib
 import json
@@ -29,26 +26,26 @@ class Unreadable:
 
 
 class PixelSource(Protocol):
-    """Where the pixels come from, one image at a time."""
+    """Gives the pixels of images, one image at a time."""
 
     def read(self, index: int) -> Pixels:
-        """The image as uint8 (height, width, 3)."""
+        """Return the image as uint8 (height, width, 3)."""
 
     def name(self, index: int) -> str:
-        """What a user knows the image by."""
+        """Return the name of the image for messages."""
 
     def map(self, function: Callable[[Pixels], T], indices: Sequence[int], *, least: int | None = None) -> Iterator[T]:
-        """The function's value for each image, in order; a few images are in memory at a time.
+        """Yield the function's value for each image, in order, with a few images in memory at a time.
 
-        With `least` an image may be given smaller than it is, its shorter side no less than twice that.
+        With `least`, an image may be passed at a smaller size, with a shorter side of at least twice `least`.
         """
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """Labelled images; the pixels are read when they are asked for."""
+    """Labelled images; pixels are read on demand."""
 
-    #: names of the classes; a label is an index into them
+    #: names of the classes; a label is an index into it
     classes: tuple[str, ...]
     #: int64 (n,)
     labels: NDArray[np.int64]
@@ -57,13 +54,13 @@ class Dataset:
     #: int32 (n, 2): width and height in pixels
     sizes: NDArray[np.int32]
     images: PixelSource
-    #: int8 (n,): the source's own split of each image, NONE, TRAIN, VALIDATION or TEST; None where it brings none
+    #: int8 (n,): the official split of each image, NONE, TRAIN, VALIDATION or TEST; None if the source has no splits
     official: NDArray[np.int8] | None = None
     #: images that were left out
     unreadable: tuple[Unreadable, ...] = ()
-    #: files that are no images by their names
+    #: number of files whose names are not those of images
     num_ignored: int = 0
-    #: copies of images that were left out
+    #: number of copies of other images that were left out
     num_dropped: int = 0
 
     def __len__(self) -> int:
@@ -71,76 +68,76 @@ class Dataset:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Images of each class."""
+        """Number of images of each class."""
         return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
 
     def read(self, index: int) -> Pixels:
-        """One image as uint8 (height, width, 3)."""
+        """Return one image as uint8 (height, width, 3)."""
         return self.images.read(int(index))
 
     def name(self, index: int) -> str:
-        """What a user knows an image by: its path, or its number."""
+        """Return the name of an image for messages: its path or its number."""
         return self.images.name(int(index))
 
 
 def check_classes(classes: Sequence[str], labels: NDArray[np.int64], *, origin: str) -> None:
-    """Refuse labels that nothing can be learnt from.
+    """Refuse labels that no classifier can learn from.
 
     Raises:
-        DataError: there are no images, fewer than two classes, two classes of one name, or a class without an image.
+        DataError: there are no images, fewer than two classes, two classes with the same name, or a class without images.
     """
     if not len(labels):
-        raise errors.DataError(f"{origin}: there are no images")
+        raise errors.DataError(f"{origin} has no images; expected at least one for each class")
     if len(classes) < 2:
-        raise errors.DataError(f"{origin}: there is {len(classes)} class ({', '.join(classes)}); telling classes apart needs at least two")
+        raise errors.DataError(f"{origin} has {count(len(classes), 'class', 'classes')} ({', '.join(classes)}); expected at least two")
     if len(set(classes)) < len(classes):
-        raise errors.DataError(f"{origin}: two classes have the same name; the names are {', '.join(classes)}")
+        raise errors.DataError(f"{origin} has two classes with the same name; the names are {', '.join(classes)}. Rename one of them")
     counts = np.bincount(labels, minlength=len(classes))
     empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if empty:
-        raise errors.DataError(f"{origin}: no images of {_first(empty)}; add some, or leave the class out")
+        raise errors.DataError(f"{origin} has no images of {_first(empty)}; add some, or leave the class out")
 
 
 def digest(pixels: Pixels) -> bytes:
-    """SHA-256 of an image (height, width, 3) and its shape."""
+    """Return the SHA-256 of an image (height, width, 3) and its shape."""
     height, width, _ = pixels.shape
     return hashlib.sha256(b"%d %d " % (height, width) + np.ascontiguousarray(pixels).data).digest()
 
 
 def content_hash(digests: NDArray[np.bytes_], labels: NDArray[np.int64]) -> bytes:
-    """SHA-256 over labelled images, whatever their order."""
+    """Return a SHA-256 over labelled images, independent of their order."""
     order = np.lexsort((labels, digests))
     return hashlib.sha256(digests[order].tobytes() + labels[order].astype("<i8").tobytes()).digest()
 
 
 def notes(dataset: Dataset) -> list[str]:
-    """What a user should know of the images before training on them, one line each."""
-    lines = [f"left out, unreadable: {image.path}: {image.reason}" for image in dataset.unreadable[:5]]
+    """Return what a user should know about the images before training, as lines."""
+    lines = [f"left out because it cannot be read: {image.path}: {image.reason}" for image in dataset.unreadable[:5]]
     if len(dataset.unreadable) > 5:
         lines.append(f"… and {len(dataset.unreadable) - 5} more unreadable images")
     if dataset.num_ignored:
-        lines.append(f"ignored, no images by their names: {count(dataset.num_ignored, 'file')}")
+        lines.append(f"ignored because of their names: {count(dataset.num_ignored, 'file')}")
     if dataset.num_dropped:
-        lines.append(f"left out, copies of other images: {count(dataset.num_dropped, 'image')}")
-    return lines + twins(dataset)
+        lines.append(f"left out because they are copies: {count(dataset.num_dropped, 'image')}")
+    return lines + note_copies(dataset)
 
 
-def twins(dataset: Dataset) -> list[str]:
-    """What is to be said of identical images, one line each."""
+def note_copies(dataset: Dataset) -> list[str]:
+    """Return notes on identical images, as lines."""
     _, group, sizes = np.unique(dataset.digests, return_inverse=True, return_counts=True)
     num_copies = int((sizes - 1).sum())
-    lines = [f"kept in one split with their originals: {count(num_copies, 'copy', 'copies')} of other images"] if num_copies else []
+    lines = [f"in the same split as their originals: {count(num_copies, 'copy', 'copies')} of other images"] if num_copies else []
     first = np.zeros(len(sizes), np.int64)
     first[group] = dataset.labels
-    torn = np.flatnonzero(np.bincount(group, weights=dataset.labels != first[group]))
-    if len(torn):
-        names = [dataset.name(row) for row in np.flatnonzero(group == torn[0]).tolist()]
-        lines.append(f"under two labels: {count(len(torn), 'image')}, the first is {' = '.join(names[:3])}; decide which label is right")
+    disputed = np.flatnonzero(np.bincount(group, weights=dataset.labels != first[group]))
+    if len(disputed):
+        names = [dataset.name(row) for row in np.flatnonzero(group == disputed[0]).tolist()]
+        lines.append(f"with two labels: {count(len(disputed), 'image')}, first {' = '.join(names[:3])}; decide which label is right")
     return lines
 
 
 def count(number: int, one: str, many: str | None = None) -> str:
-    """`1 image`, `2,000 images`."""
+    """Format a number of things: `1 image`, `2,000 images`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
@@ -149,6 +146,6 @@ def _first(names: Sequence[str], *, most: int = 5) -> str:
 
 
 def fingerprint(data: Dataset) -> str:
-    """SHA-256 in hex over every image, label and class name; the same wherever the files lie and whatever their names and order."""
+    """Return a SHA-256 in hex over images, labels and class names, independent of file names, folders and order."""
     names = json.dumps(data.classes).encode()
     return hashlib.sha256(names + content_hash(data.digests, data.labels)).hexdigest()

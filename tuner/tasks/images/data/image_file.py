@@ -1,7 +1,4 @@
-"""An image file into pixels, or the reason why it has none.
-
-What decoding each file of a folder told, kept so that an unchanged file is not decoded again.
-"""
+"""Image files: decoded into pixels or a reason why not, with an index so that an unchanged file is decoded once."""
 
 import contextlib
 import functools
@@ -30,34 +27,39 @@ from tuner.cache import arrays as cache_files
 from tuner.cache import entries
 from tuner.tasks.images.data import dataset
 
-#: endings of the files that are taken for images
+#: file name endings of images
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-#: an image of more pixels is refused: decoding it could take all memory
+#: an image with more pixels is refused, because decoding could use up the memory
 MAX_PIXELS = 100_000_000
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-#: what Pillow raises on damaged files, by format and kind of damage
+#: exceptions that Pillow raises for damaged files, depending on format and damage
 _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError, NotImplementedError, MemoryError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 _AT_ONCE = 64
-# the filters of `warnings` belong to the whole process
+# the filters of `warnings` apply to the whole process
 _QUIET = threading.Lock()
 
 A = TypeVar("A")
 T = TypeVar("T")
+#: an index written by another version of this module or of Pillow is rebuilt
+_VERSION = f"1, Pillow {PIL.__version__}"
+_LOG = logging.getLogger(__name__)
+#: size in bytes, mtime in nanoseconds, digest in hex, width, height; unreadable files are not in the index and are tried again
+_IndexEntry = list[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedInfo:
-    """What decoding a file once has told."""
+    """What decoding a file has shown."""
 
-    #: SHA-256 of the pixels; b"" if there are none
+    #: SHA-256 of the pixels; b"" if the file cannot be read
     digest: bytes = b""
     width: int = 0
     height: int = 0
-    #: why it cannot be read; "" if it can
+    #: why the file cannot be read; "" if it can
     reason: str = ""
 
 
@@ -68,15 +70,15 @@ class FileImages:
     paths: tuple[str, ...]
 
     def read(self, index: int) -> dataset.Pixels:
-        """The image as uint8 (height, width, 3)."""
+        """Return the image as uint8 (height, width, 3)."""
         return read(self.paths[index])
 
     def name(self, index: int) -> str:
-        """The file's path."""
-        return show(self.paths[index])
+        """Return the path of the file."""
+        return printable(self.paths[index])
 
     def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int], *, least: int | None = None) -> Iterator[T]:
-        """The function's value for each image, in order, decoded in threads; of a large JPEG a smaller version where `least` allows it."""
+        """Yield the function's value for each image, in order, decoded in threads; `least` allows a smaller size of large JPEG files."""
 
         def of(index: int) -> T:
             with _decoded(self.paths[index], least) as pixels:
@@ -86,17 +88,17 @@ class FileImages:
 
 
 def read(path: str | Path) -> dataset.Pixels:
-    """A file as uint8 (height, width, 3): upright, 8 bits a channel, over white where it is transparent.
+    """Read a file as uint8 (height, width, 3): upright, 8 bits per channel, transparency on white.
 
     Raises:
-        DataError: it cannot be read; the message names it and the reason.
+        DataError: the file cannot be read.
     """
     with _quietly(), _decoded(str(path)) as pixels:
         return pixels
 
 
 def inspect(path: str) -> DecodedInfo:
-    """What decoding the whole file tells; a file that cannot be read gives the reason. For threads, call it through `each`."""
+    """Decode a file and return its facts, or the reason why it cannot be read; use `each` to call it in threads."""
     try:
         with _decode(path) as pixels:
             return DecodedInfo(digest=dataset.digest(pixels), width=pixels.shape[1], height=pixels.shape[0])
@@ -105,7 +107,7 @@ def inspect(path: str) -> DecodedInfo:
 
 
 def each(function: Callable[[A], T], items: Sequence[A]) -> Iterator[T]:
-    """The function's value for each item, in order, computed by as many threads as there are cores."""
+    """Yield the function's value for each item, in order, computed in one thread per core."""
     with ThreadPoolExecutor(_num_threads()) as threads:
         for start in range(0, len(items), _AT_ONCE):
             with _quietly():
@@ -113,8 +115,8 @@ def each(function: Callable[[A], T], items: Sequence[A]) -> Iterator[T]:
             yield from values
 
 
-def show(path: str) -> str:
-    """A path that can be printed, whatever bytes its name is made of."""
+def printable(path: str) -> str:
+    """Return a path as printable text, with any undecodable bytes replaced."""
     return os.fsencode(path).decode(errors="replace")
 
 
@@ -124,26 +126,26 @@ def _decoded(path: str, least: int | None = None) -> Iterator[dataset.Pixels]:
         try:
             pixels = stack.enter_context(_decode(path, least))
         except _DAMAGE as error:
-            raise errors.DataError(f"{show(path)}: {_reason(path, error)}; mend the file or remove it") from error
+            raise errors.DataError(f"{printable(path)}: {_reason(path, error)}; repair or remove the file") from error
         yield pixels
 
 
 @contextmanager
 def _decode(path: str, least: int | None = None) -> Iterator[dataset.Pixels]:
-    """The pixels of a file, as long as they count among those that all threads hold at once."""
+    """Yield the pixels of a file, which count towards the limit of all threads inside the `with` block."""
     with Image.open(path, formats=_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height}")
         if least is not None:
-            # libjpeg's own reduction to a half, a quarter or an eighth; twice the size leaves the last step to a better filter
+            # libjpeg reduces to a half, a quarter or an eighth; twice the target size leaves the last step to a better filter
             image.draft(None, (2 * least, 2 * least))
-        with _HELD.held(image.width * image.height):
+        with _PIXELS.held(image.width * image.height):
             ImageOps.exif_transpose(image, in_place=True)
             yield np.asarray(_to_rgb(image))
 
 
-class _Held:
-    """The pixels that all threads together have decoded; one that wants more than there may be waits for the others."""
+class _PixelLimit:
+    """Limits the decoded pixels of all threads together; a thread waits until there is room for its image."""
 
     def __init__(self, most: int) -> None:
         self._most, self._held, self._changed = most, 0, threading.Condition()
@@ -161,14 +163,14 @@ class _Held:
                 self._changed.notify_all()
 
 
-_HELD = _Held(MAX_PIXELS)
+_PIXELS = _PixelLimit(MAX_PIXELS)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers; expected 8 or 16 bits a channel")
+        raise ValueError("its pixels are floating-point numbers; expected 8 or 16 bits per channel")
     if image.has_transparency_data:
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB")
@@ -177,17 +179,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _to_8_bits(pixels: NDArray[Any]) -> dataset.Pixels:
     if pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError("its pixels have more than 16 bits a channel; expected 8 or 16")
+        raise ValueError("its pixels have more than 16 bits per channel; expected 8 or 16")
     return np.round(pixels / 257).astype(np.uint8)
 
 
 def _reason(path: str, error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
-        return "a link that points nowhere" if Path(path).is_symlink() else "there is no such file"
+        return "the link is broken" if Path(path).is_symlink() else "there is no such file"
     if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels ({error}); shrink it"
+        return f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels ({error}); scale it down"
     if isinstance(error, UnidentifiedImageError):
-        return "the file is empty" if Path(path).stat().st_size == 0 else "it is no jpeg, png, webp, bmp, gif or tiff"
+        return "the file is empty" if Path(path).stat().st_size == 0 else "it is not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
     return str(error) or type(error).__name__
@@ -195,7 +197,7 @@ def _reason(path: str, error: BaseException) -> str:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the warnings of Pillow: what matters in them is an error here."""
+    """Suppress the warnings of Pillow; whatever matters is raised as an error."""
     with _QUIET, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         yield
@@ -206,18 +208,10 @@ def _num_threads() -> int:
     return max(2, min(16, len(os.sched_getaffinity(0))))
 
 
-#: an index written by another version of this module or of the decoder is made anew
-_VERSION = f"1, Pillow {PIL.__version__}"
-_LOG = logging.getLogger(__name__)
+def inspect_files(paths: Sequence[str], *, origin: Path, cache: Path | None) -> list[DecodedInfo]:
+    """Return the facts of each file, from the index of `origin` if the file has not changed.
 
-#: size in bytes, mtime in nanoseconds, digest in hex, width, height; files that could not be read are not kept: they are tried again
-_Entry = list[Any]
-
-
-def look(paths: Sequence[str], *, origin: Path, cache: Path | None) -> list[DecodedInfo]:
-    """What decoding each file tells, out of the index of `origin` where the file has not changed since.
-
-    Without a cache folder every file is decoded.
+    Without a cache folder, every file is decoded.
 
     Raises:
         DataError: the cache folder cannot be written.
@@ -226,29 +220,29 @@ def look(paths: Sequence[str], *, origin: Path, cache: Path | None) -> list[Deco
         return list(each(inspect, paths))
     place = cache / "index" / f"{hashlib.sha256(os.fsencode(origin)).hexdigest()[:24]}.json"
     with cache_files.locked(place):
-        known = _read(place)
+        known = _read_index(place)
         stamps = {path: _stamp(path) for path in paths}
         new = [path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp]
         found = _decode_anew(new, known, stamps, place)
         if not new:
-            with contextlib.suppress(OSError):  # a cache that may only be read serves too
+            with contextlib.suppress(OSError):  # a read-only cache works, too
                 os.utime(place)
     return [found[path] if path in found else _from_entry(known[path]) for path in paths]
 
 
-def kept(cache: Path) -> list[entries.CacheEntry]:
-    """The indices of a cache folder, as entries that can be shown and deleted."""
+def index_entries(cache: Path) -> list[entries.CacheEntry]:
+    """Return the indices in a cache folder, as entries that can be listed and deleted."""
     found = []
     for path in sorted((cache / "index").glob(f"{entries.NAME_PATTERN}.json")):
-        words = {"what": "what decoding the files of a folder told"}
+        words = {"what": "index of decoded files"}
         with contextlib.suppress(FileNotFoundError):
             status = path.stat()
             found.append(entries.CacheEntry(path=path, words=words, num_bytes=status.st_size, last_used=status.st_mtime))
     return found
 
 
-def _decode_anew(new: Sequence[str], known: dict[str, _Entry], stamps: dict[str, list[int]], place: Path) -> dict[str, DecodedInfo]:
-    """Decode new files into `known` and write it down, also when interrupted on the way."""
+def _decode_anew(new: Sequence[str], known: dict[str, _IndexEntry], stamps: dict[str, list[int]], place: Path) -> dict[str, DecodedInfo]:
+    """Decode new files, add them to `known` and write the index, even if interrupted."""
     found: dict[str, DecodedInfo] = {}
     if not new:
         return found
@@ -260,7 +254,7 @@ def _decode_anew(new: Sequence[str], known: dict[str, _Entry], stamps: dict[str,
             if not seen.reason:
                 known[path] = [*stamps[path], seen.digest.hex(), seen.width, seen.height]
     finally:
-        _write(place, known, stamps)
+        _write_index(place, known, stamps)
     return found
 
 
@@ -272,27 +266,27 @@ def _stamp(path: str) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _from_entry(entry: _Entry) -> DecodedInfo:
+def _from_entry(entry: _IndexEntry) -> DecodedInfo:
     _, _, digest, width, height = entry
     return DecodedInfo(digest=bytes.fromhex(digest), width=width, height=height)
 
 
-def _read(place: Path) -> dict[str, _Entry]:
-    """The entries of an index; none if it is not there, damaged or of another version."""
+def _read_index(place: Path) -> dict[str, _IndexEntry]:
+    """Return the entries of an index; none if it is missing, damaged or from another version."""
     try:
         content = json.loads(place.read_bytes())
-        if content["version"] == _VERSION and all(_is_entry(entry) for entry in content["files"].values()):
+        if content["version"] == _VERSION and all(_is_index_entry(entry) for entry in content["files"].values()):
             return dict(content["files"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     return {}
 
 
-def _is_entry(entry: Any) -> bool:
+def _is_index_entry(entry: Any) -> bool:
     return isinstance(entry, list) and [type(value) for value in entry] == [int, int, str, int, int] and len(entry[2]) == 64
 
 
-def _write(place: Path, known: dict[str, _Entry], present: dict[str, list[int]]) -> None:
+def _write_index(place: Path, known: dict[str, _IndexEntry], present: dict[str, list[int]]) -> None:
     files = {name: entry for name, entry in known.items() if name in present}
     with cache_files.written_beside(place) as file:
         file.write(json.dumps({"version": _VERSION, "files": files}, separators=(",", ":")).encode())

@@ -1,9 +1,4 @@
-"""Images in memory into a Dataset.
-
-An .npz file of images and labels into a Dataset.
-
-The data sets that come inside Python packages into Datasets, without importing these packages.
-"""
+"""Images in memory as a dataset: arrays, .npz files, and data sets that ship inside Python packages."""
 
 import gzip
 import importlib.util
@@ -25,58 +20,61 @@ from tuner.trust import pickles
 
 T = TypeVar("T")
 _HASHED_AT_ONCE = 1024
+_PARTS = {"": dataset.NONE, "_train": dataset.TRAIN, "_val": dataset.VALIDATION, "_test": dataset.TEST}
+_EXPECTED = "expected x and y, or x_train and y_train, and optionally x_val and y_val, x_test and y_test"
+ANIMALS = ("Bear", "Bird", "Cat", "Cow", "Dog", "Elephant", "Giraffe", "Horse", "Sheep", "Zebra")
 
 
 @dataclass(frozen=True, eq=False)
 class ArrayImages:
-    """Images of one size that are in memory."""
+    """Images of one size, in memory."""
 
     #: uint8 (n, height, width) or (n, height, width, 3)
     array: dataset.Pixels
 
     def read(self, index: int) -> dataset.Pixels:
-        """The image as uint8 (height, width, 3)."""
+        """Return the image as uint8 (height, width, 3)."""
         return _rgb(self.array[index])
 
     def name(self, index: int) -> str:
-        """The image's number."""
+        """Return the number of the image."""
         return f"image {index}"
 
     def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int], *, least: int | None = None) -> Iterator[T]:
-        """The function's value for each image, in order."""
+        """Yield the function's value for each image, in order."""
         return (function(self.read(index)) for index in indices)
 
 
 @dataclass(frozen=True, eq=False)
 class ListImages:
-    """Images of any sizes that are in memory."""
+    """Images of any size, in memory."""
 
     #: each uint8 (height, width) or (height, width, 3)
     pixels: tuple[dataset.Pixels, ...]
 
     def read(self, index: int) -> dataset.Pixels:
-        """The image as uint8 (height, width, 3)."""
+        """Return the image as uint8 (height, width, 3)."""
         return _rgb(self.pixels[index])
 
     def name(self, index: int) -> str:
-        """The image's number."""
+        """Return the number of the image."""
         return f"image {index}"
 
     def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int], *, least: int | None = None) -> Iterator[T]:
-        """The function's value for each image, in order."""
+        """Yield the function's value for each image, in order."""
         return (function(self.read(index)) for index in indices)
 
 
 def from_arrays(
     images: NDArray[Any], labels: NDArray[Any], classes: Sequence[str], official: NDArray[Any] | None = None, *, origin: str = "images"
 ) -> dataset.Dataset:
-    """Images in memory as a Dataset.
+    """Return the dataset of images of one size.
 
     `images` is uint8 (n, height, width), (n, height, width, 1) or (n, height, width, 3); `labels` are indices into `classes`, (n,) or
-    (n, 1). `origin` starts the message of an error.
+    (n, 1). `origin` names them in error messages.
 
     Raises:
-        DataError: a shape, type or label is wrong, or a class has no image.
+        DataError: a shape, type or label is wrong, or a class has no images.
     """
     array = check_images(images, origin=origin)
     height, width = array.shape[1:3]
@@ -98,10 +96,10 @@ def from_images(
     *,
     origin: str = "images",
 ) -> dataset.Dataset:
-    """The same of images of different sizes, each uint8 (height, width), (height, width, 1) or (height, width, 3).
+    """Return the dataset of images of different sizes, each uint8 (height, width), (height, width, 1) or (height, width, 3).
 
     Raises:
-        DataError: a shape, type or label is wrong, or a class has no image.
+        DataError: a shape, type or label is wrong, or a class has no images.
     """
     pixels = tuple(check_images(image[None], origin=f"{origin}: image {number}")[0] for number, image in enumerate(images))
     return dataset.Dataset(
@@ -115,40 +113,40 @@ def from_images(
 
 
 def check_images(images: NDArray[Any], *, origin: str) -> dataset.Pixels:
-    """The array if it is images, grey ones as (n, height, width).
+    """Check an array of images and return it, gray images as (n, height, width).
 
     Raises:
         DataError: its shape or type is wrong.
     """
     expected = "expected uint8 from 0 to 255, shape (images, height, width), (images, height, width, 1) or (images, height, width, 3)"
     if images.dtype != np.uint8:
-        cure = "; for fractions from 0 to 1, save (x * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
-        raise errors.DataError(f"{origin}: pixels are {images.dtype}; {expected}{cure}")
+        cure = "; if they are fractions from 0 to 1, save (x * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
+        raise errors.DataError(f"{origin} has pixels of type {images.dtype}; {expected}{cure}")
     if images.ndim == 4 and images.shape[3] not in (1, 3):
-        cure = "; the channels come second: save np.moveaxis(x, 1, -1)" if images.shape[1] in (1, 3) else ""
-        raise errors.DataError(f"{origin}: the shape is {images.shape}; {expected}{cure}")
+        cure = "; if the channels come second, save np.moveaxis(x, 1, -1)" if images.shape[1] in (1, 3) else ""
+        raise errors.DataError(f"{origin} has shape {images.shape}; {expected}{cure}")
     if images.ndim not in (3, 4) or 0 in images.shape[1:]:
-        raise errors.DataError(f"{origin}: the shape is {images.shape}; {expected}")
+        raise errors.DataError(f"{origin} has shape {images.shape}; {expected}")
     return images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
 
 
 def check_labels(labels: NDArray[Any], num_images: int, *, origin: str) -> NDArray[np.int64]:
-    """The labels as int64 (n,).
+    """Check labels and return them as int64 (n,).
 
     Raises:
-        DataError: they are no whole numbers, or not one for each image.
+        DataError: they are not integers, or not one for each image.
     """
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim == 2:
         raise errors.DataError(
-            f"{origin}: labels have the shape {labels.shape}; expected one number an image. If they are one-hot, save y.argmax(1)"
+            f"{origin} has labels of shape {labels.shape}; expected one number for each image. If they are one-hot, save y.argmax(1)"
         )
     if flat.shape != (num_images,):
         raise errors.DataError(
-            f"{origin}: labels have the shape {labels.shape}; expected ({num_images},), one for each of the {num_images} images"
+            f"{origin} has labels of shape {labels.shape}; expected ({num_images},), one for each of the {num_images} images"
         )
     if flat.dtype.kind not in "iu":
-        raise errors.DataError(f"{origin}: labels are {labels.dtype}; expected whole numbers")
+        raise errors.DataError(f"{origin} has labels of type {labels.dtype}; expected integers")
     return flat.astype(np.int64)
 
 
@@ -156,8 +154,7 @@ def _check_all_labels(labels: NDArray[Any], num_images: int, classes: Sequence[s
     numbers = check_labels(labels, num_images, origin=origin)
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(classes):
         raise errors.DataError(
-            f"{origin}: labels run from {numbers.min()} to {numbers.max()}, but there are {len(classes)} class names; "
-            f"expected 0 to {len(classes) - 1}"
+            f"{origin} has labels from {numbers.min()} to {numbers.max()} for {len(classes)} class names; expected 0 to {len(classes) - 1}"
         )
     dataset.check_classes(classes, numbers, origin=origin)
     return numbers
@@ -167,22 +164,22 @@ def _check_official(official: NDArray[Any] | None, num_images: int, *, origin: s
     if official is None:
         return None
     if official.shape != (num_images,):
-        raise errors.DataError(f"{origin}: official splits have the shape {official.shape}; expected ({num_images},), one for each image")
+        raise errors.DataError(f"{origin} has official splits of shape {official.shape}; expected ({num_images},), one for each image")
     return official.astype(np.int8)
 
 
 def distinct(data: dataset.Dataset) -> dataset.Dataset:
-    """The dataset with the first of identical images only; its images must be in memory."""
-    kept = np.sort(np.unique(data.digests, return_index=True)[1])
+    """Return a dataset in memory with only the first of identical images."""
+    first = np.sort(np.unique(data.digests, return_index=True)[1])
     assert isinstance(data.images, ArrayImages)
     return replace(
         data,
-        labels=data.labels[kept],
-        digests=data.digests[kept],
-        sizes=data.sizes[kept],
-        images=ArrayImages(data.images.array[kept]),
-        official=None if data.official is None else data.official[kept],
-        num_dropped=len(data) - len(kept),
+        labels=data.labels[first],
+        digests=data.digests[first],
+        sizes=data.sizes[first],
+        images=ArrayImages(data.images.array[first]),
+        official=None if data.official is None else data.official[first],
+        num_dropped=len(data) - len(first),
     )
 
 
@@ -199,88 +196,86 @@ def _digests(array: dataset.Pixels) -> NDArray[np.bytes_]:
     return found
 
 
-_PARTS = {"": dataset.NONE, "_train": dataset.TRAIN, "_val": dataset.VALIDATION, "_test": dataset.TEST}
-_EXPECTED = "expected x and y, or x_train and y_train, with x_val and y_val, x_test and y_test where they are given"
+def read_npz(path: Path) -> dataset.Dataset:
+    """Read an .npz file with the arrays `x` and `y`, or with official splits as `x_train`, `y_train` and so on.
 
-
-def read(path: Path) -> dataset.Dataset:
-    """The images of `x`, `y`, or of `x_train`, `y_train` and companions, which are then the data's own splits; `classes` are names.
-
-    Labels are numbers or words.
+    Labels are integers or strings. The array `classes` is optional and names the classes.
 
     Raises:
-        DataError: the file cannot be read, an array is missing, or has the wrong shape or type.
+        DataError: the file cannot be read, or an array is missing or has the wrong shape or type.
     """
-    given = _read(path)
-    parts = _parts(given, path)
+    given = _load_npz(path)
+    parts = _parts_of(given, path)
     images, labels = ([given[f"{letter}{part}"] for part in parts] for letter in "xy")
     for part, x, y in zip(parts, images, labels, strict=True):
         check_images(x, origin=f"{path}: x{part}")
         if len(x) != len(y):
-            raise errors.DataError(f"{path}: x{part} has {len(x)} images and y{part} {len(y)} labels; expected one label an image")
+            raise errors.DataError(
+                f"{path}: x{part} has {len(x)} images and y{part} has {len(y)} labels; expected one label for each image"
+            )
     if len({x.shape[1:] for x in images}) > 1:
         shapes = ", ".join(f"x{part} {x.shape}" for part, x in zip(parts, images, strict=True))
-        raise errors.DataError(f"{path}: images of different sizes: {shapes}; save them in one size")
-    numbers, classes = name_labels(_join(labels, path), given.get("classes"), origin=str(path))
+        raise errors.DataError(f"{path} has images of different sizes: {shapes}; save them in one size")
+    numbers, classes = name_labels(_join_labels(labels, path), given.get("classes"), origin=str(path))
     official = np.concatenate([np.full(len(x), _PARTS[part], np.int8) for part, x in zip(parts, images, strict=True)])
     return from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=str(path))
 
 
 def name_labels(labels: NDArray[Any], names: Any, *, origin: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Labels that are numbers or words, as indices into the names of their classes, and these names.
+    """Turn labels that are integers or strings into indices into class names, and return both.
 
-    Without `names` the classes are the labels that occur.
+    Without `names`, the classes are the labels that occur.
 
     Raises:
-        DataError: labels are neither, or a word is not among the names.
+        DataError: labels are neither, or a label is not among the names.
     """
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     given = None if names is None else [str(name) for name in np.asarray(names).ravel().tolist()]
     if flat.ndim != 1 or (flat.dtype.kind in "iu" and given is not None):
         return check_labels(flat, len(flat), origin=origin), given or []
     if flat.dtype.kind not in "iuU":
-        raise errors.DataError(f"{origin}: labels are {labels.dtype}; expected whole numbers or words")
+        raise errors.DataError(f"{origin} has labels of type {labels.dtype}; expected integers or strings")
     words = [str(label) for label in flat.tolist()]
     classes = given or table.sort_names(set(words))
     index = {name: number for number, name in enumerate(classes)}
     unknown = sorted(set(words) - set(classes))
     if unknown:
-        raise errors.DataError(f"{origin}: the label {unknown[0]} is not among the class names {', '.join(classes[:10])}")
+        raise errors.DataError(f"{origin} has the label {unknown[0]}; expected one of the class names {', '.join(classes[:10])}")
     return np.array([index[word] for word in words], np.int64), classes
 
 
-def _read(path: Path) -> dict[str, NDArray[Any]]:
+def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
-        raise errors.DataError(f"{path}: {'this is a folder' if path.is_dir() else 'there is no such file'}; check data.path")
+        raise errors.DataError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; expected an .npz file. Check data.path")
     try:
         with path.open("rb") as file:
             given = np.load(file, allow_pickle=False)
             if isinstance(given, np.ndarray):
-                raise errors.DataError(f"{path}: this is a single array; {_EXPECTED}, saved with np.savez_compressed")
+                raise errors.DataError(f"{path} is a single array; {_EXPECTED}, saved with np.savez_compressed")
             return dict(given)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         if "Object arrays" in str(error):
             raise errors.DataError(
-                f"{path}: it holds Python objects, which are not read because they could run code; save arrays of numbers or words"
+                f"{path} contains Python objects, which are not read because they could run code; save arrays of numbers or strings"
             ) from error
-        raise errors.DataError(f"{path}: this is no .npz file that can be read ({error})") from error
+        raise errors.DataError(f"{path} cannot be read ({error}); expected an .npz file") from error
 
 
-def _parts(given: Mapping[str, Any], path: Path) -> list[str]:
-    there = f"the file has {', '.join(given) or 'no arrays'}"
+def _parts_of(given: Mapping[str, Any], path: Path) -> list[str]:
+    found = f"the file has {', '.join(given) or 'no arrays'}"
     parts = [part for part in _PARTS if f"x{part}" in given or f"y{part}" in given]
     for part in parts:
         missing = [name for name in (f"x{part}", f"y{part}") if name not in given]
         if missing:
-            raise errors.DataError(f"{path}: there is no {missing[0]}; {there}; {_EXPECTED}")
+            raise errors.DataError(f"{path} has no {missing[0]}; {found}; {_EXPECTED}")
     if "" in parts and len(parts) > 1:
-        raise errors.DataError(f"{path}: both x and x{parts[1]} are there; save either one")
+        raise errors.DataError(f"{path} has both x and x{parts[1]}; save only one of them")
     if parts[:1] not in ([""], ["_train"]):
-        raise errors.DataError(f"{path}: there is no x_train; {there}; {_EXPECTED}")
+        raise errors.DataError(f"{path} has no x_train; {found}; {_EXPECTED}")
     return parts
 
 
-def _join(labels: list[NDArray[Any]], path: Path) -> NDArray[Any]:
+def _join_labels(labels: list[NDArray[Any]], path: Path) -> NDArray[Any]:
     if len({(y.dtype.kind in "iu", y.ndim) for y in labels}) > 1:
         raise errors.DataError(
             f"{path}: the labels of the splits differ in shape or type: {', '.join(f'{y.dtype} {y.shape}' for y in labels)}"
@@ -288,42 +283,39 @@ def _join(labels: list[NDArray[Any]], path: Path) -> NDArray[Any]:
     return np.concatenate(labels)
 
 
-ANIMALS = ("Bear", "Bird", "Cat", "Cow", "Dog", "Elephant", "Giraffe", "Horse", "Sheep", "Zebra")
-
-
 def open_animals() -> dataset.Dataset:
-    """The 9,716 distinct ones of 10,000 silhouettes of ten animals, 28 x 28."""
-    folder = _folder("animal_mnist", "animal-mnist==0.4") / "data" / "Animal_MNIST"
-    images, labels = (read_array(folder / f"animal_{part}_version_3.gz") for part in ("data", "label"))
+    """Open the 9,716 distinct silhouettes, of 10,000, of ten animals, 28 x 28."""
+    folder = _package_folder("animal_mnist", "animal-mnist==0.4") / "data" / "Animal_MNIST"
+    images, labels = (read_pickled_array(folder / f"animal_{part}_version_3.gz") for part in ("data", "label"))
     return distinct(from_arrays(images, labels, ANIMALS, origin="animal-mnist"))
 
 
 def open_digits() -> dataset.Dataset:
-    """The 1,797 handwritten digits of scikit-learn, 8 x 8."""
-    path = _folder("sklearn", "scikit-learn") / "datasets" / "data" / "digits.csv.gz"
+    """Open the 1,797 handwritten digits of scikit-learn, 8 x 8."""
+    path = _package_folder("sklearn", "scikit-learn") / "datasets" / "data" / "digits.csv.gz"
     with gzip.open(path, "rt") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.uint8)
-    # sixteen shades, white on black
+    # 16 shades of gray, white on black
     images = np.round(table[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     return distinct(from_arrays(images, table[:, 64], [str(digit) for digit in range(10)], origin="scikit-learn"))
 
 
-def read_array(path: Path) -> NDArray[Any]:
-    """A gzipped pickle of one numpy array; nothing else in it is loaded.
+def read_pickled_array(path: Path) -> NDArray[Any]:
+    """Read a gzipped pickle of one NumPy array, and load nothing else from it.
 
     Raises:
-        DataError: it holds something else, or is damaged.
+        DataError: the file contains something else, or is damaged.
     """
     try:
         value = pickles.ArrayUnpickler(io.BytesIO(gzip.decompress(path.read_bytes()))).load()
     except (OSError, EOFError, ValueError, TypeError, pickle.UnpicklingError) as error:
-        raise errors.DataError(f"{path}: this is no pickled array ({error}); install its package again") from error
+        raise errors.DataError(f"{path} is not a pickled array ({error}); install its package again") from error
     if not isinstance(value, np.ndarray):
-        raise errors.DataError(f"{path}: this is a pickled {type(value).__name__}, no array; install its package again")
+        raise errors.DataError(f"{path} is a pickled {type(value).__name__}; expected an array. Install its package again")
     return value
 
 
-def _folder(package: str, requirement: str) -> Path:
+def _package_folder(package: str, requirement: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or found.origin is None:
         raise errors.DataError(f"the package {requirement} is not installed. Install it with: pip install '{requirement}'")

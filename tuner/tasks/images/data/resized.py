@@ -1,4 +1,4 @@
-"""The images of a split, decoded and resized once for all workers of a host, or each time where the cache has no room for them."""
+"""Resized images of a split: decoded once for all workers of a machine, or on demand if the cache is full."""
 
 import hashlib
 import logging
@@ -18,18 +18,18 @@ from tuner.tasks.images.data import dataset
 
 Resize = Literal["stretch", "crop", "pad"]
 Rows = slice | NDArray[np.int64]
-#: another number makes new entries: raise it whenever `fit` gives other pixels
+#: part of the cache key: raise it whenever `fit` gives other pixels
 _VERSION = 2
-#: middle grey, which most preprocessing maps to nearly zero
+#: mid-gray, which most preprocessing maps to nearly zero
 _PADDING = (127, 127, 127)
-#: a large image is first averaged over squares to no less than this many times the size, which is several times as fast and looks the same
+#: a large image is first reduced by averaging to at least this multiple of the size, which is several times faster and looks the same
 _REDUCING_GAP = 3.0
 _AT_ONCE = 256
 _LOG = logging.getLogger(__name__)
 
 
 class ResizedImages(Protocol):
-    """Images of one size, an array or something that is read like one."""
+    """Images of one size, indexed like an array."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -38,15 +38,15 @@ class ResizedImages(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Rows, /) -> NDArray[np.uint8]:
-        """Some of them, uint8 (m, size, size, 3)."""
+        """Return some images, uint8 (m, size, size, 3)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Streamed:
-    """Images that are decoded and resized whenever they are asked for."""
+    """Images that are decoded and resized on demand."""
 
     data: dataset.Dataset
-    #: rows of the data set
+    #: rows of the dataset
     indices: NDArray[np.int64]
     size: int
     resize: Resize
@@ -60,7 +60,7 @@ class Streamed:
         return len(self.indices)
 
     def __getitem__(self, rows: Rows, /) -> NDArray[np.uint8]:
-        """Some of them, uint8 (m, size, size, 3), decoded in threads."""
+        """Return some images, uint8 (m, size, size, 3), decoded in threads."""
         chosen = self.indices[rows]
         found = np.empty((len(chosen), *self.shape[1:]), np.uint8)
         fitted = self.data.images.map(lambda pixels: fit(pixels, self.size, self.resize), chosen.tolist(), least=self.size)
@@ -72,9 +72,9 @@ class Streamed:
 def load(
     data: dataset.Dataset, indices: NDArray[np.int64], *, size: int, resize: Resize, cache: Path, words: Mapping[str, str]
 ) -> ResizedImages:
-    """The images as uint8 (n, size, size, 3), mapped from an entry of the cache, read-only; streamed where there is no room for it.
+    """Return images as uint8 (n, size, size, 3), mapped read-only from the cache, or decoded on demand if the cache is full.
 
-    The first process of a host makes the entry; the others wait and then share its pages. `words` say what it is.
+    The first process of a machine creates the cache entry. The others wait, and then share its memory pages. `words` describe the entry.
 
     Raises:
         DataError: an image can no longer be read, the disk is full, or the cache folder cannot be written.
@@ -90,12 +90,12 @@ def load(
     try:
         return cache_files.entry(cache, wanted, lambda: _parts(streamed))
     except entries.NoRoom as error:
-        _LOG.warning("%d images are decoded again whenever they are used: %s", len(indices), error)
+        _LOG.warning("%d images are decoded each time they are used: %s", len(indices), error)
         return streamed
 
 
 def batches(images: ResizedImages, chosen: Iterable[NDArray[np.int64]]) -> Iterator[NDArray[np.uint8]]:
-    """The images of each array of rows, one batch after another; the next is prepared while one is used."""
+    """Yield the images of each array of rows; a thread prepares the next batch meanwhile."""
     with ThreadPoolExecutor(1) as thread:
         waiting: Future[NDArray[np.uint8]] | None = None
         for rows in chosen:
@@ -114,7 +114,7 @@ def _parts(streamed: Streamed) -> Iterator[NDArray[np.uint8]]:
 
 
 def fit(pixels: dataset.Pixels, size: int, resize: Resize) -> dataset.Pixels:
-    """One image as uint8 (size, size, 3): squeezed, cut at the centre, or padded with grey."""
+    """Resize an image to uint8 (size, size, 3): stretched, cropped at the center, or padded with gray."""
     image = Image.fromarray(pixels)
     if resize == "stretch" or image.width == image.height:
         return _resized(image, (size, size))

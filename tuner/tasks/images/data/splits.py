@@ -1,4 +1,4 @@
-"""A Dataset into images to train on, to choose by, and to score the winner with."""
+"""Splits: the images of a dataset that train, that choose the winner (validation), and that score it (test)."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,34 +18,36 @@ _NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Splits:
-    """Which images are trained on, choose the winner and score it; rows of the Dataset, ascending."""
+    """The rows of a dataset in each split, ascending."""
 
     train: Rows
     validation: Rows
     test: Rows
-    #: SHA-256 over the images and labels of the three, in hex
+    #: SHA-256 over images and labels of the three splits, in hex
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """Identical images, which are never torn apart."""
+    """Identical images, which are always in the same split."""
 
     rows: tuple[int, ...]
     label: int
 
 
 def split(data: dataset.Dataset, shares: study.Data, seed: int) -> Splits:
-    """Draw the three splits that the `data` section asks for.
+    """Draw the three splits that the `data` section describes.
 
-    The draw depends on the content of the images and on the seed, not on file names or their order. Each class has the same part in each
-    split, to within an image, and at least one image. Identical images are in one split; where they have two labels, the more frequent
-    counts. Splits that the source brings are taken whole, or as many of their images as a share of 1 or more says; the others are
-    drawn from what is not official validation or test. A share below 1 is a fraction of all images, from 1 on a number of them. Changing
-    `train` changes neither validation nor test.
+    - The draw depends on the content of the images and on the seed, not on file names or their order.
+    - Each class has the same share in each split, to within one image, and at least one image.
+    - Identical images are in the same split. If they have two labels, the more frequent one counts.
+    - A share below 1 is a fraction of all images. A share of 1 or more is a number of images.
+    - Official splits are used whole, or as many of their images as a share of 1 or more says. The other splits are drawn from images that
+      are not in official validation or test splits.
+    - Changing `train` changes neither validation nor test.
 
     Raises:
-        DataError: a class has too few images to be in each split, or more images are asked for than there are.
+        DataError: a class has too few images for the splits, or the splits need more images than there are.
     """
     sides = _official(data)
     pool = _shuffled_groups(data, np.isin(sides, (NONE, TRAIN)), seed)
@@ -62,7 +64,7 @@ def split(data: dataset.Dataset, shares: study.Data, seed: int) -> Splits:
 
 
 def _official(data: dataset.Dataset) -> NDArray[np.int8]:
-    """The source's own split of each row; -1 for a row whose image is also in a split further on, which it must not leak from."""
+    """Return the official split of each row, or -1 for an image that is also in a later split and would leak from it."""
     if data.official is None:
         return np.full(len(data), NONE, np.int8)
     _, group = np.unique(data.digests, return_inverse=True)
@@ -83,7 +85,7 @@ def _shuffled_groups(data: dataset.Dataset, mask: NDArray[np.bool_], seed: int) 
 
 
 def _draw(data: dataset.Dataset, pool: Sequence[_Group], share: float, side: int, *, reserve: int) -> tuple[Rows, list[_Group]]:
-    """Take a share out of the pool, class by class, leaving at least `reserve` groups of each class."""
+    """Take a share from the pool, class by class, and leave at least `reserve` groups of each class."""
     counts = _counts(data, pool)
     quotas = _apportion(_amount(data, counts, share, side, reserve), counts, reserve)
     taken, left = [], []
@@ -98,7 +100,7 @@ def _draw(data: dataset.Dataset, pool: Sequence[_Group], share: float, side: int
 
 
 def _fill(groups: Sequence[_Group], quota: int, most: int) -> list[bool]:
-    """Which groups together come to `quota` images, first ones first; at least one, unless none is asked for."""
+    """Choose groups with `quota` images in total, the first ones first; at least one, unless the quota is 0."""
     ours, wanted = [False] * len(groups), quota
     for place, group in enumerate(groups):
         if most and len(group.rows) <= wanted:
@@ -109,7 +111,7 @@ def _fill(groups: Sequence[_Group], quota: int, most: int) -> list[bool]:
 
 
 def _apportion(amount: int, counts: Rows, reserve: int) -> Rows:
-    """Share an amount among the classes by largest remainders; at least one each where the amount allows it."""
+    """Divide an amount among the classes by largest remainders; at least one each, if the amount allows it."""
     exact = amount * counts / counts.sum()
     high = np.maximum(counts - reserve, 0)
     low = np.minimum(high, 1 if amount >= np.count_nonzero(high) else 0)
@@ -131,7 +133,7 @@ def _official_rows(data: dataset.Dataset, shares: study.Data, mask: NDArray[np.b
 
 
 def _check_classes(data: dataset.Dataset, pool: Sequence[_Group], needed: Sequence[int]) -> None:
-    """Refuse a class that cannot be in each split that is drawn."""
+    """Refuse a class with fewer images than drawn splits."""
     have = np.bincount([group.label for group in pool], minlength=len(data.classes))
     poor = [(have[label], name) for label, name in enumerate(data.classes) if have[label] < len(needed)]
     if poor:
@@ -139,23 +141,23 @@ def _check_classes(data: dataset.Dataset, pool: Sequence[_Group], needed: Sequen
         others = f" ({dataset.count(len(poor) - 1, 'more class', 'more classes')} with too few)" if len(poor) > 1 else ""
         names = " + ".join(_NAMES[side] for side in sorted(needed))
         raise errors.DataError(
-            f"the class {name} has {dataset.count(int(count), 'different image')} to share out, but needs {len(needed)}, "
-            f"one for each of {names}{others}; add images or leave the class out" + ("" if TEST not in needed else ", or set data.test: 0")
+            f"the class {name} has {dataset.count(int(count), 'different image')}, but needs {len(needed)}, "
+            f"one for each of {names}{others}; add images, leave the class out" + ("" if TEST not in needed else ", or set data.test: 0")
         )
 
 
 def _amount(data: dataset.Dataset, counts: Rows, share: float, side: int, reserve: int) -> int:
-    """The images that a share comes to, out of a pool of which `reserve` groups of each class must stay."""
+    """Return the number of images in a share of a pool that must keep `reserve` groups of each class."""
     num_classes = int(np.count_nonzero(counts))
     most = int(counts.sum()) - reserve * num_classes
     amount = max(round(share * len(data)), num_classes) if share < 1 else int(share)
     if amount < num_classes:
-        raise errors.DataError(f"data.{_NAMES[side]} is {amount} images, but there are {num_classes} classes; each needs at least one")
-    # fractions are rounded, and no class is left without an image, so together they may come to a few images too many
+        raise errors.DataError(f"data.{_NAMES[side]} is {amount} images for {num_classes} classes; expected at least one for each class")
+    # fractions are rounded, and each class gets at least one image, so they may add up to a few images too many
     slack = 2 * num_classes if share < 1 else 0
     if amount > most + slack:
         raise errors.DataError(
-            f"data.{_NAMES[side]} asks for {amount} of the {len(data)} images, but only {most} are left to take them from; make it smaller"
+            f"data.{_NAMES[side]} is {amount} of the {len(data)} images, but only {most} are available; choose a smaller value"
         )
     return min(amount, most)
 

@@ -1,4 +1,4 @@
-"""A CSV or Parquet table of image paths and labels into a listing of files."""
+"""Manifests: CSV or Parquet tables of image paths and labels, read as listings of files."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +14,9 @@ _READERS = (".csv", ".tsv", ".parquet", ".pq")
 
 
 def find(data: study.ManifestData) -> folder.Listing:
-    """The image files that a manifest names; only the manifest is opened.
+    """List the image files that a manifest names; open only the manifest.
 
-    Relative paths start at `root`, or at the manifest's own folder. Labels are taken as words, in the order of numbers if all are numbers.
+    Relative paths start at `root`, by default the folder of the manifest. Labels are strings, sorted as numbers if all are numbers.
 
     Raises:
         DataError: the manifest cannot be read, or lacks a column, a path or a label.
@@ -25,7 +25,7 @@ def find(data: study.ManifestData) -> folder.Listing:
     paths = _column(table, data.image_column, field="image_column", origin=data.path)
     labels = _column(table, data.label_column, field="label_column", origin=data.path)
     if not paths:
-        raise errors.DataError(f"{data.path}: the table has no rows; expected one for each image")
+        raise errors.DataError(f"{data.path} has no rows; expected one for each image")
     root = data.root or data.path.parent
     _check_root(data, root)
     classes = sort_names(set(labels))
@@ -39,45 +39,44 @@ def find(data: study.ManifestData) -> folder.Listing:
 
 
 def sort_names(names: set[str]) -> list[str]:
-    """Class names in the order of numbers if all are whole numbers, else of the alphabet."""
+    """Sort class names as numbers if all are integers, otherwise alphabetically."""
     return sorted(names, key=lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else sorted(names)
 
 
 def _read(path: Path) -> "pd.DataFrame":
     if not path.is_file():
         what = (
-            "this is a folder; for one sub-folder a class use data.source: folder"
+            "is a folder; expected a table. For one sub-folder for each class, use data.source: folder"
             if path.is_dir()
-            else "there is no such file; check data.path"
+            else "does not exist; expected a table. Check data.path"
         )
-        raise errors.DataError(f"{path}: {what}")
+        raise errors.DataError(f"{path} {what}")
     if path.suffix.lower() not in _READERS:
-        raise errors.DataError(f"{path}: a manifest ends in {', '.join(_READERS)}")
-    import pandas as pd  # takes half a second, which other sources need not wait for
+        raise errors.DataError(f"{path} is not a manifest; expected a file that ends in {', '.join(_READERS)}")
+    import pandas as pd  # takes half a second, which other sources do not need
 
     try:
         if path.suffix.lower() in (".csv", ".tsv"):
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
             return pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator, skipinitialspace=True)
         return pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # what pandas and pyarrow raise for damaged tables are ValueErrors
-        raise errors.DataError(f"{path}: the table cannot be read: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError) as error:  # pandas and pyarrow raise ValueError for damaged tables
+        raise errors.DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
 
 
 def _column(table: "pd.DataFrame", name: str, *, field: str, origin: Path) -> list[str]:
     if name not in table.columns:
-        there = ", ".join(str(column) for column in table.columns)
-        raise errors.DataError(f"{origin}: there is no column {name}; the columns are {there}. Name the right one in data.{field}")
+        names = ", ".join(str(column) for column in table.columns)
+        raise errors.DataError(f"{origin} has no column {name}; its columns are {names}. Set data.{field} to one of them")
     values = ["" if is_missing else str(value).strip() for value, is_missing in zip(table[name].tolist(), table[name].isna(), strict=True)]
     empty = [row for row, value in enumerate(values) if not value]
     if empty:
-        # the first line of a CSV file holds the names of the columns
-        raise errors.DataError(
-            f"{origin}: {name} is empty in {dataset.count(len(empty), 'row')}, first in line {empty[0] + 2}; fill it in or remove the rows"
-        )
+        # line 1 of a CSV file has the column names
+        where = f"{dataset.count(len(empty), 'row')}, first in line {empty[0] + 2}"
+        raise errors.DataError(f"{origin}: the column {name} is empty in {where}; fill it in, or remove the rows")
     return values
 
 
 def _check_root(data: study.ManifestData, root: Path) -> None:
     if not root.is_dir():
-        raise errors.DataError(f"{root}: there is no such folder; check data.root, where the paths of {data.path} start")
+        raise errors.DataError(f"{root} is not a folder; check data.root, which the paths in {data.path} start from")

@@ -1,12 +1,14 @@
-"""What a study will take, from the size of its data and of its backbone: rough, and said to be.
+"""Cost: a rough estimate of the time of a study, from the size of its data and of its backbone.
 
     core_seconds = multiply_adds × SECONDS_A_MULTIPLY_ADD × images × passes
 
-`passes` is 1 for the features of the probe (computed once a study, of each image and its mirror images; once a trial for each view
-that is drawn, since its strengths are likely to be its own) and for each validation image and epoch, and 3 for each training image and
-epoch of fine-tuning (forward, and twice that backward). The multiply-adds of a backbone at 224 pixels stand below; they grow with the
-square of the image size. Every trial is probed; the part `training.promote` of them, and
-trial 0, is fine-tuned.
+- The features of the probe take 1 pass. Those of each image and its mirror images are computed once for a study. Those of drawn views are
+  computed for each trial, because its augmentation strengths are likely unique.
+- Fine-tuning takes 3 passes for each training image and epoch: one forward, and twice that backward. It takes 1 pass for each validation
+  image and epoch.
+- Every trial is probed. Trial 0 and a share `training.promote` of the others are fine-tuned.
+
+The table below has the multiply-adds of each backbone at 224 pixels. They grow with the square of the image size.
 """
 
 import math
@@ -16,83 +18,82 @@ from tuner.spec import domains
 from tuner.spec.hyperparameters import Flip
 from tuner.spec.study import StudySpec
 
-#: measured with EfficientNet-Lite0 at 96 pixels, everything unfrozen, on two cores: 8 ms an image
+#: measured with EfficientNet-Lite0 at 96 pixels, all blocks unfrozen, on two cores: 8 ms per image
 SECONDS_A_MULTIPLY_ADD = 7e-11
-#: tracing a fine-tuning before its first step, where no trial before it had the same shape
+#: seconds to trace a fine-tuning before its first step, unless an earlier trial had the same form
 TRACE_SECONDS = 3.0
-#: what one epoch of a head on cached features takes, for each 1,000 images
+#: seconds of one epoch of a head on cached features, for each 1,000 images
 HEAD_SECONDS = 0.02
-#: billions of multiply-adds an image of 224 pixels
+#: billions of multiply-adds for an image of 224 pixels, by the names of `spec.model.BACKBONES`
 MULTIPLY_ADDS = {
     "efficientnet_lite0": 0.41,
     "squeezenet1_1": 0.35,
-    "mobilenet": 0.57,
-    "mobilenet_v2": 0.30,
-    "mobilenet_v3_small": 0.06,
-    "mobilenet_v3_large": 0.22,
-    "efficientnet_b0": 0.39,
-    "efficientnet_b1": 0.6,
-    "efficientnet_b2": 0.7,
-    "efficientnet_b3": 1.0,
-    "efficientnet_b4": 1.6,
-    "efficientnet_b5": 2.4,
-    "efficientnet_b6": 3.4,
-    "efficientnet_b7": 5.3,
-    "efficientnet_v2_b0": 0.7,
-    "efficientnet_v2_b1": 1.0,
-    "efficientnet_v2_b2": 1.3,
-    "efficientnet_v2_b3": 1.7,
-    "efficientnet_v2_s": 2.9,
-    "efficientnet_v2_m": 5.4,
-    "efficientnet_v2_l": 12.3,
-    "nasnet_mobile": 0.56,
-    "nasnet_large": 10.5,
-    "densenet121": 2.9,
-    "densenet169": 3.4,
-    "densenet201": 4.3,
-    "inception_v3": 2.8,
-    "inception_resnet_v2": 6.5,
-    "xception": 4.6,
-    "resnet50": 4.1,
-    "resnet101": 7.8,
-    "resnet152": 11.5,
-    "vgg16": 15.5,
-    "vgg19": 19.6,
-    "convnext_tiny": 4.5,
-    "convnext_small": 8.7,
-    "convnext_base": 15.4,
-    "convnext_large": 34.4,
-    "convnext_xlarge": 60.9,
+    "MobileNet": 0.57,
+    "MobileNetV2": 0.30,
+    "MobileNetV3Small": 0.06,
+    "MobileNetV3Large": 0.22,
+    "EfficientNetB0": 0.39,
+    "EfficientNetB1": 0.6,
+    "EfficientNetB2": 0.7,
+    "EfficientNetB3": 1.0,
+    "EfficientNetB4": 1.6,
+    "EfficientNetB5": 2.4,
+    "EfficientNetB6": 3.4,
+    "EfficientNetB7": 5.3,
+    "EfficientNetV2B0": 0.7,
+    "EfficientNetV2B1": 1.0,
+    "EfficientNetV2B2": 1.3,
+    "EfficientNetV2B3": 1.7,
+    "EfficientNetV2S": 2.9,
+    "EfficientNetV2M": 5.4,
+    "EfficientNetV2L": 12.3,
+    "NASNetMobile": 0.56,
+    "NASNetLarge": 10.5,
+    "DenseNet121": 2.9,
+    "DenseNet169": 3.4,
+    "DenseNet201": 4.3,
+    "InceptionV3": 2.8,
+    "InceptionResNetV2": 6.5,
+    "Xception": 4.6,
+    "ResNet50": 4.1,
+    "ResNet101": 7.8,
+    "ResNet152": 11.5,
+    "VGG16": 15.5,
+    "VGG19": 19.6,
+    "ConvNeXtTiny": 4.5,
+    "ConvNeXtSmall": 8.7,
+    "ConvNeXtBase": 15.4,
+    "ConvNeXtLarge": 34.4,
+    "ConvNeXtXLarge": 60.9,
 }
-#: of a backbone that is not in the list
+#: billions of multiply-adds for a backbone that is not in the table
 _GUESS = 2.0
 _FORWARD, _BACKWARD = 1, 3
-#: an image with its mirror images
+#: number of images including mirror images
 _MIRRORED = {Flip.NONE: 1, Flip.HORIZONTAL: 2, Flip.VERTICAL: 2, Flip.BOTH: 4}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds on this machine, all its cores at work on one trial at a time."""
+    """Estimated seconds on this machine, with all cores on one trial at a time."""
 
-    #: decoding images and computing features, once
+    #: decoding images and computing their features, once
     prepare_seconds: float
     #: the probe of one trial
     probe_seconds: float
     #: the fine-tuning of one trial
     fine_tune_seconds: float
-    #: trials that are fine-tuned; None where the study has no number of trials
+    #: number of fine-tuned trials; None if the study has no limit on trials
     num_fine_tuned: int | None
-    #: the whole study; None where the study has no number of trials
+    #: the whole study; None if the study has no limit on trials
     total_seconds: float | None
-    #: whether the backbone is in the list
+    #: whether the backbone is in the table
     is_known: bool
 
 
 def estimate(spec: StudySpec, *, num_train: int, num_validation: int, epochs: int, num_cores: int) -> Cost:
-    """The cost of a study on `num_cores` cores without a GPU."""
-    name = spec.model.backbone.lower().replace("-", "_")
-    multiply_adds = _multiply_adds(name)
+    """Estimate the cost of a study on `num_cores` cores without a GPU."""
+    multiply_adds = MULTIPLY_ADDS.get(spec.model.backbone)
     image_seconds = (multiply_adds or _GUESS) * 1e9 * (spec.model.image_size / 224) ** 2 * SECONDS_A_MULTIPLY_ADD / num_cores
     mirrored, drawn = _num_views(spec)
     prepare = image_seconds * _FORWARD * (mirrored * num_train + num_validation)
@@ -113,7 +114,7 @@ def estimate(spec: StudySpec, *, num_train: int, num_validation: int, epochs: in
 
 
 def _num_views(spec: StudySpec) -> tuple[int, int]:
-    """The most that a trial's probe may see of an image: it with its mirror images, and versions that are drawn."""
+    """Return the maximum number of views of an image in a probe: the image with its mirror images, and drawn views."""
     augmentation = spec.search.augmentation
     mirrored = max(_MIRRORED[flip] for flip in domains.values(augmentation.flip))
     return mirrored, max(0, max(domains.values(augmentation.views)) - mirrored)
@@ -121,8 +122,3 @@ def _num_views(spec: StudySpec) -> tuple[int, int]:
 
 def _num_promoted(spec: StudySpec, num_trials: int) -> int:
     return min(num_trials, 1 + math.ceil(spec.training.promote * (num_trials - 1)))
-
-
-def _multiply_adds(backbone: str) -> float | None:
-    plain = {name.replace("_", ""): billions for name, billions in MULTIPLY_ADDS.items()}
-    return plain.get(backbone.replace("_", ""))

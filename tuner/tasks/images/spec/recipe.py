@@ -1,77 +1,72 @@
-"""The number of training images into a recipe that needs no search: trial 0 of every study."""
+"""The recipe: hyperparameters that need no search, by the number of training images; trial 0 of every study."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from tuner.spec import space as spaces
-from tuner.spec.hyperparameters import Hyperparameters, Optimizer
+from tuner.spec.hyperparameters import Optimizer
 from tuner.spec.search import LEARNING_RATES, PROBE_LEARNING_RATES, SearchSpace
 
 T = TypeVar("T")
 
-#: optimizers, the one that the recipe is measured with first, then those that it carries over to best
+#: optimizers in order of preference: first the one that the recipe was measured with, then those that it suits best
 _PREFERRED = ("adamw", "adam", "nadam", "lion", "sgd", "rmsprop", "adamax", "adagrad", "adadelta")
-#: measured on CIFAR-10 photographs and silhouettes: 15 epochs over all layers from a probed head
+#: learning rates measured on CIFAR-10 photographs and silhouettes: 15 epochs over all layers, starting with a probed head
 _RATES = {Optimizer.ADAMW: 3e-4, Optimizer.ADAM: 3e-4, Optimizer.NADAM: 3e-4, Optimizer.SGD: 5e-3, Optimizer.LION: 5e-5}
-#: below this many images a class the lower layers are left as they are
+#: with fewer images per class, the lower layers stay frozen
 _FEW_IMAGES_A_CLASS = 10
-#: from this many on mixing images helps (BiT-HyperRule, arXiv 1912.11370)
+#: minimum number of images for which mixing images helps (BiT-HyperRule, arXiv 1912.11370)
 _MANY_IMAGES = 20_000
 
 
 class _Recipe:
-    """A chooser that takes from each parameter's values the nearest to a wish."""
+    """A chooser that takes, for each parameter, the value nearest to a preferred one."""
 
-    def __init__(self, wishes: dict[str, Any]) -> None:
-        self._wishes = wishes
+    def __init__(self, preferred: dict[str, Any]) -> None:
+        self._preferred = preferred
         self.parameters: dict[str, Any] = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
         middle = math.sqrt(low * high) if log else (low + high) / 2
-        return self._keep(name, min(high, max(low, float(self._wish(name, middle)))))
+        return self._record(name, min(high, max(low, float(self._preference(name, middle)))))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
         middle = math.sqrt(low * high) if log else (low + high) / 2
-        return self._keep(name, min(high, max(low, round(float(self._wish(name, middle))))))
+        return self._record(name, min(high, max(low, round(float(self._preference(name, middle))))))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._keep(name, self._nearest(self._wish(name, choices[0]), choices))
+        return self._record(name, self._nearest(self._preference(name, choices[0]), choices))
 
-    def _wish(self, name: str, default: Any) -> Any:
+    def _preference(self, name: str, default: Any) -> Any:
         if name == "optimizer":
             return _PREFERRED
         if name.endswith(".on"):
-            return bool(self._wishes.get(name.removesuffix(".on"), 0))
-        return self._wishes.get(name, default)
+            return bool(self._preferred.get(name.removesuffix(".on"), 0))
+        return self._preferred.get(name, default)
 
     @staticmethod
-    def _nearest(wish: Any, choices: Sequence[Any]) -> Any:
-        if isinstance(wish, tuple):
-            return next(choice for choice in wish if choice in choices)
-        if wish in choices or isinstance(wish, str | bool):
-            return wish if wish in choices else choices[0]
-        return min(choices, key=lambda choice: abs(choice - wish))
+    def _nearest(preferred: Any, choices: Sequence[Any]) -> Any:
+        if isinstance(preferred, tuple):
+            return next(choice for choice in preferred if choice in choices)
+        if preferred in choices or isinstance(preferred, str | bool):
+            return preferred if preferred in choices else choices[0]
+        return min(choices, key=lambda choice: abs(choice - preferred))
 
-    def _keep(self, name: str, value: T) -> T:
+    def _record(self, name: str, value: T) -> T:
         self.parameters[name] = value
         return value
 
 
-def rule(num_train: int, num_classes: int, space: SearchSpace, *, fine_tunes: bool = True) -> Hyperparameters:
-    """The hyperparameters of trial 0: the recipe, as near as the space comes to it."""
-    return spaces.suggest(_Recipe(_wishes(num_train, num_classes)), space, fine_tunes=fine_tunes)
-
-
 def parameters(num_train: int, num_classes: int, space: SearchSpace, *, fine_tunes: bool = True) -> dict[str, Any]:
-    """The same as values of the parameters that are searched, so that the sampler learns from trial 0 as from any other."""
-    recipe = _Recipe(_wishes(num_train, num_classes))
+    """Return the recipe as values of the searched parameters, as near as the space allows, so that the sampler learns from trial 0."""
+    recipe = _Recipe(_preferences(num_train, num_classes))
     spaces.suggest(recipe, space, fine_tunes=fine_tunes)
     return recipe.parameters
 
 
-def _wishes(num_train: int, num_classes: int) -> dict[str, Any]:
-    """What the recipe would take if the space allowed everything; docs/benchmarks-search.md has the measurements."""
+def _preferences(num_train: int, num_classes: int) -> dict[str, Any]:
+    """Return the preferred value of every parameter; docs/benchmarks-search.md has the measurements."""
     has_few = num_train < _FEW_IMAGES_A_CLASS * num_classes
     return {
         "weight_decay": 1e-4,

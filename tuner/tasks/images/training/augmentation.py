@@ -1,4 +1,4 @@
-"""Random changes to a batch of training images, inside the graph; one resampling does all that moves pixels."""
+"""Augmentation: random changes to a batch of training images, inside a graph; one resampling makes all geometric changes."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,31 +9,31 @@ import tensorflow as tf
 
 from tuner.spec.hyperparameters import Augmentation, Flip
 
-#: images (n, size, size, 3) float 0..255, labels (n, classes), seed (2,) int32 -> the same, changed
+#: from images (n, size, size, 3) float 0..255, labels (n, classes) and seed (2,) int32 to changed images and labels
 Augment = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-#: the strengths as numbers, by the names of their fields; `flip_x` and `flip_y` are 1 where images may be mirrored
+#: strengths as numbers, by field name; `flip_x` and `flip_y` are 1 if images may be mirrored
 Strengths = Mapping[str, Any]
 _Change = Callable[[tf.Tensor, tf.Tensor, Strengths, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 _FIELDS = ("rotation", "zoom", "translation", "shear", "brightness", "contrast", "erasing", "mixup", "cutmix")
-#: of `strengths`
+#: names of all strengths
 NAMES = (*_FIELDS, "flip_x", "flip_y")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changes:
-    """Which changes a traced graph holds; how strong they are is a value."""
+    """The changes that a traced graph contains; their strengths are inputs."""
 
     moves: bool
     colours: bool
     erasing: bool
     mixup: bool
     cutmix: bool
-    #: the magnitude itself, as Keras' layer has it as a constant
+    #: magnitude, which is a constant in the Keras layer; 0 means off
     rand_augment: float
 
     @classmethod
     def of(cls, augmentation: Augmentation) -> "Changes":
-        """Those that are on."""
+        """Return the changes that are on."""
         given = augmentation
         return cls(
             moves=bool(given.flip is not Flip.NONE or given.rotation or given.zoom or given.translation or given.shear),
@@ -46,7 +46,7 @@ class Changes:
 
 
 def strengths(augmentation: Augmentation) -> dict[str, float]:
-    """Every strength as a number."""
+    """Return every strength as a number."""
     return {
         **{name: getattr(augmentation, name) for name in _FIELDS},
         "flip_x": float(augmentation.flip in (Flip.HORIZONTAL, Flip.BOTH)),
@@ -55,15 +55,15 @@ def strengths(augmentation: Augmentation) -> dict[str, float]:
 
 
 def build(augmentation: Augmentation) -> Augment:
-    """The changes that an augmentation names; what has strength 0 is not in the graph."""
+    """Return the function that applies an augmentation; changes of strength 0 are not in the graph."""
     augment, values = traceable(Changes.of(augmentation)), strengths(augmentation)
     return lambda images, labels, seed: augment(images, labels, values, seed)
 
 
 def traceable(changes: Changes) -> _Change:
-    """The same with strengths that may be tensors.
+    """Return the function that applies changes, with strengths that may be tensors.
 
-    Equal seeds give equal changes. Places outside an image are filled with its reflection.
+    Equal seeds give equal changes. Pixels outside an image are filled with its reflection.
     """
     steps = [step for is_on, step in _steps(changes) if is_on]
     if changes.rand_augment:
@@ -92,7 +92,7 @@ def _uniform(count: tf.Tensor, seed: tf.Tensor, number: int, low: float = -1.0, 
 
 
 def _move(images: tf.Tensor, values: Strengths, seed: tf.Tensor) -> tf.Tensor:
-    """Flip, turn, scale, shift and shear by one projective transform, which maps places of the new image to the old."""
+    """Flip, rotate, scale, shift and shear by one projective transform, which maps coordinates of the new image to the old."""
     count, size = tf.shape(images)[0], images.shape[1]
     angle = _uniform(count, seed, 0) * values["rotation"] * 2 * 3.14159265
     scale_x, scale_y = (1 + _uniform(count, seed, 1 + axis) * values["zoom"] for axis in (0, 1))
@@ -132,9 +132,9 @@ def _rand_augment(magnitude: float) -> _Change:
     layer = keras.layers.RandAugment(value_range=(0, 255), num_ops=2, factor=magnitude, dtype="float32")
 
     def change(images: tf.Tensor, labels: tf.Tensor, _: Strengths, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        # the layer would draw from where the step before left off, and a trial that is taken up again would go on otherwise
+        # without this, the layer would continue its own random sequence, and a resumed trial would draw other changes
         layer.generator.state.assign(tf.cast(seed, layer.generator.state.dtype))
-        with tf.device("CPU"):  # counting colours, which one of its operations does, is not deterministic on a GPU
+        with tf.device("CPU"):  # one of its operations counts colors, which is not deterministic on a GPU
             return layer(images, training=True), labels
 
     return change
@@ -150,7 +150,7 @@ def _erase(images: tf.Tensor, largest: Any, seed: tf.Tensor) -> tf.Tensor:
 def _mixup(images: tf.Tensor, labels: tf.Tensor, alpha: Any, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     share = _beta(tf.shape(images)[0], alpha, seed)
     wide = share[:, None, None, None]
-    # the batch is in random order already: its reverse is as good a partner as any
+    # the batch is in random order, so its reverse gives random partners
     return images * wide + images[::-1] * (1 - wide), labels * share[:, None] + labels[::-1] * (1 - share[:, None])
 
 
@@ -168,7 +168,7 @@ def _beta(count: tf.Tensor, alpha: Any, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _box(count: tf.Tensor, size: int, area: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """A mask (n, size, size, 1) of a square of the given part of the area (n,) around a random place; 1 inside."""
+    """Return a mask (n, size, size, 1) that is 1 in a square around a random point; `area` (n,) is the share of the image."""
     half = tf.sqrt(area) * size / 2
     places = tf.range(size, dtype=tf.float32)[None]
     inside = [tf.abs(places - _uniform(count, seed, 11 + axis, 0.0, size)[:, None]) < half[:, None] for axis in (0, 1)]

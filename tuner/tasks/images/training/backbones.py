@@ -1,4 +1,4 @@
-"""The `model` section of a study into a pretrained network that ends in a feature map or vector."""
+"""Backbones: the pretrained network that the `model` section of a study names, ending in a feature map or vector."""
 
 import functools
 import hashlib
@@ -13,61 +13,70 @@ import keras
 import numpy as np
 
 from tuner import errors
-from tuner.kernels import cuts, downloads
+from tuner.kernels import cuts, downloads, gradients, keras_private
 from tuner.spec import study
 from tuner.spec.hyperparameters import Features
 from tuner.tasks.images.data import sources
-from tuner.tasks.images.training import lite0, squeezenet
+from tuner.tasks.images.training import efficientnet_lite0, squeezenet
 
-#: a network without block names of its own is cut into this many parts of about as many layers
+#: number of blocks of a network that does not define its own; all have about the same number of layers
 NUM_PARTS = 16
 _NORMS = (keras.layers.BatchNormalization,)
-#: of weights that are not loaded, so that they are the same in every process
+#: seed of weights that are not loaded, so that they are equal in every process
 _SEED = 0
+_OWN: Mapping[str, Any] = {"efficientnet_lite0": efficientnet_lite0, "squeezenet1_1": squeezenet}
+_CURE = (
+    "Use efficientnet_lite0, whose weights are installed with tuner, set model.weights to a file or to none, "
+    "or copy ~/.keras here from a machine where they could be downloaded"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A pretrained network and how it is fed, read and unfrozen."""
+    """A pretrained network with its preprocessing, pooling and blocks."""
 
-    #: preprocessed images (n, size, size, 3) to a feature map (n, h, w, d) or vector (n, d)
+    #: from preprocessed images (n, size, size, 3) to a feature map (n, h, w, d) or vector (n, d)
     network: keras.Model
-    #: colours from 0 to 255 into what the network was trained on
+    #: from colors from 0 to 255 to the input that the network was trained on
     preprocess: Callable[[Any], Any]
-    #: what fine-tuning may train, block by block from the bottom; variables of BatchNorms are never among it
+    #: variables that fine-tuning may train, block by block from the bottom; those of BatchNorms are never included
     blocks: tuple[tuple[keras.Variable, ...], ...]
     pooling: str
     #: side of the images in pixels
     size: int
 
     def features(self, images: Any, kind: Features = Features.LAST) -> Any:
-        """Images (n, size, size, 3), colours from 0 to 255, to vectors (n, d). BatchNorms and dropouts are in inference mode."""
-        return self._anatomy.features(images, kind)
+        """Return the features (n, d) of images (n, size, size, 3), colors from 0 to 255; BatchNorm and dropout are in inference mode."""
+        return self._network.features(images, kind)
 
     def maps(self, preprocessed: Any, kind: Features) -> list[Any]:
-        """What the features are pooled from, by its layers called on preprocessed images, which may be symbolic."""
-        return self._anatomy.maps(preprocessed, kind)
+        """Return the feature maps, before pooling, of preprocessed images, which may be Keras tensors."""
+        return self._network.maps(preprocessed, kind)
 
     def num_features(self, kind: Features) -> int:
-        """Width of the features."""
-        return self._anatomy.num_features(kind)
+        """Return the width of the features."""
+        return self._network.num_features(kind)
 
     def cut(self, num_open: int) -> cuts.Cut:
-        """The backbone in two, below its topmost blocks."""
-        return self._anatomy.cut(num_open)
+        """Cut the backbone below its topmost blocks."""
+        return self._network.cut(num_open)
+
+    def convolutions(self) -> list[gradients.Convolution]:
+        """Return the convolutions that `gradients.choose` measures."""
+        return self._network.convolutions()
 
     def top(self, unfreeze: float) -> list[tuple[int, keras.Variable]]:
-        """Variables of the topmost blocks, a given part of all, each with how many blocks lie above its own."""
+        """Return the variables of the topmost blocks, a share of all blocks, each with the number of blocks above its own."""
         count = len(self.blocks)
         opened = self.blocks[count - num_unfrozen(unfreeze, count) :]
         return [(depth, variable) for depth, block in enumerate(reversed(opened)) for variable in block]
 
     @functools.cached_property
-    def _anatomy(self) -> cuts.NetworkBlocks:
-        return cuts.NetworkBlocks(self.network, self.blocks, pool=cuts.pooled(self.pooling), preprocess=self.preprocess, size=self.size)
+    def _network(self) -> cuts.NetworkBlocks:
+        return cuts.NetworkBlocks(self.network, self.blocks, pool=cuts.pooling(self.pooling), preprocess=self.preprocess, size=self.size)
 
     def digest(self) -> str:
-        """SHA-256 over weights, precision and what becomes of one image: preprocessing and the form of the network have no weights."""
+        """Return a SHA-256 over weights, precision and the features of one image, which depend on preprocessing and architecture."""
         content = hashlib.sha256(f"{self.pooling} {self.network.compute_dtype}".encode())
         for variable in self.network.variables:
             content.update(str(variable.shape).encode())
@@ -78,16 +87,16 @@ class Backbone:
 
 
 def num_unfrozen(unfreeze: float, num_blocks: int) -> int:
-    """How many of the blocks a part of them comes to: 0 only for 0."""
+    """Return the number of blocks in a share of them; 0 only for 0."""
     return min(num_blocks, max(1, round(unfreeze * num_blocks))) if unfreeze > 0 else 0
 
 
 def load(model: study.Model) -> Backbone:
-    """The network that a study names, with its weights.
+    """Load the network that a study names, with its weights.
 
     Raises:
-        DataError: the network or weights file is not there, or is not what was named.
-        MissingDownload: its weights would have to be downloaded and cannot be.
+        DataError: the network or the weights file does not exist, or has the wrong form.
+        MissingDownload: the weights cannot be downloaded.
         MissingPackage: it needs an extra that is not installed.
     """
     keras.utils.set_random_seed(_SEED)
@@ -101,9 +110,6 @@ def load(model: study.Model) -> Backbone:
     if name.endswith((".keras", ".h5")):
         return _load_file(model)
     return _load_application(model)
-
-
-_OWN: Mapping[str, Any] = {"efficientnet_lite0": lite0, "squeezenet1_1": squeezenet}
 
 
 def _load_own(model: study.Model) -> Backbone:
@@ -126,7 +132,7 @@ def _load_application(model: study.Model) -> Backbone:
     weights = "imagenet" if model.weights == "imagenet" else None
     shape = (model.image_size, model.image_size, 3)
     try:
-        with downloads.expected(f"The ImageNet weights of {model.backbone}", cure=_CURE):
+        with downloads.downloading(f"The ImageNet weights of {model.backbone}", cure=_CURE):
             network = build(include_top=False, weights=weights, input_shape=shape)
     except ValueError as error:
         raise errors.DataError(
@@ -140,16 +146,16 @@ def _load_application(model: study.Model) -> Backbone:
 
 
 def _preprocessing_of(build: Callable[..., keras.Model]) -> Callable[[Any], Any]:
-    """The `preprocess_input` of the keras.applications module that a network comes from."""
+    """Return `preprocess_input` of the keras.applications module that defines a network."""
     module = getattr(keras.applications, build.__module__.rpartition(".")[2])
-    # some of them write into a numpy array they are given; a tensor they leave alone
+    # some of them change a NumPy array in place, but not a tensor
     return lambda images: module.preprocess_input(keras.ops.convert_to_tensor(images))
 
 
 def _load_file(model: study.Model) -> Backbone:
     path = Path(model.backbone).expanduser()
     if not path.is_file():
-        raise errors.DataError(f"model.backbone is {model.backbone}, which is not a file; expected a model saved by Keras")
+        raise errors.DataError(f"model.backbone is {model.backbone}, which is not a file; expected a model saved by Keras (.keras)")
     try:
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, TypeError) as error:
@@ -165,7 +171,7 @@ def _load_function(model: study.Model) -> Backbone:
         except (ImportError, SyntaxError, AttributeError) as error:
             raise errors.DataError(
                 f"model.backbone {model.backbone} cannot be imported ({error}); expected python:MODULE:FUNCTION, "
-                "installed or in the folder where tuner starts"
+                "installed or in the folder where you start tuner"
             ) from error
         network = build(model.image_size)
     if not isinstance(network, keras.Model):
@@ -181,7 +187,7 @@ def _load_kerashub(model: study.Model) -> Backbone:
         raise errors.MissingPackage("keras-hub", extra="kerashub", needed_for=f"model.backbone {model.backbone}") from error
     preset, side = model.backbone.removeprefix("kerashub:"), model.image_size
     try:
-        with downloads.expected(f"The KerasHub preset {preset}", cure=_CURE):
+        with downloads.downloading(f"The KerasHub preset {preset}", cure=_CURE):
             network = keras_hub.models.Backbone.from_preset(preset, load_weights=model.weights == "imagenet", image_shape=(side, side, 3))
             convert = keras_hub.layers.ImageConverter.from_preset(preset, image_size=(side, side))
     except (ValueError, TypeError) as error:
@@ -190,7 +196,7 @@ def _load_kerashub(model: study.Model) -> Backbone:
 
 
 def _wrapped(network: keras.Model, model: study.Model) -> Backbone:
-    """A network of the user's: it does its own preprocessing, and a last Dense layer is its old head and taken off."""
+    """Return the backbone of a user's network, which does its own preprocessing; remove a final Dense layer, its old head."""
     _check_form(network, model)
     if isinstance(network.layers[-1], keras.layers.Dense) and len(network.layers) > 1:
         network = keras.Model(network.inputs[0], network.layers[-1].input)
@@ -211,14 +217,14 @@ def _check_form(network: keras.Model, model: study.Model) -> None:
 
 
 def _parts(network: keras.Model) -> tuple[tuple[keras.Variable, ...], ...]:
-    """The variables of the layers, BatchNorms aside, in up to NUM_PARTS parts of about as many layers each."""
+    """Divide the variables of the layers, except BatchNorms, into up to NUM_PARTS blocks of about as many layers."""
     layers = [found for layer in _leaves(network) if (found := _without_norms(layer))]
     bounds = np.linspace(0, len(layers), min(NUM_PARTS, len(layers)) + 1).round().astype(int)
     return tuple(tuple(variable for layer in layers[start:end] for variable in layer) for start, end in itertools.pairwise(bounds))
 
 
 def _leaves(network: keras.Model) -> Iterator[keras.Layer]:
-    """The layers from the bottom up, those of networks inside the network in their place; none is frozen, as it may have been saved."""
+    """Yield the layers from the bottom up, with inner networks replaced by their layers; unfreeze layers that were saved frozen."""
     for layer in network.layers:
         if isinstance(layer, keras.Model):
             yield from _leaves(layer)
@@ -228,8 +234,10 @@ def _leaves(network: keras.Model) -> Iterator[keras.Layer]:
 
 
 def _without_norms(layer: keras.Layer) -> list[keras.Variable]:
-    """The variables of a layer; a layer of the user's own may have BatchNorms inside."""
-    norms = {id(variable) for inner in layer._flatten_layers() if isinstance(inner, _NORMS) for variable in inner.trainable_variables}
+    """Return the variables of a layer, except those of BatchNorms inside it."""
+    norms = {
+        id(variable) for inner in keras_private.inner_layers(layer) if isinstance(inner, _NORMS) for variable in inner.trainable_variables
+    }
     return [variable for variable in layer.trainable_variables if id(variable) not in norms]
 
 
@@ -241,9 +249,3 @@ def _load_weights(network: keras.Model, given: str) -> None:
         network.load_weights(path)
     except (ValueError, OSError, KeyError) as error:
         raise errors.DataError(f"model.weights {path} do not fit {network.name}: {error}") from error
-
-
-_CURE = (
-    "Use efficientnet_lite0, whose weights are installed with tuner, set model.weights to a file or to none, "
-    "or copy ~/.keras here from a machine where they could be downloaded"
-)

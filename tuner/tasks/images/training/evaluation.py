@@ -1,4 +1,4 @@
-"""Kept weights into what they make of images: logits of whole splits, the score on the test split, the average of several."""
+"""Evaluation of stored weights: test score, logits of whole splits, and the average of several trainings."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,85 +11,85 @@ from tuner import errors
 from tuner.kernels import checkpoints, losses
 from tuner.protocol import messages
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.tasks.images.training import fine_tune, pipeline
-from tuner.tasks.images.training.context import StudyContext
+from tuner.tasks.images.training import fine_tune, training_data
+from tuner.tasks.images.training.study_context import StudyContext
 
 Weights = Sequence[NDArray[np.float32]]
 
 
-def evaluate(bench: StudyContext, order: messages.Evaluate) -> messages.Evaluated:
-    """Score the kept weights of a trial on the test split.
+def evaluate(context: StudyContext, order: messages.Evaluate) -> messages.Evaluated:
+    """Score the weights of a trial on the test split.
 
     Raises:
-        DataError: the study keeps no images for it, or the weights are another study's.
-        FileNotFoundError: the weights are not there any more.
+        DataError: the test split is empty, or the weights belong to another study.
+        FileNotFoundError: the weights no longer exist.
     """
-    test = _split(bench, "test")
-    weights = checkpoints.read_weights(Path(order.weights), study=bench.identity)
-    logits = _logits(bench, order.hyperparameters, weights, [test])[0]
+    test = _split(context, "test")
+    weights = checkpoints.read_weights(Path(order.weights), study=context.identity)
+    logits = _logits(context, order.hyperparameters, weights, [test])[0]
     found = losses.score(logits, test.labels, losses.build_validation(order.hyperparameters))
     return messages.Evaluated(
         trial=order.trial, accuracy=found.accuracy, loss=found.loss, num_images=len(test.labels), confusion=found.confusion
     )
 
 
-def predict(bench: StudyContext, order: messages.Predict) -> messages.Predicted:
-    """Write the logits of whole splits by kept weights, or by the average of several, which is kept too where that is asked for.
+def predict(context: StudyContext, order: messages.Predict) -> messages.Predicted:
+    """Write the logits of whole splits, by the weights of a trial or by the average of several; write the average if asked.
 
     Raises:
-        DataError: the study keeps no images for a split, or the weights are another study's.
-        FileNotFoundError: the weights are not there any more.
+        DataError: a split is empty, or the weights belong to another study.
+        FileNotFoundError: the weights no longer exist.
     """
-    splits = {name: _split(bench, name) for name in order.splits}
-    kept = [checkpoints.read_weights(Path(path), study=bench.identity) for path in order.weights]
-    weights = kept[0] if len(kept) == 1 else average(bench, order.hyperparameters, kept)
-    logits = _logits(bench, order.hyperparameters, weights, list(splits.values()))
+    splits = {name: _split(context, name) for name in order.splits}
+    kept = [checkpoints.read_weights(Path(path), study=context.identity) for path in order.weights]
+    weights = kept[0] if len(kept) == 1 else average(context, order.hyperparameters, kept)
+    logits = _logits(context, order.hyperparameters, weights, list(splits.values()))
     if order.average is not None:
-        checkpoints.write_weights(Path(order.average), weights, study=bench.identity)
+        checkpoints.write_weights(Path(order.average), weights, study=context.identity)
     arrays: dict[str, NDArray[np.generic]] = {f"{name}_labels": split.labels for name, split in splits.items()}
     checkpoints.write_arrays(Path(order.to), arrays | dict(zip(splits, logits, strict=True)))
     return messages.Predicted(trial=order.trial)
 
 
-def average(bench: StudyContext, hyperparameters: Hyperparameters, kept: Sequence[Weights]) -> list[NDArray[np.float32]]:
-    """The mean of the weights of several trainings of one config; blocks that one of them left as they were count as pretrained."""
-    bench.restore()
-    pretrained = [variable.numpy() for _, variable in bench.backbone.top(hyperparameters.unfreeze)]
+def average(context: StudyContext, hyperparameters: Hyperparameters, kept: Sequence[Weights]) -> list[NDArray[np.float32]]:
+    """Return the mean weights of several trainings of one configuration; a block that one of them left frozen counts as pretrained."""
+    context.restore()
+    pretrained = [variable.numpy() for _, variable in context.backbone.top(hyperparameters.unfreeze)]
     longest = max(len(weights) for weights in kept)
     whole: list[Weights] = []
     for weights in kept:
-        head_weights, opened = parted(weights, hyperparameters)
+        head_weights, opened = split_weights(weights, hyperparameters)
         whole.append([*head_weights, *opened, *pretrained[len(opened) : longest - len(head_weights)]])
     return [np.asarray(np.mean(each, axis=0, dtype=np.float64), np.float32) for each in zip(*whole, strict=True)]
 
 
-def parted(weights: Weights, hyperparameters: Hyperparameters) -> tuple[list[NDArray[np.float32]], ...]:
-    """Kept weights as those of the head, and those of the open blocks if the best epoch was one of fine-tuning."""
+def split_weights(weights: Weights, hyperparameters: Hyperparameters) -> tuple[list[NDArray[np.float32]], ...]:
+    """Split the weights of a trial into those of the head and those of the open blocks; the latter are empty after a probe."""
     count = 2 * (len(hyperparameters.head_units) + 1)
     return list(weights[:count]), list(weights[count:])
 
 
 @contextmanager
-def opened_with(bench: StudyContext, hyperparameters: Hyperparameters, opened: Weights) -> Iterator[None]:
-    """Have the backbone with these weights in its open blocks while a `with` block runs; afterwards it is as pretrained."""
-    bench.restore()
+def trained_backbone(context: StudyContext, hyperparameters: Hyperparameters, opened: Weights) -> Iterator[None]:
+    """Give the open blocks of the backbone these weights inside a `with` block; reset the backbone afterwards."""
+    context.restore()
     try:
-        fine_tune.assign([variable for _, variable in bench.backbone.top(hyperparameters.unfreeze)][: len(opened)], opened)
+        fine_tune.assign([variable for _, variable in context.backbone.top(hyperparameters.unfreeze)][: len(opened)], opened)
         yield
     finally:
-        bench.restore()
+        context.restore()
 
 
-def _split(bench: StudyContext, name: messages.Split) -> pipeline.Split:
-    split = bench.data.test if name == "test" else bench.data.validation
+def _split(context: StudyContext, name: messages.Split) -> training_data.Split:
+    split = context.data.test if name == "test" else context.data.validation
     if not len(split.labels):
-        raise errors.DataError(f"data.{name} is 0, so that there are no images to score the trial on; expected for example 0.15")
+        raise errors.DataError(f"data.{name} is 0, so there are no images to score the trial on; expected a share such as 0.15")
     return split
 
 
 def _logits(
-    bench: StudyContext, hyperparameters: Hyperparameters, weights: Weights, splits: Sequence[pipeline.Split]
+    context: StudyContext, hyperparameters: Hyperparameters, weights: Weights, splits: Sequence[training_data.Split]
 ) -> list[NDArray[np.float32]]:
-    head_weights, opened = parted(weights, hyperparameters)
-    with opened_with(bench, hyperparameters, opened):
-        return [fine_tune.predict(bench, hyperparameters, head_weights, split.images) for split in splits]
+    head_weights, opened = split_weights(weights, hyperparameters)
+    with trained_backbone(context, hyperparameters, opened):
+        return [fine_tune.predict(context, hyperparameters, head_weights, split.images) for split in splits]

@@ -1,5 +1,6 @@
-"""Images into what a frozen backbone makes of them: vectors and activations, computed once a host and read by every trial and worker."""
+"""Features and activations of a frozen backbone, computed once per machine and read by every trial and worker."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,38 +17,42 @@ from tuner.spec.hyperparameters import Features
 from tuner.tasks.images.data import resized
 from tuner.tasks.images.training import backbones, views
 
-#: images of one forward pass
+#: number of images in one forward pass
 BATCH = 64
-#: part of a trainer's memory for tensors that the vectors of a split may take; more stay in their files
+#: share of the memory for tensors that the vectors of a split may use; larger ones stay in their files
 SHARE_OF_MEMORY = 1 / 16
-#: part of a trainer's memory that the activations of a split may take: more would be read from the disk in each epoch
+#: share of a trainer's memory that the activations of a split may use: more would be read from the disk in each epoch
 SHARE_OF_ACTIVATIONS = 1 / 4
-#: for each number that is kept; below that they are as soon computed as read
+#: minimum multiply-adds for each stored number; with fewer, computing is as fast as reading
 WORTHWHILE_MULTIPLY_ADDS = 250
-#: sets of vectors that a trainer keeps in memory
-_NUM_KEPT = 4
+#: features are stored as float16 if rounding is below this share of a column's standard deviation, in this share of the columns
+_ROUNDING = 0.02
+_MOST_COLUMNS = 0.99
+_LARGEST_HALF = 60000.0
+#: number of sets of vectors in memory
+_NUM_IN_MEMORY = 4
 
-#: images (n, size, size, 3), float32, to numbers (n, d)
+#: from images (n, size, size, 3), float32, to numbers (n, d)
 Forward = Callable[[tf.Tensor], tf.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class SplitImages:
     """The images of a split."""
 
     #: uint8 (n, size, size, 3)
     images: resized.ResizedImages
-    #: whatever identifies the images and the way that they were resized
+    #: cache key of the images and of the way that they were resized
     key: str
 
 
 class Vectors:
-    """Standardized features of the images of a split, view by view: mean 0 and variance 1 by the moments they are given."""
+    """Features of the images of a split, view by view, standardized by given moments."""
 
     def __init__(self, stored: Sequence[NDArray[Any]], moments: head.Moments, *, widths: Iterable[int], memory_bytes: int) -> None:
-        """`widths`: those that trials ask for, each of which is kept in memory once it was."""
+        """`widths` are those that trials use; each one stays in memory once it was used."""
         self._stored, self._mean, self._deviation = stored, moments[0], np.sqrt(moments[1])
-        #: views, images, numbers an image
+        #: views, images, numbers per image
         self.shape = (len(stored), *stored[0].shape)
         self._num_bytes: int = 4 * self.shape[0] * self.shape[1] * sum(set(widths))
         self._memory_bytes = memory_bytes
@@ -55,18 +60,18 @@ class Vectors:
 
     @property
     def is_small(self) -> bool:
-        """Whether they may be in memory all at once, in every width."""
+        """Whether all widths together fit in memory."""
         return self._num_bytes <= SHARE_OF_MEMORY * self._memory_bytes
 
     def whole(self, width: int | None = None) -> tf.Tensor:
-        """Their last `width` numbers, all of them without it, float32 (views, n, width); only where they are small."""
+        """Return their last `width` numbers, by default all, as float32 (views, n, width); only if `is_small`."""
         width = width or self.shape[2]
         if width not in self._whole:
             self._whole[width] = tf.constant(np.stack([self._standardized(view[:, -width:]) for view in self._stored]))
         return self._whole[width]
 
     def take(self, numbers: NDArray[np.integer[Any]], rows: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-        """Those of some images, each in the view of its own number: float32 (m, d), read from the files."""
+        """Read the features of some images, each in the view with its number: float32 (m, d)."""
         return self._standardized(_take(self._stored, numbers, rows))
 
     def _standardized(self, found: NDArray[Any]) -> NDArray[np.float32]:
@@ -76,18 +81,18 @@ class Vectors:
 
 
 class Activations:
-    """What the network below a cut makes of the images of a split, view by view."""
+    """Output of the network below a cut for the images of a split, view by view."""
 
     def __init__(self, stored: Sequence[NDArray[Any]], cut: cuts.Cut) -> None:
         self._stored, self._shape = stored, tuple(int(length or 0) for length in cut.shape)
 
     @property
     def is_mapped(self) -> bool:
-        """Whether they are in files of the cache, all of them."""
+        """Whether all of them are in files of the cache."""
         return all(isinstance(view, np.memmap) for view in self._stored)
 
     def take(self, numbers: NDArray[np.integer[Any]], rows: NDArray[np.integer[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Those of some images, each in the view of its own number: what `Cut.above` wants, float32."""
+        """Read the activations of some images, each in the view with its number: float32, as `Cut.above` takes them."""
         found = _take(self._stored, numbers, rows).astype(np.float32)
         width = int(np.prod(self._shape))
         return found[:, :width].reshape(-1, *self._shape), found[:, width:]
@@ -95,7 +100,7 @@ class Activations:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureStore:
-    """What a backbone makes of the images of a study, in the cache of the host, or in memory where the cache has no room for it.
+    """Features and activations of the images of a study, in the cache of the machine, or in memory if the cache is full.
 
     The backbone must have its pretrained weights whenever something is computed.
     """
@@ -103,49 +108,49 @@ class FeatureStore:
     backbone: backbones.Backbone
     #: `Backbone.digest`
     network: str
-    #: train and validation
-    pictures: Mapping[str, Pictures]
+    #: the splits train and validation
+    splits: Mapping[str, SplitImages]
     cache: Path
-    #: what `tuner cache` shows of an entry
+    #: description of an entry in `tuner cache`
     words: Mapping[str, str]
-    #: of the machine that the trainer may take
+    #: share of the machine that the trainer may use
     share: devices.TrainerShare
-    #: called between two batches of what is computed, and every few seconds while another process computes it; may raise, to leave off
+    #: called between two computed batches, and every few seconds while another process computes; may raise to interrupt
     watch: list[Callable[[], None]] = field(default_factory=list)
     _vectors: dict[tuple[str, tuple[views.View, ...]], Vectors] = field(default_factory=dict)
-    #: the latest, where they are in memory
+    #: the latest activations, if they are in memory
     _activations: dict[tuple[int, str, tuple[views.View, ...]], Activations] = field(default_factory=dict)
 
     @cached_property
     def moments(self) -> head.Moments:
-        """Mean and variance of the features of several depths over the training images as they are."""
+        """Mean and variance of the features of several depths over the original training images."""
         return head.measure(self._read_vectors("train", views.ORIGINAL))
 
     def vectors(self, split: str, wanted: tuple[views.View, ...]) -> Vectors:
-        """Standardized features of several depths."""
+        """Return the standardized features of several depths."""
         found = self._vectors.pop((split, wanted), None)
         if found is None:
             stored, widths = [self._read_vectors(split, view) for view in wanted], map(self.backbone.num_features, Features)
             found = Vectors(stored, self.moments, widths=widths, memory_bytes=self.share.tensor_bytes)
         self._vectors[split, wanted] = found
-        if len(self._vectors) > _NUM_KEPT:
+        if len(self._vectors) > _NUM_IN_MEMORY:
             del self._vectors[next(iter(self._vectors))]
         return found
 
     def activations(
-        self, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...], *, below: Callable[[tf.Tensor], cuts.Lower]
+        self, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...], *, below: Callable[[tf.Tensor], cuts.LowerOutput]
     ) -> Activations:
-        """What the network below a cut makes of the images; `below` is `Cut.below`, traced."""
+        """Return the output of the network below a cut; `below` is the traced `Cut.below`."""
         key, place = (cut.boundary, split, wanted), f"boundary {cut.boundary}"
         found = self._activations.pop(key, None)
-        self._activations.clear()  # before others are computed: the memory may have no room for both
+        self._activations.clear()  # freed first, because both may not fit in memory
         if found is None:
             stored = [
-                self._read("activations", split, view, cut.num_values, place=place, forward=lambda images: _flat(below(images)))
+                self._read("activations", split, view, cut.num_values, place=place, forward=lambda images: _joined(below(images)))
                 for view in wanted
             ]
             found = Activations(stored, cut)
-        if not found.is_mapped:  # a file is found again at once, and may be deleted between two trials
+        if not found.is_mapped:  # a file is found again at once, and `tuner cache` may delete it between two trials
             self._activations[key] = found
         return found
 
@@ -154,12 +159,12 @@ class FeatureStore:
         return self._read("features", split, view, width, place="several depths", forward=self._forward)
 
     def _read(self, kind: str, split: str, view: views.View, width: int, *, place: str, forward: Forward) -> NDArray[Any]:
-        """An entry as float16, or as float32 where its first rows need it; the same in memory where the cache has no room for it."""
-        pictures = self.pictures[split]
+        """Return an entry as float16, or as float32 if its first rows need it; in memory if the cache is full."""
+        images = self.splits[split]
         half = cache_files.ArraySpec(
             kind=kind,
-            key="\n".join([pictures.key, self.network, view.key, place]),
-            shape=(len(pictures.images), width),
+            key="\n".join([images.key, self.network, view.key, place]),
+            shape=(len(images.images), width),
             dtype="float16",
             words={**self.words, "what": f"{split}, {view.key.split(' of ')[0]}, {place}"},
         )
@@ -167,14 +172,14 @@ class FeatureStore:
         for known in (half, exact):
             if (found := cache_files.find(self.cache, known)) is not None:
                 return found
-        dtype, parts = head.rounded(self._watched(run(forward, pictures.images, view)))
+        dtype, parts = rounded(self._watched(run(forward, images.images, view)))
         wanted = replace(half, dtype=dtype)
         found = cache_files.optional(self.cache, wanted, lambda: parts, tick=self._tick)
         return found if found is not None else _gathered(parts, wanted)
 
     @cached_property
     def _forward(self) -> Forward:
-        """Images to vectors."""
+        """Traced function from images to vectors."""
         given = tf.TensorSpec([None, self.backbone.size, self.backbone.size, 3], tf.float32)
         found: Forward = tf.function(lambda images: self.backbone.features(images, Features.SEVERAL), input_signature=[given])
         return found
@@ -190,23 +195,23 @@ class FeatureStore:
 
 
 def run(forward: Forward, images: resized.ResizedImages, view: views.View) -> Iterator[NDArray[np.float32]]:
-    """A function of images over a view of all of them, batch by batch."""
+    """Apply a function to a view of all images, batch by batch."""
     for number, batch in enumerate(in_order(images)):
         yield forward(tf.constant(views.show(view, batch, number * BATCH))).numpy()
 
 
 def in_order(images: resized.ResizedImages) -> Iterator[NDArray[np.uint8]]:
-    """The images from the first to the last, batch by batch."""
+    """Yield the images in order, batch by batch."""
     starts = range(0, len(images), BATCH)
     return resized.batches(images, (np.arange(start, min(start + BATCH, len(images))) for start in starts))
 
 
 def is_worth_keeping(cut: cuts.Cut, *, num_images: int, num_views: int, epochs: int, memory_bytes: int) -> bool:
-    """Whether reading what lies below a cut makes of images costs less than computing it in each epoch.
+    """Return whether storing activations is faster than computing them in each epoch.
 
-    It does where an epoch is saved, where there is much to compute for each number that is read, and where all of it stays in
-    memory once it was read. On one core a number is read in 2 to 3 ns and 20 to 50 multiply-adds take 1 ns: at
-    WORTHWHILE_MULTIPLY_ADDS for each, reading takes a fifth to a third of the time, at the cuts further up a hundredth.
+    It is if there are fewer views than epochs, if each stored number replaces many multiply-adds, and if all activations stay in memory
+    after the first epoch. On one core, reading a number takes 2 to 3 ns, and 20 to 50 multiply-adds take 1 ns. With
+    WORTHWHILE_MULTIPLY_ADDS for each number, reading takes a fifth to a third of the time. At higher cuts it takes a hundredth.
     """
     num_bytes = 2 * cut.num_values * num_images * num_views
     is_much = cut.multiply_adds >= WORTHWHILE_MULTIPLY_ADDS * cut.num_values
@@ -222,7 +227,7 @@ def _gathered(parts: Iterator[NDArray[Any]], wanted: cache_files.ArraySpec) -> N
     return found
 
 
-def _flat(lower: cuts.Lower) -> tf.Tensor:
+def _joined(lower: cuts.LowerOutput) -> tf.Tensor:
     activation, pooled = lower
     return tf.concat([tf.reshape(activation, (tf.shape(activation)[0], -1)), pooled], 1)
 
@@ -233,3 +238,24 @@ def _take(stored: Sequence[NDArray[Any]], numbers: NDArray[np.integer[Any]], row
         chosen = np.flatnonzero(numbers == number)
         found[chosen] = view[rows[chosen]]
     return found
+
+
+def is_half_enough(values: NDArray[np.float32]) -> bool:
+    """Return whether float16 is precise enough for rows (n, d); it has three digits, and its maximum is 65,504.
+
+    A column that varies little compared with its size loses its variation. A few such columns among many do not matter.
+    """
+    if not np.isfinite(values).all() or np.abs(values).max(initial=0.0) > _LARGEST_HALF:
+        return False
+    errors = (values.astype(np.float16).astype(np.float32) - values).std(0)
+    spreads = np.sqrt(np.maximum(values.var(0), head.SMALLEST_VARIANCE))
+    return float(np.mean(errors <= _ROUNDING * spreads)) >= _MOST_COLUMNS
+
+
+def rounded(rows: Iterator[NDArray[np.float32]]) -> tuple[str, Iterator[NDArray[Any]]]:
+    """Return the type in which rows are stored, judged by the first part, and the rows in that type."""
+    first = next(rows)
+    parts = itertools.chain([first], rows)
+    if not is_half_enough(first):
+        return "float32", parts
+    return "float16", (np.clip(part, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16) for part in parts)

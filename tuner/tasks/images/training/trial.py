@@ -1,4 +1,4 @@
-"""One trial from its hyperparameters to its outcome: probe, then fine-tune."""
+"""Training one trial: the probe, then fine-tuning."""
 
 import logging
 import math
@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.kernels import checkpoints, losses
-from tuner.kernels.checkpoints import Control, Keeping
+from tuner.kernels.checkpoints import TrialFiles
+from tuner.kernels.worker_port import WorkerPort
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
-from tuner.tasks.images.data import contact_sheet
+from tuner.tasks.images.data import pictures
 from tuner.tasks.images.training import evaluation, fine_tune, probe
-from tuner.tasks.images.training.context import StudyContext
+from tuner.tasks.images.training.study_context import StudyContext
 
-#: work shorter than this is cheaper to do again than to write down
-_WORTH_KEEPING_SECONDS = 2.0
-#: how often the worker hears of a trial that computes what it trains on
+#: shorter work is cheaper to repeat than to write to a checkpoint
+_WORTH_WRITING_SECONDS = 2.0
+#: interval of the messages that tell the worker that a trial computes features and does not hang
 _BUSY_SECONDS = 10.0
 _LOG = logging.getLogger(__name__)
 
@@ -31,34 +32,34 @@ class _Best:
 
     step: int
     scores: losses.Scores
-    #: of the head, then of the unfrozen top if the epoch was one of fine-tuning
+    #: weights of the head; after an epoch of fine-tuning, also those of the open blocks
     weights: tuple[NDArray[np.float32], ...]
 
 
 class _Interrupted(Exception):
-    """`keeps`: whether a checkpoint of where the trial is is worth its while."""
+    """Ends a trial early; `writes` says whether a checkpoint is worth writing."""
 
-    def __init__(self, ending: Ending, reason: str, *, keeps: bool = False) -> None:
-        self.ending, self.reason, self.keeps = ending, reason, keeps
+    def __init__(self, ending: Ending, reason: str, *, writes: bool = False) -> None:
+        self.ending, self.reason, self.writes = ending, reason, writes
 
 
 class TrialTraining:
-    """One attempt at one trial."""
+    """Trains one trial, once."""
 
-    def __init__(self, bench: StudyContext, order: messages.Train, control: Control) -> None:
-        self._bench, self._order, self._control = bench, order, control
-        self._keeping = Keeping(order, control, study=bench.identity)
+    def __init__(self, context: StudyContext, order: messages.Train, worker: WorkerPort) -> None:
+        self._context, self._order, self._worker = context, order, worker
+        self._files = TrialFiles(order, worker, study=context.identity)
         self._best: _Best | None = None
         self._curve: list[messages.Epoch] = []
         self._seconds = {Stage.PROBE: 0.0, Stage.FINE_TUNE: 0.0}
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
 
     def run(self) -> messages.Finished:
-        """Train the trial, telling the worker of every epoch; a kept checkpoint is gone on from."""
-        bench, hyperparameters = self._bench, self._order.hyperparameters
-        fine_tunes = hyperparameters.unfreeze > 0 and bench.epochs > 0
-        kept = self._keeping.read() if fine_tunes else None
-        bench.shelf.watch.append(self._watch)
+        """Train the trial, resume it if there is a checkpoint, and report every epoch to the worker."""
+        context, hyperparameters = self._context, self._order.hyperparameters
+        fine_tunes = hyperparameters.unfreeze > 0 and context.epochs > 0
+        kept = self._files.read() if fine_tunes else None
+        context.store.watch.append(self._watch)
         try:
             if kept is None:
                 self._probe()
@@ -69,69 +70,69 @@ class TrialTraining:
         except _Interrupted as interrupted:
             return self._finished(interrupted.ending, interrupted.reason)
         finally:
-            bench.shelf.watch.clear()
+            context.store.watch.clear()
             if fine_tunes:
-                # a probe may have features to compute that are not in the cache
-                bench.restore()
+                # the probe of the next trial may compute features, and needs the pretrained weights
+                context.restore()
         return self._finished(Ending.COMPLETED, "")
 
     def _probe(self) -> None:
-        running = probe.Probe(self._bench, self._order.hyperparameters, seed=self._order.seed)
+        running = probe.Probe(self._context, self._order.hyperparameters, seed=self._order.seed)
         for step, (measured, seconds) in enumerate(_timed(running.epochs()), start=1):
             self._record(Stage.PROBE, step, measured, seconds, running.weights)
             self._obey()
 
     def _await_decision(self) -> None:
         assert self._best is not None
-        self._control.send(messages.Probed(trial=self._order.trial, value=self._best.scores.accuracy))
-        decision = self._control.decision()
+        self._worker.send(messages.Probed(trial=self._order.trial, value=self._best.scores.accuracy))
+        decision = self._worker.decision()
         if not isinstance(decision, messages.Proceed):
             self._interrupt(decision)
 
-    def _fine_tune(self, kept: checkpoints.Suspended | None) -> None:
+    def _fine_tune(self, kept: checkpoints.SuspendedTrial | None) -> None:
         start = kept_at = time.perf_counter()
         done = 0
         if kept is not None:
             done = kept.progress.epochs
-            self._take_up(kept.progress, kept.best)
-        stage = self._opened()
+            self._resume(kept.progress, kept.best)
+        stage = self._start_fine_tuning()
         if kept is not None:
-            stage.take_up(kept.state, kept.progress.part)
+            stage.resume(kept.state, kept.progress.part)
             start -= kept.progress.part.seconds if kept.progress.part else 0.0
         try:
-            for epoch in range(done, self._bench.epochs):
+            for epoch in range(done, self._context.epochs):
                 for _ in stage.train(epoch):
                     self._obey()
                 measured = stage.measure(epoch)
                 now = time.perf_counter()
-                self._record(Stage.FINE_TUNE, self._bench.study.training.probe_epochs + epoch + 1, measured, now - start, stage.weights)
+                self._record(Stage.FINE_TUNE, self._context.study.training.probe_epochs + epoch + 1, measured, now - start, stage.weights)
                 done, start = epoch + 1, now
-                if now - kept_at > _WORTH_KEEPING_SECONDS:
-                    self._keep(stage, done, part=None)
+                if now - kept_at > _WORTH_WRITING_SECONDS:
+                    self._write_checkpoint(stage, done, part=None)
                     kept_at = now
-                if done < self._bench.epochs:
+                if done < self._context.epochs:
                     self._obey()
         except _Interrupted as interrupted:
             now = time.perf_counter()
-            if interrupted.keeps and now - kept_at > _WORTH_KEEPING_SECONDS:
-                self._keep(stage, done, part=stage.part(now - start))
+            if interrupted.writes and now - kept_at > _WORTH_WRITING_SECONDS:
+                self._write_checkpoint(stage, done, part=stage.part(now - start))
             raise
 
-    def _opened(self) -> fine_tune.FineTuning:
-        """The fine-tuning from the best weights so far, before its first step."""
+    def _start_fine_tuning(self) -> fine_tune.FineTuning:
+        """Return the fine-tuning from the best weights so far, before its first step."""
         assert self._best is not None
-        self._bench.restore()
-        head_weights, _ = evaluation.parted(self._best.weights, self._order.hyperparameters)
-        return fine_tune.FineTuning(self._bench, head_weights, self._order.hyperparameters, seed=self._order.seed)
+        self._context.restore()
+        head_weights, _ = evaluation.split_weights(self._best.weights, self._order.hyperparameters)
+        return fine_tune.FineTuning(self._context, head_weights, self._order.hyperparameters, seed=self._order.seed)
 
     def _record(
         self, stage: Stage, step: int, measured: probe.MeasuredEpoch, seconds: float, weights: Callable[[], Sequence[NDArray[np.float32]]]
     ) -> None:
-        """Remember the epoch if it is the best, and tell the worker."""
+        """Report an epoch to the worker, and remember it if it is the best."""
         self._seconds[stage] += seconds
         found = measured.validation
-        # an epoch that was measured on images that it trained on is no better for a higher number: the last one is kept
-        is_blind = self._bench.study.training.images != "train"
+        # if validation images are trained on, a higher score means nothing, and the last epoch counts as the best
+        is_blind = self._context.study.training.images != "train"
         if self._best is None or is_blind or (found.accuracy, -found.loss) > (self._best.scores.accuracy, -self._best.scores.loss):
             self._best = _Best(step=step, scores=found, weights=tuple(weights()))
         epoch = messages.Epoch(
@@ -146,33 +147,33 @@ class TrialTraining:
             seconds=seconds,
         )
         self._curve.append(epoch)
-        self._control.send(epoch)
+        self._worker.send(epoch)
         for name, loss in (("loss", measured.loss), ("validation loss", found.loss)):
             if not math.isfinite(loss):
                 where = f"step {step} ({stage.value})"
                 raise _Interrupted(Ending.NOT_FINITE, f"the {name} was {loss:g} in {where}; the learning rate is likely too high")
 
     def _watch(self) -> None:
-        """Between two batches of what is computed for the trial, let the worker know of it and have its way."""
-        if time.monotonic() - self._told_at > _BUSY_SECONDS:
-            self._told_at = time.monotonic()
-            self._control.send(messages.Busy(trial=self._order.trial))
+        """Tell the worker that the trial is busy, and obey it; called between two batches of features."""
+        if time.monotonic() - self._reported_at > _BUSY_SECONDS:
+            self._reported_at = time.monotonic()
+            self._worker.send(messages.Busy(trial=self._order.trial))
         self._obey()
 
     def _obey(self) -> None:
-        wanted = self._control.interruption()
+        wanted = self._worker.interruption()
         if wanted is not None:
             self._interrupt(wanted)
 
     def _interrupt(self, wanted: messages.Stop | messages.Suspend) -> None:
         if isinstance(wanted, messages.Suspend):
-            raise _Interrupted(Ending.SUSPENDED, "", keeps=wanted.keeps)
+            raise _Interrupted(Ending.SUSPENDED, "", writes=wanted.keeps)
         raise _Interrupted(Ending.STOPPED, "")
 
-    def _keep(self, stage: fine_tune.FineTuning, epochs: int, *, part: checkpoints.Part | None) -> None:
+    def _write_checkpoint(self, stage: fine_tune.FineTuning, epochs: int, *, part: checkpoints.EpochPart | None) -> None:
         assert self._best is not None
         progress = checkpoints.Progress(
-            study=self._bench.identity,
+            study=self._context.identity,
             hyperparameters=self._order.hyperparameters,
             seed=self._order.seed,
             epochs=epochs,
@@ -186,21 +187,23 @@ class TrialTraining:
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
-        self._keeping.keep(checkpoints.Suspended(progress=progress, state=checkpoints.values(stage.state), best=self._best.weights))
+        self._files.write_checkpoint(
+            checkpoints.SuspendedTrial(progress=progress, state=checkpoints.copy_values(stage.state), best=self._best.weights)
+        )
 
-    def _take_up(self, progress: checkpoints.Progress, best: tuple[NDArray[np.float32], ...]) -> None:
+    def _resume(self, progress: checkpoints.Progress, best: tuple[NDArray[np.float32], ...]) -> None:
         found = losses.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion, mistakes=progress.mistakes)
         self._best = _Best(step=progress.best_step, scores=found, weights=best)
         self._seconds = {Stage.PROBE: progress.probe_seconds, Stage.FINE_TUNE: progress.fine_tune_seconds}
         self._curve = list(progress.curve)
-        self._control.send(messages.Resumed(trial=self._order.trial, curve=progress.curve))
+        self._worker.send(messages.Resumed(trial=self._order.trial, curve=progress.curve))
 
     def _finished(self, ending: Ending, reason: str) -> messages.Finished:
         best, weights = self._best, None
         if ending is Ending.COMPLETED and best is not None:
-            weights = self._keeping.keep_weights(best.weights)
+            weights = self._files.write_weights(best.weights)
         elif ending is not Ending.SUSPENDED:
-            self._keeping.clear()
+            self._files.clear()
         drawn = self._draw(best.scores) if weights and best else {}
         return messages.Finished(
             trial=self._order.trial,
@@ -217,13 +220,13 @@ class TrialTraining:
         )
 
     def _draw(self, found: losses.Scores) -> dict[messages.PictureKind, str]:
-        """Pictures of what the best epoch got wrong; a trial is none the worse without them where the disk has no room."""
-        data = self._bench.data
+        """Draw the mistakes of the best epoch; on a full disk, log a warning and go without."""
+        data = self._context.data
         try:
             folder = Path(self._order.weights).parent
-            return contact_sheet.draw(data.validation.images, data.classes, found.mistakes, found.confusion, folder=folder)
+            return pictures.draw(data.validation.images, data.classes, found.mistakes, found.confusion, folder=folder)
         except OSError as error:
-            _LOG.warning("no pictures of trial %d: %s", self._order.trial, error)
+            _LOG.warning("cannot draw the pictures of trial %d: %s", self._order.trial, error)
             return {}
 
 

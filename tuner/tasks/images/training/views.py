@@ -1,4 +1,4 @@
-"""An augmentation into the versions of a training image that can be kept: the image, its mirror images, and drawn ones."""
+"""Views: versions of a training image whose features can be cached: the image, its mirror images, and randomly drawn versions."""
 
 import functools
 import json
@@ -13,10 +13,16 @@ from numpy.typing import NDArray
 from tuner.spec.hyperparameters import Augmentation, Flip
 from tuner.tasks.images.training import augmentation as augmentations
 
-#: another number makes new entries: raise it whenever drawn views show something else
+#: part of the cache key: raise it whenever drawn views change
 _VERSION = 1
-#: images that are drawn at once; another number draws others
+#: images that are drawn at once; another number gives other draws
 DRAWN_AT_ONCE = 64
+_FLIPS = {
+    Flip.NONE: ((False, False),),
+    Flip.HORIZONTAL: ((False, False), (True, False)),
+    Flip.VERTICAL: ((False, False), (False, True)),
+    Flip.BOTH: ((False, False), (True, False), (False, True), (True, True)),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,18 +33,18 @@ class View:
     flip_x: bool = False
     #: mirrored top to bottom
     flip_y: bool = False
-    #: what a drawn version is drawn with; None of one that is not drawn
+    #: augmentation of a drawn version; None if the version is not drawn
     strengths: Augmentation | None = None
-    #: of a drawn version: another number is another draw
+    #: number of the draw
     number: int = 0
 
     @property
     def key(self) -> str:
-        """Equal for views that show the same; it never depends on a trial's seed."""
+        """Cache key, equal for equal views; it never depends on a trial's seed."""
         if self.strengths is None:
             return f"flip {self.flip_x:d}{self.flip_y:d}"
         strengths = json.dumps(self.strengths.model_dump(mode="json"), sort_keys=True)
-        # what RandAugment draws is Keras' own
+        # the draws of RandAugment depend on the Keras version
         return f"drawn {self.number} of {strengths}, {_VERSION}, keras {keras.__version__}"
 
 
@@ -46,9 +52,9 @@ ORIGINAL = View()
 
 
 def views(augmentation: Augmentation) -> tuple[View, ...]:
-    """The versions that a probe trains on: the image, then its mirror images, then, where `views` says how many, drawn ones.
+    """Return the views that a probe trains on: the image, its mirror images, and as many drawn ones as `views` says.
 
-    Mixing images is not among what is drawn: it takes two images, and only the fine-tuning does it.
+    Drawn views do not mix images, because mixing takes two images. Only the fine-tuning mixes.
     """
     found = [View(flip_x=x, flip_y=y) for x, y in _FLIPS[augmentation.flip]]
     if not augmentation.views:
@@ -60,9 +66,9 @@ def views(augmentation: Augmentation) -> tuple[View, ...]:
 
 
 def is_finite(augmentation: Augmentation) -> bool:
-    """Whether `views` are all that the fine-tuning will see, so that it can train on what is kept of them.
+    """Return whether the fine-tuning sees only the views of `views`, so that it can train on cached activations.
 
-    They are where nothing but mirror images is on, or where `views` bounds the draws; they never are where images are mixed.
+    This holds if only mirroring is on, or if `views` limits the number of draws, and never if images are mixed.
     """
     if augmentation.mixup or augmentation.cutmix:
         return False
@@ -70,7 +76,7 @@ def is_finite(augmentation: Augmentation) -> bool:
 
 
 def show(view: View, images: NDArray[np.uint8], start: int) -> NDArray[np.float32]:
-    """The version of some images (n, size, size, 3), of which the first is image `start` of its split: a multiple of DRAWN_AT_ONCE."""
+    """Return a view of images (n, size, size, 3); the first is image `start` of its split, a multiple of DRAWN_AT_ONCE."""
     if view.strengths is not None:
         parts = range(0, len(images), DRAWN_AT_ONCE)
         return np.concatenate([_draw(view, images[part : part + DRAWN_AT_ONCE], start + part) for part in parts])
@@ -78,7 +84,7 @@ def show(view: View, images: NDArray[np.uint8], start: int) -> NDArray[np.float3
 
 
 def mirrored(view: View, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images (n, size, size, 3), mirrored as a view has them; the same memory, read otherwise."""
+    """Mirror images (n, size, size, 3) as a view does, without copying them."""
     return images[:, :: -1 if view.flip_y else 1, :: -1 if view.flip_x else 1]
 
 
@@ -100,13 +106,5 @@ def _is_drawn(augmentation: Augmentation) -> bool:
 
 
 def _drawing(augmentation: Augmentation) -> Augmentation:
-    """What is drawn once, however many versions there are."""
+    """Return the augmentation of one drawn view."""
     return augmentation.model_copy(update={"views": 0, "mixup": 0.0, "cutmix": 0.0})
-
-
-_FLIPS = {
-    Flip.NONE: ((False, False),),
-    Flip.HORIZONTAL: ((False, False), (True, False)),
-    Flip.VERTICAL: ((False, False), (False, True)),
-    Flip.BOTH: ((False, False), (True, False), (False, True), (True, True)),
-}

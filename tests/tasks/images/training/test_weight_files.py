@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tuner import errors
-from tuner.tasks.images.training import lite0, pretrained
+from tuner.tasks.images.training import efficientnet_lite0, weight_files
 
 VALUES = np.arange(12, dtype=np.float32)
 
@@ -62,7 +62,7 @@ class TorchPickler(_Pickler):  # type: ignore[misc]
 
 def torch_file(path: Path, tensors: dict[str, Any]) -> Path:
     with path.open("wb") as file:
-        for part in (pretrained._MAGIC, 1001, {"little_endian": True}, collections.OrderedDict(tensors), ["0"]):
+        for part in (weight_files._MAGIC, 1001, {"little_endian": True}, collections.OrderedDict(tensors), ["0"]):
             TorchPickler(file, protocol=2).dump(part)
         file.write(struct.pack("<q", len(VALUES)) + VALUES.astype("<f4").tobytes())
     return path
@@ -75,7 +75,7 @@ def test_views_of_a_storage_become_arrays(tmp_path: Path) -> None:
         "end": Tensor(10, (2,), (1,)),
         "one": Tensor(5, (), ()),
     }
-    found = pretrained.read_torch(torch_file(tmp_path / "a.pth", tensors))
+    found = weight_files.read_torch(torch_file(tmp_path / "a.pth", tensors))
     assert found["whole"].tolist() == VALUES.reshape(3, 4).tolist()
     assert found["turned"].tolist() == VALUES.reshape(3, 4).T.tolist()
     assert found["end"].tolist() == [10, 11]
@@ -86,11 +86,11 @@ def test_a_state_dict_that_would_run_a_command_is_refused_before_it_runs(tmp_pat
     victim = tmp_path / "harm"
     path = torch_file(tmp_path / "a.pth", {"a": Tensor(0, (2,), (1,)), "b": Harmful(victim)})
     with pytest.raises(errors.DataError, match=r"it asks for posix.system"):
-        pretrained.read_torch(path)
+        weight_files.read_torch(path)
     assert not victim.exists()
 
 
-@pytest.mark.parametrize("read", [pretrained.read_torch, pretrained.read_numpy_pickle])
+@pytest.mark.parametrize("read", [weight_files.read_torch, weight_files.read_numpy_pickle])
 def test_a_bare_pickle_that_would_run_a_command_is_refused_before_it_runs(tmp_path: Path, read: Any) -> None:
     victim, path = tmp_path / "harm", tmp_path / "a"
     path.write_bytes(pickle.dumps([Harmful(victim)]))
@@ -103,13 +103,13 @@ def test_an_array_of_objects_that_would_run_a_command_is_refused_before_it_runs(
     victim, path = tmp_path / "harm", tmp_path / "a"
     path.write_bytes(pickle.dumps({"a": np.array([Harmful(victim)], dtype=object)}))
     with pytest.raises(errors.DataError, match=r"it asks for posix.system"):
-        pretrained.read_numpy_pickle(path)
+        weight_files.read_numpy_pickle(path)
     assert not victim.exists()
 
 
 def test_arrays_in_plain_containers_are_read(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(pickle.dumps({"conv": [VALUES, VALUES[:2]]}))
-    found = pretrained.read_numpy_pickle(tmp_path / "a")
+    found = weight_files.read_numpy_pickle(tmp_path / "a")
     assert (found["conv"][0] == VALUES).all()
     assert found["conv"][1].tolist() == [0, 1]
 
@@ -117,32 +117,32 @@ def test_arrays_in_plain_containers_are_read(tmp_path: Path) -> None:
 #: where a weights file may be cut: nothing left, within the magic, within the names, within the numbers, the last number
 @pytest.mark.parametrize("part", [0.0, 0.0000005, 0.003, 0.5, 0.9999999])
 def test_a_cut_weights_file_is_refused_with_its_name(tmp_path: Path, part: float) -> None:
-    content, path = lite0.weights_file().read_bytes(), tmp_path / "cut.pth"
+    content, path = efficientnet_lite0.weights_file().read_bytes(), tmp_path / "cut.pth"
     path.write_bytes(content[: int(len(content) * part)])
-    with pytest.raises(errors.DataError, match=r"cut\.pth: not a weights file in torch's stream format"):
-        pretrained.read_torch(path)
+    with pytest.raises(errors.DataError, match=r"cut\.pth is not a weights file in torch's stream format"):
+        weight_files.read_torch(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps(VALUES)[:-30], pickle.dumps(1)[:-1]])
 def test_a_cut_or_foreign_pickle_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cut.pkl").write_bytes(content)
-    with pytest.raises(errors.DataError, match=r"cut\.pkl: not a pickle of numpy arrays"):
-        pretrained.read_numpy_pickle(tmp_path / "cut.pkl")
+    with pytest.raises(errors.DataError, match=r"cut\.pkl is not a pickle of NumPy arrays"):
+        weight_files.read_numpy_pickle(tmp_path / "cut.pkl")
 
 
-@pytest.mark.parametrize("content", [b"hello" * 100, pickle.dumps(pretrained._MAGIC), pickle.dumps("magic")])
+@pytest.mark.parametrize("content", [b"hello" * 100, pickle.dumps(weight_files._MAGIC), pickle.dumps("magic")])
 def test_a_file_that_is_none_of_torch_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(errors.DataError, match="not a weights file"):
-        pretrained.read_torch(tmp_path / "a.pth")
+    with pytest.raises(errors.DataError, match="is not a weights file"):
+        weight_files.read_torch(tmp_path / "a.pth")
 
 
 #: a view that reaches past its storage would read memory that is not its own
 @pytest.mark.parametrize("tensor", [Tensor(0, (4, 4), (4, 1)), Tensor(20, (2,), (1,)), Tensor(0, (2,), (100,)), Tensor(-1, (2,), (1,))])
 def test_a_view_that_reaches_past_its_storage_is_refused(tmp_path: Path, tensor: Tensor) -> None:
     path = torch_file(tmp_path / "a.pth", {"a": tensor})
-    with pytest.raises(errors.DataError, match="not a weights file"):
-        pretrained.read_torch(path)
+    with pytest.raises(errors.DataError, match="is not a weights file"):
+        weight_files.read_torch(path)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -153,4 +153,4 @@ def test_a_file_with_wrong_bytes_is_read_or_refused(tmp_path: Path, seed: int) -
         content[place] = random.integers(0, 256)
     path.write_bytes(content)
     with contextlib.suppress(errors.DataError):
-        pretrained.read_torch(path)
+        weight_files.read_torch(path)

@@ -14,7 +14,7 @@ from tests.keras_studies import DIGITS, TINY, study
 from tuner import errors
 from tuner.spec import study as spec_study
 from tuner.tasks.images.data import dataset
-from tuner.tasks.images.training import pipeline
+from tuner.tasks.images.training import training_data
 
 #: images of different sizes, as TensorFlow Datasets gives them
 RANDOM = np.random.default_rng(0)
@@ -39,7 +39,7 @@ TFDS = SimpleNamespace(as_numpy=iter)
 
 
 def test_the_images_of_a_study_come_split_and_resized(cache: Path) -> None:
-    data = pipeline.load(study(), cache=cache)
+    data = training_data.load(study(), cache=cache)
     assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [100, 60, 50]
     assert data.train.images.shape == (100, 16, 16, 3)
     assert data.train.images[:].dtype == np.uint8
@@ -48,14 +48,14 @@ def test_the_images_of_a_study_come_split_and_resized(cache: Path) -> None:
 
 
 def test_a_study_without_test_images_has_an_empty_split(cache: Path) -> None:
-    data = pipeline.load(study(data=DIGITS | {"test": 0}), cache=cache)
+    data = training_data.load(study(data=DIGITS | {"test": 0}), cache=cache)
     assert data.test.images.shape == (0, 16, 16, 3)
     assert len(data.test.labels) == 0
 
 
 def test_another_size_or_seed_changes_the_images_but_not_the_fingerprint(cache: Path) -> None:
-    one, other = pipeline.load(study(), cache=cache), pipeline.load(study(seed=1), cache=cache)
-    small = pipeline.load(study(model=TINY | {"image_size": 40}), cache=cache)
+    one, other = training_data.load(study(), cache=cache), training_data.load(study(seed=1), cache=cache)
+    small = training_data.load(study(model=TINY | {"image_size": 40}), cache=cache)
     assert one.fingerprint == other.fingerprint == small.fingerprint
     assert one.splits == small.splits != other.splits
     assert small.train.images.shape[1] == 40
@@ -68,10 +68,10 @@ def test_a_data_set_of_keras_that_cannot_be_downloaded_is_named_quickly_with_the
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     start = time.perf_counter()
     with pytest.raises(errors.MissingDownload) as caught:
-        pipeline.open_dataset(spec_study.KerasData.model_validate({"source": "keras", "name": name}), cache=cache)
+        training_data.open_dataset(spec_study.KerasData.model_validate({"source": "keras", "name": name}), cache=cache)
     assert time.perf_counter() - start < 20
     message = str(caught.value)
-    assert message.startswith(f"keras.datasets.{name} would have to be downloaded, and cannot be from here (URL fetch failure on https://")
+    assert message.startswith(f"keras.datasets.{name} cannot be downloaded (URL fetch failure on https://")
     assert "copy ~/.keras/datasets to this machine" in message
     assert "folder, manifest, npz, animals, digits" in message
 
@@ -90,7 +90,7 @@ def test_a_data_set_of_keras_keeps_its_test_images_for_the_test(
     import keras
 
     monkeypatch.setattr(getattr(keras.datasets, name), "load_data", load_data)
-    data = pipeline.open_dataset(spec_study.KerasData.model_validate({"source": "keras", "name": name}), cache=cache)
+    data = training_data.open_dataset(spec_study.KerasData.model_validate({"source": "keras", "name": name}), cache=cache)
     assert len(data) == 40
     assert data.read(0).shape == (*shape[:2], 3)
     assert len(data.classes) == classes
@@ -102,12 +102,12 @@ def test_a_data_set_of_keras_keeps_its_test_images_for_the_test(
 def test_tensorflow_datasets_without_its_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(errors.MissingPackage, match=r"pip install 'tuner\[tfds\]'"):
-        pipeline.open_dataset(spec_study.TfdsData(source="tfds", name="tf_flowers"), cache=cache)
+        training_data.open_dataset(spec_study.TfdsData(source="tfds", name="tf_flowers"), cache=cache)
 
 
 @pytest.mark.parametrize(("names", "classes"), [(["a", "b", "c"], ("a", "b", "c")), (None, ("0", "1", "2"))])
 def test_the_splits_of_tensorflow_datasets_are_kept_and_sizes_may_differ(names: list[str] | None, classes: tuple[str, ...]) -> None:
-    data = pipeline._read_tfds(TFDS, builder(names), spec_study.TfdsData(source="tfds", name="small"))
+    data = training_data._read_tfds(TFDS, builder(names), spec_study.TfdsData(source="tfds", name="small"))
     assert data.classes == classes
     assert data.official is not None
     assert data.official.tolist() == [dataset.TEST] * 3 + [dataset.NONE] * 9 + [dataset.VALIDATION] * 3
@@ -122,7 +122,7 @@ def test_a_feature_that_is_not_there_is_named_beside_those_that_are(field: str) 
     with pytest.raises(
         errors.DataError, match=r"small has no feature picture; it has image, label\. Set data\.image_key and data\.label_key"
     ):
-        pipeline._read_tfds(TFDS, builder(None), data)
+        training_data._read_tfds(TFDS, builder(None), data)
 
 
 def failing(error: Exception) -> ModuleType:
@@ -140,7 +140,7 @@ def failing(error: Exception) -> ModuleType:
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (KeyError("flowrs"), errors.DataError, "data.name is flowrs, which TensorFlow Datasets does not know"),
+        (KeyError("flowrs"), errors.DataError, "data.name is flowrs; expected a data set of TensorFlow Datasets"),
         (ConnectionError("no route"), errors.MissingDownload, r"TensorFlow Datasets' flowrs .* \(no route\)"),
     ],
 )
@@ -149,4 +149,4 @@ def test_a_data_set_that_tensorflow_datasets_cannot_give_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", failing(error))
     with pytest.raises(kind, match=message):
-        pipeline.open_dataset(spec_study.TfdsData(source="tfds", name="flowrs"), cache=cache)
+        training_data.open_dataset(spec_study.TfdsData(source="tfds", name="flowrs"), cache=cache)

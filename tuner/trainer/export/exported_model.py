@@ -1,12 +1,9 @@
-"""A written model into something that predicts, loaded as its users do, without the rest of tuner.
-
-A written model, loaded in this process anew, against what the Keras model made of the same images.
-"""
+"""An exported model: loaded as its users load it, without the rest of tuner, compared with the original and run on image files."""
 
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +13,25 @@ from numpy.typing import NDArray
 from tuner import errors
 from tuner.protocol import errands
 from tuner.protocol.errands import Format
+from tuner.tasks.images.data import image_file, resized
+from tuner.trust import keras_file
 
+#: probabilities of the classes of one image
+Row = tuple[float, ...]
 #: images (n, size, size, 3) uint8 to probabilities (n, classes)
 Model = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
+_BATCH = 64
+#: number of images that are timed one by one, and of images before them that warm the model up
+_NUM_TIMED, _NUM_WARMING = 10, 2
+
 
 def load(form: Format, path: Path, *, threads: int) -> Model:
-    """The model of a file or folder. `threads`: of onnxruntime and LiteRT, 0 all cores; TensorFlow's are the process's.
+    """Load a model from a file or folder; `threads` applies to onnxruntime and LiteRT, and 0 means all cores.
 
     Raises:
-        DataError: it cannot be loaded.
-        MissingPackage: what loads it is not installed.
+        DataError: the model cannot be loaded.
+        MissingPackage: the package that loads this format is not installed.
     """
     try:
         with warnings.catch_warnings():
@@ -44,7 +49,7 @@ def _keras(path: Path, _: int) -> Model:
 
 
 def as_graph(model: Any) -> Model:
-    """A Keras model as its `predict` calls it: one graph for all numbers of images, in half the time of layer by layer."""
+    """Trace a Keras model as one graph for any number of images, which takes half the time of calling its layers."""
     import tensorflow as tf
 
     traced = tf.function(lambda images: model(images, training=False), input_signature=[tf.TensorSpec(model.inputs[0].shape, tf.float32)])
@@ -97,16 +102,11 @@ _LOADERS: dict[Format, Callable[[Path, int], Model]] = {
 }
 
 
-_BATCH = 64
-#: images that are timed alone, after as many as make the model warm
-_NUM_TIMED, _NUM_WARMING = 10, 2
-
-
 def compare(order: errands.Compare, *, threads: int) -> errands.Compared:
-    """How far the model agrees, and how long an image takes.
+    """Compare a model with the predictions of the original, and time it.
 
     Raises:
-        RequestError: it cannot be loaded.
+        RequestError: the model cannot be loaded.
     """
     with np.load(order.answers, allow_pickle=False) as arrays:
         images, wanted = arrays["images"], arrays["probabilities"]
@@ -125,7 +125,7 @@ def compare(order: errands.Compare, *, threads: int) -> errands.Compared:
 
 
 def _seconds(model: Model, images: np.ndarray) -> list[float]:
-    """Of one image at a time."""
+    """Return the seconds for each of several images, one at a time."""
     found = []
     for number in range(_NUM_WARMING + _NUM_TIMED):
         image = images[number % len(images)][None]
@@ -133,3 +133,32 @@ def _seconds(model: Model, images: np.ndarray) -> list[float]:
         model(image)
         found.append(time.perf_counter() - start)
     return found[_NUM_WARMING:]
+
+
+def predict_images(order: errands.PredictImages, *, threads: int) -> errands.ImagePredictions:
+    """Predict the probabilities of image files; a file that cannot be read gets a reason instead.
+
+    Raises:
+        RequestError: the model cannot be loaded, or could run code.
+    """
+    keras_file.require_safe(Path(order.path))
+    model = load(Format.KERAS, Path(order.path), threads=threads)
+    found: list[tuple[Row | None, str]] = []
+    for start in range(0, len(order.images), _BATCH):
+        found += _predict_batch(model, order.images[start : start + _BATCH], order)
+    return errands.ImagePredictions(probabilities=tuple(row for row, _ in found), troubles=tuple(trouble for _, trouble in found))
+
+
+def _predict_batch(model: Model, paths: Sequence[str], order: errands.PredictImages) -> list[tuple[Row | None, str]]:
+    read = [_read_image(path, order) for path in paths]
+    images = [image for image, _ in read if image is not None]
+    rows = iter(model(np.stack(images)).tolist() if images else [])
+    return [(None if image is None else tuple(next(rows)), trouble) for image, trouble in read]
+
+
+def _read_image(path: str, order: errands.PredictImages) -> tuple[Any, str]:
+    """Return the image at the size of the model, or the reason why it cannot be read."""
+    try:
+        return resized.fit(image_file.read(path), order.size, order.resize), ""
+    except errors.DataError as error:
+        return None, str(error)

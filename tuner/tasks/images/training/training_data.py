@@ -1,4 +1,4 @@
-"""The `data` section of a study into resized images and labels, split into train, validation and test."""
+"""Training data: the images and labels of a study, resized and split into train, validation and test."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,20 @@ from numpy.typing import NDArray
 from tuner import errors
 from tuner.kernels import downloads
 from tuner.spec import study
-from tuner.tasks.images.data import dataset, resized, sources, splits
+from tuner.tasks.images.data import dataset, in_memory, resized, sources, splits
+
+_TFDS_SPLITS = {"validation": dataset.VALIDATION, "test": dataset.TEST}
+_CLASSES = {
+    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    "fashion_mnist": ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Images for one purpose."""
+    """The images and labels of one split."""
 
-    #: uint8 (n, size, size, 3), mapped from the cache, or decoded on the way where it has no room for them
+    #: uint8 (n, size, size, 3), mapped from the cache, or decoded on demand if the cache is full
     images: resized.ResizedImages
     #: int64 (n,)
     labels: NDArray[np.int64]
@@ -25,7 +31,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """All images of a study at the size that its model sees."""
+    """All images of a study, at the size of its model's input."""
 
     classes: tuple[str, ...]
     train: Split
@@ -38,19 +44,19 @@ class TrainingData:
 
 
 def load(study: study.StudySpec, *, cache: Path) -> TrainingData:
-    """Open, split and resize the images of a study; what was done before on this host is read from the cache.
+    """Open, split and resize the images of a study, or read them from the cache of this machine.
 
     Raises:
-        DataError: the data cannot be used as they are.
-        MissingDownload: they would have to be downloaded and cannot be.
-        MissingPackage: they need an extra that is not installed.
+        DataError: the data cannot be used.
+        MissingDownload: the data cannot be downloaded.
+        MissingPackage: the data source needs an extra that is not installed.
     """
     data = open_dataset(study.data, cache=cache)
     parts = splits.split(data, study.data, study.seed)
 
     def take(indices: NDArray[np.int64], what: str) -> Split:
         model = study.model
-        words = {"study": study.name, "data": title(study.data), "size": str(model.image_size), "what": what}
+        words = {"study": study.name, "data": describe_source(study.data), "size": str(model.image_size), "what": what}
         images = resized.load(data, indices, size=model.image_size, resize=model.resize, cache=cache, words=words)
         return Split(images=images, labels=data.labels[indices])
 
@@ -66,15 +72,15 @@ def load(study: study.StudySpec, *, cache: Path) -> TrainingData:
     )
 
 
-def title(data: study.Data) -> str:
-    """Where images come from, in a word or two: `animals`, `keras cifar10`, the path of a folder."""
+def describe_source(data: study.Data) -> str:
+    """Return a short name of a data source: `animals`, `keras cifar10`, or the path of a folder."""
     known = data.model_dump()
     which = next((known[field] for field in ("path", "name", "function") if known.get(field)), "")
     return f"{which}" if known.get("path") else f"{data.source} {which}".rstrip()
 
 
 def open_dataset(data: study.Data, *, cache: Path) -> dataset.Dataset:
-    """The images of any source, those of Keras and of TensorFlow Datasets among them."""
+    """Open any data source, including those of Keras and TensorFlow Datasets."""
     if isinstance(data, study.KerasData):
         return _open_keras(data)
     if isinstance(data, study.TfdsData):
@@ -86,12 +92,12 @@ def _open_keras(data: study.KerasData) -> dataset.Dataset:
     import keras
 
     module = getattr(keras.datasets, data.name)
-    with downloads.expected(f"keras.datasets.{data.name}", cure=_cure("~/.keras/datasets")):
+    with downloads.downloading(f"keras.datasets.{data.name}", cure=_cure("~/.keras/datasets")):
         (x_train, y_train), (x_test, y_test) = module.load_data()
     labels = np.concatenate([y_train, y_test]).ravel().astype(np.int64)
     official = np.repeat(np.array([dataset.NONE, dataset.TEST], np.int8), [len(x_train), len(x_test)])
     classes = _CLASSES.get(data.name, tuple(str(label) for label in range(labels.max() + 1)))
-    return sources.from_arrays(np.concatenate([x_train, x_test]), labels, classes, official=official)
+    return in_memory.from_arrays(np.concatenate([x_train, x_test]), labels, classes, official=official)
 
 
 def _open_tfds(data: study.TfdsData) -> dataset.Dataset:
@@ -100,16 +106,16 @@ def _open_tfds(data: study.TfdsData) -> dataset.Dataset:
     except ImportError as error:
         raise errors.MissingPackage("tensorflow-datasets", extra="tfds", needed_for="data.source tfds") from error
     try:
-        with downloads.expected(f"TensorFlow Datasets' {data.name}", cure=_cure("~/tensorflow_datasets")):
+        with downloads.downloading(f"TensorFlow Datasets' {data.name}", cure=_cure("~/tensorflow_datasets")):
             builder = tfds.builder(data.name)
             builder.download_and_prepare()
     except tfds.core.DatasetNotFoundError as error:
-        raise errors.DataError(f"data.name is {data.name}, which TensorFlow Datasets does not know") from error
+        raise errors.DataError(f"data.name is {data.name}; expected a data set of TensorFlow Datasets") from error
     return _read_tfds(tfds, builder, data)
 
 
 def _read_tfds(tfds: Any, builder: Any, data: study.TfdsData) -> dataset.Dataset:
-    """All splits of a data set at once; those that it calls validation and test stay so."""
+    """Read all splits of a data set; its validation and test splits keep their role."""
     features = builder.info.features
     for key in (data.image_key, data.label_key):
         if key not in features:
@@ -123,16 +129,9 @@ def _read_tfds(tfds: Any, builder: Any, data: study.TfdsData) -> dataset.Dataset
             labels.append(int(example[data.label_key]))
             official.append(_TFDS_SPLITS.get(name, dataset.NONE))
     classes = tuple(getattr(features[data.label_key], "names", None) or (str(label) for label in range(max(labels) + 1)))
-    return sources.from_images(images, np.array(labels, np.int64), classes, np.array(official, np.int8), origin=f"data.name {data.name}")
+    return in_memory.from_images(images, np.array(labels, np.int64), classes, np.array(official, np.int8), origin=f"data.name {data.name}")
 
 
 def _cure(folder: str) -> str:
     others = "use a data source that needs no download: folder, manifest, npz, animals, digits"
-    return f"Run this once where it is reachable and copy {folder} to this machine, or {others}"
-
-
-_TFDS_SPLITS = {"validation": dataset.VALIDATION, "test": dataset.TEST}
-_CLASSES = {
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    "fashion_mnist": ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
-}
+    return f"Run this once on a machine with access and copy {folder} to this machine, or {others}"

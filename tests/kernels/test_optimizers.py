@@ -1,4 +1,4 @@
-"""What gradients do to the weights of a head and of open blocks."""
+"""Optimizers: learning rates, the rules of Keras, and updates of a head and of open blocks."""
 
 from typing import Any
 
@@ -9,6 +9,69 @@ import tensorflow as tf
 
 from tuner.kernels import optimizers
 from tuner.spec.hyperparameters import Hyperparameters, Optimizer
+
+
+def test_the_rate_rises_in_a_line_and_falls_in_a_half_cosine() -> None:
+    found = optimizers.cosine(100, peak=2.0, warmup=0.2)
+    assert found.shape == (100,)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:20], np.arange(1, 21) / 20 * 2.0, rtol=1e-6)
+    assert found[0] == pytest.approx(0.1)
+    assert found[19] == found[20] == found.max() == pytest.approx(2.0)
+    assert found[60] == pytest.approx(1.0)
+    assert (np.diff(found[20:]) < 0).all()
+    assert 0 < found[-1] < 0.001
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.0), (1, 0.9), (2, 0.5), (3, 0.125), (7, 0.9)])
+def test_a_short_schedule_has_a_positive_rate_at_each_step(steps: int, warmup: float) -> None:
+    found = optimizers.cosine(steps, peak=0.1, warmup=warmup)
+    assert len(found) == steps
+    assert (found > 0).all()
+    assert found.max() == pytest.approx(0.1)
+
+
+def test_without_warmup_the_first_step_is_the_peak() -> None:
+    assert optimizers.cosine(10, peak=0.3, warmup=0.0)[0] == pytest.approx(0.3)
+
+
+GRADIENTS = [np.random.default_rng(number).normal(size=(4, 3)).astype(np.float32) for number in range(5)]
+
+
+KERAS = {
+    Optimizer.SGD: keras.optimizers.SGD,
+    Optimizer.ADAM: keras.optimizers.Adam,
+    Optimizer.ADAMW: keras.optimizers.AdamW,
+    Optimizer.NADAM: keras.optimizers.Nadam,
+    Optimizer.ADAMAX: keras.optimizers.Adamax,
+    Optimizer.ADAGRAD: keras.optimizers.Adagrad,
+    Optimizer.ADADELTA: keras.optimizers.Adadelta,
+    Optimizer.RMSPROP: keras.optimizers.RMSprop,
+    Optimizer.LION: keras.optimizers.Lion,
+}
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("optimizer", Optimizer)
+def test_every_optimizer_steps_as_in_keras(optimizer: Optimizer, nesterov: bool) -> None:
+    start = np.random.default_rng(9).normal(size=(4, 3)).astype(np.float32)
+    options = {"momentum": 0.7} if optimizer.has_momentum else {}
+    options |= {"nesterov": nesterov} if optimizer is Optimizer.SGD else {}
+    trusted, known = KERAS[optimizer](learning_rate=0.0, weight_decay=0.1, **options), keras.Variable(start)
+    own, remembered = tf.Variable(start), [tf.Variable(value) for value in optimizers.initial_slots(optimizer, start)]
+    for number, gradient in enumerate(GRADIENTS, start=1):
+        trusted.learning_rate.assign(0.05 / number)
+        trusted.apply([tf.constant(gradient)], [known])
+        step = optimizers.OptimizerStep(
+            rate=tf.constant(0.05 / number),
+            number=tf.constant(float(number)),
+            momentum=tf.constant(0.7),
+            weight_decay=tf.constant(0.1),
+            nesterov=nesterov,
+        )
+        optimizers.apply(optimizer, own, tf.constant(gradient), remembered, step)
+    np.testing.assert_allclose(own.numpy(), known.numpy(), rtol=2e-4, atol=2e-6)
+
 
 FREE = {"weight_decay": 0.0, "momentum": 0.0, "nesterov": False, "optimizer": "sgd"}
 HEAD = [np.ones((2, 3), np.float32), np.ones(3, np.float32)]

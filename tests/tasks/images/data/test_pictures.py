@@ -7,7 +7,7 @@ from PIL import Image
 
 from tuner.kernels import losses
 from tuner.protocol.messages import Misclassified, PictureKind
-from tuner.tasks.images.data import contact_sheet
+from tuner.tasks.images.data import pictures
 
 CLASSES = ("cat", "dog", "a class whose name is much too long")
 
@@ -15,7 +15,7 @@ CLASSES = ("cat", "dog", "a class whose name is much too long")
 def test_a_sheet_shows_each_mistake_in_its_place(tmp_path: Path) -> None:
     images = np.stack([np.full((32, 32, 3), shade, np.uint8) for shade in range(0, 240, 10)])
     mistakes = [Misclassified(index=place, true=0, predicted=2, confidence=0.9) for place in (5, 20, 3, 4, 6, 7, 12)]
-    drawn = contact_sheet.draw(images, CLASSES, mistakes, ((1, 0, 0), (0, 1, 0), (0, 0, 0)), folder=tmp_path / "trial")
+    drawn = pictures.draw(images, CLASSES, mistakes, ((1, 0, 0), (0, 1, 0), (0, 0, 0)), folder=tmp_path / "trial")
     sheet = Image.open(drawn[PictureKind.MISTAKES])
     assert sheet.size == (6 * 96, 2 * 124)
     for place, shade in ((0, 50), (1, 200), (6, 120)):

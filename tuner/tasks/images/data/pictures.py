@@ -1,4 +1,4 @@
-"""The best epoch of a trial into pictures: its most confident mistakes on one sheet, and which classes it took for which."""
+"""Pictures of a trial's best epoch: a sheet of its most confident mistakes, and its confusion matrix."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,11 +10,11 @@ from PIL import Image, ImageDraw
 from tuner.protocol.messages import SHEET_COLUMNS, Misclassified, PictureKind
 from tuner.tasks.images.data import resized
 
-#: sides of one picture of the sheet, and the room for two lines below it
+#: side of one picture of the sheet, and height of the two lines below it, in pixels
 _SIDE, _CAPTION = 96, 28
-#: largest and smallest side of a cell of the confusion, of the whole of it, and the room for names of classes
+#: smallest and largest side of a cell of the confusion matrix, side of the matrix, and width of the class names, in pixels
 _CELLS, _SQUARE, _MARGIN = (4, 40), 480, 90
-#: more classes than this are not named
+#: a matrix of more classes has no class names
 _NAMED_CLASSES = 24
 _INK, _PAPER, _BLUE = (20, 20, 20), (255, 255, 255), (20, 80, 160)
 _NAME_LENGTH = 14
@@ -28,33 +28,35 @@ def draw(
     *,
     folder: Path,
 ) -> dict[PictureKind, str]:
-    """Write the pictures of one trial into its folder; the file of each. `images` are the validation split's."""
+    """Write the pictures of one trial to its folder and return their files; `images` are those of the validation split."""
     folder.mkdir(parents=True, exist_ok=True)
     drawn: dict[PictureKind, str] = {}
     if mistakes:
         drawn[PictureKind.MISTAKES] = str(folder / "mistakes.jpg")
-        sheet(images[np.array([mistake.index for mistake in mistakes])], classes, mistakes).save(drawn[PictureKind.MISTAKES], quality=85)
+        draw_mistakes(images[np.array([mistake.index for mistake in mistakes])], classes, mistakes).save(
+            drawn[PictureKind.MISTAKES], quality=85
+        )
     if confusion:
         drawn[PictureKind.CONFUSION] = str(folder / "confusion.png")
-        matrix(classes, confusion).save(drawn[PictureKind.CONFUSION])
+        draw_confusion(classes, confusion).save(drawn[PictureKind.CONFUSION])
     return drawn
 
 
-def sheet(images: NDArray[np.uint8], classes: Sequence[str], mistakes: Sequence[Misclassified]) -> Image.Image:
-    """Images (n, height, width, 3) of mistakes, row by row, each over its class, and the class that it was taken for."""
+def draw_mistakes(images: NDArray[np.uint8], classes: Sequence[str], mistakes: Sequence[Misclassified]) -> Image.Image:
+    """Draw images (n, height, width, 3) of mistakes, each above its true class and its predicted class."""
     num_rows = -(-len(mistakes) // SHEET_COLUMNS)
     whole = Image.new("RGB", (SHEET_COLUMNS * _SIDE, num_rows * (_SIDE + _CAPTION)), _PAPER)
     pen = ImageDraw.Draw(whole)
     for place, (image, mistake) in enumerate(zip(images, mistakes, strict=True)):
         left, top = place % SHEET_COLUMNS * _SIDE, place // SHEET_COLUMNS * (_SIDE + _CAPTION)
         whole.paste(Image.fromarray(image).resize((_SIDE - 4, _SIDE - 4)), (left + 2, top + 2))
-        pen.text((left + 2, top + _SIDE), _short(classes[mistake.true]), fill=_INK)
-        pen.text((left + 2, top + _SIDE + 13), f"{_short(classes[mistake.predicted])} {mistake.confidence:.0%}", fill=(170, 30, 30))
+        pen.text((left + 2, top + _SIDE), _shorten(classes[mistake.true]), fill=_INK)
+        pen.text((left + 2, top + _SIDE + 13), f"{_shorten(classes[mistake.predicted])} {mistake.confidence:.0%}", fill=(170, 30, 30))
     return whole
 
 
-def matrix(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> Image.Image:
-    """The confusion, rows true and columns predicted, the darker the more of a row."""
+def draw_confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> Image.Image:
+    """Draw the confusion matrix, rows true and columns predicted; a darker cell is a larger share of its row."""
     counts = np.asarray(confusion, float)
     parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     low, high = _CELLS
@@ -66,10 +68,10 @@ def matrix(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> Image.
     if len(counts) <= _NAMED_CLASSES:
         pen = ImageDraw.Draw(whole)
         for place, name in enumerate(classes):
-            pen.text((4, 4 + place * cell + cell / 2), _short(name), fill=_INK, anchor="lm")
+            pen.text((4, 4 + place * cell + cell / 2), _shorten(name), fill=_INK, anchor="lm")
     return whole
 
 
-def _short(name: str) -> str:
+def _shorten(name: str) -> str:
     line = " ".join(name.split())
     return line if len(line) <= _NAME_LENGTH else f"{line[: _NAME_LENGTH - 1]}."

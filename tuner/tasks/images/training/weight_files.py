@@ -1,4 +1,4 @@
-"""Pretrained weights that arrive inside packages, read into numpy without running what a pickle may ask for."""
+"""Weight files: pretrained weights that ship inside packages, read into NumPy without running code from a pickle."""
 
 import collections
 import pickle
@@ -14,7 +14,7 @@ from tuner.trust import pickles
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _STORAGES = {"FloatStorage": np.dtype("<f4"), "DoubleStorage": np.dtype("<f8"), "LongStorage": np.dtype("<i8")}
-#: what damaged pickles raise
+#: exceptions that damaged pickles raise
 _DAMAGE = (
     pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, ImportError, MemoryError,
     struct.error,
@@ -22,13 +22,13 @@ _DAMAGE = (
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """The state dict of a file in torch's old stream format (before its zip files), without torch.
+    """Read the state dict of a file in torch's old stream format (older than its zip files), without torch.
 
-    Four pickles (magic number, protocol, system, tensors by name), a pickled list of storage keys, then each storage as an 8-byte
-    count and its raw little-endian numbers.
+    The file has four pickles (magic number, protocol, system, tensors by name), a pickled list of storage keys, and then each storage as
+    an 8-byte count and its raw little-endian numbers.
 
     Raises:
-        DataError: the file is not of that format, or asks for anything but tensors.
+        DataError: the file has another format, or refers to anything but tensors.
     """
     with path.open("rb") as file:
         try:
@@ -40,24 +40,24 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             storages = {key: _read_storage(file, dtypes[key]) for key in _TorchUnpickler(file).load()}
             return {name: tensor.cut(storages[tensor.key]) for name, tensor in tensors.items()}
         except _DAMAGE as error:
-            raise errors.DataError(f"{path}: not a weights file in torch's stream format ({error})") from error
+            raise errors.DataError(f"{path} is not a weights file in torch's stream format: {error}. Install its package again") from error
 
 
 def read_numpy_pickle(path: Path) -> Any:
-    """A pickle of plain containers and numpy arrays.
+    """Read a pickle of plain containers and NumPy arrays.
 
     Raises:
-        DataError: the file is no pickle, or asks for anything but arrays.
+        DataError: the file is not a pickle, or refers to anything but arrays.
     """
     with path.open("rb") as file:
         try:
             return pickles.ArrayUnpickler(file).load()
         except _DAMAGE as error:
-            raise errors.DataError(f"{path}: not a pickle of numpy arrays ({error})") from error
+            raise errors.DataError(f"{path} is not a pickle of NumPy arrays: {error}. Install its package again") from error
 
 
 class _Tensor:
-    """A view of a storage, before the storage is read."""
+    """A view of a storage that has not been read yet."""
 
     def __init__(self, storage: tuple[str, np.dtype[Any], str], offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
         _, self.dtype, self.key = storage
@@ -66,7 +66,7 @@ class _Tensor:
     def cut(self, storage: np.ndarray) -> np.ndarray:
         reach = self.offset + sum((length - 1) * step for length, step in zip(self.shape, self.strides, strict=True))
         if min((self.offset, *self.shape, *self.strides)) < 0 or reach >= len(storage):
-            raise ValueError(f"a tensor of shape {self.shape} reaches past its storage of {len(storage)} numbers")
+            raise ValueError(f"a tensor of shape {self.shape} exceeds its storage of {len(storage)} numbers")
         strides = tuple(step * storage.itemsize for step in self.strides)
         return np.array(np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides))
 

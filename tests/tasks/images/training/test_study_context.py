@@ -1,0 +1,82 @@
+"""What the trials of one study share."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.keras_studies import study
+from tuner.kernels import head
+from tuner.spec.hyperparameters import Features
+from tuner.tasks.images.training import features, steps, study_context, views
+from tuner.tasks.images.training.study_context import StudyContext
+
+
+def test_the_features_of_several_depths_end_with_those_of_the_last_layer(context: StudyContext) -> None:
+    backbone, data = context.backbone, context.data
+    for split, images in (("train", data.train.images), ("validation", data.validation.images)):
+        found = context.features(split, (views.ORIGINAL,)).whole()[0]
+        mean, variance = context.moments(Features.LAST)
+        expected = (backbone.features(np.asarray(images, np.float32), Features.LAST) - mean) / np.sqrt(variance)
+        np.testing.assert_allclose(found[:, -backbone.num_features(Features.LAST) :], expected, rtol=2e-2, atol=2e-2)
+    assert context.num_classes == 10
+
+
+@pytest.mark.parametrize("kind", Features)
+def test_the_moments_are_those_of_the_training_images_as_they_are(context: StudyContext, kind: Features) -> None:
+    vectors = np.asarray(context.backbone.features(np.asarray(context.data.train.images, np.float32), kind))
+    mean, variance = context.moments(kind)
+    assert mean.shape == variance.shape == (context.backbone.num_features(kind),)
+    np.testing.assert_allclose(mean, vectors.mean(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(variance, np.maximum(vectors.var(0), head.SMALLEST_VARIANCE), rtol=2e-2, atol=1e-5)
+
+
+def test_activations_are_kept_for_a_cut_that_has_much_below_it(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut, longer = context.backbone.cut(1), dataclasses.replace(context, epochs=9)
+    assert longer.lower(context.backbone.cut(3), (views.ORIGINAL,)) is None
+    monkeypatch.setattr(features, "WORTHWHILE_MULTIPLY_ADDS", 1)
+    found = longer.lower(cut, (views.ORIGINAL, views.View(flip_x=True)))
+    assert found is not None
+    activation, pooled = found.take(np.array([0, 1]), np.array([3, 4]))
+    assert activation.shape == (2, *cut.shape)
+    assert pooled.shape == (2, cut.num_pooled)
+    assert dataclasses.replace(context, epochs=1).lower(cut, (views.ORIGINAL,)) is None
+
+
+def test_what_lies_below_a_cut_is_traced_once_for_the_cache_and_for_training(
+    context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "WORTHWHILE_MULTIPLY_ADDS", 1)
+    store = dataclasses.replace(context.store, cache=tmp_path)
+    own = dataclasses.replace(context, epochs=9, store=store, traced=steps.TracedSteps())
+    cut = own.backbone.cut(1)
+    assert own.lower(cut, (views.ORIGINAL,)) is not None
+    assert own.traced.num_traced == 1
+    own.traced.below(cut, size=own.backbone.size)(tf.zeros((1, 16, 16, 3)))
+    assert own.traced.num_traced == 1
+
+
+def test_an_identity_is_of_its_images_its_network_and_its_road(context: StudyContext) -> None:
+    other_training = context.study.training.model_copy(update={"epochs": 9})
+    others = [
+        dataclasses.replace(context, network="other weights in the same file"),
+        dataclasses.replace(context, data=dataclasses.replace(context.data, splits="other splits")),
+        dataclasses.replace(context, study=context.study.model_copy(update={"training": other_training})),
+    ]
+    assert len({context.identity, *(other.identity for other in others)}) == 4
+    assert context.identity == dataclasses.replace(context).identity
+
+
+def test_restoring_brings_every_weight_back(context: StudyContext) -> None:
+    before = [variable.numpy() for variable in context.backbone.network.variables]
+    for variable in context.backbone.network.variables:
+        variable.assign(variable + 1)
+    context.restore()
+    assert all((variable.numpy() == value).all() for variable, value in zip(context.backbone.network.variables, before, strict=True))
+
+
+def test_a_study_of_another_length_has_its_own_epochs(context: StudyContext, cache: Path) -> None:
+    longer = study_context.prepare(study(training={"epochs": 7}), cache=cache)
+    assert (context.epochs, longer.epochs) == (2, 7)

@@ -1,0 +1,90 @@
+"""Attribute names: the keys under which a study and a trial keep facts in Optuna's attribute tables.
+
+The names are stored in databases, and optuna-dashboard shows the user attributes. Never change the value of one.
+"""
+
+from typing import Final
+
+from tuner.storage import optuna_private
+
+# User attributes of a study.
+#: the study file, as JSON
+SPEC: Final = "spec"
+#: why the study stopped itself
+STOPPED: Final = "stopped"
+#: who stopped the study, as a dict of `by` and `at`
+HALTED: Final = "halted"
+#: when someone last resumed the study, in seconds since the epoch by the database's clock
+RESUMED_AT: Final = "resumed_at"
+#: the budget of the last `tuner run`, if someone has changed the budget since
+GIVEN_BUDGET: Final = "given_budget"
+#: messages.Prepared of the first trainer, as a dict
+PREPARED: Final = "prepared"
+#: for a study made by `tuner migrate`: its source, the changes, and how many trials were carried over, as a dict
+MIGRATED: Final = "migrated"
+
+# System attributes of a study.
+#: start of the key of a note's digest, by which a user's change to the note is recognized
+NOTE_DIGEST: Final = "tuner:note"
+
+# User attributes of a trial.
+#: "rule", "enqueued", "retraining", or the name of the sampler
+ORIGIN: Final = "origin"
+#: seed of everything random in the trial
+SEED: Final = "seed"
+#: name of the worker that last had the trial
+WORKER: Final = "worker"
+#: number of attempts so far, if there is more than one
+ATTEMPTS: Final = "attempts"
+#: who enqueued the trial
+ENQUEUED_BY: Final = "enqueued_by"
+#: who stopped the trial
+STOPPED_BY: Final = "stopped_by"
+#: for a trial of a retraining: the number of the trial in the searched study
+RETRAINED_TRIAL: Final = "retrained_trial"
+#: for a trial carried over by `tuner migrate`: its origin in words
+CARRIED_FROM: Final = "carried_from"
+#: for a trial enqueued by `tuner run --from`: its origin in words
+TAKEN_FROM: Final = "taken_from"
+#: validation accuracy of the probe
+PROBE_ACCURACY: Final = "probe_accuracy"
+#: whether the trial was promoted from its probe to fine-tuning
+PROMOTED: Final = "promoted"
+#: stage that the trial ended in
+STAGE: Final = "stage"
+#: number of epochs in both stages
+NUM_EPOCHS: Final = "epochs"
+#: epoch with the best validation accuracy, counted from 1 through both stages
+BEST_EPOCH: Final = "best_epoch"
+#: training accuracy and validation loss of that epoch
+TRAIN_ACCURACY: Final = "train_accuracy"
+VALIDATION_LOSS: Final = "validation_loss"
+#: seconds of training: in all, in the probe, in fine-tuning
+SECONDS: Final = "seconds"
+PROBE_SECONDS: Final = "probe_seconds"
+FINE_TUNE_SECONDS: Final = "fine_tune_seconds"
+#: device that the trial was trained on
+DEVICE: Final = "device"
+#: path or URL of the weights of the best epoch
+WEIGHTS: Final = "weights"
+#: messages.Evaluated as a dict, without the confusion matrix
+TEST: Final = "test"
+#: why the trial was pruned
+REASON: Final = "reason"
+#: kind of a failure, and its message
+ERROR: Final = "error"
+MESSAGE: Final = "message"
+
+# System attributes of a trial.
+#: the trial's Hyperparameters as a dict
+HYPERPARAMETERS: Final = "tuner:hyperparameters"
+#: for an enqueued trial: values of parameters by name
+REQUESTED: Final = optuna_private.FIXED_PARAMS
+#: confusion matrix on the validation images; rows: true class, columns: predicted class
+CONFUSION: Final = "tuner:confusion"
+#: the most confident mistakes of the best epoch
+MISTAKES: Final = "tuner:mistakes"
+#: for a failed trial: last lines of the trainer's log
+LOG: Final = "tuner:log"
+#: id of each picture in the artifact store, by kind
+PICTURES: Final = "tuner:pictures"

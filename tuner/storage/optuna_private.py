@@ -1,0 +1,82 @@
+"""Private names of Optuna and optuna-dashboard: every one that tuner uses.
+
+No other module uses a private name of either. tests/storage/test_optuna_private.py checks that each name exists and means what we
+think, and pyproject.toml pins the versions that were checked.
+"""
+
+from typing import Any, Final
+
+import optuna
+from optuna.artifacts._protocol import ArtifactStore
+from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
+from optuna.distributions import BaseDistribution
+from optuna.samplers import QMCSampler
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial
+from sqlalchemy import MetaData, Table
+
+__all__ = ["ARTIFACTS_ATTR_PREFIX", "ArtifactStore"]
+
+#: Optuna's tables
+METADATA: MetaData = models.BaseModel.metadata
+STUDIES: Table = models.StudyModel.__table__
+DIRECTIONS: Table = models.StudyDirectionModel.__table__
+STUDY_USER: Table = models.StudyUserAttributeModel.__table__
+STUDY_SYSTEM: Table = models.StudySystemAttributeModel.__table__
+TRIALS: Table = models.TrialModel.__table__
+TRIAL_USER: Table = models.TrialUserAttributeModel.__table__
+TRIAL_SYSTEM: Table = models.TrialSystemAttributeModel.__table__
+PARAMETERS: Table = models.TrialParamModel.__table__
+VALUES: Table = models.TrialValueModel.__table__
+INTERMEDIATE: Table = models.TrialIntermediateValueModel.__table__
+#: holds the version of Optuna that made the tables
+VERSION_INFO: Table = models.VersionInfoModel.__table__
+#: `value_type` of a finite value; Optuna stores an infinite value as NULL with another type
+FINITE: Final = models.TrialValueModel.TrialValueType.FINITE
+FINITE_INTERMEDIATE: Final = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
+
+#: system attribute of a trial: the parameters that `Study.enqueue_trial` was given
+FIXED_PARAMS: Final = "fixed_params"
+#: system attribute of a study: what `Study.set_metric_names` was given
+METRIC_NAMES: Final = "study:metric_names"
+#: start of the system attributes in which TPE tells other workers what it has drawn (optuna.samplers._tpe.sampler)
+TPE_RELATIVE_PARAMS: Final = "tpe:relative_params"
+
+#: optuna-dashboard keeps a note in pages of at most this length (optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH)
+NOTE_PAGE_LENGTH: Final = 2045
+
+
+class NumberedQMCSampler(QMCSampler):
+    """A quasi-random sampler with a fixed index into its sequence. Optuna counts in the storage, where two workers may get one index."""
+
+    def __init__(self, index: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._index = index
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
+        return self._index
+
+
+def trial_id(trial: FrozenTrial) -> int:
+    """Return the id of a trial in the database."""
+    return trial._trial_id
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Return whether a distribution can give a value."""
+    return distribution._contains(distribution.to_internal_repr(value))
+
+
+def note_owner(trial_id: int | None) -> str:
+    """Return the start of the keys of a note, which are system attributes of the study; `trial_id` is None for the study's own note."""
+    return "dashboard" if trial_id is None else f"dashboard:{trial_id}"
+
+
+def note_version_key(owner: str) -> str:
+    """Return the key of a note's version."""
+    return f"{owner}:note_ver"
+
+
+def note_page_prefix(owner: str) -> str:
+    """Return the start of the keys of a note's pages; the number of the page follows, counted from 0."""
+    return f"{owner}:note_str:"

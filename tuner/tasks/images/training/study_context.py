@@ -1,0 +1,123 @@
+"""Study context: what the trials of one study share in one trainer: images, backbone and features."""
+
+import functools
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tuner.kernels import cuts, devices, gradients, head
+from tuner.spec import study as spec_study
+from tuner.spec.hyperparameters import Features
+from tuner.tasks.images.training import backbones, steps, training_data, views
+from tuner.tasks.images.training import features as feature_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyContext:
+    """The images and the pretrained backbone of a study, loaded."""
+
+    study: spec_study.StudySpec
+    data: training_data.TrainingData
+    backbone: backbones.Backbone
+    #: `Backbone.digest` of the pretrained backbone
+    network: str
+    #: weights that every trial starts from, in the order of `backbone.network.variables`
+    pretrained: tuple[NDArray[np.float32], ...]
+    #: features of the images, computed by the pretrained backbone
+    store: feature_files.FeatureStore
+    #: number of epochs of fine-tuning
+    epochs: int
+    #: graphs that earlier trials traced
+    traced: steps.TracedSteps = field(default_factory=steps.TracedSteps)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.data.classes)
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 that ties weights to their study: over images, splits, network and training settings."""
+        study = self.study
+        usual = {"images"} if study.training.images == "train" else set()  # earlier versions had no such setting
+        training = study.training.model_dump_json(exclude=usual)
+        parts = [self.data.fingerprint, self.data.splits, self.network, study.model.model_dump_json(), training]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def restore(self) -> None:
+        """Reset the backbone to its pretrained weights."""
+        for variable, value in zip(self.backbone.network.variables, self.pretrained, strict=True):
+            variable.assign(value)
+
+    @functools.cached_property
+    def overrides(self) -> frozenset[str]:
+        """Overrides of `gradients` that the fine-tuning uses on this machine."""
+        return gradients.choose(self.backbone.convolutions(), threads=self.store.share.threads, cache=self.store.cache)
+
+    def moments(self, kind: Features) -> head.Moments:
+        """Return mean and variance (d,) of the features of the original training images."""
+        mean, variance = self.store.moments
+        width = self.backbone.num_features(kind)
+        return mean[-width:], variance[-width:]
+
+    def features(self, split: str, wanted: tuple[views.View, ...]) -> feature_files.Vectors:
+        """Return the standardized features of several depths of `train` or `validation`.
+
+        The last `num_features(LAST)` columns are those of the last layer. Features that are not in the cache are computed, which requires
+        the pretrained weights.
+        """
+        return self.store.vectors(split, wanted)
+
+    def lower(self, cut: cuts.Cut, wanted: tuple[views.View, ...]) -> feature_files.Activations | None:
+        """Return the activations of the training images at a cut, or None if storing them costs more than it saves.
+
+        Activations that are not in the cache are computed, which requires the pretrained weights below the cut.
+        """
+        num_images, memory_bytes = len(self.data.train.labels), self.store.share.memory_bytes
+        if not feature_files.is_worth_keeping(
+            cut, num_images=num_images, num_views=len(wanted), epochs=self.epochs, memory_bytes=memory_bytes
+        ):
+            return None
+        return self.store.activations(cut, "train", wanted, below=self.traced.below(cut, size=self.backbone.size))
+
+
+def prepare(study: spec_study.StudySpec, *, cache: Path, share: devices.TrainerShare | None = None) -> StudyContext:
+    """Load what the trials of a study share, and compute the features of its original images; without a share, use the whole machine.
+
+    Raises:
+        RequestError: the images or the network cannot be used as the study names them.
+    """
+    data = training_data.load(study, cache=cache)
+    backbone = backbones.load(study.model)
+    network = backbone.digest()
+    key = f"{data.fingerprint} {data.splits} {study.model.image_size} {study.model.resize}"
+    store = feature_files.FeatureStore(
+        backbone=backbone,
+        network=network,
+        splits={
+            "train": feature_files.SplitImages(images=data.train.images, key=f"{study.training.images} {key}"),
+            "validation": feature_files.SplitImages(images=data.validation.images, key=f"validation {key}"),
+        },
+        cache=cache,
+        share=share or devices.TrainerShare(threads=0),
+        words={
+            "study": study.name,
+            "data": training_data.describe_source(study.data),
+            "backbone": study.model.backbone,
+            "size": str(study.model.image_size),
+        },
+    )
+    for split in store.splits:
+        store.vectors(split, (views.ORIGINAL,))
+    return StudyContext(
+        study=study,
+        data=data,
+        backbone=backbone,
+        network=network,
+        pretrained=tuple(variable.numpy() for variable in backbone.network.variables),
+        store=store,
+        epochs=study.training.num_epochs(len(data.train.labels)),
+    )
