@@ -1,4 +1,4 @@
-"""A study of many trials, written into a storage directly: what the pages are measured on."""
+"""Write a large study directly into a storage, to measure the pages with it."""
 
 import math
 import random
@@ -30,7 +30,7 @@ _PREPARED = Prepared(
 
 
 def fill(storage: Storage, *, name: str, num_trials: int) -> int:
-    """Make a study of ended trials with their epochs, hyperparameters, notes and leases; its id."""
+    """Create a study of ended trials with epochs, hyperparameters, notes and leases; return its id."""
     given = {
         "name": name,
         "data": {"source": "animals"},

@@ -1,7 +1,7 @@
-"""A finished study into what was lost with the trials that it ended early: some of them trained again, to their end.
+"""Train some trials that a finished study ended early to their end, to measure what the study lost.
 
-Each is a study of one trial with the same data, backbone, hyperparameters and seed, which nothing ends early. Two groups: trials that the
-pruner ended while they were fine-tuned, and trials whose probe did not earn fine-tuning.
+Each becomes a study of one trial with the same data, backbone, hyperparameters and seed, which nothing ends early. There are two groups:
+trials that the pruner ended during fine-tuning, and trials whose probe was not promoted.
 """
 
 import argparse
@@ -28,31 +28,29 @@ TRIALS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Again:
-    """A trial that was ended early, and the same trial trained to its end."""
+    """A trial that ended early, and the same trial trained to its end."""
 
     trial: int
-    #: who ended it: pruner or promotion
+    #: what ended it: pruner or promotion
     ended_by: str
-    #: epochs of both stages after which it was ended
+    #: number of epochs, of both stages, before it ended
     epochs: int
     #: best validation accuracy until then
     value: float
-    #: best validation accuracy when it is trained to its end
+    #: best validation accuracy of the complete training
     final: float
-    #: by how much that is better than the best trial of the study; 0 where it is not
+    #: improvement over the best trial of the study; 0 if there is none
     lost: float
 
 
 def main() -> None:
-    """Print what each trial would have come to, and what the study lost with it."""
+    """Print what each trial would have reached, and what the study lost with it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("study", help="name of a study that is done")
+    parser.add_argument("study", help="name of a finished study")
     parser.add_argument("--storage", required=True, help="URL of its database")
-    parser.add_argument(
-        "--folder", type=Path, required=True, help="where the trials that are trained again are kept; a second call goes on"
-    )
-    parser.add_argument("--cache", type=Path, help="where features are kept")
-    parser.add_argument("--trials", type=int, default=TRIALS, help="how many, half of them from each group")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the repeated trials; a second call resumes")
+    parser.add_argument("--cache", type=Path, help="folder of the cache")
+    parser.add_argument("--trials", type=int, default=TRIALS, help="number of trials, half of them from each group")
     given = parser.parse_args()
     study = tuner.load(given.study, tuner.open_storage(given.storage))
     winner = bests.best(study)
@@ -77,7 +75,7 @@ def main() -> None:
 
 
 def chosen(study: Study, num_trials: int) -> list[tuple[FrozenTrial, str]]:
-    """Some of the trials that were ended early, drawn at random: half from each group, more from one where the other has too few."""
+    """Return a random selection of trials that ended early: half from each group, or more from one group if the other has too few."""
     ended = [trial for trial in study.optuna.get_trials(states=(TrialState.PRUNED,)) if _could_go_on(study, trial)]
     random.Random(0).shuffle(ended)
     pruned = [(trial, "pruner") for trial in ended if trial.user_attrs.get("stage") == Stage.FINE_TUNE.value]
@@ -87,14 +85,14 @@ def chosen(study: Study, num_trials: int) -> list[tuple[FrozenTrial, str]]:
 
 
 def _could_go_on(study: Study, trial: FrozenTrial) -> bool:
-    """Whether a trial would have been fine-tuned further: it did not end by itself, and it unfreezes something."""
+    """Return whether a trial could be fine-tuned further: it was ended early, and its hyperparameters include fine-tuning."""
     curve = study.storage.read(lambda connection: epochs.read(connection, study.id, trial.number))
     hyperparameters = trials.hyperparameters(trial)
     return bool(curve) and curve[-1].loss is not None and hyperparameters is not None and hyperparameters.unfreeze > 0
 
 
 def again(study: Study, trial: FrozenTrial, ended_by: str, *, winner: bests.Best, folder: Path, cache: Path | None) -> Again:
-    """Train a trial to its end; one that is trained already is read."""
+    """Train a trial to its end, or read the result if it exists."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = alone(study, trial, epochs=winner.prepared.epochs)
     found = tuner.run(spec, storage=f"sqlite:///{folder.resolve()}/bloomers.db", artifacts=folder / "artifacts", cache=cache)
@@ -110,7 +108,7 @@ def again(study: Study, trial: FrozenTrial, ended_by: str, *, winner: bests.Best
 
 
 def alone(study: Study, trial: FrozenTrial, *, epochs: int) -> StudySpec:
-    """The study of one trial that trains as this one did, to its end: trial 0 of a study is always fine-tuned."""
+    """Return a study whose only trial repeats the given one to its end; trial 0 of a study is always fine-tuned."""
     hyperparameters = trials.hyperparameters(trial)
     assert hyperparameters is not None, "only trials with hyperparameters are chosen"
     spec = study.spec

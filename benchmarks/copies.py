@@ -1,4 +1,4 @@
-"""A study of a few trials into one of thousands, by copying their rows."""
+"""Grow a study of a few trials to thousands of trials by copying rows."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _TRIALS_AT_ONCE = 5_000
 
 
 class Copies:
-    """Copies of the ended trials of a study, with all their rows, so that 10,000 of them are there in seconds."""
+    """Copies ended trials of a study with all their rows, so that 10,000 trials exist within seconds."""
 
     def __init__(self, connection: Connection, study_id: int) -> None:
         self._connection, self._study_id = connection, study_id
@@ -32,14 +32,14 @@ class Copies:
         ]
 
     def grow(self, size: int) -> None:
-        """Copy until the study has so many trials."""
+        """Copy until the study has the given number of trials."""
         first = len(self._patterns)
         if size <= first:
             return
         start = int(self._connection.execute(select(func.max(tables.TRIALS.c.trial_id))).scalar_one()) + 1
         for place in range(0, size - first, _TRIALS_AT_ONCE):
             self._copy_trials(start, first, range(place, min(place + _TRIALS_AT_ONCE, size - first)))
-        if self._connection.dialect.name == "postgresql":  # the numbers were given, not drawn
+        if self._connection.dialect.name == "postgresql":  # ids were assigned here, not by the sequence
             last = select(func.setval(func.pg_get_serial_sequence("trials", "trial_id"), start + size - first))
             self._connection.execute(last)
 

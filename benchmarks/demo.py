@@ -1,4 +1,4 @@
-"""The demo, timed: first report, whole search, the gap between two trials, the winner on images never seen."""
+"""Time the demo: first report, whole search, pause between two trials, and the test accuracy of the best trial."""
 
 import argparse
 import json
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def command(folder: Path) -> dict[str, object]:
-    """`tuner run studies/animals.yaml --workers 2 --dashboard` with nothing cached, watched from outside through its database."""
+    """Run `tuner run studies/animals.yaml --workers 2 --dashboard` without a cache, and observe it through its database."""
     url = f"sqlite:///{folder}/demo.db"
     began = time.monotonic()
     process = subprocess.Popen(
@@ -57,18 +57,18 @@ def command(folder: Path) -> dict[str, object]:
 
 
 def has_report(database: Path) -> bool:
-    """Whether an epoch of some trial is in the database."""
+    """Return whether the database has an epoch of any trial."""
     if not database.exists():
         return False
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as connection:
         try:
             return bool(connection.execute("SELECT count(*) FROM tuner_epochs").fetchone()[0])
-        except sqlite3.OperationalError:  # the tables are not made yet
+        except sqlite3.OperationalError:  # the tables do not exist yet
             return False
 
 
 def gaps(folder: Path) -> dict[str, float]:
-    """Seconds from the end of a trial to the first training step of the next in the same worker, tracing left out, over 30 probes."""
+    """Return the seconds between the end of a trial and the next training step of the same worker, without tracing, over 30 probes."""
     given = tuner.read(STUDY)
     spec = given.model_copy(
         update={
@@ -89,7 +89,7 @@ def gaps(folder: Path) -> dict[str, float]:
         if event.what is EventKind.COMPLETED:
             ended = now
         elif event.what is EventKind.EPOCH and ended is not None:
-            # an epoch's seconds begin before its step is traced
+            # the duration of an epoch includes the tracing of its step
             found.append(now - ended - (event.seconds or 0.0))
             ended = None
 

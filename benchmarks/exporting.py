@@ -1,7 +1,7 @@
-"""How long a bundle of all formats takes, comparison in fresh processes included, and how far each format agrees.
+"""Measure how long a bundle with all formats takes, including the comparison in new processes, and how far each format agrees.
 
-`python benchmarks/exporting.py FOLDER`: runs a study of one trial in FOLDER if there is none yet, EfficientNet-Lite0 on silhouettes at
-`--size` pixels, and exports its best trial with `--format all --quantize int8`.
+`python benchmarks/exporting.py FOLDER` runs a study of one trial in FOLDER unless there is one: EfficientNet-Lite0 on silhouettes at
+`--size` pixels. Then it exports the best trial with `--format all --quantize int8`.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def run(folder: Path, size: int) -> None:
-    """A study of one trial, unless it is there."""
+    """Run a study of one trial, unless it exists."""
     data = {"source": "animals", "train": 1000, "validation": 1000, "test": 0}
     model = {"backbone": "efficientnet_lite0", "image_size": size}
     study = {"name": "exported", "data": data, "model": model, "training": {"epochs": 4}, "budget": {"trials": 1}}
@@ -49,7 +49,7 @@ def run(folder: Path, size: int) -> None:
 
 
 def used() -> float:
-    """Seconds of the processors that child processes took."""
+    """Return the processor seconds of child processes."""
     found = resource.getrusage(resource.RUSAGE_CHILDREN)
     return found.ru_utime + found.ru_stime
 

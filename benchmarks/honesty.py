@@ -1,11 +1,11 @@
-"""Whether the interval that `tuner retrain` reports holds: searches and retrainings on other splits, against images never seen.
+"""Check the interval that `tuner retrain` reports: searches and retrainings on different splits, scored on held-out images.
 
     python -m benchmarks.honesty FOLDER --repetitions 10 [--npz cifar10_small.npz] [--size 96 --epochs 3 --trials 6]
 
-A repetition is a whole search and a whole retraining on images drawn anew, small so that ten fit into minutes: unless told otherwise,
-trials end with their probe, at 32 pixels. All that is in none of its splits is held out, and the version is scored on it. Workers and
-trainer are in this process, so that TensorFlow is loaded once; what they do is what `tuner run` and `tuner retrain` do. What is in
-FOLDER/results.jsonl is not done again.
+A repetition is a whole search and a whole retraining on newly drawn images. By default, trials are probes at 32 pixels, so that ten
+repetitions take minutes. Images outside all splits are held out, and the version is scored on them. Workers and trainer run in this
+process, so that TensorFlow is loaded only once; they do the same as `tuner run` and `tuner retrain`. Repetitions in FOLDER/results.jsonl
+are not repeated.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SPLITS = {"train": 500, "validation": 250, "test": 500}
 
 
 class Beside:
-    """The trainer, in a thread of this process, warm from one study to the next; keeps the promises of `trainer.Trainer`."""
+    """The trainer, in a thread of this process, loaded once for all studies; implements `trainer.Trainer`."""
 
     def __init__(self) -> None:
         from tuner.kernels import devices
@@ -54,7 +54,7 @@ class Beside:
         ours, theirs = socket.socketpair()
         self._pipe = Connection(ours.detach())
         share = devices.TrainerShare(threads=machine.num_cores())
-        devices.set_up(share)
+        devices.limit_tensorflow(share)
         box = inbox.Inbox(Connection(theirs.detach()))
         threading.Thread(target=loop.serve, args=(box, share), daemon=True).start()
         self._seen: deque[messages.Message] = deque()
@@ -72,20 +72,20 @@ class Beside:
         return ""
 
     def kill(self) -> None:
-        """It goes on with the next study."""
+        """Do nothing: the trainer continues with the next study."""
 
     def close(self) -> None:
-        """It goes on with the next study."""
+        """Do nothing: the trainer continues with the next study."""
 
 
 def main() -> None:
-    """Print a table of the repetitions, and how often the interval held."""
+    """Print a table of the repetitions, and how often the interval contained the accuracy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("--npz", type=Path, help="a data set in an .npz file; its own splits are not kept; without it the animals")
+    parser.add_argument("--npz", type=Path, help="a data set in an .npz file, whose own splits are joined; default: the animals")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--epochs", type=int, default=0, help="of the fine-tuning")
+    parser.add_argument("--epochs", type=int, default=0, help="epochs of fine-tuning")
     parser.add_argument("--trials", type=int, default=TRIALS)
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def pooled(path: Path, folder: Path) -> Path:
-    """The images of a data set without its own splits."""
+    """Return the images of a data set, with its own splits joined."""
     to = folder / "pooled.npz"
     if not to.exists():
         with np.load(path, allow_pickle=False) as arrays:
@@ -128,13 +128,13 @@ def _spec(data: dict[str, Any], seed: int, given: argparse.Namespace) -> StudySp
 
 
 def repetition(spec: StudySpec, folder: Path, trainer: Beside) -> dict[str, Any]:
-    """Search, retrain, and score the version on all that was in no split."""
+    """Search, retrain, and score the version on all images outside the splits."""
     began = time.monotonic()
     storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
     study = studies.join(spec, storage)
     work(study, folder, trainer)
     version = retrain(study, folder, trainer)
-    verdict = Verdict.model_validate(version.kept.metrics)
+    verdict = Verdict.model_validate(version.model.metrics)
     accuracy, num = held_out(study, version, folder)
     storage.close()
     return {
@@ -153,23 +153,23 @@ def repetition(spec: StudySpec, folder: Path, trainer: Beside) -> dict[str, Any]
 
 
 def retrain(study: Study, folder: Path, trainer: Beside) -> Version:
-    """What `tuner retrain` does, with this trainer."""
+    """Do what `tuner retrain` does, with this trainer."""
     again = again_of.begin(study, again_of.configs(study, TOP), again_of.seeds(study, SEEDS), top=TOP)
     work(again, folder, trainer)
     configs = trainings.read(again)
-    process.child = lambda assignment: trainer  # type: ignore[assignment]
+    process.start_trainer = lambda assignment: trainer  # type: ignore[assignment]
     room = commands_retrain.EvaluationSetup(assignment=assignment(again, folder), stopping=Stopping(), by="benchmark")
     return commands_retrain.conclude(study, again, configs, commands_retrain.matter(study, again, configs), room)
 
 
 def work(study: Study, folder: Path, trainer: Beside) -> None:
-    """Be its worker until its budget is spent."""
+    """Work on the study until its budget is spent."""
 
     def tell(event: Event) -> None:
         if event.what in (EventKind.FAILED, EventKind.TROUBLE):
             print(event.study, event.trial, event.message, flush=True)
 
-    process.work(assignment(study, folder), stopping=Stopping(), tell=tell, start=lambda assignment: trainer)
+    process.run_worker(assignment(study, folder), stopping=Stopping(), tell=tell, start=lambda assignment: trainer)
 
 
 def assignment(study: Study, folder: Path) -> Assignment:
@@ -180,11 +180,11 @@ def assignment(study: Study, folder: Path) -> Assignment:
 
 
 def held_out(study: Study, version: Version, folder: Path) -> tuple[float, int]:
-    """Accuracy of a version on the images that are in no split and equal none that is, and how many they are."""
+    """Return the accuracy of a version on images outside all splits, without duplicates of images in them, and their number."""
     from tuner.tasks.images.data import resized, splits
     from tuner.tasks.images.training import context, evaluation, training_data
 
-    target = studies.load(version.kept.study, study.storage)
+    target = studies.load(version.model.study, study.storage)
     ready = context.prepare(target.spec, cache=folder / "cache")
     data = training_data.open_dataset(target.spec.data, cache=folder / "cache")
     parts = splits.split(data, target.spec.data, target.spec.seed)
@@ -194,9 +194,9 @@ def held_out(study: Study, version: Version, folder: Path) -> tuple[float, int]:
     rows = np.flatnonzero(fresh)
     images = resized.load(data, rows, size=ready.backbone.size, resize=target.spec.model.resize, cache=folder / "cache", words={})
     ready = replace(ready, data=replace(ready.data, test=training_data.Split(images=images, labels=data.labels[rows])))
-    assert version.kept.trial is not None
-    found = next(each for each in trainings.read(target) if version.kept.trial in [run.trial for run in each.runs])
-    order = messages.Evaluate(trial=version.kept.trial, hyperparameters=found.hyperparameters, weights=version.kept.artifact)
+    assert version.model.trial is not None
+    found = next(each for each in trainings.read(target) if version.model.trial in [run.trial for run in each.runs])
+    order = messages.Evaluate(trial=version.model.trial, hyperparameters=found.hyperparameters, weights=version.model.artifact)
     return evaluation.evaluate(ready, order).accuracy, len(rows)
 
 
@@ -210,7 +210,7 @@ def line(one: dict[str, Any]) -> str:
 
 
 def table(done: list[dict[str, Any]]) -> list[str]:
-    """All repetitions, and what they come to."""
+    """Return the lines of a table with all repetitions and their summary."""
     holds = sum(one["interval"][0] <= one["held_out"] <= one["interval"][1] for one in done)
     head = "| seed | search | retrained | test | 95 % interval | held out | in it | search - test | search - held out |"
     by_test, by_held_out = (np.array([one["search"] - one[name] for one in done]) for name in ("test", "held_out"))

@@ -1,4 +1,4 @@
-"""A trainer that trains nothing: its curves are there at once, so that what remains is the parent's work."""
+"""A trainer that trains nothing: its curves are ready at once, so that only the work of the parent process is measured."""
 
 import random
 from collections import deque
@@ -14,7 +14,7 @@ PREPARED = messages.Prepared(
 
 
 class Idle:
-    """Keeps the promises of `workers.trainer.Trainer` without training: every epoch is there at once."""
+    """Implements `workers.trainer.Trainer` without training: every epoch is ready at once."""
 
     def __init__(self, fine_tunes: bool) -> None:
         self._fine_tunes = fine_tunes
@@ -23,7 +23,7 @@ class Idle:
         self._trial = 0
 
     def send(self, message: messages.Message) -> None:
-        """Take an order, and have its answers ready."""
+        """Accept a message, and prepare the answers."""
         match message:
             case messages.Prepare():
                 self._outbox.append(PREPARED)
@@ -40,22 +40,22 @@ class Idle:
                 self._outbox = deque([self._finished(done or PROBE_EPOCHS + FINE_TUNE_EPOCHS, Ending.STOPPED)])
 
     def receive(self, timeout_seconds: float) -> messages.Message | None:
-        """The next answer."""
+        """Return the next answer."""
         return self._outbox.popleft() if self._outbox else None
 
     def memory_bytes(self) -> int:
-        """Nothing."""
+        """Return 0."""
         return 0
 
     def last_lines(self) -> str:
-        """Nothing."""
+        """Return an empty text."""
         return ""
 
     def kill(self) -> None:
-        """Do nothing more."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Do nothing more."""
+        """Do nothing."""
 
     def _epoch(self, step: int) -> Epoch:
         value, stage = self._curve[step - 1], Stage.PROBE if step <= PROBE_EPOCHS else Stage.FINE_TUNE
@@ -68,7 +68,7 @@ class Idle:
 
 
 def curve(number: int, epochs: int) -> list[float]:
-    """Accuracies that rise from epoch to epoch towards a level of the trial's own."""
+    """Return accuracies that rise from epoch to epoch towards a level that depends on the trial."""
     noise = random.Random(number)
     level = noise.uniform(0.6, 0.8)
     return [level * (1 - 0.5 / (1 + epoch)) + noise.uniform(0, 0.01) for epoch in range(epochs)]

@@ -1,8 +1,8 @@
-"""How long a trainer takes to import Keras and TensorFlow, and its memory then, with `tuner.kernels.imports` and without.
+"""Measure the time and memory of importing Keras and TensorFlow, with and without `tuner.kernels.imports`.
 
     python -m benchmarks.importing
 
-Fresh processes, one after the other in turn; medians.
+Both kinds run alternately in new processes; the results are medians.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How long optuna-dashboard's view of a large study takes to open in a browser: behind our lock, and served by itself."""
+"""Measure how long optuna-dashboard's view of a large study takes to open in a browser: behind our sign-in, and without it."""
 
 import argparse
 import contextlib
@@ -22,21 +22,23 @@ from benchmarks import big_study, viewers
 from tests.browser.conftest import SWITCHES
 from tuner.storage import engine as storages
 
-#: the history of the study is drawn
+#: present once the history of the study is drawn
 _DRAWN = ".scatterlayer .trace"
 _LONGEST_MS = 300_000
-#: optuna-dashboard answers with the trials that it read, for ten seconds
+#: optuna-dashboard caches the trials that it read for ten seconds
 _CACHED_SECONDS = 11.0
 
 
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--storage", help="an empty database; without it an SQLite file that is deleted afterwards")
-    parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser")
+    parser.add_argument("--storage", help="URL of an empty database; default: a temporary SQLite file")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="path of the browser")
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=7, help="of one opening each")
-    parser.add_argument("--no-browser", action="store_true", help="only ask for what the view asks for: of use where the machine is busy")
+    parser.add_argument("--rounds", type=int, default=7, help="number of measurements")
+    parser.add_argument(
+        "--no-browser", action="store_true", help="only send the requests of the view, which is more precise on a busy machine"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -54,7 +56,7 @@ def main() -> None:
             place: functools.partial(ask if browser is None else functools.partial(open_once, browser), *where, study_id)
             for place, where in places.items()
         }
-        first = {place: opening()[0] for place, opening in once.items()}  # each server reads the study then
+        first = {place: opening()[0] for place, opening in once.items()}  # each server reads the study now
         took: dict[str, list[float]] = {place: [] for place in places}
         used: dict[str, list[float]] = {place: [] for place in places}
         for number in range(given.rounds):
@@ -79,7 +81,7 @@ def main() -> None:
 
 
 def compared(times: Mapping[str, list[float]]) -> dict[str, object]:
-    """The medians, and how much longer the first kind takes. Of processors: what else the machine does counts little there."""
+    """Return the medians, and how much longer the first kind takes. Processor seconds depend least on other work of the machine."""
     medians = {place: statistics.median(each) for place, each in times.items()}
     return {
         "median": rounded(medians),
@@ -89,12 +91,12 @@ def compared(times: Mapping[str, list[float]]) -> dict[str, object]:
 
 
 def rounded(seconds: Mapping[str, float]) -> dict[str, float]:
-    """To milliseconds."""
+    """Round to milliseconds."""
     return {place: round(each, 3) for place, each in seconds.items()}
 
 
 def ask(address: str, cookie: str, study_id: int) -> tuple[float, float]:
-    """Seconds until all has come that the view asks for, one after another; no browser works for it."""
+    """Return the seconds until everything that the view requests has arrived, one request after another, without a browser."""
     began = time.perf_counter()
     with httpx2.Client(base_url=address, headers={"cookie": cookie} if cookie else {}, timeout=_LONGEST_MS / 1000) as client:
         for path in (f"/dashboard/studies/{study_id}", "/static/bundle.js", "/api/meta", f"/api/studies/{study_id}?after=0"):
@@ -103,7 +105,7 @@ def ask(address: str, cookie: str, study_id: int) -> tuple[float, float]:
 
 
 def open_once(browser: Browser, address: str, cookie: str, study_id: int) -> tuple[float, float]:
-    """Seconds until the history is drawn in a browser that has kept nothing, and those of a processor that the browser takes for it."""
+    """Return the seconds until a browser with an empty cache has drawn the history, and the processor seconds that it needs."""
     before = browser_seconds()
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     if cookie:
@@ -119,19 +121,19 @@ def open_once(browser: Browser, address: str, cookie: str, study_id: int) -> tup
 
 
 def browser_seconds() -> float:
-    """What all processes of the browser have used so far."""
+    """Return the processor seconds of all browser processes so far."""
     return sum(processor_seconds(process) for process in psutil.Process().children(recursive=True) if "chrom" in process.name())
 
 
 def processor_seconds(process: psutil.Process) -> float:
-    """What a process has used so far."""
+    """Return the processor seconds of a process so far."""
     used = process.cpu_times()
     return float(used.user + used.system)
 
 
 @contextlib.contextmanager
 def serve_alone(url: str) -> Iterator[str]:
-    """optuna-dashboard's own command as a process; its address."""
+    """Run optuna-dashboard's own command as a process; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     program = Path(sys.executable).with_name("optuna-dashboard")

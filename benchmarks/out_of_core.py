@@ -1,4 +1,4 @@
-"""A folder of images far larger than memory, searched under a limit of memory: with the resized images mapped, then streamed."""
+"""Search a folder of images much larger than the memory limit: first with mapped resized images, then with streamed ones."""
 
 import argparse
 import json
@@ -34,10 +34,10 @@ budget: {{trials: {trials}}}
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where the images and all that is written go")
+    parser.add_argument("folder", type=Path, help="folder for the images and all other files")
     parser.add_argument("--gigabytes", type=float, default=20.0, help="size of the folder of images")
-    parser.add_argument("--distinct", type=int, default=100, help="files of their own; the others are hard links to them")
-    parser.add_argument("--limit", type=float, default=3.0, help="RLIMIT_DATA of each process, gigabytes")
+    parser.add_argument("--distinct", type=int, default=100, help="number of distinct files; the others are hard links to them")
+    parser.add_argument("--limit", type=float, default=3.0, help="RLIMIT_DATA of each process, in gigabytes")
     parser.add_argument("--backbone", default="efficientnet_lite0")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--trials", type=int, default=1)
@@ -58,7 +58,7 @@ def main() -> None:
     }
     train_bytes = int(num_files * 0.85 * given.size**2 * 3)
     for name in given.images:
-        # what was decoded once to know the files serves every later search, resized images and features are made anew
+        # the list of decoded files serves every later search; resized images and features are created again
         for left in ("cache/images", "cache/features", "cache/activations", f"artifacts/{name}"):
             shutil.rmtree(folder / left, ignore_errors=True)
         (folder / f"{name}.db").unlink(missing_ok=True)
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def make(photos: Path, *, num_bytes: int, num_distinct: int) -> tuple[int, int]:
-    """A folder of uncompressed images; its apparent size, and its files."""
+    """Create a folder of uncompressed images; return its apparent size and its number of files."""
     each = WIDTH * HEIGHT * 3
     num_files = -(-num_bytes // each)
     random = np.random.default_rng(0)
@@ -89,7 +89,7 @@ def make(photos: Path, *, num_bytes: int, num_distinct: int) -> tuple[int, int]:
 
 
 def picture(random: np.random.Generator, label: int) -> Image.Image:
-    """Blots, more of them in the colour of the class."""
+    """Return a picture of coloured blots, most of them in the colour of the class."""
     blots = random.integers(0, 200, (9, 12, 3))
     if label < 3:
         blots[..., label] += 55
@@ -97,7 +97,7 @@ def picture(random: np.random.Generator, label: int) -> Image.Image:
 
 
 def search(folder: Path, name: str, file: Path, *, data_limit: int, cache_limit: int | None) -> dict[str, Any]:
-    """`tuner run`, watched from outside: seconds, and the most memory of its own that each of its processes had."""
+    """Run `tuner run` and observe it; return the seconds, and the maximum private memory of each of its processes."""
     is_known = any((folder / "cache" / "index").glob("*.json"))
     environment = dict(os.environ) | ({"TUNER_CACHE_LIMIT": str(cache_limit)} if cache_limit else {})
     began = time.monotonic()
@@ -128,12 +128,12 @@ def search(folder: Path, name: str, file: Path, *, data_limit: int, cache_limit:
 
 
 def limited(data_limit: int) -> Callable[[], None]:
-    """What a process does first: no more private memory than this, for it and each of its children."""
+    """Return a function that limits the private memory of a new process and its children."""
     return lambda: resource.setrlimit(resource.RLIMIT_DATA, (data_limit, data_limit))
 
 
 def watch(root: psutil.Process, peaks: dict[str, dict[str, int]], over: threading.Event) -> None:
-    """Note the most memory of each process, by what it does: its own (anonymous), and the mapped files' pages that are in memory."""
+    """Record the maximum memory of each process by its role: private (anonymous) memory, and resident pages of mapped files."""
     while not over.wait(0.1):
         for process in family(root):
             try:
@@ -148,7 +148,7 @@ def watch(root: psutil.Process, peaks: dict[str, dict[str, int]], over: threadin
 
 
 def family(root: psutil.Process) -> list[psutil.Process]:
-    """A process and all below it."""
+    """Return a process and all its descendants."""
     try:
         return [root, *root.children(recursive=True)]
     except psutil.Error:
@@ -156,14 +156,14 @@ def family(root: psutil.Process) -> list[psutil.Process]:
 
 
 def kilobytes(status: str, field: str) -> int:
-    """A figure of /proc/PID/status."""
+    """Return a value of /proc/PID/status."""
     return next((int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:")), 0)
 
 
 def images_are(artifacts: Path) -> str:
-    """Whether the trainer said that it decodes images again and again."""
+    """Return whether the trainer reported that it decodes images repeatedly."""
     logs = "".join(path.read_text(errors="replace") for path in (artifacts / "logs").glob("*.trainer.log"))
-    return "streamed" if "decoded again whenever they are used" in logs else "mapped"
+    return "streamed" if "decoded each time they are used" in logs else "mapped"
 
 
 if __name__ == "__main__":

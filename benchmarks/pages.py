@@ -1,4 +1,4 @@
-"""Our pages on a study of many trials: how long each takes to come, and how many bytes, asked for one after another."""
+"""Measure our pages for a large study: how long each takes, and its size in bytes, one request after another."""
 
 import argparse
 import http.client
@@ -16,9 +16,9 @@ from tuner.storage import engine as storages
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--storage", help="an empty database; without it an SQLite file that is deleted afterwards")
+    parser.add_argument("--storage", help="URL of an empty database; default: a temporary SQLite file")
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--requests", type=int, default=100, help="of each page")
+    parser.add_argument("--requests", type=int, default=100, help="requests for each page")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         storage = storages.open(given.storage or f"sqlite:///{folder}/pages.db")
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def pages(study_id: int, num_trials: int) -> list[str]:
-    """The pages that are asked for."""
+    """Return the measured pages."""
     study = f"/tuner/studies/{study_id}"
     last = num_trials // 25
     trial = f"{study}/trials/{num_trials // 2}"
@@ -39,12 +39,12 @@ def pages(study_id: int, num_trials: int) -> list[str]:
 
 
 def measure(address: str, path: str, num: int) -> dict[str, float]:
-    """Milliseconds until the last byte, and bytes as transferred; the first answer, which fills what is remembered, apart."""
+    """Return the milliseconds until the last byte, and the transferred bytes; the first request, which fills the caches, is separate."""
     first, num_bytes = ask(address, path)
     before = time.process_time()
     times = sorted(ask(address, path)[0] for _ in range(num))
     return {
-        # of a processor, for the server and for asking: what else the machine does counts little here
+        # processor seconds of server and client: they depend least on other work of the machine
         "processor_ms": round(1000 * (time.process_time() - before) / num, 1),
         "first_ms": round(first, 1),
         "p50_ms": round(statistics.median(times), 1),
@@ -54,7 +54,7 @@ def measure(address: str, path: str, num: int) -> dict[str, float]:
 
 
 def ask(address: str, path: str) -> tuple[float, int]:
-    """One page on a connection of its own."""
+    """Request a page on a new connection."""
     connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=60)
     began = time.perf_counter()
     connection.request("GET", path, headers={"Accept-Encoding": "gzip"})

@@ -1,7 +1,8 @@
-"""Recorded trials into what each policy, that is which trials go on after their probe and which are pruned, would have saved and lost.
+"""Replay recorded trials with different policies, and compute what each policy would have saved and lost.
 
-A trial does not depend on what became of those before it when it is sampled at random, so a search under another policy is a replay: the
-recorded trials come in a random order, and each is told to go on or stop as the policy would have told it. Means over many orders.
+A policy decides which trials continue after their probe and which are pruned. Random trials do not depend on earlier trials, so a search
+with another policy can be replayed: the recorded trials come in a random order, and the policy decides for each of them. The results are
+means over many orders.
 """
 
 import argparse
@@ -26,41 +27,41 @@ from tuner.studies import continuation
 ORDERS = 200
 SHARES = (0.5, 0.33, 0.25, 0.2, 0.15, 0.1)
 KEPT = (1, 3, 5, 10)
-#: part of the training time of all trials at which searches are compared too
+#: fraction of the total training time at which searches are compared, too
 DEADLINE = 1 / 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """Which trials go on."""
+    """Which trials continue."""
 
     name: str
-    #: share of the probes that is promoted
+    #: fraction of probes that are promoted
     promote: float = 1.0
     pruner: dict[str, Any]
 
     def over(self, spec: StudySpec) -> StudySpec:
-        """A study with this policy."""
+        """Return a study with this policy."""
         training = spec.training.model_dump() | {"promote": self.promote}
         return StudySpec.model_validate(spec.model_dump() | {"pruner": self.pruner, "training": training})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a replayed search came to."""
+    """The result of a replayed search."""
 
     #: validation accuracy of its best trial
     best: float
-    #: the same of what was trained by the deadline
+    #: the same at the deadline
     best_by_deadline: float
-    #: seconds of training that it needed
+    #: seconds of training
     seconds: float
-    #: trials that began to fine-tune
+    #: number of trials that were fine-tuned
     fine_tuned: int
 
 
 def policies() -> list[Policy]:
-    """What is compared, the one that loses nothing first."""
+    """Return the compared policies, first the one that loses nothing."""
     none, median = {"name": "none"}, {"name": "median"}
     best_three: dict[str, Any] = {"name": "top-k", "keep": 3}
     alone: dict[str, dict[str, Any]] = {
@@ -78,7 +79,7 @@ def policies() -> list[Policy]:
 
 
 def main() -> None:
-    """Print a table for each recorded study and write it beside as JSON."""
+    """Print a table for each recorded study and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--orders", type=int, default=ORDERS)
@@ -97,13 +98,13 @@ def main() -> None:
 
 
 def recorded(study: tuner.Study) -> list[list[EpochRow]]:
-    """The curve of each completed trial."""
+    """Return the curve of each completed trial."""
     numbers = [trial.number for trial in study.optuna.get_trials(states=(TrialState.COMPLETE,))]
     return study.storage.read(lambda connection: [list(epochs.read(connection, study.id, number)) for number in numbers])
 
 
 def compare(spec: StudySpec, trials: list[list[EpochRow]], num_orders: int) -> list[dict[str, Any]]:
-    """A row of the table for each policy; every one sees the same orders."""
+    """Return a row for each policy; all policies see the same orders."""
     random = np.random.default_rng(0)
     orders = [random.permutation(len(trials)) for _ in range(num_orders)]
     deadline = DEADLINE * sum(epoch.seconds or 0.0 for trial in trials for epoch in trial)
@@ -119,7 +120,7 @@ def compare(spec: StudySpec, trials: list[list[EpochRow]], num_orders: int) -> l
 
 
 class _Search:
-    """A search that is replayed: who has gone on so far, and what it has found."""
+    """The state of a replayed search: promoted trials and the best result so far."""
 
     def __init__(self, spec: StudySpec, *, num_epochs: int, deadline: float) -> None:
         self.spec, self.deadline = spec, deadline
@@ -130,7 +131,7 @@ class _Search:
         self.seconds = self.best = self.best_by_deadline = 0.0
 
     def train(self, epochs: Sequence[EpochRow]) -> None:
-        """Go through one trial, as far as it is let."""
+        """Replay one trial as far as the policy allows."""
         trial, value, is_ended = self.study.ask(), 0.0, False
         for epoch in epochs:
             value = max(value, epoch.validation_accuracy or 0.0)
@@ -140,7 +141,7 @@ class _Search:
             if is_ended:
                 break
         state = TrialState.PRUNED if is_ended else TrialState.COMPLETE
-        if not is_ended:  # of the others no weights are kept
+        if not is_ended:  # other trials have no saved weights
             self.best = max(self.best, value)
             if self.seconds <= self.deadline:
                 self.best_by_deadline = self.best
@@ -159,7 +160,7 @@ class _Search:
 
 
 def replay(spec: StudySpec, trials: list[list[EpochRow]], deadline: float) -> Outcome:
-    """One search over trials in this order."""
+    """Replay one search over trials in the given order."""
     search = _Search(spec, num_epochs=len(trials[0]) - spec.training.probe_epochs, deadline=deadline)
     for curve in trials:
         search.train(curve)

@@ -1,4 +1,4 @@
-"""Probe-only trials of the default search space, one worker on SQLite: seconds a trial, trials a minute, memory after 10 and after 100."""
+"""Measure trials without fine-tuning, one worker on SQLite: seconds per trial, trials per minute, memory after 10 and after 100 trials."""
 
 import argparse
 import json
@@ -18,16 +18,16 @@ from tuner.workers.engines import local
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.stopping import Stopping
 
-#: the first trials trace a program for each form of head
+#: the first trials trace a program for each kind of head
 NUM_WARM = 10
 
 
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--npz", type=Path, help="a second data set")
+    parser.add_argument("--npz", type=Path, help="a second data set in an .npz file")
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--folder", type=Path, help="where the cache is kept; otherwise it is made anew")
+    parser.add_argument("--folder", type=Path, help="folder of the cache; default: a new one")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         for name, data, _ in record.data_sets(given.npz, epochs=(0, 0)):
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def measure(folder: Path, scratch: Path, name: str, data: str, num_trials: int) -> dict[str, object]:
-    """Run one study and watch it from outside."""
+    """Run one study and observe it."""
     file, url = scratch / f"{name}.yaml", f"sqlite:///{scratch}/{name}.db"
     file.write_text(
         record.STUDY.format(name=name, data=data, epochs=0, promote=1.0, trials=num_trials, sampler="tpe", seed=0), encoding="utf-8"
@@ -67,17 +67,17 @@ def measure(folder: Path, scratch: Path, name: str, data: str, num_trials: int) 
 
 
 class Watch:
-    """Hears what happens in the worker, and looks at its trainer after each trial."""
+    """Receives the worker's events, and measures its trainer after each trial."""
 
     def __init__(self) -> None:
         self.began = self.first = time.monotonic()
-        #: when each trial ended
+        #: time at the end of each trial
         self.ended: list[float] = []
-        #: seconds of each trial that were not training
+        #: seconds of each trial without its training
         self.beside: list[float] = []
-        #: of the trainer after each trial, bytes
+        #: memory of the trainer after each trial, in bytes
         self.memory: list[int] = []
-        #: of all processes, seconds
+        #: processor seconds of all processes
         self.cpu: list[float] = []
         self._training = 0.0
 

@@ -1,4 +1,4 @@
-"""A study file into random trials that were all fine-tuned to the end, in a database of their own."""
+"""Record random trials that are all fine-tuned to the end, in a separate database."""
 
 import argparse
 import subprocess
@@ -19,10 +19,10 @@ seed: {seed}
 
 
 def main() -> None:
-    """Record 24 trials of each data set; a call that was interrupted goes on where it was."""
+    """Record 24 trials of each data set; an interrupted call resumes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--npz", type=Path, help="a second data set")
+    parser.add_argument("--npz", type=Path, help="a second data set in an .npz file")
     parser.add_argument("--trials", type=int, default=24)
     given = parser.parse_args()
     for name, data, epochs in data_sets(given.npz, epochs=(6, 8)):
@@ -30,13 +30,13 @@ def main() -> None:
 
 
 def data_sets(npz: Path | None, *, epochs: tuple[int, int]) -> list[tuple[str, str, int]]:
-    """Name, `data` section and epochs of fine-tuning of each data set."""
+    """Return name, `data` section and fine-tuning epochs of each data set."""
     more = [(npz.stem, f"{{source: npz, path: {npz.resolve()}}}", epochs[1])] if npz else []
     return [("animals", ANIMALS, epochs[0]), *more]
 
 
 def run(folder: Path, *, name: str, **study: object) -> str:
-    """Run a study to its end in `folder`; its storage URL."""
+    """Run a study to its end in `folder`; return its storage URL."""
     folder.mkdir(parents=True, exist_ok=True)
     file, url = folder / f"{name}.yaml", f"sqlite:///{folder.resolve()}/{name}.db"
     file.write_text(STUDY.format(name=name, **study), encoding="utf-8")
@@ -48,7 +48,7 @@ def run(folder: Path, *, name: str, **study: object) -> str:
 
 
 def places(folder: Path, name: str) -> list[str]:
-    """The options that keep all that a study writes in `folder`."""
+    """Return the options that keep all files of a study in `folder`."""
     kept = {
         "--storage": f"sqlite:///{folder.resolve()}/{name}.db",
         "--artifacts": folder / "artifacts",

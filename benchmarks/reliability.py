@@ -1,7 +1,7 @@
-"""What the same faults cost plain Optuna, with its heartbeat and its retries, and tuner: kill -9 of workers, and a database that crashes.
+"""Measure what killed workers (kill -9) and a crashing database cost tuner, and plain Optuna with heartbeat and retries.
 
-`python -m benchmarks.reliability`, from the root of the project. Trainings are pauses: eight epochs of a quarter of a second. A worker that
-was killed, or ended with an error, is started again, as a supervisor would.
+`python -m benchmarks.reliability`, from the root of the project. Training is simulated by pauses: eight epochs of a quarter
+of a second. A worker that was killed or ended with an error is restarted, as a supervisor would do.
 """
 
 import argparse
@@ -23,14 +23,14 @@ import psutil
 EPOCHS, EPOCH_SECONDS = 8, 0.25
 WORKERS, KILLS, KILL_SECONDS = 4, 8, 2.0
 OUTAGES, OUTAGE_SECONDS = 2, 10.0
-#: a study that has not come to its end by then never will
+#: seconds after which a study counts as stuck
 LIMIT_SECONDS = 240.0
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One contender's study."""
+    """The study of one contender."""
 
     contender: str
     url: str
@@ -39,18 +39,18 @@ class Setting:
 
     @property
     def epoch_log(self) -> Path:
-        """A line an epoch that was trained."""
+        """Write one line per trained epoch."""
         return self.folder / "epoch_log"
 
     def command(self) -> list[str]:
-        """One worker."""
+        """Return the command of one worker."""
         if self.contender == "optuna":
             return [sys.executable, "-m", "benchmarks.reliability", "--worker", self.url, str(self.trials), str(self.epoch_log)]
         rehearsed = str(ROOT / "tests" / "acceptance" / "rehearsed_tuner.py")
         return [sys.executable, rehearsed, "worker", str(self.folder / "study.yaml"), "--storage", self.url]
 
     def environment(self) -> dict[str, str]:
-        """What tuner's trainers play; the same epochs."""
+        """Return the environment of tuner's simulated trainers, with the same epochs."""
         played = {
             "beside": True,
             "epoch_seconds": EPOCH_SECONDS,
@@ -62,7 +62,7 @@ class Setting:
 
 
 class Crew:
-    """Workers that are started again whatever ended them, until they end by themselves in order."""
+    """Workers that are restarted until they end normally."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -77,7 +77,7 @@ class Crew:
             )  # fmt: skip
 
     def kill(self, dice: random.Random) -> None:
-        """kill -9 of one that lives, with all that it started."""
+        """Kill (-9) one running worker and all its child processes."""
         alive = [number for number, worker in enumerate(self.workers) if worker.poll() is None]
         if alive:
             number = dice.choice(alive)
@@ -86,7 +86,7 @@ class Crew:
             self.workers[number] = self._start()
 
     def tend(self) -> bool:
-        """Start again what ended with an error; whether any is left."""
+        """Restart workers that ended with an error; return whether any worker is left."""
         for number, worker in enumerate(self.workers):
             if worker.poll() not in (None, 0):
                 self.num_errors += 1
@@ -94,7 +94,7 @@ class Crew:
         return any(worker.poll() is None for worker in self.workers)
 
     def end(self) -> None:
-        """Leave none behind."""
+        """Kill all remaining workers."""
         for worker in self.workers:
             if worker.poll() is None:
                 os.killpg(worker.pid, signal.SIGKILL)
@@ -102,7 +102,7 @@ class Crew:
 
 
 def main() -> None:
-    """Print the table, and write it as JSON."""
+    """Print a table and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worker", nargs=3, metavar=("URL", "TRIALS", "DIARY"), help=argparse.SUPPRESS)
     parser.add_argument("--trials", type=int, default=16)
@@ -164,7 +164,7 @@ def _harm(fault: str, crew: Crew, server: Any, dice: random.Random, setting: Set
 
 
 def _counted(setting: Setting) -> dict[str, int]:
-    """What became of the budget: a trial of Optuna's that is tried again is another trial with a mark."""
+    """Count how the budget was used; a retried trial in Optuna is another trial with an attribute."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -185,7 +185,7 @@ def _counted(setting: Setting) -> dict[str, int]:
 
 
 def _optuna_worker(url: str, num_trials: int, epoch_log: Path) -> None:
-    """Optuna's documented best: heartbeat, retries of stale trials, a count of completed trials, connections that are tested."""
+    """Run a worker as Optuna's docs recommend: heartbeat, retries of stale trials, a count of completed trials, tested connections."""
     import optuna
     from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
     from optuna.study import MaxTrialsCallback

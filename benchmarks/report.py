@@ -1,4 +1,4 @@
-"""The report of a study of many trials: how long it takes to write, and how many bytes it has."""
+"""Measure the report of a large study: the time to write it, and its size in bytes."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ from tuner.studies.study import Study
 
 
 class Drawn:
-    """A chooser that draws evenly, and keeps what it has drawn."""
+    """A chooser that draws uniformly and records what it has drawn."""
 
     def __init__(self, seed: int) -> None:
         self._random = Random(seed)
@@ -45,7 +45,7 @@ class Drawn:
 
 
 def fill(storage: storages.Storage, num_trials: int) -> Study:
-    """A study of ended trials of 20 epochs each, which differ in all that a study searches by itself."""
+    """Create a study of ended trials with 20 epochs each, which differ in every hyperparameter of the default search."""
     study_id = big_study.fill(storage, name="many", num_trials=num_trials)
     study = studies.load("many", storage)
     storage.write(lambda connection: _widen(connection, study, study_id))
@@ -53,7 +53,7 @@ def fill(storage: storages.Storage, num_trials: int) -> Study:
 
 
 def _widen(connection: Connection, study: Study, study_id: int) -> None:
-    """Give each trial values of every parameter instead of the two that it has."""
+    """Give each trial a value for every parameter, not only for two."""
     trials = connection.execute(select(tables.TRIALS.c.trial_id, tables.TRIALS.c.number).where(tables.TRIALS.c.study_id == study_id)).all()
     connection.execute(delete(tables.PARAMETERS))
     for trial_id, number in trials:
@@ -67,13 +67,13 @@ def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1_000)
-    parser.add_argument("--to", type=Path, help="folder to keep the reports in")
+    parser.add_argument("--to", type=Path, help="folder for the reports")
     given = parser.parse_args()
     figures: dict[str, Any] = {"trials": given.trials, "epochs": big_study.EPOCHS}
     with tempfile.TemporaryDirectory() as folder:
         storage = storages.open(f"sqlite:///{folder}/report.db")
         study = fill(storage, given.trials)
-        coordinates.importances(study, content.read(study).valued)  # what is imported and read once is not counted
+        coordinates.importances(study, content.read(study).valued)  # imports and files that are read once do not count
         began = time.perf_counter()
         read = content.read(study)
         figures["reading_seconds"] = round(time.perf_counter() - began, 2)

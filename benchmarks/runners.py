@@ -1,4 +1,4 @@
-"""Trials that train nothing, run one after another as tuner runs them and as a plain Optuna script does."""
+"""Run trials that train nothing, one after another, as tuner does and as a plain Optuna script does."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,24 +22,24 @@ from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.trainer import Limits, WarmTrainer
 from tuner.workers.worker.worker import Worker
 
-#: trials whose rows are copied to make a large study
+#: number of trials whose rows are copied for a large study
 NUM_PATTERNS = 40
-#: is called at the end of each trial; whether there is another
+#: called at the end of each trial; returns whether to run another
 GoOn = Callable[[], bool]
 
 
 class Runner(Protocol):
-    """Runs trials of one study, one after another."""
+    """An object that runs trials of one study, one after another."""
 
     study_id: int
 
     def run(self, go_on: GoOn) -> None:
-        """Run trials until `go_on` says no."""
+        """Run trials until `go_on` returns False."""
         ...
 
 
 class Ours:
-    """A worker whose trainer trains nothing."""
+    """A tuner worker with a trainer that trains nothing."""
 
     def __init__(self, storage: Storage, folder: Path, *, epochs: int, promote: float) -> None:
         training = {"probe_epochs": PROBE_EPOCHS, "epochs": epochs, "promote": promote}
@@ -50,7 +50,7 @@ class Ours:
         self.study_id = self._study.id
 
     def run(self, go_on: GoOn) -> None:
-        """Run trials until `go_on` says no."""
+        """Run trials until `go_on` returns False."""
         stopping = Stopping()
         trainer = WarmTrainer(lambda: Idle(self._study.spec.training.epochs != 0), Limits(), stopping)
 
@@ -62,7 +62,7 @@ class Ours:
 
 
 class Plain:
-    """Optuna as its own examples use it: the default sampler, each epoch reported, the pruner asked; the same search space and curves."""
+    """Optuna as in its examples: the default sampler, a report and a pruning check per epoch; the same search space and curves."""
 
     def __init__(self, storage: BaseStorage, epochs: int) -> None:
         self._epochs = epochs
@@ -75,7 +75,7 @@ class Plain:
         self.study_id = self._study._study_id
 
     def run(self, go_on: GoOn) -> None:
-        """Run trials until `go_on` says no."""
+        """Run trials until `go_on` returns False."""
 
         def ended(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
             if not go_on():
@@ -95,7 +95,7 @@ class Plain:
 
 
 def fill(storage: Storage, runner: Runner, size: int) -> None:
-    """Bring a study to a number of trials: the first are run, the others copied from them row by row."""
+    """Fill a study with trials: run the first ones, and copy the rows of the others."""
     there = select(func.count()).select_from(tables.TRIALS).where(tables.TRIALS.c.study_id == runner.study_id)
     count = storage.read(lambda connection: connection.execute(there).scalar_one())
     missing = iter(range(min(size, NUM_PATTERNS) - count - 1, -1, -1))

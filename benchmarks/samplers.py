@@ -1,4 +1,4 @@
-"""Samplers into the best probe that each finds: many cheap trials, so that the samplers differ and not the luck of a few."""
+"""Compare the best probe that each sampler finds; many cheap trials reduce the effect of chance."""
 
 import argparse
 import json
@@ -13,10 +13,10 @@ SAMPLERS = ("tpe", "random", "qmc", "nsga-ii", "cma-es")
 
 
 def main() -> None:
-    """Print a table for each data set and write it beside as JSON."""
+    """Print a table for each data set and write it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--npz", type=Path, help="a second data set")
+    parser.add_argument("--npz", type=Path, help="a second data set in an .npz file")
     parser.add_argument("--trials", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()

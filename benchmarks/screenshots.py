@@ -1,4 +1,4 @@
-"""Each of our pages as a picture, on a desktop, in the dark and on a phone, from a study that is really searched meanwhile."""
+"""Take screenshots of our pages for a desktop, in dark mode and for a phone, while a real study runs."""
 
 import argparse
 import shutil
@@ -28,16 +28,16 @@ SCREENS: Mapping[str, tuple[int, int, str]] = {
     "dark": (1180, 760, "dark"),
     "phone": (390, 780, "light"),
 }
-#: colours of a picture that are kept exactly; of 256 in all, which keep it small
+#: number of colours that are kept exactly, out of 256, so that the file is small
 _FREQUENT = 96
 
 
 def main() -> None:
     """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--chromium", default=shutil.which("chromium"), help="the browser")
-    parser.add_argument("--to", type=Path, default=IMAGES, help="folder")
-    parser.add_argument("--ended", type=int, default=12, help="trials that have ended when the pictures are taken")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="path of the browser")
+    parser.add_argument("--to", type=Path, default=IMAGES, help="folder for the pictures")
+    parser.add_argument("--ended", type=int, default=12, help="ended trials before the pictures are taken")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def wait_for(storage: Storage, run: subprocess.Popen[bytes], *, num_ended: int) -> None:
-    """Until so many trials have ended, or the search has."""
+    """Wait until the given number of trials, or the search, has ended."""
     while run.poll() is None:
         listed = storage.read(lambda connection: studies.one(connection, 1))
         if listed is not None and listed.num_ended >= num_ended:
@@ -68,12 +68,12 @@ def wait_for(storage: Storage, run: subprocess.Popen[bytes], *, num_ended: int) 
 
 
 def best(storage: Storage) -> int:
-    """The best trial of the study."""
+    """Return the best trial of the study."""
     return int(storage.rdb.get_best_trial(1).number)
 
 
 def shoot(browser: Browser, address: str, pages: Mapping[str, str], to: Path) -> None:
-    """Write a picture of each page for each screen, and on the phone one of the mistakes, which lie far down."""
+    """Take a screenshot of each page for each screen, and on the phone also of the mistakes, which are far down the page."""
     for screen, (width, height, colours) in SCREENS.items():
         context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=colours)  # type: ignore[arg-type]
         page = context.new_page()
@@ -89,7 +89,7 @@ def shoot(browser: Browser, address: str, pages: Mapping[str, str], to: Path) ->
 
 
 def take(page: Page, target: Path, *, full_page: bool) -> None:
-    """Write a picture of what is on the screen, or of all that is on the page, in few colours: the most frequent ones as they are."""
+    """Write a screenshot of the visible part or the whole page with few colours; the most frequent colours are exact."""
     page.screenshot(path=target, full_page=full_page)
     image = Image.open(target).convert("RGB")
     counted = sorted(image.getcolors(image.width * image.height) or (), reverse=True)[:_FREQUENT]

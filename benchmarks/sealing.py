@@ -1,4 +1,4 @@
-"""A bundle of 1 GB, sealed and unsealed on one core: megabytes a second and the most memory, each in a process of its own.
+"""Seal and unseal a bundle of 1 GB on one core, each in its own process: megabytes per second and maximum memory.
 
 python -m benchmarks.sealing [--megabytes 1000] [--folder FOLDER]
 """
@@ -37,7 +37,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=1000)
-    parser.add_argument("--folder", type=Path, default=None, help="where the files go, three times their size")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for the files; needs three times their size")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as made:
         folder = Path(made)
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def make_bundle(folder: Path, num_bytes: int) -> int:
-    """A folder with one large file, as weights are, and its manifest; its bytes."""
+    """Create a folder with one large file and its manifest; return its size in bytes."""
     folder.mkdir()
     with (folder / "model.keras").open("wb") as file:
         for _ in range(num_bytes // PIECE):
@@ -61,14 +61,14 @@ def make_bundle(folder: Path, num_bytes: int) -> int:
 
 
 def make_keys(folder: Path) -> None:
-    """An age identity and a passphrase, in files that only their owner reads."""
+    """Create an age identity and a passphrase, in files that only their owner can read."""
     subprocess.run([sys.executable, "-m", "tuner", "keygen", "seal", str(folder / "key")], check=True, capture_output=True)
     (folder / "words").touch(mode=0o600)
     (folder / "words").write_text("correct horse battery staple\n")
 
 
 def row(what: str, way: str, folder: Path, num_bytes: int) -> str:
-    """A line of the table, measured in a process that has one core."""
+    """Return a row of the table, measured in a process with one core."""
     core = {min(os.sched_getaffinity(0))}
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM, what, str(folder), way],

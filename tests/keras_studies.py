@@ -1,4 +1,4 @@
-"""One import of TensorFlow, one small study, one warm trainer for all tests of the room."""
+"""Fixtures that use TensorFlow: one small study in this process, and one in a trainer process."""
 
 import os
 import tempfile
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# what the user of this machine has downloaded is not there for the tests
+# the tests must not see the downloads of the user of this machine
 os.environ["KERAS_HOME"] = tempfile.mkdtemp(prefix="tuner-keras-")
 
 from tests import keras_first  # noqa: F401
@@ -35,21 +35,21 @@ Pictures = list[tuple[NDArray[np.uint8], int]]
 
 @pytest.fixture(scope="session", autouse=True)
 def _as_in_the_trainer() -> None:
-    """Equal seeds give equal numbers here too; small kernels gain nothing from a second thread."""
+    """Make TensorFlow repeatable; small kernels gain nothing from a second thread."""
     tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
 
 
 def study(**sections: Any) -> spec_study.StudySpec:
-    """A study of a hundred digits whose trials take a second."""
+    """Return a study of 100 digits whose trials take a second."""
     given = {"name": "small", "data": DIGITS, "model": TINY, "training": {"probe_epochs": 3, "epochs": 2}}
     return spec_study.StudySpec.model_validate(given | sections)
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cache folder of the host."""
+    """The cache folder."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -60,7 +60,7 @@ def _context(cache: Path) -> StudyContext:
 
 @pytest.fixture
 def context(_context: StudyContext) -> StudyContext:
-    """The small study, warm in this process, its backbone as pretrained."""
+    """The small study, prepared in this process, with the pretrained weights of its backbone."""
     _context.restore()
     return _context
 
@@ -75,14 +75,14 @@ def _trainer() -> Iterator[child.Child]:
 
 @pytest.fixture
 def trainer(_trainer: child.Child, cache: Path) -> child.Child:
-    """The small study, warm in a trainer process."""
+    """The small study, prepared in a trainer process."""
     _trainer.prepare(study(), cache)
     return _trainer
 
 
 @pytest.fixture(scope="session")
 def pictures() -> Pictures:
-    """Twenty photographs with their ImageNet classes, out of the package foolbox."""
+    """Twenty photographs with their ImageNet classes, from the package foolbox."""
     files = [path for path in metadata.files("foolbox") or () if path.match("data/imagenet_*.jpg")]
     found = [(image_file.read(str(path.locate())), int(path.stem.rpartition("_")[2])) for path in sorted(files)]
     assert len(found) == 20
@@ -90,6 +90,6 @@ def pictures() -> Pictures:
 
 
 def batch(pictures: Pictures, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures as (n, size, size, 3), and their classes (n,)."""
+    """Return pictures (n, size, size, 3) and their classes (n,)."""
     pixels = np.stack([resized.fit(picture, size, "stretch") for picture, _ in pictures])
     return pixels, np.array([label for _, label in pictures], np.int64)

@@ -58,6 +58,7 @@ ROLES = {
     "plan": "the plan of a study: its words, its output",
     "evaluation": "the evaluation of a trained trial: in the trainer, asked for by a worker",
     "status": "the state of a study: read, shown",
+    "pictures": "pictures of a trial: drawn by the trainer, kept in the artifact store",
     "process": "the entry point of a child process: of a trainer, of a worker",
 }
 

@@ -1,4 +1,4 @@
-"""The files that place workers on other machines: Dockerfile, docker-compose.yml and the recipes of deploy/, against the program."""
+"""Deployment files: Dockerfile, docker-compose.yml and the recipes in deploy/ agree with the program."""
 
 import configparser
 import re
@@ -17,7 +17,7 @@ from tuner.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
-#: a variable of the shell, of compose or of systemd, with what stands in its place: what is named, then a default, then a word
+#: a variable of the shell, of compose or of systemd, and its replacement: the known value, a default or a placeholder
 VARIABLE = re.compile(r"\$\{\w+:[-?]([^}]*)\}|\$\w+|\$\{\w+\}|%[a-zA-Z]")
 
 
@@ -39,7 +39,7 @@ def unit() -> configparser.RawConfigParser:
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
-    """Each `tuner` command line, with the file it stands in."""
+    """Yield each `tuner` command line and its file."""
     for name in ("worker", "dashboard"):
         yield f"compose-{name}", SERVICES[name]["command"]
     yield "kubernetes", POD["containers"][0]["args"]
@@ -51,14 +51,14 @@ def commands() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("line", [pytest.param(line, id=place) for place, line in commands()])
-def test_every_command_line_is_one_that_tuner_takes(line: list[str]) -> None:
+def test_tuner_accepts_every_command_line(line: list[str]) -> None:
     words = [VARIABLE.sub(lambda found: found[1] or "word", word) for word in line]
     group: Any = typer.main.get_command(main.app)
     context = group.commands[words[0]].make_context(words[0], words[1:])
     assert context.params["wait"] == "5m"
 
 
-def test_every_variable_of_tuner_that_a_recipe_sets_is_known() -> None:
+def test_recipes_set_only_known_variables_of_tuner() -> None:
     recipes = [path for path in DEPLOY.iterdir() if path.suffix != ".lock"]
     files = [ROOT / "Dockerfile", ROOT / "docker-compose.yml", *recipes]
     set_here = {name for path in files for name in re.findall(r"\bTUNER_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
@@ -69,7 +69,7 @@ def test_every_variable_of_tuner_that_a_recipe_sets_is_known() -> None:
 # docker-compose.yml
 
 
-def test_the_password_is_a_secret_and_stands_nowhere_else() -> None:
+def test_the_password_is_a_secret_and_appears_nowhere_else() -> None:
     secrets = {name: given["file"] for name, given in COMPOSE["secrets"].items()}
     assert secrets == {name: f"./secrets/{name}" for name in ("database_password", "s3_service")}
     assert {name: service.get("secrets") for name, service in SERVICES.items()} == {
@@ -83,25 +83,25 @@ def test_the_password_is_a_secret_and_stands_nowhere_else() -> None:
     assert "/secrets/" in ignored
 
 
-def test_ports_are_published_to_this_machine_only_and_the_dashboard_says_so() -> None:
+def test_ports_are_published_to_this_machine_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports == SERVICES["dashboard"]["ports"]
     assert ports == [SERVICES["dashboard"]["environment"]["TUNER_DASHBOARD_PUBLISHED_AT"] + ":8080"]
     assert ports[0].startswith("127.0.0.1:")
 
 
-def test_the_dashboard_sees_the_artifacts_of_the_workers_and_cannot_write_them() -> None:
+def test_the_dashboard_can_read_the_workers_artifacts_but_not_write_them() -> None:
     assert "artifacts:/artifacts" in SERVICES["worker"]["volumes"]
     assert SERVICES["dashboard"]["volumes"] == ["artifacts:/artifacts:ro"]
 
 
-def test_workers_are_on_another_network_than_the_dashboard() -> None:
+def test_workers_and_the_dashboard_use_different_networks() -> None:
     assert not set(SERVICES["worker"]["networks"]) & set(SERVICES["dashboard"]["networks"])
     assert set(SERVICES["worker"]["networks"]) | set(SERVICES["dashboard"]["networks"]) == set(SERVICES["database"]["networks"])
 
 
 @pytest.mark.parametrize("name", ["worker", "dashboard"])
-def test_a_container_of_ours_may_do_little(name: str) -> None:
+def test_our_containers_have_few_privileges(name: str) -> None:
     service = SERVICES[name]
     assert (service["read_only"], service["init"], service["cap_drop"]) == (True, True, ["ALL"])
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -109,7 +109,7 @@ def test_a_container_of_ours_may_do_little(name: str) -> None:
     assert not service.keys() & {"privileged", "pid", "network_mode", "cap_add", "devices"}
 
 
-def test_a_worker_ends_with_its_study_and_has_time_to_hand_a_trial_back() -> None:
+def test_a_worker_ends_with_its_study_and_has_time_to_suspend_a_trial() -> None:
     worker = SERVICES["worker"]
     assert worker["restart"].startswith("on-failure:")
     assert worker["stop_grace_period"] == "1m"
@@ -118,14 +118,14 @@ def test_a_worker_ends_with_its_study_and_has_time_to_hand_a_trial_back() -> Non
     assert worker["command"][1] == "${STUDY:-studies/animals.yaml}"
 
 
-def test_the_database_has_a_volume_and_a_check_of_its_health() -> None:
+def test_the_database_has_a_volume_and_a_health_check() -> None:
     database = SERVICES["database"]
     assert database["volumes"] == ["database:/var/lib/postgresql/data"]
     assert database["healthcheck"]["test"][:2] == ["CMD", "pg_isready"]
     assert all(SERVICES[name]["depends_on"] == {"database": {"condition": "service_healthy"}} for name in ("worker", "dashboard"))
 
 
-def test_the_bucket_is_there_only_where_it_is_asked_for_and_workers_find_it() -> None:
+def test_the_bucket_starts_only_on_request_and_workers_find_it() -> None:
     assert [name for name, service in SERVICES.items() if service.get("profiles") == ["s3"]] == ["bucket", "bucket-made"]
     assert all(re.fullmatch(r"\S+:\d[\d.]+", SERVICES[name]["image"]) for name in ("bucket", "bucket-made"))
     assert not any("ports" in SERVICES[name] for name in ("bucket", "bucket-made"))
@@ -134,11 +134,11 @@ def test_the_bucket_is_there_only_where_it_is_asked_for_and_workers_find_it() ->
     assert worker["AWS_ENDPOINT_URL_S3"] == "${S3_ENDPOINT:-http://bucket:8333}"
     assert worker["TUNER_ARTIFACTS"] == "${ARTIFACTS:-/artifacts}"
     assert "artifacts:" + worker["TUNER_SCRATCH"] in SERVICES["worker"]["volumes"]
-    # without a file of credentials an empty one stands in its place
+    # without a credentials file, an empty file replaces it
     assert "${S3_CREDENTIALS:-/dev/null}:" + worker["AWS_SHARED_CREDENTIALS_FILE"] + ":ro" in SERVICES["worker"]["volumes"]
 
 
-def test_every_volume_and_network_that_is_used_is_there() -> None:
+def test_every_used_volume_and_network_is_declared() -> None:
     mounts = [mount.partition(":")[0] for service in SERVICES.values() for mount in service.get("volumes", [])]
     assert {mount for mount in mounts if re.fullmatch(r"\w+", mount)} == set(COMPOSE["volumes"])
     assert {network for service in SERVICES.values() for network in service["networks"]} == set(COMPOSE["networks"])
@@ -147,7 +147,7 @@ def test_every_volume_and_network_that_is_used_is_there() -> None:
 # the image
 
 
-def test_the_image_runs_as_an_ordinary_user_and_leaves_behind_what_built_it() -> None:
+def test_the_image_runs_as_an_ordinary_user_and_contains_no_build_tools() -> None:
     build, final = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     assert "USER 1000:1000" in final
     assert "pip" not in final
@@ -156,7 +156,7 @@ def test_the_image_runs_as_an_ordinary_user_and_leaves_behind_what_built_it() ->
     assert "requirements.lock" not in build
 
 
-def test_only_what_the_image_is_made_of_is_sent_to_its_build() -> None:
+def test_the_build_context_contains_only_files_of_the_image() -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in lines
     assert {line for line in lines if line.startswith("!")} == {"!tuner", "!deploy/*.lock", "!pyproject.toml", "!README.md", "!LICENSE"}
@@ -166,7 +166,7 @@ def pins(path: Path) -> dict[str, str]:
     return dict(re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
-def test_the_image_has_the_locked_packages_without_those_that_only_tests_need() -> None:
+def test_the_image_has_the_locked_packages_without_test_packages() -> None:
     everything, run, build = pins(ROOT / "requirements.lock"), pins(DEPLOY / "run.lock"), pins(DEPLOY / "build.lock")
     assert run.items() <= everything.items()
     assert build.items() <= everything.items()
@@ -180,7 +180,7 @@ def test_the_image_has_the_locked_packages_without_those_that_only_tests_need() 
 # Kubernetes: `kubernetes-validate --strict deploy/kubernetes.yaml` checks the whole schema; it is 100 MB, so what matters is checked here
 
 
-def test_the_job_is_of_the_kind_that_ends_when_a_worker_finds_the_budget_spent() -> None:
+def test_the_job_ends_when_a_worker_finds_the_budget_spent() -> None:
     assert (JOB["apiVersion"], JOB["kind"]) == ("batch/v1", "Job")
     assert "completions" not in JOB["spec"]
     assert POD["restartPolicy"] == "OnFailure"
@@ -188,7 +188,7 @@ def test_the_job_is_of_the_kind_that_ends_when_a_worker_finds_the_budget_spent()
     assert POD["terminationGracePeriodSeconds"] >= 30
 
 
-def test_the_pod_may_do_little_and_mounts_what_it_has() -> None:
+def test_the_pod_has_few_privileges_and_mounts_every_volume() -> None:
     (container,) = POD["containers"]
     assert POD["securityContext"]["runAsNonRoot"]
     assert container["securityContext"] == {
@@ -203,7 +203,7 @@ def test_the_pod_may_do_little_and_mounts_what_it_has() -> None:
     assert CLAIM["spec"]["accessModes"] == ["ReadWriteMany"]
 
 
-def test_the_storage_of_the_pod_is_a_secret_in_a_file() -> None:
+def test_the_pod_reads_the_storage_url_from_a_secret_file() -> None:
     (container,) = POD["containers"]
     (variable,) = container["env"]
     (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "storage"]
@@ -214,11 +214,11 @@ def test_the_storage_of_the_pod_is_a_secret_in_a_file() -> None:
 # Slurm
 
 
-def test_the_slurm_script_is_a_script() -> None:
+def test_the_slurm_script_is_valid_bash() -> None:
     subprocess.run(["bash", "-n", DEPLOY / "slurm.sbatch"], check=True)
 
 
-def test_every_slurm_directive_stands_before_the_first_command_where_slurm_reads_it() -> None:
+def test_every_slurm_directive_comes_before_the_first_command() -> None:
     lines = (DEPLOY / "slurm.sbatch").read_text(encoding="utf-8").splitlines()
     directives = [line for line in lines if line.startswith("#SBATCH")]
     first = next(number for number, line in enumerate(lines) if line and not line.startswith("#"))
@@ -226,14 +226,14 @@ def test_every_slurm_directive_stands_before_the_first_command_where_slurm_reads
     options = dict(re.fullmatch(r"#SBATCH --([a-z-]+)(?:=(\S+))?", line).groups() for line in directives)  # type: ignore[union-attr, misc]
     known = {"job-name", "array", "ntasks", "cpus-per-task", "mem", "time", "signal", "requeue", "output"}
     assert options.keys() == known
-    # to the steps that srun starts; B: would signal the script alone
+    # signals the steps that srun starts; with B: only the script would get the signal
     assert options["signal"] == "TERM@120"
 
 
 # systemd
 
 
-def test_the_unit_starts_a_worker_anew_only_if_it_failed() -> None:
+def test_the_unit_restarts_a_worker_only_after_a_failure() -> None:
     service = unit()["Service"]
     assert (service["Restart"], service["KillMode"], service["DynamicUser"]) == ("on-failure", "mixed", "yes")
     assert service["LoadCredential"].partition(":")[0] == "storage"

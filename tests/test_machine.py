@@ -1,4 +1,4 @@
-"""What a container grants, read from the files in which the kernel says it."""
+"""Machine: the limits of a container, read from the kernel's cgroup files."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tuner import machine
 
 
 @pytest.mark.parametrize(("text", "cores"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("400000 100000\n", 4.0), ("", None)])
-def test_the_cores_of_a_container_are_quota_over_period(text: str, cores: float | None) -> None:
+def test_the_cores_of_a_container_are_its_quota_divided_by_its_period(text: str, cores: float | None) -> None:
     assert machine.read_cores(text) == cores
 
 
@@ -26,12 +26,12 @@ def test_the_memory_of_a_container_is_read(text: str, granted: int | None) -> No
         ("12:cpu:/old\n", ["."]),
     ],
 )
-def test_the_cgroups_around_a_process_count_too(own: str, expected: list[str]) -> None:
+def test_parent_cgroups_are_read_too(own: str, expected: list[str]) -> None:
     root = Path("/cgroups")
     assert list(dict.fromkeys(machine.folders(own, root))) == [root / path for path in expected]
 
 
-def test_the_smallest_limit_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smallest_limit_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").write_text("0::/box\n")
     (tmp_path / "box").mkdir()
     (tmp_path / "cpu.max").write_text("max 100000\n")

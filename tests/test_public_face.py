@@ -1,3 +1,5 @@
+"""The public interface of the package `tuner`."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import tuner
 ANIMALS = Path(__file__).resolve().parents[1] / "studies" / "animals.yaml"
 
 
-def test_importing_the_package_imports_nothing_else_of_weight() -> None:
+def test_importing_the_package_imports_no_heavy_package() -> None:
     program = (
         "import sys, tuner; print([name for name in ('numpy', 'optuna', 'pydantic', 'sqlalchemy', 'tensorflow') if name in sys.modules])"
     )
@@ -17,7 +19,7 @@ def test_importing_the_package_imports_nothing_else_of_weight() -> None:
 
 
 @pytest.mark.parametrize("name", tuner.__all__)
-def test_every_public_name_is_there_and_listed(name: str) -> None:
+def test_every_public_name_exists_and_is_listed(name: str) -> None:
     assert getattr(tuner, name) is not None
     assert name in dir(tuner)
 
@@ -27,7 +29,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = tuner.rum
 
 
-def test_a_study_is_read_and_looked_for_in_a_storage(tmp_path: Path) -> None:
+def test_a_missing_study_is_reported_by_load(tmp_path: Path) -> None:
     spec = tuner.read(ANIMALS)
     storage = tuner.open_storage(f"sqlite:///{tmp_path}/tuner.db")
     with pytest.raises(tuner.TunerError, match=f"there is no study {spec.name}"):

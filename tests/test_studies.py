@@ -1,4 +1,4 @@
-"""The study files that come with tuner, and the pages that document every key."""
+"""The study files in studies/, and the pages that document every key."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
 PAGE = "\n".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("study-file.md", "your-own-data.md", "search-space.md"))
 TEMPLATE = (ROOT / "studies" / "template.yaml").read_text(encoding="utf-8")
 SECTIONS = {key.section for key in schema.all_keys()}
-#: keys that are documented in tables: all but the sections, which are headings, and the keys that say of which kind a section is
+#: keys in the tables: all except sections, which are headings, and keys that give the kind of a section
 DOCUMENTED = [
     key
     for key in schema.all_keys()
@@ -32,7 +32,7 @@ each_study = pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem
 
 
 def row(key: SchemaKey) -> str:
-    """The line of the pages that documents a key."""
+    """Return the table row that documents a key."""
     default = "required" if key.required else f"`{shown(key.default)}`"
     value = schema.expectation(key.node).removeprefix("one of ").replace("a section (`key: value`)", "by optimizer")
     if key.section.startswith("search"):
@@ -47,7 +47,7 @@ def shown(value: object) -> str:
 
 
 def rows(page: str) -> Iterator[tuple[str, str]]:
-    """Each row of a table of keys, with the words in code of the heading above it: `sampler`, `sampler: tpe`."""
+    """Yield each row of a table of keys, with the code in the heading above it: `sampler`, `sampler: tpe`."""
     heading = ""
     for line in page.splitlines():
         if line.startswith("#"):
@@ -65,23 +65,23 @@ def heading_of(key: SchemaKey) -> str:
 
 
 @each_study
-def test_a_study_that_comes_with_tuner_has_no_mistake(path: Path) -> None:
+def test_a_bundled_study_file_has_no_mistake(path: Path) -> None:
     assert study_file.read(path).name == path.stem
 
 
 @each_study
-def test_a_study_that_comes_with_tuner_says_at_its_top_what_it_is_and_how_to_run_it(path: Path) -> None:
+def test_a_bundled_study_file_starts_with_a_comment_that_shows_how_to_run_it(path: Path) -> None:
     comment = "".join(line for line in path.read_text(encoding="utf-8").splitlines()[:4] if line.startswith("# "))
     assert f"studies/{path.name}" in comment
 
 
-def test_the_template_says_nothing_but_the_defaults() -> None:
+def test_the_template_contains_only_defaults() -> None:
     spec = study_file.read(ROOT / "studies" / "template.yaml")
     assert spec == study_file.parse({"name": spec.name, "data": {"source": "folder", "path": "~/photos"}}, "defaults")
 
 
 @pytest.mark.parametrize("key", schema.all_keys(), ids=lambda key: f"{key.field} {key.kind}")
-def test_the_template_names_every_key(key: SchemaKey) -> None:
+def test_the_template_contains_every_key(key: SchemaKey) -> None:
     assert re.search(rf"\b{key.name}:", TEMPLATE)
     assert not key.kind or re.search(rf"\b{key.kind}\b", TEMPLATE)
 
@@ -90,7 +90,7 @@ ALTERNATIVES = re.findall(r"^# ((?:data|sampler|pruner): .*)$", TEMPLATE, flags=
 
 
 @pytest.mark.parametrize("line", ALTERNATIVES)
-def test_what_the_template_offers_in_comments_works_and_names_the_defaults(line: str, tmp_path: Path) -> None:
+def test_the_alternatives_in_the_template_are_valid_and_show_defaults(line: str, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(line, encoding="utf-8")
     given = yaml_lines.read(path).value
@@ -104,7 +104,7 @@ def test_what_the_template_offers_in_comments_works_and_names_the_defaults(line:
 
 
 def spec_of_values() -> dict[str, object]:
-    """A space that the exhaustive samplers accept."""
+    """Return a search space that the exhaustive samplers accept."""
     ranged = ("learning_rate", "probe_learning_rate", "weight_decay", "dropout", "label_smoothing", "unfreeze", "layer_decay")
     augmented = ("rotation", "zoom", "translation", "brightness", "contrast", "erasing", "mixup")
     return {name: {"choices": [0.1, 0.2]} for name in ranged} | {"head_units": [], "augmentation": dict.fromkeys(augmented, 0.1)}
@@ -131,7 +131,7 @@ def test_the_pages_document_no_key_that_does_not_exist() -> None:
 
 
 @pytest.mark.parametrize("key", [key for key in schema.all_keys() if not key.section], ids=lambda key: key.field)
-def test_the_page_opens_with_the_keys_at_the_top_of_a_file(key: SchemaKey) -> None:
+def test_the_pages_list_the_top_level_keys(key: SchemaKey) -> None:
     assert re.search(rf"^\| \[?`{key.name}`", PAGE, flags=re.MULTILINE)
 
 
@@ -143,17 +143,17 @@ def test_the_pages_describe_every_source_sampler_and_pruner(kind: str) -> None:
 
 
 @pytest.mark.parametrize("optimizer", search_section.LEARNING_RATES)
-def test_the_pages_name_the_rates_of_every_optimizer(optimizer: Optimizer) -> None:
+def test_the_pages_give_the_learning_rates_of_every_optimizer(optimizer: Optimizer) -> None:
     rates = (table[optimizer] for table in (search_section.LEARNING_RATES, search_section.PROBE_LEARNING_RATES))
     assert f"| {optimizer} | {' | '.join(f'`{shown(list(ends))}`' for ends in rates)} |" in PAGE
 
 
-def test_the_pages_name_every_backbone() -> None:
+def test_the_pages_list_every_backbone() -> None:
     assert not [name for name in BACKBONES if name not in PAGE]
 
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL))
-def test_every_example_of_the_pages_works(example: str, tmp_path: Path) -> None:
+def test_every_example_on_the_pages_is_valid(example: str, tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(example, encoding="utf-8")
     study_file.parse({"name": "example", "data": {"source": "digits"}} | yaml_lines.read(path).value, "example")

@@ -1,4 +1,4 @@
-"""Values and names in the words of a message."""
+"""Wording: values and names as text for a message."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ from tuner import wording
         ("x" * 100, "'" + "x" * 58 + "…"),
     ],
 )
-def test_a_value_is_shown_as_a_study_file_would_have_it(value: Any, shown: str) -> None:
+def test_a_value_is_shown_as_a_study_file_would_give_it(value: Any, shown: str) -> None:
     assert wording.show(value) == shown
 
 
@@ -39,11 +39,24 @@ def test_a_value_is_shown_as_a_study_file_would_have_it(value: Any, shown: str) 
         (5, ["dropout"], None),
     ],
 )
-def test_the_name_that_was_meant_is_found(given: object, names: list[str], meant: str | None) -> None:
+def test_the_intended_name_is_found(given: object, names: list[str], meant: str | None) -> None:
     assert wording.nearest(given, names) == meant
 
 
-def test_of_many_names_the_likest_are_listed() -> None:
+def test_only_the_most_similar_of_many_names_are_listed() -> None:
     text = wording.known([f"other{number}" for number in range(40)] + ["dropout"], "dropuot")
     assert text.startswith("Known: ")
     assert text.endswith("dropout, …. Did you mean dropout?")
+
+
+FLAT: list[tuple[Any, dict[str, Any]]] = [
+    ({}, {}),
+    ({"a": 1, "b": {"c": None, "d": {"e": "f"}}}, {"a": 1, "b.c": None, "b.d.e": "f"}),
+    ({"widths": (64, 32), "empty": {}}, {"widths": [64, 32]}),
+    ({"per_class": [{"name": "cat", "n": 3}, {"n": 4}]}, {"per_class.cat.name": "cat", "per_class.cat.n": 3, "per_class.1.n": 4}),
+]
+
+
+@pytest.mark.parametrize(("nested", "flat"), FLAT)
+def test_nested_values_are_flattened_to_dotted_names(nested: Any, flat: dict[str, Any]) -> None:
+    assert wording.flatten(nested) == flat

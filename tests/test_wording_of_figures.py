@@ -1,4 +1,4 @@
-"""Durations, accuracies and counts in few characters."""
+"""Wording: durations, accuracies and counts as short text."""
 
 import socket
 
@@ -22,7 +22,7 @@ from tuner.spec.hyperparameters import Optimizer
         (86400 * 3 + 3600 * 4, "3 d 4 h"),
     ],
 )
-def test_a_duration_is_said_in_its_two_largest_units(seconds: float, said: str) -> None:
+def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, said: str) -> None:
     assert wording.duration(seconds) == said
 
 
@@ -38,15 +38,15 @@ def test_a_count_has_its_plural(number: int, noun: str, said: str) -> None:
     ("value", "said"),
     [(True, "yes"), (0.000123456, "0.000123"), ((), "linear"), ((512, 64), "512 → 64"), (Optimizer.SGD, "sgd"), (32, "32")],
 )
-def test_a_hyperparameter_is_short(value: object, said: str) -> None:
+def test_the_value_of_a_hyperparameter_is_short(value: object, said: str) -> None:
     assert wording.value(value) == said
 
 
-def test_a_worker_of_this_host_goes_by_its_own_name() -> None:
+def test_a_worker_on_this_host_is_shown_without_the_host_name() -> None:
     assert wording.worker(f"{socket.gethostname()}/w1") == "w1"
     assert wording.worker("elsewhere/w1") == "elsewhere/w1"
 
 
 @pytest.mark.parametrize(("given", "said"), [(6090.4, "6,090"), (100, "100"), (99.94, "99.9"), (0.123456, "0.123"), (0, "0")])
-def test_a_rate_is_said_without_powers_of_ten(given: float, said: str) -> None:
+def test_a_rate_is_shown_without_powers_of_ten(given: float, said: str) -> None:
     assert wording.rate(given) == said

@@ -1,4 +1,4 @@
-"""The public face of tuner; each name is loaded when it is first used, so that importing tuner costs nothing.
+"""The public interface of tuner. Each name is loaded on first use, so that importing tuner is quick.
 
 spec = tuner.read("studies/animals.yaml")
 best = tuner.run(spec, storage="sqlite:///tuner.db", workers=2)
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Best", "Hyperparameters", "Study", "StudySpec", "TunerError", "__version__", "best", "load", "open_storage", "read", "run"]
 
-_PLACES = {
+_SOURCES = {
     "Best": ("tuner.results.best", "Best"),
     "Hyperparameters": ("tuner.spec.hyperparameters", "Hyperparameters"),
     "Study": ("tuner.studies.study", "Study"),
@@ -36,9 +36,9 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _SOURCES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PLACES[name]
+    module, attribute = _SOURCES[name]
     return getattr(importlib.import_module(module), attribute)
 
 

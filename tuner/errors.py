@@ -1,21 +1,21 @@
-"""Every exception we raise, and what the command line makes of it.
+"""Errors: every exception that tuner raises, and its exit code on the command line.
 
 TunerError                     exit 1: the work failed
 ├── TrainingError              a trial could not be trained; `kind` groups equal failures
-├── LeaseLost                  a trial was given to another worker; what this one does with it counts no more
-│   └── TrialStopped           someone stopped the trial
-├── Dismissed                  someone asked this worker to end
+├── LeaseLost                  the trial belongs to another worker now; this worker's results for it no longer count
+│   └── TrialStopped           a user stopped the trial
+├── Dismissed                  a user asked this worker to end
 ├── StudyStopped               the study stopped itself: the same failure three times in a row
-├── RegistryError              a model registry elsewhere cannot be reached or understood
+├── RegistryError              an external model registry cannot be reached or understood
 └── RequestError               exit 2: the request was wrong, nothing was written
     ├── SpecError              a study file has mistakes, all of them listed in `problems`
     ├── DataError              the images or labels cannot be used as they are
     ├── StorageError           the database cannot be reached, written or understood
     ├── ArtifactsError         the bucket of artifacts cannot be reached, written or found
-    ├── StudyError             the study asked for is not there, or differs from the file
-    ├── VersionError           the version asked for is not there, or is where it must not be for what was asked
+    ├── StudyError             the requested study does not exist, or differs from the file
+    ├── VersionError           the requested version does not exist, or its stage does not allow the request
     ├── MissingPackage         an extra is not installed; names the command that installs it
-    └── MissingDownload        a download that cannot be had here; names the cure
+    └── MissingDownload        something cannot be downloaded; the message says what to do
 """
 
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One mistake of a request: where it is, what is wrong with it, what to do."""
+    """One mistake of a request: where it is, what is wrong and what to do."""
 
     #: dotted path of the field, "" for the file as a whole
     field: str
-    #: what was given and what was expected, with the cure
+    #: the given value, what was expected and what to do
     message: str
-    #: line of the file, counted from 1, where it is known
+    #: line of the file, counted from 1; None: unknown
     line: int | None = None
 
 
 class TunerError(Exception):
-    """The root of every error that tuner raises on purpose."""
+    """The base class of every error that tuner raises on purpose."""
 
     exit_code = 1
 
@@ -49,23 +49,23 @@ class TrainingError(TunerError):
 
 
 class LeaseLost(TunerError):
-    """A trial was given to another worker, because this one was not seen for too long; it is to drop the trial and go on."""
+    """The trial belongs to another worker now, because this one was silent for too long. This worker drops the trial and continues."""
 
 
 class TrialStopped(LeaseLost):
-    """Someone stopped the trial; the message says who."""
+    """A user stopped the trial; the message says who."""
 
 
 class Dismissed(TunerError):
-    """Someone asked this worker to end; the message says who."""
+    """A user asked this worker to end; the message says who."""
 
 
 class StudyStopped(TunerError):
-    """The study stopped itself; the message says why and how to go on."""
+    """The study stopped itself; the message says why and how to continue."""
 
 
 class RegistryError(TunerError):
-    """A model registry elsewhere cannot be reached or understood."""
+    """An external model registry cannot be reached or understood."""
 
 
 class RequestError(TunerError):
@@ -75,7 +75,7 @@ class RequestError(TunerError):
 
 
 class SpecError(RequestError):
-    """A study file has mistakes; the message lists them all, one a line."""
+    """A study file has mistakes; the message lists all of them, one per line."""
 
     def __init__(self, origin: str, problems: Sequence[Problem]) -> None:
         self.origin = origin
@@ -83,8 +83,8 @@ class SpecError(RequestError):
         super().__init__("\n".join(self._line(problem) for problem in self.problems))
 
     def _line(self, problem: Problem) -> str:
-        place = self.origin if problem.line is None else f"{self.origin}:{problem.line}"
-        return f"{place}: {problem.field} {problem.message}" if problem.field else f"{place}: {problem.message}"
+        location = self.origin if problem.line is None else f"{self.origin}:{problem.line}"
+        return f"{location}: {problem.field} {problem.message}" if problem.field else f"{location}: {problem.message}"
 
 
 class DataError(RequestError):
@@ -92,24 +92,24 @@ class DataError(RequestError):
 
 
 class StorageError(RequestError):
-    """The database cannot be reached, written or understood; the URL is shown without its password."""
+    """The database cannot be reached, written or understood; the message shows the URL without its password."""
 
 
 class ArtifactsError(RequestError):
-    """The bucket of artifacts cannot be reached, written or found; no credentials are shown."""
+    """The bucket of artifacts cannot be reached, written or found; the message contains no credentials."""
 
     def __init__(self, message: str, *, may_pass: bool = False) -> None:
         super().__init__(message)
-        #: whether the same may succeed later, without anyone changing the request
+        #: whether the same request may succeed later
         self.may_pass = may_pass
 
 
 class StudyError(RequestError):
-    """The study asked for is not there, or differs from the one in the storage."""
+    """The requested study does not exist, or differs from the one in the storage."""
 
 
 class VersionError(RequestError):
-    """The version asked for is not there, or is where it must not be for what was asked."""
+    """The requested version does not exist, or its stage does not allow the request."""
 
 
 class MissingPackage(RequestError):
@@ -120,4 +120,4 @@ class MissingPackage(RequestError):
 
 
 class MissingDownload(RequestError):
-    """Something that would have to be downloaded cannot be had here."""
+    """Something cannot be downloaded on this machine."""

@@ -1,17 +1,17 @@
-"""Values, names and figures into the words of a message or a page."""
+"""Wording: values, names and figures as text for a message or a page."""
 
 import datetime as dt
 import difflib
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-#: names that are listed before the rest becomes an ellipsis
+#: maximum number of names in a list; the others become an ellipsis
 LISTED = 12
 
 
 def show(value: Any, *, longest: int = 60) -> str:
-    """A value as it would stand in a study file: text in quotes, true, null, `[1, 2]`, `{a: 1}`."""
+    """Return a value as a study file would give it: text in quotes, true, null, `[1, 2]`, `{a: 1}`."""
     if isinstance(value, str):
         shown = f"'{value}'"
     elif value is None or isinstance(value, bool):
@@ -28,19 +28,19 @@ def show(value: Any, *, longest: int = 60) -> str:
 
 
 def number(value: float) -> str:
-    """A number in the fewest characters that read back equal: 32, 0.5, 1e-6."""
+    """Return a number in the fewest characters that read back equal: 32, 0.5, 1e-6."""
     if abs(value) < 1e15 and value == int(value):
         return str(int(value))
     return repr(float(value)).replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Names one after another: `a, b, c`."""
+    """Return names as a list: `a, b, c`."""
     return ", ".join(show(name) if isinstance(name, bool) else str(name) for name in names)
 
 
 def known(names: Sequence[str], given: object) -> str:
-    """`Known: a, b, c. Did you mean b?`, with the names that are most like the given one where there are many."""
+    """Return `Known: a, b, c. Did you mean b?`; of many names, only those most similar to the given one."""
     shown = names
     if len(names) > LISTED:
         alike = set(difflib.get_close_matches(str(given), names, n=LISTED, cutoff=0.0))
@@ -49,27 +49,47 @@ def known(names: Sequence[str], given: object) -> str:
 
 
 def one_of(names: Sequence[str], given: object) -> str:
-    """`one of a, b, c. Did you mean b?`, the question only where a name is near."""
+    """Return `one of a, b, c. Did you mean b?`; the question only if a name is similar."""
     hint = question(given, names)
     return f"one of {listed(names)}{'.' if hint else ''}{hint}" if len(names) > 1 else listed(names)
 
 
 def question(given: object, names: Sequence[str]) -> str:
-    """` Did you mean b?`, or nothing where no name is near."""
+    """Return ` Did you mean b?`, or an empty text if no name is similar."""
     meant = nearest(given, names)
     return f" Did you mean {meant}?" if meant else ""
 
 
 def nearest(given: object, names: Sequence[str]) -> str | None:
-    """The name that was probably meant, if there is one."""
+    """Return the name that was probably meant, or None."""
     plain = {name.lower().replace("-", "_"): name for name in reversed(names)}
     wanted = str(given).lower().replace("-", "_").replace(" ", "_")
     matches = difflib.get_close_matches(wanted, plain, n=1, cutoff=0.6)
     return plain[matches[0]] if matches else None
 
 
+def flatten(values: Any) -> dict[str, Any]:
+    """Return nested values by dotted names: `{"a": {"b": 1}}` gives `{"a.b": 1}`.
+
+    An item of a list of mappings goes by its `name`, or else by its index. Other lists are values.
+    """
+    return dict(_flatten(values, ""))
+
+
+def _flatten(values: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(values, Mapping):
+        for name, value in values.items():
+            yield from _flatten(value, f"{prefix}.{name}" if prefix else str(name))
+    elif isinstance(values, list | tuple) and any(isinstance(value, Mapping) for value in values):
+        for index, value in enumerate(values):
+            name = value.get("name", index) if isinstance(value, Mapping) else index
+            yield from _flatten(value, f"{prefix}.{name}")
+    else:
+        yield prefix, list(values) if isinstance(values, tuple) else values
+
+
 def duration(seconds: float) -> str:
-    """`4.2 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
+    """Return a duration in its two largest units: `4.2 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -86,28 +106,28 @@ def duration(seconds: float) -> str:
 
 
 def moment(seconds: float) -> str:
-    """`2026-01-31 14:05 UTC`, of seconds since the epoch."""
+    """Return seconds since the epoch as `2026-01-31 14:05 UTC`."""
     return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def accuracy(value: float | None) -> str:
-    """Four digits, or a dash."""
+    """Return an accuracy with four digits, or a dash for None."""
     return "–" if value is None else f"{value:.4f}"
 
 
 def count(number: int, noun: str) -> str:
-    """`1 trial`, `20 trials`, `1,000 images`."""
+    """Return a number with its noun: `1 trial`, `20 trials`, `1,000 images`."""
     plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("s") else "s")
     return f"{number:,} {noun if number == 1 else plural}"
 
 
 def rate(given: float) -> str:
-    """So many in some time: in whole numbers from a hundred on, below in three significant digits."""
+    """Return a rate: a whole number from 100, three significant digits below."""
     return f"{given:,.0f}" if given >= 100 else f"{given:.3g}"
 
 
 def value(given: object) -> str:
-    """A hyperparameter: numbers in three significant digits, lists as widths, names as they are."""
+    """Return the value of a hyperparameter: numbers with three significant digits, lists as widths, names unchanged."""
     if isinstance(given, bool):
         return "yes" if given else "no"
     if isinstance(given, float):
@@ -118,5 +138,5 @@ def value(given: object) -> str:
 
 
 def worker(name: str) -> str:
-    """A worker's name without this host's."""
+    """Return a worker's name without the name of this host."""
     return name.removeprefix(f"{socket.gethostname()}/")

@@ -1,4 +1,4 @@
-"""One contender at work: `python -m benchmarks.peers.contend FOLDER`, until its search is done or the process is ended."""
+"""Run one contender: `python -m benchmarks.peers.contend FOLDER`, until its search or the process ends."""
 
 import argparse
 import importlib
@@ -9,7 +9,7 @@ from benchmarks.peers.task import Task
 
 
 def main() -> None:
-    """Run the search of the task in a folder."""
+    """Run the search of the task in the given folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     task = Task.read(parser.parse_args().folder)

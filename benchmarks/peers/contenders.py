@@ -1,4 +1,4 @@
-"""The contenders by name, each the module whose `search` runs it."""
+"""Contenders: the tools that are compared, by name, each with the module whose `search` runs it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """What a user would pick."""
+    """A tool that a user could choose."""
 
-    #: below benchmarks.peers
+    #: module in benchmarks.peers
     module: str
-    #: in tables
+    #: name in tables
     title: str
-    #: of `model.compile`. On a CPU Keras' default, "auto", compiles each trial anew with XLA, for longer than several epochs take
+    #: option of `model.compile`. On a CPU, Keras' default "auto" compiles each trial with XLA, which takes longer than several epochs
     jit_compile: bool | Literal["auto"] = False
 
 
@@ -31,5 +31,5 @@ OURS = "tuner"
 
 
 def title(name: str) -> str:
-    """How a contender is called in tables."""
+    """Return the name of a contender in tables."""
     return CONTENDERS[name].title

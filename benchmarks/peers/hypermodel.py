@@ -1,7 +1,7 @@
 """The shared search space and model as a KerasTuner HyperModel.
 
-Conditions are `conditional_scope`s (https://keras.io/keras_tuner/api/hyperparameters/), all declared in `declare_hyperparameters`, so that
-KerasTuner need not build a model for each condition before it begins.
+Conditions are `conditional_scope`s (https://keras.io/keras_tuner/api/hyperparameters/). `declare_hyperparameters` declares all of them, so
+that KerasTuner does not have to build a model for each condition first.
 """
 
 from contextlib import ExitStack
@@ -12,38 +12,38 @@ import keras_tuner
 
 from benchmarks.peers import space
 from benchmarks.peers.space import Condition, Parameter, Recipe
-from benchmarks.peers.training import Bench
+from benchmarks.peers.training import RunData
 from tuner.spec.domains import Choice, Range
 
 
 class Network(keras_tuner.HyperModel):
-    """The model of a trial; its epochs go to the journal."""
+    """The model of a trial, whose epochs are written to the journal."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, shared: RunData) -> None:
         super().__init__()
-        self._bench = bench
+        self._shared = shared
 
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
-        """The whole search space at once."""
-        _declare(hp, space.parameters(self._bench.study.search))
+        """Declare the whole search space at once."""
+        _declare(hp, space.parameters(self._shared.study.search))
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
-        """A compiled model; its schedule is as long as this trial trains."""
+        """Return a compiled model with a schedule for the epochs of this trial."""
         first, last = self._span(hp)
-        return self._bench.build(self._recipe(hp), epochs=last - first)
+        return self._shared.build(self._recipe(hp), epochs=last - first)
 
     def fit(self, hp: keras_tuner.HyperParameters, model: keras.Model, *args: Any, **options: Any) -> dict[str, float]:
-        """Train; the best epoch counts, whose weights KerasTuner keeps."""
+        """Train the model; the best epoch counts, and KerasTuner keeps its weights."""
         first, last = self._span(hp)
-        accuracies = self._bench.fit(model, self._recipe(hp), first=first, last=last, callbacks=options["callbacks"])
+        accuracies = self._shared.fit(model, self._recipe(hp), first=first, last=last, callbacks=options["callbacks"])
         return {"val_accuracy": max(accuracies)}
 
     def _span(self, hp: keras_tuner.HyperParameters) -> tuple[int, int]:
-        """First and last epoch; Hyperband gives its own."""
-        return hp.values.get("tuner/initial_epoch", 0), hp.values.get("tuner/epochs", self._bench.task.epochs)
+        """Return the first and the last epoch; Hyperband gives its own."""
+        return hp.values.get("tuner/initial_epoch", 0), hp.values.get("tuner/epochs", self._shared.task.epochs)
 
     def _recipe(self, hp: keras_tuner.HyperParameters) -> Recipe:
-        search, values = self._bench.study.search, dict[str, Any]()
+        search, values = self._shared.study.search, dict[str, Any]()
         for parameter in space.parameters(search):
             if parameter.acts(values):
                 values[parameter.name] = hp.get(parameter.name)
@@ -56,7 +56,7 @@ def _declare(hp: keras_tuner.HyperParameters, parameters: list[Parameter]) -> No
         entered: Condition = ()
         with ExitStack() as conditions:
             for name, wanted in parameter.when:
-                # a scope can only be opened where its parent is: of two parents that do not depend on each other, one
+                # a scope needs its parent to be active, so only one of two independent parents is possible
                 if scopes[name] == entered:
                     conditions.enter_context(hp.conditional_scope(name, list(wanted)))
                     entered = (*entered, (name, wanted))

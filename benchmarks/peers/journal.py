@@ -1,4 +1,4 @@
-"""The epochs of a run, as they happen, into lines of JSON; the weights of the best of them into a file."""
+"""Journal: write the epochs of a run as lines of JSON when they happen, and the weights of the best one to a file."""
 
 import json
 import time
@@ -19,18 +19,18 @@ _BEST = "best.npz"
 class Epoch:
     """One epoch of one trial."""
 
-    #: since the process of the contender was started
+    #: seconds since the start of the contender's process
     seconds: float
     trial: int
     #: counted from 1
     epoch: int
     validation_accuracy: float
-    #: the highest validation accuracy of the run so far
+    #: highest validation accuracy of the run so far
     best: float
 
 
 class Journal:
-    """The journal of a run; what a killed run wrote stays."""
+    """The journal of a run; a killed run keeps what it has written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -39,13 +39,13 @@ class Journal:
         self._trial = max((epoch.trial for epoch in epochs), default=-1)
 
     def begin_trial(self) -> int:
-        """The number of a new trial."""
+        """Return the number of a new trial."""
         self._trial += 1
         return self._trial
 
     def add(self, trial: int, epoch: int, accuracy: float, *, seconds: float | None = None) -> bool:
-        """Write an epoch down; whether it is the best so far."""
-        accuracy = round(accuracy, 6)  # a float32 of Keras, a float64 of ours
+        """Write an epoch; return whether it is the best so far."""
+        accuracy = round(accuracy, 6)  # Keras gives a float32, tuner a float64
         is_best = accuracy > self._best
         self._best = max(self._best, accuracy)
         line = Epoch(
@@ -60,15 +60,15 @@ class Journal:
         return is_best
 
     def keep(self, weights: list[Any], recipe: Mapping[str, Any]) -> None:
-        """Keep the weights of the best model so far, and what it takes to build it again; beside and renamed, as the run may be killed."""
-        beside = self._folder / f"{_BEST}.part"
-        with beside.open("wb") as file:
+        """Save the weights of the best model so far, and its recipe; write and rename a temporary file, because the run may be killed."""
+        temporary = self._folder / f"{_BEST}.part"
+        with temporary.open("wb") as file:
             np.savez(file, recipe=np.array(json.dumps(recipe)), **{str(number): value for number, value in enumerate(weights)})
-        beside.replace(self._folder / _BEST)
+        temporary.replace(self._folder / _BEST)
 
 
 def read(folder: Path, *, until_seconds: float = float("inf")) -> list[Epoch]:
-    """The epochs that a run has written, up to some time; a line that a kill cut short is left out."""
+    """Return the epochs of a run up to a given time; an incomplete line of a killed run is skipped."""
     path = folder / _EPOCHS
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
     epochs = [Epoch(**json.loads(line)) for line in lines if line.endswith("\n")]
@@ -76,7 +76,7 @@ def read(folder: Path, *, until_seconds: float = float("inf")) -> list[Epoch]:
 
 
 def read_best(folder: Path) -> tuple[list[Any], dict[str, Any]] | None:
-    """The weights and the recipe that were kept last, if any were."""
+    """Return the weights and the recipe that were saved last, or None."""
     if not (folder / _BEST).exists():
         return None
     with np.load(folder / _BEST, allow_pickle=False) as arrays:
@@ -84,7 +84,7 @@ def read_best(folder: Path) -> tuple[list[Any], dict[str, Any]] | None:
 
 
 def following(epochs: Callable[[], list[tuple[int, int, float]]], journal: Journal) -> Callable[[], None]:
-    """A call that writes down those of `epochs` (trial, epoch, accuracy) that were not there at the last call."""
+    """Return a function that writes the epochs (trial, epoch, accuracy) that are new since its last call."""
     seen: set[tuple[int, int]] = set()
 
     def look() -> None:

@@ -1,11 +1,11 @@
-"""A recipe into a compiled Keras model and its input pipelines, as the Keras guides write them.
+"""Build a compiled Keras model and its input pipelines from a recipe, as in the Keras guides.
 
 - https://keras.io/examples/vision/image_classification_efficientnet_fine_tuning/: the head (average pooling, BatchNormalization, dropout,
-  dense), and that the BatchNorms of an unfrozen backbone stay frozen; those of `lite0` are folded into its convolutions, which is the same
-  function and faster.
-- https://keras.io/guides/transfer_learning/: `trainable = False` for what is not trained.
-- https://www.tensorflow.org/guide/data_performance: `map` in parallel, `prefetch`; the decoded, resized images lie in memory.
-- https://keras.io/guides/preprocessing_layers/: random changes in the input pipeline, beside the training, where there is no GPU.
+  dense). The BatchNorms of an unfrozen backbone stay frozen; those of `lite0` are folded into its convolutions, which computes the same
+  function faster.
+- https://keras.io/guides/transfer_learning/: `trainable = False` for frozen layers.
+- https://www.tensorflow.org/guide/data_performance: parallel `map`, `prefetch`; the resized images are in memory.
+- https://keras.io/guides/preprocessing_layers/: random changes in the input pipeline, parallel to training, on machines without a GPU.
 """
 
 import itertools
@@ -21,14 +21,14 @@ from benchmarks.peers.space import Recipe
 from tuner.tasks.images.training import efficientnet_lite0, training_data
 
 _EVALUATION_BATCH = 64
-#: as in the study
+#: the same as in the study
 _GRADIENT_CLIP = 1.0
 _FLIPS = {"horizontal": "horizontal", "vertical": "vertical", "both": "horizontal_and_vertical"}
 _MOMENTUM = ("sgd", "rmsprop")
 
 
 def build(recipe: Recipe, num_classes: int, size: int, *, steps: int, jit_compile: bool | Literal["auto"]) -> keras.Model:
-    """A compiled model that will be trained for some steps, from ImageNet weights."""
+    """Return a compiled model with ImageNet weights and a schedule for the given steps."""
     backbone = _backbone(size, recipe.unfreeze)
     images = keras.Input((size, size, 3))
     x = keras.layers.Rescaling(1 / 128, offset=-127 / 128)(images)
@@ -44,14 +44,14 @@ def build(recipe: Recipe, num_classes: int, size: int, *, steps: int, jit_compil
 
 
 def cosine(recipe: Recipe, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """The learning rate over the steps of one call of `fit`: up in a line, then down in a half cosine."""
+    """Return the learning rate over the steps of one call of `fit`: a linear warm-up, then a cosine decay."""
     num_warmup = round(steps * recipe.warmup)
     schedule = keras.optimizers.schedules.CosineDecay
     return schedule(0.0, max(1, steps - num_warmup), warmup_target=recipe.learning_rate, warmup_steps=max(1, num_warmup))
 
 
 def optimizer(recipe: Recipe, rate: keras.optimizers.schedules.LearningRateSchedule) -> keras.Optimizer:
-    """The optimizer of a recipe; biases are left out of its weight decay."""
+    """Return the optimizer of a recipe; biases have no weight decay."""
     options: dict[str, Any] = {"weight_decay": recipe.weight_decay or None, "global_clipnorm": _GRADIENT_CLIP}
     if recipe.optimizer in _MOMENTUM:
         options["momentum"] = recipe.momentum
@@ -67,19 +67,19 @@ def optimizer(recipe: Recipe, rate: keras.optimizers.schedules.LearningRateSched
 
 
 def num_steps(recipe: Recipe, num_images: int, epochs: int) -> int:
-    """Steps of some epochs."""
+    """Return the number of steps of some epochs."""
     return (num_images // recipe.batch_size) * epochs
 
 
 def train_set(split: training_data.Split, recipe: Recipe, num_classes: int, *, seed: int) -> tf.data.Dataset:
-    """Batches of changed images and soft labels, in a new order every epoch."""
+    """Return batches of changed images and soft labels, in a new order every epoch."""
     change = _changes(recipe)
     batches = _examples(split, num_classes).shuffle(len(split.labels), seed=seed).batch(recipe.batch_size, drop_remainder=True)
     return batches.map(lambda images, labels: change(tf.cast(images, tf.float32), labels), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def evaluation_set(split: training_data.Split, num_classes: int) -> tf.data.Dataset:
-    """Batches of images as they are, in their order."""
+    """Return batches of unchanged images in order."""
     batches = _examples(split, num_classes).batch(_EVALUATION_BATCH)
     return batches.map(lambda images, labels: (tf.cast(images, tf.float32), labels), tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
@@ -90,7 +90,7 @@ def _examples(split: training_data.Split, num_classes: int) -> tf.data.Dataset:
 
 
 def _backbone(size: int, unfreeze: float) -> keras.Model:
-    """EfficientNet-Lite0 with ImageNet weights, its topmost blocks trainable, a given part of all."""
+    """Return EfficientNet-Lite0 with ImageNet weights, with the given fraction of blocks, from the top, trainable."""
     network, blocks = efficientnet_lite0.build(size)
     network.set_weights(_pretrained(size))
     count = len(blocks)
@@ -103,14 +103,14 @@ def _backbone(size: int, unfreeze: float) -> keras.Model:
 
 @cache
 def _pretrained(size: int) -> list[np.ndarray]:
-    """Read once a process, as a script would keep `weights="imagenet"` at hand."""
+    """Return the pretrained network, read once per process."""
     network, _ = efficientnet_lite0.build(size)
     efficientnet_lite0.load_imagenet(network)
     return network.get_weights()
 
 
 def _changes(recipe: Recipe) -> Any:
-    """Images and labels of a batch, changed by the Keras layers whose strength is above 0."""
+    """Change the images and labels of a batch with the Keras layers whose strength is above 0."""
     layers = _layers(recipe.augmentation)
     kinds = {"mixup": keras.layers.MixUp, "cutmix": keras.layers.CutMix}
     mixers = [kind(recipe.augmentation[name]) for name, kind in kinds.items() if recipe.augmentation.get(name)]

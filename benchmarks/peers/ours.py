@@ -1,4 +1,4 @@
-"""`tuner run` as a user types it; its epochs are read from its database as they come."""
+"""Run `tuner run` as a user would, and read its epochs from its database while it runs."""
 
 import signal
 import sqlite3
@@ -15,7 +15,7 @@ _EPOCHS = "SELECT trial_number, step, validation_accuracy FROM tuner_epochs ORDE
 
 
 def search(task: Task) -> None:
-    """Run the study until it is done or this process is asked to end; the running trials are then kept."""
+    """Run the study until it ends or this process is asked to end; running trials are then suspended."""
     process = subprocess.Popen([sys.executable, "-m", "tuner", "run", str(task.study_path), "--workers", str(task.workers), *_places(task)])
     signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
     look = journal.following(lambda: epochs(database(task)), journal.Journal(task.folder))
@@ -27,18 +27,18 @@ def search(task: Task) -> None:
 
 
 def database(task: Task) -> Path:
-    """The database of the run."""
+    """Return the database of the run."""
     return task.folder / "tuner.db"
 
 
 def epochs(path: Path) -> list[tuple[int, int, float]]:
-    """Trial, epoch and validation accuracy of all epochs that are in a database."""
+    """Return trial, epoch and validation accuracy of all epochs in a database."""
     if not path.exists():
         return []
     with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
         try:
             return [(trial, step, accuracy) for trial, step, accuracy in connection.execute(_EPOCHS) if accuracy is not None]
-        except sqlite3.OperationalError:  # the tables are not made yet
+        except sqlite3.OperationalError:  # the tables do not exist yet
             return []
 
 

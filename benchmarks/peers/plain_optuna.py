@@ -1,7 +1,7 @@
-"""Optuna with Keras, as https://github.com/optuna/optuna-examples/blob/main/keras/keras_integration.py writes it.
+"""Run Optuna with Keras, as https://github.com/optuna/optuna-examples/blob/main/keras/keras_integration.py does.
 
-TPE, MedianPruner() and KerasPruningCallback on the validation accuracy, `clear_session` before each trial. `group` is what Optuna's docs
-advise for a space with conditions (https://optuna.readthedocs.io/en/stable/reference/samplers/generated/optuna.samplers.TPESampler.html).
+TPE, MedianPruner() and KerasPruningCallback on the validation accuracy, `clear_session` before each trial. Optuna's docs
+recommend `group` for a space with conditions (https://optuna.readthedocs.io/en/stable/reference/samplers/generated/optuna.samplers.TPESampler.html).
 """
 
 import optuna
@@ -9,16 +9,16 @@ from optuna_integration import KerasPruningCallback
 
 from benchmarks.peers import space
 from benchmarks.peers.task import Task
-from benchmarks.peers.training import Bench
+from benchmarks.peers.training import RunData
 
 
 def search(task: Task) -> None:
-    """Train one trial after another until the process is ended."""
-    bench = Bench(task=task)
+    """Train one trial after another until the process ends."""
+    shared = RunData(task=task)
 
     def objective(trial: optuna.Trial) -> float:
-        recipe = space.recipe(space.suggest(trial, bench.study.search), bench.study.search)
-        return max(bench.train(recipe, epochs=task.epochs, callbacks=[KerasPruningCallback(trial, "val_accuracy")]))
+        recipe = space.recipe(space.suggest(trial, shared.study.search), shared.study.search)
+        return max(shared.train(recipe, epochs=task.epochs, callbacks=[KerasPruningCallback(trial, "val_accuracy")]))
 
     sampler = optuna.samplers.TPESampler(seed=task.seed, multivariate=True, group=True)
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=optuna.pruners.MedianPruner())

@@ -1,4 +1,4 @@
-"""The curves of all runs into a plot: best validation accuracy against wall time on a logarithmic axis, a panel a data set."""
+"""Plot the curves of all runs: best validation accuracy against wall time on a logarithmic axis, one panel per data set."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     import matplotlib as mpl
 
     mpl.use("agg")
-    # the same runs give the same file, and text stays text
+    # make the file reproducible, and keep text as text
     mpl.rcParams |= {"svg.hashsalt": "tuner", "svg.fonttype": "none", "font.size": 9}
     from matplotlib import pyplot as plt
 
@@ -44,7 +44,7 @@ def _panel(axis: Any, runs: Sequence[Run], title: str) -> None:
 
 
 def _steps(run: Run) -> tuple[list[float], list[float]]:
-    """The places where the curve rises, and its end."""
+    """Return the points where the curve rises, and its end."""
     seconds: list[float] = []
     best: list[float] = []
     for second, value in run.curve:

@@ -1,11 +1,11 @@
-"""Ray Tune with OptunaSearch and ASHA.
+"""Run Ray Tune with OptunaSearch and ASHA.
 
 The search space is define-by-run (https://docs.ray.io/en/latest/tune/examples/optuna_example.html). As in Ray's Keras example
-(https://docs.ray.io/en/latest/tune/examples/includes/tune_mnist_keras.html) a trial has two cores, here all of them, so that one is
-trained at a time, and reports by a callback. `reuse_actors` spares the import of TensorFlow in every trial. ASHA first looks after a
-third of the epochs: with the cosine earlier epochs rank learning rates. Ray gives its workers a lower priority (nice 15), which on a
-machine that does anything else would be a handicap; here they have that of every other contender. An actor whose training that ASHA ended
-takes more than two seconds to leave `fit` is not used again by Ray, which then waits for its trial for good; it may take a minute here.
+(https://docs.ray.io/en/latest/tune/examples/includes/tune_mnist_keras.html), a trial reports through a callback. It uses all cores, so
+one trial trains at a time. `reuse_actors` avoids an import of TensorFlow for every trial. ASHA decides for the first time after a third
+of the epochs, because earlier epochs of a cosine schedule rank learning rates. Ray lowers the priority of its workers (nice 15), which is
+a disadvantage on a busy machine; here they have the same priority as all contenders. If ASHA ends a training and the actor needs more
+than two seconds to leave `fit`, Ray does not use the actor again and waits for its trial forever; here the actor has a minute.
 """
 
 import functools
@@ -22,12 +22,12 @@ from benchmarks.peers import space
 from benchmarks.peers.task import STARTED, Task
 
 _METRIC = "val_accuracy"
-#: trials that nobody waits for
+#: more trials than the time allows
 _MANY = 10_000
 
 
 def search(task: Task) -> None:
-    """Train one trial after another until the process is ended."""
+    """Train one trial after another until the process ends."""
     import optuna
 
     search_space = task.study().search
@@ -60,11 +60,11 @@ def _suggest(trial: Any, search_space: Any) -> None:
 
 
 @functools.cache
-def _bench(task: Task) -> Any:
-    """The images, read once an actor; actors are reused."""
-    from benchmarks.peers.training import Bench
+def _shared(task: Task) -> Any:
+    """Return the images, read once per actor; actors are reused."""
+    from benchmarks.peers.training import RunData
 
-    return Bench(task=task)
+    return RunData(task=task)
 
 
 def _train(config: dict[str, Any], task: Task) -> None:
@@ -75,5 +75,5 @@ def _train(config: dict[str, Any], task: Task) -> None:
             assert logs is not None, "Keras gives the metrics of an epoch"
             tune.report({_METRIC: float(logs[_METRIC])})
 
-    bench = _bench(task)
-    bench.train(space.recipe(config, bench.study.search), epochs=task.epochs, callbacks=[Reporting()])
+    shared = _shared(task)
+    shared.train(space.recipe(config, shared.study.search), epochs=task.epochs, callbacks=[Reporting()])

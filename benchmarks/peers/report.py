@@ -1,4 +1,4 @@
-"""The results of all runs into one JSON file, a table and a plot: `python -m benchmarks.peers.report FOLDER`."""
+"""Write the results of all runs as a JSON file, a table and a plot: `python -m benchmarks.peers.report FOLDER`."""
 
 import argparse
 import json
@@ -9,15 +9,15 @@ from statistics import mean
 
 from benchmarks.peers import contenders
 
-#: validation accuracy whose time is told for each contender
+#: validation accuracy for which the time of each contender is reported
 MARK = 0.80
-#: seconds since the start of the process, and the best validation accuracy then
+#: seconds since the start of the process, and the best validation accuracy so far
 Curve = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What one contender reached on one data set with one seed."""
+    """The result of one contender on one data set with one seed."""
 
     contender: str
     data: str
@@ -30,9 +30,9 @@ class Run:
     curve: Curve
     trials: int
     epochs_trained: int
-    #: best validation accuracy; None if no epoch was done in time
+    #: best validation accuracy; None if no epoch ended in time
     best: float | None
-    #: test accuracy of the best model that was kept
+    #: test accuracy of the best saved model
     test: float | None
     #: validation accuracy of that model
     validation_of_scored: float | None
@@ -40,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
-    """Tuner beside the best peer, with the same data, seed and time."""
+    """A comparison of tuner with the best peer, with the same data, seed and time."""
 
     data: str
     seed: int
@@ -49,7 +49,7 @@ class Race:
     peer: str
     accuracy: float
     peer_seconds: float
-    #: when tuner had reached the same; None: not in time
+    #: when tuner reached the same accuracy; None: not in time
     our_seconds: float | None
     #: how many times faster
     ratio: float | None
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def write(folder: Path) -> None:
-    """Write results.json, results.md and the plot of all runs that are done in a folder, and print the tables."""
+    """Write results.json, results.md and the plot of all finished runs in a folder, and print the tables."""
     from benchmarks.peers import plot
 
     runs = read(folder)
@@ -82,7 +82,7 @@ def write(folder: Path) -> None:
 
 
 def read(folder: Path) -> list[Run]:
-    """The runs that are done, in the order of the contenders."""
+    """Return the finished runs in the order of the contenders."""
     order = list(contenders.CONTENDERS)
     plain = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/*/*/result.json")]
     names = [name for name in Run.__dataclass_fields__ if name != "curve"]
@@ -91,12 +91,12 @@ def read(folder: Path) -> list[Run]:
 
 
 def seconds_to(curve: Curve, accuracy: float) -> float | None:
-    """When a run had reached an accuracy; None if it never did."""
+    """Return when a run reached an accuracy; None if it never did."""
     return next((seconds for seconds, best in curve if best >= accuracy), None)
 
 
 def races(runs: Sequence[Run]) -> list[Race]:
-    """Tuner beside the best peer, for each data set, time and seed where both ran."""
+    """Return the comparison of tuner with the best peer for each data set, time and seed where both ran."""
     keys = sorted({(run.data, run.minutes, run.seed) for run in runs})
     return [race for key in keys if (race := _race([run for run in runs if (run.data, run.minutes, run.seed) == key])) is not None]
 
@@ -124,7 +124,7 @@ def _race(runs: Sequence[Run]) -> Race | None:
 
 
 def _reached(run: Run) -> float:
-    """When a run reached its best."""
+    """Return when a run reached its best accuracy."""
     seconds = seconds_to(run.curve, run.best if run.best is not None else 0.0)
     assert seconds is not None, "the best is on the curve"
     return seconds
@@ -137,14 +137,14 @@ def _tables(runs: Sequence[Run]) -> Iterator[str]:
         epochs = " or ".join(sorted({str(run.epochs) for run in peers}))
         workers = " or ".join(sorted({str(run.workers) for run in chosen if run.contender == contenders.OURS})) or "no"
         threads = " or ".join(sorted({str(run.threads) for run in chosen}))
-        yield f"**{data}, {minutes:g} minutes** ({threads} threads; {epochs} epochs a trial of a peer; {workers} workers of tuner)"
+        yield f"**{data}, {minutes:g} minutes** ({threads} threads; {epochs} epochs per trial of a peer; {workers} workers of tuner)"
         yield contenders_table(chosen)
         if found := races(chosen):
             yield races_table(found)
 
 
 def contenders_table(runs: Sequence[Run]) -> str:
-    """One row a contender, means over its seeds; where not all seeds got there, how many did."""
+    """Yield one row per contender with means over its seeds, and how many seeds reached the accuracy if not all did."""
     names = [name for name in contenders.CONTENDERS if any(run.contender == name for run in runs)]
     head = [
         "contender",
@@ -179,7 +179,7 @@ def _contender_row(runs: Sequence[Run], all_runs: Sequence[Run]) -> list[str]:
 
 
 def _ours_after(runs: Sequence[Run], all_runs: Sequence[Run]) -> str:
-    """When tuner, with the same seeds, had reached what these reached."""
+    """Return when tuner, with the same seeds, reached the accuracy of these runs."""
     ours = {run.seed: run for run in all_runs if run.contender == contenders.OURS}
     both = [(run, ours[run.seed]) for run in runs if run.seed in ours and run.best is not None]
     found = [seconds for peer, our in both if (seconds := seconds_to(our.curve, peer.best or 0.0)) is not None]
@@ -187,7 +187,7 @@ def _ours_after(runs: Sequence[Run], all_runs: Sequence[Run]) -> str:
 
 
 def races_table(found: Sequence[Race]) -> str:
-    """One row a seed: the best peer, and when tuner was where it got."""
+    """Yield one row per seed: the best peer, and when tuner reached its accuracy."""
     head = [
         "seed",
         "best peer",

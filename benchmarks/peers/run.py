@@ -1,7 +1,7 @@
 """`make benchmark`: every contender on every data set with every seed, one after another, then the report.
 
-Each runs in a process of its own with an empty cache, on the same processors, and is ended when its time is up, counted from the start of
-the process. What is done is not done again, so that a benchmark that was interrupted goes on.
+Each runs in its own process with an empty cache, on the same processors, until its time is over, counted from the start of the process.
+An interrupted benchmark resumes: finished runs are not repeated.
 """
 
 import argparse
@@ -22,24 +22,24 @@ from benchmarks.peers.task import ANIMALS, STARTED, Task
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULT = "result.json"
-#: is there when the time of a run is over
+#: exists when the time of a run is over
 _ENDED = "ended"
-#: in the environment of every process of a run, by which they are found at its end
+#: environment variable of every process of a run, used to find them at its end
 _MARK = "TUNER_BENCHMARK_RUN"
-#: how long tuner may take to keep its running trials; peers have their best weights on disk at any time
+#: how long tuner may take to suspend its running trials; peers always have their best weights on disk
 _LEAVE_SECONDS = 60.0
 _LOOK_SECONDS = 0.2
 
 
 class ContenderFailed(Exception):
-    """A contender ended before its time with an error."""
+    """A contender ended early with an error."""
 
 
 def main() -> None:
-    """Run what is not done yet, then write the report."""
+    """Run everything that has no result yet, then write the report."""
     given = _arguments()
     failed = []
-    # every process that is started from here on may use these processors and no others
+    # every process started from here on may only use these processors
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.threads])
     for task in _tasks(given):
         if _is_done(task) and not given.force:
@@ -57,10 +57,10 @@ def main() -> None:
 
 
 def run(task: Task, *, force: bool) -> dict[str, Any]:
-    """One run from an empty folder to its result; one that was only not scored is scored.
+    """Do one run from an empty folder to its result; a run that only lacks its score is only scored.
 
     Raises:
-        ContenderFailed: it ended with an error, or its model could not be scored.
+        ContenderFailed: the contender ended with an error, or its model could not be scored.
     """
     if force or not _has_ended(task):
         shutil.rmtree(task.folder, ignore_errors=True)
@@ -75,15 +75,15 @@ def run(task: Task, *, force: bool) -> dict[str, Any]:
         "best": epochs[-1].best if epochs else None,
         **_score(task),
     }
-    beside = task.folder / f"{RESULT}.part"
-    beside.write_text(json.dumps(result), encoding="utf-8")
-    beside.replace(task.folder / RESULT)
+    temporary = task.folder / f"{RESULT}.part"
+    temporary.write_text(json.dumps(result), encoding="utf-8")
+    temporary.replace(task.folder / RESULT)
     shutil.rmtree(task.cache, ignore_errors=True)
     return result
 
 
 def _is_done(task: Task) -> bool:
-    """Whether there is a result of this run with these settings."""
+    """Return whether this run has a result with these settings."""
     return _has_ended(task) and (task.folder / RESULT).exists()
 
 
@@ -116,7 +116,7 @@ def _wait(process: subprocess.Popen[str], seconds: float) -> None:
 
 
 def _kill(task: Task) -> None:
-    """End every process of the run, those that left its process tree among them."""
+    """Kill every process of the run, including those that left its process tree."""
     while found := list(_processes(task)):
         for process in found:
             try:
@@ -145,7 +145,7 @@ def _score(task: Task) -> dict[str, Any]:
 
 
 def _start(module: str, task: Task, environment: dict[str, str], **options: Any) -> subprocess.Popen[str]:
-    """A process of the run."""
+    """Start a process of the run."""
     command = [sys.executable, "-m", f"benchmarks.peers.{module}", str(task.folder)]
     settings = {_MARK: str(task.folder), "TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(ROOT)}
     log = (task.folder / "log.txt").open("a", encoding="utf-8")
@@ -179,17 +179,17 @@ def _tasks(given: argparse.Namespace) -> Iterator[Task]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Tuner beside what a user would pick instead.")
+    parser = argparse.ArgumentParser(description="Compare tuner with the tools that a user could choose instead.")
     parser.add_argument("--data", nargs="+", default=[ANIMALS], help="animals, or the name of the file given with --npz")
     parser.add_argument("--npz", type=Path, help="an .npz file with x_train, y_train, x_val, y_val, x_test, y_test")
     parser.add_argument("--contenders", nargs="+", default=list(contenders.CONTENDERS), choices=contenders.CONTENDERS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--minutes", type=float, default=12.0)
-    parser.add_argument("--epochs", type=int, default=6, help="of each trial of a peer")
+    parser.add_argument("--epochs", type=int, default=6, help="epochs of each trial of a peer")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--workers", type=int, default=1, help="of tuner")
+    parser.add_argument("--workers", type=int, default=1, help="number of tuner's workers")
     parser.add_argument("--results", type=Path, default=Path("benchmarks/peers/results"))
-    parser.add_argument("--force", action="store_true", help="do again what is done")
+    parser.add_argument("--force", action="store_true", help="repeat finished runs")
     given = parser.parse_args()
     unknown = [name for name in given.data if name != ANIMALS and (given.npz is None or given.npz.stem != name)]
     if unknown:

@@ -1,4 +1,4 @@
-"""The best model that a run kept into its accuracy on the test split, after the budget: `python -m benchmarks.peers.score FOLDER`."""
+"""Score the best saved model of a run on the test split, outside its time budget: `python -m benchmarks.peers.score FOLDER`."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ def _peer(task: Task) -> dict[str, Any]:
 
 
 def _ours(task: Task) -> dict[str, Any]:
-    """The best of the trials that were completed or are suspended; the weights of trials that were given up are not kept."""
+    """Return the best completed or suspended trial; the weights of other trials are not kept."""
     from optuna.trial import FrozenTrial, TrialState
 
     from tuner.kernels import checkpoints

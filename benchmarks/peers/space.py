@@ -1,8 +1,8 @@
-"""The search space of the study as a list of parameters, and values of these as the recipe of one plain Keras model.
+"""The search space of the study as a list of parameters, and the recipe of one plain Keras model from their values.
 
-The ranges are those of the study file. What a plain Keras script has no word for is left out: features of several depths, a probe
-before the fine-tuning, a rate that falls from layer to layer. It may leave the backbone frozen instead; then the range of the rate is
-the probe's.
+The ranges are those of the study file. It leaves out what a plain Keras script does not have: features of several depths, a probe before
+the fine-tuning, and learning rates that decrease from layer to layer. Instead, the backbone may stay frozen; the range of the learning
+rate is then that of the probe.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ from tuner.spec import space as spaces
 from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.search import AugmentationSpace, HeadSpace, SearchSpace
 
-#: parameters that have to have one of some values for another to act
+#: other parameters, each with the values that let this one act
 Condition = tuple[tuple[str, tuple[Any, ...]], ...]
 
 
@@ -26,13 +26,13 @@ class Parameter:
     when: Condition = ()
 
     def acts(self, values: Mapping[str, Any]) -> bool:
-        """Whether it acts, given the values of those before it."""
+        """Return whether a parameter acts, given the values of earlier parameters."""
         return all(values.get(name) in wanted for name, wanted in self.when)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What one plain Keras model is built and trained with."""
+    """The settings of one plain Keras model and its training."""
 
     optimizer: str
     learning_rate: float
@@ -41,33 +41,33 @@ class Recipe:
     label_smoothing: float
     head_units: tuple[int, ...]
     activation: str
-    #: part of the backbone's blocks, from the top, that is trained; 0: frozen
+    #: fraction of the backbone's blocks, from the top, that is trained; 0: frozen
     unfreeze: float
     batch_size: int = 32
     momentum: float = 0.9
     nesterov: bool = True
-    #: part of the steps in which the rate rises from zero
+    #: fraction of the steps in which the learning rate rises from zero
     warmup: float = 0.125
-    #: strengths, by the names of the study file
+    #: strengths, by their names in the study file
     augmentation: Mapping[str, Any] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Values that JSON can hold."""
+        """Return the recipe as values for JSON."""
         return asdict(self)
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Recipe":
-        """What `plain` gave."""
+        """Return the recipe that `plain` turned into these values."""
         return cls(**dict(plain) | {"head_units": tuple(plain["head_units"])})
 
 
 def parameters(search: SearchSpace) -> list[Parameter]:
-    """What is searched, each after those that it depends on."""
+    """Return the searched parameters, each after those that it depends on."""
     return [parameter for parameter in _all(search) if not isinstance(parameter.domain, Fixed)]
 
 
 def suggest(chooser: spaces.Chooser, search: SearchSpace) -> dict[str, Any]:
-    """Values of the parameters that act."""
+    """Return values for the parameters that act."""
     values: dict[str, Any] = {}
     for parameter in parameters(search):
         if parameter.acts(values):
@@ -76,7 +76,7 @@ def suggest(chooser: spaces.Chooser, search: SearchSpace) -> dict[str, Any]:
 
 
 def recipe(values: Mapping[str, Any], search: SearchSpace) -> Recipe:
-    """What to train with; a parameter that does not act is off."""
+    """Return the recipe for these values; a parameter that does not act is off."""
     taken = {parameter.name: parameter.domain.value for parameter in _all(search) if isinstance(parameter.domain, Fixed)}
     taken |= values
     optimizer = str(taken["optimizer"])
@@ -121,14 +121,14 @@ def _head(search: SearchSpace) -> Iterator[Parameter]:
         yield Parameter(name="activation", domain=search.activation)
         return
     layers = search.head_units.layers
-    # one hidden layer at most, as in the study file
+    # at most one hidden layer, as in the study file
     yield Parameter(name="head_layers", domain=layers if isinstance(layers, Fixed) else Choice(values=(0, 1)))
     yield from _switched("head_units", search.head_units.units, (("head_layers", (1,)),))
     yield from _switched("activation", search.activation, (("head_layers", (1,)),))
 
 
 def _switched(name: str, domain: Domain, when: Condition = ()) -> Iterator[Parameter]:
-    """One that may be off has a switch before it."""
+    """Yield a parameter, and before it a switch if it may be off."""
     if isinstance(domain, Range) and domain.off:
         yield Parameter(name=f"{name}.on", domain=Choice(values=(True, False)), when=when)
         when = (*when, (f"{name}.on", (True,)))

@@ -1,4 +1,4 @@
-"""What one contender is given for one run: data, seed, epochs a trial, a folder of its own."""
+"""Task: the input of one contender for one run: data, seed, epochs per trial and a folder."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from tuner.spec import file as study_file
 from tuner.spec import study as spec_study
 
 STUDY = Path(__file__).with_name("study.yaml")
-#: the data set that needs no file
+#: name of the data set without a file
 ANIMALS = "animals"
-#: seconds since the epoch at which the process of a contender was started
+#: environment variable with the start of a contender's process, in seconds since the epoch
 STARTED = "TUNER_BENCHMARK_STARTED"
 _FILE = "task.json"
 
@@ -28,25 +28,25 @@ class Task:
     #: an .npz file; None for a data set that comes with tuner
     npz: str | None
     seed: int
-    #: wall-clock time from the start of the process on
+    #: wall-clock time from the start of the process
     minutes: float
-    #: of each trial of a peer; tuner has its study file
+    #: epochs of each trial of a peer; tuner uses its study file
     epochs: int
-    #: processors that the run may use
+    #: number of processors for the run
     threads: int
-    #: of tuner alone
+    #: number of workers, only for tuner
     workers: int
-    #: everything that the run writes
+    #: folder for all files of the run
     folder: Path
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The task that was written into a folder."""
+        """Return the task in a folder."""
         given = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         return cls(**given, folder=folder)
 
     def write(self) -> None:
-        """Put the task and the study file of the run into its folder."""
+        """Write the task and the study file of the run to its folder."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / _FILE).write_text(json.dumps(self.plain(), indent=1), encoding="utf-8")
         # JSON is YAML
@@ -54,21 +54,21 @@ class Task:
         self.study_path.write_text(json.dumps(given, indent=1), encoding="utf-8")
 
     def plain(self) -> dict[str, Any]:
-        """Everything but the folder."""
+        """Return everything except the folder."""
         return {name: value for name, value in vars(self).items() if name != "folder"}
 
     @property
     def study_path(self) -> Path:
-        """The study file of the run."""
+        """Return the path of the run's study file."""
         return self.folder / "study.yaml"
 
     @property
     def cache(self) -> Path:
-        """The run's cache, empty at first."""
+        """Return the run's cache, which is empty at first."""
         return self.folder / "cache"
 
     def study(self) -> spec_study.StudySpec:
-        """The study of the run: its splits and its search space are those of every contender."""
+        """Return the study of the run, whose splits and search space all contenders use."""
         given = study_file.read(STUDY).model_dump(exclude_unset=True)
         data = given["data"] if self.npz is None else {"source": "npz", "path": self.npz}
         return spec_study.StudySpec.model_validate(
@@ -77,7 +77,7 @@ class Task:
 
 
 def started() -> float:
-    """Seconds since the epoch at which this contender's process was started."""
+    """Return the start of this contender's process in seconds since the epoch."""
     return float(os.environ[STARTED])
 
 

@@ -1,4 +1,4 @@
-"""One trial of a peer: a recipe trained with `model.fit`, its epochs in the journal, its best weights kept."""
+"""Train one trial of a peer: `model.fit` with a recipe; epochs go to the journal, and the best weights are saved."""
 
 import time
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from tuner.tasks.images.training import training_data
 
 
 @dataclass(kw_only=True)
-class Bench:
-    """What the trials of one run share in a process."""
+class RunData:
+    """The data that all trials of a run in one process share."""
 
     task: Task
     journal: journals.Journal = field(init=False)
@@ -28,21 +28,21 @@ class Bench:
 
     @cached_property
     def study(self) -> spec_study.StudySpec:
-        """The study whose search space it is."""
+        """Return the study with the search space."""
         return self.task.study()
 
     @cached_property
     def data(self) -> training_data.TrainingData:
-        """Images at the size that the network sees, split as tuner splits them."""
+        """Return images at the input size of the network, with the splits of tuner."""
         return training_data.load(self.study, cache=self.task.cache)
 
     @property
     def num_classes(self) -> int:
-        """Classes of the data."""
+        """Return the number of classes."""
         return len(self.data.classes)
 
     def build(self, recipe: Recipe, *, epochs: int) -> keras.Model:
-        """The model of a trial of so many epochs."""
+        """Return the model of a trial with the given epochs."""
         steps = network.num_steps(recipe, len(self.data.train.labels), epochs)
         jit_compile = contenders.CONTENDERS[self.task.contender].jit_compile
         return network.build(recipe, self.num_classes, self.study.model.image_size, steps=steps, jit_compile=jit_compile)
@@ -50,7 +50,7 @@ class Bench:
     def fit(
         self, model: keras.Model, recipe: Recipe, *, last: int, first: int = 0, callbacks: Sequence[keras.callbacks.Callback] = ()
     ) -> list[float]:
-        """Train from one epoch to another; the validation accuracy of each epoch."""
+        """Train from one epoch to another; return the validation accuracy of each epoch."""
         trial = self.journal.begin_trial()
         history = model.fit(
             network.train_set(self.data.train, recipe, self.num_classes, seed=self.task.seed * 1000 + trial),
@@ -63,14 +63,14 @@ class Bench:
         return [float(accuracy) for accuracy in history.history["val_accuracy"]]
 
     def train(self, recipe: Recipe, *, epochs: int, callbacks: Sequence[keras.callbacks.Callback] = ()) -> list[float]:
-        """A trial from its beginning to its end."""
+        """Train a trial from beginning to end."""
         keras.backend.clear_session()
         keras.utils.set_random_seed(self.task.seed * 1000 + len(journals.read(self.task.folder)))
         return self.fit(self.build(recipe, epochs=epochs), recipe, last=epochs, callbacks=callbacks)
 
 
 class Keeping(keras.callbacks.Callback):
-    """Writes each epoch down, and keeps the weights if it is the best of the run."""
+    """Writes each epoch, and saves the weights if it is the best of the run."""
 
     def __init__(self, written: journals.Journal, trial: int, recipe: Recipe) -> None:
         super().__init__()
@@ -84,13 +84,13 @@ class Keeping(keras.callbacks.Callback):
 
 
 def test_accuracy(task: Task) -> float | None:
-    """The accuracy on the test split of the best model that a run kept."""
-    kept = journals.read_best(task.folder)
-    if kept is None:
+    """Return the test accuracy of the best saved model of a run."""
+    saved = journals.read_best(task.folder)
+    if saved is None:
         return None
-    weights, plain = kept
-    bench = Bench(task=task)
-    model = bench.build(Recipe.of(plain), epochs=1)
+    weights, plain = saved
+    shared = RunData(task=task)
+    model = shared.build(Recipe.of(plain), epochs=1)
     model.set_weights(weights)
-    scored = model.evaluate(network.evaluation_set(bench.data.test, bench.num_classes), verbose=0, return_dict=True)
+    scored = model.evaluate(network.evaluation_set(shared.data.test, shared.num_classes), verbose=0, return_dict=True)
     return float(scored["accuracy"])

@@ -103,7 +103,7 @@ if __name__ == "__main__":
     if sys.argv[1].isdigit():
         sys.exit(process.main(int(sys.argv[1]), start))
     local.COMMAND = (sys.executable, __file__)
-    process.child = start
+    process.start_trainer = start
     script = os.environ.get("REHEARSAL", "{}")  # a node of a cluster has another environment
     ray.COMMAND = ("/usr/bin/env", f"REHEARSAL={script}", sys.executable, __file__)
     sys.exit(main.main())

@@ -25,7 +25,7 @@ SPEC = {"name": "called", "data": {"source": "digits"}, "budget": {"trials": 2},
 def rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rehearsed trainers, and places that only the environment names."""
     monkeypatch.setattr(local, "COMMAND", REHEARSED)
-    monkeypatch.setattr(process, "child", rehearsed_tuner.start)
+    monkeypatch.setattr(process, "start_trainer", rehearsed_tuner.start)
     monkeypatch.setenv("REHEARSAL", "{}")
     monkeypatch.setenv("TUNER_STORAGE", f"sqlite:///{tmp_path / 'named.db'}")
     monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "named"))

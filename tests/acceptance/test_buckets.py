@@ -144,7 +144,7 @@ def test_weights_of_several_machines_become_a_version_whose_soup_is_in_the_bucke
     storage = storages.open(f"sqlite:///{machines.folder / 'tuner.db'}")
     (version,) = versions.all(storage, "study")
     storage.close()
-    key = version.kept.artifact.removeprefix(f"{machines.url}/")
+    key = version.model.artifact.removeprefix(f"{machines.url}/")
     assert key.startswith("study-retrain-1/soup-")
     assert f"models/team/{key}" in machines.objects()
     assert not list((machines.folder / "two" / "study-retrain-1").glob("*.npz"))

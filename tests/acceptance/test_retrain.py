@@ -34,8 +34,8 @@ def test_a_retraining_that_is_killed_goes_on_and_ends_in_one_version_that_was_me
     assert (told["name"], told["version"], told["retraining"], told["trained_on"]) == ("study", 1, "study-retrain-1", "train")
     assert told["choice"][0].startswith(f"Trial {told['networks'][0]['trial']} is chosen")
     assert told["num_test"] == 100
-    assert [version.kept.study for version in versions_of(finished)] == ["study-retrain-1"]
-    assert [(reading.version, reading.look.accuracy) for reading in readings_of(finished)] == [(1, told["test_accuracy"])]
+    assert [version.model.study for version in versions_of(finished)] == ["study-retrain-1"]
+    assert [(reading.version, reading.content.accuracy) for reading in readings_of(finished)] == [(1, told["test_accuracy"])]
 
     code, out = finished.tuner("retrain", "study", "--top", "2", "--seeds", "2").end()
     assert (code, out.startswith("study version 1")) == (0, True)
@@ -58,8 +58,8 @@ def test_a_version_of_train_and_validation_images_says_that_it_has_no_validation
     assert told["comparisons"][0]["against"] == "the same config trained on the train split alone"
     assert any("no images are left to take a validation accuracy" in note for note in told["notes"])
     (version,) = versions_of(finished)
-    assert version.kept.study == "study-retrain-1-all"
-    config = study_file.parse(version.kept.config, "the version's config")
+    assert version.model.study == "study-retrain-1-all"
+    config = study_file.parse(version.model.config, "the version's config")
     assert (config.training.images, config.retraining, config.budget.trials) == ("train+validation", None, 1)
     assert config.result is not None
     assert "validation_accuracy" not in config.result

@@ -73,7 +73,7 @@ def test_a_worker_waits_for_its_database_and_gets_its_password_from_a_file(
     monkeypatch.setenv("TUNER_STORAGE_FILE", str(place.folder / "url"))
     postgresql.stop()
     worker = place.tuner("worker", "study.yaml", "--wait", "2m")
-    worker.until("waiting", "cannot be used: nothing listens there")
+    worker.until("waiting", "cannot be used: no server listens there")
     postgresql.start()
     assert worker.end()[0] == 0, worker.lines
     assert any("the budget of 4 trials is spent" in line for line in worker.lines)

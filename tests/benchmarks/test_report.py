@@ -1,4 +1,4 @@
-"""Runs that are done, into the tables that say who got where when."""
+"""The report of the benchmark: tables of who reached which accuracy when."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ CURVE = ((10.0, 0.5), (20.0, 0.7), (30.0, 0.7), (40.0, 0.81))
 
 
 def run(contender: str = "optuna", **given: Any) -> report.Run:
-    """A run of twelve minutes."""
+    """Return a run of twelve minutes."""
     curve = given.pop("curve", CURVE)
     best = curve[-1][1] if curve else None
     plain = {"data": "animals", "seed": 0, "minutes": 12.0, "epochs": 6, "threads": 2, "workers": 1, "trials": 3, "epochs_trained": 18}
@@ -30,7 +30,7 @@ def run(contender: str = "optuna", **given: Any) -> report.Run:
         (0.82, None),  # never
     ],
 )
-def test_the_time_to_an_accuracy_is_that_of_the_first_epoch_that_has_it(accuracy: float, seconds: float | None) -> None:
+def test_the_time_to_an_accuracy_is_the_time_of_the_first_epoch_that_reaches_it(accuracy: float, seconds: float | None) -> None:
     assert report.seconds_to(CURVE, accuracy) == seconds
 
 
@@ -57,7 +57,7 @@ def test_an_accuracy_that_tuner_did_not_reach_has_no_ratio() -> None:
     assert "not in time" in report.races_table([race])
 
 
-def test_a_row_says_how_many_seeds_got_there() -> None:
+def test_a_row_shows_how_many_seeds_reached_the_accuracy() -> None:
     table = report.contenders_table([run("tuner"), run("optuna"), run("optuna", seed=1, curve=((5.0, 0.6),))])
     assert (
         "| Optuna, TPE and median pruner, XLA switched off | 2 | 0.705 | 0.600 | 0.700 | 0.705 | 22.5 s | 40.0 s (1 of 2) | 3 | 40.0 s |"
@@ -65,7 +65,7 @@ def test_a_row_says_how_many_seeds_got_there() -> None:
     )
 
 
-def test_a_peer_that_finished_no_epoch_is_shown_and_is_no_rival() -> None:
+def test_a_peer_without_a_finished_epoch_is_listed_but_not_compared() -> None:
     runs = [run("tuner"), run("ray", curve=(), test=None)]
     assert report.races(runs) == []
     assert "| Ray Tune, OptunaSearch and ASHA | 1 | none | none | none | none | not in time | not in time | 3 |" in report.contenders_table(
@@ -82,7 +82,7 @@ def test_results_are_read_from_the_folders_of_the_runs(tmp_path: Path) -> None:
     assert report.read(tmp_path) == [run(seed=0), run(seed=1)]
 
 
-def test_the_task_and_its_study_are_found_again_in_its_folder(tmp_path: Path) -> None:
+def test_a_task_and_its_study_are_read_back_from_its_folder(tmp_path: Path) -> None:
     task = Task(
         contender="tuner", data="photos", npz="/photos.npz", seed=3, minutes=2.0, epochs=6, threads=2, workers=1, folder=tmp_path / "run"
     )
@@ -93,7 +93,7 @@ def test_the_task_and_its_study_are_found_again_in_its_folder(tmp_path: Path) ->
 
 
 class _First:
-    """Chooses the first of some values and the lower end of each range."""
+    """A chooser that takes the first of several values and the lower end of each range."""
 
     def __init__(self, **wishes: Any) -> None:
         self._wishes = wishes

@@ -1,4 +1,4 @@
-"""Arrays that one process makes and others map: made once, made anew when damaged, kept within a limit, held while mapped."""
+"""The cache: arrays computed once, computed again when damaged, within a size limit, and kept while in use."""
 
 import json
 import logging
@@ -23,18 +23,18 @@ KB = 1024
 
 
 def wanted(name: str = "some", *, rows: int = 8, kind: str = "features") -> arrays.ArraySpec:
-    """An array of a kilobyte a row."""
+    """Return an array with a kilobyte in each row."""
     return arrays.ArraySpec(kind=kind, key=name, shape=(rows, 256), dtype="float32", words={"data": name, "what": "train"})
 
 
 def numbers(rows: int = 8) -> Iterator[NDArray[np.float32]]:
-    """Its rows, three at a time."""
+    """Yield its rows, three at a time."""
     whole = np.arange(rows * 256, dtype=np.float32).reshape(rows, 256)
     yield from (whole[start : start + 3] for start in range(0, rows, 3))
 
 
 def put(folder: Path, name: str, *, rows: int = 8) -> Path:
-    """Make an entry that no one maps any more."""
+    """Make an entry that no process uses."""
     arrays.entry(folder, wanted(name, rows=rows), lambda: numbers(rows))
     return wanted(name, rows=rows).path(folder)
 
@@ -71,14 +71,14 @@ def test_an_entry_without_rows_needs_no_file(tmp_path: Path) -> None:
         arrays.ArraySpec(kind="features", key="some", shape=(8, 256), dtype="float16", words={}),
     ],
 )
-def test_another_key_kind_or_form_is_another_entry(tmp_path: Path, other: arrays.ArraySpec) -> None:
+def test_another_key_kind_shape_or_type_is_another_entry(tmp_path: Path, other: arrays.ArraySpec) -> None:
     put(tmp_path, "some")
     arrays.entry(tmp_path, other, lambda: [np.zeros(other.shape, other.dtype)])
     assert len(entries.find(tmp_path)) == 2
 
 
 def fetch(folder: Path, log: Path) -> float:
-    """What each of several processes does."""
+    """Run in each of several processes."""
 
     def compute() -> Iterator[NDArray[np.float32]]:
         with log.open("a") as file:
@@ -88,7 +88,7 @@ def fetch(folder: Path, log: Path) -> float:
     return float(arrays.entry(folder, wanted(rows=3_000), compute).sum())
 
 
-def test_of_eight_processes_that_want_the_same_one_computes(tmp_path: Path) -> None:
+def test_only_one_of_eight_processes_computes_an_entry(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with ProcessPoolExecutor(8, multiprocessing.get_context("spawn")) as processes:
         sums = list(processes.map(fetch, [tmp_path / "cache"] * 8, [log] * 8))
@@ -96,7 +96,7 @@ def test_of_eight_processes_that_want_the_same_one_computes(tmp_path: Path) -> N
     assert set(sums) == {float(np.concatenate(list(numbers(3_000))).sum())}
 
 
-def test_who_waits_for_another_process_is_called_meanwhile_and_may_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_process_gets_ticks_and_can_stop_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "_TICK_SECONDS", 0.01)
     called: list[int] = []
 
@@ -124,7 +124,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_a_damaged_entry_is_noticed_said_and_made_anew(tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_entry_is_logged_and_computed_again(tmp_path: Path, damage: Any, caplog: pytest.LogCaptureFixture) -> None:
     path = put(tmp_path, "some")
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
@@ -137,14 +137,14 @@ def test_a_damaged_entry_is_noticed_said_and_made_anew(tmp_path: Path, damage: A
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", json.dumps({"version": 99})])
-def test_an_entry_of_which_nothing_is_known_is_made_anew(tmp_path: Path, content: str) -> None:
+def test_an_entry_without_a_description_is_computed_again(tmp_path: Path, content: str) -> None:
     path = put(tmp_path, "some")
     entries.about_path(path).write_text(content)
     assert (arrays.entry(tmp_path, wanted(), numbers) == np.concatenate(list(numbers()))).all()
     arrays.entry(tmp_path, wanted(), never)
 
 
-def test_an_entry_that_was_copied_is_verified_and_then_trusted(tmp_path: Path) -> None:
+def test_a_copied_entry_is_verified_once(tmp_path: Path) -> None:
     path = put(tmp_path, "some")
     before = entries.read_about(path)
     path.with_name("copy").write_bytes(path.read_bytes())
@@ -156,7 +156,7 @@ def test_an_entry_that_was_copied_is_verified_and_then_trusted(tmp_path: Path) -
     assert after.checksum == before.checksum
 
 
-def test_an_entry_that_is_verified_anew_is_read_though_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_in_a_read_only_cache_is_verified_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(tmp_path, "some")
     os.utime(path, (1, 1))
 
@@ -167,7 +167,7 @@ def test_an_entry_that_is_verified_anew_is_read_though_nothing_can_be_written(tm
     assert arrays.find(tmp_path, wanted("some")) is not None
 
 
-def test_what_fails_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_failed_computation_leaves_no_files(tmp_path: Path) -> None:
     def failing() -> Iterator[NDArray[np.float32]]:
         yield from list(numbers())[:1]
         raise errors.DataError("an image is gone")
@@ -180,12 +180,12 @@ def test_what_fails_on_the_way_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.fixture
 def limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Room for three entries of eight kilobytes and their headers."""
+    """Set a limit for three entries of eight kilobytes and their headers."""
     monkeypatch.setenv("TUNER_CACHE_LIMIT", "25KB")
 
 
 @pytest.mark.usefixtures("limit")
-def test_the_least_recently_used_makes_room(tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_makes_room(tmp_path: Path) -> None:
     first, second, third = (put(tmp_path, name) for name in ("first", "second", "third"))
     age(first, 1)
     age(second, 2)
@@ -197,7 +197,7 @@ def test_the_least_recently_used_makes_room(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("limit")
-def test_what_is_mapped_is_never_deleted(tmp_path: Path) -> None:
+def test_a_mapped_entry_is_never_deleted(tmp_path: Path) -> None:
     held = arrays.entry(tmp_path, wanted("held"), numbers)
     row = held[3]
     del held
@@ -223,7 +223,7 @@ print(held.sum(), flush=True)
 
 
 @pytest.mark.usefixtures("limit")
-def test_what_another_process_maps_is_held_until_it_ends_even_if_it_is_killed(tmp_path: Path) -> None:
+def test_an_entry_that_another_process_maps_is_held_until_that_process_ends(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", MAPS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None and process.stdout is not None
     assert process.stdout.readline() == "mapped\n"
@@ -241,7 +241,7 @@ def test_what_another_process_maps_is_held_until_it_ends_even_if_it_is_killed(tm
     assert not entry.path.exists()
 
 
-def test_a_map_whose_file_someone_deletes_by_hand_can_still_be_read(tmp_path: Path) -> None:
+def test_the_mapping_of_a_deleted_file_can_still_be_read(tmp_path: Path) -> None:
     held = arrays.entry(tmp_path, wanted(), numbers)
     wanted().path(tmp_path).unlink()
     assert (held == np.concatenate(list(numbers()))).all()
@@ -249,12 +249,10 @@ def test_a_map_whose_file_someone_deletes_by_hand_can_still_be_read(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("limit")
-def test_an_entry_larger_than_the_limit_is_refused_with_the_cure_and_nothing_is_deleted_or_computed(tmp_path: Path) -> None:
+def test_an_entry_larger_than_the_limit_is_refused_before_anything_is_deleted(tmp_path: Path) -> None:
     put(tmp_path, "small")
-    with pytest.raises(
-        entries.NoRoom,
-        match=r"has no room for 30 KB: its limit is 25 KB, .* TUNER_CACHE_LIMIT or --cache-limit, free some space on",
-    ):
+    message = r"has no room for 30 KB: its limit is 25 KB, .* TUNER_CACHE_LIMIT or --cache-limit, free some space on the disk"
+    with pytest.raises(entries.NoRoom, match=message):
         arrays.entry(tmp_path, wanted(rows=30), never)
     assert len(entries.find(tmp_path)) == 1
 
@@ -275,7 +273,7 @@ def test_an_entry_larger_than_the_disk_is_refused_before_it_is_computed(tmp_path
     assert arrays.optional(tmp_path, huge, never) is None
 
 
-def test_a_disk_that_is_full_after_all_is_an_error_with_its_cure(tmp_path: Path) -> None:
+def test_a_disk_that_cannot_reserve_space_is_an_error_with_its_cure(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16 * KB, before[1]))
     try:
@@ -288,7 +286,7 @@ def test_a_disk_that_is_full_after_all_is_an_error_with_its_cure(tmp_path: Path)
 
 
 def test_a_disk_that_fills_while_a_file_is_written_is_an_error_with_its_cure(tmp_path: Path) -> None:
-    # a device on which every write finds the disk full stands in for the file
+    # every write to this device fails with a full disk
     (tmp_path / "index.json.part").symlink_to("/dev/full")
     full = pytest.raises(
         errors.DataError, match=r"cannot be written \(No space left on device\); free some space there, or name another folder"
@@ -298,7 +296,7 @@ def test_a_disk_that_fills_while_a_file_is_written_is_an_error_with_its_cure(tmp
 
 
 @pytest.mark.usefixtures("limit")
-def test_what_is_being_written_counts_and_what_a_killed_writer_left_does_not(tmp_path: Path) -> None:
+def test_entries_being_written_count_and_those_of_killed_writers_do_not(tmp_path: Path) -> None:
     left = tmp_path / "features" / "0123456789abcdef01234567.npy.part"
     left.parent.mkdir()
     left.write_bytes(bytes(20 * KB))
@@ -313,7 +311,7 @@ def test_what_is_being_written_counts_and_what_a_killed_writer_left_does_not(tmp
     arrays.entry(tmp_path, wanted("long", rows=20), writing)
 
 
-def test_files_that_are_no_entries_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_files_in_the_cache_folder_are_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_CACHE_LIMIT", "10KB")
     mine = tmp_path / "features" / "mine.npy"
     mine.parent.mkdir()
@@ -328,7 +326,7 @@ def test_files_that_are_no_entries_are_left_alone(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("about", [None, "{", json.dumps({"version": 99})])
-def test_an_entry_of_which_nothing_is_known_is_shown_counted_and_removed(tmp_path: Path, about: str | None) -> None:
+def test_an_entry_without_a_description_is_listed_counted_and_removed(tmp_path: Path, about: str | None) -> None:
     path = put(tmp_path, "some")
     entries.about_path(path).unlink()
     if about is not None:
@@ -340,13 +338,13 @@ def test_an_entry_of_which_nothing_is_known_is_shown_counted_and_removed(tmp_pat
 
 
 @pytest.mark.parametrize("given", ["much", "0GB", "-3GB", "5 apples"])
-def test_a_limit_that_is_no_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_an_invalid_limit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("TUNER_CACHE_LIMIT", given)
     with pytest.raises(errors.RequestError, match="TUNER_CACHE_LIMIT is .*; expected a size such as 800MB or 4GB"):
         put(tmp_path, "some")
 
 
-def test_without_a_limit_the_cache_takes_half_of_what_the_disk_has_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_limit_the_cache_uses_half_of_the_free_disk_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TUNER_CACHE_LIMIT", raising=False)
     status = os.statvfs(tmp_path)
     free = status.f_bavail * status.f_frsize
@@ -356,5 +354,5 @@ def test_without_a_limit_the_cache_takes_half_of_what_the_disk_has_free(tmp_path
 @pytest.mark.parametrize(
     ("num_bytes", "shown"), [(0, "0 bytes"), (999, "999 bytes"), (1536, "1.5 KB"), (1023 * KB, "1023 KB"), (20 * KB**3, "20 GB")]
 )
-def test_a_size_is_shown_in_few_digits(num_bytes: int, shown: str) -> None:
+def test_a_size_has_few_digits(num_bytes: int, shown: str) -> None:
     assert entries.show_size(num_bytes) == shown

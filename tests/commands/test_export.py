@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.results import rehearsed_errand
-from tests.results.retrain import test_judging
+from tests.results.retrain import test_verdict
 from tuner.cli import main
 from tuner.commands import export
 from tuner.protocol.errands import Format
@@ -97,7 +97,7 @@ def test_another_trial_is_exported_by_its_number_as_far_as_its_weights_are_kept(
         (["--to", "home.zip"], "home.zip ends in .zip; expected .yaml, .yml, .json for a study file, or a folder for a bundle"),
         (["--to", "best.yaml", "--format", "onnx"], "--format is of a bundle, but --to is best.yaml, a study file"),
         (["--to", "best.yaml", "--quantize", "int8"], "--quantize is of a bundle"),
-        (["--to", "nowhere/home"], "there is no folder nowhere; make it first: mkdir -p nowhere"),
+        (["--to", "nowhere/home"], "the folder nowhere does not exist; create it first: mkdir -p nowhere"),
         (["--to", "tuner.db"], "tuner.db ends in .db"),
         (["--to", "cache"], "cache exists and is not a bundle"),
     ],
@@ -122,7 +122,7 @@ def versioned(folder: Path) -> Verdict:
     best = bests.of(studies.load("study", storage), 0)
     new, _ = versions.of_trial(best, Path(str(best.weights)), by="eva")
     versions.add(storage, new)
-    verdict, _ = test_judging.judged()
+    verdict, _ = test_verdict.judged()
     versions.add(storage, replace(new, origin=WeightsSource.RETRAINING, metrics=verdict.model_dump(mode="json")))
     storage.engine.dispose()
     return verdict

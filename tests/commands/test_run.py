@@ -55,7 +55,7 @@ def test_the_studies_may_be_in_another_storage(storage: Storage, tmp_path: Path)
         ("odl", r"--from odl is no study of .* and no file or bundle\. Known: both, new, old\. Did you mean old\?"),
         ("new", "is the study itself"),
         ("both", "is a study and also a file; for the file write --from ./both"),
-        ("search.yaml", "expected one config: an export"),
+        ("search.yaml", "expected fixed values, as in an export"),
     ],
 )
 def test_what_is_no_source_is_refused_with_a_cure(
@@ -81,7 +81,7 @@ def test_what_becomes_of_each_is_said(storage: Storage, capsys: pytest.CaptureFi
     run.begin(new, found)
     assert "new: trial 1 of old (0.7000) is tried as trial 1" in capsys.readouterr().err
     run.begin(new, found)
-    assert "new: trial 1 of old (0.7000) is there already: trial 1" in capsys.readouterr().err
+    assert "new: trial 1 of old (0.7000) was tried already: trial 1" in capsys.readouterr().err
     narrow = studies.join(by_hand.spec(name="narrow", sampler="random", search={"batch_size": 8}), storage)
     run.begin(narrow, found)
     assert "narrow: trial 1 of old (0.7000) is not tried: it does not fit: batch_size is 32" in capsys.readouterr().err

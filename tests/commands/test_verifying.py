@@ -51,7 +51,7 @@ def test_a_bundle_that_was_changed_is_told_in_lines_and_not_loaded(bundle: Path,
     assert main.main(["verify", str(bundle)]) == 1
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0].startswith("failed       manifest   labels.txt has the SHA-256")
-    assert "not checked  model      it is not loaded" in printed.out
+    assert "not checked  model      not loaded" in printed.out
     assert printed.err.endswith(f"{bundle} is refused.\n")
 
 
@@ -85,7 +85,7 @@ def with_the_version(path: Path, metrics: dict[str, Any]) -> None:
         (no_database, "not checked", "does not exist; name the database that keeps colours 1 with --storage"),
         (notes, "not checked", "is not an SQLite database"),
         (without_versions, "not checked", "there is no version of colours"),
-        (with_the_version, "ok", "recorded; colours 1 has had 1 reading of its test split"),
+        (with_the_version, "ok", "recorded; colours 1 has 1 reading of its test split"),
     ],
 )
 def test_a_reading_is_recorded_with_its_version_or_it_is_said_why_not(
@@ -118,7 +118,7 @@ def test_a_reading_is_recorded_with_its_version_or_it_is_said_why_not(
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (["verify", "nowhere"], "nowhere is no folder"),
+        (["verify", "nowhere"], "nowhere is not a folder"),
         (["verify", "BUNDLE", "--require", "nowhere.yaml"], "nowhere.yaml"),
         (["verify", "BUNDLE", "--images", "0"], "--images"),
         (["verify", "BUNDLE", "--tolerance", "2"], "--tolerance"),

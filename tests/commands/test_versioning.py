@@ -97,7 +97,7 @@ def test_production_is_entered_replaced_and_gone_back_to(capsys: pytest.CaptureF
     assert told(capsys, "promote", "flowers", "2")["change"] == "promoted"
     assert [version["stages"] for version in told(capsys, "versions", "flowers")] == [[], ["production"]]
     assert said(capsys, "rollback", "flowers") == "flowers 2 is out of production; flowers 1 is there again.\n"
-    assert "no version of flowers that is still there was in production before" in refused(capsys, "rollback", "flowers")
+    assert "production of flowers has no previous version that still exists" in refused(capsys, "rollback", "flowers")
     event = told(capsys, "rollback", "flowers", "--withdraw")
     assert (event["stage"], event["change"], event["version"]) == ("production", "withdrawn", None)
     shown = said(capsys, "versions", "flowers")

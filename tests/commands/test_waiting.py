@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.conftest import Bench
+from tests.workers.conftest import WorkerRunner
 from tuner.commands import waiting
 from tuner.errors import RequestError, TunerError
 from tuner.spec.study import StudySpec
@@ -18,10 +18,10 @@ GAVE_UP = Event(what=EventKind.GAVE_UP, study="study", worker="w2", message="the
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def runner(tmp_path: Path) -> WorkerRunner:
     given = {"name": "study", "data": {"source": "digits"}, "budget": {"trials": 2}, "sampler": "random", "pruner": "none"}
     study = studies.join(StudySpec.model_validate(given), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}"))
-    return Bench(study=study, folder=tmp_path)
+    return WorkerRunner(study=study, folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -33,23 +33,25 @@ def bench(tmp_path: Path) -> Bench:
         ([], [0, 3], TunerError, "The workers gave up before the study came to its end: a worker ended with exit code 3"),
     ],
 )
-def test_a_study_that_was_left_failed(bench: Bench, complaints: list[Event], codes: list[int], kind: type[TunerError], said: str) -> None:
-    failure = waiting.failure(bench.study, complaints, codes)
+def test_a_study_that_was_left_failed(
+    runner: WorkerRunner, complaints: list[Event], codes: list[int], kind: type[TunerError], said: str
+) -> None:
+    failure = waiting.failure(runner.study, complaints, codes)
     assert type(failure) is kind
     assert str(failure) == said
 
 
-def test_workers_that_end_without_a_word_of_complaint_did_not_fail(bench: Bench) -> None:
-    assert waiting.failure(bench.study, [], [0, 0]) is None
+def test_workers_that_end_without_a_word_of_complaint_did_not_fail(runner: WorkerRunner) -> None:
+    assert waiting.failure(runner.study, [], [0, 0]) is None
 
 
-def test_a_worker_that_gave_up_is_forgiven_where_another_finished_the_study(bench: Bench) -> None:
-    bench.work()
-    assert waiting.failure(bench.study, [REFUSED, GAVE_UP], [2, 1]) is None
+def test_a_worker_that_gave_up_is_forgiven_where_another_finished_the_study(runner: WorkerRunner) -> None:
+    runner.work()
+    assert waiting.failure(runner.study, [REFUSED, GAVE_UP], [2, 1]) is None
 
 
-def test_a_spent_budget_is_not_the_end_while_a_trial_is_left_behind(bench: Bench) -> None:
+def test_a_spent_budget_is_not_the_end_while_a_trial_is_left_behind(runner: WorkerRunner) -> None:
     for name in ("w1", "w2"):
-        trials.claim(bench.study, trials.WorkerId.here(name), num_train=80, num_classes=2, epochs=3)
-    assert trials.stop_reason(bench.study) is not None
-    assert waiting.failure(bench.study, [GAVE_UP], [1]) is not None
+        trials.claim(runner.study, trials.WorkerId.here(name), num_train=80, num_classes=2, epochs=3)
+    assert trials.stop_reason(runner.study) is not None
+    assert waiting.failure(runner.study, [GAVE_UP], [1]) is not None

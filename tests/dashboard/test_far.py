@@ -40,7 +40,7 @@ def test_a_proxy_of_ours_says_how_the_client_came(flowers: storages.Storage, use
     assert answer.headers["set-cookie"].startswith("__Host-tuner-443=")
     assert "Secure" in answer.headers["set-cookie"]
     assert answer.headers["strict-transport-security"] == "max-age=31536000"
-    assert audit.read(flowers, limit=1)[0].deed.address == "203.0.113.9"
+    assert audit.read(flowers, limit=1)[0].event.address == "203.0.113.9"
     cookie = answer.headers["set-cookie"].partition(";")[0]
     # optuna-dashboard's redirect goes where the client came from
     first = proxied.get("/incompatible-rdb-schema", headers=FORWARDED | {"cookie": cookie}, follow_redirects=False)
@@ -61,7 +61,7 @@ def test_what_a_stranger_says_of_himself_is_not_believed(flowers: storages.Stora
     )
     assert answer.status_code == 401
     assert "strict-transport-security" not in answer.headers
-    assert audit.read(flowers, limit=1)[0].deed.address == "203.0.113.66"
+    assert audit.read(flowers, limit=1)[0].event.address == "203.0.113.66"
 
 
 def test_without_proxies_forwarded_headers_are_nothing(flowers: storages.Storage, users: Path) -> None:

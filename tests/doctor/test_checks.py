@@ -28,6 +28,7 @@ from tuner.studies import leases
 from tuner.studies import study as studies
 from tuner.studies.leases import WorkerId
 from tuner.studies.study import Study
+from tuner.workers.bucket.transfer import Folders
 
 OK, NOTE, WARNING, PROBLEM = "ok", "note", "warning", "problem"
 
@@ -304,13 +305,13 @@ def keep(storage: Storage, weights: Path) -> None:
 
 
 def test_an_unreachable_server_is_reported_within_seconds(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as unheard:  # bound, so that no one else takes it, and not listening
+    with socket.socket() as unheard:  # bound, so that no other program uses it, and not listening
         unheard.bind(("127.0.0.1", 0))
         began = time.monotonic()
         found = run_doctor(capsys, f"postgresql://someone:sesame@127.0.0.1:{unheard.getsockname()[1]}/tuner", code=1)
     assert time.monotonic() - began < 30
     (seen,) = of(found, "storage")
-    assert "nothing listens there" in seen["found"]
+    assert "no server listens there" in seen["found"]
     assert "sesame" not in json.dumps(found)
 
 
@@ -331,7 +332,7 @@ def test_a_check_that_hangs_becomes_a_finding(places: Path) -> None:
         ends.wait()
         return []
 
-    context = DoctorContext(url="", is_storage_there=False, artifacts=places, cache=places)
+    context = DoctorContext(url="", is_storage_there=False, folders=Folders(artifacts=places, cache=places))
     found = checks.run_all(context, 0.2, [("cache", hang), ("machine", lambda context: [findings.ok("machine", "2 cores")])])
     ends.set()
     assert [(each.subject, each.level) for each in found] == [("cache", Level.PROBLEM), ("machine", Level.OK)]
@@ -340,9 +341,11 @@ def test_a_check_that_hangs_becomes_a_finding(places: Path) -> None:
 
 def test_a_check_that_fails_becomes_a_finding(places: Path) -> None:
     def fail(context: DoctorContext) -> list[Finding]:
-        raise PermissionError(13, "Permission denied", str(context.cache))
+        raise PermissionError(13, "Permission denied", str(context.folders.cache))
 
-    (seen,) = checks.run_all(DoctorContext(url="", is_storage_there=False, artifacts=places, cache=places), 60, [("cache", fail)])
+    (seen,) = checks.run_all(
+        DoctorContext(url="", is_storage_there=False, folders=Folders(artifacts=places, cache=places)), 60, [("cache", fail)]
+    )
     assert (seen.subject, seen.level) == ("cache", Level.PROBLEM)
     assert "Permission denied" in seen.found
 

@@ -14,7 +14,7 @@ from tests.studies import by_hand
 from tuner.cache import entries
 from tuner.doctor import database
 from tuner.studies import trials
-from tuner.workers.worker import spool
+from tuner.workers.worker import outbox
 
 __all__ = ["places"]
 
@@ -67,8 +67,8 @@ def test_undelivered_reports_are_reported(places: Path, capsys: pytest.CaptureFi
     claimed = by_hand.must_claim(study)
     kept = {}
     for name in ("by-hand", "deleted"):
-        origin = spool.SpoolHeader(study=name, worker="host/w1", device="cpu", claim=claimed)
-        kept[name] = spool.Spool(places / "artifacts" / name / "spool", origin)
+        origin = outbox.SpoolHeader(study=name, worker="host/w1", device="cpu", claim=claimed)
+        kept[name] = outbox.Spool(places / "artifacts" / name / "spool", origin)
         kept[name].write(by_hand.epochs(claimed, [0.5]))
     (seen,) = of(run_doctor(capsys, url), "undelivered")
     assert (seen["level"], seen["found"].partition(":")[0]) == (NOTE, "reports of running workers that wait for the storage")

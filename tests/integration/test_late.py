@@ -1,4 +1,4 @@
-"""Results that come late, and workers that are gone, on every kind of database."""
+"""Late results and lost workers, on every kind of database."""
 
 import dataclasses
 import threading
@@ -25,7 +25,7 @@ from tuner.views import status
 
 
 def far_away() -> WorkerId:
-    """A worker of another host: nobody here can see whether its process lives."""
+    """Return a worker of another host, whose process this host cannot see."""
     return dataclasses.replace(WorkerId.here("far"), namespace="another boot")
 
 
@@ -34,20 +34,20 @@ def stored(study: Study, number: int = 0) -> FrozenTrial:
 
 
 def endings(study: Study, number: int = 0) -> list[str]:
-    """How each attempt of a trial ended."""
+    """Return how each attempt at a trial ended."""
     of_the_trial = tables.LEASES.c.study_id == study.id, tables.LEASES.c.trial_number == number
     query = sqlalchemy.select(tables.LEASES.c.ending).where(*of_the_trial).order_by(tables.LEASES.c.attempt)
     return list(study.storage.read(lambda connection: connection.execute(query).scalars().all()))
 
 
 def lose(study: Study) -> Claim:
-    """A trial whose worker was not seen for so long that others may take it up."""
+    """Claim a trial for a worker that is then silent for too long."""
     lost = by_hand.must_claim(study, far_away())
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
     return lost
 
 
-def test_a_late_result_is_kept_while_another_worker_has_the_trial_and_that_one_drops_it(begin: Begin) -> None:
+def test_a_late_result_counts_while_another_worker_has_the_trial_which_then_loses_it(begin: Begin) -> None:
     study = begin()
     lost = lose(study)
     other = by_hand.must_claim(study, WorkerId.here("other"))
@@ -68,7 +68,7 @@ def test_a_late_result_is_kept_while_another_worker_has_the_trial_and_that_one_d
     assert by_hand.must_claim(study).number == 1
 
 
-def test_a_late_result_is_kept_while_the_trial_waits(begin: Begin) -> None:
+def test_a_late_result_counts_while_the_trial_waits(begin: Begin) -> None:
     study = begin(budget={"trials": 1})
     lost = lose(study)
     assert [reaped.trial for reaped in trials.reap(study, WorkerId.here("w1"))] == [0]
@@ -78,7 +78,7 @@ def test_a_late_result_is_kept_while_the_trial_waits(begin: Begin) -> None:
     assert trials.stop_reason(study) == "the budget of 1 trials is spent"
 
 
-def test_a_late_result_of_a_trial_that_has_ended_is_dropped(begin: Begin) -> None:
+def test_a_late_result_of_an_ended_trial_is_dropped(begin: Begin) -> None:
     study = begin()
     lost = lose(study)
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
@@ -88,7 +88,7 @@ def test_a_late_result_of_a_trial_that_has_ended_is_dropped(begin: Begin) -> Non
     assert endings(study) == ["lost", "completed"]
 
 
-def test_a_late_failure_counts_only_if_no_one_else_has_the_trial(begin: Begin) -> None:
+def test_a_late_failure_counts_only_if_no_other_worker_has_the_trial(begin: Begin) -> None:
     study = begin()
     lost = lose(study)
     other = by_hand.must_claim(study)
@@ -100,7 +100,7 @@ def test_a_late_failure_counts_only_if_no_one_else_has_the_trial(begin: Begin) -
     assert (stored(study).state, endings(study)) == (TrialState.FAIL, ["failed", "released"])
 
 
-def test_a_result_whose_end_was_not_acknowledged_is_kept_once(begin: Begin) -> None:
+def test_a_result_without_an_acknowledgement_is_stored_once(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)
     by_hand.finish(study, claimed, 0.5)
@@ -114,7 +114,7 @@ def test_a_result_whose_end_was_not_acknowledged_is_kept_once(begin: Begin) -> N
     assert [stored(study, number).state for number in range(3)] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
 
 
-def test_of_two_workers_that_finish_one_trial_at_once_exactly_one_is_kept(begin: Begin) -> None:
+def test_if_two_workers_finish_one_trial_at_once_exactly_one_result_counts(begin: Begin) -> None:
     study = begin(budget={"trials": 6})
     for number in range(6):
         pair = [lose(study), by_hand.must_claim(study)]
@@ -130,11 +130,11 @@ def test_of_two_workers_that_finish_one_trial_at_once_exactly_one_is_kept(begin:
             except LeaseLost:
                 said.append(None)
 
-        hands = [threading.Thread(target=finish, args=(claimed, 0.1 * place)) for place, claimed in enumerate(pair, 1)]
-        for hand in hands:
-            hand.start()
-        for hand in hands:
-            hand.join()
+        threads = [threading.Thread(target=finish, args=(claimed, 0.1 * place)) for place, claimed in enumerate(pair, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         (kept,) = [value for value in said if value is not None]
         assert said.count(None) == 1
         assert stored(study, number).value == kept
@@ -143,7 +143,7 @@ def test_of_two_workers_that_finish_one_trial_at_once_exactly_one_is_kept(begin:
     assert status.snapshot(study).num_completed == 6
 
 
-def test_workers_that_are_gone_are_noticed_without_a_claim(begin: Begin) -> None:
+def test_lost_workers_are_detected_without_a_claim(begin: Begin) -> None:
     study = begin()
     lost = lose(study)
     (reaped,) = trials.reap(study, WorkerId.here("w1"))
@@ -157,7 +157,7 @@ def test_workers_that_are_gone_are_noticed_without_a_claim(begin: Begin) -> None
     assert (again.number, again.attempt, again.hyperparameters) == (0, 2, lost.hyperparameters)
 
 
-def test_a_trial_that_is_lost_too_often_fails_with_its_history_without_a_claim(begin: Begin) -> None:
+def test_a_trial_that_lost_too_many_workers_fails_with_its_history(begin: Begin) -> None:
     study = begin(budget={"trials": 1})
     watcher = WorkerId.here("watcher")
     for _ in range(failure_table.MAX_LOSSES):
@@ -178,7 +178,7 @@ def test_a_trial_that_is_lost_too_often_fails_with_its_history_without_a_claim(b
 
 
 def make_earlier(study: Study) -> None:
-    """Make every attempt look as if it had begun two hours ago and been seen for 100 seconds."""
+    """Let every attempt begin two hours ago, with its last heartbeat 100 seconds after its start."""
     started_at, seen_at = tables.LEASES.c.started_at, tables.LEASES.c.seen_at
     earlier = sqlalchemy.update(tables.LEASES).where(tables.LEASES.c.study_id == study.id)
     # MariaDB uses a column's new value in the assignments after it
@@ -186,7 +186,7 @@ def make_earlier(study: Study) -> None:
     study.storage.write(lambda connection: connection.execute(shifted))
 
 
-def test_what_a_lost_worker_did_counts_until_it_was_last_seen(begin: Begin) -> None:
+def test_the_work_of_a_lost_worker_counts_until_it_was_last_seen(begin: Begin) -> None:
     study = begin()
     lose(study)
     make_earlier(study)
@@ -194,7 +194,7 @@ def test_what_a_lost_worker_did_counts_until_it_was_last_seen(begin: Begin) -> N
     assert status.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
 
 
-def test_a_look_for_workers_that_are_gone_costs_one_statement_where_all_live(begin: Begin, storage: Storage) -> None:
+def test_looking_for_lost_workers_costs_one_statement_if_all_are_alive(begin: Begin, storage: Storage) -> None:
     study = begin()
     for _ in range(3):
         by_hand.must_claim(study)
@@ -204,7 +204,7 @@ def test_a_look_for_workers_that_are_gone_costs_one_statement_where_all_live(beg
     assert len([statement for statement in seen if not statement.startswith("BEGIN")]) == 1
 
 
-def test_after_an_outage_others_are_given_time_to_come_back(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_outage_other_workers_get_time_to_reconnect(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     study = begin()
     lose(study)
     monkeypatch.setattr(Storage, "steady_seconds", lambda storage: leases.GRACE_SECONDS - 1)
@@ -214,7 +214,7 @@ def test_after_an_outage_others_are_given_time_to_come_back(begin: Begin, monkey
     assert [reaped.trial for reaped in trials.reap(study, WorkerId.here("w1"))] == [0]
 
 
-def test_what_a_worker_left_is_stored_once_in_order_and_its_absence_is_no_work(begin: Begin) -> None:
+def test_the_spooled_work_of_a_worker_is_stored_once_and_its_absence_is_no_work(begin: Begin) -> None:
     study = begin()
     claimed = lose(study)
     curve = by_hand.epochs(claimed, [0.5, 0.6, 0.7])
@@ -230,7 +230,7 @@ def test_what_a_worker_left_is_stored_once_in_order_and_its_absence_is_no_work(b
     assert status.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
 
 
-def test_epochs_that_a_worker_left_are_stored_though_another_has_the_trial(begin: Begin) -> None:
+def test_spooled_epochs_are_stored_although_another_worker_has_the_trial(begin: Begin) -> None:
     study = begin()
     claimed = lose(study)
     other = by_hand.must_claim(study)
@@ -243,7 +243,7 @@ def test_epochs_that_a_worker_left_are_stored_though_another_has_the_trial(begin
     assert trials.deliver(study, claimed, curve[:2], None, device="cpu") is Delivery.TOO_LATE
 
 
-def test_a_failure_that_a_worker_left_is_too_late_where_another_has_the_trial(begin: Begin) -> None:
+def test_a_spooled_failure_is_too_late_if_another_worker_has_the_trial(begin: Begin) -> None:
     study = begin()
     claimed = lose(study)
     other = by_hand.must_claim(study)
@@ -252,7 +252,7 @@ def test_a_failure_that_a_worker_left_is_too_late_where_another_has_the_trial(be
     assert stored(study).value == 0.7
 
 
-def test_what_belongs_to_a_study_that_was_deleted_is_not_known(begin: Begin) -> None:
+def test_spooled_work_of_a_deleted_study_is_unknown(begin: Begin) -> None:
     first = begin()
     claimed = by_hand.must_claim(first)
     optuna.delete_study(study_name=first.name, storage=first.storage.rdb)

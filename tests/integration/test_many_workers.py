@@ -1,4 +1,4 @@
-"""Many worker processes on one study, some of them killed in the middle."""
+"""Many worker processes on one study, some of them killed during a trial."""
 
 import os
 import random
@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tests.integration import hands
+from tests.integration import worker_processes
 from tests.studies import by_hand
 from tuner.storage import engine as storages
 from tuner.storage import tables
@@ -22,7 +22,7 @@ NUM_TRIALS = 24
 
 
 def start(processes: ForkServerContext, url: str, name: str, marks: Path, label: str) -> ForkServerProcess:
-    process = processes.Process(target=hands.work, args=(url, name, str(marks), label))
+    process = processes.Process(target=worker_processes.work, args=(url, name, str(marks), label))
     process.start()
     return process
 
@@ -42,7 +42,7 @@ def assert_exact(trials: list[FrozenTrial], marks: Path) -> None:
     assert {int(name.split(".")[0]) for name in begun} == set(range(NUM_TRIALS))
 
 
-def test_sixteen_workers_on_an_empty_database_make_one_study_and_exactly_its_trials(
+def test_sixteen_workers_on_an_empty_database_create_one_study_with_exactly_its_trials(
     storage_url: str, processes: ForkServerContext, marks: Path
 ) -> None:
     workers = [start(processes, storage_url, "crowd", marks, f"w{number}") for number in range(16)]
@@ -52,12 +52,12 @@ def test_sixteen_workers_on_an_empty_database_make_one_study_and_exactly_its_tri
     trials = trials_of(storage_url, "crowd")
     assert_exact(trials, marks)
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
-    # no attempt was needed twice, and no two workers drew the same values
+    # every trial needed one attempt, and no two workers sampled the same values
     assert len(list(marks.glob("*.1.*"))) == NUM_TRIALS
     assert len({repr(trial.params) for trial in trials}) == NUM_TRIALS
 
 
-def test_killed_workers_lose_no_trial_and_make_none_too_many(storage_url: str, processes: ForkServerContext, marks: Path) -> None:
+def test_killed_workers_lose_no_trial_and_create_no_extra_one(storage_url: str, processes: ForkServerContext, marks: Path) -> None:
     chance = random.Random(11)
     workers = [start(processes, storage_url, "killed", marks, f"w{number}") for number in range(6)]
     for kill in range(6):
@@ -74,13 +74,13 @@ def test_killed_workers_lose_no_trial_and_make_none_too_many(storage_url: str, p
 
 
 def wait_for_marks(marks: Path, number: int) -> None:
-    """Until so many attempts have begun; the kernel has no event for it."""
+    """Wait until `count` attempts have begun."""
     pause = signal.sigtimedwait
     while len(list(marks.glob("*.*.*"))) < number:
         pause([signal.SIGUSR1], 0.005)
 
 
-def test_a_killed_worker_gives_its_trial_to_the_next_at_once_and_after_three_the_trial_has_failed(
+def test_the_trial_of_a_killed_worker_is_resumed_at_once_and_fails_after_three_kills(
     storage_url: str, processes: ForkServerContext
 ) -> None:
     storage = storages.open(storage_url)
@@ -89,7 +89,7 @@ def test_a_killed_worker_gives_its_trial_to_the_next_at_once_and_after_three_the
     numbers = []
     for _ in range(3):
         ours, theirs = processes.Pipe()
-        process = processes.Process(target=hands.claim_and_wait, args=(storage_url, name, theirs))
+        process = processes.Process(target=worker_processes.claim_and_wait, args=(storage_url, name, theirs))
         process.start()
         theirs.close()
         numbers.append(ours.recv())

@@ -1,4 +1,4 @@
-"""What only a MariaDB server can do: refuse a user, be away, come back."""
+"""What only a MariaDB server does: refuse a user, restart, close connections."""
 
 import secrets
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from tuner.studies import trials
 
 @pytest.fixture
 def guest(mariadb_server: Server, mariadb_url: str) -> Iterator[str]:
-    """A user who may read the database and no more, and needs the password `sesame`."""
+    """A user with read access only and the password `sesame`."""
     name = f"guest_{secrets.token_hex(3)}"
     mariadb_server.execute(f"CREATE USER {name} IDENTIFIED BY 'sesame'")
     mariadb_server.execute(f"GRANT SELECT ON {make_url(mariadb_url).database}.* TO {name}")
@@ -26,7 +26,7 @@ def guest(mariadb_server: Server, mariadb_url: str) -> Iterator[str]:
 
 
 def with_user(url: str, user: str, password: str | None = None) -> str:
-    """The URL of the same database for another user."""
+    """Return the URL of the same database for another user."""
     return make_url(url)._replace(username=user, password=password).render_as_string(hide_password=False)
 
 
@@ -80,7 +80,7 @@ def test_a_url_without_a_database_is_explained(mariadb_server: Server, scheme: s
 
 
 def test_a_port_on_which_nothing_listens_is_explained() -> None:
-    assert "nothing listens there" in explained("mysql://root@127.0.0.1:1/tuner")
+    assert "no server listens there" in explained("mysql://root@127.0.0.1:1/tuner")
 
 
 @pytest.mark.parametrize("end", [Server.stop, Server.kill])
@@ -91,7 +91,7 @@ def test_a_worker_continues_after_a_restart_of_the_server(mariadb: Server, end: 
     claimed = by_hand.must_claim(study)
     trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))
     end(mariadb)
-    with pytest.raises(StorageError, match="nothing listens there"):
+    with pytest.raises(StorageError, match="no server listens there"):
         trials.report(study, claimed, by_hand.epochs(claimed, [0.6], first=2))
     mariadb.start()
     trials.report(study, claimed, by_hand.epochs(claimed, [0.6], first=2))

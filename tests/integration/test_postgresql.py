@@ -1,4 +1,4 @@
-"""What only a server can do: refuse a user, be away, come back."""
+"""What only a PostgreSQL server does: refuse a user, restart, close connections."""
 
 import secrets
 import time
@@ -16,14 +16,14 @@ from tuner.studies import trials
 
 
 def with_user(url: str, user: str, password: str = "") -> str:
-    """The URL of the same database for another user."""
+    """Return the URL of the same database for another user."""
     rest = url.partition("@")[2]
     return f"postgresql://{user}{':' + password if password else ''}@{rest}"
 
 
 @pytest.fixture
 def guest(postgresql_server: Any, postgresql_url: str) -> Iterator[str]:
-    """A user of the database who may look at it and no more, and needs the password `sesame`."""
+    """A user with read access only and the password `sesame`."""
     name = f"guest_{secrets.token_hex(3)}"
     hba = postgresql_server.pgdata / "pg_hba.conf"
     before = hba.read_text()
@@ -53,7 +53,7 @@ def test_a_wrong_password_is_explained(postgresql_url: str, guest: str) -> None:
 
 
 def test_a_missing_password_is_explained(postgresql_url: str, guest: str) -> None:
-    assert "it asks for a password" in explained(with_user(postgresql_url, guest))
+    assert "the database asks for a password" in explained(with_user(postgresql_url, guest))
 
 
 def test_a_user_who_may_not_create_tables_is_told_so(postgresql_url: str, guest: str) -> None:
@@ -76,16 +76,16 @@ def test_an_unknown_database_is_explained(postgresql_server: Any) -> None:
 
 
 def test_a_folder_without_a_server_is_explained(tmp_path: Any) -> None:
-    assert "nothing listens there" in explained(f"postgresql://me@/db?host={tmp_path}")
+    assert "no server listens there" in explained(f"postgresql://me@/db?host={tmp_path}")
 
 
-def test_a_worker_goes_on_after_a_restart_of_the_server(postgresql: Any) -> None:
+def test_a_worker_continues_after_a_restart_of_the_server(postgresql: Any) -> None:
     storage = storages.open(str(postgresql.get_uri()))
     study = studies.join(by_hand.spec(), storage)
     claimed = by_hand.must_claim(study)
     trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))
     postgresql.stop()
-    with pytest.raises(StorageError, match="nothing listens there"):
+    with pytest.raises(StorageError, match="no server listens there"):
         trials.report(study, claimed, by_hand.epochs(claimed, [0.6], first=2))
     postgresql.start()
     trials.report(study, claimed, by_hand.epochs(claimed, [0.6], first=2))
@@ -94,7 +94,7 @@ def test_a_worker_goes_on_after_a_restart_of_the_server(postgresql: Any) -> None
     storage.close()
 
 
-def test_connections_cut_by_the_server_are_noticed_by_no_one(postgresql_url: str) -> None:
+def test_connections_closed_by_the_server_are_replaced_silently(postgresql_url: str) -> None:
     storage = storages.open(postgresql_url)
     study = studies.join(by_hand.spec(), storage)
     with psycopg.connect(postgresql_url, autocommit=True) as connection:
@@ -105,7 +105,7 @@ def test_connections_cut_by_the_server_are_noticed_by_no_one(postgresql_url: str
     storage.close()
 
 
-def test_a_connection_whose_packets_go_nowhere_is_given_up_within_half_a_minute(postgresql_url: str) -> None:
+def test_a_connection_whose_packets_are_dropped_is_closed_within_half_a_minute(postgresql_url: str) -> None:
     storage = storages.open(postgresql_url)
     with storage.engine.connect() as connection:
         given = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
@@ -114,7 +114,7 @@ def test_a_connection_whose_packets_go_nowhere_is_given_up_within_half_a_minute(
     storage.close()
 
 
-def test_options_of_the_url_win(postgresql_url: str) -> None:
+def test_options_of_the_url_take_precedence(postgresql_url: str) -> None:
     storage = storages.open(f"{postgresql_url}{'&' if '?' in postgresql_url else '?'}application_name=mine&tcp_user_timeout=5000")
     with storage.engine.connect() as connection:
         given = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
@@ -122,7 +122,7 @@ def test_options_of_the_url_win(postgresql_url: str) -> None:
     storage.close()
 
 
-def test_a_storage_keeps_two_connections_however_many_were_needed_at_once(postgresql_url: str) -> None:
+def test_a_storage_keeps_two_connections_after_a_peak(postgresql_url: str) -> None:
     storage = storages.open(postgresql_url)
     held = [storage.engine.connect() for _ in range(6)]
     for connection in held:
@@ -130,7 +130,7 @@ def test_a_storage_keeps_two_connections_however_many_were_needed_at_once(postgr
     query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'tuner'"
     deadline = time.monotonic() + 20
     with psycopg.connect(postgresql_url, autocommit=True) as other:
-        # a server takes a moment to see that a client has left
+        # the server needs a moment to notice that a client has left
         while (left := other.execute(query).fetchone()) != (2,) and time.monotonic() < deadline:
             other.execute("SELECT pg_sleep(0.02)")
     assert left == (2,)

@@ -1,4 +1,4 @@
-"""Configs trained again by several workers at once, on each kind of database."""
+"""A retraining by several workers at once, on each kind of database."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +9,7 @@ from tuner.studies import data_check, retraining, trials
 from tuner.studies import study as studies
 
 
-def test_workers_that_come_at_once_share_the_trainings_and_each_is_done_once(storage_url: str) -> None:
+def test_workers_that_start_at_once_share_the_trainings_and_run_each_once(storage_url: str) -> None:
     searched = studies.join(by_hand.spec(sampler="random", budget={"trials": 4}), storages.open(storage_url))
     data_check.admit(searched, by_hand.PREPARED)
     for value in (0.7, 0.9, 0.8, 0.6):

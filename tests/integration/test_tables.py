@@ -1,4 +1,4 @@
-"""The rows that we write beside those that Optuna writes of the same study: they must not differ, in any of its tables."""
+"""tuner and Optuna write the same rows for the same study, in every table of Optuna."""
 
 import secrets
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from tuner.storage.engine import Storage
 from tuner.studies import enqueue, trials
 from tuner.studies.study import Study
 
-#: every kind of parameter, with a value of it
+#: every kind of parameter with a value
 PARAMETERS: dict[str, tuple[Any, BaseDistribution]] = {
     "float": (0.125, FloatDistribution(0.0, 0.5)),
     "log": (3e-4, FloatDistribution(1e-6, 1e-2, log=True)),
@@ -31,9 +31,9 @@ PARAMETERS: dict[str, tuple[Any, BaseDistribution]] = {
     "switch": (False, CategoricalDistribution((True, False))),
     "mixed": (None, CategoricalDistribution((None, 1, 0.5, "ä 🦊"))),
 }
-#: what an attribute may hold
+#: values that an attribute may have
 ATTRIBUTES: dict[str, Any] = {"number": 1.5e-300, "text": "ä 🦊 \\ ' \" %s {}", "nested": {"b": [1, None, True], "a": {}}, "empty": ""}
-#: a fact of the database, of no study
+#: tables that do not depend on a study
 _NOT_OF_STUDIES = {"version_info"}
 _TIMES = ("datetime_start", "datetime_complete")
 
@@ -55,14 +55,14 @@ class Replayed(optuna.samplers.BaseSampler):
 
 
 def begin_theirs(storage: Storage) -> tuple[optuna.Study, Replayed]:
-    """A study that Optuna makes, and its sampler."""
+    """Create a study through Optuna, with a sampler that suggests given values."""
     sampler = Replayed()
     name = f"theirs-{secrets.token_hex(4)}"
     return optuna.create_study(storage=storage.rdb, study_name=name, direction="maximize", sampler=sampler), sampler
 
 
 def replay(study: Study) -> int:
-    """Write what Optuna reads of a study once more, by Optuna's own means; the id of the copy."""
+    """Copy a study through Optuna, and return the id of the copy."""
     storage = study.storage
     mine = optuna.load_study(study_name=study.name, storage=storage.rdb)
     copy, sampler = begin_theirs(storage)
@@ -77,7 +77,7 @@ def replay(study: Study) -> int:
 
 
 def replay_trial(copy: optuna.Study, sampler: Replayed, trial: FrozenTrial) -> None:
-    """Write one trial, whose number is the count of those that are there."""
+    """Write the next trial of a study through Optuna."""
     if "fixed_params" in trial.system_attrs:
         copy.enqueue_trial(trial.system_attrs["fixed_params"], user_attrs=trial.user_attrs)
     if trial.state is TrialState.WAITING:
@@ -98,7 +98,7 @@ def replay_trial(copy: optuna.Study, sampler: Replayed, trial: FrozenTrial) -> N
 
 
 def rows(storage: Storage, study_id: int) -> dict[str, list[dict[str, Any]]]:
-    """Everything that Optuna's tables hold of a study, with numbers in place of ids, and of times only whether they are there."""
+    """Return the rows of a study in Optuna's tables, with numbers instead of ids, and True for every time."""
 
     def read(connection: Connection) -> dict[str, list[dict[str, Any]]]:
         of_study = tables.TRIALS.c.study_id == study_id
@@ -117,7 +117,7 @@ def rows(storage: Storage, study_id: int) -> dict[str, list[dict[str, Any]]]:
 
 
 def plain(table: Table, row: dict[str, Any], numbers: dict[int, int]) -> dict[str, Any]:
-    """A row less what differs between any two studies."""
+    """Return a row without the parts that differ between any two studies."""
     if "trial_id" in row:
         row["trial_id"] = numbers[row["trial_id"]]
     for name in ("study_id", "study_name", *(column.name for column in table.primary_key)):
@@ -161,7 +161,7 @@ def test_every_kind_of_parameter_and_attribute_is_written_as_optuna_writes_it(st
 
 
 def work(study: Study, enqueue: Callable[[], object]) -> None:
-    """Bring trials of a study into every state."""
+    """Create trials of a study in every state."""
     for accuracies in ([0.4, 0.7, 0.6], [0.5, 0.8]):
         claimed = by_hand.must_claim(study)
         trials.report(study, claimed, by_hand.epochs(claimed, accuracies[:1]))

@@ -1,4 +1,4 @@
-"""The life of a trial in the storage, on every kind of database."""
+"""The life of a trial in the storage, on each kind of database."""
 
 import dataclasses
 import itertools
@@ -31,11 +31,11 @@ from tuner.views import status
 
 
 def stored(study: Study, number: int = 0) -> FrozenTrial:
-    """A trial as plain Optuna reads it."""
+    """Return a trial as plain Optuna reads it."""
     return optuna.load_study(study_name=study.name, storage=study.storage.rdb).get_trials()[number]
 
 
-def test_a_completed_trial_reads_in_optuna_as_one_of_its_own(begin: Begin) -> None:
+def test_optuna_reads_a_completed_trial_as_its_own(begin: Begin) -> None:
     study = begin()
     worker = WorkerId.here("w1")
     claimed = by_hand.must_claim(study, worker)
@@ -55,7 +55,7 @@ def test_a_completed_trial_reads_in_optuna_as_one_of_its_own(begin: Begin) -> No
     assert trial.duration is not None and 0 <= trial.duration.total_seconds() < 60
 
 
-def test_a_figure_that_is_not_finite_is_no_attribute(begin: Begin) -> None:
+def test_a_value_that_is_not_finite_is_not_stored_as_an_attribute(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)
     curve = [epoch.model_copy(update={"validation_loss": math.nan, "accuracy": math.inf}) for epoch in by_hand.epochs(claimed, [0.5])]
@@ -67,7 +67,7 @@ def test_a_figure_that_is_not_finite_is_no_attribute(begin: Begin) -> None:
     assert stored(study).user_attrs["test"] == {"accuracy": 0.5, "num_images": 2}
 
 
-def test_the_curve_is_kept_as_measured(begin: Begin) -> None:
+def test_the_curve_is_stored_as_measured(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)
     measured = by_hand.epochs(claimed, [0.5, 0.6, 0.4])
@@ -79,7 +79,7 @@ def test_the_curve_is_kept_as_measured(begin: Begin) -> None:
     assert read[1].loss is None
 
 
-def test_a_trial_that_went_on_from_a_checkpoint_in_a_fresh_trainer_has_its_whole_curve(begin: Begin) -> None:
+def test_a_trial_resumed_in_a_fresh_trainer_has_its_whole_curve(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)
     trials.report(study, claimed, by_hand.epochs(claimed, [0.5, 0.6, 0.7]))
@@ -90,7 +90,7 @@ def test_a_trial_that_went_on_from_a_checkpoint_in_a_fresh_trainer_has_its_whole
     assert trial.user_attrs["stage"] == "fine_tune"
 
 
-def test_a_step_reported_again_stays_as_it_was(begin: Begin) -> None:
+def test_a_step_that_is_reported_again_is_not_overwritten(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)
     trials.report(study, claimed, by_hand.epochs(claimed, [0.5, 0.6]))
@@ -98,7 +98,7 @@ def test_a_step_reported_again_stays_as_it_was(begin: Begin) -> None:
     assert stored(study).intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
 
 
-def test_a_stopped_trial_is_pruned_with_its_reason_and_how_far_it_came(begin: Begin) -> None:
+def test_a_pruned_trial_has_its_reason_and_its_best_value(begin: Begin) -> None:
     study = begin()
     by_hand.finish(study, by_hand.must_claim(study), 0.4, ending=Ending.STOPPED, reason="its probe was not among the best")
     trial = stored(study)
@@ -130,7 +130,7 @@ def test_trial_zero_is_the_rule(begin: Begin) -> None:
     assert second.hyperparameters != first.hyperparameters
 
 
-def test_a_suspended_trial_goes_on_with_another_worker_as_the_same_trial(begin: Begin) -> None:
+def test_another_worker_resumes_a_suspended_trial_as_the_same_trial(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)
     trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))
@@ -151,11 +151,11 @@ def test_a_trial_may_be_suspended_any_number_of_times(begin: Begin) -> None:
 
 
 def far_away() -> WorkerId:
-    """A worker of another host: nobody here can see whether its process lives."""
+    """Return a worker of another host, whose process this host cannot see."""
     return dataclasses.replace(WorkerId.here("far"), namespace="another boot")
 
 
-def test_a_trial_whose_worker_is_not_seen_for_long_goes_to_another(begin: Begin) -> None:
+def test_the_trial_of_a_silent_worker_goes_to_another_worker(begin: Begin) -> None:
     study = begin()
     lost = by_hand.must_claim(study, far_away())
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
@@ -163,7 +163,7 @@ def test_a_trial_whose_worker_is_not_seen_for_long_goes_to_another(begin: Begin)
     assert (again.number, again.attempt, again.hyperparameters) == (0, 2, lost.hyperparameters)
 
 
-def test_a_worker_of_this_host_that_lives_is_given_ten_minutes(begin: Begin) -> None:
+def test_a_living_worker_of_this_host_may_be_silent_for_ten_minutes(begin: Begin) -> None:
     study = begin()
     by_hand.must_claim(study)
     by_hand.grow_old(study, leases.PATIENCE_SECONDS - 5)
@@ -172,7 +172,7 @@ def test_a_worker_of_this_host_that_lives_is_given_ten_minutes(begin: Begin) -> 
     assert by_hand.must_claim(study).number == 0
 
 
-def test_a_worker_that_comes_back_from_the_dead_without_a_result_changes_nothing(begin: Begin) -> None:
+def test_a_lost_worker_that_returns_without_a_result_changes_nothing(begin: Begin) -> None:
     study = begin()
     lost = by_hand.must_claim(study, far_away())
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
@@ -193,7 +193,7 @@ def test_a_worker_that_comes_back_from_the_dead_without_a_result_changes_nothing
     assert stored(study).value == 0.5
 
 
-def test_a_worker_that_was_only_slow_keeps_its_trial(begin: Begin) -> None:
+def test_a_slow_worker_keeps_its_trial(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
@@ -201,7 +201,7 @@ def test_a_worker_that_was_only_slow_keeps_its_trial(begin: Begin) -> None:
     assert stored(study).value == 0.9
 
 
-def test_a_beat_keeps_a_trial_from_being_taken(begin: Begin) -> None:
+def test_a_heartbeat_keeps_the_lease(begin: Begin) -> None:
     study = begin()
     worker = far_away()
     by_hand.must_claim(study, worker)
@@ -211,7 +211,7 @@ def test_a_beat_keeps_a_trial_from_being_taken(begin: Begin) -> None:
     assert by_hand.must_claim(study).number == 1
 
 
-def test_a_trial_that_a_user_ended_by_hand_is_dropped(begin: Begin) -> None:
+def test_a_trial_that_a_user_ended_through_optuna_is_dropped(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)
     optuna.load_study(study_name=study.name, storage=study.storage.rdb).tell(0, state=TrialState.FAIL)
@@ -222,14 +222,14 @@ def test_a_trial_that_a_user_ended_by_hand_is_dropped(begin: Begin) -> None:
     assert by_hand.must_claim(study).number == 1
 
 
-def test_a_study_deleted_under_its_workers_is_a_plain_error(begin: Begin) -> None:
+def test_deleting_a_study_under_its_workers_gives_a_plain_error(begin: Begin) -> None:
     study = begin()
     optuna.delete_study(study_name=study.name, storage=study.storage.rdb)
     with pytest.raises(StudyError, match="was deleted"):
         by_hand.claim(study)
 
 
-def test_a_study_that_gets_the_id_of_a_deleted_one_starts_from_nothing(begin: Begin) -> None:
+def test_a_study_with_the_id_of_a_deleted_one_starts_empty(begin: Begin) -> None:
     first = begin()
     by_hand.must_claim(first)
     optuna.delete_study(study_name=first.name, storage=first.storage.rdb)
@@ -238,7 +238,7 @@ def test_a_study_that_gets_the_id_of_a_deleted_one_starts_from_nothing(begin: Be
     assert status.snapshot(second).running[0].number == 0
 
 
-def test_a_zombie_of_a_process_counts_as_gone(begin: Begin) -> None:
+def test_a_zombie_process_counts_as_lost(begin: Begin) -> None:
     study = begin()
     child = os.fork()
     if child == 0:
@@ -253,14 +253,16 @@ def test_a_zombie_of_a_process_counts_as_gone(begin: Begin) -> None:
         os.waitpid(child, 0)
 
 
-def test_a_process_of_another_host_is_given_its_time(begin: Begin) -> None:
+def test_a_worker_of_another_host_is_lost_only_after_its_lease(begin: Begin) -> None:
     study = begin()
     elsewhere = dataclasses.replace(far_away(), process_started=0.0)
     by_hand.must_claim(study, elsewhere)
     assert by_hand.must_claim(study).number == 1
 
 
-def test_a_trial_that_lost_its_worker_before_its_values_were_chosen_gets_them_later(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_lost_its_worker_before_its_values_were_chosen_gets_them_from_the_next(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = begin()
     by_hand.must_claim(study, far_away())
 
@@ -295,7 +297,7 @@ def test_a_worker_whose_sampler_took_too_long_claims_the_next_trial(begin: Begin
     assert (taken[0].number, claimed.number) == (0, 1)
 
 
-def test_a_claim_whose_writes_are_not_acknowledged_is_made_once(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_without_an_acknowledgement_is_made_once(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     study = begin()
     transact, tries = Storage.transact, itertools.count(1)
 
@@ -311,7 +313,7 @@ def test_a_claim_whose_writes_are_not_acknowledged_is_made_once(begin: Begin, mo
     assert trials.hyperparameters(stored(study)) == claimed.hyperparameters
 
 
-def test_the_budget_is_the_studys(begin: Begin) -> None:
+def test_all_workers_share_the_budget(begin: Begin) -> None:
     study = begin(budget={"trials": 2})
     for _ in range(2):
         by_hand.finish(study, by_hand.must_claim(study), 0.5)
@@ -323,7 +325,7 @@ def test_the_budget_is_the_studys(begin: Begin) -> None:
     assert studies.load(study.name, study.storage).spec.budget.trials == 3
 
 
-def test_a_budget_that_is_changed_holds_for_workers_that_are_at_work(begin: Begin) -> None:
+def test_a_changed_budget_applies_to_running_workers(begin: Begin) -> None:
     early = begin(budget={"trials": 1})
     by_hand.finish(early, by_hand.must_claim(early), 0.5)
     begin(budget={"trials": 2})
@@ -334,7 +336,7 @@ def test_a_budget_that_is_changed_holds_for_workers_that_are_at_work(begin: Begi
     assert trials.stop_reason(early) == status.snapshot(early).stop_reason == "the target 0.55 is reached: 0.6000"
 
 
-def test_a_suspended_trial_is_taken_up_though_the_budget_of_trials_is_spent(begin: Begin) -> None:
+def test_a_suspended_trial_is_resumed_after_the_budget_of_trials_is_spent(begin: Begin) -> None:
     study = begin(budget={"trials": 1})
     trials.release(study, by_hand.must_claim(study))
     assert by_hand.must_claim(study).number == 0
@@ -356,10 +358,10 @@ def test_the_timeout_counts_the_work_of_all_attempts(begin: Begin) -> None:
     )
     study.storage.write(lambda connection: connection.execute(earlier))
     assert by_hand.claim(study) is None
-    assert str(trials.stop_reason(study)).startswith("the time is up")
+    assert str(trials.stop_reason(study)).startswith("the time limit is reached")
 
 
-def test_three_failures_in_a_row_of_one_kind_stop_the_study_until_it_is_run_again(begin: Begin) -> None:
+def test_three_equal_failures_in_a_row_stop_the_study_until_it_is_resumed(begin: Begin) -> None:
     study = begin()
 
     def fail(error: str) -> None:
@@ -383,14 +385,14 @@ def test_three_failures_in_a_row_of_one_kind_stop_the_study_until_it_is_run_agai
     assert trials.stopped(study) is None
 
 
-def test_a_wrong_request_stops_the_study_at_once(begin: Begin) -> None:
+def test_a_mistake_in_the_study_file_stops_the_study_at_once(begin: Begin) -> None:
     study = begin()
     claimed = by_hand.must_claim(study)
     trials.fail(study, claimed, by_hand.failed(claimed, "DataError", is_request=True))
-    assert "cannot be worked on" in str(trials.stopped(study))
+    assert "no worker can train this study" in str(trials.stopped(study))
 
 
-def test_probes_are_promoted_by_their_rank_and_asked_again_get_the_same_answer(begin: Begin) -> None:
+def test_probes_are_promoted_by_rank_and_the_answer_is_stored(begin: Begin) -> None:
     study = begin(training=by_hand.SHORT | {"promote": 0.25})
     answers = []
     for value in (0.5, 0.4, 0.3, 0.2, 0.9, 0.1):
@@ -402,7 +404,7 @@ def test_probes_are_promoted_by_their_rank_and_asked_again_get_the_same_answer(b
     assert stored(study, 4).user_attrs["probe_accuracy"] == 0.9
 
 
-def test_trial_zero_is_promoted_however_poor_its_probe(begin: Begin) -> None:
+def test_trial_zero_is_always_promoted(begin: Begin) -> None:
     study = begin()
     first, second = by_hand.must_claim(study), by_hand.must_claim(study)
     assert trials.promoted(study, second, messages.Probed(trial=1, value=0.9))
@@ -439,14 +441,14 @@ def test_the_dashboard_shows_notes_of_study_and_trial(begin: Begin) -> None:
     assert get_note_from_system_attrs(attributes, trial._trial_id)["body"].startswith("**completed with 0.8000**")
 
 
-def test_a_note_that_a_user_wrote_is_left_alone(begin: Begin) -> None:
+def test_a_note_of_a_user_is_not_overwritten(begin: Begin) -> None:
     study = begin()
     study.storage.rdb.set_study_system_attr(study.id, "dashboard:note_str:0", "mine")
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
     assert get_note_from_system_attrs(study.storage.rdb.get_study_system_attrs(study.id), None)["body"].startswith("mine")
 
 
-def test_a_note_that_a_user_changed_is_left_alone_of_study_and_trial(begin: Begin) -> None:
+def test_a_note_that_a_user_changed_is_not_overwritten(begin: Begin) -> None:
     study = begin()
     first, second = by_hand.must_claim(study), by_hand.must_claim(study)
     optuna_study = optuna.load_study(study_name=study.name, storage=study.storage.rdb)
@@ -462,7 +464,7 @@ def test_a_note_that_a_user_changed_is_left_alone_of_study_and_trial(begin: Begi
     assert get_note_from_system_attrs(attributes, second.trial_id)["body"].startswith("**completed")
 
 
-def test_what_the_first_trainer_found_is_kept_with_the_study(begin: Begin) -> None:
+def test_the_findings_of_the_first_trainer_are_stored_with_the_study(begin: Begin) -> None:
     study = begin()
     data_check.admit(study, by_hand.PREPARED)
     data_check.admit(study, by_hand.PREPARED.model_copy(update={"device": "another", "seconds": 9.0}))
@@ -474,13 +476,13 @@ def test_what_the_first_trainer_found_is_kept_with_the_study(begin: Begin) -> No
     ("found", "words"),
     [
         ({"fingerprint": "a" * 64}, ["images and labels (fingerprint): " + "f" * 64 + " -> " + "a" * 64]),
-        # the same images, a part of them on the other side
+        # the same images in other splits
         ({"splits": "6" * 64, "num_train": 999, "num_test": 201}, ["images to train on: 1000 -> 999", "test images: 200 -> 201", "splits"]),
         ({"classes": ("cat", "hen")}, ["classes: cat, dog -> cat, hen"]),
         ({"epochs": 5}, ["epochs of fine-tuning: 4 -> 5"]),
     ],
 )
-def test_a_trainer_that_finds_other_images_is_turned_away_with_what_differs(begin: Begin, found: dict[str, Any], words: list[str]) -> None:
+def test_a_trainer_with_other_images_is_refused_with_the_differences(begin: Begin, found: dict[str, Any], words: list[str]) -> None:
     study = begin()
     data_check.admit(study, by_hand.PREPARED)
     with pytest.raises(StudyError) as raised:
@@ -489,7 +491,7 @@ def test_a_trainer_that_finds_other_images_is_turned_away_with_what_differs(begi
         assert word in str(raised.value)
 
 
-def test_the_score_on_the_test_split_is_kept_with_a_finished_trial(begin: Begin) -> None:
+def test_the_score_on_the_test_split_is_stored_with_the_trial(begin: Begin) -> None:
     study = begin()
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
     score = messages.Evaluated(trial=0, accuracy=0.48, loss=1.1, num_images=200, confusion=((1,),))
@@ -498,7 +500,7 @@ def test_the_score_on_the_test_split_is_kept_with_a_finished_trial(begin: Begin)
     assert stored(study).user_attrs["test"] == {"accuracy": 0.48, "loss": 1.1, "num_images": 200}
 
 
-def test_a_snapshot_says_how_the_study_stands(begin: Begin) -> None:
+def test_a_snapshot_holds_the_state_of_the_study(begin: Begin) -> None:
     study = begin(budget={"trials": 10})
     empty = status.snapshot(study)
     assert (empty.running, empty.best_value, empty.eta_seconds, empty.num_ended, empty.stop_reason) == ((), None, None, 0, None)
@@ -531,7 +533,7 @@ def test_a_trial_costs_few_statements(begin: Begin, storage: Storage) -> None:
         by_hand.finish(study, by_hand.must_claim(study), 0.5)
     with by_hand.statements(storage) as seen:
         claimed = by_hand.must_claim(study)
-    # plain Optuna: about 4 a hyperparameter, and there are some 25
+    # plain Optuna needs about 4 statements for each of some 25 hyperparameters
     assert len(seen) <= 30
     with by_hand.statements(storage) as seen:
         trials.report(study, claimed, by_hand.epochs(claimed, [0.5]))

@@ -63,7 +63,7 @@ def test_a_trial_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["c"]
 
 
-def test_a_file_of_a_version_that_kept_no_curve_is_read(tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_version_without_curves_is_read(tmp_path: Path) -> None:
     older = json.dumps(suspended().progress.model_dump(mode="json", exclude={"curve"}))
     checkpoints.write_arrays(tmp_path / "c", {"progress": np.array(older), "state0": np.zeros(1), "best0": np.zeros(1)})
     found = checkpoints.read(tmp_path / "c", ORDER, study="animals")
@@ -71,7 +71,7 @@ def test_a_file_of_a_version_that_kept_no_curve_is_read(tmp_path: Path) -> None:
     assert (found.progress.epochs, found.progress.curve) == (2, ())
 
 
-def test_there_is_none_where_there_is_no_file(tmp_path: Path) -> None:
+def test_without_a_file_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert checkpoints.read(tmp_path / "c", ORDER, study="animals") is None
 
 
@@ -85,24 +85,24 @@ def test_there_is_none_where_there_is_no_file(tmp_path: Path) -> None:
         lambda content: content[:300] + b"x" * 40 + content[340:],  # zipped parts carry their checksum
     ],
 )
-def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_file_is_ignored(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     checkpoints.write(tmp_path / "c", suspended())
     (tmp_path / "c").write_bytes(damage((tmp_path / "c").read_bytes()))
     assert checkpoints.read(tmp_path / "c", ORDER, study="animals") is None
 
 
-def test_a_file_of_other_arrays_is_as_good_as_none(tmp_path: Path) -> None:
+def test_a_file_with_other_arrays_is_ignored(tmp_path: Path) -> None:
     checkpoints.write_arrays(tmp_path / "c", {"a": np.zeros(3)})
     assert checkpoints.read(tmp_path / "c", ORDER, study="animals") is None
 
 
 @pytest.mark.parametrize("other", [{"seed": 6}, {"hyperparameters": Hyperparameters(learning_rate=1e-5)}])
-def test_another_trial_does_not_take_it_up(tmp_path: Path, other: dict[str, Any]) -> None:
+def test_a_checkpoint_of_another_trial_is_ignored(tmp_path: Path, other: dict[str, Any]) -> None:
     checkpoints.write(tmp_path / "c", suspended())
     assert checkpoints.read(tmp_path / "c", ORDER.model_copy(update=other), study="animals") is None
 
 
-def test_another_study_does_not_take_it_up(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_study_is_ignored(tmp_path: Path) -> None:
     checkpoints.write(tmp_path / "c", suspended())
     assert checkpoints.read(tmp_path / "c", ORDER, study="birds") is None
 
@@ -111,11 +111,11 @@ def test_weights_are_read_as_they_were_written_and_by_no_other_study(tmp_path: P
     checkpoints.write_weights(tmp_path / "w.npz", [np.full((number + 1,), number, np.float32) for number in range(12)], study="animals")
     found = checkpoints.read_weights(tmp_path / "w.npz", study="animals")
     assert [value.tolist() for value in found] == [[number] * (number + 1) for number in range(12)]
-    with pytest.raises(errors.DataError, match="weights of a study with other images or another model"):
+    with pytest.raises(errors.DataError, match="weights from a study with other images or another model"):
         checkpoints.read_weights(tmp_path / "w.npz", study="birds")
 
 
-def test_a_write_that_fails_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_previous_file(tmp_path: Path) -> None:
     class Unwritable:
         def __array__(self, *_: Any, **__: Any) -> Any:
             raise OSError("disk full")
@@ -144,7 +144,7 @@ def test_with_a_key_checkpoints_and_weights_are_encrypted_and_read_back(tmp_path
     assert checkpoints.read_weights(tmp_path / "w", study="animals")[0].tolist() == [[1, 0], [0, 1]]
 
 
-def test_an_encrypted_checkpoint_is_not_taken_for_a_missing_one_where_the_key_is_missing(
+def test_an_encrypted_checkpoint_without_its_key_is_an_error_and_not_a_missing_checkpoint(
     tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints.write(tmp_path / "c", suspended())
@@ -166,13 +166,13 @@ LITTLE = 512
 
 @pytest.fixture(autouse=True)
 def _keeps_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs are worth a checkpoint however short they are, and room is looked for often."""
+    """Write a checkpoint after every epoch, and retry a full disk often."""
     monkeypatch.setattr(trial, "_WORTH_WRITING_SECONDS", -1.0)
     monkeypatch.setattr(checkpoints, "_RETRY_SECONDS", 0.05)
 
 
 class Full(Control):
-    """A worker whose disk is full until it hears what makes someone give it room."""
+    """A worker whose disk is full until a message with a given text arrives."""
 
     def __init__(self, room: ExitStack, relief: str) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class Full(Control):
 
 @pytest.fixture
 def room() -> Iterator[ExitStack]:
-    """There is room again when it is closed, at the latest after the test."""
+    """Closing it frees disk space, at the latest after the test."""
     with ExitStack() as stack:
         yield stack
 
@@ -201,7 +201,7 @@ def weights(path: str | None, context: StudyContext) -> list[list[float]]:
     return [array.ravel().tolist() for array in checkpoints.read_weights(Path(path), study=context.identity)]
 
 
-def test_a_checkpoint_without_room_costs_its_trial_nothing_and_the_next_epoch_tries_again(
+def test_a_checkpoint_that_cannot_be_written_does_not_disturb_its_trial_and_the_next_epoch_retries(
     context: StudyContext, tmp_path: Path, room: ExitStack
 ) -> None:
     calm, undisturbed = run(context, order(tmp_path / "calm", PLAIN))
@@ -220,7 +220,7 @@ def test_a_checkpoint_without_room_costs_its_trial_nothing_and_the_next_epoch_tr
     assert kept(folder) == ["checkpoint", "confusion.png", "mistakes.jpg", "weights.npz"]
 
 
-def test_a_trial_whose_result_the_storage_never_got_is_completed_again_without_training(context: StudyContext, tmp_path: Path) -> None:
+def test_a_trial_whose_result_was_not_recorded_completes_again_without_training(context: StudyContext, tmp_path: Path) -> None:
     first, _ = run(context, order(tmp_path, PLAIN))
     again, control = run(context, order(tmp_path, PLAIN))
     assert [message.kind for message in control.told] == ["resumed"]
@@ -228,7 +228,7 @@ def test_a_trial_whose_result_the_storage_never_got_is_completed_again_without_t
     assert weights(again.weights, context)
 
 
-def test_weights_without_room_wait_until_there_is_some(context: StudyContext, tmp_path: Path, room: ExitStack) -> None:
+def test_weights_wait_for_disk_space(context: StudyContext, tmp_path: Path, room: ExitStack) -> None:
     full = Full(room, "for free space")
     finished, _ = run(context, order(tmp_path, PLAIN), full)
     assert finished.ending is Ending.COMPLETED
@@ -239,11 +239,11 @@ def test_weights_without_room_wait_until_there_is_some(context: StudyContext, tm
     assert told.endswith("; the trial waits up to 10 minutes for free space")
 
 
-def test_a_trial_whose_weights_find_no_room_in_time_is_completed_without_them(
+def test_a_trial_completes_without_weights_if_the_disk_stays_full(
     context: StudyContext, tmp_path: Path, room: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calm, _ = run(context, order(tmp_path / "calm", PLAIN))
-    monkeypatch.setattr(failure_table, "ROOM_PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(failure_table, "DISK_PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(checkpoints, "_BUSY_SECONDS", 0.05)
     full = Full(room, "it is never heard")
     finished, _ = run(context, order(tmp_path / "full", PLAIN), full)
@@ -253,7 +253,7 @@ def test_a_trial_whose_weights_find_no_room_in_time_is_completed_without_them(
     assert any(isinstance(message, messages.Busy) for message in full.told)
 
 
-def test_a_worker_that_is_to_end_does_not_wait_for_room(context: StudyContext, tmp_path: Path, room: ExitStack) -> None:
+def test_a_worker_that_suspends_does_not_wait_for_disk_space(context: StudyContext, tmp_path: Path, room: ExitStack) -> None:
     class Leaving(Full):
         def interruption(self) -> messages.Stop | messages.Suspend | None:
             return messages.Suspend() if any("for free space" in trouble for trouble in self.troubles) else None
@@ -264,7 +264,7 @@ def test_a_worker_that_is_to_end_does_not_wait_for_room(context: StudyContext, t
     assert kept(tmp_path) == []
 
 
-def test_a_checkpoint_makes_room_for_the_weights_of_its_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_a_checkpoint_is_deleted_to_write_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = checkpoints.write_weights
 
     def write_if_it_is_gone(path: Path, *arguments: object, study: str) -> None:
@@ -280,7 +280,7 @@ def test_a_checkpoint_makes_room_for_the_weights_of_its_trial(tmp_path: Path, mo
     assert (kept(tmp_path), control.told) == (["weights.npz"], [])
 
 
-def test_what_a_trainer_that_was_killed_had_half_written_is_gone_when_its_trial_ends(tmp_path: Path) -> None:
+def test_unfinished_files_of_a_killed_trainer_are_deleted_when_the_trial_ends(tmp_path: Path) -> None:
     trained = order(tmp_path, PLAIN)
     for name in ("checkpoint", "checkpoint.4711.part", "weights.npz.4711.part"):
         (tmp_path / name).touch()
@@ -288,7 +288,7 @@ def test_what_a_trainer_that_was_killed_had_half_written_is_gone_when_its_trial_
     assert kept(tmp_path) == []
 
 
-def test_a_trainer_process_waits_for_room_and_goes_on(trainer: child.Child, tmp_path: Path, room: ExitStack) -> None:
+def test_a_trainer_process_waits_for_disk_space_and_continues(trainer: child.Child, tmp_path: Path, room: ExitStack) -> None:
     calm = trainer.train(tmp_path / "calm", PLAIN)
     room.enter_context(disks.capped(LITTLE, pid=trainer.process.pid))
 

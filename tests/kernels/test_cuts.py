@@ -1,4 +1,4 @@
-"""A network in two at any block, and what is seen of it at several depths, beside the whole network."""
+"""A network cut at any block, and its features of several depths, compared with the whole network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np
 
 
 class Closed(keras.Model):  # type: ignore[misc]
-    """A model whose own `call` nobody can look into."""
+    """A model that defines its own `call`."""
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         return super().call(inputs, training=training) * 2
@@ -94,7 +94,7 @@ NETWORKS: dict[str, Callable[[], backbones.Backbone]] = {
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def network(request: pytest.FixtureRequest) -> backbones.Backbone:
-    """Each kind of network, with weights that leave none of its parts without effect."""
+    """Each kind of network, with weights that give every part an effect."""
     keras.utils.set_random_seed(1)
     built = NETWORKS[request.param]()
     for variable in built.network.variables:
@@ -103,7 +103,7 @@ def network(request: pytest.FixtureRequest) -> backbones.Backbone:
 
 
 def whole(network: backbones.Backbone, images: Any = IMAGES) -> Any:
-    """Features of the last layer, by the network itself."""
+    """Features of the last layer, computed by the whole network."""
     found = network.network(network.preprocess(images), training=False)
     return tf.reduce_mean(found, tuple(range(1, len(found.shape) - 1)))
 
@@ -129,7 +129,7 @@ def test_the_features_of_several_depths_end_with_the_last_ones(network: backbone
 
 
 @pytest.mark.parametrize("kind", Features)
-def test_both_parts_of_a_cut_one_after_the_other_are_the_whole(network: backbones.Backbone, kind: Features) -> None:
+def test_both_parts_of_a_cut_together_equal_the_network(network: backbones.Backbone, kind: Features) -> None:
     expected = network.features(IMAGES, kind)
     for num_open in some(len(network.blocks)):
         cut = network.cut(num_open)
@@ -174,14 +174,14 @@ def test_nothing_below_a_cut_is_trained(network: backbones.Backbone) -> None:
             variable.assign(value)
 
 
-def test_with_every_block_open_only_what_has_no_weights_lies_below() -> None:
+def test_with_every_block_open_only_layers_without_weights_are_below_the_cut() -> None:
     assert own(efficientnet_lite0).cut(18).shape == (SIZE, SIZE, 3)
     assert own(efficientnet_lite0).cut(18).multiply_adds == 0
     cut = user(networks.tiny(SIZE)).cut(3)
     np.testing.assert_allclose(cut.below(IMAGES)[0], IMAGES / 127.5 - 1, rtol=1e-5, atol=1e-6)
 
 
-def test_a_cut_moves_down_to_where_one_tensor_separates_the_network() -> None:
+def test_a_cut_moves_down_to_a_tensor_that_separates_the_network() -> None:
     network = user(entangled())
     top, *middle, stem, everything = (network.cut(number) for number in range(1, 9))
     assert [part.shape[-1] for part in (top, stem, everything)] == [8, 4, 3]
@@ -196,7 +196,7 @@ def test_six_depths_of_our_own_network_are_spread_evenly() -> None:
 
 
 @pytest.mark.parametrize("num_blocks", [0, 1, 2, 3, 6, 9, 16, 18, 100])
-def test_depths_are_different_blocks_and_the_last_is_among_them(num_blocks: int) -> None:
+def test_depths_are_different_blocks_including_the_last(num_blocks: int) -> None:
     chosen = cuts._spread_blocks(num_blocks)
     assert len(chosen) == len(set(chosen)) == max(1, min(num_blocks, cuts.NUM_DEPTHS))
     assert chosen[-1] == max(0, num_blocks - 1)
@@ -208,7 +208,7 @@ def test_the_multiply_adds_below_a_cut_are_those_of_its_layers() -> None:
     assert [network.cut(number).multiply_adds for number in (3, 2, 1)] == [0, first, first + second]
 
 
-def test_other_pooling_takes_the_largest_at_every_depth() -> None:
+def test_max_pooling_applies_to_every_depth() -> None:
     maps = tf.constant(np.random.default_rng(0).normal(size=(2, 3, 3, 4)), tf.float32)
     near(cuts.pooling("max")(maps), np.max(maps.numpy(), (1, 2)))
     near(cuts.pooling("avg")(maps), np.mean(maps.numpy(), (1, 2)))

@@ -1,4 +1,4 @@
-"""What is decided for a device, on devices that are only described, and said of it."""
+"""Settings and descriptions of devices that are only simulated."""
 
 from collections.abc import Iterator
 
@@ -40,7 +40,7 @@ def _policy() -> Iterator[None]:
         ("auto", UNKNOWN, "float32"),
     ],
 )
-def test_bfloat16_is_taken_where_it_is_faster_or_asked_for(precision: devices.Precision, gpu: TensorFlowGpu | None, policy: str) -> None:
+def test_bfloat16_is_used_if_it_is_faster_or_requested(precision: devices.Precision, gpu: TensorFlowGpu | None, policy: str) -> None:
     assert devices.policy(precision, gpu) == policy
 
 
@@ -60,34 +60,34 @@ def test_bfloat16_is_taken_where_it_is_faster_or_asked_for(precision: devices.Pr
             "float32",
             None,
             TrainerShare(threads=2, has_gpu=True),
-            "cpu, 2 threads; TensorFlow does not see the GPU that it was given, tensorflow[and-cuda] may be missing",
+            "cpu, 2 threads; TensorFlow cannot use the assigned GPU. Is tensorflow[and-cuda] installed?",
         ),
     ],
 )
 @pytest.mark.usefixtures("_policy")
-def test_the_words_say_the_device_and_the_precision_in_use(
+def test_the_device_and_its_precision_are_described(
     precision: devices.Precision, gpu: TensorFlowGpu | None, share: TrainerShare, words: str
 ) -> None:
-    devices.use(precision)
-    assert devices.words(gpu, share) == words
+    devices.set_precision(precision)
+    assert devices.describe(gpu, share) == words
 
 
 @pytest.mark.usefixtures("_policy")
 def test_a_network_built_in_bfloat16_computes_in_it_and_keeps_its_weights_in_float32() -> None:
-    devices.use("bfloat16")
+    devices.set_precision("bfloat16")
     network = networks.tiny(16)
     assert network.get_layer("conv1").compute_dtype == "bfloat16"
     assert {variable.dtype for variable in network.variables} == {"float32"}
-    devices.use("float32")
+    devices.set_precision("float32")
     assert networks.tiny(16).get_layer("conv1").compute_dtype == "float32"
 
 
 @pytest.mark.usefixtures("_policy")
-def test_a_network_in_bfloat16_is_another_to_the_cache() -> None:
+def test_a_bfloat16_network_has_its_own_cache_entries() -> None:
     digests = set()
     precisions: tuple[devices.Precision, ...] = ("float32", "bfloat16", "float32")
     for precision in precisions:
-        devices.use(precision)
+        devices.set_precision(precision)
         keras.utils.set_random_seed(0)
         digests.add(backbones.load(model.Model.model_validate(TINY)).digest())
     assert len(digests) == 2
@@ -102,12 +102,12 @@ def test_a_network_in_bfloat16_is_another_to_the_cache() -> None:
         (TrainerShare(threads=1), machine.memory_bytes()),
     ],
 )
-def test_tensors_have_the_smaller_of_the_two_memories(share: TrainerShare, expected: int) -> None:
+def test_tensors_may_use_the_smaller_of_both_memories(share: TrainerShare, expected: int) -> None:
     assert share.tensor_bytes == expected
 
 
 class _Tensorflow:
-    """Stands in for `tf.config` on a machine with GPUs, and remembers what it is told."""
+    """A simulated `tf.config` of a machine with GPUs that records its settings."""
 
     def __init__(self, num_gpus: int) -> None:
         self.told: list[tuple[str, object]] = []
@@ -145,8 +145,10 @@ class _Tensorflow:
         (TrainerShare(threads=0, memory_limit_mb=9000), [("deterministic", True), ("GPU:0", [9000])]),
     ],
 )
-def test_a_gpu_grows_or_has_a_limit(share: TrainerShare, told: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_memory_grows_on_demand_or_has_a_limit(
+    share: TrainerShare, told: list[tuple[str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     stand_in = _Tensorflow(1)
     monkeypatch.setattr("tuner.kernels.devices.tf.config", stand_in)
-    devices.set_up(share)
+    devices.limit_tensorflow(share)
     assert stand_in.told == told

@@ -1,4 +1,4 @@
-"""A download that fails, at whatever layer."""
+"""Downloads that fail at different layers."""
 
 import socket
 from urllib.error import URLError
@@ -18,7 +18,7 @@ from tuner.kernels import downloads
         (ConnectionResetError(), "ConnectionResetError"),
     ],
 )
-def test_a_failed_download_becomes_one_line_with_its_cure(error: Exception, reason: str) -> None:
+def test_a_failed_download_is_reported_in_one_line_with_a_remedy(error: Exception, reason: str) -> None:
     with pytest.raises(errors.MissingDownload) as caught, downloads.downloading("The thing", cure="Fetch it elsewhere"):
         raise error
     message = str(caught.value)
@@ -30,12 +30,12 @@ def test_a_failed_download_becomes_one_line_with_its_cure(error: Exception, reas
 
 
 @pytest.mark.parametrize("error", [ValueError("bad size"), RuntimeError("anything")])
-def test_any_other_error_passes_as_it_is(error: Exception) -> None:
+def test_other_errors_are_passed_on(error: Exception) -> None:
     with pytest.raises(type(error), match=str(error)), downloads.downloading("The thing", cure="None"):
         raise error
 
 
-def test_a_silent_server_is_given_up_and_later_connections_are_not_bound_to_that() -> None:
+def test_a_silent_server_times_out_and_later_connections_have_no_timeout() -> None:
     before = socket.getdefaulttimeout()
     with downloads.downloading("The thing", cure="None"):
         assert 1 <= (socket.getdefaulttimeout() or 0) <= 60

@@ -61,7 +61,7 @@ def test_gradients_by_columns_are_the_gradients(padding: str, stride: int, side:
         tf.debugging.assert_near(one, other, rtol=1e-5, atol=1e-4)
 
 
-def test_only_wide_filters_are_taken_by_columns() -> None:
+def test_only_wide_filters_are_computed_by_columns() -> None:
     def operations(size: int) -> list[str]:
         def slope(image: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
             with gradients.overridden():
@@ -138,7 +138,7 @@ def test_an_override_that_is_slower_is_not_chosen(seconds: tuple[float, ...], ex
     assert found == expected
 
 
-def test_a_choice_is_made_once_for_a_machine_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_overrides_are_chosen_once_per_machine_and_the_choice_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="tuner.kernels.gradients")
     assert gradients.choose([WIDE], threads=1, cache=tmp_path, timer=timer(3.0, 2.0)) == {PRODUCTS}
     [line] = [record.message for record in caplog.records]
@@ -150,7 +150,7 @@ def test_a_choice_is_made_once_for_a_machine_and_logged(tmp_path: Path, caplog: 
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"overrides": ["Other"]}), json.dumps({"overrides": 1})])
-def test_a_damaged_choice_is_made_again(content: str, tmp_path: Path) -> None:
+def test_a_damaged_choice_is_repeated(content: str, tmp_path: Path) -> None:
     gradients.choose([WIDE], threads=1, cache=tmp_path, timer=timer(1.0, 2.0))
     [path] = (tmp_path / "kernels").glob("*.json")
     path.write_text(content)

@@ -15,7 +15,7 @@ from tuner.spec.hyperparameters import Activation, Hyperparameters, Loss, Optimi
 RANDOM = np.random.default_rng(0)
 FEATURES = RANDOM.normal(3, 5, (200, 6)).astype(np.float32)
 FEATURES[:, 5] = 1.0  # a feature that is always the same
-MOMENTS = head.measure(FEATURES)
+MOMENTS = head.measure_moments(FEATURES)
 
 
 def built(weights: Sequence[NDArray[np.float32]], given: Hyperparameters) -> keras.Sequential:
@@ -39,7 +39,7 @@ def test_features_are_brought_to_mean_0_and_variance_1() -> None:
 @pytest.mark.parametrize("activation", Activation)
 def test_a_head_is_the_dense_layers_of_keras(units: tuple[int, ...], activation: Activation) -> None:
     given = Hyperparameters(head_units=units, activation=activation)
-    weights = head.initial(given, 6, 4, seed=3)
+    weights = head.initial_weights(given, 6, 4, seed=3)
     weights[1] += 0.5
     found = head.forward(weights, head.standardize(FEATURES, MOMENTS), activation=activation)
     assert found.shape == (200, 4)
@@ -48,29 +48,29 @@ def test_a_head_is_the_dense_layers_of_keras(units: tuple[int, ...], activation:
 
 
 @pytest.mark.parametrize(("units", "shapes"), [((), [(6, 4)]), ((8,), [(6, 8), (8, 4)]), ((8, 5, 3), [(6, 8), (8, 5), (5, 3), (3, 4)])])
-def test_layers_are_as_many_and_as_wide_as_asked_for(units: tuple[int, ...], shapes: list[tuple[int, int]]) -> None:
-    weights = head.initial(Hyperparameters(head_units=units), 6, 4, seed=1)
+def test_a_head_has_the_requested_layers(units: tuple[int, ...], shapes: list[tuple[int, int]]) -> None:
+    weights = head.initial_weights(Hyperparameters(head_units=units), 6, 4, seed=1)
     assert [weight.shape for weight in weights[::2]] == shapes
     assert [weight.shape for weight in weights[1::2]] == [(shape[1],) for shape in shapes]
 
 
-def test_equal_seeds_give_equal_weights_and_others_others() -> None:
-    first, second, other = (head.initial(Hyperparameters(head_units=(8,)), 6, 4, seed=seed) for seed in (1, 1, 2))
+def test_equal_seeds_give_equal_weights_and_different_seeds_different_ones() -> None:
+    first, second, other = (head.initial_weights(Hyperparameters(head_units=(8,)), 6, 4, seed=seed) for seed in (1, 1, 2))
     assert all((one == two).all() for one, two in zip(first, second, strict=True))
     assert all((one != two).any() for one, two in zip(first[::2], other[::2], strict=True))
 
 
 def test_masks_act_on_the_inputs_of_each_layer() -> None:
-    weights = head.initial(Hyperparameters(head_units=(8,)), 6, 4, seed=1)
+    weights = head.initial_weights(Hyperparameters(head_units=(8,)), 6, 4, seed=1)
     x, masks = head.standardize(FEATURES, MOMENTS), [np.full((200, width), 2.0, np.float32) for width in (6, 8)]
     hidden = np.maximum((x.numpy() * 2) @ weights[0] + weights[1], 0) * 2
     found = head.forward(weights, x, activation="relu", masks=masks)
     np.testing.assert_allclose(found, hidden @ weights[2] + weights[3], rtol=1e-4, atol=1e-5)
 
 
-def test_heads_side_by_side_give_what_each_gives_alone() -> None:
+def test_logits_of_heads_side_by_side_equal_those_of_each_alone() -> None:
     given = Hyperparameters(head_units=(8,))
-    heads = [head.initial(given, 6, 4, seed=seed) for seed in (1, 2, 3)]
+    heads = [head.initial_weights(given, 6, 4, seed=seed) for seed in (1, 2, 3)]
     stacked = [np.stack(layer) if layer[0].ndim == 2 else np.stack(layer)[:, None] for layer in zip(*heads, strict=True)]
     x = head.standardize(FEATURES, MOMENTS)
     masks = [np.random.default_rng(0).integers(0, 3, (200, width)).astype(np.float32) for width in (6, 8)]
@@ -100,7 +100,7 @@ def table(width: int) -> NDArray[np.float32]:
 def train(rates: Sequence[float], *, width: int = 8, order: NDArray[np.int64] = ORDER, **given: Any) -> tuple[head.HeadsProgram, Any]:
     hyperparameters = Hyperparameters.model_validate(GIVEN | given)
     program = head.program_for(head.HeadForm.of(hyperparameters, num_classes=NUM_CLASSES, num_heads=len(rates)))
-    program.begin(head.initial(hyperparameters, width, NUM_CLASSES, seed=3))
+    program.begin(head.initial_weights(hyperparameters, width, NUM_CLASSES, seed=3))
     values = head.values(hyperparameters, class_weights=np.ones(NUM_CLASSES), clip=1.0, seed=5)
     steps = np.tile(np.array(rates, np.float32), (len(order), 1))
     return program, program.train(tf.constant(table(width)), tf.constant(LABELS, tf.int32), order, steps, first=0, given=values)
@@ -108,7 +108,7 @@ def train(rates: Sequence[float], *, width: int = 8, order: NDArray[np.int64] = 
 
 @pytest.mark.parametrize("head_units", [(), (7,), (6, 5)])
 @pytest.mark.parametrize("optimizer", [Optimizer.ADAMW, Optimizer.SGD, Optimizer.LION, Optimizer.NADAM])
-def test_heads_side_by_side_come_out_as_one_at_a_time(optimizer: Optimizer, head_units: tuple[int, ...]) -> None:
+def test_heads_trained_side_by_side_equal_heads_trained_alone(optimizer: Optimizer, head_units: tuple[int, ...]) -> None:
     rates = [0.01, 0.02, 0.005]
     together, (loss, accuracy) = train(rates, optimizer=optimizer, head_units=head_units)
     found = [together.weights(number) for number in range(3)]
@@ -120,7 +120,7 @@ def test_heads_side_by_side_come_out_as_one_at_a_time(optimizer: Optimizer, head
             np.testing.assert_allclose(own, value, rtol=1e-3, atol=1e-4)
 
 
-def test_a_head_that_is_not_finite_spoils_no_other() -> None:
+def test_a_head_that_diverges_affects_no_other() -> None:
     together, (loss, _) = train([0.02, 1e30], optimizer="sgd", head_units=(6,))
     assert np.isfinite(loss[0])
     assert not np.isfinite(loss[1])
@@ -139,7 +139,7 @@ def test_every_loss_and_activation_is_trained(loss: Loss, activation: Activation
     assert (logits[0].argmax(1) == LABELS).mean() > 0.6
 
 
-def test_nothing_is_traced_anew_for_other_widths_and_values() -> None:
+def test_other_widths_and_values_trace_nothing() -> None:
     program, _ = train([0.02], head_units=(7,))
     program.predict(tf.constant(table(8)))
     before = program.num_traced
@@ -149,7 +149,7 @@ def test_nothing_is_traced_anew_for_other_widths_and_values() -> None:
     assert same.num_traced == before
 
 
-def test_a_trial_comes_out_the_same_after_another_that_used_the_program() -> None:
+def test_a_trial_does_not_depend_on_earlier_use_of_its_program() -> None:
     program, first = train([0.02], head_units=(7,), optimizer="nadam")
     weights = program.weights(0)
     train([0.5], head_units=(20,), width=11, optimizer="nadam")
@@ -162,7 +162,7 @@ def test_steps_in_two_calls_are_the_steps_of_one() -> None:
     whole, _ = train([0.02], order=ORDER)
     weights = whole.weights(0)
     hyperparameters = Hyperparameters.model_validate(GIVEN)
-    whole.begin(head.initial(hyperparameters, 8, NUM_CLASSES, seed=3))
+    whole.begin(head.initial_weights(hyperparameters, 8, NUM_CLASSES, seed=3))
     values = head.values(hyperparameters, class_weights=np.ones(NUM_CLASSES), clip=1.0, seed=5)
     for first in (0, 6):
         steps = np.full((6, 1), 0.02, np.float32)
@@ -172,7 +172,7 @@ def test_steps_in_two_calls_are_the_steps_of_one() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9])
-def test_dropout_keeps_its_part_and_the_mean(rate: float) -> None:
+def test_dropout_has_its_rate_and_keeps_the_mean(rate: float) -> None:
     kernel = tf.zeros((400, 2))
     [mask] = head.masks([kernel, tf.zeros(2)], tf.constant(500), tf.constant(rate), tf.constant(1), tf.constant(1))
     assert float(tf.reduce_mean(tf.cast(mask == 0, tf.float32))) == pytest.approx(rate, abs=0.005)

@@ -1,4 +1,4 @@
-"""Keras is imported without what it has only for others, and what was kept from it is there afterwards."""
+"""Keras is imported without optional packages, which can be imported afterwards."""
 
 import subprocess
 import sys
@@ -19,6 +19,6 @@ print(len(pandas.DataFrame({"a": [1, 2]})))
 """
 
 
-def test_what_is_kept_from_keras_can_be_imported_afterwards() -> None:
+def test_packages_hidden_from_keras_can_be_imported_afterwards() -> None:
     done = subprocess.run([sys.executable, "-c", _SCRIPT], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

@@ -95,7 +95,7 @@ def step(update: optimizers.Update, given: Hyperparameters, gradient: float, *, 
     update.apply(gradients, rate=rate, number=number, given=optimizers.values(given, gradient_clip=clip))
 
 
-def test_a_block_further_down_takes_a_step_smaller_by_the_decay() -> None:
+def test_a_lower_block_takes_a_smaller_step() -> None:
     update, given = begun(FREE | {"layer_decay": 0.5}, blocks(3))
     step(update, given, 1.0, rate=0.1)
     np.testing.assert_allclose([1 - variable.numpy().max() for variable in update.variables], [0.1, 0.1, 0.05, 0.025, 0.0125], rtol=1e-4)
@@ -115,7 +115,7 @@ def test_the_gradients_are_clipped_by_their_common_norm() -> None:
 
 
 @pytest.mark.parametrize("kind", Optimizer)
-def test_a_trial_that_begins_on_a_used_update_goes_as_on_a_new_one(kind: Optimizer) -> None:
+def test_a_trial_does_not_depend_on_earlier_use_of_its_update(kind: Optimizer) -> None:
     trials = [
         {"optimizer": kind, "momentum": m, "weight_decay": d, "layer_decay": d + 0.5, "ema": 0.5 + d} for m, d in ((0.9, 0.0), (0.0, 0.3))
     ]

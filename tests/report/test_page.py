@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.report.conftest import HOSTILE
-from tests.results.retrain import test_judging
+from tests.results.retrain import test_verdict
 from tests.studies import by_hand
 from tuner.protocol import messages
 from tuner.report import content, page
@@ -163,7 +163,7 @@ def test_a_number_on_test_images_is_held_against_that_of_the_search(worked: Stud
 
 
 def test_what_was_kept_is_told_with_its_verdict(worked: Study, storage: Storage) -> None:
-    made, _ = test_judging.judged()
+    made, _ = test_verdict.judged()
     verdict = made.model_copy(update={"notes": (HOSTILE,)})
     reading = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=verdict.test_accuracy, num_images=verdict.num_test)
     common: dict[str, Any] = {

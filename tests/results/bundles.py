@@ -1,4 +1,4 @@
-"""A small bundle as an export writes it, made without Keras: its model tells red images from blue ones."""
+"""A small bundle like an exported one, made without Keras: its model distinguishes red and blue images."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ NUM_PROBES = 6
 
 
 def images(num: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Noisy images, every other one red; some hardly, and one in ten is called what it is not."""
+    """Return noisy images, every second one red, some only slightly; one label in ten is wrong."""
     draw = np.random.default_rng(seed)
     is_red, strength = np.arange(num) % 2 == 1, np.where(np.arange(num) % 8 < 6, 60.0, 2.0)
     colours = np.full((num, 3), 128.0)
@@ -30,7 +30,7 @@ def images(num: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def probabilities(given: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """What the model of `keras_files` makes of images, in other words."""
+    """Return the predictions of the model of `keras_files`."""
     weights = np.array([[-9, 9], [0, 0], [9, -9]])
     logits = given.astype(np.float64).mean(axis=(1, 2)) / 255 @ weights
     grown = np.exp(logits - logits.max(1, keepdims=True))
@@ -44,7 +44,7 @@ def save_data(path: Path) -> None:
 
 
 def make(folder: Path, data: Path) -> Path:
-    """Write the bundle, and the images that it was trained on to `data`."""
+    """Write the bundle, and its training images to `data`."""
     save_data(data)
     folder.mkdir()
     config = (

@@ -1,4 +1,4 @@
-"""A best trial as a search leaves it."""
+"""The best trial of a search."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ PREPARED = messages.Prepared(
 
 
 class RandomChooser:
-    """Chooses evenly among everything, the same for the same seed."""
+    """Chooses uniformly among all values; equal seeds give equal choices."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)

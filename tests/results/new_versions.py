@@ -1,4 +1,4 @@
-"""A version as someone keeps it."""
+"""A version for tests."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tuner.results.versions.versions import NewVersion, WeightsSource
 
 
 def new_version(**changes: Any) -> NewVersion:
-    """Of `flowers`, unless told otherwise, with a test accuracy of 0.9."""
+    """Return a version, by default of `flowers`, with a test accuracy of 0.9."""
     values: dict[str, Any] = {
         "name": "flowers",
         "study": "flowers",

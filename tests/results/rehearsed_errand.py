@@ -1,4 +1,4 @@
-"""Errands without Keras: files that are no models, and answers as the environment variable ERRANDS says; a process of its own, too."""
+"""Errands without Keras: they write files that are not models, and answer as the environment variable ERRANDS sets."""
 
 import json
 import os
@@ -17,7 +17,7 @@ CLASSES = ("Bear", "Bird")
 def export(order: errands.Export) -> errands.Exported:
     folder = Path(order.folder)
     for form in order.formats:
-        place = folder / errands.PLACES[form]
+        place = folder / errands.BUNDLE_PATHS[form]
         if form is Format.SAVED_MODEL:
             place.mkdir()
             place = place / "saved_model.pb"
@@ -50,7 +50,7 @@ def predict(order: errands.PredictImages) -> errands.ImagePredictions:
 
 
 def run(order: errands.Errand, *, threads: int = 0) -> errands.Answer:
-    """In the place of `tuner.workers.worker.evaluation.run`, as long as nothing fails."""
+    """Replace `tuner.workers.worker.evaluation.run`."""
     told = json.loads(os.environ.get("ERRANDS", "{}"))
     match order:
         case errands.Export():

@@ -21,7 +21,7 @@ def study(spec: StudySpec, tmp_path: Path) -> studies.Study:
 
 
 def work(study: studies.Study, prepared: messages.Prepared, values: Sequence[float | None]) -> None:
-    """Claim and end one trial after another with these values; None: pruned."""
+    """Claim and end one trial after another with these values; None prunes the trial."""
     worker = trials.WorkerId.here("w1")
     data_check.admit(study, prepared)
     for value in values:
@@ -57,7 +57,7 @@ def epoch(number: int, accuracy: float) -> messages.Epoch:
     )
 
 
-def test_the_best_is_the_completed_trial_of_the_highest_value(study: studies.Study, prepared: messages.Prepared) -> None:
+def test_the_best_trial_is_the_completed_one_with_the_highest_value(study: studies.Study, prepared: messages.Prepared) -> None:
     work(study, prepared, [0.7, 0.9, None, 0.8])
     best = bests.best(study)
     assert (best.trial, best.value, best.num_completed) == (1, 0.9, 3)
@@ -66,12 +66,12 @@ def test_the_best_is_the_completed_trial_of_the_highest_value(study: studies.Stu
     assert best.spec == study.spec
 
 
-def test_among_equals_the_earliest_is_the_best(study: studies.Study, prepared: messages.Prepared) -> None:
+def test_the_earliest_of_equal_trials_is_the_best(study: studies.Study, prepared: messages.Prepared) -> None:
     work(study, prepared, [0.7, 0.9, 0.9, 0.9])
     assert bests.best(study).trial == 1
 
 
-def test_the_rule_may_be_the_best_itself(study: studies.Study, prepared: messages.Prepared) -> None:
+def test_the_rule_can_be_the_best_trial(study: studies.Study, prepared: messages.Prepared) -> None:
     work(study, prepared, [0.9, 0.7])
     best = bests.best(study)
     assert (best.trial, best.rule_value) == (0, 0.9)
@@ -83,7 +83,7 @@ def test_a_study_whose_rule_was_pruned_has_a_best_and_no_rule(study: studies.Stu
     assert (bests.best(study).trial, bests.best(study).rule_value, bests.rule(study)) == (1, None, None)
 
 
-def test_the_hyperparameters_and_the_seed_are_those_that_the_worker_got(study: studies.Study, prepared: messages.Prepared) -> None:
+def test_the_best_trial_has_the_hyperparameters_and_the_seed_of_its_claim(study: studies.Study, prepared: messages.Prepared) -> None:
     claim = trials.claim(study, trials.WorkerId.here("w1"), num_train=1000, num_classes=2, epochs=8)
     assert claim is not None
     data_check.admit(study, prepared)
@@ -92,7 +92,7 @@ def test_the_hyperparameters_and_the_seed_are_those_that_the_worker_got(study: s
     assert (best.hyperparameters, best.seed) == (claim.hyperparameters, claim.seed)
 
 
-def test_a_test_score_that_comes_later_is_seen(study: studies.Study, prepared: messages.Prepared) -> None:
+def test_a_later_test_score_is_read(study: studies.Study, prepared: messages.Prepared) -> None:
     work(study, prepared, [0.7, 0.9])
     assert bests.best(study).test_accuracy is None
     for number, accuracy in enumerate((0.65, 0.85)):
@@ -108,9 +108,7 @@ def test_a_study_without_a_completed_trial_has_no_best(study: studies.Study, pre
     assert bests.rule(study) is None
 
 
-def test_the_export_of_a_searched_trial_goes_into_a_new_study_of_the_same_storage(
-    study: studies.Study, prepared: messages.Prepared, tmp_path: Path
-) -> None:
+def test_the_exported_study_can_be_started_in_the_same_storage(study: studies.Study, prepared: messages.Prepared, tmp_path: Path) -> None:
     work(study, prepared, [0.7, 0.9])
     best = bests.best(study)
     exported = study_file.parse(export.resolved(best).model_dump(mode="json"), "exported")

@@ -11,14 +11,14 @@ from tuner.spec import file as study_file
 
 
 @pytest.mark.parametrize("name", ["best.yaml", "best.yml", "best.json", "best.JSON", "a best one.yaml"])
-def test_the_file_reads_back_as_the_study_it_was_written_from(make_best: Callable[..., Best], name: str, tmp_path: Path) -> None:
+def test_the_exported_file_reads_back_as_the_same_study(make_best: Callable[..., Best], name: str, tmp_path: Path) -> None:
     best = make_best()
     export.write(best, tmp_path / name)
     assert study_file.read(tmp_path / name) == export.resolved(best)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_the_yaml_says_above_each_section_what_it_is(make_best: Callable[..., Best]) -> None:
+def test_the_yaml_has_a_comment_above_each_section(make_best: Callable[..., Best]) -> None:
     lines = export.as_yaml(make_best()).splitlines()
     assert lines[0] == "# Trial 17 of the study animals, the best of 12 completed trials: validation accuracy 0.9760."
     for section in ("data", "model", "budget", "training", "search", "result"):
@@ -26,7 +26,7 @@ def test_the_yaml_says_above_each_section_what_it_is(make_best: Callable[..., Be
         assert above.startswith("# ")
 
 
-def test_the_json_is_what_other_programs_read(make_best: Callable[..., Best]) -> None:
+def test_the_json_holds_the_same_study(make_best: Callable[..., Best]) -> None:
     assert json.loads(export.as_json(make_best()))["search"]["head_units"] == [256, 64]
 
 
@@ -48,7 +48,7 @@ def test_a_later_export_of_the_same_study_replaces_the_earlier(make_best: Callab
         "\x00\x01",
     ],
 )
-def test_what_is_not_an_export_of_the_study_is_left_as_it_is(make_best: Callable[..., Best], content: str, tmp_path: Path) -> None:
+def test_other_files_are_not_overwritten(make_best: Callable[..., Best], content: str, tmp_path: Path) -> None:
     file = tmp_path / "best.yaml"
     file.write_text(content)
     with pytest.raises(errors.RequestError, match="not an export of the study animals.*--force"):
@@ -67,7 +67,7 @@ def test_what_is_not_an_export_of_the_study_is_left_as_it_is(make_best: Callable
         ("folder.yaml", "is a folder; name a file in it"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_refused_with_the_cure(
+def test_a_path_that_cannot_be_written_is_refused_with_the_cure(
     make_best: Callable[..., Best], path: str, message: str, tmp_path: Path
 ) -> None:
     (tmp_path / "folder.yaml").mkdir()

@@ -1,4 +1,4 @@
-"""Statistics against values that are known from elsewhere."""
+"""Statistics against published values and calculations by hand."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from tuner.results.statistics import ClassFigures
         (29, 29, 0.8830, 1.0000),
     ],
 )
-def test_wilsons_interval_is_that_of_the_literature(num_right: int, num: int, low: float, high: float) -> None:
+def test_wilsons_interval_matches_the_literature(num_right: int, num: int, low: float, high: float) -> None:
     assert statistics.wilson(num_right, num) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -29,7 +29,7 @@ def test_the_bootstrap_of_an_accuracy_is_near_wilsons_interval() -> None:
     assert found == statistics.bootstrap(lambda rows: float(right[rows].mean()), 1000)
 
 
-def test_figures_by_class_are_those_of_a_confusion_counted_by_hand() -> None:
+def test_figures_of_classes_match_a_confusion_counted_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 1, 2])
     predicted = np.array([0, 0, 0, 1, 1, 1, 0, 0])
     counts = statistics.confusion(labels, predicted, 4)
@@ -67,7 +67,7 @@ def test_the_interval_of_an_accuracy_is_wilsons(accuracy: float, num: int, low: 
     assert statistics.accuracy_interval(accuracy, num) == pytest.approx((low, high), abs=1e-3)
 
 
-def test_the_calibration_error_is_the_one_that_was_counted_by_hand() -> None:
+def test_the_calibration_error_matches_a_calculation_by_hand() -> None:
     # a bin of 0.95 with two of three right, one of 0.55 with one of one right: (|2 - 2.85| + |1 - 0.55|) / 4
     given = np.array([[0.95, 0.05], [0.95, 0.05], [0.05, 0.95], [0.45, 0.55]])
     assert statistics.calibration_error(given, np.array([0, 0, 0, 1])) == pytest.approx((0.85 + 0.45) / 4)
@@ -85,7 +85,7 @@ def test_probabilities_of_large_logits_are_finite() -> None:
 
 
 @pytest.mark.parametrize("known", [0.5, 1.0, 2.5])
-def test_a_temperature_that_is_known_is_found_again(known: float) -> None:
+def test_a_known_temperature_is_found(known: float) -> None:
     random = np.random.default_rng(1)
     honest = random.normal(0, 2, (20_000, 5))
     labels = (honest + random.gumbel(size=honest.shape)).argmax(1)  # drawn with the probabilities of `honest`
@@ -106,7 +106,7 @@ def test_a_few_images_with_wild_logits_do_not_decide_the_temperature() -> None:
     assert statistics.temperature(given, labels) == pytest.approx(2.5, rel=0.06)
 
 
-def test_the_brier_score_is_the_one_that_was_counted_by_hand() -> None:
+def test_the_brier_score_matches_a_calculation_by_hand() -> None:
     logits = np.log(np.array([[0.8, 0.2], [0.4, 0.6]])).astype(np.float32)
     assert statistics.brier(logits, np.array([0, 0])) == pytest.approx((2 * 0.2**2 + 2 * 0.6**2) / 2)
 
@@ -122,7 +122,7 @@ def test_the_brier_score_is_the_one_that_was_counted_by_hand() -> None:
         (6, 0, 0.03125),
     ],
 )
-def test_mcnemars_exact_test_is_that_of_the_literature(only_first: int, only_second: int, p: float) -> None:
+def test_mcnemars_exact_test_matches_the_literature(only_first: int, only_second: int, p: float) -> None:
     agree = [True] * 4 + [False] * 2
     first = np.array([True] * only_first + [False] * only_second + agree)
     second = np.array([False] * only_first + [True] * only_second + agree)
@@ -131,7 +131,7 @@ def test_mcnemars_exact_test_is_that_of_the_literature(only_first: int, only_sec
     assert found.p == pytest.approx(p)
 
 
-def test_the_same_seeds_are_compared_in_pairs() -> None:
+def test_equal_seeds_are_compared_in_pairs() -> None:
     found = statistics.paired([0.90, 0.80, 0.85], [0.80, 0.78, 0.86])
     # mean 0.11 / 3, standard deviation 0.0569, times 4.3027 / sqrt(3)
     assert (found.num_better, found.num) == (2, 3)
@@ -141,7 +141,7 @@ def test_the_same_seeds_are_compared_in_pairs() -> None:
     assert statistics.paired([0.9, 0.8], [0.9, 0.8]).interval is None
 
 
-def test_the_spread_of_one_value_is_not_known() -> None:
+def test_the_standard_deviation_of_one_value_is_none() -> None:
     assert statistics.spread([0.9]) is None
     assert statistics.spread([0.8, 0.9]) == pytest.approx(0.1 / np.sqrt(2))
 

@@ -1,4 +1,4 @@
-"""What a sampler and the budget see of a study that is read bit by bit."""
+"""History: what the sampler and the budget see of a study that is read incrementally."""
 
 import random
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.studies import by_hand
 from tuner.protocol.messages import Ending
 from tuner.sampling import samplers, suggestion
-from tuner.sampling.history import Memory, SamplerHistory
+from tuner.sampling.history import SamplerHistory, StudyMemory
 from tuner.spec import budget, space
 from tuner.storage import tables
 from tuner.studies import trials
@@ -23,7 +23,7 @@ ENDLESS = {"trials": None, "timeout": 1e6}
 
 
 def train(study: Study, number: int, *, seed: int = 0) -> None:
-    """Trials of every kind: completed, pruned by their probe or later, failed."""
+    """Create trials of every kind: completed, pruned after the probe or later, failed."""
     noise = random.Random(seed)
     for _ in range(number):
         claimed = by_hand.must_claim(study)
@@ -44,14 +44,14 @@ def read(study: Study, seen: SamplerHistory) -> list[FrozenTrial]:
 
 
 def propose(study: Study, known: list[FrozenTrial], number: int) -> dict[str, Any]:
-    """What TPE proposes to a running trial on the strength of what it is shown."""
+    """Return what TPE proposes for a running trial, given the known trials."""
     reader = suggestion.open_study(study.name, study.storage.cached, known, samplers.build(study.spec, number))
     asked = suggestion.Suggestion(reader, next(trial for trial in known if trial.number == number), {})
     space.suggest(asked, study.spec.search, fine_tunes=True)
     return asked.values
 
 
-def test_of_few_trials_tpe_proposes_what_it_would_if_optuna_showed_it_all(begin: Begin) -> None:
+def test_tpe_proposes_the_same_as_with_all_trials_from_optuna(begin: Begin) -> None:
     study = begin(sampler={"name": "tpe", "startup_trials": 5}, budget=ENDLESS)
     train(study, 40)
     by_hand.must_claim(study, trials.WorkerId.here("another"))
@@ -62,59 +62,59 @@ def test_of_few_trials_tpe_proposes_what_it_would_if_optuna_showed_it_all(begin:
     assert [(trial.number, trial.state, trial.params, trial.value) for trial in shown] == [
         (trial.number, trial.state, trial.params, trial.value) for trial in alike
     ]
-    for trial in (*shown, *everything):  # its own parameters are not chosen yet
+    for trial in (*shown, *everything):  # the running trial has no parameters yet
         if trial.number == place.number:
             trial.params, trial.distributions = {}, {}
     assert propose(study, shown, place.number) == propose(study, everything, place.number)
 
 
-def test_read_bit_by_bit_it_is_the_same_as_read_at_once(begin: Begin) -> None:
-    study, seen = begin(sampler="random", budget=ENDLESS), SamplerHistory(most=12, num_best=4)
+def test_incremental_reads_give_the_same_history_as_one_read(begin: Begin) -> None:
+    study, seen = begin(sampler="random", budget=ENDLESS), SamplerHistory(max_trials=12, num_best=4)
     for part in range(8):
         train(study, 4, seed=part)
         waiting = by_hand.must_claim(study, trials.WorkerId.here(f"slow {part}"))
-        bit_by_bit = read(study, seen)
-        assert bit_by_bit == read(study, SamplerHistory(most=12, num_best=4))
-        assert bit_by_bit == read(study, seen)
+        incremental = read(study, seen)
+        assert incremental == read(study, SamplerHistory(max_trials=12, num_best=4))
+        assert incremental == read(study, seen)
         by_hand.finish(study, waiting, 0.1)
 
 
-def test_of_many_trials_the_best_and_the_latest_are_seen(begin: Begin) -> None:
+def test_the_history_of_many_trials_has_the_best_and_the_latest(begin: Begin) -> None:
     study = begin(sampler="random", budget=ENDLESS)
     values = [0.5, 0.9, 0.8, 0.1, 0.2, 0.3, 0.7, 0.2, 0.1, 0.1]
     for value in values:
         by_hand.finish(study, by_hand.must_claim(study), value)
-    assert [trial.number for trial in read(study, SamplerHistory(most=5, num_best=2))] == [1, 2, 7, 8, 9]
-    assert [trial.number for trial in read(study, SamplerHistory(most=10, num_best=2))] == list(range(10))
+    assert [trial.number for trial in read(study, SamplerHistory(max_trials=5, num_best=2))] == [1, 2, 7, 8, 9]
+    assert [trial.number for trial in read(study, SamplerHistory(max_trials=10, num_best=2))] == list(range(10))
 
 
-def test_without_enough_completed_trials_those_that_came_furthest_are_the_best(begin: Begin) -> None:
+def test_pruned_trials_that_trained_longest_count_as_best_if_few_trials_completed(begin: Begin) -> None:
     study = begin(sampler="random", budget=ENDLESS)
     for number, (steps, value) in enumerate([(2, 0.9), (4, 0.4), (4, 0.5), (2, 0.3), (2, 0.2), (2, 0.1)]):
         claimed = by_hand.must_claim(study)
         assert claimed.number == number
         trials.report(study, claimed, by_hand.epochs(claimed, [value] * steps))
         by_hand.finish(study, claimed, value, ending=Ending.STOPPED)
-    assert [trial.number for trial in read(study, SamplerHistory(most=3, num_best=2))] == [1, 2, 5]
+    assert [trial.number for trial in read(study, SamplerHistory(max_trials=3, num_best=2))] == [1, 2, 5]
 
 
-def test_the_time_at_work_is_the_union_of_all_attempts(begin: Begin) -> None:
-    study, bit_by_bit = begin(sampler="random", budget=ENDLESS), Memory()
+def test_the_busy_time_is_the_union_of_all_attempts(begin: Begin) -> None:
+    study, incremental = begin(sampler="random", budget=ENDLESS), StudyMemory()
     for part in range(6):
         train(study, 2, seed=part)
         trials.release(study, by_hand.must_claim(study, trials.WorkerId.here("released")))
-        train(study, 2, seed=part)  # the first of them takes it up
+        train(study, 2, seed=part)  # the first of them resumes the released trial
         by_hand.must_claim(study, trials.WorkerId.here(f"slow {part}"))
         attempts = schedule(study)
-        found = study.storage.read(lambda connection: bit_by_bit.work.read(connection, study.id))
+        found = study.storage.read(lambda connection: incremental.busy_time.read(connection, study.id))
         assert found == pytest.approx(budget.busy_seconds(attempts))
-        assert len(bit_by_bit.work._ended) <= 6
-    late = begin(sampler="random", budget=ENDLESS)  # reads it at once
+        assert len(incremental.busy_time._ended) <= 6
+    late = begin(sampler="random", budget=ENDLESS)  # reads everything at once
     assert status.snapshot(late).busy_seconds == pytest.approx(budget.busy_seconds(attempts))
 
 
 def schedule(study: Study) -> list[tuple[float, float]]:
-    """Give every attempt a time of its own, some beside each other and some apart."""
+    """Give every attempt a start and an end, some overlapping and some separate; return them."""
     times = tables.LEASES.c
     start = 100.0 * times.trial_number + 10 * times.attempt
     stop = start + 60 + 30 * (times.trial_number % 3)

@@ -1,4 +1,4 @@
-"""Each pruner by its name, and where on the road of a trial it may act."""
+"""Pruners: each pruner, and the epochs in which it may prune."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ from tuner.studies.study import Study
 
 Begin = Callable[..., Study]
 
-#: probe 1 to 2, fine-tuning 3 to 10
-ROAD = {"probe_epochs": 2, "epochs": 8}
+#: steps 1 and 2 are the probe, steps 3 to 10 the fine-tuning
+TRAINING = {"probe_epochs": 2, "epochs": 8}
 GOOD = [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
 FLAT = [0.1] * 10
 
 
 def train(study: Study, accuracies: Sequence[float]) -> int | None:
-    """Train a trial by hand; the step at which it was to be pruned."""
+    """Report a trial epoch by epoch; return the step at which it is pruned, or None."""
     claimed = trials.claim(study, trials.WorkerId.here("hand"), num_train=1000, num_classes=2, epochs=8)
     assert claimed is not None
     for step, accuracy in enumerate(accuracies, 1):
@@ -36,7 +36,7 @@ def train(study: Study, accuracies: Sequence[float]) -> int | None:
     ("options", "step"),
     [
         ({"name": "none"}, None),
-        # 2 epochs of probe and half of 8: the first that may be pruned is 7
+        # 2 probe epochs plus half of the 8 fine-tuning epochs: the first step with pruning is 7
         ({"name": "median", "startup_trials": 2}, 7),
         ({"name": "median", "startup_trials": 2, "warmup": 0}, 3),
         ({"name": "median", "startup_trials": 4}, None),
@@ -55,7 +55,7 @@ def train(study: Study, accuracies: Sequence[float]) -> int | None:
     ],
 )
 def test_a_flat_trial_behind_three_good_ones_is_pruned(begin: Begin, options: dict[str, Any], step: int | None) -> None:
-    study = begin(pruner=options, training=ROAD)
+    study = begin(pruner=options, training=TRAINING)
     for _ in range(3):
         train(study, GOOD)
     assert train(study, FLAT) == step
@@ -64,24 +64,24 @@ def test_a_flat_trial_behind_three_good_ones_is_pruned(begin: Begin, options: di
 @pytest.mark.parametrize(
     "name", ["none", "median", "percentile", {"name": "patient", "patience": 0}, "hyperband", "successive-halving", "wilcoxon"]
 )
-def test_a_trial_that_wins_late_is_not_pruned_on_its_way(begin: Begin, name: Any) -> None:
-    study = begin(pruner=name, training=ROAD)
+def test_a_trial_that_wins_late_is_not_pruned(begin: Begin, name: Any) -> None:
+    study = begin(pruner=name, training=TRAINING)
     for _ in range(6):
         assert train(study, [0.6, 0.7, 0.7, 0.7, 0.71, 0.72, 0.74, 0.75, 0.76, 0.77]) in (None, 7, 8, 10)
-    # as measured: below the probe for half of the fine-tuning, then above all others
+    # a measured curve: below the probe for half of the fine-tuning, then better than all others
     late = [0.6, 0.72, 0.67, 0.65, 0.70, 0.71, 0.80, 0.81, 0.82, 0.83]
     assert train(study, late) is None
 
 
-def test_the_best_few_after_one_epoch_go_on_however_much_they_fall_behind(begin: Begin) -> None:
-    study = begin(pruner={"name": "top-k", "keep": 2}, training=ROAD)
+def test_top_k_never_prunes_the_best_trials_of_its_epoch_later(begin: Begin) -> None:
+    study = begin(pruner={"name": "top-k", "keep": 2}, training=TRAINING)
     firsts = [0.6, 0.7, 0.65, 0.72, 0.71, 0.7]
-    # 0.65 is second best so far, 0.71 too; 0.7 for the second time is third
+    # 0.65 and later 0.71 are second best so far; the second 0.7 is third
     assert [train(study, [0.5, 0.5, first, *[0.1] * 7]) for first in firsts] == [None, None, None, None, None, 3]
 
 
-def test_a_later_trial_takes_no_place_away_from_one_that_runs(begin: Begin) -> None:
-    study = begin(pruner={"name": "top-k", "keep": 1}, training=ROAD)
+def test_top_k_does_not_prune_a_running_trial_because_of_a_later_one(begin: Begin) -> None:
+    study = begin(pruner={"name": "top-k", "keep": 1}, training=TRAINING)
     running = by_hand.must_claim(study)
     trials.report(study, running, by_hand.epochs(running, [0.5, 0.5, 0.55]))
     assert not trials.should_prune(study, running)
@@ -90,8 +90,8 @@ def test_a_later_trial_takes_no_place_away_from_one_that_runs(begin: Begin) -> N
     assert not trials.should_prune(study, running)
 
 
-def test_one_that_runs_keeps_its_place_though_an_earlier_trial_comes_later(begin: Begin) -> None:
-    study = begin(pruner={"name": "top-k", "keep": 1}, training=ROAD)
+def test_top_k_does_not_prune_a_running_trial_when_an_earlier_one_catches_up(begin: Begin) -> None:
+    study = begin(pruner={"name": "top-k", "keep": 1}, training=TRAINING)
     slow, quick = by_hand.must_claim(study), by_hand.must_claim(study)
     trials.report(study, quick, by_hand.epochs(quick, [0.5, 0.5, 0.55]))
     assert not trials.should_prune(study, quick)
@@ -100,25 +100,25 @@ def test_one_that_runs_keeps_its_place_though_an_earlier_trial_comes_later(begin
     assert not trials.should_prune(study, quick)
 
 
-def test_a_trial_that_gets_better_all_the_time_is_never_out_of_patience(begin: Begin) -> None:
-    assert train(begin(pruner={"name": "patient", "patience": 0}, training=ROAD), GOOD) is None
+def test_the_patient_pruner_never_prunes_a_trial_that_keeps_improving(begin: Begin) -> None:
+    assert train(begin(pruner={"name": "patient", "patience": 0}, training=TRAINING), GOOD) is None
 
 
-def test_trials_of_different_lengths_are_nothing_to_warn_about(begin: Begin) -> None:
-    study = begin(pruner="wilcoxon", training=ROAD)
+def test_trials_of_different_lengths_cause_no_warning(begin: Begin) -> None:
+    study = begin(pruner="wilcoxon", training=TRAINING)
     claimed = by_hand.must_claim(study)
     trials.report(study, claimed, by_hand.epochs(claimed, [0.9, 0.9]))
     by_hand.finish(study, claimed, 0.9)
     assert train(study, GOOD) is None
 
 
-def test_a_silent_pruner_asks_the_storage_nothing(begin: Begin) -> None:
-    study = begin(pruner="none", training=ROAD)
+def test_a_pruner_that_never_prunes_does_not_query_the_storage(begin: Begin) -> None:
+    study = begin(pruner="none", training=TRAINING)
     claimed = by_hand.must_claim(study)
     with by_hand.statements(study.storage) as seen:
         assert not trials.should_prune(study, claimed)
     assert seen == []
 
 
-def test_the_first_half_of_the_fine_tuning_is_left_alone_by_default() -> None:
-    assert pruners.build(by_hand.spec(training=ROAD), epochs=8).start == 6
+def test_nothing_is_pruned_in_the_first_half_of_the_fine_tuning_by_default() -> None:
+    assert pruners.build(by_hand.spec(training=TRAINING), epochs=8).start == 6

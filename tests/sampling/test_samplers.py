@@ -1,4 +1,4 @@
-"""Each sampler by its name, from the first trial to the last."""
+"""Samplers: each sampler, from the first trial to the last."""
 
 import importlib.util
 import warnings
@@ -38,12 +38,12 @@ CHOICES = {
         "mixup": 0.0,
     },
 }
-#: two optimizers, two rates of each, a head without layers or with one of two widths
+#: two optimizers, two learning rates, three heads: without a hidden layer, or with one of two widths
 NUM_COMBINATIONS = 2 * 2 * 3
 
 
 def run(study: Study, number: int) -> list[Hyperparameters]:
-    """Train some trials by hand, one after another; what they trained with."""
+    """Complete some trials, one after another; return their hyperparameters."""
     found = []
     for _ in range(number):
         claimed = by_hand.must_claim(study)
@@ -65,7 +65,7 @@ def test_a_study_with_one_worker_is_reproducible(begin: Begin, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["tpe", "cma-es", "nsga-ii", "qmc", "random"])
-def test_trials_that_run_side_by_side_try_different_values(begin: Begin, name: str) -> None:
+def test_concurrent_trials_try_different_values(begin: Begin, name: str) -> None:
     study = begin(sampler=name)
     run(study, 3)
     side_by_side = [by_hand.must_claim(study).hyperparameters for _ in range(8)]
@@ -87,16 +87,16 @@ def test_quasi_random_trials_spread_evenly(begin: Begin, sequence: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["grid", "brute-force"])
-def test_every_combination_is_tried_once_the_rule_first_and_then_the_study_is_over(begin: Begin, name: str) -> None:
+def test_every_combination_is_tried_once_beginning_with_the_rule_and_then_the_study_ends(begin: Begin, name: str) -> None:
     study = begin(sampler=name, search=CHOICES, budget={"trials": 100})
     found = run(study, NUM_COMBINATIONS)
     assert len(set(map(repr, found))) == NUM_COMBINATIONS
     assert (found[0].optimizer, found[0].learning_rate, found[0].head_units) == ("adamw", 3e-4, ())
     assert by_hand.claim(study) is None
-    assert trials.stop_reason(study) == f"all {NUM_COMBINATIONS} combinations are tried"
+    assert trials.stop_reason(study) == f"all {NUM_COMBINATIONS} combinations have been tried"
 
 
-def test_brute_force_goes_through_ranges_of_whole_numbers(begin: Begin) -> None:
+def test_brute_force_tries_every_whole_number_of_a_range(begin: Begin) -> None:
     search = CHOICES | {
         "optimizer": "adamw",
         "learning_rate": 3e-4,
@@ -107,19 +107,19 @@ def test_brute_force_goes_through_ranges_of_whole_numbers(begin: Begin) -> None:
     assert by_hand.claim(study) is None
 
 
-def test_a_smaller_budget_ends_a_grid_before_it_is_gone_through(begin: Begin) -> None:
+def test_a_smaller_budget_ends_a_grid_early(begin: Begin) -> None:
     study = begin(sampler="grid", search=CHOICES, budget={"trials": 2})
     run(study, 2)
     assert trials.stop_reason(study) == "the budget of 2 trials is spent"
 
 
-def test_a_grid_without_end_is_refused() -> None:
+def test_a_grid_with_too_many_combinations_is_refused() -> None:
     search = CHOICES | {"dropout": [0.01 * step for step in range(50)], "label_smoothing": [0.001 * step for step in range(50)]}
     with pytest.raises(SpecError, match="more than 10000 combinations"):
-        enumeration.check(by_hand.spec(sampler="grid", search=search))
+        enumeration.check_sampler(by_hand.spec(sampler="grid", search=search))
 
 
-def test_the_gp_sampler_runs_or_names_the_extra_that_it_needs(begin: Begin) -> None:
+def test_the_gp_sampler_runs_or_names_the_missing_extra(begin: Begin) -> None:
     options = {"name": "gp", "startup_trials": 2}
     if importlib.util.find_spec("torch") is not None:
         assert len(run(begin(sampler=options), 4)) == 4
@@ -128,14 +128,14 @@ def test_the_gp_sampler_runs_or_names_the_extra_that_it_needs(begin: Begin) -> N
             begin(sampler=options)
 
 
-def test_no_warning_of_an_experimental_part_reaches_the_user() -> None:
+def test_optunas_experimental_warnings_are_hidden() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("tpe", "cma-es", "nsga-ii", "qmc", "random"):
             samplers.build(by_hand.spec(sampler=name), 0)
 
 
-def test_seeds_differ_by_study_use_and_trial_and_stay_the_same() -> None:
+def test_seeds_differ_by_study_use_and_trial_and_are_reproducible() -> None:
     seeds = {samplers.derive_seed(seed, use, number) for seed in range(3) for use in ("trial", "sampler") for number in range(50)}
     assert len(seeds) == 300
     assert samplers.derive_seed(0, "trial", 0) == 3451003037

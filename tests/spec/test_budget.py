@@ -1,4 +1,4 @@
-"""When no further trial starts."""
+"""When the budget allows no further trial."""
 
 from typing import Any
 
@@ -18,25 +18,25 @@ def standing(**known: Any) -> StudyProgress:
     [
         ({"trials": 4}, {}, None),
         ({"trials": 3}, {}, "the budget of 3 trials is spent"),
-        # joining with a smaller budget than what is there
+        # the budget is smaller than the number of trials
         ({"trials": 2}, {}, "the budget of 2 trials is spent"),
-        ({"trials": None, "timeout": 50}, {}, "the time is up"),
+        ({"trials": None, "timeout": 50}, {}, "the time limit is reached"),
         ({"trials": None, "timeout": 51}, {}, None),
         ({"trials": 40, "target": 0.8}, {}, "the target 0.8 is reached: 0.8000"),
         ({"trials": 40, "target": 0.81}, {}, None),
         ({"trials": 40, "target": 0.1}, {"best_value": None}, None),
-        ({"trials": 40}, {"num_combinations": 3}, "all 3 combinations are tried"),
+        ({"trials": 40}, {"num_combinations": 3}, "all 3 combinations have been tried"),
         ({"trials": 40}, {"num_combinations": 4}, None),
         ({"trials": 40}, {"stopped": "3 trials in a row failed"}, "3 trials in a row failed"),
     ],
 )
-def test_the_first_limit_that_is_met_is_the_reason(limits: dict[str, Any], known: dict[str, Any], words: str | None) -> None:
+def test_the_reason_is_the_first_limit_that_is_reached(limits: dict[str, Any], known: dict[str, Any], words: str | None) -> None:
     reason = budget.decide(Budget.model_validate(limits), standing(**known))
     assert reason == words or (words is not None and reason is not None and reason.startswith(words))
 
 
 @pytest.mark.parametrize("limits", [{"trials": 3}, {"trials": 40}])
-def test_a_spent_budget_of_trials_keeps_no_one_from_taking_a_trial_up_again(limits: dict[str, Any]) -> None:
+def test_a_spent_trial_budget_still_lets_trials_resume(limits: dict[str, Any]) -> None:
     assert budget.decide_to_end(Budget.model_validate(limits), standing()) is None
 
 
@@ -45,15 +45,15 @@ def test_a_spent_budget_of_trials_keeps_no_one_from_taking_a_trial_up_again(limi
     [
         ([], 0.0),
         ([(10, 20)], 10.0),
-        # beside each other
+        # at the same time
         ([(10, 20), (10, 20)], 10.0),
         # one inside the other
         ([(10, 20), (12, 14)], 10.0),
         # overlapping, in any order
         ([(15, 30), (10, 20)], 20.0),
-        # apart: the pause between two runs is not work
+        # separate: the pause between two runs is not work
         ([(10, 20), (100, 105)], 15.0),
     ],
 )
-def test_busy_time_counts_work_side_by_side_once(intervals: list[tuple[float, float]], seconds: float) -> None:
+def test_busy_time_counts_overlapping_work_once(intervals: list[tuple[float, float]], seconds: float) -> None:
     assert budget.busy_seconds(intervals) == seconds

@@ -1,4 +1,4 @@
-"""When each hyperparameter acts: one table for what is asked, listed and refused."""
+"""Conditions: the table of when each hyperparameter acts."""
 
 from typing import Any
 
@@ -25,16 +25,20 @@ def test_the_table_names_every_hyperparameter_of_a_study_file_and_of_a_trial() -
     assert len(conditions.TABLE) == len(conditions.BY_NAME)
 
 
-def test_a_condition_asks_only_about_what_is_chosen_before() -> None:
-    before: set[str] = {"fine_tunes", "unfreeze"}
+def names(condition: conditions.Condition) -> set[str]:
+    return {when.name for when in condition.conditions} if isinstance(condition, conditions.AnyOf) else {condition.name}
+
+
+def test_a_condition_depends_only_on_earlier_choices() -> None:
+    before = {conditions.FINE_TUNES}
     for each in conditions.TABLE:
-        asked = {condition.name for condition in each.acts_when if isinstance(condition, conditions.When)}
+        asked = {name for condition in each.acts_when for name in names(condition)}
         assert asked <= before, each.name
         before.add(each.name)
 
 
 @pytest.mark.parametrize("search", [{}, EVERYTHING, {"optimizer": "adam"}, {"loss": "focal", "unfreeze": 0}, {"head_units": {"layers": 0}}])
-def test_no_trial_asks_for_what_the_table_says_never_acts(search: dict[str, Any]) -> None:
+def test_no_trial_asks_for_a_hyperparameter_that_never_acts(search: dict[str, Any]) -> None:
     can = {name for name, each in conditions.BY_NAME.items() if each.can_act(scope(search))}
     never = set(conditions.BY_NAME) - can
     asked = {name.removesuffix(".on") for seed in range(50) for name in throw(search, seed)[1]}
@@ -42,7 +46,7 @@ def test_no_trial_asks_for_what_the_table_says_never_acts(search: dict[str, Any]
 
 
 DECAY = {"range": [1e-5, 1e-2], "off": False}
-#: what a file says of the optimizer and of weight decay, and whether adam has any
+#: optimizer and weight decay in a study file, and whether weight decay acts on adam
 ADAM = [
     ({"optimizer": ["adam", "adamw"]}, False),
     ({"optimizer": ["adam", "sgd"]}, False),
@@ -56,7 +60,7 @@ ADAM = [
 
 
 @pytest.mark.parametrize(("search", "decays"), ADAM)
-def test_adam_has_weight_decay_only_where_the_file_gives_it_and_does_not_list_adamw(search: dict[str, Any], decays: bool) -> None:
+def test_adam_has_weight_decay_only_if_the_file_gives_it_and_does_not_list_adamw(search: dict[str, Any], decays: bool) -> None:
     found = [throw(search, seed, optimizer="adam") for seed in range(20)]
     assert {chosen.optimizer for chosen, _ in found} == {Optimizer.ADAM}
     assert all((chosen.weight_decay > 0) == decays for chosen, _ in found)

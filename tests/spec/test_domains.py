@@ -1,4 +1,4 @@
-"""Every form that a value of a study file may take, into its domain and back."""
+"""Domains: every form of a value in a study file."""
 
 from typing import Any
 
@@ -24,11 +24,11 @@ NUMERIC = [
     ([0, 0.5], FRACTION, Range(low=0, high=0.5)),
     ([1e-5, 1], RATE, Range(low=1e-5, high=1, log=True)),
     ([16, 64], COUNT, Range(low=16, high=64, integer=True)),
-    # of batch sizes two numbers are choices
+    # two batch sizes are choices
     ([16, 64], SIZES, Choice(values=(16, 64))),
     ([0.1, 0.2, 0.4], FRACTION, Choice(values=(0.1, 0.2, 0.4))),
     ([0.1], FRACTION, Fixed(value=0.1)),
-    # a range without width
+    # a range of one value
     ([0.1, 0.1], FRACTION, Fixed(value=0.1)),
     ([0, 0], Bounds(low=0, high=1, log=True), Fixed(value=0.0)),
     ({"range": [0.1, 0.4]}, FRACTION, Range(low=0.1, high=0.4)),
@@ -52,17 +52,17 @@ NAMED = [
 
 
 @pytest.mark.parametrize(("given", "bounds", "expected"), NUMERIC)
-def test_a_form_of_a_number_becomes_its_domain(given: Any, bounds: Bounds, expected: Domain) -> None:
+def test_each_form_of_a_number_becomes_its_domain(given: Any, bounds: Bounds, expected: Domain) -> None:
     assert domains.read_numeric(given, bounds) == expected
 
 
 @pytest.mark.parametrize(("given", "known", "expected"), NAMED)
-def test_a_form_of_a_name_becomes_its_domain(given: Any, known: tuple[Any, ...], expected: Domain) -> None:
+def test_each_form_of_a_name_becomes_its_domain(given: Any, known: tuple[Any, ...], expected: Domain) -> None:
     assert domains.read_choice(given, known) == expected
 
 
 @pytest.mark.parametrize(("bounds", "domain"), [(bounds, domain) for _, bounds, domain in NUMERIC])
-def test_a_domain_of_numbers_survives_json_with_and_without_its_bounds(bounds: Bounds, domain: Domain) -> None:
+def test_a_numeric_domain_survives_json_with_and_without_its_bounds(bounds: Bounds, domain: Domain) -> None:
     adapter: TypeAdapter[Domain] = TypeAdapter(bounds_type(bounds))
     assert adapter.validate_json(adapter.dump_json(domain)) == domain
     assert domains.read_numeric(domains.to_plain(domain), bounds) == domain
@@ -75,7 +75,7 @@ def bounds_type(bounds: Bounds) -> Any:
 
 
 @pytest.mark.parametrize(("known", "domain"), [(known, domain) for _, known, domain in NAMED])
-def test_a_domain_of_names_survives_json(known: tuple[Any, ...], domain: Domain) -> None:
+def test_a_named_domain_survives_json(known: tuple[Any, ...], domain: Domain) -> None:
     adapter: TypeAdapter[Domain] = TypeAdapter(bounds_type(Known(known)))  # type: ignore[arg-type]
     assert adapter.validate_json(adapter.dump_json(domain)) == domain
 
@@ -88,34 +88,34 @@ def test_a_domain_of_names_survives_json(known: tuple[Any, ...], domain: Domain)
         (2.5, COUNT, "is 2.5; expected a whole number"),
         (0, RATE, "is 0; expected a number above 0 and at most 100"),
         (1, BELOW_ONE, "is 1; expected a number of at least 0 and below 1"),
-        # true is no number, though Python counts it as one
+        # true is not a number, although it is one in Python
         (True, COUNT, "is true; expected a whole number"),
         (float("nan"), FRACTION, "is nan; expected a number"),
         (float("inf"), RATE, "is inf; expected a number"),
         ("0.3", FRACTION, "is '0.3'; expected a number from 0 to 0.9 without quotes"),
         ("high", FRACTION, "is 'high'; expected a number"),
         (None, FRACTION, "is null; expected a number"),
-        ([], FRACTION, "has the choices []; expected a list of at least one value"),
-        ([0.5, 0.1], FRACTION, "has the range [0.5, 0.1], whose ends are the wrong way round; write [0.1, 0.5]"),
+        ([], FRACTION, "has the choices []; expected a list with at least one value"),
+        ([0.5, 0.1], FRACTION, "has the range [0.5, 0.1], but the lower end comes first; write [0.1, 0.5]"),
         ([0, 5], FRACTION, "is 5; expected a number from 0 to 0.9"),
-        ([0.1, 0.1, 0.2], FRACTION, "names 0.1 more than once"),
+        ([0.1, 0.1, 0.2], FRACTION, "lists 0.1 more than once"),
         (
             [0, 0.1],
             Bounds(low=0, high=1, log=True),
-            "starts at 0, but is searched on a logarithmic scale; start it above 0, with off: true",
+            "starts at 0, which a logarithmic scale does not allow; start it above 0 (off: true adds the value 0), or write log: false",
         ),
         ({"range": 3}, FRACTION, "has the range 3; expected [low, high]"),
         ({"range": [1, 2, 3]}, COUNT, "has the range [1, 2, 3]; expected [low, high]"),
         ({"low": 0, "high": 1}, FRACTION, "is {low: 0, high: 1}; expected a number from 0 to 0.9, [low, high], {range: "),
         ({"range": [0, 0.1], "step": 2}, FRACTION, "expected a number from 0 to 0.9, [low, high], {range: "),
         ({"range": [0, 0.1], "log": 1}, FRACTION, "has log: 1; expected true or false"),
-        ({"range": [1, 8], "off": True}, COUNT, "has off: true, but cannot be switched off"),
-        ({"range": [0.1, 8], "off": True}, RATE, "has off: true, but cannot be switched off"),
+        ({"range": [1, 8], "off": True}, COUNT, "has off: true, but 0 is not allowed"),
+        ({"range": [0.1, 8], "off": True}, RATE, "has off: true, but 0 is not allowed"),
         ({"choices": []}, FRACTION, "has the choices []"),
         ({"choices": 3}, FRACTION, "has the choices 3"),
     ],
 )
-def test_what_is_no_domain_of_numbers_says_what_was_expected(given: Any, bounds: Bounds, message: str) -> None:
+def test_an_invalid_numeric_domain_is_refused_with_what_was_expected(given: Any, bounds: Bounds, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         domains.read_numeric(given, bounds)
     assert message in str(caught.value)
@@ -125,25 +125,25 @@ def test_what_is_no_domain_of_numbers_says_what_was_expected(given: Any, bounds:
     ("given", "message"),
     [
         ("sgdd", "is 'sgdd'; expected one of sgd, adam, adamw, nadam, adamax, adagrad, adadelta, rmsprop, lion. Did you mean sgd?"),
-        ([], "is an empty list; name at least one of sgd"),
-        (["sgd", "sgd"], "names sgd more than once"),
-        ({"range": ["sgd", "lion"]}, "expected a value or a list of values among sgd"),
+        ([], "is an empty list; expected at least one of sgd"),
+        (["sgd", "sgd"], "lists sgd more than once"),
+        ({"range": ["sgd", "lion"]}, "expected one or several of sgd"),
         (3, "is 3; expected one of sgd"),
         (None, "is null; expected one of sgd"),
     ],
 )
-def test_what_is_no_domain_of_names_says_what_was_expected(given: Any, message: str) -> None:
+def test_an_invalid_named_domain_is_refused_with_what_was_expected(given: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         domains.read_choice(given, OPTIMIZERS)
     assert message in str(caught.value)
 
 
-def test_a_number_is_not_taken_for_true() -> None:
+def test_the_number_1_is_not_accepted_as_true() -> None:
     with pytest.raises(ValueError):
         domains.read_choice(1, (False, True))
 
 
-def test_a_domain_that_python_code_builds_is_checked_as_well() -> None:
+def test_a_domain_built_in_python_is_checked_too() -> None:
     with pytest.raises(ValidationError):
         SearchSpace.model_validate({"dropout": Range(low=0, high=5)})
 
@@ -159,7 +159,7 @@ def field_domains(section: type[BaseModel]) -> list[tuple[str, Bounds | Known, D
 @pytest.mark.parametrize(
     ("name", "kind", "default"), [row for part in (SearchSpace, HeadSpace, AugmentationSpace) for row in field_domains(part)]
 )
-def test_every_default_is_a_domain_that_a_file_could_give(name: str, kind: Bounds | Known, default: Domain) -> None:
+def test_a_file_could_give_every_default_domain(name: str, kind: Bounds | Known, default: Domain) -> None:
     plain = domains.to_plain(default)
     assert (domains.read_numeric(plain, kind) if isinstance(kind, Bounds) else domains.read_choice(plain, kind.values)) == default
 
@@ -175,5 +175,5 @@ def test_every_default_is_a_domain_that_a_file_could_give(name: str, kind: Bound
         (Choice(values=(16, 32, 64)), "[16, 32, 64]"),
     ],
 )
-def test_a_domain_is_shown_in_few_words(domain: Domain, expected: str) -> None:
+def test_a_domain_has_a_short_text(domain: Domain, expected: str) -> None:
     assert domains.text(domain) == expected

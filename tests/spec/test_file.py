@@ -1,4 +1,4 @@
-"""A study file into a StudySpec and back, and every mistake of one in the words of the one who wrote it."""
+"""Study files: reading, writing, comparing, and the message for every mistake."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def mistakes(folder: Path, text: str) -> list[tuple[int | None, str, str]]:
     return [(problem.line, problem.field, problem.message) for problem in caught.value.problems]
 
 
-#: what follows a complete study, the field and a part of the message
+#: text after a complete study, the field of its mistake and a part of the message
 ONE_MISTAKE = [
     # unknown keys
     ("search: {dropuot: 0.3}", "search.dropuot", "is not a hyperparameter. Known: "),
@@ -64,10 +64,10 @@ ONE_MISTAKE = [
     ("search: {dropout: high}", "search.dropout", "is 'high'; expected a number from 0 to 0.9"),
     ("search: {dropout: }", "search.dropout", "is empty; expected a number from 0 to 0.9 or a list. Give it a value"),
     ("search: {learning_rate: 0}", "search.learning_rate", "is 0; expected a number above 0"),
-    ("search: {learning_rate: [1e-2, 1e-4]}", "search.learning_rate", "whose ends are the wrong way round; write [0.0001, 0.01]"),
+    ("search: {learning_rate: [1e-2, 1e-4]}", "search.learning_rate", "but the lower end comes first; write [0.0001, 0.01]"),
     ("search: {nesterov: yes}", "search.nesterov", "is 'yes'; expected one of false, true"),
     ("search: {head_units: 256}", "search.head_units", "is 256; expected a list of widths such as [512, 128]"),
-    ("search: {head_units: [64, wide]}", "search.head_units", "holds 'wide'; expected widths, each a whole number"),
+    ("search: {head_units: [64, wide]}", "search.head_units", "contains 'wide'; expected widths, each a whole number"),
     ("search: {head_units: [4, 4, 4, 4, 4]}", "search.head_units", "has 5 layers; expected at most 4"),
     ("search: {head_units: {layers: 9}}", "search.head_units.layers", "is 9; expected a whole number from 0 to 4"),
     ("search: {augmentation: {mixup: {off: true, alpha: 1}}}", "search.augmentation.mixup", "{range: [low, high], log: true, off: true}"),
@@ -88,18 +88,22 @@ ONE_MISTAKE = [
     ("sampler: 5", "sampler", "is 5; expected one of tpe, gp"),
     ("sampler: {name: tpe, candidates: 0}", "sampler.candidates", "is 0; expected a whole number of at least 1"),
     ("result: 5", "result", "is 5; expected a section"),
-    # the form of the file
+    # syntax
     ("name: y", "name", "is given twice, in lines 1 and 3; remove one of them"),
     ("search: {dropout: 0.1, dropout: 0.2}", "search.dropout", "is given twice"),
-    ("3: 4", "", "has the key 3, which is not a word"),
-    ("search: {[1]: 2}", "search", "has the key a list or mapping, which is not a word"),
+    ("3: 4", "", "has the key 3, which is not text"),
+    ("search: {[1]: 2}", "search", "has the key a list or mapping, which is not text"),
     ("seed: !!python/name:os.system 3", "seed", "has the tag tag:yaml.org,2002:python/name:os.system"),
 ]
 #: a whole file, the field and a part of the message
 WHOLE_FILE = [
     ("name: x", "data", "is missing; add for example `data: {source: folder, path: ~/photos}`"),
     ("data: {source: digits}", "name", "is missing; add for example `name: my_study`"),
-    ("name: my photos\ndata: {source: digits}", "name", "is 'my photos'; expected letters, digits, dots, dashes and underscores"),
+    (
+        "name: my photos\ndata: {source: digits}",
+        "name",
+        "is 'my photos'; expected at most 100 letters, digits, dots, dashes and underscores",
+    ),
     ("name: 2024\ndata: {source: digits}", "name", "is 2024; expected text such as my_study; a number needs quotes to be text: '2024'"),
     ("name:\ndata: {source: digits}", "name", "is empty; expected text such as my_study"),
     ("name: x\ndata:", "data", "is empty; expected a section such as {source: folder, path: ~/photos}"),
@@ -117,7 +121,7 @@ WHOLE_FILE = [
     ("name: x\ndata: {source: keras, name: cifar}", "data.name", "is 'cifar'; expected one of cifar10, cifar100, mnist, fashion_mnist."),
     ("name: x\ndata: {source: tfds}", "data.name", "is missing; add for example `name: tf_flowers`"),
     ("name: x\ndata: {source: python, function: load}", "data.function", "is 'load'; expected my_package.my_module:function"),
-    ("", "", "is empty; the shortest study file has a name and data"),
+    ("", "", "is empty; a study file needs at least name and data"),
     ("# nothing but a comment", "", "is empty"),
     ("- name: x", "", "is [{name: 'x'}]; expected keys and values"),
     ("just words", "", "is 'just words'; expected keys and values"),
@@ -125,20 +129,20 @@ WHOLE_FILE = [
 
 
 @pytest.mark.parametrize(("text", "field", "message"), ONE_MISTAKE)
-def test_a_mistake_is_named_with_its_field_line_and_cure(tmp_path: Path, text: str, field: str, message: str) -> None:
+def test_a_mistake_is_reported_with_field_line_and_what_to_do(tmp_path: Path, text: str, field: str, message: str) -> None:
     (found,) = mistakes(tmp_path, MINIMAL + text)
     assert found[:2] == (3, field)
     assert message in found[2]
 
 
 @pytest.mark.parametrize(("text", "field", "message"), WHOLE_FILE)
-def test_a_mistake_of_a_whole_file_is_named_with_its_field_and_cure(tmp_path: Path, text: str, field: str, message: str) -> None:
+def test_a_mistake_of_a_whole_file_is_reported_with_field_and_what_to_do(tmp_path: Path, text: str, field: str, message: str) -> None:
     (found,) = mistakes(tmp_path, text)
     assert found[1] == field
     assert message in found[2]
 
 
-def test_all_mistakes_are_named_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_at_once_in_file_order(tmp_path: Path) -> None:
     text = """\
 name: x
 data: {source: foldr, validation: 0}
@@ -169,7 +173,7 @@ seed: off
     ]
 
 
-def test_a_clash_with_what_is_wrong_itself_is_not_reported(tmp_path: Path) -> None:
+def test_a_clash_with_a_wrong_field_is_not_reported(tmp_path: Path) -> None:
     found = mistakes(tmp_path, MINIMAL + "search: {optimizer: [sdg], momentum: 0.5, learning_rate: {adam: 1e-3}}")
     assert [field for _, field, _ in found] == ["search.optimizer"]
 
@@ -183,7 +187,7 @@ def test_a_message_names_the_file_the_line_and_the_field(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("text", "field", "_message"), ONE_MISTAKE + WHOLE_FILE)
-def test_no_message_speaks_of_python_or_pydantic(tmp_path: Path, text: str, field: str, _message: str) -> None:
+def test_no_message_mentions_python_or_pydantic(tmp_path: Path, text: str, field: str, _message: str) -> None:
     whole = text if (text, field, _message) in WHOLE_FILE else MINIMAL + text
     for _, name, message in mistakes(tmp_path, whole):
         assert not any(
@@ -197,18 +201,18 @@ def test_no_message_speaks_of_python_or_pydantic(tmp_path: Path, text: str, fiel
 @pytest.mark.parametrize(
     "rest", ["data: []", "data: {source: [1]}", "data: {source: {a: b}}", "sampler: [tpe]", "pruner: {name: 5}", "data: {source: null}"]
 )
-def test_nonsense_is_refused_in_words(tmp_path: Path, search: str, rest: str) -> None:
+def test_nonsense_is_refused_with_messages(tmp_path: Path, search: str, rest: str) -> None:
     assert len(mistakes(tmp_path, f"name: [x]\n{search}\n{rest}\n")) >= 3
 
 
-def test_values_that_are_not_from_a_file_are_checked_as_well() -> None:
+def test_values_that_are_not_from_a_file_are_checked_too() -> None:
     with pytest.raises(errors.SpecError, match=r"^request: trials is not a key of a study file. Did you mean budget.trials\?$"):
         study_file.parse({"name": "x", "data": {"source": "digits"}, "trials": 4}, "request")
     with pytest.raises(errors.SpecError, match="^request: has the key 4"):
         study_file.parse({"name": "x", "data": {"source": "digits"}, 4: 4}, "request")
 
 
-def test_what_was_given_is_not_changed() -> None:
+def test_the_given_mapping_is_not_modified() -> None:
     given: dict[str, Any] = {"name": "x", "data": {"source": "digits"}, "search": {"augmentation": None}, "seed": "x"}
     before = json.dumps(given)
     with pytest.raises(errors.SpecError):
@@ -248,14 +252,14 @@ SECTIONS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("sections", SECTIONS)
-def test_a_study_that_is_written_reads_back_equal(tmp_path: Path, sections: dict[str, Any]) -> None:
+def test_a_written_study_reads_back_equal(tmp_path: Path, sections: dict[str, Any]) -> None:
     spec = study_file.parse({"name": "x", "data": {"source": "digits"}} | sections, "study")
     assert study_file.read(written(tmp_path, study_file.dump(spec))) == spec
     assert study_file.read(written(tmp_path, spec.model_dump_json(indent=1))) == spec
     assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
 
 
-def test_a_study_of_the_values_of_one_trial_reads_back(tmp_path: Path) -> None:
+def test_a_study_with_the_values_of_one_trial_reads_back_equal(tmp_path: Path) -> None:
     best = Hyperparameters(head_units=(512, 128), weight_decay=3.2e-5)
     given = {
         "name": "x",
@@ -274,9 +278,9 @@ def test_a_study_of_the_values_of_one_trial_reads_back(tmp_path: Path) -> None:
     [
         ({}, {}, []),
         ({"search": {"dropout": [0, 0.5]}}, {"search": {"dropout": 0.3}}, ["search.dropout: [0, 0.5] -> 0.3"]),
-        # what is said and what is the default are one
+        # giving the default makes no difference
         ({"seed": 0, "search": {"dropout": [0, 0.5]}}, {}, []),
-        # the budget, the result and the place of the images are free
+        # the budget, the result and the folder of the images may differ
         ({"budget": {"trials": 5}}, {"budget": {"timeout": "2h"}, "result": {"a": 1}}, []),
         ({"data": {"source": "folder", "path": "/a"}}, {"data": {"source": "folder", "path": "/b"}}, []),
         (
@@ -298,7 +302,7 @@ def test_a_study_of_the_values_of_one_trial_reads_back(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_the_differences_of_two_studies_are_one_line_a_field(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
+def test_the_differences_of_two_studies_are_one_line_per_field(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
     minimal = {"name": "x", "data": {"source": "digits"}}
     assert study_file.differences(study_file.parse(minimal | old, "old"), study_file.parse(minimal | new, "new")) == expected
 
@@ -309,7 +313,7 @@ def test_the_schema_describes_every_key() -> None:
     assert not silent
 
 
-def test_the_defaults_of_the_schema_are_a_study(tmp_path: Path) -> None:
+def test_the_defaults_of_the_schema_form_a_study(tmp_path: Path) -> None:
     defaults = {key.field: key.default for key in schema.all_keys() if key.field not in ("name", "data", "search") and not key.kind}
     given: dict[str, Any] = {"name": "x", "data": {"source": "digits"}}
     for field, default in defaults.items():

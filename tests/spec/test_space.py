@@ -1,4 +1,4 @@
-"""What is asked of a sampler, and what the table of a search says."""
+"""Search spaces: what a chooser is asked for, and the table that `tuner check` shows."""
 
 import random
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from tuner.spec.search import DRAWN, MIXED, AugmentationSpace
 
 
 class Dice:
-    """A chooser that throws dice and remembers what it was asked."""
+    """A chooser that draws at random and records what it was asked for."""
 
     def __init__(self, seed: int, **fixed: Any) -> None:
         self._random = random.Random(seed)
@@ -57,7 +57,7 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_only_what_acts_is_asked_for(seed: int) -> None:
+def test_a_chooser_is_asked_only_for_hyperparameters_that_act(seed: int) -> None:
     chosen, asked = throw(EVERYTHING, seed)
     assert ("momentum" in asked) == (chosen.optimizer in ("sgd", "rmsprop"))
     assert ("nesterov" in asked) == (chosen.optimizer == "sgd")
@@ -71,13 +71,13 @@ def test_only_what_acts_is_asked_for(seed: int) -> None:
     assert fine_tuned <= asked.keys() if chosen.unfreeze > 0 else not fine_tuned & asked.keys()
 
 
-def test_a_hyperparameter_that_is_switched_off_is_zero_and_has_no_strength() -> None:
+def test_a_hyperparameter_that_is_switched_off_is_zero_and_its_value_is_not_asked_for() -> None:
     chosen, asked = throw({"weight_decay": {"range": [1e-6, 1e-1], "off": True}}, **{"weight_decay.on": False})
     assert chosen.weight_decay == 0.0
     assert "weight_decay" not in asked
 
 
-def test_a_fixed_value_is_taken_without_asking() -> None:
+def test_a_fixed_value_is_used_without_asking() -> None:
     chosen, asked = throw({"optimizer": "sgd", "dropout": 0.25, "head_units": [64, 32]})
     assert (chosen.optimizer, chosen.dropout, chosen.head_units) == ("sgd", 0.25, (64, 32))
     assert not {"optimizer", "dropout", "head_layers"} & asked.keys()
@@ -94,7 +94,7 @@ def changes(asked: dict[str, Any]) -> set[str]:
     return {name.removeprefix("augmentation.").removesuffix(".on") for name in asked if name.startswith("augmentation.")}
 
 
-#: each change a range, mirror images and views too
+#: every change is searched, including mirror images and views
 ALL_CHANGES: dict[str, Any] = {"flip": ["none", "both"], "views": [0, 8]} | {name: [0.1, 0.2] for name in (*DRAWN, *MIXED)}
 
 
@@ -102,13 +102,13 @@ ALL_CHANGES: dict[str, Any] = {"flip": ["none", "both"], "views": [0, 8]} | {nam
 @pytest.mark.parametrize(
     ("views", "changed"),
     [
-        # the probe sees mirror images always
+        # the probe always sees mirror images
         (0, {"flip"}),
-        # and, drawn once, all that changes one image; what mixes two it never sees
+        # with views, it also sees every change to one image, drawn once; it never sees mixed images
         (4, {"flip", *DRAWN}),
     ],
 )
-def test_a_trial_that_ends_with_its_probe_chooses_what_its_probe_sees(fine_tunes: bool, views: int, changed: set[str]) -> None:
+def test_a_trial_without_fine_tuning_chooses_only_changes_that_its_probe_sees(fine_tunes: bool, views: int, changed: set[str]) -> None:
     search = {"unfreeze": {"range": [0.5, 1], "off": True}, "augmentation": ALL_CHANGES | {"views": views}}
     chosen, asked = throw(search, fine_tunes=fine_tunes, **{"unfreeze.on": False})
     assert changes(asked) == changed
@@ -116,14 +116,14 @@ def test_a_trial_that_ends_with_its_probe_chooses_what_its_probe_sees(fine_tunes
     assert chosen.augmentation.mixup == 0
 
 
-def test_every_change_is_chosen_by_a_trial_that_is_fine_tuned() -> None:
+def test_a_fine_tuned_trial_chooses_every_change() -> None:
     chosen, asked = throw({"augmentation": ALL_CHANGES}, fine_tunes=True, **{"augmentation.views": 0})
     assert changes(asked) == set(AugmentationSpace.model_fields) == set(Augmentation.model_fields)
     assert chosen.augmentation.mixup > 0
 
 
 @pytest.mark.parametrize("search", [{}, EVERYTHING, {"unfreeze": 0}, {"unfreeze": [0, 1], "augmentation": ALL_CHANGES}])
-def test_the_table_has_a_row_for_everything_that_may_be_asked(search: dict[str, Any]) -> None:
+def test_the_table_has_a_row_for_everything_that_may_be_asked_for(search: dict[str, Any]) -> None:
     spec = by_hand.spec(search=search)
     rows = {row.name for row in space.rows(spec) if row.is_searched}
     asked: set[str] = set()
@@ -164,12 +164,12 @@ def test_the_table_has_a_row_for_everything_that_may_be_asked(search: dict[str, 
         ({"nesterov": [True, False]}, "nesterov", "true or false", "optimizer is sgd"),
     ],
 )
-def test_a_row_says_what_is_tried_and_when_it_acts(search: dict[str, Any], name: str, what: str, when: str) -> None:
+def test_a_row_shows_values_and_conditions(search: dict[str, Any], name: str, what: str, when: str) -> None:
     (row,) = [row for row in space.rows(by_hand.spec(search=search)) if row.name == name]
     assert (row.what, row.when) == (what, when)
 
 
-def test_a_study_without_fine_tuning_shows_nothing_of_it() -> None:
+def test_a_study_without_fine_tuning_has_no_rows_for_it() -> None:
     names = {row.name for row in space.rows(by_hand.spec(training={"epochs": 0}))}
     assert not [name for name in names if name.startswith(("learning_rate", "unfreeze"))]
     assert {name for name in names if name.startswith("augmentation")} == {"augmentation.flip", "augmentation.views"}

@@ -1,4 +1,4 @@
-"""What makes a study: durations, shares, backbones, and what cannot work together."""
+"""Study specifications: durations, splits, backbones and heads."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def test_a_duration_is_read_in_seconds(given: Any, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "h", "2 hours", "1:30", "-5s", "2h foo", "1..5h"])
-def test_what_is_no_duration_is_refused(given: str) -> None:
+def test_an_invalid_duration_is_refused(given: str) -> None:
     with pytest.raises(ValueError, match="expected a duration such as 90s, 15m, 2h or 1h30m"):
         spec_study.read_duration(given)
 
@@ -50,24 +50,24 @@ def test_a_timeout_is_above_zero(timeout: Any) -> None:
 @pytest.mark.parametrize(
     ("shares", "field", "message"),
     [
-        ({"validation": 0}, "data.validation", "is 0, but a search needs images to choose by"),
-        ({"train": 0}, "data.train", "is 0; leave it out"),
-        # one image, or all of them? neither works
-        ({"validation": 1}, "data.validation", "is 1; expected a fraction below 1, or a whole number of images from 2 on"),
+        ({"validation": 0}, "data.validation", "is 0, but tuner needs validation images to choose the best trial"),
+        ({"train": 0}, "data.train", "is 0; remove it"),
+        # 1 could mean one image or all images; neither works
+        ({"validation": 1}, "data.validation", "is 1; expected a fraction below 1, or a whole number of images, at least 2"),
         ({"test": 2.5}, "data.test", "is 2.5; expected a fraction below 1"),
-        ({"validation": 0.5, "test": 0.5}, "data.validation", "and the other splits together take 1 of the images"),
-        ({"train": 0.9, "validation": 0.1, "test": 0.1}, "data.validation", "together take 1.1 of the images"),
+        ({"validation": 0.5, "test": 0.5}, "data.validation", "the splits together take 1 of all images"),
+        ({"train": 0.9, "validation": 0.1, "test": 0.1}, "data.validation", "together take 1.1 of all images"),
         ({"validation": -0.1}, "data.validation", "is -0.1; expected a number of at least 0"),
         ({"validation": "20%"}, "data.validation", "is '20%'; expected a number of at least 0, without quotes or unit"),
     ],
 )
-def test_shares_that_leave_nothing_to_train_on_or_choose_by_are_refused(shares: dict[str, Any], field: str, message: str) -> None:
+def test_splits_without_training_or_validation_images_are_refused(shares: dict[str, Any], field: str, message: str) -> None:
     (problem,) = problems(data={"source": "digits"} | shares)
     assert problem.startswith(field)
     assert message in problem
 
 
-def test_shares_may_be_fractions_and_counts_together() -> None:
+def test_splits_may_mix_fractions_and_counts() -> None:
     data = study(data={"source": "digits", "train": 0.5, "validation": 200, "test": 0}).data
     assert (data.train, data.validation, data.test) == (0.5, 200, 0)
 
@@ -84,7 +84,7 @@ def test_shares_may_be_fractions_and_counts_together() -> None:
         ("/nets/mine.keras", "/nets/mine.keras"),
     ],
 )
-def test_a_backbone_is_known_by_its_own_name(given: str, backbone: str) -> None:
+def test_a_backbone_is_found_in_any_spelling(given: str, backbone: str) -> None:
     assert study(model={"backbone": given, "image_size": 96}).model.backbone == backbone
 
 
@@ -97,15 +97,15 @@ def test_a_backbone_is_known_by_its_own_name(given: str, backbone: str) -> None:
         ({"backbone": "kerashub:"}, "which is not a backbone"),
         ({"backbone": 5}, "model.backbone is 5; expected text such as efficientnet_lite0"),
         ({"weights": "imagnet"}, "model.weights is 'imagnet'; expected imagenet, none, or a weights file"),
-        ({"image_size": 16}, "model.image_size is 16; efficientnet_lite0 takes images from 32 pixels on"),
-        ({"backbone": "squeezenet1_1", "image_size": 31}, "model.image_size is 31; squeezenet1_1 takes images from 32 pixels on"),
-        ({"backbone": "Xception", "image_size": 64}, "model.image_size is 64; Xception takes images from 71 pixels on"),
+        ({"image_size": 16}, "model.image_size is 16; efficientnet_lite0 needs images of at least 32 pixels"),
+        ({"backbone": "squeezenet1_1", "image_size": 31}, "model.image_size is 31; squeezenet1_1 needs images of at least 32 pixels"),
+        ({"backbone": "Xception", "image_size": 64}, "model.image_size is 64; Xception needs images of at least 71 pixels"),
         ({"image_size": "96"}, "model.image_size is '96'; expected a whole number from 8 to 1024, without quotes or unit"),
         ({"image_size": 96.5}, "model.image_size is 96.5; expected a whole number from 8 to 1024"),
         ({"resize": "strech"}, "model.resize is 'strech'; expected one of stretch, crop, pad. Did you mean stretch?"),
     ],
 )
-def test_a_network_that_cannot_be_had_is_refused(model: dict[str, Any], message: str) -> None:
+def test_an_unusable_network_is_refused(model: dict[str, Any], message: str) -> None:
     assert message in problems(model=model)[0]
 
 
@@ -124,15 +124,15 @@ def test_relative_paths_start_at_the_folder_of_the_study_file(tmp_path: Path) ->
 
 def test_a_budget_without_an_end_is_refused() -> None:
     (problem,) = problems(budget={"trials": None})
-    assert "the study would never end; give one of the three" in problem
+    assert "the study would never end; set one of the three" in problem
 
 
 @pytest.mark.parametrize("section", ["model", "budget", "training", "search"])
-def test_a_section_that_is_left_empty_takes_its_defaults(section: str) -> None:
+def test_an_empty_section_has_its_defaults(section: str) -> None:
     assert study(**{section: None}) == study()
 
 
-def test_one_rate_for_all_optimizers_and_rates_for_some_are_filled_up() -> None:
+def test_missing_learning_rates_are_filled_in_for_every_optimizer() -> None:
     search = study(search={"optimizer": ["sgd", "adam"], "learning_rate": [1e-4, 1e-2], "probe_learning_rate": {"sgd": 0.1}}).search
     assert search.learning_rate == dict.fromkeys((Optimizer.SGD, Optimizer.ADAM), Range(low=1e-4, high=1e-2, log=True))
     assert search.probe_learning_rate == {Optimizer.SGD: Fixed(value=0.1), Optimizer.ADAM: Range(low=3e-4, high=1e-2, log=True)}
@@ -176,6 +176,6 @@ def test_the_paths_of_a_study_survive_json(data: dict[str, Any]) -> None:
     assert StudySpec.model_validate_json(given.model_dump_json()) == given
 
 
-def test_python_code_that_builds_an_impossible_study_is_refused_as_well() -> None:
+def test_an_impossible_study_built_in_python_is_refused_too() -> None:
     with pytest.raises(ValidationError, match="search.momentum acts only on sgd and rmsprop"):
         StudySpec.model_validate(MINIMAL | {"search": {"optimizer": "adam", "momentum": 0.5}})

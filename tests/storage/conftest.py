@@ -1,3 +1,3 @@
-"""A study on SQLite, and trials that are trained by hand."""
+"""Fixtures: a study on SQLite, and trials trained by hand."""
 
 from tests.studies.conftest import begin, storage, study  # noqa: F401

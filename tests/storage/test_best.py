@@ -160,11 +160,11 @@ def best_of_retraining(study: Study) -> tuple[int, float]:
 
 
 def best_of_sampler_history(study: Study) -> tuple[int, float]:
-    found = study.storage.read(lambda connection: history.best(connection, study.id, maximizes=True, most=NUM_TRIALS))
+    found = study.storage.read(lambda connection: history.best_trials(connection, study.id, maximizes=True, max_trials=NUM_TRIALS))
     assert [trial.number for trial in found] == [3, 7, 0, 5]
     seen = study.storage.read(lambda connection: SamplerHistory().read(connection, study.id))
     assert {trial.number: trial.value for trial in seen} == FINITE_VALUES
-    few = study.storage.read(lambda connection: SamplerHistory(most=3, num_best=2).read(connection, study.id))
+    few = study.storage.read(lambda connection: SamplerHistory(max_trials=3, num_best=2).read(connection, study.id))
     assert [trial.number for trial in few] == [3, 5, 7]
     assert found[0].value is not None
     return found[0].number, found[0].value
@@ -193,13 +193,13 @@ def test_every_reader_of_the_best_trial_ignores_values_that_are_not_finite(study
     assert {name: reader(study) for name, reader in readers.items()} == dict.fromkeys(readers, (3, 0.75))
 
 
-def test_a_trial_with_an_infinite_value_is_no_result(study: Study) -> None:
+def test_a_trial_with_an_infinite_value_has_no_rank(study: Study) -> None:
     with pytest.raises(Exception, match="no completed trial 1;"):
         bests.of(study, 1)
     assert (bests.of(study, 7).rank, bests.of(study, 5).rank) == (2, 4)
 
 
-def test_a_new_best_trial_is_held_against_finite_values(study: Study) -> None:
+def test_the_note_names_a_new_best_only_if_it_beats_the_best_finite_value(study: Study) -> None:
     for value, words in ((0.7, ""), (0.8, "Best so far: **0.8000** by trial 12")):
         by_hand.finish(study, by_hand.must_claim(study), value)
         notes = study.storage.read(lambda connection: tables.all_of(connection, tables.STUDY_SYSTEM, study.id))

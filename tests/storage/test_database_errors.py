@@ -1,4 +1,4 @@
-"""Which errors of a database pass by themselves."""
+"""Which database errors are transient."""
 
 import sqlite3
 from typing import Any
@@ -13,14 +13,14 @@ from tuner.storage import database_errors
 
 
 def wrapped(error: Exception, statement: str = "SELECT 1", parameters: Any = ()) -> DBAPIError:
-    """An error of a driver as SQLAlchemy raises it."""
+    """Return the error of a driver as SQLAlchemy raises it."""
     return OperationalError(statement, parameters, error)
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        # PostgreSQL: what the server says, by its SQLSTATE
+        # PostgreSQL: errors of the server by SQLSTATE
         psycopg.errors.AdminShutdown("terminating connection due to administrator command"),
         psycopg.errors.CrashShutdown("terminating connection because of crash of another server process"),
         psycopg.errors.CannotConnectNow("the database system is starting up"),
@@ -33,7 +33,7 @@ def wrapped(error: Exception, statement: str = "SELECT 1", parameters: Any = ())
         psycopg.errors.QueryCanceled("canceling statement due to statement timeout"),
         psycopg.errors.StatementCompletionUnknown("who knows"),
         psycopg.errors.ConnectionFailure("any"),
-        # and what libpq says, without one
+        # errors of libpq, which have no SQLSTATE
         psycopg.OperationalError("consuming input failed: server closed the connection unexpectedly"),
         psycopg.OperationalError("consuming input failed: SSL connection has been closed unexpectedly"),
         psycopg.OperationalError("consuming input failed: could not receive data from server: Connection timed out"),
@@ -47,7 +47,7 @@ def wrapped(error: Exception, statement: str = "SELECT 1", parameters: Any = ())
         psycopg.OperationalError("connection to server failed: FATAL:  the database system is in recovery mode"),
         psycopg.OperationalError("[Errno -3] Temporary failure in name resolution"),
         psycopg.errors.ConnectionTimeout("connection timeout expired"),
-        # MySQL, by its numbers
+        # MySQL: errors by number
         *(Exception(number, "words in any language") for number in (1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031)),
         # SQLite: another process writes
         sqlite3.OperationalError("database is locked"),
@@ -55,7 +55,7 @@ def wrapped(error: Exception, statement: str = "SELECT 1", parameters: Any = ())
     ],
     ids=lambda error: f"{type(error).__name__}-{error}"[:60],
 )
-def test_what_passes_by_itself_is_tried_again(error: Exception) -> None:
+def test_a_transient_database_error_is_retried(error: Exception) -> None:
     assert database_errors.is_transient(wrapped(error))
     by_optuna = StorageInternalError("An exception is raised during the commit.")
     by_optuna.__cause__ = wrapped(error)
@@ -72,7 +72,7 @@ def test_what_passes_by_itself_is_tried_again(error: Exception) -> None:
         psycopg.errors.UniqueViolation("duplicate key value violates unique constraint"),
         Exception(1045, "Access denied for user"),
         Exception(1146, "Table 'tuner.trials' doesn't exist"),
-        # a failing disk or file system gets no better by trying
+        # a retry does not help against a failing disk or file system
         sqlite3.OperationalError("disk I/O error"),
         sqlite3.OperationalError("database or disk is full"),
         sqlite3.OperationalError("attempt to write a readonly database"),
@@ -81,16 +81,16 @@ def test_what_passes_by_itself_is_tried_again(error: Exception) -> None:
     ],
     ids=lambda error: f"{type(error).__name__}-{error}"[:60],
 )
-def test_what_stays_is_told_at_once(error: Exception) -> None:
+def test_a_permanent_database_error_is_not_retried(error: Exception) -> None:
     assert not database_errors.is_transient(wrapped(error))
 
 
-def test_words_of_what_was_to_be_written_are_not_taken_for_the_databases() -> None:
+def test_words_in_written_values_are_not_mistaken_for_the_databases_message() -> None:
     message = "the training process crashed: connection refused, deadlock, timed out"
     error = wrapped(sqlite3.OperationalError("no such table: trials"), "INSERT INTO trials VALUES (?)", (message,))
     assert not database_errors.is_transient(error)
 
 
-def test_a_connection_that_no_one_gives_back_is_waited_for() -> None:
+def test_an_exhausted_pool_of_connections_is_retried() -> None:
     error = sqlalchemy.exc.TimeoutError("QueuePool limit of size 2 overflow 14 reached, connection timed out, timeout 30.00")
     assert database_errors.is_transient(error)

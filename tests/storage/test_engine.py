@@ -1,4 +1,4 @@
-"""What opening a database does, and says where it cannot."""
+"""Opening a database, and the messages if that fails."""
 
 import inspect
 import sqlite3
@@ -19,20 +19,20 @@ from tuner.storage.engine import Storage
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        # a path where a URL is wanted
+        # a path instead of a URL
         ("tuner.db", ["tuner.db is not a database URL", "sqlite:///tuner.db"]),
         ("", ["is not a database URL"]),
         ("postgres://me:secret@host/db", ["write postgresql:// instead"]),
         ("oracle://me:secret@host/db", ["driver"]),
         ("nonsense://me:secret@host/db", ["driver nonsense", "sqlite, postgresql or mysql"]),
         ("postgresql+nodriver://me:secret@host/db", ["driver postgresql+nodriver"]),
-        # no other process could see it
+        # a database that no other process can see
         ("sqlite://", ["in memory", "sqlite:///tuner.db"]),
         ("sqlite:///:memory:", ["in memory"]),
         ("sqlite:////no/such/folder/tuner.db", ["the folder /no/such/folder does not exist"]),
-        # nothing listens on this port
-        ("postgresql://me:secret@127.0.0.1:1/db", ["postgresql://me:***@127.0.0.1:1/db", "nothing listens there"]),
-        ("postgresql://me:secret@no-such-host.invalid/db", ["the host is not known"]),
+        # no server listens on this port
+        ("postgresql://me:secret@127.0.0.1:1/db", ["postgresql://me:***@127.0.0.1:1/db", "no server listens there"]),
+        ("postgresql://me:secret@no-such-host.invalid/db", ["the host is unknown"]),
         ("postgresql://me:secret@127.0.0.1:1/db?nonsense=1", ["nonsense"]),
         ("postgresql://me:secret@secret@127.0.0.1:1/db", ["postgresql://***@127.0.0.1:1/db", "must be written as %40"]),
         ("postgresql:/me:secret@host/db", ["***@host/db is not a database URL"]),
@@ -53,12 +53,12 @@ def test_a_missing_mysql_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch)
         storages.open("mysql://me:secret@127.0.0.1:1/db")
 
 
-def test_a_folder_is_no_database(tmp_path: Path) -> None:
+def test_a_folder_is_refused_as_a_database(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="is a folder"):
         storages.open(f"sqlite:///{tmp_path}")
 
 
-def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_file_that_is_no_database_does_not_change(tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("these are my notes, not a database " * 100)
     with pytest.raises(StorageError, match="is not an SQLite database"):
@@ -66,14 +66,14 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
     assert file.read_text().startswith("these are my notes")
 
 
-def test_a_file_that_may_not_be_written_is_explained(tmp_path: Path) -> None:
+def test_a_read_only_file_is_explained(tmp_path: Path) -> None:
     file = tmp_path / "tuner.db"
     storages.open(f"sqlite:///{file}").close()
     with pytest.raises(StorageError, match="it is read-only"):
         storages.open(f"sqlite:///file:{file}?mode=ro&uri=true")
 
 
-def test_a_database_of_another_version_of_optuna_is_not_touched(tmp_path: Path) -> None:
+def test_a_database_of_another_version_of_optuna_is_refused_and_does_not_change(tmp_path: Path) -> None:
     file = tmp_path / "tuner.db"
     storages.open(f"sqlite:///{file}").close()
     with sqlite3.connect(file) as connection:
@@ -83,12 +83,12 @@ def test_a_database_of_another_version_of_optuna_is_not_touched(tmp_path: Path) 
         storages.open(f"sqlite:///{file}")
 
 
-def test_tables_of_something_else_are_not_taken_for_ours(tmp_path: Path) -> None:
+def test_tables_of_another_program_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "tuner.db"
     with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE version_info (id INTEGER)")
     connection.close()
-    with pytest.raises(StorageError, match="made by something else"):
+    with pytest.raises(StorageError, match="another program created its tables"):
         storages.open(f"sqlite:///{file}")
 
 
@@ -99,15 +99,15 @@ def test_tables_of_something_else_are_not_taken_for_ours(tmp_path: Path) -> None
         ("postgresql://host/db?user=me&password=secret", "postgresql://host/db?password=hidden&user=me"),
         ("sqlite:///tuner.db", "sqlite:///tuner.db"),
         ("tuner.db", "tuner.db"),
-        # a path may hold an @
+        # a path may contain an @
         ("sqlite:////home/me@work/tuner.db", "sqlite:////home/me%40work/tuner.db"),
-        # a user may hold an @ too
+        # a user may contain an @
         ("postgresql://me@work:secret@host/db", "postgresql://me%40work:***@host/db"),
         ("postgresql://host/db?PASSWORD=secret", "postgresql://host/db?PASSWORD=hidden"),
         ("postgresql://host/db?options=-cpassword%3Dsecret", "postgresql://host/db?options=hidden"),
-        # a port that is no number
+        # a port that is not a number
         ("postgresql://me:secret@host:port/db", "postgresql://***@host:port/db"),
-        # what is no URL
+        # not a URL
         ("postgresql:/me:secret@host/db", "***@host/db"),
         ("me:secret@host/db", "***@host/db"),
         ("postgresql:me:secret@host/db", "***@host/db"),
@@ -116,7 +116,7 @@ def test_tables_of_something_else_are_not_taken_for_ours(tmp_path: Path) -> None
         ("host=db.example user=me password=secret@cret", "***"),
         ("postgresql:me:secret", "***"),
         ("my tuner.db", "my tuner.db"),
-        # the host is forgotten
+        # no host
         ("postgresql://me:secret/db", "postgresql://***"),
         # an @ in the password, alone and with a slash
         ("postgresql://me:se@cret@host:1/db", "postgresql://***@host:1/db"),
@@ -132,7 +132,7 @@ def test_a_storage_shows_no_password_in_a_traceback(storage: Storage) -> None:
     assert storage.url not in repr(storage)
 
 
-def test_a_reader_waits_for_no_writer(storage: Storage) -> None:
+def test_a_reader_does_not_wait_for_a_writer(storage: Storage) -> None:
     def write(connection: Connection) -> int:
         connection.execute(text("UPDATE version_info SET library_version = 'changed'"))
         return int(storage.read(lambda reading: reading.execute(text("SELECT count(*) FROM studies"))).scalar_one())
@@ -140,7 +140,7 @@ def test_a_reader_waits_for_no_writer(storage: Storage) -> None:
     assert storage.write(write) == 0
 
 
-def test_a_writer_that_reads_first_waits_for_its_turn(storage: Storage) -> None:
+def test_a_writer_that_reads_first_waits_for_other_writers(storage: Storage) -> None:
     has_read, results = threading.Barrier(2, timeout=20), []
 
     def add_one(connection: Connection) -> None:
@@ -162,7 +162,7 @@ def test_a_writer_that_reads_first_waits_for_its_turn(storage: Storage) -> None:
     assert len(optuna.get_all_study_names(storage.rdb)) == 40
 
 
-def test_a_transient_error_is_met_with_another_try(storage: Storage) -> None:
+def test_a_transient_error_is_retried(storage: Storage) -> None:
     tries = []
 
     def work() -> str:
@@ -174,14 +174,14 @@ def test_a_transient_error_is_met_with_another_try(storage: Storage) -> None:
     assert storage.call(work) == "done"
 
 
-def test_a_lasting_error_is_not_tried_again(storage: Storage) -> None:
+def test_a_permanent_error_is_not_retried(storage: Storage) -> None:
     tries = []
 
     def work(connection: Connection) -> None:
         tries.append(1)
         connection.execute(text("SELECT * FROM no_such_table"))
 
-    with pytest.raises(StorageError, match="made by something else"):
+    with pytest.raises(StorageError, match="another program created its tables"):
         storage.write(work)
     assert len(tries) == 1
 
@@ -193,7 +193,7 @@ def test_a_lasting_error_is_not_tried_again(storage: Storage) -> None:
         ("no such table: trials", False),
     ],
 )
-def test_a_storage_knows_when_it_was_last_missed(storage: Storage, error: str, is_missed: bool) -> None:
+def test_a_storage_knows_when_it_was_last_unreachable(storage: Storage, error: str, is_missed: bool) -> None:
     def work() -> None:
         raise optuna.exceptions.StorageInternalError from sqlite3.OperationalError(error)
 
@@ -204,14 +204,14 @@ def test_a_storage_knows_when_it_was_last_missed(storage: Storage, error: str, i
     assert (storage.steady_seconds() < 60) == is_missed
 
 
-def test_a_storage_in_haste_tries_once(storage: Storage) -> None:
+def test_a_storage_without_retry_time_tries_once(storage: Storage) -> None:
     tries = []
 
     def work() -> None:
         tries.append(1)
         raise optuna.exceptions.StorageInternalError from sqlite3.OperationalError("database is locked")
 
-    with pytest.raises(StorageError, match="holds it for too long"):
+    with pytest.raises(StorageError, match="another process locks it for too long"):
         storage.within(0.0).call(work)
     assert len(tries) == 1
 

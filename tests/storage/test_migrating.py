@@ -1,4 +1,4 @@
-"""Databases of every age, opened: none loses anything, and all end with the same tables."""
+"""Migrating databases of every age: none loses data, and all get the same tables."""
 
 import sqlite3
 import threading
@@ -19,7 +19,7 @@ from tuner.storage.migrations import adding
 from tuner.studies import study as studies
 from tuner.views import status
 
-#: what tuner made in a database before it counted steps, by `create_all`
+#: the tables that `create_all` created before there were migration steps
 OLD = """
 CREATE TABLE tuner_leases (
  study_id INTEGER NOT NULL, trial_number INTEGER NOT NULL, attempt INTEGER NOT NULL, trial_id INTEGER NOT NULL,
@@ -50,7 +50,7 @@ ROWS = [
 
 
 def make_old(url: str) -> None:
-    """A database as it was before tuner counted steps, with a row in each of its tables."""
+    """Create a database from before the migration steps, with a row in each of its tables."""
     engine = RDBStorage(url).engine
     is_lite = engine.dialect.name == "sqlite"
     kinds = {"double": "DOUBLE", "serial": "INTEGER NOT NULL"} if is_lite else {"double": "DOUBLE PRECISION", "serial": "SERIAL"}
@@ -66,7 +66,7 @@ def rows(storage: Storage, table: sqlalchemy.Table) -> list[tuple[Any, ...]]:
 
 
 def layout(storage: Storage) -> dict[str, Any]:
-    """Names, types, keys and indexes of our tables, as the database tells them."""
+    """Return names, types, keys and indexes of tuner's tables as the database reports them."""
     seen = inspect(storage.engine)
     return {
         table: (
@@ -79,7 +79,7 @@ def layout(storage: Storage) -> dict[str, Any]:
     }
 
 
-def test_an_old_database_opens_without_loss(storage_url: str) -> None:
+def test_an_old_database_opens_without_loss_of_data(storage_url: str) -> None:
     make_old(storage_url)
     storage = storages.open(storage_url)
     assert storage.read(migrating.version) == migrating.HEAD
@@ -91,7 +91,7 @@ def test_an_old_database_opens_without_loss(storage_url: str) -> None:
     storage.close()
 
 
-def test_an_old_database_ends_with_the_layout_of_a_new_one(tmp_path: Path) -> None:
+def test_an_old_database_gets_the_tables_of_a_new_one(tmp_path: Path) -> None:
     urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("old", "new")]
     make_old(urls[0])
     old, new = (storages.open(url) for url in urls)
@@ -101,7 +101,7 @@ def test_an_old_database_ends_with_the_layout_of_a_new_one(tmp_path: Path) -> No
     new.close()
 
 
-def test_the_steps_make_the_tables_that_the_code_names(storage_url: str) -> None:
+def test_the_steps_create_the_tables_of_the_code(storage_url: str) -> None:
     storage = storages.open(storage_url)
     made = layout(storage)
     made.pop(migrating.VERSION_TABLE)
@@ -129,7 +129,7 @@ def test_the_head_is_the_last_step() -> None:
     assert ScriptDirectory.from_config(config).get_heads() == [migrating.HEAD]
 
 
-def test_a_search_that_was_begun_by_an_older_tuner_goes_on(storage: Storage) -> None:
+def test_a_study_of_an_older_tuner_resumes(storage: Storage) -> None:
     study = studies.join(by_hand.spec(), storage)
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
 
@@ -146,19 +146,19 @@ def test_a_search_that_was_begun_by_an_older_tuner_goes_on(storage: Storage) -> 
     again.close()
 
 
-def test_a_database_of_a_newer_tuner_is_not_touched(tmp_path: Path) -> None:
+def test_a_database_of_a_newer_tuner_is_refused_and_does_not_change(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/tuner.db"
     storages.open(url).close()
     with sqlite3.connect(tmp_path / "tuner.db") as connection:
         connection.execute("UPDATE tuner_alembic SET version_num = '99'")
     connection.close()
     before = (tmp_path / "tuner.db").read_bytes()
-    with pytest.raises(StorageError, match="last used by a newer tuner: its tables are at step 99, and this version knows"):
+    with pytest.raises(StorageError, match="last used by a newer tuner: its tables are at step 99, and this version supports up to step"):
         storages.open(url)
     assert (tmp_path / "tuner.db").read_bytes() == before
 
 
-def test_many_processes_bring_an_old_database_up_to_date_at_once(storage_url: str) -> None:
+def test_many_processes_migrate_an_old_database_at_once(storage_url: str) -> None:
     make_old(storage_url)
     errors: list[StorageError] = []
     done: list[str] = []
@@ -185,8 +185,8 @@ def test_many_processes_bring_an_old_database_up_to_date_at_once(storage_url: st
     storage.close()
 
 
-@pytest.mark.parametrize("storage_url", ["sqlite", "postgresql"], indirect=True)  # MariaDB commits each change of tables by itself
-def test_a_step_that_fails_leaves_the_database_as_it_was(storage_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("storage_url", ["sqlite", "postgresql"], indirect=True)  # MariaDB commits each change of a table at once
+def test_a_failed_step_is_rolled_back(storage_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make_old(storage_url)
     upgrade = migrating._upgrade
 
@@ -204,7 +204,7 @@ def test_a_step_that_fails_leaves_the_database_as_it_was(storage_url: str, monke
     storages.open(storage_url).close()
 
 
-def test_a_step_that_is_cut_short_on_mariadb_is_finished_by_the_next_call(mariadb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_step_on_mariadb_is_finished_by_the_next_call(mariadb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make_old(mariadb_url)
     from alembic import op
 
@@ -229,7 +229,7 @@ def test_a_step_that_is_cut_short_on_mariadb_is_finished_by_the_next_call(mariad
     storage.close()
 
 
-def test_others_see_the_last_step_before_they_get_the_lock_of_mariadb(mariadb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_processes_see_the_last_step_before_they_get_the_lock_on_mariadb(mariadb_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     make_old(mariadb_url)
     seen: list[str | None] = []
     unlock = migrating._unlock
@@ -246,13 +246,13 @@ def test_others_see_the_last_step_before_they_get_the_lock_of_mariadb(mariadb_ur
     assert seen == [migrating.HEAD]
 
 
-def test_a_storage_that_is_up_to_date_costs_a_look(storage: Storage) -> None:
+def test_opening_an_up_to_date_storage_costs_few_statements(storage: Storage) -> None:
     with by_hand.statements(storage) as seen:
         assert storage.read(migrating.is_up_to_date)
     assert len(seen) <= 4, seen
 
 
-def test_databases_are_brought_up_to_date_beside_each_other_in_one_process(tmp_path: Path) -> None:
+def test_threads_of_one_process_migrate_several_databases_at_once(tmp_path: Path) -> None:
     urls = [f"sqlite:///{tmp_path}/{number}.db" for number in range(4)]
     for url in urls:
         make_old(url)

@@ -1,4 +1,4 @@
-"""What is sent to each kind of database, the ones without a server in these tests too."""
+"""The SQL for each kind of database, without a server."""
 
 import re
 from typing import Any, cast
@@ -12,14 +12,14 @@ from tuner.storage import tables
 
 
 class Speaking:
-    """As much of a connection as says which SQL to write."""
+    """A stand-in for a connection that knows only its dialect."""
 
     def __init__(self, dialect: Any) -> None:
         self.dialect = dialect
 
 
 @pytest.mark.parametrize("database", [sqlite, postgresql, mysql], ids=lambda database: str(database.__name__))
-def test_every_statement_that_differs_can_be_written_for_each_database(database: Any) -> None:
+def test_every_dialect_specific_statement_compiles_for_each_database(database: Any) -> None:
     dialect = database.dialect()
     connection = cast("Connection", Speaking(dialect))
     upsert = tables._upsert(connection, tables.STUDY_USER, ["study_id", "key"], "value_json")
@@ -29,7 +29,7 @@ def test_every_statement_that_differs_can_be_written_for_each_database(database:
 
 @pytest.mark.parametrize("table", [tables.LEASES, tables.EPOCHS, tables.AUDIT, tables.WORKERS], ids=lambda table: str(table.name))
 @pytest.mark.parametrize("database", [sqlite, postgresql, mysql], ids=lambda database: str(database.__name__))
-def test_every_table_of_ours_can_be_made_in_each_database_with_moments_to_the_microsecond(table: Table, database: Any) -> None:
+def test_every_table_of_tuner_compiles_for_each_database_with_times_in_microseconds(table: Table, database: Any) -> None:
     written = str(CreateTable(table).compile(dialect=database.dialect())).lower()
     moments = [column.name for column in table.columns if column.name == "at" or column.name.endswith("_at")]
     assert [name for name in moments if not re.search(rf"\b{name} double\b", written)] == []

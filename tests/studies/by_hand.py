@@ -1,4 +1,4 @@
-"""A trial trained by hand: the messages that a trainer would send, with no trainer."""
+"""Trials trained by hand: the messages of a trainer without a trainer."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ PREPARED = messages.Prepared(
     versions={"keras": "3"},
     seconds=1.0,
 )
-#: a road of few steps: probe 1 and 2, fine-tuning 3 to 6
+#: a short trial: steps 1 and 2 are the probe, 3 to 6 the fine-tuning
 SHORT = {"probe_epochs": 2, "epochs": 4}
 
 
@@ -86,14 +86,14 @@ def failed(claimed: Claim, error: str = "MemoryError", **how: Any) -> messages.F
 
 
 def grow_old(study: Study, seconds: float) -> None:
-    """Make every worker look as if it had not been seen for a while."""
+    """Move the last heartbeat of every worker back by some seconds."""
     aged = sqlalchemy.update(tables.LEASES).where(tables.LEASES.c.study_id == study.id)
     study.storage.write(lambda connection: connection.execute(aged.values(seen_at=tables.LEASES.c.seen_at - seconds)))
 
 
 @contextlib.contextmanager
 def statements(storage: Storage) -> Iterator[list[str]]:
-    """The statements that are sent to the database inside the `with`."""
+    """Collect the statements that the `with` block sends to the database."""
     seen: list[str] = []
 
     def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:

@@ -1,4 +1,4 @@
-"""A study on SQLite, and trials that are trained by hand."""
+"""Fixtures: a study on SQLite, and trials trained by hand."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ def storage(tmp_path: Path) -> Iterator[Storage]:
 
 @pytest.fixture
 def begin(storage: Storage) -> Callable[..., Study]:
-    """Join a study whose file has the given sections beside the name and the data."""
+    """Join a study whose file has the given sections, a name and data."""
     return lambda **sections: studies.join(by_hand.spec(**sections), storage)
 
 

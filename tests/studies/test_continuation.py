@@ -1,4 +1,4 @@
-"""Which probes go on to fine-tuning."""
+"""Which probes are promoted to fine-tuning."""
 
 import random
 
@@ -8,7 +8,7 @@ from tuner.studies import continuation
 
 
 def promote_all(values: list[float], share: float) -> list[float]:
-    """The probes that go on when they come one after another."""
+    """Return the probes that are promoted when they arrive one after another."""
     earlier: list[float] = []
     promoted: list[float] = []
     for value in values:
@@ -18,24 +18,24 @@ def promote_all(values: list[float], share: float) -> list[float]:
     return promoted
 
 
-def test_the_first_probe_goes_on() -> None:
+def test_the_first_probe_is_promoted() -> None:
     assert continuation.earns_fine_tuning(0.1, earlier=[], promoted=[], share=0.25)
 
 
-def test_a_probe_better_than_all_others_goes_on_however_many_went_before() -> None:
+def test_a_probe_better_than_all_others_is_promoted_after_any_number_of_promotions() -> None:
     assert continuation.earns_fine_tuning(0.9, earlier=[0.1, 0.2, 0.3, 0.4], promoted=[0.1, 0.2, 0.3, 0.4], share=0.25)
 
 
-def test_a_probe_below_the_best_share_does_not_go_on() -> None:
+def test_a_probe_below_the_best_share_is_not_promoted() -> None:
     assert not continuation.earns_fine_tuning(0.3, earlier=[0.5, 0.4, 0.2, 0.1], promoted=[0.5], share=0.25)
 
 
-def test_with_a_share_of_one_every_probe_goes_on() -> None:
+def test_with_a_share_of_one_every_probe_is_promoted() -> None:
     assert len(promote_all([0.5, 0.4, 0.5, 0.3, 0.2], share=1.0)) == 5
 
 
 @pytest.mark.parametrize(("share", "num_trials"), [(0.1, 40), (0.1, 100), (0.25, 20), (0.25, 40), (0.25, 100), (0.5, 20), (0.5, 100)])
-def test_about_the_share_of_randomly_ordered_probes_goes_on(share: float, num_trials: int) -> None:
+def test_about_the_share_of_randomly_ordered_probes_is_promoted(share: float, num_trials: int) -> None:
     chance = random.Random(7)
     parts = []
     for _ in range(200):
@@ -44,7 +44,7 @@ def test_about_the_share_of_randomly_ordered_probes_goes_on(share: float, num_tr
     assert 0.99 * share <= sum(parts) / len(parts) <= 1.5 * share
 
 
-def test_less_than_twice_the_share_goes_on_when_the_search_gets_steadily_better() -> None:
+def test_less_than_twice_the_share_is_promoted_in_a_search_that_improves_steadily() -> None:
     chance = random.Random(7)
     parts = []
     for _ in range(200):
@@ -53,17 +53,17 @@ def test_less_than_twice_the_share_goes_on_when_the_search_gets_steadily_better(
     assert 0.25 <= sum(parts) / len(parts) <= 0.5
 
 
-def test_among_equal_probes_no_more_than_the_share_goes_on() -> None:
+def test_among_equal_probes_no_more_than_the_share_is_promoted() -> None:
     assert len(promote_all([0.9] * 40, share=0.25)) == 10
 
 
-def test_where_half_of_the_probes_are_perfect_no_more_than_the_share_goes_on() -> None:
+def test_if_half_of_the_probes_are_perfect_no_more_than_the_share_is_promoted() -> None:
     chance = random.Random(7)
     values = [1.0 if chance.random() < 0.5 else 0.5 for _ in range(40)]
     assert 10 <= len(promote_all(values, share=0.25)) <= 12
 
 
-def test_the_best_of_all_probes_always_goes_on() -> None:
+def test_the_best_probe_is_always_promoted() -> None:
     chance = random.Random(7)
     for _ in range(100):
         values = [chance.random() for _ in range(30)]

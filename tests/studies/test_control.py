@@ -1,4 +1,4 @@
-"""What someone asks of a study while it runs, as its workers find it in the storage."""
+"""Requests to a running study: stop, suspend, resume, budget, enqueue."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from tuner.views import trial as views_trial
 
 Begin = Callable[..., Study]
 
-#: what is asked and answered by SQL that differs between databases
+#: for tests whose SQL differs between databases
 on_each = pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 
 
@@ -49,7 +49,7 @@ def test_a_stopped_study_starts_no_trial_until_it_is_resumed(study: Study) -> No
     control.stop(study, by="ann")
     assert by_hand.claim(study, WorkerId.here("other")) is None
     assert trials.stop_reason(study) == "it was stopped by ann"
-    by_hand.finish(study, running, 0.5)  # what runs is trained to its end
+    by_hand.finish(study, running, 0.5)  # a running trial is trained to its end
     with pytest.raises(StudyError, match="stopped already, by ann"):
         control.stop(study, by="bob")
     assert status.snapshot(study).halted_by == "ann"
@@ -59,30 +59,30 @@ def test_a_stopped_study_starts_no_trial_until_it_is_resumed(study: Study) -> No
         control.resume(study)
 
 
-def test_a_later_run_goes_on_with_a_stopped_study(study: Study) -> None:
+def test_a_later_run_resumes_a_stopped_study(study: Study) -> None:
     control.stop(study, by="ann")
     trials.resume(study)
     assert by_hand.claim(study) is not None
 
 
 @on_each
-def test_a_suspended_study_asks_its_workers_to_hand_back(study: Study) -> None:
+def test_suspending_a_study_asks_its_workers_to_suspend_their_trials(study: Study) -> None:
     worker = appear(study)
     assert control.suspend(study, by="ann") == 1
-    assert trials.beat(study, worker, WorkerStatus()).wish is WorkerRequest.SUSPEND
+    assert trials.beat(study, worker, WorkerStatus()).request is WorkerRequest.SUSPEND
     control.resume(study)
-    assert trials.beat(study, worker, WorkerStatus()).wish is WorkerRequest.NONE
+    assert trials.beat(study, worker, WorkerStatus()).request is WorkerRequest.NONE
 
 
 @on_each
-def test_a_raised_budget_is_seen_by_the_next_claim_and_outlives_a_run_of_the_same_file(begin: Begin) -> None:
+def test_a_raised_budget_applies_to_the_next_claim_and_outlives_a_run_of_the_same_file(begin: Begin) -> None:
     study = begin(budget={"trials": 1})
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
     assert by_hand.claim(study) is None
     assert control.set_budget(study, trials=3).trials == 3
     assert begin(budget={"trials": 1}).spec.budget.trials == 3
     assert by_hand.claim(study) is not None
-    assert begin(budget={"trials": 2}).spec.budget.trials == 2  # a file that says something new wins
+    assert begin(budget={"trials": 2}).spec.budget.trials == 2  # a changed budget in the file takes precedence
     assert begin(budget={"trials": 1}).spec.budget.trials == 1
 
 
@@ -95,7 +95,7 @@ def test_a_raised_budget_is_seen_by_the_next_claim_and_outlives_a_run_of_the_sam
         ({"trials": None}, "the study would never end"),
     ],
 )
-def test_a_budget_that_cannot_be_is_refused_in_one_line(study: Study, changes: dict[str, object], words: str) -> None:
+def test_an_invalid_budget_is_refused_in_one_line(study: Study, changes: dict[str, object], words: str) -> None:
     with pytest.raises(StudyError) as refused:
         control.set_budget(study, **changes)
     assert words in str(refused.value)
@@ -103,7 +103,7 @@ def test_a_budget_that_cannot_be_is_refused_in_one_line(study: Study, changes: d
 
 
 @on_each
-def test_a_trial_that_is_stopped_ends_as_pruned_with_its_best_value_and_its_worker_hears_who_did_it(study: Study) -> None:
+def test_a_stopped_trial_is_pruned_with_its_best_value_and_its_worker_gets_the_author(study: Study) -> None:
     claimed = by_hand.must_claim(study)
     trials.report(study, claimed, by_hand.epochs(claimed, [0.4, 0.7, 0.6]))
     assert control.stop_trial(study, 0, by="ann") == 0.7
@@ -122,17 +122,17 @@ def test_a_trial_that_is_stopped_ends_as_pruned_with_its_best_value_and_its_work
 
 
 @on_each
-def test_a_worker_that_is_asked_to_leave_claims_no_more(study: Study) -> None:
+def test_a_worker_that_is_asked_to_leave_claims_no_further_trial(study: Study) -> None:
     worker, other = appear(study), appear(study, "w2")
     control.stop_worker(study, worker.name, by="ann")
     with pytest.raises(Dismissed, match="asked to end by ann"):
         by_hand.claim(study, worker)
     assert by_hand.claim(study, other) is not None
-    with pytest.raises(StudyError, match="no worker nobody at work"):
+    with pytest.raises(StudyError, match="no active worker nobody"):
         control.stop_worker(study, "nobody", by="ann")
 
 
-def test_the_roster_shows_workers_and_forgets_those_that_ended_long_ago(study: Study) -> None:
+def test_workers_are_listed_and_rows_of_long_ended_ones_are_deleted(study: Study) -> None:
     worker = appear(study)
     trials.beat(study, worker, WorkerStatus(device="cpu", versions={"keras": "3"}, memory_bytes=5, trial=3))
     (seen,) = workers.of_study(study)
@@ -146,7 +146,7 @@ def test_the_roster_shows_workers_and_forgets_those_that_ended_long_ago(study: S
     assert [seen.key for seen in workers.of_study(study)] == [fresh.key]
 
 
-def test_a_beat_costs_one_statement_more_than_a_lease_and_a_claim_none(study: Study) -> None:
+def test_a_heartbeat_costs_two_statements(study: Study) -> None:
     worker = appear(study)
     with by_hand.statements(study.storage) as seen:
         trials.beat(study, worker, WorkerStatus())
@@ -154,10 +154,10 @@ def test_a_beat_costs_one_statement_more_than_a_lease_and_a_claim_none(study: St
 
 
 @on_each
-def test_a_config_of_ones_own_is_tried_next_and_counts_once(begin: Begin) -> None:
+def test_an_enqueued_config_is_claimed_next_and_counts_once(begin: Begin) -> None:
     study = begin(budget={"trials": 3}, search={"dropout": [0.1, 0.5], "optimizer": ["adamw", "sgd"]})
     number = enqueue.enqueue(study, {"dropout": 0.25, "optimizer": "sgd", "learning_rate": 0.01, "head_units": [64]}, by="ann")
-    assert number == 1  # no trial has begun: the rule comes first
+    assert number == 1  # the study has no trial yet, so the rule comes first
     assert status.snapshot(study).num_enqueued == 2
     claimed = [by_hand.must_claim(study, WorkerId.here(name)) for name in ("a", "b", "c")]
     assert [claim.number for claim in claimed] == [0, 1, 2]
@@ -167,11 +167,11 @@ def test_a_config_of_ones_own_is_tried_next_and_counts_once(begin: Begin) -> Non
     assert by_hand.claim(study, WorkerId.here("d")) is None
     found = views_trial.load(study, 1)
     assert (found.origin, found.attributes["enqueued_by"]) == ("enqueued", "ann")
-    with pytest.raises(StudyError, match="budget is 3 trials; raise that first"):
+    with pytest.raises(StudyError, match="budget is 3 trials; raise it first"):
         enqueue.enqueue(study, {"dropout": 0.2}, by="ann")
 
 
-def test_an_enqueued_config_outlives_the_worker_that_began_it(begin: Begin) -> None:
+def test_an_enqueued_config_outlives_its_first_worker(begin: Begin) -> None:
     study = begin(search={"dropout": [0.1, 0.5]})
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
     enqueue.enqueue(study, {"dropout": 0.3}, by="ann")
@@ -183,7 +183,7 @@ def test_an_enqueued_config_outlives_the_worker_that_began_it(begin: Begin) -> N
 
 
 @on_each
-def test_an_enqueued_trial_can_be_taken_back(begin: Begin) -> None:
+def test_an_enqueued_trial_can_be_cancelled(begin: Begin) -> None:
     study = begin()
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
     number = enqueue.enqueue(study, {"dropout": 0.3}, by="ann")
@@ -197,13 +197,13 @@ def test_an_enqueued_trial_can_be_taken_back(begin: Begin) -> None:
         ({}, "names no hyperparameter"),
         ({"dropuot": 0.3}, "dropuot is not a hyperparameter"),
         ({"dropout": 0.8}, "dropout is 0.8; expected 0.1 to 0.5, as the study by-hand has it"),
-        ({"dropout": [0.1, 0.2]}, "dropout is searched there"),
+        ({"dropout": [0.1, 0.2]}, "dropout has several values"),
         ({"optimizer": "lion"}, "optimizer is 'lion'; expected"),
         ({"dropout": 1.5}, "dropout is 1.5"),
         ({"ema": 0.5}, "ema is 0.5; expected 0.99"),
     ],
 )
-def test_a_config_outside_of_the_study_is_refused(begin: Begin, given: dict[str, object], words: str) -> None:
+def test_a_config_outside_of_the_search_space_is_refused(begin: Begin, given: dict[str, object], words: str) -> None:
     study = begin(search={"dropout": [0.1, 0.5], "optimizer": ["adamw", "sgd"]})
     with pytest.raises(SpecError) as refused:
         enqueue.enqueue(study, given, by="ann", origin="mine.yaml")
@@ -211,9 +211,30 @@ def test_a_config_outside_of_the_study_is_refused(begin: Begin, given: dict[str,
     assert words in str(refused.value)
 
 
-def test_a_study_of_all_combinations_takes_no_config(begin: Begin) -> None:
+ADAM_BESIDE_ADAMW = {"optimizer": ["adam", "adamw"]}
+ADAM_WITH_DECAY = {"optimizer": "adam", "weight_decay": {"range": [1e-5, 1e-2], "off": False}}
+
+
+def test_an_enqueued_weight_decay_is_refused_where_it_does_not_act_on_adam(begin: Begin) -> None:
+    study = begin(search=ADAM_BESIDE_ADAMW)
+    with pytest.raises(SpecError, match="weight_decay does not act on adam, and optimizer lists no other"):
+        enqueue.enqueue(study, {"optimizer": "adam", "weight_decay": 1e-3}, by="ann")
+    enqueue.enqueue(study, {"optimizer": "adam", "weight_decay": 0}, by="ann")
+    enqueue.enqueue(study, {"optimizer": "adamw", "weight_decay": 1e-3}, by="ann")
+    _, adam, adamw = (by_hand.must_claim(study, WorkerId.here(name)).hyperparameters for name in "abc")
+    assert [(own.optimizer, own.weight_decay) for own in (adam, adamw)] == [("adam", 0), ("adamw", 1e-3)]
+
+
+def test_an_enqueued_weight_decay_acts_on_adam_where_the_study_says_so(begin: Begin) -> None:
+    study = begin(search=ADAM_WITH_DECAY)
+    enqueue.enqueue(study, {"weight_decay": 1e-3}, by="ann")
+    _, own = (by_hand.must_claim(study, WorkerId.here(name)).hyperparameters for name in "ab")
+    assert (own.optimizer, own.weight_decay) == ("adam", 1e-3)
+
+
+def test_a_study_that_tries_all_combinations_refuses_a_config(begin: Begin) -> None:
     study = begin(sampler="grid", search=by_hand_grid())
-    with pytest.raises(StudyError, match="goes through all combinations"):
+    with pytest.raises(StudyError, match="tries all combinations"):
         enqueue.enqueue(study, {"dropout": 0.1}, by="ann")
 
 
@@ -233,7 +254,7 @@ def test_failures_are_grouped_with_the_last_lines_of_the_log(study: Study) -> No
     assert (value.error, value.log) == ("ValueError", "")
 
 
-def test_an_old_database_gets_the_table_of_workers_without_harm(study: Study) -> None:
+def test_an_old_database_gets_the_table_of_workers(study: Study) -> None:
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
     for table in (tables.WORKERS, tables.READINGS, tables.STAGES, tables.VERSIONS):
         study.storage.write(lambda connection, table=table: table.drop(connection))  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Whose process is alive, by what is known of it."""
+"""How a lease recognizes the process of its worker."""
 
 import math
 
@@ -11,7 +11,7 @@ from tuner.studies.leases import Lease, WorkerId
     ("moved_seconds", "is_vacant"),
     [(0.0, False), (1.0, False), (-1.0000002, False), (4.0, False), (60.0, True), (-60.0, True)],
 )
-def test_a_process_is_the_same_though_the_clock_was_set_a_little(moved_seconds: float, is_vacant: bool) -> None:
+def test_a_process_is_recognized_after_a_small_change_of_the_clock(moved_seconds: float, is_vacant: bool) -> None:
     here = WorkerId.here("w1")
     held = Lease(
         trial_number=0, trial_id=1, attempt=1, worker_key=here.key, worker=here.name, namespace=here.namespace, pid=here.pid,

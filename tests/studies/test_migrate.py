@@ -1,4 +1,4 @@
-"""A study that evolves: trials of the old search in the new one, on each kind of database."""
+"""Migrating the trials of a study to a changed search space, on each kind of database."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,7 +37,7 @@ WIDER = {
 
 CHOICES = export.fixed(Hyperparameters()).model_dump(mode="json") | {"dropout": {"choices": [0.1, 0.2]}}
 
-#: where the kind of database changes nothing
+#: for tests that do not depend on the kind of database
 on_one = pytest.mark.parametrize("storage_url", ["sqlite"], indirect=True)
 
 
@@ -50,7 +50,7 @@ def both(storage_url: str) -> Iterator[Storage]:
 
 @pytest.fixture
 def old(both: Storage) -> Study:
-    """A study of TPE with completed, pruned and failed trials, and one that runs."""
+    """Return a study of TPE with completed, pruned and failed trials, and a running one."""
     study = studies.join(by_hand.spec(name="old", search=SEARCH, budget={"trials": 12}, sampler={"name": "tpe", "startup_trials": 2}), both)
     prepared = by_hand.PREPARED.model_dump(mode="json")
     both.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: prepared}))
@@ -78,7 +78,7 @@ def all_of(study: Study) -> list[FrozenTrial]:
     return study.storage.rdb.get_all_trials(study.id)
 
 
-def test_every_ended_trial_that_fits_is_carried_over_whole(old: Study) -> None:
+def test_every_ended_trial_that_fits_is_carried_over_completely(old: Study) -> None:
     new = migrate(old)
     theirs, ours = all_of(old), all_of(new)
     assert [trial.number for trial in ours] == list(range(8))
@@ -95,7 +95,7 @@ def test_every_ended_trial_that_fits_is_carried_over_whole(old: Study) -> None:
     assert ours[1].distributions["dropout"].high == 0.7  # type: ignore[attr-defined]
 
 
-def test_the_old_study_is_left_as_it_is(old: Study) -> None:
+def test_migrating_does_not_change_the_old_study(old: Study) -> None:
     def everything() -> list[Any]:
         shown = []
         for table in (tables.TRIALS, tables.VALUES, tables.INTERMEDIATE, tables.TRIAL_USER, tables.TRIAL_SYSTEM, tables.PARAMETERS):
@@ -112,19 +112,33 @@ def test_the_old_study_is_left_as_it_is(old: Study) -> None:
     assert everything() == before
 
 
-def test_what_does_not_fit_is_left_behind_with_its_reason(old: Study) -> None:
+@on_one
+def test_trials_of_adam_with_weight_decay_do_not_migrate_to_a_study_where_it_has_none(both: Storage) -> None:
+    search = {"optimizer": "adam", "weight_decay": {"range": [1e-5, 1e-2], "off": False}}
+    old = studies.join(by_hand.spec(name="old", search=search), both)
+    prepared = by_hand.PREPARED.model_dump(mode="json")
+    both.write(lambda connection: tables.put(connection, tables.STUDY_USER, old.id, {PREPARED: prepared}))
+    by_hand.finish(old, by_hand.must_claim(old), 0.5)
+    alike = studies_migrate.decide(old, changed(search=search | {"dropout": [0, 0.7]}))
+    assert [kept.number for kept in alike.carried] == [0]
+    (left,) = studies_migrate.decide(old, changed(search=search | {"optimizer": ["adam", "adamw"]})).left_behind
+    assert left.reason.startswith("weight_decay is ")
+    assert left.reason.endswith("expected 0, because weight_decay does not act on adam in that study")
+
+
+def test_a_trial_that_does_not_fit_is_left_behind_with_a_reason(old: Study) -> None:
     found = studies_migrate.decide(old, changed(search=SEARCH | {"optimizer": "adamw"}))
     optimizers = {trial.number: trial.params["optimizer"] for trial in all_of(old)}
-    assert {kept.number for kept in found.kept} == {number for number, name in optimizers.items() if name == "adamw" and number < 8}
-    reasons = {left.number: left.reason for left in found.left}
+    assert {kept.number for kept in found.carried} == {number for number, name in optimizers.items() if name == "adamw" and number < 8}
+    reasons = {left.number: left.reason for left in found.left_behind}
     assert reasons.pop(8) == "it has not ended"
-    assert set(reasons.values()) <= {"optimizer is 'sgd'; expected adamw, which is fixed there"}
+    assert set(reasons.values()) <= {"optimizer is 'sgd'; expected adamw, which is fixed in that study"}
     new = studies_migrate.carry(found, by="ada")
-    assert (new.num_carried, new.num_left) == (len(found.kept), len(found.left))
+    assert (new.num_carried, new.num_left) == (len(found.carried), len(found.left_behind))
     said = new.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, new.id, MIGRATED))[MIGRATED]
     assert said["from"] == "old"
     assert said["by"] == "ada"
-    assert [left["trial"] for left in said["left"]] == [left.number for left in found.left]
+    assert [left["trial"] for left in said["left"]] == [left.number for left in found.left_behind]
     assert any(change.startswith("search.optimizer: ") for change in said["changes"])
 
 
@@ -134,7 +148,7 @@ def test_the_budget_counts_new_trials_only(old: Study) -> None:
     for value in (0.6, 0.7):
         by_hand.finish(new, by_hand.must_claim(new), value)
     assert by_hand.claim(new) is None
-    assert trials.stop_reason(new) == "the budget of 2 trials beside 8 that were carried over is spent"
+    assert trials.stop_reason(new) == "the budget of 2 trials (besides 8 migrated trials) is spent"
     seen = status.snapshot(new)
     assert (seen.num_ended, seen.num_carried, seen.num_spent) == (10, 8, 2)
     listed = new.storage.read(lambda connection: views_studies.one(connection, new.id))
@@ -146,26 +160,26 @@ def test_the_budget_counts_new_trials_only(old: Study) -> None:
 
 
 @on_one
-def test_time_that_was_worked_elsewhere_is_not_the_new_studys(old: Study) -> None:
+def test_work_in_the_old_study_does_not_count_in_the_new_one(old: Study) -> None:
     new = migrate(old, budget={"timeout": 100})
     _, progress = new.storage.read(lambda connection: studies_progress.read(connection, new))
     assert progress.busy_seconds == 0
 
 
-def test_the_sampler_learns_from_what_was_carried_over(old: Study) -> None:
+def test_the_sampler_learns_from_migrated_trials(old: Study) -> None:
     new = migrate(old)
     claimed = by_hand.must_claim(new)
     assert claimed.number == 8
     with new.storage.engine.connect() as connection:
         seen = new.memory.history.read(connection, new.id)
     assert {trial.number for trial in seen if trial.state is not TrialState.RUNNING} == {0, 1, 2, 3, 4, 6, 7}
-    # after its start-up trials TPE is another sampler than one that knows nothing
+    # after its start-up trials, TPE with a history differs from TPE without one
     alone = studies.join(changed(name="alone"), new.storage)
     first = [by_hand.must_claim(alone, trials.WorkerId.here(f"w{number}")) for number in range(9)][8]
     assert claimed.hyperparameters != first.hyperparameters
 
 
-def test_the_best_of_the_new_study_is_that_of_the_old_with_its_seed(old: Study) -> None:
+def test_the_best_migrated_trial_keeps_its_seed(old: Study) -> None:
     new = migrate(old)
     ours, theirs = bests.best(new), bests.best(old)
     for name in ("value", "hyperparameters", "seed", "weights", "best_epoch"):
@@ -174,7 +188,7 @@ def test_the_best_of_the_new_study_is_that_of_the_old_with_its_seed(old: Study) 
 
 
 @on_one
-def test_the_rule_is_trained_anew_where_that_of_the_old_study_is_another(old: Study) -> None:
+def test_a_changed_rule_is_trained_anew(old: Study) -> None:
     new = migrate(old, search=WIDER | {"weight_decay": {"range": [2e-4, 0.1], "off": True}, "label_smoothing": [0, 0.15]})
     first = all_of(new)[0]
     assert (first.state, first.user_attrs["origin"]) == (TrialState.WAITING, "rule")
@@ -192,28 +206,28 @@ def test_the_rule_is_trained_anew_where_that_of_the_old_study_is_another(old: St
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"training": {"probe_epochs": 3, "epochs": 4}}, r"may change its search, .*\n  training.probe_epochs: 2 -> 3"),
+        ({"training": {"probe_epochs": 3, "epochs": 4}}, r"may change only its search, .*\n  training.probe_epochs: 2 -> 3"),
         ({"seed": 7}, r"\n  seed: 0 -> 7"),
         ({"data": {"source": "animals"}}, r"\n  data.source: 'digits' -> 'animals'"),
-        ({"search": SEARCH}, "nothing of the search differs"),
-        ({"sampler": "grid", "search": CHOICES}, "goes through all combinations"),
+        ({"search": SEARCH}, "the search does not differ"),
+        ({"sampler": "grid", "search": CHOICES}, "tries all combinations"),
     ],
 )
-def test_what_is_no_migration_is_refused_and_nothing_is_written(old: Study, sections: dict[str, Any], message: str) -> None:
+def test_an_invalid_migration_is_refused_and_nothing_is_written(old: Study, sections: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         migrate(old, **sections)
     assert studies.names(old.storage) == ["old"]
 
 
 @on_one
-def test_a_name_that_is_taken_is_refused_and_nothing_is_written(old: Study) -> None:
+def test_a_taken_name_is_refused_and_nothing_is_written(old: Study) -> None:
     studies.join(by_hand.spec(name="new"), old.storage)
-    with pytest.raises(StudyError, match="there is a study new"):
+    with pytest.raises(StudyError, match="already has a study named new"):
         migrate(old)
     assert all_of(studies.load("new", old.storage)) == []
 
 
 @on_one
-def test_a_study_without_an_ended_trial_has_nothing_to_carry_over(both: Storage) -> None:
-    with pytest.raises(StudyError, match="nothing to carry over"):
+def test_a_study_without_an_ended_trial_cannot_be_migrated(both: Storage) -> None:
+    with pytest.raises(StudyError, match="nothing to migrate"):
         studies_migrate.decide(studies.join(by_hand.spec(name="empty", search=SEARCH), both), changed())

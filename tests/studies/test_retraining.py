@@ -1,4 +1,4 @@
-"""The best configs of a search into a study that trains them again."""
+"""Creating a study that retrains the best configs of a search."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ Begin = Callable[..., Study]
 
 
 def work(study: Study, values: Sequence[float | None]) -> list[Hyperparameters]:
-    """Claim and end one trial after another; None: it is pruned. What each trained with."""
+    """Claim and end one trial per value, pruned if the value is None, and return the hyperparameters of each."""
     data_check.admit(study, by_hand.PREPARED)
     found = []
     for value in values:
@@ -35,14 +35,14 @@ def searched(begin: Begin) -> Study:
     return study
 
 
-def test_the_best_completed_trials_and_the_rule_are_trained_again(searched: Study) -> None:
+def test_the_best_completed_trials_and_the_rule_are_retrained(searched: Study) -> None:
     found = retraining.configs(searched, 2)
     assert [(config.trial, config.value) for config in found] == [(1, 0.9), (4, 0.85), (0, 0.7)]
     assert found[0].seconds == 10.0
     assert [config.trial for config in retraining.configs(searched, 9)] == [1, 4, 3, 0]
 
 
-def test_of_equal_configs_one_is_trained_again(begin: Begin) -> None:
+def test_equal_configs_are_retrained_once(begin: Begin) -> None:
     study = begin(sampler="random", search={"optimizer": "adamw", "dropout": {"choices": [0.1, 0.2]}} | FIXED, budget={"trials": 12})
     trained = work(study, [0.70 + 0.01 * number for number in range(8)])
     assert len({each.dropout for each in trained}) == 2
@@ -51,7 +51,7 @@ def test_of_equal_configs_one_is_trained_again(begin: Begin) -> None:
     assert found[0].trial == 7
 
 
-#: nothing is searched but the dropout
+#: a search space with only the dropout
 FIXED = {
     "learning_rate": 1e-3,
     "probe_learning_rate": 1e-3,
@@ -69,7 +69,7 @@ FIXED = {
 }
 
 
-def test_a_search_without_a_completed_trial_is_not_trained_again(begin: Begin) -> None:
+def test_a_search_without_a_completed_trial_cannot_be_retrained(begin: Begin) -> None:
     study = begin(budget={"trials": 8})
     work(study, [None])
     with pytest.raises(StudyError, match="no completed trial yet"):
@@ -87,7 +87,7 @@ def test_every_config_gets_every_seed_and_its_own_hyperparameters(searched: Stud
     assert not set(seeds) & {claims.seed(searched, number) for number in range(5)}
 
 
-def test_every_probe_goes_on_and_nothing_is_pruned(searched: Study) -> None:
+def test_a_retraining_promotes_every_probe_and_prunes_nothing(searched: Study) -> None:
     again = retraining.begin(searched, retraining.configs(searched, 2), (1,), top=2)
     for value in (0.9, 0.5, 0.1):
         claim = by_hand.must_claim(again)
@@ -97,30 +97,30 @@ def test_every_probe_goes_on_and_nothing_is_pruned(searched: Study) -> None:
         by_hand.finish(again, claim, value)
 
 
-def test_what_it_trains_is_part_of_the_study_and_seen_on_the_dashboard(searched: Study) -> None:
+def test_a_retraining_stores_its_configs_and_shows_them_in_its_note(searched: Study) -> None:
     again = retraining.begin(searched, retraining.configs(searched, 1), (3, 4), top=1)
     spec = studies.load(again.name, searched.storage).spec.retraining
     assert spec is not None
     assert (spec.study, spec.trials, spec.values, spec.seeds, spec.num_trainings) == ("by-hand", (1, 0), (0.9, 0.7), (3, 4), 4)
     noted = searched.storage.rdb.get_study_system_attrs(again.id)
-    assert "trials 1, 0 of the study by-hand, trained again with 2 seeds each" in noted["dashboard:note_str:0"]
+    assert "trials 1, 0 of the study by-hand, retrained with 2 seeds each" in noted["dashboard:note_str:0"]
 
 
-def test_the_images_are_those_of_the_search_or_no_trainer_is_admitted(searched: Study) -> None:
+def test_a_retraining_refuses_other_images_than_those_of_the_search(searched: Study) -> None:
     again = retraining.begin(searched, retraining.configs(searched, 1), (3,), top=1)
     data_check.admit(again, by_hand.PREPARED)
-    with pytest.raises(StudyError, match="was begun with other images"):
+    with pytest.raises(StudyError, match="was started with other images"):
         data_check.admit(again, by_hand.PREPARED.model_copy(update={"fingerprint": "0" * 64}))
 
 
-def test_retrainings_are_counted_and_the_newest_comes_first(searched: Study) -> None:
+def test_retrainings_are_numbered_and_the_newest_comes_first(searched: Study) -> None:
     configs = retraining.configs(searched, 1)
     for _ in range(2):
         retraining.begin(searched, configs, (3,), top=1)
     assert [study.name for study in retraining.existing(searched)] == ["by-hand-retrain-2", "by-hand-retrain-1"]
 
 
-def test_a_chosen_config_is_trained_on_validation_images_too(searched: Study) -> None:
+def test_a_chosen_config_is_also_trained_on_validation_images(searched: Study) -> None:
     again = retraining.begin(searched, retraining.configs(searched, 1), (3, 4), top=1)
     assert retraining.on_all(searched, again) is None
     made = retraining.begin_on_all(searched, again, retraining.config(searched, 1), fine_tunes=True)

@@ -1,4 +1,4 @@
-"""Joining, loading and naming studies."""
+"""Creating, joining and loading studies."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from tuner.studies.study import Study
 Begin = Callable[..., Study]
 
 
-def test_a_study_that_is_there_is_joined(begin: Begin) -> None:
+def test_an_existing_study_is_joined(begin: Begin) -> None:
     first = begin()
     by_hand.must_claim(first)
     second = begin()
@@ -34,16 +34,16 @@ def test_joining_a_changed_study_is_refused_with_what_changed(begin: Begin) -> N
         begin(search={"dropout": 0.3}, seed=7)
     assert "search.dropout" in str(raised.value)
     assert "seed: 0 -> 7" in str(raised.value)
-    assert "another name" in str(raised.value)
+    assert "change the name" in str(raised.value)
 
 
-def test_a_larger_budget_is_no_change(begin: Begin, storage: Storage) -> None:
+def test_a_changed_budget_does_not_prevent_joining(begin: Begin, storage: Storage) -> None:
     begin(budget={"trials": 10})
     begin(budget={"trials": 20})
     assert studies.load("by-hand", storage).spec.budget.trials == 20
 
 
-def test_a_study_whose_images_lie_elsewhere_is_the_same_and_each_machine_keeps_its_own_place(begin: Begin, storage: Storage) -> None:
+def test_each_machine_may_have_its_own_path_of_the_images(begin: Begin, storage: Storage) -> None:
     first = begin(data={"source": "folder", "path": "/here/photos"})
     second = begin(data={"source": "folder", "path": "/there/photos"}, budget={"trials": 50})
     assert (second.id, str(second.spec.data.path), second.spec.budget.trials) == (first.id, "/there/photos", 50)  # type: ignore[union-attr]
@@ -52,7 +52,7 @@ def test_a_study_whose_images_lie_elsewhere_is_the_same_and_each_machine_keeps_i
     assert studies.at(kept, second.spec.data).spec == second.spec
 
 
-def test_the_spec_in_the_storage_is_the_one_of_the_file(begin: Begin, storage: Storage) -> None:
+def test_the_storage_holds_the_spec_of_the_file(begin: Begin, storage: Storage) -> None:
     begin(search={"optimizer": ["sgd", "lion"], "learning_rate": {"sgd": [1e-3, 1]}, "augmentation": {"mixup": {"choices": [0, 0.2]}}})
     loaded = studies.load("by-hand", storage)
     assert loaded.spec == begin(search=loaded.spec.search.model_dump(mode="json")).spec
@@ -65,7 +65,7 @@ def test_without_a_name_the_newest_study_is_loaded(begin: Begin, storage: Storag
     assert studies.names(storage) == ["newer", "older"]
 
 
-def test_a_storage_without_studies_says_how_to_begin_one(storage: Storage) -> None:
+def test_an_empty_storage_explains_how_to_start_a_study(storage: Storage) -> None:
     with pytest.raises(StudyError, match="tuner run"):
         studies.load(None, storage)
 
@@ -77,21 +77,21 @@ def test_an_unknown_study_names_the_known_ones(begin: Begin, storage: Storage) -
 
 
 @pytest.mark.parametrize("directions", [["maximize"], ["minimize"], ["maximize", "minimize"]])
-def test_a_study_that_something_else_made_is_not_joined(storage: Storage, directions: list[Literal["maximize", "minimize"]]) -> None:
+def test_a_study_of_another_program_is_not_joined(storage: Storage, directions: list[Literal["maximize", "minimize"]]) -> None:
     optuna.create_study(study_name="by-hand", storage=storage.rdb, directions=directions)
-    with pytest.raises(StudyError, match="was not made by tuner"):
+    with pytest.raises(StudyError, match="was not created by tuner"):
         studies.join(by_hand.spec(), storage)
     assert studies.names(storage) == []
 
 
-def test_a_study_that_another_version_wrote_is_explained(begin: Begin, storage: Storage) -> None:
+def test_a_study_of_an_incompatible_version_is_explained(begin: Begin, storage: Storage) -> None:
     study = begin()
     storage.rdb.set_study_user_attr(study.id, SPEC, '{"name": "by-hand", "data": {"source": "holograms"}}')
     with pytest.raises(StudyError, match="another version of tuner"):
         studies.load("by-hand", storage)
 
 
-def test_a_sampler_that_cannot_work_is_refused_before_anything_is_written(storage: Storage) -> None:
+def test_an_unusable_sampler_is_refused_before_anything_is_written(storage: Storage) -> None:
     fixed = dict.fromkeys(["weight_decay", "label_smoothing", "layer_decay", "unfreeze", "probe_learning_rate", "learning_rate"], 0.1)
     augmentation = dict.fromkeys(["rotation", "zoom", "translation", "brightness", "contrast", "erasing", "mixup"], 0.1)
     many = {"choices": [step / 100 for step in range(50)]}
@@ -101,17 +101,17 @@ def test_a_sampler_that_cannot_work_is_refused_before_anything_is_written(storag
     assert optuna.get_all_study_names(storage.rdb) == []
 
 
-def test_many_studies_live_in_one_storage(begin: Begin) -> None:
+def test_a_storage_holds_many_studies(begin: Begin) -> None:
     one, other = begin(name="one"), begin(name="other")
     assert [by_hand.must_claim(study).number for study in (one, other, one)] == [0, 0, 1]
 
 
-def test_optuna_says_nothing_while_a_study_is_made(begin: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_optuna_logs_nothing_while_a_study_is_created(begin: Any, capsys: pytest.CaptureFixture[str]) -> None:
     begin()
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_url_of_the_storage_may_have_braces(tmp_path: Any) -> None:
+def test_the_url_of_a_storage_may_contain_braces(tmp_path: Any) -> None:
     storage = storages.open(f"sqlite:///{tmp_path}/{{tuner}}.db")
     assert studies.join(by_hand.spec(), storage).name == "by-hand"
     assert (tmp_path / "{tuner}.db").exists()

@@ -1,4 +1,4 @@
-"""A trainer process as a worker sees it: messages go down a pipe, and come back."""
+"""A trainer process from the worker's side of the pipe."""
 
 import socket
 import subprocess
@@ -21,18 +21,18 @@ Answer = Callable[[messages.Message], messages.Message | None]
 
 @dataclass(kw_only=True)
 class Run:
-    """What a trainer told of one trial."""
+    """The messages of a trainer about one trial."""
 
     told: list[messages.Message] = field(default_factory=list)
 
     @property
     def curve(self) -> list[messages.Epoch]:
-        """The epochs, without the time they took."""
+        """The epochs, without their seconds."""
         return [message.model_copy(update={"seconds": 0.0}) for message in self.told if isinstance(message, messages.Epoch)]
 
     @property
     def finished(self) -> messages.Finished:
-        """How it ended."""
+        """The last message."""
         last = self.told[-1]
         assert isinstance(last, messages.Finished), last
         return last
@@ -62,7 +62,7 @@ class Child:
         return self.receive()
 
     def prepare(self, study: study.StudySpec, cache: Path) -> None:
-        """Make the trainer warm for a study; nothing if it is already."""
+        """Prepare the trainer for a study, unless it is prepared already."""
         wanted = (study.model_dump_json(), str(cache))
         if self._prepared != wanted:
             self._prepared = None
@@ -71,7 +71,7 @@ class Child:
             self._prepared = wanted
 
     def forget(self) -> None:
-        """What it was warm for is not known any more."""
+        """Forget which study the trainer is prepared for."""
         self._prepared = None
 
     def train(self, folder: Path, hyperparameters: Hyperparameters, *, number: int = 0, seed: int = 1, answer: Answer = go_on) -> Run:
@@ -94,7 +94,7 @@ class Child:
 
 @contextmanager
 def start(command: Sequence[str] = _TRAINER) -> Iterator[Child]:
-    """A trainer process of the caller's own, ended with the block; `command` is given the number of its end of the pipe."""
+    """Start a trainer process for a `with` block; `command` gets the file descriptor of its end of the pipe."""
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen([*command, str(theirs.fileno())], pass_fds=[theirs.fileno()], cwd=ROOT, stdout=subprocess.DEVNULL)

@@ -1,4 +1,4 @@
-"""The trainer's end of the pipe, in a process of its own: it ends that process when the worker is gone."""
+"""The inbox in its own process, which exits when the worker is gone."""
 
 import sys
 from collections.abc import Iterator
@@ -43,13 +43,13 @@ def said(echo: child.Child) -> str:
 
 
 @pytest.mark.parametrize("word", [messages.Proceed(), messages.Stop(), messages.Suspend()])
-def test_the_word_after_the_probe_is_waited_for(echo: child.Child, word: messages.Message) -> None:
+def test_the_trial_waits_for_the_decision_after_the_probe(echo: child.Child, word: messages.Message) -> None:
     echo.send(TRAIN)
     echo.send(word)
     assert said(echo) == word.kind
 
 
-def test_a_word_for_the_trial_before_is_dropped(echo: child.Child) -> None:
+def test_a_message_for_the_previous_trial_is_dropped(echo: child.Child) -> None:
     message: messages.Message
     for message in (messages.Stop(), messages.Proceed(), EVALUATE):
         echo.send(message)
@@ -59,7 +59,7 @@ def test_a_word_for_the_trial_before_is_dropped(echo: child.Child) -> None:
     assert said(echo) == "proceed"
 
 
-def test_orders_are_done_in_the_order_they_came(echo: child.Child) -> None:
+def test_orders_are_carried_out_in_the_order_of_arrival(echo: child.Child) -> None:
     for number in range(5):
         echo.send(messages.Prepare(spec=str(number), cache="c"))
     assert [said(echo) for _ in range(5)] == list("01234")

@@ -1,4 +1,4 @@
-"""A real trainer process: what it says, and when it ends."""
+"""A real trainer process: its messages, and when it exits."""
 
 import signal
 from pathlib import Path
@@ -31,7 +31,7 @@ def failure(message: messages.Message) -> messages.Failed:
     return message
 
 
-def test_a_study_is_prepared_with_all_that_a_worker_records(trainer: child.Child, cache: Path) -> None:
+def test_preparing_a_study_reports_everything_that_a_worker_records(trainer: child.Child, cache: Path) -> None:
     prepared = trainer.ask(messages.Prepare(spec=study().model_dump_json(), cache=str(cache)))
     assert isinstance(prepared, messages.Prepared)
     assert (prepared.num_train, prepared.num_validation, prepared.num_test, prepared.epochs) == (100, 60, 50, 2)
@@ -41,13 +41,14 @@ def test_a_study_is_prepared_with_all_that_a_worker_records(trainer: child.Child
     assert prepared.seconds > 0
 
 
-def test_a_trial_tells_its_epochs_waits_for_a_word_and_tells_its_end(trainer: child.Child, tmp_path: Path) -> None:
+def test_a_trial_reports_its_epochs_waits_for_the_decision_and_reports_its_end(trainer: child.Child, tmp_path: Path) -> None:
     run = trainer.train(tmp_path, QUICK)
-    assert kinds(run) == ["epoch"] * 3 + ["probed"] + ["epoch"] * 2 + ["finished"]
+    # on a slow machine, epochs are worth a checkpoint
+    assert [kind for kind in kinds(run) if kind != "kept"] == ["epoch"] * 3 + ["probed"] + ["epoch"] * 2 + ["finished"]
     assert [epoch.step for epoch in run.curve] == [1, 2, 3, 4, 5]
     assert run.finished.ending is Ending.COMPLETED
     assert run.finished.value == max(epoch.validation_accuracy for epoch in run.curve)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "mistakes.jpg", "weights-0.npz"]
+    assert {path.name for path in tmp_path.iterdir()} - {"checkpoint-0"} == {"confusion.png", "mistakes.jpg", "weights-0.npz"}
 
 
 def test_pretrained_weights_are_fine_tuned(trainer: child.Child, tmp_path: Path, cache: Path) -> None:
@@ -59,24 +60,26 @@ def test_pretrained_weights_are_fine_tuned(trainer: child.Child, tmp_path: Path,
 
 
 def test_a_replay_in_a_warm_trainer_gives_the_same_curve_bit_for_bit(trainer: child.Child, tmp_path: Path) -> None:
-    first, between, second = (trainer.train(tmp_path, QUICK, seed=seed) for seed in (1, 2, 1))
+    first, between, second = (trainer.train(tmp_path / str(number), QUICK, seed=seed) for number, seed in enumerate((1, 2, 1)))
     assert first.curve == second.curve != between.curve
 
 
-def test_a_study_in_bfloat16_trains_on_cores_and_the_next_study_is_float32_again(trainer: child.Child, cache: Path, tmp_path: Path) -> None:
-    before = trainer.train(tmp_path, QUICK)
+def test_a_bfloat16_study_trains_on_the_processor_and_the_next_study_is_float32_again(
+    trainer: child.Child, cache: Path, tmp_path: Path
+) -> None:
+    before = trainer.train(tmp_path / "before", QUICK)
     half = study(training={"probe_epochs": 3, "epochs": 2, "precision": "bfloat16"})
     prepared = trainer.ask(messages.Prepare(spec=half.model_dump_json(), cache=str(cache)))
     trainer.forget()
     assert isinstance(prepared, messages.Prepared)
     assert prepared.device == "cpu, 1 thread, bfloat16"
-    run = trainer.train(tmp_path, QUICK)
+    run = trainer.train(tmp_path / "half", QUICK)
     assert run.finished.ending is Ending.COMPLETED
     assert np.isfinite([epoch.loss for epoch in run.curve]).all()
     assert run.curve != before.curve
     assert isinstance(evaluate(trainer, str(run.finished.weights)), messages.Evaluated)
     trainer.prepare(study(), cache)
-    assert trainer.train(tmp_path, QUICK).curve == before.curve
+    assert trainer.train(tmp_path / "after", QUICK).curve == before.curve
 
 
 def stop_at(kind: str, what: messages.Stop | messages.Suspend) -> child.Answer:
@@ -103,7 +106,7 @@ def test_a_trial_is_interrupted_at_any_time(
     assert len(run.curve) < 80
 
 
-def test_a_word_for_the_trial_before_does_not_reach_the_next(trainer: child.Child, tmp_path: Path) -> None:
+def test_a_message_for_the_previous_trial_does_not_reach_the_next(trainer: child.Child, tmp_path: Path) -> None:
     def late(message: messages.Message) -> messages.Message | None:
         return messages.Stop() if message.kind == "finished" else child.go_on(message)
 
@@ -111,7 +114,7 @@ def test_a_word_for_the_trial_before_does_not_reach_the_next(trainer: child.Chil
     assert trainer.train(tmp_path, QUICK).finished.ending is Ending.COMPLETED
 
 
-def test_a_loss_that_is_not_finite_arrives_as_such_and_the_next_trial_is_as_ever(trainer: child.Child, cache: Path, tmp_path: Path) -> None:
+def test_an_infinite_loss_is_reported_and_does_not_affect_the_next_trial(trainer: child.Child, cache: Path, tmp_path: Path) -> None:
     before = trainer.train(tmp_path, QUICK)
     trainer.prepare(study(training={"probe_epochs": 3, "epochs": 2, "gradient_clip": 1e30}), cache)
     wild = {
@@ -127,10 +130,10 @@ def test_a_loss_that_is_not_finite_arrives_as_such_and_the_next_trial_is_as_ever
     assert "the learning rate is likely too high" in run.finished.reason
     assert not np.isfinite([run.curve[-1].loss, run.curve[-1].validation_loss]).all()
     trainer.prepare(study(), cache)
-    assert trainer.train(tmp_path, QUICK).curve == before.curve
+    assert trainer.train(tmp_path / "after", QUICK).curve == before.curve
 
 
-def test_a_fresh_trainer_scores_and_replays_as_the_one_that_trained_and_ends_with_its_worker(
+def test_a_new_trainer_scores_and_repeats_a_trial_like_the_first_one_and_exits_with_its_worker(
     trainer: child.Child, cache: Path, tmp_path: Path
 ) -> None:
     run = trainer.train(tmp_path, QUICK)
@@ -142,7 +145,7 @@ def test_a_fresh_trainer_scores_and_replays_as_the_one_that_trained_and_ends_wit
         assert (unprepared.trial, unprepared.error, unprepared.is_request) == (0, "NotPrepared", False)
         fresh.prepare(study(), cache)
         there = evaluate(fresh, weights)
-        assert fresh.train(tmp_path, QUICK).curve == run.curve
+        assert fresh.train(tmp_path / "fresh", QUICK).curve == run.curve
         fresh.prepare(study(training={"probe_epochs": 10_000, "epochs": 2}), cache)
         fresh.send(messages.Train(trial=0, hyperparameters=QUICK, seed=1, weights=weights, checkpoint=str(tmp_path / "c")))
         assert fresh.receive().kind == "epoch"
@@ -157,14 +160,12 @@ def test_a_fresh_trainer_scores_and_replays_as_the_one_that_trained_and_ends_wit
     ("data", "message"),
     [
         ({"source": "folder", "path": "/no/such/folder"}, "/no/such/folder"),
-        ({"source": "npz", "path": "/no/such/file.npz"}, "there is no such file; check data.path"),
-        ({"source": "python", "function": "no_such_module:images"}, "no_such_module cannot be imported"),
+        ({"source": "npz", "path": "/no/such/file.npz"}, "does not exist; expected an .npz file. Check data.path"),
+        ({"source": "python", "function": "no_such_module:images"}, "data.function no_such_module:images cannot be imported"),
         (DIGITS | {"train": 5000}, "5000 of the"),
     ],
 )
-def test_a_study_whose_data_cannot_be_had_is_the_users_mistake(
-    trainer: child.Child, cache: Path, data: dict[str, Any], message: str
-) -> None:
+def test_a_study_with_missing_data_is_a_request_error(trainer: child.Child, cache: Path, data: dict[str, Any], message: str) -> None:
     told = failure(trainer.ask(messages.Prepare(spec=study(data=data).model_dump_json(), cache=str(cache))))
     trainer.forget()
     assert told.is_request
@@ -173,9 +174,7 @@ def test_a_study_whose_data_cannot_be_had_is_the_users_mistake(
     assert message in told.message
 
 
-def test_after_a_study_that_cannot_be_had_the_one_before_is_not_trained_on_and_the_next_is(
-    trainer: child.Child, cache: Path, tmp_path: Path
-) -> None:
+def test_after_a_study_that_failed_to_load_only_the_next_one_is_trained(trainer: child.Child, cache: Path, tmp_path: Path) -> None:
     wanted = study(model={"backbone": "no_such_file.keras", "image_size": 32})
     told = failure(trainer.ask(messages.Prepare(spec=wanted.model_dump_json(), cache=str(cache))))
     trainer.forget()
@@ -186,7 +185,7 @@ def test_after_a_study_that_cannot_be_had_the_one_before_is_not_trained_on_and_t
     assert trainer.train(tmp_path, QUICK).finished.ending is Ending.COMPLETED
 
 
-def test_an_attempt_that_fails_is_told_with_its_traceback_and_the_trainer_lives_on(trainer: child.Child, tmp_path: Path) -> None:
+def test_a_failed_trial_is_reported_with_its_traceback_and_the_trainer_continues(trainer: child.Child, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     told = failure(trainer.train(tmp_path / "file", QUICK, number=4).told[-1])
     assert (told.trial, told.is_request) == (4, False)
@@ -203,7 +202,7 @@ def test_a_trainer_outlives_a_ctrl_c_of_the_terminal(trainer: child.Child, tmp_p
     assert trainer.train(tmp_path, QUICK).finished.ending is Ending.COMPLETED
 
 
-def test_an_error_inside_a_graph_is_told_in_one_line() -> None:
+def test_an_error_inside_a_graph_is_reported_in_one_line() -> None:
     inverse = tf.function(tf.linalg.inv)
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         inverse(tf.zeros((2, 2)))

@@ -1,4 +1,4 @@
-"""A small `.keras` file as Keras writes it, made without Keras, with any part of it changed."""
+"""A small `.keras` file, made without Keras; every part of it can be changed."""
 
 import io
 import json

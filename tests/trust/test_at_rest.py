@@ -19,20 +19,20 @@ def save(file: BinaryIO) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that was written with a key."""
+    """Return a file that was written with a key."""
     monkeypatch.setenv(keys.ARTIFACT_KEY, MINE)
     with (tmp_path / "weights.npz").open("wb") as file:
         at_rest.write(file, save)
     return tmp_path / "weights.npz"
 
 
-def test_what_was_written_with_a_key_is_read_with_it_and_lies_there_encrypted(path: Path) -> None:
+def test_a_file_written_with_a_key_is_encrypted_and_read_with_it(path: Path) -> None:
     assert path.read_bytes().startswith(age.MAGIC) and CONTENT[:18] not in path.read_bytes()
     with at_rest.opened(path) as file:
         assert file.read() == CONTENT
 
 
-def test_without_a_key_files_are_plain_and_stay_readable_once_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_files_stay_readable_after_a_key_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(keys.ARTIFACT_KEY, raising=False)
     with (tmp_path / "plain").open("wb") as file:
         at_rest.write(file, save)
@@ -42,7 +42,7 @@ def test_without_a_key_files_are_plain_and_stay_readable_once_there_is_one(tmp_p
         assert file.read() == CONTENT
 
 
-def test_a_file_for_which_there_is_no_key_or_another_is_an_error_that_says_what_to_set(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_wrong_key_is_an_error_that_names_the_variable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for value, said in ((None, "is encrypted; set TUNER_ARTIFACT_KEY"), (OTHERS, "it was encrypted with another key")):
         if value is None:
             monkeypatch.delenv(keys.ARTIFACT_KEY)
@@ -69,7 +69,7 @@ def test_a_key_file_with_an_old_and_a_new_key_reads_both_and_writes_to_both(
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut"])
-def test_a_damaged_file_is_noticed(path: Path, damage: str) -> None:
+def test_a_damaged_file_is_an_error(path: Path, damage: str) -> None:
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[-5] ^= 1
@@ -79,7 +79,7 @@ def test_a_damaged_file_is_noticed(path: Path, damage: str) -> None:
     assert not isinstance(refused.value, at_rest.NoKey)
 
 
-def test_a_disk_without_room_is_told_as_such(path: Path) -> None:
+def test_a_full_disk_is_reported_as_such(path: Path) -> None:
     class Full(io.BytesIO):
         def write(self, data: object, /) -> int:
             raise OSError(28, "No space left on device")
@@ -89,7 +89,7 @@ def test_a_disk_without_room_is_told_as_such(path: Path) -> None:
     assert refused.value.errno == 28
 
 
-def test_a_key_that_is_none_writes_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_key_writes_nothing(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(keys.ARTIFACT_KEY, str(tmp_path / "nowhere"))
     written = io.BytesIO()
     with pytest.raises(errors.RequestError, match="TUNER_ARTIFACT_KEY"):
@@ -97,13 +97,13 @@ def test_a_key_that_is_none_writes_nothing(path: Path, tmp_path: Path, monkeypat
     assert written.getvalue() == b""
 
 
-def test_whether_a_key_opens_a_file_is_known_from_its_beginning(path: Path) -> None:
+def test_the_start_of_a_file_shows_whether_a_key_opens_it(path: Path) -> None:
     for identity, is_opened in ((MINE, True), (OTHERS, False)):
         with path.open("rb") as file:
             assert age.is_opened(file, [pyrage.x25519.Identity.from_str(identity)]) is is_opened
 
 
-def test_no_plain_files_are_added_to_encrypted_ones(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_files_are_not_added_to_encrypted_ones(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "flowers" / "trial-00003").mkdir(parents=True)
     path.rename(tmp_path / "flowers" / "trial-00003" / "weights.npz")
     at_rest.require_key(tmp_path / "flowers")

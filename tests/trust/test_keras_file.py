@@ -41,7 +41,7 @@ def test_a_plain_model_may_be_loaded(tmp_path: Path) -> None:
         ({"module": "mine", "class_name": "Dense", "config": {}}, "'Dense' of mine"),
         ({"module": None, "class_name": "Dense", "config": {}}, "no module"),
         ({"module": "keras.layers", "class_name": "Dense", "config": {}, "registered_name": "mine>Dense"}, "'mine>Dense'"),
-        ({"module": "keras.layers", "class_name": ["Dense"], "config": {}}, "no name"),
+        ({"module": "keras.layers", "class_name": ["Dense"], "config": {}}, "class name is not a text"),
         ({"class_name": "__typespec__", "config": []}, "'__typespec__'"),
         ({"class_name": "__lambda__", "config": {"value": "…"}}, "'__lambda__'"),
         ({"module": "keras.layers", "class_name": "Dense", "config": {"units": 60_000}}, "none of its weights has this width"),
@@ -65,11 +65,11 @@ def test_a_layer_that_could_do_more_than_compute_is_refused_at_any_depth(tmp_pat
         ("keras.src.applications.inception_resnet_v2", "CustomScaleLayer"),
     ],
 )
-def test_what_the_networks_of_keras_are_made_of_may_be_loaded(module: str, name: str) -> None:
+def test_the_layers_of_keras_own_networks_may_be_loaded(module: str, name: str) -> None:
     assert keras_file.refusal({"module": module, "class_name": name, "config": {}, "registered_name": name}) == ""
 
 
-def test_every_reason_is_told(tmp_path: Path) -> None:
+def test_every_reason_is_reported(tmp_path: Path) -> None:
     evil: list[dict[str, Any]] = [
         {"module": "keras.layers", "class_name": name, "config": {}} for name in ("Lambda", "TFSMLayer", "Lambda")
     ]
@@ -88,12 +88,12 @@ def test_every_reason_is_told(tmp_path: Path) -> None:
         ({"model.weights.npz": b"x"}, "'model.weights.npz'"),
     ],
 )
-def test_a_member_that_no_model_needs_is_refused(tmp_path: Path, extra: dict[str, bytes], said: str) -> None:
+def test_an_unknown_member_is_refused(tmp_path: Path, extra: dict[str, bytes], said: str) -> None:
     (reason,) = reasons(tmp_path, extra=extra)
     assert said in reason
 
 
-def test_a_member_that_is_missing_a_link_compressed_or_there_twice_is_refused(tmp_path: Path) -> None:
+def test_a_member_that_is_missing_linked_compressed_or_duplicate_is_refused(tmp_path: Path) -> None:
     assert reasons(tmp_path, without="config.json") == ["it lacks config.json"]
     assert "compressed" in reasons(tmp_path, compression=zipfile.ZIP_DEFLATED)[0]
     assert "link" in reasons(tmp_path, mode=0o120777)[0]
@@ -102,7 +102,7 @@ def test_a_member_that_is_missing_a_link_compressed_or_there_twice_is_refused(tm
 
 
 @pytest.mark.parametrize("config", [b"", b"{", b"[]", b"{}", b'{"class_name": "a", "class_name": "b"}', b"[" * 100_000, b"\xff"])
-def test_a_configuration_that_is_none_is_refused(tmp_path: Path, config: bytes) -> None:
+def test_an_invalid_configuration_is_refused(tmp_path: Path, config: bytes) -> None:
     assert reasons(tmp_path, config=config)
 
 
@@ -150,15 +150,15 @@ def objects(file: h5py.File) -> None:
         (virtual, "are in another file"),
         (bomb, "are compressed"),
         (hollow, "4,000,0"),
-        (objects, "are no numbers"),
+        (objects, "are not numbers"),
     ],
 )
-def test_weights_that_read_other_files_or_swell_are_refused(tmp_path: Path, change: Callable[[h5py.File], None], said: str) -> None:
+def test_weights_that_read_other_files_or_expand_are_refused(tmp_path: Path, change: Callable[[h5py.File], None], said: str) -> None:
     found = "; ".join(reasons(tmp_path, weights=keras_files.weights(change)))
     assert any(words in found for words in said.split("|"))
 
 
-def test_a_file_that_is_no_archive_or_is_cut_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_complete_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     whole = keras_files.packed()
     for content in (b"", b"hello", b"\x80\x04cos\nsystem\n.", whole[:-30], whole[: len(whole) // 2]):
@@ -167,7 +167,7 @@ def test_a_file_that_is_no_archive_or_is_cut_is_refused(tmp_path: Path) -> None:
     assert keras_file.problems(tmp_path / "nowhere")
 
 
-def test_an_archive_that_lies_of_its_size_is_refused(tmp_path: Path) -> None:
+def test_an_archive_with_a_false_size_is_refused(tmp_path: Path) -> None:
     content = bytearray(keras_files.packed())
     place = content.rindex(b"model.weights.h5") - 46
     assert content[place : place + 4] == b"PK\x01\x02"
@@ -176,6 +176,6 @@ def test_an_archive_that_lies_of_its_size_is_refused(tmp_path: Path) -> None:
     assert "larger than the whole file" in keras_file.problems(tmp_path / "model.keras")[0]
 
 
-def test_the_model_of_these_tests_is_the_one_that_is_refused_otherwise() -> None:
+def test_the_unchanged_model_of_these_tests_is_accepted() -> None:
     with zipfile.ZipFile(io.BytesIO(keras_files.packed())) as archive:
         assert json.loads(archive.read("config.json"))["class_name"] == "Sequential"

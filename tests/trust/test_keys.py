@@ -44,7 +44,7 @@ def test_a_damaged_key_is_refused_and_not_shown(tmp_path: Path, identity: str) -
     assert identity[:30] not in str(refused.value)
 
 
-def test_a_file_that_is_not_there_no_text_or_too_large_is_refused(tmp_path: Path) -> None:
+def test_a_key_file_that_is_missing_binary_or_too_large_is_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.RequestError, match="No such file"):
         keys.read_secret(tmp_path / "key")
     with pytest.raises(errors.RequestError, match="not a text file"):
@@ -74,7 +74,7 @@ def test_recipients_are_public_keys_and_files_of_them(tmp_path: Path) -> None:
         keys.recipients(["age1nonsense"])
 
 
-def test_a_secret_key_in_place_of_a_recipient_is_refused_and_not_shown(identity: str) -> None:
+def test_a_secret_key_as_a_recipient_is_refused_and_not_shown(identity: str) -> None:
     with pytest.raises(errors.RequestError, match="your shell may remember it") as refused:
         keys.recipients([identity])
     assert identity[16:30] not in str(refused.value)
@@ -91,7 +91,7 @@ def test_a_passphrase_comes_from_a_file_or_the_environment(tmp_path: Path, monke
     assert "horse" not in str(refused.value)
 
 
-def test_a_key_file_is_written_closed_and_never_over_another(tmp_path: Path) -> None:
+def test_a_key_file_is_readable_by_its_owner_only_and_never_overwritten(tmp_path: Path) -> None:
     keys.write_new(tmp_path / "key", b"secret", mode=0o600)
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     with pytest.raises(errors.RequestError, match="never overwritten"):

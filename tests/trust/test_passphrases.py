@@ -12,8 +12,8 @@ def test_a_passphrase_and_a_salt_always_make_the_same_identity(monkeypatch: pyte
     assert len({first, salted, other}) == 3
 
 
-def test_keys_are_written_in_the_bech32_of_bip_173() -> None:
-    # valid strings of the proposal, with what they hold
+def test_keys_are_encoded_as_bech32_of_bip_173() -> None:
+    # valid strings of the proposal, with their data
     assert keys._bech32("a", b"") == "a12uel5l"
     held = bytes.fromhex("00443214c74254b635cf84653a56d7c675be77df")
     assert keys._bech32("abcdef", held) == "abcdef1qpzry9x8gf2tvdw0s3jn54khce6mua7lmqqqxw"

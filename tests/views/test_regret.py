@@ -1,4 +1,4 @@
-"""How far the best may be from the best possible: which trials are asked about, and when it is said."""
+"""The bound for the regret: which trials it is computed from, and when it is shown."""
 
 import importlib.util
 import math
@@ -18,7 +18,7 @@ from tuner.views.studies import Listed
 
 
 def add(study: optuna.Study, count: int, noise: random.Random) -> None:
-    """Completed trials with a rate, some of which have a momentum too."""
+    """Create completed trials with a rate; some also have a momentum."""
     for _ in range(count):
         trial = study.ask()
         rate = trial.suggest_float("rate", 1e-4, 1e-1, log=True)
@@ -34,14 +34,14 @@ def listed(storage: Storage, study: optuna.Study) -> Listed:
 
 
 def awaited(regrets: RegretBounds, found: Listed, num_completed: int) -> Bound | None:
-    """What is said once it is computed."""
+    """Return the bound after waiting for its computation."""
     regrets.at(found, num_completed)
     regrets._worker.submit(lambda: None).result(60)
     return regrets.at(found, num_completed)
 
 
 @pytest.mark.parametrize("maximizes", [True, False])
-def test_the_best_trials_are_asked_about_by_what_all_of_them_have(
+def test_the_bound_is_computed_from_parameters_that_all_best_trials_share(
     storage_url: str, maximizes: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(regret, "MOST", 25)
@@ -70,14 +70,14 @@ def test_the_best_trials_are_asked_about_by_what_all_of_them_have(
     assert len(asked) == 1
 
     add(study, 1, random.Random(1))
-    assert regrets.at(listed(storage, study), 42) == bound  # until there is a newer one
+    assert regrets.at(listed(storage, study), 42) == bound  # the old bound, until there is a newer one
     newer = awaited(regrets, listed(storage, study), 42)
     assert newer is not None
     assert newer.at_most == 0.02
     storage.close()
 
 
-def test_nothing_is_said_where_nothing_can_be(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_bound_without_enough_trials_or_parameters(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = storages.open(f"sqlite:///{tmp_path}/tuner.db")
     study = optuna.create_study(storage=storage.rdb, direction="maximize")
     add(study, 30, random.Random(0))
@@ -98,7 +98,7 @@ def test_nothing_is_said_where_nothing_can_be(tmp_path: object, monkeypatch: pyt
     storage.close()
 
 
-def test_a_storage_that_was_away_is_asked_again(tmp_path: object) -> None:
+def test_the_bound_is_computed_again_after_an_outage_of_the_storage(tmp_path: object) -> None:
     storage = storages.open(f"sqlite:///{tmp_path}/tuner.db")
     study = optuna.create_study(storage=storage.rdb, direction="maximize")
     add(study, 30, random.Random(0))
@@ -119,6 +119,6 @@ def test_a_storage_that_was_away_is_asked_again(tmp_path: object) -> None:
 
 
 @pytest.mark.parametrize(("at_most", "is_within"), [(0.0133, True), (0.0135, False)])
-def test_a_bound_is_held_against_the_standard_error_of_the_best(at_most: float, is_within: bool) -> None:
+def test_a_bound_is_compared_with_the_standard_error_of_the_best_value(at_most: float, is_within: bool) -> None:
     # sqrt(0.9 * 0.1 / 500) = 0.01342
     assert Bound(at_most=at_most, parameters=("rate",), num_trials=20).is_within(0.9, 500) is is_within

@@ -1,4 +1,4 @@
-"""The trials of a study page by page, whichever end a page is read from."""
+"""Pages of trials in every order, read from either end."""
 
 import optuna
 from sqlalchemy import Connection
@@ -18,7 +18,7 @@ def numbers_of(opened: Storage, study_id: int, order: SortOrder, offset: int, li
     return [row.number for row in opened.read(read)]
 
 
-def test_the_pages_of_each_order_are_all_trials_in_that_order(storage_url: str) -> None:
+def test_the_pages_of_each_order_contain_all_trials_in_that_order(storage_url: str) -> None:
     opened = storages.open(storage_url)
     study = optuna.create_study(storage=opened.rdb, study_name="plain", direction="maximize")
     for value in VALUES:

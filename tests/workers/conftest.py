@@ -22,8 +22,8 @@ from tuner.workers.worker.worker import Worker
 
 
 @dataclass
-class Bench:
-    """A worker that can be run again and again on one study."""
+class WorkerRunner:
+    """A worker that can be run several times on one study."""
 
     study: Study
     folder: Path
@@ -33,7 +33,7 @@ class Bench:
     events: list[Event] = field(default_factory=list)
     #: `Folders.bucket`
     bucket: str | None = None
-    #: called with each event, after it is kept
+    #: called with each event after it was recorded
     react: Callable[[Event], None] = lambda event: None
 
     def tell(self, event: Event) -> None:
@@ -41,7 +41,7 @@ class Bench:
         self.react(event)
 
     def work(self, name: str = "w1", *, beat_seconds: float = BEAT_SECONDS) -> None:
-        """Be a worker until it ends."""
+        """Run the worker until it ends."""
         trainer = WarmTrainer(lambda: Rehearsal(self.script), self.limits, self.stopping)
         folders = Folders(cache=self.folder / "cache", artifacts=self.folder / "artifacts", bucket=self.bucket)
         identity = trials.WorkerId.here(name)
@@ -49,30 +49,30 @@ class Bench:
             beat_seconds=beat_seconds
         )
 
-    def again(self) -> "Bench":
-        """The same study and script, for a worker that was not asked to stop."""
-        return Bench(study=self.study, folder=self.folder, script=self.script, limits=self.limits)
+    def again(self) -> "WorkerRunner":
+        """Return a runner with the same study and script whose worker is not asked to stop."""
+        return WorkerRunner(study=self.study, folder=self.folder, script=self.script, limits=self.limits)
 
     def happened(self, what: EventKind) -> list[int | None]:
-        """The trials of each event of a kind."""
+        """Return the trial of each event of a kind."""
         return [event.trial for event in self.events if event.what is what]
 
     def steps(self, number: int) -> list[int]:
-        """The epochs that are stored of a trial."""
+        """Return the stored steps of a trial."""
         return [epoch.step for epoch in self.study.storage.read(lambda connection: epochs.read(connection, self.study.id, number))]
 
     def states(self) -> list[str]:
-        """The state of each trial, in order."""
+        """Return the state of each trial, by number."""
         return [trial.state.name for trial in self.study.optuna.get_trials(deepcopy=False)]
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Callable[..., Bench]:
-    """Makes a bench for a study; keywords are sections of its file."""
+def make(tmp_path: Path) -> Callable[..., WorkerRunner]:
+    """Return a function that makes a runner; its keywords are sections of the study file."""
 
-    def make(**sections: object) -> Bench:
+    def make(**sections: object) -> WorkerRunner:
         given = {"name": "study", "data": {"source": "digits"}, "budget": {"trials": 4}, "sampler": "random", "pruner": "none"} | sections
         storage = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
-        return Bench(study=studies.join(StudySpec.model_validate(given), storage), folder=tmp_path)
+        return WorkerRunner(study=studies.join(StudySpec.model_validate(given), storage), folder=tmp_path)
 
     return make

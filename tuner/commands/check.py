@@ -27,7 +27,7 @@ def init(name: str, images: Path, to: Path, cache: Path) -> int:
     """Write the study file and print what was seen; a file that is there is left alone."""
     _check_name(name)
     if to.exists():
-        raise RequestError(f"{to} is there already and is not overwritten; choose another name, or remove it")
+        raise RequestError(f"{to} already exists; choose another name, or remove the file")
     seen = survey.survey(images, cache=cache)
     survey.write_new(survey.study_file(name, seen, images.expanduser()), to)
     plain.result("\n".join(survey.summarize(seen)))
@@ -75,7 +75,7 @@ def require(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | None:
         MissingPackage: the sampler needs a package that is not installed.
         SpecError: the sampler cannot go through the search space.
     """
-    enumeration.check(spec)
+    enumeration.check_sampler(spec)
     _require_model(spec.model)
     if sources.needs_keras(spec.data):
         return None

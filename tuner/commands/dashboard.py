@@ -77,13 +77,13 @@ def audit(url: str, limit: int, *, as_json: bool) -> int:
     """Print the latest records of who did what, the newest first."""
     found = audits.read(storages.open(url), limit=limit) if options.is_there(url) else []
     if as_json:
-        plain.result(json.dumps([{"id": record.id, "at": record.at, **dataclasses.asdict(record.deed)} for record in found], indent=2))
+        plain.result(json.dumps([{"id": record.id, "at": record.at, **dataclasses.asdict(record.event)} for record in found], indent=2))
     elif not found:
         plain.result("Nothing was changed through the dashboard yet, and no one signed in.")
     else:
         rows = plan.table("when (UTC)", "who", "role", "what", "status", "study", "from", right=("status",))
         for record in found:
-            deed = record.deed
+            deed = record.event
             when = f"{dt.datetime.fromtimestamp(record.at, dt.UTC):%Y-%m-%d %H:%M:%S}"
             cells = (when, deed.who, deed.role or "refused", f"{deed.method} {deed.path}", str(deed.status), deed.study, deed.address)
             rows.add_row(*(Text(_visible(cell)) for cell in cells))

@@ -108,7 +108,7 @@ def _of_trial(study: Study, number: int | None) -> tuple[ModelFacts, _Weights]:
 
 def _of_version(study: Study, number: int) -> tuple[ModelFacts, _Weights]:
     version = versions.find(study.storage, study.name, number)
-    kept = version.kept
+    kept = version.model
     made_in = study if kept.study == study.name else studies.load(kept.study, study.storage)
     assert kept.trial is not None, "a version is made of a trial"
     found = model_facts.of_version(made_in, bests.of(made_in, kept.trial), version)

@@ -20,6 +20,7 @@ from tuner.doctor.findings import DoctorContext, Finding, Level
 from tuner.errors import RequestError
 from tuner.tasks.images.data import image_file
 from tuner.terminal import maintenance, plain, printing
+from tuner.workers.bucket.transfer import Folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +116,9 @@ def _total(found: Sequence[CacheEntry]) -> int:
 def look(url: str, artifacts: str, cache: Path | None, patience_seconds: float) -> list[Finding]:
     """What there is to say of the storage, the folders and this machine."""
     folder, bucket = options.read(artifacts)
+    folders = Folders(artifacts=folder, bucket=bucket, cache=options.cache(cache))
     is_there = options.is_there(url)
-    visit = DoctorContext(url=url, is_storage_there=is_there, artifacts=folder, bucket=bucket, cache=options.cache(cache))
+    visit = DoctorContext(url=url, is_storage_there=is_there, folders=folders)
     return checks.run_all(visit, patience_seconds)
 
 

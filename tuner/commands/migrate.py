@@ -16,7 +16,7 @@ from tuner.storage.attributes import MIGRATED
 from tuner.storage.engine import Storage
 from tuner.studies import migrate as studies_migrate
 from tuner.studies import study as studies
-from tuner.studies.migrate import Evolution
+from tuner.studies.migrate import Migration
 from tuner.studies.study import Study
 from tuner.tasks.images.data import dataset
 from tuner.terminal import plain
@@ -92,7 +92,7 @@ def _migrated(storage: Storage, study_id: int) -> Mapping[str, Any]:
     return storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study_id, MIGRATED)).get(MIGRATED) or {}
 
 
-def _require_images(found: Evolution, cache: Path) -> None:
+def _require_images(found: Migration, cache: Path) -> None:
     """Refuse other images or splits than those that the trials were measured on; those that only a trainer reads, it turns away.
 
     Raises:

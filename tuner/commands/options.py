@@ -184,7 +184,7 @@ def hands(
         RequestError: a limit cannot be read, or there is no place for the workers.
     """
     return Hands(
-        places=gpus.shares(gpus.found(), slots=slots_per_gpu, num_workers=num_workers),
+        places=gpus.shares(gpus.find(), slots=slots_per_gpu, num_workers=num_workers),
         threads=threads,
         hang_limit_seconds=read_seconds("--hang-limit", hang_limit or DEFAULT_HANG_LIMIT),
         memory_limit_bytes=None if memory_limit is None else entries.read_size("--memory-limit", memory_limit),

@@ -114,7 +114,7 @@ def _questions(study: Study, room: EvaluationSetup) -> Iterator[CachedEvaluator]
     try:
         with evaluation.open_trainer(
             study,
-            start=lambda: process.child(room.assignment),
+            start=lambda: process.start_trainer(room.assignment),
             folders=places,
             limits=room.assignment.limits,
             stopping=room.stopping,
@@ -127,7 +127,7 @@ def _questions(study: Study, room: EvaluationSetup) -> Iterator[CachedEvaluator]
 def _notes(study: Study) -> list[str]:
     """Who read the test split before, in sentences."""
     prepared = bests.best(study).prepared
-    before = [reading for reading in versions.readings(study.storage, study.name) if reading.look.splits == prepared.splits]
+    before = [reading for reading in versions.readings(study.storage, study.name) if reading.content.splits == prepared.splits]
     said = []
     if before:
         numbers = wording.listed(sorted({reading.version for reading in before}))
@@ -397,12 +397,12 @@ def _target_name(again: Study, on: On) -> str:
 
 def _version(study: Study, target: str) -> Version | None:
     """The version that a study of trainings came to; None: it has none, or it was deleted."""
-    known = [version for version in versions.all(study.storage, study.name) if version.kept.study == target]
+    known = [version for version in versions.all(study.storage, study.name) if version.model.study == target]
     return known[-1] if known else None
 
 
 def _tell(version: Version, *, as_json: bool) -> int:
-    verdict = Verdict.model_validate(version.kept.metrics)
+    verdict = Verdict.model_validate(version.model.metrics)
     if as_json:
         plain.result(json.dumps({"name": version.name, "version": version.number, **verdict.model_dump(mode="json")}, indent=2))
     else:

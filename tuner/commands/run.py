@@ -168,7 +168,7 @@ def score(study: Study, assignment: Assignment, stopping: Stopping) -> None:
         found = evaluation.evaluate(
             study,
             messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=str(path)),
-            start=lambda: process.child(assignment),
+            start=lambda: process.start_trainer(assignment),
             folders=assignment.folders,
             limits=assignment.limits,
             stopping=stopping,

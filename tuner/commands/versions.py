@@ -105,10 +105,10 @@ def _told(event: StageEvent) -> Iterator[None]:
 @contextmanager
 def _files(version: Version, folder: Path) -> Iterator[list[Path]]:
     """Weights, config and metrics of a version as files, while a `with` block runs."""
-    spec = StudySpec.model_validate(version.kept.config)
+    spec = StudySpec.model_validate(version.model.config)
     (folder / "config.yaml").write_text(study_file.dump(spec), encoding="utf-8")
-    (folder / "metrics.json").write_text(json.dumps(version.kept.metrics, indent=2) + "\n", encoding="utf-8")
-    with options.fetched(version.kept.artifact, folder) as weights:
+    (folder / "metrics.json").write_text(json.dumps(version.model.metrics, indent=2) + "\n", encoding="utf-8")
+    with options.fetched(version.model.artifact, folder) as weights:
         _require(weights, version)
         yield [folder / "config.yaml", folder / "metrics.json", weights]
 
@@ -117,10 +117,10 @@ def _require(weights: Path, version: Version) -> None:
     if not weights.is_file():
         raise TunerError(f"the weights of {version.name} {version.number} are gone: {weights}")
     found = manifest.digest(weights)
-    if found != version.kept.sha256:
+    if found != version.model.sha256:
         raise TunerError(
-            f"the weights of {version.name} {version.number} at {version.kept.artifact} are not those that were kept: "
-            f"their SHA-256 is {found}, and {version.kept.sha256} was expected"
+            f"the weights of {version.name} {version.number} at {version.model.artifact} are not those that were kept: "
+            f"their SHA-256 is {found}, and {version.model.sha256} was expected"
         )
 
 
@@ -166,7 +166,7 @@ def add(name: str, url: str, trial: int, *, as_json: bool) -> int:
         if not weights.is_file():
             raise RequestError(f"the weights of trial {trial} were kept in {weights}, which is not there; add it where it was trained")
         new, reading = versions.of_trial(best, weights, by=control.user())
-    there = [version for version in versions.all(study.storage, name) if version.kept.sha256 == new.sha256]
+    there = [version for version in versions.all(study.storage, name) if version.model.sha256 == new.sha256]
     version = there[-1] if there else versions.add(study.storage, new, reading=reading)
     if as_json:
         plain.result(json.dumps(_as_json(version, versions.readings(study.storage, name), whole=True), indent=2))
@@ -193,7 +193,7 @@ def delete(name: str, url: str, number: int, *, confirmed: bool, as_json: bool) 
         plain.result(json.dumps(_as_json(gone, versions.readings(storage, name, number), whole=True), indent=2))
     else:
         plain.result(
-            f"{name} {number} is deleted; its number is not given again. Its weights are left where they are: {version.kept.artifact}"
+            f"{name} {number} is deleted; its number is not given again. Its weights are left where they are: {version.model.artifact}"
         )
     return 0
 
@@ -263,7 +263,7 @@ def _in(storage: Storage, name: str, stage: VersionStage) -> int | None:
 def _agreed(version: Version) -> bool:
     if not sys.stdin.isatty():
         raise RequestError("nothing was deleted, because no one can be asked here; confirm with --yes.")
-    made = f"made by {version.kept.created_by} on {wording.moment(version.created_at)}"
+    made = f"made by {version.model.created_by} on {wording.moment(version.created_at)}"
     return plain.agreed(f"Delete {version.name} {version.number}, {made}, for good?")
 
 
@@ -276,7 +276,7 @@ def _tell(event: StageEvent, words: str, registered: str | None, *, as_json: boo
 
 def _as_json(version: Version, readings: list[Reading], *, whole: bool) -> dict[str, Any]:
     """A version; the whole of it has its config and metrics, too."""
-    kept = dataclasses.asdict(version.kept)
+    kept = dataclasses.asdict(version.model)
     long = {name: kept.pop(name) for name in ("config", "metrics")}
     return {
         "name": kept.pop("name"),
@@ -286,10 +286,10 @@ def _as_json(version: Version, readings: list[Reading], *, whole: bool) -> dict[
         "created_at": _moment(version.created_at),
         "deleted_at": None if version.deleted_at is None else _moment(version.deleted_at),
         "deleted_by": version.deleted_by,
-        "validation_accuracy": version.kept.metrics.get("validation_accuracy"),
-        "test_accuracy": version.kept.metrics.get("test_accuracy"),
+        "validation_accuracy": version.model.metrics.get("validation_accuracy"),
+        "test_accuracy": version.model.metrics.get("test_accuracy"),
         "readings": [
-            {"at": _moment(reading.at), **dataclasses.asdict(reading.look)}
+            {"at": _moment(reading.at), **dataclasses.asdict(reading.content)}
             for reading in readings
             if (reading.name, reading.version) == (version.name, version.number)
         ],

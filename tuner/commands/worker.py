@@ -41,7 +41,7 @@ def worker(given: str, url: str, *, here: Here, places: Folders, hands: options.
     stopping = Stopping()
     with on_signals(stopping):
         while waiting.is_needed(study, stopping):
-            process.work(assignment, stopping=stopping, tell=_tell, start=process.child)
+            process.run_worker(assignment, stopping=stopping, tell=_tell, start=process.start_trainer)
     if stopping.is_urgent:
         return run.KILLED
     try:

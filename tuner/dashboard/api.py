@@ -238,7 +238,7 @@ def _audit(storage: Storage, request: Request) -> dict[str, Any]:
     limit = _number(request, "limit", least=1, most=_MOST, default=100)
     before = _number(request, "cursor", least=0, most=2**31 - 1, default=2**31 - 1)
     found = audit.read(storage, limit=limit, before=before)
-    told = [{"id": record.id, "at": record.at, **dataclasses.asdict(record.deed)} for record in found]
+    told = [{"id": record.id, "at": record.at, **dataclasses.asdict(record.event)} for record in found]
     return {"deeds": told, "next_cursor": found[-1].id if len(found) == limit else None}
 
 

@@ -23,7 +23,7 @@ from tuner.storage.engine import Storage
 from tuner.storage.tables import STAGES, VERSIONS
 from tuner.studies import study as studies
 from tuner.trust import age, at_rest, keys
-from tuner.workers.worker import spool
+from tuner.workers.worker import outbox
 
 INTERRUPTED = "leftovers"
 _UNDELIVERED = "undelivered"
@@ -132,7 +132,7 @@ def undelivered_reports(opened: Storage, artifacts: Path) -> Iterator[Finding]:
     """Find reports of ended workers that never reached the storage, and of running workers that wait for it."""
     known = studies.names(opened)
     folders = sorted({path.parent for path in artifacts.glob(_SPOOLED_FILES)})
-    abandoned = {file.path: file for folder in folders for file in spool.abandoned(folder)}
+    abandoned = {file.path: file for folder in folders for file in outbox.abandoned_spools(folder)}
     files = [_spool_file(path) for path in sorted(artifacts.glob(_SPOOLED_FILES))]
     unreadable = [file for file in files if file.path in abandoned and abandoned[file.path].origin is None]
     foreign = [file for file in files if file.path in abandoned and file.study not in known and file not in unreadable]

@@ -62,31 +62,33 @@ def storage(context: DoctorContext) -> Iterator[Finding]:
         for check in _STORAGE_CHECKS:
             yield from _run("storage", partial(check, opened))
         yield from _run("storage disk", partial(database.disk, context.url))
-        yield from _run("leftovers", partial(doctor_artifacts.interrupted_work, opened, context.artifacts))
-        yield from _run("undelivered", partial(doctor_artifacts.undelivered_reports, opened, context.artifacts))
-        if context.bucket is not None:
-            yield from _run("leftovers", partial(buckets.interrupted_work, opened, context.bucket))
+        yield from _run("leftovers", partial(doctor_artifacts.interrupted_work, opened, context.folders.artifacts))
+        yield from _run("undelivered", partial(doctor_artifacts.undelivered_reports, opened, context.folders.artifacts))
+        if context.folders.bucket is not None:
+            yield from _run("leftovers", partial(buckets.interrupted_work, opened, context.folders.bucket))
     finally:
         opened.close()
 
 
 def artifacts(context: DoctorContext) -> Iterator[Finding]:
     """Check the folder of weights, checkpoints and logs, and the bucket that all machines share."""
-    yield from hardware.writable("artifacts", context.artifacts, "--artifacts" if context.bucket is None else "TUNER_SCRATCH")
-    yield hardware.space("artifacts", context.artifacts)
-    yield from doctor_artifacts.encryption(context.artifacts)
-    if context.bucket is not None:
-        yield from buckets.reachable(context.bucket)
+    folder, bucket = context.folders.artifacts, context.folders.bucket
+    yield from hardware.writable("artifacts", folder, "--artifacts" if bucket is None else "TUNER_SCRATCH")
+    yield hardware.space("artifacts", folder)
+    yield from doctor_artifacts.encryption(folder)
+    if bucket is not None:
+        yield from buckets.reachable(bucket)
 
 
 def cache(context: DoctorContext) -> Iterator[Finding]:
     """Check the cache folder: its size, its entries and its disk."""
-    yield from hardware.writable("cache", context.cache, "--cache")
-    known = entries.find(context.cache)
-    num_bytes = sum(entry.num_bytes for entry in known) + entries.num_bytes_unfinished(context.cache)
-    yield judge_size(context.cache, num_bytes, entries.limit_bytes(context.cache, num_bytes))
+    folder = context.folders.cache
+    yield from hardware.writable("cache", folder, "--cache")
+    known = entries.find(folder)
+    num_bytes = sum(entry.num_bytes for entry in known) + entries.num_bytes_unfinished(folder)
+    yield judge_size(folder, num_bytes, entries.limit_bytes(folder, num_bytes))
     yield from _damaged(known)
-    yield hardware.space("cache", context.cache)
+    yield hardware.space("cache", folder)
 
 
 def judge_size(folder: Path, num_bytes: int, limit_bytes: int) -> Finding:

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
+
+from tuner.workers.bucket.transfer import Folders
 
 
 class Level(StrEnum):
@@ -43,10 +44,7 @@ class DoctorContext:
     url: str = field(repr=False)
     #: whether the storage may exist; a check never creates a missing SQLite file
     is_storage_there: bool
-    artifacts: Path
-    #: s3://BUCKET/PREFIX of the artifacts that all machines share; None if they are in the folder
-    bucket: str | None = None
-    cache: Path
+    folders: Folders
 
 
 def ok(subject: str, found: str) -> Finding:

@@ -35,7 +35,7 @@ def gpu() -> Iterator[Finding]:
     """Check which GPUs workers can use, and whether TensorFlow's CUDA packages are installed."""
     has_driver = shutil.which("nvidia-smi") is not None
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    yield from judge_gpus(gpus.found(), has_driver=has_driver, visible=visible, num_packages=_num_cuda_packages())
+    yield from judge_gpus(gpus.find(), has_driver=has_driver, visible=visible, num_packages=_num_cuda_packages())
 
 
 def judge_gpus(found: Sequence[Gpu], *, has_driver: bool, visible: str | None, num_packages: int) -> Iterator[Finding]:

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tuner import errors
 from tuner.cache import entries
-from tuner.kernels.worker_port import WorkerPort
 from tuner.protocol import failure_table, messages
+from tuner.protocol.messages import WorkerPort
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.trust import age, at_rest
 
@@ -185,7 +185,7 @@ class TrialFiles:
         """Write the weights of a completed trial and return their file.
 
         The checkpoint stays until the worker has recorded the result, so that a killed worker does not lose the training. On a full disk
-        the checkpoint is deleted first. If that is not enough, wait for free space for `failure_table.ROOM_PATIENCE_SECONDS`, or until the
+        the checkpoint is deleted first. If that is not enough, wait for free space for `failure_table.DISK_PATIENCE_SECONDS`, or until the
         worker suspends the trial. Return None if there is still no space.
         """
         path = self._weights
@@ -209,7 +209,7 @@ class TrialFiles:
         return None
 
     def _await_room(self, path: Path, weights: Weights, refused: OSError) -> OSError | None:
-        limit_seconds = failure_table.ROOM_PATIENCE_SECONDS
+        limit_seconds = failure_table.DISK_PATIENCE_SECONDS
         waits = f"the trial waits up to {limit_seconds / 60:.0f} minutes for free space"
         self._warn(f"{self._explain('weights', _num_bytes(weights), refused)}; {waits}")
         began = reported_at = time.monotonic()

@@ -59,7 +59,7 @@ class NetworkBlocks:
         numbers = {id(variable): number for number, block in enumerate(blocks) for variable in block}
         #: for each call, the blocks that its variables belong to
         self._blocks_of = [{numbers[id(v)] for v in getattr(call.layer, "variables", ()) if id(v) in numbers} for call in self._graph.calls]
-        self._places, self._separators = self._graph.places(), self._graph.separators()
+        self._call_numbers, self._separators = self._graph.call_numbers(), self._graph.separators()
         #: tensors of the features of several depths, from the bottom up; the last is the network's output
         self._depths = tuple(dict.fromkeys([*(self._end(block) for block in _spread_blocks(len(blocks))[:-1]), self._graph.output]))
 
@@ -83,15 +83,15 @@ class NetworkBlocks:
         count = len(self._blocks)
         opened = set(range(count - num_open, count))
         first = next((number for number, blocks in enumerate(self._blocks_of) if blocks & opened), len(self._blocks_of))
-        place, boundary = [found for found in self._separators if found[0] < first][-1]
-        lower = [key for key in self._depths if self._places[key] < place]
+        call_number, boundary = [found for found in self._separators if found[0] < first][-1]
+        lower = [key for key in self._depths if self._call_numbers[key] < call_number]
         return Cut(
             num_open=num_open,
             variables=tuple((depth, variable) for depth in range(num_open) for variable in self._blocks[count - 1 - depth]),
-            boundary=place,
+            boundary=call_number,
             shape=self._graph.shapes[boundary],
             num_pooled=sum(self._width(key) for key in lower),
-            multiply_adds=self._graph.multiply_adds(place + 1),
+            multiply_adds=self._graph.multiply_adds(call_number + 1),
             below=lambda images: self._below(images, boundary, lower),
             above=lambda found, kind: self._above(found, boundary, lower, kind),
         )
@@ -142,7 +142,7 @@ class NetworkBlocks:
         """Return the output of a block; if it has several, the output of its last layer."""
         last = max(number for number, blocks in enumerate(self._blocks_of) if block in blocks)
         above = [number for number, blocks in enumerate(self._blocks_of) if blocks and max(blocks) > block]
-        found = [key for place, key in self._separators if last <= place < min(above)]
+        found = [key for call_number, key in self._separators if last <= call_number < min(above)]
         return found[-1] if found else self._graph.calls[last].outputs[0]
 
 
@@ -187,13 +187,13 @@ class LayerGraph:
     #: shapes of all tensors, without the number of images
     shapes: Mapping[Key, tuple[int | None, ...]]
 
-    def places(self) -> dict[Key, int]:
+    def call_numbers(self) -> dict[Key, int]:
         """Return, for each tensor, the number of the call that computes it; -1 for the input."""
         return {self.input: -1} | {key: number for number, call in enumerate(self.calls) for key in call.outputs}
 
     def separators(self) -> list[tuple[int, Key]]:
         """Return the tensors that alone determine everything above them, from the bottom up, each with the number of its call."""
-        places, last_use = self.places(), {self.output: len(self.calls)}
+        call_numbers, last_use = self.call_numbers(), {self.output: len(self.calls)}
         for number, call in enumerate(self.calls):
             last_use |= {key: max(number, last_use.get(key, 0)) for _, key in call.inputs}
         alive, found = {self.input}, [(-1, self.input)]
@@ -201,7 +201,7 @@ class LayerGraph:
             alive = {key for key in alive | set(call.outputs) if last_use.get(key, -1) > number}
             if len(alive) == 1:
                 [key] = alive
-                found.append((places[key], key))
+                found.append((call_numbers[key], key))
         return list(dict.fromkeys(found))
 
     def multiply_adds(self, num_calls: int) -> int:

@@ -10,7 +10,7 @@ from tuner import machine
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-#: GPUs from this compute capability on multiply bfloat16 faster than float32. Processors are slower with bfloat16: a step of
+#: minimum compute capability of GPUs that multiply bfloat16 faster than float32; processors are slower with bfloat16: a step of
 #: EfficientNet-Lite0 took 386 ms instead of 178 ms
 _BFLOAT16_CAPABILITY = (8, 0)
 _FLOAT32, _BFLOAT16 = "float32", "mixed_bfloat16"
@@ -44,7 +44,7 @@ class TrainerShare:
         return self.memory_bytes if self.memory_limit_mb is None else min(self.memory_bytes, self.memory_limit_mb * 2**20)
 
 
-def set_up(share: TrainerShare) -> None:
+def limit_tensorflow(share: TrainerShare) -> None:
     """Limit TensorFlow to its share of the machine; call this before TensorFlow creates its first tensor."""
     if share.threads:
         tf.config.threading.set_intra_op_parallelism_threads(share.threads)
@@ -67,7 +67,7 @@ def gpu() -> TensorFlowGpu | None:
     return TensorFlowGpu(name=str(details.get("device_name", devices[0].name)), capability=details.get("compute_capability"))
 
 
-def use(precision: Precision) -> None:
+def set_precision(precision: Precision) -> None:
     """Set the precision of all layers that are built from now on; their weights are always float32."""
     keras.config.set_dtype_policy(policy(precision, gpu()))
 
@@ -80,7 +80,7 @@ def policy(precision: Precision, found: TensorFlowGpu | None) -> str:
     return _BFLOAT16 if is_faster else _FLOAT32
 
 
-def words(found: TensorFlowGpu | None, share: TrainerShare) -> str:
+def describe(found: TensorFlowGpu | None, share: TrainerShare) -> str:
     """Describe the device that trains trials, and its precision."""
     precision = "bfloat16" if keras.config.dtype_policy().name == _BFLOAT16 else "float32"
     if found is not None:

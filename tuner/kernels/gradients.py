@@ -82,7 +82,7 @@ def choose(convolutions: Sequence[Convolution], *, threads: int, cache: Path, ti
     try:
         return _stored(timed, threads=threads, cache=cache, timer=timer or _processor_seconds)
     except errors.DataError as error:
-        _LOG.warning("the choice of gradients is not stored, and is made again by the next trainer: %s", error)
+        _LOG.warning("cannot store the choice of gradients, so the next trainer measures again: %s", error)
         return _measure(timed, timer or _processor_seconds)
 
 
@@ -102,8 +102,8 @@ def _stored(timed: dict[str, list[Convolution]], *, threads: int, cache: Path, t
 def _typical(convolutions: Sequence[Convolution]) -> list[Convolution]:
     """Return a few convolutions of different sizes, in an order that depends on nothing else."""
     ordered = sorted(set(convolutions), key=lambda each: (np.prod(each.image) * each.kernel[3], str(each)))
-    places = np.linspace(0, len(ordered) - 1, min(len(ordered), _NUM_TIMED)).round().astype(int)
-    return [ordered[place] for place in places]
+    positions = np.linspace(0, len(ordered) - 1, min(len(ordered), _NUM_TIMED)).round().astype(int)
+    return [ordered[position] for position in positions]
 
 
 def _measure(timed: dict[str, list[Convolution]], timer: Timer) -> frozenset[str]:
@@ -248,7 +248,7 @@ def _convolution(image: tf.Tensor, kernel: tf.Tensor, slope: tf.Tensor, form: di
 
 def _products(image: tf.Tensor, kernel: tf.Tensor, slope: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     _, _, num_in, num_out = kernel.shape
-    places, slopes = tf.reshape(image, [-1, num_in]), tf.reshape(slope, [-1, num_out])
-    of_places = tf.matmul(slopes, tf.reshape(kernel, [num_in, num_out]), transpose_b=True)
-    of_kernel = tf.matmul(places, slopes, transpose_a=True)
-    return tf.reshape(of_places, tf.shape(image)), tf.reshape(of_kernel, kernel.shape)
+    pixels, slopes = tf.reshape(image, [-1, num_in]), tf.reshape(slope, [-1, num_out])
+    of_pixels = tf.matmul(slopes, tf.reshape(kernel, [num_in, num_out]), transpose_b=True)
+    of_kernel = tf.matmul(pixels, slopes, transpose_a=True)
+    return tf.reshape(of_pixels, tf.shape(image)), tf.reshape(of_kernel, kernel.shape)

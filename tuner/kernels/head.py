@@ -49,7 +49,7 @@ _VALUES = {
 }
 
 
-def initial(hyperparameters: Hyperparameters, num_features: int, num_classes: int, *, seed: int) -> list[NDArray[np.float32]]:
+def initial_weights(hyperparameters: Hyperparameters, num_features: int, num_classes: int, *, seed: int) -> list[NDArray[np.float32]]:
     """Draw kernel (d, units) and bias (units,) of each layer with the initializers of Keras."""
     widths = [num_features, *hyperparameters.head_units]
     weights: list[NDArray[np.float32]] = []
@@ -87,7 +87,7 @@ def forward(weights: Weights, features: tf.Tensor, *, activation: Activation | s
     return x
 
 
-def measure(stored: NDArray[Any]) -> Moments:
+def measure_moments(stored: NDArray[Any]) -> Moments:
     """Return mean and variance of the columns of vectors (n, d)."""
     mean = np.sum([part.sum(0, dtype=np.float64) for part in _parts(stored)], 0) / len(stored)
     variance = np.sum([np.square(part - mean).sum(0) for part in _parts(stored)], 0) / len(stored)
@@ -207,23 +207,23 @@ class HeadsProgram:
     def _train(
         self, features: tf.Tensor, labels: tf.Tensor, order: tf.Tensor, rates: tf.Tensor, first: tf.Tensor, given: Values
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        losses_of = losses.training(
+        losses_of = losses.training_loss(
             self.form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"]
         )
         total, hits = tf.zeros([self.form.num_heads]), tf.zeros([self.form.num_heads])
         for step in tf.range(tf.shape(order)[0]):
-            labelled = tf.gather(labels, order[step])
+            labeled = tf.gather(labels, order[step])
             number = first + step + 1
             read = [[variable.read_value() for variable in own] for own in self._weights]
             with tf.GradientTape() as tape:
                 tape.watch(read)
                 logits = self._logits(read, tf.gather(features, order[step]), dropout=(given["dropout"], given["seed"], number))
-                loss = tf.reduce_mean(losses_of(tf.one_hot(labelled, self.form.num_classes), logits), -1)
+                loss = tf.reduce_mean(losses_of(tf.one_hot(labeled, self.form.num_classes), logits), -1)
                 summed = tf.reduce_sum(loss)
             gradients = tape.gradient(summed, read)
             self._update(gradients, rates[step], tf.cast(number, tf.float32), given)
             total += tf.reshape(loss, [-1])
-            right = tf.equal(tf.argmax(logits, -1, tf.int32), labelled)
+            right = tf.equal(tf.argmax(logits, -1, tf.int32), labeled)
             hits += tf.reshape(tf.reduce_mean(tf.cast(right, tf.float32), -1), [-1])
         count = tf.cast(tf.shape(order)[0], tf.float32)
         return total / count, hits / count
@@ -243,12 +243,12 @@ class HeadsProgram:
         """Take one step of each head, with its own rate and gradient norm, so that a head that diverges affects no other."""
         for index, (own, slots, each) in enumerate(zip(self._weights, self._slots, gradients, strict=True)):
             scale = optimizers.clip_scale(each, given["clip"])
-            for place, (variable, remembered, gradient) in enumerate(zip(own, slots, each, strict=True)):
+            for position, (variable, remembered, gradient) in enumerate(zip(own, slots, each, strict=True)):
                 step = optimizers.OptimizerStep(
                     rate=rates[index],
                     number=number,
                     momentum=given["momentum"],
-                    weight_decay=given["weight_decay"] if place % 2 == 0 else None,
+                    weight_decay=given["weight_decay"] if position % 2 == 0 else None,
                     nesterov=self.form.nesterov,
                 )
                 optimizers.apply(self.form.optimizer, variable, gradient * scale, remembered, step)

@@ -18,7 +18,7 @@ _SMALLEST = 1e-7
 MAX_MISTAKES = 24
 
 
-def training(kind: Loss, *, smoothing: Any, gamma: Any, class_weights: Any) -> LossFunction:
+def training_loss(kind: Loss, *, smoothing: Any, gamma: Any, class_weights: Any) -> LossFunction:
     """Return the loss that a trial minimizes, with label smoothing and class weights (classes,), which may be tensors.
 
     Logits may have leading axes that labels lack: (heads, n, classes) gives (heads, n).
@@ -39,7 +39,7 @@ def smoothing_of(hyperparameters: Hyperparameters) -> float:
     return hyperparameters.label_smoothing if hyperparameters.loss is not Loss.FOCAL else 0.0
 
 
-def build_validation(hyperparameters: Hyperparameters) -> LossFunction:
+def validation_loss(hyperparameters: Hyperparameters) -> LossFunction:
     """Return the loss reported for the validation split, without smoothing or class weights; logits may have leading axes."""
     each = _LOSSES[hyperparameters.loss](hyperparameters.focal_gamma)
     return lambda labels, logits: each(tf.broadcast_to(labels, tf.shape(logits)), logits)
@@ -114,10 +114,10 @@ def _mistakes(logits: NDArray[np.float32], labels: NDArray[np.int64], predicted:
     chosen = np.argsort(-confidence, kind="stable")[:MAX_MISTAKES]
     return tuple(
         messages.Misclassified(
-            index=int(wrong[place]),
-            true=int(labels[wrong[place]]),
-            predicted=int(predicted[wrong[place]]),
-            confidence=round(float(confidence[place]), 4),
+            index=int(wrong[row]),
+            true=int(labels[wrong[row]]),
+            predicted=int(predicted[wrong[row]]),
+            confidence=round(float(confidence[row]), 4),
         )
-        for place in chosen
+        for row in chosen
     )

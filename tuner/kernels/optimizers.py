@@ -37,7 +37,7 @@ def cosine(num_steps: int, *, peak: float, warmup: float) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerStep:
-    """The values of one step of one variable."""
+    """What a step of the optimizer needs to know, besides the gradient."""
 
     rate: tf.Tensor
     #: number of the step, from 1, as a float

@@ -1,9 +1,11 @@
-"""What a process of its own with Keras is asked to do with a model outside of a search, and what it answers, as JSON.
+"""Errands: what a separate process with Keras does with a model outside a search, and its answers, as JSON.
 
-Export → Exported     kept weights into a model that stands alone, in several formats
-Compare → Compared    one of these formats, loaded anew, against what the model made of real images
-Predict → Predicted   a bundle's model into what it makes of image files
-Verify → Verified     a bundle's model into what it makes of its probes, of the test split and of images with something wrong
+Export → Exported                  write stored weights as a standalone model in several formats
+Compare → Compared                 load one of these formats, and compare its predictions with those of the Keras model
+PredictImages → ImagePredictions   predict image files with a bundle's model
+Verify → Verified                  measure a bundle's model on its sample images, on the test split and on corrupted images
+
+Each may also be answered by ErrandFailed.
 """
 
 from enum import StrEnum
@@ -15,7 +17,7 @@ from tuner.spec.hyperparameters import Hyperparameters
 
 
 class Format(StrEnum):
-    """The forms in which a model is written."""
+    """The file formats of an exported model."""
 
     KERAS = "keras"
     SAVED_MODEL = "savedmodel"
@@ -24,8 +26,8 @@ class Format(StrEnum):
     INT8 = "int8"
 
 
-#: where each form lies in a bundle
-PLACES = {
+#: file or folder of each format in a bundle
+BUNDLE_PATHS = {
     Format.KERAS: "model.keras",
     Format.SAVED_MODEL: "saved_model",
     Format.ONNX: "model.onnx",
@@ -39,37 +41,37 @@ class _Errand(BaseModel):
 
 
 class Export(_Errand):
-    """Write a model and what it makes of some images to a folder that is there; answered by Exported or Failed."""
+    """Write a model, and its predictions for some images, to an existing folder; the answer is Exported or ErrandFailed."""
 
     kind: Literal["export"] = "export"
     #: the StudySpec as JSON
     spec: str
-    #: folder of decoded images and features
+    #: folder with decoded images and features
     cache: str
     hyperparameters: Hyperparameters
-    #: .npz file of kept weights
+    #: .npz file with the weights
     weights: str
-    #: what logits are divided by before the softmax
+    #: divisor of the logits before the softmax
     temperature: float
     formats: tuple[Format, ...]
-    #: where the model goes, and the images of `probes/`
+    #: folder for the model, and for the sample images in `probes/`
     folder: str
     num_probes: int
-    #: .npz file of images (n, size, size, 3) uint8 and the model's probabilities (n, classes), for Compare
+    #: path of an .npz file for Compare: images (n, size, size, 3) uint8 and the model's probabilities (n, classes)
     answers: str
-    #: the most images that are compared
+    #: maximum number of images to compare
     num_compared: int
 
 
 class Sample(_Errand):
-    """A validation image that lies in the bundle, and what the Keras model makes of it."""
+    """A validation image in the bundle, and the Keras model's prediction for it."""
 
-    #: in `probes/`
+    #: file name in `probes/`
     file: str
-    #: its class, and the one of the highest probability
+    #: the true class, and the class with the highest probability
     label: str
     predicted: str
-    #: in the order of the classes
+    #: one for each class, in the order of the classes
     probabilities: tuple[float, ...]
 
 
@@ -78,20 +80,20 @@ class Exported(_Errand):
 
     kind: Literal["exported"] = "exported"
     classes: tuple[str, ...]
-    #: numbers that were trained or taken over
+    #: number of weights, trained and frozen
     num_parameters: int
-    #: of each format, to write it
+    #: time to write each format
     seconds: dict[Format, float]
     probes: tuple[Sample, ...]
     num_compared: int
-    #: each installed package with its version, by name
+    #: version of each installed package, by name
     packages: dict[str, str]
-    #: of Python, Keras, TensorFlow, tuner
+    #: versions of Python, Keras, TensorFlow and tuner
     versions: dict[str, str]
 
 
 class Compare(_Errand):
-    """Load a written model as its users would, and compare what it makes of images; answered by Compared or Failed."""
+    """Load an exported model as its users would, and compare its predictions; the answer is Compared or ErrandFailed."""
 
     kind: Literal["compare"] = "compare"
     format: Format
@@ -102,74 +104,74 @@ class Compare(_Errand):
 
 
 class Compared(_Errand):
-    """How far a written model agrees with the Keras model that it was made from."""
+    """How far an exported model agrees with the original Keras model."""
 
     kind: Literal["compared"] = "compared"
     num_images: int
-    #: largest difference of a probability
+    #: largest difference between two probabilities
     max_difference: float
-    #: part of the images whose class of the highest probability is the same
+    #: fraction of the images with the same predicted class
     agreement: float
-    #: of one image alone, the median, once it is warm
+    #: median time for one image, after a warm-up
     milliseconds: float
-    #: to load it
+    #: time to load the model
     load_seconds: float
 
 
 class PredictImages(_Errand):
-    """Say what a bundle's model makes of image files; answered by Predicted or Failed."""
+    """Predict image files with a bundle's model; the answer is ImagePredictions or ErrandFailed."""
 
     kind: Literal["predict"] = "predict"
-    #: the file of the Keras model
+    #: path of the Keras model
     path: str
     images: tuple[str, ...]
-    #: side of the images that it takes in pixels, and how images become such squares: `model.image_size` and `model.resize` of a study
+    #: side of the model's images in pixels, and how images become squares: `model.image_size` and `model.resize` of a study
     size: int
     resize: Literal["stretch", "crop", "pad"]
 
 
 class ImagePredictions(_Errand):
-    """What a model makes of image files."""
+    """The predictions of a model for image files."""
 
     kind: Literal["predicted"] = "predicted"
-    #: for each file its probabilities, or None
+    #: probabilities for each file; None if it could not be read
     probabilities: tuple[tuple[float, ...] | None, ...]
-    #: for each file why it could not be read, or ""
+    #: why each file could not be read; "" if it could
     troubles: tuple[str, ...]
 
 
-#: what the Keras model makes of each image of `probes/`, beside them
+#: file in `probes/` with the Keras model's prediction for each sample image
 PREDICTIONS = "predictions.json"
 
 
 class Verify(_Errand):
-    """Measure a model that comes from elsewhere; answered by Verified or Failed."""
+    """Measure a model from a bundle; the answer is Verified or ErrandFailed."""
 
     kind: Literal["verify"] = "verify"
-    #: the file of the Keras model
+    #: path of the Keras model
     model: str
-    #: the folder of the probes
+    #: folder with the sample images
     probes: str
-    #: the StudySpec as JSON, whose test split is to be scored; None: it is not at hand
+    #: the StudySpec as JSON, to score its test split; None: do not score it
     spec: str | None
-    #: folder of decoded images
+    #: folder with decoded images
     cache: str
     is_robustness_wanted: bool
-    #: the most test images that robustness is measured on
+    #: maximum number of test images for robustness
     most_images: int
 
 
 class Robust(_Errand):
-    """The accuracy on images with one thing wrong."""
+    """The accuracy on images with one corruption."""
 
-    #: a corruption, or fgsm
+    #: name of the corruption, or fgsm
     corruption: str
     strength: float
     accuracy: float
 
 
 class TestScore(_Errand):
-    """The accuracy on the whole test split, and which images these were."""
+    """The accuracy on the whole test split, and the fingerprints of the data and the splits."""
 
     accuracy: float
     num_images: int
@@ -178,29 +180,29 @@ class TestScore(_Errand):
 
 
 class Verified(_Errand):
-    """What a model makes of images."""
+    """The measurements of a model."""
 
     kind: Literal["verified"] = "verified"
     num_probes: int
-    #: probes whose class of the highest probability is the one recorded
+    #: sample images whose predicted class is the recorded one
     num_agreeing: int
-    #: of a probability, from the one recorded
+    #: largest difference from a recorded probability
     max_difference: float
-    #: None where the data were not asked for
+    #: None if the test split was not requested
     test: TestScore | None
-    #: on which `clean` and `robust` are measured: of the test split, or the probes
+    #: number of images for `clean` and `robust`: from the test split, or else the sample images
     num_images: int
     clean: float
-    #: empty where it was not asked for; without fgsm where no gradient comes through the model
+    #: empty if robustness was not requested; without fgsm if the model has no gradient
     robust: tuple[Robust, ...]
 
 
 class ErrandFailed(_Errand):
-    """The errand could not be done."""
+    """The errand failed."""
 
     kind: Literal["failed"] = "failed"
     message: str
-    #: whether the request was wrong, not the work
+    #: whether the request was wrong, so that a retry cannot succeed
     is_request: bool
     traceback: str = ""
 
@@ -212,10 +214,10 @@ _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
 
 
 def read_errand(text: bytes) -> Errand:
-    """What is asked."""
+    """Return the errand that a JSON text describes."""
     return _ERRANDS.validate_json(text)
 
 
 def read_answer(text: bytes) -> Answer:
-    """What was answered."""
+    """Return the answer that a JSON text describes."""
     return _ANSWERS.validate_json(text)

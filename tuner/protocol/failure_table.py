@@ -1,23 +1,26 @@
-"""What can go wrong with a study: how it is noticed, what is done about it and what the user sees, in one table that the code goes by."""
+"""Failures: what can go wrong with a study, how tuner notices it, what it does and what the user sees.
+
+`TREATMENTS` is both what the code follows and the table in docs/troubleshooting.md.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-#: how often a trial is begun by one worker before what ends its trainer counts as the trial's failure
+#: attempts of one worker at a trial before a failure of its trainer counts as the trial's failure
 TRAINER_TRIES = 2
-#: a trial whose worker was lost this often has failed
+#: a trial that lost its worker this many times has failed
 MAX_LOSSES = 3
-#: failures in a row of one kind that stop a study
+#: consecutive failures of one kind that stop a study
 MAX_FAILURES = 3
-#: how long the weights of a completed trial wait for room on the disk
-ROOM_PATIENCE_SECONDS = 600.0
-#: how long the begin and the end of a trial wait for a storage that is away
+#: how long the weights of a completed trial wait for disk space
+DISK_PATIENCE_SECONDS = 600.0
+#: how long the start and the end of a trial wait for a storage that does not answer
 STORAGE_PATIENCE_SECONDS = 600.0
 
 
 class Failure(StrEnum):
-    """What can go wrong, in the words of the docs."""
+    """What can go wrong, by its name in the docs."""
 
     OUT_OF_MEMORY = "out of memory"
     NOT_FINITE = "not finite"
@@ -33,76 +36,80 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
-    """What becomes of a failure, in sentences for people."""
+    """What happens after a failure, in sentences for the docs."""
 
+    #: how tuner notices the failure
     noticed: str
+    #: what tuner does
     done: str
+    #: what the user sees
     seen: str
-    #: how often one worker begins the trial before this is the trial's end; 1: it is not tried again
+    #: attempts of one worker at the trial before this failure ends it; 1: no retry
     tries: int = 1
 
 
 TREATMENTS: Mapping[Failure, Treatment] = {
     Failure.OUT_OF_MEMORY: Treatment(
-        noticed="TensorFlow has no memory for a step of fine-tuning; where the system ends the trainer for it, or TensorFlow stands still, "
-        "that is a crash or a hang",
-        done="the batch goes through in smaller parts, down to one image; it is as large as before",
-        seen="a line in the trainer's log; if not even one image fits, the trial fails with `OutOfMemory` and its cure",
+        noticed="TensorFlow runs out of memory in a fine-tuning step. If the system kills the trainer for it, that is a crash. "
+        "If TensorFlow stops responding, that is a hang.",
+        done="The trainer computes the batch in smaller parts, down to one image. The batch size stays the same.",
+        seen="A line in the trainer's log. If not even one image fits, the trial fails with `OutOfMemory` and what to do.",
     ),
     Failure.NOT_FINITE: Treatment(
-        noticed="a loss is infinite or not a number after an epoch",
-        done="the trial is pruned with the best value it had",
-        seen="`pruned` and the reason: which loss, at which step",
+        noticed="A loss is infinite or not a number after an epoch.",
+        done="The trial is pruned with its best value so far.",
+        seen="`pruned` with the reason: which loss, at which step.",
     ),
     Failure.PREEMPTION: Treatment(
-        noticed="SIGTERM, SIGINT or SIGHUP",
-        done="the trainer stops at its next step, keeps a checkpoint of it, and the trial is handed back; "
-        "whoever claims it goes on from there",
-        seen="`suspended`; the trial waits to be gone on with",
+        noticed="SIGTERM, SIGINT or SIGHUP.",
+        done="The trainer stops at its next step, writes a checkpoint, and the worker releases the trial. "
+        "The next worker resumes it from there.",
+        seen="`suspended`. The trial waits to be resumed.",
     ),
     Failure.CRASH: Treatment(
-        noticed="the trainer's end of the pipe is closed",
-        done=f"the trial is begun {TRAINER_TRIES} times in all, each time in a fresh trainer, from its checkpoint if there is one",
-        seen="`replaced` with the trainer's last words; then `failed`",
+        noticed="The trainer closes its end of the pipe.",
+        done=f"The worker starts the trial at most {TRAINER_TRIES} times, each time in a new trainer, "
+        "from its last checkpoint if there is one.",
+        seen="`replaced` with the last lines of the trainer's log, then `failed`.",
         tries=TRAINER_TRIES,
     ),
     Failure.HANG: Treatment(
-        noticed="the trainer says nothing for `--hang-limit`, or for ten times its longest epoch if that is more",
-        done=f"it is killed; the trial is begun {TRAINER_TRIES} times in all, as after a crash",
-        seen="`replaced` and how long it was silent; then `failed`",
+        noticed="The trainer sends nothing for `--hang-limit`, or for ten times its longest epoch if that is longer.",
+        done=f"The worker kills the trainer and starts the trial at most {TRAINER_TRIES} times, as after a crash.",
+        seen="`replaced` with the time without a message, then `failed`.",
         tries=TRAINER_TRIES,
     ),
     Failure.SAME_AGAIN: Treatment(
-        noticed=f"the last {MAX_FAILURES} trials that ended failed in the same way",
-        done="the study stops; `tuner run` goes on with it when the cause is mended",
-        seen="exit code 1 and the failure",
+        noticed=f"The last {MAX_FAILURES} trials that ended failed in the same way.",
+        done="The study stops. When you have fixed the cause, `tuner run` continues it.",
+        seen="Exit code 1 and the failure.",
     ),
     Failure.BAD_DATA: Treatment(
-        noticed="a file cannot be read as an image or a label, or the images are not those that the study was begun with",
-        done="nothing is trained",
-        seen="exit code 2 and the file, or what differs",
+        noticed="A file cannot be read as an image or a label, or the images differ from those that the study started with.",
+        done="No trial starts.",
+        seen="Exit code 2 and the file, or the difference.",
     ),
     Failure.FULL_DISK: Treatment(
-        noticed="the system has no room for a file",
-        done="the cache does without what can be computed again; what waits for the storage stays in memory; "
-        "an SQLite storage is tried again as one that is away; a trial trains on without its checkpoint, and each epoch tries again; "
-        f"weights wait for room for {ROOM_PATIENCE_SECONDS / 60:.0f} minutes, after which their trial is completed without them",
-        seen="a line that says what has no room, where, and how much it needs",
+        noticed="The system has no space for a file.",
+        done="The cache skips files that can be computed again. Results for the storage stay in memory. "
+        "An SQLite storage is retried like a storage that is away. A trial continues without its checkpoint, and each epoch tries to write "
+        f"one. Weights wait {DISK_PATIENCE_SECONDS / 60:.0f} minutes for space; after that, the trial is completed without them.",
+        seen="A line that says what does not fit, where, and how much space it needs.",
     ),
     Failure.WORKER_LOST: Treatment(
-        noticed="its process is gone, or it was not seen for a minute (ten, where its process lives on the same machine)",
-        done=f"its trial waits for the next worker, which goes on from its checkpoint; after {MAX_LOSSES} losses it fails",
-        seen="a line from the worker that noticed; `failed` with the history: each attempt, its worker and when that was last seen",
+        noticed="Its process has ended, or the worker was silent for a minute (ten minutes if its process still runs on the same machine).",
+        done=f"The trial waits for the next worker, which resumes it from its checkpoint. After {MAX_LOSSES} losses the trial fails.",
+        seen="A line from the worker that noticed it. `failed` with the history: each attempt, its worker, and when it was last seen.",
     ),
     Failure.STORAGE_AWAY: Treatment(
-        noticed="a statement fails because of the connection, a lock or a restart, for longer than 5 s",
-        done="the trial at hand is trained on, its reports wait on disk; its end and the next trial wait for "
-        f"{STORAGE_PATIENCE_SECONDS / 60:.0f} minutes, then the worker ends and the next one of its machine delivers",
-        seen="one line when it begins, with the file; `delivered` for what came from a worker that is gone",
+        noticed="A statement fails for longer than 5 s because of the connection, a lock or a restart.",
+        done="Training of the current trial continues, and its reports wait on disk. The end of the trial and the next trial wait "
+        f"{STORAGE_PATIENCE_SECONDS / 60:.0f} minutes. After that the worker ends. The next worker on its machine delivers the reports.",
+        seen="One line when it starts, with the file. `delivered` for reports of a worker that has ended.",
     ),
 }
 
 
 def rows() -> list[tuple[str, str, str, str]]:
-    """The table as the docs show it: failure, how it is noticed, what is done, what is seen."""
+    """Return the table in the docs: failure, how it is noticed, what is done, what is seen."""
     return [(failure.value, treatment.noticed, treatment.done, treatment.seen) for failure, treatment in TREATMENTS.items()]

@@ -1,16 +1,19 @@
-"""What passes through the pipe between a worker and its trainer, as JSON.
+"""Messages between a worker and its trainer, exchanged as JSON through a pipe.
 
 worker -> trainer   Prepare, Train, Proceed, Stop, Suspend, Evaluate, Predict, Quit
-trainer -> worker   Prepared, Busy, Resumed, Epoch, Kept, Trouble, Probed, Finished, Failed, Evaluated, Predicted
+trainer -> worker   Prepared, Busy, Resumed, Epoch, CheckpointWritten, TrialWarning, Probed, Finished, Failed, Evaluated, Predicted
 
-One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epoch… → Finished. A Stop or Suspend may come at any time and is
-obeyed at the next step; the trainer then answers Finished. A trial with nothing to unfreeze sends Finished in place of Probed. Where it
-has to compute what it needs of the images, or to wait for another worker that does, Busy comes from time to time. One that goes on from a
-checkpoint sends Resumed first. Kept comes after each checkpoint, Trouble where it bears something that a person may want to mend.
+One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epoch… → Finished.
+
+- The worker may send Stop or Suspend at any time. The trainer obeys at its next step and answers Finished.
+- A trial without fine-tuning sends Finished instead of Probed.
+- A trial that resumes from a checkpoint sends Resumed first.
+- The trainer sends Busy from time to time while it prepares data, or waits for another worker that does.
+- It sends CheckpointWritten after each checkpoint, and TrialWarning for a problem that a user may want to fix.
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -25,7 +28,7 @@ class Stage(StrEnum):
 
 
 class Ending(StrEnum):
-    """How a trial that did not fail came to its end."""
+    """How a trial ended without failing."""
 
     COMPLETED = "completed"
     STOPPED = "stopped"
@@ -33,72 +36,72 @@ class Ending(StrEnum):
     SUSPENDED = "suspended"
 
 
-#: pictures in a row of the sheet of mistakes
+#: pictures in each row of the sheet of mistakes
 SHEET_COLUMNS = 6
 
 
 class PictureKind(StrEnum):
     """What the pictures of a trial show."""
 
-    #: the most confident mistakes, a small picture each
+    #: the most confident mistakes, as small pictures
     MISTAKES = "mistakes"
-    #: which classes were taken for which
+    #: the confusion matrix
     CONFUSION = "confusion"
 
 
 class _Message(BaseModel):
-    # a loss may be infinite or not a number, and must arrive as such
+    # a loss may be infinite or not a number, and must arrive unchanged
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Prepare(_Message):
-    """Load the data, the backbone and the features of a study; answered by Prepared or Failed."""
+    """Ask for the data, the backbone and the features of a study to be loaded; the answer is Prepared or Failed."""
 
     kind: Literal["prepare"] = "prepare"
     #: the StudySpec as JSON
     spec: str
-    #: folder of decoded images and features, shared by the workers of a host
+    #: folder with decoded images and features, shared by all workers on the machine
     cache: str
 
 
 class Train(_Message):
-    """Train one trial; answered by Epoch…, Probed, then Finished or Failed."""
+    """Ask for one trial to be trained; the answers are Epoch…, Probed, then Finished or Failed."""
 
     kind: Literal["train"] = "train"
     trial: int
     hyperparameters: Hyperparameters
-    #: of everything random in the trial
+    #: seed of all random choices in the trial
     seed: int
-    #: where the weights of the best epoch go when the trial ends, without suffix
+    #: path for the weights of the best epoch at the end of the trial, without suffix
     weights: str
-    #: where a suspended trial keeps what it needs to go on; read first if it is there
+    #: path of the checkpoint; if the file exists, the trial resumes from it
     checkpoint: str
-    #: the same as another machine kept it, if it was fetched; whichever is further is gone on from
+    #: path of a checkpoint that was downloaded from another machine; the trial resumes from the later of both
     fetched: str | None = None
 
 
 class Proceed(_Message):
-    """Go on from the probe to the fine-tuning."""
+    """Tell the trainer to continue from the probe to the fine-tuning."""
 
     kind: Literal["proceed"] = "proceed"
 
 
 class Stop(_Message):
-    """End the trial at the next step."""
+    """Tell the trainer to end the trial at its next step."""
 
     kind: Literal["stop"] = "stop"
 
 
 class Suspend(_Message):
-    """Hand the trial back at the next step; it goes on from there."""
+    """Tell the trainer to suspend the trial at its next step, from which it can resume later."""
 
     kind: Literal["suspend"] = "suspend"
-    #: whether a checkpoint is kept of that step; not of a trial whose files are another worker's now
+    #: whether to write a checkpoint at that step; not if the trial's files belong to another worker now
     keeps: bool = True
 
 
 class Evaluate(_Message):
-    """Score kept weights on the test split; answered by Evaluated or Failed."""
+    """Ask for stored weights to be scored on the test split; the answer is Evaluated or Failed."""
 
     kind: Literal["evaluate"] = "evaluate"
     trial: int
@@ -106,33 +109,33 @@ class Evaluate(_Message):
     weights: str
 
 
-#: images that a trained network is asked about
+#: splits that a trained network may predict
 Split = Literal["validation", "test"]
 
 
 class Predict(_Message):
-    """Write what a network makes of whole splits to a file; answered by Predicted or Failed."""
+    """Ask for a network's outputs on whole splits, written to a file; the answer is Predicted or Failed."""
 
     kind: Literal["predict"] = "predict"
     trial: int
     hyperparameters: Hyperparameters
-    #: files of kept weights; of several the average
+    #: files with weights; if there are several, their average is used
     weights: tuple[str, ...]
-    #: where the average goes; None: nowhere
+    #: path for the averaged weights; None: they are not written
     average: str | None = None
     splits: tuple[Split, ...]
-    #: .npz file: for each split its logits (n, classes), and its labels (n,) under the split's name and `_labels`
+    #: path of the .npz file: for each split its logits (n, classes), and its labels (n,) under the split's name and `_labels`
     to: str
 
 
 class Quit(_Message):
-    """Leave."""
+    """Tell the trainer to exit."""
 
     kind: Literal["quit"] = "quit"
 
 
 class Prepared(_Message):
-    """The trainer is warm."""
+    """The study is loaded, and the trainer can start trials."""
 
     kind: Literal["prepared"] = "prepared"
     #: for example "cpu, 2 threads" or "NVIDIA H100"
@@ -141,11 +144,11 @@ class Prepared(_Message):
     num_train: int
     num_validation: int
     num_test: int
-    #: fine-tuning epochs that `training.epochs: auto` came to
+    #: fine-tuning epochs of each trial, also for `training.epochs: auto`
     epochs: int
-    #: SHA-256 over every image and label
+    #: SHA-256 of all images and labels
     fingerprint: str
-    #: SHA-256 over the three splits
+    #: SHA-256 of the three splits
     splits: str
     #: of Python, Keras, TensorFlow, tuner
     versions: dict[str, str]
@@ -153,21 +156,21 @@ class Prepared(_Message):
 
 
 class Busy(_Message):
-    """A trial computes what it trains on, or waits for another worker that does, or for room; it says so that it is not taken to hang."""
+    """The trainer prepares data or waits for another worker or for disk space; this message shows that it does not hang."""
 
     kind: Literal["busy"] = "busy"
     trial: int
 
 
 class Epoch(_Message):
-    """One epoch of training, measured."""
+    """The results of one epoch."""
 
     kind: Literal["epoch"] = "epoch"
     trial: int
     stage: Stage
-    #: counted from 1 through both stages
+    #: number of the epoch, counted from 1 across both stages
     step: int
-    #: training loss and accuracy; of the epoch, with dropout and augmentation on
+    #: training loss and accuracy during the epoch, with dropout and augmentation
     loss: float
     accuracy: float
     validation_loss: float
@@ -178,11 +181,11 @@ class Epoch(_Message):
 
 
 class Resumed(_Message):
-    """The trial goes on from a checkpoint. The storage lacks those of its epochs that a killed worker had not reported."""
+    """The trial resumes from a checkpoint. The storage may lack epochs that a killed worker did not report."""
 
     kind: Literal["resumed"] = "resumed"
     trial: int
-    #: every epoch up to the checkpoint; none where an earlier version wrote it
+    #: every epoch up to the checkpoint; empty if an earlier version of tuner wrote it
     curve: tuple[Epoch, ...]
 
 
@@ -194,16 +197,16 @@ class CheckpointWritten(_Message):
 
 
 class TrialWarning(_Message):
-    """Something is wrong that the trial bears."""
+    """A problem that does not end the trial."""
 
     kind: Literal["trouble"] = "trouble"
     trial: int
-    #: what it is, and what becomes of the trial
+    #: the problem, and what happens to the trial
     message: str
 
 
 class Probed(_Message):
-    """The probe is done; the trainer waits for Proceed, Stop or Suspend."""
+    """The probe has ended; the trainer waits for Proceed, Stop or Suspend."""
 
     kind: Literal["probed"] = "probed"
     trial: int
@@ -212,38 +215,38 @@ class Probed(_Message):
 
 
 class Misclassified(_Message):
-    """A validation image whose class the best epoch got wrong."""
+    """A validation image that the best epoch misclassified."""
 
-    #: in the validation split
+    #: index in the validation split
     index: int
-    #: places in `Prepared.classes`
+    #: indices in `Prepared.classes`
     true: int
     predicted: int
-    #: probability that it gave to the wrong class
+    #: predicted probability of the wrong class
     confidence: float
 
 
 class Finished(_Message):
-    """The trial has ended without failing."""
+    """The trial ended without failing."""
 
     kind: Literal["finished"] = "finished"
     trial: int
     ending: Ending
-    #: why, for NOT_FINITE; "" otherwise: of the other endings the worker knows the reason
+    #: the reason for NOT_FINITE; "" for other endings, because the worker knows their reason
     reason: str = ""
-    #: best validation accuracy; None if no epoch was finished
+    #: best validation accuracy; None if no epoch finished
     value: float | None = None
     #: step of the best epoch
     best_step: int | None = None
     #: rows: true class, columns: predicted class, on the validation split at the best epoch
     confusion: tuple[tuple[int, ...], ...] = ()
-    #: the most confident ones at the best epoch, the most confident first
+    #: the most confident mistakes of the best epoch, the most confident first
     mistakes: tuple[Misclassified, ...] = ()
-    #: file of each picture that was drawn; once they are kept, their names in the artifact store
+    #: file of each picture; once they are stored, their names in the artifact store
     pictures: dict[PictureKind, str] = {}
-    #: file with the weights of the best epoch; None if none were kept
+    #: file with the weights of the best epoch; None if none were saved
     weights: str | None = None
-    #: seconds spent in each stage, with what was needed to build and trace it
+    #: duration of each stage in seconds, including building and tracing the network
     probe_seconds: float = 0.0
     fine_tune_seconds: float = 0.0
 
@@ -252,12 +255,12 @@ class Failed(_Message):
     """The work could not be done."""
 
     kind: Literal["failed"] = "failed"
-    #: None where no trial was at work
+    #: None if no trial was running
     trial: int | None
-    #: groups equal failures, for example "MemoryError" or "DataError"
+    #: kind of the failure, which groups equal ones, for example "MemoryError" or "DataError"
     error: str
     message: str
-    #: whether the request was wrong, not the work: nothing is gained by trying again
+    #: whether the request was wrong, so that a retry cannot succeed
     is_request: bool = False
     traceback: str = ""
     #: last lines of the trainer's log
@@ -265,7 +268,7 @@ class Failed(_Message):
 
 
 class Evaluated(_Message):
-    """Kept weights, scored on the test split."""
+    """The score of stored weights on the test split."""
 
     kind: Literal["evaluated"] = "evaluated"
     trial: int
@@ -276,7 +279,7 @@ class Evaluated(_Message):
 
 
 class Predicted(_Message):
-    """The file that Predict asked for is there."""
+    """The file with the predictions is written."""
 
     kind: Literal["predicted"] = "predicted"
     trial: int
@@ -289,10 +292,23 @@ _ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
 
 
 def encode(message: Message) -> bytes:
-    """A message as the bytes that pass through the pipe."""
+    """Return a message as bytes."""
     return message.model_dump_json().encode()
 
 
 def decode(data: bytes) -> Message:
-    """The message that `encode` made these bytes of."""
+    """Return the message that `encode` turned into these bytes."""
     return _ADAPTER.validate_json(data)
+
+
+class WorkerPort(Protocol):
+    """Takes reports about a trial and passes on what the worker decides about it."""
+
+    def send(self, message: Message) -> None:
+        """Send a message to the worker."""
+
+    def interruption(self) -> Stop | Suspend | None:
+        """Return the worker's request to end the trial now, if there is one; it stays until the trial ends."""
+
+    def decision(self) -> Proceed | Stop | Suspend:
+        """Wait for the worker's decision after the probe."""

@@ -61,13 +61,13 @@ class Judged:
 
 def rows(study: Study) -> tuple[list[VersionRow], Judged | None]:
     """The versions of a study that are there, and the verdict on the one in production, else on the latest that a retraining made."""
-    found = [version for version in versions.all(study.storage, study.name) if version.kept.study == study.name]
+    found = [version for version in versions.all(study.storage, study.name) if version.model.study == study.name]
     looks = Counter(reading.version for reading in versions.readings(study.storage, study.name)) if found else Counter[int]()
     return [_row(version, looks[version.number]) for version in found], _judged(found)
 
 
 def _row(version: Version, num_readings: int) -> VersionRow:
-    kept = version.kept
+    kept = version.model
     accuracy, num = kept.metrics.get("test_accuracy"), kept.metrics.get("num_test")
     again = kept.metrics.get("retraining") if kept.origin is WeightsSource.RETRAINING else None
     return VersionRow(
@@ -84,11 +84,11 @@ def _row(version: Version, num_readings: int) -> VersionRow:
 
 
 def _judged(found: Sequence[Version]) -> Judged | None:
-    again = [version for version in found if version.kept.origin is WeightsSource.RETRAINING]
+    again = [version for version in found if version.model.origin is WeightsSource.RETRAINING]
     if not again:
         return None
     chosen = next((version for version in again if VersionStage.PRODUCTION in version.stages), again[-1])
-    verdict = Verdict.model_validate(chosen.kept.metrics)
+    verdict = Verdict.model_validate(chosen.model.metrics)
     names = ["the version", *(comparison.against for comparison in verdict.comparisons)]
     return Judged(
         number=chosen.number, verdict=verdict, said=tuple(_said(verdict)), networks=tuple(zip(names, verdict.networks, strict=False))
@@ -201,10 +201,10 @@ def changes(material: Material, best: Best | None) -> list[RuleDifference]:
     rule = bests.rule(material.study)
     if rule is None:
         return []
-    theirs = flat(rule.model_dump(mode="json"))
+    theirs = wording.flatten(rule.model_dump(mode="json"))
     return [
         RuleDifference(name=name, rule=theirs.get(name), winner=value)
-        for name, value in flat(best.hyperparameters.model_dump(mode="json")).items()
+        for name, value in wording.flatten(best.hyperparameters.model_dump(mode="json")).items()
         if theirs.get(name) != value
     ]
 
@@ -272,14 +272,6 @@ def cost(material: Material) -> SearchCost:
 def study_text(material: Material) -> str:
     """The study file that the search is of."""
     return study_file.dump(material.study.spec)
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values under names with dots."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= {f"{name}.{inner}": given for inner, given in value.items()} if isinstance(value, dict) else {name: value}
-    return found
 
 
 def _ranked(trial: FrozenTrial) -> Ranked:

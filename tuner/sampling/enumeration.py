@@ -1,6 +1,6 @@
-"""A search space of choices into all its combinations, conditional ones counted once.
+"""Enumeration: every combination of a search space, for the samplers grid and brute-force, and whether a sampler can run at all.
 
-What the sampler of a study needs, checked before anything is written; nothing heavy is imported for it.
+Imports no Optuna, because `tuner check` uses it.
 """
 
 import importlib.util
@@ -14,12 +14,12 @@ from tuner.spec.study import StudySpec
 
 T = TypeVar("T")
 
-#: more than anyone trains; beyond it an exhaustive search is a mistake
+#: nobody trains more trials than this; an exhaustive search with more is a mistake
 MAX_COMBINATIONS = 10_000
 
 
-class _Odometer:
-    """A chooser that goes through every combination: the last parameter turns fastest."""
+class _EnumeratingChooser:
+    """A chooser that goes through every combination; the last parameter changes fastest."""
 
     def __init__(self) -> None:
         self._positions: list[int] = []
@@ -28,15 +28,15 @@ class _Odometer:
         self.values: dict[str, Any] = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        raise AssertionError(f"{name} is a range, which a study file with this sampler may not have")
+        raise AssertionError(f"{name} is a range, which a study file with this sampler cannot contain")
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return self._turn(name, range(low, high + 1))
+        return self._next(name, range(low, high + 1))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._turn(name, choices)
+        return self._next(name, choices)
 
-    def _turn(self, name: str, values: Sequence[T]) -> T:
+    def _next(self, name: str, values: Sequence[T]) -> T:
         if self._depth == len(self._positions):
             self._positions.append(0)
             self._sizes.append(len(values))
@@ -46,7 +46,7 @@ class _Odometer:
         return value
 
     def advance(self) -> bool:
-        """Go to the next combination; False after the last."""
+        """Go to the next combination; return False after the last one."""
         while self._positions:
             self._positions[-1] += 1
             if self._positions[-1] < self._sizes[-1]:
@@ -58,14 +58,14 @@ class _Odometer:
 
 
 def combinations(spec: StudySpec) -> list[dict[str, Any]] | None:
-    """The parameters of every combination of a study's space, in an order of its own; None where the sampler does not go through them.
+    """Return the parameters of every combination of a study's search space; None if its sampler does not try all of them.
 
     Raises:
-        SpecError: there are too many.
+        SpecError: there are too many combinations.
     """
     if not isinstance(spec.sampler, Grid | BruteForce):
         return None
-    odometer = _Odometer()
+    odometer = _EnumeratingChooser()
     found: list[dict[str, Any]] = []
     is_more = True
     while is_more:
@@ -78,16 +78,16 @@ def combinations(spec: StudySpec) -> list[dict[str, Any]] | None:
 
 
 def _too_many(spec: StudySpec) -> Problem:
-    message = f"is {spec.sampler.name}, which would try more than {MAX_COMBINATIONS} combinations; name fewer choices, or take sampler tpe"
+    message = f"is {spec.sampler.name}, which would try more than {MAX_COMBINATIONS} combinations; give fewer choices, or use sampler: tpe"
     return Problem(field="sampler", message=message)
 
 
-def check(spec: StudySpec) -> None:
-    """Refuse a sampler that cannot work.
+def check_sampler(spec: StudySpec) -> None:
+    """Check that the sampler of a study can run.
 
     Raises:
         MissingPackage: it needs a package that is not installed.
-        SpecError: it cannot go through this search space.
+        SpecError: it would try too many combinations.
     """
     if isinstance(spec.sampler, Gp):
         require_torch()
@@ -95,7 +95,7 @@ def check(spec: StudySpec) -> None:
 
 
 def require_torch() -> None:
-    """Refuse the sampler gp where it cannot run.
+    """Check that the sampler gp can run.
 
     Raises:
         MissingPackage: torch is not installed.

@@ -1,10 +1,7 @@
-"""The trials of a study into those that a process has not read to their end yet: what is stored of an ended trial does not change.
+"""History: what one process has read of a study's trials, for the sampler, for promotions and for the budget.
 
-The trials of a study into those that a sampler learns from: all while they are few, then the best and the latest.
-
-A worker reads a trial once, when it has ended, and of a study that is large already only the trials that it keeps.
-
-What one process has read of a study that will not change: a trial costs the same however many went before it.
+What is stored of an ended trial does not change. So a process reads each trial once, when it has ended, and a new trial
+costs the same however many there are. Of a large study, a sampler sees only the best trials and the latest ones.
 """
 
 import functools
@@ -22,120 +19,190 @@ from tuner.storage import optuna_private, queries
 from tuner.storage.attributes import PROBE_ACCURACY, PROMOTED
 from tuner.storage.tables import INTERMEDIATE, LEASES, PARAMETERS, TRIAL_USER, TRIALS, VALUES
 
+#: a sampler sees all ended trials of a study with at most so many
+MAX_TRIALS = 1_000
+#: of a larger study, it sees so many of the best trials and the latest others; TPE calls the best 25 good
+NUM_BEST = 100
+_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+#: databases limit the number of values in a statement
+_IDS_AT_ONCE = 1_000
+#: a lease that another process is granting now does not start earlier than this before the time of reading
+_OVERLAP_SECONDS = 60.0
+
 
 @dataclass
-class Unread:
-    """How far one process has read the trials of one study."""
+class ReadProgress:
+    """Which trials of a study one process has read after they ended."""
 
-    #: the highest id of a trial that was read; ids of a study's trials rise, for its row is locked while one is made
+    #: the highest id of a trial that was read; the ids of a study's trials rise, because creating one locks the study's row
     last_id: int = -1
-    #: the trials up to there that had not ended when they were read
+    #: the trials up to `last_id` that had not ended when they were read
     open_ids: frozenset[int] = frozenset()
 
-    def among(self, study_id: int) -> ColumnElement[bool]:
-        """The condition on Optuna's trials that picks these of the study."""
-        is_unread = TRIALS.c.trial_id > self.last_id
-        return (TRIALS.c.study_id == study_id) & (or_(is_unread, TRIALS.c.trial_id.in_(self.open_ids)) if self.open_ids else is_unread)
+    def unread(self, study_id: int) -> ColumnElement[bool]:
+        """Return the condition on Optuna's trials that selects those of the study that may have changed since the last reading."""
+        is_new = TRIALS.c.trial_id > self.last_id
+        return (TRIALS.c.study_id == study_id) & (or_(is_new, TRIALS.c.trial_id.in_(self.open_ids)) if self.open_ids else is_new)
 
-    def note(self, states: Iterable[tuple[int, TrialState]]) -> None:
-        """Take as read what was found of all of them: id and state."""
+    def advance(self, states: Iterable[tuple[int, TrialState]]) -> None:
+        """Note that all unread trials were read, given the id and state of each."""
         found = dict(states)
         self.last_id = max([self.last_id, *found])
         self.open_ids = frozenset(trial_id for trial_id, state in found.items() if not state.is_finished())
 
 
-#: a study with no more ended trials than this is seen whole
-MOST = 1_000
-#: of more, so many are the best of all; TPE calls the best 25 good
-NUM_BEST = 100
-_ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
-#: databases limit the values of a statement
-_IDS_AT_ONCE = 1_000
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Outline:
-    """What is known of a trial before its parameters are read."""
+    """A trial without its parameters."""
 
     trial_id: int
     number: int
     state: TrialState
-    #: None: it has none that is finite
+    #: None: it has no finite value
     value: float | None
 
     @property
-    def is_shown(self) -> bool:
-        """Whether a sampler learns from it: a trial that completed with an infinite value tells nothing."""
+    def is_useful(self) -> bool:
+        """Whether a sampler learns from this trial: a completed trial without a finite value tells nothing."""
         return self.state is TrialState.PRUNED or (self.state is TrialState.COMPLETE and self.value is not None)
 
 
 @dataclass
 class SamplerHistory:
-    """What one process has read of the trials of one study."""
+    """The trials that a sampler learns from."""
 
-    most: int = MOST
+    max_trials: int = MAX_TRIALS
     num_best: int = NUM_BEST
-    _unread: Unread = field(default_factory=Unread)
-    #: the ended trials that are shown, by id
+    _progress: ReadProgress = field(default_factory=ReadProgress)
+    #: the ended trials that the sampler sees, by id
     _outlines: Mapping[int, _Outline] = field(default_factory=dict)
     _trials: Mapping[int, FrozenTrial] = field(default_factory=dict)
 
     def read(self, connection: Connection, study_id: int) -> list[FrozenTrial]:
-        """The running trials, and of those that were completed or pruned the ones to learn from, in the order of their numbers."""
-        news = self._news(connection, study_id)
+        """Return the running trials, and the selected ones among the completed and pruned trials, in the order of their numbers."""
+        news = self._read_news(connection, study_id)
         running = [outline for outline in news if outline.state is TrialState.RUNNING]
-        ended = {**self._outlines, **{outline.trial_id: outline for outline in news if outline.is_shown}}
-        chosen = {outline.trial_id: outline for outline in self._choose(connection, list(ended.values()))}
-        known = {trial_id: trial for trial_id, trial in self._trials.items() if trial_id in chosen}
-        loaded = load(connection, [outline for trial_id, outline in chosen.items() if trial_id not in known] + running)
+        ended = {**self._outlines, **{outline.trial_id: outline for outline in news if outline.is_useful}}
+        selected = {outline.trial_id: outline for outline in self._select(connection, list(ended.values()))}
+        known = {trial_id: trial for trial_id, trial in self._trials.items() if trial_id in selected}
+        loaded = _load(connection, [outline for trial_id, outline in selected.items() if trial_id not in known] + running)
         known |= {optuna_private.trial_id(trial): trial for trial in loaded if trial.state in _ENDED}
-        # nothing is remembered before all is read: a transaction that breaks off is repeated
-        self._unread.note((outline.trial_id, outline.state) for outline in news)
-        self._outlines, self._trials = chosen, known
-        shown = [*known.values(), *(trial for trial in loaded if trial.state is TrialState.RUNNING)]
-        return sorted(shown, key=lambda trial: trial.number)
+        # only now, after every statement: an interrupted transaction is repeated
+        self._progress.advance((outline.trial_id, outline.state) for outline in news)
+        self._outlines, self._trials = selected, known
+        seen = [*known.values(), *(trial for trial in loaded if trial.state is TrialState.RUNNING)]
+        return sorted(seen, key=lambda trial: trial.number)
 
-    def _news(self, connection: Connection, study_id: int) -> list[_Outline]:
-        """The trials that may have changed since they were last read."""
+    def _read_news(self, connection: Connection, study_id: int) -> list[_Outline]:
         query = (
             select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, VALUES.c.value)
             .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & queries.IS_FINITE)
-            .where(self._unread.among(study_id))
+            .where(self._progress.unread(study_id))
         )
         return [_Outline(**row._asdict()) for row in connection.execute(query)]
 
-    def _choose(self, connection: Connection, ended: list[_Outline]) -> list[_Outline]:
-        """The ended trials that are shown: all of few, else the best by TPE's order and the latest of the others."""
-        if len(ended) <= self.most:
+    def _select(self, connection: Connection, ended: list[_Outline]) -> list[_Outline]:
+        """Return all ended trials if they are few, else the best in TPE's order and the latest of the others."""
+        if len(ended) <= self.max_trials:
             return ended
         best = _best(connection, ended, self.num_best)
-        kept = {outline.trial_id for outline in best}
-        others = sorted((outline for outline in ended if outline.trial_id not in kept), key=lambda outline: outline.number)
-        return best + others[-(self.most - len(best)) :]
+        best_ids = {outline.trial_id for outline in best}
+        others = sorted((outline for outline in ended if outline.trial_id not in best_ids), key=lambda outline: outline.number)
+        return best + others[-(self.max_trials - len(best)) :]
 
 
-def load(connection: Connection, outlines: Sequence[_Outline]) -> list[FrozenTrial]:
-    """Trials with what TPE asks of them: parameters, value and, of pruned ones, how far they came."""
-    parameters = _parameters(connection, [outline.trial_id for outline in outlines])
-    ends = _ends(connection, [outline.trial_id for outline in outlines if outline.state is TrialState.PRUNED])
-    return [_trial(outline, parameters.get(outline.trial_id, {}), ends.get(outline.trial_id)) for outline in outlines]
+def _best(connection: Connection, ended: Sequence[_Outline], count: int) -> list[_Outline]:
+    """Return the completed trials with the highest values; if there are too few, also the pruned trials that trained longest."""
+    complete = [outline for outline in ended if outline.state is TrialState.COMPLETE]
+    best = sorted(complete, key=lambda outline: (-(outline.value or 0.0), outline.number))[:count]
+    if len(best) < count:
+        pruned = [outline for outline in ended if outline.state is TrialState.PRUNED]
+        last_steps = _last_steps(connection, [outline.trial_id for outline in pruned])
+        rank = {trial_id: (-step, -value) for trial_id, (step, value) in last_steps.items()}
+        pruned.sort(key=lambda outline: (rank.get(outline.trial_id, (1, 0.0)), outline.number))
+        best += pruned[: count - len(best)]
+    return best
 
 
-def one(connection: Connection, trial_id: int) -> FrozenTrial:
-    """A running trial with what is chosen of it so far."""
+@dataclass
+class ProbeResults:
+    """The accuracy of each trial's probe, and whether the trial was promoted."""
+
+    #: by trial id
+    known: dict[int, tuple[float, bool]] = field(default_factory=dict)
+    _progress: ReadProgress = field(default_factory=ReadProgress)
+
+    def read(self, connection: Connection, study_id: int) -> None:
+        """Bring `known` up to date."""
+        accuracy, promoted = TRIAL_USER.alias(), TRIAL_USER.alias()
+        query = (
+            select(TRIALS.c.trial_id, TRIALS.c.state, accuracy.c.value_json, promoted.c.value_json)
+            .outerjoin(accuracy, and_(accuracy.c.trial_id == TRIALS.c.trial_id, accuracy.c.key == PROBE_ACCURACY))
+            .outerjoin(promoted, and_(promoted.c.trial_id == TRIALS.c.trial_id, promoted.c.key == PROMOTED))
+            .where(self._progress.unread(study_id))
+        )
+        rows = connection.execute(query).all()
+        self.known |= {trial_id: (json.loads(value), json.loads(went_on)) for trial_id, _, value, went_on in rows if value and went_on}
+        self._progress.advance((trial_id, state) for trial_id, state, *_ in rows)
+
+
+@dataclass
+class BusyTime:
+    """The time during which at least one worker of a study was working."""
+
+    #: of attempts that ended before any attempt that can still be added
+    _settled_seconds: float = 0.0
+    #: start and end of later attempts that have ended
+    _ended: list[tuple[float, float]] = field(default_factory=list)
+    _progress: ReadProgress = field(default_factory=ReadProgress)
+
+    def read(self, connection: Connection, study_id: int) -> float:
+        """Return the seconds up to now; time during which several workers worked counts once."""
+        stop = func.coalesce(LEASES.c.ended_at, LEASES.c.seen_at)
+        is_of_trial = and_(LEASES.c.study_id == TRIALS.c.study_id, LEASES.c.trial_number == TRIALS.c.number)
+        query = select(TRIALS.c.trial_id, TRIALS.c.state, LEASES.c.started_at, stop).outerjoin(LEASES, is_of_trial)
+        rows = connection.execute(query.where(self._progress.unread(study_id))).all()
+        attempts = [(state.is_finished(), (start, stop)) for _, state, start, stop in rows if start is not None]
+        ended = budget.union([*self._ended, *(attempt for is_ended, attempt in attempts if is_ended)])
+        running = [attempt for is_ended, attempt in attempts if not is_ended]
+        settled_until = min((start for start, _ in running or ended[-1:]), default=0.0) - _OVERLAP_SECONDS
+        self._settled_seconds += sum(stop - start for start, stop in ended if stop < settled_until)
+        self._ended = [(start, stop) for start, stop in ended if stop >= settled_until]
+        self._progress.advance((trial_id, state) for trial_id, state, *_ in rows)
+        return self._settled_seconds + budget.busy_seconds([*self._ended, *running])
+
+
+@dataclass
+class StudyMemory:
+    """Everything that one thread has read of a study."""
+
+    history: SamplerHistory = field(default_factory=SamplerHistory)
+    probes: ProbeResults = field(default_factory=ProbeResults)
+    busy_time: BusyTime = field(default_factory=BusyTime)
+    is_loaded: bool = False
+
+    def load(self, connection: Connection, study_id: int) -> None:
+        """Read a study for the first time: call it without a lock, because a large study takes a while."""
+        self.busy_time.read(connection, study_id)
+        self.probes.read(connection, study_id)
+        self.is_loaded = True
+
+
+def running_trial(connection: Connection, trial_id: int) -> FrozenTrial:
+    """Return a running trial with the parameters that are chosen so far."""
     number, state = connection.execute(select(TRIALS.c.number, TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)).one()
-    return load(connection, [_Outline(trial_id=trial_id, number=number, state=state, value=None)])[0]
+    return _load(connection, [_Outline(trial_id=trial_id, number=number, state=state, value=None)])[0]
 
 
-def best(connection: Connection, study_id: int, *, maximizes: bool, most: int) -> list[FrozenTrial]:
-    """The completed trials with the best values, of those that have a finite one, the best first."""
-    rows = connection.execute(queries.ranked(study_id, maximizes=maximizes).limit(most))
+def best_trials(connection: Connection, study_id: int, *, maximizes: bool, max_trials: int) -> list[FrozenTrial]:
+    """Return the completed trials with the best finite values, the best first."""
+    rows = connection.execute(queries.ranked(study_id, maximizes=maximizes).limit(max_trials))
     found = [_Outline(trial_id=row[0], number=row[1], state=TrialState.COMPLETE, value=row[2]) for row in rows]
-    return load(connection, found)
+    return _load(connection, found)
 
 
-def at_step(connection: Connection, study_id: int, step: int) -> list[FrozenTrial]:
-    """The completed trials with the value that they had at a step, and with nothing else."""
+def completed_at_step(connection: Connection, study_id: int, step: int) -> list[FrozenTrial]:
+    """Return the completed trials, each with only the value that it had at a step."""
     reported = (INTERMEDIATE.c.trial_id == TRIALS.c.trial_id) & (INTERMEDIATE.c.step == step)
     query = select(TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, INTERMEDIATE.c.intermediate_value).outerjoin(INTERMEDIATE, reported)
     rows = connection.execute(query.where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.COMPLETE))
@@ -145,20 +212,14 @@ def at_step(connection: Connection, study_id: int, step: int) -> list[FrozenTria
     ]
 
 
-def _best(connection: Connection, ended: Sequence[_Outline], count: int) -> list[_Outline]:
-    """The completed trials with the highest values; if there are not enough, the pruned ones that came furthest."""
-    complete = [outline for outline in ended if outline.state is TrialState.COMPLETE]
-    best = sorted(complete, key=lambda outline: (-(outline.value or 0.0), outline.number))[:count]
-    if len(best) < count:
-        pruned = [outline for outline in ended if outline.state is TrialState.PRUNED]
-        ends = _ends(connection, [outline.trial_id for outline in pruned])
-        furthest = {trial_id: (-step, -value) for trial_id, (step, value) in ends.items()}
-        pruned.sort(key=lambda outline: (furthest.get(outline.trial_id, (1, 0.0)), outline.number))
-        best += pruned[: count - len(best)]
-    return best
+def _load(connection: Connection, outlines: Sequence[_Outline]) -> list[FrozenTrial]:
+    """Return trials with what TPE reads: parameters, value and, for pruned trials, the last step."""
+    parameters = _parameters(connection, [outline.trial_id for outline in outlines])
+    last_steps = _last_steps(connection, [outline.trial_id for outline in outlines if outline.state is TrialState.PRUNED])
+    return [_trial(outline, parameters.get(outline.trial_id, {}), last_steps.get(outline.trial_id)) for outline in outlines]
 
 
-def _trial(outline: _Outline, parameters: Mapping[str, tuple[float, str]], end: tuple[int, float] | None) -> FrozenTrial:
+def _trial(outline: _Outline, parameters: Mapping[str, tuple[float, str]], last_step: tuple[int, float] | None) -> FrozenTrial:
     distributions = {name: _distribution(text) for name, (_, text) in parameters.items()}
     return FrozenTrial(
         number=outline.number,
@@ -171,12 +232,12 @@ def _trial(outline: _Outline, parameters: Mapping[str, tuple[float, str]], end: 
         distributions=distributions,
         user_attrs={},
         system_attrs={},
-        intermediate_values={} if end is None else dict([end]),
+        intermediate_values={} if last_step is None else dict([last_step]),
     )
 
 
 def _parameters(connection: Connection, trial_ids: Sequence[int]) -> dict[int, dict[str, tuple[float, str]]]:
-    """Value and distribution of each parameter of some trials, as they are stored, in the order in which they were chosen."""
+    """Return value and distribution of each parameter of some trials as stored, in the order in which they were chosen."""
     columns = PARAMETERS.c
     query = select(columns.trial_id, columns.param_name, columns.param_value, columns.distribution_json).order_by(columns.param_id)
     found: dict[int, dict[str, tuple[float, str]]] = {}
@@ -186,8 +247,8 @@ def _parameters(connection: Connection, trial_ids: Sequence[int]) -> dict[int, d
     return found
 
 
-def _ends(connection: Connection, trial_ids: Sequence[int]) -> dict[int, tuple[int, float]]:
-    """The last step that some trials reported, with its value."""
+def _last_steps(connection: Connection, trial_ids: Sequence[int]) -> dict[int, tuple[int, float]]:
+    """Return the last step that each of some trials reported, with its value."""
     columns = INTERMEDIATE.c
     found: dict[int, tuple[int, float]] = {}
     for some in _batches(trial_ids):
@@ -207,74 +268,5 @@ def _batches(trial_ids: Sequence[int]) -> Iterator[Sequence[int]]:
 
 @functools.lru_cache(maxsize=1_000)
 def _distribution(text: str) -> BaseDistribution:
-    """A distribution as it is stored; most trials share a few."""
+    """Return a stored distribution; most trials share a few."""
     return json_to_distribution(text)
-
-
-#: a lease that another process grants just now begins no earlier before what is read of it
-_OVERLAP_SECONDS = 60.0
-
-
-@dataclass
-class Probes:
-    """The value of each trial's probe, and whether the trial went on."""
-
-    #: by trial id
-    known: dict[int, tuple[float, bool]] = field(default_factory=dict)
-    _unread: Unread = field(default_factory=Unread)
-
-    def read(self, connection: Connection, study_id: int) -> None:
-        """Bring `known` up to date."""
-        accuracy, promoted = TRIAL_USER.alias(), TRIAL_USER.alias()
-        query = (
-            select(TRIALS.c.trial_id, TRIALS.c.state, accuracy.c.value_json, promoted.c.value_json)
-            .outerjoin(accuracy, and_(accuracy.c.trial_id == TRIALS.c.trial_id, accuracy.c.key == PROBE_ACCURACY))
-            .outerjoin(promoted, and_(promoted.c.trial_id == TRIALS.c.trial_id, promoted.c.key == PROMOTED))
-            .where(self._unread.among(study_id))
-        )
-        rows = connection.execute(query).all()
-        known = {trial_id: (json.loads(value), json.loads(went_on)) for trial_id, _, value, went_on in rows if value and went_on}
-        self.known |= known
-        self._unread.note((trial_id, state) for trial_id, state, *_ in rows)
-
-
-@dataclass
-class Work:
-    """The time in which some worker of the study was at work."""
-
-    #: in attempts that ended before all that comes
-    _settled_seconds: float = 0.0
-    #: start and end of later work that has ended
-    _ended: list[tuple[float, float]] = field(default_factory=list)
-    _unread: Unread = field(default_factory=Unread)
-
-    def read(self, connection: Connection, study_id: int) -> float:
-        """Seconds up to now; time in which several work counts once."""
-        stop = func.coalesce(LEASES.c.ended_at, LEASES.c.seen_at)
-        is_of_trial = and_(LEASES.c.study_id == TRIALS.c.study_id, LEASES.c.trial_number == TRIALS.c.number)
-        query = select(TRIALS.c.trial_id, TRIALS.c.state, LEASES.c.started_at, stop).outerjoin(LEASES, is_of_trial)
-        rows = connection.execute(query.where(self._unread.among(study_id))).all()
-        attempts = [(state.is_finished(), (start, stop)) for _, state, start, stop in rows if start is not None]
-        known = budget.union([*self._ended, *(attempt for is_ended, attempt in attempts if is_ended)])
-        going_on = [attempt for is_ended, attempt in attempts if not is_ended]
-        settled_until = min((start for start, _ in going_on or known[-1:]), default=0.0) - _OVERLAP_SECONDS
-        self._settled_seconds += sum(stop - start for start, stop in known if stop < settled_until)
-        self._ended = [(start, stop) for start, stop in known if stop >= settled_until]
-        self._unread.note((trial_id, state) for trial_id, state, *_ in rows)
-        return self._settled_seconds + budget.busy_seconds([*self._ended, *going_on])
-
-
-@dataclass
-class Memory:
-    """All that a process remembers of a study; it belongs to one thread."""
-
-    history: SamplerHistory = field(default_factory=SamplerHistory)
-    probes: Probes = field(default_factory=Probes)
-    work: Work = field(default_factory=Work)
-    is_begun: bool = False
-
-    def begin(self, connection: Connection, study_id: int) -> None:
-        """Read what there is for the first time: of a large study this takes a while, in which no one should have to wait for a lock."""
-        self.work.read(connection, study_id)
-        self.probes.read(connection, study_id)
-        self.is_begun = True

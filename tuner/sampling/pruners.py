@@ -1,4 +1,4 @@
-"""The pruner a study names into Optuna's, confined to the part of the fine-tuning in which trials compare."""
+"""Pruners: build the Optuna pruner that a study file names, limited to the epochs in which trials are comparable."""
 
 import copy
 import warnings
@@ -22,21 +22,21 @@ from optuna.trial import FrozenTrial
 from tuner.spec import strategies
 from tuner.spec.study import StudySpec
 
-#: part of the fine-tuning's epochs that pruners without an option of their own leave alone
+#: fraction of the fine-tuning epochs without pruning, for pruners without the option `warmup`
 _WARMUP = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Road:
-    """The steps of a trial: the probe ends at `probe`, nothing is pruned up to `warm`, the trial ends at `end`."""
+class _Steps:
+    """The steps of a trial: the probe ends at `probe`, nothing is pruned up to `warmup_end`, the trial ends at `end`."""
 
     probe: int
-    warm: int
+    warmup_end: int
     end: int
 
 
 class _Patient(BasePruner):
-    """Prunes what has not improved for some epochs; Optuna's waits for a value to fall, and the best so far never does."""
+    """Prunes trials that have not improved for some epochs. Optuna's PatientPruner compares the best values, which never fall."""
 
     def __init__(self, patience: int, min_delta: float, start: int) -> None:
         self._patience = patience
@@ -53,10 +53,7 @@ class _Patient(BasePruner):
 
 
 class _TopK(BasePruner):
-    """Prunes what does not lie among the best `keep` of the trials up to its own at one step, after which it lets it go on for good.
-
-    A later trial takes no place away from one that runs.
-    """
+    """Prunes a trial, once, if `keep` earlier trials were at least as good at the given step. Later trials never count."""
 
     def __init__(self, keep: int, step: int) -> None:
         self._keep = keep
@@ -71,8 +68,8 @@ class _TopK(BasePruner):
         return sum(other is not None and other >= value for other in earlier) >= self._keep
 
 
-class Confined(BasePruner):
-    """A pruner that is asked after step `start` only, and sees the steps after `origin`, counted from there if `renumbers`."""
+class ConfinedPruner(BasePruner):
+    """A pruner that is only asked after step `start` and only sees steps after `origin`; `renumbers` counts them from `origin`."""
 
     def __init__(self, inner: BasePruner, start: int, *, origin: int | None = None, renumbers: bool = False) -> None:
         self.inner = inner
@@ -81,13 +78,13 @@ class Confined(BasePruner):
         self._renumbers = renumbers
 
     @property
-    def is_silent(self) -> bool:
-        """Whether it never prunes, so that it need not be asked."""
+    def never_prunes(self) -> bool:
+        """Whether it never prunes, so that nobody needs to ask it."""
         return isinstance(self.inner, NopPruner)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Whether the trial is to be stopped."""
-        if self.is_silent or (trial.last_step or 0) <= self.start:
+        """Return whether to stop the trial."""
+        if self.never_prunes or (trial.last_step or 0) <= self.start:
             return False
         offset = self._origin if self._renumbers else 0
         seen = copy.copy(trial)
@@ -95,47 +92,49 @@ class Confined(BasePruner):
             step - offset: value for step, value in sorted(trial.intermediate_values.items()) if step > self._origin
         }
         with warnings.catch_warnings():
-            # trials of different lengths are nothing to warn about here
+            # trials of different lengths are normal here
             warnings.filterwarnings("ignore", message="WilcoxonPruner", category=UserWarning)
             return bool(self.inner.prune(study, seen))
 
 
-def _median(options: strategies.Median, road: _Road) -> Confined:
-    return Confined(MedianPruner(n_startup_trials=options.startup_trials), road.warm)
+def _median(options: strategies.Median, steps: _Steps) -> ConfinedPruner:
+    return ConfinedPruner(MedianPruner(n_startup_trials=options.startup_trials), steps.warmup_end)
 
 
-def _percentile(options: strategies.Percentile, road: _Road) -> Confined:
-    return Confined(PercentilePruner(options.percentile, n_startup_trials=options.startup_trials), road.warm)
+def _percentile(options: strategies.Percentile, steps: _Steps) -> ConfinedPruner:
+    return ConfinedPruner(PercentilePruner(options.percentile, n_startup_trials=options.startup_trials), steps.warmup_end)
 
 
-def _top_k(options: strategies.TopK, road: _Road) -> Confined:
-    step = road.probe + options.epochs
-    return Confined(_TopK(options.keep, step), step - 1, origin=road.probe)
+def _top_k(options: strategies.TopK, steps: _Steps) -> ConfinedPruner:
+    step = steps.probe + options.epochs
+    return ConfinedPruner(_TopK(options.keep, step), step - 1, origin=steps.probe)
 
 
-def _patient(options: strategies.Patient, road: _Road) -> Confined:
-    return Confined(_Patient(options.patience, options.min_delta, road.probe), road.warm, origin=0)
+def _patient(options: strategies.Patient, steps: _Steps) -> ConfinedPruner:
+    return ConfinedPruner(_Patient(options.patience, options.min_delta, steps.probe), steps.warmup_end, origin=0)
 
 
-def _hyperband(options: strategies.Hyperband, road: _Road) -> Confined:
-    inner = HyperbandPruner(min_resource=1, max_resource=max(1, road.end - road.warm), reduction_factor=options.reduction_factor)
-    return Confined(inner, road.warm, renumbers=True)
+def _hyperband(options: strategies.Hyperband, steps: _Steps) -> ConfinedPruner:
+    inner = HyperbandPruner(min_resource=1, max_resource=max(1, steps.end - steps.warmup_end), reduction_factor=options.reduction_factor)
+    return ConfinedPruner(inner, steps.warmup_end, renumbers=True)
 
 
-def _successive_halving(options: strategies.SuccessiveHalving, road: _Road) -> Confined:
-    return Confined(SuccessiveHalvingPruner(min_resource=1, reduction_factor=options.reduction_factor), road.warm, renumbers=True)
+def _successive_halving(options: strategies.SuccessiveHalving, steps: _Steps) -> ConfinedPruner:
+    return ConfinedPruner(
+        SuccessiveHalvingPruner(min_resource=1, reduction_factor=options.reduction_factor), steps.warmup_end, renumbers=True
+    )
 
 
-def _wilcoxon(options: strategies.Wilcoxon, road: _Road) -> Confined:
-    return Confined(WilcoxonPruner(p_threshold=options.p_threshold), road.warm)
+def _wilcoxon(options: strategies.Wilcoxon, steps: _Steps) -> ConfinedPruner:
+    return ConfinedPruner(WilcoxonPruner(p_threshold=options.p_threshold), steps.warmup_end)
 
 
-def _threshold(options: strategies.Threshold, road: _Road) -> Confined:
-    return Confined(ThresholdPruner(lower=options.lower), road.warm)
+def _threshold(options: strategies.Threshold, steps: _Steps) -> ConfinedPruner:
+    return ConfinedPruner(ThresholdPruner(lower=options.lower), steps.warmup_end)
 
 
-_BUILDERS: dict[str, Callable[[Any, _Road], Confined]] = {
-    "none": lambda options, road: Confined(NopPruner(), road.end),
+_BUILDERS: dict[str, Callable[[Any, _Steps], ConfinedPruner]] = {
+    "none": lambda options, steps: ConfinedPruner(NopPruner(), steps.end),
     "median": _median,
     "percentile": _percentile,
     "top-k": _top_k,
@@ -147,16 +146,16 @@ _BUILDERS: dict[str, Callable[[Any, _Road], Confined]] = {
 }
 
 
-def build(spec: StudySpec, *, epochs: int) -> Confined:
-    """The pruner of a study whose trials are fine-tuned for `epochs`.
+def build(spec: StudySpec, *, epochs: int) -> ConfinedPruner:
+    """Return the pruner of a study whose trials are fine-tuned for `epochs`.
 
-    Steps 1 to `training.probe_epochs` are the probe, the `epochs` after them the fine-tuning. It prunes neither in the probe nor in the
-    first `warmup` part of the fine-tuning: with a cosine schedule the best trial may look poor for half of its way. `top-k` alone decides
-    where its options say.
+    Steps 1 to `training.probe_epochs` are the probe; the next `epochs` steps are the fine-tuning. The pruner never prunes during the probe
+    or during the first part of the fine-tuning (`warmup`): with a cosine schedule, the best trial can look poor until halfway. Only `top-k`
+    decides at the epoch that its options give.
     """
     probe = spec.training.probe_epochs
     warmup = getattr(spec.pruner, "warmup", _WARMUP)
-    road = _Road(probe=probe, warm=probe + round(warmup * epochs), end=probe + epochs)
+    steps = _Steps(probe=probe, warmup_end=probe + round(warmup * epochs), end=probe + epochs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _BUILDERS[spec.pruner.name](spec.pruner, road)
+        return _BUILDERS[spec.pruner.name](spec.pruner, steps)

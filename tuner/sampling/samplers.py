@@ -1,4 +1,4 @@
-"""The sampler a study names into Optuna's, seeded for one trial."""
+"""Samplers: build the Optuna sampler that a study file names, with a seed for one trial."""
 
 import hashlib
 import warnings
@@ -16,7 +16,7 @@ from tuner.storage import optuna_private
 
 
 def _build_tpe(options: strategies.Tpe, seed: int, number: int) -> BaseSampler:
-    # group: conditional parameters are modelled together where they occur together, not one by one
+    # group: model conditional parameters together if they occur together, not one by one
     return TPESampler(
         n_startup_trials=options.startup_trials,
         n_ei_candidates=options.candidates,
@@ -51,21 +51,21 @@ def _build_random(options: strategies.Random | strategies.Grid | strategies.Brut
     return RandomSampler(seed=seed)
 
 
-class SamplerView(StrEnum):
-    """What a sampler wants to know of the trials before its own."""
+class SamplerInput(StrEnum):
+    """Which earlier trials a sampler reads."""
 
     NOTHING = "nothing"
-    #: parameters and values: all of few, of many the best and the latest (`history.History`)
+    #: parameters and values of the trials that `history.SamplerHistory` selects
     HISTORY = "history"
-    #: all trials with all that is stored of them
+    #: all trials with everything that is stored of them
     EVERYTHING = "everything"
 
 
-_SIGHTS = {
-    "tpe": SamplerView.HISTORY,
-    "random": SamplerView.NOTHING,
-    "grid": SamplerView.NOTHING,
-    "brute-force": SamplerView.NOTHING,
+_INPUTS = {
+    "tpe": SamplerInput.HISTORY,
+    "random": SamplerInput.NOTHING,
+    "grid": SamplerInput.NOTHING,
+    "brute-force": SamplerInput.NOTHING,
 }
 _BUILDERS: dict[str, Callable[[Any, int, int], BaseSampler]] = {
     "tpe": _build_tpe,
@@ -74,14 +74,14 @@ _BUILDERS: dict[str, Callable[[Any, int, int], BaseSampler]] = {
     "nsga-ii": _build_nsga,
     "qmc": _build_qmc,
     "random": _build_random,
-    # what they try is enumerated beforehand
+    # `enumeration` lists their trials beforehand
     "grid": _build_random,
     "brute-force": _build_random,
 }
 
 
 def build(spec: StudySpec, number: int) -> BaseSampler:
-    """The sampler for one trial of a study: workers that build it for different trials draw different values.
+    """Return the sampler for one trial of a study; samplers of different trials draw different values.
 
     Raises:
         MissingPackage: the sampler needs a package that is not installed.
@@ -91,11 +91,11 @@ def build(spec: StudySpec, number: int) -> BaseSampler:
         return _BUILDERS[spec.sampler.name](spec.sampler, derive_seed(spec.seed, "sampler", number), number)
 
 
-def sight(spec: StudySpec) -> SamplerView:
-    """What the sampler of a study wants to know of the trials before its own."""
-    return _SIGHTS.get(spec.sampler.name, SamplerView.EVERYTHING)
+def required_input(spec: StudySpec) -> SamplerInput:
+    """Return which earlier trials the sampler of a study reads."""
+    return _INPUTS.get(spec.sampler.name, SamplerInput.EVERYTHING)
 
 
 def derive_seed(seed: int, use: str, number: int) -> int:
-    """A seed of its own for each use and trial, the same on every machine."""
+    """Return a different seed for each use and trial, the same on every machine."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{use}/{number}".encode()).digest()[:4], "big")

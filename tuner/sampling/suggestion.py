@@ -1,4 +1,4 @@
-"""What a trial tries: stored values first, then given ones, then the sampler's."""
+"""Suggestion: the values that a trial tries. Stored values come first, then given ones, then those of the sampler."""
 
 import copy
 from collections.abc import Container, Mapping, Sequence
@@ -14,7 +14,7 @@ from tuner.storage import optuna_private
 
 
 class Suggestion:
-    """A chooser that asks a sampler and keeps what it says, to be stored in one go; Optuna's Trial stores each value by itself."""
+    """A chooser that asks a sampler and collects the values, so that one statement stores them all; Optuna's Trial needs one each."""
 
     def __init__(self, study: optuna.Study, trial: FrozenTrial, given: Mapping[str, Any]) -> None:
         self._study = study
@@ -25,20 +25,20 @@ class Suggestion:
         self._relative: dict[str, Any] | None = None
         self._sampler: BaseSampler = study.sampler
         self._sampler.before_trial(study, self._trial)
-        #: what was not stored yet
+        #: values that are not stored yet
         self.values: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A number of a range."""
+        """Return a number of a range."""
         return float(self._suggest(name, FloatDistribution(low, high, log=log)))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """A whole number of a range."""
+        """Return a whole number of a range."""
         return int(self._suggest(name, IntDistribution(low, high, log=log)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of some values."""
+        """Return one of some values."""
         return self._suggest(name, CategoricalDistribution(choices))
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
@@ -58,8 +58,8 @@ class Suggestion:
         return self._sampler.sample_independent(self._study, self._trial, name, distribution)
 
 
-class _Snapshot:
-    """A storage whose trials are read once: samplers read them all again for every group of parameters."""
+class _FixedTrials:
+    """A storage with a fixed list of trials: samplers would read all trials again for every group of parameters."""
 
     def __init__(self, storage: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
         self._storage = storage
@@ -69,7 +69,7 @@ class _Snapshot:
         return [trial for trial in self._trials if states is None or trial.state in states]
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        # TPE tells other workers what it has drawn, for as long as the parameters are not stored; ours are stored at once, in a moment
+        # TPE stores its draws for other workers until the parameters are stored; tuner stores the parameters immediately
         if not key.startswith(optuna_private.TPE_RELATIVE_PARAMS):
             self._storage.set_trial_system_attr(trial_id, key, value)
 
@@ -78,6 +78,6 @@ class _Snapshot:
 
 
 def open_study(name: str, storage: BaseStorage, trials: Sequence[FrozenTrial], sampler: BaseSampler) -> optuna.Study:
-    """Optuna's study as a sampler is to see it: with these trials."""
-    snapshot = cast("BaseStorage", _Snapshot(storage, trials))
+    """Return an Optuna study in which a sampler sees only these trials."""
+    snapshot = cast("BaseStorage", _FixedTrials(storage, trials))
     return optuna.Study(name, snapshot, sampler=sampler, pruner=optuna.pruners.NopPruner())

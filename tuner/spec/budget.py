@@ -1,8 +1,9 @@
-"""What a study has spent into whether one more trial may start."""
+"""Budget: whether a study may start another trial, given what it has spent so far."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tuner import wording
 from tuner.spec.study import Budget
 
 
@@ -10,72 +11,72 @@ from tuner.spec.study import Budget
 class StudyProgress:
     """What a study has spent and found so far."""
 
-    #: trials in every state
+    #: number of trials, in any state
     num_trials: int
     #: best validation accuracy of a completed trial
     best_value: float | None
-    #: time in which some worker was at work
+    #: time during which at least one worker was working
     busy_seconds: float
-    #: why the study stopped itself
+    #: why the study stopped itself; None: it did not
     stopped: str | None = None
-    #: who stopped it; None: no one
+    #: who stopped it; None: nobody
     halted: str | None = None
-    #: trials in `num_trials` that someone enqueued and that no worker has begun
+    #: trials in `num_trials` that were enqueued and that no worker has started
     num_enqueued: int = 0
-    #: combinations that the sampler goes through; None: no end
+    #: combinations that the sampler tries; None: no limit
     num_combinations: int | None = None
-    #: trials in `num_trials` that were carried over from another study, and so cost nothing here
+    #: trials in `num_trials` that were migrated from another study and cost nothing here
     num_carried: int = 0
 
 
-def decide(budget: Budget, standing: StudyProgress) -> str | None:
-    """Why no further trial starts; None if one may."""
-    ended = decide_to_end(budget, standing)
+def decide(budget: Budget, progress: StudyProgress) -> str | None:
+    """Return why no further trial may start; None if one may."""
+    ended = decide_to_end(budget, progress)
     if ended is not None:
         return ended
-    if standing.num_enqueued:
+    if progress.num_enqueued:
         return None
-    if budget.trials is not None and standing.num_trials - standing.num_carried >= budget.trials:
-        beside = f" beside {standing.num_carried} that were carried over" if standing.num_carried else ""
+    if budget.trials is not None and progress.num_trials - progress.num_carried >= budget.trials:
+        beside = f" (besides {wording.count(progress.num_carried, 'migrated trial')})" if progress.num_carried else ""
         return f"the budget of {budget.trials} trials{beside} is spent"
-    if standing.num_combinations is not None and standing.num_trials >= standing.num_combinations:
-        return f"all {standing.num_combinations} combinations are tried"
+    if progress.num_combinations is not None and progress.num_trials >= progress.num_combinations:
+        return f"all {progress.num_combinations} combinations have been tried"
     return None
 
 
-def decide_to_end(budget: Budget, standing: StudyProgress) -> str | None:
-    """Why not even a trial that was begun is taken up again; None if it is."""
-    if standing.stopped:
-        return standing.stopped
-    if standing.halted:
-        return f"it was stopped by {standing.halted}"
-    if budget.target is not None and standing.best_value is not None and standing.best_value >= budget.target:
-        return f"the target {budget.target:g} is reached: {standing.best_value:.4f}"
-    if budget.timeout is not None and standing.busy_seconds >= budget.timeout:
-        return f"the time is up: {standing.busy_seconds:.0f} of {budget.timeout:.0f} s"
+def decide_to_end(budget: Budget, progress: StudyProgress) -> str | None:
+    """Return why even a suspended or lost trial may not resume; None if it may."""
+    if progress.stopped:
+        return progress.stopped
+    if progress.halted:
+        return f"it was stopped by {progress.halted}"
+    if budget.target is not None and progress.best_value is not None and progress.best_value >= budget.target:
+        return f"the target {budget.target:g} is reached: {progress.best_value:.4f}"
+    if budget.timeout is not None and progress.busy_seconds >= budget.timeout:
+        return f"the time limit is reached: {progress.busy_seconds:.0f} of {budget.timeout:.0f} s"
     return None
 
 
-def decide_room(budget: Budget, standing: StudyProgress, *, num_trials: int) -> str | None:
-    """Why a study has no room for one more trial beside so many, begun or waiting; None if it has."""
-    if budget.trials is None or num_trials - standing.num_carried < budget.trials:
+def decide_to_add(budget: Budget, progress: StudyProgress, *, num_trials: int) -> str | None:
+    """Return why the budget allows no trial beyond `num_trials`; None if it allows one."""
+    if budget.trials is None or num_trials - progress.num_carried < budget.trials:
         return None
     return f"its budget is {budget.trials} trials"
 
 
 def limit(budget: Budget, num_combinations: int | None) -> int | None:
-    """The most trials that a study may have; None: no limit."""
+    """Return the maximum number of trials of a study; None: no limit."""
     limits = [number for number in (budget.trials, num_combinations) if number is not None]
     return min(limits) if limits else None
 
 
 def busy_seconds(intervals: Sequence[tuple[float, float]]) -> float:
-    """Length of the union of intervals: time in which several work counts once."""
+    """Return the length of the union of intervals: overlapping work counts once."""
     return sum(stop - start for start, stop in union(intervals))
 
 
 def union(intervals: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The same as intervals that do not touch, in order."""
+    """Merge intervals that overlap or touch; return them in order."""
     found: list[tuple[float, float]] = []
     for start, stop in sorted(intervals):
         if found and start <= found[-1][1]:

@@ -1,4 +1,4 @@
-"""What a study file asks for that cannot work together, or that could never have an effect."""
+"""Clashes: fields of a study file that cannot work together, or that could never have an effect."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tuner import wording
-from tuner.spec import conditions, domains, strategies
+from tuner.spec import conditions, strategies
 from tuner.spec.conditions import Scope
 from tuner.spec.domains import Domain, Fixed, Range
-from tuner.spec.hyperparameters import Augmentation, Hyperparameters, Optimizer
+from tuner.spec.hyperparameters import Hyperparameters, Optimizer
 from tuner.spec.search import LEARNING_RATES, SearchSpace
 
 Epochs = int | Literal["auto"]
@@ -19,16 +19,16 @@ Epochs = int | Literal["auto"]
 class Clash:
     """One combination that cannot work."""
 
-    #: dotted path of the field that is to change, from the section that is checked
+    #: dotted path of the field to change, below the section that is checked
     field: str
-    #: what was given and what was expected, with the cure
+    #: the given value, what was expected and what to do
     message: str
-    #: the other fields that take part in it
+    #: the other fields of the combination
     others: tuple[str, ...] = ()
 
 
 class Clashes(ValueError):
-    """Raised inside a validator of a section, so that all its clashes are reported at once."""
+    """All clashes of a section, raised by its validator so that all of them are reported at once."""
 
     def __init__(self, clashes: Sequence[Clash]) -> None:
         self.clashes = tuple(clashes)
@@ -36,9 +36,10 @@ class Clashes(ValueError):
 
 
 def find(search: SearchSpace, *, epochs: Epochs, sampler: strategies.Sampler, pruner: strategies.Pruner, exported: bool) -> list[Clash]:
-    """Every clash of a study.
+    """Return every clash of a study.
 
-    A file that `tuner export` wrote names every hyperparameter, also those that did not act in its trial: there, no effect is no mistake.
+    A file that `tuner export` wrote gives every hyperparameter, even those that do not act in its trial. In an exported file, a field
+    without effect is therefore no clash.
     """
     clashes = [*_rates_without_optimizer(search), *_not_enumerable(search, epochs, sampler), *_never_pruning(epochs, pruner)]
     return clashes if exported else clashes + list(_without_effect(search, epochs))
@@ -48,26 +49,24 @@ def _rates_without_optimizer(search: SearchSpace) -> Iterator[Clash]:
     for name in ("learning_rate", "probe_learning_rate"):
         for optimizer in getattr(search, name):
             if optimizer not in search.optimizers:
-                message = f"is given, but search.optimizer does not name {optimizer.value}; add it there, or remove this rate"
+                message = f"is given, but search.optimizer does not list {optimizer.value}; add it there, or remove this rate"
                 yield Clash(field=f"search.{name}.{optimizer.value}", message=message, others=("search.optimizer",))
 
 
 def _without_effect(search: SearchSpace, epochs: Epochs) -> Iterator[Clash]:
     scope = Scope(space=search, fine_tunes=epochs != 0)
-    for name, domain in conditions.flat(search).items():
-        if not _is_given(name, domain) or (name == "unfreeze" and not max(domains.values(domain)) > 0):
+    for name, domain in conditions.domains_by_name(search).items():
+        if not _is_given(name, domain):
             continue
+        hint = "; the probe has its own rate, probe_learning_rate" if name.startswith("learning_rate") and epochs == 0 else ""
         for condition in conditions.BY_NAME[name].acts_when:
             if not condition.can_hold(scope):
-                reason, field = condition.reason(scope)
-                is_probe = name.startswith("learning_rate") and epochs == 0
-                hint = "; the probe has a rate of its own, probe_learning_rate" if is_probe else ""
-                if reason:
-                    yield Clash(field=f"search.{name}", message=f"{reason}, or remove this{hint}", others=(field,))
+                for reason in condition.reasons(scope):
+                    yield Clash(field=f"search.{name}", message=f"{reason.message}, or remove this{hint}", others=(reason.field,))
 
 
 def _is_given(name: str, domain: Domain) -> bool:
-    """Whether a domain says more than the default, or than the value that a trial takes without it."""
+    """Return whether a domain differs from the default, and from the value of a trial in which it does not act."""
     section, _, key = name.partition(".")
     if section in ("learning_rate", "probe_learning_rate"):
         low, high = LEARNING_RATES[Optimizer(key)]
@@ -76,10 +75,16 @@ def _is_given(name: str, domain: Domain) -> bool:
 
 
 @functools.cache
-def _usual() -> dict[str, tuple[Domain, Domain]]:
-    """For each hyperparameter the default domain, and the value of a trial that nothing was said to."""
-    plain = Hyperparameters().model_dump() | {f"augmentation.{name}": value for name, value in Augmentation().model_dump().items()}
-    return {name: (domain, Fixed(value=plain.get(name))) for name, domain in conditions.flat(SearchSpace.model_validate({})).items()}
+def _usual() -> dict[str, tuple[Domain, ...]]:
+    """Return for each hyperparameter the default domain, and the value of a trial in which it does not act."""
+    defaults = wording.flatten(Hyperparameters().model_dump())
+    found: dict[str, tuple[Domain, ...]] = {}
+    for name, domain in conditions.domains_by_name(SearchSpace.model_validate({})).items():
+        otherwise = conditions.BY_NAME[name].otherwise
+        found[name] = (domain, Fixed(value=defaults.get(name) if otherwise is None else otherwise))
+    # earlier versions accepted it in a study of probes
+    found["unfreeze"] += (Fixed(value=defaults["unfreeze"]),)
+    return found
 
 
 def _not_enumerable(search: SearchSpace, epochs: Epochs, sampler: strategies.Sampler) -> Iterator[Clash]:
@@ -87,7 +92,7 @@ def _not_enumerable(search: SearchSpace, epochs: Epochs, sampler: strategies.Sam
         return
     endless = [
         f"search.{name}"
-        for name, domain in conditions.flat(search).items()
+        for name, domain in conditions.domains_by_name(search).items()
         if isinstance(domain, Range)
         and not (domain.integer and isinstance(sampler, strategies.BruteForce))
         and conditions.BY_NAME[name].can_act(Scope(space=search, fine_tunes=epochs != 0))
@@ -100,16 +105,18 @@ def _not_enumerable(search: SearchSpace, epochs: Epochs, sampler: strategies.Sam
 
 def _never_pruning(epochs: Epochs, pruner: strategies.Pruner) -> Iterator[Clash]:
     if isinstance(pruner, strategies.Median | strategies.Percentile) and pruner.warmup == 1:
-        yield Clash(field="pruner.warmup", message="is 1, so that no epoch can be pruned; lower it, or write pruner: none")
+        yield Clash(field="pruner.warmup", message="is 1, so no epoch can be pruned; lower it, or write pruner: none")
     if epochs == "auto" or epochs == 0:
         return
     if isinstance(pruner, strategies.TopK) and pruner.epochs >= epochs:
-        message = f"is {pruner.epochs}, but trials end after {epochs} epochs (training.epochs); lower it, or write pruner: none"
-        yield Clash(field="pruner.epochs", message=message, others=("training.epochs",))
+        yield _too_high("epochs", pruner.epochs, epochs)
     if isinstance(pruner, strategies.Patient) and pruner.patience >= epochs:
-        message = f"is {pruner.patience}, but there are only {epochs} epochs to wait (training.epochs); lower it, or write pruner: none"
-        yield Clash(field="pruner.patience", message=message, others=("training.epochs",))
+        yield _too_high("patience", pruner.patience, epochs)
     if isinstance(pruner, strategies.Hyperband | strategies.SuccessiveHalving) and pruner.reduction_factor > epochs:
-        factor = wording.number(pruner.reduction_factor)
-        message = f"is {factor}, but {epochs} epochs (training.epochs) cannot be parted by {factor}; lower it, or write pruner: none"
-        yield Clash(field="pruner.reduction_factor", message=message, others=("training.epochs",))
+        yield _too_high("reduction_factor", pruner.reduction_factor, epochs)
+
+
+def _too_high(option: str, value: int, epochs: int) -> Clash:
+    available = f"fine-tuning has only {wording.count(epochs, 'epoch')} (training.epochs)"
+    message = f"is {value}, but {available}; lower it, or write pruner: none"
+    return Clash(field=f"pruner.{option}", message=message, others=("training.epochs",))

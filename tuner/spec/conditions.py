@@ -6,7 +6,7 @@ trial of a study, and `clashes` refuses those that are given and act in none. Al
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 from tuner.spec import domains
 from tuner.spec.domains import Domain, Range
@@ -16,166 +16,116 @@ from tuner.spec.search import DRAWN, MIXED, HeadSpace, SearchSpace
 ALWAYS = "always"
 #: in `Chosen`: whether trials of the study go beyond their probe
 FINE_TUNES = "fine_tunes"
-#: what a trial has chosen so far, by the names of `TABLE`
+#: the values that a trial has chosen so far, by the names of `TABLE`
 Chosen = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """A search space, and how far its trials go."""
+    """A search space, and whether its trials are fine-tuned."""
 
     space: SearchSpace
     #: whether trials go beyond their probe
     fine_tunes: bool
 
     def values(self, name: str) -> tuple[Any, ...]:
-        """Return every choice of a hyperparameter, or the ends of its range, and 0 where it may be switched off."""
+        """Return every choice of a hyperparameter, or both ends of its range, and 0 if it may be switched off."""
+        if name == FINE_TUNES:
+            return (self.fine_tunes,)
         if name == "unfreeze" and not self.fine_tunes:
             return (0.0,)
+        if name == "head_units.layers" and not isinstance(self.space.head_units, HeadSpace):
+            return (len(self.space.head_units),)
         domain = BY_NAME[name].domain(self.space)
-        if domain is None:
-            return (len(self.space.head_units),) if name == "head_units.layers" else ()  # type: ignore[arg-type]
+        assert domain is not None, f"a condition depends on {name}, which some search spaces lack"
         off = (0,) if isinstance(domain, Range) and domain.off else ()
         return domains.values(domain) + off
 
 
-class Condition(Protocol):
-    """When a hyperparameter acts."""
+class Reason(NamedTuple):
+    """Why a condition holds in no trial."""
 
-    def holds(self, space: SearchSpace, chosen: Chosen) -> bool:
-        """Return whether it holds in the trial that chose these values."""
-        ...
-
-    def can_hold(self, scope: Scope) -> bool:
-        """Return whether it holds in some trial."""
-        ...
-
-    def words(self, scope: Scope) -> str:
-        """Return the condition in words, `ALWAYS` if it holds in every trial."""
-        ...
-
-    def reason(self, scope: Scope) -> tuple[str, str]:
-        """Return why it holds in no trial, with the cure, and the field that decides."""
-        ...
+    #: the reason and the cure
+    message: str
+    #: the field of the study file that decides
+    field: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class When:
-    """Another hyperparameter has a certain value."""
+    """A condition: another hyperparameter has a certain value."""
 
-    #: name of the other hyperparameter
+    #: name of the other hyperparameter, or `FINE_TUNES`
     name: str
+    #: whether the condition holds with a value of the other hyperparameter
     accepts: Callable[[SearchSpace, Any], bool]
+    #: the condition in words, given all accepted values
     in_words: Callable[[tuple[Any, ...]], str]
-    #: why it holds in no trial, and the cure
-    why: str = ""
-    #: the field that decides
-    field: str = ""
-    #: whether the words stay where the condition holds in every trial
-    is_named_always: bool = False
+    #: why the condition holds in no trial; None: another check reports it
+    reason: Callable[[Scope], Reason] | None = None
+    #: whether a condition that holds in every trial has words of its own, not `ALWAYS`
+    is_always_named: bool = False
 
     def holds(self, space: SearchSpace, chosen: Chosen) -> bool:
-        """See `Condition`."""
+        """Return whether the condition holds in the trial that chose these values."""
         return self.accepts(space, chosen[self.name])
 
     def can_hold(self, scope: Scope) -> bool:
-        """See `Condition`."""
+        """Return whether the condition holds in some trial."""
         return any(self.accepts(scope.space, value) for value in scope.values(self.name))
 
     def words(self, scope: Scope) -> str:
-        """See `Condition`."""
+        """Return the condition in words, `ALWAYS` if it holds in every trial."""
         values = scope.values(self.name)
         accepted = tuple(value for value in values if self.accepts(scope.space, value))
-        is_named = self.is_named_always and isinstance(scope.space.head_units, HeadSpace)
-        return ALWAYS if len(accepted) == len(values) and not is_named else self.in_words(accepted)
+        return ALWAYS if len(accepted) == len(values) and not self.is_always_named else self.in_words(accepted)
 
-    def reason(self, scope: Scope) -> tuple[str, str]:
-        """See `Condition`."""
-        return self.why, self.field
+    def reasons(self, scope: Scope) -> list[Reason]:
+        """Return why the condition holds in no trial, as far as this check reports it."""
+        return [] if self.reason is None else [self.reason(scope)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnyOf:
-    """At least one of several conditions holds."""
+    """A condition: at least one of several holds."""
 
-    conditions: tuple[Condition, ...]
+    conditions: tuple[When, ...]
 
     def holds(self, space: SearchSpace, chosen: Chosen) -> bool:
-        """See `Condition`."""
+        """Return whether the condition holds in the trial that chose these values."""
         return any(condition.holds(space, chosen) for condition in self.conditions)
 
     def can_hold(self, scope: Scope) -> bool:
-        """See `Condition`."""
+        """Return whether the condition holds in some trial."""
         return any(condition.can_hold(scope) for condition in self.conditions)
 
     def words(self, scope: Scope) -> str:
-        """See `Condition`."""
+        """Return the condition in words, `ALWAYS` if it holds in every trial."""
         words = [condition.words(scope) for condition in self.conditions if condition.can_hold(scope)]
         return ALWAYS if ALWAYS in words else " or ".join(words)
 
-    def reason(self, scope: Scope) -> tuple[str, str]:
-        """See `Condition`: the reason of the first condition, with the cure of the others."""
-        why, field = self.conditions[0].reason(scope)
-        return f"{why}{''.join(f', or {condition.reason(scope)[0]}' for condition in self.conditions[1:])}", field
+    def reasons(self, scope: Scope) -> list[Reason]:
+        """Return why no condition holds: the reason of the first one, with the cures of the others."""
+        first, *others = [reason for condition in self.conditions for reason in condition.reasons(scope)]
+        return [Reason(", or ".join([first.message, *(other.message for other in others)]), first.field)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FineTuned:
-    """The trial goes beyond its probe, and trains a part of the backbone."""
-
-    def holds(self, space: SearchSpace, chosen: Chosen) -> bool:
-        """See `Condition`."""
-        return bool(chosen["unfreeze"] > 0)
-
-    def can_hold(self, scope: Scope) -> bool:
-        """See `Condition`."""
-        return bool(max(scope.values("unfreeze")) > 0)
-
-    def words(self, scope: Scope) -> str:
-        """See `Condition`."""
-        return "unfreeze > 0" if 0 in scope.values("unfreeze") else ALWAYS
-
-    def reason(self, scope: Scope) -> tuple[str, str]:
-        """See `Condition`."""
-        if not scope.fine_tunes:
-            return "acts only while fine-tuning, and training.epochs is 0; give that some epochs", "training.epochs"
-        return "acts only while fine-tuning, and search.unfreeze is 0; unfreeze a part of the backbone", "search.unfreeze"
-
-
-@dataclass(frozen=True, kw_only=True)
-class StudyFineTunes:
-    """The trials of the study go beyond their probe."""
-
-    def holds(self, space: SearchSpace, chosen: Chosen) -> bool:
-        """See `Condition`."""
-        return bool(chosen[FINE_TUNES])
-
-    def can_hold(self, scope: Scope) -> bool:
-        """See `Condition`."""
-        return scope.fine_tunes
-
-    def words(self, scope: Scope) -> str:
-        """See `Condition`."""
-        return ALWAYS
-
-    def reason(self, scope: Scope) -> tuple[str, str]:
-        """See `Condition`."""
-        return FineTuned().reason(scope)
+Condition = When | AnyOf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hyperparameter:
     """A hyperparameter as a study file names it."""
 
-    #: dotted, below `search`; a rate has one entry for each optimizer
+    #: dotted, below `search`; a learning rate has one entry for each optimizer
     name: str
-    #: the values that trials may take; None: the space has none
+    #: the values that trials may take; None: the search space has no such hyperparameter
     domain: Callable[[SearchSpace], Domain | None]
     #: all of them must hold
     acts_when: tuple[Condition, ...] = ()
     #: its value in a trial in which it does not act; None: the default of `Hyperparameters`
     otherwise: Any = None
-    #: the parameters of the storage that hold it, in a trial that chose these values; None: one of the same name
+    #: names of its parameters in the storage, in a trial that chose these values; None: one parameter of the same name
     parameters: Callable[[Chosen], list[str]] | None = None
 
     def acts(self, space: SearchSpace, chosen: Chosen) -> bool:
@@ -192,54 +142,74 @@ class Hyperparameter:
         return " and ".join(each for each in words if each != ALWAYS) or ALWAYS
 
 
-def flat(space: SearchSpace) -> dict[str, Domain]:
+def domains_by_name(space: SearchSpace) -> dict[str, Domain]:
     """Return the domain of every hyperparameter by its name; a head that is given as a list of widths has none."""
     found = {each.name: each.domain(space) for each in TABLE}
     return {name: domain for name, domain in found.items() if domain is not None}
 
 
-def _optimizer_is(*optimizers: Optimizer, why: str = "") -> When:
+def _because(message: str, field: str) -> Callable[[Scope], Reason]:
+    return lambda scope: Reason(message, field)
+
+
+def _no_fine_tuning(scope: Scope) -> Reason:
+    if scope.fine_tunes:
+        return Reason("acts only during fine-tuning, but search.unfreeze is 0; set that above 0", "search.unfreeze")
+    return Reason("acts only during fine-tuning, but training.epochs is 0; set that above 0", "training.epochs")
+
+
+_STUDY_FINE_TUNES = When(
+    name=FINE_TUNES, accepts=lambda space, value: bool(value), in_words=lambda accepted: "trials are fine-tuned", reason=_no_fine_tuning
+)
+_FINE_TUNED = When(
+    name="unfreeze", accepts=lambda space, value: value > 0, in_words=lambda accepted: "unfreeze > 0", reason=_no_fine_tuning
+)
+
+
+def _optimizer_is(*optimizers: Optimizer, reason: str | None = None) -> When:
+    return _optimizer(lambda space, value: value in optimizers, reason)
+
+
+def _optimizer(accepts: Callable[[SearchSpace, Any], bool], reason: str | None) -> When:
     return When(
         name="optimizer",
-        accepts=lambda space, value: value in optimizers,
+        accepts=accepts,
         in_words=lambda accepted: f"optimizer is {' or '.join(Optimizer(value).value for value in accepted)}",
-        why=why,
-        field="search.optimizer",
+        reason=None if reason is None else _because(reason, "search.optimizer"),
     )
 
 
+_HAS_MOMENTUM = _optimizer_is(
+    *(optimizer for optimizer in Optimizer if optimizer.has_momentum),
+    reason="acts only on sgd and rmsprop, but search.optimizer lists neither; add one of them there",
+)
+_IS_SGD = _optimizer_is(Optimizer.SGD, reason="acts only on sgd, but search.optimizer does not list it; add it there")
 #: `adam` has no weight decay of its own; `SearchSpace.decays_adam` says where it has
-_DECAYS = When(
-    name="optimizer",
-    accepts=lambda space, value: value != Optimizer.ADAM or space.decays_adam,
-    in_words=lambda accepted: f"optimizer is {' or '.join(Optimizer(value).value for value in accepted)}",
-    why="does not act on adam, and search.optimizer names no other; write adamw, which is adam with weight decay",
-    field="search.optimizer",
+_DECAYS = _optimizer(
+    lambda space, value: value != Optimizer.ADAM or space.decays_adam,
+    reason="does not act on adam, and search.optimizer lists no other optimizer; use adamw, which is adam with weight decay",
 )
 _IS_FOCAL = When(
     name="loss",
     accepts=lambda space, value: value == Loss.FOCAL,
     in_words=lambda accepted: "loss is focal",
-    why="acts only on the focal loss, and search.loss does not name it; add focal there",
-    field="search.loss",
+    reason=_because("acts only on the focal loss, but search.loss does not list it; add focal there", "search.loss"),
 )
 _IS_NOT_FOCAL = When(
     name="loss",
     accepts=lambda space, value: value != Loss.FOCAL,
     in_words=lambda accepted: "loss is not focal",
-    why="does not act on the focal loss, and search.loss names no other; add cross_entropy there",
-    field="search.loss",
+    reason=_because("does not act on the focal loss, and search.loss lists no other loss; add cross_entropy there", "search.loss"),
 )
 
 
-def _has_hidden_layers(words: str) -> When:
+def _has_hidden_layers(words: str, *, is_always_named: bool = False) -> When:
     return When(
         name="head_units.layers",
         accepts=lambda space, value: value > 0,
         in_words=lambda accepted: words,
-        why="acts only on hidden layers, and search.head_units has none; give it some",
-        field="search.head_units",
-        is_named_always=True,
+        reason=_because("acts only on hidden layers, but search.head_units has none; add some there", "search.head_units"),
+        is_always_named=is_always_named,
     )
 
 
@@ -247,8 +217,7 @@ _HAS_VIEWS = When(
     name="augmentation.views",
     accepts=lambda space, value: value > 0,
     in_words=lambda accepted: "augmentation.views > 0",
-    why="give search.augmentation.views some, so that the probe sees it too",
-    field="search.augmentation.views",
+    reason=_because("set search.augmentation.views above 0, so that it acts in the probe too", "search.augmentation.views"),
 )
 
 
@@ -275,7 +244,7 @@ def _plain(*names: str) -> tuple[Hyperparameter, ...]:
 #: in the order in which a trial chooses them; a condition comes after what it asks about
 TABLE: tuple[Hyperparameter, ...] = (
     Hyperparameter(name="optimizer", domain=_field("optimizer")),
-    Hyperparameter(name="unfreeze", domain=_field("unfreeze"), acts_when=(StudyFineTunes(),), otherwise=0.0),
+    Hyperparameter(name="unfreeze", domain=_field("unfreeze"), acts_when=(_STUDY_FINE_TUNES,), otherwise=0.0),
     *(
         Hyperparameter(
             name=f"probe_learning_rate.{optimizer}", domain=_rate("probe_learning_rate", optimizer), acts_when=(_optimizer_is(optimizer),)
@@ -285,43 +254,30 @@ TABLE: tuple[Hyperparameter, ...] = (
     *_plain("features"),
     Hyperparameter(name="weight_decay", domain=_field("weight_decay"), acts_when=(_DECAYS,), otherwise=0.0),
     *_plain("dropout", "class_weights", "batch_size", "loss"),
-    Hyperparameter(
-        name="momentum",
-        domain=_field("momentum"),
-        acts_when=(
-            _optimizer_is(
-                *(optimizer for optimizer in Optimizer if optimizer.has_momentum),
-                why="acts only on sgd and rmsprop, and search.optimizer names neither; add one of them there",
-            ),
-        ),
-    ),
-    Hyperparameter(
-        name="nesterov",
-        domain=_field("nesterov"),
-        acts_when=(_optimizer_is(Optimizer.SGD, why="acts only on sgd, and search.optimizer does not name it; add it there"),),
-    ),
+    Hyperparameter(name="momentum", domain=_field("momentum"), acts_when=(_HAS_MOMENTUM,)),
+    Hyperparameter(name="nesterov", domain=_field("nesterov"), acts_when=(_IS_SGD,)),
     Hyperparameter(name="label_smoothing", domain=_field("label_smoothing"), acts_when=(_IS_NOT_FOCAL,)),
     Hyperparameter(name="focal_gamma", domain=_field("focal_gamma"), acts_when=(_IS_FOCAL,)),
     Hyperparameter(name="head_units.layers", domain=_head("layers"), parameters=lambda chosen: ["head_layers"]),
     Hyperparameter(
         name="head_units.units",
         domain=_head("units"),
-        acts_when=(_has_hidden_layers("each hidden layer of the head"),),
+        acts_when=(_has_hidden_layers("each hidden layer of the head", is_always_named=True),),
         parameters=lambda chosen: [f"head_units.{layer}" for layer in range(1, chosen["head_units.layers"] + 1)],
     ),
     Hyperparameter(name="activation", domain=_field("activation"), acts_when=(_has_hidden_layers("the head has hidden layers"),)),
     *(
         Hyperparameter(
-            name=f"learning_rate.{optimizer}", domain=_rate("learning_rate", optimizer), acts_when=(_optimizer_is(optimizer), FineTuned())
+            name=f"learning_rate.{optimizer}", domain=_rate("learning_rate", optimizer), acts_when=(_optimizer_is(optimizer), _FINE_TUNED)
         )
         for optimizer in Optimizer
     ),
-    *(Hyperparameter(name=name, domain=_field(name), acts_when=(FineTuned(),)) for name in ("layer_decay", "warmup", "ema")),
+    *(Hyperparameter(name=name, domain=_field(name), acts_when=(_FINE_TUNED,)) for name in ("layer_decay", "warmup", "ema")),
     *(Hyperparameter(name=f"augmentation.{name}", domain=_augmentation(name)) for name in ("flip", "views")),
     *(
-        Hyperparameter(name=f"augmentation.{name}", domain=_augmentation(name), acts_when=(AnyOf(conditions=(FineTuned(), _HAS_VIEWS)),))
+        Hyperparameter(name=f"augmentation.{name}", domain=_augmentation(name), acts_when=(AnyOf(conditions=(_FINE_TUNED, _HAS_VIEWS)),))
         for name in DRAWN
     ),
-    *(Hyperparameter(name=f"augmentation.{name}", domain=_augmentation(name), acts_when=(FineTuned(),)) for name in MIXED),
+    *(Hyperparameter(name=f"augmentation.{name}", domain=_augmentation(name), acts_when=(_FINE_TUNED,)) for name in MIXED),
 )
 BY_NAME: Mapping[str, Hyperparameter] = {each.name: each for each in TABLE}

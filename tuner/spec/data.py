@@ -10,13 +10,13 @@ from tuner.spec.clashes import Clash, Clashes
 
 
 class Section(BaseModel):
-    """A part of a study file: frozen, and strict, so that `true` is no number and `"8"` neither."""
+    """A part of a study file. It is frozen, and strict: neither `true` nor `"8"` is a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, use_attribute_docstrings=True)
 
 
 def locate(given: str, info: ValidationInfo) -> Path:
-    """A path with `~` expanded; a relative one starts at the folder of the study file."""
+    """Return a path with `~` expanded; a relative path starts at the folder of the study file."""
     folder = (info.context or {}).get("folder")
     path = Path(given).expanduser()
     return path if path.is_absolute() or folder is None else Path(folder).joinpath(path).resolve()
@@ -29,7 +29,7 @@ def _read_path(given: Any, info: ValidationInfo) -> Path:
 
 
 FilePath = Annotated[Path, PlainValidator(_read_path, json_schema_input_type=str)]
-#: below 1 a fraction of all images, from 2 on a number of images
+#: below 1: a fraction of all images; from 2: a number of images
 Share = Annotated[float, Field(ge=0)]
 PythonName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", examples=["my_package.my_module:function"])]
 
@@ -48,8 +48,10 @@ class _Data(Section):
         clashes = [Clash(field=name, message=message) for name, share in shares.items() if (message := _refuse(name, share))]
         fractions = [share for share in shares.values() if share is not None and share < 1]
         if not clashes and (sum(fractions) > 1 or (self.train is None and sum(fractions) >= 1)):
-            message = f"and the other splits together take {wording.number(sum(fractions))} of the images; leave some to train on"
-            clashes = [Clash(field="validation", message=f"is {wording.number(self.validation)}, {message}", others=("train", "test"))]
+            message = (
+                f"the splits together take {wording.number(sum(fractions))} of all images; lower one of them to leave images for training"
+            )
+            clashes = [Clash(field="validation", message=f"is {wording.number(self.validation)}; {message}", others=("train", "test"))]
         if clashes:
             raise Clashes(clashes)
         return self
@@ -57,11 +59,11 @@ class _Data(Section):
 
 def _refuse(name: str, share: float | None) -> str | None:
     if share == 0 and name == "validation":
-        return "is 0, but a search needs images to choose by; expected for example 0.15"
+        return "is 0, but tuner needs validation images to choose the best trial; expected for example 0.15"
     if share == 0 and name == "train":
-        return "is 0; leave it out to train on all images that are in no other split"
+        return "is 0; remove it to train on all images that are in no other split"
     if share is not None and share >= 1 and (share == 1 or not share.is_integer()):
-        return f"is {wording.number(share)}; expected a fraction below 1, or a whole number of images from 2 on"
+        return f"is {wording.number(share)}; expected a fraction below 1, or a whole number of images, at least 2"
     return None
 
 

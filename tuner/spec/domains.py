@@ -1,7 +1,7 @@
-"""What a study file says of one hyperparameter, into the set of values that a trial may take.
+"""Domains: the set of values of one hyperparameter that a study file allows.
 
-A plain value fixes it. Two numbers `[low, high]` are a range, any other list are choices. The long forms are
-`{range: [low, high], log: true, off: true}` and `{choices: [a, b]}`; `off: true` lets the search switch the thing off (value 0).
+A plain value fixes the hyperparameter. Two numbers `[low, high]` are a range, any other list is choices. The long forms are
+`{range: [low, high], log: true, off: true}` and `{choices: [a, b]}`; with `off: true`, a trial may also have the value 0.
 """
 
 import math
@@ -24,22 +24,22 @@ class Fixed:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One of some values."""
+    """One of several values."""
 
     values: tuple[Any, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """A number between two ends, both included."""
+    """A number from `low` to `high`, both included."""
 
     low: float
     high: float
-    #: sampled evenly in its logarithm
+    #: sampled evenly on a logarithmic scale
     log: bool = False
     #: whole numbers only
     integer: bool = False
-    #: the search may also switch it off, which is the value 0
+    #: a trial may also switch it off: the value 0
     off: bool = False
 
 
@@ -48,16 +48,16 @@ Domain = Fixed | Choice | Range
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What a numeric hyperparameter may be at all, and how it is searched if nothing else is said."""
+    """The possible values of a numeric hyperparameter, and the default scale of its ranges."""
 
     low: float
     high: float
     integer: bool = False
     log: bool = False
-    #: the ends themselves are not allowed
+    #: whether the end itself is excluded
     open_low: bool = False
     open_high: bool = False
-    #: a list of two numbers are two choices, not a range
+    #: whether a list of two numbers is two choices, not a range
     discrete: bool = False
 
     def __str__(self) -> str:
@@ -69,11 +69,11 @@ class Bounds:
 
     @property
     def can_be_off(self) -> bool:
-        """Whether 0, which is off, is possible."""
+        """Whether 0, which means off, is possible."""
         return self.includes(0)
 
     def includes(self, value: float) -> bool:
-        """Whether one value is possible."""
+        """Return whether a value is possible."""
         above = value > self.low if self.open_low else value >= self.low
         below = value < self.high if self.open_high else value <= self.high
         return above and below and (not self.integer or float(value).is_integer())
@@ -93,7 +93,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Known:
-    """The values that a named hyperparameter may take."""
+    """The possible values of a hyperparameter with named values."""
 
     values: tuple[Any, ...]
 
@@ -106,10 +106,10 @@ class Known:
 
 
 def read_numeric(given: Any, bounds: Bounds) -> Domain:
-    """The domain of a numeric hyperparameter as a study file gives it.
+    """Return the domain of a numeric hyperparameter that a study file gives.
 
     Raises:
-        ValueError: what was given is none of the forms above, or lies outside `bounds`.
+        ValueError: the value has none of the forms above, or lies outside `bounds`.
     """
     if isinstance(given, Fixed | Choice | Range):
         given = to_plain(given)
@@ -123,20 +123,20 @@ def read_numeric(given: Any, bounds: Bounds) -> Domain:
 
 
 def read_choice(given: Any, known: Sequence[Any]) -> Domain:
-    """The domain of a hyperparameter that is one of some named values.
+    """Return the domain of a hyperparameter with named values that a study file gives.
 
     Raises:
-        ValueError: a value is not among the known ones, or one is named twice.
+        ValueError: a value is unknown, or is listed twice.
     """
     if isinstance(given, Fixed | Choice | Range):
         given = to_plain(given)
     if isinstance(given, Mapping):
         if set(given) != {"choices"}:
-            raise ValueError(f"is {wording.show(given)}; expected a value or a list of values among {wording.listed(known)}")
+            raise ValueError(f"is {wording.show(given)}; expected one or several of {wording.listed(known)}")
         given = given["choices"]
     if isinstance(given, Sequence) and not isinstance(given, str):
         if not given:
-            raise ValueError(f"is an empty list; name at least one of {wording.listed(known)}")
+            raise ValueError(f"is an empty list; expected at least one of {wording.listed(known)}")
         values = tuple(_read_known(value, known) for value in given)
         _refuse_doubles(values)
         return Choice(values=values) if len(values) > 1 else Fixed(value=values[0])
@@ -144,7 +144,7 @@ def read_choice(given: Any, known: Sequence[Any]) -> Domain:
 
 
 def to_plain(domain: Domain, bounds: Bounds | None = None) -> Any:
-    """The shortest way to write a domain in a study file, of a hyperparameter with these bounds where they are given."""
+    """Return the shortest form of a domain in a study file; `bounds` are those of a numeric hyperparameter."""
     match domain:
         case Fixed(value=value):
             return value
@@ -159,7 +159,7 @@ def to_plain(domain: Domain, bounds: Bounds | None = None) -> Any:
 
 
 def text(domain: Domain) -> str:
-    """A domain in the words of a message: `0.3`, `[0, 0.5]`, `[1e-5, 1e-3] log or off`."""
+    """Return a domain as text for a message: `0.3`, `[0, 0.5]`, `[1e-5, 1e-3] log or off`."""
     if not isinstance(domain, Range):
         return wording.show(to_plain(domain))
     ends = f"[{wording.number(domain.low)}, {wording.number(domain.high)}]"
@@ -167,7 +167,7 @@ def text(domain: Domain) -> str:
 
 
 def values(domain: Domain) -> tuple[Any, ...]:
-    """Every choice, or the two ends of a range."""
+    """Return every choice, or both ends of a range."""
     match domain:
         case Fixed(value=value):
             return (value,)
@@ -195,7 +195,7 @@ def _read_long_form(given: Mapping[Any, Any], bounds: Bounds) -> Domain:
         if not isinstance(given.get(flag, False), bool):
             raise ValueError(f"has {flag}: {wording.show(given[flag])}; expected true or false")
     if given.get("off", False) and not bounds.can_be_off:
-        raise ValueError(f"has off: true, but cannot be switched off; it is {bounds}")
+        raise ValueError(f"has off: true, but 0 is not allowed; expected {bounds}")
     return _read_range(given["range"], bounds, log=given.get("log", bounds.log), off=given.get("off", False))
 
 
@@ -211,20 +211,20 @@ def _read_range(given: Any, bounds: Bounds, *, log: bool, off: bool) -> Domain:
     low, high = (_read_number(value, bounds) for value in given)
     if low > high:
         shown, turned = wording.show([low, high]), wording.show([high, low])
-        raise ValueError(f"has the range {shown}, whose ends are the wrong way round; write {turned}")
+        raise ValueError(f"has the range {shown}, but the lower end comes first; write {turned}")
     if low == high and not off:
         return Fixed(value=low)
     if log and low <= 0:
         raise ValueError(
-            f"has a range that starts at {wording.number(low)}, but is searched on a logarithmic scale; "
-            f"start it above 0{', with off: true beside it for the value 0' if bounds.can_be_off else ''}, or write log: false"
+            f"has a range that starts at {wording.number(low)}, which a logarithmic scale does not allow; "
+            f"start it above 0{' (off: true adds the value 0)' if bounds.can_be_off else ''}, or write log: false"
         )
     return Range(low=low, high=high, log=log, integer=bounds.integer, off=off)
 
 
 def _read_choices(given: Any, bounds: Bounds) -> Domain:
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
-        raise ValueError(f"has the choices {wording.show(given)}; expected a list of at least one value")
+        raise ValueError(f"has the choices {wording.show(given)}; expected a list with at least one value")
     values = tuple(_read_number(value, bounds) for value in given)
     _refuse_doubles(values)
     return Choice(values=values) if len(values) > 1 else Fixed(value=values[0])
@@ -247,4 +247,4 @@ def _read_known(given: Any, known: Sequence[Any]) -> Any:
 
 def _refuse_doubles(values: Sequence[Any]) -> None:
     if doubles := [value for index, value in enumerate(values) if value in values[:index]]:
-        raise ValueError(f"names {wording.listed(dict.fromkeys(doubles))} more than once")
+        raise ValueError(f"lists {wording.listed(dict.fromkeys(doubles))} more than once")

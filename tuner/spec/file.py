@@ -1,4 +1,4 @@
-"""A study file into a StudySpec, and a StudySpec into a study file."""
+"""Study files: read one into a `StudySpec`, write a `StudySpec` as one, and compare two."""
 
 import io
 from collections.abc import Iterator, Mapping
@@ -12,41 +12,41 @@ from tuner.errors import Problem, SpecError
 from tuner.spec import domains, mistakes, schema, yaml_lines
 from tuner.spec.study import StudySpec
 
-#: what may differ between two runs of one study: it says how long to search and where the images lie, not what is searched
+#: fields that may differ between two runs of a study, because they do not change what it searches
 _FREE = ("budget", "result", "data.path", "data.root")
-#: a file that does not give it leaves a study as it is
+#: a file without it does not change a study that has it
 _ADAM = "search.adam_weight_decay"
-#: fields by which a search may change and its trials still compare
+#: sections that may change while the trials stay comparable
 SEARCHED = ("search.", "sampler.", "pruner.")
 
 
 def read(path: Path) -> StudySpec:
-    """The study that a YAML or JSON file describes.
+    """Read a study from a YAML or JSON file.
 
     Raises:
-        SpecError: the file cannot be read or has mistakes; all of them are in it.
+        SpecError: the file cannot be read or has mistakes; the error lists all of them.
     """
     document = yaml_lines.read(Path(path))
     return _build(document, origin=str(path), folder=Path(path).parent.resolve())
 
 
 def parse(mapping: Any, origin: str, folder: Path | None = None) -> StudySpec:
-    """The study that plain values describe; relative paths start at `folder`.
+    """Build a study from plain values; relative paths start at `folder`, and messages name `origin`.
 
     Raises:
-        SpecError: they have mistakes; all of them are in it.
+        SpecError: the values have mistakes; the error lists all of them.
     """
     return _build(yaml_lines.Document(value=mapping), origin=origin, folder=folder)
 
 
 def dump(spec: StudySpec) -> str:
-    """A complete study file that reads back as an equal study."""
+    """Return a complete study file, which reads back as an equal study."""
     plain = _as_written(spec.model_dump(mode="json"))
     for section, name in ((plain, "result"), (plain, "retraining"), (plain["search"], "adam_weight_decay")):
         if section[name] is None:
             del section[name]
     yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = None  # lists and mappings without inner ones stand in one line
+    yaml.default_flow_style = None  # lists and mappings without inner ones are written on one line
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.width = 140
     yaml.representer.add_representer(type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null"))
@@ -56,11 +56,11 @@ def dump(spec: StudySpec) -> str:
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
-    """One line a field that makes two studies different ones: `search.dropout: [0, 0.5] -> 0.3`.
+    """Return one line for each field that differs between two studies: `search.dropout: [0, 0.5] -> 0.3`.
 
-    The budget, the result and the place of the images may differ.
+    Differences in the budget, the result and the folder of the images do not count.
     """
-    before, after = dict(_flat(old, "")), dict(_flat(new, ""))
+    before, after = dict(_fields(old, "")), dict(_fields(new, ""))
     free = (*_FREE, _ADAM) if new.search.adam_weight_decay is None else _FREE
     fields = [field for field in {**before, **after} if not f"{field}.".startswith(tuple(f"{name}." for name in free))]
     missing = "not given"
@@ -70,7 +70,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a study file, for editors."""
+    """Return the JSON Schema of a study file, for editors."""
     return schema.json_schema()
 
 
@@ -94,7 +94,7 @@ def _build(document: yaml_lines.Document, *, origin: str, folder: Path | None) -
 
 
 def _as_written(plain: Any) -> Any:
-    """As one writes it: `source` or `name` at the top of its section, and 1000, not 1000.0."""
+    """Return plain values as a person writes them: `source` or `name` first in its section, and 1000 instead of 1000.0."""
     if isinstance(plain, dict):
         return {key: _as_written(plain[key]) for key in sorted(plain, key=lambda key: key not in ("source", "name"))}
     if isinstance(plain, list):
@@ -102,13 +102,13 @@ def _as_written(plain: Any) -> Any:
     return int(plain) if isinstance(plain, float) and plain.is_integer() and plain < 1e15 else plain
 
 
-def _flat(value: Any, field: str) -> Iterator[tuple[str, str]]:
-    """Every field of a study by its dotted name, in the words of a message."""
+def _fields(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    """Yield every field of a study: its dotted name, and its value as text for a message."""
     if hasattr(type(value), "model_fields"):
         value = {name: getattr(value, name) for name in type(value).model_fields}
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            yield from _flat(inner, f"{field}.{name}" if field else str(name))
+            yield from _fields(inner, f"{field}.{name}" if field else str(name))
     elif isinstance(value, domains.Fixed | domains.Choice | domains.Range):
         yield field, domains.text(value)
     else:

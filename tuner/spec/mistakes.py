@@ -1,4 +1,4 @@
-"""Every mistake of a study's values, in the words of the one who wrote them."""
+"""Mistakes: every mistake in the values of a study file, described in the terms of the file."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -18,28 +18,28 @@ from tuner.spec.study import StudySpec
 
 Keys = tuple[str | int, ...]
 
-#: places where pydantic names in its path what kind of section it took the value for
+#: sections where pydantic adds the kind of the section to the path of an error
 _KINDS = (("data",), ("sampler",), ("pruner",), ("search", "head_units"))
-#: sections that may stand empty, as when all of their lines are commented out
+#: sections that may be empty, for example because all their lines are commented out
 _MAY_BE_EMPTY = (("model",), ("budget",), ("training",), ("search",), ("search", "head_units"), ("search", "augmentation"))
-#: what the kind of a section is called
+#: name of the key that gives the kind of a section
 _TAGS = {"data": "source", "sampler": "sampler", "pruner": "pruner"}
 _PATTERNS = {
-    "name": "letters, digits, dots, dashes and underscores, at most 100, and the first one a letter or a digit",
+    "name": "at most 100 letters, digits, dots, dashes and underscores, starting with a letter or a digit",
     "data.function": "my_package.my_module:function",
 }
-_PASSES = 12
+_MAX_PASSES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """One mistake: the keys that lead to it, and what is to be said."""
+    """One mistake: its keys in the file, and the message."""
 
     path: Keys
     message: str
-    #: dotted fields that take part in it, where it is a clash
+    #: of a clash: the other dotted fields of the combination
     others: tuple[str, ...] = ()
-    #: dotted field that was probably meant, where it is a misspelled key
+    #: of a misspelled key: the dotted field that was probably meant
     meant: str | None = None
 
     @property
@@ -49,15 +49,15 @@ class Mistake:
 
 
 def read(given: Mapping[str, Any], folder: Path | None) -> StudySpec | list[Mistake]:
-    """The study, or every mistake in it.
+    """Return the study, or all mistakes in it.
 
-    Pydantic stops before the checks of a section as soon as one of its fields is wrong. So what is wrong is taken out, and the rest read
-    again, until nothing new is found; a clash that what was taken out takes part in is not reported.
+    Pydantic skips the checks of a section if one of its fields is wrong. So this removes the wrong fields and validates the rest, until it
+    finds nothing new. It does not report a clash with a removed field.
     """
     rest = _without_empty_sections(given)
     mistakes: dict[tuple[str, str], Mistake] = {}
     removed: set[str] = set()
-    for _ in range(_PASSES):
+    for _ in range(_MAX_PASSES):
         try:
             spec = StudySpec.model_validate(rest, context={"folder": folder})
         except ValidationError as error:
@@ -69,7 +69,7 @@ def read(given: Mapping[str, Any], folder: Path | None) -> StudySpec | list[Mist
             if not _touches(removed, mistake.field, *mistake.others):
                 mistakes.setdefault((mistake.field, mistake.message), mistake)
         if not any(details["loc"] for details in errors):
-            break  # clashes of the whole study, which are looked for last and all at once
+            break  # clashes of the whole study: these are found last, and all at once
         for mistake in found:
             removed |= {mistake.field, *mistake.others} | ({mistake.meant} if mistake.meant else set())
             for path in (mistake.path, *(tuple(other.split(".")) for other in mistake.others)):
@@ -94,7 +94,7 @@ def _touches(removed: set[str], *fields: str) -> bool:
 
 
 def _without(rest: dict[str, Any], path: Keys) -> dict[str, Any]:
-    """What was read, less the value at a path, or with a stand-in where nothing can be read without it."""
+    """Remove the value at a path; replace a required value by a placeholder."""
     keys = [key for key in path if isinstance(key, str)]
     section: Any = rest
     for key in keys[:-1]:
@@ -123,13 +123,13 @@ def _mistakes(details: ErrorDetails, given: Any) -> Iterator[Mistake]:
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
         yield _unknown_kind(path, given)
     elif kind == "invalid_key":
-        yield Mistake(path=path, message=f"has the key {wording.show(details['loc'][-1])}, which is not a word")
+        yield Mistake(path=path, message=f"has the key {wording.show(details['loc'][-1])}, which is not text")
     else:
         yield Mistake(path=path, message=_wrong_value(path, details, given))
 
 
 def _path(details: ErrorDetails, given: Any) -> Keys:
-    """The keys that the user wrote on the way to an error; of a missing key also its own."""
+    """Return the keys in the file that lead to an error, including the key itself if it is missing."""
     path: Keys = ()
     parts = list(details["loc"])
     while parts:
@@ -151,7 +151,7 @@ def _clash(path: Keys, clash: Clash, given: Any) -> Mistake:
     field: Keys = (*path, *clash.field.split("."))
     rates = _value(field[:-1], given)
     if field[1:2] == ("learning_rate",) and not (isinstance(rates, Mapping) and field[-1] in rates):
-        field = field[:-1]  # one rate was given for all optimizers
+        field = field[:-1]  # the file gives one rate for all optimizers
     return Mistake(path=field, message=clash.message, others=tuple(f"{prefix}{other}" for other in clash.others))
 
 
@@ -200,11 +200,11 @@ def _wrong_value(path: Keys, details: ErrorDetails, given: Any) -> str:
         return f"is not an optimizer. {wording.known([optimizer.value for optimizer in Optimizer], path[-1])}"
     if value is None:
         expected = f"; expected {schema.expectation(key.node)}" if key else ""
-        return f"is empty{expected}. Give it a value, or remove the line for the default"
+        return f"is empty{expected}. Give it a value, or remove the line to use the default"
     if kind == "value_error":
         return str(details["ctx"]["error"])
     if isinstance(path[-1] if path else "", int):
-        return f"holds {wording.show(value)}; expected widths, each a whole number from 1 to 65536"
+        return f"contains {wording.show(value)}; expected widths, each a whole number from 1 to 65536"
     if kind == "too_long":
         return f"has {len(value)} layers; expected at most {details['ctx']['max_length']}"
     field = ".".join(str(part) for part in path)
@@ -221,7 +221,7 @@ def _key(path: Keys, given: Any) -> SchemaKey | None:
 
 
 def _kind(path: Keys, given: Any) -> str:
-    """The `source` or `name` that the user chose for the section of a path."""
+    """Return the `source` or `name` that the file gives for the section of a path."""
     section = given.get(path[0]) if path and path[:1] in _KINDS else None
     if isinstance(section, Mapping):
         section = section.get("source" if path[0] == "data" else "name")

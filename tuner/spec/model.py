@@ -9,7 +9,7 @@ from tuner import wording
 from tuner.spec.clashes import Clash, Clashes
 from tuner.spec.data import Section, locate
 
-#: backbones whose weights come inside a package, then the networks of `keras.applications` by its own names
+#: first the backbones whose weights are part of a package, then the networks of `keras.applications`
 BACKBONES = (
     *("efficientnet_lite0", "squeezenet1_1"),
     *(f"EfficientNetB{size}" for size in range(8)),
@@ -20,14 +20,14 @@ BACKBONES = (
     *("DenseNet121", "DenseNet169", "DenseNet201"),
     *("InceptionV3", "InceptionResNetV2", "Xception", "NASNetMobile", "NASNetLarge", "VGG16", "VGG19"),
 )
-#: side of the smallest image that a backbone takes, where it is not SMALLEST
+#: smallest image side of a backbone, in pixels, if it differs from SMALLEST
 SMALLEST_OF = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 SMALLEST = 32
 _PYTHON = re.compile(r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 def _read_backbone(given: str, info: ValidationInfo) -> str:
-    """The backbone by its own name; a name is found however its letters are cased, a file relative to the study file."""
+    """Return the name of a backbone in its own spelling, or the path of its file; names are case-insensitive."""
     names = {_simplified(name): name for name in BACKBONES}
     if _simplified(given) in names:
         return names[_simplified(given)]
@@ -71,6 +71,6 @@ class Model(Section):
     def _check_size(self) -> Self:
         smallest: Any = SMALLEST_OF.get(self.backbone, SMALLEST if self.backbone in BACKBONES else 0)
         if self.image_size < smallest:
-            message = f"is {self.image_size}; {self.backbone} takes images from {smallest} pixels on"
+            message = f"is {self.image_size}; {self.backbone} needs images of at least {smallest} pixels"
             raise Clashes([Clash(field="image_size", message=message, others=("backbone",))])
         return self

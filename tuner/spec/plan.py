@@ -1,4 +1,4 @@
-"""A StudySpec into what will be done, in words."""
+"""Plan: what a study will do, in words."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,37 +9,37 @@ from tuner.spec.study import StudySpec, Training
 
 
 def facts(spec: StudySpec, epochs: int | None, num_hyperparameters: int) -> list[tuple[str, str]]:
-    """The plan as pairs of a name and what is said of it; `epochs` are those of a fine-tuning, None if not known yet."""
+    """Return the plan as pairs of a name and a text; `epochs` are those of the fine-tuning, None if they are not known yet."""
     model = spec.model
     searched = wording.count(num_hyperparameters, "hyperparameter")
-    again = retraining(spec)
-    if again:
-        search = "none: " + "; ".join(again)
+    retrained = retraining(spec)
+    if retrained:
+        search = "none: " + "; ".join(retrained)
     else:
-        search = f"{searched}, sampler {_chosen(spec.sampler)}, pruner {_chosen(spec.pruner)}, seed {spec.seed}"
+        search = f"{searched}, sampler {_describe(spec.sampler)}, pruner {_describe(spec.pruner)}, seed {spec.seed}"
     return [
         ("study", spec.name),
         ("model", f"{model.backbone}, weights {model.weights}, {model.image_size} × {model.image_size} pixels"),
-        ("a trial", _road(spec.training, epochs)),
+        ("a trial", _stages(spec.training, epochs)),
         ("budget", budget(spec)),
         ("search", search),
     ]
 
 
 def retraining(spec: StudySpec) -> list[str]:
-    """Whose configs a study trains again, in words; nothing of a study that searches."""
+    """Return which trials a study retrains, in words; an empty list for a study that searches."""
     again = spec.retraining
     if again is None:
         return []
     which = f"trials {wording.listed(again.trials)}" if len(again.trials) > 1 else f"trial {again.trials[0]}"
-    said = [f"{which} of the study {again.study}, trained again with {wording.count(len(again.seeds), 'seed')} each"]
+    texts = [f"{which} of the study {again.study}, retrained with {wording.count(len(again.seeds), 'seed')} each"]
     if spec.training.images != "train":
-        said.append("validation images are trained on too: the value is of images that it trained on, and says nothing of new ones")
-    return said
+        texts.append("training includes the validation images, so the validation accuracy says nothing about new images")
+    return texts
 
 
 def budget(spec: StudySpec) -> str:
-    """The budget in words: `20 trials, at most 1 h, or an accuracy of 0.97`."""
+    """Return the budget in words: `20 trials, at most 1 h, or an accuracy of 0.97`."""
     parts = []
     if spec.budget.trials is not None:
         parts.append(wording.count(spec.budget.trials, "trial"))
@@ -51,13 +51,13 @@ def budget(spec: StudySpec) -> str:
 
 
 def carried(migrated: Mapping[str, Any]) -> str:
-    """What came over from another study whose search was changed, by what is kept of the migration."""
+    """Return in words which trials were migrated from another study, given the stored description of the migration."""
     num, left = migrated["num_carried"], migrated["num_left"]
     return f"{num} of {wording.count(num + left, 'trial')} of {migrated['from']}; changed: {'; '.join(migrated['changes'])}"
 
 
-def _road(training: Training, epochs: int | None) -> str:
-    """What becomes of a trial."""
+def _stages(training: Training, epochs: int | None) -> str:
+    """Return the stages of a trial, in words."""
     heads = f" with {training.probe_heads} heads at once" if training.probe_heads > 1 else ""
     part = "all" if training.promote == 1 else f"the best {training.promote:.0%}"
     length = f" for {wording.count(epochs, 'epoch')}" if epochs else ""
@@ -66,8 +66,8 @@ def _road(training: Training, epochs: int | None) -> str:
     return f"a probe of {wording.count(training.probe_epochs, 'epoch')}{heads}{tuned}{precision}"
 
 
-def _chosen(strategy: Sampler | Pruner) -> str:
-    """A sampler or a pruner, with the options that the study file changes: `top-k (keep 3)`."""
+def _describe(strategy: Sampler | Pruner) -> str:
+    """Return a sampler or a pruner with the options that differ from the defaults: `top-k (keep 3)`."""
     default = type(strategy).model_fields
     changed = {name: value for name, value in strategy if name != "name" and value != default[name].default}
     options = ", ".join(f"{name} {wording.show(value)}" for name, value in changed.items())

@@ -1,4 +1,4 @@
-"""The keys of a study file, and what each may be, out of its JSON Schema."""
+"""Schema: the keys of a study file and their possible values, from its JSON Schema."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -18,23 +18,23 @@ class SchemaKey:
 
     #: dotted path, such as `data.path`
     field: str
-    #: the `source` or `name` that has this key, where it is not one of all kinds; "" where it is
+    #: the `source` or `name` of the section that has this key; "" if all kinds have it
     kind: str
     required: bool
-    #: as a study file would have it; meaningless where the key is required or is a section
+    #: as a study file would give it; meaningless for a required key or a section
     default: Any
     meaning: str
-    #: its part of the JSON Schema
+    #: the part of the JSON Schema for this key
     node: Node
 
     @property
     def section(self) -> str:
-        """The dotted section that the key stands in, "" at the top."""
+        """The dotted section of the key, "" at the top of the file."""
         return self.field.rpartition(".")[0]
 
     @property
     def name(self) -> str:
-        """The key as it is written."""
+        """The key without its section."""
         return self.field.rpartition(".")[2]
 
     @property
@@ -44,24 +44,24 @@ class SchemaKey:
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a study file, for editors."""
+    """Return the JSON Schema (2020-12) of a study file, for editors."""
     schema: dict[str, Any] = _untitled(StudySpec.model_json_schema())
     usual = SearchSpace.model_validate({}).model_dump(mode="json")
     for name, defaults in (("SearchSpace", usual), ("HeadSpace", usual["head_units"]), ("AugmentationSpace", usual["augmentation"])):
         for key, default in defaults.items():
             schema["$defs"][name]["properties"][key]["default"] = default
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A study of tuner"} | schema
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A tuner study file"} | schema
 
 
 @functools.cache
 def all_keys() -> tuple[SchemaKey, ...]:
-    """Every key, in the order of the file; a key of several kinds of data, sampler or pruner comes once a kind."""
+    """Return every key in the order of the file; a key of several kinds of data, sampler or pruner appears once for each kind."""
     schema = json_schema()
     return tuple(_walk(schema, schema["$defs"], prefix="", kind=""))
 
 
 def expected(key: SchemaKey, value: Any) -> str:
-    """What a key may be, in words that show what is wrong with a value."""
+    """Return which values a key may have, in words that show what is wrong with the given value."""
     if "enum" in key.node:
         return wording.one_of([str(name) for name in key.node["enum"]], value)
     words = expectation(key.node)
@@ -78,11 +78,11 @@ def expected(key: SchemaKey, value: Any) -> str:
 
 
 def expectation(node: Node) -> str:
-    """What a value of this part of the schema is, in words."""
+    """Return which values a part of the schema allows, in words."""
     if "$ref" in node:
         return "a section (`key: value`)"
     if "anyOf" in node:
-        # the long forms of a domain say nothing that the short ones do not
+        # the long forms of a domain add nothing to the short forms
         parts = [part for part in node["anyOf"] if not {"range", "choices"} & part.get("properties", {}).keys()]
         return " or ".join(dict.fromkeys(expectation(part) for part in parts))
     if "discriminator" in node:
@@ -111,7 +111,7 @@ def _ends(node: Node) -> str:
 
 
 def _walk(section: Node, definitions: Node, *, prefix: str, kind: str) -> Iterator[SchemaKey]:
-    # what says of which kind a section is stands first, as one writes it
+    # the key that gives the kind of a section comes first, as people write it
     for name, node in sorted(section["properties"].items(), key=lambda item: item[0] not in ("source", "name")):
         field = f"{prefix}{name}"
         yield SchemaKey(
@@ -127,7 +127,7 @@ def _walk(section: Node, definitions: Node, *, prefix: str, kind: str) -> Iterat
 
 
 def _sections(node: Node, definitions: Node) -> Iterator[tuple[str, Node]]:
-    """The sections that a key may hold, each with the `source` or `name` that asks for it."""
+    """Yield the sections that a key may contain, each with the `source` or `name` that selects it."""
     if "$ref" in node:
         yield "", definitions[node["$ref"].rpartition("/")[2]]
     tags = {reference: tag for tag, reference in node.get("discriminator", {}).get("mapping", {}).items()}
@@ -137,7 +137,7 @@ def _sections(node: Node, definitions: Node) -> Iterator[tuple[str, Node]]:
 
 
 def _untitled(node: Any) -> Any:
-    """Without the titles that pydantic makes out of field names: they say nothing and hide the descriptions in editors."""
+    """Remove the titles that pydantic makes from field names: they add nothing, and they hide the descriptions in editors."""
     if isinstance(node, list):
         return [_untitled(item) for item in node]
     if not isinstance(node, dict):

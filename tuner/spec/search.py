@@ -10,7 +10,7 @@ from tuner.spec import domains
 from tuner.spec.domains import Bounds, Choice, Domain, Fixed, Known, Range
 from tuner.spec.hyperparameters import MAX_HEAD_LAYERS, Activation, ClassWeights, Features, Flip, Loss, Optimizer
 
-#: where the peak rate of the fine-tuning is searched, for each optimizer
+#: default range of the fine-tuning's peak learning rate, for each optimizer
 LEARNING_RATES: Mapping[Optimizer, tuple[float, float]] = {
     Optimizer.SGD: (3e-3, 3e-2),
     Optimizer.ADAM: (1e-4, 1e-3),
@@ -22,7 +22,7 @@ LEARNING_RATES: Mapping[Optimizer, tuple[float, float]] = {
     Optimizer.RMSPROP: (3e-5, 3e-4),
     Optimizer.LION: (3e-5, 2e-4),
 }
-#: where the rate of the probe is searched, for each optimizer
+#: default range of the probe's peak learning rate, for each optimizer
 PROBE_LEARNING_RATES: Mapping[Optimizer, tuple[float, float]] = {
     Optimizer.SGD: (1e-2, 0.3),
     Optimizer.ADAM: (3e-4, 1e-2),
@@ -41,7 +41,7 @@ class _Section(BaseModel):
 
 
 class HeadSpace(_Section):
-    """How many hidden layers the head has and how wide each is."""
+    """How many hidden layers the head has, and their widths."""
 
     layers: Annotated[Domain, Bounds(low=0, high=MAX_HEAD_LAYERS, integer=True)] = Range(low=0, high=1, integer=True)
     """hidden layers between the backbone and the classes; 0 is a linear head"""
@@ -49,14 +49,14 @@ class HeadSpace(_Section):
     """width of each hidden layer; each layer is searched separately"""
 
 
-#: changes to one image at a time: they make the views that are drawn once, and so reach the probe too
+#: changes to one image at a time: views contain them, so they act in the probe too
 DRAWN = ("rotation", "zoom", "translation", "shear", "brightness", "contrast", "rand_augment", "erasing")
-#: changes that mix the images of a batch: only the fine-tuning has them
+#: changes that mix the images of a batch: they act only in fine-tuning
 MIXED = ("mixup", "cutmix")
 
 
 class AugmentationSpace(_Section):
-    """Which changes to training images are searched, and how strong; of the probe's images only those that are made once."""
+    """Which random changes to training images are tried, and their strengths; the probe sees only changes that are drawn once."""
 
     flip: Annotated[Domain, Known(tuple(Flip))] = Fixed(value=Flip.HORIZONTAL)
     """directions in which images are mirrored"""
@@ -88,7 +88,7 @@ _RATE = Bounds(low=0, high=100, log=True, open_low=True)
 
 
 class _RatesSchema:
-    """Tells the JSON Schema that one value or range may stand for all optimizers."""
+    """Adds to the JSON Schema that one value or range may apply to all optimizers."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         one = _RATE.__get_pydantic_json_schema__(schema, handler)
@@ -104,7 +104,7 @@ def _kind_of_head(given: Any) -> str | None:
 
 Rates = Annotated[dict[Optimizer, Annotated[Domain, _RATE]], Field(default_factory=dict), _RatesSchema()]
 Width = Annotated[int, Field(strict=True, ge=1, le=65536)]
-#: the widths of all hidden layers, or a space of them
+#: the widths of all hidden layers, or a space to search
 Head = Annotated[
     Annotated[HeadSpace, Tag("searched")] | Annotated[tuple[Width, ...], Field(max_length=MAX_HEAD_LAYERS), Tag("widths")],
     Discriminator(_kind_of_head),
@@ -167,13 +167,13 @@ class SearchSpace(_Section):
 
     @property
     def optimizers(self) -> tuple[Optimizer, ...]:
-        """The optimizers that trials choose among."""
+        """The optimizers that trials may use."""
         return domains.values(self.optimizer)
 
     @model_validator(mode="before")
     @classmethod
     def _fill_rates(cls, given: Any) -> Any:
-        """Give each optimizer a range of each rate: the file's own, else the default."""
+        """Give each optimizer a range for each learning rate: the one in the file, or the default."""
         if not isinstance(given, Mapping):
             return given
         try:

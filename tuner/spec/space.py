@@ -1,4 +1,4 @@
-"""A search space into the hyperparameters of one trial, asked of whoever chooses: a sampler, a rule, an enumeration."""
+"""Search spaces: ask a chooser (a sampler, the rule, an enumeration) for the hyperparameters of one trial."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ from tuner.spec.study import StudySpec
 
 
 class Chooser(Protocol):
-    """Chooses the value of one parameter after another, as an Optuna trial does."""
+    """Chooses the values of a trial's parameters, one after another; an Optuna trial is one."""
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        """A number of a range."""
+        """Return a number of a range."""
         ...
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        """A whole number of a range."""
+        """Return a whole number of a range."""
         ...
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of some values: str, int, float or bool."""
+        """Return one of several values: str, int, float or bool."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceRow:
-    """One line of the table that `tuner check` shows."""
+    """One row of the table that `tuner check` shows."""
 
-    #: as it is called in the study file, below `search`
+    #: name in the study file, below `search`
     name: str
-    #: the values that are tried
+    #: the values that trials have, in words
     what: str
-    #: when it acts
+    #: when it acts, in words
     when: str
     is_searched: bool
 
 
 def suggest(chooser: Chooser, space: SearchSpace, *, fine_tunes: bool) -> Hyperparameters:
-    """Return the hyperparameters that `chooser` makes of a space; it is asked only for those that act, given its earlier choices."""
+    """Return hyperparameters that `chooser` chooses; it is asked only for those that act, given its earlier choices."""
     chosen: dict[str, Any] = {conditions.FINE_TUNES: fine_tunes}
     if isinstance(space.head_units, tuple):
         chosen |= {"head_units.layers": len(space.head_units), "head_units.units": space.head_units}
@@ -69,7 +69,7 @@ def _hyperparameters(chosen: dict[str, Any]) -> Hyperparameters:
 
 
 def choose(chooser: Chooser, name: str, domain: Domain) -> Any:
-    """The value of one hyperparameter; one that may be switched off has a switch `name.on` before it."""
+    """Return the value of one hyperparameter; if it may be switched off, first ask for the parameter `name.on`."""
     match domain:
         case Fixed(value=value):
             return value
@@ -87,12 +87,12 @@ def choose(chooser: Chooser, name: str, domain: Domain) -> Any:
 
 
 def fine_tunes(spec: StudySpec) -> bool:
-    """Whether trials of a study may go beyond their probe."""
+    """Return whether trials of a study may be fine-tuned."""
     return spec.training.epochs != 0
 
 
 def rows(spec: StudySpec) -> list[SpaceRow]:
-    """Return what a study searches and what it holds fixed, of all that can act."""
+    """Return a row for each hyperparameter that can act in the study, searched or fixed."""
     scope = conditions.Scope(space=spec.search, fine_tunes=fine_tunes(spec))
     found = []
     for each in conditions.TABLE:
@@ -105,16 +105,16 @@ def rows(spec: StudySpec) -> list[SpaceRow]:
 
 
 def _row(name: str, domain: Domain, when: str) -> SpaceRow:
-    return SpaceRow(name=name, what=what(domain), when=when, is_searched=not isinstance(domain, Fixed))
+    return SpaceRow(name=name, what=describe(domain), when=when, is_searched=not isinstance(domain, Fixed))
 
 
-def what(domain: Domain) -> str:
-    """What trials try of a hyperparameter, in words."""
+def describe(domain: Domain) -> str:
+    """Return the values of a domain in words."""
     match domain:
         case Fixed(value=value):
-            return _shown(value)
+            return _describe_value(value)
         case Choice(values=values):
-            return " or ".join(_shown(value) for value in values)
+            return " or ".join(_describe_value(value) for value in values)
         case Range():
             scale = ", logarithmic" if domain.log else ""
             kind = ", whole" if domain.integer else ""
@@ -122,6 +122,6 @@ def what(domain: Domain) -> str:
             return f"{off}{wording.number(domain.low)} to {wording.number(domain.high)}{kind}{scale}"
 
 
-def _shown(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     plain = getattr(value, "value", value)
     return plain if isinstance(plain, str) else wording.show(plain)

@@ -1,4 +1,4 @@
-"""The samplers and pruners that a study file may name, with their options."""
+"""Strategies: the samplers and pruners that a study file may name, and their options."""
 
 from typing import Annotated, Any, Literal
 
@@ -150,12 +150,12 @@ class Threshold(_Strategy):
 
 
 def _named(given: Any) -> Any:
-    """`sampler: tpe` is short for `sampler: {name: tpe}`."""
+    """Expand a name: `sampler: tpe` is short for `sampler: {name: tpe}`."""
     return {"name": given} if isinstance(given, str) else given
 
 
 class _ShortForm:
-    """Tells the JSON Schema that a name alone is possible."""
+    """Adds to the JSON Schema that a name alone is possible."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         long_form = handler(schema)

@@ -1,4 +1,4 @@
-"""What a study is: its data, model, budget and search, as one frozen value."""
+"""Study specification: data, model, budget, training and search of a study, as one frozen value."""
 
 import re
 from typing import Annotated, Any, Literal, Self
@@ -21,10 +21,10 @@ _DURATION = re.compile(r"\s*(?:\d+(?:\.\d+)?\s*[dhms]\s*)+|\s*\d+(?:\.\d+)?\s*")
 
 
 def read_duration(given: Any) -> Any:
-    """Seconds of `90`, `90s`, `15m`, `2h` or `1h30m`; what is not text passes as it is.
+    """Return the seconds of `90`, `90s`, `15m`, `2h` or `1h30m`; a value that is not text is returned unchanged.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text is no duration.
     """
     if not isinstance(given, str):
         return given
@@ -39,7 +39,7 @@ Seconds = Annotated[float, BeforeValidator(read_duration, json_schema_input_type
 
 
 class Training(Section):
-    """How every trial of a study is trained. Never searched, so that trials can be compared."""
+    """How every trial of a study is trained. These values are never searched, so trials are comparable."""
 
     probe_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     """epochs of the head on frozen features"""
@@ -57,7 +57,7 @@ class Training(Section):
     """splits to train on; train+validation leaves no images to choose by: tuner keeps the last epoch, and nothing may be searched"""
 
     def num_epochs(self, num_train: int) -> int:
-        """Fine-tuning epochs of each trial; `auto` gives small data sets more: 12 for 2,000 training images, between 4 and 15."""
+        """Return the fine-tuning epochs of each trial; `auto` gives 12 for 2,000 training images, more for fewer images, from 4 to 15."""
         return min(15, max(4, round(12 * (2000 / num_train) ** 0.25))) if self.epochs == "auto" else self.epochs
 
 
@@ -74,43 +74,43 @@ class Budget(Section):
     @model_validator(mode="after")
     def _check_end(self) -> Self:
         if self.trials is None and self.timeout is None and self.target is None:
-            message = "is null, and no timeout or target is given either, so that the study would never end; give one of the three"
+            message = "is null, but there is no timeout or target either, so the study would never end; set one of the three"
             raise Clashes([Clash(field="trials", message=message, others=("timeout", "target"))])
         return self
 
 
 class Retraining(BaseModel):
-    """Which trials of a search are trained again, and with which seeds: written by `tuner retrain`."""
+    """The trials of a search to train again, and the seeds; `tuner retrain` writes this section."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    #: the study that was searched
+    #: name of the study whose trials are retrained
     study: str
-    #: how many of its best distinct configs were asked for
+    #: how many of its best distinct configurations were requested
     top: int
-    #: its trials, the best first, then trial 0 if it is none of them
+    #: its trials, the best first, then trial 0 unless it is among them
     trials: tuple[int, ...]
-    #: validation accuracy of each in the search; None: it did not complete
+    #: validation accuracy of each trial in the search; None: the trial did not complete
     values: tuple[float | None, ...]
-    #: of everything random; each config is trained with every one of them
+    #: each configuration is trained once with each of these seeds
     seeds: tuple[int, ...]
 
     @property
     def num_trainings(self) -> int:
-        """Trials of the study that trains them again."""
+        """Number of trials of the retraining."""
         return len(self.trials) * len(self.seeds)
 
     def place(self, number: int) -> tuple[int, int]:
-        """Places in `trials` and in `seeds` of a trial: all configs with the first seed come first."""
+        """Return the indices in `trials` and `seeds` for a trial of the retraining; all configurations with the first seed come first."""
         return number % len(self.trials), number // len(self.trials)
 
 
-#: of a study, and of the versions that are made of it
+#: pattern of the name of a study, and of its versions
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 class StudySpec(Section):
-    """A whole study file, checked."""
+    """A whole study file, validated."""
 
     name: Annotated[str, Field(pattern=NAME, examples=["my_study"])]
     """the study's name in the storage: letters, digits, dots, dashes and underscores, at most 100"""
@@ -141,7 +141,8 @@ class StudySpec(Section):
         found = clashes.find(self.search, epochs=self.training.epochs, sampler=self.sampler, pruner=self.pruner, exported=exported)
         if self.training.images != "train" and not exported:
             message = (
-                "is train+validation, which leaves no images to choose by: only what was chosen before may be trained so; expected train"
+                "is train+validation, which leaves no validation images to choose the best trial; expected train "
+                "(`tuner retrain` writes train+validation where it is possible)"
             )
             found = [*found, Clash(field="training.images", message=message)]
         if found:

@@ -1,4 +1,4 @@
-"""A YAML file into plain values, the line of each, and every mistake of its form."""
+"""YAML with lines: read a YAML file into plain values, and know the line of each value and every syntax mistake."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,46 +11,46 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from tuner.errors import Problem, SpecError
 
-#: a longer file is no study file
+#: a study file is never larger
 MAX_BYTES = 1_000_000
-#: more values than this are the work of aliases of aliases
+#: only nested aliases make more values than this
 MAX_VALUES = 200_000
 _TAG = "tag:yaml.org,2002:"
-#: what the parser says, into what the reader can do about it; the first one that is found counts
+#: parts of the parser's messages, and what the user can do about each; the first match counts
 _CURES = {
     "'\\t'": "there is a tab here; indent with spaces",
-    "that cannot start any token": "a text that starts with this character must stand in quotes",
-    "mapping values are not allowed": "there is a colon too many here, or the line is indented more or less than its neighbours; "
-    "a text with a colon and a space in it must stand in quotes",
-    "but got '<stream end>'": "a bracket is opened and never closed",
+    "that cannot start any token": "text that starts with this character needs quotes",
+    "mapping values are not allowed": "there is one colon too many here, or the indentation is wrong; "
+    "text that contains a colon and a space needs quotes",
+    "but got '<stream end>'": "a bracket is opened but never closed",
     "expected ',' or": "a comma or a closing bracket is missing",
-    "unexpected end of stream": "a quote is opened and never closed",
-    "expected <block end>": "the line is indented more or less than its neighbours",
+    "unexpected end of stream": "a quote is opened but never closed",
+    "expected <block end>": "the indentation differs from the lines around it",
     "could not find expected ':'": "a colon is missing after the key",
-    "another document": "a second document starts here; a study file holds one, without a line `---` between its parts",
-    "undefined alias": "a text that starts with * must stand in quotes",
+    "another document": "a second document starts here; a study file is one document, so remove the line `---`",
+    "undefined alias": "text that starts with * needs quotes",
 }
 
 
 @dataclass(kw_only=True)
 class Document:
-    """What a file holds; the lines and mistakes are gathered while it is read."""
+    """The content of a file, with lines and mistakes."""
 
     value: Any = None
-    #: line of each value, counted from 1, by the keys and indices that lead to it
+    #: line of each value, counted from 1, by its keys and indices
     lines: dict[tuple[str | int, ...], int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     num_values: int = 0
 
     def line(self, path: tuple[str | int, ...]) -> int | None:
-        """The line of a value, or of the nearest one above it that has one."""
+        """Return the line of a value, or of the nearest enclosing value with a known line."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path)
 
 
 def read(path: Path) -> Document:
-    """The values of a file, read as YAML 1.2, of which JSON is a part.
+    """Read a file as YAML 1.2, which includes JSON.
 
     Raises:
         SpecError: the file cannot be read, or is not YAML.
@@ -59,10 +59,10 @@ def read(path: Path) -> Document:
 
 
 def parse(text: str, path: Path) -> Document:
-    """The values of a text, as if it stood in a file of this name.
+    """Read a text as YAML 1.2; messages name the file `path`.
 
     Raises:
-        SpecError: it is not YAML.
+        SpecError: the text is not YAML.
     """
     yaml = YAML(typ="safe", pure=True)
     try:
@@ -70,37 +70,37 @@ def parse(text: str, path: Path) -> Document:
     except MarkedYAMLError as error:
         raise SpecError(str(path), [_syntax_problem(error)]) from error
     except YAMLError as error:
-        raise _refused(path, "holds characters that no text has; it is not a YAML file") from error
+        raise _refused(path, "contains control characters; it is not a YAML file") from error
     except RecursionError as error:
         raise _refused(path, "is nested too deeply to be a study file") from error
     if node is None:
-        raise _refused(path, "is empty; the shortest study file has a name and data: `tuner init` writes one")
+        raise _refused(path, "is empty; a study file needs at least name and data. `tuner init` writes one")
     document = Document()
     try:
         document.value = _plain(node, (), document, yaml)
     except RecursionError as error:
-        raise _refused(path, "has an alias inside the value that it stands for; write the value out") from error
+        raise _refused(path, "has an alias that refers to itself; write the value instead") from error
     if document.num_values > MAX_VALUES:
-        raise _refused(path, f"holds more than {MAX_VALUES:,} values; a study file is short")
+        raise _refused(path, f"contains more than {MAX_VALUES:,} values, too many for a study file")
     return document
 
 
 def _read_text(path: Path) -> str:
     try:
         if path.is_dir():
-            raise _refused(path, "is a folder; give a study file, such as one that `tuner init` writes")
+            raise _refused(path, "is a folder; expected a study file. `tuner init` writes one")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise _refused(path, f"is not there. {_neighbours(path)}") from error
+        raise _refused(path, f"does not exist. {_neighbours(path)}") from error
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise _refused(path, "is not the name of a file") from error
+        raise _refused(path, "is not a valid file name") from error
     if len(content) > MAX_BYTES:
-        raise _refused(path, f"is larger than {MAX_BYTES // 1_000_000} MB; a study file is a short text")
+        raise _refused(path, f"is larger than {MAX_BYTES // 1_000_000} MB, too large for a study file")
     if b"\0" in content:
-        raise _refused(path, "is a binary file; a study file is text (YAML or JSON)")
+        raise _refused(path, "is a binary file; expected text (YAML or JSON)")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -110,7 +110,7 @@ def _read_text(path: Path) -> str:
 
 def _neighbours(path: Path) -> str:
     files = sorted(str(file) for file in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-    return f"There are: {', '.join(files[:8])}" if files else "Write one with: tuner init NAME --images FOLDER"
+    return f"Files there: {', '.join(files[:8])}" if files else "Write one with: tuner init NAME --images FOLDER"
 
 
 def _refused(path: Path, message: str) -> SpecError:
@@ -118,12 +118,12 @@ def _refused(path: Path, message: str) -> SpecError:
 
 
 def _syntax_problem(error: MarkedYAMLError) -> Problem:
-    said = f"{error.context or ''} {error.problem or ''}".strip()
-    cure = next((cure for part, cure in _CURES.items() if part in said), said)
-    # of a key without a colon, what is found is the line after it
-    mark = error.context_mark if "simple key" in said else error.problem_mark
+    message = f"{error.context or ''} {error.problem or ''}".strip()
+    cure = next((cure for part, cure in _CURES.items() if part in message), message)
+    # for a key without a colon, the parser reports the line after it
+    mark = error.context_mark if "simple key" in message else error.problem_mark
     column = f" (column {mark.column + 1})" if mark else ""
-    return Problem(field="", message=f"is not YAML: {cure}{column}", line=mark.line + 1 if mark else None)
+    return Problem(field="", message=f"is not valid YAML: {cure}{column}", line=mark.line + 1 if mark else None)
 
 
 def _plain(node: Node, path: tuple[str | int, ...], document: Document, yaml: YAML) -> Any:
@@ -145,7 +145,7 @@ def _plain_mapping(node: MappingNode, path: tuple[str | int, ...], document: Doc
         line = key.start_mark.line + 1
         if not isinstance(key, ScalarNode) or key.tag != f"{_TAG}str":
             shown = key.value if isinstance(key, ScalarNode) else "a list or mapping"
-            message = f"has the key {shown}, which is not a word; write it in quotes if it is meant"
+            message = f"has the key {shown}, which is not text; put it in quotes, or remove it"
             document.problems.append(Problem(field=dotted(path), message=message, line=line))
             continue
         inner = (*path, key.value)
@@ -163,15 +163,15 @@ def _plain_scalar(node: Node, path: tuple[str | int, ...], document: Document, y
     if kind in ("int", "float", "bool", "null"):
         try:
             return yaml.constructor.construct_object(node)
-        except ValueError:  # such as !!int in front of a text
+        except ValueError:  # for example !!int before text
             kind = str(node.tag)
     if kind in ("str", "timestamp"):
         return node.value
-    message = f"has the tag {node.tag}; a study file holds plain values only, so remove the tag"
+    message = f"has the tag {node.tag}; a study file contains plain values only, so remove the tag"
     document.problems.append(Problem(field=dotted(path), message=message, line=node.start_mark.line + 1))
     return node.value
 
 
 def dotted(path: tuple[str | int, ...]) -> str:
-    """`search.dropout` for the keys that lead to a value; indices of lists are left out."""
+    """Return the dotted name of a value, such as `search.dropout`, without indices of lists."""
     return ".".join(key for key in path if isinstance(key, str))

@@ -1,4 +1,4 @@
-"""Who changed what through the dashboard, into the storage and back."""
+"""Audit: who changed what through the dashboard."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,62 +12,62 @@ from tuner.storage.tables import AUDIT, STUDIES, TRIALS
 
 @dataclass(frozen=True, kw_only=True)
 class AuditEvent:
-    """A changing request, or a sign-in."""
+    """A request that changes something, or a sign-in."""
 
-    #: user or token; of a sign-in that failed, the name that was given
+    #: user or token; for a failed sign-in, the name that was entered
     who: str
-    #: "" if who asked did not come in
+    #: "" if the sign-in failed
     role: str
     method: str
     path: str
-    #: of HTTP
+    #: of the HTTP response
     status: int
-    #: its name at the time; "" if the request is of none
+    #: its name at the time; "" if the request concerns no study
     study: str
-    #: where it came from
+    #: IP address of the client
     address: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRecord:
-    """A deed as it was recorded."""
+    """A stored audit event."""
 
-    #: counts up
+    #: rises with time
     id: int
     #: seconds since the epoch by the database's clock
     at: float
-    deed: AuditEvent
+    event: AuditEvent
 
 
-def write(storage: Storage, deed: AuditEvent) -> None:
-    """Record a deed.
+def write(storage: Storage, event: AuditEvent) -> None:
+    """Store an event.
 
     Raises:
-        StorageError: the database does not take it.
+        StorageError: the database did not store it.
     """
-    fields = {name: value[: _LENGTHS[name]] if isinstance(value, str) else value for name, value in asdict(deed).items()}
-    # a surrogate or a zero is no text to a database
+    fields = {name: value[: _LENGTHS[name]] if isinstance(value, str) else value for name, value in asdict(event).items()}
+    # databases refuse surrogates and zero bytes in text
     clean = {name: _clean(value) if isinstance(value, str) else value for name, value in fields.items()}
     storage.write(lambda connection: connection.execute(insert(AUDIT).values(at=tables.clock(connection), **clean)))
 
 
 def read(storage: Storage, *, limit: int, before: int | None = None) -> Sequence[AuditRecord]:
-    """The latest records, the newest first; `before` an id, to go on from."""
+    """Return the latest records, the newest first. With `before`, return only records with a lower id, for the next page."""
 
-    def look(connection: Connection) -> list[AuditRecord]:
+    def read_page(connection: Connection) -> list[AuditRecord]:
         query = select(AUDIT).order_by(AUDIT.c.id.desc()).limit(limit)
         rows = connection.execute(query if before is None else query.where(AUDIT.c.id < before))
         found = []
         for row in rows:
             fields = row._asdict()
-            found.append(AuditRecord(id=fields.pop("id"), at=fields.pop("at"), deed=AuditEvent(**fields)))
+            found.append(AuditRecord(id=fields.pop("id"), at=fields.pop("at"), event=AuditEvent(**fields)))
         return found
 
-    return storage.read(look)
+    return storage.read(read_page)
 
 
 def study_name(storage: Storage, *, study_id: int | None, trial_id: int | None) -> str:
-    """The name of a study, or of the study of a trial; "" if there is none."""
+    """Return the name of a study or of a trial's study, or "" if there is none."""
     if study_id is None and trial_id is None:
         return ""
     query = select(STUDIES.c.study_name)

@@ -1,4 +1,4 @@
-"""A database's error into whether to try again, and into what to tell people."""
+"""Database errors: whether to retry after one, and what to tell people about it."""
 
 import re
 from collections.abc import Iterator
@@ -8,10 +8,12 @@ from urllib.parse import unquote
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, StatementError
 
-#: SQLSTATEs that pass, beside class 08 (connection): idle in a transaction, serialization, unknown completion, deadlock, too many
+#: SQLSTATEs after which to retry, in addition to class 08 (connection): idle in a transaction, serialization, unknown completion,
+#: deadlock, too many
 #: connections, lock timeout, statement timeout, shut down, crash, starting up, idle for too long
 _TRANSIENT_STATES = {"25P03", "40001", "40003", "40P01", "53300", "55P03", "57014", "57P01", "57P02", "57P03", "57P05"}
-#: MySQL: too many connections, shutting down, network errors, lock wait timeout, deadlock, connection killed, no connection (socket, TCP),
+#: the same for MySQL: too many connections, shutting down, network errors, lock wait timeout, deadlock, connection killed, no connection
+#: (socket, TCP),
 #: server gone, connection lost (in a query, elsewhere), idle for too long
 _TRANSIENT_NUMBERS = {1040, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
 _LOCK_WORDS = ("database is locked", "database table is locked", "database schema has changed", "deadlock")
@@ -24,51 +26,54 @@ _OUTAGE_WORDS = (
 )
 _SECRET_WORDS = ("password", "passwd", "pwd", "passphrase")
 _RACE_WORDS = ("already exists", "duplicate", "unique constraint", "integrityerror", "is starting up")
-#: what a database's message contains, and what to do about it
+#: words that a database's message contains, and what to do about the error
 _CURES = (
-    (("password authentication failed",), "the user or the password is wrong; look at the URL"),
-    (("access denied for user",), "the user or the password is wrong; look at the URL"),
-    (("no password supplied",), "it asks for a password; write it into the URL: user:password@host"),
-    (("role", "does not exist"), "the database does not know this user; look at the URL"),
+    (("password authentication failed",), "the user or the password is wrong; check the URL"),
+    (("access denied for user",), "the user or the password is wrong; check the URL"),
+    (("no password supplied",), "the database asks for a password; write it into the URL: user:password@host"),
+    (("role", "does not exist"), "the database does not know this user; check the URL"),
     (("database", "does not exist"), "there is no such database on this server; create it (createdb) or correct the URL"),
     (("unknown database",), "there is no such database on this server; create it or correct the URL"),
-    (("connection refused",), "nothing listens there; start the database, or correct host and port"),
-    (("no such file or directory", "socket"), "nothing listens there; start the database, or correct the URL"),
-    (("name or service not known",), "the host is not known; correct the URL"),
-    (("failed to resolve host",), "the host is not known; correct the URL"),
-    (("could not translate host",), "the host is not known; correct the URL"),
-    (("temporary failure in name resolution",), "the host is not known; correct the URL"),
+    (("connection refused",), "no server listens there; start the database, or correct host and port"),
+    (("no such file or directory", "socket"), "no server listens there; start the database, or correct the URL"),
+    (("name or service not known",), "the host is unknown; correct the URL"),
+    (("failed to resolve host",), "the host is unknown; correct the URL"),
+    (("could not translate host",), "the host is unknown; correct the URL"),
+    (("temporary failure in name resolution",), "the host is unknown; correct the URL"),
     (("timeout expired",), "the server does not answer; check host, port and firewall"),
     (("timed out",), "the server does not answer; check host, port and firewall"),
-    (("can't connect to mysql server",), "nothing listens there; start the database, or correct host and port"),
-    (("readonly database",), "it is read-only; let this user write the file and its folder, or choose another --storage"),
-    (("read-only",), "it is read-only; let this user write, or choose another --storage"),
-    (("command denied to user",), "this user may not write there; grant it the right, or choose another --storage"),
-    (("permission denied",), "this user may not write there; grant it the right, or choose another --storage"),
+    (("can't connect to mysql server",), "no server listens there; start the database, or correct host and port"),
+    (("readonly database",), "it is read-only; allow this user to write the file and its folder, or choose another --storage"),
+    (("read-only",), "it is read-only; allow this user to write, or choose another --storage"),
+    (("command denied to user",), "this user may not write there; grant the permission, or choose another --storage"),
+    (("permission denied",), "this user may not write there; grant the permission, or choose another --storage"),
     (("file is not a database",), "the file is not an SQLite database; choose another --storage"),
     (("file is encrypted",), "the file is not an SQLite database; choose another --storage"),
-    (("malformed",), "the file is damaged; restore a copy, or choose another --storage"),
-    (("disk is full",), "the disk is full; make room and run again"),
-    (("no space left",), "the disk is full; make room and run again"),
-    (("disk i/o error",), "the disk could not be read or written; see whether it is full or on a network"),
-    (("database is locked",), "another process holds it for too long; see what else uses the file, or use PostgreSQL for many workers"),
-    (("no such column",), "its tables were made by something else; choose another --storage"),
-    (("no such table",), "its tables were made by something else; choose another --storage"),
-    (("column", "does not exist"), "its tables were made by something else; choose another --storage"),
+    (("malformed",), "the file is damaged; restore a backup, or choose another --storage"),
+    (("disk is full",), "the disk is full; free some space and run again"),
+    (("no space left",), "the disk is full; free some space and run again"),
+    (("disk i/o error",), "the disk could not be read or written; check whether it is full or on a network"),
+    (
+        ("database is locked",),
+        "another process locks it for too long; check which programs use it, or use PostgreSQL for many workers",
+    ),
+    (("no such column",), "another program created its tables; choose another --storage"),
+    (("no such table",), "another program created its tables; choose another --storage"),
+    (("column", "does not exist"), "another program created its tables; choose another --storage"),
 )
-#: where the options of an address begin
+#: start of the options in a URL
 _OPTIONS = re.compile(r"[?=]")
-#: how a libpq connection string begins: host=… password=…
+#: start of a libpq connection string: host=… password=…
 _CONNECTION_STRING = re.compile(r"\s*\w+\s*=")
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same statement may succeed in a moment."""
+    """Return whether the same statement may succeed if it is retried."""
     return _is_passing(error) or any(words in _text(error) for words in _OUTAGE_WORDS)
 
 
 def is_creation_race(error: BaseException) -> bool:
-    """Whether another process was creating the same tables, so that the next try finds them."""
+    """Return whether another process was creating the same tables, so that a retry finds them."""
     return _is_passing(error) or any(words in _text(error) for words in _RACE_WORDS)
 
 
@@ -85,7 +90,7 @@ def _is_passing(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, address: URL) -> str:
-    """One line: which database, what is wrong with it, what to do."""
+    """Return one line that names the database, its problem, and what to do."""
     text = _text(error)
     if "unable to open database file" in text:
         cure = _unopened(address)
@@ -97,19 +102,19 @@ def explain(error: BaseException, address: URL) -> str:
 
 
 def shown(address: URL) -> str:
-    """An address without its password."""
+    """Return a URL without its password."""
     hidden = dict.fromkeys(_secret_options(address), "hidden")
     text = (address.update_query_dict(hidden) if hidden else address).render_as_string(hide_password=True)
     return blotted(address.render_as_string(hide_password=False)) if has_stray_at(address) else text
 
 
 def has_stray_at(address: URL) -> bool:
-    """Whether what follows the password holds an @: it may be the password's own, and the rest of the password before it."""
+    """Return whether the host or the database of a URL contains an @, which may be part of an unescaped password."""
     return address.get_backend_name() != "sqlite" and "@" in f"{address.host}{address.database}"
 
 
 def blotted(text: str) -> str:
-    """What can be shown of an address that cannot be understood: nothing in which a password may stand."""
+    """Return the parts of an unreadable URL that cannot contain a password."""
     scheme, separator, rest = text.partition("://")
     start = f"{scheme}://" if separator else ""
     if "@" in text and not _CONNECTION_STRING.match(text):
@@ -120,7 +125,7 @@ def blotted(text: str) -> str:
 
 
 def _secret_options(address: URL) -> list[str]:
-    """The options of an address that hold a password, or may: `options` of PostgreSQL sets anything."""
+    """Return the options of a URL that may contain a password; `options` of PostgreSQL can set anything."""
     words = {name: f"{name} {value}".lower() for name, value in address.query.items()}
     return [name for name, text in words.items() if name.lower() == "options" or any(word in text for word in _SECRET_WORDS)]
 
@@ -135,19 +140,22 @@ def _unopened(address: URL) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        original = getattr(seen, "orig", None)
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        original = getattr(cause, "orig", None)
         if isinstance(original, BaseException):
             yield original
-        seen = seen.__cause__
+        cause = cause.__cause__
 
 
 def _text(error: BaseException) -> str:
-    """What the errors say; of SQLAlchemy's own no more than the name, since it quotes the statement and what was to be written."""
-    told = (f"{type(cause).__name__} {'' if isinstance(cause, StatementError) else cause}" for cause in _causes(error))
-    return " ".join(told).lower()
+    """Return the messages of an error and its causes.
+
+    Of SQLAlchemy's own errors only the name counts: their messages quote the statement and its values.
+    """
+    texts = (f"{type(cause).__name__} {'' if isinstance(cause, StatementError) else cause}" for cause in _causes(error))
+    return " ".join(texts).lower()
 
 
 def _first_line(error: BaseException) -> str:

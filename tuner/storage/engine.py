@@ -62,43 +62,43 @@ def bound_waits(engine: Engine) -> None:
 
 T = TypeVar("T")
 
-#: how long SQLite waits for another process to finish its transaction
+#: how long SQLite waits for another process to finish its transaction, in seconds
 _SQLITE_PATIENCE_SECONDS = 60.0
 _RETRY_SECONDS = 5.0
 #: how long to retry creating the tables while other processes do the same
 _CREATION_SECONDS = 20.0
 _CONNECT_SECONDS = 10
-#: how long a connection may hang before it counts as cut: nothing else ends one whose packets go nowhere
+#: how long a connection may hang before it counts as lost; nothing else ends a connection whose packets are dropped
 _SILENCE_SECONDS = 30
-#: of libpq; they are for connections over a network and do nothing on a socket of this machine
+#: settings of libpq; they apply to connections over a network, not to a local socket
 _KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 1000 * _SILENCE_SECONDS}
 #: longer than MySQL waits for a lock
 _MYSQL_SILENCE_SECONDS = 60
-#: a worker needs two connections, its work's and its heartbeat's; the dashboard's threads need more, which are not kept
+#: a worker needs two connections, one of them for its heartbeat; the dashboard's threads open more for a short time
 _POOL: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 14, "pool_recycle": 1800}
-#: how SQLite begins a transaction: one that reads first and writes later could not wait for its turn (SQLITE_BUSY_SNAPSHOT)
+#: how SQLite begins a transaction: a deferred one that reads first and writes later fails at once (SQLITE_BUSY_SNAPSHOT)
 _SQLITE_BEGIN = ContextVar("_SQLITE_BEGIN", default="BEGIN IMMEDIATE")
 _DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 
 
 @dataclass
 class _Contact:
-    """When this process could last not reach a database, by the monotonic clock."""
+    """The time of the last failed access to a database by this process, on the monotonic clock."""
 
     lost_at: float = -math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
 class Storage:
-    """An open database with Optuna's tables and ours."""
+    """An open database with the tables of Optuna and of tuner."""
 
-    #: the SQLAlchemy URL, password and all; for people use `shown`
+    #: the SQLAlchemy URL with its password; use `shown` for messages
     url: str = field(repr=False)
-    #: Optuna's own access to it
+    #: Optuna's own storage on this database
     rdb: RDBStorage = field(repr=False)
-    #: the same, with finished trials remembered: what Optuna's studies are opened with
+    #: the same with a cache of finished trials, for Optuna's studies
     cached: BaseStorage = field(repr=False)
-    #: how long a transient error is met with another try
+    #: how long to retry after transient errors
     retry_seconds: float = _RETRY_SECONDS
     _contact: _Contact = field(default_factory=_Contact, repr=False)
 
@@ -108,34 +108,34 @@ class Storage:
         return self.rdb.engine
 
     def within(self, seconds: float) -> "Storage":
-        """The same storage, which gives a statement that meets a transient error so long."""
+        """Return the same storage with another `retry_seconds`."""
         return replace(self, retry_seconds=seconds)
 
     def steady_seconds(self) -> float:
-        """How long this process has not missed the database; infinite if it never has."""
+        """Return the seconds since this process last failed to reach the database; infinite if it never failed."""
         return time.monotonic() - self._contact.lost_at
 
     def close(self) -> None:
-        """End its connections."""
+        """Close all connections."""
         self.engine.dispose()
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """What `work` returns from inside one transaction; tried again on transient errors, so `work` must bear being repeated."""
+        """Return what `work` returns inside one transaction. It is retried on transient errors, so `work` must be safe to repeat."""
         return self.call(lambda: self.transact(work))
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """As `write`, for work that only reads: on SQLite it waits for no one."""
-        return self.call(lambda: self.look(work))
+        """Return what read-only `work` returns, with retries as in `write`. On SQLite it does not wait for writers."""
+        return self.call(lambda: self.read_once(work))
 
-    def look(self, work: Callable[[Connection], T]) -> T:
-        """As `read`, tried once: for work that is part of what is tried again."""
+    def read_once(self, work: Callable[[Connection], T]) -> T:
+        """Return what read-only `work` returns, without a retry: for work inside of `call`."""
         return self.transact(work, sqlite_begin="BEGIN DEFERRED")
 
     def call(self, work: Callable[[], T]) -> T:
-        """What `work`, which speaks to the database by itself, returns; tried again on transient errors.
+        """Return what `work` returns, which accesses the database by itself. It is retried on transient errors.
 
         Raises:
-            StorageError: the database does not do its part; says why.
+            StorageError: the database failed; the message says why.
         """
         try:
             return retry.call(work, may_pass=database_errors.is_transient, seconds=self.retry_seconds, pauses=(0.05, 1.0))
@@ -145,20 +145,20 @@ class Storage:
             raise StorageError(database_errors.explain(error, make_url(self.url))) from error
 
     def transact(self, work: Callable[[Connection], T], **options: Any) -> T:
-        """What `work` returns from inside one transaction that is tried once; raises what SQLAlchemy raises."""
+        """Return what `work` returns inside one transaction, without a retry; raises the errors of SQLAlchemy."""
         with self.engine.connect().execution_options(**options) as connection, connection.begin():
             return work(connection)
 
 
 def open(url: str) -> Storage:  # noqa: A001
-    """The storage at a SQLAlchemy URL; its tables are created where they are missing, by any number of processes at once.
+    """Open the storage at a SQLAlchemy URL. Missing tables are created, even if many processes open it at once.
 
     Raises:
-        StorageError: it cannot be reached, written or understood.
+        StorageError: the database cannot be reached, written or read.
         MissingPackage: the driver of this database is not installed.
     """
     address = _parse(url)
-    # only errors are of use to someone who did not write the search
+    # warnings of Optuna do not help users of tuner
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     rdb = _connect(address)
     if address.get_backend_name() == "sqlite":
@@ -177,10 +177,10 @@ def open(url: str) -> Storage:  # noqa: A001
 
 
 def holds(url: str, table: str) -> bool:
-    """Whether the database at a URL has a table; nothing is created in it.
+    """Return whether the database at a URL has a table, without creating anything.
 
     Raises:
-        StorageError: it cannot be reached or understood.
+        StorageError: the database cannot be reached or read.
         MissingPackage: the driver of this database is not installed.
     """
     address = _parse(url)
@@ -197,13 +197,13 @@ def holds(url: str, table: str) -> bool:
 
 
 def _try_to_write(connection: Connection) -> None:
-    """Change nothing, in a way that a database which may not be written refuses."""
+    """Run a write that changes nothing; a read-only database refuses it."""
     connection.execute(sqlalchemy.delete(tables.LEASES).where(sqlalchemy.false()))
 
 
 @contextmanager
 def only_reading() -> Iterator[None]:
-    """Let what the `with` block does through Optuna read an SQLite file out of turn: it waits for no writer and holds none up."""
+    """Return a context in which reads through Optuna neither wait for writers of an SQLite file nor block them."""
     token = _SQLITE_BEGIN.set("BEGIN DEFERRED")
     try:
         yield
@@ -212,7 +212,7 @@ def only_reading() -> Iterator[None]:
 
 
 def shown(url: str) -> str:
-    """A URL as it may be shown: without its password."""
+    """Return a URL without its password, for messages."""
     try:
         return database_errors.shown(make_url(url))
     except (ArgumentError, ValueError):
@@ -239,7 +239,7 @@ def _parse(url: str) -> URL:
 
 
 def _connect(address: URL) -> RDBStorage:
-    """Optuna's storage on an address, with its tables; processes that create them at once trip over each other and try again."""
+    """Open Optuna's storage and create its tables; retry if other processes create them at the same time."""
     try:
         return retry.call(lambda: _create(address), may_pass=_is_creation_race, seconds=_CREATION_SECONDS, pauses=(0.05, 0.2))
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -253,25 +253,27 @@ def _is_creation_race(error: BaseException) -> bool:
 
 def _create(address: URL) -> RDBStorage:
     options = _engine_options(address)
-    # Optuna fills the URL in as a template: a brace in a password must be doubled
+    # Optuna uses the URL as a template, so a brace in a password must be doubled
     template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
         _create_tables(sqlalchemy.create_engine(address, **options))
         rdb = RDBStorage(template, engine_kwargs=options, skip_table_creation=True)
     except (NoSuchModuleError, ImportError) as error:
         raise _missing_driver(address) from error
-    except TypeError as error:  # an option of the URL that the driver does not know
-        raise StorageError(f"{database_errors.shown(address)} has options that its driver does not take: {error}") from error
+    except TypeError as error:  # the driver does not know an option of the URL
+        raise StorageError(
+            f"{database_errors.shown(address)} has options that its driver does not accept: {error}. Correct the options after the ?"
+        ) from error
     except RuntimeError as error:
         cure = "Or choose another --storage."
         raise StorageError(
-            f"{database_errors.shown(address)} was made by another version of Optuna than {optuna.__version__}: {error} {cure}"
+            f"{database_errors.shown(address)} was created by another version of Optuna than {optuna.__version__}: {error} {cure}"
         ) from error
     return rdb
 
 
 def _create_tables(engine: Engine) -> None:
-    """Create what is missing of Optuna's, and leave no connection open, whatever comes of it."""
+    """Create the missing tables of Optuna, and leave no connection open, even after an error."""
     try:
         optuna_private.METADATA.create_all(engine)
     finally:
@@ -295,7 +297,7 @@ def _engine_options(address: URL) -> dict[str, Any]:
 
 
 def _unless_given(address: URL, **options: Any) -> dict[str, Any]:
-    """Options of a driver, less those that the URL itself sets."""
+    """Return options of a driver without those that the URL sets."""
     return {name: value for name, value in options.items() if name not in address.query}
 
 
@@ -303,13 +305,13 @@ def _missing_driver(address: URL) -> Exception:
     if address.drivername in _DRIVERS.values():
         return MissingPackage("pymysql", extra="mysql", needed_for=f"the storage {database_errors.shown(address)}")
     return StorageError(
-        f"{database_errors.shown(address)} names the database driver {address.drivername}, which is not known or not installed; "
+        f"{database_errors.shown(address)} names the database driver {address.drivername}, which is unknown or not installed; "
         "expected sqlite, postgresql or mysql"
     )
 
 
 def _tune_sqlite(engine: Engine) -> None:
-    """Let many processes share one file: readers beside a writer (WAL), writers one after another from the first statement on.
+    """Let many processes share one file: readers run beside a writer (WAL), and writers wait for each other at their first statement.
 
     See https://docs.sqlalchemy.org/en/21/dialects/sqlite.html#pysqlite-transactions and https://www.sqlite.org/wal.html.
     """
@@ -324,4 +326,4 @@ def _tune_sqlite(engine: Engine) -> None:
     def begin(connection: Connection) -> None:
         connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", _SQLITE_BEGIN.get()))
 
-    engine.dispose()  # the connections made so far were not configured
+    engine.dispose()  # the connections made so far are not configured

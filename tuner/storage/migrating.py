@@ -1,7 +1,7 @@
-"""The tuner_ tables of a database into those that this version of tuner knows.
+"""Migration: brings the tuner_ tables of a database up to this version of tuner.
 
-Which steps a database has seen stands in its table tuner_alembic. One that is up to date costs a look; Alembic is loaded only for one that
-is not. Steps add; what a running worker of an earlier version knows stays as it was.
+The table tuner_alembic holds the last step that was applied. Alembic is loaded only if a step is missing. Steps only add tables and
+columns, so running workers of an earlier version continue to work.
 """
 
 import threading
@@ -16,18 +16,18 @@ from tuner.storage import tables
 VERSION_TABLE = "tuner_alembic"
 #: the last of the steps in migrations/steps
 HEAD = "2"
-#: the tables of a database that has seen it
+#: the tables of a database after that step
 METADATA: MetaData = tables.VERSIONS.metadata
 _FOLDER = Path(__file__).parent / "migrations"
-#: any number that no other program locks this database with
+#: an arbitrary number that no other program uses for a lock in this database
 _LOCK = 7_488_310_725
 _LOCK_SECONDS = 60
-#: Alembic's `context` and `op` are of the whole process
+#: Alembic's `context` and `op` are shared by all threads of a process
 _ONE_AT_A_TIME = threading.Lock()
 
 
 def version(connection: Connection) -> str | None:
-    """The last step that a database has seen; None if none, or if its tables are from before there were steps."""
+    """Return the last step applied to a database, or None if there was none (also for tables that are older than the steps)."""
     if not sqlalchemy.inspect(connection).has_table(VERSION_TABLE):
         return None
     found = connection.execute(sqlalchemy.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
@@ -35,27 +35,27 @@ def version(connection: Connection) -> str | None:
 
 
 def is_up_to_date(connection: Connection) -> bool:
-    """Whether a database has seen all steps.
+    """Return whether all steps have been applied to a database.
 
     Raises:
-        StorageError: it has seen steps that this version does not know.
+        StorageError: a newer version of tuner has applied steps that this version does not know.
     """
     found = version(connection)
     if found is not None and found.isdecimal() and int(found) > int(HEAD):
         raise StorageError(
-            f"this storage was last used by a newer tuner: its tables are at step {found}, and this version knows {HEAD}. "
-            "Install the newer version here too, or choose another --storage"
+            f"this storage was last used by a newer tuner: its tables are at step {found}, and this version supports up to step {HEAD}. "
+            "Install the newer version on this machine, or choose another --storage"
         )
     return found == HEAD
 
 
 def bring_up_to_date(connection: Connection) -> None:
-    """Take the steps that a database has not seen, in the transaction of the connection; other processes that want to do so wait.
+    """Apply the missing steps in the transaction of the connection; other processes wait for the lock.
 
     MySQL ends a transaction with each change of tables: there, a step that was cut short is taken up where it stopped, by the next call.
 
     Raises:
-        StorageError: it has seen steps that this version does not know.
+        StorageError: a newer version of tuner has applied steps that this version does not know.
     """
     _lock(connection)
     try:
@@ -81,7 +81,7 @@ def _upgrade(connection: Connection) -> None:
 
 
 def _lock(connection: Connection) -> None:
-    """Have others wait; SQLite's transactions that write do so by themselves."""
+    """Take the lock of the migration; on SQLite, writing transactions exclude each other anyway."""
     match connection.dialect.name:
         case "postgresql":
             connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
@@ -92,12 +92,12 @@ def _lock(connection: Connection) -> None:
 
 
 def _settle(connection: Connection) -> None:
-    """Commit the number of the last step where the lock does not last until the end of the transaction: others must see it first."""
+    """Commit the number of the last step on MySQL: other processes must see it before the lock is released."""
     if connection.dialect.name in ("mysql", "mariadb"):
         connection.execute(sqlalchemy.text("COMMIT"))
 
 
 def _unlock(connection: Connection) -> None:
-    """Let others go on, where the end of the transaction does not."""
+    """Release the lock on MySQL, where the end of the transaction does not."""
     if connection.dialect.name in ("mysql", "mariadb"):
         connection.execute(sqlalchemy.text("SELECT RELEASE_LOCK(:key)"), {"key": VERSION_TABLE})

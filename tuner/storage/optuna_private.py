@@ -29,7 +29,7 @@ TRIAL_SYSTEM: Table = models.TrialSystemAttributeModel.__table__
 PARAMETERS: Table = models.TrialParamModel.__table__
 VALUES: Table = models.TrialValueModel.__table__
 INTERMEDIATE: Table = models.TrialIntermediateValueModel.__table__
-#: holds the version of Optuna that made the tables
+#: holds the version of Optuna that created the tables
 VERSION_INFO: Table = models.VersionInfoModel.__table__
 #: `value_type` of a finite value; Optuna stores an infinite value as NULL with another type
 FINITE: Final = models.TrialValueModel.TrialValueType.FINITE

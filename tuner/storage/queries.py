@@ -29,9 +29,9 @@ VALUED = (
     .where(IS_FINITE)
     .subquery("valued")
 )
-#: more trials than this are not drawn one by one, but every second, third ... of them
+#: maximum length of `BestSoFar.others`; of more trials, every second, third, ... is taken
 _DRAWN = 400
-#: number of the best completed values that are known one by one
+#: maximum length of `BestSoFar.top`
 _TOP = 64
 
 
@@ -87,28 +87,27 @@ def values(connection: Connection, study_id: int) -> dict[int, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class BestSoFar:
-    """What a study has found, trial after trial."""
+    """The history of a study with one objective: each new best trial, and a selection of the others."""
 
-    #: completed trials that were better than all before them, in order
+    #: completed trials that were better than all earlier ones, in order
     records: tuple[ValuedTrial, ...] = ()
-    #: some of the trials, evenly chosen by their numbers
+    #: every `stride`th trial by number
     others: tuple[ValuedTrial, ...] = ()
-    #: the others are every so manieth trial
     stride: int = 1
     #: completed trials after the best one
     num_since_best: int = 0
     num_completed: int = 0
-    #: the best values of completed trials, the best first
+    #: the highest values of completed trials (lowest if the study minimizes), the best first
     top: tuple[float, ...] = ()
 
     @property
     def best(self) -> ValuedTrial | None:
-        """The best completed trial, among equals the earliest; None if there is none."""
+        """The best completed trial, among equals the earliest; None if no trial has completed."""
         return self.records[-1] if self.records else None
 
 
 def best_so_far(connection: Connection, study_id: int, *, maximizes: bool, num_trials: int) -> BestSoFar:
-    """The history of a study with one objective."""
+    """Return the history of a study with one objective."""
     stride = max(1, -(-num_trials // _DRAWN))
     is_completed = VALUED.c.state == TrialState.COMPLETE
     completed = case((is_completed, VALUED.c.value))
@@ -143,7 +142,7 @@ def _top(connection: Connection, study_id: int, *, maximizes: bool) -> tuple[flo
 
 
 def _counts(connection: Connection, study_id: int, records: Sequence[ValuedTrial]) -> tuple[int, int]:
-    """Completed trials with a finite value, in all and after the best."""
+    """Return the number of completed trials with a finite value: in all, and after the best one."""
     after = case((VALUED.c.number > (records[-1].number if records else 0), 1), else_=0)
     query = select(func.count(), func.coalesce(func.sum(after), 0)).where(
         VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE

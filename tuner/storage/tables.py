@@ -1,11 +1,9 @@
-"""The tables of a study: Optuna's, which we write in fewer statements than it does, and ours beside them.
+"""Tables: those of Optuna and of tuner in one database, and how to read and write them.
 
-Optuna checks on opening that its schema is the one this version knows. What it writes in one transaction a value we write in one
-transaction a step of a trial, together with the lease that entitles a worker to it: a worker that lost its lease changes nothing.
-
-The tables of versions: what was kept of studies, which of it is in production, and who read the test split.
-
-Versions and events are written once. A version that is deleted stays as a row, so that its number is never given again.
+- tuner writes Optuna's tables itself, in one transaction per step of a trial, together with the check of the worker's lease: a worker that
+  lost its lease changes nothing. Optuna writes every value in a transaction of its own.
+- Optuna checks on opening that its tables have the schema that its version expects.
+- Versions and their events are written once. The row of a deleted version stays, so that its number is never used again.
 """
 
 import json
@@ -50,9 +48,9 @@ PARAMETERS = optuna_private.PARAMETERS
 VALUES = optuna_private.VALUES
 INTERMEDIATE = optuna_private.INTERMEDIATE
 
-#: our tables
+#: tuner's own tables
 METADATA = MetaData()
-#: one row an attempt of a trial by a worker; the one with the highest attempt entitles its worker to the trial
+#: one row per attempt at a trial; the worker of the highest attempt owns the trial
 LEASES = Table(
     "tuner_leases",
     METADATA,
@@ -62,19 +60,19 @@ LEASES = Table(
     Column("trial_id", Integer, nullable=False),
     Column("worker_key", String(32), nullable=False),
     Column("worker", String(200), nullable=False),
-    #: where `pid` means this process: boot and process namespace
+    #: where `pid` is valid: boot and process namespace
     Column("namespace", String(200), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("process_started", Double, nullable=False),
-    #: seconds since the epoch by the database's clock, as all that follow
+    #: seconds since the epoch by the database's clock, as the columns that follow
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("ended_at", Double),
     Column("ending", String(32), nullable=False, default=""),
-    #: groups equal failures
+    #: kind of the failure; "" if the attempt did not fail
     Column("error", String(200), nullable=False, default=""),
 )
-#: one row an epoch, as measured; Optuna's intermediate values hold the best so far
+#: one row per epoch as it was measured; Optuna's intermediate values hold the best so far
 EPOCHS = Table(
     "tuner_epochs",
     METADATA,
@@ -89,7 +87,7 @@ EPOCHS = Table(
     Column("learning_rate", Double),
     Column("seconds", Double),
 )
-#: one row a changing request to the dashboard, and one a sign-in
+#: one row per changing request to the dashboard, and per sign-in
 AUDIT = Table(
     "tuner_audit",
     METADATA,
@@ -98,16 +96,16 @@ AUDIT = Table(
     Column("at", Double, nullable=False, index=True),
     #: user or token
     Column("who", String(200), nullable=False),
-    #: "" if who asked did not come in
+    #: "" if the sign-in failed
     Column("role", String(16), nullable=False),
     Column("method", String(16), nullable=False),
     Column("path", String(500), nullable=False),
     Column("status", Integer, nullable=False),
-    #: its name at the time; "" if the request is of none
+    #: its name at the time; "" if the request concerns no study
     Column("study", String(512), nullable=False),
     Column("address", String(64), nullable=False),
 )
-#: one row a worker that is at work or was not long ago
+#: one row per worker that is active or ended recently
 WORKERS = Table(
     "tuner_workers",
     METADATA,
@@ -115,39 +113,39 @@ WORKERS = Table(
     Column("worker_key", String(32), primary_key=True),
     Column("worker", String(200), nullable=False),
     Column("host", String(200), nullable=False),
-    #: where `pid` means this process, as in a lease
+    #: where `pid` is valid, as in a lease
     Column("namespace", String(200), nullable=False),
     Column("pid", Integer, nullable=False),
     Column("process_started", Double, nullable=False),
     Column("device", String(200), nullable=False, default=""),
     Column("threads", Integer),
-    #: as JSON, by package
+    #: JSON object: version by package
     Column("versions", String(500), nullable=False, default="{}"),
-    #: seconds since the epoch by the database's clock, as all that follow
+    #: seconds since the epoch by the database's clock, as the columns that follow
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
     Column("ended_at", Double),
     Column("ending", String(200), nullable=False, default=""),
     Column("memory_bytes", BigInteger),
     Column("trainer_memory_bytes", BigInteger),
-    #: at hand when it was last seen
+    #: the trial that the worker had when it was last seen
     Column("trial_number", Integer),
     Column("stage", String(32), nullable=False, default=""),
-    #: what someone asks it to do, and who
+    #: a request to the worker, and who made it
     Column("wish", String(32), nullable=False, default=""),
     Column("wished_by", String(200), nullable=False, default=""),
 )
 
 
 def create_study(connection: Connection, name: str, *, user: Mapping[str, Any], system: Mapping[str, Any]) -> int:
-    """A new study that maximizes one value; its id.
+    """Create a study that maximizes one value, and return its id.
 
     Raises:
-        IntegrityError: there is one of this name.
+        IntegrityError: the name is taken.
     """
     study_id = _inserted(connection, STUDIES, study_name=name)
     connection.execute(insert(DIRECTIONS).values(study_id=study_id, direction=StudyDirection.MAXIMIZE, objective=0))
-    for ours in (LEASES, EPOCHS, WORKERS):  # databases give the id of a deleted study to the next one
+    for ours in (LEASES, EPOCHS, WORKERS):  # databases reuse the id of a deleted study
         connection.execute(delete(ours).where(ours.c.study_id == study_id))
     put(connection, STUDY_USER, study_id, user)
     put(connection, STUDY_SYSTEM, study_id, system)
@@ -155,60 +153,60 @@ def create_study(connection: Connection, name: str, *, user: Mapping[str, Any], 
 
 
 def lock_study(connection: Connection, study_id: int, name: str) -> None:
-    """Let no other worker start or take up a trial of this study until the transaction ends.
+    """Lock a study: until the transaction ends, no other worker starts or resumes one of its trials.
 
     Raises:
-        StudyError: someone deleted it.
+        StudyError: the study was deleted.
     """
     is_it = (STUDIES.c.study_id == study_id, STUDIES.c.study_name == name)
-    # key_share: who only adds to the study need not wait, and so never waits for one who waits for him (PostgreSQL)
+    # key_share (PostgreSQL): transactions that only add rows to the study do not wait, which would cause deadlocks
     if connection.execute(select(STUDIES.c.study_id).where(*is_it).with_for_update(key_share=True)).first() is None:
-        raise StudyError(f"the study {name} was deleted while it was worked on; run it again to begin it anew")
+        raise StudyError(f"the study {name} was deleted while it was running; run it again to start it anew")
 
 
 def create_trial(connection: Connection, study_id: int, number: int) -> int:
-    """A new running trial; its id. The study must be locked, and `number` be the count of its trials."""
+    """Create a running trial, and return its id. The study must be locked, and `number` must be the number of its trials."""
     return _inserted(connection, TRIALS, study_id=study_id, number=number, state=TrialState.RUNNING, datetime_start=_now())
 
 
 def enqueue_trial(connection: Connection, study_id: int, number: int) -> int:
-    """A new trial that waits to be begun; its id. The study must be locked, and `number` be the count of its trials."""
+    """Create a waiting trial, and return its id. The study must be locked, and `number` must be the number of its trials."""
     return _inserted(connection, TRIALS, study_id=study_id, number=number, state=TrialState.WAITING)
 
 
 def first_enqueued(connection: Connection, study_id: int) -> tuple[int, int] | None:
-    """Id and number of the first trial that waits to be begun. The study must be locked."""
+    """Return id and number of the first waiting trial, or None. The study must be locked."""
     query = select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.WAITING)
     row = connection.execute(query.order_by(TRIALS.c.number).limit(1)).first()
     return None if row is None else (row[0], row[1])
 
 
 def begin_trial(connection: Connection, trial_id: int) -> None:
-    """Have a trial that waits to be begun run. The study must be locked."""
+    """Set a waiting trial to running. The study must be locked."""
     connection.execute(update(TRIALS).where(TRIALS.c.trial_id == trial_id).values(state=TrialState.RUNNING, datetime_start=_now()))
 
 
 def state_of(connection: Connection, study_id: int, number: int) -> tuple[int, TrialState] | None:
-    """Id and state of a trial; None if there is none of this number."""
+    """Return id and state of a trial, or None if the study has no such trial."""
     query = select(TRIALS.c.trial_id, TRIALS.c.state).where(TRIALS.c.study_id == study_id, TRIALS.c.number == number)
     row = connection.execute(query).first()
     return None if row is None else (row[0], row[1])
 
 
 def trial_id(connection: Connection, study_id: int, number: int) -> int:
-    """The id of a trial that is there."""
+    """Return the id of an existing trial."""
     query = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.number == number)
     return int(connection.execute(query).scalar_one())
 
 
 def is_running(connection: Connection, study_id: int, trial_id: int) -> bool:
-    """Whether a trial of a study has not ended yet."""
+    """Return whether a trial of a study is running."""
     query = select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id, TRIALS.c.trial_id == trial_id)
     return connection.execute(query.where(TRIALS.c.state == TrialState.RUNNING)).first() is not None
 
 
 def finish_trial(connection: Connection, trial_id: int, state: TrialState, value: float | None) -> bool:
-    """Whether a running trial is now in its last state; False if it was in one already."""
+    """Set a running trial to its final state, and return True; return False if it had ended already."""
     ended = update(TRIALS).where(TRIALS.c.trial_id == trial_id, TRIALS.c.state == TrialState.RUNNING)
     if connection.execute(ended.values(state=state, datetime_complete=_now())).rowcount != 1:
         return False
@@ -218,7 +216,7 @@ def finish_trial(connection: Connection, trial_id: int, state: TrialState, value
 
 
 def put(connection: Connection, table: Table, owner_id: int, values: Mapping[str, Any]) -> None:
-    """Set attributes of a study or trial, whatever they were before."""
+    """Set attributes of a study or trial; existing ones are overwritten."""
     if values:
         owner = _owner(table)
         rows = [{owner.name: owner_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
@@ -226,24 +224,24 @@ def put(connection: Connection, table: Table, owner_id: int, values: Mapping[str
 
 
 def remove(connection: Connection, table: Table, owner_id: int, key: str) -> None:
-    """Unset an attribute of a study or trial."""
+    """Remove an attribute of a study or trial."""
     connection.execute(delete(table).where(_owner(table) == owner_id, table.c.key == key))
 
 
 def get(connection: Connection, table: Table, owner_id: int, *keys: str) -> dict[str, Any]:
-    """Those of the named attributes of a study or trial that are set."""
+    """Return some attributes of a study or trial by name; an attribute that is not set is left out."""
     rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id, table.c.key.in_(keys)))
     return {key: json.loads(text) for key, text in rows}
 
 
 def all_of(connection: Connection, table: Table, owner_id: int) -> dict[str, Any]:
-    """Every attribute of a study or trial."""
+    """Return all attributes of a study or trial by name."""
     rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id))
     return {key: json.loads(text) for key, text in rows}
 
 
 def put_parameters(connection: Connection, trial_id: int, values: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
-    """Set what was sampled for a trial."""
+    """Store the sampled parameters of a trial."""
     rows = [
         {
             "trial_id": trial_id,
@@ -258,20 +256,20 @@ def put_parameters(connection: Connection, trial_id: int, values: Mapping[str, A
 
 
 def parameters(connection: Connection, trial_id: int) -> dict[str, Any]:
-    """What was sampled for a trial, in the order in which it was."""
+    """Return the sampled parameters of a trial, in the order in which they were sampled."""
     query = select(PARAMETERS.c.param_name, PARAMETERS.c.param_value, PARAMETERS.c.distribution_json)
     rows = connection.execute(query.where(PARAMETERS.c.trial_id == trial_id).order_by(PARAMETERS.c.param_id))
     return {name: json_to_distribution(distribution).to_external_repr(value) for name, value, distribution in rows}
 
 
 def intermediate_values(connection: Connection, trial_id: int) -> dict[int, float]:
-    """The values reported for a trial, by step."""
+    """Return the values reported for a trial, by step."""
     rows = connection.execute(select(INTERMEDIATE.c.step, INTERMEDIATE.c.intermediate_value).where(INTERMEDIATE.c.trial_id == trial_id))
     return {step: value for step, value in rows if value is not None}
 
 
 def put_intermediate_values(connection: Connection, trial_id: int, values: Mapping[int, float]) -> None:
-    """Report values of steps that have none yet."""
+    """Store values of steps that have none yet."""
     finite = optuna_private.FINITE_INTERMEDIATE
     rows = [
         {"trial_id": trial_id, "step": step, "intermediate_value": value, "intermediate_value_type": finite}
@@ -286,7 +284,7 @@ def _owner(table: Table) -> Column[Any]:
 
 
 def _upsert(connection: Connection, table: Table, keys: list[str], changed: str) -> Insert:
-    """An insert that changes a column of the rows that are there, even if another transaction has just put them there."""
+    """Return an insert that updates a column of existing rows, even of rows that another transaction has just inserted."""
     match connection.dialect.name:
         case "sqlite":
             lite = sqlite.insert(table)
@@ -306,27 +304,27 @@ def _inserted(connection: Connection, table: Table, **values: Any) -> int:
 
 
 def _now() -> datetime:
-    """The moment as Optuna 5 writes it."""
+    """Return the current time as Optuna 5 writes it: UTC without a zone."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 #: MySQL's own TEXT ends at 64 KiB
 _LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 
-#: one row a version of a name
+#: one row per version of a model
 VERSIONS = Table(
     "tuner_versions",
     METADATA,
     Column("name", String(200), primary_key=True),
     Column("number", Integer, primary_key=True, autoincrement=False),
-    #: names, not ids: a version outlives its study
+    #: the name, not the id: a version outlives its study
     Column("study", String(200), nullable=False),
     Column("origin", String(32), nullable=False),
-    #: whose hyperparameters it was trained with
+    #: the trial whose hyperparameters it was trained with
     Column("trial", Integer),
     #: the study file of fixed values, as JSON
     Column("config", _LONG_TEXT, nullable=False),
-    #: as JSON
+    #: as a JSON object
     Column("metrics", _LONG_TEXT, nullable=False),
     Column("fingerprint", String(64), nullable=False),
     Column("splits", String(64), nullable=False),
@@ -334,13 +332,13 @@ VERSIONS = Table(
     Column("artifact", String(1000), nullable=False),
     #: SHA-256 of the weights
     Column("sha256", String(64), nullable=False),
-    #: seconds since the epoch by the database's clock, as all that follow
+    #: seconds since the epoch by the database's clock, as the columns that follow
     Column("created_at", Double, nullable=False),
     Column("created_by", String(200), nullable=False),
     Column("deleted_at", Double),
     Column("deleted_by", String(200)),
 )
-#: one row a change of what is in a stage; the last one of a stage tells what is in it now
+#: one row per change of a stage; the last row of a stage holds its current version
 STAGES = Table(
     "tuner_stages",
     METADATA,
@@ -349,12 +347,12 @@ STAGES = Table(
     Column("stage", String(32), nullable=False),
     #: "promoted", "rolled back" or "withdrawn"
     Column("change", String(16), nullable=False),
-    #: what is in the stage from then on; none if it is empty
+    #: the version in the stage from then on; NULL if the stage is empty
     Column("version", Integer),
     Column("at", Double, nullable=False),
     Column("by", String(200), nullable=False),
 )
-#: one row a time that the test split was looked at for a version
+#: one row per evaluation of a version on the test split
 READINGS = Table(
     "tuner_test_readings",
     METADATA,
@@ -380,10 +378,10 @@ _CLOCKS = {
 
 
 def clock(connection: Connection) -> float:
-    """The database's time, in seconds since the epoch."""
+    """Return the database's time in seconds since the epoch."""
     return float(connection.execute(select(now(connection))).scalar_one())
 
 
 def now(connection: Connection) -> ColumnElement[float]:
-    """The same as a part of a statement."""
+    """Return the expression for the database's time, to be used in a statement."""
     return literal_column(_CLOCKS[connection.dialect.name], Double)

@@ -1,4 +1,4 @@
-"""Which trial a worker gets: one that was begun and is left alone, else a new one."""
+"""Claims: which trial a worker gets. A trial without a worker is resumed first, then a new one is started."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -28,77 +28,81 @@ _ALIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RU
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The right of a worker to one trial, with what it is to train."""
+    """A worker's right to train one trial, with everything the trial needs."""
 
     number: int
-    #: of Optuna's tables
+    #: id in the database
     trial_id: int
     hyperparameters: Hyperparameters
-    #: of everything random in the trial; the same at every attempt
+    #: seed of everything random in the trial; the same for every attempt
     seed: int
     #: counted from 1
     attempt: int
-    #: epochs of fine-tuning that a trial may have
+    #: maximum number of fine-tuning epochs
     epochs: int
     worker_key: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HeldTrial:
-    """A trial that a worker holds the lease of."""
+    """A trial whose lease a worker holds, before its hyperparameters are chosen."""
 
     number: int
     trial_id: int
     attempt: int
-    #: what whoever enqueued it wants it to try; None: whether someone did is not known
-    wanted: Mapping[str, Any] | None = None
+    #: values of parameters that an enqueued trial must use; None if it is not known whether the trial was enqueued
+    requested: Mapping[str, Any] | None = None
 
 
 def lease(connection: Connection, study: Study, worker: WorkerId) -> HeldTrial | None:
-    """Entitle a worker to a trial, if there is one for it, while all other workers wait. Repeating it gives the same trial.
+    """Give a worker the lease of a trial, or return None if there is none for it. A repeated call gives the same trial.
+
+    Other workers wait meanwhile.
 
     Raises:
-        Dismissed: someone asked this worker to end.
+        Dismissed: this worker was asked to end.
     """
     tables.lock_study(connection, study.id, study.name)
-    wish, wished_by = workers.wish(connection, study.id, worker.key)
-    if wish is not WorkerRequest.NONE:
-        raise Dismissed(f"asked to end by {wished_by}")
+    request, requested_by = workers.request_to(connection, study.id, worker.key)
+    if request is not WorkerRequest.NONE:
+        raise Dismissed(f"asked to end by {requested_by}")
     study, progress = studies_progress.read(connection, study)
     if budget.decide_to_end(study.spec.budget, progress) is not None:
         return None
     return _take_up(connection, study, worker) or _start(connection, study, worker, progress)
 
 
-def choose(study: Study, place: HeldTrial, worker: WorkerId, given: dict[str, Any]) -> Hyperparameters:
-    """What the trial of a lease trains with: what is stored, else `given` and the sampler's values, stored in one go.
+def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any]) -> Hyperparameters:
+    """Return the hyperparameters of a trial: the stored ones; else choose them from `given` and the sampler, and store them.
+
+    Values in `given` take precedence over the sampler's.
 
     Raises:
         LeaseLost: another worker has the trial now.
     """
-    wanted = place.wanted
-    if wanted is None:  # else the write below sees what an earlier try stored
-        stored, wanted = study.storage.read(lambda connection: (_stored(connection, place), _wanted(connection, place.trial_id)))
+    requested = held.requested
+    if requested is None:  # otherwise the write below finds what an earlier try stored
+        stored, requested = study.storage.read(lambda connection: (_stored(connection, held), _requested(connection, held.trial_id)))
         if stored is not None:
             return stored
-    chosen, asked = study.storage.call(lambda: _suggest(study, place, {**given, **wanted}))
+    chosen, asked = study.storage.call(lambda: _suggest(study, held, {**given, **requested}))
 
     def write(connection: Connection) -> Hyperparameters:
-        if not leases.hold(connection, study.id, trial_number=place.number, attempt=place.attempt, worker_key=worker.key):
-            raise LeaseLost(f"trial {place.number} was given to another worker")
-        # they are there if the transaction is repeated because its end was not acknowledged
-        known = _stored(connection, place)
+        if not leases.hold(connection, study.id, trial_number=held.number, attempt=held.attempt, worker_key=worker.key):
+            raise LeaseLost(f"trial {held.number} was given to another worker")
+        # an earlier try may have stored them although its commit was not acknowledged
+        known = _stored(connection, held)
         if known is not None:
             return known
-        tables.put_parameters(connection, place.trial_id, asked.values, asked.distributions)
-        tables.put(connection, TRIAL_SYSTEM, place.trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
+        tables.put_parameters(connection, held.trial_id, asked.values, asked.distributions)
+        tables.put(connection, TRIAL_SYSTEM, held.trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
         return chosen
 
     return study.storage.write(write)
 
 
 def plan(study: Study, number: int, *, num_train: int, num_classes: int) -> dict[str, Any]:
-    """The values that a trial takes without a sampler: trial 0 the rule's; where all combinations are gone through, every trial its own."""
+    """Return the values that a trial takes without a sampler: those of the rule for trial 0, or one combination of a grid per trial."""
     if study.combinations is None and number > 0:
         return {}
     recipe = task.spec(task.IMAGE_CLASSIFICATION).parameters(
@@ -141,7 +145,7 @@ def _start(connection: Connection, study: Study, worker: WorkerId, progress: Stu
         attributes.WORKER: worker.name,
     }
     tables.put(connection, TRIAL_USER, trial_id, known)
-    return HeldTrial(number=number, trial_id=trial_id, attempt=1, wanted={})
+    return HeldTrial(number=number, trial_id=trial_id, attempt=1, requested={})
 
 
 def _start_enqueued(connection: Connection, study: Study, worker: WorkerId) -> HeldTrial | None:
@@ -152,16 +156,19 @@ def _start_enqueued(connection: Connection, study: Study, worker: WorkerId) -> H
     tables.begin_trial(connection, trial_id)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
     tables.put(connection, TRIAL_USER, trial_id, {attributes.WORKER: worker.name})
-    return HeldTrial(number=number, trial_id=trial_id, attempt=1, wanted=_wanted(connection, trial_id))
+    return HeldTrial(number=number, trial_id=trial_id, attempt=1, requested=_requested(connection, trial_id))
 
 
 def seed(study: Study, number: int) -> int:
-    """The seed of a trial that begins in this study, the same on every machine."""
+    """Return the seed of a trial of this study, the same on every machine."""
     return seed_of(study.spec, number)
 
 
 def seed_of(spec: StudySpec, number: int) -> int:
-    """The same; a retraining says those of all, an exported study its trial 0's, so that it trains as the exported trial did."""
+    """Return the seed of a trial of a study file.
+
+    A retraining lists the seeds of its trials. An exported study contains the seed of trial 0, so that it trains as the exported trial did.
+    """
     again = spec.retraining
     if again is not None and number < again.num_trainings:
         return again.seeds[again.place(number)[1]]
@@ -171,31 +178,31 @@ def seed_of(spec: StudySpec, number: int) -> int:
     return samplers.derive_seed(spec.seed, "trial", number)
 
 
-def _stored(connection: Connection, place: HeldTrial) -> Hyperparameters | None:
-    """What the trial trains with, if that was chosen before."""
-    found = tables.get(connection, TRIAL_SYSTEM, place.trial_id, HYPERPARAMETERS)
+def _stored(connection: Connection, held: HeldTrial) -> Hyperparameters | None:
+    """Return the stored hyperparameters of the trial, or None if they are not chosen yet."""
+    found = tables.get(connection, TRIAL_SYSTEM, held.trial_id, HYPERPARAMETERS)
     return Hyperparameters.model_validate(found[HYPERPARAMETERS]) if found else None
 
 
-def _wanted(connection: Connection, trial_id: int) -> dict[str, Any]:
-    """The values of parameters that whoever enqueued the trial wants; where no one did, none."""
+def _requested(connection: Connection, trial_id: int) -> dict[str, Any]:
+    """Return the values of parameters that an enqueued trial must use; empty for any other trial."""
     return dict(tables.get(connection, TRIAL_SYSTEM, trial_id, REQUESTED).get(REQUESTED, {}))
 
 
-def _suggest(study: Study, place: HeldTrial, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:
-    trials = _seen(study, place)
-    trial = next(trial for trial in trials if trial.number == place.number)
-    reader = suggestion.open_study(study.name, study.storage.cached, trials, samplers.build(study.spec, place.number + study.num_left))
+def _suggest(study: Study, held: HeldTrial, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:
+    trials = _seen(study, held)
+    trial = next(trial for trial in trials if trial.number == held.number)
+    reader = suggestion.open_study(study.name, study.storage.cached, trials, samplers.build(study.spec, held.number + study.num_left))
     asked = suggestion.Suggestion(reader, trial, given)
     return space.suggest(asked, study.spec.search, fine_tunes=space.fine_tunes(study.spec)), asked
 
 
-def _seen(study: Study, place: HeldTrial) -> list[FrozenTrial]:
-    """The trials that the sampler of a trial is to see, its own among them."""
-    match samplers.sight(study.spec):
-        case samplers.SamplerView.NOTHING:
-            return [study.storage.look(lambda connection: history.one(connection, place.trial_id))]
-        case samplers.SamplerView.HISTORY:
-            return study.storage.look(lambda connection: study.memory.history.read(connection, study.id))
-        case samplers.SamplerView.EVERYTHING:
+def _seen(study: Study, held: HeldTrial) -> list[FrozenTrial]:
+    """Return the trials that the sampler needs, including its own."""
+    match samplers.required_input(study.spec):
+        case samplers.SamplerInput.NOTHING:
+            return [study.storage.read_once(lambda connection: history.running_trial(connection, held.trial_id))]
+        case samplers.SamplerInput.HISTORY:
+            return study.storage.read_once(lambda connection: study.memory.history.read(connection, study.id))
+        case samplers.SamplerInput.EVERYTHING:
             return study.storage.cached.get_all_trials(study.id, deepcopy=False, states=_ALIVE)

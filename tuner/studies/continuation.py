@@ -1,9 +1,4 @@
-"""The probes so far into whether one more trial earns fine-tuning.
-
-The probes in the storage into whether a trial goes on to fine-tuning, remembered with the trial.
-
-What is reported of a trial, and of those it is held against, into whether it is stopped.
-"""
+"""Continuation: whether a trial continues, after its probe (promotion) and during fine-tuning (pruning)."""
 
 import copy
 import math
@@ -15,7 +10,7 @@ from sqlalchemy import Connection
 
 from tuner.protocol import messages
 from tuner.sampling import history, suggestion
-from tuner.sampling.pruners import Confined
+from tuner.sampling.pruners import ConfinedPruner
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import PROBE_ACCURACY, PROMOTED
@@ -24,13 +19,15 @@ from tuner.studies.study import Study
 
 
 def earns_fine_tuning(value: float, *, earlier: Sequence[float], promoted: Sequence[float], share: float) -> bool:
-    """Whether a probe is among the best `share` of all probes so far, itself included.
+    """Return whether a probe is among the best `share` of all probes so far, itself included.
 
-    `earlier` are the other probes, `promoted` those of them that went on. The places are `share` of the probes so far, rounded up; a probe
-    goes on if fewer better ones, and fewer promoted ones at least as good, came before it: among equals only as many go on as there are
-    places. Rounding up promotes too many at first, and a search that gets better promotes too many throughout; from the second on, each one
-    too many takes a place away, down to one: a probe that beats all others always goes on. Over 100 probes in random order `share` of them
-    go on, over 20 up to a third more; in a search that gets steadily better less than twice as many.
+    `earlier` are the values of the other probes, `promoted` those of the promoted ones. The number of places is `share` of the probes so
+    far, rounded up. A probe is promoted if fewer better probes, and fewer promoted ones that are at least as good, came before it. Among
+    equal probes only as many are promoted as there are places.
+
+    Rounding up promotes too many probes at first, and so does a search that improves steadily. From the second on, each surplus promotion
+    takes a place away, down to one place: a probe that beats all others is always promoted. Of 100 probes in random order, `share` are
+    promoted; of 20, up to a third more; in a search that improves steadily, less than twice as many.
     """
     fair = math.ceil(share * (len(earlier) + 1) - 1e-9)
     places = max(1, fair - max(0, len(promoted) - fair - 1))
@@ -40,7 +37,7 @@ def earns_fine_tuning(value: float, *, earlier: Sequence[float], promoted: Seque
 
 
 def decide(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> bool:
-    """Whether the probe of a trial earns fine-tuning; the first answer is kept, so that a trial taken up again gets it too."""
+    """Return whether a trial is promoted to fine-tuning. The first answer is stored, so a resumed trial gets the same answer."""
     study.memory.probes.read(connection, study.id)
     known = study.memory.probes.known
     if trial_id in known:
@@ -55,14 +52,14 @@ def decide(connection: Connection, study: Study, *, number: int, trial_id: int, 
     return is_promoted
 
 
-def is_poor(study: Study, trial_id: int, epochs: Sequence[messages.Epoch], pruner: Confined) -> bool:
-    """Whether a pruner gives a trial up, by what is stored and by epochs of it that are not stored yet.
+def is_poor(study: Study, trial_id: int, epochs: Sequence[messages.Epoch], pruner: ConfinedPruner) -> bool:
+    """Return whether a pruner stops a trial, based on the stored epochs and on epochs that are not stored yet.
 
     Raises:
-        SQLAlchemyError: the storage does not answer; nothing is tried again.
+        SQLAlchemyError: the storage does not answer; this function does not retry.
     """
-    if isinstance(pruner.inner, PercentilePruner):  # the median is one, too
-        trial, others = study.storage.look(lambda connection: _at_last_step(connection, study, trial_id, epochs))
+    if isinstance(pruner.inner, PercentilePruner):  # MedianPruner is a subclass
+        trial, others = study.storage.read_once(lambda connection: _at_last_step(connection, study, trial_id, epochs))
     else:
         others = study.storage.cached.get_all_trials(study.id, deepcopy=False)
         trial = copy.copy(next(other for other in others if optuna_private.trial_id(other) == trial_id))
@@ -73,8 +70,8 @@ def is_poor(study: Study, trial_id: int, epochs: Sequence[messages.Epoch], prune
 def _at_last_step(
     connection: Connection, study: Study, trial_id: int, epochs: Sequence[messages.Epoch]
 ) -> tuple[FrozenTrial, list[FrozenTrial]]:
-    """A trial, and the completed ones with what they had at its last step: all that is asked of them."""
-    trial = history.one(connection, trial_id)
+    """Return a trial, and the completed trials with only their values at its last step, which is all that a percentile needs."""
+    trial = history.running_trial(connection, trial_id)
     known = tables.intermediate_values(connection, trial_id)
     trial.intermediate_values = known | epoch_rows.best_so_far(known, epochs)
-    return trial, history.at_step(connection, study.id, trial.last_step or 0)
+    return trial, history.completed_at_step(connection, study.id, trial.last_step or 0)

@@ -1,6 +1,6 @@
-"""What someone asks of a study while it runs, into the storage, where its workers find it: stop, resume, spend more, give a trial up.
+"""Control: stop and resume a study, change its budget, stop a trial or a worker.
 
-Each is one transaction. `by` is who asks, for those who wonder later.
+Each function is one transaction. Workers read the requests from the storage. `by` is stored as the author of the request.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ _NAME_LENGTH = 100
 
 
 def stop(study: Study, *, by: str) -> None:
-    """Have no trial started any more; those that run are trained to their end.
+    """Stop a study: no trial starts any more, and running trials are trained to their end.
 
     Raises:
         StudyError: the study has stopped already.
@@ -44,12 +44,12 @@ def stop(study: Study, *, by: str) -> None:
 
 
 def suspend(study: Study, *, by: str) -> int:
-    """Have no trial started any more, and those that run handed back with their workers' next beat; how many workers are asked.
+    """Stop a study and suspend its running trials at the next heartbeat of their workers; return how many workers were asked.
 
-    A study that was stopped already, but still trains, may be suspended.
+    This also works for a stopped study that is still training.
 
     Raises:
-        StudyError: the study was stopped already, and no worker is there.
+        StudyError: the study was stopped already, and it has no worker.
     """
 
     def write(connection: Connection) -> int:
@@ -66,32 +66,32 @@ def suspend(study: Study, *, by: str) -> int:
 
 
 def resume(study: Study) -> None:
-    """Let a study that was stopped, or that stopped itself, go on; workers that have ended must be started by whoever runs them.
+    """Resume a study that was stopped or that stopped itself. Workers that have ended must be started again.
 
     Raises:
-        StudyError: it has not stopped, or its budget is spent.
+        StudyError: it was not stopped.
     """
 
     def write(connection: Connection) -> None:
         _lock(connection, study)
         reasons = tables.get(connection, STUDY_USER, study.id, STOPPED, HALTED)
         if not reasons:
-            raise StudyError(f"the study {study.name} was not stopped, so that it cannot be resumed")
+            raise StudyError(f"the study {study.name} was not stopped, so it cannot be resumed")
         for reason in reasons:
             tables.remove(connection, STUDY_USER, study.id, reason)
         tables.put(connection, STUDY_USER, study.id, {RESUMED_AT: tables.clock(connection)})
-        workers.forgive(connection, study.id)
+        workers.withdraw_suspensions(connection, study.id)
 
     study.storage.write(write)
 
 
 def set_budget(study: Study, **changes: Any) -> Budget:
-    """Change `trials`, `timeout` (seconds, or 1h30m) or `target`, None to lift a limit; what holds now. Workers see it at their next claim.
+    """Change `trials`, `timeout` (seconds, or 1h30m) or `target`, and return the new budget; None removes a limit.
 
-    A later `tuner run` with the budget that the last one had leaves it as it is; one with another budget wins.
+    Workers read the budget at their next claim. A later `tuner run` overwrites it only if the budget in the file has changed.
 
     Raises:
-        StudyError: a value is none that a study file may have.
+        StudyError: a study file may not have such a value.
     """
 
     def write(connection: Connection) -> Budget:
@@ -108,10 +108,10 @@ def set_budget(study: Study, **changes: Any) -> Budget:
 
 
 def stop_trial(study: Study, number: int, *, by: str) -> float | None:
-    """End a trial as pruned, with the best value that it had; that value. Its worker obeys at its next report or beat.
+    """End a trial as pruned with its best value so far, and return that value. Its worker stops at its next report or heartbeat.
 
     Raises:
-        StudyError: there is no such trial, or it has ended.
+        StudyError: the study has no such trial, or the trial has ended.
     """
 
     def write(connection: Connection) -> float | None:
@@ -133,10 +133,10 @@ def stop_trial(study: Study, number: int, *, by: str) -> float | None:
 
 
 def stop_worker(study: Study, key: str, *, by: str) -> None:
-    """Ask a worker, by its key or its name, to end after its trial; it obeys before it claims another one.
+    """Ask a worker, by key or name, to end after its current trial.
 
     Raises:
-        StudyError: there is no such worker, it has ended, or several have that name.
+        StudyError: there is no such worker, it has ended, or several workers have that name.
     """
 
     def write(connection: Connection) -> None:
@@ -144,9 +144,11 @@ def stop_worker(study: Study, key: str, *, by: str) -> None:
         is_it = (WORKERS.c.worker_key == key) | (WORKERS.c.worker == key)
         present = [worker for worker in workers.read(connection, study.id) if key in (worker.key, worker.name) and worker.ended_at is None]
         if len(present) > 1:
-            raise StudyError(f"the study {study.name} has {len(present)} workers called {key}; name one by its key: {present[0].key}, …")
+            raise StudyError(
+                f"the study {study.name} has {len(present)} workers named {key}; give the key of one, for example {present[0].key}"
+            )
         if not present or not workers.ask(connection, WorkerRequest.LEAVE, WORKERS.c.study_id == study.id, is_it, by=by[:_NAME_LENGTH]):
-            raise StudyError(f"the study {study.name} has no worker {key} at work")
+            raise StudyError(f"the study {study.name} has no active worker {key}")
 
     study.storage.write(write)
 

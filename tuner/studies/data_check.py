@@ -1,4 +1,4 @@
-"""What a trainer found in a study's images into its admission to the study, so that all trials are of the same images and splits."""
+"""Data check: refuses a worker whose images or splits differ from those of its study."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from tuner.storage import tables
 from tuner.storage.attributes import PREPARED
 from tuner.studies.study import Study
 
-#: what must be the same for trials to compare; the device and the versions may differ
+#: fields that must be equal for trials to be comparable; device and versions may differ
 _COMPARED = {
     "classes": "classes",
     "num_train": "images to train on",
@@ -22,49 +22,51 @@ _COMPARED = {
     "fingerprint": "images and labels (fingerprint)",
     "splits": "splits (fingerprint)",
 }
-#: of a fingerprint, as much as tells two apart
+#: longer values are cut in a message
 _SHOWN_LENGTH = 80
 
 
 def admit(study: Study, prepared: messages.Prepared) -> None:
-    """Keep what the first trainer of a study found; one that finds other images is turned away before it trains or scores.
+    """Store what the first trainer of a study found, and refuse a later trainer that found something else.
 
     Raises:
-        StudyError: the images, their labels or their splits are not those that the study was begun with.
+        StudyError: the images, labels or splits differ from those that the study was started with.
     """
     found = prepared.model_dump(mode="json", exclude={"kind"})
 
     def write(connection: Connection) -> dict[str, Any]:
         tables.lock_study(connection, study.id, study.name)
-        kept: dict[str, Any] | None = tables.get(connection, tables.STUDY_USER, study.id, PREPARED).get(PREPARED)
-        if kept is None:
+        stored: dict[str, Any] | None = tables.get(connection, tables.STUDY_USER, study.id, PREPARED).get(PREPARED)
+        if stored is None:
             tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: found})
-        return kept or found
+        return stored or found
 
-    kept = study.storage.write(write)
-    changes = [f"{name}: {_show(kept.get(key))} -> {_show(found[key])}" for key, name in _COMPARED.items() if kept.get(key) != found[key]]
+    stored = study.storage.write(write)
+    changes = [
+        f"{name}: {_show(stored.get(key))} -> {_show(found[key])}" for key, name in _COMPARED.items() if stored.get(key) != found[key]
+    ]
     if changes:
         raise StudyError(
-            f"the study {study.name} was begun with other images:\n  "
+            f"the study {study.name} was started with other images:\n  "
             + "\n  ".join(changes)
-            + "\nTrials of both would not compare. Put the images back as they were, or give the study another name to begin a new one."
+            + "\nTheir trials would not be comparable. Restore the images, or start a new study under another name."
         )
 
 
 def departures(spec: StudySpec, prepared: messages.Prepared) -> list[str]:
-    """What differs here from what an exported config was trained with, so that a run of it may come out otherwise; sentences."""
+    """Return sentences on how this machine differs from the one an exported config was trained on, so that results may differ."""
     trained: dict[str, Any] = spec.result or {}
     found = prepared.model_dump(mode="json")
-    said = [
-        f"the {name} are not those that the exported trial was trained on: {_show(trained[key])} -> {_show(found[key])}"
+    sentences = [
+        f"the {name} differ from those of the exported trial: {_show(trained[key])} -> {_show(found[key])}"
         for key, name in (("fingerprint", "images or their labels"), ("splits", "splits"))
         if key in trained and trained[key] != found[key]
     ]
     known = trained.get("versions") if isinstance(trained.get("versions"), dict) else None
     versions = [f"{name} {old} -> {new}" for name, new in prepared.versions.items() if (old := (known or {}).get(name, new)) != new]
     if versions:
-        said.append(f"the exported trial was trained with other versions, so that numbers may differ a little: {', '.join(versions)}")
-    return said
+        sentences.append(f"the exported trial was trained with other versions, so numbers may differ slightly: {', '.join(versions)}")
+    return sentences
 
 
 def _show(value: Any) -> str:

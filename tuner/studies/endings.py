@@ -1,4 +1,4 @@
-"""The end of a trial into attributes, notes and, after failures, the end of the study."""
+"""Endings: stores the final state of a trial with its attributes and notes, and stops a study after repeated failures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -39,20 +39,20 @@ from tuner.studies.leases import LeaseEnding
 from tuner.studies.notes import BestNote
 from tuner.studies.study import Study
 
-#: longest log, in bytes
+#: maximum length of a log
 LOG_BYTES = 4096
 #: a longer message is cut
 _MESSAGE_LENGTH = 2000
-#: the confusion of more classes is left out: databases limit the length of an attribute
+#: a confusion matrix of more classes is not stored: databases limit the length of an attribute
 _CONFUSED_CLASSES = 100
-#: last states, in words
+#: final states in words
 OUTCOMES = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 def mark_completed(
     connection: Connection, study: Study, *, number: int, trial_id: int, value: float, attributes: Mapping[str, Any]
 ) -> None:
-    """Put a trial that was trained to its end into its last state; the study's note says so if it is the best."""
+    """Set a trial to completed, and update the study's note if it is the best trial."""
     leader = queries.best(connection, study.id)
     _close(connection, study, trial_id=trial_id, state=TrialState.COMPLETE, value=value, attributes=attributes)
     if leader is None or value > leader.value:
@@ -61,17 +61,17 @@ def mark_completed(
 
 
 def mark_pruned(connection: Connection, study: Study, *, trial_id: int, value: float | None, attributes: Mapping[str, Any]) -> None:
-    """Put a trial that was stopped on its way into its last state; its value is how far it came."""
+    """Set a trial to pruned; its value is its best value so far."""
     _close(connection, study, trial_id=trial_id, state=TrialState.PRUNED, value=value, attributes=attributes)
 
 
 def mark_failed(connection: Connection, study: Study, *, trial_id: int, attributes: Mapping[str, Any]) -> None:
-    """Put a trial that failed into its last state."""
+    """Set a trial to failed."""
     _close(connection, study, trial_id=trial_id, state=TrialState.FAIL, value=None, attributes=attributes)
 
 
 def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, device: str) -> dict[str, Any]:
-    """What the dashboard shows of a trial that did not fail."""
+    """Return the user attributes of a trial that did not fail."""
     best = next((epoch for epoch in curve if epoch.step == finished.best_step), None)
     known: dict[str, Any] = {
         STAGE: (curve[-1].stage if curve else Stage.PROBE).value,
@@ -90,17 +90,17 @@ def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, devic
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values less those that are infinite or not a number, which JSON lacks."""
+    """Return values without those that are infinite or NaN, which JSON cannot hold."""
     return {name: value for name, value in values.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def of_failed(failed: messages.Failed) -> dict[str, Any]:
-    """What the dashboard shows of a trial that failed."""
+    """Return the user attributes of a failed trial."""
     return {ERROR: failed.error, MESSAGE: failed.message[:_MESSAGE_LENGTH]}
 
 
 def put_findings(connection: Connection, trial_id: int, finished: messages.Finished) -> None:
-    """Keep which classes the best epoch took for which, its worst mistakes, and where their pictures are."""
+    """Store the confusion matrix of the best epoch, its worst mistakes, and the ids of the pictures."""
     found: dict[str, Any] = pictures.attributes(finished.pictures)
     if 0 < len(finished.confusion) <= _CONFUSED_CLASSES:
         found[CONFUSION] = finished.confusion
@@ -110,23 +110,23 @@ def put_findings(connection: Connection, trial_id: int, finished: messages.Finis
 
 
 def put_log(connection: Connection, trial_id: int, failed: messages.Failed) -> None:
-    """Keep the last lines of the log of a trial that failed."""
+    """Store the last lines of the log of a failed trial."""
     if failed.log:
         last = failed.log.encode()[-LOG_BYTES:].decode(errors="ignore")
         tables.put(connection, TRIAL_SYSTEM, trial_id, {LOG: last.replace("\0", "")})
 
 
 def stop_if_hopeless(connection: Connection, study: Study, failed: messages.Failed) -> None:
-    """Stop a study whose last trials all failed alike, or that asks for something wrong."""
+    """Stop a study if its last trials all failed with the same error, or if its study file is wrong."""
     message = failed.message[:_MESSAGE_LENGTH]
     if failed.is_request:
-        tables.put(connection, STUDY_USER, study.id, {STOPPED: f"the study cannot be worked on: {message}"})
+        tables.put(connection, STUDY_USER, study.id, {STOPPED: f"no worker can train this study: {message}"})
         return
     since = tables.get(connection, STUDY_USER, study.id, RESUMED_AT).get(RESUMED_AT, 0.0)
     last = leases.last_results(connection, study.id, count=failure_table.MAX_FAILURES, since=since)
     if len(last) == failure_table.MAX_FAILURES and all(result == (LeaseEnding.FAILED, failed.error) for result in last):
         reason = f"{failure_table.MAX_FAILURES} trials in a row failed with {failed.error}: {message}"
-        tables.put(connection, STUDY_USER, study.id, {STOPPED: f"{reason}. Mend the cause, then run the study again."})
+        tables.put(connection, STUDY_USER, study.id, {STOPPED: f"{reason}. Fix the cause, then run the study again."})
 
 
 def _close(

@@ -1,4 +1,4 @@
-"""Hyperparameters of someone's own into a trial that waits for the next worker, if they lie in the study's search space."""
+"""Enqueue: adds a trial with given hyperparameters, which the next free worker takes."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,24 +22,24 @@ from tuner.studies import progress as studies_progress
 from tuner.studies.study import Study
 
 #: values of parameters by their names
-Wanted = dict[str, Any]
+Requested = dict[str, Any]
 _RATES = ("learning_rate", "probe_learning_rate")
 _NAME_LENGTH = 100
 
 
 def enqueue(study: Study, given: Mapping[str, Any], *, by: str, origin: str = "the config") -> int:
-    """Have the next claim of any worker take these hyperparameters; the number of the trial. What is not given, the sampler chooses.
+    """Add a trial with the given hyperparameters for the next claim of any worker, and return its number.
 
-    `given` is what the section `search` of a study file may hold, one value each. The trial counts in the budget from now on. Where no
-    trial has begun yet, trial 0, the rule, comes first.
+    `given` is like the section `search` of a study file, with one value per hyperparameter; the sampler chooses the others. The trial
+    counts in the budget at once. In a study without trials, trial 0 (the rule) is added before it.
 
     Raises:
-        SpecError: they are wrong, or outside of what the study searches; lists all mistakes, as for a study file. `origin` names it there.
-        StudyError: the budget has no room, the study has stopped, or it goes through all combinations anyway.
+        SpecError: values are wrong or outside of the search space. It lists all mistakes and names `origin` as their source.
+        StudyError: the budget is spent, the study has stopped, or its sampler tries all combinations anyway.
     """
-    wanted = values(study, given, origin=origin)
+    requested = values(study, given, origin=origin)
     if study.combinations is not None:
-        message = f"the sampler {study.spec.sampler.name} goes through all combinations of its search space; nothing can be put before them"
+        message = f"the sampler {study.spec.sampler.name} tries all combinations in order; no trial can be enqueued"
         raise StudyError(f"the study {study.name}: {message}")
 
     def write(connection: Connection) -> int:
@@ -49,45 +49,45 @@ def enqueue(study: Study, given: Mapping[str, Any], *, by: str, origin: str = "t
         if ended is not None:
             raise StudyError(f"the study {study.name} trains no further trial: {ended}")
         first = 0 if progress.num_trials else 1
-        full = budget.decide_room(current.spec.budget, progress, num_trials=progress.num_trials + first)
+        full = budget.decide_to_add(current.spec.budget, progress, num_trials=progress.num_trials + first)
         if full is not None:
-            raise StudyError(f"the study {study.name} has no room for another trial: {full}; raise that first")
+            raise StudyError(f"the study {study.name} cannot take another trial: {full}; raise it first")
         for number in range(progress.num_trials, progress.num_trials + first):
             put(connection, study, number, {attributes.ORIGIN: "rule"}, {})
         number = progress.num_trials + first
-        put(connection, study, number, {attributes.ORIGIN: "enqueued", attributes.ENQUEUED_BY: by[:_NAME_LENGTH]}, wanted)
+        put(connection, study, number, {attributes.ORIGIN: "enqueued", attributes.ENQUEUED_BY: by[:_NAME_LENGTH]}, requested)
         return number
 
     return study.storage.write(write)
 
 
-def put(connection: Connection, study: Study, number: int, known: dict[str, Any], wanted: Wanted) -> None:
-    """A new trial that waits, with what it is to try. The study must be locked, and `number` be the count of its trials."""
+def put(connection: Connection, study: Study, number: int, known: dict[str, Any], requested: Requested) -> None:
+    """Add a waiting trial. The study must be locked, and `number` must be the number of its trials."""
     trial_id = tables.enqueue_trial(connection, study.id, number)
     tables.put(connection, TRIAL_USER, trial_id, known | {attributes.SEED: claims.seed(study, number)})
-    if wanted:
-        tables.put(connection, TRIAL_SYSTEM, trial_id, {REQUESTED: wanted})
+    if requested:
+        tables.put(connection, TRIAL_SYSTEM, trial_id, {REQUESTED: requested})
 
 
-def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Wanted:
-    """The values of a study's parameters that a config means.
+def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Requested:
+    """Return the values of a study's parameters for a config.
 
     Raises:
-        SpecError: it has mistakes; all of them are in it.
+        SpecError: the config has mistakes; the error lists all of them.
     """
     if not given:
-        raise SpecError(origin, [Problem(field="", message="names no hyperparameter; expected for example `dropout: 0.3`")])
+        raise SpecError(origin, [Problem(field="", message="names no hyperparameter; expected, for example, `dropout: 0.3`")])
     config = _read(study, given, origin)
-    found: Wanted = {}
+    found: Requested = {}
     problems: list[Problem] = []
     for field, name, domain, value in _pairs(study.spec.search, config, given):
         if isinstance(value, Range | Choice):
-            message = "is searched there; a config of your own gives each hyperparameter one value"
+            message = "has several values; a config to enqueue has one value per hyperparameter"
             problems.append(Problem(field=field, message=message))
             continue
         pinned = _pin(name, domain, value.value)
         if pinned is None:
-            expected = f"expected {space.what(domain)}, as the study {study.name} has it"
+            expected = f"expected {space.describe(domain)}, as the study {study.name} has it"
             problems.append(Problem(field=field, message=f"is {wording.show(_plain(value.value))}; {expected}"))
         else:
             found |= pinned
@@ -98,7 +98,7 @@ def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Wanted:
 
 
 def _read(study: Study, given: Mapping[str, Any], origin: str) -> SearchSpace:
-    """A config as a search space of single values, with the mistakes of a study file."""
+    """Return a config as a search space of single values; mistakes are reported as for a study file."""
     plain = study.spec.search.model_dump(mode="json")
     decisive = {name: plain[name] for name in ("optimizer", "loss") if name not in given}
     decisive["adam_weight_decay"] = study.spec.search.decays_adam
@@ -114,39 +114,42 @@ def _read(study: Study, given: Mapping[str, Any], origin: str) -> SearchSpace:
 
 
 def _pairs(searched: SearchSpace, config: SearchSpace, given: Mapping[str, Any]) -> Iterator[tuple[str, str, Domain, Domain]]:
-    """Of all that is given: its field, the parameter of the study, what the study makes of it, and the value."""
+    """Yield for each given value its field, the name of the parameter, the domain in the study, and the value."""
     for field, inner in given.items():
-        theirs, ours = getattr(searched, field), getattr(config, field)
+        in_study, in_config = getattr(searched, field), getattr(config, field)
         if field in _RATES:
-            chosen = inner if isinstance(inner, Mapping) else theirs
+            chosen = inner if isinstance(inner, Mapping) else in_study
             yield from (
-                (f"{field}.{optimizer.value}" if isinstance(inner, Mapping) else field, f"{field}.{optimizer}", theirs[optimizer], rate)
-                for optimizer, rate in ours.items()
-                if optimizer in theirs and (optimizer in chosen or optimizer.value in chosen)
+                (f"{field}.{optimizer.value}" if isinstance(inner, Mapping) else field, f"{field}.{optimizer}", in_study[optimizer], rate)
+                for optimizer, rate in in_config.items()
+                if optimizer in in_study and (optimizer in chosen or optimizer.value in chosen)
             )
         elif field == "head_units":
-            yield from _pairs_of_head(theirs, ours, inner)
-        elif isinstance(theirs, AugmentationSpace):
-            yield from ((f"{field}.{name}", f"{field}.{name}", getattr(theirs, name), getattr(ours, name)) for name in inner or ())
+            yield from _pairs_of_head(in_study, in_config, inner)
+        elif isinstance(in_study, AugmentationSpace):
+            yield from ((f"{field}.{name}", f"{field}.{name}", getattr(in_study, name), getattr(in_config, name)) for name in inner or ())
         else:
-            yield field, field, theirs, ours
+            yield field, field, in_study, in_config
 
 
 def _pairs_of_head(
-    theirs: HeadSpace | tuple[int, ...], ours: HeadSpace | tuple[int, ...], given: Any
+    in_study: HeadSpace | tuple[int, ...], in_config: HeadSpace | tuple[int, ...], given: Any
 ) -> Iterator[tuple[str, str, Domain, Domain]]:
-    if isinstance(theirs, HeadSpace) and isinstance(ours, HeadSpace):
+    if isinstance(in_study, HeadSpace) and isinstance(in_config, HeadSpace):
         if "layers" in given:
-            yield "head_units.layers", "head_layers", theirs.layers, ours.layers
+            yield "head_units.layers", "head_layers", in_study.layers, in_config.layers
         if "units" in given:
             yield from (
-                ("head_units.units", f"head_units.{layer}", theirs.units, ours.units) for layer in range(1, _most(theirs.layers) + 1)
+                ("head_units.units", f"head_units.{layer}", in_study.units, in_config.units)
+                for layer in range(1, _most(in_study.layers) + 1)
             )
-    elif isinstance(theirs, HeadSpace) and not isinstance(ours, HeadSpace):
-        yield "head_units", "head_layers", theirs.layers, Fixed(value=len(ours))
-        yield from (("head_units", f"head_units.{layer}", theirs.units, Fixed(value=units)) for layer, units in enumerate(ours, start=1))
+    elif isinstance(in_study, HeadSpace) and not isinstance(in_config, HeadSpace):
+        yield "head_units", "head_layers", in_study.layers, Fixed(value=len(in_config))
+        yield from (
+            ("head_units", f"head_units.{layer}", in_study.units, Fixed(value=units)) for layer, units in enumerate(in_config, start=1)
+        )
     else:
-        yield "head_units", "head_units", Fixed(value=theirs), ours if isinstance(ours, Choice) else Fixed(value=ours)
+        yield "head_units", "head_units", Fixed(value=in_study), in_config if isinstance(in_config, Choice) else Fixed(value=in_config)
 
 
 def _most(layers: Domain) -> int:
@@ -159,8 +162,8 @@ def _most(layers: Domain) -> int:
             return int(high)
 
 
-def _pin(name: str, domain: Domain, value: Any) -> Wanted | None:
-    """The values of parameters by which a hyperparameter takes a value; None if it never does."""
+def _pin(name: str, domain: Domain, value: Any) -> Requested | None:
+    """Return the values of parameters that give a hyperparameter its value, or None if the domain excludes the value."""
     match domain:
         case Fixed():
             return {} if _plain(domain.value) == _plain(value) else None
@@ -181,25 +184,25 @@ def _plain(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
-class _Stand:
-    """A chooser that takes what is wanted, and the first possible value of the rest."""
+class _FirstChoices:
+    """A chooser that takes the requested values, and the first possible value for every other parameter."""
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
+    def __init__(self, requested: Requested) -> None:
+        self._requested = requested
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return float(self._wanted.get(name, math.sqrt(low * high) if log else low))
+        return float(self._requested.get(name, math.sqrt(low * high) if log else low))
 
     def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return int(self._wanted.get(name, low))
+        return int(self._requested.get(name, low))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._wanted.get(name, choices[0])
+        return self._requested.get(name, choices[0])
 
 
-def _try(study: Study, wanted: Wanted, origin: str) -> Hyperparameters:
-    """Make sure that the values make hyperparameters."""
+def _try(study: Study, requested: Requested, origin: str) -> Hyperparameters:
+    """Check that the values make valid hyperparameters."""
     try:
-        return space.suggest(_Stand(wanted), study.spec.search, fine_tunes=space.fine_tunes(study.spec))
+        return space.suggest(_FirstChoices(requested), study.spec.search, fine_tunes=space.fine_tunes(study.spec))
     except ValidationError as error:
         raise SpecError(origin, [Problem(field="", message=str(problem["msg"])) for problem in error.errors()]) from error

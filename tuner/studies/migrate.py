@@ -1,7 +1,4 @@
-"""A study and a changed search of its own into which of its trials belong to that too, and why the others do not.
-
-Trials of one study into another, whole: state, value, epochs, parameters and what is said of them, with where they came from.
-"""
+"""Migrate: carries the trials of a study that fit a changed search space over into a new study."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,8 +11,8 @@ from sqlalchemy.exc import IntegrityError
 
 from tuner.errors import StudyError
 from tuner.protocol import messages
-from tuner.sampling import enumeration, fitting
-from tuner.sampling.fitting import Fitted
+from tuner.sampling import enumeration, matching
+from tuner.sampling.matching import MatchedParameters
 from tuner.spec import file as study_file
 from tuner.spec import space
 from tuner.spec.hyperparameters import Hyperparameters
@@ -34,82 +31,80 @@ from tuner.tasks import task
 class MigratedTrial:
     """A trial that is carried over."""
 
-    #: in the old study
+    #: its number in the old study
     number: int
     trial_id: int
-    #: in the new one
+    #: its number in the new study
     new_number: int
     state: TrialState
-    fitted: Fitted
+    fitted: MatchedParameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnmigratedTrial:
-    """A trial that is not."""
+    """A trial that is left behind."""
 
     number: int
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evolution:
-    """What becomes of a study."""
+class Migration:
+    """The plan of a migration."""
 
     source: Study
-    #: the new one
+    #: spec of the new study
     spec: StudySpec
-    #: what differs, one line a field
+    #: the differences, one line per field
     changes: Sequence[str]
     prepared: messages.Prepared
-    kept: Sequence[MigratedTrial]
-    left: Sequence[UnmigratedTrial]
+    carried: Sequence[MigratedTrial]
+    left_behind: Sequence[UnmigratedTrial]
 
     @property
     def has_rule(self) -> bool:
-        """Whether the rule of the new study is among the trials that are carried over; else it is trained there."""
-        return bool(self.kept) and self.kept[0].new_number == 0
+        """Whether the rule of the new study is among the trials that are carried over; otherwise the new study trains it."""
+        return bool(self.carried) and self.carried[0].new_number == 0
 
 
-def decide(source: Study, spec: StudySpec) -> Evolution:
-    """Which trials of a study are trials of a changed search too.
+def decide(source: Study, spec: StudySpec) -> Migration:
+    """Decide which trials of a study fit a changed search space.
 
     Raises:
-        StudyError: more than the search differs, or nothing does, or no trial has ended.
-        SpecError: the new sampler cannot go through its search space.
+        StudyError: more than the search differs, nothing differs, or no trial has ended.
+        SpecError: the new sampler cannot enumerate its search space.
     """
-    enumeration.check(spec)
+    enumeration.check_sampler(spec)
     changes = [change for change in study_file.differences(source.spec, spec) if not change.startswith("name:")]
     _refuse(source, spec, changes)
     prepared, rows = source.storage.read(lambda connection: _read(connection, source))
     if prepared is None or not any(state.is_finished() for _, _, state, _ in rows):
-        raise StudyError(f"no trial of the study {source.name} has ended yet, so there is nothing to carry over; run the new file instead")
-    fitting_ones: list[tuple[int, int, TrialState, Fitted]] = []
-    left: list[UnmigratedTrial] = []
+        raise StudyError(f"no trial of the study {source.name} has ended yet, so there is nothing to migrate; run the new file instead")
+    fitting_trials: list[tuple[int, int, TrialState, MatchedParameters]] = []
+    left_behind: list[UnmigratedTrial] = []
     for number, trial_id, state, known in rows:
         reason_or_fitted = _judge(state, known, spec)
         if isinstance(reason_or_fitted, str):
-            left.append(UnmigratedTrial(number=number, reason=reason_or_fitted))
+            left_behind.append(UnmigratedTrial(number=number, reason=reason_or_fitted))
         else:
-            fitting_ones.append((number, trial_id, state, reason_or_fitted))
-    kept = _numbered(fitting_ones, _recipe(spec, prepared))
-    return Evolution(source=source, spec=spec, changes=changes, prepared=prepared, kept=kept, left=left)
+            fitting_trials.append((number, trial_id, state, reason_or_fitted))
+    carried = _numbered(fitting_trials, _recipe(spec, prepared))
+    return Migration(source=source, spec=spec, changes=changes, prepared=prepared, carried=carried, left_behind=left_behind)
 
 
 def _refuse(source: Study, spec: StudySpec, changes: Sequence[str]) -> None:
     wrong = [change for change in changes if not change.startswith(study_file.SEARCHED)]
     if wrong:
         raise StudyError(
-            f"a migration of {source.name} may change its search, sampler, pruner and budget; here more differs:\n  "
+            f"a migration of {source.name} may change only its search, sampler, pruner and budget, but these fields differ:\n  "
             + "\n  ".join(wrong)
-            + "\nTrials of both would not compare. Undo these changes; or begin with the best of it: tuner run FILE --from "
+            + "\nTheir trials would not be comparable. Undo these changes, or start a new study from its best: tuner run FILE --from "
             + source.name
         )
     if not changes:
-        raise StudyError(f"nothing of the search differs from that of {source.name}; to go on with it: tuner run FILE")
+        raise StudyError(f"the search does not differ from that of {source.name}; to continue that study: tuner run FILE")
     if enumeration.combinations(spec) is not None:
-        raise StudyError(
-            f"the sampler {spec.sampler.name} goes through all combinations in an order of its own; to carry trials over name another"
-        )
+        raise StudyError(f"the sampler {spec.sampler.name} tries all combinations in order; choose another sampler to migrate trials")
 
 
 def _read(connection: Connection, source: Study) -> tuple[messages.Prepared | None, list[tuple[int, int, TrialState, Any]]]:
@@ -125,14 +120,14 @@ def _read(connection: Connection, source: Study) -> tuple[messages.Prepared | No
     return None if prepared is None else messages.Prepared.model_validate(prepared), rows
 
 
-def _judge(state: TrialState, known: str | None, spec: StudySpec) -> Fitted | str:
-    """How a trial comes about in the new search; where it does not, why."""
+def _judge(state: TrialState, known: str | None, spec: StudySpec) -> MatchedParameters | str:
+    """Return the trial's parameters in the new search space, or the reason why it does not fit."""
     if not state.is_finished():
         return "it has not ended"
     if known is None:
-        return "its hyperparameters were not chosen when it ended"
-    found = fitting.fit(Hyperparameters.model_validate(json.loads(known)), spec)
-    return found if isinstance(found, Fitted) else "; ".join(found)
+        return "it ended before its hyperparameters were chosen"
+    found = matching.match(Hyperparameters.model_validate(json.loads(known)), spec)
+    return found if isinstance(found, MatchedParameters) else "; ".join(found)
 
 
 def _recipe(spec: StudySpec, prepared: messages.Prepared) -> dict[str, Any]:
@@ -141,8 +136,8 @@ def _recipe(spec: StudySpec, prepared: messages.Prepared) -> dict[str, Any]:
     )
 
 
-def _numbered(found: Sequence[tuple[int, int, TrialState, Fitted]], recipe: dict[str, Any]) -> list[MigratedTrial]:
-    """The trials in their old order, with trial 0 for the rule alone: where the old rule is not the new one, that number stays free."""
+def _numbered(found: Sequence[tuple[int, int, TrialState, MatchedParameters]], recipe: dict[str, Any]) -> list[MigratedTrial]:
+    """Number the trials in their old order. Number 0 is reserved for the rule, and stays free if the old rule is not the new one."""
     is_rule = bool(found) and found[0][0] == 0 and found[0][2] is TrialState.COMPLETE and dict(found[0][3].values) == recipe
     first = 0 if is_rule else 1
     return [
@@ -151,75 +146,75 @@ def _numbered(found: Sequence[tuple[int, int, TrialState, Fitted]], recipe: dict
     ]
 
 
-#: of a trial that is not ours to keep twice are its pictures: their files belong to the old study
+#: system attributes that are copied; pictures are not, because their files belong to the old study
 _SYSTEM = (HYPERPARAMETERS, CONFUSION, MISTAKES, LOG)
-#: trials that are left behind and named in what is kept of a migration
+#: maximum number of trials left behind that the record of a migration names
 _NAMED = 200
 
 
-def carry(evolution: Evolution, *, by: str) -> Study:
-    """Make the new study with all trials that are carried over, in one transaction; the old one is only read.
+def carry(migration: Migration, *, by: str) -> Study:
+    """Create the new study with all trials that are carried over, in one transaction. The old study does not change.
 
     Raises:
-        StudyError: there is a study of this name.
+        StudyError: the storage has a study of this name.
     """
-    storage, spec = evolution.source.storage, evolution.spec
+    storage, spec = migration.source.storage, migration.spec
 
     def attempt() -> None:
         try:
-            storage.transact(lambda connection: _write(connection, evolution, by))
+            storage.transact(lambda connection: _write(connection, migration, by))
         except IntegrityError as error:
-            raise StudyError(f"there is a study {spec.name} in this storage; name another in the file") from error
+            raise StudyError(f"the storage already has a study named {spec.name}; choose a different name in the file") from error
 
     storage.call(attempt)
     return studies.load(spec.name, storage)
 
 
-def record(evolution: Evolution, *, by: str, at: float) -> dict[str, Any]:
-    """What the new study says of its origin."""
+def record(migration: Migration, *, by: str, at: float) -> dict[str, Any]:
+    """Return the record of the migration, which the new study stores."""
     return {
-        "from": evolution.source.name,
+        "from": migration.source.name,
         "by": by,
         "at": at,
-        "changes": list(evolution.changes),
-        "num_carried": len(evolution.kept),
-        "num_left": len(evolution.left),
-        "left": [{"trial": left.number, "reason": left.reason} for left in evolution.left[:_NAMED]],
+        "changes": list(migration.changes),
+        "num_carried": len(migration.carried),
+        "num_left": len(migration.left_behind),
+        "left": [{"trial": left.number, "reason": left.reason} for left in migration.left_behind[:_NAMED]],
     }
 
 
-def _write(connection: Connection, evolution: Evolution, by: str) -> None:
-    said = record(evolution, by=by, at=tables.clock(connection))
-    study_id = studies.create(connection, evolution.spec)
-    prepared = evolution.prepared.model_dump(mode="json")
-    tables.put(connection, tables.STUDY_USER, study_id, {PREPARED: prepared, MIGRATED: said})
-    if not evolution.has_rule:
+def _write(connection: Connection, migration: Migration, by: str) -> None:
+    stored = record(migration, by=by, at=tables.clock(connection))
+    study_id = studies.create(connection, migration.spec)
+    prepared = migration.prepared.model_dump(mode="json")
+    tables.put(connection, tables.STUDY_USER, study_id, {PREPARED: prepared, MIGRATED: stored})
+    if not migration.has_rule:
         trial_id = tables.enqueue_trial(connection, study_id, 0)
-        tables.put(connection, TRIAL_USER, trial_id, {attributes.ORIGIN: "rule", attributes.SEED: claims.seed_of(evolution.spec, 0)})
-    ids = {kept.trial_id: _insert(connection, study_id, kept) for kept in evolution.kept}
-    for kept in evolution.kept:
-        tables.put_parameters(connection, ids[kept.trial_id], kept.fitted.values, kept.fitted.distributions)
-    old_id = evolution.source.id
+        tables.put(connection, TRIAL_USER, trial_id, {attributes.ORIGIN: "rule", attributes.SEED: claims.seed_of(migration.spec, 0)})
+    ids = {trial.trial_id: _insert(connection, study_id, trial) for trial in migration.carried}
+    for trial in migration.carried:
+        tables.put_parameters(connection, ids[trial.trial_id], trial.fitted.values, trial.fitted.distributions)
+    old_id = migration.source.id
     for table in (VALUES, INTERMEDIATE, TRIAL_USER):
         _copy(connection, table, old_id, ids)
     _copy(connection, TRIAL_SYSTEM, old_id, ids, keys=_SYSTEM)
-    _copy_epochs(connection, evolution, study_id)
-    for kept in evolution.kept:
-        tables.put(connection, TRIAL_USER, ids[kept.trial_id], _origin(evolution.source, kept))
-    _note(connection, evolution, study_id)
+    _copy_epochs(connection, migration, study_id)
+    for trial in migration.carried:
+        tables.put(connection, TRIAL_USER, ids[trial.trial_id], _origin(migration.source, trial))
+    _note(connection, migration, study_id)
 
 
-def _insert(connection: Connection, study_id: int, kept: MigratedTrial) -> int:
-    moments = select(TRIALS.c.datetime_start, TRIALS.c.datetime_complete).where(TRIALS.c.trial_id == kept.trial_id)
+def _insert(connection: Connection, study_id: int, trial: MigratedTrial) -> int:
+    moments = select(TRIALS.c.datetime_start, TRIALS.c.datetime_complete).where(TRIALS.c.trial_id == trial.trial_id)
     start, end = connection.execute(moments).one()
-    row = {"study_id": study_id, "number": kept.new_number, "state": kept.state, "datetime_start": start, "datetime_complete": end}
+    row = {"study_id": study_id, "number": trial.new_number, "state": trial.state, "datetime_start": start, "datetime_complete": end}
     key = connection.execute(insert(TRIALS).values(**row)).inserted_primary_key
     assert key is not None
     return int(key[0])
 
 
 def _copy(connection: Connection, table: Table, old_study: int, ids: Mapping[int, int], *, keys: tuple[str, ...] = ()) -> None:
-    """The rows of some trials in a table of Optuna's, for the trials that they became."""
+    """Copy the rows of some trials in one of Optuna's tables to the new trials."""
     query = select(table).join(TRIALS, TRIALS.c.trial_id == table.c.trial_id).where(TRIALS.c.study_id == old_study)
     if keys:
         query = query.where(table.c.key.in_(keys))
@@ -233,9 +228,9 @@ def _copy(connection: Connection, table: Table, old_study: int, ids: Mapping[int
         connection.execute(insert(table), rows)
 
 
-def _copy_epochs(connection: Connection, evolution: Evolution, study_id: int) -> None:
-    numbers = {kept.number: kept.new_number for kept in evolution.kept}
-    found = connection.execute(select(EPOCHS).where(EPOCHS.c.study_id == evolution.source.id)).mappings()
+def _copy_epochs(connection: Connection, migration: Migration, study_id: int) -> None:
+    numbers = {trial.number: trial.new_number for trial in migration.carried}
+    found = connection.execute(select(EPOCHS).where(EPOCHS.c.study_id == migration.source.id)).mappings()
     rows = [
         dict(row) | {"study_id": study_id, "trial_number": numbers[row["trial_number"]]} for row in found if row["trial_number"] in numbers
     ]
@@ -243,14 +238,14 @@ def _copy_epochs(connection: Connection, evolution: Evolution, study_id: int) ->
         connection.execute(insert(EPOCHS), rows)
 
 
-def _origin(source: Study, kept: MigratedTrial) -> dict[str, str]:
-    said = {CARRIED_FROM: f"trial {kept.number} of {source.name}"}
-    return said | ({attributes.ORIGIN: f"rule of {source.name}"} if kept.number == 0 and kept.new_number != 0 else {})
+def _origin(source: Study, trial: MigratedTrial) -> dict[str, str]:
+    stored = {CARRIED_FROM: f"trial {trial.number} of {source.name}"}
+    return stored | ({attributes.ORIGIN: f"rule of {source.name}"} if trial.number == 0 and trial.new_number != 0 else {})
 
 
-def _note(connection: Connection, evolution: Evolution, study_id: int) -> None:
-    """The study's note, with the best of the trials that were carried over."""
+def _note(connection: Connection, migration: Migration, study_id: int) -> None:
+    """Store the note of the new study with the best trial that was carried over."""
     found = queries.best(connection, study_id)
     if found is not None:
         best = BestNote(number=found.number, value=found.value, parameters=tables.parameters(connection, found.trial_id))
-        notes.put(connection, study_id, notes.of_study(evolution.spec, best=best))
+        notes.put(connection, study_id, notes.of_study(migration.spec, best=best))

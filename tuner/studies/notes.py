@@ -1,6 +1,7 @@
-"""A study or trial into the few lines that the dashboard shows beside it.
+"""Notes: the short texts that optuna-dashboard shows beside a study or a trial.
 
-optuna-dashboard keeps notes in pages among the study's system attributes; its own function takes a statement a page and a second to import.
+optuna-dashboard stores notes in pages as system attributes of the study. Its own function needs one statement per page and a second
+to import.
 """
 
 import hashlib
@@ -16,15 +17,15 @@ from tuner.spec.study import Budget, StudySpec
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import NOTE_DIGEST
 
-#: more than a note of ours has; one that a user wrote is known by its version
+#: more pages than a note of tuner has; a longer note of a user is recognized by its version
 _MAX_PAGES = 16
-#: our page of a study, on the server that also carries optuna-dashboard
+#: path of tuner's own page of a study on the server that also serves optuna-dashboard
 _PAGE = "/tuner/studies/{}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestNote:
-    """What the study's note says of its best trial."""
+    """The best trial as the study's note shows it."""
 
     number: int
     value: float
@@ -32,7 +33,7 @@ class BestNote:
 
 
 def of_study(spec: StudySpec, *, best: BestNote | None) -> str:
-    """What is searched, until when, and the best so far."""
+    """Return the note of a study: its search space, its budget, and the best trial so far."""
     searched = [row for row in space.rows(spec) if row.is_searched]
     lines = [
         f"**{spec.name}**: {spec.data.source} on {spec.model.backbone} at {spec.model.image_size} pixels",
@@ -49,19 +50,19 @@ def of_study(spec: StudySpec, *, best: BestNote | None) -> str:
 
 
 def of_trial(*, outcome: str, reason: str, attributes: Mapping[str, Any]) -> str:
-    """How a trial ended, in a line, and its figures."""
+    """Return the note of a trial: how it ended, and its figures."""
     return "\n".join([f"**{outcome}**" + (f": {reason}" if reason else ""), "", *_table("", "", attributes)])
 
 
 def put(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:
-    """Store a note of a study, or of one of its trials, where optuna-dashboard reads it; one that a user wrote or changed is left alone."""
+    """Store a note of a study, or of one of its trials, for optuna-dashboard. A note that a user wrote or changed is not overwritten."""
     owner = optuna_private.note_owner(trial_id)
     if trial_id is None:
-        text += f"\n\n[How it stands now]({_PAGE.format(study_id)}), where `tuner dashboard` serves this"
+        text += f"\n\n[Current state]({_PAGE.format(study_id)}), if `tuner dashboard` serves this page"
     version, page = optuna_private.note_version_key(owner), optuna_private.note_page_prefix(owner)
     mark = f"{NOTE_DIGEST}:{owner}"
     table = tables.STUDY_SYSTEM
-    # by whole keys, which the database finds by an index: a study has several keys a trial
+    # whole keys, which the database finds by an index: a study has several keys per trial
     known = tables.get(connection, table, study_id, version, mark, *(f"{page}{place}" for place in range(_MAX_PAGES)))
     if known and known.get(mark) != _digest("".join(known.get(f"{page}{place}", "") for place in range(len(known)))):
         return

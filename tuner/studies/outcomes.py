@@ -1,7 +1,7 @@
-"""What came of an attempt into the end of its trial, even if it comes late: as long as the trial is open, its result counts.
+"""Outcomes: stores the result of an attempt as the end of its trial. A late result counts as long as the trial is open.
 
-A result is the same whoever trained it: the hyperparameters and the seed are the trial's. So that of a worker that was given up is kept,
-and whoever has the trial meanwhile finds its lease gone.
+A result does not depend on the worker, because hyperparameters and seed belong to the trial. The result of a worker that was thought
+lost is therefore stored, and the worker that has the trial now loses its lease.
 """
 
 from collections.abc import Sequence
@@ -26,19 +26,19 @@ Outcome = messages.Finished | messages.Failed
 
 
 class Delivery(StrEnum):
-    """What becomes of what a worker that is gone has left."""
+    """What happened to the stored work of a lost worker."""
 
     KEPT = "kept"
-    #: the trial has ended without it
+    #: the trial had already ended
     TOO_LATE = "too late"
-    #: the storage knows nothing of this attempt: it is another's, or the study was deleted
+    #: the storage has no such attempt: it belongs to another database, or the study was deleted
     UNKNOWN = "unknown"
 
 
 def deliver(
     connection: Connection, study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome | None, *, device: str
 ) -> Delivery:
-    """Store what a worker that is gone could not, its epochs and then the outcome of its trial; repeating it changes nothing."""
+    """Store the epochs and the outcome that a lost worker could not deliver. Repeating the call changes nothing."""
     tables.lock_study(connection, study.id, study.name)
     own = _lease(connection, study, claim)
     if own is None or own.trial_id != claim.trial_id:
@@ -47,11 +47,11 @@ def deliver(
         return Delivery.KEPT if LeaseEnding(own.ending or LeaseEnding.LOST).is_result else Delivery.TOO_LATE
     epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
     if outcome is None:
-        return Delivery.KEPT  # whoever takes the trial up ends the lease
-    # it ends when its worker was last seen: the time since then was no work
+        return Delivery.KEPT  # the next worker of the trial ends the lease
+    # the lease ends when its worker was last seen: it did no work afterwards
     _end(connection, study, claim, LeaseEnding.LOST)
     try:
-        _keep(connection, study, claim, epochs, outcome, device)
+        _store(connection, study, claim, epochs, outcome, device)
     except LeaseLost:
         return Delivery.TOO_LATE  # a failure, and another worker has the trial
     return Delivery.KEPT
@@ -60,7 +60,7 @@ def deliver(
 def finish(
     connection: Connection, study: Study, claim: Claim, finished: messages.Finished, curve: Sequence[messages.Epoch], *, device: str
 ) -> None:
-    """End a trial that did not fail: completed with its value, or pruned; once, however often it is called.
+    """End a trial that did not fail as completed or pruned. Repeating the call changes nothing.
 
     Raises:
         LeaseLost: the trial has ended in another way.
@@ -71,7 +71,7 @@ def finish(
         return
     epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=curve)
     endings.put_findings(connection, claim.trial_id, finished)
-    is_whole = bool(curve) and curve[0].step == 1  # else the trial went on from a checkpoint
+    is_whole = bool(curve) and curve[0].step == 1  # otherwise the trial was resumed from a checkpoint
     whole = [EpochRow.of(epoch) for epoch in curve] if is_whole else epoch_rows.read(connection, study.id, claim.number)
     attributes = endings.of_finished(finished, whole, device=device)
     if is_completed and value is not None:
@@ -81,7 +81,7 @@ def finish(
 
 
 def fail(connection: Connection, study: Study, claim: Claim, failed: messages.Failed) -> None:
-    """End a trial that failed, unless another worker has it now.
+    """End a trial as failed, unless another worker has it now.
 
     Raises:
         LeaseLost: another worker has the trial now, or it has ended in another way.
@@ -93,7 +93,7 @@ def fail(connection: Connection, study: Study, claim: Claim, failed: messages.Fa
 
 
 def release(connection: Connection, study: Study, claim: Claim) -> None:
-    """Hand a trial back; once, however often it is called.
+    """Suspend a trial, so that another worker can resume it. Repeating the call changes nothing.
 
     Raises:
         LeaseLost: another worker has the trial now.
@@ -105,14 +105,14 @@ def release(connection: Connection, study: Study, claim: Claim) -> None:
 
 
 def lost(connection: Connection, claim: Claim) -> LeaseLost:
-    """The error of a worker whose attempt counts no more."""
+    """Return the error for a worker whose attempt no longer counts."""
     stopped_by = tables.get(connection, TRIAL_USER, claim.trial_id, STOPPED_BY).get(STOPPED_BY)
     if stopped_by is not None:
         return TrialStopped(f"stopped by {stopped_by}")
-    return LeaseLost(f"trial {claim.number} was given to another worker; this attempt of it ({claim.attempt}) counts no more")
+    return LeaseLost(f"trial {claim.number} was given to another worker; attempt {claim.attempt} no longer counts")
 
 
-def _keep(connection: Connection, study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome, device: str) -> None:
+def _store(connection: Connection, study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome, device: str) -> None:
     if isinstance(outcome, messages.Finished):
         finish(connection, study, claim, outcome, epochs, device=device)
     else:
@@ -120,8 +120,8 @@ def _keep(connection: Connection, study: Study, claim: Claim, epochs: Sequence[m
 
 
 def _is_due(connection: Connection, study: Study, claim: Claim, ending: LeaseEnding, error: str = "") -> bool:
-    """End the lease with the trial's result; False if the result is stored already."""
-    return _end(connection, study, claim, ending, error) or _makes_way(connection, study, claim, ending, error)
+    """End the lease with the trial's result, and return False if the result is stored already."""
+    return _end(connection, study, claim, ending, error) or _accept_late(connection, study, claim, ending, error)
 
 
 def _end(connection: Connection, study: Study, claim: Claim, ending: LeaseEnding, error: str = "") -> bool:
@@ -134,20 +134,20 @@ def _lease(connection: Connection, study: Study, claim: Claim) -> Lease | None:
     return leases.find(connection, study.id, trial_number=claim.number, attempt=claim.attempt, worker_key=claim.worker_key)
 
 
-def _makes_way(connection: Connection, study: Study, claim: Claim, ending: LeaseEnding, error: str) -> bool:
-    """Let an attempt whose lease has ended have the trial's result; False if it had it before.
+def _accept_late(connection: Connection, study: Study, claim: Claim, ending: LeaseEnding, error: str) -> bool:
+    """Accept the result of an attempt whose lease has ended, and return False if it was stored before.
 
     Raises:
-        LeaseLost: the trial has ended, or it is a failure and another worker has the trial.
+        LeaseLost: the trial has ended, or the result is a failure and another worker has the trial.
     """
     tables.lock_study(connection, study.id, study.name)
     own = _lease(connection, study, claim)
     if own is not None and own.ending == ending:
-        return False  # an earlier call that was not acknowledged
+        return False  # an earlier call succeeded without an acknowledgement
     if own is None or not tables.is_running(connection, study.id, claim.trial_id):
         raise lost(connection, claim)
     if ending is LeaseEnding.FAILED and leases.is_held(connection, study.id, claim.number):
-        raise lost(connection, claim)  # the other may do better
+        raise lost(connection, claim)  # the other worker may succeed
     leases.close(connection, study.id, claim.number, LeaseEnding.SUPERSEDED)
     leases.mark(connection, study.id, trial_number=claim.number, attempt=claim.attempt, ending=ending, error=error)
     tables.put(connection, TRIAL_USER, claim.trial_id, {WORKER: own.worker})

@@ -1,6 +1,7 @@
-"""Pictures of the best few trials into the artifact store, where our pages and optuna-dashboard find them, and out of it again.
+"""Pictures: confusion and mistakes of the best few trials, in Optuna's artifact store.
 
-The store is Optuna's: a place of bytes under ids. What an id is, a trial's attributes say, in the form that `optuna.artifacts` gives them.
+The store maps ids to bytes. The attributes of a trial describe its ids in the format of `optuna.artifacts`, so that optuna-dashboard
+finds them too.
 """
 
 import contextlib
@@ -23,18 +24,18 @@ from tuner.storage.queries import VALUED
 from tuner.storage.tables import TRIAL_SYSTEM
 from tuner.studies.study import Study
 
-#: completed trials, the best ones, that keep theirs
+#: number of completed trials, the best ones, whose pictures are kept
 KEPT_TRIALS = 5
-#: a larger picture is not kept
+#: a larger picture is not stored
 MAX_BYTES = 1_000_000
-#: in the folder of artifacts; no study has such a name
+#: name inside the folder of artifacts; no study can have this name
 _FOLDER = ".pictures"
 _MIME_TYPES = {PictureKind.MISTAKES: "image/jpeg", PictureKind.CONFUSION: "image/png"}
 _SUFFIXES = {PictureKind.MISTAKES: ".jpg", PictureKind.CONFUSION: ".png"}
 
 
 def store(artifacts: Path) -> ArtifactStore:
-    """Where the pictures of all studies are, given the folder of artifacts; one that may only be read has none to begin with."""
+    """Return the store of all pictures in a folder of artifacts. In a read-only folder the store may not exist."""
     folder = artifacts / _FOLDER
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -42,10 +43,10 @@ def store(artifacts: Path) -> ArtifactStore:
 
 
 def keep(where: ArtifactStore, drawn: Mapping[PictureKind, str]) -> dict[PictureKind, str]:
-    """Put pictures into the store; their ids there, which `attributes` then says of the trial.
+    """Put pictures into the store, and return their ids for `attributes`.
 
     Raises:
-        OSError: there is no room, for example.
+        OSError: a picture cannot be written, for example because the disk is full.
     """
     ids: dict[PictureKind, str] = {}
     for kind, name in drawn.items():
@@ -58,7 +59,7 @@ def keep(where: ArtifactStore, drawn: Mapping[PictureKind, str]) -> dict[Picture
 
 
 def attributes(ids: Mapping[PictureKind, str]) -> dict[str, Any]:
-    """What a trial's system attributes say of its pictures."""
+    """Return the system attributes of a trial that describe its pictures."""
     if not ids:
         return {}
     said: dict[str, Any] = {PICTURES: {kind.value: name for kind, name in ids.items()}}
@@ -69,7 +70,7 @@ def attributes(ids: Mapping[PictureKind, str]) -> dict[str, Any]:
 
 
 def read(where: ArtifactStore, artifact_id: str) -> bytes | None:
-    """A picture; None if it is not there any more."""
+    """Return a picture, or None if it no longer exists."""
     try:
         with contextlib.closing(where.open_reader(artifact_id)) as file:
             return file.read()
@@ -78,14 +79,14 @@ def read(where: ArtifactStore, artifact_id: str) -> bytes | None:
 
 
 def drop(where: ArtifactStore, ids: Mapping[PictureKind, str]) -> None:
-    """Take pictures out of the store."""
+    """Remove pictures from the store."""
     for name in ids.values():
         with contextlib.suppress(ArtifactNotFound, FileNotFoundError):
             where.remove(name)
 
 
 def tidy(study: Study, where: ArtifactStore) -> None:
-    """Keep the pictures of the best few trials, and no others."""
+    """Remove the pictures of all but the best few trials."""
     for trial_id, ids in study.storage.read(lambda connection: _overtaken(connection, study.id)):
         drop(where, ids)
         names = [PICTURES, *(ARTIFACTS_ATTR_PREFIX + name for name in ids.values())]
@@ -93,7 +94,7 @@ def tidy(study: Study, where: ArtifactStore) -> None:
 
 
 def _overtaken(connection: Connection, study_id: int) -> list[tuple[int, dict[PictureKind, str]]]:
-    """Trials with pictures that are not among the best few of those."""
+    """Return trials that have pictures but are not among the best few of those that do."""
     query = (
         queries.ranked(study_id)
         .add_columns(TRIAL_SYSTEM.c.value_json)

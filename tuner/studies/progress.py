@@ -38,7 +38,7 @@ def read(connection: Connection, study: Study) -> tuple[Study, StudyProgress]:
     study = studies.with_stored(study, stored)
     limits = study.spec.budget
     best = None if limits.target is None else queries.best(connection, study.id)
-    busy_seconds = 0.0 if limits.timeout is None else study.memory.work.read(connection, study.id)
+    busy_seconds = 0.0 if limits.timeout is None else study.memory.busy_time.read(connection, study.id)
     counts = queries.counts(connection, [study.id]).get(study.id, {})
     return study, of(counts, stored, best=best, busy_seconds=busy_seconds, num_combinations=_num_combinations(study))
 
@@ -48,7 +48,7 @@ def read_state(connection: Connection, study: Study) -> StudyState:
     stored = tables.get(connection, STUDY_USER, study.id, SPEC, *STORED)
     study = studies.with_stored(study, stored)
     best = queries.best(connection, study.id)
-    busy_seconds = study.memory.work.read(connection, study.id)
+    busy_seconds = study.memory.busy_time.read(connection, study.id)
     counts = queries.counts(connection, [study.id]).get(study.id, {})
     return StudyState(
         study=study,

@@ -1,4 +1,4 @@
-"""Workers that are gone into trials that others may take up, and trials that took too many workers with them into failed ones."""
+"""Reaper: frees the trials of lost workers, and fails a trial that has lost too many workers."""
 
 import datetime as dt
 from collections.abc import Callable, Sequence
@@ -13,29 +13,29 @@ from tuner.studies import endings, leases
 from tuner.studies.leases import LEASE_SECONDS, Lease, LeaseEnding, WorkerId
 from tuner.studies.study import Study
 
-#: how often a worker looks for others that are gone
+#: how often a worker looks for lost workers
 REAP_SECONDS = LEASE_SECONDS / 2
-#: whether the worker of an open lease is gone, as another one sees it at a moment of the database's clock
+#: whether the worker of an open lease is lost: arguments are the lease, the worker that asks, and the database's time
 IsGone = Callable[[Lease, WorkerId, float], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reaped:
-    """A trial whose worker is gone."""
+    """A trial whose worker is lost."""
 
     trial: int
-    #: the one that is gone
+    #: the lost worker
     worker: str
     #: seconds since the worker was seen
     silent_seconds: float
-    #: whether the trial has failed, because it was lost too often
+    #: whether the trial has failed because it lost too many workers
     is_failed: bool
 
 
 def reap(study: Study, worker: WorkerId, *, is_gone: IsGone | None = None) -> list[Reaped]:
-    """End the leases of workers that are gone, at their last sign of life; one statement where there is none.
+    """End the leases of lost workers at their last heartbeat. If no worker is lost, this costs one statement.
 
-    Who is gone is judged as a worker judges it, or by `is_gone`.
+    `is_gone` replaces a worker's own rule for which workers are lost.
     """
     judge = is_gone or partial(Lease.is_vacant, steady_seconds=study.storage.steady_seconds())
     if not study.storage.read(lambda connection: _gone(connection, study, worker, judge)):
@@ -53,7 +53,7 @@ def reap(study: Study, worker: WorkerId, *, is_gone: IsGone | None = None) -> li
 
 
 def lose(connection: Connection, study: Study, lease: Lease) -> bool:
-    """End the lease of a worker that is gone; whether its trial has failed with that. The study must be locked."""
+    """End the lease of a lost worker, and return whether its trial has failed with that. The study must be locked."""
     leases.end(
         connection,
         study.id,
@@ -74,7 +74,7 @@ def lose(connection: Connection, study: Study, lease: Lease) -> bool:
 
 
 def _gone(connection: Connection, study: Study, worker: WorkerId, is_gone: IsGone) -> list[tuple[Lease, float]]:
-    """Leases of others that are gone, and for how long."""
+    """Return the leases of lost workers, and the seconds since each worker was last seen."""
     return [
         (lease, now - lease.seen_at)
         for lease, now in leases.open_ones(connection, study.id)
@@ -84,7 +84,9 @@ def _gone(connection: Connection, study: Study, worker: WorkerId, is_gone: IsGon
 
 def _history(lost: Sequence[Lease]) -> str:
     attempts = [f"attempt {lease.attempt} by {lease.worker}, last seen {_moment(lease.seen_at)}" for lease in lost]
-    return f"its worker was lost {len(lost)} times: {'; '.join(attempts)}. See those workers' logs, and whether memory ran out"
+    return (
+        f"its worker was lost {len(lost)} times: {'; '.join(attempts)}. Check the logs of these workers, and whether they ran out of memory"
+    )
 
 
 def _moment(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A searched study into one that trains its best configs again, each with several seeds, by whatever workers there are."""
+"""Retraining: creates a study that trains the best configs of a search again, each with several seeds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,43 +21,43 @@ from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 
-#: of a searched study's name, as much as leaves room for what is put behind it
+#: maximum length of the searched study's name in the name of its retraining
 _KEPT_NAME = 80
-#: between the name of a searched study and the number of its retraining
+#: stands between the name of the searched study and the number of the retraining
 _MIDDLE = "-retrain-"
-#: behind the name of a retraining: its winner, trained on train and validation images
+#: suffix for the study that trains the winner of a retraining on train and validation images
 _ON_ALL = "-all"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A trial of a search that is to be trained again."""
+    """A trial of a search that is trained again."""
 
-    #: its number
+    #: number of the trial
     trial: int
-    #: its validation accuracy in the search; None: it did not complete
+    #: validation accuracy in the search; None if the trial did not complete
     value: float | None
     hyperparameters: Hyperparameters
-    #: the parameters that were searched, by which a trial takes these hyperparameters
+    #: values of the searched parameters that give these hyperparameters
     parameters: Mapping[str, Any]
-    #: seconds that the search trained it; None: not known
+    #: seconds of training in the search; None if unknown
     seconds: float | None
 
 
 def configs(study: Study, top: int) -> list[Config]:
-    """The best distinct configs of a study, the best first; then the rule of trial 0, if it is none of them.
+    """Return the best distinct configs of a study, the best first; then the rule of trial 0, unless it is among them.
 
     Raises:
         StudyError: no trial has completed.
     """
     found = study.storage.read(lambda connection: _configs(connection, study.id, top))
     if not found:
-        raise StudyError(f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}")
+        raise StudyError(f"the study {study.name} has no completed trial yet; to see its progress: tuner status {study.name}")
     return found
 
 
 def config(study: Study, number: int) -> Config:
-    """A trial of a search as a config to be trained again."""
+    """Return a trial of a search as a config."""
 
     def read(connection: Connection) -> Config | None:
         trial_id = tables.trial_id(connection, study.id, number)
@@ -70,64 +70,64 @@ def config(study: Study, number: int) -> Config:
 
 
 def prepared(study: Study) -> messages.Prepared:
-    """What the first trainer of a study found.
+    """Return what the first trainer of a study found.
 
     Raises:
-        StudyError: there was none yet.
+        StudyError: no trainer has read the images yet.
     """
     known = study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, PREPARED))
     if not known:
-        raise StudyError(f"no worker of the study {study.name} has read its images yet; to see how far it is: tuner status {study.name}")
+        raise StudyError(f"no worker of the study {study.name} has read its images yet; to see its progress: tuner status {study.name}")
     return messages.Prepared.model_validate(known[PREPARED])
 
 
 def seeds(study: Study, count: int) -> tuple[int, ...]:
-    """The first seeds of every retraining of a study; none of them is one of its trials'."""
+    """Return the first `count` seeds for retrainings of a study. They differ from the seeds of its trials."""
     return tuple(samplers.derive_seed(study.spec.seed, "retraining", number) for number in range(count))
 
 
 def existing(study: Study) -> list[Study]:
-    """The studies that train configs of this one again, the newest first."""
+    """Return the studies that retrain configs of this study, the newest first."""
     found = [studies.load(name, study.storage) for name in studies.names(study.storage) if _number(study, name) is not None]
     return [other for other in found if other.spec.retraining is not None and other.spec.retraining.study == study.name]
 
 
 def begin(study: Study, chosen: Sequence[Config], with_seeds: Sequence[int], *, top: int) -> Study:
-    """A new study in which each config waits to be trained with each seed, on the images and splits of the search."""
+    """Create a study in which each config waits to be trained with each seed, on the images and splits of the search."""
     number = 1 + max((_number(study, name) or 0 for name in studies.names(study.storage)), default=0)
-    return _begin(study, f"{_stem(study)}{number}", chosen, tuple(with_seeds), _Road(images="train", epochs=prepared(study).epochs), top)
+    return _begin(study, f"{_stem(study)}{number}", chosen, tuple(with_seeds), _Setting(images="train", epochs=prepared(study).epochs), top)
 
 
 def begin_on_all(study: Study, again: Study, config: Config, *, fine_tunes: bool) -> Study:
-    """A new study in which a config chosen by the study `again` waits to be trained on train and validation images, with its seeds.
+    """Create a study that trains a config chosen by the retraining `again` on train and validation images, with the same seeds.
 
-    Without `fine_tunes` its probe alone is trained.
+    Without `fine_tunes`, only its probe is trained.
     """
     assert again.spec.retraining is not None
-    road = _Road(images="train+validation", epochs=prepared(study).epochs if fine_tunes else 0)
-    return _begin(study, name_on_all(again), [config], again.spec.retraining.seeds, road, top=1)
+    setting = _Setting(images="train+validation", epochs=prepared(study).epochs if fine_tunes else 0)
+    return _begin(study, name_on_all(again), [config], again.spec.retraining.seeds, setting, top=1)
 
 
 def on_all(study: Study, again: Study) -> Study | None:
-    """The study that `begin_on_all` made of a retraining before; None: there is none."""
+    """Return the study that `begin_on_all` created earlier for a retraining, or None."""
     name = name_on_all(again)
     return studies.load(name, study.storage) if name in studies.names(study.storage) else None
 
 
 def name_on_all(again: Study) -> str:
-    """The name of the study that `begin_on_all` makes."""
+    """Return the name of the study that `begin_on_all` creates."""
     return f"{again.name}{_ON_ALL}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Road:
-    """How configs are trained again."""
+class _Setting:
+    """The images and epochs of a retraining."""
 
     images: Literal["train", "train+validation"]
     epochs: int
 
 
-def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[int, ...], road: _Road, top: int) -> Study:
+def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[int, ...], setting: _Setting, top: int) -> Study:
     known = prepared(study)
     again = Retraining(
         study=study.name,
@@ -136,7 +136,7 @@ def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[
         values=tuple(config.value for config in chosen),
         seeds=with_seeds,
     )
-    training = study.spec.training.model_copy(update={"epochs": road.epochs, "promote": 1.0, "images": road.images})
+    training = study.spec.training.model_copy(update={"epochs": setting.epochs, "promote": 1.0, "images": setting.images})
     spec = study.spec.model_copy(
         update={
             "name": name,
@@ -148,13 +148,13 @@ def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[
             "retraining": again,
         }
     )
-    extra = 0 if road.images == "train" else known.num_validation
-    _create(study, spec, chosen, known.model_copy(update={"epochs": road.epochs, "num_train": known.num_train + extra}))
+    extra = 0 if setting.images == "train" else known.num_validation
+    _create(study, spec, chosen, known.model_copy(update={"epochs": setting.epochs, "num_train": known.num_train + extra}))
     return studies.load(name, study.storage)
 
 
 def _create(study: Study, spec: StudySpec, chosen: Sequence[Config], found: messages.Prepared) -> None:
-    """Make the study with all of its trials in one transaction: no worker ever sees it without them."""
+    """Create the study with all of its trials in one transaction, so that no worker sees it without them."""
     again = spec.retraining
     assert again is not None
 
@@ -194,7 +194,7 @@ def _configs(connection: Connection, study_id: int, top: int) -> list[Config]:
 
 
 def _rule(connection: Connection, study_id: int, found: Sequence[Config]) -> list[Config]:
-    """The rule of trial 0, unless it is among the configs or no worker has begun it."""
+    """Return the rule of trial 0, unless it is among the configs or no worker has started it."""
     state = tables.state_of(connection, study_id, 0)
     if state is None:
         return []
@@ -217,7 +217,7 @@ def _config(connection: Connection, trial_id: int, number: int, value: float | N
 
 
 def _number(study: Study, name: str) -> int | None:
-    """Of a study's retraining by its name; None: it is called otherwise."""
+    """Return the number of a study's retraining from its name, or None if the name is not that of a retraining."""
     number = name.removeprefix(_stem(study))
     return int(number) if name != number and number.isdecimal() else None
 

@@ -1,4 +1,4 @@
-"""A StudySpec and a storage into a study that any number of workers share."""
+"""Study: a study in a storage, which any number of workers share."""
 
 import difflib
 import json
@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from tuner import wording
 from tuner.errors import StudyError
 from tuner.sampling import enumeration
-from tuner.sampling.history import Memory
+from tuner.sampling.history import StudyMemory
 from tuner.spec import file as study_file
 from tuner.spec.study import Budget, Data, StudySpec
 from tuner.storage import optuna_private, tables
@@ -34,32 +34,32 @@ class Study:
     name: str
     spec: StudySpec
     storage: Storage = field(repr=False)
-    #: the same to Optuna; finished trials are read once
+    #: the same study as an object of Optuna, with a cache of finished trials
     optuna: OptunaStudy = field(repr=False)
-    #: of Optuna's tables and ours
+    #: id in the database
     id: int
-    #: what trial after trial tries, where the sampler goes through all combinations
+    #: the values of each trial by number, if the sampler tries all combinations; else None
     combinations: Sequence[dict[str, Any]] | None = field(repr=False, default=None)
-    #: the study that its first trials were carried over from, how many they are, and how many were not; "" if it begins by itself
+    #: the study that its first trials were migrated from, and the numbers of trials carried over and left behind; "" if none
     carried_from: str = ""
     num_carried: int = 0
     num_left: int = 0
-    #: what this process has read of it
-    memory: Memory = field(repr=False, compare=False, default_factory=Memory)
+    #: what this process has already read of the study
+    memory: StudyMemory = field(repr=False, compare=False, default_factory=StudyMemory)
 
 
 def join(spec: StudySpec, storage: Storage) -> Study:
-    """The study of a file: a new one, or the one that is there, whichever of many workers comes first.
+    """Create the study of a file, or join the existing one; many workers may call this at once.
 
-    One that is there gets the budget of the file, unless someone has changed the budget since that same one was given; where its images
-    lie is the file's for this process, and stays in the storage as it was.
+    An existing study gets the budget of the file, unless someone has changed the budget since the file's budget was last given. This
+    process uses the path of the images from the file; the path in the storage stays the same.
 
     Raises:
-        StudyError: there is one of this name that differs from the file, or that something else made.
-        SpecError: the sampler cannot go through the search space.
+        StudyError: the existing study of this name differs from the file, or another program created it.
+        SpecError: the sampler cannot enumerate the search space.
         MissingPackage: the sampler needs a package that is not installed.
     """
-    enumeration.check(spec)
+    enumeration.check_sampler(spec)
     if not _exists(storage, spec.name):
         _create(spec, storage)
     study = load(spec.name, storage)
@@ -67,10 +67,10 @@ def join(spec: StudySpec, storage: Storage) -> Study:
     if changes:
         compares = all(change.startswith(study_file.SEARCHED) for change in changes)
         raise StudyError(
-            f"the study {spec.name} was begun with another file:\n  "
+            f"the study {spec.name} was started with another file:\n  "
             + "\n  ".join(changes)
-            + "\nTrials of both would not compare. Undo the changes, or give the file another name: to begin a new study."
-            + (f" To keep the trials that belong to both: tuner migrate {spec.name} FILE" if compares else "")
+            + "\nTheir trials would not be comparable. Undo the changes, or change the name in the file to start a new study."
+            + (f" To keep the trials that fit both files: tuner migrate {spec.name} FILE" if compares else "")
         )
     budget = study.spec.budget
     if budget != spec.budget:
@@ -79,43 +79,43 @@ def join(spec: StudySpec, storage: Storage) -> Study:
 
 
 def load(name: str | None, storage: Storage) -> Study:
-    """A study that is there; without a name the newest one.
+    """Open an existing study; without a name, the newest one.
 
     Raises:
-        StudyError: there is none, or it was not made by tuner.
+        StudyError: there is no such study, or another program created it.
     """
     known = names(storage)
     if name is None:
         if not known:
-            raise StudyError("there is no study in this storage yet; begin one with: tuner run STUDY.yaml")
+            raise StudyError("there is no study in this storage yet; start one with: tuner run STUDY.yaml")
         name = known[0]
     found = storage.read(lambda connection: _find(connection, name))
     if found is None:
         meant = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {meant[0]}?" if meant else ""
-        listed = f"Known: {wording.listed(known)}." if known else "It holds no study yet."
+        listed = f"Known: {wording.listed(known)}." if known else "The storage has no study yet."
         raise StudyError(f"there is no study {name} in this storage. {listed}{hint}")
     return _open(found.study_id, _read_spec(name, found), storage)
 
 
 def at(study: Study, data: Data) -> Study:
-    """The study with its images where this machine has them."""
+    """Return the study with the path of the images on this machine."""
     return _with(study, data=data)
 
 
 def up_to_date(connection: Connection, study: Study) -> Study:
-    """The study with the budget that the storage holds now: someone may have run it with another one since it was opened."""
+    """Return the study with its current budget in the storage, which may have changed since the study was opened."""
     return with_stored(study, tables.get(connection, tables.STUDY_USER, study.id, SPEC))
 
 
 def with_stored(study: Study, attributes: Mapping[str, Any]) -> Study:
-    """The study with the budget among the attributes that were read of it."""
+    """Return the study with the budget in its stored attributes."""
     stored = attributes.get(SPEC)
     return study if stored is None else _with(study, budget=Budget.model_validate(json.loads(stored)["budget"]))
 
 
 def names(storage: Storage) -> list[str]:
-    """The studies of tuner in a storage, the newest first."""
+    """Return the names of tuner's studies in a storage, the newest first."""
     query = select(tables.STUDIES.c.study_name).join(tables.STUDY_USER).where(tables.STUDY_USER.c.key == SPEC)
     return list(storage.read(lambda connection: connection.execute(query.order_by(tables.STUDIES.c.study_id.desc())).scalars().all()))
 
@@ -125,7 +125,7 @@ def _exists(storage: Storage, name: str) -> bool:
 
 
 def _create(spec: StudySpec, storage: Storage) -> None:
-    """Make the study whole in one transaction, unless another worker was quicker."""
+    """Create the study in one transaction, unless another worker has just created it."""
 
     def attempt() -> None:
         try:
@@ -138,10 +138,10 @@ def _create(spec: StudySpec, storage: Storage) -> None:
 
 
 def create(connection: Connection, spec: StudySpec) -> int:
-    """A new study without trials; its id.
+    """Create a study without trials, and return its id.
 
     Raises:
-        IntegrityError: there is one of this name.
+        IntegrityError: the name is taken.
     """
     is_of_new_images = spec.training.images == "train"
     measured = "validation accuracy" if is_of_new_images else "accuracy on images that were trained on"
@@ -153,7 +153,7 @@ def create(connection: Connection, spec: StudySpec) -> int:
 
 
 def _give_budget(connection: Connection, study: Study, budget: Budget) -> Budget:
-    """Change the budget to a file's, unless that says the same as when someone changed it; the one that holds."""
+    """Return the budget that applies: a changed budget in the file overwrites the stored one."""
     tables.lock_study(connection, study.id, study.name)
     given = tables.get(connection, tables.STUDY_USER, study.id, GIVEN_BUDGET).get(GIVEN_BUDGET)
     if given is not None and Budget.model_validate(given) == budget:
@@ -164,7 +164,7 @@ def _give_budget(connection: Connection, study: Study, budget: Budget) -> Budget
 
 
 def put_budget(connection: Connection, study: Study, budget: Budget) -> None:
-    """Change the budget in the storage, and nothing beside it. The study must be locked."""
+    """Change only the budget in the storage. The study must be locked."""
     stored = tables.get(connection, tables.STUDY_USER, study.id, SPEC)
     changed = json.loads(stored[SPEC]) | {"budget": budget.model_dump(mode="json")}
     tables.put(connection, tables.STUDY_USER, study.id, {SPEC: json.dumps(changed)})
@@ -175,7 +175,7 @@ def _with(study: Study, **sections: Any) -> Study:
 
 
 def _find(connection: Connection, name: str) -> Row[Any, Any, Any] | None:
-    """Row of id, direction and spec of a study; None if there is none."""
+    """Return id, direction and spec of a study, or None if there is no such study."""
     user, directions = tables.STUDY_USER, tables.DIRECTIONS
     is_spec = (user.c.study_id == tables.STUDIES.c.study_id) & (user.c.key == SPEC)
     query = (
@@ -189,15 +189,15 @@ def _find(connection: Connection, name: str) -> Row[Any, Any, Any] | None:
 
 
 def _read_spec(name: str, found: Row[Any, Any, Any]) -> StudySpec:
-    cure = "Give the study another name, or choose another --storage."
+    cure = "Choose another name for the study, or another --storage."
     if found.value_json is None:
-        raise StudyError(f"the study {name} in this storage was not made by tuner. {cure}")
+        raise StudyError(f"the study {name} in this storage was not created by tuner. {cure}")
     if found.direction is not StudyDirection.MAXIMIZE:
-        raise StudyError(f"the study {name} in this storage does not maximize one value, so tuner did not make it. {cure}")
+        raise StudyError(f"the study {name} in this storage does not maximize a single value, so it was not created by tuner. {cure}")
     try:
         return parse_spec(json.loads(found.value_json))
     except ValidationError as error:
-        raise StudyError(f"the study {name} was made by another version of tuner: {error.errors()[0]['msg']}. {cure}") from error
+        raise StudyError(f"the study {name} was created by another version of tuner: {error.errors()[0]['msg']}. {cure}") from error
 
 
 def parse_spec(text: str) -> StudySpec:

@@ -1,7 +1,7 @@
-"""What a worker does with a trial: claim it, report on it, ask what is to become of it, end it.
+"""Trials: what a worker does with a trial. It claims the trial, reports epochs, asks whether to continue, and ends it.
 
-Every step is one transaction that begins with the worker's lease. A worker that was not seen for too long, and whose trial went to another,
-gets LeaseLost, drops the trial and claims the next. Only with the trial's result it is not too late as long as the trial is open.
+Every step is one transaction that starts with the worker's lease. A worker that was silent for too long, and whose trial another worker
+has, gets LeaseLost, drops the trial and claims the next one. A result is still accepted as long as the trial is open.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,37 +58,37 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class HeartbeatAnswer:
-    """What a worker hears when it says that it lives."""
+    """The answer to a heartbeat."""
 
-    #: trials that it is still entitled to
+    #: number of leases that the worker still has
     num_leases: int
-    #: what someone asks of it; None: it is not known here
-    wish: WorkerRequest | None
+    #: the request to the worker; None if the study does not know the worker
+    request: WorkerRequest | None
 
 
 def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, epochs: int) -> Claim | None:
-    """A trial to work on: one that was begun and is left alone, else a new one. None if there is none: `stop_reason` says why.
+    """Claim a trial for a worker: a running one without a worker, else a new one. Return None if there is none; see `stop_reason`.
 
-    A trial that is taken up has the number, hyperparameters and seed that it had. Where None is returned, others may still be at work.
+    A resumed trial keeps its number, hyperparameters and seed. If None is returned, other workers may still be training.
 
     Raises:
-        Dismissed: someone asked this worker to end.
-        StorageError: the storage is away; what was claimed by then is claimed again by the next call.
+        Dismissed: this worker was asked to end.
+        StorageError: the storage does not answer; the next call claims the same trial again.
     """
-    if not study.memory.is_begun:
-        study.storage.read(lambda connection: study.memory.begin(connection, study.id))
-    while (place := study.storage.write(lambda connection: claims.lease(connection, study, worker))) is not None:
-        given = claims.plan(study, place.number, num_train=num_train, num_classes=num_classes)
+    if not study.memory.is_loaded:
+        study.storage.read(lambda connection: study.memory.load(connection, study.id))
+    while (held := study.storage.write(lambda connection: claims.lease(connection, study, worker))) is not None:
+        given = claims.plan(study, held.number, num_train=num_train, num_classes=num_classes)
         try:
-            chosen = claims.choose(study, place, worker, given)
+            chosen = claims.choose(study, held, worker, given)
         except LeaseLost:
-            continue  # the sampler took so long that another worker was given the trial
+            continue  # the sampler took so long that another worker got the trial
         return Claim(
-            number=place.number,
-            trial_id=place.trial_id,
+            number=held.number,
+            trial_id=held.trial_id,
             hyperparameters=chosen,
-            seed=claims.seed(study, place.number),
-            attempt=place.attempt,
+            seed=claims.seed(study, held.number),
+            attempt=held.attempt,
             epochs=epochs,
             worker_key=worker.key,
         )
@@ -96,7 +96,7 @@ def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, e
 
 
 def stop_reason(study: Study) -> str | None:
-    """Why no further trial starts; None if one may."""
+    """Return why no further trial starts, or None if one may start."""
 
     def read(connection: Connection) -> str | None:
         known, progress = studies_progress.read(connection, study)
@@ -106,25 +106,25 @@ def stop_reason(study: Study) -> str | None:
 
 
 def stopped(study: Study) -> str | None:
-    """Why the study stopped itself; None if it did not."""
+    """Return why the study stopped itself, or None if it did not."""
     return study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, STOPPED)).get(STOPPED)
 
 
 def resume(study: Study) -> None:
-    """Let a study that stopped itself, or that someone stopped, go on; the failures so far count no more."""
+    """Resume a study that stopped itself or was stopped; earlier failures no longer count."""
 
     def write(connection: Connection) -> None:
         for reason in (STOPPED, HALTED):
             tables.remove(connection, STUDY_USER, study.id, reason)
         tables.put(connection, STUDY_USER, study.id, {RESUMED_AT: tables.clock(connection)})
-        workers.forgive(connection, study.id)
+        workers.withdraw_suspensions(connection, study.id)
 
     if study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, STOPPED, HALTED)):
         study.storage.write(write)
 
 
 def report(study: Study, claim: Claim, epochs: Sequence[messages.Epoch]) -> None:
-    """Store epochs; a step that is stored already stays as it is. The value is the best validation accuracy so far over both stages.
+    """Store epochs; a stored step is not overwritten. The value is the best validation accuracy so far in both stages.
 
     Raises:
         LeaseLost: another worker has the trial now.
@@ -135,9 +135,9 @@ def report(study: Study, claim: Claim, epochs: Sequence[messages.Epoch]) -> None
 
 
 def promoted(study: Study, claim: Claim, probed: messages.Probed, epochs: Sequence[messages.Epoch] = ()) -> bool:
-    """Whether a trial goes on from its probe to fine-tuning, among the best of all probes so far; decided once. Trial 0 always does.
+    """Return whether a trial is promoted from its probe to fine-tuning; this is decided once. Trial 0 is always promoted.
 
-    Epochs that are not reported yet are stored by the way.
+    The call also stores epochs that are not reported yet.
 
     Raises:
         LeaseLost: another worker has the trial now.
@@ -151,20 +151,20 @@ def promoted(study: Study, claim: Claim, probed: messages.Probed, epochs: Sequen
 
 
 def should_prune(study: Study, claim: Claim, epochs: Sequence[messages.Epoch] = ()) -> bool:
-    """Whether a trial is to be stopped, by what is reported of it and of others, and by epochs that are not reported yet."""
+    """Return whether a trial must be pruned, based on the reported epochs of all trials and on epochs that are not reported yet."""
     pruner = pruners.build(study.spec, epochs=claim.epochs)
-    if pruner.is_silent or (epochs and epochs[-1].step <= pruner.start):
+    if pruner.never_prunes or (epochs and epochs[-1].step <= pruner.start):
         return False
     return study.storage.call(lambda: continuation.is_poor(study, claim.trial_id, epochs, pruner))
 
 
 def finish(study: Study, claim: Claim, finished: messages.Finished, curve: Sequence[messages.Epoch], *, device: str) -> None:
-    """End a trial that did not fail: completed with its value, or pruned. One that was suspended is handed back.
+    """End a trial that did not fail as completed or pruned, or suspend it.
 
-    The result of a worker that was given up is kept if the trial is still open; whoever has the trial then gets LeaseLost.
+    The result of a worker that was thought lost is accepted if the trial is still open; the current worker then gets LeaseLost.
 
     Raises:
-        LeaseLost: the trial has ended; or it was suspended, and another worker has it now.
+        LeaseLost: the trial has ended, or another worker has the suspended trial now.
     """
     if finished.ending is Ending.SUSPENDED:
         release(study, claim)
@@ -173,7 +173,7 @@ def finish(study: Study, claim: Claim, finished: messages.Finished, curve: Seque
 
 
 def fail(study: Study, claim: Claim, failed: messages.Failed) -> None:
-    """End a trial that failed. Three failures in a row of the same kind stop the study; a wrong request stops it at once.
+    """End a trial as failed. Three failures in a row of one kind stop the study; a mistake in the study file stops it at once.
 
     Raises:
         LeaseLost: another worker has the trial now, or it has ended.
@@ -182,7 +182,7 @@ def fail(study: Study, claim: Claim, failed: messages.Failed) -> None:
 
 
 def release(study: Study, claim: Claim) -> None:
-    """Hand a suspended trial back, for whoever claims next; it stays running to Optuna.
+    """Suspend a trial, so that the next claim resumes it; for Optuna its state stays running.
 
     Raises:
         LeaseLost: another worker has the trial now.
@@ -191,30 +191,30 @@ def release(study: Study, claim: Claim) -> None:
 
 
 def deliver(study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome | None, *, device: str) -> Delivery:
-    """Store what a worker that is gone has left: epochs, then what came of its trial if that had ended. Repeating it changes nothing."""
+    """Store the epochs of a lost worker, and the outcome of its trial if it had ended. Repeating the call changes nothing."""
     return study.storage.write(lambda connection: outcomes.deliver(connection, study, claim, epochs, outcome, device=device))
 
 
-def beat(study: Study, worker: WorkerId, pulse: WorkerStatus) -> HeartbeatAnswer:
-    """Renew the leases of a worker, and note how it is."""
+def beat(study: Study, worker: WorkerId, status: WorkerStatus) -> HeartbeatAnswer:
+    """Renew the leases of a worker, and store its status."""
 
     def write(connection: Connection) -> HeartbeatAnswer:
         num_leases = leases.renew(connection, study.id, worker)
-        return HeartbeatAnswer(num_leases=num_leases, wish=workers.beat(connection, study.id, worker, pulse))
+        return HeartbeatAnswer(num_leases=num_leases, request=workers.beat(connection, study.id, worker, status))
 
     return study.storage.write(write)
 
 
 def reap(study: Study, worker: WorkerId) -> list[Reaped]:
-    """End the leases of other workers that are gone, so that their trials wait for the next claim, or fail if that came too often.
+    """End the leases of other workers that are lost. Their trials wait for the next claim, or fail if they lost too many workers.
 
-    Costs one statement where there is none.
+    If no worker is lost, this costs one statement.
     """
     return reaper.reap(study, worker)
 
 
 def keep_test(study: Study, score: messages.Evaluated) -> None:
-    """Keep how a finished trial does on the test split."""
+    """Store how a finished trial scores on the test split."""
     known = score.model_dump(mode="json", exclude={"kind", "trial", "confusion"})
 
     def write(connection: Connection) -> None:
@@ -225,7 +225,7 @@ def keep_test(study: Study, score: messages.Evaluated) -> None:
 
 
 def hyperparameters(trial: FrozenTrial) -> Hyperparameters | None:
-    """What a trial trains with; None if its worker was lost before that was chosen."""
+    """Return the hyperparameters of a trial, or None if its worker was lost before they were chosen."""
     stored = trial.system_attrs.get(HYPERPARAMETERS)
     return None if stored is None else Hyperparameters.model_validate(stored)
 

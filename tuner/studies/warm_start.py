@@ -1,4 +1,4 @@
-"""The best of earlier searches into trials that wait in a new one, each of them once."""
+"""Warm start: enqueues the best configs of an earlier study, or the config of an export, in a new study."""
 
 import json
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, select
 
 from tuner.errors import StudyError
-from tuner.sampling import fitting
-from tuner.sampling.fitting import Fitted
+from tuner.sampling import matching
+from tuner.sampling.matching import MatchedParameters
 from tuner.spec import budget
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
@@ -20,36 +20,36 @@ from tuner.studies import enqueue
 from tuner.studies import progress as studies_progress
 from tuner.studies.study import Study
 
-#: trials of an earlier study that are tried again
+#: number of configs taken from an earlier study
 MOST = 3
 _NAME_LENGTH = 300
 
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """Hyperparameters that did well elsewhere."""
+    """A config from an earlier study."""
 
     hyperparameters: Hyperparameters
-    #: where, in words: `trial 7 of flowers (0.9520)`
+    #: its origin in words: `trial 7 of flowers (0.9520)`
     origin: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """What became of one of them."""
+    """What happened to an earlier config."""
 
     earlier: Earlier
-    #: of the trial that tries it; None: none does
+    #: number of the trial that tries it; None if none does
     trial: int | None
-    #: why none does, or why that trial was there before; "" if it is a new one
+    #: why no trial or an existing trial tries it; "" if the trial is new
     reason: str
 
 
 def best_of(study: Study, *, most: int = MOST) -> list[Earlier]:
-    """The best distinct configs of a study, the best first.
+    """Return the best distinct configs of a study, the best first.
 
     Raises:
-        StudyError: none of its trials has completed.
+        StudyError: no trial has completed.
     """
     query = (
         queries.ranked(study.id)
@@ -64,33 +64,35 @@ def best_of(study: Study, *, most: int = MOST) -> list[Earlier]:
         if len(found) == most:
             break
     if not found:
-        raise StudyError(f"the study {study.name} has no completed trial yet, so there is nothing to begin with")
+        raise StudyError(f"the study {study.name} has no completed trial yet, so it cannot be used for a warm start")
     return list(found.values())
 
 
 def of_file(spec: StudySpec, origin: str) -> Earlier:
-    """The config of a study file of fixed values, such as `tuner export` writes.
+    """Return the config of a study file with fixed values, such as `tuner export` writes.
 
     Raises:
-        StudyError: it searches something.
+        StudyError: the file searches at least one hyperparameter.
     """
-    known = fitting.fixed(spec)
+    known = matching.fixed_hyperparameters(spec)
     if isinstance(known, list):
-        raise StudyError(f"{origin} searches {', '.join(known[:3])}{' and more' if len(known) > 3 else ''}; expected one config: an export")
+        raise StudyError(
+            f"{origin} searches {', '.join(known[:3])}{' and more' if len(known) > 3 else ''}; expected fixed values, as in an export"
+        )
     return Earlier(hyperparameters=known, origin=origin)
 
 
 def begin(study: Study, found: Sequence[Earlier], *, by: str) -> list[Taken]:
-    """Have the next claims of any workers take what fits a study; what is there already is not tried again.
+    """Enqueue the configs that fit a study and that it has not tried yet.
 
-    The trials count in the budget. Where no trial has begun yet, trial 0, the rule, comes first.
+    The trials count in the budget. In a study without trials, trial 0 (the rule) is added before them.
 
     Raises:
-        StudyError: the study goes through all combinations of its search space anyway.
+        StudyError: the sampler of the study tries all combinations anyway.
     """
     if study.combinations is not None:
         raise StudyError(
-            f"the study {study.name}: the sampler {study.spec.sampler.name} goes through all combinations; nothing can be put before them"
+            f"the study {study.name}: its sampler {study.spec.sampler.name} tries all combinations in order; no trial can be enqueued"
         )
     return study.storage.write(lambda connection: _begin(connection, study, found, by))
 
@@ -102,16 +104,22 @@ def _begin(connection: Connection, study: Study, found: Sequence[Earlier], by: s
     known = _known(connection, study)
     number, taken = progress.num_trials, []
     for earlier in found:
-        fitted = fitting.fit(earlier.hyperparameters, study.spec)
+        fitted = matching.match(earlier.hyperparameters, study.spec)
         if isinstance(fitted, list):
             taken.append(Taken(earlier=earlier, trial=None, reason="does not fit: " + "; ".join(fitted)))
             continue
         there = known.get(_mark(fitted.values), known.get(_mark(earlier.hyperparameters.model_dump(mode="json"))))
-        reason = ended or budget.decide_room(current.spec.budget, progress, num_trials=number + (0 if number else 1))
+        reason = ended or budget.decide_to_add(current.spec.budget, progress, num_trials=number + (0 if number else 1))
         if there is not None:
-            taken.append(Taken(earlier=earlier, trial=there, reason="is there already"))
+            taken.append(Taken(earlier=earlier, trial=there, reason="was tried already"))
         elif reason or not fitted.values:
-            taken.append(Taken(earlier=earlier, trial=None, reason=f"has no room: {reason}" if reason else "is the only config there"))
+            taken.append(
+                Taken(
+                    earlier=earlier,
+                    trial=None,
+                    reason=f"exceeds the budget: {reason}" if reason else "is the only config of the search space",
+                )
+            )
         else:
             number = _put(connection, study, number, earlier, fitted, by)
             known[_mark(fitted.values)] = number - 1
@@ -119,8 +127,8 @@ def _begin(connection: Connection, study: Study, found: Sequence[Earlier], by: s
     return taken
 
 
-def _put(connection: Connection, study: Study, number: int, earlier: Earlier, fitted: Fitted, by: str) -> int:
-    """Let a trial wait, after the rule if none has begun; the number of the next one."""
+def _put(connection: Connection, study: Study, number: int, earlier: Earlier, fitted: MatchedParameters, by: str) -> int:
+    """Add a waiting trial, after the rule if there is no trial yet, and return the number of the next one."""
     if number == 0:
         enqueue.put(connection, study, 0, {attributes.ORIGIN: "rule"}, {})
         number = 1
@@ -134,7 +142,7 @@ def _put(connection: Connection, study: Study, number: int, earlier: Earlier, fi
 
 
 def _known(connection: Connection, study: Study) -> dict[str, int]:
-    """The number of each trial by what it was asked for and by what it trains with."""
+    """Return the number of each trial by its requested parameters and by its hyperparameters."""
     query = (
         select(TRIALS.c.number, TRIAL_SYSTEM.c.value_json)
         .join(TRIAL_SYSTEM, TRIAL_SYSTEM.c.trial_id == TRIALS.c.trial_id)

@@ -1,6 +1,6 @@
-"""The workers of a study: who is at work, on what and on which device, and what someone asks of them.
+"""Workers: the workers of a study, their status, and requests to them.
 
-A worker has a row from its start on, which its heartbeat renews. Rows of workers that ended long ago are deleted when another one starts.
+A worker has a row from its start, which its heartbeat renews. When a worker starts, the rows of workers that ended long ago are deleted.
 """
 
 import json
@@ -18,93 +18,93 @@ from tuner.storage.tables import STUDIES, WORKERS
 from tuner.studies.leases import LEASE_SECONDS, WorkerId
 from tuner.studies.study import Study
 
-#: for how long, and how many, workers that have ended are remembered
+#: how long, and for how many workers, the rows of ended workers are kept
 KEPT_SECONDS = 7 * 86_400.0
 KEPT_WORKERS = 100
 
 
 class WorkerRequest(StrEnum):
-    """What someone asks of a worker."""
+    """A request to a worker."""
 
     NONE = ""
     #: to end after its trial
     LEAVE = "leave"
-    #: to hand its trial back and end
+    #: to suspend its trial and end
     SUSPEND = "suspend"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStatus:
-    """What a worker says of itself with each beat."""
+    """What a worker reports about itself with each heartbeat."""
 
     #: "" until its trainer is ready
     device: str = ""
-    #: of Python, Keras, TensorFlow, tuner
+    #: of Python, Keras, TensorFlow and tuner, by name
     versions: Mapping[str, str] = field(default_factory=dict)
     memory_bytes: int | None = None
     trainer_memory_bytes: int | None = None
-    #: at hand; None: none
+    #: number of the current trial; None if there is none
     trial: int | None = None
     stage: Stage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerRow:
-    """A worker of a study, as it was last seen."""
+    """A worker of a study with its last known status."""
 
     study: str
-    #: unique
+    #: unique id
     key: str
-    #: for people: host and name
+    #: host and name, for people
     name: str
     host: str
     #: for example "cpu, 2 threads" or "NVIDIA H100"; "" until its trainer is ready
     device: str
     threads: int | None
-    #: of Python, Keras, TensorFlow, tuner
+    #: of Python, Keras, TensorFlow and tuner, by name
     versions: Mapping[str, str]
     pid: int
-    #: seconds since the epoch by the database's clock, as all that follow
+    #: seconds since the epoch by the database's clock, as the fields that follow
     started_at: float
     seen_at: float
-    #: None: it has not said that it ended
+    #: None if it has not reported its end
     ended_at: float | None
     #: why it ended, in words
     ending: str
     memory_bytes: int | None
     trainer_memory_bytes: int | None
-    #: at hand when it was last seen; None: none
+    #: number of its trial when it was last seen; None if it had none
     trial: int | None
     stage: Stage | None
-    wish: WorkerRequest
-    #: who has that wish
-    wished_by: str
-    #: since it was last seen, when it was read
+    request: WorkerRequest
+    #: who made the request
+    requested_by: str
+    #: seconds since it was last seen, at the time of reading
     silent_seconds: float
 
     @property
     def is_present(self) -> bool:
-        """Whether it is at work as far as anyone knows."""
+        """Whether the worker has not ended and was seen recently."""
         return self.ended_at is None and self.silent_seconds <= LEASE_SECONDS
 
 
 def of_study(study: Study) -> list[WorkerRow]:
-    """The workers of a study: those at work first, then those that have ended or gone, the latest first."""
+    """Return the workers of a study: active ones first, then ended and lost ones, the latest first."""
     return study.storage.read(lambda connection: read(connection, study.id))
 
 
 def of_storage(storage: Storage) -> list[WorkerRow]:
-    """The workers of all studies, in the same order."""
+    """Return the workers of all studies, in the same order as `of_study`."""
     return storage.read(lambda connection: _read(connection, WORKERS.c.study_id.is_not(None)))
 
 
 def read(connection: Connection, study_id: int) -> list[WorkerRow]:
-    """The workers of a study, in the same order."""
+    """Return the workers of a study, in the same order as `of_study`."""
     return _read(connection, WORKERS.c.study_id == study_id)
 
 
-def register(connection: Connection, study: Study, worker: WorkerId, pulse: WorkerStatus, *, threads: int | None) -> None:
-    """Take a worker up, and forget those that ended long ago; one that is there stays as it is."""
+def register(connection: Connection, study: Study, worker: WorkerId, status: WorkerStatus, *, threads: int | None) -> None:
+    """Add the row of a worker unless it exists, and delete the rows of workers that ended long ago."""
     now = tables.clock(connection)
     is_here = (WORKERS.c.study_id == study.id, WORKERS.c.worker_key == worker.key)
     if connection.execute(select(WORKERS.c.pid).where(*is_here)).first() is not None:
@@ -120,16 +120,19 @@ def register(connection: Connection, study: Study, worker: WorkerId, pulse: Work
         threads=threads,
         started_at=now,
         seen_at=now,
-        **_pulse(pulse),
+        **_columns(status),
     )
     connection.execute(row)
     _forget(connection, study.id, now)
 
 
-def beat(connection: Connection, study_id: int, worker: WorkerId, pulse: WorkerStatus) -> WorkerRequest | None:
-    """Note that a worker lives; what someone asks of it, None if it is not known here. One statement where the database can answer it."""
+def beat(connection: Connection, study_id: int, worker: WorkerId, status: WorkerStatus) -> WorkerRequest | None:
+    """Store a heartbeat, and return the request to the worker, or None if the worker has no row.
+
+    This is one statement if the database supports UPDATE ... RETURNING.
+    """
     is_it = (WORKERS.c.study_id == study_id, WORKERS.c.worker_key == worker.key)
-    change = update(WORKERS).where(*is_it).values(seen_at=tables.now(connection), **_pulse(pulse))
+    change = update(WORKERS).where(*is_it).values(seen_at=tables.now(connection), **_columns(status))
     if connection.dialect.update_returning:
         row = connection.execute(change.returning(WORKERS.c.wish)).first()
     else:
@@ -139,45 +142,45 @@ def beat(connection: Connection, study_id: int, worker: WorkerId, pulse: WorkerS
 
 
 def leave(connection: Connection, study_id: int, worker: WorkerId, ending: str) -> None:
-    """Note that a worker has ended, and why."""
+    """Store that a worker has ended, and why."""
     is_it = (WORKERS.c.study_id == study_id, WORKERS.c.worker_key == worker.key)
     now = tables.now(connection)
     change = update(WORKERS).where(*is_it)
     connection.execute(change.values(seen_at=now, ended_at=now, ending=ending[:200], trial_number=None, stage=""))
 
 
-def wish(connection: Connection, study_id: int, worker_key: str) -> tuple[WorkerRequest, str]:
-    """What someone asks of a worker, and who."""
+def request_to(connection: Connection, study_id: int, worker_key: str) -> tuple[WorkerRequest, str]:
+    """Return the request to a worker, and who made it."""
     query = select(WORKERS.c.wish, WORKERS.c.wished_by).where(WORKERS.c.study_id == study_id, WORKERS.c.worker_key == worker_key)
     row = connection.execute(query).first()
     return (WorkerRequest.NONE, "") if row is None else (WorkerRequest(row[0]), str(row[1]))
 
 
-def ask(connection: Connection, wish: WorkerRequest, *where: ColumnElement[bool], by: str) -> int:
-    """Ask something of workers that have not ended; how many there are."""
-    change = update(WORKERS).where(*where, WORKERS.c.ended_at.is_(None)).values(wish=wish.value, wished_by=by[:200])
+def ask(connection: Connection, request: WorkerRequest, *where: ColumnElement[bool], by: str) -> int:
+    """Store a request to workers that have not ended, and return their number."""
+    change = update(WORKERS).where(*where, WORKERS.c.ended_at.is_(None)).values(wish=request.value, wished_by=by[:200])
     return connection.execute(change).rowcount
 
 
-def forgive(connection: Connection, study_id: int) -> None:
-    """Let workers that were to hand their trials back go on, those that have not heard of it."""
+def withdraw_suspensions(connection: Connection, study_id: int) -> None:
+    """Withdraw the request to suspend from workers that have not read it yet."""
     is_asked = (WORKERS.c.study_id == study_id, WORKERS.c.wish == WorkerRequest.SUSPEND.value)
     connection.execute(update(WORKERS).where(*is_asked).values(wish=WorkerRequest.NONE.value, wished_by=""))
 
 
-def _pulse(pulse: WorkerStatus) -> dict[str, Any]:
+def _columns(status: WorkerStatus) -> dict[str, Any]:
     return {
-        "device": pulse.device[:200],
-        "versions": json.dumps({name: version[:40] for name, version in list(pulse.versions.items())[:6]}),
-        "memory_bytes": pulse.memory_bytes,
-        "trainer_memory_bytes": pulse.trainer_memory_bytes,
-        "trial_number": pulse.trial,
-        "stage": pulse.stage.value if pulse.stage else "",
+        "device": status.device[:200],
+        "versions": json.dumps({name: version[:40] for name, version in list(status.versions.items())[:6]}),
+        "memory_bytes": status.memory_bytes,
+        "trainer_memory_bytes": status.trainer_memory_bytes,
+        "trial_number": status.trial,
+        "stage": status.stage.value if status.stage else "",
     }
 
 
 def _forget(connection: Connection, study_id: int, now: float) -> None:
-    """Delete the rows of workers that ended, or fell silent, long ago, and of the others all but the latest."""
+    """Delete the rows of workers that ended or were lost long ago; of more recent ones, keep only the latest."""
     is_of_study = WORKERS.c.study_id == study_id
     is_silent = (is_of_study, WORKERS.c.seen_at < now - LEASE_SECONDS)
     latest = select(WORKERS.c.seen_at).where(*is_silent).order_by(WORKERS.c.seen_at.desc()).offset(KEPT_WORKERS).limit(1)
@@ -211,7 +214,7 @@ def _worker(row: Row[Any]) -> WorkerRow:
         trainer_memory_bytes=row.trainer_memory_bytes,
         trial=row.trial_number,
         stage=Stage(row.stage) if row.stage else None,
-        wish=WorkerRequest(row.wish),
-        wished_by=row.wished_by,
+        request=WorkerRequest(row.wish),
+        requested_by=row.wished_by,
         silent_seconds=max(0.0, float(row.now) - row.seen_at),
     )

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tuner.kernels.worker_port import WorkerPort
 from tuner.protocol import messages
+from tuner.protocol.messages import WorkerPort
 from tuner.spec.search import SearchSpace
 from tuner.spec.study import StudySpec
 

@@ -60,7 +60,7 @@ def best(found: Best) -> RenderableType:
     rows = Table.grid(padding=(0, 3, 0, 0))
     rows.add_column(style="quiet", no_wrap=True)
     rows.add_column(overflow="fold")
-    for name, value in flat(found.hyperparameters.model_dump()).items():
+    for name, value in wording.flatten(found.hyperparameters.model_dump()).items():
         rows.add_row(name, wording.value(value))
     return Group(lines, Text(""), rows)
 
@@ -73,14 +73,6 @@ def as_json(spec: StudySpec, snapshot: Snapshot) -> dict[str, Any]:
         **dataclasses.asdict(snapshot),
         "running": [dataclasses.asdict(running) for running in snapshot.running],
     }
-
-
-def flat(values: dict[str, Any]) -> dict[str, Any]:
-    """Nested values under names with dots."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= {f"{name}.{inner}": given for inner, given in value.items()} if isinstance(value, dict) else {name: value}
-    return found
 
 
 def _state(snapshot: Snapshot) -> str:
@@ -162,7 +154,7 @@ def next_steps(study: str, file: Path, exported: Path | None, reason: str) -> Re
 
 def differences(rule: dict[str, Any], winner: dict[str, Any]) -> list[tuple[str, object, object]]:
     """Hyperparameters, flattened with dots, whose values are not those of trial 0."""
-    flat_rule, flat_winner = flat(rule), flat(winner)
+    flat_rule, flat_winner = wording.flatten(rule), wording.flatten(winner)
     return [(name, flat_rule.get(name), value) for name, value in flat_winner.items() if flat_rule.get(name) != value]
 
 

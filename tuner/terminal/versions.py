@@ -30,7 +30,7 @@ def versions_table(found: Sequence[Version], readings: Sequence[Reading]) -> Ren
     """A row for each version."""
     rows = plan.table("version", "in", "of", "validation", "test", "test read", "made", right=("validation", "test", "test read"))
     for version in found:
-        kept = version.kept
+        kept = version.model
         num_read = sum((reading.name, reading.version) == (version.name, version.number) for reading in readings)
         rows.add_row(
             f"{version.name} {version.number}",

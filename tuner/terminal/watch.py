@@ -120,7 +120,7 @@ def _workers(present: Sequence[WorkerRow]) -> RenderableType:
     rows = plan.table("at work", "on", "memory", "asked to", right=("memory",))
     for worker in present[:_LISTED_WORKERS]:
         held = (worker.memory_bytes or 0) + (worker.trainer_memory_bytes or 0)
-        asked = f"{worker.wish.value} by {worker.wished_by}" if worker.wish else ""
+        asked = f"{worker.request.value} by {worker.requested_by}" if worker.request else ""
         rows.add_row(worker.name, worker.device or "starting", f"{held / 2**20:.0f} MiB", asked)
     if len(present) > _LISTED_WORKERS:
         rows.add_row(f"… {len(present) - _LISTED_WORKERS} more", style="quiet")

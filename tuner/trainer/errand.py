@@ -73,7 +73,7 @@ def _share(threads: int) -> "devices.TrainerShare":
     from tuner.kernels import devices
 
     share = devices.TrainerShare(threads=threads)
-    devices.set_up(share)
+    devices.limit_tensorflow(share)
     return share
 
 

@@ -28,9 +28,9 @@ def serve(box: inbox.Inbox, share: devices.TrainerShare) -> None:
             if isinstance(order, messages.Prepare):
                 start, ready = time.perf_counter(), None
                 study = spec_study.StudySpec.model_validate_json(order.spec)
-                devices.use(study.training.precision)
+                devices.set_precision(study.training.precision)
                 ready = task.training(task.IMAGE_CLASSIFICATION).prepare(study, cache=Path(order.cache), share=share)
-                box.send(ready.describe(device=devices.words(devices.gpu(), share), seconds=time.perf_counter() - start))
+                box.send(ready.describe(device=devices.describe(devices.gpu(), share), seconds=time.perf_counter() - start))
                 gc.freeze()
             elif ready is None:
                 raise errors.TrainingError("the trainer got a trial before a study; expected a Prepare message first", kind="NotPrepared")

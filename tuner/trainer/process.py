@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     share = devices.TrainerShare(
         threads=given.threads, memory_limit_mb=given.memory_limit_mb, has_gpu=given.gpu, memory_bytes=given.memory_bytes
     )
-    devices.set_up(share)
+    devices.limit_tensorflow(share)
     loop.serve(inbox.Inbox(Connection(given.fd)), share)
 
 

@@ -1,4 +1,4 @@
-"""The failed trials of a study, grouped by what went wrong."""
+"""Failures: the failed trials of a study, grouped by kind of failure."""
 
 import json
 from collections.abc import Mapping
@@ -11,27 +11,27 @@ from sqlalchemy import Connection, Table, and_, func, select
 from tuner.storage.attributes import ERROR, LOG, MESSAGE
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER, TRIALS
 
-#: kinds of failure that are told apart, the most frequent first
+#: maximum number of kinds of failure, the most frequent first
 _LISTED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailedTrials:
-    """Failures of one kind."""
+    """The failed trials of one kind."""
 
-    #: for example MemoryError; "": the trials say nothing
+    #: for example MemoryError; "" if the trials have no kind
     error: str
     num_trials: int
-    #: the trial that failed last of them
+    #: number of the last failed trial
     last_number: int
-    #: what that said; "": nothing
+    #: its message; "" if it has none
     message: str
-    #: last lines of its trainer's log; "": there are none
+    #: last lines of its trainer's log; "" if there are none
     log: str
 
 
 def read(connection: Connection, study_id: int) -> list[FailedTrials]:
-    """The kinds of failure of a study, the most frequent first."""
+    """Return the failures of a study by kind, the most frequent kind first."""
     is_error = and_(TRIAL_USER.c.trial_id == TRIALS.c.trial_id, TRIAL_USER.c.key == ERROR)
     query = (
         select(TRIAL_USER.c.value_json, func.count().label("num"), func.max(TRIALS.c.number))
@@ -43,15 +43,15 @@ def read(connection: Connection, study_id: int) -> list[FailedTrials]:
     )
     found = [(_text(stored), num, number) for stored, num, number in connection.execute(query)]
     numbers = [number for _, _, number in found]
-    messages = _said(connection, study_id, numbers, TRIAL_USER, MESSAGE)
-    logs = _said(connection, study_id, numbers, TRIAL_SYSTEM, LOG)
+    messages = _texts(connection, study_id, numbers, TRIAL_USER, MESSAGE)
+    logs = _texts(connection, study_id, numbers, TRIAL_SYSTEM, LOG)
     return [
         FailedTrials(error=error, num_trials=num, last_number=number, message=messages.get(number, ""), log=logs.get(number, ""))
         for error, num, number in found
     ]
 
 
-def _said(connection: Connection, study_id: int, numbers: list[int], table: Table, key: str) -> Mapping[int, str]:
+def _texts(connection: Connection, study_id: int, numbers: list[int], table: Table, key: str) -> Mapping[int, str]:
     if not numbers:
         return {}
     is_it = and_(table.c.trial_id == TRIALS.c.trial_id, table.c.key == key)

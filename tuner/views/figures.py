@@ -1,4 +1,7 @@
-"""A storage into figures of all its studies, and one study into pages of trials: a few statements however many trials there are."""
+"""Figures for programs: all studies of a storage, the trials of a study page by page, and the active workers.
+
+The number of statements does not depend on the number of trials.
+"""
 
 import datetime as dt
 from collections.abc import Sequence
@@ -17,53 +20,53 @@ from tuner.studies import leases
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """How a study of tuner stands."""
+    """The state of a study for programs."""
 
     id: int
     name: str
-    #: trials by their state's name in lower case, all states
+    #: number of trials by state, with the state's name in lower case; every state is listed
     trials: dict[str, int]
-    #: best validation accuracy of a completed trial
+    #: best validation accuracy of a completed trial; None if no trial has completed
     best_value: float | None
     best_trial: int | None
-    #: workers that hold a trial and were seen in the last minute
+    #: number of workers with a live lease
     num_workers: int
-    #: since a worker last wrote anything: a report, a result, a beat; None: none ever did
+    #: seconds since a worker last wrote a report, a result or a heartbeat; None if none ever did
     silent_seconds: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A trial in a list."""
+    """A trial for programs."""
 
     number: int
     state: str
     value: float | None
-    #: seconds since the epoch; None: not yet
+    #: seconds since the epoch; None if the trial has not started, or not ended
     started_at: float | None
     ended_at: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hand:
-    """A worker that has a trial at hand."""
+    """A worker that is training a trial."""
 
     worker: str
     study: str
     trial: int
     attempt: int
-    #: seconds since it took the trial, and since it was last seen
+    #: seconds since the attempt began, and since the worker was last seen
     seconds: float
     silent_seconds: float
 
 
 def of_all(storage: Storage) -> Sequence[Figures]:
-    """Of each study of tuner, the oldest first."""
+    """Return the figures of each study of tuner, the oldest first."""
     return storage.read(_figures)
 
 
 def lines(storage: Storage, study_id: int, *, after: int, limit: int) -> Sequence[Line]:
-    """Trials of a study whose number is above `after`, in order."""
+    """Return the trials of a study with a number above `after`, in order."""
     query = (
         select(TRIALS.c.number, TRIALS.c.state, VALUES.c.value, TRIALS.c.datetime_start, TRIALS.c.datetime_complete)
         .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & queries.IS_FINITE)
@@ -79,9 +82,9 @@ def lines(storage: Storage, study_id: int, *, after: int, limit: int) -> Sequenc
 
 
 def hands(storage: Storage) -> Sequence[Hand]:
-    """Workers that have a trial at hand and were seen in the last minute."""
+    """Return the workers with a live lease."""
 
-    def look(connection: Connection) -> list[Hand]:
+    def read(connection: Connection) -> list[Hand]:
         now = tables.clock(connection)
         query = (
             select(LEASES.c.worker, STUDIES.c.study_name, LEASES.c.trial_number, LEASES.c.attempt, LEASES.c.started_at, LEASES.c.seen_at)
@@ -97,7 +100,7 @@ def hands(storage: Storage) -> Sequence[Hand]:
             for worker, name, trial, attempt, started, seen in connection.execute(query)
         ]  # fmt: skip
 
-    return storage.read(look)
+    return storage.read(read)
 
 
 def _figures(connection: Connection) -> list[Figures]:
@@ -127,12 +130,12 @@ def _figures(connection: Connection) -> list[Figures]:
 
 
 def _ours(*columns: Any) -> Select[Any]:
-    """Ids of the studies that tuner made, and more of each."""
+    """Return the query for the ids of tuner's studies and further columns."""
     return (
         select(STUDIES.c.study_id, *columns).join(STUDY_USER, STUDY_USER.c.study_id == STUDIES.c.study_id).where(STUDY_USER.c.key == SPEC)
     )
 
 
 def _epoch(moment: dt.datetime | None) -> float | None:
-    """Of a time as Optuna 5 writes it: UTC that does not say so."""
+    """Return the seconds since the epoch of a time as Optuna 5 writes it: UTC without a zone."""
     return None if moment is None else moment.replace(tzinfo=dt.UTC).timestamp()

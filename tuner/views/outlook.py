@@ -1,6 +1,6 @@
-"""What a study has spent and found into what is to be expected of it: its pace, its end, and whether going on pays.
+"""Outlook: the pace of a study, its expected end, and the expected gain of further trials.
 
-What is said here rests on values in any order; what Optuna's terminator says of a study, with a Gaussian process, is in `regret`.
+The estimates assume that values come in random order. `regret` has another estimate, from a Gaussian process.
 """
 
 from collections.abc import Sequence
@@ -10,41 +10,41 @@ from tuner.spec import budget as budgets
 from tuner.spec.study import Budget
 from tuner.storage.queries import BestSoFar
 
-#: completed trials in a row without a new best after which going on is called into question, as in Optuna's BestValueStagnationEvaluator
+#: after so many completed trials without a new best, the study counts as stagnant, as in Optuna's BestValueStagnationEvaluator
 STAGNATION = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What is to be expected of a study."""
+    """The outlook of a study."""
 
-    #: trials that end in an hour of work; None: none has ended
+    #: trials per hour of work; None if no trial has ended
     per_hour: float | None
-    #: until the budget is spent, at this pace; None: not known, or without an end
+    #: seconds until the budget is spent at the pace so far; None if unknown or unlimited
     seconds_left: float | None
-    #: of the budget; None: without a limit of trials
+    #: trials left in the budget; None if trials are not limited
     trials_left: int | None
-    #: the part of the budget that is spent; None: without a limit
+    #: share of the budget that is spent; None if there is no limit
     spent: float | None
-    #: completed trials since the best
+    #: number of completed trials since the best one
     num_since_best: int
-    #: chance at most that one of the next `ahead` trials is a new best, were each trial as good as any other
+    #: upper bound for the chance of a new best in the next `ahead` trials; None if no trial has completed
     chance: float | None
     ahead: int
-    #: by how much the next `gain_ahead` trials better the best at most, on average, were each as good as any other; None: not known
+    #: upper bound for the expected gain over the best value in the next `gain_ahead` trials; None if unknown
     gain: float | None
     gain_ahead: int
 
     @property
     def is_stagnant(self) -> bool:
-        """Whether it is worth stopping now."""
+        """Whether the study has stopped improving."""
         return self.num_since_best >= STAGNATION
 
 
 def judge(
     history: BestSoFar, budget: Budget | None, *, num_ended: int, num_trials: int, busy_seconds: float, num_combinations: int | None = None
 ) -> Outlook:
-    """The outlook of a study; without a budget there is no end to foretell."""
+    """Return the outlook of a study; without a budget it has no expected end."""
     most = None if budget is None else budgets.limit(budget, num_combinations)
     timeout = None if budget is None else budget.timeout
     parts = [] if most is None else [num_ended / most]
@@ -52,7 +52,7 @@ def judge(
         parts.append(busy_seconds / timeout)
     left = None if most is None else max(0, most - num_trials)
     ahead = left or 10
-    # of few trials nothing can be said of more than half as many
+    # the estimate holds for at most half as many trials as have completed
     gain_ahead = min(ahead, history.num_completed // 2) if history.top else 0
     return Outlook(
         per_hour=3600 * num_ended / busy_seconds if num_ended and busy_seconds > 0 else None,
@@ -80,27 +80,27 @@ def seconds_left(budget: Budget | None, *, num_ended: int, busy_seconds: float, 
 
 
 def chance_of_a_new_best(num_completed: int, ahead: int) -> float:
-    """Chance that one of the next trials beats all completed ones, if their values were drawn alike.
+    """Return the chance that one of the next `ahead` trials beats all completed ones, if all values follow one distribution.
 
-    Of k + n values in any order the best is among the last n in n of k + n cases.
+    Of k + n values in random order, the best is among the last n with probability n / (k + n).
     """
     return ahead / (num_completed + ahead)
 
 
 def gain_at_most(top: Sequence[float], num_completed: int, ahead: int) -> float:
-    """What the next trials better the best by at most, on average, if their values were drawn like those of the completed ones.
+    """Return an upper bound for the expected gain of the next `ahead` trials over the best value, if all values follow one distribution.
 
-    The expected best of j such values grows ever more slowly with j. So n more bring no more than the last n of k did, in any order of
-    the k: the best value, less the expected best of k - n of them. The latter is their expected validation performance (Dodge et al.,
-    arXiv 1909.03004), over subsets and so without bias (Tang et al., arXiv 2004.14164).
+    The expected best of j values grows more and more slowly with j. So n further values gain at most what the last n of k values gained in
+    random order: the best value minus the expected best of k - n of them. The latter is the expected validation performance (Dodge et al.,
+    arXiv 1909.03004), computed over subsets and therefore without bias (Tang et al., arXiv 2004.14164).
 
-    `top` holds the best of the completed values, the best first; `ahead` is at most half of `num_completed`.
+    `top` holds the best completed values, the best first; `ahead` is at most half of `num_completed`.
     """
-    expected, missing = 0.0, 1.0  # chance that no better value is in the subset
+    expected, missing = 0.0, 1.0  # probability that no better value is in the subset
     for index, value in enumerate(top):
         others = num_completed - index
-        is_in = (num_completed - ahead) / others  # given that those before it are not
+        is_in = (num_completed - ahead) / others  # given that no better value is
         expected += missing * min(1.0, is_in) * value
         missing *= max(0.0, 1.0 - is_in)
-    # what lies beyond the best few is the best of a subset in less than one case of 2 ** 64
+    # a value beyond `top` is the best of a subset with probability below 2 ** -64
     return abs(top[0] - expected - missing * top[-1])

@@ -1,8 +1,8 @@
-"""The completed trials of a study into how far the best is from the best possible at most: Optuna's terminator, where PyTorch is installed.
+"""Regret: an upper bound for the distance from the best value to the best possible one, by Optuna's terminator (needs PyTorch).
 
 `RegretBoundEvaluator` (Makarova et al., "Automatic Termination for Hyperparameter Optimization", 2022) fits a Gaussian process to the
-parameters that all trials share; those that act only sometimes are left out, and trials that have none. When the bound is below the
-error of the best value, going on can win no more than luck would.
+parameters that all trials share. Parameters that act only in some trials are left out, and so are trials without parameters. If the bound
+is below the standard error of the best value, a further gain could not be told from chance.
 """
 
 import importlib.util
@@ -23,35 +23,35 @@ from tuner.sampling import history
 from tuner.storage.engine import Storage
 from tuner.views.studies import Listed
 
-#: completed trials below which Optuna's terminator says nothing
+#: minimum number of completed trials for Optuna's terminator
 LEAST = 20
-#: trials that are looked at, the best; the evaluator takes the better half of them, and its time grows with their cube
+#: number of best trials that are evaluated; the evaluator uses the better half of them, and its time grows with their cube
 MOST = 400
 Evaluate = Callable[[Sequence[FrozenTrial], bool], float]
-#: name of a study, completed trials
+#: name of a study, and number of its completed trials
 _Stamp = tuple[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """How much better than the best a trial can be, with 90 % confidence if the values are those of a Gaussian process."""
+    """An upper bound for the gain over the best value, with 90 % confidence if the values follow a Gaussian process."""
 
     at_most: float
-    #: that all the trials have
+    #: the parameters that all trials share
     parameters: tuple[str, ...]
     num_trials: int
 
     def is_within(self, value: float, num_images: int) -> bool:
-        """Whether it is below the standard error of an accuracy that was measured on so many images."""
+        """Return whether the bound is below the standard error of an accuracy measured on `num_images`."""
         return self.at_most < math.sqrt(max(0.0, value * (1 - value)) / num_images)
 
 
 @dataclass(kw_only=True)
 class RegretBounds:
-    """The bounds of studies, each computed beside whoever asks for it: the first one takes seconds, others tenths of a second."""
+    """The bounds of studies, computed in a thread: the first one takes seconds, later ones tenths of a second."""
 
     storage: Storage
-    #: what computes a bound; None: nothing is installed that does
+    #: computes a bound; None if PyTorch is not installed
     evaluate: Evaluate | None = field(default_factory=lambda: _evaluate if importlib.util.find_spec("torch") else None)
     _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "tuner-regret"))
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -59,7 +59,7 @@ class RegretBounds:
     _known: dict[int, tuple[str, Bound | None]] = field(default_factory=dict)
 
     def at(self, listed: Listed, num_completed: int) -> Bound | None:
-        """The last bound that is known of a study, where a trial has just ended one of before that; None: there is none."""
+        """Return the latest known bound of a study, which may lack the newest trials, or None if there is none."""
         if self.evaluate is None or listed.maximizes is None or num_completed < LEAST:
             return None
         wanted = (listed.name, num_completed)
@@ -69,14 +69,14 @@ class RegretBounds:
                 error = asked.exception()
                 self._known[listed.id] = (stamp[0], asked.result() if error is None else None)
                 if isinstance(error, StorageError):
-                    stamp = None  # ask once more: it may be back
+                    stamp = None  # retry: the storage may be back
             if stamp != wanted and (asked is None or asked.done()):
                 self._asked[listed.id] = (wanted, self._worker.submit(self._compute, self.evaluate, listed.id, listed.maximizes))
             name, bound = self._known.get(listed.id, ("", None))
         return bound if name == listed.name else None
 
     def _compute(self, evaluate: Evaluate, study_id: int, maximizes: bool) -> Bound | None:
-        best = self.storage.read(lambda connection: history.best(connection, study_id, maximizes=maximizes, most=MOST))
+        best = self.storage.read(lambda connection: history.best_trials(connection, study_id, maximizes=maximizes, max_trials=MOST))
         trials = [trial for trial in best if trial.params]
         parameters = intersection_search_space(trials)
         if len(trials) < LEAST or not parameters:

@@ -1,4 +1,4 @@
-"""A study in the storage into one look at how it stands, cheap enough for twice a second."""
+"""Status: a snapshot of a study, cheap enough to be read twice a second."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -22,73 +22,73 @@ from tuner.views import outlook
 
 @dataclass(frozen=True, kw_only=True)
 class RunningTrial:
-    """A trial that some worker has at hand."""
+    """A trial that a worker is training."""
 
     number: int
     worker: str
-    #: None: no epoch is reported yet
+    #: None if no epoch is reported yet
     stage: Stage | None
-    #: last epoch reported, counted from 1 through both stages; None: none yet
+    #: last reported epoch, counted from 1 through both stages; None if none is
     epoch: int | None
     #: best validation accuracy so far
     value: float | None
-    #: since this attempt began
+    #: seconds since the attempt began
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """How a study stands."""
+    """The state of a study at one moment."""
 
     running: tuple[RunningTrial, ...]
-    #: trials that were begun and wait to be taken up again
+    #: running trials without a worker, which wait to be resumed
     num_waiting: int
-    #: trials that someone enqueued and that no worker has begun
+    #: enqueued trials that no worker has started
     num_enqueued: int
     num_completed: int
     num_pruned: int
     num_failed: int
-    #: best validation accuracy of a completed trial
+    #: best validation accuracy of a completed trial; None if no trial has completed
     best_value: float | None
     best_number: int | None
-    #: the searched hyperparameters of the best trial; of trial 0 they are the rule's
+    #: the searched hyperparameters of the best trial
     best_parameters: Mapping[str, Any]
-    #: time in which some worker was at work
+    #: seconds in which at least one worker was training
     busy_seconds: float
-    #: work of all workers in each stage
+    #: seconds of work of all workers in each stage
     probe_seconds: float
     fine_tune_seconds: float
-    #: until the budget is spent, at the pace so far; None: not known
+    #: seconds until the budget is spent at the pace so far; None if unknown
     eta_seconds: float | None
-    #: why no further trial starts; None if one may
+    #: why no further trial starts; None if one may start
     stop_reason: str | None
-    #: why not even a trial that was begun is taken up again; None if one may be
+    #: why running trials without a worker are not resumed either; None if they are
     end_reason: str | None
-    #: who stopped the study; None: no one
+    #: who stopped the study; None if nobody did
     halted_by: str | None
-    #: trials among those that ended which were carried over from another study; the budget counts the others
+    #: ended trials that were migrated from another study; the budget does not count them
     num_carried: int = 0
-    #: that study; "" if there is none
+    #: name of that study; "" if there is none
     carried_from: str = ""
 
     @property
     def num_ended(self) -> int:
-        """Trials in their last state."""
+        """Number of ended trials."""
         return self.num_completed + self.num_pruned + self.num_failed
 
     @property
     def num_spent(self) -> int:
-        """The same less those that were carried over."""
+        """Number of ended trials that the budget counts."""
         return self.num_ended - self.num_carried
 
     @property
     def is_over(self) -> bool:
-        """Whether no trial is left, neither to begin nor to end."""
+        """Whether no trial is left to start, resume or finish."""
         return self.end_reason is not None or (self.stop_reason is not None and not self.running and not self.num_waiting)
 
 
 def snapshot(study: Study) -> Snapshot:
-    """How a study stands now, in a few statements."""
+    """Return a snapshot of a study, in a few statements."""
     return study.storage.read(lambda connection: _read(connection, study))
 
 

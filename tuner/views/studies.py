@@ -1,8 +1,6 @@
-"""A storage into all of its studies, whoever made them: what each is, and a stamp that changes with its trials.
+"""Studies: all studies of a storage, whether tuner or plain Optuna created them, and their state for pages and reports.
 
-A storage into looks at its studies: what each has found, who is at it, and what is to be expected.
-
-What changes only with the trials is remembered by the stamp of a study, so that many may look at once.
+Whatever changes only with the trials of a study is cached under the study's stamp, so that many readers cost little.
 """
 
 import functools
@@ -37,39 +35,39 @@ _ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """A study as a list shows it."""
+    """A study in a list."""
 
     id: int
     name: str
-    #: one for each objective
+    #: direction of each objective
     directions: tuple[StudyDirection, ...]
-    #: None: plain Optuna made it, or another version of tuner
+    #: None if plain Optuna or an incompatible version of tuner created the study
     spec: StudySpec | None = field(repr=False)
-    #: what its sampler goes through one after another; None: it does not
+    #: number of combinations that the sampler tries one by one; None for other samplers
     num_combinations: int | None
-    #: its trials by state; a state without trials is left out
+    #: trials by state; a state without trials is left out
     states: Mapping[TrialState, StateCount]
-    #: those of its attributes that its progress is read from
+    #: the attributes `progress.STORED`
     stored: Mapping[str, Any] = field(repr=False)
 
     @property
     def maximizes(self) -> bool | None:
-        """Whether a higher value is a better one; None where there are several objectives, and so no best."""
+        """Whether a higher value is better; None if the study has several objectives, and so no best trial."""
         return self.directions[0] is not StudyDirection.MINIMIZE if len(self.directions) == 1 else None
 
     @property
     def stopped(self) -> str | None:
-        """Why it stopped before its budget was spent; None if it did not."""
+        """Why the study stopped itself; None if it did not."""
         return progress.stopped_because(self.stored)
 
     @property
     def halted(self) -> str | None:
-        """Who stopped it; None if nobody did."""
+        """Who stopped the study; None if nobody did."""
         return progress.halted_by(self.stored)
 
     @property
     def num_carried(self) -> int:
-        """Trials that were carried over from another study; the budget counts the others."""
+        """Number of trials that were migrated from another study; the budget does not count them."""
         return progress.num_carried(self.stored)
 
     @property
@@ -84,40 +82,40 @@ class Listed:
 
     @property
     def num_trials(self) -> int:
-        """Trials in every state."""
+        """Number of trials in every state."""
         return sum(self.counts.values())
 
     @property
     def num_ended(self) -> int:
-        """Trials in their last state."""
+        """Number of ended trials."""
         return sum(self.counts.get(state, 0) for state in _ENDED)
 
     @property
     def num_spent(self) -> int:
-        """Trials in their last state that the budget counts."""
+        """Number of ended trials that the budget counts."""
         return max(0, self.num_ended - self.num_carried)
 
     @property
     def stamp(self) -> tuple[Any, ...]:
-        """Differs when a trial was begun or ended, and when a database has given the id to another study."""
+        """A value that changes when a trial starts or ends, and when the database reuses the id for another study."""
         counts = tuple(self.counts.get(state, 0) for state in TrialState)
         last_trial_id = max((count.last_trial_id for count in self.states.values()), default=None)
         return (self.id, self.name, counts, self.last_end, last_trial_id)
 
 
 def count(connection: Connection) -> int:
-    """Studies in a storage."""
+    """Return the number of studies in a storage."""
     return int(connection.execute(select(func.count()).select_from(STUDIES)).scalar_one())
 
 
 def newest(connection: Connection, *, offset: int, limit: int) -> list[Listed]:
-    """A page of the studies, the newest first."""
+    """Return a page of the studies, the newest first."""
     query = select(STUDIES.c.study_id, STUDIES.c.study_name).order_by(STUDIES.c.study_id.desc()).offset(offset).limit(limit)
     return _listed(connection, [(row[0], row[1]) for row in connection.execute(query)])
 
 
 def one(connection: Connection, study_id: int) -> Listed | None:
-    """A study by its id; None if there is none."""
+    """Return a study by its id, or None if there is none."""
     row = connection.execute(select(STUDIES.c.study_name).where(STUDIES.c.study_id == study_id)).first()
     return None if row is None else _listed(connection, [(study_id, row[0])])[0]
 
@@ -156,7 +154,7 @@ def _directions(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[S
 
 
 def _spec(stored: Any) -> tuple[StudySpec | None, int | None]:
-    """The spec of a study and the count of its combinations; None each where there is none that this version reads."""
+    """Return the spec of a study and the number of its combinations; both are None if this version cannot read the spec."""
     return _parsed(stored) if isinstance(stored, str) else (None, None)
 
 
@@ -170,55 +168,55 @@ def _parsed(text: str) -> tuple[StudySpec | None, int | None]:
     return spec, None if combinations is None else len(combinations)
 
 
-#: open trials that a look lists
+#: maximum number of open trials in a list
 LISTED_TRIALS = 24
-#: studies that are remembered
-_REMEMBERED = 256
+#: number of cached studies
+_CACHED_STUDIES = 256
 
 
 class State(StrEnum):
-    """How a study stands, in a word."""
+    """The state of a study in one word."""
 
     RUNNING = "running"
-    #: no further trial starts, some are still open
+    #: no further trial starts, but some are running
     ENDING = "ending"
-    #: its budget is spent, or its target reached
+    #: the budget is spent, or the target is reached
     DONE = "done"
-    #: someone or something stopped it before
+    #: it was stopped, or it stopped itself
     STOPPED = "stopped"
-    #: no one is at it
+    #: no worker is training
     IDLE = "idle"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """How a study stands."""
+    """A study with its current state."""
 
     listed: Listed
     state: State
-    #: why no further trial starts; None if one may
+    #: why no further trial starts; None if one may start
     reason: str | None
     history: BestSoFar
-    #: the trials that have not ended, those first that a worker has
+    #: open trials, those with a worker first
     open: tuple[OpenTrial, ...]
     num_running: int
-    #: begun, and to be taken up again; or enqueued
+    #: running trials without a worker, and enqueued trials
     num_waiting: int
-    #: time in which some worker was at work; None where only Optuna's own dates are known
+    #: seconds in which at least one worker was training; None for a study of plain Optuna
     busy_seconds: float | None
     outlook: Outlook
 
 
 @dataclass(kw_only=True)
 class Looks:
-    """Looks at the studies of a storage; remembers what has not changed."""
+    """Reads the state of studies, with a cache of everything that has not changed."""
 
     storage: Storage
     _histories: dict[int, tuple[Any, BestSoFar]] = field(default_factory=dict)
     _intervals: dict[int, tuple[Any, list[tuple[float, float]]]] = field(default_factory=dict)
 
     def page(self, *, offset: int, limit: int) -> tuple[int, list[Look]]:
-        """How many studies there are, and a look at some of them, the newest first."""
+        """Return the number of studies, and the state of a page of them, the newest first."""
 
         def read(connection: Connection) -> tuple[int, list[Look]]:
             listed = newest(connection, offset=offset, limit=limit)
@@ -227,7 +225,7 @@ class Looks:
         return self.storage.read(read)
 
     def at(self, connection: Connection, listed: Listed) -> Look:
-        """A look at one study."""
+        """Return the state of one study."""
         found = self._history(connection, listed)
         num_open = sum(listed.counts.get(state, 0) for state in (TrialState.RUNNING, TrialState.WAITING))
         shown = trials.open_trials(connection, listed.id, limit=LISTED_TRIALS) if num_open else []
@@ -263,7 +261,7 @@ class Looks:
         return found
 
     def _busy_seconds(self, connection: Connection, listed: Listed, shown: Sequence[OpenTrial]) -> float | None:
-        """The time of ended attempts is remembered; that of open ones goes on."""
+        """Return the seconds of work; the intervals of ended attempts are cached."""
         held = tuple((trial.row.number, trial.attempt) for trial in shown if trial.is_held)
         stamp, merged = self._intervals.get(listed.id, (None, []))
         if stamp != (listed.stamp, held):
@@ -278,11 +276,11 @@ class Looks:
         return budget.busy_seconds([*merged, *spans])
 
 
-def _remember(kept: dict[int, Any], key: int, value: Any) -> None:
-    kept.pop(key, None)
-    kept[key] = value
-    while len(kept) > _REMEMBERED:
-        kept.pop(next(iter(kept)), None)
+def _remember(cache: dict[int, Any], key: int, value: Any) -> None:
+    cache.pop(key, None)
+    cache[key] = value
+    while len(cache) > _CACHED_STUDIES:
+        cache.pop(next(iter(cache)), None)
 
 
 def _reason(listed: Listed, found: BestSoFar, busy: float | None) -> str | None:

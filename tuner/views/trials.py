@@ -1,4 +1,4 @@
-"""The trials of a study, page by page, and those that are open."""
+"""Trials of a study for lists: page by page, and the open ones."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIALS, VALUES
 from tuner.studies import leases
 from tuner.studies.leases import Lease
 
-#: epochs of a trial that a list draws; of more the last ones
-_DRAWN_EPOCHS = 200
+#: maximum number of points in the curve of a trial; longer curves lose their first points
+_MAX_POINTS = 200
 
 
 class SortOrder(StrEnum):
-    """What a list of trials is sorted by."""
+    """The order of a list of trials."""
 
     NEWEST = "newest"
     OLDEST = "oldest"
@@ -30,24 +30,24 @@ class SortOrder(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """One epoch, or one report of a trial that is not ours."""
+    """One point of a curve: an epoch, or a reported value of a trial of plain Optuna."""
 
     step: int
     value: float
-    #: None: of a trial that is not ours
+    #: None for a trial of plain Optuna
     stage: Stage | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRow:
-    """A trial as a list shows it."""
+    """A trial in a list."""
 
     trial_id: int
     number: int
     state: TrialState
-    #: of the first objective; None: it has none, or none that is finite
+    #: value of the first objective; None if it is missing or not finite
     value: float | None
-    #: UTC without a zone
+    #: in UTC without a zone, as Optuna writes it
     began: datetime | None
     ended: datetime | None
     curve: tuple[CurvePoint, ...]
@@ -58,20 +58,20 @@ class OpenTrial:
     """A trial that has not ended."""
 
     row: TrialRow
-    #: None: no worker of tuner has it
+    #: None if no worker of tuner has the trial
     worker: str | None
-    #: 0: none
+    #: number of the attempt; 0 if no worker has had the trial
     attempt: int
-    #: since the attempt began; None where it is not known
+    #: seconds since the attempt began; None if unknown
     seconds: float | None
-    #: since its worker was last seen
+    #: seconds since its worker was last seen; None if unknown
     silent_seconds: float | None
-    #: whether its worker is at it, as far as is known
+    #: whether its worker is training it, as far as the storage knows
     is_held: bool
 
     @property
     def last(self) -> CurvePoint | None:
-        """The epoch that was reported last."""
+        """The last reported epoch."""
         return self.row.curve[-1] if self.row.curve else None
 
     @property
@@ -83,9 +83,9 @@ class OpenTrial:
 def page(
     connection: Connection, study_id: int, *, order: SortOrder, maximizes: bool, offset: int, limit: int, total: int
 ) -> list[TrialRow]:
-    """Some trials of a study of `total` in an order; those without a value come last.
+    """Return a page of the `total` trials of a study in an order; trials without a value come last.
 
-    What lies nearer to the end is read from there: a database sorts all that it skips.
+    A page in the second half is read backwards from the end, because a database sorts all rows that it skips.
     """
     keys = _keys(order, maximizes=maximizes)
     from_end = total - offset - limit
@@ -97,7 +97,7 @@ def page(
 
 
 def _keys(order: SortOrder, *, maximizes: bool) -> list[tuple[ColumnElement[Any], bool]]:
-    """What is sorted by, and whether from the top down."""
+    """Return the columns to sort by, each with whether it is descending."""
     match order:
         case SortOrder.NEWEST:
             return [(TRIALS.c.number, True)]
@@ -112,13 +112,13 @@ def _directed(column: ColumnElement[Any], is_descending: bool) -> ColumnElement[
 
 
 def numbered(connection: Connection, study_id: int, number: int) -> TrialRow | None:
-    """One trial; None if there is none of this number."""
+    """Return a trial by its number, or None if the study has no such trial."""
     found = _rows(connection, study_id, _select(study_id).where(TRIALS.c.number == number))
     return found[0] if found else None
 
 
 def open_trials(connection: Connection, study_id: int, *, limit: int) -> list[OpenTrial]:
-    """The trials that run or wait, those first that a worker has."""
+    """Return the running and waiting trials, those with a worker first."""
     is_open = TRIALS.c.state.in_([TrialState.RUNNING, TrialState.WAITING])
     now = tables.clock(connection)
     last = {lease.trial_number: lease for lease in leases.of_running_trials(connection, study_id)}
@@ -158,18 +158,21 @@ def _rows(
 
 
 def curves(connection: Connection, study_id: int, trials: Mapping[int, int]) -> dict[int, tuple[CurvePoint, ...]]:
-    """What was measured in each of some trials, given as id and number: our epochs, else what Optuna was told."""
+    """Return the curves of some trials by trial id: their epochs, or the values reported to Optuna.
+
+    `trials` maps the id of each trial to its number.
+    """
     if not trials:
         return {}
     found: dict[int, list[CurvePoint]] = {}
     ids = {number: trial_id for trial_id, number in trials.items()}
     epochs = select(EPOCHS.c.trial_number, EPOCHS.c.step, EPOCHS.c.validation_accuracy, EPOCHS.c.stage)
-    is_theirs = (EPOCHS.c.study_id == study_id, EPOCHS.c.trial_number.in_(list(ids)))
-    for number, step, value, stage in connection.execute(epochs.where(*is_theirs).order_by(EPOCHS.c.step)):
+    is_of_trials = (EPOCHS.c.study_id == study_id, EPOCHS.c.trial_number.in_(list(ids)))
+    for number, step, value, stage in connection.execute(epochs.where(*is_of_trials).order_by(EPOCHS.c.step)):
         if value is not None:
             found.setdefault(ids[number], []).append(CurvePoint(step=step, value=value, stage=Stage(stage)))
     found |= _reported(connection, [trial_id for trial_id in trials if trial_id not in found])
-    return {trial_id: tuple(points[-_DRAWN_EPOCHS:]) for trial_id, points in found.items()}
+    return {trial_id: tuple(points[-_MAX_POINTS:]) for trial_id, points in found.items()}
 
 
 def _reported(connection: Connection, ids: Sequence[int]) -> dict[int, list[CurvePoint]]:

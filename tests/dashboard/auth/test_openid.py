@@ -88,7 +88,7 @@ def test_whoever_the_provider_knows_comes_in_with_the_role_of_a_group_and_is_rec
     assert browser.delete("/api/studies/1", headers={"origin": HERE}).status_code == 403
     assert browser.post("/tuner/signout", headers={"origin": HERE}).status_code == 303
     assert browser.get("/api/studies").status_code == 401
-    seen = [(r.deed.who, r.deed.role, r.deed.method, r.deed.path, r.deed.status) for r in audit.read(opened, limit=9)][::-1]
+    seen = [(r.event.who, r.event.role, r.event.method, r.event.path, r.event.status) for r in audit.read(opened, limit=9)][::-1]
     assert seen[:2] == [
         ("Ada@example.com", "editor", "GET", "/tuner/oidc/back", 303),
         ("Ada@example.com", "editor", "PUT", "/api/studies/1/note", 204),
@@ -153,7 +153,7 @@ def test_who_has_no_role_is_told_so_and_stays_outside(
     assert answer.status_code == 403
     assert said in answer.text
     assert browser.get("/api/studies").status_code == 401
-    assert audit.read(flowers, limit=1)[0].deed.status == 403
+    assert audit.read(flowers, limit=1)[0].event.status == 403
 
 
 def test_groups_that_only_the_userinfo_tells_count_and_another_person_there_does_not(

@@ -246,7 +246,7 @@ def test_sign_ins_and_changes_are_recorded_with_who_what_and_whence(tmp_path: Pa
     browser.delete("/api/studies/1", headers={"origin": "http://evil.example"})
     browser.post("/tuner/signout", headers={"origin": HERE})
     browser.delete("/api/studies/1", headers={"origin": HERE})  # by no one
-    seen = [(r.deed.who, r.deed.role, r.deed.method, r.deed.path, r.deed.status, r.deed.study) for r in audit.read(opened, limit=100)]
+    seen = [(r.event.who, r.event.role, r.event.method, r.event.path, r.event.status, r.event.study) for r in audit.read(opened, limit=100)]
     assert seen[::-1] == [
         ("eve", "", "POST", "/tuner/signin", 401, ""),
         ("eve", "editor", "POST", "/tuner/signin", 303, ""),
@@ -255,7 +255,7 @@ def test_sign_ins_and_changes_are_recorded_with_who_what_and_whence(tmp_path: Pa
         ("eve", "editor", "DELETE", "/api/studies/1", 403, "flowers"),
         ("eve", "editor", "POST", "/tuner/signout", 303, ""),
     ]
-    assert {record.deed.address for record in audit.read(opened, limit=100)} == {"testclient"}
+    assert {record.event.address for record in audit.read(opened, limit=100)} == {"testclient"}
     assert len(audit.read(opened, limit=2)) == 2
 
 

@@ -131,4 +131,4 @@ def test_a_study_of_plain_optuna_offers_no_actions_and_bears_none(client_as: Cal
     assert forms(client_as(Role.ADMIN).get(f"/tuner/studies/{study._study_id}").text) == ["/tuner/signout"]
     answer = client_as(Role.ADMIN).post(f"/tuner/actions/studies/{study._study_id}/stop", data={"name": "plain"})
     assert answer.status_code == 409
-    assert "was not made by tuner" in answer.text
+    assert "was not created by tuner" in answer.text

@@ -312,7 +312,7 @@ def test_the_page_of_a_retraining_says_whose_configs_it_trains_and_that_nothing_
     again = retraining.begin(worked, retraining.configs(worked, 1), (1, 2), top=1)
     on_all = retraining.begin_on_all(worked, again, retraining.config(worked, 1), fine_tunes=True)
     page, of_all = (client.get(f"/tuner/studies/{study.id}").text for study in (again, on_all))
-    assert "trials 1, 0 of the study by-hand, trained again with 2 seeds each" in page
+    assert "trials 1, 0 of the study by-hand, retrained with 2 seeds each" in page
     assert "none: trials 1, 0" in page
     assert "trained on too" not in page
-    assert "validation images are trained on too" in of_all
+    assert "training includes the validation images" in of_all

@@ -1,4 +1,4 @@
-"""Bundles of a model that is none: what lies in them, what is said of it, and what is never written."""
+"""Bundles with models that are not real: their files, their texts, and what is never written."""
 
 import json
 import sys
@@ -66,7 +66,7 @@ def finding_of(best: Best, **changes: Any) -> ModelFacts:
 
 @pytest.fixture
 def make(make_best: Callable[..., Best], tmp_path: Path) -> Callable[..., Path]:
-    """Makes a bundle; the folder."""
+    """Return a function that makes a bundle and returns its folder."""
 
     def make(formats: tuple[Format, ...] = (Format.KERAS,), **changes: Any) -> Path:
         wanted = bundle.BundleOptions(formats=formats, cache=tmp_path / "cache", threads=1)
@@ -76,7 +76,7 @@ def make(make_best: Callable[..., Best], tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def test_a_bundle_holds_the_model_and_all_that_tells_what_it_is(make: Callable[..., Path]) -> None:
+def test_a_bundle_holds_the_models_and_their_description(make: Callable[..., Path]) -> None:
     folder = make(ALL)
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert files == {
@@ -95,7 +95,7 @@ def test_the_config_trains_the_trial_again(make: Callable[..., Path], make_best:
     assert (folder / "config.yaml").read_text() == export.as_yaml(make_best())
 
 
-def test_the_lock_names_what_differs_and_no_package_that_is_not_of_a_registry(make: Callable[..., Path]) -> None:
+def test_the_lock_names_differences_and_leaves_tuner_out(make: Callable[..., Path]) -> None:
     lines = (make() / "environment.lock").read_text().splitlines()
     assert lines[0] == "# Trained with python 3.11.2, keras 3.15.1, tensorflow 2.21.0, tuner 0.1.0."
     assert lines[1] == "# Other versions wrote this bundle: keras."
@@ -128,7 +128,7 @@ def test_the_formats_are_compared_one_by_one(make: Callable[..., Path]) -> None:
         ({"onnx__difference": float("nan")}, "onnx does not agree"),
     ],
 )
-def test_a_format_that_disagrees_is_an_error_and_nothing_is_written(
+def test_a_format_that_does_not_agree_is_an_error_and_nothing_is_written(
     make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answers: dict[str, float], message: str
 ) -> None:
     told(monkeypatch, **answers)
@@ -161,10 +161,10 @@ def test_an_errand_that_fails_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_in_the_way_is_left_as_it_is(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_other_folders_are_not_overwritten(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     folder.mkdir()
-    bundle.check_place(folder, force=False)  # an empty folder is as good as none
+    bundle.check_place(folder, force=False)  # an empty folder is allowed
     (folder / "thesis.txt").write_text("mine")
     for force in (False, True):
         with pytest.raises(RequestError, match="exists and is not a bundle"):
@@ -173,7 +173,7 @@ def test_what_is_in_the_way_is_left_as_it_is(make: Callable[..., Path], tmp_path
         bundle.check_place(tmp_path / "nowhere" / "bundle", force=False)
 
 
-def test_a_bundle_is_replaced_only_by_force(make: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_bundle_is_replaced_only_with_force(make: Callable[..., Path], tmp_path: Path) -> None:
     folder = make(ALL)
     with pytest.raises(RequestError, match="is already a bundle; .*--force"):
         bundle.check_place(folder, force=False)
@@ -184,7 +184,7 @@ def test_a_bundle_is_replaced_only_by_force(make: Callable[..., Path], tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_the_card_begins_with_what_hugging_face_reads(make: Callable[..., Path]) -> None:
+def test_the_card_starts_with_the_header_of_hugging_face(make: Callable[..., Path]) -> None:
     _, front, text = (make() / "README.md").read_text().split("---\n", 2)
     told = YAML(typ="safe", pure=True).load(front)
     assert (told["library_name"], told["pipeline_tag"]) == ("keras", "image-classification")
@@ -208,7 +208,7 @@ def test_the_card_holds_the_example_the_numbers_and_the_plots(make: Callable[...
         assert words in text
 
 
-def test_without_a_test_score_the_card_says_that_the_number_is_the_searchs_own(make: Callable[..., Path]) -> None:
+def test_without_a_test_score_the_card_says_that_the_accuracy_is_from_the_search(make: Callable[..., Path]) -> None:
     folder = make(test_accuracy=None)
     text = (folder / "README.md").read_text()
     assert "the highest of 12 trials on the images by which it was chosen" in text
@@ -216,7 +216,7 @@ def test_without_a_test_score_the_card_says_that_the_number_is_the_searchs_own(m
     assert json.loads((folder / "metrics.json").read_text())["test"] is None
 
 
-def test_the_metrics_are_for_programs(make: Callable[..., Path]) -> None:
+def test_metrics_json_holds_the_measurements(make: Callable[..., Path]) -> None:
     told = json.loads((make() / "metrics.json").read_text())
     assert told["validation"]["confusion"] == [[5, 1], [0, 4]]
     assert told["validation"]["classes"][0] == {"name": "Bear", "num_images": 6, "precision": 1.0, "recall": 5 / 6, "f1": 10 / 11}
@@ -225,16 +225,16 @@ def test_the_metrics_are_for_programs(make: Callable[..., Path]) -> None:
     assert told["note"].startswith("The test accuracy was measured on 2,000 images that were not used for any choice.")
 
 
-def test_what_is_no_bundle_cannot_predict(tmp_path: Path) -> None:
+def test_reading_a_folder_that_is_not_a_bundle_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="is not a bundle; create one with: tuner export"):
         bundle.read(tmp_path)
 
 
-def test_a_bundle_tells_what_predicting_needs(make: Callable[..., Path]) -> None:
+def test_reading_a_bundle_returns_what_predicting_needs(make: Callable[..., Path]) -> None:
     folder = make()
     found = bundle.read(folder)
     assert (found.labels, found.size, found.resize) == (("Bear", "Bird"), 160, "stretch")
-    assert found.model == folder / errands.PLACES[Format.KERAS]
+    assert found.model == folder / errands.BUNDLE_PATHS[Format.KERAS]
     (folder / "config.yaml").write_text("name: [")
     with pytest.raises(RequestError, match="is a damaged bundle"):
         bundle.read(folder)

@@ -28,13 +28,13 @@ def listed(folder: Path) -> dict[str, object]:
     return found
 
 
-def test_a_bundle_as_it_was_written_has_no_problems(folder: Path) -> None:
+def test_an_unchanged_bundle_has_no_problems(folder: Path) -> None:
     assert problems(folder) == {}
     assert list(manifest.read(folder).files) == ["labels.txt", "model.keras", "probes/ü 1.png"]
     assert manifest.read(folder).files["labels.txt"].size == 8
 
 
-def test_it_is_written_again_as_it_was_and_nothing_is_left_beside_it(folder: Path) -> None:
+def test_writing_the_manifest_again_changes_nothing(folder: Path) -> None:
     before = (folder / manifest.NAME).read_bytes()
     (folder / manifest.SIGNATURE).write_text("a signature")
     manifest.write(folder)
@@ -42,7 +42,7 @@ def test_it_is_written_again_as_it_was_and_nothing_is_left_beside_it(folder: Pat
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_every_problem_is_told_at_once(folder: Path, tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(folder: Path, tmp_path: Path) -> None:
     (folder / "labels.txt").write_text("dog\ncat\n")
     (folder / "model.keras").write_bytes(b"weights" * 99)
     (folder / "probes" / "ü 1.png").unlink()
@@ -60,14 +60,14 @@ def test_every_problem_is_told_at_once(folder: Path, tmp_path: Path) -> None:
     assert len(found) == 6
 
 
-def test_a_file_that_became_a_link_to_an_equal_one_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_file_replaced_by_a_link_to_an_equal_file_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "labels.txt").rename(tmp_path / "elsewhere")
     (folder / "labels.txt").symlink_to(tmp_path / "elsewhere")
     assert list(problems(folder)) == ["labels.txt"]
 
 
 @pytest.mark.parametrize("name", ["../up", "/etc/passwd", "a/../b", "a//b", "./a", "C:/windows", "a\\b", "a\nb", "a\u202eb", "", "x" * 513])
-def test_a_path_that_may_leave_the_bundle_is_refused(folder: Path, name: str) -> None:
+def test_a_path_that_can_leave_the_bundle_is_refused(folder: Path, name: str) -> None:
     assert manifest.refusal(name)
     content = listed(folder)
     content["files"][name] = {"sha256": "0" * 64, "size": 1}  # type: ignore[index]
@@ -90,13 +90,13 @@ def test_a_path_that_may_leave_the_bundle_is_refused(folder: Path, name: str) ->
         (" " * (8 * 1024**2 + 1), "larger"),
     ],
 )
-def test_a_manifest_that_no_export_writes_is_refused_with_its_reason(folder: Path, text: str, said: str) -> None:
+def test_an_invalid_manifest_is_refused_with_the_reason(folder: Path, text: str, said: str) -> None:
     (folder / manifest.NAME).write_text(text)
     assert list(problems(folder)) == [manifest.NAME]
     assert said in problems(folder)[manifest.NAME]
 
 
-def test_a_folder_without_a_manifest_or_with_a_link_in_its_place_is_no_bundle(folder: Path, tmp_path: Path) -> None:
+def test_a_missing_manifest_or_a_link_instead_of_it_is_a_problem(folder: Path, tmp_path: Path) -> None:
     (folder / manifest.NAME).rename(tmp_path / "elsewhere")
     assert "missing" in problems(folder)[manifest.NAME]
     (folder / manifest.NAME).symlink_to(tmp_path / "elsewhere")
@@ -104,12 +104,12 @@ def test_a_folder_without_a_manifest_or_with_a_link_in_its_place_is_no_bundle(fo
     assert "cannot be read" in problems(tmp_path / "nowhere")[""]
 
 
-def test_a_link_is_not_taken_into_a_manifest(folder: Path, tmp_path: Path) -> None:
+def test_a_manifest_never_lists_a_link(folder: Path, tmp_path: Path) -> None:
     (folder / "link").symlink_to(tmp_path)
     with pytest.raises(errors.RequestError, match="is a link"):
         manifest.write(folder)
 
 
-def test_a_folder_with_more_files_than_an_export_writes_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_with_too_many_files_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "MAX_FILES", 1)
     assert "more than 1 files" in problems(folder)[manifest.NAME]

@@ -52,7 +52,7 @@ def sealed(bundle: Path, tmp_path: Path) -> Path:
 
 
 def refusal(sealed: Path, key: Callable[[bool], seal.OpeningKey] = mine) -> str:
-    """Why a file is refused, once nothing of it is left."""
+    """Return the error of an unseal, after checking that no file is left."""
     beside = sorted(sealed.parent.iterdir())
     with pytest.raises(errors.RequestError) as refused:
         seal.unseal(sealed, sealed.parent / "out", key)
@@ -60,7 +60,7 @@ def refusal(sealed: Path, key: Callable[[bool], seal.OpeningKey] = mine) -> str:
     return str(refused.value)
 
 
-def test_a_bundle_comes_back_as_it_was_for_each_recipient(bundle: Path, tmp_path: Path) -> None:
+def test_each_recipient_can_unseal_the_unchanged_bundle(bundle: Path, tmp_path: Path) -> None:
     lock = seal.Recipients(recipients=[MINE.to_public(), OTHERS.to_public()])
     assert seal.seal(bundle, tmp_path / "a", lock, replaces=False) == (tmp_path / "a").stat().st_size
     for place, identity in enumerate((MINE, OTHERS)):
@@ -70,13 +70,13 @@ def test_a_bundle_comes_back_as_it_was_for_each_recipient(bundle: Path, tmp_path
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_what_recipients_open_is_a_tar_that_age_and_tar_open_too(bundle: Path, sealed: Path) -> None:
+def test_a_sealed_bundle_can_be_opened_with_age_and_tar(bundle: Path, sealed: Path) -> None:
     with tarfile.open(fileobj=io.BytesIO(pyrage.decrypt(sealed.read_bytes(), [MINE]))) as archive:
         found = {member.name: archive.extractfile(member).read() for member in archive}  # type: ignore[union-attr]
     assert found == content(bundle)
 
 
-def test_a_passphrase_opens_what_it_sealed_and_nothing_else(bundle: Path, tmp_path: Path) -> None:
+def test_only_the_right_passphrase_opens_a_sealed_bundle(bundle: Path, tmp_path: Path) -> None:
     path = tmp_path / "bundle.sealed"
     seal.seal(bundle, path, seal.Recipients(passphrase=WORDS), replaces=False)
     assert "it was encrypted with another key" in refusal(path, lambda _: seal.OpeningKey(passphrase=f"{WORDS}s"))
@@ -94,7 +94,7 @@ def test_another_key_is_refused_and_nothing_is_written(sealed: Path) -> None:
     assert "it was encrypted with another key" in refusal(sealed, lambda _: seal.OpeningKey(identities=[OTHERS]))
 
 
-def test_a_flipped_bit_at_any_place_is_noticed_and_nothing_is_written(sealed: Path) -> None:
+def test_a_flipped_bit_is_detected_and_nothing_is_written(sealed: Path) -> None:
     whole, draw = sealed.read_bytes(), random.Random(1)
     header = whole.index(b"\n--- ") + 70
     places = [*range(header), *range(len(whole) - 40, len(whole)), *(draw.randrange(len(whole)) for _ in range(60))]
@@ -108,20 +108,20 @@ def test_a_flipped_bit_at_any_place_is_noticed_and_nothing_is_written(sealed: Pa
 
 
 @pytest.mark.parametrize("left", [0, 1, 20, 100, 200, 300, 65_552, 65_900, 131_400, -17, -1])
-def test_a_truncated_file_is_noticed_and_nothing_is_written(sealed: Path, left: int) -> None:
+def test_a_truncated_file_is_detected_and_nothing_is_written(sealed: Path, left: int) -> None:
     whole = sealed.read_bytes()
     sealed.write_bytes(whole[:left])
     assert str(sealed) in refusal(sealed)
 
 
-def test_a_file_cut_at_the_end_of_a_piece_is_noticed(sealed: Path) -> None:
+def test_a_file_cut_at_the_end_of_a_piece_is_detected(sealed: Path) -> None:
     whole = sealed.read_bytes()
     begin = whole.index(b"\n--- ") + 49 + 16
     sealed.write_bytes(whole[: begin + 65_552])
     assert "its end may be missing" in refusal(sealed)
 
 
-def test_what_was_added_at_the_end_is_noticed(sealed: Path) -> None:
+def test_data_added_at_the_end_are_detected(sealed: Path) -> None:
     sealed.write_bytes(sealed.read_bytes() + b"x")
     assert "damaged" in refusal(sealed)
 
@@ -153,9 +153,7 @@ def member(name: str, data: bytes = b"", **fields: Any) -> tuple[tarfile.TarInfo
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_no_bundle_holds_is_refused_though_it_was_sealed_to_us(
-    tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]], said: str
-) -> None:
+def test_a_sealed_tar_that_is_not_a_bundle_is_refused(tmp_path: Path, members: list[tuple[tarfile.TarInfo, bytes]], said: str) -> None:
     written = io.BytesIO()
     for made, data in members:
         written.write(made.tobuf(tarfile.USTAR_FORMAT) + data + b"\0" * (-len(data) % 512))
@@ -165,7 +163,7 @@ def test_what_no_bundle_holds_is_refused_though_it_was_sealed_to_us(
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"x" * 512, b"\0" * 1024, os.urandom(3000)])
-def test_what_is_no_tar_is_refused(tmp_path: Path, data: bytes) -> None:
+def test_sealed_data_that_are_not_a_tar_are_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "evil.age").write_bytes(pyrage.encrypt(data, [MINE.to_public()]))
     refusal(tmp_path / "evil.age")
 
@@ -177,7 +175,7 @@ def test_a_bundle_that_differs_from_its_manifest_is_not_sealed(bundle: Path, tmp
     assert not (tmp_path / "a").exists()
 
 
-def test_files_and_folders_that_are_there_are_left_as_they_are(bundle: Path, sealed: Path, tmp_path: Path) -> None:
+def test_existing_files_and_folders_are_not_overwritten(bundle: Path, sealed: Path, tmp_path: Path) -> None:
     before = sealed.read_bytes()
     with pytest.raises(errors.RequestError, match="exists"):
         seal.seal(bundle, sealed, LOCK, replaces=False)
@@ -190,7 +188,7 @@ def test_files_and_folders_that_are_there_are_left_as_they_are(bundle: Path, sea
         seal.unseal(sealed, tmp_path / "nowhere" / "out", mine)
 
 
-def test_a_disk_without_room_leaves_nothing(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_files(sealed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(self: Path, mode: str = "r") -> Any:
         raise OSError(28, "No space left on device")
 

@@ -29,7 +29,7 @@ def public(key: Path) -> Path:
     return key.with_name(f"{key.name}.pub")
 
 
-def test_a_signature_says_that_the_files_are_those_that_were_signed(bundle: Path, key: Path) -> None:
+def test_a_signature_is_valid_for_the_signed_files(bundle: Path, key: Path) -> None:
     assert "not signed" in sign.refusal(bundle, public(key))
     assert sign.sign(bundle, key) == bundle / manifest.SIGNATURE
     assert sign.refusal(bundle, public(key)) == ""
@@ -39,14 +39,14 @@ def test_a_signature_says_that_the_files_are_those_that_were_signed(bundle: Path
     assert not [path for path in bundle.iterdir() if path.name.startswith(".")]
 
 
-def test_the_private_key_is_closed_to_others_and_never_overwritten(key: Path) -> None:
+def test_the_private_key_is_readable_by_its_owner_only_and_never_overwritten(key: Path) -> None:
     assert key.stat().st_mode & 0o777 == 0o600
     with pytest.raises(errors.RequestError, match="never overwritten"):
         sign.make_keys(key)
 
 
 @pytest.mark.parametrize("change", ["changed", "added", "missing", "hidden", "manifest"])
-def test_a_file_that_is_not_as_it_was_signed_is_noticed_though_the_manifest_was_written_anew(bundle: Path, key: Path, change: str) -> None:
+def test_a_changed_file_is_detected_even_with_a_new_manifest(bundle: Path, key: Path, change: str) -> None:
     sign.sign(bundle, key)
     if change == "changed":
         (bundle / "model.keras").write_bytes(b"Weights" * 100)
@@ -59,14 +59,14 @@ def test_a_file_that_is_not_as_it_was_signed_is_noticed_though_the_manifest_was_
     assert "mismatch" in sign.refusal(bundle, public(key))
 
 
-def test_the_signature_of_another_is_refused(bundle: Path, key: Path, tmp_path: Path) -> None:
+def test_a_signature_with_another_key_is_refused(bundle: Path, key: Path, tmp_path: Path) -> None:
     other = sign.make_keys(tmp_path / "other.pem")
     sign.sign(bundle, tmp_path / "other.pem")
     assert sign.refusal(bundle, other) == ""
     assert sign.refusal(bundle, public(key)) == "was made with another key"
 
 
-def test_a_signature_with_a_flipped_bit_anywhere_is_refused_or_says_the_same(bundle: Path, key: Path) -> None:
+def test_a_signature_with_a_flipped_bit_is_refused_or_equivalent(bundle: Path, key: Path) -> None:
     sign.sign(bundle, key)
     whole, draw = (bundle / manifest.SIGNATURE).read_bytes(), random.Random(0)
     num_refused = 0
@@ -79,12 +79,12 @@ def test_a_signature_with_a_flipped_bit_anywhere_is_refused_or_says_the_same(bun
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 100_000, '{"verificationMaterial": {}}', "\xff"])
-def test_a_signature_that_is_none_is_refused(bundle: Path, key: Path, text: str) -> None:
+def test_an_invalid_signature_is_refused(bundle: Path, key: Path, text: str) -> None:
     (bundle / manifest.SIGNATURE).write_text(text)
     assert sign.refusal(bundle, public(key))
 
 
-def test_a_key_that_is_none_or_that_others_can_read_is_refused(bundle: Path, key: Path, tmp_path: Path) -> None:
+def test_an_invalid_key_or_one_that_others_can_read_is_refused(bundle: Path, key: Path, tmp_path: Path) -> None:
     (tmp_path / "none").write_text("no key")
     (tmp_path / "none").chmod(0o600)
     with pytest.raises(errors.RequestError, match="is not a private key"):
@@ -109,7 +109,7 @@ def test_a_bundle_that_differs_from_its_manifest_is_not_signed(bundle: Path, key
         sign.sign(bundle, key)
 
 
-def test_a_missing_package_is_named_with_what_installs_it(bundle: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_the_command_that_installs_it(bundle: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> object:
         raise ImportError(name)
 

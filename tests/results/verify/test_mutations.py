@@ -1,4 +1,4 @@
-"""Two hundred bundles with something wrong, each refused with its reason before anything of it is loaded or run."""
+"""Two hundred broken bundles, each refused with its reason before any of its files is loaded."""
 
 import dataclasses
 import io
@@ -23,13 +23,13 @@ from tuner.results.verify.verification import Outcome
 from tuner.workers.worker import evaluation
 
 NUM_FLIPPED, NUM_SIGNED, NUM_CUT = 80, 40, 12
-#: changes a bundle; what the refusal must say
+#: changes a bundle; a part of the expected refusal
 Mutation = tuple[str, Callable[[Path], None], str]
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A signed bundle, and the public key."""
+    """Return a signed bundle and the public key."""
     folder = tmp_path_factory.mktemp("pristine")
     bundle = bundles.make(folder / "bundle", folder / "data.npz")
     public = sign.make_keys(folder / "key")
@@ -62,7 +62,7 @@ def put(bundle: Path, name: str, content: bytes) -> None:
 
 
 def renewed(change: Callable[[Path], None]) -> Callable[[Path], None]:
-    """The same by someone who writes the manifest anew and takes the signature away."""
+    """Change a bundle, write a new manifest and delete the signature."""
 
     def work(bundle: Path) -> None:
         change(bundle)
@@ -73,7 +73,7 @@ def renewed(change: Callable[[Path], None]) -> Callable[[Path], None]:
 
 
 def flipped(bundle: Path) -> Iterator[Mutation]:
-    """A bit of any file, the manifest among them."""
+    """Flip a bit of each file, including the manifest."""
     draw = random.Random(1)
     files = [*names(bundle), manifest.NAME]
     for number in range(NUM_FLIPPED):
@@ -90,7 +90,7 @@ def cut(bundle: Path) -> Iterator[Mutation]:
 
 
 def signed(bundle: Path) -> Iterator[Mutation]:
-    """A bit of any file with the manifest written anew: only the signature tells."""
+    """Flip a bit of each file and write a new manifest, so that only the signature shows the change."""
     draw = random.Random(3)
     for number in range(NUM_SIGNED):
         name, seed = draw.choice(names(bundle)), draw.randrange(2**32)
@@ -103,7 +103,7 @@ def signed(bundle: Path) -> Iterator[Mutation]:
 
 
 def moved(bundle: Path) -> Iterator[Mutation]:
-    """Files swapped, missing, added, and what is no file."""
+    """Swap, delete and add files, links and other things."""
 
     def swap(copy: Path) -> None:
         (copy / "labels.txt").rename(copy / "x")
@@ -138,7 +138,7 @@ def moved(bundle: Path) -> Iterator[Mutation]:
 
 
 def listed(bundle: Path) -> Iterator[Mutation]:
-    """Manifests that list what no bundle holds."""
+    """Write manifests that list what is not allowed."""
 
     def entry(copy: Path, name: str, **fields: Any) -> None:
         content = json.loads((copy / manifest.NAME).read_text())
@@ -158,7 +158,7 @@ def listed(bundle: Path) -> Iterator[Mutation]:
 
 
 def unsafe(canary: Path) -> Iterator[Mutation]:
-    """What would run code or fill the memory when it is loaded, with a manifest that fits it."""
+    """Add models that would run code or fill the memory when they are loaded, with a matching manifest."""
     code = f"open({str(canary)!r}, 'w')"
     pickled = b"\x80\x04c__builtin__\neval\n(V" + code.encode() + b"\ntR."
 
@@ -200,7 +200,7 @@ def unsafe(canary: Path) -> Iterator[Mutation]:
 
 
 def h5_attacks(canary: Path) -> Iterator[tuple[str, Callable[[h5py.File], None]]]:
-    """Weights that lead to other files or swell."""
+    """Yield weights that read other files or expand."""
 
     def external(file: h5py.File) -> None:
         file.create_dataset("layers/x", shape=(4,), dtype="u1", external=[("/etc/passwd", 0, 4)])
@@ -221,7 +221,7 @@ def h5_attacks(canary: Path) -> Iterator[tuple[str, Callable[[h5py.File], None]]
     yield from (("compressed weights", bomb), ("hollow weights", hollow))
 
 
-def test_two_hundred_bundles_with_something_wrong_are_refused_with_their_reasons_and_nothing_of_them_runs(
+def test_two_hundred_broken_bundles_are_refused_and_never_run(
     pristine: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle, public = pristine
@@ -258,7 +258,7 @@ def test_two_hundred_bundles_with_something_wrong_are_refused_with_their_reasons
     assert sorted(path.name for path in tmp_path.iterdir()) == []
 
 
-def test_the_bundle_that_they_are_made_of_is_in_order(pristine: tuple[Path, Path]) -> None:
+def test_the_bundle_before_the_mutations_passes_every_check(pristine: tuple[Path, Path]) -> None:
     bundle, public = pristine
     assert manifest.check(bundle) == [] and sign.refusal(bundle, public) == ""
     with zipfile.ZipFile(io.BytesIO((bundle / "model.keras").read_bytes())) as archive:

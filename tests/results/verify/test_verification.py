@@ -25,7 +25,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> list[errands.Verify]:
-    """What was asked of the process with Keras, which answers as the model would."""
+    """Record the requests to the process with Keras, which answers like the model."""
     asked: list[errands.Verify] = []
 
     def run(order: errands.Verify, *, threads: int = 0) -> errands.Verified:
@@ -49,7 +49,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> list[errands.Verify]:
 
 def wanted(**changes: Any) -> VerificationOptions:
     plain: dict[str, Any] = {
-        "key": None, "demands": None, "is_robustness_wanted": True, "most_images": 100, "tolerance": 0.005, "cache": Path("cache"),
+        "key": None, "requirements": None, "is_robustness_wanted": True, "most_images": 100, "tolerance": 0.005, "cache": Path("cache"),
         "place": lambda spec: spec, "needs_data": False,
     }  # fmt: skip
     return VerificationOptions(**plain | changes)
@@ -65,7 +65,7 @@ def outcomes(report: Report) -> dict[str, tuple[Outcome, str]]:
     return {check.name: (check.outcome, "; ".join(check.found)) for check in report.checks}
 
 
-def test_a_bundle_as_it_was_exported_passes_every_check(bundle: Path, trainer: list[errands.Verify]) -> None:
+def test_an_unchanged_bundle_passes_every_check(bundle: Path, trainer: list[errands.Verify]) -> None:
     found = verified(bundle)
     assert {name for name, (outcome, _) in found.items() if outcome is Outcome.OK} == {
         "manifest", "safe loading", "probes", "test metrics", "robustness",
@@ -76,9 +76,7 @@ def test_a_bundle_as_it_was_exported_passes_every_check(bundle: Path, trainer: l
     assert trainer[0].model == str(bundle / "model.keras")
 
 
-def test_a_signature_is_checked_where_a_key_is_given_and_named_where_none_is(
-    bundle: Path, trainer: list[errands.Verify], tmp_path: Path
-) -> None:
+def test_a_signature_is_checked_with_a_key_and_reported_without_one(bundle: Path, trainer: list[errands.Verify], tmp_path: Path) -> None:
     public = sign.make_keys(tmp_path / "key")
     assert verified(bundle, key=public)["signature"][0] is Outcome.FAILED
     sign.sign(bundle, tmp_path / "key")
@@ -121,7 +119,7 @@ def with_pickle(bundle: Path) -> None:
         (with_pickle, "safe loading", "plots/curve.png is a pickle"),
     ],
 )
-def test_a_model_is_not_loaded_from_a_bundle_with_something_wrong(
+def test_the_model_of_a_bundle_with_a_failed_check_is_not_loaded(
     bundle: Path, trainer: list[errands.Verify], change: Callable[[Path], None], check: str, said: str
 ) -> None:
     change(bundle)
@@ -131,7 +129,7 @@ def test_a_model_is_not_loaded_from_a_bundle_with_something_wrong(
     assert trainer == []
 
 
-def test_predictions_that_are_not_those_recorded_are_told(
+def test_predictions_that_differ_from_the_recorded_ones_fail(
     bundle: Path, trainer: list[errands.Verify], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = evaluation.run(
@@ -142,7 +140,7 @@ def test_predictions_that_are_not_those_recorded_are_told(
         assert verified(bundle)["probes"][0] is Outcome.FAILED
 
 
-def test_a_test_accuracy_beyond_the_tolerance_is_told(bundle: Path, trainer: list[errands.Verify]) -> None:
+def test_a_test_accuracy_beyond_the_tolerance_fails(bundle: Path, trainer: list[errands.Verify]) -> None:
     metrics = json.loads((bundle / "metrics.json").read_text())
     for accuracy, tolerance, outcome in (
         (0.92, 0.005, Outcome.FAILED),
@@ -159,7 +157,7 @@ def test_a_test_accuracy_beyond_the_tolerance_is_told(bundle: Path, trainer: lis
         assert found[0] is outcome and len(found[1]) < 200 and "\n" not in found[1]
 
 
-def test_other_images_than_the_bundles_are_told(bundle: Path, trainer: list[errands.Verify], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_images_than_those_of_the_bundle_fail(bundle: Path, trainer: list[errands.Verify], monkeypatch: pytest.MonkeyPatch) -> None:
     run = evaluation.run
 
     def other(order: errands.Verify, **_: Any) -> errands.Verified:
@@ -170,7 +168,7 @@ def test_other_images_than_the_bundles_are_told(bundle: Path, trainer: list[erra
     assert "the images here are not those of the bundle" in verified(bundle)["test metrics"][1]
 
 
-def test_without_the_images_robustness_is_of_the_probes_and_says_so(bundle: Path, trainer: list[errands.Verify], tmp_path: Path) -> None:
+def test_without_the_images_robustness_is_measured_on_the_probes(bundle: Path, trainer: list[errands.Verify], tmp_path: Path) -> None:
     (tmp_path / "data.npz").unlink()
     found = verified(bundle)
     assert found["test metrics"][0] is Outcome.NOT_CHECKED and "name their folder with --data" in found["test metrics"][1]
@@ -178,7 +176,7 @@ def test_without_the_images_robustness_is_of_the_probes_and_says_so(bundle: Path
     assert trainer[0].spec is None
 
 
-def test_images_that_were_asked_for_and_cannot_be_read_fail_the_check(
+def test_required_images_that_cannot_be_read_fail_the_check(
     bundle: Path, trainer: list[errands.Verify], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = evaluation.run
@@ -206,7 +204,7 @@ def test_code_that_a_bundle_names_for_its_data_is_not_run(bundle: Path, trainer:
     assert trainer[0].spec is None
 
 
-def test_thresholds_make_it_a_gate(bundle: Path, trainer: list[errands.Verify]) -> None:
+def test_requirements_that_are_not_met_fail_the_check(bundle: Path, trainer: list[errands.Verify]) -> None:
     kept = verified(bundle, requirements=verification.Requirements(noise=0.5), is_robustness_wanted=False)
     assert kept["robustness"][0] is Outcome.OK and "all requirements are met" in kept["robustness"][1]
     missed = verified(bundle, requirements=verification.Requirements(noise=[0.5, 0.6, None], clean=0.95))
@@ -227,6 +225,6 @@ def test_a_process_that_dies_fails_the_check(bundle: Path, monkeypatch: pytest.M
     assert verified(bundle)["model"] == (Outcome.FAILED, "the process for verify was killed by signal 9")
 
 
-def test_what_is_no_folder_is_a_wrong_request(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_a_request_error(tmp_path: Path) -> None:
     with pytest.raises(errors.RequestError, match="is not a folder"):
         verified(tmp_path / "nowhere")

@@ -1,4 +1,4 @@
-"""Versions of a name on each kind of database."""
+"""Versions, on each kind of database."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ def storage(request: pytest.FixtureRequest, opened: dict[str, Storage]) -> Stora
 
 @pytest.fixture
 def name(request: pytest.FixtureRequest) -> str:
-    """A name that no other test has."""
+    """Return a name that no other test uses."""
     return str(request.node.name)[:100]
 
 
@@ -56,18 +56,18 @@ def new(name: str) -> Callable[..., NewVersion]:
     return make
 
 
-def test_versions_are_numbered_and_come_back_as_they_were_kept(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
+def test_versions_are_numbered_and_read_unchanged(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     first = versions.add(storage, new())
     second = versions.add(storage, new(origin=WeightsSource.TRIAL, trial=None))
     assert (first.number, second.number) == (1, 2)
-    assert first.kept == new()
+    assert first.model == new()
     assert versions.find(storage, name, 2) == second
     assert versions.all(storage, name) == [first, second]
     assert first.created_at > 1.7e9
     assert first in versions.all(storage)
 
 
-def test_a_number_is_given_once_even_if_its_version_is_deleted(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
+def test_the_number_of_a_deleted_version_is_not_used_again(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     versions.add(storage, new())
     assert versions.delete(storage, name, 1, by="ada").number == 1
     assert versions.add(storage, new()).number == 2
@@ -78,7 +78,7 @@ def test_a_number_is_given_once_even_if_its_version_is_deleted(storage: Storage,
         versions.find(storage, name, 1)
 
 
-def test_many_who_keep_versions_at_once_get_a_number_each(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
+def test_concurrent_writers_get_different_numbers(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     numbers: list[int] = []
     barrier = threading.Barrier(6, timeout=20)
 
@@ -94,13 +94,15 @@ def test_many_who_keep_versions_at_once_get_a_number_each(storage: Storage, name
     assert sorted(numbers) == list(range(1, 19))
 
 
-def test_figures_that_json_does_not_know_are_refused(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
+def test_figures_that_json_does_not_allow_are_refused(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     with pytest.raises(ValueError, match="JSON"):
         versions.add(storage, new(metrics={"validation_accuracy": float("nan")}))
     assert versions.all(storage, name) == []
 
 
-def test_without_a_number_it_is_the_one_in_production_or_the_latest(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
+def test_without_a_number_the_version_in_production_or_the_latest_is_found(
+    storage: Storage, name: str, new: Callable[..., NewVersion]
+) -> None:
     for _ in range(3):
         versions.add(storage, new())
     assert versions.find(storage, name).number == 3
@@ -109,7 +111,7 @@ def test_without_a_number_it_is_the_one_in_production_or_the_latest(storage: Sto
     assert versions.find(storage, name).stages == (VersionStage.PRODUCTION,)
 
 
-def test_what_is_not_there_is_named_beside_what_is(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
+def test_a_missing_version_is_named_with_the_existing_ones(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     versions.add(storage, new())
     with pytest.raises(VersionError, match="there is no version 7 of .*; its versions: 1"):
         versions.find(storage, name, 7)
@@ -124,12 +126,12 @@ def test_readings_of_the_test_split_are_counted(storage: Storage, name: str, new
     assert versions.record_reading(storage, name, 1, LOOK).ordinal == 2
     assert [(reading.version, reading.ordinal) for reading in versions.readings(storage, name)] == [(1, 1), (2, 1), (1, 2)]
     (first, second) = versions.readings(storage, name, 1)
-    assert first.look == second.look == LOOK
+    assert first.content == second.content == LOOK
     with pytest.raises(VersionError, match="there is no version 3"):
         versions.record_reading(storage, name, 3, LOOK)
 
 
-def test_what_is_in_a_stage_is_not_deleted(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
+def test_a_version_in_a_stage_is_not_deleted(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     versions.add(storage, new())
     stages.promote(storage, name, 1, by="ada")
     with pytest.raises(VersionError, match="is in production, so it is not deleted; promote another version first"):
@@ -141,7 +143,7 @@ def test_what_is_in_a_stage_is_not_deleted(storage: Storage, name: str, new: Cal
 
 
 def test_a_version_is_never_deleted_while_it_is_promoted(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
-    """Of two at once only one has its way."""
+    """Only one of two concurrent changes succeeds."""
     for number in range(1, 9):
         versions.add(storage, new())
         done: list[Any] = []
@@ -165,9 +167,7 @@ def test_a_version_is_never_deleted_while_it_is_promoted(storage: Storage, name:
             stages.withdraw(storage, name, by="ada")
 
 
-def test_a_stage_goes_back_as_often_as_there_is_something_to_go_back_to(
-    storage: Storage, name: str, new: Callable[..., NewVersion]
-) -> None:
+def test_a_stage_can_be_rolled_back_to_every_earlier_version(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     for _ in range(4):
         versions.add(storage, new())
     for number in (1, 2, 3, 3, 4):
@@ -189,7 +189,7 @@ def test_a_stage_goes_back_as_often_as_there_is_something_to_go_back_to(
     assert versions.find(storage, name, 2).stages == (VersionStage.STAGING,)
 
 
-def test_an_empty_stage_has_nothing_to_take_out(storage: Storage, name: str) -> None:
+def test_an_empty_stage_cannot_be_withdrawn(storage: Storage, name: str) -> None:
     with pytest.raises(VersionError, match="was ever in production"):
         stages.rollback(storage, name, by="ada")
     with pytest.raises(VersionError, match="there is no version of .* in production"):

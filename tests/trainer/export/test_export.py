@@ -1,4 +1,4 @@
-"""A real model, small, in every format: written, loaded again, compared, and used as its card says."""
+"""A small real model in every format: written, loaded, compared, and used as the model card says."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ HYPERPARAMETERS = Hyperparameters.model_validate({"features": "several", "head_u
 
 @pytest.fixture(scope="module")
 def written(_context: StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[errands.Exported, Path]:
-    """Every format of one model, and the folder; `answers.npz` beside it."""
+    """One model in every format, with `answers.npz` in the same folder."""
     folder = tmp_path_factory.mktemp("export")
     _context.restore()
     checkpoints.write_weights(folder / "weights.npz", weights_of(_context, HYPERPARAMETERS), study=_context.identity)
@@ -44,9 +44,9 @@ def order(folder: Path) -> errands.Export:
 
 
 @pytest.mark.parametrize("form", Format)
-def test_every_format_says_what_the_keras_model_says(written: tuple[errands.Exported, Path], form: Format) -> None:
+def test_every_format_predicts_like_the_keras_model(written: tuple[errands.Exported, Path], form: Format) -> None:
     _, folder = written
-    asked = errands.Compare(format=form, path=str(folder / errands.PLACES[form]), answers=str(folder.parent / "answers.npz"))
+    asked = errands.Compare(format=form, path=str(folder / errands.BUNDLE_PATHS[form]), answers=str(folder.parent / "answers.npz"))
     found = exported_model.compare(asked, threads=1)
     assert found.num_images == 50
     assert found.milliseconds > 0
@@ -57,17 +57,17 @@ def test_every_format_says_what_the_keras_model_says(written: tuple[errands.Expo
         assert found.max_difference < 1e-5
 
 
-def test_int8_takes_the_bytes_of_an_image_as_they_are(written: tuple[errands.Exported, Path]) -> None:
+def test_int8_takes_the_bytes_of_an_image_unchanged(written: tuple[errands.Exported, Path]) -> None:
     import tensorflow as tf
 
     with pytest.warns(UserWarning, match="Interpreter is deprecated"):
-        interpreter = tf.lite.Interpreter(str(written[1] / errands.PLACES[Format.INT8]))
+        interpreter = tf.lite.Interpreter(str(written[1] / errands.BUNDLE_PATHS[Format.INT8]))
     [given] = interpreter.get_input_details()
     assert given["dtype"] is np.uint8
     assert given["quantization"] == (1.0, 0)
 
 
-def test_what_8_bits_add_to_the_features_on_average_is_taken_away(context: StudyContext) -> None:
+def test_the_mean_error_of_8_bits_is_subtracted_from_the_features(context: StudyContext) -> None:
     model = standalone.build_for_int8(context, HYPERPARAMETERS, weights_of(context, HYPERPARAMETERS), temperature=1.0)
     images = np.asarray(context.data.train.images[0:60])
 
@@ -83,7 +83,7 @@ def test_what_8_bits_add_to_the_features_on_average_is_taken_away(context: Study
         assert added(wanted) < before / 3
 
 
-def test_the_probes_are_validation_images_with_what_the_model_makes_of_them(
+def test_the_probes_are_validation_images_with_the_models_predictions(
     written: tuple[errands.Exported, Path], context: StudyContext
 ) -> None:
     told, folder = written
@@ -114,7 +114,7 @@ def test_images_of_any_size_are_predicted_and_a_broken_one_is_named(written: tup
     assert broken is None
     assert large is not None
     assert [bool(trouble) for trouble in found.troubles] == [False, True, False]
-    assert "broken.png: it is no jpeg" in found.troubles[1]
+    assert "broken.png: it is not a JPEG" in found.troubles[1]
 
 
 def test_a_model_with_code_in_it_is_not_loaded(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_model_with_code_in_it_is_not_loaded(written: tuple[errands.Exported, 
         exported_model.predict_images(asked, threads=1)
 
 
-def test_the_example_of_the_card_runs_where_there_is_no_tuner(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
+def test_the_example_of_the_model_card_runs_without_tuner(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
     told, folder = written
     (folder / "labels.txt").write_text("".join(f"{name}\n" for name in ("zero", *"123456789")))
     # without site, no editable install is found: only what is in the folder of packages
@@ -150,7 +150,7 @@ def test_weights_of_another_study_are_refused(context: StudyContext, tmp_path: P
         export.write(context, order(tmp_path))
 
 
-def test_what_is_no_model_cannot_be_loaded(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "model.keras").write_bytes(b"no model")
     with pytest.raises(errors.DataError, match=r"model.keras cannot be loaded"):
         exported_model.load(Format.KERAS, tmp_path / "model.keras", threads=1)

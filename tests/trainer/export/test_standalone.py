@@ -1,4 +1,4 @@
-"""The model that stands alone against what the trainer itself makes of images."""
+"""The standalone model, compared with the predictions of the trainer."""
 
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ IMAGES = np.random.default_rng(1).integers(0, 256, (7, 16, 16, 3)).astype(np.uin
 
 
 def weights_of(context: StudyContext, hyperparameters: Hyperparameters) -> list[NDArray[np.float32]]:
-    """Weights as a trial keeps them, each unlike those that it began with."""
+    """Weights of a trial, all different from the initial ones."""
     random = np.random.default_rng(2)
     width = context.backbone.num_features(hyperparameters.features)
-    weights = head.initial(hyperparameters, width, context.num_classes, seed=3)
+    weights = head.initial_weights(hyperparameters, width, context.num_classes, seed=3)
     weights += [variable.numpy() for _, variable in context.backbone.top(hyperparameters.unfreeze)]
     return [value + random.normal(0, 0.05, value.shape).astype(np.float32) for value in weights]
 
@@ -48,7 +48,7 @@ def predicted(context: StudyContext, hyperparameters: Hyperparameters, weights: 
     ],
 )
 @pytest.mark.parametrize("temperature", [1.0, 1.7])
-def test_the_model_says_what_the_trainer_says(context: StudyContext, given: dict[str, Any], temperature: float) -> None:
+def test_the_standalone_model_predicts_like_the_trainer(context: StudyContext, given: dict[str, Any], temperature: float) -> None:
     hyperparameters = Hyperparameters.model_validate(given)
     weights = weights_of(context, hyperparameters)
     model = standalone.build(context, hyperparameters, weights, temperature=temperature)
@@ -59,7 +59,7 @@ def test_the_model_says_what_the_trainer_says(context: StudyContext, given: dict
     assert np.allclose(model.predict(IMAGES.astype(np.float32), verbose=0), wanted, atol=1e-6)
 
 
-def test_the_form_for_int8_says_the_same(context: StudyContext) -> None:
+def test_the_form_for_int8_gives_the_same_predictions(context: StudyContext) -> None:
     hyperparameters = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "elu"})
     weights = weights_of(context, hyperparameters)
     plain = standalone.build(context, hyperparameters, weights, temperature=1.5)
@@ -88,7 +88,7 @@ def test_a_preprocessing_becomes_layers_that_do_the_same(preprocess: Any, layer:
 
 @pytest.mark.parametrize("preprocess", [lambda images: images**2, lambda images: images - images.mean((1, 2, 3), keepdims=True)])
 def test_a_preprocessing_that_no_layer_does_is_refused(preprocess: Any) -> None:
-    with pytest.raises(errors.DataError, match="no sum of them"):
+    with pytest.raises(errors.DataError, match="not a weighted sum of the colors"):
         standalone.preprocessing(preprocess, 16)
 
 

@@ -34,7 +34,7 @@ def order(bundle: Path, *, with_data: bool = True, robustness: bool = False, mos
     )
 
 
-def test_probes_and_test_split_are_measured_as_they_were(bundle: Path) -> None:
+def test_probes_and_test_split_give_the_recorded_scores(bundle: Path) -> None:
     found = verify.verify(order(bundle))
     recorded = json.loads((bundle / "metrics.json").read_text())
     assert (found.num_probes, found.num_agreeing) == (bundles.NUM_PROBES, bundles.NUM_PROBES)
@@ -70,7 +70,7 @@ def test_a_prediction_that_is_not_the_one_recorded_is_counted(bundle: Path) -> N
         '{"classes": ["red"], "images": [{"file": "000.png", "label": "red", "probabilities": [1]}]}',
     ],
 )
-def test_probes_that_cannot_be_read_are_a_wrong_request(bundle: Path, damage: str) -> None:
+def test_unreadable_probes_are_a_request_error(bundle: Path, damage: str) -> None:
     (bundle / "probes" / "predictions.json").write_text(damage)
     with pytest.raises(errors.DataError, match="probes|probabilities"):
         verify.verify(order(bundle, with_data=False))
@@ -92,7 +92,7 @@ def test_a_lambda_that_would_run_code_is_refused_and_does_not_run(bundle: Path, 
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")
-def test_what_keras_saves_of_its_own_layers_may_be_loaded(tmp_path: Path) -> None:
+def test_models_of_keras_layers_can_be_loaded(tmp_path: Path) -> None:
     image = keras.Input((32, 32, 3))
     x = keras.layers.Conv2D(4, 3, activation="relu6", kernel_regularizer="l2")(keras.layers.Rescaling(1 / 127.5, offset=-1)(image))
     x = keras.layers.BatchNormalization()(keras.layers.DepthwiseConv2D(3, depthwise_initializer="he_normal")(x))
@@ -104,14 +104,14 @@ def test_what_keras_saves_of_its_own_layers_may_be_loaded(tmp_path: Path) -> Non
     assert keras_file.problems(tmp_path / "model.keras") == []
 
 
-def test_a_file_whose_weights_do_not_fit_is_a_wrong_request(bundle: Path) -> None:
+def test_a_weights_file_of_another_shape_is_refused(bundle: Path) -> None:
     layers = [keras_files.layer("another", "Dense", units=2)]
     (bundle / "model.keras").write_bytes(keras_files.packed(layers=layers))
     with pytest.raises(errors.DataError, match="cannot be loaded"):
         verify.verify(order(bundle))
 
 
-def test_what_is_not_safe_to_load_is_not_predicted_with_either(bundle: Path) -> None:
+def test_an_unsafe_model_is_not_used_for_predictions(bundle: Path) -> None:
     evil = {"module": "keras.layers", "class_name": "Lambda", "config": {"name": "evil"}}
     (bundle / "model.keras").write_bytes(keras_files.packed(layers=[evil]))
     asked = errands.PredictImages(path=str(bundle / "model.keras"), images=(str(bundle / "probes" / "000.png"),), size=32, resize="stretch")
@@ -149,12 +149,12 @@ def test_every_corruption_is_measured_at_each_of_its_strengths(found: dict[str, 
     }
 
 
-def test_colour_is_what_this_model_lives_on(found: dict[str, list[float]]) -> None:
+def test_a_model_of_colors_loses_accuracy_on_gray_images(found: dict[str, list[float]]) -> None:
     assert found["rotation"] == [0.9] * 3
     assert found["grey"][0] <= 0.6
 
 
-def test_the_attack_harms_more_than_as_much_noise_though_the_softmax_is_sure(found: dict[str, list[float]]) -> None:
+def test_the_attack_harms_more_than_equal_noise_even_with_a_confident_softmax(found: dict[str, list[float]]) -> None:
     images, labels = bundles.images(40, 2)
     draw = np.random.default_rng(0)
     noisy = np.clip(images + 4 * draw.choice((-1, 1), images.shape), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Files into a bucket and out of it, against a real S3 service on loopback."""
+"""Files in a bucket, with a real S3 service on the loopback interface."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from tuner.errors import ArtifactsError
 from tuner.workers.bucket import bucket as bucket_files
 from tuner.workers.bucket.bucket import Bucket
 
-#: more than what is put in one piece
+#: more than an upload in one piece
 LARGE = 20_000_000
 
 
@@ -33,7 +33,7 @@ def bucket(service: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> Bucket:
 
 
 def why_not(bucket: Bucket) -> ArtifactsError:
-    """Why it is refused."""
+    """Return the error of a check of the bucket."""
     with pytest.raises(ArtifactsError) as refused:
         bucket.require()
     assert "\n" not in str(refused.value)
@@ -41,7 +41,7 @@ def why_not(bucket: Bucket) -> ArtifactsError:
 
 
 @pytest.mark.parametrize("num_bytes", [0, 1000, LARGE])
-def test_a_file_comes_back_as_it_was_put_and_can_be_deleted_twice(bucket: Bucket, tmp_path: Path, num_bytes: int) -> None:
+def test_a_file_can_be_uploaded_downloaded_and_deleted_twice(bucket: Bucket, tmp_path: Path, num_bytes: int) -> None:
     (tmp_path / "here").write_bytes(os.urandom(num_bytes))
     bucket.put("study/trial-00001/checkpoint", tmp_path / "here")
     assert [(found.key, found.num_bytes, found.upload) for found in bucket.objects()] == [("study/trial-00001/checkpoint", num_bytes, "")]
@@ -55,16 +55,14 @@ def test_a_file_comes_back_as_it_was_put_and_can_be_deleted_twice(bucket: Bucket
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "new"]
 
 
-def test_only_what_lies_below_the_prefix_is_seen(bucket: Bucket, service: buckets.Service) -> None:
+def test_only_files_below_the_prefix_are_listed(bucket: Bucket, service: buckets.Service) -> None:
     service.client.put_object(Bucket="models", Key="models/teams/other", Body=b"x")
     bucket.require()
     assert list(bucket.objects()) == []
     assert service.keys("models") == ["models/teams/other"]
 
 
-def test_an_upload_that_was_broken_off_is_seen_by_no_one_who_fetches_and_can_be_forgotten(
-    bucket: Bucket, service: buckets.Service, tmp_path: Path
-) -> None:
+def test_an_incomplete_upload_is_invisible_and_can_be_aborted(bucket: Bucket, service: buckets.Service, tmp_path: Path) -> None:
     key = "study/trial-00001/weights.npz"
     uploads = service.client.create_multipart_upload(Bucket="models", Key=f"models/team/{key}")
     service.client.upload_part(Bucket="models", Key=uploads["Key"], UploadId=uploads["UploadId"], PartNumber=1, Body=b"x" * 1000)
@@ -75,7 +73,7 @@ def test_an_upload_that_was_broken_off_is_seen_by_no_one_who_fetches_and_can_be_
     assert list(bucket.unfinished()) == []
 
 
-def test_a_service_that_is_away_is_asked_again_and_then_told(bucket: Bucket, service: buckets.Service) -> None:
+def test_a_service_that_does_not_answer_is_retried_and_then_reported(bucket: Bucket, service: buckets.Service) -> None:
     service.stop()
     error = why_not(bucket)
     service.start()
@@ -84,14 +82,14 @@ def test_a_service_that_is_away_is_asked_again_and_then_told(bucket: Bucket, ser
     bucket.require()
 
 
-def test_a_bucket_that_is_not_there_is_told(bucket: Bucket, tmp_path: Path) -> None:
+def test_a_missing_bucket_is_an_error(bucket: Bucket, tmp_path: Path) -> None:
     other = Bucket("s3://nowhere")
     (tmp_path / "here").touch()
     assert f"the artifacts s3://nowhere cannot be used: there is no bucket nowhere at {bucket.endpoint}; create it" in str(why_not(other))
     for call in (lambda: other.put("a", tmp_path / "here"), lambda: other.fetch("a", tmp_path / "b"), lambda: list(other.objects())):
         with pytest.raises(ArtifactsError, match="there is no bucket nowhere") as refused:
             call()
-        assert refused.value.may_pass  # someone may be about to make it
+        assert refused.value.may_pass  # someone may create it soon
 
 
 @pytest.mark.parametrize(
@@ -102,7 +100,7 @@ def test_a_bucket_that_is_not_there_is_told(bucket: Bucket, tmp_path: Path) -> N
         ({"AWS_ENDPOINT_URL_S3": "nonsense"}, "the endpoint is not a URL; expected for example AWS_ENDPOINT_URL_S3=http://127.0.0.1:9000"),
     ],
 )
-def test_what_is_missing_in_the_environment_is_told(
+def test_wrong_settings_in_the_environment_are_reported(
     bucket: Bucket, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: str
 ) -> None:
     for name, value in variables.items():
@@ -113,7 +111,7 @@ def test_what_is_missing_in_the_environment_is_told(
     assert "not-a-secret" not in str(refused.value)
 
 
-def test_credentials_that_the_service_refuses_are_told_without_them(bucket: Bucket, service: buckets.Service) -> None:
+def test_refused_credentials_are_reported_but_not_shown(bucket: Bucket, service: buckets.Service) -> None:
     policy = """{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": "*"}]}"""
     service.client.create_bucket(Bucket="closed")
     service.client.put_bucket_policy(Bucket="closed", Policy=policy)

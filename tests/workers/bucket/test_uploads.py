@@ -1,4 +1,4 @@
-"""What is to be in a bucket, in the background, while the bucket is there and while it is away."""
+"""Uploads in the background, with a bucket that answers and with one that does not."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -17,9 +17,9 @@ class MemoryBucket:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.is_unreachable = False
-        #: what was asked for, in order
+        #: the requests, in order
         self.asked: list[str] = []
-        #: cleared: whoever asks waits
+        #: while it is cleared, requests wait
         self.gate = threading.Event()
         self.gate.set()
         self.is_asked = threading.Event()
@@ -79,15 +79,13 @@ def test_a_file_is_put_moved_and_removed(stored: MemoryBucket, uploads: Uploads,
     assert list(stored.files) == ["b"]
 
 
-def test_a_file_that_is_gone_when_its_turn_comes_is_no_trouble(
-    stored: MemoryBucket, uploads: Uploads, troubles: list[str], tmp_path: Path
-) -> None:
+def test_a_file_deleted_before_its_upload_is_ignored(stored: MemoryBucket, uploads: Uploads, troubles: list[str], tmp_path: Path) -> None:
     uploads.put("a", tmp_path / "gone")
     assert done(uploads)
     assert (stored.files, troubles) == ({}, [])
 
 
-def test_of_several_wishes_for_a_file_only_the_latest_is_fulfilled(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
+def test_only_the_latest_of_several_requests_for_a_file_is_performed(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
     stored.gate.clear()
     uploads.put("first", written(tmp_path / "a", "one"))
     assert stored.is_asked.wait(10)
@@ -102,7 +100,7 @@ def test_of_several_wishes_for_a_file_only_the_latest_is_fulfilled(stored: Memor
     assert stored.asked == ["put first", "put a", "remove b"]
 
 
-def test_a_bucket_that_is_away_is_told_of_once_and_gets_everything_when_it_is_back(
+def test_an_outage_is_reported_once_and_everything_is_uploaded_after_it(
     stored: MemoryBucket, uploads: Uploads, troubles: list[str], tmp_path: Path
 ) -> None:
     stored.is_unreachable = True
@@ -121,7 +119,7 @@ def test_a_bucket_that_is_away_is_told_of_once_and_gets_everything_when_it_is_ba
     assert len(troubles) == 2
 
 
-def test_what_is_given_up_while_it_is_tried_is_not_tried_again(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
+def test_an_upload_cancelled_during_a_try_is_not_retried(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
     stored.is_unreachable = True
     stored.gate.clear()
     uploads.put("a", written(tmp_path / "a", "one"))
@@ -132,7 +130,7 @@ def test_what_is_given_up_while_it_is_tried_is_not_tried_again(stored: MemoryBuc
     assert stored.asked == ["put a"]
 
 
-def test_what_is_not_there_at_the_end_is_named(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
+def test_close_returns_the_files_that_are_not_uploaded(stored: MemoryBucket, uploads: Uploads, tmp_path: Path) -> None:
     stored.is_unreachable = True
     uploads.put("a", written(tmp_path / "a", "one"))
     uploads.move("b", written(tmp_path / "b", "two"))

@@ -1,4 +1,4 @@
-"""Which GPUs are found, by a program that stands in for nvidia-smi, and who gets which part of them."""
+"""GPUs, found by a fake nvidia-smi, and their shares."""
 
 import os
 from pathlib import Path
@@ -23,9 +23,9 @@ THIRD = Gpu(name="GPU-cccc-3", memory_mb=None)
         (None, (FIRST, SECOND, THIRD)),
         ("1", (SECOND,)),
         (" 2 , 0", (THIRD, FIRST)),
-        # a beginning of its name is enough
+        # the start of its name is sufficient
         ("GPU-bbbb", (SECOND,)),
-        # what CUDA does not know hides all that follows
+        # an unknown name hides all later GPUs
         ("0,7,1", (FIRST,)),
         ("-1", ()),
         ("", ()),
@@ -38,7 +38,7 @@ def test_cuda_visible_devices_shows_and_hides(visible: str | None, shown: tuple[
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A program called nvidia-smi, first on the PATH; it tells of three GPUs if it is asked as the real one is."""
+    """Put a fake nvidia-smi first on the PATH; it lists three GPUs if its arguments are right."""
     program = tmp_path / "nvidia-smi"
     asked = "--query-gpu=index,uuid,memory.total,memory.free --format=csv,noheader,nounits"
     program.write_text(f'#!/bin/sh\n[ "$*" = "{asked}" ] || exit 2\ncat <<END\n{TOLD}END\n')
@@ -48,40 +48,40 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program
 
 
-def test_the_gpus_are_those_that_nvidia_smi_lists_the_freest_first(fake: Path) -> None:
-    assert gpus.found() == (SECOND, FIRST, THIRD)
+def test_the_gpus_of_nvidia_smi_are_sorted_by_free_memory(fake: Path) -> None:
+    assert gpus.find() == (SECOND, FIRST, THIRD)
 
 
 def test_a_machine_whose_gpus_are_hidden_has_none(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert gpus.found() == ()
+    assert gpus.find() == ()
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo 'NVIDIA-SMI has failed: no driver'", "kill -9 $$"])
-def test_a_driver_that_does_not_answer_is_no_gpu(fake: Path, script: str) -> None:
+def test_a_driver_that_fails_means_no_gpu(fake: Path, script: str) -> None:
     fake.write_text(f"#!/bin/sh\n{script}\n")
-    assert gpus.found() == ()
+    assert gpus.find() == ()
 
 
-def test_a_driver_that_hangs_is_no_gpu(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_hangs_means_no_gpu(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "_TIMEOUT_SECONDS", 0.01)
     fake.write_text("#!/bin/sh\nexec cat /dev/zero >/dev/null\n")
-    assert gpus.found() == ()
+    assert gpus.find() == ()
 
 
 def test_a_machine_without_nvidia_smi_has_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpus.found() == ()
+    assert gpus.find() == ()
 
 
 @pytest.mark.parametrize(
     ("slots", "num_workers", "placed"),
     [
-        # alone on its GPU, a trainer takes what it needs
+        # a trainer alone on its GPU has no limit
         (None, None, (GpuShare(gpu="GPU-aaaa-1"), GpuShare(gpu="GPU-bbbb-2"))),
         (1, 1, (GpuShare(gpu="GPU-aaaa-1"),)),
-        # 0.9 of the memory, a third of that each
+        # a third of 0.9 of the memory for each
         (
             3,
             3,
@@ -102,7 +102,7 @@ def test_without_a_number_of_workers_every_slot_has_one() -> None:
 
 
 @pytest.mark.parametrize(("num_workers", "expected"), [(None, 1), (3, 3)])
-def test_without_a_gpu_workers_are_on_the_cores(num_workers: int | None, expected: int) -> None:
+def test_without_a_gpu_workers_train_on_the_cpu(num_workers: int | None, expected: int) -> None:
     assert gpus.shares((), slots=1, num_workers=num_workers) == (None,) * expected
 
 
@@ -111,7 +111,7 @@ def test_slots_on_a_machine_without_a_gpu_are_refused() -> None:
         gpus.shares((), slots=2, num_workers=None)
 
 
-def test_more_workers_than_slots_are_refused_with_the_slots_that_would_do() -> None:
+def test_more_workers_than_slots_are_refused_with_the_number_of_slots_needed() -> None:
     message = "--workers is 5, but 2 GPUs with 1 slot each hold 2; set --slots-per-gpu 3, or hide the GPUs with CUDA_VISIBLE_DEVICES="
     with pytest.raises(RequestError, match=message):
         gpus.shares((FIRST, SECOND), slots=None, num_workers=5)
@@ -123,7 +123,7 @@ def test_a_gpu_of_unknown_memory_is_not_shared() -> None:
         gpus.shares((THIRD,), slots=2, num_workers=None)
 
 
-def test_a_process_sees_the_gpu_of_its_place_and_no_other() -> None:
+def test_a_process_sees_only_the_gpu_of_its_share() -> None:
     assert gpus.environment({"HOME": "/", "CUDA_VISIBLE_DEVICES": "0,1"}, GpuShare(gpu="GPU-bbbb-2")) == {
         "HOME": "/",
         "CUDA_VISIBLE_DEVICES": "GPU-bbbb-2",
@@ -132,5 +132,5 @@ def test_a_process_sees_the_gpu_of_its_place_and_no_other() -> None:
 
 
 @pytest.mark.parametrize(("share", "memory_mb"), [(1.0, None), (0.5, 4500), (0.1, 900)])
-def test_a_share_of_a_gpu_comes_with_as_much_of_its_memory(share: float, memory_mb: int | None) -> None:
+def test_a_share_of_a_gpu_includes_the_same_share_of_its_memory(share: float, memory_mb: int | None) -> None:
     assert gpus.part(Gpu(name="GPU-aaaa", memory_mb=10000), share) == GpuShare(gpu="GPU-aaaa", memory_mb=memory_mb)

@@ -1,4 +1,4 @@
-"""Several workers on this machine, where one of them does not do its part."""
+"""The local engine, and a worker that does not end."""
 
 import sys
 from pathlib import Path
@@ -18,8 +18,8 @@ from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.stopping import Stopping
 
 
-def test_each_worker_of_a_run_is_told_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpus, "found", lambda: (Gpu(name="GPU-aaaa", memory_mb=10000), Gpu(name="GPU-bbbb", memory_mb=20000)))
+def test_each_worker_of_a_run_gets_its_gpu_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "find", lambda: (Gpu(name="GPU-aaaa", memory_mb=10000), Gpu(name="GPU-bbbb", memory_mb=20000)))
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
     hands = options.hands(None, 1, None, None, 2)
@@ -30,19 +30,19 @@ def test_each_worker_of_a_run_is_told_its_place(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("given", ["0", "two", "-1"])
-def test_slots_that_the_environment_says_wrongly_are_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_number_of_slots_in_the_environment_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_SLOTS_PER_GPU", given)
     with pytest.raises(RequestError, match="expected a whole number of at least 1"):
         options.slots_per_gpu()
 
 
 @pytest.mark.parametrize(("given", "slots"), [("", None), ("3", 3)])
-def test_the_environment_may_say_the_slots(given: str, slots: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_set_the_slots(given: str, slots: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_SLOTS_PER_GPU", given)
     assert options.slots_per_gpu() == slots
 
 
-def test_a_worker_that_closes_its_pipe_and_does_not_leave_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_closes_its_pipe_and_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "COMMAND", (sys.executable, "-c", "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(600)"))
     monkeypatch.setattr(local, "_LEAVE_SECONDS", 0.1)
     url = f"sqlite:///{tmp_path / 'tuner.db'}"

@@ -19,13 +19,13 @@ def order() -> node.RemoteAssignment:
     return node.RemoteAssignment.here(assignment, node.NodeShare(cpus=1, gpus=0), num_workers=1, command=None)
 
 
-def test_a_key_that_stands_in_the_environment_is_not_sent_to_other_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_in_the_environment_is_not_sent_to_other_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(keys.ARTIFACT_KEY, f"{keys.SECRET}SECRET")
     with pytest.raises(errors.RequestError, match="is not sent to other nodes") as refused:
         order()
     assert "1SECRET" not in str(refused.value)
 
 
-def test_the_file_of_a_key_is_named_to_other_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_path_of_a_key_file_is_sent_to_other_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(keys.ARTIFACT_KEY, str(tmp_path / "key"))
     assert order().environment[keys.ARTIFACT_KEY] == str(tmp_path / "key")

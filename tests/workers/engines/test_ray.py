@@ -1,4 +1,4 @@
-"""How long someone stays for trials whose workers were lost with their nodes."""
+"""The lost trials of the Ray engine."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tuner.workers.engines.ray import VACANT_SECONDS, LostTrials
 
 @pytest.fixture
 def clock() -> list[float]:
-    """Its only number is the time."""
+    """A clock that tests set."""
     return [100.0]
 
 
@@ -17,30 +17,30 @@ def vacancies(clock: list[float]) -> LostTrials:
     return LostTrials(lambda: clock[0])
 
 
-def test_a_trial_is_waited_for_until_its_lease_has_run_out(vacancies: LostTrials, clock: list[float]) -> None:
+def test_the_engine_waits_for_a_lost_trial_until_its_lease_expires(vacancies: LostTrials, clock: list[float]) -> None:
     vacancies.add(3)
     clock[0] += leases.LEASE_SECONDS
-    vacancies.expire()  # the worker asked too early
+    vacancies.expire()  # the leases still last
     assert len(vacancies) == 1
     assert clock[0] < vacancies.all_vacant_at == 100.0 + VACANT_SECONDS
 
 
-def test_a_trial_that_no_one_wants_when_its_lease_has_run_out_is_not_waited_for(vacancies: LostTrials, clock: list[float]) -> None:
+def test_the_engine_does_not_wait_for_a_vacant_trial_that_nobody_claims(vacancies: LostTrials, clock: list[float]) -> None:
     vacancies.add(3)
     clock[0] = vacancies.all_vacant_at
     vacancies.expire()
     assert len(vacancies) == 0
 
 
-def test_a_trial_that_was_taken_up_is_not_waited_for(vacancies: LostTrials) -> None:
+def test_the_engine_does_not_wait_for_a_resumed_trial(vacancies: LostTrials) -> None:
     vacancies.add(3)
     vacancies.remove(3)
-    vacancies.remove(4)  # it was never left
+    vacancies.remove(4)  # it was never added
     assert len(vacancies) == 0
     assert vacancies.all_vacant_at == 100.0
 
 
-def test_of_several_trials_the_last_counts(vacancies: LostTrials, clock: list[float]) -> None:
+def test_the_engine_waits_for_the_last_of_several_lost_trials(vacancies: LostTrials, clock: list[float]) -> None:
     vacancies.add(3)
     clock[0] += 10
     vacancies.add(4)

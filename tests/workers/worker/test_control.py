@@ -1,4 +1,4 @@
-"""A worker that is asked, through the storage, to give up its trial or its work."""
+"""Requests to a worker through the storage: stop a trial, end the worker, suspend the study."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,67 +12,67 @@ Make = Callable[..., Any]
 
 
 def test_a_worker_drops_a_trial_that_someone_stopped_and_takes_the_next(make: Make) -> None:
-    bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(epoch_seconds=0.05)
+    runner = make(budget={"trials": 2}, training={"promote": 1.0})
+    runner.script = Script(epoch_seconds=0.05)
 
     def react(event: Event) -> None:
         if event.what is EventKind.EPOCH and event.trial == 0 and event.step == 1:
-            control.stop_trial(bench.study, 0, by="ann")
+            control.stop_trial(runner.study, 0, by="ann")
 
-    bench.react = react
-    bench.work(beat_seconds=0.1)
-    assert bench.states() == ["PRUNED", "COMPLETE"]
-    (pruned,) = [event for event in bench.events if event.what is EventKind.PRUNED]
+    runner.react = react
+    runner.work(beat_seconds=0.1)
+    assert runner.states() == ["PRUNED", "COMPLETE"]
+    (pruned,) = [event for event in runner.events if event.what is EventKind.PRUNED]
     assert (pruned.trial, pruned.message) == (0, "stopped by ann")
 
 
-def test_a_beat_tells_of_a_stopped_trial_though_nothing_is_reported(make: Make) -> None:
-    bench = make(budget={"trials": 2}, training={"promote": 1.0})
-    bench.script = Script(epoch_seconds=30.0)  # an epoch is cut short by a message, so that only a beat can bring one
+def test_a_heartbeat_notices_a_stopped_trial_without_a_report(make: Make) -> None:
+    runner = make(budget={"trials": 2}, training={"promote": 1.0})
+    runner.script = Script(epoch_seconds=30.0)  # a message ends an epoch early, and only a heartbeat can send one
 
     def react(event: Event) -> None:
         if event.what is EventKind.STARTED and event.trial == 0:
-            control.stop_trial(bench.study, 0, by="ann")
+            control.stop_trial(runner.study, 0, by="ann")
         if event.what is EventKind.PRUNED:
-            bench.script.epoch_seconds = 0.0
+            runner.script.epoch_seconds = 0.0
 
-    bench.react = react
-    bench.work(beat_seconds=0.1)
-    assert bench.states() == ["PRUNED", "COMPLETE"]
+    runner.react = react
+    runner.work(beat_seconds=0.1)
+    assert runner.states() == ["PRUNED", "COMPLETE"]
 
 
-def test_a_worker_ends_after_its_trial_when_it_is_asked_to(make: Make) -> None:
-    bench = make(budget={"trials": 3}, training={"promote": 1.0})
+def test_a_worker_that_is_asked_to_end_ends_after_its_trial(make: Make) -> None:
+    runner = make(budget={"trials": 3}, training={"promote": 1.0})
 
     def react(event: Event) -> None:
         if event.what is EventKind.STARTED:
-            (worker,) = workers.of_study(bench.study)
-            control.stop_worker(bench.study, worker.key, by="ann")
+            (worker,) = workers.of_study(runner.study)
+            control.stop_worker(runner.study, worker.key, by="ann")
 
-    bench.react = react
-    bench.work()
-    assert bench.states() == ["COMPLETE"]
-    assert bench.events[-1].message == "asked to end by ann"
-    assert bench.stopping.is_asked  # so that whoever started it does not start it again
-    (worker,) = workers.of_study(bench.study)
+    runner.react = react
+    runner.work()
+    assert runner.states() == ["COMPLETE"]
+    assert runner.events[-1].message == "asked to end by ann"
+    assert runner.stopping.is_asked  # so that its engine does not start it again
+    (worker,) = workers.of_study(runner.study)
     assert (worker.ending, worker.is_present, worker.trial) == ("asked to end by ann", False, None)
 
 
-def test_a_worker_hands_its_trial_back_when_its_study_is_suspended(make: Make) -> None:
-    bench = make(budget={"trials": 3}, training={"promote": 1.0})
-    bench.script = Script(epoch_seconds=30.0)
+def test_a_worker_releases_its_trial_when_its_study_is_suspended(make: Make) -> None:
+    runner = make(budget={"trials": 3}, training={"promote": 1.0})
+    runner.script = Script(epoch_seconds=30.0)
 
     def react(event: Event) -> None:
         if event.what is EventKind.STARTED:
-            control.suspend(bench.study, by="ann")
+            control.suspend(runner.study, by="ann")
 
-    bench.react = react
-    bench.work(beat_seconds=0.1)
-    assert bench.states() == ["RUNNING"]
-    assert bench.happened(EventKind.SUSPENDED) == [0]
-    assert bench.events[-1].message == "asked to end by ann"
-    control.resume(bench.study)
-    again = bench.again()
+    runner.react = react
+    runner.work(beat_seconds=0.1)
+    assert runner.states() == ["RUNNING"]
+    assert runner.happened(EventKind.SUSPENDED) == [0]
+    assert runner.events[-1].message == "asked to end by ann"
+    control.resume(runner.study)
+    again = runner.again()
     again.script = Script()
     again.work()
     assert again.happened(EventKind.RESUMED) == [0]
@@ -80,8 +80,8 @@ def test_a_worker_hands_its_trial_back_when_its_study_is_suspended(make: Make) -
 
 
 def test_a_failed_trial_keeps_the_last_lines_of_its_trainers_log(make: Make) -> None:
-    bench = make(budget={"trials": 1})
-    bench.script = Script(faults={0: [Fault.CRASH, Fault.CRASH]})
-    bench.work()
-    (failed,) = bench.study.storage.read(lambda connection: failures.read(connection, bench.study.id))
+    runner = make(budget={"trials": 1})
+    runner.script = Script(faults={0: [Fault.CRASH, Fault.CRASH]})
+    runner.work()
+    (failed,) = runner.study.storage.read(lambda connection: failures.read(connection, runner.study.id))
     assert (failed.num_trials, failed.last_number, failed.log) == (1, 0, "Fatal Python error: Segmentation fault")

@@ -1,4 +1,4 @@
-"""Leases that are renewed in the background."""
+"""The heartbeat of a worker."""
 
 import threading
 
@@ -6,16 +6,16 @@ from tuner.errors import StorageError
 from tuner.workers.worker.heartbeat import Heartbeat
 
 
-def test_a_heart_beats_until_the_work_is_done() -> None:
+def test_the_heartbeat_runs_while_the_block_runs() -> None:
     beats = threading.Semaphore(0)
     with Heartbeat(beats.release, lambda message: None, every_seconds=0.01):
         assert all(beats.acquire(timeout=10) for _ in range(3))
 
 
-def test_a_heart_survives_a_storage_that_is_away_and_says_so_once() -> None:
+def test_the_heartbeat_survives_an_outage_and_warns_once() -> None:
     beats = threading.Semaphore(0)
     told: list[str] = []
-    # the last is no error that tuner raises on purpose
+    # the last error is not one of tuner's own
     outcomes = iter([StorageError("away"), StorageError("away"), None, RuntimeError("away again")])
 
     def beat() -> None:

@@ -1,4 +1,4 @@
-"""A worker as a process works: what ends it, and how that is told."""
+"""The worker process."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tuner.workers.worker.rehearsal import Rehearsal, Script
 from tuner.workers.worker.stopping import Stopping
 
 
-def test_a_storage_that_stays_away_is_no_wrong_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_storage_is_not_a_request_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*given: object, **named: object) -> object:
         raise StorageError("the storage is away")
 
@@ -28,5 +28,5 @@ def test_a_storage_that_stays_away_is_no_wrong_request(tmp_path: Path, monkeypat
     monkeypatch.setattr(trials, "claim", away)
     monkeypatch.setattr(worker, "_STORAGE_PATIENCE_SECONDS", 0.0)
     with pytest.raises(TunerError, match="the storage is away") as caught:
-        process.work(assignment, stopping=Stopping(), tell=lambda event: None, start=lambda given: Rehearsal(Script()))
+        process.run_worker(assignment, stopping=Stopping(), tell=lambda event: None, start=lambda given: Rehearsal(Script()))
     assert not isinstance(caught.value, RequestError)

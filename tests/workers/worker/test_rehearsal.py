@@ -1,4 +1,4 @@
-"""The twin of the trainer keeps the same promises."""
+"""The rehearsal behaves like a trainer."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def until_probed(trainer: Rehearsal) -> list[messages.Message | None]:
     return heard
 
 
-def test_a_trial_is_probed_waits_and_goes_on(tmp_path: Path) -> None:
+def test_a_trial_waits_after_its_probe_and_continues(tmp_path: Path) -> None:
     trainer = prepared(Script())
     trainer.send(train(tmp_path))
     assert len(until_probed(trainer)) == 3
@@ -52,7 +52,7 @@ def test_a_trial_with_nothing_to_unfreeze_ends_with_its_probe(tmp_path: Path) ->
     assert isinstance(last, messages.Finished)
 
 
-def test_a_suspended_trial_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+def test_a_suspended_trial_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     trainer = prepared(Script())
     trainer.send(train(tmp_path))
     until_probed(trainer)

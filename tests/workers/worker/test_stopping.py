@@ -1,4 +1,4 @@
-"""Signals and closed pipes, into how urgently a worker stops."""
+"""Stopping by signals and closed pipes."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from tuner.workers.worker.stopping import Stopping, on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_asks_and_a_second_one_hurries(number: signal.Signals) -> None:
+def test_a_signal_asks_to_stop_and_a_second_one_is_urgent(number: signal.Signals) -> None:
     stopping = Stopping()
     with on_signals(stopping):
         os.kill(os.getpid(), number)
@@ -20,7 +20,7 @@ def test_a_signal_asks_and_a_second_one_hurries(number: signal.Signals) -> None:
         assert stopping.is_urgent
 
 
-def test_a_wait_for_more_ends_when_the_hurry_grows() -> None:
+def test_waiting_for_more_ends_when_stopping_becomes_urgent() -> None:
     stopping = Stopping()
     assert not stopping.wait_for_more(0.0)
     stopping.ask()
@@ -29,14 +29,14 @@ def test_a_wait_for_more_ends_when_the_hurry_grows() -> None:
     assert stopping.wait_for_more(60.0)
 
 
-def test_signals_are_as_before_afterwards() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = signal.getsignal(signal.SIGINT)
     with on_signals(Stopping()):
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_closed_pipe_asks_once() -> None:
+def test_a_closed_pipe_asks_to_stop_once() -> None:
     ours, theirs = socket.socketpair()
     stopping = Stopping()
     pipe = Connection(ours.detach())
@@ -47,7 +47,7 @@ def test_a_closed_pipe_asks_once() -> None:
     pipe.close()
 
 
-def test_a_word_through_the_pipe_asks_and_the_end_of_the_pipe_does_not_hurry() -> None:
+def test_a_message_through_the_pipe_asks_to_stop_and_its_end_is_not_urgent() -> None:
     ours, theirs = socket.socketpair()
     stopping = Stopping()
     pipe, parent = Connection(ours.detach()), Connection(theirs.detach())

@@ -1,4 +1,4 @@
-"""The parent's handle on a child process, tried on small children that need no Keras."""
+"""The trainer handle, with small child processes without Keras."""
 
 import os
 import sys
@@ -53,16 +53,16 @@ def test_an_infinite_loss_passes_through_the_pipe(tmp_path: Path) -> None:
     assert received.validation_loss != received.validation_loss
 
 
-def test_a_silent_child_gives_nothing_in_time(tmp_path: Path) -> None:
+def test_receiving_from_a_silent_child_returns_none(tmp_path: Path) -> None:
     child = start(tmp_path, "pipe.recv_bytes()")
     assert child.receive(0.01) is None
     child.kill()
 
 
-def test_the_memory_of_a_child_is_known_until_it_is_gone(tmp_path: Path) -> None:
+def test_the_memory_of_an_ended_child_is_zero(tmp_path: Path) -> None:
     child = start(tmp_path, ECHO)
     child.send(messages.Proceed())
-    assert child.receive(30) == messages.Proceed()  # it is no copy of this process any more, nor an empty one
+    assert child.receive(30) == messages.Proceed()  # it has replaced the copy of this process and is not empty
     assert child.memory_bytes() > 2**20
     child.kill()
     assert child.memory_bytes() == 0
@@ -77,7 +77,7 @@ def test_the_memory_of_a_child_is_known_until_it_is_gone(tmp_path: Path) -> None
         ("raise SystemExit(0)", "left with exit code 0"),
     ],
 )
-def test_a_death_says_how_the_child_died_and_what_it_last_wrote(tmp_path: Path, code: str, cause: str) -> None:
+def test_the_error_of_a_dead_child_has_its_cause_and_its_last_lines(tmp_path: Path, code: str, cause: str) -> None:
     child = start(tmp_path, f"print('so long', flush=True)\n{code}")
     with pytest.raises(TrainerDied, match="so long") as caught:
         child.receive(30)
@@ -85,7 +85,7 @@ def test_a_death_says_how_the_child_died_and_what_it_last_wrote(tmp_path: Path, 
     child.close()
 
 
-def test_a_message_to_a_dead_child_is_its_death(tmp_path: Path) -> None:
+def test_sending_to_a_dead_child_raises_its_death(tmp_path: Path) -> None:
     child = start(tmp_path, "pipe.close(); os._exit(3)")
     with pytest.raises(TrainerDied):
         child.receive(30)
@@ -94,7 +94,7 @@ def test_a_message_to_a_dead_child_is_its_death(tmp_path: Path) -> None:
     child.kill()
 
 
-def test_a_child_is_in_a_session_of_its_own(tmp_path: Path) -> None:
+def test_a_child_has_its_own_session(tmp_path: Path) -> None:
     child = start(tmp_path, ECHO)
     assert os.getsid(child.pid) == child.pid
     child.close()
@@ -108,7 +108,7 @@ def test_a_child_is_in_a_session_of_its_own(tmp_path: Path) -> None:
         (GpuShare(gpu="GPU-bbbb", memory_mb=9000), "--threads 1 --gpu --memory-limit-mb 9000 sees GPU-bbbb"),
     ],
 )
-def test_a_child_is_told_its_part_of_a_gpu_and_sees_no_other(tmp_path: Path, place: GpuShare | None, told: str) -> None:
+def test_a_child_gets_its_share_of_a_gpu_and_sees_no_other(tmp_path: Path, place: GpuShare | None, told: str) -> None:
     code = "import os, sys; print(*sys.argv[2:], 'sees', os.environ.get('CUDA_VISIBLE_DEVICES') or 'nothing')"
     child = ChildTrainer(threads=1, log=tmp_path / "child.log", gpu=place, command=(sys.executable, "-c", code))
     with pytest.raises(TrainerDied, match=told):
@@ -116,7 +116,7 @@ def test_a_child_is_told_its_part_of_a_gpu_and_sees_no_other(tmp_path: Path, pla
     child.close()
 
 
-def test_a_child_is_told_its_part_of_the_memory(tmp_path: Path) -> None:
+def test_a_child_gets_its_memory_limit(tmp_path: Path) -> None:
     code = "import sys; print(*sys.argv[2:])"
     child = ChildTrainer(threads=1, log=tmp_path / "child.log", memory_bytes=2**30, command=(sys.executable, "-c", code))
     with pytest.raises(TrainerDied, match=f"--threads 1 --memory-bytes {2**30}"):
@@ -127,14 +127,14 @@ def test_a_child_is_told_its_part_of_the_memory(tmp_path: Path) -> None:
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("\n".join(f"line {number}" for number in range(100)))
-    assert trainer.tail(log).splitlines() == [f"line {number}" for number in range(80, 100)]
-    assert trainer.tail(tmp_path / "none") == ""
+    assert trainer.last_lines(log).splitlines() == [f"line {number}" for number in range(80, 100)]
+    assert trainer.last_lines(tmp_path / "none") == ""
 
 
-def test_of_a_crash_that_python_describes_the_beginning_is_kept_without_the_list_of_modules(tmp_path: Path) -> None:
+def test_the_start_of_a_crash_report_is_shown_without_the_list_of_modules(tmp_path: Path) -> None:
     log = tmp_path / "log"
     calls = [f'  File "lib.py", line {number} in call' for number in range(40)]
     described = ["Fatal Python error: Segmentation fault", "", "Thread 0x1 (most recent call first):", *calls, "Extension modules: a, b, c"]
     log.write_text("\n".join(["epoch 1", *described]))
-    found = trainer.tail(log).splitlines()
+    found = trainer.last_lines(log).splitlines()
     assert found == ["epoch 1", "Fatal Python error: Segmentation fault", "Thread 0x1 (most recent call first):", *calls[:17]]

@@ -8,6 +8,7 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 from starlette.requests import Request
 
+from tuner import wording
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
 from tuner.drawing import charts
 from tuner.spec import plan, space
@@ -62,15 +63,7 @@ def parameters(connection: Connection, study_id: int, number: int) -> Mapping[st
     trial_id = tables.trial_id(connection, study_id, number)
     sampled = tables.parameters(connection, trial_id)
     shown = {name: value for name, value in sampled.items() if not name.endswith(".on")}
-    return shown or flat(trial.hyperparameters(connection, study_id, number) or {})
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values under names with dots."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        found |= {f"{name}.{inner}": given for inner, given in value.items()} if isinstance(value, dict) else {name: value}
-    return found
+    return shown or wording.flatten(trial.hyperparameters(connection, study_id, number) or {})
 
 
 def _read(site: Site, request: Request) -> Mapping[str, Any]:

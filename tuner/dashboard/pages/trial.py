@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection
 from starlette.requests import Request
 
+from tuner import wording
 from tuner.dashboard.pages import study
 from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
 from tuner.drawing import charts
@@ -77,14 +78,14 @@ def _classes(connection: Connection, listed: Listed) -> tuple[str, ...]:
 
 def _settings(connection: Connection, listed: Listed, trial: Trial, best: int | None) -> list[Setting]:
     """Hyperparameters of a trial of ours, else what was sampled; first what is unlike the best trial, or the defaults."""
-    own = trial.parameters if trial.hyperparameters is None else study.flat(trial.hyperparameters)
+    own = trial.parameters if trial.hyperparameters is None else wording.flatten(trial.hyperparameters)
     others: Mapping[str, Any]
     if trial.hyperparameters is None:
         others = tables.parameters(connection, tables.trial_id(connection, listed.id, best)) if best not in (None, trial.row.number) else {}
     elif best in (None, trial.row.number):
-        others = study.flat(Hyperparameters().model_dump(mode="json"))
+        others = wording.flatten(Hyperparameters().model_dump(mode="json"))
     else:
-        others = study.flat(views_trial.hyperparameters(connection, listed.id, best) or {})
+        others = wording.flatten(views_trial.hyperparameters(connection, listed.id, best) or {})
     missing = object()
     found = [
         Setting(name=name, value=value, best=others.get(name), differs=others.get(name, missing) != value) for name, value in own.items()

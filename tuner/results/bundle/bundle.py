@@ -85,7 +85,9 @@ def check_place(folder: Path, *, force: bool) -> None:
 
 def is_bundle(folder: Path) -> bool:
     """Return whether a folder is a bundle that tuner wrote, which a newer one may replace."""
-    return folder.is_dir() and all((folder / name).is_file() for name in (manifest.NAME, CONFIG, LABELS, errands.PLACES[Format.KERAS]))
+    return folder.is_dir() and all(
+        (folder / name).is_file() for name in (manifest.NAME, CONFIG, LABELS, errands.BUNDLE_PATHS[Format.KERAS])
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,7 @@ def read(folder: Path) -> Contents:
         labels = (folder / LABELS).read_text(encoding="utf-8").split("\n")[:-1]
     except (SpecError, OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{folder} is a damaged bundle: {error}") from error
-    model = folder / errands.PLACES[Format.KERAS]
+    model = folder / errands.BUNDLE_PATHS[Format.KERAS]
     return Contents(model=model, labels=tuple(labels), size=spec.model.image_size, resize=spec.model.resize)
 
 
@@ -135,7 +137,7 @@ def _export(facts: ModelFacts, weights: Path, folder: Path, answers: Path, wante
 
 
 def _compare(form: Format, folder: Path, answers: Path, wanted: BundleOptions, tell: Tell) -> errands.Compared:
-    place = errands.PLACES[form]
+    place = errands.BUNDLE_PATHS[form]
     answer = evaluation.run(errands.Compare(format=form, path=str(folder / place), answers=str(answers)), threads=wanted.threads)
     assert isinstance(answer, errands.Compared)
     tell(f"{place}: {words(answer)}")
@@ -191,11 +193,11 @@ def _environment_lock(exported: errands.Exported, trained_with: Mapping[str, str
 
 
 def _row(form: Format, compared: errands.Compared, folder: Path) -> dict[str, Any]:
-    place = folder / errands.PLACES[form]
+    place = folder / errands.BUNDLE_PATHS[form]
     files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
     return {
         "format": form.value,
-        "file": errands.PLACES[form],
+        "file": errands.BUNDLE_PATHS[form],
         "bytes": sum(path.stat().st_size for path in files),
         "images_compared": compared.num_images,
         "label_agreement": compared.agreement,

@@ -97,15 +97,15 @@ def _results(facts: ModelFacts) -> str:
 def _judged(verdict: Verdict) -> list[str]:
     """Return the list items of a verdict."""
     low, high = verdict.macro_f1_interval
-    said = [
+    sentences = [
         f"Mean F1 over the classes {verdict.macro_f1:.4f}, 95 % interval {low:.4f} to {high:.4f}.",
-        f"{verdict.calibration.words} What the model gives has its temperature, if it has one, inside.",
+        f"{verdict.calibration.words} If the model has a temperature, its probabilities include it.",
         *verdict.choice,
         *(one.words for one in verdict.comparisons),
         verdict.soup,
         *verdict.notes,
     ]
-    return [f"- {one}" for one in said if one]
+    return [f"- {one}" for one in sentences if one]
 
 
 def _use(facts: ModelFacts, exported: errands.Exported) -> str:
@@ -164,7 +164,7 @@ def _training(facts: ModelFacts, exported: errands.Exported) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts.prepared.versions.items())
     return (
         f"## Training\n\n`{model.backbone}` with weights `{model.weights}` at {model.image_size} pixels, "
-        f"{exported.num_parameters:,} parameters, facts with tuner by {_found_by(facts)}. "
+        f"{exported.num_parameters:,} parameters, found with tuner by {_found_by(facts)}. "
         "A new head was trained on the features of the frozen network"
         + (", then the head and the top of the network together" if hyperparameters.unfreeze > 0 and best.prepared.epochs > 0 else "")
         + f": optimizer {hyperparameters.optimizer.value}, dropout {hyperparameters.dropout:.3g}, "

@@ -100,22 +100,22 @@ def of_version(study: Study, best: Best, version: Version) -> ModelFacts:
     """
     found, title = of_trial(study, best), f"Version {version.number} of {version.name}"
     try:
-        kept = StudySpec.model_validate_json(json.dumps(version.kept.config))
-        verdict = Verdict.model_validate(version.kept.metrics) if version.kept.origin is WeightsSource.RETRAINING else None
+        config = StudySpec.model_validate_json(json.dumps(version.model.config))
+        verdict = Verdict.model_validate(version.model.metrics) if version.model.origin is WeightsSource.RETRAINING else None
     except ValidationError as error:
         raise RequestError(
             f"{version.name} {version.number} was made by an incompatible version of tuner: {error.errors()[0]['msg']}"
         ) from error
     if verdict is None:
         headline = f"{title}: {found.headline[0].lower()}{found.headline[1:]}"
-        return replace(found, title=title, headline=headline, config=kept, version=(version.name, version.number))
+        return replace(found, title=title, headline=headline, config=config, version=(version.name, version.number))
     low, high = verdict.test_interval
     tested = f"accuracy {verdict.test_accuracy:.4f} on {verdict.num_test:,} test images"
     return replace(
         found,
         title=title,
         headline=f"{title}: {tested}, 95 % interval {low:.4f} to {high:.4f}.",
-        config=kept,
+        config=config,
         temperature=verdict.calibration.temperature,
         split="test",
         confusion=verdict.confusion,

@@ -19,7 +19,7 @@ _PIECE = 1024**2
 _END = b"\0" * 2 * _BLOCK
 
 
-class Packed:
+class PackedBundle:
     """The files of a folder as a tar stream (POSIX ustar); equal files give equal bytes."""
 
     def __init__(self, folder: Path, names: Iterable[str]) -> None:
@@ -60,7 +60,7 @@ def _header(name: str, size: int) -> bytes:
         raise RequestError(f"{name} ({size:,} bytes) does not fit into a sealed file: {error}") from error
 
 
-class Unpacking:
+class Unpacker:
     """Unpacks an untrusted tar stream: writes regular files below a folder only, and at most `most_bytes` bytes."""
 
     def __init__(self, folder: Path, *, most_bytes: int) -> None:
@@ -201,7 +201,7 @@ def seal(bundle: Path, to: Path, lock: Recipients, *, replaces: bool) -> int:
     try:
         with beside.open("xb") as file:
             recipients = _recipients(file, lock)
-            age.encrypt(Packed(bundle, names), file, recipients)
+            age.encrypt(PackedBundle(bundle, names), file, recipients)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(to)
@@ -245,7 +245,7 @@ def _open(file: BinaryIO, sealed: Path, to: Path, ask: Callable[[bool], OpeningK
         file.seek(0)
     key = ask(line is not None)
     identities = key.identities if line is None else [keys.identity(_known(key), bytes.fromhex(line[1].decode()))]
-    unpacking = Unpacking(to, most_bytes=sealed.stat().st_size)
+    unpacking = Unpacker(to, most_bytes=sealed.stat().st_size)
     try:
         age.decrypt(file, unpacking, identities, origin=str(sealed))
         unpacking.close()

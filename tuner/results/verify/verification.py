@@ -28,7 +28,7 @@ from tuner.tasks.images.data.corruptions import Corruption
 from tuner.trust import keras_file
 from tuner.workers.worker import evaluation
 
-MODEL, CONFIG, METRICS = errands.PLACES[errands.Format.KERAS], bundles.CONFIG, bundles.METRICS
+MODEL, CONFIG, METRICS = errands.BUNDLE_PATHS[errands.Format.KERAS], bundles.CONFIG, bundles.METRICS
 #: largest difference of a probe's probability; other processors round differently
 PROBE_TOLERANCE = 1e-3
 #: size limit of metrics.json, ten times that of a thousand classes
@@ -376,14 +376,14 @@ def _record(url: str, named: tuple[str, int], test: errands.TestScore, tolerance
         return unrecorded(f"{storages.shown(url)} holds no versions; name the database of {words} with --storage")
     storage = storages.open(url)
     try:
-        kept = versions.find(storage, *named).kept
-        if (kept.fingerprint, kept.splits) != (test.fingerprint, test.splits):
+        model = versions.find(storage, *named).model
+        if (model.fingerprint, model.splits) != (test.fingerprint, test.splits):
             return unrecorded(f"the images here are not the test split of {words}")
-        accuracy = kept.metrics.get("test_accuracy")
+        accuracy = model.metrics.get("test_accuracy")
         if accuracy is not None and abs(accuracy - test.accuracy) > tolerance:
             return unrecorded(f"this is not the model of {words} in {storages.shown(url)}, whose test accuracy is {accuracy:.4f}")
-        look = NewReading(splits=test.splits, by=by, purpose="verify", accuracy=test.accuracy, num_images=test.num_images)
-        reading = versions.record_reading(storage, *named, look)
+        content = NewReading(splits=test.splits, by=by, purpose="verify", accuracy=test.accuracy, num_images=test.num_images)
+        reading = versions.record_reading(storage, *named, content)
     finally:
         storage.close()
     found = f"recorded; {words} has {wording.count(reading.ordinal, 'reading')} of its test split"

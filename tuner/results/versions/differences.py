@@ -1,9 +1,10 @@
 """Differences: how two versions differ in config, data, metrics and origin."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuner import wording
 from tuner.results.versions.versions import Version
 
 #: sections of a study file that do not affect the network
@@ -51,26 +52,13 @@ def between(first: Version, second: Version) -> Differences:
     return Differences(
         config=_differences(*(_config(side) for side in sides)),
         data=_differences(*(_data(side) for side in sides)),
-        metrics=tuple(each for each in _differences(*(side.kept.metrics for side in sides)) if not _is_sentence(each)),
+        metrics=tuple(each for each in _differences(*(side.model.metrics for side in sides)) if not _is_sentence(each)),
         making=_differences(*(_making(side) for side in sides)),
     )
 
 
-def flat(values: Any, field: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield nested values with dotted names; mappings in a list are named by their `name` or position, other lists stay whole."""
-    if isinstance(values, Mapping):
-        for name, value in values.items():
-            yield from flat(value, f"{field}.{name}" if field else str(name))
-    elif isinstance(values, Sequence) and not isinstance(values, str) and any(isinstance(value, Mapping) for value in values):
-        for place, value in enumerate(values):
-            name = value.get("name", place) if isinstance(value, Mapping) else place
-            yield from flat(value, f"{field}.{name}")
-    else:
-        yield field, list(values) if isinstance(values, tuple) else values
-
-
 def _differences(before: Any, after: Any) -> tuple[Difference, ...]:
-    sides = dict(flat(before)), dict(flat(after))
+    sides = wording.flatten(before), wording.flatten(after)
     names = [*sides[0], *(name for name in sides[1] if name not in sides[0])]
     found = [Difference(field=name, before=sides[0].get(name), after=sides[1].get(name)) for name in names]
     return tuple(difference for difference in found if difference.before != difference.after)
@@ -83,20 +71,26 @@ def _is_sentence(difference: Difference) -> bool:
 
 
 def _config(version: Version) -> dict[str, Any]:
-    return {name: value for name, value in version.kept.config.items() if name not in _WITHOUT_EFFECT}
+    return {name: value for name, value in version.model.config.items() if name not in _WITHOUT_EFFECT}
 
 
 def _data(version: Version) -> dict[str, Any]:
-    kept = version.kept
-    return dict(kept.config.get("data") or {}) | {"fingerprint": kept.fingerprint, "splits": kept.splits} | _of_result(version, _OF_DATA)
+    model = version.model
+    return dict(model.config.get("data") or {}) | {"fingerprint": model.fingerprint, "splits": model.splits} | _of_result(version, _OF_DATA)
 
 
 def _making(version: Version) -> dict[str, Any]:
-    kept = version.kept
-    origin = {"study": kept.study, "origin": kept.origin.value, "trial": kept.trial, "created_by": kept.created_by, "sha256": kept.sha256}
+    model = version.model
+    origin = {
+        "study": model.study,
+        "origin": model.origin.value,
+        "trial": model.trial,
+        "created_by": model.created_by,
+        "sha256": model.sha256,
+    }
     return origin | _of_result(version, _OF_MAKING)
 
 
 def _of_result(version: Version, names: Sequence[str]) -> dict[str, Any]:
-    result = version.kept.config.get("result") or {}
+    result = version.model.config.get("result") or {}
     return {name: result[name] for name in names if name in result}

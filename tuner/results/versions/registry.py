@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuner import wording
 from tuner.errors import MissingPackage, RegistryError
-from tuner.results.versions import differences
 from tuner.results.versions.versions import Version, VersionStage
 from tuner.storage import engine as storages
 
@@ -68,7 +68,7 @@ class Registry:
                 return _registered(known, is_known=True)
             run = self._log(version, files)
             source = self._client.get_run(run).info.artifact_uri
-            tags = {_VERSION: str(version.number), _SHA256: version.kept.sha256, "tuner.study": version.kept.study}
+            tags = {_VERSION: str(version.number), _SHA256: version.model.sha256, "tuner.study": version.model.study}
             made = self._client.create_model_version(version.name, source=source, run_id=run, tags=tags)
             return _registered(made, is_known=False)
 
@@ -92,7 +92,7 @@ class Registry:
                 raise
             self._client.create_registered_model(version.name)
         found = self._client.search_model_versions(f"name = '{version.name}'")
-        ours = (str(version.number), version.kept.sha256)
+        ours = (str(version.number), version.model.sha256)
         return next((each for each in found if (each.tags.get(_VERSION), each.tags.get(_SHA256)) == ours), None)
 
     def _log(self, version: Version, files: Sequence[Path]) -> str:
@@ -100,13 +100,13 @@ class Registry:
         experiment = self._client.get_experiment_by_name(_EXPERIMENT)
         where = experiment.experiment_id if experiment is not None else self._client.create_experiment(_EXPERIMENT)
         run: str = self._client.create_run(where, run_name=f"{version.name} {version.number}").info.run_id
-        for name, value in differences.flat(dict(version.kept.config.get("search") or {})):
+        for name, value in wording.flatten(version.model.config.get("search") or {}).items():
             self._client.log_param(run, name, str(value)[:_MAX_PARAMETER])
-        for name, value in differences.flat(dict(version.kept.metrics)):
+        for name, value in wording.flatten(version.model.metrics).items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._client.log_metric(run, _metric(name), float(value))
         for name in ("fingerprint", "splits", "created_by"):
-            self._client.set_tag(run, f"tuner.{name}", getattr(version.kept, name))
+            self._client.set_tag(run, f"tuner.{name}", getattr(version.model, name))
         for path in files:
             if path.is_dir():
                 self._client.log_artifacts(run, str(path), path.name)

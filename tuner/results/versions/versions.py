@@ -69,7 +69,7 @@ class Version:
 
     #: counted from 1 for each name; never used twice
     number: int
-    kept: NewVersion
+    model: NewVersion
     #: seconds since the epoch by the database's clock
     created_at: float
     #: when it was deleted; None if it was not
@@ -81,7 +81,7 @@ class Version:
     @property
     def name(self) -> str:
         """The name of the model."""
-        return self.kept.name
+        return self.model.name
 
     @property
     def is_deleted(self) -> bool:
@@ -110,7 +110,7 @@ class Reading:
     version: int
     #: seconds since the epoch by the database's clock
     at: float
-    look: NewReading
+    content: NewReading
     #: number of this reading among those of the same version and test split; from 2 on the images are not unseen any more
     ordinal: int = 1
 
@@ -252,7 +252,7 @@ def _version(row: Row[Any, Any], stages: tuple[VersionStage, ...]) -> Version:
     fields = row._asdict()
     own = {name: fields.pop(name) for name in ("number", "created_at", "deleted_at", "deleted_by")}
     fields |= {"origin": WeightsSource(row.origin), "config": json.loads(row.config), "metrics": json.loads(row.metrics)}
-    return Version(kept=NewVersion(**fields), stages=stages, **own)
+    return Version(model=NewVersion(**fields), stages=stages, **own)
 
 
 def _row(new: NewVersion) -> dict[str, Any]:
@@ -270,8 +270,10 @@ def _readings(connection: Connection, name: str | None, number: int | None) -> l
     found = []
     for row in connection.execute(query if number is None else query.where(READINGS.c.version == number)):
         seen[row.name, row.version, row.splits] += 1
-        look = NewReading(splits=row.splits, by=row.by, purpose=row.purpose, accuracy=row.accuracy, num_images=row.num_images)
-        found.append(Reading(name=row.name, version=row.version, at=row.at, look=look, ordinal=seen[row.name, row.version, row.splits]))
+        content = NewReading(splits=row.splits, by=row.by, purpose=row.purpose, accuracy=row.accuracy, num_images=row.num_images)
+        found.append(
+            Reading(name=row.name, version=row.version, at=row.at, content=content, ordinal=seen[row.name, row.version, row.splits])
+        )
     return found
 
 

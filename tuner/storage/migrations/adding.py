@@ -1,4 +1,4 @@
-"""The columns of a step into a table, unless it is there already: made before there were steps, or by a step that was cut short."""
+"""Adding tables in a migration step. A table may exist already: from before the steps, or from an interrupted step."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from sqlalchemy import Column
 
 
 def table(name: str, *columns: Column[Any]) -> None:
-    """Add a table with its indexes; one that is there is left as it is, but for indexes that it lacks."""
+    """Add a table with its indexes; of an existing table, add only missing indexes."""
     made = sqlalchemy.Table(name, sqlalchemy.MetaData(), *columns)
     connection = op.get_bind()
     made.create(connection, checkfirst=True)

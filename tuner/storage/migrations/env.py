@@ -1,4 +1,4 @@
-"""Alembic's steps on the connection of whoever asks, inside its transaction."""
+"""Alembic's environment: runs the steps on the caller's connection, inside its transaction."""
 
 from alembic import context
 

@@ -28,7 +28,7 @@ def export(order: errands.Export, share: devices.TrainerShare) -> errands.Export
         RequestError: the data or the network cannot be used as the study names them, or `write` raises it.
     """
     study = spec_study.StudySpec.model_validate_json(order.spec)
-    devices.use(study.training.precision)
+    devices.set_precision(study.training.precision)
     return write(study_context.prepare(study, cache=Path(order.cache), share=share), order)
 
 

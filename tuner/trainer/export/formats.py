@@ -73,7 +73,7 @@ def write(
             start = time.perf_counter()
             try:
                 with _quietly():
-                    _WRITERS[form](source, folder / errands.PLACES[form])
+                    _WRITERS[form](source, folder / errands.BUNDLE_PATHS[form])
             except (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError) as error:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise errors.DataError(f"the model cannot be written as {form.value}: {reason}; leave {form.value} out") from error

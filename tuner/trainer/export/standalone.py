@@ -142,8 +142,8 @@ def preprocessing(preprocess: Callable[[Any], Any], size: int) -> list[keras.lay
 def _measured(preprocess: Callable[[Any], Any], size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Measure the matrix (3, 3) and the offset (3,) that a preprocessing applies to the colors of each pixel."""
     images = np.zeros((5, size, size, 3), np.float32)
-    for colour in range(3):
-        images[1 + colour, ..., colour] = 255
+    for color in range(3):
+        images[1 + color, ..., color] = 255
     images[4] = np.random.default_rng(0).integers(0, 256, images.shape[1:])
     found = np.asarray(keras.ops.convert_to_numpy(preprocess(images.copy())), np.float64)
     offset = found[0, 0, 0]

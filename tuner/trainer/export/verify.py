@@ -1,7 +1,7 @@
 """Verification of a bundle's model: its predictions on the probes and the test split, and its robustness.
 
 Robustness is the accuracy on corrupted images and under a small attack. The attack is the fast gradient sign method (Goodfellow et al.,
-arXiv 1412.6572): each colour value moves by a few of its 255 steps in the direction in which the loss grows. It uses the logits, because a
+arXiv 1412.6572): each color value moves by a few of its 255 steps in the direction in which the loss grows. It uses the logits, because a
 confident softmax passes no gradient.
 """
 

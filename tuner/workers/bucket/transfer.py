@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
-
 from tuner.errors import ArtifactsError, MissingPackage
 from tuner.protocol import messages
+from tuner.storage import retry
 from tuner.workers.worker.events import EventEmitter
 from tuner.workers.worker.stopping import Stopping
 
@@ -31,6 +30,7 @@ _WEIGHTS_SECONDS = 60.0
 _SUSPEND_SECONDS = 20.0
 #: how long a resumed trial waits for a bucket that does not answer
 _FETCH_SECONDS = 60.0
+_FETCH_PAUSES_SECONDS = (2.0, 2.0)
 #: how long a worker that ends waits for its uploads
 _CLOSE_SECONDS = 30.0
 
@@ -150,7 +150,7 @@ class SharedFolder:
 
     def ended(self, trial: int) -> None:
         """Delete the checkpoint and partly written files."""
-        clear(self._folders.of_trial(self._study, trial))
+        delete_checkpoint(self._folders.of_trial(self._study, trial))
 
     def close(self) -> None:
         """Do nothing."""
@@ -170,15 +170,16 @@ class SharedBucket:
         """Download the checkpoint; return None if there is none or the bucket does not answer for a minute."""
         path = self._fetched(trial)
         path.unlink(missing_ok=True)
-        retrying = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, ArtifactsError) and error.may_pass and not self._stopping.is_asked),
-            stop=stop_after_delay(_FETCH_SECONDS),
-            wait=wait_random(0.5, 2.0),
-            sleep=self._sleep,
-            reraise=True,
-        )
         try:
-            return path if retrying(self._bucket.fetch, self._key(trial, CHECKPOINT), path) else None
+            is_found = retry.call(
+                lambda: self._bucket.fetch(self._key(trial, CHECKPOINT), path),
+                may_pass=lambda error: isinstance(error, ArtifactsError) and error.may_pass,
+                seconds=_FETCH_SECONDS,
+                pauses=_FETCH_PAUSES_SECONDS,
+                is_unwanted=lambda: self._stopping.is_asked,
+                pause=self._stopping.wait,
+            )
+            return path if is_found else None
         except (ArtifactsError, OSError) as error:
             warning = f"its checkpoint cannot be downloaded: {error}"
             self._events.warn(f"{warning}. The trial resumes from this machine's checkpoint, or starts again", trial)
@@ -217,7 +218,7 @@ class SharedBucket:
 
     def ended(self, trial: int) -> None:
         """Delete the checkpoint on this machine and in the bucket."""
-        clear(self._folder(trial))
+        delete_checkpoint(self._folder(trial))
         self._fetched(trial).unlink(missing_ok=True)
         self._uploads.remove(self._key(trial, CHECKPOINT))
 
@@ -226,9 +227,6 @@ class SharedBucket:
         self._uploads.wait(seconds=_CLOSE_SECONDS, unless=lambda: self._uploads.is_unreachable or self._stopping.is_urgent)
         for path in self._uploads.close():
             self._events.warn(f"{path} is not in {self._bucket.url} yet; the next worker of this study on this machine uploads it")
-
-    def _sleep(self, seconds: float) -> None:
-        self._stopping.wait(seconds)
 
     def _fetched(self, trial: int) -> Path:
         return self._folder(trial) / f"{CHECKPOINT}.fetched"
@@ -240,7 +238,7 @@ class SharedBucket:
         return f"{self._study}/{self._folder(trial).name}/{name}"
 
 
-def clear(folder: Path) -> None:
+def delete_checkpoint(folder: Path) -> None:
     """Delete the checkpoint of a trial, and partly written files of killed processes."""
     for path in (folder / CHECKPOINT, *folder.glob("*.part")):
         path.unlink(missing_ok=True)

@@ -38,7 +38,7 @@ class GpuShare:
     memory_mb: int | None = None
 
 
-def found() -> tuple[Gpu, ...]:
+def find() -> tuple[Gpu, ...]:
     """Return the GPUs of this machine that CUDA_VISIBLE_DEVICES shows, the one with the most free memory first."""
     visible = os.environ.get(_VISIBLE)
     if shutil.which("nvidia-smi") is None or visible == "":

@@ -152,7 +152,7 @@ def _gpu_share(share: NodeShare) -> GpuShare | None:
     if not share.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         return None
-    found = gpus.found()
+    found = gpus.find()
     if not found:
         cure = "install the NVIDIA driver there, or give --gpus-per-worker 0"
         raise RequestError(f"--gpus-per-worker is {share.gpus:g}, but nvidia-smi lists no GPU on {socket.gethostname()}; {cure}.")

@@ -42,7 +42,7 @@ def run(errand: errands.Errand, *, threads: int = 0) -> errands.Exported | erran
             )
         if not answered.exists():
             how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with exit code {done.returncode}"
-            last_lines = trainer.tail(log)
+            last_lines = trainer.last_lines(log)
             raise TrainingError(f"the process for {errand.kind} {how}" + (f"; it last wrote:\n{last_lines}" if last_lines else ""),
                                 kind="errand")  # fmt: skip
         answer = errands.read_answer(answered.read_bytes())

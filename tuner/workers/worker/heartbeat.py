@@ -96,13 +96,13 @@ class RosterEntry:
             StorageError: the storage is away.
         """
         answer = trials.beat(self._study, self._identity, self._status())
-        if answer.wish is None:
+        if answer.request is None:
             self.register()
         return answer
 
     def request(self) -> tuple[WorkerRequest, str]:
         """Return what someone requests of the worker, and who."""
-        return self._study.storage.read(lambda connection: workers.wish(connection, self._study.id, self._identity.key))
+        return self._study.storage.read(lambda connection: workers.request_to(connection, self._study.id, self._identity.key))
 
     def close(self, ending: str) -> None:
         """Write why the worker has ended; without the storage, the others see only that it is silent."""

@@ -61,17 +61,17 @@ class Assignment(BaseModel):
 
 
 #: starts the trainer of an assignment
-Start = Callable[[Assignment], Trainer]
+StartTrainer = Callable[[Assignment], Trainer]
 
 
-def child(assignment: Assignment) -> Trainer:
+def start_trainer(assignment: Assignment) -> Trainer:
     """Start the usual trainer: a child process with Keras."""
     return ChildTrainer(
         threads=assignment.threads, log=assignment.trainer_log, gpu=assignment.gpu, memory_bytes=assignment.memory_limit_bytes
     )
 
 
-def work(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], None], start: Start = child) -> None:
+def run_worker(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], None], start: StartTrainer = start_trainer) -> None:
     """Run a worker of an existing study; the trainer starts while this process imports Optuna and opens the storage.
 
     Raises:
@@ -112,7 +112,7 @@ def require_unchanged(checked: StudySpec, found: StudySpec) -> None:
         )
 
 
-def main(fd: int, start: Start = child) -> int:
+def main(fd: int, start: StartTrainer = start_trainer) -> int:
     """Run the worker of the assignment that is read from `fd`; return the exit code."""
     pipe = Connection(fd)
     assignment = Assignment.model_validate_json(pipe.recv_bytes())
@@ -121,7 +121,7 @@ def main(fd: int, start: Start = child) -> int:
     with on_signals(stopping):
         stopping.ask_when_closed(pipe)
         try:
-            work(assignment, stopping=stopping, tell=tell, start=start)
+            run_worker(assignment, stopping=stopping, tell=tell, start=start)
         except TunerError as error:
             what = EventKind.REFUSED if isinstance(error, RequestError) else EventKind.GAVE_UP
             tell(Event(what=what, study=assignment.study, worker=assignment.worker, message=str(error)))

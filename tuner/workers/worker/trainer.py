@@ -161,7 +161,7 @@ class ChildTrainer:
 
     def last_lines(self) -> str:
         """Return the last lines of the log."""
-        return tail(self._log)
+        return last_lines(self._log)
 
     def kill(self) -> None:
         """End the process at once."""
@@ -186,11 +186,11 @@ class ChildTrainer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            return TrainerDied("closed its pipe", tail(self._log))
-        return TrainerDied(_cause(code), tail(self._log))
+            return TrainerDied("closed its pipe", last_lines(self._log))
+        return TrainerDied(_cause(code), last_lines(self._log))
 
 
-def tail(log: Path) -> str:
+def last_lines(log: Path) -> str:
     """Return the last lines of a log, or "" if there is none; of a crash report of Python the first, which are the latest calls."""
     try:
         with log.open("rb") as written:

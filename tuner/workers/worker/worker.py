@@ -19,8 +19,7 @@ from tuner.workers.bucket import transfer
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventEmitter, EventKind, Tell
 from tuner.workers.worker.heartbeat import BEAT_SECONDS, Heartbeat, RosterEntry
-from tuner.workers.worker.outbox import AbandonedReports, Outbox
-from tuner.workers.worker.spool import Outcome, Spool, SpoolHeader
+from tuner.workers.worker.outbox import AbandonedReports, Outbox, Outcome, Spool, SpoolHeader
 from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.supervision import Supervision
 from tuner.workers.worker.trainer import TrainerDied, TrainerHung, WarmTrainer, request_error
@@ -107,7 +106,7 @@ class Worker:
         if not self._trainer.is_warm:
             self._prepared = prepared = self._trainer.warm_up(self._prepare)
             if prepared is not None:
-                self._insist(lambda: data_check.admit(self._study, prepared), lambda: "the first trial waits")
+                self._retry(lambda: data_check.admit(self._study, prepared), lambda: "the first trial waits")
                 self._roster_entry.set_prepared(prepared)
                 self._events.ready(prepared, data_check.departures(self._study.spec, prepared))
         return self._trainer.is_warm
@@ -122,7 +121,7 @@ class Worker:
             return trials.claim(self._study, self._identity, **sizes)
 
         try:
-            return self._insist(
+            return self._retry(
                 claim,
                 lambda: "the next trial waits",
                 unless=lambda: self._stopping.is_asked,
@@ -272,7 +271,7 @@ class Worker:
             return f"the reports of trial {number} are kept in {outbox.location}" if has_reports else f"the release of trial {number} waits"
 
         try:
-            self._insist(deliver, save)
+            self._retry(deliver, save)
         except StorageError as error:
             if not outbox.is_on_disk:
                 raise
@@ -285,7 +284,7 @@ class Worker:
         answer = self._roster_entry.beat()
         if supervision is not None and supervision is self._supervision and not answer.num_leases:
             supervision.check_lease()
-        if answer.wish is WorkerRequest.SUSPEND:
+        if answer.request is WorkerRequest.SUSPEND:
             self._dismiss(f"asked to end by {self._roster_entry.request()[1]}")
         if time.monotonic() - self._reaped_at >= reaper.REAP_SECONDS:
             self._reaped_at = time.monotonic()
@@ -294,10 +293,10 @@ class Worker:
                 what = "it has failed" if reaped.is_failed else "it waits for a worker to resume it"
                 self._events.warn(f"trial {reaped.trial} lost {reaped.worker}, last seen {reaped.silent_seconds:.0f} s ago; {what}")
 
-    def _insist(self, work: Callable[[], T], waiting: Callable[[], str], *, unless: Callable[[], bool] | None = None) -> T:
-        """What `work` returns, tried again for as long as the storage may be away, `unless` that is no more wanted.
+    def _retry(self, work: Callable[[], T], waiting: Callable[[], str], *, unless: Callable[[], bool] | None = None) -> T:
+        """Return what `work` returns; while the storage is away, retry it until `unless` is true.
 
-        `waiting` is called after each try that failed, and says what waits.
+        `waiting` is called after each failed try and returns a text on what waits.
         """
         try:
             return retry.call(

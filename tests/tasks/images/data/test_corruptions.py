@@ -9,7 +9,7 @@ EACH = [(kind, strength) for kind in Corruption for strength in STRENGTHS[kind]]
 
 @pytest.fixture(scope="module")
 def images() -> Pixels:
-    """Smooth colours with an edge in them."""
+    """Smooth colors with an edge."""
     across, down = np.meshgrid(np.linspace(40, 200, 48), np.linspace(60, 180, 48))
     image = np.stack([across, down, 255 - across], -1)
     image[16:32, 10:30] = (200, 30, 90)
@@ -21,7 +21,7 @@ def difference(one: Pixels, other: Pixels) -> float:
 
 
 @pytest.mark.parametrize(("kind", "strength"), EACH)
-def test_a_corruption_keeps_form_and_original_and_is_the_same_for_the_same_seed(images: Pixels, kind: Corruption, strength: float) -> None:
+def test_a_corruption_keeps_the_shape_and_the_original_and_is_repeatable(images: Pixels, kind: Corruption, strength: float) -> None:
     before = images.copy()
     made = corrupt(images, kind, strength, seed=3)
     assert made.shape == images.shape and made.dtype == np.uint8
@@ -31,7 +31,7 @@ def test_a_corruption_keeps_form_and_original_and_is_the_same_for_the_same_seed(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Corruption if len(STRENGTHS[kind]) > 1])
-def test_the_stronger_the_further_from_the_original(images: Pixels, kind: Corruption) -> None:
+def test_stronger_corruptions_change_more(images: Pixels, kind: Corruption) -> None:
     far = [difference(corrupt(images, kind, strength, seed=0), images) for strength in STRENGTHS[kind]]
     assert far == sorted(far) and len(far) == 3
 
@@ -40,7 +40,7 @@ def test_every_corruption_has_strengths_and_a_unit() -> None:
     assert set(STRENGTHS) == set(UNITS) == set(Corruption) == set(corruptions._CORRUPTIONS)
 
 
-def test_each_does_what_it_says(images: Pixels) -> None:
+def test_each_corruption_has_its_effect(images: Pixels) -> None:
     grey = corrupt(images, Corruption.GREY, 1.0, seed=0)
     assert np.array_equal(grey[..., 0], grey[..., 1]) and np.array_equal(grey[..., 0], grey[..., 2])
     flat = corrupt(images, Corruption.CONTRAST, 0.2, seed=0)

@@ -1,4 +1,4 @@
-"""Arrays into a Dataset, and what is said of it."""
+"""Datasets of arrays, and their notes."""
 
 from dataclasses import replace
 from typing import Any
@@ -39,8 +39,8 @@ def test_images_of_different_sizes_are_kept_as_they_are() -> None:
     assert data.official is not None and data.official.tolist() == [1, 1, 3, 3]
 
 
-def test_an_image_that_is_none_is_named_by_its_number() -> None:
-    with pytest.raises(errors.DataError, match=r"^some set: image 1: pixels are float64"):
+def test_an_array_that_is_not_an_image_is_reported_by_its_number() -> None:
+    with pytest.raises(errors.DataError, match=r"^some set: image 1 has pixels of type float64"):
         in_memory.from_images([GREY[0], GREY[1] / 255], LABELS[:2], ["a", "b"], origin="some set")
 
 
@@ -51,33 +51,33 @@ def test_images_of_equal_bytes_and_another_shape_have_different_digests() -> Non
 @pytest.mark.parametrize(
     ("images", "labels", "classes", "message"),
     [
-        (GREY / 255.0, LABELS, "ab", "pixels are float64; expected uint8 from 0 to 255"),
+        (GREY / 255.0, LABELS, "ab", "has pixels of type float64; expected uint8 from 0 to 255"),
         (GREY / 255.0, LABELS, "ab", "(x * 255).round().astype('uint8')"),
-        (GREY.astype(np.int32), LABELS, "ab", "pixels are int32"),
-        (np.zeros((4, 3, 8, 8), np.uint8), LABELS, "ab", "the channels come second: save np.moveaxis(x, 1, -1)"),
-        (np.zeros((4, 8, 8, 4), np.uint8), LABELS, "ab", "the shape is (4, 8, 8, 4)"),
-        (np.zeros((4, 64), np.uint8), LABELS, "ab", "the shape is (4, 64); expected uint8"),
-        (np.zeros((4, 0, 8), np.uint8), LABELS, "ab", "the shape is (4, 0, 8)"),
-        (GREY, LABELS[:3], "ab", "labels have the shape (3,); expected (4,), one for each of the 4 images"),
+        (GREY.astype(np.int32), LABELS, "ab", "has pixels of type int32"),
+        (np.zeros((4, 3, 8, 8), np.uint8), LABELS, "ab", "if the channels come second, save np.moveaxis(x, 1, -1)"),
+        (np.zeros((4, 8, 8, 4), np.uint8), LABELS, "ab", "has shape (4, 8, 8, 4)"),
+        (np.zeros((4, 64), np.uint8), LABELS, "ab", "has shape (4, 64); expected uint8"),
+        (np.zeros((4, 0, 8), np.uint8), LABELS, "ab", "has shape (4, 0, 8)"),
+        (GREY, LABELS[:3], "ab", "has labels of shape (3,); expected (4,), one for each of the 4 images"),
         (GREY, np.eye(4, dtype=int), "abcd", "If they are one-hot, save y.argmax(1)"),
-        (GREY, LABELS / 2, "ab", "labels are float64; expected whole numbers"),
-        (GREY, LABELS + 1, "ab", "labels run from 1 to 2, but there are 2 class names; expected 0 to 1"),
-        (GREY, LABELS - 1, "ab", "labels run from -1 to 0"),
-        (GREY, LABELS * 0, "a", "there is 1 class (a); telling classes apart needs at least two"),
-        (GREY, LABELS, "abc", "no images of c; add some, or leave the class out"),
-        (GREY, LABELS, "aa", "two classes have the same name"),
-        (GREY[:0], LABELS[:0], "ab", "there are no images"),
+        (GREY, LABELS / 2, "ab", "has labels of type float64; expected integers"),
+        (GREY, LABELS + 1, "ab", "has labels from 1 to 2 for 2 class names; expected 0 to 1"),
+        (GREY, LABELS - 1, "ab", "has labels from -1 to 0"),
+        (GREY, LABELS * 0, "a", "has 1 class (a); expected at least two"),
+        (GREY, LABELS, "abc", "has no images of c; add some, or leave the class out"),
+        (GREY, LABELS, "aa", "has two classes with the same name"),
+        (GREY[:0], LABELS[:0], "ab", "has no images; expected at least one for each class"),
     ],
 )
-def test_arrays_that_are_no_labelled_images_are_refused(images: NDArray[Any], labels: NDArray[Any], classes: str, message: str) -> None:
+def test_arrays_that_are_not_labelled_images_are_refused(images: NDArray[Any], labels: NDArray[Any], classes: str, message: str) -> None:
     with pytest.raises(errors.DataError) as caught:
         in_memory.from_arrays(images, labels, list(classes), origin="some.npz")
-    assert str(caught.value).startswith("some.npz: ")
+    assert str(caught.value).startswith("some.npz ")
     assert message in str(caught.value)
 
 
 def test_official_splits_of_another_length_are_refused() -> None:
-    with pytest.raises(errors.DataError, match=r"official splits have the shape \(3,\); expected \(4,\)"):
+    with pytest.raises(errors.DataError, match=r"has official splits of shape \(3,\); expected \(4,\)"):
         in_memory.from_arrays(GREY, LABELS, ["a", "b"], np.zeros(3, np.int8))
 
 
@@ -87,18 +87,18 @@ def test_only_the_first_of_identical_images_is_kept() -> None:
     assert data.official is not None
     assert data.official.tolist() == [1, 1, 3]
     assert (data.read(2) == GREY[3][..., None]).all()
-    assert dataset.notes(data) == ["left out, copies of other images: 1 image"]
+    assert dataset.notes(data) == ["left out because they are copies: 1 image"]
 
 
-def test_notes_name_what_was_left_out_and_what_is_doubtful() -> None:
+def test_notes_report_images_that_were_left_out_and_labels_that_contradict() -> None:
     broken = tuple(dataset.Unreadable(path=f"{number}.png", reason="the file is empty") for number in range(7))
     data = replace(in_memory.from_arrays(GREY[[0, 1, 1, 1]], LABELS, ["a", "b"]), unreadable=broken, num_ignored=3)
     assert dataset.notes(data) == [
-        *(f"left out, unreadable: {number}.png: the file is empty" for number in range(5)),
+        *(f"left out because it cannot be read: {number}.png: the file is empty" for number in range(5)),
         "… and 2 more unreadable images",
-        "ignored, no images by their names: 3 files",
-        "kept in one split with their originals: 2 copies of other images",
-        "under two labels: 1 image, the first is image 1 = image 2 = image 3; decide which label is right",
+        "ignored because of their names: 3 files",
+        "in the same split as their originals: 2 copies of other images",
+        "with two labels: 1 image, first image 1 = image 2 = image 3; decide which label is right",
     ]
 
 

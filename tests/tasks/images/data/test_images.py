@@ -1,4 +1,4 @@
-"""Image files of every kind and every damage."""
+"""Image files of every format and kind of damage."""
 
 import os
 import threading
@@ -90,7 +90,7 @@ def test_an_image_of_any_kind_becomes_three_channels_of_eight_bits(
     assert np.abs(pixels.astype(int) - colour).max() <= 3
 
 
-def test_a_photo_that_the_camera_turned_stands_upright(tmp_path: Path) -> None:
+def test_a_rotated_photo_is_turned_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     Image.fromarray(np.repeat(np.array([[[255], [0]]], np.uint8), 3, axis=2).repeat(8, 0).repeat(8, 1)).save(tmp_path / "a.png", exif=exif)
@@ -117,16 +117,16 @@ def bomb(path: Path) -> None:
     ("name", "write", "reason"),
     [
         ("a.jpg", lambda path: path.write_bytes(b""), "the file is empty"),
-        ("a.png", lambda path: path.write_text("hello"), "it is no jpeg, png, webp, bmp, gif or tiff"),
+        ("a.png", lambda path: path.write_text("hello"), "it is not a JPEG, PNG, WebP, BMP, GIF or TIFF image"),
         ("b.jpg", truncated, "truncated"),
         ("b.png", truncated, "truncated"),
-        ("c.png", huge, "more than 100 million pixels (10001 x 10000); shrink it"),
+        ("c.png", huge, "more than 100 million pixels (10001 x 10000); scale it down"),
         ("d.png", bomb, "more than 100 million pixels"),  # more than Pillow itself opens
         ("e.png", lambda path: None, "there is no such file"),
-        ("f.png", lambda path: path.symlink_to("nowhere.png"), "a link that points nowhere"),
+        ("f.png", lambda path: path.symlink_to("nowhere.png"), "the link is broken"),
         ("g.png", lambda path: path.mkdir(), "is a directory"),
         ("h.tif", lambda path: Image.fromarray(np.zeros((4, 4), np.float32)).save(path), "its pixels are floating-point numbers"),
-        ("i.tif", lambda path: Image.fromarray(np.full((4, 4), 1 << 20, np.int32)).save(path), "more than 16 bits a channel"),
+        ("i.tif", lambda path: Image.fromarray(np.full((4, 4), 1 << 20, np.int32)).save(path), "more than 16 bits per channel"),
     ],
 )
 def test_a_file_that_cannot_be_read_gives_the_reason(tmp_path: Path, name: str, write: Callable[[Path], None], reason: str) -> None:
@@ -169,7 +169,7 @@ def test_a_name_that_is_no_utf_8_can_be_shown() -> None:
     assert image_file.printable(os.fsdecode(b"caf\xe9.png")) == "caf\ufffd.png"
 
 
-def test_threads_hold_no_more_pixels_at_once_than_there_may_be() -> None:
+def test_decoded_pixels_of_all_threads_are_limited() -> None:
     held = image_file._PixelLimit(100)
     inside, most, counted = [0], [0], threading.Lock()
     together = threading.Barrier(2)

@@ -1,4 +1,4 @@
-"""What is remembered of files, and when it is forgotten."""
+"""The index of decoded files, and when it is rebuilt."""
 
 import os
 from pathlib import Path
@@ -8,38 +8,38 @@ from PIL import Image
 
 from tests.tasks.images.data.conftest import noise
 from tuner import errors
-from tuner.tasks.images.data import folder, image_file
+from tuner.tasks.images.data import image_file, listings
 
 
 def spoil(path: Path) -> None:
-    """Change the content of a file and nothing that the index looks at."""
+    """Change the content of a file, but not its size and time."""
     status = path.stat()
     path.write_bytes(bytes(status.st_size))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_an_unchanged_file_is_not_decoded_again(photos: Path, tmp_path: Path) -> None:
-    before = folder.read(folder.find(photos), cache=tmp_path / "cache")
+    before = listings.read(listings.list_folder(photos), cache=tmp_path / "cache")
     for path in photos.rglob("*.png"):
         spoil(path)
-    after = folder.read(folder.find(photos), cache=tmp_path / "cache")
+    after = listings.read(listings.list_folder(photos), cache=tmp_path / "cache")
     assert after.digests.tolist() == before.digests.tolist()
     assert after.sizes.tolist() == before.sizes.tolist()
     assert not after.unreadable
 
 
-def test_an_index_that_was_looked_into_is_not_old(photos: Path, tmp_path: Path) -> None:
-    folder.read(folder.find(photos), cache=tmp_path)
+def test_reading_an_index_counts_as_its_use(photos: Path, tmp_path: Path) -> None:
+    listings.read(listings.list_folder(photos), cache=tmp_path)
     (old,) = image_file.index_entries(tmp_path)
     os.utime(old.path, (old.last_used - 86_400, old.last_used - 86_400))
-    folder.read(folder.find(photos), cache=tmp_path)
+    listings.read(listings.list_folder(photos), cache=tmp_path)
     assert image_file.index_entries(tmp_path)[0].last_used >= old.last_used
 
 
 def test_a_changed_file_is_decoded_again(photos: Path, tmp_path: Path) -> None:
-    before = folder.read(folder.find(photos), cache=tmp_path / "cache")
+    before = listings.read(listings.list_folder(photos), cache=tmp_path / "cache")
     Image.fromarray(noise(77)).save(photos / "cat" / "1.png")
-    after = folder.read(folder.find(photos), cache=tmp_path / "cache")
+    after = listings.read(listings.list_folder(photos), cache=tmp_path / "cache")
     assert after.digests[0] != before.digests[0]
     assert after.digests[1:].tolist() == before.digests[1:].tolist()
 
@@ -65,9 +65,9 @@ def test_a_file_that_could_not_be_read_is_tried_again(photos: Path, tmp_path: Pa
         b'{"version": "VERSION", "files": {"PATH": [SIZE, MTIME, "zz", 1, 1]}}',
     ],
 )
-def test_a_damaged_index_is_made_anew(photos: Path, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_index_is_rebuilt(photos: Path, tmp_path: Path, content: bytes) -> None:
     cache = tmp_path / "cache"
-    before = folder.read(folder.find(photos), cache=cache)
+    before = listings.read(listings.list_folder(photos), cache=cache)
     [path] = (cache / "index").glob("*.json")
     whole = path.read_bytes()
     image = photos / "cat" / "1.png"
@@ -76,29 +76,29 @@ def test_a_damaged_index_is_made_anew(photos: Path, tmp_path: Path, content: byt
     for word, value in words.items():
         content = content.replace(word.encode(), value.encode())
     path.write_bytes(content)
-    after = folder.read(folder.find(photos), cache=cache)
+    after = listings.read(listings.list_folder(photos), cache=cache)
     assert after.digests.tolist() == before.digests.tolist()
     assert path.read_bytes() == whole
 
 
-def test_files_that_are_gone_are_forgotten(photos: Path, tmp_path: Path) -> None:
-    folder.read(folder.find(photos), cache=tmp_path / "cache")
+def test_deleted_files_leave_the_index(photos: Path, tmp_path: Path) -> None:
+    listings.read(listings.list_folder(photos), cache=tmp_path / "cache")
     (photos / "cat" / "1.png").unlink()
     Image.fromarray(noise(50)).save(photos / "cat" / "new.png")
-    folder.read(folder.find(photos), cache=tmp_path / "cache")
+    listings.read(listings.list_folder(photos), cache=tmp_path / "cache")
     [path] = (tmp_path / "cache" / "index").glob("*.json")
     assert "new.png" in path.read_text()
     assert "1.png" not in path.read_text()
     assert [entry.suffix for entry in path.parent.iterdir() if entry != path] in ([".lock"], [])
 
 
-def test_a_cache_folder_that_cannot_be_written_is_named_with_its_cure(photos: Path, tmp_path: Path) -> None:
+def test_a_cache_folder_without_write_permission_is_reported_with_a_remedy(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, no folder")
     with pytest.raises(errors.DataError, match=r"the cache folder .*cache/index cannot be written .*TUNER_CACHE or --cache"):
-        folder.read(folder.find(photos), cache=tmp_path / "cache")
+        listings.read(listings.list_folder(photos), cache=tmp_path / "cache")
 
 
-def test_what_was_decoded_before_an_interruption_is_kept(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_decoded_before_an_interruption_stay_in_the_index(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(path: str) -> image_file.DecodedInfo:
         if path.endswith("199.bmp"):
             raise KeyboardInterrupt
@@ -106,7 +106,7 @@ def test_what_was_decoded_before_an_interruption_is_kept(many: Path, tmp_path: P
 
     inspect = image_file.inspect
     monkeypatch.setattr(image_file, "inspect", interrupt)
-    listing = folder.find(many)
+    listing = listings.list_folder(many)
     paths = [path for path in listing.paths if not path.endswith("199.bmp")] + [str(many / "cat" / "199.bmp")]
     with pytest.raises(KeyboardInterrupt):
         image_file.inspect_files(paths, origin=many, cache=tmp_path / "cache")

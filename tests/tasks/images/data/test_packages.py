@@ -1,4 +1,4 @@
-"""Images that come inside packages."""
+"""Images that ship inside packages."""
 
 import gzip
 import pickle
@@ -55,9 +55,9 @@ class Harmful:
     [
         (gzip.compress(pickle.dumps(Harmful())), "it asks for builtins.print"),
         (gzip.compress(pickle.dumps(np.array([Harmful()], dtype=object))), "it asks for builtins.print"),  # inside an array
-        (gzip.compress(pickle.dumps([1, 2])), "this is a pickled list, no array"),
-        (gzip.compress(b""), "this is no pickled array"),
-        (b"hello", "this is no pickled array"),
+        (gzip.compress(pickle.dumps([1, 2])), "is a pickled list; expected an array"),
+        (gzip.compress(b""), "is not a pickled array"),
+        (b"hello", "is not a pickled array"),
     ],
     # gzip writes the time into what would else be their names
     ids=["a call", "a call in an array", "a list", "nothing", "no gzip"],
@@ -71,7 +71,7 @@ def test_a_pickle_of_anything_but_an_array_is_refused(
     assert capsys.readouterr().out == ""
 
 
-def test_a_package_that_is_not_installed_is_named_with_its_cure() -> None:
+def test_a_missing_package_is_reported_with_the_command_that_installs_it() -> None:
     with pytest.raises(errors.DataError, match="pip install 'no-such-thing==1'"):
         in_memory._package_folder("no_such_thing", "no-such-thing==1")
 
@@ -87,5 +87,5 @@ def test_a_package_that_is_not_installed_is_named_with_its_cure() -> None:
 def test_sources_of_keras_are_read_by_the_trainer(data: study.Data, needs_keras: bool, tmp_path: Path) -> None:
     assert sources.needs_keras(data) is needs_keras
     if needs_keras:
-        with pytest.raises(ValueError, match="is read by the trainer"):
+        with pytest.raises(ValueError, match="only the trainer reads data.source"):
             sources.open(data, cache=tmp_path)

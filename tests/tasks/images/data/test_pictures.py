@@ -1,4 +1,4 @@
-"""Pictures of a trial, looked at by their pixels."""
+"""Pictures of a trial, checked by their pixels."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Decoded and resized images, shared through a file."""
+"""Resized images that processes share through a file."""
 
 import logging
 import multiprocessing
@@ -16,11 +16,11 @@ from PIL import Image
 from tests.tasks.images.data.conftest import noise
 from tuner import errors
 from tuner.cache import entries
-from tuner.tasks.images.data import folder, resized
+from tuner.tasks.images.data import listings, resized
 
 
 def load(photos: Path, cache: Path, *, size: int = 8, resize: resized.Resize = "stretch", rows: tuple[int, ...] = (0, 2, 5)) -> np.ndarray:
-    data = folder.read(folder.find(photos), cache=cache)
+    data = listings.read(listings.list_folder(photos), cache=cache)
     found = resized.load(data, np.array(rows, np.int64), size=size, resize=resize, cache=cache, words={"what": "train"})
     assert isinstance(found, np.ndarray)
     return found
@@ -32,7 +32,7 @@ def kept(cache: Path) -> list[Path]:
 
 def test_images_come_in_order_from_a_read_only_map(photos: Path, tmp_path: Path) -> None:
     found = load(photos, tmp_path / "cache")
-    data = folder.read(folder.find(photos), cache=None)
+    data = listings.read(listings.list_folder(photos), cache=None)
     assert isinstance(found, np.memmap)
     assert not found.flags.writeable
     assert (found == np.stack([resized.fit(data.read(row), 8, "stretch") for row in (0, 2, 5)])).all()
@@ -46,7 +46,7 @@ def test_the_file_is_made_once(photos: Path, tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before
 
 
-def test_other_images_or_another_size_are_another_file(photos: Path, tmp_path: Path) -> None:
+def test_other_images_or_sizes_have_their_own_file(photos: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     load(photos, cache)
     load(photos, cache, size=9)
@@ -56,14 +56,14 @@ def test_other_images_or_another_size_are_another_file(photos: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: b"x" * 600])
-def test_a_damaged_file_is_made_anew(photos: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_file_is_recreated(photos: Path, tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     whole = np.array(load(photos, tmp_path / "cache"))
     [path] = kept(tmp_path / "cache")
     path.write_bytes(damage(path.read_bytes()))
     assert (load(photos, tmp_path / "cache") == whole).all()
 
 
-def test_what_a_killed_process_left_behind_is_replaced(photos: Path, tmp_path: Path) -> None:
+def test_the_unfinished_file_of_a_killed_process_is_replaced(photos: Path, tmp_path: Path) -> None:
     load(photos, tmp_path / "cache")
     [path] = kept(tmp_path / "cache")
     path.rename(path.with_name(path.name + ".part"))
@@ -85,8 +85,8 @@ def test_no_images_need_no_file(photos: Path, tmp_path: Path) -> None:
     assert not kept(tmp_path / "cache")
 
 
-def test_an_image_that_is_gone_meanwhile_is_named(photos: Path, tmp_path: Path) -> None:
-    data = folder.read(folder.find(photos), cache=None)
+def test_an_image_deleted_meanwhile_is_reported_by_name(photos: Path, tmp_path: Path) -> None:
+    data = listings.read(listings.list_folder(photos), cache=None)
     (photos / "cat" / "1.png").unlink()
     with pytest.raises(errors.DataError, match=r"cat/1\.png: there is no such file"):
         resized.load(data, np.arange(8), size=8, resize="stretch", cache=tmp_path / "cache", words={})
@@ -99,19 +99,19 @@ def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stream(photos: Path, cache: Path, **changed: Any) -> resized.ResizedImages:
-    data = folder.read(folder.find(photos), cache=None)
+    data = listings.read(listings.list_folder(photos), cache=None)
     given: dict[str, Any] = {"size": 8, "resize": "stretch", "cache": cache, "words": {"what": "train"}}
     return resized.load(data, np.array([0, 2, 5, 7], np.int64), **given | changed)
 
 
 @pytest.mark.usefixtures("no_room")
-def test_images_for_which_there_is_no_room_are_decoded_each_time_to_the_same_pixels(
+def test_with_a_full_cache_images_are_decoded_on_demand_to_the_same_pixels(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     streamed = stream(photos, tmp_path / "cache")
     assert isinstance(streamed, resized.Streamed)
-    assert "4 images are decoded again whenever they are used" in caplog.text
+    assert "4 images are decoded each time they are used" in caplog.text
     assert not entries.find(tmp_path / "cache")
     monkeypatch.delenv("TUNER_CACHE_LIMIT")
     mapped = np.asarray(stream(photos, tmp_path / "cache"))
@@ -156,7 +156,7 @@ def test_the_next_batch_is_prepared_while_one_is_used() -> None:
 
 
 @pytest.mark.usefixtures("no_room")
-def test_a_streamed_image_that_is_gone_is_named_where_its_batch_is_used(photos: Path, tmp_path: Path) -> None:
+def test_a_deleted_streamed_image_is_reported_when_its_batch_is_used(photos: Path, tmp_path: Path) -> None:
     streamed = stream(photos, tmp_path / "cache")
     for path in photos.rglob("*.png"):
         path.unlink()
@@ -170,7 +170,7 @@ def test_a_photograph_that_is_decoded_smaller_looks_the_same(tmp_path: Path, res
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         Image.fromarray(smooth).resize((800, 608), Image.Resampling.BICUBIC).save(tmp_path / "photos" / name / "1.jpg", quality=95)
-    data = folder.read(folder.find(tmp_path / "photos"), cache=None)
+    data = listings.read(listings.list_folder(tmp_path / "photos"), cache=None)
     [small] = data.images.map(lambda pixels: pixels, [0], least=32)
     assert small.shape == (76, 100, 3)
     whole = resized.fit(data.read(0), 32, resize)

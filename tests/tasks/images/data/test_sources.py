@@ -1,4 +1,4 @@
-"""Functions of the user's own."""
+"""Data sources that are functions of the user."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ number = 3
 
 @pytest.fixture
 def name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A module in the current folder, of a name that no other test has imported."""
+    """A module in the current folder whose name no other test has imported."""
     monkeypatch.chdir(tmp_path)
     module = f"data_of_{abs(hash(request.node.name))}"
     (tmp_path / f"{module}.py").write_text(MODULE)
@@ -58,25 +58,25 @@ def test_a_function_may_name_its_classes(name: str, tmp_path: Path) -> None:
     ("function", "message"),
     [
         ("_none:good", "cannot be imported (No module named "),
-        ("_none:good", "install it, or start tuner in the folder where it lies"),
+        ("_none:good", "_none, or start tuner in its folder"),
         ("_broken:f", "cannot be imported (invalid syntax"),
         (":missing", "has no function missing"),
         (":number", "has no function number"),
-        (":nothing", "it returned a NoneType; expected (images, labels) or (images, labels, classes)"),
-        (":alone", "it returned a ndarray; expected"),
-        (":one", "it returned a tuple of 1; expected"),
-        (":short", "labels have the shape (3,); expected (4,)"),
-        (":ragged", "images or labels are no arrays"),
-        (":lists", "pixels are int64; expected uint8"),
+        (":nothing", "returned a NoneType; expected (images, labels) or (images, labels, classes)"),
+        (":alone", "returned a ndarray; expected"),
+        (":one", "returned a tuple of 1; expected"),
+        (":short", "has labels of shape (3,); expected (4,)"),
+        (":ragged", "returned images or labels that are not arrays"),
+        (":lists", "has pixels of type int64; expected uint8"),
     ],
 )
-def test_a_function_that_gives_no_labelled_images_is_refused(name: str, tmp_path: Path, function: str, message: str) -> None:
+def test_a_function_that_returns_no_labelled_images_is_refused(name: str, tmp_path: Path, function: str, message: str) -> None:
     with pytest.raises(errors.DataError) as caught:
         read(name + function, tmp_path)
-    assert str(caught.value).startswith(f"data.function {name}{function}: ")
+    assert str(caught.value).startswith(f"data.function {name}{function} ")
     assert message in str(caught.value)
 
 
-def test_what_the_function_raises_itself_is_passed_on(name: str, tmp_path: Path) -> None:
+def test_exceptions_of_the_function_are_passed_on(name: str, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="mine"):
         read(f"{name}:raises", tmp_path)

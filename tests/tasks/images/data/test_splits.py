@@ -1,4 +1,4 @@
-"""What holds of every split."""
+"""Properties of every split."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from tuner.tasks.images.data import dataset, in_memory, splits
 
 
 def images(counts: list[int], *, copies: int = 0, seed: int = 0) -> dataset.Dataset:
-    """So many images of each class, `copies` of them identical to another of their class."""
+    """A number of images of each class, `copies` of them identical to another image of the class."""
     labels = np.repeat(np.arange(len(counts)), counts)
     pixels = np.arange(len(labels), dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2).copy()
     random = np.random.default_rng(seed)
@@ -55,7 +55,9 @@ def test_splits_are_disjoint_ascending_and_never_share_an_image(counts: list[int
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("counts", "copies", "given"), [case for case in CASES if case[1] == 0])
-def test_each_class_has_its_part_of_each_split_to_within_an_image(counts: list[int], copies: int, given: dict[str, Any], seed: int) -> None:
+def test_each_class_has_its_share_of_each_split_to_within_one_image(
+    counts: list[int], copies: int, given: dict[str, Any], seed: int
+) -> None:
     data = images(counts, copies=copies)
     for part in parts(splits.split(data, shares(**given), seed)):
         expected = len(part) * data.counts / len(data)
@@ -63,7 +65,7 @@ def test_each_class_has_its_part_of_each_split_to_within_an_image(counts: list[i
 
 
 @pytest.mark.parametrize(("counts", "copies", "given"), CASES)
-def test_splits_have_the_sizes_that_were_asked_for(counts: list[int], copies: int, given: dict[str, Any]) -> None:
+def test_splits_have_the_requested_sizes(counts: list[int], copies: int, given: dict[str, Any]) -> None:
     data = images(counts, copies=copies)
     found = splits.split(data, shares(**given), 0)
     for name, default in [("validation", 0.15), ("test", 0.15)]:
@@ -117,7 +119,7 @@ def test_identical_images_under_two_labels_are_in_one_split() -> None:
         assert sorted(map(len, sides)) == [0, 0, 5]
 
 
-def test_identical_images_are_shared_out_even_where_there_is_nothing_else() -> None:
+def test_identical_images_are_split_if_there_are_no_others() -> None:
     labels = np.repeat([0, 1], 6)
     pixels = np.repeat(np.arange(6, dtype=np.uint8), 2)[:, None, None].repeat(2, 1).repeat(2, 2)
     data = in_memory.from_arrays(pixels, labels, ["a", "b"])
@@ -131,18 +133,18 @@ def test_identical_images_are_shared_out_even_where_there_is_nothing_else() -> N
         (
             [50, 2],
             {},
-            "the class class 1 has 2 different images to share out, but needs 3, one for each of train + validation + test;",
+            "the class class 1 has 2 different images, but needs 3, one for each of train + validation + test;",
         ),
-        ([50, 2], {}, "add images or leave the class out, or set data.test: 0"),
+        ([50, 2], {}, "add images, leave the class out, or set data.test: 0"),
         ([50, 1, 2], {}, "(1 more class with too few)"),
-        ([50, 1], {"test": 0}, "the class class 1 has 1 different image to share out, but needs 2, one for each of train + validation;"),
-        ([50, 50], {"test": 100}, "data.test asks for 100 of the 100 images, but only 96 are left to take them from; make it smaller"),
-        ([50, 50], {"test": 40, "validation": 70}, "data.validation asks for 70 of the 100 images, but only 58 are left"),
-        ([50, 50], {"train": 90}, "data.train asks for 90 of the 100 images, but only 70 are left"),
-        ([20, 20, 20], {"validation": 2}, "data.validation is 2 images, but there are 3 classes; each needs at least one"),
+        ([50, 1], {"test": 0}, "the class class 1 has 1 different image, but needs 2, one for each of train + validation;"),
+        ([50, 50], {"test": 100}, "data.test is 100 of the 100 images, but only 96 are available; choose a smaller value"),
+        ([50, 50], {"test": 40, "validation": 70}, "data.validation is 70 of the 100 images, but only 58 are available"),
+        ([50, 50], {"train": 90}, "data.train is 90 of the 100 images, but only 70 are available"),
+        ([20, 20, 20], {"validation": 2}, "data.validation is 2 images for 3 classes; expected at least one for each class"),
     ],
 )
-def test_what_cannot_be_split_is_refused(counts: list[int], given: dict[str, Any], message: str) -> None:
+def test_splits_that_are_impossible_are_refused(counts: list[int], given: dict[str, Any], message: str) -> None:
     with pytest.raises(errors.DataError) as caught:
         splits.split(images(counts), shares(**given), 0)
     assert message in str(caught.value)
@@ -150,7 +152,7 @@ def test_what_cannot_be_split_is_refused(counts: list[int], given: dict[str, Any
 
 @pytest.mark.parametrize("given", [{"validation": 0.45, "test": 0.45}, {"train": 0.34, "validation": 0.33, "test": 0.33}])
 @pytest.mark.parametrize("count", range(3, 12))
-def test_few_images_are_shared_out_as_well_as_they_can_be(count: int, given: dict[str, float]) -> None:
+def test_few_images_are_split_as_evenly_as_possible(count: int, given: dict[str, float]) -> None:
     data = images([count, count + 1, count])
     for part in parts(splits.split(data, shares(**given), 0)):
         assert (np.bincount(data.labels[part], minlength=3) > 0).all()
@@ -176,12 +178,12 @@ def test_a_split_that_is_not_official_is_drawn_from_the_others(beside: int) -> N
     assert len(found.train) == 60
 
 
-def test_a_number_takes_so_many_of_an_official_split() -> None:
+def test_a_number_limits_an_official_split() -> None:
     data = official(images([50, 50]), [1, 1, 1, 2, 3] * 20)
     found = splits.split(data, shares(train=10, validation=6, test=4), 0)
     assert [np.bincount(data.labels[part]).tolist() for part in parts(found)] == [[5, 5], [3, 3], [2, 2]]
     assert not splits.split(data, shares(test=0), 0).test.size
-    with pytest.raises(errors.DataError, match="data.test asks for 21 of the 100 images, but only 20 are left"):
+    with pytest.raises(errors.DataError, match="data.test is 21 of the 100 images, but only 20 are available"):
         splits.split(data, shares(test=21), 0)
 
 
@@ -196,8 +198,6 @@ def test_an_image_of_the_official_test_split_is_not_trained_on() -> None:
     assert 0 not in np.concatenate(parts(found))
 
 
-def test_a_class_that_is_in_no_official_training_split_is_refused() -> None:
-    with pytest.raises(
-        errors.DataError, match="the class class 1 has 0 different images to share out, but needs 1, one for each of train;"
-    ):
+def test_a_class_without_official_training_images_is_refused() -> None:
+    with pytest.raises(errors.DataError, match="the class class 1 has 0 different images, but needs 1, one for each of train;"):
         splits.split(official(images([50, 50]), [1, 2] * 25 + [2, 3] * 25), shares(), 0)

@@ -1,4 +1,4 @@
-"""What `tuner init` sees and writes."""
+"""The survey and the study file of `tuner init`."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -23,15 +23,15 @@ def test_a_survey_says_what_lies_in_the_folder(photos: Path) -> None:
         f"{photos}: 10 images in 2 classes",
         "  cat  6",
         "  dog  4",
-        "sizes: 12 x 10 to 30 x 40 pixels, 12 x 10 in the middle",
-        "unreadable: 1 image; mend or remove them before the study:",
+        "sizes: 12 x 10 to 30 x 40 pixels, median 12 x 10",
+        "unreadable: 1 image; repair or remove them before the study:",
         f"  {photos}/dog/broken.jpg: the file is empty",
-        "ignored, no images by their names: 1 file",
-        "kept in one split with their originals: 1 copy of other images",
+        "ignored because of their names: 1 file",
+        "in the same split as their originals: 1 copy of other images",
     ]
 
 
-def test_a_folder_in_which_nothing_can_be_read_is_surveyed_all_the_same(photos: Path) -> None:
+def test_a_folder_without_readable_images_can_be_surveyed(photos: Path) -> None:
     for path in photos.rglob("*.png"):
         path.write_bytes(b"")
     seen = survey.survey(photos)
@@ -78,7 +78,7 @@ def read(text: str) -> spec_study.StudySpec:
         (replace(SEEN, unreadable=(dataset.Unreadable(path="a", reason="b"),), sizes=()), {"image_size": 96}),
     ],
 )
-def test_the_study_file_suits_what_was_seen(seen: survey.Survey, expected: dict[str, object]) -> None:
+def test_the_study_file_suits_the_surveyed_images(seen: survey.Survey, expected: dict[str, object]) -> None:
     study = read(survey.study_file("my_photos", seen))
     found = {
         "image_size": study.model.image_size,
@@ -93,9 +93,9 @@ def test_the_study_file_suits_what_was_seen(seen: survey.Survey, expected: dict[
     assert found | expected == found
 
 
-def test_weights_of_unequal_classes_are_searched() -> None:
+def test_class_weights_are_searched_for_imbalanced_classes() -> None:
     text = survey.study_file("my_photos", replace(SEEN, classes=(("a", 900), ("b", 90))))
-    assert "the largest class has 10 times the images of the smallest" in text
+    assert "the largest class has 10 times as many images as the smallest" in text
     assert read(text).search.class_weights != read(survey.study_file("my_photos", SEEN)).search.class_weights
 
 
@@ -108,22 +108,20 @@ def test_a_path_of_any_name_is_read_back(tmp_path: Path, name: str) -> None:
 
 def test_every_line_of_the_study_file_is_explained() -> None:
     text = survey.study_file("photos", replace(SEEN, has_splits=True), Path("elsewhere"))
-    assert "the folder's own validation and test sub-folders take precedence" in text
+    assert "the validation and test sub-folders of the folder take precedence" in text
     assert str(Path("elsewhere").absolute()) in text
     assert text.count("#") >= 8
 
 
-def test_a_study_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+def test_an_existing_study_file_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "studies" / "photos.yaml"
     survey.write_new("new", path)
-    with pytest.raises(
-        errors.RequestError, match=r"photos\.yaml is there already and is not overwritten; choose another name, or remove it"
-    ):
+    with pytest.raises(errors.RequestError, match=r"photos\.yaml already exists; choose another name, or remove the file"):
         survey.write_new("newer", path)
     assert path.read_text() == "new"
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_a_folder_without_write_permission_is_reported_by_name(tmp_path: Path) -> None:
     (tmp_path / "studies").write_text("a file")
-    with pytest.raises(errors.RequestError, match=r"studies/photos\.yaml (is there already|cannot be written)"):
+    with pytest.raises(errors.RequestError, match=r"studies/photos\.yaml (already exists|cannot be written)"):
         survey.write_new("new", tmp_path / "studies" / "photos.yaml")

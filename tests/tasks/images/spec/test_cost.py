@@ -1,4 +1,4 @@
-"""A rough cost, from the size of the data and of the backbone."""
+"""The estimated cost of a study."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_only_promoted_trials_and_trial_0_are_fine_tuned() -> None:
         ({"flip": "both", "views": [2, 12]}, 4, 8),
     ],
 )
-def test_views_cost_a_pass_each(augmentation: dict[str, object], mirrored: int, drawn: int) -> None:
+def test_each_view_costs_one_pass(augmentation: dict[str, object], mirrored: int, drawn: int) -> None:
     sizes = {"num_train": 1000, "num_validation": 0, "epochs": 5, "num_cores": 2}
     plain = cost.estimate(spec(search={"augmentation": {"flip": "none"}}), **sizes)
     estimated = cost.estimate(spec(search={"augmentation": augmentation}), **sizes)
@@ -56,7 +56,7 @@ def test_a_study_without_a_number_of_trials_has_no_total() -> None:
     assert cost.estimate(spec(budget=budget), num_train=1000, num_validation=200, epochs=5, num_cores=2).total_seconds is None
 
 
-def test_a_study_of_probes_alone_fine_tunes_nothing() -> None:
+def test_a_probe_only_study_costs_no_fine_tuning() -> None:
     estimated = cost.estimate(spec(), num_train=1000, num_validation=200, epochs=0, num_cores=2)
     assert (estimated.num_fine_tuned, estimated.fine_tune_seconds) == (0, 0.0)
 

@@ -17,7 +17,7 @@ def rule(num_train: int, num_classes: int, search: Any, *, fine_tunes: bool = Tr
     return space.suggest(optuna.trial.FixedTrial(parameters), search, fine_tunes=fine_tunes)
 
 
-def test_the_recipe_lies_in_the_default_space_as_it_is() -> None:
+def test_the_default_space_contains_the_whole_recipe() -> None:
     recipe = rule(1000, 10, by_hand.spec().search)
     assert (recipe.optimizer, recipe.learning_rate, recipe.unfreeze) == ("adamw", 3e-4, 1.0)
     assert (recipe.label_smoothing, recipe.dropout, recipe.head_units, recipe.warmup) == (0.1, 0.3, (), 0.125)
@@ -25,7 +25,7 @@ def test_the_recipe_lies_in_the_default_space_as_it_is() -> None:
     assert (recipe.augmentation.rotation, recipe.augmentation.mixup) == (0.0, 0.0)
 
 
-def test_few_images_leave_the_lower_layers_as_they_are_and_many_are_mixed() -> None:
+def test_with_few_images_the_lower_layers_stay_frozen_and_with_many_images_are_mixed() -> None:
     search = by_hand.spec().search
     assert rule(50, 10, search).unfreeze == 0.5
     assert rule(50_000, 10, search).augmentation.mixup == 0.1
@@ -48,7 +48,7 @@ def test_few_images_leave_the_lower_layers_as_they_are_and_many_are_mixed() -> N
         ({"head_units": {"layers": [1, 2], "units": [64, 256]}}, "head_units", (128,)),
     ],
 )
-def test_the_recipe_comes_as_near_as_the_space_allows(search: dict[str, object], name: str, value: object) -> None:
+def test_the_recipe_takes_the_nearest_values_of_the_space(search: dict[str, object], name: str, value: object) -> None:
     assert getattr(rule(1000, 10, by_hand.spec(search=search).search), name) == value
 
 
@@ -61,7 +61,7 @@ def test_its_parameters_name_exactly_what_is_searched() -> None:
     assert "dropout" not in parameters
 
 
-def test_a_probe_only_study_has_a_rule_of_the_probe() -> None:
+def test_the_recipe_of_a_probe_only_study_fine_tunes_nothing() -> None:
     recipe = rule(1000, 10, by_hand.spec().search, fine_tunes=False)
     assert recipe.unfreeze == 0.0
     assert recipe.augmentation == Augmentation(flip=Flip.HORIZONTAL)

@@ -1,4 +1,4 @@
-"""A backbone that is built and traced in no time, as a user's own function."""
+"""A user's function that builds a tiny backbone."""
 
 import keras
 

@@ -1,4 +1,4 @@
-"""What random changes do to images, and what they leave alone."""
+"""Effects of augmentation on images."""
 
 from typing import Any
 
@@ -27,14 +27,14 @@ def change(seed: int = 1, step: int = 0, **strengths: Any) -> tuple[NDArray[np.f
     return images.numpy(), labels.numpy()
 
 
-def test_what_is_off_changes_nothing() -> None:
+def test_an_augmentation_that_is_off_changes_nothing() -> None:
     images, labels = change()
     assert (images == IMAGES).all()
     assert (labels == LABELS).all()
 
 
 @pytest.mark.parametrize("field", ALONE)
-def test_each_field_acts_on_its_own_within_the_range_of_colours(field: str) -> None:
+def test_each_augmentation_works_alone_and_keeps_the_color_range(field: str) -> None:
     images, labels = change(**{field: ALONE[field]})
     assert (np.abs(images - IMAGES).max((1, 2, 3)) > 1).sum() >= 2
     assert np.isfinite(images).all()
@@ -46,7 +46,7 @@ def test_each_field_acts_on_its_own_within_the_range_of_colours(field: str) -> N
 
 
 @pytest.mark.parametrize("field", ALONE)
-def test_equal_seeds_give_equal_changes_and_others_give_others(field: str) -> None:
+def test_equal_seeds_give_equal_changes_and_different_seeds_different_ones(field: str) -> None:
     strengths = {field: ALONE[field]}
     augment = tf.function(augmentation.build(Augmentation.model_validate(strengths)))
 
@@ -102,7 +102,7 @@ def test_a_translation_moves_by_at_most_its_strength() -> None:
     assert np.abs(shift.mean((1, 2)).mean(0)).max() < 1
 
 
-def test_a_rotation_keeps_the_middle_where_it_is() -> None:
+def test_a_rotation_keeps_the_center_in_place() -> None:
     images, _ = change(rotation=0.25)
     middle = slice(SIZE // 2 - 1, SIZE // 2 + 1)
     np.testing.assert_allclose(images[:, middle, middle].mean((1, 2)), IMAGES[:, middle, middle].mean((1, 2)), atol=2)
@@ -134,7 +134,7 @@ def test_mixup_mixes_labels_as_it_mixes_pixels() -> None:
         np.testing.assert_allclose(images[number], share * IMAGES[number] + (1 - share) * IMAGES[COUNT - 1 - number], atol=1e-3)
 
 
-def test_cutmix_labels_tell_the_share_of_pixels() -> None:
+def test_cutmix_labels_are_the_share_of_pixels() -> None:
     images, labels = change(cutmix=1.0)
     for number in range(COUNT):
         own = (np.abs(images[number] - IMAGES[number]) < 1e-4).all(-1)
@@ -153,7 +153,7 @@ def test_mixing_is_finite_at_any_alpha(alpha: float) -> None:
     np.testing.assert_allclose(labels.sum(1), 1, rtol=1e-5)
 
 
-def test_a_batch_of_one_is_changed_too() -> None:
+def test_a_batch_of_one_image_is_augmented_too() -> None:
     augment = augmentation.build(Augmentation.model_validate(ALONE))
     images, labels = augment(tf.constant(IMAGES[:1]), tf.constant(LABELS[:1]), tf.constant([1, 1]))
     assert images.shape == (1, SIZE, SIZE, 3)

@@ -1,4 +1,4 @@
-"""Every kind of network that a study may name: how it is fed, read and unfrozen, and what is said of one that cannot be had."""
+"""Every kind of backbone: preprocessing, features and blocks, and the errors of backbones that cannot be loaded."""
 
 import time
 from pathlib import Path
@@ -53,14 +53,14 @@ def norms(layer: keras.Layer) -> set[int]:
 
 
 @pytest.mark.parametrize(("name", "width", "blocks"), [("squeezenet1_1", 512, 9), ("efficientnet_lite0", 1280, 18)])
-def test_a_network_of_our_own_gives_a_vector_an_image(name: str, width: int, blocks: int) -> None:
+def test_a_built_in_network_gives_one_vector_per_image(name: str, width: int, blocks: int) -> None:
     backbone = backbones.load(model(backbone=name))
     assert vectors(backbone).shape == (2, width)
     assert len(backbone.blocks) == blocks
     assert opened(backbone, 1.0) == {id(variable) for variable in backbone.network.trainable_variables}
 
 
-def test_pooling_takes_the_mean_or_the_largest_over_the_places() -> None:
+def test_pooling_takes_the_mean_or_the_maximum_over_the_pixels() -> None:
     average, largest = (backbones.load(model(pooling=pooling)) for pooling in ("avg", "max"))
     maps = average.network(average.preprocess(IMAGES)).numpy()
     np.testing.assert_allclose(vectors(average), maps.mean((1, 2)), rtol=1e-4, atol=1e-5)
@@ -80,7 +80,7 @@ def test_random_and_pretrained_weights_have_different_digests() -> None:
 
 
 @pytest.mark.parametrize("name", RANGES)
-def test_a_network_of_keras_is_fed_as_it_was_trained(name: str) -> None:
+def test_a_keras_network_gets_its_own_preprocessing(name: str) -> None:
     preprocess = backbones._preprocessing_of(getattr(keras.applications, name))
     grey = np.array([[[[0.0] * 3, [255.0] * 3]]], np.float32)
     fed = keras.ops.convert_to_numpy(preprocess(grey))
@@ -96,7 +96,7 @@ def test_the_preprocessing_of_every_network_of_keras_is_found(name: str) -> None
 @pytest.mark.parametrize(
     ("name", "width"), [("MobileNetV3Small", 576), ("MobileNetV2", 1280), ("EfficientNetB0", 1280), ("ResNet50V2", 2048)]
 )
-def test_a_network_of_keras_is_cut_into_parts_without_its_batch_norms(name: str, width: int) -> None:
+def test_a_keras_network_is_divided_into_blocks_without_its_batch_norms(name: str, width: int) -> None:
     backbone = backbones.load(model(backbone=name))
     assert vectors(backbone).shape == (2, width)
     assert len(backbone.blocks) == backbones.NUM_PARTS
@@ -134,13 +134,13 @@ def test_unfreezing_counts_blocks_from_the_top() -> None:
         (1.0, 0, 0),  # a network without weights
     ],
 )
-def test_a_part_of_the_blocks_is_rounded_but_never_to_none(unfreeze: float, blocks: int, expected: int) -> None:
+def test_a_share_of_the_blocks_is_rounded_to_at_least_one(unfreeze: float, blocks: int, expected: int) -> None:
     assert backbones.num_unfrozen(unfreeze, blocks) == expected
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network as users save it: another network inside, frozen, with BatchNorms, and a head on top."""
+    """A network as users save it: a frozen inner network with BatchNorms, and a head on top."""
     inner = keras.Sequential(
         [
             keras.Input((32, 32, 3)),
@@ -224,14 +224,14 @@ def double(size):
 
 @pytest.fixture
 def networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's module of networks in the current folder."""
+    """A user's module with networks, in the current folder."""
     (tmp_path / "my_networks.py").write_text(NETWORKS)
     (tmp_path / "my_typo.py").write_text("def small(size:\n")
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.usefixtures("networks")
-def test_a_function_of_the_users_builds_the_network_for_the_image_size() -> None:
+def test_a_users_function_builds_the_network_for_the_image_size() -> None:
     backbone = backbones.load(model(backbone="python:my_networks:small"))
     assert backbone.network.input_shape == (None, 32, 32, 3)
     assert vectors(backbone).shape == (2, 5)
@@ -240,7 +240,7 @@ def test_a_function_of_the_users_builds_the_network_for_the_image_size() -> None
 
 
 @pytest.mark.usefixtures("networks")
-def test_networks_of_equal_weights_and_other_preprocessing_have_different_digests() -> None:
+def test_equal_networks_with_different_preprocessing_have_different_digests() -> None:
     small, other = (backbones.load(model(backbone=f"python:my_networks:{name}")) for name in ("small", "other"))
     assert [variable.numpy().tolist() for variable in small.network.variables] == [v.numpy().tolist() for v in other.network.variables]
     assert small.digest() != other.digest()
@@ -261,7 +261,7 @@ def test_networks_of_equal_weights_and_other_preprocessing_have_different_digest
         ("python:my_networks:double", "has 1 inputs and 2 outputs"),
     ],
 )
-def test_a_function_that_gives_no_network_of_images_is_refused(backbone: str, message: str) -> None:
+def test_a_function_that_returns_no_network_of_images_is_refused(backbone: str, message: str) -> None:
     with pytest.raises(errors.DataError) as caught:
         backbones.load(model(backbone=backbone))
     assert str(caught.value).startswith(f"model.backbone {backbone} ")
@@ -310,12 +310,12 @@ def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
         backbones.load(model().model_copy(update={"backbone": "ResNet49"}))
 
 
-def test_an_image_too_small_for_a_network_of_keras_is_refused() -> None:
+def test_an_image_size_too_small_for_a_keras_network_is_refused() -> None:
     with pytest.raises(errors.DataError, match="InceptionV3 cannot be built for model.image_size 32"):
         backbones.load(model().model_copy(update={"backbone": "InceptionV3"}))
 
 
-def test_weights_that_cannot_be_downloaded_are_named_quickly_with_the_cures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_of_weights_is_reported_quickly_with_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     start = time.perf_counter()
     with pytest.raises(errors.MissingDownload) as caught:
@@ -327,6 +327,6 @@ def test_weights_that_cannot_be_downloaded_are_named_quickly_with_the_cures(monk
         assert cure in message
 
 
-def test_a_preset_without_its_package_names_what_to_install() -> None:
+def test_a_kerashub_preset_without_its_package_says_what_to_install() -> None:
     with pytest.raises(errors.MissingPackage, match=r"pip install 'tuner\[kerashub\]'"):
         backbones.load(model(backbone="kerashub:resnet_50_imagenet"))

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: its weights, its folded BatchNorms, and what it sees in photographs."""
+"""EfficientNet-Lite0: its weights, its folded BatchNorms, and its predictions for photographs."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ def test_the_photographs_are_named_as_the_published_weights_name_them(pictures: 
     assert (named(images, imagenet=True) == labels).mean() == pytest.approx(EXPECTED[size])
 
 
-def test_random_weights_name_nothing(pictures: Pictures) -> None:
+def test_weights_none_gives_random_weights(pictures: Pictures) -> None:
     images, labels = batch(pictures, 96)
     assert (named(images, imagenet=False) == labels).mean() == 0.0
 
@@ -62,7 +62,7 @@ def test_a_folded_block_computes_what_the_block_with_its_batch_norms_does() -> N
     np.testing.assert_allclose(folded(maps), reference(maps, training=False), rtol=1e-4, atol=1e-4)
 
 
-def test_every_layer_with_weights_stands_in_one_block_from_the_bottom_up() -> None:
+def test_every_layer_with_weights_is_in_one_block_in_order() -> None:
     network, blocks = efficientnet_lite0.build(64)
     assert [name for names in blocks for name in names] == [layer.name for layer in network.layers if layer.weights]
     assert len(blocks) == 18

@@ -1,4 +1,4 @@
-"""Kept weights on whole splits, averages of several, and trials that train on validation images too."""
+"""Stored weights on whole splits, averages of several, and trials that train on validation images, too."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_the_average_of_equal_weights_is_those_weights(context: StudyContext, tm
     assert all(np.array_equal(mean, value) for mean, value in zip(of_two, one, strict=True))
 
 
-def test_the_average_is_half_way_and_its_logits_are_those_of_the_file(context: StudyContext, tmp_path: Path) -> None:
+def test_the_average_is_the_mean_and_its_logits_are_those_of_the_written_file(context: StudyContext, tmp_path: Path) -> None:
     paths = tuple(trained(context, tmp_path, seed=seed)[0] for seed in (7, 8))
     soup = tmp_path / "soup.npz"
     evaluation.predict(context, asked(tmp_path, paths, average=soup))
@@ -68,7 +68,7 @@ def test_the_average_is_half_way_and_its_logits_are_those_of_the_file(context: S
     assert np.array_equal(np.load(tmp_path / "answers" / "found.npz")["test"], first)
 
 
-def test_a_training_that_was_best_in_its_probe_counts_as_pretrained_below_its_head(context: StudyContext, tmp_path: Path) -> None:
+def test_a_trial_that_was_best_in_its_probe_counts_as_pretrained_below_its_head(context: StudyContext, tmp_path: Path) -> None:
     opened, _ = trained(context, tmp_path)
     (head_only, _) = trained(context, tmp_path, SPOILED.model_copy(update={"unfreeze": MENDED.unfreeze}), seed=8)
     kept = [checkpoints.read_weights(Path(path), study=context.identity) for path in (opened, head_only)]
@@ -84,13 +84,13 @@ def test_a_training_that_was_best_in_its_probe_counts_as_pretrained_below_its_he
 def test_weights_of_another_study_are_not_asked_about(context: StudyContext, tmp_path: Path) -> None:
     weights, _ = trained(context, tmp_path)
     other = replace(context, network="another")
-    with pytest.raises(errors.DataError, match="of a study with other images or another model"):
+    with pytest.raises(errors.DataError, match="from a study with other images or another model"):
         evaluation.predict(other, asked(tmp_path, (weights,)))
 
 
 @pytest.fixture(scope="module")
 def on_all(cache: Path) -> StudyContext:
-    """The small study, trained on its validation images too."""
+    """The small study, trained on its validation images, too."""
     given = study(training={"probe_epochs": 3, "epochs": 2, "probe_heads": 2, "images": "train+validation"}, result={"trial_seed": 7})
     return study_context.prepare(given, cache=cache)
 

@@ -1,4 +1,4 @@
-"""Features and activations: computed once, kept in the cache, read by every trial."""
+"""Features and activations: computed once, stored in the cache, read by every trial."""
 
 import threading
 from dataclasses import replace
@@ -65,7 +65,7 @@ def near(found: Any, expected: Any, within: float = 2e-3) -> None:
 
 @pytest.mark.parametrize("view", [views.ORIGINAL, MIRRORED, DRAWN])
 def test_the_vectors_are_those_of_the_network_standardized(store: features.FeatureStore, view: views.View) -> None:
-    expected = [store.backbone.features(views.show(shown, IMAGES, 0), Features.SEVERAL).numpy() for shown in (views.ORIGINAL, view)]
+    expected = [store.backbone.features(views.render(shown, IMAGES, 0), Features.SEVERAL).numpy() for shown in (views.ORIGINAL, view)]
     mean, deviation = expected[0].mean(0), np.sqrt(np.maximum(expected[0].var(0), head.SMALLEST_VARIANCE))
     found = store.vectors("train", (views.ORIGINAL, view))
     assert found.shape == (2, 70, store.backbone.num_features(Features.SEVERAL))
@@ -73,27 +73,29 @@ def test_the_vectors_are_those_of_the_network_standardized(store: features.Featu
     near(store.vectors("validation", (view,)).whole()[0], found.whole()[1, :8], within=2e-2)
 
 
-def test_the_training_images_as_they_are_have_mean_0_and_variance_1(store: features.FeatureStore) -> None:
+def test_features_of_the_original_training_images_have_mean_0_and_variance_1(store: features.FeatureStore) -> None:
     found = store.vectors("train", (views.ORIGINAL,)).whole().numpy()[0]
     varied = store.moments[1] > head.SMALLEST_VARIANCE
     near(found.mean(0), 0, within=1e-4)
     near(found[:, varied].var(0), 1)
 
 
-def test_some_vectors_are_read_each_in_the_view_of_its_own(store: features.FeatureStore) -> None:
+def test_some_vectors_are_read_each_in_its_own_view(store: features.FeatureStore) -> None:
     found = store.vectors("train", (views.ORIGINAL, MIRRORED))
     numbers, rows = np.array([0, 1, 1, 0, 1]), np.array([3, 3, 0, 69, 64])
     assert (found.take(numbers, rows) == found.whole().numpy()[numbers, rows]).all()
 
 
-def test_vectors_are_small_by_the_memory_of_the_machine(store: features.FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_vectors_are_small_depends_on_the_memory_of_the_machine(
+    store: features.FeatureStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = store.vectors("train", (views.ORIGINAL,))
     assert found.is_small
     monkeypatch.setattr(features, "SHARE_OF_MEMORY", 1e-12)
     assert not found.is_small
 
 
-def test_vectors_are_small_by_the_trainers_own_part_of_the_memory_and_count_once_for_each_width(
+def test_whether_vectors_are_small_depends_on_the_trainers_share_and_counts_each_width_once(
     backbone: backbones.Backbone, tmp_path: Path
 ) -> None:
     needed = 4 * 70 * sum({backbone.num_features(kind) for kind in Features})
@@ -102,7 +104,7 @@ def test_vectors_are_small_by_the_trainers_own_part_of_the_memory_and_count_once
         assert made(backbone, tmp_path, share=share).vectors("train", (views.ORIGINAL,)).is_small is expected
 
 
-def test_vectors_of_one_width_are_made_once_and_are_the_last_of_all(store: features.FeatureStore) -> None:
+def test_vectors_of_a_width_are_computed_once_and_are_the_last_columns(store: features.FeatureStore) -> None:
     found, width = store.vectors("train", (views.ORIGINAL, MIRRORED)), store.backbone.num_features(Features.LAST)
     assert (found.whole(width) == found.whole()[..., -width:]).numpy().all()
     assert found.whole(width) is found.whole(width)
@@ -123,7 +125,7 @@ def test_everything_is_computed_once_and_mapped(store: features.FeatureStore, tm
     assert [path.stat().st_mtime_ns for path in kept(tmp_path)] == times
 
 
-def test_other_images_views_boundaries_and_networks_are_other_entries(store: features.FeatureStore, tmp_path: Path) -> None:
+def test_other_images_views_cuts_and_networks_have_their_own_entries(store: features.FeatureStore, tmp_path: Path) -> None:
     networks = [store.backbone, backbones.load(keras_studies.study(model=keras_studies.NETWORK | {"weights": "none"}).model)]
     for network in networks:
         for other in (made(network, tmp_path), made(network, tmp_path, key="others"), made(network, tmp_path, images=IMAGES[:66])):
@@ -138,7 +140,7 @@ def activations(store: features.FeatureStore, cut: cuts.Cut, split: str, wanted:
 
 
 @pytest.mark.parametrize("kind", Features)
-def test_the_upper_part_gives_the_features_of_kept_activations(store: features.FeatureStore, kind: Features) -> None:
+def test_the_upper_part_computes_features_from_stored_activations(store: features.FeatureStore, kind: Features) -> None:
     cut = store.backbone.cut(3)
     found = activations(store, cut, "train", (views.ORIGINAL, MIRRORED))
     rows = np.array([5, 0, 69])
@@ -150,7 +152,7 @@ def test_the_upper_part_gives_the_features_of_kept_activations(store: features.F
 
 
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content[:-1] + b"x"])
-def test_a_damaged_entry_is_made_anew(backbone: backbones.Backbone, tmp_path: Path, damage: Any) -> None:
+def test_a_damaged_entry_is_recreated(backbone: backbones.Backbone, tmp_path: Path, damage: Any) -> None:
     whole = made(backbone, tmp_path, images=IMAGES[:8]).vectors("validation", (views.ORIGINAL,)).whole()
     contents = {path: path.read_bytes() for path in kept(tmp_path)}
     for path, content in contents.items():
@@ -159,7 +161,7 @@ def test_a_damaged_entry_is_made_anew(backbone: backbones.Backbone, tmp_path: Pa
     assert {path: path.read_bytes() for path in kept(tmp_path)} == contents
 
 
-def test_without_room_in_the_cache_the_same_is_held_in_memory(
+def test_with_a_full_cache_features_stay_in_memory(
     store: features.FeatureStore, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut, wanted, rows = backbone.cut(2), (views.ORIGINAL, DRAWN), np.arange(70)
@@ -172,7 +174,7 @@ def test_without_room_in_the_cache_the_same_is_held_in_memory(
     assert kept(tmp_path / "tight") == []
 
 
-def test_the_latest_activations_are_held_where_they_are_in_memory_and_no_file_is(
+def test_only_activations_in_memory_are_held_between_trials(
     store: features.FeatureStore, backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cut, wanted = backbone.cut(2), (views.ORIGINAL,)
@@ -186,7 +188,7 @@ def test_the_latest_activations_are_held_where_they_are_in_memory_and_no_file_is
     assert activations(tight, cut, "train", wanted) is not first
 
 
-def test_who_watches_is_called_between_two_batches_and_may_end_it(store: features.FeatureStore, tmp_path: Path) -> None:
+def test_watchers_are_called_between_two_batches_and_can_interrupt(store: features.FeatureStore, tmp_path: Path) -> None:
     called: list[int] = []
     store.watch.append(lambda: called.append(1))
     whole = store.vectors("train", (views.ORIGINAL,)).whole()
@@ -206,7 +208,7 @@ def test_who_watches_is_called_between_two_batches_and_may_end_it(store: feature
     assert (store.vectors("train", (views.ORIGINAL, MIRRORED)).whole()[0] == whole[0]).numpy().all()
 
 
-def test_who_watches_is_called_while_another_process_computes(
+def test_watchers_are_called_while_another_process_computes(
     store: features.FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_files, "_TICK_SECONDS", 0.01)
@@ -226,18 +228,16 @@ def test_who_watches_is_called_while_another_process_computes(
         again.vectors("train", (views.ORIGINAL,))
 
 
-def test_two_that_want_the_same_at_once_have_it_computed_once(
-    backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_compute_the_same_entry_once(backbone: backbones.Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed: list[int] = []
-    both_want, run = threading.Barrier(3), features.run
+    both_want, run = threading.Barrier(3), features.compute
 
     def counted(*given: Any) -> Any:
         for part in run(*given):
             computed.append(len(part))
             yield part
 
-    monkeypatch.setattr(features, "run", counted)
+    monkeypatch.setattr(features, "compute", counted)
     found: list[Any] = []
 
     def want() -> None:
@@ -257,13 +257,13 @@ def test_two_that_want_the_same_at_once_have_it_computed_once(
     assert all((a == b).all() for a, b in zip(found[0].take(rows * 0, rows), found[1].take(rows * 0, rows), strict=True))
 
 
-def test_values_that_float16_cannot_keep_are_kept_as_float32(tmp_path: Path) -> None:
+def test_values_beyond_float16_are_stored_as_float32(tmp_path: Path) -> None:
     large = backbones.load(keras_studies.study(model=keras_studies.NETWORK).model)
     for variable in large.network.variables[:2]:
         variable.assign(variable * 1e6)
     found = made(large, tmp_path).vectors("train", (views.ORIGINAL,))
     expected = large.features(IMAGES.astype(np.float32), Features.SEVERAL).numpy()
-    mean, variance = head.measure(expected)
+    mean, variance = head.measure_moments(expected)
     near(found.whole()[0], (expected - mean) / np.sqrt(variance), within=1e-3)
 
 
@@ -277,12 +277,12 @@ def test_values_that_float16_cannot_keep_are_kept_as_float32(tmp_path: Path) -> 
         ({"memory_bytes": 10**6}, False),  # more than the trainer's part of it
     ],
 )
-def test_activations_are_kept_where_that_saves_time(backbone: backbones.Backbone, changes: dict[str, int], expected: bool) -> None:
+def test_activations_are_stored_if_that_saves_time(backbone: backbones.Backbone, changes: dict[str, int], expected: bool) -> None:
     given = {"num_images": 1000, "num_views": 1, "epochs": 8, "memory_bytes": machine.memory_bytes()} | changes
     assert features.is_worth_keeping(backbone.cut(2), **given) is expected
 
 
-def test_activations_that_are_as_soon_computed_as_read_are_not_kept(backbone: backbones.Backbone) -> None:
+def test_activations_that_are_as_fast_to_compute_as_to_read_are_not_stored(backbone: backbones.Backbone) -> None:
     given = {"num_images": 1000, "num_views": 1, "epochs": 8, "memory_bytes": machine.memory_bytes()}
     worth = [features.is_worth_keeping(backbone.cut(number), **given) for number in range(1, 10)]
     assert worth == sorted(worth, reverse=True)
@@ -308,5 +308,5 @@ ROWS = np.random.default_rng(0).normal(size=(64, 200)).astype(np.float32)
         (np.where(np.arange(200) == 7, np.nan, ROWS), False),
     ],
 )
-def test_half_precision_is_used_where_it_loses_nothing(values: NDArray[np.float32], expected: bool) -> None:
+def test_float16_is_used_if_it_is_precise_enough(values: NDArray[np.float32], expected: bool) -> None:
     assert features.is_half_enough(values) is expected

@@ -1,4 +1,4 @@
-"""The head and the top of the backbone together."""
+"""Fine-tuning of the head and the top of the backbone."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,12 +21,12 @@ GOOD = {"learning_rate": 1e-2, "batch_size": 20, "dropout": 0.0, "unfreeze": 1.0
 
 def tuning(context: StudyContext, **given: Any) -> fine_tune.FineTuning:
     hyperparameters = Hyperparameters.model_validate(GOOD | given)
-    weights = head.initial(hyperparameters, context.backbone.num_features(hyperparameters.features), context.num_classes, seed=1)
+    weights = head.initial_weights(hyperparameters, context.backbone.num_features(hyperparameters.features), context.num_classes, seed=1)
     return fine_tune.FineTuning(context, weights, hyperparameters, seed=1)
 
 
 def logits(context: StudyContext, stage: fine_tune.FineTuning) -> np.ndarray:
-    """Of the validation images, by the weights that the stage measures; it leaves the backbone with them."""
+    """Return the logits of the validation images by the scored weights, and leave them in the backbone."""
     weights = stage.weights()
     fine_tune.assign(stage.variables, weights)
     return fine_tune.predict(context, stage.hyperparameters, weights[: len(stage.head)], context.data.validation.images)
@@ -50,7 +50,7 @@ def test_the_prediction_is_the_head_on_the_features(context: StudyContext, featu
 
 
 @pytest.mark.parametrize("given", [{}, {"features": "several", "head_units": (8,), "unfreeze": 0.5}])
-def test_the_running_average_is_measured_and_the_training_goes_on_from_the_weights(context: StudyContext, given: dict[str, Any]) -> None:
+def test_the_running_average_is_scored_and_training_continues_from_the_weights(context: StudyContext, given: dict[str, Any]) -> None:
     stage = tuning(context, ema=0.5, **given)
     start = [variable.numpy() for variable in stage.variables]
     training = stage.train(0)
@@ -66,20 +66,20 @@ def test_the_running_average_is_measured_and_the_training_goes_on_from_the_weigh
     assert (logits(context, stage).argmax(1) == context.data.validation.labels).mean() == measured.validation.accuracy
 
 
-def test_without_an_average_the_weights_themselves_are_measured(context: StudyContext) -> None:
+def test_without_a_running_average_the_weights_are_scored(context: StudyContext) -> None:
     stage = tuning(context)
     list(stage.train(0))
     assert all((found == variable.numpy()).all() for found, variable in zip(stage.weights(), stage.variables, strict=True))
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(100, 1), (4096, 1), (30, 3)])
-def test_an_epoch_has_as_many_steps_as_there_are_whole_batches(context: StudyContext, batch_size: int, steps: int) -> None:
+def test_an_epoch_has_one_step_per_full_batch(context: StudyContext, batch_size: int, steps: int) -> None:
     stage = tuning(context, batch_size=batch_size)
     assert len(list(stage.train(0))) == steps
     assert np.isfinite(stage.measure(0).loss)
 
 
-def test_a_block_further_down_is_trained_with_a_smaller_rate(context: StudyContext) -> None:
+def test_a_lower_block_is_trained_with_a_smaller_learning_rate(context: StudyContext) -> None:
     stage = tuning(context, layer_decay=0.01, optimizer="sgd", momentum=0.0, nesterov=False, weight_decay=0.0, warmup=0.0)
     before = [variable.numpy() for variable in stage.variables]
     list(stage.train(0))
@@ -98,7 +98,7 @@ def test_the_gradients_are_clipped_as_the_study_says(context: StudyContext) -> N
 
 
 @pytest.mark.parametrize(("unfreeze", "opened"), [(0.6, {"conv2", "conv3"}), (1.0, {"conv1", "conv2", "conv3"})])
-def test_the_top_alone_is_changed_and_no_batch_norm(context: StudyContext, unfreeze: float, opened: set[str]) -> None:
+def test_fine_tuning_changes_only_the_top_and_no_batch_norm(context: StudyContext, unfreeze: float, opened: set[str]) -> None:
     list(tuning(context, unfreeze=unfreeze).train(0))
     variables = context.backbone.network.variables
     changed = [variable for variable, value in zip(variables, context.pretrained, strict=True) if (variable.numpy() != value).any()]
@@ -112,7 +112,7 @@ WAYS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("given", WAYS)
-def test_training_on_kept_activations_is_training_on_the_images(
+def test_training_on_stored_activations_equals_training_on_images(
     context: StudyContext, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any]
 ) -> None:
     found = []
@@ -131,7 +131,7 @@ def test_training_on_kept_activations_is_training_on_the_images(
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-2)
 
 
-def test_a_trial_sees_each_view_of_an_image_by_turns(context: StudyContext) -> None:
+def test_a_trial_sees_the_views_of_an_image_in_turn(context: StudyContext) -> None:
     stage = tuning(context, augmentation={"flip": "horizontal"})
     rows, images = np.arange(100), context.data.train.images[:]
     first, second = (next(iter(stage.inputs.batches(epoch, [rows])))[0] for epoch in (0, 1))
@@ -162,7 +162,7 @@ def test_a_batch_in_parts_gives_the_step_of_the_whole(context: StudyContext, par
         np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_a_trial_remembers_how_much_room_there_is(context: StudyContext, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_trial_keeps_processing_as_many_images_as_fit_in_memory(context: StudyContext, caplog: pytest.LogCaptureFixture) -> None:
     cramped = _Cramped(room=5)
     list(tuning(replace(context, traced=cramped)).train(0))
     assert [seen for seen in cramped.seen if seen > 5] == [20, 10]
@@ -170,7 +170,7 @@ def test_a_trial_remembers_how_much_room_there_is(context: StudyContext, caplog:
     assert "out of memory with 20 images at once; continuing with 10 at a time and the same batch size" in caplog.text
 
 
-def test_a_trial_after_one_without_room_is_the_same_bit_for_bit(context: StudyContext) -> None:
+def test_a_trial_is_not_affected_by_an_earlier_one_that_ran_out_of_memory(context: StudyContext) -> None:
     roomy = replace(context, traced=_Cramped(room=20))
     list(tuning(roomy).train(0))
     context.restore()
@@ -187,7 +187,7 @@ def test_a_trial_after_one_without_room_is_the_same_bit_for_bit(context: StudyCo
     assert all((found == wanted).all() for found, wanted in zip(second.weights(), expected, strict=True))
 
 
-def test_no_room_for_one_image_is_said_with_a_cure(context: StudyContext) -> None:
+def test_too_little_memory_for_one_image_is_reported_with_a_remedy(context: StudyContext) -> None:
     with pytest.raises(
         errors.TrainingError, match=r"out of memory: cannot train 3 of 3 blocks at 16 pixels, even with one image.*Lower unfreeze"
     ) as caught:
@@ -196,7 +196,7 @@ def test_no_room_for_one_image_is_said_with_a_cure(context: StudyContext) -> Non
 
 
 class _Cramped(steps.TracedSteps):
-    """Has memory for the gradients of so many images at once."""
+    """Has memory for the gradients of a limited number of images at once."""
 
     def __init__(self, *, room: int) -> None:
         super().__init__()

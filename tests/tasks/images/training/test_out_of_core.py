@@ -1,4 +1,4 @@
-"""A study whose images the cache has no room for: the same trial, its images decoded on the way."""
+"""A study whose images do not fit in the cache gives the same trial, with images decoded on demand."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_a_trial_on_streamed_images_is_the_same_as_on_mapped_ones(photos: Path, 
     assert first_told.curve == second_told.curve
 
 
-def test_a_trial_on_drawn_views_is_the_same_whatever_the_cache_has_room_for(
+def test_a_trial_on_drawn_views_does_not_depend_on_space_in_the_cache(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "WORTHWHILE_MULTIPLY_ADDS", 1)
@@ -65,7 +65,7 @@ def test_a_trial_on_drawn_views_is_the_same_whatever_the_cache_has_room_for(
     assert first.curve == second.curve
 
 
-def test_a_trial_runs_where_the_cache_has_room_for_nothing(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_runs_with_a_full_cache(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_CACHE_LIMIT", "100")
     finished, _ = run(prepared(photos, tmp_path / "cache"), order(tmp_path / "trial", PLAIN))
     assert finished.ending is Ending.COMPLETED

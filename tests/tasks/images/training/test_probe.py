@@ -1,4 +1,4 @@
-"""The head alone, on features that are given."""
+"""The probe: heads trained on given features."""
 
 from dataclasses import replace
 from typing import Any
@@ -35,7 +35,7 @@ def test_the_head_learns_and_the_backbone_stays_as_it_is(context: StudyContext) 
     assert all((variable.numpy() == value).all() for variable, value in zip(context.backbone.network.variables, before, strict=True))
 
 
-def test_the_rate_falls_to_nothing(context: StudyContext) -> None:
+def test_the_learning_rate_falls_to_zero(context: StudyContext) -> None:
     rates = [epoch.learning_rate for epoch in train(context, epochs=6)]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] < 3e-2 / 100
@@ -48,7 +48,7 @@ def test_every_loss_is_minimized(context: StudyContext, loss: Loss) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 100, 4096])
-def test_any_batch_size_will_do(context: StudyContext, batch_size: int) -> None:
+def test_any_batch_size_works(context: StudyContext, batch_size: int) -> None:
     [epoch] = train(context, epochs=1, batch_size=batch_size)
     assert np.isfinite(epoch.loss)
 
@@ -59,7 +59,7 @@ def test_the_confusion_counts_every_validation_image(context: StudyContext) -> N
 
 
 @pytest.mark.parametrize("kind", Features)
-def test_the_weights_are_those_that_were_measured(context: StudyContext, kind: Features) -> None:
+def test_the_weights_are_those_that_were_scored(context: StudyContext, kind: Features) -> None:
     running = begin(context, features=kind, head_units=(16,))
     *_, last = running.epochs()
     seen = context.features("validation", (views.ORIGINAL,)).whole()[0, :, -context.backbone.num_features(kind) :]
@@ -67,28 +67,28 @@ def test_the_weights_are_those_that_were_measured(context: StudyContext, kind: F
     assert (logits.argmax(1) == context.data.validation.labels).mean() == pytest.approx(last.validation.accuracy)
 
 
-def test_a_probe_comes_out_the_same_before_and_after_another(context: StudyContext) -> None:
+def test_a_probe_does_not_depend_on_earlier_probes(context: StudyContext) -> None:
     first = train(context, dropout=0.4, head_units=(9,))
     train(context, dropout=0.1, head_units=(40,), probe_learning_rate=0.3, features=Features.SEVERAL)
     assert train(context, dropout=0.4, head_units=(9,)) == first
 
 
-def test_of_several_heads_the_best_is_shown_and_handed_on(context: StudyContext) -> None:
+def test_the_best_of_several_heads_is_reported_and_passed_on(context: StudyContext) -> None:
     running = begin(context, num_heads=4, probe_learning_rate=1e-6, epochs=8)
     *_, last = running.epochs()
     [alone] = [train(context, probe_learning_rate=1e-6, epochs=8)[-1]]
     assert last.validation.accuracy >= alone.validation.accuracy
-    assert last.learning_rate in [pytest.approx(alone.learning_rate * factor) for factor in probe.factors(4)]
+    assert last.learning_rate in [pytest.approx(alone.learning_rate * factor) for factor in probe.rate_factors(4)]
     seen = context.features("validation", (views.ORIGINAL,)).whole()[0, :, -context.backbone.num_features(Features.LAST) :]
     logits = head.forward(running.weights(), seen, activation="relu").numpy()
     assert (logits.argmax(1) == context.data.validation.labels).mean() == pytest.approx(last.validation.accuracy)
 
 
-def test_a_head_whose_rate_is_far_too_high_spoils_no_other(context: StudyContext) -> None:
+def test_a_head_with_a_far_too_high_learning_rate_affects_no_other(context: StudyContext) -> None:
     spread = [1.0, 1e35]
     running = begin(context, num_heads=2, optimizer="sgd", weight_decay=0.0, head_units=(8,), epochs=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probe, "factors", lambda num_heads: spread)
+        patch.setattr(probe, "rate_factors", lambda num_heads: spread)
         measured = list(running.epochs())
     assert all(np.isfinite(epoch.loss) for epoch in measured)
     assert all(np.isfinite(value).all() for value in running.weights())
@@ -99,7 +99,7 @@ def test_a_probe_that_diverges_says_so(context: StudyContext) -> None:
     assert not np.isfinite(last.loss)
 
 
-def test_features_that_are_read_part_by_part_train_the_same_head(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_are_read_in_parts_train_the_same_head(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {"augmentation": Augmentation(flip=Flip.HORIZONTAL), "batch_size": 20, "dropout": 0.3}
     whole = begin(context, **given)
     expected = list(whole.epochs())
@@ -113,7 +113,7 @@ def test_features_that_are_read_part_by_part_train_the_same_head(context: StudyC
         np.testing.assert_allclose(value, own, rtol=1e-3, atol=1e-5)
 
 
-def test_no_more_rows_are_predicted_at_once_than_there_is_room_for(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_are_made_in_parts_of_limited_size(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = train(context)
     seen: list[int] = []
     predict = head.HeadsProgram.predict
@@ -143,10 +143,10 @@ def test_mirror_images_take_their_turns_with_the_images(context: StudyContext) -
         (32, 10, 10),  # never more than there are
     ],
 )
-def test_a_step_takes_more_images_where_there_are_enough(batch_size: int, count: int, expected: int) -> None:
-    assert probe.num_images(batch_size, count) == expected
+def test_a_probe_step_takes_more_images_if_there_are_enough(batch_size: int, count: int, expected: int) -> None:
+    assert probe.images_per_step(batch_size, count) == expected
 
 
-def test_rates_are_spread_around_the_trials_own() -> None:
-    assert probe.factors(1) == (1.0,)
-    assert probe.factors(5) == (1.0, 2.0, 0.5, 4.0, 0.25)
+def test_learning_rates_of_heads_are_spread_around_the_trials_own() -> None:
+    assert probe.rate_factors(1) == (1.0,)
+    assert probe.rate_factors(5) == (1.0, 2.0, 0.5, 4.0, 0.25)

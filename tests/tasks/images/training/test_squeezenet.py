@@ -1,4 +1,4 @@
-"""SqueezeNet 1.1: its weights and what it sees in photographs."""
+"""SqueezeNet 1.1: its weights and its predictions for photographs."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from tuner.tasks.images.training import squeezenet
 
 @pytest.fixture(scope="module")
 def logits(pictures: Pictures) -> NDArray[np.float32]:
-    """The classifier at each place, then the mean."""
+    """Apply the classifier at each place, then average."""
     images, _ = batch(pictures, 227)
     network, _ = squeezenet.build(227)
     squeezenet.load_imagenet(network)
@@ -29,12 +29,12 @@ def test_the_photographs_are_named_as_the_published_weights_name_them(
     assert np.mean(hits) == pytest.approx(accuracy)
 
 
-def test_colours_are_turned_to_blue_first_and_centred() -> None:
+def test_colors_are_reversed_to_bgr_and_centered() -> None:
     pixel = np.array([[[[10.0, 20.0, 30.0]]]], np.float32)
     np.testing.assert_allclose(squeezenet.preprocess(pixel)[0, 0, 0], [30 - 103.939, 20 - 116.779, 10 - 123.68], rtol=1e-6)
 
 
-def test_every_layer_with_weights_stands_in_one_block_from_the_bottom_up() -> None:
+def test_every_layer_with_weights_is_in_one_block_in_order() -> None:
     network, blocks = squeezenet.build(32)
     assert sorted(name for names in blocks for name in names) == sorted(layer.name for layer in network.layers if layer.weights)
     assert [names[0] for names in blocks] == ["conv1", *(f"fire{number}_squeeze1x1" for number in range(2, 10))]

@@ -1,4 +1,4 @@
-"""Which graphs are traced, and which are used again."""
+"""Which graphs are traced, and which are reused."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from tuner.tasks.images.training import augmentation, steps
 from tuner.tasks.images.training.study_context import StudyContext
 
 
-def test_a_graph_is_made_once_and_the_latest_are_kept(context: StudyContext) -> None:
+def test_a_graph_is_traced_once_while_it_is_among_the_latest(context: StudyContext) -> None:
     kept, cut = steps.TracedSteps(), context.backbone.cut(2)
     first = kept.above(cut, Features.LAST)
     assert kept.above(context.backbone.cut(2), Features.LAST) is first
@@ -24,7 +24,7 @@ def test_a_graph_is_made_once_and_the_latest_are_kept(context: StudyContext) -> 
     assert kept.above(context.backbone.cut(1), Features.LAST) is others[2]
 
 
-def test_values_are_no_part_of_a_form() -> None:
+def test_values_are_not_part_of_a_form() -> None:
     one = Hyperparameters(learning_rate=1e-3, dropout=0.1, head_units=(8,), ema=0.9, batch_size=16)
     other = Hyperparameters(learning_rate=1e-2, dropout=0.0, head_units=(99,), ema=0.5, batch_size=64, weight_decay=0.5, layer_decay=0.7)
     assert steps.StepForm.of(one, num_open=1, num_classes=3) == steps.StepForm.of(other, num_open=1, num_classes=3)
@@ -33,7 +33,7 @@ def test_values_are_no_part_of_a_form() -> None:
     assert augmentation.Changes.of(weak) == augmentation.Changes.of(strong)
 
 
-def test_a_layer_of_keras_is_built_once_for_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_keras_layer_is_built_once_per_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[float] = []
     real = augmentation.traceable
 
@@ -47,12 +47,12 @@ def test_a_layer_of_keras_is_built_once_for_its_graph(monkeypatch: pytest.Monkey
     assert built == [0.5]
 
 
-def test_a_weight_that_the_output_does_not_use_has_no_slope(context: StudyContext) -> None:
+def test_an_unused_weight_has_no_gradient(context: StudyContext) -> None:
     hyperparameters, cut = Hyperparameters(dropout=0.0), context.backbone.cut(1)
     unused = keras.Variable(np.ones((2, 3), np.float32))
     wider = replace(cut, variables=(*cut.variables, (0, unused)))
     form = steps.StepForm.of(hyperparameters, num_open=1, num_classes=10)
-    weights = head.initial(hyperparameters, context.backbone.num_features(Features.LAST), 10, seed=1)
+    weights = head.initial_weights(hyperparameters, context.backbone.num_features(Features.LAST), 10, seed=1)
     values = steps.values(hyperparameters, context.moments(Features.LAST), np.ones(10))
     lower = cut.below(tf.zeros((2, 16, 16, 3)))
     answers = tf.one_hot([0, 1], 10), tf.constant([0, 1], tf.int64)

@@ -1,4 +1,4 @@
-"""What the trials of one study share."""
+"""The context that the trials of a study share."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_the_features_of_several_depths_end_with_those_of_the_last_layer(context
 
 
 @pytest.mark.parametrize("kind", Features)
-def test_the_moments_are_those_of_the_training_images_as_they_are(context: StudyContext, kind: Features) -> None:
+def test_the_moments_are_those_of_the_original_training_images(context: StudyContext, kind: Features) -> None:
     vectors = np.asarray(context.backbone.features(np.asarray(context.data.train.images, np.float32), kind))
     mean, variance = context.moments(kind)
     assert mean.shape == variance.shape == (context.backbone.num_features(kind),)
@@ -33,7 +33,7 @@ def test_the_moments_are_those_of_the_training_images_as_they_are(context: Study
     np.testing.assert_allclose(variance, np.maximum(vectors.var(0), head.SMALLEST_VARIANCE), rtol=2e-2, atol=1e-5)
 
 
-def test_activations_are_kept_for_a_cut_that_has_much_below_it(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_are_stored_for_a_cut_with_many_layers_below(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
     cut, longer = context.backbone.cut(1), dataclasses.replace(context, epochs=9)
     assert longer.lower(context.backbone.cut(3), (views.ORIGINAL,)) is None
     monkeypatch.setattr(features, "WORTHWHILE_MULTIPLY_ADDS", 1)
@@ -45,7 +45,7 @@ def test_activations_are_kept_for_a_cut_that_has_much_below_it(context: StudyCon
     assert dataclasses.replace(context, epochs=1).lower(cut, (views.ORIGINAL,)) is None
 
 
-def test_what_lies_below_a_cut_is_traced_once_for_the_cache_and_for_training(
+def test_the_part_below_a_cut_is_traced_once_for_cache_and_training(
     context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "WORTHWHILE_MULTIPLY_ADDS", 1)
@@ -58,7 +58,7 @@ def test_what_lies_below_a_cut_is_traced_once_for_the_cache_and_for_training(
     assert own.traced.num_traced == 1
 
 
-def test_an_identity_is_of_its_images_its_network_and_its_road(context: StudyContext) -> None:
+def test_the_identity_depends_on_images_network_and_training_settings(context: StudyContext) -> None:
     other_training = context.study.training.model_copy(update={"epochs": 9})
     others = [
         dataclasses.replace(context, network="other weights in the same file"),
@@ -69,7 +69,7 @@ def test_an_identity_is_of_its_images_its_network_and_its_road(context: StudyCon
     assert context.identity == dataclasses.replace(context).identity
 
 
-def test_restoring_brings_every_weight_back(context: StudyContext) -> None:
+def test_restoring_resets_every_weight(context: StudyContext) -> None:
     before = [variable.numpy() for variable in context.backbone.network.variables]
     for variable in context.backbone.network.variables:
         variable.assign(variable + 1)
@@ -77,6 +77,6 @@ def test_restoring_brings_every_weight_back(context: StudyContext) -> None:
     assert all((variable.numpy() == value).all() for variable, value in zip(context.backbone.network.variables, before, strict=True))
 
 
-def test_a_study_of_another_length_has_its_own_epochs(context: StudyContext, cache: Path) -> None:
+def test_a_study_has_its_own_number_of_epochs(context: StudyContext, cache: Path) -> None:
     longer = study_context.prepare(study(training={"epochs": 7}), cache=cache)
     assert (context.epochs, longer.epochs) == (2, 7)

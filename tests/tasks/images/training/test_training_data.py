@@ -1,4 +1,4 @@
-"""Images of every source, split and resized; and what is said of a source that cannot be had."""
+"""Images of every source, split and resized, and the errors of sources that cannot be opened."""
 
 import sys
 import time
@@ -30,7 +30,7 @@ class Features(dict[str, Any]):
 
 
 def builder(names: list[str] | None) -> Any:
-    """What of a builder of TensorFlow Datasets is read."""
+    """The parts of a TensorFlow Datasets builder that tuner reads."""
     features = Features(image=None, label=SimpleNamespace(names=names))
     return SimpleNamespace(info=SimpleNamespace(features=features, splits=EXAMPLES), as_dataset=lambda *, split: EXAMPLES[split])
 
@@ -62,7 +62,7 @@ def test_another_size_or_seed_changes_the_images_but_not_the_fingerprint(cache: 
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist"])
-def test_a_data_set_of_keras_that_cannot_be_downloaded_is_named_quickly_with_the_cures(
+def test_a_failed_download_of_a_keras_data_set_is_reported_quickly_with_alternatives(
     monkeypatch: pytest.MonkeyPatch, cache: Path, name: str
 ) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
@@ -77,7 +77,7 @@ def test_a_data_set_of_keras_that_cannot_be_downloaded_is_named_quickly_with_the
 
 
 @pytest.mark.parametrize(("name", "classes", "first"), [("cifar10", 10, "airplane"), ("fashion_mnist", 10, "top"), ("mnist", 10, "0")])
-def test_a_data_set_of_keras_keeps_its_test_images_for_the_test(
+def test_the_test_images_of_a_keras_data_set_are_the_test_split(
     monkeypatch: pytest.MonkeyPatch, cache: Path, name: str, classes: int, first: str
 ) -> None:
     shape = (32, 32, 3) if name.startswith("cifar") else (28, 28)
@@ -99,14 +99,14 @@ def test_a_data_set_of_keras_keeps_its_test_images_for_the_test(
     assert data.official.tolist() == [dataset.NONE] * 30 + [dataset.TEST] * 10
 
 
-def test_tensorflow_datasets_without_its_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+def test_tensorflow_datasets_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(errors.MissingPackage, match=r"pip install 'tuner\[tfds\]'"):
         training_data.open_dataset(spec_study.TfdsData(source="tfds", name="tf_flowers"), cache=cache)
 
 
 @pytest.mark.parametrize(("names", "classes"), [(["a", "b", "c"], ("a", "b", "c")), (None, ("0", "1", "2"))])
-def test_the_splits_of_tensorflow_datasets_are_kept_and_sizes_may_differ(names: list[str] | None, classes: tuple[str, ...]) -> None:
+def test_splits_of_tensorflow_datasets_are_official_and_sizes_may_differ(names: list[str] | None, classes: tuple[str, ...]) -> None:
     data = training_data._read_tfds(TFDS, builder(names), spec_study.TfdsData(source="tfds", name="small"))
     assert data.classes == classes
     assert data.official is not None
@@ -117,7 +117,7 @@ def test_the_splits_of_tensorflow_datasets_are_kept_and_sizes_may_differ(names: 
 
 
 @pytest.mark.parametrize("field", ["image_key", "label_key"])
-def test_a_feature_that_is_not_there_is_named_beside_those_that_are(field: str) -> None:
+def test_a_missing_feature_is_reported_with_the_available_ones(field: str) -> None:
     data = spec_study.TfdsData.model_validate({"source": "tfds", "name": "small", field: "picture"})
     with pytest.raises(
         errors.DataError, match=r"small has no feature picture; it has image, label\. Set data\.image_key and data\.label_key"
@@ -144,7 +144,7 @@ def failing(error: Exception) -> ModuleType:
         (ConnectionError("no route"), errors.MissingDownload, r"TensorFlow Datasets' flowrs .* \(no route\)"),
     ],
 )
-def test_a_data_set_that_tensorflow_datasets_cannot_give_is_named(
+def test_a_data_set_unknown_to_tensorflow_datasets_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, cache: Path, error: Exception, kind: type[Exception], message: str
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", failing(error))

@@ -1,4 +1,4 @@
-"""One trial from its hyperparameters to its outcome, left and taken up again at any place."""
+"""A trial from its hyperparameters to its result, interrupted and resumed at any point."""
 
 import itertools
 import shutil
@@ -44,7 +44,7 @@ DEEPER = MENDED.model_copy(update={"features": Features.SEVERAL, "unfreeze": 0.4
 
 
 class Control:
-    """A worker in the same process, which says what it was told to say."""
+    """A worker in the same process that sends given answers."""
 
     def __init__(
         self, *, interrupt: Callable[[list[messages.Message], int], messages.Stop | messages.Suspend | None] | None = None
@@ -77,7 +77,7 @@ def run(context: StudyContext, wanted: messages.Train, control: Control | None =
 
 
 def after(count: int, what: messages.Stop | messages.Suspend, *, stage: Stage, looks: int = 0) -> Control:
-    """A worker that interrupts so many looks after so many epochs of a stage."""
+    """A worker that interrupts a number of checks after a number of epochs of a stage."""
     seen: list[int] = []
 
     def interrupt(told: list[messages.Message], look: int) -> messages.Stop | messages.Suspend | None:
@@ -91,19 +91,19 @@ def after(count: int, what: messages.Stop | messages.Suspend, *, stage: Stage, l
 
 @pytest.fixture
 def always_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Epochs are worth a checkpoint however short they are."""
+    """Write a checkpoint after every epoch."""
     monkeypatch.setattr(trial, "_WORTH_WRITING_SECONDS", -1.0)
 
 
 @pytest.fixture(scope="module")
 def plain(_context: StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
-    """A plain trial that nobody disturbed."""
+    """A plain trial without interruptions."""
     return run(_context, order(tmp_path_factory.mktemp("plain"), PLAIN))
 
 
 @pytest.fixture(scope="module")
 def rich(_context: StudyContext, tmp_path_factory: pytest.TempPathFactory) -> tuple[messages.Finished, Control]:
-    """A rich trial of three epochs that nobody disturbed."""
+    """A trial of three epochs with many features on, without interruptions."""
     return run(replace(_context, epochs=3), order(tmp_path_factory.mktemp("rich"), RICH))
 
 
@@ -113,7 +113,9 @@ def kept(folder: Path) -> list[str]:
 
 def test_a_trial_probes_then_fine_tunes_and_its_value_is_its_best_epoch(plain: tuple[messages.Finished, Control]) -> None:
     finished, control = plain
-    assert [type(message).__name__ for message in control.told] == ["Epoch"] * 3 + ["Probed"] + ["Epoch"] * 2
+    # on a slow machine, epochs are worth a checkpoint
+    told = [type(message).__name__ for message in control.told if not isinstance(message, messages.CheckpointWritten)]
+    assert told == ["Epoch"] * 3 + ["Probed"] + ["Epoch"] * 2
     curve = control.curve
     assert [(epoch.step, epoch.stage) for epoch in curve] == [(1, "probe"), (2, "probe"), (3, "probe"), (4, "fine_tune"), (5, "fine_tune")]
     values = [epoch.validation_accuracy for epoch in curve]
@@ -131,7 +133,7 @@ def test_a_trial_probes_then_fine_tunes_and_its_value_is_its_best_epoch(plain: t
     assert finished.fine_tune_seconds > 0
 
 
-def test_the_rate_of_each_epoch_is_told(plain: tuple[messages.Finished, Control]) -> None:
+def test_the_learning_rate_of_each_epoch_is_reported(plain: tuple[messages.Finished, Control]) -> None:
     rates = [epoch.learning_rate for epoch in plain[1].curve]
     assert rates[0] > rates[1] > rates[2] > 0
     assert rates[0] < 1e-2
@@ -166,7 +168,7 @@ def test_another_seed_gives_another_curve(context: StudyContext, tmp_path: Path,
 
 @pytest.mark.usefixtures("always_keeping")
 @pytest.mark.parametrize(("looks", "steps"), [(0, 0), (3, 3), (6, 6)], ids=["between epochs", "within an epoch", "after its last step"])
-def test_a_suspended_trial_goes_on_from_the_step_at_which_it_was_as_if_it_had_never_stopped(
+def test_a_suspended_trial_resumes_at_its_step_and_gives_the_same_result(
     context: StudyContext, tmp_path: Path, looks: int, steps: int, rich: tuple[messages.Finished, Control]
 ) -> None:
     longer, wanted = replace(context, epochs=3), order(tmp_path, RICH)
@@ -207,20 +209,20 @@ def test_a_trial_that_is_suspended_again_and_again_repeats_no_step(
 
 
 def _steps(told: list[messages.Message], looks: "itertools.count[int]") -> int:
-    """Looks of a trial since its probe was decided on."""
+    """Number of times that the trial checked for an interruption after its probe."""
     is_probing = any(isinstance(message, Epoch) and message.stage is Stage.PROBE for message in told)
     return 0 if is_probing and not any(isinstance(message, messages.Probed) for message in told) else next(looks)
 
 
 @pytest.mark.usefixtures("always_keeping")
-def test_a_worker_that_takes_a_trial_up_hears_of_epochs_that_the_one_before_may_not_have_reported(
+def test_a_worker_that_resumes_a_trial_gets_epochs_that_the_previous_worker_may_not_have_reported(
     context: StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
 ) -> None:
     class Killed(Exception):
         pass
 
     class Mortal(Control):
-        """A worker that is killed when the first epoch of fine-tuning is in the checkpoint."""
+        """A worker that is killed when the checkpoint has the first epoch of fine-tuning."""
 
         def send(self, message: messages.Message) -> None:
             if isinstance(message, messages.CheckpointWritten):
@@ -245,7 +247,7 @@ def test_a_worker_that_takes_a_trial_up_hears_of_epochs_that_the_one_before_may_
 
 
 @pytest.mark.usefixtures("always_keeping")
-def test_a_trial_that_another_worker_has_now_leaves_the_files_alone(context: StudyContext, tmp_path: Path) -> None:
+def test_a_trial_that_another_worker_took_over_does_not_touch_the_files(context: StudyContext, tmp_path: Path) -> None:
     lost = after(1, messages.Suspend(keeps=False), stage=Stage.FINE_TUNE, looks=3)
     run(replace(context, epochs=3), order(tmp_path, RICH), lost)
     found = checkpoints.read(tmp_path / "checkpoint", order(tmp_path, RICH), study=context.identity)
@@ -254,7 +256,7 @@ def test_a_trial_that_another_worker_has_now_leaves_the_files_alone(context: Stu
 
 
 @pytest.mark.usefixtures("always_keeping")
-def test_of_two_checkpoints_the_one_that_is_further_is_gone_on_from(
+def test_a_trial_resumes_from_the_further_of_two_checkpoints(
     context: StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
 ) -> None:
     longer, wanted = replace(context, epochs=3), order(tmp_path, RICH)
@@ -270,7 +272,7 @@ def test_of_two_checkpoints_the_one_that_is_further_is_gone_on_from(
 
 
 @pytest.mark.usefixtures("always_keeping")
-def test_a_damaged_checkpoint_is_as_good_as_none(context: StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]) -> None:
+def test_a_damaged_checkpoint_is_ignored(context: StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]) -> None:
     (tmp_path / "checkpoint").write_bytes(b"hello")
     _, again = run(context, order(tmp_path, PLAIN))
     assert again.curve == plain[1].curve
@@ -324,7 +326,7 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_the_reason(
     assert messages.decode(messages.encode(last)).kind == "epoch"
 
 
-def test_a_trial_after_one_that_was_not_finite_is_as_it_always_was(
+def test_a_trial_is_not_affected_by_an_earlier_one_that_diverged(
     context: StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]
 ) -> None:
     for variable in context.backbone.network.variables:
@@ -338,7 +340,7 @@ def test_a_trial_after_one_that_was_not_finite_is_as_it_always_was(
     [MENDED, DEEPER, SPOILED],
     ids=["best while fine-tuning", "best while fine-tuning, several depths", "best in the probe"],
 )
-def test_the_kept_weights_give_the_best_validation_accuracy_again(
+def test_the_stored_weights_reproduce_the_best_validation_accuracy(
     context: StudyContext, tmp_path: Path, hyperparameters: Hyperparameters
 ) -> None:
     finished, control = run(context, order(tmp_path, hyperparameters))
@@ -389,7 +391,7 @@ def unseen(context: StudyContext, cache: Path) -> StudyContext:
     return replace(context, store=replace(context.store, cache=cache, watch=[], _vectors={}, _activations={}))
 
 
-def test_a_trial_that_computes_what_it_trains_on_says_that_it_is_busy(
+def test_a_trial_that_computes_features_reports_that_it_is_busy(
     context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: tuple[messages.Finished, Control]
 ) -> None:
     fresh = unseen(context, tmp_path / "cache")
@@ -404,7 +406,7 @@ def test_a_trial_that_computes_what_it_trains_on_says_that_it_is_busy(
 
 
 @pytest.mark.parametrize("what", [messages.Stop(), messages.Suspend()])
-def test_a_trial_obeys_while_it_computes_what_it_trains_on(
+def test_a_trial_obeys_while_it_computes_features(
     context: StudyContext, tmp_path: Path, what: messages.Stop | messages.Suspend, plain: tuple[messages.Finished, Control]
 ) -> None:
     fresh = unseen(context, tmp_path / "cache")

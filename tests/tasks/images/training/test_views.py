@@ -1,4 +1,4 @@
-"""The versions of a training image that are kept: which there are, and what they show."""
+"""The views of a training image, and what they show."""
 
 from typing import Any
 
@@ -31,12 +31,12 @@ def drawn(number: int = 0, **given: Any) -> View:
         (Flip.BOTH, (*FLIPS, View(flip_y=True), View(flip_x=True, flip_y=True))),
     ],
 )
-def test_a_new_version_each_step_leaves_the_image_and_its_mirror_images(flip: Flip, expected: tuple[View, ...]) -> None:
+def test_if_each_step_draws_the_probe_sees_the_image_and_its_mirror_images(flip: Flip, expected: tuple[View, ...]) -> None:
     assert found(flip=flip) == expected
     assert found(flip=flip, zoom=0.2, mixup=0.2) == expected
 
 
-def test_a_number_of_views_is_filled_with_drawn_ones() -> None:
+def test_drawn_views_complete_the_number_of_views() -> None:
     strengths = Augmentation(flip=Flip.HORIZONTAL, zoom=0.2)
     expected = (*FLIPS, *(View(strengths=strengths, number=number) for number in range(3)))
     assert views.views(strengths.model_copy(update={"views": 5})) == expected
@@ -44,7 +44,7 @@ def test_a_number_of_views_is_filled_with_drawn_ones() -> None:
     assert views.views(strengths.model_copy(update={"views": 1})) == FLIPS[:1]
 
 
-def test_where_there_is_nothing_to_draw_there_are_no_more_than_mirror_images() -> None:
+def test_without_random_changes_there_are_only_mirror_images() -> None:
     assert found(flip=Flip.HORIZONTAL, views=8) == FLIPS
     assert found(views=8) == (View(),)
 
@@ -61,38 +61,38 @@ def test_where_there_is_nothing_to_draw_there_are_no_more_than_mirror_images() -
         ({"cutmix": 0.1, "views": 4}, False),  # mixes two images, of which there are too many pairs
     ],
 )
-def test_what_fine_tuning_sees_is_finite_without_draws_or_with_a_number_of_them(given: dict[str, Any], expected: bool) -> None:
+def test_fine_tuning_sees_finitely_many_views_without_draws_or_with_a_number_of_views(given: dict[str, Any], expected: bool) -> None:
     assert views.is_finite(Augmentation.model_validate(given)) is expected
 
 
 def test_mirror_images_are_mirrored() -> None:
-    assert (views.show(View(), IMAGES, 0) == IMAGES).all()
-    assert (views.show(View(flip_x=True), IMAGES, 0) == IMAGES[:, :, ::-1]).all()
-    assert (views.show(View(flip_x=True, flip_y=True), IMAGES, 0) == IMAGES[:, ::-1, ::-1]).all()
-    assert views.show(View(flip_y=True), IMAGES, 0).dtype == np.float32
+    assert (views.render(View(), IMAGES, 0) == IMAGES).all()
+    assert (views.render(View(flip_x=True), IMAGES, 0) == IMAGES[:, :, ::-1]).all()
+    assert (views.render(View(flip_x=True, flip_y=True), IMAGES, 0) == IMAGES[:, ::-1, ::-1]).all()
+    assert views.render(View(flip_y=True), IMAGES, 0).dtype == np.float32
 
 
-def test_a_drawn_version_is_the_same_each_time_and_whatever_is_drawn_with_it() -> None:
+def test_a_drawn_view_is_repeatable_and_independent_of_its_batch() -> None:
     view = drawn(rotation=0.1, brightness=0.3, rand_augment=0.5)
-    whole = views.show(view, IMAGES, 0)
-    assert (views.show(view, IMAGES, 0) == whole).all()
-    assert (views.show(view, IMAGES[64:], 64) == whole[64:]).all()
+    whole = views.render(view, IMAGES, 0)
+    assert (views.render(view, IMAGES, 0) == whole).all()
+    assert (views.render(view, IMAGES[64:], 64) == whole[64:]).all()
     assert np.abs(whole - IMAGES).mean() > 5
 
 
-def test_each_number_and_each_image_is_drawn_on_its_own() -> None:
-    first, second = (views.show(drawn(number, translation=0.3), IMAGES[:1].repeat(70, 0), 0) for number in (0, 1))
+def test_each_number_and_each_image_has_its_own_draw() -> None:
+    first, second = (views.render(drawn(number, translation=0.3), IMAGES[:1].repeat(70, 0), 0) for number in (0, 1))
     assert not (first == second).all((1, 2, 3)).any()
     assert len(np.unique(first.reshape(70, -1), axis=0)) == 70
 
 
-def test_keys_tell_views_apart_and_know_nothing_else() -> None:
+def test_keys_depend_on_the_view_only() -> None:
     others = [*found(flip="both"), drawn(0, zoom=0.1), drawn(1, zoom=0.1), drawn(0, zoom=0.2)]
     assert len({view.key for view in others}) == len(others)
     assert drawn(1, zoom=0.1).key == drawn(1, zoom=0.1).key
 
 
-def test_a_drawn_view_of_another_version_or_keras_is_another_and_a_mirror_image_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_views_depend_on_the_versions_of_tuner_and_keras_but_mirror_images_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
     keys = {drawn(zoom=0.1).key}
     mirrored = View(flip_x=True).key
     monkeypatch.setattr(views, "_VERSION", 99)

@@ -1,4 +1,4 @@
-"""Weights files of others: tensors come out, nothing else gets in."""
+"""Weight files: only tensors are read, and no code runs."""
 
 import collections
 import contextlib
@@ -26,7 +26,7 @@ class Harmful:
 
 
 class Tensor:
-    """What torch writes for a view of a storage."""
+    """The form in which torch writes a tensor."""
 
     def __init__(self, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
         self.arguments: tuple[Any, ...] = (offset, shape, strides, False, collections.OrderedDict())
@@ -41,7 +41,7 @@ _Pickler: Any = pickle._Pickler
 
 
 class TorchPickler(_Pickler):  # type: ignore[misc]
-    """Writes the old stream format with the names of torch, which is not there."""
+    """Writes the old stream format with names of torch, without torch."""
 
     def persistent_id(self, value: Any) -> Any:
         return ("storage", Storage, "0", "cpu", len(VALUES), None) if value is VALUES else None
@@ -116,7 +116,7 @@ def test_arrays_in_plain_containers_are_read(tmp_path: Path) -> None:
 
 #: where a weights file may be cut: nothing left, within the magic, within the names, within the numbers, the last number
 @pytest.mark.parametrize("part", [0.0, 0.0000005, 0.003, 0.5, 0.9999999])
-def test_a_cut_weights_file_is_refused_with_its_name(tmp_path: Path, part: float) -> None:
+def test_a_truncated_weights_file_is_refused_by_name(tmp_path: Path, part: float) -> None:
     content, path = efficientnet_lite0.weights_file().read_bytes(), tmp_path / "cut.pth"
     path.write_bytes(content[: int(len(content) * part)])
     with pytest.raises(errors.DataError, match=r"cut\.pth is not a weights file in torch's stream format"):
@@ -124,14 +124,14 @@ def test_a_cut_weights_file_is_refused_with_its_name(tmp_path: Path, part: float
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", pickle.dumps(VALUES)[:-30], pickle.dumps(1)[:-1]])
-def test_a_cut_or_foreign_pickle_is_refused_with_its_name(tmp_path: Path, content: bytes) -> None:
+def test_a_truncated_or_foreign_pickle_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cut.pkl").write_bytes(content)
     with pytest.raises(errors.DataError, match=r"cut\.pkl is not a pickle of NumPy arrays"):
         weight_files.read_numpy_pickle(tmp_path / "cut.pkl")
 
 
 @pytest.mark.parametrize("content", [b"hello" * 100, pickle.dumps(weight_files._MAGIC), pickle.dumps("magic")])
-def test_a_file_that_is_none_of_torch_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_torch_did_not_write_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(errors.DataError, match="is not a weights file"):
         weight_files.read_torch(tmp_path / "a.pth")
@@ -139,14 +139,14 @@ def test_a_file_that_is_none_of_torch_is_refused(tmp_path: Path, content: bytes)
 
 #: a view that reaches past its storage would read memory that is not its own
 @pytest.mark.parametrize("tensor", [Tensor(0, (4, 4), (4, 1)), Tensor(20, (2,), (1,)), Tensor(0, (2,), (100,)), Tensor(-1, (2,), (1,))])
-def test_a_view_that_reaches_past_its_storage_is_refused(tmp_path: Path, tensor: Tensor) -> None:
+def test_a_tensor_that_exceeds_its_storage_is_refused(tmp_path: Path, tensor: Tensor) -> None:
     path = torch_file(tmp_path / "a.pth", {"a": tensor})
     with pytest.raises(errors.DataError, match="is not a weights file"):
         weight_files.read_torch(path)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_file_with_wrong_bytes_is_read_or_refused(tmp_path: Path, seed: int) -> None:
+def test_a_file_with_random_bytes_is_read_or_refused(tmp_path: Path, seed: int) -> None:
     path, random = torch_file(tmp_path / "a.pth", {"a": Tensor(0, (3, 4), (4, 1)), "b": Tensor(4, (2,), (2,))}), np.random.default_rng(seed)
     content = bytearray(path.read_bytes())
     for place in random.integers(0, len(content), 3):

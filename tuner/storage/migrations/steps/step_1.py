@@ -1,4 +1,4 @@
-"""A database into one with leases, epochs, workers and the audit; where they are there already, they are left as they are."""
+"""Step 1: adds the tables of leases, epochs, workers and the audit; existing tables stay unchanged."""
 
 from sqlalchemy import BigInteger, Column, Double, Integer, String
 

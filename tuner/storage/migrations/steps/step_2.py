@@ -1,4 +1,4 @@
-"""A database into one with versions, their stages and the readings of the test split."""
+"""Step 2: adds the tables of versions, their stages and the readings of the test split."""
 
 from sqlalchemy import Column, Double, Integer, String, Text
 from sqlalchemy.dialects import mysql

@@ -1,4 +1,4 @@
-"""Dataset: labelled images, with what identifies each image and the whole."""
+"""Dataset: labeled images, with what identifies each image and the whole."""
 
 import hashlib
 import json
@@ -105,7 +105,7 @@ def digest(pixels: Pixels) -> bytes:
 
 
 def content_hash(digests: NDArray[np.bytes_], labels: NDArray[np.int64]) -> bytes:
-    """Return a SHA-256 over labelled images, independent of their order."""
+    """Return a SHA-256 over labeled images, independent of their order."""
     order = np.lexsort((labels, digests))
     return hashlib.sha256(digests[order].tobytes() + labels[order].astype("<i8").tobytes()).digest()
 

@@ -218,15 +218,15 @@ def inspect_files(paths: Sequence[str], *, origin: Path, cache: Path | None) -> 
     """
     if cache is None:
         return list(each(inspect, paths))
-    place = cache / "index" / f"{hashlib.sha256(os.fsencode(origin)).hexdigest()[:24]}.json"
-    with cache_files.locked(place):
-        known = _read_index(place)
+    index_path = cache / "index" / f"{hashlib.sha256(os.fsencode(origin)).hexdigest()[:24]}.json"
+    with cache_files.locked(index_path):
+        known = _read_index(index_path)
         stamps = {path: _stamp(path) for path in paths}
         new = [path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp]
-        found = _decode_anew(new, known, stamps, place)
+        found = _decode_anew(new, known, stamps, index_path)
         if not new:
             with contextlib.suppress(OSError):  # a read-only cache works, too
-                os.utime(place)
+                os.utime(index_path)
     return [found[path] if path in found else _from_entry(known[path]) for path in paths]
 
 
@@ -241,7 +241,9 @@ def index_entries(cache: Path) -> list[entries.CacheEntry]:
     return found
 
 
-def _decode_anew(new: Sequence[str], known: dict[str, _IndexEntry], stamps: dict[str, list[int]], place: Path) -> dict[str, DecodedInfo]:
+def _decode_anew(
+    new: Sequence[str], known: dict[str, _IndexEntry], stamps: dict[str, list[int]], index_path: Path
+) -> dict[str, DecodedInfo]:
     """Decode new files, add them to `known` and write the index, even if interrupted."""
     found: dict[str, DecodedInfo] = {}
     if not new:
@@ -254,7 +256,7 @@ def _decode_anew(new: Sequence[str], known: dict[str, _IndexEntry], stamps: dict
             if not seen.reason:
                 known[path] = [*stamps[path], seen.digest.hex(), seen.width, seen.height]
     finally:
-        _write_index(place, known, stamps)
+        _write_index(index_path, known, stamps)
     return found
 
 
@@ -271,10 +273,10 @@ def _from_entry(entry: _IndexEntry) -> DecodedInfo:
     return DecodedInfo(digest=bytes.fromhex(digest), width=width, height=height)
 
 
-def _read_index(place: Path) -> dict[str, _IndexEntry]:
+def _read_index(index_path: Path) -> dict[str, _IndexEntry]:
     """Return the entries of an index; none if it is missing, damaged or from another version."""
     try:
-        content = json.loads(place.read_bytes())
+        content = json.loads(index_path.read_bytes())
         if content["version"] == _VERSION and all(_is_index_entry(entry) for entry in content["files"].values()):
             return dict(content["files"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -286,7 +288,7 @@ def _is_index_entry(entry: Any) -> bool:
     return isinstance(entry, list) and [type(value) for value in entry] == [int, int, str, int, int] and len(entry[2]) == 64
 
 
-def _write_index(place: Path, known: dict[str, _IndexEntry], present: dict[str, list[int]]) -> None:
+def _write_index(index_path: Path, known: dict[str, _IndexEntry], present: dict[str, list[int]]) -> None:
     files = {name: entry for name, entry in known.items() if name in present}
-    with cache_files.written_beside(place) as file:
+    with cache_files.written_beside(index_path) as file:
         file.write(json.dumps({"version": _VERSION, "files": files}, separators=(",", ":")).encode())

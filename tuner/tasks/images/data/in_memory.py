@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner import errors
-from tuner.tasks.images.data import dataset, table
+from tuner.tasks.images.data import dataset, listings
 from tuner.trust import pickles
 
 T = TypeVar("T")
@@ -236,7 +236,7 @@ def name_labels(labels: NDArray[Any], names: Any, *, origin: str) -> tuple[NDArr
     if flat.dtype.kind not in "iuU":
         raise errors.DataError(f"{origin} has labels of type {labels.dtype}; expected integers or strings")
     words = [str(label) for label in flat.tolist()]
-    classes = given or table.sort_names(set(words))
+    classes = given or listings.sort_names(set(words))
     index = {name: number for number, name in enumerate(classes)}
     unknown = sorted(set(words) - set(classes))
     if unknown:
@@ -278,7 +278,7 @@ def _parts_of(given: Mapping[str, Any], path: Path) -> list[str]:
 def _join_labels(labels: list[NDArray[Any]], path: Path) -> NDArray[Any]:
     if len({(y.dtype.kind in "iu", y.ndim) for y in labels}) > 1:
         raise errors.DataError(
-            f"{path}: the labels of the splits differ in shape or type: {', '.join(f'{y.dtype} {y.shape}' for y in labels)}"
+            f"{path}: expected labels of one shape and type in all splits, not {', '.join(f'{y.dtype} {y.shape}' for y in labels)}"
         )
     return np.concatenate(labels)
 

@@ -47,8 +47,8 @@ def draw_mistakes(images: NDArray[np.uint8], classes: Sequence[str], mistakes: S
     num_rows = -(-len(mistakes) // SHEET_COLUMNS)
     whole = Image.new("RGB", (SHEET_COLUMNS * _SIDE, num_rows * (_SIDE + _CAPTION)), _PAPER)
     pen = ImageDraw.Draw(whole)
-    for place, (image, mistake) in enumerate(zip(images, mistakes, strict=True)):
-        left, top = place % SHEET_COLUMNS * _SIDE, place // SHEET_COLUMNS * (_SIDE + _CAPTION)
+    for number, (image, mistake) in enumerate(zip(images, mistakes, strict=True)):
+        left, top = number % SHEET_COLUMNS * _SIDE, number // SHEET_COLUMNS * (_SIDE + _CAPTION)
         whole.paste(Image.fromarray(image).resize((_SIDE - 4, _SIDE - 4)), (left + 2, top + 2))
         pen.text((left + 2, top + _SIDE), _shorten(classes[mistake.true]), fill=_INK)
         pen.text((left + 2, top + _SIDE + 13), f"{_shorten(classes[mistake.predicted])} {mistake.confidence:.0%}", fill=(170, 30, 30))
@@ -67,8 +67,8 @@ def draw_confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -
     whole.paste(Image.fromarray(shade.astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST), (_MARGIN, 4))
     if len(counts) <= _NAMED_CLASSES:
         pen = ImageDraw.Draw(whole)
-        for place, name in enumerate(classes):
-            pen.text((4, 4 + place * cell + cell / 2), _shorten(name), fill=_INK, anchor="lm")
+        for number, name in enumerate(classes):
+            pen.text((4, 4 + number * cell + cell / 2), _shorten(name), fill=_INK, anchor="lm")
     return whole
 
 

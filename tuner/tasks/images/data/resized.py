@@ -33,7 +33,7 @@ class ResizedImages(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, size, size, 3)."""
+        """The shape (n, size, size, 3)."""
 
     def __len__(self) -> int: ...
 
@@ -53,7 +53,7 @@ class Streamed:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, size, size, 3)."""
+        """The shape (n, size, size, 3)."""
         return (len(self.indices), self.size, self.size, 3)
 
     def __len__(self) -> int:

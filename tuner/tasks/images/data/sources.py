@@ -11,22 +11,22 @@ import numpy as np
 
 from tuner import errors
 from tuner.spec import study
-from tuner.tasks.images.data import dataset, folder, in_memory, table
+from tuner.tasks.images.data import dataset, in_memory, listings
 
 
 def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- read as sources.open
-    """Return the labelled images that a study trains on.
+    """Return the labeled images that a study trains on.
 
-    `cache` keeps what decoding the files of a folder or manifest told.
+    `cache` has the index of decoded files.
 
     Raises:
         DataError: the images or labels cannot be used as they are.
     """
     match data:
         case study.FolderData():
-            return folder.read(folder.find(data.path), cache=cache)
+            return listings.read(listings.list_folder(data.path), cache=cache)
         case study.ManifestData():
-            return folder.read(table.find(data), cache=cache)
+            return listings.read(listings.list_manifest(data), cache=cache)
         case study.NpzData():
             return in_memory.read_npz(data.path)
         case study.AnimalsData() | study.DigitsData():
@@ -62,7 +62,7 @@ def call_function(name: str) -> dataset.Dataset:
         images, labels = np.asarray(result[0]), np.asarray(result[1])
     except ValueError as error:
         raise errors.DataError(
-            f"{origin} returned images or labels that are not arrays ({error}); return images of one size, stacked"
+            f"{origin} returned images or labels that are not arrays ({error}); return one array each, images of the same size"
         ) from error
     in_memory.check_images(images, origin=origin)
     numbers, classes = in_memory.name_labels(labels, result[2] if len(result) == 3 else None, origin=origin)
@@ -80,11 +80,11 @@ def import_function(name: str) -> Callable[[], Any]:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise errors.DataError(
-            f"data.function is {name}, but {module_name} cannot be imported ({error}); install it, or start tuner in its folder"
+            f"data.function {name} cannot be imported ({error}); install {module_name}, or start tuner in its folder"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise errors.DataError(f"data.function is {name}, but {module_name} ({module.__file__}) has no function {function_name}")
+        raise errors.DataError(f"data.function {name} does not exist: {module_name} ({module.__file__}) has no function {function_name}")
     return function  # type: ignore[no-any-return]
 
 

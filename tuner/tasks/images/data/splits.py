@@ -81,7 +81,7 @@ def _shuffled_groups(data: dataset.Dataset, mask: NDArray[np.bool_], seed: int) 
     order = np.lexsort((rows, group))
     members = np.split(rows[order], np.flatnonzero(np.diff(group[order])) + 1) if len(rows) else []
     groups = [_Group(rows=tuple(part.tolist()), label=int(np.bincount(data.labels[part]).argmax())) for part in members]
-    return [groups[place] for place in np.random.default_rng(seed).permutation(len(groups))]
+    return [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
 
 
 def _draw(data: dataset.Dataset, pool: Sequence[_Group], share: float, side: int, *, reserve: int) -> tuple[Rows, list[_Group]]:
@@ -102,11 +102,11 @@ def _draw(data: dataset.Dataset, pool: Sequence[_Group], share: float, side: int
 def _fill(groups: Sequence[_Group], quota: int, most: int) -> list[bool]:
     """Choose groups with `quota` images in total, the first ones first; at least one, unless the quota is 0."""
     ours, wanted = [False] * len(groups), quota
-    for place, group in enumerate(groups):
+    for index, group in enumerate(groups):
         if most and len(group.rows) <= wanted:
-            ours[place], wanted, most = True, wanted - len(group.rows), most - 1
+            ours[index], wanted, most = True, wanted - len(group.rows), most - 1
     if quota and not any(ours):
-        ours[min(range(len(groups)), key=lambda place: len(groups[place].rows))] = True
+        ours[min(range(len(groups)), key=lambda index: len(groups[index].rows))] = True
     return ours
 
 
@@ -140,9 +140,10 @@ def _check_classes(data: dataset.Dataset, pool: Sequence[_Group], needed: Sequen
         count, name = min(poor)
         others = f" ({dataset.count(len(poor) - 1, 'more class', 'more classes')} with too few)" if len(poor) > 1 else ""
         names = " + ".join(_NAMES[side] for side in sorted(needed))
+        cure = "add images, leave the class out, or set data.test: 0" if TEST in needed else "add images, or leave the class out"
         raise errors.DataError(
             f"the class {name} has {dataset.count(int(count), 'different image')}, but needs {len(needed)}, "
-            f"one for each of {names}{others}; add images, leave the class out" + ("" if TEST not in needed else ", or set data.test: 0")
+            f"one for each of {names}{others}; {cure}"
         )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tuner import errors
-from tuner.tasks.images.data import dataset, folder
+from tuner.tasks.images.data import dataset, listings
 
 _MOST_CLASSES = 20
 #: image sizes, each for images whose shorter side is at most the second number
@@ -87,7 +87,7 @@ class Survey:
     def is_usable(self) -> bool:
         """Whether a study can use the folder as it is."""
         total = self.num_images + len(self.unreadable)
-        return len(self.unreadable) <= folder.MAX_UNREADABLE * total and min(count for _, count in self.classes) > 0
+        return len(self.unreadable) <= listings.MAX_UNREADABLE * total and min(count for _, count in self.classes) > 0
 
 
 def survey(path: Path, *, cache: Path | None = None) -> Survey:
@@ -99,15 +99,15 @@ def survey(path: Path, *, cache: Path | None = None) -> Survey:
         DataError: the folder does not exist, has fewer than two classes, or a class has no image files.
     """
     path = path.expanduser().resolve()
-    found = folder.inspect(folder.find(path), cache=cache)
+    found = listings.inspect(listings.list_folder(path), cache=cache)
     short, long = found.sizes.min(axis=1), found.sizes.max(axis=1)
     by_size = np.lexsort((long, short))
-    places = [0, len(by_size) // 2, -1] if len(by_size) else []
+    positions = [0, len(by_size) // 2, -1] if len(by_size) else []
     return Survey(
         path=path,
         classes=tuple(zip(found.classes, found.counts.tolist(), strict=True)),
-        sizes=tuple((int(width), int(height)) for width, height in found.sizes[by_size[places]]) if places else (),
-        elongation=float(np.median(long / short)) if places else 1.0,
+        sizes=tuple((int(width), int(height)) for width, height in found.sizes[by_size[positions]]) if positions else (),
+        elongation=float(np.median(long / short)) if positions else 1.0,
         unreadable=found.unreadable,
         has_splits=found.official is not None,
         notes=tuple(_notes(found)),
@@ -128,7 +128,7 @@ def summarize(seen: Survey) -> list[str]:
     if seen.unreadable:
         cure = "" if seen.is_usable else "; repair or remove them before the study"
         text.append(f"unreadable: {dataset.count(len(seen.unreadable), 'image')}{cure}:")
-        text += folder.list_unreadable(seen.unreadable).splitlines()
+        text += listings.list_unreadable(seen.unreadable).splitlines()
     return text + list(seen.notes)
 
 

@@ -24,7 +24,7 @@ class Changes:
     """The changes that a traced graph contains; their strengths are inputs."""
 
     moves: bool
-    colours: bool
+    colors: bool
     erasing: bool
     mixup: bool
     cutmix: bool
@@ -37,7 +37,7 @@ class Changes:
         given = augmentation
         return cls(
             moves=bool(given.flip is not Flip.NONE or given.rotation or given.zoom or given.translation or given.shear),
-            colours=bool(given.brightness or given.contrast),
+            colors=bool(given.brightness or given.contrast),
             erasing=given.erasing > 0,
             mixup=given.mixup > 0,
             cutmix=given.cutmix > 0,
@@ -80,7 +80,7 @@ def traceable(changes: Changes) -> _Change:
 def _steps(changes: Changes) -> list[tuple[bool, _Change]]:
     return [
         (changes.moves, lambda images, labels, values, seed: (_move(images, values, seed), labels)),
-        (changes.colours, lambda images, labels, values, seed: (_colour(images, values, seed), labels)),
+        (changes.colors, lambda images, labels, values, seed: (_color(images, values, seed), labels)),
         (changes.erasing, lambda images, labels, values, seed: (_erase(images, values["erasing"], seed), labels)),
         (changes.mixup, lambda images, labels, values, seed: _mixup(images, labels, values["mixup"], seed)),
         (changes.cutmix, lambda images, labels, values, seed: _cutmix(images, labels, values["cutmix"], seed)),
@@ -100,11 +100,11 @@ def _move(images: tf.Tensor, values: Strengths, seed: tf.Tensor) -> tf.Tensor:
     scale_y *= _sign(count, seed, 4, values["flip_y"])
     shear_x, shear_y = (_uniform(count, seed, 5 + axis) * values["shear"] for axis in (0, 1))
     shift_x, shift_y = (_uniform(count, seed, 7 + axis) * values["translation"] * size for axis in (0, 1))
-    cosine, sine, centre = tf.cos(angle), tf.sin(angle), (size - 1) / 2
+    cosine, sine, center = tf.cos(angle), tf.sin(angle), (size - 1) / 2
     a, b = scale_x * (cosine + shear_x * sine), scale_x * (shear_x * cosine - sine)
     c, d = scale_y * (sine + shear_y * cosine), scale_y * (cosine - shear_y * sine)
     zero = tf.zeros_like(a)
-    rows = [a, b, centre - a * centre - b * centre + shift_x, c, d, centre - c * centre - d * centre + shift_y, zero, zero]
+    rows = [a, b, center - a * center - b * center + shift_x, c, d, center - c * center - d * center + shift_y, zero, zero]
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=tf.stack(rows, 1),
@@ -119,7 +119,7 @@ def _sign(count: tf.Tensor, seed: tf.Tensor, number: int, mirrored: Any) -> tf.T
     return tf.where(_uniform(count, seed, number) < 0, 1.0 - 2.0 * mirrored, 1.0)
 
 
-def _colour(images: tf.Tensor, values: Strengths, seed: tf.Tensor) -> tf.Tensor:
+def _color(images: tf.Tensor, values: Strengths, seed: tf.Tensor) -> tf.Tensor:
     count = tf.shape(images)[0]
     shift = _uniform(count, seed, 0) * values["brightness"] * 255
     factor = 1 + _uniform(count, seed, 1) * values["contrast"]

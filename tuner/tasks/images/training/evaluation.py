@@ -27,7 +27,7 @@ def evaluate(context: StudyContext, order: messages.Evaluate) -> messages.Evalua
     test = _split(context, "test")
     weights = checkpoints.read_weights(Path(order.weights), study=context.identity)
     logits = _logits(context, order.hyperparameters, weights, [test])[0]
-    found = losses.score(logits, test.labels, losses.build_validation(order.hyperparameters))
+    found = losses.score(logits, test.labels, losses.validation_loss(order.hyperparameters))
     return messages.Evaluated(
         trial=order.trial, accuracy=found.accuracy, loss=found.loss, num_images=len(test.labels), confusion=found.confusion
     )
@@ -41,8 +41,8 @@ def predict(context: StudyContext, order: messages.Predict) -> messages.Predicte
         FileNotFoundError: the weights no longer exist.
     """
     splits = {name: _split(context, name) for name in order.splits}
-    kept = [checkpoints.read_weights(Path(path), study=context.identity) for path in order.weights]
-    weights = kept[0] if len(kept) == 1 else average(context, order.hyperparameters, kept)
+    several = [checkpoints.read_weights(Path(path), study=context.identity) for path in order.weights]
+    weights = several[0] if len(several) == 1 else average(context, order.hyperparameters, several)
     logits = _logits(context, order.hyperparameters, weights, list(splits.values()))
     if order.average is not None:
         checkpoints.write_weights(Path(order.average), weights, study=context.identity)
@@ -51,13 +51,13 @@ def predict(context: StudyContext, order: messages.Predict) -> messages.Predicte
     return messages.Predicted(trial=order.trial)
 
 
-def average(context: StudyContext, hyperparameters: Hyperparameters, kept: Sequence[Weights]) -> list[NDArray[np.float32]]:
+def average(context: StudyContext, hyperparameters: Hyperparameters, several: Sequence[Weights]) -> list[NDArray[np.float32]]:
     """Return the mean weights of several trainings of one configuration; a block that one of them left frozen counts as pretrained."""
     context.restore()
     pretrained = [variable.numpy() for _, variable in context.backbone.top(hyperparameters.unfreeze)]
-    longest = max(len(weights) for weights in kept)
+    longest = max(len(weights) for weights in several)
     whole: list[Weights] = []
-    for weights in kept:
+    for weights in several:
         head_weights, opened = split_weights(weights, hyperparameters)
         whole.append([*head_weights, *opened, *pretrained[len(opened) : longest - len(head_weights)]])
     return [np.asarray(np.mean(each, axis=0, dtype=np.float64), np.float32) for each in zip(*whole, strict=True)]

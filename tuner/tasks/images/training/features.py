@@ -50,7 +50,7 @@ class Vectors:
     """Features of the images of a split, view by view, standardized by given moments."""
 
     def __init__(self, stored: Sequence[NDArray[Any]], moments: head.Moments, *, widths: Iterable[int], memory_bytes: int) -> None:
-        """`widths` are those that trials use; each one stays in memory once it was used."""
+        """Standardize `stored` by `moments`; `widths` are those that trials use, each of which stays in memory after its first use."""
         self._stored, self._mean, self._deviation = stored, moments[0], np.sqrt(moments[1])
         #: views, images, numbers per image
         self.shape = (len(stored), *stored[0].shape)
@@ -124,7 +124,7 @@ class FeatureStore:
     @cached_property
     def moments(self) -> head.Moments:
         """Mean and variance of the features of several depths over the original training images."""
-        return head.measure(self._read_vectors("train", views.ORIGINAL))
+        return head.measure_moments(self._read_vectors("train", views.ORIGINAL))
 
     def vectors(self, split: str, wanted: tuple[views.View, ...]) -> Vectors:
         """Return the standardized features of several depths."""
@@ -141,12 +141,12 @@ class FeatureStore:
         self, cut: cuts.Cut, split: str, wanted: tuple[views.View, ...], *, below: Callable[[tf.Tensor], cuts.LowerOutput]
     ) -> Activations:
         """Return the output of the network below a cut; `below` is the traced `Cut.below`."""
-        key, place = (cut.boundary, split, wanted), f"boundary {cut.boundary}"
+        key, depth = (cut.boundary, split, wanted), f"boundary {cut.boundary}"
         found = self._activations.pop(key, None)
         self._activations.clear()  # freed first, because both may not fit in memory
         if found is None:
             stored = [
-                self._read("activations", split, view, cut.num_values, place=place, forward=lambda images: _joined(below(images)))
+                self._read("activations", split, view, cut.num_values, depth=depth, forward=lambda images: _joined(below(images)))
                 for view in wanted
             ]
             found = Activations(stored, cut)
@@ -156,23 +156,23 @@ class FeatureStore:
 
     def _read_vectors(self, split: str, view: views.View) -> NDArray[Any]:
         width = self.backbone.num_features(Features.SEVERAL)
-        return self._read("features", split, view, width, place="several depths", forward=self._forward)
+        return self._read("features", split, view, width, depth="several depths", forward=self._forward)
 
-    def _read(self, kind: str, split: str, view: views.View, width: int, *, place: str, forward: Forward) -> NDArray[Any]:
+    def _read(self, kind: str, split: str, view: views.View, width: int, *, depth: str, forward: Forward) -> NDArray[Any]:
         """Return an entry as float16, or as float32 if its first rows need it; in memory if the cache is full."""
         images = self.splits[split]
         half = cache_files.ArraySpec(
             kind=kind,
-            key="\n".join([images.key, self.network, view.key, place]),
+            key="\n".join([images.key, self.network, view.key, depth]),
             shape=(len(images.images), width),
             dtype="float16",
-            words={**self.words, "what": f"{split}, {view.key.split(' of ')[0]}, {place}"},
+            words={**self.words, "what": f"{split}, {view.key.split(' of ')[0]}, {depth}"},
         )
         exact = replace(half, dtype="float32")
         for known in (half, exact):
             if (found := cache_files.find(self.cache, known)) is not None:
                 return found
-        dtype, parts = rounded(self._watched(run(forward, images.images, view)))
+        dtype, parts = rounded(self._watched(compute(forward, images.images, view)))
         wanted = replace(half, dtype=dtype)
         found = cache_files.optional(self.cache, wanted, lambda: parts, tick=self._tick)
         return found if found is not None else _gathered(parts, wanted)
@@ -194,13 +194,13 @@ class FeatureStore:
             call()
 
 
-def run(forward: Forward, images: resized.ResizedImages, view: views.View) -> Iterator[NDArray[np.float32]]:
+def compute(forward: Forward, images: resized.ResizedImages, view: views.View) -> Iterator[NDArray[np.float32]]:
     """Apply a function to a view of all images, batch by batch."""
-    for number, batch in enumerate(in_order(images)):
-        yield forward(tf.constant(views.show(view, batch, number * BATCH))).numpy()
+    for number, batch in enumerate(batches_in_order(images)):
+        yield forward(tf.constant(views.render(view, batch, number * BATCH))).numpy()
 
 
-def in_order(images: resized.ResizedImages) -> Iterator[NDArray[np.uint8]]:
+def batches_in_order(images: resized.ResizedImages) -> Iterator[NDArray[np.uint8]]:
     """Yield the images in order, batch by batch."""
     starts = range(0, len(images), BATCH)
     return resized.batches(images, (np.arange(start, min(start + BATCH, len(images))) for start in starts))

@@ -156,7 +156,7 @@ class FineTuning:
         if trained:
             assign(self.variables, trained)
         labels = self._context.data.validation.labels
-        validation = losses.score(logits, labels, losses.build_validation(self.hyperparameters))
+        validation = losses.score(logits, labels, losses.validation_loss(self.hyperparameters))
         rate = float(self._rates[(epoch + 1) * self._num_steps - 1])
         return MeasuredEpoch(loss=loss, accuracy=accuracy, learning_rate=rate, validation=validation)
 
@@ -182,9 +182,9 @@ class FineTuning:
         for start in range(0, len(labels), self._part):
             rows = slice(start, start + self._part)
             lower = self._below(tensors[0][rows]) if len(batch) == 1 else tuple(each[rows] for each in tensors)
-            place = tf.constant([seed, number, start, len(labels)], tf.int32)
+            position = tf.constant([seed, number, start, len(labels)], tf.int32)
             weights = [variable.value() for variable in self.head]
-            found, share = self._slope(lower, (targets[rows], tf.constant(labels[rows])), weights, self._values, place)
+            found, share = self._slope(lower, (targets[rows], tf.constant(labels[rows])), weights, self._values, position)
             gradients = [one + other for one, other in zip(gradients, found, strict=True)] if gradients else list(found)
             measured += share.numpy()
         return gradients, measured
@@ -219,7 +219,7 @@ class _Validation:
         return _logits((self._above(*part) for part in lower), self._context, self._hyperparameters, weights)
 
     def _parts(self, images: resized.ResizedImages) -> Iterator[Any]:
-        for batch in feature_files.in_order(images):
+        for batch in feature_files.batches_in_order(images):
             yield self._below(tf.constant(batch, tf.float32))
 
 
@@ -230,7 +230,7 @@ def predict(
     cut = context.backbone.cut(len(context.backbone.blocks))
     below = context.traced.below(cut, size=context.backbone.size)
     above = context.traced.above(cut, hyperparameters.features)
-    found = (above(*below(tf.constant(batch, tf.float32))) for batch in feature_files.in_order(images))
+    found = (above(*below(tf.constant(batch, tf.float32))) for batch in feature_files.batches_in_order(images))
     return _logits(found, context, hyperparameters, weights)
 
 

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from tuner.kernels import devices
-from tuner.kernels.worker_port import WorkerPort
 from tuner.protocol import messages
+from tuner.protocol.messages import WorkerPort
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.training import evaluation, study_context, trial
 from tuner.tasks.images.training.study_context import StudyContext

@@ -1,4 +1,4 @@
-"""The probe: the first stage of a trial, which trains heads on the features of the frozen backbone, one epoch a call."""
+"""The probe: the first stage of a trial, which trains heads on the features of the frozen backbone."""
 
 import math
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class Probe:
         self._train = _Table(context, "train", views.views(hyperparameters.augmentation), hyperparameters)
         self._validation = _Table(context, "validation", (views.ORIGINAL,), hyperparameters)
         self._program = head.program_for(head.HeadForm.of(hyperparameters, num_classes=context.num_classes, num_heads=training.probe_heads))
-        self._program.begin(head.initial(hyperparameters, self._train.width, context.num_classes, seed=seed))
+        self._program.begin(head.initial_weights(hyperparameters, self._train.width, context.num_classes, seed=seed))
         self._values = head.values(
             hyperparameters,
             class_weights=losses.class_weights(labels, context.num_classes, hyperparameters.class_weights),
@@ -60,11 +60,11 @@ class Probe:
 
     def epochs(self) -> Iterator[MeasuredEpoch]:
         """Train epoch by epoch, with learning rates that fall in half cosines from multiples of `probe_learning_rate`."""
-        batch = num_images(self._hyperparameters.batch_size, self._train.count)
+        batch = images_per_step(self._hyperparameters.batch_size, self._train.count)
         steps = self._train.count // batch
         own = optimizers.cosine(steps * self._num_epochs, peak=self._hyperparameters.probe_learning_rate, warmup=0.0)
-        spread = np.array(factors(self._program.form.num_heads), np.float32)
-        validation_loss = losses.build_validation(self._hyperparameters)
+        spread = np.array(rate_factors(self._program.form.num_heads), np.float32)
+        validation_loss = losses.validation_loss(self._hyperparameters)
         for epoch in range(self._num_epochs):
             of_heads = own[epoch * steps : (epoch + 1) * steps, None] * spread
             loss, accuracy = self._run(epoch, steps, batch, of_heads)
@@ -79,7 +79,7 @@ class Probe:
         return self._program.weights(self._best)
 
     def _run(self, epoch: int, steps: int, batch: int, of_heads: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Loss and accuracy (heads,) of one epoch."""
+        """Train one epoch, and return loss and accuracy (heads,)."""
         random = np.random.default_rng([self._seed, 0, epoch])
         order = random.permutation(self._train.count)[: steps * batch]
         numbers = random.integers(self._train.num_views, size=steps * batch)
@@ -97,11 +97,11 @@ class Probe:
         return loss, accuracy
 
     def _predict(self) -> NDArray[np.float32]:
-        """Logits (heads, n, classes) of the validation split."""
+        """Return the logits (heads, n, classes) of the validation split."""
         return np.concatenate([self._program.predict(part) for part in self._validation.parts()], 1)
 
 
-def num_images(batch_size: int, count: int) -> int:
+def images_per_step(batch_size: int, count: int) -> int:
     """Return the number of images in a step of a probe on `count` training images, at least the trial's `batch_size`.
 
     A step on 128 images costs little more than one on 32, and the heads are as good.
@@ -109,7 +109,7 @@ def num_images(batch_size: int, count: int) -> int:
     return min(count, max(batch_size, min(_MAX_IMAGES, count // _MIN_STEPS)))
 
 
-def factors(num_heads: int) -> tuple[float, ...]:
+def rate_factors(num_heads: int) -> tuple[float, ...]:
     """Return the factor of each head's learning rate: 1, then larger and smaller ones in turn."""
     return tuple(_SPREAD ** ((number + 1) // 2 * (1 if number % 2 else -1)) for number in range(num_heads))
 

@@ -56,7 +56,7 @@ class StepForm:
 class TracedSteps:
     """The latest graphs of each kind, for one backbone."""
 
-    _kept: dict[str, OrderedDict[Hashable, Any]] = field(default_factory=dict)
+    _graphs: dict[str, OrderedDict[Hashable, Any]] = field(default_factory=dict)
     #: number of graphs traced so far
     num_traced: int = 0
 
@@ -118,13 +118,13 @@ class TracedSteps:
         return found
 
     def _get(self, kind: str, key: Hashable, make: Callable[[], Any]) -> Any:
-        kept = self._kept.setdefault(kind, OrderedDict())
-        if key not in kept:
-            kept[key] = make()
-        kept.move_to_end(key)
-        if len(kept) > (_NUM_UPDATES if kind == "update" else _NUM_GRAPHS):
-            kept.popitem(last=False)
-        return kept[key]
+        graphs = self._graphs.setdefault(kind, OrderedDict())
+        if key not in graphs:
+            graphs[key] = make()
+        graphs.move_to_end(key)
+        if len(graphs) > (_NUM_UPDATES if kind == "update" else _NUM_GRAPHS):
+            graphs.popitem(last=False)
+        return graphs[key]
 
 
 def values(
@@ -149,18 +149,18 @@ def _slope(
     answers: tuple[tf.Tensor, tf.Tensor],
     weights: list[tf.Tensor],
     given: Values,
-    place: tf.Tensor,
+    position: tf.Tensor,
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Return the gradient, and loss and accuracy (2,).
 
-    `answers` are the targets (n, classes), and the labels (n,) before images were mixed. `place` holds the seed, the number of the step,
+    `answers` are the targets (n, classes), and the labels (n,) before images were mixed. `position` holds the seed, the number of the step,
     the part's first image, and the size of the whole batch, for which dropout is drawn.
     """
-    (targets, labels), (seed, number, start, total) = answers, tf.unstack(place)
+    (targets, labels), (seed, number, start, total) = answers, tf.unstack(position)
     opened = [variable.value for _, variable in cut.variables]
-    loss_of = losses.training(form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"])
-    kept = head.masks(weights, total, given["dropout"], seed, number)
-    masks = [mask[start : start + tf.shape(targets)[0]] for mask in kept]
+    loss_of = losses.training_loss(form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"])
+    whole = head.masks(weights, total, given["dropout"], seed, number)
+    masks = [mask[start : start + tf.shape(targets)[0]] for mask in whole]
     features = head.standardize(cut.above(lower, form.features), (given["mean"], given["variance"]))
     logits = head.forward(weights, features, activation=form.activation or Activation.RELU, masks=masks)
     loss = tf.reduce_sum(loss_of(targets, logits)) / tf.cast(total, tf.float32)

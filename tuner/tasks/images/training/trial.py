@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from tuner.kernels import checkpoints, losses
 from tuner.kernels.checkpoints import TrialFiles
-from tuner.kernels.worker_port import WorkerPort
 from tuner.protocol import messages
-from tuner.protocol.messages import Ending, Stage
+from tuner.protocol.messages import Ending, Stage, WorkerPort
 from tuner.tasks.images.data import pictures
 from tuner.tasks.images.training import evaluation, fine_tune, probe
 from tuner.tasks.images.training.study_context import StudyContext
@@ -58,15 +57,15 @@ class TrialTraining:
         """Train the trial, resume it if there is a checkpoint, and report every epoch to the worker."""
         context, hyperparameters = self._context, self._order.hyperparameters
         fine_tunes = hyperparameters.unfreeze > 0 and context.epochs > 0
-        kept = self._files.read() if fine_tunes else None
+        suspended = self._files.read() if fine_tunes else None
         context.store.watch.append(self._watch)
         try:
-            if kept is None:
+            if suspended is None:
                 self._probe()
                 if fine_tunes:
                     self._await_decision()
             if fine_tunes:
-                self._fine_tune(kept)
+                self._fine_tune(suspended)
         except _Interrupted as interrupted:
             return self._finished(interrupted.ending, interrupted.reason)
         finally:
@@ -89,16 +88,16 @@ class TrialTraining:
         if not isinstance(decision, messages.Proceed):
             self._interrupt(decision)
 
-    def _fine_tune(self, kept: checkpoints.SuspendedTrial | None) -> None:
-        start = kept_at = time.perf_counter()
+    def _fine_tune(self, suspended: checkpoints.SuspendedTrial | None) -> None:
+        start = written_at = time.perf_counter()
         done = 0
-        if kept is not None:
-            done = kept.progress.epochs
-            self._resume(kept.progress, kept.best)
+        if suspended is not None:
+            done = suspended.progress.epochs
+            self._resume(suspended.progress, suspended.best)
         stage = self._start_fine_tuning()
-        if kept is not None:
-            stage.resume(kept.state, kept.progress.part)
-            start -= kept.progress.part.seconds if kept.progress.part else 0.0
+        if suspended is not None:
+            stage.resume(suspended.state, suspended.progress.part)
+            start -= suspended.progress.part.seconds if suspended.progress.part else 0.0
         try:
             for epoch in range(done, self._context.epochs):
                 for _ in stage.train(epoch):
@@ -107,14 +106,14 @@ class TrialTraining:
                 now = time.perf_counter()
                 self._record(Stage.FINE_TUNE, self._context.study.training.probe_epochs + epoch + 1, measured, now - start, stage.weights)
                 done, start = epoch + 1, now
-                if now - kept_at > _WORTH_WRITING_SECONDS:
+                if now - written_at > _WORTH_WRITING_SECONDS:
                     self._write_checkpoint(stage, done, part=None)
-                    kept_at = now
+                    written_at = now
                 if done < self._context.epochs:
                     self._obey()
         except _Interrupted as interrupted:
             now = time.perf_counter()
-            if interrupted.writes and now - kept_at > _WORTH_WRITING_SECONDS:
+            if interrupted.writes and now - written_at > _WORTH_WRITING_SECONDS:
                 self._write_checkpoint(stage, done, part=stage.part(now - start))
             raise
 

@@ -75,7 +75,7 @@ def is_finite(augmentation: Augmentation) -> bool:
     return augmentation.views > 0 or not _is_drawn(augmentation)
 
 
-def show(view: View, images: NDArray[np.uint8], start: int) -> NDArray[np.float32]:
+def render(view: View, images: NDArray[np.uint8], start: int) -> NDArray[np.float32]:
     """Return a view of images (n, size, size, 3); the first is image `start` of its split, a multiple of DRAWN_AT_ONCE."""
     if view.strengths is not None:
         parts = range(0, len(images), DRAWN_AT_ONCE)

@@ -1,4 +1,4 @@
-"""What a worker keeps in a bucket of its trials, and what another one on another machine finds there."""
+"""The files of trials in a bucket, and workers on several machines that share them."""
 
 import itertools
 import os
@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from tests import buckets
-from tests.workers.conftest import Bench
+from tests.workers.conftest import WorkerRunner
 from tuner.workers.bucket import transfer
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventEmitter, EventKind
 from tuner.workers.worker.rehearsal import Fault, Script
 from tuner.workers.worker.stopping import Stopping
 
-Make = Callable[..., Bench]
+Make = Callable[..., WorkerRunner]
 _NUMBERS = itertools.count()
 
 
@@ -29,7 +29,7 @@ def running() -> Iterator[buckets.Service]:
 
 @dataclass
 class Shared:
-    """A bucket of the test's own, and benches that have nothing else in common but their study."""
+    """A bucket for one test, and workers that share only the bucket and the study."""
 
     service: buckets.Service
     make: Make
@@ -39,20 +39,20 @@ class Shared:
     def __post_init__(self) -> None:
         self.url = self.service.make(self.name)
 
-    def first(self, **sections: Any) -> Bench:
-        bench = self.make(**sections)
-        bench.bucket = self.url
-        return bench
+    def first(self, **sections: Any) -> WorkerRunner:
+        runner = self.make(**sections)
+        runner.bucket = self.url
+        return runner
 
-    def second(self, first: Bench, script: Script) -> Bench:
-        """Another machine."""
-        return Bench(study=first.study, folder=self.folder / "second", bucket=self.url, script=script)
+    def second(self, first: WorkerRunner, script: Script) -> WorkerRunner:
+        """Return a runner on another machine."""
+        return WorkerRunner(study=first.study, folder=self.folder / "second", bucket=self.url, script=script)
 
     def kept(self) -> list[str]:
         return [key.removeprefix("models/team/study/") for key in self.service.keys(self.name)]
 
-    def files(self, bench: Bench) -> list[str]:
-        return sorted(f"{path.parent.name}/{path.name}" for path in (bench.folder / "artifacts").glob("study/trial-*/*"))
+    def files(self, runner: WorkerRunner) -> list[str]:
+        return sorted(f"{path.parent.name}/{path.name}" for path in (runner.folder / "artifacts").glob("study/trial-*/*"))
 
 
 @pytest.fixture
@@ -64,22 +64,22 @@ def shared(running: buckets.Service, make: Make, tmp_path: Path, monkeypatch: py
     return Shared(service=running, make=make, folder=tmp_path)
 
 
-def stop_at_epoch(bench: Bench, step: int) -> None:
+def stop_at_epoch(runner: WorkerRunner, step: int) -> None:
     def react(event: Event) -> None:
         if event.what is EventKind.EPOCH and event.step == step:
-            bench.stopping.ask()
+            runner.stopping.ask()
 
-    bench.react = react
+    runner.react = react
 
 
-def test_a_trial_that_is_handed_back_goes_on_elsewhere(shared: Shared) -> None:
+def test_a_suspended_trial_resumes_on_another_machine(shared: Shared) -> None:
     first = shared.first(budget={"trials": 1}, training={"promote": 1.0})
     first.script = Script(fine_tune_epochs=6)
     stop_at_epoch(first, 5)
     first.work()
     assert first.happened(EventKind.SUSPENDED) == [0]
     assert shared.kept() == ["trial-00000/checkpoint"]
-    # one that begins the trial anew fails at its second epoch
+    # a trial that starts again would fail at its second epoch
     second = shared.second(first, Script(fine_tune_epochs=6, always=Fault.FAIL))
     second.work("w2")
     assert second.happened(EventKind.RESUMED) == [0]
@@ -89,23 +89,23 @@ def test_a_trial_that_is_handed_back_goes_on_elsewhere(shared: Shared) -> None:
     assert shared.files(second) == []
 
 
-def test_only_the_weights_of_trial_0_and_of_those_that_were_the_best_are_there(shared: Shared) -> None:
-    bench = shared.first(budget={"trials": 6}, training={"promote": 1.0}, seed=2, search={"dropout": [0.0, 0.5]})
-    bench.script.keeps_epochs = True
-    bench.work()
-    values = [trial.value for trial in bench.study.optuna.get_trials(deepcopy=False)]
+def test_the_bucket_holds_the_weights_of_trial_0_and_of_each_best_trial_only(shared: Shared) -> None:
+    runner = shared.first(budget={"trials": 6}, training={"promote": 1.0}, seed=2, search={"dropout": [0.0, 0.5]})
+    runner.script.keeps_epochs = True
+    runner.work()
+    values = [trial.value for trial in runner.study.optuna.get_trials(deepcopy=False)]
     best = [0, 5]
     assert values[5] == max(values)  # type: ignore[type-var]
     assert values[0] > max(values[1:5])  # type: ignore[type-var, operator]
     assert shared.kept() == [f"trial-{number:05d}/weights.weights" for number in best]
-    assert shared.files(bench) == []
-    stored = [trial.user_attrs.get("weights") for trial in bench.study.optuna.get_trials(deepcopy=False)]
+    assert shared.files(runner) == []
+    stored = [trial.user_attrs.get("weights") for trial in runner.study.optuna.get_trials(deepcopy=False)]
     assert [number for number, weights in enumerate(stored) if weights] == best
     assert stored[0] == f"{shared.url}/study/trial-00000/weights.weights"
 
 
 @pytest.mark.parametrize("is_shared", [True, False], ids=["in a bucket", "in a folder"])
-def test_the_checkpoint_of_a_trial_that_fails_is_gone(shared: Shared, is_shared: bool) -> None:
+def test_the_checkpoint_of_a_failed_trial_is_deleted(shared: Shared, is_shared: bool) -> None:
     first = shared.first(budget={"trials": 1}, training={"promote": 1.0})
     first.bucket = shared.url if is_shared else None
     first.script = Script(fine_tune_epochs=6)
@@ -114,7 +114,7 @@ def test_the_checkpoint_of_a_trial_that_fails_is_gone(shared: Shared, is_shared:
     assert shared.files(first) == ["trial-00000/checkpoint"]
     again = first.again()
     again.bucket, again.script = first.bucket, Script(fine_tune_epochs=6, always=Fault.FAIL)
-    # what is left is of no use to this one
+    # an unusable checkpoint and a partly written file
     (first.folder / "artifacts" / "study" / "trial-00000" / "checkpoint").write_text('{"step": 0}')
     (first.folder / "artifacts" / "study" / "trial-00000" / "checkpoint.4711.part").touch()
     if is_shared:
@@ -124,12 +124,10 @@ def test_the_checkpoint_of_a_trial_that_fails_is_gone(shared: Shared, is_shared:
     assert (shared.kept(), shared.files(again)) == ([], [])
 
 
-def test_a_worker_whose_trial_was_given_away_puts_nothing_over_what_the_other_one_puts(
-    shared: Shared, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_that_lost_its_trial_does_not_overwrite_the_other_workers_files(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> None:
     first = shared.first(budget={"trials": 1}, training={"promote": 1.0})
     first.script = Script(fine_tune_epochs=6)
-    other: list[Bench] = []
+    other: list[WorkerRunner] = []
 
     def take_away(event: Event) -> None:
         if event.what is EventKind.EPOCH and event.step == 4 and not other:
@@ -147,24 +145,24 @@ def test_a_worker_whose_trial_was_given_away_puts_nothing_over_what_the_other_on
     assert shared.kept() == ["trial-00000/weights.weights"]
 
 
-def test_weights_that_an_earlier_worker_could_not_put_there_are_put_there_by_the_next(shared: Shared) -> None:
-    bench = shared.first(budget={"trials": 1})
-    due = bench.folder / "artifacts" / "study" / "trial-00007" / "weights.npz.due"
+def test_weights_that_a_worker_could_not_upload_are_uploaded_by_the_next(shared: Shared) -> None:
+    runner = shared.first(budget={"trials": 1})
+    due = runner.folder / "artifacts" / "study" / "trial-00007" / "weights.npz.due"
     due.parent.mkdir(parents=True)
     due.write_bytes(b"weights")
-    bench.work()
+    runner.work()
     assert "trial-00007/weights.npz" in shared.kept()
     assert not due.exists()
 
 
-def test_a_checkpoint_that_cannot_be_fetched_is_told_and_the_trial_goes_on_from_what_is_here(
+def test_a_checkpoint_that_cannot_be_downloaded_is_reported_and_the_trial_starts(
     shared: Shared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     told: list[Event] = []
     monkeypatch.setattr(transfer, "_FETCH_SECONDS", 0.1)
     places = Folders(cache=tmp_path, artifacts=tmp_path / "artifacts", bucket=shared.url)
     uploads = transfer.start(places, "study", EventEmitter("study", "w1", told.append), Stopping())
-    assert uploads.fetch(3) is None  # there is none
+    assert uploads.fetch(3) is None  # there is no checkpoint
     assert told == []
     shared.service.stop()
     try:

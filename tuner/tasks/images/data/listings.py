@@ -1,17 +1,23 @@
-"""Image folders: labelled image files, found in sub-folders named after their class, as a dataset.
+"""Listings: labeled image files, found in a folder with one sub-folder for each class or named in a manifest, as a dataset.
 
-Sub-folders named train, validation and test that contain the class folders are official splits. A few unreadable images are left out.
+Sub-folders named train, validation and test that contain the class folders are official splits. A manifest is a CSV or Parquet table of
+image paths and labels. A few unreadable images are left out.
 """
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tuner import errors
+from tuner.spec import study
 from tuner.tasks.images.data import dataset, image_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: maximum share of unreadable images; more are an error
 MAX_UNREADABLE = 0.01
@@ -27,6 +33,7 @@ _SPLITS = {
 #: folders that archives and network drives create
 _LITTER = frozenset({"__MACOSX", "@eaDir", "lost+found"})
 _LAYOUT = "expected one sub-folder for each class, with its images"
+_READERS = (".csv", ".tsv", ".parquet", ".pq")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +108,7 @@ class _ClassFolder:
     official: int
 
 
-def find(path: Path) -> Listing:
+def list_folder(path: Path) -> Listing:
     """List the image files below a folder, without opening them.
 
     Raises:
@@ -114,7 +121,7 @@ def find(path: Path) -> Listing:
     names = sorted({folder.name for folder in folders})
     rows, num_ignored = [], _num_loose(path)
     for folder in folders:
-        found, others = _images(folder.path)
+        found, others = _image_files(folder.path)
         num_ignored += others
         rows += [(names.index(folder.name), name, folder.official) for name in found]
     rows.sort()
@@ -165,7 +172,7 @@ def _classes(path: Path) -> list[_ClassFolder]:
     return inner or folders
 
 
-def _images(folder: str) -> tuple[list[str], int]:
+def _image_files(folder: str) -> tuple[list[str], int]:
     """Return the image files below a folder, and the number of other files; read a folder with several links once."""
     found, num_ignored, seen, waiting = [], 0, set(), [folder]
     while waiting:
@@ -219,3 +226,72 @@ def _num_loose(path: Path) -> int:
 
 def _say_loose(path: Path) -> str:
     return f", but {count} images directly inside it" if (count := sum(_is_image(entry) for entry in _scan(path))) else ""
+
+
+def list_manifest(data: study.ManifestData) -> Listing:
+    """List the image files that a manifest names; open only the manifest.
+
+    Relative paths start at `root`, by default the folder of the manifest. Labels are strings, sorted as numbers if all are numbers.
+
+    Raises:
+        DataError: the manifest cannot be read, or lacks a column, a path or a label.
+    """
+    table = _read_table(data.path)
+    paths = _column(table, data.image_column, field="image_column", origin=data.path)
+    labels = _column(table, data.label_column, field="label_column", origin=data.path)
+    if not paths:
+        raise errors.DataError(f"{data.path} has no rows; expected one for each image")
+    root = data.root or data.path.parent
+    _check_root(data, root)
+    classes = sort_names(set(labels))
+    numbers = {name: label for label, name in enumerate(classes)}
+    return Listing(
+        origin=data.path,
+        classes=tuple(classes),
+        paths=tuple(str(root / path) for path in paths),
+        labels=tuple(numbers[label] for label in labels),
+    )
+
+
+def sort_names(names: set[str]) -> list[str]:
+    """Sort class names as numbers if all are integers, otherwise alphabetically."""
+    return sorted(names, key=lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else sorted(names)
+
+
+def _read_table(path: Path) -> "pd.DataFrame":
+    if not path.is_file():
+        what = (
+            "is a folder; expected a table. For one sub-folder for each class, use data.source: folder"
+            if path.is_dir()
+            else "does not exist; expected a table. Check data.path"
+        )
+        raise errors.DataError(f"{path} {what}")
+    if path.suffix.lower() not in _READERS:
+        raise errors.DataError(f"{path} is not a manifest; expected a file that ends in {', '.join(_READERS)}")
+    import pandas as pd  # takes half a second, which other sources do not need
+
+    try:
+        if path.suffix.lower() in (".csv", ".tsv"):
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            return pd.read_csv(path, dtype=str, keep_default_na=False, sep=separator, skipinitialspace=True)
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pandas and pyarrow raise ValueError for damaged tables
+        raise errors.DataError(f"{path} cannot be read as a table: {' '.join(str(error).split())}") from error
+
+
+def _column(table: "pd.DataFrame", name: str, *, field: str, origin: Path) -> list[str]:
+    if name not in table.columns:
+        names = ", ".join(str(column) for column in table.columns)
+        raise errors.DataError(f"{origin} has no column {name}; its columns are {names}. Set data.{field} to one of them")
+    values = ["" if is_missing else str(value).strip() for value, is_missing in zip(table[name].tolist(), table[name].isna(), strict=True)]
+    empty = [row for row, value in enumerate(values) if not value]
+    if empty:
+        # line 1 of a CSV file has the column names
+        where = f"{dataset.count(len(empty), 'row')}, first in line {empty[0] + 2}"
+        raise errors.DataError(f"{origin}: the column {name} is empty in {where}; fill it in, or remove the rows")
+    return values
+
+
+def _check_root(data: study.ManifestData, root: Path) -> None:
+    if not root.is_dir():
+        raise errors.DataError(f"{root} is not a folder; check data.root, which the paths in {data.path} start from")

@@ -22,7 +22,7 @@ def written(tmp_path: Path, text: str) -> Path:
     return tmp_path / "robustness.yaml"
 
 
-def test_every_corruption_can_be_demanded() -> None:
+def test_every_corruption_can_have_a_requirement() -> None:
     assert set(verification.KNOWN) == {kind.value for kind in corruptions.Corruption} | {"fgsm", "clean", "mean"}
 
 
@@ -37,7 +37,7 @@ def test_one_number_holds_for_all_strengths_a_list_for_each_and_null_for_none(tm
     ]
 
 
-def test_what_could_not_be_measured_falls_short(tmp_path: Path) -> None:
+def test_a_requirement_without_a_measurement_is_not_met(tmp_path: Path) -> None:
     asked = verification.read(written(tmp_path, "fgsm: [0.5, 0.4, 0.3]\nmean: 0.1\n"))
     assert verification.shortfalls(asked, found()) == [
         "mean could not be measured, but is required",
@@ -63,7 +63,7 @@ def test_the_mean_is_without_the_attack() -> None:
         ("mean: .nan", "mean is"),
     ],
 )
-def test_a_mistake_in_the_file_is_told_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_mistake_in_the_file_is_reported_with_its_line(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(errors.SpecError) as refused:
         verification.read(written(tmp_path, text))
     assert said in str(refused.value)

@@ -1,4 +1,4 @@
-"""What is checked is what is trained, whoever started the worker."""
+"""A worker trains only the study that was checked."""
 
 import json
 from pathlib import Path
@@ -26,12 +26,12 @@ def spec(**sections: Any) -> StudySpec:
 
 
 def change(study: Study, **sections: Any) -> None:
-    """Write another spec into the storage, as someone with its password may."""
+    """Change the stored study, as everyone with the storage's password can."""
     theirs = {SPEC: spec(**sections).model_dump_json()}
     study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, json.loads(json.dumps(theirs))))
 
 
-def test_a_budget_that_has_changed_is_no_other_study() -> None:
+def test_a_changed_budget_is_accepted() -> None:
     process.require_unchanged(spec(), spec(budget={"trials": 7}))
 
 
@@ -42,13 +42,13 @@ def test_a_budget_that_has_changed_is_no_other_study() -> None:
         ({"data": {"source": "python", "function": "theirs:read"}}, "data.function: not given -> 'theirs:read'"),
     ],
 )
-def test_a_study_that_was_changed_meanwhile_is_refused(sections: dict[str, Any], said: str) -> None:
+def test_a_study_changed_after_its_check_is_refused(sections: dict[str, Any], said: str) -> None:
     with pytest.raises(StudyError, match="was changed in the storage since this worker joined it") as raised:
         process.require_unchanged(spec(), spec(**sections))
     assert said in str(raised.value)
 
 
-def test_a_run_whose_study_is_changed_before_its_worker_looks_trains_nothing(tmp_path: Path) -> None:
+def test_a_study_changed_before_its_worker_starts_trains_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(spec(), storages.open(url))
     assignments = list(run.assign(study, url, Folders(cache=tmp_path, artifacts=tmp_path), options.hands(1, 1, None, None)))

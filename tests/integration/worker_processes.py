@@ -1,4 +1,4 @@
-"""Worker processes whose trials take a moment and no Keras."""
+"""Worker processes with short trials and without Keras."""
 
 import fcntl
 import os
@@ -16,18 +16,18 @@ from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
 from tuner.views import status
 
-#: between two looks at whether a trial was left alone
+#: pause between two checks for a trial without a worker, in seconds
 _LOOK_SECONDS = 0.25
 
 
 def claim_and_wait(url: str, name: str, pipe: Connection) -> None:
-    """Claim a trial, say its number, and do nothing more."""
+    """Claim a trial, report its number, and then wait."""
     pipe.send(by_hand.must_claim(studies.load(name, storages.open(url))).number)
     signal.pause()
 
 
 def work(url: str, name: str, marks: str, label: str) -> None:
-    """Join a study and work until all of its trials are ended, whoever began them."""
+    """Join a study and work until all of its trials have ended, including those of other workers."""
     study = studies.join(by_hand.spec(name=name, budget={"trials": 24}, pruner="none"), storages.open(url))
     worker = WorkerId.here(label)
     ends = signal.sigtimedwait
@@ -47,7 +47,7 @@ def _is_over(study: Study) -> bool:
 
 
 def _train(study: Study, claimed: Claim, marks: Path) -> None:
-    """One trial, with a lock on a file that the kernel takes back from whoever is killed."""
+    """Train one trial with a lock on a file, which the kernel releases if the process is killed."""
     with (marks / f"{claimed.number}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Configs that were trained again into a choice, a network and a verdict, by answers that are made up."""
+"""The choice, the network and the verdict of a retraining, with made-up logits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tuner.terminal import printing, versions
 
 RULE = Hyperparameters()
 SUBJECT = VerdictSubject(study="birds", retraining="birds-retrain-1", classes=("duck", "owl"), best=(7, 0.97), rule=RULE)
-#: what a network of some seeds of a trial gets right of a hundred validation, and of a thousand test images
+#: numbers of right answers on 100 validation and 1,000 test images, by trial and seeds
 Known = Mapping[tuple[int, tuple[int, ...]], tuple[int, int]]
 
 
@@ -35,7 +35,7 @@ def config(trial: int, values: Sequence[float | None], *, dropout: float | None 
 
 
 class Answering:
-    """Answers as it is told, and remembers what it was asked."""
+    """Answers as `known` sets, and records its requests."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
@@ -66,7 +66,7 @@ KNOWN: Known = {
 }
 
 
-def test_the_config_of_the_highest_mean_is_chosen_and_that_is_said_with_its_spread() -> None:
+def test_the_config_with_the_highest_mean_is_chosen_with_its_standard_deviation() -> None:
     configs = [FIRST, SECOND, THIRD]
     assert trainings.choose(configs) is FIRST
     chosen, ahead = trainings.choice_words(configs)
@@ -75,25 +75,25 @@ def test_the_config_of_the_highest_mean_is_chosen_and_that_is_said_with_its_spre
     assert "random seeds may explain it" in ahead
 
 
-def test_a_lead_that_every_seed_shows_is_more_than_luck() -> None:
+def test_a_lead_with_every_seed_is_significant() -> None:
     _, ahead = trainings.choice_words([config(7, [0.95, 0.951, 0.95]), config(4, [0.90, 0.902, 0.90])])
     assert "more than random seeds explain" in ahead
     assert "may explain" not in ahead
 
 
-def test_one_seed_tells_nothing_of_luck() -> None:
+def test_one_seed_cannot_show_significance() -> None:
     _, ahead = trainings.choice_words([config(7, [0.95]), config(4, [0.90])])
     assert "one seed cannot show whether the difference is random" in ahead
 
 
-def test_a_config_that_failed_with_a_seed_is_out_of_the_choice() -> None:
+def test_a_config_that_failed_with_a_seed_cannot_be_chosen() -> None:
     said = trainings.choice_words([FIRST, config(4, [0.99, None], dropout=0.2)])
     assert said[-1] == "Trial 4 could not be chosen: with seed 2 it failed."
     with pytest.raises(StudyError, match="no config completed with every seed.*trial 4: with seed 2 it failed"):
         trainings.choose([config(4, [0.99, None])])
 
 
-def test_a_soup_is_kept_only_if_it_is_better_on_the_validation_images() -> None:
+def test_a_soup_is_chosen_only_if_it_is_better_on_the_validation_images() -> None:
     ask = Answering(KNOWN)
     better, equal, worse = (networks.best_network(each, ask) for each in (FIRST, SECOND, THIRD))
     assert ([run.seed for run in better.runs], better.tried) == ([2, 1], (((2, 1), 0.94),))
@@ -110,13 +110,13 @@ def judged() -> tuple[Verdict, Answering]:
     return verdict, ask
 
 
-def test_everything_is_settled_before_the_test_split_is_read() -> None:
+def test_every_choice_is_made_before_the_test_split_is_read() -> None:
     _, ask = judged()
     splits = [split for *_, split in ask.asked]
     assert splits == sorted(splits, reverse=True)
 
 
-def test_the_verdict_holds_the_figures_of_the_network_that_was_chosen() -> None:
+def test_the_verdict_holds_the_figures_of_the_chosen_network() -> None:
     verdict, _ = judged()
     assert (verdict.validation_accuracy, verdict.test_accuracy, verdict.num_test) == (0.94, 0.92, 1000)
     assert verdict.test_interval == pytest.approx((0.9015, 0.9353), abs=1e-4)
@@ -160,7 +160,7 @@ def test_number_2_and_the_rule_are_compared_on_the_same_images_and_over_the_same
     assert [network.test_accuracies for network in verdict.networks] == [(0.88, 0.9), (0.9, 0.89), (0.79, 0.81)]
 
 
-def test_equal_networks_are_not_told_apart_and_a_rule_in_second_place_is_both() -> None:
+def test_equal_networks_have_no_significant_difference() -> None:
     known: Known = {(7, (1,)): (90, 900), (0, (1,)): (89, 900)}
     ask = Answering(known)
     verdict, _ = retrain_verdict.judge(
@@ -173,7 +173,7 @@ def test_equal_networks_are_not_told_apart_and_a_rule_in_second_place_is_both() 
     assert verdict.soup == "There is one seed, so there are no weights to average."
 
 
-def test_what_was_trained_on_validation_images_is_judged_by_what_was_declared_before() -> None:
+def test_a_network_trained_on_validation_images_is_chosen_by_a_fixed_rule() -> None:
     of_train = Answering(KNOWN)
     candidates = retrain_verdict.build_candidates([FIRST, SECOND, THIRD], RULE, of_train)
     on_all = Answering({(7, (1,)): (100, 930), (7, (2,)): (100, 935), (7, (1, 2)): (100, 940)})

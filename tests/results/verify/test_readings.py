@@ -37,13 +37,13 @@ def record(url: str, score: errands.TestScore = SCORE, named: tuple[str, int] = 
     return verification.record(url, named, score, tolerance=0.005, by="bob")
 
 
-def test_each_reading_is_recorded_and_said_to_be_one_too_many(url: str, storage: Storage) -> None:
+def test_each_further_reading_is_recorded_with_a_warning(url: str, storage: Storage) -> None:
     versions.add(storage, NEW, reading=LOOK)
     second, third = record(url), record(url)
     assert [check.outcome for check in (second, third)] == [Outcome.OK, Outcome.OK]
     assert [check.found[0] for check in (second, third)] == [f"recorded; flowers 1 has {num} readings of its test split" for num in (2, 3)]
     assert "not been tested on unseen images" in second.found[1]
-    looks = [reading.look for reading in versions.readings(storage, "flowers", 1)]
+    looks = [reading.content for reading in versions.readings(storage, "flowers", 1)]
     assert [(look.purpose, look.by, look.accuracy) for look in looks] == [
         ("retrain", "ada", 0.9),
         ("verify", "bob", 0.9),
@@ -51,7 +51,7 @@ def test_each_reading_is_recorded_and_said_to_be_one_too_many(url: str, storage:
     ]
 
 
-def test_a_first_reading_is_no_warning(url: str, storage: Storage) -> None:
+def test_the_first_reading_gives_no_warning(url: str, storage: Storage) -> None:
     versions.add(storage, new_version(metrics={"test_accuracy": None}))
     assert record(url).found == ("recorded; flowers 1 has 1 reading of its test split",)
 
@@ -64,13 +64,13 @@ def test_a_first_reading_is_no_warning(url: str, storage: Storage) -> None:
         ({"accuracy": 0.8}, "this is not the model of flowers 1 in"),
     ],
 )
-def test_what_is_of_another_version_is_not_recorded(url: str, storage: Storage, change: dict[str, Any], said: str) -> None:
+def test_a_reading_of_another_version_is_not_recorded(url: str, storage: Storage, change: dict[str, Any], said: str) -> None:
     versions.add(storage, NEW, reading=LOOK)
     assert_unrecorded(record(url, SCORE.model_copy(update=change)), said)
     assert len(versions.readings(storage)) == 1
 
 
-def test_a_version_that_is_not_there_is_told(url: str, storage: Storage) -> None:
+def test_a_missing_version_is_reported(url: str, storage: Storage) -> None:
     versions.add(storage, NEW)
     assert_unrecorded(record(url, named=("flowers", 2)), "there is no version 2 of flowers; its versions: 1")
     assert_unrecorded(record(url, named=("roses", 1)), "there is no version of roses.")
@@ -78,7 +78,7 @@ def test_a_version_that_is_not_there_is_told(url: str, storage: Storage) -> None
     assert_unrecorded(record(url), "flowers 1 was deleted by ada")
 
 
-def test_nothing_is_made_in_a_database_of_something_else(url: str, tmp_path: Path) -> None:
+def test_a_database_of_another_program_is_not_changed(url: str, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "tuner.db") as connection:
         connection.execute("CREATE TABLE songs (title TEXT)")
     before = (tmp_path / "tuner.db").read_bytes()
@@ -86,7 +86,7 @@ def test_nothing_is_made_in_a_database_of_something_else(url: str, tmp_path: Pat
     assert (tmp_path / "tuner.db").read_bytes() == before
 
 
-def test_a_file_that_is_no_database_and_a_server_that_is_away_are_told(url: str, tmp_path: Path) -> None:
+def test_an_invalid_database_and_an_unreachable_server_are_reported(url: str, tmp_path: Path) -> None:
     (tmp_path / "tuner.db").write_text("songs\n" * 1000)
     assert_unrecorded(record(url), "tuner.db")
     assert_unrecorded(record("postgresql://ada:secret@127.0.0.1:9/tuner"), "127.0.0.1:9")
@@ -95,7 +95,7 @@ def test_a_file_that_is_no_database_and_a_server_that_is_away_are_told(url: str,
 
 def assert_unrecorded(found: Check, said: str) -> None:
     assert found.outcome is Outcome.NOT_CHECKED
-    assert found.found[0].startswith("it is not recorded: ") and said in found.found[0]
+    assert found.found[0].startswith("not recorded: ") and said in found.found[0]
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,5 @@ def assert_unrecorded(found: Check, said: str) -> None:
         ({}, None),
     ],
 )
-def test_a_bundle_says_which_version_it_is_of(metrics: dict[str, Any], expected: tuple[str, int] | None) -> None:
+def test_a_bundle_names_its_version(metrics: dict[str, Any], expected: tuple[str, int] | None) -> None:
     assert verification.version_of(metrics) == expected

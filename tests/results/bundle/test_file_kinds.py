@@ -19,7 +19,7 @@ from tuner.results.bundle import manifest
         ("plot.png", b"\x7fELF", "is a program"),
     ],
 )
-def test_a_file_that_could_run_is_told(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_a_file_that_could_run_code_is_reported(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
     (problem,) = manifest.problems(tmp_path, [name])
     assert problem.field == name and said in problem.message
@@ -32,6 +32,6 @@ def test_a_file_that_could_run_is_told(tmp_path: Path, name: str, content: bytes
         *("saved_model.pb", "fingerprint.pb", "variables.index", "variables.data-00000-of-00001", "curve.png"),
     ],
 )
-def test_what_an_export_writes_is_in_order(tmp_path: Path, name: str) -> None:
+def test_files_that_an_export_writes_are_allowed(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"PK")
     assert manifest.problems(tmp_path, [name]) == []

@@ -1,4 +1,4 @@
-"""Pictures of trials in the artifact store: kept for the best few, as optuna reads them."""
+"""Pictures of the best few trials in the artifact store, in the form that Optuna reads."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_pictures_are_kept_for_the_best_few_trials_and_optuna_finds_them(study: 
     assert (meta.artifact_id, meta.mimetype) == (kept, "image/jpeg")
 
 
-def test_pictures_of_a_trial_without_weights_are_thrown_away(study: Study, tmp_path: Path) -> None:
+def test_pictures_of_a_trial_without_weights_are_deleted(study: Study, tmp_path: Path) -> None:
     kept_pictures = TrialPictures(study, tmp_path / "artifacts", EventEmitter(study.name, "w", lambda event: None))
     (tmp_path / "confusion.png").write_bytes(b"")
     given = {"weights": None, "pictures": {PictureKind.CONFUSION: str(tmp_path / "confusion.png")}}
@@ -54,7 +54,7 @@ def test_pictures_of_a_trial_without_weights_are_thrown_away(study: Study, tmp_p
     assert not (tmp_path / "confusion.png").exists()
 
 
-def test_a_folder_that_is_not_there_and_cannot_be_made_has_no_pictures(tmp_path: Path) -> None:
+def test_reading_pictures_from_a_missing_folder_returns_none(tmp_path: Path) -> None:
     (tmp_path / "artifacts").write_text("a file, where a folder is wanted")
     where = pictures.store(tmp_path / "artifacts")
     assert pictures.read(where, "0d3b6f0e-0000-4000-8000-000000000000") is None

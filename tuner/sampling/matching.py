@@ -1,0 +1,120 @@
+"""Matching: which parameters of a study give known hyperparameters, or why none do."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from tuner import wording
+from tuner.spec import space
+from tuner.spec.domains import Domain, Fixed
+from tuner.spec.hyperparameters import Hyperparameters, Optimizer
+from tuner.spec.search import HeadSpace, SearchSpace
+from tuner.spec.study import StudySpec
+
+#: they decide which others act: if one of them does not match, the mismatches of the others are not reported
+_DECISIVE = ("optimizer", "loss", "unfreeze", "head_units")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchedParameters:
+    """The parameters that give some hyperparameters in a study."""
+
+    #: by parameter name
+    values: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+
+
+def match(known: Hyperparameters, spec: StudySpec) -> MatchedParameters | list[str]:
+    """Return the parameters of a study that give these hyperparameters, or the reasons why none do."""
+    chooser = _NearestChooser(known)
+    reached = space.suggest(chooser, spec.search, fine_tunes=space.fine_tunes(spec))
+    if reached == known:
+        return MatchedParameters(values=chooser.values, distributions=chooser.distributions)
+    mismatches = dict(_mismatches(known, reached, spec))
+    decisive = [reason for name, reason in mismatches.items() if name in _DECISIVE]
+    return decisive or list(mismatches.values())
+
+
+def fixed_hyperparameters(spec: StudySpec) -> Hyperparameters | list[str]:
+    """Return the hyperparameters of a study that searches nothing; otherwise the names of what it searches."""
+    searched = [row.name for row in space.rows(spec) if row.is_searched]
+    return searched or space.suggest(_NearestChooser(Hyperparameters()), spec.search, fine_tunes=space.fine_tunes(spec))
+
+
+class _NearestChooser:
+    """A chooser that takes the values of known hyperparameters, or else the nearest possible values."""
+
+    def __init__(self, known: Hyperparameters) -> None:
+        self._known = known
+        self.values: dict[str, Any] = {}
+        self.distributions: dict[str, BaseDistribution] = {}
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return float(self._take(name, min(high, max(low, float(self._known_value(name)))), FloatDistribution(low, high, log=log)))
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+        return int(self._take(name, min(high, max(low, int(self._known_value(name)))), IntDistribution(low, high, log=log)))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        wanted = self._known_value(name)
+        taken = choices[list(choices).index(wanted)] if wanted in choices else choices[0]
+        return self._take(name, taken, CategoricalDistribution(choices))
+
+    def _known_value(self, name: str) -> Any:
+        if name.endswith(".on"):
+            return bool(self._known_value(name.removesuffix(".on")))
+        if name == "head_layers":
+            return len(self._known.head_units)
+        section, _, inner = name.partition(".")
+        if section == "head_units":
+            layer = int(inner) - 1
+            return self._known.head_units[layer] if layer < len(self._known.head_units) else 0
+        if section == "augmentation":
+            return _plain(getattr(self._known.augmentation, inner))
+        return _plain(getattr(self._known, section))
+
+    def _take(self, name: str, value: Any, distribution: BaseDistribution) -> Any:
+        self.values[name], self.distributions[name] = value, distribution
+        return value
+
+
+def _mismatches(known: Hyperparameters, reached: Hyperparameters, spec: StudySpec) -> Iterator[tuple[str, str]]:
+    """Yield each hyperparameter that the study cannot match, with the given value and what the study expects."""
+    nearest = wording.flatten(reached.model_dump(mode="json"))
+    for name, value in wording.flatten(known.model_dump(mode="json")).items():
+        if nearest[name] != value:
+            yield name, f"{name} is {wording.show(value)}; expected {_expected(name, known, spec)}"
+
+
+def _expected(name: str, known: Hyperparameters, spec: StudySpec) -> str:
+    """Return in words which values of a hyperparameter the study's trials have."""
+    if name == "unfreeze" and not space.fine_tunes(spec):
+        return "0, because that study does no fine-tuning"
+    if name == "weight_decay" and known.optimizer == Optimizer.ADAM and not spec.search.decays_adam:
+        return "0, because weight_decay does not act on adam in that study"
+    if name == "head_units":
+        return _expected_head(spec.search)
+    section, _, inner = name.partition(".")
+    owner: Any = spec.search.augmentation if section == "augmentation" else spec.search
+    domain = getattr(owner, inner or section)
+    if isinstance(domain, Mapping):
+        domain = domain.get(known.optimizer)
+    return _describe(domain)
+
+
+def _expected_head(search: SearchSpace) -> str:
+    if isinstance(search.head_units, HeadSpace):
+        return f"layers {_describe(search.head_units.layers)}; units {_describe(search.head_units.units)}"
+    return wording.show(list(search.head_units))
+
+
+def _describe(domain: Domain | None) -> str:
+    if domain is None:
+        return "another optimizer"
+    return f"{space.describe(domain)}, which is fixed in that study" if isinstance(domain, Fixed) else space.describe(domain)
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "value", value)
