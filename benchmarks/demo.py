@@ -79,7 +79,7 @@ def gaps(folder: Path) -> dict[str, float]:
     )
     url = f"sqlite:///{folder}/gaps.db"
     joined = studies.join(spec, storages.open(url))
-    places = options.places(folder / "cache", folder / "artifacts")
+    places = options.folders(folder / "cache", folder / "artifacts")
     ended: float | None = None
     found: list[float] = []
 
@@ -93,7 +93,7 @@ def gaps(folder: Path) -> dict[str, float]:
             found.append(now - ended - (event.seconds or 0.0))
             ended = None
 
-    local.run(list(run.assign(joined, url, places, options.hands(1, None, None, None))), stopping=Stopping(), tell=tell)
+    local.run(list(run.make_assignments(joined, url, places, options.plan_workers(1, None, None, None))), stopping=Stopping(), tell=tell)
     return {"median": statistics.median(found), "largest": max(found)}
 
 

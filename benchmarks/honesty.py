@@ -159,7 +159,7 @@ def retrain(study: Study, folder: Path, trainer: Beside) -> Version:
     configs = trainings.read(again)
     process.start_trainer = lambda assignment: trainer  # type: ignore[assignment]
     room = commands_retrain.EvaluationSetup(assignment=assignment(again, folder), stopping=Stopping(), by="benchmark")
-    return commands_retrain.conclude(study, again, configs, commands_retrain.matter(study, again, configs), room)
+    return commands_retrain.store_version(study, again, configs, commands_retrain.verdict_subject(study, again, configs), room)
 
 
 def work(study: Study, folder: Path, trainer: Beside) -> None:

@@ -44,8 +44,8 @@ def measure(folder: Path, scratch: Path, name: str, data: str, num_trials: int) 
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"image_size": 96})})
     joined = studies.join(spec, tuner.open_storage(url))
     watch = Watch()
-    places = options.places(folder / "cache", scratch / "artifacts")
-    local.run(list(run.assign(joined, url, places, options.hands(1, None, None, None))), stopping=Stopping(), tell=watch)
+    places = options.folders(folder / "cache", scratch / "artifacts")
+    local.run(list(run.make_assignments(joined, url, places, options.plan_workers(1, None, None, None))), stopping=Stopping(), tell=watch)
     warm = range(NUM_WARM + 1, len(watch.ended))
     seconds = [watch.ended[number] - watch.ended[number - 1] for number in warm]
     widths = [trials.hyperparameters(trial) for trial in joined.optuna.get_trials()]

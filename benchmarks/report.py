@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from sqlalchemy import Connection, delete, select
 
 from benchmarks import big_study
-from tuner.report import content, coordinates, page
+from tuner.report import content, facts, page
 from tuner.spec import space
 from tuner.storage import engine as storages
 from tuner.storage import tables
@@ -73,12 +73,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         storage = storages.open(f"sqlite:///{folder}/report.db")
         study = fill(storage, given.trials)
-        coordinates.importances(study, content.read(study).valued)  # imports and files that are read once do not count
+        facts.importances(study, content.read(study).valued)  # what is imported and read once is not counted
         began = time.perf_counter()
         read = content.read(study)
         figures["reading_seconds"] = round(time.perf_counter() - began, 2)
         began = time.perf_counter()
-        coordinates.importances(study, read.valued)
+        facts.importances(study, read.valued)
         figures["importances_seconds"] = round(time.perf_counter() - began, 2)
         for form in ("html", "md"):
             target = (given.to or Path(folder)) / f"report.{form}"

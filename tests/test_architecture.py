@@ -45,6 +45,7 @@ SMALL_BUT_SEPARATE = {
 #: module names that stand in several packages, and the role that they play in each
 ROLES = {
     "api": "the interface for programs: of the package in Python, of the dashboard over HTTP",
+    "artifacts": "artifacts: located for commands, checked by the doctor",
     "run": "`tuner run`: its options, its work",
     "versions": "versions of a model: stored, listed by a command, shown",
     "control": "stop, resume and enqueue: in the storage, as commands",

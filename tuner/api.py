@@ -1,4 +1,4 @@
-"""`tuner run`, for programs: a study worked on by worker processes of this machine, until its budget is spent."""
+"""`tuner run` for programs: a study, trained by worker processes of this machine until its budget is spent."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tuner.cache import entries
+from tuner.commands import artifacts as commands_artifacts
 from tuner.commands import check, options, storage_url, waiting
 from tuner.commands import run as commands_run
 from tuner.errors import StudyStopped, TunerError
@@ -31,44 +32,45 @@ def run(
     cache: Path | None = None,
     artifacts: Path | str | None = None,
 ) -> Best:
-    """Create a study or go on with it, until its budget is spent; its best trial, scored on the test split.
+    """Create or resume a study, train trials until its budget is spent, and return the best trial, measured on the test split.
 
-    Ctrl-C ends it in order: running trials are kept for the next call.
+    Ctrl-C stops the study in order: the next call resumes the running trials.
 
     Args:
-        spec: what to search; `tuner.read` makes one of a file.
-        storage: a SQLAlchemy URL; None: TUNER_STORAGE, the one in TUNER_STORAGE_FILE, or a file in the current folder.
-        workers: worker processes, each with a trainer of its own; None: one for each slot of the GPUs here, else one.
+        spec: the study; `tuner.read` returns the one of a file.
+        storage: SQLAlchemy URL; None: TUNER_STORAGE, the URL in the file TUNER_STORAGE_FILE, or a file in the current folder.
+        workers: number of worker processes, each with its own trainer; None: one per slot of the GPUs here, or one without a GPU.
         cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
-        artifacts: folder of weights, checkpoints and logs; or `s3://BUCKET/PREFIX`; None: TUNER_ARTIFACTS, or one in the current folder.
+        artifacts: folder of weights, checkpoints and logs, or `s3://BUCKET/PREFIX`; None: TUNER_ARTIFACTS, or a folder in the current
+            folder.
 
     Raises:
-        RequestError: the study cannot be worked on as it is; nothing was trained.
-        StudyStopped: three trials in a row failed alike.
-        TunerError: the workers gave up before the study came to its end.
-        KeyboardInterrupt: a signal asked for the end.
+        RequestError: the study cannot run as it is; nothing was trained.
+        StudyStopped: three trials in a row failed in the same way.
+        TunerError: the workers gave up before the study ended.
+        KeyboardInterrupt: a signal stopped it.
     """
-    url, places = storage_url.url(storage), options.places(cache, artifacts)
+    url, folders = storage_url.url(storage), options.folders(cache, artifacts)
     options.limit_cache(os.environ.get(entries.LIMIT))
-    hands = options.hands(workers, None, None, None, options.slots_per_gpu())
-    check.require(spec, places.cache)
-    options.require(places.bucket)
+    plan = options.plan_workers(workers, None, None, None, options.read_slots_per_gpu())
+    check.require_usable(spec, folders.cache)
+    commands_artifacts.require_bucket(folders.bucket)
     study = studies.join(spec, storages.open(url))
     trials.resume(study)
-    assignments = list(commands_run.assign(study, url, places, hands))
-    complaints: list[Event] = []
+    assignments = list(commands_run.make_assignments(study, url, folders, plan))
+    fatal: list[Event] = []
 
-    def tell(event: Event) -> None:
-        if event.what in waiting.COMPLAINTS:
-            complaints.append(event)
+    def collect(event: Event) -> None:
+        if event.what in waiting.FATAL_EVENTS:
+            fatal.append(event)
 
     stopping = Stopping()
     is_main = threading.current_thread() is threading.main_thread()
-    with on_signals(stopping) if is_main else nullcontext():  # only the main thread may listen to signals
-        codes = local.run(assignments, stopping=stopping, tell=tell)
-        _check(study, complaints, codes, stopping)
+    with on_signals(stopping) if is_main else nullcontext():  # only the main thread can listen to signals
+        codes = local.run(assignments, stopping=stopping, tell=collect)
+        _require_ended(study, fatal, codes, stopping)
         try:
-            commands_run.score(study, assignments[0], stopping)
+            commands_run.score_best(study, assignments[0], stopping)
         except TunerError as error:
             _log.warning("study %s: %s", study.name, error)
     if stopping.is_asked:
@@ -76,11 +78,11 @@ def run(
     return bests.best(study)
 
 
-def _check(study: studies.Study, complaints: list[Event], codes: list[int], stopping: Stopping) -> None:
-    """Raise what ended a run before the study came to its end."""
+def _require_ended(study: studies.Study, fatal: list[Event], codes: list[int], stopping: Stopping) -> None:
+    """Raise the reason if the workers ended before the study did."""
     if stopping.is_asked:
         raise KeyboardInterrupt
-    failure = waiting.failure(study, complaints, codes)
+    failure = waiting.find_failure(study, fatal, codes)
     if failure is not None:
         raise failure
     reason = trials.stopped(study)

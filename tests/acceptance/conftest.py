@@ -21,7 +21,7 @@ REAL = (sys.executable, "-m", "tuner")
 
 
 class Command:
-    """One `tuner` process, whose lines are read as they come."""
+    """A `tuner` process whose lines are read while it runs."""
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], *, script: dict[str, Any] | None) -> None:
         self.lines: list[str] = []
@@ -110,7 +110,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int, str, list[str]]]:
-    """The folder of a study that was run to its end by two workers; exit code, stdout and lines of that run."""
+    """Give the folder of a study that two workers finished, and the exit code, stdout and lines of that run."""
     made = Place(tmp_path_factory.mktemp("finished"))
     made.write(budget={"trials": 4})
     run = made.tuner("run", "study.yaml", "--workers", "2")
@@ -120,7 +120,7 @@ def first_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[int
 
 @pytest.fixture
 def finished(first_run: tuple[Path, tuple[int, str, list[str]]], tmp_path: Path) -> Iterator[Place]:
-    """A copy of a study that was run to its end."""
+    """Give a copy of a finished study."""
     made = Place(shutil.copytree(first_run[0], tmp_path / "copy"))
     yield made
     made.clear()
@@ -135,7 +135,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def wait_until_gone(processes: list[psutil.Process], timeout_seconds: float = 20) -> None:
-    """Wait for the end of processes that are no children of ours."""
+    """Wait for the end of processes that are not child processes of the test."""
     _, alive = psutil.wait_procs(processes, timeout=timeout_seconds)
     assert not alive
 

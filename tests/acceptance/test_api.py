@@ -1,4 +1,4 @@
-"""`tuner.run` in a program; its workers are processes whose trainers are rehearsed."""
+"""`tuner.run` in a program; its workers are processes with rehearsed trainers."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SPEC = {"name": "called", "data": {"source": "digits"}, "budget": {"trials": 2},
 
 @pytest.fixture(autouse=True)
 def rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rehearsed trainers, and places that only the environment names."""
+    """Use rehearsed trainers, and folders that only the environment names."""
     monkeypatch.setattr(local, "COMMAND", REHEARSED)
     monkeypatch.setattr(process, "start_trainer", rehearsed_tuner.start)
     monkeypatch.setenv("REHEARSAL", "{}")
@@ -36,7 +36,7 @@ def spec() -> StudySpec:
     return StudySpec.model_validate(SPEC)
 
 
-def test_a_program_gets_the_best_trial_with_its_test_score_from_the_places_of_the_environment(tmp_path: Path) -> None:
+def test_a_program_gets_the_best_trial_with_its_test_accuracy_and_uses_the_folders_of_the_environment(tmp_path: Path) -> None:
     best = tuner.run(spec())
     assert best.test_accuracy is not None
     assert best.num_completed >= 1
@@ -44,7 +44,7 @@ def test_a_program_gets_the_best_trial_with_its_test_score_from_the_places_of_th
     assert (tmp_path / "named" / "called").is_dir()
 
 
-def test_ctrl_c_ends_a_program_in_order_and_the_next_call_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_a_program_in_order_and_the_next_call_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
     real = local.run
 
     def interrupted(assignments: Sequence[Assignment], *, tell: Any, **others: Any) -> list[int]:
@@ -65,7 +65,7 @@ def test_ctrl_c_ends_a_program_in_order_and_the_next_call_goes_on(monkeypatch: p
     assert tuner.run(spec()).num_completed >= 1
 
 
-def test_workers_that_die_are_an_error_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crashed_workers_raise_an_error_in_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REHEARSAL", json.dumps({"always": "no such fault"}))
-    with pytest.raises(tuner.TunerError, match="The workers gave up before the study came to its end: the worker crashed"):
+    with pytest.raises(tuner.TunerError, match="The workers gave up before the study ended: the worker crashed"):
         tuner.run(spec())

@@ -1,4 +1,4 @@
-"""Workers that share no folder, as processes: what one keeps in a bucket, another goes on from. Their trainers are rehearsed."""
+"""Worker processes that share no folder: one resumes from the files that another uploaded to a bucket. Their trainers are rehearsed."""
 
 import itertools
 import json
@@ -29,14 +29,14 @@ def running() -> Iterator[buckets.Service]:
 
 @pytest.fixture
 def service(running: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> buckets.Service:
-    """The service, in the environment of whatever is started."""
+    """Give the bucket service, and name it in the environment."""
     for name, value in buckets.only(running.environment).items():
         monkeypatch.setenv(name, value)
     return running
 
 
 class Machines:
-    """Workers of one study, each with a folder of its own, and the bucket that they share."""
+    """Workers of one study, each with its own folder, and their shared bucket."""
 
     def __init__(self, place: Place, service: buckets.Service, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
         self._place, self._service, self._bucket, self._monkeypatch = place, service, bucket, monkeypatch
@@ -87,14 +87,14 @@ def machines(place: Place, service: buckets.Service, monkeypatch: pytest.MonkeyP
 
 
 def until(is_so: Callable[[], bool]) -> None:
-    """Look again and again."""
+    """Repeat a check until it succeeds."""
     deadline = time.monotonic() + 60
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_another_machine_goes_on_from_the_checkpoint_in_the_bucket(place: Place, machines: Machines) -> None:
+def test_another_machine_resumes_from_the_checkpoint_in_the_bucket(place: Place, machines: Machines) -> None:
     first = machines.worker("one", **SLOW)
     until(lambda: machines.checkpoint() >= 5)
     first.signal(signal.SIGKILL)
@@ -112,7 +112,7 @@ def test_another_machine_goes_on_from_the_checkpoint_in_the_bucket(place: Place,
     assert machines.files("two") == []
 
 
-def test_a_bucket_that_is_away_stops_no_training_and_the_next_worker_of_the_machine_puts_there_what_is_missing(
+def test_training_continues_without_the_bucket_and_the_next_worker_of_the_machine_uploads_the_rest(
     place: Place, machines: Machines, service: buckets.Service
 ) -> None:
     place.write(budget={"trials": 2})
@@ -135,7 +135,7 @@ def test_a_bucket_that_is_away_stops_no_training_and_the_next_worker_of_the_mach
     assert "trial-00000/weights.weights" in machines.kept()
 
 
-def test_weights_of_several_machines_become_a_version_whose_soup_is_in_the_bucket(machines: Machines) -> None:
+def test_weights_from_several_machines_become_a_version_with_its_soup_in_the_bucket(machines: Machines) -> None:
     assert machines.tuner("one", "run", "study.yaml", "--no-export", "--artifacts", machines.url).end()[0] == 0
     told = machines.tuner("two", "retrain", "study", "--top", "1", "--seeds", "2", "--json", "--artifacts", machines.url)
     code, out = told.end()

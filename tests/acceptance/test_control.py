@@ -1,4 +1,4 @@
-"""A running study, steered by commands from beside it; its trainers are rehearsed."""
+"""Commands that control a running study; its trainers are rehearsed."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from tuner.views import trial as views_trial
 __all__ = ["terminals"]
 
 
-def test_a_trial_is_stopped_a_config_is_tried_next_and_a_worker_ends_after_its_trial(place: Place) -> None:
+def test_a_trial_is_stopped_a_configuration_is_enqueued_and_a_worker_ends_after_its_trial(place: Place) -> None:
     run = place.tuner("run", "study.yaml", "--trials", "50", script={"epoch_seconds": 1.0})
     run.until("study trial 0 started")
     code, said = place.tuner("stop", "study", "--trial", "0").end()
@@ -22,7 +22,7 @@ def test_a_trial_is_stopped_a_config_is_tried_next_and_a_worker_ends_after_its_t
     number = int(said.split()[2])
     run.until("study trial 0 pruned", "stopped by")
     run.until(f"study trial {number} started")
-    (worker,) = [seen for seen in looked(place)["workers"] if seen["is_present"]]
+    (worker,) = [seen for seen in watch_json(place)["workers"] if seen["is_present"]]
     assert place.tuner("stop", "study", "--worker", worker["name"]).end()[0] == 0
     run.until("ended: asked to end by")
     run.end()
@@ -36,7 +36,7 @@ def test_a_trial_is_stopped_a_config_is_tried_next_and_a_worker_ends_after_its_t
     assert len(place.states()) < 50
 
 
-def test_a_study_is_stopped_and_resumed_from_beside_it(place: Place) -> None:
+def test_a_study_is_stopped_and_resumed_by_other_commands(place: Place) -> None:
     run = place.tuner("run", "study.yaml", "--trials", "20", script={"epoch_seconds": 0.3})
     run.until("study trial 0 started")
     assert place.tuner("stop", "study").end()[0] == 0
@@ -55,7 +55,7 @@ def test_a_study_is_stopped_and_resumed_from_beside_it(place: Place) -> None:
 def test_a_finished_study_is_watched_on_a_terminal_until_q(finished: Place, terminals: list[Terminal]) -> None:
     terminal = Terminal(finished.folder, ("watch", "study"), {})
     terminals.append(terminal)
-    terminal.until("q ends watching")
+    terminal.until("q quits")
     terminal.type(b"q")
     assert terminal.end() == 0
     for word in ("4 trials", "best", "It ended because", "done"):
@@ -68,10 +68,10 @@ def test_watching_without_a_terminal_prints_lines(finished: Place) -> None:
     assert watched.end() == (0, "")
     assert len(watched.lines) == 1
     assert "ended: the budget of 4 trials is spent" in watched.lines[0]
-    assert looked(finished)["num_completed"] == 4
+    assert watch_json(finished)["num_completed"] == 4
 
 
-def looked(place: Place) -> dict[str, Any]:
+def watch_json(place: Place) -> dict[str, Any]:
     code, out = place.tuner("watch", "study", "--json").end()
     assert code == 0
     described = json.loads(out)

@@ -1,4 +1,4 @@
-"""A PostgreSQL server that crashes under a worker that is killed as well: nothing is lost, nothing is done twice."""
+"""A crashed PostgreSQL server and a killed worker: nothing is lost, and nothing is done twice."""
 
 import functools
 import os
@@ -22,14 +22,14 @@ SCRIPT = {"epoch_seconds": 0.25, "fine_tune_epochs": EPOCHS, "keeps_epochs": Tru
 
 
 def crash(server: Any) -> None:
-    """What `pg_ctl stop -m immediate` does."""
+    """Crash the server, as `pg_ctl stop -m immediate` does."""
     postmaster = psutil.Process(server.get_pid())
     os.kill(postmaster.pid, signal.SIGQUIT)
     postmaster.wait(60)
 
 
 def until(what: Callable[[], bool]) -> None:
-    """Wait for files, of which the system tells nothing."""
+    """Wait until files exist."""
     deadline, pause = time.monotonic() + 60, signal.sigtimedwait
     while not what():
         assert time.monotonic() < deadline
@@ -41,7 +41,7 @@ def kept(place: Place) -> list[Path]:
 
 
 @pytest.mark.timeout(180)
-def test_a_database_that_crashes_and_a_worker_that_is_killed_meanwhile_lose_nothing(place: Place, postgresql: Any) -> None:
+def test_a_crashed_database_and_a_killed_worker_lose_nothing(place: Place, postgresql: Any) -> None:
     place.write(budget={"trials": 3})
     url = str(postgresql.get_uri())
     first = place.tuner("worker", "study.yaml", "--storage", url, script=SCRIPT)
@@ -75,7 +75,7 @@ def test_a_database_that_crashes_and_a_worker_that_is_killed_meanwhile_lose_noth
 
 
 def assert_whole(url: str) -> None:
-    """Exactly the budget, no trial failed, every epoch there once."""
+    """Require that the budget is spent exactly, that no trial failed, and that every epoch is stored once."""
     storage = storages.open(url)
     study = studies.load("study", storage)
     found = study.optuna.get_trials(deepcopy=False)

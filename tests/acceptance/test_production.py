@@ -1,4 +1,4 @@
-"""The road from a search to a model that others can use, as a user types it, with trainers that train."""
+"""All commands from a search to a model that others can use, with real trainers."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ TINY = {
 
 
 @pytest.mark.timeout(900)
-def test_a_search_becomes_a_version_in_production_and_a_model_that_predicts(
+def test_a_search_leads_to_a_version_in_production_and_a_model_that_predicts(
     place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(place.folder)
@@ -40,7 +40,7 @@ def test_a_search_becomes_a_version_in_production_and_a_model_that_predicts(
     assert {path.name for path in (place.folder / "bundle" / "plots").iterdir()} == {"curve.png", "confusion.png", "reliability.png"}
     assert sum(each["num_images"] for each in metrics["retraining"]["calibration"]["bins"]) == 40
     verified = json.loads(said(place, "verify", "bundle", "--no-robustness", "--json"))
-    assert verified["checks"][-1]["found"][0] == "recorded; study 1 has had 2 readings of its test split"
+    assert verified["checks"][-1]["found"][0] == "recorded; study 1 has 2 readings of its test split"
     (version,) = asked(capsys, "versions", "study")
     assert [(reading["purpose"], reading["accuracy"]) for reading in version["readings"]] == [
         ("retrain", version["test_accuracy"]),
@@ -51,13 +51,13 @@ def test_a_search_becomes_a_version_in_production_and_a_model_that_predicts(
 
 
 def recorded(bundle: Path) -> list[str]:
-    """What the bundle says that its model makes of its probes, by file."""
+    """Return the recorded predictions for the sample images of a bundle, by file."""
     probes = json.loads((bundle / "probes" / "predictions.json").read_text())["images"]
     return [probe["predicted"] for probe in sorted(probes, key=lambda probe: str(probe["file"]))]
 
 
 def said(place: Place, *call: str) -> str:
-    """What a process of its own prints."""
+    """Return what a separate process prints."""
     command = place.real_tuner(*call)
     code, out = command.end()
     assert code == 0, command.lines
@@ -65,6 +65,6 @@ def said(place: Place, *call: str) -> str:
 
 
 def asked(capsys: pytest.CaptureFixture[str], *call: str) -> Any:
-    """What is answered in JSON, in this process."""
+    """Return the JSON that a command prints in this process."""
     assert main.main([*call, "--json"]) == 0
     return json.loads(capsys.readouterr().out)

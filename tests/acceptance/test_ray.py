@@ -1,4 +1,4 @@
-"""`tuner run --engine ray` on a real cluster of several nodes, of which one dies and one joins; trainers are rehearsed."""
+"""`tuner run --engine ray` on a real cluster whose nodes die and join; trainers are rehearsed."""
 
 import signal
 import tempfile
@@ -30,7 +30,7 @@ SECRET = "never-to-be-seen-42"
 
 
 class Nodes:
-    """A Ray cluster of this machine, each of its nodes with room for one worker."""
+    """A Ray cluster on this machine; each node has the resources for one worker."""
 
     def __init__(self, folder: Path) -> None:
         from ray import cluster_utils
@@ -73,7 +73,7 @@ def is_of_ray(process: psutil.Process) -> bool:
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[Nodes]:
-    """A cluster without nodes for workers."""
+    """Give a cluster without nodes for workers."""
     # in /tmp, because the path of a socket has at most 107 characters
     with (
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
@@ -90,7 +90,7 @@ def study_at(url: str) -> Study:
     return studies.load("study", storages.open(url))
 
 
-def test_a_study_on_a_cluster_loses_nothing_when_a_node_is_killed(place: Place, nodes: Nodes, postgresql_url: str) -> None:
+def test_a_study_on_a_cluster_loses_nothing_if_a_node_is_killed(place: Place, nodes: Nodes, postgresql_url: str) -> None:
     place.write(budget={"trials": 12})
     url = make_url(postgresql_url).set(password=SECRET).render_as_string(hide_password=False)
     killed, *_ = [nodes.add() for _ in range(3)]
@@ -115,7 +115,7 @@ def test_a_study_on_a_cluster_loses_nothing_when_a_node_is_killed(place: Place, 
     assert SECRET not in nodes.logs() + "".join(tuner.lines)
 
 
-def test_a_worker_that_waits_for_room_starts_when_a_node_joins_and_ctrl_c_ends_all_in_order(place: Place, nodes: Nodes) -> None:
+def test_a_worker_that_waits_for_resources_starts_when_a_node_joins_and_ctrl_c_stops_in_order(place: Place, nodes: Nodes) -> None:
     place.write(budget={"trials": 3})
     tuner = nodes.run(place, "--workers", "3", script={"epoch_seconds": 20})
     tuner.until("1 of 3 workers wait for free resources")
@@ -149,7 +149,7 @@ def test_a_second_ctrl_c_kills_the_workers_on_their_nodes(place: Place, nodes: N
 
 
 def workers_in(folder: Path) -> list[psutil.Process]:
-    """The processes of workers that were sent from a folder; they are no children of the command's."""
+    """Return the worker processes of a folder, which are not child processes of the command."""
     return [process for process in psutil.process_iter() if is_worker_in(folder, process)]
 
 

@@ -1,4 +1,4 @@
-"""`tuner run` with trainers that train: killed, interrupted, gone on with, and ended."""
+"""`tuner run` with real trainers: killed, interrupted, resumed and finished."""
 
 import signal
 from pathlib import Path
@@ -23,7 +23,7 @@ def kill_trainer(run: Command) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_a_study_survives_the_death_of_its_trainer_and_ctrl_c(place: Place) -> None:
+def test_a_study_survives_a_killed_trainer_and_ctrl_c(place: Place) -> None:
     place.write(**TINY)
     run = place.real_tuner("run", "study.yaml")
     run.until("trial 0 promoted")
@@ -42,7 +42,7 @@ def test_a_study_survives_the_death_of_its_trainer_and_ctrl_c(place: Place) -> N
     assert code == 0, again.lines
     assert any("trial 0 resumed" in line for line in again.lines)
     assert place.states() == ["COMPLETE"] * 2
-    assert "on 40 images never seen" in out
+    assert "on 40 unseen images" in out
     assert (place.folder / "study-best.yaml").exists()
 
 

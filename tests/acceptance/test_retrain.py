@@ -1,4 +1,4 @@
-"""A search that has ended, taken to a version by `tuner retrain`; its trainers are rehearsed."""
+"""`tuner retrain` on a finished search; its trainers are rehearsed."""
 
 import json
 import signal
@@ -16,7 +16,7 @@ from tuner.storage import engine as storages
 Gone = Callable[[list[psutil.Process]], None]
 
 
-def test_a_retraining_that_is_killed_goes_on_and_ends_in_one_version_that_was_measured_once(finished: Place, gone: Gone) -> None:
+def test_a_killed_retraining_resumes_and_stores_one_version_that_was_measured_once(finished: Place, gone: Gone) -> None:
     first = finished.tuner("retrain", "study", "--top", "2", "--seeds", "2", "--workers", "2", script={"epoch_seconds": 0.3})
     assert "x 2 seeds = " in first.until("study-retrain-1: ", "about", "with 2 workers")
     first.until("study-retrain-1 trial 1 completed")
@@ -42,13 +42,13 @@ def test_a_retraining_that_is_killed_goes_on_and_ends_in_one_version_that_was_me
     assert len(readings_of(finished)) == 1
 
 
-def test_a_version_of_train_and_validation_images_says_that_it_has_no_validation_number(finished: Place) -> None:
+def test_a_version_trained_on_validation_images_has_no_validation_accuracy(finished: Place) -> None:
     wanted = ("retrain", "study", "--top", "1", "--seeds", "2", "--on", "train+validation", "--json")
     stopped = finished.tuner(*wanted, script={"epoch_seconds": 1.0})
     stopped.until("study-retrain-1 trial 0 started")
     stopped.signal(signal.SIGINT)
     assert stopped.end() == (1, "")
-    assert "the same command goes on" in stopped.lines[-1]
+    assert "the same command resumes" in stopped.lines[-1]
 
     run = finished.tuner(*wanted)
     code, out = run.end()

@@ -1,4 +1,4 @@
-"""`tuner run` and `tuner worker` as processes, met with signals; their trainers are rehearsed."""
+"""`tuner run` and `tuner worker` as processes that get signals; their trainers are rehearsed."""
 
 import signal
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def test_a_run_spends_its_budget_exports_the_best_and_ends(finished: Place, firs
     assert code == 0, lines
     assert finished.states() == ["COMPLETE"] * 4
     assert (finished.folder / "study-best.yaml").exists()
-    for word in ("Found", "validation accuracy", "never seen", "95 % interval", "Cost", "4 completed", "Next", "study-best.yaml"):
+    for word in ("Result", "validation accuracy", "unseen", "95 % interval", "Cost", "4 completed", "Next", "study-best.yaml"):
         assert word in out
     for number in range(4):
         assert any(f"study trial {number} started" in line for line in lines)
@@ -26,7 +26,7 @@ def test_a_run_spends_its_budget_exports_the_best_and_ends(finished: Place, firs
     assert any("(new best)" in line for line in lines)
 
 
-def test_the_exported_config_is_a_study_of_its_own(finished: Place) -> None:
+def test_the_exported_configuration_runs_as_a_study(finished: Place) -> None:
     again = finished.tuner("run", "study-best.yaml", "--no-export")
     code, out = again.end()
     assert code == 0, again.lines
@@ -41,7 +41,7 @@ def test_a_run_of_a_finished_study_says_so_and_starts_nothing(finished: Place) -
     assert len(finished.states()) == 4
 
 
-def test_a_larger_budget_goes_on_with_the_study_and_a_worker_keeps_it(finished: Place) -> None:
+def test_a_larger_budget_resumes_the_study_and_a_worker_keeps_the_budget(finished: Place) -> None:
     assert finished.tuner("run", "study.yaml", "--trials", "5").end()[0] == 0
     assert len(finished.states()) == 5
     assert finished.tuner("worker", "study.yaml").end()[0] == 0
@@ -49,7 +49,7 @@ def test_a_larger_budget_goes_on_with_the_study_and_a_worker_keeps_it(finished: 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_ends_a_run_in_order_and_the_next_run_goes_on(place: Place, number: signal.Signals) -> None:
+def test_one_signal_stops_a_run_in_order_and_the_next_run_resumes(place: Place, number: signal.Signals) -> None:
     run = place.tuner("run", "study.yaml", "--workers", "2", script=SLOW)
     run.until("trial 0 started")
     run.until("promoted")
@@ -77,7 +77,7 @@ def test_a_second_signal_kills(place: Place, gone: Gone) -> None:
     assert set(place.states()) == {"RUNNING"}
 
 
-def test_a_worker_that_is_killed_is_started_again_and_its_trial_goes_on(place: Place) -> None:
+def test_a_killed_worker_is_restarted_and_its_trial_resumes(place: Place) -> None:
     run = place.tuner("run", "study.yaml", script=SLOW)
     run.until("trial 0 started")
     (worker,) = run.family()
@@ -112,7 +112,7 @@ def test_workers_from_several_terminals_share_one_budget(place: Place) -> None:
     assert len({line.rpartition("[")[2] for line in started}) == 3
 
 
-def test_a_worker_that_is_interrupted_hands_its_trial_back(place: Place) -> None:
+def test_an_interrupted_worker_suspends_its_trial(place: Place) -> None:
     worker = place.tuner("worker", "study.yaml", script=SLOW)
     worker.until("trial 0 started")
     worker.signal(signal.SIGINT)
@@ -121,7 +121,7 @@ def test_a_worker_that_is_interrupted_hands_its_trial_back(place: Place) -> None
     assert place.states() == ["RUNNING"]
 
 
-def test_data_that_cannot_be_used_is_told_once(place: Place) -> None:
+def test_unusable_data_gives_one_message(place: Place) -> None:
     run = place.tuner("run", "study.yaml", script={"refusal": "no images of cats"})
     code, out = run.end()
     assert code == 2
@@ -129,12 +129,12 @@ def test_data_that_cannot_be_used_is_told_once(place: Place) -> None:
     assert run.lines[-1] == "no images of cats"
 
 
-def test_a_run_whose_workers_all_die_says_why_and_is_no_success(place: Place) -> None:
+def test_a_run_whose_workers_all_crash_says_why_and_fails(place: Place) -> None:
     run = place.tuner("run", "study.yaml", "--workers", "2", script={"always": "no such fault"})
     code, out = run.end()
     assert code == 1, run.lines
     assert "its workers gave up" in out
-    assert run.lines[-1].startswith("The workers gave up before the study came to its end: the worker crashed (exit code 1; see ")
+    assert run.lines[-1].startswith("The workers gave up before the study ended: the worker crashed (exit code 1; see ")
     assert place.states() == []
 
 
@@ -167,7 +167,7 @@ def test_a_changed_study_file_is_refused_with_what_changed(finished: Place) -> N
         (["export", "study", "--to", "kept.json"], "kept.json"),
     ],
 )
-def test_a_study_is_shown(
+def test_commands_show_a_study(
     finished: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], call: list[str], shown: str
 ) -> None:
     monkeypatch.chdir(finished.folder)
@@ -175,7 +175,7 @@ def test_a_study_is_shown(
     assert shown in capsys.readouterr().out
 
 
-def test_a_new_study_begins_with_the_best_of_an_earlier_one(finished: Place) -> None:
+def test_a_new_study_starts_with_the_best_configurations_of_an_earlier_one(finished: Place) -> None:
     finished.write(name="next", search={"dropout": [0, 0.7]}, budget={"trials": 3})
     run = finished.tuner("run", "study.yaml", "--from", "study", "--no-export")
     assert run.end()[0] == 0

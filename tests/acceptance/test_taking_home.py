@@ -1,4 +1,4 @@
-"""A model from its search to a bundle, and from the bundle's config to the same model, by real processes."""
+"""A model from a search to a bundle, and the same model again from the bundle's study file, by real processes."""
 
 import json
 
@@ -29,7 +29,7 @@ def curve(place: Place, name: str) -> list[tuple[float | None, float | None]]:
 
 
 @pytest.mark.timeout(600)
-def test_a_bundle_is_whole_and_its_config_gives_the_same_model(place: Place) -> None:
+def test_a_bundle_is_complete_and_its_study_file_gives_the_same_model(place: Place) -> None:
     place.write(**TINY)
     for call in (["run", "study.yaml", "--no-export"], ["export", "study", "--to", "home"], ["run", "home/config.yaml", "--no-export"]):
         command = place.real_tuner(*call)

@@ -18,7 +18,7 @@ ROWS, COLUMNS = 40, 80
 
 
 class Terminal:
-    """A command on a pseudo-terminal of 80 columns, its controlling one."""
+    """A command whose controlling terminal is a pseudo-terminal of 80 columns."""
 
     def __init__(self, folder: Path, arguments: tuple[str, ...], script: dict[str, object]) -> None:
         self.shown = ""
@@ -85,12 +85,12 @@ def test_a_terminal_shows_the_study_live_and_its_end(place: Place, terminals: li
     terminal = Terminal(place.folder, ("run", "study.yaml", "--workers", "2"), {"epoch_seconds": 0.6})
     terminals.append(terminal)
     assert terminal.end() == 0
-    for word in ("Ctrl-C stops in order", "4 trials", "running", "fine-tune", "new best", "100%", "Found"):
+    for word in ("Ctrl-C stops the study", "4 trials", "running", "fine-tune", "new best", "100%", "Result"):
         assert word in terminal.shown
     assert "Traceback" not in terminal.shown
 
 
-def test_ctrl_c_on_a_terminal_ends_in_order(place: Place, terminals: list[Terminal]) -> None:
+def test_ctrl_c_on_a_terminal_stops_in_order(place: Place, terminals: list[Terminal]) -> None:
     terminal = Terminal(place.folder, ("run", "study.yaml"), {"epoch_seconds": 2.0})
     terminals.append(terminal)
     terminal.until("fine-tune")

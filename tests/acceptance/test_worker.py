@@ -1,4 +1,4 @@
-"""`tuner worker` by the name of a study, as processes; their trainers are rehearsed."""
+"""`tuner worker STUDY` as processes; their trainers are rehearsed."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def read():
 
 
 def begin(place: Place, **sections: Any) -> None:
-    """Put a study into the storage of a place; nothing of it is imported."""
+    """Create a study in the storage of a place, without importing its code."""
     place.write(**sections)
     file = place.folder / "study.yaml"
     storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
@@ -36,13 +36,13 @@ def begin(place: Place, **sections: Any) -> None:
 
 
 def module(place: Place, name: str) -> Path:
-    """A module in a place; the file that appears when it is imported."""
+    """Write a module into a place; return the file that appears when someone imports it."""
     (place.folder / f"{name}.py").write_text(MODULE)
     return place.folder / f"{name}.imported"
 
 
 def last_line(place: Place, *arguments: str) -> str:
-    """The one message of a command that was refused."""
+    """Return the message of a refused command."""
     command = place.tuner(*arguments)
     code, out = command.end()
     assert (code, out, len(command.lines)) == (2, "", 1), command.lines
@@ -60,7 +60,7 @@ def test_a_study_in_the_storage_needs_no_file_and_one_that_has_ended_no_trainer(
 
 def test_a_worker_waits_for_its_study(place: Place) -> None:
     worker = place.tuner("worker", "study", "--wait", "2m")
-    worker.until("waiting, 120 s at most: there is no study study")
+    worker.until("waiting, at most 120 s: there is no study study")
     begin(place, budget={"trials": 2})
     assert worker.end()[0] == 0, worker.lines
     assert place.states() == ["COMPLETE"] * 2
@@ -79,7 +79,7 @@ def test_a_worker_waits_for_its_database_and_gets_its_password_from_a_file(
     assert any("the budget of 4 trials is spent" in line for line in worker.lines)
 
 
-def test_a_wait_ends_with_what_was_missing(place: Place) -> None:
+def test_the_end_of_a_wait_names_what_was_missing(place: Place) -> None:
     worker = place.tuner("worker", "study", "--wait", "1s")
     assert worker.end()[0] == 2
     assert "there is no study study: sqlite:///tuner.db does not exist" in worker.lines[-1]
@@ -89,26 +89,26 @@ def test_a_wait_ends_with_what_was_missing(place: Place) -> None:
     ("arguments", "said"),
     [
         (["stduy"], "there is no study stduy in this storage. Known: study. Did you mean study?"),
-        (["study.yaml"], "there is no file study.yaml. A study that is in the storage goes by its name: tuner worker study"),
-        (["study", "--data", "photos"], "which has no place; leave it out"),
+        (["study.yaml"], "the file study.yaml does not exist. To name a study in the storage, drop the suffix: tuner worker study"),
+        (["study", "--data", "photos"], "which reads no local files; drop --data"),
     ],
 )
-def test_what_a_worker_cannot_find_is_told(place: Place, arguments: list[str], said: str) -> None:
+def test_a_worker_names_what_it_cannot_find(place: Place, arguments: list[str], said: str) -> None:
     begin(place)
     assert said in last_line(place, "worker", *arguments)
 
 
-def test_a_file_and_a_study_of_one_name_are_told_apart(place: Place) -> None:
+def test_a_file_and_a_study_with_the_same_name_are_distinguished(place: Place) -> None:
     begin(place, name="other", budget={"trials": 1})
     begin(place, budget={"trials": 1})
     place.write(name="other", budget={"trials": 1})
     (place.folder / "study.yaml").rename(place.folder / "study")
-    assert "study is a file, and a study of that name is in the storage; write ./study for the file" in last_line(place, "worker", "study")
+    assert "study is both a file and a study in the storage; write ./study for the file" in last_line(place, "worker", "study")
     assert place.tuner("worker", "./study").end()[0] == 0
     assert place.states() == []
 
 
-def test_images_may_lie_elsewhere_on_the_machine_of_a_worker(place: Place) -> None:
+def test_images_may_have_another_path_on_the_machine_of_a_worker(place: Place) -> None:
     begin(place, data={"source": "folder", "path": "/there/photos"}, budget={"trials": 1})
     for label in ("roses", "tulips"):
         (place.folder / "photos" / label).mkdir(parents=True)
@@ -121,7 +121,7 @@ def test_images_may_lie_elsewhere_on_the_machine_of_a_worker(place: Place) -> No
     assert place.states() == ["COMPLETE"]
 
 
-def test_code_that_the_storage_names_is_imported_with_leave_only(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_named_in_the_storage_is_imported_only_if_allowed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = module(place, "theirs")
     begin(place, data={"source": "python", "function": "theirs:read"}, budget={"trials": 1})
     assert "TUNER_ALLOW_CODE=theirs" in last_line(place, "worker", "study")
@@ -134,7 +134,7 @@ def test_code_that_the_storage_names_is_imported_with_leave_only(place: Place, m
 
 
 @pytest.mark.parametrize("command", ["run", "worker"])
-def test_the_code_of_an_own_file_needs_no_leave_and_what_the_storage_names_instead_is_not_imported(place: Place, command: str) -> None:
+def test_code_named_in_the_users_file_is_allowed_and_other_code_in_the_storage_is_not_imported(place: Place, command: str) -> None:
     theirs, mine = module(place, "theirs"), module(place, "mine")
     begin(place, data={"source": "python", "function": "theirs:read"})
     place.write(data={"source": "python", "function": "mine:read"})
@@ -144,32 +144,32 @@ def test_the_code_of_an_own_file_needs_no_leave_and_what_the_storage_names_inste
     assert (theirs.exists(), mine.exists()) == (False, True)
 
 
-def test_a_worker_stays_until_the_last_trial_of_another_one_has_ended_and_takes_it_up_if_that_one_dies(place: Place) -> None:
+def test_a_worker_waits_for_the_last_trial_of_another_worker_and_resumes_it_if_that_worker_dies(place: Place) -> None:
     begin(place, budget={"trials": 1})
     first = place.tuner("worker", "study", script={"faults": {"0": ["hang"]}})
     first.until("trial 0 started")
     second = place.tuner("worker", "study")
-    second.until("the last trials are with other workers")
+    second.until("other workers train the last trials")
     first.signal(signal.SIGKILL)
     second.until("trial 0 resumed")
     assert second.end()[0] == 0, second.lines
     assert place.states() == ["COMPLETE"]
 
 
-def test_a_worker_that_waits_for_the_last_trials_ends_when_asked(place: Place) -> None:
+def test_a_worker_that_waits_for_the_last_trials_ends_on_request(place: Place) -> None:
     begin(place, budget={"trials": 1})
     first = place.tuner("worker", "study", script={"faults": {"0": ["hang"]}})
     first.until("trial 0 started")
     second = place.tuner("worker", "study")
-    second.until("the last trials are with other workers")
+    second.until("other workers train the last trials")
     second.signal(signal.SIGTERM)
     assert second.end()[0] == 0
     assert place.states() == ["RUNNING"]
 
 
-def test_workers_of_several_containers_have_logs_of_their_own() -> None:
+def test_workers_of_several_containers_have_different_names() -> None:
     from tuner.commands import worker
 
-    names = {worker.name() for _ in range(20)}
+    names = {worker.new_name() for _ in range(20)}
     assert len(names) == 20
     assert all(name.startswith(f"w{os.getpid()}-") for name in names)

@@ -1,4 +1,4 @@
-"""The browser of all tests in this folder."""
+"""Chromium for all tests in this folder."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
-# a machine that other things keep busy is slow, not wrong
+# a busy machine is slow
 expect.set_options(timeout=20_000)
 
 SWITCHES = [

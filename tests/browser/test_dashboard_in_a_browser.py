@@ -1,4 +1,4 @@
-"""What a user sees of a study in a real browser."""
+"""optuna-dashboard and the sign-in page in a real browser."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ PASSWORD = "three old wooden boats"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server.Served]:
-    """The dashboard of a storage with one study of twelve trials, two of them pruned; `eve` may look."""
+    """The dashboard of a storage with one study of twelve trials, two of them pruned; `eve` is a viewer."""
     folder = tmp_path_factory.mktemp("storage")
     opened = storages.open(f"sqlite:///{folder}/tuner.db")
     accounts.add_user(folder / "users.json", "eve", Role.VIEWER, PASSWORD)
@@ -52,15 +52,15 @@ def trial_like(trial: optuna.Trial) -> float:
 
 @pytest.fixture
 def page(browser: Browser, served: server.Served) -> Iterator[Page]:
-    """The owner's page, which has opened the printed link; nothing may be said on its console and nothing fail to load."""
+    """A page that has opened the printed link. A console message or a failed request fails the test."""
     with watched(browser) as page:
-        page.goto(served.link.replace("/?", "/healthz?"))  # a page that loads nothing more
+        page.goto(served.link.replace("/?", "/healthz?"))  # loads nothing else
         yield page
 
 
 @pytest.fixture
 def stranger(browser: Browser) -> Iterator[Page]:
-    """The same for someone without the link."""
+    """The same without the link."""
     with watched(browser) as page:
         yield page
 
@@ -102,14 +102,14 @@ def test_every_trial_is_listed_with_its_state_and_its_hyperparameters(page: Page
 def test_a_page_of_another_site_cannot_change_a_study(browser: Browser, served: server.Served, address: str) -> None:
     page = browser.new_page()
     page.goto(served.link.replace("/?", "/healthz?"))
-    page.goto(served.link.replace("/?", "/healthz?").replace("127.0.0.1", "localhost"))  # to a browser, another name is another site
+    page.goto(served.link.replace("/?", "/healthz?").replace("127.0.0.1", "localhost"))  # for a browser, another name is another site
     sent = "url => fetch(url, {method: 'POST', mode: 'no-cors', body: '{}'}).then(() => 'answered').catch(() => 'refused')"
-    assert page.evaluate(sent, f"{address}/api/studies/1/rename") == "refused"  # and the browser keeps the cookie to itself
+    assert page.evaluate(sent, f"{address}/api/studies/1/rename") == "refused"  # and the browser does not send the cookie
     assert "flowers" in page.request.get(f"{address}/api/studies").text()
     page.close()
 
 
-def test_the_printed_link_leaves_no_token_behind(stranger: Page, served: server.Served) -> None:
+def test_the_printed_link_removes_its_token(stranger: Page, served: server.Served) -> None:
     stranger.goto(served.link)
     stranger.get_by_text("flowers").first.wait_for()
     assert served.token is not None
@@ -117,10 +117,10 @@ def test_the_printed_link_leaves_no_token_behind(stranger: Page, served: server.
     assert stranger.evaluate("document.cookie") == ""
 
 
-def test_a_viewer_signs_in_sees_the_study_changes_nothing_and_signs_out(stranger: Page, address: str, tmp_path: Path) -> None:
+def test_a_viewer_signs_in_reads_and_signs_out(stranger: Page, address: str, tmp_path: Path) -> None:
     stranger.goto(f"{address}/dashboard/studies/1")
     stranger.wait_for_url("**/tuner/signin?next=*")
-    # by the keyboard alone: the name has the focus
+    # with the keyboard only: the name has the focus
     stranger.locator("#name:focus").wait_for()
     stranger.keyboard.type("eve")
     stranger.keyboard.press("Tab")
@@ -128,7 +128,7 @@ def test_a_viewer_signs_in_sees_the_study_changes_nothing_and_signs_out(stranger
     stranger.keyboard.press("Enter")
     stranger.wait_for_url("**/dashboard/studies/1")
     stranger.get_by_text("History", exact=True).last.wait_for()
-    stranger.locator(".barlayer .point").first.wait_for(state="attached")  # the last that it loads
+    stranger.locator(".barlayer .point").first.wait_for(state="attached")  # loaded last
     assert stranger.request.delete(f"{address}/api/studies/1", headers={"origin": address}).status == 403
     assert stranger.request.post(f"{address}/tuner/signout", headers={"origin": address}).ok
     stranger.goto(f"{address}/dashboard")
@@ -147,7 +147,7 @@ def test_the_sign_in_page_is_accessible(browser: Browser, address: str, scheme: 
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_a_script_that_someone_brought_into_a_page_does_not_run(browser: Browser, address: str) -> None:
+def test_an_injected_script_does_not_run(browser: Browser, address: str) -> None:
     page = browser.new_page()
     page.goto(f"{address}/tuner/signin")
     page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = true'}))")

@@ -1,4 +1,4 @@
-"""Our pages in a real browser, on a study that a real `tuner run` is at work on; only its trainers are rehearsed."""
+"""Pages in a real browser, on a study that a real `tuner run` with scripted trainers works on."""
 
 import json
 import os
@@ -31,7 +31,7 @@ STUDY = {
     "sampler": "random",
     "pruner": "none",
 }
-#: a report within this is on the open page
+#: a report must be on an open page within this time
 PROMPT_SECONDS = 2.0
 
 
@@ -51,7 +51,7 @@ def storage(folder: Path) -> Iterator[Storage]:
 
 @pytest.fixture(scope="module")
 def running(folder: Path, storage: Storage) -> Iterator[None]:
-    """`tuner run` at work on the study; two trials fail."""
+    """`tuner run` on the study; one trial fails."""
     script = {"epoch_seconds": 0.4, "faults": {"2": ["fail"]}}
     environment = dict(os.environ) | {"TUNER_CACHE": str(folder / "cache"), "REHEARSAL": json.dumps(script)}
     environment.pop("TUNER_STORAGE", None)
@@ -85,25 +85,25 @@ def wait_for(holds: object, *, seconds: float) -> None:
     assert callable(holds)
     deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, "it did not come to be"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.05)
 
 
 @pytest.fixture
 def page(browser: Browser, served: server.Served) -> Iterator[Page]:
-    """A page that may end a test only if nothing was said on its console and nothing failed to load."""
+    """A page that fails the test if its console has an error or something did not load."""
     context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(served.link.replace("/?", "/healthz?"))  # lets in, and loads nothing more
+    page.goto(served.link.replace("/?", "/healthz?"))  # signs in, and loads nothing else
     yield page
     context.close()
     assert complaints == []
 
 
-def test_a_trial_comes_in_while_the_page_is_open(page: Page, address: str) -> None:
+def test_a_new_trial_appears_on_an_open_page(page: Page, address: str) -> None:
     page.goto(address)
     page.get_by_role("link", name="flowers").click()
     expect(page.locator("#connection")).to_have_attribute("data-state", "on")
@@ -128,7 +128,7 @@ def test_a_report_is_on_the_open_page_within_two_seconds(page: Page, address: st
     assert max(delays) < PROMPT_SECONDS
 
 
-def test_the_confusion_is_opened_from_the_best_trial(page: Page, address: str) -> None:
+def test_the_best_trial_links_to_its_confusion(page: Page, address: str) -> None:
     page.goto(f"{address}/tuner/studies/1")
     page.locator("#best").get_by_role("link").first.click()
     page.wait_for_url(re.compile(r"/trials/\d+$"))
@@ -149,20 +149,20 @@ def test_the_best_config_is_downloaded_and_checked(page: Page, address: str, fol
     assert "A study file of fixed values" in page.evaluate("navigator.clipboard.readText()")
 
 
-def test_light_and_dark_are_chosen_and_kept(page: Page, address: str) -> None:
+def test_the_theme_is_chosen_and_remembered(page: Page, address: str) -> None:
     page.goto(f"{address}/tuner/workers")
     ground = "getComputedStyle(document.body).backgroundColor"
     before = page.evaluate(ground)
-    page.get_by_role("button", name="Light or dark").click()
+    page.get_by_role("button", name="Switch between light and dark").click()
     after = page.evaluate(ground)
     page.reload()
     assert before != after == page.evaluate(ground)
 
 
-def test_the_keyboard_reaches_everything_and_keeps_its_place_when_the_page_changes(page: Page, address: str) -> None:
+def test_the_keyboard_focus_survives_an_update(page: Page, address: str) -> None:
     page.goto(f"{address}/tuner/studies/1")
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Skip to the page"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.locator("#sort-best").focus()
     before = page.locator("#trials").inner_html()
     wait_for(lambda: page.locator("#trials").inner_html() != before, seconds=20)
@@ -173,9 +173,7 @@ def test_the_keyboard_reaches_everything_and_keeps_its_place_when_the_page_chang
 
 @pytest.mark.parametrize("colours", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 375])
-def test_no_audit_of_accessibility_fails_and_nothing_is_wider_than_the_screen(
-    browser: Browser, address: str, colours: str, width: int
-) -> None:
+def test_pages_are_accessible_and_fit_the_screen(browser: Browser, address: str, colours: str, width: int) -> None:
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours)  # type: ignore[arg-type]
     page = context.new_page()
     for path in ("/", "/tuner/studies/1", "/tuner/studies/1/trials/0", "/tuner/studies/1/trials/2", "/tuner/workers", "/tuner/nowhere"):

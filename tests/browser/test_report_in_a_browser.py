@@ -1,4 +1,4 @@
-"""A report in a real browser without a network: it looks as it should, asks for nothing, and prints."""
+"""A report in a real browser without a network: layout, accessibility, printing."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["light", "dark"])
 def page(request: pytest.FixtureRequest, browser: Browser, report: Path) -> Iterator[Page]:
-    """The report opened without a network; whatever it asks for beside itself fails the test, and so does what it complains of."""
+    """The open report without a network. A request or a console message fails the test."""
     context = browser.new_context(offline=True, color_scheme=request.param, viewport={"width": 1180, "height": 900}, bypass_csp=False)
     opened = context.new_page()
     asked: list[str] = []
@@ -47,9 +47,9 @@ def test_a_report_of_a_thousand_trials_stays_under_three_megabytes(report: Path)
     assert 300_000 < report.stat().st_size < 3_000_000
 
 
-def test_a_report_opens_without_a_network_and_is_drawn(page: Page) -> None:
+def test_a_report_is_drawn_without_a_network(page: Page) -> None:
     assert page.locator("h1").inner_text() == "many"
-    for name in ("slices", "parallel", "shifts", "bars"):
+    for name in ("slices", "parallel", "timelines", "bars"):
         box = page.locator(f".{name} svg").first.bounding_box()
         assert box is not None
         assert box["width"] > 100
@@ -57,7 +57,7 @@ def test_a_report_opens_without_a_network_and_is_drawn(page: Page) -> None:
     assert page.locator(".slices figure").count() == 12
 
 
-def test_a_report_has_no_barrier_that_axe_knows(page: Page) -> None:
+def test_a_report_passes_axe(page: Page) -> None:
     found = Axe().run(page)
     assert found.violations_count == 0, found.generate_report()
 
@@ -67,9 +67,9 @@ def test_a_report_fits_a_phone(page: Page) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_report_prints_its_study_file_and_no_dark_ground(page: Page) -> None:
+def test_a_printed_report_has_its_study_file_on_white(page: Page) -> None:
     page.emulate_media(media="print")
-    text = page.locator("details", has_text="The study file")
+    text = page.locator("details", has_text="Study file")
     text.evaluate("element => element.removeAttribute('open')")
     assert text.locator("pre").evaluate("element => element.getBoundingClientRect().height") > 100
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

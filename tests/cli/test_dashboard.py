@@ -1,4 +1,4 @@
-"""`tuner dashboard` and what stands beneath it, as they are typed."""
+"""The command `tuner dashboard` and its sub-commands."""
 
 import io
 import json
@@ -23,7 +23,7 @@ PASSWORD = "three old wooden boats"
 
 @pytest.fixture
 def users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the users go; the terminal gives the password."""
+    """Give the path of the users file, and let stdin give the password."""
     path = tmp_path / "config" / "users.json"
     monkeypatch.setenv("TUNER_USERS", str(path))
     monkeypatch.setattr(sys, "stdin", io.StringIO(PASSWORD + "\n"))
@@ -55,7 +55,7 @@ def test_users_are_added_changed_and_removed(users: Path, capsys: pytest.Capture
     assert [path.name for path in users.parent.iterdir() if not path.name.endswith(".lock")] == ["users.json"]
 
 
-def test_a_token_is_shown_once_and_kept_as_a_hash(users: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_token_is_shown_once_and_stored_as_a_hash(users: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["dashboard", "tokens", "add", "grafana", "--role", "viewer", "--expires", "90d"]) == 0
     token = capsys.readouterr().out.strip()
     assert re.fullmatch(r"tuner_[\w-]{43}", token)
@@ -65,10 +65,10 @@ def test_a_token_is_shown_once_and_kept_as_a_hash(users: Path, capsys: pytest.Ca
     assert listed("tokens", capsys) == []
 
 
-def test_what_was_done_is_printed_and_no_terminal_obeys_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_audit_log_is_printed_without_control_characters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path}/tuner.db"
     assert main.main(["dashboard", "audit", "--storage", url]) == 0
-    assert "Nothing was changed" in capsys.readouterr().out
+    assert "The audit log is empty" in capsys.readouterr().out
     deed = audit.AuditEvent(who="e\x1b[2Jve\0", role="", method="POST", path="/tuner/signin", status=401, study="x" * 9000, address="::1")
     audit.write(storages.open(url), deed)
     assert main.main(["dashboard", "audit", "--storage", url]) == 0

@@ -1,4 +1,4 @@
-"""The command line: what it answers, how fast, and what it refuses."""
+"""The command line: its answers, its speed and its refusals."""
 
 import importlib.util
 import json
@@ -15,7 +15,7 @@ from tuner.cli import main
 
 GOOD = "name: good\ndata: {source: digits}\nmodel: {backbone: squeezenet1_1, image_size: 32}\nbudget: {trials: 3}\n"
 
-#: a call, and what its one message must contain; `good.yaml` is a study file in order
+#: a call, and what its one message must contain; `good.yaml` is a study file without mistakes
 BAD_CALLS = [
     # the command itself
     (["rnu"], "rnu"),
@@ -36,8 +36,8 @@ BAD_CALLS = [
     (["run", "good.yaml", "--timeout", "0s"], "--timeout"),
     (["run", "good.yaml", "--target", "95"], "--target"),
     (["run", "good.yaml", "--target", "0"], "--target"),
-    (["run", "good.yaml", "--from", "nothing"], "--from nothing is no study"),
-    (["run", "good.yaml", "--from-storage", "sqlite:///old.db"], "name them with --from"),
+    (["run", "good.yaml", "--from", "nothing"], "--from nothing is neither a study in"),
+    (["run", "good.yaml", "--from-storage", "sqlite:///old.db"], "name the studies with --from"),
     (["migrate", "nothing", "good.yaml"], "there is no study nothing"),
     (["report", "nothing", "--to", "report.pdf"], "expected .html or .md"),
     (["run", "good.yaml", "--threads", "0"], "--threads"),
@@ -58,13 +58,13 @@ BAD_CALLS = [
     (["cache", "sweep"], "sweep"),
     (["cache", "--older-than", "long"], "--older-than"),
     (["cache", "clear", "--older-than", "0"], "--older-than"),
-    # places that cannot be used
+    # files and folders that cannot be used
     (["run", "good.yaml", "--to", "best.txt"], ".yaml, .yml, .json"),
     (["run", "good.yaml", "--to", "nowhere/best.yaml"], "nowhere"),
     (["run", "good.yaml", "--to", "best.yaml", "--no-export"], "choose one"),
     (["run", "good.yaml", "--artifacts", "good.yaml"], "is a file"),
     (["run", "good.yaml", "--cache", "good.yaml/cache"], "is a file"),
-    # study files that are none
+    # files that are not study files
     (["check", "none.yaml"], "none.yaml"),
     (["check", "."], "."),
     (["check", "empty.yaml"], "empty.yaml"),
@@ -74,7 +74,7 @@ BAD_CALLS = [
     (["worker", "bad.yaml"], "search.dropuot"),
     (["run", "no_images.yaml"], "does-not-exist"),
     (["check", "no_images.yaml"], "does-not-exist"),
-    # models that are not there
+    # models that do not exist
     (["check", "no_weights.yaml"], "missing.weights.h5"),
     (["run", "no_weights.yaml"], "missing.weights.h5"),
     (["run", "no_backbone.yaml"], "missing.keras"),
@@ -91,7 +91,7 @@ BAD_CALLS = [
     (["run", "good.yaml", "--storage", "oracle://me:secret@host/db"], "oracle"),
     (["status", "--storage", "postgresql://me:secret@127.0.0.1:1/db"], "127.0.0.1"),
     (["worker", "good.yaml", "--storage", "postgresql://me:secret@127.0.0.1:1/db"], "127.0.0.1"),
-    # studies that are not there
+    # studies that do not exist
     (["status", "unknown"], "unknown"),
     (["status", "unknown", "--storage", "sqlite:///new.db?timeout=5"], "unknown"),
     (["best", "unknown", "--storage", "sqlite+pysqlite:///new.db"], "unknown"),
@@ -116,7 +116,7 @@ BAD_CALLS = [
     (["stop", "unknown", "--trial", "0"], "there is no study unknown"),
     (["resume", "unknown"], "there is no study unknown"),
     (["enqueue", "unknown", "--set", "dropout=0.3"], "there is no study unknown"),
-    # what is asked of a running study
+    # requests to a running study
     (["watch"], "STUDY"),
     (["stop"], "STUDY"),
     (["stop", "good", "--now", "--trial", "1"], "choose one"),
@@ -153,7 +153,7 @@ BAD_CALLS = [
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with study files, good and bad, in which the command runs."""
+    """Give a folder with good and bad study files, in which the command runs."""
     for name in ("TUNER_STORAGE", "TUNER_STORAGE_FILE", "TUNER_ARTIFACTS", "TUNER_CACHE_LIMIT"):
         monkeypatch.delenv(name, raising=False)
     work = tmp_path / "work"
@@ -176,7 +176,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def processor_seconds() -> float:
-    """What child processes have used so far; unlike the time on the wall, it does not depend on what else the machine does."""
+    """Return the processor time of all child processes so far. It hardly depends on other processes of the machine."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -199,7 +199,7 @@ def test_a_bad_call_is_refused_with_one_message(folder: Path, capsys: pytest.Cap
     assert listing(folder) == before
 
 
-def test_all_mistakes_of_a_file_are_shown_one_a_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_mistakes_of_a_file_are_shown_one_per_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "bad.yaml").write_text(GOOD + "search: {dropuot: 0.3, unfreeze: 2}\nseeed: 1\n")
     assert main.main(["check", "bad.yaml"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 3
@@ -231,7 +231,7 @@ def test_check_shows_images_search_plan_and_cost(folder: Path, capsys: pytest.Ca
     assert listing(folder) == before
 
 
-def test_a_backbone_of_the_current_folder_is_found_without_being_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backbone_in_the_current_folder_is_found_without_running_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "networks.py").write_text("raise SystemExit('it was run')\n")
     (folder / "mine.yaml").write_text("name: mine\ndata: {source: digits}\nmodel: {backbone: 'python:networks:build'}\n")
     assert main.main(["check", "mine.yaml"]) == 0
@@ -259,7 +259,7 @@ def test_a_dashboard_whose_port_is_taken_is_refused_before_anything_is_written(f
     assert listing(folder) == before
 
 
-def test_a_fault_of_ours_is_one_line_and_a_file_without_passwords(
+def test_an_unexpected_error_gives_one_line_and_a_file_without_passwords(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fault(*given: object, **named: object) -> int:
@@ -291,7 +291,7 @@ def test_an_interrupted_command_shows_no_traceback(
 
 
 @pytest.mark.parametrize("call", [["--help"], ["check", "good.yaml"]])
-def test_an_answer_needs_no_tensorflow_and_little_time(folder: Path, call: list[str]) -> None:
+def test_help_and_check_need_no_tensorflow_and_little_time(folder: Path, call: list[str]) -> None:
     code = (
         "import sys\n"
         "from tuner.cli import main\n"

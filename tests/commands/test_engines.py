@@ -1,4 +1,4 @@
-"""What is said of engines on the command line, where it cannot be done."""
+"""Options of engines that are refused, and the URL that all nodes can use."""
 
 import dataclasses
 import importlib.util
@@ -19,12 +19,12 @@ TWO_HOSTS = {"192.0.2.1", "192.0.2.2"}
 
 
 def refusal(**said: object) -> TunerError:
-    with pytest.raises(RequestError) as caught, engines.ready(dataclasses.replace(NOTHING, **said), URL):  # type: ignore[arg-type]
+    with pytest.raises(RequestError) as caught, engines.open_engine(dataclasses.replace(NOTHING, **said), URL):  # type: ignore[arg-type]
         pass
     return caught.value
 
 
-def test_without_the_package_the_install_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ray_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     error = refusal()
     assert isinstance(error, MissingPackage)
@@ -39,16 +39,16 @@ def test_without_the_package_the_install_command_is_named(monkeypatch: pytest.Mo
         ({"cpus_per_worker": 2}, "--cpus-per-worker"),
     ],
 )
-def test_an_option_of_ray_is_refused_without_it(said: dict[str, object], option: str) -> None:
+def test_options_of_ray_are_refused_with_another_engine(said: dict[str, object], option: str) -> None:
     assert str(refusal(engine="local", **said)).startswith(option)
 
 
-def test_slots_of_gpus_are_refused_with_ray_and_the_share_is_named() -> None:
+def test_slots_per_gpu_are_refused_with_ray_and_the_message_names_the_equal_share() -> None:
     assert "give --gpus-per-worker 0.25 instead" in str(refusal(slots_per_gpu=4))
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:", ":6379"])
-def test_an_address_that_is_none_is_refused(address: str) -> None:
+def test_an_invalid_address_is_refused(address: str) -> None:
     assert "expected auto, or HOST:PORT" in str(refusal(address=address))
 
 
@@ -62,17 +62,17 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     "url",
     ["sqlite:///tuner.db", "sqlite:////srv/tuner.db", "postgresql://me:secret@localhost/tuner", "postgresql:///tuner?host=/run/postgresql"],
 )
-def test_a_storage_of_one_machine_is_refused_for_nodes_of_several(url: str) -> None:
+def test_a_storage_that_only_one_machine_reaches_is_refused_for_several_hosts(url: str) -> None:
     with pytest.raises(RequestError, match="nodes on 2") as caught:
-        engines.reachable(url, TWO_HOSTS)
+        engines.reachable_url(url, TWO_HOSTS)
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("url", ["postgresql://me:secret@db.example/tuner", "postgresql:///tuner?host=db.example", "no URL"])
-def test_a_storage_that_other_hosts_reach_stays_as_it_is(url: str) -> None:
-    assert engines.reachable(url, TWO_HOSTS) == url
+def test_the_url_of_a_reachable_storage_is_unchanged(url: str) -> None:
+    assert engines.reachable_url(url, TWO_HOSTS) == url
 
 
-def test_the_nodes_of_one_host_find_a_file_from_any_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_nodes_of_one_host_get_the_absolute_path_of_an_sqlite_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    assert engines.reachable(URL, {"192.0.2.1"}) == f"sqlite:///{tmp_path}/tuner.db"
+    assert engines.reachable_url(URL, {"192.0.2.1"}) == f"sqlite:///{tmp_path}/tuner.db"

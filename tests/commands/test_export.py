@@ -32,7 +32,7 @@ from tuner.workers.worker.worker import Worker
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the storage of a finished study of three trials, in which commands run."""
+    """Give the folder of a finished study with three trials, in which commands run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(evaluation, "run", rehearsed_errand.run)
@@ -53,17 +53,17 @@ def run(capsys: pytest.CaptureFixture[str], *call: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-def test_the_best_trial_becomes_a_bundle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_best_trial_is_exported_as_a_bundle(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "export", "study", "--to", "home", "--format", "onnx,litert", "--quantize", "int8")
-    assert (code, out) == (0, "Wrote home. Try it: tuner predict home IMAGE\n")
-    assert "of the study study becomes a bundle (keras, onnx, litert, int8)" in err
+    assert (code, out) == (0, "Wrote home. Try it with: tuner predict home IMAGE\n")
+    assert "of the study study: exporting as a bundle (keras, onnx, litert, int8)" in err
     assert "model.onnx: 100.00% of 1000 labels are equal" in err
     assert not (folder / "home" / "saved_model").exists()
     assert run(capsys, "export", "study", "--to", "home")[0] == 2
     assert run(capsys, "export", "study", "--to", "home", "--force")[0] == 0
 
 
-def test_another_trial_is_exported_by_its_number_as_far_as_its_weights_are_kept(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_trial_is_exported_by_its_number_if_its_weights_were_stored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     codes, headlines = [], []
     for number in range(3):
         code, _, err = run(capsys, "export", "study", "--trial", str(number), "--to", f"home{number}")
@@ -72,7 +72,7 @@ def test_another_trial_is_exported_by_its_number_as_far_as_its_weights_are_kept(
         headlines.append(config.splitlines()[0])
         codes.append(code)
         if code:
-            assert f"no weights are kept of trial {number} of the study study, only of trials that were the best so far: 0" in err
+            assert f"the weights of trial {number} of the study study were not stored. Trials with stored weights: 0. To train" in err
             assert f"tuner export study --trial {number} --to again.yaml, then tuner run again.yaml" in err
         else:
             assert json.loads((folder / f"home{number}" / "metrics.json").read_text())["trial"] == number
@@ -89,22 +89,23 @@ def test_another_trial_is_exported_by_its_number_as_far_as_its_weights_are_kept(
         (["--trial", "7", "--to", "home"], "the study study has no completed trial 7"),
         (
             ["--to", "home", "--format", "lite"],
-            "--format is 'lite'; expected all, or some of keras, savedmodel, onnx, litert, with commas. Did",
+            "--format has 'lite'; expected all, or a list with commas of keras, savedmodel, onnx, litert. Did",
         ),
         (["--to", "home", "--version", "7"], "study"),
         (["--to", "home", "--version", "1", "--trial", "0"], "--trial and --version are both given; choose one."),
-        (["--to", "best.yaml", "--version", "1"], "--version is of a bundle"),
-        (["--to", "home.zip"], "home.zip ends in .zip; expected .yaml, .yml, .json for a study file, or a folder for a bundle"),
-        (["--to", "best.yaml", "--format", "onnx"], "--format is of a bundle, but --to is best.yaml, a study file"),
-        (["--to", "best.yaml", "--quantize", "int8"], "--quantize is of a bundle"),
+        (["--to", "best.yaml", "--version", "1"], "--version applies only to a bundle"),
+        (
+            ["--to", "home.zip"],
+            "--to is home.zip; expected a name that ends in .yaml, .yml, .json for a study file, or a folder for a bundle",
+        ),
+        (["--to", "best.yaml", "--format", "onnx"], "--format applies only to a bundle, but --to is best.yaml, a study file"),
+        (["--to", "best.yaml", "--quantize", "int8"], "--quantize applies only to a bundle"),
         (["--to", "nowhere/home"], "the folder nowhere does not exist; create it first: mkdir -p nowhere"),
-        (["--to", "tuner.db"], "tuner.db ends in .db"),
+        (["--to", "tuner.db"], "--to is tuner.db; expected"),
         (["--to", "cache"], "cache exists and is not a bundle"),
     ],
 )
-def test_what_cannot_be_exported_is_refused_in_a_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], call: list[str], message: str
-) -> None:
+def test_a_wrong_export_is_refused_with_one_line(folder: Path, capsys: pytest.CaptureFixture[str], call: list[str], message: str) -> None:
     (folder / "cache").mkdir(exist_ok=True)
     (folder / "cache" / "mine.txt").write_text("mine")
     before = sorted(folder.rglob("*"))
@@ -117,7 +118,7 @@ def test_what_cannot_be_exported_is_refused_in_a_line(
 
 @pytest.fixture
 def versioned(folder: Path) -> Verdict:
-    """Trial 0 is version 1, and what a retraining might have come to is version 2; what was measured of that."""
+    """Store trial 0 as version 1 and the result of a retraining as version 2; return its verdict."""
     storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
     best = bests.of(studies.load("study", storage), 0)
     new, _ = versions.of_trial(best, Path(str(best.weights)), by="eva")
@@ -128,10 +129,10 @@ def versioned(folder: Path) -> Verdict:
     return verdict
 
 
-def test_a_version_is_exported_with_what_was_measured_of_it(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_version_is_exported_with_its_measurements(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "export", "study", "--version", "2", "--to", "home")
     assert code == 0
-    assert "Version 2 of study becomes a bundle (keras)" in err
+    assert "Version 2 of study: exporting as a bundle (keras)" in err
     told = json.loads((folder / "home" / "metrics.json").read_text())
     assert (told["version"], told["trial"], told["test"]["accuracy"]) == (2, 0, 0.92)
     assert told["test"]["interval"] == pytest.approx((0.9015, 0.9353), abs=1e-4)
@@ -152,28 +153,30 @@ def test_a_version_is_exported_with_what_was_measured_of_it(folder: Path, versio
         assert words in card
 
 
-def test_a_version_that_is_a_trial_is_exported_as_that_trial(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_version_made_from_a_trial_is_exported_as_that_trial(
+    folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(capsys, "export", "study", "--version", "1", "--to", "home")[0] == 0
     told = json.loads((folder / "home" / "metrics.json").read_text())
     assert (told["version"], told["retraining"], told["temperature"]) == (1, None, 1.0)
     assert "# Version 1 of study: trial 0 of the study study" in (folder / "home" / "config.yaml").read_text()
 
 
-def test_weights_of_a_version_that_were_changed_are_refused(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_weights_of_a_version_are_refused(folder: Path, versioned: Verdict, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (folder / "tuner-artifacts").rglob("*.weights"):
         path.write_bytes(b"other weights")
     code, _, err = run(capsys, "export", "study", "--version", "2", "--to", "home")
     assert code == 2
-    assert "are not those that were kept: their SHA-256 is another one" in err
+    assert "were changed: their SHA-256 differs from the stored one" in err
     assert not (folder / "home").exists()
 
 
-def test_weights_that_are_gone_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_weights_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (folder / "tuner-artifacts").rglob("*.weights"):
         path.unlink()
     code, _, err = run(capsys, "export", "study", "--to", "home")
     assert code == 2
-    assert "which is not there; export where it was trained" in err
+    assert "which does not exist here; export on the machine that trained them" in err
     assert not (folder / "home").exists()
 
 
@@ -187,7 +190,7 @@ def test_a_missing_package_is_named_with_its_extra(
     assert f"--format onnx needs the package {package}. Install it with: pip install 'tuner[onnx]'" in err
 
 
-def test_formats_are_told_with_commas_and_the_keras_model_is_always_among_them() -> None:
+def test_formats_are_separated_by_commas_and_always_include_keras() -> None:
     assert export.read_formats(None, int8=False) == (Format.KERAS,)
     assert export.read_formats(" litert, savedmodel ", int8=False) == (Format.KERAS, Format.SAVED_MODEL, Format.LITERT)
     assert export.read_formats("all", int8=True) == tuple(Format)
@@ -195,7 +198,7 @@ def test_formats_are_told_with_commas_and_the_keras_model_is_always_among_them()
 
 @pytest.fixture
 def home(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """A bundle, and images beside it."""
+    """Give a folder with a bundle and images."""
     assert run(capsys, "export", "study", "--to", "home")[0] == 0
     (folder / "photos" / "inner").mkdir(parents=True)
     for name in ("b.png", "inner/a.png"):
@@ -204,7 +207,7 @@ def home(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return folder / "home"
 
 
-def test_images_and_folders_of_them_are_predicted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_and_folders_of_images_are_predicted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "predict", "home", "photos", "photos/b.png", "--top", "2")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
@@ -215,13 +218,13 @@ def test_images_and_folders_of_them_are_predicted(home: Path, capsys: pytest.Cap
     assert run(capsys, "predict", "home", "photos/b.png")[1] == "photos/b.png: Bird 0.750\n"
 
 
-def test_predictions_are_for_programs_too(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_are_printed_as_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(run(capsys, "predict", "home", "photos/b.png", "--json", "--top", "3")[1])
     predictions = [{"label": "Bird", "probability": 0.75}, {"label": "Bear", "probability": 0.25}]
     assert told == [{"image": "photos/b.png", "predictions": predictions}]
 
 
-def test_an_image_that_cannot_be_read_is_named_and_the_others_are_predicted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_image_is_named_and_the_others_are_predicted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "predict", "home", "none.jpg", "photos/b.png")
     assert (code, out, err) == (1, "photos/b.png: Bird 0.750\n", "none.jpg: there is no such file\n")
 
@@ -230,4 +233,4 @@ def test_a_folder_without_images_is_refused(home: Path, capsys: pytest.CaptureFi
     (home.parent / "empty").mkdir()
     code, out, err = run(capsys, "predict", "home", "empty")
     assert (code, out) == (2, "")
-    assert "empty is a folder without images" in err
+    assert "the folder empty has no images" in err

@@ -1,4 +1,4 @@
-"""`tuner cache`: what is shown, what is deleted, and what stays."""
+"""`tuner cache`: which entries it shows, deletes and keeps."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from tuner.cli import main
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with features of two studies, images of one, and an index."""
+    """Give a cache with features of two studies, images of one study, and an index."""
     monkeypatch.setenv("TUNER_CACHE", str(tmp_path))
     monkeypatch.setenv("TUNER_CACHE_LIMIT", "1MB")
     for days, (study, kind) in enumerate([("flowers", "features"), ("flowers", "images"), ("animals", "features")]):
@@ -45,7 +45,7 @@ def test_entries_are_shown_with_their_kind_words_size_and_use(folder: Path, caps
     assert len(held) == 8
 
 
-def test_json_tells_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_has_the_same_entries(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["cache", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["num_bytes"] == sum(entry["num_bytes"] for entry in found["entries"])
@@ -64,7 +64,7 @@ def test_json_tells_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -
         (["--study", "unknown"], []),
     ],
 )
-def test_what_is_meant_is_shown_and_cleared_alike(
+def test_show_and_clear_select_the_same_entries(
     folder: Path, capsys: pytest.CaptureFixture[str], options: list[str], meant: list[tuple[str, str]]
 ) -> None:
     before = shown(capsys)
@@ -74,54 +74,54 @@ def test_what_is_meant_is_shown_and_cleared_alike(
     assert shown(capsys) == [entry for entry in before if entry not in meant]
 
 
-def test_clearing_everything_leaves_no_files_but_the_lock_of_the_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clearing_everything_leaves_only_the_lock_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["cache", "clear", "--yes"]) == 0
     assert capsys.readouterr().out == "Freed 24.4 KB: 4 entries.\n"
     assert [path.name for path in folder.rglob("*") if path.is_file()] == ["room.lock"]
 
 
-def test_what_a_process_uses_is_kept_and_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_entries_in_use_are_kept_and_counted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     held = arrays.entry(folder, test_arrays.wanted("held"), test_arrays.numbers)
     assert main.main(["cache", "clear", "--yes"]) == 0
-    assert capsys.readouterr().out == "Freed 24.4 KB: 4 entries. Kept 1 entry, 8.12 KB, which running processes use.\n"
+    assert capsys.readouterr().out == "Freed 24.4 KB: 4 entries. Kept 1 entry, 8.12 KB: running processes use them.\n"
     assert [entry.words["data"] for entry in entries.find(folder)] == ["held"]
     assert len(held) == 8
 
 
 class Terminal(io.StringIO):
-    """Someone who answers."""
+    """A terminal at which someone answers."""
 
     def isatty(self) -> bool:
         return True
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [("y\n", 0, 0), ("yes\n", 0, 0), ("n\n", 1, 4), ("\n", 1, 4), ("", 1, 4)])
-def test_a_person_is_asked(
+def test_clearing_asks_for_a_confirmation(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, code: int, left: int
 ) -> None:
     monkeypatch.setattr("sys.stdin", Terminal(answer))
     assert main.main(["cache", "clear"]) == code
-    assert capsys.readouterr().err.startswith(f"Delete 4 entries, 24.4 KB of {folder}? [y/N] ")
+    assert capsys.readouterr().err.startswith(f"Delete 4 entries, 24.4 KB from {folder}? [y/N] ")
     assert len(shown(capsys)) == left
 
 
-def test_where_no_one_can_be_asked_nothing_is_deleted(
+def test_nothing_is_deleted_without_a_terminal_to_confirm_at(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert main.main(["cache", "clear"]) == 2
-    assert capsys.readouterr().err == "nothing was deleted, because no one can be asked here; confirm with --yes.\n"
+    assert capsys.readouterr().err == "nothing was deleted, because there is no terminal to confirm at; confirm with --yes.\n"
     assert len(shown(capsys)) == 4
 
 
-def test_a_kind_that_is_not_there_is_refused_with_those_that_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_kind_is_refused_with_the_known_ones(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["cache", "clear", "--kind", "feature", "--yes"]) == 2
-    assert capsys.readouterr().err.endswith("it holds features, images, index.\n")
+    assert capsys.readouterr().err.endswith("but the cache has no such entries; expected features, images, index.\n")
 
 
 def test_an_empty_cache_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = str(tmp_path / "nowhere")
     assert main.main(["cache", "--cache", nowhere]) == 0
     assert main.main(["cache", "clear", "--yes", "--cache", nowhere]) == 0
-    assert "holds nothing" in capsys.readouterr().out
+    assert "has no matching entries" in capsys.readouterr().out
     assert not Path(nowhere).exists()

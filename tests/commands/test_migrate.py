@@ -1,4 +1,4 @@
-"""`tuner migrate`: what it says, what it makes once, and which images it refuses."""
+"""`tuner migrate`: what it prints, what it creates once, and which images it refuses."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ STUDY: dict[str, Any] = {
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Twelve images of each of two classes."""
+    """Write twelve images of each of two classes."""
     noise = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -48,10 +48,10 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def pets(url: str, photos: Path, tmp_path: Path) -> Study:
-    """A study of three completed trials on these images."""
+    """Give a study with three completed trials on these images."""
     spec = study_file.parse(STUDY | {"data": {"source": "folder", "path": str(photos)}}, "pets.yaml")
     study = studies.join(spec, storages.open(url))
-    opened = check.require(spec, tmp_path / "cache")
+    opened = check.require_usable(spec, tmp_path / "cache")
     assert opened is not None
     data, parts = opened
     found = by_hand.PREPARED.model_copy(update={"fingerprint": dataset.fingerprint(data), "splits": parts.digest})
@@ -73,23 +73,23 @@ def migrate(tmp_path: Path, url: str, file: Path, *more: str) -> int:
     return main.main(["migrate", "pets", str(file), "--storage", url, "--cache", str(tmp_path / "cache"), *more])
 
 
-def test_a_file_of_the_old_name_becomes_the_second_version_once(
+def test_a_file_with_the_old_name_creates_one_study_with_the_suffix_v2(
     pets: Study, photos: Path, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = written(tmp_path, photos)
     assert migrate(tmp_path, url, file) == 0
     said = capsys.readouterr().out
-    assert "pets-v2: 3 of 3 trials of pets are carried over; pets stays as it is." in said
+    assert "pets-v2: 3 of 3 trials of pets are copied. pets does not change." in said
     assert "search.dropout: [0, 0.5] -> [0, 0.7]" in said
     assert "write `name: pets-v2` into the file" in said
     assert migrate(tmp_path, url, file) == 0
-    assert "(done before)" in capsys.readouterr().out
+    assert "(by an earlier command)" in capsys.readouterr().out
     assert studies.names(pets.storage) == ["pets-v2", "pets"]
     assert migrate(tmp_path, url, written(tmp_path, photos, search={"dropout": [0, 0.8]})) == 0
     assert studies.names(pets.storage) == ["pets-v3", "pets-v2", "pets"]
 
 
-def test_what_was_done_is_printed_for_programs_and_shown_by_status_and_report(
+def test_a_migration_is_printed_as_json_and_shown_by_status_and_report(
     pets: Study, photos: Path, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = written(tmp_path, photos, name="cats")
@@ -97,7 +97,7 @@ def test_what_was_done_is_printed_for_programs_and_shown_by_status_and_report(
     said = json.loads(capsys.readouterr().out)
     assert (said["study"], said["from"], said["num_carried"], said["left"]) == ("cats", "pets", 3, [])
     assert main.main(["status", "cats", "--storage", url]) == 0
-    assert "3 of them carried over from pets" in capsys.readouterr().out
+    assert "3 of them copied from pets" in capsys.readouterr().out
     cats = studies.load("cats", pets.storage)
     for text in (page.html(content.read(cats)), page.markdown(content.read(cats))):
         assert "3 of 3 trials of pets; changed: search.dropout" in text.replace("\\", "")
@@ -119,9 +119,9 @@ def test_other_images_or_splits_are_refused_and_nothing_is_written(
     assert studies.names(pets.storage) == ["pets"]
 
 
-def test_a_name_of_another_study_is_refused(
+def test_the_name_of_another_study_is_refused(
     pets: Study, photos: Path, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     studies.join(by_hand.spec(name="cats"), pets.storage)
     assert migrate(tmp_path, url, written(tmp_path, photos, name="cats")) == 2
-    assert "which is not pets with this search; name another in the file" in capsys.readouterr().err
+    assert "choose a different name in the file" in capsys.readouterr().err

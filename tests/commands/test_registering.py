@@ -1,4 +1,4 @@
-"""`tuner promote --mlflow`, against MLflow's own client on a database of its own."""
+"""`tuner promote --mlflow`, compared with MLflow's own client on a separate database."""
 
 import dataclasses
 import hashlib
@@ -40,7 +40,7 @@ NEW = NewVersion(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a storage that holds two versions, in which the commands run and MLflow keeps its own."""
+    """Give a folder with a storage of several versions, in which the commands run and MLflow keeps its files."""
     place = tmp_path_factory.mktemp("registering")
     (place / "weights.npz").write_bytes(WEIGHTS)
     (place / "other.npz").write_bytes(b"others")
@@ -67,7 +67,7 @@ def client(mlflow: str) -> Any:
     return MlflowClient(tracking_uri=mlflow, registry_uri=mlflow)
 
 
-def test_a_version_is_registered_with_its_figures_files_and_alias(mlflow: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_version_is_registered_with_its_metrics_files_and_alias(mlflow: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["promote", "flowers", "1", "--mlflow", mlflow]) == 0
     shown = capsys.readouterr()
     assert shown.out == "flowers 1 is in production.\n"
@@ -96,7 +96,7 @@ def test_the_alias_follows_and_nothing_is_registered_twice(mlflow: str, folder: 
     assert sorted(path.name for path in files.iterdir()) == ["model.keras", "probes"]
     assert (files / "probes" / "0.png").is_file()
     assert main.main(["rollback", "flowers", "--mlflow", mlflow]) == 0
-    assert "flowers 1 (known before)" in capsys.readouterr().err
+    assert "flowers 1 (already registered)" in capsys.readouterr().err
     assert client(mlflow).get_model_version_by_alias("flowers", "production").tags["tuner.version"] == "1"
     assert len(client(mlflow).search_model_versions("name = 'flowers'")) == 2
     assert main.main(["rollback", "flowers", "--withdraw", "--mlflow", mlflow]) == 0
@@ -106,12 +106,12 @@ def test_the_alias_follows_and_nothing_is_registered_twice(mlflow: str, folder: 
 @pytest.mark.parametrize(
     ("call", "code", "words"),
     [
-        (["3"], 1, "are not those that were kept"),
-        (["4"], 1, "the weights of flowers 4 are gone"),
-        (["1", "--bundle", "nowhere"], 2, "--bundle is nowhere, which is no folder"),
+        (["3"], 1, "were changed: their SHA-256 is"),
+        (["4"], 1, "the weights of flowers 4 do not exist any more"),
+        (["1", "--bundle", "nowhere"], 2, "--bundle is nowhere, which is not a folder"),
     ],
 )
-def test_what_cannot_be_registered_is_not_promoted(
+def test_a_version_that_cannot_be_registered_is_not_promoted(
     mlflow: str, folder: Path, capsys: pytest.CaptureFixture[str], call: list[str], code: int, words: str
 ) -> None:
     assert main.main(["promote", "flowers", *call, "--to", "staging", "--mlflow", mlflow]) == code
@@ -120,7 +120,7 @@ def test_what_cannot_be_registered_is_not_promoted(
     assert all("staging" not in version["stages"] for version in json.loads(capsys.readouterr().out))
 
 
-def test_a_registry_that_cannot_be_used_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unusable_registry_gives_a_message_of_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["promote", "flowers", "1", "--to", "staging", "--mlflow", "nonsense://me:secret@host"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("the MLflow registry nonsense://me:***@host cannot be used: ")
@@ -130,7 +130,7 @@ def test_a_bundle_needs_a_registry_and_a_registry_its_package(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main.main(["promote", "flowers", "1", "--bundle", "."]) == 2
-    assert "there is no --mlflow that it could go to" in capsys.readouterr().err
+    assert "--bundle . applies only to --mlflow" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "mlflow", None)
     assert main.main(["promote", "flowers", "1", "--mlflow", "sqlite:///mlflow.db"]) == 2
     assert "pip install 'tuner[mlflow]'" in capsys.readouterr().err

@@ -32,25 +32,25 @@ def refused(folder: Path, capsys: pytest.CaptureFixture[str], *given: str) -> st
     return said.err
 
 
-def test_a_study_that_trains_configs_again_is_not_trained_again_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_retraining_cannot_be_retrained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = searched(tmp_path)
     retraining.begin(study, retraining.configs(study, 1), (1,), top=1)
-    assert "name that one: tuner retrain by-hand" in refused(tmp_path, capsys, "by-hand-retrain-1")
+    assert "retrain that study: tuner retrain by-hand" in refused(tmp_path, capsys, "by-hand-retrain-1")
 
 
-def test_without_test_images_no_winner_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_without_test_images_cannot_be_retrained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = searched(tmp_path, num_test=0)
-    assert "keeps no test images (data.test is 0)" in refused(tmp_path, capsys, "by-hand")
+    assert "has no test images (data.test is 0)" in refused(tmp_path, capsys, "by-hand")
     assert studies.names(study.storage) == ["by-hand"]
 
 
-def test_a_search_without_a_completed_trial_has_nothing_to_train_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study_without_a_completed_trial_cannot_be_retrained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = searched(tmp_path, value=None)
     assert "has no completed trial yet" in refused(tmp_path, capsys, "by-hand")
     assert studies.names(study.storage) == ["by-hand"]
 
 
-def test_a_study_that_is_not_there_is_not_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_study_is_refused_and_no_database_is_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no study elsewhere" in refused(tmp_path, capsys, "elsewhere")
     assert not (tmp_path / "tuner.db").exists()
 

@@ -23,7 +23,7 @@ def made_keys(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.strip()
 
 
-def test_what_was_sealed_to_a_key_is_opened_with_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_sealed_for_a_key_is_decrypted_with_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     public = made_keys(capsys)
     assert public.startswith("age1")
     assert main.main(["seal", "bundle", "--to", "a.age", "--recipient", public]) == 0
@@ -37,7 +37,7 @@ def test_what_was_sealed_to_a_key_is_opened_with_it(capsys: pytest.CaptureFixtur
     assert secret not in printed.out + printed.err
 
 
-def test_what_was_sealed_with_a_passphrase_is_opened_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_sealed_with_a_passphrase_is_decrypted_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("words").touch(mode=0o600)
     Path("words").write_text("correct horse battery\n")
     assert main.main(["seal", "bundle", "--to", "a.sealed", "--passphrase-file", "words"]) == 0
@@ -58,7 +58,7 @@ def test_a_bundle_is_signed_with_a_key_that_only_its_owner_can_read(capsys: pyte
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (["seal", "bundle", "--to", "x.age"], "nobody is named"),
+        (["seal", "bundle", "--to", "x.age"], "nothing says who may decrypt the bundle"),
         (["seal", "bundle", "--to", "x.age", "--recipient", "me.txt", "--passphrase-file", "words"], "choose one"),
         (["seal", "bundle", "--to", "x.age", "--recipient", "none.txt"], "none.txt"),
         (["seal", "bundle", "--to", "x.age", "--recipient", "AGE-SECRET-KEY-1QQ"], "is a secret key"),
@@ -71,7 +71,7 @@ def test_a_bundle_is_signed_with_a_key_that_only_its_owner_can_read(capsys: pyte
         (["keygen", "seal", "me.txt"], "never overwritten"),
     ],
 )
-def test_what_cannot_be_done_is_one_message_and_nothing_is_written(capsys: pytest.CaptureFixture[str], call: list[str], said: str) -> None:
+def test_a_wrong_request_gives_one_message_and_writes_nothing(capsys: pytest.CaptureFixture[str], call: list[str], said: str) -> None:
     public = made_keys(capsys)
     assert main.main(["seal", "bundle", "--to", "sealed.age", "--recipient", public]) == 0
     Path("phrase.sealed").write_bytes(b"tuner-passphrase-1 " + b"0" * 32 + b"\nrest")
@@ -82,7 +82,7 @@ def test_what_cannot_be_done_is_one_message_and_nothing_is_written(capsys: pytes
     assert sorted(Path().rglob("*")) == before
 
 
-def test_no_study_is_begun_with_a_key_that_is_none(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_study_is_created_with_an_unusable_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("good.yaml").write_text("name: good\ndata: {source: digits}\nmodel: {backbone: squeezenet1_1, image_size: 32}\n")
     monkeypatch.setenv(keys.ARTIFACT_KEY, "nowhere.txt")
     assert main.main(["run", "good.yaml"]) == 2

@@ -1,4 +1,4 @@
-"""`tuner watch` as real processes: failures by kind, Ctrl-C, and a database that is away and comes back."""
+"""`tuner watch` as real processes: failures by kind, Ctrl-C, and a database that stops and starts again."""
 
 import json
 import signal
@@ -26,7 +26,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
 
 
 def fail_twice(url: str) -> None:
-    """A study in which two trials failed for the same reason and one is at work."""
+    """Create a study in which two trials failed for the same reason and one is running."""
     opened = storages.open(url)
     study = studies.join(by_hand.spec(), opened)
     for log in ("epoch 1\nout of memory\n\n", ""):
@@ -36,11 +36,11 @@ def fail_twice(url: str) -> None:
     opened.close()
 
 
-def test_failures_are_shown_by_kind_and_ctrl_c_ends_it_as_it_found_the_terminal(place: Place, terminals: list[Terminal]) -> None:
+def test_failures_are_shown_by_kind_and_ctrl_c_restores_the_terminal(place: Place, terminals: list[Terminal]) -> None:
     fail_twice(f"sqlite:///{place.folder}/tuner.db")
     terminal = Terminal(place.folder, ("watch", "by-hand"), {})
     terminals.append(terminal)
-    terminal.until("q ends watching")
+    terminal.until("q quits")
     terminal.type(b"\x03")
     assert terminal.end() == 0
     for word in ("MemoryError", "2 trials, the last is trial 1", "it was too much", "0.4321"):
@@ -49,7 +49,7 @@ def test_failures_are_shown_by_kind_and_ctrl_c_ends_it_as_it_found_the_terminal(
     assert terminal.shown.count("\x1b[?25l") == terminal.shown.count("\x1b[?25h")  # the cursor is there again
 
 
-def test_a_program_reads_the_failures_with_what_they_left(place: Place) -> None:
+def test_json_has_the_failures_with_their_messages_and_logs(place: Place) -> None:
     fail_twice(f"sqlite:///{place.folder}/tuner.db")
     code, out = place.real_tuner("watch", "by-hand", "--json").end()
     assert code == 0
@@ -58,13 +58,13 @@ def test_a_program_reads_the_failures_with_what_they_left(place: Place) -> None:
     ]
 
 
-def test_a_database_that_is_away_is_said_and_watching_goes_on_when_it_is_back(place: Place, postgresql: Any) -> None:
+def test_watching_reports_an_unreachable_database_and_continues_afterwards(place: Place, postgresql: Any) -> None:
     url = postgresql.get_uri()
     fail_twice(url)
     watching = place.real_tuner("watch", "by-hand", "--storage", url)
     watching.until("by-hand 0 done, 0 pruned, 2 failed, 1 running")
     postgresql.stop()
-    watching.until("by-hand the database is away")
+    watching.until("by-hand the database cannot be reached")
     postgresql.start()
     watching.until("by-hand 0 done, 0 pruned, 2 failed, 1 running")
     watching.signal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Where the URL of the database comes from."""
+"""The URL of the database: option, environment, files and default."""
 
 from pathlib import Path
 
@@ -18,17 +18,17 @@ def _nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file as a secret is mounted, with a password that a URL must quote."""
+    """Give a mounted secret: a file with a password that a URL must quote."""
     path = tmp_path / "secret"
     path.write_text("p@ss/word\n")
     return path
 
 
-def test_without_a_word_it_is_a_file_in_the_current_folder() -> None:
+def test_the_default_is_a_file_in_the_current_folder() -> None:
     assert storage_url.url(None) == "sqlite:///tuner.db"
 
 
-def test_what_is_given_wins_over_the_environment_and_that_over_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_option_wins_over_the_environment_and_the_environment_over_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "url").write_text(f"{URL}\n")
     monkeypatch.setenv(storage_url.URL_FILE, str(tmp_path / "url"))
     assert storage_url.url(None) == URL
@@ -51,14 +51,14 @@ def test_a_url_without_a_password_gets_the_one_of_the_password_file(secret: Path
         "nonsense",  # what is wrong with it is said where it is opened
     ],
 )
-def test_any_other_url_stays_as_it_is(url: str, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_other_url_is_unchanged(url: str, secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(storage_url.PASSWORD_FILE, str(secret))
     assert storage_url.url(url) == url
 
 
-@pytest.mark.parametrize(("content", "said"), [(None, "No such file"), (b" \n", "is empty"), (b"\xff\xfe", "it is no text")])
+@pytest.mark.parametrize(("content", "said"), [(None, "No such file"), (b" \n", "is empty"), (b"\xff\xfe", "it is not a text file")])
 @pytest.mark.parametrize("variable", [storage_url.URL_FILE, storage_url.PASSWORD_FILE])
-def test_a_file_that_says_nothing_is_refused_by_the_name_of_its_variable(
+def test_an_unusable_file_is_refused_with_the_name_of_its_variable(
     variable: str, content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "secret"

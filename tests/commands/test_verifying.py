@@ -1,4 +1,4 @@
-"""`tuner verify` with a real process of Keras, once; what it finds else is tested in tests/results and tests/training."""
+"""`tuner verify` with a real process of Keras; tests/results and tests/trainer test the single checks."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return bundles.make(tmp_path / "bundle", tmp_path / "data.npz")
 
 
-def test_a_bundle_is_verified_where_its_data_were_moved_to(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bundle_is_verified_with_moved_images(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     (tmp_path / "data.npz").rename(moved / "data.npz")
@@ -46,17 +46,17 @@ def test_a_bundle_is_verified_where_its_data_were_moved_to(bundle: Path, tmp_pat
     assert found["measured"]["num_images"] == 20 and len(found["measured"]["robust"]) == 25
 
 
-def test_a_bundle_that_was_changed_is_told_in_lines_and_not_loaded(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_bundle_is_reported_in_lines_and_not_loaded(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (bundle / "labels.txt").write_text("red\nblue\n")
     assert main.main(["verify", str(bundle)]) == 1
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0].startswith("failed       manifest   labels.txt has the SHA-256")
-    assert "not checked  model      not loaded" in printed.out
-    assert printed.err.endswith(f"{bundle} is refused.\n")
+    assert "not checked  model      not loaded, because a check above failed" in printed.out
+    assert printed.err.endswith(f"{bundle} failed verification. Do not load it.\n")
 
 
 def no_database(path: Path, metrics: dict[str, Any]) -> None:
-    """Nothing is there."""
+    """Create nothing."""
 
 
 def notes(path: Path, metrics: dict[str, Any]) -> None:
@@ -82,13 +82,13 @@ def with_the_version(path: Path, metrics: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("prepare", "outcome", "said"),
     [
-        (no_database, "not checked", "does not exist; name the database that keeps colours 1 with --storage"),
+        (no_database, "not checked", "does not exist; name the database of version colours 1 with --storage"),
         (notes, "not checked", "is not an SQLite database"),
         (without_versions, "not checked", "there is no version of colours"),
         (with_the_version, "ok", "recorded; colours 1 has 1 reading of its test split"),
     ],
 )
-def test_a_reading_is_recorded_with_its_version_or_it_is_said_why_not(
+def test_a_reading_is_recorded_with_its_version_or_the_reason_is_printed(
     bundle: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -124,6 +124,6 @@ def test_a_reading_is_recorded_with_its_version_or_it_is_said_why_not(
         (["verify", "BUNDLE", "--tolerance", "2"], "--tolerance"),
     ],
 )
-def test_a_wrong_request_is_one_message(bundle: Path, capsys: pytest.CaptureFixture[str], call: list[str], said: str) -> None:
+def test_a_wrong_request_gives_one_message(bundle: Path, capsys: pytest.CaptureFixture[str], call: list[str], said: str) -> None:
     assert main.main([str(bundle) if word == "BUNDLE" else word for word in call]) == 2
     assert said in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`tuner versions`, `promote`, `rollback` and `diff`, as they are typed."""
+"""The commands `tuner versions`, `promote`, `rollback` and `diff`."""
 
 import dataclasses
 import hashlib
@@ -45,7 +45,7 @@ SECOND = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with two versions of flowers."""
+    """Give a database with two versions of the study flowers."""
     file = tmp_path_factory.mktemp("versions") / "tuner.db"
     storage = storages.open(f"sqlite:///{file}")
     versions.add(storage, FIRST, reading=LOOK)
@@ -57,18 +57,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def database(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of it, which the commands find in the environment."""
+    """Let the commands find a copy of it in the environment."""
     shutil.copy(made, tmp_path / "tuner.db")
     monkeypatch.setenv("TUNER_STORAGE", f"sqlite:///{tmp_path / 'tuner.db'}")
 
 
-def said(capsys: pytest.CaptureFixture[str], *call: str) -> str:
+def output_of(capsys: pytest.CaptureFixture[str], *call: str) -> str:
     assert main.main(list(call)) == 0
     return capsys.readouterr().out
 
 
-def told(capsys: pytest.CaptureFixture[str], *call: str) -> Any:
-    return json.loads(said(capsys, *call, "--json"))
+def json_of(capsys: pytest.CaptureFixture[str], *call: str) -> Any:
+    return json.loads(output_of(capsys, *call, "--json"))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *call: str) -> str:
@@ -79,34 +79,34 @@ def refused(capsys: pytest.CaptureFixture[str], *call: str) -> str:
     return shown.err
 
 
-def test_versions_are_listed_with_what_they_are_worth(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = said(capsys, "versions")
+def test_versions_are_listed_with_their_accuracies_and_readings(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = output_of(capsys, "versions")
     assert "flowers 1" in shown and "0.9500" in shown and "0.9000" in shown
     assert "once" in shown and "2 times" in shown
-    assert "The test split was read more than once for version 2" in said(capsys, "versions", "flowers")
-    first, second = told(capsys, "versions", "flowers")
+    assert "The test split was read more than once for version 2" in output_of(capsys, "versions", "flowers")
+    first, second = json_of(capsys, "versions", "flowers")
     assert (first["version"], first["config"], first["metrics"]) == (1, FIRST.config, FIRST.metrics)
     assert first["created_at"].endswith("+00:00")
     assert [reading["accuracy"] for reading in second["readings"]] == [0.9, 0.9]
-    assert "config" not in told(capsys, "versions")[0]
+    assert "config" not in json_of(capsys, "versions")[0]
 
 
-def test_production_is_entered_replaced_and_gone_back_to(capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(capsys, "promote", "flowers", "1") == "flowers 1 is in production.\n"
-    assert said(capsys, "promote", "flowers", "2", "--to", "production") == "flowers 2 is in production, in place of flowers 1.\n"
-    assert told(capsys, "promote", "flowers", "2")["change"] == "promoted"
-    assert [version["stages"] for version in told(capsys, "versions", "flowers")] == [[], ["production"]]
-    assert said(capsys, "rollback", "flowers") == "flowers 2 is out of production; flowers 1 is there again.\n"
+def test_production_is_set_replaced_and_rolled_back(capsys: pytest.CaptureFixture[str]) -> None:
+    assert output_of(capsys, "promote", "flowers", "1") == "flowers 1 is in production.\n"
+    assert output_of(capsys, "promote", "flowers", "2", "--to", "production") == "flowers 2 is in production, in place of flowers 1.\n"
+    assert json_of(capsys, "promote", "flowers", "2")["change"] == "promoted"
+    assert [version["stages"] for version in json_of(capsys, "versions", "flowers")] == [[], ["production"]]
+    assert output_of(capsys, "rollback", "flowers") == "flowers 1 is in production again, in place of flowers 2.\n"
     assert "production of flowers has no previous version that still exists" in refused(capsys, "rollback", "flowers")
-    event = told(capsys, "rollback", "flowers", "--withdraw")
+    event = json_of(capsys, "rollback", "flowers", "--withdraw")
     assert (event["stage"], event["change"], event["version"]) == ("production", "withdrawn", None)
-    shown = said(capsys, "versions", "flowers")
+    shown = output_of(capsys, "versions", "flowers")
     assert [word in shown for word in ("promoted", "rolled back", "withdrawn", "nothing")] == [True] * 4
-    assert said(capsys, "rollback", "flowers") == "flowers 1 is there again.\n"
+    assert output_of(capsys, "rollback", "flowers") == "flowers 1 is in production again.\n"
 
 
-def test_a_difference_is_told_by_section(capsys: pytest.CaptureFixture[str]) -> None:
-    found = told(capsys, "diff", "flowers", "1", "2")
+def test_differences_are_shown_by_section(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json_of(capsys, "diff", "flowers", "1", "2")
     assert found["config"] == [
         {"field": "search.dropout", "before": 0.3, "after": 0.5},
         {"field": "search.momentum", "before": None, "after": 0.9},
@@ -114,28 +114,28 @@ def test_a_difference_is_told_by_section(capsys: pytest.CaptureFixture[str]) -> 
     assert [(each["field"], each["before"][0]) for each in found["data"]] == [("fingerprint", "f")]
     assert [each["field"] for each in found["metrics"]] == ["test_accuracy", "classes.daisy.recall"]
     assert found["making"] == []
-    shown = said(capsys, "diff", "flowers", "1", "2")
-    assert "search.dropout" in shown and "+0.2" in shown and "Made with\nthe same" in shown
-    assert said(capsys, "diff", "flowers", "2", "2") == "flowers 2 and 2 do not differ.\n"
+    shown = output_of(capsys, "diff", "flowers", "1", "2")
+    assert "search.dropout" in shown and "+0.2" in shown and "Packages\nthe same" in shown
+    assert output_of(capsys, "diff", "flowers", "2", "2") == "flowers 2 and 2 do not differ.\n"
 
 
-def test_a_version_is_deleted_when_it_is_said_twice(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    said(capsys, "promote", "flowers", "1")
+def test_a_version_is_deleted_after_a_confirmation(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    output_of(capsys, "promote", "flowers", "1")
     assert "flowers 1 is in production, so it is not deleted" in refused(capsys, "versions", "flowers", "--delete", "1", "--yes")
     assert "confirm with --yes" in refused(capsys, "versions", "flowers", "--delete", "2")
-    assert "--delete is 2, of no name" in refused(capsys, "versions", "--delete", "2")
+    assert "--delete is 2, but no study is given" in refused(capsys, "versions", "--delete", "2")
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     monkeypatch.setattr(sys.stdin, "readline", lambda: "no\n")
     assert main.main(["versions", "flowers", "--delete", "2"]) == 1
     monkeypatch.setattr(sys.stdin, "readline", lambda: "y\n")
-    assert "its number is not given again" in said(capsys, "versions", "flowers", "--delete", "2")
-    assert [version["version"] for version in told(capsys, "versions", "flowers")] == [1]
-    assert told(capsys, "versions", "flowers", "--deleted")[1]["deleted_by"]
-    assert "deleted" in said(capsys, "versions", "flowers", "--deleted")
+    assert "Its number is never used again" in output_of(capsys, "versions", "flowers", "--delete", "2")
+    assert [version["version"] for version in json_of(capsys, "versions", "flowers")] == [1]
+    assert json_of(capsys, "versions", "flowers", "--deleted")[1]["deleted_by"]
+    assert "deleted" in output_of(capsys, "versions", "flowers", "--deleted")
     assert "was deleted by" in refused(capsys, "promote", "flowers", "2")
 
 
-def test_a_trial_is_kept_as_a_version_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trial_is_stored_as_a_version_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(by_hand.spec(), storages.open(url))
     data_check.admit(study, by_hand.PREPARED)
@@ -146,20 +146,22 @@ def test_a_trial_is_kept_as_a_version_once(tmp_path: Path, capsys: pytest.Captur
         trials.finish(study, claimed, finished, [], device="cpu")
     study.storage.close()
     (tmp_path / "kept").write_bytes(b"weights")
-    assert said(capsys, "versions", "by-hand", "--add", "0") == "by-hand 1 is trial 0 of by-hand.\n"
-    assert said(capsys, "versions", "by-hand", "--add", "0") == "by-hand 1 was kept before: trial 0 of by-hand.\n"
-    (kept,) = told(capsys, "versions", "by-hand")
+    assert output_of(capsys, "versions", "by-hand", "--add", "0") == "Trial 0 of by-hand is stored as by-hand 1.\n"
+    assert output_of(capsys, "versions", "by-hand", "--add", "0") == "Trial 0 of by-hand is already stored as by-hand 1.\n"
+    (kept,) = json_of(capsys, "versions", "by-hand")
     assert (kept["origin"], kept["trial"], kept["artifact"]) == ("trial", 0, str(tmp_path / "kept"))
     assert kept["sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert (kept["validation_accuracy"], kept["test_accuracy"], kept["readings"]) == (0.5, None, [])
     assert kept["config"]["result"]["fingerprint"] == kept["fingerprint"] == by_hand.PREPARED.fingerprint
-    assert "which is not there; add it where it was trained" in refused(capsys, "versions", "by-hand", "--add", "1")
-    assert "no weights are kept of trial 2 of the study by-hand, only of trials that were the best so far: 0, 1." in refused(
+    assert "which does not exist here; add the version on the machine that trained them" in refused(
+        capsys, "versions", "by-hand", "--add", "1"
+    )
+    assert "the weights of trial 2 of the study by-hand were not stored. Trials with stored weights: 0, 1." in refused(
         capsys, "versions", "by-hand", "--add", "2"
     )
     assert "has no completed trial 3" in refused(capsys, "versions", "by-hand", "--add", "3")
     assert "--add and --delete are both given" in refused(capsys, "versions", "by-hand", "--add", "1", "--delete", "1")
-    assert "--add is 1, of no name" in refused(capsys, "versions", "--add", "1")
+    assert "--add is 1, but no study is given" in refused(capsys, "versions", "--add", "1")
 
 
 @pytest.mark.parametrize(
@@ -172,13 +174,13 @@ def test_a_trial_is_kept_as_a_version_once(tmp_path: Path, capsys: pytest.Captur
         (["rollback", "flowers"], "no version of flowers was ever in production"),
     ],
 )
-def test_what_is_not_there_is_refused(capsys: pytest.CaptureFixture[str], call: list[str], words: str) -> None:
+def test_unknown_versions_are_refused(capsys: pytest.CaptureFixture[str], call: list[str], words: str) -> None:
     assert words in refused(capsys, *call)
 
 
-def test_a_question_makes_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reading_creates_no_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = f"sqlite:///{tmp_path / 'none.db'}"
-    assert "One is made by: tuner retrain" in said(capsys, "versions", "--storage", url)
+    assert "Create one with: tuner retrain" in output_of(capsys, "versions", "--storage", url)
     assert "none.db does not exist" in refused(capsys, "versions", "flowers", "--storage", url)
     assert "none.db does not exist" in refused(capsys, "promote", "flowers", "1", "--storage", url)
     assert not (tmp_path / "none.db").exists()

@@ -1,4 +1,4 @@
-"""What workers said at their end, against how far their study came."""
+"""Why workers left a study before its end."""
 
 from pathlib import Path
 
@@ -27,31 +27,31 @@ def runner(tmp_path: Path) -> WorkerRunner:
 @pytest.mark.parametrize(
     ("complaints", "codes", "kind", "said"),
     [
-        ([GAVE_UP], [1], TunerError, "The workers gave up before the study came to its end: the worker crashed"),
+        ([GAVE_UP], [1], TunerError, "The workers gave up before the study ended: the worker crashed"),
         ([GAVE_UP, REFUSED], [1, 2], RequestError, "no images of cats"),
         # one that said nothing
-        ([], [0, 3], TunerError, "The workers gave up before the study came to its end: a worker ended with exit code 3"),
+        ([], [0, 3], TunerError, "The workers gave up before the study ended: a worker ended with exit code 3"),
     ],
 )
-def test_a_study_that_was_left_failed(
+def test_a_study_that_its_workers_left_has_failed(
     runner: WorkerRunner, complaints: list[Event], codes: list[int], kind: type[TunerError], said: str
 ) -> None:
-    failure = waiting.failure(runner.study, complaints, codes)
+    failure = waiting.find_failure(runner.study, complaints, codes)
     assert type(failure) is kind
     assert str(failure) == said
 
 
-def test_workers_that_end_without_a_word_of_complaint_did_not_fail(runner: WorkerRunner) -> None:
-    assert waiting.failure(runner.study, [], [0, 0]) is None
+def test_workers_that_end_without_a_fatal_event_did_not_fail(runner: WorkerRunner) -> None:
+    assert waiting.find_failure(runner.study, [], [0, 0]) is None
 
 
-def test_a_worker_that_gave_up_is_forgiven_where_another_finished_the_study(runner: WorkerRunner) -> None:
+def test_a_worker_that_gave_up_is_no_failure_if_another_finished_the_study(runner: WorkerRunner) -> None:
     runner.work()
-    assert waiting.failure(runner.study, [REFUSED, GAVE_UP], [2, 1]) is None
+    assert waiting.find_failure(runner.study, [REFUSED, GAVE_UP], [2, 1]) is None
 
 
-def test_a_spent_budget_is_not_the_end_while_a_trial_is_left_behind(runner: WorkerRunner) -> None:
+def test_a_spent_budget_is_not_the_end_while_a_trial_is_unfinished(runner: WorkerRunner) -> None:
     for name in ("w1", "w2"):
         trials.claim(runner.study, trials.WorkerId.here(name), num_train=80, num_classes=2, epochs=3)
     assert trials.stop_reason(runner.study) is not None
-    assert waiting.failure(runner.study, [GAVE_UP], [1]) is not None
+    assert waiting.find_failure(runner.study, [GAVE_UP], [1]) is not None

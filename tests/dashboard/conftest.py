@@ -1,3 +1,3 @@
-"""What tests of the dashboard stand on."""
+"""Fixtures of the dashboard tests."""
 
-from tests.dashboard.doors import browser, come_as, flowers, stranger, users  # noqa: F401
+from tests.dashboard.clients import browser, come_as, flowers, stranger, users  # noqa: F401

@@ -1,4 +1,4 @@
-"""A small OpenID provider on loopback: discovery, sign-in, tokens with PKCE, keys and userinfo, and what it can be told to do wrong."""
+"""A small OpenID provider on loopback: discovery, sign-in, tokens with PKCE, keys and userinfo, and faults that a test can choose."""
 
 import base64
 import contextlib
@@ -25,17 +25,17 @@ CLIENT_ID, CLIENT_SECRET = "tuner-dashboard", "a secret & a half/+"
 
 @dataclass(kw_only=True)
 class OpenIdProvider:
-    """Whoever comes is signed in as the person that it is told."""
+    """A provider that signs in everyone as one configured person."""
 
     address: str = ""
-    #: what the ID token says beside what it must
+    #: additional claims of the ID token
     person: dict[str, Any] = field(default_factory=dict)
-    #: what only the userinfo says
+    #: claims of the userinfo only
     more: dict[str, Any] = field(default_factory=dict)
-    #: what the ID token says wrong
+    #: wrong claims of the ID token
     forged: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
-    #: how the token is signed; None: by the key that it publishes
+    #: key that signs the token; None: the published key
     signs_with: RSAKey | None = None
     refuses: bool = False
     has_secret: bool = True
@@ -53,7 +53,7 @@ class OpenIdProvider:
         return Starlette(routes=[*(Route(path, answer) for path, answer in paths.items()), Route("/token", self._token, methods=["POST"])])
 
     def _configuration(self, request: Request) -> Response:
-        told = {
+        metadata = {
             "issuer": self.address,
             "authorization_endpoint": f"{self.address}/authorize",
             "token_endpoint": f"{self.address}/token",
@@ -61,7 +61,7 @@ class OpenIdProvider:
             "userinfo_endpoint": f"{self.address}/userinfo",
             "id_token_signing_alg_values_supported": ["RS256", "none"],
         }
-        return JSONResponse(told | self.metadata)
+        return JSONResponse(metadata | self.metadata)
 
     def _authorize(self, request: Request) -> Response:
         asked = dict(request.query_params)
@@ -100,7 +100,7 @@ class OpenIdProvider:
 
 @contextlib.contextmanager
 def beside() -> Iterator[OpenIdProvider]:
-    """A provider on a port of its own, served from a thread."""
+    """Serve a provider on its own port from a thread."""
     made = OpenIdProvider()
     server = uvicorn.Server(uvicorn.Config(made.app(), log_config=None, access_log=False, timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", 0)) as listener:

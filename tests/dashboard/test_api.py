@@ -1,5 +1,6 @@
-"""What machines read: /metrics and the JSON API."""
+"""/metrics and the JSON API."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
 from starlette.testclient import TestClient
 
-from tests.dashboard.doors import HERE, lock, owner
+from tests.dashboard.clients import HERE, authentication_of, owner
 from tests.studies import by_hand
 from tuner.dashboard import api, app
 from tuner.dashboard.auth import accounts
@@ -38,7 +39,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> storages.Storage:
-    """A study with a completed trial and one that a worker has at hand, and studies of hostile names."""
+    """A study with a completed and a running trial, and studies with hostile names."""
     opened = storages.open(f"sqlite:///{tmp_path_factory.mktemp('programs')}/tuner.db")
     study = studies.join(by_hand.spec(), opened)
     study.optuna.set_user_attr(PREPARED, by_hand.PREPARED.model_dump(mode="json"))
@@ -54,13 +55,13 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> storages.Storage:
 
 @pytest.fixture(scope="module")
 def program(opened: storages.Storage, users: Path, tmp_path_factory: pytest.TempPathFactory) -> TestClient:
-    """A program with a viewer's token, at a server that knows where the artifacts are."""
+    """A program with a viewer's token, at a server with a folder of artifacts."""
     own_users = tmp_path_factory.mktemp("programs") / "users.json"
     token = accounts.add_token(own_users, "grafana", Role.VIEWER, seconds=None)
     spool = own_users.parent / "artifacts" / "by-hand" / "spool"
     spool.mkdir(parents=True)
     (spool / "trial-00001.jsonl").write_text('{"kind": "origin"}\n{"kind": "epoch"}\n{"kind": "epoch"}\n')
-    served = app.build(opened, lock(own_users, artifacts=own_users.parent / "artifacts"))
+    served = app.build(opened, authentication_of(own_users, artifacts=own_users.parent / "artifacts"))
     return TestClient(served, base_url=HERE, headers={"Authorization": f"Bearer {token}"})
 
 
@@ -70,7 +71,7 @@ def get(program: TestClient, path: str, **params: Any) -> Any:
     return answer.json()
 
 
-def test_studies_and_their_best_are_told(program: TestClient) -> None:
+def test_the_api_lists_studies_best_trials_and_workers(program: TestClient) -> None:
     first = get(program, "/studies")["studies"][0]
     assert (first["name"], first["best_value"], first["best_trial"], first["num_workers"]) == ("by-hand", 0.75, 0, 1)
     assert first["trials"] == {"running": 1, "complete": 1, "pruned": 0, "fail": 0, "waiting": 0}
@@ -82,7 +83,7 @@ def test_studies_and_their_best_are_told(program: TestClient) -> None:
     assert [(worker["study"], worker["trial"], worker["attempt"]) for worker in workers] == [("by-hand", 1, 1)]
 
 
-def test_trials_come_page_by_page_each_once(program: TestClient) -> None:
+def test_pages_of_trials_have_each_trial_once(program: TestClient) -> None:
     first = get(program, "/studies/1/trials", limit=1)
     assert [(trial["number"], trial["state"], trial["value"]) for trial in first["trials"]] == [(0, "complete", 0.75)]
     assert abs(first["trials"][0]["ended_at"] - time.time()) < 120
@@ -92,7 +93,7 @@ def test_trials_come_page_by_page_each_once(program: TestClient) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_a_name(program: TestClient, name: str) -> None:
+def test_a_hostile_name_is_returned_unchanged(program: TestClient, name: str) -> None:
     (found,) = get(program, "/studies", name=name)["studies"]
     assert found["name"] == name
     assert get(program, f"/studies/{found['id']}")["name"] == name
@@ -101,7 +102,7 @@ def test_a_hostile_name_is_a_name(program: TestClient, name: str) -> None:
 
 
 @pytest.mark.parametrize("study", ["999", "9" * 100, "x", "%00"])
-def test_a_study_that_is_not_there_is_said_to_be_none(program: TestClient, study: str) -> None:
+def test_a_missing_study_is_not_found(program: TestClient, study: str) -> None:
     assert get(program, "/studies", name=study) == {"studies": []}
     for path in ("", "/trials", "/best"):
         answer = program.get(f"{api.ROOT}/studies/{study}{path}")
@@ -111,13 +112,13 @@ def test_a_study_that_is_not_there_is_said_to_be_none(program: TestClient, study
 @pytest.mark.parametrize(
     "params", [{"limit": "0"}, {"limit": "1001"}, {"limit": "x"}, {"cursor": "-1"}, {"cursor": "9" * 20}, {"cursor": "²"}]
 )
-def test_a_page_that_cannot_be_is_refused(program: TestClient, params: dict[str, str]) -> None:
+def test_invalid_page_parameters_are_refused(program: TestClient, params: dict[str, str]) -> None:
     answer = program.get(f"{api.ROOT}/studies/1/trials", params=params)
     assert answer.status_code == 400
     assert "expected a whole number" in answer.json()["reason"]
 
 
-def test_only_an_admin_reads_who_did_what(program: TestClient, opened: storages.Storage, users: Path) -> None:
+def test_only_an_admin_reads_the_audit_log(program: TestClient, opened: storages.Storage, users: Path) -> None:
     assert program.get(f"{api.ROOT}/audit").status_code == 403
     browser = owner(opened, users)
     browser.put("/api/studies/999/note", headers={"origin": HERE}, json={})
@@ -125,7 +126,7 @@ def test_only_an_admin_reads_who_did_what(program: TestClient, opened: storages.
     assert deeds[0]["path"] == "/api/studies/999/note"
 
 
-def test_whatever_is_asked_is_answered_as_the_description_says(program: TestClient) -> None:
+def test_generated_requests_get_documented_responses(program: TestClient) -> None:
     schema = schemathesis.openapi.from_dict(program.get(f"{api.ROOT}/openapi.json").json())
     operations = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     assert len(operations) == 6
@@ -142,7 +143,22 @@ def test_whatever_is_asked_is_answered_as_the_description_says(program: TestClie
         ask()
 
 
-def test_prometheus_reads_the_figures(program: TestClient) -> None:
+def test_the_openapi_document_is_that_of_version_1() -> None:
+    first = json.loads((Path(__file__).parent / "openapi.json").read_text())
+    assert without_texts(api.openapi()) == first
+
+
+def without_texts(document: Any) -> Any:
+    """The same without summaries and descriptions, which may be reworded."""
+    if isinstance(document, list):
+        return [without_texts(part) for part in document]
+    if not isinstance(document, dict):
+        return document
+    texts = {name for name in ("summary", "description") if isinstance(document.get(name), str)}
+    return {name: without_texts(part) for name, part in document.items() if name not in texts}
+
+
+def test_prometheus_reads_the_metrics(program: TestClient) -> None:
     answer = program.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     for line in (
@@ -155,7 +171,7 @@ def test_prometheus_reads_the_figures(program: TestClient) -> None:
         assert line in answer.text.splitlines()
     assert 'tuner_last_report_seconds{study="by-hand"}' in answer.text
     assert "tuner_storage_seconds" in answer.text
-    # every other line is one too, whatever the studies are called
+    # hostile names break no line
     from prometheus_client.parser import text_string_to_metric_families
 
     names = {sample.labels.get("study") for family in text_string_to_metric_families(answer.text) for sample in family.samples}
@@ -164,12 +180,12 @@ def test_prometheus_reads_the_figures(program: TestClient) -> None:
 
 def test_metrics_need_a_token_unless_they_are_open(opened: storages.Storage, users: Path) -> None:
     for is_open, status in ((False, 401), (True, 200)):
-        browser = TestClient(app.build(opened, lock(users, open_metrics=is_open)), base_url=HERE)
+        browser = TestClient(app.build(opened, authentication_of(users, open_metrics=is_open)), base_url=HERE)
         assert browser.get("/metrics").status_code == status
         assert browser.get(f"{api.ROOT}/studies").status_code == 401
 
 
-def test_figures_of_many_trials_are_as_few_statements_as_those_of_one(tmp_path: Path) -> None:
+def test_reading_many_trials_takes_no_more_statements_than_reading_one(tmp_path: Path) -> None:
     opened = storages.open(f"sqlite:///{tmp_path}/tuner.db")
     study = studies.join(by_hand.spec(), opened)
     counts = []

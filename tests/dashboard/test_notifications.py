@@ -1,4 +1,4 @@
-"""Messages to people, taken by a webhook on this machine."""
+"""Notifications, received by a webhook on this machine."""
 
 import json
 import queue
@@ -20,7 +20,7 @@ from tuner.views import figures
 
 
 class Hook(HTTPServer):
-    """A webhook that does not take the first thing it is sent."""
+    """A webhook that refuses the first message."""
 
     def __init__(self) -> None:
         self.taken: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -54,27 +54,27 @@ def hook() -> Iterator[Hook]:
         thread.join()
 
 
-def test_people_are_told_of_a_best_value_a_failure_and_the_end(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_best_a_failure_and_the_end_are_sent(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = storages.open(f"sqlite:///{tmp_path}/tuner.db")
     study = studies.join(by_hand.spec(budget={"trials": 2}), opened)
     first = by_hand.must_claim(study)
     monkeypatch.setenv(notifications.TARGETS, f"json://127.0.0.1:{hook.server_port}/hook")
-    looked = threading.Event()
+    read = threading.Event()
     real = figures.of_all
 
-    def look(storage: storages.Storage) -> object:
+    def read_and_signal(storage: storages.Storage) -> object:
         found = real(storage)
-        looked.set()
+        read.set()
         return found
 
-    monkeypatch.setattr(figures, "of_all", look)
-    with notifications.watching(opened, look_seconds=0.05):
-        assert looked.wait(20)
+    monkeypatch.setattr(figures, "of_all", read_and_signal)
+    with notifications.watching(opened, period_seconds=0.05):
+        assert read.wait(20)
         by_hand.finish(study, first, 0.75)
         assert hook.taken.get(timeout=20) == "by-hand: new best 0.7500"
         second = by_hand.must_claim(study)
-        looked.clear()
-        assert looked.wait(20)
+        read.clear()
+        assert read.wait(20)
         trials.fail(study, second, by_hand.failed(second))
         assert hook.taken.get(timeout=20) == "by-hand: failed"
         assert hook.taken.get(timeout=20) == "by-hand: finished"
@@ -92,25 +92,25 @@ FIGURES = figures.Figures(
 )
 
 
-def test_a_stall_is_told_once() -> None:
+def test_a_stall_is_sent_once() -> None:
     stalled = replace(FIGURES, num_workers=0, silent_seconds=601.0)
     (message,) = notifications.compare(FIGURES, stalled, stop_reason=None)
     assert (message.title, "no worker" in message.body.lower()) == ("flowers: stalled", True)
     assert list(notifications.compare(stalled, replace(stalled, silent_seconds=700.0), stop_reason=None)) == []
 
 
-def test_where_nothing_happened_nothing_is_told() -> None:
+def test_without_events_nothing_is_sent() -> None:
     assert list(notifications.compare(FIGURES, FIGURES, stop_reason=None)) == []
     ended = replace(FIGURES, trials=FIGURES.trials | {"running": 0, "complete": 3})
-    assert list(notifications.compare(FIGURES, ended, stop_reason=None)) == []  # workers were stopped; the study goes on later
+    assert list(notifications.compare(FIGURES, ended, stop_reason=None)) == []  # the workers were stopped, the study has not ended
 
 
-def test_an_address_that_is_none_is_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_address_is_refused_and_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "targets"
     file.write_text("json://127.0.0.1/a\nnonsense:secret\n")
     monkeypatch.setenv(notifications.TARGETS_FILE, str(file))
     opened = storages.open(f"sqlite:///{tmp_path}/tuner.db")
-    with pytest.raises(errors.RequestError, match="address 2 of TUNER_NOTIFY is not understood") as raised, notifications.watching(opened):
+    with pytest.raises(errors.RequestError, match="address 2 of TUNER_NOTIFY is invalid") as raised, notifications.watching(opened):
         pass
     assert "secret" not in str(raised.value)
     monkeypatch.setenv(notifications.TARGETS_FILE, str(tmp_path / "none"))

@@ -487,7 +487,7 @@ def test_a_trainer_with_other_images_is_refused_with_the_differences(begin: Begi
     data_check.admit(study, by_hand.PREPARED)
     with pytest.raises(StudyError) as raised:
         data_check.admit(study, by_hand.PREPARED.model_copy(update=found))
-    for word in [*words, "Put the images back", "another name"]:
+    for word in [*words, "Restore the images", "another name"]:
         assert word in str(raised.value)
 
 

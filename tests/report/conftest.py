@@ -1,4 +1,4 @@
-"""A study on SQLite with trials in every state."""
+"""A storage with a new study and a study with trials in every state."""
 
 from collections.abc import Iterator
 
@@ -26,7 +26,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
 
 @pytest.fixture(scope="module")
 def fresh(storage: Storage) -> Study:
-    """A study that nothing has worked on."""
+    """A study without trials."""
     return studies.join(by_hand.spec(name="fresh"), storage)
 
 

@@ -1,4 +1,4 @@
-"""What a report says, and that nothing in it runs or is fetched."""
+"""Reports: their texts, and that they load and run nothing."""
 
 import re
 from collections.abc import Callable
@@ -21,12 +21,12 @@ from tuner.studies import study as studies
 from tuner.studies import trials
 from tuner.studies.study import Study
 
-#: attributes by which a page fetches or runs something
+#: attributes that make a browser load or run something
 FETCHING = {"src", "srcset", "action", "formaction", "data", "poster", "background", "ping", "xlink:href"}
 
 
 class Elements(HTMLParser):
-    """What a page is made of."""
+    """Elements and texts of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def assert_nothing_runs_or_is_fetched(text: str) -> None:
 
 
 def section(text: str, name: str) -> str:
-    """The text of one section of a page."""
+    """Return the text of one section of a page."""
     found = re.search(rf'<section class="card" aria-labelledby="h-{name}">(.*?)</section>', text, re.DOTALL)
     assert found is not None, f"no section {name}"
     return " ".join(" ".join(Elements(found[1]).texts).split())
@@ -68,18 +68,18 @@ def markdown(worked: Study) -> str:
     return page.markdown(content.read(worked))
 
 
-def test_nothing_in_a_report_runs_or_is_fetched(html: str) -> None:
+def test_a_report_loads_and_runs_nothing(html: str) -> None:
     assert_nothing_runs_or_is_fetched(html)
     assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
 
 
-def test_hostile_names_are_shown_as_they_are(html: str) -> None:
+def test_hostile_names_are_shown_as_text(html: str) -> None:
     shown = " ".join("".join(Elements(html).texts).split())
     assert " ".join(HOSTILE.split())[:100] in shown
     assert "owned'</script>" not in html
 
 
-def test_hostile_names_stay_in_their_cells_and_blocks_of_code_in_markdown(markdown: str) -> None:
+def test_hostile_names_cannot_break_out_of_markdown_cells_and_code_blocks(markdown: str) -> None:
     outside = re.sub(r"^(`{3,})\n.*?^\1$", "", markdown, flags=re.DOTALL | re.MULTILINE)
     assert "\n## y" not in outside
     assert not re.search(r"(?<!\\)<(?!!-- tuner report)", outside)
@@ -88,16 +88,16 @@ def test_hostile_names_stay_in_their_cells_and_blocks_of_code_in_markdown(markdo
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}
 
 
-def test_the_winner_is_named_with_how_far_its_number_can_be_trusted(html: str, worked: Study) -> None:
-    said = section(html, "winner")
-    assert "the highest of 8 completed trials" in said
-    assert "the luckiest number of the search" in said
-    assert "The test split of 200 images was not read" in said
-    assert "The rule that needs no search (trial 0) reached 0.5000" in said
+def test_the_best_trial_is_named_with_how_far_to_trust_its_accuracy(html: str, worked: Study) -> None:
+    text = section(html, "best")
+    assert "is the highest validation accuracy of 8 completed trials" in text
+    assert "so the number is too high: expect a lower accuracy on new images" in text
+    assert "The trial was not measured on the 200 test images" in text
+    assert "The rule that needs no search (trial 0) reached 0.5000" in text
 
 
-@pytest.mark.parametrize("name", ["history", "searched", "decided", "curves", "best", "work", "failures", "again"])
-def test_each_section_is_in_both_forms(html: str, markdown: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["best", "history", "space", "importance", "curves", "trials", "work", "failures", "again"])
+def test_each_section_is_in_both_formats(html: str, markdown: str, name: str) -> None:
     heading = re.search(rf'<h2 id="h-{name}">(.*?)</h2>', html)
     assert heading is not None
     assert section(html, name)
@@ -106,29 +106,29 @@ def test_each_section_is_in_both_forms(html: str, markdown: str, name: str) -> N
 
 
 def test_every_searched_hyperparameter_is_listed(html: str) -> None:
-    said = section(html, "searched")
+    text = section(html, "space")
     for name in ("optimizer", "learning_rate.adamw", "dropout", "augmentation.mixup"):
-        assert name in said
+        assert name in text
 
 
-def test_hours_of_workers_are_the_sum_of_their_attempts(worked: Study) -> None:
+def test_worker_hours_are_the_sum_of_all_attempts(worked: Study) -> None:
     read = content.read(worked)
     total = sum(attempt.ended - attempt.began for attempt in read.attempts)
     assert len(read.attempts) == 25
-    assert f"{total / 3600:.2f} hours of workers" in section(page.html(read), "work")
-    assert "energy was not measured" in section(page.html(read), "work")
+    assert f"{total / 3600:.2f} worker hours" in section(page.html(read), "work")
+    assert "energy not measured" in section(page.html(read), "work")
 
 
-def test_what_decided_is_said_only_from_twenty_trials_on(html: str) -> None:
-    assert "the best 5 of 23 trials" in section(html, "decided")
-    assert "PED-ANOVA" in section(html, "decided")
+def test_importances_are_shown_from_twenty_trials(html: str) -> None:
+    assert "the best 5 of 23 trials" in section(html, "importance")
+    assert "PED-ANOVA" in section(html, "importance")
 
 
 @pytest.mark.parametrize("write", [page.html, page.markdown])
-def test_a_study_that_nothing_has_worked_on_has_a_report(fresh: Study, write: Callable[[content.Material], str]) -> None:
+def test_a_study_without_trials_has_a_report(fresh: Study, write: Callable[[content.ReportContent], str]) -> None:
     text = write(content.read(fresh))
-    assert "No trial has completed yet, so there is no winner." in text
-    assert "said from 20 trials with a value on; there are 0" in text
+    assert "No trial has completed yet, so there is no best trial." in text
+    assert "Importances need at least 20 trials with a value. This study has 0." in text
 
 
 def test_a_study_of_one_trial_has_a_report(storage: Storage) -> None:
@@ -138,10 +138,10 @@ def test_a_study_of_one_trial_has_a_report(storage: Storage) -> None:
     by_hand.finish(study, by_hand.must_claim(study), 0.7)
     text = page.html(content.read(study))
     assert_nothing_runs_or_is_fetched(text)
-    assert "was not beaten" in section(text, "winner")
+    assert "No trial was better than trial 0" in section(text, "best")
 
 
-def test_of_very_many_trials_the_best_are_drawn_and_some_of_the_others(worked: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_study_draws_the_best_trials_and_some_others(worked: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "MOST_DRAWN", 10)
     monkeypatch.setattr(content, "_BEST_DRAWN", 4)
     read = content.read(worked)
@@ -151,18 +151,18 @@ def test_of_very_many_trials_the_best_are_drawn_and_some_of_the_others(worked: S
     assert [trial.number for trial in read.drawn] == sorted({trial.number for trial in read.drawn})
 
 
-def test_a_number_on_test_images_is_held_against_that_of_the_search(worked: Study) -> None:
-    best = content.read(worked).winner
+def test_the_test_accuracy_is_compared_with_the_validation_accuracy(worked: Study) -> None:
+    best = content.read(worked).best_trial
     assert best is not None
     score = messages.Evaluated(trial=best.row.number, accuracy=0.75, loss=0.5, num_images=200, confusion=())
     trials.keep_test(worked, score)
-    said = section(page.html(content.read(worked)), "winner")
-    assert "On 200 test images, by which nothing was chosen, it is 0.7500 (95 % interval 0.6857 to 0.8049, Wilson)" in said
+    text = section(page.html(content.read(worked)), "best")
+    assert "On 200 test images, which the search did not use, the accuracy is 0.7500 (95 % interval 0.6857 to 0.8049, Wilson)." in text
     assert best.row.value is not None
-    assert f"{best.row.value - 0.75:.4f} higher" in said
+    assert f"The validation accuracy is {best.row.value - 0.75:.4f} higher." in text
 
 
-def test_what_was_kept_is_told_with_its_verdict(worked: Study, storage: Storage) -> None:
+def test_versions_are_listed_with_the_verdict(worked: Study, storage: Storage) -> None:
     made, _ = test_verdict.judged()
     verdict = made.model_copy(update={"notes": (HOSTILE,)})
     reading = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=verdict.test_accuracy, num_images=verdict.num_test)
@@ -181,7 +181,7 @@ def test_what_was_kept_is_told_with_its_verdict(worked: Study, storage: Storage)
     text = page.html(content.read(worked))
     assert_nothing_runs_or_is_fetched(text)
     said = section(text, "versions")
-    assert "On 1,000 test images it reaches 0.9200 (95 % interval 0.9015 to 0.9353, Wilson)" in said
+    assert "On 1,000 test images, it reaches 0.9200 (95 % interval 0.9015 to 0.9353, Wilson)" in said
     assert "The best value of the search, 0.9700 of trial 7, was too high by 0.0500" in said
     assert all(comparison.words in said for comparison in verdict.comparisons)
     assert "1 trial 7 0.9000 – – 0 –" in said

@@ -1,4 +1,4 @@
-"""Where a report may be written, by the command line."""
+"""Report files: formats, and files that are never overwritten."""
 
 from pathlib import Path
 
@@ -15,18 +15,18 @@ def tuner(storage: Storage, *arguments: object) -> int:
 
 
 @pytest.mark.parametrize(("name", "mark"), list(zip(("report.html", "report.md"), MARKS, strict=True)))
-def test_the_form_is_that_of_the_name(storage: Storage, worked: Study, tmp_path: Path, name: str, mark: str) -> None:
+def test_the_suffix_selects_the_format(storage: Storage, worked: Study, tmp_path: Path, name: str, mark: str) -> None:
     assert tuner(storage, worked.name, "--to", tmp_path / name) == 0
     assert mark in (tmp_path / name).read_text(encoding="utf-8")
-    assert tuner(storage, worked.name, "--to", tmp_path / name) == 0  # a report makes way for a newer one
+    assert tuner(storage, worked.name, "--to", tmp_path / name) == 0  # a newer report replaces an older one
 
 
-def test_the_form_may_be_said(storage: Storage, fresh: Study, tmp_path: Path) -> None:
+def test_the_format_option_selects_the_format(storage: Storage, fresh: Study, tmp_path: Path) -> None:
     assert tuner(storage, fresh.name, "--to", tmp_path / "report.txt", "--format", "md") == 0
     assert (tmp_path / "report.txt").read_text(encoding="utf-8").startswith("<!-- tuner report -->")
 
 
-def test_what_cannot_be_written_is_refused_with_a_cure(
+def test_an_unwritable_path_is_refused_with_advice(
     storage: Storage, fresh: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "diary.html").write_text("dear diary", encoding="utf-8")
@@ -34,7 +34,7 @@ def test_what_cannot_be_written_is_refused_with_a_cure(
         ((fresh.name, "--to", tmp_path / "report"), "expected .html or .md"),
         ((fresh.name, "--to", tmp_path / "nowhere" / "report.html"), "mkdir -p"),
         ((fresh.name, "--to", tmp_path, "--format", "html"), "is a folder"),
-        ((fresh.name, "--to", tmp_path / "diary.html"), "is no report of tuner"),
+        ((fresh.name, "--to", tmp_path / "diary.html"), "is not a report of tuner, so it was not changed"),
         (("other", "--to", tmp_path / "report.html"), "there is no study other"),
     ):
         assert tuner(storage, *arguments) == 2

@@ -176,8 +176,8 @@ def best_of_report(study: Study) -> tuple[int, float]:
     study.storage.write(lambda connection: connection.execute(update(VALUES).where(*is_missing).values(value_type=KINDS.INF_POS)))
     material = content.read(study)
     assert {trial.number for trial in material.valued} == FINITE_VALUES.keys()
-    assert material.winner is not None
-    assert material.winner.number == 3
+    assert material.best_trial is not None
+    assert material.best_trial.number == 3
     first, *_ = facts.ranked(material)
     return first.number, first.value
 

@@ -15,7 +15,6 @@ from tuner.errors import StorageError
 from tuner.storage import engine as storages
 from tuner.storage import migrating, tables
 from tuner.storage.engine import Storage
-from tuner.storage.migrations import adding
 from tuner.studies import study as studies
 from tuner.views import status
 
@@ -208,7 +207,7 @@ def test_an_interrupted_step_on_mariadb_is_finished_by_the_next_call(mariadb_url
     make_old(mariadb_url)
     from alembic import op
 
-    add = adding.table
+    add = migrating.add_table
 
     def add_or_fail(name: str, *columns: Column[Any]) -> None:
         if name == "tuner_stages":
@@ -216,7 +215,7 @@ def test_an_interrupted_step_on_mariadb_is_finished_by_the_next_call(mariadb_url
         add(name, *columns)
 
     with monkeypatch.context() as patched:
-        patched.setattr(adding, "table", add_or_fail)
+        patched.setattr(migrating, "add_table", add_or_fail)
         with pytest.raises(StorageError):
             storages.open(mariadb_url)
     engine = create_engine(mariadb_url)

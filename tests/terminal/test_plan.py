@@ -1,4 +1,4 @@
-"""What `tuner check` says of the road of a trial and of who leads the search."""
+"""How `tuner check` describes the stages of a trial, the sampler and the pruner."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from tests.studies import by_hand
 from tuner.terminal import plan, printing
 
 
-def told(sections: dict[str, Any], epochs: int = 12) -> str:
+def shown(sections: dict[str, Any], epochs: int = 12) -> str:
     console = Console(width=200, color_system=None, theme=printing.THEME)
     with console.capture() as capture:
         console.print(plan.plan(by_hand.spec(**sections), epochs, 3))
@@ -25,8 +25,8 @@ def told(sections: dict[str, Any], epochs: int = 12) -> str:
         ({"precision": "bfloat16"}, 1, "a probe of 20 epochs; the best 25% of them are fine-tuned for 1 epoch, in bfloat16\n"),
     ],
 )
-def test_the_road_of_a_trial_is_said_in_words(training: dict[str, Any], epochs: int, words: str) -> None:
-    assert words in told({"training": {"probe_epochs": 20, "promote": 0.25} | training}, epochs)
+def test_the_stages_of_a_trial_are_described(training: dict[str, Any], epochs: int, words: str) -> None:
+    assert words in shown({"training": {"probe_epochs": 20, "promote": 0.25} | training}, epochs)
 
 
 @pytest.mark.parametrize(
@@ -40,5 +40,5 @@ def test_the_road_of_a_trial_is_said_in_words(training: dict[str, Any], epochs: 
         ({"pruner": {"name": "threshold", "lower": 0.5}}, "pruner threshold (lower 0.5),"),
     ],
 )
-def test_sampler_and_pruner_are_named_with_the_options_that_are_not_their_defaults(sections: dict[str, Any], words: str) -> None:
-    assert words in told(sections)
+def test_sampler_and_pruner_are_named_with_their_changed_options(sections: dict[str, Any], words: str) -> None:
+    assert words in shown(sections)

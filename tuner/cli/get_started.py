@@ -22,16 +22,16 @@ def init(
     from tuner.commands import check as commands_check
     from tuner.commands import options
 
-    return commands_check.init(name, images, to or Path("studies") / f"{name}.yaml", options.cache(cache))
+    return commands_check.init(name, images, to or Path("studies") / f"{name}.yaml", options.cache_folder(cache))
 
 
 @app.command()
 def check(study_file: StudyFile, cache: Cache = None) -> int:
-    """Show every mistake of a study file, its images, its search space and a rough cost."""
+    """Show the mistakes of a study file, or its images, search space, plan and rough cost."""
     from tuner.commands import check as commands_check
     from tuner.commands import options
 
-    return commands_check.check(study_file, options.cache(cache))
+    return commands_check.check(study_file, options.cache_folder(cache))
 
 
 @app.command()

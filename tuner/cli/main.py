@@ -1,4 +1,4 @@
-"""The command `tuner`: its groups of commands, and errors as one message and an exit code.
+"""The command `tuner`: its groups of commands, and its errors as one message and an exit code.
 
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted. Passwords never appear in a message.
 """
@@ -33,18 +33,18 @@ _PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s:/@]*):[^\s@]*@")
 
 
 def complain(message: str, exit_code: int) -> int:
-    """Print a message to stderr; gives the exit code back."""
-    plain.line(blot(message))
+    """Print a message to stderr, and return the exit code."""
+    plain.line(hide_passwords(message))
     return exit_code
 
 
-def blot(text: str) -> str:
-    """A text in which the passwords of URLs cannot be read."""
+def hide_passwords(text: str) -> str:
+    """Return the text with the passwords of URLs hidden."""
     return _PASSWORD.sub(r"\1:***@", text)
 
 
 def usage(error: TyperException) -> str:
-    """What is wrong with a command line, and where to read on."""
+    """Return what is wrong with a command line, and where to read more."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "tuner"
     message = " ".join(error.format_message().split()).rstrip(".")
@@ -52,24 +52,24 @@ def usage(error: TyperException) -> str:
 
 
 def record(error: Exception) -> str:
-    """One line for a fault of ours; the traceback goes to a file."""
+    """Write the traceback of an unexpected error to a file, and return a message of one line."""
     from tuner.commands import options
 
-    cache = options.cache(None)
-    text = blot("".join(traceback.format_exception(error)))
+    cache = options.cache_folder(None)
+    text = hide_passwords("".join(traceback.format_exception(error)))
     name = f"error-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"
-    where = f"the whole story is in {cache / name}"
+    where = f"the traceback is in {cache / name}"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         (cache / name).write_text(text)
     except OSError:
-        where = f"its last line of code: {traceback.format_tb(error.__traceback__)[-1].strip().splitlines()[0]}"
+        where = f"its last line of code is {traceback.format_tb(error.__traceback__)[-1].strip().splitlines()[0]}"
     first = (str(error).splitlines() or [""])[0]
-    return f"tuner has a fault: {type(error).__name__}: {first}; {where}"
+    return f"unexpected error in tuner: {type(error).__name__}: {first}; {where}"
 
 
 def stop_printing() -> int:
-    """Whoever read our output has left; let the interpreter's own flush at exit go nowhere."""
+    """Ignore further output, because the process that read it has ended; return the exit code."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
 
@@ -78,7 +78,7 @@ class _Grouped(TyperGroup):
     """A group of commands whose help has one section for each of `GROUPS`."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write the commands, section by section."""
+        """Write one section for each group of commands."""
         for title, group in GROUPS.items():
             names = list(_names(group))
             with formatter.section(title):
@@ -108,7 +108,7 @@ for _group in GROUPS.values():
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code of the process."""
+    """Run the command line, and return the exit code of the process."""
     try:
         return int(app(arguments, prog_name="tuner", standalone_mode=False) or 0)
     except TunerError as error:

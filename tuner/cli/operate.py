@@ -9,9 +9,10 @@ from typer import Argument, Option
 from tuner.cli.parameters import DEFAULT_ARTIFACTS, DEFAULT_STORAGE, Artifacts, AsJson, Cache, CacheLimit, Storage, Wait
 
 _Role = Literal["viewer", "editor", "admin"]
-_Name = Annotated[str, Argument(metavar="NAME", help="Name of the user or token.", show_default=False)]
+_User = Annotated[str, Argument(metavar="NAME", help="Name or e-mail address of the user.", show_default=False)]
+_Token = Annotated[str, Argument(metavar="NAME", help="Name of the token.", show_default=False)]
 _Users = Annotated[
-    Path | None, Option(envvar="TUNER_USERS", metavar="FILE", help="File of users.", show_default="~/.config/tuner/users.json")
+    Path | None, Option(envvar="TUNER_USERS", metavar="FILE", help="File of users and tokens.", show_default="~/.config/tuner/users.json")
 ]
 _RoleOption = Annotated[_Role, Option("--role", help="Role: viewer, editor or admin.", show_default=False)]
 _PasswordFile = Annotated[
@@ -32,7 +33,7 @@ dashboard.add_typer(tokens, name="tokens")
 def serve(
     context: typer.Context,
     storage: Storage = DEFAULT_STORAGE,
-    host: Annotated[str, Option(metavar="HOST", help="Address to serve at. Any address but this machine's own needs users.")] = "127.0.0.1",
+    host: Annotated[str, Option(metavar="HOST", help="Address to serve at. Serving other machines needs users.")] = "127.0.0.1",
     port: Annotated[int, Option(min=0, max=65535, metavar="PORT", help="Port to serve at. 0: any.")] = 8080,
     opened: Annotated[bool, Option("--open", help="Open the dashboard in a browser.")] = False,
     users: _Users = None,
@@ -80,12 +81,12 @@ def audit(
     """Print sign-ins and changes, with who made them."""
     from tuner.commands import dashboard as commands_dashboard
 
-    return commands_dashboard.audit(storage, limit, as_json=as_json)
+    return commands_dashboard.show_audit(storage, limit, as_json=as_json)
 
 
 @users.command("add")
 def add_user(
-    name: _Name,
+    name: _User,
     role: _RoleOption,
     password_file: _PasswordFile = None,
     without_password: Annotated[bool, Option("--without-password", help="The user signs in at the OpenID provider only.")] = False,
@@ -99,7 +100,7 @@ def add_user(
 
 @users.command("change")
 def change_user(
-    name: _Name,
+    name: _User,
     role: Annotated[_Role | None, Option("--role", help="New role.", show_default="unchanged")] = None,
     password: Annotated[bool, Option("--password", help="Set a new password.")] = False,
     password_file: _PasswordFile = None,
@@ -112,7 +113,7 @@ def change_user(
 
 
 @users.command("remove")
-def remove_user(name: _Name, users: _Users = None) -> int:
+def remove_user(name: _User, users: _Users = None) -> int:
     """Remove a user and end their sessions."""
     from tuner.commands import dashboard as commands_dashboard
 
@@ -129,7 +130,7 @@ def list_users(users: _Users = None, as_json: AsJson = False) -> int:
 
 @tokens.command("add")
 def add_token(
-    name: _Name,
+    name: _Token,
     role: _RoleOption,
     expires: Annotated[str | None, Option(metavar="TIME", help="Time until the token expires, e.g. 90d.", show_default="never")] = None,
     users: _Users = None,
@@ -141,7 +142,7 @@ def add_token(
 
 
 @tokens.command("remove")
-def remove_token(name: _Name, users: _Users = None) -> int:
+def remove_token(name: _Token, users: _Users = None) -> int:
     """Revoke a token."""
     from tuner.commands import dashboard as commands_dashboard
 
@@ -173,11 +174,11 @@ def cached(
     from tuner.commands import maintenance, options
 
     options.limit_cache(cache_limit)
-    folder = options.cache(cache)
-    chosen = maintenance.Chosen(kind=kind, older_than=older_than, study=study)
+    folder = options.cache_folder(cache)
+    chosen = maintenance.EntryFilter(kind=kind, older_than=older_than, study=study)
     if action == "show":
-        return maintenance.show(folder, chosen, as_json=as_json)
-    return maintenance.clear(folder, chosen, confirmed=yes, as_json=as_json)
+        return maintenance.show_cache(folder, chosen, as_json=as_json)
+    return maintenance.clear_cache(folder, chosen, confirmed=yes, as_json=as_json)
 
 
 @app.command()
@@ -185,12 +186,12 @@ def doctor(
     storage: Storage = DEFAULT_STORAGE,
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
-    fix: Annotated[bool, Option("--fix", help="Fix what is safe to fix.")] = False,
+    fix: Annotated[bool, Option("--fix", help="Fix the problems that are safe to fix.")] = False,
     timeout: Annotated[float, Option(min=1, metavar="SECONDS", help="Time limit of each check.")] = 20,
     as_json: AsJson = False,
 ) -> int:
     """Check the storage, folders, GPUs, memory and packages."""
     from tuner.commands import maintenance
 
-    work = maintenance.mend if fix else maintenance.look
-    return maintenance.tell(work(storage, artifacts, cache, timeout), as_json=as_json)
+    work = maintenance.examine_and_fix if fix else maintenance.examine
+    return maintenance.print_findings(work(storage, artifacts, cache, timeout), as_json=as_json)

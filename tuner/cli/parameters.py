@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 
 from typer import Argument, Context, Option
 
-from tuner.commands import storage_url
+from tuner.commands import artifacts, storage_url
 
 if TYPE_CHECKING:
     from tuner.commands.engines import EngineOptions
-    from tuner.commands.origin import Here
+    from tuner.commands.origin import LocalSettings
     from tuner.workers.bucket.transfer import Folders
 
 T = TypeVar("T")
 
-DEFAULT_STORAGE = storage_url.STORAGE
-DEFAULT_ARTIFACTS = storage_url.ARTIFACTS
+DEFAULT_STORAGE = storage_url.DEFAULT
+DEFAULT_ARTIFACTS = artifacts.DEFAULT
 
 
 def _storage(context: Context, given: str) -> str:
@@ -30,7 +30,7 @@ def _storage(context: Context, given: str) -> str:
 
 StudyFile = Annotated[Path, Argument(metavar="FILE", help="Study file, for example studies/animals.yaml.", show_default=False)]
 StudyName = Annotated[str, Argument(metavar="STUDY", help="Name of a study.", show_default=False)]
-AnyStudy = Annotated[str | None, Argument(metavar="[STUDY]", help="Name of a study. Default: all studies.", show_default=False)]
+AnyStudy = Annotated[str | None, Argument(metavar="STUDY", help="Name of a study. Default: all studies.", show_default=False)]
 Storage = Annotated[str, Option(envvar="TUNER_STORAGE", metavar="URL", callback=_storage, help="SQLAlchemy URL of the database.")]
 Cache = Annotated[
     Path | None,
@@ -38,11 +38,11 @@ Cache = Annotated[
 ]
 CacheLimit = Annotated[
     str | None,
-    Option(envvar="TUNER_CACHE_LIMIT", metavar="SIZE", help="Largest size of the cache, e.g. 20GB.", show_default="half the free disk"),
+    Option(envvar="TUNER_CACHE_LIMIT", metavar="SIZE", help="Maximum size of the cache, e.g. 20GB.", show_default="half the free disk"),
 ]
 Artifacts = Annotated[
     str,
-    Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER", help="Folder of weights, checkpoints and logs. s3://BUCKET/PREFIX: a bucket."),
+    Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER|URL", help="Folder or bucket of weights, checkpoints and logs."),
 ]
 Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads per worker.", show_default="a fair share of the cores")]
 HangLimit = Annotated[
@@ -55,7 +55,7 @@ HangLimit = Annotated[
 ]
 MemoryLimit = Annotated[
     str | None,
-    Option(metavar="SIZE", help="Replace a trainer that uses more memory, e.g. 4GB.", show_default="a fair share"),
+    Option(metavar="SIZE", help="Replace a trainer that uses more memory than this, e.g. 4GB.", show_default="a fair share"),
 ]
 SlotsPerGpu = Annotated[
     int | None, Option(envvar="TUNER_SLOTS_PER_GPU", min=1, max=64, metavar="N", help="Workers that share a GPU.", show_default="1")
@@ -67,7 +67,7 @@ Wait = Annotated[
 AsJson = Annotated[bool, Option("--json", help="Print JSON.")]
 DataPath = Annotated[
     Path | None,
-    Option(envvar="TUNER_DATA", metavar="PATH", help="Where the study's images are on this machine.", show_default="as the study says"),
+    Option(envvar="TUNER_DATA", metavar="PATH", help="Path of the study's images on this machine.", show_default="as in the study"),
 ]
 AllowCode = Annotated[
     str | None,
@@ -97,12 +97,12 @@ class FolderOptions:
         from tuner.commands import options
 
         options.limit_cache(self.cache_limit)
-        return options.places(self.cache, self.artifacts)
+        return options.folders(self.cache, self.artifacts)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LimitOptions:
-    """Options of commands that start at least one worker: what a worker may take of this machine."""
+    """Options of commands that start at least one worker: what each worker may use."""
 
     threads: Threads = None
     hang_limit: HangLimit = None
@@ -121,7 +121,7 @@ class RunOptions:
             max=256,
             metavar="N",
             help="Number of worker processes.",
-            show_default="1, or one per slot of the GPUs; with --engine ray as many as fit",
+            show_default="1, or one per GPU slot; with --engine ray as many as fit",
         ),
     ] = None
     engine: Annotated[Literal["local", "ray"], Option(help="Where workers run: on this machine, or on a Ray cluster.")] = "local"
@@ -148,20 +148,20 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OriginOptions:
-    """Options of commands that read a study of the storage, which may come from another machine."""
+    """Options of commands that read a study from the storage, which may come from another machine."""
 
     data: DataPath = None
     allow_code: AllowCode = None
 
-    def here(self, wait_seconds: float = 0.0) -> "Here":
-        """Return what this machine says of the study's images and code.
+    def local_settings(self, wait_seconds: float = 0.0) -> "LocalSettings":
+        """Return where the study's images are on this machine, and which code it may import.
 
         Raises:
             RequestError: an entry of `--allow-code` is not a module name.
         """
         from tuner.commands import origin
 
-        return origin.Here(data=self.data, allowed_code=origin.read_code(self.allow_code), wait_seconds=wait_seconds)
+        return origin.LocalSettings(data=self.data, allowed_code=origin.read_allowed_code(self.allow_code), wait_seconds=wait_seconds)
 
 
 _GROUPS = (FolderOptions, LimitOptions, RunOptions, OriginOptions)

@@ -37,7 +37,7 @@ def best(
     """Print the best trial of a study."""
     from tuner.commands import options, show
 
-    return show.show_best(study, storage, form=options.form(as_json=as_json, as_yaml=as_yaml))
+    return show.show_best(study, storage, form=options.output_format(as_json=as_json, as_yaml=as_yaml))
 
 
 @app.command()
@@ -51,4 +51,4 @@ def report(
     """Write one file that describes a whole study, as HTML or Markdown."""
     from tuner.commands import show
 
-    return show.report(study, storage, to, form=form, force=force)
+    return show.write_report(study, storage, to, form=form, force=force)

@@ -29,16 +29,15 @@ app = typer.Typer()
 def run(
     study_file: StudyFile,
     *,
-    workers: RunOptions,
-    trials: Annotated[int | None, Option(metavar="N", help="Trials of the study, over all its runs.", show_default="the file's")] = None,
-    timeout: Annotated[str | None, Option(metavar="TIME", help="Time for the study, e.g. 90s, 1h30m.", show_default="the file's")] = None,
+    trials: Annotated[int | None, Option(metavar="N", help="Number of trials, in all runs together.", show_default="the file's")] = None,
+    timeout: Annotated[str | None, Option(metavar="TIME", help="Time limit, e.g. 90s or 1h30m.", show_default="the file's")] = None,
     target: Annotated[float | None, Option(metavar="X", help="Validation accuracy that ends the study.", show_default="the file's")] = None,
     earlier: Annotated[
         list[str] | None,
         Option(
             "--from",
             metavar="STUDY|BUNDLE|FILE",
-            help="Try the best configurations of an earlier study, a bundle or an export first (repeatable).",
+            help="Start with the best configurations of an earlier study, a bundle or an export (repeatable).",
             show_default="none",
         ),
     ] = None,
@@ -47,15 +46,16 @@ def run(
         Option("--from-storage", metavar="URL", help="Database of the studies that --from names.", show_default="as --storage"),
     ] = None,
     storage: Storage = DEFAULT_STORAGE,
+    to: Annotated[
+        Path | None, Option(metavar="FILE", help="File to export the best configuration to.", show_default="STUDY-best.yaml")
+    ] = None,
+    export: Annotated[bool, Option("--export/--no-export", help="Export the best configuration at the end.")] = True,
     dashboard: Annotated[bool, Option("--dashboard", help="Serve the dashboard while the study runs.")] = False,
     port: Annotated[
         int | None,
         Option(min=0, max=65535, metavar="PORT", help="Port of the dashboard. 0: any.", show_default="8080, or any if that is taken"),
     ] = None,
-    to: Annotated[
-        Path | None, Option(metavar="FILE", help="File to export the best configuration to.", show_default="NAME-best.yaml")
-    ] = None,
-    export: Annotated[bool, Option("--export/--no-export", help="Export the best configuration at the end.")] = True,
+    workers: RunOptions,
     limits: LimitOptions,
     folders: FolderOptions,
 ) -> int:
@@ -63,15 +63,15 @@ def run(
     from tuner.commands import options
     from tuner.commands import run as commands_run
 
-    places = folders.folders()
+    kept_in = folders.folders()
     budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
     asked = commands_run.SearchOptions(file=study_file, budget=budget, earlier=earlier or (), earlier_storage=from_storage)
     return commands_run.run(
         asked,
         storage,
-        places=places,
+        folders=kept_in,
         engine=workers.within(limits),
-        dashboard=commands_run.Dashboard(wanted=dashboard, port=port),
+        dashboard=commands_run.RunDashboard(wanted=dashboard, port=port),
         exported=commands_run.ExportTarget(wanted=export, path=to),
     )
 
@@ -91,15 +91,16 @@ def worker(
     from tuner.commands import options
     from tuner.commands import worker as commands_worker
 
-    places = folders.folders()
-    hands = options.hands(1, limits.threads, limits.hang_limit, limits.memory_limit, limits.slots_per_gpu)
-    return commands_worker.worker(study, storage, here=origin.here(options.wait_seconds(wait)), places=places, hands=hands)
+    kept_in = folders.folders()
+    plan = options.plan_workers(1, limits.threads, limits.hang_limit, limits.memory_limit, limits.slots_per_gpu)
+    local = origin.local_settings(options.read_wait_seconds(wait))
+    return commands_worker.worker(study, storage, local=local, folders=kept_in, workers=plan)
 
 
 @app.command()
 def stop(
     study: StudyName,
-    now: Annotated[bool, Option("--now", help="Suspend running trials, too. They resume from their checkpoints.")] = False,
+    now: Annotated[bool, Option("--now", help="Suspend running trials, too. They resume from their checkpoints later.")] = False,
     trial: Annotated[int | None, Option(min=0, metavar="N", help="Stop only this trial.", show_default=False)] = None,
     worker: Annotated[str | None, Option(metavar="NAME", help="Stop only this worker, after its trial.", show_default=False)] = None,
     storage: Storage = DEFAULT_STORAGE,
@@ -121,7 +122,7 @@ def resume(study: StudyName, storage: Storage = DEFAULT_STORAGE) -> int:
 @app.command()
 def enqueue(
     study: StudyName,
-    file: Annotated[Path | None, Argument(metavar="[FILE]", help="Hyperparameters in YAML, or an export.", show_default=False)] = None,
+    file: Annotated[Path | None, Argument(metavar="FILE", help="Hyperparameters in YAML, or an export.", show_default=False)] = None,
     values: Annotated[
         list[str] | None, Option("--set", metavar="NAME=VALUE", help="Set one hyperparameter (repeatable).", show_default=False)
     ] = None,
@@ -145,4 +146,4 @@ def migrate(
     from tuner.commands import migrate as commands_migrate
     from tuner.commands import options
 
-    return commands_migrate.migrate(study, study_file, storage, cache=options.cache(cache), as_json=as_json)
+    return commands_migrate.migrate(study, study_file, storage, cache=options.cache_folder(cache), as_json=as_json)

@@ -25,7 +25,7 @@ from tuner.cli.parameters import (
 app = typer.Typer()
 
 _Bundle = Annotated[Path, Argument(metavar="BUNDLE", help="Folder that `tuner export` wrote.", show_default=False)]
-_Threads = Annotated[int, Option(min=0, metavar="N", help="Number of threads. 0: all cores.")]
+_Threads = Annotated[int, Option(min=0, metavar="N", help="Number of threads. 0: one per core.")]
 _PassphraseFile = Annotated[
     Path | None,
     Option(metavar="FILE", help="File whose first line is the passphrase.", show_default="TUNER_PASSPHRASE"),
@@ -74,9 +74,9 @@ def export(
 
     asked = commands_export.ExportOptions(
         to=to, trial=trial, version=version, formats=formats, int8=quantize is not None, force=force, threads=threads,
-        here=origin.here(),
+        local=origin.local_settings(),
     )  # fmt: skip
-    return commands_export.export_to(study, storage, asked, options.places(cache, artifacts))
+    return commands_export.export(study, storage, asked, options.folders(cache, artifacts))
 
 
 @app.command()
@@ -111,16 +111,19 @@ def retrain(
     """Train the best configurations with several seeds, and store the chosen one as a version."""
     from tuner.commands import retrain as commands_retrain
 
-    places = folders.folders()
+    kept_in = folders.folders()
     asked = commands_retrain.RetrainOptions(top=top, seeds=seeds, on=on)
     return commands_retrain.retrain(
-        study, storage, asked, here=origin.here(), places=places, engine=workers.within(limits), as_json=as_json
+        study, storage, asked, local=origin.local_settings(), folders=kept_in, engine=workers.within(limits), as_json=as_json
     )
 
 
 @app.command()
 def keygen(
-    kind: Annotated[Literal["seal", "sign"], Argument(help="seal: encrypt and decrypt. sign: sign and verify.", show_default=False)],
+    kind: Annotated[
+        Literal["seal", "sign"],
+        Argument(metavar="KIND", help="seal: to encrypt and decrypt. sign: to sign and verify.", show_default=False),
+    ],
     to: Annotated[Path, Argument(metavar="FILE", help="File to write the private key to.", show_default=False)],
 ) -> int:
     """Create a key pair to seal or sign bundles."""
@@ -212,7 +215,7 @@ def verify(
 
 @app.command()
 def versions(
-    name: Annotated[str | None, Argument(metavar="[NAME]", help="Name of a study. Default: all studies.", show_default=False)] = None,
+    name: Annotated[str | None, Argument(metavar="NAME", help="Name of a study. Default: all studies.", show_default=False)] = None,
     storage: Storage = DEFAULT_STORAGE,
     add: Annotated[
         int | None, Option(min=0, metavar="TRIAL", help="Store a completed trial of the study NAME as a version.", show_default="none")
@@ -226,9 +229,12 @@ def versions(
     from tuner.commands import versions as commands_versions
 
     if add is not None:
-        return commands_versions.add(commands_versions.named(name, "--add", add, but=delete), storage, add, as_json=as_json)
+        name = commands_versions.require_name(name, "--add", add, other=delete)
+        return commands_versions.add(name, storage, add, as_json=as_json)
     if delete is not None:
-        return commands_versions.delete(commands_versions.named(name, "--delete", delete), storage, delete, confirmed=yes, as_json=as_json)
+        return commands_versions.delete(
+            commands_versions.require_name(name, "--delete", delete), storage, delete, confirmed=yes, as_json=as_json
+        )
     return commands_versions.show(name, storage, deleted=deleted, as_json=as_json)
 
 
@@ -245,11 +251,11 @@ def promote(
     storage: Storage = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> int:
-    """Promote a version to production, in place of the current one."""
+    """Promote a version to production or staging, in place of the current one."""
     from tuner.commands import versions as commands_versions
 
-    elsewhere = commands_versions.Elsewhere(mlflow=mlflow, bundle=bundle)
-    return commands_versions.promote(name, storage, number, to, elsewhere=elsewhere, as_json=as_json)
+    target = commands_versions.MlflowTarget(mlflow=mlflow, bundle=bundle)
+    return commands_versions.promote(name, storage, number, to, mlflow=target, as_json=as_json)
 
 
 @app.command()
@@ -261,11 +267,11 @@ def rollback(
     storage: Storage = DEFAULT_STORAGE,
     as_json: AsJson = False,
 ) -> int:
-    """Roll production back to the previous version."""
+    """Roll production or staging back to the previous version."""
     from tuner.commands import versions as commands_versions
 
-    elsewhere = commands_versions.Elsewhere(mlflow=mlflow)
-    return commands_versions.rollback(name, storage, stage, withdraw=withdraw, elsewhere=elsewhere, as_json=as_json)
+    target = commands_versions.MlflowTarget(mlflow=mlflow)
+    return commands_versions.rollback(name, storage, stage, withdraw=withdraw, mlflow=target, as_json=as_json)
 
 
 @app.command()

@@ -1,9 +1,4 @@
-"""`tuner keygen`, `sign`, `seal` and `unseal`: keys, and bundles that only some can have made or can open.
-
-`tuner predict`: what a bundle's model makes of images.
-
-`tuner verify`: what can be said of a bundle that comes from elsewhere.
-"""
+"""`tuner keygen`, `sign`, `seal`, `unseal`, `predict` and `verify`: sign, encrypt, use and check bundles."""
 
 import dataclasses
 import json
@@ -17,7 +12,8 @@ from typing import Literal
 
 from tuner import wording
 from tuner.cache import entries
-from tuner.commands import control, options, origin
+from tuner.commands import control, options, storage_url
+from tuner.commands.origin import LocalSettings
 from tuner.errors import RequestError
 from tuner.protocol import errands
 from tuner.results.bundle import bundle, manifest
@@ -32,16 +28,16 @@ from tuner.workers.worker import evaluation
 
 
 def keygen(kind: Literal["seal", "sign"], to: Path) -> int:
-    """Make a pair of keys; the public one of a seal is printed, that of a signature is a file beside the private one."""
+    """Create a key pair. The public key for seals is printed, the public key for signatures is written beside the private one."""
     if kind == "sign":
         public = bundle_sign.make_keys(to)
-        plain.line(f"{to} is the private key: keep it to yourself. Who has the public one can check what you sign:")
+        plain.line(f"{to} is the private key: keep it secret. Everyone with the public key can check your signatures:")
         plain.result(str(public))
         return 0
     identity = keys.pyrage().x25519.Identity.generate()
     recipient = keys.recipient_of(identity)
     keys.write_new(to, f"# public key: {recipient}\n{identity}\n".encode(), mode=0o600)
-    plain.line(f"{to} is the secret key: keep it to yourself, and keep it, for nothing else opens what is sealed to this public key:")
+    plain.line(f"{to} is the secret key: keep it secret, and do not lose it. Only it decrypts bundles that are sealed for this public key:")
     plain.result(str(recipient))
     return 0
 
@@ -51,14 +47,14 @@ def sign(bundle: Path, key: Path | None) -> int:
     if key is None:
         raise RequestError("there is no key to sign with; expected --key FILE, or TUNER_SIGNING_KEY=FILE in the environment")
     signature = bundle_sign.sign(bundle, key)
-    plain.line(f"{bundle} is signed: {signature}. Who has your public key checks it with: tuner verify {bundle} --signature KEY.pub")
+    plain.line(f"{bundle} is signed: {signature}. Check it with your public key: tuner verify {bundle} --signature KEY.pub")
     return 0
 
 
 def seal(bundle: Path, to: Path, recipients: list[str], passphrase_file: Path | None, *, force: bool) -> int:
     """Encrypt a bundle into one file."""
-    num_bytes = bundle_seal.seal(bundle, to, _lock(recipients, passphrase_file), replaces=force)
-    plain.line(f"{to} holds {bundle}, sealed: {entries.show_size(num_bytes)}. It is opened with: tuner unseal {to} --to FOLDER")
+    num_bytes = bundle_seal.seal(bundle, to, _recipients(recipients, passphrase_file), replaces=force)
+    plain.line(f"Sealed {bundle} as {to}, {entries.show_size(num_bytes)}. Decrypt it with: tuner unseal {to} --to FOLDER")
     return 0
 
 
@@ -67,16 +63,16 @@ def unseal(sealed: Path, to: Path, identity: Path | None, passphrase_file: Path 
 
     def ask(needs_passphrase: bool) -> bundle_seal.OpeningKey:
         if needs_passphrase:
-            return bundle_seal.OpeningKey(passphrase=keys.passphrase(passphrase_file) or _asked(sealed))
+            return bundle_seal.OpeningKey(passphrase=keys.passphrase(passphrase_file) or _ask_passphrase(sealed))
         return bundle_seal.OpeningKey(identities=_identities(sealed, identity))
 
     found = bundle_seal.unseal(sealed, to, ask)
-    signed = ", and a signature that tuner verify checks" if (to / manifest.SIGNATURE).exists() else ""
-    plain.line(f"{to} is the bundle as it was sealed: {wording.count(len(found.files), 'file')}{signed}.")
+    signed = " It has a signature: check it with tuner verify." if (to / manifest.SIGNATURE).exists() else ""
+    plain.line(f"Decrypted the bundle to {to}: {wording.count(len(found.files), 'file')}.{signed}")
     return 0
 
 
-def _lock(recipients: list[str], passphrase_file: Path | None) -> bundle_seal.Recipients:
+def _recipients(recipients: list[str], passphrase_file: Path | None) -> bundle_seal.Recipients:
     if recipients and passphrase_file is not None:
         raise RequestError("--recipient and --passphrase-file are both given; choose one.")
     if recipients:
@@ -87,8 +83,8 @@ def _lock(recipients: list[str], passphrase_file: Path | None) -> bundle_seal.Re
     mine = keys.artifact_identities()
     if not mine:
         raise RequestError(
-            f"nobody is named who may open it; expected --recipient age1…, --passphrase-file FILE, or {keys.PASSPHRASE} or "
-            f"{keys.ARTIFACT_KEY} in the environment. A key is made with: tuner keygen seal FILE"
+            f"nothing says who may decrypt the bundle; expected --recipient age1…, --passphrase-file FILE, or {keys.PASSPHRASE} or "
+            f"{keys.ARTIFACT_KEY} in the environment. Create a key with: tuner keygen seal FILE"
         )
     return bundle_seal.Recipients(recipients=[keys.recipient_of(identity) for identity in mine])
 
@@ -96,50 +92,50 @@ def _lock(recipients: list[str], passphrase_file: Path | None) -> bundle_seal.Re
 def _identities(sealed: Path, given: Path | None) -> list[object]:
     found = keys.identities(given) if given is not None else keys.artifact_identities()
     if not found:
-        raise RequestError(f"{sealed} needs a key to be opened; expected --identity FILE, or {keys.ARTIFACT_KEY}=FILE in the environment")
+        raise RequestError(f"{sealed} needs a key; expected --identity FILE, or {keys.ARTIFACT_KEY}=FILE in the environment")
     return found
 
 
-def _asked(sealed: Path) -> str:
+def _ask_passphrase(sealed: Path) -> str:
     if not sys.stdin.isatty():
-        raise RequestError(
-            f"{sealed} needs a passphrase to be opened; expected --passphrase-file FILE, or {keys.PASSPHRASE} in the environment"
-        )
+        raise RequestError(f"{sealed} needs a passphrase; expected --passphrase-file FILE, or {keys.PASSPHRASE} in the environment")
     return getpass(f"Passphrase of {os.fspath(sealed)}: ")
 
 
 def predict(folder: Path, given: Sequence[Path], *, top: int, as_json: bool, threads: int) -> int:
-    """Print what a bundle's model makes of images; 1 if some of them cannot be read."""
+    """Print the most likely classes of images; return 1 if some images cannot be read, else 0."""
     contents = bundle.read(folder.expanduser())
     paths = _files(given)
     order = errands.PredictImages(path=str(contents.model), images=tuple(map(str, paths)), size=contents.size, resize=contents.resize)
     answer = evaluation.run(order, threads=threads)
     assert isinstance(answer, errands.ImagePredictions)
-    read = [(path, _best_of(row, contents.labels, top)) for path, row in zip(paths, answer.probabilities, strict=True) if row is not None]
+    read = [
+        (path, _most_likely(row, contents.labels, top)) for path, row in zip(paths, answer.probabilities, strict=True) if row is not None
+    ]
     if as_json:
-        told = [
+        predictions = [
             {"image": str(path), "predictions": [{"label": label, "probability": value} for label, value in best]} for path, best in read
         ]
-        plain.result(json.dumps(told, indent=2, ensure_ascii=False))
+        plain.result(json.dumps(predictions, indent=2, ensure_ascii=False))
     else:
         for path, best in read:
             plain.result(f"{image_files.printable(str(path))}: " + ", ".join(f"{label} {value:.3f}" for label, value in best))
-    troubles = [trouble for trouble in answer.troubles if trouble]
-    for trouble in troubles:
-        plain.line(trouble)
-    return 1 if troubles else 0
+    unreadable = [message for message in answer.troubles if message]
+    for message in unreadable:
+        plain.line(message)
+    return 1 if unreadable else 0
 
 
-def _best_of(row: Sequence[float], labels: Sequence[str], top: int) -> list[tuple[str, float]]:
-    order = sorted(range(len(row)), key=lambda place: -row[place])[:top]
-    return [(labels[place], row[place]) for place in order]
+def _most_likely(row: Sequence[float], labels: Sequence[str], top: int) -> list[tuple[str, float]]:
+    order = sorted(range(len(row)), key=lambda index: -row[index])[:top]
+    return [(labels[index], row[index]) for index in order]
 
 
 def _files(given: Sequence[Path]) -> list[Path]:
-    """The files named, and of each folder the images below it.
+    """Return the given files, and the images of the given folders and their sub-folders.
 
     Raises:
-        RequestError: a folder has none.
+        RequestError: a folder has no images.
     """
     found: list[Path] = []
     for path in given:
@@ -148,37 +144,37 @@ def _files(given: Sequence[Path]) -> list[Path]:
             continue
         inner = sorted(one for one in path.rglob("*") if one.suffix.lower() in image_files.SUFFIXES and one.is_file())
         if not inner:
-            raise RequestError(f"{path} is a folder without images; expected files that end in {', '.join(sorted(image_files.SUFFIXES))}")
+            raise RequestError(f"the folder {path} has no images; expected files that end in {', '.join(sorted(image_files.SUFFIXES))}")
         found += inner
     return found
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyOptions:
-    """How far to go, as the command line says it."""
+    """The options of `tuner verify`."""
 
     signature: Path | None
     require: Path | None
-    #: where the images of the test split lie here
+    #: where the images of the test split are on this machine
     data: Path | None
     robustness: bool
     images: int
     tolerance: float
     cache: Path | None
-    #: database that may keep the version that the bundle is of
+    #: database of the version that the bundle was exported from
     storage: str
 
 
 def verify(bundle: Path, asked: VerifyOptions, *, as_json: bool) -> int:
-    """Verify a bundle and print what was found; the exit code is 1 where something is wrong."""
+    """Verify a bundle and print the results; return 1 if a check failed, else 0."""
     wanted = verification.VerificationOptions(
         key=asked.signature,
         requirements=None if asked.require is None else verification.read(asked.require),
         is_robustness_wanted=asked.robustness,
         most_images=asked.images,
         tolerance=asked.tolerance,
-        cache=options.cache(asked.cache),
-        place=origin.Here(data=asked.data, allowed_code=(), wait_seconds=0).place,
+        cache=options.cache_folder(asked.cache),
+        place=LocalSettings(data=asked.data, allowed_code=(), wait_seconds=0).localize,
         needs_data=asked.data is not None,
     )
     report = verification.verify(bundle, wanted, tell=plain.line)
@@ -191,14 +187,17 @@ def verify(bundle: Path, asked: VerifyOptions, *, as_json: bool) -> int:
         if printing.stdout().is_terminal:
             printing.result(versions.verification_table(report))
         else:
-            plain.result(versions.lines(report))
-        printing.result(*versions.robust(report))
-        plain.line(f"{bundle} is what it says." if report.is_good else f"{bundle} is refused.")
+            plain.result(versions.verification_lines(report))
+        printing.result(*versions.robustness(report))
+        plain.line(f"{bundle} passed verification." if report.is_good else f"{bundle} failed verification. Do not load it.")
     return 0 if report.is_good else 1
 
 
 def _reading(bundle: Path, report: verification.Report, asked: VerifyOptions) -> verification.Check | None:
-    """What became of the record of a reading of the test split; None: there was none, or the bundle is of a trial."""
+    """Record that the test split was read, and return the outcome as a check.
+
+    None: it was not read, or the bundle was exported from a trial.
+    """
     if report.measured is None or report.measured.test is None:
         return None
     metrics, _ = verification.recorded(bundle)
@@ -206,11 +205,11 @@ def _reading(bundle: Path, report: verification.Report, asked: VerifyOptions) ->
         return None
     named = verification.version_of(metrics)
     if named is None:
-        return verification.unrecorded("the bundle does not say which version it is of")
-    if not options.is_there(asked.storage):
+        return verification.unrecorded("the bundle does not name its version")
+    if not storage_url.exists(asked.storage):
         where = storages.shown(asked.storage)
-        return verification.unrecorded(f"{where} does not exist; name the database that keeps {named[0]} {named[1]} with --storage")
-    return verification.record(asked.storage, named, report.measured.test, tolerance=asked.tolerance, by=control.user())
+        return verification.unrecorded(f"{where} does not exist; name the database of version {named[0]} {named[1]} with --storage")
+    return verification.record(asked.storage, named, report.measured.test, tolerance=asked.tolerance, by=control.user_name())
 
 
 def _as_json(bundle: Path, report: verification.Report) -> dict[str, object]:

@@ -1,7 +1,4 @@
-"""`tuner init`: a folder of images into a study file to start from.
-
-`tuner check`: a study file, its images, its search and its cost, before anything is trained.
-"""
+"""`tuner init` and `tuner check`: a study file for a folder of images, and what a study file will do, before anything is trained."""
 
 import importlib.machinery
 import importlib.util
@@ -24,16 +21,16 @@ from tuner.terminal import plain, plan, printing
 
 
 def init(name: str, images: Path, to: Path, cache: Path) -> int:
-    """Write the study file and print what was seen; a file that is there is left alone."""
+    """Write a study file for a folder of images, and print what the folder contains. An existing file is never overwritten."""
     _check_name(name)
     if to.exists():
-        raise RequestError(f"{to} already exists; choose another name, or remove the file")
+        raise RequestError(f"{to} already exists; choose another file with --to, or remove it")
     seen = survey.survey(images, cache=cache)
     survey.write_new(survey.study_file(name, seen, images.expanduser()), to)
     plain.result("\n".join(survey.summarize(seen)))
     if not seen.is_usable:
-        plain.line("warning: the study cannot run on this folder as it is")
-    plain.result(f"\nWrote {to}. What it will do: tuner check {to}")
+        plain.line("warning: a study cannot run on this folder as it is")
+    plain.result(f"\nWrote {to}. See what it will do with: tuner check {to}")
     return 0
 
 
@@ -42,38 +39,38 @@ def _check_name(name: str) -> None:
         StudySpec.model_validate({"name": name, "data": {"source": "digits"}})
     except ValidationError as error:
         raise RequestError(
-            f"NAME is {name!r}; expected letters, digits, dots, underscores and hyphens, at most 100 of them, a letter or digit first"
+            f"NAME is {name!r}; expected at most 100 letters, digits, dots, underscores and hyphens, starting with a letter or a digit"
         ) from error
 
 
-#: a source that only the trainer can read is assumed to be this big
+#: assumed number of images if only a trainer can read the source
 _ASSUMED_TRAIN, _ASSUMED_VALIDATION = 1_000, 200
 
 
 def check(path: Path, cache: Path) -> int:
-    """Print what the study is; raises what `require` raises."""
+    """Print what a study file will do; raise the errors of `require_usable`."""
     spec = study_file.read(path)
-    num_train, num_validation = _show_images(spec, require(spec, cache))
+    num_train, num_validation = _show_images(spec, require_usable(spec, cache))
     rows = space.rows(spec)
     epochs = spec.training.num_epochs(num_train)
     num_cores = machine.num_cores()
     estimated = cost.estimate(spec, num_train=num_train, num_validation=num_validation, epochs=epochs, num_cores=num_cores)
     printing.result(
-        plan.headed("Search", plan.search(rows)),
-        plan.headed("Plan", plan.plan(spec, epochs, sum(row.is_searched for row in rows))),
-        plan.headed("Cost", plan.cost(estimated, num_cores=num_cores, num_trials=spec.budget.trials)),
-        f"{path} is in order. Start it with: tuner run {path}",
+        printing.section("Search", plan.search(rows)),
+        printing.section("Plan", plan.plan(spec, epochs, sum(row.is_searched for row in rows))),
+        printing.section("Cost", plan.cost(estimated, num_cores=num_cores, num_trials=spec.budget.trials)),
+        f"{path} has no mistakes. Start the study with: tuner run {path}",
     )
     return 0
 
 
-def require(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | None:
-    """The images of a study and their splits, None where only the trainer can read them; refuses a study that cannot be worked on.
+def require_usable(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | None:
+    """Refuse a study that cannot run; return its images and their splits, or None if only a trainer can read them.
 
     Raises:
-        DataError: the images cannot be used as they are, or the model is not there.
+        DataError: the images cannot be used as they are, or a file of the model does not exist.
         MissingPackage: the sampler needs a package that is not installed.
-        SpecError: the sampler cannot go through the search space.
+        SpecError: the sampler cannot enumerate the search space.
     """
     enumeration.check_sampler(spec)
     _require_model(spec.model)
@@ -84,30 +81,30 @@ def require(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | None:
 
 
 def _require_model(model: Model) -> None:
-    """Refuse files and modules that are not there; only the trainer can look into them."""
+    """Refuse files and modules that do not exist. Only a trainer can load them."""
     start = "A relative path starts at the folder of the study file."
     if model.weights not in ("imagenet", "none") and not Path(model.weights).expanduser().is_file():
-        raise DataError(f"model.weights is {model.weights}, but there is no such file; expected imagenet, none, or a weights file. {start}")
+        raise DataError(f"model.weights is {model.weights}, which does not exist; expected imagenet, none, or a weights file. {start}")
     name = model.backbone
     if name.endswith((".keras", ".h5")) and not Path(name).expanduser().is_file():
-        raise DataError(f"model.backbone is {name}, but there is no such file; expected a model that Keras saved. {start}")
+        raise DataError(f"model.backbone is {name}, which does not exist; expected a model that Keras saved. {start}")
     if name.startswith("python:") and not _is_importable(name.split(":")[1]):
-        raise DataError(f"model.backbone is {name}, but its module is not there; install it, or start tuner in the folder where it lies.")
+        raise DataError(f"model.backbone is {name}, but its module was not found; install it, or start tuner in the folder of the module.")
 
 
 def _is_importable(module: str) -> bool:
-    """Whether the package at the top of a module is there, in the current folder too; nothing of it is run."""
+    """Return whether the top package of a module is installed or in the current folder, without running it."""
     top = module.partition(".")[0]
     return importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd())]) is not None or importlib.util.find_spec(top) is not None
 
 
 def _show_images(spec: StudySpec, opened: tuple[Dataset, Splits] | None) -> tuple[int, int]:
-    """Print the images where they can be read without Keras; how many train and choose."""
+    """Print the images, if they can be read without Keras; return the numbers of train and validation images."""
     if opened is None:
-        printing.result(plan.headed("Images", f"source {spec.data.source}: read when the study runs"))
+        printing.result(printing.section("Images", f"source {spec.data.source}: read when the study runs"))
         return _ASSUMED_TRAIN, _ASSUMED_VALIDATION
     data, parts = opened
-    printing.result(plan.headed("Images", plan.images(data, parts)))
+    printing.result(printing.section("Images", plan.images(data, parts)))
     for remark in dataset.notes(data):
         plain.line(f"warning: {remark}")
     return len(parts.train), len(parts.validation)

@@ -1,4 +1,4 @@
-"""`tuner stop`, `resume` and `enqueue`: what someone asks of a study while it runs, or between two runs."""
+"""`tuner stop`, `resume` and `enqueue`: requests to a study, while it runs or between two runs."""
 
 import getpass
 from collections.abc import Sequence
@@ -19,54 +19,54 @@ from tuner.terminal import plain
 def stop(name: str, url: str, *, now: bool, trial: int | None, worker: str | None) -> int:
     """Stop a study, one of its trials, or one of its workers."""
     if sum((now, trial is not None, worker is not None)) > 1:
-        raise RequestError("--now, --trial and --worker are of different things to stop; choose one.")
-    study, by = show.load(name, url), user()
+        raise RequestError("--now, --trial and --worker cannot be combined; choose one.")
+    study, by = show.load_study(name, url), user_name()
     if trial is not None:
         value = control.stop_trial(study, trial, by=by)
         reached = "before its first epoch" if value is None else f"at {value:.4f}"
-        plain.result(f"{name} trial {trial} was stopped {reached}; its worker takes the next one.")
+        plain.result(f"{name} trial {trial} was stopped {reached}. Its worker continues with the next trial.")
     elif worker is not None:
         control.stop_worker(study, worker, by=by)
-        plain.result(f"{name}: {worker} ends after its trial.")
+        plain.result(f"{name}: worker {worker} will end after its trial.")
     elif now:
         control.suspend(study, by=by)
-        plain.result(f"{name} was stopped; running trials are handed back within seconds. It goes on with: tuner resume {name}")
+        plain.result(f"{name} was stopped. Running trials are suspended within seconds. Resume the study with: tuner resume {name}")
     else:
         control.stop(study, by=by)
-        plain.result(f"{name} was stopped; running trials are trained to their end. It goes on with: tuner resume {name}")
+        plain.result(f"{name} was stopped. Running trials are trained to their end. Resume the study with: tuner resume {name}")
     return 0
 
 
 def resume(name: str, url: str) -> int:
-    """Let a study go on that was stopped."""
-    control.resume(show.load(name, url))
-    plain.result(f"{name} goes on with its next worker: tuner worker {name}")
+    """Allow workers to claim trials of a stopped study again."""
+    control.resume(show.load_study(name, url))
+    plain.result(f"{name} is resumed. Start a worker, if none is running: tuner worker {name}")
     return 0
 
 
 def enqueue(name: str, url: str, file: Path | None, values: Sequence[str]) -> int:
-    """Have the next worker try hyperparameters of one's own."""
+    """Add a trial with the given hyperparameters, for the next free worker."""
     if (file is None) == (not values):
-        raise RequestError("give the hyperparameters in a file, or one by one with --set NAME=VALUE.")
-    study = show.load(name, url)
-    given, origin = (_read(file), str(file)) if file is not None else (_of_words(values), "--set")
-    number = studies_enqueue.enqueue(study, given, by=user(), origin=origin)
-    plain.result(f"{name} trial {number} waits for the next worker that is free.")
+        raise RequestError("expected the hyperparameters either in a file, or one by one with --set NAME=VALUE.")
+    study = show.load_study(name, url)
+    given, origin = (_read(file), str(file)) if file is not None else (_parse_values(values), "--set")
+    number = studies_enqueue.enqueue(study, given, by=user_name(), origin=origin)
+    plain.result(f"{name} trial {number} is enqueued. The next free worker trains it.")
     return 0
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """The hyperparameters of a file: all of it, or the section `search` of a study file, as `tuner export` writes one."""
+    """Read the hyperparameters of a file: the whole file, or the section `search` of an export."""
     value = yaml_lines.read(file).value
     if isinstance(value, dict) and isinstance(value.get("search"), dict):
         value = value["search"]
     if not isinstance(value, dict):
-        raise SpecError(str(file), [Problem(field="", message="holds no hyperparameters; expected for example `dropout: 0.3`")])
+        raise SpecError(str(file), [Problem(field="", message="has no hyperparameters; expected for example `dropout: 0.3`")])
     return value
 
 
-def _of_words(values: Sequence[str]) -> dict[str, Any]:
-    """Hyperparameters of `NAME=VALUE`; a dot in a name leads into a section."""
+def _parse_values(values: Sequence[str]) -> dict[str, Any]:
+    """Return hyperparameters given as `NAME=VALUE`; `SECTION.NAME` is a hyperparameter of a section."""
     found: dict[str, Any] = {}
     for word in values:
         name, is_given, text = word.partition("=")
@@ -75,17 +75,17 @@ def _of_words(values: Sequence[str]) -> dict[str, Any]:
         try:
             value = YAML(typ="safe", pure=True).load(text)
         except YAMLError as error:
-            raise RequestError(f"--set is {word!r}, of which the value cannot be read; expected for example dropout=0.3.") from error
+            raise RequestError(f"--set is {word!r}, but its value is not valid YAML; expected for example dropout=0.3.") from error
         section, _, inner = name.partition(".")
         if inner and not isinstance(found.setdefault(section, {}), dict):
-            raise RequestError(f"--set gives {section} twice; choose one.")
+            raise RequestError(f"--set gives both a value and a section for {section}; choose one.")
         (found[section] if inner else found)[inner or name] = value
     return found
 
 
-def user() -> str:
-    """Who asks, by the name that the system knows."""
+def user_name() -> str:
+    """Return the system's name for the user who runs the command."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        return "someone without a name"
+        return "unknown user"

@@ -1,7 +1,4 @@
-"""`tuner dashboard` and `tuner dashboard audit`: the studies served to browsers, and what was done there, shown.
-
-`tuner dashboard users` and `tokens`: the file of those who may come in, changed and shown.
-"""
+"""`tuner dashboard`: serve it, show its audit log, and manage its users and tokens."""
 
 import dataclasses
 import datetime as dt
@@ -14,19 +11,19 @@ from pathlib import Path
 
 from rich.text import Text
 
-from tuner.commands import options
-from tuner.commands.waiting import Patience
+from tuner.commands import artifacts, options, storage_url
+from tuner.commands.waiting import Deadline
 from tuner.dashboard.auth import accounts
 from tuner.dashboard.auth.permissions import Role
 from tuner.errors import RequestError
 from tuner.storage import audit as audits
 from tuner.storage import engine as storages
-from tuner.terminal import plain, plan, printing
+from tuner.terminal import plain, printing
 
 
 @dataclass(frozen=True, kw_only=True)
 class DashboardOptions:
-    """What the command line says."""
+    """The options of `tuner dashboard`."""
 
     host: str
     port: int
@@ -44,9 +41,9 @@ class DashboardOptions:
 
 
 def serve(url: str, asked: DashboardOptions) -> int:
-    """Serve the dashboard until Ctrl-C, as soon as the database answers."""
+    """Wait until the database answers, then serve the dashboard until Ctrl-C."""
     from tuner.dashboard import server, settings
-    from tuner.dashboard.auth import accounts, provider, sessions
+    from tuner.dashboard.auth import accounts, openid, sessions
 
     wanted = settings.Settings(
         host=asked.host,
@@ -58,148 +55,157 @@ def serve(url: str, asked: DashboardOptions) -> int:
         session_seconds=sessions.DEFAULT_SECONDS if asked.session is None else options.read_seconds("--session", asked.session),
         allow_migration=asked.allow_migration,
         open_metrics=asked.open_metrics,
-        artifacts=options.read(asked.artifacts)[0],
-        openid=provider.here(),
+        artifacts=artifacts.locate(asked.artifacts)[0],
+        openid=openid.provider_here(),
     )
-    wait_seconds = options.wait_seconds(asked.wait)
+    wait_seconds = options.read_wait_seconds(asked.wait)
     settings.check(wanted)
 
     def ready(served: server.Served) -> None:
-        plain.line(f"The dashboard is at {served.link} (Ctrl-C ends it)")
+        plain.line(f"The dashboard is at {served.link} (stop it with Ctrl-C)")
         if asked.opened and not webbrowser.open(served.link):
-            plain.line("There is no browser here to open it in.")
+            plain.line("No browser was found on this machine. Open the link in a browser of your own.")
 
-    server.serve(Patience(wait_seconds).open(url), wanted, asked.port, ready=ready)
+    server.serve(Deadline(wait_seconds).open_storage(url), wanted, asked.port, ready=ready)
     return 0
 
 
-def audit(url: str, limit: int, *, as_json: bool) -> int:
-    """Print the latest records of who did what, the newest first."""
-    found = audits.read(storages.open(url), limit=limit) if options.is_there(url) else []
+def show_audit(url: str, limit: int, *, as_json: bool) -> int:
+    """Print the latest entries of the audit log, newest first."""
+    found = audits.read(storages.open(url), limit=limit) if storage_url.exists(url) else []
     if as_json:
         plain.result(json.dumps([{"id": record.id, "at": record.at, **dataclasses.asdict(record.event)} for record in found], indent=2))
     elif not found:
-        plain.result("Nothing was changed through the dashboard yet, and no one signed in.")
+        plain.result("The audit log is empty: nobody has signed in to the dashboard or changed anything.")
     else:
-        rows = plan.table("when (UTC)", "who", "role", "what", "status", "study", "from", right=("status",))
+        rows = printing.table("time (UTC)", "user", "role", "request", "status", "study", "address", right=("status",))
         for record in found:
-            deed = record.event
+            event = record.event
             when = f"{dt.datetime.fromtimestamp(record.at, dt.UTC):%Y-%m-%d %H:%M:%S}"
-            cells = (when, deed.who, deed.role or "refused", f"{deed.method} {deed.path}", str(deed.status), deed.study, deed.address)
+            cells = (
+                when,
+                event.who,
+                event.role or "refused",
+                f"{event.method} {event.path}",
+                str(event.status),
+                event.study,
+                event.address,
+            )
             rows.add_row(*(Text(_visible(cell)) for cell in cells))
         printing.result(rows)
     return 0
 
 
 def _visible(text: str) -> str:
-    """A text that someone else chose, without what a terminal would obey."""
+    """Return a text that another person chose, without the control characters that a terminal would execute."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def add_user(path: Path | None, name: str, role: str, password_file: Path | None, *, has_password: bool) -> int:
-    """Let someone in, with a password that is asked for or as an e-mail address that an OpenID provider verifies."""
+    """Add a user who signs in with a password, or whose e-mail address an OpenID provider verifies."""
     accounts.check_name(name)
     if not has_password and (password_file is not None or "@" not in name):
         raise RequestError(
-            f"--without-password is for {name} to sign in at an OpenID provider; expected an e-mail address as name, and no --password-file"
+            f"--without-password adds a user who signs in at an OpenID provider; expected an e-mail address instead of {name}, "
+            "and no --password-file"
         )
-    place = _place(path)
-    if name in accounts.read(place).users:
-        raise RequestError(f"there is a user {name} already; change the role or the password with: tuner dashboard users change {name}")
-    accounts.add_user(place, name, Role(role), _password(password_file) if has_password else None)
-    plain.line(f"{name} may come in as {role}; {place} says so.")
+    file = _users_file(path)
+    if name in accounts.read(file).users:
+        raise RequestError(f"the user {name} exists already; change the role or the password with: tuner dashboard users change {name}")
+    accounts.add_user(file, name, Role(role), _password(password_file) if has_password else None)
+    plain.line(f"Added the user {name} with the role {role} to {file}.")
     return 0
 
 
 def change_user(path: Path | None, name: str, role: str | None, *, asks: bool, password_file: Path | None) -> int:
-    """Give a user another role, another password, or both."""
+    """Change the role of a user, the password, or both."""
     if role is None and not asks and password_file is None:
-        raise RequestError("nothing to change is named; expected --role, --password or --password-file.")
+        raise RequestError("expected at least one change: --role, --password or --password-file.")
     password = _password(password_file) if asks or password_file is not None else None
-    accounts.change_user(_place(path), name, role=None if role is None else Role(role), password=password)
-    plain.line(f"{name} is changed, and must sign in again.")
+    accounts.change_user(_users_file(path), name, role=None if role is None else Role(role), password=password)
+    plain.line(f"Changed the user {name}, who must sign in again.")
     return 0
 
 
 def remove_user(path: Path | None, name: str) -> int:
-    """Let someone in no more."""
-    accounts.remove_user(_place(path), name)
-    plain.line(f"{name} may come in no more.")
+    """Remove a user and end their sessions."""
+    accounts.remove_user(_users_file(path), name)
+    plain.line(f"Removed the user {name}.")
     return 0
 
 
 def list_users(path: Path | None, *, as_json: bool) -> int:
-    """Print the users."""
-    found = accounts.read(_place(path)).users
+    """Print the users and their roles."""
+    found = accounts.read(_users_file(path)).users
     if as_json:
         plain.result(
             json.dumps([{"name": name, "role": str(user.role), "added_at": user.added_at} for name, user in found.items()], indent=2)
         )
         return 0
-    return _print(
+    return _print_roles(
         [(name, str(user.role)) for name, user in found.items()],
-        none="There are no users. Add one: tuner dashboard users add NAME --role admin",
+        none="There are no users. Add one with: tuner dashboard users add NAME --role admin",
     )
 
 
 def add_token(path: Path | None, name: str, role: str, expires: str | None) -> int:
-    """Let a program in; prints its token."""
+    """Create a token for a program, and print it."""
     seconds = None if expires is None else options.read_seconds("--expires", expires)
-    token = accounts.add_token(_place(path), name, Role(role), seconds=seconds)
-    plain.line("This is the token; it is not kept and not shown again. Programs send it as: Authorization: Bearer TOKEN")
+    token = accounts.add_token(_users_file(path), name, Role(role), seconds=seconds)
+    plain.line("Copy the token now: it is not stored and not shown again. Programs send it as: Authorization: Bearer TOKEN")
     plain.result(token)
     return 0
 
 
 def remove_token(path: Path | None, name: str) -> int:
-    """Take a token back."""
-    accounts.remove_token(_place(path), name)
-    plain.line(f"The token {name} is good for nothing now.")
+    """Revoke a token."""
+    accounts.remove_token(_users_file(path), name)
+    plain.line(f"Token {name} is revoked.")
     return 0
 
 
 def list_tokens(path: Path | None, *, as_json: bool) -> int:
-    """Print the tokens, but for themselves."""
-    found = accounts.read(_place(path)).tokens
+    """Print the names and roles of the tokens, never the tokens themselves."""
+    found = accounts.read(_users_file(path)).tokens
     if as_json:
-        told = [
+        described = [
             {"name": name, "role": str(token.role), "added_at": token.added_at, "ends_at": token.ends_at} for name, token in found.items()
         ]
-        plain.result(json.dumps(told, indent=2))
+        plain.result(json.dumps(described, indent=2))
         return 0
-    return _print(
+    return _print_roles(
         [(name, str(token.role)) for name, token in found.items()],
-        none="There are no tokens. Add one: tuner dashboard tokens add NAME --role viewer",
+        none="There are no tokens. Add one with: tuner dashboard tokens add NAME --role viewer",
     )
 
 
-def _print(found: list[tuple[str, str]], *, none: str) -> int:
+def _print_roles(found: list[tuple[str, str]], *, none: str) -> int:
     if not found:
         plain.result(none)
         return 0
-    rows = plan.table("name", "role")
+    rows = printing.table("name", "role")
     for name, role in found:
         rows.add_row(name, role)
     printing.result(rows)
     return 0
 
 
-def _place(given: Path | None) -> Path:
+def _users_file(given: Path | None) -> Path:
     return given.expanduser() if given is not None else accounts.default_path()
 
 
 def _password(file: Path | None) -> str:
-    """A password from a file, the terminal without echo, or stdin; never from the command line, which other users can read."""
+    """Read a password from a file, the terminal or stdin. Other users could read it on the command line."""
     if file is not None:
         try:
             return _first_line(file.expanduser().read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not a text file"
             raise RequestError(f"--password-file is {file}, which cannot be read: {reason}.") from error
     if not sys.stdin.isatty():
         return _first_line(sys.stdin.readline())
     password = getpass.getpass("Password: ")
-    if getpass.getpass("The same again: ") != password:
+    if getpass.getpass("Repeat the password: ") != password:
         raise RequestError("the two passwords differ; nothing was changed.")
     return password
 

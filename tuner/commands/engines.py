@@ -1,7 +1,4 @@
-"""What every engine promises: assignments into workers at work, and those into exit codes.
-
-What the command line says of an engine, into one that is ready, and the workers that it is to place.
-"""
+"""Engines: where the workers of a run are started, chosen by the options of the command line."""
 
 import importlib.util
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,27 +22,27 @@ from tuner.workers.worker.stopping import Stopping
 
 
 class Engine(Protocol):
-    """Places workers somewhere, replaces those that crash, and ends them in order when it is asked to."""
+    """Starts workers, replaces workers that crash, and ends them in order on request."""
 
     def __call__(
         self, assignments: Sequence[Assignment], *, stopping: Stopping, tell: Tell, tick: Callable[[], None] = lambda: None
     ) -> list[int]:
-        """Be there until every worker has ended; their exit codes.
+        """Run a worker for each assignment until all of them have ended, and return their exit codes.
 
-        `tell` gets every event of every worker, `tick` is called a few times a second.
+        `tell` gets every event of every worker; `tick` is called a few times per second.
         """
         ...
 
 
 Name = Literal["local", "ray"]
 MAX_WORKERS = 256
-#: hosts of a URL that are another machine on each node
+#: hosts in a URL that mean a different machine on each node
 _OWN_HOSTS = ("localhost", "127.0.0.1", "::1", "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """What is said on the command line; None: nothing."""
+    """The options of the command line about workers; None: not given."""
 
     engine: Name
     workers: int | None
@@ -53,49 +50,49 @@ class EngineOptions:
     hang_limit: str | None
     memory_limit: str | None
     slots_per_gpu: int | None
-    #: of a Ray cluster
+    #: address of a Ray cluster
     address: str | None
     gpus_per_worker: float | None
     cpus_per_worker: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ready:
-    """An engine with all that it needs."""
+class ReadyEngine:
+    """An engine, and everything that it needs to run workers."""
 
     run: Engine
-    hands: options.Hands
-    #: SQLAlchemy URL as every worker can use it
+    workers: options.WorkerPlan
+    #: SQLAlchemy URL that works for every worker
     storage: str
 
 
-def ready(wanted: EngineOptions, url: str) -> AbstractContextManager[Ready]:
-    """Have the engine while a `with` block runs.
+def open_engine(wanted: EngineOptions, url: str) -> AbstractContextManager[ReadyEngine]:
+    """Give the engine while a `with` block runs.
 
     Raises:
-        RequestError: it cannot be had as it is wanted.
+        RequestError: the options do not fit the engine, or it cannot be reached.
     """
     return _BUILDERS[wanted.engine](wanted, url)
 
 
 @contextmanager
-def _local(wanted: EngineOptions, url: str) -> Iterator[Ready]:
+def _local(wanted: EngineOptions, url: str) -> Iterator[ReadyEngine]:
     for option in ("address", "gpus_per_worker", "cpus_per_worker"):
-        given = getattr(wanted, option)
-        if given is not None:
-            raise RequestError(f"--{option.replace('_', '-')} is {given}, which says nothing to --engine local; add --engine ray.")
-    hands = options.hands(wanted.workers, wanted.threads, wanted.hang_limit, wanted.memory_limit, wanted.slots_per_gpu)
-    yield Ready(run=local.run, hands=hands, storage=url)
+        if getattr(wanted, option) is not None:
+            name = f"--{option.replace('_', '-')}"
+            raise RequestError(f"{name} applies only to --engine ray; add --engine ray or drop {name}.")
+    workers = options.plan_workers(wanted.workers, wanted.threads, wanted.hang_limit, wanted.memory_limit, wanted.slots_per_gpu)
+    yield ReadyEngine(run=local.run, workers=workers, storage=url)
 
 
 @contextmanager
-def _ray(wanted: EngineOptions, url: str) -> Iterator[Ready]:
+def _ray(wanted: EngineOptions, url: str) -> Iterator[ReadyEngine]:
     if importlib.util.find_spec("ray") is None:
         raise MissingPackage("ray", extra="ray", needed_for="--engine ray")
     if wanted.slots_per_gpu is not None:
         part = 1 / wanted.slots_per_gpu
         raise RequestError(
-            f"--slots-per-gpu (or TUNER_SLOTS_PER_GPU) is {wanted.slots_per_gpu}, which says nothing to --engine ray; "
+            f"--slots-per-gpu (or TUNER_SLOTS_PER_GPU) is {wanted.slots_per_gpu}, but applies only to --engine local; "
             f"give --gpus-per-worker {part:.2g} instead."
         )
     hang_limit_seconds = options.read_seconds("--hang-limit", wanted.hang_limit or options.DEFAULT_HANG_LIMIT)
@@ -103,42 +100,42 @@ def _ray(wanted: EngineOptions, url: str) -> Iterator[Ready]:
     from tuner.workers.engines import cluster
 
     with cluster.joined(wanted.address):
-        # not before: Ray reads its settings when it is imported
+        # not earlier: Ray reads its settings when it is imported
         from tuner.workers.engines import node, ray
 
         nodes = cluster.nodes()
-        storage = reachable(url, {str(node["NodeManagerAddress"]) for node in nodes})
+        storage = reachable_url(url, {str(node["NodeManagerAddress"]) for node in nodes})
         resources: Sequence[Mapping[str, Any]] = [node["Resources"] for node in nodes]
         has_gpus = any(each.get("GPU") for each in resources)
         per_worker = float(has_gpus) if wanted.gpus_per_worker is None else wanted.gpus_per_worker
         share = node.NodeShare(cpus=wanted.cpus_per_worker or 1, gpus=per_worker, memory_bytes=memory_bytes)
         num_workers = wanted.workers or min(MAX_WORKERS, max(1, sum(map(share.num_in, resources))))
-        hands = options.Hands(
-            places=(None,) * num_workers,
+        workers = options.WorkerPlan(
+            gpu_shares=(None,) * num_workers,
             threads=wanted.threads or share.cpus,
             hang_limit_seconds=hang_limit_seconds,
             memory_limit_bytes=memory_bytes,
         )
-        yield Ready(run=partial(ray.run, share=share), hands=hands, storage=storage)
+        yield ReadyEngine(run=partial(ray.run, share=share), workers=workers, storage=storage)
 
 
-_BUILDERS: dict[Name, Callable[[EngineOptions, str], AbstractContextManager[Ready]]] = {"local": _local, "ray": _ray}
+_BUILDERS: dict[Name, Callable[[EngineOptions, str], AbstractContextManager[ReadyEngine]]] = {"local": _local, "ray": _ray}
 
 
-def reachable(url: str, hosts: set[str]) -> str:
-    """A storage's URL as it is used from any folder of these hosts.
+def reachable_url(url: str, hosts: set[str]) -> str:
+    """Return the URL of a storage in the form that works in every folder of these hosts.
 
     Raises:
-        RequestError: there are several, and it is a file or a server that only this machine sees.
+        RequestError: there are several hosts, and only this machine can reach the storage.
     """
     try:
         address = make_url(url)
     except (ArgumentError, ValueError):
-        return url  # what is wrong with it is said where it is opened
+        return url  # the error is raised where the storage is opened
     if address.get_backend_name() != "sqlite":
         server = address.host or str(address.query.get("host", ""))
         if len(hosts) > 1 and (server in _OWN_HOSTS or server.startswith("/")):
-            raise RequestError(_unreachable(url, hosts, "name the database's host in the URL as the other nodes reach it"))
+            raise RequestError(_unreachable(url, hosts, "in the URL, give the host name by which the other nodes reach the database"))
         return url
     if len(hosts) > 1:
         raise RequestError(_unreachable(url, hosts, "give a PostgreSQL or MySQL database with --storage or TUNER_STORAGE"))
@@ -148,4 +145,4 @@ def reachable(url: str, hosts: set[str]) -> str:
 
 
 def _unreachable(url: str, hosts: set[str], cure: str) -> str:
-    return f"the storage {storages.shown(url)} is of one machine, but the Ray cluster has nodes on {len(hosts)}; {cure}."
+    return f"only this machine can use the storage {storages.shown(url)}, but the Ray cluster has nodes on {len(hosts)} hosts; {cure}."

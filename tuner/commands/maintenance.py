@@ -1,7 +1,4 @@
-"""`tuner cache`: what the cache folder holds, shown or deleted.
-
-`tuner doctor`: what stands in the way of a study here, and what to do about it.
-"""
+"""`tuner cache` and `tuner doctor`: the entries of the cache folder, and checks of the storage and this machine."""
 
 import datetime as dt
 import json
@@ -14,7 +11,7 @@ from pathlib import Path
 from tuner.cache import arrays as caches
 from tuner.cache import entries
 from tuner.cache.entries import CacheEntry
-from tuner.commands import options
+from tuner.commands import artifacts, options, storage_url
 from tuner.doctor import checks
 from tuner.doctor.findings import DoctorContext, Finding, Level
 from tuner.errors import RequestError
@@ -24,59 +21,59 @@ from tuner.workers.bucket.transfer import Folders
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """Which entries are meant; None: all."""
+class EntryFilter:
+    """Which entries of the cache a command shows or deletes; None: all."""
 
     kind: str | None
-    #: how long they were not used, as it was typed
+    #: only entries unused for this long, as typed, for example 7d
     older_than: str | None
-    #: the study that they were made for
+    #: name of the study that they were made for
     study: str | None
 
-    def of(self, found: Sequence[CacheEntry]) -> list[CacheEntry]:
-        """Those of the entries that are meant.
+    def select(self, found: Sequence[CacheEntry]) -> list[CacheEntry]:
+        """Return the entries that match.
 
         Raises:
-            RequestError: the time is none, or there is nothing of the kind.
+            RequestError: the time cannot be read, or the cache has no entry of this kind.
         """
         kinds = sorted({entry.kind for entry in found})
         if self.kind is not None and kinds and self.kind not in kinds:
-            raise RequestError(f"--kind is {self.kind}, and the cache holds nothing of that kind; it holds {', '.join(kinds)}.")
+            raise RequestError(f"--kind is {self.kind}, but the cache has no such entries; expected {', '.join(kinds)}.")
         latest = time.time() - options.read_seconds("--older-than", self.older_than) if self.older_than is not None else float("inf")
-        return [entry for entry in found if self._is_meant(entry) and entry.last_used <= latest]
+        return [entry for entry in found if self._matches(entry) and entry.last_used <= latest]
 
-    def _is_meant(self, entry: CacheEntry) -> bool:
+    def _matches(self, entry: CacheEntry) -> bool:
         return self.kind in (None, entry.kind) and self.study in (None, entry.words.get("study"))
 
 
-def show(folder: Path, chosen: Chosen, *, as_json: bool) -> int:
-    """Print the entries and how much they take."""
-    found = chosen.of(_all(folder))
+def show_cache(folder: Path, chosen: EntryFilter, *, as_json: bool) -> int:
+    """Print the entries and their sizes."""
+    found = chosen.select(_all(folder))
     if as_json:
         plain.result(json.dumps(_entries_as_json(folder, found), indent=2))
     elif found:
         printing.result(maintenance.cache_table(found), "")
         plain.result(maintenance.cache_total(found, folder, entries.limit_bytes(folder)))
     else:
-        plain.result(f"The cache {folder} holds nothing of what was asked for.")
+        plain.result(f"The cache {folder} has no matching entries.")
     return 0
 
 
-def clear(folder: Path, chosen: Chosen, *, confirmed: bool, as_json: bool) -> int:
-    """Delete entries that no process uses, after asking; say what was freed.
+def clear_cache(folder: Path, chosen: EntryFilter, *, confirmed: bool, as_json: bool) -> int:
+    """Delete the entries that no process uses, after a confirmation, and print the freed size.
 
     Raises:
-        RequestError: no one can be asked.
+        RequestError: there is no terminal to ask for a confirmation.
     """
-    found = chosen.of(_all(folder))
-    if found and not confirmed and not _agreed(found, folder):
+    found = chosen.select(_all(folder))
+    if found and not confirmed and not _confirm(found, folder):
         plain.line("Nothing was deleted.")
         return 1
-    gone = caches.remove(folder, found) if folder.exists() else []
+    deleted = caches.remove(folder, found) if folder.exists() else []
     if as_json:
-        plain.result(json.dumps({"folder": str(folder), "num_deleted": len(gone), "freed_bytes": _total(gone)}, indent=2))
+        plain.result(json.dumps({"folder": str(folder), "num_deleted": len(deleted), "freed_bytes": _total(deleted)}, indent=2))
     else:
-        plain.result(maintenance.cache_freed(gone, [entry for entry in found if entry not in gone]))
+        plain.result(maintenance.cache_freed(deleted, [entry for entry in found if entry not in deleted]))
     return 0
 
 
@@ -84,10 +81,10 @@ def _all(folder: Path) -> list[CacheEntry]:
     return sorted([*entries.find(folder), *image_file.index_entries(folder)], key=lambda entry: -entry.last_used)
 
 
-def _agreed(found: Sequence[CacheEntry], folder: Path) -> bool:
+def _confirm(found: Sequence[CacheEntry], folder: Path) -> bool:
     if not sys.stdin.isatty():
-        raise RequestError("nothing was deleted, because no one can be asked here; confirm with --yes.")
-    return plain.agreed(f"Delete {maintenance.sum_up(found)} of {folder}?")
+        raise RequestError("nothing was deleted, because there is no terminal to confirm at; confirm with --yes.")
+    return plain.confirm(f"Delete {maintenance.describe_size(found)} from {folder}?")
 
 
 def _entries_as_json(folder: Path, found: Sequence[CacheEntry]) -> dict[str, object]:
@@ -113,22 +110,21 @@ def _total(found: Sequence[CacheEntry]) -> int:
     return sum(entry.num_bytes for entry in found)
 
 
-def look(url: str, artifacts: str, cache: Path | None, patience_seconds: float) -> list[Finding]:
-    """What there is to say of the storage, the folders and this machine."""
-    folder, bucket = options.read(artifacts)
-    folders = Folders(artifacts=folder, bucket=bucket, cache=options.cache(cache))
-    is_there = options.is_there(url)
-    visit = DoctorContext(url=url, is_storage_there=is_there, folders=folders)
-    return checks.run_all(visit, patience_seconds)
+def examine(url: str, artifacts_given: str, cache: Path | None, limit_seconds: float) -> list[Finding]:
+    """Check the storage, the folders and this machine; each check may take `limit_seconds`."""
+    folder, bucket = artifacts.locate(artifacts_given)
+    folders = Folders(artifacts=folder, bucket=bucket, cache=options.cache_folder(cache))
+    context = DoctorContext(url=url, is_storage_there=storage_url.exists(url), folders=folders)
+    return checks.run_all(context, limit_seconds)
 
 
-def mend(url: str, artifacts: str, cache: Path | None, patience_seconds: float) -> list[Finding]:
-    """The same, with what is safe to mend mended."""
-    return checks.fix_all(look(url, artifacts, cache, patience_seconds))
+def examine_and_fix(url: str, artifacts_given: str, cache: Path | None, limit_seconds: float) -> list[Finding]:
+    """Check the same, and fix what is safe to fix."""
+    return checks.fix_all(examine(url, artifacts_given, cache, limit_seconds))
 
 
-def tell(found: Sequence[Finding], *, as_json: bool) -> int:
-    """Print findings; the exit code is 1 where there is a problem."""
+def print_findings(found: Sequence[Finding], *, as_json: bool) -> int:
+    """Print the results of the checks; return 1 if there is a problem, else 0."""
     if as_json:
         plain.result(json.dumps([_finding_as_json(finding) for finding in found], indent=2))
     elif printing.stdout().is_terminal:

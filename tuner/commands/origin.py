@@ -1,4 +1,4 @@
-"""What this machine says of a study that comes from elsewhere: where its images lie, and which code it may import."""
+"""Origin of a study: how this machine treats a study that was made elsewhere, its images and its code."""
 
 import os
 import re
@@ -15,48 +15,48 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Here:
-    """What differs between the machines that work on one study."""
+class LocalSettings:
+    """What may differ between the machines that work on one study."""
 
-    #: where the images lie; None: where the study says
+    #: where the images are on this machine; None: where the study says
     data: Path | None
-    #: modules, with all that is in them, and functions `module:function`, that a study out of the storage may name
+    #: what a study from the storage may import: modules with everything below them, and functions as `module:function`
     allowed_code: tuple[str, ...]
-    #: how long a worker waits for a storage or a study that is not there yet
+    #: how long a worker waits for a storage or a study that does not exist yet
     wait_seconds: float
 
-    def place(self, spec: StudySpec) -> StudySpec:
-        """The study with its images where this machine has them.
+    def localize(self, spec: StudySpec) -> StudySpec:
+        """Return the study with the paths that its images have on this machine.
 
         Raises:
-            RequestError: they do not come from files.
+            RequestError: its images do not come from files.
         """
         return spec if self.data is None else spec.model_copy(update={"data": _moved(spec, self.data.expanduser().absolute())})
 
     def require_allowed(self, spec: StudySpec) -> None:
-        """Refuse to import code that a study out of the storage names, unless this machine's user allows it.
+        """Refuse to import code that a study from the storage names, unless the user of this machine allows it.
 
-        Whoever may write to the storage would otherwise choose what every worker runs.
+        Otherwise everyone who may write to the storage could choose what every worker runs.
 
         Raises:
-            RequestError: it names a module that is not allowed; says what to set.
+            RequestError: it names a module that is not allowed; the message says how to allow it.
         """
-        for field, name in _code(spec):
+        for field, name in _named_functions(spec):
             if not any(_covers(allowed, name) for allowed in self.allowed_code):
                 module = name.partition(":")[0]
                 known = f" Allowed: {', '.join(self.allowed_code)}." if self.allowed_code else ""
                 raise RequestError(
                     f"the study {spec.name} in this storage names code to import, {field} {name}, which is not allowed here.{known} "
                     f"If you trust it: --allow-code {module}, or {ALLOW_CODE}={module} in the environment. "
-                    "Code that a study file of your own names needs no leave."
+                    "Code named in your own study file is always allowed."
                 )
 
 
-def read_code(given: str | None) -> tuple[str, ...]:
-    """The modules and functions of a list with commas.
+def read_allowed_code(given: str | None) -> tuple[str, ...]:
+    """Return the modules and functions of a list with commas.
 
     Raises:
-        RequestError: one of them is no name of a module.
+        RequestError: an entry is not the name of a module.
     """
     names = tuple(name for part in (given or "").split(",") if (name := part.strip()))
     for name in names:
@@ -66,12 +66,12 @@ def read_code(given: str | None) -> tuple[str, ...]:
 
 
 def _covers(allowed: str, name: str) -> bool:
-    """Whether leave for a module or function is leave for this function: `a.b` covers `a.b:f` and `a.b.c:f`, not `a.bc:f`."""
+    """Return whether an allowed module or function includes this function: `a.b` covers `a.b:f` and `a.b.c:f`, not `a.bc:f`."""
     return name == allowed or (":" not in allowed and name.startswith((f"{allowed}:", f"{allowed}.")))
 
 
-def _code(spec: StudySpec) -> Iterator[tuple[str, str]]:
-    """Each field of a study that names a function to import, and the function."""
+def _named_functions(spec: StudySpec) -> Iterator[tuple[str, str]]:
+    """Give each field of a study that names a function to import, and the function."""
     if isinstance(spec.data, PythonData):
         yield "data.function", spec.data.function
     if spec.model.backbone.startswith("python:"):
@@ -88,18 +88,16 @@ def _moved(spec: StudySpec, to: Path) -> Data:
         case ManifestData():
             path = _file(data.path, to)
             return data.model_copy(update={"path": path, "root": _root(data, path)})
-    raise RequestError(
-        f"--data is {to}, but the images of the study {spec.name} come from the source {data.source}, which has no place; leave it out."
-    )
+    raise RequestError(f"--data is {to}, but the study {spec.name} has the source {data.source}, which reads no local files; drop --data.")
 
 
 def _file(before: Path, to: Path) -> Path:
-    """A file where it was moved to: the path named, or in the folder named the file of the same name."""
+    """Return where a file is now: the given path, or the file of the same name if the path is a folder."""
     return to / before.name if to.is_dir() else to
 
 
 def _root(data: ManifestData, path: Path) -> Path | None:
-    """The root of a manifest's images: it moves with the table if it lies in the table's folder."""
+    """Return the root of a manifest's images: it moves together with the table if it is in the table's folder."""
     if data.root is None or not data.root.is_relative_to(data.path.parent):
         return data.root
     return Path(os.path.normpath(path.parent / data.root.relative_to(data.path.parent)))

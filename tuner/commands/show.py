@@ -1,9 +1,4 @@
-"""`tuner status` and `best`: what a storage holds, shown.
-
-`tuner report`: a study into one file that explains it.
-
-`tuner watch`: a study seen live from the storage alone, by whoever reaches that.
-"""
+"""`tuner status`, `best`, `report` and `watch`: what the storage has about a study, shown or written to a file."""
 
 import dataclasses
 import json
@@ -17,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tuner.commands import options
+from tuner.commands import options, storage_url
 from tuner.errors import StorageError, StudyError
 from tuner.report import page
 from tuner.results import best as bests
@@ -28,31 +23,53 @@ from tuner.studies import workers
 from tuner.studies.study import Study
 from tuner.terminal import plain, printing
 from tuner.terminal import status as status_screens
-from tuner.terminal import watch as screens
+from tuner.terminal import watch as watch_screens
 from tuner.views import failures
 from tuner.views import status as views_status
 
+_REFRESH_SECONDS = 1.0
+#: a read that takes longer counts as a database that cannot be reached
+_READ_LIMIT_SECONDS = 0.5
+
+
+def load_study(name: str, url: str) -> Study:
+    """Load an existing study.
+
+    Raises:
+        StudyError: it does not exist.
+    """
+    if not storage_url.exists(url):
+        raise StudyError(f"there is no study {name}: {storages.shown(url)} does not exist. Name the database with --storage")
+    return studies.load(name, storages.open(url))
+
+
+def _load_all(url: str) -> list[Study]:
+    if not storage_url.exists(url):
+        return []
+    storage = storages.open(url)
+    return [studies.load(name, storage) for name in studies.names(storage)]
+
 
 def show_status(name: str | None, url: str, *, as_json: bool) -> int:
-    """Print how far one study is, or each of them."""
-    found = [load(name, url)] if name is not None else _all(url)
+    """Print the state of one study, or of all studies."""
+    found = [load_study(name, url)] if name is not None else _load_all(url)
     seen = [(study.spec, views_status.snapshot(study)) for study in found]
     if as_json:
         described = [status_screens.as_json(spec, snapshot) for spec, snapshot in seen]
         plain.result(json.dumps(described if name is None else described[0], indent=2))
     elif not seen:
-        plain.result(f"There is no study in {storages.shown(url)} yet. Start one with: tuner run studies/animals.yaml")
+        plain.result(f"{storages.shown(url)} has no studies yet. Start one with: tuner run FILE")
     else:
-        printing.result(status_screens.many(seen) if name is None else status_screens.one(*seen[0]))
+        printing.result(status_screens.studies_table(seen) if name is None else status_screens.study(*seen[0]))
     return 0
 
 
 def show_best(name: str, url: str, *, form: options.OutputFormat) -> int:
     """Print the best trial of a study."""
-    found = bests.best(load(name, url))
+    found = bests.best(load_study(name, url))
     match form:
         case options.OutputFormat.TEXT:
-            printing.result(status_screens.best(found))
+            printing.result(status_screens.best_trial(found))
         case options.OutputFormat.JSON:
             plain.result(exports.as_json(found))
         case options.OutputFormat.YAML:
@@ -60,110 +77,87 @@ def show_best(name: str, url: str, *, form: options.OutputFormat) -> int:
     return 0
 
 
-def load(name: str, url: str) -> Study:
-    """A study that is there.
-
-    Raises:
-        StudyError: it is not.
-    """
-    if not options.is_there(url):
-        raise StudyError(f"there is no study {name}: {storages.shown(url)} does not exist. Name the database with --storage")
-    return studies.load(name, storages.open(url))
-
-
-def _all(url: str) -> list[Study]:
-    if not options.is_there(url):
-        return []
-    storage = storages.open(url)
-    return [studies.load(name, storage) for name in studies.names(storage)]
-
-
-def report(name: str, url: str, to: Path, *, form: str | None, force: bool) -> int:
-    """Write the report of a study; a file that is no report is replaced only by force."""
+def write_report(name: str, url: str, to: Path, *, form: str | None, force: bool) -> int:
+    """Write the report of a study. A file that is not a report is overwritten only by force."""
     target = to.expanduser()
-    chosen = page.form(target, form)
-    page.check_place(target, force=force)
-    size = page.write(load(name, url), target, chosen)
-    plain.result(f"Wrote {target}, {size / 1000:,.0f} kB. It needs nothing beside it, and no network.")
+    chosen = page.format_of(target, form)
+    page.check_target(target, force=force)
+    size = page.write(load_study(name, url), target, chosen)
+    plain.result(f"Wrote {target}, {size / 1000:,.0f} kB. The file is complete: it needs no other files and no network.")
     return 0
 
 
-_LOOK_SECONDS = 1.0
-#: how long a look may take before the database counts as away
-_PATIENCE_SECONDS = 0.5
-
-
 def watch(name: str, url: str, *, as_json: bool) -> int:
-    """Show a study until it ends or someone has seen enough; on a terminal q or Ctrl-C ends it. With JSON, one look."""
-    study = load(name, url)
+    """Show a study until it ends. On a terminal, q or Ctrl-C ends the command. With JSON, print the current state once."""
+    study = load_study(name, url)
     if as_json:
-        plain.result(json.dumps(_described(study), indent=2))
+        plain.result(json.dumps(_as_json(study), indent=2))
         return 0
     try:
         if printing.stderr().is_terminal:
             _watch_live(study)
         else:
-            _watch_plainly(study)
+            _watch_in_lines(study)
     except KeyboardInterrupt:
         pass
     return 0
 
 
-def _look(study: Study) -> screens.WatchedStudy:
+def _read(study: Study) -> watch_screens.WatchedStudy:
     snapshot = views_status.snapshot(study)
     failed = study.storage.read(lambda connection: failures.read(connection, study.id)) if snapshot.num_failed else []
-    return screens.WatchedStudy(
-        snapshot=snapshot, workers=tuple(workers.of_study(study)), curve=tuple(views_status.best_curve(study)), troubles=tuple(failed)
+    return watch_screens.WatchedStudy(
+        snapshot=snapshot, workers=tuple(workers.of_study(study)), curve=tuple(views_status.best_curve(study)), failures=tuple(failed)
     )
 
 
-def _described(study: Study) -> dict[str, Any]:
-    seen = _look(study)
+def _as_json(study: Study) -> dict[str, Any]:
+    seen = _read(study)
     workers = [
         {"name": worker.name, "device": worker.device, "trial": worker.trial, "stage": worker.stage, "is_present": worker.is_present}
         for worker in seen.workers
     ]
-    failures = [dataclasses.asdict(trouble) for trouble in seen.troubles]
-    return status_screens.as_json(study.spec, seen.snapshot) | {"workers": workers, "curve": list(seen.curve), "failures": failures}
+    failed = [dataclasses.asdict(failure) for failure in seen.failures]
+    return status_screens.as_json(study.spec, seen.snapshot) | {"workers": workers, "curve": list(seen.curve), "failures": failed}
 
 
 def _watch_live(study: Study) -> None:
-    patient, away = _hasty(study), ""
-    with screens.WatchScreen(study.spec) as screen, _keys():
+    limited = _with_read_limit(study)
+    with watch_screens.WatchScreen(study.spec) as screen, _single_keys():
         while True:
             try:
-                seen, away = _look(patient), ""
+                seen, error_text = _read(limited), ""
             except StorageError as error:
-                seen, away = None, str(error)
-            screen.show(seen, away)
-            if _is_enough(_LOOK_SECONDS):
+                seen, error_text = None, str(error)
+            screen.show(seen, error_text)
+            if _waits_for_quit(_REFRESH_SECONDS):
                 return
 
 
-def _watch_plainly(study: Study) -> None:
-    """A line each time something has changed, until the study ends."""
-    said, patient = "", _hasty(study)
+def _watch_in_lines(study: Study) -> None:
+    """Print a line whenever something has changed, until the study ends."""
+    printed, limited = "", _with_read_limit(study)
     while True:
         try:
-            seen = _look(patient)
-            line, is_over = screens.line(study.spec, seen), screens.is_over(seen)
+            seen = _read(limited)
+            line, is_over = watch_screens.line(study.spec, seen), watch_screens.is_over(seen)
         except StorageError as error:
-            line, is_over = f"{study.name} the database is away: {error}", False
-        if line != said:
-            said = line
+            line, is_over = f"{study.name} the database cannot be reached: {error}", False
+        if line != printed:
+            printed = line
             plain.line(line)
         if is_over:
             return
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_REFRESH_SECONDS)
 
 
-def _hasty(study: Study) -> Study:
-    return dataclasses.replace(study, storage=study.storage.within(_PATIENCE_SECONDS))
+def _with_read_limit(study: Study) -> Study:
+    return dataclasses.replace(study, storage=study.storage.within(_READ_LIMIT_SECONDS))
 
 
 @contextmanager
-def _keys() -> Iterator[None]:
-    """Have single keys arrive at once, and leave the terminal as it was; where stdin is none, none arrive."""
+def _single_keys() -> Iterator[None]:
+    """Read single keys without Enter while a `with` block runs, then restore the terminal. Without a terminal, do nothing."""
     if not sys.stdin.isatty():
         yield
         return
@@ -175,8 +169,8 @@ def _keys() -> Iterator[None]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-def _is_enough(seconds: float) -> bool:
-    """Wait for so long, or until someone presses q; whether someone did."""
+def _waits_for_quit(seconds: float) -> bool:
+    """Wait this long, or until someone presses q; return whether someone did."""
     if not sys.stdin.isatty():
         time.sleep(seconds)
         return False

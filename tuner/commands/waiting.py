@@ -1,9 +1,4 @@
-"""What the workers of a run said and how they ended, into the error of a study that they left before its end.
-
-The last trials of a study, which other workers have, into word of whether one of them is left to be taken up.
-
-Work that needs what is not there yet, into work that waits for it: a database that is starting, a study that no one has begun.
-"""
+"""Waiting: for the end of a study, for its last trials on other workers, and for a database or study that does not exist yet."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,102 +20,105 @@ from tuner.views import status
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.stopping import Stopping
 
-#: what a worker says that cannot go on
-COMPLAINTS = (EventKind.REFUSED, EventKind.GAVE_UP)
+#: events of a worker that cannot continue
+FATAL_EVENTS = (EventKind.REFUSED, EventKind.GAVE_UP)
+_POLL_SECONDS = 2.0
+#: how long a storage may be unreachable, the same as for a worker that trains
+_STORAGE_LIMIT_SECONDS = 600.0
+#: upper bounds of the first and of the longest pause between two tries
+_PAUSE_SECONDS = (1.0, 2.0)
+
+T = TypeVar("T")
 
 
-def failure(study: Study, complaints: Sequence[Event], codes: Sequence[int]) -> TunerError | None:
-    """Why the study did not come to its end: what its workers found wrong with the request, or with the work; None if it did.
+def find_failure(study: Study, fatal: Sequence[Event], codes: Sequence[int]) -> TunerError | None:
+    """Return why the workers left the study before its end, or None if the study ended.
 
-    A worker that could not go on is forgiven where others finished the study.
+    A worker that could not continue is no failure if other workers finished the study.
+
+    Args:
+        study: on which all these workers worked.
+        fatal: the workers' events of the kinds `FATAL_EVENTS`.
+        codes: the workers' exit codes.
     """
-    if not (complaints or any(codes)) or is_over(study):
+    if not (fatal or any(codes)) or is_over(study):
         return None
-    refused = next((event.message for event in complaints if event.what is EventKind.REFUSED), None)
+    refused = next((event.message for event in fatal if event.what is EventKind.REFUSED), None)
     if refused is not None:
         return RequestError(refused)
-    why = complaints[0].message if complaints else f"a worker ended with exit code {next(filter(None, codes))}"
-    return TunerError(f"The workers gave up before the study came to its end: {why}")
+    reason = fatal[0].message if fatal else f"a worker ended with exit code {next(filter(None, codes))}"
+    return TunerError(f"The workers gave up before the study ended: {reason}")
 
 
 def is_over(study: Study) -> bool:
-    """Whether no trial is left, neither to begin nor to end."""
+    """Return whether every trial of the study has ended, and no new one may begin."""
     return status.snapshot(study).is_over
 
 
-_LOOK_SECONDS = 2.0
-#: how long a storage may be away, as for a worker that trains
-_STORAGE_PATIENCE_SECONDS = 600.0
+def needs_worker(study: Study, stopping: Stopping) -> bool:
+    """Return whether the study has a trial for one more worker.
 
-
-def is_needed(study: Study, stopping: Stopping) -> bool:
-    """Whether the study has a trial for one more worker; waits as long as others have the last ones, of which one may be lost.
+    While other workers train the last trials, this waits, because one of these trials may be lost.
 
     Raises:
-        StorageError: the storage was away for too long.
+        StorageError: the storage was unreachable for too long.
     """
-    deadline = time.monotonic() + _STORAGE_PATIENCE_SECONDS
-    has_said = False
+    deadline = time.monotonic() + _STORAGE_LIMIT_SECONDS
+    has_printed = False
     while not stopping.is_asked:
         try:
             if is_over(study):
                 return False
-            if trials.stop_reason(study) is None or study.storage.read(lambda connection: _is_left(connection, study)):
+            if trials.stop_reason(study) is None or study.storage.read(lambda connection: _has_free_trial(connection, study)):
                 return True
         except StorageError:
             if time.monotonic() > deadline:
                 raise
         else:
-            deadline = time.monotonic() + _STORAGE_PATIENCE_SECONDS
-        if not has_said:
-            has_said = True
-            plain.line(f"{study.name}: the last trials are with other workers; waiting, in case one of them is lost")
-        stopping.wait(_LOOK_SECONDS)
+            deadline = time.monotonic() + _STORAGE_LIMIT_SECONDS
+        if not has_printed:
+            has_printed = True
+            plain.line(f"{study.name}: other workers train the last trials; waiting, in case one of these trials is lost")
+        stopping.wait(_POLL_SECONDS)
     return False
 
 
-def _is_left(connection: Connection, study: Study) -> bool:
-    """Whether a trial was handed back, or its worker is gone."""
+def _has_free_trial(connection: Connection, study: Study) -> bool:
+    """Return whether a running trial was suspended, or its worker is gone."""
     here, now = WorkerId.here(""), tables.clock(connection)
     return any(lease.is_vacant(here, now) for lease in leases.of_running_trials(connection, study.id))
 
 
-T = TypeVar("T")
-
-#: upper bounds of the first and of the longest pause between two tries
-_PAUSE_SECONDS = (1.0, 2.0)
-
-
-class Patience:
-    """So much time, for everything that is waited for together; what is waited for is said once."""
+class Deadline:
+    """One time limit for several retried calls. Each reason to wait is printed once."""
 
     def __init__(self, seconds: float) -> None:
         self._deadline = time.monotonic() + seconds
-        self._said = ""
+        self._printed = ""
 
-    def open(self, url: str) -> Storage:
-        """The storage at a URL, once it answers.
+    def open_storage(self, url: str) -> Storage:
+        """Open the storage as soon as it answers.
 
         Raises:
-            StorageError: it does not in time, or waiting would not help.
+            StorageError: it does not answer in time, or waiting would not help.
             MissingPackage: the driver of this database is not installed.
         """
-        return self.until(lambda: storages.open(url))
+        return self.retry(lambda: storages.open(url))
 
-    def until(self, work: Callable[[], T]) -> T:
-        """What `work` returns as soon as it does not miss a study or a database; the last error if the time is up."""
+    def retry(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns; retry it while a study, a database or a bucket is missing, and raise the last error at the end."""
         left_seconds = max(0.0, self._deadline - time.monotonic())
-        return retry.call(work, may_pass=_may_pass, seconds=left_seconds, pauses=_PAUSE_SECONDS, before_pause=self._say)
+        return retry.call(work, may_pass=_may_pass, seconds=left_seconds, pauses=_PAUSE_SECONDS, before_pause=self._print)
 
-    def _say(self, error: BaseException) -> None:
+    def _print(self, error: BaseException) -> None:
         reason = str(error)
-        if isinstance(error, TunerError) and reason != self._said:
-            self._said = reason
-            plain.line(f"waiting, {self._deadline - time.monotonic():.0f} s at most: {reason}")
+        if isinstance(error, TunerError) and reason != self._printed:
+            self._printed = reason
+            plain.line(f"waiting, at most {self._deadline - time.monotonic():.0f} s: {reason}")
 
 
 def _may_pass(error: BaseException) -> bool:
-    """Whether the same may succeed later, without anyone changing the request: a database or bucket is away, or there is no such study."""
+    """Return whether the same call may succeed later: a database or a bucket is unreachable, or the study does not exist yet."""
     if isinstance(error, ArtifactsError):
         return error.may_pass
     return isinstance(error, StudyError) or (

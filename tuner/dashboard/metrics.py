@@ -1,4 +1,4 @@
-"""A storage into the figures that Prometheus asks for, computed when it asks."""
+"""Metrics for Prometheus, computed from the storage at each request."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -20,21 +20,21 @@ from tuner.views.figures import Figures
 
 
 def routes(storage: Storage, artifacts: Path | None) -> list[BaseRoute]:
-    """`/metrics`, from a registry of this server's own."""
+    """Return the route `/metrics`. Each server has its own registry."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Figures(storage, artifacts))
+    registry.register(_StorageCollector(storage, artifacts))
 
-    async def tell(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         try:
             text = await run_in_threadpool(generate_latest, registry)
         except StorageError:
             return PlainTextResponse("the database is away\n", 503)
         return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
-    return [Route("/metrics", tell)]
+    return [Route("/metrics", respond)]
 
 
-class _Figures(Collector):
+class _StorageCollector(Collector):
     def __init__(self, storage: Storage, artifacts: Path | None) -> None:
         self._storage = storage
         self._artifacts = artifacts
@@ -46,21 +46,21 @@ class _Figures(Collector):
         began = time.perf_counter()
         found = figures.of_all(self._storage)
         seconds = time.perf_counter() - began
-        yield GaugeMetricFamily("tuner_storage_seconds", "Time that reading all these figures from the database took.", value=seconds)
-        yield from _of_studies(found)
+        yield GaugeMetricFamily("tuner_storage_seconds", "Time to read these metrics from the database.", value=seconds)
+        yield from _study_metrics(found)
         if self._artifacts is not None and self._artifacts.is_dir():
             yield self._spooled()
 
     def _spooled(self) -> Metric:
-        """Lines of the files that workers write while the storage is away; the first line of each says whose it is."""
+        """Return the number of spooled reports: lines of the files that workers write during an outage, without the header lines."""
         assert self._artifacts is not None
-        metric = GaugeMetricFamily("tuner_spooled_reports", "Reports that wait on disk for the database.", labels=["study"])
+        metric = GaugeMetricFamily("tuner_spooled_reports", "Reports on disk that wait for the database.", labels=["study"])
         counts: dict[str, int] = {}
         for path in self._artifacts.glob("*/spool/*.jsonl"):
             try:
                 lines = path.read_bytes().count(b"\n")
             except OSError:
-                continue  # delivered in this moment
+                continue  # a worker has just delivered it
             study = path.parent.parent.name
             counts[study] = counts.get(study, 0) + max(0, lines - 1)
         for study, count in counts.items():
@@ -68,11 +68,11 @@ class _Figures(Collector):
         return metric
 
 
-def _of_studies(found: Iterable[Figures]) -> Iterator[Metric]:
+def _study_metrics(found: Iterable[Figures]) -> Iterator[Metric]:
     trials = GaugeMetricFamily("tuner_trials", "Trials by state.", labels=["study", "state"])
     best = GaugeMetricFamily("tuner_best_value", "Best validation accuracy of a completed trial.", labels=["study"])
-    workers = GaugeMetricFamily("tuner_running_workers", "Workers that hold a trial and were seen in the last minute.", labels=["study"])
-    help_text = "Time since a worker of the study last wrote to the database: a report, a result or a beat."
+    workers = GaugeMetricFamily("tuner_running_workers", "Workers that have a trial and were seen in the last minute.", labels=["study"])
+    help_text = "Time since a worker of the study last wrote to the database: a report, a result or a heartbeat."
     silent = GaugeMetricFamily("tuner_last_report_seconds", help_text, labels=["study"])
     for study in found:
         for state, count in study.trials.items():

@@ -1,4 +1,4 @@
-"""What happens in the studies into messages to people: by webhook, mail or whatever else apprise knows."""
+"""Notifications: messages about new best values, failures, finished and stalled studies, sent with apprise."""
 
 import contextlib
 import logging
@@ -19,27 +19,27 @@ from tuner.studies.leases import PATIENCE_SECONDS
 from tuner.views import figures, status
 from tuner.views.figures import Figures
 
-#: addresses as apprise writes them, with commas or blanks between them
+#: environment variable with addresses in the form of apprise, separated by commas or spaces
 TARGETS = "TUNER_NOTIFY"
-#: a file of such addresses, one a line
+#: environment variable with a file of such addresses, one per line
 TARGETS_FILE = "TUNER_NOTIFY_FILE"
-_LOOK_SECONDS = 5.0
-_TRIES = 5
-_LONGEST_PAUSE_SECONDS = 30.0
+_PERIOD_SECONDS = 5.0
+_MAX_TRIES = 5
+_MAX_PAUSE_SECONDS = 30.0
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What people are told."""
+    """A notification."""
 
     title: str
     body: str
 
 
 def compare(before: Figures, now: Figures, *, stop_reason: str | None) -> Iterator[Message]:
-    """What happened to a study between two looks; `stop_reason` says why it has ended, if it has."""
+    """Yield a message for each event between two reads of a study. `stop_reason` says why it ended; None if it has not ended."""
     if now.best_value is not None and (before.best_value is None or now.best_value > before.best_value):
         yield Message(
             title=f"{now.name}: new best {now.best_value:.4f}", body=f"Trial {now.best_trial} has validation accuracy {now.best_value:.4f}."
@@ -47,23 +47,23 @@ def compare(before: Figures, now: Figures, *, stop_reason: str | None) -> Iterat
     failed = now.trials["fail"] - before.trials["fail"]
     if failed > 0:
         counted = "A trial has" if failed == 1 else f"{failed} trials have"
-        yield Message(title=f"{now.name}: failed", body=f"{counted} failed; tuner status {now.name} shows how the study stands.")
+        yield Message(title=f"{now.name}: failed", body=f"{counted} failed. For details, run: tuner status {now.name}")
     if before.trials["running"] and not now.trials["running"] and stop_reason is not None:
-        best = "" if now.best_value is None else f" Its best validation accuracy is {now.best_value:.4f}, of trial {now.best_trial}."
-        yield Message(title=f"{now.name}: finished", body=f"It ended because {stop_reason}.{best}")
+        best = "" if now.best_value is None else f" Its best validation accuracy is {now.best_value:.4f} (trial {now.best_trial})."
+        yield Message(title=f"{now.name}: finished", body=f"The study ended because {stop_reason}.{best}")
     if _is_stalled(now) and not _is_stalled(before):
         running = now.trials["running"]
         yield Message(
-            title=f"{now.name}: stalled", body=f"No worker was seen for {PATIENCE_SECONDS / 60:.0f} minutes; trials at hand: {running}."
+            title=f"{now.name}: stalled", body=f"No worker was seen for {PATIENCE_SECONDS / 60:.0f} minutes. Running trials: {running}."
         )
 
 
 @contextlib.contextmanager
-def watching(storage: Storage, *, look_seconds: float = _LOOK_SECONDS) -> Iterator[None]:
-    """Tell people, from a thread, what happens while the `with` block runs; nothing if the environment names no one.
+def watching(storage: Storage, *, period_seconds: float = _PERIOD_SECONDS) -> Iterator[None]:
+    """Send messages from a thread while the `with` block runs. Does nothing if the environment has no addresses.
 
     Raises:
-        RequestError: an address is not understood.
+        RequestError: an address is invalid.
         MissingPackage: apprise is not installed.
     """
     addresses = read_targets(os.environ)
@@ -71,17 +71,17 @@ def watching(storage: Storage, *, look_seconds: float = _LOOK_SECONDS) -> Iterat
         yield
         return
     watch = _Watch(storage, _open(addresses))
-    thread = threading.Thread(target=watch.run, args=(look_seconds,), name="notifications", daemon=True)
+    thread = threading.Thread(target=watch.run, args=(period_seconds,), name="notifications", daemon=True)
     thread.start()
     try:
         yield
     finally:
         watch.ended.set()
-        thread.join(look_seconds)
+        thread.join(period_seconds)
 
 
 def read_targets(environment: Mapping[str, str]) -> list[str]:
-    """The addresses that the environment gives; they hold secrets.
+    """Return the addresses in the environment, which contain secrets.
 
     Raises:
         RequestError: the file cannot be read.
@@ -92,26 +92,26 @@ def read_targets(environment: Mapping[str, str]) -> list[str]:
         try:
             found += Path(named).expanduser().read_text(encoding="utf-8").split()
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text"
+            reason = getattr(error, "strerror", None) or "it is not a text file"
             raise RequestError(
-                f"{TARGETS_FILE} is {named}, which cannot be read: {reason}; name a file of addresses, one a line."
+                f"{TARGETS_FILE} is {named}, which cannot be read: {reason}; expected a file of addresses, one per line."
             ) from error
     return found
 
 
 def _open(addresses: Sequence[str]) -> Any:
-    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its warnings may show an address
+    logging.getLogger("apprise").setLevel(logging.CRITICAL)  # its warnings can contain an address
     try:
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # apprise's own, of what it and its plugins import
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # from packages that apprise imports
             import apprise
 
             targets = apprise.Apprise()
-            understood = [targets.add(address) for address in addresses]
+            are_valid = [targets.add(address) for address in addresses]
     except ImportError as error:
-        raise MissingPackage("apprise", extra="notify", needed_for=f"{TARGETS}, by which people are told") from error
-    if not all(understood):
-        place = understood.index(False) + 1
-        raise RequestError(f"address {place} of {TARGETS} is not understood; expected one of apprise's, such as json://host/path")
+        raise MissingPackage("apprise", extra="notify", needed_for=f"notifications ({TARGETS})") from error
+    if not all(are_valid):
+        number = are_valid.index(False) + 1
+        raise RequestError(f"address {number} of {TARGETS} is invalid; expected an address of apprise, such as json://host/path")
     return targets
 
 
@@ -121,22 +121,22 @@ class _Watch:
         self._targets = targets
         self.ended = threading.Event()
 
-    def run(self, look_seconds: float) -> None:
-        """Look again and again until the end."""
+    def run(self, period_seconds: float) -> None:
+        """Read the studies once per period until the end."""
         before: dict[int, Figures] | None = None
         while True:
             try:
                 now = {study.id: study for study in figures.of_all(self._storage)}
                 if before is not None:
-                    for message in self._happened(before, now):
+                    for message in self._messages(before, now):
                         self._send(message)
                 before = now
             except StorageError:
-                pass  # what happens meanwhile is told when the database is back
-            if self.ended.wait(look_seconds):
+                pass  # the next successful read finds what happened during the outage
+            if self.ended.wait(period_seconds):
                 return
 
-    def _happened(self, before: Mapping[int, Figures], now: Mapping[int, Figures]) -> Iterator[Message]:
+    def _messages(self, before: Mapping[int, Figures], now: Mapping[int, Figures]) -> Iterator[Message]:
         for key, study in now.items():
             first = before.get(key)
             if first is not None and first.name == study.name:
@@ -148,18 +148,18 @@ class _Watch:
         try:
             return status.snapshot(studies.load(now.name, self._storage)).stop_reason
         except StudyError:
-            return None  # deleted in this moment
+            return None  # the study was just deleted
 
     def _send(self, message: Message) -> None:
         retrying = Retrying(
             retry=retry_if_result(lambda sent: not sent),
-            stop=stop_after_attempt(_TRIES),
-            wait=wait_exponential(multiplier=0.5, max=_LONGEST_PAUSE_SECONDS),
+            stop=stop_after_attempt(_MAX_TRIES),
+            wait=wait_exponential(multiplier=0.5, max=_MAX_PAUSE_SECONDS),
             sleep=self._pause,
             retry_error_callback=lambda state: False,
         )
         if not retrying(lambda: self.ended.is_set() or bool(self._targets.notify(body=message.body, title=message.title))):
-            _log.error("no one could be told, after %d tries: %s", _TRIES, message.title)
+            _log.error("notification not sent after %d tries: %s", _MAX_TRIES, message.title)
 
     def _pause(self, seconds: float) -> None:
         self.ended.wait(seconds)

@@ -1,4 +1,4 @@
-"""A dashboard into a process or a thread that serves it at an address."""
+"""Server: the dashboard on a port, in the main thread or beside other work."""
 
 import contextlib
 import queue
@@ -18,24 +18,24 @@ from tuner.storage import engine as storages
 
 @dataclass(frozen=True, kw_only=True)
 class Served:
-    """Where a dashboard is."""
+    """A running dashboard."""
 
-    #: without a slash at its end
+    #: without a slash at the end
     address: str
-    #: None: only users come in
+    #: None: the dashboard has no printed link
     token: StartToken | None = field(repr=False)
 
     @property
     def link(self) -> str:
-        """The address that lets its reader in."""
+        """Address with the token, which signs in whoever opens it."""
         return self.address if self.token is None else f"{self.address}/?token={self.token.value}"
 
 
 def serve(storage: storages.Storage, wanted: Settings, port: int, *, ready: Callable[[Served], None]) -> None:
-    """Serve the dashboard until the process is interrupted; `ready` is called with where it is. Port 0 takes any free one.
+    """Serve the dashboard until the process is interrupted. Calls `ready` when it is up. Port 0 means any free port.
 
     Raises:
-        RequestError: no one may be served so, or the port is taken.
+        RequestError: the settings are unsafe, or the port is taken.
     """
     with notifications.watching(storage), _listen(wanted, port) as listener:
         served = _served(listener, wanted)
@@ -47,12 +47,12 @@ def serve(storage: storages.Storage, wanted: Settings, port: int, *, ready: Call
 
 @contextlib.contextmanager
 def beside(storage: storages.Storage, wanted: Settings, port: int | None) -> Iterator[Served]:
-    """Serve the dashboard from a thread while the `with` block runs. Without a port, the usual one or any that is free.
+    """Serve the dashboard from a thread while the `with` block runs. Without a port, use the default port or any free one.
 
-    The address is there at once; pages that are asked for before the server is up wait for it.
+    The address accepts requests at once. They wait until the server is up.
 
     Raises:
-        RequestError: no one may be served so, or the port is taken.
+        RequestError: the settings are unsafe, or the port is taken.
     """
     servers: queue.SimpleQueue[uvicorn.Server] = queue.SimpleQueue()
     with notifications.watching(storage), _listen(wanted, port) if port is not None else _listen_anywhere(wanted) as listener:
@@ -89,21 +89,21 @@ def _server(storage: storages.Storage, wanted: Settings, served: Served) -> _Ser
         log_config=None,
         access_log=False,
         server_header=False,
-        # tuner.dashboard.forwarded does it, for proxies that were named
+        # tuner.dashboard.middleware.TrustedProxies does this for the named proxies
         proxy_headers=False,
-        # a browser that keeps its connection open must not keep the process
+        # a browser with an open connection must not delay the exit
         timeout_graceful_shutdown=2,
         ssl_certfile=wanted.certificate,
         ssl_keyfile=wanted.key,
     )
     server = _Server(config)
-    # open pages let go by themselves, or each would be cut off with a traceback
+    # streams of open pages end by themselves; otherwise the exit would log a traceback for each
     pages.state.is_over = lambda: server.should_exit
     return server
 
 
 def _served(listener: socket.socket, wanted: Settings) -> Served:
-    return Served(address=f"{wanted.scheme}://{_place(listener)}", token=settings.start_token(wanted))
+    return Served(address=f"{wanted.scheme}://{_host_and_port(listener)}", token=settings.start_token(wanted))
 
 
 def _listen_anywhere(wanted: Settings) -> socket.socket:
@@ -126,7 +126,7 @@ def _listen(wanted: Settings, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise errors.RequestError(
             f"the dashboard cannot listen on {wanted.host}, port {port}: {reason}; "
-            "give another with --port, or --port 0 for any that is free"
+            "choose another port with --port, or any free port with --port 0"
         ) from error
     return listener
 
@@ -136,8 +136,8 @@ def _family(host: str) -> tuple[socket.AddressFamily, str]:
     return settings.LOOPBACK.get(host, (socket.AF_INET6 if ":" in bare else socket.AF_INET, bare))
 
 
-def _place(listener: socket.socket) -> str:
+def _host_and_port(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
-    if host == settings.HOST and (said := settings.address()) is not None:
-        return said
+    if host == settings.CONTAINER_HOST and (published := settings.published_address()) is not None:
+        return published
     return f"[{host}]:{port}" if listener.family is socket.AF_INET6 else f"{host}:{port}"

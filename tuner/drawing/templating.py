@@ -1,4 +1,4 @@
-"""Templates into text, with the filters that turn figures into words; what is filled in is escaped."""
+"""Templating: a Jinja environment with tuner's filters, which format numbers, times and names."""
 
 import math
 import shlex
@@ -11,17 +11,17 @@ import jinja2
 
 from tuner import wording
 
-#: templates of parts that are drawn in several places
+#: templates that pages and reports share
 FOLDER = Path(__file__).resolve().parent / "templates"
-#: longest name that is shown whole
+#: longer texts are cut
 _LONGEST_NAME = 120
 _LONGEST_VALUE = 2000
-#: of a log, among other things
+#: lines of a log that are shown
 _LAST_LINES = 12
 
 
 def environment(folders: Sequence[Path], *, escaped: bool = True) -> jinja2.Environment:
-    """The templates of some folders, and those that are ours; a template of text, not of HTML, escapes for itself."""
+    """Return an environment with the templates of some folders and the shared ones. `escaped` is for HTML."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, FOLDER]),
         autoescape=escaped,
@@ -50,7 +50,7 @@ def environment(folders: Sequence[Path], *, escaped: bool = True) -> jinja2.Envi
 
 
 def figure(value: float | None) -> str:
-    """A value of a trial: an accuracy in four digits, any other number in as many as it needs."""
+    """Format the value of a trial: four decimals from 0 to 1, five significant digits otherwise."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -59,18 +59,18 @@ def figure(value: float | None) -> str:
 
 
 def setting(value: Any) -> str:
-    """A hyperparameter or attribute, as text of bounded length."""
+    """Format a hyperparameter or attribute, cut to a maximum length."""
     shown = wording.show(value, longest=_LONGEST_VALUE) if isinstance(value, dict) or value is None else wording.value(value)
     return shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + "…"
 
 
 def name(given: str) -> str:
-    """A name of bounded length."""
+    """Cut a name to a maximum length."""
     return given if len(given) <= _LONGEST_NAME else given[:_LONGEST_NAME] + "…"
 
 
 def when(moment: datetime | None) -> str:
-    """A moment in UTC, to the minute."""
+    """Format a time in UTC, to the minute."""
     return "–" if moment is None else moment.strftime("%Y-%m-%d %H:%M") + " UTC"
 
 
@@ -79,7 +79,7 @@ def _bytes(number: int) -> str:
 
 
 def _ago(moment: datetime | None) -> str:
-    """How long ago a moment was that Optuna wrote down."""
+    """Format the time since a moment as Optuna stores it: in UTC, without a time zone."""
     if moment is None:
         return "–"
     return wording.duration(max(0.0, (datetime.now(UTC).replace(tzinfo=None) - moment).total_seconds())) + " ago"

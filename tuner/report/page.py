@@ -1,7 +1,4 @@
-"""What is known of a study into a report: one page of HTML that needs nothing beside it, or Markdown.
-
-A report into a file.
-"""
+"""Report: the content of a study as one HTML page that needs no other file, or as Markdown."""
 
 import functools
 import os
@@ -16,88 +13,148 @@ import tuner
 from tuner.dashboard.pages import rendering
 from tuner.drawing import charts, templating
 from tuner.errors import RequestError
-from tuner.report import content, coordinates, facts
-from tuner.report.content import Material
-from tuner.report.coordinates import Column
+from tuner.report import content, diagrams, facts
+from tuner.report.content import ReportContent
+from tuner.report.diagrams import Axis
 from tuner.studies.study import Study
 
 FOLDER = Path(__file__).resolve().parent
-#: slices, and axes of the parallel coordinates beside the value
+#: texts at the start of every report of tuner, by which `write` knows a file that it may replace
+MARKS = ('<meta name="generator" content="tuner', "<!-- tuner report -->")
+#: most slices, and most axes of the parallel coordinates without the value
 _MOST_SLICES, _MOST_AXES = 12, 8
+_FORMATS = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md"}
 
 
-def html(material: Material) -> str:
-    """A page that fetches nothing and in which nothing runs."""
+def format_of(path: Path, given: str | None) -> str:
+    """Return the given format of a file, or the format of its suffix.
+
+    Raises:
+        RequestError: the suffix names no format.
+    """
+    if given is not None:
+        return given
+    found = _FORMATS.get(path.suffix.lower())
+    if found is None:
+        ending = f"the suffix {path.suffix}" if path.suffix else "no suffix"
+        raise RequestError(f"{path} has {ending}; expected .html or .md, or name the format: --format html")
+    return found
+
+
+def check_target(path: Path, *, force: bool = False) -> None:
+    """Refuse a path that cannot be written, or a file that is not a report, unless `force` is set.
+
+    Raises:
+        RequestError: the path is a folder, its folder does not exist, or the file is not a report.
+    """
+    if path.is_dir():
+        raise RequestError(f"{path} is a folder; name a file in it, for example {path / 'report.html'}")
+    if not path.parent.is_dir():
+        raise RequestError(f"{path} cannot be written: the folder {path.parent} does not exist; create it first: mkdir -p {path.parent}")
+    if not force and path.exists() and path.stat().st_size and not _is_report(path):
+        raise RequestError(f"{path} exists and is not a report of tuner, so it was not changed; name another file, or add --force")
+
+
+def _is_report(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4096).decode("utf-8", "replace")
+    return any(mark in start for mark in MARKS)
+
+
+def write(study: Study, path: Path, format_name: str) -> int:
+    """Write the report of a study and return its size in bytes.
+
+    Raises:
+        RequestError: the file cannot be written.
+    """
+    text = _WRITERS[format_name](content.read(study)).encode("utf-8", "replace")
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(text)
+        beside.replace(path)
+    except OSError as error:
+        raise RequestError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return len(text)
+
+
+def html(content: ReportContent) -> str:
+    """Return a page that loads nothing and runs no scripts."""
     styles = "".join(path.read_text(encoding="utf-8") for path in (rendering.STATIC / "tuner.css", FOLDER / "report.css"))
-    said = _said(material)
-    return _html().get_template("report.html").render(styles=styles, **said, **_drawn(material, dict(said["importances"])))
+    texts = _texts(content)
+    return _html().get_template("report.html").render(styles=styles, **texts, **_drawings(content, dict(texts["importances"])))
 
 
-def markdown(material: Material) -> str:
-    """The same without its pictures."""
-    text = _markdown().get_template("report.md").render(**_said(material))
+def markdown(content: ReportContent) -> str:
+    """Return the same report without its diagrams."""
+    text = _markdown().get_template("report.md").render(**_texts(content))
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
-def _said(material: Material) -> Mapping[str, Any]:
-    plan, space = facts.planned(material)
-    best = facts.winner(material)
-    versions, judged = facts.rows(material.study)
+_WRITERS = {"html": html, "md": markdown}
+
+
+def _texts(content: ReportContent) -> Mapping[str, Any]:
+    plan, space = facts.planned(content)
+    best = facts.best(content)
+    versions, judged = facts.version_rows(content.study)
     return {
         "version": tuner.__version__,
-        "study": material.study,
-        "look": material.look,
-        "prepared": material.prepared,
-        "at": material.at,
-        "counts": facts.counts(material),
+        "study": content.study,
+        "look": content.look,
+        "prepared": content.prepared,
+        "at": content.at,
+        "counts": facts.counts(content),
         "plan": plan,
         "space": space,
         "best": best,
         "honesty": [] if best is None else facts.honesty(best),
         "against_rule": "" if best is None else facts.against_rule(best),
-        "changes": facts.changes(material, best),
+        "changes": facts.changes(content, best),
         "versions": versions,
         "judged": judged,
-        "ranked": facts.ranked(material),
-        "importances": coordinates.importances(material.study, material.valued),
-        "num_best": coordinates.num_best(len(material.valued)),
-        "num_valued": len(material.valued),
-        "least": coordinates.LEAST,
-        "cost": facts.cost(material),
-        "shifts": coordinates.shifts(material.attempts),
-        "troubles": material.troubles,
-        "study_text": facts.study_text(material),
-        **_confusion(material),
+        "ranked": facts.ranked(content),
+        "importances": facts.importances(content.study, content.valued),
+        "num_best": facts.num_best(len(content.valued)),
+        "num_valued": len(content.valued),
+        "min_trials": facts.MIN_TRIALS_FOR_IMPORTANCES,
+        "cost": facts.cost(content),
+        "timelines": diagrams.timelines(content.attempts),
+        "failures": content.failures,
+        "study_text": facts.study_text(content),
+        **_confusion(content),
     }
 
 
-def _confusion(material: Material) -> Mapping[str, Any]:
-    if material.winner is None:
-        return {"figures": [], "confused": [], "mistakes": [], "cells": [], "is_tabled": True, "picture": False}
-    names = () if material.prepared is None else material.prepared.classes
-    return {**charts.shown(material.winner, names), "picture": False}
+def _confusion(content: ReportContent) -> Mapping[str, Any]:
+    if content.best_trial is None:
+        return {"class_scores": [], "confused": [], "mistakes": [], "cells": [], "is_table": True, "picture": False}
+    names = () if content.prepared is None else content.prepared.classes
+    return {**charts.confusion(content.best_trial, names), "picture": False}
 
 
-def _drawn(material: Material, weights: Mapping[str, float]) -> Mapping[str, Any]:
-    best = None if material.winner is None else material.winner.row.number
-    found = sorted(coordinates.columns(material.drawn), key=lambda column: -weights.get(column.name, 0.0))
-    axes = found[:_MOST_AXES]
+def _drawings(content: ReportContent, importances: Mapping[str, float]) -> Mapping[str, Any]:
+    trial = content.best_trial
+    best = None if trial is None else trial.row.number
+    found = sorted(diagrams.axes(content.drawn), key=lambda axis: -importances.get(axis.name, 0.0))
+    axes = _least_important_first(found[:_MOST_AXES])
     return {
-        "chart": charts.history(material.look.history, material.look.listed.num_trials, maximizes=True),
-        "slices": coordinates.slices(found[:_MOST_SLICES], material.drawn, best),
-        "num_columns": len(found),
-        "axes": _in_order(axes),
-        "parallel": coordinates.parallel(_in_order(axes), material.drawn, best) if len(material.drawn) > 1 and axes else None,
-        "curves": coordinates.curves(material.curves, material.drawn, best),
-        "winner_accuracy": None if material.winner is None else charts.accuracy(material.winner.epochs),
-        "winner_loss": None if material.winner is None else charts.loss(material.winner.epochs),
-        "num_drawn": len(material.drawn),
-        "most_workers": coordinates.MOST_WORKERS,
+        "chart": charts.history(content.look.history, content.look.listed.num_trials, maximizes=True),
+        "slices": diagrams.slices(found[:_MOST_SLICES], content.drawn, best),
+        "num_axes": len(found),
+        "axes": axes,
+        "parallel": diagrams.parallel(axes, content.drawn, best) if len(content.drawn) > 1 and axes else None,
+        "curves": diagrams.curves(content.curves, content.drawn, best),
+        "best_accuracy": None if trial is None else charts.accuracy(trial.epochs),
+        "best_loss": None if trial is None else charts.loss(trial.epochs),
+        "num_drawn": len(content.drawn),
+        "most_workers": diagrams.MOST_WORKERS,
     }
 
 
-def _in_order(axes: list[Column]) -> list[Column]:
-    """The axes from the least to the most important, which stands beside the value."""
+def _least_important_first(axes: list[Axis]) -> list[Axis]:
+    """Return the axes in reverse order, so that the most important one is next to the value."""
     return axes[::-1]
 
 
@@ -115,76 +172,18 @@ def _markdown() -> jinja2.Environment:
 
 def _environment(*, escaped: bool) -> jinja2.Environment:
     made = templating.environment([FOLDER / "templates"], escaped=escaped)
-    made.filters["parameter"] = lambda name: templating.name(coordinates.shown(name))
+    made.filters["parameter"] = lambda name: templating.name(diagrams.study_file_name(name))
     return made
 
 
 def _plain(value: object) -> str:
-    """Text that Markdown shows as it is, in one line."""
+    """Return text in one line, with the markup of Markdown escaped."""
     line = " ".join(str(value).split())
     return re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", line)
 
 
 def _fenced(text: str) -> str:
-    """Text as a block of code, which nothing in it can end."""
+    """Return text as a block of code, with a fence longer than any in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text.rstrip()}\n{fence}"
-
-
-_FORMATS = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md"}
-_WRITERS = {"html": html, "md": markdown}
-#: what a report of ours holds, so that it is known when it is to be replaced
-MARKS = ('<meta name="generator" content="tuner', "<!-- tuner report -->")
-
-
-def form(path: Path, given: str | None) -> str:
-    """The format of a file: the one that is given, else that of its name.
-
-    Raises:
-        RequestError: the name says nothing of it.
-    """
-    if given is not None:
-        return given
-    found = _FORMATS.get(path.suffix.lower())
-    if found is None:
-        raise RequestError(f"{path} ends in {path.suffix or 'no suffix'}; expected .html or .md, or name the format: --format html")
-    return found
-
-
-def check_place(path: Path, *, force: bool = False) -> None:
-    """Refuse a file that cannot be written, or, unless forced, that is no report.
-
-    Raises:
-        RequestError: it is a folder, lacks one, or holds something else.
-    """
-    if path.is_dir():
-        raise RequestError(f"{path} is a folder; name a file in it, for example {path / 'report.html'}")
-    if not path.parent.is_dir():
-        raise RequestError(f"{path} cannot be written: there is no folder {path.parent}; make it first: mkdir -p {path.parent}")
-    if not force and path.exists() and path.stat().st_size and not _is_report(path):
-        raise RequestError(f"{path} exists and is no report of tuner, so it is left as it is; name another file, or give --force")
-
-
-def write(study: Study, path: Path, form: str) -> int:
-    """Write the report of a study; its size in bytes.
-
-    Raises:
-        RequestError: the file cannot be written.
-    """
-    text = _WRITERS[form](content.read(study)).encode("utf-8", "replace")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(text)
-        beside.replace(path)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return len(text)
-
-
-def _is_report(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(4096).decode("utf-8", "replace")
-    return any(mark in start for mark in MARKS)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner import wording
+from tuner.spec import space
 from tuner.spec.strategies import Pruner, Sampler
 from tuner.spec.study import StudySpec, Training
 
@@ -24,6 +25,20 @@ def facts(spec: StudySpec, epochs: int | None, num_hyperparameters: int) -> list
         ("budget", budget(spec)),
         ("search", search),
     ]
+
+
+def of_study(spec: StudySpec, prepared: Mapping[str, Any] | None, migrated: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return the plan with what is known of a study: the attributes of its first trainer and of its migration, None without them."""
+    fixed = spec.training.epochs if isinstance(spec.training.epochs, int) else None
+    epochs = prepared["epochs"] if fixed is None and prepared else fixed
+    found = facts(spec, epochs, sum(row.is_searched for row in space.rows(spec)))
+    if prepared:
+        train, validation, test = (f"{prepared[f'num_{part}']:,}" for part in ("train", "validation", "test"))
+        images = f"{train} to train, {validation} to choose the best trial, {test} to measure it"
+        found.insert(1, ("images", f"{spec.data.source}: {images}; {wording.count(len(prepared['classes']), 'class')}"))
+    if migrated:
+        found.append(("carried over", carried(migrated)))
+    return found
 
 
 def retraining(spec: StudySpec) -> list[str]:

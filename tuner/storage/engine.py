@@ -44,7 +44,7 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def bound_waits(engine: Engine) -> None:
-    """Have an engine make bounded connections. `tcp_user_timeout` in the URL, in milliseconds, changes the limit."""
+    """Make an engine open bounded connections. `tcp_user_timeout` in the URL, in milliseconds, changes the limit."""
     given = engine.url.query.get("tcp_user_timeout")
     seconds = ANSWER_SECONDS if given is None else int(str(given)) / 1000
 

@@ -6,9 +6,10 @@ columns, so running workers of an earlier version continue to work.
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
-from sqlalchemy import Connection, MetaData
+from sqlalchemy import Column, Connection, MetaData
 
 from tuner.errors import StorageError
 from tuner.storage import tables
@@ -64,6 +65,17 @@ def bring_up_to_date(connection: Connection) -> None:
             _settle(connection)
     finally:
         _unlock(connection)
+
+
+def add_table(name: str, *columns: Column[Any]) -> None:
+    """Add a table with its indexes in a step. Of an existing table, which may come from an interrupted step, add only missing indexes."""
+    from alembic import op
+
+    created = sqlalchemy.Table(name, MetaData(), *columns)
+    connection = op.get_bind()
+    created.create(connection, checkfirst=True)
+    for index in created.indexes:
+        index.create(connection, checkfirst=True)
 
 
 def _upgrade(connection: Connection) -> None:

@@ -1,7 +1,4 @@
-"""Entries of the cache into the screen of `tuner cache`.
-
-Findings into the screen of `tuner doctor`.
-"""
+"""The screens of `tuner cache` and `tuner doctor`."""
 
 import time
 from collections import Counter
@@ -16,32 +13,32 @@ from tuner import wording
 from tuner.cache import entries
 from tuner.cache.entries import CacheEntry
 from tuner.doctor.findings import Finding, Level
-from tuner.terminal import plan
+from tuner.terminal import printing
 
 
 def cache_table(found: Sequence[CacheEntry]) -> RenderableType:
-    """A row for each entry."""
-    rows = plan.table("kind", "what", "size", "last used", "", right=("size", "last used"))
+    """Show one row for each entry."""
+    rows = printing.table("kind", "content", "size", "last used", "", right=("size", "last used"))
     now = time.time()
     for entry in found:
         ago = f"{wording.duration(max(0.0, now - entry.last_used))} ago"
-        rows.add_row(entry.kind, _what(entry), entries.show_size(entry.num_bytes), ago, "in use" if entry.is_in_use() else "")
+        rows.add_row(entry.kind, _content(entry), entries.show_size(entry.num_bytes), ago, "in use" if entry.is_in_use() else "")
     return rows
 
 
 def cache_total(found: Sequence[CacheEntry], folder: Path, limit: int) -> str:
-    """How much they take, and how much they may."""
-    return f"{sum_up(found)} of at most {entries.show_size(limit)}, in {folder}"
+    """Return the size of the entries and the limit, as a line."""
+    return f"{describe_size(found)} of at most {entries.show_size(limit)}, in {folder}"
 
 
-def cache_freed(gone: Sequence[CacheEntry], kept: Sequence[CacheEntry]) -> str:
-    """What a clearing came to."""
-    said = f"Freed {entries.show_size(sum(entry.num_bytes for entry in gone))}: {_count(gone)}."
-    return said + (f" Kept {sum_up(kept)}, which running processes use." if kept else "")
+def cache_freed(deleted: Sequence[CacheEntry], in_use: Sequence[CacheEntry]) -> str:
+    """Return how much was deleted, as a line."""
+    text = f"Freed {entries.show_size(sum(entry.num_bytes for entry in deleted))}: {_count(deleted)}."
+    return text + (f" Kept {describe_size(in_use)}: running processes use them." if in_use else "")
 
 
-def sum_up(found: Sequence[CacheEntry]) -> str:
-    """`3 entries, 1.4 GB`."""
+def describe_size(found: Sequence[CacheEntry]) -> str:
+    """Return the number of entries and their size, such as `3 entries, 1.4 GB`."""
     return f"{_count(found)}, {entries.show_size(sum(entry.num_bytes for entry in found))}"
 
 
@@ -49,7 +46,7 @@ def _count(found: Sequence[CacheEntry]) -> str:
     return wording.count(len(found), "entry")
 
 
-def _what(entry: CacheEntry) -> str:
+def _content(entry: CacheEntry) -> str:
     return ", ".join(entry.words.values())
 
 
@@ -57,32 +54,31 @@ _STYLES = {Level.OK: "good", Level.NOTE: "value", Level.WARNING: "yellow", Level
 
 
 def doctor_table(found: Sequence[Finding]) -> RenderableType:
-    """A row for each finding; what is long is folded in its own column."""
+    """Show one row for each finding; long texts are wrapped in their column."""
     rows = Table.grid(padding=(0, 2))
     rows.add_column(no_wrap=True)
     rows.add_column(no_wrap=True, style="strong")
     rows.add_column(overflow="fold")
     for finding in found:
-        rows.add_row(Text(finding.level, style=_STYLES[finding.level]), finding.subject, Text(_told(finding)))
+        rows.add_row(Text(finding.level, style=_STYLES[finding.level]), finding.subject, Text(_one_line(finding)))
     return rows
 
 
 def doctor_lines(found: Sequence[Finding]) -> str:
-    """A line for each finding, however long."""
+    """Return one line for each finding, without wrapping."""
     width = max(len(finding.subject) for finding in found)
-    return "\n".join(f"{finding.level:<7}  {finding.subject:<{width}}  {_told(finding)}" for finding in found)
+    return "\n".join(f"{finding.level:<7}  {finding.subject:<{width}}  {_one_line(finding)}" for finding in found)
 
 
 def doctor_summary(found: Sequence[Finding]) -> str:
-    """`All is well.`, or how much is not."""
+    """Return how many problems and warnings there are, as a sentence."""
     counts = Counter(finding.level for finding in found)
-    told = [wording.count(counts[level], level.value) for level in (Level.PROBLEM, Level.WARNING) if counts[level]]
-    return (
-        f"{' and '.join(told)} in {wording.count(len(found), 'check')}." if told else f"All is well: {wording.count(len(found), 'check')}."
-    )
+    bad = [wording.count(counts[level], level.value) for level in (Level.PROBLEM, Level.WARNING) if counts[level]]
+    checks = wording.count(len(found), "check")
+    return f"{' and '.join(bad)} in {checks}." if bad else f"All is well: {checks}."
 
 
-def _told(finding: Finding) -> str:
-    """On one line: what was found, and what to do."""
-    told = " ".join(finding.found.split())
-    return f"{told} → {finding.cure}" if finding.cure else told
+def _one_line(finding: Finding) -> str:
+    """Return what was found and what to do, on one line."""
+    found = " ".join(finding.found.split())
+    return f"{found} → {finding.cure}" if finding.cure else found

@@ -1,19 +1,19 @@
-"""Text as it is to stdout and stderr, without a package that takes its time to load."""
+"""Plain text to stdout and stderr, without a package that takes long to import."""
 
 import sys
 
 
 def result(text: str) -> None:
-    """Print what was asked for, for people or for a program, exactly as it is."""
+    """Print the result of a command to stdout, unchanged, for people or for a program."""
     print(text.rstrip("\n"), flush=True)
 
 
 def line(text: str) -> None:
-    """Print something else than the result, never folded."""
+    """Print anything but the result to stderr, without wrapping it."""
     print(text, file=sys.stderr, flush=True)
 
 
-def agreed(question: str) -> bool:
-    """Ask the person at the terminal; whether the answer is yes."""
+def confirm(question: str) -> bool:
+    """Ask the person at the terminal, and return whether the answer is yes."""
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")

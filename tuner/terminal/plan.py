@@ -1,11 +1,10 @@
-"""A checked study into the screen of `tuner check`: its images, what is searched, the plan and its rough cost."""
+"""The screen of `tuner check`: the images of a study, its search space, its plan and a rough cost."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from tuner import wording
 from tuner.spec import plan as plans
@@ -14,22 +13,15 @@ from tuner.spec.study import StudySpec
 from tuner.tasks.images.data.dataset import Dataset
 from tuner.tasks.images.data.splits import Splits
 from tuner.tasks.images.spec.cost import Cost
+from tuner.terminal import printing
 
-#: classes that have a row of their own
+#: number of classes with a row of their own
 _LISTED_CLASSES = 20
 
 
-def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """A table without lines, its numbers to the right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="quiet")
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    return made
-
-
 def images(data: Dataset, splits: Splits) -> RenderableType:
-    """Images of each class in each split, and the sizes they come in."""
-    rows = table("class", "train", "validation", "test", right=("train", "validation", "test"))
+    """Show how many images each class has in each split."""
+    rows = printing.table("class", "train", "validation", "test", right=("train", "validation", "test"))
     parts = (splits.train, splits.validation, splits.test)
     counts = [np.bincount(data.labels[part], minlength=len(data.classes)) for part in parts]
     for label, name in list(enumerate(data.classes))[:_LISTED_CLASSES]:
@@ -42,39 +34,34 @@ def images(data: Dataset, splits: Splits) -> RenderableType:
 
 
 def search(rows: Sequence[SpaceRow]) -> RenderableType:
-    """Each hyperparameter with the values it may take, and where it acts; what is fixed comes last."""
-    shown = table("hyperparameter", "values", "where it acts")
+    """Show the values of each hyperparameter, and when it acts; fixed ones come last."""
+    shown = printing.table("hyperparameter", "values", "when it acts")
     for row in sorted(rows, key=lambda row: not row.is_searched):
         shown.add_row(row.name, row.what, row.when, style="" if row.is_searched else "quiet")
     return shown
 
 
 def plan(spec: StudySpec, epochs: int, num_hyperparameters: int) -> RenderableType:
-    """What will be done, in words."""
+    """Show what the study will do, in words."""
     return _facts(plans.facts(spec, epochs, num_hyperparameters))
 
 
 def cost(estimated: Cost, *, num_cores: int, num_trials: int | None) -> RenderableType:
-    """The rough cost, in words."""
+    """Show the rough cost, in words."""
     one = f"probe {wording.duration(estimated.probe_seconds)}, fine-tuning {wording.duration(estimated.fine_tune_seconds)}"
     facts = [("once", f"images and features: about {wording.duration(estimated.prepare_seconds)}"), ("a trial", f"about: {one}")]
     if estimated.total_seconds is not None and num_trials is not None:
         trials = f"{wording.count(num_trials, 'trial')}, {estimated.num_fine_tuned} of them fine-tuned"
         facts.append(("the study", f"about {wording.duration(estimated.total_seconds)}: {trials}"))
-    caution = "" if estimated.is_known else "; the backbone is not in the table, so this is a guess"
-    facts.append(("", f"on the {wording.count(num_cores, 'core')} here, without a GPU, give or take a factor of two{caution}"))
+    caution = "" if estimated.is_known else "; the cost of this backbone is unknown, so this is a guess"
+    facts.append(("", f"on the {wording.count(num_cores, 'core')} here, without a GPU; expect half to twice as long{caution}"))
     return _facts(facts)
-
-
-def headed(title: str, *parts: RenderableType) -> RenderableType:
-    """A section of a screen."""
-    return Group(Text(title, style="strong"), *parts, Text(""))
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> RenderableType:
     grid = Table.grid(padding=(0, 3, 0, 0))
     grid.add_column(style="quiet", no_wrap=True)
     grid.add_column(overflow="fold")
-    for name, said in facts:
-        grid.add_row(name, said)
+    for name, text in facts:
+        grid.add_row(name, text)
     return grid

@@ -1,48 +1,63 @@
-"""Screens to the terminal: results to stdout, all else to stderr, plain where there is no terminal."""
+"""Printing with rich: results to stdout, everything else to stderr, without colours where there is no terminal."""
 
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 from rich.theme import Theme
 
 from tuner.terminal import plain
 
-#: styles by what they mean
+#: styles by their meaning
 THEME = Theme({"good": "green", "bad": "red", "quiet": "dim", "strong": "bold", "value": "cyan"})
-#: wide enough for a line of a log, so that nothing is cut where no one set a width
+#: wide enough for a line of a log, so that nothing is cut where no terminal sets a width
 _PLAIN_WIDTH = 100
 
 
 @cache
 def stdout() -> Console:
-    """The console of results."""
+    """Return the console of results."""
     return _console(is_terminal=sys.stdout.isatty(), stderr=False)
 
 
 @cache
 def stderr() -> Console:
-    """The console of everything else."""
+    """Return the console of everything else."""
     return _console(is_terminal=sys.stderr.isatty(), stderr=True)
 
 
 def result(*parts: RenderableType) -> None:
-    """Print what was asked for."""
+    """Print the result of a command."""
     _print(stdout(), parts)
 
 
-def busy(what: str) -> AbstractContextManager[object]:
-    """Say that something takes its time, for as long as the `with` lasts."""
+def busy(message: str) -> AbstractContextManager[object]:
+    """Show a message while a `with` block runs that takes long."""
     if stderr().is_terminal:
-        return stderr().status(what)
-    plain.line(what)
+        return stderr().status(message)
+    plain.line(message)
     return nullcontext()
 
 
+def table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """Return an empty table without lines; the columns in `right` are aligned to the right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="quiet")
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return made
+
+
+def section(title: str, *parts: RenderableType) -> RenderableType:
+    """Return a section of a screen: a title, its parts and an empty line."""
+    return Group(Text(title, style="strong"), *parts, Text(""))
+
+
 def _print(console: Console, parts: Sequence[RenderableType]) -> None:
-    """Print one under another; without a terminal, without the blanks that fill up a line."""
+    """Print the parts one below another; without a terminal, without spaces at the ends of lines."""
     if console.is_terminal:
         console.print(*parts, sep="\n")
         return

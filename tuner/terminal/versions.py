@@ -1,9 +1,4 @@
-"""Versions into the screens of `tuner versions` and `tuner diff`.
-
-A verdict into one screen: the choice, the test figures, the comparisons, what is to be known.
-
-What a verification found, as lines and a table.
-"""
+"""Screens about versions and bundles: `tuner versions`, `diff`, `retrain` and `verify`."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,36 +15,45 @@ from tuner.results.verify.verification import Outcome, Report
 from tuner.results.versions.differences import Difference, Differences
 from tuner.results.versions.stages import StageEvent
 from tuner.results.versions.versions import Reading, Version
-from tuner.terminal import plan
+from tuner.terminal import printing
 
-#: what a cell of a difference holds
+#: characters in a cell of the table of differences
 _LONGEST = 40
+#: number of classes with a row of their own
+_LISTED_CLASSES = 40
+#: number of frequent mistakes that are listed if there are too many classes for a matrix
+_LISTED_MISTAKES = 8
+#: number of classes that fit into a confusion matrix
+_WIDEST_MATRIX = 12
+_STYLES = {Outcome.OK: "good", Outcome.FAILED: "bad", Outcome.NOT_CHECKED: "quiet"}
 
 
 def versions_table(found: Sequence[Version], readings: Sequence[Reading]) -> RenderableType:
-    """A row for each version."""
-    rows = plan.table("version", "in", "of", "validation", "test", "test read", "made", right=("validation", "test", "test read"))
+    """Show one row for each version."""
+    rows = printing.table(
+        "version", "stage", "source", "validation", "test", "test read", "created", right=("validation", "test", "test read")
+    )
     for version in found:
-        kept = version.model
+        model = version.model
         num_read = sum((reading.name, reading.version) == (version.name, version.number) for reading in readings)
         rows.add_row(
             f"{version.name} {version.number}",
             "deleted" if version.is_deleted else wording.listed(version.stages),
-            kept.origin.value,
-            _accuracy(kept.metrics.get("validation_accuracy")),
-            _accuracy(kept.metrics.get("test_accuracy")),
+            model.origin.value,
+            _accuracy(model.metrics.get("validation_accuracy")),
+            _accuracy(model.metrics.get("test_accuracy")),
             "never" if not num_read else "once" if num_read == 1 else f"{num_read} times",
-            f"{wording.moment(version.created_at)} by {kept.created_by}",
+            f"{wording.moment(version.created_at)} by {model.created_by}",
             style="quiet" if version.is_deleted else "strong" if version.stages else "",
         )
     return rows
 
 
 def history(events: Sequence[StageEvent], readings: Sequence[Reading]) -> Iterator[RenderableType]:
-    """What was changed of a name's stages, and which versions' test accuracy is no more of unseen images."""
+    """Show the changes of the stages, and a warning about versions whose test split was read more than once."""
     if events:
         yield Text("")
-        rows = plan.table("stage", "version", "", "when", "who")
+        rows = printing.table("stage", "version", "change", "time", "user")
         for event in events:
             number = "nothing" if event.version is None else str(event.version)
             rows.add_row(event.stage.value, number, event.change.value, wording.moment(event.at), event.by)
@@ -58,23 +62,23 @@ def history(events: Sequence[StageEvent], readings: Sequence[Reading]) -> Iterat
     if again:
         yield Text("")
         yield Text(
-            f"The test split was read more than once for version {wording.listed(again)}: "
-            "what was chosen by the later figures has not been tested on unseen images."
+            f"The test split was read more than once for version {wording.listed(again)}. "
+            "If you choose a version by the later results, its test accuracy is too high: these images are no longer unseen."
         )
 
 
 def differences(found: Differences, name: str, numbers: tuple[int, int]) -> Iterator[RenderableType]:
-    """A section for each kind of difference."""
-    for title, section in (("Config", found.config), ("Data", found.data), ("Metrics", found.metrics), ("Made with", found.making)):
+    """Show one section for each kind of difference."""
+    for title, section in (("Configuration", found.config), ("Data", found.data), ("Metrics", found.metrics), ("Packages", found.making)):
         if section:
-            yield plan.headed(title, _differences(section, name, numbers))
+            yield printing.section(title, _differences(section, name, numbers))
         else:
-            yield plan.headed(title, Text("the same", style="quiet"))
+            yield printing.section(title, Text("the same", style="quiet"))
 
 
 def _differences(section: Sequence[Difference], name: str, numbers: tuple[int, int]) -> RenderableType:
     columns = tuple(f"{name} {number}" for number in numbers)
-    rows = plan.table("", *columns, "change", right=("change",))
+    rows = printing.table("", *columns, "change", right=("change",))
     for difference in section:
         change = "" if difference.change is None else f"{difference.change:+.4g}"
         rows.add_row(difference.field, _value(difference.before), _value(difference.after), change)
@@ -82,7 +86,7 @@ def _differences(section: Sequence[Difference], name: str, numbers: tuple[int, i
 
 
 def _value(value: Any) -> str:
-    """A value as it stands in a study file, cut where it is long."""
+    """Return a value as in a study file, cut if it is long."""
     return "–" if value is None else wording.show(round(value, 6) if isinstance(value, float) else value, longest=_LONGEST)
 
 
@@ -90,36 +94,29 @@ def _accuracy(value: Any) -> str:
     return wording.accuracy(value if isinstance(value, int | float) else None)
 
 
-#: classes that have a row of their own
-_LISTED_CLASSES = 40
-#: kinds of mistakes that are listed where the classes are too many for a table of all
-_CONFUSED = 8
-_WIDEST_MATRIX = 12
-
-
-def screen(verdict: Verdict, *, name: str, number: int) -> list[RenderableType]:
-    """All that is known of a version that a retraining made."""
+def verdict(found: Verdict, *, name: str, number: int) -> list[RenderableType]:
+    """Show everything that is known about a version from a retraining."""
     return [
-        Text.assemble((f"{name} version {number}", "strong"), (f"  trained on {verdict.trained_on}, by {verdict.retraining}", "quiet")),
-        plan.headed("Choice", *(Text(line) for line in (*verdict.choice, verdict.soup))),
-        plan.headed("Retrained", _networks(verdict)),
-        plan.headed("Test", *_test(verdict)),
-        plan.headed("By class", _classes(verdict), Text(""), _confusion(verdict)),
-        plan.headed("Is it better?", *(Text(line) for line in _compared(verdict))),
-        *([plan.headed("To be known", *(Text(line) for line in verdict.notes))] if verdict.notes else []),
+        Text.assemble((f"{name} version {number}", "strong"), (f"  trained on {found.trained_on}, by {found.retraining}", "quiet")),
+        printing.section("Choice", *(Text(line) for line in (*found.choice, found.soup))),
+        printing.section("Retrained", _networks(found)),
+        printing.section("Test", *_test(found)),
+        printing.section("By class", _classes(found), Text(""), _confusion(found)),
+        printing.section("Is it better?", *(Text(line) for line in _compared(found))),
+        *([printing.section("Notes", *(Text(line) for line in found.notes))] if found.notes else []),
     ]
 
 
 def _compared(verdict: Verdict) -> list[str]:
     if not verdict.comparisons:
-        return ["There is no other config to compare it with: it is the rule, and --top 1 was asked for or no other was left."]
+        return ["There is no other configuration to compare it with: the version is the rule, and no other configuration was retrained."]
     return [comparison.words for comparison in verdict.comparisons]
 
 
 def _networks(verdict: Verdict) -> Table:
     right = ("search", "validation", "± seeds", "test", "95 %")
-    rows = plan.table("trial", "", *right, right=right)
-    names = ["the version", *(comparison.against for comparison in verdict.comparisons)]
+    rows = printing.table("trial", "configuration", *right, right=right)
+    names = ["this version", *(comparison.against for comparison in verdict.comparisons)]
     for name, network in zip(names, verdict.networks, strict=True):
         low, high = network.test_interval
         rows.add_row(str(network.trial), name, *_values(network), f"{network.test_accuracy:.4f}", f"{low:.3f} to {high:.3f}")
@@ -136,14 +133,14 @@ def _test(verdict: Verdict) -> Iterator[RenderableType]:
     images = f" of {verdict.num_test:,} test images; 95 % interval {low:.4f} to {high:.4f} (Wilson)"
     yield Text.assemble((f"{verdict.test_accuracy:.4f}", "bold green"), images)
     low, high = verdict.macro_f1_interval
-    yield Text(f"mean F1 of the classes {verdict.macro_f1:.4f}, 95 % interval {low:.4f} to {high:.4f} (bootstrap)")
+    yield Text(f"macro F1 {verdict.macro_f1:.4f}, 95 % interval {low:.4f} to {high:.4f} (bootstrap)")
     yield Text(verdict.calibration.words)
     yield Text(verdict.optimism.words)
 
 
 def _classes(verdict: Verdict) -> Table:
     right = ("images", "precision", "recall", "F1")
-    rows = plan.table("class", *right, right=right)
+    rows = printing.table("class", *right, right=right)
     for each in verdict.classes[:_LISTED_CLASSES]:
         figures = ("–" if figure is None else f"{figure:.3f}" for figure in (each.precision, each.recall, each.f1))
         rows.add_row(each.name, f"{each.num_images:,}", *figures)
@@ -155,47 +152,44 @@ def _classes(verdict: Verdict) -> Table:
 def _confusion(verdict: Verdict) -> RenderableType:
     names = [each.name for each in verdict.classes]
     if len(names) > _WIDEST_MATRIX:
-        most = statistics.most_confused(verdict.confusion, names, most=_CONFUSED)
-        return Text("\n".join(f"{found.num_images} of {found.truth} taken for {found.taken_for}" for found in most) or "no mistakes")
-    rows = plan.table("true class", *(name[:6] for name in names), right=[name[:6] for name in names])
+        most = statistics.most_confused(verdict.confusion, names, most=_LISTED_MISTAKES)
+        return Text("\n".join(f"{found.num_images} of {found.truth} predicted as {found.taken_for}" for found in most) or "no mistakes")
+    rows = printing.table("true class", *(name[:6] for name in names), right=[name[:6] for name in names])
     for name, counts in zip(names, verdict.confusion, strict=True):
         rows.add_row(name, *(str(count) if count else "·" for count in counts))
     return rows
 
 
-_STYLES = {Outcome.OK: "good", Outcome.FAILED: "bad", Outcome.NOT_CHECKED: "quiet"}
-
-
-def lines(report: Report) -> str:
-    """A line for each thing that was found, however long."""
+def verification_lines(report: Report) -> str:
+    """Return one line for each result of a check, without wrapping."""
     width = max(len(check.name) for check in report.checks)
     return "\n".join(f"{check.outcome:<11}  {check.name:<{width}}  {line}" for check in report.checks for line in check.found)
 
 
-def robust(report: Report) -> Sequence[RenderableType]:
-    """The accuracy under each corruption, where it was measured."""
+def robustness(report: Report) -> Sequence[RenderableType]:
+    """Show the accuracy under each corruption, if it was measured."""
     measured = report.measured
-    return [] if measured is None or not measured.robust else ["", _robust(measured)]
+    return [] if measured is None or not measured.robust else ["", _robustness_table(measured)]
 
 
 def verification_table(report: Report) -> RenderableType:
-    """Everything that was looked at."""
+    """Show one row for each check."""
     checks = Table.grid(padding=(0, 2))
     checks.add_column(no_wrap=True)
     checks.add_column(no_wrap=True)
     checks.add_column(overflow="fold")
     for check in report.checks:
-        # what a bundle says of itself is no markup
+        # texts from a bundle are never read as markup
         checks.add_row(check.name, Text(check.outcome, style=_STYLES[check.outcome]), Text("\n".join(check.found)))
     return checks
 
 
-def _robust(measured: errands.Verified) -> Table:
-    table = plan.table("accuracy under", "weak", "middle", "strong", "at strengths")
+def _robustness_table(measured: errands.Verified) -> Table:
+    table = printing.table("corruption", "weak", "medium", "strong", "strengths")
     rows: dict[str, list[errands.Robust]] = {}
     for one in measured.robust:
         rows.setdefault(one.corruption, []).append(one)
-    table.add_row("nothing (clean)", f"{measured.clean:.4f}", "", "", "")
+    table.add_row("none (clean)", f"{measured.clean:.4f}", "", "", "")
     for name, found in rows.items():
         shown = [f"{one.accuracy:.4f}" for one in found] + [""] * (3 - len(found))
         table.add_row(name, *shown, ", ".join(f"{one.strength:g}" for one in found))

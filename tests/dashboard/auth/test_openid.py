@@ -1,4 +1,4 @@
-"""Signing in at a real OpenID provider on loopback: who comes in and as what, and who does not."""
+"""Sign-in at an OpenID provider on loopback: roles, refusals and forged tokens."""
 
 import builtins
 from collections.abc import Iterator, Mapping
@@ -13,10 +13,10 @@ from joserfc.jwk import RSAKey
 from starlette.testclient import TestClient
 
 from tests.dashboard import idp
-from tests.dashboard.doors import HERE, PASSWORD, lock, new_storage, sign_in
+from tests.dashboard.clients import HERE, PASSWORD, authentication_of, new_storage, sign_in
 from tests.dashboard.idp import CLIENT_ID, CLIENT_SECRET, OpenIdProvider
 from tuner.dashboard import app
-from tuner.dashboard.auth import accounts, provider
+from tuner.dashboard.auth import accounts, openid
 from tuner.dashboard.auth.permissions import Role
 from tuner.dashboard.settings import Settings, check
 from tuner.errors import MissingPackage, RequestError
@@ -34,7 +34,7 @@ def served() -> Iterator[OpenIdProvider]:
 
 @pytest.fixture
 def at(served: OpenIdProvider) -> OpenIdProvider:
-    """The provider, as if it were new, at which everyone is Ada."""
+    """The provider in its first state, where the user is Ada."""
     fresh = OpenIdProvider(address=served.address, person=dict(ADA), key=served.key)
     served.__dict__.update(fresh.__dict__)
     return served
@@ -47,35 +47,33 @@ def own_users(tmp_path: Path) -> Path:
     return path
 
 
-def named(at: OpenIdProvider, **environment: str) -> provider.Provider:
-    """The provider as the environment would name it; members of `ml` are editors."""
+def named(at: OpenIdProvider, **environment: str) -> openid.Provider:
+    """Return the provider as read from the environment; members of `ml` are editors."""
     given = {"TUNER_OIDC_ISSUER": at.address, "TUNER_OIDC_CLIENT_ID": CLIENT_ID, "TUNER_OIDC_CLIENT_SECRET": CLIENT_SECRET}
-    found = provider.read(given | {"TUNER_OIDC_ROLES": "ml=editor, boss=admin"} | environment)
+    found = openid.read_provider(given | {"TUNER_OIDC_ROLES": "ml=editor, boss=admin"} | environment)
     assert found is not None
     return found
 
 
-def come(opened: storages.Storage, users: Path, wanted: provider.Provider, base_url: str = HERE) -> TestClient:
-    return TestClient(app.build(opened, lock(users, openid=wanted)), base_url=base_url, follow_redirects=False)
+def client_of(opened: storages.Storage, users: Path, wanted: openid.Provider, base_url: str = HERE) -> TestClient:
+    return TestClient(app.build(opened, authentication_of(users, openid=wanted)), base_url=base_url, follow_redirects=False)
 
 
 def set_out(browser: TestClient, goal: str = "/api/studies") -> httpx2.Response:
-    """Set out from the sign-in page, be signed in at the provider; the provider's answer, which leads back."""
+    """Start at the sign-in page, sign in at the provider, and return its response, which redirects back."""
     away = browser.get("/tuner/oidc/start", params={"next": goal})
     assert away.status_code == 302, away.text
     return httpx2.get(away.headers["location"])
 
 
 def go(browser: TestClient, goal: str = "/api/studies") -> httpx2.Response:
-    """There and back; the dashboard's answer."""
+    """Sign in at the provider, and return the dashboard's response."""
     return browser.get(set_out(browser, goal).headers["location"])
 
 
-def test_whoever_the_provider_knows_comes_in_with_the_role_of_a_group_and_is_recorded(
-    at: OpenIdProvider, tmp_path: Path, own_users: Path
-) -> None:
+def test_a_group_gives_a_role_and_the_sign_in_is_recorded(at: OpenIdProvider, tmp_path: Path, own_users: Path) -> None:
     opened = new_storage(tmp_path)
-    browser = come(opened, own_users, named(at))
+    browser = client_of(opened, own_users, named(at))
     assert (
         f'href="/tuner/oidc/start?next=/dashboard/studies/1">Sign in with {"127.0.0.1"}'
         in browser.get("/tuner/signin?next=/dashboard/studies/1").text
@@ -95,10 +93,10 @@ def test_whoever_the_provider_knows_comes_in_with_the_role_of_a_group_and_is_rec
     ]
 
 
-def test_state_nonce_and_pkce_are_sent_and_the_cookie_is_of_minutes_and_of_this_way_only(
+def test_state_nonce_and_pkce_are_sent_and_the_cookie_is_short_lived(
     at: OpenIdProvider, flowers: storages.Storage, own_users: Path
 ) -> None:
-    away = come(flowers, own_users, named(at), "https://127.0.0.1:8443").get("/tuner/oidc/start")
+    away = client_of(flowers, own_users, named(at), "https://127.0.0.1:8443").get("/tuner/oidc/start")
     asked = {name: values[0] for name, values in parse_qs(urlsplit(away.headers["location"]).query).items()}
     assert asked["redirect_uri"] == "https://127.0.0.1:8443/tuner/oidc/back"
     assert (asked["scope"], asked["code_challenge_method"], asked["response_type"]) == ("openid email profile", "S256", "code")
@@ -113,14 +111,14 @@ def test_state_nonce_and_pkce_are_sent_and_the_cookie_is_of_minutes_and_of_this_
         (ADA, {}, "Ada@example.com", Role.EDITOR),
         # the highest of several groups
         (ADA | {"groups": ["ml", "boss"]}, {}, "Ada@example.com", Role.ADMIN),
-        # one group as a text; a claim inside others, as Keycloak has it
+        # one group as text; a nested claim, as in Keycloak
         (ADA | {"groups": "boss"}, {}, "Ada@example.com", Role.ADMIN),
         ({"realm_access": {"roles": ["ml"]}}, {"TUNER_OIDC_CLAIM": "realm_access.roles"}, "1001@127.0.0.1", Role.EDITOR),
-        # an address that no one has verified names no one
+        # an unverified address is not used
         (ADA | {"email_verified": False}, {}, "1001@127.0.0.1", Role.EDITOR),
-        # the users' file, whatever the groups say
+        # the users file takes precedence over groups
         (ADA | {"email": "GRACE@example.com"}, {}, "grace@example.com", Role.ADMIN),
-        # all of a domain
+        # any user of a domain
         (ADA | {"groups": []}, {"TUNER_OIDC_ROLES": "*=viewer", "TUNER_OIDC_DOMAINS": "example.com"}, "Ada@example.com", Role.VIEWER),
     ],
 )  # fmt: skip
@@ -134,21 +132,21 @@ def test_a_role_comes_from_the_users_file_the_groups_or_the_domain(
 @pytest.mark.parametrize(
     ("person", "environment", "said"),
     [
-        ({"groups": ["staff"]}, {}, "Ada@example.com has no role here"),
-        ({"groups": ["*"]}, {"TUNER_OIDC_ROLES": "*=viewer", "TUNER_OIDC_DOMAINS": "example.org"}, "addresses of example.org may"),
-        ({"email_verified": False}, {"TUNER_OIDC_DOMAINS": "example.com"}, "only verified e-mail addresses"),
-        ({"email": "ada@example.com.evil.example"}, {"TUNER_OIDC_DOMAINS": "example.com"}, "only verified e-mail addresses"),
-        # an administrator's address that is not verified does not make an administrator
-        ({"email": "grace@example.com", "email_verified": "no", "groups": []}, {}, "has no role here"),
-        ({"email": "a\u202eb@example.com"}, {}, "a name that cannot be shown"),
-        ({"groups": {"ml": True}}, {}, "has no role here"),
+        ({"groups": ["staff"]}, {}, "Ada@example.com has no role: none of the groups"),
+        ({"groups": ["*"]}, {"TUNER_OIDC_ROLES": "*=viewer", "TUNER_OIDC_DOMAINS": "example.org"}, "addresses of example.org have access"),
+        ({"email_verified": False}, {"TUNER_OIDC_DOMAINS": "example.com"}, "Only verified e-mail addresses"),
+        ({"email": "ada@example.com.evil.example"}, {"TUNER_OIDC_DOMAINS": "example.com"}, "Only verified e-mail addresses"),
+        # an unverified address of an admin does not give the role admin
+        ({"email": "grace@example.com", "email_verified": "no", "groups": []}, {}, "has no role: none of the groups"),
+        ({"email": "a\u202eb@example.com"}, {}, "a user name that is too long or has invisible characters"),
+        ({"groups": {"ml": True}}, {}, "has no role: none of the groups"),
     ],
 )  # fmt: skip
-def test_who_has_no_role_is_told_so_and_stays_outside(
+def test_a_user_without_a_role_is_refused_with_the_reason(
     at: OpenIdProvider, flowers: storages.Storage, own_users: Path, person: dict[str, Any], environment: dict[str, str], said: str
 ) -> None:
     at.person |= person
-    browser = come(flowers, own_users, named(at, **environment))
+    browser = client_of(flowers, own_users, named(at, **environment))
     answer = go(browser)
     assert answer.status_code == 403
     assert said in answer.text
@@ -156,31 +154,31 @@ def test_who_has_no_role_is_told_so_and_stays_outside(
     assert audit.read(flowers, limit=1)[0].event.status == 403
 
 
-def test_groups_that_only_the_userinfo_tells_count_and_another_person_there_does_not(
+def test_groups_in_the_userinfo_count_unless_it_describes_another_user(
     at: OpenIdProvider, flowers: storages.Storage, own_users: Path
 ) -> None:
     at.person, at.more = {}, dict(ADA)
-    assert go(come(flowers, own_users, named(at))).status_code == 303
+    assert go(client_of(flowers, own_users, named(at))).status_code == 303
     at.more["sub"] = "1002"
-    assert go(come(flowers, own_users, named(at))).status_code == 401
+    assert go(client_of(flowers, own_users, named(at))).status_code == 401
 
 
-def test_a_client_without_a_secret_shows_by_pkce_that_it_asked(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
+def test_a_public_client_signs_in_with_pkce(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
     at.has_secret = False
-    assert go(come(flowers, own_users, named(at, TUNER_OIDC_CLIENT_SECRET=""))).status_code == 303
+    assert go(client_of(flowers, own_users, named(at, TUNER_OIDC_CLIENT_SECRET=""))).status_code == 303
 
 
-def test_a_user_who_is_taken_out_of_the_file_is_out_at_once(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
+def test_removing_a_user_ends_the_session_at_once(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
     at.person["email"] = "grace@example.com"
-    browser = come(flowers, own_users, named(at))
+    browser = client_of(flowers, own_users, named(at))
     go(browser)
     assert browser.get("/api/studies").status_code == 200
     accounts.remove_user(own_users, "grace@example.com")
     assert browser.get("/api/studies").status_code == 401
 
 
-def test_a_user_without_a_password_signs_in_with_none(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
-    browser = come(flowers, own_users, named(at))
+def test_a_user_without_a_password_cannot_use_the_form(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
+    browser = client_of(flowers, own_users, named(at))
     assert [sign_in(browser, "grace@example.com", password) for password in ("", PASSWORD)] == [401, 401]
 
 
@@ -192,26 +190,26 @@ def test_a_user_without_a_password_signs_in_with_none(at: OpenIdProvider, flower
     ],
     ids=str,
 )  # fmt: skip
-def test_a_token_that_is_not_for_this_sign_in_lets_no_one_in(
+def test_a_token_for_another_sign_in_is_refused(
     at: OpenIdProvider, flowers: storages.Storage, own_users: Path, forged: dict[str, Any]
 ) -> None:
     at.forged = forged
-    browser = come(flowers, own_users, named(at))
+    browser = client_of(flowers, own_users, named(at))
     answer = go(browser)
     assert answer.status_code == 401
-    assert "Signing in at 127.0.0.1 did not work." in answer.text
+    assert "The sign-in at 127.0.0.1 failed." in answer.text
     assert browser.get("/api/studies").status_code == 401
 
 
-def test_a_token_of_another_key_lets_no_one_in(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
+def test_a_token_with_another_key_is_refused(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
     at.signs_with = RSAKey.generate_key(2048, parameters={"kid": "one"})
-    assert go(come(flowers, own_users, named(at))).status_code == 401
+    assert go(client_of(flowers, own_users, named(at))).status_code == 401
 
 
-def test_an_answer_is_good_once_and_for_who_set_out_only(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
-    browser, other = (come(flowers, own_users, named(at)) for _ in range(2))
+def test_a_response_is_valid_once_and_in_one_browser(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
+    browser, other = (client_of(flowers, own_users, named(at)) for _ in range(2))
     back = set_out(browser).headers["location"]
-    # sent to someone who did not set out, it would sign him in as someone else
+    # in another browser, it would sign in that user as someone else
     assert other.get(back).status_code == 401
     assert browser.get(back.replace("state=", "state=x")).status_code == 401
     assert browser.get(back).status_code == 303
@@ -219,28 +217,26 @@ def test_an_answer_is_good_once_and_for_who_set_out_only(at: OpenIdProvider, flo
     assert browser.get("/tuner/oidc/back").status_code == 401
 
 
-def test_no_one_is_sent_elsewhere_afterwards(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
+def test_the_redirect_after_the_sign_in_stays_on_this_server(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
     for goal in ("https://evil.example", "//evil.example", "/\\evil.example"):
-        assert go(come(flowers, own_users, named(at)), goal).headers["location"] == "/"
+        assert go(client_of(flowers, own_users, named(at)), goal).headers["location"] == "/"
 
 
-def test_a_refusal_of_the_provider_and_a_provider_that_is_away_are_said(
-    at: OpenIdProvider, flowers: storages.Storage, own_users: Path
-) -> None:
+def test_a_refusing_or_unreachable_provider_is_reported(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
     at.refuses = True
-    assert go(come(flowers, own_users, named(at))).status_code == 401
-    away = come(flowers, own_users, replace(named(at), issuer="http://127.0.0.1:9"))
+    assert go(client_of(flowers, own_users, named(at))).status_code == 401
+    away = client_of(flowers, own_users, replace(named(at), issuer="http://127.0.0.1:9"))
     answer = away.get("/tuner/oidc/start")
     assert answer.status_code == 502
-    assert "127.0.0.1 cannot be asked at the moment." in answer.text
+    assert "127.0.0.1 does not answer, or its metadata does not match the settings." in answer.text
 
 
 @pytest.mark.parametrize("metadata", [{"issuer": "https://evil.example"}, {"id_token_signing_alg_values_supported": ["none", "HS256"]}])
-def test_a_provider_that_is_another_or_signs_nothing_is_not_asked(
+def test_a_provider_with_wrong_metadata_is_not_used(
     at: OpenIdProvider, flowers: storages.Storage, own_users: Path, metadata: dict[str, Any]
 ) -> None:
     at.metadata = metadata
-    assert come(flowers, own_users, named(at)).get("/tuner/oidc/start").status_code == 502
+    assert client_of(flowers, own_users, named(at)).get("/tuner/oidc/start").status_code == 502
 
 
 ISSUER = {"TUNER_OIDC_ISSUER": "https://id.example.com", "TUNER_OIDC_CLIENT_ID": "tuner"}
@@ -249,43 +245,43 @@ ISSUER = {"TUNER_OIDC_ISSUER": "https://id.example.com", "TUNER_OIDC_CLIENT_ID":
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"TUNER_OIDC_CLIENT_ID": "tuner"}, "TUNER_OIDC_ISSUER must be set too"),
+        ({"TUNER_OIDC_CLIENT_ID": "tuner"}, "TUNER_OIDC_CLIENT_ID is set, so TUNER_OIDC_ISSUER must be set too"),
         ({"TUNER_OIDC_ROLES": "ml=viewer"}, "TUNER_OIDC_ISSUER and TUNER_OIDC_CLIENT_ID must be set too"),
-        (ISSUER | {"TUNER_OIDC_ISSUER": "http://id.example.com"}, "begins with https://"),
-        (ISSUER | {"TUNER_OIDC_ISSUER": "https://[::1"}, "begins with https://"),
-        (ISSUER | {"TUNER_OIDC_ISSUER": "id.example.com"}, "begins with https://"),
+        (ISSUER | {"TUNER_OIDC_ISSUER": "http://id.example.com"}, "starts with https://"),
+        (ISSUER | {"TUNER_OIDC_ISSUER": "https://[::1"}, "starts with https://"),
+        (ISSUER | {"TUNER_OIDC_ISSUER": "id.example.com"}, "starts with https://"),
         (ISSUER | {"TUNER_OIDC_ROLES": "ml=owner"}, "has 'ml=owner'; expected GROUP=ROLE"),
         (ISSUER | {"TUNER_OIDC_ROLES": "ml"}, "has 'ml'; expected GROUP=ROLE"),
-        (ISSUER | {"TUNER_OIDC_ROLES": "*=viewer"}, "say in TUNER_OIDC_DOMAINS"),
-        (ISSUER | {"TUNER_OIDC_SCOPES": "email"}, "expected openid among them"),
+        (ISSUER | {"TUNER_OIDC_ROLES": "*=viewer"}, "name the allowed e-mail domains in TUNER_OIDC_DOMAINS"),
+        (ISSUER | {"TUNER_OIDC_SCOPES": "email"}, "expected openid among the scopes"),
         (ISSUER | {"TUNER_OIDC_CLIENT_SECRET": "x", "TUNER_OIDC_CLIENT_SECRET_FILE": "y"}, "are both set"),
         (ISSUER | {"TUNER_OIDC_CLIENT_SECRET_FILE": "/nowhere/secret"}, "cannot be read: No such file"),
         (ISSUER | {"TUNER_OIDC_CLIENT_SECRET_FILE": "/dev/null"}, "which is empty"),
     ],
 )  # fmt: skip
-def test_an_environment_that_will_not_do_is_refused_with_its_cure(environment: dict[str, str], said: str) -> None:
+def test_an_invalid_environment_is_refused_with_advice(environment: dict[str, str], said: str) -> None:
     with pytest.raises(RequestError, match="TUNER_OIDC") as refused:
-        provider.read(environment)
+        openid.read_provider(environment)
     assert said in str(refused.value)
 
 
-def test_a_secret_comes_from_a_file_and_is_not_shown(tmp_path: Path) -> None:
+def test_a_secret_is_read_from_a_file_and_never_shown(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("very secret\n")
-    found = provider.read(ISSUER | {"TUNER_OIDC_CLIENT_SECRET_FILE": str(tmp_path / "secret")})
+    found = openid.read_provider(ISSUER | {"TUNER_OIDC_CLIENT_SECRET_FILE": str(tmp_path / "secret")})
     assert found is not None
     assert found.client_secret == "very secret"
     assert "very" not in repr(found)
-    assert provider.read({"TUNER_OIDC_ISSUER": " "}) is None
+    assert openid.read_provider({"TUNER_OIDC_ISSUER": " "}) is None
 
 
-def test_beyond_this_machine_groups_do_instead_of_users() -> None:
+def test_a_public_dashboard_accepts_groups_instead_of_users() -> None:
     public = Settings(host="0.0.0.0", users=Path("/nowhere/users.json"), allowed_hosts=("tuner.example",))
-    check(replace(public, openid=provider.read(ISSUER | {"TUNER_OIDC_ROLES": "ml=viewer"})))
+    check(replace(public, openid=openid.read_provider(ISSUER | {"TUNER_OIDC_ROLES": "ml=viewer"})))
     with pytest.raises(RequestError, match="it needs users"):  # no one would have a role
-        check(replace(public, openid=provider.read(ISSUER)))
+        check(replace(public, openid=openid.read_provider(ISSUER)))
 
 
-def test_the_extra_that_is_missing_is_named(flowers: storages.Storage, own_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(flowers: storages.Storage, own_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without_authlib(name: str, *rest: Any, **more: Any) -> Any:
@@ -295,4 +291,4 @@ def test_the_extra_that_is_missing_is_named(flowers: storages.Storage, own_users
 
     monkeypatch.setattr(builtins, "__import__", without_authlib)
     with pytest.raises(MissingPackage, match=r"pip install 'tuner\[oidc\]'"):
-        come(flowers, own_users, replace(provider.read(ISSUER) or pytest.fail("none")))
+        client_of(flowers, own_users, replace(openid.read_provider(ISSUER) or pytest.fail("none")))

@@ -1,4 +1,4 @@
-"""Every route of the real application, for every role, one by one."""
+"""Every route of the real application, for every role."""
 
 import re
 from collections.abc import Callable
@@ -9,18 +9,18 @@ import optuna_dashboard
 import pytest
 from starlette.testclient import TestClient
 
-from tests.dashboard.doors import HERE, new_storage, owner
+from tests.dashboard.clients import HERE, new_storage, owner
 from tuner.dashboard.auth import permissions
 from tuner.dashboard.auth.permissions import READING_METHODS, Role
 from tuner.storage import engine as storages
 
-#: an id that no study and no trial has, so that what is let through changes nothing
+#: an id without a study or trial, so that an allowed request changes nothing
 NONE = "999"
 
 
 @pytest.fixture(scope="module")
 def bottle(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """optuna-dashboard as it is installed here."""
+    """The installed optuna-dashboard."""
     return optuna_dashboard.wsgi(new_storage(tmp_path_factory.mktemp("bottle")).rdb)
 
 
@@ -32,7 +32,7 @@ def path_of(rule: str) -> str:
     return re.sub(r"<[^>]*>", NONE, rule)
 
 
-def test_every_changing_route_of_optuna_dashboard_is_listed_and_no_other(bottle: Any) -> None:
+def test_exactly_the_changing_routes_of_optuna_dashboard_are_listed(bottle: Any) -> None:
     listed = {*permissions.CHANGES, permissions.MIGRATION, *permissions.CLOSED}
     assert changing_routes(bottle) == listed
     assert len(listed) == 20
@@ -40,7 +40,7 @@ def test_every_changing_route_of_optuna_dashboard_is_listed_and_no_other(bottle:
 
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize(("method", "rule"), [*permissions.CHANGES, permissions.MIGRATION])
-def test_a_changing_route_is_open_from_its_role_on(come_as: Callable[[Role], TestClient], method: str, rule: str, role: Role) -> None:
+def test_a_changing_route_needs_its_role(come_as: Callable[[Role], TestClient], method: str, rule: str, role: Role) -> None:
     needed = permissions.CHANGES.get((method, rule), Role.ADMIN)
     browser = come_as(role)
     for path in (path_of(rule), path_of(rule) + "/"):
@@ -54,9 +54,7 @@ def test_a_changing_route_is_open_from_its_role_on(come_as: Callable[[Role], Tes
 
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize(("method", "rule"), permissions.CLOSED)
-def test_what_would_send_a_study_to_a_language_model_is_closed(
-    come_as: Callable[[Role], TestClient], method: str, rule: str, role: Role
-) -> None:
+def test_language_model_routes_are_closed(come_as: Callable[[Role], TestClient], method: str, rule: str, role: Role) -> None:
     answer = come_as(role).request(method, rule, headers={"origin": HERE}, json={})
     assert (answer.status_code, answer.json()["reason"]) == (403, "Refused: this is closed to everyone.")
 
@@ -65,7 +63,7 @@ def test_what_would_send_a_study_to_a_language_model_is_closed(
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/api/studies/1/something-new"),  # of an optuna-dashboard to come
+        ("POST", "/api/studies/1/something-new"),  # of a future optuna-dashboard
         ("PATCH", "/api/studies/1"),
         ("PUT", "/api/studies/1"),
         ("DELETE", "/api/studies/1/notes"),
@@ -78,19 +76,17 @@ def test_what_would_send_a_study_to_a_language_model_is_closed(
         ("POST", "/"),
     ],
 )
-def test_a_change_that_is_not_listed_is_closed_to_everyone(
-    come_as: Callable[[Role], TestClient], method: str, path: str, role: Role
-) -> None:
+def test_an_unlisted_change_is_closed_to_everyone(come_as: Callable[[Role], TestClient], method: str, path: str, role: Role) -> None:
     assert come_as(role).request(method, f"{HERE}{path}", headers={"origin": HERE}, json={}).status_code == 403
 
 
-def test_migrating_is_closed_unless_the_server_was_told_otherwise(flowers: storages.Storage, users: Path) -> None:
+def test_a_schema_migration_needs_the_setting(flowers: storages.Storage, users: Path) -> None:
     browser = owner(flowers, users)
     assert browser.post("/incompatible-rdb-schema", headers={"origin": HERE}).status_code == 403
     assert permissions.needed(*permissions.MIGRATION, allow_migration=True) is Role.ADMIN
 
 
-def test_every_reading_route_is_open_to_a_viewer_and_changes_nothing(
+def test_a_viewer_can_read_every_route_and_changes_nothing(
     bottle: Any, come_as: Callable[[Role], TestClient], flowers: storages.Storage
 ) -> None:
     before = dump(flowers)
@@ -106,7 +102,7 @@ def test_every_reading_route_is_open_to_a_viewer_and_changes_nothing(
 
 
 def dump(opened: storages.Storage) -> list[str]:
-    """All that a database holds but for who signed in."""
+    """Return the content of a database without its audit log."""
     with opened.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
         return [line for line in driver.iterdump() if "tuner_audit" not in line]
@@ -128,20 +124,20 @@ def dump(opened: storages.Storage) -> list[str]:
         "/metrics",
     ],
 )
-def test_a_stranger_sees_and_does_nothing(stranger: TestClient, method: str, path: str) -> None:
+def test_without_a_sign_in_nothing_is_accessible(stranger: TestClient, method: str, path: str) -> None:
     answer = stranger.request(method, path, headers={"origin": HERE})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
     assert "flowers" not in answer.text
 
 
-def test_a_strangers_browser_is_sent_to_sign_in_and_back(stranger: TestClient) -> None:
+def test_a_browser_is_redirected_to_sign_in_and_back(stranger: TestClient) -> None:
     answer = stranger.get("/dashboard/studies/1?tab=a%20b", headers={"accept": "text/html"}, follow_redirects=False)
     assert answer.status_code == 303
     assert answer.headers["location"] == "/tuner/signin?next=%2Fdashboard%2Fstudies%2F1%3Ftab%3Da%2520b"
 
 
-def test_a_refusal_is_a_page_to_whom_looks_at_pages(come_as: Callable[[Role], TestClient]) -> None:
+def test_a_refusal_is_a_page_in_a_browser(come_as: Callable[[Role], TestClient]) -> None:
     headers = {"origin": HERE, "accept": "text/html"}
     answer = come_as(Role.VIEWER).post("/tuner/actions/studies/1/stop", headers=headers)
     assert answer.status_code == 403

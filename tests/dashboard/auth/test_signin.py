@@ -1,4 +1,4 @@
-"""Signing in and out, and what a session, a link and a token are good for."""
+"""Sign-in and sign-out, sessions, links and tokens."""
 
 import threading
 from dataclasses import replace
@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from tests.dashboard.doors import HERE, PASSWORD, lock, new_storage, sign_in
+from tests.dashboard.clients import HERE, PASSWORD, authentication_of, new_storage, sign_in
 from tuner.dashboard import app
 from tuner.dashboard.auth import accounts, authentication
-from tuner.dashboard.auth.authentication import BY_ADDRESS, BY_NAME, Attempts, Authentication
+from tuner.dashboard.auth.authentication import Authentication
 from tuner.dashboard.auth.permissions import Role
+from tuner.dashboard.auth.throttle import BY_ADDRESS, BY_NAME, Throttle
 from tuner.dashboard.settings import Settings
 from tuner.storage import audit
 from tuner.storage import engine as storages
@@ -19,13 +20,13 @@ from tuner.storage import engine as storages
 
 @pytest.fixture
 def own_users(tmp_path: Path) -> Path:
-    """A file with the editor `eve`, for tests that change it."""
+    """A users file with the editor `eve`, for tests that change it."""
     path = tmp_path / "users.json"
     accounts.add_user(path, "eve", Role.EDITOR, PASSWORD)
     return path
 
 
-def come(opened: storages.Storage, this: Authentication, base_url: str = HERE) -> TestClient:
+def client_of(opened: storages.Storage, this: Authentication, base_url: str = HERE) -> TestClient:
     return TestClient(app.build(opened, this), base_url=base_url)
 
 
@@ -33,8 +34,8 @@ def get(client: TestClient, path: str = "/api/studies") -> int:
     return client.get(path, follow_redirects=False).status_code
 
 
-def test_a_password_opens_the_door_and_signing_out_closes_it(flowers: storages.Storage, own_users: Path) -> None:
-    browser = come(flowers, lock(own_users))
+def test_a_password_signs_in_and_sign_out_ends_the_session(flowers: storages.Storage, own_users: Path) -> None:
+    browser = client_of(flowers, authentication_of(own_users))
     assert get(browser) == 401
     assert sign_in(browser, "eve") == 303
     assert get(browser) == 200
@@ -42,7 +43,7 @@ def test_a_password_opens_the_door_and_signing_out_closes_it(flowers: storages.S
     answer = browser.post("/tuner/signout", headers={"origin": HERE}, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/tuner/signin")
     assert get(browser) == 401
-    # a copy of the cookie that was kept is worth nothing either
+    # a copy of the cookie is invalid, too
     assert browser.get("/api/studies", headers={"cookie": copied}).status_code == 401
 
 
@@ -50,19 +51,19 @@ def test_a_password_opens_the_door_and_signing_out_closes_it(flowers: storages.S
     ("name", "password"),
     [("eve", "wrong"), ("eve", ""), ("", ""), ("nobody", PASSWORD), ("EVE", PASSWORD), ("eve\0", PASSWORD), ("eve", "x" * 10_000)],
 )
-def test_a_wrong_name_or_password_is_refused_in_the_same_words(
+def test_a_wrong_name_and_a_wrong_password_get_the_same_answer(
     flowers: storages.Storage, own_users: Path, name: str, password: str
 ) -> None:
-    browser = come(flowers, lock(own_users))
+    browser = client_of(flowers, authentication_of(own_users))
     answer = browser.post("/tuner/signin", data={"name": name, "password": password}, headers={"origin": HERE})
     assert answer.status_code == 401
-    assert "That name and password are not known together." in answer.text
+    assert "Wrong name or password." in answer.text
     assert get(browser) == 401
 
 
-def test_the_cookie_is_kept_from_scripts_and_other_sites_and_ages(flowers: storages.Storage, own_users: Path) -> None:
+def test_the_cookie_is_protected_and_expires(flowers: storages.Storage, own_users: Path) -> None:
     for base, flags in ((HERE, ("tuner-8080=",)), ("https://127.0.0.1:8443", ("__Host-tuner-8443=", "Secure"))):
-        browser = come(flowers, lock(own_users, session_seconds=3600.0), base)
+        browser = client_of(flowers, authentication_of(own_users, session_seconds=3600.0), base)
         answer = browser.post("/tuner/signin", data={"name": "eve", "password": PASSWORD}, headers={"origin": base}, follow_redirects=False)
         cookie = answer.headers["set-cookie"]
         for flag in (*flags, "HttpOnly", "SameSite=lax", "Max-Age=3600", "Path=/"):
@@ -70,10 +71,10 @@ def test_the_cookie_is_kept_from_scripts_and_other_sites_and_ages(flowers: stora
         assert ("Secure" in cookie) == base.startswith("https")
 
 
-def test_a_session_ends_by_itself(flowers: storages.Storage, own_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_session_expires(flowers: storages.Storage, own_users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import itsdangerous
 
-    browser = come(flowers, lock(own_users, session_seconds=60.0))
+    browser = client_of(flowers, authentication_of(own_users, session_seconds=60.0))
     sign_in(browser, "eve")
     assert get(browser) == 200
     real = itsdangerous.TimestampSigner.get_timestamp
@@ -81,16 +82,16 @@ def test_a_session_ends_by_itself(flowers: storages.Storage, own_users: Path, mo
     assert get(browser) == 401
 
 
-def test_a_cookie_that_another_server_signed_or_someone_made_is_worth_nothing(flowers: storages.Storage, own_users: Path) -> None:
-    first, second = come(flowers, lock(own_users)), come(flowers, lock(own_users))
+def test_a_forged_cookie_is_invalid(flowers: storages.Storage, own_users: Path) -> None:
+    first, second = client_of(flowers, authentication_of(own_users)), client_of(flowers, authentication_of(own_users))
     sign_in(first, "eve")
     ((name, value),) = first.cookies.items()
     for given in (value, value[:-1], value[::-1], "e30.a.b", "x" * 5000):
         assert second.get("/api/studies", headers={"cookie": f"{name}={given}"}).status_code == 401
 
 
-def test_another_role_password_or_no_user_any_more_ends_the_session_at_once(flowers: storages.Storage, own_users: Path) -> None:
-    browser = come(flowers, lock(own_users))
+def test_a_change_of_the_user_ends_the_session_at_once(flowers: storages.Storage, own_users: Path) -> None:
+    browser = client_of(flowers, authentication_of(own_users))
     sign_in(browser, "eve")
     accounts.change_user(own_users, "eve", role=Role.VIEWER, password=None)
     assert get(browser) == 401
@@ -105,48 +106,48 @@ def test_another_role_password_or_no_user_any_more_ends_the_session_at_once(flow
     assert sign_in(browser, "eve", PASSWORD + "!") == 401
 
 
-def test_the_printed_link_lets_in_and_takes_the_token_out_of_the_address(flowers: storages.Storage, own_users: Path) -> None:
-    this = lock(own_users)
+def test_the_printed_link_signs_in_and_removes_the_token_from_the_address(flowers: storages.Storage, own_users: Path) -> None:
+    this = authentication_of(own_users)
     assert this.start_token is not None
-    browser = come(flowers, this)
+    browser = client_of(flowers, this)
     answer = browser.get("/dashboard/studies/1", params={"a": "b c", "token": this.start_token.value}, follow_redirects=False)
     assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard/studies/1?a=b+c")
     assert get(browser) == 200
-    assert browser.delete("/api/studies/999", headers={"origin": HERE}).status_code == 404  # he may do everything
+    assert browser.delete("/api/studies/999", headers={"origin": HERE}).status_code == 404  # with all rights
 
 
 @pytest.mark.parametrize("token", ["", "x", "é", "A" * 22])
-def test_an_old_link_leads_to_the_page_that_says_so(flowers: storages.Storage, own_users: Path, token: str) -> None:
-    browser = come(flowers, lock(own_users))
+def test_an_expired_link_is_explained(flowers: storages.Storage, own_users: Path, token: str) -> None:
+    browser = client_of(flowers, authentication_of(own_users))
     answer = browser.get("/dashboard", params={"token": token})
     assert answer.url.path == "/tuner/signin"
-    assert "This link is no longer good" in answer.text
+    assert "This link has expired because tuner was restarted" in answer.text
     assert get(browser) == 401
 
 
-def test_the_token_of_the_start_can_be_put_in_by_hand(flowers: storages.Storage, own_users: Path) -> None:
-    this = lock(own_users)
+def test_the_start_token_can_be_pasted(flowers: storages.Storage, own_users: Path) -> None:
+    this = authentication_of(own_users)
     assert this.start_token is not None
-    browser = come(flowers, this)
+    browser = client_of(flowers, this)
     for given, status in (("wrong", 401), (f"http://127.0.0.1:8080/?token={this.start_token.value}", 303)):
         answer = browser.post("/tuner/signin", data={"token": given}, headers={"origin": HERE}, follow_redirects=False)
         assert answer.status_code == status
     assert get(browser) == 200
 
 
-def test_where_others_come_in_there_is_no_link(flowers: storages.Storage, own_users: Path) -> None:
-    browser = come(flowers, Authentication.of(Settings(users=own_users), None))
+def test_a_public_dashboard_has_no_link(flowers: storages.Storage, own_users: Path) -> None:
+    browser = client_of(flowers, Authentication.of(Settings(users=own_users), None))
     assert "printed" not in browser.get("/tuner/signin").text
     assert browser.post("/tuner/signin", data={"token": ""}, headers={"origin": HERE}).status_code == 401
     assert get(browser, "/api/studies?token=") == 303
     assert get(browser) == 401
 
 
-def test_a_program_comes_in_with_its_token_and_needs_no_origin(flowers: storages.Storage, own_users: Path) -> None:
+def test_a_program_needs_its_token_and_no_origin(flowers: storages.Storage, own_users: Path) -> None:
     token = accounts.add_token(own_users, "grafana", Role.VIEWER, seconds=None)
     deploy = accounts.add_token(own_users, "deploy", Role.EDITOR, seconds=None)
     over = accounts.add_token(own_users, "over", Role.ADMIN, seconds=-1)
-    program = come(flowers, lock(own_users))
+    program = client_of(flowers, authentication_of(own_users))
     assert token not in own_users.read_text()
     for given, status in (
         (f"Bearer {token}", 200),
@@ -160,7 +161,7 @@ def test_a_program_comes_in_with_its_token_and_needs_no_origin(flowers: storages
     assert program.put("/api/studies/999/note", headers={"authorization": f"Bearer {deploy}"}, json={}).status_code not in (401, 403)
     accounts.remove_token(own_users, "grafana")
     assert program.get("/api/studies", headers={"authorization": f"Bearer {token}"}).status_code == 401
-    # a token that is good for nothing is not helped by a cookie
+    # a cookie does not replace an invalid token
     sign_in(program, "eve")
     assert program.get("/api/studies", headers={"authorization": "Bearer x"}).status_code == 401
 
@@ -168,18 +169,18 @@ def test_a_program_comes_in_with_its_token_and_needs_no_origin(flowers: storages
 @pytest.mark.parametrize(
     "goal", ["//evil.example", "https://evil.example", "/\\evil.example", "\\evil", "javascript:alert(1)", "/a\nb", ""]
 )
-def test_no_one_is_sent_elsewhere(goal: str) -> None:
-    assert authentication.local(goal) == "/"
+def test_redirects_stay_on_this_server(goal: str) -> None:
+    assert authentication.local_path(goal) == "/"
 
 
-def test_a_sign_in_that_another_site_sends_is_refused(flowers: storages.Storage, own_users: Path) -> None:
-    browser = come(flowers, lock(own_users))
+def test_a_sign_in_from_another_site_is_refused(flowers: storages.Storage, own_users: Path) -> None:
+    browser = client_of(flowers, authentication_of(own_users))
     for headers in ({}, {"origin": "http://evil.example"}):
         assert browser.post("/tuner/signin", data={"name": "eve", "password": PASSWORD}, headers=headers).status_code == 403
 
 
-def test_a_form_without_end_is_refused(flowers: storages.Storage, own_users: Path) -> None:
-    browser = come(flowers, lock(own_users))
+def test_a_huge_form_is_refused(flowers: storages.Storage, own_users: Path) -> None:
+    browser = client_of(flowers, authentication_of(own_users))
     for content in (b"name=" + b"x" * 100_000, b"&".join(b"a=1" for _ in range(1000))):
         answer = browser.post(
             "/tuner/signin", content=content, headers={"origin": HERE, "content-type": "application/x-www-form-urlencoded"}
@@ -187,42 +188,42 @@ def test_a_form_without_end_is_refused(flowers: storages.Storage, own_users: Pat
         assert answer.status_code == 413
 
 
-def test_hostile_words_stay_words(flowers: storages.Storage, own_users: Path) -> None:
-    browser = come(flowers, lock(own_users))
+def test_hostile_text_stays_text(flowers: storages.Storage, own_users: Path) -> None:
+    browser = client_of(flowers, authentication_of(own_users))
     hostile = '"><script>alert(1)</script>'
     assert "<script" not in browser.get("/tuner/signin", params={"next": "/" + hostile}).text
     assert "<script" not in browser.post("/tuner/signin", data={"name": hostile}, headers={"origin": HERE}).text
 
 
-def test_after_some_failures_the_next_attempt_must_wait_and_the_wait_grows() -> None:
+def test_the_wait_grows_with_each_failed_sign_in() -> None:
     now = 0.0
-    attempts = Attempts(clock=lambda: now)
-    assert [attempts.begin("eve", "1.1.1.1") for _ in range(BY_NAME.free)] == [0.0] * BY_NAME.free
+    throttle = Throttle(clock=lambda: now)
+    assert [throttle.begin("eve", "1.1.1.1") for _ in range(BY_NAME.free)] == [0.0] * BY_NAME.free
     waits = []
     for _ in range(8):
-        waits.append(attempts.begin("eve", "2.2.2.2"))
+        waits.append(throttle.begin("eve", "2.2.2.2"))
         now += waits[-1]
-        assert attempts.begin("eve", "2.2.2.2") == 0.0
+        assert throttle.begin("eve", "2.2.2.2") == 0.0
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
-    # others are let in meanwhile, and time heals
-    assert attempts.begin("ann", "3.3.3.3") == 0.0
+    # other users are not affected, and failures expire
+    assert throttle.begin("ann", "3.3.3.3") == 0.0
     now += 3601
-    assert attempts.begin("eve", "2.2.2.2") == 0.0
+    assert throttle.begin("eve", "2.2.2.2") == 0.0
 
 
-def test_one_address_cannot_try_all_names_and_success_does_not_free_it() -> None:
-    attempts = Attempts(clock=lambda: 0.0)
+def test_an_address_is_throttled_across_names() -> None:
+    throttle = Throttle(clock=lambda: 0.0)
     for number in range(BY_ADDRESS.free):
-        assert attempts.begin(f"user{number}", "1.1.1.1") == 0.0
-    assert attempts.begin("eve", "1.1.1.1") > 0
-    assert attempts.begin("eve", "2.2.2.2") == 0.0
-    attempts.succeed("eve", "1.1.1.1")
-    assert attempts.begin("ann", "1.1.1.1") == 0.0
-    assert attempts.begin("ann", "1.1.1.1") > 0
+        assert throttle.begin(f"user{number}", "1.1.1.1") == 0.0
+    assert throttle.begin("eve", "1.1.1.1") > 0
+    assert throttle.begin("eve", "2.2.2.2") == 0.0
+    throttle.succeed("eve", "1.1.1.1")
+    assert throttle.begin("ann", "1.1.1.1") == 0.0
+    assert throttle.begin("ann", "1.1.1.1") > 0
 
 
-def test_attempts_at_the_same_time_count_too(flowers: storages.Storage, own_users: Path) -> None:
-    browser = come(flowers, replace(lock(own_users), attempts=Attempts(clock=lambda: 0.0)))
+def test_concurrent_attempts_count(flowers: storages.Storage, own_users: Path) -> None:
+    browser = client_of(flowers, replace(authentication_of(own_users), throttle=Throttle(clock=lambda: 0.0)))
     statuses: list[int] = []
     threads = [threading.Thread(target=lambda: statuses.append(sign_in(browser, "eve", "a wrong one"))) for _ in range(8)]
     for thread in threads:
@@ -235,9 +236,9 @@ def test_attempts_at_the_same_time_count_too(flowers: storages.Storage, own_user
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_sign_ins_and_changes_are_recorded_with_who_what_and_whence(tmp_path: Path, own_users: Path) -> None:
+def test_sign_ins_and_changes_are_in_the_audit_log(tmp_path: Path, own_users: Path) -> None:
     opened = new_storage(tmp_path)
-    browser = come(opened, lock(own_users))
+    browser = client_of(opened, authentication_of(own_users))
     sign_in(browser, "eve", "wrong")
     sign_in(browser, "eve")
     browser.get("/api/studies")
@@ -245,7 +246,7 @@ def test_sign_ins_and_changes_are_recorded_with_who_what_and_whence(tmp_path: Pa
     browser.delete("/api/studies/1", headers={"origin": HERE})
     browser.delete("/api/studies/1", headers={"origin": "http://evil.example"})
     browser.post("/tuner/signout", headers={"origin": HERE})
-    browser.delete("/api/studies/1", headers={"origin": HERE})  # by no one
+    browser.delete("/api/studies/1", headers={"origin": HERE})  # without a user
     seen = [(r.event.who, r.event.role, r.event.method, r.event.path, r.event.status, r.event.study) for r in audit.read(opened, limit=100)]
     assert seen[::-1] == [
         ("eve", "", "POST", "/tuner/signin", 401, ""),
@@ -259,8 +260,8 @@ def test_sign_ins_and_changes_are_recorded_with_who_what_and_whence(tmp_path: Pa
     assert len(audit.read(opened, limit=2)) == 2
 
 
-def test_a_users_file_that_cannot_be_read_lets_no_one_in(flowers: storages.Storage, own_users: Path) -> None:
-    browser = come(flowers, lock(own_users))
+def test_an_unreadable_users_file_lets_no_one_in(flowers: storages.Storage, own_users: Path) -> None:
+    browser = client_of(flowers, authentication_of(own_users))
     sign_in(browser, "eve")
     own_users.write_text("{")
     assert get(browser) == 503

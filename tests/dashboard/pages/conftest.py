@@ -1,4 +1,4 @@
-"""Storages with a study of ours in every state, and a client for their pages."""
+"""Storages with a study in every state, and a client for their pages."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ def client(storage: Storage) -> TestClient:
 
 @pytest.fixture
 def begin(storage: Storage) -> Callable[..., Study]:
-    """A study whose first trainer has said what it found."""
+    """Create a study whose first trainer has prepared."""
 
     def make(**sections: object) -> Study:
         study = studies.join(by_hand.spec(**sections), storage)
@@ -44,7 +44,7 @@ def begin(storage: Storage) -> Callable[..., Study]:
 
 @pytest.fixture
 def worked(begin: Callable[..., Study]) -> Study:
-    """A study with a completed, a better completed, a pruned, a failed and a running trial."""
+    """A study with two completed trials, the second better, and a pruned, a failed and a running one."""
     study = begin(budget={"trials": 20})
     for value in (0.7, 0.9):
         claimed = by_hand.must_claim(study)

@@ -1,4 +1,4 @@
-"""Our pages alone, without the lock around them: whoever asks has the role that the test says."""
+"""Pages of tuner without authentication: each request has the role that the test chooses."""
 
 import contextlib
 import socket
@@ -17,7 +17,7 @@ from tuner.storage.engine import Storage
 
 
 class As:
-    """Says who asks."""
+    """Middleware that sets the identity of each request."""
 
     def __init__(self, app: ASGIApp, role: Role) -> None:
         self.app, self.role = app, role
@@ -28,13 +28,13 @@ class As:
 
 
 def build(storage: Storage, role: Role = Role.ADMIN, artifacts: Path | None = None) -> Starlette:
-    """The pages of a storage to someone of a role."""
+    """Return the pages of a storage for a user with a role."""
     return Starlette(routes=routes.routes(storage, artifacts), middleware=[Middleware(As, role=role)])
 
 
 @contextlib.contextmanager
 def beside(storage: Storage, artifacts: Path | None = None) -> Iterator[str]:
-    """The pages served from a thread of this process; gives their address."""
+    """Serve the pages from a thread of this process, and yield their address."""
     pages = build(storage, artifacts=artifacts)
     server = uvicorn.Server(uvicorn.Config(pages, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     pages.state.is_over = lambda: server.should_exit

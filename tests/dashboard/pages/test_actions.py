@@ -1,4 +1,4 @@
-"""What editors may ask of a study by the forms of its page, and viewers may not."""
+"""Actions of editors on the pages, and their refusal for viewers."""
 
 import re
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from tuner.studies.workers import WorkerStatus
 
 FORMS = ("stop", "suspend", "resume", "budget", "enqueue", "trials/4/stop", "workers/stop")
 
-#: where the kind of database changes nothing
+#: for tests that do not depend on the kind of database
 on_one = pytest.mark.parametrize("shared_storage", ["sqlite"], indirect=True)
 
 
 def forms(text: str) -> list[str]:
-    """Where the forms of a page send what they hold."""
+    """Return the addresses of the forms of a page."""
     return re.findall(r'<form[^>]* action="([^"]*)"', text)
 
 
@@ -33,7 +33,7 @@ def client_as(storage: Storage) -> Callable[[Role], TestClient]:
 
 
 def post(client: TestClient, study: Study, action: str, **fields: str) -> str:
-    """Send a form as the page has it; the page that follows."""
+    """Send a form, and return the page after the redirect."""
     answer = client.post(f"/tuner/actions/studies/{study.id}/{action}", data={"name": study.name} | fields)
     assert answer.status_code == 303, answer.text
     following = client.get(answer.headers["location"])
@@ -63,18 +63,18 @@ def test_an_editor_changes_the_budget(client_as: Callable[[Role], TestClient], w
 
 def test_an_editor_stops_one_trial(client_as: Callable[[Role], TestClient], worked: Study) -> None:
     text = post(client_as(Role.EDITOR), worked, "trials/4/stop")
-    assert "No trial is open" in text
+    assert "No trial is running" in text
     assert "stopped by ada" in client_as(Role.VIEWER).get(f"/tuner/studies/{worked.id}/trials/4").text
 
 
-def test_an_editor_has_a_config_of_his_own_tried(client_as: Callable[[Role], TestClient], worked: Study) -> None:
+def test_an_editor_enqueues_a_config(client_as: Callable[[Role], TestClient], worked: Study) -> None:
     text = post(client_as(Role.EDITOR), worked, "enqueue", config="dropout: 0.25\n")
     assert 'class="chip waiting"' in text
     claimed = by_hand.must_claim(worked)
     assert (claimed.number, claimed.hyperparameters.dropout) == (5, 0.25)
 
 
-def test_an_editor_lets_a_worker_end(client_as: Callable[[Role], TestClient], worked: Study) -> None:
+def test_an_editor_stops_a_worker(client_as: Callable[[Role], TestClient], worked: Study) -> None:
     worker = leases.WorkerId.here("hand")
     pulse = WorkerStatus(device="cpu, 2 threads", memory_bytes=2**28, trainer_memory_bytes=2**31, trial=4, versions={"tuner": "0.1.0"})
     worked.storage.write(lambda connection: workers.register(connection, worked, worker, pulse, threads=2))
@@ -82,7 +82,7 @@ def test_an_editor_lets_a_worker_end(client_as: Callable[[Role], TestClient], wo
     assert [word for word in ("cpu, 2 threads", "2.0 GiB trainer, 256 MiB worker", "tuner 0.1.0", "trial 4") if word not in shown] == []
     assert forms(shown) == ["/tuner/signout"]
     text = post(client_as(Role.EDITOR), worked, "workers/stop", worker=worker.key, back="workers")
-    assert "as <bdi>ada</bdi> asked" in text
+    assert "Stops after its trial, requested by <bdi>ada</bdi>" in text
 
 
 @on_one
@@ -106,16 +106,16 @@ def test_a_viewer_is_refused_and_nothing_changes(client_as: Callable[[Role], Tes
         ("budget", {"trials": "", "timeout": "", "target": ""}, "budget"),
         ("enqueue", {"config": "dropout: 7"}, "dropout"),
         ("enqueue", {"config": "<script>: [1"}, "never closed"),
-        ("enqueue", {"config": "just words"}, "names hyperparameters"),
+        ("enqueue", {"config": "just words"}, "has no hyperparameters"),
         ("enqueue", {"config": ""}, "empty"),
         ("trials/99/stop", {}, "no trial 99"),
         ("trials/0/stop", {}, "has ended already"),
         ("resume", {}, "was not stopped"),
-        ("workers/stop", {"worker": "nobody"}, "no worker nobody"),
-        ("stop", {"name": "another"}, "another one than that of your page"),
+        ("workers/stop", {"worker": "nobody"}, "no active worker nobody"),
+        ("stop", {"name": "another"}, "The study of your page was deleted"),
     ],
 )
-def test_what_cannot_be_done_is_explained(
+def test_an_impossible_action_is_explained(
     client_as: Callable[[Role], TestClient], worked: Study, action: str, fields: dict[str, str], said: str
 ) -> None:
     answer = client_as(Role.EDITOR).post(f"/tuner/actions/studies/{worked.id}/{action}", data={"name": worked.name} | fields)
@@ -124,7 +124,7 @@ def test_what_cannot_be_done_is_explained(
     assert "<script>:" not in answer.text
 
 
-def test_a_study_of_plain_optuna_offers_no_actions_and_bears_none(client_as: Callable[[Role], TestClient], storage: Storage) -> None:
+def test_a_study_of_plain_optuna_has_no_actions(client_as: Callable[[Role], TestClient], storage: Storage) -> None:
     import optuna
 
     study = optuna.create_study(storage=storage.rdb, study_name="plain")

@@ -1,4 +1,4 @@
-"""Our pages, on each kind of database."""
+"""Pages of tuner, on each kind of database."""
 
 import gzip
 import importlib.util
@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from tests.dashboard.pages import serving
 from tests.studies import by_hand
 from tuner import errors
+from tuner.dashboard.pages import rendering
 from tuner.spec import file as study_file
 from tuner.storage import engine as storages
 from tuner.storage import tables
@@ -36,12 +37,12 @@ HOSTILE = [
     "'; DROP TABLE studies; --",
 ]
 
-#: where the kind of database changes nothing
+#: for tests that do not depend on the kind of database
 on_one = pytest.mark.parametrize("shared_storage", ["sqlite"], indirect=True)
 
 
 class Elements(HTMLParser):
-    """What a page is made of."""
+    """Elements of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -70,7 +71,7 @@ def assert_nothing_runs(text: str) -> None:
 
 
 def pages_of(client: TestClient, study_id: int) -> list[str]:
-    """Every page of a study; each must be there."""
+    """Return every page of a study; each must exist."""
     number = 0
     paths = ["/", f"/tuner/studies/{study_id}", f"/tuner/studies/{study_id}?sort=best&page=2", "/tuner/workers"]
     paths += [f"/tuner/studies/{study_id}/trials/{number}"]
@@ -79,12 +80,12 @@ def pages_of(client: TestClient, study_id: int) -> list[str]:
     return [answer.text for answer in answers]
 
 
-def test_a_storage_without_studies_says_how_to_begin(client: TestClient) -> None:
+def test_an_empty_storage_shows_how_to_start(client: TestClient) -> None:
     assert "tuner run STUDY.yaml" in client.get("/").text
     assert "tuner worker STUDY" in client.get("/tuner/workers").text
 
 
-def test_a_card_shows_how_a_study_stands(client: TestClient, worked: Study) -> None:
+def test_a_card_shows_the_progress_of_a_study(client: TestClient, worked: Study) -> None:
     text = client.get("/").text
     assert f'href="/tuner/studies/{worked.id}"' in text
     assert "0.9000" in text
@@ -94,7 +95,7 @@ def test_a_card_shows_how_a_study_stands(client: TestClient, worked: Study) -> N
 
 def test_a_study_shows_plan_best_failures_and_trials(client: TestClient, worked: Study) -> None:
     text = client.get(f"/tuner/studies/{worked.id}").text
-    assert "1,000 to train on, 200 that choose the winner, 200 that score it" in text
+    assert "1,000 to train, 200 to choose the best trial, 200 to measure it" in text
     assert "a probe of 2 epochs; the best 25% of them are fine-tuned for 4 epochs" in text
     assert "MemoryError" in text
     assert "it was too much" in text
@@ -105,10 +106,10 @@ def test_a_study_shows_plan_best_failures_and_trials(client: TestClient, worked:
     assert [word for word in ("completed", "pruned", "failed", "running") if f'class="chip {word}"' not in text] == []
 
 
-def test_a_study_says_what_more_trials_may_bring(client: TestClient, worked: Study) -> None:
+def test_a_study_shows_its_outlook(client: TestClient, worked: Study) -> None:
     page = client.get(f"/tuner/studies/{worked.id}").text
     # one of 0.7 and 0.9, in either order, brought 0.1 on average
-    assert "<dt>expected gain</dt><dd>0.1000 at most by the next 1 trial, on average" in page
+    assert "<dt>expected gain</dt><dd>at most 0.1000 on average in the next 1 trial" in page
     assert "left to find" not in page
 
 
@@ -125,9 +126,19 @@ def test_a_study_shows_optunas_regret_bound_where_pytorch_is_installed(
     deadline = time.monotonic() + 30
     while "left to find" not in (page := client.get(f"/tuner/studies/{worked.id}").text):
         assert time.monotonic() < deadline
-    assert f"<dd>at most {bound:.4f} better than the best, with 90 % confidence: Optuna's regret bound, from 2 trials and the " in page
-    assert ("Worth stopping now" in page) is is_over
-    assert ("the error of the best on 200 images" in page) is is_over
+    assert f"<dd>at most {bound:.4f} more than the best value, with 90 % confidence (Optuna's regret bound from 2 trials and their " in page
+    assert ("Consider stopping the study" in page) is is_over
+    assert ("the standard error of the best value on 200 images" in page) is is_over
+
+
+@on_one
+@pytest.mark.parametrize("path", ["/", "/tuner/studies/ID", "/tuner/studies/ID/trials/0", "/tuner/workers"])
+def test_a_stream_sends_every_live_part_of_its_page(client: TestClient, worked: Study, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    monkeypatch.setattr(rendering, "_MAX_STREAM_SECONDS", 0.1)
+    path = path.replace("ID", str(worked.id))
+    ids = {attributes["id"] for _, attributes in Elements(client.get(path).text).elements if "data-live" in attributes}
+    streamed = client.get(path, headers={"accept": "text/event-stream"}).text.partition("data: ")[2].partition("\n")[0]
+    assert ids == set(json.loads(streamed))
 
 
 def test_trials_are_sorted_by_value_and_paged(client: TestClient, worked: Study) -> None:
@@ -142,11 +153,11 @@ def test_trials_are_sorted_by_value_and_paged(client: TestClient, worked: Study)
     assert numbers("?sort=nonsense&page=-3") == numbers("?page=999999999999999999999") == [4, 3, 2, 1, 0]
 
 
-def test_a_trial_shows_its_curve_its_confusion_and_who_had_it(client: TestClient, worked: Study) -> None:
+def test_a_trial_shows_its_curve_confusion_and_attempts(client: TestClient, worked: Study) -> None:
     text = client.get(f"/tuner/studies/{worked.id}/trials/0").text
     assert "Accuracy on validation and training images over the epochs" in text
     assert 'class="probe"' in text  # the stage that ends before the last epoch
-    assert re.search(r"<bdi>dog</bdi> taken for\s+<bdi>cat</bdi><span class=\"num\">2<", text)
+    assert re.search(r"<bdi>dog</bdi> predicted as\s+<bdi>cat</bdi><span class=\"num\">2<", text)
     assert re.search(r"<bdi>cat</bdi></th><td class=\"num\">10</td><td class=\"num\">90.0 %</td><td class=\"num\">81.8 %", text)
     assert "hand</bdi>" in text
     assert "best (<a" in text
@@ -170,7 +181,7 @@ def test_a_study_without_a_completed_trial_has_no_best_to_download(client: TestC
 
 @on_one
 @pytest.mark.parametrize("path", ["nowhere", "studies/99", "studies/-1", f"studies/{'9' * 22}", "studies/one", "studies/ID/trials/99"])
-def test_what_is_not_there_is_named(client: TestClient, worked: Study, path: str) -> None:
+def test_a_missing_page_is_named(client: TestClient, worked: Study, path: str) -> None:
     answer = client.get(f"/tuner/{path.replace('ID', str(worked.id))}")
     assert answer.status_code == 404
     assert path.rpartition("/")[2] in answer.text
@@ -178,7 +189,7 @@ def test_what_is_not_there_is_named(client: TestClient, worked: Study, path: str
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
-def test_a_hostile_name_is_only_shown(client: TestClient, storage: Storage, name: str) -> None:
+def test_a_hostile_name_is_shown_as_text(client: TestClient, storage: Storage, name: str) -> None:
     study = optuna.create_study(storage=storage.rdb, study_name=name, direction="minimize")
     trial = study.ask()
     trial.suggest_categorical(name, [name, "other"])
@@ -201,7 +212,7 @@ def test_a_name_of_10_kb_is_cut(client: TestClient, storage: Storage) -> None:
         assert_nothing_runs(text)
 
 
-def test_hostile_classes_of_a_study_of_ours_are_only_shown(client: TestClient, storage: Storage, worked: Study) -> None:
+def test_hostile_classes_are_shown_as_text(client: TestClient, storage: Storage, worked: Study) -> None:
     prepared = by_hand.PREPARED.model_copy(update={"classes": (HOSTILE[0], HOSTILE[1] * 300)}).model_dump(mode="json")
     storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, worked.id, {"prepared": prepared}))
     for text in pages_of(client, worked.id):
@@ -209,7 +220,7 @@ def test_hostile_classes_of_a_study_of_ours_are_only_shown(client: TestClient, s
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, 1e308, -1e-300, 0.0])
-def test_values_of_every_kind_are_drawn(client: TestClient, storage: Storage, value: float) -> None:
+def test_extreme_values_are_drawn(client: TestClient, storage: Storage, value: float) -> None:
     study = optuna.create_study(storage=storage.rdb, study_name="numbers", direction="minimize")
     for told in (1.0, value, 3.0):
         trial = study.ask()
@@ -220,7 +231,7 @@ def test_values_of_every_kind_are_drawn(client: TestClient, storage: Storage, va
     assert "nan" not in re.sub(r"<[^>]*>", "", text)
 
 
-def test_a_study_of_several_objectives_has_no_best_and_leads_to_optunas_view(client: TestClient, storage: Storage) -> None:
+def test_a_study_with_several_objectives_has_no_best_trial_and_links_to_optuna_dashboard(client: TestClient, storage: Storage) -> None:
     study = optuna.create_study(storage=storage.rdb, study_name="two", directions=["minimize", "maximize"])
     study.optimize(lambda trial: (trial.suggest_float("x", 0, 1), 2.0), n_trials=3)
     texts = pages_of(client, study._study_id)
@@ -229,14 +240,14 @@ def test_a_study_of_several_objectives_has_no_best_and_leads_to_optunas_view(cli
     assert "objective 2" in texts[4]
 
 
-def test_a_lower_value_is_the_better_one_where_a_study_says_so(client: TestClient, storage: Storage) -> None:
+def test_a_minimizing_study_shows_its_lowest_value(client: TestClient, storage: Storage) -> None:
     study = optuna.create_study(storage=storage.rdb, study_name="losses", direction="minimize")
     study.optimize(lambda trial: (3.25, 1.25, 2.25)[trial.number], n_trials=3)
     text = client.get(f"/tuner/studies/{study._study_id}").text
     assert re.search(r"best value</dt><dd>1.25</dd>\s*<dd[^>]*><a [^>]*>trial 1</a>", text)
 
 
-def test_nothing_inline_is_on_a_page_and_the_policy_forbids_it(client: TestClient, worked: Study) -> None:
+def test_pages_have_no_inline_scripts_and_the_policy_forbids_them(client: TestClient, worked: Study) -> None:
     for text in pages_of(client, worked.id):
         assert_nothing_runs(text)
     policy = client.get("/").headers["content-security-policy"]
@@ -244,7 +255,7 @@ def test_nothing_inline_is_on_a_page_and_the_policy_forbids_it(client: TestClien
     assert "unsafe" not in policy
 
 
-def test_pages_are_packed_and_files_are_kept_by_the_browser(client: TestClient, worked: Study) -> None:
+def test_pages_are_compressed_and_static_files_are_cached(client: TestClient, worked: Study) -> None:
     answer = client.get(f"/tuner/studies/{worked.id}")
     assert answer.headers["content-encoding"] == "gzip"
     assert len(gzip.compress(answer.content)) < 10_000
@@ -255,25 +266,25 @@ def test_pages_are_packed_and_files_are_kept_by_the_browser(client: TestClient, 
 
 @on_one
 @pytest.mark.parametrize(("cookie", "wanted"), [("dark", ' data-theme="dark"'), ("light", ' data-theme="light"'), ('x"y', ""), ("", "")])
-def test_the_page_comes_in_the_colours_that_were_chosen(client: TestClient, cookie: str, wanted: str) -> None:
+def test_the_page_has_the_chosen_theme(client: TestClient, cookie: str, wanted: str) -> None:
     session = [f"{name}={value}" for name, value in client.cookies.items()]
     text = client.get("/", headers={"cookie": "; ".join([*session, f"tuner_theme={cookie}"])}).text
     assert f'<html lang="en"{wanted}>' in text
 
 
-def test_a_database_that_is_away_has_a_page_in_the_same_style(client: TestClient, worked: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_outage_has_a_page_in_the_same_style(client: TestClient, worked: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(storage: Storage, work: object) -> None:
         raise errors.StorageError("postgresql://db cannot be reached")
 
     monkeypatch.setattr(Storage, "read", fail)
     answer = client.get(f"/tuner/studies/{worked.id}")
     assert (answer.status_code, answer.headers["refresh"]) == (503, "5")
-    assert "The database is away" in answer.text
+    assert "Database unavailable" in answer.text
     assert "/tuner/static/tuner.css" in answer.text
     assert "postgresql" not in answer.text
 
 
-def test_what_a_study_did_in_the_meantime_is_on_its_next_page(client: TestClient, worked: Study) -> None:
+def test_a_new_result_is_on_the_next_page(client: TestClient, worked: Study) -> None:
     assert "0.9000" in client.get("/").text
     claimed = by_hand.must_claim(worked)
     trials.report(worked, claimed, by_hand.epochs(claimed, [0.5]))
@@ -282,7 +293,7 @@ def test_what_a_study_did_in_the_meantime_is_on_its_next_page(client: TestClient
     assert "0.9876" in client.get(f"/tuner/studies/{worked.id}").text
 
 
-def test_a_deleted_study_whose_id_is_given_to_another_leaves_nothing_behind(client: TestClient, storage: Storage) -> None:
+def test_a_study_with_the_id_of_a_deleted_study_shows_nothing_of_it(client: TestClient, storage: Storage) -> None:
     for name, value in (("first", 0.125), ("second", 0.25)):
         study = optuna.create_study(storage=storage.rdb, study_name=name, direction="maximize")
         study.optimize(lambda trial, value=value: value, n_trials=1)  # type: ignore[misc]
@@ -292,7 +303,7 @@ def test_a_deleted_study_whose_id_is_given_to_another_leaves_nothing_behind(clie
     assert client.get("/").status_code == 200
 
 
-def test_the_storage_is_only_read_for_a_page(storage: Storage, client: TestClient, worked: Study) -> None:
+def test_pages_only_read_the_storage(storage: Storage, client: TestClient, worked: Study) -> None:
     with by_hand.statements(storage) as seen:
         pages_of(client, worked.id)
     assert seen
@@ -301,14 +312,14 @@ def test_the_storage_is_only_read_for_a_page(storage: Storage, client: TestClien
 
 
 @on_one
-def test_a_page_says_who_is_signed_in_and_signs_out(client: TestClient, worked: Study) -> None:
+def test_a_page_shows_the_user_and_a_sign_out_button(client: TestClient, worked: Study) -> None:
     for path in ("/", f"/tuner/studies/{worked.id}", "/tuner/workers"):
         page = Elements(client.get(path).text)
         assert ("form", {"class": "who", "method": "post", "action": "/tuner/signout"}) in page.elements
         assert '<bdi>ada</bdi> <span class="role">admin</span>' in client.get(path).text
 
 
-def test_the_page_of_a_retraining_says_whose_configs_it_trains_and_that_nothing_is_searched(client: TestClient, worked: Study) -> None:
+def test_the_page_of_a_retraining_names_the_retrained_configs(client: TestClient, worked: Study) -> None:
     again = retraining.begin(worked, retraining.configs(worked, 1), (1, 2), top=1)
     on_all = retraining.begin_on_all(worked, again, retraining.config(worked, 1), fine_tunes=True)
     page, of_all = (client.get(f"/tuner/studies/{study.id}").text for study in (again, on_all))

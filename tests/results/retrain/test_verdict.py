@@ -139,7 +139,7 @@ def test_a_class_without_images_has_undefined_figures_null_in_json_and_a_dash_on
     *_, wren = verdict.model_dump(mode="json")["classes"]
     assert wren == {"name": "wren", "num_images": 0, "precision": None, "recall": None, "f1": None}
     console = Console(record=True, width=100, theme=printing.THEME)
-    for part in versions.screen(verdict, name="birds", number=1):
+    for part in versions.verdict(verdict, name="birds", number=1):
         console.print(part)
     (row,) = [line for line in console.export_text().splitlines() if line.split()[:2] == ["wren", "0"]]
     assert row.split() == ["wren", "0", "–", "–", "–"]

@@ -122,7 +122,7 @@ def test_a_model_with_code_in_it_is_not_loaded(written: tuple[errands.Exported, 
         for name in model.namelist():
             changed.writestr(name, model.read(name).replace(b'"class_name": "Softmax"', b'"class_name": "Lambda"'))
     asked = errands.PredictImages(path=str(tmp_path / "model.keras"), images=("x.png",), size=16, resize="stretch")
-    with pytest.raises(errors.RequestError, match="'Lambda' of keras.layers, which is not among the layers of Keras that are loaded"):
+    with pytest.raises(errors.RequestError, match="'Lambda' of keras.layers, which is not an allowed layer of Keras"):
         exported_model.predict_images(asked, threads=1)
 
 

@@ -22,8 +22,8 @@ def test_each_worker_of_a_run_gets_its_gpu_share(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(gpus, "find", lambda: (Gpu(name="GPU-aaaa", memory_mb=10000), Gpu(name="GPU-bbbb", memory_mb=20000)))
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
-    hands = options.hands(None, 1, None, None, 2)
-    assignments = list(run.assign(study, url, Folders(cache=tmp_path, artifacts=tmp_path), hands))
+    workers = options.plan_workers(None, 1, None, None, 2)
+    assignments = list(run.make_assignments(study, url, Folders(cache=tmp_path, artifacts=tmp_path), workers))
     places = [Assignment.model_validate_json(assignment.model_dump_json()).gpu for assignment in assignments]
     first, second = GpuShare(gpu="GPU-aaaa", memory_mb=4500), GpuShare(gpu="GPU-bbbb", memory_mb=9000)
     assert places == [first, second, first, second]
@@ -33,13 +33,13 @@ def test_each_worker_of_a_run_gets_its_gpu_share(tmp_path: Path, monkeypatch: py
 def test_an_invalid_number_of_slots_in_the_environment_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_SLOTS_PER_GPU", given)
     with pytest.raises(RequestError, match="expected a whole number of at least 1"):
-        options.slots_per_gpu()
+        options.read_slots_per_gpu()
 
 
 @pytest.mark.parametrize(("given", "slots"), [("", None), ("3", 3)])
 def test_the_environment_can_set_the_slots(given: str, slots: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNER_SLOTS_PER_GPU", given)
-    assert options.slots_per_gpu() == slots
+    assert options.read_slots_per_gpu() == slots
 
 
 def test_a_worker_that_closes_its_pipe_and_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,9 @@ def test_a_worker_that_closes_its_pipe_and_does_not_end_is_killed(tmp_path: Path
     study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
     folders = Folders(cache=tmp_path, artifacts=tmp_path)
     told: list[Event] = []
-    codes = local.run(list(run.assign(study, url, folders, options.hands(1, 1, None, None))), stopping=Stopping(), tell=told.append)
+    codes = local.run(
+        list(run.make_assignments(study, url, folders, options.plan_workers(1, 1, None, None))), stopping=Stopping(), tell=told.append
+    )
     assert codes == [-9]
     assert [event.what for event in told] == [EventKind.TROUBLE, EventKind.TROUBLE, EventKind.GAVE_UP]
     assert "not started again" in told[-1].message

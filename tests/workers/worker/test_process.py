@@ -23,8 +23,8 @@ def test_an_unreachable_storage_is_not_a_request_error(tmp_path: Path, monkeypat
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     spec = StudySpec.model_validate({"name": "study", "data": {"source": "digits"}})
     study = studies.join(spec, storages.open(url))
-    folders, hands = Folders(cache=tmp_path, artifacts=tmp_path), options.hands(1, 1, None, None)
-    (assignment,) = run.assign(study, url, folders, hands)
+    folders, workers = Folders(cache=tmp_path, artifacts=tmp_path), options.plan_workers(1, 1, None, None)
+    (assignment,) = run.make_assignments(study, url, folders, workers)
     monkeypatch.setattr(trials, "claim", away)
     monkeypatch.setattr(worker, "_STORAGE_PATIENCE_SECONDS", 0.0)
     with pytest.raises(TunerError, match="the storage is away") as caught:

@@ -51,7 +51,9 @@ def test_a_study_changed_after_its_check_is_refused(sections: dict[str, Any], sa
 def test_a_study_changed_before_its_worker_starts_trains_nothing(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(spec(), storages.open(url))
-    assignments = list(run.assign(study, url, Folders(cache=tmp_path, artifacts=tmp_path), options.hands(1, 1, None, None)))
+    assignments = list(
+        run.make_assignments(study, url, Folders(cache=tmp_path, artifacts=tmp_path), options.plan_workers(1, 1, None, None))
+    )
     change(study, model={"backbone": "python:theirs:build"})
     told: list[Event] = []
     codes = local.run(assignments, stopping=Stopping(), tell=told.append)

@@ -1,4 +1,4 @@
-"""A file of people and programs into who may come in with which password or token; the file holds hashes only."""
+"""Accounts: the users file, with a role and a hash for each user and each token."""
 
 import functools
 import hashlib
@@ -19,12 +19,12 @@ from tuner.dashboard.auth.permissions import Identity, Role
 from tuner.errors import RequestError
 
 MIN_PASSWORD_LENGTH = 10
-#: hashing a longer one would only keep the processor busy
+#: a limit, since hashing a very long password only uses time
 MAX_PASSWORD_LENGTH = 1000
 _NAME = re.compile(r"[\w.@+-]{1,64}")
 _HASHER = argon2.PasswordHasher()
-#: hashes that are computed at the same time: each takes 64 MiB
-_AT_ONCE = threading.Semaphore(2)
+#: limits the hashes that are computed at the same time: each needs 64 MiB
+_CONCURRENT_HASHES = threading.Semaphore(2)
 
 
 class _Entry(BaseModel):
@@ -36,23 +36,23 @@ class _Entry(BaseModel):
 
 
 class User(_Entry):
-    """Someone who signs in, with a password or at an OpenID provider."""
+    """A user who signs in with a password or at an OpenID provider."""
 
-    #: argon2id, with its salt and cost; None: at the provider only
+    #: argon2id hash with its salt and cost; None: the user signs in at the provider only
     password: str | None = None
 
 
 class Token(_Entry):
-    """A program that shows a token."""
+    """A token of a program."""
 
-    #: of the token, which is too long to be guessed, so a quick hash suffices
+    #: a fast hash is enough, because the token is too long to guess
     sha256: str
-    #: seconds since the epoch; None: never
+    #: seconds since the epoch; None: it does not expire
     ends_at: float | None = None
 
 
 class UsersFile(BaseModel):
-    """All that a file of users holds."""
+    """Content of a users file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -61,54 +61,54 @@ class UsersFile(BaseModel):
 
 
 class Accounts:
-    """Who may come in, by a file that others may change at any time."""
+    """Users and tokens of a file, which commands can change at any time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._seen: tuple[tuple[int, int, int] | None, UsersFile] = (None, UsersFile())
+        self._cached: tuple[tuple[int, int, int] | None, UsersFile] = (None, UsersFile())
 
-    def book(self) -> UsersFile:
-        """What the file holds now; nothing if there is none.
+    def read(self) -> UsersFile:
+        """Return the current content of the file; empty if the file does not exist.
 
         Raises:
-            RequestError: it cannot be read.
+            RequestError: the file cannot be read.
         """
-        stamp = self._stamp()
-        seen = self._seen
+        stamp = self._file_stamp()
+        cached = self._cached
         if stamp is None:
             return UsersFile()
-        if seen[0] != stamp:
-            seen = self._seen = (stamp, read(self.path))
-        return seen[1]
+        if cached[0] != stamp:
+            cached = self._cached = (stamp, read(self.path))
+        return cached[1]
 
     def check_password(self, name: str, password: str) -> Identity | None:
-        """Who that is; None if there is no such user or the password is another. Takes as long either way."""
-        user = self.book().users.get(name)
-        known = (user and user.password) or _nobodys_hash()
-        with _AT_ONCE:
+        """Return the user's identity; None if the user or the password is wrong. Both cases take the same time."""
+        user = self.read().users.get(name)
+        known = (user and user.password) or _unknown_user_hash()
+        with _CONCURRENT_HASHES:
             is_right = len(password) <= MAX_PASSWORD_LENGTH and _verify(known, password)
         return Identity(name=name, role=user.role) if user is not None and is_right else None
 
     def check_token(self, token: str) -> Identity | None:
-        """Whose token that is; None if it is nobody's."""
+        """Return the identity of a token; None if the token is unknown or has expired."""
         given = hash_token(token)
-        for name, known in self.book().tokens.items():
+        for name, known in self.read().tokens.items():
             if secrets.compare_digest(known.sha256, given):
-                is_over = known.ends_at is not None and known.ends_at < time.time()
-                return None if is_over else Identity(name=name, role=known.role)
+                is_expired = known.ends_at is not None and known.ends_at < time.time()
+                return None if is_expired else Identity(name=name, role=known.role)
         return None
 
     def stamp(self, name: str) -> str | None:
-        """What changes when a user's role or password does; None if there is no such user."""
-        user = self.book().users.get(name)
+        """Return a value that changes with the user's role or password; None if there is no such user."""
+        user = self.read().users.get(name)
         return None if user is None else hashlib.sha256(f"{user.role}:{user.password}".encode()).hexdigest()[:16]
 
     def role(self, name: str) -> Role | None:
-        """What a user may do; None if there is no such user."""
-        user = self.book().users.get(name)
+        """Return the role of a user; None if there is no such user."""
+        user = self.read().users.get(name)
         return None if user is None else user.role
 
-    def _stamp(self) -> tuple[int, int, int] | None:
+    def _file_stamp(self) -> tuple[int, int, int] | None:
         try:
             found = self.path.stat()
         except FileNotFoundError:
@@ -119,10 +119,10 @@ class Accounts:
 
 
 def read(path: Path) -> UsersFile:
-    """What a file holds; nothing if there is none.
+    """Read a users file; empty if the file does not exist.
 
     Raises:
-        RequestError: it cannot be read.
+        RequestError: the file cannot be read.
     """
     try:
         return UsersFile.model_validate_json(path.read_text(encoding="utf-8"))
@@ -131,11 +131,11 @@ def read(path: Path) -> UsersFile:
     except OSError as error:
         raise _unreadable(path, error.strerror or "no access") from error
     except (ValidationError, UnicodeDecodeError) as error:
-        raise _unreadable(path, "it is no file of `tuner dashboard users`") from error
+        raise _unreadable(path, "`tuner dashboard users` did not write it") from error
 
 
 def default_path() -> Path:
-    """Where the users of this machine are kept, unless TUNER_USERS says otherwise."""
+    """Return the users file in TUNER_USERS, or the default one of this machine."""
     given = os.environ.get("TUNER_USERS")
     if given:
         return Path(given).expanduser()
@@ -144,24 +144,24 @@ def default_path() -> Path:
 
 
 def add_user(path: Path, name: str, role: Role, password: str | None) -> None:
-    """Let someone in; without a password only by way of an OpenID provider, which must know the name as an e-mail address.
+    """Add a user. A user without a password signs in only at an OpenID provider that has verified the name as an e-mail address.
 
     Raises:
-        RequestError: the name or the password will not do, or there is a user of this name.
+        RequestError: the name or the password is invalid, or the user exists.
     """
     check_name(name)
     hashed = None if password is None else hash_password(password)
     with _changing(path) as change:
-        if name in change.book.users:
-            raise RequestError(f"there is a user {name} already; change the role or the password with: tuner dashboard users change {name}")
+        if name in change.users:
+            raise RequestError(f"user {name} already exists; change the role or the password with: tuner dashboard users change {name}")
         change.users[name] = User(role=role, password=hashed, added_at=time.time())
 
 
 def change_user(path: Path, name: str, *, role: Role | None, password: str | None) -> None:
-    """Give a user another role or password; whoever is signed in by this name must sign in again.
+    """Change a user's role or password, and end the user's sessions.
 
     Raises:
-        RequestError: there is no such user, or the password will not do.
+        RequestError: there is no such user, or the password is invalid.
     """
     hashed = None if password is None else hash_password(password)
     with _changing(path) as change:
@@ -170,7 +170,7 @@ def change_user(path: Path, name: str, *, role: Role | None, password: str | Non
 
 
 def remove_user(path: Path, name: str) -> None:
-    """Let someone in no more, at once.
+    """Remove a user, and end the user's sessions at once.
 
     Raises:
         RequestError: there is no such user.
@@ -180,24 +180,24 @@ def remove_user(path: Path, name: str) -> None:
 
 
 def add_token(path: Path, name: str, role: Role, *, seconds: float | None) -> str:
-    """Let a program in; gives its token, which is not kept.
+    """Add a token and return it. Only its hash is stored.
 
     Raises:
-        RequestError: the name will not do, or there is a token of this name.
+        RequestError: the name is invalid, or a token of this name exists.
     """
     check_name(name)
     token = f"tuner_{secrets.token_urlsafe(32)}"
     now = time.time()
     with _changing(path) as change:
         if name in change.tokens:
-            raise RequestError(f"there is a token {name} already; take it back first with: tuner dashboard tokens remove {name}")
+            raise RequestError(f"token {name} already exists; revoke it first with: tuner dashboard tokens remove {name}")
         ends_at = None if seconds is None else now + seconds
         change.tokens[name] = Token(role=role, sha256=hash_token(token), added_at=now, ends_at=ends_at)
     return token
 
 
 def remove_token(path: Path, name: str) -> None:
-    """Take a token back, at once.
+    """Revoke a token at once.
 
     Raises:
         RequestError: there is no such token.
@@ -207,36 +207,36 @@ def remove_token(path: Path, name: str) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that cannot be told from others at a glance, or would not stay on its line.
+    """Refuse a name with characters that are hard to read or that break a line.
 
     Raises:
-        RequestError: it will not do.
+        RequestError: the name is invalid.
     """
     if not _NAME.fullmatch(name):
         raise RequestError(f"the name is {name!r}; expected at most 64 letters, digits and . _ - + @")
 
 
 def hash_password(password: str) -> str:
-    """An argon2id hash.
+    """Return the argon2id hash of a password.
 
     Raises:
         RequestError: the password is too short or too long.
     """
     if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
         raise RequestError(
-            f"the password has {len(password)} characters; expected {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH}: several words do well"
+            f"the password has {len(password)} characters; expected {MIN_PASSWORD_LENGTH} to {MAX_PASSWORD_LENGTH}, such as several words"
         )
     return _HASHER.hash(password)
 
 
 def hash_token(token: str) -> str:
-    """What is kept of a token."""
+    """Return the hash of a token. The users file contains only the hash."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 @functools.cache
-def _nobodys_hash() -> str:
-    """A hash that no password fits."""
+def _unknown_user_hash() -> str:
+    """Return a hash that no password matches."""
     return _HASHER.hash(secrets.token_hex())
 
 
@@ -248,15 +248,14 @@ def _verify(hashed: str, password: str) -> bool:
 
 
 class _Change:
-    def __init__(self, book: UsersFile) -> None:
-        self.book = book
-        self.users = dict(book.users)
-        self.tokens = dict(book.tokens)
+    def __init__(self, content: UsersFile) -> None:
+        self.users = dict(content.users)
+        self.tokens = dict(content.tokens)
 
 
 @contextmanager
 def _changing(path: Path) -> Iterator[_Change]:
-    """What the file holds, to be changed in a `with` block; written at its end, one process at a time."""
+    """Yield the content of the file for changes, and write it when the `with` block ends. One process at a time can do so."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with filelock.FileLock(f"{path}.lock", timeout=10, mode=0o600):
@@ -264,15 +263,15 @@ def _changing(path: Path) -> Iterator[_Change]:
             yield change
             _write(path, UsersFile(users=change.users, tokens=change.tokens))
     except (OSError, filelock.Timeout) as error:
-        reason = getattr(error, "strerror", None) or "another process holds it"
-        raise RequestError(f"{path} cannot be written: {reason}; name another file with --users or TUNER_USERS.") from error
+        reason = getattr(error, "strerror", None) or "another process has locked it"
+        raise RequestError(f"users file {path} cannot be written: {reason}; name another file with --users or TUNER_USERS.") from error
 
 
-def _write(path: Path, book: UsersFile) -> None:
+def _write(path: Path, content: UsersFile) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
     with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(book.model_dump_json(indent=2) + "\n")
+        file.write(content.model_dump_json(indent=2) + "\n")
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
@@ -281,9 +280,9 @@ def _write(path: Path, book: UsersFile) -> None:
 def _known_name(entries: dict[str, User] | dict[str, Token], kind: str, name: str) -> str:
     if name not in entries:
         known = ", ".join(sorted(entries)) or "none"
-        raise RequestError(f"there is no {kind} {name}. Known: {known}.")
+        raise RequestError(f"{kind} {name} does not exist. Known: {known}.")
     return name
 
 
 def _unreadable(path: Path, reason: str) -> RequestError:
-    return RequestError(f"the users' file {path} cannot be read: {reason}; name another with --users or TUNER_USERS.")
+    return RequestError(f"users file {path} cannot be read: {reason}; name another file with --users or TUNER_USERS.")

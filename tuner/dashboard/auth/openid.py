@@ -1,168 +1,166 @@
-"""The way to an OpenID provider and back, into a session; with state, nonce and PKCE, as authlib does it."""
+"""OpenID provider: its settings in the environment, and the role of a user who signs in there."""
 
-import logging
-import secrets
-from http import HTTPStatus
+import ipaddress
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from starlette.concurrency import run_in_threadpool
-from starlette.middleware.sessions import SessionMiddleware
-from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route, Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from tuner.dashboard.auth.accounts import Accounts
+from tuner.dashboard.auth.permissions import Identity, Role
+from tuner.errors import RequestError
 
-from tuner.dashboard.auth import authentication, provider, signin
-from tuner.dashboard.auth.authentication import Authentication
-from tuner.dashboard.auth.provider import NotAdmitted, Provider
-from tuner.errors import MissingPackage
-
-_FOLDER = authentication.OPENID.rstrip("/")
-_COOKIE = "tuner-oidc"
-#: how long someone may take at the provider
-_SECONDS = 600
-#: of one answer of the provider
-_TIMEOUT_SECONDS = 10.0
-#: signatures that need the provider's private key: not `none`, and nothing that a client's secret could make
-_SIGNATURES = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})
-
-_log = logging.getLogger(__name__)
+ISSUER = "TUNER_OIDC_ISSUER"
+CLIENT_ID = "TUNER_OIDC_CLIENT_ID"
+CLIENT_SECRET = "TUNER_OIDC_CLIENT_SECRET"
+CLIENT_SECRET_FILE = "TUNER_OIDC_CLIENT_SECRET_FILE"
+SCOPES = "TUNER_OIDC_SCOPES"
+CLAIM = "TUNER_OIDC_CLAIM"
+ROLES = "TUNER_OIDC_ROLES"
+DOMAINS = "TUNER_OIDC_DOMAINS"
+_ALL = (ISSUER, CLIENT_ID, CLIENT_SECRET, CLIENT_SECRET_FILE, SCOPES, CLAIM, ROLES, DOMAINS)
+_ANYONE = "*"
+_MAX_NAME_LENGTH = 254
 
 
-class _Unusable(Exception):
-    """What the provider says cannot be used; says what."""
+class NotAdmitted(Exception):
+    """A user of the provider has no access to the dashboard. The message says why."""
 
 
-def routes(lock: Authentication) -> list[BaseRoute]:
-    """The way there and back; nothing where no provider is named.
+@dataclass(frozen=True, kw_only=True)
+class Provider:
+    """An OpenID provider, and the roles of its users."""
+
+    #: exactly as in the provider's metadata
+    issuer: str
+    client_id: str
+    #: None: a public client, which proves itself by PKCE only
+    client_secret: str | None = field(repr=False)
+    #: requested scopes, separated by spaces
+    scopes: str = "openid email profile"
+    #: the claim with a user's groups or roles
+    claim: str = "groups"
+    #: roles by group; `*` is any user in the domains
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    #: allowed domains of verified e-mail addresses; empty: any
+    domains: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """Host name of the provider, for texts."""
+        return urlsplit(self.issuer).hostname or self.issuer
+
+    def admit(self, claims: Mapping[str, Any], accounts: Accounts) -> Identity:
+        """Return the identity of a user. The users file with its verified e-mail addresses takes precedence over groups.
+
+        Raises:
+            NotAdmitted: the user has no role.
+        """
+        email = _verified_email(claims)
+        named = next((name for name in accounts.read().users if email is not None and name.casefold() == email.casefold()), None)
+        if named is not None:
+            return Identity(name=named, role=accounts.read().users[named].role)
+        name = email or f"{claims['sub']}@{self.name}"
+        if not name.isprintable() or len(name) > _MAX_NAME_LENGTH:
+            raise NotAdmitted(f"{self.name} sent a user name that is too long or has invisible characters.")
+        if self.domains and (email is None or email.rpartition("@")[2].casefold() not in self.domains):
+            raise NotAdmitted(f"{name} has no access. Only verified e-mail addresses of {', '.join(sorted(self.domains))} have access.")
+        roles = [self.roles[group] for group in (_ANYONE, *_groups(claims, self.claim)) if group in self.roles]
+        if not roles:
+            raise NotAdmitted(f"{name} has no role: none of the groups in {self.claim} has one, and the users file has no such user.")
+        return Identity(name=name, role=max(roles, key=list(Role).index))
+
+
+def read_provider(environment: Mapping[str, str]) -> Provider | None:
+    """Return the provider in environment variables; None if there is none.
 
     Raises:
-        MissingPackage: authlib is not installed.
+        RequestError: a variable is missing or invalid.
     """
-    named = lock.settings.openid
-    if named is None:
-        return []
-    pages = _Pages(lock, named, _client(named))
-    inner = Router([Route("/start", pages.start, methods=["GET"]), Route("/back", pages.back, methods=["GET"])])
-    return [Mount(_FOLDER, app=_Remembered(inner))]
+    given = {name: environment[name].strip() for name in _ALL if environment.get(name, "").strip()}
+    if not given:
+        return None
+    missing = [name for name in (ISSUER, CLIENT_ID) if name not in given]
+    if missing:
+        raise RequestError(f"{next(iter(given))} is set, so {' and '.join(missing)} must be set too: OpenID Connect needs them")
+    roles = dict(_roles(given.get(ROLES, "")))
+    domains = frozenset(domain.strip().removeprefix("@").casefold() for domain in given.get(DOMAINS, "").split(",") if domain.strip())
+    if _ANYONE in roles and not domains:
+        raise RequestError(f"{ROLES} gives a role to * (any user); name the allowed e-mail domains in {DOMAINS}, for example example.com")
+    scopes = given.get(SCOPES, Provider.scopes)
+    if "openid" not in scopes.split():
+        raise RequestError(f"{SCOPES} is {scopes!r}; expected openid among the scopes, for example: openid email profile groups")
+    return Provider(
+        issuer=_issuer(given[ISSUER]), client_id=given[CLIENT_ID], client_secret=_secret(given), scopes=scopes,
+        claim=given.get(CLAIM, Provider.claim), roles=roles, domains=domains,
+    )  # fmt: skip
 
 
-def _client(named: Provider) -> Any:
+def provider_here() -> Provider | None:
+    """Return the provider in the environment of this process.
+
+    Raises:
+        RequestError: a variable is missing or invalid.
+    """
+    return read_provider(os.environ)
+
+
+def _issuer(given: str) -> str:
     try:
-        from authlib.integrations.starlette_client import OAuth
-    except ImportError as error:
-        raise MissingPackage("authlib", extra="oidc", needed_for=f"sign-in by OpenID Connect ({provider.ISSUER})") from error
-    return OAuth().register(
-        "provider",
-        client_id=named.client_id,
-        client_secret=named.client_secret,
-        server_metadata_url=f"{named.issuer.rstrip('/')}/.well-known/openid-configuration",
-        client_kwargs={
-            "scope": named.scopes,
-            "code_challenge_method": "S256",
-            "timeout": _TIMEOUT_SECONDS,
-            **({} if named.client_secret else {"token_endpoint_auth_method": "none"}),
-        },
-    )
+        parts = urlsplit(given)
+        host = parts.hostname or ""
+    except ValueError:
+        host = ""
+    if not host or parts.query or parts.fragment or not (parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(host))):
+        raise RequestError(f"{ISSUER} is {given!r}; expected an address that starts with https://, without ? and #")
+    return given
 
 
-class _Remembered:
-    """Keeps in a signed cookie of a few minutes who set out, so that only he comes back."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        key = secrets.token_hex(32)
-        self._by_scheme = {
-            scheme: SessionMiddleware(
-                app, key, session_cookie=_COOKIE, max_age=_SECONDS, path=_FOLDER, same_site="lax", https_only=scheme == "https"
-            )
-            for scheme in ("http", "https")
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with what was remembered."""
-        await self._by_scheme[scope["scheme"]](scope, receive, send)
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
-class _Pages:
-    def __init__(self, lock: Authentication, named: Provider, client: Any) -> None:
-        self._lock, self._provider, self._client = lock, named, client
-
-    async def start(self, request: Request) -> Response:
-        """Send someone to the provider."""
-        request.session["next"] = authentication.local(request.query_params.get("next", "/"))
-        try:
-            await self._metadata()
-            answer = await self._client.authorize_redirect(
-                request, f"{request.url.scheme}://{request.url.netloc}{authentication.BACK_FROM_ELSEWHERE}"
-            )
-        except _failures() as error:
-            return await self._refuse(request, HTTPStatus.BAD_GATEWAY, f"{self._provider.name} cannot be asked at the moment.", error)
-        assert isinstance(answer, Response)
-        return answer
-
-    async def back(self, request: Request) -> Response:
-        """Let in whom the provider has sent back, if he has a role here."""
-        request.state.signing_in = f"someone of {self._provider.name}"
-        goal = authentication.local(str(request.session.get("next", "/")))
-        try:
-            identity = await run_in_threadpool(self._provider.admit, await self._claims(request), self._lock.accounts)
-        except NotAdmitted as refused:
-            return await self._refuse(request, HTTPStatus.FORBIDDEN, str(refused), refused)
-        except _failures() as error:
-            said = f"Signing in at {self._provider.name} did not work. Try again from here."
-            return await self._refuse(request, HTTPStatus.UNAUTHORIZED, said, error)
-        request.session.clear()
-        request.state.identity = identity
-        answer = RedirectResponse(goal, HTTPStatus.SEE_OTHER)
-        is_user = await run_in_threadpool(self._lock.accounts.role, identity.name) is not None
-        self._lock.sessions.begin(request, answer, identity, is_user=is_user)
-        return answer
-
-    async def _metadata(self) -> dict[str, Any]:
-        """What the provider says of itself; read once.
-
-        Raises:
-            _Unusable: it is another, or signs in no way that can be checked.
-        """
-        told: dict[str, Any] = await self._client.load_server_metadata()
-        if told.get("issuer") != self._provider.issuer:
-            raise _Unusable(f"it calls itself {str(told.get('issuer'))[:200]}, and {provider.ISSUER} is {self._provider.issuer}")
-        signatures = sorted(_SIGNATURES & set(told.get("id_token_signing_alg_values_supported") or ["RS256"]))
-        if not signatures:
-            raise _Unusable(f"it signs with none of {', '.join(sorted(_SIGNATURES))}")
-        told["id_token_signing_alg_values_supported"] = signatures
-        return told
-
-    async def _claims(self, request: Request) -> dict[str, Any]:
-        """What the provider says of someone: the ID token, and what only its other page tells.
-
-        Raises:
-            _Unusable: it says nothing, or speaks of two people.
-        """
-        told = await self._metadata()
-        expected = {"iss": self._provider.issuer, "aud": self._provider.client_id}
-        options = {name: {"essential": True, "value": value} for name, value in expected.items()}
-        token = await self._client.authorize_access_token(request, claims_options=options)
-        claims = token.get("userinfo")
-        if not claims:
-            raise _Unusable("it sent no ID token")
-        if not told.get("userinfo_endpoint"):
-            return dict(claims)
-        more = await self._client.userinfo(token=token)
-        if more.get("sub") != claims["sub"]:
-            raise _Unusable("its ID token and its userinfo speak of two people")
-        return {**more, **claims}
-
-    async def _refuse(self, request: Request, status: HTTPStatus, said: str, error: Exception) -> Response:
-        _log.warning("sign-in at %s failed: %s: %s", self._provider.issuer, type(error).__name__, error)
-        goal = authentication.local(str(request.session.get("next", "/")))
-        return await run_in_threadpool(signin.page, self._lock, request, status=status, goal=goal, said=said)
+def _secret(given: Mapping[str, str]) -> str | None:
+    if CLIENT_SECRET_FILE not in given:
+        return given.get(CLIENT_SECRET)
+    if CLIENT_SECRET in given:
+        raise RequestError(f"{CLIENT_SECRET} and {CLIENT_SECRET_FILE} are both set; set only one of them")
+    path = Path(given[CLIENT_SECRET_FILE]).expanduser()
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{CLIENT_SECRET_FILE} is {path}, which cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not secret:
+        raise RequestError(f"{CLIENT_SECRET_FILE} is {path}, which is empty; expected the client's secret")
+    return secret
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """What may go wrong with a provider, or with whoever pretends to come from it."""
-    import httpx2
-    from authlib.common.errors import AuthlibBaseError
-    from joserfc.errors import JoseError
+def _roles(given: str) -> Iterator[tuple[str, Role]]:
+    for pair in given.split(","):
+        if not pair.strip():
+            continue
+        group, separator, role = (part.strip() for part in pair.rpartition("="))
+        if not group or not separator or role not in list(Role):
+            raise RequestError(f"{ROLES} has {pair.strip()!r}; expected GROUP=ROLE, separated by commas, with a role of {', '.join(Role)}")
+        yield group, Role(role)
 
-    return (AuthlibBaseError, JoseError, httpx2.HTTPError, httpx2.InvalidURL, _Unusable, RuntimeError, ValueError, KeyError)
+
+def _verified_email(claims: Mapping[str, Any]) -> str | None:
+    """Return the e-mail address only if the provider has verified it: a profile can contain any address."""
+    email = claims.get("email")
+    return email if isinstance(email, str) and email and claims.get("email_verified") in (True, "true") else None
+
+
+def _groups(claims: Mapping[str, Any], claim: str) -> list[str]:
+    """Return the texts of a claim, which can be nested: `realm_access.roles`."""
+    found: Any = claims
+    for part in (claim,) if claim in claims else claim.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    given = [found] if isinstance(found, str) else found if isinstance(found, list) else []
+    # a provider cannot grant the asterisk
+    return [group for group in given if isinstance(group, str) and group != _ANYONE]

@@ -1,7 +1,4 @@
-"""Who asks, and what they may do.
-
-A request into the role that it needs; what is not listed here may not change anything.
-"""
+"""Permissions: identities, roles, and the role that each request needs. A change that is not listed here is refused."""
 
 import re
 from collections.abc import Mapping
@@ -10,24 +7,24 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What someone may do; each role may do what those before it may."""
+    """Role of a user or token. Each role includes the rights of the roles before it."""
 
     #: sees everything, changes nothing
     VIEWER = "viewer"
-    #: changes studies
+    #: also changes studies
     EDITOR = "editor"
-    #: deletes studies, and sees who did what
+    #: also deletes studies and reads the audit log
     ADMIN = "admin"
 
     def allows(self, needed: "Role") -> bool:
-        """Whether this role may do what needs that one."""
+        """Return whether this role includes the needed one."""
         order = list(Role)
         return order.index(self) >= order.index(needed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Someone who is signed in, or a program with a token."""
+    """A signed-in user, or a program with a token."""
 
     name: str
     role: Role
@@ -36,7 +33,8 @@ class Identity:
 READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _STUDY = "/api/studies/<study_id:int>"
-#: optuna-dashboard's routes that change something, as it writes them; rename copies the study and deletes it, under workers' hands
+#: routes of optuna-dashboard that change something, as optuna-dashboard writes them. A rename copies the study and deletes it, even
+#: if workers train it.
 CHANGES: Mapping[tuple[str, str], Role] = {
     ("POST", "/api/studies"): Role.EDITOR,
     ("POST", f"{_STUDY}/rename"): Role.ADMIN,
@@ -55,24 +53,24 @@ CHANGES: Mapping[tuple[str, str], Role] = {
     ("DELETE", "/api/artifacts/<study_id:int>/<trial_id:int>/<artifact_id:re:[0-9a-fA-F-]+>"): Role.ADMIN,
     ("DELETE", "/api/artifacts/<study_id:int>/<artifact_id:re:[0-9a-fA-F-]+>"): Role.ADMIN,
 }
-#: open to an admin only where the server was told so
+#: allowed for admins if the server was started with `--allow-migration`
 MIGRATION = ("POST", "/incompatible-rdb-schema")
-#: open to no one: they would send a study to a language model, and none is set up
+#: refused to everyone: they send a study to a language model, and none is set up
 CLOSED = (
     ("POST", "/api/llm/trial_filter_query"),
     ("POST", "/api/llm/generate_plotly_graph_query"),
     ("POST", "/api/llm/re_generate_plotly_graph_query"),
 )
-#: what our own pages do; a page may ask for more
+#: actions of tuner's own pages; each can require a higher role itself
 _ACTIONS = "/tuner/actions/"
-#: pages that are not for everyone
+#: pages for admins
 _PRIVATE = ("/tuner/audit", "/tuner/api/v1/audit")
 
 _WILDCARD = re.compile(r"<\w+(?::(int)|:re:([^>]+))?>")
 
 
 def needed(method: str, path: str, *, allow_migration: bool = False) -> Role | None:
-    """The role that a request needs; None: no role suffices."""
+    """Return the role that a request needs; None if the request is refused to everyone."""
     # optuna-dashboard ignores slashes at the end
     path = path.rstrip("/") or "/"
     if method in READING_METHODS:
@@ -85,19 +83,19 @@ def needed(method: str, path: str, *, allow_migration: bool = False) -> Role | N
 
 
 def study_id(path: str) -> int | None:
-    """The study that a path of optuna-dashboard, or of an action of ours, names."""
+    """Return the study in a path of optuna-dashboard or of an action."""
     found = re.match(r"/(?:api/studies|api/artifacts|tuner/actions/studies)/([0-9]{1,18})(?:/|$)", path)
     return int(found[1]) if found else None
 
 
 def trial_id(path: str) -> int | None:
-    """The trial that a path of optuna-dashboard names without its study."""
+    """Return the trial in a path of optuna-dashboard that does not name the study."""
     found = re.match(r"/api/trials/([0-9]{1,18})(?:/|$)", path)
     return int(found[1]) if found else None
 
 
 def _pattern(rule: str) -> re.Pattern[str]:
-    """A rule of Bottle as an expression."""
+    """Return the regular expression of a route in Bottle's syntax."""
     parts, end = [], 0
     for found in _WILDCARD.finditer(rule):
         parts += [re.escape(rule[end : found.start()]), "[0-9]+" if found[1] else found[2] or "[^/]+"]

@@ -1,4 +1,4 @@
-"""Whoever has signed in into a signed cookie, and a cookie back into who that is."""
+"""Sessions: signed cookies that hold the identity of a signed-in user."""
 
 import secrets
 import threading
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from tuner.dashboard.auth.accounts import Accounts
 from tuner.dashboard.auth.permissions import Identity, Role
 
-#: longest that a session may last; the cookie says how old it is
+#: default duration of a session; the cookie contains its start
 DEFAULT_SECONDS = 12 * 3600.0
 
 
@@ -21,12 +21,12 @@ class _Session:
     key: str
     name: str
     role: Role
-    #: how the user's role and password stood; "" for sessions that no user of the file has
+    #: stamp of the user's role and password at the sign-in; "" if the users file has no such user
     stamp: str
 
 
 class Sessions:
-    """The sessions of one server: its key lives no longer than it does, so that a new start ends them all."""
+    """Sessions of one server. Each server has a new key, so a restart ends all sessions."""
 
     def __init__(self, accounts: Accounts, *, seconds: float) -> None:
         self.seconds = seconds
@@ -34,12 +34,12 @@ class Sessions:
         self._signer = itsdangerous.URLSafeTimedSerializer(
             secrets.token_bytes(32), salt="tuner.session", signer_kwargs={"key_derivation": "hmac"}
         )
-        #: of sessions that were ended before their time: when that comes
+        #: sessions that were signed out, with the time at which they would have expired
         self._ended: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def begin(self, request: Request, response: Response, identity: Identity, *, is_user: bool) -> None:
-        """Sign someone in: the answer brings the cookie."""
+        """Sign a user in: add the cookie to the response."""
         stamp = (self._accounts.stamp(identity.name) or "gone") if is_user else ""
         value = self._signer.dumps([secrets.token_hex(8), identity.name, str(identity.role), stamp])
         assert isinstance(value, str)
@@ -54,7 +54,7 @@ class Sessions:
         )
 
     def find(self, request: Request) -> Identity | None:
-        """Who signed in; None if no one did, or it was too long ago, or the user is no longer what he was."""
+        """Return the identity of a session; None if there is none, it has expired, or the user's role or password has changed."""
         session = self._read(request)
         if session is None or session.key in self._ended:
             return None
@@ -63,7 +63,7 @@ class Sessions:
         return Identity(name=session.name, role=session.role)
 
     def end(self, request: Request, response: Response) -> None:
-        """Sign someone out: the cookie goes, and a copy of it is worth nothing."""
+        """Sign a user out: delete the cookie, and reject copies of it."""
         session = self._read(request)
         if session is not None:
             now = time.time()
@@ -83,8 +83,8 @@ class Sessions:
 
 
 def _cookie(request: Request) -> str:
-    """Name of the cookie: cookies do not know ports, and several dashboards may run on one machine."""
+    """Return the name of the cookie. It contains the port, because browsers share cookies between the dashboards of one machine."""
     port = request.url.port or (443 if request.url.scheme == "https" else 80)
-    # browsers take a cookie of this prefix only if it is secure and of this very host
+    # browsers accept a cookie with this prefix only over TLS and from this host
     prefix = "__Host-" if request.url.scheme == "https" else ""
     return f"{prefix}tuner-{port}"

@@ -1,4 +1,4 @@
-"""What editors may ask of a study, as plain forms: stop, resume, spend more, stop a trial or a worker, try a config of one's own."""
+"""Actions of editors as HTML forms: stop, resume, change the budget, stop a trial or a worker, enqueue a config."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from tuner.dashboard.auth.permissions import Role
 from tuner.dashboard.pages import study as pages
-from tuner.dashboard.pages.served import Refused, Site, failure, guarded, whole
+from tuner.dashboard.pages.rendering import Refused, Site, error_page, parse_whole, with_error_pages
 from tuner.spec import yaml_lines
 from tuner.studies import control, enqueue
 from tuner.studies import study as studies
@@ -22,33 +22,34 @@ from tuner.studies.study import Study
 
 _ORIGIN = "your config"
 
+#: changes a study, and returns the key of the notice on the next page
 Action = Callable[[Study, Request, FormData], str]
 
 
 def routes(site: Site) -> list[Route]:
-    """The actions at their addresses; each answers with the page that it was asked on."""
+    """Return the routes of all actions. Each redirects to the page that its form is on."""
     return [
-        Route(f"/tuner/actions/studies/{{study_id}}/{path}", _action(site, action), methods=["POST"]) for path, action in _ACTIONS.items()
+        Route(f"/tuner/actions/studies/{{study_id}}/{path}", _endpoint(site, action), methods=["POST"]) for path, action in _ACTIONS.items()
     ]
 
 
-def _action(site: Site, action: Action) -> Callable[[Request], object]:
-    async def answer(request: Request) -> Response:
+def _endpoint(site: Site, action: Action) -> Callable[[Request], object]:
+    async def respond(request: Request) -> Response:
         form = await request.form(max_files=0, max_fields=20)
-        return await run_in_threadpool(guarded(functools.partial(_act, site, action, form)), request)
+        return await run_in_threadpool(with_error_pages(functools.partial(_act, site, action, form)), request)
 
-    return answer
+    return respond
 
 
 def _act(site: Site, action: Action, form: FormData, request: Request) -> Response:
     identity = request.state.identity
     if not identity.role.allows(Role.EDITOR):
         message = f"This needs the role {Role.EDITOR}; {identity.name} is {identity.role}."
-        return failure(request, HTTPStatus.FORBIDDEN, "You may not do this", message)
+        return error_page(request, HTTPStatus.FORBIDDEN, "Permission denied", message)
     storage = site.looks.storage
     listed = storage.read(lambda connection: pages.find(connection, request))
     if _text(form, "name") != listed.name:
-        raise Refused("The study at this address is another one than that of your page; it was deleted meanwhile. Load the page again.")
+        raise Refused("The study of your page was deleted, and another study has its address now. Reload the page.")
     done = action(studies.load(listed.name, storage), request, form)
     back = "/tuner/workers" if _text(form, "back") == "workers" else f"/tuner/studies/{listed.id}"
     return RedirectResponse(f"{back}?{urlencode({'done': done})}", HTTPStatus.SEE_OTHER)
@@ -70,14 +71,14 @@ def _resume(study: Study, request: Request, form: FormData) -> str:
 
 
 def _budget(study: Study, request: Request, form: FormData) -> str:
-    """An empty field lifts its limit; a field that is not there leaves it."""
+    """Set the limits in the form: an empty field removes its limit, a missing field leaves it unchanged."""
     given = {field: _text(form, field).strip() for field in ("trials", "timeout", "target") if field in form}
     control.set_budget(study, **{field: _number(field, text) for field, text in given.items()})
     return "budget"
 
 
 def _stop_trial(study: Study, request: Request, form: FormData) -> str:
-    number = whole(str(request.path_params["number"]), otherwise=-1)
+    number = parse_whole(str(request.path_params["number"]), otherwise=-1)
     control.stop_trial(study, number, by=request.state.identity.name)
     return "trial"
 
@@ -90,7 +91,7 @@ def _stop_worker(study: Study, request: Request, form: FormData) -> str:
 def _enqueue(study: Study, request: Request, form: FormData) -> str:
     given = yaml_lines.parse(_text(form, "config"), Path(_ORIGIN)).value
     if not isinstance(given, dict):
-        raise Refused("A config names hyperparameters, one a line, for example `dropout: 0.3`.")
+        raise Refused("The config has no hyperparameters. Write one hyperparameter per line, for example `dropout: 0.3`.")
     enqueue.enqueue(study, given.get("search", given), by=request.state.identity.name, origin=_ORIGIN)
     return "enqueued"
 
@@ -101,7 +102,7 @@ def _text(form: FormData, field: str) -> str:
 
 
 def _number(field: str, text: str) -> int | float | str | None:
-    """A limit as the budget takes it; what is no number is left for the budget to refuse."""
+    """Return a limit of the budget. Text that is not a number stays text, which the budget refuses."""
     if not text:
         return None
     try:
@@ -110,7 +111,7 @@ def _number(field: str, text: str) -> int | float | str | None:
         return text
 
 
-#: below the address of a study
+#: actions by their path below the address of a study
 _ACTIONS: Mapping[str, Action] = {
     "stop": _stop,
     "suspend": _suspend,

@@ -1,45 +1,79 @@
-"""Templates and what they show into answers."""
+"""Rendering: pages from templates, live pages that send their parts again when they change, and error pages.
 
+A live page streams its parts at its own address, to requests that accept `text/event-stream`.
+All viewers of a page share one read of the storage.
+"""
+
+import asyncio
 import functools
 import hashlib
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
+from starlette.routing import Route
 
+from tuner import errors
 from tuner.dashboard.auth.permissions import Role
 from tuner.drawing import templating
+from tuner.views.regret import RegretBounds
+from tuner.views.studies import Looks
 
 FOLDER = Path(__file__).resolve().parents[1]
 STATIC = FOLDER / "static"
-#: scripts and styles are ours and come in files, so that nothing in a name or a note can run
+#: pages load scripts and styles from our files only, so that text from a study can never run
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; form-action 'self'; base-uri 'none'"
 )
-#: cookie in which the browser keeps whether pages are light or dark; absent: as the system is
+#: cookie with the chosen theme, light or dark; without it, pages follow the system
 THEME = "tuner_theme"
+#: time between two reads of the storage for an open page
+PERIOD_SECONDS = 0.7
+#: a stream ends after this time and the browser opens a new one, so that a user who lost their rights is signed out
+_MAX_STREAM_SECONDS = 300.0
+#: a stream sends something at least this often, so that a closed browser is noticed
+_MAX_SILENCE_SECONDS = 15.0
+#: most pages in the cache
+_MAX_PAGES = 256
+
+#: HTML by the id of its element
+Parts = dict[str, str]
+
+
+class NotFound(Exception):
+    """The requested page does not exist. The message names what was requested."""
+
+
+class Refused(Exception):
+    """A request that cannot be granted. The message says why."""
 
 
 class Page(HTMLResponse):
-    """A page; what is no Unicode text, of which a database may hold any, becomes question marks."""
+    """An HTML response. Text that is not valid Unicode, which a database can contain, becomes question marks."""
 
     def render(self, content: Any) -> bytes:
-        """The page's bytes."""
+        """Return the bytes of the page."""
         return str(content).encode("utf-8", "replace")
 
 
-def page(request: Request, template: str, status: int = HTTPStatus.OK, **shown: Any) -> Page:
-    """A whole page."""
+def page(request: Request, template: str, status: int = HTTPStatus.OK, **variables: Any) -> Page:
+    """Return a whole page."""
     headers = {"content-security-policy": POLICY, "cache-control": "no-store", "vary": "accept, cookie", "referrer-policy": "same-origin"}
-    return Page(text(request, template, **shown), status, headers)
+    return Page(text(request, template, **variables), status, headers)
 
 
-def text(request: Request, template: str, **shown: Any) -> str:
-    """A template, filled in for whoever asks."""
-    # a database that is away is also said to someone whose name is not known yet
+def text(request: Request, template: str, **variables: Any) -> str:
+    """Render a template for the user of a request."""
+    # before the sign-in, the page about an unavailable database has no identity
     identity = getattr(request.state, "identity", None)
     theme = request.cookies.get(THEME)
     return (
@@ -51,14 +85,14 @@ def text(request: Request, template: str, **shown: Any) -> str:
             theme=theme if theme in ("light", "dark") else "",
             path=request.url.path,
             static=static,
-            **shown,
+            **variables,
         )
     )
 
 
 @functools.cache
 def static(name: str) -> str:
-    """The address of a file of ours; it changes with the file, so that browsers may keep it."""
+    """Return the address of a static file. It changes with the content, so that browsers can cache the file forever."""
     digest = hashlib.sha256((STATIC / name).read_bytes()).hexdigest()[:12]
     return f"/tuner/static/{name}?v={digest}"
 
@@ -66,3 +100,144 @@ def static(name: str) -> str:
 @functools.cache
 def _environment() -> jinja2.Environment:
     return templating.environment([FOLDER / "templates"])
+
+
+def with_error_pages(respond: Callable[[Request], Response]) -> Callable[[Request], Response]:
+    """Return the same function, but with an error page for each error of tuner."""
+
+    def guard(request: Request) -> Response:
+        try:
+            return respond(request)
+        except NotFound as error:
+            return error_page(request, HTTPStatus.NOT_FOUND, "Page not found", str(error))
+        except Refused as error:
+            return error_page(request, HTTPStatus.BAD_REQUEST, "Nothing was changed", str(error))
+        except errors.StorageError:
+            return outage_page(request)
+        except errors.TunerError as error:
+            return error_page(request, HTTPStatus.CONFLICT, "Nothing was changed", str(error))
+
+    return guard
+
+
+def error_page(request: Request, status: HTTPStatus, title: str, message: str) -> Response:
+    """Return a page with an error."""
+    return page(request, "error.html", status, title=title, message=message, code=status.value)
+
+
+def outage_page(request: Request) -> Response:
+    """Return the page for a database that does not answer. It reloads itself."""
+    message = "The dashboard is running, but the database does not answer. This page tries again every few seconds."
+    answer = error_page(request, HTTPStatus.SERVICE_UNAVAILABLE, "Database unavailable", message)
+    answer.headers["refresh"] = "5"
+    return answer
+
+
+def parse_whole(text: str | None, *, otherwise: int, least: int = 0, most: int = 2**31 - 1) -> int:
+    """Return a whole number from an address, or `otherwise` if it is not a number or exceeds the limits."""
+    if text is None or not text.isascii() or not text.isdecimal() or len(text) > 10:
+        return otherwise
+    return int(text) if least <= int(text) <= most else otherwise
+
+
+@dataclass(kw_only=True)
+class PartsCache:
+    """The latest parts of each page. Parts are rendered again when they are older than a period."""
+
+    period_seconds: float = PERIOD_SECONDS * 0.9
+    _parts: dict[tuple[str, ...], tuple[float, Parts]] = field(default_factory=dict)
+    _locks: dict[tuple[str, ...], threading.Lock] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self, key: tuple[str, ...], render: Callable[[], Parts]) -> Parts:
+        """Return the parts of a page. If they are too old, render them once while other callers wait."""
+        with self._lock:
+            if len(self._locks) > _MAX_PAGES:
+                self._parts.clear()
+                self._locks.clear()
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            rendered_at, parts = self._parts.get(key, (float("-inf"), {}))
+            if time.monotonic() - rendered_at > self.period_seconds:
+                parts = render()
+                self._parts[key] = (time.monotonic(), parts)
+            return parts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What all pages read from."""
+
+    looks: Looks
+    regrets: RegretBounds
+    #: folder with the pictures of trials; None: this server does not know it
+    artifacts: Path | None = None
+    cache: PartsCache = field(default_factory=PartsCache)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LivePage:
+    """A page of tuner."""
+
+    path: str
+    template: str
+    #: template of each live part, by the id of its element
+    parts: Mapping[str, str]
+    #: returns the variables of the templates
+    read: Callable[[Site, Request], Mapping[str, Any]]
+
+    def route(self, site: Site) -> Route:
+        """Return the route of the page and of its stream."""
+
+        def respond(request: Request) -> Response:
+            if _wants_stream(request):
+                return _stream(request, site.cache, lambda: self._render_parts(site, request))
+            return page(request, self.template, **self.read(site, request))
+
+        return Route(self.path, with_error_pages(respond), methods=["GET"])
+
+    def _render_parts(self, site: Site, request: Request) -> Parts:
+        try:
+            variables = self.read(site, request)
+        except NotFound:
+            return {}
+        return {name: text(request, template, **variables) for name, template in self.parts.items()}
+
+
+def _wants_stream(request: Request) -> bool:
+    return "text/event-stream" in request.headers.get("accept", "")
+
+
+def _stream(request: Request, cache: PartsCache, render: Callable[[], Parts]) -> StreamingResponse:
+    """Return a response that sends all parts of a page, then the changed ones."""
+    identity = request.state.identity
+    key = (request.url.path, request.url.query, identity.role)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no", "vary": "accept, cookie"}
+    is_over: Callable[[], bool] = getattr(request.app.state, "is_over", lambda: False)
+    return StreamingResponse(_events(lambda: cache.get(key, render), is_over), media_type="text/event-stream", headers=headers)
+
+
+async def _events(read: Callable[[], Parts], is_over: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """Yield events until the browser disconnects, the stream has its maximum length, or the server stops."""
+    started = sent_at = time.monotonic()
+    known: Mapping[str, str] = {}
+    while time.monotonic() - started < _MAX_STREAM_SECONDS and not is_over():
+        try:
+            parts = await run_in_threadpool(read)
+        except errors.StorageError:
+            yield b"event: away\ndata: {}\n\n"
+            sent_at = time.monotonic()
+        else:
+            changed = {name: html for name, html in parts.items() if known.get(name) != html}
+            if changed:
+                yield _event(changed)
+                known, sent_at = parts, time.monotonic()
+        if time.monotonic() - sent_at > _MAX_SILENCE_SECONDS:
+            yield b": still here\n\n"
+            sent_at = time.monotonic()
+        await asyncio.sleep(PERIOD_SECONDS)
+
+
+def _event(parts: Mapping[str, str]) -> bytes:
+    # JSON in ASCII contains no line breaks and no surrogates
+    return f"data: {json.dumps(parts)}\n\n".encode("ascii")

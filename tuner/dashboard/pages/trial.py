@@ -1,4 +1,4 @@
-"""The page of one trial: its curve, what it confuses, its hyperparameters beside the best, who worked on it."""
+"""Page of one trial: learning curve, confusion, hyperparameters beside those of the best trial, and attempts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from tuner import wording
 from tuner.dashboard.pages import study
-from tuner.dashboard.pages.served import Missing, PageOf, Site, whole
+from tuner.dashboard.pages.rendering import LivePage, NotFound, Site, parse_whole
 from tuner.drawing import charts
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.storage import tables
@@ -18,18 +18,18 @@ from tuner.views import trial as views_trial
 from tuner.views.studies import Listed
 from tuner.views.trial import Trial
 
-#: attributes that have a place of their own on the page, and a path that means nothing in a browser
-_PLACED = (ERROR, MESSAGE, REASON, WEIGHTS)
+#: attributes that are not listed: the page shows them elsewhere, or they are paths on a worker
+_UNLISTED = (ERROR, MESSAGE, REASON, WEIGHTS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """A hyperparameter beside the best trial's."""
+    """A hyperparameter of a trial, beside its value in the best trial."""
 
     name: str
     value: Any
     best: Any
-    #: whether it is unlike the best trial's, or, in the best trial, unlike the default
+    #: whether it differs from the best trial, or, in the best trial, from the default
     differs: bool
 
 
@@ -40,16 +40,16 @@ def _read(site: Site, request: Request) -> Mapping[str, Any]:
 def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, Any]:
     listed = study.find(connection, request)
     given = str(request.path_params["number"])
-    number = whole(given, otherwise=-1)
+    number = parse_whole(given, otherwise=-1)
     trial = views_trial.read(connection, listed.id, number) if number >= 0 else None
     if trial is None:
-        raise Missing(f"You asked for trial {given[:100]} of the study {listed.name[:100]}; it has no such trial.")
+        raise NotFound(f"Study {listed.name[:100]} has no trial {given[:100]}.")
     best = site.looks.at(connection, listed).history.best
     names = _classes(connection, listed)
     return {
         "listed": listed,
         "trial": trial,
-        "shown": study.drawn(trial.row),
+        "state": study.listed_trial(trial.row).state,
         "value_so_far": _value(trial),
         "best": best,
         "is_best": best is not None and best.number == number,
@@ -57,8 +57,8 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "loss": charts.loss(trial.epochs),
         "reports": charts.reports(trial.row.curve) if not trial.epochs else None,
         "settings": _settings(connection, listed, trial, None if best is None else best.number),
-        "attributes": {name: value for name, value in trial.attributes.items() if name not in _PLACED},
-        **charts.shown(trial, names),
+        "attributes": {name: value for name, value in trial.attributes.items() if name not in _UNLISTED},
+        **charts.confusion(trial, names),
         "picture": site.artifacts is not None and "mistakes" in trial.pictures,
         "previous": number - 1 if number > 0 else None,
         "next": number + 1 if number + 1 < listed.num_trials else None,
@@ -66,7 +66,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
 
 
 def _value(trial: Trial) -> float | None:
-    """Its value, and before it has one the highest that it was measured at."""
+    """Return the value of a trial, or the highest value so far of a running one."""
     is_open = trial.row.ended is None
     return max((point.value for point in trial.row.curve), default=None) if is_open else trial.row.value
 
@@ -77,7 +77,10 @@ def _classes(connection: Connection, listed: Listed) -> tuple[str, ...]:
 
 
 def _settings(connection: Connection, listed: Listed, trial: Trial, best: int | None) -> list[Setting]:
-    """Hyperparameters of a trial of ours, else what was sampled; first what is unlike the best trial, or the defaults."""
+    """Return the hyperparameters of a trial, those that differ from the best trial or the defaults first.
+
+    A trial that tuner did not make has its sampled parameters instead.
+    """
     own = trial.parameters if trial.hyperparameters is None else wording.flatten(trial.hyperparameters)
     others: Mapping[str, Any]
     if trial.hyperparameters is None:
@@ -93,7 +96,7 @@ def _settings(connection: Connection, listed: Listed, trial: Trial, best: int | 
     return sorted(found, key=lambda setting: not setting.differs)
 
 
-PAGE = PageOf(
+PAGE = LivePage(
     path="/tuner/studies/{study_id}/trials/{number}",
     template="trial.html",
     parts={

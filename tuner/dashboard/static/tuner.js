@@ -1,7 +1,7 @@
-// What is live on a page of tuner: its parts are replaced as the server sends them. Everything else works without this file.
+// Live parts of a page: each is replaced when the server sends a new one. Pages also work without this script.
 "use strict";
 
-// Light or dark: the choice is kept in a cookie, so that the server sends the page in it and nothing flashes.
+// Light or dark: a cookie holds the choice, so that the server sends the page in the right theme and nothing flashes.
 document.getElementById("theme").addEventListener("click", () => {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
@@ -12,15 +12,15 @@ document.getElementById("theme").addEventListener("click", () => {
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy], [data-copy-from]");
   if (!button) return;
-  const given = button.dataset.copy ?? (await (await fetch(button.dataset.copyFrom)).text());
-  let said = "Copied";
+  const text = button.dataset.copy ?? (await (await fetch(button.dataset.copyFrom)).text());
+  let result = "Copied";
   try {
-    await navigator.clipboard.writeText(given);
+    await navigator.clipboard.writeText(text);
   } catch {
-    said = "Not allowed here";  // a browser gives the clipboard to https and to this machine only
+    result = "Copying not allowed";  // browsers allow the clipboard only over HTTPS and on this machine
   }
   const label = button.textContent;
-  button.textContent = said;
+  button.textContent = result;
   setTimeout(() => { button.textContent = label; }, 1500);
 });
 
@@ -29,44 +29,44 @@ document.addEventListener("submit", (event) => {
   if (question && !confirm(question)) event.preventDefault();
 });
 
-function show(parts) {
+function replaceParts(parts) {
   for (const [id, html] of Object.entries(parts)) {
-    const place = document.getElementById(id);
-    if (!place) continue;
-    // what someone is typing into, or has opened, stays; so does the keyboard's place
-    const active = place.contains(document.activeElement) ? document.activeElement : null;
+    const part = document.getElementById(id);
+    if (!part) continue;
+    // keep text that the user is typing, opened details, scroll positions and the keyboard focus
+    const active = part.contains(document.activeElement) ? document.activeElement : null;
     if (active && active.matches("input, textarea, select")) continue;
     const path = active && (active.id ? `#${CSS.escape(active.id)}` : active.getAttribute("href") && `a[href="${CSS.escape(active.getAttribute("href"))}"]`);
-    const opened = [...place.querySelectorAll("details")].map((details) => details.open);
-    const scrolled = [...place.querySelectorAll(".scroll")].map((scroll) => scroll.scrollLeft);
-    place.innerHTML = html;
-    place.querySelectorAll("details").forEach((details, at) => { if (at in opened) details.open = opened[at]; });
-    place.querySelectorAll(".scroll").forEach((scroll, at) => { if (at in scrolled) scroll.scrollLeft = scrolled[at]; });
-    if (path) place.querySelector(path)?.focus({preventScroll: true});
+    const opened = [...part.querySelectorAll("details")].map((details) => details.open);
+    const scrolled = [...part.querySelectorAll(".scroll")].map((scroll) => scroll.scrollLeft);
+    part.innerHTML = html;
+    part.querySelectorAll("details").forEach((details, index) => { if (index in opened) details.open = opened[index]; });
+    part.querySelectorAll(".scroll").forEach((scroll, index) => { if (index in scrolled) scroll.scrollLeft = scrolled[index]; });
+    if (path) part.querySelector(path)?.focus({preventScroll: true});
   }
 }
 
 if (document.querySelector("[data-live]")) {
-  const light = document.getElementById("connection");
-  const say = (state, words) => { light.hidden = false; light.dataset.state = state; light.lastElementChild.textContent = words; };
+  const indicator = document.getElementById("connection");
+  const indicate = (state, text) => { indicator.hidden = false; indicator.dataset.state = state; indicator.lastElementChild.textContent = text; };
   let source = null;
   const open = () => {
     source = new EventSource(location.pathname + location.search);
-    source.onopen = () => say("on", "live");
-    source.onmessage = (event) => { say("on", "live"); show(JSON.parse(event.data)); };
-    source.addEventListener("away", () => say("off", "database away"));
-    source.onerror = () => { say("off", "reconnecting"); if (source.readyState === EventSource.CLOSED) setTimeout(again, 3000); };
+    source.onopen = () => indicate("on", "live");
+    source.onmessage = (event) => { indicate("on", "live"); replaceParts(JSON.parse(event.data)); };
+    source.addEventListener("away", () => indicate("off", "database unavailable"));
+    source.onerror = () => { indicate("off", "reconnecting"); if (source.readyState === EventSource.CLOSED) setTimeout(retry, 3000); };
   };
-  // a browser gives up a stream that is refused: the database is away, or whoever looks is no longer signed in
-  const again = async () => {
+  // browsers do not retry a refused stream: the database is unavailable, or the user is no longer signed in
+  const retry = async () => {
     if (document.hidden || source?.readyState !== EventSource.CLOSED) return;
     const status = await fetch(location.href, {method: "HEAD", headers: {accept: "text/plain"}}).then((answer) => answer.status, () => 0);
-    if (status !== 401) { say("off", status === 503 ? "database away" : "reconnecting"); open(); return; }
-    say("off", "signed out");
-    // leads to the page on which one signs in, and back; what someone is typing is not taken from him
+    if (status !== 401) { indicate("off", status === 503 ? "database unavailable" : "reconnecting"); open(); return; }
+    indicate("off", "signed out");
+    // the reload redirects to the sign-in page and back; text that the user is typing is not lost
     if (!document.activeElement?.matches("input, textarea, select")) location.reload();
   };
-  // a page that no one sees asks for nothing
+  // a hidden page sends no requests
   const follow = () => {
     if (document.hidden) { source?.close(); source = null; } else if (!source) open();
   };

@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Double, Integer, String
 
-from tuner.storage.migrations import adding
+from tuner.storage import migrating
 
 revision = "1"
 down_revision = None
@@ -18,7 +18,7 @@ def upgrade() -> None:
 
 
 def _add_attempts() -> None:
-    adding.table(
+    migrating.add_table(
         "tuner_leases",
         Column("study_id", Integer, primary_key=True, autoincrement=False),
         Column("trial_number", Integer, primary_key=True, autoincrement=False),
@@ -35,7 +35,7 @@ def _add_attempts() -> None:
         Column("ending", String(32), nullable=False),
         Column("error", String(200), nullable=False),
     )
-    adding.table(
+    migrating.add_table(
         "tuner_epochs",
         Column("study_id", Integer, primary_key=True, autoincrement=False),
         Column("trial_number", Integer, primary_key=True, autoincrement=False),
@@ -51,7 +51,7 @@ def _add_attempts() -> None:
 
 
 def _add_audit() -> None:
-    adding.table(
+    migrating.add_table(
         "tuner_audit",
         Column("id", Integer, primary_key=True),
         Column("at", Double, nullable=False, index=True),
@@ -66,7 +66,7 @@ def _add_audit() -> None:
 
 
 def _add_workers() -> None:
-    adding.table(
+    migrating.add_table(
         "tuner_workers",
         Column("study_id", Integer, primary_key=True, autoincrement=False),
         Column("worker_key", String(32), primary_key=True),

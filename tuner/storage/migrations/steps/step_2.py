@@ -3,7 +3,7 @@
 from sqlalchemy import Column, Double, Integer, String, Text
 from sqlalchemy.dialects import mysql
 
-from tuner.storage.migrations import adding
+from tuner.storage import migrating
 
 revision = "2"
 down_revision = "1"
@@ -15,7 +15,7 @@ _LONG_TEXT = Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 
 def upgrade() -> None:
     """Add the tables."""
-    adding.table(
+    migrating.add_table(
         "tuner_versions",
         Column("name", String(200), primary_key=True),
         Column("number", Integer, primary_key=True, autoincrement=False),
@@ -33,7 +33,7 @@ def upgrade() -> None:
         Column("deleted_at", Double),
         Column("deleted_by", String(200)),
     )
-    adding.table(
+    migrating.add_table(
         "tuner_stages",
         Column("id", Integer, primary_key=True),
         Column("name", String(200), nullable=False),
@@ -43,7 +43,7 @@ def upgrade() -> None:
         Column("at", Double, nullable=False),
         Column("by", String(200), nullable=False),
     )
-    adding.table(
+    migrating.add_table(
         "tuner_test_readings",
         Column("id", Integer, primary_key=True),
         Column("name", String(200), nullable=False),

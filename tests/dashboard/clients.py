@@ -1,4 +1,4 @@
-"""A storage with a study, users, and browsers that come to its dashboard as someone."""
+"""A storage with a study, users of each role, and their clients at the dashboard."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ PASSWORD = "three old wooden boats"
 
 @pytest.fixture(scope="session")
 def users(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with a user of each role, of its name; no test changes it."""
+    """A users file with a user named after each role; no test changes it."""
     path = tmp_path_factory.mktemp("users") / "users.json"
     for role in Role:
         accounts.add_user(path, role.value, role, PASSWORD)
@@ -44,14 +44,14 @@ def add_study(opened: storages.Storage) -> None:
     study.optimize(lambda trial: trial.suggest_float("dropout", 0, 0.5), n_trials=3)
 
 
-def lock(users: Path, **settings: object) -> Authentication:
-    """A lock with a token of the start, whatever the settings say."""
+def authentication_of(users: Path, **settings: object) -> Authentication:
+    """Return an authentication that always has a start token."""
     return Authentication.of(Settings(users=users, **settings), StartToken.new())  # type: ignore[arg-type]
 
 
 def owner(opened: storages.Storage, users: Path, base_url: str = HERE, **settings: object) -> TestClient:
-    """Someone who has opened the link that was printed."""
-    this = lock(users, **settings)
+    """Return the client of the user who has opened the printed link."""
+    this = authentication_of(users, **settings)
     client = TestClient(app.build(opened, this), base_url=base_url)
     assert this.start_token is not None
     assert client.get("/healthz", follow_redirects=False).status_code == 200
@@ -60,7 +60,7 @@ def owner(opened: storages.Storage, users: Path, base_url: str = HERE, **setting
 
 
 def sign_in(client: TestClient, name: str, password: str = PASSWORD) -> int:
-    """Sign in by the form; the status of the answer."""
+    """Sign in with the form, and return the status of the response."""
     form = {"name": name, "password": password, "next": "/healthz"}
     answer = client.post("/tuner/signin", data=form, headers={"origin": str(client.base_url).rstrip("/")}, follow_redirects=False)
     return answer.status_code
@@ -68,20 +68,20 @@ def sign_in(client: TestClient, name: str, password: str = PASSWORD) -> int:
 
 @pytest.fixture
 def browser(flowers: storages.Storage, users: Path) -> TestClient:
-    """The owner's browser."""
+    """The client of the owner of the process."""
     return owner(flowers, users)
 
 
 @pytest.fixture
 def stranger(flowers: storages.Storage, users: Path) -> TestClient:
-    """A browser that no one has signed in with."""
-    return TestClient(app.build(flowers, lock(users)), base_url=HERE)
+    """A client that has not signed in."""
+    return TestClient(app.build(flowers, authentication_of(users)), base_url=HERE)
 
 
 @pytest.fixture(scope="module")
 def come_as(flowers: storages.Storage, users: Path) -> Callable[[Role], TestClient]:
-    """Browsers of users of each role, at one server."""
-    served = app.build(flowers, lock(users, allow_migration=True))
+    """Return the client of a user with a role, at one server."""
+    served = app.build(flowers, authentication_of(users, allow_migration=True))
     known: dict[Role, TestClient] = {}
 
     def come(role: Role) -> TestClient:

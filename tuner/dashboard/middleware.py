@@ -1,9 +1,4 @@
-"""ASGI applications around the dashboard: to whom it answers at all, and what they add to the answers.
-
-Whether the process lives, and whether it can do its work, for what watches over it.
-
-What a proxy says of a request, believed only if the proxy is one of ours.
-"""
+"""Middleware around the dashboard: security headers, allowed hosts, trusted proxies, database outages, and health checks."""
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
@@ -18,38 +13,42 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from tuner.dashboard.pages import served
+from tuner.dashboard.pages import rendering
 
-#: asked by machines, which know addresses and not names; their answers tell nothing
+#: addresses of health checks, which use IP addresses as host names; their answers contain no data
 HEALTH = ("/healthz", "/readyz")
+_ALIVE, _READY = HEALTH
 
-#: for every answer that brings none of its own; optuna-dashboard's page does
+#: for every response without a policy; optuna-dashboard's page has one
 _POLICY = "default-src 'self'; img-src 'self' data: blob:; object-src 'none'; base-uri 'none'; form-action 'self'"
-#: files that someone uploaded: whatever they are, nothing in them runs
+#: for uploaded files, which must not run anything
 _UPLOADED_POLICY = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
 _UPLOADED = "/artifacts/"
-_OF_PAGE = {"base-uri": "'none'", "form-action": "'self'"}
-_OF_ALL = {"frame-ancestors": "'none'"}
+#: added to policies that do not contain them
+_PAGE_DIRECTIVES = {"base-uri": "'none'", "form-action": "'self'"}
+_DIRECTIVES = {"frame-ancestors": "'none'"}
 _HEADERS = {
     "x-content-type-options": "nosniff",
-    # with no-referrer the origin of a form would be null
+    # with no-referrer, browsers would send the origin null with forms
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=()",
 }
-_A_YEAR = 31_536_000
+_YEAR_SECONDS = 31_536_000
+_FORWARDED_PREFIX = b"x-forwarded-"
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-class SafeHeaders:
-    """Adds to every answer what a browser may do with it: what may run, who may frame it, that it is not kept."""
+class SecurityHeaders:
+    """Middleware that adds security headers to every response: what may run, who may frame it, and that it is not cached."""
 
-    def __init__(self, app: ASGIApp, *, may_be_kept: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, *, cacheable: tuple[str, ...]) -> None:
         self.app = app
-        self.may_be_kept = may_be_kept
+        self.cacheable = cacheable
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and the answer, with the headers, back."""
+        """Forward the request, and add the headers to the response."""
 
         async def send_safely(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -65,109 +64,102 @@ class SafeHeaders:
             del headers["access-control-allow-origin"]
         else:
             own = headers.get("content-security-policy")
-            policy = _completed(own, _OF_PAGE) if own else _POLICY
-        headers["content-security-policy"] = _completed(policy, _OF_ALL)
+            policy = _with_directives(own, _PAGE_DIRECTIVES) if own else _POLICY
+        headers["content-security-policy"] = _with_directives(policy, _DIRECTIVES)
         headers.update(_HEADERS)
-        if not path.startswith(self.may_be_kept):
+        if not path.startswith(self.cacheable):
             headers["cache-control"] = "no-store"
 
 
-def _completed(policy: str, wanted: Mapping[str, str]) -> str:
-    """A policy with what it does not say itself: a browser complains of what is said twice."""
-    said = {part.split()[0] for part in policy.split(";") if part.strip()}
-    return "; ".join([policy, *(f"{name} {value}" for name, value in wanted.items() if name not in said)])
+def _with_directives(policy: str, directives: Mapping[str, str]) -> str:
+    """Return a policy with the directives that it lacks. Browsers warn about a directive that occurs twice."""
+    names = {part.split()[0] for part in policy.split(";") if part.strip()}
+    return "; ".join([policy, *(f"{name} {value}" for name, value in directives.items() if name not in names)])
 
 
-class Transport:
-    """Tells browsers that came by TLS to come by it always. Stands behind the proxy's headers, which say how the client came."""
+class StrictTransport:
+    """Middleware that tells browsers on TLS to always use TLS. It must run behind `TrustedProxies`, which sets the client's scheme."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and the answer, with the header, back."""
+        """Forward the request, and add the header to the response."""
 
         async def send_strictly(message: Message) -> None:
             if message["type"] == "http.response.start" and scope.get("scheme") == "https":
-                MutableHeaders(scope=message)["strict-transport-security"] = f"max-age={_A_YEAR}"
+                MutableHeaders(scope=message)["strict-transport-security"] = f"max-age={_YEAR_SECONDS}"
             await send(message)
 
         await self.app(scope, receive, send_strictly)
 
 
-class KnownHosts:
-    """Refuses requests to other names than the server's own: they come from pages that had a name point to this machine."""
+class AllowedHosts:
+    """Middleware that refuses requests to other host names than the server's. Such a request is a sign of DNS rebinding."""
 
     def __init__(self, app: ASGIApp, *, hosts: Sequence[str]) -> None:
         self.app = app
         self.checked = TrustedHostMiddleware(app, allowed_hosts=hosts, www_redirect=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 400."""
+        """Forward the request, or answer it with 400."""
         app = self.app if scope.get("path") in HEALTH else self.checked
         await app(scope, receive, send)
 
 
-class Outage:
-    """Answers with a page that says so while the database is away, and lets everything through when it is back."""
+class DatabaseOutage:
+    """Middleware that answers with 503 while the database does not answer."""
 
-    def __init__(self, app: ASGIApp, *, is_there: Callable[[], bool], needs_no_database: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, *, is_available: Callable[[], bool], needs_no_database: tuple[str, ...]) -> None:
         self.app = app
-        self.is_there = is_there
+        self.is_available = is_available
         self.needs_no_database = needs_no_database
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 503."""
-        if scope["type"] != "http" or scope["path"].startswith(self.needs_no_database) or await run_in_threadpool(self.is_there):
+        """Forward the request, or answer it with 503."""
+        if scope["type"] != "http" or scope["path"].startswith(self.needs_no_database) or await run_in_threadpool(self.is_available):
             await self.app(scope, receive, send)
             return
-        await _away(Request(scope))(scope, receive, send)
+        await _outage(Request(scope))(scope, receive, send)
 
 
-def _away(request: Request) -> Response:
+def _outage(request: Request) -> Response:
     if request.url.path.startswith(("/api", "/tuner/api/")):
         return JSONResponse({"reason": "The database is away."}, HTTPStatus.SERVICE_UNAVAILABLE)
-    return served.away(request)
+    return rendering.outage_page(request)
 
 
-_ALIVE, _READY = HEALTH
-
-
-def routes(is_there: Callable[[], bool]) -> list[BaseRoute]:
-    """`/healthz` and `/readyz`; `is_there` tells whether the database answers."""
+def routes(is_available: Callable[[], bool]) -> list[BaseRoute]:
+    """Return the routes of the health checks. `is_available` tells whether the database answers."""
 
     async def alive(request: Request) -> Response:
         return PlainTextResponse("alive\n")
 
     async def ready(request: Request) -> Response:
-        if await run_in_threadpool(is_there):
+        if await run_in_threadpool(is_available):
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the database is away\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
     return [Route(_ALIVE, alive), Route(_READY, ready)]
 
 
-_PREFIX = b"x-forwarded-"
-_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+class TrustedProxies:
+    """Middleware that reads client, scheme and host from the headers of a trusted proxy, and removes these headers from every request.
 
-
-class Forwarded:
-    """Takes client, scheme and host from a trusted proxy's headers, and takes those headers away from everything behind it.
-
-    optuna-dashboard would believe them of anyone, and send browsers to whatever host they name.
+    optuna-dashboard would trust the headers of any client, and redirect browsers to any host in them.
     """
 
     def __init__(self, app: ASGIApp, *, proxies: Sequence[str]) -> None:
         self.networks: list[_Network] = [ipaddress.ip_network(proxy) for proxy in proxies]
-        # of client and scheme: uvicorn's own
-        self.app = ProxyHeadersMiddleware(_without_them(app), trusted_hosts=list(proxies))  # type: ignore[arg-type]
+        # uvicorn's middleware sets client and scheme
+        self.app = ProxyHeadersMiddleware(_without_headers(app), trusted_hosts=list(proxies))  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on as its client sent it to the proxy."""
+        """Forward the request as the client sent it to the proxy."""
         if scope["type"] == "http" and self._is_trusted(scope):
             hosts = [value for name, value in scope["headers"] if name == b"x-forwarded-host"]
             if hosts:
-                # of several proxies the first one was asked by the client
+                # with several proxies, the first host is the one that the client used
                 host = hosts[0].split(b",")[0].strip()
                 others = [(name, value) for name, value in scope["headers"] if name != b"host"]
                 scope = {**scope, "headers": [*others, (b"host", host)]}
@@ -181,11 +173,13 @@ class Forwarded:
         return any(client in network for network in self.networks)
 
 
-def _without_them(app: ASGIApp) -> ASGIApp:
-    async def pass_on(scope: Scope, receive: Receive, send: Send) -> None:
+def _without_headers(app: ASGIApp) -> ASGIApp:
+    """Return an application that gets requests without forwarded headers."""
+
+    async def forward(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            kept = [(name, value) for name, value in scope["headers"] if not name.startswith(_PREFIX) and name != b"forwarded"]
+            kept = [(name, value) for name, value in scope["headers"] if not name.startswith(_FORWARDED_PREFIX) and name != b"forwarded"]
             scope = {**scope, "headers": kept}
         await app(scope, receive, send)
 
-    return pass_on
+    return forward

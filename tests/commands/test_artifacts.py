@@ -1,4 +1,4 @@
-"""What is said of the artifacts, a folder or a bucket, and what is refused before anything is written."""
+"""Artifacts in a folder or a bucket, and what is refused before anything is written."""
 
 import importlib.util
 import json
@@ -10,8 +10,8 @@ import pytest
 
 from tests import buckets
 from tuner.cli import main
-from tuner.commands import options
-from tuner.commands.waiting import Patience
+from tuner.commands import artifacts
+from tuner.commands.waiting import Deadline
 from tuner.errors import ArtifactsError, MissingPackage, RequestError, TunerError
 
 
@@ -30,32 +30,32 @@ def service(running: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> bucket
     return running
 
 
-def test_artifacts_are_in_a_folder_or_in_a_bucket_with_a_folder_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_artifacts_are_in_a_folder_or_in_a_bucket_with_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TUNER_ARTIFACTS", raising=False)
-    assert options.read(None) == (tmp_path / "tuner-artifacts", None)
-    assert options.read("here") == (tmp_path / "here", None)
-    assert options.read("s3://models/team/") == (tmp_path / "tuner-artifacts", "s3://models/team")
+    assert artifacts.locate(None) == (tmp_path / "tuner-artifacts", None)
+    assert artifacts.locate("here") == (tmp_path / "here", None)
+    assert artifacts.locate("s3://models/team/") == (tmp_path / "tuner-artifacts", "s3://models/team")
     monkeypatch.setenv("TUNER_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setenv("TUNER_ARTIFACTS", "s3://models")
-    assert options.read(None) == (tmp_path / "scratch", "s3://models")
+    assert artifacts.locate(None) == (tmp_path / "scratch", "s3://models")
 
 
 @pytest.mark.parametrize("given", ["s3://", "s3://Models", "s3://models/../other", "gs://models", "s3://models//x", "s3://me:key@models"])
-def test_what_is_no_bucket_is_told(given: str) -> None:
+def test_an_invalid_bucket_url_is_refused(given: str) -> None:
     with pytest.raises(RequestError, match=r"--artifacts is .*; expected a folder, or s3://BUCKET/PREFIX"):
-        options.read(given)
+        artifacts.locate(given)
 
 
-def test_a_missing_package_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPackage) as refused:
-        options.require("s3://models")
+        artifacts.require_bucket("s3://models")
     assert str(refused.value) == "--artifacts s3://models needs the package boto3. Install it with: pip install 'tuner[s3]'"
 
 
 @pytest.mark.parametrize("command", ["run", "worker"])
-def test_a_bucket_that_is_not_there_is_refused_before_anything_is_written(
+def test_a_missing_bucket_is_refused_before_anything_is_written(
     service: buckets.Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -70,36 +70,36 @@ def test_a_bucket_that_is_not_there_is_refused_before_anything_is_written(
     assert not (tmp_path / "scratch").exists()
 
 
-def test_a_bucket_that_is_about_to_be_made_is_waited_for(service: buckets.Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bucket_that_does_not_exist_yet_is_waited_for(service: buckets.Service, capsys: pytest.CaptureFixture[str]) -> None:
     tries = []
 
     def require() -> None:
         tries.append(1)
         if len(tries) == 2:
             service.make("coming")
-        options.require("s3://coming/soon")
+        artifacts.require_bucket("s3://coming/soon")
 
-    Patience(60.0).until(require)
+    Deadline(60.0).retry(require)
     assert len(tries) == 2
     said = capsys.readouterr().err
-    assert said.startswith("waiting, ")
-    assert " s at most: the artifacts s3://coming/soon cannot be used: there is no bucket coming at " in said
+    assert said.startswith("waiting, at most ")
+    assert " s: the artifacts s3://coming/soon cannot be used: there is no bucket coming at " in said
     with pytest.raises(ArtifactsError):
-        Patience(0.0).until(lambda: options.require("s3://never"))
+        Deadline(0.0).retry(lambda: artifacts.require_bucket("s3://never"))
 
 
-def test_weights_are_read_where_they_are(service: buckets.Service, tmp_path: Path) -> None:
+def test_weights_are_read_from_a_folder_or_downloaded_from_a_bucket(service: buckets.Service, tmp_path: Path) -> None:
     service.make("winners")
     service.client.put_object(Bucket="winners", Key="models/study/trial-00000/weights.npz", Body=b"weights")
     here = tmp_path / "weights.npz"
-    with options.fetched(str(here), tmp_path) as path:
+    with artifacts.local_copy(str(here), tmp_path) as path:
         assert path == here
-    with options.fetched("s3://winners/models/study/trial-00000/weights.npz", tmp_path / "study") as path:
+    with artifacts.local_copy("s3://winners/models/study/trial-00000/weights.npz", tmp_path / "study") as path:
         assert path.read_bytes() == b"weights"
     assert not path.exists()
-    missing = options.fetched("s3://winners/models/study/trial-00001/weights.npz", tmp_path / "study")
+    missing = artifacts.local_copy("s3://winners/models/study/trial-00001/weights.npz", tmp_path / "study")
     with (
-        pytest.raises(TunerError, match=r"weights.npz are not there; the worker that trained them may not have put them there yet"),
+        pytest.raises(TunerError, match=r"weights.npz do not exist. The worker that trained them may not have uploaded them yet"),
         missing,
     ):
         raise AssertionError("there is nothing to read")

@@ -1,4 +1,4 @@
-"""People at the dashboard in a real browser: who comes in, goes out and is refused, and what becomes of an open page."""
+"""Sign-in, sign-out, refusals and open pages in a real browser."""
 
 import io
 import re
@@ -14,9 +14,9 @@ from playwright.sync_api import Browser, Page, expect
 from tests.dashboard import idp
 from tests.studies import by_hand
 from tuner.dashboard import server
-from tuner.dashboard.auth import accounts, provider
+from tuner.dashboard.auth import accounts, openid
 from tuner.dashboard.auth.permissions import Role
-from tuner.dashboard.pages import served as pages_served
+from tuner.dashboard.pages import rendering
 from tuner.dashboard.settings import Settings
 from tuner.protocol import messages
 from tuner.protocol.messages import PictureKind
@@ -28,7 +28,7 @@ from tuner.studies import study as studies
 from tuner.studies.study import Study
 
 PASSWORD = "three old wooden boats"
-#: of the study that all tests look at
+#: page of the study in all tests
 STUDY = "/tuner/studies/1"
 
 
@@ -47,7 +47,7 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory, artifacts: Path) -> Iterator[Study]:
-    """A study with a trial that has a picture of its mistakes, one that failed and left a log, and one at work."""
+    """A study with a completed trial with a picture of its mistakes, a failed trial with a log, and a running one."""
     opened = storages.open(f"sqlite:///{tmp_path_factory.mktemp('storage')}/tuner.db")
     joined = studies.join(by_hand.spec(), opened)
     prepared = {PREPARED: by_hand.PREPARED.model_dump(mode="json")}
@@ -75,7 +75,7 @@ def served(study: Study, users: Path, artifacts: Path) -> Iterator[server.Served
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """The browser of someone who has not signed in."""
+    """A page of a browser that has not signed in."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     yield context.new_page()
     context.close()
@@ -94,10 +94,8 @@ def state(page: Page, wanted: str) -> None:
     expect(page.locator("#connection")).to_have_attribute("data-state", wanted, timeout=20_000)
 
 
-def test_a_session_that_ends_on_an_open_page_leads_to_the_sign_in_and_back_to_the_page(
-    page: Page, study: Study, users: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pages_served, "_LONGEST_SECONDS", 0.5)  # streams end every five minutes, and are asked for anew
+def test_an_expired_session_redirects_to_sign_in_and_back(page: Page, study: Study, users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "_MAX_STREAM_SECONDS", 0.5)  # by default, the browser opens a new stream every five minutes
     real = itsdangerous.TimestampSigner.get_timestamp
     with server.beside(study.storage, Settings(users=users, session_seconds=3600.0), 0) as served:
         sign_in(page, served.address, "eve")
@@ -111,54 +109,54 @@ def test_a_session_that_ends_on_an_open_page_leads_to_the_sign_in_and_back_to_th
         expect(page.get_by_role("heading", name="by-hand")).to_be_visible()
 
 
-def test_a_viewer_is_shown_no_form_and_refused_whatever_he_sends(page: Page, served: server.Served, study: Study) -> None:
+def test_a_viewer_sees_no_forms_and_every_request_is_refused(page: Page, served: server.Served, study: Study) -> None:
     sign_in(page, served.address, "eve")
     expect(page.get_by_text("viewer")).to_be_visible()
-    assert page.locator("form").count() == 1  # it signs out
+    assert page.locator("form").count() == 1  # the sign-out form
     send = """path => { const form = Object.assign(document.createElement('form'), {method: 'post', action: path});
       form.append(Object.assign(document.createElement('input'), {name: 'name', value: 'by-hand'}));
       document.body.append(form); form.submit(); }"""
     page.evaluate(send, "/tuner/actions/studies/1/stop")
-    expect(page.get_by_role("heading", name="You may not do this")).to_be_visible()
+    expect(page.get_by_role("heading", name="Permission denied")).to_be_visible()
     expect(page.get_by_text("this needs the role editor; eve is viewer")).to_be_visible()
     assert study.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study.id, HALTED)) == {}
 
 
-def test_an_editor_stops_and_resumes_with_the_keyboard_alone_and_signs_out(page: Page, served: server.Served, study: Study) -> None:
+def test_an_editor_stops_and_resumes_with_the_keyboard_and_signs_out(page: Page, served: server.Served, study: Study) -> None:
     sign_in(page, served.address, "ed")
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Stop after running trials").focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_contain_text("No further trial starts")
+    expect(page.get_by_role("status")).to_contain_text("The study stops after its running trials")
     page.get_by_role("button", name="Resume").first.focus()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status")).to_contain_text("The study goes on")
+    expect(page.get_by_role("status")).to_contain_text("The study resumes")
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/tuner/signin")
     page.goto(served.address + STUDY)
     page.wait_for_url("**/tuner/signin?next=*")
     page.go_back()
-    expect(page.get_by_role("heading", name="by-hand")).to_have_count(0)  # nothing was kept
+    expect(page.get_by_role("heading", name="by-hand")).to_have_count(0)  # nothing was cached
 
 
-def test_the_picture_of_mistakes_and_the_last_lines_of_a_log_are_shown(page: Page, served: server.Served) -> None:
+def test_the_picture_of_mistakes_and_the_log_are_shown(page: Page, served: server.Served) -> None:
     sign_in(page, served.address, "eve", f"{STUDY}/trials/0")
-    sheet = page.get_by_role("img", name=re.compile("taken for another class"))
-    sheet.evaluate("image => image.scrollIntoView()")  # it is loaded when it comes into view
+    sheet = page.get_by_role("img", name=re.compile("The most confident mistakes"))
+    sheet.evaluate("image => image.scrollIntoView()")  # loaded when it scrolls into view
     page.wait_for_function("image => image.complete && image.naturalWidth === 240", arg=sheet.element_handle())
-    expect(page.get_by_role("region", name="Most confident mistakes").get_by_role("listitem")).to_have_text("cat taken for dog97% sure")
+    expect(page.get_by_role("region", name="Most confident mistakes").get_by_role("listitem")).to_have_text(
+        "cat predicted as dog97% confident"
+    )
     kept = page.request.get(f"{served.address}{STUDY}/trials/0/mistakes.jpg")
     assert Image.open(io.BytesIO(kept.body())).size == (240, 120)
     page.goto(f"{served.address}{STUDY}/trials/1")
     expect(page.get_by_role("region", name="Last lines of the trainer's log")).to_contain_text("the last line of its log")
     page.goto(served.address + STUDY)
-    expect(page.locator("#troubles")).to_contain_text("MemoryError")
-    expect(page.locator("#troubles")).to_contain_text("the last line of its log")
+    expect(page.locator("#failures")).to_contain_text("MemoryError")
+    expect(page.locator("#failures")).to_contain_text("the last line of its log")
 
 
-def test_a_database_that_goes_away_is_said_on_an_open_page_which_follows_the_study_again_when_it_is_back(
-    page: Page, postgresql: Any, users: Path
-) -> None:
+def test_a_database_outage_is_shown_on_an_open_page_which_recovers(page: Page, postgresql: Any, users: Path) -> None:
     opened = storages.open(postgresql.get_uri())
     study = studies.join(by_hand.spec(), opened)
     claimed = by_hand.must_claim(study)
@@ -167,14 +165,14 @@ def test_a_database_that_goes_away_is_said_on_an_open_page_which_follows_the_stu
         state(page, "on")
         postgresql.stop()
         state(page, "off")
-        expect(page.locator("#connection")).to_contain_text("database away")
+        expect(page.locator("#connection")).to_contain_text("database unavailable")
         later = page.context.new_page()
         answer = later.goto(f"{served.address}/tuner/studies/{study.id}")
         assert answer is not None
         assert answer.status == 503
-        expect(later.get_by_role("heading", name="The database is away")).to_be_visible()
+        expect(later.get_by_role("heading", name="Database unavailable")).to_be_visible()
         postgresql.start()
-        expect(later.get_by_role("heading", name="by-hand")).to_be_visible(timeout=20_000)  # without anyone's hand
+        expect(later.get_by_role("heading", name="by-hand")).to_be_visible(timeout=20_000)  # without a user's action
         trials.report(study, claimed, by_hand.epochs(claimed, [0.4321]))
         for each in (page, later):
             state(each, "on")
@@ -182,10 +180,10 @@ def test_a_database_that_goes_away_is_said_on_an_open_page_which_follows_the_stu
     opened.close()
 
 
-def test_someone_signs_in_at_an_openid_provider_and_comes_back_to_the_page_that_he_asked_for(page: Page, study: Study, users: Path) -> None:
+def test_an_openid_sign_in_returns_to_the_requested_page(page: Page, study: Study, users: Path) -> None:
     with idp.beside() as there:
         there.person = {"email": "ada@example.com", "email_verified": True, "groups": ["ml"]}
-        named = provider.read(
+        named = openid.read_provider(
             {
                 "TUNER_OIDC_ISSUER": there.address,
                 "TUNER_OIDC_CLIENT_ID": idp.CLIENT_ID,

@@ -1,4 +1,4 @@
-"""Changing requests: let through only with the role and the origin that they need, and recorded."""
+"""Enforcement: middleware that refuses a change without the needed role or origin, and records changes in the audit log."""
 
 import logging
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tuner.dashboard.auth import authentication, permissions
 from tuner.dashboard.auth.permissions import READING_METHODS, Identity
-from tuner.dashboard.pages import served
+from tuner.dashboard.pages import rendering
 from tuner.errors import StorageError
 from tuner.storage import audit
 from tuner.storage.engine import Storage
@@ -21,33 +21,38 @@ _NEED_NO_ROLE = (authentication.SIGN_IN, authentication.SIGN_OUT)
 _log = logging.getLogger(__name__)
 
 
-class SameOrigin:
-    """Refuses a changing request unless the browser says that a page of this very server sent it, or a token shows that no browser did.
+class RequireSameOrigin:
+    """Middleware that refuses a changing request unless a page of this server or a program with a token sent it.
 
-    optuna-dashboard has no guard of its own: any page open in the same browser could delete a study.
+    optuna-dashboard has no such protection: any page open in the same browser could delete a study.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 403."""
-        if scope["type"] != "http" or scope["method"] in READING_METHODS or authentication.is_by_token(scope) or _comes_from_here(scope):
+        """Forward the request, or answer it with 403."""
+        if (
+            scope["type"] != "http"
+            or scope["method"] in READING_METHODS
+            or authentication.has_bearer_token(scope)
+            or _is_same_origin(scope)
+        ):
             await self.app(scope, receive, send)
             return
         answer = _forbidden(scope, "only the dashboard's own pages may change a study")
         await answer(scope, receive, send)
 
 
-class Permitted:
-    """Refuses what the role of who asks does not allow, and any change that no role is named for."""
+class RequireRole:
+    """Middleware that refuses requests that the role does not allow, and changes that no role allows."""
 
     def __init__(self, app: ASGIApp, *, allow_migration: bool) -> None:
         self.app = app
         self.allow_migration = allow_migration
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it with 403."""
+        """Forward the request, or answer it with 403."""
         await (self._refusal(scope) or self.app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
@@ -57,7 +62,7 @@ class Permitted:
         if needed is None:
             return _forbidden(scope, "this is closed to everyone")
         identity = identity_of(scope)
-        # without an identity the door lets through only what is open to anyone, which changes nothing
+        # a request without an identity arrives only at addresses that need no sign-in
         if identity is None:
             return None if scope["method"] in READING_METHODS else _forbidden(scope, "sign in first")
         if identity.role.allows(needed):
@@ -65,19 +70,19 @@ class Permitted:
         return _forbidden(scope, f"this needs the role {needed}; {identity.name} is {identity.role}")
 
 
-class Recorded:
-    """Writes into the storage who sent which changing request, and what came of it; sign-ins too."""
+class RecordChanges:
+    """Middleware that records changing requests and sign-ins in the audit log: user, request and status."""
 
     def __init__(self, app: ASGIApp, *, storage: Storage) -> None:
         self.app = app
         self.storage = storage
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and record it with its answer's status."""
-        if scope["type"] != "http" or (scope["method"] in READING_METHODS and scope["path"] != authentication.BACK_FROM_ELSEWHERE):
+        """Forward the request, and record it with the status of the response."""
+        if scope["type"] != "http" or (scope["method"] in READING_METHODS and scope["path"] != authentication.OPENID_BACK):
             await self.app(scope, receive, send)
             return
-        study = await run_in_threadpool(self._study, scope["path"])
+        study = await run_in_threadpool(self._study_name, scope["path"])
         status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
 
         async def note(message: Message) -> None:
@@ -89,36 +94,36 @@ class Recorded:
         try:
             await self.app(scope, receive, note)
         finally:
-            deed = _deed(scope, status, study)
-            if deed is not None:
-                await run_in_threadpool(self._write, deed)
+            event = _event(scope, status, study)
+            if event is not None:
+                await run_in_threadpool(self._write, event)
 
-    def _study(self, path: str) -> str:
-        """Before the request: it may delete it."""
+    def _study_name(self, path: str) -> str:
+        """Return the name of the study. It is read before the request, which can delete the study."""
         try:
             return audit.study_name(self.storage, study_id=permissions.study_id(path), trial_id=permissions.trial_id(path))
         except StorageError:
-            return ""  # whatever is asked for will not be done
+            return ""  # the request will fail, too
 
-    def _write(self, deed: audit.AuditEvent) -> None:
+    def _write(self, event: audit.AuditEvent) -> None:
         try:
-            audit.write(self.storage, deed)
+            audit.write(self.storage, event)
         except StorageError as error:
-            _log.error("%s (%s) from %s: %s %s, status %d; not recorded: %s", *_words(deed), error)
+            _log.error("not recorded in the audit log: %s (%s) from %s: %s %s, status %d: %s", *_log_fields(event), error)
 
 
 def identity_of(scope: Scope) -> Identity | None:
-    """Who asks; None if no one needs to be known for it."""
+    """Return the identity of a request; None if it needs none."""
     found: Identity | None = scope.get("state", {}).get("identity")
     return found
 
 
-def _words(deed: audit.AuditEvent) -> tuple[object, ...]:
-    return (deed.who, deed.role or "refused", deed.address, deed.method, deed.path, deed.status)
+def _log_fields(event: audit.AuditEvent) -> tuple[object, ...]:
+    return (event.who, event.role or "refused", event.address, event.method, event.path, event.status)
 
 
-def _deed(scope: Scope, status: int, study: str) -> audit.AuditEvent | None:
-    """What is recorded; None of a sign-in that was not looked at."""
+def _event(scope: Scope, status: int, study: str) -> audit.AuditEvent | None:
+    """Return the event to record; None for a request without a user, such as a throttled sign-in."""
     state, identity = scope.get("state", {}), identity_of(scope)
     if identity is None and "signing_in" not in state:
         return None
@@ -135,14 +140,14 @@ def _deed(scope: Scope, status: int, study: str) -> audit.AuditEvent | None:
 
 
 def _forbidden(scope: Scope, reason: str) -> Response:
-    """A page to whom looks at pages, JSON to a program."""
+    """Return a page for a browser, JSON for a program."""
     request = Request(scope)
     if "text/html" in request.headers.get("accept", ""):
-        return served.failure(request, HTTPStatus.FORBIDDEN, "You may not do this", f"Refused: {reason}.")
+        return rendering.error_page(request, HTTPStatus.FORBIDDEN, "Permission denied", f"Refused: {reason}.")
     return JSONResponse({"reason": f"Refused: {reason}."}, HTTPStatus.FORBIDDEN)
 
 
-def _comes_from_here(scope: Scope) -> bool:
+def _is_same_origin(scope: Scope) -> bool:
     headers = Headers(scope=scope)
     origin = headers.get("origin")
     if origin is not None:

@@ -1,4 +1,4 @@
-"""An event of a worker as a line: in colours on a terminal, plain in a log."""
+"""Event lines: an event of a worker as one line, with colours on a terminal and plain in a log."""
 
 import time
 
@@ -8,9 +8,10 @@ from tuner import wording
 from tuner.workers.worker import events
 from tuner.workers.worker.events import Event, EventKind
 
-#: what is seen anyway in the state of things, or is no one's business
-_UNTOLD_LIVE = (EventKind.EPOCH, EventKind.STARTED, EventKind.PROMOTED, EventKind.ENDED)
-_UNTOLD_PLAIN = (EventKind.EPOCH,)
+#: events without a line on a terminal: the live view shows them already
+_HIDDEN_LIVE = (EventKind.EPOCH, EventKind.STARTED, EventKind.PROMOTED, EventKind.ENDED)
+#: events without a line in a log
+_HIDDEN_PLAIN = (EventKind.EPOCH,)
 _STYLES = {
     EventKind.COMPLETED: "good",
     EventKind.PRUNED: "quiet",
@@ -22,15 +23,15 @@ _STYLES = {
 
 
 def plain(event: Event, *, is_best: bool) -> str | None:
-    """One line of a log; None for what is not worth one."""
-    if event.what in _UNTOLD_PLAIN:
+    """Return the line of an event in a log, or None if it has none."""
+    if event.what in _HIDDEN_PLAIN:
         return None
     return events.line(event) + (" (new best)" if is_best else "")
 
 
 def styled(event: Event, *, is_best: bool) -> Text | None:
-    """One line above the live view; None for what the view shows anyway."""
-    if event.what in _UNTOLD_LIVE:
+    """Return the line of an event above the live view, or None if it has none."""
+    if event.what in _HIDDEN_LIVE:
         return None
     line = Text(time.strftime("%H:%M:%S  ", time.localtime(event.at)), style="quiet", no_wrap=True, overflow="ellipsis")
     subject = wording.worker(event.worker) if event.trial is None else f"trial {event.trial}"
