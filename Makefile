@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-dep
 LOCK := uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo benchmark check format test soak services lock clean
+.PHONY: help install demo benchmark check format unit test coverage soak services lock clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,8 +48,20 @@ format: $(INSTALLED)  ## mend what lint and formatting can mend by themselves
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+PYTEST = pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+unit: $(INSTALLED)  ## the tests that need no TensorFlow, no database server, no browser and no tuner process
+	$(BIN)/$(PYTEST) -m unit
+
 test: check services  ## check, then the whole suite
-	$(BIN)/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/$(PYTEST)
+
+coverage: services  ## the whole suite, and how much of tuner it runs: the total, and the modules below 80 %
+	@rm -rf .coverage
+	@mkdir .coverage
+	$(BIN)/coverage run -m $(PYTEST)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report | awk 'NR <= 2 || /^TOTAL/ || ($$NF + 0 < 80 && /%$$/)'
 
 soak: $(INSTALLED)  ## the long form of tests/faults: twenty kills, outages of a minute
 	SOAK=1 $(BIN)/pytest tests/faults

@@ -2,12 +2,15 @@
 
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tests import rings
 
 if TYPE_CHECKING:
     from tests.mariadb import Server
@@ -16,6 +19,34 @@ if TYPE_CHECKING:
 os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.mkdtemp(prefix="tuner-tests-"))
 # what is tested of workers and trainers is the same on a machine with GPUs
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the rings as markers."""
+    for name, what in rings.RINGS.items():
+        config.addinivalue_line("markers", f"{name}: {what}")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import no file with tests of another ring where only unit tests are wanted: such a file may import TensorFlow."""
+    return True if _is_unit_run(config) and not rings.can_be_unit(collection_path) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its ring."""
+    for item in items:
+        item.add_marker(rings.of(item))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run of unit tests that has imported TensorFlow."""
+    if _is_unit_run(session.config) and "tensorflow" in sys.modules:
+        session.shouldfail = "a unit test has imported TensorFlow"
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _is_unit_run(config: pytest.Config) -> bool:
+    return bool(config.option.markexpr == "unit")
 
 
 @pytest.fixture

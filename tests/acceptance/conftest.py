@@ -6,29 +6,33 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.acceptance import waiting_tuner
+from tests.waiting import WaitPoint
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 
 REHEARSED = (sys.executable, str(Path(__file__).with_name("rehearsed_tuner.py")))
+WAITING = (sys.executable, str(Path(__file__).with_name("waiting_tuner.py")))
 REAL = (sys.executable, "-m", "tuner")
 
 
 class Command:
     """A `tuner` process whose lines are read while it runs."""
 
-    def __init__(self, folder: Path, arguments: tuple[str, ...], *, script: dict[str, Any] | None) -> None:
+    def __init__(self, folder: Path, command: Sequence[str], **variables: str) -> None:
+        """`variables`: of the environment."""
         self.lines: list[str] = []
-        environment = dict(os.environ) | {"TUNER_CACHE": str(folder / "cache"), "REHEARSAL": json.dumps(script or {})}
+        environment = dict(os.environ) | {"TUNER_CACHE": str(folder / "cache")} | variables
         environment.pop("TUNER_STORAGE", None)
         self.process = subprocess.Popen(
-            [*(REAL if script is None else REHEARSED), *arguments],
+            command,
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
@@ -47,6 +51,11 @@ class Command:
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    def trainer(self) -> psutil.Process:
+        """The only trainer of a command whose trainers wait at points."""
+        (found,) = [member for member in self.family() if waiting_tuner.TRAINER in member.cmdline()]
+        return found
 
     def family(self) -> list[psutil.Process]:
         """Every process below this one."""
@@ -79,11 +88,18 @@ class Place:
 
     def tuner(self, *arguments: str, script: dict[str, Any] | None = None) -> Command:
         """Start a command whose trainers play a script."""
-        return self._start(arguments, script or {"epoch_seconds": 0.02})
+        return self._start(*REHEARSED, *arguments, REHEARSAL=json.dumps(script or {"epoch_seconds": 0.02}))
 
-    def real_tuner(self, *arguments: str) -> Command:
-        """Start a command whose trainers train."""
-        return self._start(arguments, None)
+    def real_tuner(self, *arguments: str, waits_at: Sequence[WaitPoint] = ()) -> Command:
+        """Start a command whose trainers train, and wait after the epochs of the points."""
+        if not waits_at:
+            return self._start(*REAL, *arguments)
+        points = {point: file for each in waits_at for point, file in each.at.items()}
+        return self._start(*WAITING, *arguments, TRAINER_WAITS_AT=json.dumps(points))
+
+    def wait_point(self, *points: str) -> WaitPoint:
+        """Points at which trainers wait until the test lets them go on."""
+        return WaitPoint(self.folder, *points)
 
     def states(self) -> list[str]:
         """The state of each trial of the study, in order."""
@@ -92,8 +108,8 @@ class Place:
         storage.engine.dispose()
         return found
 
-    def _start(self, arguments: tuple[str, ...], script: dict[str, Any] | None) -> Command:
-        command = Command(self.folder, arguments, script=script)
+    def _start(self, *arguments: str, **variables: str) -> Command:
+        command = Command(self.folder, arguments, **variables)
         self._commands.append(command)
         return command
 

@@ -7,8 +7,6 @@ import queue
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from tuner.cli import main
 from tuner.protocol import messages
@@ -19,28 +17,11 @@ from tuner.workers.worker.rehearsal import Rehearsal, Script, script_from
 from tuner.workers.worker.trainer import TrainerDied
 
 
-@dataclass(frozen=True, kw_only=True)
-class Hold:
-    """Where trainers wait, until a test lets them continue."""
-
-    #: trial to the step whose epoch is trained, but not told before `until` exists
-    steps: dict[int, int] = field(default_factory=dict)
-    until: str = ""
-
-    def pass_on(self, message: messages.Message | None) -> None:
-        """Return at once, or for a message that must wait, when it may go on; a file beside `until` tells that it waits."""
-        if isinstance(message, messages.Epoch) and self.steps.get(message.trial) == message.step:
-            Path(f"{self.until}-{message.trial}").touch()
-            while not Path(self.until).exists():
-                time.sleep(0.002)
-
-
 class Beside:
     """A rehearsal that plays on while its worker does something else, as a real trainer does."""
 
-    def __init__(self, script: Script, hold: Hold) -> None:
+    def __init__(self, script: Script) -> None:
         self._rehearsal = Rehearsal(script)
-        self._hold = hold
         self._lock = threading.Lock()
         self._played: queue.SimpleQueue[messages.Message | TrainerDied] = queue.SimpleQueue()
         threading.Thread(target=self._play, daemon=True).start()
@@ -78,7 +59,6 @@ class Beside:
             except TrainerDied as died:
                 self._played.put(died)
                 return
-            self._hold.pass_on(message)
             if message is None:
                 time.sleep(0.002)
             else:
@@ -86,17 +66,15 @@ class Beside:
 
 
 @functools.cache
-def scripted() -> tuple[bool, Hold, Script]:
-    """Whether trainers play on by themselves, where these wait, and what all trainers of a worker play; faults are used up."""
+def scripted() -> tuple[bool, Script]:
+    """Whether trainers play on by themselves, and what all trainers of a worker play; faults are used up."""
     given = json.loads(os.environ.get("REHEARSAL", "{}"))
-    is_beside, hold = given.pop("beside", False), given.pop("hold", {})
-    steps = {int(trial): step for trial, step in hold.get("steps", {}).items()}
-    return is_beside, Hold(steps=steps, until=hold.get("until", "")), script_from(given)
+    return given.pop("beside", False), script_from(given)
 
 
 def start(assignment: Assignment) -> Rehearsal | Beside:
-    is_beside, hold, script = scripted()
-    return Beside(script, hold) if is_beside else Rehearsal(script)
+    is_beside, script = scripted()
+    return Beside(script) if is_beside else Rehearsal(script)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 import tuner
 from tests.acceptance import rehearsed_tuner
 from tests.acceptance.conftest import REHEARSED
+from tests.waiting import WaitPoint
 from tuner.spec.study import StudySpec
 from tuner.workers.engines import local
 from tuner.workers.worker import process
@@ -44,7 +45,7 @@ def test_a_program_gets_the_best_trial_with_its_test_accuracy_and_uses_the_folde
     assert (tmp_path / "named" / "called").is_dir()
 
 
-def test_ctrl_c_stops_a_program_in_order_and_the_next_call_resumes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_stops_a_program_in_order_and_the_next_call_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = local.run
 
     def interrupted(assignments: Sequence[Assignment], *, tell: Any, **others: Any) -> list[int]:
@@ -56,12 +57,14 @@ def test_ctrl_c_stops_a_program_in_order_and_the_next_call_resumes(monkeypatch: 
         return real(assignments, tell=listen, **others)
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setenv("REHEARSAL", json.dumps({"epoch_seconds": 0.5}))
+    second_epoch = WaitPoint(tmp_path, "trial 0 epoch 2")
+    monkeypatch.setenv("REHEARSAL", json.dumps(second_epoch.script))
     monkeypatch.setattr(local, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         tuner.run(spec())
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.setattr(local, "run", real)
+    second_epoch.go_on()
     assert tuner.run(spec()).num_completed >= 1
 
 

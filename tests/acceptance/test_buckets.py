@@ -3,8 +3,7 @@
 import itertools
 import json
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import pytest
 
 from tests import buckets
 from tests.acceptance.conftest import Command, Place
+from tests.waiting import until
 from tuner.results.versions import versions
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 
-SLOW = {"epoch_seconds": 0.2, "fine_tune_epochs": 12, "keeps_epochs": True}
+LONG = {"fine_tune_epochs": 12, "keeps_epochs": True}
 #: of buckets
 NUMBERS = itertools.count()
 
@@ -86,23 +86,15 @@ def machines(place: Place, service: buckets.Service, monkeypatch: pytest.MonkeyP
     return Machines(place, service, f"bucket-{next(NUMBERS)}", monkeypatch)
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    """Repeat a check until it succeeds."""
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_another_machine_resumes_from_the_checkpoint_in_the_bucket(place: Place, machines: Machines) -> None:
-    first = machines.worker("one", **SLOW)
-    until(lambda: machines.checkpoint() >= 5)
+    first = machines.worker("one", **LONG, **place.wait_point("trial 0 epoch 6").script)
+    until(lambda: machines.checkpoint() == 6)
     first.signal(signal.SIGKILL)
     first.end()
     assert machines.files("one") == ["trial-00000/checkpoint"]
 
     # one that begins the trial anew fails at its second epoch
-    second = machines.worker("two", **SLOW, always="fail")
+    second = machines.worker("two", **LONG, always="fail")
     assert second.end()[0] == 0, second.lines
     assert any("trial 0 resumed" in line for line in second.lines)
     assert place.states() == ["COMPLETE"]
@@ -116,10 +108,12 @@ def test_training_continues_without_the_bucket_and_the_next_worker_of_the_machin
     place: Place, machines: Machines, service: buckets.Service
 ) -> None:
     place.write(budget={"trials": 2})
-    first = machines.worker("one", **SLOW)
-    first.until("trial 0 promoted")
+    fine_tuning = place.wait_point("trial 0 epoch 3")
+    first = machines.worker("one", **LONG, **fine_tuning.script)
+    fine_tuning.until_reached()
     service.stop()
     try:
+        fine_tuning.go_on()
         first.until("training continues", "does not answer")
         assert first.end()[0] == 0, first.lines
     finally:

@@ -1,39 +1,21 @@
 """A crashed PostgreSQL server and a killed worker: nothing is lost, and nothing is done twice."""
 
 import functools
-import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.acceptance.conftest import Place
+from tests.waiting import crash, until
 from tuner.storage import engine as storages
 from tuner.storage import epochs
 from tuner.studies import study as studies
 
 #: epochs of fine-tuning, after two of the probe
 EPOCHS = 12
-SCRIPT = {"epoch_seconds": 0.25, "fine_tune_epochs": EPOCHS, "keeps_epochs": True}
-
-
-def crash(server: Any) -> None:
-    """Crash the server, as `pg_ctl stop -m immediate` does."""
-    postmaster = psutil.Process(server.get_pid())
-    os.kill(postmaster.pid, signal.SIGQUIT)
-    postmaster.wait(60)
-
-
-def until(what: Callable[[], bool]) -> None:
-    """Wait until files exist."""
-    deadline, pause = time.monotonic() + 60, signal.sigtimedwait
-    while not what():
-        assert time.monotonic() < deadline
-        pause([signal.SIGUSR1], 0.02)
+SCRIPT = {"fine_tune_epochs": EPOCHS, "keeps_epochs": True}
 
 
 def kept(place: Place) -> list[Path]:
@@ -44,27 +26,35 @@ def kept(place: Place) -> list[Path]:
 def test_a_crashed_database_and_a_killed_worker_lose_nothing(place: Place, postgresql: Any) -> None:
     place.write(budget={"trials": 3})
     url = str(postgresql.get_uri())
-    first = place.tuner("worker", "study.yaml", "--storage", url, script=SCRIPT)
+    points = [place.wait_point(f"trial 0 epoch {epoch}") for epoch in (4, 10, 11)]
+    played = SCRIPT | {"wait_at": points[0].at | points[1].at | points[2].at}
+    first = place.tuner("worker", "study.yaml", "--storage", url, script=played)
     first.until("trial 0 promoted")
+    points[0].until_reached()
     crash(postgresql)
+    points[0].go_on()
     # it trains on, and what it measures is on disk
     first.until("reports are kept in", ".jsonl until the storage is back")
     until(lambda: len(kept(place)[0].read_bytes().splitlines()) > 4)
+    points[1].until_reached()
     first.signal(signal.SIGKILL)
     first.end()
 
     postgresql.start()
-    second = place.tuner("worker", "study.yaml", "--storage", url, script=SCRIPT)
+    points[1].go_on()
+    second = place.tuner("worker", "study.yaml", "--storage", url, script=played)
     second.until("trial 0 delivered", "which has ended")
     assert kept(place) == []
     second.until("trial 0 resumed")
+    points[2].until_reached()
     crash(postgresql)
+    points[2].go_on()
     second.until("the reports of trial 0 are kept in", ".jsonl until the storage is back")
     second.signal(signal.SIGKILL)
     second.end()
 
     postgresql.start()
-    run = place.tuner("run", "study.yaml", "--storage", url, "--no-export", script=SCRIPT | {"epoch_seconds": 0.01})
+    run = place.tuner("run", "study.yaml", "--storage", url, "--no-export", script=SCRIPT)
     code, _ = run.end()
     assert code == 0, run.lines
     assert any("trial 0 delivered: " in line and "and the outcome from " in line for line in run.lines)

@@ -24,8 +24,6 @@ ENVIRONMENT = {
 }
 #: a node is dead when it has not answered for two seconds
 HEALTH = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
-#: slow enough to do something in the middle of a trial
-SLOW = {"epoch_seconds": 0.4}
 SECRET = "never-to-be-seen-42"
 
 
@@ -47,10 +45,10 @@ class Nodes:
         """Kill a node and all that Ray started for it."""
         self._cluster.remove_node(node, allow_graceful=False)
 
-    def run(self, place: Place, *arguments: str, script: dict[str, Any] | None = None) -> Command:
+    def run(self, place: Place, *arguments: str, script: dict[str, Any]) -> Command:
         """Start a run on the cluster."""
         address = str(self._cluster.address)
-        return place.tuner("run", "study.yaml", "--engine", "ray", "--address", address, *arguments, script=script or SLOW)
+        return place.tuner("run", "study.yaml", "--engine", "ray", "--address", address, *arguments, script=script)
 
     def logs(self) -> str:
         """All that Ray has written."""
@@ -94,13 +92,15 @@ def test_a_study_on_a_cluster_loses_nothing_if_a_node_is_killed(place: Place, no
     place.write(budget={"trials": 12})
     url = make_url(postgresql_url).set(password=SECRET).render_as_string(hide_password=False)
     killed, *_ = [nodes.add() for _ in range(3)]
-    tuner = nodes.run(place, "--workers", "3", "--storage", url)
+    fine_tuning = place.wait_point("epoch 4")
+    tuner = nodes.run(place, "--workers", "3", "--storage", url, script=fine_tuning.script)
     at_work: set[str] = set()
     while len(at_work) < 3:  # a node may come late, and its worker with it
         at_work.add(tuner.until("promoted").rpartition("[")[2])
     nodes.kill(killed)
     tuner.until("its node on", "died; it is placed again")
     tuner.until("1 of 3 workers wait for free resources in the cluster; each needs 1 CPU")
+    fine_tuning.go_on()
     code, _ = tuner.end()
     assert code == 0, tuner.lines
     study = study_at(url)
@@ -117,7 +117,7 @@ def test_a_study_on_a_cluster_loses_nothing_if_a_node_is_killed(place: Place, no
 
 def test_a_worker_that_waits_for_resources_starts_when_a_node_joins_and_ctrl_c_stops_in_order(place: Place, nodes: Nodes) -> None:
     place.write(budget={"trials": 3})
-    tuner = nodes.run(place, "--workers", "3", script={"epoch_seconds": 20})
+    tuner = nodes.run(place, "--workers", "3", script=place.wait_point("epoch 2").script)
     tuner.until("1 of 3 workers wait for free resources")
     nodes.add()
     # which of the three had to wait is Ray's to say

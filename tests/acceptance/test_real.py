@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import tuner
-from tests.acceptance.conftest import Command, Place
+from tests.acceptance.conftest import Place
 from tuner.spec import file as study_file
 
 TINY = {
@@ -17,19 +17,18 @@ TINY = {
 }
 
 
-def kill_trainer(run: Command) -> None:
-    (trainer,) = [member for member in run.family() if "tuner.trainer.process" in member.cmdline()]
-    trainer.kill()
-
-
 @pytest.mark.timeout(600)
 def test_a_study_survives_a_killed_trainer_and_ctrl_c(place: Place) -> None:
     place.write(**TINY)
-    run = place.real_tuner("run", "study.yaml")
+    first_point, second_point = place.wait_point("trial 0 epoch 3"), place.wait_point("trial 0 epoch 4")
+    run = place.real_tuner("run", "study.yaml", waits_at=[first_point, second_point])
     run.until("trial 0 promoted")
-    kill_trainer(run)
+    first_point.until_reached()
+    run.trainer().kill()
     run.until("trial 0 replaced", "SIGKILL")
+    first_point.go_on()
     run.until("trial 0 promoted")
+    second_point.until_reached()
     run.signal(signal.SIGINT)
     code, out = run.end()
     assert code == 0, run.lines

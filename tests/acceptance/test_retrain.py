@@ -17,7 +17,9 @@ Gone = Callable[[list[psutil.Process]], None]
 
 
 def test_a_killed_retraining_resumes_and_stores_one_version_that_was_measured_once(finished: Place, gone: Gone) -> None:
-    first = finished.tuner("retrain", "study", "--top", "2", "--seeds", "2", "--workers", "2", script={"epoch_seconds": 0.3})
+    wanted = ("retrain", "study", "--top", "2", "--seeds", "2", "--workers", "2")
+    later_trials = finished.wait_point("trial 2 epoch 1", "trial 3 epoch 1")
+    first = finished.tuner(*wanted, script=later_trials.script)
     assert "x 2 seeds = " in first.until("study-retrain-1: ", "about", "with 2 workers")
     first.until("study-retrain-1 trial 1 completed")
     family = first.family()
@@ -26,7 +28,7 @@ def test_a_killed_retraining_resumes_and_stores_one_version_that_was_measured_on
     gone(family)
     assert versions_of(finished) == []
 
-    again = finished.tuner("retrain", "study", "--top", "2", "--seeds", "2", "--workers", "2", "--json")
+    again = finished.tuner(*wanted, "--json")
     code, out = again.end()
     assert code == 0, again.lines
     assert not any("study-retrain-1 trial 1 started" in line for line in again.lines)
@@ -44,7 +46,7 @@ def test_a_killed_retraining_resumes_and_stores_one_version_that_was_measured_on
 
 def test_a_version_trained_on_validation_images_has_no_validation_accuracy(finished: Place) -> None:
     wanted = ("retrain", "study", "--top", "1", "--seeds", "2", "--on", "train+validation", "--json")
-    stopped = finished.tuner(*wanted, script={"epoch_seconds": 1.0})
+    stopped = finished.tuner(*wanted, script=finished.wait_point("trial 0 epoch 2").script)
     stopped.until("study-retrain-1 trial 0 started")
     stopped.signal(signal.SIGINT)
     assert stopped.end() == (1, "")

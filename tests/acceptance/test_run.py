@@ -9,7 +9,6 @@ import pytest
 from tests.acceptance.conftest import Place
 from tuner.cli import main
 
-SLOW = {"epoch_seconds": 0.5}
 Gone = Callable[[list[psutil.Process]], None]
 
 
@@ -50,15 +49,15 @@ def test_a_larger_budget_resumes_the_study_and_a_worker_keeps_the_budget(finishe
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_stops_a_run_in_order_and_the_next_run_resumes(place: Place, number: signal.Signals) -> None:
-    run = place.tuner("run", "study.yaml", "--workers", "2", script=SLOW)
-    run.until("trial 0 started")
+    fine_tuning = place.wait_point("epoch 4")
+    run = place.tuner("run", "study.yaml", "--workers", "2", script=fine_tuning.script)
+    run.until("promoted")
     run.until("promoted")
     run.signal(number)
     code, out = run.end()
     assert code == 0, run.lines
     assert "you stopped it" in out
-    assert set(place.states()) <= {"RUNNING", "COMPLETE"}
-    assert "RUNNING" in place.states()
+    assert place.states() == ["RUNNING"] * 2
     again = place.tuner("run", "study.yaml", "--workers", "2")
     assert again.end()[0] == 0
     assert any("resumed" in line for line in again.lines)
@@ -67,7 +66,8 @@ def test_one_signal_stops_a_run_in_order_and_the_next_run_resumes(place: Place, 
 
 def test_a_second_signal_kills(place: Place, gone: Gone) -> None:
     run = place.tuner("run", "study.yaml", "--workers", "2", script={"faults": {"0": ["hang"], "1": ["hang"]}})
-    run.until("trial 1 started")
+    run.until("started")
+    run.until("started")
     family = run.family()
     run.signal(signal.SIGINT)
     run.until("stopping")
@@ -78,24 +78,28 @@ def test_a_second_signal_kills(place: Place, gone: Gone) -> None:
 
 
 def test_a_killed_worker_is_restarted_and_its_trial_resumes(place: Place) -> None:
-    run = place.tuner("run", "study.yaml", script=SLOW)
+    second_epoch = place.wait_point("trial 0 epoch 2")
+    run = place.tuner("run", "study.yaml", script=second_epoch.script)
     run.until("trial 0 started")
+    second_epoch.until_reached()
     (worker,) = run.family()
     worker.kill()
     run.until("crashed (signal 9)", "started again")
     run.until("trial 0 resumed")
+    second_epoch.go_on()
     assert run.end()[0] == 0
     assert place.states() == ["COMPLETE"] * 4
 
 
 def test_workers_end_in_order_when_their_run_is_killed(place: Place, gone: Gone) -> None:
-    run = place.tuner("run", "study.yaml", "--workers", "2", script=SLOW)
-    run.until("trial 1 started")
+    run = place.tuner("run", "study.yaml", "--workers", "2", script=place.wait_point("epoch 2").script)
+    run.until("started")
+    run.until("started")
     family = run.family()
     run.signal(signal.SIGKILL)
     run.end()
     gone(family)
-    assert set(place.states()) <= {"RUNNING", "COMPLETE"}
+    assert place.states() == ["RUNNING"] * 2
     again = place.tuner("run", "study.yaml", "--workers", "2")
     assert again.end()[0] == 0
     assert place.states() == ["COMPLETE"] * 4
@@ -103,7 +107,11 @@ def test_workers_end_in_order_when_their_run_is_killed(place: Place, gone: Gone)
 
 def test_workers_from_several_terminals_share_one_budget(place: Place) -> None:
     place.write(budget={"trials": 12})
-    workers = [place.tuner("worker", "study.yaml", script={"epoch_seconds": 0.01}) for _ in range(3)]
+    first_epoch = place.wait_point("epoch 1")
+    workers = [place.tuner("worker", "study.yaml", script=first_epoch.script | {"epoch_seconds": 0.01}) for _ in range(3)]
+    for worker in workers:
+        worker.until("started")
+    first_epoch.go_on()
     assert [worker.end()[0] for worker in workers] == [0, 0, 0]
     assert place.states() == ["COMPLETE"] * 12
     started = [line for worker in workers for line in worker.lines if " started" in line]
@@ -113,7 +121,7 @@ def test_workers_from_several_terminals_share_one_budget(place: Place) -> None:
 
 
 def test_an_interrupted_worker_suspends_its_trial(place: Place) -> None:
-    worker = place.tuner("worker", "study.yaml", script=SLOW)
+    worker = place.tuner("worker", "study.yaml", script=place.wait_point("trial 0 epoch 2").script)
     worker.until("trial 0 started")
     worker.signal(signal.SIGINT)
     assert worker.end()[0] == 0

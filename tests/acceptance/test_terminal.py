@@ -82,8 +82,11 @@ def terminals() -> Iterator[list[Terminal]]:
 
 
 def test_a_terminal_shows_the_study_live_and_its_end(place: Place, terminals: list[Terminal]) -> None:
-    terminal = Terminal(place.folder, ("run", "study.yaml", "--workers", "2"), {"epoch_seconds": 0.6})
+    fine_tuning = place.wait_point("trial 0 epoch 4")
+    terminal = Terminal(place.folder, ("run", "study.yaml", "--workers", "2"), fine_tuning.script)
     terminals.append(terminal)
+    terminal.until("fine-tune")
+    fine_tuning.go_on()
     assert terminal.end() == 0
     for word in ("Ctrl-C stops the study", "4 trials", "running", "fine-tune", "new best", "100%", "Result"):
         assert word in terminal.shown
@@ -91,7 +94,7 @@ def test_a_terminal_shows_the_study_live_and_its_end(place: Place, terminals: li
 
 
 def test_ctrl_c_on_a_terminal_stops_in_order(place: Place, terminals: list[Terminal]) -> None:
-    terminal = Terminal(place.folder, ("run", "study.yaml"), {"epoch_seconds": 2.0})
+    terminal = Terminal(place.folder, ("run", "study.yaml"), place.wait_point("trial 0 epoch 4").script)
     terminals.append(terminal)
     terminal.until("fine-tune")
     terminal.type(b"\x03")

@@ -96,8 +96,7 @@ def test_only_one_of_eight_processes_computes_an_entry(tmp_path: Path) -> None:
     assert set(sums) == {float(np.concatenate(list(numbers(3_000))).sum())}
 
 
-def test_a_waiting_process_gets_ticks_and_can_stop_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "_TICK_SECONDS", 0.01)
+def test_a_waiting_process_gets_ticks_and_can_stop_waiting(tmp_path: Path) -> None:
     called: list[int] = []
 
     def tick() -> None:
@@ -107,7 +106,7 @@ def test_a_waiting_process_gets_ticks_and_can_stop_waiting(tmp_path: Path, monke
 
     path = wanted().path(tmp_path)
     with arrays.locked(path), pytest.raises(InterruptedError):
-        arrays.entry(tmp_path, wanted(), never, tick=tick)
+        arrays.entry(tmp_path, wanted(), never, tick=tick, tick_seconds=0.01)
     assert len(called) == 3
     arrays.entry(tmp_path, wanted(), numbers, tick=tick)
     assert len(called) == 3

@@ -2,24 +2,20 @@
 
 import functools
 import os
-import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import psutil
 import pytest
 
 from tests.acceptance.conftest import Place
+from tests.waiting import WaitPoint
 from tuner.storage import engine as storages
 from tuner.storage import epochs, tables
 from tuner.studies import leases
 from tuner.studies import study as studies
-
-T = TypeVar("T")
 
 #: what a rehearsed trainer plays before the fine-tuning
 PROBE_EPOCHS = 2
@@ -40,7 +36,6 @@ class Extent:
     workers: int
     kills: int
     killed_trials: int
-    #: long enough for the trials to outlast the kills
     killed_epoch_seconds: float
     outage_seconds: float
     restarts: int
@@ -69,15 +64,12 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made.clear()
 
 
-def script(place: Place, **more: Any) -> dict[str, Any]:
-    """Trainers that train on whatever their worker waits for, keep each epoch, and note it in an epoch log."""
-    return {
-        "beside": True,
-        "epoch_seconds": 0.1,
-        "fine_tune_epochs": 6,
-        "keeps_epochs": True,
-        "epoch_log": str(place.folder / "epoch_log"),
-    } | more
+def script(place: Place, *points: WaitPoint, **more: Any) -> dict[str, Any]:
+    """Trainers that train on whatever their worker waits for, keep each epoch, note it in an epoch log, and wait at the points."""
+    waits = {point: file for each in points for point, file in each.at.items()}
+    noted = str(place.folder / "epoch_log")
+    played = {"beside": True, "epoch_seconds": 0.1, "fine_tune_epochs": 6, "keeps_epochs": True, "epoch_log": noted, "wait_at": waits}
+    return played | more
 
 
 def epoch_log(place: Place) -> list[tuple[int, int, float]]:
@@ -107,24 +99,3 @@ def assert_whole(url: str, *, num_trials: int, num_epochs: int) -> None:
         )
     assert endings == Counter(range(num_trials))
     storage.close()
-
-
-def crash(server: Any) -> None:
-    """What `pg_ctl stop -m immediate` does."""
-    postmaster = psutil.Process(server.get_pid())
-    os.kill(postmaster.pid, signal.SIGQUIT)
-    postmaster.wait(60)
-
-
-def until(what: Callable[[], T], timeout_seconds: float = 120.0) -> T:
-    """What a call returns as soon as it is something: of files, processes and the storage nobody tells when they come to it."""
-    deadline, pause = time.monotonic() + timeout_seconds, signal.sigtimedwait
-    while not (found := what()):
-        assert time.monotonic() < deadline, "it did not come to that in time"
-        pause([signal.SIGUSR1], 0.05)
-    return found
-
-
-def pass_seconds(seconds: float) -> None:
-    """Let a fault last: here time itself is what is tested."""
-    signal.sigtimedwait([signal.SIGUSR1], seconds)

@@ -8,7 +8,7 @@ from tests.faults.conftest import assert_whole, num_repeated, script
 WORKERS = 16
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("storage_url", ["sqlite", "postgresql"], indirect=True)  # MariaDB: tests/integration/test_many_workers.py
 def test_many_workers_may_begin_a_study_at_once(place: Place, storage_url: str) -> None:
     place.write(budget={"trials": 20})

@@ -10,7 +10,8 @@ import pytest
 
 from tests.acceptance.conftest import Place
 from tests.faults import disks
-from tests.faults.conftest import REAL, SOAKS, assert_whole, crash, epoch_log, num_repeated, script, until
+from tests.faults.conftest import PROBE_EPOCHS, REAL, SOAKS, assert_whole, epoch_log, num_repeated, script
+from tests.waiting import crash, until
 
 EPOCHS = 80
 DISK_BYTES = 16 * 2**20
@@ -31,23 +32,36 @@ def spooled(disk: Path) -> list[str]:
     return [line for path in (disk / "study" / "spool").glob("*") for line in path.read_text().splitlines(keepends=True)]
 
 
+def whole(disk: Path) -> list[str]:
+    """The same without a line that is being written."""
+    return [line for line in spooled(disk) if line.endswith("\n")]
+
+
 def test_a_disk_that_is_full_while_the_database_is_away_costs_nothing(place: Place, disk: Path, postgresql: Any) -> None:
     place.write(budget={"trials": 1})
-    played = script(place, fine_tune_epochs=EPOCHS, keeps_epochs=False)
+    running, full, empty, again = (place.wait_point(f"trial 0 epoch {epoch}") for epoch in (4, 20, 40, 60))
+    played = script(place, running, full, empty, again, fine_tune_epochs=EPOCHS, keeps_epochs=False, epoch_seconds=0.02)
     worker = place.tuner("worker", "study.yaml", "--storage", str(postgresql.get_uri()), "--artifacts", str(disk), script=played)
-    worker.until("trial 0 promoted")
+    running.until_reached()
     crash(postgresql)
+    running.go_on()
     worker.until("reports are kept in")
+    full.until_reached()
     filler = disks.fill(disk)
+    full.go_on()
     worker.until("trial 0", "the reports for the storage cannot be kept on disk", "they are kept in memory")
-    without_room, trained = spooled(disk), len(epoch_log(place))
-    until(lambda: len(epoch_log(place)) >= trained + 3)
-    assert spooled(disk) == without_room
+    without_room = whole(disk)
+    empty.until_reached()
+    assert len(epoch_log(place)) >= 40 - PROBE_EPOCHS
+    assert whole(disk) == without_room
     filler.unlink()
-    until(lambda: len(spooled(disk)) >= len(without_room) + 3)
+    empty.go_on()
+    until(lambda: len(whole(disk)) >= len(without_room) + 3)
+    again.until_reached()
     lines = spooled(disk)
     assert all(line.endswith("\n") and json.loads(line) for line in lines[:-1]), lines
     postgresql.start()
+    again.go_on()
     assert worker.end()[0] == 0, worker.lines
     assert sum("cannot be kept on disk" in line for line in worker.lines) == 1, worker.lines
     assert not any("Traceback" in line for line in worker.lines), worker.lines
@@ -63,11 +77,17 @@ def test_a_real_trainer_goes_on_without_room_for_cache_and_checkpoint(place: Pla
     with disks.small(place.folder / "cache", 2**20) as cache:
         disks.fill(cache)
         filler = disks.fill(disk, leave=2**16)
-        run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--artifacts", str(disk))
+        full, empty = place.wait_point("trial 0 epoch 4"), place.wait_point("trial 0 epoch 6")
+        options = ("--threads", "1", "--no-export", "--artifacts", str(disk))
+        run = place.real_tuner("run", "study.yaml", *options, waits_at=[full, empty])
         run.until("cannot write the checkpoint (", f"to {disk}, which has", "training continues, and the next epoch tries again")
+        full.until_reached()
         assert files(disk, "checkpoint") == []
         filler.unlink()
-        until(lambda: files(disk, "checkpoint"))
+        full.go_on()
+        empty.until_reached()
+        assert files(disk, "checkpoint")
+        empty.go_on()
         code, _ = run.end()
         assert code == 0, run.lines
         assert not [path for path in cache.rglob("*") if path.is_file() and path.name != "filler" and path.stat().st_size > 0]

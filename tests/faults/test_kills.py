@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import func, select
 
 from tests.acceptance.conftest import Command, Place
-from tests.faults.conftest import EXTENT, assert_whole, epoch_log, num_repeated, pass_seconds, script, until
+from tests.faults.conftest import EXTENT, assert_whole, epoch_log, num_repeated, script
+from tests.waiting import pass_seconds, until
 from tuner.storage import engine as storages
 from tuner.storage import tables
 from tuner.studies import leases
@@ -23,11 +24,14 @@ class Crew:
 
     def __init__(self, place: Place, url: str) -> None:
         self._place, self._url = place, url
+        # the last trials wait until nobody is killed any more, so that there is always someone at work
+        last = range(EXTENT.killed_trials - EXTENT.workers, EXTENT.killed_trials)
+        self.last_trials = place.wait_point(*(f"trial {number} epoch 5" for number in last))
         self.storage = storages.open(url)
         self.workers = [self._start() for _ in range(EXTENT.workers)]
 
     def _start(self) -> Command:
-        played = script(self._place, fine_tune_epochs=EPOCHS, epoch_seconds=EXTENT.killed_epoch_seconds)
+        played = script(self._place, self.last_trials, fine_tune_epochs=EPOCHS, epoch_seconds=EXTENT.killed_epoch_seconds)
         return self._place.tuner("worker", "study.yaml", "--storage", self._url, script=played)
 
     def victims(self) -> list[int]:
@@ -72,6 +76,7 @@ def test_workers_that_are_killed_one_after_another_lose_nothing(
         for _ in range(EXTENT.kills):
             pass_seconds(dice.uniform(0.2, 1.0))
             crew.kill(dice.choice(until(crew.victims, 300.0)))
+        crew.last_trials.go_on()
         for worker in crew.workers:
             assert worker.end()[0] == 0, worker.lines
     assert_whole(postgresql_url, num_trials=EXTENT.killed_trials, num_epochs=EPOCHS)

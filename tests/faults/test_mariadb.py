@@ -4,7 +4,6 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from pathlib import Path
 
 import psutil
 import pytest
@@ -12,8 +11,9 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, func, select
 
 from tests.acceptance.conftest import Command, Place
-from tests.faults.conftest import PROBE_EPOCHS, assert_whole, epoch_log, num_repeated, script, until
+from tests.faults.conftest import PROBE_EPOCHS, assert_whole, epoch_log, num_repeated, script
 from tests.mariadb import Server
+from tests.waiting import until
 from tuner.storage import engine as storages
 from tuner.storage import tables
 from tuner.storage.engine import Storage
@@ -69,8 +69,8 @@ def test_killed_workers_and_a_killed_server_lose_nothing(
 ) -> None:
     place.write(budget={"trials": TRIALS})
     url = mariadb.get_uri("tuner")
-    released = place.folder / "released"
-    played = script(place, fine_tune_epochs=EPOCHS, hold={"steps": dict.fromkeys(HELD, HELD_STEP), "until": str(released)})
+    points = [place.wait_point(f"trial {number} epoch {HELD_STEP}") for number in HELD]
+    played = script(place, *points, fine_tune_epochs=EPOCHS)
 
     def start() -> Command:
         return place.tuner("worker", "study.yaml", "--storage", url, script=played)
@@ -78,7 +78,8 @@ def test_killed_workers_and_a_killed_server_lose_nothing(
     with closing(storages.open(url)) as storage:
         workers = [start() for _ in range(WORKERS)]
         # every epoch before that step is stored, and the epoch of that step is trained and in a checkpoint
-        until(lambda: all(Path(f"{released}-{number}").exists() for number in range(WORKERS)))
+        for point in points[:WORKERS]:
+            point.until_reached()
         until(lambda: steps_of(storage, *range(WORKERS)) == [HELD_STEP - 1] * WORKERS)
         first, second, third = (holder(storage, workers, number) for number in range(WORKERS))
         assert len({id(worker) for worker in (first, second, third)}) == WORKERS
@@ -89,7 +90,8 @@ def test_killed_workers_and_a_killed_server_lose_nothing(
         until(lambda: are_completed(storage, 0, 1))
 
         mariadb.kill()
-        released.touch()
+        for point in points:
+            point.go_on()
         third.until("trial 2", "reports are kept in", "until the storage is back")
         mariadb.start()
         for worker in (third, *others):

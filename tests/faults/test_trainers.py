@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.acceptance.conftest import Place
-from tests.faults.conftest import REAL, SOAKS, script, until
+from tests.faults.conftest import REAL, SOAKS, script
 
 #: a network of the user's with a mistake in it
 NETWORK = """
@@ -17,11 +17,11 @@ def build(size):
 """
 
 
-def test_each_mishap_ends_as_the_table_says(place: Place) -> None:
+def test_each_fault_ends_as_the_table_says(place: Place) -> None:
     place.write(budget={"trials": 6})
     faults = {"1": ["crash"], "2": ["hang"], "3": ["not_finite"], "4": ["fail"], "5": ["crash", "crash"]}
     run = place.tuner(
-        "run", "study.yaml", "--hang-limit", "2s", "--no-export", script=script(place, epoch_seconds=0.01) | {"faults": faults}
+        "run", "study.yaml", "--hang-limit", "4s", "--no-export", script=script(place, epoch_seconds=0.01) | {"faults": faults}
     )
     code, _ = run.end()
     assert code == 0, run.lines
@@ -48,26 +48,33 @@ def test_a_mistake_in_the_users_network_is_shown_and_nothing_is_trained(place: P
     assert not any("Traceback" in line for line in run.lines), run.lines
 
 
-def kill_after_a_checkpoint(trainer: psutil.Process, artifacts: Path) -> None:
-    until(lambda: _checkpoints(artifacts))
+def kill(trainer: psutil.Process) -> None:
     trainer.kill()
 
 
-def starve(trainer: psutil.Process, artifacts: Path) -> None:
+def starve(trainer: psutil.Process) -> None:
     """Let it have little more memory than it has before the fine-tuning: it crashes, or TensorFlow waits for a thread that cannot begin."""
     most = trainer.memory_info().vms + 20 * 2**20
     resource.prlimit(trainer.pid, resource.RLIMIT_AS, (most, most))
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("harm", [kill_after_a_checkpoint, pytest.param(starve, marks=pytest.mark.skipif(not SOAKS, reason="make soak"))])
-def test_a_real_trainer_that_is_killed_or_has_no_memory_costs_no_trial(harm: Callable[[psutil.Process, Path], None], place: Place) -> None:
+@pytest.mark.parametrize(
+    ("harm", "epoch", "num_checkpoints"),
+    [(kill, 4, 1), pytest.param(starve, 1, 0, marks=pytest.mark.skipif(not SOAKS, reason="make soak"))],
+    ids=["killed after a checkpoint", "no memory"],
+)
+def test_a_real_trainer_that_is_killed_or_has_no_memory_costs_no_trial(
+    harm: Callable[[psutil.Process], None], epoch: int, num_checkpoints: int, place: Place
+) -> None:
     place.write(**REAL | {"budget": {"trials": 1}})
-    run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--hang-limit", "30s")
-    run.until("trial 0 promoted")
+    point = place.wait_point(f"trial 0 epoch {epoch}")
+    run = place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--hang-limit", "30s", waits_at=[point])
+    point.until_reached()
     artifacts = place.folder / "tuner-artifacts"
-    [trainer] = [process for process in run.family() if "tuner.trainer.process" in process.cmdline()]
-    harm(trainer, artifacts)
+    assert len(_checkpoints(artifacts)) == num_checkpoints
+    harm(run.trainer())
+    point.go_on()
     code, _ = run.end()
     assert code == 0, run.lines
     assert sum("trial 0 replaced" in line for line in run.lines) == 1, run.lines

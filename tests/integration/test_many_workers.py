@@ -1,10 +1,9 @@
 """Many worker processes on one study, some of them killed during a trial."""
 
-import os
 import random
 import secrets
-import signal
 from collections import Counter
+from collections.abc import Collection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -13,16 +12,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tests.integration import worker_processes
 from tests.studies import by_hand
+from tests.waiting import until
 from tuner.storage import engine as storages
 from tuner.storage import tables
 from tuner.studies import leases
 from tuner.studies import study as studies
 
 NUM_TRIALS = 24
+#: trials whose first attempt waits until its worker is killed
+WAITING = (2, 6, 12, 18)
 
 
-def start(processes: ForkServerContext, url: str, name: str, marks: Path, label: str) -> ForkServerProcess:
-    process = processes.Process(target=worker_processes.work, args=(url, name, str(marks), label))
+def start(processes: ForkServerContext, url: str, name: str, marks: Path, label: str, waiting: Collection[int] = ()) -> ForkServerProcess:
+    process = processes.Process(target=worker_processes.work, args=(url, name, str(marks), label, tuple(waiting)))
     process.start()
     return process
 
@@ -59,25 +61,22 @@ def test_sixteen_workers_on_an_empty_database_create_one_study_with_exactly_its_
 
 def test_killed_workers_lose_no_trial_and_create_no_extra_one(storage_url: str, processes: ForkServerContext, marks: Path) -> None:
     chance = random.Random(11)
-    workers = [start(processes, storage_url, "killed", marks, f"w{number}") for number in range(6)]
-    for kill in range(6):
-        wait_for_marks(marks, 3 * (kill + 1))
-        victim = workers.pop(chance.randrange(len(workers)))
-        if victim.is_alive() and victim.pid is not None:
-            os.kill(victim.pid, signal.SIGKILL)
-        victim.join()
-        workers.append(start(processes, storage_url, "killed", marks, f"again{kill}"))
+    workers = [start(processes, storage_url, "killed", marks, f"w{number}", WAITING) for number in range(6)]
+    for kill, number in enumerate(WAITING):
+        # one that waits in the middle of a trial, then one that may be anywhere
+        at_work = until(lambda: list(marks.glob(f"{number}.*.*")))[0]  # noqa: B023
+        at_any_place = chance.choice(workers)
+        victims = [worker for worker in workers if str(worker.pid) == at_work.suffix.removeprefix(".") or worker is at_any_place]
+        for place, victim in enumerate(victims):
+            workers.remove(victim)
+            victim.kill()
+            victim.join()
+            workers.append(start(processes, storage_url, "killed", marks, f"again{kill}-{place}", WAITING))
     for worker in workers:
         worker.join(100)
     assert [worker.exitcode for worker in workers] == [0] * len(workers)
     assert_exact(trials_of(storage_url, "killed"), marks)
-
-
-def wait_for_marks(marks: Path, number: int) -> None:
-    """Wait until `count` attempts have begun."""
-    pause = signal.sigtimedwait
-    while len(list(marks.glob("*.*.*"))) < number:
-        pause([signal.SIGUSR1], 0.005)
+    assert all(list(marks.glob(f"{number}.[23].*")) for number in WAITING)
 
 
 def test_the_trial_of_a_killed_worker_is_resumed_at_once_and_fails_after_three_kills(

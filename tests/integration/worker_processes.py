@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+from collections.abc import Collection
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -26,15 +27,18 @@ def claim_and_wait(url: str, name: str, pipe: Connection) -> None:
     signal.pause()
 
 
-def work(url: str, name: str, marks: str, label: str) -> None:
-    """Join a study and work until all of its trials have ended, including those of other workers."""
+def work(url: str, name: str, marks: str, label: str, waiting: Collection[int] = ()) -> None:
+    """Join a study and work until all of its trials are ended, whoever began them.
+
+    The first attempts at the `waiting` trials wait in their middle until this process is killed.
+    """
     study = studies.join(by_hand.spec(name=name, budget={"trials": 24}, pruner="none"), storages.open(url))
     worker = WorkerId.here(label)
     ends = signal.sigtimedwait
     while True:
         claimed = by_hand.claim(study, worker)
         if claimed is not None:
-            _train(study, claimed, Path(marks))
+            _train(study, claimed, Path(marks), waits=claimed.attempt == 1 and claimed.number in waiting)
         elif _is_over(study):
             return
         else:
@@ -46,8 +50,8 @@ def _is_over(study: Study) -> bool:
     return seen.stop_reason is not None and not seen.running and not seen.num_waiting
 
 
-def _train(study: Study, claimed: Claim, marks: Path) -> None:
-    """Train one trial with a lock on a file, which the kernel releases if the process is killed."""
+def _train(study: Study, claimed: Claim, marks: Path, *, waits: bool) -> None:
+    """One trial, with a lock on a file that the kernel takes back from whoever is killed."""
     with (marks / f"{claimed.number}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,6 +61,8 @@ def _train(study: Study, claimed: Claim, marks: Path) -> None:
         curve = by_hand.epochs(claimed, [0.5, 0.6])
         for epoch in curve:
             trials.report(study, claimed, [epoch])
+        if waits:
+            signal.pause()
         value = (claimed.seed % 1000) / 1000
         promoted = trials.promoted(study, claimed, messages.Probed(trial=claimed.number, value=value))
         ending = Ending.COMPLETED if promoted else Ending.STOPPED

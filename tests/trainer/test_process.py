@@ -93,17 +93,27 @@ def stop_at(kind: str, what: messages.Stop | messages.Suspend) -> child.Answer:
     return answer
 
 
-@pytest.mark.parametrize(("at", "stages"), [("epoch", {"probe"}), ("probed", {"probe"}), ("fine_tune", {"probe", "fine_tune"})])
+#: epochs of a stage that lasts until it is interrupted
+ENDLESS = 10_000
+
+
+@pytest.mark.parametrize(
+    ("at", "epochs", "stages"),
+    [
+        ("epoch", (ENDLESS, 2), {"probe"}),
+        ("probed", (3, ENDLESS), {"probe"}),
+        ("fine_tune", (3, ENDLESS), {"probe", "fine_tune"}),
+    ],
+)
 @pytest.mark.parametrize(("what", "ending"), [(messages.Stop(), Ending.STOPPED), (messages.Suspend(), Ending.SUSPENDED)])
 def test_a_trial_is_interrupted_at_any_time(
-    trainer: child.Child, cache: Path, tmp_path: Path, at: str, stages: set[str], what: Any, ending: Ending
+    trainer: child.Child, cache: Path, tmp_path: Path, at: str, epochs: tuple[int, int], stages: set[str], what: Any, ending: Ending
 ) -> None:
-    # long enough that the word comes before the end
-    trainer.prepare(study(training={"probe_epochs": 40, "epochs": 40}), cache)
+    trainer.prepare(study(training={"probe_epochs": epochs[0], "epochs": epochs[1]}), cache)
     run = trainer.train(tmp_path, QUICK, answer=stop_at(at, what))
     assert run.finished.ending is ending
     assert {epoch.stage.value for epoch in run.curve} == stages
-    assert len(run.curve) < 80
+    assert len(run.curve) < ENDLESS
 
 
 def test_a_message_for_the_previous_trial_does_not_reach_the_next(trainer: child.Child, tmp_path: Path) -> None:

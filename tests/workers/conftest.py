@@ -14,11 +14,10 @@ from tuner.studies import trials
 from tuner.studies.study import Study
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventKind
-from tuner.workers.worker.heartbeat import BEAT_SECONDS
 from tuner.workers.worker.rehearsal import Rehearsal, Script
 from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.trainer import Limits, WarmTrainer
-from tuner.workers.worker.worker import Worker
+from tuner.workers.worker.worker import Worker, WorkerTiming
 
 
 @dataclass
@@ -29,6 +28,7 @@ class WorkerRunner:
     folder: Path
     script: Script = field(default_factory=Script)
     limits: Limits = field(default_factory=Limits)
+    timing: WorkerTiming = field(default_factory=WorkerTiming)
     stopping: Stopping = field(default_factory=Stopping)
     events: list[Event] = field(default_factory=list)
     #: `Folders.bucket`
@@ -40,14 +40,12 @@ class WorkerRunner:
         self.events.append(event)
         self.react(event)
 
-    def work(self, name: str = "w1", *, beat_seconds: float = BEAT_SECONDS) -> None:
-        """Run the worker until it ends."""
+    def work(self, name: str = "w1") -> None:
+        """Be a worker until it ends."""
         trainer = WarmTrainer(lambda: Rehearsal(self.script), self.limits, self.stopping)
         folders = Folders(cache=self.folder / "cache", artifacts=self.folder / "artifacts", bucket=self.bucket)
         identity = trials.WorkerId.here(name)
-        Worker(self.study, trainer, identity=identity, folders=folders, stopping=self.stopping, tell=self.tell).run(
-            beat_seconds=beat_seconds
-        )
+        Worker(self.study, trainer, identity=identity, folders=folders, stopping=self.stopping, tell=self.tell).run(self.timing)
 
     def again(self) -> "WorkerRunner":
         """Return a runner with the same study and script whose worker is not asked to stop."""

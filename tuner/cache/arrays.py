@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: time between two ticks of a process that waits for another one
-_TICK_SECONDS = 5.0
+TICK_SECONDS = 5.0
 
 Compute = Callable[[], Iterable[NDArray[Any]]]
 Tick = Callable[[], None]
@@ -59,11 +59,11 @@ def _no_tick() -> None:
     """Do nothing while waiting."""
 
 
-def entry(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _no_tick) -> NDArray[Any]:
+def entry(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _no_tick, tick_seconds: float = TICK_SECONDS) -> NDArray[Any]:
     """Return an array, mapped read-only from a file of the cache; the file is not deleted while the array is in use.
 
     The first process computes the array; others wait and map the same file. `compute` yields its rows in parts of any size. A damaged
-    file is computed again. `tick` is called every few seconds while waiting; it may raise an error to stop waiting.
+    file is computed again. `tick` is called every `tick_seconds` while waiting; it may raise an error to stop waiting.
 
     Raises:
         NoRoom: the cache has no room for the array; nothing was computed.
@@ -75,15 +75,17 @@ def entry(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _no
     if found is not None:
         return found
     path = wanted.path(folder)
-    with locked(path, tick=tick):
+    with locked(path, tick=tick, tick_seconds=tick_seconds):
         found = find(folder, wanted)
         return found if found is not None else _make(folder, wanted, compute)
 
 
-def optional(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _no_tick) -> NDArray[Any] | None:
+def optional(
+    folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _no_tick, tick_seconds: float = TICK_SECONDS
+) -> NDArray[Any] | None:
     """Return an array like `entry`, or None without computing anything if the cache has no room for it."""
     try:
-        return entry(folder, wanted, compute, tick=tick)
+        return entry(folder, wanted, compute, tick=tick, tick_seconds=tick_seconds)
     except entries.NoRoom as error:
         _LOG.warning("not cached: %s: %s", _shown(wanted), error)
         return None
@@ -111,7 +113,7 @@ def remove(folder: Path, chosen: Iterable[entries.CacheEntry]) -> list[entries.C
 
 
 @contextmanager
-def locked(path: Path, *, tick: Tick = _no_tick) -> Iterator[None]:
+def locked(path: Path, *, tick: Tick = _no_tick, tick_seconds: float = TICK_SECONDS) -> Iterator[None]:
     """Hold the lock of a cache file while a `with` block runs; other processes wait. The lock of a process that dies is released.
 
     Raises:
@@ -120,7 +122,7 @@ def locked(path: Path, *, tick: Tick = _no_tick) -> Iterator[None]:
     lock = filelock.FileLock(f"{path}.lock")
     with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    while not _acquire(lock, path):
+    while not _acquire(lock, path, tick_seconds):
         tick()
     try:
         yield
@@ -128,11 +130,11 @@ def locked(path: Path, *, tick: Tick = _no_tick) -> Iterator[None]:
         lock.release()
 
 
-def _acquire(lock: filelock.BaseFileLock, path: Path) -> bool:
+def _acquire(lock: filelock.BaseFileLock, path: Path, tick_seconds: float) -> bool:
     """Return whether the lock was acquired before the next tick."""
     with _writable(path):
         try:
-            lock.acquire(timeout=_TICK_SECONDS)
+            lock.acquire(timeout=tick_seconds)
         except filelock.Timeout:  # an OSError too
             return False
     return True

@@ -8,11 +8,12 @@ import pytest
 
 from tests import buckets
 from tuner.errors import ArtifactsError
-from tuner.workers.bucket import bucket as bucket_files
 from tuner.workers.bucket.bucket import Bucket
 
 #: more than an upload in one piece
 LARGE = 20_000_000
+#: seconds between two tries
+PAUSES = (0.01, 0.02)
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,7 @@ def bucket(service: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> Bucket:
         monkeypatch.delenv(name)
     for name, value in buckets.only(service.environment).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(bucket_files, "_PAUSE_SECONDS", (0.01, 0.02))
-    return Bucket("s3://models/models/team/")
+    return Bucket("s3://models/models/team/", pauses=PAUSES)
 
 
 def why_not(bucket: Bucket) -> ArtifactsError:
@@ -83,7 +83,7 @@ def test_a_service_that_does_not_answer_is_retried_and_then_reported(bucket: Buc
 
 
 def test_a_missing_bucket_is_an_error(bucket: Bucket, tmp_path: Path) -> None:
-    other = Bucket("s3://nowhere")
+    other = Bucket("s3://nowhere", pauses=PAUSES)
     (tmp_path / "here").touch()
     assert f"the artifacts s3://nowhere cannot be used: there is no bucket nowhere at {bucket.endpoint}; create it" in str(why_not(other))
     for call in (lambda: other.put("a", tmp_path / "here"), lambda: other.fetch("a", tmp_path / "b"), lambda: list(other.objects())):
@@ -106,7 +106,7 @@ def test_wrong_settings_in_the_environment_are_reported(
     for name, value in variables.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
     with pytest.raises(ArtifactsError) as refused:
-        Bucket("s3://models").require()
+        Bucket("s3://models", pauses=PAUSES).require()
     assert said in str(refused.value)
     assert "not-a-secret" not in str(refused.value)
 
@@ -115,6 +115,6 @@ def test_refused_credentials_are_reported_but_not_shown(bucket: Bucket, service:
     policy = """{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": "*"}]}"""
     service.client.create_bucket(Bucket="closed")
     service.client.put_bucket_policy(Bucket="closed", Policy=policy)
-    error = why_not(Bucket("s3://closed"))
+    error = why_not(Bucket("s3://closed", pauses=PAUSES))
     assert not error.may_pass
     assert str(error).endswith("refuses the credentials (403); set those of a user who may write to the bucket closed")

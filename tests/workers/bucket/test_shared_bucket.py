@@ -155,14 +155,11 @@ def test_weights_that_a_worker_could_not_upload_are_uploaded_by_the_next(shared:
     assert not due.exists()
 
 
-def test_a_checkpoint_that_cannot_be_downloaded_is_reported_and_the_trial_starts(
-    shared: Shared, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_checkpoint_that_cannot_be_downloaded_is_reported_and_the_trial_starts(shared: Shared, tmp_path: Path) -> None:
     told: list[Event] = []
-    monkeypatch.setattr(transfer, "_FETCH_SECONDS", 0.1)
     places = Folders(cache=tmp_path, artifacts=tmp_path / "artifacts", bucket=shared.url)
-    uploads = transfer.start(places, "study", EventEmitter("study", "w1", told.append), Stopping())
-    assert uploads.fetch(3) is None  # there is no checkpoint
+    uploads = transfer.start(places, "study", EventEmitter("study", "w1", told.append), Stopping(), fetch_seconds=0.1)
+    assert uploads.fetch(3) is None  # there is none
     assert told == []
     shared.service.stop()
     try:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tuner.errors import ArtifactsError
-from tuner.workers.bucket import transfer
 from tuner.workers.bucket.transfer import Uploads
 
 
@@ -41,8 +40,7 @@ class MemoryBucket:
 
 
 @pytest.fixture
-def stored(monkeypatch: pytest.MonkeyPatch) -> MemoryBucket:
-    monkeypatch.setattr(transfer, "_PAUSE_SECONDS", (0.01, 0.02))
+def stored() -> MemoryBucket:
     return MemoryBucket()
 
 
@@ -53,7 +51,7 @@ def troubles() -> list[str]:
 
 @pytest.fixture
 def uploads(stored: MemoryBucket, troubles: list[str]) -> Iterator[Uploads]:
-    made = Uploads(stored, troubles.append)
+    made = Uploads(stored, troubles.append, pauses=(0.01, 0.02))
     yield made
     stored.gate.set()
     made.close()

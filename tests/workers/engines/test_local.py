@@ -42,16 +42,14 @@ def test_the_environment_can_set_the_slots(given: str, slots: int | None, monkey
     assert options.read_slots_per_gpu() == slots
 
 
-def test_a_worker_that_closes_its_pipe_and_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "COMMAND", (sys.executable, "-c", "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(600)"))
-    monkeypatch.setattr(local, "_LEAVE_SECONDS", 0.1)
+def test_a_worker_that_closes_its_pipe_and_does_not_end_is_killed(tmp_path: Path) -> None:
+    lasting = (sys.executable, "-c", "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(600)")
     url = f"sqlite:///{tmp_path / 'tuner.db'}"
     study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
     folders = Folders(cache=tmp_path, artifacts=tmp_path)
     told: list[Event] = []
-    codes = local.run(
-        list(run.make_assignments(study, url, folders, options.plan_workers(1, 1, None, None))), stopping=Stopping(), tell=told.append
-    )
+    assignments = list(run.make_assignments(study, url, folders, options.plan_workers(1, 1, None, None)))
+    codes = local.run(assignments, stopping=Stopping(), tell=told.append, command=lasting, leave_seconds=0.1)
     assert codes == [-9]
     assert [event.what for event in told] == [EventKind.TROUBLE, EventKind.TROUBLE, EventKind.GAVE_UP]
     assert "not started again" in told[-1].message

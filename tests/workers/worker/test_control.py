@@ -3,24 +3,27 @@
 from collections.abc import Callable
 from typing import Any
 
+from tests.waiting import WaitPoint
 from tuner.studies import control, workers
 from tuner.views import failures
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.rehearsal import Fault, Script
+from tuner.workers.worker.worker import WorkerTiming
 
 Make = Callable[..., Any]
 
 
 def test_a_worker_drops_a_trial_that_someone_stopped_and_takes_the_next(make: Make) -> None:
     runner = make(budget={"trials": 2}, training={"promote": 1.0})
-    runner.script = Script(epoch_seconds=0.05)
+    runner.script = Script(**WaitPoint(runner.folder, "trial 0 epoch 2").script)
 
     def react(event: Event) -> None:
         if event.what is EventKind.EPOCH and event.trial == 0 and event.step == 1:
             control.stop_trial(runner.study, 0, by="ann")
 
     runner.react = react
-    runner.work(beat_seconds=0.1)
+    runner.timing = WorkerTiming(beat_seconds=0.1)
+    runner.work()
     assert runner.states() == ["PRUNED", "COMPLETE"]
     (pruned,) = [event for event in runner.events if event.what is EventKind.PRUNED]
     assert (pruned.trial, pruned.message) == (0, "stopped by ann")
@@ -37,7 +40,8 @@ def test_a_heartbeat_notices_a_stopped_trial_without_a_report(make: Make) -> Non
             runner.script.epoch_seconds = 0.0
 
     runner.react = react
-    runner.work(beat_seconds=0.1)
+    runner.timing = WorkerTiming(beat_seconds=0.1)
+    runner.work()
     assert runner.states() == ["PRUNED", "COMPLETE"]
 
 
@@ -67,7 +71,8 @@ def test_a_worker_releases_its_trial_when_its_study_is_suspended(make: Make) -> 
             control.suspend(runner.study, by="ann")
 
     runner.react = react
-    runner.work(beat_seconds=0.1)
+    runner.timing = WorkerTiming(beat_seconds=0.1)
+    runner.work()
     assert runner.states() == ["RUNNING"]
     assert runner.happened(EventKind.SUSPENDED) == [0]
     assert runner.events[-1].message == "asked to end by ann"

@@ -9,10 +9,11 @@ import pytest
 
 from tests.studies import by_hand
 from tuner.errors import StorageError
-from tuner.studies import leases, reaper, trials
-from tuner.workers.worker import outbox, worker
+from tuner.studies import leases, trials
+from tuner.workers.worker import outbox
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.rehearsal import Fault, Script
+from tuner.workers.worker.worker import WorkerTiming
 
 Make = Callable[..., Any]
 
@@ -29,7 +30,7 @@ def leave_result(runner: Any, monkeypatch: pytest.MonkeyPatch, ending: str = "fi
     """Run a worker that cannot deliver the outcome of its trial; return its error message."""
     with monkeypatch.context() as patch:
         patch.setattr(trials, ending, away)
-        patch.setattr(worker, "_STORAGE_PATIENCE_SECONDS", 0.0)
+        runner.timing = WorkerTiming(storage_patience_seconds=0.0)
         with pytest.raises(StorageError) as raised:
             runner.work()
     return str(raised.value)
@@ -60,7 +61,7 @@ def test_a_trial_that_could_not_be_released_is_resumed_without_a_spool_file(make
     runner.react = lambda event: runner.stopping.ask() if event.step == 3 else None
     assert "kept" not in leave_result(runner, monkeypatch, "release")
     assert spooled(runner) == []
-    monkeypatch.setattr(leases, "PATIENCE_SECONDS", -1.0)
+    by_hand.grow_old(runner.study, leases.PATIENCE_SECONDS + 1)
     again = runner.again()
     again.work()
     assert again.happened(EventKind.RESUMED) == [0]
@@ -82,7 +83,7 @@ def test_a_failure_kept_on_disk_is_delivered(make: Make, monkeypatch: pytest.Mon
 def test_reports_of_a_trial_that_ended_meanwhile_are_dropped_with_an_event(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make(budget={"trials": 1})
     leave_result(runner, monkeypatch)
-    monkeypatch.setattr(leases, "PATIENCE_SECONDS", -1.0)
+    by_hand.grow_old(runner.study, leases.PATIENCE_SECONDS + 1)
     other = by_hand.must_claim(runner.study)
     by_hand.finish(runner.study, other, 0.5)
     again = runner.again()
@@ -132,8 +133,8 @@ def test_a_heartbeat_delivers_abandoned_reports_and_reaps_lost_workers(make: Mak
             runner.stopping.ask()
 
     runner.react = react
-    monkeypatch.setattr(reaper, "REAP_SECONDS", 0.0)
-    runner.work(beat_seconds=0.05)
+    runner.timing = WorkerTiming(beat_seconds=0.05, reap_seconds=0.0)
+    runner.work()
     assert runner.happened(EventKind.DELIVERED) == [1]
     assert runner.steps(1) == [1, 2]
     (trouble,) = [event.message for event in runner.events if event.what is EventKind.TROUBLE]

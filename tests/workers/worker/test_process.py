@@ -11,9 +11,10 @@ from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
 from tuner.workers.bucket.transfer import Folders
-from tuner.workers.worker import process, worker
+from tuner.workers.worker import process
 from tuner.workers.worker.rehearsal import Rehearsal, Script
 from tuner.workers.worker.stopping import Stopping
+from tuner.workers.worker.worker import WorkerTiming
 
 
 def test_an_unreachable_storage_is_not_a_request_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +27,12 @@ def test_an_unreachable_storage_is_not_a_request_error(tmp_path: Path, monkeypat
     folders, workers = Folders(cache=tmp_path, artifacts=tmp_path), options.plan_workers(1, 1, None, None)
     (assignment,) = run.make_assignments(study, url, folders, workers)
     monkeypatch.setattr(trials, "claim", away)
-    monkeypatch.setattr(worker, "_STORAGE_PATIENCE_SECONDS", 0.0)
     with pytest.raises(TunerError, match="the storage is away") as caught:
-        process.run_worker(assignment, stopping=Stopping(), tell=lambda event: None, start=lambda given: Rehearsal(Script()))
+        process.run_worker(
+            assignment,
+            stopping=Stopping(),
+            tell=lambda event: None,
+            start=lambda given: Rehearsal(Script()),
+            timing=WorkerTiming(storage_patience_seconds=0.0),
+        )
     assert not isinstance(caught.value, RequestError)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import WaitPoint
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.spec.hyperparameters import Hyperparameters
@@ -68,6 +69,31 @@ def test_a_suspended_trial_resumes_from_its_checkpoint(tmp_path: Path) -> None:
     again = trainer.receive(1)
     assert isinstance(again, messages.Epoch)
     assert again.step == 3
+
+
+@pytest.mark.parametrize("point", ["trial 0 epoch 2", "epoch 2"])
+def test_a_trainer_waits_at_a_named_point_until_the_file_is_there(tmp_path: Path, point: str) -> None:
+    waits = WaitPoint(tmp_path, point)
+    trainer = prepared(Script(**waits.script))
+    trainer.send(train(tmp_path))
+    assert isinstance(trainer.receive(1), messages.Epoch)
+    assert trainer.receive(0.01) is None
+    waits.until_reached()
+    waits.go_on()
+    epoch = trainer.receive(1)
+    assert isinstance(epoch, messages.Epoch)
+    assert epoch.step == 2
+
+
+def test_a_message_ends_the_wait_of_a_trainer(tmp_path: Path) -> None:
+    trainer = prepared(Script(**WaitPoint(tmp_path, "trial 0 epoch 1").script))
+    trainer.send(train(tmp_path))
+    assert trainer.receive(0.01) is None
+    trainer.send(messages.Stop())
+    assert isinstance(trainer.receive(1), messages.Epoch)
+    stopped = trainer.receive(1)
+    assert isinstance(stopped, messages.Finished)
+    assert stopped.ending is Ending.STOPPED
 
 
 @pytest.mark.parametrize("fault", [Fault.CRASH, Fault.LATE_CRASH])

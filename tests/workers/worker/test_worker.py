@@ -1,20 +1,22 @@
 """The worker, with a trainer that plays a script."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.studies import by_hand
 from tuner.errors import DataError, LeaseLost, RequestError, StorageError, StudyError, TrainingError
 from tuner.protocol import messages
 from tuner.storage import epochs
-from tuner.studies import trials
+from tuner.studies import leases, trials
 from tuner.studies.study import Study
-from tuner.workers.worker import supervision
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.rehearsal import Fault, Rehearsal, Script
 from tuner.workers.worker.trainer import Limits
+from tuner.workers.worker.worker import WorkerTiming
 
 Make = Callable[..., Any]
 
@@ -151,8 +153,9 @@ def test_a_trainer_that_reports_that_it_is_busy_does_not_hang(make: Make, monkey
     pass_time = Rehearsal._pass_time
 
     def computing(rehearsal: Rehearsal) -> Iterator[messages.Message | None]:
-        for number, _ in enumerate(pass_time(rehearsal)):
-            yield messages.Busy(trial=0) if number % 10 == 0 else None
+        for _ in pass_time(rehearsal):
+            yield messages.Busy(trial=0)
+            time.sleep(0.002)
 
     monkeypatch.setattr(Rehearsal, "_pass_time", computing)
     runner = make(budget={"trials": 1}, training={"promote": 1.0})
@@ -287,17 +290,14 @@ def test_a_trial_with_an_encrypted_checkpoint_waits_for_a_worker_with_the_key(ma
     assert runner.states() == ["COMPLETE", "COMPLETE"]
 
 
-def test_a_worker_drops_a_trial_that_was_given_to_another_worker(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_drops_a_trial_that_was_given_to_another_worker(make: Make) -> None:
     runner = make(budget={"trials": 2}, training={"promote": 1.0})
     others = trials.WorkerId.here("other")
 
     def steal(event: Event) -> None:
         if (event.trial, event.step) == (0, 3):
-            from tuner.studies import leases
-
-            monkeypatch.setattr(leases, "PATIENCE_SECONDS", -1.0)
+            by_hand.grow_old(runner.study, leases.PATIENCE_SECONDS + 1)
             trials.claim(runner.study, others, num_train=80, num_classes=2, epochs=3)
-            monkeypatch.undo()
 
     runner.react = steal
     runner.work()
@@ -315,7 +315,7 @@ def test_a_worker_keeps_the_checkpoint_of_a_trial_that_it_lost(make: Make, monke
     def lose(*given: object) -> None:
         raise LeaseLost("it was given to another worker")
 
-    monkeypatch.setattr(supervision, "REPORT_SECONDS", -1.0)
+    runner.timing = WorkerTiming(report_seconds=-1.0)
     monkeypatch.setattr(trials, "report", lose)
     monkeypatch.setattr(trials, "release", lose)
     runner.react = lambda event: runner.stopping.ask() if event.what is EventKind.LOST else None
@@ -356,7 +356,7 @@ def test_fast_epochs_of_a_probe_share_a_report(make: Make, monkeypatch: pytest.M
         reports.append(len(epochs))
         real(study, claim, epochs)
 
-    monkeypatch.setattr(supervision, "REPORT_SECONDS", seconds)
+    runner.timing = WorkerTiming(report_seconds=seconds)
     monkeypatch.setattr(trials, "report", report)
     runner.work()
     assert reports == [1] * num_reports
@@ -373,7 +373,7 @@ def test_reports_wait_for_a_storage_that_is_away(make: Make, monkeypatch: pytest
             raise StorageError("away")
         real(*given)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(supervision, "REPORT_SECONDS", -1.0)
+    runner.timing = WorkerTiming(report_seconds=-1.0)
     monkeypatch.setattr(trials, "report", report)
     runner.work()
     assert runner.states() == ["COMPLETE"]

@@ -58,7 +58,9 @@ class Object:
 class Bucket:
     """The files below `s3://BUCKET/PREFIX`."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, pauses: tuple[float, float] = _PAUSE_SECONDS) -> None:
+        """`pauses`: shortest and longest seconds between two tries of a request."""
+        self._pauses = pauses
         self.url = url.rstrip("/")
         self.name, _, prefix = self.url.removeprefix(SCHEME).partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
@@ -180,7 +182,7 @@ class Bucket:
         retrying = Retrying(
             retry=retry_if_exception(may_pass),
             stop=stop_after_attempt(_TRIES),
-            wait=wait_random_exponential(min=_PAUSE_SECONDS[0], max=_PAUSE_SECONDS[1]),
+            wait=wait_random_exponential(min=self._pauses[0], max=self._pauses[1]),
             reraise=True,
         )
         try:

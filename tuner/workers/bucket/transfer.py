@@ -87,8 +87,8 @@ class FileTransfer(Protocol):
         """End the transfer when the worker ends."""
 
 
-def start(folders: Folders, study: str, events: EventEmitter, stopping: Stopping) -> FileTransfer:
-    """Start the file transfer of a worker.
+def start(folders: Folders, study: str, events: EventEmitter, stopping: Stopping, *, fetch_seconds: float = _FETCH_SECONDS) -> FileTransfer:
+    """Start the file transfer of a worker; a resumed trial waits for `fetch_seconds` for a bucket that does not answer.
 
     Raises:
         ArtifactsError: the bucket cannot be used.
@@ -96,7 +96,7 @@ def start(folders: Folders, study: str, events: EventEmitter, stopping: Stopping
     """
     if folders.bucket is None:
         return SharedFolder(folders, study)
-    return SharedBucket(open_bucket(folders.bucket), folders, study, events, stopping)
+    return SharedBucket(open_bucket(folders.bucket), folders, study, events, stopping, fetch_seconds=fetch_seconds)
 
 
 def has_pending_uploads(folders: Folders, study: str) -> bool:
@@ -159,7 +159,10 @@ class SharedFolder:
 class SharedBucket:
     """A bucket for the files that other machines need, beside the folder of this machine."""
 
-    def __init__(self, bucket: "bucket.Bucket", folders: Folders, study: str, events: EventEmitter, stopping: Stopping) -> None:
+    def __init__(
+        self, bucket: "bucket.Bucket", folders: Folders, study: str, events: EventEmitter, stopping: Stopping, *, fetch_seconds: float
+    ) -> None:
+        self._fetch_seconds = fetch_seconds
         self._bucket, self._folders, self._study = bucket, folders, study
         self._events, self._stopping = events, stopping
         self._uploads = Uploads(bucket, events.warn)
@@ -270,7 +273,8 @@ class Uploads:
     Of several requests for one key only the latest counts, so the queue is short. `warn` is called once for each outage.
     """
 
-    def __init__(self, target: UploadTarget, warn: Callable[[str], None]) -> None:
+    def __init__(self, target: UploadTarget, warn: Callable[[str], None], *, pauses: tuple[float, float] = _PAUSE_SECONDS) -> None:
+        self._pauses = pauses
         self._target, self._warn = target, warn
         self._changed = threading.Condition()
         self._pending: dict[str, _Upload] = {}
@@ -337,7 +341,8 @@ class Uploads:
             return self._current
 
     def _run(self) -> None:
-        pause_seconds = _PAUSE_SECONDS[0]
+        shortest_seconds, longest_seconds = self._pauses
+        pause_seconds = shortest_seconds
         while (wanted := self._next()) is not None:
             key, upload = wanted
             try:
@@ -345,9 +350,9 @@ class Uploads:
             except ArtifactsError as error:
                 self._postpone(key, upload, error)
                 self._closing.wait(pause_seconds)
-                pause_seconds = min(_PAUSE_SECONDS[1], 2 * pause_seconds)
+                pause_seconds = min(longest_seconds, 2 * pause_seconds)
             else:
-                self.is_unreachable, pause_seconds = False, _PAUSE_SECONDS[0]
+                self.is_unreachable, pause_seconds = False, shortest_seconds
                 self._finish_current()
 
     def _perform(self, key: str, upload: _Upload) -> None:

@@ -38,13 +38,16 @@ class GpuShare:
     memory_mb: int | None = None
 
 
-def find() -> tuple[Gpu, ...]:
-    """Return the GPUs of this machine that CUDA_VISIBLE_DEVICES shows, the one with the most free memory first."""
+def find(*, timeout_seconds: float = _TIMEOUT_SECONDS) -> tuple[Gpu, ...]:
+    """Return the GPUs of this machine that CUDA_VISIBLE_DEVICES shows, the one with the most free memory first.
+
+    There are none if nvidia-smi does not answer in time.
+    """
     visible = os.environ.get(_VISIBLE)
     if shutil.which("nvidia-smi") is None or visible == "":
         return ()
     try:
-        listed = subprocess.run(["nvidia-smi", *_QUERY], capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=False)
+        listed = subprocess.run(["nvidia-smi", *_QUERY], capture_output=True, text=True, timeout=timeout_seconds, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
     gpus = read(listed.stdout, visible) if listed.returncode == 0 else ()

@@ -1,5 +1,6 @@
 """Local engine: runs several workers on this machine, receives their events, and replaces workers that crash."""
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -35,6 +36,8 @@ class _WorkerProcess:
     command: tuple[str, ...]
     process: subprocess.Popen[bytes]
     pipe: Connection
+    #: how long it may take to end once it has closed its pipe
+    leave_seconds: float
     crashes: int = 0
     #: exit code, once the worker has ended and is not replaced
     code: int | None = None
@@ -61,12 +64,14 @@ def run(
     tell: Tell,
     tick: Callable[[], None] = lambda: None,
     command: Sequence[str] | None = None,
+    leave_seconds: float = _LEAVE_SECONDS,
 ) -> list[int]:
     """Run workers until all of them have ended, and return their exit codes.
 
-    `tell` receives every event of every worker; `tick` is called a few times a second; `command` replaces `COMMAND`.
+    `tell` receives every event of every worker; `tick` is called a few times a second; `command` replaces `COMMAND`. A worker that does
+    not end within `leave_seconds` after it has closed its pipe is killed.
     """
-    workers = [_start(assignment, tuple(command or COMMAND)) for assignment in assignments]
+    workers = [_start(assignment, tuple(command or COMMAND), leave_seconds) for assignment in assignments]
     is_asked_to_stop = False
     try:
         while any(worker.code is None for worker in workers):
@@ -83,7 +88,7 @@ def run(
     return [worker.code if worker.code is not None else 1 for worker in workers]
 
 
-def _start(assignment: Assignment, command: tuple[str, ...]) -> _WorkerProcess:
+def _start(assignment: Assignment, command: tuple[str, ...], leave_seconds: float) -> _WorkerProcess:
     ours, theirs = socket.socketpair()
     assignment.log.parent.mkdir(parents=True, exist_ok=True)
     with theirs, assignment.log.open("ab") as log:
@@ -96,8 +101,9 @@ def _start(assignment: Assignment, command: tuple[str, ...]) -> _WorkerProcess:
             start_new_session=True,
         )
     pipe = Connection(ours.detach())
-    pipe.send_bytes(assignment.model_dump_json().encode())
-    return _WorkerProcess(assignment=assignment, command=command, process=process, pipe=pipe)
+    with contextlib.suppress(OSError):  # a process that has ended by now is handled like one that crashes later
+        pipe.send_bytes(assignment.model_dump_json().encode())
+    return _WorkerProcess(assignment=assignment, command=command, process=process, pipe=pipe, leave_seconds=leave_seconds)
 
 
 def _receive_events(workers: list[_WorkerProcess], stopping: Stopping, tell: Tell) -> None:
@@ -136,13 +142,13 @@ def _handle_exit(worker: _WorkerProcess, stopping: Stopping, tell: Tell) -> None
         worker.code = code or 1
         return
     tell(_crash_event(worker, code, EventKind.TROUBLE, "it is started again"))
-    fresh = _start(worker.assignment, worker.command)
+    fresh = _start(worker.assignment, worker.command, worker.leave_seconds)
     worker.process, worker.pipe, worker.trial = fresh.process, fresh.pipe, None
 
 
 def _wait_for_exit(worker: _WorkerProcess, stopping: Stopping) -> int:
     """Return the exit code of a worker that has closed its pipe; kill it if it does not end."""
-    deadline = time.monotonic() + _LEAVE_SECONDS
+    deadline = time.monotonic() + worker.leave_seconds
     while not stopping.is_urgent and time.monotonic() < deadline:
         try:
             return worker.process.wait(_TICK_SECONDS)

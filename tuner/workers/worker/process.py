@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +22,9 @@ from tuner.workers.engines.gpus import GpuShare
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.stopping import Stopping, on_signals
 from tuner.workers.worker.trainer import ChildTrainer, Limits, Trainer, WarmTrainer
+
+if TYPE_CHECKING:
+    from tuner.workers.worker.worker import WorkerTiming
 
 
 class Assignment(BaseModel):
@@ -71,7 +75,14 @@ def start_trainer(assignment: Assignment) -> Trainer:
     )
 
 
-def run_worker(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Event], None], start: StartTrainer = start_trainer) -> None:
+def run_worker(
+    assignment: Assignment,
+    *,
+    stopping: Stopping,
+    tell: Callable[[Event], None],
+    start: StartTrainer = start_trainer,
+    timing: "WorkerTiming | None" = None,
+) -> None:
     """Run a worker of an existing study; the trainer starts while this process imports Optuna and opens the storage.
 
     Raises:
@@ -84,13 +95,13 @@ def run_worker(assignment: Assignment, *, stopping: Stopping, tell: Callable[[Ev
         from tuner.storage import engine as storages
         from tuner.studies import study as studies
         from tuner.studies import trials
-        from tuner.workers.worker.worker import Worker
+        from tuner.workers.worker.worker import Worker, WorkerTiming
 
         found = studies.load(assignment.study, storages.open(assignment.storage))
         require_unchanged(assignment.spec, found.spec)
         study = studies.at(found, assignment.data)
         identity = trials.WorkerId.here(assignment.worker)
-        Worker(study, trainer, identity=identity, folders=assignment.folders, stopping=stopping, tell=tell).run()
+        Worker(study, trainer, identity=identity, folders=assignment.folders, stopping=stopping, tell=tell).run(timing or WorkerTiming())
     except StorageError as error:  # not a wrong request: the storage worked when the study was joined
         raise TunerError(str(error)) from error
     finally:

@@ -43,6 +43,10 @@ class Script:
     always: Fault | None = None
     fine_tune_epochs: int = 3
     epoch_seconds: float = 0.0
+    #: points at which a trainer waits: an epoch ("trial 0 epoch 3", or "epoch 3" of every trial) and the file that ends the wait.
+    #: It waits when the epoch is trained and in its checkpoint, before it reports the epoch. A trainer that waits creates the file
+    #: `<file>.reached`. A message from its worker ends the wait, too.
+    wait_at: dict[str, str] = field(default_factory=dict)
     #: whether each epoch of fine-tuning writes a checkpoint; otherwise only a suspended trial does
     keeps_epochs: bool = False
     #: file that gets a line for each epoch of fine-tuning: trial, step, seconds since 1970
@@ -60,6 +64,11 @@ class Script:
         if left:
             return left.pop(0)
         return None if left is not None else self.always
+
+    def waits_for(self, trial: int, step: int) -> Path | None:
+        """Return the file for which an epoch of a trial waits, or None if it waits for nothing."""
+        file = self.wait_at.get(f"trial {trial} epoch {step}") or self.wait_at.get(f"epoch {step}")
+        return None if file is None else Path(file)
 
 
 class _Checkpoint(BaseModel):
@@ -162,6 +171,7 @@ class Rehearsal:
                 if fault is Fault.LOST_WORKER and step == self._probe_epochs + 2:
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield messages.CheckpointWritten(trial=train.trial)
+            yield from self._wait_at_point(train.trial, step)
             yield curve[-1]
             if step == self._probe_epochs and fine_tune:
                 yield messages.Probed(trial=train.trial, value=accuracy(train.hyperparameters, step))
@@ -181,10 +191,17 @@ class Rehearsal:
             return None
         return self._probe_epochs + 1 if fault is Fault.LATE_CRASH else 2
 
-    def _pass_time(self) -> Iterator[None]:
+    def _pass_time(self) -> Iterator[messages.Message | None]:
         until = time.monotonic() + self._script.epoch_seconds
         while time.monotonic() < until and not self._inbox:
             yield None
+
+    def _wait_at_point(self, trial: int, step: int) -> Iterator[None]:
+        file = self._script.waits_for(trial, step)
+        if file is not None:
+            file.with_name(f"{file.name}.reached").touch()
+            while not file.exists() and not self._inbox:
+                yield None
 
     def _ending(self, train: messages.Train, step: int, curve: Sequence[messages.Epoch]) -> messages.Finished | None:
         while self._inbox:

@@ -33,8 +33,17 @@ class Supervision:
     """Runs one claimed trial on a prepared trainer until its attempt ends."""
 
     def __init__(
-        self, study: Study, outbox: Outbox, trainer: WarmTrainer, stopping: Stopping, events: EventEmitter, files: FileTransfer
+        self,
+        study: Study,
+        outbox: Outbox,
+        trainer: WarmTrainer,
+        stopping: Stopping,
+        events: EventEmitter,
+        files: FileTransfer,
+        *,
+        report_seconds: float = REPORT_SECONDS,
     ) -> None:
+        """`report_seconds`: minimum time between two reports of a probe; faster epochs share a report."""
         self._study = replace(study, storage=study.storage.within(_RETRY_SECONDS))
         self._study_without_retries = replace(study, storage=study.storage.within(0.0))
         self._outbox = outbox
@@ -43,6 +52,7 @@ class Supervision:
         self._stopping = stopping
         self._events = events
         self._files = files
+        self._report_seconds = report_seconds
         self._reported_at = time.monotonic()
         self._best = 0.0
         self._suspended_at: float | None = None
@@ -121,7 +131,7 @@ class Supervision:
             self._stop(f"its probe is not among the best {self._study.spec.training.promote:.0%}")
 
     def _deliver_if_due(self) -> None:
-        if time.monotonic() - self._reported_at > (_RETRY_EVERY_SECONDS if self._outbox.is_waiting else REPORT_SECONDS):
+        if time.monotonic() - self._reported_at > (_RETRY_EVERY_SECONDS if self._outbox.is_waiting else self._report_seconds):
             self.deliver()
 
     def deliver(self) -> None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,10 +22,25 @@ from tuner.workers.worker.events import Event, EventEmitter, EventKind, Tell
 from tuner.workers.worker.heartbeat import BEAT_SECONDS, Heartbeat, RosterEntry
 from tuner.workers.worker.outbox import AbandonedReports, Outbox, Outcome, Spool, SpoolHeader
 from tuner.workers.worker.stopping import Stopping
-from tuner.workers.worker.supervision import Supervision
+from tuner.workers.worker.supervision import REPORT_SECONDS, Supervision
 from tuner.workers.worker.trainer import TrainerDied, TrainerHung, WarmTrainer, request_error
 
-_STORAGE_PATIENCE_SECONDS = failure_table.STORAGE_PATIENCE_SECONDS
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerTiming:
+    """How often a worker does its recurring duties, and how long it waits."""
+
+    #: time between two heartbeats
+    beat_seconds: float = BEAT_SECONDS
+    #: minimum time between two reports of a probe
+    report_seconds: float = REPORT_SECONDS
+    #: minimum time between two searches for workers that are lost
+    reap_seconds: float = reaper.REAP_SECONDS
+    #: how long it waits for a storage that does not answer
+    storage_patience_seconds: float = failure_table.STORAGE_PATIENCE_SECONDS
+
+
+_TIMING = WorkerTiming()
 
 T = TypeVar("T")
 
@@ -34,6 +50,7 @@ class Worker:
 
     def __init__(self, study: Study, trainer: WarmTrainer, *, identity: WorkerId, folders: Folders, stopping: Stopping, tell: Tell) -> None:
         """`tell` receives every event of the worker."""
+        self._timing = _TIMING
         self._study = study
         self._trainer = trainer
         self._identity = identity
@@ -52,14 +69,15 @@ class Worker:
         #: why this worker was asked to end, with the user who asked; "" if it was not
         self._dismissed = ""
 
-    def run(self, *, beat_seconds: float = BEAT_SECONDS) -> None:
+    def run(self, timing: WorkerTiming = _TIMING) -> None:
         """Train trials until there is nothing more to do.
 
         Raises what `WarmTrainer.warm_up`, `data_check.admit` and `trials.claim` raise.
         """
+        self._timing = timing
         self._register()
         try:
-            with Heartbeat(self._beat, self._events.warn, every_seconds=beat_seconds):
+            with Heartbeat(self._beat, self._events.warn, every_seconds=timing.beat_seconds):
                 self._train_trials()
         finally:
             if self._stopping.is_asked:
@@ -173,7 +191,9 @@ class Worker:
         number, num_tries = outbox.claim.number, 0
         folder = self._folders.of_trial(self._study.name, number)
         while self._is_ready():
-            supervision = Supervision(self._study, outbox, self._trainer, self._stopping, self._events, self._files)
+            supervision = Supervision(
+                self._study, outbox, self._trainer, self._stopping, self._events, self._files, report_seconds=self._timing.report_seconds
+            )
             self._supervision = supervision
             try:
                 return self._with_log(supervision.run(folder, fetched))
@@ -286,7 +306,7 @@ class Worker:
             supervision.check_lease()
         if answer.request is WorkerRequest.SUSPEND:
             self._dismiss(f"asked to end by {self._roster_entry.request()[1]}")
-        if time.monotonic() - self._reaped_at >= reaper.REAP_SECONDS:
+        if time.monotonic() - self._reaped_at >= self._timing.reap_seconds:
             self._reaped_at = time.monotonic()
             self._abandoned.deliver()  # first: it may hold the result of a trial that would be lost otherwise
             for reaped in trials.reap(self._study, self._identity):
@@ -302,7 +322,7 @@ class Worker:
             return retry.call(
                 work,
                 may_pass=lambda error: isinstance(error, StorageError),
-                seconds=_STORAGE_PATIENCE_SECONDS,
+                seconds=self._timing.storage_patience_seconds,
                 pauses=(0.5, 10.0),
                 is_unwanted=unless or (lambda: self._stopping.is_urgent),
                 before_pause=lambda error: self._events.warn(f"{waiting()} until the storage is back: {error}"),

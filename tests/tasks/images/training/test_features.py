@@ -208,10 +208,7 @@ def test_watchers_are_called_between_two_batches_and_can_interrupt(store: featur
     assert (store.vectors("train", (views.ORIGINAL, MIRRORED)).whole()[0] == whole[0]).numpy().all()
 
 
-def test_watchers_are_called_while_another_process_computes(
-    store: features.FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cache_files, "_TICK_SECONDS", 0.01)
+def test_watchers_are_called_while_another_process_computes(store: features.FeatureStore, tmp_path: Path) -> None:
     store.vectors("train", (views.ORIGINAL,))
     [path] = kept(tmp_path)
     path.unlink()
@@ -222,7 +219,7 @@ def test_watchers_are_called_while_another_process_computes(
         if len(computed) > 1:  # the first batch was computed before, to choose the type that keeps it
             raise InterruptedError
 
-    again = made(store.backbone, tmp_path)
+    again = replace(made(store.backbone, tmp_path), tick_seconds=0.01)
     again.watch.append(leave)
     with cache_files.locked(path), pytest.raises(InterruptedError):
         again.vectors("train", (views.ORIGINAL,))

@@ -117,6 +117,8 @@ class FeatureStore:
     share: devices.TrainerShare
     #: called between two computed batches, and every few seconds while another process computes; may raise to interrupt
     watch: list[Callable[[], None]] = field(default_factory=list)
+    #: time between two calls of them while another process computes
+    tick_seconds: float = cache_files.TICK_SECONDS
     _vectors: dict[tuple[str, tuple[views.View, ...]], Vectors] = field(default_factory=dict)
     #: the latest activations, if they are in memory
     _activations: dict[tuple[int, str, tuple[views.View, ...]], Activations] = field(default_factory=dict)
@@ -174,7 +176,7 @@ class FeatureStore:
                 return found
         dtype, parts = rounded(self._watched(compute(forward, images.images, view)))
         wanted = replace(half, dtype=dtype)
-        found = cache_files.optional(self.cache, wanted, lambda: parts, tick=self._tick)
+        found = cache_files.optional(self.cache, wanted, lambda: parts, tick=self._tick, tick_seconds=self.tick_seconds)
         return found if found is not None else _gathered(parts, wanted)
 
     @cached_property
