@@ -18,7 +18,7 @@ FROM python:3.11-slim
 # a named volume takes the owner of the folder that it is mounted on
 RUN useradd --uid 1000 --create-home tuner && install -d -o tuner -g tuner /srv/tuner /cache /artifacts
 COPY --from=build /opt/tuner /opt/tuner
-# tuner/dashboard/published.py looks for it
+# tuner/dashboard/settings.py looks for it
 RUN touch /opt/tuner/is-image
 ENV PATH=/opt/tuner/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     TUNER_CACHE=/cache/tuner TUNER_ARTIFACTS=/artifacts KERAS_HOME=/cache/keras

@@ -14,7 +14,7 @@ class Copies:
     """Copies ended trials of a study with all their rows, so that 10,000 trials exist within seconds."""
 
     def __init__(self, connection: Connection, study_id: int) -> None:
-        self._connection, self._study_id = connection, study_id
+        self._connection = connection
         self._patterns = self._read(tables.TRIALS, tables.TRIALS.c.study_id == study_id)
         ids = {row["trial_id"]: row["number"] for row in self._patterns}
         self._rows = {

@@ -14,7 +14,6 @@ import os
 import socket
 import threading
 import time
-from collections import deque
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -57,7 +56,6 @@ class Beside:
         devices.limit_tensorflow(share)
         box = inbox.Inbox(Connection(theirs.detach()))
         threading.Thread(target=loop.serve, args=(box, share), daemon=True).start()
-        self._seen: deque[messages.Message] = deque()
 
     def send(self, message: messages.Message) -> None:
         self._pipe.send_bytes(messages.encode(message))
@@ -182,10 +180,10 @@ def assignment(study: Study, folder: Path) -> Assignment:
 def held_out(study: Study, version: Version, folder: Path) -> tuple[float, int]:
     """Return the accuracy of a version on images outside all splits, without duplicates of images in them, and their number."""
     from tuner.tasks.images.data import resized, splits
-    from tuner.tasks.images.training import context, evaluation, training_data
+    from tuner.tasks.images.training import evaluation, study_context, training_data
 
     target = studies.load(version.model.study, study.storage)
-    ready = context.prepare(target.spec, cache=folder / "cache")
+    ready = study_context.prepare(target.spec, cache=folder / "cache")
     data = training_data.open_dataset(target.spec.data, cache=folder / "cache")
     parts = splits.split(data, target.spec.data, target.spec.seed)
     used = np.concatenate([parts.train, parts.validation, parts.test])

@@ -152,11 +152,11 @@ class _Search:
         if epoch.stage is Stage.FINE_TUNE:
             return trial.should_prune()
         share = self.spec.training.promote
-        goes_on = trial.number == 0 or continuation.earns_fine_tuning(value, earlier=self.probes, promoted=self.promoted, share=share)
+        continues = trial.number == 0 or continuation.earns_fine_tuning(value, earlier=self.probes, promoted=self.promoted, share=share)
         self.probes.append(value)
-        if goes_on:
+        if continues:
             self.promoted.append(value)
-        return not goes_on
+        return not continues
 
 
 def replay(spec: StudySpec, trials: list[list[EpochRow]], deadline: float) -> Outcome:

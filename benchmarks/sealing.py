@@ -17,17 +17,17 @@ PIECE = 1024**2
 PROGRAM = """
 import resource, sys, time
 from pathlib import Path
-from tuner.results import sealing
-from tuner.trust import keys, passphrases
+from tuner.results.bundle import seal
+from tuner.trust import keys
 folder = Path(sys.argv[2])
 (identity,) = keys.identities(folder / "key")
 words = keys.passphrase(folder / "words")
-given = {"recipient": sealing.Lock(recipients=[identity.to_public()]), "passphrase": sealing.Lock(passphrase=words)}[sys.argv[3]]
+given = {"recipient": seal.Recipients(recipients=[identity.to_public()]), "passphrase": seal.Recipients(passphrase=words)}[sys.argv[3]]
 began, used = time.perf_counter(), time.process_time()
 if sys.argv[1] == "seal":
-    sealing.seal(folder / "bundle", folder / "sealed", given, replaces=True)
+    seal.seal(folder / "bundle", folder / "sealed", given, replaces=True)
 else:
-    sealing.unseal(folder / "sealed", folder / "out", lambda _: sealing.Key(identities=[identity], passphrase=words))
+    seal.unseal(folder / "sealed", folder / "out", lambda _: seal.OpeningKey(identities=[identity], passphrase=words))
 peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(time.perf_counter() - began, time.process_time() - used, peak_kib)
 """

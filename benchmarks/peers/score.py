@@ -33,10 +33,10 @@ def _ours(task: Task) -> dict[str, Any]:
     from tuner.storage import engine as storages
     from tuner.studies import claims, trials
     from tuner.studies import study as studies
-    from tuner.tasks.images.training import context, evaluation
+    from tuner.tasks.images.training import evaluation, study_context
 
     joined = studies.load(task.study().name, storages.open(f"sqlite:///{ours.database(task)}"))
-    ready = context.prepare(joined.spec, cache=task.cache)
+    ready = study_context.prepare(joined.spec, cache=task.cache)
     folder = task.folder / "artifacts" / joined.name
 
     def kept(trial: FrozenTrial) -> tuple[float, Path] | None:

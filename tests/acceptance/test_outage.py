@@ -34,7 +34,7 @@ def test_a_crashed_database_and_a_killed_worker_lose_nothing(place: Place, postg
     crash(postgresql)
     points[0].go_on()
     # it trains on, and what it measures is on disk
-    first.until("reports are kept in", ".jsonl until the storage is back")
+    first.until("reports are stored in", ".jsonl until the storage answers")
     until(lambda: len(kept(place)[0].read_bytes().splitlines()) > 4)
     points[1].until_reached()
     first.signal(signal.SIGKILL)
@@ -49,7 +49,7 @@ def test_a_crashed_database_and_a_killed_worker_lose_nothing(place: Place, postg
     points[2].until_reached()
     crash(postgresql)
     points[2].go_on()
-    second.until("the reports of trial 0 are kept in", ".jsonl until the storage is back")
+    second.until("the reports of trial 0 are stored in", ".jsonl until the storage answers")
     second.signal(signal.SIGKILL)
     second.end()
 

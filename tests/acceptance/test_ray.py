@@ -98,7 +98,7 @@ def test_a_study_on_a_cluster_loses_nothing_if_a_node_is_killed(place: Place, no
     while len(at_work) < 3:  # a node may come late, and its worker with it
         at_work.add(tuner.until("promoted").rpartition("[")[2])
     nodes.kill(killed)
-    tuner.until("its node on", "died; it is placed again")
+    tuner.until("its node on", "died; tuner restarts it")
     tuner.until("1 of 3 workers wait for free resources in the cluster; each needs 1 CPU")
     fine_tuning.go_on()
     code, _ = tuner.end()

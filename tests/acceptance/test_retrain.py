@@ -50,7 +50,7 @@ def test_a_version_trained_on_validation_images_has_no_validation_accuracy(finis
     stopped.until("study-retrain-1 trial 0 started")
     stopped.signal(signal.SIGINT)
     assert stopped.end() == (1, "")
-    assert "the same command resumes" in stopped.lines[-1]
+    assert "Run the same command to resume." in stopped.lines[-1]
 
     run = finished.tuner(*wanted)
     code, out = run.end()
@@ -58,7 +58,7 @@ def test_a_version_trained_on_validation_images_has_no_validation_accuracy(finis
     told = json.loads(out)
     assert (told["trained_on"], told["validation_accuracy"], told["networks"][0]["mean"]) == ("train+validation", None, None)
     assert told["comparisons"][0]["against"] == "the same config trained on the train split alone"
-    assert any("no images are left to take a validation accuracy" in note for note in told["notes"])
+    assert any("so it has no validation accuracy" in note for note in told["notes"])
     (version,) = versions_of(finished)
     assert version.model.study == "study-retrain-1-all"
     config = study_file.parse(version.model.config, "the version's config")

@@ -84,7 +84,7 @@ def test_a_killed_worker_is_restarted_and_its_trial_resumes(place: Place) -> Non
     second_epoch.until_reached()
     (worker,) = run.family()
     worker.kill()
-    run.until("crashed (signal 9)", "started again")
+    run.until("crashed (signal 9)", "tuner restarts it")
     run.until("trial 0 resumed")
     second_epoch.go_on()
     assert run.end()[0] == 0

@@ -146,7 +146,7 @@ def test_the_best_config_is_downloaded_and_checked(page: Page, address: str, fol
     assert checked.returncode == 0, checked.stderr
     page.get_by_role("button", name="Copy as YAML").click()
     expect(page.get_by_role("button", name="Copied")).to_be_visible()
-    assert "A study file of fixed values" in page.evaluate("navigator.clipboard.readText()")
+    assert "A study file with fixed values" in page.evaluate("navigator.clipboard.readText()")
 
 
 def test_the_theme_is_chosen_and_remembered(page: Page, address: str) -> None:

@@ -82,6 +82,12 @@ def test_a_wrong_request_gives_one_message_and_writes_nothing(capsys: pytest.Cap
     assert sorted(Path().rglob("*")) == before
 
 
+def test_the_file_of_a_secret_key_is_no_recipient_and_the_key_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    made_keys(capsys)
+    assert main.main(["seal", "bundle", "--to", "x.age", "--recipient", "me.txt"]) == 2
+    assert capsys.readouterr().err == "--recipient is me.txt, which has a secret key; expected public keys, which start with age1\n"
+
+
 def test_no_study_is_created_with_an_unusable_key(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("good.yaml").write_text("name: good\ndata: {source: digits}\nmodel: {backbone: squeezenet1_1, image_size: 32}\n")
     monkeypatch.setenv(keys.ARTIFACT_KEY, "nowhere.txt")

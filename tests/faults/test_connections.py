@@ -66,7 +66,7 @@ def ended(worker: Command, place: Place, postgresql: Any) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("weather", [Weather.CUT, Weather.BLACK_HOLE, Weather.SLOW])
-def test_training_goes_on_over_a_bad_network(
+def test_training_continues_over_a_bad_network(
     weather: Weather, place: Place, postgresql: Any, proxy: Proxy, record_property: Callable[[str, object], None]
 ) -> None:
     # a slow connection is to be borne, one that says nothing is to be given up
@@ -81,7 +81,7 @@ def test_training_goes_on_over_a_bad_network(
         first_good.until_reached()
         trained_seconds = time.monotonic() - began
     pass_seconds(EXTENT.cut_seconds - trained_seconds if trained_seconds < EXTENT.cut_seconds else 0.0)
-    worker.until("the storage is slow" if weather is Weather.SLOW else "reports are kept in")
+    worker.until("the storage is slow" if weather is Weather.SLOW else "reports are stored in")
     assert psutil.pid_exists(worker.process.pid)
     proxy.weather = Weather.FAIR
     first_good.go_on()

@@ -37,7 +37,7 @@ def whole(disk: Path) -> list[str]:
     return [line for line in spooled(disk) if line.endswith("\n")]
 
 
-def test_a_disk_that_is_full_while_the_database_is_away_costs_nothing(place: Place, disk: Path, postgresql: Any) -> None:
+def test_a_full_disk_during_a_database_outage_costs_nothing(place: Place, disk: Path, postgresql: Any) -> None:
     place.write(budget={"trials": 1})
     running, full, empty, again = (place.wait_point(f"trial 0 epoch {epoch}") for epoch in (4, 20, 40, 60))
     played = script(place, running, full, empty, again, fine_tune_epochs=EPOCHS, keeps_epochs=False, epoch_seconds=0.02)
@@ -45,11 +45,11 @@ def test_a_disk_that_is_full_while_the_database_is_away_costs_nothing(place: Pla
     running.until_reached()
     crash(postgresql)
     running.go_on()
-    worker.until("reports are kept in")
+    worker.until("reports are stored in")
     full.until_reached()
     filler = disks.fill(disk)
     full.go_on()
-    worker.until("trial 0", "the reports for the storage cannot be kept on disk", "they are kept in memory")
+    worker.until("trial 0", "the reports for the storage cannot be written to disk", "they stay in memory")
     without_room = whole(disk)
     empty.until_reached()
     assert len(epoch_log(place)) >= 40 - PROBE_EPOCHS
@@ -63,7 +63,7 @@ def test_a_disk_that_is_full_while_the_database_is_away_costs_nothing(place: Pla
     postgresql.start()
     again.go_on()
     assert worker.end()[0] == 0, worker.lines
-    assert sum("cannot be kept on disk" in line for line in worker.lines) == 1, worker.lines
+    assert sum("cannot be written to disk" in line for line in worker.lines) == 1, worker.lines
     assert not any("Traceback" in line for line in worker.lines), worker.lines
     assert_whole(str(postgresql.get_uri()), num_trials=1, num_epochs=EPOCHS)
     assert num_repeated(place) == 0
@@ -72,7 +72,7 @@ def test_a_disk_that_is_full_while_the_database_is_away_costs_nothing(place: Pla
 
 @pytest.mark.skipif(not SOAKS, reason="make soak")
 @pytest.mark.timeout(600)
-def test_a_real_trainer_goes_on_without_room_for_cache_and_checkpoint(place: Place, disk: Path) -> None:
+def test_a_real_trainer_continues_without_space_for_cache_and_checkpoint(place: Place, disk: Path) -> None:
     place.write(**REAL | {"budget": {"trials": 1}})
     with disks.small(place.folder / "cache", 2**20) as cache:
         disks.fill(cache)

@@ -92,7 +92,7 @@ def test_killed_workers_and_a_killed_server_lose_nothing(
         mariadb.kill()
         for point in points:
             point.go_on()
-        third.until("trial 2", "reports are kept in", "until the storage is back")
+        third.until("trial 2", "reports are stored in", "until the storage answers")
         mariadb.start()
         for worker in (third, *others):
             assert worker.end()[0] == 0, worker.lines

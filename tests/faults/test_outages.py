@@ -19,7 +19,7 @@ WAITING_EPOCHS = [PROBE_EPOCHS + 2 + number * EPOCHS for number in range(EXTENT.
 
 
 @pytest.mark.timeout(900)
-def test_training_goes_on_while_the_database_is_away(place: Place, postgresql: Any, record_property: Callable[[str, object], None]) -> None:
+def test_training_continues_during_a_database_outage(place: Place, postgresql: Any, record_property: Callable[[str, object], None]) -> None:
     num_epochs = WAITING_EPOCHS[-1] - PROBE_EPOCHS + 1
     place.write(budget={"trials": 2})
     points = [place.wait_point(f"epoch {epoch}") for epoch in WAITING_EPOCHS]
@@ -37,7 +37,7 @@ def test_training_goes_on_while_the_database_is_away(place: Place, postgresql: A
         points[-1].go_on()
         code, _ = run.end()
     assert code == 0, run.lines
-    assert any("reports are kept in" in line for line in run.lines), run.lines
+    assert any("reports are stored in" in line for line in run.lines), run.lines
     assert_whole(str(postgresql.get_uri()), num_trials=2, num_epochs=num_epochs)
     assert num_repeated(place) == 0
     pause = max(pauses(place))

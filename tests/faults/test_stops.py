@@ -28,9 +28,7 @@ def stop_each_worker(run: Command) -> None:
 
 
 @pytest.mark.parametrize(("stop", "codes"), [(stop_the_run, (0, 130)), (stop_each_worker, (1,))])
-def test_a_run_that_was_terminated_goes_on_where_it_was(
-    stop: Callable[[Command], None], codes: tuple[int, ...], place: Place, postgresql_url: str
-) -> None:
+def test_a_terminated_run_resumes(stop: Callable[[Command], None], codes: tuple[int, ...], place: Place, postgresql_url: str) -> None:
     place.write(budget={"trials": 3})
     arguments = ("run", "study.yaml", "--workers", "2", "--storage", postgresql_url, "--no-export")
     for word, epoch in (("promoted", 10), ("resumed", 20)):

@@ -121,10 +121,10 @@ def best_of_figures(study: Study) -> tuple[int, float]:
 
 
 def best_of_look(study: Study) -> tuple[int, float]:
-    def read(connection: Connection) -> views_studies.Look:
+    def read(connection: Connection) -> views_studies.StudyView:
         listed = views_studies.one(connection, study.id)
         assert listed is not None
-        return views_studies.Looks(storage=study.storage).at(connection, listed)
+        return views_studies.StudyReader(storage=study.storage).at(connection, listed)
 
     found = study.storage.read(read)
     assert found.reason is None

@@ -196,7 +196,7 @@ def test_an_enqueued_trial_can_be_cancelled(begin: Begin) -> None:
     [
         ({}, "names no hyperparameter"),
         ({"dropuot": 0.3}, "dropuot is not a hyperparameter"),
-        ({"dropout": 0.8}, "dropout is 0.8; expected 0.1 to 0.5, as the study by-hand has it"),
+        ({"dropout": 0.8}, "dropout is 0.8; expected 0.1 to 0.5, as in the study by-hand"),
         ({"dropout": [0.1, 0.2]}, "dropout has several values"),
         ({"optimizer": "lion"}, "optimizer is 'lion'; expected"),
         ({"dropout": 1.5}, "dropout is 1.5"),

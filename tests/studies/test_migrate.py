@@ -154,9 +154,9 @@ def test_the_budget_counts_new_trials_only(old: Study) -> None:
     listed = new.storage.read(lambda connection: views_studies.one(connection, new.id))
     assert listed is not None
     assert listed.num_spent == 2
-    look = new.storage.read(lambda connection: views_studies.Looks(storage=new.storage).at(connection, listed))
-    assert look.outlook.trials_left == 0
-    assert look.state is views_studies.State.DONE
+    view = new.storage.read(lambda connection: views_studies.StudyReader(storage=new.storage).at(connection, listed))
+    assert view.outlook.trials_left == 0
+    assert view.state is views_studies.State.DONE
 
 
 @on_one

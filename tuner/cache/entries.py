@@ -47,7 +47,7 @@ class About:
     """The contents of a .json file."""
 
     version: int = _VERSION
-    #: description for people: study, data, backbone, size, …
+    #: readable description: study, data, backbone, size, …
     words: dict[str, str]
     #: size of the .npy file in bytes
     length: int
@@ -79,7 +79,7 @@ class CacheEntry:
         return False
 
     def damage(self, deadline: float) -> str | None:
-        """Return what is wrong with it, or None; an entry that was not verified since it was written is read until `deadline`."""
+        """Return the damage of the entry, or None; an entry that was not verified since it was written is read until `deadline`."""
         about = read_about(self.path)
         if about is None:
             return "its description is missing or of another version"
@@ -333,7 +333,7 @@ def read_size(name: str, given: str) -> int:
 
 
 def show_size(num_bytes: float) -> str:
-    """Return a size for people: `512 bytes`, `1.4 GB`."""
+    """Return a readable size: `512 bytes`, `1.4 GB`."""
     for unit in ("bytes", "KB", "MB", "GB"):
         if num_bytes < 1024:
             return f"{num_bytes:.3g} {unit}" if num_bytes < 1000 else f"{num_bytes:.0f} {unit}"

@@ -44,7 +44,7 @@ def hide_passwords(text: str) -> str:
 
 
 def usage(error: TyperException) -> str:
-    """Return what is wrong with a command line, and where to read more."""
+    """Return the mistake in a command line, and the command that shows the help."""
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "tuner"
     message = " ".join(error.format_message().split()).rstrip(".")

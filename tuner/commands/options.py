@@ -21,7 +21,7 @@ DEFAULT_HANG_LIMIT = "30m"
 
 
 class OutputFormat(StrEnum):
-    """How a result is printed."""
+    """Format of a printed result."""
 
     TEXT = "text"
     JSON = "json"
@@ -30,7 +30,7 @@ class OutputFormat(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlan:
-    """How many workers run, and what each of them may use."""
+    """Number of workers, and the resources of each."""
 
     #: one entry per worker: its share of a GPU, or None for a worker that uses the cores
     gpu_shares: tuple[gpus.GpuShare | None, ...]

@@ -16,7 +16,7 @@ _MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
 
 @dataclass(frozen=True, kw_only=True)
 class LocalSettings:
-    """What may differ between the machines that work on one study."""
+    """Settings that may differ between the machines of one study."""
 
     #: where the images are on this machine; None: where the study says
     data: Path | None

@@ -44,7 +44,7 @@ _BUSY = "evaluating the trained networks on validation and test images …"
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainOptions:
-    """Which configurations are trained again, and how."""
+    """Configurations to train again, and the settings of the retraining."""
 
     #: number of distinct configurations, best first
     top: int
@@ -58,7 +58,7 @@ class RetrainOptions:
 class EvaluationSetup:
     """The process that evaluates the trained networks."""
 
-    #: of the workers that trained them
+    #: assignment of the workers that trained them
     assignment: Assignment
     stopping: Stopping
     #: user who runs the command
@@ -75,7 +75,7 @@ class _Workers:
     stopping: Stopping
 
     def assignments(self, study: Study) -> list[Assignment]:
-        """Return what each worker of a study needs to know."""
+        """Return the assignments of the workers of a study."""
         return list(run.make_assignments(study, self.ready.storage, self.folders, self.ready.workers))
 
 
@@ -108,7 +108,7 @@ def retrain(
             try:
                 version = _train_and_judge(study, again, asked, workers)
             except Dismissed:
-                plain.line(f"{study.name}: stopped before a version was stored. Finished trainings are kept; the same command resumes.")
+                plain.line(f"{study.name}: stopped before a version was stored. Run the same command to resume.")
                 return run.KILLED if stopping.is_urgent else 1
     return _print_version(version, as_json=as_json)
 
@@ -220,7 +220,7 @@ def _describe_work(study: Study, again: Study, num_workers: int) -> str:
     text = f"{again.name}: {configs} ({which}) x {seeds} = {wording.count(spec.num_trainings, 'training')}"
     text += f", {done} of them done" if done else ""
     if again.spec.training.images != "train":
-        text += ", on train and validation images; the accuracies shown meanwhile are on images that are also trained on"
+        text += ", on train and validation images, so the accuracies shown here are on training images"
     seconds = _mean_seconds(study, spec.trials)
     if seconds is None:
         return text
@@ -235,7 +235,7 @@ def _mean_seconds(study: Study, numbers: Sequence[int]) -> float | None:
 
 
 def verdict_subject(study: Study, again: Study, configs: Sequence[RetrainedConfig]) -> VerdictSubject:
-    """Return what a verdict on a retraining is about."""
+    """Return the subject of a verdict on a retraining."""
     best = bests.best(study)
     rule = next((config.hyperparameters for config in configs if config.trial == 0), None)
     return VerdictSubject(
@@ -277,8 +277,8 @@ def _print_version(version: Version, *, as_json: bool) -> int:
 class CachedEvaluator:
     """Asks a trainer for the predictions of networks of one study, and remembers the answers."""
 
-    def __init__(self, study: Study, trainer: EvaluationTrainer, folder: Path) -> None:
-        self._study, self._trainer, self._folder = study, trainer, folder
+    def __init__(self, trainer: EvaluationTrainer, folder: Path) -> None:
+        self._trainer, self._folder = trainer, folder
         self._known: dict[tuple[tuple[TrainingRun, ...], Split], SplitLogits] = {}
 
     def __call__(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split) -> SplitLogits:
@@ -342,7 +342,7 @@ def _evaluator(study: Study, setup: EvaluationSetup) -> Iterator[CachedEvaluator
             limits=setup.assignment.limits,
             stopping=setup.stopping,
         ) as trainer:
-            yield CachedEvaluator(study, trainer, folder)
+            yield CachedEvaluator(trainer, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -41,7 +41,7 @@ _CONFIG = "config.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """What a run searches, and what it starts from."""
+    """Search of a run, and the sources of its warm start."""
 
     #: the study file
     file: Path
@@ -119,12 +119,12 @@ class RunDashboard:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedRun:
-    """What the end of a run needs to know about it."""
+    """Facts about a run that its end needs."""
 
     study: Study
     #: the study file
     file: Path
-    #: of one of its workers: the folders, and the limits of a trainer
+    #: assignment of one of its workers, with the folders and the limits of a trainer
     assignment: Assignment
     #: file of the best configuration; None: not exported
     export_to: Path | None
@@ -209,7 +209,7 @@ class _Progress:
 
 
 def make_assignments(study: Study, url: str, folders: Folders, workers: options.WorkerPlan) -> Iterator[Assignment]:
-    """Give what each worker needs to know."""
+    """Yield the assignment of each worker."""
     for number, gpu_share in enumerate(workers.gpu_shares, start=1):
         yield Assignment(
             study=study.name,
@@ -298,7 +298,7 @@ def _finish(this: FinishedRun, stopping: Stopping, fatal: list[Event], codes: li
         return finish(this, stopping, gave_up="" if failure is None or stopping.is_asked else str(failure))
     except StorageError as error:
         raise TunerError(
-            f"the results were not shown, and the best configuration was not exported: {error}; run again when the storage is back"
+            f"the results were not shown, and the best configuration was not exported: {error}; run again when the storage answers"
         ) from error
 
 

@@ -39,11 +39,11 @@ class MlflowTarget:
     bundle: Path | None = None
 
     def register(self, version: Version) -> Registered | None:
-        """Register a version and its files, unless MLflow has it already; None: there is no registry.
+        """Register a version and its files, unless MLflow already has it; return None without a registry.
 
         Raises:
             RequestError: the bundle does not exist, or is given without a registry.
-            TunerError: the weights are gone or were changed, or the registry cannot be used.
+            TunerError: the weights were deleted or changed, or the registry cannot be used.
         """
         if self.mlflow is None:
             if self.bundle is not None:

@@ -37,7 +37,7 @@ def find_failure(study: Study, fatal: Sequence[Event], codes: Sequence[int]) -> 
     A worker that could not continue is no failure if other workers finished the study.
 
     Args:
-        study: on which all these workers worked.
+        study: the study of all these workers.
         fatal: the workers' events of the kinds `FATAL_EVENTS`.
         codes: the workers' exit codes.
     """
@@ -84,7 +84,7 @@ def needs_worker(study: Study, stopping: Stopping) -> bool:
 
 
 def _has_free_trial(connection: Connection, study: Study) -> bool:
-    """Return whether a running trial was suspended, or its worker is gone."""
+    """Return whether a running trial was suspended, or its worker has ended."""
     here, now = WorkerId.here(""), tables.clock(connection)
     return any(lease.is_vacant(here, now) for lease in leases.of_running_trials(connection, study.id))
 
@@ -106,7 +106,7 @@ class Deadline:
         return self.retry(lambda: storages.open(url))
 
     def retry(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns; retry it while a study, a database or a bucket is missing, and raise the last error at the end."""
+        """Return the result of `work`; retry it while a study, a database or a bucket is missing, and raise the last error at the end."""
         left_seconds = max(0.0, self._deadline - time.monotonic())
         return retry.call(work, may_pass=_may_pass, seconds=left_seconds, pauses=_PAUSE_SECONDS, before_pause=self._print)
 

@@ -92,7 +92,7 @@ _LIMIT = _NumberParameter(name="limit", minimum=1, maximum=1000, default=100)
 class _Operation:
     path: str
     summary: str
-    #: what the answer holds
+    #: description of the answer
     model: type[BaseModel]
     answer: Callable[[Storage, Request], JsonObject]
     parameters: Sequence[_TextParameter | _NumberParameter] = ()
@@ -190,7 +190,7 @@ def _list_trials(storage: Storage, request: Request) -> JsonObject:
 
 
 def _list_workers(storage: Storage, request: Request) -> JsonObject:
-    return {"workers": _dicts(figures.hands(storage))}
+    return {"workers": _dicts(figures.active_workers(storage))}
 
 
 def _list_audit(storage: Storage, request: Request) -> JsonObject:
@@ -224,7 +224,7 @@ _STUDY = _model("Study", "State of a study.", **_fields(figures.Figures))
 _STUDIES = _model("Studies", "All studies, oldest first.", studies=_list_of(_STUDY))
 _TRIAL = _model("Trial", "A trial.", **_fields(figures.Line))
 _TRIALS = _model("Trials", "One page of trials, by number.", trials=_list_of(_TRIAL), next_cursor=int | None)
-_WORKER = _model("Worker", "A worker with a running trial.", **_fields(figures.Hand))
+_WORKER = _model("Worker", "A worker with a running trial.", **_fields(figures.ActiveWorker))
 _WORKERS = _model("Workers", "Workers with a running trial that were seen in the last minute.", workers=_list_of(_WORKER))
 _BEST = create_model("Best", __doc__="The best trial, as `tuner best --json` prints it.", __config__=ConfigDict(extra="allow"))
 _EVENT = _model("Deed", "A changing request or a sign-in.", id=int, at=float, **_fields(audit.AuditEvent))

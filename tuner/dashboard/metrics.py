@@ -28,7 +28,7 @@ def routes(storage: Storage, artifacts: Path | None) -> list[BaseRoute]:
         try:
             text = await run_in_threadpool(generate_latest, registry)
         except StorageError:
-            return PlainTextResponse("the database is away\n", 503)
+            return PlainTextResponse("the database cannot be reached\n", 503)
         return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
     return [Route("/metrics", respond)]

@@ -41,7 +41,7 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SecurityHeaders:
-    """Middleware that adds security headers to every response: what may run, who may frame it, and that it is not cached."""
+    """Middleware that adds security headers to every response: they limit scripts, frames and caches."""
 
     def __init__(self, app: ASGIApp, *, cacheable: tuple[str, ...]) -> None:
         self.app = app
@@ -125,7 +125,7 @@ class DatabaseOutage:
 
 def _outage(request: Request) -> Response:
     if request.url.path.startswith(("/api", "/tuner/api/")):
-        return JSONResponse({"reason": "The database is away."}, HTTPStatus.SERVICE_UNAVAILABLE)
+        return JSONResponse({"reason": "The database cannot be reached."}, HTTPStatus.SERVICE_UNAVAILABLE)
     return rendering.outage_page(request)
 
 
@@ -138,7 +138,7 @@ def routes(is_available: Callable[[], bool]) -> list[BaseRoute]:
     async def ready(request: Request) -> Response:
         if await run_in_threadpool(is_available):
             return PlainTextResponse("ready\n")
-        return PlainTextResponse("the database is away\n", HTTPStatus.SERVICE_UNAVAILABLE)
+        return PlainTextResponse("the database cannot be reached\n", HTTPStatus.SERVICE_UNAVAILABLE)
 
     return [Route(_ALIVE, alive), Route(_READY, ready)]
 

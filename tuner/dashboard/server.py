@@ -27,7 +27,7 @@ class Served:
 
     @property
     def link(self) -> str:
-        """Address with the token, which signs in whoever opens it."""
+        """Address with the token, which signs in every browser that opens it."""
         return self.address if self.token is None else f"{self.address}/?token={self.token.value}"
 
 

@@ -27,15 +27,15 @@ from tuner.studies import leases
 _LOCK_SECONDS = 5.0
 #: time limit of the check of SQLite's pages, which reads about a gigabyte in this time
 _CHECK_SECONDS = 5.0
-#: virtual-machine instructions of SQLite between two looks at the clock
+#: virtual-machine instructions of SQLite between two checks of the clock
 _STEPS = 10_000
-#: damages that SQLite reports
+#: maximum number of damages that SQLite reports
 _MAX_DAMAGES = 3
 _LOCKS = Path("/proc/locks")
 _SAMPLES = 10
 #: a report of an epoch and a claim of a trial take several transactions of this length
 _SLOW_SECONDS = 0.1
-#: leases use the database's clock, dates and the order of events each machine's own
+#: leases use the clock of the database; dates and the order of events use the clock of each machine
 _MAX_SKEW_SECONDS = 5.0
 #: connections to a server that a worker usually holds
 _CONNECTIONS_PER_WORKER = 2

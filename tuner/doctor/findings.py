@@ -8,7 +8,7 @@ from tuner.workers.bucket.transfer import Folders
 
 
 class Level(StrEnum):
-    """How serious a finding is."""
+    """Severity of a finding."""
 
     OK = "ok"
     #: information
@@ -38,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorContext:
-    """What `tuner doctor` checks."""
+    """Subject of the checks of `tuner doctor`."""
 
     #: URL of the storage, with its password
     url: str = field(repr=False)

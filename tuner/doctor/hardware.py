@@ -127,7 +127,7 @@ def kind(path: Path) -> str:
 
 
 def kind_among(path: Path, mounts: Iterable[Mount]) -> str:
-    """Return the kind of the innermost mount that holds a path; of two mounts in one folder, the later one counts."""
+    """Return the kind of the innermost mount that holds a path; if two mounts are in one folder, the later one counts."""
     holding = [mount for mount in mounts if path.is_relative_to(mount.mountpoint)]
     # `max` takes the first of equals
     return max(reversed(holding), key=lambda mount: len(Path(mount.mountpoint).parts)).fstype if holding else ""

@@ -68,7 +68,7 @@ def running(opened: Storage) -> Iterator[Finding]:
 
 
 def is_gone(lease: Lease, worker: WorkerId, now: float) -> bool:
-    """Return whether the worker of an open lease has ended: its process is gone, or on another machine it was silent for ten minutes."""
+    """Return whether the worker of an open lease has ended: its process has ended, or on another machine it was silent for ten minutes."""
     if lease.ended_at is not None:
         return False
     if lease.namespace == worker.namespace:

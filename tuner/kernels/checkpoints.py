@@ -42,7 +42,7 @@ class EpochPart(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a trial has been trained."""
+    """Progress of a trial's training."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
@@ -156,7 +156,7 @@ class TrialFiles:
         self._is_warned = False
 
     def read(self) -> SuspendedTrial | None:
-        """Return the suspended trial, or None; of a checkpoint here and one from another machine, the one that is further."""
+        """Return the suspended trial, or None. If this machine and another one have a checkpoint, return the one with more epochs."""
         paths = [self._checkpoint, *([] if self._order.fetched is None else [Path(self._order.fetched)])]
         found = [trial for path in paths if (trial := read(path, self._order, study=self._study)) is not None]
         return max(found, key=lambda trial: trial.progress.done, default=None)

@@ -1,4 +1,4 @@
-"""Downloads: one that fails raises MissingDownload after a short timeout."""
+"""Downloads with a short timeout, which raise MissingDownload if they fail."""
 
 import http.client
 import socket

@@ -6,7 +6,7 @@ There are two overrides. Both give the same sums as TensorFlow, rounded in anoth
   kernel handles filters of up to three columns. Wider ones, such as the 5 x 5 of EfficientNet and MobileNetV3, take a slower general path.
 - `PRODUCTS`: both gradients of a 1 x 1 convolution, as matrix products over all places. TensorFlow takes its general path for convolutions.
 
-`choose` times both ways on convolutions of the network at hand and drops an override that is clearly slower. It writes the choice to the
+`choose` times both ways on convolutions of the study's network and drops an override that is clearly slower. It writes the choice to the
 cache folder, keyed by processor, TensorFlow version, number of threads and shapes. Every worker and every resumed trial on a machine
 therefore uses the same kernels. Results on two machines may differ by rounding.
 """
@@ -37,7 +37,7 @@ _TITLES = {COLUMNS: "depthwise convolutions by columns", PRODUCTS: "1 x 1 convol
 _FAST_COLUMNS = 3
 #: an override that takes at most this many times as long as TensorFlow's own stays on: a tie must not be decided by noise
 _TOLERANCE = 1.25
-#: what is timed: images in a batch, convolutions for each override, and repetitions
+#: size of a measurement: images in a batch, convolutions for each override, and repetitions
 _NUM_IMAGES, _NUM_TIMED, _NUM_REPEATS = 4, 2, 4
 _LOG = logging.getLogger(__name__)
 

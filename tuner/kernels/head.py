@@ -101,7 +101,7 @@ def _parts(stored: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadForm:
-    """What a program is traced for; everything else is passed as a value."""
+    """Properties for which a program is traced. Everything else is passed as a value."""
 
     optimizer: Optimizer
     nesterov: bool

@@ -1,9 +1,9 @@
-"""Imports: Keras and TensorFlow in three fifths of the time of `import keras`."""
+"""Imports: Keras and TensorFlow, in 60 % of the time of `import keras`."""
 
 import gc
 import sys
 
-#: packages that Keras imports if they are installed, for features that no trial uses: a quarter of the time, 120 MB
+#: packages that Keras imports if they are installed, for features that no trial uses; skipping them saves 25 % of the time and 120 MB
 _NOT_NEEDED = ("sklearn", "pandas")
 
 

@@ -37,7 +37,7 @@ def cosine(num_steps: int, *, peak: float, warmup: float) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerStep:
-    """What a step of the optimizer needs to know, besides the gradient."""
+    """Inputs of a step of the optimizer, besides the gradient."""
 
     rate: tf.Tensor
     #: number of the step, from 1, as a float
@@ -192,7 +192,7 @@ _RULES: Mapping[Optimizer, _Rule] = {
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateForm:
-    """What an update is traced for; everything else is passed as a value."""
+    """Properties for which an update is traced. Everything else is passed as a value."""
 
     optimizer: Optimizer
     nesterov: bool

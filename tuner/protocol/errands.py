@@ -104,7 +104,7 @@ class Compare(_Errand):
 
 
 class Compared(_Errand):
-    """How far an exported model agrees with the original Keras model."""
+    """Agreement of an exported model with the original Keras model."""
 
     kind: Literal["compared"] = "compared"
     num_images: int

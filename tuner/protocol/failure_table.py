@@ -20,7 +20,7 @@ STORAGE_PATIENCE_SECONDS = 600.0
 
 
 class Failure(StrEnum):
-    """What can go wrong, by its name in the docs."""
+    """Failures, by their names in the docs."""
 
     OUT_OF_MEMORY = "out of memory"
     NOT_FINITE = "not finite"
@@ -36,7 +36,7 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
-    """What happens after a failure, in sentences for the docs."""
+    """Handling of a failure, in sentences for the docs."""
 
     #: how tuner notices the failure
     noticed: str
@@ -92,8 +92,9 @@ TREATMENTS: Mapping[Failure, Treatment] = {
     Failure.FULL_DISK: Treatment(
         noticed="The system has no space for a file.",
         done="The cache skips files that can be computed again. Results for the storage stay in memory. "
-        "An SQLite storage is retried like a storage that is away. A trial continues without its checkpoint, and each epoch tries to write "
-        f"one. Weights wait {DISK_PATIENCE_SECONDS / 60:.0f} minutes for space; after that, the trial is completed without them.",
+        "An SQLite storage is retried like a storage that cannot be reached. A trial continues without its checkpoint and tries to "
+        f"write it after each epoch. Weights wait {DISK_PATIENCE_SECONDS / 60:.0f} minutes for space; after that, the trial is completed "
+        "without them.",
         seen="A line that says what does not fit, where, and how much space it needs.",
     ),
     Failure.WORKER_LOST: Treatment(

@@ -28,7 +28,7 @@ class Stage(StrEnum):
 
 
 class Ending(StrEnum):
-    """How a trial ended without failing."""
+    """Ending of a trial that did not fail."""
 
     COMPLETED = "completed"
     STOPPED = "stopped"
@@ -41,7 +41,7 @@ SHEET_COLUMNS = 6
 
 
 class PictureKind(StrEnum):
-    """What the pictures of a trial show."""
+    """Subject of a picture that a trial stores."""
 
     #: the most confident mistakes, as small pictures
     MISTAKES = "mistakes"

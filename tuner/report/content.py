@@ -1,4 +1,4 @@
-"""Content of a report: everything that the storage knows of a study, read once."""
+"""Content of a report: everything that the storage holds about a study, read once."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from tuner.views import failures, trial
 from tuner.views import studies as views_studies
 from tuner.views import trials as views_trials
 from tuner.views.failures import FailedTrials
-from tuner.views.studies import Look
+from tuner.views.studies import StudyView
 from tuner.views.trial import Attempt
 from tuner.views.trials import CurvePoint
 
@@ -32,16 +32,16 @@ class ReportContent:
     """Everything that is known of a study."""
 
     study: Study
-    look: Look
+    view: StudyView
     #: what the first trainer found; None: no trainer has started
     prepared: messages.Prepared | None
-    #: in any state, by number
+    #: all trials in any state, sorted by number
     trials: Sequence[FrozenTrial]
-    #: trials with a value that are drawn, by number
+    #: trials that are drawn, sorted by number; each has a value
     drawn: Sequence[FrozenTrial]
-    #: of the drawn trials, by trial number
+    #: curves of the drawn trials by trial number
     curves: Mapping[int, Sequence[CurvePoint]]
-    #: by start time
+    #: sorted by start time
     attempts: Sequence[Attempt]
     #: the best trial; None: no trial has completed
     best_trial: trial.Trial | None
@@ -57,7 +57,7 @@ class ReportContent:
 
 
 def read(study: Study) -> ReportContent:
-    """Read everything that the storage knows of a study.
+    """Read everything that the storage holds about a study.
 
     Raises:
         StudyError: the study was deleted meanwhile.
@@ -92,15 +92,15 @@ def _read(connection: Connection, study: Study, trials: Sequence[FrozenTrial], d
     listed = views_studies.one(connection, study.id)
     if listed is None:
         raise StudyError(f"study {study.name} was deleted while the report was written")
-    look = views_studies.Looks(storage=study.storage).at(connection, listed)
+    view = views_studies.StudyReader(storage=study.storage).at(connection, listed)
     attributes = tables.all_of(connection, tables.STUDY_USER, study.id)
     prepared = attributes.get(PREPARED)
-    best = look.history.best
+    best = view.history.best
     ids = {optuna_private.trial_id(trial): trial.number for trial in drawn}
     curves = views_trials.curves(connection, study.id, ids)
     return ReportContent(
         study=studies.up_to_date(connection, study),
-        look=look,
+        view=view,
         prepared=None if prepared is None else messages.Prepared.model_validate(prepared),
         trials=trials,
         drawn=drawn,

@@ -19,7 +19,7 @@ from tuner.report.diagrams import Axis
 from tuner.studies.study import Study
 
 FOLDER = Path(__file__).resolve().parent
-#: texts at the start of every report of tuner, by which `write` knows a file that it may replace
+#: texts at the start of every report of tuner; `write` replaces only a file with one of them
 MARKS = ('<meta name="generator" content="tuner', "<!-- tuner report -->")
 #: most slices, and most axes of the parallel coordinates without the value
 _MOST_SLICES, _MOST_AXES = 12, 8
@@ -102,7 +102,7 @@ def _texts(content: ReportContent) -> Mapping[str, Any]:
     return {
         "version": tuner.__version__,
         "study": content.study,
-        "look": content.look,
+        "view": content.view,
         "prepared": content.prepared,
         "at": content.at,
         "counts": facts.counts(content),
@@ -140,7 +140,7 @@ def _drawings(content: ReportContent, importances: Mapping[str, float]) -> Mappi
     found = sorted(diagrams.axes(content.drawn), key=lambda axis: -importances.get(axis.name, 0.0))
     axes = _least_important_first(found[:_MOST_AXES])
     return {
-        "chart": charts.history(content.look.history, content.look.listed.num_trials, maximizes=True),
+        "chart": charts.history(content.view.history, content.view.listed.num_trials, maximizes=True),
         "slices": diagrams.slices(found[:_MOST_SLICES], content.drawn, best),
         "num_axes": len(found),
         "axes": axes,

@@ -48,7 +48,7 @@ class Best:
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """What the trial was trained with."""
+        """Hyperparameters of the trial."""
         return _hyperparameters(self.found)
 
     @property
@@ -132,13 +132,13 @@ def of(study: Study, number: int) -> Best:
 
 
 def rule(study: Study) -> Hyperparameters | None:
-    """Return what trial 0 trained with, the rule that needs no search, or None if it has not completed."""
+    """Return the hyperparameters of trial 0, which uses the rule, or None if it has not completed."""
     found = study.storage.read(lambda connection: _rule(connection, study.id))
     return None if found is None else _hyperparameters(found)
 
 
 def with_weights(study: Study) -> list[int]:
-    """Return the trials whose weights are kept: trial 0, and those that were the best when they ended."""
+    """Return the trials whose weights are stored: trial 0, and those that were the best when they ended."""
     user, listed = tables.TRIAL_USER, tables.TRIALS
     query = (
         select(listed.c.number, user.c.value_json)
@@ -155,7 +155,7 @@ def _read(connection: Connection, study: Study, number: int, value: float) -> Be
     is_before = (ranked.c.value > value) | ((ranked.c.value == value) & (ranked.c.number < number))
     num_before = connection.execute(select(func.count()).select_from(ranked).where(is_before)).scalar_one()
     found = trials.read(connection, study.id, number)
-    assert found is not None, "a trial with a value is there"
+    assert found is not None, "the study has a trial with a value"
     prepared = tables.get(connection, tables.STUDY_USER, study.id, PREPARED)[PREPARED]
     return Best(
         spec=study.spec,
@@ -178,5 +178,5 @@ def _value(trial: Trial) -> float:
 
 
 def _hyperparameters(trial: Trial) -> Hyperparameters:
-    assert trial.hyperparameters is not None, "a trial is trained with hyperparameters that were stored before"
+    assert trial.hyperparameters is not None, "a completed trial has stored hyperparameters"
     return Hyperparameters.model_validate(trial.hyperparameters)

@@ -21,7 +21,7 @@ _COLDEST, _HOTTEST = 0.02, 50.0
 
 
 class ClassFigures(BaseModel):
-    """How well a model recognizes the images of one class; None (`null` in JSON) is a figure that is undefined."""
+    """Figures of a model for the images of one class; None (`null` in JSON) is an undefined figure."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

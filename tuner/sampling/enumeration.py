@@ -14,7 +14,7 @@ from tuner.spec.study import StudySpec
 
 T = TypeVar("T")
 
-#: nobody trains more trials than this; an exhaustive search with more is a mistake
+#: limit of an exhaustive search; more combinations are a mistake
 MAX_COMBINATIONS = 10_000
 
 

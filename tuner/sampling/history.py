@@ -21,7 +21,7 @@ from tuner.storage.tables import INTERMEDIATE, LEASES, PARAMETERS, TRIAL_USER, T
 
 #: a sampler sees all ended trials of a study with at most so many
 MAX_TRIALS = 1_000
-#: of a larger study, it sees so many of the best trials and the latest others; TPE calls the best 25 good
+#: numbers of best and of latest other trials that a sampler sees of a larger study; TPE calls the best 25 good
 NUM_BEST = 100
 _ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 #: databases limit the number of values in a statement
@@ -87,7 +87,7 @@ class SamplerHistory:
         known = {trial_id: trial for trial_id, trial in self._trials.items() if trial_id in selected}
         loaded = _load(connection, [outline for trial_id, outline in selected.items() if trial_id not in known] + running)
         known |= {optuna_private.trial_id(trial): trial for trial in loaded if trial.state in _ENDED}
-        # only now, after every statement: an interrupted transaction is repeated
+        # after the last statement, because an interrupted transaction runs again from its start
         self._progress.advance((outline.trial_id, outline.state) for outline in news)
         self._outlines, self._trials = selected, known
         seen = [*known.values(), *(trial for trial in loaded if trial.state is TrialState.RUNNING)]

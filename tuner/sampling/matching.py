@@ -38,7 +38,7 @@ def match(known: Hyperparameters, spec: StudySpec) -> MatchedParameters | list[s
 
 
 def fixed_hyperparameters(spec: StudySpec) -> Hyperparameters | list[str]:
-    """Return the hyperparameters of a study that searches nothing; otherwise the names of what it searches."""
+    """Return the hyperparameters of a study that searches nothing; otherwise the names of the searched hyperparameters."""
     searched = [row.name for row in space.rows(spec) if row.is_searched]
     return searched or space.suggest(_NearestChooser(Hyperparameters()), spec.search, fine_tunes=space.fine_tunes(spec))
 

@@ -79,7 +79,7 @@ class ConfinedPruner(BasePruner):
 
     @property
     def never_prunes(self) -> bool:
-        """Whether it never prunes, so that nobody needs to ask it."""
+        """Whether it never prunes any trial."""
         return isinstance(self.inner, NopPruner)
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:

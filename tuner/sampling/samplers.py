@@ -57,7 +57,7 @@ class SamplerInput(StrEnum):
     NOTHING = "nothing"
     #: parameters and values of the trials that `history.SamplerHistory` selects
     HISTORY = "history"
-    #: all trials with everything that is stored of them
+    #: all trials with all their stored data
     EVERYTHING = "everything"
 
 

@@ -9,7 +9,7 @@ from tuner.spec.study import Budget
 
 @dataclass(frozen=True, kw_only=True)
 class StudyProgress:
-    """What a study has spent and found so far."""
+    """Trials and time that a study has used, and its best value."""
 
     #: number of trials, in any state
     num_trials: int

@@ -1,7 +1,7 @@
 """Conditions: the table of all hyperparameters, and when each of them acts.
 
 `space.suggest` asks a chooser only for hyperparameters that act in the trial, `space.rows` lists those that act in some
-trial of a study, and `clashes` refuses those that are given and act in none. All three go by `TABLE`.
+trial of a study, and `clashes` refuses those that are given and act in none. All three use `TABLE`.
 """
 
 from collections.abc import Callable, Mapping
@@ -43,7 +43,7 @@ class Scope:
 
 
 class Reason(NamedTuple):
-    """Why a condition holds in no trial."""
+    """Reason why a condition never holds."""
 
     #: the reason and the cure
     message: str
@@ -81,7 +81,7 @@ class When:
         return ALWAYS if len(accepted) == len(values) and not self.is_always_named else self.in_words(accepted)
 
     def reasons(self, scope: Scope) -> list[Reason]:
-        """Return why the condition holds in no trial, as far as this check reports it."""
+        """Return why the condition never holds, or None if this check finds no reason."""
         return [] if self.reason is None else [self.reason(scope)]
 
 
@@ -241,7 +241,7 @@ def _plain(*names: str) -> tuple[Hyperparameter, ...]:
     return tuple(Hyperparameter(name=name, domain=_field(name)) for name in names)
 
 
-#: in the order in which a trial chooses them; a condition comes after what it asks about
+#: in the order in which a trial chooses them; a condition comes after the hyperparameters that it depends on
 TABLE: tuple[Hyperparameter, ...] = (
     Hyperparameter(name="optimizer", domain=_field("optimizer")),
     Hyperparameter(name="unfreeze", domain=_field("unfreeze"), acts_when=(_STUDY_FINE_TUNES,), otherwise=0.0),

@@ -37,9 +37,9 @@ class Mistake:
 
     path: Keys
     message: str
-    #: of a clash: the other dotted fields of the combination
+    #: the other dotted fields of a clash
     others: tuple[str, ...] = ()
-    #: of a misspelled key: the dotted field that was probably meant
+    #: the probable dotted field, if a key is misspelled
     meant: str | None = None
 
     @property

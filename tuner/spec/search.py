@@ -41,7 +41,7 @@ class _Section(BaseModel):
 
 
 class HeadSpace(_Section):
-    """How many hidden layers the head has, and their widths."""
+    """Number and widths of the hidden layers of the head."""
 
     layers: Annotated[Domain, Bounds(low=0, high=MAX_HEAD_LAYERS, integer=True)] = Range(low=0, high=1, integer=True)
     """hidden layers between the backbone and the classes; 0 is a linear head"""
@@ -125,7 +125,7 @@ class SearchSpace(_Section):
     nesterov: Annotated[Domain, Known((False, True))] = Fixed(value=True)
     """Nesterov momentum of sgd"""
     weight_decay: Annotated[Domain, Bounds(low=0, high=1, log=True)] = Range(low=1e-6, high=1e-1, log=True, off=True)
-    """decoupled weight decay of kernels; it acts on every optimizer but adam (see `adam_weight_decay`)"""
+    """decoupled weight decay of kernels; it acts on every optimizer except adam (see `adam_weight_decay`)"""
     features: Annotated[Domain, Known(tuple(Features))] = Choice(values=(Features.LAST, Features.SEVERAL))
     """features that the head gets: those of the backbone's last layer, or of several depths too (Head2Toe, arXiv 2201.03529)"""
     head_units: Head = HeadSpace()

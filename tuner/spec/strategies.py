@@ -98,7 +98,7 @@ class Percentile(_Comparing):
 
 
 class TopK(_Strategy):
-    """Keep what is among the best few after the first epochs of fine-tuning (arXiv 2307.15422)."""
+    """Keep only the best few trials after the first epochs of fine-tuning (arXiv 2307.15422)."""
 
     name: Literal["top-k"] = "top-k"
     keep: int = Field(default=5, ge=1)
@@ -142,7 +142,7 @@ class Wilcoxon(_Strategy):
 
 
 class Threshold(_Strategy):
-    """Prune what lies below an accuracy."""
+    """Prune trials below an accuracy."""
 
     name: Literal["threshold"] = "threshold"
     lower: float = Field(ge=0, le=1, examples=[0.5])

@@ -39,7 +39,7 @@ Seconds = Annotated[float, BeforeValidator(read_duration, json_schema_input_type
 
 
 class Training(Section):
-    """How every trial of a study is trained. These values are never searched, so trials are comparable."""
+    """Training settings of every trial of a study. These values are never searched, so trials are comparable."""
 
     probe_epochs: Annotated[int, Field(ge=1, le=10_000)] = 20
     """epochs of the head on frozen features"""
@@ -54,7 +54,7 @@ class Training(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """number format of the computation; auto: bfloat16 on GPUs where it is faster (compute capability 8.0 and above), else float32"""
     images: Literal["train", "train+validation"] = "train"
-    """splits to train on; train+validation leaves no images to choose by: tuner keeps the last epoch, and nothing may be searched"""
+    """splits to train on; train+validation leaves no images for choices: tuner keeps the last epoch, and the file must fix all values"""
 
     def num_epochs(self, num_train: int) -> int:
         """Return the fine-tuning epochs of each trial; `auto` gives 12 for 2,000 training images, more for fewer images, from 4 to 15."""
@@ -62,7 +62,7 @@ class Training(Section):
 
 
 class Budget(Section):
-    """When a study ends: at the first limit that it reaches."""
+    """Limits of a study, which ends at the first limit that it reaches."""
 
     trials: Annotated[int, Field(ge=1)] | None = 40
     """trials of the study, over all its workers; null: no limit"""

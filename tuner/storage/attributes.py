@@ -24,7 +24,7 @@ PREPARED: Final = "prepared"
 MIGRATED: Final = "migrated"
 
 # System attributes of a study.
-#: start of the key of a note's digest, by which a user's change to the note is recognized
+#: start of the key of a note's digest, which shows whether a user changed the note
 NOTE_DIGEST: Final = "tuner:note"
 
 # User attributes of a trial.

@@ -20,7 +20,7 @@ class AuditEvent:
     role: str
     method: str
     path: str
-    #: of the HTTP response
+    #: status of the HTTP response
     status: int
     #: its name at the time; "" if the request concerns no study
     study: str

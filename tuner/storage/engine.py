@@ -120,19 +120,19 @@ class Storage:
         self.engine.dispose()
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Return what `work` returns inside one transaction. It is retried on transient errors, so `work` must be safe to repeat."""
+        """Return the result of `work` in one transaction. It is retried on transient errors, so `work` must be safe to repeat."""
         return self.call(lambda: self.transact(work))
 
     def read(self, work: Callable[[Connection], T]) -> T:
-        """Return what read-only `work` returns, with retries as in `write`. On SQLite it does not wait for writers."""
+        """Return the result of read-only `work`, with retries as in `write`. On SQLite it does not wait for writers."""
         return self.call(lambda: self.read_once(work))
 
     def read_once(self, work: Callable[[Connection], T]) -> T:
-        """Return what read-only `work` returns, without a retry: for work inside of `call`."""
+        """Return the result of read-only `work`, without a retry: for work inside of `call`."""
         return self.transact(work, sqlite_begin="BEGIN DEFERRED")
 
     def call(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns, which accesses the database by itself. It is retried on transient errors.
+        """Return the result of `work`, which opens its own connections. Retry it on transient errors.
 
         Raises:
             StorageError: the database failed; the message says why.
@@ -145,7 +145,7 @@ class Storage:
             raise StorageError(database_errors.explain(error, make_url(self.url))) from error
 
     def transact(self, work: Callable[[Connection], T], **options: Any) -> T:
-        """Return what `work` returns inside one transaction, without a retry; raises the errors of SQLAlchemy."""
+        """Return the result of `work` in one transaction, without a retry; raise the errors of SQLAlchemy."""
         with self.engine.connect().execution_options(**options) as connection, connection.begin():
             return work(connection)
 

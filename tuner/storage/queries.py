@@ -52,7 +52,7 @@ class StateCount:
     num_trials: int
     #: when the last of them ended, in UTC without a zone, as Optuna writes it; None if none has
     last_end: datetime | None
-    #: id of the newest of them
+    #: id of the newest trial
     last_trial_id: int
 
 

@@ -19,7 +19,7 @@ def call(
     before_pause: Callable[[BaseException], None] = lambda error: None,
     pause: Callable[[float], Any] = time.sleep,
 ) -> T:
-    """Return what `work` returns, and retry it while it raises an error that may pass.
+    """Return the result of `work`, and retry it while it raises a transient error.
 
     Args:
         work: is called again after each such error, so it must be safe to repeat.

@@ -161,7 +161,7 @@ def lock_study(connection: Connection, study_id: int, name: str) -> None:
     is_it = (STUDIES.c.study_id == study_id, STUDIES.c.study_name == name)
     # key_share (PostgreSQL): transactions that only add rows to the study do not wait, which would cause deadlocks
     if connection.execute(select(STUDIES.c.study_id).where(*is_it).with_for_update(key_share=True)).first() is None:
-        raise StudyError(f"the study {name} was deleted while it was running; run it again to start it anew")
+        raise StudyError(f"the study {name} was deleted while it was running; run it again to start it from the beginning")
 
 
 def create_trial(connection: Connection, study_id: int, number: int) -> int:
@@ -320,7 +320,7 @@ VERSIONS = Table(
     #: the name, not the id: a version outlives its study
     Column("study", String(200), nullable=False),
     Column("origin", String(32), nullable=False),
-    #: the trial whose hyperparameters it was trained with
+    #: trial of the search with the same hyperparameters
     Column("trial", Integer),
     #: the study file of fixed values, as JSON
     Column("config", _LONG_TEXT, nullable=False),

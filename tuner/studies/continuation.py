@@ -70,7 +70,7 @@ def is_poor(study: Study, trial_id: int, epochs: Sequence[messages.Epoch], prune
 def _at_last_step(
     connection: Connection, study: Study, trial_id: int, epochs: Sequence[messages.Epoch]
 ) -> tuple[FrozenTrial, list[FrozenTrial]]:
-    """Return a trial, and the completed trials with only their values at its last step, which is all that a percentile needs."""
+    """Return a trial, and the completed trials with only their values at its last step, because a percentile needs no more."""
     trial = history.running_trial(connection, trial_id)
     known = tables.intermediate_values(connection, trial_id)
     trial.intermediate_values = known | epoch_rows.best_so_far(known, epochs)

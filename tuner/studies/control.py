@@ -66,7 +66,7 @@ def suspend(study: Study, *, by: str) -> int:
 
 
 def resume(study: Study) -> None:
-    """Resume a study that was stopped or that stopped itself. Workers that have ended must be started again.
+    """Resume a study that was stopped or that stopped itself. Restart workers that have ended.
 
     Raises:
         StudyError: it was not stopped.

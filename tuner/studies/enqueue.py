@@ -87,7 +87,7 @@ def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Requested:
             continue
         pinned = _pin(name, domain, value.value)
         if pinned is None:
-            expected = f"expected {space.describe(domain)}, as the study {study.name} has it"
+            expected = f"expected {space.describe(domain)}, as in the study {study.name}"
             problems.append(Problem(field=field, message=f"is {wording.show(_plain(value.value))}; {expected}"))
         else:
             found |= pinned

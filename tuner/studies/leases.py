@@ -1,4 +1,4 @@
-"""Leases: which worker may train which trial. One worker at a time, as long as its heartbeat is recent by the database's clock."""
+"""Leases: which worker may train which trial. The lease lasts as long as the worker's heartbeat is recent by the database's clock."""
 
 import contextlib
 import math
@@ -30,7 +30,7 @@ _START_TOLERANCE_SECONDS = 5.0
 
 
 class LeaseEnding(StrEnum):
-    """How an attempt ended."""
+    """Ending of an attempt."""
 
     COMPLETED = "completed"
     PRUNED = "pruned"
@@ -54,7 +54,7 @@ class WorkerId:
 
     #: unique id
     key: str
-    #: host and name, for people
+    #: host and name, for display
     name: str
     #: where `pid` is valid: boot and process namespace
     namespace: str

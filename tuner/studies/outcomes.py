@@ -26,7 +26,7 @@ Outcome = messages.Finished | messages.Failed
 
 
 class Delivery(StrEnum):
-    """What happened to the stored work of a lost worker."""
+    """Result of delivering the stored work of a lost worker."""
 
     KEPT = "kept"
     #: the trial had already ended

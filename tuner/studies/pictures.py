@@ -24,7 +24,7 @@ from tuner.storage.queries import VALUED
 from tuner.storage.tables import TRIAL_SYSTEM
 from tuner.studies.study import Study
 
-#: number of completed trials, the best ones, whose pictures are kept
+#: number of completed trials, the best ones, whose pictures are stored
 KEPT_TRIALS = 5
 #: a larger picture is not stored
 MAX_BYTES = 1_000_000
@@ -86,7 +86,7 @@ def drop(where: ArtifactStore, ids: Mapping[PictureKind, str]) -> None:
 
 
 def tidy(study: Study, where: ArtifactStore) -> None:
-    """Remove the pictures of all but the best few trials."""
+    """Remove the pictures of all trials except the best few."""
     for trial_id, ids in study.storage.read(lambda connection: _overtaken(connection, study.id)):
         drop(where, ids)
         names = [PICTURES, *(ARTIFACTS_ATTR_PREFIX + name for name in ids.values())]

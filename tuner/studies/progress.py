@@ -16,7 +16,7 @@ from tuner.storage.tables import STUDY_USER
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 
-#: attributes of a study that its progress is read from, beside its spec
+#: attributes of a study from which `Progress` is read, besides its spec
 STORED = (STOPPED, HALTED, MIGRATED)
 
 

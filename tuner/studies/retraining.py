@@ -23,7 +23,7 @@ from tuner.studies.study import Study
 
 #: maximum length of the searched study's name in the name of its retraining
 _KEPT_NAME = 80
-#: stands between the name of the searched study and the number of the retraining
+#: text between the name of the searched study and the number of the retraining
 _MIDDLE = "-retrain-"
 #: suffix for the study that trains the winner of a retraining on train and validation images
 _ON_ALL = "-all"
@@ -70,7 +70,7 @@ def config(study: Study, number: int) -> Config:
 
 
 def prepared(study: Study) -> messages.Prepared:
-    """Return what the first trainer of a study found.
+    """Return the facts that the first trainer of a study recorded.
 
     Raises:
         StudyError: no trainer has read the images yet.

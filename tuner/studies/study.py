@@ -51,7 +51,7 @@ class Study:
 def join(spec: StudySpec, storage: Storage) -> Study:
     """Create the study of a file, or join the existing one; many workers may call this at once.
 
-    An existing study gets the budget of the file, unless someone has changed the budget since the file's budget was last given. This
+    An existing study gets the budget of the file, unless someone changed the budget after the last run of the file. This
     process uses the path of the images from the file; the path in the storage stays the same.
 
     Raises:

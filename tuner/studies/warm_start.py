@@ -36,12 +36,12 @@ class Earlier:
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """What happened to an earlier config."""
+    """Result of enqueuing an earlier config."""
 
     earlier: Earlier
     #: number of the trial that tries it; None if none does
     trial: int | None
-    #: why no trial or an existing trial tries it; "" if the trial is new
+    #: reason why no new trial tries it; "" if a new one does
     reason: str
 
 

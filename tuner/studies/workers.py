@@ -18,7 +18,7 @@ from tuner.storage.tables import STUDIES, WORKERS
 from tuner.studies.leases import LEASE_SECONDS, WorkerId
 from tuner.studies.study import Study
 
-#: how long, and for how many workers, the rows of ended workers are kept
+#: how long, and for how many workers, the rows of ended workers stay in the table
 KEPT_SECONDS = 7 * 86_400.0
 KEPT_WORKERS = 100
 
@@ -35,7 +35,7 @@ class WorkerRequest(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStatus:
-    """What a worker reports about itself with each heartbeat."""
+    """Status that a worker sends with each heartbeat."""
 
     #: "" until its trainer is ready
     device: str = ""
@@ -55,7 +55,7 @@ class WorkerRow:
     study: str
     #: unique id
     key: str
-    #: host and name, for people
+    #: host and name, for display
     name: str
     host: str
     #: for example "cpu, 2 threads" or "NVIDIA H100"; "" until its trainer is ready

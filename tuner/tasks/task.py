@@ -21,7 +21,7 @@ IMAGE_CLASSIFICATION = "image_classification"
 
 
 class TaskSpec(Protocol):
-    """What a study file of the task may say; without Keras."""
+    """Part of a task that reads study files, without Keras."""
 
     def parameters(self, num_train: int, num_classes: int, space: SearchSpace, *, fine_tunes: bool = True) -> dict[str, Any]:
         """Return the parameters of trial 0, which a rule takes from the size of the data."""
@@ -35,7 +35,7 @@ class PreparedStudy(Protocol):
         """Number of graphs traced so far."""
 
     def describe(self, *, device: str, seconds: float) -> messages.Prepared:
-        """Return what the worker records about the study: classes, numbers of examples, epochs, fingerprints, versions."""
+        """Return the facts that the worker records about the study: classes, numbers of examples, epochs, fingerprints, versions."""
 
     def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:
         """Train one trial."""
@@ -48,7 +48,7 @@ class PreparedStudy(Protocol):
 
 
 class TaskTraining(Protocol):
-    """What a trainer does for the task; with Keras."""
+    """Part of a task that trains, with Keras."""
 
     def prepare(self, study: StudySpec, *, cache: Path, share: "devices.TrainerShare") -> PreparedStudy:
         """Load what the trials of a study share.

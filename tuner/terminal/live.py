@@ -168,7 +168,7 @@ class Throttled:
 
 
 def spent_part(spec: StudySpec, snapshot: Snapshot) -> float:
-    """Return which part of the budget is spent, from 0 to 1: of the trials or of the time, whichever is greater."""
+    """Return which part of the budget is spent, from 0 to 1: the larger of the parts of the trials and of the time."""
     parts = [0.0]
     if spec.budget.trials:
         parts.append(snapshot.num_spent / spec.budget.trials)

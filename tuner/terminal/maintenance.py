@@ -79,6 +79,6 @@ def doctor_summary(found: Sequence[Finding]) -> str:
 
 
 def _one_line(finding: Finding) -> str:
-    """Return what was found and what to do, on one line."""
+    """Return the finding and its remedy, on one line."""
     found = " ".join(finding.found.split())
     return f"{found} → {finding.cure}" if finding.cure else found

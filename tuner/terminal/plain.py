@@ -4,12 +4,12 @@ import sys
 
 
 def result(text: str) -> None:
-    """Print the result of a command to stdout, unchanged, for people or for a program."""
+    """Print the result of a command to stdout, unchanged, to read or to parse."""
     print(text.rstrip("\n"), flush=True)
 
 
 def line(text: str) -> None:
-    """Print anything but the result to stderr, without wrapping it."""
+    """Print a message to stderr, without wrapping it."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -89,7 +89,7 @@ def _progress(snapshot: Snapshot) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """The best trial of a run, and what it is compared with."""
+    """The best trial of a run, and the trials for comparison."""
 
     trial: int
     value: float

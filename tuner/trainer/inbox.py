@@ -14,7 +14,7 @@ Order = messages.Prepare | messages.Train | messages.Evaluate | messages.Predict
 class Inbox:
     """Reads the pipe in its own thread, so that a message can interrupt a trial in the middle of an epoch.
 
-    The process exits when the worker is gone, because nobody would receive its results.
+    The process exits when the worker has ended, because nobody would receive its results.
     """
 
     def __init__(self, pipe: Connection) -> None:

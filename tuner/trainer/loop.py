@@ -15,11 +15,11 @@ from tuner.tasks import task
 from tuner.trainer import inbox
 
 #: starts of lines that TensorFlow puts before the error itself
-_PLACES = ("Graph execution error", "Detected at node", "File ", "Stack trace")
+_PREAMBLE = ("Graph execution error", "Detected at node", "File ", "Stack trace")
 
 
 def serve(box: inbox.Inbox, share: devices.TrainerShare) -> None:
-    """Carry out orders until the worker says quit."""
+    """Carry out orders until the worker sends quit."""
     ready: task.PreparedStudy | None = None
     num_traced = 0
     while not isinstance(order := box.order(), messages.Quit):
@@ -76,6 +76,6 @@ def _message_of(error: Exception) -> str:
     """Return the message of an error; if it was raised inside a graph and contains a traceback, only its essential line."""
     if isinstance(error, tf.errors.OpError):
         lines = [line.strip() for line in (error.message or "").splitlines() if line.strip()]
-        return next((line for line in lines if not line.startswith(_PLACES)), "") or type(error).__name__
+        return next((line for line in lines if not line.startswith(_PREAMBLE)), "") or type(error).__name__
     text = str(error).strip()
     return text.splitlines()[-1].strip() if text.startswith("in user code") else text

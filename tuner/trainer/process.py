@@ -14,7 +14,7 @@ from tuner.kernels import imports
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Serve until the worker says quit or is gone."""
+    """Serve until the worker sends quit or ends."""
     parser = argparse.ArgumentParser(prog="tuner.trainer.process")
     parser.add_argument("fd", type=int)
     parser.add_argument("--threads", type=int, default=0, help="threads of one operation; 0 means all cores")

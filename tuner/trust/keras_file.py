@@ -170,7 +170,7 @@ def refusal(config: dict[str, object]) -> str:
 
 
 def _of_weights(file: IO[bytes], num_bytes: int) -> tuple[list[str], frozenset[int]]:
-    """Return what is wrong with weights in HDF5, and the lengths of their axes."""
+    """Return the problems of weights in HDF5, and the lengths of their axes."""
     found: list[str] = []
     widths: set[int] = set()
     seen: set[int] = set()

@@ -1,7 +1,7 @@
 """Keys and passphrases, from files and the environment; never from an argument, which a shell remembers and other users can see.
 
 age's own passphrases need a gigabyte of memory, and pyrage cannot stream them. So Argon2id (RFC 9106) turns a passphrase and a salt into an
-X25519 identity, and the rest is an ordinary age file. Without the passphrase nobody knows the recipient, so nobody can write a file that it
+X25519 identity, and the rest is an ordinary age file. Only the passphrase gives the recipient, so nobody else can write a file that it
 opens.
 """
 
@@ -87,7 +87,10 @@ def recipients(given: Sequence[str]) -> list[Any]:
                 f"--recipient is a secret key ({SECRET}…), and your shell may remember it now; name its public key, which starts with "
                 f"{PUBLIC}, and make a new pair of keys with: tuner keygen seal FILE"
             )
-        found += [_recipient(line) for line in ([one] if one.startswith(PUBLIC) else _lines(_read(Path(one).expanduser())))]
+        lines = [one] if one.startswith(PUBLIC) else _lines(_read(Path(one).expanduser()))
+        if any(line.upper().startswith(SECRET) for line in lines):
+            raise RequestError(f"--recipient is {one}, which has a secret key; expected public keys, which start with {PUBLIC}")
+        found += [_recipient(line) for line in lines]
     return found
 
 

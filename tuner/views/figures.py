@@ -37,7 +37,7 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A trial for programs."""
+    """A trial in the JSON API."""
 
     number: int
     state: str
@@ -48,7 +48,7 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hand:
+class ActiveWorker:
     """A worker that is training a trial."""
 
     worker: str
@@ -81,10 +81,10 @@ def lines(storage: Storage, study_id: int, *, after: int, limit: int) -> Sequenc
     ]
 
 
-def hands(storage: Storage) -> Sequence[Hand]:
+def active_workers(storage: Storage) -> Sequence[ActiveWorker]:
     """Return the workers with a live lease."""
 
-    def read(connection: Connection) -> list[Hand]:
+    def read(connection: Connection) -> list[ActiveWorker]:
         now = tables.clock(connection)
         query = (
             select(LEASES.c.worker, STUDIES.c.study_name, LEASES.c.trial_number, LEASES.c.attempt, LEASES.c.started_at, LEASES.c.seen_at)
@@ -93,7 +93,7 @@ def hands(storage: Storage) -> Sequence[Hand]:
             .order_by(STUDIES.c.study_name, LEASES.c.trial_number)
         )
         return [
-            Hand(
+            ActiveWorker(
                 worker=worker, study=name, trial=trial, attempt=attempt,
                 seconds=max(0.0, now - started), silent_seconds=max(0.0, now - seen),
             )

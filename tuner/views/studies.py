@@ -1,6 +1,6 @@
 """Studies: all studies of a storage, whether tuner or plain Optuna created them, and their state for pages and reports.
 
-Whatever changes only with the trials of a study is cached under the study's stamp, so that many readers cost little.
+Data that changes only with the trials of a study is cached under the study's stamp, so that many readers cost little.
 """
 
 import functools
@@ -57,12 +57,12 @@ class Listed:
 
     @property
     def stopped(self) -> str | None:
-        """Why the study stopped itself; None if it did not."""
+        """Reason why the study stopped itself; None if it did not."""
         return progress.stopped_because(self.stored)
 
     @property
     def halted(self) -> str | None:
-        """Who stopped the study; None if nobody did."""
+        """Name of the user or worker that stopped the study; None if nobody did."""
         return progress.halted_by(self.stored)
 
     @property
@@ -77,7 +77,7 @@ class Listed:
 
     @property
     def last_end(self) -> datetime | None:
-        """When a trial last ended, in UTC without a zone, as Optuna writes it; None if none has."""
+        """Time at which the latest trial ended, in UTC without a zone, as Optuna writes it; None if none has."""
         return max((count.last_end for count in self.states.values() if count.last_end is not None), default=None)
 
     @property
@@ -189,8 +189,8 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """A study with its current state."""
+class StudyView:
+    """A view of a study: its current state for pages and reports."""
 
     listed: Listed
     state: State
@@ -208,23 +208,23 @@ class Look:
 
 
 @dataclass(kw_only=True)
-class Looks:
+class StudyReader:
     """Reads the state of studies, with a cache of everything that has not changed."""
 
     storage: Storage
     _histories: dict[int, tuple[Any, BestSoFar]] = field(default_factory=dict)
     _intervals: dict[int, tuple[Any, list[tuple[float, float]]]] = field(default_factory=dict)
 
-    def page(self, *, offset: int, limit: int) -> tuple[int, list[Look]]:
+    def page(self, *, offset: int, limit: int) -> tuple[int, list[StudyView]]:
         """Return the number of studies, and the state of a page of them, the newest first."""
 
-        def read(connection: Connection) -> tuple[int, list[Look]]:
+        def read(connection: Connection) -> tuple[int, list[StudyView]]:
             listed = newest(connection, offset=offset, limit=limit)
             return count(connection), [self.at(connection, study) for study in listed]
 
         return self.storage.read(read)
 
-    def at(self, connection: Connection, listed: Listed) -> Look:
+    def at(self, connection: Connection, listed: Listed) -> StudyView:
         """Return the state of one study."""
         found = self._history(connection, listed)
         num_open = sum(listed.counts.get(state, 0) for state in (TrialState.RUNNING, TrialState.WAITING))
@@ -232,7 +232,7 @@ class Looks:
         num_running = sum(trial.is_held for trial in shown) if num_open <= LISTED_TRIALS else listed.counts.get(TrialState.RUNNING, 0)
         busy = self._busy_seconds(connection, listed, shown)
         reason = None if listed.spec is None else _reason(listed, found, busy)
-        return Look(
+        return StudyView(
             listed=listed,
             state=_state(listed, reason, num_running),
             reason=reason,

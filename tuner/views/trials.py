@@ -66,7 +66,7 @@ class OpenTrial:
     seconds: float | None
     #: seconds since its worker was last seen; None if unknown
     silent_seconds: float | None
-    #: whether its worker is training it, as far as the storage knows
+    #: whether its worker is training it, according to the storage
     is_held: bool
 
     @property

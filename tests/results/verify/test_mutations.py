@@ -126,7 +126,7 @@ def moved(bundle: Path) -> Iterator[Mutation]:
     yield "labels and README swapped", swap, "labels.txt"
     yield "probes swapped", swap_probes, "probes/000.png"
     for name in names(bundle):
-        yield f"{name} missing", partial(delete, name=name), f"{name} is in the manifest and is missing"
+        yield f"{name} missing", partial(delete, name=name), f"{name} is listed in the manifest but missing"
     yield "no manifest", lambda copy: (copy / manifest.NAME).unlink(), "manifest.json is missing"
     yield "manifest a folder", no_file, "manifest.json"
     for name in ("evil.py", "probes/evil.pkl", "sitecustomize.py", "saved_model/saved_model.pb", ".hidden", "variables.index"):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,8 +163,10 @@ def test_a_checkpoint_that_cannot_be_downloaded_is_reported_and_the_trial_starts
     assert uploads.fetch(3) is None  # there is none
     assert told == []
     shared.service.stop()
+    began = time.monotonic()
     try:
         assert uploads.fetch(3) is None
+        assert time.monotonic() - began < 30.0  # it was given 0.1 s, the default is a minute
     finally:
         shared.service.start()
         uploads.close()

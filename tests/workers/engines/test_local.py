@@ -52,4 +52,4 @@ def test_a_worker_that_closes_its_pipe_and_does_not_end_is_killed(tmp_path: Path
     codes = local.run(assignments, stopping=Stopping(), tell=told.append, command=lasting, leave_seconds=0.1)
     assert codes == [-9]
     assert [event.what for event in told] == [EventKind.TROUBLE, EventKind.TROUBLE, EventKind.GAVE_UP]
-    assert "not started again" in told[-1].message
+    assert "tuner does not restart it" in told[-1].message

@@ -40,7 +40,7 @@ def test_a_result_kept_on_disk_is_delivered_by_the_next_worker(make: Make, monke
     runner = make(budget={"trials": 2}, training={"promote": 1.0})
     last_lines = leave_result(runner, monkeypatch)
     (path,) = spooled(runner)
-    assert f"the reports of trial 0 are kept in {path}; the next worker of this machine delivers them" in last_lines
+    assert f"the reports of trial 0 are stored in {path}; the next worker of this machine delivers them" in last_lines
     checkpoint = path.parent.parent / "trial-00000" / "checkpoint"
     checkpoint.parent.mkdir(exist_ok=True)
     checkpoint.touch()

@@ -364,7 +364,7 @@ def test_fast_epochs_of_a_probe_share_a_report(make: Make, monkeypatch: pytest.M
     assert sorted(trial.intermediate_values) == [1, 2, 3, 4, 5]
 
 
-def test_reports_wait_for_a_storage_that_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_wait_for_an_unreachable_storage(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make(budget={"trials": 1})
     real, outages = trials.report, iter([True, True, True])
 
@@ -381,7 +381,7 @@ def test_reports_wait_for_a_storage_that_is_away(make: Make, monkeypatch: pytest
     assert len(runner.happened(EventKind.TROUBLE)) == 1
 
 
-def test_a_result_waits_for_a_storage_that_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_waits_for_an_unreachable_storage(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make(budget={"trials": 1})
     real, outages = trials.finish, iter([True])
 
@@ -395,7 +395,7 @@ def test_a_result_waits_for_a_storage_that_is_away(make: Make, monkeypatch: pyte
     assert runner.states() == ["COMPLETE"]
 
 
-def test_a_worker_waits_for_its_next_trial_while_the_storage_is_away(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_waits_for_its_next_trial_while_the_storage_is_unreachable(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make(budget={"trials": 1})
     real, outages = trials.claim, iter([True])
 
@@ -408,7 +408,7 @@ def test_a_worker_waits_for_its_next_trial_while_the_storage_is_away(make: Make,
     runner.work()
     assert runner.states() == ["COMPLETE"]
     assert [event.message for event in runner.events if event.what is EventKind.TROUBLE] == [
-        "the next trial waits until the storage is back: away"
+        "the next trial waits until the storage answers: away"
     ]
 
 

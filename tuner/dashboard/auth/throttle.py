@@ -50,7 +50,7 @@ class Throttle:
             return max(0.0, wait)
 
     def succeed(self, name: str, address: str) -> None:
-        """Forget the failures of this name. Of the address forget this sign-in only, or its owner could try other names without limit."""
+        """Forget the failures of this name, but only this sign-in of the address. Otherwise one address could try names without limit."""
         with self._lock:
             self._failed.pop(("name", name), None)
             failed = self._failed.get(("address", address))

@@ -46,7 +46,7 @@ def _act(site: Site, action: Action, form: FormData, request: Request) -> Respon
     if not identity.role.allows(Role.EDITOR):
         message = f"This needs the role {Role.EDITOR}; {identity.name} is {identity.role}."
         return error_page(request, HTTPStatus.FORBIDDEN, "Permission denied", message)
-    storage = site.looks.storage
+    storage = site.reader.storage
     listed = storage.read(lambda connection: pages.find(connection, request))
     if _text(form, "name") != listed.name:
         raise Refused("The study of your page was deleted, and another study has its address now. Reload the page.")

@@ -13,7 +13,7 @@ from tuner.spec import plan
 from tuner.storage.tables import STUDIES
 from tuner.studies import workers
 from tuner.studies.workers import WorkerRow
-from tuner.views.studies import Look
+from tuner.views.studies import StudyView
 
 _CARDS_PER_PAGE = 24
 #: most workers that are listed; active workers come first
@@ -24,7 +24,7 @@ _MAX_WORKERS = 100
 class Card:
     """A study on the page of all studies."""
 
-    look: Look
+    view: StudyView
     #: the search in one line; "" for a study that tuner did not make
     what: str
     #: SVG path of the best value so far over the trials
@@ -33,19 +33,19 @@ class Card:
 
 def _read_studies(site: Site, request: Request) -> Mapping[str, Any]:
     number = parse_whole(request.query_params.get("page"), otherwise=1, least=1, most=100_000)
-    total, looks = site.looks.page(offset=(number - 1) * _CARDS_PER_PAGE, limit=_CARDS_PER_PAGE)
-    return {"cards": [_card(look) for look in looks], "total": total, "number": number, "last": max(1, -(-total // _CARDS_PER_PAGE))}
+    total, found = site.reader.page(offset=(number - 1) * _CARDS_PER_PAGE, limit=_CARDS_PER_PAGE)
+    return {"cards": [_card(view) for view in found], "total": total, "number": number, "last": max(1, -(-total // _CARDS_PER_PAGE))}
 
 
-def _card(look: Look) -> Card:
-    spec = look.listed.spec
+def _card(view: StudyView) -> Card:
+    spec = view.listed.spec
     what = "" if spec is None else f"{spec.data.source} on {spec.model.backbone}, {plan.budget(spec)}"
-    return Card(look=look, what=what, line=charts.steps(look.history, look.listed.num_trials))
+    return Card(view=view, what=what, line=charts.steps(view.history, view.listed.num_trials))
 
 
 def _read_workers(site: Site, request: Request) -> Mapping[str, Any]:
-    found = workers.of_storage(site.looks.storage)
-    ids = site.looks.storage.read(lambda connection: _study_ids(connection, found[:_MAX_WORKERS]))
+    found = workers.of_storage(site.reader.storage)
+    ids = site.reader.storage.read(lambda connection: _study_ids(connection, found[:_MAX_WORKERS]))
     return {
         "workers": found[:_MAX_WORKERS],
         "num": len(found),

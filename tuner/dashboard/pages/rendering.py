@@ -26,7 +26,7 @@ from tuner import errors
 from tuner.dashboard.auth.permissions import Role
 from tuner.drawing import templating
 from tuner.views.regret import RegretBounds
-from tuner.views.studies import Looks
+from tuner.views.studies import StudyReader
 
 FOLDER = Path(__file__).resolve().parents[1]
 STATIC = FOLDER / "static"
@@ -166,9 +166,9 @@ class PartsCache:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What all pages read from."""
+    """Sources of all pages."""
 
-    looks: Looks
+    reader: StudyReader
     regrets: RegretBounds
     #: folder with the pictures of trials; None: this server does not know it
     artifacts: Path | None = None

@@ -18,7 +18,7 @@ from tuner.studies import pictures
 from tuner.studies import study as studies
 from tuner.views import trial as views_trial
 from tuner.views.regret import RegretBounds
-from tuner.views.studies import Looks
+from tuner.views.studies import StudyReader
 
 #: addresses that work without the database
 NEED_NO_DATABASE = ("/tuner/static/",)
@@ -27,7 +27,7 @@ _EXPORTS = {"yaml": (export.as_yaml, "application/yaml"), "json": (export.as_jso
 
 def routes(storage: Storage, artifacts: Path | None = None) -> list[BaseRoute]:
     """Return the routes at `/` and below `/tuner/`. Each needs `request.state.identity`."""
-    site = Site(looks=Looks(storage=storage), regrets=RegretBounds(storage=storage), artifacts=artifacts)
+    site = Site(reader=StudyReader(storage=storage), regrets=RegretBounds(storage=storage), artifacts=artifacts)
     pages = [page.route(site) for page in (overview.STUDIES_PAGE, study.PAGE, trial.PAGE, overview.WORKERS_PAGE)]
     found: list[BaseRoute] = [
         Mount("/tuner/static", _CachedFiles(directory=rendering.STATIC)),
@@ -57,7 +57,7 @@ def _best_download(site: Site) -> Route:
     """Return the route of the best trial as `tuner export` writes it, in YAML or JSON."""
 
     def respond(request: Request) -> Response:
-        storage = site.looks.storage
+        storage = site.reader.storage
         listed = storage.read(lambda connection: study.find(connection, request))
         if listed.spec is None:
             raise NotFound("tuner did not create this study, so its best trial cannot be exported as a study file.")
@@ -80,13 +80,13 @@ def _mistakes_picture(site: Site) -> Route:
     """Return the route of a trial's most confident mistakes, which needs the folder of artifacts."""
 
     def respond(request: Request) -> Response:
-        listed = site.looks.storage.read(lambda connection: study.find(connection, request))
+        listed = site.reader.storage.read(lambda connection: study.find(connection, request))
         number = parse_whole(str(request.path_params["number"]), otherwise=-1)
-        trial = site.looks.storage.read(lambda connection: views_trial.read(connection, listed.id, number)) if number >= 0 else None
+        trial = site.reader.storage.read(lambda connection: views_trial.read(connection, listed.id, number)) if number >= 0 else None
         name = None if trial is None else trial.pictures.get("mistakes")
         content = None if site.artifacts is None or name is None else pictures.read(pictures.store(site.artifacts), name)
         if content is None:
-            raise NotFound(f"Trial {number} has no picture of its mistakes. Only the best few trials keep one.")
+            raise NotFound(f"Trial {number} has no picture of its mistakes. Only the best few trials have one.")
         return Response(content, HTTPStatus.OK, {"cache-control": "private, max-age=3600"}, media_type="image/jpeg")
 
     return Route("/tuner/studies/{study_id}/trials/{number}/mistakes.jpg", with_error_pages(respond), methods=["GET"])

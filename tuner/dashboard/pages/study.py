@@ -17,7 +17,7 @@ from tuner.storage import tables
 from tuner.storage.attributes import MIGRATED, PREPARED
 from tuner.views import failures, outlook, trial, trials
 from tuner.views import studies as views_studies
-from tuner.views.studies import Look
+from tuner.views.studies import StudyView
 from tuner.views.trials import SortOrder, TrialRow
 
 _ROWS_PER_PAGE = 25
@@ -61,12 +61,12 @@ def parameters(connection: Connection, study_id: int, number: int) -> Mapping[st
 
 
 def _read(site: Site, request: Request) -> Mapping[str, Any]:
-    return site.looks.storage.read(lambda connection: _at(connection, site, request))
+    return site.reader.storage.read(lambda connection: _at(connection, site, request))
 
 
 def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, Any]:
     listed = find(connection, request)
-    look = site.looks.at(connection, listed)
+    view = site.reader.at(connection, listed)
     order = _order(request)
     last = max(1, -(-listed.num_trials // _ROWS_PER_PAGE))
     number = min(last, parse_whole(request.query_params.get("page"), otherwise=1, least=1))
@@ -80,15 +80,15 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         limit=_ROWS_PER_PAGE,
         total=listed.num_trials,
     )
-    best = look.history.best
+    best = view.history.best
     known = {} if listed.spec is None else tables.get(connection, tables.STUDY_USER, listed.id, PREPARED, MIGRATED)
     return {
-        "look": look,
+        "view": view,
         "listed": listed,
         "origin": [] if listed.spec is None else plan.retraining(listed.spec),
         "notice": _NOTICES.get(request.query_params.get("done", ""), ""),
-        "chart": charts.history(look.history, listed.num_trials, maximizes=maximizes),
-        "open": [(trial, listed_trial(trial.row)) for trial in look.open],
+        "chart": charts.history(view.history, listed.num_trials, maximizes=maximizes),
+        "open": [(trial, listed_trial(trial.row)) for trial in view.open],
         "parameters": {} if best is None else parameters(connection, listed.id, best.number),
         "failures": failures.read(connection, listed.id) if listed.counts.get(TrialState.FAIL) else [],
         "rows": [listed_trial(row) for row in rows],
@@ -96,14 +96,14 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "number": number,
         "last": last,
         "stagnation": outlook.STAGNATION,
-        **_regret(site, look, known.get(PREPARED) or {}),
+        **_regret(site, view, known.get(PREPARED) or {}),
         **_planned(listed.spec, known),
     }
 
 
-def _regret(site: Site, look: Look, prepared: Mapping[str, Any]) -> Mapping[str, Any]:
+def _regret(site: Site, view: StudyView, prepared: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the regret bound, and whether it is smaller than the standard error of the best value."""
-    found, best = site.regrets.at(look.listed, look.history.num_completed), look.history.best
+    found, best = site.regrets.at(view.listed, view.history.num_completed), view.history.best
     num_images = prepared.get("num_validation")
     is_luck = found is not None and best is not None and num_images is not None and found.is_within(best.value, num_images)
     return {"regret": found, "is_luck": is_luck, "num_images": num_images}
@@ -127,8 +127,8 @@ _NOTICES: Mapping[str, str] = {
     "stopped": "The study stops after its running trials.",
     "suspended": "Running trials are suspended and the workers stop.",
     "resumed": "The study resumes when a worker picks it up.",
-    "budget": "The budget is changed.",
-    "trial": "The trial is stopped.",
+    "budget": "The budget was changed.",
+    "trial": "The trial was stopped.",
     "enqueued": "The config is enqueued. The next free worker trains it.",
 }
 

@@ -34,7 +34,7 @@ class Setting:
 
 
 def _read(site: Site, request: Request) -> Mapping[str, Any]:
-    return site.looks.storage.read(lambda connection: _at(connection, site, request))
+    return site.reader.storage.read(lambda connection: _at(connection, site, request))
 
 
 def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, Any]:
@@ -44,7 +44,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     trial = views_trial.read(connection, listed.id, number) if number >= 0 else None
     if trial is None:
         raise NotFound(f"Study {listed.name[:100]} has no trial {given[:100]}.")
-    best = site.looks.at(connection, listed).history.best
+    best = site.reader.at(connection, listed).history.best
     names = _classes(connection, listed)
     return {
         "listed": listed,

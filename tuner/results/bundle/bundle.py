@@ -92,7 +92,7 @@ def is_bundle(folder: Path) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What is needed to predict with a bundle."""
+    """Data for predictions with a bundle."""
 
     #: file of the Keras model
     model: Path

@@ -99,7 +99,7 @@ def check(folder: Path) -> list[Problem]:
     for name, entry in listed.files.items():
         if name in refused:
             continue
-        difference = _difference(found[name], entry) if name in found else "is in the manifest and is missing"
+        difference = _difference(found[name], entry) if name in found else "is listed in the manifest but missing"
         if difference:
             problems.append(Problem(field=name, message=difference))
     return sorted(problems, key=lambda problem: problem.field)

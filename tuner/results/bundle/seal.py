@@ -1,4 +1,4 @@
-"""Sealed bundles: a bundle encrypted into one file (a tar in an age file), and back, complete and authentic or not at all."""
+"""Sealed bundles: a bundle encrypted into one file (a tar in an age file), and decrypted only if it is complete and authentic."""
 
 import os
 import re
@@ -171,7 +171,7 @@ _LINE_BYTES = len("tuner-passphrase-1 \n") + 2 * keys.SALT_BYTES
 
 @dataclass(frozen=True, kw_only=True)
 class Recipients:
-    """Who can open a sealed bundle: recipients, or everyone who knows the passphrase."""
+    """Recipients of a sealed bundle, or a passphrase that opens it."""
 
     recipients: Sequence[Any] = ()
     passphrase: str | None = field(default=None, repr=False)
@@ -179,7 +179,7 @@ class Recipients:
 
 @dataclass(frozen=True, kw_only=True)
 class OpeningKey:
-    """What opens a sealed bundle: identities or a passphrase."""
+    """Identities that open a sealed bundle, or its passphrase."""
 
     identities: Sequence[Any] = field(default=(), repr=False)
     passphrase: str | None = field(default=None, repr=False)

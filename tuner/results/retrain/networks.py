@@ -90,7 +90,7 @@ def best_network(config: RetrainedConfig, ask: Evaluator) -> Network:
 
 
 def declared_network(config: RetrainedConfig, *, soup: bool) -> Network:
-    """Return the network of a config that was trained on the validation images, by a rule that was fixed before.
+    """Return the network of a config that was trained on the validation images, by a rule that was set in advance.
 
     It is the average of all trainings if the soup was better on the train split alone, else the training with the first seed.
     """

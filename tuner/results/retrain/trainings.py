@@ -70,7 +70,7 @@ class RetrainedConfig:
 
     @property
     def shown(self) -> str:
-        """The mean with its standard deviation, for people."""
+        """Text with the mean, its standard deviation and the number of seeds."""
         spread = "" if self.spread is None else f" ± {self.spread:.4f}"
         return f"{self.mean:.4f}{spread} over {wording.count(len(self.values), 'seed')}"
 
@@ -138,7 +138,7 @@ def _read(connection: Connection, study: Study, again: Retraining) -> list[Retra
     for number in range(again.num_trainings):
         place, seed = again.place(number)
         state = tables.state_of(connection, study.id, number)
-        assert state is not None, "a retraining starts with all of its trials"
+        assert state is not None, "all trials of a retraining are created at its start"
         stored = tables.get(connection, TRIAL_SYSTEM, state[0], HYPERPARAMETERS)
         if stored:
             chosen[place] = Hyperparameters.model_validate(stored[HYPERPARAMETERS])

@@ -26,7 +26,7 @@ class _Figures(BaseModel):
 
 
 class Calibration(_Figures):
-    """How well the probabilities match the accuracy on the test split, before and after the temperature."""
+    """Match of the probabilities with the accuracy on the test split, before and after the temperature."""
 
     #: fitted on the validation split; 1 if it increases the calibration error there
     temperature: float
@@ -68,7 +68,7 @@ class JudgedConfig(_Figures):
     validation_accuracy: float | None
     test_accuracy: float
     test_interval: Interval
-    #: of each training, by seed
+    #: test accuracy of each training, by seed
     test_accuracies: tuple[float, ...]
 
 
@@ -91,7 +91,7 @@ class Comparison(_Figures):
 
 
 class Optimism(_Figures):
-    """How much the best value of the search exceeds the test accuracy."""
+    """Excess of the search's best value over the test accuracy."""
 
     #: best trial of the search
     trial: int
@@ -124,7 +124,7 @@ class Verdict(_Figures):
     choice: tuple[str, ...]
     #: whether a soup was chosen and why, in a sentence
     soup: str
-    #: of the network; None if it was trained on the validation images
+    #: validation accuracy of the network; None if it was trained on the validation images
     validation_accuracy: float | None
     test_accuracy: float
     #: Wilson's 95 % interval
@@ -325,7 +325,7 @@ def soup_words(examined: TestedNetwork) -> str:
     network = examined.network
     if network.validation is None:
         seeds = "the average of all seeds' weights" if network.is_soup else "the training with the first seed"
-        return f"The version is {seeds}; this rule was fixed before, because no images are left to choose by."
+        return f"The version is {seeds}; tuner set this rule in advance, because no images are left for the choice."
     if not network.tried:
         return "There is one seed, so there are no weights to average."
     if network.is_soup:

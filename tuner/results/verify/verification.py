@@ -49,7 +49,7 @@ class Requirements(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    #: of the unchanged images
+    #: accuracy on the unchanged images
     clean: Accuracy | None = None
     noise: Accuracies | None = None
     blur: Accuracies | None = None
@@ -334,7 +334,7 @@ def _robustness(measured: errands.Verified, wanted: VerificationOptions) -> Iter
     if not measured.robust:
         yield Check(name="robustness", outcome=Outcome.NOT_CHECKED, found=("not requested",))
         return
-    split = "the test split" if measured.test is not None else "the probes, which are validation images by which the model was chosen"
+    split = "the test split" if measured.test is not None else "the probes, which are validation images that were used to choose the model"
     measurement = f"on {wording.count(measured.num_images, 'image')} of {split}: clean {measured.clean:.4f}, mean {mean(measured):.4f}"
     if wanted.requirements is None:
         yield Check(name="robustness", outcome=Outcome.OK, found=(measurement,))

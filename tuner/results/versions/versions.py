@@ -1,4 +1,4 @@
-"""Versions: models that are kept under a name and a number, never changed, and the readings of the test split for them."""
+"""Versions: models that are stored under a name and a number and never changed, and the readings of the test split for them."""
 
 import json
 from collections import Counter
@@ -116,7 +116,7 @@ class Reading:
 
 
 def add(storage: Storage, new: NewVersion, *, reading: NewReading | None = None) -> Version:
-    """Keep a model under the next number of its name, with the reading of the test split that its metrics come from.
+    """Store a model under the next number of its name, with the reading of the test split that its metrics come from.
 
     Raises:
         ValueError: config or metrics hold values that JSON does not allow, such as NaN.

@@ -17,7 +17,7 @@ from tuner.trainer.export import exported_model, formats, standalone
 
 #: number of training images that calibrate int8
 _NUM_CALIBRATING = 100
-#: folder of the probes: images whose predictions are recorded
+#: folder of the sample images whose predictions are recorded
 PROBES = "probes"
 
 

@@ -37,7 +37,7 @@ _CLOSE_SECONDS = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class Folders:
-    """Where a worker keeps the files that are not in the storage."""
+    """Place for the files of a worker that are not in the storage."""
 
     #: decoded images and features, shared by the workers of a host
     cache: Path
@@ -60,7 +60,7 @@ class Folders:
 
 
 class FileTransfer(Protocol):
-    """What a worker reports about its trials, for other machines to find their files."""
+    """Reports of a worker that let other machines find the files of its trials."""
 
     def fetch(self, trial: int) -> Path | None:
         """Return the checkpoint of a resumed trial that another machine uploaded, or None."""
@@ -177,7 +177,7 @@ class SharedBucket:
             is_found = retry.call(
                 lambda: self._bucket.fetch(self._key(trial, CHECKPOINT), path),
                 may_pass=lambda error: isinstance(error, ArtifactsError) and error.may_pass,
-                seconds=_FETCH_SECONDS,
+                seconds=self._fetch_seconds,
                 pauses=_FETCH_PAUSES_SECONDS,
                 is_unwanted=lambda: self._stopping.is_asked,
                 pause=self._stopping.wait,
@@ -248,7 +248,7 @@ def delete_checkpoint(folder: Path) -> None:
 
 
 class UploadTarget(Protocol):
-    """Where files are uploaded to."""
+    """Target of uploads."""
 
     def put(self, key: str, path: Path) -> None:
         """Upload a file, whole or not at all."""
@@ -259,7 +259,7 @@ class UploadTarget(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _Upload:
-    """What a key must hold."""
+    """Target state of a key in the bucket."""
 
     #: None: no file
     path: Path | None

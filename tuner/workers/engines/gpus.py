@@ -55,7 +55,7 @@ def find(*, timeout_seconds: float = _TIMEOUT_SECONDS) -> tuple[Gpu, ...]:
 
 
 def read(output: str, visible: str | None) -> tuple[Gpu, ...]:
-    """Read the output of nvidia-smi; return the GPUs that CUDA_VISIBLE_DEVICES shows, all if it is None. An unknown name hides the rest."""
+    """Read the output of nvidia-smi; return the GPUs in CUDA_VISIBLE_DEVICES, all if it is None. An unknown name hides all later GPUs."""
     by_index = dict(_rows(output))
     if visible is None:
         return tuple(by_index.values())

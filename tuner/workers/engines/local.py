@@ -138,10 +138,10 @@ def _handle_exit(worker: _WorkerProcess, stopping: Stopping, tell: Tell) -> None
         return
     worker.crashes += 1
     if worker.crashes >= _MAX_CRASHES:
-        tell(_crash_event(worker, code, EventKind.GAVE_UP, "it is not started again"))
+        tell(_crash_event(worker, code, EventKind.GAVE_UP, "tuner does not restart it"))
         worker.code = code or 1
         return
-    tell(_crash_event(worker, code, EventKind.TROUBLE, "it is started again"))
+    tell(_crash_event(worker, code, EventKind.TROUBLE, "tuner restarts it"))
     fresh = _start(worker.assignment, worker.command, worker.leave_seconds)
     worker.process, worker.pipe, worker.trial = fresh.process, fresh.pipe, None
 

@@ -196,7 +196,7 @@ class _RemoteWorkers:
         elif code or self._stopping.is_asked:
             self._remove(worker, code)
         elif worker.was_stopped:
-            self._emit(worker, EventKind.TROUBLE, f"the worker was stopped on {worker.host}; it is placed again")
+            self._emit(worker, EventKind.TROUBLE, f"the worker was stopped on {worker.host}; tuner restarts it")
             ray.kill(worker.actor)
             self._place(worker)
         else:
@@ -235,10 +235,10 @@ class _RemoteWorkers:
         else:
             how = f"its node on {worker.host} died"
         if worker.crashes >= _MAX_CRASHES:
-            self._emit(worker, EventKind.GAVE_UP, f"{how}; it is not placed again")
+            self._emit(worker, EventKind.GAVE_UP, f"{how}; tuner does not restart it")
             self._remove(worker, 1)
         else:
-            self._emit(worker, EventKind.TROUBLE, f"{how}; it is placed again")
+            self._emit(worker, EventKind.TROUBLE, f"{how}; tuner restarts it")
             self._place(worker)
 
     def _handle_refusal(self, worker: _RemoteWorker, error: RayTaskError) -> None:
@@ -288,5 +288,5 @@ class LostTrials:
 
     @property
     def all_vacant_at(self) -> float:
-        """When all of them can be claimed, by the clock; now if there are none."""
+        """Time from which all of them can be claimed, by the clock; now if there are none."""
         return max(self._vacant_at.values(), default=self._clock())

@@ -54,7 +54,7 @@ class Heartbeat:
 
 
 class RosterEntry:
-    """A worker's row in the roster of its study: what it does, and what someone requests of it.
+    """A worker's row in the roster of its study: its status, and the latest request to it.
 
     The heartbeat's thread may call the methods, too.
     """
@@ -84,7 +84,7 @@ class RosterEntry:
         """Write the row.
 
         Raises:
-            StorageError: the storage is away; the next beat tries again.
+            StorageError: the storage cannot be reached; the next beat tries again.
         """
         status, threads = self._status(), self._trainer.threads
         self._study.storage.write(lambda connection: workers.register(connection, self._study, self._identity, status, threads=threads))
@@ -93,7 +93,7 @@ class RosterEntry:
         """Renew the leases and the row; return what the storage answers.
 
         Raises:
-            StorageError: the storage is away.
+            StorageError: the storage cannot be reached.
         """
         answer = trials.beat(self._study, self._identity, self._status())
         if answer.request is None:
@@ -101,7 +101,7 @@ class RosterEntry:
         return answer
 
     def request(self) -> tuple[WorkerRequest, str]:
-        """Return what someone requests of the worker, and who."""
+        """Return the latest request to the worker, and its author."""
         return self._study.storage.read(lambda connection: workers.request_to(connection, self._study.id, self._identity.key))
 
     def close(self, ending: str) -> None:

@@ -1,7 +1,7 @@
-"""Outbox: the reports of a trial on their way to the storage, on disk while the storage is away.
+"""Outbox: the reports of a trial on their way to the storage, on disk while the storage cannot be reached.
 
 Undelivered reports of an attempt go to a spool file of its own: a header line, a line for each epoch, then the outcome. The worker locks
-the file. The operating system releases the lock when the worker ends, however it ends; then another worker delivers the file.
+the file. The operating system releases the lock when the worker ends, even if it was killed; then another worker delivers the file.
 """
 
 import contextlib
@@ -78,7 +78,7 @@ class Outbox:
 
     @property
     def location(self) -> str:
-        """Where undelivered reports are: the path of the file, or `memory`."""
+        """Location of undelivered reports: the path of the file, or `memory`."""
         return str(self._spool.path) if self.is_on_disk else "memory"
 
     @property
@@ -103,7 +103,7 @@ class Outbox:
             self._is_memory_only = False
         except OSError as error:
             if not self._is_memory_only:
-                warning = f"the reports for the storage cannot be kept on disk ({error}); they are kept in memory"
+                warning = f"the reports for the storage cannot be written to disk ({error}); they stay in memory"
                 self._events.warn(warning, self.claim.number)
             self._is_memory_only = True
 
@@ -131,7 +131,7 @@ class AbandonedReports:
         """Deliver all files; without files, this costs no statement.
 
         Raises:
-            StorageError: the storage is away; the remaining files stay.
+            StorageError: the storage cannot be reached; the remaining files stay.
         """
         for file in abandoned_spools(self._folder):
             if file.path in self._skipped:

@@ -22,7 +22,7 @@ from tuner.workers.worker.trainer import TrainerDied
 
 
 class Fault(StrEnum):
-    """What goes wrong in one attempt at a trial."""
+    """Fault in one attempt at a trial."""
 
     CRASH = "crash"
     HANG = "hang"
@@ -36,7 +36,7 @@ class Fault(StrEnum):
 
 @dataclass(kw_only=True)
 class Script:
-    """What the trainers of one rehearsal play; each attempt at a trial uses up its next fault."""
+    """Faults that the trainers of one rehearsal simulate; each attempt at a trial uses the trial's next fault."""
 
     faults: dict[int, list[Fault]] = field(default_factory=dict)
     #: fault of each trial that is not in `faults`

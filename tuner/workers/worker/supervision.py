@@ -19,7 +19,7 @@ from tuner.workers.worker.trainer import WarmTrainer
 
 #: minimum time between two reports of a probe; faster epochs share a report
 REPORT_SECONDS = 1.0
-#: time between two tries to deliver while the storage is away; the trainer's messages wait during each try
+#: time between two tries to deliver while the storage cannot be reached; the trainer's messages wait during each try
 _RETRY_EVERY_SECONDS = 5.0
 #: how long a delivery is retried after a transient error before the reports go to the outbox
 _RETRY_SECONDS = 1.0
@@ -135,7 +135,7 @@ class Supervision:
             self.deliver()
 
     def deliver(self) -> None:
-        """Report the unsent epochs; while the storage is away, they wait in the outbox."""
+        """Report the unsent epochs; while the storage cannot be reached, they wait in the outbox."""
         if self._outbox.unsent and not self.is_lost:
             self._report()
 
@@ -145,17 +145,17 @@ class Supervision:
             trials.report(self._study_without_retries if self._outbox.is_waiting else self._study, self._claim, self._outbox.unsent)
             self._outbox.clear()
             if time.monotonic() - began > _SLOW_SECONDS:
-                slow = f"the storage is slow: a report took more than {_SLOW_SECONDS:.0f} s; training continues meanwhile"
+                slow = f"the storage is slow: a report took more than {_SLOW_SECONDS:.0f} s; training continues"
                 self._events.warn(slow, self._claim.number)
         except LeaseLost as error:
             self._lose(error)
         except StorageError as error:
-            self._save("reports are kept", error)
+            self._save("reports are stored", error)
         self._reported_at = time.monotonic()
 
     def _save(self, what: str, error: StorageError) -> None:
         self._outbox.save()
-        self._events.warn(f"{what} in {self._outbox.location} until the storage is back: {error}", self._claim.number)
+        self._events.warn(f"{what} in {self._outbox.location} until the storage answers: {error}", self._claim.number)
 
     def _is_promoted(self, probed: messages.Probed) -> bool:
         while not self._stopping.is_asked:

@@ -31,7 +31,7 @@ _QUIT_SECONDS = 5.0
 POLL_SECONDS = 0.2
 #: a trainer hangs if it is silent this many times longer than ever before
 _HANG_FACTOR = 10.0
-#: the time limit for preparing, in hang limits: it reads every image, and may wait for another worker that does so
+#: time limit for preparing, as a multiple of the hang limit: it reads every image, and may wait for another worker that does so
 _PREPARE_HANG_LIMITS = 4.0
 _PREPARE_TRIES = 2
 
@@ -180,7 +180,7 @@ class ChildTrainer:
         self.kill()
 
     def _death(self) -> TrainerDied:
-        """Return how the process ended, whose end of the pipe is closed."""
+        """Return how the process ended, after it closed its end of the pipe."""
         try:
             code = self._process.wait(_QUIT_SECONDS)
         except subprocess.TimeoutExpired:
@@ -191,7 +191,7 @@ class ChildTrainer:
 
 
 def last_lines(log: Path) -> str:
-    """Return the last lines of a log, or "" if there is none; of a crash report of Python the first, which are the latest calls."""
+    """Return the last lines of a log, or the first lines of a crash report of Python; "" if there is no log."""
     try:
         with log.open("rb") as written:
             written.seek(max(0, log.stat().st_size - _TAIL_BYTES))
@@ -293,7 +293,7 @@ class WarmTrainer:
         return "" if self._trainer is None else self._trainer.last_lines()
 
     def excess_memory(self) -> str:
-        """Return how far the trainer exceeds its memory limit, for people; "" if it does not."""
+        """Return a text with the memory that exceeds the trainer's limit, or "" if none does."""
         limit_bytes = self._limits.memory_bytes
         if self._trainer is None or limit_bytes is None:
             return ""

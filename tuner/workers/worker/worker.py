@@ -28,7 +28,7 @@ from tuner.workers.worker.trainer import TrainerDied, TrainerHung, WarmTrainer, 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerTiming:
-    """How often a worker does its recurring duties, and how long it waits."""
+    """Intervals of a worker's recurring tasks, and its longest waits."""
 
     #: time between two heartbeats
     beat_seconds: float = BEAT_SECONDS
@@ -239,7 +239,7 @@ class Worker:
                     raise request_error(outcome)
 
     def _store_result(self, outbox: Outbox, finished: messages.Finished) -> None:
-        """Store a result with its curve, and its weights and pictures if they are to be kept."""
+        """Store a result with its curve, and its weights and pictures if it is among the best."""
         assert self._prepared is not None
         device, path = self._prepared.device, finished.weights
         finished = self._files.with_weights_url(finished)
@@ -272,10 +272,10 @@ class Worker:
         return finished.model_copy(update={"weights": None})
 
     def _deliver(self, outbox: Outbox, end: Callable[[], None], outcome: Outcome | None = None) -> None:
-        """Send the unsent reports of a trial to the storage, then end the trial; on disk, both wait for a storage that is away.
+        """Send the unsent reports of a trial to the storage, then end the trial; on disk, both wait until the storage can be reached.
 
         Raises:
-            StorageError: the storage is away; the next worker of this machine delivers what is on disk.
+            StorageError: the storage cannot be reached; the next worker of this machine delivers what is on disk.
             LeaseLost: the trial is not this worker's any more.
         """
         number = outbox.claim.number
@@ -288,7 +288,9 @@ class Worker:
         def save() -> str:
             outbox.save(outcome)
             has_reports = outcome is not None or outbox.unsent
-            return f"the reports of trial {number} are kept in {outbox.location}" if has_reports else f"the release of trial {number} waits"
+            return (
+                f"the reports of trial {number} are stored in {outbox.location}" if has_reports else f"the release of trial {number} waits"
+            )
 
         try:
             self._retry(deliver, save)
@@ -314,7 +316,7 @@ class Worker:
                 self._events.warn(f"trial {reaped.trial} lost {reaped.worker}, last seen {reaped.silent_seconds:.0f} s ago; {what}")
 
     def _retry(self, work: Callable[[], T], waiting: Callable[[], str], *, unless: Callable[[], bool] | None = None) -> T:
-        """Return what `work` returns; while the storage is away, retry it until `unless` is true.
+        """Return the result of `work`; while the storage cannot be reached, retry it until `unless` is true.
 
         `waiting` is called after each failed try and returns a text on what waits.
         """
@@ -325,7 +327,7 @@ class Worker:
                 seconds=self._timing.storage_patience_seconds,
                 pauses=(0.5, 10.0),
                 is_unwanted=unless or (lambda: self._stopping.is_urgent),
-                before_pause=lambda error: self._events.warn(f"{waiting()} until the storage is back: {error}"),
+                before_pause=lambda error: self._events.warn(f"{waiting()} until the storage answers: {error}"),
                 pause=self._stopping.wait_for_more,
             )
         except StorageError:

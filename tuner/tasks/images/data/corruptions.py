@@ -19,7 +19,7 @@ _SIDE = 224
 
 
 class Corruption(StrEnum):
-    """What is wrong with the images."""
+    """Kind of a corruption of images."""
 
     NOISE = "noise"
     BLUR = "blur"

@@ -111,7 +111,7 @@ def content_hash(digests: NDArray[np.bytes_], labels: NDArray[np.int64]) -> byte
 
 
 def notes(dataset: Dataset) -> list[str]:
-    """Return what a user should know about the images before training, as lines."""
+    """Return notes on the images that a user should read before training, as lines."""
     lines = [f"left out because it cannot be read: {image.path}: {image.reason}" for image in dataset.unreadable[:5]]
     if len(dataset.unreadable) > 5:
         lines.append(f"… and {len(dataset.unreadable) - 5} more unreadable images")

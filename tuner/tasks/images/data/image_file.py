@@ -53,7 +53,7 @@ _IndexEntry = list[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedInfo:
-    """What decoding a file has shown."""
+    """Result of decoding a file."""
 
     #: SHA-256 of the pixels; b"" if the file cannot be read
     digest: bytes = b""

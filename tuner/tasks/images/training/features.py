@@ -117,7 +117,7 @@ class FeatureStore:
     share: devices.TrainerShare
     #: called between two computed batches, and every few seconds while another process computes; may raise to interrupt
     watch: list[Callable[[], None]] = field(default_factory=list)
-    #: time between two calls of them while another process computes
+    #: time between two calls of `watch` while another process computes
     tick_seconds: float = cache_files.TICK_SECONDS
     _vectors: dict[tuple[str, tuple[views.View, ...]], Vectors] = field(default_factory=dict)
     #: the latest activations, if they are in memory

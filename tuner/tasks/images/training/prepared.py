@@ -28,7 +28,7 @@ class PreparedImages:
         return self.context.traced.num_traced
 
     def describe(self, *, device: str, seconds: float) -> messages.Prepared:
-        """Return what the worker records about the study."""
+        """Return the facts that the worker records about the study."""
         data = self.context.data
         return messages.Prepared(
             device=device,

@@ -28,7 +28,7 @@ _RANKS = {"mean": 1, "variance": 1, "class_weights": 1, "dropout": 0, "smoothing
 
 @dataclass(frozen=True, kw_only=True)
 class StepForm:
-    """What the gradient of a trial is traced for; everything else is passed as a value."""
+    """Properties for which the gradient of a trial is traced. Everything else is passed as a value."""
 
     features: Features
     num_open: int

@@ -28,7 +28,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     an 8-byte count and its raw little-endian numbers.
 
     Raises:
-        DataError: the file has another format, or refers to anything but tensors.
+        DataError: the file has another format, or refers to anything except tensors.
     """
     with path.open("rb") as file:
         try:
@@ -47,7 +47,7 @@ def read_numpy_pickle(path: Path) -> Any:
     """Read a pickle of plain containers and NumPy arrays.
 
     Raises:
-        DataError: the file is not a pickle, or refers to anything but arrays.
+        DataError: the file is not a pickle, or refers to anything except arrays.
     """
     with path.open("rb") as file:
         try:
