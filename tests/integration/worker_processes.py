@@ -28,7 +28,7 @@ def claim_and_wait(url: str, name: str, pipe: Connection) -> None:
 
 
 def work(url: str, name: str, marks: str, label: str, waiting: Collection[int] = ()) -> None:
-    """Join a study and work until all of its trials are ended, whoever began them.
+    """Join a study and work until all of its trials have ended, including those of other workers.
 
     The first attempts at the `waiting` trials wait in their middle until this process is killed.
     """

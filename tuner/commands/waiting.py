@@ -12,6 +12,7 @@ from tuner.errors import ArtifactsError, RequestError, StorageError, StudyError,
 from tuner.storage import engine as storages
 from tuner.storage import retry, tables
 from tuner.storage.engine import Storage
+from tuner.storage.retry import Schedule
 from tuner.studies import leases, trials
 from tuner.studies.leases import WorkerId
 from tuner.studies.study import Study
@@ -108,7 +109,9 @@ class Deadline:
     def retry(self, work: Callable[[], T]) -> T:
         """Return the result of `work`; retry it while a study, a database or a bucket is missing, and raise the last error at the end."""
         left_seconds = max(0.0, self._deadline - time.monotonic())
-        return retry.call(work, may_pass=_may_pass, seconds=left_seconds, pauses=_PAUSE_SECONDS, before_pause=self._print)
+        return retry.call(
+            work, may_pass=_may_pass, schedule=Schedule(seconds=left_seconds, pauses=_PAUSE_SECONDS), before_pause=self._print
+        )
 
     def _print(self, error: BaseException) -> None:
         reason = str(error)

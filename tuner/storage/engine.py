@@ -18,6 +18,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from tuner.errors import MissingPackage, StorageError
 from tuner.storage import database_errors, migrating, optuna_private, retry, tables
+from tuner.storage.retry import Schedule
 
 #: how long a statement may take, in seconds; longer than any wait for a lock that other workers hold
 ANSWER_SECONDS = 30.0
@@ -67,6 +68,8 @@ _SQLITE_PATIENCE_SECONDS = 60.0
 _RETRY_SECONDS = 5.0
 #: how long to retry creating the tables while other processes do the same
 _CREATION_SECONDS = 20.0
+#: and tries that are made in any case: one that waits for another process's lock on an SQLite file may take all of that time
+_CREATION_TRIES = 20
 _CONNECT_SECONDS = 10
 #: how long a connection may hang before it counts as lost; nothing else ends a connection whose packets are dropped
 _SILENCE_SECONDS = 30
@@ -138,7 +141,9 @@ class Storage:
             StorageError: the database failed; the message says why.
         """
         try:
-            return retry.call(work, may_pass=database_errors.is_transient, seconds=self.retry_seconds, pauses=(0.05, 1.0))
+            return retry.call(
+                work, may_pass=database_errors.is_transient, schedule=Schedule(seconds=self.retry_seconds, pauses=(0.05, 1.0))
+            )
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             if database_errors.is_transient(error):
                 self._contact.lost_at = time.monotonic()
@@ -241,7 +246,11 @@ def _parse(url: str) -> URL:
 def _connect(address: URL) -> RDBStorage:
     """Open Optuna's storage and create its tables; retry if other processes create them at the same time."""
     try:
-        return retry.call(lambda: _create(address), may_pass=_is_creation_race, seconds=_CREATION_SECONDS, pauses=(0.05, 0.2))
+        return retry.call(
+            lambda: _create(address),
+            may_pass=_is_creation_race,
+            schedule=Schedule(seconds=_CREATION_SECONDS, pauses=(0.05, 0.2), least_tries=_CREATION_TRIES),
+        )
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise StorageError(database_errors.explain(error, address)) from error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from tuner.errors import ArtifactsError, MissingPackage
 from tuner.protocol import messages
 from tuner.storage import retry
+from tuner.storage.retry import Schedule
 from tuner.workers.worker.events import EventEmitter
 from tuner.workers.worker.stopping import Stopping
 
@@ -72,7 +73,7 @@ class FileTransfer(Protocol):
         """Return the result with the path or URL at which every machine finds its weights."""
 
     def send_weights(self, trial: int, path: str) -> None:
-        """Store the weights for good."""
+        """Store the weights permanently."""
 
     def released(self, trial: int) -> None:
         """Prepare the files of a suspended trial for another worker."""
@@ -177,8 +178,7 @@ class SharedBucket:
             is_found = retry.call(
                 lambda: self._bucket.fetch(self._key(trial, CHECKPOINT), path),
                 may_pass=lambda error: isinstance(error, ArtifactsError) and error.may_pass,
-                seconds=self._fetch_seconds,
-                pauses=_FETCH_PAUSES_SECONDS,
+                schedule=Schedule(seconds=self._fetch_seconds, pauses=_FETCH_PAUSES_SECONDS),
                 is_unwanted=lambda: self._stopping.is_asked,
                 pause=self._stopping.wait,
             )

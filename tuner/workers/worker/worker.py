@@ -10,6 +10,7 @@ from tuner.errors import Dismissed, LeaseLost, StorageError, TrialStopped
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Ending
 from tuner.storage import retry
+from tuner.storage.retry import Schedule
 from tuner.studies import data_check, pictures, reaper, trials
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
@@ -324,8 +325,7 @@ class Worker:
             return retry.call(
                 work,
                 may_pass=lambda error: isinstance(error, StorageError),
-                seconds=self._timing.storage_patience_seconds,
-                pauses=(0.5, 10.0),
+                schedule=Schedule(seconds=self._timing.storage_patience_seconds, pauses=(0.5, 10.0)),
                 is_unwanted=unless or (lambda: self._stopping.is_urgent),
                 before_pause=lambda error: self._events.warn(f"{waiting()} until the storage answers: {error}"),
                 pause=self._stopping.wait_for_more,
