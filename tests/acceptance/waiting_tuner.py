@@ -4,6 +4,7 @@ The points are those of `Script.wait_at` of a rehearsal: a trainer waits when th
 checkpoint of the epoch before is written by then, however short that epoch was. An interruption by its worker ends the wait, too.
 """
 
+import functools
 import json
 import os
 import sys
@@ -35,6 +36,7 @@ def train(arguments: list[str]) -> None:
     from tuner.kernels import imports
 
     imports.import_keras()
+    from tuner.kernels import checkpoints
     from tuner.tasks.images.training import trial
     from tuner.trainer import inbox
     from tuner.trainer import process as trainer_process
@@ -54,7 +56,8 @@ def train(arguments: list[str]) -> None:
                     time.sleep(0.01)
 
     inbox.Inbox = WaitingInbox  # type: ignore[misc]
-    trial._WORTH_WRITING_SECONDS = -1.0
+    timing = checkpoints.TrialTiming(worth_writing_seconds=-1.0)
+    trial.TrialTraining = functools.partial(trial.TrialTraining, timing=timing)  # type: ignore[misc, assignment]
     trainer_process.main(arguments)
 
 

@@ -16,7 +16,6 @@ from tests.studies import by_hand
 from tuner.dashboard import server
 from tuner.dashboard.auth import accounts, openid
 from tuner.dashboard.auth.permissions import Role
-from tuner.dashboard.pages import rendering
 from tuner.dashboard.settings import Settings
 from tuner.protocol import messages
 from tuner.protocol.messages import PictureKind
@@ -95,9 +94,9 @@ def state(page: Page, wanted: str) -> None:
 
 
 def test_an_expired_session_redirects_to_sign_in_and_back(page: Page, study: Study, users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "_MAX_STREAM_SECONDS", 0.5)  # by default, the browser opens a new stream every five minutes
     real = itsdangerous.TimestampSigner.get_timestamp
-    with server.beside(study.storage, Settings(users=users, session_seconds=3600.0), 0) as served:
+    wanted = Settings(users=users, session_seconds=3600.0, max_stream_seconds=0.5)
+    with server.beside(study.storage, wanted, 0) as served:
         sign_in(page, served.address, "eve")
         state(page, "on")
         monkeypatch.setattr(itsdangerous.TimestampSigner, "get_timestamp", lambda self: real(self) + 3601)

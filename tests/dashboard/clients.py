@@ -33,8 +33,8 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> storages.Storage:
     return new_storage(tmp_path_factory.mktemp("storage"))
 
 
-def new_storage(folder: Path) -> storages.Storage:
-    opened = storages.open(f"sqlite:///{folder}/tuner.db")
+def new_storage(folder: Path, **options: float) -> storages.Storage:
+    opened = storages.open(f"sqlite:///{folder}/tuner.db", **options)  # type: ignore[arg-type]
     add_study(opened)
     return opened
 

@@ -29,11 +29,8 @@ def test_a_study_shows_its_trials(browser: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/studies", "/api/studies/1"])
-def test_optuna_dashboard_does_not_wait_for_a_writing_worker(
-    tmp_path: Path, users: Path, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    monkeypatch.setattr(storages, "_SQLITE_PATIENCE_SECONDS", 0.2)
-    opened = new_storage(tmp_path)
+def test_optuna_dashboard_does_not_wait_for_a_writing_worker(tmp_path: Path, users: Path, path: str) -> None:
+    opened = new_storage(tmp_path, sqlite_seconds=0.2)
     browser = owner(opened, users)
     with opened.engine.connect() as writing, writing.begin():
         assert browser.get(path).status_code == 200

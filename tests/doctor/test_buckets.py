@@ -14,6 +14,7 @@ from tests.studies import by_hand
 from tuner.cli import main
 from tuner.doctor import artifacts as doctor_artifacts
 from tuner.doctor import buckets as doctor_buckets
+from tuner.doctor import checks
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.workers.bucket import transfer
@@ -47,7 +48,7 @@ def run_doctor(capsys: pytest.CaptureFixture[str], folder: Path, bucket: str, *o
 
 
 def test_fix_deletes_files_of_interrupted_work_in_a_bucket(
-    service: buckets.Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    service: buckets.Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.make("held")
     study = studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}"))
@@ -70,15 +71,12 @@ def test_fix_deletes_files_of_interrupted_work_in_a_bucket(
     # moto dates every upload to 2010; the checkpoint is a few seconds old, so a worker may still use it
     assert [each["found"] for each in found["leftovers"]][1:] == ["1 file (0 bytes) of interrupted work in s3://held/models/team"]
 
-    monkeypatch.setattr(doctor_buckets, "AGE_SECONDS", -5.0)
-    _, found = run_doctor(capsys, tmp_path, "held", "--fix")
-    fixed = found["leftovers"][-1]
-    assert (fixed["fixed"], fixed["found"]) == (True, "deleted 2 files (1 KB) of interrupted work in s3://held/models/team")
+    storage = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
+    (fixed,) = checks.fix_all(list(doctor_buckets.interrupted_work(storage, "s3://held/models/team", age_seconds=-5.0)))
+    assert (fixed.fixed, fixed.found) == (True, "deleted 2 files (1 KB) of interrupted work in s3://held/models/team")
     left = [f"models/team/by-hand/{name}" for name in names[1:]] + ["models/team/other/trial-00000/checkpoint"]
     assert service.keys("held") == ["elsewhere/by-hand/trial-00000/checkpoint", *left]
     assert "Uploads" not in service.client.list_multipart_uploads(Bucket="held")
-    # not by another `tuner doctor`: at this age it could count the test file that another of its checks has just written
-    storage = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
     known = storage.read(doctor_artifacts.ends)
     storage.close()
     assert doctor_buckets.find_interrupted(transfer.open_bucket("s3://held/models/team"), known, before=time.time() + 5.0) == []

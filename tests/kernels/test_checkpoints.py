@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,13 @@ import numpy as np
 import pytest
 
 from tests.faults import disks
-from tests.tasks.images.training.test_trial import PLAIN, Control, kept, order, run
+from tests.tasks.images.training.test_trial import EAGER, PLAIN, Control, kept, order, run
 from tests.trainer import child
 from tuner import errors
 from tuner.kernels import checkpoints
-from tuner.protocol import failure_table, messages
+from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Epoch, Stage
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.tasks.images.training import trial
 from tuner.tasks.images.training.study_context import StudyContext
 from tuner.trust import age, at_rest, keys
 
@@ -164,13 +164,6 @@ def test_an_encrypted_checkpoint_without_its_key_is_an_error_and_not_a_missing_c
 LITTLE = 512
 
 
-@pytest.fixture(autouse=True)
-def _keeps_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write a checkpoint after every epoch, and retry a full disk often."""
-    monkeypatch.setattr(trial, "_WORTH_WRITING_SECONDS", -1.0)
-    monkeypatch.setattr(checkpoints, "_RETRY_SECONDS", 0.05)
-
-
 class Full(Control):
     """A worker whose disk is full until a message with a given text arrives."""
 
@@ -239,14 +232,10 @@ def test_weights_wait_for_disk_space(context: StudyContext, tmp_path: Path, room
     assert told.endswith("; the trial waits up to 10 minutes for free space")
 
 
-def test_a_trial_completes_without_weights_if_the_disk_stays_full(
-    context: StudyContext, tmp_path: Path, room: ExitStack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_completes_without_weights_if_the_disk_stays_full(context: StudyContext, tmp_path: Path, room: ExitStack) -> None:
     calm, _ = run(context, order(tmp_path / "calm", PLAIN))
-    monkeypatch.setattr(failure_table, "DISK_PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr(checkpoints, "_BUSY_SECONDS", 0.05)
     full = Full(room, "it is never heard")
-    finished, _ = run(context, order(tmp_path / "full", PLAIN), full)
+    finished, _ = run(context, order(tmp_path / "full", PLAIN), full, timing=replace(EAGER, disk_seconds=0.2, busy_seconds=0.05))
     assert (finished.ending, finished.value, finished.weights) == (Ending.COMPLETED, calm.value, None)
     assert kept(tmp_path / "full") == []
     assert full.troubles[-1].endswith("; the trial ends without weights and cannot be scored on the test images")

@@ -2,11 +2,12 @@
 
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from optuna.storages import RDBStorage
-from sqlalchemy import URL
 from sqlalchemy.exc import IntegrityError
 
 from tuner.storage import engine as storages
@@ -44,12 +45,11 @@ def test_creating_tables_is_retried_though_the_first_try_waited_past_the_time_li
 ) -> None:
     create, tries = storages._create, itertools.count(1)
 
-    def lose_the_first_races(address: URL) -> RDBStorage:
+    def lose_the_first_races(*arguments: Any) -> RDBStorage:
         if next(tries) < 3:
             raise IntegrityError("INSERT", {}, Exception("UNIQUE constraint failed: alembic_version.version_num"))
-        return create(address)
+        return create(*arguments)
 
     monkeypatch.setattr(storages, "_create", lose_the_first_races)
-    monkeypatch.setattr(storages, "_CREATION_SECONDS", 0.0)
-    storages.open(f"sqlite:///{tmp_path / 'tuner.db'}").close()
+    storages.open(f"sqlite:///{tmp_path / 'tuner.db'}", creation=replace(storages._CREATION, seconds=0.0)).close()
     assert next(tries) == 4

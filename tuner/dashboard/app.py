@@ -55,7 +55,7 @@ def build(storage: storages.Storage, auth: Authentication) -> Starlette:
         *middleware.routes(lambda: is_available(storage)),
         *metrics.routes(storage, settings.artifacts),
         *api.routes(storage),
-        *routes.routes(storage, settings.artifacts),
+        *routes.routes(storage, settings.artifacts, max_stream_seconds=settings.max_stream_seconds),
     ]
     optuna_dashboard = cast(ASGIApp, a2wsgi.WSGIMiddleware(_optuna_dashboard(storage, settings.artifacts)))
     return Starlette(routes=[*own, Mount("/", app=optuna_dashboard)], middleware=around)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tuner.dashboard.auth import accounts, sessions
 from tuner.dashboard.auth.openid import Provider
+from tuner.dashboard.pages.rendering import MAX_STREAM_SECONDS
 from tuner.errors import RequestError
 
 DEFAULT_HOST = "127.0.0.1"
@@ -48,6 +49,8 @@ class Settings:
     certificate: Path | None = None
     key: Path | None = None
     session_seconds: float = sessions.DEFAULT_SECONDS
+    #: after this time, an open page connects anew, and a user who lost their rights is signed out
+    max_stream_seconds: float = MAX_STREAM_SECONDS
     #: whether an admin can change the database schema in optuna-dashboard
     allow_migration: bool = False
     #: whether /metrics needs no token

@@ -38,12 +38,12 @@ def reachable(url: str) -> Iterator[Finding]:
     yield findings.ok(_SUBJECT, f"{url} at {bucket.endpoint} can be written; {took}; it holds {_count_and_size(held)}")
 
 
-def interrupted_work(opened: Storage, url: str) -> Iterator[Finding]:
+def interrupted_work(opened: Storage, url: str, *, age_seconds: float = AGE_SECONDS) -> Iterator[Finding]:
     """Find checkpoints of ended trials and incomplete uploads; `reachable` reports a bucket that cannot be used."""
     known = opened.read(artifacts.ends)
     try:
         bucket = transfer.open_bucket(url)
-        found = find_interrupted(bucket, known, before=time.time() - AGE_SECONDS)
+        found = find_interrupted(bucket, known, before=time.time() - age_seconds)
     except (ArtifactsError, MissingPackage):
         return
     if not found:
@@ -54,7 +54,7 @@ def interrupted_work(opened: Storage, url: str) -> Iterator[Finding]:
         level=Level.NOTE,
         found=f"{_count_and_size(found)} of interrupted work in {url}",
         cure="delete them with tuner doctor --fix",
-        fix=lambda: _delete(bucket, known),
+        fix=lambda: _delete(bucket, known, age_seconds),
     )
 
 
@@ -71,9 +71,9 @@ def _is_over(checkpoint: "Object", known: Ends) -> bool:
     return ended is not None and checkpoint.written_at < ended
 
 
-def _delete(bucket: "Bucket", known: Ends) -> Finding:
+def _delete(bucket: "Bucket", known: Ends, age_seconds: float) -> Finding:
     """Delete the objects that no trial needs, after looking for them again."""
-    found = find_interrupted(bucket, known, before=time.time() - AGE_SECONDS)
+    found = find_interrupted(bucket, known, before=time.time() - age_seconds)
     for each in found:
         if each.upload:
             bucket.abort_upload(each)

@@ -24,10 +24,20 @@ from tuner.spec.hyperparameters import Hyperparameters
 from tuner.trust import age, at_rest
 
 Weights = Sequence[NDArray[np.float32]]
-#: interval between attempts to write weights to a full disk
-_RETRY_SECONDS = 1.0
-#: interval of the messages that tell the worker that a trial waits for disk space and does not hang
-_BUSY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTiming:
+    """Times of the training of a trial, in seconds."""
+
+    #: shorter work is cheaper to repeat than to write to a checkpoint
+    worth_writing_seconds: float = 2.0
+    #: interval of the messages that tell the worker that a trial computes features or waits for disk space and does not hang
+    busy_seconds: float = 10.0
+    #: interval between attempts to write weights to a full disk
+    retry_seconds: float = 1.0
+    #: how long weights wait for space on a full disk
+    disk_seconds: float = failure_table.DISK_PATIENCE_SECONDS
 
 
 class EpochPart(BaseModel):
@@ -150,8 +160,8 @@ def copy_values(variables: Sequence[keras.Variable]) -> tuple[NDArray[np.float32
 class TrialFiles:
     """The checkpoint and the weights of one trial; `study` is the `StudyContext.identity`."""
 
-    def __init__(self, order: messages.Train, worker: WorkerPort, *, study: str) -> None:
-        self._order, self._worker, self._study = order, worker, study
+    def __init__(self, order: messages.Train, worker: WorkerPort, *, study: str, timing: TrialTiming | None = None) -> None:
+        self._order, self._worker, self._study, self._timing = order, worker, study, timing or TrialTiming()
         self._checkpoint, self._weights = Path(order.checkpoint), Path(f"{order.weights}.npz")
         self._is_warned = False
 
@@ -185,7 +195,7 @@ class TrialFiles:
         """Write the weights of a completed trial and return their file.
 
         The checkpoint stays until the worker has recorded the result, so that a killed worker does not lose the training. On a full disk
-        the checkpoint is deleted first. If that is not enough, wait for free space for `failure_table.DISK_PATIENCE_SECONDS`, or until the
+        the checkpoint is deleted first. If that is not enough, wait for free space for `TrialTiming.disk_seconds`, or until the
         worker suspends the trial. Return None if there is still no space.
         """
         path = self._weights
@@ -209,7 +219,7 @@ class TrialFiles:
         return None
 
     def _await_room(self, path: Path, weights: Weights, refused: OSError) -> OSError | None:
-        limit_seconds = failure_table.DISK_PATIENCE_SECONDS
+        limit_seconds = self._timing.disk_seconds
         waits = f"the trial waits up to {limit_seconds / 60:.0f} minutes for free space"
         self._warn(f"{self._explain('weights', _num_bytes(weights), refused)}; {waits}")
         began = reported_at = time.monotonic()
@@ -217,8 +227,8 @@ class TrialFiles:
         while left is not None and time.monotonic() - began < limit_seconds:
             if isinstance(self._worker.interruption(), messages.Suspend):
                 return left
-            time.sleep(_RETRY_SECONDS)
-            if time.monotonic() - reported_at > _BUSY_SECONDS:
+            time.sleep(self._timing.retry_seconds)
+            if time.monotonic() - reported_at > self._timing.busy_seconds:
                 reported_at = time.monotonic()
                 self._worker.send(messages.Busy(trial=self._order.trial))
             left = self._write_weights(path, weights)

@@ -66,10 +66,9 @@ T = TypeVar("T")
 #: how long SQLite waits for another process to finish its transaction, in seconds
 _SQLITE_PATIENCE_SECONDS = 60.0
 _RETRY_SECONDS = 5.0
-#: how long to retry creating the tables while other processes do the same
-_CREATION_SECONDS = 20.0
-#: and tries that are made in any case: one that waits for another process's lock on an SQLite file may take all of that time
-_CREATION_TRIES = 20
+#: how to retry creating the tables while other processes do the same. One try, which waits for another process's lock on an SQLite file,
+#: may take all of the time, so some tries are made in any case
+_CREATION = Schedule(seconds=20.0, pauses=(0.05, 0.2), least_tries=20)
 _CONNECT_SECONDS = 10
 #: how long a connection may hang before it counts as lost; nothing else ends a connection whose packets are dropped
 _SILENCE_SECONDS = 30
@@ -155,8 +154,10 @@ class Storage:
             return work(connection)
 
 
-def open(url: str) -> Storage:  # noqa: A001
+def open(url: str, *, sqlite_seconds: float = _SQLITE_PATIENCE_SECONDS, creation: Schedule = _CREATION) -> Storage:  # noqa: A001
     """Open the storage at a SQLAlchemy URL. Missing tables are created, even if many processes open it at once.
+
+    `sqlite_seconds` limits how long SQLite waits for another process, and `creation` the attempts to create the tables.
 
     Raises:
         StorageError: the database cannot be reached, written or read.
@@ -165,7 +166,7 @@ def open(url: str) -> Storage:  # noqa: A001
     address = _parse(url)
     # warnings of Optuna do not help users of tuner
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    rdb = _connect(address)
+    rdb = _connect(address, sqlite_seconds, creation)
     if address.get_backend_name() == "sqlite":
         _tune_sqlite(rdb.engine)
     if address.get_backend_name() == "postgresql" and rdb.engine.dialect.driver == "psycopg":
@@ -243,14 +244,10 @@ def _parse(url: str) -> URL:
     return address.set(drivername=_DRIVERS.get(address.drivername, address.drivername))
 
 
-def _connect(address: URL) -> RDBStorage:
+def _connect(address: URL, sqlite_seconds: float, creation: Schedule) -> RDBStorage:
     """Open Optuna's storage and create its tables; retry if other processes create them at the same time."""
     try:
-        return retry.call(
-            lambda: _create(address),
-            may_pass=_is_creation_race,
-            schedule=Schedule(seconds=_CREATION_SECONDS, pauses=(0.05, 0.2), least_tries=_CREATION_TRIES),
-        )
+        return retry.call(lambda: _create(address, _engine_options(address, sqlite_seconds)), may_pass=_is_creation_race, schedule=creation)
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise StorageError(database_errors.explain(error, address)) from error
 
@@ -260,8 +257,7 @@ def _is_creation_race(error: BaseException) -> bool:
     return is_of_database and database_errors.is_creation_race(error)
 
 
-def _create(address: URL) -> RDBStorage:
-    options = _engine_options(address)
+def _create(address: URL, options: dict[str, Any]) -> RDBStorage:
     # Optuna uses the URL as a template, so a brace in a password must be doubled
     template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
@@ -289,10 +285,10 @@ def _create_tables(engine: Engine) -> None:
         engine.dispose()
 
 
-def _engine_options(address: URL) -> dict[str, Any]:
+def _engine_options(address: URL, sqlite_seconds: float = _SQLITE_PATIENCE_SECONDS) -> dict[str, Any]:
     match address.get_backend_name():
         case "sqlite":
-            return {"connect_args": {"timeout": _SQLITE_PATIENCE_SECONDS}}
+            return {"connect_args": {"timeout": sqlite_seconds}}
         case "postgresql":
             return _POOL | {
                 "connect_args": _unless_given(address, connect_timeout=_CONNECT_SECONDS, application_name="tuner", **_KEEP_ALIVE)

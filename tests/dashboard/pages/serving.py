@@ -27,9 +27,9 @@ class As:
         await self.app(scope, receive, send)
 
 
-def build(storage: Storage, role: Role = Role.ADMIN, artifacts: Path | None = None) -> Starlette:
+def build(storage: Storage, role: Role = Role.ADMIN, artifacts: Path | None = None, **options: float) -> Starlette:
     """Return the pages of a storage for a user with a role."""
-    return Starlette(routes=routes.routes(storage, artifacts), middleware=[Middleware(As, role=role)])
+    return Starlette(routes=routes.routes(storage, artifacts, **options), middleware=[Middleware(As, role=role)])
 
 
 @contextlib.contextmanager

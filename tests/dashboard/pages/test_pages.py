@@ -16,7 +16,6 @@ from starlette.testclient import TestClient
 from tests.dashboard.pages import serving
 from tests.studies import by_hand
 from tuner import errors
-from tuner.dashboard.pages import rendering
 from tuner.spec import file as study_file
 from tuner.storage import engine as storages
 from tuner.storage import tables
@@ -133,8 +132,8 @@ def test_a_study_shows_optunas_regret_bound_where_pytorch_is_installed(
 
 @on_one
 @pytest.mark.parametrize("path", ["/", "/tuner/studies/ID", "/tuner/studies/ID/trials/0", "/tuner/workers"])
-def test_a_stream_sends_every_live_part_of_its_page(client: TestClient, worked: Study, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
-    monkeypatch.setattr(rendering, "_MAX_STREAM_SECONDS", 0.1)
+def test_a_stream_sends_every_live_part_of_its_page(storage: Storage, worked: Study, path: str) -> None:
+    client = TestClient(serving.build(storage, max_stream_seconds=0.1))
     path = path.replace("ID", str(worked.id))
     ids = {attributes["id"] for _, attributes in Elements(client.get(path).text).elements if "data-live" in attributes}
     streamed = client.get(path, headers={"accept": "text/event-stream"}).text.partition("data: ")[2].partition("\n")[0]

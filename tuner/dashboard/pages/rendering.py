@@ -39,7 +39,7 @@ THEME = "tuner_theme"
 #: time between two reads of the storage for an open page
 PERIOD_SECONDS = 0.7
 #: a stream ends after this time and the browser opens a new one, so that a user who lost their rights is signed out
-_MAX_STREAM_SECONDS = 300.0
+MAX_STREAM_SECONDS = 300.0
 #: a stream sends something at least this often, so that a closed browser is noticed
 _MAX_SILENCE_SECONDS = 15.0
 #: most pages in the cache
@@ -172,6 +172,8 @@ class Site:
     regrets: RegretBounds
     #: folder with the pictures of trials; None: this server does not know it
     artifacts: Path | None = None
+    #: length of a stream, after which the browser opens a new one
+    max_stream_seconds: float = MAX_STREAM_SECONDS
     cache: PartsCache = field(default_factory=PartsCache)
 
 
@@ -191,7 +193,7 @@ class LivePage:
 
         def respond(request: Request) -> Response:
             if _wants_stream(request):
-                return _stream(request, site.cache, lambda: self._render_parts(site, request))
+                return _stream(request, site, lambda: self._render_parts(site, request))
             return page(request, self.template, **self.read(site, request))
 
         return Route(self.path, with_error_pages(respond), methods=["GET"])
@@ -208,20 +210,21 @@ def _wants_stream(request: Request) -> bool:
     return "text/event-stream" in request.headers.get("accept", "")
 
 
-def _stream(request: Request, cache: PartsCache, render: Callable[[], Parts]) -> StreamingResponse:
+def _stream(request: Request, site: Site, render: Callable[[], Parts]) -> StreamingResponse:
     """Return a response that sends all parts of a page, then the changed ones."""
     identity = request.state.identity
     key = (request.url.path, request.url.query, identity.role)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no", "vary": "accept, cookie"}
     is_over: Callable[[], bool] = getattr(request.app.state, "is_over", lambda: False)
-    return StreamingResponse(_events(lambda: cache.get(key, render), is_over), media_type="text/event-stream", headers=headers)
+    events = _events(lambda: site.cache.get(key, render), is_over, site.max_stream_seconds)
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
 
 
-async def _events(read: Callable[[], Parts], is_over: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def _events(read: Callable[[], Parts], is_over: Callable[[], bool], max_seconds: float) -> AsyncIterator[bytes]:
     """Yield events until the browser disconnects, the stream has its maximum length, or the server stops."""
     started = sent_at = time.monotonic()
     known: Mapping[str, str] = {}
-    while time.monotonic() - started < _MAX_STREAM_SECONDS and not is_over():
+    while time.monotonic() - started < max_seconds and not is_over():
         try:
             parts = await run_in_threadpool(read)
         except errors.StorageError:

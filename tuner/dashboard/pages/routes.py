@@ -25,9 +25,10 @@ NEED_NO_DATABASE = ("/tuner/static/",)
 _EXPORTS = {"yaml": (export.as_yaml, "application/yaml"), "json": (export.as_json, "application/json")}
 
 
-def routes(storage: Storage, artifacts: Path | None = None) -> list[BaseRoute]:
+def routes(storage: Storage, artifacts: Path | None = None, *, max_stream_seconds: float = rendering.MAX_STREAM_SECONDS) -> list[BaseRoute]:
     """Return the routes at `/` and below `/tuner/`. Each needs `request.state.identity`."""
-    site = Site(reader=StudyReader(storage=storage), regrets=RegretBounds(storage=storage), artifacts=artifacts)
+    regrets = RegretBounds(storage=storage)
+    site = Site(reader=StudyReader(storage=storage), regrets=regrets, artifacts=artifacts, max_stream_seconds=max_stream_seconds)
     pages = [page.route(site) for page in (overview.STUDIES_PAGE, study.PAGE, trial.PAGE, overview.WORKERS_PAGE)]
     found: list[BaseRoute] = [
         Mount("/tuner/static", _CachedFiles(directory=rendering.STATIC)),

@@ -13,6 +13,7 @@ import pytest
 from tests.keras_studies import DIGITS, study
 from tuner import errors
 from tuner.kernels import checkpoints
+from tuner.kernels.checkpoints import TrialTiming
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Epoch, Stage
 from tuner.spec.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer
@@ -71,9 +72,15 @@ def order(folder: Path, hyperparameters: Hyperparameters, *, seed: int = 7) -> m
     return messages.Train(trial=3, hyperparameters=hyperparameters, seed=seed, weights=weights, checkpoint=checkpoint)
 
 
-def run(context: StudyContext, wanted: messages.Train, control: Control | None = None) -> tuple[messages.Finished, Control]:
+#: a checkpoint after every epoch, and another attempt soon at a full disk
+EAGER = TrialTiming(worth_writing_seconds=-1.0, retry_seconds=0.05)
+
+
+def run(
+    context: StudyContext, wanted: messages.Train, control: Control | None = None, *, timing: TrialTiming = EAGER
+) -> tuple[messages.Finished, Control]:
     control = control or Control()
-    return trial.TrialTraining(context, wanted, control).run(), control
+    return trial.TrialTraining(context, wanted, control, timing=timing).run(), control
 
 
 def after(count: int, what: messages.Stop | messages.Suspend, *, stage: Stage, looks: int = 0) -> Control:
@@ -87,12 +94,6 @@ def after(count: int, what: messages.Stop | messages.Suspend, *, stage: Stage, l
         return what if len(seen) > looks else None
 
     return Control(interrupt=interrupt)
-
-
-@pytest.fixture
-def always_keeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write a checkpoint after every epoch."""
-    monkeypatch.setattr(trial, "_WORTH_WRITING_SECONDS", -1.0)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,6 @@ def test_another_seed_gives_another_curve(context: StudyContext, tmp_path: Path,
     assert [one.loss != two.loss for one, two in zip(plain[1].curve, other.curve, strict=True)] == [True] * 5
 
 
-@pytest.mark.usefixtures("always_keeping")
 @pytest.mark.parametrize(("looks", "steps"), [(0, 0), (3, 3), (6, 6)], ids=["between epochs", "within an epoch", "after its last step"])
 def test_a_suspended_trial_resumes_at_its_step_and_gives_the_same_result(
     context: StudyContext, tmp_path: Path, looks: int, steps: int, rich: tuple[messages.Finished, Control]
@@ -188,7 +188,6 @@ def test_a_suspended_trial_resumes_at_its_step_and_gives_the_same_result(
     assert kept(tmp_path) == ["checkpoint", "confusion.png", "mistakes.jpg", "weights.npz"]
 
 
-@pytest.mark.usefixtures("always_keeping")
 def test_a_trial_that_is_suspended_again_and_again_repeats_no_step(
     context: StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
 ) -> None:
@@ -214,7 +213,6 @@ def _steps(told: list[messages.Message], looks: "itertools.count[int]") -> int:
     return 0 if is_probing and not any(isinstance(message, messages.Probed) for message in told) else next(looks)
 
 
-@pytest.mark.usefixtures("always_keeping")
 def test_a_worker_that_resumes_a_trial_gets_epochs_that_the_previous_worker_may_not_have_reported(
     context: StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
 ) -> None:
@@ -246,7 +244,6 @@ def test_a_worker_that_resumes_a_trial_gets_epochs_that_the_previous_worker_may_
     assert finished.value == rich[0].value
 
 
-@pytest.mark.usefixtures("always_keeping")
 def test_a_trial_that_another_worker_took_over_does_not_touch_the_files(context: StudyContext, tmp_path: Path) -> None:
     lost = after(1, messages.Suspend(keeps=False), stage=Stage.FINE_TUNE, looks=3)
     run(replace(context, epochs=3), order(tmp_path, RICH), lost)
@@ -255,7 +252,6 @@ def test_a_trial_that_another_worker_took_over_does_not_touch_the_files(context:
     assert found.progress.done == (1, 0)
 
 
-@pytest.mark.usefixtures("always_keeping")
 def test_a_trial_resumes_from_the_further_of_two_checkpoints(
     context: StudyContext, tmp_path: Path, rich: tuple[messages.Finished, Control]
 ) -> None:
@@ -271,16 +267,15 @@ def test_a_trial_resumes_from_the_further_of_two_checkpoints(
         assert len(control.curve) == 1
 
 
-@pytest.mark.usefixtures("always_keeping")
 def test_a_damaged_checkpoint_is_ignored(context: StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]) -> None:
     (tmp_path / "checkpoint").write_bytes(b"hello")
     _, again = run(context, order(tmp_path, PLAIN))
     assert again.curve == plain[1].curve
 
 
-def test_a_short_epoch_is_not_worth_a_checkpoint(context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "_WORTH_WRITING_SECONDS", 1e6)
-    finished, _ = run(context, order(tmp_path, PLAIN), after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
+def test_a_short_epoch_is_not_worth_a_checkpoint(context: StudyContext, tmp_path: Path) -> None:
+    control = after(1, messages.Suspend(), stage=Stage.FINE_TUNE)
+    finished, _ = run(context, order(tmp_path, PLAIN), control, timing=TrialTiming(worth_writing_seconds=1e6))
     assert finished.ending is Ending.SUSPENDED
     assert kept(tmp_path) == []
 
@@ -297,7 +292,6 @@ def test_a_trial_obeys_at_the_next_step(
     assert finished.weights is None
 
 
-@pytest.mark.usefixtures("always_keeping")
 def test_a_stopped_trial_leaves_no_file_behind(context: StudyContext, tmp_path: Path) -> None:
     run(context, order(tmp_path, PLAIN), after(1, messages.Stop(), stage=Stage.FINE_TUNE, looks=3))
     assert kept(tmp_path) == []
@@ -392,16 +386,14 @@ def unseen(context: StudyContext, cache: Path) -> StudyContext:
 
 
 def test_a_trial_that_computes_features_reports_that_it_is_busy(
-    context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: tuple[messages.Finished, Control]
+    context: StudyContext, tmp_path: Path, plain: tuple[messages.Finished, Control]
 ) -> None:
     fresh = unseen(context, tmp_path / "cache")
-    monkeypatch.setattr(trial, "_BUSY_SECONDS", -1.0)
-    _, control = run(fresh, order(tmp_path, PLAIN))
+    _, control = run(fresh, order(tmp_path, PLAIN), timing=TrialTiming(busy_seconds=-1.0))
     assert control.told[0] == messages.Busy(trial=3)
     assert control.curve == plain[1].curve
     assert fresh.store.watch == []
-    monkeypatch.setattr(trial, "_BUSY_SECONDS", 1e6)
-    _, control = run(unseen(context, tmp_path / "other"), order(tmp_path, PLAIN))
+    _, control = run(unseen(context, tmp_path / "other"), order(tmp_path, PLAIN), timing=TrialTiming(busy_seconds=1e6))
     assert not [message for message in control.told if isinstance(message, messages.Busy)]
 
 

@@ -11,17 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.kernels import checkpoints, losses
-from tuner.kernels.checkpoints import TrialFiles
+from tuner.kernels.checkpoints import TrialFiles, TrialTiming
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage, WorkerPort
 from tuner.tasks.images.data import pictures
 from tuner.tasks.images.training import evaluation, fine_tune, probe
 from tuner.tasks.images.training.study_context import StudyContext
 
-#: shorter work is cheaper to repeat than to write to a checkpoint
-_WORTH_WRITING_SECONDS = 2.0
-#: interval of the messages that tell the worker that a trial computes features and does not hang
-_BUSY_SECONDS = 10.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -45,9 +41,9 @@ class _Interrupted(Exception):
 class TrialTraining:
     """Trains one trial, once."""
 
-    def __init__(self, context: StudyContext, order: messages.Train, worker: WorkerPort) -> None:
-        self._context, self._order, self._worker = context, order, worker
-        self._files = TrialFiles(order, worker, study=context.identity)
+    def __init__(self, context: StudyContext, order: messages.Train, worker: WorkerPort, *, timing: TrialTiming | None = None) -> None:
+        self._context, self._order, self._worker, self._timing = context, order, worker, timing or TrialTiming()
+        self._files = TrialFiles(order, worker, study=context.identity, timing=self._timing)
         self._best: _Best | None = None
         self._curve: list[messages.Epoch] = []
         self._seconds = {Stage.PROBE: 0.0, Stage.FINE_TUNE: 0.0}
@@ -106,14 +102,14 @@ class TrialTraining:
                 now = time.perf_counter()
                 self._record(Stage.FINE_TUNE, self._context.study.training.probe_epochs + epoch + 1, measured, now - start, stage.weights)
                 done, start = epoch + 1, now
-                if now - written_at > _WORTH_WRITING_SECONDS:
+                if now - written_at > self._timing.worth_writing_seconds:
                     self._write_checkpoint(stage, done, part=None)
                     written_at = now
                 if done < self._context.epochs:
                     self._obey()
         except _Interrupted as interrupted:
             now = time.perf_counter()
-            if interrupted.writes and now - written_at > _WORTH_WRITING_SECONDS:
+            if interrupted.writes and now - written_at > self._timing.worth_writing_seconds:
                 self._write_checkpoint(stage, done, part=stage.part(now - start))
             raise
 
@@ -154,7 +150,7 @@ class TrialTraining:
 
     def _watch(self) -> None:
         """Tell the worker that the trial is busy, and obey it; called between two batches of features."""
-        if time.monotonic() - self._reported_at > _BUSY_SECONDS:
+        if time.monotonic() - self._reported_at > self._timing.busy_seconds:
             self._reported_at = time.monotonic()
             self._worker.send(messages.Busy(trial=self._order.trial))
         self._obey()
