@@ -229,7 +229,7 @@ def test_an_entry_that_another_process_maps_is_held_until_that_process_ends(tmp_
     [entry] = entries.find(tmp_path)
     assert entry.is_in_use()
     assert not entry.remove()
-    with pytest.raises(entries.NoRoom, match="running processes use the rest"):
+    with pytest.raises(entries.CacheFull, match="running processes use the rest"):
         arrays.entry(tmp_path, wanted(rows=20), never)
     process.kill()
     process.wait()
@@ -251,7 +251,7 @@ def test_the_mapping_of_a_deleted_file_can_still_be_read(tmp_path: Path) -> None
 def test_an_entry_larger_than_the_limit_is_refused_before_anything_is_deleted(tmp_path: Path) -> None:
     put(tmp_path, "small")
     message = r"has no room for 30 KB: its limit is 25 KB, .* TUNER_CACHE_LIMIT or --cache-limit, free some space on the disk"
-    with pytest.raises(entries.NoRoom, match=message):
+    with pytest.raises(entries.CacheFull, match=message):
         arrays.entry(tmp_path, wanted(rows=30), never)
     assert len(entries.find(tmp_path)) == 1
 
@@ -267,7 +267,7 @@ def test_an_optional_entry_without_room_is_none_and_the_log_says_so(tmp_path: Pa
 
 def test_an_entry_larger_than_the_disk_is_refused_before_it_is_computed(tmp_path: Path) -> None:
     huge = arrays.ArraySpec(kind="images", key="huge", shape=(2**30, 2**20), dtype="uint8", words={"data": "huge"})
-    with pytest.raises(entries.NoRoom):
+    with pytest.raises(entries.CacheFull):
         arrays.entry(tmp_path, huge, never)
     assert arrays.optional(tmp_path, huge, never) is None
 
@@ -276,7 +276,9 @@ def test_a_disk_that_cannot_reserve_space_is_an_error_with_its_cure(tmp_path: Pa
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (16 * KB, before[1]))
     try:
-        with pytest.raises(entries.NoRoom, match=r"has no room for .* \(File too large\)\. Free some space there, or name another folder"):
+        with pytest.raises(
+            entries.CacheFull, match=r"has no room for .* \(File too large\)\. Free some space there, or name another folder"
+        ):
             arrays.entry(tmp_path, wanted(rows=20), never)
         assert arrays.optional(tmp_path, wanted(rows=20), never) is None
     finally:
@@ -303,7 +305,7 @@ def test_entries_being_written_count_and_those_of_killed_writers_do_not(tmp_path
     assert not left.exists()
 
     def writing() -> Iterator[NDArray[np.float32]]:
-        with pytest.raises(entries.NoRoom):
+        with pytest.raises(entries.CacheFull):
             arrays.entry(tmp_path, wanted("meanwhile", rows=10), never)
         yield from numbers(20)
 

@@ -223,7 +223,7 @@ def test_the_spooled_work_of_a_worker_is_stored_once_and_its_absence_is_no_work(
     make_earlier(study)
     for _ in range(2):
         delivery = trials.deliver(study, claimed, curve[1:], by_hand.finished(claimed, 0.7), device="cpu")
-        assert delivery is Delivery.KEPT
+        assert delivery is Delivery.STORED
     assert (stored(study).state, stored(study).value) == (TrialState.COMPLETE, 0.7)
     assert stored(study).user_attrs["epochs"] == 3
     assert stored(study).intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
@@ -236,7 +236,7 @@ def test_spooled_epochs_are_stored_although_another_worker_has_the_trial(begin: 
     other = by_hand.must_claim(study)
     curve = by_hand.epochs(claimed, [0.5, 0.6, 0.7])
     trials.report(study, other, curve[2:])
-    assert trials.deliver(study, claimed, curve[:2], None, device="cpu") is Delivery.KEPT
+    assert trials.deliver(study, claimed, curve[:2], None, device="cpu") is Delivery.STORED
     read = study.storage.read(lambda connection: epochs.read(connection, study.id, 0))
     assert [epoch.step for epoch in read] == [1, 2, 3]
     by_hand.finish(study, other, 0.7)

@@ -140,7 +140,7 @@ def test_workers_are_listed_and_rows_of_long_ended_ones_are_deleted(study: Study
     study.storage.write(lambda connection: workers.leave(connection, study.id, worker, "the budget is spent"))
     (seen,) = workers.of_storage(study.storage)
     assert (seen.is_present, seen.ending, seen.trial) == (False, "the budget is spent", None)
-    aged = tables.WORKERS.update().values(seen_at=tables.WORKERS.c.seen_at - 2 * workers.KEPT_SECONDS)
+    aged = tables.WORKERS.update().values(seen_at=tables.WORKERS.c.seen_at - 2 * workers.MAX_AGE_SECONDS)
     study.storage.write(lambda connection: connection.execute(aged))
     fresh = appear(study, "w2")
     assert [seen.key for seen in workers.of_study(study)] == [fresh.key]

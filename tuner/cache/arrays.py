@@ -66,7 +66,7 @@ def entry(folder: Path, wanted: ArraySpec, compute: Compute, *, tick: Tick = _no
     file is computed again. `tick` is called every `tick_seconds` while waiting; it may raise an error to stop waiting.
 
     Raises:
-        NoRoom: the cache has no room for the array; nothing was computed.
+        CacheFull: the cache has no room for the array; nothing was computed.
         DataError: the disk is full, or the cache folder cannot be written.
     """
     if 0 in wanted.shape:
@@ -86,7 +86,7 @@ def optional(
     """Return an array like `entry`, or None without computing anything if the cache has no room for it."""
     try:
         return entry(folder, wanted, compute, tick=tick, tick_seconds=tick_seconds)
-    except entries.NoRoom as error:
+    except entries.CacheFull as error:
         _LOG.warning("not cached: %s: %s", _shown(wanted), error)
         return None
 
@@ -184,7 +184,7 @@ def _begin(beside: Path, folder: Path, num_bytes: int) -> BinaryIO:
             if error.errno in _FULL:
                 file.close()
                 beside.unlink(missing_ok=True)
-                raise entries.NoRoom(entries.refusal(folder, num_bytes, error.strerror)) from error
+                raise entries.CacheFull(entries.refusal(folder, num_bytes, error.strerror)) from error
         return file
 
 

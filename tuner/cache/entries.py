@@ -38,7 +38,7 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
-class NoRoom(errors.DataError):
+class CacheFull(errors.DataError):
     """The cache has no room for an entry."""
 
 
@@ -284,7 +284,7 @@ def make_room(folder: Path, num_bytes: int) -> None:
     The caller holds a lock of the folder. If even that is not sufficient, nothing is deleted.
 
     Raises:
-        NoRoom: the cache has no room for the entry.
+        CacheFull: the cache has no room for the entry.
     """
     remove_unfinished(folder)
     known = find(folder)
@@ -300,7 +300,7 @@ def make_room(folder: Path, num_bytes: int) -> None:
             chosen.append(entry)
             freed += entry.num_bytes
     if freed < excess:
-        raise NoRoom(_no_room(folder, num_bytes, limit=limit, unused=freed))
+        raise CacheFull(_no_room(folder, num_bytes, limit=limit, unused=freed))
     for entry in chosen:
         entry.remove()
 

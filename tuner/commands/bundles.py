@@ -174,7 +174,7 @@ def verify(bundle: Path, asked: VerifyOptions, *, as_json: bool) -> int:
         most_images=asked.images,
         tolerance=asked.tolerance,
         cache=options.cache_folder(asked.cache),
-        place=LocalSettings(data=asked.data, allowed_code=(), wait_seconds=0).localize,
+        localize=LocalSettings(data=asked.data, allowed_code=(), wait_seconds=0).localize,
         needs_data=asked.data is not None,
     )
     report = verification.verify(bundle, wanted, tell=plain.line)

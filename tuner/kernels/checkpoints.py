@@ -204,7 +204,7 @@ class TrialFiles:
             self.clear()
             refused = self._write_weights(path, weights)
         if refused is not None:
-            refused = self._await_room(path, weights, refused)
+            refused = self._wait_for_space(path, weights, refused)
         if refused is None:
             return str(path)
         lost = "the trial ends without weights and cannot be scored on the test images"
@@ -218,7 +218,7 @@ class TrialFiles:
             return error
         return None
 
-    def _await_room(self, path: Path, weights: Weights, refused: OSError) -> OSError | None:
+    def _wait_for_space(self, path: Path, weights: Weights, refused: OSError) -> OSError | None:
         limit_seconds = self._timing.disk_seconds
         waits = f"the trial waits up to {limit_seconds / 60:.0f} minutes for free space"
         self._warn(f"{self._explain('weights', _num_bytes(weights), refused)}; {waits}")

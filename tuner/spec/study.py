@@ -100,7 +100,7 @@ class Retraining(BaseModel):
         """Number of trials of the retraining."""
         return len(self.trials) * len(self.seeds)
 
-    def place(self, number: int) -> tuple[int, int]:
+    def indices(self, number: int) -> tuple[int, int]:
         """Return the indices in `trials` and `seeds` for a trial of the retraining; all configurations with the first seed come first."""
         return number % len(self.trials), number // len(self.trials)
 

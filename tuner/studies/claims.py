@@ -171,7 +171,7 @@ def seed_of(spec: StudySpec, number: int) -> int:
     """
     again = spec.retraining
     if again is not None and number < again.num_trainings:
-        return again.seeds[again.place(number)[1]]
+        return again.seeds[again.indices(number)[1]]
     exported = (spec.result or {}).get("trial_seed")
     if number == 0 and isinstance(exported, int) and 0 <= exported < 2**32:
         return exported

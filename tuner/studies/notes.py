@@ -63,8 +63,8 @@ def put(connection: Connection, study_id: int, text: str, *, trial_id: int | Non
     mark = f"{NOTE_DIGEST}:{owner}"
     table = tables.STUDY_SYSTEM
     # whole keys, which the database finds by an index: a study has several keys per trial
-    known = tables.get(connection, table, study_id, version, mark, *(f"{page}{place}" for place in range(_MAX_PAGES)))
-    if known and known.get(mark) != _digest("".join(known.get(f"{page}{place}", "") for place in range(len(known)))):
+    known = tables.get(connection, table, study_id, version, mark, *(f"{page}{page_number}" for page_number in range(_MAX_PAGES)))
+    if known and known.get(mark) != _digest("".join(known.get(f"{page}{page_number}", "") for page_number in range(len(known)))):
         return
     length = optuna_private.NOTE_PAGE_LENGTH
     parts = {f"{page}{start // length}": text[start : start + length] for start in range(0, len(text), length)}

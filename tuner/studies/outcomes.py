@@ -28,7 +28,7 @@ Outcome = messages.Finished | messages.Failed
 class Delivery(StrEnum):
     """Result of delivering the stored work of a lost worker."""
 
-    KEPT = "kept"
+    STORED = "stored"
     #: the trial had already ended
     TOO_LATE = "too late"
     #: the storage has no such attempt: it belongs to another database, or the study was deleted
@@ -44,17 +44,17 @@ def deliver(
     if own is None or own.trial_id != claim.trial_id:
         return Delivery.UNKNOWN
     if not tables.is_running(connection, study.id, claim.trial_id):
-        return Delivery.KEPT if LeaseEnding(own.ending or LeaseEnding.LOST).is_result else Delivery.TOO_LATE
+        return Delivery.STORED if LeaseEnding(own.ending or LeaseEnding.LOST).is_result else Delivery.TOO_LATE
     epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
     if outcome is None:
-        return Delivery.KEPT  # the next worker of the trial ends the lease
+        return Delivery.STORED  # the next worker of the trial ends the lease
     # the lease ends when its worker was last seen: it did no work afterwards
     _end(connection, study, claim, LeaseEnding.LOST)
     try:
         _store(connection, study, claim, epochs, outcome, device)
     except LeaseLost:
         return Delivery.TOO_LATE  # a failure, and another worker has the trial
-    return Delivery.KEPT
+    return Delivery.STORED
 
 
 def finish(

@@ -25,7 +25,7 @@ from tuner.storage.tables import TRIAL_SYSTEM
 from tuner.studies.study import Study
 
 #: number of completed trials, the best ones, whose pictures are stored
-KEPT_TRIALS = 5
+MAX_TRIALS = 5
 #: a larger picture is not stored
 MAX_BYTES = 1_000_000
 #: name inside the folder of artifacts; no study can have this name
@@ -101,7 +101,7 @@ def _overtaken(connection: Connection, study_id: int) -> list[tuple[int, dict[Pi
         .join(TRIAL_SYSTEM, TRIAL_SYSTEM.c.trial_id == VALUED.c.trial_id)
         .where(TRIAL_SYSTEM.c.key == PICTURES)
     )
-    rows = connection.execute(query.offset(KEPT_TRIALS).limit(10 * KEPT_TRIALS))
+    rows = connection.execute(query.offset(MAX_TRIALS).limit(10 * MAX_TRIALS))
     return [(trial_id, {PictureKind(kind): name for kind, name in json.loads(text).items()}) for trial_id, _, _, text in rows]
 
 

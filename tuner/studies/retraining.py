@@ -162,7 +162,7 @@ def _create(study: Study, spec: StudySpec, chosen: Sequence[Config], found: mess
         study_id = studies.create(connection, spec)
         tables.put(connection, STUDY_USER, study_id, {PREPARED: found.model_dump(mode="json", exclude={"kind"})})
         for number in range(again.num_trainings):
-            config, seed = again.place(number)
+            config, seed = again.indices(number)
             trial_id = tables.enqueue_trial(connection, study_id, number)
             known = {
                 attributes.ORIGIN: "retraining",

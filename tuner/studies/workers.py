@@ -19,8 +19,8 @@ from tuner.studies.leases import LEASE_SECONDS, WorkerId
 from tuner.studies.study import Study
 
 #: how long, and for how many workers, the rows of ended workers stay in the table
-KEPT_SECONDS = 7 * 86_400.0
-KEPT_WORKERS = 100
+MAX_AGE_SECONDS = 7 * 86_400.0
+MAX_ENDED = 100
 
 
 class WorkerRequest(StrEnum):
@@ -183,9 +183,9 @@ def _forget(connection: Connection, study_id: int, now: float) -> None:
     """Delete the rows of workers that ended or were lost long ago; of more recent ones, keep only the latest."""
     is_of_study = WORKERS.c.study_id == study_id
     is_silent = (is_of_study, WORKERS.c.seen_at < now - LEASE_SECONDS)
-    latest = select(WORKERS.c.seen_at).where(*is_silent).order_by(WORKERS.c.seen_at.desc()).offset(KEPT_WORKERS).limit(1)
+    latest = select(WORKERS.c.seen_at).where(*is_silent).order_by(WORKERS.c.seen_at.desc()).offset(MAX_ENDED).limit(1)
     oldest = connection.execute(latest).scalar_one_or_none() or 0.0
-    connection.execute(delete(WORKERS).where(is_of_study, WORKERS.c.seen_at <= max(oldest, now - KEPT_SECONDS)))
+    connection.execute(delete(WORKERS).where(is_of_study, WORKERS.c.seen_at <= max(oldest, now - MAX_AGE_SECONDS)))
 
 
 def _read(connection: Connection, where: ColumnElement[bool]) -> list[WorkerRow]:

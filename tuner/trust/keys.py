@@ -189,10 +189,10 @@ def identity(passphrase: str, salt: bytes) -> Any:
 def _bech32(prefix: str, data: bytes) -> str:
     """Encode bytes as Bech32: five bits for each character, and six characters of checksum."""
     bits = "".join(f"{byte:08b}" for byte in data)
-    values = [int(bits[place : place + 5].ljust(5, "0"), 2) for place in range(0, len(bits), 5)]
+    values = [int(bits[index : index + 5].ljust(5, "0"), 2) for index in range(0, len(bits), 5)]
     spread = [ord(letter) >> 5 for letter in prefix] + [0] + [ord(letter) & 31 for letter in prefix]
     check = _polymod([*spread, *values, *[0] * 6]) ^ 1
-    values += [check >> 5 * (5 - place) & 31 for place in range(6)]
+    values += [check >> 5 * (5 - index) & 31 for index in range(6)]
     return f"{prefix}1{''.join(_ALPHABET[value] for value in values)}"
 
 
@@ -201,6 +201,6 @@ def _polymod(values: list[int]) -> int:
     for value in values:
         top = found >> 25
         found = (found & 0x1FFFFFF) << 5 ^ value
-        for place, factor in enumerate(_GENERATOR):
-            found ^= factor if top >> place & 1 else 0
+        for index, factor in enumerate(_GENERATOR):
+            found ^= factor if top >> index & 1 else 0
     return found

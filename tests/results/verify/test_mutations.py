@@ -240,7 +240,7 @@ def test_two_hundred_broken_bundles_are_refused_and_never_run(
         most_images=1,
         tolerance=0.0,
         cache=tmp_path,
-        place=lambda spec: spec,
+        localize=lambda spec: spec,
         needs_data=False,
     )
     with_key = dataclasses.replace(wanted, key=public)

@@ -32,7 +32,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> list[errands.Verify]:
         asked.append(order)
         recorded = json.loads((Path(order.model).parent / "metrics.json").read_text())
         score = None if order.spec is None else TEST.model_copy(update={name: recorded[name] for name in ("fingerprint", "splits")})
-        robust = tuple(errands.Robust(corruption="noise", strength=0.1 * place, accuracy=0.5) for place in (1, 2, 3))
+        robust = tuple(errands.Robust(corruption="noise", strength=0.1 * number, accuracy=0.5) for number in (1, 2, 3))
         return errands.Verified(
             num_probes=6,
             num_agreeing=6,
@@ -50,7 +50,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> list[errands.Verify]:
 def wanted(**changes: Any) -> VerificationOptions:
     plain: dict[str, Any] = {
         "key": None, "requirements": None, "is_robustness_wanted": True, "most_images": 100, "tolerance": 0.005, "cache": Path("cache"),
-        "place": lambda spec: spec, "needs_data": False,
+        "localize": lambda spec: spec, "needs_data": False,
     }  # fmt: skip
     return VerificationOptions(**plain | changes)
 
@@ -196,10 +196,10 @@ def test_code_that_a_bundle_names_for_its_data_is_not_run(bundle: Path, trainer:
     (bundle / "config.yaml").write_text(text.replace(text.splitlines()[1], "data: {source: python, function: 'antigravity:fly'}"))
     manifest.write(bundle)
 
-    def place(spec: StudySpec) -> StudySpec:
+    def localize(spec: StudySpec) -> StudySpec:
         raise AssertionError("it is not asked where such data are")
 
-    found = verified(bundle, place=place)
+    found = verified(bundle, localize=localize)
     assert found["test metrics"][0] is Outcome.NOT_CHECKED and "may run code" in found["test metrics"][1]
     assert trainer[0].spec is None
 

@@ -34,10 +34,10 @@ def end(study: Study, kept_pictures: TrialPictures, folder: Path, value: float) 
 
 def test_pictures_are_kept_for_the_best_few_trials_and_optuna_finds_them(study: Study, tmp_path: Path) -> None:
     kept_pictures = TrialPictures(study, tmp_path / "artifacts", EventEmitter(study.name, "w", lambda event: None))
-    for number in range(pictures.KEPT_TRIALS + 2):
+    for number in range(pictures.MAX_TRIALS + 2):
         end(study, kept_pictures, tmp_path, 0.1 * (number + 1))
     where = pictures.store(tmp_path / "artifacts")
-    assert len(list((tmp_path / "artifacts" / ".pictures").iterdir())) == pictures.KEPT_TRIALS
+    assert len(list((tmp_path / "artifacts" / ".pictures").iterdir())) == pictures.MAX_TRIALS
     assert views_trial.load(study, 0).pictures == {}
     (kept,) = views_trial.load(study, 2).pictures.values()
     assert pictures.read(where, kept) == b"picture of 2"

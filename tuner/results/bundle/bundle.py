@@ -137,10 +137,10 @@ def _export(facts: ModelFacts, weights: Path, folder: Path, answers: Path, wante
 
 
 def _compare(form: Format, folder: Path, answers: Path, wanted: BundleOptions, tell: Tell) -> errands.Compared:
-    place = errands.BUNDLE_PATHS[form]
-    answer = evaluation.run(errands.Compare(format=form, path=str(folder / place), answers=str(answers)), threads=wanted.threads)
+    path = errands.BUNDLE_PATHS[form]
+    answer = evaluation.run(errands.Compare(format=form, path=str(folder / path), answers=str(answers)), threads=wanted.threads)
     assert isinstance(answer, errands.Compared)
-    tell(f"{place}: {words(answer)}")
+    tell(f"{path}: {words(answer)}")
     disagrees = answer.agreement < MIN_AGREEMENT[form]
     if disagrees or (form is not Format.INT8 and not answer.max_difference <= _MAX_DIFFERENCE):
         cure = "--quantize int8" if form is Format.INT8 else f"{form.value} in --format"
@@ -193,8 +193,8 @@ def _environment_lock(exported: errands.Exported, trained_with: Mapping[str, str
 
 
 def _row(form: Format, compared: errands.Compared, folder: Path) -> dict[str, Any]:
-    place = folder / errands.BUNDLE_PATHS[form]
-    files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
+    model = folder / errands.BUNDLE_PATHS[form]
+    files = [model] if model.is_file() else [path for path in model.rglob("*") if path.is_file()]
     return {
         "format": form.value,
         "file": errands.BUNDLE_PATHS[form],

@@ -125,8 +125,8 @@ def read(folder: Path) -> Manifest:
         found = Manifest.model_validate(json.loads(text, object_pairs_hook=_once))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise RequestError(f"is not a manifest of a bundle: {place}: {first['msg']}") from error
+        key = ".".join(str(part) for part in first["loc"])
+        raise RequestError(f"is not a manifest of a bundle: {key}: {first['msg']}") from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"is not a manifest of a bundle: {error}") from error
     unsafe = [f"{name!r} {reason}" for name in found.files if (reason := refusal(name))]

@@ -133,21 +133,21 @@ def _failures(config: RetrainedConfig) -> str:
 
 def _read(connection: Connection, study: Study, again: Retraining) -> list[RetrainedConfig]:
     values = queries.values(connection, study.id)
-    runs: dict[int, list[TrainingRun]] = {place: [] for place in range(len(again.trials))}
+    runs: dict[int, list[TrainingRun]] = {index: [] for index in range(len(again.trials))}
     chosen: dict[int, Hyperparameters] = {}
     for number in range(again.num_trainings):
-        place, seed = again.place(number)
+        index, seed = again.indices(number)
         state = tables.state_of(connection, study.id, number)
         assert state is not None, "all trials of a retraining are created at its start"
         stored = tables.get(connection, TRIAL_SYSTEM, state[0], HYPERPARAMETERS)
         if stored:
-            chosen[place] = Hyperparameters.model_validate(stored[HYPERPARAMETERS])
+            chosen[index] = Hyperparameters.model_validate(stored[HYPERPARAMETERS])
         known = tables.get(connection, TRIAL_USER, state[0], *_RESULT)
-        runs[place].append(_run(number, again.seeds[seed], values.get(number), known, state[1]))
+        runs[index].append(_run(number, again.seeds[seed], values.get(number), known, state[1]))
     return [
-        RetrainedConfig(trial=again.trials[place], search_value=again.values[place], hyperparameters=chosen[place], runs=tuple(runs[place]))
-        for place in runs
-        if place in chosen
+        RetrainedConfig(trial=again.trials[index], search_value=again.values[index], hyperparameters=chosen[index], runs=tuple(runs[index]))
+        for index in runs
+        if index in chosen
     ]
 
 

@@ -178,9 +178,9 @@ def build_candidates(configs: Sequence[RetrainedConfig], rule: Hyperparameters |
     chosen = trainings.choose(configs)
     complete = [config for config in configs[1:] if config.is_complete]
     named: dict[str, RetrainedConfig] = {}
-    for place, config in enumerate(complete):
+    for index, config in enumerate(complete):
         is_rule = config.hyperparameters == rule
-        if place == 0:
+        if index == 0:
             named[RUNNER_UP_AND_RULE if is_rule else RUNNER_UP] = config
         elif is_rule:
             named[RULE] = config

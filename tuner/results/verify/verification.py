@@ -132,8 +132,8 @@ def _short(name: str, measured: list[float], required: list[float | None]) -> li
         return [f"{name} could not be measured, but is required"]
     several = len(required) > 1
     return [
-        f"{name}{f' at strength {place}' if several else ''} has {accuracy:.4f}; expected at least {wording.number(least)}"
-        for place, (accuracy, least) in enumerate(zip(measured, required, strict=False), start=1)
+        f"{name}{f' at strength {strength}' if several else ''} has {accuracy:.4f}; expected at least {wording.number(least)}"
+        for strength, (accuracy, least) in enumerate(zip(measured, required, strict=False), start=1)
         if least is not None and accuracy < least
     ]
 
@@ -173,7 +173,7 @@ class VerificationOptions:
     #: folder of decoded images
     cache: Path
     #: returns the study with the place of its images on this machine
-    place: Callable[[StudySpec], StudySpec]
+    localize: Callable[[StudySpec], StudySpec]
     #: whether missing images are a failure, because the user named their place
     needs_data: bool
 
@@ -255,11 +255,11 @@ def _spec(bundle: Path, wanted: VerificationOptions) -> tuple[StudySpec | None, 
         return None, str(error)
     if isinstance(spec.data, PythonData | TfdsData):
         return None, f"its data source {spec.data.source} may run code, so it is not read for a bundle"
-    placed = wanted.place(spec)
-    path = getattr(placed.data, "path", None)
+    localized = wanted.localize(spec)
+    path = getattr(localized.data, "path", None)
     if path is not None and not path.exists() and not wanted.needs_data:
         return None, f"its images are not at {path}; name their folder with --data"
-    return placed, ""
+    return localized, ""
 
 
 def _measure(bundle: Path, spec: StudySpec | None, wanted: VerificationOptions, why: str) -> tuple[errands.Verified, str]:

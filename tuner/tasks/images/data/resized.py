@@ -89,7 +89,7 @@ def load(
     )
     try:
         return cache_files.entry(cache, wanted, lambda: _parts(streamed))
-    except entries.NoRoom as error:
+    except entries.CacheFull as error:
         _LOG.warning("%d images are decoded each time they are used: %s", len(indices), error)
         return streamed
 
