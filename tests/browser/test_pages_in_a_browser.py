@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.acceptance.conftest import REHEARSED
 from tests.studies import by_hand
+from tests.waiting import Ticker, until
 from tuner.dashboard import server
 from tuner.dashboard.settings import Settings
 from tuner.storage import engine as storages
@@ -58,7 +59,7 @@ def running(folder: Path, storage: Storage) -> Iterator[None]:
     with (folder / "log").open("w") as log:
         run = subprocess.Popen([*REHEARSED, "run", "study.yaml"], cwd=folder, env=environment, stdout=log, stderr=log)
         try:
-            wait_for(lambda: bool(studies.names(storage)) and count(storage) >= 4, seconds=90)
+            until(lambda: bool(studies.names(storage)) and count(storage) >= 4, timeout_seconds=90)
             yield
         finally:
             run.terminate()
@@ -79,14 +80,6 @@ def address(served: server.Served) -> str:
 def count(storage: Storage) -> int:
     study = studies.load("flowers", storage)
     return len(storage.rdb.get_all_trials(study.id, deepcopy=False))
-
-
-def wait_for(holds: object, *, seconds: float) -> None:
-    assert callable(holds)
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "the condition did not become true in time"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -118,14 +111,16 @@ def test_a_report_is_on_the_open_page_within_two_seconds(page: Page, address: st
     page.goto(f"{address}/tuner/studies/{study.id}")
     expect(page.locator("#connection")).to_have_attribute("data-state", "on")
     delays = []
-    for step, value in enumerate((0.51, 0.62, 0.73, 0.84), 1):
-        trials.report(study, claimed, by_hand.epochs(claimed, [value], first=step))
-        reported = time.monotonic()
-        wait_for(lambda: f"{value:.4f}" in page.locator("#running").inner_text(), seconds=20)  # noqa: B023
-        delays.append(time.monotonic() - reported)
+    with Ticker() as ticker:
+        for step, value in enumerate((0.51, 0.62, 0.73, 0.84), 1):
+            trials.report(study, claimed, by_hand.epochs(claimed, [value], first=step))
+            reported = time.monotonic()
+            until(lambda: f"{value:.4f}" in page.locator("#running").inner_text(), timeout_seconds=20)  # noqa: B023
+            delays.append(time.monotonic() - reported)
     by_hand.finish(study, claimed, 0.84)
     print(f"a report was on the page after {max(delays):.2f} s at most")
-    assert max(delays) < PROMPT_SECONDS
+    # what a busy machine adds is not the page's
+    assert max(delays) < PROMPT_SECONDS * ticker.stretch + ticker.delay_seconds
 
 
 def test_the_best_trial_links_to_its_confusion(page: Page, address: str) -> None:
@@ -165,7 +160,7 @@ def test_the_keyboard_focus_survives_an_update(page: Page, address: str) -> None
     assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.locator("#sort-best").focus()
     before = page.locator("#trials").inner_html()
-    wait_for(lambda: page.locator("#trials").inner_html() != before, seconds=20)
+    until(lambda: page.locator("#trials").inner_html() != before, timeout_seconds=20)
     assert page.evaluate("document.activeElement.id") == "sort-best"
     page.keyboard.press("Enter")
     page.wait_for_url("**sort=best**")
