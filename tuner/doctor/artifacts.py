@@ -198,7 +198,7 @@ def _read_versions(connection: Connection) -> list[Row[str, int, str, str]]:
     last = select(func.max(STAGES.c.id)).group_by(STAGES.c.name, STAGES.c.stage)
     staged = {(row.name, row.version) for row in connection.execute(select(STAGES.c.name, STAGES.c.version).where(STAGES.c.id.in_(last)))}
     query = select(VERSIONS.c.name, VERSIONS.c.number, VERSIONS.c.artifact, VERSIONS.c.sha256).where(VERSIONS.c.deleted_at.is_(None))
-    rows = connection.execute(query.order_by(VERSIONS.c.created_at.desc())).all()
+    rows = connection.execute(query.order_by(VERSIONS.c.created_at.desc(), VERSIONS.c.name, VERSIONS.c.number.desc())).all()
     return sorted(rows, key=lambda row: (row.name, row.number) not in staged)
 
 

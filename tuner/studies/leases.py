@@ -223,7 +223,8 @@ def last_results(connection: Connection, study_id: int, *, count: int, since: fl
     query = select(LEASES.c.ending, LEASES.c.error).where(
         LEASES.c.study_id == study_id, LEASES.c.ending.in_(endings), LEASES.c.ended_at > since
     )
-    return [(ending, error) for ending, error in connection.execute(query.order_by(LEASES.c.ended_at.desc()).limit(count))]
+    latest = (LEASES.c.ended_at.desc(), LEASES.c.trial_number.desc(), LEASES.c.attempt.desc())
+    return [(ending, error) for ending, error in connection.execute(query.order_by(*latest).limit(count))]
 
 
 def _is_open(study_id: int, trial_number: int, attempt: int, worker_key: str) -> tuple[ColumnElement[bool], ...]:

@@ -31,14 +31,14 @@ class FailedTrials:
 
 
 def read(connection: Connection, study_id: int) -> list[FailedTrials]:
-    """Return the failures of a study by kind, the most frequent kind first."""
+    """Return the failures of a study by kind, the most frequent kind first; of equally frequent ones, the latest."""
     is_error = and_(TRIAL_USER.c.trial_id == TRIALS.c.trial_id, TRIAL_USER.c.key == ERROR)
     query = (
         select(TRIAL_USER.c.value_json, func.count().label("num"), func.max(TRIALS.c.number))
         .select_from(TRIALS.outerjoin(TRIAL_USER, is_error))
         .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.FAIL)
         .group_by(TRIAL_USER.c.value_json)
-        .order_by(func.count().desc())
+        .order_by(func.count().desc(), func.max(TRIALS.c.number).desc())
         .limit(_LISTED)
     )
     found = [(_text(stored), num, number) for stored, num, number in connection.execute(query)]

@@ -93,9 +93,13 @@ def snapshot(study: Study) -> Snapshot:
 
 
 def best_curve(study: Study) -> list[float]:
-    """Return the best value of the study after each completed trial, in the order in which the trials ended."""
+    """Return the best value of the study after each completed trial, in the order in which the trials ended.
+
+    MariaDB stores that time in seconds, so trials that ended in the same second are in the order of their numbers.
+    """
     query = select(VALUED.c.value).join(TRIALS, TRIALS.c.trial_id == VALUED.c.trial_id)
-    query = query.where(VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE).order_by(TRIALS.c.datetime_complete)
+    query = query.where(VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE)
+    query = query.order_by(TRIALS.c.datetime_complete, TRIALS.c.number)
     values = study.storage.read(lambda connection: connection.execute(query).scalars().all())
     return list(itertools.accumulate(values, max))
 
