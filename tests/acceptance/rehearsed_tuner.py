@@ -10,7 +10,7 @@ import time
 
 from tuner.cli import main
 from tuner.protocol import messages
-from tuner.workers.engines import local, ray
+from tuner.workers.engines import local
 from tuner.workers.worker import process
 from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.rehearsal import Rehearsal, Script, script_from
@@ -82,6 +82,9 @@ if __name__ == "__main__":
         sys.exit(process.main(int(sys.argv[1]), start))
     local.COMMAND = (sys.executable, __file__)
     process.start_trainer = start
-    script = os.environ.get("REHEARSAL", "{}")  # a node of a cluster has another environment
-    ray.COMMAND = ("/usr/bin/env", f"REHEARSAL={script}", sys.executable, __file__)
+    if "ray" in sys.argv:
+        from tuner.workers.engines import ray  # takes a second
+
+        script = os.environ.get("REHEARSAL", "{}")  # a node of a cluster has another environment
+        ray.COMMAND = ("/usr/bin/env", f"REHEARSAL={script}", sys.executable, __file__)
     sys.exit(main.main())

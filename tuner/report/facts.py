@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -253,11 +251,14 @@ def importances(study: Study, valued: Sequence[FrozenTrial]) -> list[tuple[str, 
     """
     if len(valued) < MIN_TRIALS_FOR_IMPORTANCES:
         return []
+    # imports scikit-learn and pandas, which takes a second
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     reader = suggestion.open_study(study.name, study.storage.cached, [_completed(trial) for trial in valued], RandomSampler(seed=0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a parameter of very few trials gets importance 0, which is right
         evaluator = PedAnovaImportanceEvaluator(target_quantile=num_best(len(valued)) / len(valued))
-        found = optuna.importance.get_param_importances(reader, evaluator=evaluator)
+        found = get_param_importances(reader, evaluator=evaluator)
     summed: dict[str, float] = {}
     for name, part in found.items():
         parameter = diagrams.parameter(name)

@@ -4,18 +4,17 @@ No other module uses a private name of either. tests/storage/test_optuna_private
 think, and pyproject.toml pins the versions that were checked.
 """
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import optuna
-from optuna.artifacts._protocol import ArtifactStore
-from optuna.artifacts._upload import ARTIFACTS_ATTR_PREFIX
 from optuna.distributions import BaseDistribution
 from optuna.samplers import QMCSampler
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy import MetaData, Table
 
-__all__ = ["ARTIFACTS_ATTR_PREFIX", "ArtifactStore"]
+if TYPE_CHECKING:  # at run time it would import boto3, which takes a quarter of a second
+    from optuna.artifacts._protocol import ArtifactStore as ArtifactStore  # noqa: PLC0414 - exported
 
 #: Optuna's tables
 METADATA: MetaData = models.BaseModel.metadata
@@ -42,6 +41,8 @@ METRIC_NAMES: Final = "study:metric_names"
 #: start of the system attributes in which TPE tells other workers what it has drawn (optuna.samplers._tpe.sampler)
 TPE_RELATIVE_PARAMS: Final = "tpe:relative_params"
 
+#: start of the system attributes that describe artifacts (optuna.artifacts._upload.ARTIFACTS_ATTR_PREFIX)
+ARTIFACTS_ATTR_PREFIX: Final = "artifacts:"
 #: optuna-dashboard keeps a note in pages of at most this length (optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH)
 NOTE_PAGE_LENGTH: Final = 2045
 

@@ -10,19 +10,21 @@ import json
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optuna.artifacts import ArtifactMeta, FileSystemArtifactStore
-from optuna.artifacts.exceptions import ArtifactNotFound
 from sqlalchemy import Connection
 
 from tuner.protocol.messages import PictureKind
 from tuner.storage import queries, tables
 from tuner.storage.attributes import PICTURES
-from tuner.storage.optuna_private import ARTIFACTS_ATTR_PREFIX, ArtifactStore
+from tuner.storage.optuna_private import ARTIFACTS_ATTR_PREFIX
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import TRIAL_SYSTEM
 from tuner.studies.study import Study
+
+# `optuna.artifacts` imports boto3, which takes a quarter of a second, so functions import it
+if TYPE_CHECKING:
+    from tuner.storage.optuna_private import ArtifactStore
 
 #: number of completed trials, the best ones, whose pictures are stored
 MAX_TRIALS = 5
@@ -34,15 +36,17 @@ _MIME_TYPES = {PictureKind.MISTAKES: "image/jpeg", PictureKind.CONFUSION: "image
 _SUFFIXES = {PictureKind.MISTAKES: ".jpg", PictureKind.CONFUSION: ".png"}
 
 
-def store(artifacts: Path) -> ArtifactStore:
+def store(artifacts: Path) -> "ArtifactStore":
     """Return the store of all pictures in a folder of artifacts. In a read-only folder the store may not exist."""
+    from optuna.artifacts import FileSystemArtifactStore
+
     folder = artifacts / _FOLDER
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return FileSystemArtifactStore(folder)
 
 
-def keep(where: ArtifactStore, drawn: Mapping[PictureKind, str]) -> dict[PictureKind, str]:
+def keep(where: "ArtifactStore", drawn: Mapping[PictureKind, str]) -> dict[PictureKind, str]:
     """Put pictures into the store, and return their ids for `attributes`.
 
     Raises:
@@ -62,6 +66,8 @@ def attributes(ids: Mapping[PictureKind, str]) -> dict[str, Any]:
     """Return the system attributes of a trial that describe its pictures."""
     if not ids:
         return {}
+    from optuna.artifacts import ArtifactMeta
+
     said: dict[str, Any] = {PICTURES: {kind.value: name for kind, name in ids.items()}}
     for kind, name in ids.items():
         meta = ArtifactMeta(artifact_id=name, filename=f"{kind.value}{_SUFFIXES[kind]}", mimetype=_MIME_TYPES[kind], encoding=None)
@@ -69,8 +75,10 @@ def attributes(ids: Mapping[PictureKind, str]) -> dict[str, Any]:
     return said
 
 
-def read(where: ArtifactStore, artifact_id: str) -> bytes | None:
+def read(where: "ArtifactStore", artifact_id: str) -> bytes | None:
     """Return a picture, or None if it no longer exists."""
+    from optuna.artifacts.exceptions import ArtifactNotFound
+
     try:
         with contextlib.closing(where.open_reader(artifact_id)) as file:
             return file.read()
@@ -78,14 +86,16 @@ def read(where: ArtifactStore, artifact_id: str) -> bytes | None:
         return None
 
 
-def drop(where: ArtifactStore, ids: Mapping[PictureKind, str]) -> None:
+def drop(where: "ArtifactStore", ids: Mapping[PictureKind, str]) -> None:
     """Remove pictures from the store."""
+    from optuna.artifacts.exceptions import ArtifactNotFound
+
     for name in ids.values():
         with contextlib.suppress(ArtifactNotFound, FileNotFoundError):
             where.remove(name)
 
 
-def tidy(study: Study, where: ArtifactStore) -> None:
+def tidy(study: Study, where: "ArtifactStore") -> None:
     """Remove the pictures of all trials except the best few."""
     for trial_id, ids in study.storage.read(lambda connection: _overtaken(connection, study.id)):
         drop(where, ids)
