@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import rings
+from tests import databases, rings
 
 if TYPE_CHECKING:
     from tests.mariadb import Server
@@ -132,7 +132,7 @@ def shared_storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
             server.execute("CREATE DATABASE IF NOT EXISTS shared")
             url = server.get_uri("shared")
         case _:
-            url = f"sqlite:///{tmp_path_factory.mktemp('storage') / 'tuner.db'}"
+            url = databases.sqlite(tmp_path_factory.mktemp("storage"))
     opened = storages.open(url)
     yield opened
     opened.close()

@@ -5,7 +5,9 @@ process; an integration test needs no browser and no `tuner` process.
 """
 
 import functools
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ RINGS = {
 _FOLDERS = {
     "acceptance": "acceptance",
     "browser": "acceptance",
+    "compatibility": "acceptance",
     "faults": "acceptance",
     "integration": "integration",
     "kernels": "integration",
@@ -36,15 +39,17 @@ _FIXTURES = {
     "mariadb": "integration",
     "mariadb_server": "integration",
 }
-#: parameters that choose a kind of database, and the kind that needs no server
-_STORAGES, _WITHOUT_SERVER = ("storage_url", "shared_storage"), "sqlite"
+#: kinds of databases that need a server, as parameters of tests
+_SERVERS = {"postgresql", "mariadb"}
 _KERAS = r"keras|tensorflow|tests\.keras_studies|tuner\.kernels|tuner\.trainer|tuner\.tasks\.images\.training"
 _HEAVY_IMPORT = re.compile(rf"^\s*(?:import|from) (?:{_KERAS})\b", re.MULTILINE)
+#: calls, in a test or in one of its fixtures, that start a process or a server
+_HEAVY_CALL = re.compile(r"\b(?:subprocess|multiprocessing|ChildTrainer|Popen|server\.beside|buckets\.service|OpenIdProvider|mlflow)\b")
 
 
 def of(item: pytest.Item) -> str:
     """Return the ring of a test."""
-    needed = {_of_file(item.path), _of_fixtures(item)}
+    needed = {_of_file(item.path), _of_fixtures(item), _of_calls(item)}
     return max(needed, key=list(RINGS).index)
 
 
@@ -62,7 +67,21 @@ def _of_file(path: Path) -> str:
 
 def _of_fixtures(item: pytest.Item) -> str:
     rings = [_FIXTURES[name] for name in getattr(item, "fixturenames", ()) if name in _FIXTURES]
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    if any(parameters.get(name, _WITHOUT_SERVER) != _WITHOUT_SERVER for name in _STORAGES):
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    if any(isinstance(value, str) and value in _SERVERS for value in parameters):
         rings.append("integration")
     return max(rings, key=list(RINGS).index, default="unit")
+
+
+def _of_calls(item: pytest.Item) -> str:
+    fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()  # noqa: B009 - pytest has no public name for it
+    functions = [item.function, *(each.func for several in fixtures for each in several)]  # type: ignore[attr-defined]
+    return "integration" if any(_starts_something(inspect.unwrap(each)) for each in functions) else "unit"
+
+
+@functools.cache
+def _starts_something(function: Callable[..., object]) -> bool:
+    try:
+        return _HEAVY_CALL.search(inspect.getsource(function)) is not None
+    except (OSError, TypeError):  # it has no source: Schemathesis makes some
+        return True

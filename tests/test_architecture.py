@@ -3,7 +3,7 @@
 import ast
 import collections
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -106,7 +106,29 @@ def packages(path: Path) -> set[str]:
 
 
 INNER_MODULES = [path for path in MODULES if module_name(path) not in ENTRY_POINTS]
-each_module = pytest.mark.parametrize("path", INNER_MODULES, ids=module_name)
+
+
+def each(paths: Sequence[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Turn a check of one module into a test of many, which names each module that fails."""
+
+    def test_of(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            failed: dict[str, str] = {}
+            for path in paths:
+                try:
+                    check(path)
+                except AssertionError as error:
+                    failed[module_name(path)] = str(error)
+            assert not failed
+
+        assert paths
+        test.__name__ = check.__name__
+        return test
+
+    return test_of
+
+
+each_module = each(INNER_MODULES)
 
 
 def test_the_package_has_few_modules() -> None:
@@ -143,7 +165,7 @@ def test_optuna_and_sql_stay_out_of_what_a_trainer_runs(path: Path) -> None:
     assert package_of(module_name(path)) not in WITHOUT_SQL or not packages(path) & SQL
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if module_name(path) != OPTUNA_ADAPTER], ids=module_name)
+@each([path for path in MODULES if module_name(path) != OPTUNA_ADAPTER])
 def test_private_names_of_optuna_stand_only_in_their_adapter(path: Path) -> None:
     private = [name for name in imported(path) if name.split(".")[0] in ("optuna", "optuna_dashboard") and "._" in name]
     assert not private
@@ -193,12 +215,12 @@ def test_only_the_command_line_declares_commands(path: Path) -> None:
     assert package_of(module_name(path)) == "cli" or not packages(path) & {"typer", "click"}
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py" and path.parent.name != "tuner"], ids=module_name)
+@each([path for path in MODULES if path.name == "__init__.py" and path.parent.name != "tuner"])
 def test_the_file_that_makes_a_folder_a_package_is_empty(path: Path) -> None:
     assert path.read_text(encoding="utf-8") == ""
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.stat().st_size], ids=module_name)
+@each([path for path in MODULES if path.stat().st_size])
 def test_the_first_line_of_a_module_is_a_sentence(path: Path) -> None:
     first, *_ = path.read_text(encoding="utf-8").splitlines()
     assert first.startswith('"""')
@@ -230,7 +252,7 @@ def classes_of(body: Sequence[ast.stmt]) -> list[ast.ClassDef]:
     return [node for node in body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
+@each(MODULES)
 def test_a_function_fits_on_a_screen(path: Path) -> None:
     functions = [node for node in ast.walk(tree(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     assert not {function.name for function in functions if (function.end_lineno or 0) - function.lineno >= MAX_LINES_OF_A_FUNCTION}

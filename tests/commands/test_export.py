@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests import databases
 from tests.results import rehearsed_errand
 from tests.results.retrain import test_verdict
 from tuner.cli import main
@@ -37,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(evaluation, "run", rehearsed_errand.run)
     given = {"name": "study", "data": {"source": "digits"}, "budget": {"trials": 3}, "sampler": "random", "pruner": "none"}
-    storage = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
+    storage = storages.open(databases.sqlite(tmp_path))
     study = studies.join(StudySpec.model_validate(given | {"training": {"promote": 1.0}}), storage)
     stopping = Stopping()
     trainer = WarmTrainer(lambda: Rehearsal(Script()), Limits(), stopping)
@@ -119,7 +120,7 @@ def test_a_wrong_export_is_refused_with_one_line(folder: Path, capsys: pytest.Ca
 @pytest.fixture
 def versioned(folder: Path) -> Verdict:
     """Store trial 0 as version 1 and the result of a retraining as version 2; return its verdict."""
-    storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
+    storage = storages.open(databases.sqlite(folder))
     best = bests.of(studies.load("study", storage), 0)
     new, _ = versions.of_trial(best, Path(str(best.weights)), by="eva")
     versions.add(storage, new)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import databases
 from tests.studies import by_hand
 from tuner.cli import main
 from tuner.commands import check
@@ -43,7 +44,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'tuner.db'}"
+    return databases.sqlite(tmp_path)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests import databases
 from tests.results.conftest import PREPARED
 from tuner.cli import main
 from tuner.results.versions import versions
@@ -44,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     place = tmp_path_factory.mktemp("registering")
     (place / "weights.npz").write_bytes(WEIGHTS)
     (place / "other.npz").write_bytes(b"others")
-    storage = storages.open(f"sqlite:///{place / 'tuner.db'}")
+    storage = storages.open(databases.sqlite(place))
     for name in ("weights.npz", "weights.npz", "other.npz", "gone.npz"):
         versions.add(storage, dataclasses.replace(NEW, artifact=str(place / name)))
     storage.close()

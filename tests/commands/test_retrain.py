@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tests.studies import by_hand
 from tuner.cli import main
 from tuner.storage import engine as storages
@@ -13,7 +14,7 @@ from tuner.studies.study import Study
 
 
 def searched(folder: Path, *, num_test: int = 200, value: float | None = 0.9) -> Study:
-    study = studies.join(by_hand.spec(sampler="random", budget={"trials": 4}), storages.open(f"sqlite:///{folder / 'tuner.db'}"))
+    study = studies.join(by_hand.spec(sampler="random", budget={"trials": 4}), storages.open(databases.sqlite(folder)))
     data_check.admit(study, by_hand.PREPARED.model_copy(update={"num_test": num_test}))
     if value is not None:
         by_hand.finish(study, by_hand.must_claim(study), value)

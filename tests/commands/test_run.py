@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tests.studies import by_hand
 from tuner.commands import run
 from tuner.commands.run import WarmStartSources
@@ -21,7 +22,7 @@ NEW = by_hand.spec(name="new", sampler="random")
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     """Give a storage with a study of two completed trials."""
-    opened = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
+    opened = storages.open(databases.sqlite(tmp_path))
     study = studies.join(by_hand.spec(name="old", sampler="random"), opened)
     for value in (0.6, 0.7):
         by_hand.finish(study, by_hand.must_claim(study), value)

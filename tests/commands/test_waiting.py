@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tests.workers.conftest import WorkerRunner
 from tuner.commands import waiting
 from tuner.errors import RequestError, TunerError
@@ -20,7 +21,7 @@ GAVE_UP = Event(what=EventKind.GAVE_UP, study="study", worker="w2", message="the
 @pytest.fixture
 def runner(tmp_path: Path) -> WorkerRunner:
     given = {"name": "study", "data": {"source": "digits"}, "budget": {"trials": 2}, "sampler": "random", "pruner": "none"}
-    study = studies.join(StudySpec.model_validate(given), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}"))
+    study = studies.join(StudySpec.model_validate(given), storages.open(databases.sqlite(tmp_path)))
     return WorkerRunner(study=study, folder=tmp_path)
 
 

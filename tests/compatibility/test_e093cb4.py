@@ -3,10 +3,13 @@
 Only the command line, the names of `import tuner` and the files themselves are used, so that the tests hold whatever the inside looks like.
 """
 
+import contextlib
+import io
 import json
 import math
 import os
 import re
+import runpy
 import shutil
 import signal
 import sqlite3
@@ -77,13 +80,30 @@ class Copy:
         assert process.returncode == 0, f"tuner {' '.join(arguments)}: exit code {process.returncode}\n{out}\n{err}"
         return out
 
+    def here(self, *arguments: str) -> str:
+        """As `tuner`, in this process: for commands that start no other, of which there are many."""
+        said = io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patched,
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(io.StringIO()) as errors,
+            pytest.raises(SystemExit) as ended,
+        ):
+            for name, value in self._environment.items():
+                patched.setenv(name, value)
+            patched.setattr(sys, "argv", ["tuner", *arguments])
+            runpy.run_module("tuner", run_name="__main__")
+        assert not ended.value.code, f"tuner {' '.join(arguments)}: exit code {ended.value.code}\n{said.getvalue()}\n{errors.getvalue()}"
+        return said.getvalue()
+
     def json(self, *arguments: str) -> Any:
-        return json.loads(self.tuner(*arguments, "--json"))
+        return json.loads(self.here(*arguments, "--json"))
 
     def exported(self, study: str, trial: int) -> Any:
         """The study file that a trial is exported as."""
         path = self.folder / f"exported-{study}-{trial}.json"
-        self.tuner("export", study, "--trial", str(trial), "--to", path.name, "--force")
+        self.here("export", study, "--trial", str(trial), "--to", path.name, "--force")
         return json.loads(path.read_text())
 
     def moved(self, expected: Any) -> Any:
@@ -191,7 +211,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Resumed:
 @pytest.mark.parametrize("name", STUDY_FILES)
 def test_an_old_study_file_is_in_order(old: Copy, name: str) -> None:
     assert tuner.read(old.folder / name).name
-    old.tuner("check", name)
+    old.here("check", name)
 
 
 def test_every_source_of_data_is_among_the_study_files() -> None:
@@ -272,7 +292,7 @@ def test_a_resumed_study_spends_exactly_its_budget(resumed: Resumed) -> None:
 
 @pytest.mark.parametrize(("study", "name"), [("paused", "report.html"), ("shapes", "report.md")])
 def test_an_old_study_is_reported(old: Copy, study: str, name: str) -> None:
-    old.tuner("report", study, "--to", name)
+    old.here("report", study, "--to", name)
     assert study in (old.folder / name).read_text()
 
 

@@ -7,6 +7,7 @@ import optuna
 import pytest
 from starlette.testclient import TestClient
 
+from tests import databases
 from tuner.dashboard import app
 from tuner.dashboard.auth import accounts
 from tuner.dashboard.auth.authentication import Authentication
@@ -34,7 +35,7 @@ def flowers(tmp_path_factory: pytest.TempPathFactory) -> storages.Storage:
 
 
 def new_storage(folder: Path, **options: float) -> storages.Storage:
-    opened = storages.open(f"sqlite:///{folder}/tuner.db", **options)  # type: ignore[arg-type]
+    opened = storages.open(databases.sqlite(folder), **options)  # type: ignore[arg-type]
     add_study(opened)
     return opened
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.core.result import Ok
 from starlette.testclient import TestClient
 
+from tests import databases
 from tests.dashboard.clients import HERE, authentication_of, owner
 from tests.studies import by_hand
 from tuner.dashboard import api, app
@@ -40,7 +41,7 @@ HOSTILE = [
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> storages.Storage:
     """A study with a completed and a running trial, and studies with hostile names."""
-    opened = storages.open(f"sqlite:///{tmp_path_factory.mktemp('programs')}/tuner.db")
+    opened = storages.open(databases.sqlite(tmp_path_factory.mktemp("programs")))
     study = studies.join(by_hand.spec(), opened)
     study.optuna.set_user_attr(PREPARED, by_hand.PREPARED.model_dump(mode="json"))
     claimed = by_hand.must_claim(study)
@@ -186,7 +187,7 @@ def test_metrics_need_a_token_unless_they_are_open(opened: storages.Storage, use
 
 
 def test_reading_many_trials_takes_no_more_statements_than_reading_one(tmp_path: Path) -> None:
-    opened = storages.open(f"sqlite:///{tmp_path}/tuner.db")
+    opened = storages.open(databases.sqlite(tmp_path))
     study = studies.join(by_hand.spec(), opened)
     counts = []
     for _ in range(2):

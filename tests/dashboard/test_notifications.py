@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tests.studies import by_hand
 from tuner import errors
 from tuner.dashboard import notifications
@@ -55,7 +56,7 @@ def hook() -> Iterator[Hook]:
 
 
 def test_a_new_best_a_failure_and_the_end_are_sent(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = storages.open(f"sqlite:///{tmp_path}/tuner.db")
+    opened = storages.open(databases.sqlite(tmp_path))
     study = studies.join(by_hand.spec(budget={"trials": 2}), opened)
     first = by_hand.must_claim(study)
     monkeypatch.setenv(notifications.TARGETS, f"json://127.0.0.1:{hook.server_port}/hook")
@@ -109,7 +110,7 @@ def test_an_invalid_address_is_refused_and_not_shown(tmp_path: Path, monkeypatch
     file = tmp_path / "targets"
     file.write_text("json://127.0.0.1/a\nnonsense:secret\n")
     monkeypatch.setenv(notifications.TARGETS_FILE, str(file))
-    opened = storages.open(f"sqlite:///{tmp_path}/tuner.db")
+    opened = storages.open(databases.sqlite(tmp_path))
     with pytest.raises(errors.RequestError, match="address 2 of TUNER_NOTIFY is invalid") as raised, notifications.watching(opened):
         pass
     assert "secret" not in str(raised.value)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests import buckets
+from tests import buckets, databases
 from tests.studies import by_hand
 from tuner.cli import main
 from tuner.doctor import artifacts as doctor_artifacts
@@ -51,7 +51,7 @@ def test_fix_deletes_files_of_interrupted_work_in_a_bucket(
     service: buckets.Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.make("held")
-    study = studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}"))
+    study = studies.join(by_hand.spec(), storages.open(databases.sqlite(tmp_path)))
     first = by_hand.must_claim(study)
     by_hand.must_claim(study)  # trial 1 still runs
     names = ("trial-00000/checkpoint", "trial-00000/weights.npz", "trial-00001/checkpoint")
@@ -71,7 +71,7 @@ def test_fix_deletes_files_of_interrupted_work_in_a_bucket(
     # moto dates every upload to 2010; the checkpoint is a few seconds old, so a worker may still use it
     assert [each["found"] for each in found["leftovers"]][1:] == ["1 file (0 bytes) of interrupted work in s3://held/models/team"]
 
-    storage = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
+    storage = storages.open(databases.sqlite(tmp_path))
     (fixed,) = checks.fix_all(list(doctor_buckets.interrupted_work(storage, "s3://held/models/team", age_seconds=-5.0)))
     assert (fixed.fixed, fixed.found) == (True, "deleted 2 files (1 KB) of interrupted work in s3://held/models/team")
     left = [f"models/team/by-hand/{name}" for name in names[1:]] + ["models/team/other/trial-00000/checkpoint"]
@@ -83,7 +83,7 @@ def test_fix_deletes_files_of_interrupted_work_in_a_bucket(
 
 
 def test_a_missing_bucket_is_reported_once(service: buckets.Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")).storage.close()
+    studies.join(by_hand.spec(), storages.open(databases.sqlite(tmp_path))).storage.close()
     code, found = run_doctor(capsys, tmp_path, "nowhere")
     assert code == 1
     problems = [each for each in (*found["bucket"], *found["leftovers"]) if each["level"] == "problem"]

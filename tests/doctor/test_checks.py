@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 
+from tests import databases
 from tests.studies import by_hand
 from tuner.cli import main
 from tuner.doctor import checks, findings, lost_trials
@@ -194,7 +195,7 @@ def test_a_study_that_this_version_cannot_read_is_reported(places: Path, storage
 
 
 def test_fix_deletes_files_of_interrupted_work_and_keeps_files_that_may_be_needed(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{places / 'tuner.db'}"
+    url = databases.sqlite(places)
     study = begin(url)
     by_hand.finish(study, by_hand.must_claim(study), 0.5)  # trial 0 has ended
     by_hand.must_claim(study)  # trial 1 has not
@@ -223,7 +224,7 @@ def test_fix_deletes_files_of_interrupted_work_and_keeps_files_that_may_be_neede
 
 
 def test_a_checkpoint_younger_than_the_end_of_its_trial_is_kept(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{places / 'tuner.db'}"
+    url = databases.sqlite(places)
     study = begin(url)
     by_hand.finish(study, by_hand.must_claim(study), 0.5)
     earlier = dt.datetime.now(dt.UTC).replace(tzinfo=None) - dt.timedelta(days=1)
@@ -246,7 +247,7 @@ def test_a_missing_database_is_not_created(places: Path, capsys: pytest.CaptureF
 
 def test_a_file_that_is_not_a_database_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (places / "tuner.db").write_bytes(b"no database" * 1000)
-    (seen,) = of(run_doctor(capsys, f"sqlite:///{places / 'tuner.db'}", code=1), "storage")
+    (seen,) = of(run_doctor(capsys, databases.sqlite(places), code=1), "storage")
     assert seen["level"] == PROBLEM
     assert "is not an SQLite database" in seen["found"]
 
@@ -266,7 +267,7 @@ def test_a_database_with_damaged_pages_is_a_problem_without_a_traceback(places: 
     [("ALTER TABLE tuner_epochs DROP COLUMN learning_rate", "tuner_epochs.learning_rate"), ("DROP TABLE tuner_versions", "tuner_versions")],
 )
 def test_a_missing_table_or_column_is_a_problem(places: Path, capsys: pytest.CaptureFixture[str], change: str, missing: str) -> None:
-    url = f"sqlite:///{places / 'tuner.db'}"
+    url = databases.sqlite(places)
     study = begin(url)
     study.storage.write(lambda connection: connection.exec_driver_sql(change))
     study.storage.close()
@@ -275,7 +276,7 @@ def test_a_missing_table_or_column_is_a_problem(places: Path, capsys: pytest.Cap
 
 
 def test_changed_and_missing_weights_of_versions_are_reported(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{places / 'tuner.db'}"
+    url = databases.sqlite(places)
     study = begin(url)
     assert of(run_doctor(capsys, url), "weights") == []
     for name in ("first", "second", "third"):

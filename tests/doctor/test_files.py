@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tests.cache.test_arrays import put
 from tests.doctor.test_checks import NOTE, OK, PROBLEM, WARNING, begin, of, places, run_doctor
 from tests.studies import by_hand
@@ -52,7 +53,7 @@ def test_damaged_pages_are_reported(places: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_check_of_pages_stops_at_its_time_limit(places: Path) -> None:
-    study = begin(f"sqlite:///{places / 'tuner.db'}")
+    study = begin(databases.sqlite(places))
     numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)"
     fill = f"{numbers} INSERT INTO tuner_epochs (study_id, trial_number, step, stage) SELECT 9, i, i, 'x' FROM n"
     study.storage.write(lambda connection: connection.exec_driver_sql(fill))
@@ -62,7 +63,7 @@ def test_the_check_of_pages_stops_at_its_time_limit(places: Path) -> None:
 
 
 def test_undelivered_reports_are_reported(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    url = f"sqlite:///{places / 'tuner.db'}"
+    url = databases.sqlite(places)
     study = begin(url)
     claimed = by_hand.must_claim(study)
     kept = {}

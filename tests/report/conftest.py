@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import databases
 from tests.studies import by_hand
 from tuner.protocol import messages
 from tuner.storage import engine as storages
@@ -19,7 +20,7 @@ HOSTILE = "<script>document.title='owned'</script>\"><img src=x onerror=alert(1)
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
-    opened = storages.open(f"sqlite:///{tmp_path_factory.mktemp('report') / 'tuner.db'}")
+    opened = storages.open(databases.sqlite(tmp_path_factory.mktemp("report")))
     yield opened
     opened.close()
 

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tuner import errors
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
@@ -17,7 +18,7 @@ from tuner.studies import study as studies
 
 @pytest.fixture
 def study(spec: StudySpec, tmp_path: Path) -> studies.Study:
-    return studies.join(spec, storages.open(f"sqlite:///{tmp_path}/tuner.db"))
+    return studies.join(spec, storages.open(databases.sqlite(tmp_path)))
 
 
 def work(study: studies.Study, prepared: messages.Prepared, values: Sequence[float | None]) -> None:

@@ -47,6 +47,18 @@ def test_each_imported_private_module_exists() -> None:
         assert all(hasattr(importlib.import_module(str(node.module)), alias.name) or alias.name == "models" for alias in node.names)
 
 
+def test_a_database_is_up_to_date_as_optuna_says(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions = storage.rdb._version_manager
+    assert versions.get_current_version() == versions.get_head_version() == optuna_private._REVISION
+    assert storage.read(optuna_private.is_up_to_date)
+    with monkeypatch.context() as patched:  # a version of Optuna with one migration more
+        patched.setattr(optuna_private, "_MIGRATIONS", optuna_private._MIGRATIONS - {"v3.2.0.a_.py"})
+        assert not storage.read(optuna_private.is_up_to_date)
+    for statement in ("UPDATE alembic_version SET version_num = 'v3.0.0.d'", "DELETE FROM alembic_version", "DROP TABLE alembic_version"):
+        storage.write(lambda connection, statement=statement: connection.exec_driver_sql(statement))  # type: ignore[misc]
+        assert not storage.read(optuna_private.is_up_to_date)
+
+
 def test_the_tables_are_those_that_optuna_writes(storage: Storage, study: optuna.Study) -> None:
     study.set_user_attr("a", 1)
     storage.rdb.set_study_system_attr(study._study_id, "b", 2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests import databases
 from tests.studies import by_hand
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
@@ -15,7 +16,7 @@ from tuner.studies.study import Study
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Iterator[Storage]:
-    opened = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
+    opened = storages.open(databases.sqlite(tmp_path))
     yield opened
     opened.close()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tests.studies import by_hand
 from tuner.errors import Dismissed, SpecError, StudyError, TrialStopped
 from tuner.storage import engine as storages
@@ -31,7 +32,7 @@ def kind() -> str:
 
 @pytest.fixture
 def storage(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    url = f"sqlite:///{tmp_path / 'tuner.db'}" if kind == "sqlite" else str(request.getfixturevalue(f"{kind}_url"))
+    url = databases.sqlite(tmp_path) if kind == "sqlite" else str(request.getfixturevalue(f"{kind}_url"))
     opened = storages.open(url)
     yield opened
     opened.close()

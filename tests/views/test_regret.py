@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
+from tests import databases
 from tuner.errors import StorageError
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
@@ -78,7 +79,7 @@ def test_the_bound_is_computed_from_parameters_that_all_best_trials_share(
 
 
 def test_there_is_no_bound_without_enough_trials_or_parameters(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = storages.open(f"sqlite:///{tmp_path}/tuner.db")
+    storage = storages.open(databases.sqlite(tmp_path))
     study = optuna.create_study(storage=storage.rdb, direction="maximize")
     add(study, 30, random.Random(0))
 
@@ -99,7 +100,7 @@ def test_there_is_no_bound_without_enough_trials_or_parameters(tmp_path: object,
 
 
 def test_the_bound_is_computed_again_after_an_outage_of_the_storage(tmp_path: object) -> None:
-    storage = storages.open(f"sqlite:///{tmp_path}/tuner.db")
+    storage = storages.open(databases.sqlite(tmp_path))
     study = optuna.create_study(storage=storage.rdb, direction="maximize")
     add(study, 30, random.Random(0))
     answers = iter([StorageError("it is away"), None])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.storage import epochs
@@ -70,7 +71,7 @@ def make(tmp_path: Path) -> Callable[..., WorkerRunner]:
 
     def make(**sections: object) -> WorkerRunner:
         given = {"name": "study", "data": {"source": "digits"}, "budget": {"trials": 4}, "sampler": "random", "pruner": "none"} | sections
-        storage = storages.open(f"sqlite:///{tmp_path / 'tuner.db'}")
+        storage = storages.open(databases.sqlite(tmp_path))
         return WorkerRunner(study=studies.join(StudySpec.model_validate(given), storage), folder=tmp_path)
 
     return make

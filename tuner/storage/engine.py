@@ -261,8 +261,8 @@ def _create(address: URL, options: dict[str, Any]) -> RDBStorage:
     # Optuna uses the URL as a template, so a brace in a password must be doubled
     template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
-        _create_tables(sqlalchemy.create_engine(address, **options))
-        rdb = RDBStorage(template, engine_kwargs=options, skip_table_creation=True)
+        is_up_to_date = _create_tables(sqlalchemy.create_engine(address, **options))
+        rdb = RDBStorage(template, engine_kwargs=options, skip_table_creation=True, skip_compatibility_check=is_up_to_date)
     except (NoSuchModuleError, ImportError) as error:
         raise _missing_driver(address) from error
     except TypeError as error:  # the driver does not know an option of the URL
@@ -277,10 +277,12 @@ def _create(address: URL, options: dict[str, Any]) -> RDBStorage:
     return rdb
 
 
-def _create_tables(engine: Engine) -> None:
-    """Create the missing tables of Optuna, and leave no connection open, even after an error."""
+def _create_tables(engine: Engine) -> bool:
+    """Create the missing tables of Optuna, and return `optuna_private.is_up_to_date`. Leave no connection open, even after an error."""
     try:
         optuna_private.METADATA.create_all(engine)
+        with engine.connect() as connection:
+            return optuna_private.is_up_to_date(connection)
     finally:
         engine.dispose()
 

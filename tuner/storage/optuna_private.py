@@ -4,14 +4,16 @@ No other module uses a private name of either. tests/storage/test_optuna_private
 think, and pyproject.toml pins the versions that were checked.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import optuna
+import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.samplers import QMCSampler
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
-from sqlalchemy import MetaData, Table
+from sqlalchemy import Connection, MetaData, Table
 
 if TYPE_CHECKING:  # at run time it would import boto3, which takes a quarter of a second
     from optuna.artifacts._protocol import ArtifactStore as ArtifactStore  # noqa: PLC0414 - exported
@@ -30,6 +32,12 @@ VALUES: Table = models.TrialValueModel.__table__
 INTERMEDIATE: Table = models.TrialIntermediateValueModel.__table__
 #: holds the version of Optuna that created the tables
 VERSION_INFO: Table = models.VersionInfoModel.__table__
+#: Optuna's migrations, by their files, and the revision of a database that has had them all
+_MIGRATIONS = {
+    *("v0.9.0.a.py", "v1.2.0.a.py", "v1.3.0.a.py", "v2.4.0.a.py", "v2.6.0.a_.py"),
+    *("v3.0.0.a.py", "v3.0.0.b.py", "v3.0.0.c.py", "v3.0.0.d.py", "v3.2.0.a_.py"),
+}
+_REVISION: Final = "v3.2.0.a"
 #: `value_type` of a finite value; Optuna stores an infinite value as NULL with another type
 FINITE: Final = models.TrialValueModel.TrialValueType.FINITE
 FINITE_INTERMEDIATE: Final = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
@@ -56,6 +64,18 @@ class NumberedQMCSampler(QMCSampler):
 
     def _find_sample_id(self, study: optuna.Study, search_space: dict[str, Any]) -> int:
         return self._index
+
+
+def is_up_to_date(connection: Connection) -> bool:
+    """Return whether a database certainly has the tables of this version of Optuna; if not, Optuna's own check has to decide.
+
+    That check reads all of Optuna's migrations, which takes most of the time that opening a storage takes.
+    """
+    if {path.name for path in (Path(models.__file__).parent / "alembic" / "versions").glob("*.py")} != _MIGRATIONS:
+        return False
+    if not sqlalchemy.inspect(connection).has_table("alembic_version"):
+        return False
+    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == [_REVISION]
 
 
 def trial_id(trial: FrozenTrial) -> int:

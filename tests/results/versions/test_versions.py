@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests import databases
 from tests.mariadb import Server
 from tests.results.new_versions import new_version
 from tuner.errors import VersionError
@@ -21,7 +22,7 @@ LOOK = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=0.9, nu
 def opened(tmp_path_factory: pytest.TempPathFactory, postgresql_server: Any, mariadb_server: Server) -> Iterator[dict[str, Storage]]:
     mariadb_server.execute("CREATE DATABASE IF NOT EXISTS versions")
     urls = {
-        "sqlite": f"sqlite:///{tmp_path_factory.mktemp('versions')}/tuner.db",
+        "sqlite": databases.sqlite(tmp_path_factory.mktemp("versions")),
         "postgresql": postgresql_server.get_uri(),
         "mariadb": mariadb_server.get_uri("versions"),
     }

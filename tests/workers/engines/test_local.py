@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tuner.commands import options, run
 from tuner.errors import RequestError
 from tuner.spec.study import StudySpec
@@ -20,7 +21,7 @@ from tuner.workers.worker.stopping import Stopping
 
 def test_each_worker_of_a_run_gets_its_gpu_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "find", lambda: (Gpu(name="GPU-aaaa", memory_mb=10000), Gpu(name="GPU-bbbb", memory_mb=20000)))
-    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    url = databases.sqlite(tmp_path)
     study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
     workers = options.plan_workers(None, 1, None, None, 2)
     assignments = list(run.make_assignments(study, url, Folders(cache=tmp_path, artifacts=tmp_path), workers))
@@ -44,7 +45,7 @@ def test_the_environment_can_set_the_slots(given: str, slots: int | None, monkey
 
 def test_a_worker_that_closes_its_pipe_and_does_not_end_is_killed(tmp_path: Path) -> None:
     lasting = (sys.executable, "-c", "import os, sys, time; os.close(int(sys.argv[1])); time.sleep(600)")
-    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    url = databases.sqlite(tmp_path)
     study = studies.join(StudySpec.model_validate({"name": "study", "data": {"source": "digits"}}), storages.open(url))
     folders = Folders(cache=tmp_path, artifacts=tmp_path)
     told: list[Event] = []

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
 from tuner.commands import options, run
 from tuner.errors import RequestError, StorageError, TunerError
 from tuner.spec.study import StudySpec
@@ -21,7 +22,7 @@ def test_an_unreachable_storage_is_not_a_request_error(tmp_path: Path, monkeypat
     def away(*given: object, **named: object) -> object:
         raise StorageError("the storage is away")
 
-    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    url = databases.sqlite(tmp_path)
     spec = StudySpec.model_validate({"name": "study", "data": {"source": "digits"}})
     study = studies.join(spec, storages.open(url))
     folders, workers = Folders(cache=tmp_path, artifacts=tmp_path), options.plan_workers(1, 1, None, None)

@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from tests import databases
 from tests.studies import by_hand
 from tuner.protocol.messages import PictureKind
 from tuner.storage import engine as storages
@@ -18,7 +19,7 @@ from tuner.workers.worker.worker import TrialPictures
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return studies.join(by_hand.spec(), storages.open(f"sqlite:///{tmp_path / 'tuner.db'}"))
+    return studies.join(by_hand.spec(), storages.open(databases.sqlite(tmp_path)))
 
 
 def end(study: Study, kept_pictures: TrialPictures, folder: Path, value: float) -> None:
