@@ -53,7 +53,7 @@ format: $(INSTALLED)  ## mend what lint and formatting can mend by themselves
 
 PYTEST = pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-unit: $(INSTALLED)  ## the tests that need no TensorFlow, no database server, no browser and no tuner process
+unit: $(INSTALLED)  ## the tests that need no TensorFlow, no server, no browser and no process; under a minute
 	$(BIN)/$(PYTEST) -m unit
 
 test: check services  ## check, then the whole suite

@@ -1,7 +1,7 @@
 """The three rings of tests: unit, integration and acceptance. `make unit` runs the first, which needs only Python.
 
-A test is in the innermost ring that has all it needs: a unit test needs no TensorFlow, no database server, no browser and no `tuner`
-process; an integration test needs no browser and no `tuner` process.
+A test is in the innermost ring that has all it needs. A unit test needs no TensorFlow, no server, no browser and no process, and it
+tests less than a whole search, worker, command or doctor. An integration test needs no browser and no `tuner` process.
 """
 
 import functools
@@ -14,20 +14,29 @@ import pytest
 
 TESTS = Path(__file__).parent
 RINGS = {
-    "unit": "needs no TensorFlow, no database server, no browser and no tuner process",
-    "integration": "needs TensorFlow, a database server or several processes",
+    "unit": "needs no TensorFlow, no server, no browser and no process",
+    "integration": "needs TensorFlow, a server or a process, or tests a whole search, worker, command or doctor",
     "acceptance": "needs tuner processes or a browser",
 }
-#: folders whose tests are all in one ring
+#: folders and files whose tests are all in one ring
 _FOLDERS = {
     "acceptance": "acceptance",
     "browser": "acceptance",
     "compatibility": "acceptance",
     "faults": "acceptance",
+    "commands": "integration",
+    "dashboard/test_api.py": "integration",
+    "doctor": "integration",
     "integration": "integration",
     "kernels": "integration",
+    "results/verify": "integration",
+    "sampling/test_pruners.py": "integration",
+    "sampling/test_samplers.py": "integration",
     "tasks/images/training": "integration",
     "trainer": "integration",
+    "views/test_regret.py": "integration",
+    "workers/bucket": "integration",
+    "workers/worker": "integration",
 }
 #: fixtures that start what a unit test must not need
 _FIXTURES = {
