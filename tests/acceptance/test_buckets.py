@@ -3,7 +3,6 @@
 import itertools
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,6 @@ from tuner.studies import study as studies
 LONG = {"fine_tune_epochs": 12, "keeps_epochs": True}
 #: of buckets
 NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[buckets.Service]:
-    with buckets.service() as made:
-        yield made
-
-
-@pytest.fixture
-def service(running: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> buckets.Service:
-    """Give the bucket service, and name it in the environment."""
-    for name, value in buckets.only(running.environment).items():
-        monkeypatch.setenv(name, value)
-    return running
 
 
 class Machines:
@@ -81,9 +66,9 @@ class Machines:
 
 
 @pytest.fixture
-def machines(place: Place, service: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> Machines:
+def machines(place: Place, bucket_service: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> Machines:
     place.write(budget={"trials": 1})
-    return Machines(place, service, f"bucket-{next(NUMBERS)}", monkeypatch)
+    return Machines(place, bucket_service, f"bucket-{next(NUMBERS)}", monkeypatch)
 
 
 def test_another_machine_resumes_from_the_checkpoint_in_the_bucket(place: Place, machines: Machines) -> None:
@@ -105,19 +90,19 @@ def test_another_machine_resumes_from_the_checkpoint_in_the_bucket(place: Place,
 
 
 def test_training_continues_without_the_bucket_and_the_next_worker_of_the_machine_uploads_the_rest(
-    place: Place, machines: Machines, service: buckets.Service
+    place: Place, machines: Machines, bucket_service: buckets.Service
 ) -> None:
     place.write(budget={"trials": 2})
     fine_tuning = place.wait_point("trial 0 epoch 3")
     first = machines.worker("one", **LONG, **fine_tuning.script)
     fine_tuning.until_reached()
-    service.stop()
+    bucket_service.stop()
     try:
         fine_tuning.go_on()
         first.until("training continues", "does not answer")
         assert first.end()[0] == 0, first.lines
     finally:
-        service.start()
+        bucket_service.start()
     assert place.states() == ["COMPLETE"] * 2
     away = [line for line in first.lines if "does not answer" in line]
     assert len(away) == 1, away

@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,21 +11,6 @@ from tuner.cli import main
 from tuner.commands import artifacts
 from tuner.commands.waiting import Deadline
 from tuner.errors import ArtifactsError, MissingPackage, RequestError, TunerError
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[buckets.Service]:
-    with buckets.service() as made:
-        yield made
-
-
-@pytest.fixture
-def service(running: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> buckets.Service:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in buckets.only(running.environment).items():
-        monkeypatch.setenv(name, value)
-    return running
 
 
 def test_artifacts_are_in_a_folder_or_in_a_bucket_with_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +39,7 @@ def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest
 
 @pytest.mark.parametrize("command", ["run", "worker"])
 def test_a_missing_bucket_is_refused_before_anything_is_written(
-    service: buckets.Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+    bucket_service: buckets.Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
@@ -70,13 +53,13 @@ def test_a_missing_bucket_is_refused_before_anything_is_written(
     assert not (tmp_path / "scratch").exists()
 
 
-def test_a_bucket_that_does_not_exist_yet_is_waited_for(service: buckets.Service, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bucket_that_does_not_exist_yet_is_waited_for(bucket_service: buckets.Service, capsys: pytest.CaptureFixture[str]) -> None:
     tries = []
 
     def require() -> None:
         tries.append(1)
         if len(tries) == 2:
-            service.make("coming")
+            bucket_service.make("coming")
         artifacts.require_bucket("s3://coming/soon")
 
     Deadline(60.0).retry(require)
@@ -88,9 +71,9 @@ def test_a_bucket_that_does_not_exist_yet_is_waited_for(service: buckets.Service
         Deadline(0.0).retry(lambda: artifacts.require_bucket("s3://never"))
 
 
-def test_weights_are_read_from_a_folder_or_downloaded_from_a_bucket(service: buckets.Service, tmp_path: Path) -> None:
-    service.make("winners")
-    service.client.put_object(Bucket="winners", Key="models/study/trial-00000/weights.npz", Body=b"weights")
+def test_weights_are_read_from_a_folder_or_downloaded_from_a_bucket(bucket_service: buckets.Service, tmp_path: Path) -> None:
+    bucket_service.make("winners")
+    bucket_service.client.put_object(Bucket="winners", Key="models/study/trial-00000/weights.npz", Body=b"weights")
     here = tmp_path / "weights.npz"
     with artifacts.local_copy(str(here), tmp_path) as path:
         assert path == here

@@ -1,9 +1,7 @@
 """The command `tuner doctor` with artifacts in a bucket."""
 
 import json
-import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,11 @@ from tuner.studies import study as studies
 from tuner.workers.bucket import transfer
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[buckets.Service]:
-    with buckets.service() as made:
-        yield made
-
-
 @pytest.fixture
-def service(running: buckets.Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> buckets.Service:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    here = {"TUNER_CACHE": str(tmp_path / "cache"), "TUNER_SCRATCH": str(tmp_path / "scratch")}
-    for name, value in (buckets.only(running.environment) | here).items():
-        monkeypatch.setenv(name, value)
-    return running
+def service(bucket_service: buckets.Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> buckets.Service:
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TUNER_SCRATCH", str(tmp_path / "scratch"))
+    return bucket_service
 
 
 def run_doctor(capsys: pytest.CaptureFixture[str], folder: Path, bucket: str, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:

@@ -1,7 +1,6 @@
 """Files in a bucket, with a real S3 service on the loopback interface."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,10 @@ LARGE = 20_000_000
 PAUSES = (0.01, 0.02)
 
 
-@pytest.fixture(scope="module")
-def service() -> Iterator[buckets.Service]:
-    with buckets.service() as made:
-        made.make("models")
-        yield made
-
-
 @pytest.fixture
-def bucket(service: buckets.Service, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in buckets.only(service.environment).items():
-        monkeypatch.setenv(name, value)
+def bucket(bucket_service: buckets.Service) -> Bucket:
+    if "models" not in [found["Name"] for found in bucket_service.client.list_buckets()["Buckets"]]:
+        bucket_service.make("models")
     return Bucket("s3://models/models/team/", pauses=PAUSES)
 
 
@@ -55,17 +45,17 @@ def test_a_file_can_be_uploaded_downloaded_and_deleted_twice(bucket: Bucket, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "new"]
 
 
-def test_only_files_below_the_prefix_are_listed(bucket: Bucket, service: buckets.Service) -> None:
-    service.client.put_object(Bucket="models", Key="models/teams/other", Body=b"x")
+def test_only_files_below_the_prefix_are_listed(bucket: Bucket, bucket_service: buckets.Service) -> None:
+    bucket_service.client.put_object(Bucket="models", Key="models/teams/other", Body=b"x")
     bucket.require()
     assert list(bucket.objects()) == []
-    assert service.keys("models") == ["models/teams/other"]
+    assert bucket_service.keys("models") == ["models/teams/other"]
 
 
-def test_an_incomplete_upload_is_invisible_and_can_be_aborted(bucket: Bucket, service: buckets.Service, tmp_path: Path) -> None:
+def test_an_incomplete_upload_is_invisible_and_can_be_aborted(bucket: Bucket, bucket_service: buckets.Service, tmp_path: Path) -> None:
     key = "study/trial-00001/weights.npz"
-    uploads = service.client.create_multipart_upload(Bucket="models", Key=f"models/team/{key}")
-    service.client.upload_part(Bucket="models", Key=uploads["Key"], UploadId=uploads["UploadId"], PartNumber=1, Body=b"x" * 1000)
+    uploads = bucket_service.client.create_multipart_upload(Bucket="models", Key=f"models/team/{key}")
+    bucket_service.client.upload_part(Bucket="models", Key=uploads["Key"], UploadId=uploads["UploadId"], PartNumber=1, Body=b"x" * 1000)
     assert not bucket.fetch(key, tmp_path / "weights.npz")
     (upload,) = bucket.unfinished()
     assert (upload.key, upload.upload) == (key, uploads["UploadId"])
@@ -73,10 +63,10 @@ def test_an_incomplete_upload_is_invisible_and_can_be_aborted(bucket: Bucket, se
     assert list(bucket.unfinished()) == []
 
 
-def test_a_service_that_does_not_answer_is_retried_and_then_reported(bucket: Bucket, service: buckets.Service) -> None:
-    service.stop()
+def test_a_service_that_does_not_answer_is_retried_and_then_reported(bucket: Bucket, bucket_service: buckets.Service) -> None:
+    bucket_service.stop()
     error = why_not(bucket)
-    service.start()
+    bucket_service.start()
     assert error.may_pass
     assert f"cannot be used: {bucket.endpoint} does not answer (" in str(error)
     bucket.require()
@@ -111,10 +101,10 @@ def test_wrong_settings_in_the_environment_are_reported(
     assert "not-a-secret" not in str(refused.value)
 
 
-def test_refused_credentials_are_reported_but_not_shown(bucket: Bucket, service: buckets.Service) -> None:
+def test_refused_credentials_are_reported_but_not_shown(bucket: Bucket, bucket_service: buckets.Service) -> None:
     policy = """{"Version": "2012-10-17", "Statement": [{"Effect": "Deny", "Principal": "*", "Action": "s3:PutObject", "Resource": "*"}]}"""
-    service.client.create_bucket(Bucket="closed")
-    service.client.put_bucket_policy(Bucket="closed", Policy=policy)
+    bucket_service.client.create_bucket(Bucket="closed")
+    bucket_service.client.put_bucket_policy(Bucket="closed", Policy=policy)
     error = why_not(Bucket("s3://closed", pauses=PAUSES))
     assert not error.may_pass
     assert str(error).endswith("refuses the credentials (403); set those of a user who may write to the bucket closed")

@@ -1,9 +1,8 @@
 """The files of trials in a bucket, and workers on several machines that share them."""
 
 import itertools
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,6 @@ from tuner.workers.worker.stopping import Stopping
 
 Make = Callable[..., WorkerRunner]
 _NUMBERS = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[buckets.Service]:
-    with buckets.service() as made:
-        yield made
 
 
 @dataclass
@@ -57,12 +50,8 @@ class Shared:
 
 
 @pytest.fixture
-def shared(running: buckets.Service, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shared:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name, value in buckets.only(running.environment).items():
-        monkeypatch.setenv(name, value)
-    return Shared(service=running, make=make, folder=tmp_path)
+def shared(bucket_service: buckets.Service, make: Make, tmp_path: Path) -> Shared:
+    return Shared(service=bucket_service, make=make, folder=tmp_path)
 
 
 def stop_at_epoch(runner: WorkerRunner, step: int) -> None:
