@@ -58,7 +58,7 @@ class Nodes:
         """Leave no process behind."""
         family = [process for process in psutil.Process().children(recursive=True) if is_of_ray(process)]
         self._cluster.shutdown()
-        _, alive = psutil.wait_procs(family, timeout=20)
+        _, alive = psutil.wait_procs(family, timeout=120)
         assert not alive
 
 

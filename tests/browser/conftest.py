@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect, sync_playwright
 
 # a busy machine is slow
-expect.set_options(timeout=20_000)
+expect.set_options(timeout=60_000)
 
 SWITCHES = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

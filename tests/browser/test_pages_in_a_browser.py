@@ -63,7 +63,7 @@ def running(folder: Path, storage: Storage) -> Iterator[None]:
             yield
         finally:
             run.terminate()
-            run.wait(timeout=30)
+            run.wait(timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_new_trial_appears_on_an_open_page(page: Page, address: str) -> None:
     page.get_by_role("link", name="flowers").click()
     expect(page.locator("#connection")).to_have_attribute("data-state", "on")
     first = int(page.locator("#trials tbody tr").first.locator("a").first.inner_text())
-    expect(page.locator("#trials").get_by_role("link", name=str(first + 2), exact=True)).to_be_visible(timeout=30_000)
+    expect(page.locator("#trials").get_by_role("link", name=str(first + 2), exact=True)).to_be_visible(timeout=60_000)
     expect(page.get_by_text("the script says so")).to_be_visible()
 
 
@@ -115,7 +115,7 @@ def test_a_report_is_on_the_open_page_within_two_seconds(page: Page, address: st
         for step, value in enumerate((0.51, 0.62, 0.73, 0.84), 1):
             trials.report(study, claimed, by_hand.epochs(claimed, [value], first=step))
             reported = time.monotonic()
-            until(lambda: f"{value:.4f}" in page.locator("#running").inner_text(), timeout_seconds=20)  # noqa: B023
+            until(lambda: f"{value:.4f}" in page.locator("#running").inner_text(), timeout_seconds=120)  # noqa: B023
             delays.append(time.monotonic() - reported)
     by_hand.finish(study, claimed, 0.84)
     print(f"a report was on the page after {max(delays):.2f} s at most")
@@ -160,7 +160,7 @@ def test_the_keyboard_focus_survives_an_update(page: Page, address: str) -> None
     assert page.evaluate("document.activeElement.textContent") == "Skip to content"
     page.locator("#sort-best").focus()
     before = page.locator("#trials").inner_html()
-    until(lambda: page.locator("#trials").inner_html() != before, timeout_seconds=20)
+    until(lambda: page.locator("#trials").inner_html() != before, timeout_seconds=120)
     assert page.evaluate("document.activeElement.id") == "sort-best"
     page.keyboard.press("Enter")
     page.wait_for_url("**sort=best**")

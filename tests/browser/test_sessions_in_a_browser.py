@@ -90,7 +90,7 @@ def sign_in(page: Page, address: str, name: str, goal: str = STUDY) -> None:
 
 
 def state(page: Page, wanted: str) -> None:
-    expect(page.locator("#connection")).to_have_attribute("data-state", wanted, timeout=20_000)
+    expect(page.locator("#connection")).to_have_attribute("data-state", wanted, timeout=60_000)
 
 
 def test_an_expired_session_redirects_to_sign_in_and_back(page: Page, study: Study, users: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +100,7 @@ def test_an_expired_session_redirects_to_sign_in_and_back(page: Page, study: Stu
         sign_in(page, served.address, "eve")
         state(page, "on")
         monkeypatch.setattr(itsdangerous.TimestampSigner, "get_timestamp", lambda self: real(self) + 3601)
-        page.wait_for_url("**/tuner/signin?next=*", timeout=30_000)
+        page.wait_for_url("**/tuner/signin?next=*", timeout=60_000)
         page.get_by_label("Name").fill("eve")
         page.get_by_label("Password").fill(PASSWORD)
         page.keyboard.press("Enter")
@@ -171,11 +171,11 @@ def test_a_database_outage_is_shown_on_an_open_page_which_recovers(page: Page, p
         assert answer.status == 503
         expect(later.get_by_role("heading", name="Database unavailable")).to_be_visible()
         postgresql.start()
-        expect(later.get_by_role("heading", name="by-hand")).to_be_visible(timeout=20_000)  # without a user's action
+        expect(later.get_by_role("heading", name="by-hand")).to_be_visible(timeout=60_000)  # without a user's action
         trials.report(study, claimed, by_hand.epochs(claimed, [0.4321]))
         for each in (page, later):
             state(each, "on")
-            expect(each.locator("#running")).to_contain_text("0.4321", timeout=10_000)
+            expect(each.locator("#running")).to_contain_text("0.4321", timeout=60_000)
     opened.close()
 
 

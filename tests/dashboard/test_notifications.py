@@ -72,13 +72,13 @@ def test_a_new_best_a_failure_and_the_end_are_sent(hook: Hook, tmp_path: Path, m
     with notifications.watching(opened, period_seconds=0.05):
         assert read.wait(20)
         by_hand.finish(study, first, 0.75)
-        assert hook.taken.get(timeout=20) == "by-hand: new best 0.7500"
+        assert hook.taken.get(timeout=120) == "by-hand: new best 0.7500"
         second = by_hand.must_claim(study)
         read.clear()
         assert read.wait(20)
         trials.fail(study, second, by_hand.failed(second))
-        assert hook.taken.get(timeout=20) == "by-hand: failed"
-        assert hook.taken.get(timeout=20) == "by-hand: finished"
+        assert hook.taken.get(timeout=120) == "by-hand: failed"
+        assert hook.taken.get(timeout=120) == "by-hand: finished"
     assert hook.refused == 1
 
 

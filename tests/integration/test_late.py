@@ -119,7 +119,7 @@ def test_if_two_workers_finish_one_trial_at_once_exactly_one_result_counts(begin
     for number in range(6):
         pair = [lose(study), by_hand.must_claim(study)]
         assert [claimed.number for claimed in pair] == [number, number]
-        start = threading.Barrier(2, timeout=20)
+        start = threading.Barrier(2, timeout=120)
         said: list[float | None] = []
 
         def finish(claimed: Claim, value: float, start: threading.Barrier = start, said: list[float | None] = said) -> None:

@@ -141,7 +141,7 @@ def test_a_reader_does_not_wait_for_a_writer(storage: Storage) -> None:
 
 
 def test_a_writer_that_reads_first_waits_for_other_writers(storage: Storage) -> None:
-    has_read, results = threading.Barrier(2, timeout=20), []
+    has_read, results = threading.Barrier(2, timeout=120), []
 
     def add_one(connection: Connection) -> None:
         count = connection.execute(text("SELECT count(*) FROM studies")).scalar_one()

@@ -170,7 +170,7 @@ def test_many_processes_migrate_an_old_database_at_once(storage_url: str) -> Non
         except StorageError as error:
             errors.append(error)
 
-    barrier = threading.Barrier(8, timeout=20)
+    barrier = threading.Barrier(8, timeout=120)
     hands = [threading.Thread(target=work) for _ in range(8)]
     for hand in hands:
         hand.start()

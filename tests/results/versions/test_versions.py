@@ -81,7 +81,7 @@ def test_the_number_of_a_deleted_version_is_not_used_again(storage: Storage, nam
 
 def test_concurrent_writers_get_different_numbers(storage: Storage, name: str, new: Callable[..., NewVersion]) -> None:
     numbers: list[int] = []
-    barrier = threading.Barrier(6, timeout=20)
+    barrier = threading.Barrier(6, timeout=120)
 
     def work() -> None:
         barrier.wait()
@@ -148,7 +148,7 @@ def test_a_version_is_never_deleted_while_it_is_promoted(storage: Storage, name:
     for number in range(1, 9):
         versions.add(storage, new())
         done: list[Any] = []
-        barrier = threading.Barrier(2, timeout=20)
+        barrier = threading.Barrier(2, timeout=120)
 
         def attempt(work: Callable[..., object], number: int = number, barrier: threading.Barrier = barrier, done: Any = done) -> None:
             barrier.wait()
