@@ -51,7 +51,8 @@ format: $(INSTALLED)  ## mend what lint and formatting can mend by themselves
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-PYTEST = pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# one process more than cores, since many tests wait for others; at most four
+PYTEST = pytest -n $(shell cores=$$(nproc); [ $$cores -lt 3 ] && echo $$((cores + 1)) || echo 4) --dist loadfile --no-loadscope-reorder
 
 unit: $(INSTALLED)  ## the tests that need no TensorFlow, no server, no browser and no process; under a minute
 	$(BIN)/$(PYTEST) -m unit
