@@ -60,7 +60,7 @@ def rows(page: str) -> Iterator[tuple[str, str]]:
 
 def heading_of(key: SchemaKey) -> str:
     tag = "source" if key.section == "data" else "name"
-    is_shared = key.section == "data" and key.name in ("train", "validation", "test")
+    is_shared = key.section == "data" and key.name in ("train", "validation", "test", "validation_from")
     return f"{key.section}: {{{tag}: {key.kind}}}" if key.kind and not is_shared else key.section
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 #: maximum number of names in a list; the others become an ellipsis
 LISTED = 12
+#: maximum length of a text of the user's in a message
+SHOWN = 80
 
 
 def show(value: Any, *, longest: int = 60) -> str:
@@ -25,6 +27,12 @@ def show(value: Any, *, longest: int = 60) -> str:
     else:
         shown = str(value)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def cut(text: str, longest: int = SHOWN) -> str:
+    """Return a text of the user's for a message: on one line, and shortened."""
+    line = " ".join(text[: 2 * longest].split())
+    return line if len(line) <= longest and len(text) <= 2 * longest else f"{line[: longest - 1]}…"
 
 
 def number(value: float) -> str:
@@ -113,6 +121,11 @@ def moment(seconds: float) -> str:
 def accuracy(value: float | None) -> str:
     """Return an accuracy with four digits, or a dash for None."""
     return "–" if value is None else f"{value:.4f}"
+
+
+def shorten(name: str, *, longest: int = 40) -> str:
+    """Return a name, cut if it is long."""
+    return name if len(name) <= longest else f"{name[:longest]}…"
 
 
 def count(number: int, noun: str) -> str:

@@ -210,13 +210,25 @@ def home(folder: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 
 def test_images_and_folders_of_images_are_predicted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "predict", "home", "photos", "photos/b.png", "--top", "2")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "photos: ignored because of their names: 1 file (1 .txt)\n")
     assert out.splitlines() == [
         "photos/b.png: Bird 0.750, Bear 0.250",
         "photos/inner/a.png: Bird 0.750, Bear 0.250",
         "photos/b.png: Bird 0.750, Bear 0.250",
     ]
     assert run(capsys, "predict", "home", "photos/b.png")[1] == "photos/b.png: Bird 0.750\n"
+
+
+def test_a_folder_is_predicted_as_a_study_reads_it(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home.parent / "linked").mkdir()
+    for name in ("__MACOSX/a.png", ".thumbnails/b.png", ".b.png"):
+        (home.parent / "photos" / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 7)).save(home.parent / "photos" / name)
+    Image.new("RGB", (9, 7)).save(home.parent / "linked" / "c.png")
+    (home.parent / "photos" / "linked").symlink_to(home.parent / "linked", target_is_directory=True)
+    (home.parent / "photos" / "linked" / "again").symlink_to(home.parent / "photos", target_is_directory=True)
+    out = run(capsys, "predict", "home", "photos")[1]
+    assert [line.partition(":")[0] for line in out.splitlines()] == ["photos/b.png", "photos/inner/a.png", "photos/linked/c.png"]
 
 
 def test_predictions_are_printed_as_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from tuner.report import content, page
 from tuner.spec import file as study_file
 from tuner.storage import engine as storages
 from tuner.storage import tables
-from tuner.storage.attributes import PREPARED
+from tuner.storage.attributes import PREPARED, SPEC
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.tasks.images.data import dataset
@@ -126,3 +126,16 @@ def test_the_name_of_another_study_is_refused(
     studies.join(by_hand.spec(name="cats"), pets.storage)
     assert migrate(tmp_path, url, written(tmp_path, photos, name="cats")) == 2
     assert "choose a different name in the file" in capsys.readouterr().err
+
+
+def test_a_migrated_study_keeps_its_order_of_classes(
+    pets: Study, photos: Path, tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(connection: Any) -> None:
+        stored = json.loads(tables.get(connection, tables.STUDY_USER, pets.id, SPEC)[SPEC])
+        del stored["data"]["class_order"]
+        tables.put(connection, tables.STUDY_USER, pets.id, {SPEC: json.dumps(stored)})
+
+    pets.storage.write(write)
+    assert migrate(tmp_path, url, written(tmp_path, photos)) == 0
+    assert studies.load("pets-v2", pets.storage).spec.data.class_order == "earlier"  # type: ignore[union-attr]

@@ -141,6 +141,19 @@ def test_a_study_of_one_trial_has_a_report(storage: Storage) -> None:
     assert "No trial was better than trial 0" in section(text, "best")
 
 
+@pytest.mark.parametrize("write", [page.html, page.markdown])
+def test_the_best_trial_is_compared_with_always_the_commonest_class(
+    storage: Storage, write: Callable[[content.ReportContent], str]
+) -> None:
+    study = studies.join(by_hand.spec(name=f"rare-{write.__name__}"), storage)
+    known = {"commonest": "ok", "commonest_validation": 0.99, "commonest_test": 0.98}
+    prepared = by_hand.PREPARED.model_copy(update=known).model_dump(mode="json")
+    storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: prepared}))
+    by_hand.finish(study, by_hand.must_claim(study), 0.99)
+    text = write(content.read(study))
+    assert "For comparison, always the commonest class, ok: accuracy 0.9900 on validation, 0.9800 on test." in text
+
+
 def test_a_large_study_draws_the_best_trials_and_some_others(worked: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(content, "MOST_DRAWN", 10)
     monkeypatch.setattr(content, "_BEST_DRAWN", 4)

@@ -1,6 +1,7 @@
 """Study specifications: durations, splits, backbones and heads."""
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tuner import errors
+from tuner.spec import data as spec_data
 from tuner.spec import file as study_file
 from tuner.spec import study as spec_study
 from tuner.spec.domains import Fixed, Range
@@ -179,3 +181,61 @@ def test_the_paths_of_a_study_survive_json(data: dict[str, Any]) -> None:
 def test_an_impossible_study_built_in_python_is_refused_too() -> None:
     with pytest.raises(ValidationError, match="search.momentum acts only on sgd and rmsprop"):
         StudySpec.model_validate(MINIMAL | {"search": {"optimizer": "adam", "momentum": 0.5}})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (r"patient_\d+", r"is patient_\d+; expected a regular expression with a part in parentheses, such as (patient_\d+)"),
+        ("(patient", "is (patient, which is not a regular expression: missing ), unterminated subpattern at position 0; expected"),
+    ],
+)
+def test_a_pattern_that_finds_no_group_is_refused(pattern: str, message: str) -> None:
+    (problem,) = problems(data={"source": "folder", "path": "~/photos", "group_pattern": pattern})
+    assert problem.startswith(f"data.group_pattern {message}")
+FOLDER = {"source": "folder", "path": "/photos"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "order"),
+    [
+        ({"data": FOLDER}, "natural"),
+        ({"data": FOLDER, "result": None}, "natural"),
+        ({"data": FOLDER, "result": {"trial": 3}}, "earlier"),  # exported by a version without the key
+        ({"data": FOLDER | {"class_order": "natural"}, "result": {"trial": 3}}, "natural"),
+        ({"data": {"source": "manifest", "path": "/t.csv"}, "result": {"trial": 3}}, "earlier"),
+        ({"data": {"source": "npz", "path": "/t.npz"}, "result": {"trial": 3}}, "earlier"),
+        ({"data": {"source": "python", "function": "a:b"}, "result": {"trial": 3}}, "earlier"),
+        ({"data": {"source": "digits"}, "result": {"trial": 3}}, None),
+    ],
+)
+def test_an_exported_trial_keeps_the_order_of_classes_that_it_was_trained_with(sections: dict[str, Any], order: str | None) -> None:
+    spec = study(**sections)
+    assert getattr(spec.data, "class_order", None) == order
+    assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(("given", "on_disk"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_a_path_is_found_however_unicode_composes_its_letters(tmp_path: Path, given: Any, on_disk: Any) -> None:
+    there = tmp_path / unicodedata.normalize(on_disk, "Zoo für Löwen/größer")
+    there.mkdir(parents=True)
+    data = {"source": "folder", "path": unicodedata.normalize(given, f"{tmp_path}/Zoo für Löwen/größer")}
+    assert study(data=data).data.path == there  # type: ignore[union-attr]
+    data["path"] += "/Affe ä"
+    assert study(data=data).data.path == Path(data["path"])  # type: ignore[union-attr] # not there at all
+
+
+def test_a_relative_path_is_found_however_unicode_composes_its_letters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = Path(unicodedata.normalize("NFD", "Zoo ä/ö.png"))
+    there.parent.mkdir()
+    there.touch()
+    assert spec_data.existing(Path(unicodedata.normalize("NFC", "Zoo ä/ö.png"))) == there
+
+
+def test_a_path_with_two_spellings_on_disk_is_taken_as_it_is_given(tmp_path: Path) -> None:
+    for form in ("NFC", "NFD"):
+        (tmp_path / unicodedata.normalize(form, "ö")).mkdir()
+    for form in ("NFC", "NFD"):
+        path = tmp_path / unicodedata.normalize(form, "ö")  # type: ignore[arg-type]
+        assert study(data=FOLDER | {"path": str(path)}).data.path == path  # type: ignore[union-attr]

@@ -149,3 +149,28 @@ def test_another_meaning_of_adam_is_another_search(begin: Callable[..., Study]) 
     begin(search=BOTH)
     with pytest.raises(StudyError, match="adam_weight_decay"):
         begin(search=BOTH | {"adam_weight_decay": True})
+
+
+FOLDER = {"source": "folder", "path": "/photos"}
+
+
+def forget_the_order(study: Study) -> None:
+    """Store the spec as a version did that had no `data.class_order`."""
+
+    def write(connection: Connection) -> None:
+        stored = json.loads(tables.get(connection, tables.STUDY_USER, study.id, SPEC)[SPEC])
+        del stored["data"]["class_order"]
+        tables.put(connection, tables.STUDY_USER, study.id, {SPEC: json.dumps(stored)})
+
+    study.storage.write(write)
+
+
+def test_a_study_that_an_earlier_version_started_keeps_its_order_of_classes(begin: Begin, storage: Storage) -> None:
+    assert begin(data=FOLDER).spec.data.class_order == "natural"  # type: ignore[union-attr]
+    forget_the_order(begin(data=FOLDER))
+    joined = begin(data=FOLDER | {"path": "/elsewhere"})
+    for found in (joined, studies.load(joined.name, storage)):
+        assert found.spec.data.class_order == "earlier"  # type: ignore[union-attr]
+    assert str(joined.spec.data.path) == "/elsewhere"  # type: ignore[union-attr]
+    with pytest.raises(StudyError, match="class_order: 'earlier' -> 'natural'"):
+        begin(data=FOLDER | {"class_order": "natural"})

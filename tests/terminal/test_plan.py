@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from tests.studies import by_hand
+from tuner.tasks.images.data import in_memory, splits
 from tuner.terminal import plan, printing
 
 
@@ -42,3 +44,14 @@ def test_the_stages_of_a_trial_are_described(training: dict[str, Any], epochs: i
 )
 def test_sampler_and_pruner_are_named_with_their_changed_options(sections: dict[str, Any], words: str) -> None:
     assert words in shown(sections)
+
+
+def test_the_images_are_shown_with_what_the_commonest_class_scores() -> None:
+    labels = np.repeat([0, 1], [30, 10])
+    pixels = np.arange(40, dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2)
+    data = in_memory.from_arrays(pixels, labels, ["ok", "crack"])
+    parts = splits.split(data, by_hand.spec().data.model_copy(update={"validation": 8, "test": 8}), 0)
+    console = Console(width=200, color_system=None, theme=printing.THEME)
+    with console.capture() as capture:
+        console.print(plan.images(data, parts))
+    assert capture.get().splitlines()[-1] == "always the commonest class, ok: accuracy 0.7500 on validation, 0.7500 on test"

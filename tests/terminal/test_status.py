@@ -1,11 +1,18 @@
 """The screen at the end of a run."""
 
+from collections.abc import Callable
+
 from rich.console import Console, RenderableType
 
+from tests.results.conftest import make_best, prepared, spec
+from tuner.protocol import messages
+from tuner.results.best import Best
 from tuner.spec.hyperparameters import Augmentation, Hyperparameters
 from tuner.terminal import printing
 from tuner.terminal import status as status_screens
 from tuner.terminal.status import RunResult
+
+__all__ = ["make_best", "prepared", "spec"]
 
 
 def text(screen: RenderableType) -> str:
@@ -44,3 +51,14 @@ def test_the_screen_says_if_no_trial_was_better_than_the_rule() -> None:
     shown = text(status_screens.result(found, num_completed=1))
     assert "No trial was better than trial 0" in shown
     assert "luck" not in shown
+
+
+def test_the_best_trial_is_compared_with_always_the_commonest_class(prepared: messages.Prepared, make_best: Callable[..., Best]) -> None:
+    known = prepared.model_copy(update={"commonest": "Bird [adult]", "commonest_validation": 0.99, "commonest_test": 0.98})
+    found = make_best(prepared=known)
+    assert "always the commonest class, Bird [adult]: accuracy 0.9900 on" in text(status_screens.best_trial(found))
+    run = RunResult(
+        trial=7, value=0.96, changes=[], rule_value=0.95, test_accuracy=0.94, num_test=1000, baseline=found.baseline
+    )  # fmt: skip
+    assert "Always the commonest class, Bird [adult]: accuracy 0.9900 on" in text(status_screens.result(run, 12))
+    assert "commonest" not in text(status_screens.best_trial(make_best()))  # of a study that an earlier version of tuner started

@@ -20,7 +20,9 @@ from tuner.results.bundle import bundle, manifest
 from tuner.results.bundle import seal as bundle_seal
 from tuner.results.bundle import sign as bundle_sign
 from tuner.results.verify import verification
+from tuner.spec import data
 from tuner.storage import engine as storages
+from tuner.tasks.images.data import dataset, folders
 from tuner.tasks.images.data import image_file as image_files
 from tuner.terminal import plain, printing, versions
 from tuner.trust import keys
@@ -132,20 +134,22 @@ def _most_likely(row: Sequence[float], labels: Sequence[str], top: int) -> list[
 
 
 def _files(given: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the images of the given folders and their sub-folders.
+    """Return the given files, and the images of the given folders and their sub-folders, which a study would read too.
 
     Raises:
         RequestError: a folder has no images.
     """
     found: list[Path] = []
-    for path in given:
+    for path in map(data.existing, given):
         if not path.is_dir():
             found.append(path)
             continue
-        inner = sorted(one for one in path.rglob("*") if one.suffix.lower() in image_files.SUFFIXES and one.is_file())
+        inner, others = folders.image_files(str(path))
         if not inner:
             raise RequestError(f"the folder {path} has no images; expected files that end in {', '.join(sorted(image_files.SUFFIXES))}")
-        found += inner
+        if others:
+            plain.line(f"{path}: ignored because of their names: {dataset.count(others.total(), 'file')} ({dataset.list_kinds(others)})")
+        found += sorted(map(Path, inner))
     return found
 
 

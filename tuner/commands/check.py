@@ -13,7 +13,7 @@ from tuner.spec import file as study_file
 from tuner.spec import space
 from tuner.spec.model import Model
 from tuner.spec.study import StudySpec
-from tuner.tasks.images.data import dataset, sources, splits, survey
+from tuner.tasks.images.data import sources, splits, survey
 from tuner.tasks.images.data.dataset import Dataset
 from tuner.tasks.images.data.splits import Splits
 from tuner.tasks.images.spec import cost
@@ -28,6 +28,8 @@ def init(name: str, images: Path, to: Path, cache: Path) -> int:
     seen = survey.survey(images, cache=cache)
     survey.write_new(survey.study_file(name, seen, images.expanduser()), to)
     plain.result("\n".join(survey.summarize(seen)))
+    for warning in seen.warnings:
+        plain.line(f"warning: {warning}")
     if not seen.is_usable:
         plain.line("warning: a study cannot run on this folder as it is")
     plain.result(f"\nWrote {to}. See what it will do with: tuner check {to}")
@@ -50,7 +52,7 @@ _ASSUMED_TRAIN, _ASSUMED_VALIDATION = 1_000, 200
 def check(path: Path, cache: Path) -> int:
     """Print what a study file will do; raise the errors of `require_usable`."""
     spec = study_file.read(path)
-    num_train, num_validation = _show_images(spec, require_usable(spec, cache))
+    num_train, num_validation = _show_images(spec, require_usable(spec, cache), cache)
     rows = space.rows(spec)
     epochs = spec.training.num_epochs(num_train)
     num_cores = machine.num_cores()
@@ -80,6 +82,14 @@ def require_usable(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | Non
     return data, splits.split(data, spec.data, spec.seed)
 
 
+def warn(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path) -> None:
+    """Print what a user should know about the images before they train."""
+    if opened is not None:
+        data, parts = opened
+        for remark in survey.warnings(data, parts, spec.data, cache=cache):
+            plain.line(f"warning: {remark}")
+
+
 def _require_model(model: Model) -> None:
     """Refuse files and modules that do not exist. Only a trainer can load them."""
     start = "A relative path starts at the folder of the study file."
@@ -98,13 +108,12 @@ def _is_importable(module: str) -> bool:
     return importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd())]) is not None or importlib.util.find_spec(top) is not None
 
 
-def _show_images(spec: StudySpec, opened: tuple[Dataset, Splits] | None) -> tuple[int, int]:
+def _show_images(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path) -> tuple[int, int]:
     """Print the images, if they can be read without Keras; return the numbers of train and validation images."""
     if opened is None:
         printing.result(printing.section("Images", f"source {spec.data.source}: read when the study runs"))
         return _ASSUMED_TRAIN, _ASSUMED_VALIDATION
     data, parts = opened
     printing.result(printing.section("Images", plan.images(data, parts)))
-    for remark in dataset.notes(data):
-        plain.line(f"warning: {remark}")
+    warn(spec, opened, cache)
     return len(parts.train), len(parts.validation)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuner.errors import RequestError
-from tuner.spec.data import Data, FolderData, ManifestData, NpzData, PythonData
+from tuner.spec.data import Data, FolderData, ManifestData, NpzData, PythonData, existing
 from tuner.spec.study import StudySpec
 
 ALLOW_CODE = "TUNER_ALLOW_CODE"
@@ -31,7 +31,7 @@ class LocalSettings:
         Raises:
             RequestError: its images do not come from files.
         """
-        return spec if self.data is None else spec.model_copy(update={"data": _moved(spec, self.data.expanduser().absolute())})
+        return spec if self.data is None else spec.model_copy(update={"data": _moved(spec, existing(self.data.expanduser().absolute()))})
 
     def require_allowed(self, spec: StudySpec) -> None:
         """Refuse to import code that a study from the storage names, unless the user of this machine allows it.

@@ -145,7 +145,7 @@ def run(
     spec = asked.budget.apply(study_file.read(asked.file))
     target = exported.resolve(spec.name)
     dashboard.require_port()
-    check.require_usable(spec, folders.cache)
+    check.warn(spec, check.require_usable(spec, folders.cache), folders.cache)
     artifacts.require_bucket(folders.bucket)
     earlier = WarmStartSources(names=asked.earlier, storage=asked.earlier_storage).read(spec, url)
     with engines.open_engine(engine, url) as ready:
@@ -389,6 +389,7 @@ def _result(study: Study) -> status_screens.RunResult:
         rule_value=best.rule_value,
         test_accuracy=best.test_accuracy,
         num_test=best.num_test,
+        baseline=best.baseline,
     )
 
 

@@ -150,6 +150,11 @@ class Prepared(_Message):
     fingerprint: str
     #: SHA-256 of the three splits
     splits: str
+    #: the commonest class of the training images; "" if an earlier version of tuner wrote this
+    commonest: str = ""
+    #: accuracy of a model that always answers it, on each split; None: unknown, or the split has no images
+    commonest_validation: float | None = None
+    commonest_test: float | None = None
     #: of Python, Keras, TensorFlow, tuner
     versions: dict[str, str]
     seconds: float

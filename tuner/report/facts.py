@@ -152,6 +152,8 @@ def honesty(best: Best) -> list[str]:
         )
     else:
         sentences.append(f"{best.value:.4f} was measured on {images}, at the best epoch. Expect a slightly lower accuracy on new images.")
+    if best.baseline:
+        sentences.append(f"For comparison, {best.baseline}.")
     if best.test_accuracy is None:
         if best.num_test:
             sentences.append(

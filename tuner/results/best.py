@@ -6,6 +6,7 @@ from sqlalchemy import Connection, func, select
 
 from tuner import errors
 from tuner.protocol import messages
+from tuner.spec import plan
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
 from tuner.storage import attributes, queries, tables
@@ -88,6 +89,11 @@ class Best:
     def rule_test_accuracy(self) -> float | None:
         """Accuracy of trial 0 on the test split; None if it was not measured."""
         return None if self.rule is None else self.rule.test_accuracy
+
+    @property
+    def baseline(self) -> str:
+        """Accuracy of a model that always answers the commonest class, as a phrase; "" if the study does not know it."""
+        return plan.commonest_of(self.prepared.model_dump())
 
     @property
     def num_test(self) -> int:

@@ -1,9 +1,14 @@
 """The `data` section of a study file: where images and labels come from, and how they are split."""
 
+import codecs
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, model_validator
 
 from tuner import wording
 from tuner.spec.clashes import Clash, Clashes
@@ -16,10 +21,33 @@ class Section(BaseModel):
 
 
 def locate(given: str, info: ValidationInfo) -> Path:
-    """Return a path with `~` expanded; a relative path starts at the folder of the study file."""
+    """Return a path with `~` expanded, as the disk spells it; a relative path starts at the folder of the study file."""
     folder = (info.context or {}).get("folder")
     path = Path(given).expanduser()
-    return path if path.is_absolute() or folder is None else Path(folder).joinpath(path).resolve()
+    return existing(path if path.is_absolute() or folder is None else Path(folder).joinpath(path).resolve())
+
+
+def existing(path: Path) -> Path:
+    """Return the path of the file or folder that is there, if its name differs only in how Unicode composes a letter (NFC, NFD)."""
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        if os.path.lexists(found / part):
+            found /= part
+            continue
+        alike = [entry for entry in _entries(found) if unicodedata.normalize("NFC", entry.name) == unicodedata.normalize("NFC", part)]
+        if len(alike) != 1:
+            return path
+        found = alike[0]
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _read_path(given: Any, info: ValidationInfo) -> Path:
@@ -31,6 +59,8 @@ def _read_path(given: Any, info: ValidationInfo) -> Path:
 FilePath = Annotated[Path, PlainValidator(_read_path, json_schema_input_type=str)]
 #: below 1: a fraction of all images; from 2: a number of images
 Share = Annotated[float, Field(ge=0)]
+#: natural: as class names are read and sorted now; earlier: as in studies of versions before this key
+ClassOrder = Literal["natural", "earlier"]
 PythonName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", examples=["my_package.my_module:function"])]
 
 
@@ -41,6 +71,8 @@ class _Data(Section):
     """images that choose the best trial"""
     test: Share = 0.15
     """images that measure the best trial, once"""
+    validation_from: Literal["train"] | None = None
+    """train: draw validation from the training images, even if the data has its own validation split; null: use its own"""
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
@@ -67,16 +99,52 @@ def _refuse(name: str, share: float | None) -> str | None:
     return None
 
 
-class FolderData(_Data):
+def _check_pattern(given: str) -> str:
+    expected = r"expected a regular expression with a part in parentheses, such as (patient_\d+)"
+    try:
+        num_parts = re.compile(given).groups
+    except re.error as error:
+        raise ValueError(f"is {given}, which is not a regular expression: {error}; {expected}") from error
+    if not num_parts:
+        raise ValueError(f"is {given}; {expected}. Images with the same text in that part belong together")
+    return given
+
+
+Pattern = Annotated[str, AfterValidator(_check_pattern), Field(examples=[r"(patient_\d+)"])]
+
+
+class _NamedClasses(_Data):
+    class_order: ClassOrder = "natural"
+    """order of the class names; natural: numbers by value, Unicode in NFC; earlier: all names as tuner read them before it had this key"""
+
+
+def keep_earlier_order(data: Any) -> Any:
+    """Return a stored `data` section that has no `class_order`, because an earlier version wrote it, with the order of that version."""
+    if not isinstance(data, Mapping) or "class_order" in data or data.get("source") not in ("folder", "manifest", "npz", "python"):
+        return data
+    return {**data, "class_order": "earlier"}
+
+
+def _check_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except (LookupError, ValueError) as error:
+        raise ValueError(f"is {wording.show(name)}; expected an encoding such as utf-8, utf-16, cp1252 or shift_jis") from error
+    return name
+
+
+class FolderData(_NamedClasses):
     """A folder with one sub-folder of images a class."""
 
     source: Literal["folder"]
     path: Annotated[FilePath, Field(examples=["~/photos"])]
     """the folder of images; a relative path starts at the folder of the study file"""
+    group_pattern: Pattern | None = None
+    """regular expression on the path below the folder; images with the same text in its parentheses stay in one split"""
 
 
-class ManifestData(_Data):
-    """A CSV or Parquet table with a column of image paths and one of labels."""
+class ManifestData(_NamedClasses):
+    """A CSV or Parquet table with a column of images, or of their paths, and one of labels."""
 
     source: Literal["manifest"]
     path: Annotated[FilePath, Field(examples=["~/photos/labels.csv"])]
@@ -84,12 +152,16 @@ class ManifestData(_Data):
     root: FilePath | None = None
     """folder that relative image paths start from; null: the folder of the table"""
     image_column: str = "path"
-    """name of the column with the image paths"""
+    """name of the column with the paths or the names of the images, or the images themselves"""
     label_column: str = "label"
     """name of the column with the class names"""
+    group_column: str | None = None
+    """name of a column, such as patient_id; images with the same value stay in one split"""
+    encoding: Annotated[str, AfterValidator(_check_encoding), Field(examples=["cp1252", "utf-16"])] | None = None
+    """encoding of a .csv table; null: found from the table"""
 
 
-class NpzData(_Data):
+class NpzData(_NamedClasses):
     """Arrays of NumPy: `x` and `y`, or `x_train` and `y_train` with `x_val`, `y_val`, `x_test`, `y_test`; `classes` names the classes."""
 
     source: Literal["npz"]
@@ -129,7 +201,7 @@ class DigitsData(_Data):
     source: Literal["digits"]
 
 
-class PythonData(_Data):
+class PythonData(_NamedClasses):
     """A function of yours that returns images (n, height, width, 3) uint8, labels (n,) and, if it likes, class names."""
 
     source: Literal["python"]

@@ -14,8 +14,8 @@ from tuner.spec.study import StudySpec
 
 #: fields that may differ between two runs of a study, because they do not change what it searches
 _FREE = ("budget", "result", "data.path", "data.root")
-#: a file without it does not change a study that has it
-_ADAM = "search.adam_weight_decay"
+#: a file without one of them does not change a study that has it
+_ADAM, _ORDER = "search.adam_weight_decay", "data.class_order"
 #: sections that may change while the trials stay comparable
 SEARCHED = ("search.", "sampler.", "pruner.")
 
@@ -62,11 +62,20 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """
     before, after = dict(_fields(old, "")), dict(_fields(new, ""))
     free = (*_FREE, _ADAM) if new.search.adam_weight_decay is None else _FREE
+    free = free if "class_order" in new.data.model_fields_set else (*free, _ORDER)
     fields = [field for field in {**before, **after} if not f"{field}.".startswith(tuple(f"{name}." for name in free))]
     missing = "not given"
     return [
         f"{field}: {before.get(field, missing)} -> {after.get(field, missing)}" for field in fields if before.get(field) != after.get(field)
     ]
+
+
+def with_class_order_of(old: StudySpec, new: StudySpec) -> StudySpec:
+    """Return a study with the order of classes that another one has, unless its file gives an order."""
+    order = getattr(old.data, "class_order", None)
+    if order is None or old.data.source != new.data.source or "class_order" in new.data.model_fields_set:
+        return new
+    return new.model_copy(update={"data": new.data.model_copy(update={"class_order": order})})
 
 
 def json_schema() -> dict[str, Any]:

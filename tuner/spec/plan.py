@@ -36,9 +36,22 @@ def of_study(spec: StudySpec, prepared: Mapping[str, Any] | None, migrated: Mapp
         train, validation, test = (f"{prepared[f'num_{part}']:,}" for part in ("train", "validation", "test"))
         images = f"{train} to train, {validation} to choose the best trial, {test} to measure it"
         found.insert(1, ("images", f"{spec.data.source}: {images}; {wording.count(len(prepared['classes']), 'class')}"))
+        if baseline := commonest_of(prepared):
+            found.insert(2, ("baseline", baseline))
     if migrated:
         found.append(("carried over", carried(migrated)))
     return found
+
+
+def commonest(name: str, validation: float | None, test: float | None) -> str:
+    """Say what a model scores that always answers the commonest class; "" if the study does not know it."""
+    scores = [f"{score:.4f} on {split}" for score, split in ((validation, "validation"), (test, "test")) if score is not None]
+    return f"always the commonest class, {wording.shorten(name)}: accuracy {', '.join(scores)}" if scores else ""
+
+
+def commonest_of(prepared: Mapping[str, Any]) -> str:
+    """Return `commonest` for the attribute of the first trainer of a study; "" if an earlier version of tuner wrote it."""
+    return commonest(prepared.get("commonest") or "", prepared.get("commonest_validation"), prepared.get("commonest_test"))
 
 
 def retraining(spec: StudySpec) -> list[str]:

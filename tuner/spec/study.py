@@ -1,6 +1,7 @@
 """Study specification: data, model, budget, training and search of a study, as one frozen value."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -8,13 +9,26 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from tuner import wording
 from tuner.spec import clashes
 from tuner.spec.clashes import Clash, Clashes
-from tuner.spec.data import AnimalsData, Data, DigitsData, FolderData, KerasData, ManifestData, NpzData, PythonData, Section, TfdsData
+from tuner.spec.data import (
+    AnimalsData,
+    ClassOrder,
+    Data,
+    DigitsData,
+    FolderData,
+    KerasData,
+    ManifestData,
+    NpzData,
+    PythonData,
+    Section,
+    TfdsData,
+    keep_earlier_order,
+)
 from tuner.spec.model import Model
 from tuner.spec.search import SearchSpace
 from tuner.spec.strategies import Median, Pruner, Sampler, Tpe
 
-__all__ = ["AnimalsData", "Budget", "Data", "DigitsData", "FolderData", "KerasData", "ManifestData", "Model", "NpzData", "PythonData"]
-__all__ += ["Retraining", "StudySpec", "TfdsData", "Training", "read_duration"]
+__all__ = ["AnimalsData", "Budget", "ClassOrder", "Data", "DigitsData", "FolderData", "KerasData", "ManifestData", "Model", "NpzData"]
+__all__ += ["PythonData", "Retraining", "StudySpec", "TfdsData", "Training", "read_duration"]
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _DURATION = re.compile(r"\s*(?:\d+(?:\.\d+)?\s*[dhms]\s*)+|\s*\d+(?:\.\d+)?\s*")
@@ -134,6 +148,14 @@ class StudySpec(Section):
     """result of a search, written by `tuner export`; its trial_seed is the seed of trial 0"""
     retraining: Annotated[Retraining | None, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]})] = None
     """the trials and seeds to train again, written by `tuner retrain`"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_order(cls, given: Any) -> Any:
+        """An exported trial without `class_order` is of an earlier version, and its recorded classes have the order of that version."""
+        if not isinstance(given, Mapping) or given.get("result") is None or "data" not in given:
+            return given
+        return {**given, "data": keep_earlier_order(given["data"])}
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

@@ -11,6 +11,7 @@ from tuner.spec.study import StudySpec
 from tuner.storage import tables
 from tuner.storage.attributes import PREPARED
 from tuner.studies.study import Study
+from tuner.tasks.images.data import sources, splits
 
 #: fields that must be equal for trials to be comparable; device and versions may differ
 _COMPARED = {
@@ -67,6 +68,12 @@ def departures(spec: StudySpec, prepared: messages.Prepared) -> list[str]:
     if versions:
         sentences.append(f"the exported trial was trained with other versions, so numbers may differ slightly: {', '.join(versions)}")
     return sentences
+
+
+def cautions(spec: StudySpec, prepared: messages.Prepared) -> list[str]:
+    """Return sentences on images that only a trainer can read, which `tuner check` and `run` say of all others."""
+    is_small = prepared.num_validation < splits.FEW
+    return [f"{splits.describe_step(prepared.num_validation)}"] if is_small and sources.needs_keras(spec.data) else []
 
 
 def _show(value: Any) -> str:

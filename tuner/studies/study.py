@@ -20,6 +20,7 @@ from tuner.errors import StudyError
 from tuner.sampling import enumeration
 from tuner.sampling.history import StudyMemory
 from tuner.spec import file as study_file
+from tuner.spec.data import keep_earlier_order
 from tuner.spec.study import Budget, Data, StudySpec
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import GIVEN_BUDGET, MIGRATED, SPEC
@@ -75,7 +76,7 @@ def join(spec: StudySpec, storage: Storage) -> Study:
     budget = study.spec.budget
     if budget != spec.budget:
         budget = storage.write(lambda connection: _give_budget(connection, study, spec.budget))
-    return _with(study, budget=budget, data=spec.data)
+    return _with(study, budget=budget, data=study_file.with_class_order_of(study.spec, spec).data)
 
 
 def load(name: str | None, storage: Storage) -> Study:
@@ -210,7 +211,7 @@ def parse_spec(text: str) -> StudySpec:
     search = stored.get("search")
     if isinstance(search, dict) and "adam_weight_decay" not in search:  # before this field existed, `weight_decay` acted on adam
         stored = stored | {"search": search | {"adam_weight_decay": True}}
-    return StudySpec.model_validate(stored)
+    return StudySpec.model_validate(stored | {"data": keep_earlier_order(stored.get("data"))})
 
 
 def _open(study_id: int, spec: StudySpec, storage: Storage) -> Study:

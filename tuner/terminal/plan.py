@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from tuner import wording
 from tuner.spec import plan as plans
 from tuner.spec.space import SpaceRow
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.data.dataset import Dataset
-from tuner.tasks.images.data.splits import Splits
+from tuner.tasks.images.data.splits import Splits, baseline
 from tuner.tasks.images.spec.cost import Cost
 from tuner.terminal import printing
 
@@ -30,7 +31,10 @@ def images(data: Dataset, splits: Splits) -> RenderableType:
     if num_others > 0:
         rows.add_row(f"… {num_others} more", *(f"{count[_LISTED_CLASSES:].sum():,}" for count in counts), style="quiet")
     rows.add_row("all", *(f"{count.sum():,}" for count in counts), style="strong")
-    return rows
+    if data.groups is not None:
+        rows.add_row("groups", *(f"{len(np.unique(data.groups[part])):,}" for part in parts), style="quiet")
+    found = baseline(*(data.labels[part] for part in parts))
+    return Group(rows, Text(plans.commonest(data.classes[found.label], found.validation, found.test), style="quiet"))
 
 
 def search(rows: Sequence[SpaceRow]) -> RenderableType:

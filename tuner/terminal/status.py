@@ -52,6 +52,8 @@ def best_trial(found: Best) -> RenderableType:
     if found.test_accuracy is not None:
         low, high = statistics.accuracy_interval(found.test_accuracy, found.num_test)
         lines.append(f"\ntest accuracy {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")
+    if baseline := found.baseline:
+        lines.append(f"\n{baseline}", style="quiet")
     if found.rule_value is not None and found.trial != 0:
         lines.append(f"\ntrial 0 (the rule, without search): {found.rule_value:.4f}", style="quiet")
     rows = Table.grid(padding=(0, 3, 0, 0))
@@ -100,6 +102,8 @@ class RunResult:
     #: accuracy on the test split; None: not measured
     test_accuracy: float | None
     num_test: int
+    #: what "always the commonest class" scores; "" if unknown
+    baseline: str = ""
 
 
 def result(best: RunResult, num_completed: int) -> RenderableType:
@@ -112,6 +116,8 @@ def result(best: RunResult, num_completed: int) -> RenderableType:
         low, high = statistics.accuracy_interval(best.test_accuracy, best.num_test)
         images = f" on {best.num_test:,} unseen images; 95 % interval {low:.3f} to {high:.3f}"
         parts.append(Text.assemble(("test   ", "quiet"), (f"{best.test_accuracy:.4f}", "strong"), images))
+    if best.baseline:
+        parts.append(Text(f"{best.baseline[0].upper()}{best.baseline[1:]}.", style="quiet"))
     if num_completed > 1:
         advice = " Expect the test accuracy." if best.test_accuracy is not None else ""
         parts.append(Text(f"The validation accuracy is the best of {num_completed} trials, so it is partly luck.{advice}", style="quiet"))

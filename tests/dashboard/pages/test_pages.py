@@ -105,6 +105,15 @@ def test_a_study_shows_plan_best_failures_and_trials(client: TestClient, worked:
     assert [word for word in ("completed", "pruned", "failed", "running") if f'class="chip {word}"' not in text] == []
 
 
+def test_a_study_shows_what_the_commonest_class_scores(client: TestClient, storage: Storage, worked: Study) -> None:
+    assert "commonest class" not in client.get(f"/tuner/studies/{worked.id}").text  # an earlier version of tuner prepared it
+    known = {"commonest": "Bird [adult] <b>", "commonest_validation": 0.99, "commonest_test": None}
+    prepared = by_hand.PREPARED.model_copy(update=known).model_dump(mode="json")
+    storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, worked.id, {"prepared": prepared}))
+    text = client.get(f"/tuner/studies/{worked.id}").text
+    assert text.count("always the commonest class, Bird [adult] &lt;b&gt;: accuracy 0.9900 on validation") == 2
+
+
 def test_a_study_shows_its_outlook(client: TestClient, worked: Study) -> None:
     page = client.get(f"/tuner/studies/{worked.id}").text
     # one of 0.7 and 0.9, in either order, brought 0.1 on average

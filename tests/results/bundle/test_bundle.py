@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from tests.results import rehearsed_errand
 from tuner.errors import RequestError, TrainingError, TunerError
-from tuner.protocol import errands
+from tuner.protocol import errands, messages
 from tuner.protocol.errands import Format
 from tuner.protocol.messages import Stage
 from tuner.results import export
@@ -206,6 +206,13 @@ def test_the_card_holds_the_example_the_numbers_and_the_plots(make: Callable[...
         "12,345 parameters",
     ):
         assert words in text
+
+
+def test_the_card_compares_with_always_the_commonest_class(make: Callable[..., Path], prepared: messages.Prepared) -> None:
+    known = {"commonest": "A|b", "commonest_validation": 0.9, "commonest_test": 0.8}
+    text = (make(prepared=prepared.model_copy(update=known)) / "README.md").read_text()
+    assert "| test, always A\\|b (the commonest class) | 0.8000 | 2,000 |" in text
+    assert "| validation, always A\\|b (the commonest class) | 0.9000 | 500 |" in text
 
 
 def test_without_a_test_score_the_card_says_that_the_accuracy_is_from_the_search(make: Callable[..., Path]) -> None:

@@ -81,6 +81,12 @@ def _results(facts: ModelFacts) -> str:
         rows.append(f"| validation | {facts.validation_accuracy:.4f} | {prepared.num_validation:,} |")
     if facts.verdict is None and best.rule_value is not None:
         rows.append(f"| validation, of the rule (trial 0) | {best.rule_value:.4f} | {prepared.num_validation:,} |")
+    constant = ("test", prepared.commonest_test, prepared.num_test), ("validation", prepared.commonest_validation, prepared.num_validation)
+    rows += [
+        f"| {split}, always {_cell(prepared.commonest)} (the commonest class) | {score:.4f} | {number:,} |"
+        for split, score, number in constant
+        if score is not None
+    ]
     lines = ["## Results", "", *rows, "", model_facts.caution(facts)]
     if facts.verdict is not None:
         lines += ["", *_judged(facts.verdict)]

@@ -107,7 +107,7 @@ class EventEmitter:
         self._tell(Event(what=what, study=self._study, worker=self._worker, trial=trial, **fields))
 
     def ready(self, prepared: messages.Prepared, departures: Sequence[str]) -> None:
-        """Emit that the trainer is ready, and a warning for each difference from the origin of an exported study file."""
+        """Emit that the trainer is ready, and a warning for each difference from an exported study file and each caution."""
         self.emit(EventKind.READY, seconds=prepared.seconds, message=prepared.device)
         for departure in departures:
             self.warn(departure)

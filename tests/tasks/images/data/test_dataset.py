@@ -1,5 +1,6 @@
 """Datasets of arrays, and their notes."""
 
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
@@ -92,11 +93,11 @@ def test_only_the_first_of_identical_images_is_kept() -> None:
 
 def test_notes_report_images_that_were_left_out_and_labels_that_contradict() -> None:
     broken = tuple(dataset.Unreadable(path=f"{number}.png", reason="the file is empty") for number in range(7))
-    data = replace(in_memory.from_arrays(GREY[[0, 1, 1, 1]], LABELS, ["a", "b"]), unreadable=broken, num_ignored=3)
+    data = replace(in_memory.from_arrays(GREY[[0, 1, 1, 1]], LABELS, ["a", "b"]), unreadable=broken, ignored={".txt": 2, ".zip": 1})
     assert dataset.notes(data) == [
         *(f"left out because it cannot be read: {number}.png: the file is empty" for number in range(5)),
         "… and 2 more unreadable images",
-        "ignored because of their names: 3 files",
+        "ignored because of their names: 3 files (2 .txt, 1 .zip)",
         "in the same split as their originals: 2 copies of other images",
         "with two labels: 1 image, first image 1 = image 2 = image 3; decide which label is right",
     ]
@@ -121,3 +122,33 @@ def test_the_fingerprint_does_not_depend_on_the_order_of_the_images() -> None:
 def test_the_fingerprint_changes_with_the_content(images: NDArray[Any], labels: NDArray[Any], classes: list[str]) -> None:
     one = in_memory.from_arrays(GREY, LABELS, ["a", "b"])
     assert dataset.fingerprint(one) != dataset.fingerprint(in_memory.from_arrays(images, labels, classes))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [str(number) for number in range(12)],
+        ["class 1", "class 2", "class 10", "class 10b", "class 11"],
+        ["1_one", "2_two", "10_ten"],
+        ["-10", "-2", "0", "+1", "1.5", "2", "10"],
+        ["0.25", "0.5", "1"],
+        ["001", "2", "010", "11"],
+        ["01", "1", "1a", "01b"],
+        ["Bird", "Cat", "ant", "bee", "Ämse"],
+        ["", "9" * 5_000],
+        ["v1.2", "v1.10", "v2"],
+        ["٣", "٤"],  # digits of other scripts are text
+        ["cat"],
+        [],
+    ],
+)
+def test_classes_have_a_natural_order(names: list[str]) -> None:
+    assert dataset.sort_natural(set(names)) == names
+    found, numbers = dataset.name_classes(names[::-1], "natural", earlier=sorted)
+    assert (list(found), numbers) == ([unicodedata.normalize("NFC", name) for name in names], list(range(len(names)))[::-1])
+
+
+def test_names_that_unicode_composes_differently_are_one_class() -> None:
+    names = [unicodedata.normalize(form, "Löwe") for form in ("NFC", "NFD", "NFC")]
+    assert dataset.name_classes(["ant", *names], "natural", earlier=sorted) == (("L\u00f6we", "ant"), [1, 0, 0, 0])
+    assert dataset.name_classes(names, "earlier", earlier=sorted) == (("Lo\u0308we", "L\u00f6we"), [1, 0, 1])

@@ -100,14 +100,14 @@ def test_a_cache_folder_without_write_permission_is_reported_with_a_remedy(photo
 
 def test_images_decoded_before_an_interruption_stay_in_the_index(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(path: str) -> image_file.DecodedInfo:
-        if path.endswith("199.bmp"):
+        if str(path).endswith("199.bmp"):
             raise KeyboardInterrupt
         return inspect(path)
 
     inspect = image_file.inspect
     monkeypatch.setattr(image_file, "inspect", interrupt)
     listing = listings.list_folder(many)
-    paths = [path for path in listing.paths if not path.endswith("199.bmp")] + [str(many / "cat" / "199.bmp")]
+    paths = [path for path in listing.paths if not str(path).endswith("199.bmp")] + [str(many / "cat" / "199.bmp")]
     with pytest.raises(KeyboardInterrupt):
         image_file.inspect_files(paths, origin=many, cache=tmp_path / "cache")
     [path] = (tmp_path / "cache" / "index").glob("*.json")

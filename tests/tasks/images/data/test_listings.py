@@ -1,11 +1,10 @@
-"""Listings of image files: folders and manifests, good and bad."""
+"""Listings of image files in folders, good and bad."""
 
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
@@ -44,14 +43,14 @@ def test_hidden_files_are_skipped_and_other_files_are_counted(photos: Path) -> N
     found = listings.list_folder(photos)
     assert found.classes == ("cat", "dog")
     assert len(found.paths) == 8
-    assert found.num_ignored == 2
+    assert found.ignored == {".txt": 1, ".csv": 1}
 
 
 def test_circular_links_are_followed_once(photos: Path) -> None:
     (photos / "cat" / "again").symlink_to(photos / "cat", target_is_directory=True)
     (photos / "dog" / "self").symlink_to("self")
     (photos / "dog" / "self.png").symlink_to("self.png")
-    assert [path for path in listings.list_folder(photos).paths if path.endswith("self.png")] == [str(photos / "dog" / "self.png")]
+    assert [path for path in listings.list_folder(photos).paths if str(path).endswith("self.png")] == [str(photos / "dog" / "self.png")]
     assert len(listings.list_folder(photos).paths) == 9
 
 
@@ -63,27 +62,20 @@ def test_a_linked_folder_is_a_class(photos: Path, tmp_path: Path) -> None:
 
 def test_a_pipe_that_is_named_like_an_image_is_not_opened(photos: Path) -> None:
     os.mkfifo(photos / "cat" / "pipe.png")
-    assert listings.list_folder(photos).num_ignored == 1
+    assert listings.list_folder(photos).ignored == {".png": 1}
 
 
-def test_folders_named_train_and_test_are_splits_and_not_classes(tmp_path: Path) -> None:
-    for number, place in enumerate(["Train/cat", "Train/dog", "val/cat", "test/dog"]):
-        put(tmp_path / place / "a.png", number)
-    found = listings.list_folder(tmp_path)
-    assert found.classes == ("cat", "dog")
-    assert list(zip(found.labels, found.official or (), strict=True)) == [
-        (0, dataset.TRAIN),
-        (0, dataset.VALIDATION),
-        (1, dataset.TRAIN),
-        (1, dataset.TEST),
-    ]
+def test_a_table_beside_the_folders_is_named_because_it_may_have_the_labels(photos: Path) -> None:
+    assert listings.list_folder(photos).remarks == ()
+    (photos / "labels.csv").write_text("image,label")
+    assert listings.list_folder(photos).remarks == (f"{photos} has the table labels.csv: if it has the labels, use data.source: manifest",)
+    (photos / "TRAIN.PARQUET").write_text("")
+    assert "TRAIN.PARQUET and 1 more: if it has" in dataset.notes(listings.inspect(listings.list_folder(photos), cache=None))[0]
 
 
-def test_folders_named_train_and_test_without_classes_are_classes(tmp_path: Path) -> None:
-    put(tmp_path / "train" / "a.png")
-    put(tmp_path / "test" / "a.png")
-    assert listings.list_folder(tmp_path).classes == ("test", "train")
-    assert listings.list_folder(tmp_path).official is None
+def table_alone(path: Path) -> None:
+    path.mkdir()
+    (path / "train-00000-of-00001.parquet").write_text("")
 
 
 def nothing(path: Path) -> None:
@@ -117,6 +109,7 @@ def empty_class(path: Path) -> None:
         (lambda path: path.write_text(""), "is a file; expected one sub-folder for each class"),
         (lambda path: path.mkdir(), "has no sub-folders; expected one sub-folder for each class"),
         (loose_images, "has no sub-folders, but 2 images directly inside it"),
+        (table_alone, "has the table train-00000-of-00001.parquet: if it has the labels, use data.source: manifest"),
         (one_class, "has only one class, flowers"),
         (one_class, "If flowers contains the classes, set data.path to it"),
         (no_images, "has no images in its 2 sub-folders; expected files that end in bmp, gif,"),
@@ -161,107 +154,69 @@ def test_a_class_whose_only_image_is_unreadable_is_refused(many: Path) -> None:
         listings.read(listings.list_folder(many), cache=None)
 
 
-def manifest(path: Path, **more: str | Path) -> study.ManifestData:
-    return study.ManifestData.model_validate({"source": "manifest", "path": path, **more})
+def test_folders_have_the_order_of_numbers_and_studies_of_earlier_versions_keep_theirs(tmp_path: Path) -> None:
+    for number in range(12):
+        put(tmp_path / str(number) / "a.png", number)
+    now, before = listings.list_folder(tmp_path), listings.list_folder(tmp_path, class_order="earlier")
+    assert now.classes == ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11")
+    assert before.classes == ("0", "1", "10", "11", "2", "3", "4", "5", "6", "7", "8", "9")
+    assert [now.classes[label] for label in now.labels] == [Path(str(path)).parent.name for path in now.paths]
+    assert [before.classes[label] for label in before.labels] == [Path(str(path)).parent.name for path in before.paths]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Six images whose labels are only in a table."""
-    for number in range(6):
-        Image.fromarray(noise(number)).save(tmp_path / f"{number}.png")
-    return tmp_path
+def test_a_folder_and_a_table_of_it_are_the_same_images(tmp_path: Path) -> None:
+    rows = ["path,label"]
+    for number in range(12):
+        put(tmp_path / "photos" / f"Löwe {number}" / "a.png", number)
+        rows.append(unicodedata.normalize("NFD", f"photos/Löwe {number}/a.png,Löwe {number}"))
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    folder = study.FolderData(source="folder", path=tmp_path / "photos")
+    table = study.ManifestData(source="manifest", path=tmp_path / "t.csv")
+    one, other = (sources.open(data, cache=tmp_path / "cache") for data in (folder, table))
+    assert one.classes == other.classes
+    assert dataset.fingerprint(one) == dataset.fingerprint(other)
 
 
-def rows(*labels: str) -> str:
-    return "\n".join(["path,label", *(f"{number}.png,{label}" for number, label in enumerate(labels))])
+@pytest.mark.parametrize("places", [("Löwe", "Löwe"), ("train/Löwe", "test/Löwe")])
+def test_folders_of_one_name_in_nfc_and_nfd_are_one_class(tmp_path: Path, places: tuple[str, str]) -> None:
+    spelled = [unicodedata.normalize("NFC", places[0]), unicodedata.normalize("NFD", places[1])]
+    for number, place in enumerate(spelled):
+        put(tmp_path / place / f"{number}.png", number)
+        put(tmp_path / Path(place).parent / "ant" / f"{number}.png", 2 + number)
+    found = listings.list_folder(tmp_path)
+    assert found.classes == ("L\u00f6we", "ant")
+    assert sorted(found.labels) == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.parquet"])
-def test_a_table_names_images_and_labels(root: Path, tmp_path: Path, name: str) -> None:
-    table = pd.DataFrame({"path": [f"{number}.png" for number in range(6)], "label": list("abcabc")})
-    path = root / name
-    if name.endswith("parquet"):
-        table.to_parquet(path)
-    else:
-        table.to_csv(path, index=False, sep="\t" if name.endswith("tsv") else ",")
-    data = sources.open(manifest(path), cache=tmp_path / "cache")
-    assert data.classes == ("a", "b", "c")
-    assert data.labels.tolist() == [0, 1, 2, 0, 1, 2]
-    assert (data.read(3) == noise(3)).all()
+def test_folders_whose_names_cannot_be_decoded_are_not_taken_for_one(tmp_path: Path) -> None:
+    for name in (b"L\xf6we", b"L\xe4we"):
+        put(tmp_path / os.fsdecode(name) / "a.png")
+    with pytest.raises(errors.DataError, match="two classes with the same name"):
+        listings.read(listings.list_folder(tmp_path), cache=None)
 
 
-def test_columns_and_the_folder_of_the_images_may_have_other_names(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "lists").mkdir()
-    path = tmp_path / "lists" / "t.csv"
-    path.write_text("id,species,file\n" + "\n".join(f"7,{'ab'[number % 2]},{number}.png" for number in range(6)))
-    data = sources.open(manifest(path, root=root, image_column="file", label_column="species"), cache=tmp_path / "cache")
-    assert data.labels.tolist() == [0, 1, 0, 1, 0, 1]
+def test_a_pattern_finds_the_group_in_the_path_below_the_folder(tmp_path: Path) -> None:
+    root = tmp_path / "patient_99"  # not part of the path below the folder
+    for number, place in enumerate(["cat/patient_1/a.png", "cat/patient_2_b.png", "dog/patient_1_c.png", "dog/x/patient_2.png"]):
+        put(root / place, number)
+    data = sources.open(study.FolderData(source="folder", path=root, group_pattern=r"(patient_\d+)"), cache=tmp_path / "cache")
+    assert data.groups is not None
+    assert data.groups.tolist() == [0, 1, 0, 1]
+    by_class = sources.open(study.FolderData(source="folder", path=root, group_pattern=r"^(\w+)/.*patient_(\d)"), cache=tmp_path / "cache")
+    assert by_class.groups is not None
+    assert by_class.groups.tolist() == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("labels", "classes"),
-    [
-        (("10", "9", "10", "9", "2", "2"), ("2", "9", "10")),  # numbers, in their order
-        (("01", "1", "01", "1", "01", "1"), ("01", "1")),  # different words all the same
-        (("NA", "null", "NA", "null", "NA", "None"), ("NA", "None", "null")),  # words, not gaps
-    ],
-)
-def test_labels_are_words(root: Path, tmp_path: Path, labels: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    (root / "t.csv").write_text(rows(*labels))
-    assert sources.open(manifest(root / "t.csv"), cache=tmp_path / "cache").classes == classes
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("t.csv", "file,label\n0.png,a", "has no column path; its columns are file, label. Set data.image_column to one of them"),
-        ("t.csv", "path,kind\n0.png,a", "has no column label; its columns are path, kind. Set data.label_column to one of them"),
-        ("t.csv", "path,label\n0.png,a\n1.png,\n", "label is empty in 1 row, first in line 3"),
-        ("t.csv", "path,label\n", "has no rows; expected one for each image"),
-        ("t.csv", "", "cannot be read as a table: No columns to parse"),
-        ("t.csv", 'path,label\n"0.png,a', "cannot be read as a table"),
-        ("t.csv", rows(*"aaaaaa"), "has 1 class (a); expected at least two"),
-        ("t.csv", "path,label\n8.png,a\n1.png,b\n", "8.png: there is no such file"),
-        ("t.parquet", "no parquet", "cannot be read as a table"),
-        ("t.txt", rows(*"ababab"), "is not a manifest; expected a file that ends in .csv, .tsv, .parquet, .pq"),
-    ],
-)
-def test_a_table_that_cannot_be_used_is_refused(root: Path, tmp_path: Path, name: str, content: str, message: str) -> None:
-    (root / name).write_text(content)
+def test_a_path_without_a_group_is_refused_by_name(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.DataError) as caught:
-        sources.open(manifest(root / name), cache=tmp_path / "cache")
-    assert str(caught.value).startswith((f"{root / name} ", f"{root / name}: "))
-    assert message in str(caught.value)
+        sources.open(study.FolderData(source="folder", path=photos, group_pattern=r"cat/(\d)"), cache=tmp_path / "cache")
+    assert str(caught.value) == (
+        rf"{photos}: data.group_pattern cat/(\d) does not match 4 paths of 8, first dog/0.png; expected a match in the path of every image"
+    )
 
 
-def test_a_table_that_is_not_text_is_refused(root: Path, tmp_path: Path) -> None:
-    (root / "t.csv").write_bytes(b"path,label\n\xff\xfe.png,a\n")
-    with pytest.raises(errors.DataError, match="cannot be read as a table: .*utf-8"):
-        sources.open(manifest(root / "t.csv"), cache=tmp_path / "cache")
-
-
-def test_missing_labels_of_a_parquet_table_are_refused(root: Path, tmp_path: Path) -> None:
-    pd.DataFrame({"path": ["0.png", "1.png"], "label": ["a", None]}).to_parquet(root / "t.parquet")
-    with pytest.raises(errors.DataError, match="label is empty in 1 row, first in line 3"):
-        sources.open(manifest(root / "t.parquet"), cache=tmp_path / "cache")
-
-
-@pytest.mark.parametrize(
-    ("path", "root_name", "message"),
-    [
-        ("none.csv", None, "does not exist; expected a table. Check data.path"),
-        (".", None, "is a folder; expected a table. For one sub-folder for each class, use data.source: folder"),
-        ("t.csv", "nowhere", "is not a folder; check data.root"),
-    ],
-)
-def test_a_missing_table_or_folder_is_reported_by_name(root: Path, tmp_path: Path, path: str, root_name: str | None, message: str) -> None:
-    (root / "t.csv").write_text(rows(*"ababab"))
-    more = {} if root_name is None else {"root": root / root_name}
-    with pytest.raises(errors.DataError, match=message):
-        sources.open(manifest(root / path, **more), cache=tmp_path / "cache")
-
-
-def test_integers_of_a_parquet_table_are_labels(root: Path, tmp_path: Path) -> None:
-    pd.DataFrame({"path": [f"{n}.png" for n in range(6)], "label": np.array([2, 10, 2, 10, 2, 10])}).to_parquet(root / "t.parquet")
-    assert sources.open(manifest(root / "t.parquet"), cache=tmp_path / "cache").classes == ("2", "10")
+def test_unreadable_images_have_no_group(many: Path) -> None:
+    (many / "cat" / "001.bmp").write_bytes(b"")
+    data = listings.read(listings.list_folder(many, group_pattern=r"(\d\d)\d\.bmp"), cache=None)
+    assert data.groups is not None
+    assert len(data.groups) == len(data) == 199

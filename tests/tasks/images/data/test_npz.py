@@ -1,6 +1,7 @@
 """Arrays on disk, good and bad."""
 
 import pickle
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,37 @@ def test_arrays_named_train_and_test_are_official_splits(tmp_path: Path) -> None
     assert data.official is not None
     assert data.official.tolist() == [dataset.TRAIN] * 3 + [dataset.VALIDATION] + [dataset.TEST] * 2
     assert data.labels.tolist() == Y.tolist()
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train_images", "train_labels", "val_images", "val_labels", "test_images", "test_labels"],
+        ["X_train", "y_train", "X_valid", "y_valid", "X_test", "y_test"],
+        ["x_train", "y_train", "x_dev", "y_dev", "x_test", "y_test"],
+        ["training_data", "training_targets", "validation_data", "validation_targets", "testing_data", "testing_targets"],
+    ],
+)
+def test_names_that_people_give_arrays_are_read_as_splits(tmp_path: Path, names: list[str]) -> None:
+    values = X[:3], Y[:3, None], X[3:4], Y[3:4, None], X[4:], Y[4:, None]
+    np.savez(tmp_path / "a.npz", **dict(zip(names, values, strict=True)))
+    data = read(tmp_path / "a.npz")
+    assert data.official is not None
+    assert data.official.tolist() == [dataset.TRAIN] * 3 + [dataset.VALIDATION] + [dataset.TEST] * 2
+    assert data.labels.tolist() == Y.tolist()
+
+
+def test_arrays_of_other_names_beside_images_and_labels_are_ignored(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x_train=X, y_train=Y, class_names=["a", "b", "c"], labels=[1], train_names=["p"], x_train_test=X[:1])
+    data = read(tmp_path / "a.npz")
+    assert data.labels.tolist() == Y.tolist()
+    assert data.classes == ("a", "b", "c")
+
+
+def test_two_arrays_with_one_meaning_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", train_images=X, train_data=X, train_labels=Y)
+    with pytest.raises(errors.DataError, match="arrays train_images and train_data, which both look like x_train; save only one of them"):
+        read(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize(
@@ -122,3 +154,13 @@ def test_a_damaged_archive_is_refused(tmp_path: Path) -> None:
 def test_a_missing_file_is_reported_by_name(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(errors.DataError, match=rf"{message}; expected an \.npz file. Check data.path"):
         read(tmp_path / name)
+
+
+def test_words_have_the_natural_order_and_are_compared_in_nfc(tmp_path: Path) -> None:
+    nfc, nfd = (unicodedata.normalize(form, "Löwe 10") for form in ("NFC", "NFD"))
+    np.savez(tmp_path / "a.npz", x=X, y=np.array([nfc, nfd, "Löwe 9", "a", "a", "a"]))
+    assert read(tmp_path / "a.npz").classes == ("Löwe 9", nfc, "a")
+    np.savez(tmp_path / "b.npz", x=X, y=np.array([nfc, nfd, "a", "a", "a", "a"]), classes=["a", nfd])
+    assert (read(tmp_path / "b.npz").classes, read(tmp_path / "b.npz").labels.tolist()) == (("a", nfc), [1, 1, 0, 0, 0, 0])
+    earlier = study.NpzData(source="npz", path=tmp_path / "a.npz", class_order="earlier")
+    assert sources.open(earlier, cache=tmp_path).classes == (nfd, nfc, "Löwe 9", "a")

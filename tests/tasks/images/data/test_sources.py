@@ -15,6 +15,7 @@ X = np.arange(4 * 3 * 3, dtype=np.uint8).reshape(4, 3, 3)
 Y = [0, 1, 0, 1]
 def good(): return X, Y
 def named(): return X, ["b", "a", "b", "a"], ["b", "a"]
+def words(): return X, ["class 10", "class 2"] * 2
 def lists(): return [image.tolist() for image in X], Y
 def nothing(): pass
 def alone(): return X
@@ -80,3 +81,9 @@ def test_a_function_that_returns_no_labelled_images_is_refused(name: str, tmp_pa
 def test_exceptions_of_the_function_are_passed_on(name: str, tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="mine"):
         read(f"{name}:raises", tmp_path)
+
+
+def test_words_of_a_function_have_the_natural_order(name: str, tmp_path: Path) -> None:
+    assert read(f"{name}:words", tmp_path).classes == ("class 2", "class 10")
+    earlier = study.PythonData(source="python", function=f"{name}:words", class_order="earlier")
+    assert sources.open(earlier, cache=tmp_path).classes == ("class 10", "class 2")

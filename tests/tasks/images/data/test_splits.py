@@ -1,5 +1,6 @@
 """Properties of every split."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,3 +202,151 @@ def test_an_image_of_the_official_test_split_is_not_trained_on() -> None:
 def test_a_class_without_official_training_images_is_refused() -> None:
     with pytest.raises(errors.DataError, match="the class class 1 has 0 different images, but needs 1, one for each of train;"):
         splits.split(official(images([50, 50]), [1, 2] * 25 + [2, 3] * 25), shares(), 0)
+
+
+def test_a_validation_split_of_its_own_that_is_too_small_is_reported_with_the_step_and_the_cure() -> None:
+    spread = official(images([100, 100]), [[3, 2, *[1] * 10][number % 12] for number in range(200)])
+    found = splits.split(spread, shares(), 0)
+    assert splits.notes(spread, found, shares()) == [
+        "validation has only 17 images: accuracy moves in steps of 6 points, too coarse to choose the best trial. The data has this "
+        "validation split of its own, so data.validation: 0.15 does not apply; to draw one from the training images, set "
+        "data.validation_from: train"
+    ]
+
+
+def test_validation_from_train_draws_validation_from_the_training_images_and_leaves_test_as_it_is() -> None:
+    data = official(images([600, 600]), [3, 2, *[1] * 10] * 100)
+    own, drawn = (splits.split(data, shares(**given), 0) for given in ({}, {"validation_from": "train"}))
+    assert len(own.validation) == 100
+    assert drawn.test.tolist() == own.test.tolist() == list(range(0, 1200, 12))
+    assert len(drawn.validation) == 180  # 15 % of all images
+    assert len(drawn.train) == 1200 - 100 - 180  # the images of the old validation split are in one of the two
+    assert splits.notes(data, drawn, shares(validation_from="train")) == []
+
+
+def test_a_share_that_does_not_apply_is_reported_only_if_the_file_gives_it() -> None:
+    data = official(images([600, 600]), [3, 2, *[1] * 10] * 100)
+    given = shares(validation=0.2)
+    assert splits.notes(data, splits.split(data, given, 0), given) == [
+        "data.validation: 0.2 does not apply: the data has a validation split of its own, 100 images; to draw one from the training "
+        "images, set data.validation_from: train"
+    ]
+    assert splits.notes(data, splits.split(data, shares(), 0), shares()) == []
+
+
+@pytest.mark.parametrize(("number", "points"), [(2, "50 points"), (16, "6 points"), (30, "3 points"), (99, "1 point")])
+def test_a_small_validation_split_is_described_by_its_steps(number: int, points: str) -> None:
+    assert f"{number} images: accuracy moves in steps of {points}," in splits.describe_step(number)
+
+
+def test_the_commonest_class_is_that_of_the_training_images() -> None:
+    train, validation, test = (np.repeat([0, 1], counts) for counts in ([990, 10], [8, 8], [0, 0]))
+    found = splits.baseline(train, validation, test)
+    assert (found.label, found.validation, found.test) == (0, 0.5, None)
+
+
+def test_rare_classes_are_reported_with_what_the_commonest_class_scores() -> None:
+    data = images([990, 10])
+    found = splits.split(data, shares(), 0)
+    assert splits.notes(data, found, shares()) == [
+        "always answering class 0, the commonest class, has a validation accuracy of 0.9867, and class 1 has only 2 validation images: "
+        "accuracy says little about rare classes. Compare with this figure; "
+        "class_weights: [none, balanced] searches weights for rare classes"
+    ]
+
+
+def grouped(labels: list[int], groups: list[int], *, seed: int = 0) -> dataset.Dataset:
+    """Return different images with these labels and groups, in an order of their own."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    pixels = np.arange(len(labels), dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2)
+    names = [f"class {label}" for label in range(max(labels) + 1)]
+    made = in_memory.from_arrays(pixels[order], np.array(labels)[order], names)
+    return replace(made, groups=np.array(groups, np.int64)[order])
+
+
+#: labels and groups of images, and whether groups have several classes
+PATIENTS: dict[str, tuple[list[int], list[int]]] = {
+    "ten photos of each patient": ([patient % 2 for patient in range(20) for _ in range(10)], [p for p in range(20) for _ in range(10)]),
+    "patients with both classes": ([int(number % 3 == 0) for number in range(400)], [number // 8 for number in range(400)]),
+    "groups of many sizes": (
+        [size % 3 for size in range(1, 40) for _ in range(size)],
+        [size for size in range(1, 40) for _ in range(size)],
+    ),
+    "a rare class that is never alone": ([int(number % 10 == 0) for number in range(500)], [number // 10 for number in range(500)]),
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", PATIENTS)
+def test_images_of_a_group_stay_in_one_split_and_each_class_has_its_share(name: str, seed: int) -> None:
+    labels, groups = PATIENTS[name]
+    data = grouped(labels, groups)
+    assert data.groups is not None
+    found = parts(splits.split(data, shares(validation=0.2, test=0.2), seed))
+    assert sorted(np.concatenate(found).tolist()) == list(range(len(data)))
+    held = [set(data.groups[part].tolist()) for part in found]
+    assert not held[0] & held[1] | held[0] & held[2] | held[1] & held[2]
+    for part in found[1:]:
+        counts = np.bincount(data.labels[part], minlength=len(data.classes))
+        largest = max(groups.count(group) for group in groups)
+        assert (counts > 0).all()
+        assert (np.abs(counts - 0.2 * data.counts) <= largest).all()
+
+
+def test_the_split_of_groups_depends_on_the_seed_and_not_on_the_order_or_names_of_the_groups() -> None:
+    labels, groups = PATIENTS["ten photos of each patient"]
+    one, shuffled = grouped(labels, groups), grouped(labels, [97 - group for group in groups], seed=5)
+    digests = [splits.split(data, shares(), seed).digest for data, seed in ((one, 0), (shuffled, 0), (one, 1))]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_copy_of_an_image_joins_its_group() -> None:
+    labels, groups = PATIENTS["ten photos of each patient"]
+    data = grouped(labels, groups)
+    assert data.groups is not None
+    digests = data.digests.copy()
+    first, second = (int(np.flatnonzero(data.groups == group)[0]) for group in (0, 2))
+    digests[second] = digests[first]
+    for seed in range(4):
+        found = parts(splits.split(replace(data, digests=digests), shares(), seed))
+        (side,) = [set(data.groups[part].tolist()) for part in found if first in part]
+        assert {0, 2} <= side
+
+
+def test_a_class_of_too_few_groups_is_refused() -> None:
+    data = grouped([0] * 40 + [1] * 40, [number // 4 for number in range(40)] + [number // 20 + 100 for number in range(40)])
+    with pytest.raises(errors.DataError, match=r"class 1 has images of 2 groups, but needs 3, one for each of train \+ validation \+ test"):
+        splits.split(data, shares(), 0)
+
+
+def test_training_images_of_a_group_in_the_official_test_split_are_left_out_and_counted() -> None:
+    labels, groups = PATIENTS["ten photos of each patient"]
+    data = grouped(labels, groups)
+    assert data.groups is not None
+    sides = np.where(data.groups < 4, dataset.TEST, dataset.TRAIN).astype(np.int8)
+    sides[np.flatnonzero(data.groups == 0)[:7]] = dataset.TRAIN
+    found = splits.split(replace(data, official=sides), shares(), 0)
+    assert len(found.test) == 33
+    assert not set(data.groups[found.train].tolist()) & {0, 1, 2, 3}
+    assert found.num_leaking == 7
+    assert splits.notes(replace(data, official=sides), found, shares())[0] == (
+        "left out because they equal images of, or belong to groups in, another split of the data: 7 images"
+    )
+
+
+def test_groups_that_change_nothing_or_too_much_are_reported() -> None:
+    alone = grouped([0, 1] * 50, list(range(100)))
+    assert splits.notes(alone, splits.split(alone, shares(), 0), shares())[0].startswith("every image is a group of its own, so the groups")
+    large = grouped([0, 1] * 60, [number // 30 for number in range(120)])
+    assert splits.notes(large, splits.split(large, shares(test=0), 0), shares(test=0))[0] == (
+        "validation has 30 images instead of 18, because the 4 groups of images are not divided"
+    )
+
+
+@pytest.mark.parametrize("given", [{"train": 60}, {"validation": 40, "test": 40}, {"test": 0}])
+def test_groups_go_with_numbers_of_images(given: dict[str, Any]) -> None:
+    labels, groups = PATIENTS["ten photos of each patient"]
+    data = grouped(labels, groups)
+    found = splits.split(data, shares(**given), 0)
+    for name, number in given.items():
+        assert abs(len(getattr(found, name)) - number) <= 10

@@ -11,6 +11,7 @@ from tests.keras_studies import study
 from tuner.kernels import head
 from tuner.spec.hyperparameters import Features
 from tuner.tasks.images.training import features, steps, study_context, views
+from tuner.tasks.images.training.prepared import PreparedImages
 from tuner.tasks.images.training.study_context import StudyContext
 
 
@@ -80,3 +81,11 @@ def test_restoring_resets_every_weight(context: StudyContext) -> None:
 def test_a_study_has_its_own_number_of_epochs(context: StudyContext, cache: Path) -> None:
     longer = study_context.prepare(study(training={"epochs": 7}), cache=cache)
     assert (context.epochs, longer.epochs) == (2, 7)
+
+
+def test_a_prepared_study_knows_what_the_commonest_class_scores(context: StudyContext) -> None:
+    found = PreparedImages(context=context).describe(device="cpu", seconds=1.0)
+    commonest = np.bincount(context.data.train.labels).argmax()
+    assert found.commonest == context.data.classes[commonest]
+    assert found.commonest_validation == np.mean(context.data.validation.labels == commonest)
+    assert found.commonest_test == np.mean(context.data.test.labels == commonest)

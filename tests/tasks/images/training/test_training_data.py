@@ -116,6 +116,22 @@ def test_splits_of_tensorflow_datasets_are_official_and_sizes_may_differ(names: 
     assert data.labels.tolist() == [0, 1, 2] * 5
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train", dataset.NONE),
+        ("valid", dataset.VALIDATION),
+        ("val", dataset.VALIDATION),
+        ("dev", dataset.VALIDATION),
+        ("test", dataset.TEST),
+        ("extra", dataset.NONE),
+        ("test_corrupted", dataset.NONE),
+    ],
+)
+def test_usual_names_of_splits_of_tensorflow_datasets_are_understood(name: str, split: int) -> None:
+    assert training_data.official_split(name) == split
+
+
 @pytest.mark.parametrize("field", ["image_key", "label_key"])
 def test_a_missing_feature_is_reported_with_the_available_ones(field: str) -> None:
     data = spec_study.TfdsData.model_validate({"source": "tfds", "name": "small", field: "picture"})

@@ -2,19 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner import errors
+from tuner import errors, wording
+from tuner.spec import study
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 #: values of `Dataset.official`
 NONE, TRAIN, VALIDATION, TEST = range(4)
+#: endings of files that a note lists
+_MOST_KINDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +61,14 @@ class Dataset:
     images: PixelSource
     #: int8 (n,): the official split of each image, NONE, TRAIN, VALIDATION or TEST; None if the source has no splits
     official: NDArray[np.int8] | None = None
+    #: int64 (n,): images with the same number belong together and stay in one split; None if each is on its own
+    groups: NDArray[np.int64] | None = None
     #: images that were left out
     unreadable: tuple[Unreadable, ...] = ()
-    #: number of files whose names are not those of images
-    num_ignored: int = 0
+    #: number of files whose names are not those of images, by the ending of their names
+    ignored: Mapping[str, int] = field(default_factory=dict)
+    #: other facts for the user, one line each: what is left out, and how the source is understood
+    remarks: tuple[str, ...] = ()
     #: number of copies of other images that were left out
     num_dropped: int = 0
 
@@ -89,13 +98,44 @@ def check_classes(classes: Sequence[str], labels: NDArray[np.int64], *, origin: 
     if not len(labels):
         raise errors.DataError(f"{origin} has no images; expected at least one for each class")
     if len(classes) < 2:
-        raise errors.DataError(f"{origin} has {count(len(classes), 'class', 'classes')} ({', '.join(classes)}); expected at least two")
+        raise errors.DataError(f"{origin} has {count(len(classes), 'class', 'classes')} ({_first(classes)}); expected at least two")
     if len(set(classes)) < len(classes):
-        raise errors.DataError(f"{origin} has two classes with the same name; the names are {', '.join(classes)}. Rename one of them")
+        raise errors.DataError(f"{origin} has two classes with the same name; the names are {_first(classes)}. Rename one of them")
     counts = np.bincount(labels, minlength=len(classes))
     empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if empty:
         raise errors.DataError(f"{origin} has no images of {_first(empty)}; add some, or leave the class out")
+
+
+def name_classes(
+    given: Sequence[str], order: study.ClassOrder, *, earlier: Callable[[set[str]], list[str]]
+) -> tuple[tuple[str, ...], list[int]]:
+    """Return the class names among labels, in order, and for each label its index; `earlier` is the order of earlier versions.
+
+    In the natural order, names that differ only in how Unicode composes a letter are one class, named in NFC.
+    """
+    spelled = list(given) if order == "earlier" else [unicodedata.normalize("NFC", name) for name in given]
+    classes = earlier(set(spelled)) if order == "earlier" else sort_natural(set(spelled))
+    numbers = {name: number for number, name in enumerate(classes)}
+    return tuple(classes), [numbers[name] for name in spelled]
+
+
+def sort_natural(names: set[str]) -> list[str]:
+    """Sort class names by value if all are numbers, otherwise as text in which digits count as numbers: `class 2`, `class 10`."""
+    if all(re.fullmatch(r"[-+]?[0-9]+([.][0-9]+)?", name) for name in names):
+        return sorted(names, key=lambda name: (float(name), name))
+    return sorted(names, key=lambda name: (_natural(name), name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return a name as texts and numbers in turn; a number with more digits is larger."""
+    parts = re.split("([0-9]+)", name)
+    return [(len(part.lstrip("0")), part.lstrip("0")) if number % 2 else (0, part) for number, part in enumerate(parts)]
+
+
+def sort_earlier(names: set[str]) -> list[str]:
+    """Sort the labels of a table or of arrays as earlier versions did: as numbers if all are digits, otherwise by character codes."""
+    return sorted(names, key=lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else sorted(names)
 
 
 def digest(pixels: Pixels) -> bytes:
@@ -115,11 +155,25 @@ def notes(dataset: Dataset) -> list[str]:
     lines = [f"left out because it cannot be read: {image.path}: {image.reason}" for image in dataset.unreadable[:5]]
     if len(dataset.unreadable) > 5:
         lines.append(f"… and {len(dataset.unreadable) - 5} more unreadable images")
-    if dataset.num_ignored:
-        lines.append(f"ignored because of their names: {count(dataset.num_ignored, 'file')}")
+    lines += note_ignored(dataset)
     if dataset.num_dropped:
         lines.append(f"left out because they are copies: {count(dataset.num_dropped, 'image')}")
     return lines + note_copies(dataset)
+
+
+def note_ignored(dataset: Dataset) -> list[str]:
+    """Return notes on files and folders that were left out or need an explanation, as lines."""
+    if not dataset.ignored:
+        return list(dataset.remarks)
+    files = count(sum(dataset.ignored.values()), "file")
+    return [*dataset.remarks, f"ignored because of their names: {files} ({list_kinds(dataset.ignored)})"]
+
+
+def list_kinds(files: Mapping[str, int]) -> str:
+    """List numbers of files by the ending of their names, the most frequent first: `3 .txt, 1 .zip`."""
+    ranked = sorted(files.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(number for _, number in ranked[_MOST_KINDS:])
+    return ", ".join(f"{number:,} {kind}" for kind, number in ranked[:_MOST_KINDS]) + (f", {rest:,} others" if rest else "")
 
 
 def note_copies(dataset: Dataset) -> list[str]:
@@ -142,7 +196,7 @@ def count(number: int, one: str, many: str | None = None) -> str:
 
 
 def _first(names: Sequence[str], *, most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(wording.cut(name) for name in names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def fingerprint(data: Dataset) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import logging
 import os
@@ -63,11 +64,24 @@ class DecodedInfo:
     reason: str = ""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """The content of an image file that is inside another file."""
+
+    #: name for messages
+    name: str
+    content: bytes
+
+
+#: a path, or the content of a file
+Source = str | Encoded
+
+
 @dataclass(frozen=True, eq=False)
 class FileImages:
     """Images that are files."""
 
-    paths: tuple[str, ...]
+    paths: tuple[Source, ...]
 
     def read(self, index: int) -> dataset.Pixels:
         """Return the image as uint8 (height, width, 3)."""
@@ -75,7 +89,7 @@ class FileImages:
 
     def name(self, index: int) -> str:
         """Return the path of the file."""
-        return printable(self.paths[index])
+        return name_of(self.paths[index])
 
     def map(self, function: Callable[[dataset.Pixels], T], indices: Sequence[int], *, least: int | None = None) -> Iterator[T]:
         """Yield the function's value for each image, in order, decoded in threads; `least` allows a smaller size of large JPEG files."""
@@ -87,17 +101,17 @@ class FileImages:
         return each(of, indices)
 
 
-def read(path: str | Path) -> dataset.Pixels:
+def read(path: Source | Path) -> dataset.Pixels:
     """Read a file as uint8 (height, width, 3): upright, 8 bits per channel, transparency on white.
 
     Raises:
         DataError: the file cannot be read.
     """
-    with _quietly(), _decoded(str(path)) as pixels:
+    with _quietly(), _decoded(str(path) if isinstance(path, Path) else path) as pixels:
         return pixels
 
 
-def inspect(path: str) -> DecodedInfo:
+def inspect(path: Source) -> DecodedInfo:
     """Decode a file and return its facts, or the reason why it cannot be read; use `each` to call it in threads."""
     try:
         with _decode(path) as pixels:
@@ -120,20 +134,25 @@ def printable(path: str) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
+def name_of(source: Source) -> str:
+    """Return the name of an image for messages, as printable text."""
+    return printable(source) if isinstance(source, str) else source.name
+
+
 @contextmanager
-def _decoded(path: str, least: int | None = None) -> Iterator[dataset.Pixels]:
+def _decoded(path: Source, least: int | None = None) -> Iterator[dataset.Pixels]:
     with ExitStack() as stack:
         try:
             pixels = stack.enter_context(_decode(path, least))
         except _DAMAGE as error:
-            raise errors.DataError(f"{printable(path)}: {_reason(path, error)}; repair or remove the file") from error
+            raise errors.DataError(f"{name_of(path)}: {_reason(path, error)}; repair or remove the file") from error
         yield pixels
 
 
 @contextmanager
-def _decode(path: str, least: int | None = None) -> Iterator[dataset.Pixels]:
+def _decode(path: Source, least: int | None = None) -> Iterator[dataset.Pixels]:
     """Yield the pixels of a file, which count towards the limit of all threads inside the `with` block."""
-    with Image.open(path, formats=_FORMATS) as image:
+    with Image.open(path if isinstance(path, str) else io.BytesIO(path.content), formats=_FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height}")
         if least is not None:
@@ -183,13 +202,14 @@ def _to_8_bits(pixels: NDArray[Any]) -> dataset.Pixels:
     return np.round(pixels / 257).astype(np.uint8)
 
 
-def _reason(path: str, error: BaseException) -> str:
+def _reason(path: Source, error: BaseException) -> str:
     if isinstance(error, FileNotFoundError):
-        return "the link is broken" if Path(path).is_symlink() else "there is no such file"
+        return "the link is broken" if isinstance(path, str) and Path(path).is_symlink() else "there is no such file"
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels ({error}); scale it down"
     if isinstance(error, UnidentifiedImageError):
-        return "the file is empty" if Path(path).stat().st_size == 0 else "it is not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+        num_bytes = Path(path).stat().st_size if isinstance(path, str) else len(path.content)
+        return "the file is empty" if num_bytes == 0 else "it is not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
     return str(error) or type(error).__name__
@@ -208,26 +228,27 @@ def _num_threads() -> int:
     return max(2, min(16, len(os.sched_getaffinity(0))))
 
 
-def inspect_files(paths: Sequence[str], *, origin: Path, cache: Path | None) -> list[DecodedInfo]:
+def inspect_files(paths: Sequence[Source], *, origin: Path, cache: Path | None) -> list[DecodedInfo]:
     """Return the facts of each file, from the index of `origin` if the file has not changed.
 
-    Without a cache folder, every file is decoded.
+    Without a cache folder, every file is decoded. The content of a file that is inside another is always decoded.
 
     Raises:
         DataError: the cache folder cannot be written.
     """
-    if cache is None:
+    files = [path for path in paths if isinstance(path, str)]
+    if cache is None or len(files) < len(paths):
         return list(each(inspect, paths))
     index_path = cache / "index" / f"{hashlib.sha256(os.fsencode(origin)).hexdigest()[:24]}.json"
     with cache_files.locked(index_path):
         known = _read_index(index_path)
-        stamps = {path: _stamp(path) for path in paths}
+        stamps = {path: _stamp(path) for path in files}
         new = [path for path, stamp in stamps.items() if known.get(path, [])[:2] != stamp]
         found = _decode_anew(new, known, stamps, index_path)
         if not new:
             with contextlib.suppress(OSError):  # a read-only cache works, too
                 os.utime(index_path)
-    return [found[path] if path in found else _from_entry(known[path]) for path in paths]
+    return [found[path] if path in found else _from_entry(known[path]) for path in files]
 
 
 def index_entries(cache: Path) -> list[entries.CacheEntry]:

@@ -4,6 +4,8 @@ import gzip
 import importlib.util
 import io
 import pickle
+import re
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,13 +16,20 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner import errors
-from tuner.tasks.images.data import dataset, listings
+from tuner import errors, wording
+from tuner.spec import study
+from tuner.tasks.images.data import dataset, folders, listings
 from tuner.trust import pickles
 
 T = TypeVar("T")
 _HASHED_AT_ONCE = 1024
 _PARTS = {"": dataset.NONE, "_train": dataset.TRAIN, "_val": dataset.VALIDATION, "_test": dataset.TEST}
+#: words in the names of arrays of images and of labels
+_LETTERS = {
+    "x": {"x", "image", "images", "img", "imgs", "data", "pixels"},
+    "y": {"y", "label", "labels", "target", "targets"},
+}
+_CLASS_NAMES = frozenset({"class_names", "classnames", "label_names"})
 _EXPECTED = "expected x and y, or x_train and y_train, and optionally x_val and y_val, x_test and y_test"
 ANIMALS = ("Bear", "Bird", "Cat", "Cow", "Dog", "Elephant", "Giraffe", "Horse", "Sheep", "Zebra")
 
@@ -196,15 +205,15 @@ def _digests(array: dataset.Pixels) -> NDArray[np.bytes_]:
     return found
 
 
-def read_npz(path: Path) -> dataset.Dataset:
-    """Read an .npz file with the arrays `x` and `y`, or with official splits as `x_train`, `y_train` and so on.
+def read_npz(path: Path, *, class_order: study.ClassOrder = "natural") -> dataset.Dataset:
+    """Read an .npz file with the arrays `x` and `y`, or with official splits as `x_train`, `y_train` and so on, or `train_images`.
 
     Labels are integers or strings. The array `classes` is optional and names the classes.
 
     Raises:
         DataError: the file cannot be read, or an array is missing or has the wrong shape or type.
     """
-    given = _load_npz(path)
+    given = _rename(_load_npz(path), path)
     parts = _parts_of(given, path)
     images, labels = ([given[f"{letter}{part}"] for part in parts] for letter in "xy")
     for part, x, y in zip(parts, images, labels, strict=True):
@@ -216,32 +225,41 @@ def read_npz(path: Path) -> dataset.Dataset:
     if len({x.shape[1:] for x in images}) > 1:
         shapes = ", ".join(f"x{part} {x.shape}" for part, x in zip(parts, images, strict=True))
         raise errors.DataError(f"{path} has images of different sizes: {shapes}; save them in one size")
-    numbers, classes = name_labels(_join_labels(labels, path), given.get("classes"), origin=str(path))
+    numbers, classes = name_labels(_join_labels(labels, path), given.get("classes"), class_order, origin=str(path))
     official = np.concatenate([np.full(len(x), _PARTS[part], np.int8) for part, x in zip(parts, images, strict=True)])
     return from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=str(path))
 
 
-def name_labels(labels: NDArray[Any], names: Any, *, origin: str) -> tuple[NDArray[np.int64], list[str]]:
+def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, origin: str) -> tuple[NDArray[np.int64], Sequence[str]]:
     """Turn labels that are integers or strings into indices into class names, and return both.
 
-    Without `names`, the classes are the labels that occur.
+    Given `names` keep their order. Without them, the classes are the labels that occur.
 
     Raises:
         DataError: labels are neither, or a label is not among the names.
     """
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    given = None if names is None else [str(name) for name in np.asarray(names).ravel().tolist()]
+    form = str if order == "earlier" else _nfc
+    given = None if names is None else [form(str(name)) for name in np.asarray(names).ravel().tolist()]
     if flat.ndim != 1 or (flat.dtype.kind in "iu" and given is not None):
         return check_labels(flat, len(flat), origin=origin), given or []
     if flat.dtype.kind not in "iuU":
         raise errors.DataError(f"{origin} has labels of type {labels.dtype}; expected integers or strings")
-    words = [str(label) for label in flat.tolist()]
-    classes = given or listings.sort_names(set(words))
-    index = {name: number for number, name in enumerate(classes)}
-    unknown = sorted(set(words) - set(classes))
+    words = [form(str(label)) for label in flat.tolist()]
+    if not given:
+        classes, found = dataset.name_classes(words, order, earlier=dataset.sort_earlier)
+        return np.array(found, np.int64), classes
+    index = {name: number for number, name in enumerate(given)}
+    unknown = sorted(set(words) - set(given))
     if unknown:
-        raise errors.DataError(f"{origin} has the label {unknown[0]}; expected one of the class names {', '.join(classes[:10])}")
-    return np.array([index[word] for word in words], np.int64), classes
+        raise errors.DataError(
+            f"{origin} has the label {wording.cut(unknown[0])}; expected one of the class names {', '.join(map(wording.cut, given[:10]))}"
+        )
+    return np.array([index[word] for word in words], np.int64), given
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
@@ -259,6 +277,35 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
                 f"{path} contains Python objects, which are not read because they could run code; save arrays of numbers or strings"
             ) from error
         raise errors.DataError(f"{path} cannot be read ({error}); expected an .npz file") from error
+
+
+def _rename(given: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of splits under the names of `_PARTS`, given names that people use: `train_images` and `X_train` are `x_train`.
+
+    Raises:
+        DataError: two arrays have the same meaning.
+    """
+    found: dict[str, str] = {}
+    for name in given:
+        meant = _meaning(name)
+        if meant is None or meant in given:
+            continue
+        if meant in found:
+            raise errors.DataError(f"{path} has the arrays {found[meant]} and {name}, which both look like {meant}; save only one of them")
+        found[meant] = name
+    return given | {meant: given[name] for meant, name in found.items()}
+
+
+def _meaning(name: str) -> str | None:
+    """Return the name of `_PARTS` that the name of an array of a split stands for: `test_labels` is `y_test`."""
+    if name in _CLASS_NAMES:
+        return "classes"
+    words = set(re.findall(r"[a-z]+", name.lower()))
+    role, rest = folders.role_of(name)
+    part = next((part for part, official in _PARTS.items() if part and official == role), None)
+    letters = [letter for letter, its_words in _LETTERS.items() if its_words & words]
+    is_clear = part is not None and len(letters) == 1 and set(rest) <= _LETTERS[letters[0]]
+    return f"{letters[0]}{part}" if is_clear else None
 
 
 def _parts_of(given: Mapping[str, Any], path: Path) -> list[str]:

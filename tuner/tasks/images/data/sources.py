@@ -11,7 +11,7 @@ import numpy as np
 
 from tuner import errors
 from tuner.spec import study
-from tuner.tasks.images.data import dataset, in_memory, listings
+from tuner.tasks.images.data import dataset, in_memory, listings, manifests
 
 
 def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- read as sources.open
@@ -24,15 +24,16 @@ def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- 
     """
     match data:
         case study.FolderData():
-            return listings.read(listings.list_folder(data.path), cache=cache)
+            listing = listings.list_folder(data.path, group_pattern=data.group_pattern, class_order=data.class_order)
+            return listings.read(listing, cache=cache)
         case study.ManifestData():
-            return listings.read(listings.list_manifest(data), cache=cache)
+            return listings.read(manifests.list_manifest(data), cache=cache)
         case study.NpzData():
-            return in_memory.read_npz(data.path)
+            return in_memory.read_npz(data.path, class_order=data.class_order)
         case study.AnimalsData() | study.DigitsData():
             return in_memory.open_animals() if isinstance(data, study.AnimalsData) else in_memory.open_digits()
         case study.PythonData():
-            return call_function(data.function)
+            return call_function(data.function, class_order=data.class_order)
         case study.KerasData() | study.TfdsData():
             raise ValueError(f"only the trainer reads data.source {data.source}, see needs_keras")
 
@@ -42,7 +43,7 @@ def needs_keras(data: study.Data) -> bool:
     return isinstance(data, study.KerasData | study.TfdsData)
 
 
-def call_function(name: str) -> dataset.Dataset:
+def call_function(name: str, *, class_order: study.ClassOrder = "natural") -> dataset.Dataset:
     """Return the dataset of what `module:function` returns: images, labels and, optionally, class names.
 
     The function is imported from the user's environment, including the current folder. Its own exceptions are passed on.
@@ -65,7 +66,8 @@ def call_function(name: str) -> dataset.Dataset:
             f"{origin} returned images or labels that are not arrays ({error}); return one array each, images of the same size"
         ) from error
     in_memory.check_images(images, origin=origin)
-    numbers, classes = in_memory.name_labels(labels, result[2] if len(result) == 3 else None, origin=origin)
+    names = result[2] if len(result) == 3 else None
+    numbers, classes = in_memory.name_labels(labels, names, class_order, origin=origin)
     return in_memory.from_arrays(images, numbers, classes, origin=origin)
 
 

@@ -1,18 +1,25 @@
 """Splits: the images of a dataset that train, that choose the winner (validation), and that score it (test)."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner import errors
+from tuner import errors, wording
 from tuner.spec import study
 from tuner.tasks.images.data import dataset
 from tuner.tasks.images.data.dataset import NONE, TEST, TRAIN, VALIDATION
 
 Rows = NDArray[np.int64]
+#: validation images below which the steps of the accuracy are too coarse to choose by
+FEW = 100
+#: relative difference from a requested share that is reported
+_FAR = 0.3
+#: share of the commonest class above which the accuracy says little
+_UNEQUAL = 0.8
 _NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
 
 
@@ -25,13 +32,27 @@ class Splits:
     test: Rows
     #: SHA-256 over images and labels of the three splits, in hex
     digest: str
+    #: images left out, because they equal an image of a later official split or belong to the same group
+    num_leaking: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """What a model scores that always answers the commonest class of the training images."""
+
+    #: index of the class
+    label: int
+    #: accuracy on each split; None: the split has no images
+    validation: float | None
+    test: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Group:
-    """Identical images, which are always in the same split."""
+    """Identical images, or images that belong together, which are always in the same split."""
 
     rows: tuple[int, ...]
+    #: the most frequent label
     label: int
 
 
@@ -41,16 +62,19 @@ def split(data: dataset.Dataset, shares: study.Data, seed: int) -> Splits:
     - The draw depends on the content of the images and on the seed, not on file names or their order.
     - Each class has the same share in each split, to within one image, and at least one image.
     - Identical images are in the same split. If they have two labels, the more frequent one counts.
+    - Images of one group of the dataset are in the same split. Splits then have their shares to within a group.
     - A share below 1 is a fraction of all images. A share of 1 or more is a number of images.
     - Official splits are used whole, or as many of their images as a share of 1 or more says. The other splits are drawn from images that
       are not in official validation or test splits.
+    - With `validation_from: train`, official validation images join the training images, and validation is drawn from these.
     - Changing `train` changes neither validation nor test.
 
     Raises:
         DataError: a class has too few images for the splits, or the splits need more images than there are.
     """
-    sides = _official(data)
-    pool = _shuffled_groups(data, np.isin(sides, (NONE, TRAIN)), seed)
+    units = _units(data)
+    sides = _official(data, shares, units)
+    pool = _shuffled_groups(data, np.isin(sides, (NONE, TRAIN)), seed, units)
     chosen: dict[int, Rows] = {}
     drawn = [side for side in (TEST, VALIDATION) if not (sides == side).any() and _share(shares, side) != 0]
     _check_classes(data, pool, [*drawn, TRAIN])
@@ -58,26 +82,126 @@ def split(data: dataset.Dataset, shares: study.Data, seed: int) -> Splits:
         chosen[side], pool = _draw(data, pool, _share(shares, side), side, reserve=len(drawn) - position)
     for side in (TEST, VALIDATION):
         if side not in drawn:
-            chosen[side] = _official_rows(data, shares, sides == side, side, seed)
+            chosen[side] = _official_rows(data, shares, sides == side, side, seed, units)
     chosen[TRAIN] = _rows(pool) if shares.train is None else _draw(data, pool, shares.train, TRAIN, reserve=0)[0]
-    return Splits(train=chosen[TRAIN], validation=chosen[VALIDATION], test=chosen[TEST], digest=_digest(data, chosen))
+    return Splits(
+        train=chosen[TRAIN],
+        validation=chosen[VALIDATION],
+        test=chosen[TEST],
+        digest=_digest(data, chosen),
+        num_leaking=int((sides < NONE).sum()),
+    )
 
 
-def _official(data: dataset.Dataset) -> NDArray[np.int8]:
-    """Return the official split of each row, or -1 for an image that is also in a later split and would leak from it."""
+def baseline(train: NDArray[np.int64], validation: NDArray[np.int64], test: NDArray[np.int64]) -> Baseline:
+    """Return what "always the commonest class" scores, given the labels of the three splits."""
+    label = int(np.bincount(train).argmax())
+    scores = [float((labels == label).mean()) if len(labels) else None for labels in (validation, test)]
+    return Baseline(label=label, validation=scores[0], test=scores[1])
+
+
+def notes(data: dataset.Dataset, parts: Splits, shares: study.Data) -> list[str]:
+    """Return notes on the splits that a user should read before training, as lines."""
+    return [*_note_leaking(data, parts), *_note_groups(data, parts, shares), *_note_few(data, parts, shares), *_note_unequal(data, parts)]
+
+
+def _note_leaking(data: dataset.Dataset, parts: Splits) -> list[str]:
+    if not parts.num_leaking:
+        return []
+    why = "equal images of" if data.groups is None else "equal images of, or belong to groups in,"
+    return [f"left out because they {why} another split of the data: {dataset.count(parts.num_leaking, 'image')}"]
+
+
+def _note_groups(data: dataset.Dataset, parts: Splits, shares: study.Data) -> list[str]:
+    """Return notes on groups that change nothing, or that keep a split from its share."""
+    if data.groups is None:
+        return []
+    num_groups = len(np.unique(data.groups))
+    if num_groups == len(data):
+        return ["every image is a group of its own, so the groups change nothing; check data.group_column or data.group_pattern"]
+    lines = []
+    for side, rows in ((VALIDATION, parts.validation), (TEST, parts.test)):
+        share = _share(shares, side)
+        wanted = share * len(data) if share < 1 else share
+        is_own = data.official is not None and bool((data.official == side).any())
+        if not is_own and abs(len(rows) - wanted) > _FAR * wanted:
+            lines.append(
+                f"{_NAMES[side]} has {dataset.count(len(rows), 'image')} instead of {wanted:,.0f}, because the {num_groups:,} groups of "
+                "images are not divided"
+            )
+    return lines
+
+
+def _note_few(data: dataset.Dataset, parts: Splits, shares: study.Data) -> list[str]:
+    """Return notes on a validation split that is too small to choose by, or to which a share does not apply."""
+    is_own = data.official is not None and bool((data.official == VALIDATION).any()) and shares.validation_from is None
+    unused = f"data.validation: {shares.validation:g} does not apply" if is_own and shares.validation < 1 else ""
+    cure = "to draw one from the training images, set data.validation_from: train"
+    number = len(parts.validation)
+    if number < FEW:
+        step = describe_step(number)
+        if is_own:
+            return [f"{step}. The data has this validation split of its own{unused and f', so {unused}'}; {cure}"]
+        return [f"{step}; raise data.validation, or add images"]
+    if unused and "validation" in shares.model_fields_set:
+        return [f"{unused}: the data has a validation split of its own, {dataset.count(number, 'image')}; {cure}"]
+    return []
+
+
+def describe_step(number: int) -> str:
+    """Say in which steps the accuracy of a small validation split moves: `16 images: accuracy moves in steps of 6 points`."""
+    points = dataset.count(max(1, round(100 / number)), "point")
+    return f"validation has only {dataset.count(number, 'image')}: accuracy moves in steps of {points}, too coarse to choose the best trial"
+
+
+def _note_unequal(data: dataset.Dataset, parts: Splits) -> list[str]:
+    """Return a note if a model that always answers the commonest class has a high accuracy."""
+    found = baseline(data.labels[parts.train], data.labels[parts.validation], data.labels[parts.test])
+    if found.validation is None or found.validation < _UNEQUAL:
+        return []
+    counts = np.bincount(data.labels[parts.validation], minlength=len(data.classes))
+    rarest = int(counts.argmin())
+    return [
+        f"always answering {data.classes[found.label]}, the commonest class, has a validation accuracy of {found.validation:.4f}, and "
+        f"{data.classes[rarest]} has only {dataset.count(int(counts[rarest]), 'validation image')}: accuracy says little about rare "
+        "classes. Compare with this figure; class_weights: [none, balanced] searches weights for rare classes"
+    ]
+
+
+def _units(data: dataset.Dataset) -> Rows:
+    """Return a number for each row: equal for images that must be in one split, and independent of the order of the rows."""
+    _, units = np.unique(data.digests, return_inverse=True)
+    if data.groups is None:
+        return units.astype(np.int64)
+    # identical images join their groups: each round gives every image the lowest number of its group, then of its copies
+    found = units.astype(np.int64)
+    while True:
+        before = found
+        for members in (data.groups, units):
+            lowest = np.full(members.max() + 1, len(data), np.int64)
+            np.minimum.at(lowest, members, found)
+            found = lowest[members]
+        if (found == before).all():
+            return found
+
+
+def _official(data: dataset.Dataset, shares: study.Data, units: Rows) -> NDArray[np.int8]:
+    """Return the official split of each row, or -1 for an image that would leak from a later split."""
     if data.official is None:
         return np.full(len(data), NONE, np.int8)
-    _, group = np.unique(data.digests, return_inverse=True)
-    last = np.zeros(group.max() + 1, np.int8)
-    np.maximum.at(last, group, data.official)
+    official = data.official
+    if shares.validation_from == "train":
+        official = np.where(official == VALIDATION, TRAIN, official)
+    last = np.zeros(units.max() + 1, np.int8)
+    np.maximum.at(last, units, official)
     # NONE and TRAIN are one pool
-    leaks = (last[group] > TRAIN) & (data.official < last[group])
-    return np.where(leaks, -1, data.official).astype(np.int8)
+    leaks = (last[units] > TRAIN) & (official < last[units])
+    return np.where(leaks, -1, official).astype(np.int8)
 
 
-def _shuffled_groups(data: dataset.Dataset, mask: NDArray[np.bool_], seed: int) -> list[_Group]:
+def _shuffled_groups(data: dataset.Dataset, mask: NDArray[np.bool_], seed: int, units: Rows) -> list[_Group]:
     rows = np.flatnonzero(mask)
-    _, group = np.unique(data.digests[rows], return_inverse=True)
+    _, group = np.unique(units[rows], return_inverse=True)
     order = np.lexsort((rows, group))
     members = np.split(rows[order], np.flatnonzero(np.diff(group[order])) + 1) if len(rows) else []
     groups = [_Group(rows=tuple(part.tolist()), label=int(np.bincount(data.labels[part]).argmax())) for part in members]
@@ -86,6 +210,8 @@ def _shuffled_groups(data: dataset.Dataset, mask: NDArray[np.bool_], seed: int) 
 
 def _draw(data: dataset.Dataset, pool: Sequence[_Group], share: float, side: int, *, reserve: int) -> tuple[Rows, list[_Group]]:
     """Take a share from the pool, class by class, and leave at least `reserve` groups of each class."""
+    if data.groups is not None:
+        return _draw_groups(data, pool, share, side, reserve=reserve)
     counts = _counts(data, pool)
     quotas = _apportion(_amount(data, counts, share, side, reserve), counts, reserve)
     taken, left = [], []
@@ -97,6 +223,43 @@ def _draw(data: dataset.Dataset, pool: Sequence[_Group], share: float, side: int
         taken += [group for group, is_ours in zip(groups, ours, strict=True) if is_ours]
         left += [group for group, is_ours in zip(groups, ours, strict=True) if not is_ours]
     return _rows(taken), left
+
+
+def _draw_groups(data: dataset.Dataset, pool: Sequence[_Group], share: float, side: int, *, reserve: int) -> tuple[Rows, list[_Group]]:
+    """Take groups of any classes from the pool, each if it brings the classes closer to their shares."""
+    labels = [Counter(data.labels[list(group.rows)].tolist()) for group in pool]
+    counts = np.bincount(data.labels[_rows(pool)], minlength=len(data.classes))
+    wanted = _apportion(_amount(data, counts, share, side, reserve), counts, reserve).astype(np.int64)
+    left = Counter(label for held in labels for label in held)
+    taken: set[int] = set()
+
+    def change(index: int) -> int:
+        """Return by how much the group would change the distance from the shares."""
+        return sum(abs(int(wanted[label]) - count) - abs(int(wanted[label])) for label, count in labels[index].items())
+
+    def take(index: int) -> None:
+        taken.add(index)
+        for label, count in labels[index].items():
+            wanted[label] -= count
+            left[label] -= 1
+
+    def is_free(index: int) -> bool:
+        return index not in taken and all(left[label] > reserve for label in labels[index])
+
+    holders: dict[int, list[int]] = {}
+    for index, held in enumerate(labels):
+        for label in held:
+            holders.setdefault(label, []).append(index)
+    lacking = set(np.flatnonzero(wanted).tolist())
+    for index in range(len(pool)):
+        if is_free(index) and change(index) < 0:
+            take(index)
+            lacking -= labels[index].keys()
+    for label in sorted(lacking):  # at least one group of each class
+        free = [index for index in holders[label] if is_free(index)]
+        if free and taken.isdisjoint(holders[label]):
+            take(min(free, key=change))
+    return _rows([pool[index] for index in sorted(taken)]), [group for index, group in enumerate(pool) if index not in taken]
 
 
 def _fill(groups: Sequence[_Group], quota: int, most: int) -> list[bool]:
@@ -123,27 +286,31 @@ def _apportion(amount: int, counts: Rows, reserve: int) -> Rows:
     return quotas
 
 
-def _official_rows(data: dataset.Dataset, shares: study.Data, mask: NDArray[np.bool_], side: int, seed: int) -> Rows:
+def _official_rows(data: dataset.Dataset, shares: study.Data, mask: NDArray[np.bool_], side: int, seed: int, units: Rows) -> Rows:
     share = _share(shares, side)
     if share == 0:
         return np.empty(0, np.int64)
     if share < 1:
         return np.flatnonzero(mask)
-    return _draw(data, _shuffled_groups(data, mask, seed), share, side, reserve=0)[0]
+    return _draw(data, _shuffled_groups(data, mask, seed, units), share, side, reserve=0)[0]
 
 
 def _check_classes(data: dataset.Dataset, pool: Sequence[_Group], needed: Sequence[int]) -> None:
-    """Refuse a class with fewer images than drawn splits."""
-    have = np.bincount([group.label for group in pool], minlength=len(data.classes))
+    """Refuse a class with fewer images, or groups of images, than drawn splits."""
+    if data.groups is None:
+        labels = [group.label for group in pool]
+    else:
+        labels = [label for group in pool for label in np.unique(data.labels[list(group.rows)]).tolist()]
+    have = np.bincount(np.array(labels, np.int64), minlength=len(data.classes))
     poor = [(have[label], name) for label, name in enumerate(data.classes) if have[label] < len(needed)]
     if poor:
-        count, name = min(poor)
+        number, name = min(poor)
         others = f" ({dataset.count(len(poor) - 1, 'more class', 'more classes')} with too few)" if len(poor) > 1 else ""
         names = " + ".join(_NAMES[side] for side in sorted(needed))
         cure = "add images, leave the class out, or set data.test: 0" if TEST in needed else "add images, or leave the class out"
+        found = dataset.count(int(number), "different image") if data.groups is None else f"images of {dataset.count(int(number), 'group')}"
         raise errors.DataError(
-            f"the class {name} has {dataset.count(int(count), 'different image')}, but needs {len(needed)}, "
-            f"one for each of {names}{others}; {cure}"
+            f"the class {wording.cut(name)} has {found}, but needs {len(needed)}, one for each of {names}{others}; {cure}"
         )
 
 

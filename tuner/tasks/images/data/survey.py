@@ -1,15 +1,30 @@
 """Survey of a folder of images: what a user should know before a study, and a study file that suits the images."""
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner import errors
-from tuner.tasks.images.data import dataset, listings
+from tuner.spec import plan, study
+from tuner.spec.data import existing
+from tuner.tasks.images.data import dataset, listings, resized, splits
 
 _MOST_CLASSES = 20
+#: side of the thumbnails by which images are compared
+_THUMBNAIL = 16
+#: images of the validation and test splits, and of the other splits, that are compared at most
+_MOST_HELD, _MOST_OTHERS = 5_000, 15_000
+#: cosine of the brightness gradients from which two images are almost the same; small images have few details
+_ALIKE, _ALIKE_SMALL = 0.9, 0.97
+_SMALL = 32
+_AT_ONCE = 500
+#: thumbnails with a shorter gradient show nothing
+_PLAIN = 20.0
 #: image sizes, each for images whose shorter side is at most the second number
 _IMAGE_SIZES = ((96, 96), (128, 144), (160, 10**9))
 #: maximum number of images, with trials and timeout for it
@@ -27,9 +42,7 @@ name: {name}
 data:
   source: folder
   path: {path}
-  # shares of the images that choose the winner (validation) and score it once (test); values from 2 on are numbers of images{splits}
-  validation: {share}
-  test: {share}
+{shares}
 
 model:
   backbone: efficientnet_lite0
@@ -46,6 +59,9 @@ budget:
 # seed of the splits, the search and every trial
 seed: 0
 """
+_SHARE_COMMENT = (
+    "  # shares of the images that choose the winner (validation) and score it once (test); values from 2 on are numbers of images"
+)
 _SEARCH = """
 # the study searches the default space; keys given here replace their part of it
 search:
@@ -67,10 +83,14 @@ class Survey:
     elongation: float
     #: images that cannot be read
     unreadable: tuple[dataset.Unreadable, ...]
-    #: whether the folder has train, validation or test sub-folders of its own
-    has_splits: bool
     #: other facts, one line each
     notes: tuple[str, ...]
+    #: names of the folder's own splits that a study uses, of validation and test
+    own_splits: tuple[str, ...] = ()
+    #: number of images of the folder's own validation split, if it is too small to choose by and a larger one can be drawn; 0 if not
+    few_validation: int = 0
+    #: what a user should decide before the study, one line each
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_images(self) -> int:
@@ -98,20 +118,131 @@ def survey(path: Path, *, cache: Path | None = None) -> Survey:
     Raises:
         DataError: the folder does not exist, has fewer than two classes, or a class has no image files.
     """
-    path = path.expanduser().resolve()
+    path = existing(path.expanduser().resolve())
     found = listings.inspect(listings.list_folder(path), cache=cache)
     short, long = found.sizes.min(axis=1), found.sizes.max(axis=1)
     by_size = np.lexsort((long, short))
     positions = [0, len(by_size) // 2, -1] if len(by_size) else []
+    own, few = _own_splits(found)
     return Survey(
         path=path,
         classes=tuple(zip(found.classes, found.counts.tolist(), strict=True)),
         sizes=tuple((int(width), int(height)) for width, height in found.sizes[by_size[positions]]) if positions else (),
         elongation=float(np.median(long / short)) if positions else 1.0,
         unreadable=found.unreadable,
-        has_splits=found.official is not None,
         notes=tuple(_notes(found)),
+        own_splits=own,
+        few_validation=few,
+        warnings=tuple(_warnings(found, path, own, few, cache)),
     )
+
+
+def _own_splits(found: dataset.Dataset) -> tuple[tuple[str, ...], int]:
+    """Return the folder's own splits that a study uses, and the size of a validation split that is better drawn anew, or 0."""
+    sides = np.zeros(0) if found.official is None else found.official
+    sizes = {"validation": int((sides == dataset.VALIDATION).sum()), "test": int((sides == dataset.TEST).sum())}
+    small = sizes["validation"]
+    few = small if small < splits.FEW and small < _share(len(found)) * len(found) else 0
+    return tuple(name for name, size in sizes.items() if size and not (few and name == "validation")), few
+
+
+def _warnings(found: dataset.Dataset, path: Path, own: Sequence[str], few: int, cache: Path | None) -> list[str]:
+    """Return what `tuner check` would warn about in the study file that suits the folder."""
+    warned = []
+    if few:
+        step = splits.describe_step(few)
+        warned = [f"{step}. The study file draws validation images from the training images instead: validation_from: train"]
+    if not (found.counts > 0).all():
+        return warned
+    drawn: dict[str, Any] = {name: _share(len(found)) for name in _drawn(own)}
+    data = study.FolderData(source="folder", path=path, validation_from="train" if few else None, **drawn)
+    try:
+        parts = splits.split(found, data, seed=0)
+    except errors.DataError as error:
+        return [*warned, str(error)]
+    return warned + splits.notes(found, parts, data) + note_alike(found, parts, data, cache=cache)
+
+
+def _drawn(own: Sequence[str]) -> list[str]:
+    return [name for name in ("validation", "test") if name not in own]
+
+
+def warnings(data: dataset.Dataset, parts: splits.Splits, shares: study.Data, *, cache: Path) -> list[str]:
+    """Return what a user should know of images and splits before training, as lines."""
+    return [*dataset.notes(data), *splits.notes(data, parts, shares), *note_alike(data, parts, shares, cache=cache)]
+
+
+def note_alike(data: dataset.Dataset, parts: splits.Splits, shares: study.Data, *, cache: Path | None) -> list[str]:
+    """Return a note if images of different splits are almost the same, as photos of one burst or frames of one video are.
+
+    The thumbnails are stored in the cache folder.
+    """
+    if isinstance(shares, study.AnimalsData | study.DigitsData):  # known data, without copies
+        return []
+    held = _spread(np.concatenate([parts.validation, parts.test]), _MOST_HELD)
+    others = _spread(np.concatenate([parts.train, parts.validation]), _MOST_OTHERS)
+    if not len(held) or not len(others):
+        return []
+    rows, places = np.unique(np.concatenate([held, others]), return_inverse=True)
+    gradients = _gradients(data, rows, shares, cache)
+    own = np.isin(held, parts.validation), np.isin(others, parts.validation)
+    likeness, nearest = _nearest(gradients[places[: len(held)]], gradients[places[len(held) :]], own)
+    small = np.minimum(data.sizes[held].min(axis=1), data.sizes[others[nearest]].min(axis=1)) < _SMALL
+    found = np.flatnonzero(likeness >= np.where(small, _ALIKE_SMALL, _ALIKE))
+    if not len(found):
+        return []
+    first = sorted(found.tolist(), key=lambda index: -likeness[index])[:3]
+    examples = "; ".join(f"{data.name(held[index])} and {data.name(others[nearest[index]])}" for index in first)
+    return [
+        f"almost the same in two splits: {len(found):,} of {dataset.count(len(held), 'validation and test image')}, "
+        f"for example {examples}. The accuracy on them is too high. {_cure(shares)}"
+    ]
+
+
+def _cure(shares: study.Data) -> str:
+    belong = "If images belong together, as photos of one burst or one patient do,"
+    match shares:
+        case study.FolderData():
+            return f"{belong} set data.group_pattern to a regular expression that finds the group in the path"
+        case study.ManifestData():
+            return f"{belong} set data.group_column to the column that names the group"
+    return f"{belong} use data.source: manifest with data.group_column"
+
+
+def _spread(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Return at most a number of rows, evenly spread."""
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+
+
+def _gradients(data: dataset.Dataset, rows: NDArray[np.int64], shares: study.Data, cache: Path | None) -> NDArray[np.float32]:
+    """Return the differences of brightness between neighbours in thumbnails, each image with the length 1, or 0 if it is plain."""
+    if cache is None:
+        thumbnails: resized.ResizedImages = resized.Streamed(data=data, indices=rows, size=_THUMBNAIL, resize="stretch")
+    else:
+        words = {"data": shares.source, "size": str(_THUMBNAIL), "what": "thumbnails"}
+        thumbnails = resized.load(data, rows, size=_THUMBNAIL, resize="stretch", cache=cache, words=words)
+    gray = thumbnails[:].astype(np.float32).mean(axis=-1)
+    steps = np.concatenate([np.diff(gray, axis=axis).reshape(len(gray), -1) for axis in (1, 2)], axis=1)
+    length = np.linalg.norm(steps, axis=1, keepdims=True)
+    found: NDArray[np.float32] = np.where(length < _PLAIN, 0, steps / np.maximum(length, _PLAIN))
+    return found
+
+
+def _nearest(
+    held: NDArray[np.float32], others: NDArray[np.float32], validation: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return for each image the likeness of the most similar one of another split, and its position.
+
+    `validation` says of both which are in the validation split.
+    """
+    likeness, nearest = np.empty(len(held), np.float32), np.empty(len(held), np.int64)
+    for start in range(0, len(held), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        cosines = held[part] @ others.T
+        cosines[np.ix_(validation[0][part], validation[1])] = -1  # the same split
+        nearest[part] = cosines.argmax(axis=1)
+        likeness[part] = cosines.max(axis=1)
+    return likeness, nearest
 
 
 def summarize(seen: Survey) -> list[str]:
@@ -122,6 +253,8 @@ def summarize(seen: Survey) -> list[str]:
     text += [f"  {name:<{width}}  {count}" for name, count in ranked[:_MOST_CLASSES]]
     if len(ranked) > _MOST_CLASSES:
         text.append(f"  … and {len(ranked) - _MOST_CLASSES} more classes, the smallest {ranked[-1][0]} with {ranked[-1][1]}")
+    if seen.num_images:
+        text.append(plan.commonest(ranked[0][0], ranked[0][1] / seen.num_images, None).replace(" on validation", " on all images"))
     if seen.sizes:
         smallest, middle, largest = (f"{width} x {height}" for width, height in seen.sizes)
         text.append(f"sizes: {smallest} to {largest} pixels, median {middle}")
@@ -133,9 +266,8 @@ def summarize(seen: Survey) -> list[str]:
 
 
 def _notes(found: dataset.Dataset) -> list[str]:
-    ignored = [f"ignored because of their names: {dataset.count(found.num_ignored, 'file')}"] if found.num_ignored else []
-    splits = ["the train, validation and test sub-folders will be used as official splits"] if found.official is not None else []
-    return splits + ignored + dataset.note_copies(found)
+    official = ["the train, validation and test sub-folders will be used as official splits"] if found.official is not None else []
+    return official + dataset.note_ignored(found) + dataset.note_copies(found)
 
 
 def study_file(name: str, seen: Survey, path: Path | None = None) -> str:
@@ -153,8 +285,7 @@ def study_file(name: str, seen: Survey, path: Path | None = None) -> str:
         num_classes=len(seen.classes),
         # every JSON string is a YAML string, whatever characters the path has
         path=json.dumps(str((path or seen.path).absolute()), ensure_ascii=False),
-        splits="\n  # the validation and test sub-folders of the folder take precedence" if seen.has_splits else "",
-        share=0.15 if seen.num_images <= 20_000 else 0.1,
+        shares="\n".join(_shares(seen)),
         image_size=next(size for size, most in _IMAGE_SIZES if middle <= most),
         size_reason=f"the median image has {middle} pixels on its shorter side; a larger size shows more detail and takes longer",
         resize="pad" if is_elongated else "stretch",
@@ -164,6 +295,28 @@ def study_file(name: str, seen: Survey, path: Path | None = None) -> str:
         timeout=timeout,
         search=_SEARCH.format(imbalance=seen.imbalance) if seen.imbalance >= _IMBALANCED else "",
     )
+
+
+def _share(num_images: int) -> float:
+    return 0.15 if num_images <= 20_000 else 0.1
+
+
+def _shares(seen: Survey) -> Iterator[str]:
+    """Yield the lines of a study file on the splits."""
+    if seen.few_validation:
+        images = dataset.count(seen.few_validation, "image")
+        yield f"  # the validation sub-folder has only {images}, too few to choose the winner; null would use it"
+        yield "  validation_from: train"
+    if seen.own_splits:
+        plural = (
+            "sub-folders of the folder are official splits" if len(seen.own_splits) > 1 else "sub-folder of the folder is an official split"
+        )
+        yield f"  # the {' and '.join(seen.own_splits)} {plural}"
+    drawn = _drawn(seen.own_splits)
+    if drawn:
+        yield _SHARE_COMMENT
+    for name in drawn:
+        yield f"  {name}: {_share(seen.num_images)}"
 
 
 def write_new(text: str, path: Path) -> None:

@@ -12,6 +12,7 @@ from tuner.kernels import devices
 from tuner.protocol import messages
 from tuner.protocol.messages import WorkerPort
 from tuner.spec.study import StudySpec
+from tuner.tasks.images.data import splits
 from tuner.tasks.images.training import evaluation, study_context, trial
 from tuner.tasks.images.training.study_context import StudyContext
 
@@ -30,6 +31,7 @@ class PreparedImages:
     def describe(self, *, device: str, seconds: float) -> messages.Prepared:
         """Return the facts that the worker records about the study."""
         data = self.context.data
+        baseline = splits.baseline(data.train.labels, data.validation.labels, data.test.labels)
         return messages.Prepared(
             device=device,
             classes=data.classes,
@@ -39,6 +41,9 @@ class PreparedImages:
             epochs=self.context.epochs,
             fingerprint=data.fingerprint,
             splits=data.splits,
+            commonest=data.classes[baseline.label],
+            commonest_validation=baseline.validation,
+            commonest_test=baseline.test,
             versions=versions(),
             seconds=seconds,
         )

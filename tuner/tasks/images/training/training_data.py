@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from tuner import errors
 from tuner.kernels import downloads
 from tuner.spec import study
-from tuner.tasks.images.data import dataset, in_memory, resized, sources, splits
+from tuner.tasks.images.data import dataset, folders, in_memory, resized, sources, splits
 
-_TFDS_SPLITS = {"validation": dataset.VALIDATION, "test": dataset.TEST}
 _CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     "fashion_mnist": ("top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
@@ -127,9 +126,15 @@ def _read_tfds(tfds: Any, builder: Any, data: study.TfdsData) -> dataset.Dataset
         for example in tfds.as_numpy(builder.as_dataset(split=name)):
             images.append(example[data.image_key])
             labels.append(int(example[data.label_key]))
-            official.append(_TFDS_SPLITS.get(name, dataset.NONE))
+            official.append(official_split(name))
     classes = tuple(getattr(features[data.label_key], "names", None) or (str(label) for label in range(max(labels) + 1)))
     return in_memory.from_images(images, np.array(labels, np.int64), classes, np.array(official, np.int8), origin=f"data.name {data.name}")
+
+
+def official_split(name: str) -> int:
+    """Return VALIDATION or TEST for the name of such a split, `valid` for example; NONE for any other."""
+    role, rest = folders.role_of(name)
+    return role if role in (dataset.VALIDATION, dataset.TEST) and not rest else dataset.NONE
 
 
 def _cure(folder: str) -> str:

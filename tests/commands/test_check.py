@@ -1,0 +1,76 @@
+"""What `tuner init`, `check` and `run` say of images before anything is trained."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tuner.cli import main
+
+
+def put(root: Path, counts: dict[str, int], *, size: int = 8) -> Path:
+    """Write a number of different images into each folder below a folder."""
+    noise = np.random.default_rng(0)
+    for place, count in counts.items():
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            Image.fromarray(noise.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(root / place / f"{number}.png")
+    return root
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+XRAY = {"train/well": 60, "train/ill": 60, "val/well": 8, "val/ill": 8, "test/well": 10, "test/ill": 10}
+FEW = "warning: validation has only 16 images: accuracy moves in steps of 6 points, too coarse to choose the best trial."
+
+
+def run(capsys: pytest.CaptureFixture[str], *call: str) -> tuple[int, str, list[str]]:
+    code = main.main(list(call))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err.splitlines()
+
+
+def test_a_small_validation_split_is_reported_with_the_key_that_replaces_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(folder / "xray", XRAY)
+    Path("study.yaml").write_text("name: xray\ndata: {source: folder, path: xray, validation: 0.15}\n")
+    code, out, err = run(capsys, "check", "study.yaml")
+    assert code == 0
+    assert [line.split() for line in out.splitlines() if line.startswith("all")] == [["all", "120", "16", "20"]]
+    assert [line for line in err if line.startswith(FEW)] == [
+        f"{FEW} The data has this validation split of its own, so data.validation: 0.15 does not apply; "
+        "to draw one from the training images, set data.validation_from: train"
+    ]
+    Path("study.yaml").write_text("name: xray\ndata: {source: folder, path: xray, validation: 0.15, validation_from: train}\n")
+    out = run(capsys, "check", "study.yaml")[1]
+    assert [line.split() for line in out.splitlines() if line.startswith("all")] == [["all", "113", "23", "20"]]
+
+
+def test_init_draws_validation_anew_if_the_own_split_is_too_small_and_check_accepts_its_file(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(folder / "xray", XRAY)
+    code, out, err = run(capsys, "init", "xray", "--images", "xray")
+    assert code == 0
+    assert "always the commonest class, ill: accuracy 0.5000 on all images" in out
+    assert f"{FEW} The study file draws validation images from the training images instead: validation_from: train" in err
+    code, out, _ = run(capsys, "check", "studies/xray.yaml")
+    assert code == 0
+    assert [line.split() for line in out.splitlines() if line.startswith("all")] == [["all", "113", "23", "20"]]
+
+
+def test_rare_classes_are_reported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(folder / "parts", {"ok": 990, "crack": 10}, size=2)
+    Path("study.yaml").write_text("name: parts\ndata: {source: folder, path: parts, validation: 200, test: 200}\n")
+    code, out, err = run(capsys, "check", "study.yaml")
+    assert code == 0
+    assert "always the commonest class, ok: accuracy 0.9900 on validation, 0.9900 on test" in out
+    assert any(
+        "always answering ok, the commonest class, has a validation accuracy of 0.9900, and crack has only 2" in line for line in err
+    )
+    assert "always the commonest class, ok: accuracy 0.9900 on all images" in run(capsys, "init", "parts", "--images", "parts")[1]

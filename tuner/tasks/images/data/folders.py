@@ -1,0 +1,376 @@
+"""Folders: how images lie on a disk as people unpack them: classes, official splits, wrapping folders, and what is left out.
+
+A folder contains a sub-folder for each class, or a sub-folder for each split with the classes inside, or each class contains the splits.
+Where more than one reading is possible, the folder is refused.
+"""
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuner import errors
+from tuner.tasks.images.data import dataset, image_file
+
+#: roles of split folders that are no official splits: either validation or test, and images without classes
+_EITHER, _UNLABELED = -1, -2
+_ROLES = {
+    "train": dataset.TRAIN, "training": dataset.TRAIN, "trn": dataset.TRAIN, "trainval": dataset.TRAIN,
+    "val": dataset.VALIDATION, "valid": dataset.VALIDATION, "validation": dataset.VALIDATION, "validate": dataset.VALIDATION,
+    "validating": dataset.VALIDATION, "dev": dataset.VALIDATION, "development": dataset.VALIDATION,
+    "test": dataset.TEST, "testing": dataset.TEST, "tst": dataset.TEST,
+    "eval": _EITHER, "evaluation": _EITHER, "holdout": _EITHER,
+    "pred": _UNLABELED, "predict": _UNLABELED, "prediction": _UNLABELED, "predictions": _UNLABELED,
+    "unlabeled": _UNLABELED, "unlabelled": _UNLABELED, "unsupervised": _UNLABELED, "inference": _UNLABELED,
+}  # fmt: skip
+#: words in the name of a split folder that say nothing about it
+_FILLERS = frozenset({"set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "photos", "pictures", "folder", "dir"})
+_FILLER_ENDING = re.compile(r"(?<=[a-z])(?:dataset|data|sets?|images?|imgs?)$")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+")
+#: folders that archives, network drives and operating systems create
+_LITTER = frozenset(
+    {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "#recycle", "@Recycle", "__pycache__"}
+)
+_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+#: wrapping folders around the classes; more are links to themselves
+_DEEPEST = 8
+#: names in a message
+_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassFolder:
+    """A folder with images of one class, and of one split if the data has official splits."""
+
+    path: str
+    name: str
+    official: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The class folders below a folder, and what is left out."""
+
+    folders: tuple[ClassFolder, ...]
+    #: facts for the user, one line each
+    notes: tuple[str, ...] = ()
+    #: number of files outside the class folders that are not images, by the ending of their names
+    others: Mapping[str, int]
+
+
+def find(path: Path) -> Layout:
+    """Find the class folders below a folder.
+
+    Raises:
+        DataError: the folder cannot be read, or its sub-folders can be understood in several ways.
+    """
+    here, passed = _unwrap(str(path))
+    inner = _sub_folders(here)
+    found = _find_splits(here, inner) or _find_classes(here, inner)
+    loose = [_Loose.of(folder) for folder in [*passed, here, *found.seen]]
+    wrapped = [f"the classes are in {shown(here)}"] if passed else []
+    outside = [f"left out: {_count_images(one.images)} outside the class folders, first {one.first}" for one in loose if one.images]
+    return Layout(
+        folders=tuple(found.folders), notes=tuple(wrapped + found.notes + outside), others=sum((one.others for one in loose), Counter())
+    )
+
+
+def image_files(folder: str) -> tuple[list[str], Counter[str]]:
+    """Return the image files below a folder, and the numbers of other files by ending; read a folder with several links once."""
+    found: list[str] = []
+    others: Counter[str] = Counter()
+    seen, waiting = set(), [folder]
+    while waiting:
+        here = waiting.pop()
+        status = Path(here).stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        for entry in _scan(here):
+            if _is_folder(entry):
+                waiting.append(entry.path)
+            elif _is_image(entry):
+                found.append(entry.path)
+            else:
+                others[ending(entry.name)] += 1
+    return found, others
+
+
+def ending(name: str) -> str:
+    """Return the kind of a file by its name: `.txt`, or `without ending`."""
+    return image_file.printable(Path(name).suffix.lower()) or "without ending"
+
+
+def say_loose(path: Path) -> str:
+    """Name the images and archives directly inside a folder that has no sub-folders, as the end of a clause."""
+    entries = _scan(path)
+    archives = [entry.name for entry in entries if entry.name.lower().endswith(_ARCHIVES)]
+    if count := sum(_is_image(entry) for entry in entries):
+        return f", but {count} images directly inside it"
+    return f", but the archive {shown(archives[0])}; unpack it first" if archives else ""
+
+
+def file_names(path: Path) -> list[str]:
+    """Return the names of the files directly inside a folder, without hidden ones."""
+    return [entry.name for entry in _scan(path) if not _is_folder(entry)]
+
+
+def is_archive(path: Path) -> bool:
+    """Return whether a file is named like an archive."""
+    return path.name.lower().endswith(_ARCHIVES)
+
+
+def shown(path: str) -> str:
+    """Return a path or a name as text for messages."""
+    return image_file.printable(path)
+
+
+def role_of(name: str) -> tuple[int | None, tuple[str, ...]]:
+    """Return the split that a name stands for, and its other words: `seg_train` is TRAIN with the word `seg`.
+
+    None: the name is not one of a split, or of several.
+    """
+    words = [_FILLER_ENDING.sub("", word.lower()) or word.lower() for word in _WORD.findall(name)]
+    roles = {_ROLES[word] for word in words if word in _ROLES}
+    rest = tuple(word for word in words if word not in _ROLES and word not in _FILLERS)
+    return (roles.pop() if len(roles) == 1 else None), rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    folders: list[ClassFolder]
+    notes: list[str]
+    #: folders above the class folders, whose own files are left out
+    seen: list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loose:
+    """The files directly inside a folder that contains class folders."""
+
+    images: int
+    first: str
+    others: Counter[str]
+
+    @classmethod
+    def of(cls, folder: str) -> "_Loose":
+        files = [entry for entry in _scan(folder) if not _is_folder(entry)]
+        images = [entry.path for entry in files if _is_image(entry)]
+        others = Counter(ending(entry.name) for entry in files if not _is_image(entry))
+        return cls(images=len(images), first=shown(images[0]) if images else "", others=others)
+
+
+def _unwrap(path: str) -> tuple[str, list[str]]:
+    """Return the folder inside folders that contain nothing but one folder, and the folders passed; the folder itself if there is none."""
+    here = path
+    passed: list[str] = []
+    while len(inner := _sub_folders(here)) == 1 and len(passed) < _DEEPEST and not _Loose.of(here).images:
+        passed.append(here)
+        here = inner[0].path
+    return (here, passed) if len(inner) > 1 else (path, [])
+
+
+def _find_splits(here: str, inner: Sequence[os.DirEntry[str]]) -> _Found | None:
+    """Return the class folders inside split folders; None if the sub-folders are not named like splits."""
+    sides = _split_roles(inner)
+    if not sides:
+        return None
+    names = ", ".join(shown(name) for name in sides)
+    sides = _decide_either(here, sides, names)
+    classes: dict[str, list[ClassFolder]] = {}
+    notes, seen = [], []
+    for entry in (one for one in inner if one.name in sides):
+        role = sides[entry.name]
+        place, passed = _unwrap_split(entry)
+        folders = [] if role == _UNLABELED else _sub_folders(place)
+        if folders:
+            seen += [*passed, place]
+            classes[entry.name] = [ClassFolder(path=one.path, name=one.name, official=role) for one in folders]
+        else:
+            notes += _note_left_out(entry, "which has no class folders")
+    _check_splits(here, sides, classes, names)
+    known = {_plain(one.name) for folders in classes.values() for one in folders}
+    for entry in inner:
+        if entry.name not in sides:
+            _refuse_ambiguous(here, entry, known, names)
+            notes += _note_left_out(entry, f"which is not one of the splits {names}")
+    return _Found(folders=[one for folders in classes.values() for one in folders], notes=notes, seen=seen)
+
+
+def _split_roles(inner: Sequence[os.DirEntry[str]]) -> dict[str, int]:
+    """Return the sub-folders that are named like splits and otherwise alike, with their roles; none if there are fewer than two splits."""
+    by_rest: dict[tuple[str, ...], dict[str, int]] = {}
+    for entry in inner:
+        role, rest = role_of(entry.name)
+        if role is not None:
+            by_rest.setdefault(rest, {})[entry.name] = role
+    several = [sides for sides in by_rest.values() if len(set(sides.values())) > 1]
+    return max(several, key=len) if several else {}
+
+
+def _decide_either(here: str, sides: dict[str, int], names: str) -> dict[str, int]:
+    """Return the splits, with `evaluation` as the one of validation and test that is not there."""
+    missing = {dataset.VALIDATION, dataset.TEST} - set(sides.values())
+    if _EITHER not in sides.values():
+        return sides
+    if len(missing) != 1:
+        unclear = next(name for name, role in sides.items() if role == _EITHER)
+        raise errors.DataError(
+            f"{shown(here)}: the sub-folders {names} look like splits, but {shown(unclear)} can be validation or test; "
+            "rename it to validation or test"
+        )
+    return {name: missing.copy().pop() if role == _EITHER else role for name, role in sides.items()}
+
+
+def _check_splits(here: str, sides: Mapping[str, int], classes: Mapping[str, Sequence[ClassFolder]], names: str) -> None:
+    """Refuse splits that no study can train on."""
+    what = f"{shown(here)}: the sub-folders {names} look like splits and not like classes"
+    trained = [name for name, role in sides.items() if role == dataset.TRAIN]
+    if not trained:
+        raise errors.DataError(f"{what}, but none is for training; name one train, or give the classes other names")
+    if not any(name in classes for name in trained):
+        num_images = len(image_files(f"{here}/{trained[0]}")[0])
+        raise errors.DataError(
+            f"{what}, but {shown(trained[0])} has no class folders, only {_count_images(num_images)}; expected "
+            f"{shown(trained[0])}/CLASS/image. If a table names the classes, use data.source: manifest. "
+            "If these are the classes, give them other names"
+        )
+    known = {_plain(one.name) for name in trained for one in classes.get(name, ())}
+    for name, folders in classes.items():
+        extra = [one for one in folders if _plain(one.name) not in known and image_files(one.path)[0]]
+        if extra:
+            raise errors.DataError(
+                f"{shown(here)}: {shown(name)} has the class {_list(one.name for one in extra)}, which {shown(trained[0])} lacks; "
+                f"its classes are {_list(one.name for one in classes[trained[0]])}. "
+                "Rename the folders so that a class has one name in all splits, or move the folder away"
+            )
+
+
+def _refuse_ambiguous(here: str, entry: os.DirEntry[str], classes: set[str], names: str) -> None:
+    """Refuse a folder beside the splits that may contain more images of their classes."""
+    inside = {_plain(one.name) for one in _sub_folders(_unwrap(entry.path)[0])}
+    if _plain(entry.name) in classes or inside & classes:
+        raise errors.DataError(
+            f"{shown(here)}: the sub-folders {names} look like splits, but {shown(entry.name)} beside them also contains images of their "
+            f"classes; move {shown(entry.name)} away, or move its images into one of the splits"
+        )
+
+
+def _note_left_out(entry: os.DirEntry[str], why: str) -> list[str]:
+    found, others = image_files(entry.path)
+    parts = [_count_images(len(found))] if found else []
+    parts += [f"{dataset.count(others.total(), 'other file')} ({dataset.list_kinds(others)})"] if others else []
+    return [f"left out: {' and '.join(parts)} in {shown(entry.path)}, {why}"] if parts else []
+
+
+def _unwrap_split(entry: os.DirEntry[str]) -> tuple[str, list[str]]:
+    """Return the folder with the classes of a split, which may be wrapped: `training_set/training_set/CLASS`."""
+    place = entry.path
+    passed: list[str] = []
+    while len(inner := _sub_folders(place)) == 1 and len(passed) < _DEEPEST:
+        is_named_alike = role_of(inner[0].name)[0] == role_of(entry.name)[0]
+        if not is_named_alike and (len(_sub_folders(inner[0].path)) < 2 or _Loose.of(place).images):
+            break
+        passed.append(place)
+        place = inner[0].path
+    return place, passed
+
+
+def _find_classes(here: str, inner: Sequence[os.DirEntry[str]]) -> _Found:
+    """Return a folder for each class, or one for each split that the class folders contain: `cat/train`, `cat/test`."""
+    inside = {entry.name: _sub_folders(entry.path) for entry in inner}
+    splits = {name: role for folders in inside.values() for name, role in _official_roles(folders).items()} if len(inner) > 1 else {}
+    if not splits:
+        _refuse_copy(here, inside)
+        folders = [ClassFolder(path=entry.path, name=entry.name, official=dataset.NONE) for entry in inner]
+        return _Found(folders=folders, notes=_note_shared(inside), seen=[])
+    for entry in inner:
+        if not inside[entry.name] or any(one.name not in splits for one in inside[entry.name]) or _Loose.of(entry.path).images:
+            first = next(name for name, folders in inside.items() if _official_roles(folders))
+            raise errors.DataError(
+                f"{shown(here)}: the sub-folders {_list(one.name for one in inside[first])} of {shown(first)} look like splits, but "
+                f"{shown(entry.name)} is arranged in another way; expected only splits such as train and test in every class, or in none"
+            )
+    found = [ClassFolder(path=one.path, name=entry.name, official=splits[one.name]) for entry in inner for one in inside[entry.name]]
+    return _Found(folders=found, notes=[], seen=[entry.path for entry in inner])
+
+
+def _official_roles(folders: Sequence[os.DirEntry[str]]) -> dict[str, int]:
+    """Return the roles of official splits, if one of them is for training."""
+    roles = _split_roles(folders)
+    is_usable = dataset.TRAIN in roles.values() and min(roles.values()) > dataset.NONE
+    return roles if is_usable else {}
+
+
+def _refuse_copy(here: str, inside: Mapping[str, Sequence[os.DirEntry[str]]]) -> None:
+    """Refuse a sub-folder that contains the folders beside it once more, as some archives do."""
+    names = {_plain(name) for name in inside}
+    for name, folders in inside.items():
+        shared = [one.name for one in folders if _plain(one.name) in names - {_plain(name)}]
+        if len(shared) > 1:
+            raise errors.DataError(
+                f"{shown(here)}: the sub-folder {shown(name)} contains folders with the names of classes beside it, "
+                f"{_list(shared)}, so it is not a class; move it away"
+            )
+
+
+def _note_shared(inside: Mapping[str, Sequence[os.DirEntry[str]]]) -> list[str]:
+    """Return a note if all classes contain the same folders, which may be the classes."""
+    names = [{one.name for one in folders} for folders in inside.values()]
+    shared = sorted(set.intersection(*names)) if names else []
+    if len(names) < 2 or len(shared) < 2:
+        return []
+    return [
+        f"the classes are {_list(list(inside))}; the images of their sub-folders {_list(shared)} are put together. If {_list(shared)} are "
+        "the classes, put the images of each into one folder, or name the folders above them train, validation and test"
+    ]
+
+
+def _list(names: Iterator[str] | Sequence[str]) -> str:
+    names = [shown(name) for name in names]
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+
+
+def _count_images(number: int) -> str:
+    return dataset.count(number, "image")
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _sub_folders(folder: str) -> list[os.DirEntry[str]]:
+    return sorted((entry for entry in _entries(folder) if _is_folder(entry)), key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    """Judge a file by its name; a broken link counts, so that it is reported as unreadable, but a pipe or device does not."""
+    if Path(entry.name).suffix.lower() not in image_file.SUFFIXES:
+        return False
+    try:
+        return entry.is_file() or not Path(entry.path).exists()
+    except OSError:
+        return True
+
+
+def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder, sorted by name, without hidden ones."""
+    return sorted(_entries(folder), key=lambda entry: entry.name)
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _LITTER]
+    except OSError as error:
+        raise errors.DataError(f"the folder {shown(str(folder))} cannot be read ({error.strerror}); check its permissions") from error

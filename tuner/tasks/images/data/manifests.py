@@ -1,0 +1,479 @@
+"""Manifests: tables of images and labels, read from CSV or Parquet as people have them, as a listing.
+
+A cell names an image by its path, by its file name or by its file name without ending; a Parquet table may also hold the images.
+"""
+
+import codecs
+import contextlib
+import csv
+import filecmp
+import io
+import itertools
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tuner import errors, wording
+from tuner.spec import study
+from tuner.tasks.images.data import dataset, folders, image_file, listings
+
+_TEXT, _PARQUET = listings.TABLES[:2], listings.TABLES[2:]
+_SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+_SEPARATORS = (",", ";", "\t", "|")
+#: byte order marks; that of UTF-32 starts like that of UTF-16
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+#: encodings that programs for spreadsheets write when they do not write Unicode, the commonest first
+_LEGACY = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1257", "mac_roman")
+#: maximum length of a class name, and of a path
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024
+_EXPECTED = f"expected a file that ends in {', '.join(listings.TABLES)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Columns of a table by name, each with one value a row."""
+
+    #: all columns of the file
+    names: tuple[str, ...]
+    #: the columns that were read, by their names in NFC
+    columns: Mapping[str, Sequence[Any]]
+    #: line of each row in a text file; in other files the first row has number 2
+    lines: Sequence[int]
+    #: what a user should know about how the file was read
+    remarks: tuple[str, ...] = ()
+
+
+def list_manifest(data: study.ManifestData) -> listings.Listing:
+    """List the images that a manifest names or holds; open only the manifest.
+
+    Relative paths start at `root`, by default the folder of the manifest. A file that is not there is searched below `root` by its name.
+
+    Raises:
+        DataError: the manifest cannot be read, or lacks a column, an image or a label.
+    """
+    table = _read_table(data)
+    cells = _values(table, data.image_column, field="image_column", origin=data.path)
+    given = _column(table, data.label_column, field="label_column", origin=data.path, longest=_LONGEST_NAME)
+    if not cells:
+        raise errors.DataError(f"{data.path} has no rows; expected one for each image")
+    remarks = table.remarks
+    images = _encoded(cells, data)
+    if images is None:
+        names = _column(table, data.image_column, field="image_column", origin=data.path, longest=_LONGEST_PATH)
+        images, found = _find(names, data)
+        remarks += found
+    groups = None
+    if data.group_column is not None:
+        groups = tuple(_column(table, data.group_column, field="group_column", origin=data.path, longest=_LONGEST_PATH))
+    else:
+        others = {name: values for name, values in table.columns.items() if name not in _wanted(data)}
+        remarks += tuple(listings.suggest_groups(others))
+    classes, labels = dataset.name_classes(given, data.class_order, earlier=dataset.sort_earlier)
+    return listings.Listing(
+        origin=data.path, classes=classes, paths=tuple(images), labels=tuple(labels), groups=groups, remarks=remarks
+    )
+
+
+def _wanted(data: study.ManifestData) -> list[str]:
+    """Return the names of the columns that a study reads, in NFC."""
+    return [_nfc(value) for field, value in data if field.endswith("_column") and value]
+
+
+def _read_table(data: study.ManifestData) -> Table:
+    path = data.path
+    if not path.is_file():
+        what = (
+            "is a folder; expected a table. For one sub-folder for each class, use data.source: folder"
+            if path.is_dir()
+            else "does not exist; expected a table. Check data.path"
+        )
+        raise errors.DataError(f"{path} {what}")
+    suffix = path.suffix.lower()
+    if suffix not in listings.TABLES:
+        cure = "; save the sheet as CSV in UTF-8" if suffix in _SHEETS else ""
+        raise errors.DataError(f"{path} is not a manifest; {_EXPECTED}{cure}")
+    try:
+        return _read_parquet(data) if suffix in _PARQUET else _read_text(data)
+    except (OSError, ValueError, NotImplementedError) as error:  # pyarrow raises ValueError for damaged tables
+        raise errors.DataError(f"{path} cannot be read as a table: {wording.cut(str(error), 200)}") from error
+
+
+def _read_text(data: study.ManifestData) -> Table:
+    text, remarks = _decode(data)
+    separator, start = _separator(text, _wanted(data))
+    rows = _rows(text[start:], separator, num_before=text.count("\n", 0, start))
+    header = [name.strip() for name in next(rows, (0, []))[1]]
+    if not header:
+        raise ValueError("No columns to parse: the file is empty")
+    if not set(_wanted(data)) <= set(map(_nfc, header)):
+        _check_title(text, data)
+    cells: list[list[str]] = []
+    lines: list[int] = []
+    for line, row in rows:
+        if any(cell.strip() for cell in row[len(header) :]):
+            raise errors.DataError(
+                f"{data.path} has {len(row)} cells in line {line}, but names {len(header)} columns: {_list(header)}. "
+                f"Put a cell that contains {separator!r} in quotes, or name all columns"
+            )
+        cells.append([*row[: len(header)], *[""] * (len(header) - len(row))])
+        lines.append(line)
+    columns: dict[str, Sequence[str]] = {}
+    for number, name in enumerate(header):
+        column = [row[number] for row in cells]
+        if columns.setdefault(_nfc(name), column) != column and _nfc(name) in _wanted(data):
+            raise errors.DataError(f"{data.path} has two different columns {wording.cut(name)}; rename one of them")
+    return Table(names=tuple(header), columns=columns, lines=lines, remarks=remarks)
+
+
+def _rows(text: str, separator: str, *, num_before: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not blank, each with the number of its first line."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    line = 1
+    try:
+        for row in reader:
+            if any(cell.strip() for cell in row):
+                yield num_before + line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{error}, in the row that starts in line {num_before + line}; check its quotes") from error
+
+
+def _separator(text: str, wanted: Sequence[str]) -> tuple[str, int]:
+    """Return the separator with which the first row has the columns of the study, and where that row starts."""
+    named = re.match(r'"?sep=(.)"?[^\S\r\n]*\r?\n', text, re.IGNORECASE)  # for Excel
+    if named:
+        return named[1], named.end()
+    headers = {separator: [_nfc(name.strip()) for name in _header(text, separator)] for separator in _SEPARATORS}
+    fitting = [separator for separator, header in headers.items() if set(wanted) <= set(header)]
+    return (fitting or sorted(_SEPARATORS, key=lambda separator: -len(headers[separator])))[0], 0
+
+
+def _header(text: str, separator: str) -> list[str]:
+    return next(_first_rows(text, separator), (0, []))[1]
+
+
+def _first_rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows at the start of a text, up to the first that cannot be read."""
+    with contextlib.suppress(ValueError):
+        yield from itertools.islice(_rows(text, separator), 20)
+
+
+def _check_title(text: str, data: study.ManifestData) -> None:
+    """Refuse a table with other lines, such as a title, above the names of its columns."""
+    for separator in _SEPARATORS:
+        for line, row in _first_rows(text, separator):
+            if set(_wanted(data)) <= {_nfc(name.strip()) for name in row}:
+                raise errors.DataError(f"{data.path} names its columns in line {line}; remove the lines above it")
+
+
+def _decode(data: study.ManifestData) -> tuple[str, tuple[str, ...]]:
+    """Return the text of a file, and a remark if its encoding follows only from its words."""
+    content = data.path.read_bytes()
+    if data.encoding is not None:
+        try:
+            return content.decode(data.encoding).removeprefix("\ufeff"), ()
+        except UnicodeError as error:
+            raise errors.DataError(f"{data.path} is not in {data.encoding} ({wording.cut(str(error))}); check data.encoding") from error
+    encoding = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None) or _unmarked(content)
+    try:
+        return content.decode(encoding).removeprefix("\ufeff"), ()
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8":
+            raise
+        return _decode_legacy(content, data.path, at=error.start)
+
+
+def _unmarked(content: bytes) -> str:
+    """Return the encoding of a file without byte order mark: in UTF-16, every second byte of ASCII is zero."""
+    even, odd = content[:200:2], content[1:200:2]
+    if even.count(0) > len(even) / 2:
+        return "utf-16-be"
+    return "utf-16-le" if odd.count(0) > len(odd) / 2 else "utf-8"
+
+
+def _decode_legacy(content: bytes, path: Path, *, at: int) -> tuple[str, tuple[str, ...]]:
+    """Decode a file that is not Unicode, if only one reading of its words is plausible."""
+    words = sorted(set(re.findall(rb"[A-Za-z]*[\x80-\xff][A-Za-z\x80-\xff]*", content)))
+    readings: dict[tuple[str, ...], str] = {}
+    for encoding in _LEGACY:
+        try:
+            texts = tuple(word.decode(encoding) for word in words)
+        except UnicodeDecodeError:
+            continue
+        if all(map(_is_plausible, texts)):
+            readings.setdefault(texts, encoding)
+    if list(readings.values()) == ["cp1252"]:
+        example = wording.cut(next(iter(readings))[0])
+        return content.decode("cp1252"), (f"{path} is not in UTF-8; it is read as cp1252, for example {example}. See data.encoding",)
+    line = content.count(b"\n", 0, at) + 1
+    word = next((word for word in words if word in content[max(0, at - 100) : at + 100]), words[0])
+    seen = dict.fromkeys(wording.cut(word.decode(encoding, errors="replace"), 20) for encoding in _LEGACY)
+    raise errors.DataError(
+        f"{path} cannot be read as a table: line {line} is not in utf-8, and its encoding is not clear; "
+        f"a word of it may be {', '.join(itertools.islice(seen, 4))}. Save the table in UTF-8, or set data.encoding, for example to cp1252"
+    )
+
+
+def _is_plausible(word: str) -> bool:
+    """Return whether a word looks like one of a language in Latin letters: single accented letters among plain ones."""
+    others = [letter for letter in word if not letter.isascii()]
+    are_letters = all(re.fullmatch("LATIN (SMALL|CAPITAL) LETTER ((?!HOOK).)*", unicodedata.name(letter, "")) for letter in others)
+    is_mixed = any(one.islower() and other.isupper() for one, other in itertools.pairwise(word))
+    return are_letters and not is_mixed and not re.search(r"[^\x00-\x7f]{2}", word)
+
+
+def _read_parquet(data: study.ManifestData) -> Table:
+    from pyarrow import parquet  # takes a fifth of a second, which other sources do not need
+
+    paths = _parts(data)
+    schema = parquet.read_schema(paths[0])
+    chosen = {_nfc(name): name for name in reversed(schema.names) if _nfc(name) in _wanted(data)}
+    columns: dict[str, list[Any]] = {spelled: [] for spelled in chosen}
+    for path in paths:
+        found = parquet.read_table(path, columns=list(chosen.values()), partitioning=None)
+        for spelled, name in chosen.items():
+            columns[spelled] += found.column(found.schema.names.index(name)).to_pylist()
+    for spelled, name in chosen.items():
+        classes = [] if data.class_order == "earlier" else _class_names(schema.metadata or {}, name)
+        if classes:  # a label without a name, such as -1, is missing
+            known = dict(enumerate(classes))
+            columns[spelled] = [known.get(value) for value in columns[spelled]]
+    remarks = (f"{data.path} is read together with the other parts of the table, {len(paths)} in all",) if len(paths) > 1 else ()
+    num_rows = max(map(len, columns.values()), default=0)
+    return Table(names=tuple(schema.names), columns=columns, lines=range(2, num_rows + 2), remarks=remarks)
+
+
+def _parts(data: study.ManifestData) -> list[Path]:
+    """Return the files of a table that is stored in parts, such as train-00000-of-00002.parquet.
+
+    Raises:
+        DataError: some parts are missing.
+    """
+    path, named = data.path, re.fullmatch(r"(.*-)([0-9]+)(-of-([0-9]{1,6}))", data.path.stem)
+    if named is None or data.class_order == "earlier":
+        return [path]
+    numbers = range(1, int(named[4]) + 1) if int(named[2]) == int(named[4]) else range(int(named[4]))
+    parts = [path.with_name(f"{named[1]}{number:0{len(named[2])}}{named[3]}{path.suffix}") for number in numbers]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise errors.DataError(
+            f"{path} is one of {len(parts)} parts of a table, but {missing[0]}{more} is not in its folder. "
+            "Add the missing parts, or rename the file to use it alone"
+        )
+    return parts
+
+
+def _class_names(metadata: Mapping[bytes, bytes], column: str) -> list[str]:
+    """Return the class names of a column of integers that Hugging Face stores beside a table; [] if there are none."""
+    try:
+        names = json.loads(metadata[b"huggingface"])["info"]["features"][column]["names"]
+        return [str(names[key]) for key in sorted(names, key=int)] if isinstance(names, dict) else [str(name) for name in names]
+    except (KeyError, ValueError, TypeError):
+        return []
+
+
+def _values(table: Table, name: str, *, field: str, origin: Path) -> Sequence[Any]:
+    """Return the values of a column.
+
+    Raises:
+        DataError: there is no such column.
+    """
+    values = table.columns.get(_nfc(name))
+    if values is None:
+        cure = f"Set data.{field} to one of them"
+        if any(Path(column).suffix.lower() in image_file.SUFFIXES for column in table.names):
+            cure = "If this is an image already, add a first line with the names of the columns"
+        raise errors.DataError(f"{origin} has no column {name}; its columns are {_list(table.names)}. {cure}")
+    return values
+
+
+def _column(table: Table, name: str, *, field: str, origin: Path, longest: int = _LONGEST_PATH) -> list[str]:
+    """Return the values of a column as texts that are not empty.
+
+    Raises:
+        DataError: there is no such column, a value is missing, too long or not a text or number.
+    """
+    values = [_text(value) for value in _values(table, name, field=field, origin=origin)]
+    wrong = next((row for row, value in enumerate(values) if value is None or len(value) > longest), None)
+    if wrong is not None:
+        value = values[wrong]
+        what = "lists, images or other bytes" if value is None else f"{len(value):,} characters ({wording.cut(value)})"
+        raise errors.DataError(
+            f"{origin}: the column {name} has {what} in line {table.lines[wrong]}; expected text of at most {longest:,} characters. "
+            f"Set data.{field} to another column; the columns are {_list(table.names)}"
+        )
+    empty = [row for row, value in enumerate(values) if not value]
+    if empty:
+        where = f"{dataset.count(len(empty), 'row')}, first in line {table.lines[empty[0]]}"
+        raise errors.DataError(f"{origin}: the column {name} is empty in {where}; fill it in, or remove the rows")
+    return [value or "" for value in values]
+
+
+def _text(value: Any) -> str | None:
+    """Return a value as text, "" if it is missing, or None if it is not a text or number."""
+    if value is None or value != value:  # NaN
+        return ""
+    if isinstance(value, dict) and set(value) == {"bytes", "path"}:
+        value = value["path"] or ""
+    if isinstance(value, bytes):
+        value = _as_path(value)
+    return None if value is None or isinstance(value, dict | list) else str(value).strip()
+
+
+def _as_path(content: bytes) -> str | None:
+    """Return bytes as text, or None if they are something else, such as an image."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text.isprintable() else None
+
+
+def _encoded(values: Sequence[Any], data: study.ManifestData) -> list[image_file.Source] | None:
+    """Return the images that a column holds as the bytes of image files, or None if it has paths.
+
+    Raises:
+        DataError: only a part of the rows holds an image.
+    """
+    found: list[image_file.Source] = []
+    for row, value in enumerate(values, 1):
+        inner = value if isinstance(value, dict) else {"bytes": value}
+        content, path = inner.get("bytes"), inner.get("path")
+        if isinstance(content, bytes) and (isinstance(value, dict) or _as_path(content) is None):
+            name = f"{data.path}, row {row}" + (f" ({wording.cut(path)})" if isinstance(path, str) and path else "")
+            found.append(image_file.Encoded(name=name, content=content))
+    if found and len(found) < len(values):
+        raise errors.DataError(
+            f"{data.path}: the column {data.image_column} holds images in only {len(found)} of {dataset.count(len(values), 'row')}; "
+            "expected an image in each row. Remove the other rows"
+        )
+    return found or None
+
+
+def _find(cells: Sequence[str], data: study.ManifestData) -> tuple[list[image_file.Source], tuple[str, ...]]:
+    """Return the path of each image, and a remark if some were found by their names.
+
+    Raises:
+        DataError: a name stands for several images, or more than 1 % of the images do not exist.
+    """
+    root = data.root or data.path.parent
+    if not root.is_dir():
+        raise errors.DataError(f"{root} is not a folder; check data.root, which the paths in {data.path} start from")
+    paths: list[image_file.Source] = [str(root / cell) for cell in cells]
+    missing = [row for row, path in enumerate(paths) if not os.path.lexists(str(path))]
+    if not missing or data.class_order == "earlier":
+        return paths, ()
+    places = _Places(root)
+    found = {row: places.of(cells[row]) for row in missing}
+    for row, several in found.items():
+        if len(several) > 1 and not _are_equal(root, several):
+            raise _ambiguous(cells[row], several, data)
+    left = [cells[row] for row in missing if not found[row]]
+    if len(left) > listings.MAX_UNREADABLE * len(cells):
+        raise _missing(left, len(cells), places, data)
+    remarks = []
+    for row in missing:
+        if not found[row]:  # it is left out, and its cell is in a message
+            paths[row] = str(root / wording.cut(cells[row]))
+            continue
+        paths[row] = str(root / found[row][0])
+        remarks.append(f"first {wording.cut(cells[row])}, which is {image_file.printable(found[row][0])}")
+    return paths, tuple(f"found below {root} by name: {dataset.count(len(remarks), 'image')}, {first}" for first in remarks[:1])
+
+
+class _Places:
+    """The image files below a folder, by their names."""
+
+    def __init__(self, root: Path) -> None:
+        self._by_name: dict[str, list[str]] = {}
+        for path in sorted(folders.image_files(str(root))[0]):
+            place = os.path.relpath(path, root)
+            name, stem = _last(place), _last(_without_ending(place))
+            for key in {_nfc(name).casefold(), _nfc(stem).casefold(), _as_number(stem)}:
+                self._by_name.setdefault(key, []).append(place)
+
+    def of(self, cell: str) -> list[str]:
+        """Return the files that a cell may mean, relative to the folder: the whole path, or else its end; with or without ending."""
+        given = _slashed(cell)
+        candidates = self._by_name.get(_last(given).casefold()) or self._by_name.get(_as_number(_last(given)), [])
+        for start, spell, end in itertools.product(("", "/"), _SPELLINGS, _ENDINGS):
+            wanted = start + spell(given)
+            names = {place: start + spell(_nfc(end(place))) for place in candidates}
+            found = [place for place, name in names.items() if (name.endswith(wanted) if start else name == wanted)]
+            if found:
+                return found
+        return []
+
+    def similar(self, cell: str) -> str | None:
+        """Return a file that has the name at the end of a path, perhaps with another ending, or None."""
+        name = _last(_slashed(cell))
+        return next(iter(self.of(name) or self.of(name.rpartition(".")[0])), None)
+
+
+def _slashed(cell: str) -> str:
+    """Return a path in NFC with the separators of this system."""
+    return str(PurePosixPath(_nfc(cell).replace("\\", "/")))
+
+
+def _last(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _without_ending(name: str) -> str:
+    ending = Path(name).suffix
+    return name.removesuffix(ending) if ending.lower() in image_file.SUFFIXES else name
+
+
+def _as_number(path: str) -> str:
+    """Return a path whose name is a number as spreadsheets rewrite it: `part_1/0027` and `part_1/27.0` become `part_1/27`."""
+    return re.sub("(^|/)0*([0-9]+)([.]0+)?$", r"\1\2", path)
+
+
+#: how a cell may name a file, the closest way first
+_SPELLINGS: tuple[Callable[[str], str], ...] = (str, str.casefold, _as_number)
+_ENDINGS: tuple[Callable[[str], str], ...] = (str, _without_ending)
+
+
+def _are_equal(root: Path, places: Sequence[str]) -> bool:
+    return all(filecmp.cmp(root / places[0], root / place, shallow=False) for place in places[1:])
+
+
+def _ambiguous(cell: str, found: Sequence[str], data: study.ManifestData) -> errors.DataError:
+    root = data.root or data.path.parent
+    shown = ", ".join(image_file.printable(place) for place in found[:3]) + (", …" if len(found) > 3 else "")
+    return errors.DataError(
+        f"{data.path}: {wording.cut(cell)} is the name of {len(found)} different images below {root}: {shown}. "
+        "Set data.root to the folder of the right ones, or write their paths into the table"
+    )
+
+
+def _missing(cells: Sequence[str], total: int, places: _Places, data: study.ManifestData) -> errors.DataError:
+    root = data.root or data.path.parent
+    cure = f"Set data.root to the folder that the paths start from (now {root}), or data.image_column to the column of the paths"
+    similar = places.similar(cells[0])
+    if re.match(r"[a-z0-9]+://", cells[0], re.IGNORECASE):
+        cure = "It is a web address: download the images, and name their files"
+    elif similar is not None:
+        cure = f"There is {image_file.printable(similar)} below {root}: set data.root so that the paths start from it, or correct the paths"
+    what = f"{len(cells):,} of {dataset.count(total, 'image')} cannot be found, first {wording.cut(cells[0])}"
+    return errors.DataError(f"{data.path}: {what}: there is no such file. {cure}")
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _list(names: Sequence[str]) -> str:
+    return wording.cut(", ".join(wording.cut(name, 40) for name in names[:20] if name) + (", …" if len(names) > 20 else ""), 400)
