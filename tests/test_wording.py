@@ -60,3 +60,32 @@ FLAT: list[tuple[Any, dict[str, Any]]] = [
 @pytest.mark.parametrize(("nested", "flat"), FLAT)
 def test_nested_values_are_flattened_to_dotted_names(nested: Any, flat: dict[str, Any]) -> None:
     assert wording.flatten(nested) == flat
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["cat", "dog"], ["cat", "dog"]),
+        (["Bird [adult]", "Bear"], ["Bird [a…", "Bear"]),
+        (["Bird [adult]", "Bird [angry]"], ["Bird…lt]", "Bird…ry]"]),
+        (["Bird [adult] a", "Bird [adalt] a"], ["Bird [ 1", "Bird [ 2"]),
+        (["a\nb", "a b"], [r"a\nb", "a b"]),
+    ],
+)
+def test_short_names_stay_different(names: list[str], shown: list[str]) -> None:
+    assert wording.shortened(names, longest=8) == shown
+
+
+def test_markup_of_markdown_and_html_is_escaped() -> None:
+    assert wording.markdown("a|b`c*d_e <b>&amp; [x](y) ~~z~~\n#1 \\ \x1b[0m\u202e") == (
+        r"a\|b\`c\*d\_e \<b\>\&amp; \[x\](y) \~\~z\~\~ \#1 \\ \\u001b\[0m\\u202e"
+    )
+
+
+def test_a_line_of_a_file_has_no_other_line_inside() -> None:
+    assert wording.one_line("a\nb\rc\u2028d\x0be\x85f\tg\u200f") == "a\\nb\\rc\\u2028d\\u000be\\u0085f\tg\u200f"
+    assert len(wording.one_line("".join(map(chr, range(0x3000)))).splitlines()) == 1
+
+
+def test_a_page_shows_any_writing_direction_but_no_controls() -> None:
+    assert wording.visible_on_page("a\u202eb\x1b[0m\nmark\u200f") == "a\u202eb\\u001b[0m\nmark\\u200f"

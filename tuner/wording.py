@@ -2,6 +2,7 @@
 
 import datetime as dt
 import difflib
+import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,13 @@ from typing import Any
 LISTED = 12
 #: maximum length of a text of the user's in a message
 SHOWN = 80
+#: characters that a screen obeys or hides: controls, marks of the writing direction, characters without width, halves of characters
+_HIDDEN = r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+_ANY_HIDDEN, _HIDDEN_IN_LINES = re.compile(f"[{_HIDDEN}]"), re.compile(rf"(?![\n\t])[{_HIDDEN}]")
+#: on a page, every text is isolated, so changes of the writing direction end with it
+_HIDDEN_ON_PAGES = re.compile(rf"(?![\n\t\u202a-\u202e\u2066-\u2069])[{_HIDDEN}]")
+_BREAKS = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+_MARKUP = re.compile(r"([\\`*_\[\]<>|#~$&])")
 
 
 def show(value: Any, *, longest: int = 60) -> str:
@@ -31,8 +39,53 @@ def show(value: Any, *, longest: int = 60) -> str:
 
 def cut(text: str, longest: int = SHOWN) -> str:
     """Return a text of the user's for a message: on one line, and shortened."""
-    line = " ".join(text[: 2 * longest].split())
+    line = visible(" ".join(text[: 2 * longest].split()))
     return line if len(line) <= longest and len(text) <= 2 * longest else f"{line[: longest - 1]}…"
+
+
+def visible(text: str) -> str:
+    r"""Return text from data on one line, as it is; characters that a screen obeys or hides are written as `\n` or `\u001b`."""
+    return _ANY_HIDDEN.sub(_escaped, text)
+
+
+def visible_lines(text: str) -> str:
+    """Return text of several lines like `visible`, but keep line ends and tabs."""
+    return _HIDDEN_IN_LINES.sub(_escaped, text)
+
+
+def visible_on_page(text: str) -> str:
+    """Return text like `visible_lines` for a page of HTML, which shows any writing direction."""
+    return _HIDDEN_ON_PAGES.sub(_escaped, text)
+
+
+def one_line(text: str) -> str:
+    """Return text on one line for a file of lines: only characters that end a line are escaped."""
+    return _BREAKS.sub(_escaped, text)
+
+
+def markdown(text: str) -> str:
+    """Return text on one line with the markup of Markdown and HTML escaped, also inside a table."""
+    return _MARKUP.sub(r"\\\1", visible(" ".join(text.split())))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    # the escapes of JSON, so that JSON with them is still the same JSON
+    return {"\n": r"\n", "\r": r"\r", "\t": r"\t"}.get(found[0], f"\\u{ord(found[0]):04x}")
+
+
+def shortened(names: Sequence[str], *, longest: int) -> list[str]:
+    """Return names cut to a length, so that different names stay different: `Bird [ad…`, or else `Bird…lt]`, or else `Bird 2`."""
+    shown = [visible(name) for name in names]
+    cut = [name if len(name) <= longest else f"{name[: longest - 1]}…" for name in shown]
+    if len(set(cut)) < len(set(shown)):
+        half = (longest - 1) // 2
+        cut = [name if len(name) <= longest else f"{name[: longest - 1 - half]}…{name[-half:]}" for name in shown]
+    if len(set(cut)) < len(set(shown)):
+        ends = [f" {number}" for number in range(1, len(shown) + 1)]
+        cut = [
+            name if len(name) <= longest else f"{name[: max(1, longest - len(end))]}{end}" for name, end in zip(shown, ends, strict=True)
+        ]
+    return cut
 
 
 def number(value: float) -> str:

@@ -11,8 +11,8 @@ from tests.studies import by_hand
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.storage import engine as storages
+from tuner.studies import copying, trials
 from tuner.studies import study as studies
-from tuner.studies import trials
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
 from tuner.views import status
@@ -25,6 +25,16 @@ def claim_and_wait(url: str, name: str, pipe: Connection) -> None:
     """Claim a trial, report its number, and then wait."""
     pipe.send(by_hand.must_claim(studies.load(name, storages.open(url))).number)
     signal.pause()
+
+
+def copy_and_wait(source: str, name: str, target: str, pipe: Connection) -> None:
+    """Begin to copy a study, report how many of its trials are copied, and then wait."""
+
+    def wait(name: str, num_trials: int) -> None:
+        pipe.send(num_trials)
+        signal.pause()
+
+    copying.copy(studies.load(name, storages.open(source)), storages.open(target), name=name, by="eve", batch=4, tell=wait)
 
 
 def work(url: str, name: str, marks: str, label: str, waiting: Collection[int] = ()) -> None:

@@ -108,3 +108,10 @@ def test_the_loss_is_the_mean_over_the_images() -> None:
     found = losses.score(SCORED_LOGITS, SCORED_LABELS, losses.validation_loss(Hyperparameters()))
     hit, miss = -np.log(np.exp(2) / (np.exp(2) + 2)), -np.log(1 / (np.exp(2) + 2))
     assert found.loss == pytest.approx((3 * hit + miss) / 4, rel=1e-5)
+
+
+def test_many_classes_have_no_confusion_matrix() -> None:
+    logits = np.eye(1001, dtype=np.float32)
+    found = losses.score(logits, np.arange(1001), losses.validation_loss(Hyperparameters()))
+    assert (found.accuracy, found.confusion) == (1.0, ())
+    assert losses.score(logits[:2, :2], np.arange(2), losses.validation_loss(Hyperparameters())).confusion == ((1, 0), (0, 1))

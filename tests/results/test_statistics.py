@@ -41,7 +41,8 @@ def test_figures_of_classes_match_a_confusion_counted_by_hand() -> None:
     assert [second.precision, second.recall] == pytest.approx([2 / 3, 2 / 3])
     assert (third.num_images, third.precision, third.recall, third.f1) == (1, None, 0.0, 0.0)
     assert (fourth.num_images, fourth.precision, fourth.recall, fourth.f1) == (0, None, None, None)
-    assert statistics.macro_f1(counts) == pytest.approx(1 / 3)
+    assert statistics.class_figures(labels, predicted, ["a", "b", "c", "d"]) == [first, second, third, fourth]
+    assert statistics.macro_f1(labels, predicted, 4) == pytest.approx(1 / 3)
 
 
 def test_figures_of_classes_come_from_a_confusion_of_plain_lists() -> None:

@@ -193,6 +193,8 @@ def test_an_impossible_study_built_in_python_is_refused_too() -> None:
 def test_a_pattern_that_finds_no_group_is_refused(pattern: str, message: str) -> None:
     (problem,) = problems(data={"source": "folder", "path": "~/photos", "group_pattern": pattern})
     assert problem.startswith(f"data.group_pattern {message}")
+
+
 FOLDER = {"source": "folder", "path": "/photos"}
 
 

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import QMCSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState
 from optuna_dashboard import _note
+from optuna_dashboard.artifact import _backend
 
 from tuner.storage import engine as storages
 from tuner.storage import optuna_private
@@ -164,6 +165,23 @@ def test_optuna_dashboard_reads_a_note_from_our_keys(storage: Storage, study: op
         attributes = storage.rdb.get_study_system_attrs(study._study_id)
         assert _note.get_note_from_system_attrs(attributes, trial_id) == {"version": 1, "body": body}
     assert _note.SYSTEM_ATTR_MAX_LENGTH == optuna_private.NOTE_PAGE_LENGTH
+
+
+def test_the_keys_of_a_study_with_ids_of_trials_get_other_ids() -> None:
+    ids = {17: 3, 170: 4}
+    parents = f"{optuna.samplers.NSGAIISampler._get_parent_cache_key_prefix()}2"
+    for key, text, expected in (
+        (_note.note_ver_key(17), "1", (_note.note_ver_key(3), "1")),
+        (f"{_note.note_str_key_prefix(170)}12", '"a"', (f"{_note.note_str_key_prefix(4)}12", '"a"')),
+        (f"{_backend.DASHBOARD_ARTIFACTS_ATTR_PREFIX}17:x", "{}", (f"{_backend.DASHBOARD_ARTIFACTS_ATTR_PREFIX}3:x", "{}")),
+        (parents, "[170, 17]", (parents, "[4, 3]")),
+        # without the id of a trial
+        (_note.note_ver_key(None), "1", (_note.note_ver_key(None), "1")),
+        (f"{optuna_private.ARTIFACTS_ATTR_PREFIX}17", "{}", (f"{optuna_private.ARTIFACTS_ATTR_PREFIX}17", "{}")),
+        # of a trial that the study does not have
+        (_note.note_ver_key(5), "1", None),
+    ):
+        assert optuna_private.with_other_ids(key, text, ids) == expected
 
 
 def test_optuna_finds_an_artifact_under_our_prefix(storage: Storage, study: optuna.Study, tmp_path: Path) -> None:

@@ -4,11 +4,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from tests.studies import by_hand
 from tuner.tasks.images.data import in_memory, splits
 from tuner.terminal import plan, printing
+
+
+def printed(part: RenderableType) -> str:
+    console = Console(width=200, color_system=None, theme=printing.THEME)
+    with console.capture() as capture:
+        console.print(part)
+    return capture.get()
 
 
 def shown(sections: dict[str, Any], epochs: int = 12) -> str:

@@ -109,6 +109,7 @@ for _group in GROUPS.values():
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code of the process."""
+    plain.escape_unknown_letters()
     try:
         return int(app(arguments, prog_name="tuner", standalone_mode=False) or 0)
     except TunerError as error:

@@ -1,4 +1,4 @@
-"""Commands that operate a service: `tuner dashboard`, `cache` and `doctor`."""
+"""Commands that operate a service: `tuner dashboard`, `cache`, `copy` and `doctor`."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from tuner.cli.parameters import DEFAULT_ARTIFACTS, DEFAULT_STORAGE, Artifacts, AsJson, Cache, CacheLimit, Storage, Wait
+from tuner.cli.parameters import DEFAULT_ARTIFACTS, DEFAULT_STORAGE, Artifacts, AsJson, Cache, CacheLimit, Storage, StudyName, Wait
 
 _Role = Literal["viewer", "editor", "admin"]
 _User = Annotated[str, Argument(metavar="NAME", help="Name or e-mail address of the user.", show_default=False)]
@@ -179,6 +179,20 @@ def cached(
     if action == "show":
         return maintenance.show_cache(folder, chosen, as_json=as_json)
     return maintenance.clear_cache(folder, chosen, confirmed=yes, as_json=as_json)
+
+
+@app.command()
+def copy(
+    study: StudyName,
+    to: Annotated[str, Option(metavar="URL", help="SQLAlchemy URL of the database that gets the copy.", show_default=False)],
+    name: Annotated[str | None, Option(metavar="NAME", help="Name of the copy.", show_default="the same")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+) -> int:
+    """Copy a whole study into another database."""
+    from tuner.commands import migrate
+
+    return migrate.copy(study, storage, to=to, name=name, as_json=as_json)
 
 
 @app.command()

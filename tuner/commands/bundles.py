@@ -108,7 +108,13 @@ def predict(folder: Path, given: Sequence[Path], *, top: int, as_json: bool, thr
     """Print the most likely classes of images; return 1 if some images cannot be read, else 0."""
     contents = bundle.read(folder.expanduser())
     paths = _files(given)
-    order = errands.PredictImages(path=str(contents.model), images=tuple(map(str, paths)), size=contents.size, resize=contents.resize)
+    order = errands.PredictImages(
+        path=str(contents.model),
+        images=tuple(map(str, paths)),
+        size=contents.size,
+        resize=contents.resize,
+        value_range=contents.value_range,
+    )
     answer = evaluation.run(order, threads=threads)
     assert isinstance(answer, errands.ImagePredictions)
     read = [
@@ -121,7 +127,9 @@ def predict(folder: Path, given: Sequence[Path], *, top: int, as_json: bool, thr
         plain.result(json.dumps(predictions, indent=2, ensure_ascii=False))
     else:
         for path, best in read:
-            plain.result(f"{image_files.printable(str(path))}: " + ", ".join(f"{label} {value:.3f}" for label, value in best))
+            plain.result(
+                f"{image_files.name_of(str(path))}: " + ", ".join(f"{wording.visible(label)} {value:.3f}" for label, value in best)
+            )
     unreadable = [message for message in answer.troubles if message]
     for message in unreadable:
         plain.line(message)

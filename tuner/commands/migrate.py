@@ -1,21 +1,29 @@
-"""`tuner migrate`: a new study with a changed search, and copies of all trials that fit it."""
+"""`tuner migrate` and `tuner copy`: a study with a changed search, and a whole study in another database.
+
+`migrate` copies the trials that fit the changed search. `copy` copies everything.
+"""
 
 import json
+import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tuner import wording
-from tuner.commands import check, control, show
-from tuner.errors import StudyError
+from tuner.commands import artifacts, check, control, show, storage_url
+from tuner.errors import RequestError, StudyError
 from tuner.spec import file as study_file
-from tuner.spec.study import StudySpec
+from tuner.spec.study import NAME, StudySpec
+from tuner.storage import engine as storages
 from tuner.storage import tables
-from tuner.storage.attributes import MIGRATED
+from tuner.storage.attributes import HALTED, MIGRATED, STOPPED
 from tuner.storage.engine import Storage
+from tuner.studies import copying
 from tuner.studies import migrate as studies_migrate
 from tuner.studies import study as studies
+from tuner.studies.copying import CopiedStudy
 from tuner.studies.migrate import Migration
 from tuner.studies.study import Study
 from tuner.tasks.images.data import dataset
@@ -126,3 +134,69 @@ def _lines(made: Study, summary: Mapping[str, Any], note: str, file: Path | None
         yield f"Continue with: tuner run {file}"
     else:
         yield f"Continue with: tuner worker {made.name}; or write `name: {made.name}` into the file, then: tuner run FILE"
+
+
+def copy(study: str, url: str, *, to: str, name: str | None, as_json: bool) -> int:
+    """Copy a whole study into another database, unless an earlier call did, and print what is left to do."""
+    if not to:
+        raise RequestError("--to is empty; expected the URL of a database, for example postgresql://USER@HOST/DATABASE.")
+    if name is not None and not re.fullmatch(NAME, name):
+        raise RequestError(f"--name is {name!r}; expected up to 100 letters, digits, dots, dashes and underscores.")
+    source = show.load_study(study, url)
+    copying.require_idle(source)  # before the target is created
+    target = storages.open(storage_url.url(to))
+    made = copying.copy(source, target, name=name or source.name, by=control.user_name(), tell=_tell)
+    places = copying.places(made.study)
+    if as_json:
+        said = {"study": made.study.name, "to": storages.shown(target.url), "by_an_earlier_command": not made.is_new}
+        plain.result(json.dumps(said | dict(made.record) | {"files": places}, indent=2))
+    else:
+        plain.result("\n".join((*_copied_lines(made, source), *_file_lines(made, places), *_next_lines(made, source))))
+    return 0
+
+
+def _tell(name: str, num_trials: int) -> None:
+    """Print how far a long copy is."""
+    if num_trials and num_trials % (10 * copying.BATCH) == 0:
+        plain.line(f"{name}: {num_trials:,} trials so far")
+
+
+def _copied_lines(made: CopiedStudy, source: Study) -> Iterator[str]:
+    record, target = made.record, storages.shown(made.study.storage.url)
+    first, *others = record["studies"]
+    what = f"{wording.count(first['trials'], 'trial')} with {wording.count(first['epochs'], 'epoch')}"
+    if made.is_new:
+        yield f"{source.name} is copied to {target} as {first['name']}: {what}. The study in {record['storage']} does not change."
+    else:
+        yield f"{source.name} was copied to {target} as {first['name']} on {wording.moment(record['at'])}: {what}. Nothing was written."
+    for other in others:
+        yield f"  its retraining {other['name']}: {wording.count(other['trials'], 'trial')} with {wording.count(other['epochs'], 'epoch')}"
+    if record["versions"]:
+        yield f"  {wording.count(record['versions'], 'version')}, with stages and readings of the test split"
+
+
+def _file_lines(made: CopiedStudy, places: Mapping[str, int]) -> Iterator[str]:
+    """Yield where the files of a copy are, and how to copy them to another machine."""
+    unfinished = sum(study["unfinished"] for study in made.record["studies"])
+    folders = [place for place in places if not artifacts.is_in_bucket(place)][:_NAMED]
+    folders += sorted({str(path) for path in (Path(place).parent / ".pictures" for place in folders) if path.is_dir()})
+    yield "Files are not copied: weights, checkpoints, pictures and logs. The copy names the same files, which stay valid on this machine."
+    yield from (f"  {place}: weights of {wording.count(num, 'model')}" for place, num in list(places.items())[:_NAMED])
+    if folders:
+        yield "On another machine, they must have the same path. To copy them there, for each folder:"
+        yield from (f"  rsync -aR {shlex.quote(place)}/ HOST:/" for place in folders)
+    if unfinished:
+        renamed = [study for study in made.record["studies"] if study["name"] != study["from"] and study["unfinished"]]
+        yield f"{wording.count(unfinished, 'trial')} did not end. The checkpoints are in the folder of artifacts, below the study's name."
+        yield from (f"  To resume them: cp -a ARTIFACTS/{study['from']} ARTIFACTS/{study['name']}" for study in renamed)
+
+
+def _next_lines(made: CopiedStudy, source: Study) -> Iterator[str]:
+    name, target = made.study.name, storages.shown(made.study.storage.url)
+    stored = made.study.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, made.study.id, STOPPED, HALTED))
+    if stored:
+        yield f"The copy is stopped, as the study was. To resume it: tuner resume {name} --storage {target}"
+    file = "tuner run FILE" if name == source.name else f"write `name: {name}` into the file, then: tuner run FILE"
+    yield f"Continue with: {file} --storage {target}"
+    if name == source.name:
+        yield "Do not continue the study in both databases with one folder of artifacts: both would write the same files."

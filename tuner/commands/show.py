@@ -73,7 +73,7 @@ def show_best(name: str, url: str, *, form: options.OutputFormat) -> int:
         case options.OutputFormat.JSON:
             plain.result(exports.as_json(found))
         case options.OutputFormat.YAML:
-            plain.result(exports.as_yaml(found))
+            plain.document(exports.as_yaml(found))
     return 0
 
 

@@ -42,7 +42,7 @@ def environment(folders: Sequence[Path], *, escaped: bool = True) -> jinja2.Envi
         "rate": wording.rate,
         "setting": setting,
         "stage": lambda stage: "building" if stage is None else str(stage).replace("_", "-"),
-        "tail": lambda text: "\n".join(text.splitlines()[-_LAST_LINES:])[-_LONGEST_VALUE:],
+        "tail": lambda text: wording.visible_on_page("\n".join(text.splitlines()[-_LAST_LINES:])[-_LONGEST_VALUE:]),
         "when": when,
         "worker": wording.worker,
     }
@@ -61,12 +61,13 @@ def figure(value: float | None) -> str:
 def setting(value: Any) -> str:
     """Format a hyperparameter or attribute, cut to a maximum length."""
     shown = wording.show(value, longest=_LONGEST_VALUE) if isinstance(value, dict) or value is None else wording.value(value)
-    return shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + "…"
+    return wording.visible_on_page(shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + "…")
 
 
 def name(given: str) -> str:
-    """Cut a name to a maximum length."""
-    return given if len(given) <= _LONGEST_NAME else given[:_LONGEST_NAME] + "…"
+    """Cut a name to a maximum length, with characters that a page obeys or hides as escapes."""
+    shown = wording.one_line(wording.visible_on_page(given))
+    return shown if len(shown) <= _LONGEST_NAME else shown[:_LONGEST_NAME] + "…"
 
 
 def when(moment: datetime | None) -> str:

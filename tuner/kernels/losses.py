@@ -16,6 +16,8 @@ LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _SMALLEST = 1e-7
 #: largest number of misclassified images reported for one epoch
 MAX_MISTAKES = 24
+#: a confusion matrix of more classes is not made: it grows with the square of the classes
+_CONFUSED_CLASSES = 1_000
 
 
 def training_loss(kind: Loss, *, smoothing: Any, gamma: Any, class_weights: Any) -> LossFunction:
@@ -86,7 +88,7 @@ class Scores:
 
     accuracy: float
     loss: float
-    #: rows: true class, columns: predicted class
+    #: rows: true class, columns: predicted class; empty for many classes, because it grows with their square
     confusion: tuple[tuple[int, ...], ...]
     #: the misclassified images with the highest confidence, the highest first
     mistakes: tuple[messages.Misclassified, ...] = ()
@@ -96,14 +98,20 @@ def score(logits: NDArray[np.float32], labels: NDArray[np.int64], loss: LossFunc
     """Score logits (n, classes) against labels (n,)."""
     num_classes = logits.shape[1]
     predicted = logits.argmax(1)
-    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
     each = loss(tf.one_hot(labels, num_classes), tf.constant(logits))
     return Scores(
         accuracy=float((predicted == labels).mean()),
         loss=float(tf.reduce_mean(each)),
-        confusion=tuple(tuple(int(count) for count in row) for row in counts),
+        confusion=_confusion(labels, predicted, num_classes),
         mistakes=_mistakes(logits, labels, predicted),
     )
+
+
+def _confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> tuple[tuple[int, ...], ...]:
+    if num_classes > _CONFUSED_CLASSES:
+        return ()
+    counts = np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+    return tuple(tuple(row) for row in counts.tolist())
 
 
 def _mistakes(logits: NDArray[np.float32], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[messages.Misclassified, ...]:

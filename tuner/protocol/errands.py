@@ -128,6 +128,8 @@ class PredictImages(_Errand):
     #: side of the model's images in pixels, and how images become squares: `model.image_size` and `model.resize` of a study
     size: int
     resize: Literal["stretch", "crop", "pad"]
+    #: values of a file that become 0 and 255, as in training; None: those of 8 or 16 bits
+    value_range: tuple[float, float] | None = None
 
 
 class ImagePredictions(_Errand):

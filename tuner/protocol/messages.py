@@ -155,6 +155,8 @@ class Prepared(_Message):
     #: accuracy of a model that always answers it, on each split; None: unknown, or the split has no images
     commonest_validation: float | None = None
     commonest_test: float | None = None
+    #: values of the images that became 0 and 255; None: those of 8 or 16 bits
+    value_range: tuple[float, float] | None = None
     #: of Python, Keras, TensorFlow, tuner
     versions: dict[str, str]
     seconds: float

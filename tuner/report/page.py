@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 
 import tuner
+from tuner import wording
 from tuner.dashboard.pages import rendering
 from tuner.drawing import charts, templating
 from tuner.errors import RequestError
@@ -23,6 +24,8 @@ FOLDER = Path(__file__).resolve().parent
 MARKS = ('<meta name="generator" content="tuner', "<!-- tuner report -->")
 #: most slices, and most axes of the parallel coordinates without the value
 _MOST_SLICES, _MOST_AXES = 12, 8
+#: rows in a table of classes
+_MAX_CLASSES = 100
 _FORMATS = {".html": "html", ".htm": "html", ".md": "md", ".markdown": "md"}
 
 
@@ -114,6 +117,7 @@ def _texts(content: ReportContent) -> Mapping[str, Any]:
         "changes": facts.changes(content, best),
         "versions": versions,
         "judged": judged,
+        "max_classes": _MAX_CLASSES,
         "ranked": facts.ranked(content),
         "importances": facts.importances(content.study, content.valued),
         "num_best": facts.num_best(len(content.valued)),
@@ -166,7 +170,7 @@ def _html() -> jinja2.Environment:
 @functools.cache
 def _markdown() -> jinja2.Environment:
     made = _environment(escaped=False)
-    made.filters |= {"md": _plain, "fenced": _fenced}
+    made.filters |= {"md": lambda value: wording.markdown(str(value)), "fenced": _fenced}
     return made
 
 
@@ -174,12 +178,6 @@ def _environment(*, escaped: bool) -> jinja2.Environment:
     made = templating.environment([FOLDER / "templates"], escaped=escaped)
     made.filters["parameter"] = lambda name: templating.name(diagrams.study_file_name(name))
     return made
-
-
-def _plain(value: object) -> str:
-    """Return text in one line, with the markup of Markdown escaped."""
-    line = " ".join(str(value).split())
-    return re.sub(r"([\\`*_\[\]<>|#~$&])", r"\\\1", line)
 
 
 def _fenced(text: str) -> str:

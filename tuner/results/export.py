@@ -9,6 +9,7 @@ from typing import Any
 from tuner import errors
 from tuner.results.best import Best
 from tuner.spec import file as study_file
+from tuner.spec.data import Data
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.search import SearchSpace
 from tuner.spec.strategies import NoPruner, Random
@@ -23,7 +24,7 @@ def resolved(best: Best) -> StudySpec:
     spec = best.spec
     return StudySpec(
         name=name_of(best),
-        data=spec.data,
+        data=_data(best),
         model=spec.model,
         budget=Budget(trials=1),
         training=spec.training.model_copy(update={"epochs": best.prepared.epochs}),
@@ -33,6 +34,12 @@ def resolved(best: Best) -> StudySpec:
         seed=spec.seed,
         result=_result(best),
     )
+
+
+def _data(best: Best) -> Data:
+    """Return the data of the search, with the range of values that `auto` stood for."""
+    found = best.prepared.value_range
+    return best.spec.data if found is None else best.spec.data.model_copy(update={"value_range": found})
 
 
 def name_of(best: Best) -> str:
@@ -68,6 +75,7 @@ def _result(best: Best) -> dict[str, Any]:
         "images": {"train": prepared.num_train, "validation": prepared.num_validation, "test": prepared.num_test},
         "fingerprint": prepared.fingerprint,
         "splits": prepared.splits,
+        "value_range": None if prepared.value_range is None else list(prepared.value_range),
         "device": prepared.device,
         "versions": prepared.versions | {"optuna": importlib.metadata.version("optuna")},
     }

@@ -1,6 +1,7 @@
 """The `data` section of a study file: where images and labels come from, and how they are split."""
 
 import codecs
+import math
 import os
 import re
 import unicodedata
@@ -8,7 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationInfo,
+    model_validator,
+)
 
 from tuner import wording
 from tuner.spec.clashes import Clash, Clashes
@@ -113,9 +123,30 @@ def _check_pattern(given: str) -> str:
 Pattern = Annotated[str, AfterValidator(_check_pattern), Field(examples=[r"(patient_\d+)"])]
 
 
-class _NamedClasses(_Data):
+def _read_range(given: Any) -> tuple[float, float] | str | None:
+    if given is None or given == "auto":
+        return given  # type: ignore[no-any-return]
+    if isinstance(given, list | tuple) and len(given) == 2 and all(type(value) in (int, float) for value in given):
+        low, high = (float(value) for value in given)
+        if math.isfinite(low) and math.isfinite(high) and low < high:
+            return low, high
+    raise ValueError(f"is {wording.show(given)}; expected the lowest and the highest value, such as [0, 4095], or auto")
+
+
+def _write_range(given: tuple[float, float] | str | None) -> list[float] | str | None:
+    return list(given) if isinstance(given, tuple) else given
+
+
+class _FileData(_Data):
     class_order: ClassOrder = "natural"
     """order of the class names; natural: numbers by value, Unicode in NFC; earlier: all names as tuner read them before it had this key"""
+    value_range: Annotated[
+        tuple[float, float] | Literal["auto"] | None,
+        PlainValidator(_read_range, json_schema_input_type=list[float] | Literal["auto"] | None),
+        PlainSerializer(_write_range, return_type=list[float] | str | None),
+        Field(examples=[[0, 4095]]),
+    ] = None
+    """values that become black and white, the same for all images; auto: the lowest and the highest of all; null: those of the bit depth"""
 
 
 def keep_earlier_order(data: Any) -> Any:
@@ -133,7 +164,7 @@ def _check_encoding(name: str) -> str:
     return name
 
 
-class FolderData(_NamedClasses):
+class FolderData(_FileData):
     """A folder with one sub-folder of images a class."""
 
     source: Literal["folder"]
@@ -143,7 +174,7 @@ class FolderData(_NamedClasses):
     """regular expression on the path below the folder; images with the same text in its parentheses stay in one split"""
 
 
-class ManifestData(_NamedClasses):
+class ManifestData(_FileData):
     """A CSV or Parquet table with a column of images, or of their paths, and one of labels."""
 
     source: Literal["manifest"]
@@ -161,7 +192,7 @@ class ManifestData(_NamedClasses):
     """encoding of a .csv table; null: found from the table"""
 
 
-class NpzData(_NamedClasses):
+class NpzData(_FileData):
     """Arrays of NumPy: `x` and `y`, or `x_train` and `y_train` with `x_val`, `y_val`, `x_test`, `y_test`; `classes` names the classes."""
 
     source: Literal["npz"]
@@ -201,7 +232,7 @@ class DigitsData(_Data):
     source: Literal["digits"]
 
 
-class PythonData(_NamedClasses):
+class PythonData(_FileData):
     """A function of yours that returns images (n, height, width, 3) uint8, labels (n,) and, if it likes, class names."""
 
     source: Literal["python"]

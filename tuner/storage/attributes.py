@@ -22,6 +22,8 @@ GIVEN_BUDGET: Final = "given_budget"
 PREPARED: Final = "prepared"
 #: for a study made by `tuner migrate`: its source, the changes, and how many trials were carried over, as a dict
 MIGRATED: Final = "migrated"
+#: for a study made by `tuner copy`: its source, who copied it and when, what was copied, and a digest of it, as a dict
+COPIED: Final = "copied"
 
 # System attributes of a study.
 #: start of the key of a note's digest, which shows whether a user changed the note

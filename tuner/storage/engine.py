@@ -1,11 +1,13 @@
 """Storage: an open database with the tables of Optuna and of tuner."""
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
@@ -80,6 +82,8 @@ _MYSQL_SILENCE_SECONDS = 60
 _POOL: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 14, "pool_recycle": 1800}
 #: how SQLite begins a transaction: a deferred one that reads first and writes later fails at once (SQLITE_BUSY_SNAPSHOT)
 _SQLITE_BEGIN = ContextVar("_SQLITE_BEGIN", default="BEGIN IMMEDIATE")
+#: two names of one kind of database
+_KINDS = {"mariadb": "mysql"}
 _DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 
 
@@ -132,6 +136,12 @@ class Storage:
     def read_once(self, work: Callable[[Connection], T]) -> T:
         """Return the result of read-only `work`, without a retry: for work inside of `call`."""
         return self.transact(work, sqlite_begin="BEGIN DEFERRED")
+
+    def read_snapshot(self, work: Callable[[Connection], T]) -> T:
+        """Return the result of read-only `work` that sees one moment of the database in all of its statements, without a retry."""
+        if self.engine.dialect.name == "sqlite":
+            return self.read_once(work)
+        return self.transact(work, isolation_level="REPEATABLE READ")
 
     def call(self, work: Callable[[], T]) -> T:
         """Return the result of `work`, which opens its own connections. Retry it on transient errors.
@@ -200,6 +210,37 @@ def holds(url: str, table: str) -> bool:
         raise StorageError(database_errors.explain(error, address)) from error
     finally:
         engine.dispose()
+
+
+def is_same(one: Storage, other: Storage) -> bool:
+    """Return whether two storages are one database, whatever their URLs say: hosts have several names, and files several paths."""
+    kinds = {_KINDS.get(storage.engine.dialect.name, storage.engine.dialect.name) for storage in (one, other)}
+    if len(kinds) == 2:
+        return False
+    if kinds == {"sqlite"}:
+        return one.read(_sqlite_file).samefile(other.read(_sqlite_file))
+    name = secrets.token_hex(8)
+
+    def read(first: Connection) -> bool:
+        _takes_lock(first, name)
+        return other.read(lambda second: not _takes_lock(second, name))
+
+    return one.read(read)
+
+
+def _sqlite_file(connection: Connection) -> Path:
+    return Path(connection.exec_driver_sql("SELECT file FROM pragma_database_list WHERE name = 'main'").scalar_one())
+
+
+def _takes_lock(connection: Connection, name: str) -> bool:
+    """Take a lock that only one connection of a database (on PostgreSQL: of a schema) can have, until its transaction or session ends."""
+    if connection.dialect.name == "postgresql":
+        query = "SELECT pg_try_advisory_xact_lock(hashtext(:name), hashtext(current_schema()))"
+        return bool(connection.execute(sqlalchemy.text(query), {"name": name}).scalar())
+    query = "SELECT GET_LOCK(CONCAT(:name, LEFT(SHA2(DATABASE(), 256), 32)), 0)"
+    is_taken = bool(connection.execute(sqlalchemy.text(query), {"name": name}).scalar())
+    connection.detach()  # it keeps the lock until it is closed, so it must not go back into the pool
+    return is_taken
 
 
 def _try_to_write(connection: Connection) -> None:

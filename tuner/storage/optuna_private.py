@@ -4,6 +4,9 @@ No other module uses a private name of either. tests/storage/test_optuna_private
 think, and pyproject.toml pins the versions that were checked.
 """
 
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,6 +56,10 @@ TPE_RELATIVE_PARAMS: Final = "tpe:relative_params"
 ARTIFACTS_ATTR_PREFIX: Final = "artifacts:"
 #: optuna-dashboard keeps a note in pages of at most this length (optuna_dashboard._note.SYSTEM_ATTR_MAX_LENGTH)
 NOTE_PAGE_LENGTH: Final = 2045
+#: keys of a study's system attributes that contain the id of a trial: its notes and its artifacts in optuna-dashboard
+_KEY_OF_TRIAL = re.compile(r"(dashboard:(?:artifacts:)?)(\d+)(:.*)?", re.DOTALL)
+#: keys under which a genetic sampler stores the ids of a generation's parents (optuna.samplers._ga._base)
+_PARENTS = re.compile(r"\w+:parent:\d+")
 
 
 class NumberedQMCSampler(QMCSampler):
@@ -86,6 +93,17 @@ def trial_id(trial: FrozenTrial) -> int:
 def contains(distribution: BaseDistribution, value: Any) -> bool:
     """Return whether a distribution can give a value."""
     return distribution._contains(distribution.to_internal_repr(value))
+
+
+def with_other_ids(key: str, text: str, ids: Mapping[int, int]) -> tuple[str, str] | None:
+    """Return a system attribute of a study, as key and JSON text, with other ids of its trials; None if it is about an unknown trial."""
+    if _PARENTS.fullmatch(key):
+        return key, json.dumps([ids[trial_id] for trial_id in json.loads(text) if trial_id in ids])
+    found = _KEY_OF_TRIAL.fullmatch(key)
+    if found is None:
+        return key, text
+    start, trial_id, rest = found.groups()
+    return None if int(trial_id) not in ids else (f"{start}{ids[int(trial_id)]}{rest or ''}", text)
 
 
 def note_owner(trial_id: int | None) -> str:

@@ -20,6 +20,7 @@ _COMPARED = {
     "num_validation": "images that choose the winner",
     "num_test": "test images",
     "epochs": "epochs of fine-tuning",
+    "value_range": "values that become black and white",
     "fingerprint": "images and labels (fingerprint)",
     "splits": "splits (fingerprint)",
 }

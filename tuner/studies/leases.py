@@ -227,6 +227,11 @@ def last_results(connection: Connection, study_id: int, *, count: int, since: fl
     return [(ending, error) for ending, error in connection.execute(query.order_by(*latest).limit(count))]
 
 
+def is_alive_here(namespace: str, pid: int, process_started: float) -> bool | None:
+    """Return whether the process of a worker is alive, or None if it is not a process of this host."""
+    return _is_alive(pid, process_started) if namespace == _namespace() else None
+
+
 def _is_open(study_id: int, trial_number: int, attempt: int, worker_key: str) -> tuple[ColumnElement[bool], ...]:
     return (*_is_attempt(study_id, trial_number, attempt, worker_key), LEASES.c.ended_at.is_(None))
 

@@ -51,7 +51,7 @@ def of_study(spec: StudySpec, *, best: BestNote | None) -> str:
 
 def of_trial(*, outcome: str, reason: str, attributes: Mapping[str, Any]) -> str:
     """Return the note of a trial: how it ended, and its figures."""
-    return "\n".join([f"**{outcome}**" + (f": {reason}" if reason else ""), "", *_table("", "", attributes)])
+    return "\n".join([f"**{outcome}**" + (f": {wording.markdown(reason)}" if reason else ""), "", *_table("", "", attributes)])
 
 
 def put(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:
@@ -94,4 +94,4 @@ def _table(left: str, right: str, values: Mapping[str, Any]) -> list[str]:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return value if isinstance(value, str) else wording.show(value)
+    return wording.markdown(value if isinstance(value, str) else wording.show(value))

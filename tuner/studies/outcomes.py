@@ -5,6 +5,7 @@ lost is therefore stored, and the worker that has the trial now loses its lease.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 
 from sqlalchemy import Connection
@@ -14,9 +15,9 @@ from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
-from tuner.storage.attributes import STOPPED_BY, WORKER
+from tuner.storage.attributes import COPIED, STOPPED_BY, WORKER
 from tuner.storage.epochs import EpochRow
-from tuner.storage.tables import TRIAL_USER
+from tuner.storage.tables import STUDY_USER, TRIAL_USER
 from tuner.studies import endings, leases
 from tuner.studies.claims import Claim
 from tuner.studies.leases import Lease, LeaseEnding
@@ -41,6 +42,8 @@ def deliver(
     """Store the epochs and the outcome that a lost worker could not deliver. Repeating the call changes nothing."""
     tables.lock_study(connection, study.id, study.name)
     own = _lease(connection, study, claim)
+    if own is not None and own.trial_id != claim.trial_id and tables.get(connection, STUDY_USER, study.id, COPIED):
+        claim = replace(claim, trial_id=own.trial_id)  # the same attempt, whose trial has another id in this database
     if own is None or own.trial_id != claim.trial_id:
         return Delivery.UNKNOWN
     if not tables.is_running(connection, study.id, claim.trial_id):

@@ -22,7 +22,7 @@ from tuner.studies import study as studies
 from tuner.studies.study import Study
 
 #: maximum length of the searched study's name in the name of its retraining
-_KEPT_NAME = 80
+KEPT_NAME = 80
 #: text between the name of the searched study and the number of the retraining
 _MIDDLE = "-retrain-"
 #: suffix for the study that trains the winner of a retraining on train and validation images
@@ -223,4 +223,4 @@ def _number(study: Study, name: str) -> int | None:
 
 
 def _stem(study: Study) -> str:
-    return study.name[:_KEPT_NAME] + _MIDDLE
+    return study.name[:KEPT_NAME] + _MIDDLE

@@ -26,7 +26,7 @@ def images(data: Dataset, splits: Splits) -> RenderableType:
     parts = (splits.train, splits.validation, splits.test)
     counts = [np.bincount(data.labels[part], minlength=len(data.classes)) for part in parts]
     for label, name in list(enumerate(data.classes))[:_LISTED_CLASSES]:
-        rows.add_row(name, *(f"{count[label]:,}" for count in counts))
+        rows.add_row(wording.visible(name), *(f"{count[label]:,}" for count in counts))
     num_others = len(data.classes) - _LISTED_CLASSES
     if num_others > 0:
         rows.add_row(f"… {num_others} more", *(f"{count[_LISTED_CLASSES:].sum():,}" for count in counts), style="quiet")

@@ -1,15 +1,21 @@
-"""Printing with rich: results to stdout, everything else to stderr, without colours where there is no terminal."""
+"""Printing with rich: results to stdout, everything else to stderr, without colours where there is no terminal.
+
+Text is never markup: `Bird [adult]` and `:bear:` are shown as they are.
+"""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 
+from tuner import wording
 from tuner.terminal import plain
 
 #: styles by their meaning
@@ -38,7 +44,7 @@ def result(*parts: RenderableType) -> None:
 def busy(message: str) -> AbstractContextManager[object]:
     """Show a message while a `with` block runs that takes long."""
     if stderr().is_terminal:
-        return stderr().status(message)
+        return stderr().status(Text(wording.visible_lines(message)))
     plain.line(message)
     return nullcontext()
 
@@ -63,10 +69,27 @@ def _print(console: Console, parts: Sequence[RenderableType]) -> None:
         return
     with console.capture() as capture:
         console.print(*parts, sep="\n")
-    console.file.write("".join(line.rstrip() + "\n" for line in capture.get().splitlines()))
+    # only line ends of rich are line ends
+    console.file.write("".join(line.rstrip() + "\n" for line in capture.get().removesuffix("\n").split("\n")))
     console.file.flush()
+
+
+class _Console(Console):
+    """A console on which text from data controls nothing."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return text with the characters that a screen obeys or hides as escapes."""
+        return super().render_str(wording.visible_lines(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render a part of a screen; text that was styled before is made visible like other text."""
+        if isinstance(renderable, Text) and (shown := wording.visible_lines(renderable.plain)) != renderable.plain:
+            renderable = Text(
+                shown, style=renderable.style, justify=renderable.justify, overflow=renderable.overflow, no_wrap=renderable.no_wrap
+            )
+        return super().render(renderable, options)
 
 
 def _console(*, is_terminal: bool, stderr: bool) -> Console:
     width = None if is_terminal else _PLAIN_WIDTH
-    return Console(stderr=stderr, theme=THEME, highlight=False, width=width, soft_wrap=False)
+    return _Console(stderr=stderr, theme=THEME, highlight=False, markup=False, emoji=False, width=width, soft_wrap=False)

@@ -143,7 +143,7 @@ def _classes(verdict: Verdict) -> Table:
     rows = printing.table("class", *right, right=right)
     for each in verdict.classes[:_LISTED_CLASSES]:
         figures = ("–" if figure is None else f"{figure:.3f}" for figure in (each.precision, each.recall, each.f1))
-        rows.add_row(each.name, f"{each.num_images:,}", *figures)
+        rows.add_row(wording.visible(each.name), f"{each.num_images:,}", *figures)
     if len(verdict.classes) > _LISTED_CLASSES:
         rows.add_row(f"… {len(verdict.classes) - _LISTED_CLASSES} more with --json", *[""] * len(right), style="quiet")
     return rows
@@ -151,12 +151,16 @@ def _classes(verdict: Verdict) -> Table:
 
 def _confusion(verdict: Verdict) -> RenderableType:
     names = [each.name for each in verdict.classes]
+    if len(verdict.confusion) < len(names):
+        return Text(f"not stored for {len(names):,} classes")
     if len(names) > _WIDEST_MATRIX:
         most = statistics.most_confused(verdict.confusion, names, most=_LISTED_MISTAKES)
-        return Text("\n".join(f"{found.num_images} of {found.truth} predicted as {found.taken_for}" for found in most) or "no mistakes")
-    rows = printing.table("true class", *(name[:6] for name in names), right=[name[:6] for name in names])
+        pairs = ((found.num_images, wording.visible(found.truth), wording.visible(found.taken_for)) for found in most)
+        return Text("\n".join(f"{number} of {truth} predicted as {taken}" for number, truth, taken in pairs) or "no mistakes")
+    columns = wording.shortened(names, longest=6)
+    rows = printing.table("true class", *columns, right=columns)
     for name, counts in zip(names, verdict.confusion, strict=True):
-        rows.add_row(name, *(str(count) if count else "·" for count in counts))
+        rows.add_row(wording.visible(name), *(str(count) if count else "·" for count in counts))
     return rows
 
 

@@ -215,6 +215,27 @@ def test_the_card_compares_with_always_the_commonest_class(make: Callable[..., P
     assert "| validation, always A\\|b (the commonest class) | 0.9000 | 500 |" in text
 
 
+def test_the_card_lists_a_hundred_classes_at_most(make_best: Callable[..., Best]) -> None:
+    figures = [ClassFigures(name=f"class {number}", num_images=1, precision=1.0, recall=1.0, f1=1.0) for number in range(10_000)]
+    text = card._results(finding_of(make_best(), classes=figures))
+    assert text.count("| class ") == 1 + 100
+    assert text.endswith("The figures of all 10,000 classes are in `metrics.json`.")
+
+
+def test_names_in_the_card_are_not_markup(make_best: Callable[..., Best]) -> None:
+    figures = [ClassFigures(name="Bird [adult](x) <b>`c` *d* \x1b[0m\u202e", num_images=1, precision=1.0, recall=1.0, f1=1.0)]
+    text = card._results(finding_of(make_best(), classes=figures))
+    assert r"| Bird \[adult\](x) \<b\>\`c\` \*d\* \\u001b\[0m\\u202e | 1 |" in text
+
+
+def test_labels_stay_one_line_each(make: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("a\nb\rc\u2028d\x85e", "Bird [adult]")
+    monkeypatch.setattr(rehearsed_errand, "CLASSES", names)
+    folder = make()
+    assert (folder / "labels.txt").read_text().splitlines() == [r"a\nb\rc\u2028d\u0085e", "Bird [adult]"]
+    assert json.loads((folder / "probes" / "predictions.json").read_text())["classes"] == list(names)
+
+
 def test_without_a_test_score_the_card_says_that_the_accuracy_is_from_the_search(make: Callable[..., Path]) -> None:
     folder = make(test_accuracy=None)
     text = (folder / "README.md").read_text()
@@ -237,10 +258,32 @@ def test_reading_a_folder_that_is_not_a_bundle_is_an_error(tmp_path: Path) -> No
         bundle.read(tmp_path)
 
 
+def test_a_bundle_records_the_range_of_values_that_auto_stood_for(make: Callable[..., Path], make_best: Callable[..., Best]) -> None:
+    data = {"source": "folder", "path": "/x-rays", "value_range": "auto"}
+    spec = study_file.parse({"name": "animals", "data": data, "budget": {"trials": 20}}, "animals.yaml")
+    prepared = make_best().prepared.model_copy(update={"value_range": (0.0, 4095.0)})
+    folder = make(spec=spec, prepared=prepared)
+    assert "value_range: [0, 4095]" in (folder / "config.yaml").read_text()
+    assert bundle.read(folder).value_range == (0, 4095)
+    assert json.loads((folder / "metrics.json").read_text())["value_range"] == [0, 4095]
+    assert (
+        "The training images were files with values from 0 to 4095, mapped linearly to 0 to 255 and clipped."
+        in (folder / "README.md").read_text()
+    )
+
+
+def test_a_bundle_whose_range_is_unknown_is_refused(make: Callable[..., Path]) -> None:
+    folder = make()
+    (folder / "config.yaml").write_text("name: a\ndata: {source: folder, path: /x-rays, value_range: auto}\n")
+    with pytest.raises(RequestError, match=r"has data.value_range: auto; set it to the range of the training images, such as \[0, 4095\]"):
+        bundle.read(folder)
+
+
 def test_reading_a_bundle_returns_what_predicting_needs(make: Callable[..., Path]) -> None:
     folder = make()
     found = bundle.read(folder)
     assert (found.labels, found.size, found.resize) == (("Bear", "Bird"), 160, "stretch")
+    assert found.value_range is None
     assert found.model == folder / errands.BUNDLE_PATHS[Format.KERAS]
     (folder / "config.yaml").write_text("name: [")
     with pytest.raises(RequestError, match="is a damaged bundle"):

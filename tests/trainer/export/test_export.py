@@ -117,6 +117,22 @@ def test_images_of_any_size_are_predicted_and_a_broken_one_is_named(written: tup
     assert "broken.png: it is not a JPEG" in found.troubles[1]
 
 
+def test_deep_images_are_predicted_like_the_same_images_of_8_bits(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (16, 16), np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey.astype(np.uint16) * 16).save(tmp_path / "deep.png")
+    model = str(written[1] / "model.keras")
+    found = [
+        exported_model.predict_images(
+            errands.PredictImages(path=model, images=(str(tmp_path / name),), size=16, resize="stretch", value_range=values), threads=1
+        )
+        for name, values in (("grey.png", None), ("deep.png", (0, 4080)), ("deep.png", None))
+    ]
+    grey_row, deep_row, dark_row = (np.array(one.probabilities[0]) for one in found)
+    assert np.allclose(grey_row, deep_row, atol=1e-6)
+    assert not np.allclose(grey_row, dark_row, atol=1e-3)
+
+
 def test_a_model_with_code_in_it_is_not_loaded(written: tuple[errands.Exported, Path], tmp_path: Path) -> None:
     with zipfile.ZipFile(written[1] / "model.keras") as model, zipfile.ZipFile(tmp_path / "model.keras", "w") as changed:
         for name in model.namelist():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tuner import wording
 from tuner.errors import RequestError, SpecError, TrainingError
 from tuner.protocol import errands
 from tuner.protocol.errands import Format
@@ -99,6 +100,8 @@ class Contents:
     labels: tuple[str, ...]
     size: int
     resize: Any
+    #: values of a file that become 0 and 255; None: those of 8 or 16 bits
+    value_range: tuple[float, float] | None
 
 
 def read(folder: Path) -> Contents:
@@ -115,7 +118,10 @@ def read(folder: Path) -> Contents:
     except (SpecError, OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{folder} is a damaged bundle: {error}") from error
     model = folder / errands.BUNDLE_PATHS[Format.KERAS]
-    return Contents(model=model, labels=tuple(labels), size=spec.model.image_size, resize=spec.model.resize)
+    values = getattr(spec.data, "value_range", None)
+    if values == "auto":
+        raise RequestError(f"{folder / CONFIG} has data.value_range: auto; set it to the range of the training images, such as [0, 4095]")
+    return Contents(model=model, labels=tuple(labels), size=spec.model.image_size, resize=spec.model.resize, value_range=values)
 
 
 def _export(facts: ModelFacts, weights: Path, folder: Path, answers: Path, wanted: BundleOptions) -> errands.Exported:
@@ -161,7 +167,7 @@ def words(compared: errands.Compared) -> str:
 def _describe(facts: ModelFacts, exported: errands.Exported, compared: dict[Format, errands.Compared], folder: Path) -> None:
     """Write all files of the bundle except the models."""
     rows = [_row(form, compared[form], folder) for form in compared]
-    labels = [" ".join(name.split("\n")) for name in exported.classes]
+    labels = [wording.one_line(name) for name in exported.classes]
     metrics = model_facts.metrics(facts)
     (folder / PLOTS).mkdir()
     drawn = plots.write(facts, folder / PLOTS)
@@ -171,7 +177,9 @@ def _describe(facts: ModelFacts, exported: errands.Exported, compared: dict[Form
         METRICS: _json(metrics),
         LOCK: _environment_lock(exported, facts.prepared.versions),
         FORMATS: _json(rows),
-        PREDICTIONS: _json({"classes": labels, "images": [probe.model_dump(mode="json", exclude={"kind"}) for probe in exported.probes]}),
+        PREDICTIONS: _json(
+            {"classes": list(exported.classes), "images": [probe.model_dump(mode="json", exclude={"kind"}) for probe in exported.probes]}
+        ),
         CARD: card.text(facts, exported, rows, drawn),
     }
     for name, text in texts.items():

@@ -18,12 +18,14 @@ import numpy as np
 from PIL import Image
 
 model = keras.saving.load_model("model.keras")
-labels = open("labels.txt", encoding="utf-8").read().splitlines()
+labels = open("labels.txt", encoding="utf-8").read().split("\\n")
 image = Image.open("{image}").convert("RGB").resize(({size}, {size}), Image.Resampling.BICUBIC)
 [probabilities] = np.asarray(model(np.asarray(image, "float32")[None]))
 for place in probabilities.argsort()[::-1][:3]:
     print(f"{{labels[place]}}: {{probabilities[place]:.3f}}")
 """
+#: number of classes with a row of their own
+_LISTED_CLASSES = 100
 _RESIZED = {
     "stretch": "stretched to a square",
     "crop": "cropped to a square at the centre (the example does not do this)",
@@ -95,8 +97,10 @@ def _results(facts: ModelFacts) -> str:
         lines += ["| class | images | precision | recall | F1 |", "|---|---|---|---|---|"]
         lines += [
             f"| {_cell(one.name)} | {one.num_images:,} | {_share(one.precision)} | {_share(one.recall)} | {_share(one.f1)} |"
-            for one in facts.classes
+            for one in facts.classes[:_LISTED_CLASSES]
         ]
+        if len(facts.classes) > _LISTED_CLASSES:
+            lines += ["", f"The figures of all {len(facts.classes):,} classes are in `metrics.json`."]
     return "\n".join(lines)
 
 
@@ -121,9 +125,19 @@ def _use(facts: ModelFacts, exported: errands.Exported) -> str:
     return (
         f"## Use\n\nThe model takes images of the shape (n, {side}, {side}, 3), RGB from 0 to 255, "
         f"{_RESIZED[model.resize]}, and returns a probability for each line of `labels.txt`. "
-        "All further preprocessing is part of the model.\n\n"
+        f"All further preprocessing is part of the model. {_values(facts)}\n\n"
         f"```python\n{EXAMPLE.format(image=image, size=model.image_size)}```\n\n"
         "If tuner is installed, `tuner predict . IMAGE` does the same with image files of any size."
+    )
+
+
+def _values(facts: ModelFacts) -> str:
+    if facts.prepared.value_range is None:
+        return ""
+    low, high = (wording.number(value) for value in facts.prepared.value_range)
+    return (
+        f"The training images were files with values from {low} to {high}, mapped linearly to 0 to 255 and clipped. "
+        "Map other files the same way: `tuner predict` does it, the example does not."
     )
 
 
@@ -221,5 +235,5 @@ def _share(value: float | None) -> str:
 
 
 def _cell(name: str) -> str:
-    """Return a name without characters that end a table cell."""
-    return " ".join(name.split()).replace("|", "\\|")
+    """Return a name as text for a table cell, not as markup."""
+    return wording.markdown(name)

@@ -172,4 +172,5 @@ def metrics(facts: ModelFacts) -> dict[str, Any]:
         "images": {"train": prepared.num_train, "validation": prepared.num_validation, "test": prepared.num_test},
         "fingerprint": prepared.fingerprint,
         "splits": prepared.splits,
+        "value_range": prepared.value_range,
     }

@@ -134,7 +134,7 @@ class Verdict(_Figures):
     #: 95 % bootstrap interval
     macro_f1_interval: Interval
     classes: tuple[ClassFigures, ...]
-    #: rows are true classes, columns are predicted classes
+    #: rows are true classes, columns are predicted classes; empty if there are too many classes
     confusion: tuple[tuple[int, ...], ...]
     calibration: Calibration
     optimism: Optimism
@@ -255,12 +255,11 @@ def _verdict(
 def figures(answers: SplitLogits, names: Sequence[str]) -> tuple[tuple[ClassFigures, ...], tuple[tuple[int, ...], ...], float, Interval]:
     """Return the figures of each class, the confusion matrix, and the mean F1 with its interval."""
     predicted, labels, num_classes = answers.logits.argmax(1), answers.labels, len(names)
-    counts = statistics.confusion(labels, predicted, num_classes)
-    classes = tuple(statistics.by_class(counts, names))
-    interval = statistics.bootstrap(
-        lambda rows: statistics.macro_f1(statistics.confusion(labels[rows], predicted[rows], num_classes)), len(labels)
-    )
-    return classes, tuple(tuple(int(count) for count in row) for row in counts), statistics.macro_f1(counts), interval
+    classes = tuple(statistics.class_figures(labels, predicted, names))
+    interval = statistics.bootstrap(lambda rows: statistics.macro_f1(labels[rows], predicted[rows], num_classes), len(labels))
+    is_small = num_classes <= statistics.CONFUSED_CLASSES
+    counts = statistics.confusion(labels, predicted, num_classes).tolist() if is_small else []
+    return classes, tuple(map(tuple, counts)), statistics.macro_f1(labels, predicted, num_classes), interval
 
 
 def calibration(answers: SplitLogits, found: Temperature) -> Calibration:

@@ -159,6 +159,6 @@ def _predict_batch(model: Model, paths: Sequence[str], order: errands.PredictIma
 def _read_image(path: str, order: errands.PredictImages) -> tuple[Any, str]:
     """Return the image at the size of the model, or the reason why it cannot be read."""
     try:
-        return resized.fit(image_file.read(path), order.size, order.resize), ""
+        return resized.fit(image_file.read(path, value_range=order.value_range), order.size, order.resize), ""
     except errors.DataError as error:
         return None, str(error)

@@ -27,6 +27,14 @@ def test_a_sheet_shows_each_mistake_in_its_place(tmp_path: Path) -> None:
     assert matrix.getpixel((90 + 60, 24)) == (255, 255, 255)
 
 
+def test_names_in_pictures_are_short_ascii_and_different() -> None:
+    names = ["Löwe", "Bird [adult] female", "Bird [adult] male", "日本", "中国", "a\x1b[0m", "cat"]
+    shown = pictures._drawable(names)
+    assert shown == ["Lowe", "Bird [a..female", "Bird [a..] male", "3 ??", "4 ??", "a\\u001b[0m", "cat"]
+    picture = np.asarray(pictures.draw_confusion(["Bird [adult] female", "Bird [adult] male"], ((1, 0), (0, 1))))
+    assert (picture[4:44, :90] != picture[44:84, :90]).any()
+
+
 def test_the_most_confident_mistakes_come_first() -> None:
     logits = np.array([[3.0, 0.0], [0.0, 1.0], [5.0, 0.0], [np.nan, 0.0]], np.float32)
     found = losses._mistakes(logits, np.array([1, 0, 1, 1]), logits.argmax(1))

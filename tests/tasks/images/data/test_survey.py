@@ -40,7 +40,7 @@ def test_a_folder_without_readable_images_can_be_surveyed(photos: Path) -> None:
     seen = survey.survey(photos)
     assert seen.num_images == 0
     assert not seen.is_usable
-    assert len(survey.summarize(seen)) == 10
+    assert len(survey.summarize(seen)) == 11
 
 
 def test_the_smallest_of_many_classes_is_named() -> None:

@@ -4,9 +4,10 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,10 @@ from tuner import errors, wording
 from tuner.spec import study
 
 Pixels = NDArray[np.uint8]
+#: lowest and highest value of a pixel
+ValueRange = tuple[float, float]
+#: `data.value_range` of a study
+WantedRange = ValueRange | Literal["auto"] | None
 T = TypeVar("T")
 #: values of `Dataset.official`
 NONE, TRAIN, VALIDATION, TEST = range(4)
@@ -28,6 +33,8 @@ class Unreadable:
 
     path: str
     reason: str
+    #: its class
+    label: str = ""
 
 
 class PixelSource(Protocol):
@@ -71,6 +78,12 @@ class Dataset:
     remarks: tuple[str, ...] = ()
     #: number of copies of other images that were left out
     num_dropped: int = 0
+    #: float64 (n, 3): lowest and highest value of each image before it became 8 bits, and its bits per channel; None: unknown
+    levels: NDArray[np.float64] | None = None
+    #: values that became 0 and 255; None: those of 8 or 16 bits
+    value_range: ValueRange | None = None
+    #: files of images in formats that are not read: format, class and number
+    foreign: tuple[tuple[str, str, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,7 +113,8 @@ def check_classes(classes: Sequence[str], labels: NDArray[np.int64], *, origin: 
     if len(classes) < 2:
         raise errors.DataError(f"{origin} has {count(len(classes), 'class', 'classes')} ({_first(classes)}); expected at least two")
     if len(set(classes)) < len(classes):
-        raise errors.DataError(f"{origin} has two classes with the same name; the names are {_first(classes)}. Rename one of them")
+        doubles = [name for name, number in Counter(classes).items() if number > 1]
+        raise errors.DataError(f"{origin} has two classes with the same name, {_first(doubles)}. Rename one of them")
     counts = np.bincount(labels, minlength=len(classes))
     empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if empty:
@@ -138,6 +152,34 @@ def sort_earlier(names: set[str]) -> list[str]:
     return sorted(names, key=lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else sorted(names)
 
 
+def show_range(given: ValueRange) -> str:
+    """Return a range of values as a study file gives it: `[0, 4095]`."""
+    return f"[{wording.number(given[0])}, {wording.number(given[1])}]"
+
+
+def known_range(low: float, high: float, *, origin: str) -> ValueRange:
+    """Return the range that `data.value_range: auto` stands for.
+
+    Raises:
+        DataError: all values are the same.
+    """
+    if low >= high:
+        raise errors.DataError(
+            f"data.value_range is auto, but all pixels of {origin} are {wording.number(low)}; set it to the range of the values"
+        )
+    return float(low), float(high)
+
+
+def scale(raw: NDArray[Any], limits: ValueRange) -> Pixels:
+    """Map the values between two limits to 0 to 255, linearly and clipped; a value that is not a number becomes 0."""
+    if raw.dtype == np.uint16 and raw.size > 65536:
+        table = scale(np.arange(65536, dtype=np.int32), limits)
+        return np.take(table, raw)
+    low, high = limits
+    parts = (np.nan_to_num(raw.astype(np.float64), nan=low, posinf=high, neginf=low) - low) / (high - low)
+    return np.round(255 * np.clip(parts, 0, 1)).astype(np.uint8)
+
+
 def digest(pixels: Pixels) -> bytes:
     """Return the SHA-256 of an image (height, width, 3) and its shape."""
     height, width, _ = pixels.shape
@@ -156,9 +198,42 @@ def notes(dataset: Dataset) -> list[str]:
     if len(dataset.unreadable) > 5:
         lines.append(f"… and {len(dataset.unreadable) - 5} more unreadable images")
     lines += note_ignored(dataset)
+    lines += note_foreign(dataset)
     if dataset.num_dropped:
         lines.append(f"left out because they are copies: {count(dataset.num_dropped, 'image')}")
-    return lines + note_copies(dataset)
+    return lines + note_values(dataset) + note_copies(dataset)
+
+
+def note_foreign(dataset: Dataset) -> list[str]:
+    """Return notes on images in formats that are not read, by format and class, as lines."""
+    lines = []
+    for kind in sorted({kind for kind, _, _ in dataset.foreign}):
+        found = by_class([(name, number) for other, name, number in dataset.foreign if other == kind], f"{kind} file")
+        lines.append(f"not read, because tuner reads JPEG, PNG, WebP, BMP, GIF and TIFF: {found}; convert them to PNG")
+    return lines
+
+
+def note_values(dataset: Dataset) -> list[str]:
+    """Return notes on values that use only a small part of their range, or that a given range cuts off, as lines."""
+    levels = dataset.levels
+    if levels is None or not len(levels):
+        return []
+    if dataset.value_range is not None:
+        low, high = dataset.value_range
+        num_cut = int(((levels[:, 0] < low) | (levels[:, 1] > high)).sum())
+        seen = show_range((levels[:, 0].min(), levels[:, 1].max()))
+        return [f"clipped to data.value_range {show_range((low, high))}: {count(num_cut, 'image')}; all values: {seen}"] if num_cut else []
+    lines = []
+    for bits, whole, enough in ((8, 255, 64), (16, 65535, 32768)):
+        chosen = levels[levels[:, 2] == bits]
+        if len(chosen) and chosen[:, 1].max() < enough:
+            low, high = float(chosen[:, 0].min()), float(chosen[:, 1].max())
+            limit = next((2**power - 1 for power in (1, 2, 4, 8, 10, 12, 14) if high < 2**power), whole)
+            lines.append(
+                f"almost black: {count(len(chosen), 'image')} of {bits} bits with values from {low:,.0f} to {high:,.0f} of {whole:,}. "
+                f"Set data.value_range: {show_range((0, limit))}, or auto"
+            )
+    return lines
 
 
 def note_ignored(dataset: Dataset) -> list[str]:
@@ -193,6 +268,17 @@ def note_copies(dataset: Dataset) -> list[str]:
 def count(number: int, one: str, many: str | None = None) -> str:
     """Format a number of things: `1 image`, `2,000 images`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def by_class(found: Sequence[tuple[str, int]], noun: str, *, most: int = 5) -> str:
+    """Return a number of things and of what names they have, the largest first: `12 HEIC files (Cat 10, Dog 2)`."""
+    numbers: Counter[str] = Counter()
+    for name, number in found:
+        numbers[name] += number
+    parts = [f"{wording.visible(name)} {number:,}" for name, number in numbers.most_common(most)]
+    parts += [f"and {len(numbers) - most:,} more"] if len(numbers) > most else []
+    inside = f" ({', '.join(parts)})" if parts else ""
+    return count(numbers.total(), noun) + inside
 
 
 def _first(names: Sequence[str], *, most: int = 5) -> str:

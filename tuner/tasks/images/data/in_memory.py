@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tuner import errors, wording
 from tuner.spec import study
-from tuner.tasks.images.data import dataset, folders, listings
+from tuner.tasks.images.data import dataset, folders
 from tuner.trust import pickles
 
 T = TypeVar("T")
@@ -130,6 +130,8 @@ def check_images(images: NDArray[Any], *, origin: str) -> dataset.Pixels:
     expected = "expected uint8 from 0 to 255, shape (images, height, width), (images, height, width, 1) or (images, height, width, 3)"
     if images.dtype != np.uint8:
         cure = "; if they are fractions from 0 to 1, save (x * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
+        if not cure and images.dtype.kind in "iu" and images.size:
+            cure = f"; its values are from {images.min()} to {images.max()}: set data.value_range to their range, or to auto"
         raise errors.DataError(f"{origin} has pixels of type {images.dtype}; {expected}{cure}")
     if images.ndim == 4 and images.shape[3] not in (1, 3):
         cure = "; if the channels come second, save np.moveaxis(x, 1, -1)" if images.shape[1] in (1, 3) else ""
@@ -137,6 +139,24 @@ def check_images(images: NDArray[Any], *, origin: str) -> dataset.Pixels:
     if images.ndim not in (3, 4) or 0 in images.shape[1:]:
         raise errors.DataError(f"{origin} has shape {images.shape}; {expected}")
     return images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+
+
+def in_range(
+    images: Sequence[NDArray[Any]], wanted: dataset.WantedRange, *, origin: str
+) -> tuple[Sequence[NDArray[Any]], dataset.ValueRange | None]:
+    """Return arrays of numbers with the values of a range mapped to 0 to 255, and the range; unchanged if no range is wanted.
+
+    Raises:
+        DataError: the arrays are not numbers, or all values are the same.
+    """
+    if wanted is None or any(one.dtype.kind not in "biuf" for one in images):
+        return images, None
+    if isinstance(wanted, tuple):
+        known = wanted
+    else:
+        filled = [one[np.isfinite(one)] for one in images if one.size]
+        known = dataset.known_range(min(one.min().item() for one in filled), max(one.max().item() for one in filled), origin=origin)
+    return [dataset.scale(one, known) for one in images], known
 
 
 def check_labels(labels: NDArray[Any], num_images: int, *, origin: str) -> NDArray[np.int64]:
@@ -205,7 +225,7 @@ def _digests(array: dataset.Pixels) -> NDArray[np.bytes_]:
     return found
 
 
-def read_npz(path: Path, *, class_order: study.ClassOrder = "natural") -> dataset.Dataset:
+def read_npz(path: Path, *, class_order: study.ClassOrder = "natural", value_range: dataset.WantedRange = None) -> dataset.Dataset:
     """Read an .npz file with the arrays `x` and `y`, or with official splits as `x_train`, `y_train` and so on, or `train_images`.
 
     Labels are integers or strings. The array `classes` is optional and names the classes.
@@ -215,7 +235,8 @@ def read_npz(path: Path, *, class_order: study.ClassOrder = "natural") -> datase
     """
     given = _rename(_load_npz(path), path)
     parts = _parts_of(given, path)
-    images, labels = ([given[f"{letter}{part}"] for part in parts] for letter in "xy")
+    labels = [given[f"y{part}"] for part in parts]
+    images, known = in_range([given[f"x{part}"] for part in parts], value_range, origin=str(path))
     for part, x, y in zip(parts, images, labels, strict=True):
         check_images(x, origin=f"{path}: x{part}")
         if len(x) != len(y):
@@ -227,7 +248,8 @@ def read_npz(path: Path, *, class_order: study.ClassOrder = "natural") -> datase
         raise errors.DataError(f"{path} has images of different sizes: {shapes}; save them in one size")
     numbers, classes = name_labels(_join_labels(labels, path), given.get("classes"), class_order, origin=str(path))
     official = np.concatenate([np.full(len(x), _PARTS[part], np.int8) for part, x in zip(parts, images, strict=True)])
-    return from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=str(path))
+    found = from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=str(path))
+    return replace(found, value_range=known)
 
 
 def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, origin: str) -> tuple[NDArray[np.int64], Sequence[str]]:

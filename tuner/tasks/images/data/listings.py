@@ -16,7 +16,7 @@ import numpy as np
 
 from tuner import errors, wording
 from tuner.spec import study
-from tuner.tasks.images.data import dataset, image_file
+from tuner.tasks.images.data import dataset, file_formats, image_file
 from tuner.tasks.images.data import folders as folder_layouts
 
 #: maximum share of unreadable images; more are an error
@@ -51,45 +51,60 @@ class Listing:
     ignored: Mapping[str, int] = field(default_factory=dict)
     #: other facts for the user, one line each: what is left out, and how the source is understood
     remarks: tuple[str, ...] = ()
+    #: files of images in formats that are not read: format, class and number
+    foreign: tuple[tuple[str, str, int], ...] = ()
 
 
-def read(listing: Listing, *, cache: Path | None) -> dataset.Dataset:
-    """Return the dataset of a listing.
+def read(listing: Listing, *, cache: Path | None, value_range: dataset.WantedRange = None) -> dataset.Dataset:
+    """Return the dataset of a listing; `value_range` is `data.value_range` of a study.
 
     Raises:
         DataError: more than 1 % of the images cannot be read, or a class has no readable image.
     """
-    found = inspect(listing, cache=cache)
+    known = _measure(listing, cache=cache) if value_range == "auto" else value_range
+    found = inspect(listing, cache=cache, value_range=known)
     _check_readable(found, listing)
     dataset.check_classes(found.classes, found.labels, origin=str(listing.origin))
     return found
 
 
-def inspect(listing: Listing, *, cache: Path | None) -> dataset.Dataset:
+def _measure(listing: Listing, *, cache: Path | None) -> dataset.ValueRange:
+    """Return the lowest and the highest value of all images."""
+    seen = [one for one in image_file.inspect_files(listing.paths, origin=listing.origin, cache=cache, values="auto") if not one.reason]
+    if not seen:
+        raise errors.DataError(f"{listing.origin} has no readable images, so data.value_range: auto is unknown; set it to a range")
+    return dataset.known_range(min(one.low for one in seen), max(one.high for one in seen), origin=str(listing.origin))
+
+
+def inspect(listing: Listing, *, cache: Path | None, value_range: dataset.ValueRange | None = None) -> dataset.Dataset:
     """Return the dataset of a listing, with any number of unreadable images."""
-    seen = image_file.inspect_files(listing.paths, origin=listing.origin, cache=cache)
+    seen = image_file.inspect_files(listing.paths, origin=listing.origin, cache=cache, values=value_range)
     readable = [row for row, one in enumerate(seen) if not one.reason]
     return dataset.Dataset(
         classes=listing.classes,
         labels=np.array([listing.labels[row] for row in readable], np.int64),
         digests=np.array([seen[row].digest for row in readable], "S32"),
         sizes=np.array([(seen[row].width, seen[row].height) for row in readable], np.int32).reshape(-1, 2),
-        images=image_file.FileImages(tuple(listing.paths[row] for row in readable)),
+        images=image_file.FileImages(tuple(listing.paths[row] for row in readable), value_range),
         official=None if listing.official is None else np.array([listing.official[row] for row in readable], np.int8),
         groups=None if listing.groups is None else np.unique(listing.groups, return_inverse=True)[1].astype(np.int64)[readable],
-        unreadable=tuple(_unreadable(path, one) for path, one in zip(listing.paths, seen, strict=True) if one.reason),
+        unreadable=tuple(_unreadable(listing, row, one.reason) for row, one in enumerate(seen) if one.reason),
         ignored=listing.ignored,
         remarks=listing.remarks,
+        levels=np.array([(seen[row].low, seen[row].high, seen[row].bits) for row in readable], np.float64).reshape(-1, 3),
+        value_range=value_range,
+        foreign=listing.foreign,
     )
 
 
-def _unreadable(source: image_file.Source, seen: image_file.DecodedInfo) -> dataset.Unreadable:
-    return dataset.Unreadable(path=image_file.name_of(source), reason=seen.reason)
+def _unreadable(listing: Listing, row: int, reason: str) -> dataset.Unreadable:
+    path = wording.visible(image_file.name_of(listing.paths[row]))
+    return dataset.Unreadable(path=path, reason=reason, label=listing.classes[listing.labels[row]])
 
 
 def _check_readable(found: dataset.Dataset, listing: Listing) -> None:
-    broken, total = found.unreadable, len(listing.paths)
-    empty = [found.classes[label] for label in np.flatnonzero(found.counts == 0) if label in listing.labels]
+    broken, total, listed = found.unreadable, len(listing.paths), set(listing.labels)
+    empty = [found.classes[label] for label in np.flatnonzero(found.counts == 0).tolist() if label in listed]
     if not broken or (len(broken) <= MAX_UNREADABLE * total and not empty):
         return
     so = f"so {wording.cut(empty[0])} would have no images" if empty else f"more than {MAX_UNREADABLE:.0%}"
@@ -99,9 +114,18 @@ def _check_readable(found: dataset.Dataset, listing: Listing) -> None:
 
 
 def list_unreadable(broken: Sequence[dataset.Unreadable], *, most: int = 5) -> str:
-    """List the first unreadable images and their reasons, one per line."""
+    """List the first unreadable images and their reasons, one per line; of many, also the numbers by reason and class."""
     lines = [f"  {image.path}: {image.reason}" for image in broken[:most]]
-    return "\n".join(lines + ([f"  … and {len(broken) - most} more"] if len(broken) > most else []))
+    if len(broken) <= most:
+        return "\n".join(lines)
+    lines.append(f"  … and {len(broken) - most} more")
+    by_reason: dict[str, list[str]] = {}
+    for image in broken:
+        by_reason.setdefault(image.reason, []).append(image.label)
+    if len({(image.reason, image.label) for image in broken}) > 1:
+        several = sorted((one for one in by_reason.items() if len(one[1]) > 1), key=lambda one: -len(one[1]))
+        lines += [f"  {dataset.by_class([(label, 1) for label in labels], 'image')}: {reason}" for reason, labels in several[:most]]
+    return "\n".join(lines)
 
 
 def list_folder(path: Path, *, group_pattern: str | None = None, class_order: study.ClassOrder = "natural") -> Listing:
@@ -118,12 +142,14 @@ def list_folder(path: Path, *, group_pattern: str | None = None, class_order: st
         raise errors.DataError("; ".join([f"{path} has no sub-folders{folder_layouts.say_loose(path)}; {_LAYOUT}", *_tables(path)]))
     names, numbers = dataset.name_classes([folder.name for folder in folders], class_order, earlier=sorted)
     rows = []
+    endings: Counter[tuple[str, int]] = Counter()
     for folder, number in zip(folders, numbers, strict=True):
         found, others = folder_layouts.image_files(folder.path)
         ignored += others
+        endings.update({(ending, number): count for ending, count in others.items()})
         rows += [(number, name, folder.official) for name in found]
     rows.sort()
-    _check_classes(path, names, {label for label, _, _ in rows})
+    _check_classes(path, names, {label for label, _, _ in rows}, endings)
     return Listing(
         origin=path,
         classes=tuple(image_file.printable(name) for name in names),
@@ -133,6 +159,11 @@ def list_folder(path: Path, *, group_pattern: str | None = None, class_order: st
         groups=None if group_pattern is None else _groups([name for _, name, _ in rows], path, group_pattern),
         ignored=dict(ignored),
         remarks=(*layout.notes, *_tables(path)),
+        foreign=tuple(
+            (file_formats.FOREIGN_SUFFIXES[ending], image_file.printable(names[label]), count)
+            for (ending, label), count in endings.items()
+            if ending in file_formats.FOREIGN_SUFFIXES
+        ),
     )
 
 
@@ -145,18 +176,31 @@ def _check_folder(path: Path) -> None:
         raise errors.DataError(f"{path} is a file; {_LAYOUT}. Use data.source: manifest for a table of paths and labels, or npz for arrays")
 
 
-def _check_classes(path: Path, names: Sequence[str], labels: set[int]) -> None:
+def _check_classes(path: Path, names: Sequence[str], labels: set[int], others: Counter[tuple[str, int]]) -> None:
     if not labels:
         endings = ", ".join(sorted(suffix[1:] for suffix in image_file.SUFFIXES))
-        raise errors.DataError(f"{path} has no images in its {len(names)} sub-folders; expected files that end in {endings}")
+        raise errors.DataError(
+            f"{path} has no images in its {len(names)} sub-folders{_say_others(others)}; expected files that end in {endings}"
+        )
     if len(names) < 2:
         name = image_file.printable(names[0])
         raise errors.DataError(
             f"{path} has only one class, {name}; {_LAYOUT}, and at least two. If {name} contains the classes, set data.path to it"
         )
-    empty = [image_file.printable(name) for label, name in enumerate(names) if label not in labels]
+    empty = [label for label in range(len(names)) if label not in labels]
+    without = set(empty)
     if empty:
-        raise errors.DataError(f"{path} has no images in the sub-folder {', '.join(empty[:5])}; add images, or move the sub-folder away")
+        named = ", ".join(wording.visible(image_file.printable(names[label])) for label in empty[:5])
+        more = f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
+        inside = _say_others(Counter({key: number for key, number in others.items() if key[1] in without}))
+        raise errors.DataError(f"{path} has no images in the sub-folder {named}{more}{inside}; add images, or move the sub-folder away")
+
+
+def _say_others(others: Counter[tuple[str, int]]) -> str:
+    """Return the numbers of images in formats that are not read, as a part of a sentence."""
+    kinds = file_formats.FOREIGN_SUFFIXES
+    found = [(kinds[ending], number) for (ending, _), number in others.items() if ending in kinds]
+    return f", but {dataset.by_class(found, 'file')} in a format that tuner does not read; convert them to PNG" if found else ""
 
 
 def _groups(paths: Sequence[str], folder: Path, pattern: str) -> tuple[str, ...]:

@@ -80,9 +80,7 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         others = {name: values for name, values in table.columns.items() if name not in _wanted(data)}
         remarks += tuple(listings.suggest_groups(others))
     classes, labels = dataset.name_classes(given, data.class_order, earlier=dataset.sort_earlier)
-    return listings.Listing(
-        origin=data.path, classes=classes, paths=tuple(images), labels=tuple(labels), groups=groups, remarks=remarks
-    )
+    return listings.Listing(origin=data.path, classes=classes, paths=tuple(images), labels=tuple(labels), groups=groups, remarks=remarks)
 
 
 def _wanted(data: study.ManifestData) -> list[str]:

@@ -1,5 +1,6 @@
 """Pictures of a trial's best epoch: a sheet of its most confident mistakes, and its confusion matrix."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from tuner import wording
 from tuner.protocol.messages import SHEET_COLUMNS, Misclassified, PictureKind
 from tuner.tasks.images.data import resized
 
@@ -46,12 +48,12 @@ def draw_mistakes(images: NDArray[np.uint8], classes: Sequence[str], mistakes: S
     """Draw images (n, height, width, 3) of mistakes, each above its true class and its predicted class."""
     num_rows = -(-len(mistakes) // SHEET_COLUMNS)
     whole = Image.new("RGB", (SHEET_COLUMNS * _SIDE, num_rows * (_SIDE + _CAPTION)), _PAPER)
-    pen = ImageDraw.Draw(whole)
+    pen, names = ImageDraw.Draw(whole), _drawable(classes)
     for number, (image, mistake) in enumerate(zip(images, mistakes, strict=True)):
         left, top = number % SHEET_COLUMNS * _SIDE, number // SHEET_COLUMNS * (_SIDE + _CAPTION)
         whole.paste(Image.fromarray(image).resize((_SIDE - 4, _SIDE - 4)), (left + 2, top + 2))
-        pen.text((left + 2, top + _SIDE), _shorten(classes[mistake.true]), fill=_INK)
-        pen.text((left + 2, top + _SIDE + 13), f"{_shorten(classes[mistake.predicted])} {mistake.confidence:.0%}", fill=(170, 30, 30))
+        pen.text((left + 2, top + _SIDE), names[mistake.true], fill=_INK)
+        pen.text((left + 2, top + _SIDE + 13), f"{names[mistake.predicted]} {mistake.confidence:.0%}", fill=(170, 30, 30))
     return whole
 
 
@@ -67,11 +69,20 @@ def draw_confusion(classes: Sequence[str], confusion: Sequence[Sequence[int]]) -
     whole.paste(Image.fromarray(shade.astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST), (_MARGIN, 4))
     if len(counts) <= _NAMED_CLASSES:
         pen = ImageDraw.Draw(whole)
-        for number, name in enumerate(classes):
-            pen.text((4, 4 + number * cell + cell / 2), _shorten(name), fill=_INK, anchor="lm")
+        for number, name in enumerate(_drawable(classes)):
+            pen.text((4, 4 + number * cell + cell / 2), name, fill=_INK, anchor="lm")
     return whole
 
 
-def _shorten(name: str) -> str:
-    line = " ".join(name.split())
-    return line if len(line) <= _NAME_LENGTH else f"{line[: _NAME_LENGTH - 1]}."
+def _drawable(classes: Sequence[str]) -> list[str]:
+    """Return the names of classes as short texts in ASCII, which is all that the font of pictures has, and each different.
+
+    Letters lose their accents. A name in another script keeps a question mark for each letter, and gets the number of its class.
+    """
+    shown = []
+    for number, name in enumerate(classes):
+        letters = "".join(letter for letter in unicodedata.normalize("NFKD", wording.visible(name)) if not unicodedata.combining(letter))
+        is_known = letters.isascii()
+        plain = letters.encode("ascii", "replace").decode()
+        shown.append(plain if is_known else f"{number} {plain}")
+    return [name.replace("…", "..") for name in wording.shortened(shown, longest=_NAME_LENGTH)]

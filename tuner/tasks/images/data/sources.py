@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,15 @@ def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- 
     match data:
         case study.FolderData():
             listing = listings.list_folder(data.path, group_pattern=data.group_pattern, class_order=data.class_order)
-            return listings.read(listing, cache=cache)
+            return listings.read(listing, cache=cache, value_range=data.value_range)
         case study.ManifestData():
-            return listings.read(manifests.list_manifest(data), cache=cache)
+            return listings.read(manifests.list_manifest(data), cache=cache, value_range=data.value_range)
         case study.NpzData():
-            return in_memory.read_npz(data.path, class_order=data.class_order)
+            return in_memory.read_npz(data.path, class_order=data.class_order, value_range=data.value_range)
         case study.AnimalsData() | study.DigitsData():
             return in_memory.open_animals() if isinstance(data, study.AnimalsData) else in_memory.open_digits()
         case study.PythonData():
-            return call_function(data.function, class_order=data.class_order)
+            return call_function(data.function, class_order=data.class_order, value_range=data.value_range)
         case study.KerasData() | study.TfdsData():
             raise ValueError(f"only the trainer reads data.source {data.source}, see needs_keras")
 
@@ -43,7 +44,7 @@ def needs_keras(data: study.Data) -> bool:
     return isinstance(data, study.KerasData | study.TfdsData)
 
 
-def call_function(name: str, *, class_order: study.ClassOrder = "natural") -> dataset.Dataset:
+def call_function(name: str, *, class_order: study.ClassOrder = "natural", value_range: dataset.WantedRange = None) -> dataset.Dataset:
     """Return the dataset of what `module:function` returns: images, labels and, optionally, class names.
 
     The function is imported from the user's environment, including the current folder. Its own exceptions are passed on.
@@ -65,10 +66,11 @@ def call_function(name: str, *, class_order: study.ClassOrder = "natural") -> da
         raise errors.DataError(
             f"{origin} returned images or labels that are not arrays ({error}); return one array each, images of the same size"
         ) from error
+    [images], known = in_memory.in_range([images], value_range, origin=origin)
     in_memory.check_images(images, origin=origin)
     names = result[2] if len(result) == 3 else None
     numbers, classes = in_memory.name_labels(labels, names, class_order, origin=origin)
-    return in_memory.from_arrays(images, numbers, classes, origin=origin)
+    return replace(in_memory.from_arrays(images, numbers, classes, origin=origin), value_range=known)
 
 
 def import_function(name: str) -> Callable[[], Any]:

@@ -204,8 +204,16 @@ def _shuffled_groups(data: dataset.Dataset, mask: NDArray[np.bool_], seed: int, 
     _, group = np.unique(units[rows], return_inverse=True)
     order = np.lexsort((rows, group))
     members = np.split(rows[order], np.flatnonzero(np.diff(group[order])) + 1) if len(rows) else []
-    groups = [_Group(rows=tuple(part.tolist()), label=int(np.bincount(data.labels[part]).argmax())) for part in members]
+    groups = [_Group(rows=tuple(part.tolist()), label=_common_label(data.labels[part])) for part in members]
     return [groups[index] for index in np.random.default_rng(seed).permutation(len(groups))]
+
+
+def _common_label(labels: Rows) -> int:
+    """Return the most frequent label, the lowest of several; the time does not depend on the number of classes."""
+    if len(labels) == 1:
+        return int(labels[0])
+    found, counts = np.unique(labels, return_counts=True)
+    return int(found[counts.argmax()])
 
 
 def _draw(data: dataset.Dataset, pool: Sequence[_Group], share: float, side: int, *, reserve: int) -> tuple[Rows, list[_Group]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner import errors
+from tuner import errors, wording
 from tuner.spec import plan, study
 from tuner.spec.data import existing
 from tuner.tasks.images.data import dataset, listings, resized, splits
@@ -25,6 +25,8 @@ _SMALL = 32
 _AT_ONCE = 500
 #: thumbnails with a shorter gradient show nothing
 _PLAIN = 20.0
+#: longer names move their number to the right
+_WIDEST_NAME = 40
 #: image sizes, each for images whose shorter side is at most the second number
 _IMAGE_SIZES = ((96, 96), (128, 144), (160, 10**9))
 #: maximum number of images, with trials and timeout for it
@@ -248,8 +250,8 @@ def _nearest(
 def summarize(seen: Survey) -> list[str]:
     """Return a survey as lines for the user."""
     text = [f"{seen.path}: {dataset.count(seen.num_images, 'image')} in {len(seen.classes)} classes"]
-    ranked = sorted(seen.classes, key=lambda one: -one[1])
-    width = max(len(name) for name, _ in ranked[:_MOST_CLASSES])
+    ranked = [(wording.visible(name), count) for name, count in sorted(seen.classes, key=lambda one: -one[1])]
+    width = min(_WIDEST_NAME, max(len(name) for name, _ in ranked[:_MOST_CLASSES]))
     text += [f"  {name:<{width}}  {count}" for name, count in ranked[:_MOST_CLASSES]]
     if len(ranked) > _MOST_CLASSES:
         text.append(f"  … and {len(ranked) - _MOST_CLASSES} more classes, the smallest {ranked[-1][0]} with {ranked[-1][1]}")
@@ -267,7 +269,8 @@ def summarize(seen: Survey) -> list[str]:
 
 def _notes(found: dataset.Dataset) -> list[str]:
     official = ["the train, validation and test sub-folders will be used as official splits"] if found.official is not None else []
-    return official + dataset.note_ignored(found) + dataset.note_copies(found)
+    others = dataset.note_ignored(found) + dataset.note_foreign(found)
+    return official + others + dataset.note_values(found) + dataset.note_copies(found)
 
 
 def study_file(name: str, seen: Survey, path: Path | None = None) -> str:

@@ -44,6 +44,7 @@ class PreparedImages:
             commonest=data.classes[baseline.label],
             commonest_validation=baseline.validation,
             commonest_test=baseline.test,
+            value_range=data.value_range,
             versions=versions(),
             seconds=seconds,
         )

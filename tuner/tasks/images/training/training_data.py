@@ -40,6 +40,8 @@ class TrainingData:
     fingerprint: str
     #: SHA-256 over the three splits
     splits: str
+    #: values of the images that became 0 and 255; None: those of 8 or 16 bits
+    value_range: dataset.ValueRange | None = None
 
 
 def load(study: study.StudySpec, *, cache: Path) -> TrainingData:
@@ -68,6 +70,7 @@ def load(study: study.StudySpec, *, cache: Path) -> TrainingData:
         test=take(parts.test, "test"),
         fingerprint=dataset.fingerprint(data),
         splits=parts.digest,
+        value_range=data.value_range,
     )
 
 
