@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import pwd
 import resource
 import socket
 import subprocess
@@ -279,6 +281,36 @@ def test_an_unexpected_error_gives_one_line_and_a_file_without_passwords(
     assert str(record) in error
     assert "secret" not in error + record.read_text()
     assert "Traceback" in record.read_text()
+
+
+@pytest.mark.parametrize(
+    ("shell", "code", "said"),
+    [
+        ("exec $TUNER status >&-", 0, ""),
+        ("exec $TUNER status 2>&-", 0, ""),
+        ("exec $TUNER check good.yaml > /dev/full", 1, "no space is left where this command writes its output or a file"),
+        ("mkdir gone && cd gone && rmdir ../gone && exec $TUNER status", 1, "the current folder does not exist any more"),
+    ],
+)
+def test_what_is_wrong_around_a_command_is_named_without_a_traceback(folder: Path, shell: str, code: int, said: str) -> None:
+    environment = dict(os.environ) | {"TUNER": f"{sys.executable} -m tuner", "PYTHONPATH": str(Path(tuner.__file__).parents[1])}
+    done = subprocess.run(["sh", "-c", shell], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == bool(said)
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(user: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {user}")
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "TUNER_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    assert main.main(["cache"]) == 1
+    assert capsys.readouterr().err.startswith("this user has no home folder: HOME is not set. Set it, or")
 
 
 def test_an_interrupted_command_shows_no_traceback(

@@ -4,11 +4,14 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 interrupted.
 """
 
 import datetime as dt
+import errno
 import os
 import re
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -51,11 +54,32 @@ def usage(error: TyperException) -> str:
     return f"{message}. See {command} --help."
 
 
+def cause_outside(error: Exception) -> str | None:
+    """Return what is wrong with the folder, the disk or the user of this process, and what to do; None if the error has another cause."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "no space is left where this command writes its output or a file; free some space there and run it again"
+    if isinstance(error, FileNotFoundError) and not _has_folder():
+        return "the current folder does not exist any more; change to another one (cd) and run the command again"
+    if isinstance(error, RuntimeError) and "home directory" in str(error):
+        return "this user has no home folder: HOME is not set. Set it, or write paths without ~ and set TUNER_CACHE to a folder"
+    return None
+
+
+def _has_folder() -> bool:
+    try:
+        return Path.cwd().is_dir()
+    except OSError:
+        return False
+
+
 def record(error: Exception) -> str:
     """Write the traceback of an unexpected error to a file, and return a message of one line."""
     from tuner.commands import options
 
-    cache = options.cache_folder(None)
+    try:
+        cache = options.cache_folder(None)
+    except RuntimeError:  # the user has no home folder
+        cache = Path(tempfile.gettempdir())
     text = hide_passwords("".join(traceback.format_exception(error)))
     name = f"error-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"
     where = f"the traceback is in {cache / name}"
@@ -121,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return stop_printing()
     except Exception as error:
-        return complain(record(error), 1)
+        return complain(cause_outside(error) or record(error), 1)
 
 
 @app.callback(invoke_without_command=True)
