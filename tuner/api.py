@@ -17,6 +17,7 @@ from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
+from tuner.tasks.images.data import sources
 from tuner.workers.engines import local
 from tuner.workers.worker.events import Event
 from tuner.workers.worker.stopping import Stopping, on_signals
@@ -27,18 +28,19 @@ _log = logging.getLogger(__name__)
 def run(
     spec: StudySpec,
     *,
-    storage: str | None = None,
+    storage: str | Path | None = None,
     workers: int | None = None,
     cache: Path | None = None,
     artifacts: Path | str | None = None,
 ) -> Best:
     """Create or resume a study, train trials until its budget is spent, and return the best trial, measured on the test split.
 
-    Ctrl-C stops the study in order: the next call resumes the running trials.
+    Ctrl-C stops the study in order: the next call resumes the running trials. Functions that the study names are imported from the
+    current folder and from the folders in `sys.path`; they cannot be in the program or notebook itself.
 
     Args:
         spec: the study; `tuner.read` returns the one of a file.
-        storage: SQLAlchemy URL; None: TUNER_STORAGE, the URL in the file TUNER_STORAGE_FILE, or a file in the current folder.
+        storage: SQLAlchemy URL or SQLite file; None: TUNER_STORAGE, the URL in the file TUNER_STORAGE_FILE, or tuner.db here.
         workers: number of worker processes, each with its own trainer; None: one per slot of the GPUs here, or one without a GPU.
         cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
         artifacts: folder of weights, checkpoints and logs, or `s3://BUCKET/PREFIX`; None: TUNER_ARTIFACTS, or a folder in the current
@@ -50,14 +52,18 @@ def run(
         TunerError: the workers gave up before the study ended.
         KeyboardInterrupt: a signal stopped it.
     """
+    sources.require_outside()
     url, folders = storage_url.url(storage), options.folders(cache, artifacts)
     options.limit_cache(os.environ.get(entries.LIMIT))
     plan = options.plan_workers(workers, None, None, None, options.read_slots_per_gpu())
     check.require_usable(spec, folders.cache)
     commands_artifacts.require_bucket(folders.bucket)
+    new_database = storage_url.announcement(url)
     study = studies.join(spec, storages.open(url))
+    if new_database:
+        _log.warning("study %s: %s", study.name, new_database)
     trials.resume(study)
-    assignments = list(commands_run.make_assignments(study, url, folders, plan))
+    assignments = list(commands_run.make_assignments(study, url, folders, plan, import_path=sources.import_path()))
     fatal: list[Event] = []
 
     def collect(event: Event) -> None:

@@ -1,6 +1,7 @@
-"""Machine: the cores and the memory that this process may use, within the limits of its container (cgroup v2)."""
+"""Machine: the cores and the memory that this process may use, within the limits of its container (cgroup v2), and its paths."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,3 +55,10 @@ def _limits(name: str) -> Iterator[str]:
             yield (folder / name).read_text(encoding="ascii")
         except OSError:
             pass  # the root cgroup and machines without cgroup v2 have no limits
+
+
+def without_windows(given: str) -> str | None:
+    r"""Return a path of Windows as WSL mounts it: `C:\photos` is /mnt/c/photos; None for any other path."""
+    if found := re.fullmatch(r"([A-Za-z]):[\\/](.*)", given):
+        return f"/mnt/{found[1].lower()}/{found[2]}".replace("\\", "/")
+    return f"/mnt/{given[2:]}".replace("\\", "/") if given.startswith("\\\\") else None

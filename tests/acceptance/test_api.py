@@ -72,3 +72,11 @@ def test_crashed_workers_raise_an_error_in_the_program(monkeypatch: pytest.Monke
     monkeypatch.setenv("REHEARSAL", json.dumps({"always": "no such fault"}))
     with pytest.raises(tuner.TunerError, match="The workers gave up before the study ended: the worker crashed"):
         tuner.run(spec())
+
+
+@pytest.mark.parametrize("function", ["__main__:load", "no_such_module_anywhere:load"])
+def test_a_function_that_trainers_cannot_import_is_refused_before_anything_is_written(function: str, tmp_path: Path) -> None:
+    with pytest.raises(tuner.TunerError, match=function):
+        tuner.run(StudySpec.model_validate(SPEC | {"data": {"source": "python", "function": function}}))
+    assert not (tmp_path / "named.db").exists()
+    assert not (tmp_path / "named").exists()

@@ -343,3 +343,18 @@ def test_help_and_check_need_no_tensorflow_and_little_time(folder: Path, call: l
         assert done.returncode == 0, done.stderr
     # the figure is 1 s on the wall of a machine of its own; processor time grows where others share the caches
     assert min(seconds) < 1.5
+
+
+@pytest.mark.parametrize("settings", [
+    {"PYTHONOPTIMIZE": "2"},  # no docstrings
+    {"PYTHONWARNINGS": "error"},
+    {"PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "LC_ALL": "C"},  # ASCII
+    {"PYTHONIOENCODING": "ascii"},
+    {"PYTHONSAFEPATH": "1"},
+])  # fmt: skip
+@pytest.mark.parametrize("call", [["--help"], ["check", "good.yaml"]])
+def test_the_command_works_whatever_the_settings_of_python(folder: Path, settings: dict[str, str], call: list[str]) -> None:
+    command = [sys.executable, "-c", f"import sys\nfrom tuner.cli import main\nsys.exit(main.main({call!r}))"]
+    done = subprocess.run(command, env=dict(os.environ) | settings, capture_output=True, check=False)
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False), done.stderr
+    assert b"check" in done.stdout or b"tuner run good.yaml" in done.stdout

@@ -30,6 +30,29 @@ def test_an_invalid_bucket_url_is_refused(given: str) -> None:
         artifacts.locate(given)
 
 
+@pytest.mark.parametrize(
+    ("given", "spelling"),
+    [
+        ("s3:models", "s3://models"),
+        ("s3:/models/team", "s3://models/team"),
+        ("S3://models/Team/", "s3://models/Team"),
+        ("s3a://models/team", "s3://models/team"),
+        ("arn:aws:s3:::models/team", "s3://models/team"),
+        ("https://models.s3.eu-central-1.amazonaws.com/team", "s3://models/team"),
+        ("https://s3.amazonaws.com/models/team", "s3://models/team"),
+        ("file:///srv/tuner", "/srv/tuner"),
+        (r"C:\tuner", "/mnt/c/tuner"),
+    ],
+)
+def test_a_place_that_is_written_otherwise_is_refused_with_the_right_spelling(
+    given: str, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError) as raised:
+        artifacts.locate(given)
+    assert str(raised.value) == f"--artifacts is {given}; write {spelling}, or name a folder."
+
+
 def test_a_missing_package_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingPackage) as refused:

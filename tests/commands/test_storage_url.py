@@ -67,3 +67,103 @@ def test_an_unusable_file_is_refused_with_the_name_of_its_variable(
     monkeypatch.setenv(variable, str(path))
     with pytest.raises(RequestError, match=f"{variable} is .*{said}"):
         storage_url.url(None if variable == storage_url.URL_FILE else URL)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the current folder, in which there is an SQLite file without an ending, below the home folder."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "studies").write_bytes(b"SQLite format 3\0 and pages")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("sqlite:///tuner.db", "sqlite:///tuner.db"),
+        ("sqlite:////data/tuner.db", "sqlite:////data/tuner.db"),
+        ("sqlite:///data/tuner.db?timeout=5", "sqlite:///data/tuner.db?timeout=5"),
+        ("sqlite://tuner.db", "sqlite:///tuner.db"),
+        ("sqlite:tuner.db", "sqlite:///tuner.db"),
+        ("sqlite:data/tuner.db", "sqlite:///data/tuner.db"),
+        ("sqlite://../tuner.db", "sqlite:///../tuner.db"),
+        ("SQLite:///tuner.db", "sqlite:///tuner.db"),
+        ("sqlite3:///tuner.db", "sqlite:///tuner.db"),
+        ("jdbc:sqlite:tuner.db", "sqlite:///tuner.db"),
+        ("sqlite:///~/tuner.db", "sqlite:///HOME/tuner.db"),
+        ("sqlite://~/tuner.db", "sqlite:///HOME/tuner.db"),
+        ("sqlite:///$HOME/tuner.db", "sqlite:///HOME/tuner.db"),
+        ("sqlite:///${HOME}/tuner.db", "sqlite:///HOME/tuner.db"),
+        ("tuner.db", "sqlite:///tuner.db"),
+        ("./data/tuner.sqlite3", "sqlite:///data/tuner.sqlite3"),
+        ("/data/tuner.sqlite", "sqlite:////data/tuner.sqlite"),
+        ("~/tuner.db", "sqlite:///HOME/tuner.db"),
+        ("studies", "sqlite:///studies"),  # its content is an SQLite file
+        ("file:///data/tuner.db", "sqlite:////data/tuner.db"),
+        ("file:/data/tuner.db", "sqlite:////data/tuner.db"),
+        ("file:tuner.db", "sqlite:///tuner.db"),
+        ("file:tuner.db?mode=ro", "sqlite:///file:tuner.db?mode=ro&uri=true"),
+        ("sqlite:///file:tuner.db?mode=ro&uri=true", "sqlite:///file:tuner.db?mode=ro&uri=true"),
+        ("  sqlite:///tuner.db\n", "sqlite:///tuner.db"),
+        ('"sqlite:///tuner.db"', "sqlite:///tuner.db"),
+        ("postgres://me:s3cr%40t@host/db", "postgresql://me:s3cr%40t@host/db"),
+        ("postgres+psycopg://host/db", "postgresql+psycopg://host/db"),
+        ("PostgreSQL://host/db", "postgresql://host/db"),
+        ("jdbc:postgresql://host:5432/db", "postgresql://host:5432/db"),
+        ("mysql2://me@host/db", "mysql://me@host/db"),
+        # no reading: what is wrong is said where the storage is opened
+        ("nonsense", "nonsense"),
+        ("me@host/tuner.db", "me@host/tuner.db"),
+        ("host=db.example dbname=tuner.db", "host=db.example dbname=tuner.db"),
+        ("sqlite://", "sqlite://"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("", ""),
+    ],
+)
+def test_a_place_is_understood_as_people_write_it(given: str, url: str, home: Path) -> None:
+    assert storage_url.understood(given) == url.replace("HOME", str(home))
+
+
+@pytest.mark.parametrize(
+    ("given", "spellings"),
+    [
+        ("sqlite:/tuner.db", ["sqlite:////tuner.db for the file /tuner.db", "sqlite:///tuner.db for tuner.db in the current folder"]),
+        ("sqlite://home/me/tuner.db", ["sqlite:////home/me/tuner.db", "sqlite:///home/me/tuner.db"]),
+        ("sqlite+pysqlite://data/tuner.db", ["sqlite+pysqlite:////data/tuner.db", "sqlite+pysqlite:///data/tuner.db"]),
+        (r"C:\Users\me\tuner.db", ["a path of Windows", "sqlite:////mnt/c/Users/me/tuner.db"]),
+        ("D:/tuner.db", ["sqlite:////mnt/d/tuner.db"]),
+        (r"sqlite:///C:\Users\me\tuner.db", ["sqlite:////mnt/c/Users/me/tuner.db"]),
+        ("sqlite:///C:/Users/me/tuner.db", ["sqlite:////mnt/c/Users/me/tuner.db"]),
+        (r"sqlite:///data\tuner.db", ["sqlite:///data/tuner.db"]),
+        (r"data\tuner.db", ["sqlite:///data/tuner.db"]),
+        (r"\\server\share\tuner.db", ["sqlite:////mnt/server/share/tuner.db"]),
+        (".", ["is a folder", "sqlite:///tuner.db"]),
+        ("~no-such-user-here/tuner.db", ["no such user"]),
+    ],
+)
+def test_a_place_with_several_readings_is_refused_with_the_right_spelling(given: str, spellings: list[str], home: Path) -> None:
+    with pytest.raises(RequestError) as raised:
+        storage_url.understood(given)
+    for spelling in spellings:
+        assert spelling in str(raised.value)
+
+
+def test_a_new_database_is_announced_with_its_place_and_one_of_that_name_above_it(home: Path) -> None:
+    assert storage_url.announcement("sqlite:///new.db") == f"new database: {home}/project/new.db"
+    (home / "new.db").touch()
+    assert storage_url.announcement("sqlite:///new.db") == (
+        f"new database: {home}/project/new.db. There is one in a folder above; to use it: --storage sqlite:///{home}/new.db"
+    )
+    (home / "project" / "new.db").touch()
+    assert storage_url.announcement("sqlite:///new.db") == ""
+    assert storage_url.announcement("postgresql://host/db") == ""
+
+
+def test_a_missing_file_is_named_with_the_current_folder_and_one_of_that_name_above_it(home: Path) -> None:
+    assert storage_url.missing("sqlite:////data/none.db") == "sqlite:////data/none.db does not exist."
+    assert storage_url.missing("sqlite:///none.db") == f"sqlite:///none.db does not exist in the current folder {home}/project."
+    (home / "none.db").touch()
+    assert storage_url.missing("sqlite:///none.db").endswith(f" There is one in a folder above: --storage sqlite:///{home}/none.db.")

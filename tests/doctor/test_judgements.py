@@ -138,3 +138,20 @@ def test_the_summary_counts_problems_and_warnings() -> None:
     told = [findings.ok("a", "x"), findings.warning("b", "x", "y"), findings.problem("c", "x"), findings.problem("d", "x")]
     assert maintenance.doctor_summary(told) == "2 problems and 1 warning in 4 checks."
     assert maintenance.doctor_summary(told[:1]) == "All is well: 1 check."
+
+
+def test_ignored_settings_are_a_note_with_their_values() -> None:
+    (found,) = checks.settings({"KERAS_BACKEND": "jax", "KERAS_HOME": "/nonexistent"}, "utf-8")
+    assert (found.subject, found.level) == ("settings", "note")
+    assert "KERAS_BACKEND=jax" in found.found
+
+
+def test_without_such_settings_there_is_nothing_to_do() -> None:
+    (found,) = checks.settings({"KERAS_HOME": "/nonexistent"}, "utf-8")
+    assert (found.subject, found.level) == ("settings", "ok")
+
+
+def test_names_of_files_in_another_encoding_are_a_warning() -> None:
+    *_, found = checks.settings({"KERAS_HOME": "/nonexistent"}, "iso8859-1")
+    assert (found.subject, found.level) == ("locale", "warning")
+    assert "iso8859-1" in found.found

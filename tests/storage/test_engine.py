@@ -29,6 +29,11 @@ from tuner.storage.engine import Storage
         # a database that no other process can see
         ("sqlite://", ["in memory", "sqlite:///tuner.db"]),
         ("sqlite:///:memory:", ["in memory"]),
+        # SQLAlchemy would leave the first folder out
+        ("sqlite://data/tuner.db", ["two slashes", "sqlite:///data/tuner.db", "sqlite:////data/tuner.db"]),
+        ("sqlite://tuner.db", ["sqlite:///tuner.db"]),
+        # three slashes, and an absolute path meant
+        ("sqlite:///usr/bin/tuner.db", ["write four slashes: sqlite:////usr/bin/tuner.db"]),
         ("sqlite:////no/such/folder/tuner.db", ["the folder /no/such/folder does not exist"]),
         # no server listens on this port
         ("postgresql://me:secret@127.0.0.1:1/db", ["postgresql://me:***@127.0.0.1:1/db", "no server listens there"]),

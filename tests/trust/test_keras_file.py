@@ -179,3 +179,88 @@ def test_an_archive_with_a_false_size_is_refused(tmp_path: Path) -> None:
 def test_the_unchanged_model_of_these_tests_is_accepted() -> None:
     with zipfile.ZipFile(io.BytesIO(keras_files.packed())) as archive:
         assert json.loads(archive.read("config.json"))["class_name"] == "Sequential"
+
+
+def packed_with(*names: str) -> bytes:
+    """Return an archive with empty members."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return content.getvalue()
+
+
+def hdf5(**attributes: str) -> bytes:
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs.update(attributes)
+    return content.getvalue()
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.pth", packed_with("x/data.pkl"), "the ending .pth of PyTorch"),
+        ("X.PT", b"", "the ending .pt of PyTorch"),
+        ("x.safetensors", b"", "the ending .safetensors of safetensors"),
+        ("x.onnx", b"", "the ending .onnx of ONNX"),
+        ("x.npz", packed_with("a.npy"), "the ending .npz of NumPy"),
+        ("x.pkl", b"", "the ending .pkl of pickle"),
+        ("x.weights.h5", None, "does not exist"),
+        ("x.weights.h5", b"", "is empty"),
+        ("x.weights.h5", LFS, "a pointer of Git LFS, not the file itself; fetch it with: git lfs pull"),
+        ("x.weights.h5", b"\n<!DOCTYPE html>", "a web page"),
+        ("x.h5", b"\x80\x02.", "a pickle, for example weights of PyTorch"),
+        ("x.h5", packed_with("config.json", "model.weights.h5"), "a zip archive; rename it to end in .keras"),
+        ("x.keras", hdf5(), "HDF5; rename it to end in .h5"),
+        ("x.keras", packed_with("x/data.pkl"), "an archive without config.json and model.weights.h5"),
+        ("x.keras", packed_with("config.json", "model.weights.h5")[:40], "cut off or damaged"),
+    ],
+)
+def test_weights_that_keras_cannot_load_are_refused_with_the_formats_that_load(
+    name: str, content: bytes | None, said: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.DataError) as caught:
+        keras_file.require_weights(tmp_path / name)
+    message = str(caught.value)
+    assert f"model.weights is {tmp_path / name}, " in message
+    assert said in message
+    assert "NAME.weights.h5, or a whole model NAME.keras or NAME.h5" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x.weights.h5", hdf5()), ("x.h5", hdf5()), ("x.hdf5", hdf5()), ("x.keras", packed_with("config.json", "model.weights.h5"))],
+)
+def test_files_in_a_format_of_keras_pass(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    keras_file.require_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.weights.h5", hdf5(), "holds weights without a network; name the network in model.backbone"),
+        ("x.h5", hdf5(), "holds weights without a network; name the network in model.backbone"),
+        ("x.h5", hdf5(model_config="{}")[:600], "cut off or damaged"),
+        ("x.keras", LFS, "a pointer of Git LFS"),
+        ("x.keras", None, "does not exist"),
+    ],
+)
+def test_a_file_without_a_network_is_no_backbone(name: str, content: bytes | None, said: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(errors.DataError, match=said) as caught:
+        keras_file.require_model(tmp_path / name)
+    assert f"model.backbone is {tmp_path / name}, " in str(caught.value)
+
+
+def test_models_that_keras_saved_are_backbones(tmp_path: Path) -> None:
+    for name, content in (("x.h5", hdf5(model_config="{}")), ("x.keras", packed_with("config.json", "model.weights.h5"))):
+        (tmp_path / name).write_bytes(content)
+        keras_file.require_model(tmp_path / name)

@@ -106,7 +106,12 @@ class _Grouped(TyperGroup):
         for title, group in GROUPS.items():
             names = list(_names(group))
             with formatter.section(title):
-                formatter.write_dl([(name, (self.commands[name].help or "").splitlines()[0]) for name in names])
+                formatter.write_dl([(name, _first_line(self.commands[name].help)) for name in names])
+
+
+def _first_line(text: str | None) -> str:
+    """Return the first line of a help text; with PYTHONOPTIMIZE=2 there are no docstrings, and so no texts."""
+    return (text or "").partition("\n")[0]
 
 
 def _names(group: typer.Typer) -> Iterator[str]:

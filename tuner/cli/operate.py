@@ -45,6 +45,10 @@ def serve(
         list[str] | None,
         Option(metavar="ADDRESS", help="Proxy or network whose X-Forwarded headers are trusted (repeatable).", show_default="none"),
     ] = None,
+    root_path: Annotated[
+        str | None,
+        Option(envvar="TUNER_ROOT_PATH", metavar="PATH", help="Path prefix of the dashboard behind a proxy.", show_default="none"),
+    ] = None,
     certificate: Annotated[
         Path | None, Option(metavar="FILE", help="PEM file of a certificate, to serve HTTPS.", show_default="none")
     ] = None,
@@ -67,7 +71,7 @@ def serve(
         commands_dashboard.DashboardOptions(
             host=host, port=port, opened=opened, users=users, allowed_hosts=allowed_host or [], proxies=proxy or [],
             certificate=certificate, key=key, session=session, allow_migration=allow_migration, open_metrics=open_metrics,
-            artifacts=artifacts, wait=wait,
+            artifacts=artifacts, wait=wait, root_path=root_path,
         ),
     )  # fmt: skip
 

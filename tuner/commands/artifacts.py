@@ -9,9 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tuner import machine
 from tuner.errors import RequestError, TunerError
 
 DEFAULT = "tuner-artifacts"
+#: other ways in which people write a bucket: `s3:bucket`, `s3a://bucket`, ARNs, and addresses of Amazon's web service
+_BUCKET_FORMS = (
+    r"s3[an]?:/{0,2}(?P<bucket>[^/]+)(?P<prefix>/.*)?",
+    r"arn:aws[\w-]*:s3:::(?P<bucket>[^/]+)(?P<prefix>/.*)?",
+    r"https?://(?P<bucket>[^/]+)\.s3[.-][\w.-]*amazonaws\.com(?P<prefix>/.*)?",
+    r"https?://s3[.-][\w.-]*amazonaws\.com/(?P<bucket>[^/]+)(?P<prefix>/.*)?",
+)
 LOCATION = "TUNER_ARTIFACTS"
 #: folder of the files that never leave this machine, if the artifacts are in a bucket: logs, and uploads that failed
 SCRATCH = "TUNER_SCRATCH"
@@ -26,12 +34,29 @@ def locate(given: str | Path | None) -> tuple[Path, str | None]:
         RequestError: it is a URL, but not one of a bucket.
     """
     location = str(given if given is not None else os.environ.get(LOCATION) or DEFAULT)
+    spelling = _spelling(location)
+    if spelling is not None and not Path(location).is_dir():
+        raise RequestError(f"--artifacts is {location}; write {spelling}, or name a folder.")
     if "://" not in location:
         return Path(location).expanduser().absolute(), None
     url = location.rstrip("/")
     if not _BUCKET.fullmatch(url) or any(part in (".", "..") for part in url.split("/")):
         raise RequestError(f"--artifacts is {location}; expected a folder, or s3://BUCKET/PREFIX with a bucket name in lower case.")
     return Path(os.environ.get(SCRATCH) or DEFAULT).expanduser().absolute(), url
+
+
+def _spelling(location: str) -> str | None:
+    """Return how to write a place that would be taken for a folder with a strange name, or for another service; None if it is right."""
+    linux = machine.without_windows(location)
+    if linux is not None:
+        return linux
+    if file := re.fullmatch(r"file:(?://)?(/.*)", location, re.IGNORECASE):
+        return file[1]
+    for form in _BUCKET_FORMS:
+        found = re.fullmatch(form, location, re.IGNORECASE)
+        if found and not location.startswith(_SCHEME):
+            return f"{_SCHEME}{found['bucket'].lower()}{(found['prefix'] or '').rstrip('/')}"
+    return None
 
 
 def require_bucket(bucket: str | None) -> None:

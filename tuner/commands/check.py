@@ -1,7 +1,7 @@
 """`tuner init` and `tuner check`: a study file for a folder of images, and what a study file will do, before anything is trained."""
 
 import importlib.machinery
-import importlib.util
+import sys
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from tuner.errors import DataError, RequestError
 from tuner.sampling import enumeration
 from tuner.spec import file as study_file
 from tuner.spec import space
+from tuner.spec.data import PythonData
 from tuner.spec.model import Model
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.data import sources, splits, survey
@@ -18,6 +19,7 @@ from tuner.tasks.images.data.dataset import Dataset
 from tuner.tasks.images.data.splits import Splits
 from tuner.tasks.images.spec import cost
 from tuner.terminal import plain, plan, printing
+from tuner.trust import keras_file
 
 
 def init(name: str, images: Path, to: Path, cache: Path) -> int:
@@ -45,6 +47,8 @@ def _check_name(name: str) -> None:
         ) from error
 
 
+#: names of a running program as a module
+_PROGRAMS = ("__main__", "__mp_main__")
 #: assumed number of images if only a trainer can read the source
 _ASSUMED_TRAIN, _ASSUMED_VALIDATION = 1_000, 200
 
@@ -75,6 +79,7 @@ def require_usable(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | Non
         SpecError: the sampler cannot enumerate the search space.
     """
     enumeration.check_sampler(spec)
+    _require_function(spec)
     _require_model(spec.model)
     if sources.needs_keras(spec.data):
         return None
@@ -91,21 +96,48 @@ def warn(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path) ->
 
 
 def _require_model(model: Model) -> None:
-    """Refuse files and modules that do not exist. Only a trainer can load them."""
-    start = "A relative path starts at the folder of the study file."
-    if model.weights not in ("imagenet", "none") and not Path(model.weights).expanduser().is_file():
-        raise DataError(f"model.weights is {model.weights}, which does not exist; expected imagenet, none, or a weights file. {start}")
-    name = model.backbone
-    if name.endswith((".keras", ".h5")) and not Path(name).expanduser().is_file():
-        raise DataError(f"model.backbone is {name}, which does not exist; expected a model that Keras saved. {start}")
+    """Refuse files and modules that do not exist, and files of other formats. Only a trainer can load them."""
+    name, is_weights_file = model.backbone, model.weights not in ("imagenet", "none")
+    if is_weights_file:
+        keras_file.require_weights(Path(model.weights).expanduser())
+    if name.endswith((".keras", ".h5")):
+        keras_file.require_model(Path(name).expanduser())
+    if is_weights_file and (name.endswith((".keras", ".h5")) or name.startswith(("python:", "kerashub:"))):
+        raise DataError(
+            f"model.weights is {model.weights}, but the weights of model.backbone {name} come with it; drop model.weights. "
+            "A python: function can load weights itself."
+        )
     if name.startswith("python:") and not _is_importable(name.split(":")[1]):
-        raise DataError(f"model.backbone is {name}, but its module was not found; install it, or start tuner in the folder of the module.")
+        cure = "install it, start tuner in the folder of the module, or add that folder to PYTHONPATH"
+        raise DataError(f"model.backbone is {name}, but its module was not found; {cure}.")
+
+
+def _require_function(spec: StudySpec) -> None:
+    """Refuse functions that only this process has: trainers are processes of their own, and import them from files."""
+    named = {"model.backbone": spec.model.backbone.removeprefix("python:")} if spec.model.backbone.startswith("python:") else {}
+    if isinstance(spec.data, PythonData):
+        named["data.function"] = spec.data.function
+    for field, name in named.items():
+        module, _, function = name.partition(":")
+        if module in _PROGRAMS or (module in sys.modules and not _is_importable(module)):
+            what = "the program or notebook itself" if module in _PROGRAMS else "a module without a file"
+            raise DataError(
+                f"{field} names {name}, but {module} is {what}, and a trainer is a process of its own that cannot import it. "
+                f"Move {function} to a file, for example my_code.py beside it, and write my_code:{function}."
+            )
 
 
 def _is_importable(module: str) -> bool:
-    """Return whether the top package of a module is installed or in the current folder, without running it."""
-    top = module.partition(".")[0]
-    return importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd())]) is not None or importlib.util.find_spec(top) is not None
+    """Return whether a module is installed, in the current folder or on the import path, without running it or its packages."""
+    name, places = "", None
+    for part in module.split("."):
+        name = f"{name}.{part}" if name else part
+        here = importlib.machinery.PathFinder.find_spec(name, [str(Path.cwd())]) if places is None else None
+        found = here or next((found for finder in sys.meta_path if (found := finder.find_spec(name, places)) is not None), None)
+        if found is None:
+            return False
+        places = found.submodule_search_locations or []
+    return True
 
 
 def _show_images(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path) -> tuple[int, int]:

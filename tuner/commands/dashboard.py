@@ -31,6 +31,7 @@ class DashboardOptions:
     users: Path | None
     allowed_hosts: list[str]
     proxies: list[str]
+    root_path: str | None
     certificate: Path | None
     key: Path | None
     session: str | None
@@ -50,6 +51,7 @@ def serve(url: str, asked: DashboardOptions) -> int:
         users=asked.users.expanduser() if asked.users else accounts.default_path(),
         allowed_hosts=tuple(asked.allowed_hosts),
         proxies=tuple(asked.proxies),
+        root_path=settings.read_root_path(asked.root_path),
         certificate=asked.certificate,
         key=asked.key,
         session_seconds=sessions.DEFAULT_SECONDS if asked.session is None else options.read_seconds("--session", asked.session),
@@ -61,8 +63,10 @@ def serve(url: str, asked: DashboardOptions) -> int:
     wait_seconds = options.read_wait_seconds(asked.wait)
     settings.check(wanted)
 
+    new_database = storage_url.announcement(url)
+
     def ready(served: server.Served) -> None:
-        plain.line(f"The dashboard is at {served.link} (stop it with Ctrl-C)")
+        plain.line(f"The dashboard is at {served.link} (stop it with Ctrl-C)" + (f"; {new_database}" if new_database else ""))
         if asked.opened and not webbrowser.open(served.link):
             plain.line("No browser was found on this machine. Open the link in a browser of your own.")
 

@@ -149,7 +149,10 @@ def run(
     artifacts.require_bucket(folders.bucket)
     earlier = WarmStartSources(names=asked.earlier, storage=asked.earlier_storage).read(spec, url)
     with engines.open_engine(engine, url) as ready:
+        new_database = storage_url.announcement(url)
         study = studies.join(spec, storages.open(ready.storage))
+        if new_database:
+            plain.line(f"{study.name}: {new_database}")
         trials.resume(study)
         enqueue_earlier(study, earlier)
         assignments = list(make_assignments(study, ready.storage, folders, ready.workers))
@@ -208,8 +211,10 @@ class _Progress:
             pass  # the workers report it, and retry
 
 
-def make_assignments(study: Study, url: str, folders: Folders, workers: options.WorkerPlan) -> Iterator[Assignment]:
-    """Yield the assignment of each worker."""
+def make_assignments(
+    study: Study, url: str, folders: Folders, workers: options.WorkerPlan, *, import_path: tuple[str, ...] = ()
+) -> Iterator[Assignment]:
+    """Yield the assignment of each worker; `import_path` is that of a program, whose trainers import the code that the study names."""
     for number, gpu_share in enumerate(workers.gpu_shares, start=1):
         yield Assignment(
             study=study.name,
@@ -222,6 +227,7 @@ def make_assignments(study: Study, url: str, folders: Folders, workers: options.
             threads=workers.threads or local.fair_threads(workers.num_workers),
             hang_limit_seconds=workers.hang_limit_seconds,
             memory_limit_bytes=workers.memory_limit_bytes or local.fair_memory_bytes(workers.num_workers),
+            import_path=import_path,
         )
 
 

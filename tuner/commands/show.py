@@ -39,7 +39,7 @@ def load_study(name: str, url: str) -> Study:
         StudyError: it does not exist.
     """
     if not storage_url.exists(url):
-        raise StudyError(f"there is no study {name}: {storages.shown(url)} does not exist. Name the database with --storage")
+        raise StudyError(f"there is no study {name}: {storage_url.missing(url)} Name the database with --storage")
     return studies.load(name, storages.open(url))
 
 
@@ -58,7 +58,8 @@ def show_status(name: str | None, url: str, *, as_json: bool) -> int:
         described = [status_screens.as_json(spec, snapshot) for spec, snapshot in seen]
         plain.result(json.dumps(described if name is None else described[0], indent=2))
     elif not seen:
-        plain.result(f"{storages.shown(url)} has no studies yet. Start one with: tuner run FILE")
+        empty = f"{storages.shown(url)} has no studies yet." if storage_url.exists(url) else storage_url.missing(url)
+        plain.result(f"{empty} Start a study with: tuner run FILE")
     else:
         printing.result(status_screens.studies_table(seen) if name is None else status_screens.study(*seen[0]))
     return 0

@@ -93,7 +93,7 @@ def _load_by_name(name: str, url: str, local: LocalSettings) -> Study:
 def _require_storage(name: str, url: str) -> None:
     """Refuse an SQLite file that does not exist: a command that looks for a study must not create it."""
     if not storage_url.exists(url):
-        raise StudyError(f"there is no study {name}: {storages.shown(url)} does not exist. Name the database with --storage")
+        raise StudyError(f"there is no study {name}: {storage_url.missing(url)} Name the database with --storage")
 
 
 def _join(spec: StudySpec, storage: storages.Storage) -> Study:

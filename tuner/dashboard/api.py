@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from tuner.dashboard.auth import sessions
 from tuner.errors import StudyError
 from tuner.results import best as bests
 from tuner.results import export
@@ -100,10 +101,11 @@ class _Operation:
 
 def routes(storage: Storage) -> list[BaseRoute]:
     """Return the routes below `/tuner/api/`."""
-    document = json.dumps(openapi()).encode()
+    described = openapi()
 
     async def describe(request: Request) -> Response:
-        return Response(document, media_type="application/json")
+        root = sessions.path_prefix(request)
+        return JSONResponse(described | {"servers": [{"url": root}]} if root else described)
 
     async def miss(request: Request) -> Response:
         return JSONResponse({"reason": f"This path does not exist. All paths are in {ROOT}/openapi.json."}, 404)

@@ -6,6 +6,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterable
+from http import HTTPStatus
 from pathlib import Path
 from typing import cast
 
@@ -14,15 +15,17 @@ import sqlalchemy
 from a2wsgi.wsgi_typing import Environ, StartResponse, WSGIApp
 from sqlalchemy import exc
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
+from starlette.requests import Request
 from starlette.routing import Mount
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuner import errors
 from tuner.dashboard import api, metrics, middleware
-from tuner.dashboard.auth import authentication, enforcement, signin
+from tuner.dashboard.auth import authentication, enforcement, sessions, signin
 from tuner.dashboard.auth.authentication import Authentication
-from tuner.dashboard.pages import routes
+from tuner.dashboard.pages import rendering, routes
 from tuner.storage import engine as storages
 from tuner.studies import pictures
 
@@ -40,8 +43,8 @@ def build(storage: storages.Storage, auth: Authentication) -> Starlette:
     """Return the dashboard of a storage as an ASGI application. `auth` decides who can use it."""
     settings = auth.settings
     around = [
+        Middleware(middleware.TrustedProxies, proxies=settings.proxies, root_path=settings.root_path),
         Middleware(middleware.SecurityHeaders, cacheable=_CACHEABLE),
-        Middleware(middleware.TrustedProxies, proxies=settings.proxies),
         Middleware(middleware.StrictTransport),
         Middleware(middleware.AllowedHosts, hosts=settings.hosts),
         Middleware(authentication.RequireSignIn, auth=auth),
@@ -58,7 +61,25 @@ def build(storage: storages.Storage, auth: Authentication) -> Starlette:
         *routes.routes(storage, settings.artifacts, max_stream_seconds=settings.max_stream_seconds),
     ]
     optuna_dashboard = cast(ASGIApp, a2wsgi.WSGIMiddleware(_optuna_dashboard(storage, settings.artifacts)))
-    return Starlette(routes=[*own, Mount("/", app=optuna_dashboard)], middleware=around)
+    return Starlette(routes=[*own, Mount("/", app=_at_root_only(optuna_dashboard))], middleware=around)
+
+
+def _at_root_only(optuna_dashboard: ASGIApp) -> ASGIApp:
+    """Return optuna-dashboard with an explanation in place of its pages below a path prefix: their addresses start at the root."""
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        is_page = scope["type"] == "http" and "text/html" in Headers(scope=scope).get("accept", "")
+        if not is_page or not sessions.path_prefix(Request(scope)):
+            await optuna_dashboard(scope, receive, send)
+            return
+        message = (
+            "The Optuna dashboard works only at the root of a host name or port, and this dashboard is below a path prefix. "
+            "Open it through an SSH tunnel, or give it a host name of its own (docs/dashboard.md, A path prefix)."
+        )
+        answer = rendering.error_page(Request(scope), HTTPStatus.NOT_FOUND, "The Optuna dashboard is not here", message)
+        await answer(scope, receive, send)
+
+    return respond
 
 
 def _optuna_dashboard(storage: storages.Storage, artifacts: Path | None) -> WSGIApp:

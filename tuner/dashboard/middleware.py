@@ -3,9 +3,10 @@
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
+from urllib.parse import quote, unquote
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -13,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from tuner.dashboard import settings
 from tuner.dashboard.pages import rendering
 
 #: addresses of health checks, which use IP addresses as host names; their answers contain no data
@@ -37,6 +39,8 @@ _HEADERS = {
 }
 _YEAR_SECONDS = 31_536_000
 _FORWARDED_PREFIX = b"x-forwarded-"
+#: addresses that a proxy can mean if it has not removed the prefix /tuner
+_BELOW_TUNER = ("/tuner/", *HEALTH, "/metrics", "/dashboard", "/favicon.ico")
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -144,25 +148,31 @@ def routes(is_available: Callable[[], bool]) -> list[BaseRoute]:
 
 
 class TrustedProxies:
-    """Middleware that reads client, scheme and host from the headers of a trusted proxy, and removes these headers from every request.
+    """Middleware that reads client, scheme, host and path prefix from a trusted proxy, and removes these headers from every request.
 
     optuna-dashboard would trust the headers of any client, and redirect browsers to any host in them.
     """
 
-    def __init__(self, app: ASGIApp, *, proxies: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, *, proxies: Sequence[str], root_path: str = "") -> None:
+        """`root_path` is the path prefix of requests without the header X-Forwarded-Prefix."""
+        self.root_path = root_path
         self.networks: list[_Network] = [ipaddress.ip_network(proxy) for proxy in proxies]
         # uvicorn's middleware sets client and scheme
         self.app = ProxyHeadersMiddleware(_without_headers(app), trusted_hosts=list(proxies))  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward the request as the client sent it to the proxy."""
-        if scope["type"] == "http" and self._is_trusted(scope):
+        is_trusted = scope["type"] == "http" and self._is_trusted(scope)
+        prefix = (_forwarded_prefix(scope) if is_trusted else None) or self.root_path
+        if is_trusted:
             hosts = [value for name, value in scope["headers"] if name == b"x-forwarded-host"]
             if hosts:
                 # with several proxies, the first host is the one that the client used
                 host = hosts[0].split(b",")[0].strip()
                 others = [(name, value) for name, value in scope["headers"] if name != b"host"]
                 scope = {**scope, "headers": [*others, (b"host", host)]}
+        if prefix and scope["type"] == "http":
+            scope, send = _below(scope, prefix), _with_prefix(send, prefix)
         await self.app(scope, receive, send)  # type: ignore[arg-type]
 
     def _is_trusted(self, scope: Scope) -> bool:
@@ -171,6 +181,38 @@ class TrustedProxies:
         except (ValueError, TypeError):
             return False
         return any(client in network for network in self.networks)
+
+
+def _forwarded_prefix(scope: Scope) -> str | None:
+    """Return the path prefix that a proxy has removed; None if it names none. With several proxies, the first one counts."""
+    given = Headers(scope=scope).get("x-forwarded-prefix", "").split(",")[0].strip().rstrip("/")
+    return given if settings.ROOT_PATH.fullmatch(given) else None
+
+
+def _below(scope: Scope, prefix: str) -> Scope:
+    """Return a request as it would be without the prefix. Some proxies have removed it from the path, others have not."""
+    path, decoded = scope["path"], unquote(prefix)
+    rest = path.removeprefix(decoded)
+    is_prefixed = rest != path and rest[:1] in ("", "/")
+    if decoded == "/tuner" and rest not in ("", "/"):  # then the path /tuner/workers is one of ours
+        is_prefixed = is_prefixed and rest.startswith(_BELOW_TUNER)
+    rest = rest or "/"
+    state = {**scope.get("state", {}), "path_prefix": prefix}
+    return {**scope, "state": state} | ({"path": rest, "raw_path": quote(rest).encode()} if is_prefixed else {})
+
+
+def _with_prefix(send: Send, prefix: str) -> Send:
+    """Return a function that sends answers whose redirects and cookies are below the prefix."""
+
+    async def send_below(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            goal = headers.get("location", "")
+            if goal.startswith("/") and not goal.startswith("//"):
+                headers["location"] = prefix + goal
+        await send(message)
+
+    return send_below
 
 
 def _without_headers(app: ASGIApp) -> ASGIApp:

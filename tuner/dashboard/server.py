@@ -103,7 +103,7 @@ def _server(storage: storages.Storage, wanted: Settings, served: Served) -> _Ser
 
 
 def _served(listener: socket.socket, wanted: Settings) -> Served:
-    return Served(address=f"{wanted.scheme}://{_host_and_port(listener)}", token=settings.start_token(wanted))
+    return Served(address=f"{wanted.scheme}://{_host_and_port(listener)}{wanted.root_path}", token=settings.start_token(wanted))
 
 
 def _listen_anywhere(wanted: Settings) -> socket.socket:

@@ -3,6 +3,7 @@
 import getpass
 import ipaddress
 import os
+import re
 import secrets
 import socket
 import ssl
@@ -29,6 +30,8 @@ _ANY = ("0.0.0.0", "::", "[::]", "")
 PUBLISHED_AT = "TUNER_DASHBOARD_PUBLISHED_AT"
 #: a published port leads to the outer address of the container, not to its loopback
 CONTAINER_HOST = "0.0.0.0"
+#: a path prefix: no empty parts, and no parts of dots
+ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[\w.~@%+=:,!$&*-]+)+", re.ASCII)
 #: this file exists only in tuner's image; the Dockerfile creates it
 IMAGE_MARK = Path(sys.prefix) / "is-image"
 _PUBLISHABLE_HOSTS = ("127.0.0.1", "[::1]", "localhost")
@@ -45,6 +48,8 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     #: addresses or networks whose X-Forwarded headers are trusted
     proxies: tuple[str, ...] = ()
+    #: path below which browsers see the dashboard, for example /user/me/proxy/8080; "": the root of the host
+    root_path: str = ""
     #: PEM files; None: no TLS
     certificate: Path | None = None
     key: Path | None = None
@@ -115,6 +120,21 @@ def published_address() -> str | None:
             f"{PUBLISHED_AT}=127.0.0.1:8080. To serve other machines, remove it, and add users and --allowed-host"
         )
     return given
+
+
+def read_root_path(given: str | None) -> str:
+    """Return a path prefix without a slash at its end; "" if there is none.
+
+    Raises:
+        RequestError: it is not the path of an address.
+    """
+    path = (given or "").strip().rstrip("/")
+    if path and not ROOT_PATH.fullmatch(path):
+        raise RequestError(
+            f"--root-path is {given}; expected the path of the dashboard's address, without scheme and host: "
+            "/user/me/proxy/8080 for https://hub.example.com/user/me/proxy/8080/"
+        )
+    return path
 
 
 def check(settings: Settings) -> None:

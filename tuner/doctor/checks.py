@@ -1,9 +1,11 @@
 """Checks: everything that `tuner doctor` checks, at once and each within a time limit."""
 
 import multiprocessing
+import os
 import sqlite3
+import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -19,6 +21,7 @@ from tuner.doctor.findings import DoctorContext, Finding, Level
 from tuner.errors import StorageError, TunerError
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
+from tuner.workers.worker import environment
 
 #: time limit for reading cache entries
 _READ_SECONDS = 5.0
@@ -124,6 +127,19 @@ def _remove(damaged: Sequence[CacheEntry]) -> Finding:
     return Finding(subject="cache", level=Level.NOTE, found=found, fixed=num_removed > 0)
 
 
+def settings(given: Mapping[str, str], encoding: str) -> Iterator[Finding]:
+    """Name settings of Keras, TensorFlow and Python that child processes do not get, and an encoding of file names other than UTF-8."""
+    found = [*environment.overridden(given), *environment.keras_settings(given)]
+    if found:
+        cure = "nothing to do: tuner trains with the TensorFlow backend and default settings; set threads with --threads"
+        yield findings.note("settings", f"ignored in workers, trainers and exports: {wording.listed(found)}", cure)
+    else:
+        yield findings.ok("settings", "no setting of Keras, TensorFlow or Python has to be ignored")
+    if encoding != "utf-8":
+        cure = "set a UTF-8 locale before you start tuner: export LC_ALL=C.UTF-8"
+        yield findings.warning("locale", f"Python reads the names of files as {encoding}; other machines can see other class names", cure)
+
+
 #: every check, in the order of the output
 CHECKS: tuple[tuple[str, DoctorCheck], ...] = (
     ("storage", storage),
@@ -132,6 +148,7 @@ CHECKS: tuple[tuple[str, DoctorCheck], ...] = (
     ("GPU", lambda context: hardware.gpu()),
     ("machine", lambda context: hardware.cores_and_memory()),
     ("packages", lambda context: packages.installed()),
+    ("settings", lambda context: settings(os.environ, sys.getfilesystemencoding())),
 )
 
 

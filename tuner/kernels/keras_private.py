@@ -4,13 +4,22 @@
 `tests/kernels/test_keras_private.py` checks it.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
+from keras.src.backend import config
 
 #: the `call` methods of models that consist of a graph; a model whose class defines its own `call` counts as one layer
 _GRAPH_CALLS = {"Functional.call", "Sequential.call"}
+
+
+def use_home(given: str | None) -> None:
+    """Make Keras keep downloads in a folder; None is the one that Keras chooses without KERAS_HOME."""
+    user = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")
+    config._KERAS_DIR = given or str(user / ".keras")
 
 
 def graph_of(layer: Any) -> Any | None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from tuner import wording
+from tuner import machine, wording
 from tuner.spec.clashes import Clash, Clashes
 
 
@@ -63,7 +64,25 @@ def _entries(folder: Path) -> list[Path]:
 def _read_path(given: Any, info: ValidationInfo) -> Path:
     if not isinstance(given, str | Path) or not str(given).strip():
         raise ValueError(f"is {wording.show(given)}; expected a path such as ~/photos")
+    linux = machine.without_windows(str(given))
+    if linux is not None:
+        raise ValueError(f"is {wording.show(given)}, a path of Windows, but tuner runs on Linux; in WSL, write {linux}")
+    scheme, separator, rest = str(given).partition("://")
+    if separator and scheme.isalnum():
+        cure = f"write {rest}" if scheme.lower() == "file" else "download it first, and write the path of the download"
+        raise ValueError(f"is {wording.show(given)}, a URL; expected a path of this machine: {cure}")
     return locate(str(given), info)
+
+
+def name_function(given: Any) -> Any:
+    """Return `module:function` for a function, which a program may give instead of its name; return everything else as it is."""
+    if not callable(given):
+        return given
+    module, name = getattr(given, "__module__", None), getattr(given, "__qualname__", "")
+    if not module or not name.isidentifier():
+        described = f"the function {name}" if name else f"a {type(given).__name__}"
+        raise ValueError(f"is {described}, which has no name in a module; expected a function of a file: my_module:function")
+    return f"{module}:{name}"
 
 
 FilePath = Annotated[Path, PlainValidator(_read_path, json_schema_input_type=str)]
@@ -71,7 +90,9 @@ FilePath = Annotated[Path, PlainValidator(_read_path, json_schema_input_type=str
 Share = Annotated[float, Field(ge=0)]
 #: natural: as class names are read and sorted now; earlier: as in studies of versions before this key
 ClassOrder = Literal["natural", "earlier"]
-PythonName = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", examples=["my_package.my_module:function"])]
+PythonName = Annotated[
+    str, BeforeValidator(name_function), Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", examples=["my_package.my_module:function"])
+]
 
 
 class _Data(Section):

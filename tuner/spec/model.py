@@ -3,11 +3,11 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from tuner import wording
 from tuner.spec.clashes import Clash, Clashes
-from tuner.spec.data import Section, locate
+from tuner.spec.data import Section, locate, name_function
 
 #: first the backbones whose weights are part of a package, then the networks of `keras.applications`
 BACKBONES = (
@@ -23,6 +23,8 @@ BACKBONES = (
 #: smallest image side of a backbone, in pixels, if it differs from SMALLEST
 SMALLEST_OF = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 SMALLEST = 32
+#: `tuner check` refuses the last three with their reason
+_WEIGHT_ENDINGS = (".h5", ".hdf5", ".keras", ".pth", ".pkl", ".npz")
 _PYTHON = re.compile(r"python:[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -41,6 +43,14 @@ def _read_backbone(given: str, info: ValidationInfo) -> str:
     raise ValueError(f"is {wording.show(given)}, which is not a backbone. {wording.known(BACKBONES, given)} {others}")
 
 
+def _name_builder(given: Any) -> Any:
+    """Return the backbone of a function that builds it, which a program may give instead of a name."""
+    if not callable(given):
+        return given
+    module, _, name = name_function(given).partition(":")
+    return name if name in BACKBONES and module.startswith("keras.") else f"python:{module}:{name}"
+
+
 def _simplified(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
@@ -48,15 +58,19 @@ def _simplified(name: str) -> str:
 def _read_weights(given: str, info: ValidationInfo) -> str:
     if given.lower() in ("imagenet", "none"):
         return given.lower()
-    if not given.endswith((".h5", ".keras", ".pth", ".pkl", ".npz")):
-        raise ValueError(f"is {wording.show(given)}; expected imagenet, none, or a weights file such as my.weights.h5")
+    if not given.endswith(_WEIGHT_ENDINGS):
+        raise ValueError(
+            f"is {wording.show(given)}; expected imagenet, none, or a weights file that Keras saved: my.weights.h5, my.keras or my.h5"
+        )
     return str(locate(given, info))
 
 
 class Model(Section):
     """The pretrained network that every trial starts from."""
 
-    backbone: Annotated[str, Field(examples=list(BACKBONES)), AfterValidator(_read_backbone)] = "efficientnet_lite0"
+    backbone: Annotated[str, BeforeValidator(_name_builder), Field(examples=list(BACKBONES)), AfterValidator(_read_backbone)] = (
+        "efficientnet_lite0"
+    )
     """a name, kerashub:PRESET, python:MODULE:FUNCTION, or a .keras file"""
     weights: Annotated[str, Field(examples=["imagenet", "none"]), AfterValidator(_read_weights)] = "imagenet"
     """imagenet, none, or a weights file"""

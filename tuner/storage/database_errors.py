@@ -134,6 +134,8 @@ def _unopened(address: URL) -> str:
     path = Path(str(address.database).removeprefix("file:"))
     if path.is_dir():
         return f"{path} is a folder; name a file in it"
+    if not path.parent.is_dir() and not path.is_absolute() and Path("/", path).parent.is_dir():
+        return f"the folder {path.parent} does not exist in the current folder; for the file /{path}, write four slashes: sqlite:////{path}"
     if not path.parent.is_dir():
         return f"the folder {path.parent} does not exist; create it or correct the URL"
     return "the file cannot be opened; check that this user may read and write it and its folder"

@@ -278,6 +278,12 @@ def _parse(url: str) -> URL:
     backend = address.get_backend_name()
     if backend == "postgres":
         raise StorageError(f"{shown(url)} starts with postgres://; write postgresql:// instead")
+    if backend == "sqlite" and address.host:
+        path = f"{address.host}/{address.database or ''}".rstrip("/")
+        raise StorageError(
+            f"{shown(url)} has two slashes, so {address.host} is read as a host; write sqlite:///{path} for a file in the current folder, "
+            f"or sqlite:////{path} for /{path}"
+        )
     if backend == "sqlite" and address.database in (None, "", ":memory:"):
         raise StorageError(f"{shown(url)} is a database in memory, which no other process can see; name a file: sqlite:///tuner.db")
     if backend in ("mysql", "mariadb") and not address.database:

@@ -5,6 +5,7 @@ and `--memory-limit-mb N` if others share it. Add `--memory-bytes N` if others s
 """
 
 import argparse
+import json
 import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -21,13 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--gpu", action="store_true", help="a GPU is assigned to this trainer")
     parser.add_argument("--memory-limit-mb", type=int, default=None, help="MiB of GPU memory that it may use; by default all it needs")
     parser.add_argument("--memory-bytes", type=int, default=machine.memory_bytes(), help="bytes of memory that it may use")
+    parser.add_argument("--import-path", type=json.loads, default=[], help="JSON list of the caller's import path, for code of the study")
     given = parser.parse_args(arguments)
     # the worker decides when this process ends, not Ctrl-C in a terminal
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     imports.import_keras()
     from tuner.kernels import devices
+    from tuner.tasks.images.data import sources
     from tuner.trainer import inbox, loop
 
+    sources.use_import_path(given.import_path)
     share = devices.TrainerShare(
         threads=given.threads, memory_limit_mb=given.memory_limit_mb, has_gpu=given.gpu, memory_bytes=given.memory_bytes
     )

@@ -1,4 +1,4 @@
-"""Keras files: reasons not to load a `.keras` file, found in its members, configuration and weights without loading it.
+"""Keras files: what a file of weights or a model holds, and reasons not to load a `.keras` file, found without loading it.
 
 A configuration may name layers that only compute, and plain values. Everything is refused that can run code, read other files or use the
 network: Lambda, wrappers of functions and of other frameworks, nested saved models, look-ups with vocabularies, and registered classes.
@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import h5py
 
-from tuner.errors import RequestError
+from tuner.errors import DataError, RequestError
 
 _LAYERS = """
     Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D AdaptiveMaxPooling1D AdaptiveMaxPooling2D Add
@@ -64,6 +64,107 @@ _MAX_OBJECTS = 200_000
 _DAMAGE = (
     zipfile.BadZipFile, OSError, ValueError, KeyError, RuntimeError, EOFError, NotImplementedError, RecursionError, TypeError, MemoryError,
 )  # fmt: skip
+
+
+#: the formats that load, for messages
+LOADABLE = "weights that Keras saved: NAME.weights.h5, or a whole model NAME.keras or NAME.h5 with the layers of the backbone"
+_HDF5, _ZIP = b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"
+#: starts of files, with what begins like that
+_STARTS = (
+    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself; fetch it with: git lfs pull"),
+    (b"<", "a web page or XML; download the file itself"),
+    (b"GGUF", "weights in GGUF"),
+    (b"\x80", "a pickle, for example weights of PyTorch"),
+    (b"\x93NUMPY", "one array of NumPy"),
+    (b"\x1f\x8b", "compressed by gzip; unpack it first"),
+)
+#: endings of files of other libraries, with their names
+_OTHERS = {
+    "PyTorch": (".pth", ".pt", ".bin", ".ckpt"),
+    "safetensors": (".safetensors",),
+    "ONNX": (".onnx",),
+    "TensorFlow Lite": (".tflite", ".lite"),
+    "a TensorFlow graph": (".pb", ".pbtxt"),
+    "a TensorFlow checkpoint": (".index", ".data-00000-of-00001", ".tf"),
+    "NumPy": (".npz", ".npy"),
+    "pickle": (".pkl", ".pickle"),
+    "JAX": (".msgpack",),
+}
+
+
+def require_weights(path: Path) -> None:
+    """Refuse a file that Keras cannot load weights from, by its name and its first bytes.
+
+    Raises:
+        DataError: it does not exist, or has another format; the message names the formats that load.
+    """
+    reason = foreign_format(path.name) or _missing(path) or _wrong_content(path, whole_model=False)
+    if reason:
+        raise DataError(f"model.weights is {path}, {reason}; expected imagenet, none, or {LOADABLE}")
+
+
+def require_model(path: Path) -> None:
+    """Refuse a file that Keras cannot load a model from, by its name and its first bytes.
+
+    Raises:
+        DataError: it does not exist, holds weights only, or has another format.
+    """
+    reason = _missing(path) or _wrong_content(path, whole_model=True)
+    if path.name.endswith(".weights.h5") and not _missing(path):
+        reason = "which holds weights without a network; name the network in model.backbone, and this file in model.weights"
+    if reason:
+        raise DataError(f"model.backbone is {path}, {reason}; expected a model saved by Keras (.keras)")
+
+
+def foreign_format(name: str) -> str:
+    """Return `which is a file of PyTorch (.pth)` for a name with the ending of another library, "" for every other name."""
+    for library, endings in _OTHERS.items():
+        for ending in endings:
+            if name.lower().endswith(ending):
+                return (
+                    f"which has the ending {ending} of {library}. tuner does not convert it: load it in Keras, and call save_weights there"
+                )
+    return ""
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        return "which is a folder"
+    return "" if path.is_file() else "which does not exist (a relative path starts at the folder of the study file)"
+
+
+def _wrong_content(path: Path, *, whole_model: bool) -> str:
+    """Return what is wrong with the first bytes of a file, by its ending; "" if nothing is."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    is_zip = path.name.endswith(".keras")
+    if start.startswith(_ZIP if is_zip else _HDF5):
+        return _wrong_members(path) if is_zip else _wrong_groups(path) if whole_model else ""
+    if not start:
+        return "which is empty"
+    if start.startswith((_ZIP, _HDF5)):
+        content, ending = ("HDF5", ".h5") if is_zip else ("a zip archive", ".keras if Keras saved it")
+        return f"whose content is {content}; rename it to end in {ending}"
+    content = next((content for begin, content in _STARTS if start.lstrip().startswith(begin)), "in no format of Keras, or damaged")
+    return f"whose content is {content}"
+
+
+def _wrong_members(path: Path) -> str:
+    if not zipfile.is_zipfile(path):
+        return "which is cut off or damaged; copy it again"
+    with zipfile.ZipFile(path) as archive:
+        missing = {_CONFIG, _WEIGHTS} - set(archive.namelist())
+    return f"which is an archive without {' and '.join(sorted(missing))}" if missing else ""
+
+
+def _wrong_groups(path: Path) -> str:
+    try:
+        with h5py.File(path, "r") as file:
+            if "model_config" in file.attrs:
+                return ""
+    except OSError:
+        return "which is cut off or damaged; copy it again"
+    return "which holds weights without a network; name the network in model.backbone, and this file in model.weights"
 
 
 def require_safe(path: Path) -> None:

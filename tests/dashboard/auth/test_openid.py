@@ -292,3 +292,13 @@ def test_a_missing_extra_is_named(flowers: storages.Storage, own_users: Path, mo
     monkeypatch.setattr(builtins, "__import__", without_authlib)
     with pytest.raises(MissingPackage, match=r"pip install 'tuner\[oidc\]'"):
         client_of(flowers, own_users, replace(openid.read_provider(ISSUER) or pytest.fail("none")))
+
+
+def test_the_way_back_from_the_provider_is_below_the_path_prefix(at: OpenIdProvider, flowers: storages.Storage, own_users: Path) -> None:
+    this = authentication_of(own_users, openid=named(at), root_path="/user/me")
+    browser = TestClient(app.build(flowers, this), base_url=HERE, follow_redirects=False)
+    away = browser.get("/user/me/tuner/oidc/start", params={"next": "/api/studies"})
+    assert parse_qs(urlsplit(away.headers["location"]).query)["redirect_uri"] == [f"{HERE}/user/me/tuner/oidc/back"]
+    assert "path=/user/me/tuner/oidc" in away.headers["set-cookie"]
+    answer = browser.get(httpx2.get(away.headers["location"]).headers["location"])
+    assert (answer.status_code, answer.headers["location"]) == (303, "/user/me/api/studies")

@@ -138,3 +138,10 @@ def test_the_start_of_a_crash_report_is_shown_without_the_list_of_modules(tmp_pa
     log.write_text("\n".join(["epoch 1", *described]))
     found = trainer.last_lines(log).splitlines()
     assert found == ["epoch 1", "Fatal Python error: Segmentation fault", "Thread 0x1 (most recent call first):", *calls[:17]]
+
+
+def test_a_trainer_gets_the_import_path_of_the_program(tmp_path: Path) -> None:
+    code = PRELUDE + "print(sys.argv[2:], flush=True); pipe.recv_bytes()"
+    child = ChildTrainer(threads=1, log=tmp_path / "child.log", command=(sys.executable, "-c", code), import_path=("/home/me/a: b", "/src"))
+    child.close()
+    assert child.last_lines() == """['--threads', '1', '--import-path', '["/home/me/a: b", "/src"]']"""

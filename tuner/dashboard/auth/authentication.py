@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuner.dashboard.auth.accounts import Accounts
 from tuner.dashboard.auth.permissions import READING_METHODS, Identity, Role
-from tuner.dashboard.auth.sessions import Sessions
+from tuner.dashboard.auth.sessions import Sessions, path_prefix
 from tuner.dashboard.auth.throttle import Throttle
 from tuner.dashboard.settings import Settings, StartToken
 from tuner.errors import RequestError
@@ -133,7 +133,7 @@ def _page(request: Request) -> str:
     if request.method in READING_METHODS:
         return quote(request.url.path) + (f"?{request.url.query}" if request.url.query else "")
     try:
-        return urlsplit(request.headers.get("referer", "")).path
+        return urlsplit(request.headers.get("referer", "")).path.removeprefix(path_prefix(request))
     except ValueError:  # not an address
         return "/"
 

@@ -47,7 +47,7 @@ class Sessions:
             _cookie(request),
             value,
             max_age=int(self.seconds),
-            path="/",
+            path=path_prefix(request) or "/",
             secure=request.url.scheme == "https",
             httponly=True,
             samesite="lax",
@@ -69,7 +69,8 @@ class Sessions:
             now = time.time()
             with self._lock:
                 self._ended = {key: until for key, until in self._ended.items() if until > now} | {session.key: now + self.seconds}
-        response.delete_cookie(_cookie(request), path="/", secure=request.url.scheme == "https", httponly=True, samesite="lax")
+        path = path_prefix(request) or "/"
+        response.delete_cookie(_cookie(request), path=path, secure=request.url.scheme == "https", httponly=True, samesite="lax")
 
     def _read(self, request: Request) -> _Session | None:
         value = request.cookies.get(_cookie(request))
@@ -82,9 +83,14 @@ class Sessions:
         return _Session(key=key, name=name, role=Role(role), stamp=stamp)
 
 
+def path_prefix(request: Request) -> str:
+    """Return the path below which browsers see the dashboard, for example /user/me/proxy/8080; "" for the root of the host."""
+    return str(getattr(request.state, "path_prefix", ""))
+
+
 def _cookie(request: Request) -> str:
     """Return the name of the cookie. It contains the port, because browsers share cookies between the dashboards of one machine."""
     port = request.url.port or (443 if request.url.scheme == "https" else 80)
-    # browsers accept a cookie with this prefix only over TLS and from this host
-    prefix = "__Host-" if request.url.scheme == "https" else ""
+    # browsers accept a cookie with the first prefix only over TLS, from this host and for all paths; with the second, for any path
+    prefix = "" if request.url.scheme != "https" else "__Secure-" if path_prefix(request) else "__Host-"
     return f"{prefix}tuner-{port}"

@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.templating import Jinja2Templates
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from tuner.dashboard.auth import authentication, openid
+from tuner.dashboard.auth import authentication, openid, sessions
 from tuner.dashboard.auth.authentication import Authentication
 from tuner.dashboard.auth.openid import NotAdmitted, Provider
 from tuner.dashboard.auth.permissions import Identity
@@ -62,15 +62,15 @@ def routes(auth: Authentication) -> list[BaseRoute]:
 
 def page(auth: Authentication, request: Request, *, status: int = 200, wait: int = 0, **variables: Any) -> Response:
     """Return the sign-in page. `wait` is the number of seconds until the next attempt."""
-    provider = auth.settings.openid
+    provider, root = auth.settings.openid, sessions.path_prefix(request)
     defaults = {
         "name": "",
         "has_users": any(user.password is not None for user in auth.accounts.read().users.values()),
         "has_token": auth.start_token is not None,
-        "sign_in": authentication.SIGN_IN,
-        "style": authentication.STYLE,
+        "sign_in": root + authentication.SIGN_IN,
+        "style": root + authentication.STYLE,
         "provider": "" if provider is None else provider.name,
-        "openid_start": authentication.OPENID_START,
+        "openid_start": root + authentication.OPENID_START,
     }
     headers = {"Retry-After": str(wait)} if wait else None
     return _templates().TemplateResponse(request, "signin.html", defaults | variables, status_code=status, headers=headers)
@@ -203,7 +203,16 @@ class _SignInCookie:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward the request with the content of the cookie."""
-        await self._by_scheme[scope["scheme"]](scope, receive, send)
+        prefix = sessions.path_prefix(Request(scope))
+
+        async def send_below(message: Message) -> None:
+            if prefix and message["type"] == "http.response.start":
+                path = f"path={_OPENID_FOLDER}".encode()
+                below = f"path={prefix}{_OPENID_FOLDER}".encode()
+                message["headers"] = [(name, value.replace(path, below)) for name, value in message["headers"]]
+            await send(message)
+
+        await self._by_scheme[scope["scheme"]](scope, receive, send_below)
 
 
 class _OpenIdPages:
@@ -215,9 +224,8 @@ class _OpenIdPages:
         request.session["next"] = authentication.local_path(request.query_params.get("next", "/"))
         try:
             await self._metadata()
-            answer = await self._client.authorize_redirect(
-                request, f"{request.url.scheme}://{request.url.netloc}{authentication.OPENID_BACK}"
-            )
+            here = f"{request.url.scheme}://{request.url.netloc}{sessions.path_prefix(request)}"
+            answer = await self._client.authorize_redirect(request, f"{here}{authentication.OPENID_BACK}")
         except _sign_in_errors() as error:
             name = self._provider.name
             notice = f"{name} does not answer, or its metadata does not match the settings. Try again later, or see the log."

@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from tuner import errors
+from tuner.dashboard.auth import sessions
 from tuner.dashboard.auth.permissions import Role
 from tuner.drawing import templating
 from tuner.views.regret import RegretBounds
@@ -75,7 +76,7 @@ def text(request: Request, template: str, **variables: Any) -> str:
     """Render a template for the user of a request."""
     # before the sign-in, the page about an unavailable database has no identity
     identity = getattr(request.state, "identity", None)
-    theme = request.cookies.get(THEME)
+    theme, root = request.cookies.get(THEME), sessions.path_prefix(request)
     return (
         _environment()
         .get_template(template)
@@ -84,7 +85,8 @@ def text(request: Request, template: str, **variables: Any) -> str:
             may_edit=identity is not None and identity.role.allows(Role.EDITOR),
             theme=theme if theme in ("light", "dark") else "",
             path=request.url.path,
-            static=static,
+            root=root,
+            static=lambda name: root + static(name),
             **variables,
         )
     )
@@ -213,7 +215,7 @@ def _wants_stream(request: Request) -> bool:
 def _stream(request: Request, site: Site, render: Callable[[], Parts]) -> StreamingResponse:
     """Return a response that sends all parts of a page, then the changed ones."""
     identity = request.state.identity
-    key = (request.url.path, request.url.query, identity.role)
+    key = (sessions.path_prefix(request), request.url.path, request.url.query, identity.role)
     headers = {"cache-control": "no-store", "x-accel-buffering": "no", "vary": "accept, cookie"}
     is_over: Callable[[], bool] = getattr(request.app.state, "is_over", lambda: False)
     events = _events(lambda: site.cache.get(key, render), is_over, site.max_stream_seconds)

@@ -2,11 +2,11 @@
 "use strict";
 
 // Light or dark: a cookie holds the choice, so that the server sends the page in the right theme and nothing flashes.
-document.getElementById("theme").addEventListener("click", () => {
+document.getElementById("theme").addEventListener("click", (event) => {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
-  document.cookie = `tuner_theme=${root.dataset.theme};path=/;max-age=31536000;samesite=strict`;
+  document.cookie = `tuner_theme=${root.dataset.theme};path=${event.currentTarget.dataset.path};max-age=31536000;samesite=strict`;
 });
 
 document.addEventListener("click", async (event) => {

@@ -47,6 +47,8 @@ class Assignment(BaseModel):
     threads: int
     hang_limit_seconds: float
     memory_limit_bytes: int | None = None
+    #: import path of the program that started the study, for the code that the study names; (): the trainer's own path
+    import_path: tuple[str, ...] = ()
 
     @property
     def limits(self) -> Limits:
@@ -71,7 +73,11 @@ StartTrainer = Callable[[Assignment], Trainer]
 def start_trainer(assignment: Assignment) -> Trainer:
     """Start the usual trainer: a child process with Keras."""
     return ChildTrainer(
-        threads=assignment.threads, log=assignment.trainer_log, gpu=assignment.gpu, memory_bytes=assignment.memory_limit_bytes
+        threads=assignment.threads,
+        log=assignment.trainer_log,
+        gpu=assignment.gpu,
+        memory_bytes=assignment.memory_limit_bytes,
+        import_path=assignment.import_path,
     )
 
 

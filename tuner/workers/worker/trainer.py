@@ -1,11 +1,12 @@
 """Trainer handle: the process that trains, seen from its worker: started, prepared, and replaced if it dies, hangs or grows too big."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,10 +18,9 @@ from tuner.errors import DataError, RequestError, TrainingError, TunerError
 from tuner.protocol import messages
 from tuner.protocol.failure_table import Failure
 from tuner.workers.engines import gpus
+from tuner.workers.worker import environment
 from tuner.workers.worker.stopping import Stopping
 
-#: environment that keeps TensorFlow's own messages out of the log of a crash
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "KERAS_BACKEND": "tensorflow", "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 #: last lines of the log that are shown when the process dies
 _TAIL_LINES = 20
 _LINES_BEFORE_CRASH = 5
@@ -112,11 +112,16 @@ class ChildTrainer:
         log: Path,
         gpu: gpus.GpuShare | None = None,
         memory_bytes: int | None = None,
-        command: Sequence[str] = (sys.executable, "-m", "tuner.trainer.process"),
+        import_path: Sequence[str] = (),
+        command: Sequence[str] = (sys.executable, *environment.PYTHON, "tuner.trainer.process"),
     ) -> None:
-        """Start the process; `memory_bytes` is the memory that it may use, None for all memory of the machine."""
+        """Start the process; `memory_bytes` is the memory that it may use, None for all memory of the machine.
+
+        Code that the study names is imported from the current folder, from `import_path`, and from the process's own path.
+        """
         self._log = log
         options = ["--threads", str(threads), *_gpu_options(gpu), *([] if memory_bytes is None else ["--memory-bytes", str(memory_bytes)])]
+        options += ["--import-path", json.dumps(list(import_path))] if import_path else []
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         with theirs, log.open("wb") as written:
@@ -127,7 +132,7 @@ class ChildTrainer:
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
-                env=gpus.environment(_environment(os.environ), gpu),
+                env=gpus.environment(environment.for_child(os.environ), gpu),
             )
         self._pipe = Connection(ours.detach())
 
@@ -217,10 +222,6 @@ def _gpu_options(gpu: gpus.GpuShare | None) -> list[str]:
     if gpu is None:
         return []
     return ["--gpu"] if gpu.memory_mb is None else ["--gpu", "--memory-limit-mb", str(gpu.memory_mb)]
-
-
-def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    return QUIET | dict(given)
 
 
 class WarmTrainer:

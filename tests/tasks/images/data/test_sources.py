@@ -59,7 +59,7 @@ def test_a_function_may_name_its_classes(name: str, tmp_path: Path) -> None:
     ("function", "message"),
     [
         ("_none:good", "cannot be imported (No module named "),
-        ("_none:good", "_none, or start tuner in its folder"),
+        ("_none:good", "_none, start tuner in its folder, or add its folder to PYTHONPATH"),
         ("_broken:f", "cannot be imported (invalid syntax"),
         (":missing", "has no function missing"),
         (":number", "has no function number"),
@@ -87,3 +87,33 @@ def test_words_of_a_function_have_the_natural_order(name: str, tmp_path: Path) -
     assert read(f"{name}:words", tmp_path).classes == ("class 2", "class 10")
     earlier = study.PythonData(source="python", function=f"{name}:words", class_order="earlier")
     assert sources.open(earlier, cache=tmp_path).classes == ("class 10", "class 2")
+
+
+def test_code_is_imported_from_the_import_path_of_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "data_of_a_caller.py").write_text(MODULE + "import sys; sys.path.append('/added/by/the/module')\n")
+    before = list(sys.path)
+    with pytest.raises(errors.DataError, match="cannot be imported"):
+        read("data_of_a_caller:good", tmp_path)
+    sources.use_import_path([str(tmp_path / "src")])
+    try:
+        assert read("data_of_a_caller:good", tmp_path).classes == ("0", "1")
+        assert sys.path == [*before, "/added/by/the/module"]
+    finally:
+        sources.use_import_path([])
+        sys.path[:] = before
+
+
+def test_the_import_path_of_this_process_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", "../src", "/usr/lib", None])
+    assert sources.import_path() == (str(tmp_path), str(tmp_path / "../src"), "/usr/lib")
+
+
+def test_a_module_that_runs_the_study_again_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data_that_runs.py").write_text("from tuner.tasks.images.data import sources\nsources.require_outside()\n")
+    sources.require_outside()
+    with pytest.raises(errors.RequestError, match='below `if __name__ == "__main__":`'):
+        read("data_that_runs:load", tmp_path)
+    sources.require_outside()

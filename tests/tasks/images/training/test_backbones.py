@@ -1,6 +1,9 @@
 """Every kind of backbone: preprocessing, features and blocks, and the errors of backbones that cannot be loaded."""
 
+import sys
 import time
+import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +183,111 @@ def test_a_sequential_network_loses_its_head_too(tmp_path: Path) -> None:
     assert vectors(backbones.load(model(backbone=str(tmp_path / "a.keras")))).shape == (2, 4)
 
 
+def body(*head: keras.layers.Layer, pool: bool = True) -> keras.Model:
+    """Two convolutions, 6 features wide, and layers on top of them."""
+    pooling = [keras.layers.GlobalAveragePooling2D()] if pool else []
+    convolutions = [keras.layers.Conv2D(4, 3, name="low"), keras.layers.Conv2D(6, 3, name="high")]
+    return keras.Sequential([keras.Input((32, 32, 3)), *convolutions, *pooling, *head], name="body")
+
+
+def on_body(head: Callable[[Any], Any]) -> keras.Model:
+    """A functional model: a rescaling, the body as an inner model, and a head."""
+    image = keras.Input((32, 32, 3))
+    return keras.Model(image, head(body()(keras.layers.Rescaling(1 / 255)(image))))
+
+
+def dense(activation: str | None = None, units: int = 3) -> keras.layers.Layer:
+    return keras.layers.Dense(units, activation=activation)
+
+
+HEADS: dict[str, Callable[[], keras.Model]] = {
+    "dense": lambda: body(dense()),
+    "dense with softmax": lambda: body(dense("softmax")),
+    "softmax as an activation": lambda: body(dense(), keras.layers.Activation("softmax")),
+    "softmax as a layer": lambda: body(dense(), keras.layers.Softmax()),
+    "softmax in float32": lambda: body(dense(), keras.layers.Activation("softmax", dtype="float32")),
+    "logits in float32": lambda: body(dense(), keras.layers.Activation("linear", dtype="float32")),
+    "one unit with sigmoid": lambda: body(dense(units=1), keras.layers.Activation("sigmoid")),
+    "logarithms": lambda: body(dense(), keras.layers.Activation("log_softmax")),
+    "dropout between": lambda: body(dense(), keras.layers.Dropout(0.1), keras.layers.Softmax()),
+    "an inner model with pooling": lambda: body(
+        keras.Sequential([keras.layers.GlobalAveragePooling2D(), keras.layers.Dropout(0.2), dense("softmax")]), pool=False
+    ),
+    "an inner model that is all head": lambda: body(keras.Sequential([dense(), keras.layers.Softmax()])),
+    "an operation": lambda: on_body(lambda x: keras.ops.softmax(dense()(x))),
+    "an operation for several labels": lambda: on_body(lambda x: keras.ops.sigmoid(dense()(x))),
+    "a temperature": lambda: on_body(lambda x: keras.ops.softmax(dense()(x) / 2.0)),
+    "a convolution": lambda: body(
+        keras.layers.Conv2D(3, 1), keras.layers.GlobalAveragePooling2D(), keras.layers.Activation("softmax"), pool=False
+    ),
+}
+
+
+Wrap = Callable[[keras.Model], backbones.Backbone]
+
+
+@pytest.fixture
+def wrap(monkeypatch: pytest.MonkeyPatch) -> Wrap:
+    """Load a network as that of a user's function."""
+
+    def load(network: keras.Model) -> backbones.Backbone:
+        module = types.ModuleType("my_heads")
+        module.build = lambda size: network  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "my_heads", module)
+        return backbones.load(model(backbone="python:my_heads:build"))
+
+    return load
+
+
+@pytest.mark.parametrize("form", HEADS)
+def test_an_old_head_is_taken_off_whatever_its_form(form: str, wrap: Wrap) -> None:
+    network = HEADS[form]()
+    low, high = (
+        network.get_layer(name) if network.name == "body" else network.get_layer("body").get_layer(name) for name in ("low", "high")
+    )
+    images = IMAGES if network.name == "body" else IMAGES / 255
+    np.testing.assert_allclose(vectors(wrap(network)), keras.ops.mean(high(low(images)), (1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_of_keras_with_its_head_loses_it(wrap: Wrap) -> None:
+    whole = keras.applications.MobileNet(weights=None, input_shape=(32, 32, 3), classes=3)
+    assert vectors(wrap(whole)).shape == (2, 1024)
+
+
+@pytest.mark.parametrize("top", ["ReLU", "Dropout", "BatchNormalization"])
+def test_layers_that_end_in_features_stay(top: str, wrap: Wrap) -> None:
+    layer = keras.layers.Dropout(0.5) if top == "Dropout" else getattr(keras.layers, top)()
+    assert vectors(wrap(body(dense(units=12), layer))).shape == (2, 12)
+
+
+class OwnSoftmax(keras.layers.Layer):  # type: ignore[misc]
+    """A layer that nobody can recognize."""
+
+    def call(self, x: Any) -> Any:
+        return keras.ops.softmax(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (lambda: body(dense(), OwnSoftmax(name="mine")), "3 probabilities, which sum to 1: its last layer mine"),
+        (lambda: body(keras.layers.Softmax(name="mine")), "6 probabilities, which sum to 1: its last layer mine"),
+        (lambda: body(keras.layers.Softmax(name="mine"), pool=False), "6 probabilities, which sum to 1: its last layer mine"),
+        (
+            lambda: on_body(lambda x: keras.layers.Average(name="mine")([dense("softmax")(x), dense("softmax")(x)])),
+            "3 probabilities, which sum to 1: its last layer mine",
+        ),
+        (lambda: body(dense(units=1), keras.layers.LeakyReLU(name="mine")), "one number: its last layer mine"),
+    ],
+)
+def test_a_head_that_is_not_recognized_is_refused_with_the_name_of_its_layer(
+    network: Callable[[], keras.Model], message: str, wrap: Wrap
+) -> None:
+    with pytest.raises(errors.DataError, match=message) as caught:
+        wrap(network())
+    assert 'network.get_layer("FEATURES").output' in str(caught.value)
+
+
 NETWORKS = """
 import keras
 
@@ -280,9 +388,9 @@ def test_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.keras", None, "which is not a file; expected a model saved by Keras"),
-        ("broken.keras", b"hello", "cannot be loaded"),
-        ("broken.h5", b"hello", "cannot be loaded"),
+        ("missing.keras", None, "which does not exist .*; expected a model saved by Keras"),
+        ("broken.keras", b"hello", "whose content is in no format of Keras, or damaged"),
+        ("broken.h5", b"hello", "whose content is in no format of Keras, or damaged"),
     ],
 )
 def test_a_saved_network_that_cannot_be_read_is_refused(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
@@ -296,7 +404,7 @@ def test_a_saved_network_that_cannot_be_read_is_refused(tmp_path: Path, name: st
 @pytest.mark.filterwarnings("ignore:Skipping nested container:UserWarning")
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("missing.weights.h5", "expected imagenet, none, or a file of weights"), ("other.weights.h5", "do not fit squeezenet1_1")],
+    [("missing.weights.h5", "expected imagenet, none, or weights that Keras saved"), ("other.weights.h5", "do not fit squeezenet1_1")],
 )
 def test_weights_that_cannot_be_loaded_are_refused(tmp_path: Path, name: str, message: str) -> None:
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save_weights(tmp_path / "other.weights.h5")

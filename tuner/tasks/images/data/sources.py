@@ -2,8 +2,9 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ import numpy as np
 from tuner import errors
 from tuner.spec import study
 from tuner.tasks.images.data import dataset, in_memory, listings, manifests
+
+#: import path of the process that started the study; empty: only this process's own
+_CALLERS_PATH: list[str] = []
+#: whether code that a study names is being imported or called
+_IS_IMPORTING = ContextVar("_IS_IMPORTING", default=False)
 
 
 def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- read as sources.open
@@ -84,7 +90,8 @@ def import_function(name: str) -> Callable[[], Any]:
         module = importlib.import_module(module_name)
     except (ImportError, SyntaxError) as error:
         raise errors.DataError(
-            f"data.function {name} cannot be imported ({error}); install {module_name}, or start tuner in its folder"
+            f"data.function {name} cannot be imported ({error}); "
+            f"install {module_name}, start tuner in its folder, or add its folder to PYTHONPATH"
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -94,10 +101,35 @@ def import_function(name: str) -> Callable[[], Any]:
 
 @contextmanager
 def current_folder() -> Iterator[None]:
-    """Put the current folder at the start of the import path inside a `with` block."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
+    """Put the current folder and the caller's import path at the start of this one inside a `with` block."""
+    before, prefix = list(sys.path), [str(Path.cwd()), *_CALLERS_PATH]
+    sys.path[:] = [*prefix, *(folder for folder in before if folder not in prefix)]
+    token = _IS_IMPORTING.set(True)
     try:
         yield
     finally:
-        sys.path.remove(folder)
+        _IS_IMPORTING.reset(token)
+        sys.path[:] = [*before, *(folder for folder in sys.path if folder not in {*before, *prefix})]
+
+
+def use_import_path(folders: Sequence[str]) -> None:
+    """Import code that a study names as another process would: the one that has this import path."""
+    _CALLERS_PATH[:] = folders
+
+
+def import_path() -> tuple[str, ...]:
+    """Return the import path of this process in absolute paths, for `use_import_path` of another process."""
+    return tuple(str(Path(folder).absolute()) for folder in sys.path if isinstance(folder, str))
+
+
+def require_outside() -> None:
+    """Refuse a study that starts while code of a study is imported: its module calls `tuner.run` when it is imported.
+
+    Raises:
+        RequestError: this is such a call.
+    """
+    if _IS_IMPORTING.get():
+        raise errors.RequestError(
+            "tuner.run was called while tuner imported the code that a study names, which would start the study again and again. "
+            'Put the call below `if __name__ == "__main__":`, or move the functions of the study to a file of their own.'
+        )

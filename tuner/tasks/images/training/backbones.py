@@ -18,10 +18,20 @@ from tuner.spec import study
 from tuner.spec.hyperparameters import Features
 from tuner.tasks.images.data import sources
 from tuner.tasks.images.training import efficientnet_lite0, squeezenet
+from tuner.trust import keras_file
 
 #: number of blocks of a network that does not define its own; all have about the same number of layers
 NUM_PARTS = 16
 _NORMS = (keras.layers.BatchNormalization,)
+#: activations that turn the numbers of a head into probabilities
+_PROBABILITIES = ("softmax", "sigmoid", "log_softmax", "hard_sigmoid", "sparsemax", "sparse_sigmoid")
+#: layers that may stand between a head and its probabilities
+_BETWEEN = (
+    keras.layers.Activation, keras.layers.ReLU, keras.layers.Dropout, keras.layers.Flatten, keras.layers.Reshape, keras.layers.Rescaling,
+    keras.layers.GlobalAveragePooling2D, keras.layers.GlobalMaxPooling2D, keras.layers.Identity,
+)  # fmt: skip
+#: operations with a number, for example the temperature of a softmax
+_TEMPERATURES = ("divide", "truedivide", "multiply")
 #: seed of weights that are not loaded, so that they are equal in every process
 _SEED = 0
 _OWN: Mapping[str, Any] = {"efficientnet_lite0": efficientnet_lite0, "squeezenet1_1": squeezenet}
@@ -154,8 +164,7 @@ def _preprocessing_of(build: Callable[..., keras.Model]) -> Callable[[Any], Any]
 
 def _load_file(model: study.Model) -> Backbone:
     path = Path(model.backbone).expanduser()
-    if not path.is_file():
-        raise errors.DataError(f"model.backbone is {model.backbone}, which is not a file; expected a model saved by Keras (.keras)")
+    keras_file.require_model(path)
     try:
         network = keras.saving.load_model(path, compile=False, safe_mode=True)
     except (ValueError, OSError, TypeError) as error:
@@ -171,7 +180,7 @@ def _load_function(model: study.Model) -> Backbone:
         except (ImportError, SyntaxError, AttributeError) as error:
             raise errors.DataError(
                 f"model.backbone {model.backbone} cannot be imported ({error}); expected python:MODULE:FUNCTION, "
-                "installed or in the folder where you start tuner"
+                "installed, in the folder where you start tuner, or in a folder of PYTHONPATH"
             ) from error
         network = build(model.image_size)
     if not isinstance(network, keras.Model):
@@ -196,11 +205,78 @@ def _load_kerashub(model: study.Model) -> Backbone:
 
 
 def _wrapped(network: keras.Model, model: study.Model) -> Backbone:
-    """Return the backbone of a user's network, which does its own preprocessing; remove a final Dense layer, its old head."""
+    """Return the backbone of a user's network, which does its own preprocessing, without its old head."""
     _check_form(network, model)
-    if isinstance(network.layers[-1], keras.layers.Dense) and len(network.layers) > 1:
-        network = keras.Model(network.inputs[0], network.layers[-1].input)
+    network = _headless(network)
+    _require_features(network, model)
     return Backbone(network=network, preprocess=lambda images: images, blocks=_parts(network), pooling=model.pooling, size=model.image_size)
+
+
+def _headless(network: keras.Model) -> keras.Model:
+    """Return a network without its old head: the last Dense layer, or the last 1 x 1 convolution before probabilities, and all above it."""
+    graph = keras_private.graph_of(network)
+    below = None if graph is None else _below_head(graph)
+    if below is None or below is graph.inputs[0]:
+        return network
+    return keras.Model(graph.inputs[0], below, name=network.name)
+
+
+def _below_head(graph: Any) -> Any | None:
+    """Return the tensor that an old head gets, or None if the network does not end in one."""
+    makers = {id(output): node for node in keras_private.calls(graph) for output in node.outputs}
+    tensor, makes_probabilities = graph.outputs[0], False
+    while (node := makers.get(id(tensor))) is not None and len(node.input_tensors) == 1:
+        layer, below = node.operation, node.input_tensors[0]
+        inner = keras_private.graph_of(layer)
+        if inner is not None:
+            head = _below_head(inner)
+            if head is None:
+                return None
+            return below if head is inner.inputs[0] else keras.Model(inner.inputs[0], head, name=layer.name)(below)
+        if isinstance(layer, keras.layers.Dense) or (makes_probabilities and _is_classifying(layer)):
+            return below
+        makes_probabilities = makes_probabilities or _activation(layer) in _PROBABILITIES
+        if _activation(layer) not in ("linear", "identity", *_PROBABILITIES) and not (makes_probabilities and _is_between(layer)):
+            return None
+        tensor = below
+    return None
+
+
+def _activation(layer: Any) -> str:
+    """Return the name of what a layer or an operation without weights computes for each number: `softmax`, `relu`; "" for others."""
+    if isinstance(layer, keras.layers.Activation):
+        return str(getattr(layer.activation, "__name__", ""))
+    name = type(layer).__name__
+    return {"LogSoftmax": "log_softmax", "HardSigmoid": "hard_sigmoid"}.get(name, "" if getattr(layer, "weights", ()) else name.lower())
+
+
+def _is_between(layer: Any) -> bool:
+    return isinstance(layer, _BETWEEN) or _activation(layer) in _TEMPERATURES
+
+
+def _is_classifying(layer: Any) -> bool:
+    return isinstance(layer, keras.layers.Conv2D) and tuple(layer.kernel_size) == (1, 1)
+
+
+def _require_features(network: keras.Model, model: study.Model) -> None:
+    """Refuse a network whose output is probabilities or one number, so that its head would learn from an older head's answers.
+
+    Raises:
+        DataError: the message names the last layer.
+    """
+    images = np.random.default_rng(0).uniform(0, 255, (2, model.image_size, model.image_size, 3)).astype(np.float32)
+    found = keras.ops.convert_to_numpy(network(images, training=False)).astype(np.float64)
+    found = found.reshape(-1, found.shape[-1])  # of a map: each place on its own
+    width, last = found.shape[1], network.layers[-1].name
+    logs = np.exp(found) if (found <= 0).all() else found
+    if width > 1 and (not (logs >= 0).all() or not np.allclose(logs.sum(axis=1), 1, atol=1e-3)):
+        return
+    what = "one number" if width == 1 else f"{width} probabilities, which sum to 1"
+    raise errors.DataError(
+        f"model.backbone {model.backbone} returns {what}: its last layer {last} belongs to an old head, which tuner does not recognize. "
+        "Return features instead, with FEATURES the name of the layer below that head: "
+        'keras.Model(network.input, network.get_layer("FEATURES").output)'
+    )
 
 
 def _check_form(network: keras.Model, model: study.Model) -> None:
@@ -243,8 +319,7 @@ def _without_norms(layer: keras.Layer) -> list[keras.Variable]:
 
 def _load_weights(network: keras.Model, given: str) -> None:
     path = Path(given).expanduser()
-    if not path.is_file():
-        raise errors.DataError(f"model.weights is {given}; expected imagenet, none, or a file of weights that Keras saved (.weights.h5)")
+    keras_file.require_weights(path)
     try:
         network.load_weights(path)
     except (ValueError, OSError, KeyError) as error:

@@ -1,0 +1,103 @@
+"""The command `tuner check`: weights and code that it refuses before anything is trained."""
+
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import h5py
+import pytest
+
+from tuner.cli import main
+from tuner.commands import check as commands_check
+from tuner.errors import DataError
+from tuner.spec.study import StudySpec
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def check(folder: Path, capsys: pytest.CaptureFixture[str], text: str) -> str:
+    """Return the message with which a study file is refused."""
+    (folder / "study.yaml").write_text(f"name: mine\n{text}")
+    assert main.main(["check", "study.yaml"]) == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.pkl", "x.npz", "x.pt", "x.safetensors", "x.weights.h5"])
+def test_weights_that_do_not_load_are_refused_with_the_formats_that_load(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / name).write_bytes(b"\x80\x02.")
+    message = check(folder, capsys, f"data: {{source: digits}}\nmodel: {{weights: {name}}}\n")
+    assert name in message
+    assert ".weights.h5" in message
+    assert ".keras" in message
+
+
+@pytest.mark.parametrize("backbone", ["mine.keras", "python:mine:build", "kerashub:resnet_18_imagenet"])
+def test_weights_beside_a_backbone_that_brings_its_own_are_refused(backbone: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import zipfile
+
+    (folder / "mine.py").write_text("def build(size): ...")
+    h5py.File(folder / "my.weights.h5", "w").close()
+    with zipfile.ZipFile(folder / "mine.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", b"")
+    message = check(folder, capsys, f"data: {{source: digits}}\nmodel: {{backbone: '{backbone}', weights: my.weights.h5}}\n")
+    assert "drop model.weights" in message
+
+
+def build(size: int) -> None:
+    """Stand for a function of a program."""
+
+
+def spec(**sections: object) -> StudySpec:
+    return StudySpec.model_validate({"name": "mine", "data": {"source": "digits"}, **sections})
+
+
+@pytest.mark.parametrize("sections", [
+    {"data": {"source": "python", "function": "__main__:load"}},
+    {"data": {"source": "python", "function": "__mp_main__:load"}},
+    {"model": {"backbone": "python:__main__:load"}},
+    {"data": {"source": "python", "function": "made_here:load"}},
+    {"model": {"backbone": "python:made_here:load"}},
+])  # fmt: skip
+def test_a_function_that_only_this_process_has_is_refused_with_the_cure(
+    sections: dict[str, object], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "made_here", types.ModuleType("made_here"))
+    with pytest.raises(DataError, match="a trainer is a process of its own") as caught:
+        commands_check.require_usable(spec(**sections), folder)
+    assert "Move load to a file, for example my_code.py beside it, and write my_code:load." in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "is_found"),
+    [("mine:f", True), ("package.inner:f", True), ("json.decoder:f", True), ("package.none:f", False), ("mine.none:f", False)],
+)
+def test_a_module_is_found_in_packages_without_running_them(
+    backbone: str, is_found: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "package").mkdir()
+    for file in ("mine.py", "package/__init__.py", "package/inner.py"):
+        (folder / file).write_text("raise SystemExit('run')")
+    (folder / "study.yaml").write_text(f"name: mine\ndata: {{source: digits}}\nmodel: {{backbone: 'python:{backbone}'}}\n")
+    assert main.main(["check", "study.yaml"]) == (0 if is_found else 2)
+    assert ("its module was not found" in capsys.readouterr().err) == (not is_found)
+
+
+def test_a_function_itself_stands_for_its_name() -> None:
+    given = spec(data={"source": "python", "function": build}, model={"backbone": build})
+    assert given == spec(data={"source": "python", "function": f"{__name__}:build"}, model={"backbone": f"python:{__name__}:build"})
+
+
+@pytest.mark.parametrize("function", [lambda: None, StudySpec.model_dump, zipfile.ZipFile.__init__])
+def test_a_function_without_a_name_in_a_module_is_refused(function: object) -> None:
+    with pytest.raises(ValueError, match="has no name in a module; expected a function of a file: my_module:function"):
+        spec(data={"source": "python", "function": function})
