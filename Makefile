@@ -71,10 +71,12 @@ soak: $(INSTALLED)  ## the long form of tests/faults: twenty kills, outages of a
 	SOAK=1 $(BIN)/pytest tests/faults
 
 # The packages of Debian that the tests need and this machine lacks. Those of MariaDB come without a service, so none is started.
+# That of PgBouncer brings one, which listens on port 6432 of this machine and knows no database; the tests do not use it.
 MISSING = { [ -n "$$CHROMIUM" ] || command -v chromium; } >/dev/null || echo chromium; \
   $(BIN)/playwright --version >/dev/null 2>&1 || echo libatomic1; \
   { command -v mariadbd || [ -x /usr/sbin/mariadbd ]; } >/dev/null || echo mariadb-server-core; \
-  command -v my_print_defaults >/dev/null || echo mariadb-client-core
+  command -v my_print_defaults >/dev/null || echo mariadb-client-core; \
+  { command -v pgbouncer || [ -x /usr/sbin/pgbouncer ]; } >/dev/null || echo pgbouncer
 
 services: $(INSTALLED)
 	@missing=$$(echo $$($(MISSING))); [ -z "$$missing" ] || { \

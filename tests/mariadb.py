@@ -14,6 +14,8 @@ import pymysql
 _PORTS = range(20_000, 30_000)
 _PORT_TRIES = 20
 _POLL_SECONDS = 0.02
+#: central Europe, where an hour of the night occurs twice at the end of summer time: no time of tuner depends on the zone of the server
+TIME_ZONE = "CET-1CEST,M3.5.0,M10.5.0/3"
 #: of Debian; they bring no service that would start by itself
 PACKAGES = "mariadb-server-core mariadb-client-core"
 #: Debian keeps servers where the PATH of a user does not look
@@ -100,7 +102,9 @@ class Server:
         places = [f"--datadir={self._data}", f"--socket={self._folder / 's'}", f"--pid-file={self._folder / 'pid'}", f"--port={port}"]
         command = [_program("mariadbd"), *_SETTINGS, f"--innodb-flush-log-at-trx-commit={self._flush}", *places]
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen([*command, f"--user={getpass.getuser()}"], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*command, f"--user={getpass.getuser()}"], stdout=log, stderr=log, env=os.environ | {"TZ": TIME_ZONE}
+            )
         while b"ready for connections" not in self._log.read_bytes():
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_POLL_SECONDS)

@@ -41,6 +41,7 @@ SMALL_BUT_SEPARATE = {
     "tuner.trainer.process": "`python -m tuner.trainer.process`, which sets TensorFlow up before anything imports it",
     "tuner.storage.migrations.env": "Alembic asks for a file of this name",
     "tuner.storage.migrations.steps.step_2": "Alembic asks for a file a step",
+    "tuner.storage.migrations.steps.step_3": "Alembic asks for a file a step",
 }
 #: module names that stand in several packages, and the role that they play in each
 ROLES = {

@@ -5,6 +5,7 @@ TunerError                     exit 1: the work failed
 ├── LeaseLost                  the trial belongs to another worker now; this worker's results for it no longer count
 │   └── TrialStopped           a user stopped the trial
 ├── Dismissed                  a user asked this worker to end
+├── UnusableTrial              another program enqueued a trial with values that the study does not search; only that trial fails
 ├── StudyStopped               the study stopped itself: the same failure three times in a row
 ├── RegistryError              an external model registry cannot be reached or understood
 └── RequestError               exit 2: the request was wrong, nothing was written
@@ -58,6 +59,10 @@ class TrialStopped(LeaseLost):
 
 class Dismissed(TunerError):
     """A user asked this worker to end; the message says who."""
+
+
+class UnusableTrial(TunerError):
+    """Another program enqueued a trial with values that the study does not search; only that trial fails."""
 
 
 class StudyStopped(TunerError):

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests import databases
 from tests.dashboard.clients import HERE, add_study, new_storage, owner
+from tests.studies import odd_ones
 from tuner import errors
 from tuner.dashboard import server, settings
 from tuner.dashboard.settings import Settings
@@ -26,6 +28,20 @@ def test_the_first_page_is_tuners_and_optuna_dashboard_keeps_its_address(browser
 def test_a_study_shows_its_trials(browser: TestClient) -> None:
     assert [study["study_name"] for study in browser.get("/api/studies").json()["study_summaries"]] == ["flowers"]
     assert len(browser.get("/api/studies/1").json()["trials"]) == 3
+
+
+def test_odd_studies_break_no_page_no_metric_and_no_answer_for_programs(tmp_path: Path, users: Path) -> None:
+    opened = storages.open(databases.sqlite(tmp_path))
+    good = odd_ones.add(opened)
+    browser = owner(opened, users)
+    assert browser.get("/").status_code == 200
+    assert 'tuner_best_value{study="good"} 0.5' in browser.get("/metrics").text
+    assert {"good", "null", "cut", "raw"} <= {study["name"] for study in browser.get("/tuner/api/v1/studies").json()["studies"]}
+    for study_id in range(1, good.id + 1):
+        assert browser.get(f"/tuner/studies/{study_id}").status_code == 200
+        assert browser.get(f"/tuner/studies/{study_id}/trials/0").status_code == 200
+        assert browser.get(f"/tuner/studies/{study_id}/best.yaml").status_code < 500
+        assert browser.get(f"/tuner/api/v1/studies/{study_id}/best").status_code < 500
 
 
 @pytest.mark.parametrize("path", ["/api/studies", "/api/studies/1"])

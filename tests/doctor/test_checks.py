@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy
 
 from tests import databases
-from tests.studies import by_hand
+from tests.studies import by_hand, odd_ones
 from tuner.cli import main
 from tuner.doctor import checks, findings, lost_trials
 from tuner.doctor.findings import DoctorContext, Finding, Level
@@ -192,6 +192,29 @@ def test_a_study_that_this_version_cannot_read_is_reported(places: Path, storage
     (seen,) = of(run_doctor(capsys, storage_url), "versions")
     assert (seen["level"], seen["found"].rpartition(": ")[2]) == (WARNING, "by-hand")
     study.storage.close()
+
+
+def test_odd_studies_are_reported_and_stop_no_check(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = databases.sqlite(places)
+    storage = storages.open(url)
+    odd_ones.add(storage)
+    found = run_doctor(capsys, url, "--fix")
+    (seen,) = [each for each in of(found, "versions") if each["level"] == WARNING]
+    assert seen["found"].startswith("this version of tuner cannot read: null, number, list, ")
+    assert {each["found"].split()[0] for each in of(found, "studies")} == {"attributes-1", "attributes-2"}
+    storage.close()
+
+
+def test_a_listing_leaves_out_odd_studies_with_their_reasons(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = databases.sqlite(places)
+    storage = storages.open(url)
+    odd_ones.add(storage)
+    assert main.main(["status", "--storage", url, "--json"]) == 0
+    printed = capsys.readouterr()
+    assert {study["study"] for study in json.loads(printed.out)} == {"good", "attributes-1", "attributes-2", "attributes-3"}
+    assert "left out: the study cut cannot be read" in printed.err
+    assert len(printed.err.splitlines()) == 22
+    storage.close()
 
 
 def test_fix_deletes_files_of_interrupted_work_and_keeps_files_that_may_be_needed(places: Path, capsys: pytest.CaptureFixture[str]) -> None:

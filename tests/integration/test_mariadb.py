@@ -3,7 +3,9 @@
 import secrets
 from collections.abc import Iterator
 
+import optuna
 import pytest
+from sqlalchemy import Connection
 from sqlalchemy.engine import make_url
 
 from tests.mariadb import Server
@@ -11,8 +13,9 @@ from tests.studies import by_hand
 from tuner.errors import StorageError
 from tuner.storage import engine as storages
 from tuner.storage import tables
+from tuner.studies import data_check, leases, retraining, trials
 from tuner.studies import study as studies
-from tuner.studies import trials
+from tuner.views import status
 
 
 @pytest.fixture
@@ -116,4 +119,66 @@ def test_the_clock_of_the_database_counts_fractions_of_a_second(mariadb_url: str
     seen = storage.read(lambda connection: [tables.clock(connection) for _ in range(20)])
     assert seen == sorted(seen)
     assert any(moment % 1 for moment in seen)
+    storage.close()
+
+
+#: in 2026, summer time begins at the first moment and ends at the second, both at 01:00 UTC
+SPRING, AUTUMN = 1774746000, 1792890000
+
+
+@pytest.mark.parametrize("change", [SPRING, AUTUMN])
+@pytest.mark.parametrize("hours", [-1.5, -0.5, 0.0, 0.5, 1.5])
+def test_the_clock_of_the_database_takes_no_part_in_summer_time(mariadb_url: str, change: int, hours: float) -> None:
+    storage = storages.open(mariadb_url)
+    moment = change + 3600 * hours
+
+    def read(connection: Connection) -> tuple[str, float]:
+        connection.exec_driver_sql(f"SET timestamp = {moment}")
+        try:
+            zone = connection.exec_driver_sql("SELECT @@system_time_zone, @@time_zone").one()
+            return str(zone[1]), tables.clock(connection)
+        finally:
+            connection.exec_driver_sql("SET timestamp = DEFAULT")
+
+    assert storage.read(read) == ("SYSTEM", moment)
+    storage.close()
+
+
+def test_a_lease_lasts_through_the_end_of_summer_time(mariadb_url: str) -> None:
+    storage = storages.open(mariadb_url)
+    study = studies.join(by_hand.spec(), storage)
+
+    def at(seconds: float) -> None:
+        storage.write(lambda connection: connection.exec_driver_sql(f"SET timestamp = {AUTUMN + seconds}"))
+
+    storage.engine.dispose()  # from here on there is one connection, whose clock is set
+    at(-10)
+    claimed = by_hand.must_claim(study)
+    at(10)
+    (lease,) = storage.read(lambda connection: leases.of_running_trials(connection, study.id))
+    assert lease.is_live(AUTUMN + 10)
+    by_hand.finish(study, claimed, 0.5)
+    assert round(status.snapshot(study).busy_seconds) == 20
+    at(0)
+    storage.close()
+
+
+def test_the_names_of_ten_thousand_classes_are_stored_in_full(mariadb_url: str) -> None:
+    storage = storages.open(mariadb_url)
+    study = studies.join(by_hand.spec(), storage)
+    names = tuple(f"Schmetterling-{number:05d}-{'ä' * 20}" for number in range(10_000))
+    prepared = by_hand.PREPARED.model_copy(update={"classes": names})
+    data_check.admit(study, prepared)
+    assert retraining.prepared(studies.load(study.name, storage)).classes == names
+    assert optuna.load_study(study_name=study.name, storage=storage.rdb).user_attrs["prepared"]["classes"] == list(names)
+    storage.close()
+
+
+def test_a_value_that_is_longer_than_its_column_is_explained(mariadb_server: Server, mariadb_url: str) -> None:
+    mariadb_server.execute(f"SET GLOBAL max_allowed_packet = {2**26}")  # for new connections; else the server closes the connection
+    storage = storages.open(mariadb_url)
+    study = studies.join(by_hand.spec(), storage)
+    with pytest.raises(StorageError, match="a value is longer than its column; name fewer or shorter classes") as raised:
+        storage.within(0.0).write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {"long": "x" * 2**24}))
+    assert len(str(raised.value)) < 300
     storage.close()

@@ -1,6 +1,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import optuna
 import pytest
 
 from tests import databases
@@ -117,3 +118,18 @@ def test_the_exported_study_can_be_started_in_the_same_storage(study: studies.St
     claim = trials.claim(again, trials.WorkerId.here("w1"), num_train=1000, num_classes=2, epochs=8)
     assert claim is not None
     assert (claim.hyperparameters, claim.seed) == (best.hyperparameters, best.seed)
+
+
+def test_a_trial_that_another_program_completed_is_named_if_it_is_the_best(study: studies.Study, prepared: messages.Prepared) -> None:
+    work(study, prepared, [0.5])
+    study.optuna.add_trial(optuna.trial.create_trial(value=0.9))
+    with pytest.raises(errors.StudyError, match="trial 1 of the study .* was completed by another program"):
+        bests.best(study)
+    assert bests.of(study, 0).value == 0.5
+
+
+def test_a_study_whose_first_trainer_is_unknown_has_no_best_trial(study: studies.Study, prepared: messages.Prepared) -> None:
+    work(study, prepared, [0.5])
+    study.optuna.set_user_attr("prepared", {"versions": 3})
+    with pytest.raises(errors.StudyError, match="is not what a worker of tuner stores. Start a worker"):
+        bests.best(study)

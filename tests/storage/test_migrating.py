@@ -100,6 +100,20 @@ def test_an_old_database_gets_the_tables_of_a_new_one(tmp_path: Path) -> None:
     new.close()
 
 
+def test_attributes_of_an_old_mysql_database_hold_more_than_64_kib(mariadb_url: str) -> None:
+    make_old(mariadb_url)
+    storage = storages.open(mariadb_url)
+    kinds = {
+        table: str(column["type"])
+        for table in ("study_user_attributes", "study_system_attributes", "trial_user_attributes", "trial_system_attributes")
+        for column in inspect(storage.engine).get_columns(table)
+        if column["name"] == "value_json"
+    }
+    assert set(kinds.values()) == {"MEDIUMTEXT"}
+    assert len(kinds) == 4
+    storage.close()
+
+
 def test_the_steps_create_the_tables_of_the_code(storage_url: str) -> None:
     storage = storages.open(storage_url)
     made = layout(storage)

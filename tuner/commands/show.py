@@ -17,6 +17,7 @@ from tuner.errors import StorageError, StudyError
 from tuner.report import page
 from tuner.results import best as bests
 from tuner.results import export as exports
+from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import workers
@@ -26,6 +27,7 @@ from tuner.terminal import status as status_screens
 from tuner.terminal import watch as watch_screens
 from tuner.views import failures
 from tuner.views import status as views_status
+from tuner.views.status import Snapshot
 
 _REFRESH_SECONDS = 1.0
 #: a read that takes longer counts as a database that cannot be reached
@@ -43,17 +45,28 @@ def load_study(name: str, url: str) -> Study:
     return studies.load(name, storages.open(url))
 
 
-def _load_all(url: str) -> list[Study]:
+def _snapshots(url: str) -> list[tuple[StudySpec, Snapshot]]:
+    """Return the state of each study. A study that cannot be read gets a line on stderr and does not hide the others."""
     if not storage_url.exists(url):
         return []
     storage = storages.open(url)
-    return [studies.load(name, storage) for name in studies.names(storage)]
+    seen = []
+    for name in studies.names(storage):
+        try:
+            study = studies.load(name, storage)
+            seen.append((study.spec, views_status.snapshot(study)))
+        except StudyError as error:
+            plain.line(f"left out: {error}")
+    return seen
 
 
 def show_status(name: str | None, url: str, *, as_json: bool) -> int:
     """Print the state of one study, or of all studies."""
-    found = [load_study(name, url)] if name is not None else _load_all(url)
-    seen = [(study.spec, views_status.snapshot(study)) for study in found]
+    if name is None:
+        seen = _snapshots(url)
+    else:
+        study = load_study(name, url)
+        seen = [(study.spec, views_status.snapshot(study))]
     if as_json:
         described = [status_screens.as_json(spec, snapshot) for spec, snapshot in seen]
         plain.result(json.dumps(described if name is None else described[0], indent=2))

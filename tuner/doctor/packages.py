@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from packaging.requirements import Requirement
-from pydantic import ValidationError
 
 import tuner
 from tuner import wording
 from tuner.doctor import findings, lost_trials
 from tuner.doctor.findings import Finding
-from tuner.storage.attributes import PREPARED, SPEC
+from tuner.errors import StudyError
+from tuner.storage.attributes import PREPARED
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
 
@@ -56,10 +56,11 @@ def of_studies(opened: Storage) -> Iterator[Finding]:
     """Find studies that this version of tuner cannot read, and studies that were started with other package versions."""
     differences, unreadable = {}, []
     for study_id, name in opened.read(lost_trials.all_studies):
-        prepared = opened.read(partial(lost_trials.study_attribute, study_id=study_id, key=PREPARED)) or {}
-        if prepared.get("versions"):
-            differences[name] = differing_versions(prepared["versions"])
-        if not _is_readable(opened.read(partial(lost_trials.study_attribute, study_id=study_id, key=SPEC))):
+        prepared = opened.read(partial(lost_trials.study_attribute, study_id=study_id, key=PREPARED))
+        versions = prepared.get("versions") if isinstance(prepared, dict) else None
+        if isinstance(versions, dict) and versions:
+            differences[name] = differing_versions(versions)
+        if not _is_readable(name, opened):
             unreadable.append(name)
     if unreadable:
         found = f"this version of tuner cannot read: {lost_trials.listed(unreadable)}"
@@ -90,9 +91,9 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _is_readable(spec: str) -> bool:
+def _is_readable(name: str, opened: Storage) -> bool:
     try:
-        studies.parse_spec(spec)
-    except ValidationError:
+        studies.load(name, opened)
+    except StudyError:
         return False
     return True

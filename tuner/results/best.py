@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from pydantic import ValidationError
 from sqlalchemy import Connection, func, select
 
 from tuner import errors
@@ -162,15 +163,31 @@ def _read(connection: Connection, study: Study, number: int, value: float) -> Be
     num_before = connection.execute(select(func.count()).select_from(ranked).where(is_before)).scalar_one()
     found = trials.read(connection, study.id, number)
     assert found is not None, "the study has a trial with a value"
-    prepared = tables.get(connection, tables.STUDY_USER, study.id, PREPARED)[PREPARED]
     return Best(
         spec=study.spec,
         found=found,
         rank=1 + int(num_before),
         num_completed=int(num_completed),
         rule=_rule(connection, study.id),
-        prepared=messages.Prepared.model_validate(prepared),
+        prepared=_prepared(connection, study, found),
     )
+
+
+def _prepared(connection: Connection, study: Study, found: Trial) -> messages.Prepared:
+    """Return what the first trainer of the study found. Raise `StudyError` if the trial, or the whole study, is not of tuner."""
+    cure = f"To see the trials of tuner: tuner status {study.name}"
+    if found.hyperparameters is None:
+        raise errors.StudyError(
+            f"trial {found.number} of the study {study.name} was completed by another program, which stored no hyperparameters that tuner "
+            f"can train. Use a trial that a worker of tuner trained. {cure}"
+        )
+    try:
+        return messages.Prepared.model_validate(tables.get(connection, tables.STUDY_USER, study.id, PREPARED).get(PREPARED))
+    except ValidationError as error:
+        raise errors.StudyError(
+            f"the study {study.name} has trials, but its attribute `{PREPARED}` is not what a worker of tuner stores. Start a worker, "
+            f"which stores it: tuner worker {study.name}. {cure}"
+        ) from error
 
 
 def _rule(connection: Connection, study_id: int) -> Trial | None:

@@ -1,4 +1,4 @@
-"""Suggestion: the values that a trial tries. Stored values come first, then given ones, then those of the sampler."""
+"""Suggestion: the values that a trial tries. Given values come first, then those of the sampler."""
 
 import copy
 from collections.abc import Container, Mapping, Sequence
@@ -19,13 +19,12 @@ class Suggestion:
     def __init__(self, study: optuna.Study, trial: FrozenTrial, given: Mapping[str, Any]) -> None:
         self._study = study
         self._trial = copy.copy(trial)
-        self._trial.params = dict(trial.params)
-        self._trial.distributions = dict(trial.distributions)
+        # what another program stored is among the given values; the trial then gets the distributions of the study
+        self._trial.params, self._trial.distributions = {}, {}
         self._given = given
         self._relative: dict[str, Any] | None = None
         self._sampler: BaseSampler = study.sampler
         self._sampler.before_trial(study, self._trial)
-        #: values that are not stored yet
         self.values: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
 

@@ -27,8 +27,14 @@ def facts(spec: StudySpec, epochs: int | None, num_hyperparameters: int) -> list
     ]
 
 
+#: what is read of the attribute of the first trainer
+_PREPARED = {"epochs", "num_train", "num_validation", "num_test", "classes"}
+
+
 def of_study(spec: StudySpec, prepared: Mapping[str, Any] | None, migrated: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """Return the plan with what is known of a study: the attributes of its first trainer and of its migration, None without them."""
+    # another program can change the attributes of a study
+    prepared = prepared if isinstance(prepared, Mapping) and prepared.keys() >= _PREPARED else None
     fixed = spec.training.epochs if isinstance(spec.training.epochs, int) else None
     epochs = prepared["epochs"] if fixed is None and prepared else fixed
     found = facts(spec, epochs, sum(row.is_searched for row in space.rows(spec)))
@@ -38,7 +44,7 @@ def of_study(spec: StudySpec, prepared: Mapping[str, Any] | None, migrated: Mapp
         found.insert(1, ("images", f"{spec.data.source}: {images}; {wording.count(len(prepared['classes']), 'class')}"))
         if baseline := commonest_of(prepared):
             found.insert(2, ("baseline", baseline))
-    if migrated:
+    if isinstance(migrated, Mapping) and {"num_carried", "num_left", "from", "changes"} <= migrated.keys():
         found.append(("carried over", carried(migrated)))
     return found
 

@@ -1,14 +1,15 @@
 """Search spaces: ask a chooser (a sampler, the rule, an enumeration) for the hyperparameters of one trial."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tuner import wording
-from tuner.spec import conditions
+from tuner.spec import conditions, domains
 from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.spec.search import SearchSpace
+from tuner.spec.search import HeadSpace, SearchSpace
 from tuner.spec.study import StudySpec
 
 
@@ -84,6 +85,62 @@ def choose(chooser: Chooser, name: str, domain: Domain) -> Any:
             if domain.integer:
                 return chooser.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
             return chooser.suggest_float(name, domain.low, domain.high, log=domain.log)
+
+
+def parameters(space: SearchSpace) -> dict[str, Domain]:
+    """Return the domain of every parameter by its name in the storage, even of those that act only in some trials."""
+    found: dict[str, Domain] = {}
+    for each in conditions.TABLE:
+        domain = each.domain(space)
+        if domain is not None:
+            most = int(max(domains.values(space.head_units.layers))) if isinstance(space.head_units, HeadSpace) else 0
+            names = [each.name] if each.parameters is None else each.parameters({"head_units.layers": most})
+            found |= dict.fromkeys(names, domain)
+    return found
+
+
+def fitted(given: Mapping[str, Any], space: SearchSpace) -> tuple[dict[str, Any], list[str]]:
+    """Return values of parameters as a trial of the study takes them, and the reasons why others do not fit.
+
+    Programs other than tuner do not check what they enqueue. A number of a range that may be switched off also sets its switch.
+    """
+    known = parameters(space)
+    switches = {f"{name}.on": Choice(values=(True, False)) for name, domain in known.items() if isinstance(domain, Range) and domain.off}
+    values: dict[str, Any] = {}
+    reasons: list[str] = []
+    for name, value in given.items():
+        domain = known.get(name, switches.get(name))
+        if domain is None:
+            reasons.append(f"{name} is not a hyperparameter of this study. {wording.known(list(known), name)}")
+        elif f"{name}.on" in switches and _is_number(value) and value == 0:
+            values[f"{name}.on"] = False
+        else:
+            fitting = list(_fitting(domain, value))
+            values |= {name: fitting[0]} if fitting else {}
+            values |= {f"{name}.on": True} if fitting and f"{name}.on" in switches and f"{name}.on" not in given else {}
+            reasons += [] if fitting else [f"{name} is {wording.show(value)}; expected {_expected(domain)}"]
+    return values, reasons
+
+
+def _fitting(domain: Domain, value: Any) -> Iterator[Any]:
+    """Yield the value as the domain has it; nothing if the domain excludes it. A truth value is not a number."""
+    match domain:
+        case Range():
+            if _is_number(value) and domain.low <= value <= domain.high and (not domain.integer or float(value).is_integer()):
+                yield int(value) if domain.integer else float(value)
+        case Fixed() | Choice():
+            for other in (domain.value,) if isinstance(domain, Fixed) else domain.values:
+                plain = getattr(other, "value", other)
+                if plain == value and isinstance(plain, bool) == isinstance(value, bool):
+                    yield plain
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _expected(domain: Domain) -> str:
+    return describe(domain) + (", which is fixed in this study" if isinstance(domain, Fixed) else "")
 
 
 def fine_tunes(spec: StudySpec) -> bool:

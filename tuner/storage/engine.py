@@ -22,6 +22,8 @@ from tuner.errors import MissingPackage, StorageError
 from tuner.storage import database_errors, migrating, optuna_private, retry, tables
 from tuner.storage.retry import Schedule
 
+#: in what SQLAlchemy knows of a connection: whether a pool between tuner and the server passes the transactions on
+_IS_POOLED = "tuner is pooled"
 #: how long a statement may take, in seconds; longer than any wait for a lock that other workers hold
 ANSWER_SECONDS = 30.0
 
@@ -47,18 +49,31 @@ class BoundedConnection(psycopg.Connection[Any]):
 
 
 def bound_waits(engine: Engine) -> None:
-    """Make an engine open bounded connections. `tcp_user_timeout` in the URL, in milliseconds, changes the limit."""
+    """Make an engine open bounded connections. `tcp_user_timeout` in the URL, in milliseconds, changes the limit.
+
+    A pool such as PgBouncer gives the sessions of the server to other clients, so there a setting must end with its transaction. It has
+    another process id than the server.
+    """
     given = engine.url.query.get("tcp_user_timeout")
     seconds = ANSWER_SECONDS if given is None else int(str(given)) / 1000
+    # a worker that loses its network inside a transaction must not lock out the others
+    limit = f"SET idle_in_transaction_session_timeout = {int(1000 * seconds)}"
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, arguments: Any, parameters: Any) -> BoundedConnection:
         connection: BoundedConnection = BoundedConnection.connect(*arguments, **parameters)
         connection.answer_seconds = seconds
-        # a worker that loses its network inside a transaction must not lock out the others
-        connection.execute(f"SET idle_in_transaction_session_timeout = {int(1000 * seconds)}".encode())
+        (pid,) = connection.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+        record.info[_IS_POOLED] = pid != connection.info.backend_pid
+        if not record.info[_IS_POOLED]:
+            connection.execute(limit.encode())
         connection.commit()
         return connection
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.info.get(_IS_POOLED):
+            connection.exec_driver_sql(limit.replace("SET", "SET LOCAL"))
 
     engine.dispose()  # the connections made so far are not bounded
 
@@ -76,6 +91,10 @@ _CONNECT_SECONDS = 10
 _SILENCE_SECONDS = 30
 #: settings of libpq; they apply to connections over a network, not to a local socket
 _KEEP_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4, "tcp_user_timeout": 1000 * _SILENCE_SECONDS}
+#: names of psycopg 3 in a URL
+_PSYCOPG = ("postgresql", "postgresql+psycopg")
+#: no prepared statements: PgBouncer runs the next transaction on another connection, where they do not exist
+_UNPREPARED: dict[str, Any] = {"prepare_threshold": None}
 #: longer than MySQL waits for a lock
 _MYSQL_SILENCE_SECONDS = 60
 #: a worker needs two connections, one of them for its heartbeat; the dashboard's threads open more for a short time
@@ -328,7 +347,8 @@ def _create_tables(engine: Engine) -> bool:
     """Create the missing tables of Optuna, and return `optuna_private.is_up_to_date`. Leave no connection open, even after an error."""
     try:
         optuna_private.METADATA.create_all(engine)
-        with engine.connect() as connection:
+        with engine.begin() as connection:
+            optuna_private.stamp(connection)
             return optuna_private.is_up_to_date(connection)
     finally:
         engine.dispose()
@@ -339,9 +359,10 @@ def _engine_options(address: URL, sqlite_seconds: float = _SQLITE_PATIENCE_SECON
         case "sqlite":
             return {"connect_args": {"timeout": sqlite_seconds}}
         case "postgresql":
-            return _POOL | {
-                "connect_args": _unless_given(address, connect_timeout=_CONNECT_SECONDS, application_name="tuner", **_KEEP_ALIVE)
-            }
+            options = {"connect_timeout": _CONNECT_SECONDS, "application_name": "tuner", **_KEEP_ALIVE}
+            if address.drivername in _PSYCOPG:
+                options |= _UNPREPARED
+            return _POOL | {"connect_args": _unless_given(address, **options)}
         case "mysql" | "mariadb":
             silence = {"read_timeout": _MYSQL_SILENCE_SECONDS, "write_timeout": _MYSQL_SILENCE_SECONDS}
             options = _unless_given(address, connect_timeout=_CONNECT_SECONDS, **silence)

@@ -1,7 +1,7 @@
 """Migration: brings the tuner_ tables of a database up to this version of tuner.
 
 The table tuner_alembic holds the last step that was applied. Alembic is loaded only if a step is missing. Steps only add tables and
-columns, so running workers of an earlier version continue to work.
+columns, or make columns wider, so running workers of an earlier version continue to work.
 """
 
 import threading
@@ -16,7 +16,7 @@ from tuner.storage import tables
 
 VERSION_TABLE = "tuner_alembic"
 #: the last of the steps in migrations/steps
-HEAD = "2"
+HEAD = "3"
 #: the tables of a database after that step
 METADATA: MetaData = tables.VERSIONS.metadata
 _FOLDER = Path(__file__).parent / "migrations"

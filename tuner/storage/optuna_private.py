@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import QMCSampler
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
-from sqlalchemy import Connection, MetaData, Table
+from sqlalchemy import Column, Connection, MetaData, String, Table
 
 if TYPE_CHECKING:  # at run time it would import boto3, which takes a quarter of a second
     from optuna.artifacts._protocol import ArtifactStore as ArtifactStore  # noqa: PLC0414 - exported
@@ -41,6 +41,8 @@ _MIGRATIONS = {
     *("v3.0.0.a.py", "v3.0.0.b.py", "v3.0.0.c.py", "v3.0.0.d.py", "v3.2.0.a_.py"),
 }
 _REVISION: Final = "v3.2.0.a"
+#: holds that revision
+_ALEMBIC = Table("alembic_version", MetaData(), Column("version_num", String(32), primary_key=True))
 #: `value_type` of a finite value; Optuna stores an infinite value as NULL with another type
 FINITE: Final = models.TrialValueModel.TrialValueType.FINITE
 FINITE_INTERMEDIATE: Final = models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE
@@ -78,11 +80,26 @@ def is_up_to_date(connection: Connection) -> bool:
 
     That check reads all of Optuna's migrations, which takes most of the time that opening a storage takes.
     """
-    if {path.name for path in (Path(models.__file__).parent / "alembic" / "versions").glob("*.py")} != _MIGRATIONS:
+    if not _knows_migrations() or not sqlalchemy.inspect(connection).has_table(_ALEMBIC.name):
         return False
-    if not sqlalchemy.inspect(connection).has_table("alembic_version"):
-        return False
-    return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalars().all() == [_REVISION]
+    return connection.execute(sqlalchemy.select(_ALEMBIC.c.version_num)).scalars().all() == [_REVISION]
+
+
+def stamp(connection: Connection) -> None:
+    """Store that new tables are those of this version of Optuna.
+
+    Optuna does the same, but with a second connection while the first one waits: processes that start at once would block each other if a
+    pool such as PgBouncer has only a few connections.
+    """
+    is_new = connection.execute(sqlalchemy.select(VERSION_INFO.c.version_info_id)).first() is None
+    if is_new and _knows_migrations():
+        _ALEMBIC.create(connection, checkfirst=True)
+        if connection.execute(sqlalchemy.select(_ALEMBIC)).first() is None:
+            connection.execute(sqlalchemy.insert(_ALEMBIC).values(version_num=_REVISION))
+
+
+def _knows_migrations() -> bool:
+    return {path.name for path in (Path(models.__file__).parent / "alembic" / "versions").glob("*.py")} == _MIGRATIONS
 
 
 def trial_id(trial: FrozenTrial) -> int:

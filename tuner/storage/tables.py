@@ -231,13 +231,21 @@ def remove(connection: Connection, table: Table, owner_id: int, key: str) -> Non
 def get(connection: Connection, table: Table, owner_id: int, *keys: str) -> dict[str, Any]:
     """Return some attributes of a study or trial by name; an attribute that is not set is left out."""
     rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id, table.c.key.in_(keys)))
-    return {key: json.loads(text) for key, text in rows}
+    return {key: decoded(text) for key, text in rows}
 
 
 def all_of(connection: Connection, table: Table, owner_id: int) -> dict[str, Any]:
     """Return all attributes of a study or trial by name."""
     rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id))
-    return {key: json.loads(text) for key, text in rows}
+    return {key: decoded(text) for key, text in rows}
+
+
+def decoded(text: str) -> Any:
+    """Return the value of an attribute; of one that is not JSON, which another program wrote or cut off, return its text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def put_parameters(connection: Connection, trial_id: int, values: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
@@ -253,6 +261,11 @@ def put_parameters(connection: Connection, trial_id: int, values: Mapping[str, A
     ]
     if rows:
         connection.execute(insert(PARAMETERS), rows)
+
+
+def remove_parameters(connection: Connection, trial_id: int) -> None:
+    """Remove the parameters of a trial."""
+    connection.execute(delete(PARAMETERS).where(PARAMETERS.c.trial_id == trial_id))
 
 
 def parameters(connection: Connection, trial_id: int) -> dict[str, Any]:
@@ -368,12 +381,14 @@ READINGS = Table(
 )
 
 
+#: not unix_timestamp(now()), which cannot tell the two hours apart in which the clock of a server's time zone is set back
+_MYSQL_CLOCK = "timestampdiff(microsecond, '1970-01-01 00:00:00', utc_timestamp(6)) / 1000000e0"
 #: the database's clock, in seconds since the epoch
 _CLOCKS = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "extract(epoch from clock_timestamp())::double precision",
-    "mysql": "unix_timestamp(now(6)) + 0e0",
-    "mariadb": "unix_timestamp(now(6)) + 0e0",
+    "mysql": _MYSQL_CLOCK,
+    "mariadb": _MYSQL_CLOCK,
 }
 
 

@@ -1,13 +1,15 @@
 """Claims: which trial a worker gets. A trial without a worker is resumed first, then a new one is started."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 from sqlalchemy import Connection
 
-from tuner.errors import Dismissed, LeaseLost
+from tuner.errors import Dismissed, LeaseLost, UnusableTrial
+from tuner.protocol import messages
 from tuner.sampling import history, samplers, suggestion
 from tuner.spec import budget, space
 from tuner.spec.budget import StudyProgress
@@ -16,9 +18,9 @@ from tuner.spec.study import StudySpec
 from tuner.storage import attributes, tables
 from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
-from tuner.studies import leases, reaper, workers
+from tuner.studies import endings, leases, reaper, workers
 from tuner.studies import progress as studies_progress
-from tuner.studies.leases import WorkerId
+from tuner.studies.leases import LeaseEnding, WorkerId
 from tuner.studies.study import Study
 from tuner.studies.workers import WorkerRequest
 from tuner.tasks import task
@@ -79,13 +81,20 @@ def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any
 
     Raises:
         LeaseLost: another worker has the trial now.
+        UnusableTrial: another program enqueued the trial with values that the study does not search.
     """
     requested = held.requested
     if requested is None:  # otherwise the write below finds what an earlier try stored
         stored, requested = study.storage.read(lambda connection: (_stored(connection, held), _requested(connection, held.trial_id)))
         if stored is not None:
             return stored
-    chosen, asked = study.storage.call(lambda: _suggest(study, held, {**given, **requested}))
+    fitting = _fitted(study, requested)
+    try:
+        chosen, asked = study.storage.call(lambda: _suggest(study, held, {**given, **fitting}))
+    except ValidationError as error:
+        if not requested:
+            raise
+        raise UnusableTrial(_refusal([str(problem["msg"]) for problem in error.errors()])) from error
 
     def write(connection: Connection) -> Hyperparameters:
         if not leases.hold(connection, study.id, trial_number=held.number, attempt=held.attempt, worker_key=worker.key):
@@ -94,11 +103,36 @@ def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any
         known = _stored(connection, held)
         if known is not None:
             return known
+        if requested:
+            tables.remove_parameters(connection, held.trial_id)  # of another program, perhaps with other ranges
         tables.put_parameters(connection, held.trial_id, asked.values, asked.distributions)
         tables.put(connection, TRIAL_SYSTEM, held.trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
         return chosen
 
     return study.storage.write(write)
+
+
+def refuse(study: Study, held: HeldTrial, worker: WorkerId, error: UnusableTrial) -> None:
+    """Fail a trial that cannot be trained as it was enqueued. The study continues, however many of them there are.
+
+    Raises:
+        LeaseLost: another worker has the trial now.
+    """
+    failed = messages.Failed(trial=held.number, error=type(error).__name__, message=str(error))
+
+    def write(connection: Connection) -> None:
+        if leases.end(
+            connection,
+            study.id,
+            trial_number=held.number,
+            attempt=held.attempt,
+            worker_key=worker.key,
+            ending=LeaseEnding.FAILED,
+            error=failed.error,
+        ):
+            endings.mark_failed(connection, study, trial_id=held.trial_id, attributes=endings.of_failed(failed))
+
+    study.storage.write(write)
 
 
 def plan(study: Study, number: int, *, num_train: int, num_classes: int) -> dict[str, Any]:
@@ -155,7 +189,9 @@ def _start_enqueued(connection: Connection, study: Study, worker: WorkerId) -> H
     trial_id, number = found
     tables.begin_trial(connection, trial_id)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
-    tables.put(connection, TRIAL_USER, trial_id, {attributes.WORKER: worker.name})
+    known = tables.get(connection, TRIAL_USER, trial_id, attributes.ORIGIN, attributes.SEED)
+    own = {attributes.ORIGIN: "enqueued", attributes.SEED: seed(study, number)} | known  # another program enqueues without them
+    tables.put(connection, TRIAL_USER, trial_id, own | {attributes.WORKER: worker.name})
     return HeldTrial(number=number, trial_id=trial_id, attempt=1, requested=_requested(connection, trial_id))
 
 
@@ -185,8 +221,25 @@ def _stored(connection: Connection, held: HeldTrial) -> Hyperparameters | None:
 
 
 def _requested(connection: Connection, trial_id: int) -> dict[str, Any]:
-    """Return the values of parameters that an enqueued trial must use; empty for any other trial."""
-    return dict(tables.get(connection, TRIAL_SYSTEM, trial_id, REQUESTED).get(REQUESTED, {}))
+    """Return the values of parameters that an enqueued trial must use; empty for any other trial.
+
+    `Study.enqueue_trial` stores them as an attribute, `Study.add_trial` with a waiting trial as parameters.
+    """
+    stored = tables.get(connection, TRIAL_SYSTEM, trial_id, REQUESTED).get(REQUESTED, {})
+    return tables.parameters(connection, trial_id) | (stored if isinstance(stored, dict) else {REQUESTED: stored})
+
+
+def _fitted(study: Study, requested: Mapping[str, Any]) -> dict[str, Any]:
+    if requested and study.combinations is not None:
+        raise UnusableTrial(f"the sampler {study.spec.sampler.name} tries all combinations in order; no trial can be enqueued")
+    fitting, reasons = space.fitted(requested, study.spec.search)
+    if reasons:
+        raise UnusableTrial(_refusal(reasons))
+    return fitting
+
+
+def _refusal(reasons: Sequence[str]) -> str:
+    return f"it was enqueued with values that this study does not search: {'; '.join(reasons)}"
 
 
 def _suggest(study: Study, held: HeldTrial, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:

@@ -94,7 +94,14 @@ def halted_by(stored: Mapping[str, Any]) -> str | None:
 
 def num_carried(stored: Mapping[str, Any]) -> int:
     """Return the number of a study's trials that were carried over from another study."""
-    return int((stored.get(MIGRATED) or {}).get("num_carried", 0))
+    number = migrated(stored).get("num_carried", 0)
+    return number if isinstance(number, int) else 0
+
+
+def migrated(stored: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the source of a migrated study, and what was carried over; empty for any other study."""
+    found = stored.get(MIGRATED)
+    return found if isinstance(found, dict) else {}
 
 
 def _num_combinations(study: Study) -> int | None:

@@ -1,5 +1,6 @@
 """Retraining: creates a study that trains the best configs of a search again, each with several seeds."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -88,7 +89,11 @@ def seeds(study: Study, count: int) -> tuple[int, ...]:
 
 def existing(study: Study) -> list[Study]:
     """Return the studies that retrain configs of this study, the newest first."""
-    found = [studies.load(name, study.storage) for name in studies.names(study.storage) if _number(study, name) is not None]
+    found = []
+    for name in studies.names(study.storage):
+        if _number(study, name) is not None:
+            with contextlib.suppress(StudyError):  # one that cannot be read says nothing about the others
+                found.append(studies.load(name, study.storage))
     return [other for other in found if other.spec.retraining is not None and other.spec.retraining.study == study.name]
 
 

@@ -25,7 +25,7 @@ from tuner.spec.study import Budget, Data, StudySpec
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import GIVEN_BUDGET, MIGRATED, SPEC
 from tuner.storage.engine import Storage
-from tuner.studies import notes
+from tuner.studies import moved, notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,12 @@ def up_to_date(connection: Connection, study: Study) -> Study:
 def with_stored(study: Study, attributes: Mapping[str, Any]) -> Study:
     """Return the study with the budget in its stored attributes."""
     stored = attributes.get(SPEC)
-    return study if stored is None else _with(study, budget=Budget.model_validate(json.loads(stored)["budget"]))
+    if stored is None:
+        return study
+    try:
+        return _with(study, budget=Budget.model_validate(_object(stored)["budget"]))
+    except (KeyError, ValidationError) as error:
+        raise _damaged(study.name) from error
 
 
 def names(storage: Storage) -> list[str]:
@@ -167,7 +172,10 @@ def _give_budget(connection: Connection, study: Study, budget: Budget) -> Budget
 def put_budget(connection: Connection, study: Study, budget: Budget) -> None:
     """Change only the budget in the storage. The study must be locked."""
     stored = tables.get(connection, tables.STUDY_USER, study.id, SPEC)
-    changed = json.loads(stored[SPEC]) | {"budget": budget.model_dump(mode="json")}
+    try:
+        changed = _object(stored[SPEC]) | {"budget": budget.model_dump(mode="json")}
+    except (KeyError, ValidationError) as error:
+        raise _damaged(study.name) from error
     tables.put(connection, tables.STUDY_USER, study.id, {SPEC: json.dumps(changed)})
 
 
@@ -175,12 +183,12 @@ def _with(study: Study, **sections: Any) -> Study:
     return replace(study, spec=study.spec.model_copy(update=sections))
 
 
-def _find(connection: Connection, name: str) -> Row[Any, Any, Any] | None:
-    """Return id, direction and spec of a study, or None if there is no such study."""
+def _find(connection: Connection, name: str) -> Row[Any, Any, Any, Any] | None:
+    """Return id, last direction with its place, and spec of a study, or None if there is no such study."""
     user, directions = tables.STUDY_USER, tables.DIRECTIONS
     is_spec = (user.c.study_id == tables.STUDIES.c.study_id) & (user.c.key == SPEC)
     query = (
-        select(tables.STUDIES.c.study_id, directions.c.direction, user.c.value_json)
+        select(tables.STUDIES.c.study_id, directions.c.direction, directions.c.objective, user.c.value_json)
         .join(directions, directions.c.study_id == tables.STUDIES.c.study_id)
         .outerjoin(user, is_spec)
         .where(tables.STUDIES.c.study_name == name)
@@ -189,36 +197,70 @@ def _find(connection: Connection, name: str) -> Row[Any, Any, Any] | None:
     return connection.execute(query).first()
 
 
-def _read_spec(name: str, found: Row[Any, Any, Any]) -> StudySpec:
+def _read_spec(name: str, found: Row[Any, Any, Any, Any]) -> StudySpec:
     cure = "Choose another name for the study, or another --storage."
     if found.value_json is None:
         raise StudyError(f"the study {name} in this storage was not created by tuner. {cure}")
-    if found.direction is not StudyDirection.MAXIMIZE:
+    if found.direction is not StudyDirection.MAXIMIZE or found.objective:
         raise StudyError(f"the study {name} in this storage does not maximize a single value, so it was not created by tuner. {cure}")
+    text = tables.decoded(found.value_json)
     try:
-        return parse_spec(json.loads(found.value_json))
+        _object(text)
     except ValidationError as error:
-        raise StudyError(f"the study {name} was created by another version of tuner: {error.errors()[0]['msg']}. {cure}") from error
+        raise _damaged(name) from error
+    try:
+        return parse_spec(text, name=name)
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["loc"] == ("name",):
+            raise StudyError(
+                f"the study {name} was renamed or copied by another program, and a name of a study has only letters, digits, dots, dashes "
+                "and underscores, and at most 100 of them. Give it another name with that program"
+            ) from error
+        raise StudyError(f"the study {name} was created by another version of tuner: {first['msg']}. {cure}") from error
 
 
-def parse_spec(text: str) -> StudySpec:
+def parse_spec(text: Any, *, name: str | None = None) -> StudySpec:
     """Return the spec of a study from its attribute `SPEC`, which this or an earlier version of tuner wrote.
+
+    `name` is the name of the study in the storage: Optuna and optuna-dashboard rename and copy a study without changing its spec.
 
     Raises:
         ValidationError: this version cannot read it.
     """
-    stored = TypeAdapter(dict[str, Any]).validate_json(text)
+    stored = _object(text)
+    if name is not None:
+        stored = stored | {"name": name}
     search = stored.get("search")
     if isinstance(search, dict) and "adam_weight_decay" not in search:  # before this field existed, `weight_decay` acted on adam
         stored = stored | {"search": search | {"adam_weight_decay": True}}
     return StudySpec.model_validate(stored | {"data": keep_earlier_order(stored.get("data"))})
 
 
+def _object(text: Any) -> dict[str, Any]:
+    """Return the stored spec as a dict.
+
+    Raises:
+        ValidationError: it is something else.
+    """
+    return TypeAdapter(dict[str, Any]).validate_json(text if isinstance(text, str) else "null")
+
+
+def _damaged(name: str) -> StudyError:
+    return StudyError(
+        f"the study {name} cannot be read: its user attribute `{SPEC}` is not what tuner wrote. Restore it from a backup of the database, "
+        "or delete the study"
+    )
+
+
 def _open(study_id: int, spec: StudySpec, storage: Storage) -> Study:
     combinations = enumeration.combinations(spec)
     if combinations is not None:
         random.Random(spec.seed).shuffle(combinations)
-    migrated = storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study_id, MIGRATED)).get(MIGRATED) or {}
+    if storage.read(lambda connection: moved.is_incomplete(connection, study_id, spec.name)):
+        storage.write(lambda connection: moved.complete(connection, study_id, spec.name))
+    migrated = storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study_id, MIGRATED)).get(MIGRATED)
+    migrated = migrated if isinstance(migrated, dict) else {}
     reader = storage.call(lambda: OptunaStudy(spec.name, storage.cached, sampler=RandomSampler(), pruner=NopPruner()))
     return Study(
         name=spec.name, spec=spec, storage=storage, optuna=reader, id=study_id, combinations=combinations,

@@ -11,7 +11,7 @@ from typing import TypeVar
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection
 
-from tuner.errors import LeaseLost
+from tuner.errors import LeaseLost, UnusableTrial
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.sampling import pruners
@@ -66,10 +66,19 @@ class HeartbeatAnswer:
     request: WorkerRequest | None
 
 
-def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, epochs: int) -> Claim | None:
+def claim(
+    study: Study,
+    worker: WorkerId,
+    *,
+    num_train: int,
+    num_classes: int,
+    epochs: int,
+    refused: Callable[[int, str], None] = lambda number, why: None,
+) -> Claim | None:
     """Claim a trial for a worker: a running one without a worker, else a new one. Return None if there is none; see `stop_reason`.
 
     A resumed trial keeps its number, hyperparameters and seed. If None is returned, other workers may still be training.
+    A trial that another program enqueued with values that the study does not search fails; `refused` gets its number and the reason.
 
     Raises:
         Dismissed: this worker was asked to end.
@@ -83,6 +92,10 @@ def claim(study: Study, worker: WorkerId, *, num_train: int, num_classes: int, e
             chosen = claims.choose(study, held, worker, given)
         except LeaseLost:
             continue  # the sampler took so long that another worker got the trial
+        except UnusableTrial as error:
+            claims.refuse(study, held, worker, error)
+            refused(held.number, str(error))
+            continue
         return Claim(
             number=held.number,
             trial_id=held.trial_id,

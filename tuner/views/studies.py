@@ -130,7 +130,7 @@ def _listed(connection: Connection, found: Sequence[tuple[int, str]]) -> list[Li
     for study_id, name in found:
         stored = tables.get(connection, STUDY_USER, study_id, SPEC, *progress.STORED)
         states = counts.get(study_id, {})
-        spec, num_combinations = _spec(stored.get(SPEC))
+        spec, num_combinations = _spec(name, stored.get(SPEC), directions.get(study_id, ()))
         listed.append(
             Listed(
                 id=study_id,
@@ -153,15 +153,16 @@ def _directions(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[S
     return found
 
 
-def _spec(stored: Any) -> tuple[StudySpec | None, int | None]:
+def _spec(name: str, stored: Any, directions: Sequence[StudyDirection]) -> tuple[StudySpec | None, int | None]:
     """Return the spec of a study and the number of its combinations; both are None if this version cannot read the spec."""
-    return _parsed(stored) if isinstance(stored, str) else (None, None)
+    is_ours = isinstance(stored, str) and tuple(directions) == (StudyDirection.MAXIMIZE,)
+    return _parsed(name, stored) if is_ours else (None, None)
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(text: str) -> tuple[StudySpec | None, int | None]:
+def _parsed(name: str, text: str) -> tuple[StudySpec | None, int | None]:
     try:
-        spec = studies.parse_spec(text)
+        spec = studies.parse_spec(text, name=name)
         combinations = enumeration.combinations(spec)
     except (ValidationError, SpecError):
         return None, None

@@ -31,6 +31,18 @@ def test_a_worker_spends_the_budget_and_ends(make: Make) -> None:
     assert "4 trials" in runner.events[-1].message
 
 
+def test_a_trial_that_optuna_enqueued_with_unsearched_values_fails_and_the_worker_continues(make: Make) -> None:
+    runner = make(training={"promote": 1.0})
+    for _ in range(3):
+        runner.study.optuna.enqueue_trial({"optimizer": "adam"})
+    runner.work()
+    assert runner.states() == ["FAIL"] * 3 + ["COMPLETE"]
+    assert runner.happened(EventKind.FAILED) == [0, 1, 2]
+    failed = [event.message for event in runner.events if event.what is EventKind.FAILED]
+    assert all("optimizer is 'adam'; expected" in message for message in failed)
+    assert runner.happened(EventKind.TROUBLE) == []
+
+
 def test_a_worker_that_joins_a_finished_study_starts_nothing(make: Make) -> None:
     runner = make()
     runner.work()

@@ -102,10 +102,10 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     }
 
 
-def _regret(site: Site, view: StudyView, prepared: Mapping[str, Any]) -> Mapping[str, Any]:
+def _regret(site: Site, view: StudyView, prepared: Any) -> Mapping[str, Any]:
     """Return the regret bound, and whether it is smaller than the standard error of the best value."""
     found, best = site.regrets.at(view.listed, view.history.num_completed), view.history.best
-    num_images = prepared.get("num_validation")
+    num_images = prepared.get("num_validation") if isinstance(prepared, Mapping) else None
     is_luck = found is not None and best is not None and num_images is not None and found.is_within(best.value, num_images)
     return {"regret": found, "is_luck": is_luck, "num_images": num_images}
 

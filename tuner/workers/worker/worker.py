@@ -138,7 +138,7 @@ class Worker:
 
         def claim() -> Claim | None:
             self._abandoned.deliver()
-            return trials.claim(self._study, self._identity, **sizes)
+            return trials.claim(self._study, self._identity, **sizes, refused=self._report_refused)
 
         try:
             return self._retry(
@@ -153,6 +153,9 @@ class Worker:
             if self._stopping.is_asked:
                 return None
             raise
+
+    def _report_refused(self, number: int, why: str) -> None:
+        self._events.emit(EventKind.FAILED, number, message=why)
 
     def _dismiss(self, why: str) -> None:
         """Stop after the current trial was released, in a way that tells the engine not to start the worker again."""
