@@ -16,7 +16,7 @@ from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.studies.trials import WorkerId
 from tuner.studies.workers import WorkerRequest, WorkerStatus
-from tuner.views import failures, status
+from tuner.views import status
 from tuner.views import trial as views_trial
 
 Begin = Callable[..., Study]
@@ -250,7 +250,7 @@ def test_failures_are_grouped_with_the_last_lines_of_the_log(study: Study) -> No
     for error, log in (("OutOfMemory", "first"), ("OutOfMemory", "x" * 9000 + "last"), ("ValueError", "")):
         claimed = by_hand.must_claim(study)
         trials.fail(study, claimed, by_hand.failed(claimed, error, log=log))
-    memory, value = study.storage.read(lambda connection: failures.read(connection, study.id))
+    memory, value = study.storage.read(lambda connection: status.failures(connection, study.id))
     assert (memory.error, memory.num_trials, memory.last_number, len(memory.log), memory.log[-4:]) == ("OutOfMemory", 2, 1, 4096, "last")
     assert (value.error, value.log) == ("ValueError", "")
 

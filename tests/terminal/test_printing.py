@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Group
 from rich.status import Status
+from rich.table import Table
 from rich.text import Text
 
 from tuner.results import statistics
@@ -89,7 +90,7 @@ def test_a_busy_message_is_not_markup(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(printing, "stderr", lambda: made)
     with printing.busy("reading Bird [adult]") as shown:
         assert isinstance(shown, Status)
-        assert str(shown.renderable.text) == "reading Bird [adult]"  # type: ignore[attr-defined]
+        assert str(shown.renderable.text) == "reading Bird [adult]"
 
 
 def test_columns_of_a_confusion_matrix_have_different_names() -> None:
@@ -102,4 +103,5 @@ def test_columns_of_a_confusion_matrix_have_different_names() -> None:
         confusion = ((1, 0), (0, 1))
 
     table = versions._confusion(Judged())  # type: ignore[arg-type]
+    assert isinstance(table, Table)
     assert [column.header for column in table.columns] == ["true class", "Bir…t]", "Bir…k]"]

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 import pytest
@@ -78,7 +79,7 @@ def test_the_bound_is_computed_from_parameters_that_all_best_trials_share(
     storage.close()
 
 
-def test_there_is_no_bound_without_enough_trials_or_parameters(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_bound_without_enough_trials_or_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = storages.open(databases.sqlite(tmp_path))
     study = optuna.create_study(storage=storage.rdb, direction="maximize")
     add(study, 30, random.Random(0))
@@ -99,7 +100,7 @@ def test_there_is_no_bound_without_enough_trials_or_parameters(tmp_path: object,
     storage.close()
 
 
-def test_the_bound_is_computed_again_after_an_outage_of_the_storage(tmp_path: object) -> None:
+def test_the_bound_is_computed_again_after_an_outage_of_the_storage(tmp_path: Path) -> None:
     storage = storages.open(databases.sqlite(tmp_path))
     study = optuna.create_study(storage=storage.rdb, direction="maximize")
     add(study, 30, random.Random(0))

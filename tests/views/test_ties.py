@@ -9,7 +9,7 @@ from tests.studies import by_hand
 from tuner.storage.tables import TRIALS
 from tuner.studies import trials
 from tuner.studies.study import Study
-from tuner.views import failures, status
+from tuner.views import status
 
 
 def end_at_once(study: Study) -> None:
@@ -32,5 +32,5 @@ def test_of_two_equally_frequent_failures_the_latest_comes_first(begin: Callable
     for error in ("ValueError", "MemoryError", "OSError"):
         claimed = by_hand.must_claim(study)
         trials.fail(study, claimed, by_hand.failed(claimed, error))
-    found = study.storage.read(lambda connection: failures.read(connection, study.id))
+    found = study.storage.read(lambda connection: status.failures(connection, study.id))
     assert [(each.error, each.num_trials) for each in found] == [("OSError", 1), ("MemoryError", 1), ("ValueError", 1)]

@@ -25,7 +25,6 @@ from tuner.studies.study import Study
 from tuner.terminal import plain, printing
 from tuner.terminal import status as status_screens
 from tuner.terminal import watch as watch_screens
-from tuner.views import failures
 from tuner.views import status as views_status
 from tuner.views.status import Snapshot
 
@@ -119,7 +118,7 @@ def watch(name: str, url: str, *, as_json: bool) -> int:
 
 def _read(study: Study) -> watch_screens.WatchedStudy:
     snapshot = views_status.snapshot(study)
-    failed = study.storage.read(lambda connection: failures.read(connection, study.id)) if snapshot.num_failed else []
+    failed = study.storage.read(lambda connection: views_status.failures(connection, study.id)) if snapshot.num_failed else []
     return watch_screens.WatchedStudy(
         snapshot=snapshot, workers=tuple(workers.of_study(study)), curve=tuple(views_status.best_curve(study)), failures=tuple(failed)
     )

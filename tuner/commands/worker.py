@@ -14,10 +14,10 @@ from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
 from tuner.studies.study import Study
-from tuner.terminal import event_lines, plain
+from tuner.terminal import plain
 from tuner.workers.bucket import transfer
 from tuner.workers.bucket.transfer import Folders
-from tuner.workers.worker import process
+from tuner.workers.worker import events, process
 from tuner.workers.worker.events import Event, EventEmitter
 from tuner.workers.worker.stopping import Stopping, on_signals
 
@@ -109,6 +109,6 @@ def new_name() -> str:
 
 
 def _print_event(event: Event) -> None:
-    line = event_lines.plain(event, is_best=False)
+    line = events.log_line(event, is_best=False)
     if line is not None:
         plain.line(line)

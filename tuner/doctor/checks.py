@@ -21,7 +21,7 @@ from tuner.doctor.findings import DoctorContext, Finding, Level
 from tuner.errors import StorageError, TunerError
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
-from tuner.workers.worker import environment
+from tuner.workers.worker import trainer
 
 #: time limit for reading cache entries
 _READ_SECONDS = 5.0
@@ -129,7 +129,7 @@ def _remove(damaged: Sequence[CacheEntry]) -> Finding:
 
 def settings(given: Mapping[str, str], encoding: str) -> Iterator[Finding]:
     """Name settings of Keras, TensorFlow and Python that child processes do not get, and an encoding of file names other than UTF-8."""
-    found = [*environment.overridden(given), *environment.keras_settings(given)]
+    found = [*trainer.overridden_variables(given), *trainer.keras_settings(given)]
     if found:
         cure = "nothing to do: tuner trains with the TensorFlow backend and default settings; set threads with --threads"
         yield findings.note("settings", f"ignored in workers, trainers and exports: {wording.listed(found)}", cure)

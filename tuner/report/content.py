@@ -14,10 +14,10 @@ from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import PREPARED
 from tuner.studies import study as studies
 from tuner.studies.study import Study
-from tuner.views import failures, trial
+from tuner.views import status, trial
 from tuner.views import studies as views_studies
 from tuner.views import trials as views_trials
-from tuner.views.failures import FailedTrials
+from tuner.views.status import FailedTrials
 from tuner.views.studies import StudyView
 from tuner.views.trial import Attempt
 from tuner.views.trials import CurvePoint
@@ -107,7 +107,7 @@ def _read(connection: Connection, study: Study, trials: Sequence[FrozenTrial], d
         curves={ids[trial_id]: points for trial_id, points in curves.items()},
         attempts=trial.attempts(connection, study.id),
         best_trial=None if best is None else trial.read(connection, study.id, best.number),
-        failures=failures.read(connection, study.id),
+        failures=status.failures(connection, study.id),
         attributes=attributes,
         at=tables.clock(connection),
     )

@@ -14,13 +14,24 @@ from rich.text import Text
 from tuner import wording
 from tuner.spec import plan as plans
 from tuner.spec.study import StudySpec
-from tuner.terminal import event_lines, plain, printing
+from tuner.terminal import plain, printing
 from tuner.views.status import RunningTrial, Snapshot
+from tuner.workers.worker import events
 from tuner.workers.worker.events import Event, EventKind
 
 #: number of running trials with a row of their own
 _LISTED_TRIALS = 16
 _WIDEST_BAR = 60
+#: events without a line on a terminal: the live view shows them already
+_HIDDEN = (EventKind.EPOCH, EventKind.STARTED, EventKind.PROMOTED, EventKind.ENDED)
+_STYLES = {
+    EventKind.COMPLETED: "good",
+    EventKind.PRUNED: "quiet",
+    EventKind.FAILED: "bad",
+    EventKind.TROUBLE: "bad",
+    EventKind.GAVE_UP: "bad",
+    EventKind.REFUSED: "bad",
+}
 
 
 class Screen(Protocol):
@@ -72,7 +83,7 @@ class LiveScreen:
         """Print the line of an event, if it has one, above the current state."""
         if event.what is EventKind.READY:
             self._ready.add(event.worker)
-        styled = event_lines.styled(event, is_best=is_best)
+        styled = _styled(event, is_best=is_best)
         if styled is not None:
             self._live.console.print(styled)
 
@@ -138,7 +149,7 @@ class PlainScreen:
 
     def show_event(self, event: Event, *, is_best: bool) -> None:
         """Print the line of an event, if it has one."""
-        line = event_lines.plain(event, is_best=is_best)
+        line = events.log_line(event, is_best=is_best)
         if line is not None:
             plain.line(line)
 
@@ -216,3 +227,22 @@ def running_trials(trials: tuple[RunningTrial, ...]) -> RenderableType:
     if len(trials) > _LISTED_TRIALS:
         rows.add_row("", f"… {len(trials) - _LISTED_TRIALS} more", style="quiet")
     return rows
+
+
+def _styled(event: Event, *, is_best: bool) -> Text | None:
+    """Return the line of an event above the live view, or None if it has none."""
+    if event.what in _HIDDEN:
+        return None
+    line = Text(time.strftime("%H:%M:%S  ", time.localtime(event.at)), style="quiet", no_wrap=True, overflow="ellipsis")
+    subject = wording.worker(event.worker) if event.trial is None else f"trial {event.trial}"
+    line.append(f"{subject:<10}", style="strong" if is_best else "")
+    line.append(f"{event.what.value:<10}", style=_STYLES.get(event.what, ""))
+    if event.value is not None:
+        line.append(f" {event.value:.4f}", style="bold green" if is_best else "")
+    if event.seconds is not None:
+        line.append(f"  {event.seconds:.1f} s", style="quiet")
+    if is_best:
+        line.append("  new best", style="bold green")
+    if event.message:
+        line.append(f"  {event.message.splitlines()[0]}", style="quiet")
+    return line

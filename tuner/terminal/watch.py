@@ -14,8 +14,7 @@ from tuner.spec import plan as plans
 from tuner.spec.study import StudySpec
 from tuner.studies.workers import WorkerRow
 from tuner.terminal import live, printing
-from tuner.views.failures import FailedTrials
-from tuner.views.status import Snapshot
+from tuner.views.status import FailedTrials, Snapshot
 
 _BARS = "▁▂▃▄▅▆▇█"
 _CURVE_LENGTH = 50

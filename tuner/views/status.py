@@ -1,18 +1,20 @@
-"""Status: a snapshot of a study, cheap enough to be read twice a second."""
+"""Status: a snapshot of a study, cheap enough to be failures twice a second."""
 
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Table, and_, func, select
 
 from tuner.protocol.messages import Stage
 from tuner.spec import budget
 from tuner.storage import tables
+from tuner.storage.attributes import ERROR, LOG, MESSAGE
 from tuner.storage.queries import VALUED
-from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIALS
+from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIAL_SYSTEM, TRIAL_USER, TRIALS
 from tuner.studies import leases
 from tuner.studies import progress as studies_progress
 from tuner.studies.leases import Lease
@@ -159,3 +161,57 @@ def _running(connection: Connection, open_leases: Sequence[Lease], probe_epochs:
 def _stage_seconds(connection: Connection, study_id: int) -> dict[str, float]:
     query = select(EPOCHS.c.stage, func.sum(EPOCHS.c.seconds)).where(EPOCHS.c.study_id == study_id).group_by(EPOCHS.c.stage)
     return {stage: seconds or 0.0 for stage, seconds in connection.execute(query)}
+
+
+#: maximum number of kinds of failure, the most frequent first
+_MAX_FAILURES = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedTrials:
+    """The failed trials of one kind."""
+
+    #: for example MemoryError; "" if the trials have no kind
+    error: str
+    num_trials: int
+    #: number of the last failed trial
+    last_number: int
+    #: its message; "" if it has none
+    message: str
+    #: last lines of its trainer's log; "" if there are none
+    log: str
+
+
+def failures(connection: Connection, study_id: int) -> list[FailedTrials]:
+    """Return the failures of a study by kind, the most frequent kind first; of equally frequent ones, the latest."""
+    is_error = and_(TRIAL_USER.c.trial_id == TRIALS.c.trial_id, TRIAL_USER.c.key == ERROR)
+    query = (
+        select(TRIAL_USER.c.value_json, func.count().label("num"), func.max(TRIALS.c.number))
+        .select_from(TRIALS.outerjoin(TRIAL_USER, is_error))
+        .where(TRIALS.c.study_id == study_id, TRIALS.c.state == TrialState.FAIL)
+        .group_by(TRIAL_USER.c.value_json)
+        .order_by(func.count().desc(), func.max(TRIALS.c.number).desc())
+        .limit(_MAX_FAILURES)
+    )
+    found = [(_text(stored), num, number) for stored, num, number in connection.execute(query)]
+    numbers = [number for _, _, number in found]
+    messages = _texts(connection, study_id, numbers, TRIAL_USER, MESSAGE)
+    logs = _texts(connection, study_id, numbers, TRIAL_SYSTEM, LOG)
+    return [
+        FailedTrials(error=error, num_trials=num, last_number=number, message=messages.get(number, ""), log=logs.get(number, ""))
+        for error, num, number in found
+    ]
+
+
+def _texts(connection: Connection, study_id: int, numbers: list[int], table: Table, key: str) -> Mapping[int, str]:
+    if not numbers:
+        return {}
+    is_it = and_(table.c.trial_id == TRIALS.c.trial_id, table.c.key == key)
+    query = select(TRIALS.c.number, table.c.value_json).join(table, is_it)
+    rows = connection.execute(query.where(TRIALS.c.study_id == study_id, TRIALS.c.number.in_(numbers)))
+    return {number: _text(stored) for number, stored in rows}
+
+
+def _text(stored: str | None) -> str:
+    value: Any = None if stored is None else json.loads(stored)
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value)

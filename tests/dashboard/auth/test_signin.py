@@ -10,9 +10,8 @@ from starlette.testclient import TestClient
 from tests.dashboard.clients import HERE, PASSWORD, authentication_of, new_storage, sign_in
 from tuner.dashboard import app
 from tuner.dashboard.auth import accounts, authentication
-from tuner.dashboard.auth.authentication import Authentication
+from tuner.dashboard.auth.authentication import BY_ADDRESS, BY_NAME, Authentication, Throttle
 from tuner.dashboard.auth.permissions import Role
-from tuner.dashboard.auth.throttle import BY_ADDRESS, BY_NAME, Throttle
 from tuner.dashboard.settings import Settings
 from tuner.storage import audit
 from tuner.storage import engine as storages

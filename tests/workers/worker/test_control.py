@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.waiting import WaitPoint
 from tuner.studies import control, workers
-from tuner.views import failures
+from tuner.views import status
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.rehearsal import Fault, Script
 from tuner.workers.worker.worker import WorkerTiming
@@ -88,5 +88,5 @@ def test_a_failed_trial_keeps_the_last_lines_of_its_trainers_log(make: Make) -> 
     runner = make(budget={"trials": 1})
     runner.script = Script(faults={0: [Fault.CRASH, Fault.CRASH]})
     runner.work()
-    (failed,) = runner.study.storage.read(lambda connection: failures.read(connection, runner.study.id))
+    (failed,) = runner.study.storage.read(lambda connection: status.failures(connection, runner.study.id))
     assert (failed.num_trials, failed.last_number, failed.log) == (1, 0, "Fatal Python error: Segmentation fault")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tuner.workers.worker import environment
+from tuner.workers.worker import trainer
 
 #: settings of people's shells, each of which changes or ends a trainer that gets it
 HOSTILE = {
@@ -41,34 +41,34 @@ NEEDED = {
 
 
 def test_a_child_is_the_same_whatever_the_shell_sets() -> None:
-    assert environment.for_child(HOSTILE | NEEDED) == environment.for_child(NEEDED)
+    assert trainer.child_environment(HOSTILE | NEEDED) == trainer.child_environment(NEEDED)
 
 
 def test_a_child_keeps_what_it_needs() -> None:
-    assert environment.for_child(NEEDED).items() >= NEEDED.items()
+    assert trainer.child_environment(NEEDED).items() >= NEEDED.items()
 
 
 def test_every_child_uses_tensorflow_and_one_order_of_sets() -> None:
-    assert environment.for_child({}).items() >= {"KERAS_BACKEND": "tensorflow", "PYTHONHASHSEED": "0"}.items()
+    assert trainer.child_environment({}).items() >= {"KERAS_BACKEND": "tensorflow", "PYTHONHASHSEED": "0"}.items()
 
 
 def test_the_user_decides_what_tensorflow_logs() -> None:
-    assert environment.for_child({})["TF_CPP_MIN_LOG_LEVEL"] == "2"
-    assert environment.for_child({"TF_CPP_MIN_LOG_LEVEL": "0"})["TF_CPP_MIN_LOG_LEVEL"] == "0"
+    assert trainer.child_environment({})["TF_CPP_MIN_LOG_LEVEL"] == "2"
+    assert trainer.child_environment({"TF_CPP_MIN_LOG_LEVEL": "0"})["TF_CPP_MIN_LOG_LEVEL"] == "0"
 
 
 def test_of_the_flags_of_xla_only_the_folder_of_cuda_remains() -> None:
     given = {"XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_cuda_data_dir=/opt/cuda"}
-    assert environment.for_child(given)["XLA_FLAGS"] == "--xla_gpu_cuda_data_dir=/opt/cuda"
+    assert trainer.child_environment(given)["XLA_FLAGS"] == "--xla_gpu_cuda_data_dir=/opt/cuda"
 
 
 def test_the_overridden_settings_are_named_with_their_values() -> None:
     given = NEEDED | {"KERAS_BACKEND": "jax", "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "x" * 100}
-    assert list(environment.overridden(given)) == ["KERAS_BACKEND=jax", "OMP_NUM_THREADS=" + "x" * 59 + "…", "PYTHONWARNINGS=error"]
+    assert list(trainer.overridden_variables(given)) == ["KERAS_BACKEND=jax", "OMP_NUM_THREADS=" + "x" * 59 + "…", "PYTHONWARNINGS=error"]
 
 
 def test_a_setting_with_the_value_of_every_child_is_not_named() -> None:
-    assert not list(environment.overridden({"KERAS_BACKEND": "tensorflow", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": ""}))
+    assert not list(trainer.overridden_variables({"KERAS_BACKEND": "tensorflow", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": ""}))
 
 
 @pytest.mark.parametrize("folder", ["HOME", "KERAS_HOME"])
@@ -79,22 +79,22 @@ def test_the_settings_of_keras_json_are_named_if_they_differ_from_the_defaults(f
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps({"backend": "torch", "floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_first"}))
     given = {} if folder == "HOME" else {"KERAS_HOME": str(tmp_path)}
-    assert list(environment.keras_settings(given)) == [f"backend=torch ({file})", f"image_data_format=channels_first ({file})"]
+    assert list(trainer.keras_settings(given)) == [f"backend=torch ({file})", f"image_data_format=channels_first ({file})"]
 
 
 @pytest.mark.parametrize("content", [None, "not json", "[1]", "{}"])
 def test_an_unusable_keras_json_has_no_settings(content: str | None, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "keras.json").write_text(content)
-    assert not list(environment.keras_settings({"KERAS_HOME": str(tmp_path)}))
+    assert not list(trainer.keras_settings({"KERAS_HOME": str(tmp_path)}))
 
 
 def test_files_of_the_current_folder_do_not_hide_modules_from_a_child(tmp_path: Path) -> None:
     for name in ("types.py", "random.py", "numpy.py", "keras.py"):
         (tmp_path / name).write_text("raise SystemExit('the wrong file')")
     done = subprocess.run(
-        [sys.executable, *environment.PYTHON, "tuner.trainer.process", "--help"], cwd=tmp_path,
-        env=environment.for_child(dict(os.environ) | HOSTILE), capture_output=True, text=True, check=False,
+        [sys.executable, *trainer.PYTHON, "tuner.trainer.process", "--help"], cwd=tmp_path,
+        env=trainer.child_environment(dict(os.environ) | HOSTILE), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "--threads" in done.stdout
@@ -103,7 +103,7 @@ def test_files_of_the_current_folder_do_not_hide_modules_from_a_child(tmp_path: 
 def test_a_child_finds_tuner_where_this_process_found_it(tmp_path: Path) -> None:
     given = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, *environment.PYTHON, "tuner", "--version"], cwd=tmp_path,
-        env=environment.for_child(given), capture_output=True, text=True, check=False,
+        [sys.executable, *trainer.PYTHON, "tuner", "--version"], cwd=tmp_path,
+        env=trainer.child_environment(given), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.startswith("tuner "), done.stderr

@@ -15,7 +15,7 @@ from tuner.spec import plan, space
 from tuner.spec.study import StudySpec
 from tuner.storage import tables
 from tuner.storage.attributes import MIGRATED, PREPARED
-from tuner.views import failures, outlook, trial, trials
+from tuner.views import outlook, status, trial, trials
 from tuner.views import studies as views_studies
 from tuner.views.studies import StudyView
 from tuner.views.trials import SortOrder, TrialRow
@@ -90,7 +90,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "chart": charts.history(view.history, listed.num_trials, maximizes=maximizes),
         "open": [(trial, listed_trial(trial.row)) for trial in view.open],
         "parameters": {} if best is None else parameters(connection, listed.id, best.number),
-        "failures": failures.read(connection, listed.id) if listed.counts.get(TrialState.FAIL) else [],
+        "failures": status.failures(connection, listed.id) if listed.counts.get(TrialState.FAIL) else [],
         "rows": [listed_trial(row) for row in rows],
         "order": order.value,
         "number": number,

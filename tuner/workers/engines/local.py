@@ -14,13 +14,13 @@ from multiprocessing.connection import Connection
 import psutil
 
 from tuner import machine
-from tuner.workers.worker import environment
+from tuner.workers.worker import trainer
 from tuner.workers.worker.events import Event, EventKind, Tell
 from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.stopping import Stopping
 
 #: command that starts a worker; the file descriptor of its pipe is appended
-COMMAND: tuple[str, ...] = (sys.executable, *environment.PYTHON, "tuner.workers.worker.process")
+COMMAND: tuple[str, ...] = (sys.executable, *trainer.PYTHON, "tuner.workers.worker.process")
 #: crashes of one worker, without an ended trial in between, after which it is given up
 _MAX_CRASHES = 3
 #: part of the machine's memory that all workers together may use
@@ -101,7 +101,7 @@ def _start(assignment: Assignment, command: tuple[str, ...], leave_seconds: floa
             stderr=subprocess.STDOUT,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
-            env=environment.for_child(os.environ),
+            env=trainer.child_environment(os.environ),
         )
     pipe = Connection(ours.detach())
     with contextlib.suppress(OSError):  # a process that has ended by now is handled like one that crashes later

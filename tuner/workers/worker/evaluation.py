@@ -13,12 +13,12 @@ from tuner.protocol import errands, messages
 from tuner.studies import data_check
 from tuner.studies.study import Study
 from tuner.workers.bucket.transfer import Folders
-from tuner.workers.worker import environment, trainer
+from tuner.workers.worker import trainer
 from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.trainer import Limits, Trainer, TrainerDied, TrainerHung, WarmTrainer, request_error
 
 #: command of the errand process; two files and the number of threads are appended
-COMMAND: tuple[str, ...] = (sys.executable, *environment.PYTHON, "tuner.trainer.errand")
+COMMAND: tuple[str, ...] = (sys.executable, *trainer.PYTHON, "tuner.trainer.errand")
 
 
 def run(errand: errands.Errand, *, threads: int = 0) -> errands.Exported | errands.Compared | errands.ImagePredictions | errands.Verified:
@@ -37,7 +37,7 @@ def run(errand: errands.Errand, *, threads: int = 0) -> errands.Exported | erran
                 stdin=subprocess.DEVNULL,
                 stdout=written,
                 stderr=subprocess.STDOUT,
-                env=environment.for_child(os.environ),
+                env=trainer.child_environment(os.environ),
                 check=False,
             )
         if not answered.exists():

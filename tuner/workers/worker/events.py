@@ -117,3 +117,10 @@ class EventEmitter:
         if message != self._last_warning:
             self._last_warning = message
             self.emit(EventKind.TROUBLE, trial, message=message)
+
+
+def log_line(event: Event, *, is_best: bool) -> str | None:
+    """Return the line of an event in a log, or None if it has none."""
+    if event.what is EventKind.EPOCH:
+        return None
+    return line(event) + (" (new best)" if is_best else "")

@@ -49,7 +49,7 @@ def test_arrays_named_train_and_test_are_official_splits(tmp_path: Path) -> None
 )
 def test_names_that_people_give_arrays_are_read_as_splits(tmp_path: Path, names: list[str]) -> None:
     values = X[:3], Y[:3, None], X[3:4], Y[3:4, None], X[4:], Y[4:, None]
-    np.savez(tmp_path / "a.npz", **dict(zip(names, values, strict=True)))
+    np.savez(tmp_path / "a.npz", **dict(zip(names, values, strict=True)))  # type: ignore[arg-type]
     data = read(tmp_path / "a.npz")
     assert data.official is not None
     assert data.official.tolist() == [dataset.TRAIN] * 3 + [dataset.VALIDATION] + [dataset.TEST] * 2

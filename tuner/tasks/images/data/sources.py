@@ -119,7 +119,7 @@ def use_import_path(folders: Sequence[str]) -> None:
 
 def import_path() -> tuple[str, ...]:
     """Return the import path of this process in absolute paths, for `use_import_path` of another process."""
-    return tuple(str(Path(folder).absolute()) for folder in sys.path if isinstance(folder, str))
+    return tuple(str(Path(folder).absolute()) for folder in sys.path if isinstance(folder, str))  # type: ignore[redundant-expr] # a notebook may put anything there
 
 
 def require_outside() -> None:

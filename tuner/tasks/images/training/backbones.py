@@ -215,7 +215,9 @@ def _wrapped(network: keras.Model, model: study.Model) -> Backbone:
 def _headless(network: keras.Model) -> keras.Model:
     """Return a network without its old head: the last Dense layer, or the last 1 x 1 convolution before probabilities, and all above it."""
     graph = keras_private.graph_of(network)
-    below = None if graph is None else _below_head(graph)
+    if graph is None:
+        return network
+    below = _below_head(graph)
     if below is None or below is graph.inputs[0]:
         return network
     return keras.Model(graph.inputs[0], below, name=network.name)
