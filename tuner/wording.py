@@ -37,12 +37,6 @@ def show(value: Any, *, longest: int = 60) -> str:
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
-def cut(text: str, longest: int = SHOWN) -> str:
-    """Return a text of the user's for a message: on one line, and shortened."""
-    line = visible(" ".join(text[: 2 * longest].split()))
-    return line if len(line) <= longest and len(text) <= 2 * longest else f"{line[: longest - 1]}…"
-
-
 def visible(text: str) -> str:
     r"""Return text from data on one line, as it is; characters that a screen obeys or hides are written as `\n` or `\u001b`."""
     return _ANY_HIDDEN.sub(_escaped, text)
@@ -86,6 +80,12 @@ def shortened(names: Sequence[str], *, longest: int) -> list[str]:
             name if len(name) <= longest else f"{name[: max(1, longest - len(end))]}{end}" for name, end in zip(shown, ends, strict=True)
         ]
     return cut
+
+
+def cut(text: str, longest: int = SHOWN) -> str:
+    """Return a text of the user's for a message: on one line, and shortened."""
+    line = visible(" ".join(text[: 2 * longest].split()))
+    return line if len(line) <= longest and len(text) <= 2 * longest else f"{line[: longest - 1]}…"
 
 
 def number(value: float) -> str:

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,10 @@ def test_the_result_section_leaves_out_what_was_not_measured(make_best: Callable
     result = export.resolved(make_best(test_accuracy=None, rule_value=None, best_epoch=None, seconds=None)).result
     assert result is not None
     assert not {"test_accuracy", "rule", "best_epoch", "seconds"} & result.keys()
+
+
+def test_the_result_holds_what_the_commonest_class_scores_if_it_is_known(make_best: Callable[..., Best]) -> None:
+    known = PREPARED.model_copy(update={"commonest": "Bird", "commonest_validation": 0.99})
+    result = json.loads(export.as_json(make_best(prepared=known)))["result"]
+    assert result["always_commonest_class"] == {"class": "Bird", "validation_accuracy": 0.99}
+    assert "always_commonest_class" not in json.loads(export.as_json(make_best()))["result"]

@@ -183,18 +183,6 @@ def test_an_impossible_study_built_in_python_is_refused_too() -> None:
         StudySpec.model_validate(MINIMAL | {"search": {"optimizer": "adam", "momentum": 0.5}})
 
 
-@pytest.mark.parametrize(
-    ("pattern", "message"),
-    [
-        (r"patient_\d+", r"is patient_\d+; expected a regular expression with a part in parentheses, such as (patient_\d+)"),
-        ("(patient", "is (patient, which is not a regular expression: missing ), unterminated subpattern at position 0; expected"),
-    ],
-)
-def test_a_pattern_that_finds_no_group_is_refused(pattern: str, message: str) -> None:
-    (problem,) = problems(data={"source": "folder", "path": "~/photos", "group_pattern": pattern})
-    assert problem.startswith(f"data.group_pattern {message}")
-
-
 FOLDER = {"source": "folder", "path": "/photos"}
 
 
@@ -241,3 +229,15 @@ def test_a_path_with_two_spellings_on_disk_is_taken_as_it_is_given(tmp_path: Pat
     for form in ("NFC", "NFD"):
         path = tmp_path / unicodedata.normalize(form, "ö")  # type: ignore[arg-type]
         assert study(data=FOLDER | {"path": str(path)}).data.path == path  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (r"patient_\d+", r"is patient_\d+; expected a regular expression with a part in parentheses, such as (patient_\d+)"),
+        ("(patient", "is (patient, which is not a regular expression: missing ), unterminated subpattern at position 0; expected"),
+    ],
+)
+def test_a_pattern_that_finds_no_group_is_refused(pattern: str, message: str) -> None:
+    (problem,) = problems(data={"source": "folder", "path": "~/photos", "group_pattern": pattern})
+    assert problem.startswith(f"data.group_pattern {message}")

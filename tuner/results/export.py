@@ -70,6 +70,7 @@ def _result(best: Best) -> dict[str, Any]:
         "rule": None
         if best.rule_value is None
         else _without_unknown({"validation_accuracy": best.rule_value, "test_accuracy": best.rule_test_accuracy}),
+        "always_commonest_class": _commonest(best),
         "completed_trials": best.num_completed,
         "classes": list(prepared.classes),
         "images": {"train": prepared.num_train, "validation": prepared.num_validation, "test": prepared.num_test},
@@ -80,6 +81,13 @@ def _result(best: Best) -> dict[str, Any]:
         "versions": prepared.versions | {"optuna": importlib.metadata.version("optuna")},
     }
     return _without_unknown(result)
+
+
+def _commonest(best: Best) -> dict[str, Any] | None:
+    """Return what a model scores that always answers the commonest class; None if the study does not know it."""
+    prepared = best.prepared
+    scores = {"validation_accuracy": prepared.commonest_validation, "test_accuracy": prepared.commonest_test}
+    return {"class": prepared.commonest} | _without_unknown(scores) if prepared.commonest else None
 
 
 def _without_unknown(values: dict[str, Any]) -> dict[str, Any]:

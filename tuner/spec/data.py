@@ -209,6 +209,8 @@ class ManifestData(_FileData):
     """name of the column with the class names"""
     group_column: str | None = None
     """name of a column, such as patient_id; images with the same value stay in one split"""
+    split_column: str | None = None
+    """name of a column with the official split of each image, such as train, val or test; null: the splits are drawn"""
     encoding: Annotated[str, AfterValidator(_check_encoding), Field(examples=["cp1252", "utf-16"])] | None = None
     """encoding of a .csv table; null: found from the table"""
 

@@ -121,6 +121,12 @@ def test_classes_whose_names_contain_words_of_splits_remain_classes(tmp_path: Pa
             [*both("."), *both("PetImages")],
             "PetImages contains folders with the names of classes beside it, cats, dogs, so it is not a class",
         ),
+        (
+            [*both("Plants(Augmented)/Plants(Augmented)/train", "Plants(Augmented)/Plants(Augmented)/valid"), "test/test/a.JPG"],
+            "but test is arranged in another way; expected only splits such as train and test in every class, or in none. "
+            "If Plants(Augmented) contains the whole data set, set data.path to it",
+        ),
+        (["trainA/", "trainB/", "testA/", "testB/"], "but trainA has no class folders"),  # pairs of images
     ],
 )
 def test_a_folder_with_several_readings_is_refused(tmp_path: Path, places: Sequence[str], message: str) -> None:
@@ -197,3 +203,43 @@ def test_an_archive_is_to_be_unpacked_first(tmp_path: Path) -> None:
 )
 def test_a_name_stands_for_a_split_if_one_of_its_words_does(name: str, role: int | None, rest: tuple[str, ...]) -> None:
     assert folders.role_of(name) == (role, rest)
+
+
+#: data sets as their archives unpack them, and the class and split of each image that a study uses
+PUBLISHED = {
+    "intel image classification": (
+        [*both("seg_train/seg_train", "seg_test/seg_test"), "seg_pred/seg_pred/3.jpg"],
+        TRAIN_AND_TEST,
+    ),
+    "asl alphabet": (
+        [*both("asl_alphabet_train/asl_alphabet_train"), "asl_alphabet_test/asl_alphabet_test/A_test.jpg"],
+        [("cats", TRAIN), ("dogs", TRAIN)],
+    ),
+    "fruits 360": (
+        [*both("fruits-360/Training", "fruits-360/Test"), "fruits-360/test-multiple_fruits/a.jpg"],
+        TRAIN_AND_TEST,
+    ),
+    "tiny imagenet": (
+        ["train/cats/images/1.JPEG", "train/dogs/images/2.JPEG", "val/images/3.JPEG", "test/images/4.JPEG"],
+        [("cats", TRAIN), ("dogs", TRAIN)],
+    ),
+    "chest x-ray": (
+        both("chest_xray/train", "chest_xray/test", "chest_xray/chest_xray/train", "chest_xray/chest_xray/test", "__MACOSX/chest_xray"),
+        TRAIN_AND_TEST,
+    ),
+    "imagenette": (
+        both("imagenette2-160/train", "imagenette2-160/val"),
+        [("cats", TRAIN), ("cats", VALIDATION), ("dogs", TRAIN), ("dogs", VALIDATION)],
+    ),
+    "flower photos": (["flower_photos/daisy/", "flower_photos/roses/"], [("daisy", dataset.NONE), ("roses", dataset.NONE)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_data_sets_are_read_as_they_are_unpacked(tmp_path: Path, name: str) -> None:
+    places, expected = PUBLISHED[name]
+    root = put(tmp_path, *places)
+    assert read(root) == expected
+    found = listings.list_folder(root)
+    left_out = [place for place in places if not place.startswith("__MACOSX")]
+    assert sum(int(remark.split()[2]) for remark in found.remarks if remark.startswith("left out: ")) == len(left_out) - len(expected)

@@ -495,3 +495,44 @@ def test_a_column_that_seems_to_name_groups_is_reported(root: Path, tmp_path: Pa
 def test_a_column_that_groups_nothing_is_not_reported(root: Path, tmp_path: Path, column: str, values: str) -> None:
     (root / "t.csv").write_text(f"path,label,{column}\n" + "\n".join(f"{n}.png,{'ab'[n % 2]},{values[n]}" for n in range(6)))
     assert sources.open(manifest(root / "t.csv"), cache=tmp_path / "cache").remarks == ()
+
+
+def test_a_column_of_a_table_names_the_official_splits(root: Path, tmp_path: Path) -> None:
+    names = ["train", "Training", "valid", "eval", "train", "train"]
+    (root / "t.csv").write_text(
+        "path,label,data set\n" + "\n".join(f"{number}.png,{'ab'[number % 2]},{names[number]}" for number in range(6))
+    )
+    data = sources.open(manifest(root / "t.csv", split_column="data set"), cache=tmp_path / "cache")
+    assert data.official is not None
+    train = dataset.TRAIN
+    assert data.official.tolist() == [train, train, dataset.VALIDATION, dataset.TEST, train, train]
+    assert data.remarks == ()
+    drawn = sources.open(manifest(root / "t.csv"), cache=tmp_path / "cache")
+    assert drawn.official is None
+    assert drawn.remarks == (
+        "the table has the column data set with Training, eval, train, valid, but splits are drawn from all rows; to use its splits, "
+        "set data.split_column: data set",
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            ["train", "train", "test", "test", "holdme", "holdme"],
+            "the column s has the value holdme in 2 rows; expected names of splits such as",
+        ),
+        (["val", "val", "val", "test", "test", "test"], "the column s has only test, val; expected images for training, too: train"),
+        (["train", "train", "eval", "eval", "eval", "eval"], "the column s has the value eval in 4 rows"),  # validation or test
+    ],
+)
+def test_a_column_that_names_no_splits_is_refused(root: Path, tmp_path: Path, values: list[str], message: str) -> None:
+    (root / "t.csv").write_text("path,label,s\n" + "\n".join(f"{number}.png,{'ab'[number % 2]},{values[number]}" for number in range(6)))
+    with pytest.raises(errors.DataError, match=message):
+        sources.open(manifest(root / "t.csv", split_column="s"), cache=tmp_path / "cache")
+
+
+def test_a_column_of_parquet_that_names_splits_is_reported(root: Path) -> None:
+    columns = {"path": [f"{n}.png" for n in range(6)], "label": list("ababab"), "split": pa.array(["train", "val"] * 3).dictionary_encode()}
+    (remark,) = opened(manifest(put_parquet(root / "t.parquet", columns))).remarks
+    assert remark.endswith("set data.split_column: split")

@@ -53,7 +53,7 @@ def test_every_class_has_its_share_of_each_split(parts: splits.Splits) -> None:
 
 def test_a_screen_shows_some_classes_and_counts_the_others(large: dataset.Dataset, parts: splits.Splits) -> None:
     lines = printed(plan.images(large, parts)).splitlines()
-    assert len(lines) == 24  # the last one is the score of the commonest class
+    assert len(lines) == 24
     assert lines[21].split() == ["…", "9980", "more", "19,960", "9,980", "9,980"]
 
 
@@ -63,7 +63,7 @@ def test_a_survey_shows_some_classes_and_counts_the_others() -> None:
         notes=(),
     )  # fmt: skip
     lines = survey.summarize(seen)
-    assert len(lines) == 23  # the last one is the score of the commonest class
+    assert len(lines) == 23
     assert lines[0] == "/photos: 40,000 images in 10000 classes"
 
 

@@ -197,3 +197,17 @@ def test_different_images_are_not_near_duplicates(photos: Path, tmp_path: Path) 
         Image.fromarray(smooth(number)).save(photos / ("cat" if number % 2 else "dog") / f"smooth{number}.png")
         Image.fromarray(np.full((40, 40, 3), number * 5, np.uint8)).save(photos / "cat" / f"plain{number}.png")
     assert warned(spec_study.FolderData(source="folder", path=photos), tmp_path / "cache") == []
+
+
+def test_photos_of_the_same_kind_of_part_are_not_near_duplicates(tmp_path: Path) -> None:
+    part = smooth(0).astype(float)
+    for number in range(60):
+        path = tmp_path / "parts" / ("ok" if number % 2 else "crack") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((part * 0.8 + smooth(number + 1) * 0.2).astype(np.uint8)).save(path)
+    data = spec_study.FolderData(source="folder", path=tmp_path / "parts")
+    assert warned(data, tmp_path / "cache") == []
+    for path in sorted((tmp_path / "parts" / "ok").iterdir()):
+        Image.open(path).save(path.with_suffix(".jpg"), quality=95)
+    (line,) = warned(data, tmp_path / "cache")
+    assert re.search(r"for example (\S+/\d+)\.\w+ and \1\.\w+; ", line)

@@ -139,6 +139,15 @@ def role_of(name: str) -> tuple[int | None, tuple[str, ...]]:
     return (roles.pop() if len(roles) == 1 else None), rest
 
 
+def official_splits(names: Sequence[str]) -> dict[str, int]:
+    """Return the names that are those of official splits, with the split; `eval` is the one of validation and test that is left."""
+    found = {name: role for name in names for role, rest in [role_of(name)] if role is not None and role != _UNLABELED and not rest}
+    missing = {dataset.VALIDATION, dataset.TEST} - set(found.values())
+    last = missing.pop() if len(missing) == 1 else None
+    sides = {name: last if role == _EITHER else role for name, role in found.items()}
+    return {name: side for name, side in sides.items() if side is not None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Found:
     folders: list[ClassFolder]
@@ -271,7 +280,9 @@ def _unwrap_split(entry: os.DirEntry[str]) -> tuple[str, list[str]]:
     place = entry.path
     passed: list[str] = []
     while len(inner := _sub_folders(place)) == 1 and len(passed) < _DEEPEST:
-        is_named_alike = role_of(inner[0].name)[0] == role_of(entry.name)[0]
+        role, rest = role_of(inner[0].name)
+        # test/test, or val/images
+        is_named_alike = role == role_of(entry.name)[0] or (role is None and not rest)
         if not is_named_alike and (len(_sub_folders(inner[0].path)) < 2 or _Loose.of(place).images):
             break
         passed.append(place)
@@ -281,7 +292,7 @@ def _unwrap_split(entry: os.DirEntry[str]) -> tuple[str, list[str]]:
 
 def _find_classes(here: str, inner: Sequence[os.DirEntry[str]]) -> _Found:
     """Return a folder for each class, or one for each split that the class folders contain: `cat/train`, `cat/test`."""
-    inside = {entry.name: _sub_folders(entry.path) for entry in inner}
+    inside = {entry.name: _sub_folders(_unwrap(entry.path)[0]) for entry in inner}
     splits = {name: role for folders in inside.values() for name, role in _official_roles(folders).items()} if len(inner) > 1 else {}
     if not splits:
         _refuse_copy(here, inside)
@@ -292,7 +303,8 @@ def _find_classes(here: str, inner: Sequence[os.DirEntry[str]]) -> _Found:
             first = next(name for name, folders in inside.items() if _official_roles(folders))
             raise errors.DataError(
                 f"{shown(here)}: the sub-folders {_list(one.name for one in inside[first])} of {shown(first)} look like splits, but "
-                f"{shown(entry.name)} is arranged in another way; expected only splits such as train and test in every class, or in none"
+                f"{shown(entry.name)} is arranged in another way; expected only splits such as train and test in every class, or in none. "
+                f"If {shown(first)} contains the whole data set, set data.path to it"
             )
     found = [ClassFolder(path=one.path, name=entry.name, official=splits[one.name]) for entry in inner for one in inside[entry.name]]
     return _Found(folders=found, notes=[], seen=[entry.path for entry in inner])
@@ -309,7 +321,7 @@ def _refuse_copy(here: str, inside: Mapping[str, Sequence[os.DirEntry[str]]]) ->
     """Refuse a sub-folder that contains the folders beside it once more, as some archives do."""
     names = {_plain(name) for name in inside}
     for name, folders in inside.items():
-        shared = [one.name for one in folders if _plain(one.name) in names - {_plain(name)}]
+        shared = [one.name for one in folders if _plain(one.name) in names and _plain(one.name) != _plain(name)]
         if len(shared) > 1:
             raise errors.DataError(
                 f"{shown(here)}: the sub-folder {shown(name)} contains folders with the names of classes beside it, "

@@ -1,7 +1,6 @@
 """Listings: labeled image files, found in a folder with one sub-folder for each class or named in a manifest, as a dataset.
 
-`folders` finds the class folders and official splits, and `manifests` reads tables of paths and labels. A few unreadable images are
-left out.
+`folders` finds the class folders and official splits, and `manifests` reads tables. A few unreadable images are left out.
 """
 
 import os
@@ -21,15 +20,19 @@ from tuner.tasks.images.data import folders as folder_layouts
 
 #: maximum share of unreadable images; more are an error
 MAX_UNREADABLE = 0.01
+_LAYOUT = "expected one sub-folder for each class, with its images"
 #: file name endings of tables
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
-_LAYOUT = "expected one sub-folder for each class, with its images"
 #: name of a column that says which images belong together
-_GROUP_NAME = re.compile(
+GROUP_NAME = re.compile(
     r"^(patient|subject|person|participant|case|individual|animal|lesion|specimen|slide|scene|site|session|video|clip|sequence|burst|track"
     r"|group|family|serial)s?(?:[ _-]?(id|no|nr|number|name|key|code))?$",
     re.IGNORECASE,
 )
+#: different values of a column of splits
+_MOST_SPLITS = 6
+#: rows that show whether a column can name splits
+_FIRST_ROWS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +52,7 @@ class Listing:
     groups: tuple[str, ...] | None = None
     #: number of files whose names are not those of images, by the ending of their names
     ignored: Mapping[str, int] = field(default_factory=dict)
-    #: other facts for the user, one line each: what is left out, and how the source is understood
+    #: other facts for the user, one line each: what is left out, and how the folder or the table is understood
     remarks: tuple[str, ...] = ()
     #: files of images in formats that are not read: format, class and number
     foreign: tuple[tuple[str, str, int], ...] = ()
@@ -98,7 +101,7 @@ def inspect(listing: Listing, *, cache: Path | None, value_range: dataset.ValueR
 
 
 def _unreadable(listing: Listing, row: int, reason: str) -> dataset.Unreadable:
-    path = wording.visible(image_file.name_of(listing.paths[row]))
+    path = image_file.name_of(listing.paths[row])
     return dataset.Unreadable(path=path, reason=reason, label=listing.classes[listing.labels[row]])
 
 
@@ -128,7 +131,7 @@ def list_unreadable(broken: Sequence[dataset.Unreadable], *, most: int = 5) -> s
     return "\n".join(lines)
 
 
-def list_folder(path: Path, *, group_pattern: str | None = None, class_order: study.ClassOrder = "natural") -> Listing:
+def list_folder(path: Path, *, class_order: study.ClassOrder = "natural", group_pattern: str | None = None) -> Listing:
     """List the image files below a folder, without opening them; `group_pattern` finds the group of each in its path.
 
     Raises:
@@ -142,14 +145,14 @@ def list_folder(path: Path, *, group_pattern: str | None = None, class_order: st
         raise errors.DataError("; ".join([f"{path} has no sub-folders{folder_layouts.say_loose(path)}; {_LAYOUT}", *_tables(path)]))
     names, numbers = dataset.name_classes([folder.name for folder in folders], class_order, earlier=sorted)
     rows = []
-    endings: Counter[tuple[str, int]] = Counter()
-    for folder, number in zip(folders, numbers, strict=True):
-        found, others = folder_layouts.image_files(folder.path)
-        ignored += others
-        endings.update({(ending, number): count for ending, count in others.items()})
-        rows += [(number, name, folder.official) for name in found]
+    others: Counter[tuple[str, int]] = Counter()
+    for folder, label in zip(folders, numbers, strict=True):
+        found, endings = folder_layouts.image_files(folder.path)
+        ignored += endings
+        others.update({(ending, label): number for ending, number in endings.items()})
+        rows += [(label, name, folder.official) for name in found]
     rows.sort()
-    _check_classes(path, names, {label for label, _, _ in rows}, endings)
+    _check_classes(path, names, {label for label, _, _ in rows}, others)
     return Listing(
         origin=path,
         classes=tuple(image_file.printable(name) for name in names),
@@ -160,8 +163,8 @@ def list_folder(path: Path, *, group_pattern: str | None = None, class_order: st
         ignored=dict(ignored),
         remarks=(*layout.notes, *_tables(path)),
         foreign=tuple(
-            (file_formats.FOREIGN_SUFFIXES[ending], image_file.printable(names[label]), count)
-            for (ending, label), count in endings.items()
+            (file_formats.FOREIGN_SUFFIXES[ending], image_file.printable(names[label]), number)
+            for (ending, label), number in others.items()
             if ending in file_formats.FOREIGN_SUFFIXES
         ),
     )
@@ -203,6 +206,15 @@ def _say_others(others: Counter[tuple[str, int]]) -> str:
     return f", but {dataset.by_class(found, 'file')} in a format that tuner does not read; convert them to PNG" if found else ""
 
 
+def _tables(path: Path) -> tuple[str, ...]:
+    """Return a remark on the tables beside the sub-folders, which may have the labels; none if there are no tables."""
+    found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in TABLES and not entry.name.startswith("."))
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return (
+        (f"{path} has the table {image_file.printable(found[0])}{more}: if it has the labels, use data.source: manifest",) if found else ()
+    )
+
+
 def _groups(paths: Sequence[str], folder: Path, pattern: str) -> tuple[str, ...]:
     """Return the text in the parentheses of a pattern, for each path below a folder."""
     below = [unicodedata.normalize("NFC", image_file.printable(os.path.relpath(path, folder))) for path in paths]
@@ -219,8 +231,8 @@ def _groups(paths: Sequence[str], folder: Path, pattern: str) -> tuple[str, ...]
 def suggest_groups(columns: Mapping[str, Sequence[object]]) -> list[str]:
     """Return a note on a column of a table that seems to name what images belong together, as lines."""
     for name, values in columns.items():
-        num_groups = len(set(map(str, values)))
-        if _GROUP_NAME.search(name) and 1 < num_groups < len(values):
+        num_groups = len(set(map(str, values))) if GROUP_NAME.search(name) else 0
+        if 1 < num_groups < len(values):
             return [
                 f"the table has the column {wording.shorten(name)} with {num_groups:,} values for {len(values):,} images. If images with "
                 f"the same value belong together, set data.group_column: {wording.shorten(name)}; otherwise they may be in two splits, "
@@ -229,8 +241,36 @@ def suggest_groups(columns: Mapping[str, Sequence[object]]) -> list[str]:
     return []
 
 
-def _tables(path: Path) -> tuple[str, ...]:
-    """Return a remark on the tables beside the sub-folders, which may have the labels; none if there are no tables."""
-    names = [image_file.printable(name) for name in folder_layouts.file_names(path) if Path(name).suffix.lower() in TABLES]
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return (f"{path} has the table {names[0]}{more}: if it has the labels, use data.source: manifest",) if names else ()
+def read_splits(values: Sequence[str], *, origin: Path, column: str) -> tuple[int, ...]:
+    """Return the official split of each row of a table, given their names.
+
+    Raises:
+        DataError: a value is not the name of a split, or no row is for training.
+    """
+    names = sorted(set(values))
+    sides = folder_layouts.official_splits(names)
+    unknown = [name for name in names if name not in sides]
+    if unknown:
+        raise errors.DataError(
+            f"{origin}: the column {column} has the value {wording.shorten(unknown[0])} in "
+            f"{dataset.count(list(values).count(unknown[0]), 'row')}; expected names of splits such as train, validation and test"
+        )
+    if dataset.TRAIN not in sides.values():
+        raise errors.DataError(f"{origin}: the column {column} has only {', '.join(names[:5])}; expected images for training, too: train")
+    return tuple(sides[value] for value in values)
+
+
+def suggest_splits(columns: Mapping[str, Sequence[object]]) -> list[str]:
+    """Return a note on a column of a table that names splits, as lines."""
+    for name, values in columns.items():
+        names = sorted({str(value) for value in values[:_FIRST_ROWS]})
+        if len(names) > _MOST_SPLITS:
+            continue
+        names = sorted(set(map(str, values)))
+        sides = folder_layouts.official_splits(names)
+        if len(sides) == len(names) > 1 and dataset.TRAIN in sides.values():
+            return [
+                f"the table has the column {wording.shorten(name)} with {', '.join(names)}, but splits are drawn from all rows; to use its "
+                f"splits, set data.split_column: {wording.shorten(name)}"
+            ]
+    return []

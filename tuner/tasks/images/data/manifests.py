@@ -73,14 +73,25 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         names = _column(table, data.image_column, field="image_column", origin=data.path, longest=_LONGEST_PATH)
         images, found = _find(names, data)
         remarks += found
-    groups = None
-    if data.group_column is not None:
-        groups = tuple(_column(table, data.group_column, field="group_column", origin=data.path, longest=_LONGEST_PATH))
-    else:
-        others = {name: values for name, values in table.columns.items() if name not in _wanted(data)}
-        remarks += tuple(listings.suggest_groups(others))
     classes, labels = dataset.name_classes(given, data.class_order, earlier=dataset.sort_earlier)
-    return listings.Listing(origin=data.path, classes=classes, paths=tuple(images), labels=tuple(labels), groups=groups, remarks=remarks)
+    groups = None if data.group_column is None else _column(table, data.group_column, field="group_column", origin=data.path)
+    splits = None if data.split_column is None else _column(table, data.split_column, field="split_column", origin=data.path)
+    return listings.Listing(
+        origin=data.path,
+        classes=classes,
+        paths=tuple(images),
+        labels=tuple(labels),
+        official=None if splits is None else listings.read_splits(splits, origin=data.path, column=data.split_column or ""),
+        groups=None if groups is None else tuple(groups),
+        remarks=(*remarks, *_suggest(table, data)),
+    )
+
+
+def _suggest(table: Table, data: study.ManifestData) -> list[str]:
+    """Return notes on columns that seem to name groups or splits, if the study names none, as lines."""
+    others = {name: table.columns[_nfc(name)] for name in table.names if _nfc(name) in table.columns and _nfc(name) not in _wanted(data)}
+    groups = [] if data.group_column else listings.suggest_groups(others)
+    return groups if data.split_column else groups + listings.suggest_splits(others)
 
 
 def _wanted(data: study.ManifestData) -> list[str]:
@@ -236,7 +247,8 @@ def _read_parquet(data: study.ManifestData) -> Table:
 
     paths = _parts(data)
     schema = parquet.read_schema(paths[0])
-    chosen = {_nfc(name): name for name in reversed(schema.names) if _nfc(name) in _wanted(data)}
+    kept = [field.name for field in schema if _is_short(field.type) or listings.GROUP_NAME.search(field.name)]
+    chosen = {_nfc(name): name for name in reversed(schema.names) if _nfc(name) in _wanted(data) or name in kept}
     columns: dict[str, list[Any]] = {spelled: [] for spelled in chosen}
     for path in paths:
         found = parquet.read_table(path, columns=list(chosen.values()), partitioning=None)
@@ -250,6 +262,13 @@ def _read_parquet(data: study.ManifestData) -> Table:
     remarks = (f"{data.path} is read together with the other parts of the table, {len(paths)} in all",) if len(paths) > 1 else ()
     num_rows = max(map(len, columns.values()), default=0)
     return Table(names=tuple(schema.names), columns=columns, lines=range(2, num_rows + 2), remarks=remarks)
+
+
+def _is_short(kind: Any) -> bool:
+    """Return whether the values of a column of Parquet are words, which may name splits."""
+    from pyarrow import types
+
+    return bool(types.is_dictionary(kind) or types.is_string(kind) or types.is_large_string(kind))
 
 
 def _parts(data: study.ManifestData) -> list[Path]:

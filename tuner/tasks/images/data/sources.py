@@ -31,8 +31,8 @@ def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- 
     """
     match data:
         case study.FolderData():
-            listing = listings.list_folder(data.path, group_pattern=data.group_pattern, class_order=data.class_order)
-            return listings.read(listing, cache=cache, value_range=data.value_range)
+            found = listings.list_folder(data.path, class_order=data.class_order, group_pattern=data.group_pattern)
+            return listings.read(found, cache=cache, value_range=data.value_range)
         case study.ManifestData():
             return listings.read(manifests.list_manifest(data), cache=cache, value_range=data.value_range)
         case study.NpzData():

@@ -19,8 +19,11 @@ _MOST_CLASSES = 20
 _THUMBNAIL = 16
 #: images of the validation and test splits, and of the other splits, that are compared at most
 _MOST_HELD, _MOST_OTHERS = 5_000, 15_000
-#: cosine of the brightness gradients from which two images are almost the same; small images have few details
-_ALIKE, _ALIKE_SMALL = 0.9, 0.97
+#: two images are almost the same if the angle of their brightness gradients, as 1 - cosine, is at most this share of the usual one of the
+#: data, which is small if all images show the same kind of part; small images have few details
+_ALIKE, _ALIKE_SMALL = 0.1, 0.03
+#: images of each side from which the usual angle is measured
+_USUAL = 300
 _SMALL = 32
 _AT_ONCE = 500
 #: thumbnails with a shorter gradient show nothing
@@ -190,7 +193,7 @@ def note_alike(data: dataset.Dataset, parts: splits.Splits, shares: study.Data, 
     own = np.isin(held, parts.validation), np.isin(others, parts.validation)
     likeness, nearest = _nearest(gradients[places[: len(held)]], gradients[places[len(held) :]], own)
     small = np.minimum(data.sizes[held].min(axis=1), data.sizes[others[nearest]].min(axis=1)) < _SMALL
-    found = np.flatnonzero(likeness >= np.where(small, _ALIKE_SMALL, _ALIKE))
+    found = np.flatnonzero(1 - likeness <= np.where(small, _ALIKE_SMALL, _ALIKE) * _usual(gradients[places]))
     if not len(found):
         return []
     first = sorted(found.tolist(), key=lambda index: -likeness[index])[:3]
@@ -228,6 +231,12 @@ def _gradients(data: dataset.Dataset, rows: NDArray[np.int64], shares: study.Dat
     length = np.linalg.norm(steps, axis=1, keepdims=True)
     found: NDArray[np.float32] = np.where(length < _PLAIN, 0, steps / np.maximum(length, _PLAIN))
     return found
+
+
+def _usual(gradients: NDArray[np.float32]) -> float:
+    """Return the usual distance of two images, as 1 - cosine."""
+    some = gradients[_spread(np.arange(len(gradients)), _USUAL)]
+    return 1 - max(0.0, float(np.median(some @ some.T)))
 
 
 def _nearest(
@@ -269,8 +278,8 @@ def summarize(seen: Survey) -> list[str]:
 
 def _notes(found: dataset.Dataset) -> list[str]:
     official = ["the train, validation and test sub-folders will be used as official splits"] if found.official is not None else []
-    others = dataset.note_ignored(found) + dataset.note_foreign(found)
-    return official + others + dataset.note_values(found) + dataset.note_copies(found)
+    known = dataset.note_ignored(found) + dataset.note_foreign(found) + dataset.note_values(found)
+    return official + known + dataset.note_copies(found)
 
 
 def study_file(name: str, seen: Survey, path: Path | None = None) -> str:
