@@ -177,8 +177,9 @@ def accuracy(value: float | None) -> str:
 
 
 def shorten(name: str, *, longest: int = 40) -> str:
-    """Return a name, cut if it is long."""
-    return name if len(name) <= longest else f"{name[:longest]}…"
+    """Return a name as `visible`, cut if it is long."""
+    shown = visible(name)
+    return shown if len(shown) <= longest else f"{shown[:longest]}…"
 
 
 def count(number: int, noun: str) -> str:

@@ -59,9 +59,13 @@ def test_a_screen_shows_some_classes_and_counts_the_others(large: dataset.Datase
 
 def test_a_survey_shows_some_classes_and_counts_the_others() -> None:
     seen = survey.Survey(
-        path=Path("/photos"), classes=tuple((f"class {number}", 4) for number in range(NUM)), sizes=(), elongation=1.0, unreadable=(),
+        path=Path("/photos"),
+        classes=tuple((f"class {number}", 4) for number in range(NUM)),
+        sizes=(),
+        elongation=1.0,
+        unreadable=(),
         notes=(),
-    )  # fmt: skip
+    )
     lines = survey.summarize(seen)
     assert len(lines) == 23
     assert lines[0] == "/photos: 40,000 images in 10000 classes"

@@ -1,5 +1,6 @@
 """The survey and the study file of `tuner init`."""
 
+import dataclasses
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,13 @@ SEEN = survey.Survey(
     unreadable=(),
     notes=(),
 )
+
+
+def test_a_name_with_a_line_end_stays_on_its_line() -> None:
+    seen = dataclasses.replace(SEEN, classes=(("a\nb", 500), ("Bird [adult]", 400)))
+    lines = survey.summarize(seen)
+    assert lines[1:3] == [r"  a\nb          500", "  Bird [adult]  400"]
+    assert all("\n" not in line for line in lines)
 
 
 def read(text: str) -> spec_study.StudySpec:

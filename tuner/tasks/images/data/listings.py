@@ -186,7 +186,7 @@ def _check_classes(path: Path, names: Sequence[str], labels: set[int], others: C
             f"{path} has no images in its {len(names)} sub-folders{_say_others(others)}; expected files that end in {endings}"
         )
     if len(names) < 2:
-        name = image_file.printable(names[0])
+        name = wording.visible(image_file.printable(names[0]))
         raise errors.DataError(
             f"{path} has only one class, {name}; {_LAYOUT}, and at least two. If {name} contains the classes, set data.path to it"
         )

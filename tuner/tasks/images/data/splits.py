@@ -161,9 +161,10 @@ def _note_unequal(data: dataset.Dataset, parts: Splits) -> list[str]:
         return []
     counts = np.bincount(data.labels[parts.validation], minlength=len(data.classes))
     rarest = int(counts.argmin())
+    name, rare = (wording.shorten(data.classes[label]) for label in (found.label, rarest))
     return [
-        f"always answering {data.classes[found.label]}, the commonest class, has a validation accuracy of {found.validation:.4f}, and "
-        f"{data.classes[rarest]} has only {dataset.count(int(counts[rarest]), 'validation image')}: accuracy says little about rare "
+        f"always answering {name}, the commonest class, has a validation accuracy of {found.validation:.4f}, and "
+        f"{rare} has only {dataset.count(int(counts[rarest]), 'validation image')}: accuracy says little about rare "
         "classes. Compare with this figure; class_weights: [none, balanced] searches weights for rare classes"
     ]
 
