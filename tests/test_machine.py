@@ -1,9 +1,14 @@
 """Machine: the limits of a container, read from the kernel's cgroup files."""
 
+import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests import waiting
 from tuner import machine
 
 
@@ -42,3 +47,69 @@ def test_the_smallest_limit_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
     assert machine.num_cores() == 1
     assert machine.memory_bytes() == 2**20
+
+
+class Hand:
+    """The hand of a clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def test_a_clock_stands_still_in_each_long_pause_between_two_readings() -> None:
+    hand = Hand()
+    clock = machine.AwakeClock(hand, period_seconds=1.0, least_seconds=5.0)
+    began = clock.seconds()
+    assert clock.slept() == (0.0, math.inf)
+    for pause in (1.0, 0.5, 5.9, 1.0):  # a busy machine
+        hand.at += pause
+        clock.seconds()
+    assert clock.slept() == (0.0, math.inf)
+    assert clock.seconds() - began == pytest.approx(8.4)
+    hand.at += 3601.0
+    assert clock.slept()[0] == pytest.approx(3600.0)
+    assert clock.slept()[1] == 0.0
+    hand.at += 2.0
+    assert clock.slept()[0] == pytest.approx(3600.0)
+    assert clock.slept()[1] == pytest.approx(2.0)
+    hand.at += 101.0
+    assert clock.seconds() - began == pytest.approx(12.4)
+    assert clock.slept()[0] == pytest.approx(3700.0)
+
+
+def test_a_clock_that_nobody_reads_takes_no_pause_for_sleep() -> None:
+    hand = Hand()
+    clock = machine.AwakeClock(hand, period_seconds=1.0, least_seconds=5.0)
+    clock.seconds()
+    clock.stop()
+    hand.at += 3600.0
+    assert clock.slept() == (0.0, math.inf)
+
+
+def test_a_stopped_process_notices_its_sleep_and_no_other(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from tuner import machine
+watch = machine.SleepWatch(period_seconds=0.05, least_seconds=0.5)
+with watch.on():
+    print("awake", flush=True)
+    sys.stdin.readline()
+    for clock in (watch.running, watch.passing):
+        slept, awake = clock.slept()
+        print(round(slept, 1), awake < 60, flush=True)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "awake\n"
+    process.send_signal(signal.SIGSTOP)
+    waiting.pass_seconds(2.0)
+    process.send_signal(signal.SIGCONT)
+    out, _ = process.communicate("go on\n", timeout=60)
+    for line in out.splitlines():
+        slept, is_recent = line.split()
+        assert float(slept) >= 1.5
+        assert is_recent == "True"
+    assert len(out.splitlines()) == 2

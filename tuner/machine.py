@@ -1,8 +1,12 @@
-"""Machine: the cores and the memory that this process may use, within the limits of its container (cgroup v2), and its paths."""
+"""Machine: the cores and the memory that this process may use, within the limits of its container (cgroup v2), its paths, its sleep."""
 
+import math
 import os
 import re
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -62,3 +66,81 @@ def without_windows(given: str) -> str | None:
     if found := re.fullmatch(r"([A-Za-z]):[\\/](.*)", given):
         return f"/mnt/{found[1].lower()}/{found[2]}".replace("\\", "/")
     return f"/mnt/{given[2:]}".replace("\\", "/") if given.startswith("\\\\") else None
+
+
+class AwakeClock:
+    """A clock that stands still while this process sleeps: while it is stopped, or while its machine is suspended.
+
+    Somebody has to read the clock in each period, because a longer pause between two readings is sleep.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, period_seconds: float, least_seconds: float) -> None:
+        """A pause that exceeds the period by less than `least_seconds` is no sleep: a busy machine delays its processes, too."""
+        self._clock = clock
+        self._period_seconds = period_seconds
+        self._least_seconds = least_seconds
+        self._lock = threading.Lock()
+        self._read_at: float | None = None
+        self._slept_seconds = 0.0
+        self._woke_at = -math.inf
+
+    def seconds(self) -> float:
+        """Return the time on this clock; only differences have a meaning."""
+        with self._lock:
+            return self._read() - self._slept_seconds
+
+    def slept(self) -> tuple[float, float]:
+        """Return the seconds of all sleep so far, and the seconds since its end."""
+        with self._lock:
+            now = self._read()
+            return self._slept_seconds, now - self._woke_at
+
+    def stop(self) -> None:
+        """Take no later pause for sleep until the next reading."""
+        with self._lock:
+            self._read_at = None
+
+    def _read(self) -> float:
+        now = self._clock()
+        late = 0.0 if self._read_at is None else now - self._read_at - self._period_seconds
+        if late >= self._least_seconds:
+            self._slept_seconds += late
+            self._woke_at = now
+        self._read_at = now
+        return now
+
+
+class SleepWatch:
+    """Two clocks that stand still while this process sleeps, and a thread that reads them."""
+
+    def __init__(self, *, period_seconds: float, least_seconds: float) -> None:
+        self._period_seconds = period_seconds
+        #: the clock of durations in this process; it ends to run in a suspended machine by itself, but not in a stopped process
+        self.running = AwakeClock(time.monotonic, period_seconds=period_seconds, least_seconds=least_seconds)
+        #: the clock that the other machines have
+        self.passing = AwakeClock(_passing_seconds, period_seconds=period_seconds, least_seconds=least_seconds)
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Notice sleep while a `with` block runs."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(ended,), name="sleep-watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _watch(self, ended: threading.Event) -> None:
+        while True:
+            self.running.seconds()
+            self.passing.seconds()
+            if ended.wait(self._period_seconds):
+                break
+        self.running.stop()
+        self.passing.stop()
+
+
+def _passing_seconds() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

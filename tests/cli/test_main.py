@@ -288,6 +288,7 @@ def test_an_unexpected_error_gives_one_line_and_a_file_without_passwords(
     [
         ("exec $TUNER status >&-", 0, ""),
         ("exec $TUNER status 2>&-", 0, ""),
+        ("exec $TUNER dashboard users add bob --role viewer --users users.json <&-", 2, "the password has 0 characters"),
         ("exec $TUNER check good.yaml > /dev/full", 1, "no space is left where this command writes its output or a file"),
         ("mkdir gone && cd gone && rmdir ../gone && exec $TUNER status", 1, "the current folder does not exist any more"),
     ],

@@ -103,15 +103,35 @@ def test_a_text_that_is_too_long_for_the_target_is_refused(kind: str, request: p
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
-def test_one_database_is_recognized_under_another_url_and_its_neighbour_is_not(kind: str, request: pytest.FixtureRequest) -> None:
+def test_one_database_is_recognized_under_another_url(kind: str, request: pytest.FixtureRequest) -> None:
     url = make_url(str(request.getfixturevalue(f"{kind}_url")))
     again = url.update_query_dict({"application_name": "other"} if kind == "postgresql" else {"charset": "utf8mb4"})
     with opened(*(each.render_as_string(hide_password=False) for each in (url, again))) as (one, other):
         study = furnished.begin(one)
         with pytest.raises(StudyError, match="is the database that the study flowers is in"):
             copying.copy(study, other, name="roses", by="eve")
-        assert storages.is_same(one, one)
-        assert storages.is_same(one, other)
+
+
+@contextlib.contextmanager
+def neighbour(storage: Storage) -> Iterator[Storage]:
+    """Give another database of the same server."""
+    url = make_url(storage.url)
+    name = f"{url.database}_2"
+    for_servers = storage.engine.execution_options(isolation_level="AUTOCOMMIT")
+    with for_servers.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    with opened(url.set(database=name).render_as_string(hide_password=False)) as (found,):
+        yield found
+    with for_servers.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
+def test_another_database_of_the_same_server_is_a_target(kind: str, request: pytest.FixtureRequest) -> None:
+    with opened(str(request.getfixturevalue(f"{kind}_url"))) as (one,), neighbour(one) as other:
+        study = furnished.begin(one)
+        copied = copying.copy(study, other, name=study.name, by="eve").study
+        assert furnished.contents(copied) == furnished.contents(study)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,6 +1,7 @@
 """Late results and lost workers, on every kind of database."""
 
 import dataclasses
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from tuner.storage.engine import Storage
 from tuner.studies import leases, trials
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, Delivery, WorkerId
+from tuner.studies.workers import WorkerStatus
 from tuner.views import status
 
 
@@ -260,3 +262,39 @@ def test_spooled_work_of_a_deleted_study_is_unknown(begin: Begin) -> None:
     by_hand.must_claim(second)
     assert trials.deliver(second, claimed, (), by_hand.finished(claimed, 0.7), device="cpu") is Delivery.UNKNOWN
     assert stored(second).state is TrialState.RUNNING
+
+
+def test_after_waking_up_workers_of_one_machine_leave_each_others_trials_alone(begin: Begin) -> None:
+    study = begin()
+    first, second = WorkerId.here("w1"), WorkerId.here("w2")
+    claimed = by_hand.must_claim(study, first)
+    awake = [0.0]
+    study.storage.heed_sleep(lambda: awake[0])
+    try:
+        by_hand.grow_old(study, 28_800)  # the machine slept for a night
+        assert trials.reap(study, second) == []
+        assert by_hand.must_claim(study, second).number == 1
+        awake[0] = leases.GRACE_SECONDS - 1
+        assert trials.reap(study, second) == []
+        trials.beat(study, first, WorkerStatus())
+        awake[0] = leases.GRACE_SECONDS + 1
+        assert trials.reap(study, second) == []
+        by_hand.finish(study, claimed, 0.5)
+        assert endings(study) == ["completed"]
+    finally:
+        study.storage.heed_sleep(lambda: math.inf)  # other tests share the storage
+
+
+def test_sleepers_whose_trial_was_given_to_another_host_do_not_make_it_fail(begin: Begin) -> None:
+    study = begin()
+    for _ in range(failure_table.MAX_LOSSES + 1):
+        sleeper = lose(study)
+        assert len(trials.reap(study, WorkerId.here("other"))) == 1
+        with pytest.raises(LeaseLost):
+            trials.report(study, sleeper, by_hand.epochs(sleeper, [0.5]))
+        trials.yielded(study, sleeper)
+    assert endings(study) == ["released"] * (failure_table.MAX_LOSSES + 1)
+    resumed = by_hand.must_claim(study)
+    assert resumed.number == 0
+    trials.yielded(study, resumed)  # it still has the trial
+    assert endings(study)[-1] == ""

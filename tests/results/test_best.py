@@ -120,12 +120,20 @@ def test_the_exported_study_can_be_started_in_the_same_storage(study: studies.St
     assert (claim.hyperparameters, claim.seed) == (best.hyperparameters, best.seed)
 
 
-def test_a_trial_that_another_program_completed_is_named_if_it_is_the_best(study: studies.Study, prepared: messages.Prepared) -> None:
-    work(study, prepared, [0.5])
+def test_a_better_trial_of_another_program_takes_a_rank_and_is_not_the_result(study: studies.Study, prepared: messages.Prepared) -> None:
+    work(study, prepared, [0.5, 0.6])
     study.optuna.add_trial(optuna.trial.create_trial(value=0.9))
-    with pytest.raises(errors.StudyError, match="trial 1 of the study .* was completed by another program"):
+    found = bests.best(study)
+    assert (found.trial, found.rank, found.is_best, found.num_completed) == (1, 2, False, 3)
+    with pytest.raises(errors.StudyError, match="trial 2 of the study .* was completed by another program"):
+        bests.of(study, 2)
+
+
+def test_a_study_that_only_another_program_trained_has_no_result(study: studies.Study) -> None:
+    study.optuna.add_trial(optuna.trial.create_trial(value=0.9))
+    with pytest.raises(errors.StudyError, match="trial 0 of the study .* was completed by another program"):
         bests.best(study)
-    assert bests.of(study, 0).value == 0.5
+    assert bests.rule(study) is None
 
 
 def test_a_study_whose_first_trainer_is_unknown_has_no_best_trial(study: studies.Study, prepared: messages.Prepared) -> None:

@@ -98,6 +98,13 @@ def stop_printing() -> int:
     return 1
 
 
+def open_missing_streams() -> None:
+    """Open the standard streams that the process was started without, so that no other file gets their numbers and is printed into."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 class _Grouped(TyperGroup):
     """A group of commands whose help has one section for each of `GROUPS`."""
 
@@ -155,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @app.callback(invoke_without_command=True)
 def _tuner(version: Annotated[bool, Option("--version", help="Print the version.", is_eager=True)] = False) -> None:
+    open_missing_streams()
     if version:
         print(f"tuner {tuner.__version__}")
         raise typer.Exit

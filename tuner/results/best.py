@@ -103,14 +103,14 @@ class Best:
 
 
 def best(study: Study) -> Best:
-    """Return the best trial of a study.
+    """Return the best trial of a study that a worker of tuner trained; its rank shows whether another program added a better one.
 
     Raises:
         StudyError: no trial has completed.
     """
 
     def read(connection: Connection) -> Best | None:
-        found = queries.best(connection, study.id)
+        found = queries.best_of_tuner(connection, study.id) or queries.best(connection, study.id)
         return None if found is None else _read(connection, study, found.number, found.value)
 
     found = study.storage.read(read)
@@ -191,8 +191,9 @@ def _prepared(connection: Connection, study: Study, found: Trial) -> messages.Pr
 
 
 def _rule(connection: Connection, study_id: int) -> Trial | None:
-    """Trial 0 if it has completed."""
-    return trials.read(connection, study_id, 0) if 0 in queries.values(connection, study_id) else None
+    """Trial 0 if a worker of tuner has completed it."""
+    found = trials.read(connection, study_id, 0) if 0 in queries.values(connection, study_id) else None
+    return None if found is None or found.hyperparameters is None else found
 
 
 def _value(trial: Trial) -> float:

@@ -108,9 +108,12 @@ _DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql"}
 
 @dataclass
 class _Contact:
-    """The time of the last failed access to a database by this process, on the monotonic clock."""
+    """What interrupted the contact of this process with a database."""
 
+    #: time of the last failed access, on the monotonic clock
     lost_at: float = -math.inf
+    #: returns the seconds since this process last woke up; infinite if it never slept
+    awake_seconds: Callable[[], float] = lambda: math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,8 +140,12 @@ class Storage:
         return replace(self, retry_seconds=seconds)
 
     def steady_seconds(self) -> float:
-        """Return the seconds since this process last failed to reach the database; infinite if it never failed."""
-        return time.monotonic() - self._contact.lost_at
+        """Return the seconds since this process last failed to reach the database, or woke up; infinite if it never did."""
+        return min(time.monotonic() - self._contact.lost_at, self._contact.awake_seconds())
+
+    def heed_sleep(self, awake_seconds: Callable[[], float]) -> None:
+        """Let `steady_seconds` take sleep into account; `awake_seconds` returns the seconds since this process last woke up."""
+        self._contact.awake_seconds = awake_seconds
 
     def close(self) -> None:
         """Close all connections."""

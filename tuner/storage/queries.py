@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Select, and_, case, func, or_, select
 
 from tuner.storage import optuna_private
-from tuner.storage.tables import TRIALS, VALUES
+from tuner.storage.attributes import HYPERPARAMETERS
+from tuner.storage.tables import TRIAL_SYSTEM, TRIALS, VALUES
 
 #: the condition that a row of `VALUES` holds a finite value of the first objective
 IS_FINITE = and_(
@@ -77,6 +78,13 @@ def ranked(study_id: int, *, maximizes: bool = True) -> Select[int, int, float]:
 def best(connection: Connection, study_id: int) -> ValuedTrial | None:
     """Return the completed trial with the highest value, among equals the earliest, or None if no trial has completed."""
     row = connection.execute(ranked(study_id).limit(1)).first()
+    return None if row is None else ValuedTrial(trial_id=row[0], number=row[1], value=row[2])
+
+
+def best_of_tuner(connection: Connection, study_id: int) -> ValuedTrial | None:
+    """Return the best completed trial that a worker of tuner trained; another program stores no hyperparameters with its trials."""
+    order = ranked(study_id).join(TRIAL_SYSTEM, TRIAL_SYSTEM.c.trial_id == VALUED.c.trial_id)
+    row = connection.execute(order.where(TRIAL_SYSTEM.c.key == HYPERPARAMETERS).limit(1)).first()
     return None if row is None else ValuedTrial(trial_id=row[0], number=row[1], value=row[2])
 
 

@@ -1,6 +1,7 @@
 """Leases: which worker may train which trial. The lease lasts as long as the worker's heartbeat is recent by the database's clock."""
 
 import contextlib
+import functools
 import math
 import os
 import secrets
@@ -13,8 +14,9 @@ from typing import Any, Self
 
 import psutil
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Row, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, insert, or_, select, update
 
+from tuner.errors import RequestError
 from tuner.storage import tables
 from tuner.storage.tables import LEASES, TRIALS
 
@@ -27,6 +29,64 @@ GRACE_SECONDS = 30.0
 #: two start times that differ by less belong to one process: they depend on the boot time, which is known in whole seconds and moves
 #: when the clock is set; no system reuses a process id so soon
 _START_TOLERANCE_SECONDS = 5.0
+
+
+#: environment variable with `LeaseTiming.lease_seconds`; all workers of a study need the same
+VARIABLE = "TUNER_LEASE_SECONDS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaseTiming:
+    """How long a worker may be silent."""
+
+    #: a worker of another host that was silent for this long has lost its lease
+    lease_seconds: float = LEASE_SECONDS
+
+    @property
+    def patience_seconds(self) -> float:
+        """The same for a worker whose process is alive on this host."""
+        return PATIENCE_SECONDS * self._scale
+
+    @property
+    def grace_seconds(self) -> float:
+        """How long the storage must be reachable again before silence counts."""
+        return GRACE_SECONDS * self._scale
+
+    @property
+    def beat_seconds(self) -> float:
+        """Time between two heartbeats."""
+        return self.lease_seconds / 6
+
+    @property
+    def least_sleep_seconds(self) -> float:
+        """A shorter sleep of a worker is not noticed."""
+        return self.lease_seconds / 12
+
+    @property
+    def _scale(self) -> float:
+        return self.lease_seconds / LEASE_SECONDS
+
+
+def timing() -> LeaseTiming:
+    """Return the timing of this process.
+
+    Raises:
+        RequestError: the environment variable is not a number of seconds.
+    """
+    return _timing(os.environ.get(VARIABLE, ""))
+
+
+@functools.cache
+def _timing(text: str) -> LeaseTiming:
+    if not text.strip():
+        return LeaseTiming()
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 1.0 <= seconds <= 86_400.0:
+        raise RequestError(f"{VARIABLE} is {text}; expected a number of seconds from 1 to 86400, the same for all workers of a study")
+    return LeaseTiming(lease_seconds=seconds)
 
 
 class LeaseEnding(StrEnum):
@@ -95,7 +155,7 @@ class Lease:
 
     def is_live(self, now: float) -> bool:
         """Return whether the lease has not ended and its worker was seen within the length of a lease."""
-        return self.ended_at is None and self.seen_at + LEASE_SECONDS >= now
+        return self.ended_at is None and self.seen_at + timing().lease_seconds >= now
 
     def is_vacant(self, worker: WorkerId, now: float, *, steady_seconds: float = math.inf) -> bool:
         """Return whether `worker` may resume the trial: it was suspended, or its worker is lost.
@@ -107,7 +167,8 @@ class Lease:
         is_near = self.namespace == worker.namespace
         if is_near and not _is_alive(self.pid, self.process_started):
             return True
-        return self.seen_at + (PATIENCE_SECONDS if is_near else LEASE_SECONDS) < now and steady_seconds >= GRACE_SECONDS
+        limit_seconds = timing().patience_seconds if is_near else timing().lease_seconds
+        return self.seen_at + limit_seconds < now and steady_seconds >= timing().grace_seconds
 
 
 def grant(connection: Connection, study_id: int, worker: WorkerId, *, trial_number: int, trial_id: int, attempt: int) -> None:
@@ -200,6 +261,19 @@ def renew(connection: Connection, study_id: int, worker: WorkerId) -> int:
     return connection.execute(update(LEASES).where(*is_ours).values(seen_at=tables.now(connection))).rowcount
 
 
+def subtract_sleep(connection: Connection, study_id: int, worker: WorkerId, *, slept_seconds: float, awake_seconds: float) -> None:
+    """Let the attempts of a worker that slept begin later by the sleep, so that they last as long as the worker worked.
+
+    The worker woke up `awake_seconds` ago. An attempt counts if it began before the sleep and had not ended then.
+    """
+    asleep_at = tables.now(connection) - (awake_seconds + slept_seconds / 2)
+    is_ours = (LEASES.c.study_id == study_id, LEASES.c.worker_key == worker.key)
+    lasted = (LEASES.c.started_at < asleep_at, func.coalesce(LEASES.c.ended_at, LEASES.c.seen_at) > asleep_at)
+    still_open = (LEASES.c.started_at < asleep_at, LEASES.c.ended_at.is_(None))
+    change = update(LEASES).where(*is_ours, or_(and_(*lasted), and_(*still_open)))
+    connection.execute(change.values(started_at=LEASES.c.started_at + slept_seconds))
+
+
 def intervals(connection: Connection, study_id: int) -> list[tuple[float, float]]:
     """Return start and end of every attempt; a running attempt ends when its worker was last seen."""
     end_or_seen = func.coalesce(LEASES.c.ended_at, LEASES.c.seen_at)
@@ -214,7 +288,7 @@ def count_workers(connection: Connection) -> int:
 
 def live(now: ColumnElement[float] | float) -> tuple[ColumnElement[bool], ...]:
     """Return the condition that a lease has not ended and its worker was seen within the length of a lease."""
-    return LEASES.c.ended_at.is_(None), LEASES.c.seen_at >= now - LEASE_SECONDS
+    return LEASES.c.ended_at.is_(None), LEASES.c.seen_at >= now - timing().lease_seconds
 
 
 def last_results(connection: Connection, study_id: int, *, count: int, since: float) -> Sequence[tuple[str, str]]:

@@ -10,11 +10,9 @@ from sqlalchemy import Connection
 from tuner.protocol import failure_table, messages
 from tuner.storage import attributes, tables
 from tuner.studies import endings, leases
-from tuner.studies.leases import LEASE_SECONDS, Lease, LeaseEnding, WorkerId
+from tuner.studies.leases import Lease, LeaseEnding, WorkerId
 from tuner.studies.study import Study
 
-#: how often a worker looks for lost workers
-REAP_SECONDS = LEASE_SECONDS / 2
 #: whether the worker of an open lease is lost: arguments are the lease, the worker that asks, and the database's time
 IsGone = Callable[[Lease, WorkerId, float], bool]
 
@@ -37,7 +35,7 @@ def reap(study: Study, worker: WorkerId, *, is_gone: IsGone | None = None) -> li
 
     `is_gone` replaces a worker's own rule for which workers are lost.
     """
-    judge = is_gone or partial(Lease.is_vacant, steady_seconds=study.storage.steady_seconds())
+    judge = is_gone or partial(_is_lost, study)
     if not study.storage.read(lambda connection: _gone(connection, study, worker, judge)):
         return []
 
@@ -71,6 +69,11 @@ def lose(connection: Connection, study: Study, lease: Lease) -> bool:
     leases.mark(connection, study.id, trial_number=lease.trial_number, attempt=lease.attempt, ending=LeaseEnding.FAILED, error=failed.error)
     endings.stop_if_hopeless(connection, study, failed)
     return True
+
+
+def _is_lost(study: Study, lease: Lease, worker: WorkerId, now: float) -> bool:
+    # asked for each lease, after the time was read: this process may have slept since
+    return lease.is_vacant(worker, now, steady_seconds=study.storage.steady_seconds())
 
 
 def _gone(connection: Connection, study: Study, worker: WorkerId, is_gone: IsGone) -> list[tuple[Lease, float]]:

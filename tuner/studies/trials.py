@@ -24,7 +24,7 @@ from tuner.storage.tables import STUDY_USER, TRIAL_USER
 from tuner.studies import claims, continuation, endings, leases, outcomes, reaper, workers
 from tuner.studies import progress as studies_progress
 from tuner.studies.claims import Claim
-from tuner.studies.leases import WorkerId
+from tuner.studies.leases import LeaseEnding, WorkerId
 from tuner.studies.outcomes import Delivery, Outcome
 from tuner.studies.reaper import Reaped
 from tuner.studies.study import Study
@@ -51,6 +51,8 @@ __all__ = [
     "should_prune",
     "stop_reason",
     "stopped",
+    "subtract_sleep",
+    "yielded",
 ]
 
 T = TypeVar("T")
@@ -216,6 +218,25 @@ def beat(study: Study, worker: WorkerId, status: WorkerStatus) -> HeartbeatAnswe
         return HeartbeatAnswer(num_leases=num_leases, request=workers.beat(connection, study.id, worker, status))
 
     return study.storage.write(write)
+
+
+def subtract_sleep(study: Study, worker: WorkerId, *, slept_seconds: float, awake_seconds: float) -> None:
+    """Do not count the sleep of a worker, which woke up `awake_seconds` ago, as work."""
+    study.storage.write(
+        lambda connection: leases.subtract_sleep(connection, study.id, worker, slept_seconds=slept_seconds, awake_seconds=awake_seconds)
+    )
+
+
+def yielded(study: Study, claim: Claim) -> None:
+    """Note that a worker that was thought lost has given its trial up: this loss no longer counts towards the limit of losses."""
+
+    def write(connection: Connection) -> None:
+        number, attempt = claim.number, claim.attempt
+        own = leases.find(connection, study.id, trial_number=number, attempt=attempt, worker_key=claim.worker_key)
+        if own is not None and own.ending == LeaseEnding.LOST:
+            leases.mark(connection, study.id, trial_number=number, attempt=attempt, ending=LeaseEnding.RELEASED)
+
+    study.storage.write(write)
 
 
 def reap(study: Study, worker: WorkerId) -> list[Reaped]:

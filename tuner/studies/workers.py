@@ -15,7 +15,8 @@ from tuner.protocol.messages import Stage
 from tuner.storage import tables
 from tuner.storage.engine import Storage
 from tuner.storage.tables import STUDIES, WORKERS
-from tuner.studies.leases import LEASE_SECONDS, WorkerId
+from tuner.studies import leases
+from tuner.studies.leases import WorkerId
 from tuner.studies.study import Study
 
 #: how long, and for how many workers, the rows of ended workers stay in the table
@@ -85,7 +86,7 @@ class WorkerRow:
     @property
     def is_present(self) -> bool:
         """Whether the worker has not ended and was seen recently."""
-        return self.ended_at is None and self.silent_seconds <= LEASE_SECONDS
+        return self.ended_at is None and self.silent_seconds <= leases.timing().lease_seconds
 
 
 def of_study(study: Study) -> list[WorkerRow]:
@@ -182,7 +183,7 @@ def _columns(status: WorkerStatus) -> dict[str, Any]:
 def _forget(connection: Connection, study_id: int, now: float) -> None:
     """Delete the rows of workers that ended or were lost long ago; of more recent ones, keep only the latest."""
     is_of_study = WORKERS.c.study_id == study_id
-    is_silent = (is_of_study, WORKERS.c.seen_at < now - LEASE_SECONDS)
+    is_silent = (is_of_study, WORKERS.c.seen_at < now - leases.timing().lease_seconds)
     latest = select(WORKERS.c.seen_at).where(*is_silent).order_by(WORKERS.c.seen_at.desc()).offset(MAX_ENDED).limit(1)
     oldest = connection.execute(latest).scalar_one_or_none() or 0.0
     connection.execute(delete(WORKERS).where(is_of_study, WORKERS.c.seen_at <= max(oldest, now - MAX_AGE_SECONDS)))

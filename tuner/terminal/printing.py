@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
@@ -27,18 +27,13 @@ _PLAIN_WIDTH = 100
 @cache
 def stdout() -> Console:
     """Return the console of results."""
-    return _console(is_terminal=_is_terminal(sys.stdout), stderr=False)
+    return _console(is_terminal=sys.stdout.isatty(), stderr=False)
 
 
 @cache
 def stderr() -> Console:
     """Return the console of everything else."""
-    return _console(is_terminal=_is_terminal(sys.stderr), stderr=True)
-
-
-def _is_terminal(stream: TextIO | None) -> bool:
-    """Return whether a stream is a terminal; a process that was started with a closed output has no stream."""
-    return stream is not None and stream.isatty()
+    return _console(is_terminal=sys.stderr.isatty(), stderr=True)
 
 
 def result(*parts: RenderableType) -> None:

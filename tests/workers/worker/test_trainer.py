@@ -7,10 +7,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tuner.machine import AwakeClock
 from tuner.protocol import messages
 from tuner.workers.engines.gpus import GpuShare
 from tuner.workers.worker import trainer
-from tuner.workers.worker.trainer import ChildTrainer, TrainerDied
+from tuner.workers.worker.rehearsal import Rehearsal, Script
+from tuner.workers.worker.stopping import Stopping
+from tuner.workers.worker.trainer import ChildTrainer, Limits, TrainerDied, TrainerHung, WarmTrainer
 
 PRELUDE = """
 import os, sys, time
@@ -145,3 +148,20 @@ def test_a_trainer_gets_the_import_path_of_the_program(tmp_path: Path) -> None:
     child = ChildTrainer(threads=1, log=tmp_path / "child.log", command=(sys.executable, "-c", code), import_path=("/home/me/a: b", "/src"))
     child.close()
     assert child.last_lines() == """['--threads', '1', '--import-path', '["/home/me/a: b", "/src"]']"""
+
+
+def test_a_trainer_that_slept_with_its_worker_has_not_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    clock = AwakeClock(lambda: now[0], period_seconds=1.0, least_seconds=5.0)
+    monkeypatch.setattr(Rehearsal, "receive", lambda silent, timeout_seconds: None)
+    warm = WarmTrainer(lambda: Rehearsal(Script()), Limits(hang_seconds=60.0), Stopping())
+    warm.heed_sleep(clock)
+    now[0] += 36_000.0
+    assert warm.receive() is None
+    assert warm.slept_seconds() == pytest.approx(35_999.0)
+    for _ in range(58):
+        now[0] += 1.0
+        assert warm.receive() is None
+    now[0] += 2.0
+    with pytest.raises(TrainerHung, match="silent for 61 s"):
+        warm.receive()

@@ -14,8 +14,6 @@ from tuner.studies.workers import WorkerRequest, WorkerStatus
 from tuner.workers.worker.events import Event
 from tuner.workers.worker.trainer import WarmTrainer
 
-#: time between two beats; a lease outlives several missed beats
-BEAT_SECONDS = 10.0
 #: how long a worker that ends retries to write its ending after a transient error
 _CLOSE_SECONDS = 1.0
 
@@ -26,7 +24,7 @@ class Heartbeat:
     An error costs one beat only. `warn` is called with the first error after a beat that succeeded.
     """
 
-    def __init__(self, beat: Callable[[], None], warn: Callable[[str], None], *, every_seconds: float = BEAT_SECONDS) -> None:
+    def __init__(self, beat: Callable[[], None], warn: Callable[[str], None], *, every_seconds: float) -> None:
         self._beat = beat
         self._warn = warn
         self._every_seconds = every_seconds

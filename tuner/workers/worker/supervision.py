@@ -53,6 +53,9 @@ class Supervision:
         self._events = events
         self._files = files
         self._report_seconds = report_seconds
+        self._slept_until_epoch = trainer.slept_seconds()
+        #: sleep in each stage, which the trainer took for work
+        self._slept_in = dict.fromkeys(Stage, 0.0)
         self._reported_at = time.monotonic()
         self._best = 0.0
         self._suspended_at: float | None = None
@@ -112,7 +115,17 @@ class Supervision:
             self._best = max(self._best, epoch.validation_accuracy)
         self.deliver()
 
+    def _sleep_since_epoch(self, stage: Stage) -> float:
+        """Return the sleep since the last call, which belongs to a stage."""
+        slept = self._trainer.slept_seconds()
+        since, self._slept_until_epoch = slept - self._slept_until_epoch, slept
+        self._slept_in[stage] += since
+        return since
+
     def _take_epoch(self, epoch: messages.Epoch) -> None:
+        slept = self._sleep_since_epoch(epoch.stage)
+        if slept:
+            epoch = epoch.model_copy(update={"seconds": max(0.0, epoch.seconds - slept)})
         self._outbox.add(epoch)
         self._best = max(self._best, epoch.validation_accuracy)
         self._events.emit(EventKind.EPOCH, self._claim.number, stage=epoch.stage, step=epoch.step, value=self._best, seconds=epoch.seconds)
@@ -195,7 +208,11 @@ class Supervision:
             self._trainer.send(messages.Stop())
 
     def _with_reason(self, outcome: messages.Finished | messages.Failed) -> messages.Finished | messages.Failed:
-        """Add the reason to the outcome of a stopped trial, which the trainer does not know."""
+        """Add the reason to the outcome of a stopped trial, and subtract sleep from its durations: the trainer does not know them."""
+        if isinstance(outcome, messages.Finished):
+            probe = max(0.0, outcome.probe_seconds - self._slept_in[Stage.PROBE])
+            fine_tune = max(0.0, outcome.fine_tune_seconds - self._slept_in[Stage.FINE_TUNE])
+            outcome = outcome.model_copy(update={"probe_seconds": probe, "fine_tune_seconds": fine_tune})
         if isinstance(outcome, messages.Finished) and outcome.ending is messages.Ending.STOPPED:
             return outcome.model_copy(update={"reason": self._why_stopped})
         return outcome

@@ -16,6 +16,7 @@ import psutil
 
 import tuner
 from tuner.errors import DataError, RequestError, TrainingError, TunerError
+from tuner.machine import AwakeClock
 from tuner.protocol import messages
 from tuner.protocol.failure_table import Failure
 from tuner.workers.engines import gpus
@@ -267,7 +268,19 @@ class WarmTrainer:
         #: whether it is prepared for a trial
         self.is_warm = False
         self._longest_wait_seconds = 0.0
-        self._waiting_since = time.monotonic()
+        self._awake: AwakeClock | None = None
+        self._clock: Callable[[], float] = time.monotonic
+        self._waiting_since = self._clock()
+
+    def heed_sleep(self, clock: AwakeClock) -> None:
+        """Measure silence with a clock that stands still while this process sleeps: the trainer sleeps with it."""
+        self._awake = clock
+        self._clock = clock.seconds
+        self._waiting_since = self._clock()
+
+    def slept_seconds(self) -> float:
+        """Return for how long this process has slept so far."""
+        return 0.0 if self._awake is None else self._awake.slept()[0]
 
     def warm_up(self, prepare: messages.Prepare) -> messages.Prepared | None:
         """Prepare the trainer for a study; return None if the worker is asked to stop meanwhile.
@@ -287,7 +300,7 @@ class WarmTrainer:
 
     def send(self, message: messages.Message) -> None:
         """Send the trainer a message, to which it must answer in time."""
-        self._waiting_since = time.monotonic()
+        self._waiting_since = self._clock()
         self._started().send(message)
 
     def receive(self) -> messages.Message | None:
@@ -298,7 +311,7 @@ class WarmTrainer:
             TrainerHung: the trainer has been silent for too long.
         """
         message = self._started().receive(POLL_SECONDS)
-        waited_seconds = time.monotonic() - self._waiting_since
+        waited_seconds = self._clock() - self._waiting_since
         if message is None:
             limit_seconds = max(self._limits.hang_seconds, _HANG_FACTOR * self._longest_wait_seconds)
             if waited_seconds > limit_seconds:
@@ -308,7 +321,7 @@ class WarmTrainer:
             return None
         if isinstance(message, messages.Epoch):
             self._longest_wait_seconds = max(self._longest_wait_seconds, waited_seconds)
-        self._waiting_since = time.monotonic()
+        self._waiting_since = self._clock()
         return message
 
     @property
@@ -364,7 +377,7 @@ class WarmTrainer:
                     raise request_error(message)
                 case messages.Failed():
                     raise TrainingError(f"{message.error}: {message.message}", kind=message.error)
-            if time.monotonic() - self._waiting_since > _PREPARE_HANG_LIMITS * self._limits.hang_seconds:
+            if self._clock() - self._waiting_since > _PREPARE_HANG_LIMITS * self._limits.hang_seconds:
                 raise TrainerHung("preparing the data and the backbone took too long; if they need more time, raise --hang-limit")
         return None
 

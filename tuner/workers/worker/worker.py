@@ -1,17 +1,21 @@
 """Worker: claims trials, trains them and stores their results until the study needs no more or someone stops the worker."""
 
+import contextlib
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from tuner import wording
 from tuner.errors import Dismissed, LeaseLost, StorageError, TrialStopped
+from tuner.machine import SleepWatch
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Ending
 from tuner.storage import retry
 from tuner.storage.retry import Schedule
-from tuner.studies import data_check, pictures, reaper, trials
+from tuner.studies import data_check, leases, pictures, trials
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
 from tuner.studies.workers import WorkerRequest
@@ -20,7 +24,7 @@ from tuner.views import status
 from tuner.workers.bucket import transfer
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventEmitter, EventKind, Tell
-from tuner.workers.worker.heartbeat import BEAT_SECONDS, Heartbeat, RosterEntry
+from tuner.workers.worker.heartbeat import Heartbeat, RosterEntry
 from tuner.workers.worker.outbox import AbandonedReports, Outbox, Outcome, Spool, SpoolHeader
 from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.supervision import REPORT_SECONDS, Supervision
@@ -32,16 +36,14 @@ class WorkerTiming:
     """Intervals of a worker's recurring tasks, and its longest waits."""
 
     #: time between two heartbeats
-    beat_seconds: float = BEAT_SECONDS
+    beat_seconds: float = field(default_factory=lambda: leases.timing().beat_seconds)
     #: minimum time between two reports of a probe
     report_seconds: float = REPORT_SECONDS
     #: minimum time between two searches for workers that are lost
-    reap_seconds: float = reaper.REAP_SECONDS
+    reap_seconds: float = field(default_factory=lambda: leases.timing().lease_seconds / 2)
     #: how long it waits for a storage that does not answer
     storage_patience_seconds: float = failure_table.STORAGE_PATIENCE_SECONDS
 
-
-_TIMING = WorkerTiming()
 
 T = TypeVar("T")
 
@@ -51,7 +53,11 @@ class Worker:
 
     def __init__(self, study: Study, trainer: WarmTrainer, *, identity: WorkerId, folders: Folders, stopping: Stopping, tell: Tell) -> None:
         """`tell` receives every event of the worker."""
-        self._timing = _TIMING
+        self._timing = WorkerTiming()
+        least_seconds = leases.timing().least_sleep_seconds
+        self._sleep = SleepWatch(period_seconds=min(1.0, least_seconds / 5), least_seconds=least_seconds)
+        self._sleep_lock = threading.Lock()
+        self._subtracted_seconds = 0.0
         self._study = study
         self._trainer = trainer
         self._identity = identity
@@ -70,15 +76,17 @@ class Worker:
         #: why this worker was asked to end, with the user who asked; "" if it was not
         self._dismissed = ""
 
-    def run(self, timing: WorkerTiming = _TIMING) -> None:
+    def run(self, timing: WorkerTiming | None = None) -> None:
         """Train trials until there is nothing more to do.
 
         Raises what `WarmTrainer.warm_up`, `data_check.admit` and `trials.claim` raise.
         """
-        self._timing = timing
+        self._timing = timing or self._timing
         self._register()
+        self._study.storage.heed_sleep(lambda: self._sleep.passing.slept()[1])
+        self._trainer.heed_sleep(self._sleep.running)
         try:
-            with Heartbeat(self._beat, self._events.warn, every_seconds=timing.beat_seconds):
+            with self._sleep.on(), Heartbeat(self._beat, self._events.warn, every_seconds=self._timing.beat_seconds):
                 self._train_trials()
         finally:
             if self._stopping.is_asked:
@@ -137,6 +145,7 @@ class Worker:
         sizes = {"num_train": self._prepared.num_train, "num_classes": len(self._prepared.classes), "epochs": self._prepared.epochs}
 
         def claim() -> Claim | None:
+            self._subtract_sleep()
             self._abandoned.deliver()
             return trials.claim(self._study, self._identity, **sizes, refused=self._report_refused)
 
@@ -173,6 +182,7 @@ class Worker:
             outcome = self._supervise(outbox, fetched)
             self._store_outcome(outbox, outcome, time.monotonic() - began)
         except LeaseLost as error:
+            self._yield(claim)
             outbox.clear()
             if isinstance(error, TrialStopped):
                 self._files.ended(claim.number)
@@ -182,6 +192,11 @@ class Worker:
             self._events.emit(what, claim.number, seconds=time.monotonic() - began, message=str(error))
         finally:
             outbox.close()
+
+    def _yield(self, claim: Claim) -> None:
+        """Give up a trial that another worker has, which is no failure of this worker: it may have slept, or lost its network."""
+        with contextlib.suppress(StorageError):
+            trials.yielded(self._study, claim)
 
     def _outbox(self, claim: Claim) -> Outbox:
         assert self._prepared is not None
@@ -225,6 +240,8 @@ class Worker:
     def _store_outcome(self, outbox: Outbox, outcome: Outcome | None, seconds: float) -> None:
         """End the trial in the storage: with its result, as failed, or released for another worker."""
         claim = outbox.claim
+        with contextlib.suppress(StorageError):  # the next heartbeat tries again
+            self._subtract_sleep()
         match outcome:
             case messages.Finished() if outcome.ending is not Ending.SUSPENDED:
                 self._store_result(outbox, outcome)
@@ -307,6 +324,7 @@ class Worker:
 
     def _beat(self) -> None:
         """Renew the lease, obey requests to this worker, and release the trials of lost workers from time to time."""
+        self._subtract_sleep()
         supervision = self._supervision
         answer = self._roster_entry.beat()
         if supervision is not None and supervision is self._supervision and not answer.num_leases:
@@ -319,6 +337,16 @@ class Worker:
             for reaped in trials.reap(self._study, self._identity):
                 what = "it has failed" if reaped.is_failed else "it waits for a worker to resume it"
                 self._events.warn(f"trial {reaped.trial} lost {reaped.worker}, last seen {reaped.silent_seconds:.0f} s ago; {what}")
+
+    def _subtract_sleep(self) -> None:
+        """Take sleep that is over out of the time of the current attempt; the heartbeat's thread calls this, too."""
+        with self._sleep_lock:
+            slept, awake = self._sleep.passing.slept()
+            more = slept - self._subtracted_seconds
+            if more:
+                trials.subtract_sleep(self._study, self._identity, slept_seconds=more, awake_seconds=awake)
+                self._subtracted_seconds = slept
+                self._events.warn(f"this worker slept for {wording.duration(more)}, which does not count as work")
 
     def _retry(self, work: Callable[[], T], waiting: Callable[[], str], *, unless: Callable[[], bool] | None = None) -> T:
         """Return the result of `work`; while the storage cannot be reached, retry it until `unless` is true.
