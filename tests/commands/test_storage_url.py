@@ -140,8 +140,10 @@ def test_a_place_is_understood_as_people_write_it(given: str, url: str, home: Pa
         (r"sqlite:///data\tuner.db", ["sqlite:///data/tuner.db"]),
         (r"data\tuner.db", ["sqlite:///data/tuner.db"]),
         (r"\\server\share\tuner.db", ["sqlite:////mnt/server/share/tuner.db"]),
+        ("s3:bucket", ["an address of s3, which is no database", "--artifacts s3://BUCKET/PREFIX"]),
+        ("https://me:secret@host/db", ["an address of https, which is no database"]),
         (".", ["is a folder", "sqlite:///tuner.db"]),
-        ("~no-such-user-here/tuner.db", ["no such user"]),
+        ("~no-such-user-here/tuner.db", ["names no user of this machine"]),
     ],
 )
 def test_a_place_with_several_readings_is_refused_with_the_right_spelling(given: str, spellings: list[str], home: Path) -> None:

@@ -209,7 +209,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         ("x.onnx", b"", "the ending .onnx of ONNX"),
         ("x.npz", packed_with("a.npy"), "the ending .npz of NumPy"),
         ("x.pkl", b"", "the ending .pkl of pickle"),
-        ("x.weights.h5", None, "does not exist"),
+        ("x.weights.h5", None, "is not a file"),
         ("x.weights.h5", b"", "is empty"),
         ("x.weights.h5", LFS, "a pointer of Git LFS, not the file itself; fetch it with: git lfs pull"),
         ("x.weights.h5", b"\n<!DOCTYPE html>", "a web page"),
@@ -249,7 +249,7 @@ def test_files_in_a_format_of_keras_pass(name: str, content: bytes, tmp_path: Pa
         ("x.h5", hdf5(), "holds weights without a network; name the network in model.backbone"),
         ("x.h5", hdf5(model_config="{}")[:600], "cut off or damaged"),
         ("x.keras", LFS, "a pointer of Git LFS"),
-        ("x.keras", None, "does not exist"),
+        ("x.keras", None, "is not a file"),
     ],
 )
 def test_a_file_without_a_network_is_no_backbone(name: str, content: bytes | None, said: str, tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ class WarmStartSources:
         """
         if self.storage is not None and not self.names:
             raise RequestError("--from-storage is the database of earlier studies; name the studies with --from")
-        storage = self.storage or url
+        storage = storage_url.understood(self.storage) if self.storage else url
         known = self._studies_in(storage)
         return [earlier for name in self.names for earlier in self._read_one(name, spec, storage, known)]
 

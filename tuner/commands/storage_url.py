@@ -21,6 +21,8 @@ PASSWORD_FILE = "TUNER_STORAGE_PASSWORD_FILE"
 
 #: other names of databases in URLs
 _SCHEMES = {"postgres": "postgresql", "pgsql": "postgresql", "postgis": "postgresql", "mysql2": "mysql", "sqlite3": "sqlite"}
+#: schemes of addresses that people give by mistake
+_NO_DATABASES = ("s3", "s3a", "s3n", "gs", "gcs", "az", "abfs", "http", "https", "redis", "rediss", "mongodb")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+_-]+")
 #: endings of SQLite files
 _SUFFIXES = (".db", ".db3", ".sqlite", ".sqlite3", ".s3db", ".sl3")
@@ -59,6 +61,11 @@ def understood(given: str) -> str:
         return _of_path(text)
     name, plus, driver = scheme.lower().partition("+")
     name = _SCHEMES.get(name, name)
+    if name in _NO_DATABASES:
+        raise RequestError(
+            f"the storage is an address of {name}, which is no database; expected for example sqlite:///tuner.db or "
+            "postgresql://user:password@host/database. A bucket is for artifacts: --artifacts s3://BUCKET/PREFIX"
+        )
     if name == "file":
         return _of_file_url(rest, text)
     if name == "sqlite":
@@ -86,7 +93,7 @@ def _of_sqlite(scheme: str, rest: str, given: str) -> str:
         raise RequestError(_windows(given, linux))
     if num_slashes == 1 or (num_slashes == 2 and "/" in path and not path.startswith(("~", "./", "../"))):
         raise RequestError(
-            f"--storage is {given}, which can be read in two ways; write {scheme}:////{path} for the file /{path}, "
+            f"the storage {given} can be read in two ways; write {scheme}:////{path} for the file /{path}, "
             f"or {scheme}:///{path} for {path} in the current folder."
         )
     if num_slashes > 3:
@@ -100,7 +107,7 @@ def _of_path(given: str) -> str:
         raise RequestError(_windows(given, given.replace("\\", "/")))
     path = Path(_expanded(given, given))
     if path.is_dir() and given:
-        raise RequestError(f"--storage is {given}, which is a folder; name a file in it: sqlite:///{path / 'tuner.db'}")
+        raise RequestError(f"the storage {given} is a folder; name a file in it: sqlite:///{path / 'tuner.db'}")
     is_file = _is_sqlite(path) or ("@" not in given and "=" not in given and path.suffix.lower() in _SUFFIXES)
     return f"sqlite:///{path}" if is_file and "?" not in given else given
 
@@ -110,7 +117,9 @@ def _expanded(path: str, given: str) -> str:
     try:
         return str(Path(os.path.expandvars(path)).expanduser()) if path.startswith(("~", "$")) else path
     except RuntimeError as error:
-        raise RequestError(f"--storage is {given}, but there is no such user; write the whole path: sqlite:////home/…/tuner.db") from error
+        raise RequestError(
+            f"the storage {given} names no user of this machine; write the whole path: sqlite:////home/…/tuner.db"
+        ) from error
 
 
 def _is_sqlite(path: Path) -> bool:
@@ -122,7 +131,7 @@ def _is_sqlite(path: Path) -> bool:
 
 
 def _windows(given: str, linux: str) -> str:
-    return f"--storage is {given}, a path of Windows, but tuner runs on Linux; write sqlite:///{linux}"
+    return f"the storage {given} is a path of Windows, but tuner runs on Linux; write sqlite:///{linux}"
 
 
 def missing(url: str) -> str:

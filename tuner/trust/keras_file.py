@@ -130,7 +130,7 @@ def foreign_format(name: str) -> str:
 def _missing(path: Path) -> str:
     if path.is_dir():
         return "which is a folder"
-    return "" if path.is_file() else "which does not exist (a relative path starts at the folder of the study file)"
+    return "" if path.is_file() else "which is not a file (a relative path starts at the folder of the study file)"
 
 
 def _wrong_content(path: Path, *, whole_model: bool) -> str:

@@ -1,5 +1,6 @@
 """Data sources that are functions of the user."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -117,3 +118,15 @@ def test_a_module_that_runs_the_study_again_is_refused(tmp_path: Path, monkeypat
     with pytest.raises(errors.RequestError, match='below `if __name__ == "__main__":`'):
         read("data_that_runs:load", tmp_path)
     sources.require_outside()
+
+
+@pytest.mark.parametrize(("given", "seen"), [("no_such_backend", "tensorflow"), ("json", "json"), ("", "")])
+def test_code_of_the_user_sees_a_backend_that_is_installed(given: str, seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setenv("KERAS_BACKEND", given)
+    monkeypatch.chdir(tmp_path)
+    module = f"data_of_backend_{given}"
+    (tmp_path / f"{module}.py").write_text("import os; SEEN = os.environ['KERAS_BACKEND']\n" + MODULE)
+    read(f"{module}:good", tmp_path)
+    assert seen == sys.modules[module].SEEN
+    assert os.environ["KERAS_BACKEND"] == given

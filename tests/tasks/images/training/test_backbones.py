@@ -388,7 +388,7 @@ def test_weights_of_a_file_are_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.keras", None, "which does not exist .*; expected a model saved by Keras"),
+        ("missing.keras", None, "which is not a file .*; expected a model saved by Keras"),
         ("broken.keras", b"hello", "whose content is in no format of Keras, or damaged"),
         ("broken.h5", b"hello", "whose content is in no format of Keras, or damaged"),
     ],

@@ -1,6 +1,8 @@
 """Data sources: the `data` section of a study file, opened as a dataset."""
 
 import importlib
+import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +60,7 @@ def call_function(name: str, *, class_order: study.ClassOrder = "natural", value
     Raises:
         DataError: the function cannot be imported, or returns something else.
     """
-    with current_folder():
+    with current_folder(), _usable_keras():
         result = import_function(name)()
     origin = f"data.function {name}"
     if not isinstance(result, tuple | list) or len(result) not in (2, 3):
@@ -112,6 +114,20 @@ def current_folder() -> Iterator[None]:
         sys.path[:] = [*before, *(folder for folder in sys.path if folder not in {*before, *prefix})]
 
 
+@contextmanager
+def _usable_keras() -> Iterator[None]:
+    """Let code of the user import Keras inside a `with` block, as in a trainer, if KERAS_BACKEND names a backend that is not installed."""
+    given = os.environ.get("KERAS_BACKEND", "")
+    if "keras" in sys.modules or not given or (given.isidentifier() and importlib.util.find_spec(given)):
+        yield
+        return
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    try:
+        yield
+    finally:
+        os.environ["KERAS_BACKEND"] = given
+
+
 def use_import_path(folders: Sequence[str]) -> None:
     """Import code that a study names as another process would: the one that has this import path."""
     _CALLERS_PATH[:] = folders
@@ -119,7 +135,8 @@ def use_import_path(folders: Sequence[str]) -> None:
 
 def import_path() -> tuple[str, ...]:
     """Return the import path of this process in absolute paths, for `use_import_path` of another process."""
-    return tuple(str(Path(folder).absolute()) for folder in sys.path if isinstance(folder, str))  # type: ignore[redundant-expr] # a notebook may put anything there
+    folders: list[object] = list(sys.path)  # programs put paths of other types there, which Python ignores
+    return tuple(str(Path(folder).absolute()) for folder in folders if isinstance(folder, str))
 
 
 def require_outside() -> None:
