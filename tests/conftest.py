@@ -28,6 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {what}")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their length: those of an archive hold the time, so each process of a run would have other tests."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Import no file with tests of another ring where only unit tests are wanted: such a file may import TensorFlow."""
     return True if _is_unit_run(config) and not rings.can_be_unit(collection_path) else None
