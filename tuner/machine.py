@@ -71,11 +71,11 @@ def without_windows(given: str) -> str | None:
 class AwakeClock:
     """A clock that stands still while this process sleeps: while it is stopped, or while its machine is suspended.
 
-    Somebody has to read the clock in each period, because a longer pause between two readings is sleep.
+    Read the clock at least once a period: a longer pause between two readings counts as sleep.
     """
 
     def __init__(self, clock: Callable[[], float], *, period_seconds: float, least_seconds: float) -> None:
-        """A pause that exceeds the period by less than `least_seconds` is no sleep: a busy machine delays its processes, too."""
+        """A pause counts as sleep from `least_seconds` beyond the period: a busy machine delays its processes, too."""
         self._clock = clock
         self._period_seconds = period_seconds
         self._least_seconds = least_seconds
@@ -96,7 +96,7 @@ class AwakeClock:
             return self._slept_seconds, now - self._woke_at
 
     def stop(self) -> None:
-        """Take no later pause for sleep until the next reading."""
+        """Do not count the pause until the next reading as sleep."""
         with self._lock:
             self._read_at = None
 
@@ -115,7 +115,7 @@ class SleepWatch:
 
     def __init__(self, *, period_seconds: float, least_seconds: float) -> None:
         self._period_seconds = period_seconds
-        #: the clock of durations in this process; it ends to run in a suspended machine by itself, but not in a stopped process
+        #: the clock of durations in this process; it stands still in a suspended machine anyway, but not in a stopped process
         self.running = AwakeClock(time.monotonic, period_seconds=period_seconds, least_seconds=least_seconds)
         #: the clock that the other machines have
         self.passing = AwakeClock(_passing_seconds, period_seconds=period_seconds, least_seconds=least_seconds)

@@ -314,6 +314,14 @@ def test_a_user_without_a_home_folder_is_told_what_to_set(
     assert capsys.readouterr().err.startswith("this user has no home folder: HOME is not set. Set it, or")
 
 
+def test_the_home_folder_of_an_unknown_user_is_not_taken_for_a_missing_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["cache", "--cache", "~no-such-user/cache"]) == 1
+    assert capsys.readouterr().err == "a path starts with ~NAME, but this machine has no user NAME; write the whole path\n"
+    (folder / "study.yaml").write_text("name: mine\ndata: {source: folder, path: ~no-such-user/photos}\n")
+    assert main.main(["check", "study.yaml"]) == 2
+    assert "data.path is '~no-such-user/photos', but this machine does not know that home folder" in capsys.readouterr().err
+
+
 def test_an_interrupted_command_shows_no_traceback(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,13 +79,23 @@ def test_a_function_that_only_this_process_has_is_refused_with_the_cure(
 
 @pytest.mark.parametrize(
     ("backbone", "is_found"),
-    [("mine:f", True), ("package.inner:f", True), ("json.decoder:f", True), ("package.none:f", False), ("mine.none:f", False)],
+    [
+        ("mine:f", True),
+        ("package.inner:f", True),
+        ("json.decoder:f", True),
+        ("package.none:f", False),
+        ("mine.none:f", False),
+        ("plain.inner.mine:f", True),
+        ("plain.inner.none:f", False),
+        ("plain.none.mine:f", False),
+    ],
 )
 def test_a_module_is_found_in_packages_without_running_them(
     backbone: str, is_found: bool, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "package").mkdir()
-    for file in ("mine.py", "package/__init__.py", "package/inner.py"):
+    (folder / "plain" / "inner").mkdir(parents=True)
+    for file in ("mine.py", "package/__init__.py", "package/inner.py", "plain/inner/mine.py"):
         (folder / file).write_text("raise SystemExit('run')")
     (folder / "study.yaml").write_text(f"name: mine\ndata: {{source: digits}}\nmodel: {{backbone: 'python:{backbone}'}}\n")
     assert main.main(["check", "study.yaml"]) == (0 if is_found else 2)

@@ -153,6 +153,11 @@ def test_a_place_with_several_readings_is_refused_with_the_right_spelling(given:
         assert spelling in str(raised.value)
 
 
+def test_a_text_longer_than_a_path_is_no_place() -> None:
+    given = "Server=db;Password=secret;" + "x" * 300
+    assert storage_url.understood(given) == given
+
+
 def test_a_new_database_is_announced_with_its_place_and_one_of_that_name_above_it(home: Path) -> None:
     assert storage_url.announcement("sqlite:///new.db") == f"new database: {home}/project/new.db"
     (home / "new.db").touch()

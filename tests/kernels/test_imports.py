@@ -59,3 +59,16 @@ def test_keras_has_its_default_settings_whatever_keras_json_says(settings: dict[
     )  # fmt: skip
     home = str(tmp_path) if variable == "KERAS_HOME" else None
     assert done.stdout.splitlines() == ["tensorflow float32 channels_last 1e-07", f"{folder} {home}"], done.stderr
+
+
+_NO_HOME = "import pwd; pwd.getpwuid = lambda number: {}[number]"
+
+
+def test_keras_is_imported_for_a_user_without_a_home_folder(tmp_path: Path) -> None:
+    given = {name: value for name, value in os.environ.items() if not name.startswith("KERAS_") and name != "HOME"}
+    for variables, home in (({}, "/tmp/.keras"), ({"KERAS_HOME": str(tmp_path)}, str(tmp_path))):
+        done = subprocess.run(
+            [sys.executable, "-c", _NO_HOME + _SETTINGS], env=given | {"KERAS_BACKEND": "tensorflow"} | variables,
+            capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.stdout.splitlines()[1:] == [f"{home} {variables.get('KERAS_HOME')}"], done.stderr

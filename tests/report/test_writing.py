@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import databases
+from tests.studies import odd_ones
 from tuner.cli import main
 from tuner.report.page import MARKS
+from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
+from tuner.studies import study as studies
 from tuner.studies.study import Study
 
 
@@ -41,3 +45,16 @@ def test_an_unwritable_path_is_refused_with_advice(
         assert said in capsys.readouterr().err
     assert (tmp_path / "diary.html").read_text(encoding="utf-8") == "dear diary"
     assert tuner(storage, fresh.name, "--to", tmp_path / "diary.html", "--force") == 0
+
+
+def test_a_study_that_another_program_changed_is_reported_or_refused_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = storages.open(databases.sqlite(tmp_path))
+    odd_ones.add(odd)
+    for name in studies.names(odd):
+        code = tuner(odd, name, "--to", tmp_path / "report.md")
+        said = capsys.readouterr().err
+        assert code in (0, 2), said
+        assert "unexpected error" not in said
+    odd.close()

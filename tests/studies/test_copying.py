@@ -141,6 +141,19 @@ def test_a_study_with_an_active_worker_is_refused(storage: Storage, target: Stor
     copy(study, target)
 
 
+def test_a_worker_of_another_host_is_active_for_the_length_of_a_lease(
+    storage: Storage, target: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUNER_LEASE_SECONDS", "300")
+    study = studies.join(by_hand.spec(name="busy"), storage)
+    by_hand.must_claim(study, dataclasses.replace(WorkerId.here("w1"), namespace="another boot"))
+    by_hand.grow_old(study, 61)
+    with pytest.raises(StudyError, match="counts as active for 300 seconds"):
+        copy(study, target)
+    by_hand.grow_old(study, 301)
+    copy(study, target)
+
+
 @pytest.mark.parametrize("is_alive", [True, False])
 def test_a_worker_of_this_host_counts_as_long_as_its_process_lives(is_alive: bool, storage: Storage, target: Storage) -> None:
     study = studies.join(by_hand.spec(name="busy"), storage)

@@ -218,6 +218,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
         ("x.keras", hdf5(), "HDF5; rename it to end in .h5"),
         ("x.keras", packed_with("x/data.pkl"), "an archive without config.json and model.weights.h5"),
         ("x.keras", packed_with("config.json", "model.weights.h5")[:40], "cut off or damaged"),
+        ("x.keras", packed_with("config.json", "model.weights.h5").replace(b"PK\x01\x02", b"XXXX"), "cut off or damaged"),
     ],
 )
 def test_weights_that_keras_cannot_load_are_refused_with_the_formats_that_load(

@@ -61,6 +61,8 @@ def cause_outside(error: Exception) -> str | None:
     if isinstance(error, FileNotFoundError) and not _has_folder():
         return "the current folder does not exist any more; change to another one (cd) and run the command again"
     if isinstance(error, RuntimeError) and "home directory" in str(error):
+        if _has_home():
+            return "a path starts with ~NAME, but this machine has no user NAME; write the whole path"
         return "this user has no home folder: HOME is not set. Set it, or write paths without ~ and set TUNER_CACHE to a folder"
     return None
 
@@ -69,6 +71,13 @@ def _has_folder() -> bool:
     try:
         return Path.cwd().is_dir()
     except OSError:
+        return False
+
+
+def _has_home() -> bool:
+    try:
+        return Path.home().is_absolute()
+    except RuntimeError:
         return False
 
 

@@ -129,14 +129,19 @@ def _require_function(spec: StudySpec) -> None:
 
 def _is_importable(module: str) -> bool:
     """Return whether a module is installed, in the current folder or on the import path, without running it or its packages."""
-    name, places = "", None
+    name = ""
+    places: list[str] | None = None
     for part in module.split("."):
         name = f"{name}.{part}" if name else part
         here = importlib.machinery.PathFinder.find_spec(name, [str(Path.cwd())]) if places is None else None
-        found = here or next((found for finder in sys.meta_path if (found := finder.find_spec(name, places)) is not None), None)
+        try:
+            found = here or next((found for finder in sys.meta_path if (found := finder.find_spec(name, places)) is not None), None)
+        except KeyError:  # a folder without __init__.py, for which Python needs the imported package above
+            places = [str(folder) for place in places or () if (folder := Path(place, part)).is_dir()]
+            continue
         if found is None:
             return False
-        places = found.submodule_search_locations or []
+        places = list(found.submodule_search_locations or ())
     return True
 
 

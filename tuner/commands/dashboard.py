@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from tuner import wording
 from tuner.commands import artifacts, options, storage_url
 from tuner.commands.waiting import Deadline
 from tuner.dashboard.auth import accounts
@@ -95,14 +96,9 @@ def show_audit(url: str, limit: int, *, as_json: bool) -> int:
                 event.study,
                 event.address,
             )
-            rows.add_row(*(Text(_visible(cell)) for cell in cells))
+            rows.add_row(*(Text(wording.visible(cell)) for cell in cells))
         printing.result(rows)
     return 0
-
-
-def _visible(text: str) -> str:
-    """Return a text that another person chose, without the control characters that a terminal would execute."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def add_user(path: Path | None, name: str, role: str, password_file: Path | None, *, has_password: bool) -> int:

@@ -106,7 +106,7 @@ def _of_path(given: str) -> str:
     if "\\" in given and "@" not in given:
         raise RequestError(_windows(given, given.replace("\\", "/")))
     path = Path(_expanded(given, given))
-    if path.is_dir() and given:
+    if given and _is_folder(path):
         raise RequestError(f"the storage {given} is a folder; name a file in it: sqlite:///{path / 'tuner.db'}")
     is_file = _is_sqlite(path) or ("@" not in given and "=" not in given and path.suffix.lower() in _SUFFIXES)
     return f"sqlite:///{path}" if is_file and "?" not in given else given
@@ -120,6 +120,13 @@ def _expanded(path: str, given: str) -> str:
         raise RequestError(
             f"the storage {given} names no user of this machine; write the whole path: sqlite:////home/…/tuner.db"
         ) from error
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # the text is longer than a path can be
+        return False
 
 
 def _is_sqlite(path: Path) -> bool:

@@ -12,10 +12,11 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_exponential
 
+from tuner import wording
 from tuner.errors import MissingPackage, RequestError, StorageError, StudyError
 from tuner.storage.engine import Storage
+from tuner.studies import leases
 from tuner.studies import study as studies
-from tuner.studies.leases import PATIENCE_SECONDS
 from tuner.views import figures, status
 from tuner.views.figures import Figures
 
@@ -53,9 +54,8 @@ def compare(before: Figures, now: Figures, *, stop_reason: str | None) -> Iterat
         yield Message(title=f"{now.name}: finished", body=f"The study ended because {stop_reason}.{best}")
     if _is_stalled(now) and not _is_stalled(before):
         running = now.trials["running"]
-        yield Message(
-            title=f"{now.name}: stalled", body=f"No worker was seen for {PATIENCE_SECONDS / 60:.0f} minutes. Running trials: {running}."
-        )
+        silent = wording.duration(leases.timing().patience_seconds)
+        yield Message(title=f"{now.name}: stalled", body=f"No worker was seen for {silent}. Running trials: {running}.")
 
 
 @contextlib.contextmanager
@@ -166,4 +166,4 @@ class _Watch:
 
 
 def _is_stalled(study: Figures) -> bool:
-    return study.trials["running"] > 0 and study.silent_seconds is not None and study.silent_seconds > PATIENCE_SECONDS
+    return study.trials["running"] > 0 and study.silent_seconds is not None and study.silent_seconds > leases.timing().patience_seconds

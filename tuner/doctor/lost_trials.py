@@ -73,7 +73,8 @@ def is_gone(lease: Lease, worker: WorkerId, now: float) -> bool:
         return False
     if lease.namespace == worker.namespace:
         return lease.is_vacant(worker, lease.seen_at)  # only the process counts here: it may run without reaching the database
-    return lease.is_vacant(worker, now - leases.PATIENCE_SECONDS + leases.LEASE_SECONDS)
+    timing = leases.timing()
+    return lease.is_vacant(worker, now - timing.patience_seconds + timing.lease_seconds)
 
 
 def release(url: str) -> Finding:

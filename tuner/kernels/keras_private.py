@@ -6,7 +6,6 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -18,8 +17,8 @@ _GRAPH_CALLS = {"Functional.call", "Sequential.call"}
 
 def use_home(given: str | None) -> None:
     """Make Keras keep downloads in a folder; None is the one that Keras chooses without KERAS_HOME."""
-    user = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")
-    config._KERAS_DIR = given or str(user / ".keras")
+    user = os.path.expanduser("~")  # noqa: PTH111 -- Path.home fails for a user without a home folder, and Keras does not
+    config._KERAS_DIR = given or f"{user if os.access(user, os.W_OK) else '/tmp'}/.keras"
 
 
 def graph_of(layer: Any) -> Any | None:

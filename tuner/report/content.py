@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from tuner.errors import StudyError
@@ -94,14 +95,13 @@ def _read(connection: Connection, study: Study, trials: Sequence[FrozenTrial], d
         raise StudyError(f"study {study.name} was deleted while the report was written")
     view = views_studies.StudyReader(storage=study.storage).at(connection, listed)
     attributes = tables.all_of(connection, tables.STUDY_USER, study.id)
-    prepared = attributes.get(PREPARED)
     best = view.history.best
     ids = {optuna_private.trial_id(trial): trial.number for trial in drawn}
     curves = views_trials.curves(connection, study.id, ids)
     return ReportContent(
         study=studies.up_to_date(connection, study),
         view=view,
-        prepared=None if prepared is None else messages.Prepared.model_validate(prepared),
+        prepared=_prepared(attributes),
         trials=trials,
         drawn=drawn,
         curves={ids[trial_id]: points for trial_id, points in curves.items()},
@@ -111,3 +111,11 @@ def _read(connection: Connection, study: Study, trials: Sequence[FrozenTrial], d
         attributes=attributes,
         at=tables.clock(connection),
     )
+
+
+def _prepared(attributes: Mapping[str, Any]) -> messages.Prepared | None:
+    """Return what the first trainer of a study found; None if no trainer has started, or another program changed it."""
+    try:
+        return messages.Prepared.model_validate(attributes.get(PREPARED))
+    except ValidationError:
+        return None

@@ -1,6 +1,5 @@
 """The `data` section of a study file: where images and labels come from, and how they are split."""
 
-import codecs
 import math
 import os
 import re
@@ -34,7 +33,10 @@ class Section(BaseModel):
 def locate(given: str, info: ValidationInfo) -> Path:
     """Return a path with `~` expanded, as the disk spells it; a relative path starts at the folder of the study file."""
     folder = (info.context or {}).get("folder")
-    path = Path(given).expanduser()
+    try:
+        path = Path(given).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"is {wording.show(given)}, but this machine does not know that home folder; write the whole path") from error
     return existing(path if path.is_absolute() or folder is None else Path(folder).joinpath(path).resolve())
 
 
@@ -179,7 +181,7 @@ def keep_earlier_order(data: Any) -> Any:
 
 def _check_encoding(name: str) -> str:
     try:
-        codecs.lookup(name)
+        "a".encode(name)  # raises LookupError also for a codec that is not of text, such as base64
     except (LookupError, ValueError) as error:
         raise ValueError(f"is {wording.show(name)}; expected an encoding such as utf-8, utf-16, cp1252 or shift_jis") from error
     return name
@@ -256,7 +258,7 @@ class DigitsData(_Data):
 
 
 class PythonData(_FileData):
-    """A function of yours that returns images (n, height, width, 3) uint8, labels (n,) and, if it likes, class names."""
+    """A function of yours that returns images (n, height, width, 3) uint8, labels (n,) and, optionally, class names."""
 
     source: Literal["python"]
     function: PythonName

@@ -55,8 +55,10 @@ def commonest(name: str, validation: float | None, test: float | None) -> str:
     return f"always the commonest class, {wording.shorten(name)}: accuracy {', '.join(scores)}" if scores else ""
 
 
-def commonest_of(prepared: Mapping[str, Any]) -> str:
-    """Return `commonest` for the attribute of the first trainer of a study; "" if an earlier version of tuner wrote it."""
+def commonest_of(prepared: Any) -> str:
+    """Return `commonest` for the attribute of the first trainer of a study; "" if an earlier tuner or another program wrote it."""
+    if not isinstance(prepared, Mapping):
+        return ""
     return commonest(prepared.get("commonest") or "", prepared.get("commonest_validation"), prepared.get("commonest_test"))
 
 

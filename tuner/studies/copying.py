@@ -45,7 +45,6 @@ from tuner.storage.tables import (
 )
 from tuner.studies import leases, notes, retraining
 from tuner.studies import study as studies
-from tuner.studies.leases import LEASE_SECONDS
 from tuner.studies.notes import BestNote
 from tuner.studies.study import Study
 
@@ -180,18 +179,18 @@ def _require_idle(study: Study) -> None:
         raise StudyError(
             f"the study {study.name} has {wording.count(len(active), 'active worker')} ({wording.listed(active)}). Their results would be "
             f"missing from the copy. Stop them (tuner stop {study.name} --now) and copy the study when they have ended. "
-            f"A worker that was killed on another host counts as active for {LEASE_SECONDS:.0f} seconds"
+            f"A worker that was killed on another host counts as active for {leases.timing().lease_seconds:.0f} seconds"
         )
 
 
 def _active_workers(connection: Connection, study_id: int) -> list[str]:
     """Return the names of workers that have not ended and are alive; of those on other hosts, only silence is known."""
-    now = tables.clock(connection)
+    silent_since = tables.clock(connection) - leases.timing().lease_seconds
     active: set[str] = set()
     for table in (WORKERS, LEASES):
         for row in connection.execute(select(table).where(table.c.study_id == study_id, table.c.ended_at.is_(None))):
             is_alive = leases.is_alive_here(row.namespace, row.pid, row.process_started)
-            if is_alive or (is_alive is None and row.seen_at + LEASE_SECONDS >= now):
+            if is_alive or (is_alive is None and row.seen_at >= silent_since):
                 active.add(row.worker)
     return sorted(active)
 
@@ -333,7 +332,7 @@ def _explained(storage: Storage) -> Iterator[None]:
 
 
 def _parts(connection: Connection, study_id: int, batch: int) -> Iterator[_Part]:
-    """Yield the rows of a study: those of its trials by and by, in the order of their creation, then the others."""
+    """Yield the rows of a study: those of its trials in batches, in the order of their creation, then the others."""
     query = select(TRIALS.c.trial_id, TRIALS.c.number).where(TRIALS.c.study_id == study_id).order_by(TRIALS.c.trial_id)
     numbers = connection.execute(query).all()
     for start in range(0, len(numbers), batch):

@@ -117,7 +117,7 @@ def require_model(path: Path) -> None:
 
 
 def foreign_format(name: str) -> str:
-    """Return `which is a file of PyTorch (.pth)` for a name with the ending of another library, "" for every other name."""
+    """Return what is wrong with a name that has the ending of another library, such as `.pth`; "" for every other name."""
     for library, endings in _OTHERS.items():
         for ending in endings:
             if name.lower().endswith(ending):
@@ -134,9 +134,12 @@ def _missing(path: Path) -> str:
 
 
 def _wrong_content(path: Path, *, whole_model: bool) -> str:
-    """Return what is wrong with the first bytes of a file, by its ending; "" if nothing is."""
-    with path.open("rb") as file:
-        start = file.read(32)
+    """Return what is wrong with the content of a file, by its ending; "" if nothing is."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError as error:
+        return f"which cannot be read ({error.strerror})"
     is_zip = path.name.endswith(".keras")
     if start.startswith(_ZIP if is_zip else _HDF5):
         return _wrong_members(path) if is_zip else _wrong_groups(path) if whole_model else ""
@@ -150,10 +153,11 @@ def _wrong_content(path: Path, *, whole_model: bool) -> str:
 
 
 def _wrong_members(path: Path) -> str:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            missing = {_CONFIG, _WEIGHTS} - set(archive.namelist())
+    except _DAMAGE:
         return "which is cut off or damaged; copy it again"
-    with zipfile.ZipFile(path) as archive:
-        missing = {_CONFIG, _WEIGHTS} - set(archive.namelist())
     return f"which is an archive without {' and '.join(sorted(missing))}" if missing else ""
 
 
@@ -162,7 +166,7 @@ def _wrong_groups(path: Path) -> str:
         with h5py.File(path, "r") as file:
             if "model_config" in file.attrs:
                 return ""
-    except OSError:
+    except _DAMAGE:
         return "which is cut off or damaged; copy it again"
     return "which holds weights without a network; name the network in model.backbone, and this file in model.weights"
 

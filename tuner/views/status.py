@@ -1,4 +1,4 @@
-"""Status: a snapshot of a study, cheap enough to be failures twice a second."""
+"""Status: a snapshot of a study, cheap enough to be read twice a second."""
 
 import itertools
 import json

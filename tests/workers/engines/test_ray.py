@@ -3,7 +3,7 @@
 import pytest
 
 from tuner.studies import leases
-from tuner.workers.engines.ray import VACANT_SECONDS, LostTrials
+from tuner.workers.engines.ray import LostTrials, vacant_seconds
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_the_engine_waits_for_a_lost_trial_until_its_lease_expires(vacancies: Lo
     clock[0] += leases.LEASE_SECONDS
     vacancies.expire()  # the leases still last
     assert len(vacancies) == 1
-    assert clock[0] < vacancies.all_vacant_at == 100.0 + VACANT_SECONDS
+    assert clock[0] < vacancies.all_vacant_at == 100.0 + vacant_seconds()
 
 
 def test_the_engine_does_not_wait_for_a_vacant_trial_that_nobody_claims(vacancies: LostTrials, clock: list[float]) -> None:
@@ -44,7 +44,7 @@ def test_the_engine_waits_for_the_last_of_several_lost_trials(vacancies: LostTri
     vacancies.add(3)
     clock[0] += 10
     vacancies.add(4)
-    assert vacancies.all_vacant_at == 110.0 + VACANT_SECONDS
-    clock[0] = 100.0 + VACANT_SECONDS
+    assert vacancies.all_vacant_at == 110.0 + vacant_seconds()
+    clock[0] = 100.0 + vacant_seconds()
     vacancies.expire()
     assert len(vacancies) == 1

@@ -107,3 +107,11 @@ def test_a_child_finds_tuner_where_this_process_found_it(tmp_path: Path) -> None
         env=trainer.child_environment(given), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.startswith("tuner "), done.stderr
+
+
+def test_a_user_without_a_home_folder_has_no_keras_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+    with pytest.raises(RuntimeError):
+        Path.home()
+    assert not list(trainer.keras_settings({}))

@@ -97,7 +97,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "last": last,
         "stagnation": outlook.STAGNATION,
         **_regret(site, view, known.get(PREPARED) or {}),
-        "baseline": plan.commonest_of(known.get(PREPARED) or {}),
+        "baseline": plan.commonest_of(known.get(PREPARED)),
         **_planned(listed.spec, known),
     }
 

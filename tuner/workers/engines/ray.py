@@ -22,8 +22,8 @@ from tuner.workers.worker.stopping import Stopping
 
 #: command that starts a worker on a node; None: the node's default
 COMMAND: tuple[str, ...] | None = None
-#: time after which any worker may claim the trial of a lost worker of another host
-VACANT_SECONDS = leases.LEASE_SECONDS + 5.0
+#: time after the end of a lease until the trial of a lost worker of another host counts as vacant
+_MARGIN_SECONDS = 5.0
 #: deaths of an actor on a living node, without an ended trial in between, after which the worker is given up
 _MAX_CRASHES = 3
 _TICK_SECONDS = 0.25
@@ -260,6 +260,11 @@ class _RemoteWorkers:
         worker.code = code
 
 
+def vacant_seconds() -> float:
+    """Return the time after which any worker may claim the trial of a lost worker of another host."""
+    return leases.timing().lease_seconds + _MARGIN_SECONDS
+
+
 class LostTrials:
     """The trials of workers that died, until other workers claim them.
 
@@ -275,7 +280,7 @@ class LostTrials:
 
     def add(self, trial: int) -> None:
         """Add the trial of a lost worker."""
-        self._vacant_at[trial] = self._clock() + VACANT_SECONDS
+        self._vacant_at[trial] = self._clock() + vacant_seconds()
 
     def remove(self, trial: int) -> None:
         """Remove a trial that another worker trains."""

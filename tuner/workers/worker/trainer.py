@@ -15,6 +15,7 @@ from typing import Protocol
 import psutil
 
 import tuner
+from tuner import wording
 from tuner.errors import DataError, RequestError, TrainingError, TunerError
 from tuner.machine import AwakeClock
 from tuner.protocol import messages
@@ -403,12 +404,12 @@ def overridden_variables(given: Mapping[str, str]) -> Iterator[str]:
     here = child_environment(given)
     for name, value in sorted(given.items()):
         if value and _is_overridden(name) and here.get(name) != value:
-            yield f"{name}={_shortened(value)}"
+            yield f"{name}={wording.cut(value, _MAX_SHOWN)}"
 
 
 def keras_settings(given: Mapping[str, str]) -> Iterator[str]:
     """Yield each setting of the user's keras.json that trainers do not use, as `name=value (file)`."""
-    path = Path(given.get("KERAS_HOME") or "~/.keras").expanduser() / "keras.json"
+    path = Path(os.path.expanduser(given.get("KERAS_HOME") or "~/.keras")) / "keras.json"  # noqa: PTH111 -- a user may have no home
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -417,12 +418,7 @@ def keras_settings(given: Mapping[str, str]) -> Iterator[str]:
         return
     for name, usual in _KERAS_DEFAULTS.items():
         if name in settings and settings[name] != usual:
-            yield f"{name}={_shortened(str(settings[name]))} ({path})"
-
-
-def _shortened(value: str) -> str:
-    text = " ".join(value.split())
-    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+            yield f"{name}={wording.cut(str(settings[name]), _MAX_SHOWN)} ({path})"
 
 
 def _is_overridden(name: str) -> bool:

@@ -243,3 +243,8 @@ def test_published_data_sets_are_read_as_they_are_unpacked(tmp_path: Path, name:
     found = listings.list_folder(root)
     left_out = [place for place in places if not place.startswith("__MACOSX")]
     assert sum(int(remark.split()[2]) for remark in found.remarks if remark.startswith("left out: ")) == len(left_out) - len(expected)
+
+
+def test_a_folder_that_is_gone_or_closed_to_this_user_is_named(tmp_path: Path) -> None:
+    with pytest.raises(errors.DataError, match=r"the folder .*/gone cannot be read \(No such file or directory\); check its permissions"):
+        folders.image_files(str(tmp_path / "gone"))

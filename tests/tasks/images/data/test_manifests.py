@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import parquet
+from pydantic import ValidationError
 
 from tests.tasks.images.data.conftest import noise
 from tuner import errors
@@ -228,6 +229,12 @@ def test_a_table_whose_encoding_is_not_clear_is_read_with_a_key(root: Path, word
     assert word in manifests.list_manifest(manifest(root / "t.csv", encoding=encoding)).classes
 
 
+@pytest.mark.parametrize("name", ["utf-99", "base64", "rot13", "zip", "undefined", "a\0b", ""])
+def test_what_is_no_encoding_of_text_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="expected an encoding such as utf-8"):
+        manifest(Path("t.csv"), encoding=name)
+
+
 def test_a_wrong_encoding_is_refused(root: Path) -> None:
     (root / "t.csv").write_bytes(TABLE.replace(",b", ",Löwe").encode("cp1252"))
     assert "t.csv is not in utf-8 (" in refused(manifest(root / "t.csv", encoding="utf-8"))
@@ -403,6 +410,11 @@ def test_a_name_of_two_images_is_refused(parts: Path, other: str) -> None:
     assert f"t.csv: ISIC_0 is the name of 2 different images below {parts}: " in said
     assert other in said
     assert said.endswith("Set data.root to the folder of the right ones, or write their paths into the table")
+
+
+def test_a_broken_link_is_another_image(parts: Path) -> None:
+    (parts / "part_2" / "ISIC_0.png").symlink_to("missing")
+    assert "ISIC_0 is the name of 2 different images" in refused(ids(parts, "ISIC_{n}"))
 
 
 def test_a_copy_of_an_image_is_no_other_image(parts: Path) -> None:

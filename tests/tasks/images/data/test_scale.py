@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tests.studies import by_hand
 from tests.terminal.test_plan import printed
 from tuner import errors
-from tuner.tasks.images.data import dataset, image_file, in_memory, listings, splits, survey
+from tuner.spec import study
+from tuner.tasks.images.data import dataset, image_file, in_memory, listings, manifests, splits, survey
 from tuner.terminal import plan
 
 NUM = 10_000
@@ -89,3 +90,21 @@ def test_many_empty_classes_are_named_in_part(tmp_path: Path) -> None:
     (tmp_path / "000" / "a.png").write_bytes(b"")
     with pytest.raises(errors.DataError, match="no images in the sub-folder 001, 002, 003, 004, 005 and 294 more; add images"):
         listings.list_folder(tmp_path)
+
+
+def test_frames_with_equal_names_in_many_folders_are_not_all_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"clip_{clip}/{frame:03}.png" for clip in range(40) for frame in range(20)]
+    for name in names:
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).touch()
+    (tmp_path / "t.csv").write_text("\n".join(["path,label", *(f"{name},{row % 2}" for row, name in enumerate(names))]))
+    compared, nfc = [], dataset.nfc
+
+    def comparing(name: str) -> str:
+        compared.append(name)
+        return nfc(name)
+
+    monkeypatch.setattr(dataset, "nfc", comparing)
+    found = manifests.list_manifest(study.ManifestData(source="manifest", path=tmp_path / "t.csv"))
+    assert found.paths == tuple(f"{tmp_path}/data/{name}" for name in names)
+    assert len(compared) < 20 * len(names)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tuner import errors
 from tuner.spec.study import StudySpec
-from tuner.tasks.images.data import dataset, image_file, listings, sources, survey
+from tuner.tasks.images.data import dataset, image_file, in_memory, listings, sources, survey
 
 #: 12-bit values, and what they are as 8 bits of [0, 4095]: round(255 * v / 4095)
 VALUES = np.array([[0, 16, 1000], [2048, 4000, 4095]], np.uint16)
@@ -176,3 +176,10 @@ def test_a_table_takes_a_range_too(x_rays: Path, tmp_path: Path) -> None:
 
 def test_a_listing_without_a_cache_measures_too(x_rays: Path) -> None:
     assert listings.read(listings.list_folder(x_rays), cache=None, value_range="auto").value_range == (0.0, 4095.0)
+
+
+@pytest.mark.parametrize("pixels", [np.full((4, 8, 8), np.nan), np.zeros((0, 8, 8))])
+def test_auto_is_refused_for_arrays_without_a_number(pixels: NDArray[Any], tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", x=pixels, y=np.arange(len(pixels)) % 2)
+    with pytest.raises(errors.DataError, match="has no pixels with a number, so data.value_range: auto is unknown"):
+        in_memory.read_npz(tmp_path / "images.npz", value_range="auto")

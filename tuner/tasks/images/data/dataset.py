@@ -128,10 +128,15 @@ def name_classes(
 
     In the natural order, names that differ only in how Unicode composes a letter are one class, named in NFC.
     """
-    spelled = list(given) if order == "earlier" else [unicodedata.normalize("NFC", name) for name in given]
+    spelled = list(given) if order == "earlier" else [nfc(name) for name in given]
     classes = earlier(set(spelled)) if order == "earlier" else sort_natural(set(spelled))
     numbers = {name: number for number, name in enumerate(classes)}
     return tuple(classes), [numbers[name] for name in spelled]
+
+
+def nfc(name: str) -> str:
+    """Return a name in the Unicode form NFC, in which names of classes, columns and files are compared."""
+    return unicodedata.normalize("NFC", name)
 
 
 def sort_natural(names: set[str]) -> list[str]:

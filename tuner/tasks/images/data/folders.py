@@ -6,7 +6,6 @@ Where more than one reading is possible, the folder is refused.
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +84,10 @@ def image_files(folder: str) -> tuple[list[str], Counter[str]]:
     seen, waiting = set(), [folder]
     while waiting:
         here = waiting.pop()
-        status = Path(here).stat()
+        try:
+            status = Path(here).stat()
+        except OSError as error:
+            raise _unreadable(here, error) from error
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -201,7 +203,7 @@ def _find_splits(here: str, inner: Sequence[os.DirEntry[str]]) -> _Found | None:
         else:
             notes += _note_left_out(entry, "which has no class folders")
     _check_splits(here, sides, classes, names)
-    known = {_plain(one.name) for folders in classes.values() for one in folders}
+    known = {dataset.nfc(one.name) for folders in classes.values() for one in folders}
     for entry in inner:
         if entry.name not in sides:
             _refuse_ambiguous(here, entry, known, names)
@@ -247,9 +249,9 @@ def _check_splits(here: str, sides: Mapping[str, int], classes: Mapping[str, Seq
             f"{shown(trained[0])}/CLASS/image. If a table names the classes, use data.source: manifest. "
             "If these are the classes, give them other names"
         )
-    known = {_plain(one.name) for name in trained for one in classes.get(name, ())}
+    known = {dataset.nfc(one.name) for name in trained for one in classes.get(name, ())}
     for name, folders in classes.items():
-        extra = [one for one in folders if _plain(one.name) not in known and image_files(one.path)[0]]
+        extra = [one for one in folders if dataset.nfc(one.name) not in known and image_files(one.path)[0]]
         if extra:
             raise errors.DataError(
                 f"{shown(here)}: {shown(name)} has the class {_list(one.name for one in extra)}, which {shown(trained[0])} lacks; "
@@ -260,8 +262,8 @@ def _check_splits(here: str, sides: Mapping[str, int], classes: Mapping[str, Seq
 
 def _refuse_ambiguous(here: str, entry: os.DirEntry[str], classes: set[str], names: str) -> None:
     """Refuse a folder beside the splits that may contain more images of their classes."""
-    inside = {_plain(one.name) for one in _sub_folders(_unwrap(entry.path)[0])}
-    if _plain(entry.name) in classes or inside & classes:
+    inside = {dataset.nfc(one.name) for one in _sub_folders(_unwrap(entry.path)[0])}
+    if dataset.nfc(entry.name) in classes or inside & classes:
         raise errors.DataError(
             f"{shown(here)}: the sub-folders {names} look like splits, but {shown(entry.name)} beside them also contains images of their "
             f"classes; move {shown(entry.name)} away, or move its images into one of the splits"
@@ -319,9 +321,9 @@ def _official_roles(folders: Sequence[os.DirEntry[str]]) -> dict[str, int]:
 
 def _refuse_copy(here: str, inside: Mapping[str, Sequence[os.DirEntry[str]]]) -> None:
     """Refuse a sub-folder that contains the folders beside it once more, as some archives do."""
-    names = {_plain(name) for name in inside}
+    names = {dataset.nfc(name) for name in inside}
     for name, folders in inside.items():
-        shared = [one.name for one in folders if _plain(one.name) in names and _plain(one.name) != _plain(name)]
+        shared = [one.name for one in folders if dataset.nfc(one.name) in names and dataset.nfc(one.name) != dataset.nfc(name)]
         if len(shared) > 1:
             raise errors.DataError(
                 f"{shown(here)}: the sub-folder {shown(name)} contains folders with the names of classes beside it, "
@@ -348,10 +350,6 @@ def _list(names: Iterator[str] | Sequence[str]) -> str:
 
 def _count_images(number: int) -> str:
     return dataset.count(number, "image")
-
-
-def _plain(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _sub_folders(folder: str) -> list[os.DirEntry[str]]:
@@ -385,4 +383,8 @@ def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _LITTER]
     except OSError as error:
-        raise errors.DataError(f"the folder {shown(str(folder))} cannot be read ({error.strerror}); check its permissions") from error
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: str | Path, error: OSError) -> errors.DataError:
+    return errors.DataError(f"the folder {shown(str(folder))} cannot be read ({error.strerror}); check its permissions")

@@ -5,7 +5,6 @@ import importlib.util
 import io
 import pickle
 import re
-import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,14 +146,16 @@ def in_range(
     """Return arrays of numbers with the values of a range mapped to 0 to 255, and the range; unchanged if no range is wanted.
 
     Raises:
-        DataError: the arrays are not numbers, or all values are the same.
+        DataError: `auto` is wanted, and there are no values, or all values are the same.
     """
     if wanted is None or any(one.dtype.kind not in "biuf" for one in images):
         return images, None
     if isinstance(wanted, tuple):
         known = wanted
     else:
-        filled = [one[np.isfinite(one)] for one in images if one.size]
+        filled = [finite for one in images if (finite := one[np.isfinite(one)]).size]
+        if not filled:
+            raise errors.DataError(f"{origin} has no pixels with a number, so data.value_range: auto is unknown; check the images")
         known = dataset.known_range(min(one.min().item() for one in filled), max(one.max().item() for one in filled), origin=origin)
     return [dataset.scale(one, known) for one in images], known
 
@@ -261,7 +262,7 @@ def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, or
         DataError: labels are neither, or a label is not among the names.
     """
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    form = str if order == "earlier" else _nfc
+    form = str if order == "earlier" else dataset.nfc
     given = None if names is None else [form(str(name)) for name in np.asarray(names).ravel().tolist()]
     if flat.ndim != 1 or (flat.dtype.kind in "iu" and given is not None):
         return check_labels(flat, len(flat), origin=origin), given or []
@@ -278,10 +279,6 @@ def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, or
             f"{origin} has the label {wording.cut(unknown[0])}; expected one of the class names {', '.join(map(wording.cut, given[:10]))}"
         )
     return np.array([index[word] for word in words], np.int64), given
-
-
-def _nfc(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
 
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:

@@ -5,7 +5,6 @@
 
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -217,7 +216,7 @@ def _tables(path: Path) -> tuple[str, ...]:
 
 def _groups(paths: Sequence[str], folder: Path, pattern: str) -> tuple[str, ...]:
     """Return the text in the parentheses of a pattern, for each path below a folder."""
-    below = [unicodedata.normalize("NFC", image_file.printable(os.path.relpath(path, folder))) for path in paths]
+    below = [dataset.nfc(image_file.printable(os.path.relpath(path, folder))) for path in paths]
     found = [re.search(pattern, path) for path in below]
     missing = [path for path, match in zip(below, found, strict=True) if match is None]
     if missing:

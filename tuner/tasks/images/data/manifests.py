@@ -89,14 +89,18 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
 
 def _suggest(table: Table, data: study.ManifestData) -> list[str]:
     """Return notes on columns that seem to name groups or splits, if the study names none, as lines."""
-    others = {name: table.columns[_nfc(name)] for name in table.names if _nfc(name) in table.columns and _nfc(name) not in _wanted(data)}
+    others = {
+        name: table.columns[dataset.nfc(name)]
+        for name in table.names
+        if dataset.nfc(name) in table.columns and dataset.nfc(name) not in _wanted(data)
+    }
     groups = [] if data.group_column else listings.suggest_groups(others)
     return groups if data.split_column else groups + listings.suggest_splits(others)
 
 
 def _wanted(data: study.ManifestData) -> list[str]:
     """Return the names of the columns that a study reads, in NFC."""
-    return [_nfc(value) for field, value in data if field.endswith("_column") and value]
+    return [dataset.nfc(value) for field, value in data if field.endswith("_column") and value]
 
 
 def _read_table(data: study.ManifestData) -> Table:
@@ -125,7 +129,7 @@ def _read_text(data: study.ManifestData) -> Table:
     header = [name.strip() for name in next(rows, (0, []))[1]]
     if not header:
         raise ValueError("No columns to parse: the file is empty")
-    if not set(_wanted(data)) <= set(map(_nfc, header)):
+    if not set(_wanted(data)) <= set(map(dataset.nfc, header)):
         _check_title(text, data)
     cells: list[list[str]] = []
     lines: list[int] = []
@@ -140,7 +144,7 @@ def _read_text(data: study.ManifestData) -> Table:
     columns: dict[str, Sequence[str]] = {}
     for number, name in enumerate(header):
         column = [row[number] for row in cells]
-        if columns.setdefault(_nfc(name), column) != column and _nfc(name) in _wanted(data):
+        if columns.setdefault(dataset.nfc(name), column) != column and dataset.nfc(name) in _wanted(data):
             raise errors.DataError(f"{data.path} has two different columns {wording.cut(name)}; rename one of them")
     return Table(names=tuple(header), columns=columns, lines=lines, remarks=remarks)
 
@@ -163,7 +167,7 @@ def _separator(text: str, wanted: Sequence[str]) -> tuple[str, int]:
     named = re.match(r'"?sep=(.)"?[^\S\r\n]*\r?\n', text, re.IGNORECASE)  # for Excel
     if named:
         return named[1], named.end()
-    headers = {separator: [_nfc(name.strip()) for name in _header(text, separator)] for separator in _SEPARATORS}
+    headers = {separator: [dataset.nfc(name.strip()) for name in _header(text, separator)] for separator in _SEPARATORS}
     fitting = [separator for separator, header in headers.items() if set(wanted) <= set(header)]
     return (fitting or sorted(_SEPARATORS, key=lambda separator: -len(headers[separator])))[0], 0
 
@@ -182,7 +186,7 @@ def _check_title(text: str, data: study.ManifestData) -> None:
     """Refuse a table with other lines, such as a title, above the names of its columns."""
     for separator in _SEPARATORS:
         for line, row in _first_rows(text, separator):
-            if set(_wanted(data)) <= {_nfc(name.strip()) for name in row}:
+            if set(_wanted(data)) <= {dataset.nfc(name.strip()) for name in row}:
                 raise errors.DataError(f"{data.path} names its columns in line {line}; remove the lines above it")
 
 
@@ -248,7 +252,7 @@ def _read_parquet(data: study.ManifestData) -> Table:
     paths = _parts(data)
     schema = parquet.read_schema(paths[0])
     kept = [field.name for field in schema if _is_short(field.type) or listings.GROUP_NAME.search(field.name)]
-    chosen = {_nfc(name): name for name in reversed(schema.names) if _nfc(name) in _wanted(data) or name in kept}
+    chosen = {dataset.nfc(name): name for name in reversed(schema.names) if dataset.nfc(name) in _wanted(data) or name in kept}
     columns: dict[str, list[Any]] = {spelled: [] for spelled in chosen}
     for path in paths:
         found = parquet.read_table(path, columns=list(chosen.values()), partitioning=None)
@@ -307,7 +311,7 @@ def _values(table: Table, name: str, *, field: str, origin: Path) -> Sequence[An
     Raises:
         DataError: there is no such column.
     """
-    values = table.columns.get(_nfc(name))
+    values = table.columns.get(dataset.nfc(name))
     if values is None:
         cure = f"Set data.{field} to one of them"
         if any(Path(column).suffix.lower() in image_file.SUFFIXES for column in table.names):
@@ -411,23 +415,25 @@ def _find(cells: Sequence[str], data: study.ManifestData) -> tuple[list[image_fi
 
 
 class _Places:
-    """The image files below a folder, by their names."""
+    """The image files below a folder, by their names, alone and with the folder above: frames of many videos have the same names."""
 
     def __init__(self, root: Path) -> None:
         self._by_name: dict[str, list[str]] = {}
         for path in sorted(folders.image_files(str(root))[0]):
             place = os.path.relpath(path, root)
             name, stem = _last(place), _last(_without_ending(place))
-            for key in {_nfc(name).casefold(), _nfc(stem).casefold(), _as_number(stem)}:
-                self._by_name.setdefault(key, []).append(place)
+            for key in {dataset.nfc(name).casefold(), dataset.nfc(stem).casefold(), _as_number(stem)}:
+                for start in {"", _above(place)}:
+                    self._by_name.setdefault(start + key, []).append(place)
 
     def of(self, cell: str) -> list[str]:
         """Return the files that a cell may mean, relative to the folder: the whole path, or else its end; with or without ending."""
         given = _slashed(cell)
-        candidates = self._by_name.get(_last(given).casefold()) or self._by_name.get(_as_number(_last(given)), [])
+        above, name = _above(given), _last(given)
+        candidates = self._by_name.get(above + name.casefold()) or self._by_name.get(above + _as_number(name), [])
         for start, spell, end in itertools.product(("", "/"), _SPELLINGS, _ENDINGS):
             wanted = start + spell(given)
-            names = {place: start + spell(_nfc(end(place))) for place in candidates}
+            names = {place: start + spell(dataset.nfc(end(place))) for place in candidates}
             found = [place for place, name in names.items() if (name.endswith(wanted) if start else name == wanted)]
             if found:
                 return found
@@ -441,7 +447,13 @@ class _Places:
 
 def _slashed(cell: str) -> str:
     """Return a path in NFC with the separators of this system."""
-    return str(PurePosixPath(_nfc(cell).replace("\\", "/")))
+    return str(PurePosixPath(dataset.nfc(cell).replace("\\", "/")))
+
+
+def _above(path: str) -> str:
+    """Return the folder above a file with a slash, whatever its case; "" for a file without one."""
+    folder = _last(path.rpartition("/")[0])
+    return f"{dataset.nfc(folder).casefold()}/" if folder else ""
 
 
 def _last(path: str) -> str:
@@ -464,7 +476,11 @@ _ENDINGS: tuple[Callable[[str], str], ...] = (str, _without_ending)
 
 
 def _are_equal(root: Path, places: Sequence[str]) -> bool:
-    return all(filecmp.cmp(root / places[0], root / place, shallow=False) for place in places[1:])
+    """Return whether files have the same content; a file that cannot be read, such as a broken link, differs from every other."""
+    try:
+        return all(filecmp.cmp(root / places[0], root / place, shallow=False) for place in places[1:])
+    except OSError:
+        return False
 
 
 def _ambiguous(cell: str, found: Sequence[str], data: study.ManifestData) -> errors.DataError:
@@ -486,10 +502,6 @@ def _missing(cells: Sequence[str], total: int, places: _Places, data: study.Mani
         cure = f"There is {image_file.printable(similar)} below {root}: set data.root so that the paths start from it, or correct the paths"
     what = f"{len(cells):,} of {dataset.count(total, 'image')} cannot be found, first {wording.cut(cells[0])}"
     return errors.DataError(f"{data.path}: {what}: there is no such file. {cure}")
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
 
 
 def _list(names: Sequence[str]) -> str:

@@ -135,7 +135,7 @@ def survey(path: Path, *, cache: Path | None = None) -> Survey:
         sizes=tuple((int(width), int(height)) for width, height in found.sizes[by_size[positions]]) if positions else (),
         elongation=float(np.median(long / short)) if positions else 1.0,
         unreadable=found.unreadable,
-        notes=tuple(_notes(found)),
+        notes=tuple(_notes(found, own)),
         own_splits=own,
         few_validation=few,
         warnings=tuple(_warnings(found, path, own, few, cache)),
@@ -276,8 +276,8 @@ def summarize(seen: Survey) -> list[str]:
     return text + list(seen.notes)
 
 
-def _notes(found: dataset.Dataset) -> list[str]:
-    official = ["the train, validation and test sub-folders will be used as official splits"] if found.official is not None else []
+def _notes(found: dataset.Dataset, own: Sequence[str]) -> list[str]:
+    official = [f"official splits, by the names of the sub-folders: {', '.join(['train', *own])}"] if own else []
     known = dataset.note_ignored(found) + dataset.note_foreign(found) + dataset.note_values(found)
     return official + known + dataset.note_copies(found)
 
