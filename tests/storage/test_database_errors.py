@@ -48,7 +48,7 @@ def wrapped(error: Exception, statement: str = "SELECT 1", parameters: Any = ())
         psycopg.OperationalError("[Errno -3] Temporary failure in name resolution"),
         psycopg.errors.ConnectionTimeout("connection timeout expired"),
         # MySQL: errors by number
-        *(Exception(number, "words in any language") for number in (1053, 1205, 1213, 1927, 2002, 2003, 2006, 2013, 2055, 4031)),
+        *(Exception(number, "words in any language") for number in (1053, 1205, 1213, 1684, 1927, 2002, 2003, 2006, 2013, 2055, 4031)),
         # SQLite: another process writes
         sqlite3.OperationalError("database is locked"),
         sqlite3.OperationalError("database table is locked: trials"),
