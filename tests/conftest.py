@@ -1,4 +1,4 @@
-"""What tests of more than one room stand on."""
+"""Fixtures for tests of several packages, and the rings as markers."""
 
 import os
 import secrets

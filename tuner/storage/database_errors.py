@@ -9,12 +9,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, StatementError
 
 #: SQLSTATEs after which to retry, in addition to class 08 (connection): idle in a transaction, serialization, unknown completion,
-#: deadlock, too many
-#: connections, lock timeout, statement timeout, shut down, crash, starting up, idle for too long
+#: deadlock, too many connections, lock timeout, statement timeout, shut down, crash, starting up, idle for too long
 _TRANSIENT_STATES = {"25P03", "40001", "40003", "40P01", "53300", "55P03", "57014", "57P01", "57P02", "57P03", "57P05"}
-#: the same for MySQL: too many connections, shutting down, network errors, lock wait timeout, deadlock, connection killed, no connection
-#: (socket, TCP),
-#: a table that another process changes, server gone, connection lost (in a query, elsewhere), idle for too long
+#: the same for MySQL: too many connections, shutting down, network errors, lock wait timeout, deadlock, a table that another process
+#: changes, connection killed, no connection (socket, TCP), server gone, connection lost (in a query, elsewhere), idle for too long
 _TRANSIENT_NUMBERS = {1040, 1053, 1158, 1159, 1160, 1161, 1205, 1213, 1684, 1927, 2002, 2003, 2006, 2013, 2055, 4031}
 _LOCK_WORDS = ("database is locked", "database table is locked", "database schema has changed", "deadlock")
 _OUTAGE_WORDS = (

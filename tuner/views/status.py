@@ -1,4 +1,4 @@
-"""Status: a snapshot of a study, cheap enough to be read twice a second."""
+"""Status: a snapshot of a study, cheap enough to be read twice a second, and its failures by kind."""
 
 import itertools
 import json
@@ -20,6 +20,9 @@ from tuner.studies import progress as studies_progress
 from tuner.studies.leases import Lease
 from tuner.studies.study import Study
 from tuner.views import outlook
+
+#: maximum number of kinds of failure, the most frequent first
+_MAX_FAILURES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +164,6 @@ def _running(connection: Connection, open_leases: Sequence[Lease], probe_epochs:
 def _stage_seconds(connection: Connection, study_id: int) -> dict[str, float]:
     query = select(EPOCHS.c.stage, func.sum(EPOCHS.c.seconds)).where(EPOCHS.c.study_id == study_id).group_by(EPOCHS.c.stage)
     return {stage: seconds or 0.0 for stage, seconds in connection.execute(query)}
-
-
-#: maximum number of kinds of failure, the most frequent first
-_MAX_FAILURES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
