@@ -74,3 +74,43 @@ def test_rare_classes_are_reported(folder: Path, capsys: pytest.CaptureFixture[s
         "always answering ok, the commonest class, has a validation accuracy of 0.9900, and crack has only 2" in line for line in err
     )
     assert "always the commonest class, ok: accuracy 0.9900 on all images" in run(capsys, "init", "parts", "--images", "parts")[1]
+
+
+def test_init_reads_classes_in_file_names_and_check_accepts_its_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0)
+    (folder / "pets").mkdir()
+    for number in range(12):
+        pixels = noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "pets" / f"{('cats', 'dogs')[number % 2]}.{number}.png")
+    code, _, err = run(capsys, "init", "pets", "--images", "pets")
+    assert code == 2
+    assert not Path("studies").exists()
+    pattern = err[-1].split("--class-pattern of tuner init, to '")[1].split("'.")[0]
+    code, out, _ = run(capsys, "init", "pets", "--images", "pets", "--class-pattern", pattern)
+    assert code == 0
+    assert out.splitlines()[1:3] == ["  cats  6", "  dogs  6"]
+    code, out, _ = run(capsys, "check", "studies/pets.yaml")
+    assert code == 0
+    assert [line.split() for line in out.splitlines() if line.startswith("all")] == [["all", "8", "2", "2"]]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ("--images", "https://example.org/data.zip"),
+            "--images is 'https://example.org/data.zip', a URL; expected a path of this machine",
+        ),
+        (("--images", r"C:\photos"), r"--images is 'C:\photos', a path of Windows, but tuner runs on Linux; in WSL, write /mnt/c/photos"),
+        (("--images", "."), "has no sub-folders; expected one sub-folder for each class"),
+        (("--images", ".", "--class-pattern", "(a"), "--class-pattern is (a, which is not a regular expression"),
+        (("--images", ".", "--class-pattern", "(a)"), "has no images; expected files that end in"),
+    ],
+)
+def test_init_refuses_what_it_cannot_read_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], message: str
+) -> None:
+    code, _, err = run(capsys, "init", "new", *given)
+    assert code == 2
+    assert len(err) == 1
+    assert message in err[0]

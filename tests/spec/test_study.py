@@ -241,3 +241,11 @@ def test_a_path_with_two_spellings_on_disk_is_taken_as_it_is_given(tmp_path: Pat
 def test_a_pattern_that_finds_no_group_is_refused(pattern: str, message: str) -> None:
     (problem,) = problems(data={"source": "folder", "path": "~/photos", "group_pattern": pattern})
     assert problem.startswith(f"data.group_pattern {message}")
+
+
+def test_a_pattern_that_finds_no_class_is_refused() -> None:
+    (problem,) = problems(data={"source": "folder", "path": "~/photos", "class_pattern": r"\w+_\d+"})
+    assert problem.startswith(
+        r"data.class_pattern is \w+_\d+; expected a regular expression with a part in parentheses, such as (\w+)[._]\d+. "
+        "The text in that part is the class"
+    )

@@ -14,7 +14,11 @@ app = typer.Typer()
 @app.command()
 def init(
     name: Annotated[str, Argument(metavar="NAME", help="Name of the new study.", show_default=False)],
-    images: Annotated[Path, Option(metavar="FOLDER", help="Folder with one sub-folder of images per class.", show_default=False)],
+    images: Annotated[str, Option(metavar="FOLDER", help="Folder with one sub-folder of images per class.", show_default=False)],
+    class_pattern: Annotated[
+        str | None,
+        Option(metavar="REGEX", help="Find the class in the path of each image, in parentheses: '(\\w+)_\\d+'.", show_default=False),
+    ] = None,
     to: Annotated[Path | None, Option(metavar="FILE", help="Study file to write.", show_default="studies/NAME.yaml")] = None,
     cache: Cache = None,
 ) -> int:
@@ -22,7 +26,9 @@ def init(
     from tuner.commands import check as commands_check
     from tuner.commands import options
 
-    return commands_check.init(name, images, to or Path("studies") / f"{name}.yaml", options.cache_folder(cache))
+    return commands_check.init(
+        name, images, to or Path("studies") / f"{name}.yaml", options.cache_folder(cache), class_pattern=class_pattern
+    )
 
 
 @app.command()

@@ -11,7 +11,7 @@ from tuner.errors import DataError, RequestError
 from tuner.sampling import enumeration
 from tuner.spec import file as study_file
 from tuner.spec import space
-from tuner.spec.data import PythonData
+from tuner.spec.data import FolderData, PythonData
 from tuner.spec.model import Model
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.data import sources, splits, survey
@@ -22,13 +22,14 @@ from tuner.terminal import plain, plan, printing
 from tuner.trust import keras_file
 
 
-def init(name: str, images: Path, to: Path, cache: Path) -> int:
+def init(name: str, images: str, to: Path, cache: Path, *, class_pattern: str | None = None) -> int:
     """Write a study file for a folder of images, and print what the folder contains. An existing file is never overwritten."""
     _check_name(name)
     if to.exists():
         raise RequestError(f"{to} already exists; choose another file with --to, or remove it")
-    seen = survey.survey(images, cache=cache)
-    survey.write_new(survey.study_file(name, seen, images.expanduser()), to)
+    data = _folder_data(images, class_pattern)
+    seen = survey.survey(data.path, cache=cache, class_pattern=data.class_pattern)
+    survey.write_new(survey.study_file(name, seen, data.path), to)
     plain.result("\n".join(survey.summarize(seen)))
     for warning in seen.warnings:
         plain.line(f"warning: {warning}")
@@ -45,6 +46,16 @@ def _check_name(name: str) -> None:
         raise RequestError(
             f"NAME is {name!r}; expected at most 100 letters, digits, dots, underscores and hyphens, starting with a letter or a digit"
         ) from error
+
+
+def _folder_data(images: str, class_pattern: str | None) -> FolderData:
+    """Return the `data` section for a folder, in which a path is read as in a study file."""
+    try:
+        return FolderData.model_validate({"source": "folder", "path": images, "class_pattern": class_pattern})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "--images" if first["loc"] == ("path",) else "--class-pattern"
+        raise RequestError(f"{option} {first['msg'].removeprefix('Value error, ')}") from error
 
 
 #: names of a running program as a module

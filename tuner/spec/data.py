@@ -73,7 +73,12 @@ def _read_path(given: Any, info: ValidationInfo) -> Path:
     if separator and scheme.isalnum():
         cure = f"write {rest}" if scheme.lower() == "file" else "download it first, and write the path of the download"
         raise ValueError(f"is {wording.show(given)}, a URL; expected a path of this machine: {cure}")
-    return locate(str(given), info)
+    try:
+        return locate(str(given), info)
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"is {wording.show(given)}, which cannot be a path in the encoding {error.encoding} of this shell's locale; set PYTHONUTF8=1"
+        ) from error
 
 
 def name_function(given: Any) -> Any:
@@ -132,18 +137,22 @@ def _refuse(name: str, share: float | None) -> str | None:
     return None
 
 
-def _check_pattern(given: str) -> str:
-    expected = r"expected a regular expression with a part in parentheses, such as (patient_\d+)"
+def _check_pattern(given: str, info: ValidationInfo) -> str:
+    is_class = info.field_name == "class_pattern"
+    example = r"(\w+)[._]\d+" if is_class else r"(patient_\d+)"
+    meaning = "The text in that part is the class" if is_class else "Images with the same text in that part belong together"
+    expected = f"expected a regular expression with a part in parentheses, such as {example}"
     try:
         num_parts = re.compile(given).groups
     except re.error as error:
         raise ValueError(f"is {given}, which is not a regular expression: {error}; {expected}") from error
     if not num_parts:
-        raise ValueError(f"is {given}; {expected}. Images with the same text in that part belong together")
+        raise ValueError(f"is {given}; {expected}. {meaning}")
     return given
 
 
-Pattern = Annotated[str, AfterValidator(_check_pattern), Field(examples=[r"(patient_\d+)"])]
+#: a regular expression with a part in parentheses
+Pattern = Annotated[str, AfterValidator(_check_pattern)]
 
 
 def _read_range(given: Any) -> tuple[float, float] | str | None:
@@ -193,7 +202,9 @@ class FolderData(_FileData):
     source: Literal["folder"]
     path: Annotated[FilePath, Field(examples=["~/photos"])]
     """the folder of images; a relative path starts at the folder of the study file"""
-    group_pattern: Pattern | None = None
+    class_pattern: Annotated[Pattern, Field(examples=[r"(\w+)[._]\d+"])] | None = None
+    """regular expression on the path below the folder; the text in its parentheses is the class; null: the sub-folders are the classes"""
+    group_pattern: Annotated[Pattern, Field(examples=[r"(patient_\d+)"])] | None = None
     """regular expression on the path below the folder; images with the same text in its parentheses stay in one split"""
 
 

@@ -152,3 +152,46 @@ def test_names_that_unicode_composes_differently_are_one_class() -> None:
     names = [unicodedata.normalize(form, "Löwe") for form in ("NFC", "NFD", "NFC")]
     assert dataset.name_classes(["ant", *names], "natural", earlier=sorted) == (("L\u00f6we", "ant"), [1, 0, 0, 0])
     assert dataset.name_classes(names, "earlier", earlier=sorted) == (("Lo\u0308we", "L\u00f6we"), [1, 0, 1])
+
+
+def noted(*names: str) -> list[str]:
+    """Return the notes on class names, with an image of each class."""
+    images = np.arange(len(names) * 4, dtype=np.uint8).reshape(-1, 2, 2)
+    return dataset.note_names(in_memory.from_arrays(images, np.arange(len(names)), list(names)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Cat", "cat"), ("cat", "cat "), ("TRUE", "True"), ("007", "7"), ("1", "1.0"), ("class 2", "class 02"), ("big_dog", "Big Dog"),
+     ("red-fox", "red fox"), ("Ａ1", "a1")],
+)  # fmt: skip
+def test_names_that_may_be_one_class_are_named(one: str, other: str) -> None:
+    said = f"the class names '{one}' and '{other}' differ only in case, spaces, signs or zeros; if they are one class, give it one name"
+    assert noted(one, "bird", other) == [said]
+
+
+@pytest.mark.parametrize("names", [("a", "A"), ("1", "10"), ("1.5", "15"), ("cat", "cats"), ("class 1", "class 10"), ("v1.0", "v1.00")])
+def test_names_that_are_different_classes_are_not_named(names: tuple[str, str]) -> None:
+    assert not noted(*names)
+
+
+@pytest.mark.parametrize("name", ["None", "NA", "null", "n/a", "?", "-", "NaN"])
+def test_what_programs_write_for_a_missing_label_is_named(name: str) -> None:
+    (line,) = noted("cat", name)
+    assert line == f"the class '{name}' has 1 image, but programs write it for a missing value; if these images have no label, remove them"
+
+
+def test_classes_that_join_other_classes_are_named() -> None:
+    (line,) = noted("Cardiomegaly", "Effusion", "Cardiomegaly|Effusion", "Mass/Nodule")
+    assert line.startswith("1 class joins other classes, first Cardiomegaly|Effusion. tuner learns one class for each image")
+    assert noted("a1", "b1", "c1", "a1; b1", "b1,c1")[0].startswith("2 classes join other classes, first a1; b1.")
+
+
+def test_ten_thousand_classes_have_few_notes() -> None:
+    names = [name for number in range(2_000) for name in (f"Class {number}", f"class {number}")]
+    assert len(noted(*names)) == 5
+
+
+def test_notes_on_names_belong_to_the_notes_of_a_dataset() -> None:
+    data = in_memory.from_arrays(GREY, LABELS, ["Cat", "cat"])
+    assert dataset.note_names(data)[0] in dataset.notes(data)

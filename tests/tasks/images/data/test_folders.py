@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.tasks.images.data.conftest import noise
 from tuner import errors
-from tuner.tasks.images.data import dataset, folders, listings
+from tuner.spec import study
+from tuner.tasks.images.data import dataset, folders, in_memory, listings, manifests
 
 TRAIN, VALIDATION, TEST = dataset.TRAIN, dataset.VALIDATION, dataset.TEST
 
@@ -176,16 +179,190 @@ def test_classes_that_contain_the_same_folders_are_reported(tmp_path: Path) -> N
 
 def test_folders_that_link_to_themselves_end(tmp_path: Path) -> None:
     (tmp_path / "again").symlink_to(tmp_path, target_is_directory=True)
+    with pytest.raises(errors.DataError, match="again is a link to .*, which contains the whole data set"):
+        listings.list_folder(tmp_path)
     with pytest.raises(errors.DataError, match="has no images in its 1 sub-folder"):
-        listings.list_folder(tmp_path)
+        listings.list_folder(tmp_path, class_order="earlier")
 
 
-def test_an_archive_is_to_be_unpacked_first(tmp_path: Path) -> None:
-    (tmp_path / "photos.zip").write_bytes(b"")
-    with pytest.raises(errors.DataError, match="has no sub-folders, but the archive photos.zip; unpack it first"):
-        listings.list_folder(tmp_path)
-    with pytest.raises(errors.DataError, match="photos.zip is an archive; unpack it, and set data.path to the folder"):
-        listings.list_folder(tmp_path / "photos.zip")
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("my photos.zip", "unzip '{root}/my photos.zip' -d '{root}/my photos'"),
+        ("photos.ZIP", "unzip {root}/photos.ZIP -d {root}/photos"),
+        ("photos.tar.gz", "mkdir {root}/photos && tar -xf {root}/photos.tar.gz -C {root}/photos"),
+        ("photos.tgz", "mkdir {root}/photos && tar -xf {root}/photos.tgz -C {root}/photos"),
+        ("photos.tar", "mkdir {root}/photos && tar -xf {root}/photos.tar -C {root}/photos"),
+        ("photos.7z", "7z x {root}/photos.7z -o{root}/photos"),
+        ("photos.rar", "unrar x {root}/photos.rar {root}/photos/"),
+        ("photos.gz", "gunzip -k {root}/photos.gz"),
+    ],
+)
+def test_an_archive_is_refused_with_the_command_that_unpacks_it(tmp_path: Path, name: str, command: str) -> None:
+    archive = tmp_path / name
+    archive.write_bytes(b"")
+    said = command.format(root=tmp_path)
+    assert refusal(tmp_path).startswith(f"{tmp_path} has no sub-folders, but the archive {name}; unpack it with: {said};")
+    assert refusal(archive) == f"{archive} is an archive; unpack it with: {said}, and set data.path to the folder with the classes"
+    with pytest.raises(errors.DataError) as caught:
+        manifests.list_manifest(study.ManifestData(source="manifest", path=archive))
+    assert str(caught.value) == f"{archive} is an archive; unpack it with: {said}, and set data.path to the table"
+    with pytest.raises(errors.DataError) as caught:
+        in_memory.read_npz(archive)
+    assert str(caught.value) == f"{archive} is an archive; unpack it with: {said}, and set data.path to the .npz file in it"
+
+
+def test_several_archives_are_counted(tmp_path: Path) -> None:
+    for name in ("cats.zip", "dogs.zip"):
+        (tmp_path / name).write_bytes(b"")
+    said = f"but 2 archives, first cats.zip; unpack each with: unzip {tmp_path}/cats.zip -d {tmp_path}/cats;"
+    assert said in refusal(tmp_path)
+
+
+def test_arrays_in_a_file_named_like_an_archive_are_read(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.array([0, 1, 0, 1]))
+    (tmp_path / "a.npz").rename(tmp_path / "a.zip")
+    assert len(in_memory.read_npz(tmp_path / "a.zip")) == 4
+
+
+def refusal(path: Path, **more: Any) -> str:
+    with pytest.raises(errors.DataError) as caught:
+        listings.list_folder(path, **more)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "target", "message"),
+    [
+        ("cats/more", "../dogs", "cats/more and {root}/dogs are the same folder"),
+        ("cats/a/b", "../../dogs/x", "cats/a/b and {root}/dogs/x are the same folder"),
+        ("kittens", "cats", "cats and {root}/kittens are the same folder"),
+        ("cats/up", "..", "cats/up is a link to {root}, which contains the whole data set"),
+        ("cats/disk", "/", "cats/disk is a link to /, which contains the whole data set"),
+        ("cats/x/y", "../..", "cats/x/y is a link to {root}, which contains the whole data set"),
+    ],
+)
+def test_a_link_that_would_give_images_two_classes_is_refused(tmp_path: Path, place: str, target: str, message: str) -> None:
+    put(tmp_path, "cats/a.png", "dogs/a.png", "dogs/x/b.png")
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).symlink_to(target, target_is_directory=True)
+    said = refusal(tmp_path)
+    assert said.startswith(f"{tmp_path}/" + message.format(root=tmp_path))
+    assert said.endswith("; remove the link")
+
+
+def test_a_split_that_links_to_another_one_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "train/cats/a.png", "train/dogs/a.png")
+    (tmp_path / "test").symlink_to("train", target_is_directory=True)
+    assert f"{tmp_path}/test/cats and {tmp_path}/train/cats are the same folder" in refusal(tmp_path)
+
+
+def test_links_within_a_class_and_to_other_disks_are_followed(tmp_path: Path) -> None:
+    put(tmp_path / "disk", "cats/0.png", "cats/1.png")
+    put(tmp_path / "data", "cats/a/0.png", "dogs/a.png")
+    (tmp_path / "data" / "cats" / "b").symlink_to("a", target_is_directory=True)
+    (tmp_path / "data" / "cats" / "disk").symlink_to(tmp_path / "disk" / "cats", target_is_directory=True)
+    assert [name for name, _ in read(tmp_path / "data")] == ["cats", "cats", "cats", "dogs"]
+
+
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (("cats.{n}.jpg", "dogs.{n}.jpg"), "cats 2, dogs 2"),
+        (("cat_{n}.png", "dog_{n}.png"), "cat 2, dog 2"),
+        (("cat ({n}).jpg", "big dog ({n}).jpg"), "big dog 2, cat 2"),
+        (("cat{n}.jpg", "dog{n}.jpg"), "cat 2, dog 2"),
+        (("Abyssinian_{n}.jpg", "american_bulldog_{n}.jpg"), "Abyssinian 2, american_bulldog 2"),
+        (("00{n}_cat.jpg", "00{n}-dog.jpg"), "cat 2, dog 2"),
+        (("n02085620_1{n}.JPEG", "n02085782_1{n}.JPEG"), "n02085620 2, n02085782 2"),
+        (("Löwe_{n}.jpg", "Bär_{n}.jpg"), "Bär 2, Löwe 2"),
+        (("cat_{n}_2.jpg", "dog_{n}_3.jpg"), "cat 2, dog 2"),
+    ],
+)
+def test_classes_in_file_names_are_proposed_and_can_be_read(tmp_path: Path, names: tuple[str, ...], classes: str) -> None:
+    put(tmp_path, *(name.format(n=number) for name in names for number in (0, 1)))
+    said = refusal(tmp_path)
+    assert f"If the names of the files contain the classes ({classes}), set data.class_pattern" in said
+    pattern = said.split(" to '")[1].split("'.")[0]
+    found = listings.list_folder(tmp_path, class_pattern=pattern)
+    counted = sorted(f"{name} {found.labels.count(label)}" for label, name in enumerate(found.classes))
+    assert ", ".join(counted) == classes
+
+
+def test_names_without_a_class_give_an_example_of_a_pattern(tmp_path: Path) -> None:
+    put(tmp_path, *(f"IMG_{number}.jpg" for number in range(4)))
+    said = refusal(tmp_path)
+    assert "If the name of each file contains its class, set data.class_pattern, such as (?:^|/)([A-Za-z]+)[._-]" in said
+    assert "If a table names the classes, use data.source: manifest" in said
+
+
+@pytest.mark.parametrize("more", [(), ("test/5.png",)])
+def test_file_names_with_classes_inside_a_split_are_proposed(tmp_path: Path, more: tuple[str, ...]) -> None:
+    put(tmp_path, "train/cat_0.png", "train/cat_1.png", "train/dog_0.png", "train/dog_1.png", *more)
+    assert "the names of the files contain the classes (cat 2, dog 2)" in refusal(tmp_path)
+
+
+def test_a_pattern_finds_classes_in_splits_and_sub_folders(tmp_path: Path) -> None:
+    put(tmp_path, "train/cat_0.png", "train/b/dog_0.png", "test/cat_1.png", "test/dog_1.png", "unlabeled/7.png", "cat_9.png")
+    found = listings.list_folder(tmp_path, class_pattern=r"(?:^|/)([a-z]+)_\d")
+    assert found.classes == ("cat", "dog")
+    assert found.official is not None
+    assert list(zip(found.labels, found.official, strict=True)) == [(0, TEST), (0, TRAIN), (1, TEST), (1, TRAIN)]
+    assert [line.split(" in ")[0] for line in found.remarks] == [
+        "left out: 1 image",
+        f"left out: 1 image beside the splits test, train, unlabeled, first {tmp_path}/cat_9.png",
+    ]
+
+
+def test_the_texts_of_several_parentheses_are_one_name(tmp_path: Path) -> None:
+    put(tmp_path, "red/apple_0.png", "red/pear_0.png", "green/pear_0.png")
+    found = listings.list_folder(tmp_path, class_pattern=r"^(\w+)/([a-z]+)_")
+    assert found.classes == ("green/pear", "red/apple", "red/pear")
+    either = listings.list_folder(tmp_path, class_pattern="(apple)|(pear)")
+    assert either.classes == ("apple", "pear")
+
+
+@pytest.mark.parametrize("pattern", [r"(?:^|/)([a-z]+)_\d", r"_?([a-z]*)_\d"])
+def test_an_image_without_a_class_is_refused_by_name(tmp_path: Path, pattern: str) -> None:
+    put(tmp_path, "cat_0.png", "dog_0.png", "_7.png")
+    said = f"{tmp_path}: data.class_pattern {pattern} does not match 1 path of 3, first _7.png; expected a match in the path of every image"
+    assert refusal(tmp_path, class_pattern=pattern) == f"{said}; move images without a class away, or correct the pattern"
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        ("images/cat_0.png", "annotations/trimaps/cat_0.png"),
+        ("images/cat_0.png", "masks/cat_0.png"),
+        ("JPEGImages/a.png", "SegmentationClass/a.png"),
+        ("train/images/a.png", "train/labels/a.png", "valid/images/b.png", "valid/labels/b.png"),
+    ],
+)
+def test_images_beside_their_annotations_are_no_classes(tmp_path: Path, places: tuple[str, ...]) -> None:
+    said = refusal(put(tmp_path, *places))
+    assert "look like images and their annotations, as for object detection, and not like classes" in said
+    assert "If these are the classes, give them other names" in said
+
+
+def test_a_folder_of_images_with_the_classes_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "images/cats/a.png", "images/dogs/a.png", "labels/cats/a.png")
+    assert f"If images contains the classes, set data.path to {tmp_path}/images" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("a.csv", "It is a table of images: write a study file with data.source: manifest and data.path: {path}"),
+        ("a.npz", "It holds arrays: write a study file with data.source: npz and data.path: {path}"),
+        ("data.yaml", "A settings file of another program is not read: set data.path to the folder of images that it names"),
+        ("a.JPG", "It is one image: set data.path to the folder above the folders of the classes"),
+        ("a.tfrecord", "This format is not read: convert it"),
+        ("a.txt", "Use data.source: manifest for a table of paths and labels, or npz for arrays"),
+    ],
+)
+def test_a_file_in_place_of_a_folder_is_refused_with_what_to_do(tmp_path: Path, name: str, cure: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    assert cure.format(path=tmp_path / name) in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize(

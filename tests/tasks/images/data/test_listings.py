@@ -112,8 +112,9 @@ def empty_class(path: Path) -> None:
         (table_alone, "has the table train-00000-of-00001.parquet: if it has the labels, use data.source: manifest"),
         (one_class, "has only one class, flowers"),
         (one_class, "If flowers contains the classes, set data.path to it"),
-        (no_images, "has no images in its 2 sub-folders; expected files that end in bmp, gif,"),
-        (empty_class, "has no images in the sub-folder cat, dog; add images, or move the sub-folder away"),
+        (no_images, "has no images in its 2 sub-folders, but other files (2 .txt); expected files that end in bmp, gif,"),
+        (empty_class, "has no images in the sub-folder cat, dog, but other files (2 .txt); add images, or move the sub-folder away"),
+        (empty_class, "If cow contains the classes, set data.path to it"),
     ],
 )
 def test_a_folder_without_two_classes_of_images_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from pydantic import ValidationError
 
 from tests.tasks.images.data.conftest import noise
-from tuner import errors
+from tuner import errors, wording
 from tuner.spec import study
 from tuner.tasks.images.data import dataset, manifests, sources, splits
 
@@ -438,11 +438,15 @@ def test_hidden_files_and_litter_are_not_found(parts: Path) -> None:
         ),
         (
             "/home/me/skin/ISIC_{n}.png",
-            "There is part_1/ISIC_0.png below {parts}: set data.root so that",
+            "It is a path of another machine. There is part_1/ISIC_0.png below {parts}: write the paths relative to data.root",
         ),
-        ("C:\\skin\\ISIC_{n}.png", "There is part_1/ISIC_0.png below {parts}"),
+        ("C:\\skin\\ISIC_{n}.png", "It is a path of another machine. There is part_1/ISIC_0.png below {parts}"),
         ("other/ISIC_{n}.png", "There is part_1/ISIC_0.png below {parts}"),  # never a guess: the folder is another one
-        ("https://example.org/ISIC_{n}.png", "It is a web address: download the images, and name their files"),
+        ("https://example.org/ISIC_{n}.png", "download the images, and name their files. There is part_1/ISIC_0.png below {parts}"),
+        ("s3://bucket/a{n}.png", "It is a web address: download the images, and name their files"),
+        ("ISIC_{n}.png;ISIC_1.png", "It names 2 images, but tuner learns one image for each row: write a row for each"),
+        ("ISIC_{n}|part_2/ISIC_1.png", "It names 2 images"),
+        ("['ISIC_{n}.png'; 'ISIC_1.png'; 'ISIC_2.png']", "It names 3 images"),
         ("ISIC_{n}.dcm", "There is part_1/ISIC_0.png below {parts}"),  # another ending, perhaps other pixels
     ],
 )
@@ -548,3 +552,65 @@ def test_a_column_of_parquet_that_names_splits_is_reported(root: Path) -> None:
     columns = {"path": [f"{n}.png" for n in range(6)], "label": list("ababab"), "split": pa.array(["train", "val"] * 3).dictionary_encode()}
     (remark,) = opened(manifest(put_parquet(root / "t.parquet", columns))).remarks
     assert remark.endswith("set data.split_column: split")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "file://{parts}/part_{part}/ISIC_{n}.png",
+        "FILE://localhost{parts}/part_{part}/ISIC_{n}.png",
+        "file:{parts}/part_{part}/ISIC%5F{n}.png",
+        "part_{part}/ISIC%5F{n}.png",
+        "['part_{part}/ISIC_{n}.png']",
+    ],
+)
+def test_a_path_in_another_notation_is_read(parts: Path, form: str) -> None:
+    form = form.replace("{parts}", str(parts))
+    data = opened(ids(parts, form))
+    assert [data.name(row) for row in range(6)] == [f"{parts}/part_{row % 2 + 1}/ISIC_{row}.png" for row in range(6)]
+    first = wording.cut(form.format(part=1, n=0))
+    assert dataset.note_ignored(data) == [f"read in another notation: 6 paths, first {first}, which is {parts}/part_1/ISIC_0.png"]
+
+
+def test_a_name_with_a_percent_sign_is_taken_as_it_is_first(tmp_path: Path) -> None:
+    for number, name in enumerate(["a%20b.png", "a b.png", "c.png", "d.png"]):
+        Image.fromarray(noise(number)).save(tmp_path / name)
+    (tmp_path / "t.csv").write_text("path,label\na%20b.png,x\nc.png,y\nd.png,x\n")
+    assert (opened(manifest(tmp_path / "t.csv")).read(0) == noise(0)).all()
+
+
+def test_encoded_names_are_found_below_the_root(parts: Path) -> None:
+    assert opened(ids(parts, "ISIC%5F{n}")).name(0) == f"{parts}/part_1/ISIC_0.png"
+
+
+@pytest.mark.parametrize("value", ["nan", "NaN", "#N/A", "<NA>", "NaT", "#REF!"])
+def test_a_missing_label_is_refused_as_programs_write_it(root: Path, value: str) -> None:
+    (root / "t.csv").write_text(rows("a", "b", value, "a", value, "b"))
+    said = refused(manifest(root / "t.csv"))
+    assert said == (
+        f"{root}/t.csv: the column label has {value}, which programs write for a missing value, in 2 rows, first in line 4; "
+        "fill it in, remove the rows, or give the value another name"
+    )
+    assert value in opened(manifest(root / "t.csv", class_order="earlier")).classes  # a study of an earlier version keeps its classes
+
+
+def test_a_missing_group_is_refused(root: Path) -> None:
+    (root / "t.csv").write_text("path,label,who\n" + "".join(f"{n}.png,{'ab'[n % 2]},{['p', 'nan'][n // 3]}\n" for n in range(6)))
+    assert "the column who has nan, which programs write for a missing value, in 3 rows" in refused(
+        manifest(root / "t.csv", group_column="who")
+    )
+
+
+@pytest.mark.parametrize("one", ["1", "1.0"])
+def test_a_column_for_each_class_is_refused_with_the_command_that_joins_them(root: Path, one: str) -> None:
+    zero = one.replace("1", "0")
+    text = "".join(f"{n}.png,{[one, zero][n % 2]},{[zero, one][n % 2]}\n" for n in range(6))
+    (root / "t.csv").write_text("path,MEL,NV\n" + text)
+    said = refused(manifest(root / "t.csv"))
+    assert "has no column label, but a column of 0 and 1 for each class: MEL, NV." in said
+    command = said.split("pandas: ")[1]
+    assert command == """table['label'] = table[["MEL", "NV"]].idxmax(axis=1)"""
+    table = pd.read_csv(root / "t.csv")
+    exec(command, {"table": table})
+    table.to_csv(root / "t.csv")
+    assert opened(manifest(root / "t.csv")).classes == ("MEL", "NV")

@@ -1,5 +1,6 @@
 """Properties of every split."""
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -350,3 +351,38 @@ def test_groups_go_with_numbers_of_images(given: dict[str, Any]) -> None:
     found = splits.split(data, shares(**given), 0)
     for name, number in given.items():
         assert abs(len(getattr(found, name)) - number) <= 10
+
+
+def few(labels: list[int], same: list[int], names: list[str], **more: Any) -> str:
+    """Return the refusal of images with labels, where images with the same number are identical."""
+    pixels = np.array(same, dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2)
+    data = replace(in_memory.from_arrays(pixels, np.array(labels), names), **more)
+    with pytest.raises(errors.DataError) as caught:
+        splits.split(data, shares(), seed=0)
+    return str(caught.value)
+
+
+def test_images_with_two_labels_explain_a_class_with_few_images() -> None:
+    said = few([0, 1] * 6, [n // 2 for n in range(12)], ["cat", "dog"])
+    found = re.search(r"; 6 images of it also have another label, first image (\d+) = image (\d+) of cat. Give each image one label$", said)
+    assert found is not None, said
+    assert int(found[1]) == int(found[2]) + 1
+
+
+def test_copies_in_the_test_split_explain_a_class_with_few_images() -> None:
+    official = np.array([dataset.TRAIN] * 6 + [dataset.TEST] * 6, np.int8)
+    said = few([0, 1] * 6, [n % 6 for n in range(12)], ["cat", "dog"], official=official)
+    assert said.endswith(
+        "6 images were left out because they equal, or belong to, images of another split of the data; remove these from one of the splits"
+    )
+
+
+def test_measurements_explain_classes_with_few_images() -> None:
+    said = few(list(range(12)), list(range(12)), [f"{n}.5" for n in range(12)])
+    assert "the 12 images have 12 different labels, which seem to be measurements or names of images" in said
+    assert said.endswith("check data.label_column")
+
+
+def test_a_placeholder_explains_a_class_with_few_images() -> None:
+    said = few([0] * 9 + [1], list(range(10)), ["cat", "?"])
+    assert said.endswith("; programs write it for a missing value; if these images have no label, remove them")

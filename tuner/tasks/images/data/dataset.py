@@ -23,6 +23,10 @@ WantedRange = ValueRange | Literal["auto"] | None
 T = TypeVar("T")
 #: values of `Dataset.official`
 NONE, TRAIN, VALIDATION, TEST = range(4)
+#: what programs write for a missing value, in lower case, and nobody calls a class
+PLACEHOLDERS = frozenset({"nan", "-nan", "<na>", "#n/a", "nat", "#value!", "#ref!", "#name?", "#div/0!", "#null!", "<null>"})
+#: what programs write for a missing value, in lower case, and a class may be called, too
+_MAYBE_PLACEHOLDERS = frozenset({"null", "none", "na", "n/a", "nil", "undefined", "?", "-", "--", "."})
 #: endings of files that a note lists
 _MOST_KINDS = 5
 
@@ -203,10 +207,58 @@ def notes(dataset: Dataset) -> list[str]:
     if len(dataset.unreadable) > 5:
         lines.append(f"… and {len(dataset.unreadable) - 5} more unreadable images")
     lines += note_ignored(dataset)
+    lines += note_names(dataset)
     lines += note_foreign(dataset)
     if dataset.num_dropped:
         lines.append(f"left out because they are copies: {count(dataset.num_dropped, 'image')}")
     return lines + note_values(dataset) + note_copies(dataset)
+
+
+def note_names(dataset: Dataset) -> list[str]:
+    """Return notes on class names that may stand for one class, for several classes or for a missing label, as lines."""
+    names = [name for name in dataset.classes if len(name) > 1 or not name.isalpha()]  # `a` and `A` are letters
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_plain(name), []).append(name)
+    lines = [
+        f"the class names {' and '.join(map(wording.show, group[:3]))} differ only in case, spaces, signs or zeros; if they are one class, "
+        "give it one name"
+        for group in alike.values()
+        if len(group) > 1
+    ][:_MOST_KINDS]
+    counts = dict(zip(dataset.classes, dataset.counts.tolist(), strict=True))
+    lines += [
+        f"the class {wording.show(name)} has {count(counts[name], 'image')}, but programs write it for a missing value; if these images "
+        "have no label, remove them"
+        for name in names
+        if is_placeholder(name)
+    ]
+    joined = [name for name in names if _joins(name, counts)]
+    if joined:
+        how_many = count(len(joined), "class joins", "classes join")
+        lines.append(
+            f"{how_many} other classes, first {wording.shorten(joined[0])}. tuner learns one class "
+            "for each image, so images with several labels are a class of their own; if that is wrong, choose one label for each image"
+        )
+    return lines
+
+
+def is_placeholder(name: str) -> bool:
+    """Return whether programs write a class name for a missing value."""
+    return name.strip().casefold() in PLACEHOLDERS | _MAYBE_PLACEHOLDERS
+
+
+def _plain(name: str) -> str:
+    """Return a name without differences of case, spaces, signs between words, and zeros of numbers."""
+    words = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
+    if re.fullmatch(r"[0-9]+([.][0-9]+)?", words):
+        return wording.number(float(words))
+    return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", words)
+
+
+def _joins(name: str, known: Mapping[str, int]) -> bool:
+    parts = [part.strip() for part in re.split(r"[|;,&+/]", name)]
+    return len(parts) > 1 and all(part in known for part in parts)
 
 
 def note_foreign(dataset: Dataset) -> list[str]:

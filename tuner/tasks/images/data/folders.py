@@ -6,12 +6,13 @@ Where more than one reading is possible, the folder is refused.
 
 import os
 import re
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuner import errors
+from tuner import errors, wording
 from tuner.tasks.images.data import dataset, image_file
 
 #: roles of split folders that are no official splits: either validation or test, and images without classes
@@ -33,7 +34,35 @@ _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+")
 _LITTER = frozenset(
     {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "#recycle", "@Recycle", "__pycache__"}
 )
-_ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+#: commands that unpack an archive into a folder, by the ending of its name; the first that fits
+_UNPACK = {
+    (".zip",): "unzip {archive} -d {folder}",
+    (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz", ".tar.zst", ".tzst"):
+        "mkdir {folder} && tar -xf {archive} -C {folder}",
+    (".7z",): "7z x {archive} -o{folder}",
+    (".rar",): "unrar x {archive} {folder}/",
+    (".gz",): "gunzip -k {archive}",
+    (".bz2",): "bunzip2 -k {archive}",
+    (".xz",): "unxz -k {archive}",
+    (".zst",): "unzstd {archive}",
+}  # fmt: skip
+_ARCHIVES = tuple(ending for endings in _UNPACK for ending in endings)
+#: names of folders that hold images of all classes, and of folders beside them that describe these images
+_ALL_IMAGES = frozenset({"images", "image", "imgs", "img", "jpegimages", "jpegs", "photos", "pictures", "pics", "data"})
+_DESCRIPTIONS = frozenset(
+    {"annotations", "annotation", "labels", "label", "masks", "mask", "trimaps", "bboxes", "boxes", "imagesets", "lists", "segmentation",
+     "segmentations", "segmentationclass", "segmentationobject", "groundtruth", "ground_truth", "gt", "metadata", "xmls"}
+)  # fmt: skip
+#: where a file name contains its class: `cats.0.jpg`, `dog_12.png`, `0001_cat.jpg`, `cat_front.jpg`
+_CLASS_PATTERNS = (
+    r"(?:^|/)([A-Za-z]+)[._-]\d+[.]\w+$",
+    r"([^/]*[^/ ._-])[ ._-]*[ ._(-]\d+\)?\.\w+$",
+    r"(?:^|/)([^/\d]*[^/\d ._-])[ ._-]*\d[^/]*$",
+    r"\d[ ._-]+([^/\d]+)\.\w+$",
+    r"([^/ ._-]+)[ ._-][^/]*$",
+)
+#: images of a class, on average, that make a name likely
+_LEAST_OF_CLASS = 2
 #: wrapping folders around the classes; more are links to themselves
 _DEEPEST = 8
 #: names in a message
@@ -77,20 +106,81 @@ def find(path: Path) -> Layout:
     )
 
 
-def image_files(folder: str) -> tuple[list[str], Counter[str]]:
-    """Return the image files below a folder, and the numbers of other files by ending; read a folder with several links once."""
+def find_places(path: Path) -> Layout:
+    """Find the folders that contain images of any class, without a folder for each class: those of official splits, or the folder itself.
+
+    Raises:
+        DataError: the folder cannot be read, or its sub-folders can be understood in several ways.
+    """
+    here, _ = _unwrap(str(path))
+    inner = _sub_folders(here)
+    sides = _split_roles(inner)
+    if not sides:
+        return Layout(folders=(ClassFolder(path=str(path), name="", official=dataset.NONE),), others={})
+    names = ", ".join(shown(name) for name in sides)
+    sides = _decide_either(here, sides, names)
+    _check_trained(here, sides, names)
+    notes = []
+    for entry in inner:
+        if sides.get(entry.name, _UNLABELED) == _UNLABELED:
+            notes += _note_left_out(entry, f"which is not one of the labeled splits {names}")
+    loose = _Loose.of(here)
+    notes += [f"left out: {_count_images(loose.images)} beside the splits {names}, first {loose.first}"] if loose.images else []
+    places = [ClassFolder(path=entry.path, name="", official=sides[entry.name]) for entry in inner if entry.name in sides]
+    return Layout(folders=tuple(one for one in places if one.official != _UNLABELED), notes=tuple(notes), others=loose.others)
+
+
+Identity = tuple[int, int]
+
+
+class Walk:
+    """Reads the image files below several folders, and refuses links through which images would get two classes or splits."""
+
+    def __init__(self, root: Path) -> None:
+        """`root` contains the folders."""
+        above = [root.resolve(), *root.resolve().parents]
+        self._above = {_identity(str(folder)): str(folder) for folder in above}
+        self._owners: dict[Identity, tuple[ClassFolder, str]] = {}
+
+    def image_files(self, folder: ClassFolder) -> tuple[list[str], Counter[str]]:
+        """Return the image files below a folder, and the numbers of other files by ending.
+
+        Raises:
+            DataError: a link leads to a folder of another class or split, or to a folder that contains all of them.
+        """
+
+        def enter(here: str, identity: Identity) -> None:
+            if identity in self._above and (here != folder.path or folder.name):
+                raise errors.DataError(
+                    f"{shown(here)} is a link to {shown(self._above[identity])}, which contains the whole data set, so "
+                    f"{shown(folder.path)} would get images of all classes; remove the link"
+                )
+            owner, place = self._owners.setdefault(identity, (folder, here))
+            if (owner.name, owner.official) != (folder.name, folder.official):
+                raise errors.DataError(
+                    f"{shown(place)} and {shown(here)} are the same folder, because one is a link or contains one, so its images would be "
+                    f"in {shown(owner.path)} and in {shown(folder.path)}; remove the link"
+                )
+
+        return image_files(folder.path, enter=enter)
+
+
+def image_files(folder: str, *, enter: Callable[[str, Identity], None] | None = None) -> tuple[list[str], Counter[str]]:
+    """Return the image files below a folder, and the numbers of other files by ending; read a folder with several links once.
+
+    `enter` is called with each folder before it is read, and may refuse it.
+    """
     found: list[str] = []
     others: Counter[str] = Counter()
     seen, waiting = set(), [folder]
     while waiting:
         here = waiting.pop()
-        try:
-            status = Path(here).stat()
-        except OSError as error:
-            raise _unreadable(here, error) from error
-        if (status.st_dev, status.st_ino) in seen:
+        identity = _identity(here)
+        if identity in seen:
             continue
-        seen.add((status.st_dev, status.st_ino))
+        if enter is not None:
+            enter(here, identity)
+        seen.add(identity)
         for entry in _scan(here):
             if _is_folder(entry):
                 waiting.append(entry.path)
@@ -109,10 +199,18 @@ def ending(name: str) -> str:
 def say_loose(path: Path) -> str:
     """Name the images and archives directly inside a folder that has no sub-folders, as the end of a clause."""
     entries = _scan(path)
-    archives = [entry.name for entry in entries if entry.name.lower().endswith(_ARCHIVES)]
     if count := sum(_is_image(entry) for entry in entries):
         return f", but {count} images directly inside it"
-    return f", but the archive {shown(archives[0])}; unpack it first" if archives else ""
+    archives = [entry.path for entry in entries if is_archive(Path(entry.name))]
+    if not archives:
+        return ""
+    what = "the archive" if len(archives) == 1 else f"{len(archives)} archives, first"
+    return f", but {what} {shown(Path(archives[0]).name)}; unpack {'it' if len(archives) == 1 else 'each'} with: {unpack(archives[0])}"
+
+
+def images_inside(path: Path) -> list[str]:
+    """Return the image files directly inside a folder."""
+    return [entry.path for entry in _scan(path) if _is_image(entry)]
 
 
 def file_names(path: Path) -> list[str]:
@@ -123,6 +221,37 @@ def file_names(path: Path) -> list[str]:
 def is_archive(path: Path) -> bool:
     """Return whether a file is named like an archive."""
     return path.name.lower().endswith(_ARCHIVES)
+
+
+def unpack(archive: str) -> str:
+    """Return the command that unpacks an archive into a folder beside it."""
+    ending, command = next((ending, text) for endings, text in _UNPACK.items() for ending in endings if archive.lower().endswith(ending))
+    return command.format(archive=shlex.quote(shown(archive)), folder=shlex.quote(shown(archive[: -len(ending)])))
+
+
+def class_patterns(paths: Iterable[str]) -> Iterator[tuple[str, list[tuple[str, int]]]]:
+    """Yield the usual regular expressions that find a class in the name of every file, with the classes and their numbers of files."""
+    names = [dataset.nfc(shown(Path(path).name)) for path in paths]
+    for pattern in _CLASS_PATTERNS:
+        matches = [re.search(pattern, name) for name in names]
+        counts = Counter(match[1] for match in matches if match)
+        if counts.total() == len(names) and 2 <= len(counts) <= len(names) / _LEAST_OF_CLASS:
+            yield pattern, sorted(counts.items())
+
+
+def say_pattern(paths: Sequence[str]) -> str:
+    """Say how a study can read images whose classes are in the names of their files, as a sentence."""
+    found = next(class_patterns(paths), None)
+    table = "If a table names the classes, use data.source: manifest"
+    if found is None:
+        return f"If the name of each file contains its class, set data.class_pattern, such as {_CLASS_PATTERNS[0]}. {table}"
+    pattern, classes = found
+    named = ", ".join(f"{wording.visible(wording.shorten(name))} {count:,}" for name, count in classes[:_NAMED])
+    more = f" and {len(classes) - _NAMED:,} more" if len(classes) > _NAMED else ""
+    return (
+        f"If the names of the files contain the classes ({named}{more}), set data.class_pattern, or --class-pattern of tuner init, to "
+        f"'{pattern}'. {table}"
+    )
 
 
 def shown(path: str) -> str:
@@ -198,6 +327,7 @@ def _find_splits(here: str, inner: Sequence[os.DirEntry[str]]) -> _Found | None:
         place, passed = _unwrap_split(entry)
         folders = [] if role == _UNLABELED else _sub_folders(place)
         if folders:
+            _refuse_descriptions(place, {one.name: _sub_folders(one.path) for one in folders})
             seen += [*passed, place]
             classes[entry.name] = [ClassFolder(path=one.path, name=one.name, official=role) for one in folders]
         else:
@@ -238,16 +368,12 @@ def _decide_either(here: str, sides: dict[str, int], names: str) -> dict[str, in
 
 def _check_splits(here: str, sides: Mapping[str, int], classes: Mapping[str, Sequence[ClassFolder]], names: str) -> None:
     """Refuse splits that no study can train on."""
-    what = f"{shown(here)}: the sub-folders {names} look like splits and not like classes"
-    trained = [name for name, role in sides.items() if role == dataset.TRAIN]
-    if not trained:
-        raise errors.DataError(f"{what}, but none is for training; name one train, or give the classes other names")
+    trained = _check_trained(here, sides, names)
     if not any(name in classes for name in trained):
-        num_images = len(image_files(f"{here}/{trained[0]}")[0])
+        images = image_files(f"{here}/{trained[0]}")[0]
         raise errors.DataError(
-            f"{what}, but {shown(trained[0])} has no class folders, only {_count_images(num_images)}; expected "
-            f"{shown(trained[0])}/CLASS/image. If a table names the classes, use data.source: manifest. "
-            "If these are the classes, give them other names"
+            f"{_like_splits(here, names)}, but {shown(trained[0])} has no class folders, only {_count_images(len(images))}; expected "
+            f"{shown(trained[0])}/CLASS/image. {say_pattern(images)}. If these are the classes, give them other names"
         )
     known = {dataset.nfc(one.name) for name in trained for one in classes.get(name, ())}
     for name, folders in classes.items():
@@ -258,6 +384,18 @@ def _check_splits(here: str, sides: Mapping[str, int], classes: Mapping[str, Seq
                 f"its classes are {_list(one.name for one in classes[trained[0]])}. "
                 "Rename the folders so that a class has one name in all splits, or move the folder away"
             )
+
+
+def _check_trained(here: str, sides: Mapping[str, int], names: str) -> list[str]:
+    """Return the splits for training; refuse splits without one."""
+    trained = [name for name, role in sides.items() if role == dataset.TRAIN]
+    if not trained:
+        raise errors.DataError(f"{_like_splits(here, names)}, but none is for training; name one train, or give the classes other names")
+    return trained
+
+
+def _like_splits(here: str, names: str) -> str:
+    return f"{shown(here)}: the sub-folders {names} look like splits and not like classes"
 
 
 def _refuse_ambiguous(here: str, entry: os.DirEntry[str], classes: set[str], names: str) -> None:
@@ -298,6 +436,7 @@ def _find_classes(here: str, inner: Sequence[os.DirEntry[str]]) -> _Found:
     splits = {name: role for folders in inside.values() for name, role in _official_roles(folders).items()} if len(inner) > 1 else {}
     if not splits:
         _refuse_copy(here, inside)
+        _refuse_descriptions(here, inside)
         folders = [ClassFolder(path=entry.path, name=entry.name, official=dataset.NONE) for entry in inner]
         return _Found(folders=folders, notes=_note_shared(inside), seen=[])
     for entry in inner:
@@ -331,6 +470,23 @@ def _refuse_copy(here: str, inside: Mapping[str, Sequence[os.DirEntry[str]]]) ->
             )
 
 
+def _refuse_descriptions(here: str, inside: Mapping[str, Sequence[os.DirEntry[str]]]) -> None:
+    """Refuse `images` beside `labels`, as data sets for object detection and segmentation have them."""
+    places = [name for name in inside if name.lower() in _ALL_IMAGES]
+    if len(places) != 1 or len(inside) < 2 or any(name.lower() not in _ALL_IMAGES | _DESCRIPTIONS for name in inside):
+        return
+    place = f"{here}/{places[0]}"
+    cure = (
+        f"If {shown(places[0])} contains the classes, set data.path to {shown(place)}"
+        if len(inside[places[0]]) > 1
+        else f"To read the images of {shown(place)}, set data.path to it. {say_pattern(image_files(place)[0])}"
+    )
+    raise errors.DataError(
+        f"{shown(here)}: the sub-folders {_list(list(inside))} look like images and their annotations, as for object detection, and not "
+        f"like classes; tuner needs one class for each image. {cure}. If these are the classes, give them other names"
+    )
+
+
 def _note_shared(inside: Mapping[str, Sequence[os.DirEntry[str]]]) -> list[str]:
     """Return a note if all classes contain the same folders, which may be the classes."""
     names = [{one.name for one in folders} for folders in inside.values()]
@@ -350,6 +506,15 @@ def _list(names: Iterator[str] | Sequence[str]) -> str:
 
 def _count_images(number: int) -> str:
     return dataset.count(number, "image")
+
+
+def _identity(folder: str) -> Identity:
+    """Return what a folder and all links to it have in common."""
+    try:
+        status = Path(folder).stat()
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    return status.st_dev, status.st_ino
 
 
 def _sub_folders(folder: str) -> list[os.DirEntry[str]]:

@@ -284,6 +284,10 @@ def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, or
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         raise errors.DataError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; expected an .npz file. Check data.path")
+    if folders.is_archive(path) and not _holds_arrays(path):
+        raise errors.DataError(
+            f"{path} is an archive; unpack it with: {folders.unpack(str(path))}, and set data.path to the .npz file in it"
+        )
     try:
         with path.open("rb") as file:
             given = np.load(file, allow_pickle=False)
@@ -296,6 +300,15 @@ def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
                 f"{path} contains Python objects, which are not read because they could run code; save arrays of numbers or strings"
             ) from error
         raise errors.DataError(f"{path} cannot be read ({error}); expected an .npz file") from error
+
+
+def _holds_arrays(path: Path) -> bool:
+    """Return whether an archive is an .npz file under another name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".npy") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _rename(given: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:

@@ -7,7 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -130,79 +130,155 @@ def list_unreadable(broken: Sequence[dataset.Unreadable], *, most: int = 5) -> s
     return "\n".join(lines)
 
 
-def list_folder(path: Path, *, class_order: study.ClassOrder = "natural", group_pattern: str | None = None) -> Listing:
-    """List the image files below a folder, without opening them; `group_pattern` finds the group of each in its path.
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """An image file of a folder."""
+
+    #: name of its class, as its folder or its own name spells it
+    name: str
+    path: str
+    official: int
+
+
+def list_folder(
+    path: Path, *, class_order: study.ClassOrder = "natural", class_pattern: str | None = None, group_pattern: str | None = None
+) -> Listing:
+    """List the image files below a folder, without opening them.
+
+    `class_pattern` finds the class of each image in its path, `group_pattern` its group.
 
     Raises:
-        DataError: the folder does not exist or is a file, has fewer than two classes, a class has no image files, or the pattern does not
-            match a path.
+        DataError: the folder does not exist or is a file, has fewer than two classes, a class has no image files, a link would give images
+            two classes, or a pattern does not match a path.
     """
     _check_folder(path)
-    layout = folder_layouts.find(path)
-    folders, ignored = layout.folders, Counter(layout.others)
-    if not folders:
-        raise errors.DataError("; ".join([f"{path} has no sub-folders{folder_layouts.say_loose(path)}; {_LAYOUT}", *_tables(path)]))
-    names, numbers = dataset.name_classes([folder.name for folder in folders], class_order, earlier=sorted)
-    rows = []
-    others: Counter[tuple[str, int]] = Counter()
-    for folder, label in zip(folders, numbers, strict=True):
-        found, endings = folder_layouts.image_files(folder.path)
-        ignored += endings
-        others.update({(ending, label): number for ending, number in endings.items()})
-        rows += [(label, name, folder.official) for name in found]
-    rows.sort()
-    _check_classes(path, names, {label for label, _, _ in rows}, others)
+    layout = folder_layouts.find(path) if class_pattern is None else folder_layouts.find_places(path)
+    if not layout.folders:
+        raise _no_folders(path)
+    walk = folder_layouts.Walk(path) if class_order == "natural" else None
+    rows: list[_Row] = []
+    others: Counter[tuple[str, str]] = Counter()
+    for folder in layout.folders:
+        found, endings = walk.image_files(folder) if walk else folder_layouts.image_files(folder.path)
+        others.update({(ending, folder.name): number for ending, number in endings.items()})
+        rows += [_Row(name=folder.name, path=name, official=folder.official) for name in found]
+    if class_pattern is not None:
+        rows = _name_rows(rows, path, class_pattern)
+    given = [row.name for row in rows] if class_pattern is not None else [folder.name for folder in layout.folders]
+    names, numbers = dataset.name_classes(given, class_order, earlier=sorted)
+    labels = dict(zip(given, numbers, strict=True))
+    rows.sort(key=lambda row: (labels[row.name], row.path, row.official))
+    _check_classes(path, names, {labels[row.name] for row in rows}, others, labels, rows)
     return Listing(
         origin=path,
         classes=tuple(image_file.printable(name) for name in names),
-        paths=tuple(name for _, name, _ in rows),
-        labels=tuple(label for label, _, _ in rows),
-        official=tuple(split for _, _, split in rows) if any(folder.official for folder in folders) else None,
-        groups=None if group_pattern is None else _groups([name for _, name, _ in rows], path, group_pattern),
-        ignored=dict(ignored),
+        paths=tuple(row.path for row in rows),
+        labels=tuple(labels[row.name] for row in rows),
+        official=tuple(row.official for row in rows) if any(folder.official for folder in layout.folders) else None,
+        groups=None if group_pattern is None else _groups([row.path for row in rows], path, group_pattern),
+        ignored=dict(Counter(layout.others) + _by_ending(others)),
         remarks=(*layout.notes, *_tables(path)),
-        foreign=tuple(
-            (file_formats.FOREIGN_SUFFIXES[ending], image_file.printable(names[label]), number)
-            for (ending, label), number in others.items()
-            if ending in file_formats.FOREIGN_SUFFIXES
-        ),
+        foreign=_foreign(others, {name: names[label] for name, label in labels.items()}),
     )
+
+
+def _no_folders(path: Path) -> errors.DataError:
+    loose = folder_layouts.images_inside(path)
+    lines = [f"{path} has no sub-folders{folder_layouts.say_loose(path)}; {_LAYOUT}"]
+    lines += [f"{folder_layouts.say_pattern(loose)}"] if loose else []
+    return errors.DataError("; ".join([". ".join(lines), *_tables(path)]))
+
+
+def _name_rows(rows: Sequence[_Row], folder: Path, pattern: str) -> list[_Row]:
+    """Return image files with the classes that a pattern finds in their paths."""
+    texts = _search([row.path for row in rows], folder, pattern, field="class_pattern")
+    return [replace(row, name="/".join(part for part in parts if part)) for row, parts in zip(rows, texts, strict=True)]
+
+
+def _by_ending(others: Mapping[tuple[str, str], int]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for (ending, _), number in others.items():
+        found[ending] += number
+    return found
+
+
+def _foreign(others: Mapping[tuple[str, str], int], names: Mapping[str, str]) -> tuple[tuple[str, str, int], ...]:
+    """Return the numbers of files of images in formats that are not read, by format and class, given the names of the classes."""
+    kinds = file_formats.FOREIGN_SUFFIXES
+    found = [(ending, names.get(folder, "any class"), number) for (ending, folder), number in others.items() if ending in kinds]
+    return tuple((kinds[ending], image_file.printable(name), number) for ending, name, number in found)
+
+
+#: what to do with a file that is not a folder, by the ending of its name
+_FILES = {
+    TABLES: "It is a table of images: write a study file with data.source: manifest and data.path: {path}",
+    (".npz",): "It holds arrays: write a study file with data.source: npz and data.path: {path}",
+    (".yaml", ".yml", ".json"): "A settings file of another program is not read: set data.path to the folder of images that it names",
+    tuple(image_file.SUFFIXES): "It is one image: set data.path to the folder above the folders of the classes",
+    (".h5", ".hdf5", ".mat", ".npy", ".pkl", ".pickle", ".tfrecord", ".tfrecords", ".record", ".lmdb", ".arrow"):
+        "This format is not read: convert it, for example to an .npz file with x and y for data.source: npz, or write a function that "
+        "reads it for data.source: python",
+}  # fmt: skip
 
 
 def _check_folder(path: Path) -> None:
     if not path.exists():
         raise errors.DataError(f"{path}: there is no such folder; check data.path")
-    if not path.is_dir():
-        if folder_layouts.is_archive(path):
-            raise errors.DataError(f"{path} is an archive; unpack it, and set data.path to the folder with the classes")
-        raise errors.DataError(f"{path} is a file; {_LAYOUT}. Use data.source: manifest for a table of paths and labels, or npz for arrays")
+    if path.is_dir():
+        return
+    if folder_layouts.is_archive(path):
+        raise errors.DataError(
+            f"{path} is an archive; unpack it with: {folder_layouts.unpack(str(path))}, and set data.path to the folder with the classes"
+        )
+    cure = next((text for endings, text in _FILES.items() if path.suffix.lower() in endings), None)
+    other = "Use data.source: manifest for a table of paths and labels, or npz for arrays"
+    raise errors.DataError(f"{path} is a file; {_LAYOUT}. {cure.format(path=path) if cure else other}")
 
 
-def _check_classes(path: Path, names: Sequence[str], labels: set[int], others: Counter[tuple[str, int]]) -> None:
-    if not labels:
+def _check_classes(
+    path: Path,
+    names: Sequence[str],
+    filled: set[int],
+    others: Mapping[tuple[str, str], int],
+    labels: Mapping[str, int],
+    rows: Sequence[_Row],
+) -> None:
+    if not filled:
         endings = ", ".join(sorted(suffix[1:] for suffix in image_file.SUFFIXES))
-        raise errors.DataError(
-            f"{path} has no images in its {len(names)} sub-folders{_say_others(others)}; expected files that end in {endings}"
-        )
+        where = "has no images" if not labels else f"has no images in its {len(names)} sub-folders"
+        raise errors.DataError(f"{path} {where}{_say_others(others)}; expected files that end in {endings}")
     if len(names) < 2:
-        name = wording.visible(image_file.printable(names[0]))
-        raise errors.DataError(
-            f"{path} has only one class, {name}; {_LAYOUT}, and at least two. If {name} contains the classes, set data.path to it"
-        )
-    empty = [label for label in range(len(names)) if label not in labels]
+        raise _one_class(path, names[0], rows)
+    empty = [label for label in range(len(names)) if label not in filled]
     without = set(empty)
     if empty:
         named = ", ".join(wording.visible(image_file.printable(names[label])) for label in empty[:5])
         more = f" and {len(empty) - 5:,} more" if len(empty) > 5 else ""
-        inside = _say_others(Counter({key: number for key, number in others.items() if key[1] in without}))
-        raise errors.DataError(f"{path} has no images in the sub-folder {named}{more}{inside}; add images, or move the sub-folder away")
+        inside = _say_others({key: number for key, number in others.items() if labels.get(key[1]) in without})
+        raise errors.DataError(
+            f"{path} has no images in the sub-folder {named}{more}{inside}; add images, or move the sub-folder away"
+            + (f". If {wording.visible(image_file.printable(names[next(iter(filled))]))} contains the classes, set data.path to it"
+               if len(filled) == 1 else "")
+        )  # fmt: skip
 
 
-def _say_others(others: Counter[tuple[str, int]]) -> str:
-    """Return the numbers of images in formats that are not read, as a part of a sentence."""
+def _one_class(path: Path, name: str, rows: Sequence[_Row]) -> errors.DataError:
+    shown = wording.visible(image_file.printable(name))
+    inside = [row.path for row in rows]
+    pattern = folder_layouts.say_pattern(inside) if len({Path(one).parent for one in inside}) == 1 else ""
+    return errors.DataError(
+        f"{path} has only one class, {shown}; {_LAYOUT}, and at least two. If {shown} contains the classes, set data.path to it"
+        + (f". {pattern}" if pattern else "")
+    )
+
+
+def _say_others(others: Mapping[tuple[str, str], int]) -> str:
+    """Return the numbers of files that are not read, as a part of a sentence."""
     kinds = file_formats.FOREIGN_SUFFIXES
     found = [(kinds[ending], number) for (ending, _), number in others.items() if ending in kinds]
-    return f", but {dataset.by_class(found, 'file')} in a format that tuner does not read; convert them to PNG" if found else ""
+    if found:
+        return f", but {dataset.by_class(found, 'file')} in a format that tuner does not read; convert them to PNG"
+    return f", but other files ({dataset.list_kinds(_by_ending(others))})" if others else ""
 
 
 def _tables(path: Path) -> tuple[str, ...]:
@@ -216,15 +292,26 @@ def _tables(path: Path) -> tuple[str, ...]:
 
 def _groups(paths: Sequence[str], folder: Path, pattern: str) -> tuple[str, ...]:
     """Return the text in the parentheses of a pattern, for each path below a folder."""
+    return tuple("\0".join(parts) for parts in _search(paths, folder, pattern, field="group_pattern"))
+
+
+def _search(paths: Sequence[str], folder: Path, pattern: str, *, field: str) -> list[tuple[str, ...]]:
+    """Return the texts in the parentheses of a pattern, for each path below a folder; "" where a part is not used.
+
+    Raises:
+        DataError: the pattern does not match a path, or all its parts are empty.
+    """
     below = [dataset.nfc(image_file.printable(os.path.relpath(path, folder))) for path in paths]
     found = [re.search(pattern, path) for path in below]
-    missing = [path for path, match in zip(below, found, strict=True) if match is None]
+    texts = [tuple(part or "" for part in match.groups()) if match else () for match in found]
+    missing = [path for path, parts in zip(below, texts, strict=True) if not any(parts)]
     if missing:
+        cure = "; move images without a class away, or correct the pattern" if field == "class_pattern" else ""
         raise errors.DataError(
-            f"{folder}: data.group_pattern {pattern} does not match {dataset.count(len(missing), 'path')} of {len(paths):,}, "
-            f"first {missing[0]}; expected a match in the path of every image"
+            f"{folder}: data.{field} {pattern} does not match {dataset.count(len(missing), 'path')} of {len(paths):,}, "
+            f"first {missing[0]}; expected a match in the path of every image{cure}"
         )
-    return tuple("\0".join(part or "" for part in match.groups()) for match in found if match is not None)
+    return texts
 
 
 def suggest_groups(columns: Mapping[str, Sequence[object]]) -> list[str]:

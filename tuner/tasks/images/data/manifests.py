@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 from tuner import errors, wording
 from tuner.spec import study
@@ -37,6 +38,10 @@ _MARKS = {
 _LEGACY = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1257", "mac_roman")
 #: maximum length of a class name, and of a path
 _LONGEST_NAME, _LONGEST_PATH = 255, 1024
+#: values of a column that says for one class whether an image belongs to it
+_FLAGS = {"0", "1", "0.0", "1.0"}
+#: names of columns that a command in a message lists
+_MOST_FLAGS = 10
 _EXPECTED = f"expected a file that ends in {', '.join(listings.TABLES)}"
 
 
@@ -64,7 +69,9 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
     """
     table = _read_table(data)
     cells = _values(table, data.image_column, field="image_column", origin=data.path)
+    _check_one_hot(table, data)
     given = _column(table, data.label_column, field="label_column", origin=data.path, longest=_LONGEST_NAME)
+    _check_present(given, data.label_column, table, data)
     if not cells:
         raise errors.DataError(f"{data.path} has no rows; expected one for each image")
     remarks = table.remarks
@@ -75,6 +82,7 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         remarks += found
     classes, labels = dataset.name_classes(given, data.class_order, earlier=dataset.sort_earlier)
     groups = None if data.group_column is None else _column(table, data.group_column, field="group_column", origin=data.path)
+    _check_present(groups or [], data.group_column or "", table, data)
     splits = None if data.split_column is None else _column(table, data.split_column, field="split_column", origin=data.path)
     return listings.Listing(
         origin=data.path,
@@ -85,6 +93,30 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         groups=None if groups is None else tuple(groups),
         remarks=(*remarks, *_suggest(table, data)),
     )
+
+
+def _check_present(values: Sequence[str], name: str, table: Table, data: study.ManifestData) -> None:
+    """Refuse what programs write for a missing value: it would be a class, or would put images of many groups together."""
+    rows = [row for row, value in enumerate(values) if value.casefold() in dataset.PLACEHOLDERS]
+    if rows and data.class_order != "earlier":
+        raise errors.DataError(
+            f"{data.path}: the column {name} has {values[rows[0]]}, which programs write for a missing value, in "
+            f"{dataset.count(len(rows), 'row')}, first in line {table.lines[rows[0]]}; fill it in, remove the rows, or give the value "
+            "another name"
+        )
+
+
+def _check_one_hot(table: Table, data: study.ManifestData) -> None:
+    """Refuse a table that has a column for each class, with a 1 for the class of the image, by the way to change it."""
+    if dataset.nfc(data.label_column) in table.columns:
+        return
+    flags = [name for name in table.names if name and {_text(value) for value in table.columns.get(dataset.nfc(name), "")} <= _FLAGS]
+    if len(flags) > 1:
+        columns = json.dumps(flags, ensure_ascii=False) if len(flags) <= _MOST_FLAGS else f"table.columns[{len(table.names) - len(flags)}:]"
+        raise errors.DataError(
+            f"{data.path} has no column {data.label_column}, but a column of 0 and 1 for each class: {_list(flags)}. tuner reads one "
+            f"column with the name of the class. Write it with pandas: table[{data.label_column!r}] = table[{columns}].idxmax(axis=1)"
+        )
 
 
 def _suggest(table: Table, data: study.ManifestData) -> list[str]:
@@ -113,6 +145,8 @@ def _read_table(data: study.ManifestData) -> Table:
         )
         raise errors.DataError(f"{path} {what}")
     suffix = path.suffix.lower()
+    if folders.is_archive(path):
+        raise errors.DataError(f"{path} is an archive; unpack it with: {folders.unpack(str(path))}, and set data.path to the table")
     if suffix not in listings.TABLES:
         cure = "; save the sheet as CSV in UTF-8" if suffix in _SHEETS else ""
         raise errors.DataError(f"{path} is not a manifest; {_EXPECTED}{cure}")
@@ -396,14 +430,17 @@ def _find(cells: Sequence[str], data: study.ManifestData) -> tuple[list[image_fi
     missing = [row for row, path in enumerate(paths) if not os.path.lexists(str(path))]
     if not missing or data.class_order == "earlier":
         return paths, ()
+    missing, decoded = _decode_paths(cells, missing, root, paths)
+    if not missing:
+        return paths, decoded
     places = _Places(root)
-    found = {row: places.of(cells[row]) for row in missing}
+    found = {row: places.of(cells[row]) or places.of(_unquoted(cells[row])) for row in missing}
     for row, several in found.items():
         if len(several) > 1 and not _are_equal(root, several):
             raise _ambiguous(cells[row], several, data)
     left = [cells[row] for row in missing if not found[row]]
     if len(left) > listings.MAX_UNREADABLE * len(cells):
-        raise _missing(left, len(cells), places, data)
+        raise _missing(left, len(cells), root, places, data)
     remarks = []
     for row in missing:
         if not found[row]:  # it is left out, and its cell is in a message
@@ -411,7 +448,35 @@ def _find(cells: Sequence[str], data: study.ManifestData) -> tuple[list[image_fi
             continue
         paths[row] = str(root / found[row][0])
         remarks.append(f"first {wording.cut(cells[row])}, which is {image_file.printable(found[row][0])}")
-    return paths, tuple(f"found below {root} by name: {dataset.count(len(remarks), 'image')}, {first}" for first in remarks[:1])
+    by_name = [f"found below {root} by name: {dataset.count(len(remarks), 'image')}, {first}" for first in remarks[:1]]
+    return paths, (*decoded, *by_name)
+
+
+def _decode_paths(
+    cells: Sequence[str], missing: Sequence[int], root: Path, paths: list[image_file.Source]
+) -> tuple[list[int], tuple[str, ...]]:
+    """Put files that cells name in another notation into the paths; return the rows still missing, and a remark.
+
+    Other notations: a `file://` address, `%20` for a space, and a list with one path in it.
+    """
+    left, changed = [], []
+    for row in missing:
+        path = root / _unquoted(cells[row])
+        if os.path.lexists(path):
+            paths[row] = str(path)
+            changed.append(row)
+        else:
+            left.append(row)
+    shown = [f"{wording.cut(cells[row])}, which is {image_file.printable(str(paths[row]))}" for row in changed[:1]]
+    return left, tuple(f"read in another notation: {dataset.count(len(changed), 'path')}, first {first}" for first in shown)
+
+
+def _unquoted(cell: str) -> str:
+    """Return the path that a cell means: `file:///a%20b.png` and `['/a b.png']` are `/a b.png`."""
+    inner = re.fullmatch(r"""[\[(]\s*(["'])([^"']*)\1\s*,?\s*[\])]""", cell)
+    text = inner[2] if inner else cell
+    address = re.fullmatch(r"file:(?://(?:localhost)?(?=/))?(.*)", text, re.IGNORECASE)
+    return unquote(address[1] if address else text)
 
 
 class _Places:
@@ -492,16 +557,37 @@ def _ambiguous(cell: str, found: Sequence[str], data: study.ManifestData) -> err
     )
 
 
-def _missing(cells: Sequence[str], total: int, places: _Places, data: study.ManifestData) -> errors.DataError:
-    root = data.root or data.path.parent
+def _missing(cells: Sequence[str], total: int, root: Path, places: _Places, data: study.ManifestData) -> errors.DataError:
     cure = f"Set data.root to the folder that the paths start from (now {root}), or data.image_column to the column of the paths"
     similar = places.similar(cells[0])
-    if re.match(r"[a-z0-9]+://", cells[0], re.IGNORECASE):
-        cure = "It is a web address: download the images, and name their files"
-    elif similar is not None:
-        cure = f"There is {image_file.printable(similar)} below {root}: set data.root so that the paths start from it, or correct the paths"
+    there = f"There is {image_file.printable(similar)} below {root}" if similar is not None else ""
+    if (number := _num_images(cells[0], root, places)) > 1:
+        cure = f"It names {number} images, but tuner learns one image for each row: write a row for each, with the label, and set {_GROUP}"
+    elif re.match(r"(?!file:)[a-z0-9]+://", cells[0], re.IGNORECASE):
+        cure = f"It is a web address: download the images, and name their files{'. ' if there else ''}{there}"
+    elif there and _is_whole(cells[0]):
+        cure = f"It is a path of another machine. {there}: write the paths relative to data.root into the table"
+    elif there:
+        cure = f"{there}: set data.root so that the paths start from it, or correct the paths"
     what = f"{len(cells):,} of {dataset.count(total, 'image')} cannot be found, first {wording.cut(cells[0])}"
     return errors.DataError(f"{data.path}: {what}: there is no such file. {cure}")
+
+
+_GROUP = "data.group_column to a column that says which rows belong together"
+
+
+def _num_images(cell: str, root: Path, places: _Places) -> int:
+    """Return the number of images that a cell lists, such as `a.png;b.png` or `['a.png', 'b.png']`; 0 if one of them is not there."""
+    for separator in ";|,\n":
+        parts = [part.strip("[]()\"' ") for part in cell.split(separator)]
+        if len(parts) > 1 and all(part and ((root / part).is_file() or places.of(part)) for part in parts):
+            return len(parts)
+    return 0
+
+
+def _is_whole(cell: str) -> bool:
+    """Return whether a path starts at the root of a disk, of this system or of Windows."""
+    return cell.startswith(("/", "\\\\")) or re.match(r"[A-Za-z]:[\\/]", cell) is not None
 
 
 def _list(names: Sequence[str]) -> str:

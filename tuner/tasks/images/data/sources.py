@@ -33,7 +33,9 @@ def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- 
     """
     match data:
         case study.FolderData():
-            found = listings.list_folder(data.path, class_order=data.class_order, group_pattern=data.group_pattern)
+            found = listings.list_folder(
+                data.path, class_order=data.class_order, class_pattern=data.class_pattern, group_pattern=data.group_pattern
+            )
             return listings.read(found, cache=cache, value_range=data.value_range)
         case study.ManifestData():
             return listings.read(manifests.list_manifest(data), cache=cache, value_range=data.value_range)

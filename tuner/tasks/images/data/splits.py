@@ -77,7 +77,7 @@ def split(data: dataset.Dataset, shares: study.Data, seed: int) -> Splits:
     pool = _shuffled_groups(data, np.isin(sides, (NONE, TRAIN)), seed, units)
     chosen: dict[int, Rows] = {}
     drawn = [side for side in (TEST, VALIDATION) if not (sides == side).any() and _share(shares, side) != 0]
-    _check_classes(data, pool, [*drawn, TRAIN])
+    _check_classes(data, pool, [*drawn, TRAIN], num_leaking=int((sides < NONE).sum()))
     for position, side in enumerate(drawn):
         chosen[side], pool = _draw(data, pool, _share(shares, side), side, reserve=len(drawn) - position)
     for side in (TEST, VALIDATION):
@@ -304,8 +304,8 @@ def _official_rows(data: dataset.Dataset, shares: study.Data, mask: NDArray[np.b
     return _draw(data, _shuffled_groups(data, mask, seed, units), share, side, reserve=0)[0]
 
 
-def _check_classes(data: dataset.Dataset, pool: Sequence[_Group], needed: Sequence[int]) -> None:
-    """Refuse a class with fewer images, or groups of images, than drawn splits."""
+def _check_classes(data: dataset.Dataset, pool: Sequence[_Group], needed: Sequence[int], *, num_leaking: int) -> None:
+    """Refuse a class with fewer images, or groups of images, than drawn splits; `num_leaking` images are not in the pool."""
     if data.groups is None:
         labels = [group.label for group in pool]
     else:
@@ -318,9 +318,35 @@ def _check_classes(data: dataset.Dataset, pool: Sequence[_Group], needed: Sequen
         names = " + ".join(_NAMES[side] for side in sorted(needed))
         cure = "add images, leave the class out, or set data.test: 0" if TEST in needed else "add images, or leave the class out"
         found = dataset.count(int(number), "different image") if data.groups is None else f"images of {dataset.count(int(number), 'group')}"
+        why = _explain_few(data, pool, data.classes.index(name), num_leaking, len(poor))
         raise errors.DataError(
-            f"the class {wording.cut(name)} has {found}, but needs {len(needed)}, one for each of {names}{others}; {cure}"
+            f"the class {wording.cut(name)} has {found}, but needs {len(needed)}, one for each of {names}{others}; {why or cure}"
         )
+
+
+def _explain_few(data: dataset.Dataset, pool: Sequence[_Group], label: int, num_leaking: int, num_poor: int) -> str:
+    """Say why a class has few images that can be drawn, and what to do; "" if it simply has few."""
+    disputed = [group for group in pool if data.groups is None and group.label != label and label in data.labels[list(group.rows)]]
+    if disputed:
+        rows = disputed[0].rows
+        own, other = (next(row for row in rows if data.labels[row] == one) for one in (label, disputed[0].label))
+        return (
+            f"{dataset.count(len(disputed), 'image')} of it also have another label, first {data.name(own)} = {data.name(other)} of "
+            f"{wording.cut(data.classes[disputed[0].label])}. Give each image one label"
+        )
+    if dataset.is_placeholder(data.classes[label]):
+        return "programs write it for a missing value; if these images have no label, remove them"
+    if num_leaking:
+        return (
+            f"{dataset.count(num_leaking, 'image')} were left out because they equal, or belong to, images of another split of the data; "
+            "remove these from one of the splits"
+        )
+    if num_poor > 1 and 2 * len(data.classes) > len(data):
+        return (
+            f"the {len(data):,} images have {len(data.classes):,} different labels, which seem to be measurements or names of images. "
+            "Expected the name of a class, which many images share; check data.label_column"
+        )
+    return ""
 
 
 def _amount(data: dataset.Dataset, counts: Rows, share: float, side: int, reserve: int) -> int:

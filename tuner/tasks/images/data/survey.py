@@ -47,7 +47,7 @@ name: {name}
 data:
   source: folder
   path: {path}
-{shares}
+{pattern}{shares}
 
 model:
   backbone: efficientnet_lite0
@@ -94,6 +94,8 @@ class Survey:
     own_splits: tuple[str, ...] = ()
     #: number of images of the folder's own validation split, if it is too small to choose by and a larger one can be drawn; 0 if not
     few_validation: int = 0
+    #: regular expression that finds the class in the path of an image; None: the sub-folders are the classes
+    class_pattern: str | None = None
     #: what a user should decide before the study, one line each
     warnings: tuple[str, ...] = ()
 
@@ -115,16 +117,16 @@ class Survey:
         return len(self.unreadable) <= listings.MAX_UNREADABLE * total and min(count for _, count in self.classes) > 0
 
 
-def survey(path: Path, *, cache: Path | None = None) -> Survey:
+def survey(path: Path, *, cache: Path | None = None, class_pattern: str | None = None) -> Survey:
     """Decode every image in a folder with one sub-folder for each class; a cache folder saves a later study this work.
 
-    Unreadable images are counted, and any number of them is allowed.
+    With a class pattern, the names of the files contain the classes. Unreadable images are counted, and any number of them is allowed.
 
     Raises:
         DataError: the folder does not exist, has fewer than two classes, or a class has no image files.
     """
     path = existing(path.expanduser().resolve())
-    found = listings.inspect(listings.list_folder(path), cache=cache)
+    found = listings.inspect(listings.list_folder(path, class_pattern=class_pattern), cache=cache)
     short, long = found.sizes.min(axis=1), found.sizes.max(axis=1)
     by_size = np.lexsort((long, short))
     positions = [0, len(by_size) // 2, -1] if len(by_size) else []
@@ -138,6 +140,7 @@ def survey(path: Path, *, cache: Path | None = None) -> Survey:
         notes=tuple(_notes(found, own)),
         own_splits=own,
         few_validation=few,
+        class_pattern=class_pattern,
         warnings=tuple(_warnings(found, path, own, few, cache)),
     )
 
@@ -278,7 +281,7 @@ def summarize(seen: Survey) -> list[str]:
 
 def _notes(found: dataset.Dataset, own: Sequence[str]) -> list[str]:
     official = [f"official splits, by the names of the sub-folders: {', '.join(['train', *own])}"] if own else []
-    known = dataset.note_ignored(found) + dataset.note_foreign(found) + dataset.note_values(found)
+    known = dataset.note_ignored(found) + dataset.note_names(found) + dataset.note_foreign(found) + dataset.note_values(found)
     return official + known + dataset.note_copies(found)
 
 
@@ -297,6 +300,7 @@ def study_file(name: str, seen: Survey, path: Path | None = None) -> str:
         num_classes=len(seen.classes),
         # every JSON string is a YAML string, whatever characters the path has
         path=json.dumps(str((path or seen.path).absolute()), ensure_ascii=False),
+        pattern="" if seen.class_pattern is None else f"  class_pattern: {json.dumps(seen.class_pattern, ensure_ascii=False)}\n",
         shares="\n".join(_shares(seen)),
         image_size=next(size for size, most in _IMAGE_SIZES if middle <= most),
         size_reason=f"the median image has {middle} pixels on its shorter side; a larger size shows more detail and takes longer",
