@@ -237,6 +237,25 @@ def test_predictions_are_printed_as_json(home: Path, capsys: pytest.CaptureFixtu
     assert told == [{"image": "photos/b.png", "predictions": predictions}]
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("https://example.org/a.jpg", "IMAGE is 'https://example.org/a.jpg', a URL; expected a path of this machine: download it first"),
+        ("file:///photos/a%20b.jpg", "IMAGE is 'file:///photos/a%20b.jpg', a URL; expected a path of this machine: write /photos/a b.jpg"),
+        (r"C:\photos\a.jpg", r"IMAGE is 'C:\photos\a.jpg', a path of Windows, but tuner runs on Linux; in WSL, write /mnt/c/photos/a.jpg"),
+        ("none/*.jpg", "IMAGE is 'none/*.jpg', but no file matches it; give image files, or a folder of them"),
+        ("a.zip", "a.zip is an archive; unpack it with: unzip a.zip -d a, and give the folder"),
+        ("a.csv", "a.csv is a table; expected image files, or a folder of them. Give the images that it names"),
+    ],
+)
+def test_what_is_no_image_is_refused_with_what_to_do(home: Path, capsys: pytest.CaptureFixture[str], given: str, message: str) -> None:
+    for name in ("a.zip", "a.csv"):
+        Path(name).write_bytes(b"x")
+    code, out, err = run(capsys, "predict", "home", given, "photos/b.png")
+    assert (code, out) == (2, "")
+    assert err.startswith(message)
+
+
 def test_an_unreadable_image_is_named_and_the_others_are_predicted(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, "predict", "home", "none.jpg", "photos/b.png")
     assert (code, out, err) == (1, "photos/b.png: Bird 0.750\n", "none.jpg: there is no such file\n")

@@ -82,7 +82,7 @@ def export(
 @app.command()
 def predict(
     bundle: _Bundle,
-    images: Annotated[list[Path], Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False)],
+    images: Annotated[list[str], Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False)],
     top: Annotated[int, Option(min=1, metavar="N", help="Number of classes to print, most likely first.")] = 1,
     as_json: AsJson = False,
     threads: _Threads = 0,

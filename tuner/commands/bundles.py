@@ -22,7 +22,7 @@ from tuner.results.bundle import sign as bundle_sign
 from tuner.results.verify import verification
 from tuner.spec import data
 from tuner.storage import engine as storages
-from tuner.tasks.images.data import dataset, folders
+from tuner.tasks.images.data import dataset, folders, listings
 from tuner.tasks.images.data import image_file as image_files
 from tuner.terminal import plain, printing, versions
 from tuner.trust import keys
@@ -104,7 +104,7 @@ def _ask_passphrase(sealed: Path) -> str:
     return getpass(f"Passphrase of {os.fspath(sealed)}: ")
 
 
-def predict(folder: Path, given: Sequence[Path], *, top: int, as_json: bool, threads: int) -> int:
+def predict(folder: Path, given: Sequence[str], *, top: int, as_json: bool, threads: int) -> int:
     """Print the most likely classes of images; return 1 if some images cannot be read, else 0."""
     contents = bundle.read(folder.expanduser())
     paths = _files(given)
@@ -141,14 +141,16 @@ def _most_likely(row: Sequence[float], labels: Sequence[str], top: int) -> list[
     return [(labels[index], row[index]) for index in order]
 
 
-def _files(given: Sequence[Path]) -> list[Path]:
+def _files(given: Sequence[str]) -> list[Path]:
     """Return the given files, and the images of the given folders and their sub-folders, which a study would read too.
 
     Raises:
-        RequestError: a folder has no images.
+        RequestError: a folder has no images, or a path is a URL, a path of Windows, an archive, a table or a pattern without files.
     """
+    for text in given:
+        _check_image(text)
     found: list[Path] = []
-    for path in map(data.existing, given):
+    for path in (data.existing(Path(text).expanduser()) for text in given):
         if not path.is_dir():
             found.append(path)
             continue
@@ -159,6 +161,22 @@ def _files(given: Sequence[Path]) -> list[Path]:
             plain.line(f"{path}: ignored because of their names: {dataset.count(others.total(), 'file')} ({dataset.list_kinds(others)})")
         found += sorted(map(Path, inner))
     return found
+
+
+def _check_image(text: str) -> None:
+    """Refuse what is neither an image nor a folder, with what to do."""
+    path = Path(text)
+    if not path.exists():
+        try:
+            data.check_path(text)
+        except ValueError as error:
+            raise RequestError(f"IMAGE {error}") from error
+        if any(sign in text for sign in "*?["):
+            raise RequestError(f"IMAGE is {wording.show(text)}, but no file matches it; give image files, or a folder of them")
+    elif path.is_file() and folders.is_archive(path):
+        raise RequestError(f"{path} is an archive; unpack it with: {folders.unpack(text)}, and give the folder")
+    elif path.is_file() and path.suffix.lower() in listings.TABLES:
+        raise RequestError(f"{path} is a table; expected image files, or a folder of them. Give the images that it names")
 
 
 @dataclass(frozen=True, kw_only=True)

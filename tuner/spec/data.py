@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote
 
 from pydantic import (
     AfterValidator,
@@ -63,16 +64,25 @@ def _entries(folder: Path) -> list[Path]:
         return []
 
 
+def check_path(given: str) -> None:
+    """Refuse a path of Windows and a URL.
+
+    Raises:
+        ValueError: it is one of these; the message is a clause that starts with a verb.
+    """
+    linux = machine.without_windows(given)
+    if linux is not None:
+        raise ValueError(f"is {wording.show(given)}, a path of Windows, but tuner runs on Linux; in WSL, write {linux}")
+    scheme, separator, rest = given.partition("://")
+    if separator and scheme.isalnum():
+        cure = f"write {unquote(rest)}" if scheme.lower() == "file" else "download it first, and write the path of the download"
+        raise ValueError(f"is {wording.show(given)}, a URL; expected a path of this machine: {cure}")
+
+
 def _read_path(given: Any, info: ValidationInfo) -> Path:
     if not isinstance(given, str | Path) or not str(given).strip():
         raise ValueError(f"is {wording.show(given)}; expected a path such as ~/photos")
-    linux = machine.without_windows(str(given))
-    if linux is not None:
-        raise ValueError(f"is {wording.show(given)}, a path of Windows, but tuner runs on Linux; in WSL, write {linux}")
-    scheme, separator, rest = str(given).partition("://")
-    if separator and scheme.isalnum():
-        cure = f"write {rest}" if scheme.lower() == "file" else "download it first, and write the path of the download"
-        raise ValueError(f"is {wording.show(given)}, a URL; expected a path of this machine: {cure}")
+    check_path(str(given))
     try:
         return locate(str(given), info)
     except UnicodeEncodeError as error:
