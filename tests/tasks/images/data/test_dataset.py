@@ -163,14 +163,16 @@ def noted(*names: str) -> list[str]:
 @pytest.mark.parametrize(
     ("one", "other"),
     [("Cat", "cat"), ("cat", "cat "), ("TRUE", "True"), ("007", "7"), ("1", "1.0"), ("class 2", "class 02"), ("big_dog", "Big Dog"),
-     ("red-fox", "red fox"), ("Ａ1", "a1")],
+     ("red-fox", "red fox"), ("Ａ1", "a1"), ("+1", "1"), ("-1", "-1.0")],
 )  # fmt: skip
 def test_names_that_may_be_one_class_are_named(one: str, other: str) -> None:
-    said = f"the class names '{one}' and '{other}' differ only in case, spaces, signs or zeros; if they are one class, give it one name"
+    said = f"the class names '{one}' and '{other}' differ only in case, spaces, hyphens or zeros; if they are one class, give it one name"
     assert noted(one, "bird", other) == [said]
 
 
-@pytest.mark.parametrize("names", [("a", "A"), ("1", "10"), ("1.5", "15"), ("cat", "cats"), ("class 1", "class 10"), ("v1.0", "v1.00")])
+@pytest.mark.parametrize(
+    "names", [("a", "A"), ("1", "10"), ("1.5", "15"), ("cat", "cats"), ("class 1", "class 10"), ("v1.0", "v1.00"), ("-1", "1")]
+)
 def test_names_that_are_different_classes_are_not_named(names: tuple[str, str]) -> None:
     assert not noted(*names)
 

@@ -443,6 +443,7 @@ def test_hidden_files_and_litter_are_not_found(parts: Path) -> None:
         ("C:\\skin\\ISIC_{n}.png", "It is a path of another machine. There is part_1/ISIC_0.png below {parts}"),
         ("other/ISIC_{n}.png", "There is part_1/ISIC_0.png below {parts}"),  # never a guess: the folder is another one
         ("https://example.org/ISIC_{n}.png", "download the images, and name their files. There is part_1/ISIC_0.png below {parts}"),
+        ("/data/local-files/?d=x%5CISIC_{n}.png", "It is a path of another machine. There is part_1/ISIC_0.png below {parts}"),
         ("s3://bucket/a{n}.png", "It is a web address: download the images, and name their files"),
         ("ISIC_{n}.png;ISIC_1.png", "It names 2 images, but tuner learns one image for each row: write a row for each"),
         ("ISIC_{n}|part_2/ISIC_1.png", "It names 2 images"),
@@ -562,6 +563,8 @@ def test_a_column_of_parquet_that_names_splits_is_reported(root: Path) -> None:
         "file:{parts}/part_{part}/ISIC%5F{n}.png",
         "part_{part}/ISIC%5F{n}.png",
         "['part_{part}/ISIC_{n}.png']",
+        "/data/local-files/?d=part_{part}/ISIC_{n}.png",  # Label Studio
+        "http://localhost:8080/data/local-files/?d=part_{part}%2FISIC_{n}.png",
     ],
 )
 def test_a_path_in_another_notation_is_read(parts: Path, form: str) -> None:
@@ -570,6 +573,11 @@ def test_a_path_in_another_notation_is_read(parts: Path, form: str) -> None:
     assert [data.name(row) for row in range(6)] == [f"{parts}/part_{row % 2 + 1}/ISIC_{row}.png" for row in range(6)]
     first = wording.cut(form.format(part=1, n=0))
     assert dataset.note_ignored(data) == [f"read in another notation: 6 paths, first {first}, which is {parts}/part_1/ISIC_0.png"]
+
+
+def test_a_path_below_the_home_folder_is_read(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(parts))
+    assert opened(ids(parts, "~/part_{part}/ISIC_{n}.png")).name(5) == f"{parts}/part_2/ISIC_5.png"
 
 
 def test_a_name_with_a_percent_sign_is_taken_as_it_is_first(tmp_path: Path) -> None:

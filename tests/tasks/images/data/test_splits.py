@@ -386,3 +386,20 @@ def test_measurements_explain_classes_with_few_images() -> None:
 def test_a_placeholder_explains_a_class_with_few_images() -> None:
     said = few([0] * 9 + [1], list(range(10)), ["cat", "?"])
     assert said.endswith("; programs write it for a missing value; if these images have no label, remove them")
+
+
+def test_a_class_without_training_images_is_explained() -> None:
+    official = np.array([dataset.TRAIN] * 8 + [dataset.TEST] * 4, np.int8)
+    said = few([0, 1] * 4 + [0, 1, 2, 2], list(range(12)), ["cat", "dog", "bird"], official=official)
+    assert said.endswith("; its 2 images are all in other splits of the data; add training images, or leave the class out")
+
+
+def test_a_split_without_images_of_a_class_is_reported() -> None:
+    data = images([8, 8, 8])
+    official = np.array([*[dataset.TRAIN] * 6, *[dataset.TEST] * 2] * 2 + [dataset.TRAIN] * 8, np.int8)
+    data = replace(data, official=official)
+    asked = shares()
+    said = "test has no images of class 2, so its accuracy says nothing about this class; add some"
+    assert said in splits.notes(data, splits.split(data, asked, seed=0), asked)
+    without = shares(test=0)
+    assert not [line for line in splits.notes(data, splits.split(data, without, seed=0), without) if line.startswith("test has no images")]

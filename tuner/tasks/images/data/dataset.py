@@ -221,8 +221,8 @@ def note_names(dataset: Dataset) -> list[str]:
     for name in names:
         alike.setdefault(_plain(name), []).append(name)
     lines = [
-        f"the class names {' and '.join(map(wording.show, group[:3]))} differ only in case, spaces, signs or zeros; if they are one class, "
-        "give it one name"
+        f"the class names {' and '.join(map(wording.show, group[:3]))} differ only in case, spaces, hyphens or zeros; if they are one "
+        "class, give it one name"
         for group in alike.values()
         if len(group) > 1
     ][:_MOST_KINDS]
@@ -250,9 +250,10 @@ def is_placeholder(name: str) -> bool:
 
 def _plain(name: str) -> str:
     """Return a name without differences of case, spaces, signs between words, and zeros of numbers."""
-    words = re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFKC", name).casefold()).strip()
-    if re.fullmatch(r"[0-9]+([.][0-9]+)?", words):
-        return wording.number(float(words))
+    text = unicodedata.normalize("NFKC", name).casefold().strip()
+    if re.fullmatch(r"[-+]?[0-9]{1,15}([.][0-9]{1,15})?", text):
+        return wording.number(float(text))
+    words = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", text)
     return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", words)
 
 

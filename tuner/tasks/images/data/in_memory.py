@@ -134,9 +134,11 @@ def check_images(images: NDArray[Any], *, origin: str) -> dataset.Pixels:
         raise errors.DataError(f"{origin} has pixels of type {images.dtype}; {expected}{cure}")
     if images.ndim == 4 and images.shape[3] not in (1, 3):
         cure = "; if the channels come second, save np.moveaxis(x, 1, -1)" if images.shape[1] in (1, 3) else ""
+        cure = cure or ("; if the last channel is the opacity, save x[..., :3]" if images.shape[3] == 4 else "")
         raise errors.DataError(f"{origin} has shape {images.shape}; {expected}{cure}")
     if images.ndim not in (3, 4) or 0 in images.shape[1:]:
-        raise errors.DataError(f"{origin} has shape {images.shape}; {expected}")
+        cure = "; if each row is an image, save x.reshape(len(x), height, width, channels)" if images.ndim == 2 else ""
+        raise errors.DataError(f"{origin} has shape {images.shape}; {expected}{cure}")
     return images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
 
 
@@ -253,6 +255,16 @@ def read_npz(path: Path, *, class_order: study.ClassOrder = "natural", value_ran
     return replace(found, value_range=known)
 
 
+def _cure_labels(labels: NDArray[Any]) -> str:
+    """Return what to do with labels of another type, as the end of a message; "" if that is not clear."""
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        number = dataset.count(int((~np.isfinite(labels)).sum()), "label")
+        return f"; {number} are missing or infinite: remove these images, and save y.astype(int)"
+    if labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
+        return "; these seem to be measurements, not classes"
+    return {"f": "; save y.astype(int)", "b": "; save y.astype(int)", "S": "; save y.astype(str)"}.get(labels.dtype.kind, "")
+
+
 def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, origin: str) -> tuple[NDArray[np.int64], Sequence[str]]:
     """Turn labels that are integers or strings into indices into class names, and return both.
 
@@ -267,7 +279,7 @@ def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, or
     if flat.ndim != 1 or (flat.dtype.kind in "iu" and given is not None):
         return check_labels(flat, len(flat), origin=origin), given or []
     if flat.dtype.kind not in "iuU":
-        raise errors.DataError(f"{origin} has labels of type {labels.dtype}; expected integers or strings")
+        raise errors.DataError(f"{origin} has labels of type {labels.dtype}; expected integers or strings{_cure_labels(flat)}")
     words = [form(str(label)) for label in flat.tolist()]
     if not given:
         classes, found = dataset.name_classes(words, order, earlier=dataset.sort_earlier)

@@ -472,11 +472,12 @@ def _decode_paths(
 
 
 def _unquoted(cell: str) -> str:
-    """Return the path that a cell means: `file:///a%20b.png` and `['/a b.png']` are `/a b.png`."""
+    """Return the path that a cell means: `file:///a%20b.png`, `['/a b.png']` are `/a b.png`; others as labeling tools write."""
     inner = re.fullmatch(r"""[\[(]\s*(["'])([^"']*)\1\s*,?\s*[\])]""", cell)
     text = inner[2] if inner else cell
-    address = re.fullmatch(r"file:(?://(?:localhost)?(?=/))?(.*)", text, re.IGNORECASE)
-    return unquote(address[1] if address else text)
+    address = re.fullmatch(r"file:(?://(?:localhost)?(?=/))?(.*)|(?:https?://[^/]*)?/data/local-files/\?d=(.*)", text, re.IGNORECASE)
+    path = unquote((address[1] or address[2] or "") if address else text)
+    return str(Path(path).expanduser()) if path.startswith("~/") else path
 
 
 class _Places:
@@ -559,7 +560,7 @@ def _ambiguous(cell: str, found: Sequence[str], data: study.ManifestData) -> err
 
 def _missing(cells: Sequence[str], total: int, root: Path, places: _Places, data: study.ManifestData) -> errors.DataError:
     cure = f"Set data.root to the folder that the paths start from (now {root}), or data.image_column to the column of the paths"
-    similar = places.similar(cells[0])
+    similar = places.similar(_unquoted(cells[0]))
     there = f"There is {image_file.printable(similar)} below {root}" if similar is not None else ""
     if (number := _num_images(cells[0], root, places)) > 1:
         cure = f"It names {number} images, but tuner learns one image for each row: write a row for each, with the label, and set {_GROUP}"

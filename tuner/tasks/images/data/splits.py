@@ -102,7 +102,13 @@ def baseline(train: NDArray[np.int64], validation: NDArray[np.int64], test: NDAr
 
 def notes(data: dataset.Dataset, parts: Splits, shares: study.Data) -> list[str]:
     """Return notes on the splits that a user should read before training, as lines."""
-    return [*_note_leaking(data, parts), *_note_groups(data, parts, shares), *_note_few(data, parts, shares), *_note_unequal(data, parts)]
+    return [
+        *_note_leaking(data, parts),
+        *_note_groups(data, parts, shares),
+        *_note_few(data, parts, shares),
+        *_note_absent(data, parts),
+        *_note_unequal(data, parts),
+    ]
 
 
 def _note_leaking(data: dataset.Dataset, parts: Splits) -> list[str]:
@@ -146,6 +152,21 @@ def _note_few(data: dataset.Dataset, parts: Splits, shares: study.Data) -> list[
     if unused and "validation" in shares.model_fields_set:
         return [f"{unused}: the data has a validation split of its own, {dataset.count(number, 'image')}; {cure}"]
     return []
+
+
+def _note_absent(data: dataset.Dataset, parts: Splits) -> list[str]:
+    """Return notes on splits that have no image of some class."""
+    lines = []
+    for side, rows in ((VALIDATION, parts.validation), (TEST, parts.test)):
+        counts = np.bincount(data.labels[rows], minlength=len(data.classes))
+        absent = [wording.shorten(data.classes[label]) for label in np.flatnonzero(counts == 0).tolist()]
+        if len(rows) and absent:
+            more = f" and {len(absent) - 5:,} more" if len(absent) > 5 else ""
+            lines.append(
+                f"{_NAMES[side]} has no images of {', '.join(absent[:5])}{more}, so its accuracy says nothing about "
+                f"{'this class' if len(absent) == 1 else 'these classes'}; add some"
+            )
+    return lines
 
 
 def describe_step(number: int) -> str:
@@ -336,6 +357,8 @@ def _explain_few(data: dataset.Dataset, pool: Sequence[_Group], label: int, num_
         )
     if dataset.is_placeholder(data.classes[label]):
         return "programs write it for a missing value; if these images have no label, remove them"
+    if data.groups is None and not num_leaking and not any(group.label == label for group in pool) and (number := int(data.counts[label])):
+        return f"its {dataset.count(number, 'image')} are all in other splits of the data; add training images, or leave the class out"
     if num_leaking:
         return (
             f"{dataset.count(num_leaking, 'image')} were left out because they equal, or belong to, images of another split of the data; "
