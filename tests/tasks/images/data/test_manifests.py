@@ -622,3 +622,30 @@ def test_a_column_for_each_class_is_refused_with_the_command_that_joins_them(roo
     exec(command, {"table": table})
     table.to_csv(root / "t.csv")
     assert opened(manifest(root / "t.csv")).classes == ("MEL", "NV")
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("train.csv", ["val.csv"]),
+        ("labels_train.csv", ["labels_test.csv", "labels_val.csv"]),
+        ("train-00000-of-00001.parquet", ["test-00000-of-00001.parquet"]),
+    ],
+)
+def test_tables_of_other_splits_are_named(root: Path, name: str, others: list[str]) -> None:
+    table = pd.DataFrame({"path": [f"{number}.png" for number in range(6)], "label": list("ababab")})
+    for each in [name, *others]:
+        table.to_parquet(root / each) if name.endswith("parquet") else table.to_csv(root / each, index=False)
+    (root / "test.csv").write_text("path\n0.png\n")  # has no labels
+    verb = "has" if len(others) == 1 else "have"
+    assert opened(manifest(root / name)).remarks == (
+        f"only {name} is read. {' and '.join(others)} beside it {verb} the same columns; to use them as splits, join the tables with a "
+        "column that names the split of each row, and set data.split_column",
+    )
+
+
+def test_other_tables_are_not_taken_for_splits(root: Path) -> None:
+    for name in ("train.csv", "other.csv", "labels_val.csv"):
+        (root / name).write_text(rows(*"ababab"))
+    assert opened(manifest(root / "train.csv")).remarks == ()
+    assert opened(manifest(root / "other.csv")).remarks == ()

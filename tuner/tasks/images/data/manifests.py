@@ -91,7 +91,7 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         labels=tuple(labels),
         official=None if splits is None else listings.read_splits(splits, origin=data.path, column=data.split_column or ""),
         groups=None if groups is None else tuple(groups),
-        remarks=(*remarks, *_suggest(table, data)),
+        remarks=(*remarks, *_suggest(table, data), *_other_splits(data)),
     )
 
 
@@ -128,6 +128,41 @@ def _suggest(table: Table, data: study.ManifestData) -> list[str]:
     }
     groups = [] if data.group_column else listings.suggest_groups(others)
     return groups if data.split_column else groups + listings.suggest_splits(others)
+
+
+def _other_splits(data: study.ManifestData) -> list[str]:
+    """Return a note on tables beside this one that seem to be other splits of the same data, such as val.csv beside train.csv, as lines."""
+    role, rest = folders.role_of(data.path.stem)
+    if role is None or data.split_column is not None:
+        return []
+    found = []
+    for path in sorted(data.path.parent.glob(f"*{data.path.suffix}")):
+        other, words = folders.role_of(path.stem)
+        if other not in (None, role) and words == rest and set(_wanted(data)) <= _header_of(path, data):
+            found.append(image_file.printable(path.name))
+    if not found:
+        return []
+    more = f" and {len(found) - 2} more" if len(found) > 2 else ""
+    have = "has" if len(found) == 1 else "have"
+    return [
+        f"only {data.path.name} is read. {' and '.join(found[:2])}{more} beside it {have} the same columns; to use them as splits, join the "
+        "tables with a column that names the split of each row, and set data.split_column"
+    ]
+
+
+def _header_of(path: Path, data: study.ManifestData) -> set[str]:
+    """Return the names of the columns of a table in NFC; none if it cannot be read."""
+    other = data.model_copy(update={"path": path})
+    try:
+        if path.suffix.lower() in _PARQUET:
+            from pyarrow import parquet  # takes a fifth of a second, which other sources do not need
+
+            return set(map(dataset.nfc, parquet.read_schema(path).names))
+        text, _ = _decode(other)
+        separator, start = _separator(text, _wanted(data))
+        return {dataset.nfc(name.strip()) for name in _header(text[start:], separator)}
+    except (OSError, ValueError, errors.DataError):
+        return set()
 
 
 def _wanted(data: study.ManifestData) -> list[str]:
