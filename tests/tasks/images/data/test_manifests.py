@@ -649,3 +649,46 @@ def test_other_tables_are_not_taken_for_splits(root: Path) -> None:
         (root / name).write_text(rows(*"ababab"))
     assert opened(manifest(root / "train.csv")).remarks == ()
     assert opened(manifest(root / "other.csv")).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("values", "cure"),
+    [
+        (("0", "1", "2"), ". Write these words instead of numbers; Ludwig writes 0 for train, 1 for validation and 2 for test"),
+        (("True", "False", "False"), ". Write these words instead of true and false"),
+        (("A", "B", "C"), "expected names of splits such as train, validation and test"),
+    ],
+)
+def test_splits_as_other_programs_write_them_are_refused_and_suggested(root: Path, values: tuple[str, ...], cure: str) -> None:
+    (root / "t.csv").write_text("path,label,split\n" + "".join(f"{n}.png,{'ab'[n % 2]},{values[n // 2]}\n" for n in range(6)))
+    assert refused(manifest(root / "t.csv", split_column="split")).endswith(cure)
+    named = ", ".join(sorted(set(values)))
+    assert opened(manifest(root / "t.csv")).remarks == (
+        f"the table has the column split with {named}, but splits are drawn from all rows; to use it, write train, validation and test "
+        "into it, and set data.split_column: split",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "cure"),
+    [
+        ("t.jsonl", "; convert it with pandas: pandas.read_json(FILE, lines=True).to_csv('labels.csv')"),
+        ("coco.json", "; write a table with a row for each image, its path and its class"),
+        ("list.txt", "; write it as a .csv table: commas between the columns, and their names in the first line"),
+        ("t.feather", "; save the table as .parquet or .csv"),
+        ("t.md", "expected a file that ends in .csv, .tsv, .parquet, .pq"),
+    ],
+)
+def test_another_kind_of_file_is_refused_with_what_to_do(root: Path, name: str, cure: str) -> None:
+    (root / name).write_text("x")
+    assert refused(manifest(root / name)).endswith(cure)
+
+
+def test_columns_between_spaces_are_refused_with_what_to_do(root: Path) -> None:
+    (root / "t.csv").write_text("path label\n0.png a\n")
+    assert refused(manifest(root / "t.csv")).endswith("put commas, semicolons, tabs or bars between the columns")
+
+
+def test_names_with_other_endings_are_refused_with_what_to_do(root: Path) -> None:
+    (root / "t.csv").write_text(rows(*"ababab").replace(".png", ".jpg"))
+    assert refused(manifest(root / "t.csv")).endswith(f"There is 0.png below {root}: correct the endings in the table")

@@ -28,6 +28,8 @@ GROUP_NAME = re.compile(
     r"|group|family|serial)s?(?:[ _-]?(id|no|nr|number|name|key|code))?$",
     re.IGNORECASE,
 )
+#: name of a column that divides images into splits, whatever its values
+_SPLIT_NAME = re.compile(r"^(data)?[ _-]?(split|subset|partition|fold|is[ _-]?(train|val|valid|validation|test))s?$", re.IGNORECASE)
 #: different values of a column of splits
 _MOST_SPLITS = 6
 #: rows that show whether a column can name splits
@@ -340,10 +342,20 @@ def read_splits(values: Sequence[str], *, origin: Path, column: str) -> tuple[in
         raise errors.DataError(
             f"{origin}: the column {column} has the value {wording.shorten(unknown[0])} in "
             f"{dataset.count(list(values).count(unknown[0]), 'row')}; expected names of splits such as train, validation and test"
+            f"{_cure_splits(names)}"
         )
     if dataset.TRAIN not in sides.values():
         raise errors.DataError(f"{origin}: the column {column} has only {', '.join(names[:5])}; expected images for training, too: train")
     return tuple(sides[value] for value in values)
+
+
+def _cure_splits(names: Sequence[str]) -> str:
+    """Say what values of a column mean that other programs write for splits, as the end of a message."""
+    if set(names) <= {"0", "1", "2", "0.0", "1.0", "2.0"}:
+        return ". Write these words instead of numbers; Ludwig writes 0 for train, 1 for validation and 2 for test"
+    if {name.lower() for name in names} <= {"true", "false"}:
+        return ". Write these words instead of true and false"
+    return ""
 
 
 def suggest_splits(columns: Mapping[str, Sequence[object]]) -> list[str]:
@@ -358,5 +370,10 @@ def suggest_splits(columns: Mapping[str, Sequence[object]]) -> list[str]:
             return [
                 f"the table has the column {wording.shorten(name)} with {', '.join(names)}, but splits are drawn from all rows; to use its "
                 f"splits, set data.split_column: {wording.shorten(name)}"
+            ]
+        if _SPLIT_NAME.search(name) and len(names) > 1:
+            named = ", ".join(map(wording.shorten, names))
+            return [
+                f"the table has the column {wording.shorten(name)} with {named}, but splits are drawn from all rows; to use it, write train, validation and test into it, and set data.split_column: {wording.shorten(name)}"
             ]
     return []

@@ -24,7 +24,14 @@ from tuner.spec import study
 from tuner.tasks.images.data import dataset, folders, image_file, listings
 
 _TEXT, _PARQUET = listings.TABLES[:2], listings.TABLES[2:]
-_SHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+#: what to do with a file of another kind, by the ending of its name
+_OTHER_TABLES = {
+    (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"): "; save the sheet as CSV in UTF-8",
+    (".jsonl", ".ndjson"): "; convert it with pandas: pandas.read_json(FILE, lines=True).to_csv('labels.csv')",
+    (".json", ".xml"): "; write a table with a row for each image, its path and its class",
+    (".txt", ".lst", ".list", ".dat"): "; write it as a .csv table: commas between the columns, and their names in the first line",
+    (".feather", ".arrow", ".orc", ".pkl", ".pickle", ".h5", ".sqlite", ".db"): "; save the table as .parquet or .csv",
+}
 _SEPARATORS = (",", ";", "\t", "|")
 #: byte order marks; that of UTF-32 starts like that of UTF-16
 _MARKS = {
@@ -183,7 +190,7 @@ def _read_table(data: study.ManifestData) -> Table:
     if folders.is_archive(path):
         raise errors.DataError(f"{path} is an archive; unpack it with: {folders.unpack(str(path))}, and set data.path to the table")
     if suffix not in listings.TABLES:
-        cure = "; save the sheet as CSV in UTF-8" if suffix in _SHEETS else ""
+        cure = next((text for endings, text in _OTHER_TABLES.items() if suffix in endings), "")
         raise errors.DataError(f"{path} is not a manifest; {_EXPECTED}{cure}")
     try:
         return _read_parquet(data) if suffix in _PARQUET else _read_text(data)
@@ -385,6 +392,8 @@ def _values(table: Table, name: str, *, field: str, origin: Path) -> Sequence[An
         cure = f"Set data.{field} to one of them"
         if any(Path(column).suffix.lower() in image_file.SUFFIXES for column in table.names):
             cure = "If this is an image already, add a first line with the names of the columns"
+        if len(table.names) == 1 and " " in table.names[0]:
+            cure = "This seems to be one column: put commas, semicolons, tabs or bars between the columns"
         raise errors.DataError(f"{origin} has no column {name}; its columns are {_list(table.names)}. {cure}")
     return values
 
@@ -601,6 +610,12 @@ def _missing(cells: Sequence[str], total: int, root: Path, places: _Places, data
         cure = f"It names {number} images, but tuner learns one image for each row: write a row for each, with the label, and set {_GROUP}"
     elif re.match(r"(?!file:)[a-z0-9]+://", cells[0], re.IGNORECASE):
         cure = f"It is a web address: download the images, and name their files{'. ' if there else ''}{there}"
+    elif (
+        similar is not None
+        and _without_ending(_last(similar)) == _without_ending(_last(_slashed(_unquoted(cells[0])))) != ""
+        and (_last(similar) != _last(_slashed(_unquoted(cells[0]))))
+    ):
+        cure = f"{there}: correct the endings in the table"
     elif there and _is_whole(cells[0]):
         cure = f"It is a path of another machine. {there}: write the paths relative to data.root into the table"
     elif there:
