@@ -374,6 +374,7 @@ def suggest_splits(columns: Mapping[str, Sequence[object]]) -> list[str]:
         if _SPLIT_NAME.search(name) and len(names) > 1:
             named = ", ".join(map(wording.shorten, names))
             return [
-                f"the table has the column {wording.shorten(name)} with {named}, but splits are drawn from all rows; to use it, write train, validation and test into it, and set data.split_column: {wording.shorten(name)}"
+                f"the table has the column {wording.shorten(name)} with {named}, but splits are drawn from all rows; to use "
+                f"it, write train, validation and test into it, and set data.split_column: {wording.shorten(name)}"
             ]
     return []

@@ -152,8 +152,8 @@ def _other_splits(data: study.ManifestData) -> list[str]:
     more = f" and {len(found) - 2} more" if len(found) > 2 else ""
     have = "has" if len(found) == 1 else "have"
     return [
-        f"only {data.path.name} is read. {' and '.join(found[:2])}{more} beside it {have} the same columns; to use them as splits, join the "
-        "tables with a column that names the split of each row, and set data.split_column"
+        f"only {data.path.name} is read. {' and '.join(found[:2])}{more} beside it {have} the same columns; to use them as splits, "
+        "join the tables with a column that names the split of each row, and set data.split_column"
     ]
 
 
@@ -610,11 +610,7 @@ def _missing(cells: Sequence[str], total: int, root: Path, places: _Places, data
         cure = f"It names {number} images, but tuner learns one image for each row: write a row for each, with the label, and set {_GROUP}"
     elif re.match(r"(?!file:)[a-z0-9]+://", cells[0], re.IGNORECASE):
         cure = f"It is a web address: download the images, and name their files{'. ' if there else ''}{there}"
-    elif (
-        similar is not None
-        and _without_ending(_last(similar)) == _without_ending(_last(_slashed(_unquoted(cells[0])))) != ""
-        and (_last(similar) != _last(_slashed(_unquoted(cells[0]))))
-    ):
+    elif similar is not None and _has_other_ending(_unquoted(cells[0]), similar):
         cure = f"{there}: correct the endings in the table"
     elif there and _is_whole(cells[0]):
         cure = f"It is a path of another machine. {there}: write the paths relative to data.root into the table"
@@ -634,6 +630,12 @@ def _num_images(cell: str, root: Path, places: _Places) -> int:
         if len(parts) > 1 and all(part and ((root / part).is_file() or places.of(part)) for part in parts):
             return len(parts)
     return 0
+
+
+def _has_other_ending(cell: str, place: str) -> bool:
+    """Return whether a cell and a file have the same name with different endings: `a.jpg` and `a.png`."""
+    name, found = Path(_last(_slashed(cell))), Path(_last(place))
+    return name.stem == found.stem and name.suffix != "" and name.suffix != found.suffix
 
 
 def _is_whole(cell: str) -> bool:
