@@ -425,3 +425,49 @@ def test_published_data_sets_are_read_as_they_are_unpacked(tmp_path: Path, name:
 def test_a_folder_that_is_gone_or_closed_to_this_user_is_named(tmp_path: Path) -> None:
     with pytest.raises(errors.DataError, match=r"the folder .*/gone cannot be read \(No such file or directory\); check its permissions"):
         folders.image_files(str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize("place", ["dogs", "cats/disk"])
+def test_a_link_to_a_folder_that_is_gone_is_refused(tmp_path: Path, place: str) -> None:
+    put(tmp_path, "cats/a.png", "birds/a.png")
+    (tmp_path / place).symlink_to("/mnt/none/dogs")
+    said = f"{tmp_path}/{place} is a link to /mnt/none/dogs, which does not exist; connect its disk, or remove the link"
+    assert refusal(tmp_path) == said
+
+
+def test_a_broken_link_to_a_file_that_is_no_image_is_ignored(tmp_path: Path) -> None:
+    put(tmp_path, "cats/a.png", "birds/a.png")
+    (tmp_path / "cats" / "notes.txt").symlink_to("/mnt/none/notes.txt")
+    assert listings.list_folder(tmp_path).ignored == {".txt": 1}
+
+
+def test_archives_beside_and_inside_the_classes_are_named(tmp_path: Path) -> None:
+    put(tmp_path, "cats/a.png", "dogs/a.png")
+    (tmp_path / "birds.zip").write_bytes(b"x")
+    said = f"not read: 1 archive, first {tmp_path}/birds.zip; unpack it with: unzip {tmp_path}/birds.zip -d {tmp_path}/birds"
+    assert listings.list_folder(tmp_path).remarks == (said,)
+    (tmp_path / "dogs" / "a.png").unlink()
+    (tmp_path / "dogs" / "more.tar.gz").write_bytes(b"x")
+    assert "no images in the sub-folder dogs, but other files (1 .gz)" in refusal(tmp_path)
+    assert refusal(tmp_path).endswith(said.replace("1 archive", "2 archives"))
+
+
+def test_images_beside_the_only_class_are_named(tmp_path: Path) -> None:
+    put(tmp_path, "cats/a.png", "dog_1.png")
+    assert refusal(tmp_path).endswith(f"left out: 1 image outside the class folders, first {tmp_path}/dog_1.png")
+
+
+def test_sub_folders_whose_files_have_other_classes_in_their_names_are_named(tmp_path: Path) -> None:
+    put(tmp_path, *(f"part{part}/{name}.{number}.jpg" for part in (1, 2) for name in ("cat", "dog") for number in (0, 1)))
+    (line,) = listings.list_folder(tmp_path).remarks
+    assert line.startswith(
+        "the classes are part1, part2, by the sub-folders; each contains files of cat, dog, by their names. If these are"
+    )
+    pattern = line.split(" to '")[1].removesuffix("'")
+    assert listings.list_folder(tmp_path, class_pattern=pattern).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("names", [("IMG_{n}.jpg", "DSC_{n}.jpg"), ("{n}.jpg", "1{n}.jpg"), ("a_{n}.jpg", "b_{n}.jpg")])
+def test_names_of_cameras_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
+    put(tmp_path, *(f"{folder}/{name.format(n=number)}" for folder in ("cats", "dogs") for name in names for number in (0, 1)))
+    assert listings.list_folder(tmp_path).remarks == ()

@@ -97,6 +97,8 @@ def find(path: Path) -> Layout:
     """
     here, passed = _unwrap(str(path))
     inner = _sub_folders(here)
+    for entry in _entries(here):
+        _refuse_broken(entry)
     found = _find_splits(here, inner) or _find_classes(here, inner)
     loose = [_Loose.of(folder) for folder in [*passed, here, *found.seen]]
     wrapped = [f"the classes are in {shown(here)}"] if passed else []
@@ -182,6 +184,8 @@ def image_files(folder: str, *, enter: Callable[[str, Identity], None] | None = 
             enter(here, identity)
         seen.add(identity)
         for entry in _scan(here):
+            if enter is not None:
+                _refuse_broken(entry)
             if _is_folder(entry):
                 waiting.append(entry.path)
             elif _is_image(entry):
@@ -211,6 +215,20 @@ def say_loose(path: Path) -> str:
 def images_inside(path: Path) -> list[str]:
     """Return the image files directly inside a folder."""
     return [entry.path for entry in _scan(path) if _is_image(entry)]
+
+
+def say_archives(path: Path, endings: Iterable[str]) -> str:
+    """Say which archives are in a folder or directly inside its sub-folders, given the endings of its files; "" if there are none."""
+    if not set(endings) & set(_ARCHIVES):
+        return ""
+    found = [entry.path for folder in [str(path), *_paths(path)] for entry in _scan(folder) if is_archive(Path(entry.name))]
+    if not found:
+        return ""
+    return f"not read: {dataset.count(len(found), 'archive')}, first {shown(found[0])}; unpack it with: {unpack(found[0])}"
+
+
+def _paths(path: Path) -> list[str]:
+    return [entry.path for entry in _sub_folders(str(path))]
 
 
 def file_names(path: Path) -> list[str]:
@@ -506,6 +524,21 @@ def _list(names: Iterator[str] | Sequence[str]) -> str:
 
 def _count_images(number: int) -> str:
     return dataset.count(number, "image")
+
+
+def _refuse_broken(entry: os.DirEntry[str]) -> None:
+    """Refuse a broken link that seems to lead to a folder, because its images would be missing without a word."""
+    if not entry.is_symlink() or Path(entry.name).suffix:
+        return
+    try:
+        Path(entry.path).stat()
+    except FileNotFoundError as error:
+        target = shown(str(Path(entry.path).readlink()))
+        raise errors.DataError(
+            f"{shown(entry.path)} is a link to {target}, which does not exist; connect its disk, or remove the link"
+        ) from error
+    except OSError:  # a link to itself
+        return
 
 
 def _identity(folder: str) -> Identity:

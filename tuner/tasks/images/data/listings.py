@@ -30,6 +30,14 @@ GROUP_NAME = re.compile(
 )
 #: name of a column that divides images into splits, whatever its values
 _SPLIT_NAME = re.compile(r"^(data)?[ _-]?(split|subset|partition|fold|is[ _-]?(train|val|valid|validation|test))s?$", re.IGNORECASE)
+#: file names that are compared with the names of sub-folders at most
+_MOST_NAMES = 1_000
+#: start of the names that cameras, phones and programs give
+_OF_CAMERAS = re.compile(
+    r"(img|dsc|dscn|dscf|pxl|photo|image|picture|pic|screenshot|screen|scan|frame|vid|video|mvi|gopr|dji|whatsapp|download|untitled|file|aug)"
+    r"\w*$|.$",
+    re.IGNORECASE,
+)
 #: different values of a column of splits
 _MOST_SPLITS = 6
 #: rows that show whether a column can name splits
@@ -170,7 +178,12 @@ def list_folder(
     names, numbers = dataset.name_classes(given, class_order, earlier=sorted)
     labels = dict(zip(given, numbers, strict=True))
     rows.sort(key=lambda row: (labels[row.name], row.path, row.official))
-    _check_classes(path, names, {labels[row.name] for row in rows}, others, labels, rows)
+    ignored = Counter(layout.others) + _by_ending(others)
+    archives = [line] if (line := folder_layouts.say_archives(path, ignored)) else []
+    try:
+        _check_classes(path, names, {labels[row.name] for row in rows}, others, labels, rows)
+    except errors.DataError as error:
+        raise errors.DataError(". ".join([str(error), *layout.notes, *archives])) from None
     return Listing(
         origin=path,
         classes=tuple(image_file.printable(name) for name in names),
@@ -178,10 +191,32 @@ def list_folder(
         labels=tuple(labels[row.name] for row in rows),
         official=tuple(row.official for row in rows) if any(folder.official for folder in layout.folders) else None,
         groups=None if group_pattern is None else _groups([row.path for row in rows], path, group_pattern),
-        ignored=dict(Counter(layout.others) + _by_ending(others)),
-        remarks=(*layout.notes, *_tables(path)),
+        ignored=dict(ignored),
+        remarks=(*layout.notes, *archives, *_note_names(rows, path, names, class_pattern), *_tables(path)),
         foreign=_foreign(others, {name: names[label] for name, label in labels.items()}),
     )
+
+
+def _note_names(rows: Sequence[_Row], path: Path, names: Sequence[str], class_pattern: str | None) -> list[str]:
+    """Return a note if the files of all sub-folders have the same few classes in their names, as lines."""
+    if class_pattern is not None:
+        return []
+    some = rows[:: max(1, len(rows) // _MOST_NAMES)]
+    for pattern, found in folder_layouts.class_patterns(row.path for row in some):
+        inside: dict[str, set[str]] = {}
+        for row in some:
+            match = re.search(pattern, dataset.nfc(image_file.printable(Path(row.path).name)))
+            inside.setdefault(row.name, set()).add(match[1] if match else "")
+        classes = {name for name, _ in found}
+        if len(classes) > _MOST_SPLITS or any(one != classes for one in inside.values()) or any(map(_OF_CAMERAS.match, classes)):
+            return []
+        more = ", …" if len(names) > 3 else ""
+        return [
+            f"the classes are {', '.join(map(wording.shorten, names[:3]))}{more}, by the sub-folders; each contains files of "
+            f"{', '.join(map(wording.shorten, sorted(classes)))}, by their names. If these are the classes, set data.class_pattern, "
+            f"or --class-pattern of tuner init, to '{pattern}'"
+        ]
+    return []
 
 
 def _no_folders(path: Path) -> errors.DataError:
@@ -215,6 +250,8 @@ def _foreign(others: Mapping[tuple[str, str], int], names: Mapping[str, str]) ->
 _FILES = {
     TABLES: "It is a table of images: write a study file with data.source: manifest and data.path: {path}",
     (".npz",): "It holds arrays: write a study file with data.source: npz and data.path: {path}",
+    (".crdownload", ".part", ".partial", ".download"): "Its download is not finished: download it again, and unpack it if it is an archive",
+    (".001", ".z01"): "It is a part of an archive: unpack all parts together, for example with: 7z x {path}",
     (".yaml", ".yml", ".json"): "A settings file of another program is not read: set data.path to the folder of images that it names",
     tuple(image_file.SUFFIXES): "It is one image: set data.path to the folder above the folders of the classes",
     (".h5", ".hdf5", ".mat", ".npy", ".pkl", ".pickle", ".tfrecord", ".tfrecords", ".record", ".lmdb", ".arrow"):
