@@ -467,7 +467,9 @@ def test_sub_folders_whose_files_have_other_classes_in_their_names_are_named(tmp
     assert listings.list_folder(tmp_path, class_pattern=pattern).classes == ("cat", "dog")
 
 
-@pytest.mark.parametrize("names", [("IMG_{n}.jpg", "DSC_{n}.jpg"), ("{n}.jpg", "1{n}.jpg"), ("a_{n}.jpg", "b_{n}.jpg")])
+@pytest.mark.parametrize(
+    "names", [("IMG_{n}.jpg", "DSC_{n}.jpg"), ("{n}.jpg", "1{n}.jpg"), ("a_{n}.jpg", "b_{n}.jpg"), ("7_{n}.jpg", "8_{n}.jpg")]
+)
 def test_names_of_cameras_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     put(tmp_path, *(f"{folder}/{name.format(n=number)}" for folder in ("cats", "dogs") for name in names for number in (0, 1)))
     assert listings.list_folder(tmp_path).remarks == ()

@@ -59,7 +59,7 @@ _CLASS_PATTERNS = (
     r"([^/]*[^/ ._-])[ ._-]*[ ._(-]\d+\)?\.\w+$",
     r"(?:^|/)([^/\d]*[^/\d ._-])[ ._-]*\d[^/]*$",
     r"\d[ ._-]+([^/\d]+)\.\w+$",
-    r"([^/ ._-]+)[ ._-][^/]*$",
+    r"([^/ ._-]+)[ ._-][^/]*[.]\w+$",
 )
 #: images of a class, on average, that make a name likely
 _LEAST_OF_CLASS = 2

@@ -32,10 +32,10 @@ GROUP_NAME = re.compile(
 _SPLIT_NAME = re.compile(r"^(data)?[ _-]?(split|subset|partition|fold|is[ _-]?(train|val|valid|validation|test))s?$", re.IGNORECASE)
 #: file names that are compared with the names of sub-folders at most
 _MOST_NAMES = 1_000
-#: start of the names that cameras, phones and programs give
+#: names that cameras, phones and programs give, and numbers
 _OF_CAMERAS = re.compile(
     r"(img|dsc|dscn|dscf|pxl|photo|image|picture|pic|screenshot|screen|scan|frame|vid|video|mvi|gopr|dji|whatsapp|download|untitled|file|aug)"
-    r"\w*$|.$",
+    r"\w*$|.$|[0-9]+$",
     re.IGNORECASE,
 )
 #: different values of a column of splits
@@ -183,7 +183,7 @@ def list_folder(
     try:
         _check_classes(path, names, {labels[row.name] for row in rows}, others, labels, rows)
     except errors.DataError as error:
-        raise errors.DataError(". ".join([str(error), *layout.notes, *archives])) from None
+        raise errors.DataError("; ".join([str(error), *layout.notes, *archives])) from None
     return Listing(
         origin=path,
         classes=tuple(image_file.printable(name) for name in names),
