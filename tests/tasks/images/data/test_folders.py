@@ -473,3 +473,11 @@ def test_sub_folders_whose_files_have_other_classes_in_their_names_are_named(tmp
 def test_names_of_cameras_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, ...]) -> None:
     put(tmp_path, *(f"{folder}/{name.format(n=number)}" for folder in ("cats", "dogs") for name in names for number in (0, 1)))
     assert listings.list_folder(tmp_path).remarks == ()
+
+
+def test_a_few_other_files_do_not_hide_classes_in_file_names(tmp_path: Path) -> None:
+    put(tmp_path, "cover.png", *(f"{name}.{number}.png" for name in ("cats", "dogs") for number in range(20)))
+    said = refusal(tmp_path)
+    assert "If the names of the files contain the classes (cats 20, dogs 20), set data.class_pattern" in said
+    pattern = said.split(" to '")[1].split("'.")[0]
+    assert "does not match 1 path of 41, first cover.png" in refusal(tmp_path, class_pattern=pattern)

@@ -61,6 +61,8 @@ _CLASS_PATTERNS = (
     r"\d[ ._-]+([^/\d]+)\.\w+$",
     r"([^/ ._-]+)[ ._-][^/]*[.]\w+$",
 )
+#: share of the names that contain a class; the other images are refused by name until they are moved away
+_LEAST_SHARE = 0.95
 #: images of a class, on average, that make a name likely
 _LEAST_OF_CLASS = 2
 #: wrapping folders around the classes; more are links to themselves
@@ -248,12 +250,12 @@ def unpack(archive: str) -> str:
 
 
 def class_patterns(paths: Iterable[str]) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    """Yield the usual regular expressions that find a class in the name of every file, with the classes and their numbers of files."""
+    """Yield the usual regular expressions that find a class in nearly all file names, with the classes and their numbers of files."""
     names = [dataset.nfc(shown(Path(path).name)) for path in paths]
     for pattern in _CLASS_PATTERNS:
         matches = [re.search(pattern, name) for name in names]
         counts = Counter(match[1] for match in matches if match)
-        if counts.total() == len(names) and 2 <= len(counts) <= len(names) / _LEAST_OF_CLASS:
+        if counts.total() >= _LEAST_SHARE * len(names) and 2 <= len(counts) <= len(names) / _LEAST_OF_CLASS:
             yield pattern, sorted(counts.items())
 
 
