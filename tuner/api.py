@@ -19,7 +19,8 @@ from tuner.studies import study as studies
 from tuner.studies import trials
 from tuner.tasks.images.data import sources
 from tuner.workers.engines import local
-from tuner.workers.worker.events import Event
+from tuner.workers.worker import events
+from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.stopping import Stopping, on_signals
 
 _log = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def run(
     """Create or resume a study, train trials until its budget is spent, and return the best trial, measured on the test split.
 
     Ctrl-C stops the study in order: the next call resumes the running trials. Functions that the study names are imported from the
-    current folder and from the folders in `sys.path`; they cannot be in the program or notebook itself.
+    current folder and from the folders in `sys.path`; they cannot be in the program or notebook itself. Warnings about the images and of
+    the workers are logged; without a configuration of `logging`, Python prints them to stderr.
 
     Args:
         spec: the study; `tuner.read` returns the one of a file.
@@ -56,7 +58,7 @@ def run(
     url, folders = storage_url.url(storage), options.folders(cache, artifacts)
     options.limit_cache(os.environ.get(entries.LIMIT))
     plan = options.plan_workers(workers, None, None, None, options.read_slots_per_gpu())
-    check.require_usable(spec, folders.cache)
+    check.admit(spec, folders.cache, tell=lambda warning: _log.warning("study %s: %s", spec.name, warning))
     commands_artifacts.require_bucket(folders.bucket)
     new_database = storage_url.announcement(url)
     study = studies.join(spec, storages.open(url))
@@ -69,11 +71,13 @@ def run(
     def collect(event: Event) -> None:
         if event.what in waiting.FATAL_EVENTS:
             fatal.append(event)
+        elif event.what in (EventKind.WARNING, EventKind.TROUBLE):
+            _log.warning("%s", events.line(event))
 
     stopping = Stopping()
     is_main = threading.current_thread() is threading.main_thread()
     with on_signals(stopping) if is_main else nullcontext():  # only the main thread can listen to signals
-        codes = local.run(assignments, stopping=stopping, tell=collect)
+        codes = local.run(assignments, stopping=stopping, tell=events.once(collect))
         _require_ended(study, fatal, codes, stopping)
         try:
             commands_run.score_best(study, assignments[0], stopping)

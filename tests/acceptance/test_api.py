@@ -74,6 +74,17 @@ def test_crashed_workers_raise_an_error_in_the_program(monkeypatch: pytest.Monke
         tuner.run(spec())
 
 
+def test_a_program_reads_each_warning_about_the_images_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("REHEARSAL", json.dumps({"warnings": ["almost the same in two splits: 2 of 20 images"]}))
+    tuner.run(StudySpec.model_validate(SPEC | {"data": {"source": "digits", "validation": 20}}), workers=2)
+    texts = [record.getMessage() for record in caplog.records if record.name == "tuner.api" and "database" not in record.getMessage()]
+    step = "validation has only 20 images: accuracy moves in steps of 5 points, too coarse to choose the best trial"
+    assert texts[0] == f"study called: {step}; raise data.validation, or add images"
+    assert [text.partition(" [")[0] for text in texts[1:]] == ["called warning: almost the same in two splits: 2 of 20 images"]
+
+
 @pytest.mark.parametrize("function", ["__main__:load", "no_such_module_anywhere:load"])
 def test_a_function_that_trainers_cannot_import_is_refused_before_anything_is_written(function: str, tmp_path: Path) -> None:
     with pytest.raises(tuner.TunerError, match=function):

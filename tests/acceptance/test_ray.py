@@ -12,6 +12,7 @@ from sqlalchemy.engine import make_url
 
 from tests.acceptance.conftest import REHEARSED, Command, Place
 from tuner.storage import engine as storages
+from tuner.studies import leases
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 
@@ -88,8 +89,11 @@ def study_at(url: str) -> Study:
     return studies.load("study", storages.open(url))
 
 
-def test_a_study_on_a_cluster_loses_nothing_if_a_node_is_killed(place: Place, nodes: Nodes, postgresql_url: str) -> None:
+def test_a_study_on_a_cluster_loses_nothing_if_a_node_is_killed(
+    place: Place, nodes: Nodes, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place.write(budget={"trials": 12})
+    monkeypatch.setenv(leases.VARIABLE, "20")  # the trial of the killed node is resumed after 22 seconds, not after 65
     url = make_url(postgresql_url).set(password=SECRET).render_as_string(hide_password=False)
     killed, *_ = [nodes.add() for _ in range(3)]
     fine_tuning = place.wait_point("epoch 4")

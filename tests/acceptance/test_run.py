@@ -25,6 +25,15 @@ def test_a_run_spends_its_budget_exports_the_best_and_ends(finished: Place, firs
     assert any("(new best)" in line for line in lines)
 
 
+def test_the_dashboard_of_a_run_can_be_below_a_path_prefix(place: Place) -> None:
+    run = place.tuner("run", "study.yaml", "--dashboard", "--port", "0", "--root-path", "/user/me/proxy/8080/")
+    line = run.until("dashboard at ")
+    address = line.split()[-1].partition("/?token=")[0]
+    assert address.startswith("http://127.0.0.1:")
+    assert address.endswith("/user/me/proxy/8080")
+    assert run.end()[0] == 0, run.lines
+
+
 def test_the_exported_configuration_runs_as_a_study(finished: Place) -> None:
     again = finished.tuner("run", "study-best.yaml", "--no-export")
     code, out = again.end()

@@ -58,6 +58,22 @@ def test_a_study_in_the_storage_needs_no_file_and_one_that_has_ended_no_trainer(
     assert again.lines == ["study has ended: the budget of 3 trials is spent"]
 
 
+def test_a_worker_prints_the_warnings_about_the_images_once(place: Place) -> None:
+    data = {"source": "digits", "validation": 20}
+    begin(place, data=data, budget={"trials": 1})
+    first = place.tuner("worker", "study")
+    assert first.end()[0] == 0
+    place.write(data=data, budget={"trials": 2}, name="other")
+    second = place.tuner("worker", "study.yaml", script={"warnings": ["seen by a trainer"], "faults": {"0": ["crash"]}})
+    assert second.end()[0] == 0
+    for worker in (first, second):
+        assert [line for line in worker.lines if "validation has only 20 images" in line] == [
+            "warning: validation has only 20 images: accuracy moves in steps of 5 points, too coarse to choose the best trial; "
+            "raise data.validation, or add images"
+        ]
+    assert len([line for line in second.lines if "other warning: seen by a trainer" in line]) == 1
+
+
 def test_a_worker_waits_for_its_study(place: Place) -> None:
     worker = place.tuner("worker", "study", "--wait", "2m")
     worker.until("waiting, at most 120 s: there is no study study")

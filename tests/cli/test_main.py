@@ -68,6 +68,7 @@ BAD_CALLS = [
     (["run", "good.yaml", "--to", "best.txt"], ".yaml, .yml, .json"),
     (["run", "good.yaml", "--to", "nowhere/best.yaml"], "nowhere"),
     (["run", "good.yaml", "--to", "best.yaml", "--no-export"], "choose one"),
+    (["run", "good.yaml", "--dashboard", "--root-path", "user/me"], "--root-path is user/me; expected the path"),
     (["run", "good.yaml", "--artifacts", "good.yaml"], "is a file"),
     (["run", "good.yaml", "--cache", "good.yaml/cache"], "is a file"),
     # files that are not study files

@@ -86,7 +86,12 @@ def test_init_reads_classes_in_file_names_and_check_accepts_its_file(folder: Pat
     assert code == 2
     assert not Path("studies").exists()
     pattern = err[-1].split("--class-pattern of tuner init, to '")[1].split("'.")[0]
-    code, out, _ = run(capsys, "init", "pets", "--images", "pets", "--class-pattern", pattern)
+    Image.fromarray(noise.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / "pets" / "cover.png")
+    given = ("init", "pets", "--images", "pets", "--class-pattern", pattern)
+    code, _, err = run(capsys, *given)
+    assert code == 2
+    assert "first cover.png" in err[-1]
+    code, out, _ = run(capsys, *given, "--ignore", "cover.*")
     assert code == 0
     assert out.splitlines()[1:3] == ["  cats  6", "  dogs  6"]
     code, out, _ = run(capsys, "check", "studies/pets.yaml")
@@ -104,6 +109,7 @@ def test_init_reads_classes_in_file_names_and_check_accepts_its_file(folder: Pat
         (("--images", r"C:\photos"), r"--images is 'C:\photos', a path of Windows, but tuner runs on Linux; in WSL, write /mnt/c/photos"),
         (("--images", "."), "has no sub-folders; expected one sub-folder for each class"),
         (("--images", ".", "--class-pattern", "(a"), "--class-pattern is (a, which is not a regular expression"),
+        (("--images", ".", "--ignore", "/"), "--ignore is ['/']; expected a list of names or shell patterns"),
         (("--images", ".", "--class-pattern", "(a)"), "has no images; expected files that end in"),
     ],
 )

@@ -120,6 +120,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("host=db.example dbname=tuner.db", "host=db.example dbname=tuner.db"),
         ("sqlite://", "sqlite://"),
         ("sqlite:///:memory:", "sqlite:///:memory:"),
+        (":memory:", "sqlite:///:memory:"),
+        ("file::memory:", "sqlite:///:memory:"),
+        ("file::memory:?cache=shared", "sqlite:///:memory:"),
         ("", ""),
     ],
 )

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.engine import make_url
 
 from tests.acceptance.conftest import Place
+from tests.faults.proxy import Proxy
 from tests.waiting import WaitPoint
 from tuner.storage import engine as storages
 from tuner.storage import epochs, tables
@@ -25,6 +27,8 @@ REAL = {
     "model": {"backbone": "squeezenet1_1", "weights": "none", "image_size": 32},
     "training": {"probe_epochs": 1, "epochs": 12, "promote": 1.0},
 }
+#: a connection that says nothing is given up after two seconds here, after thirty by default
+IMPATIENT = {"tcp_user_timeout": "2000", "connect_timeout": "2"}
 #: whether the long form is wanted
 SOAKS = bool(os.environ.get("SOAK"))
 
@@ -62,6 +66,21 @@ def place(tmp_path: Path) -> Iterator[Place]:
     made = Place(tmp_path)
     yield made
     made.clear()
+
+
+@pytest.fixture
+def proxy(postgresql: Any) -> Iterator[Proxy]:
+    folder = make_url(str(postgresql.get_uri())).query["host"]
+    assert isinstance(folder, str)
+    [target] = [Path(folder) / name for name in (".s.PGSQL.5432",) if (Path(folder) / name).exists()]
+    with Proxy(target) as made:
+        yield made
+
+
+def over(proxy: Proxy, postgresql: Any, options: dict[str, str]) -> str:
+    """The URL of the server behind the proxy."""
+    url = make_url(str(postgresql.get_uri())).set(host="127.0.0.1", port=proxy.port, query=options)
+    return url.render_as_string(hide_password=False)
 
 
 def script(place: Place, *points: WaitPoint, **more: Any) -> dict[str, Any]:

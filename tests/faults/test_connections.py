@@ -3,8 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -13,7 +12,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.acceptance.conftest import Command, Place
-from tests.faults.conftest import EXTENT, PROBE_EPOCHS, assert_whole, num_repeated, script
+from tests.faults.conftest import EXTENT, IMPATIENT, PROBE_EPOCHS, assert_whole, num_repeated, over, script
 from tests.faults.proxy import Proxy, Weather
 from tests.studies import by_hand
 from tests.waiting import Ticker, WaitPoint, pass_seconds
@@ -23,27 +22,10 @@ from tuner.studies import study as studies
 from tuner.studies import trials
 
 EPOCH_SECONDS = 0.2
-#: a connection that says nothing is given up after two seconds here, after thirty by default
-IMPATIENT = {"tcp_user_timeout": "2000", "connect_timeout": "2"}
 #: epochs that are trained while the network is bad
 BAD_EPOCHS = int(EXTENT.cut_seconds / EPOCH_SECONDS)
 FIRST_BAD, FIRST_GOOD = PROBE_EPOCHS + 2, PROBE_EPOCHS + 2 + BAD_EPOCHS
 EPOCHS = BAD_EPOCHS + 10
-
-
-@pytest.fixture
-def proxy(postgresql: Any) -> Iterator[Proxy]:
-    folder = make_url(str(postgresql.get_uri())).query["host"]
-    assert isinstance(folder, str)
-    [target] = [Path(folder) / name for name in (".s.PGSQL.5432",) if (Path(folder) / name).exists()]
-    with Proxy(target) as made:
-        yield made
-
-
-def over(proxy: Proxy, postgresql: Any, options: dict[str, str]) -> str:
-    """The URL of the server behind the proxy."""
-    url = make_url(str(postgresql.get_uri())).set(host="127.0.0.1", port=proxy.port, query=options)
-    return url.render_as_string(hide_password=False)
 
 
 def begun(place: Place, url: str, *points: WaitPoint) -> Command:

@@ -1,9 +1,16 @@
-"""A machine that sleeps: all processes are stopped for longer than a lease, and then go on."""
+"""A machine that sleeps: all processes are stopped for longer than a lease, and then go on.
 
+In a machine that is suspended, CLOCK_MONOTONIC stands still and CLOCK_BOOTTIME goes on: tests/test_machine.py turns both clocks by hand.
+The server of the database goes on, and the connections to it die: the last two tests cut them.
+"""
+
+import contextlib
 import dataclasses
 import functools
 import signal
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import psutil
 import pytest
@@ -11,7 +18,8 @@ import sqlalchemy
 from sqlalchemy import func
 
 from tests.acceptance.conftest import Command, Place
-from tests.faults.conftest import script
+from tests.faults.conftest import IMPATIENT, over, script
+from tests.faults.proxy import Proxy, Weather
 from tests.studies import by_hand
 from tests.waiting import pass_seconds
 from tuner.storage import engine as storages
@@ -109,3 +117,79 @@ def test_a_sleeper_yields_a_trial_that_a_worker_of_another_host_has_taken(place:
     assert endings(study) == [(0, "released"), (0, "completed"), (1, "completed")]
     assert study.optuna.best_value >= 0.9
     study.storage.close()
+
+
+@pytest.mark.parametrize("weather", [Weather.CUT, Weather.BLACK_HOLE])
+def test_a_sleeper_whose_connections_died_reconnects_and_continues_its_trial(
+    weather: Weather, place: Place, postgresql: Any, proxy: Proxy
+) -> None:
+    place.write(budget={"trials": 1}, training={"probe_epochs": 2, "promote": 1.0})
+    point = place.wait_point("trial 0 epoch 4")
+    url = over(proxy, postgresql, IMPATIENT)
+    running = place.tuner("run", "study.yaml", "--workers", "1", "--storage", url, script=script(place, point))
+    point.until_reached()
+    sleep_and_wake(running, proxy, weather)
+    running.until("slept for", "does not count as work")
+    point.go_on()
+    code, _ = running.end()
+    assert code == 0, running.lines
+    study = studies.load("study", storages.open(str(postgresql.get_uri())))
+    assert endings(study) == [(0, "completed")]
+    assert [epoch.step for epoch in study.storage.read(functools.partial(epochs.read, study_id=study.id, number=0))] == list(range(1, 9))
+    study.storage.close()
+
+
+@pytest.mark.parametrize("weather", [Weather.CUT, Weather.BLACK_HOLE])
+def test_a_sleeper_whose_connections_died_yields_a_trial_that_another_host_has_taken(
+    weather: Weather, place: Place, postgresql: Any, proxy: Proxy
+) -> None:
+    place.write(budget={"trials": 2}, training={"probe_epochs": 2, "promote": 1.0})
+    point = place.wait_point("trial 0 epoch 4")
+    url = over(proxy, postgresql, IMPATIENT)
+    running = place.tuner("run", "study.yaml", "--workers", "1", "--storage", url, script=script(place, point))
+    point.until_reached()
+    study = studies.load("study", storages.open(str(postgresql.get_uri())))
+    other = dataclasses.replace(WorkerId.here("other"), namespace="another host")
+    with beating(study, other):
+        taken = sleep_and_wake(running, proxy, weather, lambda: by_hand.must_claim(study, other))
+        assert (taken.number, taken.attempt) == (0, 2)
+        running.until("trial 0", "given to another worker")
+        by_hand.finish(study, taken, 0.9)
+    code, _ = running.end()
+    assert code == 0, running.lines
+    assert endings(study) == [(0, "released"), (0, "completed"), (1, "completed")]
+    study.storage.close()
+
+
+@contextlib.contextmanager
+def beating(study: Study, worker: WorkerId) -> Iterator[None]:
+    """Let a worker of another host be seen while a `with` block runs."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(LEASE_SECONDS / 6):
+            trials.beat(study, worker, WorkerStatus())
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def sleep_and_wake(running: Command, proxy: Proxy, weather: Weather, meanwhile: Callable[[], Any] = lambda: None) -> Any:
+    """Let the machine sleep for longer than a lease, and its network come back a while after it wakes; return what came of `meanwhile`."""
+    asleep = processes(running)
+    stop(asleep)
+    proxy.weather = weather
+    if weather is Weather.CUT:
+        proxy.cut()
+    pass_seconds(6 * LEASE_SECONDS)
+    result = meanwhile()
+    go_on(asleep)
+    pass_seconds(2.0)
+    proxy.weather = Weather.FAIR
+    proxy.cut()
+    return result

@@ -11,18 +11,23 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests import databases
+from tests.results.new_versions import new_version
 from tests.studies import by_hand
-from tuner.errors import StudyError
+from tuner.errors import StudyError, VersionError
+from tuner.results.versions import stages, versions
+from tuner.results.versions.versions import NewReading, VersionStage
 from tuner.storage import attributes
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
+from tuner.studies import data_check, moved, trials
+from tuner.studies import retraining as retrainings
 from tuner.studies import study as studies
-from tuner.studies import trials
 from tuner.studies.study import Study
 from tuner.views import status
 from tuner.views import trial as views_trial
 
 Begin = Callable[..., Study]
+LOOK = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=0.9, num_images=200)
 
 
 @pytest.fixture
@@ -72,6 +77,49 @@ def test_a_study_that_optuna_dashboard_renamed_continues_with_its_attempts_and_e
     assert now.epochs == was.epochs
     assert now.attempts == was.attempts
     check_that_it_continues(new, 2)
+
+
+def test_versions_of_a_renamed_study_and_its_retraining_get_its_new_name_and_the_old_one_is_still_understood(old: Study) -> None:
+    data_check.admit(old, by_hand.PREPARED)
+    again = retrainings.begin(old, retrainings.configs(old, 1), (1,), top=1).name
+    verdict = {"study": "old", "retraining": again, "test_accuracy": 0.9}
+    versions.add(old.storage, new_version(name="old", study="old"), reading=LOOK)
+    versions.add(old.storage, new_version(name="old", study=again, metrics=verdict))
+    versions.add(old.storage, new_version(name="other", study="other", fingerprint="e" * 64))
+    stages.promote(old.storage, "old", 2, by="ada")
+    rename(old, "new")
+    with pytest.raises(StudyError, match="there is no study old in this storage.* Another program renamed it to new"):
+        studies.load("old", old.storage)
+    studies.follow_renames(old.storage)
+    first, second = versions.all(old.storage, "new")
+    assert (first.number, first.model.study, second.number, second.model.study) == (1, "new", 2, again)
+    assert second.model.metrics == {"study": "new", "retraining": again, "test_accuracy": 0.9}
+    assert second.stages == (VersionStage.PRODUCTION,)
+    assert [reading.name for reading in versions.readings(old.storage)] == ["new"]
+    assert [event.name for event in stages.history(old.storage, "new")] == ["new"]
+    assert versions.find(old.storage, "other").number == 1
+    retraining = studies.load(again, old.storage).spec.retraining
+    assert retraining is not None
+    assert retraining.study == "new"
+    with pytest.raises(VersionError, match="there is no version of old: another program renamed this study to new"):
+        versions.find(old.storage, "old")
+    rename(studies.load("new", old.storage), "newest")
+    studies.load("newest", old.storage)
+    assert old.storage.read(lambda connection: moved.current_name(connection, "old")) == "newest"
+    assert [version.number for version in versions.all(old.storage, "newest")] == [1, 2]
+
+
+def test_versions_stay_with_the_original_of_a_copy_and_with_other_images(old: Study) -> None:
+    data_check.admit(old, by_hand.PREPARED)
+    versions.add(old.storage, new_version(name="old", study="old"))
+    copy(old, "copy", old.storage)
+    studies.load("copy", old.storage)
+    assert [version.name for version in versions.all(old.storage)] == ["old"]
+    with old.storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE tuner_versions SET fingerprint = 'e'")
+    rename(old, "new")
+    studies.load("new", old.storage)
+    assert [version.name for version in versions.all(old.storage)] == ["old"]
 
 
 def test_a_copy_in_the_same_database_starts_from_the_moment_of_copying(old: Study) -> None:

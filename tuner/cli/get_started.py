@@ -19,6 +19,10 @@ def init(
         str | None,
         Option(metavar="REGEX", help="Find the class in the path of each image, in parentheses: '(\\w+)_\\d+'.", show_default=False),
     ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        Option(metavar="PATTERN", help="Leave out folders and files by name or shell pattern (repeatable).", show_default="none"),
+    ] = None,
     to: Annotated[Path | None, Option(metavar="FILE", help="Study file to write.", show_default="studies/NAME.yaml")] = None,
     cache: Cache = None,
 ) -> int:
@@ -26,9 +30,8 @@ def init(
     from tuner.commands import check as commands_check
     from tuner.commands import options
 
-    return commands_check.init(
-        name, images, to or Path("studies") / f"{name}.yaml", options.cache_folder(cache), class_pattern=class_pattern
-    )
+    target = to or Path("studies") / f"{name}.yaml"
+    return commands_check.init(name, images, target, options.cache_folder(cache), class_pattern=class_pattern, ignore=ignore or ())
 
 
 @app.command()

@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 import typer
 from typer import Argument, Option
 
-from tuner.cli.parameters import DEFAULT_ARTIFACTS, DEFAULT_STORAGE, Artifacts, AsJson, Cache, CacheLimit, Storage, StudyName, Wait
+from tuner.cli.parameters import (
+    DEFAULT_ARTIFACTS,
+    DEFAULT_STORAGE,
+    Artifacts,
+    AsJson,
+    Cache,
+    CacheLimit,
+    RootPath,
+    Storage,
+    StudyName,
+    Wait,
+)
 
 _Role = Literal["viewer", "editor", "admin"]
 _User = Annotated[str, Argument(metavar="NAME", help="Name or e-mail address of the user.", show_default=False)]
@@ -45,10 +56,7 @@ def serve(
         list[str] | None,
         Option(metavar="ADDRESS", help="Proxy or network whose X-Forwarded headers are trusted (repeatable).", show_default="none"),
     ] = None,
-    root_path: Annotated[
-        str | None,
-        Option(envvar="TUNER_ROOT_PATH", metavar="PATH", help="Path prefix of the dashboard behind a proxy.", show_default="none"),
-    ] = None,
+    root_path: RootPath = None,
     certificate: Annotated[
         Path | None, Option(metavar="FILE", help="PEM file of a certificate, to serve HTTPS.", show_default="none")
     ] = None,

@@ -44,6 +44,10 @@ Artifacts = Annotated[
     str,
     Option(envvar="TUNER_ARTIFACTS", metavar="FOLDER|URL", help="Folder or bucket of weights, checkpoints and logs."),
 ]
+RootPath = Annotated[
+    str | None,
+    Option(envvar="TUNER_ROOT_PATH", metavar="PATH", help="Path prefix of the dashboard behind a proxy.", show_default="none"),
+]
 Threads = Annotated[int | None, Option(min=1, metavar="N", help="Threads per worker.", show_default="a fair share of the cores")]
 HangLimit = Annotated[
     str | None,

@@ -13,6 +13,7 @@ from tuner.cli.parameters import (
     FolderOptions,
     LimitOptions,
     OriginOptions,
+    RootPath,
     RunOptions,
     Storage,
     StudyFile,
@@ -55,6 +56,7 @@ def run(
         int | None,
         Option(min=0, max=65535, metavar="PORT", help="Port of the dashboard. 0: any.", show_default="8080, or any if that is taken"),
     ] = None,
+    root_path: RootPath = None,
     workers: RunOptions,
     limits: LimitOptions,
     folders: FolderOptions,
@@ -71,7 +73,7 @@ def run(
         storage,
         folders=kept_in,
         engine=workers.within(limits),
-        dashboard=commands_run.RunDashboard(wanted=dashboard, port=port),
+        dashboard=commands_run.RunDashboard(wanted=dashboard, port=port, root_path=root_path),
         exported=commands_run.ExportTarget(wanted=export, path=to),
     )
 

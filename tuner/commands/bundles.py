@@ -22,7 +22,7 @@ from tuner.results.bundle import sign as bundle_sign
 from tuner.results.verify import verification
 from tuner.spec import data
 from tuner.storage import engine as storages
-from tuner.tasks.images.data import dataset, folders, listings
+from tuner.tasks.images.data import dataset, folders
 from tuner.tasks.images.data import image_file as image_files
 from tuner.terminal import plain, printing, versions
 from tuner.trust import keys
@@ -175,7 +175,7 @@ def _check_image(text: str) -> None:
             raise RequestError(f"IMAGE is {wording.show(text)}, but no file matches it; give image files, or a folder of them")
     elif path.is_file() and folders.is_archive(path):
         raise RequestError(f"{path} is an archive; unpack it with: {folders.unpack(text)}, and give the folder")
-    elif path.is_file() and path.suffix.lower() in listings.TABLES:
+    elif path.is_file() and path.suffix.lower() in folders.TABLES:
         raise RequestError(f"{path} is a table; expected image files, or a folder of them. Give the images that it names")
 
 

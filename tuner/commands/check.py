@@ -2,6 +2,7 @@
 
 import importlib.machinery
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,19 +23,19 @@ from tuner.terminal import plain, plan, printing
 from tuner.trust import keras_file
 
 
-def init(name: str, images: str, to: Path, cache: Path, *, class_pattern: str | None = None) -> int:
+def init(name: str, images: str, to: Path, cache: Path, *, class_pattern: str | None = None, ignore: Sequence[str] = ()) -> int:
     """Write a study file for a folder of images, and print what the folder contains. An existing file is never overwritten."""
     _check_name(name)
     if to.exists():
         raise RequestError(f"{to} already exists; choose another file with --to, or remove it")
-    data = _folder_data(images, class_pattern)
-    seen = survey.survey(data.path, cache=cache, class_pattern=data.class_pattern)
+    data = _folder_data(images, class_pattern, ignore)
+    seen = survey.survey(data.path, cache=cache, class_pattern=data.class_pattern, ignore=data.ignore)
     survey.write_new(survey.study_file(name, seen, data.path), to)
     plain.result("\n".join(survey.summarize(seen)))
     for warning in seen.warnings:
-        plain.line(f"warning: {warning}")
+        print_warning(warning)
     if not seen.is_usable:
-        plain.line("warning: a study cannot run on this folder as it is")
+        print_warning("a study cannot run on this folder as it is")
     plain.result(f"\nWrote {to}. See what it will do with: tuner check {to}")
     return 0
 
@@ -48,16 +49,18 @@ def _check_name(name: str) -> None:
         ) from error
 
 
-def _folder_data(images: str, class_pattern: str | None) -> FolderData:
+def _folder_data(images: str, class_pattern: str | None, ignore: Sequence[str]) -> FolderData:
     """Return the `data` section for a folder, in which a path is read as in a study file."""
     try:
-        return FolderData.model_validate({"source": "folder", "path": images, "class_pattern": class_pattern})
+        given = {"source": "folder", "path": images, "class_pattern": class_pattern, "ignore": list(ignore)}
+        return FolderData.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
-        option = "--images" if first["loc"] == ("path",) else "--class-pattern"
-        raise RequestError(f"{option} {first['msg'].removeprefix('Value error, ')}") from error
+        raise RequestError(f"{_OPTIONS[str(first['loc'][0])]} {first['msg'].removeprefix('Value error, ')}") from error
 
 
+#: option of `tuner init` for a key of the `data` section
+_OPTIONS = {"path": "--images", "class_pattern": "--class-pattern", "ignore": "--ignore"}
 #: names of a running program as a module
 _PROGRAMS = ("__main__", "__mp_main__")
 #: assumed number of images if only a trainer can read the source
@@ -98,12 +101,22 @@ def require_usable(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | Non
     return data, splits.split(data, spec.data, spec.seed)
 
 
-def warn(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path) -> None:
-    """Print what a user should know about the images before they train."""
-    if opened is not None:
-        data, parts = opened
-        for remark in survey.warnings(data, parts, spec.data, cache=cache):
-            plain.line(f"warning: {remark}")
+def print_warning(remark: str) -> None:
+    """Print a warning to stderr."""
+    plain.line(f"warning: {remark}")
+
+
+def admit(spec: StudySpec, cache: Path, *, tell: Callable[[str], None] = print_warning) -> None:
+    """Refuse a study that cannot run, as `require_usable` does, and tell what a user should know about its images.
+
+    Of images that only a trainer can read, its worker tells the same (`messages.Prepared.warnings`).
+    """
+    _warn(spec, require_usable(spec, cache), cache, tell)
+
+
+def _warn(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path, tell: Callable[[str], None]) -> None:
+    for warning in survey.warnings(*opened, spec.data, cache=cache) if opened is not None else ():
+        tell(warning)
 
 
 def _require_model(model: Model) -> None:
@@ -163,5 +176,5 @@ def _show_images(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: 
         return _ASSUMED_TRAIN, _ASSUMED_VALIDATION
     data, parts = opened
     printing.result(printing.section("Images", plan.images(data, parts)))
-    warn(spec, opened, cache)
+    _warn(spec, opened, cache, print_warning)
     return len(parts.train), len(parts.validation)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
@@ -28,10 +29,13 @@ from tuner.terminal import status as status_screens
 from tuner.views import status
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import local
-from tuner.workers.worker import evaluation, process
+from tuner.workers.worker import evaluation, events, process
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.stopping import Stopping, on_signals
+
+if TYPE_CHECKING:
+    from tuner.dashboard.settings import Settings
 
 #: exit code of a process that Ctrl-C killed
 KILLED = 130
@@ -84,14 +88,19 @@ class RunDashboard:
     wanted: bool
     #: None: the usual port, or a free one if that is taken
     port: int | None
+    #: path prefix as `--root-path` gives it; None: none
+    root_path: str | None = None
 
-    def require_port(self) -> None:
-        """Refuse a port that is taken, before anything is written.
+    def require_place(self) -> None:
+        """Refuse a port that is taken, or a path prefix that is none, before anything is written.
 
         Raises:
-            RequestError: the port is taken.
+            RequestError: the dashboard cannot be served there.
         """
-        if not self.wanted or not self.port:
+        if not self.wanted:
+            return
+        self._settings(None)
+        if not self.port:
             return
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,10 +120,15 @@ class RunDashboard:
         if not self.wanted:
             yield None
             return
-        from tuner.dashboard import server, settings
+        from tuner.dashboard import server
 
-        with server.beside(study.storage, settings.Settings(artifacts=artifacts_folder), self.port) as served:
+        with server.beside(study.storage, self._settings(artifacts_folder), self.port) as served:
             yield served.link
+
+    def _settings(self, artifacts_folder: Path | None) -> "Settings":
+        from tuner.dashboard import settings
+
+        return settings.Settings(artifacts=artifacts_folder, root_path=settings.read_root_path(self.root_path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +158,8 @@ def run(
     """Train trials of a study until its budget is spent or someone stops it; return the exit code."""
     spec = asked.budget.apply(study_file.read(asked.file))
     target = exported.resolve(spec.name)
-    dashboard.require_port()
-    check.warn(spec, check.require_usable(spec, folders.cache), folders.cache)
+    dashboard.require_place()
+    check.admit(spec, folders.cache)
     artifacts.require_bucket(folders.bucket)
     earlier = WarmStartSources(names=asked.earlier, storage=asked.earlier_storage).read(spec, url)
     with engines.open_engine(engine, url) as ready:
@@ -170,7 +184,7 @@ def train(
     """Run workers on a study and show its progress until they end; return their fatal events and their exit codes."""
     with live.open_screen(study.spec, link) as screen:
         progress = _Progress(study, screen, stopping)
-        codes = ready.run(assignments, stopping=stopping, tell=progress.handle, tick=progress.tick)
+        codes = ready.run(assignments, stopping=stopping, tell=events.once(progress.handle), tick=progress.tick)
         if not stopping.is_urgent:
             progress.refresh()
     return progress.fatal, codes

@@ -13,6 +13,8 @@ from tuner.errors import RequestError
 DEFAULT = "sqlite:///tuner.db"
 
 URL = "TUNER_STORAGE"
+#: path of a database in memory
+_IN_MEMORY = ":memory:"
 #: a file with the URL, as Kubernetes mounts a secret
 URL_FILE = "TUNER_STORAGE_FILE"
 #: a file with the password of the URL's user, as Docker mounts a secret
@@ -75,6 +77,8 @@ def understood(given: str) -> str:
 
 def _of_file_url(rest: str, given: str) -> str:
     """Return the URL of an SQLite file, for a `file:` URL after its scheme; its options are those of SQLite."""
+    if rest.startswith(_IN_MEMORY):  # it is refused where the storage is opened
+        return f"sqlite:///{_IN_MEMORY}"
     if "?" in rest:
         return f"sqlite:///file:{rest}&uri=true"
     num_slashes = len(rest) - len(rest.lstrip("/"))
@@ -86,7 +90,7 @@ def _of_sqlite(scheme: str, rest: str, given: str) -> str:
     bare = rest.lstrip("/")
     num_slashes = len(rest) - len(bare)
     path, question, query = bare.partition("?")
-    if path in ("", ":memory:") or path.startswith("file:"):
+    if path in ("", _IN_MEMORY) or path.startswith("file:"):
         return f"{scheme}:{rest}"
     linux = machine.without_windows(path) or (path.replace("\\", "/") if "\\" in path else None)
     if linux is not None:
@@ -103,6 +107,8 @@ def _of_sqlite(scheme: str, rest: str, given: str) -> str:
 
 def _of_path(given: str) -> str:
     """Return the URL of a path without a scheme, if its name or its content is that of an SQLite file."""
+    if given == _IN_MEMORY:
+        return f"sqlite:///{_IN_MEMORY}"
     if "\\" in given and "@" not in given:
         raise RequestError(_windows(given, given.replace("\\", "/")))
     path = Path(_expanded(given, given))
@@ -183,7 +189,7 @@ def _file(url: str) -> Path | None:
         address = make_url(url)
     except (ArgumentError, ValueError):
         return None
-    if address.get_backend_name() != "sqlite" or address.host or address.database in (None, "", ":memory:"):
+    if address.get_backend_name() != "sqlite" or address.host or address.database in (None, "", _IN_MEMORY):
         return None
     return Path(str(address.database).removeprefix("file:"))
 

@@ -25,6 +25,7 @@ from tuner.spec import file as study_file
 from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
+from tuner.studies import study as studies
 from tuner.terminal import plain, printing
 from tuner.terminal import versions as screens
 
@@ -206,7 +207,11 @@ def diff(name: str, url: str, numbers: tuple[int, int], *, as_json: bool) -> int
 
 def _open(url: str) -> Storage | None:
     """Open the storage, or return None if it does not exist. Reading must not create it."""
-    return storages.open(url) if storage_url.exists(url) else None
+    if not storage_url.exists(url):
+        return None
+    storage = storages.open(url)
+    studies.follow_renames(storage)
+    return storage
 
 
 def _must_open(name: str, url: str) -> Storage:

@@ -37,14 +37,15 @@ def worker(given: str, url: str, *, local: LocalSettings, folders: Folders, work
         plain.line(f"{study.name} has ended: {trials.stop_reason(study)}")
         return 1 if trials.stopped(study) else 0
     if not is_file:
-        check.require_usable(study.spec, folders.cache)
+        check.admit(study.spec, folders.cache)
     Deadline(local.wait_seconds).retry(lambda: artifacts.require_bucket(folders.bucket))
     (assignment,) = run.make_assignments(study, url, folders, workers)
     assignment = assignment.model_copy(update={"worker": new_name()})
     stopping = Stopping()
+    tell = events.once(_print_event)
     with on_signals(stopping):
         while waiting.needs_worker(study, stopping):
-            process.run_worker(assignment, stopping=stopping, tell=_print_event, start=process.start_trainer)
+            process.run_worker(assignment, stopping=stopping, tell=tell, start=process.start_trainer)
     if stopping.is_urgent:
         return run.KILLED
     try:
@@ -73,7 +74,7 @@ def _join_file(given: str, url: str, local: LocalSettings, folders: Folders) -> 
     if not path.exists():
         raise RequestError(f"the file {path} does not exist. To name a study in the storage, drop the suffix: tuner worker {path.stem}")
     spec = local.localize(study_file.read(path))
-    check.require_usable(spec, folders.cache)
+    check.admit(spec, folders.cache)
     storage = Deadline(local.wait_seconds).open_storage(url)
     if given in studies.names(storage):
         raise RequestError(f"{given} is both a file and a study in the storage; write ./{given} for the file, or rename the file.")

@@ -157,6 +157,8 @@ class Prepared(_Message):
     commonest_test: float | None = None
     #: values of the images that became 0 and 255; None: those of 8 or 16 bits
     value_range: tuple[float, float] | None = None
+    #: what a user should know about images that only a trainer can read, one line each; `commands.check.admit` tells of all others
+    warnings: tuple[str, ...] = ()
     #: of Python, Keras, TensorFlow, tuner
     versions: dict[str, str]
     seconds: float

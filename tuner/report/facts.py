@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from tuner.spec import budget, plan, space
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.space import SpaceRow
+from tuner.storage import attributes
 from tuner.storage.attributes import HYPERPARAMETERS, MIGRATED, PREPARED
 from tuner.studies.study import Study
 from tuner.views import trial as views_trial
@@ -197,8 +198,8 @@ def _rank(trial: FrozenTrial) -> tuple[float, int]:
 
 
 def _ranked(trial: FrozenTrial) -> Ranked:
-    known = trial.user_attrs
-    stored = trial.system_attrs.get(HYPERPARAMETERS)
+    known = attributes.of_trial(trial.user_attrs)
+    chosen = attributes.hyperparameters(trial.system_attrs.get(HYPERPARAMETERS))
     return Ranked(
         number=trial.number,
         value=content.value(trial),
@@ -206,13 +207,12 @@ def _ranked(trial: FrozenTrial) -> Ranked:
         origin=str(known.get("origin", "")),
         epochs=known.get("epochs"),
         seconds=known.get("seconds"),
-        settings="" if stored is None else _settings(stored),
+        settings="" if chosen is None else _settings(chosen),
     )
 
 
-def _settings(stored: Mapping[str, Any]) -> str:
+def _settings(known: Hyperparameters) -> str:
     """Return the main hyperparameters in one line."""
-    known = Hyperparameters.model_validate(stored)
     parts = [known.optimizer.value, f"probe {wording.value(known.probe_learning_rate)}"]
     if known.unfreeze > 0:
         parts += [f"rate {wording.value(known.learning_rate)}", f"unfreeze {wording.value(known.unfreeze)}"]

@@ -4,13 +4,10 @@ What is stored of an ended trial does not change. So a process reads each trial 
 costs the same however many there are. Of a large study, a sampler sees only the best trials and the latest ones.
 """
 
-import functools
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
@@ -142,7 +139,12 @@ class ProbeResults:
             .where(self._progress.unread(study_id))
         )
         rows = connection.execute(query).all()
-        self.known |= {trial_id: (json.loads(value), json.loads(went_on)) for trial_id, _, value, went_on in rows if value and went_on}
+        stored = [(row[0], optuna_private.decoded(row[2]), optuna_private.decoded(row[3])) for row in rows if row[2] and row[3]]
+        self.known |= {
+            trial_id: (value, went_on)
+            for trial_id, value, went_on in stored
+            if isinstance(value, int | float) and isinstance(went_on, bool)
+        }
         self._progress.advance((trial_id, state) for trial_id, state, *_ in rows)
 
 
@@ -220,7 +222,8 @@ def _load(connection: Connection, outlines: Sequence[_Outline]) -> list[FrozenTr
 
 
 def _trial(outline: _Outline, parameters: Mapping[str, tuple[float, str]], last_step: tuple[int, float] | None) -> FrozenTrial:
-    distributions = {name: _distribution(text) for name, (_, text) in parameters.items()}
+    known = optuna_private.readable_parameters(parameters.items())
+    distributions = {name: distribution for name, (_, distribution) in known.items()}
     return FrozenTrial(
         number=outline.number,
         trial_id=outline.trial_id,
@@ -228,7 +231,7 @@ def _trial(outline: _Outline, parameters: Mapping[str, tuple[float, str]], last_
         value=outline.value,
         datetime_start=None,
         datetime_complete=None,
-        params={name: distributions[name].to_external_repr(value) for name, (value, _) in parameters.items()},
+        params={name: distributions[name].to_external_repr(value) for name, (value, _) in known.items()},
         distributions=distributions,
         user_attrs={},
         system_attrs={},
@@ -264,9 +267,3 @@ def _last_steps(connection: Connection, trial_ids: Sequence[int]) -> dict[int, t
 def _batches(trial_ids: Sequence[int]) -> Iterator[Sequence[int]]:
     for start in range(0, len(trial_ids), _IDS_AT_ONCE):
         yield trial_ids[start : start + _IDS_AT_ONCE]
-
-
-@functools.lru_cache(maxsize=1_000)
-def _distribution(text: str) -> BaseDistribution:
-    """Return a stored distribution; most trials share a few."""
-    return json_to_distribution(text)

@@ -206,6 +206,19 @@ def _check_encoding(name: str) -> str:
     return name
 
 
+def _read_patterns(given: Any) -> tuple[str, ...]:
+    if isinstance(given, list | tuple) and all(isinstance(pattern, str) and pattern.strip("/ ") for pattern in given):
+        return tuple(given)
+    raise ValueError(f"is {wording.show(given)}; expected a list of names or shell patterns, such as [unsorted, '*_old']")
+
+
+Ignored = Annotated[
+    tuple[str, ...],
+    PlainValidator(_read_patterns, json_schema_input_type=list[str]),
+    PlainSerializer(list, return_type=list[str]),
+]
+
+
 class FolderData(_FileData):
     """A folder with one sub-folder of images a class."""
 
@@ -216,6 +229,8 @@ class FolderData(_FileData):
     """regular expression on the path below the folder; the text in its parentheses is the class; null: the sub-folders are the classes"""
     group_pattern: Annotated[Pattern, Field(examples=[r"(patient_\d+)"])] | None = None
     """regular expression on the path below the folder; images with the same text in its parentheses stay in one split"""
+    ignore: Ignored = ()
+    """names or shell patterns of folders and files to leave out, such as [unsorted, '*_old']; also of paths below the folder"""
 
 
 class ManifestData(_FileData):
@@ -234,6 +249,8 @@ class ManifestData(_FileData):
     """name of a column, such as patient_id; images with the same value stay in one split"""
     split_column: str | None = None
     """name of a column with the official split of each image, such as train, val or test; null: the splits are drawn"""
+    ignore: Ignored = ()
+    """names or shell patterns of classes and image paths to leave out, such as [unsure, '*_old.png']"""
     encoding: Annotated[str, AfterValidator(_check_encoding), Field(examples=["cp1252", "utf-16"])] | None = None
     """encoding of a .csv table; null: found from the table"""
 
@@ -244,6 +261,8 @@ class NpzData(_FileData):
     source: Literal["npz"]
     path: Annotated[FilePath, Field(examples=["~/photos.npz"])]
     """the .npz file"""
+    group_column: str | None = None
+    """name of an array, such as patients, or of patients_train and so on; images with the same value stay in one split"""
 
 
 class KerasData(_Data):

@@ -3,8 +3,14 @@
 The names are stored in databases, and optuna-dashboard shows the user attributes. Never change the value of one.
 """
 
-from typing import Final
+import math
+from collections.abc import Mapping
+from typing import Any, Final
 
+from pydantic import TypeAdapter, ValidationError
+
+from tuner.protocol.messages import Misclassified
+from tuner.spec.hyperparameters import Hyperparameters
 from tuner.storage import optuna_private
 
 # User attributes of a study.
@@ -24,6 +30,8 @@ PREPARED: Final = "prepared"
 MIGRATED: Final = "migrated"
 #: for a study made by `tuner copy`: its source, who copied it and when, what was copied, and a digest of it, as a dict
 COPIED: Final = "copied"
+#: for a study that another program renamed: its earlier names, the newest first
+EARLIER_NAMES: Final = "earlier_names"
 
 # System attributes of a study.
 #: start of the key of a note's digest, which shows whether a user changed the note
@@ -90,3 +98,54 @@ MISTAKES: Final = "tuner:mistakes"
 LOG: Final = "tuner:log"
 #: id of each picture in the artifact store, by kind
 PICTURES: Final = "tuner:pictures"
+
+
+# Other programs can set attributes, too. The functions below leave out what is not of the kind that a worker of tuner stores.
+_TEXTS: Final = {ORIGIN, WORKER, ENQUEUED_BY, STOPPED_BY, CARRIED_FROM, TAKEN_FROM, STAGE, DEVICE, WEIGHTS, REASON, ERROR, MESSAGE}
+_COUNTS: Final = {SEED, ATTEMPTS, RETRAINED_TRIAL, NUM_EPOCHS, BEST_EPOCH}
+_NUMBERS: Final = {PROBE_ACCURACY, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUNE_SECONDS}
+_CONFUSION: Final = TypeAdapter(tuple[tuple[int, ...], ...])
+_MISTAKES: Final = TypeAdapter(tuple[Misclassified, ...])
+
+
+def of_trial(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the user attributes of a trial, without those of tuner that hold something else."""
+    return {key: value for key, value in stored.items() if _is_ours(key, value)}
+
+
+def _is_ours(key: str, value: Any) -> bool:
+    if key in _TEXTS:
+        return isinstance(value, str) or (key == WEIGHTS and value is None)
+    if key in _COUNTS:
+        return type(value) is int
+    if key in _NUMBERS:
+        return type(value) in (int, float) and math.isfinite(value)
+    if key == VALIDATION_LOSS:
+        return type(value) in (int, float)
+    if key == TEST:
+        return isinstance(value, dict) and type(value.get("accuracy")) in (int, float, type(None))
+    return True
+
+
+def hyperparameters(stored: Any) -> Hyperparameters | None:
+    """Return the hyperparameters of a trial; None if none are stored."""
+    try:
+        return None if stored is None else Hyperparameters.model_validate(stored)
+    except ValidationError:
+        return None
+
+
+def confusion(stored: Any) -> tuple[tuple[int, ...], ...]:
+    """Return the confusion matrix of a trial; () if none is stored."""
+    try:
+        return () if stored is None else _CONFUSION.validate_python(stored)
+    except ValidationError:
+        return ()
+
+
+def mistakes(stored: Any) -> tuple[Misclassified, ...]:
+    """Return the most confident mistakes of a trial; () if none are stored."""
+    try:
+        return () if stored is None else _MISTAKES.validate_python(stored)
+    except ValidationError:
+        return ()

@@ -335,7 +335,9 @@ def _create(address: URL, options: dict[str, Any]) -> RDBStorage:
     template = address.render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}")
     try:
         is_up_to_date = _create_tables(sqlalchemy.create_engine(address, **options))
-        rdb = RDBStorage(template, engine_kwargs=options, skip_table_creation=True, skip_compatibility_check=is_up_to_date)
+        rdb = optuna_private.TolerantStorage(
+            template, engine_kwargs=options, skip_table_creation=True, skip_compatibility_check=is_up_to_date
+        )
     except (NoSuchModuleError, ImportError) as error:
         raise _missing_driver(address) from error
     except TypeError as error:  # the driver does not know an option of the URL

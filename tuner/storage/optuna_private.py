@@ -4,17 +4,21 @@ No other module uses a private name of either. tests/storage/test_optuna_private
 think, and pyproject.toml pins the versions that were checked.
 """
 
+import functools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
 
 import optuna
 import sqlalchemy
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.samplers import QMCSampler
+from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial
 from sqlalchemy import Column, Connection, MetaData, String, Table
 
@@ -62,6 +66,113 @@ NOTE_PAGE_LENGTH: Final = 2045
 _KEY_OF_TRIAL = re.compile(r"(dashboard:(?:artifacts:)?)(\d+)(:.*)?", re.DOTALL)
 #: keys under which a genetic sampler stores the ids of a generation's parents (optuna.samplers._ga._base)
 _PARENTS = re.compile(r"\w+:parent:\d+")
+
+
+#: what reading attributes, values and parameters raises that Optuna did not write
+_NOT_OF_OPTUNA: Final = (ValueError, RecursionError, IndexError, KeyError, TypeError, AttributeError, AssertionError)
+
+
+def decoded(text: str) -> Any:
+    """Return the value of an attribute; of one that is not JSON, which another program wrote or cut off, return its text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # RecursionError: thousands of brackets inside each other
+        return text
+
+
+def readable_parameters(stored: Iterable[tuple[str, tuple[float, str]]]) -> dict[str, tuple[float, BaseDistribution]]:
+    """Return the value and the distribution of each stored parameter by name, without those that Optuna cannot read."""
+    found = {}
+    for name, (value, text) in stored:
+        try:
+            distribution = _distribution(text)
+            distribution.to_external_repr(value)
+        except _NOT_OF_OPTUNA:
+            continue
+        found[name] = (value, distribution)
+    return found
+
+
+@functools.lru_cache(maxsize=1_000)
+def _distribution(text: str) -> BaseDistribution:
+    """Return a stored distribution; most trials share a few."""
+    return json_to_distribution(text)
+
+
+class TolerantStorage(RDBStorage):
+    """Optuna's storage, which also reads studies and trials to which another program added what Optuna cannot read.
+
+    An attribute that is not JSON is read as its text. Parameters and values that cannot be read are left out.
+    """
+
+    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the user attributes of a study."""
+        try:
+            return super().get_study_user_attrs(study_id)
+        except (ValueError, RecursionError):
+            return self._attributes_of_studies(STUDY_USER).get(study_id, {})
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        """Return the system attributes of a study."""
+        try:
+            return super().get_study_system_attrs(study_id)
+        except (ValueError, RecursionError):
+            return self._attributes_of_studies(STUDY_SYSTEM).get(study_id, {})
+
+    def get_all_studies(self) -> list[FrozenStudy]:
+        """Return all studies with their attributes."""
+        try:
+            return super().get_all_studies()
+        except (ValueError, RecursionError):
+            return self._all_studies()
+
+    def _all_studies(self) -> list[FrozenStudy]:
+        user, system = self._attributes_of_studies(STUDY_USER), self._attributes_of_studies(STUDY_SYSTEM)
+        with self.engine.connect() as connection:
+            query = sqlalchemy.select(DIRECTIONS.c.study_id, DIRECTIONS.c.direction).order_by(DIRECTIONS.c.objective)
+            directions: dict[int, list[Any]] = {}
+            for study_id, direction in connection.execute(query):
+                directions.setdefault(study_id, []).append(direction)
+            named = connection.execute(sqlalchemy.select(STUDIES.c.study_id, STUDIES.c.study_name).order_by(STUDIES.c.study_id)).all()
+        return [
+            FrozenStudy(
+                study_name=name, direction=None, directions=directions.get(study_id, []), user_attrs=user.get(study_id, {}),
+                system_attrs=system.get(study_id, {}), study_id=study_id,
+            )
+            for study_id, name in named
+        ]  # fmt: skip
+
+    def _attributes_of_studies(self, table: Table) -> dict[int, dict[str, Any]]:
+        found: dict[int, dict[str, Any]] = {}
+        with self.engine.connect() as connection:
+            for study_id, key, text in connection.execute(sqlalchemy.select(table.c.study_id, table.c.key, table.c.value_json)):
+                found.setdefault(study_id, {})[key] = decoded(text)
+        return found
+
+    def _build_frozen_trial_from_trial_model(self, trial: models.TrialModel) -> FrozenTrial:
+        try:
+            return super()._build_frozen_trial_from_trial_model(trial)
+        except _NOT_OF_OPTUNA:
+            return super()._build_frozen_trial_from_trial_model(_readable(trial))
+
+
+def _readable(trial: models.TrialModel) -> Any:
+    """Return a trial as Optuna reads it, without what it cannot read."""
+    values = [one for one in trial.values if one.value is not None or one.value_type != FINITE]
+    objectives = {value.objective for value in values}
+    return SimpleNamespace(
+        trial_id=trial.trial_id, number=trial.number, state=trial.state,
+        datetime_start=trial.datetime_start, datetime_complete=trial.datetime_complete,
+        values=values if objectives == set(range(len(objectives))) else [],
+        params=[one for one in trial.params if readable_parameters([("", (one.param_value, one.distribution_json))])],
+        user_attributes=[_as_json(attribute) for attribute in trial.user_attributes],
+        system_attributes=[_as_json(attribute) for attribute in trial.system_attributes],
+        intermediate_values=trial.intermediate_values,
+    )  # fmt: skip
+
+
+def _as_json(attribute: Any) -> Any:
+    return SimpleNamespace(key=attribute.key, value_json=json.dumps(decoded(attribute.value_json)))
 
 
 class NumberedQMCSampler(QMCSampler):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import (
@@ -231,21 +231,13 @@ def remove(connection: Connection, table: Table, owner_id: int, key: str) -> Non
 def get(connection: Connection, table: Table, owner_id: int, *keys: str) -> dict[str, Any]:
     """Return some attributes of a study or trial by name; an attribute that is not set is left out."""
     rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id, table.c.key.in_(keys)))
-    return {key: decoded(text) for key, text in rows}
+    return {key: optuna_private.decoded(text) for key, text in rows}
 
 
 def all_of(connection: Connection, table: Table, owner_id: int) -> dict[str, Any]:
     """Return all attributes of a study or trial by name."""
     rows = connection.execute(select(table.c.key, table.c.value_json).where(_owner(table) == owner_id))
-    return {key: decoded(text) for key, text in rows}
-
-
-def decoded(text: str) -> Any:
-    """Return the value of an attribute; of one that is not JSON, which another program wrote or cut off, return its text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    return {key: optuna_private.decoded(text) for key, text in rows}
 
 
 def put_parameters(connection: Connection, trial_id: int, values: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> None:
@@ -269,10 +261,11 @@ def remove_parameters(connection: Connection, trial_id: int) -> None:
 
 
 def parameters(connection: Connection, trial_id: int) -> dict[str, Any]:
-    """Return the sampled parameters of a trial, in the order in which they were sampled."""
+    """Return the sampled parameters of a trial, in the order in which they were sampled; those that Optuna cannot read are left out."""
     query = select(PARAMETERS.c.param_name, PARAMETERS.c.param_value, PARAMETERS.c.distribution_json)
     rows = connection.execute(query.where(PARAMETERS.c.trial_id == trial_id).order_by(PARAMETERS.c.param_id))
-    return {name: json_to_distribution(distribution).to_external_repr(value) for name, value, distribution in rows}
+    found = optuna_private.readable_parameters((name, (value, distribution)) for name, value, distribution in rows)
+    return {name: distribution.to_external_repr(value) for name, (value, distribution) in found.items()}
 
 
 def intermediate_values(connection: Connection, trial_id: int) -> dict[int, float]:

@@ -43,7 +43,7 @@ from tuner.storage.tables import (
     VERSIONS,
     WORKERS,
 )
-from tuner.studies import leases, notes, retraining
+from tuner.studies import leases, moved, notes, retraining
 from tuner.studies import study as studies
 from tuner.studies.notes import BestNote
 from tuner.studies.study import Study
@@ -147,7 +147,8 @@ def places(study: Study) -> dict[str, int]:
     kept = select(VERSIONS.c.artifact).where(VERSIONS.c.name.in_([member.name for member in family]), VERSIONS.c.deleted_at.is_(None))
 
     def read(connection: Connection) -> set[str]:
-        return {*map(json.loads, connection.execute(weights).scalars()), *connection.execute(kept).scalars()}
+        known = map(optuna_private.decoded, connection.execute(weights).scalars())
+        return {path for path in known if isinstance(path, str)} | set(connection.execute(kept).scalars())
 
     return dict(Counter(_place(path) for path in sorted(filter(None, study.storage.read(read)))))
 
@@ -411,7 +412,7 @@ def _renamed(rows: Rows, names: Mapping[str, str]) -> Rows:
     for table in {*_OF_MODELS, AUDIT} & rows.keys():
         changed[table] = [row | {key: names.get(row[key], row[key]) for key in ("name", "study") if key in row} for row in rows[table]]
     if VERSIONS in rows:
-        changed[VERSIONS] = [row | {"metrics": _renamed_metrics(row["metrics"], names)} for row in changed[VERSIONS]]
+        changed[VERSIONS] = [row | moved.renamed_version(row, names) for row in rows[VERSIONS]]
     return changed
 
 
@@ -422,12 +423,6 @@ def _renamed_spec(text: str, names: Mapping[str, str]) -> str:
     if again:
         changed["retraining"] = again | {"study": names.get(again["study"], again["study"])}
     return json.dumps(json.dumps(spec | changed))
-
-
-def _renamed_metrics(text: str, names: Mapping[str, str]) -> str:
-    """Return the metrics of a version whose verdict names the retraining and the searched study."""
-    metrics = json.loads(text)
-    return json.dumps(metrics | {key: names.get(metrics[key], metrics[key]) for key in ("study", "retraining") if key in metrics})
 
 
 def _write(connection: Connection, rows: Rows, study_id: int, ids: dict[int, int]) -> None:

@@ -11,7 +11,6 @@ from tuner.spec.study import StudySpec
 from tuner.storage import tables
 from tuner.storage.attributes import PREPARED
 from tuner.studies.study import Study
-from tuner.tasks.images.data import sources, splits
 
 #: fields that must be equal for trials to be comparable; device and versions may differ
 _COMPARED = {
@@ -34,7 +33,7 @@ def admit(study: Study, prepared: messages.Prepared) -> None:
     Raises:
         StudyError: the images, labels or splits differ from those that the study was started with.
     """
-    found = prepared.model_dump(mode="json", exclude={"kind"})
+    found = prepared.model_dump(mode="json", exclude={"kind", "warnings"})
 
     def write(connection: Connection) -> dict[str, Any]:
         tables.lock_study(connection, study.id, study.name)
@@ -69,12 +68,6 @@ def departures(spec: StudySpec, prepared: messages.Prepared) -> list[str]:
     if versions:
         sentences.append(f"the exported trial was trained with other versions, so numbers may differ slightly: {', '.join(versions)}")
     return sentences
-
-
-def cautions(spec: StudySpec, prepared: messages.Prepared) -> list[str]:
-    """Return sentences on images that only a trainer can read, which `tuner check` and `run` say of all others."""
-    is_small = prepared.num_validation < splits.FEW
-    return [f"{splits.describe_step(prepared.num_validation)}"] if is_small and sources.needs_keras(spec.data) else []
 
 
 def _show(value: Any) -> str:

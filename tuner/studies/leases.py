@@ -26,6 +26,8 @@ LEASE_SECONDS = 60.0
 PATIENCE_SECONDS = 600.0
 #: how long the storage must be reachable again before silence counts: during an outage no heartbeat arrives
 GRACE_SECONDS = 30.0
+#: time after the end of a lease until the trial of a lost worker certainly counts as vacant
+VACANT_MARGIN_SECONDS = 5.0
 #: two start times that differ by less belong to one process: they depend on the boot time, which is known in whole seconds and moves
 #: when the clock is set; no system reuses a process id so soon
 _START_TOLERANCE_SECONDS = 5.0
@@ -61,6 +63,11 @@ class LeaseTiming:
     def least_sleep_seconds(self) -> float:
         """A shorter sleep of a worker is not noticed."""
         return self.lease_seconds / 12
+
+    @property
+    def vacant_seconds(self) -> float:
+        """Time after the loss of a worker of another host until any worker may certainly claim its trial."""
+        return self.lease_seconds + VACANT_MARGIN_SECONDS * self._scale
 
     @property
     def _scale(self) -> float:

@@ -1,6 +1,5 @@
 """Migrate: carries the trials of a study that fit a changed search space over into a new study."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +14,8 @@ from tuner.sampling import enumeration, matching
 from tuner.sampling.matching import MatchedParameters
 from tuner.spec import file as study_file
 from tuner.spec import space
-from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
-from tuner.storage import attributes, queries, tables
+from tuner.storage import attributes, optuna_private, queries, tables
 from tuner.storage.attributes import CARRIED_FROM, CONFUSION, HYPERPARAMETERS, LOG, MIGRATED, MISTAKES, PREPARED
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, STUDY_USER, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 from tuner.studies import claims, notes
@@ -126,7 +124,10 @@ def _judge(state: TrialState, known: str | None, spec: StudySpec) -> MatchedPara
         return "it has not ended"
     if known is None:
         return "it ended before its hyperparameters were chosen"
-    found = matching.match(Hyperparameters.model_validate(json.loads(known)), spec)
+    chosen = attributes.hyperparameters(optuna_private.decoded(known))
+    if chosen is None:
+        return "another program changed its hyperparameters"
+    found = matching.match(chosen, spec)
     return found if isinstance(found, MatchedParameters) else "; ".join(found)
 
 

@@ -1,7 +1,8 @@
 """Moved studies: completes a study that another program renamed or copied.
 
 Optuna and optuna-dashboard copy only the tables of Optuna. The attempts and the epochs of the trials are in tables of tuner. This module
-copies them if they are in the same database. A copied trial that was running waits for the next claim.
+copies them if they are in the same database. A copied trial that was running waits for the next claim. The versions of a study that was
+renamed get its new name; those of a study that was copied stay with the original.
 """
 
 import datetime as dt
@@ -10,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Select, insert, literal, select
+from sqlalchemy import Connection, Select, insert, literal, or_, select, update
 
-from tuner.storage import tables
-from tuner.storage.attributes import ATTEMPTS, SPEC, WORKER
-from tuner.storage.tables import EPOCHS, INTERMEDIATE, LEASES, STUDY_USER, TRIAL_USER, TRIALS
+from tuner.storage import optuna_private, tables
+from tuner.storage.attributes import ATTEMPTS, EARLIER_NAMES, PREPARED, SPEC, WORKER
+from tuner.storage.tables import EPOCHS, INTERMEDIATE, LEASES, READINGS, STAGES, STUDY_USER, TRIAL_USER, TRIALS, VERSIONS
 from tuner.studies.leases import LeaseEnding
 
 #: largest difference between the clock of a worker, which Optuna stores, and the clock of the database for one and the same end of a trial
@@ -40,10 +41,87 @@ def complete(connection: Connection, study_id: int, name: str) -> None:
         _release(connection, study_id, trial_id=trial_id, number=number)
     spec = json.loads(tables.get(connection, STUDY_USER, study_id, SPEC)[SPEC])
     tables.put(connection, STUDY_USER, study_id, {SPEC: json.dumps(spec | {"name": name})})
+    before = spec.get("name")
+    if isinstance(before, str) and before != name and not _is_study(connection, before):
+        earlier = _earlier_names(tables.get(connection, STUDY_USER, study_id, EARLIER_NAMES).get(EARLIER_NAMES))
+        tables.put(connection, STUDY_USER, study_id, {EARLIER_NAMES: [before, *earlier]})
+        _rename_in_retrainings(connection, before, name)
+        _rename_versions(connection, study_id, before, name)
+
+
+def with_orphaned_versions(connection: Connection) -> list[str]:
+    """Return the names of the studies that were renamed and not opened since, if there are versions of a study that does not exist."""
+    known = select(tables.STUDIES.c.study_name)
+    orphans = select(VERSIONS.c.name).where(or_(VERSIONS.c.name.not_in(known), VERSIONS.c.study.not_in(known))).limit(1)
+    if connection.execute(orphans).first() is None:
+        return []
+    return [name for name, spec in _specs(connection) if isinstance(spec, dict) and spec.get("name") not in (None, name)]
+
+
+def current_name(connection: Connection, name: str) -> str:
+    """Return the name that a study has now, given its name before another program renamed it; any other name as it is."""
+    if _is_study(connection, name):
+        return name
+    query = select(tables.STUDIES.c.study_name, STUDY_USER.c.value_json).join(STUDY_USER).where(STUDY_USER.c.key == EARLIER_NAMES)
+    found = {now for now, earlier in connection.execute(query) if name in _earlier_names(optuna_private.decoded(earlier))}
+    # and those that were not opened since
+    found |= {now for now, spec in _specs(connection) if isinstance(spec, dict) and spec.get("name") == name}
+    return str(found.pop()) if len(found) == 1 else name
 
 
 def _stored_name(connection: Connection, study_id: int) -> Any:
     return json.loads(tables.get(connection, STUDY_USER, study_id, SPEC)[SPEC]).get("name")
+
+
+def _is_study(connection: Connection, name: str) -> bool:
+    return connection.execute(select(tables.STUDIES.c.study_id).where(tables.STUDIES.c.study_name == name)).first() is not None
+
+
+def _earlier_names(stored: Any) -> list[str]:
+    return [name for name in stored if isinstance(name, str)] if isinstance(stored, list) else []
+
+
+def _specs(connection: Connection) -> list[tuple[str, Any]]:
+    """Return the name and the stored spec of each study of tuner; None for a spec that is something else."""
+    query = select(tables.STUDIES.c.study_name, STUDY_USER.c.value_json).join(STUDY_USER).where(STUDY_USER.c.key == SPEC)
+    found = []
+    for name, text in connection.execute(query).all():
+        try:
+            found.append((name, json.loads(optuna_private.decoded(text))))
+        except (TypeError, ValueError):
+            found.append((name, None))
+    return found
+
+
+def _rename_in_retrainings(connection: Connection, before: str, name: str) -> None:
+    """Let the retrainings of a study name it by its new name."""
+    for own, spec in _specs(connection):
+        again = spec.get("retraining") if isinstance(spec, dict) else None
+        if isinstance(again, dict) and again.get("study") == before:
+            study_id = connection.execute(select(tables.STUDIES.c.study_id).where(tables.STUDIES.c.study_name == own)).scalar_one()
+            tables.put(connection, STUDY_USER, study_id, {SPEC: json.dumps(spec | {"retraining": again | {"study": name}})})
+
+
+def _rename_versions(connection: Connection, study_id: int, before: str, name: str) -> None:
+    """Give the versions of a study its new name, unless they are of other images, or the name has versions already."""
+    prepared = tables.get(connection, STUDY_USER, study_id, PREPARED).get(PREPARED)
+    fingerprint = prepared.get("fingerprint") if isinstance(prepared, dict) else None
+    named = select(VERSIONS.c.fingerprint).where(or_(VERSIONS.c.name == before, VERSIONS.c.study == before))
+    is_taken = connection.execute(select(VERSIONS.c.number).where(VERSIONS.c.name == name).limit(1)).first() is not None
+    if is_taken or set(connection.execute(named).scalars()) != {fingerprint}:
+        return
+    for row in connection.execute(select(VERSIONS).where(or_(VERSIONS.c.name == before, VERSIONS.c.study == before))).mappings().all():
+        is_it = (VERSIONS.c.name == row["name"], VERSIONS.c.number == row["number"])
+        connection.execute(update(VERSIONS).where(*is_it).values(**renamed_version(dict(row), {before: name})))
+    for table in (STAGES, READINGS):
+        connection.execute(update(table).where(table.c.name == before).values(name=name))
+
+
+def renamed_version(row: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a version that name studies, with new names; the verdict in its metrics names the retraining, too."""
+    metrics = json.loads(row["metrics"])
+    new = metrics | {key: names.get(metrics[key], metrics[key]) for key in ("study", "retraining") if key in metrics}
+    return {key: names.get(row[key], row[key]) for key in ("name", "study")} | {"metrics": json.dumps(new)}
 
 
 def _unleased(study_id: int) -> Select[int, int]:
@@ -59,7 +137,7 @@ def _original(connection: Connection, study_id: int) -> int | None:
     query = select(TRIALS.c.number, TRIALS.c.datetime_complete, TRIAL_USER.c.value_json)
     query = query.join(TRIAL_USER, TRIAL_USER.c.trial_id == TRIALS.c.trial_id)
     is_ended = (TRIALS.c.study_id == study_id, TRIAL_USER.c.key == WORKER, TRIALS.c.datetime_complete.is_not(None))
-    ended = {number: (tables.decoded(worker), moment) for number, moment, worker in connection.execute(query.where(*is_ended))}
+    ended = {number: (optuna_private.decoded(worker), moment) for number, moment, worker in connection.execute(query.where(*is_ended))}
     others = select(LEASES.c.study_id).where(LEASES.c.study_id != study_id).distinct().order_by(LEASES.c.study_id.desc())
     candidates: Sequence[int] = connection.execute(others).scalars().all() if ended else []
     return next((other for other in candidates if _has_same_ends(connection, other, ended)), None)

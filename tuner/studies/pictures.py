@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection
 
 from tuner.protocol.messages import PictureKind
-from tuner.storage import queries, tables
+from tuner.storage import optuna_private, queries, tables
 from tuner.storage.attributes import PICTURES
 from tuner.storage.optuna_private import ARTIFACTS_ATTR_PREFIX
 from tuner.storage.queries import VALUED
@@ -112,7 +112,13 @@ def _overtaken(connection: Connection, study_id: int) -> list[tuple[int, dict[Pi
         .where(TRIAL_SYSTEM.c.key == PICTURES)
     )
     rows = connection.execute(query.offset(MAX_TRIALS).limit(10 * MAX_TRIALS))
-    return [(trial_id, {PictureKind(kind): name for kind, name in json.loads(text).items()}) for trial_id, _, _, text in rows]
+    return [(trial_id, ids_of(optuna_private.decoded(text))) for trial_id, _, _, text in rows]
+
+
+def ids_of(stored: Any) -> dict[PictureKind, str]:
+    """Return the ids of pictures by kind, as a trial stores them; what another program stored is left out."""
+    known = stored if isinstance(stored, Mapping) else {}
+    return {PictureKind(kind): name for kind, name in known.items() if kind in set(PictureKind) and isinstance(name, str)}
 
 
 def _forget(connection: Connection, trial_id: int, keys: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Study: a study in a storage, which any number of workers share."""
 
+import contextlib
 import difflib
 import json
 import random
@@ -92,8 +93,9 @@ def load(name: str | None, storage: Storage) -> Study:
         name = known[0]
     found = storage.read(lambda connection: _find(connection, name))
     if found is None:
+        now = storage.read(lambda connection: moved.current_name(connection, name))
         meant = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {meant[0]}?" if meant else ""
+        hint = f" Another program renamed it to {now}." if now != name else f" Did you mean {meant[0]}?" if meant else ""
         listed = f"Known: {wording.listed(known)}." if known else "The storage has no study yet."
         raise StudyError(f"there is no study {name} in this storage. {listed}{hint}")
     return _open(found.study_id, _read_spec(name, found), storage)
@@ -124,6 +126,13 @@ def names(storage: Storage) -> list[str]:
     """Return the names of tuner's studies in a storage, the newest first."""
     query = select(tables.STUDIES.c.study_name).join(tables.STUDY_USER).where(tables.STUDY_USER.c.key == SPEC)
     return list(storage.read(lambda connection: connection.execute(query.order_by(tables.STUDIES.c.study_id.desc())).scalars().all()))
+
+
+def follow_renames(storage: Storage) -> None:
+    """Give the versions of studies that another program renamed their new names, as opening these studies does."""
+    for name in storage.read(moved.with_orphaned_versions):
+        with contextlib.suppress(StudyError):  # a study that cannot be read keeps its versions under its earlier name
+            load(name, storage)
 
 
 def _exists(storage: Storage, name: str) -> bool:
@@ -203,7 +212,7 @@ def _read_spec(name: str, found: Row[Any, Any, Any, Any]) -> StudySpec:
         raise StudyError(f"the study {name} in this storage was not created by tuner. {cure}")
     if found.direction is not StudyDirection.MAXIMIZE or found.objective:
         raise StudyError(f"the study {name} in this storage does not maximize a single value, so it was not created by tuner. {cure}")
-    text = tables.decoded(found.value_json)
+    text = optuna_private.decoded(found.value_json)
     try:
         _object(text)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from tuner.sampling.matching import MatchedParameters
 from tuner.spec import budget
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
-from tuner.storage import attributes, queries, tables
+from tuner.storage import attributes, optuna_private, queries, tables
 from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED, TAKEN_FROM
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIALS
@@ -59,7 +59,9 @@ def best_of(study: Study, *, most: int = MOST) -> list[Earlier]:
     )
     found: dict[Hyperparameters, Earlier] = {}
     for _, number, value, text in study.storage.read(lambda connection: connection.execute(query).all()):
-        known = Hyperparameters.model_validate(json.loads(text))
+        known = attributes.hyperparameters(optuna_private.decoded(text))
+        if known is None:
+            continue
         found.setdefault(known, Earlier(hyperparameters=known, origin=f"trial {number} of {study.name} ({value:.4f})"))
         if len(found) == most:
             break
@@ -149,7 +151,7 @@ def _known(connection: Connection, study: Study) -> dict[str, int]:
         .where(TRIALS.c.study_id == study.id, TRIAL_SYSTEM.c.key.in_((REQUESTED, HYPERPARAMETERS)))
         .order_by(TRIALS.c.number.desc())
     )
-    return {_mark(json.loads(text)): number for number, text in connection.execute(query)}
+    return {_mark(optuna_private.decoded(text)): number for number, text in connection.execute(query)}
 
 
 def _mark(values: object) -> str:

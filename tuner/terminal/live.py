@@ -28,6 +28,7 @@ _STYLES = {
     EventKind.COMPLETED: "good",
     EventKind.PRUNED: "quiet",
     EventKind.FAILED: "bad",
+    EventKind.WARNING: "bad",
     EventKind.TROUBLE: "bad",
     EventKind.GAVE_UP: "bad",
     EventKind.REFUSED: "bad",

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, and_, func, select
 
 from tuner.protocol.messages import Stage
 from tuner.spec import budget
-from tuner.storage import tables
+from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import ERROR, LOG, MESSAGE
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIAL_SYSTEM, TRIAL_USER, TRIALS
@@ -212,5 +212,5 @@ def _texts(connection: Connection, study_id: int, numbers: list[int], table: Tab
 
 
 def _text(stored: str | None) -> str:
-    value: Any = None if stored is None else json.loads(stored)
+    value: Any = None if stored is None else optuna_private.decoded(stored)
     return "" if value is None else value if isinstance(value, str) else json.dumps(value)

@@ -1,6 +1,5 @@
 """Trial: everything the storage knows about one trial."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +9,11 @@ from sqlalchemy import Connection, select
 
 from tuner.errors import StudyError
 from tuner.protocol.messages import Misclassified
-from tuner.storage import attributes, epochs, tables
+from tuner.storage import attributes, epochs, optuna_private, tables
 from tuner.storage.attributes import CONFUSION, HYPERPARAMETERS, LOG, MISTAKES, PICTURES
 from tuner.storage.epochs import EpochRow
 from tuner.storage.tables import LEASES, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
-from tuner.studies import endings
+from tuner.studies import endings, pictures
 from tuner.studies.study import Study
 from tuner.views import trials
 from tuner.views.trials import TrialRow
@@ -130,12 +129,12 @@ def read(connection: Connection, study_id: int, number: int) -> Trial | None:
         row=row,
         values=_values(connection, row.trial_id),
         parameters=tables.parameters(connection, row.trial_id),
-        hyperparameters=system.get(HYPERPARAMETERS),
-        attributes=tables.all_of(connection, TRIAL_USER, row.trial_id),
-        confusion=tuple(tuple(line) for line in system.get(CONFUSION, ())),
+        hyperparameters=system.get(HYPERPARAMETERS) if attributes.hyperparameters(system.get(HYPERPARAMETERS)) else None,
+        attributes=attributes.of_trial(tables.all_of(connection, TRIAL_USER, row.trial_id)),
+        confusion=attributes.confusion(system.get(CONFUSION)),
         log=str(system.get(LOG, "")),
-        mistakes=tuple(Misclassified.model_validate(mistake) for mistake in system.get(MISTAKES, ())),
-        pictures=system.get(PICTURES, {}),
+        mistakes=attributes.mistakes(system.get(MISTAKES)),
+        pictures={kind.value: name for kind, name in pictures.ids_of(system.get(PICTURES)).items()},
         epochs=epochs.read(connection, study_id, number),
         attempts=tuple(attempt for attempt in attempts(connection, study_id, number)),
     )
@@ -146,7 +145,8 @@ def hyperparameters(connection: Connection, study_id: int, number: int) -> Mappi
     query = select(TRIAL_SYSTEM.c.value_json).join(TRIALS, TRIALS.c.trial_id == TRIAL_SYSTEM.c.trial_id)
     is_it = (TRIALS.c.study_id == study_id, TRIALS.c.number == number, TRIAL_SYSTEM.c.key == HYPERPARAMETERS)
     stored = connection.execute(query.where(*is_it)).scalar()
-    return None if stored is None else dict(json.loads(stored))
+    known = None if stored is None else optuna_private.decoded(stored)
+    return known if isinstance(known, dict) else None
 
 
 def attempts(connection: Connection, study_id: int, number: int | None = None) -> list[Attempt]:

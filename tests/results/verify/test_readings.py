@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.results.new_versions import new_version
+from tests.studies import by_hand
 from tuner.protocol import errands
 from tuner.results.verify import verification
 from tuner.results.verify.verification import Check, Outcome
@@ -15,6 +16,8 @@ from tuner.results.versions import versions
 from tuner.results.versions.versions import NewReading
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
+from tuner.studies import data_check
+from tuner.studies import study as studies
 
 SCORE = errands.TestScore(accuracy=0.9, num_images=200, fingerprint="f" * 64, splits="5" * 64)
 LOOK = NewReading(splits="5" * 64, by="ada", purpose="retrain", accuracy=0.9, num_images=200)
@@ -49,6 +52,16 @@ def test_each_further_reading_is_recorded_with_a_warning(url: str, storage: Stor
         ("verify", "bob", 0.9),
         ("verify", "bob", 0.9),
     ]
+
+
+def test_a_bundle_of_a_study_that_was_renamed_is_recorded_under_its_new_name(url: str, storage: Storage) -> None:
+    study = studies.join(by_hand.spec(name="flowers"), storage)
+    data_check.admit(study, by_hand.PREPARED)
+    versions.add(storage, NEW)
+    with storage.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE studies SET study_name = 'tulips'")
+    assert record(url).found == ("recorded; tulips 1 has 1 reading of its test split",)
+    assert [reading.name for reading in versions.readings(storage)] == ["tulips"]
 
 
 def test_the_first_reading_gives_no_warning(url: str, storage: Storage) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from tuner import errors
 from tuner.spec.study import StudySpec
+from tuner.studies import leases
 from tuner.trust import keys
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import node
@@ -29,3 +30,8 @@ def test_a_key_in_the_environment_is_not_sent_to_other_nodes(monkeypatch: pytest
 def test_the_path_of_a_key_file_is_sent_to_other_nodes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(keys.ARTIFACT_KEY, str(tmp_path / "key"))
     assert order().environment[keys.ARTIFACT_KEY] == str(tmp_path / "key")
+
+
+def test_all_workers_of_a_cluster_have_leases_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(leases.VARIABLE, "20")
+    assert order().environment[leases.VARIABLE] == "20"

@@ -3,7 +3,8 @@
 import pytest
 
 from tuner.studies import leases
-from tuner.workers.engines.ray import LostTrials, vacant_seconds
+from tuner.studies.leases import LeaseTiming
+from tuner.workers.engines.ray import LostTrials
 
 
 @pytest.fixture
@@ -14,7 +15,7 @@ def clock() -> list[float]:
 
 @pytest.fixture
 def vacancies(clock: list[float]) -> LostTrials:
-    return LostTrials(lambda: clock[0])
+    return LostTrials(lambda: clock[0], timing=LeaseTiming())
 
 
 def test_the_engine_waits_for_a_lost_trial_until_its_lease_expires(vacancies: LostTrials, clock: list[float]) -> None:
@@ -22,7 +23,7 @@ def test_the_engine_waits_for_a_lost_trial_until_its_lease_expires(vacancies: Lo
     clock[0] += leases.LEASE_SECONDS
     vacancies.expire()  # the leases still last
     assert len(vacancies) == 1
-    assert clock[0] < vacancies.all_vacant_at == 100.0 + vacant_seconds()
+    assert clock[0] < vacancies.all_vacant_at == 165.0
 
 
 def test_the_engine_does_not_wait_for_a_vacant_trial_that_nobody_claims(vacancies: LostTrials, clock: list[float]) -> None:
@@ -44,7 +45,13 @@ def test_the_engine_waits_for_the_last_of_several_lost_trials(vacancies: LostTri
     vacancies.add(3)
     clock[0] += 10
     vacancies.add(4)
-    assert vacancies.all_vacant_at == 110.0 + vacant_seconds()
-    clock[0] = 100.0 + vacant_seconds()
+    assert vacancies.all_vacant_at == 175.0
+    clock[0] = 165.0
     vacancies.expire()
     assert len(vacancies) == 1
+
+
+def test_shorter_leases_shorten_the_wait(clock: list[float]) -> None:
+    vacancies = LostTrials(lambda: clock[0], timing=LeaseTiming(lease_seconds=12.0))
+    vacancies.add(3)
+    assert vacancies.all_vacant_at == 113.0

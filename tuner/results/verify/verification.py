@@ -23,6 +23,8 @@ from tuner.spec.data import PythonData, TfdsData
 from tuner.spec.study import NAME, StudySpec
 from tuner.storage import engine as storages
 from tuner.storage.tables import VERSIONS
+from tuner.studies import moved
+from tuner.studies import study as studies
 from tuner.tasks.images.data import corruptions
 from tuner.tasks.images.data.corruptions import Corruption
 from tuner.trust import keras_file
@@ -376,6 +378,9 @@ def _record(url: str, named: tuple[str, int], test: errands.TestScore, tolerance
         return unrecorded(f"{storages.shown(url)} holds no versions; name the database of {words} with --storage")
     storage = storages.open(url)
     try:
+        studies.follow_renames(storage)
+        named = storage.read(lambda connection: moved.current_name(connection, named[0])), named[1]
+        words = f"{named[0]} {named[1]}"
         model = versions.find(storage, *named).model
         if (model.fingerprint, model.splits) != (test.fingerprint, test.splits):
             return unrecorded(f"the images here are not the test split of {words}")

@@ -19,6 +19,7 @@ from tuner.results.bundle import manifest
 from tuner.storage import tables
 from tuner.storage.engine import Storage
 from tuner.storage.tables import READINGS, STAGES, VERSIONS
+from tuner.studies import moved
 
 #: tries to take the next number, which other processes may take first
 _TRIES = 20
@@ -282,6 +283,9 @@ def _missing(connection: Connection, name: str, number: int | None = None) -> Ve
     numbers = [str(version.number) for version in versions if version.name == name]
     if numbers:
         return VersionError(f"there is no version {number} of {name}; its versions: {wording.listed(numbers)}")
+    now = moved.current_name(connection, name)
+    if now != name:
+        return VersionError(f"there is no version of {name}: another program renamed this study to {now}; see tuner versions {now}")
     known = wording.known(sorted({version.name for version in versions}), name) if versions else "There are no versions yet."
     return VersionError(f"there is no version of {name}. {known} To create one: tuner retrain {name}")
 

@@ -14,6 +14,7 @@ import ray
 from pydantic import BaseModel, ConfigDict
 
 from tuner.errors import RequestError
+from tuner.studies import leases
 from tuner.trust import keys
 from tuner.workers.engines import gpus, local
 from tuner.workers.engines.gpus import GpuShare
@@ -26,7 +27,7 @@ _LISTEN_SECONDS = 5.0
 #: events of one answer; few enough to be sent in the answer itself, not through the object store of a node that may die
 _MAX_EVENTS = 50
 #: environment variables that workers on other nodes get, too; the storage's URL is in the assignment
-_PASSED_ON = ("TUNER_CACHE_LIMIT", keys.ARTIFACT_KEY)
+_PASSED_ON = ("TUNER_CACHE_LIMIT", keys.ARTIFACT_KEY, leases.VARIABLE)
 #: Ray kills the children of an actor's process when the actor ends, but not their children. So a worker whose actor has died sees
 #: that its pipe is closed, and suspends its trial (https://docs.ray.io/en/latest/ray-core/user-spawn-processes.html)
 _SHELL = ("/bin/sh", "-c", '"$@"; exit $?', "sh")

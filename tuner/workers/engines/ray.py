@@ -22,8 +22,6 @@ from tuner.workers.worker.stopping import Stopping
 
 #: command that starts a worker on a node; None: the node's default
 COMMAND: tuple[str, ...] | None = None
-#: time after the end of a lease until the trial of a lost worker of another host counts as vacant
-_MARGIN_SECONDS = 5.0
 #: deaths of an actor on a living node, without an ended trial in between, after which the worker is given up
 _MAX_CRASHES = 3
 _TICK_SECONDS = 0.25
@@ -260,19 +258,15 @@ class _RemoteWorkers:
         worker.code = code
 
 
-def vacant_seconds() -> float:
-    """Return the time after which any worker may claim the trial of a lost worker of another host."""
-    return leases.timing().lease_seconds + _MARGIN_SECONDS
-
-
 class LostTrials:
     """The trials of workers that died, until other workers claim them.
 
     Without this record, all remaining workers could end while the leases of these trials last, and nobody would resume them.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, timing: leases.LeaseTiming | None = None) -> None:
         self._clock = clock
+        self._vacant_seconds = (timing or leases.timing()).vacant_seconds
         self._vacant_at: dict[int, float] = {}
 
     def __len__(self) -> int:
@@ -280,7 +274,7 @@ class LostTrials:
 
     def add(self, trial: int) -> None:
         """Add the trial of a lost worker."""
-        self._vacant_at[trial] = self._clock() + vacant_seconds()
+        self._vacant_at[trial] = self._clock() + self._vacant_seconds
 
     def remove(self, trial: int) -> None:
         """Remove a trial that another worker trains."""

@@ -33,6 +33,8 @@ class EventKind(StrEnum):
     DELIVERED = "delivered"
     #: the trainer was replaced
     REPLACED = "replaced"
+    #: a warning about the images, which every worker of the study finds
+    WARNING = "warning"
     #: a warning: something is wrong, and the worker continues
     TROUBLE = "trouble"
     #: the worker has nothing more to do
@@ -107,8 +109,10 @@ class EventEmitter:
         self._tell(Event(what=what, study=self._study, worker=self._worker, trial=trial, **fields))
 
     def ready(self, prepared: messages.Prepared, departures: Sequence[str]) -> None:
-        """Emit that the trainer is ready, and a warning for each difference from an exported study file and each caution."""
+        """Emit that the trainer is ready, and warnings: of its images, and of differences from an exported study."""
         self.emit(EventKind.READY, seconds=prepared.seconds, message=prepared.device)
+        for warning in prepared.warnings:
+            self.emit(EventKind.WARNING, message=warning)
         for departure in departures:
             self.warn(departure)
 
@@ -117,6 +121,20 @@ class EventEmitter:
         if message != self._last_warning:
             self._last_warning = message
             self.emit(EventKind.TROUBLE, trial, message=message)
+
+
+def once(tell: Tell) -> Tell:
+    """Return a function that passes events on, and equal warnings about the images only once, whichever worker finds them."""
+    told: set[str] = set()
+
+    def tell_new(event: Event) -> None:
+        if event.what is EventKind.WARNING:
+            if event.message in told:
+                return
+            told.add(event.message)
+        tell(event)
+
+    return tell_new
 
 
 def log_line(event: Event, *, is_best: bool) -> str | None:

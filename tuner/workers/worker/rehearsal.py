@@ -53,6 +53,8 @@ class Script:
     epoch_log: str = ""
     memory_bytes: int = 0
     refusal: str = ""
+    #: what trainers say of the images
+    warnings: tuple[str, ...] = ()
     #: number of started trainers
     num_started: int = 0
     #: trials in the order in which they were started
@@ -143,6 +145,7 @@ class Rehearsal:
         yield messages.Prepared(
             device="rehearsal", classes=("a", "b"), num_train=num_train, num_validation=10, num_test=10,
             epochs=self._script.fine_tune_epochs, fingerprint="0" * 64, splits="0" * 64, versions={"tuner": "0"}, seconds=0.0,
+            warnings=self._script.warnings,
         )  # fmt: skip
 
     def _train(self, train: messages.Train) -> Iterator[messages.Message | None]:

@@ -135,8 +135,7 @@ class Worker:
             if prepared is not None:
                 self._retry(lambda: data_check.admit(self._study, prepared), lambda: "the first trial waits")
                 self._roster_entry.set_prepared(prepared)
-                spec = self._study.spec
-                self._events.ready(prepared, [*data_check.departures(spec, prepared), *data_check.cautions(spec, prepared)])
+                self._events.ready(prepared, data_check.departures(self._study.spec, prepared))
         return self._trainer.is_warm
 
     def _claim(self) -> Claim | None:

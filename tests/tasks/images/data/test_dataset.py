@@ -163,7 +163,8 @@ def noted(*names: str) -> list[str]:
 @pytest.mark.parametrize(
     ("one", "other"),
     [("Cat", "cat"), ("cat", "cat "), ("TRUE", "True"), ("007", "7"), ("1", "1.0"), ("class 2", "class 02"), ("big_dog", "Big Dog"),
-     ("red-fox", "red fox"), ("Ａ1", "a1"), ("+1", "1"), ("-1", "-1.0")],
+     ("red-fox", "red fox"), ("Ａ1", "a1"), ("+1", "1"), ("-1", "-1.0"),
+     ("no_tumor", "notumor"), ("cat_", "cat"), ("a ", "a"), ("\ufb01sh", "fish"), ("STRASSE", "Stra\xdfe")],
 )  # fmt: skip
 def test_names_that_may_be_one_class_are_named(one: str, other: str) -> None:
     said = f"the class names '{one}' and '{other}' differ only in case, spaces, hyphens or zeros; if they are one class, give it one name"
@@ -171,9 +172,11 @@ def test_names_that_may_be_one_class_are_named(one: str, other: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("a", "A"), ("1", "10"), ("1.5", "15"), ("cat", "cats"), ("class 1", "class 10"), ("v1.0", "v1.00"), ("-1", "1")]
-)
-def test_names_that_are_different_classes_are_not_named(names: tuple[str, str]) -> None:
+    "names",
+    [("A", "a", "B", "b"), ("1", "10"), ("1.5", "15"), ("cat", "cats"), ("class 1", "class 10"), ("v1.0", "v1.00"), ("-1", "1"),
+     ("1 0", "10"), ("1-1", "11"), ("A2", "A10"), ("Bird [adult]", "Bird [chick]"), ("n", "\xf1", "+", "")],
+)  # fmt: skip
+def test_names_that_are_different_classes_are_not_named(names: tuple[str, ...]) -> None:
     assert not noted(*names)
 
 

@@ -208,7 +208,7 @@ def test_an_archive_is_refused_with_the_command_that_unpacks_it(tmp_path: Path, 
         manifests.list_manifest(study.ManifestData(source="manifest", path=archive))
     assert str(caught.value) == f"{archive} is an archive; unpack it with: {said}, and set data.path to the table"
     with pytest.raises(errors.DataError) as caught:
-        in_memory.read_npz(archive)
+        in_memory.read_npz(study.NpzData(source="npz", path=archive))
     assert str(caught.value) == f"{archive} is an archive; unpack it with: {said}, and set data.path to the .npz file in it"
 
 
@@ -222,7 +222,7 @@ def test_several_archives_are_counted(tmp_path: Path) -> None:
 def test_arrays_in_a_file_named_like_an_archive_are_read(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.array([0, 1, 0, 1]))
     (tmp_path / "a.npz").rename(tmp_path / "a.zip")
-    assert len(in_memory.read_npz(tmp_path / "a.zip")) == 4
+    assert len(in_memory.read_npz(study.NpzData(source="npz", path=tmp_path / "a.zip"))) == 4
 
 
 def refusal(path: Path, **more: Any) -> str:
@@ -326,7 +326,7 @@ def test_the_texts_of_several_parentheses_are_one_name(tmp_path: Path) -> None:
 def test_an_image_without_a_class_is_refused_by_name(tmp_path: Path, pattern: str) -> None:
     put(tmp_path, "cat_0.png", "dog_0.png", "_7.png")
     said = f"{tmp_path}: data.class_pattern {pattern} does not match 1 path of 3, first _7.png; expected a match in the path of every image"
-    assert refusal(tmp_path, class_pattern=pattern) == f"{said}; move images without a class away, or correct the pattern"
+    assert refusal(tmp_path, class_pattern=pattern) == f"{said}; leave out images without a class with data.ignore, or correct the pattern"
 
 
 @pytest.mark.parametrize(
@@ -481,3 +481,88 @@ def test_a_few_other_files_do_not_hide_classes_in_file_names(tmp_path: Path) -> 
     assert "If the names of the files contain the classes (cats 20, dogs 20), set data.class_pattern" in said
     pattern = said.split(" to '")[1].split("'.")[0]
     assert "does not match 1 path of 41, first cover.png" in refusal(tmp_path, class_pattern=pattern)
+
+
+def test_a_folder_whose_labels_are_in_a_table_names_the_table(tmp_path: Path) -> None:
+    for number in range(4):
+        path = tmp_path / "images" / "train" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(number)).save(path)
+    (tmp_path / "labels.csv").write_text("filename,class\n0.png,a\n")
+    with pytest.raises(errors.DataError, match="has only one class, images; .* set data.path to it. .*labels.csv: if it has"):
+        listings.list_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "is_noted"),
+    [(("images_1", "annotations_1"), True), (("images", "photos"), True), (("images", "cats"), False), (("label", "box"), False)],
+)
+def test_parts_of_a_data_set_that_are_taken_for_classes_are_noted(tmp_path: Path, names: tuple[str, str], is_noted: bool) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+        Image.fromarray(noise(len(name))).save(tmp_path / name / "0.png")
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    said = listings.list_folder(tmp_path).remarks
+    assert ["usual names of parts of a data set" in line for line in said] == [True, False] if is_noted else [False]
+    assert "\n".join(said).count("data.source: manifest") == 1
+
+
+@pytest.mark.parametrize(
+    ("places", "ignore", "classes", "num_images", "names"),
+    [
+        (["a/0.png", "b/0.png", "unsorted/0.png", "unsorted/1.png"], ("unsorted",), ("a", "b"), 2, "unsorted"),
+        (["a/0.png", "b/0.png", "old_a/0.png", "old_b/0.png"], ("old_*",), ("a", "b"), 2, "old_a, old_b"),
+        (["a/0.png", "a/rejected/1.png", "b/0.png", "b/rejected/1.png"], ("rejected",), ("a", "b"), 2, "a/rejected, b/rejected"),
+        (["a/0.png", "a/rejected/1.png", "b/0.png", "b/rejected/1.png"], ("a/rejected/",), ("a", "b"), 3, "a/rejected"),
+        (["a/0.png", "a/0_mask.png", "b/0.png", "b/0_mask.png"], ("*_mask.png",), ("a", "b"), 2, "a/0_mask.png, b/0_mask.png"),
+        # a refusal of the layout is cured
+        (["daisy/0.png", "rose/0.png", "flowers/daisy/0.png", "flowers/rose/0.png"], ("flowers",), ("daisy", "rose"), 2, "flowers"),
+        (["train/a/0.png", "train/b/0.png", "test/a/1.png", "test/c/1.png"], ("test/c",), ("a", "b"), 3, "test/c"),
+        (["a/0.png", "b/0.png", "L\xf6we/0.png"], ("Lo\u0308we",), ("a", "b"), 2, "L\xf6we"),
+    ],
+)
+def test_folders_and_files_are_left_out_by_name_pattern_or_path(
+    tmp_path: Path, places: list[str], ignore: tuple[str, ...], classes: tuple[str, ...], num_images: int, names: str
+) -> None:
+    put(tmp_path, *places)
+    found = listings.list_folder(tmp_path, ignore=ignore)
+    assert (found.classes, len(found.paths)) == (classes, num_images)
+    assert f"left out by data.ignore: {names}" in found.remarks
+
+
+def test_a_pattern_that_matches_nothing_is_refused(tmp_path: Path) -> None:
+    put(tmp_path, "a/0.png", "b/0.png")
+    with pytest.raises(errors.DataError, match="data.ignore has unsortd, which matches no folder and no file of .*; correct it"):
+        listings.list_folder(tmp_path, ignore=("unsortd",))
+    assert len(folders.image_files(str(tmp_path))[0]) == 2
+
+
+def test_classes_in_file_names_are_read_without_what_is_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "cat_0.png", "dog_0.png", "cat_1.png", "dog_1.png", "cover.png", "old/cat_2.png", "unknown_3.png")
+    found = listings.list_folder(tmp_path, class_pattern=r"([a-z]+)_\d", ignore=("cover.*", "old", "unknown_*"))
+    assert (found.classes, len(found.paths)) == (("cat", "dog"), 4)
+    assert found.remarks == ("left out by data.ignore: cover.png, old, unknown_3.png",)
+
+
+def test_a_proposed_pattern_is_about_the_files_that_are_read(tmp_path: Path) -> None:
+    put(tmp_path, *(f"{name}_{number}.png" for name in ("cat", "dog", "cow") for number in range(2)))
+    said = refusal(tmp_path, ignore=("cow_*",))
+    assert "contain the classes (cat 2, dog 2), set data.class_pattern" in said
+    assert said.endswith("; left out by data.ignore: cow_0.png, cow_1.png")
+
+
+def test_a_link_that_is_left_out_gives_no_image_two_classes(tmp_path: Path) -> None:
+    put(tmp_path, "cats/a.png", "dogs/a.png")
+    (tmp_path / "dogs" / "cats").symlink_to("../cats", target_is_directory=True)
+    (tmp_path / "birds").symlink_to("/mnt/none/birds")
+    assert len(listings.list_folder(tmp_path, ignore=("dogs/cats", "birds")).paths) == 2
+
+
+@pytest.mark.parametrize("places", [("0.png", "1.png"), ("images/0.png", "images/1.png"), ("images/0.png", "labels/0.png")])
+def test_a_refusal_names_a_table_once(tmp_path: Path, places: tuple[str, ...]) -> None:
+    put(tmp_path, *places)
+    assert refusal(tmp_path).count("data.source: manifest") == 1
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    said = refusal(tmp_path)
+    assert said.count("data.source: manifest") == 1
+    assert f"{tmp_path} has the table labels.csv: if it has the labels, use data.source: manifest" in said

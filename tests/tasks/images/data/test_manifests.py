@@ -3,6 +3,7 @@
 import io
 import json
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from tuner.spec import study
 from tuner.tasks.images.data import dataset, manifests, sources, splits
 
 
-def manifest(path: Path, **more: str | Path) -> study.ManifestData:
+def manifest(path: Path, **more: str | Path | Sequence[str]) -> study.ManifestData:
     return study.ManifestData.model_validate({"source": "manifest", "path": path, **more})
 
 
@@ -692,3 +693,62 @@ def test_columns_between_spaces_are_refused_with_what_to_do(root: Path) -> None:
 def test_names_with_other_endings_are_refused_with_what_to_do(root: Path) -> None:
     (root / "t.csv").write_text(rows(*"ababab").replace(".png", ".jpg"))
     assert refused(manifest(root / "t.csv")).endswith(f"There is 0.png below {root}: correct the endings in the table")
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (b"PK\x03\x04", "is an Excel sheet or a zip archive, whatever its name says; expected text. Save the sheet as CSV in UTF-8"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "is an Excel sheet, whatever its name says; expected text. Save the sheet as CSV in UTF-8"),
+        (b"\x1f\x8b\x08", "is compressed by gzip, whatever its name says; expected text. Unpack it with gunzip"),
+        (b"PAR1\x15", "is a Parquet table, whatever its name says; expected text. Rename it to end in .parquet"),
+    ],
+)
+def test_a_file_that_is_no_text_is_named(root: Path, start: bytes, said: str) -> None:
+    (root / "t.csv").write_bytes(start + b"\0" * 100)
+    assert said in refused(manifest(root / "t.csv"))
+
+
+def test_names_from_web_addresses_are_found(root: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        (root / f"{number}.png").rename(root / f"my {number}.png")
+    (root / "t.csv").write_text(rows(*"ababab").replace("\n", "\nmy%20"))
+    assert len(sources.open(manifest(root / "t.csv"), cache=tmp_path / "cache")) == 6
+
+
+def test_rows_are_left_out_by_class_or_path(root: Path, tmp_path: Path) -> None:
+    (root / "t.csv").write_text(rows("a", "b", "unsure", "a", "b", "a") + "\nmore/old/9.png,b\n")
+    found = manifests.list_manifest(manifest(root / "t.csv", ignore=["unsure", "old", "5.*"]))
+    assert (found.classes, [Path(str(path)).name for path in found.paths]) == (("a", "b"), ["0.png", "1.png", "3.png", "4.png"])
+    assert "left out by data.ignore: 5.png, old, unsure (3 rows)" in found.remarks
+    with pytest.raises(errors.DataError, match="data.ignore has x, which matches no class and no path of"):
+        manifests.list_manifest(manifest(root / "t.csv", ignore=["x"]))
+    with pytest.raises(errors.DataError, match="data.ignore leaves out all 7 rows; remove a pattern"):
+        manifests.list_manifest(manifest(root / "t.csv", ignore=["*"]))
+
+
+@pytest.mark.parametrize("given", ["unsure", [3], [""], ["/"], {"a": 1}])
+def test_patterns_that_are_no_list_of_texts_are_refused(root: Path, given: Any) -> None:
+    with pytest.raises(ValidationError, match="expected a list of names or shell patterns"):
+        manifest(root / "t.csv", ignore=given)
+
+
+def test_rows_without_a_label_or_group_can_be_left_out(root: Path) -> None:
+    (root / "t.csv").write_text("path,label,who\n0.png,a,p\n1.png,nan,q\nold/2.png,,\n3.png,b,r\n4.png,a,s\n5.png,b,nan\n")
+    data = opened(manifest(root / "t.csv", ignore=("nan", "old", "5.png"), group_column="who"))
+    assert (data.classes, [Path(data.name(row)).name for row in range(len(data))]) == (("a", "b"), ["0.png", "3.png", "4.png"])
+    assert data.groups is not None
+    assert data.groups.tolist() == [0, 1, 2]
+
+
+def test_rows_are_left_out_by_the_path_that_a_cell_means(root: Path) -> None:
+    (root / "t.csv").write_text(rows(*"ababab").replace("0.png", "my%20cat.png"))
+    data = opened(manifest(root / "t.csv", ignore=("my cat.png",)))
+    assert dataset.note_ignored(data) == ["left out by data.ignore: my cat.png (1 row)"]
+
+
+def test_images_inside_a_table_keep_the_numbers_of_their_rows(root: Path) -> None:
+    images = [(root / f"{number}.png").read_bytes() for number in range(6)]
+    table = put_parquet(root / "t.parquet", {"image": images, "label": list("xababa")})
+    data = opened(manifest(table, image_column="image", ignore=("x",)))
+    assert [data.name(row) for row in (0, 4)] == [f"{table}, row 2", f"{table}, row 6"]

@@ -10,7 +10,7 @@ import pytest
 
 from tuner import errors
 from tuner.spec import study
-from tuner.tasks.images.data import dataset, sources
+from tuner.tasks.images.data import dataset, sources, splits
 
 X = np.random.default_rng(0).integers(0, 256, (6, 5, 4), np.uint8)
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -89,7 +89,7 @@ def test_labels_are_numbers_or_words(tmp_path: Path, labels: Any, names: Any, cl
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": X, "labels": Y}, "has no x_train; the file has images, labels; expected x and y, or x_train and y_train"),
+        ({"scans": X, "ids": Y}, "has no x_train; the file has scans, ids; expected x and y, or x_train and y_train"),
         ({"x": X}, "has no y; the file has x"),
         ({"x_train": X, "y_train": Y, "x_test": X}, "has no y_test; the file has x_train, y_train, x_test"),
         ({"x_test": X, "y_test": Y}, "has no x_train; the file has x_test, y_test"),
@@ -98,10 +98,11 @@ def test_labels_are_numbers_or_words(tmp_path: Path, labels: Any, names: Any, cl
         ({"x": X / 255, "y": Y}, "x has pixels of type float64; expected uint8"),
         ({"x": X, "y": np.eye(3, dtype=int)[Y]}, "has labels of shape (6, 3); expected one number for each image"),
         ({"x": X, "y": Y / 2}, "has labels of type float64; expected integers or strings; these seem to be measurements, not classes"),
-        ({"x": X, "y": Y.astype("float32")}, "has labels of type float32; expected integers or strings; save y.astype(int)"),
         ({"x": X, "y": np.where(Y == 1, np.nan, Y)}, "expected integers or strings; 2 labels are missing or infinite: remove these images"),
-        ({"x": X, "y": Y > 0}, "has labels of type bool; expected integers or strings; save y.astype(int)"),
-        ({"x": X, "y": np.array([b"a", b"b", b"c"])[Y]}, "has labels of type |S1; expected integers or strings; save y.astype(str)"),
+        (
+            {"x": X, "y": np.array([b"a", b"\xe4"])[Y % 2]},
+            "expected integers or strings; save np.char.decode(y, ENCODING)",
+        ),
         ({"x": X.reshape(6, -1), "y": Y}, "if each row is an image, save x.reshape(len(x), height, width, channels)"),
         ({"x": np.stack([X] * 4, axis=-1), "y": Y}, "if the last channel is the opacity, save x[..., :3]"),
         ({"x": X, "y": Y, "classes": ["a", "b"]}, "has labels from 0 to 2 for 2 class names"),
@@ -170,3 +171,65 @@ def test_words_have_the_natural_order_and_are_compared_in_nfc(tmp_path: Path) ->
     assert (read(tmp_path / "b.npz").classes, read(tmp_path / "b.npz").labels.tolist()) == (("a", nfc), [1, 1, 0, 0, 0, 0])
     earlier = study.NpzData(source="npz", path=tmp_path / "a.npz", class_order="earlier")
     assert sources.open(earlier, cache=tmp_path).classes == (nfd, nfc, "Löwe 9", "a")
+
+
+def test_images_of_a_group_stay_in_one_split(tmp_path: Path) -> None:
+    images = np.random.default_rng(1).integers(0, 256, (60, 5, 4), np.uint8)
+    patients = np.repeat([f"p{number}" for number in range(20)], 3)
+    np.savez(tmp_path / "a.npz", x=images, y=np.repeat(np.arange(20) % 2, 3), patients=patients)
+    data = study.NpzData(source="npz", path=tmp_path / "a.npz", group_column="patients")
+    found = sources.open(data, cache=tmp_path)
+    assert found.groups is not None
+    assert np.bincount(found.groups).tolist() == [3] * 20
+    parts = splits.split(found, data, 0)
+    held = [set(patients[rows]) for rows in (parts.train, parts.validation, parts.test)]
+    assert all(held)
+    assert sum(map(len, held)) == 20
+
+
+def test_groups_of_official_splits_have_an_array_for_each(tmp_path: Path) -> None:
+    arrays = {"x_train": X[:4], "y_train": Y[:4], "x_test": X[4:], "y_test": Y[4:], "patient_train": [7, 7, 8, 9], "patient_test": [8, 10]}
+    np.savez(tmp_path / "a.npz", **arrays)  # type: ignore[arg-type]
+    found = sources.open(study.NpzData(source="npz", path=tmp_path / "a.npz", group_column="patient"), cache=tmp_path)
+    assert found.groups is not None
+    assert found.groups[0] == found.groups[1] != found.groups[2] == found.groups[4]
+
+
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ({}, "has no array patient; the file has x, y. Save one value for each image of x under this name, or change data.group_column"),
+        ({"patient": [1, 2]}, "patient has 2 values and x has 6 images; expected one for each image"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(tmp_path: Path, groups: dict[str, Any], said: str) -> None:
+    np.savez(tmp_path / "a.npz", x=X, y=Y, **groups)
+    with pytest.raises(errors.DataError) as raised:
+        sources.open(study.NpzData(source="npz", path=tmp_path / "a.npz", group_column="patient"), cache=tmp_path)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "classes"),
+    [
+        (np.array([b"b", b"a"])[Y % 2], {}, ("a", "b")),
+        (Y % 2 == 0, {}, ("False", "True")),
+        (Y % 2 == 0, {"classes": ["no", "yes"]}, ("no", "yes")),
+        ((Y + 1).astype(float), {}, ("1", "2", "3")),
+    ],
+)
+def test_labels_of_other_types_are_understood(tmp_path: Path, labels: Any, more: dict[str, Any], classes: tuple[str, ...]) -> None:
+    np.savez(tmp_path / "a.npz", x=X, y=labels, **more)
+    assert read(tmp_path / "a.npz").classes == classes
+
+
+@pytest.mark.parametrize("names", [("images", "labels"), ("data", "target"), ("X", "Y")])
+def test_arrays_without_splits_may_have_usual_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    np.savez(tmp_path / "a.npz", **dict(zip(names, (X, Y), strict=True)), file_names=np.array(["p"]))  # type: ignore[arg-type]
+    assert read(tmp_path / "a.npz").labels.tolist() == Y.tolist()
+
+
+def test_arrays_of_unclear_names_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", images=X, pixels=X, labels=Y)
+    with pytest.raises(errors.DataError, match="has no x_train; the file has images, pixels, labels"):
+        read(tmp_path / "a.npz")

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from ruamel.yaml import YAML
 
 from tuner import errors
+from tuner.spec import data as spec_data
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.data import dataset, image_file, in_memory, listings, sources, survey
 
@@ -57,6 +59,18 @@ def test_12_bits_in_16_are_warned_about_with_the_range_and_the_key(x_rays: Path,
     assert said in survey.summarize(survey.survey(x_rays))
     # from the index, too
     assert dataset.note_values(opened(x_rays, tmp_path / "cache")) == [said]
+
+
+def test_init_writes_the_range_of_12_bits_and_check_of_its_file_warns_no_more(x_rays: Path, tmp_path: Path) -> None:
+    seen = survey.survey(x_rays)
+    assert "the study file maps these values: value_range: [0, 4095]" in survey.summarize(seen)
+    text = survey.study_file("x-rays", seen)
+    assert "  # values of the images that become black and white" in text
+    written = YAML(typ="safe").load(text)
+    assert written["data"]["value_range"] == [0, 4095]
+    assert dataset.note_values(sources.open(StudySpec.model_validate(written).data, cache=tmp_path / "cache")) == []
+    folder_of(x_rays, {"well/8 bits": np.full((4, 4), 200, np.uint8)})  # a range of 12 bits would make it black
+    assert "value_range" not in survey.study_file("x-rays", survey.survey(x_rays))
 
 
 def test_16_bits_become_8_as_ever_and_large_images_like_small_ones() -> None:
@@ -182,4 +196,4 @@ def test_a_listing_without_a_cache_measures_too(x_rays: Path) -> None:
 def test_auto_is_refused_for_arrays_without_a_number(pixels: NDArray[Any], tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", x=pixels, y=np.arange(len(pixels)) % 2)
     with pytest.raises(errors.DataError, match="has no pixels with a number, so data.value_range: auto is unknown"):
-        in_memory.read_npz(tmp_path / "images.npz", value_range="auto")
+        in_memory.read_npz(spec_data.NpzData(source="npz", path=tmp_path / "images.npz", value_range="auto"))

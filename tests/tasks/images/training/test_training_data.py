@@ -99,6 +99,21 @@ def test_the_test_images_of_a_keras_data_set_are_the_test_split(
     assert data.official.tolist() == [dataset.NONE] * 30 + [dataset.TEST] * 10
 
 
+def test_images_that_only_a_trainer_can_read_are_warned_of_like_all_others(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    import keras
+
+    noise = np.random.default_rng(5)
+    images = noise.integers(0, 256, (40, 28, 28)).astype(np.uint8)
+    bursts = np.clip(images.astype(np.int16) + 2, 0, 255).astype(np.uint8)
+    labels = np.arange(40) % 10
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", lambda: ((images, labels), (bursts, labels)))
+    found = training_data.load(study(data={"source": "keras", "name": "mnist", "validation": 10}), cache=cache)
+    assert found.warnings[0].startswith("validation has only 10 images: accuracy moves in steps of 10 points")
+    assert found.warnings[1].startswith("almost the same in two splits: ")
+    assert "use data.source: manifest with data.group_column" in found.warnings[1]
+    assert training_data.load(study(), cache=cache).warnings == ()  # `commands.check.admit` tells of them
+
+
 def test_tensorflow_datasets_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(errors.MissingPackage, match=r"pip install 'tuner\[tfds\]'"):

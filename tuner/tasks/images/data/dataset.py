@@ -216,9 +216,8 @@ def notes(dataset: Dataset) -> list[str]:
 
 def note_names(dataset: Dataset) -> list[str]:
     """Return notes on class names that may stand for one class, for several classes or for a missing label, as lines."""
-    names = [name for name in dataset.classes if len(name) > 1 or not name.isalpha()]  # `a` and `A` are letters
     alike: dict[str, list[str]] = {}
-    for name in names:
+    for name in dataset.classes:
         alike.setdefault(_plain(name), []).append(name)
     lines = [
         f"the class names {' and '.join(map(wording.show, group[:3]))} differ only in case, spaces, hyphens or zeros; if they are one "
@@ -230,10 +229,10 @@ def note_names(dataset: Dataset) -> list[str]:
     lines += [
         f"the class {wording.show(name)} has {count(counts[name], 'image')}, but programs write it for a missing value; if these images "
         "have no label, remove them"
-        for name in names
+        for name in dataset.classes
         if is_placeholder(name)
     ]
-    joined = [name for name in names if _joins(name, counts)]
+    joined = [name for name in dataset.classes if _joins(name, counts)]
     if joined:
         how_many = count(len(joined), "class joins", "classes join")
         lines.append(
@@ -249,17 +248,22 @@ def is_placeholder(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Return a name without differences of case, spaces, signs between words, and zeros of numbers."""
-    text = unicodedata.normalize("NFKC", name).casefold().strip()
+    """Return a name without differences of case, spaces, signs between words, and zeros of numbers.
+
+    Single letters are classes of handwriting, so their case counts.
+    """
+    given = unicodedata.normalize("NFKC", name).strip()
+    text = given if len(given) == 1 else given.casefold()
     if re.fullmatch(r"[-+]?[0-9]{1,15}([.][0-9]{1,15})?", text):
         return wording.number(float(text))
-    words = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", text)
+    words = re.sub(r"(?<=[^\W\d_])[\s_-]+(?=[^\W\d_])", "", text)  # `bigdog` and `big dog`, but not `1 0` and `10`
+    words = re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", words).strip("_")
     return re.sub(r"(?<![0-9.])0+(?=[0-9])", "", words)
 
 
 def _joins(name: str, known: Mapping[str, int]) -> bool:
     parts = [part.strip() for part in re.split(r"[|;,&+/]", name)]
-    return len(parts) > 1 and all(part in known for part in parts)
+    return len(parts) > 1 and all(part and part in known for part in parts)
 
 
 def note_foreign(dataset: Dataset) -> list[str]:
@@ -281,17 +285,31 @@ def note_values(dataset: Dataset) -> list[str]:
         num_cut = int(((levels[:, 0] < low) | (levels[:, 1] > high)).sum())
         seen = show_range((levels[:, 0].min(), levels[:, 1].max()))
         return [f"clipped to data.value_range {show_range((low, high))}: {count(num_cut, 'image')}; all values: {seen}"] if num_cut else []
-    lines = []
-    for bits, whole, enough in ((8, 255, 64), (16, 65535, 32768)):
+    return [
+        f"almost black: {count(number, 'image')} of {bits} bits with values from {low:,.0f} to {high:,.0f} of {2**bits - 1:,}. "
+        f"Set data.value_range: {show_range(_range_of(high, bits))}, or auto"
+        for bits, number, low, high in _almost_black(levels)
+    ]
+
+
+def suggest_range(dataset: Dataset) -> ValueRange | None:
+    """Return the range that `note_values` names, if all images have one number of bits; None if they need no range."""
+    found = [] if dataset.levels is None else _almost_black(dataset.levels)
+    return _range_of(found[0][3], found[0][0]) if found and found[0][1] == len(dataset) else None
+
+
+def _almost_black(levels: NDArray[np.float64]) -> list[tuple[int, int, float, float]]:
+    """Return bits, number of images, lowest and highest value where images of these bits use only a small part of their range."""
+    found = []
+    for bits, enough in ((8, 64), (16, 32768)):
         chosen = levels[levels[:, 2] == bits]
         if len(chosen) and chosen[:, 1].max() < enough:
-            low, high = float(chosen[:, 0].min()), float(chosen[:, 1].max())
-            limit = next((2**power - 1 for power in (1, 2, 4, 8, 10, 12, 14) if high < 2**power), whole)
-            lines.append(
-                f"almost black: {count(len(chosen), 'image')} of {bits} bits with values from {low:,.0f} to {high:,.0f} of {whole:,}. "
-                f"Set data.value_range: {show_range((0, limit))}, or auto"
-            )
-    return lines
+            found.append((bits, len(chosen), float(chosen[:, 0].min()), float(chosen[:, 1].max())))
+    return found
+
+
+def _range_of(high: float, bits: int) -> ValueRange:
+    return 0.0, float(next((2**power - 1 for power in (1, 2, 4, 8, 10, 12, 14) if high < 2**power), 2**bits - 1))
 
 
 def note_ignored(dataset: Dataset) -> list[str]:

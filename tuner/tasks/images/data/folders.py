@@ -4,12 +4,15 @@ A folder contains a sub-folder for each class, or a sub-folder for each split wi
 Where more than one reading is possible, the folder is refused.
 """
 
+import fnmatch
 import os
 import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuner import errors, wording
@@ -47,11 +50,18 @@ _UNPACK = {
     (".zst",): "unzstd {archive}",
 }  # fmt: skip
 _ARCHIVES = tuple(ending for endings in _UNPACK for ending in endings)
+#: file name endings of tables
+TABLES = (".csv", ".tsv", ".parquet", ".pq")
 #: names of folders that hold images of all classes, and of folders beside them that describe these images
 _ALL_IMAGES = frozenset({"images", "image", "imgs", "img", "jpegimages", "jpegs", "photos", "pictures", "pics", "data"})
 _DESCRIPTIONS = frozenset(
     {"annotations", "annotation", "labels", "label", "masks", "mask", "trimaps", "bboxes", "boxes", "imagesets", "lists", "segmentation",
      "segmentations", "segmentationclass", "segmentationobject", "groundtruth", "ground_truth", "gt", "metadata", "xmls"}
+)  # fmt: skip
+#: words in the names of folders that are parts of a data set
+_PARTS = (
+    _FILLERS | _ALL_IMAGES | _DESCRIPTIONS
+    | {"attributes", "bbox", "csv", "docs", "edges", "ground", "json", "landmarks", "meta", "segmentation", "trimap", "truth", "txt", "xml"}
 )  # fmt: skip
 #: where a file name contains its class: `cats.0.jpg`, `dog_12.png`, `0001_cat.jpg`, `cat_front.jpg`
 _CLASS_PATTERNS = (
@@ -69,6 +79,60 @@ _LEAST_OF_CLASS = 2
 _DEEPEST = 8
 #: names in a message
 _NAMED = 5
+
+
+@dataclass(kw_only=True)
+class LeftOut:
+    """The folders and files below a folder that a study ignores, found while the folder is read."""
+
+    #: the folder, or the table
+    origin: str
+    patterns: tuple[str, ...]
+    #: what was left out, by the pattern that matched first
+    found: dict[str, set[str]] = field(default_factory=dict)
+
+    def matches(self, *names: str) -> bool:
+        """Return whether a pattern matches one of the names; note the first one."""
+        plain = [dataset.nfc(name) for name in names]
+        for pattern in self.patterns:
+            wanted = dataset.nfc(pattern).strip("/")
+            if any(fnmatch.fnmatchcase(name, wanted) for name in plain):
+                self.found.setdefault(pattern, set()).add(names[0])
+                return True
+        return False
+
+    def note(self, what: str) -> tuple[str, ...]:
+        """Return a note on what was left out.
+
+        Raises:
+            DataError: a pattern matches nothing.
+        """
+        unused = [pattern for pattern in self.patterns if pattern not in self.found]
+        if unused:
+            raise errors.DataError(
+                f"data.ignore has {shown(unused[0])}, which matches no {what} of {shown(self.origin)}; correct it, or remove it"
+            )
+        return self.named()
+
+    def named(self) -> tuple[str, ...]:
+        """Return the names of what was left out so far, as a note; none if nothing was."""
+        names = sorted(set().union(*self.found.values()))
+        return (f"left out by data.ignore: {_list(names)}",) if names else ()
+
+
+#: what the reading of folders leaves out
+_LEFT_OUT: ContextVar[LeftOut | None] = ContextVar("_LEFT_OUT", default=None)
+
+
+@contextmanager
+def leaving_out(path: Path, patterns: tuple[str, ...]) -> Iterator[LeftOut]:
+    """Read folders as if what matches a pattern were not there, inside a `with` block."""
+    left_out = LeftOut(origin=str(path), patterns=patterns)
+    token = _LEFT_OUT.set(left_out if patterns else None)
+    try:
+        yield left_out
+    finally:
+        _LEFT_OUT.reset(token)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,11 +297,6 @@ def _paths(path: Path) -> list[str]:
     return [entry.path for entry in _sub_folders(str(path))]
 
 
-def file_names(path: Path) -> list[str]:
-    """Return the names of the files directly inside a folder, without hidden ones."""
-    return [entry.name for entry in _scan(path) if not _is_folder(entry)]
-
-
 def is_archive(path: Path) -> bool:
     """Return whether a file is named like an archive."""
     return path.name.lower().endswith(_ARCHIVES)
@@ -259,18 +318,41 @@ def class_patterns(paths: Iterable[str]) -> Iterator[tuple[str, list[tuple[str, 
             yield pattern, sorted(counts.items())
 
 
-def say_pattern(paths: Sequence[str]) -> str:
-    """Say how a study can read images whose classes are in the names of their files, as a sentence."""
+def say_labels(folder: str, paths: Sequence[str]) -> str:
+    """Say how a study can read images whose classes are in the names of their files, or in a table in a folder, as sentences."""
+    tables = say_tables(folder)
+    return f"{_say_pattern(paths)}. {tables[0] if tables else 'If a table names the classes, use data.source: manifest'}"
+
+
+def say_tables(folder: str) -> list[str]:
+    """Return a sentence on the tables directly inside a folder, which may have the labels; none if there are no tables."""
+    found = [entry.name for entry in _scan(folder) if Path(entry.name).suffix.lower() in TABLES]
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return [f"{shown(folder)} has the table {shown(found[0])}{more}: if it has the labels, use data.source: manifest"] if found else []
+
+
+def note_parts(folder: str, names: Iterable[str]) -> list[str]:
+    """Return a note if all classes are named like parts of a data set, such as `images_1` and `labels_1`, as lines."""
+    words = {name: set(re.findall("[a-z]+", name.lower())) for name in names}
+    if not all(some and some <= _PARTS for some in words.values()) or not any(some & _FILLERS for some in words.values()):
+        return []
+    table = "" if say_tables(folder) else ". If a table names the classes, use data.source: manifest"
+    return [
+        f"the classes are {_list(sorted(words))}, but these are usual names of parts of a data set. If the names of the files contain the "
+        f"classes, set data.class_pattern{table}"
+    ]
+
+
+def _say_pattern(paths: Sequence[str]) -> str:
     found = next(class_patterns(paths), None)
-    table = "If a table names the classes, use data.source: manifest"
     if found is None:
-        return f"If the name of each file contains its class, set data.class_pattern, such as {_CLASS_PATTERNS[0]}. {table}"
+        return f"If the name of each file contains its class, set data.class_pattern, such as {_CLASS_PATTERNS[0]}"
     pattern, classes = found
     named = ", ".join(f"{wording.visible(wording.shorten(name))} {count:,}" for name, count in classes[:_NAMED])
     more = f" and {len(classes) - _NAMED:,} more" if len(classes) > _NAMED else ""
     return (
         f"If the names of the files contain the classes ({named}{more}), set data.class_pattern, or --class-pattern of tuner init, to "
-        f"'{pattern}'. {table}"
+        f"'{pattern}'"
     )
 
 
@@ -393,7 +475,7 @@ def _check_splits(here: str, sides: Mapping[str, int], classes: Mapping[str, Seq
         images = image_files(f"{here}/{trained[0]}")[0]
         raise errors.DataError(
             f"{_like_splits(here, names)}, but {shown(trained[0])} has no class folders, only {_count_images(len(images))}; expected "
-            f"{shown(trained[0])}/CLASS/image. {say_pattern(images)}. If these are the classes, give them other names"
+            f"{shown(trained[0])}/CLASS/image. {say_labels(here, images)}. If these are the classes, give them other names"
         )
     known = {dataset.nfc(one.name) for name in trained for one in classes.get(name, ())}
     for name, folders in classes.items():
@@ -499,7 +581,7 @@ def _refuse_descriptions(here: str, inside: Mapping[str, Sequence[os.DirEntry[st
     cure = (
         f"If {shown(places[0])} contains the classes, set data.path to {shown(place)}"
         if len(inside[places[0]]) > 1
-        else f"To read the images of {shown(place)}, set data.path to it. {say_pattern(image_files(place)[0])}"
+        else f"To read the images of {shown(place)}, set data.path to it. {say_labels(here, image_files(place)[0])}"
     )
     raise errors.DataError(
         f"{shown(here)}: the sub-folders {_list(list(inside))} look like images and their annotations, as for object detection, and not "
@@ -581,9 +663,16 @@ def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _LITTER]
+            found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _LITTER]
     except OSError as error:
         raise _unreadable(folder, error) from error
+    left_out = _LEFT_OUT.get()
+    return found if left_out is None else [entry for entry in found if not left_out.matches(_below(entry, left_out), entry.name)]
+
+
+def _below(entry: os.DirEntry[str], left_out: LeftOut) -> str:
+    """Return the path of an entry below the folder that is read."""
+    return entry.path.removeprefix(left_out.origin).lstrip("/")
 
 
 def _unreadable(folder: str | Path, error: OSError) -> errors.DataError:

@@ -228,7 +228,7 @@ def _digests(array: dataset.Pixels) -> NDArray[np.bytes_]:
     return found
 
 
-def read_npz(path: Path, *, class_order: study.ClassOrder = "natural", value_range: dataset.WantedRange = None) -> dataset.Dataset:
+def read_npz(data: study.NpzData) -> dataset.Dataset:
     """Read an .npz file with the arrays `x` and `y`, or with official splits as `x_train`, `y_train` and so on, or `train_images`.
 
     Labels are integers or strings. The array `classes` is optional and names the classes.
@@ -236,10 +236,11 @@ def read_npz(path: Path, *, class_order: study.ClassOrder = "natural", value_ran
     Raises:
         DataError: the file cannot be read, or an array is missing or has the wrong shape or type.
     """
+    path = data.path
     given = _rename(_load_npz(path), path)
     parts = _parts_of(given, path)
     labels = [given[f"y{part}"] for part in parts]
-    images, known = in_range([given[f"x{part}"] for part in parts], value_range, origin=str(path))
+    images, known = in_range([given[f"x{part}"] for part in parts], data.value_range, origin=str(path))
     for part, x, y in zip(parts, images, labels, strict=True):
         check_images(x, origin=f"{path}: x{part}")
         if len(x) != len(y):
@@ -249,10 +250,32 @@ def read_npz(path: Path, *, class_order: study.ClassOrder = "natural", value_ran
     if len({x.shape[1:] for x in images}) > 1:
         shapes = ", ".join(f"x{part} {x.shape}" for part, x in zip(parts, images, strict=True))
         raise errors.DataError(f"{path} has images of different sizes: {shapes}; save them in one size")
-    numbers, classes = name_labels(_join_labels(labels, path), given.get("classes"), class_order, origin=str(path))
+    numbers, classes = name_labels(_join_labels(labels, path), given.get("classes"), data.class_order, origin=str(path))
     official = np.concatenate([np.full(len(x), _PARTS[part], np.int8) for part, x in zip(parts, images, strict=True)])
     found = from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=str(path))
-    return replace(found, value_range=known)
+    return replace(found, value_range=known, groups=_read_groups(data, given, parts, [len(x) for x in images]))
+
+
+def _read_groups(
+    data: study.NpzData, given: Mapping[str, NDArray[Any]], parts: Sequence[str], sizes: Sequence[int]
+) -> NDArray[np.int64] | None:
+    """Return the number of each image's group, from one array for each split; None if the study names no array."""
+    if data.group_column is None:
+        return None
+    found = []
+    for part, size in zip(parts, sizes, strict=True):
+        name = f"{data.group_column}{part}"
+        if name not in given:
+            raise errors.DataError(
+                f"{data.path} has no array {name}; the file has {', '.join(given)}. Save one value for each image of x{part} under this "
+                "name, or change data.group_column"
+            )
+        values = given[name].ravel()
+        if len(values) != size:
+            sizes_differ = f"{name} has {len(values)} values and x{part} has {size} images"
+            raise errors.DataError(f"{data.path}: {sizes_differ}; expected one for each image")
+        found.append(values.astype("U"))
+    return np.unique(np.concatenate(found), return_inverse=True)[1].astype(np.int64)
 
 
 def _cure_labels(labels: NDArray[Any]) -> str:
@@ -262,7 +285,7 @@ def _cure_labels(labels: NDArray[Any]) -> str:
         return f"; {number} are missing or infinite: remove these images, and save y.astype(int)"
     if labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
         return "; these seem to be measurements, not classes"
-    return {"f": "; save y.astype(int)", "b": "; save y.astype(int)", "S": "; save y.astype(str)"}.get(labels.dtype.kind, "")
+    return "; save np.char.decode(y, ENCODING), since they are not in UTF-8" if labels.dtype.kind == "S" else ""
 
 
 def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, origin: str) -> tuple[NDArray[np.int64], Sequence[str]]:
@@ -273,6 +296,7 @@ def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, or
     Raises:
         DataError: labels are neither, or a label is not among the names.
     """
+    labels = _plain_labels(labels) if names is None or labels.dtype.kind != "b" else labels.astype(np.int64)
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     form = str if order == "earlier" else dataset.nfc
     given = None if names is None else [form(str(name)) for name in np.asarray(names).ravel().tolist()]
@@ -291,6 +315,20 @@ def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, or
             f"{origin} has the label {wording.cut(unknown[0])}; expected one of the class names {', '.join(map(wording.cut, given[:10]))}"
         )
     return np.array([index[word] for word in words], np.int64), given
+
+
+def _plain_labels(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return labels that are bytes, booleans, or whole numbers as floats as strings and integers; all others as they are."""
+    if labels.dtype.kind == "S":
+        try:
+            return np.char.decode(labels, "utf-8")
+        except UnicodeDecodeError:
+            return labels
+    if labels.dtype.kind == "b":
+        return labels.astype("U")
+    if labels.dtype.kind == "f" and labels.size and np.isfinite(labels).all() and (labels == np.round(labels)).all():
+        return labels.astype(np.int64)
+    return labels
 
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
@@ -337,14 +375,26 @@ def _rename(given: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any
         if meant in found:
             raise errors.DataError(f"{path} has the arrays {found[meant]} and {name}, which both look like {meant}; save only one of them")
         found[meant] = name
+    if not found and not {"x", "y"} & given.keys() and not any(name.startswith(("x_", "y_")) for name in given):
+        found = _without_splits(given)
     return given | {meant: given[name] for meant, name in found.items()}
+
+
+def _without_splits(given: Mapping[str, Any]) -> dict[str, str]:
+    """Return which arrays `x` and `y` stand for, if one array is named like images and one like labels: `images`, `labels`."""
+    named = {letter: [name for name in given if _words(name) and _words(name) <= words] for letter, words in _LETTERS.items()}
+    return {letter: names[0] for letter, names in named.items()} if all(len(names) == 1 for names in named.values()) else {}
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z]+", name.lower()))
 
 
 def _meaning(name: str) -> str | None:
     """Return the name of `_PARTS` that the name of an array of a split stands for: `test_labels` is `y_test`."""
     if name in _CLASS_NAMES:
         return "classes"
-    words = set(re.findall(r"[a-z]+", name.lower()))
+    words = _words(name)
     role, rest = folders.role_of(name)
     part = next((part for part, official in _PARTS.items() if part and official == role), None)
     letters = [letter for letter, its_words in _LETTERS.items() if its_words & words]

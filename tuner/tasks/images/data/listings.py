@@ -20,8 +20,6 @@ from tuner.tasks.images.data import folders as folder_layouts
 #: maximum share of unreadable images; more are an error
 MAX_UNREADABLE = 0.01
 _LAYOUT = "expected one sub-folder for each class, with its images"
-#: file name endings of tables
-TABLES = (".csv", ".tsv", ".parquet", ".pq")
 #: name of a column that says which images belong together
 GROUP_NAME = re.compile(
     r"^(patient|subject|person|participant|case|individual|animal|lesion|specimen|slide|scene|site|session|video|clip|sequence|burst|track"
@@ -151,17 +149,32 @@ class _Row:
 
 
 def list_folder(
-    path: Path, *, class_order: study.ClassOrder = "natural", class_pattern: str | None = None, group_pattern: str | None = None
+    path: Path,
+    *,
+    class_order: study.ClassOrder = "natural",
+    class_pattern: str | None = None,
+    group_pattern: str | None = None,
+    ignore: tuple[str, ...] = (),
 ) -> Listing:
     """List the image files below a folder, without opening them.
 
-    `class_pattern` finds the class of each image in its path, `group_pattern` its group.
+    `class_pattern` finds the class of each image in its path, `group_pattern` its group. What matches a pattern in `ignore` is read as if
+    it were not there.
 
     Raises:
         DataError: the folder does not exist or is a file, has fewer than two classes, a class has no image files, a link would give images
             two classes, or a pattern does not match a path.
     """
     _check_folder(path)
+    with folder_layouts.leaving_out(path, ignore) as left_out:
+        try:
+            found = _list_folder(path, class_order, class_pattern, group_pattern)
+        except errors.DataError as error:
+            raise errors.DataError("; ".join([str(error), *left_out.named()])) from error
+    return replace(found, remarks=(*found.remarks, *left_out.note("folder and no file")))
+
+
+def _list_folder(path: Path, class_order: study.ClassOrder, class_pattern: str | None, group_pattern: str | None) -> Listing:
     layout = folder_layouts.find(path) if class_pattern is None else folder_layouts.find_places(path)
     if not layout.folders:
         raise _no_folders(path)
@@ -192,15 +205,20 @@ def list_folder(
         official=tuple(row.official for row in rows) if any(folder.official for folder in layout.folders) else None,
         groups=None if group_pattern is None else _groups([row.path for row in rows], path, group_pattern),
         ignored=dict(ignored),
-        remarks=(*layout.notes, *archives, *_note_names(rows, path, names, class_pattern), *_tables(path)),
+        remarks=(*layout.notes, *archives, *_note_classes(path, rows, names, class_pattern), *folder_layouts.say_tables(str(path))),
         foreign=_foreign(others, {name: names[label] for name, label in labels.items()}),
     )
 
 
-def _note_names(rows: Sequence[_Row], path: Path, names: Sequence[str], class_pattern: str | None) -> list[str]:
-    """Return a note if the files of all sub-folders have the same few classes in their names, as lines."""
+def _note_classes(path: Path, rows: Sequence[_Row], names: Sequence[str], class_pattern: str | None) -> list[str]:
+    """Return a note if the sub-folders seem not to be the classes, by the names of their files or by their own names, as lines."""
     if class_pattern is not None:
         return []
+    return _note_file_names(rows, names) or folder_layouts.note_parts(str(path), names)
+
+
+def _note_file_names(rows: Sequence[_Row], names: Sequence[str]) -> list[str]:
+    """Return a note if the files of all sub-folders have the same few classes in their names, as lines."""
     some = rows[:: max(1, len(rows) // _MOST_NAMES)]
     for pattern, found in folder_layouts.class_patterns(row.path for row in some):
         inside: dict[str, set[str]] = {}
@@ -221,9 +239,8 @@ def _note_names(rows: Sequence[_Row], path: Path, names: Sequence[str], class_pa
 
 def _no_folders(path: Path) -> errors.DataError:
     loose = folder_layouts.images_inside(path)
-    lines = [f"{path} has no sub-folders{folder_layouts.say_loose(path)}; {_LAYOUT}"]
-    lines += [f"{folder_layouts.say_pattern(loose)}"] if loose else []
-    return errors.DataError("; ".join([". ".join(lines), *_tables(path)]))
+    cures = [folder_layouts.say_labels(str(path), loose)] if loose else folder_layouts.say_tables(str(path))
+    return errors.DataError(". ".join([f"{path} has no sub-folders{folder_layouts.say_loose(path)}; {_LAYOUT}", *cures]))
 
 
 def _name_rows(rows: Sequence[_Row], folder: Path, pattern: str) -> list[_Row]:
@@ -248,7 +265,7 @@ def _foreign(others: Mapping[tuple[str, str], int], names: Mapping[str, str]) ->
 
 #: what to do with a file that is not a folder, by the ending of its name
 _FILES = {
-    TABLES: "It is a table of images: write a study file with data.source: manifest and data.path: {path}",
+    folder_layouts.TABLES: "It is a table of images: write a study file with data.source: manifest and data.path: {path}",
     (".npz",): "It holds arrays: write a study file with data.source: npz and data.path: {path}",
     (".crdownload", ".part", ".partial", ".download"): "Its download is not finished: download it again, and unpack it if it is an archive",
     (".001", ".z01"): "It is a part of an archive: unpack all parts together, for example with: 7z x {path}",
@@ -304,11 +321,10 @@ def _check_classes(
 def _one_class(path: Path, name: str, rows: Sequence[_Row]) -> errors.DataError:
     shown = wording.visible(image_file.printable(name))
     inside = [row.path for row in rows]
-    pattern = folder_layouts.say_pattern(inside) if len({Path(one).parent for one in inside}) == 1 else ""
-    return errors.DataError(
-        f"{path} has only one class, {shown}; {_LAYOUT}, and at least two. If {shown} contains the classes, set data.path to it"
-        + (f". {pattern}" if pattern else "")
-    )
+    is_flat = len({Path(one).parent for one in inside}) == 1
+    cures = [folder_layouts.say_labels(str(path), inside)] if is_flat else folder_layouts.say_tables(str(path))
+    said = f"{path} has only one class, {shown}; {_LAYOUT}, and at least two. If {shown} contains the classes, set data.path to it"
+    return errors.DataError(". ".join([said, *cures]))
 
 
 def _say_others(others: Mapping[tuple[str, str], int]) -> str:
@@ -318,15 +334,6 @@ def _say_others(others: Mapping[tuple[str, str], int]) -> str:
     if found:
         return f", but {dataset.by_class(found, 'file')} in a format that tuner does not read; convert them to PNG"
     return f", but other files ({dataset.list_kinds(_by_ending(others))})" if others else ""
-
-
-def _tables(path: Path) -> tuple[str, ...]:
-    """Return a remark on the tables beside the sub-folders, which may have the labels; none if there are no tables."""
-    found = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in TABLES and not entry.name.startswith("."))
-    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return (
-        (f"{path} has the table {image_file.printable(found[0])}{more}: if it has the labels, use data.source: manifest",) if found else ()
-    )
 
 
 def _groups(paths: Sequence[str], folder: Path, pattern: str) -> tuple[str, ...]:
@@ -345,7 +352,7 @@ def _search(paths: Sequence[str], folder: Path, pattern: str, *, field: str) -> 
     texts = [tuple(part or "" for part in match.groups()) if match else () for match in found]
     missing = [path for path, parts in zip(below, texts, strict=True) if not any(parts)]
     if missing:
-        cure = "; move images without a class away, or correct the pattern" if field == "class_pattern" else ""
+        cure = "; leave out images without a class with data.ignore, or correct the pattern" if field == "class_pattern" else ""
         raise errors.DataError(
             f"{folder}: data.{field} {pattern} does not match {dataset.count(len(missing), 'path')} of {len(paths):,}, "
             f"first {missing[0]}; expected a match in the path of every image{cure}"

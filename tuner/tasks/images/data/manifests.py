@@ -14,7 +14,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -23,7 +23,7 @@ from tuner import errors, wording
 from tuner.spec import study
 from tuner.tasks.images.data import dataset, folders, image_file, listings
 
-_TEXT, _PARQUET = listings.TABLES[:2], listings.TABLES[2:]
+_TEXT, _PARQUET = folders.TABLES[:2], folders.TABLES[2:]
 #: what to do with a file of another kind, by the ending of its name
 _OTHER_TABLES = {
     (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"): "; save the sheet as CSV in UTF-8",
@@ -31,6 +31,13 @@ _OTHER_TABLES = {
     (".json", ".xml"): "; write a table with a row for each image, its path and its class",
     (".txt", ".lst", ".list", ".dat"): "; write it as a .csv table: commas between the columns, and their names in the first line",
     (".feather", ".arrow", ".orc", ".pkl", ".pickle", ".h5", ".sqlite", ".db"): "; save the table as .parquet or .csv",
+}
+#: what a file is that is named like a table of text and is none, and what to do, by its first bytes
+_NO_TEXT = {
+    b"PK\x03\x04": ("an Excel sheet or a zip archive", "Save the sheet as CSV in UTF-8, or unpack the archive"),
+    b"\xd0\xcf\x11\xe0": ("an Excel sheet", "Save the sheet as CSV in UTF-8"),
+    b"\x1f\x8b": ("compressed by gzip", "Unpack it with gunzip"),
+    b"PAR1": ("a Parquet table", "Rename it to end in .parquet"),
 }
 _SEPARATORS = (",", ";", "\t", "|")
 #: byte order marks; that of UTF-32 starts like that of UTF-16
@@ -49,7 +56,7 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 1024
 _FLAGS = {"0", "1", "0.0", "1.0"}
 #: names of columns that a command in a message lists
 _MOST_FLAGS = 10
-_EXPECTED = f"expected a file that ends in {', '.join(listings.TABLES)}"
+_EXPECTED = f"expected a file that ends in {', '.join(folders.TABLES)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,18 +82,22 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         DataError: the manifest cannot be read, or lacks a column, an image or a label.
     """
     table = _read_table(data)
-    cells = _values(table, data.image_column, field="image_column", origin=data.path)
+    _values(table, data.image_column, field="image_column", origin=data.path)
     _check_one_hot(table, data)
+    _values(table, data.label_column, field="label_column", origin=data.path)
+    table, left_out = _kept(table, data)
+    cells = _values(table, data.image_column, field="image_column", origin=data.path)
     given = _column(table, data.label_column, field="label_column", origin=data.path, longest=_LONGEST_NAME)
     _check_present(given, data.label_column, table, data)
     if not cells:
         raise errors.DataError(f"{data.path} has no rows; expected one for each image")
     remarks = table.remarks
-    images = _encoded(cells, data)
+    images = _encoded(cells, table.lines, data)
     if images is None:
         names = _column(table, data.image_column, field="image_column", origin=data.path, longest=_LONGEST_PATH)
         images, found = _find(names, data)
         remarks += found
+    remarks += left_out
     classes, labels = dataset.name_classes(given, data.class_order, earlier=dataset.sort_earlier)
     groups = None if data.group_column is None else _column(table, data.group_column, field="group_column", origin=data.path)
     _check_present(groups or [], data.group_column or "", table, data)
@@ -124,6 +135,34 @@ def _check_one_hot(table: Table, data: study.ManifestData) -> None:
             f"{data.path} has no column {data.label_column}, but a column of 0 and 1 for each class: {_list(flags)}. tuner reads one "
             f"column with the name of the class. Write it with pandas: table[{data.label_column!r}] = table[{columns}].idxmax(axis=1)"
         )
+
+
+def _kept(table: Table, data: study.ManifestData) -> tuple[Table, tuple[str, ...]]:
+    """Return a table without the rows that a study ignores, and a note on these rows.
+
+    Raises:
+        DataError: a pattern matches nothing, or all rows are ignored.
+    """
+    total = len(table.lines)
+    if not data.ignore or not total:
+        return table, ()
+    ignored = folders.LeftOut(origin=str(data.path), patterns=data.ignore)
+    labels = [_text(value) or "" for value in table.columns[dataset.nfc(data.label_column)]]
+    paths = [_text(value) or "" for value in table.columns[dataset.nfc(data.image_column)]]
+    rows = [row for row in range(total) if not any(map(ignored.matches, [labels[row], *_names(paths[row])]))]
+    if not rows:
+        raise errors.DataError(f"{data.path}: data.ignore leaves out all {total:,} rows; remove a pattern")
+    columns = {name: [values[row] for row in rows] for name, values in table.columns.items()}
+    kept = replace(table, columns=columns, lines=[table.lines[row] for row in rows])
+    noted = ignored.note("class and no path")
+    return kept, tuple(f"{note} ({dataset.count(total - len(rows), 'row')})" for note in noted)
+
+
+def _names(path: str) -> Iterator[str]:
+    """Yield a path, the names of its parts, and the folders above it, also as the path is meant."""
+    for given in dict.fromkeys([path, _unquoted(path)]):
+        place = PurePosixPath(_slashed(given))
+        yield from (str(place), *place.parts, *map(str, place.parents[:-1]))
 
 
 def _suggest(table: Table, data: study.ManifestData) -> list[str]:
@@ -189,7 +228,7 @@ def _read_table(data: study.ManifestData) -> Table:
     suffix = path.suffix.lower()
     if folders.is_archive(path):
         raise errors.DataError(f"{path} is an archive; unpack it with: {folders.unpack(str(path))}, and set data.path to the table")
-    if suffix not in listings.TABLES:
+    if suffix not in folders.TABLES:
         cure = next((text for endings, text in _OTHER_TABLES.items() if suffix in endings), "")
         raise errors.DataError(f"{path} is not a manifest; {_EXPECTED}{cure}")
     try:
@@ -269,6 +308,9 @@ def _check_title(text: str, data: study.ManifestData) -> None:
 def _decode(data: study.ManifestData) -> tuple[str, tuple[str, ...]]:
     """Return the text of a file, and a remark if its encoding follows only from its words."""
     content = data.path.read_bytes()
+    for start, (kind, cure) in _NO_TEXT.items():
+        if content.startswith(start):
+            raise errors.DataError(f"{data.path} is {kind}, whatever its name says; expected text. {cure}")
     if data.encoding is not None:
         try:
             return content.decode(data.encoding).removeprefix("\ufeff"), ()
@@ -440,18 +482,18 @@ def _as_path(content: bytes) -> str | None:
     return text if text.isprintable() else None
 
 
-def _encoded(values: Sequence[Any], data: study.ManifestData) -> list[image_file.Source] | None:
+def _encoded(values: Sequence[Any], lines: Sequence[int], data: study.ManifestData) -> list[image_file.Source] | None:
     """Return the images that a column holds as the bytes of image files, or None if it has paths.
 
     Raises:
         DataError: only a part of the rows holds an image.
     """
     found: list[image_file.Source] = []
-    for row, value in enumerate(values, 1):
+    for line, value in zip(lines, values, strict=True):
         inner = value if isinstance(value, dict) else {"bytes": value}
         content, path = inner.get("bytes"), inner.get("path")
         if isinstance(content, bytes) and (isinstance(value, dict) or _as_path(content) is None):
-            name = f"{data.path}, row {row}" + (f" ({wording.cut(path)})" if isinstance(path, str) and path else "")
+            name = f"{data.path}, row {line - 1}" + (f" ({wording.cut(path)})" if isinstance(path, str) and path else "")
             found.append(image_file.Encoded(name=name, content=content))
     if found and len(found) < len(values):
         raise errors.DataError(
@@ -491,7 +533,8 @@ def _find(cells: Sequence[str], data: study.ManifestData) -> tuple[list[image_fi
             paths[row] = str(root / wording.cut(cells[row]))
             continue
         paths[row] = str(root / found[row][0])
-        remarks.append(f"first {wording.cut(cells[row])}, which is {image_file.printable(found[row][0])}")
+        if dataset.nfc(cells[row]) != dataset.nfc(found[row][0]):  # forms of Unicode look alike, and are no news
+            remarks.append(f"first {wording.cut(cells[row])}, which is {image_file.printable(found[row][0])}")
     by_name = [f"found below {root} by name: {dataset.count(len(remarks), 'image')}, {first}" for first in remarks[:1]]
     return paths, (*decoded, *by_name)
 
@@ -626,7 +669,7 @@ _GROUP = "data.group_column to a column that says which rows belong together"
 def _num_images(cell: str, root: Path, places: _Places) -> int:
     """Return the number of images that a cell lists, such as `a.png;b.png` or `['a.png', 'b.png']`; 0 if one of them is not there."""
     for separator in ";|,\n":
-        parts = [part.strip("[]()\"' ") for part in cell.split(separator)]
+        parts = [_unquoted(part.strip("[]()\"' ")) for part in cell.split(separator)]
         if len(parts) > 1 and all(part and ((root / part).is_file() or places.of(part)) for part in parts):
             return len(parts)
     return 0

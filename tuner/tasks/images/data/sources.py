@@ -34,13 +34,17 @@ def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- 
     match data:
         case study.FolderData():
             found = listings.list_folder(
-                data.path, class_order=data.class_order, class_pattern=data.class_pattern, group_pattern=data.group_pattern
+                data.path,
+                class_order=data.class_order,
+                class_pattern=data.class_pattern,
+                group_pattern=data.group_pattern,
+                ignore=data.ignore,
             )
             return listings.read(found, cache=cache, value_range=data.value_range)
         case study.ManifestData():
             return listings.read(manifests.list_manifest(data), cache=cache, value_range=data.value_range)
         case study.NpzData():
-            return in_memory.read_npz(data.path, class_order=data.class_order, value_range=data.value_range)
+            return in_memory.read_npz(data)
         case study.AnimalsData() | study.DigitsData():
             return in_memory.open_animals() if isinstance(data, study.AnimalsData) else in_memory.open_digits()
         case study.PythonData():

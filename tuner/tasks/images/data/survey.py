@@ -47,7 +47,7 @@ name: {name}
 data:
   source: folder
   path: {path}
-{pattern}{shares}
+{reading}{shares}
 
 model:
   backbone: efficientnet_lite0
@@ -96,6 +96,10 @@ class Survey:
     few_validation: int = 0
     #: regular expression that finds the class in the path of an image; None: the sub-folders are the classes
     class_pattern: str | None = None
+    #: names or shell patterns of folders and files that are left out
+    ignore: tuple[str, ...] = ()
+    #: range of the values that the study file maps to black and white; None: that of the bit depth
+    value_range: dataset.ValueRange | None = None
     #: what a user should decide before the study, one line each
     warnings: tuple[str, ...] = ()
 
@@ -117,7 +121,7 @@ class Survey:
         return len(self.unreadable) <= listings.MAX_UNREADABLE * total and min(count for _, count in self.classes) > 0
 
 
-def survey(path: Path, *, cache: Path | None = None, class_pattern: str | None = None) -> Survey:
+def survey(path: Path, *, cache: Path | None = None, class_pattern: str | None = None, ignore: tuple[str, ...] = ()) -> Survey:
     """Decode every image in a folder with one sub-folder for each class; a cache folder saves a later study this work.
 
     With a class pattern, the names of the files contain the classes. Unreadable images are counted, and any number of them is allowed.
@@ -126,7 +130,11 @@ def survey(path: Path, *, cache: Path | None = None, class_pattern: str | None =
         DataError: the folder does not exist, has fewer than two classes, or a class has no image files.
     """
     path = existing(path.expanduser().resolve())
-    found = listings.inspect(listings.list_folder(path, class_pattern=class_pattern), cache=cache)
+    listing = listings.list_folder(path, class_pattern=class_pattern, ignore=ignore)
+    raw = listings.inspect(listing, cache=cache)
+    limits = dataset.suggest_range(raw)
+    # the warnings are those of `tuner check` for the study file that this survey suggests
+    found = raw if limits is None else listings.inspect(listing, cache=cache, value_range=limits)
     short, long = found.sizes.min(axis=1), found.sizes.max(axis=1)
     by_size = np.lexsort((long, short))
     positions = [0, len(by_size) // 2, -1] if len(by_size) else []
@@ -137,10 +145,12 @@ def survey(path: Path, *, cache: Path | None = None, class_pattern: str | None =
         sizes=tuple((int(width), int(height)) for width, height in found.sizes[by_size[positions]]) if positions else (),
         elongation=float(np.median(long / short)) if positions else 1.0,
         unreadable=found.unreadable,
-        notes=tuple(_notes(found, own)),
+        notes=tuple(_notes(raw, own, limits)),
+        value_range=limits,
         own_splits=own,
         few_validation=few,
         class_pattern=class_pattern,
+        ignore=ignore,
         warnings=tuple(_warnings(found, path, own, few, cache)),
     )
 
@@ -163,7 +173,7 @@ def _warnings(found: dataset.Dataset, path: Path, own: Sequence[str], few: int, 
     if not (found.counts > 0).all():
         return warned
     drawn: dict[str, Any] = {name: _share(len(found)) for name in _drawn(own)}
-    data = study.FolderData(source="folder", path=path, validation_from="train" if few else None, **drawn)
+    data = study.FolderData(source="folder", path=path, validation_from="train" if few else None, value_range=found.value_range, **drawn)
     try:
         parts = splits.split(found, data, seed=0)
     except errors.DataError as error:
@@ -214,6 +224,8 @@ def _cure(shares: study.Data) -> str:
             return f"{belong} set data.group_pattern to a regular expression that finds the group in the path"
         case study.ManifestData():
             return f"{belong} set data.group_column to the column that names the group"
+        case study.NpzData():
+            return f"{belong} save an array of their groups, and set data.group_column to its name"
     return f"{belong} use data.source: manifest with data.group_column"
 
 
@@ -279,9 +291,10 @@ def summarize(seen: Survey) -> list[str]:
     return text + list(seen.notes)
 
 
-def _notes(found: dataset.Dataset, own: Sequence[str]) -> list[str]:
+def _notes(found: dataset.Dataset, own: Sequence[str], limits: dataset.ValueRange | None) -> list[str]:
     official = [f"official splits, by the names of the sub-folders: {', '.join(['train', *own])}"] if own else []
     known = dataset.note_ignored(found) + dataset.note_names(found) + dataset.note_foreign(found) + dataset.note_values(found)
+    known += [f"the study file maps these values: value_range: {dataset.show_range(limits)}"] if limits else []
     return official + known + dataset.note_copies(found)
 
 
@@ -300,7 +313,7 @@ def study_file(name: str, seen: Survey, path: Path | None = None) -> str:
         num_classes=len(seen.classes),
         # every JSON string is a YAML string, whatever characters the path has
         path=json.dumps(str((path or seen.path).absolute()), ensure_ascii=False),
-        pattern="" if seen.class_pattern is None else f"  class_pattern: {json.dumps(seen.class_pattern, ensure_ascii=False)}\n",
+        reading="".join(_reading(seen)),
         shares="\n".join(_shares(seen)),
         image_size=next(size for size, most in _IMAGE_SIZES if middle <= most),
         size_reason=f"the median image has {middle} pixels on its shorter side; a larger size shows more detail and takes longer",
@@ -313,12 +326,23 @@ def study_file(name: str, seen: Survey, path: Path | None = None) -> str:
     )
 
 
+def _reading(seen: Survey) -> Iterator[str]:
+    """Yield the lines of a study file on how the folder is read, each with its line break."""
+    if seen.class_pattern is not None:
+        yield f"  class_pattern: {json.dumps(seen.class_pattern, ensure_ascii=False)}\n"
+    if seen.ignore:
+        yield f"  ignore: {json.dumps(seen.ignore, ensure_ascii=False)}\n"
+
+
 def _share(num_images: int) -> float:
     return 0.15 if num_images <= 20_000 else 0.1
 
 
 def _shares(seen: Survey) -> Iterator[str]:
-    """Yield the lines of a study file on the splits."""
+    """Yield the lines of a study file on the splits, and on the values of the images."""
+    if seen.value_range is not None:
+        yield "  # values of the images that become black and white: they use a small part of their bits; auto takes the lowest and highest"
+        yield f"  value_range: {dataset.show_range(seen.value_range)}"
     if seen.few_validation:
         images = dataset.count(seen.few_validation, "image")
         yield f"  # the validation sub-folder has only {images}, too few to choose the winner; null would use it"

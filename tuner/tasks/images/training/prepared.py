@@ -45,6 +45,7 @@ class PreparedImages:
             commonest_validation=baseline.validation,
             commonest_test=baseline.test,
             value_range=data.value_range,
+            warnings=data.warnings,
             versions=versions(),
             seconds=seconds,
         )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tuner import errors
 from tuner.kernels import downloads
 from tuner.spec import study
-from tuner.tasks.images.data import dataset, folders, in_memory, resized, sources, splits
+from tuner.tasks.images.data import dataset, folders, in_memory, resized, sources, splits, survey
 
 _CLASSES = {
     "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
@@ -42,6 +42,8 @@ class TrainingData:
     splits: str
     #: values of the images that became 0 and 255; None: those of 8 or 16 bits
     value_range: dataset.ValueRange | None = None
+    #: what a user should know about images that only a trainer can read
+    warnings: tuple[str, ...] = ()
 
 
 def load(study: study.StudySpec, *, cache: Path) -> TrainingData:
@@ -71,6 +73,7 @@ def load(study: study.StudySpec, *, cache: Path) -> TrainingData:
         fingerprint=dataset.fingerprint(data),
         splits=parts.digest,
         value_range=data.value_range,
+        warnings=tuple(survey.warnings(data, parts, study.data, cache=cache)) if sources.needs_keras(study.data) else (),
     )
 
 
