@@ -28,18 +28,21 @@ def main() -> None:
     parser.add_argument("--npz", type=Path, help="a second data set in an .npz file")
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--folder", type=Path, help="folder of the cache; default: a new one")
+    parser.add_argument("--data", help="measure only this data set")
+    parser.add_argument("--linear", metavar="SOLVER", help="search linear heads only, with this probe_solver")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         for name, data, _ in record.data_sets(given.npz, epochs=(0, 0)):
-            print(json.dumps(measure(given.folder or Path(scratch), Path(scratch), name, data, given.trials), indent=1), flush=True)
+            if given.data in (None, name):
+                found = measure(given.folder or Path(scratch), Path(scratch), name, data, given.trials, solver=given.linear)
+                print(json.dumps(found, indent=1), flush=True)
 
 
-def measure(folder: Path, scratch: Path, name: str, data: str, num_trials: int) -> dict[str, object]:
+def measure(folder: Path, scratch: Path, name: str, data: str, num_trials: int, *, solver: str | None) -> dict[str, object]:
     """Run one study and observe it."""
     file, url = scratch / f"{name}.yaml", f"sqlite:///{scratch}/{name}.db"
-    file.write_text(
-        record.STUDY.format(name=name, data=data, epochs=0, promote=1.0, trials=num_trials, sampler="tpe", seed=0), encoding="utf-8"
-    )
+    text = record.STUDY.format(name=name, data=data, epochs=0, promote=1.0, trials=num_trials, sampler="tpe", seed=0)
+    file.write_text(text + (f"search: {{head_units: [], probe_solver: {solver}}}\n" if solver else ""), encoding="utf-8")
     spec = tuner.read(file)
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"image_size": 96})})
     joined = studies.join(spec, tuner.open_storage(url))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from tuner.cache import entries
 from tuner.commands import artifacts as commands_artifacts
-from tuner.commands import check, options, storage_url, waiting
+from tuner.commands import check, ensemble, options, storage_url, waiting
 from tuner.commands import run as commands_run
-from tuner.errors import StudyStopped, TunerError
+from tuner.errors import Dismissed, StudyStopped, TunerError
 from tuner.results import best as bests
 from tuner.results.best import Best
 from tuner.spec.study import StudySpec
@@ -80,7 +80,9 @@ def run(
         codes = local.run(assignments, stopping=stopping, tell=events.once(collect))
         _require_ended(study, fatal, codes, stopping)
         try:
-            commands_run.score_best(study, assignments[0], stopping)
+            ensemble.measure(study, assignments[0], stopping)
+        except Dismissed:
+            pass
         except TunerError as error:
             _log.warning("study %s: %s", study.name, error)
     if stopping.is_asked:

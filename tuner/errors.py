@@ -120,8 +120,10 @@ class VersionError(RequestError):
 class MissingPackage(RequestError):
     """An optional package is not installed."""
 
-    def __init__(self, package: str, *, extra: str, needed_for: str) -> None:
-        super().__init__(f"{needed_for} needs the package {package}. Install it with: pip install 'tuner[{extra}]'")
+    def __init__(self, package: str, *, extra: str, needed_for: str, otherwise: str = "") -> None:
+        command = f"pip install 'tuner[{extra}]'" if extra else f"pip install {package}"
+        cure = f", {otherwise}" if otherwise else ""
+        super().__init__(f"{needed_for} needs the package {package}. Install it with: {command}{cure}")
 
 
 class MissingDownload(RequestError):

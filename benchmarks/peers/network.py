@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.peers.space import Recipe
-from tuner.tasks.images.training import efficientnet_lite0, training_data
+from tuner.tasks.images.training import inverted_residuals, training_data
 
 _EVALUATION_BATCH = 64
 #: the same as in the study
@@ -91,7 +91,7 @@ def _examples(split: training_data.Split, num_classes: int) -> tf.data.Dataset:
 
 def _backbone(size: int, unfreeze: float) -> keras.Model:
     """Return EfficientNet-Lite0 with ImageNet weights, with the given fraction of blocks, from the top, trainable."""
-    network, blocks = efficientnet_lite0.build(size)
+    network, blocks = inverted_residuals.NETWORKS["efficientnet_lite0"].build(size)
     network.set_weights(_pretrained(size))
     count = len(blocks)
     num_trained = max(1, round(unfreeze * count)) if unfreeze > 0 else 0
@@ -104,8 +104,8 @@ def _backbone(size: int, unfreeze: float) -> keras.Model:
 @cache
 def _pretrained(size: int) -> list[np.ndarray]:
     """Return the pretrained network, read once per process."""
-    network, _ = efficientnet_lite0.build(size)
-    efficientnet_lite0.load_imagenet(network)
+    network, _ = inverted_residuals.NETWORKS["efficientnet_lite0"].build(size)
+    inverted_residuals.NETWORKS["efficientnet_lite0"].load_imagenet(network)
     return network.get_weights()
 
 

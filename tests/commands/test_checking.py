@@ -76,6 +76,22 @@ def test_rare_classes_are_reported(folder: Path, capsys: pytest.CaptureFixture[s
     assert "always the commonest class, ok: accuracy 0.9900 on all images" in run(capsys, "init", "parts", "--images", "parts")[1]
 
 
+def test_check_shows_the_cost_of_each_model_that_trials_may_choose(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("study.yaml").write_text("name: n\ndata: {source: digits}\nmodel: {backbone: [squeezenet1_1, ResNet50], image_size: [32, 64]}\n")
+    code, out, _ = run(capsys, "check", "study.yaml")
+    assert code == 0
+    models = out.partition("\nModels\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[:2] for line in models[1:]] == [
+        ["squeezenet1_1", "32"],
+        ["squeezenet1_1", "64"],
+        ["ResNet50", "32"],
+        ["ResNet50", "64"],
+    ]
+    assert "squeezenet1_1 or ResNet50, weights imagenet, 32 × 32 or 64 × 64 pixels" in out
+    Path("study.yaml").write_text("name: n\ndata: {source: digits}\n")
+    assert "\nModels\n" not in run(capsys, "check", "study.yaml")[1]
+
+
 def test_init_reads_classes_in_file_names_and_check_accepts_its_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     noise = np.random.default_rng(0)
     (folder / "pets").mkdir()

@@ -11,12 +11,13 @@ import tensorflow as tf
 from tests.tasks.images.training import networks
 from tuner.kernels import cuts
 from tuner.spec.hyperparameters import Features
-from tuner.tasks.images.training import backbones, efficientnet_lite0, squeezenet
+from tuner.tasks.images.training import backbones, inverted_residuals, squeezenet
 
 # Keras itself reads its variables in a way that NumPy is going to give up
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SIZE = 32
+LITE0, MOBILENET = (inverted_residuals.NETWORKS[name] for name in ("efficientnet_lite0", "mobilenet_v2"))
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.float32)
 
 
@@ -81,7 +82,8 @@ def closed() -> keras.Model:
 
 
 NETWORKS: dict[str, Callable[[], backbones.Backbone]] = {
-    "lite0": lambda: own(efficientnet_lite0),
+    "lite0": lambda: own(LITE0),
+    "mobilenet_v2": lambda: own(MOBILENET),
     "squeezenet": lambda: own(squeezenet),
     "keras.applications": application,
     "functional": lambda: user(networks.tiny(SIZE)),
@@ -175,8 +177,8 @@ def test_nothing_below_a_cut_is_trained(network: backbones.Backbone) -> None:
 
 
 def test_with_every_block_open_only_layers_without_weights_are_below_the_cut() -> None:
-    assert own(efficientnet_lite0).cut(18).shape == (SIZE, SIZE, 3)
-    assert own(efficientnet_lite0).cut(18).multiply_adds == 0
+    assert own(LITE0).cut(18).shape == (SIZE, SIZE, 3)
+    assert own(LITE0).cut(18).multiply_adds == 0
     cut = user(networks.tiny(SIZE)).cut(3)
     np.testing.assert_allclose(cut.below(IMAGES)[0], IMAGES / 127.5 - 1, rtol=1e-5, atol=1e-6)
 
@@ -190,7 +192,7 @@ def test_a_cut_moves_down_to_a_tensor_that_separates_the_network() -> None:
 
 
 def test_six_depths_of_our_own_network_are_spread_evenly() -> None:
-    network = own(efficientnet_lite0)
+    network = own(LITE0)
     assert network.num_features(Features.LAST) == 1280
     assert network.num_features(Features.SEVERAL) == 24 + 40 + 80 + 112 + 192 + 1280
 

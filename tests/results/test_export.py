@@ -8,6 +8,7 @@ from tuner import errors
 from tuner.results import export
 from tuner.results.best import Best
 from tuner.spec import file as study_file
+from tuner.spec.model import Model
 
 
 @pytest.mark.parametrize("name", ["best.yaml", "best.yml", "best.json", "best.JSON", "a best one.yaml"])
@@ -24,6 +25,15 @@ def test_the_yaml_has_a_comment_above_each_section(make_best: Callable[..., Best
     for section in ("data", "model", "budget", "training", "search", "result"):
         above = lines[next(number for number, line in enumerate(lines) if line.startswith(f"{section}:")) - 1]
         assert above.startswith("# ")
+
+
+def test_the_model_of_an_export_is_the_one_that_the_trial_chose(make_best: Callable[..., Best]) -> None:
+    best = make_best()
+    model = Model(backbone=("squeezenet1_1", "efficientnet_lite0"), image_size=(96, 160))
+    chosen = best.hyperparameters.model_copy(update={"backbone": "squeezenet1_1", "image_size": 96})
+    found = export.resolved(make_best(spec=best.spec.model_copy(update={"model": model}), hyperparameters=chosen))
+    assert found.model == Model(backbone="squeezenet1_1", image_size=96)
+    assert found.search == export.resolved(best).search
 
 
 def test_the_json_holds_the_same_study(make_best: Callable[..., Best]) -> None:

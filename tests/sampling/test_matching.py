@@ -16,7 +16,7 @@ from tuner.spec.study import StudySpec
 
 
 def spec(**search: Any) -> StudySpec:
-    return by_hand.spec(search=search)
+    return by_hand.spec(search={"probe_solver": "sgd"} | search)
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -52,6 +52,8 @@ def test_hyperparameters_of_a_study_match_its_own_search_space(seed: int) -> Non
         ({"features": "last"}, {"features": "several"}, ["features is 'several'; expected last, which is fixed in that study"]),
         # weight decay can no longer be off
         ({"weight_decay": [1e-4, 1e-2]}, {"weight_decay": 0.0}, ["weight_decay is 0; expected 0.0001 to 0.01, logarithmic"]),
+        # the probe trains in another way, which decides what else acts
+        ({"probe_solver": "lbfgs"}, {"dropout": 0.9}, ["probe_solver is 'sgd'; expected lbfgs, which is fixed in that study"]),
         # the head is too deep
         (
             {"head_units": {"layers": [0, 1], "units": [64, 512]}},
@@ -82,7 +84,7 @@ def test_a_changed_scale_does_not_matter() -> None:
 
 def test_a_fine_tuned_trial_does_not_match_a_study_without_fine_tuning() -> None:
     known = Hyperparameters(unfreeze=0.5, augmentation=Augmentation(flip="horizontal"))
-    probes = by_hand.spec(training={"epochs": 0})
+    probes = by_hand.spec(training={"epochs": 0}, search={"probe_solver": "sgd"})
     assert matching.match(known, probes) == ["unfreeze is 0.5; expected 0, because that study does no fine-tuning"]
 
 
@@ -91,3 +93,15 @@ def test_a_study_file_of_fixed_values_has_hyperparameters_and_any_other_lists_wh
     assert matching.fixed_hyperparameters(spec(**export.fixed(known).model_dump(mode="json"))) == known
     searched = matching.fixed_hyperparameters(spec(**export.fixed(known).model_dump(mode="json") | {"dropout": [0, 0.5]}))
     assert searched == ["dropout"]
+
+
+@pytest.mark.parametrize(("old", "new"), [("sgd", "lbfgs"), ("lbfgs", "sgd"), ("ridge", "lbfgs"), ("sgd", "sgd")])
+@pytest.mark.parametrize("layers", [0, 1])
+def test_a_config_takes_the_solver_of_another_study(old: str, new: str, layers: int) -> None:
+    given: dict[str, Any] = {"head_units": {"layers": 1}} if layers else {"head_units": {"layers": 0}, "probe_solver": old}
+    searched = space.suggest(RandomChooser(1), spec(**given).search, fine_tunes=True)
+    other = spec(probe_solver=new)
+    adapted = matching.with_probe_of(searched, other)
+    assert adapted.probe_solver == ("sgd" if layers else new)
+    assert adapted.model_copy(update={name: getattr(searched, name) for name in ("probe_solver", "probe_learning_rate")}) == searched
+    assert isinstance(matching.match(adapted, other), MatchedParameters)

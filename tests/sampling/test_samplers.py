@@ -53,7 +53,7 @@ def run(study: Study, number: int) -> list[Hyperparameters]:
     return found
 
 
-@pytest.mark.parametrize("name", ["tpe", "cma-es", "nsga-ii", "qmc", "random"])
+@pytest.mark.parametrize("name", ["tpe", "prior", "cma-es", "nsga-ii", "qmc", "random"])
 def test_a_study_with_one_worker_is_reproducible(begin: Begin, name: str) -> None:
     options: dict[str, Any] = {"name": name} | ({"startup_trials": 4} if name in ("tpe", "cma-es") else {})
     first = run(begin(name="first", sampler=options, seed=3), 10)
@@ -132,7 +132,7 @@ def test_optunas_experimental_warnings_are_hidden() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("tpe", "cma-es", "nsga-ii", "qmc", "random"):
-            samplers.build(by_hand.spec(sampler=name), 0)
+            samplers.build(by_hand.spec(sampler=name), 0, {})
 
 
 def test_seeds_differ_by_study_use_and_trial_and_are_reproducible() -> None:

@@ -32,6 +32,13 @@ CLASHES: list[tuple[dict[str, Any], str, str]] = [
     # losses
     ({"search": {"focal_gamma": 1}}, "search.focal_gamma", "acts only on the focal loss"),
     ({"search": {"loss": "focal", "label_smoothing": 0.1}}, "search.label_smoothing", "does not act on the focal loss"),
+    # exact probes
+    (
+        {"training": {"epochs": 0}, "search": {"probe_solver": "lbfgs", "head_units": [], "dropout": 0.1}},
+        "search.dropout",
+        "acts only in a probe by sgd, but search.probe_solver does not list it; add sgd there, or acts only during fine-tuning",
+    ),
+    ({"search": {"probe_solver": "ridge", "head_units": [8]}}, "search.probe_solver", "acts only on a head without hidden layers"),
     # heads without hidden layers
     ({"search": {"head_units": {"layers": 0, "units": [32, 64]}}}, "search.head_units.units", "search.head_units has none"),
     ({"search": {"head_units": [], "activation": "silu"}}, "search.activation", "acts only on hidden layers"),
@@ -78,6 +85,10 @@ POSSIBLE: list[dict[str, Any]] = [
     {"sampler": "brute-force", "search": CHOICES | {"head_units": {"layers": [0, 2], "units": [4, 8]}}},
     # ranges of hyperparameters that never act do not matter
     {"sampler": "grid", "search": PROBED},
+    # without a solver in the file, the probe uses sgd where only that gives them an effect
+    {"training": {"epochs": 0}, "search": {"head_units": [], "optimizer": "sgd", "dropout": 0.1, "batch_size": 64}},
+    {"search": {"head_units": [], "probe_learning_rate": 0.1}},
+    {"search": {"head_units": [8], "probe_solver": "sgd"}},
     {"pruner": "patient"},
     {"pruner": "hyperband", "training": {"epochs": 0}},
     {"search": {"loss": ["focal", "cross_entropy"], "label_smoothing": 0.1, "focal_gamma": 1}},

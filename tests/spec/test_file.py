@@ -52,7 +52,11 @@ ONE_MISTAKE = [
     ("search: {optimizer: [adamw, sdg]}", "search.optimizer", "is 'sdg'; expected one of sgd, adam"),
     ("search: {loss: crossentropy}", "search.loss", "Did you mean cross_entropy?"),
     ("search: {learning_rate: {adamv: 1e-3}}", "search.learning_rate.adamv", "is not an optimizer. Known: sgd, "),
-    ("sampler: tp", "sampler", "is 'tp'; expected one of tpe, gp, cma-es, nsga-ii, qmc, random, grid, brute-force. Did you mean tpe?"),
+    (
+        "sampler: tp",
+        "sampler",
+        "is 'tp'; expected one of tpe, gp, cma-es, nsga-ii, qmc, random, grid, brute-force, prior. Did you mean tpe?",
+    ),
     ("sampler: {name: cmaes}", "sampler.name", "Did you mean cma-es?"),
     ("sampler: {startup_trials: 3}", "sampler.name", "is missing; add `name: tpe`, or another of tpe, gp"),
     ("pruner: hyperbnd", "pruner", "Did you mean hyperband?"),

@@ -13,7 +13,7 @@ from tuner.spec import data as spec_data
 from tuner.spec import file as study_file
 from tuner.spec import study as spec_study
 from tuner.spec.domains import Fixed, Range
-from tuner.spec.hyperparameters import Optimizer
+from tuner.spec.hyperparameters import Hyperparameters, Optimizer
 from tuner.spec.search import LEARNING_RATES, HeadSpace
 from tuner.spec.study import StudySpec
 
@@ -80,6 +80,11 @@ def test_splits_may_mix_fractions_and_counts() -> None:
         ("efficientnet_lite0", "efficientnet_lite0"),
         ("EfficientNet-Lite0", "efficientnet_lite0"),
         ("mobilenet_v3_small", "MobileNetV3Small"),
+        ("mobilenet_v2", "mobilenet_v2"),  # of a package
+        ("MobileNetV2", "MobileNetV2"),  # of Keras, which downloads it
+        ("mobilenet-v2", "MobileNetV2"),
+        ("MobileNet_V2", "MobileNetV2"),
+        ("EfficientNet-Lite2", "efficientnet_lite2"),
         ("resnet50", "ResNet50"),
         ("kerashub:resnet_50_imagenet", "kerashub:resnet_50_imagenet"),
         ("python:mine.networks:build", "python:mine.networks:build"),
@@ -88,6 +93,28 @@ def test_splits_may_mix_fractions_and_counts() -> None:
 )
 def test_a_backbone_is_found_in_any_spelling(given: str, backbone: str) -> None:
     assert study(model={"backbone": given, "image_size": 96}).model.backbone == backbone
+
+
+def test_a_list_of_backbones_and_sizes_is_choices() -> None:
+    found = study(model={"backbone": ["squeezenet1_1", "EfficientNet-Lite0"], "image_size": [96, 160]})
+    assert (found.model.backbones, found.model.sizes) == (("squeezenet1_1", "efficientnet_lite0"), (96, 160))
+    assert [(model.backbone, model.image_size) for model in found.model.combinations()] == [
+        ("squeezenet1_1", 96),
+        ("squeezenet1_1", 160),
+        ("efficientnet_lite0", 96),
+        ("efficientnet_lite0", 160),
+    ]
+    assert StudySpec.model_validate_json(found.model_dump_json()) == found
+
+
+def test_a_list_of_one_is_a_value() -> None:
+    assert study(model={"backbone": ["squeezenet1_1"], "image_size": [96]}) == study(model={"backbone": "squeezenet1_1", "image_size": 96})
+
+
+@pytest.mark.parametrize("chosen", [{}, {"image_size": 160}])
+def test_a_trial_sees_a_study_of_the_model_that_it_chose(chosen: dict[str, Any]) -> None:
+    found = study(model={"backbone": "squeezenet1_1", "image_size": [96, 160] if chosen else 160})
+    assert found.of_trial(Hyperparameters(**chosen)) == study(model={"backbone": "squeezenet1_1", "image_size": 160})
 
 
 @pytest.mark.parametrize(
@@ -102,7 +129,13 @@ def test_a_backbone_is_found_in_any_spelling(given: str, backbone: str) -> None:
         ({"image_size": 16}, "model.image_size is 16; efficientnet_lite0 needs images of at least 32 pixels"),
         ({"backbone": "squeezenet1_1", "image_size": 31}, "model.image_size is 31; squeezenet1_1 needs images of at least 32 pixels"),
         ({"backbone": "Xception", "image_size": 64}, "model.image_size is 64; Xception needs images of at least 71 pixels"),
-        ({"image_size": "96"}, "model.image_size is '96'; expected a whole number from 8 to 1024, without quotes or unit"),
+        ({"image_size": "96"}, "model.image_size is '96'; expected a whole number from 8 to 1024 or a list, without quotes or unit"),
+        ({"image_size": []}, "model.image_size is an empty list; expected at least one value"),
+        ({"image_size": [96, 128, 96]}, "model.image_size lists 96 more than once"),
+        ({"image_size": [96, 2000]}, "model.image_size is [96, 2000]; expected a whole number from 8 to 1024 or a list"),
+        ({"backbone": ["Xception", "squeezenet1_1"], "image_size": [64, 96]}, "lists 64; Xception needs images of at least 71 pixels"),
+        ({"backbone": ["resnet50", "ResNet50"]}, "model.backbone lists ResNet50 more than once"),
+        ({"backbone": ["resnet50", "vgg16"], "weights": "a.h5"}, "the weights of one network, but model.backbone lists several"),
         ({"image_size": 96.5}, "model.image_size is 96.5; expected a whole number from 8 to 1024"),
         ({"resize": "strech"}, "model.resize is 'strech'; expected one of stretch, crop, pad. Did you mean stretch?"),
     ],
@@ -241,6 +274,26 @@ def test_a_path_with_two_spellings_on_disk_is_taken_as_it_is_given(tmp_path: Pat
 def test_a_pattern_that_finds_no_group_is_refused(pattern: str, message: str) -> None:
     (problem,) = problems(data={"source": "folder", "path": "~/photos", "group_pattern": pattern})
     assert problem.startswith(f"data.group_pattern {message}")
+
+
+@pytest.mark.parametrize(
+    ("sections", "solver"),
+    [
+        ({}, "lbfgs"),
+        ({"search": {"probe_solver": "ridge"}}, "ridge"),
+        ({"search": {"dropout": 0.1, "optimizer": "sgd"}}, "lbfgs"),
+        ({"training": {"epochs": 0}}, "lbfgs"),
+        ({"training": {"epochs": 0}, "search": {"features": "last", "head_units": []}}, "lbfgs"),
+        # what acts only in steps asks for steps
+        ({"search": {"probe_learning_rate": 0.1}}, "sgd"),
+        ({"training": {"epochs": 0}, "search": {"dropout": 0.1}}, "sgd"),
+        ({"search": {"unfreeze": 0, "batch_size": 16}}, "sgd"),
+        # unless the file names a solver
+        ({"training": {"epochs": 0}, "search": {"dropout": 0.1, "probe_solver": "lbfgs"}}, "lbfgs"),
+    ],
+)
+def test_a_file_without_a_solver_gets_the_one_that_its_other_fields_need(sections: dict[str, Any], solver: str) -> None:
+    assert study(**sections).search.probe_solver == Fixed(value=solver)
 
 
 def test_a_pattern_that_finds_no_class_is_refused() -> None:

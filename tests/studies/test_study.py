@@ -10,6 +10,8 @@ from sqlalchemy import Connection
 
 from tests.studies import by_hand
 from tuner.errors import SpecError, StudyError
+from tuner.spec.domains import Fixed
+from tuner.spec.hyperparameters import ProbeSolver
 from tuner.storage import engine as storages
 from tuner.storage import tables
 from tuner.storage.attributes import SPEC
@@ -35,6 +37,18 @@ def test_joining_a_changed_study_is_refused_with_what_changed(begin: Begin) -> N
     assert "search.dropout" in str(raised.value)
     assert "seed: 0 -> 7" in str(raised.value)
     assert "change the name" in str(raised.value)
+
+
+def test_a_study_started_with_the_earlier_meaning_of_mobilenet_v2_keeps_it(begin: Begin) -> None:
+    begin(model={"backbone": "MobileNetV2"})
+    assert begin(model={"backbone": "mobilenet_v2"}).spec.model.backbone == "MobileNetV2"
+
+
+def test_a_study_of_the_packaged_mobilenet_v2_is_not_one_of_keras(begin: Begin) -> None:
+    begin(model={"backbone": "mobilenet_v2"})
+    assert begin(model={"backbone": "mobilenet_v2"}).spec.model.backbone == "mobilenet_v2"
+    with pytest.raises(StudyError, match="model.backbone: 'mobilenet_v2' -> 'MobileNetV2'"):
+        begin(model={"backbone": "MobileNetV2"})
 
 
 def test_a_changed_budget_does_not_prevent_joining(begin: Begin, storage: Storage) -> None:
@@ -149,6 +163,33 @@ def test_another_meaning_of_adam_is_another_search(begin: Callable[..., Study]) 
     begin(search=BOTH)
     with pytest.raises(StudyError, match="adam_weight_decay"):
         begin(search=BOTH | {"adam_weight_decay": True})
+
+
+def forget_the_solver(study: Study) -> None:
+    """Store the spec as a version did that had no `search.probe_solver`."""
+
+    def write(connection: Connection) -> None:
+        stored = json.loads(tables.get(connection, tables.STUDY_USER, study.id, SPEC)[SPEC])
+        del stored["search"]["probe_solver"]
+        tables.put(connection, tables.STUDY_USER, study.id, {SPEC: json.dumps(stored)})
+
+    study.storage.write(write)
+
+
+def test_a_study_that_an_earlier_version_started_keeps_its_probes_in_steps(begin: Callable[..., Study], storage: Storage) -> None:
+    forget_the_solver(begin())
+    joined = begin()
+    assert joined.spec.search.probe_solver == Fixed(value=ProbeSolver.SGD)
+    assert studies.load(joined.name, storage).spec.search.probe_solver == Fixed(value=ProbeSolver.SGD)
+    with pytest.raises(StudyError, match=r"search\.probe_solver: 'sgd' -> 'lbfgs'|search\.probe_solver: sgd -> lbfgs"):
+        begin(search={"probe_solver": "lbfgs"})
+
+
+def test_a_new_study_keeps_its_solver_when_it_is_joined_again(begin: Callable[..., Study]) -> None:
+    begin()
+    assert begin().spec.search.probe_solver == Fixed(value=ProbeSolver.LBFGS)
+    with pytest.raises(StudyError, match=r"search\.probe_solver"):
+        begin(search={"probe_solver": ["lbfgs", "sgd"]})
 
 
 FOLDER = {"source": "folder", "path": "/photos"}

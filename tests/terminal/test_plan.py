@@ -28,14 +28,27 @@ def shown(sections: dict[str, Any], epochs: int = 12) -> str:
 @pytest.mark.parametrize(
     ("training", "epochs", "words"),
     [
-        ({}, 12, "a probe of 20 epochs; the best 25% of them are fine-tuned for 12 epochs\n"),
-        ({"promote": 1}, 12, "a probe of 20 epochs; all of them are fine-tuned for 12 epochs\n"),
-        ({"probe_heads": 4, "epochs": 0}, 0, "a probe of 20 epochs with 4 heads at once\n"),
-        ({"precision": "bfloat16"}, 1, "a probe of 20 epochs; the best 25% of them are fine-tuned for 1 epoch, in bfloat16\n"),
+        ({}, 12, "a probe of 20 epochs or by lbfgs; the best 25% of them are fine-tuned for 12 epochs\n"),
+        ({"promote": 1}, 12, "a probe of 20 epochs or by lbfgs; all of them are fine-tuned for 12 epochs\n"),
+        ({"probe_heads": 4, "epochs": 0}, 0, "a probe of 20 epochs with 4 heads at once or by lbfgs\n"),
+        ({"precision": "bfloat16"}, 1, "a probe of 20 epochs or by lbfgs; the best 25% of them are fine-tuned for 1 epoch, in bfloat16\n"),
     ],
 )
 def test_the_stages_of_a_trial_are_described(training: dict[str, Any], epochs: int, words: str) -> None:
     assert words in shown({"training": {"probe_epochs": 20, "promote": 0.25} | training}, epochs)
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ({"probe_solver": "sgd"}, "a probe of 20 epochs; the best"),
+        ({"head_units": [64]}, "a probe of 20 epochs; the best"),
+        ({"head_units": []}, "a probe by lbfgs; the best"),
+        ({"head_units": [], "probe_solver": ["sgd", "ridge"]}, "a probe of 20 epochs or by ridge; the best"),
+    ],
+)
+def test_the_solvers_of_the_probes_are_named(search: dict[str, Any], words: str) -> None:
+    assert words in shown({"search": search, "training": {"probe_epochs": 20}})
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,10 @@ def export(
     to: Annotated[
         Path, Option(metavar="PLACE", help="Study file to write (.yaml, .yml or .json), or the folder of a bundle.", show_default=False)
     ],
-    trial: Annotated[int | None, Option(min=0, metavar="N", help="Trial to export.", show_default="the best")] = None,
+    trial: Annotated[
+        int | None, Option(min=0, metavar="N", help="Trial to export.", show_default="the best, or the ensemble if it is better")
+    ] = None,
+    single: Annotated[bool, Option("--single", help="Export one network, even if the ensemble is better.")] = False,
     version: Annotated[int | None, Option(min=1, metavar="V", help="Export a version instead of a trial.", show_default=False)] = None,
     formats: Annotated[
         str | None,
@@ -68,12 +71,12 @@ def export(
     artifacts: Artifacts = DEFAULT_ARTIFACTS,
     cache: Cache = None,
 ) -> int:
-    """Write the best trial, another trial or a version as a study file, or as a bundle with its model."""
+    """Write the ensemble, the best trial, another trial or a version as a study file, or as a bundle with its model."""
     from tuner.commands import export as commands_export
     from tuner.commands import options
 
     asked = commands_export.ExportOptions(
-        to=to, trial=trial, version=version, formats=formats, int8=quantize is not None, force=force, threads=threads,
+        to=to, trial=trial, version=version, single=single, formats=formats, int8=quantize is not None, force=force, threads=threads,
         local=origin.local_settings(),
     )  # fmt: skip
     return commands_export.export(study, storage, asked, options.folders(cache, artifacts))

@@ -1,6 +1,7 @@
 """`tuner init` and `tuner check`: a study file for a folder of images, and what a study file will do, before anything is trained."""
 
 import importlib.machinery
+import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +12,10 @@ from tuner import machine
 from tuner.errors import DataError, RequestError
 from tuner.sampling import enumeration
 from tuner.spec import file as study_file
+from tuner.spec import model as spec_model
 from tuner.spec import space
 from tuner.spec.data import FolderData, PythonData
-from tuner.spec.model import Model
+from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.data import sources, splits, survey
 from tuner.tasks.images.data.dataset import Dataset
@@ -75,9 +77,12 @@ def check(path: Path, cache: Path) -> int:
     epochs = spec.training.num_epochs(num_train)
     num_cores = machine.num_cores()
     estimated = cost.estimate(spec, num_train=num_train, num_validation=num_validation, epochs=epochs, num_cores=num_cores)
+    size = cost.DataSize(num_train=num_train, num_validation=num_validation, epochs=epochs)
+    models = [(model, cost.of_model(spec, model, size, num_cores=num_cores)) for model in spec.model.combinations()]
     printing.result(
         printing.section("Search", plan.search(rows)),
         printing.section("Plan", plan.plan(spec, epochs, sum(row.is_searched for row in rows))),
+        *([printing.section("Models", plan.costs(models))] if len(models) > 1 else []),
         printing.section("Cost", plan.cost(estimated, num_cores=num_cores, num_trials=spec.budget.trials)),
         f"{path} has no mistakes. Start the study with: tuner run {path}",
     )
@@ -89,12 +94,13 @@ def require_usable(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | Non
 
     Raises:
         DataError: the images cannot be used as they are, or a file of the model does not exist.
-        MissingPackage: the sampler needs a package that is not installed.
+        MissingPackage: the sampler or the backbone needs a package that is not installed.
         SpecError: the sampler cannot enumerate the search space.
     """
     enumeration.check_sampler(spec)
     _require_function(spec)
-    _require_model(spec.model)
+    for model in spec.model.combinations():
+        _require_model(model)
     if sources.needs_keras(spec.data):
         return None
     data = sources.open(spec.data, cache=cache)
@@ -119,7 +125,7 @@ def _warn(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path, t
         tell(warning)
 
 
-def _require_model(model: Model) -> None:
+def _require_model(model: TrialModel) -> None:
     """Refuse files and modules that do not exist, and files of other formats. Only a trainer can load them."""
     name, is_weights_file = model.backbone, model.weights not in ("imagenet", "none")
     if is_weights_file:
@@ -134,14 +140,25 @@ def _require_model(model: Model) -> None:
     if name.startswith("python:") and not _is_importable(name.split(":")[1]):
         cure = "install it, start tuner in the folder of the module, or add that folder to PYTHONPATH"
         raise DataError(f"model.backbone is {name}, but its module was not found; {cure}.")
+    package = spec_model.PACKAGES.get(name)
+    if package is not None and model.weights == "imagenet" and not _is_installed(package.name):
+        raise spec_model.missing_weights(name)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
 def _require_function(spec: StudySpec) -> None:
     """Refuse functions that only this process has: trainers are processes of their own, and import them from files."""
-    named = {"model.backbone": spec.model.backbone.removeprefix("python:")} if spec.model.backbone.startswith("python:") else {}
+    named = [("model.backbone", name.removeprefix("python:")) for name in spec.model.backbones if name.startswith("python:")]
     if isinstance(spec.data, PythonData):
-        named["data.function"] = spec.data.function
-    for field, name in named.items():
+        named.append(("data.function", spec.data.function))
+    for field, name in named:
         module, _, function = name.partition(":")
         if module in _PROGRAMS or (module in sys.modules and not _is_importable(module)):
             what = "the program or notebook itself" if module in _PROGRAMS else "a module without a file"

@@ -13,6 +13,7 @@ from tuner.errors import Problem, RequestError, SpecError
 from tuner.spec import yaml_lines
 from tuner.studies import control
 from tuner.studies import enqueue as studies_enqueue
+from tuner.studies.study import Study
 from tuner.terminal import plain
 
 
@@ -49,17 +50,17 @@ def enqueue(name: str, url: str, file: Path | None, values: Sequence[str]) -> in
     if (file is None) == (not values):
         raise RequestError("expected the hyperparameters either in a file, or one by one with --set NAME=VALUE.")
     study = show.load_study(name, url)
-    given, origin = (_read(file), str(file)) if file is not None else (_parse_values(values), "--set")
+    given, origin = (_read(study, file), str(file)) if file is not None else (_parse_values(values), "--set")
     number = studies_enqueue.enqueue(study, given, by=user_name(), origin=origin)
     plain.result(f"{name} trial {number} is enqueued. The next free worker trains it.")
     return 0
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """Read the hyperparameters of a file: the whole file, or the section `search` of an export."""
+def _read(study: Study, file: Path) -> dict[str, Any]:
+    """Read the hyperparameters of a file: the whole file, or those of an export."""
     value = yaml_lines.read(file).value
     if isinstance(value, dict) and isinstance(value.get("search"), dict):
-        value = value["search"]
+        value = studies_enqueue.config_of(study, value)
     if not isinstance(value, dict):
         raise SpecError(str(file), [Problem(field="", message="has no hyperparameters; expected for example `dropout: 0.3`")])
     return value

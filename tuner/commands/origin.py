@@ -74,8 +74,9 @@ def _named_functions(spec: StudySpec) -> Iterator[tuple[str, str]]:
     """Give each field of a study that names a function to import, and the function."""
     if isinstance(spec.data, PythonData):
         yield "data.function", spec.data.function
-    if spec.model.backbone.startswith("python:"):
-        yield "model.backbone", spec.model.backbone.removeprefix("python:")
+    for name in spec.model.backbones:
+        if name.startswith("python:"):
+            yield "model.backbone", name.removeprefix("python:")
 
 
 def _moved(spec: StudySpec, to: Path) -> Data:

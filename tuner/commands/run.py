@@ -11,12 +11,10 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from tuner import wording
-from tuner.commands import artifacts, check, control, engines, options, storage_url, waiting
-from tuner.errors import RequestError, StorageError, TunerError
-from tuner.protocol import messages
+from tuner.commands import artifacts, check, control, engines, ensemble, options, storage_url, waiting
+from tuner.errors import Dismissed, RequestError, StorageError, TunerError
 from tuner.results import best as bests
 from tuner.results import export
-from tuner.results.best import Best
 from tuner.spec import file as study_file
 from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
@@ -29,7 +27,7 @@ from tuner.terminal import status as status_screens
 from tuner.views import status
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import local
-from tuner.workers.worker import evaluation, events, process
+from tuner.workers.worker import events
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.stopping import Stopping, on_signals
@@ -338,7 +336,7 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
     exported = None
     if snapshot.best_number is not None:
         if not stopping.is_asked and not gave_up:
-            _score(run, stopping)
+            _measure(run, stopping)
         exported = _export(run)
         sections.append(status_screens.result(_result(run.study), snapshot.num_completed))
     sections.append(status_screens.cost(snapshot, time.monotonic() - run.began))
@@ -351,45 +349,15 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
     return 1 if stopped or gave_up or (not snapshot.num_completed and not stopping.is_asked) else 0
 
 
-def _score(run: FinishedRun, stopping: Stopping) -> None:
-    best = bests.best(run.study)
-    if not _is_to_score(best):
-        return
+def _measure(run: FinishedRun, stopping: Stopping) -> None:
+    """Measure the best trial and the ensemble; what cannot be measured is a warning, because the search itself has its result."""
     try:
-        with printing.busy(f"{run.study.name}: measuring trial {best.trial} on the test split …"):
-            score_best(run.study, run.assignment, stopping)
+        with printing.busy(f"{run.study.name}: forming the ensemble, and measuring it and the best trial on the test split …"):
+            ensemble.measure(run.study, run.assignment, stopping)
+    except Dismissed:
+        pass
     except TunerError as error:
         plain.line(f"warning: {error}")
-
-
-def score_best(study: Study, assignment: Assignment, stopping: Stopping) -> None:
-    """Measure the best trial on the test split, unless that was done before.
-
-    Raises:
-        TrainingError: its weights could not be measured.
-        StorageError: the test accuracy could not be stored.
-        TunerError: its weights are in a bucket that cannot be read.
-    """
-    best = bests.best(study)
-    if best.weights is None or not _is_to_score(best):
-        return
-    with artifacts.local_copy(best.weights, assignment.folders.of_study(study.name)) as path:
-        score = evaluation.evaluate(
-            study,
-            messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=str(path)),
-            start=lambda: process.start_trainer(assignment),
-            folders=assignment.folders,
-            limits=assignment.limits,
-            stopping=stopping,
-        )
-    if score is not None:
-        trials.keep_test(study, score)
-
-
-def _is_to_score(best: Best) -> bool:
-    if best.test_accuracy is not None or best.weights is None:
-        return False
-    return artifacts.is_in_bucket(best.weights) or Path(best.weights).exists()
 
 
 def _export(run: FinishedRun) -> Path | None:
@@ -410,6 +378,7 @@ def _result(study: Study) -> status_screens.RunResult:
         test_accuracy=best.test_accuracy,
         num_test=best.num_test,
         baseline=best.baseline,
+        ensemble=best.ensemble,
     )
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -210,6 +210,17 @@ class TrialFiles:
         lost = "the trial ends without weights and cannot be scored on the test images"
         self._warn(f"{self._explain('weights', _num_bytes(weights), refused)}; {lost}")
         return None
+
+    def write_logits(self, arrays: Mapping[str, NDArray[np.generic]]) -> str | None:
+        """Write the logits of a completed trial beside its weights and return their file; on a full disk, warn and return None."""
+        path = self._weights.with_name("logits.npz")
+        try:
+            write_arrays(path, dict(arrays))
+        except OSError as error:
+            needed = sum(array.nbytes for array in arrays.values())
+            self._warn(f"{self._explain('logits', needed, error)}; the trial ends without them and can be no member of an ensemble")
+            return None
+        return str(path)
 
     def _write_weights(self, path: Path, weights: Weights) -> OSError | None:
         try:

@@ -43,7 +43,12 @@ def smoothing_of(hyperparameters: Hyperparameters) -> float:
 
 def validation_loss(hyperparameters: Hyperparameters) -> LossFunction:
     """Return the loss reported for the validation split, without smoothing or class weights; logits may have leading axes."""
-    each = _LOSSES[hyperparameters.loss](hyperparameters.focal_gamma)
+    return plain_loss(hyperparameters.loss, hyperparameters.focal_gamma)
+
+
+def plain_loss(kind: Loss, gamma: float) -> LossFunction:
+    """Return a loss without smoothing or class weights; logits may have leading axes."""
+    each = _LOSSES[kind](gamma)
     return lambda labels, logits: each(tf.broadcast_to(labels, tf.shape(logits)), logits)
 
 

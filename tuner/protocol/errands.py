@@ -40,17 +40,26 @@ class _Errand(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+class TrainedNetwork(_Errand):
+    """A trained network."""
+
+    #: the StudySpec as JSON
+    spec: str
+    hyperparameters: Hyperparameters
+    #: .npz file with the weights
+    weights: str
+
+
 class Export(_Errand):
     """Write a model, and its predictions for some images, to an existing folder; the answer is Exported or ErrandFailed."""
 
     kind: Literal["export"] = "export"
-    #: the StudySpec as JSON
-    spec: str
     #: folder with decoded images and features
     cache: str
-    hyperparameters: Hyperparameters
-    #: .npz file with the weights
-    weights: str
+    #: one network, or the members of an ensemble, whose probabilities are averaged
+    networks: tuple[TrainedNetwork, ...]
+    #: whether each network sees the mirror image, too
+    mirrored: bool = False
     #: divisor of the logits before the softmax
     temperature: float
     formats: tuple[Format, ...]

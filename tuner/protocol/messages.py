@@ -64,6 +64,24 @@ class Prepare(_Message):
     cache: str
 
 
+class TrainedMember(_Message):
+    """A network that was trained in the same study."""
+
+    hyperparameters: Hyperparameters
+    #: .npz file with its weights
+    weights: str
+
+
+class Teacher(_Message):
+    """Networks whose mean probabilities teach a trial in place of the labels."""
+
+    members: tuple[TrainedMember, ...]
+    #: weight of the probabilities in the target; the rest is the label
+    share: float
+    #: epochs of fine-tuning, in place of those of the study
+    epochs: int
+
+
 class Train(_Message):
     """Ask for one trial to be trained; the answers are Epoch…, Probed, then Finished or Failed."""
 
@@ -78,6 +96,8 @@ class Train(_Message):
     checkpoint: str
     #: path of a checkpoint that was downloaded from another machine; the trial resumes from the later of both
     fetched: str | None = None
+    #: None: the labels teach
+    teacher: Teacher | None = None
 
 
 class Proceed(_Message):
@@ -124,7 +144,10 @@ class Predict(_Message):
     #: path for the averaged weights; None: they are not written
     average: str | None = None
     splits: tuple[Split, ...]
-    #: path of the .npz file: for each split its logits (n, classes), and its labels (n,) under the split's name and `_labels`
+    #: whether to predict the mirror images, too
+    mirrored: bool = False
+    #: path of the .npz file: for each split its logits (n, classes); under the split's name and `_labels` its labels (n,), and under its
+    #: name and `_mirrored` the logits of the mirror images
     to: str
 
 
@@ -255,6 +278,8 @@ class Finished(_Message):
     pictures: dict[PictureKind, str] = {}
     #: file with the weights of the best epoch; None if none were saved
     weights: str | None = None
+    #: file with the logits of the validation images and of their mirror images by these weights; None if the trial was not fine-tuned
+    logits: str | None = None
     #: duration of each stage in seconds, including building and tracing the network
     probe_seconds: float = 0.0
     fine_tune_seconds: float = 0.0
@@ -292,6 +317,8 @@ class Predicted(_Message):
 
     kind: Literal["predicted"] = "predicted"
     trial: int
+    #: seconds to predict all images once, in batches
+    seconds: float = 0.0
 
 
 _Order = Prepare | Train | Proceed | Stop | Suspend | Evaluate | Predict | Quit

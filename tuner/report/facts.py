@@ -16,16 +16,17 @@ from tuner.report.content import ReportContent
 from tuner.results import best as bests
 from tuner.results import statistics
 from tuner.results.best import Best
+from tuner.results.ensemble import Ensemble
 from tuner.results.retrain.verdict import JudgedConfig, Verdict
 from tuner.results.versions import versions
 from tuner.results.versions.versions import Version, VersionStage, WeightsSource
 from tuner.sampling import suggestion
 from tuner.spec import budget, plan, space
 from tuner.spec import file as study_file
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Hyperparameters, ProbeSolver
 from tuner.spec.space import SpaceRow
 from tuner.storage import attributes
-from tuner.storage.attributes import HYPERPARAMETERS, MIGRATED, PREPARED
+from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, MIGRATED, PREPARED
 from tuner.studies.study import Study
 from tuner.views import trial as views_trial
 
@@ -118,7 +119,8 @@ def counts(content: ReportContent) -> dict[str, int]:
 def planned(content: ReportContent) -> tuple[list[tuple[str, str]], Sequence[SpaceRow]]:
     """Return the plan and the search space in words, the searched hyperparameters first."""
     spec = content.study.spec
-    _, *rows = plan.of_study(spec, content.attributes.get(PREPARED), content.attributes.get(MIGRATED))
+    known = content.attributes
+    _, *rows = plan.of_study(spec, known.get(PREPARED), known.get(MIGRATED), known.get(LEFT_OUT))
     return rows, sorted(space.rows(spec), key=lambda row: not row.is_searched)
 
 
@@ -155,6 +157,8 @@ def honesty(best: Best) -> list[str]:
         sentences.append(f"{best.value:.4f} was measured on {images}, at the best epoch. Expect a slightly lower accuracy on new images.")
     if best.baseline:
         sentences.append(f"For comparison, {best.baseline}.")
+    if best.ensemble is not None and best.is_best:
+        sentences.append(_of_ensemble(best.ensemble))
     if best.test_accuracy is None:
         if best.num_test:
             sentences.append(
@@ -171,6 +175,20 @@ def honesty(best: Best) -> list[str]:
         f"The validation accuracy is {abs(gap):.4f} {'higher' if gap >= 0 else 'lower'}."
     )
     return sentences
+
+
+def _of_ensemble(ensemble: Ensemble) -> str:
+    """Return a sentence about the ensemble of the study."""
+    found = (
+        f"The ensemble, {ensemble.words}, reaches {ensemble.validation_accuracy:.4f} on the validation images, by which it was chosen, "
+        f"{ensemble.gain:+.4f} compared with its best trial, with {wording.count(ensemble.num_networks, 'pass')} through a network"
+    )
+    if ensemble.test_accuracy is None:
+        return f"{found}; it was not measured on test images."
+    low, high = statistics.accuracy_interval(ensemble.test_accuracy, ensemble.num_test)
+    return (
+        f"{found}; on {ensemble.num_test:,} test images it has {ensemble.test_accuracy:.4f} (95\u00a0% interval {low:.4f} to {high:.4f})."
+    )
 
 
 def against_rule(best: Best) -> str:
@@ -213,7 +231,10 @@ def _ranked(trial: FrozenTrial) -> Ranked:
 
 def _settings(known: Hyperparameters) -> str:
     """Return the main hyperparameters in one line."""
-    parts = [known.optimizer.value, f"probe {wording.value(known.probe_learning_rate)}"]
+    model = [known.backbone or "", "" if known.image_size is None else f"{known.image_size} pixels"]
+    is_stepwise = known.probe_solver is ProbeSolver.SGD
+    probe = f"probe {wording.value(known.probe_learning_rate) if is_stepwise else known.probe_solver.value}"
+    parts = [*filter(None, model), known.optimizer.value, probe]
     if known.unfreeze > 0:
         parts += [f"rate {wording.value(known.learning_rate)}", f"unfreeze {wording.value(known.unfreeze)}"]
     parts += [f"head {wording.value(known.head_units)}", f"dropout {wording.value(known.dropout)}", f"batch {known.batch_size}"]

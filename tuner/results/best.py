@@ -7,11 +7,13 @@ from sqlalchemy import Connection, func, select
 
 from tuner import errors
 from tuner.protocol import messages
+from tuner.results import ensemble as ensembles
+from tuner.results.ensemble import Ensemble
 from tuner.spec import plan
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
 from tuner.storage import attributes, queries, tables
-from tuner.storage.attributes import PREPARED
+from tuner.storage.attributes import ENSEMBLE, PREPARED
 from tuner.studies import claims
 from tuner.studies.study import Study
 from tuner.views import trial as trials
@@ -32,6 +34,8 @@ class Best:
     rule: Trial | None
     #: what the trainer found when it loaded the data and the backbone
     prepared: messages.Prepared
+    #: the ensemble of the study; None if it has none, or this trial is better
+    ensemble: Ensemble | None = None
 
     @property
     def trial(self) -> int:
@@ -170,7 +174,13 @@ def _read(connection: Connection, study: Study, number: int, value: float) -> Be
         num_completed=int(num_completed),
         rule=_rule(connection, study.id),
         prepared=_prepared(connection, study, found),
+        ensemble=_ensemble(connection, study.id, value),
     )
+
+
+def _ensemble(connection: Connection, study_id: int, value: float) -> Ensemble | None:
+    found = ensembles.understood(tables.get(connection, tables.STUDY_USER, study_id, ENSEMBLE).get(ENSEMBLE))
+    return found if found is not None and found.validation_accuracy >= value else None
 
 
 def _prepared(connection: Connection, study: Study, found: Trial) -> messages.Prepared:

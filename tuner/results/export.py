@@ -8,6 +8,7 @@ from typing import Any
 
 from tuner import errors
 from tuner.results.best import Best
+from tuner.spec import conditions
 from tuner.spec import file as study_file
 from tuner.spec.data import Data
 from tuner.spec.hyperparameters import Hyperparameters
@@ -25,7 +26,7 @@ def resolved(best: Best) -> StudySpec:
     return StudySpec(
         name=name_of(best),
         data=_data(best),
-        model=spec.model,
+        model=spec.of_trial(best.hyperparameters).model,
         budget=Budget(trials=1),
         training=spec.training.model_copy(update={"epochs": best.prepared.epochs}),
         search=fixed(best.hyperparameters),
@@ -49,8 +50,8 @@ def name_of(best: Best) -> str:
 
 
 def fixed(hyperparameters: Hyperparameters) -> SearchSpace:
-    """Return a search space with these hyperparameters as fixed values."""
-    plain: dict[str, Any] = hyperparameters.model_dump(mode="json")
+    """Return a search space with these hyperparameters as fixed values; backbone and image size are part of the model instead."""
+    plain: dict[str, Any] = hyperparameters.model_dump(mode="json", exclude={*conditions.MODEL_NAMES})
     for rate in ("learning_rate", "probe_learning_rate"):
         plain[rate] = {plain["optimizer"]: plain[rate]}
     return SearchSpace.model_validate(plain)
@@ -70,6 +71,7 @@ def _result(best: Best) -> dict[str, Any]:
         "rule": None
         if best.rule_value is None
         else _without_unknown({"validation_accuracy": best.rule_value, "test_accuracy": best.rule_test_accuracy}),
+        "ensemble": _ensemble(best),
         "always_commonest_class": _commonest(best),
         "completed_trials": best.num_completed,
         "classes": list(prepared.classes),
@@ -81,6 +83,13 @@ def _result(best: Best) -> dict[str, Any]:
         "versions": prepared.versions | {"optuna": importlib.metadata.version("optuna")},
     }
     return _without_unknown(result)
+
+
+def _ensemble(best: Best) -> dict[str, Any] | None:
+    """Return the ensemble that is better than the best trial of the study; None for another trial."""
+    if best.ensemble is None or not best.is_best:
+        return None
+    return best.ensemble.model_dump(mode="json", exclude={"confusion"}, exclude_none=True)
 
 
 def _commonest(best: Best) -> dict[str, Any] | None:

@@ -69,7 +69,7 @@ def combinations(spec: StudySpec) -> list[dict[str, Any]] | None:
     found: list[dict[str, Any]] = []
     is_more = True
     while is_more:
-        space.suggest(odometer, spec.search, fine_tunes=space.fine_tunes(spec))
+        space.suggest(odometer, spec.space, fine_tunes=space.fine_tunes(spec))
         found.append(odometer.values)
         if len(found) > MAX_COMBINATIONS:
             raise SpecError(spec.name, [_too_many(spec)])

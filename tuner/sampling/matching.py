@@ -7,14 +7,15 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from tuner import wording
-from tuner.spec import space
+from tuner.spec import conditions, space
 from tuner.spec.domains import Domain, Fixed
 from tuner.spec.hyperparameters import Hyperparameters, Optimizer
+from tuner.spec.model import Model
 from tuner.spec.search import HeadSpace, SearchSpace
 from tuner.spec.study import StudySpec
 
 #: they decide which others act: if one of them does not match, the mismatches of the others are not reported
-_DECISIVE = ("optimizer", "loss", "unfreeze", "head_units")
+_DECISIVE = ("optimizer", "loss", "unfreeze", "head_units", "probe_solver")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,13 @@ class MatchedParameters:
 
 
 def match(known: Hyperparameters, spec: StudySpec) -> MatchedParameters | list[str]:
-    """Return the parameters of a study that give these hyperparameters, or the reasons why none do."""
+    """Return the parameters of a study that give these hyperparameters, or the reasons why none do.
+
+    A backbone or an image size does not count if the study has only one.
+    """
+    known = without_model(known, spec)
     chooser = _NearestChooser(known)
-    reached = space.suggest(chooser, spec.search, fine_tunes=space.fine_tunes(spec))
+    reached = space.suggest(chooser, spec.space, fine_tunes=space.fine_tunes(spec))
     if reached == known:
         return MatchedParameters(values=chooser.values, distributions=chooser.distributions)
     mismatches = dict(_mismatches(known, reached, spec))
@@ -37,10 +42,30 @@ def match(known: Hyperparameters, spec: StudySpec) -> MatchedParameters | list[s
     return decisive or list(mismatches.values())
 
 
+def with_probe_of(known: Hyperparameters, spec: StudySpec) -> Hyperparameters:
+    """Return hyperparameters with the solver, and its learning rate, by which probes of a study train such a head."""
+    reached = space.suggest(_NearestChooser(known), spec.space, fine_tunes=space.fine_tunes(spec))
+    if reached.probe_solver is known.probe_solver:
+        return known
+    return known.model_copy(update={"probe_solver": reached.probe_solver, "probe_learning_rate": reached.probe_learning_rate})
+
+
 def fixed_hyperparameters(spec: StudySpec) -> Hyperparameters | list[str]:
     """Return the hyperparameters of a study that searches nothing; otherwise the names of the searched hyperparameters."""
     searched = [row.name for row in space.rows(spec) if row.is_searched]
-    return searched or space.suggest(_NearestChooser(Hyperparameters()), spec.search, fine_tunes=space.fine_tunes(spec))
+    return searched or space.suggest(_NearestChooser(Hyperparameters()), spec.space, fine_tunes=space.fine_tunes(spec))
+
+
+def with_model(known: Hyperparameters, model: Model) -> Hyperparameters:
+    """Return hyperparameters with the backbone and the image size of their study, so that a study that searches these can use them."""
+    backbone, size = (values[0] if len(values) == 1 else None for values in (model.backbones, model.sizes))
+    return known.model_copy(update={"backbone": known.backbone or backbone, "image_size": known.image_size or size})
+
+
+def without_model(known: Hyperparameters, spec: StudySpec) -> Hyperparameters:
+    """Return hyperparameters as those of a study: without a backbone or an image size of which the study has only one."""
+    only = {"backbone": len(spec.model.backbones) == 1, "image_size": len(spec.model.sizes) == 1}
+    return known.model_copy(update={name: None for name, is_only in only.items() if is_only})
 
 
 class _NearestChooser:
@@ -82,10 +107,12 @@ class _NearestChooser:
 
 def _mismatches(known: Hyperparameters, reached: Hyperparameters, spec: StudySpec) -> Iterator[tuple[str, str]]:
     """Yield each hyperparameter that the study cannot match, with the given value and what the study expects."""
-    nearest = wording.flatten(reached.model_dump(mode="json"))
-    for name, value in wording.flatten(known.model_dump(mode="json")).items():
-        if nearest[name] != value:
-            yield name, f"{name} is {wording.show(value)}; expected {_expected(name, known, spec)}"
+    nearest, given = (wording.flatten(each.model_dump(mode="json")) for each in (reached, known))
+    for name, value in nearest.items():
+        if name not in given:
+            yield name, f"{name} is unknown; expected {_expected(name, known, spec)}"
+        elif given[name] != value:
+            yield name, f"{name} is {wording.show(given[name])}; expected {_expected(name, known, spec)}"
 
 
 def _expected(name: str, known: Hyperparameters, spec: StudySpec) -> str:
@@ -96,6 +123,8 @@ def _expected(name: str, known: Hyperparameters, spec: StudySpec) -> str:
         return "0, because weight_decay does not act on adam in that study"
     if name == "head_units":
         return _expected_head(spec.search)
+    if name in conditions.MODEL_NAMES:
+        return _describe(conditions.BY_NAME[name].domain(spec.space))
     section, _, inner = name.partition(".")
     owner: Any = spec.search.augmentation if section == "augmentation" else spec.search
     domain = getattr(owner, inner or section)

@@ -2,14 +2,14 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any
 
 import optuna
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
-from tuner.sampling import enumeration
+from tuner.sampling import enumeration, prior
 from tuner.spec import strategies
 from tuner.spec.study import StudySpec
 from tuner.storage import optuna_private
@@ -63,6 +63,7 @@ class SamplerInput(StrEnum):
 
 _INPUTS = {
     "tpe": SamplerInput.HISTORY,
+    "prior": SamplerInput.HISTORY,
     "random": SamplerInput.NOTHING,
     "grid": SamplerInput.NOTHING,
     "brute-force": SamplerInput.NOTHING,
@@ -80,15 +81,20 @@ _BUILDERS: dict[str, Callable[[Any, int, int], BaseSampler]] = {
 }
 
 
-def build(spec: StudySpec, number: int) -> BaseSampler:
+def build(spec: StudySpec, number: int, rule: Mapping[str, Any]) -> BaseSampler:
     """Return the sampler for one trial of a study; samplers of different trials draw different values.
+
+    `rule` are the values of trial 0 by the names of the parameters.
 
     Raises:
         MissingPackage: the sampler needs a package that is not installed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _BUILDERS[spec.sampler.name](spec.sampler, derive_seed(spec.seed, "sampler", number), number)
+        seed = derive_seed(spec.seed, "sampler", number)
+        if isinstance(spec.sampler, strategies.Prior):
+            return prior.PriorSampler(spec.sampler, rule, seed=seed)
+        return _BUILDERS[spec.sampler.name](spec.sampler, seed, number)
 
 
 def required_input(spec: StudySpec) -> SamplerInput:

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tuner.spec import domains
-from tuner.spec.domains import Domain, Range
-from tuner.spec.hyperparameters import Loss, Optimizer
-from tuner.spec.search import DRAWN, MIXED, HeadSpace, SearchSpace
+from tuner.spec.domains import Domain, Fixed, Range
+from tuner.spec.hyperparameters import Loss, Optimizer, ProbeSolver
+from tuner.spec.search import DRAWN, MIXED, HeadSpace, SearchSpace, StudySpace
 
 ALWAYS = "always"
 #: in `Chosen`: whether trials of the study go beyond their probe
 FINE_TUNES = "fine_tunes"
+#: hyperparameters that stand below `model` in a study file, as lists
+MODEL_NAMES = ("backbone", "image_size")
 #: the values that a trial has chosen so far, by the names of `TABLE`
 Chosen = Mapping[str, Any]
 
@@ -36,6 +38,10 @@ class Scope:
             return (0.0,)
         if name == "head_units.layers" and not isinstance(self.space.head_units, HeadSpace):
             return (len(self.space.head_units),)
+        if name == "probe_solver":
+            layers = self.values("head_units.layers")
+            solvers = domains.values(self.space.probe_solver) if min(layers) == 0 else ()
+            return tuple(dict.fromkeys([*solvers, *([ProbeSolver.SGD] if max(layers) > 0 else [])]))
         domain = BY_NAME[name].domain(self.space)
         assert domain is not None, f"a condition depends on {name}, which some search spaces lack"
         off = (0,) if isinstance(domain, Range) and domain.off else ()
@@ -213,12 +219,32 @@ def _has_hidden_layers(words: str, *, is_always_named: bool = False) -> When:
     )
 
 
+_HEAD_IS_LINEAR = When(
+    name="head_units.layers",
+    accepts=lambda space, value: value == 0,
+    in_words=lambda accepted: "the head has no hidden layers",
+    reason=_because(
+        "acts only on a head without hidden layers, but search.head_units always has some; add 0 layers there", "search.head_units"
+    ),
+)
+_PROBE_IS_SGD = When(
+    name="probe_solver",
+    accepts=lambda space, value: value == ProbeSolver.SGD,
+    in_words=lambda accepted: "the probe uses sgd",
+    reason=_because("acts only in a probe by sgd, but search.probe_solver does not list it; add sgd there", "search.probe_solver"),
+)
+#: the optimizer trains something; where every probe uses sgd, the second condition is never asked
+_TRAINED = AnyOf(conditions=(_PROBE_IS_SGD, _FINE_TUNED))
 _HAS_VIEWS = When(
     name="augmentation.views",
     accepts=lambda space, value: value > 0,
     in_words=lambda accepted: "augmentation.views > 0",
     reason=_because("set search.augmentation.views above 0, so that it acts in the probe too", "search.augmentation.views"),
 )
+
+
+def _of_model(name: str) -> Callable[[SearchSpace], Domain | None]:
+    return lambda space: getattr(space, name) if isinstance(space, StudySpace) else None
 
 
 def _field(name: str) -> Callable[[SearchSpace], Domain | None]:
@@ -237,26 +263,33 @@ def _augmentation(name: str) -> Callable[[SearchSpace], Domain | None]:
     return lambda space: getattr(space.augmentation, name)
 
 
-def _plain(*names: str) -> tuple[Hyperparameter, ...]:
-    return tuple(Hyperparameter(name=name, domain=_field(name)) for name in names)
+def _plain(name: str, *acts_when: Condition, otherwise: Any = None) -> Hyperparameter:
+    return Hyperparameter(name=name, domain=_field(name), acts_when=acts_when, otherwise=otherwise)
 
 
-#: in the order in which a trial chooses them; a condition comes after the hyperparameters that it depends on
+#: all hyperparameters; `in_order` has the order in which a trial chooses them
 TABLE: tuple[Hyperparameter, ...] = (
-    Hyperparameter(name="optimizer", domain=_field("optimizer")),
-    Hyperparameter(name="unfreeze", domain=_field("unfreeze"), acts_when=(_STUDY_FINE_TUNES,), otherwise=0.0),
+    *(Hyperparameter(name=name, domain=_of_model(name)) for name in MODEL_NAMES),
+    _plain("optimizer", _TRAINED, otherwise=Optimizer.ADAMW),
+    _plain("unfreeze", _STUDY_FINE_TUNES, otherwise=0.0),
+    _plain("probe_solver", _HEAD_IS_LINEAR, otherwise=ProbeSolver.SGD),
     *(
         Hyperparameter(
-            name=f"probe_learning_rate.{optimizer}", domain=_rate("probe_learning_rate", optimizer), acts_when=(_optimizer_is(optimizer),)
+            name=f"probe_learning_rate.{optimizer}",
+            domain=_rate("probe_learning_rate", optimizer),
+            acts_when=(_optimizer_is(optimizer), _PROBE_IS_SGD),
         )
         for optimizer in Optimizer
     ),
-    *_plain("features"),
-    Hyperparameter(name="weight_decay", domain=_field("weight_decay"), acts_when=(_DECAYS,), otherwise=0.0),
-    *_plain("dropout", "class_weights", "batch_size", "loss"),
-    Hyperparameter(name="momentum", domain=_field("momentum"), acts_when=(_HAS_MOMENTUM,)),
-    Hyperparameter(name="nesterov", domain=_field("nesterov"), acts_when=(_IS_SGD,)),
-    Hyperparameter(name="label_smoothing", domain=_field("label_smoothing"), acts_when=(_IS_NOT_FOCAL,)),
+    _plain("features"),
+    _plain("weight_decay", _DECAYS, _TRAINED, otherwise=0.0),
+    _plain("dropout", _TRAINED),
+    _plain("class_weights"),
+    _plain("batch_size", _TRAINED),
+    _plain("loss"),
+    _plain("momentum", _HAS_MOMENTUM, _TRAINED),
+    _plain("nesterov", _IS_SGD, _TRAINED),
+    _plain("label_smoothing", _IS_NOT_FOCAL, _TRAINED),
     Hyperparameter(name="focal_gamma", domain=_field("focal_gamma"), acts_when=(_IS_FOCAL,)),
     Hyperparameter(name="head_units.layers", domain=_head("layers"), parameters=lambda chosen: ["head_layers"]),
     Hyperparameter(
@@ -281,3 +314,17 @@ TABLE: tuple[Hyperparameter, ...] = (
     *(Hyperparameter(name=f"augmentation.{name}", domain=_augmentation(name), acts_when=(_FINE_TUNED,)) for name in MIXED),
 )
 BY_NAME: Mapping[str, Hyperparameter] = {each.name: each for each in TABLE}
+#: they decide together whether the optimizer trains anything
+_FIRST = ("unfreeze", "head_units.layers", "probe_solver")
+
+
+def in_order(space: SearchSpace) -> tuple[Hyperparameter, ...]:
+    """Return the table in the order in which a trial chooses; a condition comes after the hyperparameters that it depends on.
+
+    Spaces without another solver than `sgd` keep the order that they had before there was a choice: an exhaustive sampler numbers its
+    combinations by this order, and a stored study counts on the numbers.
+    """
+    if space.probe_solver == Fixed(value=ProbeSolver.SGD):
+        last = ("probe_solver",)
+        return (*(each for each in TABLE if each.name not in last), *(BY_NAME[name] for name in last))
+    return (*(BY_NAME[name] for name in _FIRST), *(each for each in TABLE if each.name not in _FIRST))

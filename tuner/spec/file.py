@@ -10,12 +10,13 @@ from ruamel.yaml import YAML
 from tuner import wording
 from tuner.errors import Problem, SpecError
 from tuner.spec import domains, mistakes, schema, yaml_lines
+from tuner.spec.model import PACKAGED_MOBILENET
 from tuner.spec.study import StudySpec
 
 #: fields that may differ between two runs of a study, because they do not change what it searches
-_FREE = ("budget", "result", "data.path", "data.root")
+_FREE = ("budget", "result", "results", "data.path", "data.root")
 #: a file without one of them does not change a study that has it
-_ADAM, _ORDER = "search.adam_weight_decay", "data.class_order"
+_ADAM, _ORDER, _SOLVER = "search.adam_weight_decay", "data.class_order", "search.probe_solver"
 #: sections that may change while the trials stay comparable
 SEARCHED = ("search.", "sampler.", "pruner.")
 
@@ -63,6 +64,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     before, after = dict(_fields(old, "")), dict(_fields(new, ""))
     free = (*_FREE, _ADAM) if new.search.adam_weight_decay is None else _FREE
     free = free if "class_order" in new.data.model_fields_set else (*free, _ORDER)
+    free = free if "probe_solver" in new.search.model_fields_set else (*free, _SOLVER)
     fields = [field for field in {**before, **after} if not f"{field}.".startswith(tuple(f"{name}." for name in free))]
     missing = "not given"
     return [
@@ -76,6 +78,20 @@ def with_class_order_of(old: StudySpec, new: StudySpec) -> StudySpec:
     if order is None or old.data.source != new.data.source or "class_order" in new.data.model_fields_set:
         return new
     return new.model_copy(update={"data": new.data.model_copy(update={"class_order": order})})
+
+
+def with_backbone_of(old: StudySpec, new: StudySpec) -> StudySpec:
+    """Return a study with the backbone MobileNetV2 if an existing one has it: before there was a mobilenet_v2, that name meant it too."""
+    if (old.model.backbone, new.model.backbone) != ("MobileNetV2", PACKAGED_MOBILENET):
+        return new
+    return new.model_copy(update={"model": new.model.model_copy(update={"backbone": old.model.backbone})})
+
+
+def with_solver_of(old: StudySpec, new: StudySpec) -> StudySpec:
+    """Return a study with the `probe_solver` that another one has, unless its file gives one."""
+    if "probe_solver" in new.search.model_fields_set:
+        return new
+    return new.model_copy(update={"search": new.search.model_copy(update={"probe_solver": old.search.probe_solver})})
 
 
 def json_schema() -> dict[str, Any]:

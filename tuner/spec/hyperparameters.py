@@ -28,6 +28,15 @@ class Optimizer(StrEnum):
         return self in (Optimizer.SGD, Optimizer.RMSPROP)
 
 
+class ProbeSolver(StrEnum):
+    """How a probe trains a linear head: by the trial's optimizer, or by a method that finds the optimum over all images at once."""
+
+    SGD = "sgd"
+    LBFGS = "lbfgs"
+    CONJUGATE_GRADIENT = "conjugate_gradient"
+    RIDGE = "ridge"
+
+
 class Activation(StrEnum):
     """Activation functions of the head's hidden layers, by their Keras names."""
 
@@ -108,9 +117,15 @@ class Augmentation(_Frozen):
 class Hyperparameters(_Frozen):
     """The hyperparameters of one trial."""
 
+    #: the choice from `model.backbone` if that is a list; None: the study has only one backbone
+    backbone: str | None = Field(default=None, exclude_if=lambda value: value is None)
+    #: the choice from `model.image_size` if that is a list; None: the study has only one size
+    image_size: int | None = Field(default=None, exclude_if=lambda value: value is None)
     #: the optimizer of both stages
     optimizer: Optimizer = Optimizer.ADAMW
-    #: peak learning rate of the probe, with a cosine decay to zero
+    #: how the probe trains; always `sgd` if the head has hidden layers
+    probe_solver: ProbeSolver = ProbeSolver.SGD
+    #: peak learning rate of a probe by `sgd`, with a cosine decay to zero
     probe_learning_rate: float = Field(default=1e-3, gt=0, le=100)
     #: peak learning rate of the fine-tuning; acts only if `unfreeze` is above 0
     learning_rate: float = Field(default=3e-4, gt=0, le=100)

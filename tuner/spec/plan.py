@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner import wording
-from tuner.spec import space
+from tuner.spec import conditions, space
+from tuner.spec.hyperparameters import ProbeSolver
 from tuner.spec.strategies import Pruner, Sampler
-from tuner.spec.study import StudySpec, Training
+from tuner.spec.study import StudySpec
 
 
 def facts(spec: StudySpec, epochs: int | None, num_hyperparameters: int) -> list[tuple[str, str]]:
     """Return the plan as pairs of a name and a text; `epochs` are those of the fine-tuning, None if they are not known yet."""
-    model = spec.model
+    sizes = " or ".join(f"{size} × {size}" for size in spec.model.sizes)
     searched = wording.count(num_hyperparameters, "hyperparameter")
     retrained = retraining(spec)
     if retrained:
@@ -20,19 +21,35 @@ def facts(spec: StudySpec, epochs: int | None, num_hyperparameters: int) -> list
         search = f"{searched}, sampler {_describe(spec.sampler)}, pruner {_describe(spec.pruner)}, seed {spec.seed}"
     return [
         ("study", spec.name),
-        ("model", f"{model.backbone}, weights {model.weights}, {model.image_size} × {model.image_size} pixels"),
-        ("a trial", _stages(spec.training, epochs)),
+        ("model", f"{' or '.join(spec.model.backbones)}, weights {spec.model.weights}, {sizes} pixels"),
+        ("a trial", _stages(spec, epochs)),
         ("budget", budget(spec)),
         ("search", search),
+        *([("screening", _screening(spec))] if len(spec.model.backbones) > 1 and not retrained else []),
     ]
+
+
+def _screening(spec: StudySpec) -> str:
+    """Say how a study screens its models."""
+    num_models = len(spec.model.backbones) * len(spec.model.sizes)
+    if space.is_screened(spec):
+        return (
+            f"after trial 0, {wording.count(num_models - 1, 'trial')} with the rule and the other models; "
+            "a backbone whose probe is clearly worse is left out at that size"
+        )
+    if spec.budget.trials is not None and spec.budget.trials < space.TRIALS_A_MODEL * num_models:
+        return f"none: {num_models} models need at least {space.TRIALS_A_MODEL * num_models} trials"
+    return f"none: the sampler {spec.sampler.name} tries every combination"
 
 
 #: what is read of the attribute of the first trainer
 _PREPARED = {"epochs", "num_train", "num_validation", "num_test", "classes"}
 
 
-def of_study(spec: StudySpec, prepared: Mapping[str, Any] | None, migrated: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """Return the plan with what is known of a study: the attributes of its first trainer and of its migration, None without them."""
+def of_study(
+    spec: StudySpec, prepared: Mapping[str, Any] | None, migrated: Mapping[str, Any] | None, left_out: Any = None
+) -> list[tuple[str, str]]:
+    """Return the plan with what is known of a study: the attributes of its first trainer, its migration and its screening, if any."""
     # another program can change the attributes of a study
     prepared = prepared if isinstance(prepared, Mapping) and prepared.keys() >= _PREPARED else None
     fixed = spec.training.epochs if isinstance(spec.training.epochs, int) else None
@@ -46,7 +63,13 @@ def of_study(spec: StudySpec, prepared: Mapping[str, Any] | None, migrated: Mapp
             found.insert(2, ("baseline", baseline))
     if isinstance(migrated, Mapping) and {"num_carried", "num_left", "from", "changes"} <= migrated.keys():
         found.append(("carried over", carried(migrated)))
-    return found
+    return found + [("left out", text) for text in models_left_out(left_out)]
+
+
+def models_left_out(stored: Any) -> list[str]:
+    """Return in words which models a study left out and why, given its attribute."""
+    rows = [row for row in (stored if isinstance(stored, list) else []) if isinstance(row, dict)]
+    return [f"{row.get('backbone')} at {row.get('image_size')} pixels: {row.get('reason')}" for row in rows]
 
 
 def commonest(name: str, validation: float | None, test: float | None) -> str:
@@ -92,14 +115,18 @@ def carried(migrated: Mapping[str, Any]) -> str:
     return f"{num} of {wording.count(num + left, 'trial')} of {migrated['from']}; changed: {'; '.join(migrated['changes'])}"
 
 
-def _stages(training: Training, epochs: int | None) -> str:
+def _stages(spec: StudySpec, epochs: int | None) -> str:
     """Return the stages of a trial, in words."""
+    training = spec.training
     heads = f" with {training.probe_heads} heads at once" if training.probe_heads > 1 else ""
     part = "all" if training.promote == 1 else f"the best {training.promote:.0%}"
     length = f" for {wording.count(epochs, 'epoch')}" if epochs else ""
     tuned = "" if epochs == 0 else f"; {part} of them are fine-tuned{length}"
     precision = f", in {training.precision}" if training.precision != "auto" else ""
-    return f"a probe of {wording.count(training.probe_epochs, 'epoch')}{heads}{tuned}{precision}"
+    solvers = conditions.Scope(space=spec.search, fine_tunes=space.fine_tunes(spec)).values("probe_solver")
+    steps = [f"of {wording.count(training.probe_epochs, 'epoch')}{heads}"] if ProbeSolver.SGD in solvers else []
+    probe = " or ".join([*steps, *(f"by {solver.value}" for solver in solvers if solver is not ProbeSolver.SGD)])
+    return f"a probe {probe}{tuned}{precision}"
 
 
 def _describe(strategy: Sampler | Pruner) -> str:

@@ -8,7 +8,7 @@ from pydantic_core import CoreSchema
 
 from tuner.spec import domains
 from tuner.spec.domains import Bounds, Choice, Domain, Fixed, Known, Range
-from tuner.spec.hyperparameters import MAX_HEAD_LAYERS, Activation, ClassWeights, Features, Flip, Loss, Optimizer
+from tuner.spec.hyperparameters import MAX_HEAD_LAYERS, Activation, ClassWeights, Features, Flip, Loss, Optimizer, ProbeSolver
 
 #: default range of the fine-tuning's peak learning rate, for each optimizer
 LEARNING_RATES: Mapping[Optimizer, tuple[float, float]] = {
@@ -119,7 +119,9 @@ class SearchSpace(_Section):
     learning_rate: Rates
     """peak learning rate of the fine-tuning: one for all optimizers, or one for each"""
     probe_learning_rate: Rates
-    """peak learning rate of the probe, with a cosine decay to zero: one for all optimizers, or one for each"""
+    """peak learning rate of a probe by sgd, with a cosine decay to zero: one for all optimizers, or one for each"""
+    probe_solver: Annotated[Domain, Known(tuple(ProbeSolver))] = Fixed(value=ProbeSolver.LBFGS)
+    """how the probe trains a linear head: in steps of `optimizer` (sgd), or to the optimum (the others); hidden layers always use sgd"""
     momentum: Annotated[Domain, Bounds(low=0, high=1, open_high=True)] = Fixed(value=0.9)
     """momentum of sgd and rmsprop"""
     nesterov: Annotated[Domain, Known((False, True))] = Fixed(value=True)
@@ -193,3 +195,18 @@ def _rates(given: Any, optimizers: tuple[Optimizer, ...], defaults: Mapping[Opti
     if not isinstance(given, Mapping) or set(given) & {"range", "choices", "log", "off"}:
         return {optimizer.value: given for optimizer in optimizers}
     return {optimizer.value: list(defaults[optimizer]) for optimizer in optimizers} | {str(key): value for key, value in given.items()}
+
+
+class StudySpace(SearchSpace):
+    """The search space of a study whose trials choose their backbone or their image size too; a study file has these below `model`."""
+
+    backbone: Domain | None = None
+    image_size: Domain | None = None
+
+
+def with_model(search: SearchSpace, *, backbones: tuple[str, ...], sizes: tuple[int, ...]) -> SearchSpace:
+    """Return a search space with the lists of the section `model` as choices; the space itself if neither list has several values."""
+    backbone, image_size = (Choice(values=values) if len(values) > 1 else None for values in (backbones, sizes))
+    if backbone is None and image_size is None:
+        return search
+    return StudySpace.model_construct(**dict(search), backbone=backbone, image_size=image_size)

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 from tuner import wording
 from tuner.spec import conditions, domains
 from tuner.spec.domains import Choice, Domain, Fixed, Range
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Hyperparameters, ProbeSolver
 from tuner.spec.search import HeadSpace, SearchSpace
+from tuner.spec.strategies import BruteForce, Grid
 from tuner.spec.study import StudySpec
 
 
@@ -44,10 +45,10 @@ class SpaceRow:
 
 def suggest(chooser: Chooser, space: SearchSpace, *, fine_tunes: bool) -> Hyperparameters:
     """Return hyperparameters that `chooser` chooses; it is asked only for those that act, given its earlier choices."""
-    chosen: dict[str, Any] = {conditions.FINE_TUNES: fine_tunes}
+    chosen: dict[str, Any] = {conditions.FINE_TUNES: fine_tunes, "probe_solver": ProbeSolver.SGD}
     if isinstance(space.head_units, tuple):
         chosen |= {"head_units.layers": len(space.head_units), "head_units.units": space.head_units}
-    for each in conditions.TABLE:
+    for each in conditions.in_order(space):
         if not each.acts(space, chosen):
             if each.otherwise is not None:
                 chosen[each.name] = each.otherwise
@@ -148,14 +149,28 @@ def fine_tunes(spec: StudySpec) -> bool:
     return spec.training.epochs != 0
 
 
+#: trials that the budget must have for each model, so that a study screens its models
+TRIALS_A_MODEL = 2
+
+
+def is_screened(spec: StudySpec) -> bool:
+    """Return whether the first trials of a study screen its models, that is its combinations of backbone and image size.
+
+    Sizes are not compared with each other, so a study of one backbone screens nothing.
+    """
+    num_models, num_trials = len(spec.model.backbones) * len(spec.model.sizes), spec.budget.trials
+    is_short = num_trials is not None and num_trials < TRIALS_A_MODEL * num_models
+    return len(spec.model.backbones) > 1 and not is_short and spec.retraining is None and not isinstance(spec.sampler, Grid | BruteForce)
+
+
 def rows(spec: StudySpec) -> list[SpaceRow]:
     """Return a row for each hyperparameter that can act in the study, searched or fixed."""
-    scope = conditions.Scope(space=spec.search, fine_tunes=fine_tunes(spec))
+    scope = conditions.Scope(space=spec.space, fine_tunes=fine_tunes(spec))
     found = []
     for each in conditions.TABLE:
-        domain = each.domain(spec.search)
+        domain = each.domain(spec.space)
         if domain is None and each.name == "head_units.layers":
-            found.append(_row("head_units", Fixed(value=spec.search.head_units), conditions.ALWAYS))
+            found.append(_row("head_units", Fixed(value=spec.space.head_units), conditions.ALWAYS))
         elif domain is not None and each.can_act(scope):
             found.append(_row(each.name, domain, each.words(scope)))
     return found

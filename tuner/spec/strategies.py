@@ -20,6 +20,14 @@ class Tpe(_Strategy):
     """candidates that the model rates for each trial"""
 
 
+class Prior(_Strategy):
+    """Around the rule of trial 0, around the best trials, or from the whole space (PriorBand, arXiv 2306.12370)."""
+
+    name: Literal["prior"] = "prior"
+    random: float = Field(default=0.2, ge=0, le=1)
+    """fraction of the trials that are drawn from the whole space"""
+
+
 class Gp(_Strategy):
     """Gaussian process with log expected improvement; needs the extra `gp`."""
 
@@ -163,7 +171,7 @@ class _ShortForm:
 
 
 Sampler = Annotated[
-    Tpe | Gp | CmaEs | NsgaII | Qmc | Random | Grid | BruteForce,
+    Tpe | Gp | CmaEs | NsgaII | Qmc | Random | Grid | BruteForce | Prior,
     Field(discriminator="name"),
     BeforeValidator(_named),
     _ShortForm(),

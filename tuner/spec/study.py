@@ -23,8 +23,9 @@ from tuner.spec.data import (
     TfdsData,
     keep_earlier_order,
 )
+from tuner.spec.hyperparameters import Hyperparameters, ProbeSolver
 from tuner.spec.model import Model
-from tuner.spec.search import SearchSpace
+from tuner.spec.search import SearchSpace, with_model
 from tuner.spec.strategies import Median, Pruner, Sampler, Tpe
 
 __all__ = ["AnimalsData", "Budget", "ClassOrder", "Data", "DigitsData", "FolderData", "KerasData", "ManifestData", "Model", "NpzData"]
@@ -93,6 +94,15 @@ class Budget(Section):
         return self
 
 
+class Results(Section):
+    """What a study keeps of its trials, and how its ensemble predicts."""
+
+    keep: Annotated[int, Field(ge=1, le=64)] = 8
+    """fine-tuned trials that keep their weights, the best ones; the ensemble is formed from them"""
+    mirror: Literal["auto", "always", "never"] = "auto"
+    """whether the ensemble averages each image with its mirror image; auto: if that is better on the validation images"""
+
+
 class Retraining(BaseModel):
     """The trials of a search to train again, and the seeds; `tuner retrain` writes this section."""
 
@@ -119,6 +129,8 @@ class Retraining(BaseModel):
         return number % len(self.trials), number // len(self.trials)
 
 
+#: hyperparameters of `search` that act in a probe only if it trains in steps
+_OF_THE_OPTIMIZER = ("optimizer", "momentum", "nesterov", "weight_decay", "dropout", "batch_size", "label_smoothing")
 #: pattern of the name of a study, and of its versions
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
@@ -142,12 +154,26 @@ class StudySpec(Section):
     """how tuner chooses the hyperparameters of the next trial"""
     pruner: Pruner = Median()
     """which poor trials end early"""
+    results: Results = Results()
+    """what the study keeps of its trials, and how its ensemble predicts"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """seed of the splits, the sampler and every trial"""
     result: dict[str, Any] | None = None
     """result of a search, written by `tuner export`; its trial_seed is the seed of trial 0"""
     retraining: Annotated[Retraining | None, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]})] = None
     """the trials and seeds to train again, written by `tuner retrain`"""
+
+    @property
+    def space(self) -> SearchSpace:
+        """Everything that trials choose: the section `search`, and the lists of the section `model`."""
+        return with_model(self.search, backbones=self.model.backbones, sizes=self.model.sizes)
+
+    def of_trial(self, hyperparameters: Hyperparameters) -> "StudySpec":
+        """Return the study as one trial sees it: with the backbone and the image size that the trial chose."""
+        if not self.model.is_searched:
+            return self
+        model = self.model.fixed(hyperparameters.backbone, hyperparameters.image_size)
+        return self.model_copy(update={"model": model})
 
     @model_validator(mode="before")
     @classmethod
@@ -156,6 +182,18 @@ class StudySpec(Section):
         if not isinstance(given, Mapping) or given.get("result") is None or "data" not in given:
             return given
         return {**given, "data": keep_earlier_order(given["data"])}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_solver(cls, given: Any) -> Any:
+        """Choose `sgd` for a file without `probe_solver` that gives what acts only with `sgd`, as every file of an exported trial does."""
+        search = given.get("search") if isinstance(given, Mapping) else None
+        if not isinstance(search, Mapping) or "probe_solver" in search:
+            return given
+        training = given.get("training")
+        probes_only = search.get("unfreeze") == 0 or (isinstance(training, Mapping) and training.get("epochs") == 0)
+        stepwise = {"probe_learning_rate", *(_OF_THE_OPTIMIZER if probes_only else ())}
+        return {**given, "search": {**search, "probe_solver": ProbeSolver.SGD.value}} if stepwise & search.keys() else given
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

@@ -28,8 +28,14 @@ GIVEN_BUDGET: Final = "given_budget"
 PREPARED: Final = "prepared"
 #: for a study made by `tuner migrate`: its source, the changes, and how many trials were carried over, as a dict
 MIGRATED: Final = "migrated"
+#: backbones and image sizes that no further trial chooses, as a list of dicts of `backbone`, `image_size` and `reason`
+LEFT_OUT: Final = "left_out"
 #: for a study made by `tuner copy`: its source, who copied it and when, what was copied, and a digest of it, as a dict
 COPIED: Final = "copied"
+#: the ensemble of the study's best trials, as a dict
+ENSEMBLE: Final = "ensemble"
+#: the network that the ensemble taught, as a dict
+TAUGHT: Final = "taught"
 #: for a study that another program renamed: its earlier names, the newest first
 EARLIER_NAMES: Final = "earlier_names"
 
@@ -38,7 +44,7 @@ EARLIER_NAMES: Final = "earlier_names"
 NOTE_DIGEST: Final = "tuner:note"
 
 # User attributes of a trial.
-#: "rule", "enqueued", "retraining", or the name of the sampler
+#: "rule", "enqueued", "retraining", "screening", or the name of the sampler
 ORIGIN: Final = "origin"
 #: seed of everything random in the trial
 SEED: Final = "seed"
@@ -77,6 +83,8 @@ FINE_TUNE_SECONDS: Final = "fine_tune_seconds"
 DEVICE: Final = "device"
 #: path or URL of the weights of the best epoch
 WEIGHTS: Final = "weights"
+#: path or URL of the logits of the validation images and of their mirror images, by these weights
+LOGITS: Final = "logits"
 #: messages.Evaluated as a dict, without the confusion matrix
 TEST: Final = "test"
 #: why the trial was pruned

@@ -18,7 +18,7 @@ from tuner.spec.study import StudySpec
 from tuner.storage import attributes, tables
 from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
-from tuner.studies import endings, leases, reaper, workers
+from tuner.studies import endings, leases, reaper, screening, workers
 from tuner.studies import progress as studies_progress
 from tuner.studies.leases import LeaseEnding, WorkerId
 from tuner.studies.study import Study
@@ -74,10 +74,10 @@ def lease(connection: Connection, study: Study, worker: WorkerId) -> HeldTrial |
     return _take_up(connection, study, worker) or _start(connection, study, worker, progress)
 
 
-def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any]) -> Hyperparameters:
+def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any], rule: Mapping[str, Any]) -> Hyperparameters:
     """Return the hyperparameters of a trial: the stored ones; else choose them from `given` and the sampler, and store them.
 
-    Values in `given` take precedence over the sampler's.
+    Values in `given` take precedence over the sampler's. `rule` are the values of trial 0.
 
     Raises:
         LeaseLost: another worker has the trial now.
@@ -90,7 +90,7 @@ def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any
             return stored
     fitting = _fitted(study, requested)
     try:
-        chosen, asked = study.storage.call(lambda: _suggest(study, held, {**given, **fitting}))
+        chosen, asked = study.storage.call(lambda: _suggest(study, held, {**given, **fitting}, rule))
     except ValidationError as error:
         if not requested:
             raise
@@ -135,16 +135,18 @@ def refuse(study: Study, held: HeldTrial, worker: WorkerId, error: UnusableTrial
     study.storage.write(write)
 
 
-def plan(study: Study, number: int, *, num_train: int, num_classes: int) -> dict[str, Any]:
-    """Return the values that a trial takes without a sampler: those of the rule for trial 0, or one combination of a grid per trial."""
-    if study.combinations is None and number > 0:
-        return {}
-    recipe = task.spec(task.IMAGE_CLASSIFICATION).parameters(
-        num_train, num_classes, study.spec.search, fine_tunes=space.fine_tunes(study.spec)
+def rule(study: Study, *, num_train: int, num_classes: int) -> dict[str, Any]:
+    """Return the values of trial 0 by the names of the parameters: the rule, which needs no search."""
+    return task.spec(task.IMAGE_CLASSIFICATION).parameters(
+        num_train, num_classes, study.spec.space, fine_tunes=space.fine_tunes(study.spec)
     )
-    if study.combinations is None or recipe not in study.combinations:
-        return recipe if number == 0 else dict(study.combinations[number]) if study.combinations else {}
-    first = study.combinations.index(recipe)
+
+
+def plan(study: Study, number: int, rule: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that a trial takes without a sampler: the rule for trial 0, or one combination of a grid per trial."""
+    if study.combinations is None or rule not in study.combinations:
+        return rule if number == 0 else dict(study.combinations[number]) if study.combinations else {}
+    first = study.combinations.index(rule)
     return dict(study.combinations[{0: first, first: 0}.get(number, number)])
 
 
@@ -171,15 +173,18 @@ def _start(connection: Connection, study: Study, worker: WorkerId, progress: Stu
     if progress.num_enqueued:
         return _start_enqueued(connection, study, worker)
     number = progress.num_trials
+    screened = screening.begin(connection, study) if number else {}
     trial_id = tables.create_trial(connection, study.id, number)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
     known = {
-        attributes.ORIGIN: "rule" if number == 0 else study.spec.sampler.name,
+        attributes.ORIGIN: "rule" if number == 0 else screening.SCREENING if screened else study.spec.sampler.name,
         attributes.SEED: seed(study, number),
         attributes.WORKER: worker.name,
     }
     tables.put(connection, TRIAL_USER, trial_id, known)
-    return HeldTrial(number=number, trial_id=trial_id, attempt=1, requested={})
+    if screened:
+        tables.put(connection, TRIAL_SYSTEM, trial_id, {REQUESTED: screened})
+    return HeldTrial(number=number, trial_id=trial_id, attempt=1, requested=screened)
 
 
 def _start_enqueued(connection: Connection, study: Study, worker: WorkerId) -> HeldTrial | None:
@@ -232,7 +237,7 @@ def _requested(connection: Connection, trial_id: int) -> dict[str, Any]:
 def _fitted(study: Study, requested: Mapping[str, Any]) -> dict[str, Any]:
     if requested and study.combinations is not None:
         raise UnusableTrial(f"the sampler {study.spec.sampler.name} tries all combinations in order; no trial can be enqueued")
-    fitting, reasons = space.fitted(requested, study.spec.search)
+    fitting, reasons = space.fitted(requested, study.spec.space)
     if reasons:
         raise UnusableTrial(_refusal(reasons))
     return fitting
@@ -242,12 +247,24 @@ def _refusal(reasons: Sequence[str]) -> str:
     return f"it was enqueued with values that this study does not search: {'; '.join(reasons)}"
 
 
-def _suggest(study: Study, held: HeldTrial, given: dict[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:
+def _suggest(
+    study: Study, held: HeldTrial, given: dict[str, Any], rule: Mapping[str, Any]
+) -> tuple[Hyperparameters, suggestion.Suggestion]:
+    chosen, asked = _ask(study, held, given, rule)
+    if study.spec.model.is_searched:
+        lost = study.storage.read_once(lambda connection: screening.left_out(connection, study))
+        other = screening.replacement(study, chosen, given, lost, number=held.number)
+        return _ask(study, held, given | other, rule) if other else (chosen, asked)
+    return chosen, asked
+
+
+def _ask(study: Study, held: HeldTrial, given: dict[str, Any], rule: Mapping[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:
     trials = _seen(study, held)
     trial = next(trial for trial in trials if trial.number == held.number)
-    reader = suggestion.open_study(study.name, study.storage.cached, trials, samplers.build(study.spec, held.number + study.num_left))
+    sampler = samplers.build(study.spec, held.number + study.num_left, rule)
+    reader = suggestion.open_study(study.name, study.storage.cached, trials, sampler)
     asked = suggestion.Suggestion(reader, trial, given)
-    return space.suggest(asked, study.spec.search, fine_tunes=space.fine_tunes(study.spec)), asked
+    return space.suggest(asked, study.spec.space, fine_tunes=space.fine_tunes(study.spec)), asked
 
 
 def _seen(study: Study, held: HeldTrial) -> list[FrozenTrial]:

@@ -15,6 +15,7 @@ from tuner.storage import epochs as epoch_rows
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import PROBE_ACCURACY, PROMOTED
 from tuner.storage.tables import TRIAL_USER
+from tuner.studies import screening
 from tuner.studies.study import Study
 
 
@@ -48,6 +49,8 @@ def decide(connection: Connection, study: Study, *, number: int, trial_id: int, 
         promoted=[probe for probe, went_on in known.values() if went_on],
         share=study.spec.training.promote,
     )
+    if is_promoted and screening.why_not(connection, study, trial_id=trial_id, number=number, accuracy=value):
+        is_promoted = False
     tables.put(connection, TRIAL_USER, trial_id, {PROBE_ACCURACY: value, PROMOTED: is_promoted})
     return is_promoted
 

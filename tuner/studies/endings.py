@@ -18,6 +18,7 @@ from tuner.storage.attributes import (
     ERROR,
     FINE_TUNE_SECONDS,
     LOG,
+    LOGITS,
     MESSAGE,
     MISTAKES,
     NUM_EPOCHS,
@@ -85,6 +86,7 @@ def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, devic
         DEVICE: device,
         REASON: finished.reason,
         WEIGHTS: finished.weights,
+        LOGITS: finished.logits,
     }
     return finite({name: value for name, value in known.items() if value not in (None, "")})
 

@@ -11,9 +11,11 @@ from tuner import wording
 from tuner.errors import Problem, SpecError, StudyError
 from tuner.spec import budget, space
 from tuner.spec import file as study_file
+from tuner.spec.conditions import MODEL_NAMES
 from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.spec.search import AugmentationSpace, HeadSpace, SearchSpace
+from tuner.spec.search import AugmentationSpace, HeadSpace
+from tuner.spec.study import StudySpec
 from tuner.storage import attributes, tables
 from tuner.storage.attributes import REQUESTED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
@@ -69,6 +71,18 @@ def put(connection: Connection, study: Study, number: int, known: dict[str, Any]
         tables.put(connection, TRIAL_SYSTEM, trial_id, {REQUESTED: requested})
 
 
+def config_of(study: Study, content: Mapping[str, Any]) -> Any:
+    """Return the config in the content of a file: the whole file, or what a study file such as an export gives in its sections.
+
+    Of the section `model`, only what the study searches counts.
+    """
+    search, model = content.get("search"), content.get("model")
+    if not isinstance(search, Mapping):
+        return search if "search" in content else content
+    searched = {row.name for row in space.rows(study.spec) if row.name in MODEL_NAMES}
+    return {**search, **{name: value for name, value in (model.items() if isinstance(model, Mapping) else ()) if name in searched}}
+
+
 def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Requested:
     """Return the values of a study's parameters for a config.
 
@@ -80,7 +94,7 @@ def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Requested:
     config = _read(study, given, origin)
     found: Requested = {}
     problems: list[Problem] = []
-    for field, name, domain, value in _pairs(study.spec.search, config, given):
+    for field, name, domain, value in _pairs(study.spec, config, given):
         if isinstance(value, Range | Choice):
             message = "has several values; a config to enqueue has one value per hyperparameter"
             problems.append(Problem(field=field, message=message))
@@ -97,26 +111,41 @@ def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Requested:
     return found
 
 
-def _read(study: Study, given: Mapping[str, Any], origin: str) -> SearchSpace:
-    """Return a config as a search space of single values; mistakes are reported as for a study file."""
+def _read(study: Study, given: Mapping[str, Any], origin: str) -> StudySpec:
+    """Return a config as a study of single values; mistakes are reported as for a study file."""
     plain = study.spec.search.model_dump(mode="json")
-    decisive = {name: plain[name] for name in ("optimizer", "loss") if name not in given}
+    decisive = {name: plain[name] for name in ("optimizer", "loss", "probe_solver") if name not in given}
     decisive["adam_weight_decay"] = study.spec.search.decays_adam
-    file = {"name": study.name, "data": {"source": "digits"}, "training": {"epochs": study.spec.training.epochs}}
+    of_model = {"backbone": study.spec.model.backbones[0], "image_size": max(study.spec.model.sizes)}
+    file = {
+        "name": study.name,
+        "data": {"source": "digits"},
+        "training": {"epochs": study.spec.training.epochs},
+        "model": of_model | {name: value for name, value in given.items() if name in MODEL_NAMES},
+        "search": decisive | {name: value for name, value in given.items() if name not in MODEL_NAMES},
+    }
     try:
-        return study_file.parse(file | {"search": decisive | dict(given)}, origin).search
+        return study_file.parse(file, origin)
     except SpecError as error:
-        own = [
-            Problem(field=problem.field.removeprefix("search."), message=problem.message.replace("search.", ""), line=problem.line)
-            for problem in error.problems
-        ]
+        own = [Problem(field=_own_name(problem.field), message=_own_name(problem.message), line=problem.line) for problem in error.problems]
         raise SpecError(origin, own) from error
 
 
-def _pairs(searched: SearchSpace, config: SearchSpace, given: Mapping[str, Any]) -> Iterator[tuple[str, str, Domain, Domain]]:
+def _own_name(text: str) -> str:
+    """Return a field or a message without the sections of a study file."""
+    text = text.replace("search.", "")
+    for name in MODEL_NAMES:
+        text = text.replace(f"model.{name}", name)
+    return text
+
+
+def _pairs(study: StudySpec, config: StudySpec, given: Mapping[str, Any]) -> Iterator[tuple[str, str, Domain, Domain]]:
     """Yield for each given value its field, the name of the parameter, the domain in the study, and the value."""
     for field, inner in given.items():
-        in_study, in_config = getattr(searched, field), getattr(config, field)
+        if field in MODEL_NAMES:
+            yield field, field, _choices(getattr(study.model, field)), _choices(getattr(config.model, field))
+            continue
+        in_study, in_config = getattr(study.search, field), getattr(config.search, field)
         if field in _RATES:
             chosen = inner if isinstance(inner, Mapping) else in_study
             yield from (
@@ -130,6 +159,10 @@ def _pairs(searched: SearchSpace, config: SearchSpace, given: Mapping[str, Any])
             yield from ((f"{field}.{name}", f"{field}.{name}", getattr(in_study, name), getattr(in_config, name)) for name in inner or ())
         else:
             yield field, field, in_study, in_config
+
+
+def _choices(given: Any) -> Domain:
+    return Choice(values=given) if isinstance(given, tuple) else Fixed(value=given)
 
 
 def _pairs_of_head(
@@ -203,6 +236,6 @@ class _FirstChoices:
 def _try(study: Study, requested: Requested, origin: str) -> Hyperparameters:
     """Check that the values make valid hyperparameters."""
     try:
-        return space.suggest(_FirstChoices(requested), study.spec.search, fine_tunes=space.fine_tunes(study.spec))
+        return space.suggest(_FirstChoices(requested), study.spec.space, fine_tunes=space.fine_tunes(study.spec))
     except ValidationError as error:
         raise SpecError(origin, [Problem(field="", message=str(problem["msg"])) for problem in error.errors()]) from error

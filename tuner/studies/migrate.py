@@ -133,7 +133,7 @@ def _judge(state: TrialState, known: str | None, spec: StudySpec) -> MatchedPara
 
 def _recipe(spec: StudySpec, prepared: messages.Prepared) -> dict[str, Any]:
     return task.spec(task.IMAGE_CLASSIFICATION).parameters(
-        prepared.num_train, len(prepared.classes), spec.search, fine_tunes=space.fine_tunes(spec)
+        prepared.num_train, len(prepared.classes), spec.space, fine_tunes=space.fine_tunes(spec)
     )
 
 

@@ -35,8 +35,9 @@ class BestNote:
 def of_study(spec: StudySpec, *, best: BestNote | None) -> str:
     """Return the note of a study: its search space, its budget, and the best trial so far."""
     searched = [row for row in space.rows(spec) if row.is_searched]
+    sizes = " or ".join(map(str, spec.model.sizes))
     lines = [
-        f"**{spec.name}**: {spec.data.source} on {spec.model.backbone} at {spec.model.image_size} pixels",
+        f"**{spec.name}**: {spec.data.source} on {' or '.join(spec.model.backbones)} at {sizes} pixels",
         "",
         *(f"- {line}" for line in plan.retraining(spec)),
         f"- sampler {spec.sampler.name}, pruner {spec.pruner.name}, {_budget(spec.budget)}",

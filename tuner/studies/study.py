@@ -22,6 +22,7 @@ from tuner.sampling import enumeration
 from tuner.sampling.history import StudyMemory
 from tuner.spec import file as study_file
 from tuner.spec.data import keep_earlier_order
+from tuner.spec.hyperparameters import ProbeSolver
 from tuner.spec.study import Budget, Data, StudySpec
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import GIVEN_BUDGET, MIGRATED, SPEC
@@ -54,7 +55,7 @@ def join(spec: StudySpec, storage: Storage) -> Study:
     """Create the study of a file, or join the existing one; many workers may call this at once.
 
     An existing study gets the budget of the file, unless someone changed the budget after the last run of the file. This
-    process uses the path of the images from the file; the path in the storage stays the same.
+    process uses the path of the images and the section `results` from the file; those in the storage stay the same.
 
     Raises:
         StudyError: the existing study of this name differs from the file, or another program created it.
@@ -65,6 +66,7 @@ def join(spec: StudySpec, storage: Storage) -> Study:
     if not _exists(storage, spec.name):
         _create(spec, storage)
     study = load(spec.name, storage)
+    spec = study_file.with_backbone_of(study.spec, spec)
     changes = study_file.differences(study.spec, spec)
     if changes:
         compares = all(change.startswith(study_file.SEARCHED) for change in changes)
@@ -77,7 +79,7 @@ def join(spec: StudySpec, storage: Storage) -> Study:
     budget = study.spec.budget
     if budget != spec.budget:
         budget = storage.write(lambda connection: _give_budget(connection, study, spec.budget))
-    return _with(study, budget=budget, data=study_file.with_class_order_of(study.spec, spec).data)
+    return _with(study, budget=budget, data=study_file.with_class_order_of(study.spec, spec).data, results=spec.results)
 
 
 def load(name: str | None, storage: Storage) -> Study:
@@ -241,8 +243,9 @@ def parse_spec(text: Any, *, name: str | None = None) -> StudySpec:
     if name is not None:
         stored = stored | {"name": name}
     search = stored.get("search")
-    if isinstance(search, dict) and "adam_weight_decay" not in search:  # before this field existed, `weight_decay` acted on adam
-        stored = stored | {"search": search | {"adam_weight_decay": True}}
+    if isinstance(search, dict):
+        # before these fields existed, `weight_decay` acted on adam, and every probe trained in steps
+        stored = stored | {"search": {"adam_weight_decay": True, "probe_solver": ProbeSolver.SGD.value} | search}
     return StudySpec.model_validate(stored | {"data": keep_earlier_order(stored.get("data"))})
 
 

@@ -21,7 +21,7 @@ from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
 from tuner.storage.attributes import HALTED, HYPERPARAMETERS, RESUMED_AT, STOPPED, TEST
 from tuner.storage.tables import STUDY_USER, TRIAL_USER
-from tuner.studies import claims, continuation, endings, leases, outcomes, reaper, workers
+from tuner.studies import claims, continuation, endings, leases, outcomes, reaper, screening, workers
 from tuner.studies import progress as studies_progress
 from tuner.studies.claims import Claim
 from tuner.studies.leases import LeaseEnding, WorkerId
@@ -52,6 +52,7 @@ __all__ = [
     "stop_reason",
     "stopped",
     "subtract_sleep",
+    "why_not_promoted",
     "yielded",
 ]
 
@@ -89,9 +90,9 @@ def claim(
     if not study.memory.is_loaded:
         study.storage.read(lambda connection: study.memory.load(connection, study.id))
     while (held := study.storage.write(lambda connection: claims.lease(connection, study, worker))) is not None:
-        given = claims.plan(study, held.number, num_train=num_train, num_classes=num_classes)
+        rule = claims.rule(study, num_train=num_train, num_classes=num_classes)
         try:
-            chosen = claims.choose(study, held, worker, given)
+            chosen = claims.choose(study, held, worker, claims.plan(study, held.number, rule), rule)
         except LeaseLost:
             continue  # the sampler took so long that another worker got the trial
         except UnusableTrial as error:
@@ -163,6 +164,17 @@ def promoted(study: Study, claim: Claim, probed: messages.Probed, epochs: Sequen
         return continuation.decide(connection, study, number=claim.number, trial_id=claim.trial_id, value=probed.value)
 
     return _held(study, claim, decide)
+
+
+def why_not_promoted(study: Study, claim: Claim, probed: messages.Probed) -> str:
+    """Return why a trial ends after its probe, in words."""
+    usual = f"its probe is not among the best {study.spec.training.promote:.0%}"
+    if not study.spec.model.is_searched:
+        return usual
+    found = study.storage.read(
+        lambda connection: screening.why_not(connection, study, trial_id=claim.trial_id, number=claim.number, accuracy=probed.value)
+    )
+    return usual if found is None else f"its backbone and image size are left out: {found}"
 
 
 def should_prune(study: Study, claim: Claim, epochs: Sequence[messages.Epoch] = ()) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, select
 
@@ -11,6 +11,7 @@ from tuner.sampling import matching
 from tuner.sampling.matching import MatchedParameters
 from tuner.spec import budget
 from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.model import Model
 from tuner.spec.study import StudySpec
 from tuner.storage import attributes, optuna_private, queries, tables
 from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED, TAKEN_FROM
@@ -32,6 +33,13 @@ class Earlier:
     hyperparameters: Hyperparameters
     #: its origin in words: `trial 7 of flowers (0.9520)`
     origin: str
+    #: the section `model` of its study; None: unknown
+    model: Model | None = field(default=None, compare=False)
+
+    @property
+    def config(self) -> Hyperparameters:
+        """The hyperparameters, with the backbone and the image size that its study has."""
+        return self.hyperparameters if self.model is None else matching.with_model(self.hyperparameters, self.model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +70,8 @@ def best_of(study: Study, *, most: int = MOST) -> list[Earlier]:
         known = attributes.hyperparameters(optuna_private.decoded(text))
         if known is None:
             continue
-        found.setdefault(known, Earlier(hyperparameters=known, origin=f"trial {number} of {study.name} ({value:.4f})"))
+        origin = f"trial {number} of {study.name} ({value:.4f})"
+        found.setdefault(known, Earlier(hyperparameters=known, origin=origin, model=study.spec.model))
         if len(found) == most:
             break
     if not found:
@@ -81,7 +90,7 @@ def of_file(spec: StudySpec, origin: str) -> Earlier:
         raise StudyError(
             f"{origin} searches {', '.join(known[:3])}{' and more' if len(known) > 3 else ''}; expected fixed values, as in an export"
         )
-    return Earlier(hyperparameters=known, origin=origin)
+    return Earlier(hyperparameters=known, origin=origin, model=spec.model)
 
 
 def begin(study: Study, found: Sequence[Earlier], *, by: str) -> list[Taken]:
@@ -106,11 +115,14 @@ def _begin(connection: Connection, study: Study, found: Sequence[Earlier], by: s
     known = _known(connection, study)
     number, taken = progress.num_trials, []
     for earlier in found:
-        fitted = matching.match(earlier.hyperparameters, study.spec)
+        # it is trained again in any case, so an earlier way of training its probe does not matter
+        wanted = matching.with_probe_of(earlier.config, study.spec)
+        fitted = matching.match(wanted, study.spec)
         if isinstance(fitted, list):
             taken.append(Taken(earlier=earlier, trial=None, reason="does not fit: " + "; ".join(fitted)))
             continue
-        there = known.get(_mark(fitted.values), known.get(_mark(earlier.hyperparameters.model_dump(mode="json"))))
+        as_here = matching.without_model(wanted, study.spec)
+        there = known.get(_mark(fitted.values), known.get(_mark(as_here.model_dump(mode="json"))))
         reason = ended or budget.decide_to_add(current.spec.budget, progress, num_trials=number + (0 if number else 1))
         if there is not None:
             taken.append(Taken(earlier=earlier, trial=there, reason="was tried already"))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tuner.protocol import messages
 from tuner.protocol.messages import WorkerPort
+from tuner.spec.model import TrialModel
 from tuner.spec.search import SearchSpace
 from tuner.spec.study import StudySpec
 
@@ -25,6 +26,12 @@ class TaskSpec(Protocol):
 
     def parameters(self, num_train: int, num_classes: int, space: SearchSpace, *, fine_tunes: bool = True) -> dict[str, Any]:
         """Return the parameters of trial 0, which a rule takes from the size of the data."""
+
+    def chosen_model(self, spec: StudySpec) -> TrialModel:
+        """Return the model of trial 0, of those that the study searches."""
+
+    def relative_cost(self, model: TrialModel) -> float:
+        """Return the cost of one example with a model, in a unit of the task's own."""
 
 
 class PreparedStudy(Protocol):

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from tuner import wording
 from tuner.spec import plan as plans
+from tuner.spec.model import TrialModel
 from tuner.spec.space import SpaceRow
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.data.dataset import Dataset
@@ -60,6 +61,15 @@ def cost(estimated: Cost, *, num_cores: int, num_trials: int | None) -> Renderab
     caution = "" if estimated.is_known else "; the cost of this backbone is unknown, so this is a guess"
     facts.append(("", f"on the {wording.count(num_cores, 'core')} here, without a GPU; expect half to twice as long{caution}"))
     return _facts(facts)
+
+
+def costs(estimated: Sequence[tuple[TrialModel, Cost]]) -> RenderableType:
+    """Show the rough cost of each model that trials may choose."""
+    shown = printing.table("backbone", "pixels", "once", "a probe", "a fine-tuning")
+    for model, each in estimated:
+        seconds = (each.prepare_seconds, each.probe_seconds, each.fine_tune_seconds)
+        shown.add_row(model.backbone, str(model.image_size), *(wording.duration(one) for one in seconds))
+    return shown
 
 
 def _facts(facts: Sequence[tuple[str, str]]) -> RenderableType:

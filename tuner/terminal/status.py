@@ -13,6 +13,7 @@ from rich.text import Text
 from tuner import wording
 from tuner.results import statistics
 from tuner.results.best import Best
+from tuner.results.ensemble import Ensemble
 from tuner.spec import plan as plans
 from tuner.spec.study import StudySpec
 from tuner.terminal import live, printing
@@ -41,6 +42,8 @@ def study(spec: StudySpec, snapshot: Snapshot) -> RenderableType:
         parts += [Text(""), live.best_trial(snapshot)]
     if snapshot.running:
         parts += [Text(""), live.running_trials(snapshot.running)]
+    if snapshot.left_out:
+        parts += [Text(""), *(Text(f"left out: {text}", style="quiet") for text in snapshot.left_out)]
     parts += [Text(""), Text(_progress(snapshot), style="quiet")]
     return Group(*parts)
 
@@ -52,16 +55,17 @@ def best_trial(found: Best) -> RenderableType:
     if found.test_accuracy is not None:
         low, high = statistics.accuracy_interval(found.test_accuracy, found.num_test)
         lines.append(f"\ntest accuracy {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")
+    shown = [lines, *(ensemble(found.ensemble) if found.ensemble is not None and found.is_best else [])]
     if baseline := found.baseline:
-        lines.append(f"\n{baseline}", style="quiet")
+        shown.append(Text(baseline, style="quiet"))
     if found.rule_value is not None and found.trial != 0:
-        lines.append(f"\ntrial 0 (the rule, without search): {found.rule_value:.4f}", style="quiet")
+        shown.append(Text(f"trial 0 (the rule, without search): {found.rule_value:.4f}", style="quiet"))
     rows = Table.grid(padding=(0, 3, 0, 0))
     rows.add_column(style="quiet", no_wrap=True)
     rows.add_column(overflow="fold")
     for name, value in wording.flatten(found.hyperparameters.model_dump()).items():
         rows.add_row(name, wording.value(value))
-    return Group(lines, Text(""), rows)
+    return Group(*shown, Text(""), rows)
 
 
 def as_json(spec: StudySpec, snapshot: Snapshot) -> dict[str, Any]:
@@ -104,6 +108,8 @@ class RunResult:
     num_test: int
     #: what "always the commonest class" scores; "" if unknown
     baseline: str = ""
+    #: the ensemble of the study; None if it has none
+    ensemble: Ensemble | None = None
 
 
 def result(best: RunResult, num_completed: int) -> RenderableType:
@@ -116,6 +122,8 @@ def result(best: RunResult, num_completed: int) -> RenderableType:
         low, high = statistics.accuracy_interval(best.test_accuracy, best.num_test)
         images = f" on {best.num_test:,} unseen images; 95 % interval {low:.3f} to {high:.3f}"
         parts.append(Text.assemble(("test   ", "quiet"), (f"{best.test_accuracy:.4f}", "strong"), images))
+    if best.ensemble is not None:
+        parts += ensemble(best.ensemble)
     if best.baseline:
         parts.append(Text(f"{best.baseline[0].upper()}{best.baseline[1:]}.", style="quiet"))
     if num_completed > 1:
@@ -123,6 +131,22 @@ def result(best: RunResult, num_completed: int) -> RenderableType:
         parts.append(Text(f"The validation accuracy is the best of {num_completed} trials, so it is partly luck.{advice}", style="quiet"))
     parts += [Text(""), *_compare_with_rule(best)]
     return printing.section("Result", *parts)
+
+
+def ensemble(found: Ensemble) -> list[RenderableType]:
+    """Show an ensemble beside the best trial: its members, its accuracies, and what it costs."""
+    line = Text("ensemble  ", style="quiet")
+    line.append(f"{found.validation_accuracy:.4f}", style="bold green")
+    line.append(f" validation accuracy ({found.gain:+.4f}), {found.words}")
+    parts: list[RenderableType] = [line]
+    if found.test_accuracy is not None:
+        low, high = statistics.accuracy_interval(found.test_accuracy, found.num_test)
+        images = f" on {found.num_test:,} unseen images; 95 % interval {low:.3f} to {high:.3f}"
+        parts.append(Text.assemble(("  test    ", "quiet"), (f"{found.test_accuracy:.4f}", "strong"), images))
+    speed = "" if found.milliseconds is None else f", {found.milliseconds:.1f} ms an image in batches"
+    passes = wording.count(found.num_networks, "pass")
+    parts.append(Text(f"          {passes} through a network for each image{speed}", style="quiet"))
+    return parts
 
 
 def cost(snapshot: Snapshot, wall_seconds: float) -> RenderableType:

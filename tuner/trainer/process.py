@@ -6,6 +6,7 @@ and `--memory-limit-mb N` if others share it. Add `--memory-bytes N` if others s
 
 import argparse
 import json
+import os
 import signal
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -26,6 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     # the worker decides when this process ends, not Ctrl-C in a terminal
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # NumPy and SciPy only add and multiply short vectors here, for which waking threads of their own costs more than it saves
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     imports.import_keras()
     from tuner.kernels import devices
     from tuner.tasks.images.data import sources

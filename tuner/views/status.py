@@ -10,9 +10,9 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection, Table, and_, func, select
 
 from tuner.protocol.messages import Stage
-from tuner.spec import budget
+from tuner.spec import budget, plan
 from tuner.storage import optuna_private, tables
-from tuner.storage.attributes import ERROR, LOG, MESSAGE
+from tuner.storage.attributes import ERROR, LEFT_OUT, LOG, MESSAGE
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIAL_SYSTEM, TRIAL_USER, TRIALS
 from tuner.studies import leases
@@ -71,6 +71,8 @@ class Snapshot:
     end_reason: str | None
     #: who stopped the study; None if nobody did
     halted_by: str | None
+    #: backbones and image sizes that no further trial chooses, each with its reason
+    left_out: tuple[str, ...] = ()
     #: ended trials that were migrated from another study; the budget does not count them
     num_carried: int = 0
     #: name of that study; "" if there is none
@@ -138,9 +140,16 @@ def _read(connection: Connection, study: Study) -> Snapshot:
         stop_reason=budget.decide(study.spec.budget, progress),
         end_reason=budget.decide_to_end(study.spec.budget, progress),
         halted_by=progress.halted,
+        left_out=_left_out(connection, study),
         num_carried=progress.num_carried,
         carried_from=study.carried_from,
     )
+
+
+def _left_out(connection: Connection, study: Study) -> tuple[str, ...]:
+    if not study.spec.model.is_searched:
+        return ()
+    return tuple(plan.models_left_out(tables.get(connection, tables.STUDY_USER, study.id, LEFT_OUT).get(LEFT_OUT)))
 
 
 def _running(connection: Connection, open_leases: Sequence[Lease], probe_epochs: int, now: float) -> list[RunningTrial]:

@@ -70,7 +70,7 @@ def make(make_best: Callable[..., Best], tmp_path: Path) -> Callable[..., Path]:
 
     def make(formats: tuple[Format, ...] = (Format.KERAS,), **changes: Any) -> Path:
         wanted = bundle.BundleOptions(formats=formats, cache=tmp_path / "cache", threads=1)
-        bundle.write(finding_of(make_best(**changes)), tmp_path / "weights.npz", tmp_path / "bundle", wanted, lambda line: None)
+        bundle.write(finding_of(make_best(**changes)), [tmp_path / "weights.npz"], tmp_path / "bundle", wanted, lambda line: None)
         return tmp_path / "bundle"
 
     return make

@@ -13,15 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.trainer.export.test_standalone import weights_of
+from tests.tasks.images.training.test_standalone import weights_of
 from tuner import errors
 from tuner.kernels import checkpoints
 from tuner.protocol import errands
 from tuner.protocol.errands import Format
 from tuner.results.bundle import card
 from tuner.spec.hyperparameters import Hyperparameters
+from tuner.tasks.images.training import standalone
 from tuner.tasks.images.training.study_context import StudyContext
-from tuner.trainer.export import export, exported_model, formats, standalone
+from tuner.trainer.export import export, exported_model, formats
+from tuner.trust import keras_file
 
 HYPERPARAMETERS = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "silu"})
 
@@ -33,12 +35,13 @@ def written(_context: StudyContext, tmp_path_factory: pytest.TempPathFactory) ->
     _context.restore()
     checkpoints.write_weights(folder / "weights.npz", weights_of(_context, HYPERPARAMETERS), study=_context.identity)
     (folder / "bundle").mkdir()
-    return export.write(_context, order(folder)), folder / "bundle"
+    return export.write([_context], order(folder)), folder / "bundle"
 
 
 def order(folder: Path) -> errands.Export:
     return errands.Export(
-        spec="", cache="", hyperparameters=HYPERPARAMETERS, weights=str(folder / "weights.npz"), temperature=1.3, formats=tuple(Format),
+        cache="", networks=(errands.TrainedNetwork(spec="", hyperparameters=HYPERPARAMETERS, weights=str(folder / "weights.npz")),),
+        temperature=1.3, formats=tuple(Format),
         folder=str(folder / "bundle"), num_probes=4, answers=str(folder / "answers.npz"), num_compared=50,
     )  # fmt: skip
 
@@ -163,10 +166,56 @@ def test_weights_of_another_study_are_refused(context: StudyContext, tmp_path: P
     checkpoints.write_weights(tmp_path / "weights.npz", weights_of(context, HYPERPARAMETERS), study="another")
     (tmp_path / "bundle").mkdir()
     with pytest.raises(errors.DataError, match="has weights from a study with other images"):
-        export.write(context, order(tmp_path))
+        export.write([context], order(tmp_path))
 
 
 def test_a_file_that_is_not_a_model_cannot_be_loaded(tmp_path: Path) -> None:
     (tmp_path / "model.keras").write_bytes(b"no model")
     with pytest.raises(errors.DataError, match=r"model.keras cannot be loaded"):
         exported_model.load(Format.KERAS, tmp_path / "model.keras", threads=1)
+
+
+def test_the_mean_of_several_networks_is_one_model_over_images_and_mirror_images(context: StudyContext) -> None:
+    images = np.asarray(context.data.validation.images[0:8]).astype(np.float32)
+    drawn = weights_of(context, HYPERPARAMETERS)
+    models = [standalone.build(context, HYPERPARAMETERS, [factor * each for each in drawn], temperature=1.0) for factor in (1.0, 0.5)]
+    wanted = np.mean([model(each, training=False) for model in models for each in (images, images[:, :, ::-1])], 0)
+    found = standalone.averaged(models, mirrored=True)
+    np.testing.assert_allclose(found(images, training=False), wanted, atol=1e-5)
+    plain = standalone.averaged(models, mirrored=False)
+    np.testing.assert_allclose(plain(images, training=False), np.mean([model(images, training=False) for model in models], 0), atol=1e-5)
+
+
+def test_a_smaller_member_gets_the_image_as_pillow_reduces_it() -> None:
+    import keras
+
+    image = np.random.default_rng(0).integers(60, 200, (2, 24, 24, 3)).astype(np.uint8)
+    members = []
+    for size in (24, 15):
+        given = keras.Input((size, size, 3))
+        members.append(keras.Model(given, keras.layers.Softmax()(keras.layers.Flatten()(keras.layers.Rescaling(0.02)(given))[:, :675])))
+    small = keras.Model(members[1].inputs[0], members[1].outputs[0])
+    found = np.asarray(standalone.averaged([members[0], members[1]], mirrored=False)(image.astype(np.float32)))
+    reduced = np.stack([np.asarray(Image.fromarray(one).resize((15, 15), Image.Resampling.BICUBIC)) for one in image])
+    wanted = (np.asarray(members[0](image.astype(np.float32))) + np.asarray(small(reduced.astype(np.float32)))) / 2
+    np.testing.assert_allclose(found, wanted, atol=3e-4)
+
+
+def test_an_ensemble_is_written_in_every_format_and_each_agrees(context: StudyContext, tmp_path: Path) -> None:
+    context.restore()
+    drawn = weights_of(context, HYPERPARAMETERS)
+    (tmp_path / "bundle").mkdir()
+    networks = []
+    for number, factor in enumerate((1.0, 0.5)):
+        path = tmp_path / f"{number}.npz"
+        checkpoints.write_weights(path, [factor * each for each in drawn], study=context.identity)
+        networks.append(errands.TrainedNetwork(spec="", hyperparameters=HYPERPARAMETERS, weights=str(path)))
+    forms = tuple(form for form in Format if form is not Format.INT8)
+    asked = order(tmp_path).model_copy(update={"networks": tuple(networks), "mirrored": True, "formats": forms})
+    export.write([context, context], asked)
+    for form in forms:
+        model = str(tmp_path / "bundle" / errands.BUNDLE_PATHS[form])
+        found = exported_model.compare(errands.Compare(format=form, path=model, answers=str(tmp_path / "answers.npz")), threads=1)
+        assert found.agreement == 1
+        assert found.max_difference < 1e-5
+    keras_file.require_safe(tmp_path / "bundle" / errands.BUNDLE_PATHS[Format.KERAS])

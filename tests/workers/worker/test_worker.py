@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from tests.studies import by_hand
 from tuner.errors import DataError, LeaseLost, RequestError, StorageError, StudyError, TrainingError
 from tuner.protocol import messages
-from tuner.storage import epochs
+from tuner.storage import epochs, tables
 from tuner.studies import leases, trials
 from tuner.studies.study import Study
 from tuner.workers.worker.events import Event, EventKind
@@ -120,6 +121,40 @@ def test_weights_are_kept_of_the_rule_and_of_each_best_trial(make: Make) -> None
     expected = [number for number, value in enumerate(values) if number == 0 or value >= max(values[:number])]
     assert [trial.number for trial in found if "weights" in trial.user_attrs] == expected
     assert sorted(path.parent.name for path in runner.folder.rglob("*.weights")) == [f"trial-{number:05d}" for number in expected]
+
+
+def test_the_best_fine_tuned_trials_keep_their_weights_and_all_keep_their_logits(make: Make) -> None:
+    runner = make(budget={"trials": 8}, training={"promote": 1.0}, results={"keep": 3})
+    runner.script = Script(writes_logits=True)
+    runner.work()
+    found = runner.study.optuna.get_trials(deepcopy=False)
+    ranked = sorted(found, key=lambda trial: (-trial.value, trial.number))
+    kept = sorted({0, *(trial.number for trial in ranked[:3])})
+    assert [trial.number for trial in found if "weights" in trial.user_attrs] == kept
+    assert sorted(path.parent.name for path in runner.folder.rglob("*.weights")) == [f"trial-{number:05d}" for number in kept]
+    assert all(Path(trial.user_attrs["logits"]).is_file() for trial in found)
+
+
+def test_a_worker_deletes_no_weights_outside_the_folder_of_the_study(make: Make, tmp_path: Path) -> None:
+    runner = make(budget={"trials": 4}, training={"promote": 1.0}, results={"keep": 1})
+    runner.script = Script(writes_logits=True)
+    other = tmp_path / "other.npz"
+    other.write_bytes(b"not of this study")
+
+    def rename(event: Event) -> None:
+        if event.what is EventKind.COMPLETED and event.trial == 1:
+            _put(runner.study, 1, {"weights": str(other), "logits": str(other)})
+
+    runner.react = rename
+    runner.work()
+    assert other.exists()
+
+
+def _put(study: Study, number: int, attributes: dict[str, Any]) -> None:
+    def write(connection: Connection) -> None:
+        tables.put(connection, tables.TRIAL_USER, tables.trial_id(connection, study.id, number), attributes)
+
+    study.storage.write(write)
 
 
 def test_a_failure_ends_only_its_trial(make: Make) -> None:

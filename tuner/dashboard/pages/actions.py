@@ -92,7 +92,7 @@ def _enqueue(study: Study, request: Request, form: FormData) -> str:
     given = yaml_lines.parse(_text(form, "config"), Path(_ORIGIN)).value
     if not isinstance(given, dict):
         raise Refused("The config has no hyperparameters. Write one hyperparameter per line, for example `dropout: 0.3`.")
-    enqueue.enqueue(study, given.get("search", given), by=request.state.identity.name, origin=_ORIGIN)
+    enqueue.enqueue(study, enqueue.config_of(study, given), by=request.state.identity.name, origin=_ORIGIN)
     return "enqueued"
 
 

@@ -39,7 +39,7 @@ def _read_studies(site: Site, request: Request) -> Mapping[str, Any]:
 
 def _card(view: StudyView) -> Card:
     spec = view.listed.spec
-    what = "" if spec is None else f"{spec.data.source} on {spec.model.backbone}, {plan.budget(spec)}"
+    what = "" if spec is None else f"{spec.data.source} on {' or '.join(spec.model.backbones)}, {plan.budget(spec)}"
     return Card(view=view, what=what, line=charts.steps(view.history, view.listed.num_trials))
 
 

@@ -11,10 +11,11 @@ from starlette.requests import Request
 from tuner import wording
 from tuner.dashboard.pages.rendering import LivePage, NotFound, Site, parse_whole
 from tuner.drawing import charts
+from tuner.results import ensemble, statistics
 from tuner.spec import plan, space
 from tuner.spec.study import StudySpec
 from tuner.storage import tables
-from tuner.storage.attributes import MIGRATED, PREPARED
+from tuner.storage.attributes import ENSEMBLE, LEFT_OUT, MIGRATED, PREPARED
 from tuner.views import outlook, status, trial, trials
 from tuner.views import studies as views_studies
 from tuner.views.studies import StudyView
@@ -81,7 +82,8 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         total=listed.num_trials,
     )
     best = view.history.best
-    known = {} if listed.spec is None else tables.get(connection, tables.STUDY_USER, listed.id, PREPARED, MIGRATED)
+    names = (ENSEMBLE, LEFT_OUT, MIGRATED, PREPARED)
+    known = {} if listed.spec is None else tables.get(connection, tables.STUDY_USER, listed.id, *names)
     return {
         "view": view,
         "listed": listed,
@@ -97,6 +99,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "last": last,
         "stagnation": outlook.STAGNATION,
         **_regret(site, view, known.get(PREPARED) or {}),
+        "ensemble": _ensemble(known, None if best is None else best.value),
         "baseline": plan.commonest_of(known.get(PREPARED)),
         **_planned(listed.spec, known),
     }
@@ -110,12 +113,21 @@ def _regret(site: Site, view: StudyView, prepared: Any) -> Mapping[str, Any]:
     return {"regret": found, "is_luck": is_luck, "num_images": num_images}
 
 
+def _ensemble(known: Mapping[str, Any], best_value: float | None) -> Mapping[str, Any] | None:
+    """Return the ensemble with the interval of its test accuracy; None if there is none, or a trial is better."""
+    found = ensemble.understood(known.get(ENSEMBLE))
+    if found is None or best_value is None or found.validation_accuracy < best_value:
+        return None
+    interval = None if found.test_accuracy is None else statistics.accuracy_interval(found.test_accuracy, found.num_test)
+    return {"found": found, "interval": interval}
+
+
 def _planned(spec: StudySpec | None, known: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the plan and the search space in words; nothing for a study that tuner did not make."""
     if spec is None:
         return {"plan": [], "space": []}
     rows = sorted(space.rows(spec), key=lambda row: not row.is_searched)
-    return {"plan": plan.of_study(spec, known.get(PREPARED), known.get(MIGRATED)), "space": rows}
+    return {"plan": plan.of_study(spec, known.get(PREPARED), known.get(MIGRATED), known.get(LEFT_OUT)), "space": rows}
 
 
 def _order(request: Request) -> SortOrder:

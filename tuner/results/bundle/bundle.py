@@ -47,8 +47,10 @@ class BundleOptions:
     threads: int
 
 
-def write(facts: ModelFacts, weights: Path, folder: Path, wanted: BundleOptions, tell: Tell) -> dict[Format, errands.Compared]:
+def write(facts: ModelFacts, weights: Sequence[Path], folder: Path, wanted: BundleOptions, tell: Tell) -> dict[Format, errands.Compared]:
     """Write a bundle of a model, beside its folder and then renamed; return how each format compares with the Keras model.
+
+    `weights` are the files of `facts.networks`.
 
     Raises:
         RequestError: the data, the weights or a format cannot be used, or the folder cannot be written.
@@ -121,15 +123,20 @@ def read(folder: Path) -> Contents:
     values = getattr(spec.data, "value_range", None)
     if values == "auto":
         raise RequestError(f"{folder / CONFIG} has data.value_range: auto; set it to the range of the training images, such as [0, 4095]")
-    return Contents(model=model, labels=tuple(labels), size=spec.model.image_size, resize=spec.model.resize, value_range=values)
+    if spec.model.is_searched:
+        raise RequestError(f"{folder / CONFIG} has a list in its section model; expected the one backbone and image_size of the model")
+    network = spec.model.of_trial()
+    return Contents(model=model, labels=tuple(labels), size=network.image_size, resize=network.resize, value_range=values)
 
 
-def _export(facts: ModelFacts, weights: Path, folder: Path, answers: Path, wanted: BundleOptions) -> errands.Exported:
+def _export(facts: ModelFacts, weights: Sequence[Path], folder: Path, answers: Path, wanted: BundleOptions) -> errands.Exported:
     order = errands.Export(
-        spec=facts.spec.model_dump_json(),
         cache=str(wanted.cache),
-        hyperparameters=facts.hyperparameters,
-        weights=str(weights),
+        networks=tuple(
+            errands.TrainedNetwork(spec=spec.model_dump_json(), hyperparameters=hyperparameters, weights=str(path))
+            for (spec, hyperparameters), path in zip(facts.networks, weights, strict=True)
+        ),
+        mirrored=facts.ensemble is not None and facts.ensemble.mirrored,
         temperature=facts.temperature,
         formats=wanted.formats,
         folder=str(folder),

@@ -50,6 +50,10 @@ def text(facts: ModelFacts, exported: errands.Exported, rows: Sequence[Mapping[s
 
 
 def _name(facts: ModelFacts) -> str:
+    if facts.ensemble is not None:
+        return f"{facts.spec.name}-ensemble"
+    if facts.taught is not None:
+        return f"{facts.spec.name}-taught"
     return facts.config.name if facts.version is None else facts.title.removeprefix("Version ")
 
 
@@ -195,6 +199,11 @@ def _training(facts: ModelFacts, exported: errands.Exported) -> str:
 
 
 def _found_by(facts: ModelFacts) -> str:
+    if facts.ensemble is not None:
+        trials = wording.count(facts.best.num_completed, "completed trial")
+        return (
+            f"a search of {trials}, whose {facts.ensemble.words}, it averages; the rest of this section is about trial {facts.best.trial}"
+        )
     if facts.verdict is None:
         return f"a search of {wording.count(facts.best.num_completed, 'completed trial')}"
     verdict, network = facts.verdict, facts.verdict.networks[0]
@@ -203,6 +212,11 @@ def _found_by(facts: ModelFacts) -> str:
 
 
 def _repeat(facts: ModelFacts) -> str:
+    if facts.taught is not None:
+        form = f"trial {facts.best.trial}, whose form the network has"
+        return f"The ensemble of the study taught the network; `tuner run config.yaml` trains {form}, by the labels."
+    if facts.ensemble is not None:
+        return f"`tuner run config.yaml` trains trial {facts.best.trial} again; `config.yaml` lists the hyperparameters of every member."
     seeds = () if facts.verdict is None else facts.verdict.networks[0].chosen_seeds
     if len(seeds) > 1:
         many = wording.listed(seeds)

@@ -12,6 +12,7 @@ from tuner.errors import RequestError
 from tuner.protocol import messages
 from tuner.results import export, statistics
 from tuner.results.best import Best
+from tuner.results.ensemble import Ensemble, Taught
 from tuner.results.retrain.verdict import Verdict
 from tuner.results.statistics import ClassFigures
 from tuner.results.versions.versions import Version, WeightsSource
@@ -50,12 +51,31 @@ class ModelFacts:
     version: tuple[str, int] | None = None
     #: verdict of the retraining; None if the search measured the accuracy
     verdict: Verdict | None = None
+    #: the ensemble whose probabilities the model returns, and its members, the best first; None and () for one network
+    ensemble: Ensemble | None = None
+    members: tuple[Best, ...] = ()
+    #: the network that the ensemble taught; None if it was not taught
+    taught: Taught | None = None
+
+    @property
+    def networks(self) -> list[tuple[StudySpec, Hyperparameters]]:
+        """The study and the hyperparameters of each network."""
+        if not self.members:
+            return [(self.spec, self.hyperparameters)]
+        # `spec` has the place of the images on this machine, and the model of the best member
+        of_study = [self.spec.model_copy(update={"model": member.spec.model}) for member in self.members]
+        return [
+            (spec.of_trial(member.hyperparameters), member.hyperparameters) for spec, member in zip(of_study, self.members, strict=True)
+        ]
 
     @property
     def test(self) -> tuple[float, int] | None:
         """Accuracy on the test split and the number of its images; None if it was not measured."""
         if self.verdict is not None:
             return self.verdict.test_accuracy, self.verdict.num_test
+        measured = self.ensemble or self.taught
+        if measured is not None:
+            return None if measured.test_accuracy is None else (measured.test_accuracy, measured.num_test)
         return None if self.best.test_accuracy is None else (self.best.test_accuracy, self.best.num_test)
 
     @property
@@ -68,6 +88,9 @@ class ModelFacts:
     @property
     def validation_accuracy(self) -> float | None:
         """Validation accuracy; None if it was trained on the validation images."""
+        measured = self.ensemble or self.taught
+        if measured is not None:
+            return measured.validation_accuracy
         return self.best.value if self.verdict is None else self.verdict.validation_accuracy
 
 
@@ -79,7 +102,7 @@ def of_trial(study: Study, best: Best) -> ModelFacts:
     return ModelFacts(
         title=title,
         headline=f"{title}, {rank} of {wording.count(best.num_completed, 'completed trial')}: validation accuracy {best.value:.4f}.",
-        spec=best.spec,
+        spec=best.spec.of_trial(best.hyperparameters),
         config=export.resolved(best),
         hyperparameters=best.hyperparameters,
         temperature=1.0,
@@ -89,6 +112,43 @@ def of_trial(study: Study, best: Best) -> ModelFacts:
         confusion=known.confusion,
         classes=statistics.by_class(known.confusion, best.prepared.classes) if len(known.confusion) == len(best.prepared.classes) else (),
         best=best,
+    )
+
+
+def of_ensemble(study: Study, ensemble: Ensemble, members: Sequence[Best]) -> ModelFacts:
+    """Return the facts of an ensemble of trials, the best first; its study file is that of its best trial at the largest image size."""
+    lead = max(members, key=lambda member: member.spec.of_trial(member.hyperparameters).model.of_trial().image_size)
+    found, title = of_trial(study, lead), f"Ensemble of the study {study.name}"
+    configs = {str(member.trial): member.hyperparameters.model_dump(mode="json") for member in members}
+    result = ensemble.model_dump(mode="json", exclude={"confusion"}, exclude_none=True) | {"hyperparameters": configs}
+    classes = lead.prepared.classes
+    return replace(
+        found,
+        title=title,
+        headline=f"{title}, {ensemble.words}: validation accuracy {ensemble.validation_accuracy:.4f}.",
+        config=found.config.model_copy(update={"result": {**(found.config.result or {}), "ensemble": result}}),
+        confusion=ensemble.confusion,
+        classes=statistics.by_class(ensemble.confusion, classes) if len(ensemble.confusion) == len(classes) else (),
+        ensemble=ensemble,
+        members=tuple(members),
+    )
+
+
+def of_taught(study: Study, taught: Taught, best: Best) -> ModelFacts:
+    """Return the facts of the network that the ensemble taught; `best` is the trial with its form."""
+    found, title = of_trial(study, best), f"Network of the study {study.name}, taught by its ensemble"
+    result = taught.model_dump(mode="json", exclude={"confusion", "weights"}, exclude_none=True)
+    classes = best.prepared.classes
+    return replace(
+        found,
+        title=title,
+        headline=f"{title} of {wording.count(len(taught.trials), 'trial')}: validation accuracy {taught.validation_accuracy:.4f}.",
+        hyperparameters=taught.hyperparameters,
+        config=found.config.model_copy(update={"result": {**(found.config.result or {}), "taught": result}}),
+        curve=(),
+        confusion=taught.confusion,
+        classes=statistics.by_class(taught.confusion, classes) if len(taught.confusion) == len(classes) else (),
+        taught=taught,
     )
 
 
@@ -135,6 +195,18 @@ def caution(facts: ModelFacts) -> str:
             f"The test accuracy was measured on {verdict.num_test:,} images that were not used for any choice. "
             f"The search ended with {off.search_value:.4f} on its validation images, {abs(off.too_high):.4f} {which} it."
         )
+    if facts.taught is not None:
+        on_test = "was not measured" if facts.test is None else f"was measured once on {facts.test[1]:,} images that chose nothing"
+        return (
+            f"One network learned the mean probabilities of trials {wording.listed(facts.taught.trials)} on augmented training images. "
+            f"Its validation accuracy chose between it and the best trial, so it may be a little too high. The test accuracy {on_test}."
+        )
+    if facts.ensemble is not None:
+        on_test = "was not measured" if facts.test is None else f"was measured once on {facts.test[1]:,} images that chose nothing"
+        return (
+            f"The model is an ensemble: it returns the mean probabilities of {facts.ensemble.words}. "
+            f"The validation accuracy is a little too high, because its members were chosen by it. The test accuracy {on_test}."
+        )
     if facts.test is None:
         origin = f"the highest of {wording.count(best.num_completed, 'trial')}" if best.is_best else "that of one trial"
         return (
@@ -166,6 +238,8 @@ def metrics(facts: ModelFacts) -> dict[str, Any]:
         "validation": validation | (by_class if facts.split == "validation" else {}),
         "test": None if test is None else test | (by_class if facts.split == "test" else {}),
         "rule": rule if facts.verdict is None else None,
+        "ensemble": None if facts.ensemble is None else facts.ensemble.model_dump(mode="json", exclude={"confusion"}),
+        "taught": None if facts.taught is None else facts.taught.model_dump(mode="json", exclude={"confusion", "weights"}),
         "retraining": None if facts.verdict is None else facts.verdict.model_dump(mode="json"),
         "temperature": facts.temperature,
         "classes": list(prepared.classes),

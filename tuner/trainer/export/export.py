@@ -1,5 +1,6 @@
 """Export: the weights of a trial written as a model in several formats, with probes and predictions to compare the formats."""
 
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -11,9 +12,9 @@ from PIL import Image
 from tuner.kernels import checkpoints, devices
 from tuner.protocol import errands
 from tuner.spec import study as spec_study
-from tuner.tasks.images.training import features, prepared, study_context, training_data
+from tuner.tasks.images.training import features, prepared, standalone, study_context, training_data
 from tuner.tasks.images.training.study_context import StudyContext
-from tuner.trainer.export import exported_model, formats, standalone
+from tuner.trainer.export import exported_model, formats
 
 #: number of training images that calibrate int8
 _NUM_CALIBRATING = 100
@@ -22,44 +23,63 @@ PROBES = "probes"
 
 
 def export(order: errands.Export, share: devices.TrainerShare) -> errands.Exported:
-    """Load the study and `write` the model.
+    """Load the study of each network and `write` the model.
 
     Raises:
-        RequestError: the data or the network cannot be used as the study names them, or `write` raises it.
+        RequestError: the data or a network cannot be used as its study names them, or `write` raises it.
     """
-    study = spec_study.StudySpec.model_validate_json(order.spec)
-    devices.set_precision(study.training.precision)
-    return write(study_context.prepare(study, cache=Path(order.cache), share=share), order)
+    loaded: dict[str, StudyContext] = {}
+    contexts = []
+    for network in order.networks:
+        study = spec_study.StudySpec.model_validate_json(network.spec).of_trial(network.hyperparameters)
+        key = study.model.model_dump_json()
+        if key not in loaded:
+            devices.set_precision(study.training.precision)
+            loaded[key] = study_context.prepare(study, cache=Path(order.cache), share=share)
+        contexts.append(loaded[key])
+    return write(contexts, order)
 
 
-def write(context: StudyContext, order: errands.Export) -> errands.Exported:
+def write(contexts: Sequence[StudyContext], order: errands.Export) -> errands.Exported:
     """Write the model, its probes, and its predictions for the images that the formats are compared on.
 
+    Args:
+        contexts: the study of each network of the order, loaded.
+        order: what to write.
+
     Raises:
-        DataError: the weights belong to another study, or a format cannot represent the network.
-        FileNotFoundError: the weights no longer exist.
+        DataError: weights belong to another study, or a format cannot represent a network.
+        FileNotFoundError: weights no longer exist.
     """
-    weights = checkpoints.read_weights(Path(order.weights), study=context.identity)
-    model = standalone.build(context, order.hyperparameters, weights, temperature=order.temperature)
+    largest = max(contexts, key=lambda context: context.backbone.size)
+    model = _built(contexts, order, standalone.build)
     seconds = formats.write(
         model,
         order.formats,
         Path(order.folder),
-        for_int8=lambda: standalone.build_for_int8(context, order.hyperparameters, weights, temperature=order.temperature),
-        calibration=_spread(context.data.train, _NUM_CALIBRATING),
+        for_int8=lambda: _built(contexts, order, standalone.build_for_int8),
+        calibration=_spread(largest.data.train, _NUM_CALIBRATING),
     )
-    compared = _spread(context.data.validation, order.num_compared)
+    compared = _spread(largest.data.validation, order.num_compared)
     answers = predict(model, compared)
     np.savez(order.answers, images=compared, probabilities=answers)
     return errands.Exported(
-        classes=context.data.classes,
+        classes=largest.data.classes,
         num_parameters=model.count_params(),
         seconds=seconds,
-        probes=_probes(model, context, order),
+        probes=_probes(model, largest, order),
         num_compared=len(compared),
         packages={found.name: found.version for found in sorted(metadata.distributions(), key=lambda found: found.name.lower())},
         versions=prepared.versions(),
     )
+
+
+def _built(contexts: Sequence[StudyContext], order: errands.Export, build: Callable[..., keras.Model]) -> keras.Model:
+    models = []
+    for context, network in zip(contexts, order.networks, strict=True):
+        weights = checkpoints.read_weights(Path(network.weights), study=context.identity)
+        models.append(build(context, network.hyperparameters, weights, temperature=order.temperature))
+    return models[0] if len(models) == 1 and not order.mirrored else standalone.averaged(models, mirrored=order.mirrored)
 
 
 def predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:

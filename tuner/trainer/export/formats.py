@@ -26,7 +26,7 @@ from tuner import errors
 from tuner.kernels import keras_private
 from tuner.protocol import errands
 from tuner.protocol.errands import Format
-from tuner.trainer.export import standalone
+from tuner.tasks.images.training import standalone
 
 Images = NDArray[np.uint8]
 _BATCH = 50

@@ -69,11 +69,17 @@ class FileTransfer(Protocol):
     def checkpoint_written(self, trial: int) -> None:
         """Take note that a checkpoint was written."""
 
-    def with_weights_url(self, finished: messages.Finished) -> messages.Finished:
-        """Return the result with the path or URL at which every machine finds its weights."""
+    def with_urls(self, finished: messages.Finished) -> messages.Finished:
+        """Return the result with the paths or URLs at which every machine finds its weights and its logits."""
 
-    def send_weights(self, trial: int, path: str) -> None:
-        """Store the weights permanently."""
+    def send(self, trial: int, path: str) -> None:
+        """Store a file of the result permanently."""
+
+    def can_delete(self, location: str) -> bool:
+        """Return whether this worker may delete a file of the study."""
+
+    def delete(self, location: str) -> None:
+        """Delete a file of the study."""
 
     def released(self, trial: int) -> None:
         """Prepare the files of a suspended trial for another worker."""
@@ -136,12 +142,21 @@ class SharedFolder:
     def checkpoint_written(self, trial: int) -> None:
         """Do nothing."""
 
-    def with_weights_url(self, finished: messages.Finished) -> messages.Finished:
-        """Return the result unchanged: its weights have a path in the folder."""
+    def with_urls(self, finished: messages.Finished) -> messages.Finished:
+        """Return the result unchanged: its files have paths in the folder."""
         return finished
 
-    def send_weights(self, trial: int, path: str) -> None:
+    def send(self, trial: int, path: str) -> None:
         """Do nothing."""
+
+    def can_delete(self, location: str) -> bool:
+        """Return whether the file is in the folder of the study: a database may name any file."""
+        path, folder = Path(location), self._folders.of_study(self._study)
+        return ".." not in path.parts and path.is_relative_to(folder) and path.is_file()
+
+    def delete(self, location: str) -> None:
+        """Delete the file."""
+        Path(location).unlink(missing_ok=True)
 
     def released(self, trial: int) -> None:
         """Do nothing."""
@@ -192,15 +207,22 @@ class SharedBucket:
         """Upload the checkpoint in the background."""
         self._uploads.put(self._key(trial, CHECKPOINT), self._folder(trial) / CHECKPOINT)
 
-    def with_weights_url(self, finished: messages.Finished) -> messages.Finished:
-        """Return the result with the URL of its weights."""
-        if finished.weights is None:
-            return finished
-        url = self._bucket.url_of(self._key(finished.trial, Path(finished.weights).name))
-        return finished.model_copy(update={"weights": url})
+    def with_urls(self, finished: messages.Finished) -> messages.Finished:
+        """Return the result with the URLs of its weights and its logits."""
+        files = {"weights": finished.weights, "logits": finished.logits}
+        urls = {name: self._bucket.url_of(self._key(finished.trial, Path(path).name)) for name, path in files.items() if path is not None}
+        return finished.model_copy(update=urls)
 
-    def send_weights(self, trial: int, path: str) -> None:
-        """Move the weights to the bucket; a slow upload continues in the background."""
+    def can_delete(self, location: str) -> bool:
+        """Return whether the file is one of the study in the bucket."""
+        return location.startswith(f"{self._bucket.url_of(self._study)}/trial-") and ".." not in location
+
+    def delete(self, location: str) -> None:
+        """Delete the file in the background."""
+        self._uploads.remove(location.removeprefix(self._bucket.url_of("")))
+
+    def send(self, trial: int, path: str) -> None:
+        """Move a file of the result to the bucket; a slow upload continues in the background."""
         due = Path(f"{path}{_DUE}")
         Path(path).replace(due)
         key = self._key(trial, Path(path).name)

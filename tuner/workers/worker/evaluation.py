@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tuner.errors import Dismissed, RequestError, TrainingError
 from tuner.protocol import errands, messages
+from tuner.protocol.messages import Ending
 from tuner.studies import data_check
 from tuner.studies.study import Study
 from tuner.workers.bucket.transfer import Folders
@@ -81,6 +82,39 @@ class EvaluationTrainer:
             raise TrainingError(f"the weights cannot be scored: {error}", kind="evaluation") from error
         raise Dismissed("asked to stop")
 
+    def train(self, order: messages.Train, tell: Callable[[messages.Epoch], None]) -> messages.Finished:
+        """Train a network outside a search, to its end; `tell` receives every epoch.
+
+        Raises:
+            Dismissed: the caller is asked to stop meanwhile; the training can resume from its checkpoint.
+            RequestError: the images cannot be used.
+            TrainingError: the network cannot be trained.
+        """
+        try:
+            self._trainer.send(order)
+            is_suspended = False
+            while True:
+                if self._stopping.is_asked and not is_suspended:
+                    self._trainer.send(messages.Suspend())
+                    is_suspended = True
+                match self._trainer.receive():
+                    case messages.Finished(ending=Ending.COMPLETED) as finished:
+                        return finished
+                    case messages.Finished(ending=Ending.SUSPENDED):
+                        raise Dismissed("asked to stop")
+                    case messages.Finished() as finished:
+                        raise TrainingError(f"the network cannot be trained: {finished.reason}", kind=finished.ending)
+                    case messages.Probed():
+                        self._trainer.send(messages.Proceed())
+                    case messages.Epoch() as epoch:
+                        tell(epoch)
+                    case messages.Failed(is_request=True) as failed:
+                        raise request_error(failed)
+                    case messages.Failed() as failed:
+                        raise TrainingError(f"the network cannot be trained: {failed.message}", kind=failed.error)
+        except (TrainerDied, TrainerHung) as error:
+            raise TrainingError(f"the network cannot be trained: {error}", kind="training") from error
+
 
 @contextmanager
 def open_trainer(
@@ -104,28 +138,3 @@ def open_trainer(
         if stopping.is_asked:
             trainer.kill()
         trainer.close()
-
-
-def evaluate(
-    study: Study,
-    wanted: messages.Evaluate,
-    *,
-    start: Callable[[], Trainer],
-    folders: Folders,
-    limits: Limits,
-    stopping: Stopping,
-) -> messages.Evaluated | None:
-    """Return the score of one trial on the test split; None if the caller is asked to stop meanwhile.
-
-    Raises:
-        RequestError: the images or the weights cannot be used.
-        TrainingError: the weights cannot be scored.
-        StudyError: the images are not those of the study.
-    """
-    try:
-        with open_trainer(study, start=start, folders=folders, limits=limits, stopping=stopping) as ready:
-            answer = ready.ask(wanted)
-    except Dismissed:
-        return None
-    assert isinstance(answer, messages.Evaluated)
-    return answer

@@ -49,6 +49,8 @@ class Script:
     wait_at: dict[str, str] = field(default_factory=dict)
     #: whether each epoch of fine-tuning writes a checkpoint; otherwise only a suspended trial does
     keeps_epochs: bool = False
+    #: whether a completed trial writes the logits of its validation images, so that it can be a member of an ensemble
+    writes_logits: bool = False
     #: file that gets a line for each epoch of fine-tuning: trial, step, seconds since 1970
     epoch_log: str = ""
     memory_bytes: int = 0
@@ -186,7 +188,8 @@ class Rehearsal:
                     yield messages.CheckpointWritten(trial=train.trial)
                 yield ending
                 return
-        yield _finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
+        ended = _finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
+        yield ended.model_copy(update={"logits": _write_logits(train, ended.value or 0.0)}) if self._script.writes_logits else ended
 
     def _step_of(self, fault: Fault | None) -> int | None:
         """Return the step at which a fault happens, or None if it has no step."""
@@ -246,11 +249,12 @@ class Rehearsal:
         logits = np.where(is_right, 1.0, -1.0)[:, None] * (2.0 * np.eye(2)[labels] - 1.0)
         found: dict[str, Any] = {name: logits.astype(np.float32) for name in predict.splits}
         found |= {f"{name}_labels": labels for name in predict.splits}
+        found |= {f"{name}_mirrored": found[name] for name in predict.splits if predict.mirrored}
         Path(predict.to).parent.mkdir(parents=True, exist_ok=True)
         np.savez(predict.to, **found)
         if predict.average is not None:
             Path(predict.average).write_bytes(b"average")
-        yield messages.Predicted(trial=predict.trial)
+        yield messages.Predicted(trial=predict.trial, seconds=0.2)
 
 
 def accuracy(hyperparameters: Hyperparameters, step: int) -> float:
@@ -299,6 +303,17 @@ def _epoch(train: messages.Train, stage: Stage, step: int) -> messages.Epoch:
         trial=train.trial, stage=stage, step=step, loss=1 - value, accuracy=value, validation_loss=1 - value,
         validation_accuracy=value, learning_rate=rate, seconds=0.01,
     )  # fmt: skip
+
+
+def _write_logits(train: messages.Train, share: float) -> str:
+    """Write logits of ten validation images whose mirror images are all classified correctly."""
+    path, labels = Path(train.weights).with_name("logits.npz"), np.arange(10) % 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_right = np.random.default_rng(train.trial).permutation(10) < 10 * share
+    right = 2.0 * np.eye(2)[labels] - 1.0
+    logits = np.where(is_right, 1.0, -1.0)[:, None] * right
+    np.savez(path, validation=logits.astype(np.float16), validation_mirrored=(2.0 * right).astype(np.float16), validation_labels=labels)
+    return str(path)
 
 
 def _finished(train: messages.Train, ending: Ending, step: int, reason: str = "") -> messages.Finished:

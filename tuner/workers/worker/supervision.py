@@ -141,7 +141,13 @@ class Supervision:
             self._events.emit(EventKind.PROMOTED, self._claim.number, value=probed.value)
             self._trainer.send(messages.Proceed())
         elif not self._stopping.is_asked and not self.is_lost:
-            self._stop(f"its probe is not among the best {self._study.spec.training.promote:.0%}")
+            self._stop(self._why_not_promoted(probed))
+
+    def _why_not_promoted(self, probed: messages.Probed) -> str:
+        try:
+            return trials.why_not_promoted(self._study, self._claim, probed)
+        except StorageError:
+            return "its probe is not good enough"
 
     def _deliver_if_due(self) -> None:
         if time.monotonic() - self._reported_at > (_RETRY_EVERY_SECONDS if self._outbox.is_waiting else self._report_seconds):

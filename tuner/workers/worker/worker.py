@@ -15,12 +15,11 @@ from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Ending
 from tuner.storage import retry
 from tuner.storage.retry import Schedule
-from tuner.studies import data_check, leases, pictures, trials
+from tuner.studies import data_check, leases, pictures, retention, trials
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
 from tuner.studies.workers import WorkerRequest
 from tuner.trust import at_rest
-from tuner.views import status
 from tuner.workers.bucket import transfer
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventEmitter, EventKind, Tell
@@ -262,13 +261,14 @@ class Worker:
     def _store_result(self, outbox: Outbox, finished: messages.Finished) -> None:
         """Store a result with its curve, and its weights and pictures if it is among the best."""
         assert self._prepared is not None
-        device, path = self._prepared.device, finished.weights
-        finished = self._files.with_weights_url(finished)
+        device, path, logits = self._prepared.device, finished.weights, finished.logits
+        finished = self._files.with_urls(finished)
         if outbox.is_waiting:
             outbox.save(finished.model_copy(update={"pictures": {}}))
         stored = self._pictures.store(self._without_inferior_weights(finished))
-        if path is not None and stored.weights is not None:
-            self._files.send_weights(finished.trial, path)
+        for sent in ([] if stored.weights is None else [path]) + [logits]:
+            if sent is not None:
+                self._files.send(finished.trial, sent)
         try:
             with_pictures = finished.model_copy(update={"pictures": stored.pictures})
             self._deliver(outbox, lambda: trials.finish(self._study, outbox.claim, stored, outbox.curve, device=device), with_pictures)
@@ -276,6 +276,7 @@ class Worker:
             self._pictures.discard(stored)
             raise
         self._pictures.discard_overtaken(stored)
+        self._delete_overtaken_weights(stored)
         if path is not None and stored.weights is None:  # not earlier: now the trial is certainly this worker's
             Path(path).unlink(missing_ok=True)
         self._files.ended(finished.trial)
@@ -285,12 +286,22 @@ class Worker:
         if finished.weights is None or finished.value is None or finished.trial == 0 or self._study.spec.retraining is not None:
             return finished
         try:
-            best = status.snapshot(self._study).best_value
+            is_kept = retention.is_among_best(self._study, finished.value, is_fine_tuned=finished.logits is not None)
         except StorageError:
             return finished
-        if best is None or finished.value >= best:
-            return finished
-        return finished.model_copy(update={"weights": None})
+        return finished if is_kept else finished.model_copy(update={"weights": None})
+
+    def _delete_overtaken_weights(self, finished: messages.Finished) -> None:
+        """Delete the weights of trials that are no longer among the best, where this machine can; other machines delete theirs."""
+        if finished.weights is None or self._study.spec.retraining is not None:
+            return
+        try:
+            for one in retention.overtaken(self._study):
+                if self._files.can_delete(one.weights):
+                    retention.forget(self._study, one.trial_id)
+                    self._files.delete(one.weights)
+        except (StorageError, OSError) as error:
+            self._events.warn(f"the weights of trials that are no longer among the best cannot be deleted: {error}", finished.trial)
 
     def _deliver(self, outbox: Outbox, end: Callable[[], None], outcome: Outcome | None = None) -> None:
         """Send the unsent reports of a trial to the storage, then end the trial; on disk, both wait until the storage can be reached.

@@ -65,3 +65,18 @@ def test_a_probe_only_study_costs_no_fine_tuning() -> None:
 def test_backbones_are_known_by_their_keras_names_too(backbone: str, is_known: bool) -> None:
     named = spec().model_copy(update={"model": spec().model.model_copy(update={"backbone": backbone})})
     assert cost.estimate(named, num_train=1000, num_validation=200, epochs=5, num_cores=2).is_known is is_known
+
+
+def test_the_cost_of_several_models_is_that_of_preparing_each_and_of_the_mean_trial() -> None:
+    sizes = {"num_train": 1000, "num_validation": 200, "epochs": 5, "num_cores": 2}
+    small, large = (cost.estimate(spec(model={"image_size": size}), **sizes) for size in (96, 160))
+    both = cost.estimate(spec(model={"image_size": [96, 160]}), **sizes)
+    assert both.prepare_seconds == pytest.approx(small.prepare_seconds + large.prepare_seconds)
+    assert both.fine_tune_seconds == pytest.approx((small.fine_tune_seconds + large.fine_tune_seconds) / 2)
+    assert both.num_fine_tuned == small.num_fine_tuned
+    assert both.is_known
+
+
+def test_one_unknown_backbone_makes_the_cost_a_guess() -> None:
+    mixed = spec(model={"backbone": ["squeezenet1_1", "kerashub:vit_base"], "image_size": 96})
+    assert not cost.estimate(mixed, num_train=1000, num_validation=200, epochs=5, num_cores=2).is_known

@@ -55,7 +55,9 @@ def norms(layer: keras.Layer) -> set[int]:
     return {id(variable) for found in inner for variable in found.variables}
 
 
-@pytest.mark.parametrize(("name", "width", "blocks"), [("squeezenet1_1", 512, 9), ("efficientnet_lite0", 1280, 18)])
+@pytest.mark.parametrize(
+    ("name", "width", "blocks"), [("squeezenet1_1", 512, 9), ("efficientnet_lite0", 1280, 18), ("mobilenet_v2", 1280, 19)]
+)
 def test_a_built_in_network_gives_one_vector_per_image(name: str, width: int, blocks: int) -> None:
     backbone = backbones.load(model(backbone=name))
     assert vectors(backbone).shape == (2, width)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.keras_studies import study
 from tuner.kernels import head
-from tuner.spec.hyperparameters import Augmentation, Features, Flip, Hyperparameters, Loss
+from tuner.spec.hyperparameters import Augmentation, Features, Flip, Hyperparameters, Loss, ProbeSolver
 from tuner.tasks.images.training import features, probe, views
 from tuner.tasks.images.training.study_context import StudyContext
 
@@ -19,10 +19,10 @@ def train(context: StudyContext, *, epochs: int = 3, seed: int = 1, num_heads: i
     return list(begin(context, epochs=epochs, seed=seed, num_heads=num_heads, **given).epochs())
 
 
-def begin(context: StudyContext, *, epochs: int = 3, seed: int = 1, num_heads: int = 1, **given: Any) -> probe.Probe:
+def begin(context: StudyContext, *, epochs: int = 3, seed: int = 1, num_heads: int = 1, **given: Any) -> probe.StepwiseProbe:
     hyperparameters = Hyperparameters.model_validate(GOOD | given)
     longer = replace(context, study=study(training={"probe_epochs": epochs, "probe_heads": num_heads, "epochs": 0}))
-    return probe.Probe(longer, hyperparameters, seed=seed)
+    return probe.StepwiseProbe(longer, hyperparameters, seed=seed)
 
 
 def test_the_head_learns_and_the_backbone_stays_as_it_is(context: StudyContext) -> None:
@@ -131,6 +131,106 @@ def test_predictions_are_made_in_parts_of_limited_size(context: StudyContext, mo
 
 def test_mirror_images_take_their_turns_with_the_images(context: StudyContext) -> None:
     assert train(context, augmentation=Augmentation(flip=Flip.HORIZONTAL)) != train(context)
+
+
+EXACT = [ProbeSolver.LBFGS, ProbeSolver.CONJUGATE_GRADIENT, ProbeSolver.RIDGE]
+MIRRORED = Augmentation(flip=Flip.HORIZONTAL)
+
+
+def solve(context: StudyContext, *, solved: dict[Any, Any] | None = None, images: str = "train", **given: Any) -> probe.Probe:
+    """Return an exact probe after its epoch; by default, no earlier solution is known."""
+    hyperparameters = Hyperparameters.model_validate({"augmentation": MIRRORED} | given)
+    training = {"probe_epochs": 3, "epochs": 0, "images": images}
+    fresh = replace(context, solved={} if solved is None else solved, study=study(training=training, result={"trial_seed": 1}))
+    running = probe.begin(fresh, hyperparameters, seed=1)
+    [measured] = list(running.epochs())
+    seen = context.features("validation", (views.ORIGINAL,)).whole()[0, :, -context.backbone.num_features(hyperparameters.features) :]
+    logits = head.forward(running.weights(), seen, activation="relu").numpy()
+    assert (logits.argmax(1) == fresh.data.validation.labels).mean() == pytest.approx(measured.validation.accuracy)
+    assert np.sum(measured.validation.confusion) == 60
+    assert np.isfinite([measured.loss, measured.accuracy]).all()
+    return running
+
+
+def same(one: probe.Probe, other: probe.Probe, *, within: float = 0.0) -> bool:
+    return all(np.allclose(value, own, rtol=0, atol=within) for value, own in zip(one.weights(), other.weights(), strict=True))
+
+
+@pytest.mark.parametrize("solver", EXACT)
+@pytest.mark.parametrize("kind", Features)
+def test_an_exact_probe_is_as_good_as_one_in_steps(context: StudyContext, solver: ProbeSolver, kind: Features) -> None:
+    [exact] = list(probe.begin(context, Hyperparameters(probe_solver=solver, features=kind), seed=1).epochs())
+    stepwise = train(context, epochs=20, features=kind)
+    assert exact.validation.accuracy >= max(epoch.validation.accuracy for epoch in stepwise) - 0.05
+    assert exact.validation.loss < min(epoch.validation.loss for epoch in stepwise) + 0.05
+    solve(context, probe_solver=solver, features=kind)
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_trials_that_differ_in_nothing_that_acts_share_one_solution(context: StudyContext, solver: ProbeSolver) -> None:
+    solved: dict[Any, Any] = {}
+    first = solve(context, solved=solved, probe_solver=solver)
+    again = solve(context, solved=solved, probe_solver=solver, dropout=0.5, label_smoothing=0.1, optimizer="sgd", batch_size=7)
+    assert again.weights() is first.weights()
+    assert len(solved) == 1
+    others: list[dict[str, Any]] = [{"features": "several"}, {"class_weights": "balanced"}, {"augmentation": Augmentation()}]
+    for number, other in enumerate(others, start=2):
+        solve(context, solved=solved, probe_solver=solver, **other)
+        assert len(solved) == number
+    assert same(first, solve(context, probe_solver=solver))
+
+
+def test_few_solutions_stay_in_memory(context: StudyContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_MOST_SOLVED", 2)
+    solved: dict[Any, Any] = {}
+    kept = solve(context, solved=solved, probe_solver="ridge")
+    solve(context, solved=solved, probe_solver="ridge", features="several")
+    solve(context, solved=solved, probe_solver="ridge")
+    solve(context, solved=solved, probe_solver="ridge", augmentation=Augmentation())
+    assert len(solved) == 2
+    assert solve(context, solved=solved, probe_solver="ridge").weights() is kept.weights()
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_an_exact_probe_chooses_nothing_by_validation_images_that_it_trains_on(context: StudyContext, solver: ProbeSolver) -> None:
+    other = replace(context.data, validation=replace(context.data.validation, labels=np.roll(context.data.validation.labels, 1)))
+    expected = solve(context, images="train+validation", probe_solver=solver)
+    assert same(expected, solve(replace(context, data=other), images="train+validation", probe_solver=solver))
+
+
+@pytest.mark.parametrize("solver", EXACT)
+@pytest.mark.parametrize("images", ["train", "train+validation"])
+def test_an_exact_probe_on_features_that_are_read_in_parts_finds_the_same_head(
+    context: StudyContext, monkeypatch: pytest.MonkeyPatch, solver: ProbeSolver, images: str
+) -> None:
+    expected = solve(context, probe_solver=solver, images=images)
+    monkeypatch.setattr(features, "SHARE_OF_MEMORY", 0.0)
+    monkeypatch.setattr(probe, "_ROWS_AT_ONCE", 30)
+    assert same(expected, solve(context, probe_solver=solver, images=images), within=0.02)
+
+
+@pytest.mark.parametrize("solver", EXACT)
+def test_an_exact_probe_can_be_interrupted_and_leaves_no_solution(context: StudyContext, solver: ProbeSolver) -> None:
+    fresh = replace(context, solved={})
+    calls: list[int] = []
+
+    def interrupt() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise InterruptedError
+
+    fresh.features("train", (views.ORIGINAL,))
+    fresh.store.watch.append(interrupt)
+    try:
+        with pytest.raises(InterruptedError):
+            list(probe.begin(fresh, Hyperparameters(probe_solver=solver), seed=1).epochs())
+    finally:
+        fresh.store.watch.clear()
+    assert not fresh.solved
+
+
+def test_a_head_with_hidden_layers_is_trained_in_steps(context: StudyContext) -> None:
+    assert isinstance(probe.begin(context, Hyperparameters(probe_solver="ridge", head_units=(8,)), seed=1), probe.StepwiseProbe)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tuner.kernels import checkpoints
 from tuner.kernels.checkpoints import TrialTiming
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Epoch, Stage
-from tuner.spec.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer
+from tuner.spec.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer, ProbeSolver
 from tuner.tasks.images.training import evaluation, fine_tune, steps, training_data, trial
 from tuner.tasks.images.training.study_context import StudyContext
 
@@ -94,6 +94,23 @@ def after(count: int, what: messages.Stop | messages.Suspend, *, stage: Stage, l
         return what if len(seen) > looks else None
 
     return Control(interrupt=interrupt)
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "conjugate_gradient", "ridge"])
+def test_fine_tuning_starts_from_the_head_of_an_exact_probe(context: StudyContext, tmp_path: Path, solver: str) -> None:
+    wanted = PLAIN.model_copy(update={"probe_solver": ProbeSolver(solver)})
+    finished, control = run(context, order(tmp_path / "whole", wanted))
+    assert finished.ending is Ending.COMPLETED
+    # the probe is one epoch, with the number of the last epoch of any probe
+    assert [(epoch.stage, epoch.step) for epoch in control.curve] == [(Stage.PROBE, 3), (Stage.FINE_TUNE, 4), (Stage.FINE_TUNE, 5)]
+    suspended, first = run(
+        replace(context, solved={}), order(tmp_path / "parts", wanted), after(1, messages.Suspend(), stage=Stage.FINE_TUNE)
+    )
+    assert suspended.ending is Ending.SUSPENDED
+    resumed, second = run(replace(context, solved={}), order(tmp_path / "parts", wanted))
+    assert resumed.value == finished.value
+    assert second.curve[-1:] == control.curve[-1:]
+    assert first.curve == control.curve[: len(first.curve)]
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +202,7 @@ def test_a_suspended_trial_resumes_at_its_step_and_gives_the_same_result(
     assert (finished.value, finished.best_step, finished.confusion) == (rich[0].value, rich[0].best_step, rich[0].confusion)
     assert finished.mistakes == rich[0].mistakes
     # the checkpoint is the worker's to delete, when the storage has the result
-    assert kept(tmp_path) == ["checkpoint", "confusion.png", "mistakes.jpg", "weights.npz"]
+    assert kept(tmp_path) == ["checkpoint", "confusion.png", "logits.npz", "mistakes.jpg", "weights.npz"]
 
 
 def test_a_trial_that_is_suspended_again_and_again_repeats_no_step(
@@ -349,6 +366,37 @@ def test_the_stored_weights_reproduce_the_best_validation_accuracy(
     assert found.num_images == 60
 
 
+@pytest.mark.parametrize("hyperparameters", [MENDED, SPOILED], ids=["best while fine-tuning", "best in the probe"])
+def test_a_fine_tuned_trial_leaves_the_logits_of_the_validation_images_and_of_their_mirror_images(
+    context: StudyContext, tmp_path: Path, hyperparameters: Hyperparameters
+) -> None:
+    finished, _ = run(context, order(tmp_path, hyperparameters))
+    assert finished.logits is not None
+    assert finished.weights is not None
+    asked = messages.Predict(
+        trial=3,
+        hyperparameters=hyperparameters,
+        weights=(finished.weights,),
+        splits=("validation",),
+        mirrored=True,
+        to=str(tmp_path / "p.npz"),
+    )
+    evaluation.predict(context, asked)
+    with np.load(finished.logits) as written, np.load(tmp_path / "p.npz") as wanted:
+        assert sorted(written) == sorted(wanted) == ["validation", "validation_labels", "validation_mirrored"]
+        for name in ("validation", "validation_mirrored"):
+            assert written[name].dtype == np.float16
+            np.testing.assert_allclose(written[name], wanted[name], rtol=2e-3, atol=2e-3)
+        assert (written["validation"].argmax(1) == written["validation_labels"]).mean() == pytest.approx(finished.value, abs=0.02)
+        assert np.abs(written["validation"] - written["validation_mirrored"]).max() > 0.1
+
+
+def test_a_trial_that_ends_with_its_probe_leaves_no_logits(context: StudyContext, tmp_path: Path) -> None:
+    finished, _ = run(context, order(tmp_path, PLAIN.model_copy(update={"unfreeze": 0.0})))
+    assert finished.weights is not None
+    assert finished.logits is None
+
+
 def test_weights_of_a_study_without_test_images_are_not_scored(context: StudyContext, tmp_path: Path, cache: Path) -> None:
     finished, _ = run(context, order(tmp_path, PLAIN))
     assert finished.weights is not None
@@ -360,7 +408,7 @@ def test_weights_of_a_study_without_test_images_are_not_scored(context: StudyCon
 def test_weights_that_cannot_be_scored_leave_the_backbone_as_pretrained(
     context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise MemoryError
 
     finished, _ = run(context, order(tmp_path, MENDED))

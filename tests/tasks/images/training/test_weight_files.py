@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tuner import errors
-from tuner.tasks.images.training import efficientnet_lite0, weight_files
+from tuner.tasks.images.training import inverted_residuals, weight_files
 
 VALUES = np.arange(12, dtype=np.float32)
 
@@ -117,7 +117,7 @@ def test_arrays_in_plain_containers_are_read(tmp_path: Path) -> None:
 #: where a weights file may be cut: nothing left, within the magic, within the names, within the numbers, the last number
 @pytest.mark.parametrize("part", [0.0, 0.0000005, 0.003, 0.5, 0.9999999])
 def test_a_truncated_weights_file_is_refused_by_name(tmp_path: Path, part: float) -> None:
-    content, path = efficientnet_lite0.weights_file().read_bytes(), tmp_path / "cut.pth"
+    content, path = inverted_residuals.NETWORKS["efficientnet_lite0"].weights_file().read_bytes(), tmp_path / "cut.pth"
     path.write_bytes(content[: int(len(content) * part)])
     with pytest.raises(errors.DataError, match=r"cut\.pth is not a weights file in torch's stream format"):
         weight_files.read_torch(path)

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +70,19 @@ class Streamed:
 
 
 def load(
-    data: dataset.Dataset, indices: NDArray[np.int64], *, size: int, resize: Resize, cache: Path, words: Mapping[str, str]
+    data: dataset.Dataset,
+    indices: NDArray[np.int64],
+    *,
+    size: int,
+    resize: Resize,
+    cache: Path,
+    words: Mapping[str, str],
+    tick: Callable[[], None] = lambda: None,
 ) -> ResizedImages:
     """Return images as uint8 (n, size, size, 3), mapped read-only from the cache, or decoded on demand if the cache is full.
 
     The first process of a machine creates the cache entry. The others wait, and then share its memory pages. `words` describe the entry.
+    `tick` is called from time to time.
 
     Raises:
         DataError: an image can no longer be read, the disk is full, or the cache folder cannot be written.
@@ -88,7 +96,7 @@ def load(
         words=words,
     )
     try:
-        return cache_files.entry(cache, wanted, lambda: _parts(streamed))
+        return cache_files.entry(cache, wanted, lambda: _parts(streamed, tick), tick=tick)
     except entries.CacheFull as error:
         _LOG.warning("%d images are decoded each time they are used: %s", len(indices), error)
         return streamed
@@ -107,10 +115,11 @@ def batches(images: ResizedImages, chosen: Iterable[NDArray[np.int64]]) -> Itera
             yield waiting.result()
 
 
-def _parts(streamed: Streamed) -> Iterator[NDArray[np.uint8]]:
+def _parts(streamed: Streamed, tick: Callable[[], None]) -> Iterator[NDArray[np.uint8]]:
     _LOG.info("resizing %d images to %d x %d pixels", len(streamed), streamed.size, streamed.size)
     for start in range(0, len(streamed), _AT_ONCE):
         yield streamed[start : start + _AT_ONCE]
+        tick()
 
 
 def fit(pixels: dataset.Pixels, size: int, resize: Resize) -> dataset.Pixels:

@@ -49,6 +49,7 @@ data:
   path: {path}
 {reading}{shares}
 
+# of a list of backbones or sizes, each trial chooses one: image_size: [96, 160]
 model:
   backbone: efficientnet_lite0
   # {size_reason}

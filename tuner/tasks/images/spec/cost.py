@@ -12,10 +12,12 @@ The table below has the multiply-adds of each backbone at 224 pixels. They grow 
 """
 
 import math
+import statistics
 from dataclasses import dataclass
 
 from tuner.spec import domains
 from tuner.spec.hyperparameters import Flip
+from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
 
 #: measured with EfficientNet-Lite0 at 96 pixels, all blocks unfrozen, on two cores: 8 ms per image
@@ -27,6 +29,9 @@ HEAD_SECONDS = 0.02
 #: billions of multiply-adds for an image of 224 pixels, by the names of `spec.model.BACKBONES`
 MULTIPLY_ADDS = {
     "efficientnet_lite0": 0.41,
+    "efficientnet_lite1": 0.55,
+    "efficientnet_lite2": 0.67,
+    "mobilenet_v2": 0.30,
     "squeezenet1_1": 0.35,
     "MobileNet": 0.57,
     "MobileNetV2": 0.30,
@@ -91,17 +96,28 @@ class Cost:
     is_known: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataSize:
+    """The sizes that a cost depends on."""
+
+    num_train: int
+    num_validation: int
+    #: fine-tuning epochs of a trial
+    epochs: int
+
+
 def estimate(spec: StudySpec, *, num_train: int, num_validation: int, epochs: int, num_cores: int) -> Cost:
-    """Estimate the cost of a study on `num_cores` cores without a GPU."""
-    multiply_adds = MULTIPLY_ADDS.get(spec.model.backbone)
-    image_seconds = (multiply_adds or _GUESS) * 1e9 * (spec.model.image_size / 224) ** 2 * SECONDS_A_MULTIPLY_ADD / num_cores
-    mirrored, drawn = _num_views(spec)
-    prepare = image_seconds * _FORWARD * (mirrored * num_train + num_validation)
-    probe = HEAD_SECONDS * spec.training.probe_epochs * num_train / 1000 + image_seconds * _FORWARD * drawn * num_train
-    epoch = image_seconds * (_BACKWARD * num_train + _FORWARD * num_validation)
-    fine_tune = TRACE_SECONDS + epochs * epoch if epochs else 0.0
-    num_trials = spec.budget.trials
-    num_fine_tuned = None if num_trials is None else _num_promoted(spec, num_trials) if epochs else 0
+    """Estimate the cost of a study on `num_cores` cores without a GPU.
+
+    If trials choose among several models, every model is prepared once, and the cost of a trial is the mean over the models.
+    """
+    size = DataSize(num_train=num_train, num_validation=num_validation, epochs=epochs)
+    found = [of_model(spec, model, size, num_cores=num_cores) for model in spec.model.combinations()]
+    prepare = sum(cost.prepare_seconds for cost in found)
+    probe, fine_tune = (
+        statistics.fmean(seconds) for seconds in zip(*((cost.probe_seconds, cost.fine_tune_seconds) for cost in found), strict=True)
+    )
+    num_fine_tuned, num_trials = found[0].num_fine_tuned, spec.budget.trials
     total = None if num_trials is None or num_fine_tuned is None else prepare + num_trials * probe + num_fine_tuned * fine_tune
     return Cost(
         prepare_seconds=prepare,
@@ -109,8 +125,34 @@ def estimate(spec: StudySpec, *, num_train: int, num_validation: int, epochs: in
         fine_tune_seconds=fine_tune,
         num_fine_tuned=num_fine_tuned,
         total_seconds=total,
-        is_known=multiply_adds is not None,
+        is_known=all(cost.is_known for cost in found),
     )
+
+
+def of_model(spec: StudySpec, model: TrialModel, size: DataSize, *, num_cores: int) -> Cost:
+    """Estimate the cost of a study whose trials all have one model."""
+    image_seconds = relative(model) * 1e9 * SECONDS_A_MULTIPLY_ADD / num_cores
+    mirrored, drawn = _num_views(spec)
+    prepare = image_seconds * _FORWARD * (mirrored * size.num_train + size.num_validation)
+    probe = HEAD_SECONDS * spec.training.probe_epochs * size.num_train / 1000 + image_seconds * _FORWARD * drawn * size.num_train
+    epoch = image_seconds * (_BACKWARD * size.num_train + _FORWARD * size.num_validation)
+    fine_tune = TRACE_SECONDS + size.epochs * epoch if size.epochs else 0.0
+    num_trials = spec.budget.trials
+    num_fine_tuned = None if num_trials is None else _num_promoted(spec, num_trials) if size.epochs else 0
+    total = None if num_trials is None or num_fine_tuned is None else prepare + num_trials * probe + num_fine_tuned * fine_tune
+    return Cost(
+        prepare_seconds=prepare,
+        probe_seconds=probe,
+        fine_tune_seconds=fine_tune,
+        num_fine_tuned=num_fine_tuned,
+        total_seconds=total,
+        is_known=model.backbone in MULTIPLY_ADDS,
+    )
+
+
+def relative(model: TrialModel) -> float:
+    """Return the billions of multiply-adds of a model for one image."""
+    return MULTIPLY_ADDS.get(model.backbone, _GUESS) * (model.image_size / 224) ** 2
 
 
 def _num_views(spec: StudySpec) -> tuple[int, int]:

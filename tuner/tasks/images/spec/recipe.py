@@ -6,7 +6,10 @@ from typing import Any, TypeVar
 
 from tuner.spec import space as spaces
 from tuner.spec.hyperparameters import Optimizer
+from tuner.spec.model import TrialModel
 from tuner.spec.search import LEARNING_RATES, PROBE_LEARNING_RATES, SearchSpace
+from tuner.spec.study import StudySpec
+from tuner.tasks.images.spec import cost
 
 T = TypeVar("T")
 
@@ -14,6 +17,8 @@ T = TypeVar("T")
 _PREFERRED = ("adamw", "adam", "nadam", "lion", "sgd", "rmsprop", "adamax", "adagrad", "adadelta")
 #: learning rates measured on CIFAR-10 photographs and silhouettes: 15 epochs over all layers, starting with a probed head
 _RATES = {Optimizer.ADAMW: 3e-4, Optimizer.ADAM: 3e-4, Optimizer.NADAM: 3e-4, Optimizer.SGD: 5e-3, Optimizer.LION: 5e-5}
+#: nearest to the largest image size of a list
+_LARGEST = 1_000_000
 #: with fewer images per class, the lower layers stay frozen
 _FEW_IMAGES_A_CLASS = 10
 #: minimum number of images for which mixing images helps (BiT-HyperRule, arXiv 1912.11370)
@@ -65,10 +70,24 @@ def parameters(num_train: int, num_classes: int, space: SearchSpace, *, fine_tun
     return recipe.parameters
 
 
+def chosen_model(spec: StudySpec) -> TrialModel:
+    """Return the model of trial 0: of several backbones the one that the file lists first, of several sizes the largest.
+
+    Larger images are worth their time (docs/search-space.md has the measurements).
+    """
+    return spec.model.fixed(spec.model.backbones[0], max(spec.model.sizes)).of_trial()
+
+
+def relative_cost(model: TrialModel) -> float:
+    """Return the billions of multiply-adds of a model for one image."""
+    return cost.relative(model)
+
+
 def _preferences(num_train: int, num_classes: int) -> dict[str, Any]:
     """Return the preferred value of every parameter; docs/benchmarks-search.md has the measurements."""
     has_few = num_train < _FEW_IMAGES_A_CLASS * num_classes
     return {
+        "image_size": _LARGEST,
         "weight_decay": 1e-4,
         "momentum": 0.9,
         "nesterov": True,

@@ -14,10 +14,10 @@ import numpy as np
 
 from tuner import errors
 from tuner.kernels import cuts, downloads, gradients, keras_private
-from tuner.spec import study
 from tuner.spec.hyperparameters import Features
+from tuner.spec.model import Model, TrialModel
 from tuner.tasks.images.data import sources
-from tuner.tasks.images.training import efficientnet_lite0, squeezenet
+from tuner.tasks.images.training import inverted_residuals, squeezenet
 from tuner.trust import keras_file
 
 #: number of blocks of a network that does not define its own; all have about the same number of layers
@@ -36,7 +36,7 @@ _BETWEEN = (
 _TEMPERATURES = ("divide", "truedivide", "multiply")
 #: seed of weights that are not loaded, so that they are equal in every process
 _SEED = 0
-_OWN: Mapping[str, Any] = {"efficientnet_lite0": efficientnet_lite0, "squeezenet1_1": squeezenet}
+_OWN: Mapping[str, Any] = {**inverted_residuals.NETWORKS, "squeezenet1_1": squeezenet}
 _CURE = (
     "Use efficientnet_lite0, whose weights are installed with tuner, set model.weights to a file or to none, "
     "or copy ~/.keras here from a machine where they could be downloaded"
@@ -103,8 +103,8 @@ def num_unfrozen(unfreeze: float, num_blocks: int) -> int:
     return min(num_blocks, max(1, round(unfreeze * num_blocks))) if unfreeze > 0 else 0
 
 
-def load(model: study.Model) -> Backbone:
-    """Load the network that a study names, with its weights.
+def load(named: Model) -> Backbone:
+    """Load the one network that a study names, with its weights.
 
     Raises:
         DataError: the network or the weights file does not exist, or has the wrong form.
@@ -112,6 +112,7 @@ def load(model: study.Model) -> Backbone:
         MissingPackage: it needs an extra that is not installed.
     """
     keras.utils.set_random_seed(_SEED)
+    model = named.of_trial()
     name = model.backbone
     if name in _OWN:
         return _load_own(model)
@@ -124,18 +125,18 @@ def load(model: study.Model) -> Backbone:
     return _load_application(model)
 
 
-def _load_own(model: study.Model) -> Backbone:
-    module = _OWN[model.backbone]
-    network, blocks = module.build(model.image_size)
+def _load_own(model: TrialModel) -> Backbone:
+    own = _OWN[model.backbone]
+    network, blocks = own.build(model.image_size)
     if model.weights == "imagenet":
-        module.load_imagenet(network)
+        own.load_imagenet(network)
     elif model.weights != "none":
         _load_weights(network, model.weights)
     variables = tuple(tuple(variable for name in names for variable in network.get_layer(name).trainable_variables) for names in blocks)
-    return Backbone(network=network, preprocess=module.preprocess, blocks=variables, pooling=model.pooling, size=model.image_size)
+    return Backbone(network=network, preprocess=own.preprocess, blocks=variables, pooling=model.pooling, size=model.image_size)
 
 
-def _load_application(model: study.Model) -> Backbone:
+def _load_application(model: TrialModel) -> Backbone:
     build = getattr(keras.applications, model.backbone, None)
     if not callable(build):
         known = ", ".join([*_OWN, *sorted(name for name in dir(keras.applications) if name[0].isupper())])
@@ -164,7 +165,7 @@ def _preprocessing_of(build: Callable[..., keras.Model]) -> Callable[[Any], Any]
     return lambda images: module.preprocess_input(keras.ops.convert_to_tensor(images))
 
 
-def _load_file(model: study.Model) -> Backbone:
+def _load_file(model: TrialModel) -> Backbone:
     path = Path(model.backbone).expanduser()
     keras_file.require_model(path)
     try:
@@ -174,7 +175,7 @@ def _load_file(model: study.Model) -> Backbone:
     return _wrapped(network, model)
 
 
-def _load_function(model: study.Model) -> Backbone:
+def _load_function(model: TrialModel) -> Backbone:
     module_name, _, function_name = model.backbone.removeprefix("python:").partition(":")
     with sources.current_folder():
         try:
@@ -191,7 +192,7 @@ def _load_function(model: study.Model) -> Backbone:
     return _wrapped(network, model)
 
 
-def _load_kerashub(model: study.Model) -> Backbone:
+def _load_kerashub(model: TrialModel) -> Backbone:
     try:
         import keras_hub
     except ImportError as error:
@@ -206,7 +207,7 @@ def _load_kerashub(model: study.Model) -> Backbone:
     return Backbone(network=network, preprocess=convert, blocks=_parts(network), pooling=model.pooling, size=model.image_size)
 
 
-def _wrapped(network: keras.Model, model: study.Model) -> Backbone:
+def _wrapped(network: keras.Model, model: TrialModel) -> Backbone:
     """Return the backbone of a user's network, which does its own preprocessing, without its old head."""
     _check_form(network, model)
     network = _headless(network)
@@ -262,7 +263,7 @@ def _is_classifying(layer: Any) -> bool:
     return isinstance(layer, keras.layers.Conv2D) and tuple(layer.kernel_size) == (1, 1)
 
 
-def _require_features(network: keras.Model, model: study.Model) -> None:
+def _require_features(network: keras.Model, model: TrialModel) -> None:
     """Refuse a network whose output is probabilities or one number, so that its head would learn from an older head's answers.
 
     Raises:
@@ -287,7 +288,7 @@ def _require_features(network: keras.Model, model: study.Model) -> None:
     )
 
 
-def _check_form(network: keras.Model, model: study.Model) -> None:
+def _check_form(network: keras.Model, model: TrialModel) -> None:
     side = model.image_size
     inputs, outputs = (getattr(network, name, None) or [] for name in ("inputs", "outputs"))
     if len(inputs) != 1 or len(outputs) != 1 or len(inputs[0].shape) != 4:

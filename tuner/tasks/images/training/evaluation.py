@@ -1,5 +1,6 @@
 """Evaluation of stored weights: test score, logits of whole splits, and the average of several trainings."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,7 @@ def evaluate(context: StudyContext, order: messages.Evaluate) -> messages.Evalua
     """
     test = _split(context, "test")
     weights = checkpoints.read_weights(Path(order.weights), study=context.identity)
-    logits = _logits(context, order.hyperparameters, weights, [test])[0]
+    (logits,) = predict_splits(context, order.hyperparameters, weights, [test])
     found = losses.score(logits, test.labels, losses.validation_loss(order.hyperparameters))
     return messages.Evaluated(
         trial=order.trial, accuracy=found.accuracy, loss=found.loss, num_images=len(test.labels), confusion=found.confusion
@@ -43,12 +44,18 @@ def predict(context: StudyContext, order: messages.Predict) -> messages.Predicte
     splits = {name: _split(context, name) for name in order.splits}
     several = [checkpoints.read_weights(Path(path), study=context.identity) for path in order.weights]
     weights = several[0] if len(several) == 1 else average(context, order.hyperparameters, several)
-    logits = _logits(context, order.hyperparameters, weights, list(splits.values()))
+    began = time.perf_counter()
+    logits = predict_splits(context, order.hyperparameters, weights, list(splits.values()))
+    seconds = time.perf_counter() - began
     if order.average is not None:
         checkpoints.write_weights(Path(order.average), weights, study=context.identity)
     arrays: dict[str, NDArray[np.generic]] = {f"{name}_labels": split.labels for name, split in splits.items()}
-    checkpoints.write_arrays(Path(order.to), arrays | dict(zip(splits, logits, strict=True)))
-    return messages.Predicted(trial=order.trial)
+    arrays |= dict(zip(splits, logits, strict=True))
+    if order.mirrored:
+        mirrored = predict_splits(context, order.hyperparameters, weights, list(splits.values()), mirrored=True)
+        arrays |= dict(zip((f"{name}_mirrored" for name in splits), mirrored, strict=True))
+    checkpoints.write_arrays(Path(order.to), arrays)
+    return messages.Predicted(trial=order.trial, seconds=seconds)
 
 
 def average(context: StudyContext, hyperparameters: Hyperparameters, several: Sequence[Weights]) -> list[NDArray[np.float32]]:
@@ -87,9 +94,15 @@ def _split(context: StudyContext, name: messages.Split) -> training_data.Split:
     return split
 
 
-def _logits(
-    context: StudyContext, hyperparameters: Hyperparameters, weights: Weights, splits: Sequence[training_data.Split]
+def predict_splits(
+    context: StudyContext,
+    hyperparameters: Hyperparameters,
+    weights: Weights,
+    splits: Sequence[training_data.Split],
+    *,
+    mirrored: bool = False,
 ) -> list[NDArray[np.float32]]:
+    """Return the logits (n, classes) of the images of each split, or of their mirror images, by the weights of a trial."""
     head_weights, opened = split_weights(weights, hyperparameters)
     with trained_backbone(context, hyperparameters, opened):
-        return [fine_tune.predict(context, hyperparameters, head_weights, split.images) for split in splits]
+        return [fine_tune.predict(context, hyperparameters, head_weights, split.images, mirrored=mirrored) for split in splits]

@@ -176,7 +176,7 @@ class FeatureStore:
                 return found
         dtype, parts = rounded(self._watched(compute(forward, images.images, view)))
         wanted = replace(half, dtype=dtype)
-        found = cache_files.optional(self.cache, wanted, lambda: parts, tick=self._tick, tick_seconds=self.tick_seconds)
+        found = cache_files.optional(self.cache, wanted, lambda: parts, tick=self.tick, tick_seconds=self.tick_seconds)
         return found if found is not None else _gathered(parts, wanted)
 
     @cached_property
@@ -188,10 +188,11 @@ class FeatureStore:
 
     def _watched(self, parts: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
         for part in parts:
-            self._tick()
+            self.tick()
             yield part
 
-    def _tick(self) -> None:
+    def tick(self) -> None:
+        """Call `watch`, which may raise to interrupt."""
         for call in self.watch:
             call()
 

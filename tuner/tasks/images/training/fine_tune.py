@@ -1,8 +1,8 @@
 """Fine-tuning: the second stage of a trial, which trains the head and the top of the backbone together on augmented images."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from tuner.tasks.images.training.study_context import StudyContext
 #: images uint8 (n, size, size, 3), or activations and pooled vectors for `Cut.above`
 Batch = tuple[NDArray[np.uint8]] | tuple[NDArray[np.float32], NDArray[np.float32]]
 Weights = Sequence[NDArray[np.float32]]
+#: from images (n, size, size, 3) and targets (n, classes) to targets (n, classes)
+Teaching = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 _LOG = logging.getLogger(__name__)
 
 
@@ -74,11 +76,19 @@ def choose_inputs(context: StudyContext, cut: cuts.Cut, augmentation: Augmentati
 class FineTuning:
     """The fine-tuning of one trial, one epoch at a time; it can be interrupted and resumed after any step."""
 
-    def __init__(self, context: StudyContext, weights: Weights, hyperparameters: Hyperparameters, *, seed: int) -> None:
-        """Start from `weights`, kernel and bias of each layer of the head, and from the pretrained backbone."""
+    def __init__(
+        self, context: StudyContext, weights: Weights, hyperparameters: Hyperparameters, *, seed: int, teacher: Teaching | None = None
+    ) -> None:
+        """Start from `weights`, kernel and bias of each layer of the head, and from the pretrained backbone.
+
+        A `teacher` returns the targets (n, classes) of images (n, size, size, 3) after augmentation, from their targets by label.
+        """
+        self._teacher = teacher
         self._context, self.hyperparameters, self._seed = context, hyperparameters, seed
         self._cut = context.backbone.cut(backbones.num_unfrozen(hyperparameters.unfreeze, len(context.backbone.blocks)))
         self.inputs = choose_inputs(context, self._cut, hyperparameters.augmentation, seed=seed)
+        if teacher is not None:
+            self.inputs = replace(self.inputs, views=(), activations=None)  # it needs the images
         labels, num_classes = context.data.train.labels, context.num_classes
         self._batch = min(hyperparameters.batch_size, len(labels))
         #: number of images processed at once; less than a batch if memory is short
@@ -158,7 +168,7 @@ class FineTuning:
         labels = self._context.data.validation.labels
         validation = losses.score(logits, labels, losses.validation_loss(self.hyperparameters))
         rate = float(self._rates[(epoch + 1) * self._num_steps - 1])
-        return MeasuredEpoch(loss=loss, accuracy=accuracy, learning_rate=rate, validation=validation)
+        return MeasuredEpoch(loss=loss, accuracy=accuracy, learning_rate=rate, validation=validation, logits=logits)
 
     def _gradients(self, batch: Batch, labels: NDArray[np.int64], number: int) -> tuple[list[tf.Tensor], NDArray[np.float32]]:
         """Return the gradients of a whole batch, computed in as many parts as memory requires; weights change only afterwards."""
@@ -177,6 +187,8 @@ class FineTuning:
         if len(batch) == 1:
             images, targets = self._augment(tensors[0], targets, self._strengths, tf.constant([seed, number], tf.int32))
             tensors = [images]
+            if self._teacher is not None:
+                targets = self._teacher(images, targets)
         gradients: list[tf.Tensor] = []
         measured = np.zeros(2, np.float32)
         for start in range(0, len(labels), self._part):
@@ -224,13 +236,15 @@ class _Validation:
 
 
 def predict(
-    context: StudyContext, hyperparameters: Hyperparameters, weights: Weights, images: resized.ResizedImages
+    context: StudyContext, hyperparameters: Hyperparameters, weights: Weights, images: resized.ResizedImages, *, mirrored: bool = False
 ) -> NDArray[np.float32]:
-    """Return the logits (n, classes) of images, by the weights of a head and the current backbone."""
+    """Return the logits (n, classes) of images or their mirror images, by the weights of a head and the current backbone."""
     cut = context.backbone.cut(len(context.backbone.blocks))
     below = context.traced.below(cut, size=context.backbone.size)
     above = context.traced.above(cut, hyperparameters.features)
-    found = (above(*below(tf.constant(batch, tf.float32))) for batch in feature_files.batches_in_order(images))
+    view = views.View(flip_x=mirrored)
+    batches = (views.mirrored(view, batch) for batch in feature_files.batches_in_order(images))
+    found = (above(*below(tf.constant(batch, tf.float32))) for batch in batches)
     return _logits(found, context, hyperparameters, weights)
 
 

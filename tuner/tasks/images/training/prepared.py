@@ -1,32 +1,56 @@
 """Image classification for the trainer: implements the interfaces of `tasks.task`."""
 
 import platform
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from tuner import errors
 from tuner.kernels import devices
 from tuner.protocol import messages
 from tuner.protocol.messages import WorkerPort
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.data import splits
+from tuner.tasks.images.spec import recipe
 from tuner.tasks.images.training import evaluation, study_context, trial
 from tuner.tasks.images.training.study_context import StudyContext
+from tuner.tasks.images.training.training_data import TrainingData
+
+#: number of models whose contexts are in memory, if trials choose among several; the least recently used one is dropped
+MAX_CONTEXTS = 3
+#: minimum time between two messages that a trial is busy
+_BUSY_SECONDS = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
 class PreparedImages:
-    """A study of images, ready to train its trials; implements `task.PreparedStudy`."""
+    """A study of images, ready to train its trials; implements `task.PreparedStudy`.
 
-    context: StudyContext
+    Each model that trials choose has a context of its own, made for the first trial that chooses it.
+    """
+
+    def __init__(self, study: StudySpec, *, cache: Path, share: devices.TrainerShare) -> None:
+        self._study, self._cache, self._share = study, cache, share
+        #: by the chosen backbone and image size, the most recently used last
+        self._contexts: dict[tuple[str, int], StudyContext] = {}
+        #: the data of the model of trial 0, which differ from those of other models only in the size of the images
+        self._data: TrainingData | None = None
+        self._data = self._context(recipe.chosen_model(study), _no_tick).data
+
+    @property
+    def context(self) -> StudyContext:
+        """The most recently used context."""
+        return next(reversed(self._contexts.values()))
 
     @property
     def num_traced(self) -> int:
-        """Graphs traced so far."""
-        return self.context.traced.num_traced
+        """Graphs traced so far that are in memory."""
+        return sum(context.traced.num_traced for context in self._contexts.values())
 
     def describe(self, *, device: str, seconds: float) -> messages.Prepared:
         """Return the facts that the worker records about the study."""
@@ -52,24 +76,73 @@ class PreparedImages:
 
     def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:
         """Train one trial."""
-        return trial.TrialTraining(self.context, order, worker).run()
+        ticker = _Ticker(order.trial, worker)
+        context = self._of_trial(order.hyperparameters, ticker)
+        return trial.TrialTraining(context, order, worker, context_of=lambda member: self._of_trial(member, ticker)).run()
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
         """Score the weights of a trial on the test split."""
-        return evaluation.evaluate(self.context, order)
+        return evaluation.evaluate(self._of_trial(order.hyperparameters, _no_tick), order)
 
     def predict(self, order: messages.Predict) -> messages.Predicted:
         """Write the logits of whole splits to a file."""
-        return evaluation.predict(self.context, order)
+        return evaluation.predict(self._of_trial(order.hyperparameters, _no_tick), order)
+
+    def _of_trial(self, hyperparameters: Hyperparameters, tick: Callable[[], None]) -> StudyContext:
+        return self._context(self._study.of_trial(hyperparameters).model.of_trial(), tick)
+
+    def _context(self, model: TrialModel, tick: Callable[[], None]) -> StudyContext:
+        """Return the context of a model.
+
+        Raises:
+            DataError: the images are not the same any more.
+        """
+        key = (model.backbone, model.image_size)
+        context = self._contexts.pop(key, None)
+        if context is None:
+            while len(self._contexts) >= MAX_CONTEXTS:
+                del self._contexts[next(iter(self._contexts))]
+            study = self._study.model_copy(update={"model": self._study.model.fixed(*key)})
+            context = study_context.prepare(study, cache=self._cache, share=self._share, tick=tick)
+            self._require_same(context)
+        self._contexts[key] = context
+        return context
+
+    def _require_same(self, context: StudyContext) -> None:
+        before = self._data or context.data
+        if (before.fingerprint, before.splits) != (context.data.fingerprint, context.data.splits):
+            raise errors.DataError(
+                f"the images of the study {self._study.name} changed while it was running, so its trials would not be comparable; "
+                "restore the images, and start the worker again"
+            )
+
+
+class _Ticker:
+    """Tells the worker from time to time that a trial is busy."""
+
+    def __init__(self, number: int, worker: WorkerPort) -> None:
+        self._number, self._worker, self._told_at = number, worker, time.monotonic()
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self._told_at > _BUSY_SECONDS:
+            self._told_at = now
+            self._worker.send(messages.Busy(trial=self._number))
+
+
+def _no_tick() -> None:
+    pass
 
 
 def prepare(study: StudySpec, *, cache: Path, share: devices.TrainerShare) -> PreparedImages:
     """Load the images and the network of a study, and compute the features of the images.
 
+    If trials choose among several models, this is done for the model of trial 0, and for another one when a trial chooses it.
+
     Raises:
         RequestError: the images or the network cannot be used as the study names them.
     """
-    return PreparedImages(context=study_context.prepare(study, cache=cache, share=share))
+    return PreparedImages(study, cache=cache, share=share)
 
 
 def versions() -> dict[str, str]:

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner.kernels import head, losses, optimizers
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.kernels import head, losses, optimizers, solvers
+from tuner.spec.hyperparameters import Hyperparameters, Loss, ProbeSolver
 from tuner.tasks.images.training import features, views
 from tuner.tasks.images.training.study_context import StudyContext
 
@@ -21,6 +22,12 @@ _MAX_IMAGES = 256
 _ROWS_AT_ONCE = 8192
 #: factor between the learning rates of neighboring heads
 _SPREAD = 2.0
+#: strengths of the penalty that an exact probe tries, the strongest first
+STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+#: one in this many images chooses the strength if the validation split is trained on, too
+_HELD_OUT = 5
+#: solved heads in memory; a head of 1,000 classes takes 7 MB
+_MOST_SOLVED = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +38,34 @@ class MeasuredEpoch:
     accuracy: float
     learning_rate: float
     validation: losses.Scores
+    #: logits of the validation images (n, classes); None for an epoch of a probe
+    logits: NDArray[np.float32] | None = None
 
 
-class Probe:
-    """The probe of one trial: `training.probe_heads` heads side by side that differ only in their learning rates.
+class Probe(Protocol):
+    """The probe of one trial."""
+
+    #: number of its epochs; the last one is epoch `training.probe_epochs` of the trial, whatever it is
+    num_epochs: int
+
+    def epochs(self) -> Iterator[MeasuredEpoch]:
+        """Train epoch by epoch."""
+        ...
+
+    def weights(self) -> tuple[NDArray[np.float32], ...]:
+        """Return kernel and bias of each layer after the last epoch."""
+        ...
+
+
+def begin(context: StudyContext, hyperparameters: Hyperparameters, *, seed: int) -> Probe:
+    """Return the probe of a trial, before its first epoch."""
+    if hyperparameters.probe_solver is ProbeSolver.SGD or hyperparameters.head_units:
+        return StepwiseProbe(context, hyperparameters, seed=seed)
+    return ExactProbe(context, hyperparameters)
+
+
+class StepwiseProbe:
+    """A probe that trains in steps: `training.probe_heads` heads side by side that differ only in their learning rates.
 
     An epoch shows each training image once, in one randomly drawn view, so its cost does not grow with the number of views. Its scores and
     weights are those of the head with the best validation score. If the validation split is trained on, too, they are those of the head
@@ -43,7 +74,7 @@ class Probe:
 
     def __init__(self, context: StudyContext, hyperparameters: Hyperparameters, *, seed: int) -> None:
         training, labels = context.study.training, context.data.train.labels
-        self._hyperparameters, self._seed, self._num_epochs = hyperparameters, seed, training.probe_epochs
+        self._hyperparameters, self._seed, self.num_epochs = hyperparameters, seed, training.probe_epochs
         self._train = _Table(context, "train", views.views(hyperparameters.augmentation), hyperparameters)
         self._validation = _Table(context, "validation", (views.ORIGINAL,), hyperparameters)
         self._program = head.program_for(head.HeadForm.of(hyperparameters, num_classes=context.num_classes, num_heads=training.probe_heads))
@@ -62,10 +93,10 @@ class Probe:
         """Train epoch by epoch, with learning rates that fall in half cosines from multiples of `probe_learning_rate`."""
         batch = images_per_step(self._hyperparameters.batch_size, self._train.count)
         steps = self._train.count // batch
-        own = optimizers.cosine(steps * self._num_epochs, peak=self._hyperparameters.probe_learning_rate, warmup=0.0)
+        own = optimizers.cosine(steps * self.num_epochs, peak=self._hyperparameters.probe_learning_rate, warmup=0.0)
         spread = np.array(rate_factors(self._program.form.num_heads), np.float32)
         validation_loss = losses.validation_loss(self._hyperparameters)
-        for epoch in range(self._num_epochs):
+        for epoch in range(self.num_epochs):
             of_heads = own[epoch * steps : (epoch + 1) * steps, None] * spread
             loss, accuracy = self._run(epoch, steps, batch, of_heads)
             found = [losses.score(logits, self._validation.labels, validation_loss) for logits in self._predict()]
@@ -99,6 +130,78 @@ class Probe:
     def _predict(self) -> NDArray[np.float32]:
         """Return the logits (heads, n, classes) of the validation split."""
         return np.concatenate([self._program.predict(part) for part in self._validation.parts()], 1)
+
+
+class ExactProbe:
+    """A probe that solves for the best linear head, over every view of every training image at once.
+
+    It has one epoch, and no randomness. The head depends only on the features, the views, the loss and the class weights, so trials of a
+    study that share them share one solution. Label smoothing, dropout and the optimizer do not act: the strength of the penalty, which is
+    chosen for each solution, replaces them.
+    """
+
+    num_epochs = 1
+
+    def __init__(self, context: StudyContext, hyperparameters: Hyperparameters) -> None:
+        self._context, self._hyperparameters = context, hyperparameters
+        self._found: solvers.FittedHead | None = None
+
+    def epochs(self) -> Iterator[MeasuredEpoch]:
+        """Solve for the head, or take the solution of an earlier trial; an interruption ends it between two evaluations of the loss."""
+        solved, key = self._context.solved, self._key()
+        found = solved.pop(key, None)
+        if found is None:
+            found = self._solve()
+        solved[key] = self._found = found
+        if len(solved) > _MOST_SOLVED:
+            del solved[next(iter(solved))]
+        validation = _Table(self._context, "validation", (views.ORIGINAL,), self._hyperparameters)
+        logits = np.concatenate([_logits(part, found.weights) for part in validation.parts()])
+        scores = losses.score(logits, validation.labels, losses.validation_loss(self._hyperparameters))
+        yield MeasuredEpoch(loss=found.loss, accuracy=found.accuracy, learning_rate=0.0, validation=scores)
+
+    def weights(self) -> tuple[NDArray[np.float32], ...]:
+        """Return kernel and bias."""
+        assert self._found is not None
+        return self._found.weights
+
+    def _key(self) -> tuple[object, ...]:
+        given = self._hyperparameters
+        gamma = given.focal_gamma if given.loss is Loss.FOCAL else None
+        wanted = views.views(given.augmentation)
+        return given.probe_solver, given.features, given.loss, gamma, given.class_weights, wanted, self._context.study.training.images
+
+    def _solve(self) -> solvers.FittedHead:
+        context, given = self._context, self._hyperparameters
+        train = _Table(context, "train", views.views(given.augmentation), given)
+        weights = losses.class_weights(train.labels, context.num_classes, given.class_weights)
+        everything = np.arange(train.count)
+        if given.probe_solver is ProbeSolver.RIDGE:
+            ridge = solvers.Ridge(train.every_view(everything), weights)
+            return ridge.choose(STRENGTHS, given.loss, given.focal_gamma, tick=context.store.tick)
+        loss = solvers.HeadLoss(kind=given.loss, gamma=given.focal_gamma, class_weights=weights)
+        whole = solvers.Objective(train.every_view(everything), loss, tick=context.store.tick)
+        if context.study.training.images == "train":
+            judge = _Table(context, "validation", (views.ORIGINAL,), given)
+            return solvers.choose(whole, given.probe_solver, STRENGTHS, lambda found: self._loss(found, judge.parts(), judge.labels))
+        is_held = everything % _HELD_OUT == _HELD_OUT - 1
+        part = solvers.Objective(train.every_view(everything[~is_held]), loss, tick=context.store.tick)
+        held = train.every_view(everything[is_held])
+        labels = np.tile(train.labels[is_held], train.num_views)
+        chosen = solvers.choose(
+            part, given.probe_solver, STRENGTHS, lambda found: self._loss(found, (features for features, _ in held.parts()), labels)
+        )
+        return whole.fit(given.probe_solver, chosen.strength, chosen.weights)
+
+    def _loss(self, found: solvers.LinearHead, parts: Iterator[tf.Tensor], labels: NDArray[np.int64]) -> float:
+        logits = np.concatenate([_logits(part, found) for part in parts])
+        return losses.score(logits, labels, losses.validation_loss(self._hyperparameters)).loss
+
+
+def _logits(features: tf.Tensor, found: solvers.LinearHead) -> NDArray[np.float32]:
+    kernel, bias = found
+    logits: NDArray[np.float32] = (tf.matmul(features, kernel) + bias).numpy()
+    return logits
 
 
 def images_per_step(batch_size: int, count: int) -> int:
@@ -144,6 +247,21 @@ class _Table:
             return self._all, self._all_labels, numbers * self.count + images
         taken = self._vectors.take(numbers, images)[:, -self.width :]
         return tf.constant(taken), tf.constant(self.labels[images], tf.int32), np.arange(len(images))
+
+    def every_view(self, images: NDArray[np.int64]) -> solvers.Rows:
+        """Return the rows of some images: all of them in the first view, then in the second, and so on."""
+        return solvers.Rows(parts=lambda: self._every_view(images), num_images=len(images), num_views=self.num_views, width=self.width)
+
+    def _every_view(self, images: NDArray[np.int64]) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
+        if self.is_small and len(images) == self.count:
+            yield self._all, self._all_labels
+            return
+        order = np.tile(images, self.num_views)
+        numbers = np.repeat(np.arange(self.num_views), len(images))
+        for start in range(0, len(order), _ROWS_AT_ONCE):
+            part = slice(start, start + _ROWS_AT_ONCE)
+            table, labels, rows = self.rows(numbers[part], order[part])
+            yield (tf.gather(table, rows), tf.gather(labels, rows)) if self.is_small else (table, labels)
 
     def parts(self) -> Iterator[tf.Tensor]:
         """Yield the first view of all images, in order."""

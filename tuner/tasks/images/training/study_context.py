@@ -2,13 +2,15 @@
 
 import functools
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.kernels import cuts, devices, gradients, head
+from tuner.kernels import cuts, devices, gradients, head, solvers
 from tuner.spec import study as spec_study
 from tuner.spec.hyperparameters import Features
 from tuner.tasks.images.training import backbones, steps, training_data, views
@@ -32,6 +34,8 @@ class StudyContext:
     epochs: int
     #: graphs that earlier trials traced
     traced: steps.TracedSteps = field(default_factory=steps.TracedSteps)
+    #: heads that earlier probes solved, by everything that they depend on
+    solved: dict[Any, solvers.FittedHead] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:
@@ -84,16 +88,20 @@ class StudyContext:
         return self.store.activations(cut, "train", wanted, below=self.traced.below(cut, size=self.backbone.size))
 
 
-def prepare(study: spec_study.StudySpec, *, cache: Path, share: devices.TrainerShare | None = None) -> StudyContext:
-    """Load what the trials of a study share, and compute the features of its original images; without a share, use the whole machine.
+def prepare(
+    study: spec_study.StudySpec, *, cache: Path, share: devices.TrainerShare | None = None, tick: Callable[[], None] = lambda: None
+) -> StudyContext:
+    """Load what the trials of a study with one model share, and compute the features of its original images.
+
+    Without a share, use the whole machine. `tick` is called from time to time.
 
     Raises:
         RequestError: the images or the network cannot be used as the study names them.
     """
-    data = training_data.load(study, cache=cache)
+    data, model = training_data.load(study, cache=cache, tick=tick), study.model.of_trial()
     backbone = backbones.load(study.model)
     network = backbone.digest()
-    key = f"{data.fingerprint} {data.splits} {study.model.image_size} {study.model.resize}"
+    key = f"{data.fingerprint} {data.splits} {model.image_size} {model.resize}"
     store = feature_files.FeatureStore(
         backbone=backbone,
         network=network,
@@ -106,12 +114,14 @@ def prepare(study: spec_study.StudySpec, *, cache: Path, share: devices.TrainerS
         words={
             "study": study.name,
             "data": training_data.describe_source(study.data),
-            "backbone": study.model.backbone,
-            "size": str(study.model.image_size),
+            "backbone": model.backbone,
+            "size": str(model.image_size),
         },
+        watch=[tick],
     )
     for split in store.splits:
         store.vectors(split, (views.ORIGINAL,))
+    store.watch.clear()
     return StudyContext(
         study=study,
         data=data,

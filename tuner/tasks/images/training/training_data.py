@@ -1,5 +1,6 @@
 """Training data: the images and labels of a study, resized and split into train, validation and test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,10 @@ class TrainingData:
     warnings: tuple[str, ...] = ()
 
 
-def load(study: study.StudySpec, *, cache: Path) -> TrainingData:
-    """Open, split and resize the images of a study, or read them from the cache of this machine.
+def load(study: study.StudySpec, *, cache: Path, tick: Callable[[], None] = lambda: None) -> TrainingData:
+    """Open, split and resize the images of a study with one model, or read them from the cache of this machine.
+
+    `tick` is called from time to time.
 
     Raises:
         DataError: the data cannot be used.
@@ -58,9 +61,9 @@ def load(study: study.StudySpec, *, cache: Path) -> TrainingData:
     parts = splits.split(data, study.data, study.seed)
 
     def take(indices: NDArray[np.int64], what: str) -> Split:
-        model = study.model
+        model = study.model.of_trial()
         words = {"study": study.name, "data": describe_source(study.data), "size": str(model.image_size), "what": what}
-        images = resized.load(data, indices, size=model.image_size, resize=model.resize, cache=cache, words=words)
+        images = resized.load(data, indices, size=model.image_size, resize=model.resize, cache=cache, words=words, tick=tick)
         return Split(images=images, labels=data.labels[indices])
 
     is_joined = study.training.images == "train+validation"

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,14 @@ from tuner.kernels import checkpoints, losses
 from tuner.kernels.checkpoints import TrialFiles, TrialTiming
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage, WorkerPort
+from tuner.spec.hyperparameters import Hyperparameters
 from tuner.tasks.images.data import pictures
-from tuner.tasks.images.training import evaluation, fine_tune, probe
+from tuner.tasks.images.training import evaluation, fine_tune, probe, standalone
 from tuner.tasks.images.training.study_context import StudyContext
 
 _LOG = logging.getLogger(__name__)
+#: smallest and largest float16
+_HALF = (-65504.0, 65504.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,8 @@ class _Best:
     scores: losses.Scores
     #: weights of the head; after an epoch of fine-tuning, also those of the open blocks
     weights: tuple[NDArray[np.float32], ...]
+    #: logits of the validation images (n, classes); None after a probe, or if the epoch was trained before the trial resumed
+    logits: NDArray[np.float32] | None = None
 
 
 class _Interrupted(Exception):
@@ -41,7 +46,19 @@ class _Interrupted(Exception):
 class TrialTraining:
     """Trains one trial, once."""
 
-    def __init__(self, context: StudyContext, order: messages.Train, worker: WorkerPort, *, timing: TrialTiming | None = None) -> None:
+    def __init__(
+        self,
+        context: StudyContext,
+        order: messages.Train,
+        worker: WorkerPort,
+        *,
+        context_of: Callable[[Hyperparameters], StudyContext] | None = None,
+        timing: TrialTiming | None = None,
+    ) -> None:
+        """`context_of` gives the context of a trial with other hyperparameters; None: the study has one context."""
+        self._context_of = context_of or (lambda _: context)
+        if order.teacher is not None:
+            context = replace(context, epochs=order.teacher.epochs)
         self._context, self._order, self._worker, self._timing = context, order, worker, timing or TrialTiming()
         self._files = TrialFiles(order, worker, study=context.identity, timing=self._timing)
         self._best: _Best | None = None
@@ -72,8 +89,10 @@ class TrialTraining:
         return self._finished(Ending.COMPLETED, "")
 
     def _probe(self) -> None:
-        running = probe.Probe(self._context, self._order.hyperparameters, seed=self._order.seed)
-        for step, (measured, seconds) in enumerate(_timed(running.epochs()), start=1):
+        running = probe.begin(self._context, self._order.hyperparameters, seed=self._order.seed)
+        # samplers compare trials that end with their probe by their last step first, so every probe ends at the same one
+        first = self._context.study.training.probe_epochs + 1 - running.num_epochs
+        for step, (measured, seconds) in enumerate(_timed(running.epochs()), start=first):
             self._record(Stage.PROBE, step, measured, seconds, running.weights)
             self._obey()
 
@@ -118,7 +137,8 @@ class TrialTraining:
         assert self._best is not None
         self._context.restore()
         head_weights, _ = evaluation.split_weights(self._best.weights, self._order.hyperparameters)
-        return fine_tune.FineTuning(self._context, head_weights, self._order.hyperparameters, seed=self._order.seed)
+        teacher = None if self._order.teacher is None else standalone.teacher(self._context, self._order.teacher, self._context_of)
+        return fine_tune.FineTuning(self._context, head_weights, self._order.hyperparameters, seed=self._order.seed, teacher=teacher)
 
     def _record(
         self, stage: Stage, step: int, measured: probe.MeasuredEpoch, seconds: float, weights: Callable[[], Sequence[NDArray[np.float32]]]
@@ -129,7 +149,7 @@ class TrialTraining:
         # if validation images are trained on, a higher score means nothing, and the last epoch counts as the best
         is_blind = self._context.study.training.images != "train"
         if self._best is None or is_blind or (found.accuracy, -found.loss) > (self._best.scores.accuracy, -self._best.scores.loss):
-            self._best = _Best(step=step, scores=found, weights=tuple(weights()))
+            self._best = _Best(step=step, scores=found, weights=tuple(weights()), logits=measured.logits)
         epoch = messages.Epoch(
             trial=self._order.trial,
             stage=stage,
@@ -210,9 +230,22 @@ class TrialTraining:
             mistakes=best.scores.mistakes if best else (),
             pictures=drawn,
             weights=weights,
+            logits=self._write_logits(best) if weights and best else None,
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
+
+    def _write_logits(self, best: _Best) -> str | None:
+        """Write what the best epoch of a fine-tuned trial predicts for the validation images and their mirror images, as float16."""
+        if not self._seconds[Stage.FINE_TUNE]:
+            return None
+        context, split = self._context, self._context.data.validation
+        found = {"validation": best.logits}
+        for name, mirrored in (("validation", False), ("validation_mirrored", True)):
+            if found.get(name) is None:
+                (found[name],) = evaluation.predict_splits(context, self._order.hyperparameters, best.weights, [split], mirrored=mirrored)
+        arrays = {name: np.clip(logits, *_HALF).astype(np.float16) for name, logits in found.items() if logits is not None}
+        return self._files.write_logits({**arrays, "validation_labels": split.labels})
 
     def _draw(self, found: losses.Scores) -> dict[messages.PictureKind, str]:
         """Draw the mistakes of the best epoch; on a full disk, log a warning and go without."""

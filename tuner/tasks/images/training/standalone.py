@@ -1,16 +1,21 @@
 """A standalone model: the weights of a trial as one Keras model of Keras layers only, from raw colors to probabilities."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
+from PIL import Image
 
 from tuner import errors
-from tuner.kernels import head
+from tuner.kernels import checkpoints, head
+from tuner.protocol import messages
 from tuner.spec.hyperparameters import Features, Hyperparameters
 from tuner.tasks.images.training import backbones, evaluation
+from tuner.tasks.images.training.fine_tune import Teaching
 from tuner.tasks.images.training.study_context import StudyContext
 
 Weights = Sequence[NDArray[np.float32]]
@@ -48,6 +53,84 @@ def build_for_int8(context: StudyContext, hyperparameters: Hyperparameters, weig
         DataError: for the same reasons as `build`.
     """
     return _built(context, hyperparameters, weights, temperature, _by_channels)
+
+
+def averaged(models: Sequence[keras.Model], *, mirrored: bool, size: int | None = None) -> keras.Model:
+    """Build one model that returns the mean probabilities (n, classes) of several, over each image and, if asked, its mirror image.
+
+    It takes images (n, size, size, 3), by default of the largest size; models of another size get them resized as Pillow resizes them.
+    """
+    size = size or max(model.inputs[0].shape[1] for model in models)
+    image = keras.Input((size, size, 3), name="image")
+    versions: dict[tuple[int, bool], Any] = {}
+    found = []
+    for number, model in enumerate(models):
+        member = keras.Model(model.inputs[0], model.outputs[0], name=f"tuner_member{number}")
+        for is_mirrored in (False, True) if mirrored else (False,):
+            wanted = (model.inputs[0].shape[1], is_mirrored)
+            if wanted not in versions:
+                versions[wanted] = _resampled(image, *wanted)
+            found.append(member(versions[wanted]))
+    mean = found[0] if len(found) == 1 else keras.layers.Average(name="tuner_mean")(found)
+    return keras.Model(image, mean, name="classifier")
+
+
+def teacher(context: StudyContext, asked: messages.Teacher, context_of: Callable[[Hyperparameters], StudyContext]) -> Teaching:
+    """Return the function that gives the members' mean probabilities for images as targets; the members stay in memory with it.
+
+    Teacher and student see the same augmented image. Sources: Hinton and others, Distilling the knowledge in a neural network (arXiv
+    1503.02531); Beyer and others, Knowledge distillation: a good teacher is patient and consistent (arXiv 2106.05237).
+
+    Args:
+        context: that of the student.
+        asked: the members of the teacher, and their share in the targets.
+        context_of: the context of a member, by its hyperparameters.
+
+    Raises:
+        DataError: the weights of a member belong to another study, or its network cannot be copied.
+        FileNotFoundError: the weights of a member no longer exist.
+    """
+    size, models = context.backbone.size, []
+    for member in asked.members:
+        own = context_of(member.hyperparameters)
+        weights = checkpoints.read_weights(Path(member.weights), study=own.identity)
+        models.append(build(own, member.hyperparameters, weights, temperature=1.0))
+    ensemble = averaged(models, mirrored=False, size=size)
+
+    def teach(images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
+        return asked.share * ensemble(images, training=False) + (1.0 - asked.share) * targets
+
+    given = [tf.TensorSpec([None, size, size, 3]), tf.TensorSpec([None, context.num_classes])]
+    traced: Teaching = tf.function(teach, input_signature=given, autograph=False)
+    return traced
+
+
+def _resampled(image: Any, size: int, is_mirrored: bool) -> Any:
+    """Return images (n, side, side, 3) resized to a size, and mirrored if asked, by two products with constant matrices.
+
+    Unlike an antialiased Resizing layer, every format can represent them.
+    """
+    side = image.shape[1]
+    found = image
+    suffix = f"{size}_mirrored" if is_mirrored else str(size)
+    for axis, equation in (("rows", "nhwc,hk->nkwc"), ("columns", "nhwc,wk->nhkc")):
+        flips = is_mirrored and axis == "columns"
+        if size == side and not flips:
+            continue
+        shape = (size, found.shape[2], 3) if axis == "rows" else (found.shape[1], size, 3)
+        layer = keras.layers.EinsumDense(equation, output_shape=shape, trainable=False, name=f"tuner_{axis}_{suffix}")
+        found = layer(found)
+        matrix = _resizing(side, size)
+        layer.set_weights([matrix[:, ::-1] if flips else matrix])
+    return found
+
+
+def _resizing(side: int, size: int) -> NDArray[np.float32]:
+    """Return the matrix (side, size) that resizes `side` pixels to `size` with a bicubic filter, measured on Pillow itself."""
+    if side == size:
+        return np.eye(side, dtype=np.float32)
+    lines = Image.fromarray(np.eye(side, dtype=np.float32))  # in line i only pixel i is 1
+    return np.asarray(lines.resize((size, side), Image.Resampling.BICUBIC), np.float32)
 
 
 def _built(context: StudyContext, hyperparameters: Hyperparameters, weights: Weights, temperature: float, top: _Top) -> keras.Model:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from tests.keras_studies import study
 from tuner import errors
-from tuner.kernels import head
+from tuner.kernels import checkpoints, head
+from tuner.protocol import messages
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.tasks.images.training import efficientnet_lite0, fine_tune, squeezenet, study_context
+from tuner.tasks.images.training import fine_tune, inverted_residuals, squeezenet, standalone, study_context
 from tuner.tasks.images.training.study_context import StudyContext
-from tuner.trainer.export import standalone
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (7, 16, 16, 3)).astype(np.uint8)
 
@@ -72,7 +72,8 @@ def test_the_form_for_int8_gives_the_same_predictions(context: StudyContext) -> 
     ("preprocess", "layer"),
     [
         (lambda images: images, None),
-        (efficientnet_lite0.preprocess, "Rescaling"),
+        (inverted_residuals.NETWORKS["efficientnet_lite0"].preprocess, "Rescaling"),
+        (inverted_residuals.NETWORKS["mobilenet_v2"].preprocess, "Rescaling"),
         (lambda images: images / np.array([255.0, 128.0, 64.0], np.float32) - np.array([0.5, 0.4, 0.3], np.float32), "Rescaling"),
         (squeezenet.preprocess, "Conv2D"),  # blue comes first
     ],
@@ -102,3 +103,19 @@ def test_the_model_computes_in_float32_wherever_it_was_trained(cache: Path) -> N
     model = standalone.build(half, hyperparameters, weights_of(half, hyperparameters), temperature=1.0)
     assert {layer.compute_dtype for layer in model.layers} == {"float32"}
     assert np.asarray(model(IMAGES)).dtype == np.float32
+
+
+def test_a_teacher_mixes_the_mean_of_its_members_with_the_label(context: StudyContext, tmp_path: Path) -> None:
+    hyperparameters = Hyperparameters()
+    drawn, members = weights_of(context, hyperparameters), []
+    for number, factor in enumerate((1.0, 0.5)):
+        path = tmp_path / f"{number}.npz"
+        checkpoints.write_weights(path, [factor * each for each in drawn], study=context.identity)
+        members.append(messages.TrainedMember(hyperparameters=hyperparameters, weights=str(path)))
+    asked = messages.Teacher(members=tuple(members), share=0.75, epochs=1)
+    images = IMAGES.astype(np.float32)
+    labels = np.eye(context.num_classes, dtype=np.float32)[np.arange(len(images)) % context.num_classes]
+    found = standalone.teacher(context, asked, lambda _: context)(images, labels)
+    models = [standalone.build(context, hyperparameters, [factor * each for each in drawn], temperature=1.0) for factor in (1.0, 0.5)]
+    mean = np.mean([model(images, training=False) for model in models], 0)
+    np.testing.assert_allclose(found, 0.75 * mean + 0.25 * labels, atol=1e-5)

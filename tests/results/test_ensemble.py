@@ -1,0 +1,89 @@
+"""The choice of the members of an ensemble, on logits by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import databases
+from tests.studies import by_hand
+from tuner.results import ensemble
+from tuner.results.ensemble import Candidate, Ensemble
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+
+LABELS = np.arange(100) % 2
+
+
+def logits(wrong: slice | list[int], *, certain: float = 1.0) -> np.ndarray:
+    """Return logits (100, 2) that are wrong for some images."""
+    found = certain * (2.0 * np.eye(2)[LABELS] - 1.0)
+    found[wrong] *= -1
+    return found.astype(np.float32)
+
+
+def candidate(trial: int, wrong: slice | list[int], *, mirrored: slice | list[int] | None = None) -> Candidate:
+    found = logits(wrong)
+    value = float((found.argmax(1) == LABELS).mean())
+    return Candidate(trial=trial, value=value, logits=found, mirrored=logits(wrong if mirrored is None else mirrored))
+
+
+def test_every_good_trial_is_a_member_and_their_mistakes_cancel_out() -> None:
+    given = [candidate(number, slice(10 * number, 10 * number + 10)) for number in range(3)]
+    found = ensemble.choose(given, LABELS)
+    assert found is not None
+    assert found.trials == (0, 1, 2)
+    assert (found.validation_accuracy, found.best_member_accuracy) == (1.0, 0.9)
+    assert found.gain == pytest.approx(0.1)
+    assert found.confusion == ((50, 0), (0, 50))
+
+
+def test_a_trial_two_standard_errors_below_the_best_is_no_member() -> None:
+    # 0.9 on 100 images has a standard error of 0.03, so 0.85 is a member and 0.83 is not
+    given = [candidate(0, slice(0, 10)), candidate(3, slice(10, 20)), candidate(1, slice(20, 35)), candidate(2, slice(40, 57))]
+    found = ensemble.choose(given, LABELS)
+    assert found is not None
+    assert found.trials == (0, 3, 1)
+
+
+def test_mirror_images_count_if_they_lower_the_cross_entropy() -> None:
+    helping = [candidate(0, slice(0, 10), mirrored=[]), candidate(1, slice(10, 20), mirrored=[])]
+    harming = [candidate(0, slice(0, 10), mirrored=slice(0, 50)), candidate(1, slice(10, 20), mirrored=slice(0, 50))]
+    found = [ensemble.choose(given, LABELS) for given in (helping, harming)]
+    assert [one is not None and one.mirrored for one in found] == [True, False]
+    always, never = (ensemble.choose(helping, LABELS, mirror=mirror) for mirror in ("always", "never"))
+    assert always is not None and always.mirrored and always.num_networks == 4
+    assert never is not None and not never.mirrored and never.num_networks == 2
+
+
+def test_one_trial_with_mirror_images_is_an_ensemble_too() -> None:
+    found = ensemble.choose([candidate(7, slice(0, 10), mirrored=[])], LABELS)
+    assert found is not None
+    assert (found.trials, found.mirrored, found.words) == ((7,), True, "trial 7, with mirror images")
+
+
+def test_there_is_no_ensemble_if_the_best_trial_alone_is_as_good() -> None:
+    assert ensemble.choose([], LABELS) is None
+    assert ensemble.choose([candidate(0, slice(0, 10))], LABELS) is None
+    twins = [candidate(0, slice(0, 10)), candidate(1, slice(0, 10))]
+    assert ensemble.choose(twins, LABELS) is None
+
+
+def test_the_mean_is_that_of_probabilities_and_not_of_logits() -> None:
+    one, other = np.array([[2.0, 0.0]], np.float32), np.array([[0.0, 0.0]], np.float32)
+    found = ensemble.mean([(one, None), (other, None)])
+    assert found[0, 0] == pytest.approx((np.e**2 / (np.e**2 + 1) + 0.5) / 2)
+    with_mirror = ensemble.mean([(one, other)])
+    assert with_mirror[0, 0] == pytest.approx(found[0, 0])
+
+
+def test_an_ensemble_is_stored_with_its_study_and_an_unknown_one_is_none(tmp_path: Path) -> None:
+    storage = storages.open(databases.sqlite(tmp_path))
+    study = studies.join(by_hand.spec(name="study"), storage)
+    assert ensemble.read(study) is None
+    given = Ensemble(trials=(3, 1), mirrored=True, validation_accuracy=0.9, validation_loss=0.3, best_member_accuracy=0.88)
+    ensemble.store(study, given)
+    assert ensemble.read(study) == given
+    ensemble.store(study, None)
+    assert ensemble.read(study) is None
+    assert ensemble.understood({"trials": "of another program"}) is None

@@ -1,0 +1,268 @@
+"""The end of a search: the best trial, the ensemble and the network that it teaches, each measured once on the test split."""
+
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from tuner.commands import artifacts
+from tuner.errors import TunerError
+from tuner.protocol import messages
+from tuner.results import best as bests
+from tuner.results import ensemble as ensembles
+from tuner.results.best import Best
+from tuner.results.ensemble import Candidate, Ensemble, Taught
+from tuner.results.statistics import Labels
+from tuner.spec.hyperparameters import ClassWeights, Loss
+from tuner.studies import retention, trials
+from tuner.studies.retention import StoredWeights
+from tuner.studies.study import Study
+from tuner.terminal import plain
+from tuner.trust import at_rest
+from tuner.workers.bucket import transfer
+from tuner.workers.bucket.transfer import Folders
+from tuner.workers.worker import evaluation, process
+from tuner.workers.worker.evaluation import EvaluationTrainer
+from tuner.workers.worker.process import Assignment
+from tuner.workers.worker.stopping import Stopping
+
+_FOLDER = "ensemble"
+#: what happens to files of other machines and of full disks
+_UNREADABLE = (TunerError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+#: epochs of a taught network as a multiple of a trial's, and the weight of the ensemble's probabilities in its targets; measured in
+#: docs/benchmarks-results.md
+PATIENCE, _TEACHER_SHARE = 2, 1.0
+#: what differs between a taught network and the trial with its form: probabilities are smooth already, and regularize
+_STUDENT = {"loss": Loss.CROSS_ENTROPY, "label_smoothing": 0.0, "dropout": 0.1, "class_weights": ClassWeights.NONE}
+
+
+def is_unmeasured(best: Best) -> bool:
+    """Return whether a trial was never measured on the test split, and its weights are within reach."""
+    return best.test_accuracy is None and best.weights is not None and _is_reachable(best.weights)
+
+
+def measure(study: Study, assignment: Assignment, stopping: Stopping) -> None:
+    """Measure the best trial on the test split, form the ensemble of the study and measure it, unless that was done before.
+
+    The ensemble is measured only if its members have changed since the last reading of the test split.
+
+    Raises:
+        Dismissed: the caller is asked to stop meanwhile.
+        TrainingError: stored weights could not be measured.
+        StorageError: a result could not be stored.
+        TunerError: files are in a bucket that cannot be read.
+    """
+    best = bests.best(study)
+    formed, known = form(study, assignment.folders), ensembles.read(study)
+    is_new = formed is not None and (not formed.is_same(known) or (known is not None and known.test_accuracy is None and best.num_test > 0))
+    if formed is None and known is not None and known.validation_accuracy < best.value:
+        ensembles.store(study, None)  # a better trial has completed since
+    if not is_new and not is_unmeasured(best):
+        return
+    with _trainer(study, assignment, stopping) as (trainer, scratch):
+        if is_unmeasured(best):
+            _measure_best(study, best, trainer, assignment)
+        if is_new and formed is not None:
+            ensembles.store(study, _measured(study, formed, trainer, scratch))
+
+
+def current(study: Study, folders: Folders) -> Ensemble | None:
+    """Return the stored ensemble if no trial is better; if the workers of the study formed none, form it now.
+
+    Its members are those within reach of this machine. Without a `tuner run`, nobody has measured it on the test split.
+    """
+    best = bests.best(study)
+    if best.ensemble is None and ensembles.read(study) is None and (formed := form(study, folders)) is not None:
+        ensembles.store(study, formed)
+        return formed
+    return best.ensemble
+
+
+def form(study: Study, folders: Folders) -> Ensemble | None:
+    """Return the ensemble of the fine-tuned trials whose weights are within reach, without reading the test split."""
+    if study.spec.training.images != "train" or study.spec.retraining is not None:
+        return None  # the validation images cannot choose members
+    kept = [one for one in retention.stored(study) if one.logits is not None][: study.spec.results.keep]
+    candidates: list[Candidate] = []
+    labels: Labels | None = None
+    for one in kept:
+        found = _read(one, folders.of_study(study.name))
+        if found is not None:
+            candidate, labels = found
+            candidates.append(candidate)
+    return None if labels is None else ensembles.choose(candidates, labels, mirror=study.spec.results.mirror)
+
+
+def _read(one: StoredWeights, folder: Path) -> tuple[Candidate, Labels] | None:
+    """Return a trial and the labels of the validation images; None if its files are not within reach of this machine."""
+    assert one.logits is not None
+    if not (_is_reachable(one.weights) and _is_reachable(one.logits)):
+        plain.line(f"trial {one.number} can be no member of the ensemble: its weights are not on this machine")
+        return None
+    try:
+        with (
+            artifacts.local_copy(one.logits, folder) as path,
+            at_rest.opened(path) as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            logits, mirrored, labels = (arrays[name] for name in ("validation", "validation_mirrored", "validation_labels"))
+    except _UNREADABLE as error:
+        plain.line(f"trial {one.number} can be no member of the ensemble: its logits cannot be read: {error}")
+        return None
+    return Candidate(trial=one.number, value=one.value, logits=logits, mirrored=mirrored), labels
+
+
+def _is_reachable(location: str) -> bool:
+    return artifacts.is_in_bucket(location) or Path(location).is_file()
+
+
+@contextmanager
+def _trainer(study: Study, assignment: Assignment, stopping: Stopping) -> Iterator[tuple[EvaluationTrainer, Path]]:
+    """Open a trainer, and a folder for its answers."""
+    folder = assignment.folders.of_study(study.name) / _FOLDER
+    try:
+        with evaluation.open_trainer(
+            study,
+            start=lambda: process.start_trainer(assignment),
+            folders=assignment.folders,
+            limits=assignment.limits,
+            stopping=stopping,
+        ) as trainer:
+            yield trainer, folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _measure_best(study: Study, best: Best, trainer: EvaluationTrainer, assignment: Assignment) -> None:
+    assert best.weights is not None
+    with artifacts.local_copy(best.weights, assignment.folders.of_study(study.name)) as path:
+        score = trainer.ask(messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=str(path)))
+    assert isinstance(score, messages.Evaluated)
+    trials.keep_test(study, score)
+
+
+def _measured(study: Study, formed: Ensemble, trainer: EvaluationTrainer, scratch: Path) -> Ensemble:
+    """Return the ensemble with its accuracy on the test split, which is read once for it; without test images, as it is."""
+    members = [bests.of(study, number) for number in formed.trials]
+    if not members[0].num_test:
+        return formed
+    answers, seconds = [], 0.0
+    labels: Labels | None = None
+    for member in members:
+        to = scratch / f"{member.trial}.npz"
+        with ExitStack() as stack:
+            weights = stack.enter_context(artifacts.local_copy(_weights(member), scratch))
+            asked = messages.Predict(
+                trial=member.trial,
+                hyperparameters=member.hyperparameters,
+                weights=(str(weights),),
+                splits=("test",),
+                mirrored=formed.mirrored,
+                to=str(to),
+            )
+            answer = trainer.ask(asked)
+        assert isinstance(answer, messages.Predicted)
+        seconds += answer.seconds * (2 if formed.mirrored else 1)
+        with at_rest.opened(to) as file, np.load(file, allow_pickle=False) as arrays:
+            labels = arrays["test_labels"]
+            answers.append((arrays["test"], arrays["test_mirrored"] if formed.mirrored else None))
+    assert labels is not None
+    found = ensembles.mean(answers)
+    measured = {
+        "test_accuracy": ensembles.accuracy(found, labels),
+        "num_test": len(labels),
+        "milliseconds": round(1000 * seconds / len(labels), 2),
+    }
+    return formed.model_copy(update=measured)
+
+
+def teach(study: Study, formed: Ensemble, assignment: Assignment, stopping: Stopping, tell: Callable[[messages.Epoch], None]) -> Taught:
+    """Train one network of the best trial's form on the probabilities of the ensemble, measure it once and store it.
+
+    If the same training was interrupted before, it resumes at its last checkpoint.
+
+    Raises:
+        Dismissed: the caller is asked to stop meanwhile.
+        TrainingError: the network cannot be trained.
+        TunerError: files are in a bucket that cannot be read or written.
+    """
+    best = bests.best(study)
+    name = f"taught-{'-'.join(str(number) for number in formed.trials)}"
+    folder = assignment.folders.of_study(study.name) / name
+    with _trainer(study, assignment, stopping) as (trainer, scratch), ExitStack() as stack:
+        networks = [
+            messages.TrainedMember(
+                hyperparameters=member.hyperparameters,
+                weights=str(stack.enter_context(artifacts.local_copy(_weights(member), scratch / str(member.trial)))),
+            )
+            for member in members(study, formed)
+        ]
+        order = messages.Train(
+            trial=best.trial,
+            hyperparameters=best.hyperparameters.model_copy(update=_STUDENT),
+            seed=best.seed,
+            weights=str(folder / "weights"),
+            checkpoint=str(folder / "checkpoint"),
+            teacher=messages.Teacher(members=tuple(networks), share=_TEACHER_SHARE, epochs=PATIENCE * best.prepared.epochs),
+        )
+        finished = trainer.train(order, tell)
+        taught = _taught(formed, order, finished, _kept(finished, study, assignment))
+        if best.num_test:
+            assert finished.weights is not None
+            asked = messages.Evaluate(trial=best.trial, hyperparameters=order.hyperparameters, weights=finished.weights)
+            score = trainer.ask(asked)
+            assert isinstance(score, messages.Evaluated)
+            taught = taught.model_copy(update={"test_accuracy": score.accuracy, "num_test": score.num_images})
+    ensembles.store_taught(study, taught)
+    (folder / "checkpoint").unlink(missing_ok=True)
+    return taught
+
+
+def _taught(formed: Ensemble, order: messages.Train, finished: messages.Finished, weights: str) -> Taught:
+    assert finished.value is not None
+    assert finished.logits is not None
+    with at_rest.opened(Path(finished.logits)) as file, np.load(file, allow_pickle=False) as arrays:
+        found, labels = ensembles.mean([(arrays["validation"], None)]), arrays["validation_labels"]
+    return Taught(
+        trials=formed.trials,
+        trial=order.trial,
+        hyperparameters=order.hyperparameters,
+        weights=weights,
+        validation_accuracy=finished.value,
+        validation_loss=ensembles.cross_entropy(found, labels),
+        confusion=finished.confusion if len(finished.confusion) <= ensembles.CONFUSED_CLASSES else (),
+        seconds=round(finished.probe_seconds + finished.fine_tune_seconds, 1),
+    )
+
+
+def _kept(finished: messages.Finished, study: Study, assignment: Assignment) -> str:
+    """Return the path or URL at which the weights of the taught network stay."""
+    assert finished.weights is not None
+    if assignment.folders.bucket is None:
+        return finished.weights
+    path = Path(finished.weights)
+    key = f"{study.name}/{path.parent.name}/{path.name}"
+    bucket = transfer.open_bucket(assignment.folders.bucket)
+    bucket.put(key, path)
+    return bucket.url_of(key)
+
+
+def members(study: Study, ensemble: Ensemble) -> Sequence[Best]:
+    """Return the trials of an ensemble.
+
+    Raises:
+        TunerError: the weights of one were not stored.
+    """
+    found = [bests.of(study, number) for number in ensemble.trials]
+    for member in found:
+        _weights(member)
+    return found
+
+
+def _weights(member: Best) -> str:
+    if member.weights is None:
+        raise TunerError(f"the weights of trial {member.trial}, a member of the ensemble, are no longer stored; run the study again")
+    return member.weights

@@ -1,0 +1,297 @@
+"""Solvers: linear heads that minimize their loss over all training images at once.
+
+A head has a kernel W (d, classes) and a bias b (classes,). For rows x of standardized features, `L-BFGS` and nonlinear conjugate gradients
+minimize
+
+    mean of loss(label, x W + b) + strength / 2 × |W|²
+
+which is convex for both cross-entropies, so the optimum depends neither on a seed nor on a learning rate. With the focal loss they find a
+point without slope. `Ridge` solves the same problem
+for the squared error of one-hot labels in closed form.
+
+Sources:
+
+- L-BFGS: Liu and Nocedal, Mathematical Programming 45 (1989); Nocedal and Wright, Numerical Optimization (2006), section 7.2.
+- Nonlinear conjugate gradients: the update of Polak and Ribière (Revue française d'informatique et de recherche opérationnelle 16, 1969),
+  never below 0, with a line search for the strong Wolfe conditions (Nocedal and Wright, sections 5.2 and 3.5). Hager and Zhang (Pacific
+  Journal of Optimization 2, 2006) survey the variants.
+- Both are those of `scipy.optimize.minimize`. The methods need values and gradients only.
+- Leave-one-out of ridge regression: Allen's PRESS (Technometrics 16, 1974), here for all views of an image at once.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tuner.kernels import losses
+from tuner.spec.hyperparameters import Loss, ProbeSolver
+
+#: largest partial derivative at which a head counts as optimal; a smaller one changes neither accuracy nor loss in three digits
+TOLERANCE = 1e-3
+#: evaluations of the loss for one strength
+_MAX_STEPS = 200
+_METHODS = {ProbeSolver.LBFGS: "L-BFGS-B", ProbeSolver.CONJUGATE_GRADIENT: "CG"}
+#: factors of the scores of a ridge head, from which the best one makes them logits
+_SCALES = 1.25 ** np.arange(26)
+#: eigenvalues below this share of the largest one are rounding errors
+_SMALLEST_EIGENVALUE = 1e-6
+
+#: standardized features (m, d) and labels (m,) of all rows, one part after another, in the same order each time
+Parts = Callable[[], Iterator[tuple[tf.Tensor, tf.Tensor]]]
+#: kernel (d, classes) and bias (classes,)
+LinearHead = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows that a head is fitted to: every view of every image."""
+
+    parts: Parts
+    num_images: int
+    num_views: int
+    width: int
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return self.num_images * self.num_views
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadLoss:
+    """The loss of a linear head without its penalty."""
+
+    kind: Loss
+    gamma: float
+    #: weight of each class (classes,), whose mean over the rows is 1
+    class_weights: NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedHead:
+    """The optimal head for one strength."""
+
+    weights: LinearHead
+    strength: float
+    #: mean loss over the rows, without the penalty
+    loss: float
+    #: fraction of the rows that are classified correctly
+    accuracy: float
+
+
+class Objective:
+    """The penalized mean loss of a linear head over all rows, and its gradient."""
+
+    def __init__(self, rows: Rows, loss: HeadLoss, *, tick: Callable[[], None]) -> None:
+        """Measure heads on `rows`; `tick` is called before each evaluation, and may raise to interrupt."""
+        self._rows, self._tick = rows, tick
+        self._num_classes = len(loss.class_weights)
+        self._measure = _measure(loss.kind, self._num_classes)
+        self._given = (tf.constant(loss.gamma, tf.float32), tf.constant(loss.class_weights, tf.float32))
+        #: mean loss and accuracy at the latest evaluation
+        self.loss = self.accuracy = float("nan")
+
+    def __call__(self, flat: NDArray[np.float64], strength: float) -> tuple[float, NDArray[np.float64]]:
+        """Return value and gradient at the weights `flat`, the rows of the kernel and then the bias."""
+        self._tick()
+        kernel, bias = self.unpacked(flat)
+        sums: list[Any] = [0.0, 0.0, 0.0, 0.0]
+        for features, labels in self._rows.parts():
+            found = self._measure(features, labels, tf.constant(kernel), tf.constant(bias), *self._given)
+            sums = [total + part.numpy() for total, part in zip(sums, found, strict=True)]
+        total, hits, slope, slope_of_bias = (part / self._rows.count for part in sums)
+        self.loss, self.accuracy = float(total), float(hits)
+        wide = kernel.astype(np.float64)
+        gradient = np.concatenate([slope + strength * wide, slope_of_bias[None]])
+        return self.loss + strength / 2 * float(np.square(wide).sum()), gradient.ravel()
+
+    def unpacked(self, flat: NDArray[np.float64]) -> LinearHead:
+        """Return the head whose weights are `flat`."""
+        both = flat.astype(np.float32).reshape(-1, self._num_classes)
+        return both[:-1], both[-1]
+
+    def fit(self, solver: ProbeSolver, strength: float, start: LinearHead | None = None, *, tolerance: float = TOLERANCE) -> FittedHead:
+        """Return the optimum for a strength, searched from `start`, by default from zero."""
+        from scipy import optimize
+
+        first = np.zeros((self._rows.width + 1, self._num_classes)) if start is None else np.concatenate([start[0], start[1][None]])
+        # without this, L-BFGS also ends once the value falls by less than a share of it
+        options = {"maxiter": _MAX_STEPS, "gtol": tolerance} | ({"ftol": 0.0} if solver is ProbeSolver.LBFGS else {})
+        found = optimize.minimize(
+            self, first.astype(np.float64).ravel(), args=(strength,), jac=True, method=_METHODS[solver], options=options
+        )
+        self(found.x, strength)
+        return FittedHead(weights=self.unpacked(found.x), strength=strength, loss=self.loss, accuracy=self.accuracy)
+
+
+def choose(
+    objective: Objective,
+    solver: ProbeSolver,
+    strengths: Sequence[float],
+    judge: Callable[[LinearHead], float],
+) -> FittedHead:
+    """Return the head whose strength `judge` gives the lowest loss, of falling `strengths`.
+
+    Each fit starts from the head before it. The loss of other images first falls and then rises as the penalty weakens, so the first rise
+    ends the path.
+    """
+    best: FittedHead | None = None
+    lowest = float("inf")
+    head: FittedHead | None = None
+    for strength in strengths:
+        head = objective.fit(solver, strength, None if head is None else head.weights)
+        judged = judge(head.weights)
+        if best is not None and not judged < lowest:
+            break
+        best, lowest = head, judged
+    assert best is not None, "there are no strengths"
+    return best
+
+
+@functools.lru_cache(maxsize=8)
+def _measure(kind: Loss, num_classes: int) -> Callable[..., tuple[tf.Tensor, ...]]:
+    """Return a traced function: loss and hits of some rows, and the gradients of kernel and bias, all summed."""
+    table, vector, number = (tf.TensorSpec([None] * rank, tf.float32) for rank in (2, 1, 0))
+
+    def measure(features: tf.Tensor, labels: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, weights: tf.Tensor) -> Any:
+        loss_of = losses.training_loss(kind, smoothing=0.0, gamma=gamma, class_weights=weights)
+        logits = tf.ensure_shape(tf.matmul(features, kernel) + bias, [None, num_classes])
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            # summed in double precision: a line search compares values that differ little
+            loss = tf.reduce_sum(tf.cast(loss_of(tf.one_hot(labels, num_classes), logits), tf.float64))
+        slope = tape.gradient(loss, logits)
+        hits = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), labels), tf.float64))
+        return loss, hits, tf.cast(tf.matmul(features, slope, transpose_a=True), tf.float64), tf.cast(tf.reduce_sum(slope, 0), tf.float64)
+
+    found: Callable[..., tuple[tf.Tensor, ...]] = tf.function(
+        measure, input_signature=[table, tf.TensorSpec([None], tf.int32), table, vector, number, vector]
+    )
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Factors:
+    """Weighted and centered rows, by the eigenvectors of their Gram matrix."""
+
+    #: rows (n, k) in the basis of the eigenvectors, each row multiplied by the root of its weight
+    rotated: NDArray[np.float32]
+    #: those (k,) that are not rounding errors
+    eigenvalues: NDArray[np.float64]
+    #: eigenvectors (d, k)
+    basis: NDArray[np.float32]
+    #: `targets` in the basis of the eigenvectors (k, classes)
+    projected: NDArray[np.float32]
+    #: weighted mean (d,) of the rows
+    center: NDArray[np.float64]
+    #: labels as 0 and 1, minus their weighted mean, each multiplied by the root of its weight (n, classes)
+    targets: NDArray[np.float64]
+    #: weighted mean (classes,) of the labels
+    shares: NDArray[np.float64]
+    #: root of the weight of each row (n,)
+    roots: NDArray[np.float64]
+
+
+class Ridge:
+    """Ridge regression on one-hot labels, its strength and the scale of its scores chosen by leave-one-image-out.
+
+    All views of an image are left out together, because a mirror image tells what its image is. Removing rows B from a least-squares fit
+    with the hat matrix H divides their residuals by I - H_BB, so nothing is fitted again.
+    """
+
+    def __init__(self, rows: Rows, class_weights: NDArray[np.floating[Any]]) -> None:
+        """Decompose the Gram matrix of `rows`, whose views are one after another, each with all images in the same order."""
+        self._rows, self._num_classes = rows, len(class_weights)
+        parts = list(rows.parts())
+        self._labels = np.concatenate([labels.numpy() for _, labels in parts])
+        self._factors = _decomposed(tf.concat([features for features, _ in parts], 0), self._labels, np.asarray(class_weights, np.float64))
+
+    def solve(self, strength: float) -> LinearHead:
+        """Return the head that minimizes the mean squared error over two, plus half the strength times the squared kernel."""
+        own = self._factors
+        kernel = own.basis @ self._shrunk(strength)
+        return kernel, (own.shares - own.center @ kernel).astype(np.float32)
+
+    def left_out(self, strength: float) -> NDArray[np.float64]:
+        """Return the scores (n, classes) of each row by the head that is fitted without its image."""
+        own, views, images = self._factors, self._rows.num_views, self._rows.num_images
+        residuals = (own.targets - own.rotated @ self._shrunk(strength)).reshape(views, images, -1).transpose(1, 0, 2)
+        roots = own.roots.reshape(views, images).T
+        divisors = np.sqrt(own.eigenvalues + strength * self._rows.count).astype(np.float32)
+        by_image = (own.rotated / divisors).reshape(views, images, -1).transpose(1, 0, 2)
+        # the bias is not penalized, and adds the hat matrix of a mean
+        hat = by_image @ by_image.transpose(0, 2, 1) + roots[:, :, None] * roots[:, None, :] / np.square(roots).sum()
+        left: NDArray[np.float64] = np.linalg.solve(np.eye(views) - hat, residuals)
+        removed = left.transpose(1, 0, 2).reshape(own.targets.shape)
+        found: NDArray[np.float64] = own.targets / own.roots[:, None] + own.shares - removed / own.roots[:, None]
+        return found
+
+    def _shrunk(self, strength: float) -> NDArray[np.float32]:
+        own = self._factors
+        found: NDArray[np.float32] = own.projected / (own.eigenvalues + strength * self._rows.count)[:, None].astype(np.float32)
+        return found
+
+    def choose(self, strengths: Sequence[float], loss: Loss, gamma: float, *, tick: Callable[[], None]) -> FittedHead:
+        """Return the head with the lowest loss of left-out images, its scores scaled so that they are logits."""
+        loss_of = losses.plain_loss(loss, gamma)
+        labels = tf.one_hot(self._labels, self._num_classes)
+
+        def judged(scores: NDArray[np.float64], scale: float) -> float:
+            return float(tf.reduce_mean(loss_of(labels, tf.constant(_logits(scores, scale)))))
+
+        found = []
+        for strength in strengths:
+            tick()
+            scores = self.left_out(strength)
+            found += [(judged(scores, scale), strength, float(scale)) for scale in _SCALES]
+        _, strength, scale = min(found)
+        kernel, bias = self.solve(strength)
+        kernel, bias = kernel * np.float32(scale), _logits(bias, scale)
+        logits = np.concatenate([tf.matmul(features, kernel).numpy() + bias for features, _ in self._rows.parts()])
+        return FittedHead(
+            weights=(kernel, bias),
+            strength=strength,
+            loss=float(tf.reduce_mean(loss_of(labels, tf.constant(logits)))),
+            accuracy=float((logits.argmax(1) == self._labels).mean()),
+        )
+
+
+def _logits(scores: NDArray[np.floating[Any]], scale: float) -> NDArray[np.float32]:
+    """Return logits for scores that are near 1 for the right class and near 0 for the others; 0.5 is undecided."""
+    return (scale * (scores - 0.5)).astype(np.float32)
+
+
+def _decomposed(features: tf.Tensor, labels: NDArray[np.int32], class_weights: NDArray[np.float64]) -> _Factors:
+    weights = class_weights[labels]
+    roots, total = np.sqrt(weights), weights.sum()
+    targets = np.eye(len(class_weights))[labels]
+    shares = weights @ targets / total
+    center = tf.linalg.matvec(features, tf.constant(weights / total, tf.float32), transpose_a=True)
+    centered = (features - center) * tf.constant(roots[:, None], tf.float32)
+    # the smaller of both Gram matrices has the same eigenvalues
+    is_tall = features.shape[0] > features.shape[1]
+    gram = tf.matmul(centered, centered, transpose_a=is_tall, transpose_b=not is_tall)
+    values, vectors = np.linalg.eigh(gram.numpy())
+    kept = values > _SMALLEST_EIGENVALUE * max(float(values[-1]), 1e-30)
+    values, vectors = values[kept].astype(np.float64), vectors[:, kept]
+    lengths = np.sqrt(values).astype(np.float32)
+    if is_tall:
+        basis, rotated = vectors, tf.matmul(centered, tf.constant(vectors)).numpy()
+    else:
+        basis, rotated = tf.matmul(centered, tf.constant(vectors), transpose_a=True).numpy() / lengths, vectors * lengths
+    weighted = (targets - shares) * roots[:, None]
+    return _Factors(
+        rotated=rotated,
+        eigenvalues=values,
+        basis=basis,
+        projected=rotated.T @ weighted.astype(np.float32),
+        center=center.numpy().astype(np.float64),
+        targets=weighted,
+        shares=shares,
+        roots=roots,
+    )

@@ -1,0 +1,216 @@
+"""Ensemble: the mean of the probabilities of a study's best trials, over each image and its mirror image.
+
+The members are chosen by a rule that has almost no freedom, because 1,000 validation images are too few to search in: every good trial is a
+member, and one bit says whether mirror images help. A greedy selection (Caruana and others, Ensemble selection from libraries of models,
+ICML 2004) did worse on test images; docs/benchmarks-search.md has the measurements.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import Connection
+
+from tuner import wording
+from tuner.results import statistics
+from tuner.results.statistics import Labels, Logits
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.storage import tables
+from tuner.storage.attributes import ENSEMBLE, TAUGHT
+from tuner.storage.tables import STUDY_USER
+from tuner.studies.study import Study
+
+#: a trial is good if its value is at most this many standard errors below the best one
+GOOD_ERRORS = 2.0
+#: a confusion matrix of more classes is not stored: databases limit the length of an attribute
+CONFUSED_CLASSES = 100
+_SMALLEST = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A trial that can be a member, with what it predicts for the validation images."""
+
+    trial: int
+    #: validation accuracy
+    value: float
+    #: logits (n, classes) of the images and of their mirror images
+    logits: Logits
+    mirrored: Logits
+
+
+class Ensemble(BaseModel):
+    """The ensemble of a study, as it is stored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: the members, the best first
+    trials: tuple[int, ...]
+    #: whether each member predicts the mirror image, too
+    mirrored: bool
+    #: accuracy and cross-entropy on the validation images, by which the members were chosen
+    validation_accuracy: float
+    validation_loss: float
+    #: accuracy of the best member alone on the same images
+    best_member_accuracy: float
+    #: rows: true class, columns: predicted class, on the validation images; () for many classes
+    confusion: tuple[tuple[int, ...], ...] = ()
+    #: accuracy on the test images, by which nothing was chosen; None: not measured
+    test_accuracy: float | None = None
+    num_test: int = 0
+    #: milliseconds to predict one image in a batch on the machine that measured it; None: not measured
+    milliseconds: float | None = None
+
+    @property
+    def num_networks(self) -> int:
+        """How often an image passes through a network."""
+        return len(self.trials) * (2 if self.mirrored else 1)
+
+    @property
+    def gain(self) -> float:
+        """Its validation accuracy minus that of its best member alone."""
+        return self.validation_accuracy - self.best_member_accuracy
+
+    @property
+    def words(self) -> str:
+        """Its members in words."""
+        which = wording.listed(self.trials) if len(self.trials) <= 8 else f"{wording.listed(self.trials[:8])} …"
+        who = f"trial {which}" if len(self.trials) == 1 else f"mean of trials {which}"
+        return f"{who}, with mirror images" if self.mirrored else who
+
+    def is_same(self, other: "Ensemble | None") -> bool:
+        """Return whether another ensemble predicts the same."""
+        return other is not None and (self.trials, self.mirrored) == (other.trials, other.mirrored)
+
+
+class Taught(BaseModel):
+    """The network that an ensemble taught, as it is stored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    #: members of the ensemble
+    trials: tuple[int, ...]
+    #: the trial with the form of the network, and the hyperparameters, which differ from those of the trial
+    trial: int
+    hyperparameters: Hyperparameters
+    #: path or URL
+    weights: str
+    #: accuracy and cross-entropy on the validation images
+    validation_accuracy: float
+    validation_loss: float
+    #: rows: true class, columns: predicted class, on the validation images; () for many classes
+    confusion: tuple[tuple[int, ...], ...] = ()
+    #: accuracy on the test images, by which nothing was chosen; None: not measured
+    test_accuracy: float | None = None
+    num_test: int = 0
+    #: of its training
+    seconds: float
+
+
+def choose(candidates: Sequence[Candidate], labels: Labels, *, mirror: Literal["auto", "always", "never"] = "auto") -> Ensemble | None:
+    """Return the ensemble of some trials, or None if their best one alone, without mirror images, is at least as good.
+
+    Args:
+        candidates: trials of one study.
+        labels: those of the validation images (n,).
+        mirror: whether mirror images count; auto: if they lower the cross-entropy of the ensemble.
+    """
+    ordered = sorted(candidates, key=lambda one: (-one.value, one.trial))
+    if not ordered:
+        return None
+    best = ordered[0]
+    least = best.value - GOOD_ERRORS * math.sqrt(max(best.value * (1 - best.value), 0.25 / len(labels)) / len(labels))
+    members = [one for one in ordered if one.value >= least]
+    plain, both = (_mean(members, mirrored=each) for each in (False, True))
+    mirrored = mirror == "always" or (mirror == "auto" and cross_entropy(both, labels) < cross_entropy(plain, labels))
+    if len(members) == 1 and not mirrored:
+        return None
+    found, alone = both if mirrored else plain, _mean([best], mirrored=False)
+    if (accuracy(found, labels), -cross_entropy(found, labels)) <= (accuracy(alone, labels), -cross_entropy(alone, labels)):
+        return None
+    return Ensemble(
+        trials=tuple(one.trial for one in members),
+        mirrored=mirrored,
+        validation_accuracy=accuracy(found, labels),
+        validation_loss=cross_entropy(found, labels),
+        best_member_accuracy=accuracy(alone, labels),
+        confusion=_confusion(found, labels),
+    )
+
+
+def mean(members: Sequence[tuple[Logits, Logits | None]]) -> NDArray[np.float64]:
+    """Return the mean probabilities (n, classes) of networks, by their logits for images and, where given, for mirror images."""
+    each = [statistics.probabilities(logits) for pair in members for logits in pair if logits is not None]
+    found: NDArray[np.float64] = np.mean(each, axis=0)
+    return found
+
+
+def accuracy(probabilities: NDArray[np.float64], labels: Labels) -> float:
+    """Return the share of images whose true class has the highest probability."""
+    return float((probabilities.argmax(1) == labels).mean())
+
+
+def cross_entropy(probabilities: NDArray[np.float64], labels: Labels) -> float:
+    """Return the mean negative logarithm of the probability of the true class."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _SMALLEST)).mean())
+
+
+def read(study: Study) -> Ensemble | None:
+    """Return the stored ensemble of a study; None if it has none that this version of tuner understands."""
+    found = study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, ENSEMBLE)).get(ENSEMBLE)
+    return understood(found)
+
+
+def understood(stored: object) -> Ensemble | None:
+    """Return the ensemble that the attribute of a study describes; None if there is none, or another program wrote it."""
+    if stored is None:
+        return None
+    try:
+        return Ensemble.model_validate(stored)
+    except ValidationError:
+        return None
+
+
+def read_taught(study: Study) -> Taught | None:
+    """Return the network that the stored ensemble taught; None if there is none for the members that it has now."""
+    known = study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, ENSEMBLE, TAUGHT))
+    ensemble = understood(known.get(ENSEMBLE))
+    try:
+        found = Taught.model_validate(known[TAUGHT]) if TAUGHT in known else None
+    except ValidationError:
+        return None
+    return found if found is not None and ensemble is not None and found.trials == ensemble.trials else None
+
+
+def store_taught(study: Study, taught: Taught) -> None:
+    """Store the network that the ensemble of a study taught, in place of an earlier one."""
+    known = {TAUGHT: taught.model_dump(mode="json")}
+    study.storage.write(lambda connection: tables.put(connection, STUDY_USER, study.id, known))
+
+
+def store(study: Study, ensemble: Ensemble | None) -> None:
+    """Store the ensemble of a study in place of an earlier one; None removes that."""
+
+    def write(connection: Connection) -> None:
+        if ensemble is None:
+            tables.remove(connection, STUDY_USER, study.id, ENSEMBLE)
+        else:
+            tables.put(connection, STUDY_USER, study.id, {ENSEMBLE: ensemble.model_dump(mode="json")})
+
+    study.storage.write(write)
+
+
+def _mean(members: Sequence[Candidate], *, mirrored: bool) -> NDArray[np.float64]:
+    return mean([(one.logits, one.mirrored if mirrored else None) for one in members])
+
+
+def _confusion(found: NDArray[np.float64], labels: Labels) -> tuple[tuple[int, ...], ...]:
+    num_classes = found.shape[1]
+    if num_classes > CONFUSED_CLASSES:
+        return ()
+    counts = np.bincount(labels * num_classes + found.argmax(1), minlength=num_classes**2).reshape(num_classes, num_classes)
+    return tuple(tuple(row) for row in counts.tolist())

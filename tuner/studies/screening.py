@@ -1,0 +1,214 @@
+"""Screening: which backbones a study leaves out at which image size, because their first probe is clearly worse than that of another.
+
+The first trials after trial 0 are the screening: each has the rule's hyperparameters and another model, until every model has a probe.
+A model is left out if another backbone with images of the same size beats its probe by more than
+
+    2 × standard error of the difference  +  POINTS_A_DOUBLING × doublings of the cost, if the other backbone costs more
+
+- Sizes are never compared: a probe shows little of what a larger image gains in fine-tuning.
+- A backbone that costs more must be better by what the same time would gain with larger images.
+
+Everything is decided from stored trials, in the transaction that starts a trial, so any number of workers decide the same.
+"""
+
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.trial import TrialState
+from pydantic import ValidationError
+from sqlalchemy import Connection, and_, or_, select
+
+from tuner.protocol import messages
+from tuner.sampling import samplers
+from tuner.spec import space
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.model import TrialModel
+from tuner.spec.study import StudySpec
+from tuner.storage import queries, tables
+from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, ORIGIN, PREPARED, PROBE_ACCURACY, REQUESTED
+from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
+from tuner.studies.study import Study
+from tuner.tasks import task
+
+#: `ORIGIN` of a trial of the screening
+SCREENING = "screening"
+#: standard errors by which a probe must be worse
+STANDARD_ERRORS = 2.0
+#: accuracy that twice the time must gain: 160 pixels instead of 96 cost 2.8 times as much, and gained 0.03 (docs/search-space.md)
+POINTS_A_DOUBLING = 0.02
+#: backbone and image size
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbedModel:
+    """A model, and its probe with the rule's hyperparameters."""
+
+    model: TrialModel
+    #: number of the trial
+    trial: int
+    #: validation accuracy of the probe
+    accuracy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A model that no further trial chooses."""
+
+    backbone: str
+    image_size: int
+    reason: str
+
+
+def models(spec: StudySpec) -> tuple[TrialModel, ...]:
+    """Return the models that a study screens after trial 0, those with the largest images first; none if it screens nothing."""
+    if not space.is_screened(spec):
+        return ()
+    first = task.spec(task.IMAGE_CLASSIFICATION).chosen_model(spec)
+    others = [model for model in spec.model.combinations() if key(model) != key(first)]
+    return tuple(sorted(others, key=lambda model: -model.image_size))
+
+
+def key(model: TrialModel) -> Key:
+    """Return what distinguishes the models of a study."""
+    return model.backbone, model.image_size
+
+
+def begin(connection: Connection, study: Study) -> dict[str, Any]:
+    """Store which models are left out by now, and return the parameters of the next trial of the screening; empty if there is none.
+
+    The study must be locked.
+    """
+    waiting = models(study.spec)
+    prepared = _prepared(connection, study) if waiting else None
+    if prepared is None:
+        return {}
+    rows = _rows(connection, study)
+    _store(connection, study, judge(_probed(rows), prepared.num_validation))
+    begun = {key(model) for number, model, _ in rows if number > 0}
+    following = next((model for model in waiting if key(model) not in begun), None)
+    if following is None:
+        return {}
+    recipe = task.spec(task.IMAGE_CLASSIFICATION).parameters(
+        prepared.num_train, len(prepared.classes), study.spec.space, fine_tunes=space.fine_tunes(study.spec)
+    )
+    return recipe | _parameters(study.spec, following)
+
+
+def judge(probed: Sequence[ProbedModel], num_images: int) -> list[LeftOut]:
+    """Return the models that are clearly worse than another one of their size, given probes measured on `num_images` images."""
+    found = []
+    for loser in probed:
+        margins = [(other, _margin(loser, other, num_images)) for other in probed if other.model.image_size == loser.model.image_size]
+        winners = [(other, margin) for other, margin in margins if other.accuracy - loser.accuracy > margin]
+        if winners:
+            best, margin = max(winners, key=lambda pair: (pair[0].accuracy, -pair[0].trial))
+            reason = (
+                f"its probe of {loser.accuracy:.4f} (trial {loser.trial}) is {best.accuracy - loser.accuracy:.4f} below the "
+                f"{best.accuracy:.4f} of {best.model.backbone} (trial {best.trial}), more than {margin:.4f}"
+            )
+            found.append(LeftOut(backbone=loser.model.backbone, image_size=loser.model.image_size, reason=reason))
+    return found
+
+
+def _margin(loser: ProbedModel, other: ProbedModel, num_images: int) -> float:
+    variance = sum(each.accuracy * (1 - each.accuracy) / max(1, num_images) for each in (loser, other))
+    cost_of = task.spec(task.IMAGE_CLASSIFICATION).relative_cost
+    doublings = math.log2(cost_of(other.model) / cost_of(loser.model))
+    return STANDARD_ERRORS * math.sqrt(variance) + POINTS_A_DOUBLING * max(0.0, doublings)
+
+
+def left_out(connection: Connection, study: Study) -> list[LeftOut]:
+    """Return the models that the study has left out so far."""
+    if not study.spec.model.is_searched:
+        return []
+    return read_left_out(tables.get(connection, STUDY_USER, study.id, LEFT_OUT).get(LEFT_OUT))
+
+
+def read_left_out(stored: Any) -> list[LeftOut]:
+    """Return the models in the attribute of a study; what another program wrote there does not count."""
+    rows = stored if isinstance(stored, list) else []
+    fields = {"backbone", "image_size", "reason"}
+    return [LeftOut(**row) for row in rows if isinstance(row, dict) and row.keys() == fields]
+
+
+def why_not(connection: Connection, study: Study, *, trial_id: int, number: int, accuracy: float) -> str | None:
+    """Return why a trial of the screening is not fine-tuned, given its probe: its model is left out; else None."""
+    origin = tables.get(connection, TRIAL_USER, trial_id, ORIGIN).get(ORIGIN) if study.spec.model.is_searched else None
+    prepared = _prepared(connection, study) if origin == SCREENING else None
+    if prepared is None:
+        return None
+    rows = [(each, model, accuracy if each == number else value) for each, model, value in _rows(connection, study)]
+    own = next(model for each, model, _ in rows if each == number)
+    lost = {(each.backbone, each.image_size): each.reason for each in judge(_probed(rows), prepared.num_validation)}
+    return lost.get(key(own))
+
+
+def replacement(study: Study, chosen: Hyperparameters, given: Mapping[str, Any], lost: Sequence[LeftOut], *, number: int) -> dict[str, Any]:
+    """Return the parameters of another model for a trial whose chosen model is left out; empty if it keeps its own.
+
+    What `given` fixes stays. The other model is drawn from those that are not left out, the same on every machine.
+    """
+    spec, gone = study.spec, {(each.backbone, each.image_size) for each in lost}
+    if not gone or key(spec.of_trial(chosen).model.of_trial()) not in gone:
+        return {}
+    others = [_parameters(spec, model) for model in spec.model.combinations() if key(model) not in gone]
+    possible = [other for other in others if all(given.get(name, value) == value for name, value in other.items())]
+    if not possible:
+        return {}
+    return random.Random(samplers.derive_seed(spec.seed, "model", number)).choice(possible)
+
+
+def _parameters(spec: StudySpec, model: TrialModel) -> dict[str, Any]:
+    """Return the parameters that choose a model."""
+    chosen = {"backbone": model.backbone, "image_size": model.image_size}
+    return {name: value for name, value in chosen.items() if len(spec.model.backbones if name == "backbone" else spec.model.sizes) > 1}
+
+
+def _prepared(connection: Connection, study: Study) -> messages.Prepared | None:
+    try:
+        return messages.Prepared.model_validate(tables.get(connection, STUDY_USER, study.id, PREPARED).get(PREPARED))
+    except ValidationError:
+        return None
+
+
+def _rows(connection: Connection, study: Study) -> list[tuple[int, TrialModel, float | None]]:
+    """Return number, model and accuracy of the probe of trial 0 and of each trial of the screening; None: it has not been probed."""
+    origin, accuracy, known, requested = TRIAL_USER.alias(), TRIAL_USER.alias(), TRIAL_SYSTEM.alias(), TRIAL_SYSTEM.alias()
+    query = (
+        select(TRIALS.c.number, TRIALS.c.state, accuracy.c.value_json, VALUES.c.value, known.c.value_json, requested.c.value_json)
+        .outerjoin(origin, and_(origin.c.trial_id == TRIALS.c.trial_id, origin.c.key == ORIGIN))
+        .outerjoin(accuracy, and_(accuracy.c.trial_id == TRIALS.c.trial_id, accuracy.c.key == PROBE_ACCURACY))
+        .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & queries.IS_FINITE)
+        .outerjoin(known, and_(known.c.trial_id == TRIALS.c.trial_id, known.c.key == HYPERPARAMETERS))
+        .outerjoin(requested, and_(requested.c.trial_id == TRIALS.c.trial_id, requested.c.key == REQUESTED))
+        .where(TRIALS.c.study_id == study.id, or_(TRIALS.c.number == 0, origin.c.value_json == json.dumps(SCREENING)))
+        .order_by(TRIALS.c.number)
+    )
+    found = []
+    for number, state, probe, value, chosen, asked in connection.execute(query):
+        # a trial without fine-tuning has no probe of its own: its value is that of the probe
+        measured = json.loads(probe) if probe is not None else value if state is TrialState.COMPLETE else None
+        stored = json.loads(chosen or asked or "{}")
+        model = study.spec.model.fixed(stored.get("backbone"), stored.get("image_size"))
+        if not model.is_searched:
+            found.append((number, model.of_trial(), measured))
+    return found
+
+
+def _probed(rows: Sequence[tuple[int, TrialModel, float | None]]) -> list[ProbedModel]:
+    return [ProbedModel(model=model, trial=number, accuracy=value) for number, model, value in rows if value is not None]
+
+
+def _store(connection: Connection, study: Study, found: Sequence[LeftOut]) -> None:
+    """Store the models that are left out; one that was left out before stays so, with its first reason."""
+    before = left_out(connection, study)
+    known = {(each.backbone, each.image_size) for each in before}
+    news = [each for each in found if (each.backbone, each.image_size) not in known]
+    if news:
+        rows = [{"backbone": each.backbone, "image_size": each.image_size, "reason": each.reason} for each in (*before, *news)]
+        tables.put(connection, STUDY_USER, study.id, {LEFT_OUT: rows})
