@@ -126,14 +126,13 @@ def standardized_test(context: StudyContext) -> NDArray[np.float32]:
         list(features.compute(lambda images: context.backbone.features(images, Features.SEVERAL), context.data.test.images, views.ORIGINAL))
     )
     mean, variance = context.moments(Features.SEVERAL)
-    standardized: NDArray[np.float32] = (found - mean) / np.sqrt(variance)
-    return standardized
+    return np.asarray((found - mean) / np.sqrt(variance), np.float32)
 
 
 def fine_tuned(context: StudyContext, num_seeds: int, scratch: Path) -> Iterator[dict[str, object]]:
-    """Yield what the recipe reaches from the head of each solver."""
+    """Yield what the recipe reaches from the head of a probe in steps, and from an exact one."""
     for seed in range(num_seeds):
-        for solver in (ProbeSolver.SGD, ProbeSolver.LBFGS, ProbeSolver.RIDGE):
+        for solver in (ProbeSolver.SGD, ProbeSolver.LBFGS):
             hyperparameters = Hyperparameters.model_validate(RECIPE | {"probe_solver": solver, "features": "several"})
             paths = {"weights": str(scratch / "weights"), "checkpoint": str(scratch / "checkpoint")}
             order = messages.Train(trial=0, hyperparameters=hyperparameters, seed=seed, **paths)
@@ -141,7 +140,7 @@ def fine_tuned(context: StudyContext, num_seeds: int, scratch: Path) -> Iterator
             worker = Worker()
             finished = trial.TrialTraining(context, order, worker, timing=TrialTiming(worth_writing_seconds=1e9)).run()
             seconds = time.perf_counter() - start
-            score = evaluation.evaluate(context, messages.Evaluate(trial=0, hyperparameters=hyperparameters, weights=paths["weights"]))
+            score = evaluation.evaluate(context, messages.Evaluate(trial=0, hyperparameters=hyperparameters, weights=str(finished.weights)))
             yield {
                 "solver": solver.value, "seed": seed, "validation": finished.value, "test": round(score.accuracy, 4),
                 "test_loss": round(score.loss, 4), "seconds": round(seconds, 1), "curve": worker.curve[-context.epochs - 1 :],

@@ -25,13 +25,11 @@ CONVEX = [ProbeSolver.LBFGS, ProbeSolver.CONJUGATE_GRADIENT]
 
 def rows(images: NDArray[Any] | None = None, *, at_once: int = 1000, width: int = WIDTH) -> Rows:
     chosen = np.arange(NUM_IMAGES) if images is None else images
-    table = VIEWS[:, chosen, :width].reshape(-1, width)
-    labels = np.tile(LABELS[chosen], NUM_VIEWS)
 
     def parts() -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        for start in range(0, len(table), at_once):
-            part = slice(start, start + at_once)
-            yield tf.constant(table[part]), tf.constant(labels[part], tf.int32)
+        for start in range(0, len(chosen), at_once):
+            part = chosen[start : start + at_once]
+            yield tf.constant(VIEWS[:, part, :width].reshape(-1, width)), tf.constant(np.tile(LABELS[part], NUM_VIEWS), tf.int32)
 
     return Rows(parts=parts, num_images=len(chosen), num_views=NUM_VIEWS, width=width)
 
@@ -88,6 +86,13 @@ def test_rows_that_come_in_parts_give_the_same_head(solver: ProbeSolver) -> None
     assert parts.loss == pytest.approx(whole.loss, abs=1e-5)
 
 
+def test_ridge_on_rows_that_come_in_parts_gives_the_same_head() -> None:
+    whole, parts = (Ridge(rows(at_once=at_once), BALANCED, tick=lambda: None) for at_once in (1000, 7))
+    one, other = whole.choose([1.0, 0.1], Loss.CROSS_ENTROPY, 2.0), parts.choose([1.0, 0.1], Loss.CROSS_ENTROPY, 2.0)
+    np.testing.assert_allclose(other.weights[0], one.weights[0], atol=1e-4)
+    assert (other.strength, other.accuracy) == (one.strength, one.accuracy)
+
+
 def test_the_strength_with_the_lowest_loss_is_chosen_and_the_first_rise_ends_the_path() -> None:
     judged = {3.0: 0.9, 1.0: 0.5, 0.3: 0.6, 0.1: 0.1}
     seen: list[float] = []
@@ -118,7 +123,7 @@ def test_a_fit_can_be_interrupted_between_two_evaluations() -> None:
 @pytest.mark.parametrize("class_weights", [EVEN, BALANCED], ids=["even", "balanced"])
 @pytest.mark.parametrize("strength", [1.0, 0.01])
 def test_ridge_minimizes_the_squared_error(class_weights: NDArray[Any], strength: float) -> None:
-    kernel, bias = Ridge(rows(), class_weights).solve(strength)
+    kernel, bias = Ridge(rows(), class_weights, tick=lambda: None).solve(strength)
     expected = brute_force(np.arange(NUM_IMAGES), strength, class_weights)
     np.testing.assert_allclose(kernel, expected[0], atol=1e-4)
     np.testing.assert_allclose(bias, expected[1], atol=1e-4)
@@ -127,7 +132,8 @@ def test_ridge_minimizes_the_squared_error(class_weights: NDArray[Any], strength
 @pytest.mark.parametrize("class_weights", [EVEN, BALANCED], ids=["even", "balanced"])
 @pytest.mark.parametrize("strength", [1.0, 0.01])
 def test_all_views_of_an_image_are_left_out_together(class_weights: NDArray[Any], strength: float) -> None:
-    scores = Ridge(rows(), class_weights).left_out(strength).reshape(NUM_VIEWS, NUM_IMAGES, NUM_CLASSES)
+    [scores] = Ridge(rows(), class_weights, tick=lambda: None).left_out([strength])
+    scores = scores.reshape(NUM_VIEWS, NUM_IMAGES, NUM_CLASSES)
     for image in range(NUM_IMAGES):
         kernel, bias = brute_force(np.delete(np.arange(NUM_IMAGES), image), strength, class_weights)
         np.testing.assert_allclose(scores[:, image], VIEWS[:, image] @ kernel + bias, atol=2e-3)
@@ -146,7 +152,7 @@ def brute_force(images: NDArray[Any], strength: float, class_weights: NDArray[An
 
 def test_fewer_rows_than_features_give_the_same_ridge_head() -> None:
     few = np.array([0, 1])
-    kernel, bias = Ridge(rows(few), EVEN).solve(0.1)
+    kernel, bias = Ridge(rows(few), EVEN, tick=lambda: None).solve(0.1)
     table = VIEWS[:, few].reshape(-1, WIDTH).astype(np.float64)
     assert len(table) < WIDTH
     wide = np.concatenate([table, np.ones((4, 1))], 1)
@@ -158,8 +164,8 @@ def test_fewer_rows_than_features_give_the_same_ridge_head() -> None:
 
 @pytest.mark.parametrize("loss", [Loss.CROSS_ENTROPY, Loss.BINARY_CROSS_ENTROPY])
 def test_scores_of_ridge_become_logits_with_a_finite_loss(loss: Loss) -> None:
-    found = Ridge(rows(), EVEN).choose([1.0, 0.1, 0.01], loss, 2.0, tick=lambda: None)
-    plain = Ridge(rows(), EVEN).solve(found.strength)
+    found = Ridge(rows(), EVEN, tick=lambda: None).choose([1.0, 0.1, 0.01], loss, 2.0)
+    plain = Ridge(rows(), EVEN, tick=lambda: None).solve(found.strength)
     scale = found.weights[0] / plain[0]
     assert scale.min() == pytest.approx(scale.max(), rel=1e-3)
     assert scale.min() > 1.5
@@ -173,7 +179,7 @@ def test_a_constant_feature_gives_finite_heads() -> None:
     given = Rows(parts=lambda: iter([(tf.constant(constant), labels)]), num_images=20, num_views=1, width=3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ridge = Ridge(given, np.ones(2)).choose([1.0], Loss.CROSS_ENTROPY, 2.0, tick=lambda: None)
+        ridge = Ridge(given, np.ones(2), tick=lambda: None).choose([1.0], Loss.CROSS_ENTROPY, 2.0)
         fitted = Objective(given, HeadLoss(kind=Loss.CROSS_ENTROPY, gamma=2.0, class_weights=np.ones(2)), tick=lambda: None).fit(
             ProbeSolver.CONJUGATE_GRADIENT, 1.0
         )

@@ -41,7 +41,8 @@ _SCALES = 1.25 ** np.arange(26)
 #: eigenvalues below this share of the largest one are rounding errors
 _SMALLEST_EIGENVALUE = 1e-6
 
-#: standardized features (m, d) and labels (m,) of all rows, one part after another, in the same order each time
+#: standardized features (m, d) and labels (m,) of all rows, in parts that are the same each time; a part has all views of some images: all
+#: of them in the first view, then in the second, and so on
 Parts = Callable[[], Iterator[tuple[tf.Tensor, tf.Tensor]]]
 #: kernel (d, classes) and bias (classes,)
 LinearHead = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -176,24 +177,37 @@ def _measure(kind: Loss, num_classes: int) -> Callable[..., tuple[tf.Tensor, ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Factors:
-    """Weighted and centered rows, by the eigenvectors of their Gram matrix."""
+class _Means:
+    """Weighted means over all rows."""
 
-    #: rows (n, k) in the basis of the eigenvectors, each row multiplied by the root of its weight
-    rotated: NDArray[np.float32]
+    #: (d,)
+    features: NDArray[np.float32]
+    #: (classes,)
+    labels: NDArray[np.float64]
+    #: sum of the weights
+    total: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Factors:
+    """The eigenvectors of the Gram matrix of weighted and centered rows."""
+
     #: those (k,) that are not rounding errors
     eigenvalues: NDArray[np.float64]
     #: eigenvectors (d, k)
     basis: NDArray[np.float32]
-    #: `targets` in the basis of the eigenvectors (k, classes)
+    #: the labels in the basis of the eigenvectors (k, classes)
     projected: NDArray[np.float32]
-    #: weighted mean (d,) of the rows
-    center: NDArray[np.float64]
-    #: labels as 0 and 1, minus their weighted mean, each multiplied by the root of its weight (n, classes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CenteredPart:
+    """Some rows minus their means, each multiplied by the root of its weight."""
+
+    features: tf.Tensor
+    #: (m, classes)
     targets: NDArray[np.float64]
-    #: weighted mean (classes,) of the labels
-    shares: NDArray[np.float64]
-    #: root of the weight of each row (n,)
+    #: root of the weight of each row (m,)
     roots: NDArray[np.float64]
 
 
@@ -204,52 +218,36 @@ class Ridge:
     with the hat matrix H divides their residuals by I - H_BB, so nothing is fitted again.
     """
 
-    def __init__(self, rows: Rows, class_weights: NDArray[np.floating[Any]]) -> None:
-        """Decompose the Gram matrix of `rows`, whose views are one after another, each with all images in the same order."""
-        self._rows, self._num_classes = rows, len(class_weights)
-        parts = list(rows.parts())
-        self._labels = np.concatenate([labels.numpy() for _, labels in parts])
-        self._factors = _decomposed(tf.concat([features for features, _ in parts], 0), self._labels, np.asarray(class_weights, np.float64))
+    def __init__(self, rows: Rows, class_weights: NDArray[np.floating[Any]], *, tick: Callable[[], None]) -> None:
+        """Decompose the Gram matrix of `rows`, each weighted by its class; `tick` is called between parts, and may raise to interrupt."""
+        self._rows, self._weights, self._tick = rows, np.asarray(class_weights, np.float64), tick
+        self._means = self._measure_means()
+        self._factors = self._decompose()
 
     def solve(self, strength: float) -> LinearHead:
         """Return the head that minimizes the mean squared error over two, plus half the strength times the squared kernel."""
-        own = self._factors
-        kernel = own.basis @ self._shrunk(strength)
-        return kernel, (own.shares - own.center @ kernel).astype(np.float32)
+        kernel: NDArray[np.float32] = self._factors.basis @ self._shrunk(strength)
+        return kernel, (self._means.labels - self._means.features @ kernel).astype(np.float32)
 
-    def left_out(self, strength: float) -> NDArray[np.float64]:
-        """Return the scores (n, classes) of each row by the head that is fitted without its image."""
-        own, views, images = self._factors, self._rows.num_views, self._rows.num_images
-        residuals = (own.targets - own.rotated @ self._shrunk(strength)).reshape(views, images, -1).transpose(1, 0, 2)
-        roots = own.roots.reshape(views, images).T
-        divisors = np.sqrt(own.eigenvalues + strength * self._rows.count).astype(np.float32)
-        by_image = (own.rotated / divisors).reshape(views, images, -1).transpose(1, 0, 2)
-        # the bias is not penalized, and adds the hat matrix of a mean
-        hat = by_image @ by_image.transpose(0, 2, 1) + roots[:, :, None] * roots[:, None, :] / np.square(roots).sum()
-        left: NDArray[np.float64] = np.linalg.solve(np.eye(views) - hat, residuals)
-        removed = left.transpose(1, 0, 2).reshape(own.targets.shape)
-        found: NDArray[np.float64] = own.targets / own.roots[:, None] + own.shares - removed / own.roots[:, None]
-        return found
+    def left_out(self, strengths: Sequence[float]) -> NDArray[np.float64]:
+        """Return for each strength the scores (n, classes) of each row by the head that is fitted without its image."""
+        found = []
+        for part in self._centered():
+            rotated = tf.matmul(part.features, self._factors.basis).numpy()
+            found.append([self._left_out(rotated, part, strength) for strength in strengths])
+        return np.concatenate(found, 1)
 
-    def _shrunk(self, strength: float) -> NDArray[np.float32]:
-        own = self._factors
-        found: NDArray[np.float32] = own.projected / (own.eigenvalues + strength * self._rows.count)[:, None].astype(np.float32)
-        return found
-
-    def choose(self, strengths: Sequence[float], loss: Loss, gamma: float, *, tick: Callable[[], None]) -> FittedHead:
+    def choose(self, strengths: Sequence[float], loss: Loss, gamma: float) -> FittedHead:
         """Return the head with the lowest loss of left-out images, its scores scaled so that they are logits."""
         loss_of = losses.plain_loss(loss, gamma)
-        labels = tf.one_hot(self._labels, self._num_classes)
+        given = np.concatenate([labels.numpy() for _, labels in self._rows.parts()])
+        labels = tf.one_hot(given, len(self._weights))
 
         def judged(scores: NDArray[np.float64], scale: float) -> float:
             return float(tf.reduce_mean(loss_of(labels, tf.constant(_logits(scores, scale)))))
 
-        found = []
-        for strength in strengths:
-            tick()
-            scores = self.left_out(strength)
-            found += [(judged(scores, scale), strength, float(scale)) for scale in _SCALES]
-        _, strength, scale = min(found)
+        left_out = zip(strengths, self.left_out(strengths), strict=True)
+        _, strength, scale = min((judged(scores, scale), strength, scale) for strength, scores in left_out for scale in _SCALES.tolist())
         kernel, bias = self.solve(strength)
         kernel, bias = kernel * np.float32(scale), _logits(bias, scale)
         logits = np.concatenate([tf.matmul(features, kernel).numpy() + bias for features, _ in self._rows.parts()])
@@ -257,41 +255,70 @@ class Ridge:
             weights=(kernel, bias),
             strength=strength,
             loss=float(tf.reduce_mean(loss_of(labels, tf.constant(logits)))),
-            accuracy=float((logits.argmax(1) == self._labels).mean()),
+            accuracy=float((logits.argmax(1) == given).mean()),
         )
+
+    def _shrunk(self, strength: float) -> NDArray[np.float32]:
+        own = self._factors
+        divisors = (own.eigenvalues + strength * self._rows.count).astype(np.float32)
+        return np.asarray(own.projected / divisors[:, None], np.float32)
+
+    def _left_out(self, rotated: NDArray[np.float32], part: _CenteredPart, strength: float) -> NDArray[np.float64]:
+        self._tick()
+        views, shape = self._rows.num_views, part.targets.shape
+        residuals = (part.targets - rotated @ self._shrunk(strength)).reshape(views, -1, shape[1]).transpose(1, 0, 2)
+        roots = part.roots.reshape(views, -1).T
+        divisors = np.sqrt(self._factors.eigenvalues + strength * self._rows.count).astype(np.float32)
+        scaled = (rotated / divisors).reshape(views, shape[0] // views, len(divisors)).transpose(1, 0, 2)
+        # the bias is not penalized, and adds the hat matrix of a mean
+        hat = scaled @ scaled.transpose(0, 2, 1) + roots[:, :, None] * roots[:, None, :] / self._means.total
+        removed = np.linalg.solve(np.eye(views) - hat, residuals).transpose(1, 0, 2).reshape(shape)
+        return np.asarray(self._means.labels + (part.targets - removed) / part.roots[:, None], np.float64)
+
+    def _measure_means(self) -> _Means:
+        counts, sums = np.zeros(len(self._weights)), np.zeros(self._rows.width)
+        for features, labels in self._rows.parts():
+            self._tick()
+            counts += np.bincount(labels.numpy(), minlength=len(counts))
+            weights = tf.constant(self._weights[labels.numpy()], tf.float32)
+            sums += tf.linalg.matvec(features, weights, transpose_a=True).numpy()
+        weighted = counts * self._weights
+        total = float(weighted.sum())
+        return _Means(features=(sums / total).astype(np.float32), labels=weighted / total, total=total)
+
+    def _centered(self) -> Iterator[_CenteredPart]:
+        for features, labels in self._rows.parts():
+            self._tick()
+            roots = np.sqrt(self._weights[labels.numpy()])
+            targets = (np.eye(len(self._weights))[labels.numpy()] - self._means.labels) * roots[:, None]
+            centered = (features - self._means.features) * tf.constant(roots[:, None], tf.float32)
+            yield _CenteredPart(features=centered, targets=targets, roots=roots)
+
+    def _decompose(self) -> _Factors:
+        """Return the eigenvectors of the smaller one of both Gram matrices, which have the same eigenvalues."""
+        cross = np.zeros((self._rows.width, len(self._weights)))
+        if self._rows.count > self._rows.width:
+            gram = np.zeros((self._rows.width, self._rows.width))
+            for part in self._centered():
+                gram += tf.matmul(part.features, part.features, transpose_a=True).numpy()
+                cross += tf.matmul(part.features, tf.constant(part.targets, tf.float32), transpose_a=True).numpy()
+            eigenvalues, basis = _eigenvectors(gram)
+        else:
+            parts = list(self._centered())
+            rows = np.concatenate([part.features.numpy() for part in parts])
+            eigenvalues, vectors = _eigenvectors(rows @ rows.T)
+            basis = np.asarray(rows.T @ vectors / np.sqrt(eigenvalues), np.float32)
+            cross += rows.T @ np.concatenate([part.targets for part in parts])
+        return _Factors(eigenvalues=eigenvalues, basis=basis, projected=basis.T @ cross.astype(np.float32))
+
+
+def _eigenvectors(gram: NDArray[np.floating[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Return the eigenvalues (k,) that are not rounding errors, and their eigenvectors (n, k)."""
+    values, vectors = np.linalg.eigh(gram.astype(np.float32))
+    kept = values > _SMALLEST_EIGENVALUE * max(float(values[-1]), _SMALLEST_EIGENVALUE)
+    return values[kept].astype(np.float64), vectors[:, kept]
 
 
 def _logits(scores: NDArray[np.floating[Any]], scale: float) -> NDArray[np.float32]:
     """Return logits for scores that are near 1 for the right class and near 0 for the others; 0.5 is undecided."""
     return (scale * (scores - 0.5)).astype(np.float32)
-
-
-def _decomposed(features: tf.Tensor, labels: NDArray[np.int32], class_weights: NDArray[np.float64]) -> _Factors:
-    weights = class_weights[labels]
-    roots, total = np.sqrt(weights), weights.sum()
-    targets = np.eye(len(class_weights))[labels]
-    shares = weights @ targets / total
-    center = tf.linalg.matvec(features, tf.constant(weights / total, tf.float32), transpose_a=True)
-    centered = (features - center) * tf.constant(roots[:, None], tf.float32)
-    # the smaller of both Gram matrices has the same eigenvalues
-    is_tall = features.shape[0] > features.shape[1]
-    gram = tf.matmul(centered, centered, transpose_a=is_tall, transpose_b=not is_tall)
-    values, vectors = np.linalg.eigh(gram.numpy())
-    kept = values > _SMALLEST_EIGENVALUE * max(float(values[-1]), 1e-30)
-    values, vectors = values[kept].astype(np.float64), vectors[:, kept]
-    lengths = np.sqrt(values).astype(np.float32)
-    if is_tall:
-        basis, rotated = vectors, tf.matmul(centered, tf.constant(vectors)).numpy()
-    else:
-        basis, rotated = tf.matmul(centered, tf.constant(vectors), transpose_a=True).numpy() / lengths, vectors * lengths
-    weighted = (targets - shares) * roots[:, None]
-    return _Factors(
-        rotated=rotated,
-        eigenvalues=values,
-        basis=basis,
-        projected=rotated.T @ weighted.astype(np.float32),
-        center=center.numpy().astype(np.float64),
-        targets=weighted,
-        shares=shares,
-        roots=roots,
-    )

@@ -1,7 +1,7 @@
 """The probe: the first stage of a trial, which trains heads on the features of the frozen backbone."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -174,28 +174,32 @@ class ExactProbe:
     def _solve(self) -> solvers.FittedHead:
         context, given = self._context, self._hyperparameters
         train = _Table(context, "train", views.views(given.augmentation), given)
-        weights = losses.class_weights(train.labels, context.num_classes, given.class_weights)
+        weights, tick = losses.class_weights(train.labels, context.num_classes, given.class_weights), context.store.tick
         everything = np.arange(train.count)
+        whole = train.every_view(everything)
         if given.probe_solver is ProbeSolver.RIDGE:
-            ridge = solvers.Ridge(train.every_view(everything), weights)
-            return ridge.choose(STRENGTHS, given.loss, given.focal_gamma, tick=context.store.tick)
+            return solvers.Ridge(whole, weights, tick=tick).choose(STRENGTHS, given.loss, given.focal_gamma)
         loss = solvers.HeadLoss(kind=given.loss, gamma=given.focal_gamma, class_weights=weights)
-        whole = solvers.Objective(train.every_view(everything), loss, tick=context.store.tick)
+        objective = solvers.Objective(whole, loss, tick=tick)
         if context.study.training.images == "train":
-            judge = _Table(context, "validation", (views.ORIGINAL,), given)
-            return solvers.choose(whole, given.probe_solver, STRENGTHS, lambda found: self._loss(found, judge.parts(), judge.labels))
-        is_held = everything % _HELD_OUT == _HELD_OUT - 1
-        part = solvers.Objective(train.every_view(everything[~is_held]), loss, tick=context.store.tick)
-        held = train.every_view(everything[is_held])
-        labels = np.tile(train.labels[is_held], train.num_views)
-        chosen = solvers.choose(
-            part, given.probe_solver, STRENGTHS, lambda found: self._loss(found, (features for features, _ in held.parts()), labels)
-        )
-        return whole.fit(given.probe_solver, chosen.strength, chosen.weights)
+            judge = self._judge(_Table(context, "validation", (views.ORIGINAL,), given))
+            return solvers.choose(objective, given.probe_solver, STRENGTHS, judge)
+        is_held_out = everything % _HELD_OUT == _HELD_OUT - 1
+        most = solvers.Objective(train.every_view(everything[~is_held_out]), loss, tick=tick)
+        judge = self._judge(train, everything[is_held_out])
+        chosen = solvers.choose(most, given.probe_solver, STRENGTHS, judge)
+        return objective.fit(given.probe_solver, chosen.strength, chosen.weights)
 
-    def _loss(self, found: solvers.LinearHead, parts: Iterator[tf.Tensor], labels: NDArray[np.int64]) -> float:
-        logits = np.concatenate([_logits(part, found) for part in parts])
-        return losses.score(logits, labels, losses.validation_loss(self._hyperparameters)).loss
+    def _judge(self, table: "_Table", images: NDArray[np.int64] | None = None) -> Callable[[solvers.LinearHead], float]:
+        """Return a function from a head to its loss on all or some images of a split, in every view."""
+        rows = table.every_view(np.arange(table.count) if images is None else images)
+        loss = losses.validation_loss(self._hyperparameters)
+
+        def judge(found: solvers.LinearHead) -> float:
+            logits, labels = zip(*((_logits(features, found), labels.numpy()) for features, labels in rows.parts()), strict=True)
+            return losses.score(np.concatenate(logits), np.concatenate(labels), loss).loss
+
+        return judge
 
 
 def _logits(features: tf.Tensor, found: solvers.LinearHead) -> NDArray[np.float32]:
@@ -249,18 +253,17 @@ class _Table:
         return tf.constant(taken), tf.constant(self.labels[images], tf.int32), np.arange(len(images))
 
     def every_view(self, images: NDArray[np.int64]) -> solvers.Rows:
-        """Return the rows of some images: all of them in the first view, then in the second, and so on."""
+        """Return the rows of some images."""
         return solvers.Rows(parts=lambda: self._every_view(images), num_images=len(images), num_views=self.num_views, width=self.width)
 
     def _every_view(self, images: NDArray[np.int64]) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         if self.is_small and len(images) == self.count:
             yield self._all, self._all_labels
             return
-        order = np.tile(images, self.num_views)
-        numbers = np.repeat(np.arange(self.num_views), len(images))
-        for start in range(0, len(order), _ROWS_AT_ONCE):
-            part = slice(start, start + _ROWS_AT_ONCE)
-            table, labels, rows = self.rows(numbers[part], order[part])
+        at_once = max(1, _ROWS_AT_ONCE // self.num_views)
+        for start in range(0, len(images), at_once):
+            part = images[start : start + at_once]
+            table, labels, rows = self.rows(np.repeat(np.arange(self.num_views), len(part)), np.tile(part, self.num_views))
             yield (tf.gather(table, rows), tf.gather(labels, rows)) if self.is_small else (table, labels)
 
     def parts(self) -> Iterator[tf.Tensor]:
