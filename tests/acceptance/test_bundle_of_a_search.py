@@ -1,6 +1,7 @@
 """A model from a search to a bundle, and the same model again from the bundle's study file, by real processes."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tuner.storage import engine as storages
 from tuner.storage import epochs
 from tuner.studies import study as studies
 
-TINY = {
+TINY: dict[str, Any] = {
     "data": {"source": "digits", "train": 64, "validation": 40, "test": 40},
     "model": {"backbone": "squeezenet1_1", "image_size": 32},
     "training": {"probe_epochs": 2, "epochs": 1},
@@ -29,8 +30,9 @@ def curve(place: Place, name: str) -> list[tuple[float | None, float | None]]:
 
 
 @pytest.mark.timeout(600)
-def test_a_bundle_is_complete_and_its_study_file_gives_the_same_model(place: Place) -> None:
-    place.write(**TINY)
+@pytest.mark.parametrize("model", [{}, {"backbone": ["squeezenet1_1", "efficientnet_lite0"], "image_size": [32, 48]}])
+def test_a_bundle_is_complete_and_its_study_file_gives_the_same_model(place: Place, model: dict[str, Any]) -> None:
+    place.write(**TINY | {"model": TINY["model"] | model})
     for call in (["run", "study.yaml", "--no-export"], ["export", "study", "--to", "home"], ["run", "home/config.yaml", "--no-export"]):
         command = place.real_tuner(*call)
         code, _ = command.end()
