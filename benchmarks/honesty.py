@@ -143,7 +143,7 @@ def repetition(spec: StudySpec, folder: Path, trainer: Beside) -> dict[str, Any]
         "interval": list(verdict.test_interval),
         "held_out": accuracy,
         "num_held_out": num,
-        "is_soup": len(verdict.networks[0].chosen_seeds) > 1,
+        "is_soup": len(verdict.networks[0].chosen_seeds) > 1 and not verdict.networks[0].is_ensemble,
         "error_before": verdict.calibration.error_before,
         "error_after": verdict.calibration.error_after,
         "seconds": time.monotonic() - began,

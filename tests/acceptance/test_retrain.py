@@ -3,11 +3,13 @@
 import json
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.acceptance.conftest import Place
+from tuner.results.bundle import manifest
 from tuner.results.versions import versions
 from tuner.results.versions.versions import Reading
 from tuner.spec import file as study_file
@@ -70,6 +72,37 @@ def test_a_version_trained_on_validation_images_has_no_validation_accuracy(finis
     code, out = finished.tuner("retrain", "study", "--top", "1", "--seeds", "2", "--json").end()
     assert any("was read 1 time before, for version 1" in note for note in json.loads(out)["notes"])
     assert [reading.version for reading in readings_of(finished)] == [1, 2]
+
+
+def test_a_version_may_be_an_ensemble_of_seeds_and_one_network_is_made_of_the_same_trainings(finished: Place) -> None:
+    wanted = ("retrain", "study", "--top", "1", "--seeds", "2", "--json")
+    script = {"epoch_seconds": 0.02, "mistakes_differ": True}
+    for options, is_ensemble in (((), True), (("--single",), False)):
+        run = finished.tuner(*wanted, *options, script=script)
+        code, out = run.end()
+        assert code == 0, run.lines
+        told = json.loads(out)
+        assert (told["networks"][0]["is_ensemble"], told["single"]) == (is_ensemble, not is_ensemble)
+        assert told["test_accuracy"] <= 1.0
+    ensemble, single = versions_of(finished)
+    path = Path(ensemble.model.artifact)
+    assert path.parent.name == "study-retrain-1"
+    assert path.name.startswith("ensemble-")
+    assert path.suffix == ".zip"
+    assert manifest.digest(path) == ensemble.model.sha256
+    assert ensemble.model.config["result"]["ensemble_seeds"] == list(ensemble.model.metrics["networks"][0]["chosen_seeds"])
+    assert ensemble.model.metrics["test_accuracy"] > single.model.metrics["test_accuracy"]
+    assert any("was read 1 time before, for version 1" in note for note in single.model.metrics["notes"])
+    for options, number in (((), 1), (("--single",), 2)):
+        shown = finished.tuner(*wanted, *options)
+        code, out = shown.end()
+        assert (code, json.loads(out)["version"]) == (0, number)
+        assert any("Nothing was trained, and the test split was not read." in line for line in shown.lines)
+    for call in (("diff", "study", "1", "2"), ("promote", "study", "1"), ("report", "study", "--to", "report.md"), ("doctor",)):
+        run = finished.tuner(*call)
+        code, out = run.end()
+        assert code == 0, (out, run.lines)
+    assert "The version is the mean of the probabilities of seeds" in (finished.folder / "report.md").read_text()
 
 
 def versions_of(place: Place) -> list[Any]:

@@ -221,3 +221,105 @@ def test_a_trial_with_damaged_logits_is_no_member(make: Make, readings: list[str
     assert found is not None
     assert 1 not in found.trials
     assert "trial 1 can be no member of the ensemble: its logits cannot be read" in capsys.readouterr().err
+
+
+def of_members(study: Study, assignment: Assignment, num: int, *, mirrored: bool) -> ensembles.Ensemble:
+    """Return the ensemble of the best members of a study's ensemble, computed from the stored predictions."""
+    found = ensembles.read(study)
+    assert found is not None
+    known = commands_ensemble.predictions(study, found.trials[:num], assignment.folders.of_study(study.name))
+    assert known is not None
+    return ensembles.of_members(*known, mirrored=mirrored)
+
+
+def test_the_mirror_images_of_an_export_can_be_switched_off_and_on(
+    make: Make, readings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, assignment = make(6)
+    commands_ensemble.measure(study, assignment, Stopping())
+    found = ensembles.read(study)
+    assert found is not None
+    assert found.mirrored
+    expected = of_members(study, assignment, len(found.trials), mirrored=False)
+    assert main.main(["export", "study", "--to", "plain", "--mirror", "never"]) == 0
+    told = json.loads((tmp_path / "plain" / "metrics.json").read_text())
+    assert (told["mirrored"], told["test"]) == (False, None)
+    assert told["validation"]["accuracy"] == expected.validation_accuracy
+    assert f"without mirror images: validation accuracy {expected.validation_accuracy:.4f}, " in capsys.readouterr().err
+    assert main.main(["export", "study", "--to", "auto", "--mirror", "auto"]) == 0
+    told = json.loads((tmp_path / "auto" / "metrics.json").read_text())
+    assert (told["mirrored"], told["test"]["accuracy"]) == (True, found.test_accuracy)
+    assert main.main(["export", "study", "--to", "one", "--mirror", "always", "--trial", "1"]) == 0
+    told = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert (told["mirrored"], told["trial"], told["ensemble"]["trials"]) == (True, 1, [1])
+    assert (tmp_path / "one" / "model.keras").read_text() == "temperature 1, 1 networks, mirrored"
+    assert main.main(["export", "study", "--to", "alone", "--mirror", "never", "--trial", "1"]) == 0
+    assert json.loads((tmp_path / "alone" / "metrics.json").read_text())["mirrored"] is False
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (["--mirror", "always", "--single"], "--single exports one network that sees each image once, but --mirror is always"),
+        (["--mirror", "always", "--quantize", "int8"], "--quantize int8 exports one network that sees each image once"),
+        (["--mirror", "never", "--version", "1"], "--mirror is never, but a version never changes"),
+        (["--max-latency-ms", "5", "--single"], "--single and --max-latency-ms are both given; choose one."),
+        (["--max-latency-ms", "5", "--trial", "1"], "--trial and --max-latency-ms are both given; choose one."),
+        (["--max-latency-ms", "9.5"], "but no result of the study study is that fast on this machine: the fastest, trial "),
+    ],
+)
+def test_options_that_exclude_each_other_and_limits_below_the_fastest_are_refused(
+    make: Make, readings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], call: list[str], message: str
+) -> None:
+    study, assignment = make(3)
+    commands_ensemble.measure(study, assignment, Stopping())
+    capsys.readouterr()
+    assert main.main(["export", "study", "--to", "home", *call]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.endswith("…")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_mirror_images_of_a_trial_whose_predictions_are_elsewhere_are_refused(
+    make: Make, readings: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, assignment = make(2)
+    for path in assignment.folders.of_study("study").rglob("*logits*"):
+        path.unlink()
+    assert main.main(["export", "study", "--to", "home", "--trial", "1", "--mirror", "always"]) == 2
+    assert "--mirror cannot change the export: what trial 1 predicted" in capsys.readouterr().err
+
+
+def test_the_best_result_that_is_fast_enough_is_exported(
+    make: Make, readings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, assignment = make(6)
+    commands_ensemble.measure(study, assignment, Stopping())
+    found = ensembles.read(study)
+    assert found is not None
+    assert found.num_networks >= 4
+    # the time of the rehearsal is 10 ms for each pass through a network
+    assert main.main(["export", "study", "--to", "all", "--max-latency-ms", str(10 * found.num_networks)]) == 0
+    assert f"study: exporting {found.words}: {10 * found.num_networks}.0 ms for one image" in capsys.readouterr().err
+    assert json.loads((tmp_path / "all" / "metrics.json").read_text())["test"]["accuracy"] == found.test_accuracy
+
+    assert main.main(["export", "study", "--to", "two", "--max-latency-ms", "20"]) == 0
+    pairs = [of_members(study, assignment, *each[:1], mirrored=each[1]) for each in ((1, True), (2, False))]
+    best = max(one.validation_accuracy for one in pairs)
+    told = json.loads((tmp_path / "two" / "metrics.json").read_text())
+    assert told["validation"]["accuracy"] == best
+    assert f"{best - found.validation_accuracy:+.4f} compared with {found.words}, which takes" in capsys.readouterr().err
+
+    assert main.main(["export", "study", "--to", "one", "--max-latency-ms", "10"]) == 0
+    told = json.loads((tmp_path / "one" / "metrics.json").read_text())
+    assert (told["ensemble"], told["trial"], told["mirrored"]) == (None, bests.best(study).trial, False)
+    assert main.main(["export", "study", "--to", "small", "--max-latency-ms", "99", "--quantize", "int8"]) == 0
+    assert json.loads((tmp_path / "small" / "metrics.json").read_text())["ensemble"] is None
+
+
+def test_without_an_ensemble_the_best_trial_is_measured_alone(make: Make, readings: list[str], tmp_path: Path) -> None:
+    study, _ = make(1, results={"mirror": "never"})
+    assert bests.best(study).ensemble is None
+    assert main.main(["export", "study", "--to", "home", "--max-latency-ms", "10"]) == 0
+    assert json.loads((tmp_path / "home" / "metrics.json").read_text())["trial"] == 0

@@ -16,6 +16,7 @@ from tuner.cli import main
 from tuner.commands import export
 from tuner.protocol.errands import Format
 from tuner.results import best as bests
+from tuner.results.retrain import networks
 from tuner.results.retrain.verdict import Verdict
 from tuner.results.versions import versions
 from tuner.results.versions.versions import WeightsSource
@@ -170,6 +171,38 @@ def test_changed_weights_of_a_version_are_refused(folder: Path, versioned: Verdi
     assert code == 2
     assert "were changed: their SHA-256 differs from the stored one" in err
     assert not (folder / "home").exists()
+
+
+@pytest.fixture
+def of_ensemble(folder: Path) -> Verdict:
+    """Store an ensemble of two trainings as version 1; return its verdict."""
+    storage = storages.open(databases.sqlite(folder))
+    best = bests.of(studies.load("study", storage), 0)
+    packed = folder / "tuner-artifacts" / "study" / "ensemble-0-1.zip"
+    networks.pack([Path(str(best.weights))] * 2, packed)
+    new, _ = versions.of_trial(best, packed, by="eva")
+    verdict, _ = test_verdict.judged()
+    first = verdict.networks[0].model_copy(update={"is_ensemble": True, "mirrored": True, "chosen_seeds": (2, 1)})
+    verdict = verdict.model_copy(update={"networks": (first, *verdict.networks[1:])})
+    metrics = verdict.model_dump(mode="json")
+    versions.add(storage, replace(new, origin=WeightsSource.RETRAINING, metrics=metrics, artifact=str(packed)))
+    storage.engine.dispose()
+    return verdict
+
+
+def test_a_version_that_is_an_ensemble_is_exported_as_one_model(
+    folder: Path, of_ensemble: Verdict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "export", "study", "--version", "1", "--to", "home")[0] == 0
+    temperature = f"{of_ensemble.calibration.temperature:g}"
+    assert (folder / "home" / "model.keras").read_text() == f"temperature {temperature}, 2 networks, mirrored"
+    told = json.loads((folder / "home" / "metrics.json").read_text())
+    assert (told["mirrored"], told["test"]["accuracy"]) == (True, of_ensemble.test_accuracy)
+    assert "averages the probabilities of the trainings with seeds 2, 1" in (folder / "home" / "README.md").read_text()
+    assert not list((folder / "tuner-artifacts" / "study").glob(".ensemble-*"))
+    code, _, err = run(capsys, "export", "study", "--version", "1", "--to", "small", "--quantize", "int8")
+    assert code == 2
+    assert "study 1 is an ensemble, and --quantize int8 applies to one network; make a version of one network: tuner retrain" in err
 
 
 def test_missing_weights_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,11 @@ def export(order: errands.Export) -> errands.Exported:
         if form is Format.SAVED_MODEL:
             place.mkdir()
             place = place / "saved_model.pb"
-        place.write_text(f"temperature {order.temperature:g}" if form is Format.KERAS else form.value)
+        mirrored = ", mirrored" if order.mirrored else ""
+        keras = f"temperature {order.temperature:g}" + (
+            f", {len(order.networks)} networks{mirrored}" if len(order.networks) > 1 or mirrored else ""
+        )
+        place.write_text(keras if form is Format.KERAS else form.value)
     (folder / "probes").mkdir()
     Image.new("RGB", (8, 8)).save(folder / "probes" / "000.png")
     np.savez(order.answers, images=np.zeros((1, 8, 8, 3), np.uint8), probabilities=np.array([[0.9, 0.1]], np.float32))
@@ -31,9 +35,18 @@ def export(order: errands.Export) -> errands.Exported:
         seconds=dict.fromkeys(order.formats, 0.1),
         probes=(errands.Sample(file="000.png", label="Bear", predicted="Bear", probabilities=(0.9, 0.1)),),
         num_compared=1,
+        test_accuracy=0.75 if order.scores_test else None,
         packages={"keras": "3.15.1", "tuner": "0.1.0"},
         versions={"python": "3.11.2", "keras": "3.99.0", "tensorflow": "2.21.0", "tuner": "0.1.0"},
     )
+
+
+def measure(order: errands.Measure) -> errands.Measured:
+    """Each pass through a network takes 10 ms; variants after the first one that is fast enough are not measured."""
+    times = [10.0 * variant.num_passes for variant in order.variants]
+    first = next((number for number, time in enumerate(times) if time <= order.most_milliseconds), len(times))
+    told = tuple(time if number <= first else None for number, time in enumerate(times))
+    return errands.Measured(milliseconds=told, alone=(10.0,) * len(order.networks))
 
 
 def compare(order: errands.Compare, told: dict[str, float]) -> errands.Compared:
@@ -55,6 +68,8 @@ def run(order: errands.Errand, *, threads: int = 0) -> errands.Answer:
     match order:
         case errands.Export():
             return export(order)
+        case errands.Measure():
+            return measure(order)
         case errands.Compare():
             return compare(order, told)
         case errands.PredictImages():

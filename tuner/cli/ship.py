@@ -53,6 +53,14 @@ def export(
         int | None, Option(min=0, metavar="N", help="Trial to export.", show_default="the best, or the ensemble if it is better")
     ] = None,
     single: Annotated[bool, Option("--single", help="Export one network, even if the ensemble is better.")] = False,
+    mirror: Annotated[
+        Literal["auto", "always", "never"],
+        Option(help="Whether the model averages each image with its mirror image. auto: as the ensemble chose."),
+    ] = "auto",
+    max_latency_ms: Annotated[
+        float | None,
+        Option(min=0, metavar="MS", help="Export the best result that takes at most MS for one image here.", show_default=False),
+    ] = None,
     version: Annotated[int | None, Option(min=1, metavar="V", help="Export a version instead of a trial.", show_default=False)] = None,
     formats: Annotated[
         str | None,
@@ -76,8 +84,8 @@ def export(
     from tuner.commands import options
 
     asked = commands_export.ExportOptions(
-        to=to, trial=trial, version=version, single=single, formats=formats, int8=quantize is not None, force=force, threads=threads,
-        local=origin.local_settings(),
+        to=to, trial=trial, version=version, single=single, mirror=mirror, max_latency_ms=max_latency_ms, formats=formats,
+        int8=quantize is not None, force=force, threads=threads, local=origin.local_settings(),
     )  # fmt: skip
     return commands_export.export(study, storage, asked, options.folders(cache, artifacts))
 
@@ -104,6 +112,7 @@ def retrain(
     top: Annotated[int, Option(min=1, max=100, metavar="K", help="Number of distinct configurations to train, best first.")] = 3,
     seeds: Annotated[int, Option(min=1, max=100, metavar="N", help="Trainings per configuration, each with its own seed.")] = 3,
     on: Annotated[Literal["train", "train+validation"], Option("--on", help="Images that the chosen version is trained on.")] = "train",
+    single: Annotated[bool, Option("--single", help="Store one network, even if an ensemble of the seeds is better.")] = False,
     as_json: AsJson = False,
     storage: Storage = DEFAULT_STORAGE,
     origin: OriginOptions,
@@ -115,7 +124,7 @@ def retrain(
     from tuner.commands import retrain as commands_retrain
 
     kept_in = folders.folders()
-    asked = commands_retrain.RetrainOptions(top=top, seeds=seeds, on=on)
+    asked = commands_retrain.RetrainOptions(top=top, seeds=seeds, on=on, single=single)
     return commands_retrain.retrain(
         study, storage, asked, local=origin.local_settings(), folders=kept_in, engine=workers.within(limits), as_json=as_json
     )

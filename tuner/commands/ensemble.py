@@ -85,7 +85,7 @@ def form(study: Study, folders: Folders) -> Ensemble | None:
     """Return the ensemble of the fine-tuned trials whose weights are within reach, without reading the test split."""
     if study.spec.training.images != "train" or study.spec.retraining is not None:
         return None  # the validation images cannot choose members
-    kept = [one for one in retention.stored(study) if one.logits is not None][: study.spec.results.keep]
+    kept = retention.among_best(study, [one for one in retention.stored(study) if one.logits is not None])
     candidates: list[Candidate] = []
     labels: Labels | None = None
     for one in kept:
@@ -103,16 +103,37 @@ def _read(one: StoredWeights, folder: Path) -> tuple[Candidate, Labels] | None:
         plain.line(f"trial {one.number} can be no member of the ensemble: its weights are not on this machine")
         return None
     try:
-        with (
-            artifacts.local_copy(one.logits, folder) as path,
-            at_rest.opened(path) as file,
-            np.load(file, allow_pickle=False) as arrays,
-        ):
-            logits, mirrored, labels = (arrays[name] for name in ("validation", "validation_mirrored", "validation_labels"))
+        return _read_logits(one, one.logits, folder)
     except _UNREADABLE as error:
         plain.line(f"trial {one.number} can be no member of the ensemble: its logits cannot be read: {error}")
         return None
+
+
+def _read_logits(one: StoredWeights, location: str, folder: Path) -> tuple[Candidate, Labels]:
+    with (
+        artifacts.local_copy(location, folder) as path,
+        at_rest.opened(path) as file,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        logits, mirrored, labels = (arrays[name] for name in ("validation", "validation_mirrored", "validation_labels"))
     return Candidate(trial=one.number, value=one.value, logits=logits, mirrored=mirrored), labels
+
+
+def predictions(study: Study, numbers: Sequence[int], folder: Path) -> tuple[list[Candidate], Labels] | None:
+    """Return trials with their predictions for the validation images, in the given order, and the labels.
+
+    None: the predictions of a trial are not within reach of this machine, or it has none, because it was not fine-tuned.
+    """
+    known = {one.number: one for one in retention.stored(study)}
+    candidates: list[Candidate] = []
+    labels: Labels | None = None
+    for number in numbers:
+        one = known.get(number)
+        if one is None or one.logits is None or not _is_reachable(one.logits):
+            return None
+        candidate, labels = _read_logits(one, one.logits, folder)
+        candidates.append(candidate)
+    return None if labels is None else (candidates, labels)
 
 
 def _is_reachable(location: str) -> bool:

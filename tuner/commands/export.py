@@ -2,28 +2,35 @@
 
 import dataclasses
 import importlib.util
+import math
 import re
+import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tuner import wording
 from tuner.commands import artifacts, ensemble, options, run, show
 from tuner.commands.origin import LocalSettings
 from tuner.errors import MissingPackage, RequestError
-from tuner.protocol import messages
+from tuner.protocol import errands, messages
 from tuner.protocol.errands import Format
 from tuner.results import best as bests
 from tuner.results import ensemble as ensembles
 from tuner.results import export as exports
+from tuner.results.best import Best
 from tuner.results.bundle import bundle, manifest, model_facts
 from tuner.results.bundle.model_facts import ModelFacts
-from tuner.results.ensemble import Ensemble
+from tuner.results.ensemble import Ensemble, Taught
+from tuner.results.retrain import networks
 from tuner.results.versions import versions
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.terminal import plain, printing
 from tuner.workers.bucket.transfer import Folders
+from tuner.workers.worker import evaluation
 from tuner.workers.worker.stopping import Stopping, on_signals
 
 #: the names of `--format`; INT8 has the option `--quantize`
@@ -44,6 +51,10 @@ class ExportOptions:
     version: int | None
     #: whether to export one network, even if an ensemble is better
     single: bool
+    #: whether the model averages each image with its mirror image; auto: as the ensemble chose
+    mirror: Literal["auto", "always", "never"] = "auto"
+    #: largest time for one image on this machine; None: no limit
+    max_latency_ms: float | None = None
     formats: str | None
     int8: bool
     force: bool
@@ -55,10 +66,7 @@ class ExportOptions:
 def export(name: str, url: str, asked: ExportOptions, folders: Folders) -> int:
     """Write a trial or a version: as a study file if the target has the suffix of one, otherwise as a bundle."""
     target = asked.to.expanduser()
-    if asked.trial is not None and asked.version is not None:
-        raise RequestError("--trial and --version are both given; choose one.")
-    if asked.single and (asked.trial is not None or asked.version is not None):
-        raise RequestError(f"--single and {'--trial' if asked.version is None else '--version'} are both given; choose one.")
+    _require_compatible(asked)
     if target.suffix.lower() in _FILE_SUFFIXES:
         return _to_file(name, url, target, asked)
     if _SUFFIX.fullmatch(target.suffix):
@@ -80,10 +88,35 @@ def export(name: str, url: str, asked: ExportOptions, folders: Folders) -> int:
         ]
         for one, file in zip(weights, path, strict=True):
             one.require(file)
+        if facts.ensemble_seeds:
+            scratch = folders.artifacts / name
+            scratch.mkdir(parents=True, exist_ok=True)
+            path = networks.unpack(path[0], Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch, prefix=".ensemble-"))))
         with printing.busy(f"{facts.title}: exporting as a bundle ({wording.listed(form.value for form in formats)}) …"):
-            bundle.write(localized, path, target, wanted, plain.line)
+            compared = bundle.write(localized, path, target, wanted, plain.line)
+    again = compared[Format.KERAS].milliseconds
+    if asked.max_latency_ms is not None and again > asked.max_latency_ms:
+        plain.line(f"{study.name}: measured again, the exported model takes {again:.1f} ms for one image: times on this machine vary")
     plain.result(f"Wrote {target}. Try it with: tuner predict {target} IMAGE")
     return 0
+
+
+def _require_compatible(asked: ExportOptions) -> None:
+    """Refuse options that exclude each other."""
+    given = {
+        "--trial": asked.trial is not None,
+        "--version": asked.version is not None,
+        "--single": asked.single,
+        "--max-latency-ms": asked.max_latency_ms is not None,
+    }
+    several = [option for option, is_given in given.items() if is_given]
+    if len(several) > 1:
+        raise RequestError(f"{' and '.join(several)} are {'both' if len(several) == 2 else 'all'} given; choose one.")
+    if asked.version is not None and asked.mirror != "auto":
+        raise RequestError(f"--mirror is {asked.mirror}, but a version never changes; drop --mirror, or export a trial or the ensemble.")
+    for option, is_given in (("--single", asked.single), ("--quantize int8", asked.int8)):
+        if is_given and asked.mirror == "always":
+            raise RequestError(f"{option} exports one network that sees each image once, but --mirror is always; drop one of the two.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,20 +147,154 @@ class _Weights:
 def _chosen(study: Study, asked: ExportOptions, folders: Folders) -> tuple[ModelFacts, list[_Weights]]:
     """Return what is exported: the version or the trial that was asked for, else the ensemble, unless a trial is better."""
     if asked.version is not None:
-        facts, weights = _of_version(study, asked.version)
+        facts, weights = _of_version(study, asked.version, int8=asked.int8)
         return facts, [weights]
     if asked.single:
         facts, weights = _single(study, asked, folders)
         return facts, [weights]
-    if asked.trial is None:
-        found = ensemble.current(study, folders)
-        if found is not None:
-            if not asked.int8:
-                plain.line(f"{study.name}: exporting the ensemble, {found.words}. For one network, add --single")
-                return _of_ensemble(study, found)
-            plain.line(f"{study.name}: --quantize int8 applies to one network, so the best trial is exported, and not the ensemble")
-    facts, weights = _of_trial(study, asked.trial)
-    return facts, [weights]
+    if asked.max_latency_ms is not None:
+        return _fast_enough(study, asked, asked.max_latency_ms, folders)
+    best = bests.best(study) if asked.trial is None else bests.of(study, asked.trial)
+    found = ensemble.current(study, folders) if asked.trial is None else None
+    if found is not None and asked.int8:
+        plain.line(f"{study.name}: --quantize int8 applies to one network, so the best trial is exported, and not the ensemble")
+        found = None
+    is_mirrored = found is not None and found.mirrored if asked.mirror == "auto" else asked.mirror == "always"
+    if found is None and not is_mirrored:
+        facts, weights = _of_trial(study, asked.trial)
+        return facts, [weights]
+    if found is None or found.mirrored != is_mirrored:
+        changed = _variant(study, (best.trial,) if found is None else found.trials, folders, mirrored=is_mirrored)
+        before = best.value if found is None else found.validation_accuracy
+        plain.line(
+            f"{study.name}: exporting {changed.words}, {'with' if is_mirrored else 'without'} mirror images: validation accuracy "
+            f"{changed.validation_accuracy:.4f}, {changed.validation_accuracy - before:+.4f} compared with --mirror auto"
+        )
+        return _of_result(study, changed)
+    plain.line(f"{study.name}: exporting the ensemble, {found.words}. For one network, add --single")
+    return _of_result(study, found)
+
+
+def _variant(study: Study, numbers: tuple[int, ...], folders: Folders, *, mirrored: bool) -> Ensemble:
+    """Return the ensemble of some trials, with or without mirror images, with its figures on the validation images."""
+    known = ensemble.predictions(study, numbers, folders.of_study(study.name))
+    if known is None:
+        which = f"trial {numbers[0]}" if len(numbers) == 1 else f"trials {wording.listed(numbers)}"
+        raise RequestError(
+            f"--mirror cannot change the export: what {which} predicted for the validation images and their mirror images is not within "
+            "reach of this machine, or was not stored. Only fine-tuned trials have it; export on the machine that trained them, or drop "
+            "--mirror."
+        )
+    return ensembles.of_members(*known, mirrored=mirrored)
+
+
+def _fast_enough(study: Study, asked: ExportOptions, limit: float, folders: Folders) -> tuple[ModelFacts, list[_Weights]]:
+    """Return the best result of a study that takes at most `limit` milliseconds for one image on this machine.
+
+    Raises:
+        RequestError: no result is fast enough.
+    """
+    results = _results(study, asked, folders)
+    numbers = list(dict.fromkeys(number for one in results if isinstance(one, Ensemble) for number in one.trials))
+    parts = [_of_trial(study, number) for number in numbers]
+    taught = next((one for one in results if isinstance(one, Taught)), None)
+    if taught is not None:
+        parts.append(_of_taught(study, taught))
+    variants = [
+        errands.Variant(members=tuple(numbers.index(number) for number in one.trials), mirrored=one.mirrored)
+        if isinstance(one, Ensemble)
+        else errands.Variant(members=(len(numbers),))
+        for one in results
+    ]
+    measured = _measure(study, asked, parts, variants, limit, folders)
+    times = measured.milliseconds
+    first = next((number for number, time in enumerate(times) if time is not None and time <= limit), None)
+    if first is None:
+        time, which = min((time, number) for number, time in enumerate(times) if time is not None)
+        raise RequestError(
+            f"--max-latency-ms is {wording.number(limit)}, but no result of the study {study.name} is that fast on this machine: the "
+            f"fastest, {_words(results[which])}, takes {time:.1f} ms for one image. Raise the limit, or search smaller image sizes or "
+            "backbones."
+        )
+    chosen = results[first]
+    told = f"{times[first]:.1f} ms for one image on this machine, validation accuracy {chosen.validation_accuracy:.4f}"
+    if first:
+        difference = chosen.validation_accuracy - results[0].validation_accuracy
+        took = "more than twice the limit" if times[0] is None else f"{times[0]:.1f} ms"
+        told += f", {difference:+.4f} compared with {_words(results[0])}, which takes {took}"
+    plain.line(f"{study.name}: exporting {_words(chosen)}: {told}")
+    return _of_result(study, chosen)
+
+
+def _words(result: Ensemble | Taught) -> str:
+    return result.words if isinstance(result, Ensemble) else "the network that the ensemble taught"
+
+
+def _results(study: Study, asked: ExportOptions, folders: Folders) -> list[Ensemble | Taught]:
+    """Return what can be exported: first what is exported without a limit, then the others, the best on validation first.
+
+    The others are the best 1, 2, 3, … members of the ensemble, with mirror images if the ensemble uses them and without, each member
+    alone, and the network that the ensemble taught. Without an ensemble, there is only the best trial.
+    """
+    best = bests.best(study)
+    found = ensemble.current(study, folders)
+    numbers = (best.trial,) if found is None else found.trials
+    known = ensemble.predictions(study, numbers, folders.of_study(study.name))
+    with_mirror = {"always": (True,), "never": (False,)}.get(
+        asked.mirror, (False,) if found is None or not found.mirrored else (True, False)
+    )
+    results: list[Ensemble | Taught] = [] if found is None or found.mirrored not in with_mirror else [found]
+    if known is not None:
+        candidates, labels = known
+        groups = [candidates[:num] for num in range(len(candidates), 0, -1)] + [[one] for one in candidates[1:]]
+        results += [ensembles.of_members(group, labels, mirrored=each) for group in groups for each in with_mirror]
+    elif asked.mirror == "always" and not results:
+        _variant(study, numbers, folders, mirrored=True)
+    if False in with_mirror:
+        results.append(_alone(best))
+        taught = ensembles.read_taught(study)
+        results += [] if taught is None else [taught]
+    distinct = {_key(one): one for one in reversed(results) if not asked.int8 or (len(_key(one)[0]) == 1 and not _key(one)[1])}
+    rest = sorted(distinct.values(), key=lambda one: (-one.validation_accuracy, one.validation_loss))
+    is_mirrored = found is not None and found.mirrored
+    default = distinct.get((numbers, is_mirrored)) or distinct.get((numbers, not is_mirrored)) or rest[0]
+    return [default, *(one for one in rest if one is not default)]
+
+
+def _key(result: Ensemble | Taught) -> tuple[tuple[int, ...], bool]:
+    """Return the trials of a result, and whether it uses mirror images; the taught network counts as trial -1."""
+    return ((-1,), False) if isinstance(result, Taught) else (result.trials, result.mirrored)
+
+
+def _alone(best: Best) -> Ensemble:
+    """Return a trial as an ensemble of one."""
+    return Ensemble(
+        trials=(best.trial,), mirrored=False, validation_accuracy=best.value, validation_loss=math.inf, best_member_accuracy=best.value
+    )
+
+
+def _measure(
+    study: Study,
+    asked: ExportOptions,
+    parts: Sequence[tuple[ModelFacts, _Weights]],
+    variants: Sequence[errands.Variant],
+    limit: float,
+    folders: Folders,
+) -> errands.Measured:
+    """Measure the time of the variants of some networks."""
+    asked.local.require_allowed(study.spec)
+    trained: list[errands.TrainedNetwork] = []
+    with ExitStack() as stack:
+        for number, (facts, weights) in enumerate(parts):
+            localized = dataclasses.replace(facts, spec=asked.local.localize(facts.spec))
+            path = stack.enter_context(artifacts.local_copy(weights.location, folders.of_study(study.name) / f"measured-{number}"))
+            weights.require(path)
+            trained += bundle.trained_networks(localized, [path])
+        order = errands.Measure(cache=str(folders.cache), networks=tuple(trained), variants=tuple(variants), most_milliseconds=limit)
+        with printing.busy(f"{study.name}: measuring the time of {wording.count(len(variants), 'model')} for one image …"):
+            answer = evaluation.run(order, threads=asked.threads)
+    assert isinstance(answer, errands.Measured)
+    return answer
 
 
 def _single(study: Study, asked: ExportOptions, folders: Folders) -> tuple[ModelFacts, _Weights]:
@@ -146,7 +313,7 @@ def _single(study: Study, asked: ExportOptions, folders: Folders) -> tuple[Model
         f"{study.name}: one network, taught by the ensemble: validation accuracy {taught.validation_accuracy:.4f}, {gain:+.4f} compared "
         f"with the best trial and {-loss:+.4f} with the ensemble; its training took {wording.duration(taught.seconds)}"
     )
-    return model_facts.of_taught(study, taught, best), _Weights(location=taught.weights, owner="the network that the ensemble taught")
+    return _of_taught(study, taught)
 
 
 def _teach(study: Study, found: Ensemble, asked: ExportOptions, folders: Folders) -> ensembles.Taught:
@@ -166,10 +333,18 @@ def _teach(study: Study, found: Ensemble, asked: ExportOptions, folders: Folders
         return ensemble.teach(here, found, assignment, stopping, tell)
 
 
-def _of_ensemble(study: Study, found: Ensemble) -> tuple[ModelFacts, list[_Weights]]:
-    members = ensemble.members(study, found)
-    weights = [_Weights(location=member.weights or "", owner=f"trial {member.trial}") for member in members]
-    return model_facts.of_ensemble(study, found, members), weights
+def _of_result(study: Study, result: Ensemble | Taught) -> tuple[ModelFacts, list[_Weights]]:
+    if isinstance(result, Taught) or (len(result.trials) == 1 and not result.mirrored):
+        facts, weights = _of_taught(study, result) if isinstance(result, Taught) else _of_trial(study, result.trials[0])
+        return facts, [weights]
+    members = ensemble.members(study, result)
+    several = [_Weights(location=member.weights or "", owner=f"trial {member.trial}") for member in members]
+    return model_facts.of_ensemble(study, result, members), several
+
+
+def _of_taught(study: Study, taught: Taught) -> tuple[ModelFacts, _Weights]:
+    facts = model_facts.of_taught(study, taught, bests.of(study, taught.trial))
+    return facts, _Weights(location=taught.weights, owner="the network that the ensemble taught")
 
 
 def _of_trial(study: Study, number: int | None) -> tuple[ModelFacts, _Weights]:
@@ -184,17 +359,24 @@ def _of_trial(study: Study, number: int | None) -> tuple[ModelFacts, _Weights]:
     return model_facts.of_trial(study, best), _Weights(location=best.weights, owner=f"trial {best.trial}")
 
 
-def _of_version(study: Study, number: int) -> tuple[ModelFacts, _Weights]:
+def _of_version(study: Study, number: int, *, int8: bool) -> tuple[ModelFacts, _Weights]:
     version = versions.find(study.storage, study.name, number)
     stored = version.model
     made_in = study if stored.study == study.name else studies.load(stored.study, study.storage)
     assert stored.trial is not None, "a version is made of a trial"
     facts = model_facts.of_version(made_in, bests.of(made_in, stored.trial), version)
+    if facts.ensemble_seeds and int8:
+        raise RequestError(
+            f"{version.name} {version.number} is an ensemble, and --quantize int8 applies to one network; make a version of one network: "
+            f"tuner retrain {study.name} --single"
+        )
     return facts, _Weights(location=stored.artifact, owner=f"{version.name} {version.number}", sha256=stored.sha256)
 
 
 def _to_file(name: str, url: str, target: Path, asked: ExportOptions) -> int:
-    for option, given in (("--format", asked.formats), ("--quantize", asked.int8 or None), ("--version", asked.version)):
+    mirror = None if asked.mirror == "auto" else asked.mirror
+    of_bundle = {"--format": asked.formats, "--quantize": asked.int8 or None, "--version": asked.version, "--mirror": mirror}
+    for option, given in (of_bundle | {"--max-latency-ms": asked.max_latency_ms}).items():
         if given is not None:
             raise RequestError(
                 f"{option} applies only to a bundle, but --to is {asked.to}, a study file; name a folder with --to, or drop {option}."

@@ -19,7 +19,7 @@ from tuner.results.best import Best
 from tuner.results.bundle import manifest
 from tuner.results.retrain import networks, trainings
 from tuner.results.retrain import verdict as retrain_verdict
-from tuner.results.retrain.networks import Network, SplitLogits
+from tuner.results.retrain.networks import Forms, Network, SplitLogits
 from tuner.results.retrain.trainings import RetrainedConfig, TrainingRun
 from tuner.results.retrain.verdict import Verdict, VerdictSubject
 from tuner.results.versions import versions
@@ -52,6 +52,8 @@ class RetrainOptions:
     seeds: int
     #: images that the version is trained on
     on: TrainedOn
+    #: whether the version is one network, even if an ensemble is better
+    single: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ def retrain(
     artifacts.require_bucket(folders.bucket)
     with engines.open_engine(engine, url) as ready:
         again = _begin_or_resume(study, asked)
-        existing = _find_version(study, _target_name(again, asked.on))
+        existing = _find_version(study, _target_name(again, asked.on), single=asked.single)
         if existing is not None:
             plain.line(f"{study.name}: {again.name} was finished before. Nothing was trained, and the test split was not read.")
             return _print_version(existing, as_json=as_json)
@@ -160,7 +162,7 @@ def _train_and_judge(study: Study, again: Study, asked: RetrainOptions, workers:
     chosen = trainings.choose(configs)
     for line in trainings.choice_words(configs):
         plain.line(f"{again.name} {line}")
-    subject = verdict_subject(study, again, configs)
+    subject = verdict_subject(study, again, configs, single=asked.single)
     (assignment, *_) = workers.assignments(again)
     setup = EvaluationSetup(assignment=assignment, stopping=workers.stopping, by=control.user_name())
     if asked.on == "train":
@@ -234,7 +236,7 @@ def _mean_seconds(study: Study, numbers: Sequence[int]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def verdict_subject(study: Study, again: Study, configs: Sequence[RetrainedConfig]) -> VerdictSubject:
+def verdict_subject(study: Study, again: Study, configs: Sequence[RetrainedConfig], *, single: bool = False) -> VerdictSubject:
     """Return the subject of a verdict on a retraining."""
     best = bests.best(study)
     rule = next((config.hyperparameters for config in configs if config.trial == 0), None)
@@ -244,6 +246,7 @@ def verdict_subject(study: Study, again: Study, configs: Sequence[RetrainedConfi
         classes=best.prepared.classes,
         best=(best.trial, best.value),
         rule=rule or bests.rule(study),
+        forms=Forms(ensembles=not single, mirror=study.spec.results.mirror),
     )
 
 
@@ -259,9 +262,15 @@ def _target_name(again: Study, on: TrainedOn) -> str:
     return again.name if on == "train" else retrainings.name_on_all(again)
 
 
-def _find_version(study: Study, target: str) -> Version | None:
-    """Return the version that was made from a study of trainings; None if there is none, or it was deleted."""
+def _find_version(study: Study, target: str, *, single: bool | None = None) -> Version | None:
+    """Return the version that was made from a study of trainings; None if there is none, or it was deleted.
+
+    With `single`, only a version of one network counts; without, only one for which an ensemble was allowed; None: every version.
+    """
     found = [version for version in versions.all(study.storage, study.name) if version.model.study == target]
+    if single is not None:
+        verdicts = [(version, Verdict.model_validate(version.model.metrics)) for version in found]
+        found = [version for version, verdict in verdicts if (not verdict.networks[0].is_ensemble if single else not verdict.single)]
     return found[-1] if found else None
 
 
@@ -281,25 +290,34 @@ class CachedEvaluator:
         self._trainer, self._folder = trainer, folder
         self._known: dict[tuple[tuple[TrainingRun, ...], Split], SplitLogits] = {}
 
-    def __call__(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split) -> SplitLogits:
+    def __call__(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split, *, mirrored: bool = False) -> SplitLogits:
         """Return the predictions on a split of the network whose weights are the average of these trainings."""
         key = (tuple(runs), split)
-        if key not in self._known:
-            self._known[key] = self._ask(config, runs, split, average=None)
-        return self._known[key]
+        known = self._known.get(key)
+        if known is None or (mirrored and known.mirrored is None):
+            known = self._known[key] = self._ask(config, runs, split, mirrored=mirrored, average=None)
+        return known
 
     def write_average(self, network: Network, to: Path) -> None:
         """Write the average weights of a network's trainings to a file. This reads validation images, never the test split."""
-        self._ask(network.config, network.runs, "validation", average=to)
+        self._ask(network.config, network.runs, "validation", mirrored=False, average=to)
 
-    def _ask(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split, *, average: Path | None) -> SplitLogits:
+    def _ask(
+        self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split, *, mirrored: bool, average: Path | None
+    ) -> SplitLogits:
         to = self._folder / f"{'-'.join(str(run.trial) for run in runs)}-{split}.npz"
-        with ExitStack() as stack:
-            # one folder each: files from a bucket have the same name
-            copies = {run: artifacts.local_copy(_weights(run), self._folder / str(run.trial)) for run in runs}
-            weights = {run: str(stack.enter_context(copy)) for run, copy in copies.items()}
-            self._trainer.ask(networks.prediction_request(config, weights, split=split, average=average, to=to))
+        with _local_copies(runs, self._folder) as copies:
+            weights = {run: str(copy) for run, copy in copies.items()}
+            self._trainer.ask(networks.prediction_request(config, weights, split=split, mirrored=mirrored, average=average, to=to))
         return networks.read_logits(to, split)
+
+
+@contextmanager
+def _local_copies(runs: Sequence[TrainingRun], folder: Path) -> Iterator[dict[TrainingRun, Path]]:
+    """Give the weights of trainings as files of this machine, while a `with` block runs."""
+    with ExitStack() as stack:
+        # one folder each: files from a bucket have the same name
+        yield {run: stack.enter_context(artifacts.local_copy(_weights(run), folder / str(run.trial))) for run in runs}
 
 
 def store_version(
@@ -307,7 +325,7 @@ def store_version(
 ) -> Version:
     """Choose a configuration and store its version, trained on the train split. This reads the test split once."""
     with _evaluator(again, setup) as evaluate:
-        candidates = retrain_verdict.build_candidates(configs, subject.rule, evaluate)
+        candidates = retrain_verdict.build_candidates(configs, subject.rule, evaluate, subject.forms)
         verdict, network = retrain_verdict.judge(subject, candidates, evaluate, notes=_notes(study))
         artifact = _store_weights(again, network, evaluate, setup)
     return _add_version(study, again, verdict, network, artifact, setup)
@@ -324,7 +342,7 @@ def store_version_on_all(
     again, configs = of_train
     target, config = on_all
     with _evaluator(again, setup) as evaluate, _evaluator(target, setup) as evaluate_target:
-        candidates = retrain_verdict.build_candidates(configs, subject.rule, evaluate)
+        candidates = retrain_verdict.build_candidates(configs, subject.rule, evaluate, subject.forms)
         verdict, network = retrain_verdict.judge_on_all(subject, candidates, evaluate, (config, evaluate_target), notes=_notes(study))
         artifact = _store_weights(target, network, evaluate_target, setup)
     return _add_version(study, target, verdict, network, artifact, setup)
@@ -366,15 +384,21 @@ def _notes(study: Study) -> list[str]:
 
 
 def _store_weights(study: Study, network: Network, evaluate: CachedEvaluator, setup: EvaluationSetup) -> tuple[str, str]:
-    """Return the path or URL of a network's weights, and their SHA-256; write the weights of a soup first."""
+    """Return the path or URL of a network's weights, and their SHA-256; write the weights of a soup or an ensemble as one file first."""
     folders = setup.assignment.folders
-    if not network.is_soup:
+    folder = folders.of_study(study.name)
+    if len(network.runs) == 1:
         weights = _weights(network.runs[0])
-        with artifacts.local_copy(weights, folders.of_study(study.name)) as path:
+        with artifacts.local_copy(weights, folder) as path:
             return weights, manifest.digest(path)
-    key = f"soup-{'-'.join(str(run.trial) for run in network.runs)}.npz"
-    path = folders.of_study(study.name) / key
-    evaluate.write_average(network, path)
+    trials_of = "-".join(str(run.trial) for run in network.runs)
+    key = f"ensemble-{trials_of}.zip" if network.is_ensemble else f"soup-{trials_of}.npz"
+    path = folder / key
+    if network.is_ensemble:
+        with _local_copies(network.runs, folder) as copies:
+            networks.pack([copies[run] for run in network.runs], path)
+    else:
+        evaluate.write_average(network, path)
     digest = manifest.digest(path)
     if folders.bucket is None:
         return str(path), digest
@@ -408,10 +432,13 @@ def _add_version(
 
 
 def _config(best: Best, network: Network) -> dict[str, Any]:
-    """Return the study file that trains the network again; for a soup its first training, with the seeds of all."""
+    """Return the study file that trains the network again; for a soup or an ensemble its first training, with the seeds of all."""
     spec = exports.resolved(best)
-    if network.is_soup:
-        spec = spec.model_copy(update={"result": {**(spec.result or {}), "soup_seeds": [run.seed for run in network.runs]}})
+    seeds = [run.seed for run in network.runs]
+    if network.is_ensemble:
+        spec = spec.model_copy(update={"result": {**(spec.result or {}), "ensemble_seeds": seeds, "mirrored": network.mirrored}})
+    elif network.is_soup:
+        spec = spec.model_copy(update={"result": {**(spec.result or {}), "soup_seeds": seeds}})
     return spec.model_dump(mode="json")
 
 

@@ -34,7 +34,7 @@ AGE_SECONDS = 3600.0
 _TRIAL_FOLDER = re.compile(r"trial-(\d+)")
 _CHECKPOINT = "checkpoint"
 _SPOOLED_FILES = "*/spool/*.jsonl"
-_ENCRYPTED_FILES = ("*/trial-*/*.npz", "*/trial-*/checkpoint", "*/soup-*.npz")
+_ENCRYPTED_FILES = ("*/trial-*/*.npz", "*/trial-*/checkpoint", "*/soup-*.npz", "*/ensemble-*.zip")
 #: versions that a finding names
 _MAX_NAMED = 3
 #: time limit for reading weights

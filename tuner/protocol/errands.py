@@ -1,6 +1,7 @@
 """Errands: what a separate process with Keras does with a model outside a search, and its answers, as JSON.
 
 Export → Exported                  write stored weights as a standalone model in several formats
+Measure → Measured                 measure the time of several models before one is exported
 Compare → Compared                 load one of these formats, and compare its predictions with those of the Keras model
 PredictImages → ImagePredictions   predict image files with a bundle's model
 Verify → Verified                  measure a bundle's model on its sample images, on the test split and on corrupted images
@@ -70,6 +71,8 @@ class Export(_Errand):
     answers: str
     #: maximum number of images to compare
     num_compared: int
+    #: whether to score the test split with the model: members of several sizes see other pixels in it than alone
+    scores_test: bool = False
 
 
 class Sample(_Errand):
@@ -95,10 +98,51 @@ class Exported(_Errand):
     seconds: dict[Format, float]
     probes: tuple[Sample, ...]
     num_compared: int
+    #: accuracy of the model on the test split; None: it was not scored
+    test_accuracy: float | None = None
     #: version of each installed package, by name
     packages: dict[str, str]
     #: versions of Python, Keras, TensorFlow and tuner
     versions: dict[str, str]
+
+
+class Variant(_Errand):
+    """A model of some trained networks, whose probabilities are averaged."""
+
+    #: indices in `Measure.networks`
+    members: tuple[int, ...]
+    #: whether each member sees the mirror image, too
+    mirrored: bool = False
+
+    @property
+    def num_passes(self) -> int:
+        """How often an image passes through a network."""
+        return len(self.members) * (2 if self.mirrored else 1)
+
+
+class Measure(_Errand):
+    """Measure the time of models for one image, one model after another until one is fast enough; the answer is Measured or ErrandFailed.
+
+    Every member of a variant is measured alone first. A variant is left out if its members alone take twice the limit.
+    """
+
+    kind: Literal["measure"] = "measure"
+    #: folder with decoded images and features
+    cache: str
+    networks: tuple[TrainedNetwork, ...]
+    variants: tuple[Variant, ...]
+    #: limit for one image
+    most_milliseconds: float
+
+
+class Measured(_Errand):
+    """The times of models."""
+
+    kind: Literal["measured"] = "measured"
+    #: median time for one image, for each variant; None: it was not measured
+    milliseconds: tuple[float | None, ...]
+    #: the same for each network alone
+    alone: tuple[float, ...]
 
 
 class Compare(_Errand):
@@ -218,8 +262,8 @@ class ErrandFailed(_Errand):
     traceback: str = ""
 
 
-Errand = Annotated[Export | Compare | PredictImages | Verify, Field(discriminator="kind")]
-Answer = Annotated[Exported | Compared | ImagePredictions | Verified | ErrandFailed, Field(discriminator="kind")]
+Errand = Annotated[Export | Measure | Compare | PredictImages | Verify, Field(discriminator="kind")]
+Answer = Annotated[Exported | Measured | Compared | ImagePredictions | Verified | ErrandFailed, Field(discriminator="kind")]
 _ERRANDS: TypeAdapter[Errand] = TypeAdapter(Errand)
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
 

@@ -278,6 +278,8 @@ class Finished(_Message):
     pictures: dict[PictureKind, str] = {}
     #: file with the weights of the best epoch; None if none were saved
     weights: str | None = None
+    #: size of this file, once the worker knows it
+    weights_bytes: int | None = None
     #: file with the logits of the validation images and of their mirror images by these weights; None if the trial was not fine-tuned
     logits: str | None = None
     #: duration of each stage in seconds, including building and tracing the network

@@ -299,7 +299,7 @@ def _completed(trial: FrozenTrial) -> FrozenTrial:
 
 def version_rows(study: Study) -> tuple[list[VersionRow], Judged | None]:
     """Return the versions of a study, and the verdict on one from a retraining: the one in production, or the latest."""
-    found = [version for version in versions.all(study.storage, study.name) if version.model.study == study.name]
+    found = versions.all(study.storage, study.name)
     readings = Counter(reading.version for reading in versions.readings(study.storage, study.name)) if found else Counter[int]()
     return [_version_row(version, readings[version.number]) for version in found], _judged(found)
 

@@ -132,6 +132,12 @@ def choose(candidates: Sequence[Candidate], labels: Labels, *, mirror: Literal["
     found, alone = both if mirrored else plain, _mean([best], mirrored=False)
     if (accuracy(found, labels), -cross_entropy(found, labels)) <= (accuracy(alone, labels), -cross_entropy(alone, labels)):
         return None
+    return of_members(members, labels, mirrored=mirrored)
+
+
+def of_members(members: Sequence[Candidate], labels: Labels, *, mirrored: bool) -> Ensemble:
+    """Return the ensemble of trials, the best first, with its figures on the validation images; it may be a single network."""
+    found, alone = _mean(members, mirrored=mirrored), _mean(members[:1], mirrored=False)
     return Ensemble(
         trials=tuple(one.trial for one in members),
         mirrored=mirrored,

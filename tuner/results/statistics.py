@@ -16,6 +16,7 @@ Right = NDArray[np.bool_]
 _LEVEL = 0.95
 _NUM_BINS = 15
 _NUM_RESAMPLES = 2000
+_SMALLEST = 1e-12
 #: range of the temperature
 _COLDEST, _HOTTEST = 0.02, 50.0
 
@@ -151,11 +152,11 @@ def name_of(label: int, names: Sequence[str]) -> str:
 
 
 def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
-    """Return the softmax of logits divided by a temperature."""
+    """Return the softmax (n, classes) of logits divided by a temperature; of logits (networks, n, classes), its mean over the networks."""
     scaled = logits.astype(np.float64) / temperature
-    raised = np.exp(scaled - scaled.max(1, keepdims=True))
-    found: NDArray[np.float64] = raised / raised.sum(1, keepdims=True)
-    return found
+    raised = np.exp(scaled - scaled.max(-1, keepdims=True))
+    found: NDArray[np.float64] = raised / raised.sum(-1, keepdims=True)
+    return found if found.ndim == 2 else found.mean(0)
 
 
 def bins(given: NDArray[np.float64], labels: Labels) -> list[Bin]:
@@ -175,7 +176,10 @@ def calibration_error(given: NDArray[np.float64], labels: Labels) -> float:
 
 
 def log_loss(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
-    """Return the mean cross-entropy of logits divided by a temperature."""
+    """Return the mean cross-entropy of logits divided by a temperature; logits (networks, n, classes) are those of an ensemble."""
+    if logits.ndim == 3:
+        of_truth = probabilities(logits, temperature)[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(of_truth, _SMALLEST)).mean())
     scaled = logits.astype(np.float64) / temperature
     top = scaled.max(1)
     every = top + np.log(np.exp(scaled - top[:, None]).sum(1))

@@ -99,6 +99,8 @@ class Results(Section):
 
     keep: Annotated[int, Field(ge=1, le=64)] = 8
     """fine-tuned trials that keep their weights, the best ones; the ensemble is formed from them"""
+    keep_gb: Annotated[float, Field(gt=0)] = 8.0
+    """gigabytes for the weights of these trials; if they need more, fewer trials keep theirs, but always the best one"""
     mirror: Literal["auto", "always", "never"] = "auto"
     """whether the ensemble averages each image with its mirror image; auto: if that is better on the validation images"""
 

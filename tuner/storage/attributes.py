@@ -83,6 +83,8 @@ FINE_TUNE_SECONDS: Final = "fine_tune_seconds"
 DEVICE: Final = "device"
 #: path or URL of the weights of the best epoch
 WEIGHTS: Final = "weights"
+#: size of this file
+WEIGHTS_BYTES: Final = "weights_bytes"
 #: path or URL of the logits of the validation images and of their mirror images, by these weights
 LOGITS: Final = "logits"
 #: messages.Evaluated as a dict, without the confusion matrix

@@ -223,9 +223,9 @@ def put(connection: Connection, table: Table, owner_id: int, values: Mapping[str
         connection.execute(_upsert(connection, table, [owner.name, "key"], "value_json"), rows)
 
 
-def remove(connection: Connection, table: Table, owner_id: int, key: str) -> None:
-    """Remove an attribute of a study or trial."""
-    connection.execute(delete(table).where(_owner(table) == owner_id, table.c.key == key))
+def remove(connection: Connection, table: Table, owner_id: int, *keys: str) -> None:
+    """Remove attributes of a study or trial."""
+    connection.execute(delete(table).where(_owner(table) == owner_id, table.c.key.in_(keys)))
 
 
 def get(connection: Connection, table: Table, owner_id: int, *keys: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from tuner.storage.attributes import (
     TRAIN_ACCURACY,
     VALIDATION_LOSS,
     WEIGHTS,
+    WEIGHTS_BYTES,
 )
 from tuner.storage.epochs import EpochRow
 from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
@@ -86,6 +87,7 @@ def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, devic
         DEVICE: device,
         REASON: finished.reason,
         WEIGHTS: finished.weights,
+        WEIGHTS_BYTES: None if finished.weights is None else finished.weights_bytes,
         LOGITS: finished.logits,
     }
     return finite({name: value for name, value in known.items() if value not in (None, "")})

@@ -1,16 +1,18 @@
 """Retention: which trials keep their weights, from which the ensemble of a study is formed.
 
-A study keeps the weights of trial 0, of its best fine-tuned trials (`results.keep`), of each trial that was the best when it ended, and of
-every version. A trial that is no longer among them loses its weights, but keeps the logits of its validation images.
+A study keeps the weights of trial 0, of its best fine-tuned trials (`results.keep` and `results.keep_gb`), of each trial that was the
+best when it ended, and of every version. A trial that is no longer among them loses its weights, but keeps the logits of its validation
+images.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
 from tuner.storage import queries, tables
-from tuner.storage.attributes import LOGITS, WEIGHTS
+from tuner.storage.attributes import LOGITS, WEIGHTS, WEIGHTS_BYTES
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import TRIAL_USER, VERSIONS
 from tuner.studies.study import Study
@@ -27,13 +29,37 @@ class StoredWeights:
     weights: str
     #: path or URL of the logits of its validation images; None for a trial that was not fine-tuned, or of an earlier version of tuner
     logits: str | None
+    #: size of the weights; 0 for a trial of an earlier version of tuner, which did not store it
+    num_bytes: int
 
 
-def is_among_best(study: Study, value: float, *, is_fine_tuned: bool) -> bool:
-    """Return whether a trial of this value keeps its weights: no better trial has completed, or few better ones if it was fine-tuned."""
+def is_among_best(study: Study, value: float, *, is_fine_tuned: bool, num_bytes: int = 0) -> bool:
+    """Return whether a trial of this value keeps its weights: no better trial has completed, or few better ones if it was fine-tuned.
+
+    `num_bytes` is the size of its weights, which must fit beside those of the better ones.
+    """
     most = study.spec.results.keep if is_fine_tuned else 1
-    better = queries.ranked(study.id).where(VALUED.c.value > value).limit(most)
-    return len(study.storage.read(lambda connection: connection.execute(better).all())) < most
+    query = queries.ranked(study.id).where(VALUED.c.value > value).limit(most)
+    num_better = len(study.storage.read(lambda connection: connection.execute(query).all()))
+    if not num_better or num_better >= most:
+        return not num_better
+    better = sum(one.num_bytes for one in stored(study) if one.logits is not None and one.value > value)
+    return better + num_bytes <= _most_bytes(study)
+
+
+def among_best(study: Study, fine_tuned: Sequence[StoredWeights]) -> list[StoredWeights]:
+    """Return the first of some fine-tuned trials, the best first, whose weights a study keeps because of their values."""
+    total, found = 0, []
+    for one in fine_tuned[: study.spec.results.keep]:
+        total += one.num_bytes
+        if found and total > _most_bytes(study):
+            break
+        found.append(one)
+    return found
+
+
+def _most_bytes(study: Study) -> float:
+    return study.spec.results.keep_gb * 1e9
 
 
 def stored(study: Study) -> list[StoredWeights]:
@@ -46,7 +72,7 @@ def overtaken(study: Study) -> list[StoredWeights]:
 
     def read(connection: Connection) -> list[StoredWeights]:
         fine_tuned = [one for one in _stored(connection, study.id) if one.logits is not None]
-        late = [one for one in fine_tuned[study.spec.results.keep :] if one.number != 0]
+        late = [one for one in fine_tuned[len(among_best(study, fine_tuned)) :] if one.number != 0]
         if not late:
             return []
         used = set(connection.execute(select(VERSIONS.c.artifact).where(VERSIONS.c.deleted_at.is_(None))).scalars())
@@ -57,19 +83,20 @@ def overtaken(study: Study) -> list[StoredWeights]:
 
 def forget(study: Study, trial_id: int) -> None:
     """Record that the weights of a trial are not stored any more."""
-    study.storage.write(lambda connection: tables.remove(connection, TRIAL_USER, trial_id, WEIGHTS))
+    study.storage.write(lambda connection: tables.remove(connection, TRIAL_USER, trial_id, WEIGHTS, WEIGHTS_BYTES))
 
 
 def _stored(connection: Connection, study_id: int) -> list[StoredWeights]:
-    kept, logits = TRIAL_USER.alias("kept"), TRIAL_USER.alias("logits")
+    kept, logits, sizes = (TRIAL_USER.alias(name) for name in ("kept", "logits", "sizes"))
     query = (
         queries.ranked(study_id)
-        .add_columns(kept.c.value_json, logits.c.value_json)
+        .add_columns(kept.c.value_json, logits.c.value_json, sizes.c.value_json)
         .join(kept, (kept.c.trial_id == VALUED.c.trial_id) & (kept.c.key == WEIGHTS))
         .outerjoin(logits, (logits.c.trial_id == VALUED.c.trial_id) & (logits.c.key == LOGITS))
+        .outerjoin(sizes, (sizes.c.trial_id == VALUED.c.trial_id) & (sizes.c.key == WEIGHTS_BYTES))
     )
     found = []
-    for trial_id, number, value, weights, predicted in connection.execute(query):
+    for trial_id, number, value, weights, predicted, size in connection.execute(query):
         location = json.loads(weights)
         if isinstance(location, str):
             one = StoredWeights(
@@ -78,6 +105,7 @@ def _stored(connection: Connection, study_id: int) -> list[StoredWeights]:
                 value=value,
                 weights=location,
                 logits=None if predicted is None else json.loads(predicted),
+                num_bytes=0 if size is None else int(json.loads(size)),
             )
             found.append(one)
     return found

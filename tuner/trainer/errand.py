@@ -49,6 +49,11 @@ def _do(errand: errands.Errand, threads: int) -> errands.Answer:
             from tuner.trainer.export import export
 
             return export.export(errand, share)
+        case errands.Measure():
+            share = _share(threads)
+            from tuner.trainer.export import export
+
+            return export.measure(errand, share)
         case errands.Compare():
             if errand.format is not errands.Format.ONNX:
                 _share(threads)

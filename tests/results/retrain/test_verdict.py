@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from tuner.errors import StudyError
+from tuner.errors import DataError, StudyError
 from tuner.protocol.messages import Split
 from tuner.results.retrain import networks, trainings
 from tuner.results.retrain import verdict as retrain_verdict
@@ -41,7 +42,7 @@ class Answering:
         self._known = known
         self.asked: list[tuple[int, tuple[int, ...], Split]] = []
 
-    def __call__(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split) -> SplitLogits:
+    def __call__(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split, *, mirrored: bool = False) -> SplitLogits:
         seeds = tuple(run.seed for run in runs)
         self.asked.append((config.trial, seeds, split))
         num = 100 if split == "validation" else 1000
@@ -185,3 +186,118 @@ def test_a_network_trained_on_validation_images_is_chosen_by_a_fixed_rule() -> N
     assert [each.against for each in verdict.comparisons] == [retrain_verdict.ON_TRAIN, "number 2", "the rule"]
     assert "so it has no validation accuracy" in verdict.notes[0]
     assert networks.declared_network(FIRST, soup=False).runs == FIRST.runs[:1]
+
+
+#: probabilities of the second class for four images of the classes 0, 1, 0, 1, by the networks of two seeds and of their soup, on the
+#: validation and the test split; the mean of the seeds is right everywhere, except for the last test image
+BY_SEED = {
+    (1,): ([0.1, 0.9, 0.6, 0.9], [0.1, 0.9, 0.6, 0.4]),
+    (2,): ([0.6, 0.9, 0.1, 0.9], [0.6, 0.9, 0.1, 0.4]),
+    (1, 2): ([0.6, 0.9, 0.1, 0.9], [0.6, 0.9, 0.1, 0.9]),
+    (2, 1): ([0.6, 0.9, 0.1, 0.9], [0.6, 0.9, 0.1, 0.9]),
+}
+CLASSES = np.array([0, 1, 0, 1])
+
+
+class Deciding:
+    """Answers with probabilities by hand; mirror images are right and certain if they help, else wrong."""
+
+    def __init__(self, *, mirror_helps: bool) -> None:
+        self._mirror = np.where(int(mirror_helps) == CLASSES, 0.95, 0.05)
+        self.asked: list[tuple[tuple[int, ...], Split, bool]] = []
+
+    def __call__(self, config: RetrainedConfig, runs: Sequence[TrainingRun], split: Split, *, mirrored: bool = False) -> SplitLogits:
+        seeds = tuple(run.seed for run in runs)
+        self.asked.append((seeds, split, mirrored))
+        given = np.array(BY_SEED[seeds][split == "test"])
+        found, mirror = (np.log(np.stack([1 - each, each], 1)).astype(np.float32) for each in (given, self._mirror))
+        return SplitLogits(logits=found, labels=CLASSES, mirrored=mirror if mirrored else None)
+
+
+def test_the_mean_of_the_probabilities_of_all_seeds_is_chosen_if_it_is_better_than_one_training_and_the_soup() -> None:
+    only = config(7, [0.75, 0.75])
+    found = networks.best_network(only, Deciding(mirror_helps=False))
+    assert (found.is_ensemble, found.is_soup, found.mirrored) == (True, False, False)
+    assert [run.seed for run in found.runs] == [1, 2]
+    assert found.validation is not None
+    assert found.validation.accuracy == found.ensemble_accuracy == 1.0
+    np.testing.assert_allclose(np.exp(found.validation.logits[:, 1]), [0.35, 0.9, 0.35, 0.9], rtol=1e-5)
+
+
+def test_mirror_images_count_in_the_ensemble_of_seeds_if_they_lower_the_cross_entropy() -> None:
+    only = config(7, [0.75, 0.75])
+    helped = networks.best_network(only, Deciding(mirror_helps=True))
+    assert helped.mirrored
+    assert helped.validation is not None
+    np.testing.assert_allclose(np.exp(helped.validation.logits[:, 1]), [0.2, 0.925, 0.2, 0.925], rtol=1e-5)
+    never = networks.best_network(only, Deciding(mirror_helps=True), networks.Forms(mirror="never"))
+    assert (never.is_ensemble, never.mirrored) == (True, False)
+    always = networks.best_network(only, Deciding(mirror_helps=False), networks.Forms(mirror="always"))
+    assert not always.is_ensemble  # the mirror images make it worse than one training
+
+
+def test_a_retraining_for_one_network_never_gives_an_ensemble() -> None:
+    ask = Deciding(mirror_helps=True)
+    found = networks.best_network(config(7, [0.75, 0.75]), ask, networks.Forms(ensembles=False))
+    assert (found.is_ensemble, len(found.runs), found.ensemble_accuracy) == (False, 1, None)
+    assert not any(mirrored for *_, mirrored in ask.asked)
+    subject = replace(SUBJECT, forms=networks.Forms(ensembles=False))
+    candidates = retrain_verdict.build_candidates([config(7, [0.75, 0.75])], RULE, ask, subject.forms)
+    verdict, _ = retrain_verdict.judge(subject, candidates, ask, notes=[])
+    assert (verdict.single, verdict.networks[0].is_ensemble) == (True, False)
+
+
+def test_the_ensemble_of_seeds_is_measured_on_test_images_as_the_mean_of_probabilities() -> None:
+    ask = Deciding(mirror_helps=False)
+    candidates = retrain_verdict.build_candidates([config(7, [0.75, 0.75])], RULE, ask)
+    verdict, network = retrain_verdict.judge(SUBJECT, candidates, ask, notes=[])
+    assert network.is_ensemble
+    assert (verdict.validation_accuracy, verdict.test_accuracy) == (1.0, 0.75)
+    chosen = verdict.networks[0]
+    assert (chosen.is_ensemble, chosen.chosen_seeds, chosen.test_accuracies) == (True, (1, 2), (0.5, 0.5))
+    assert verdict.soup == (
+        "The version is the mean of the probabilities of seeds 1, 2: 1.0000 on the validation images; the best single seed has "
+        "0.7500, the best average of several seeds' weights 0.7500."
+    )
+    splits = [split for _, split, _ in ask.asked]
+    assert splits == sorted(splits, reverse=True)
+    assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
+
+
+def test_the_temperature_of_an_ensemble_applies_to_each_network_before_the_mean() -> None:
+    given = [Deciding(mirror_helps=False)(config(7, [0.75, 0.75]), [run], "test") for run in config(7, [0.75, 0.75]).runs]
+    found = networks.average_probabilities(given, mirrored=False).at(0.5)
+    # with a temperature of 0.5, a probability p becomes p² / (p² + (1 - p)²)
+    sharper = [[p**2 / (p**2 + (1 - p) ** 2) for p in BY_SEED[(seed,)][1]] for seed in (1, 2)]
+    np.testing.assert_allclose(np.exp(found.logits[:, 1]), np.mean(sharper, 0), rtol=1e-5)
+    assert given[0].at(0.5) is given[0]  # one network has no other classes with a temperature
+
+
+def test_an_ensemble_trained_on_validation_images_is_that_of_all_seeds_as_the_train_split_chose() -> None:
+    of_train = Deciding(mirror_helps=True)
+    candidates = retrain_verdict.build_candidates([config(7, [0.75, 0.75])], RULE, of_train)
+    on_all = Deciding(mirror_helps=True)
+    verdict, network = retrain_verdict.judge_on_all(SUBJECT, candidates, of_train, (config(7, [0.75, 0.75]), on_all), notes=[])
+    assert (network.is_ensemble, network.mirrored, [run.seed for run in network.runs]) == (True, True, [1, 2])
+    assert {(split, mirrored) for _, split, mirrored in on_all.asked} == {("test", True)}
+    assert "the mean of the probabilities of all seeds, with mirror images; tuner set this rule in advance" in verdict.soup
+    assert (verdict.networks[0].mirrored, verdict.validation_accuracy) == (True, None)
+
+
+def test_a_version_of_an_earlier_tuner_is_no_ensemble() -> None:
+    verdict, _ = judged()
+    stored = verdict.model_dump(mode="json", exclude={"single": True, "networks": {"__all__": {"is_ensemble", "mirrored"}}})
+    found = Verdict.model_validate(stored)
+    assert (found.single, found.networks[0].is_ensemble, found.networks[0].mirrored) == (False, False, False)
+
+
+def test_the_weights_of_an_ensemble_are_one_file(tmp_path: Path) -> None:
+    for name, content in (("a", b"first"), ("b", b"second")):
+        (tmp_path / name).write_bytes(content)
+    for name in ("once.zip", "again.zip"):
+        networks.pack([tmp_path / "a", tmp_path / "b"], tmp_path / name)
+    assert (tmp_path / "once.zip").read_bytes() == (tmp_path / "again.zip").read_bytes()
+    (tmp_path / "to").mkdir()
+    assert [path.read_bytes() for path in networks.unpack(tmp_path / "once.zip", tmp_path / "to")] == [b"first", b"second"]
+    with pytest.raises(DataError, match="does not hold the weights of an ensemble"):
+        networks.unpack(tmp_path / "a", tmp_path / "to")

@@ -76,6 +76,19 @@ def test_an_unchanged_bundle_passes_every_check(bundle: Path, trainer: list[erra
     assert trainer[0].model == str(bundle / "model.keras")
 
 
+def test_the_test_accuracy_of_an_ensemble_of_several_sizes_is_that_through_the_exported_model(
+    bundle: Path, trainer: list[errands.Verify]
+) -> None:
+    path = bundle / "metrics.json"
+    recorded = json.loads(path.read_text())
+    for through, outcome in ((0.9, Outcome.OK), (0.95, Outcome.FAILED)):
+        path.write_text(json.dumps(recorded | {"test": recorded["test"] | {"accuracy": 0.95, "exported_accuracy": through}}))
+        manifest.write(bundle)
+        found = verified(bundle)["test metrics"]
+        assert found[0] is outcome
+        assert ("0.9500 on images of their own size" in found[1]) == (outcome is Outcome.OK)
+
+
 def test_a_signature_is_checked_with_a_key_and_reported_without_one(bundle: Path, trainer: list[errands.Verify], tmp_path: Path) -> None:
     public = sign.make_keys(tmp_path / "key")
     assert verified(bundle, key=public)["signature"][0] is Outcome.FAILED

@@ -1,5 +1,6 @@
 """A small real model in every format: written, loaded, compared, and used as the model card says."""
 
+import json
 import subprocess
 import sys
 import sysconfig
@@ -13,16 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.keras_studies import NETWORK, study
 from tests.tasks.images.training.test_standalone import weights_of
 from tuner import errors
 from tuner.kernels import checkpoints
-from tuner.protocol import errands
+from tuner.protocol import errands, messages
 from tuner.protocol.errands import Format
-from tuner.results.bundle import card
+from tuner.results import ensemble as ensembles
+from tuner.results.bundle import bundle, card
+from tuner.results.retrain import networks
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.tasks.images.training import standalone
+from tuner.tasks.images.training import evaluation, probe, standalone, study_context
 from tuner.tasks.images.training.study_context import StudyContext
-from tuner.trainer.export import export, exported_model, formats
+from tuner.trainer.export import export, exported_model, formats, verify
 from tuner.trust import keras_file
 
 HYPERPARAMETERS = Hyperparameters.model_validate({"features": "several", "head_units": (9,), "activation": "silu"})
@@ -219,3 +223,109 @@ def test_an_ensemble_is_written_in_every_format_and_each_agrees(context: StudyCo
         assert found.agreement == 1
         assert found.max_difference < 1e-5
     keras_file.require_safe(tmp_path / "bundle" / errands.BUNDLE_PATHS[Format.KERAS])
+
+
+def test_models_are_measured_until_one_is_fast_enough(context: StudyContext) -> None:
+    drawn = weights_of(context, HYPERPARAMETERS)
+    models = [standalone.build(context, HYPERPARAMETERS, [factor * each for each in drawn], temperature=1.0) for factor in (1.0, 0.5)]
+    variants = tuple(
+        errands.Variant(members=members, mirrored=mirrored) for members, mirrored in (((0, 1), True), ((0, 1), False), ((1,), False))
+    )
+
+    def measured(limit: float) -> errands.Measured:
+        return export.measure_variants(models, errands.Measure(cache="", networks=(), variants=variants, most_milliseconds=limit))
+
+    first = measured(1e6)
+    assert first.milliseconds[0] is not None and first.milliseconds[0] > 0
+    assert first.milliseconds[1:] == (None, None)  # the first one was fast enough
+    none = measured(0.0)
+    assert none.milliseconds[:2] == (None, None)  # their members alone take longer
+    assert none.milliseconds[2] == none.alone[1] > 0
+
+
+@pytest.fixture(scope="module")
+def of_two_sizes(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[errands.Exported, Path, list[StudyContext]]:
+    """Give an ensemble of two networks with images of 32 and 48 pixels in every format, with its folder and its contexts."""
+    folder = tmp_path_factory.mktemp("sizes")
+    (folder / "bundle").mkdir()
+    contexts, networks = [], []
+    for size in (32, 48):
+        context = study_context.prepare(study(model=NETWORK | {"image_size": size}), cache=cache)
+        probed = probe.Probe(context, Hyperparameters(), seed=size)
+        for _ in probed.epochs():
+            pass
+        path = folder / f"{size}.npz"
+        checkpoints.write_weights(path, probed.weights(), study=context.identity)
+        contexts.append(context)
+        networks.append(errands.TrainedNetwork(spec="", hyperparameters=Hyperparameters(), weights=str(path)))
+    forms = tuple(form for form in Format if form is not Format.INT8)
+    changes = {"networks": tuple(networks), "mirrored": True, "formats": forms, "temperature": 1.0, "scores_test": True}
+    return export.write(contexts, order(folder).model_copy(update=changes)), folder, contexts
+
+
+def test_an_ensemble_of_two_sizes_is_written_in_every_format_and_each_agrees(
+    of_two_sizes: tuple[errands.Exported, Path, list[StudyContext]],
+) -> None:
+    told, folder, _ = of_two_sizes
+    for form in told.seconds:
+        model = str(folder / "bundle" / errands.BUNDLE_PATHS[form])
+        found = exported_model.compare(errands.Compare(format=form, path=model, answers=str(folder / "answers.npz")), threads=1)
+        assert found.agreement >= bundle.MIN_AGREEMENT[form]
+        assert found.max_difference < 1e-4
+    keras_file.require_safe(folder / "bundle" / errands.BUNDLE_PATHS[Format.KERAS])
+
+
+def test_a_verification_gives_the_test_accuracy_of_the_exported_model(
+    of_two_sizes: tuple[errands.Exported, Path, list[StudyContext]], cache: Path
+) -> None:
+    told, folder, contexts = of_two_sizes
+    assert told.test_accuracy is not None
+    # each member on images of its own size, as the study measured it: a few images may differ
+    logits = []
+    for context, name in zip(contexts, ("32", "48"), strict=True):
+        weights = checkpoints.read_weights(folder / f"{name}.npz", study=context.identity)
+        for mirrored in (False, True):
+            logits += evaluation.predict_splits(context, Hyperparameters(), weights, [context.data.test], mirrored=mirrored)
+    labels = contexts[0].data.test.labels
+    alone = ensembles.accuracy(ensembles.mean([(each, None) for each in logits]), labels)
+    assert abs(told.test_accuracy - alone) <= 3 / len(labels)
+    assert alone > 0.3
+
+    probes = {"classes": list(told.classes), "images": [one.model_dump() for one in told.probes]}
+    (folder / "bundle" / "probes" / errands.PREDICTIONS).write_text(json.dumps(probes))
+    asked = errands.Verify(
+        model=str(folder / "bundle" / "model.keras"), probes=str(folder / "bundle" / "probes"), cache=str(cache),
+        spec=contexts[1].study.model_dump_json(), is_robustness_wanted=False, most_images=1,
+    )  # fmt: skip
+    found = verify.verify(asked)
+    assert found.test is not None
+    assert found.test.accuracy == told.test_accuracy
+    assert (found.num_agreeing, found.num_probes) == (4, 4)
+
+
+def test_the_exported_ensemble_of_a_version_has_the_probabilities_that_were_measured(context: StudyContext, tmp_path: Path) -> None:
+    drawn = weights_of(context, HYPERPARAMETERS)
+    answers, paths = [], []
+    for number, factor in enumerate((1.0, 0.5)):
+        path = tmp_path / f"{number}.npz"
+        checkpoints.write_weights(path, [factor * each for each in drawn], study=context.identity)
+        asked = messages.Predict(
+            trial=number, hyperparameters=HYPERPARAMETERS, weights=(str(path),), splits=("validation",), mirrored=True,
+            to=str(tmp_path / f"answers-{number}.npz"),
+        )  # fmt: skip
+        evaluation.predict(context, asked)
+        answers.append(networks.read_logits(Path(asked.to), "validation"))
+        paths.append(path)
+    wanted = networks.average_probabilities(answers, mirrored=True).at(1.3)
+
+    networks.pack(paths, tmp_path / "ensemble.zip")
+    (tmp_path / "unpacked").mkdir()
+    (tmp_path / "bundle").mkdir()
+    trained = tuple(
+        errands.TrainedNetwork(spec="", hyperparameters=HYPERPARAMETERS, weights=str(path))
+        for path in networks.unpack(tmp_path / "ensemble.zip", tmp_path / "unpacked")
+    )
+    changes = {"networks": trained, "mirrored": True, "formats": (Format.KERAS,), "num_compared": 1000}
+    export.write([context, context], order(tmp_path).model_copy(update=changes))
+    with np.load(tmp_path / "answers.npz") as found:
+        np.testing.assert_allclose(found["probabilities"], np.exp(wanted.logits), atol=1e-5)

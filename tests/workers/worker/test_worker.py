@@ -135,6 +135,27 @@ def test_the_best_fine_tuned_trials_keep_their_weights_and_all_keep_their_logits
     assert all(Path(trial.user_attrs["logits"]).is_file() for trial in found)
 
 
+def test_fewer_trials_keep_their_weights_if_these_are_larger_than_the_limit(make: Make) -> None:
+    runner = make(budget={"trials": 8}, training={"promote": 1.0}, results={"keep": 6, "keep_gb": 22e-9})
+    runner.script = Script(writes_logits=True)
+    runner.work()
+    found = runner.study.optuna.get_trials(deepcopy=False)
+    ranked = sorted(found, key=lambda trial: (-trial.value, trial.number))
+    kept = sorted({0, *(trial.number for trial in ranked[:3])})  # weights of the rehearsal have 7 bytes
+    assert [trial.number for trial in found if "weights" in trial.user_attrs] == kept
+    assert [trial.user_attrs["weights_bytes"] for trial in found if "weights" in trial.user_attrs] == [7] * len(kept)
+    assert sorted(path.parent.name for path in runner.folder.rglob("*.weights")) == [f"trial-{number:05d}" for number in kept]
+
+
+def test_the_best_trial_keeps_its_weights_even_if_they_are_larger_than_the_limit(make: Make) -> None:
+    runner = make(budget={"trials": 5}, training={"promote": 1.0}, results={"keep_gb": 1e-9})
+    runner.script = Script(writes_logits=True)
+    runner.work()
+    found = runner.study.optuna.get_trials(deepcopy=False)
+    best = max(found, key=lambda trial: (trial.value, -trial.number))
+    assert {trial.number for trial in found if "weights" in trial.user_attrs} == {0, best.number}
+
+
 def test_a_worker_deletes_no_weights_outside_the_folder_of_the_study(make: Make, tmp_path: Path) -> None:
     runner = make(budget={"trials": 4}, training={"promote": 1.0}, results={"keep": 1})
     runner.script = Script(writes_logits=True)

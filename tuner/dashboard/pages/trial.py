@@ -13,13 +13,13 @@ from tuner.dashboard.pages.rendering import LivePage, NotFound, Site, parse_whol
 from tuner.drawing import charts
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.storage import tables
-from tuner.storage.attributes import ERROR, LOGITS, MESSAGE, PREPARED, REASON, WEIGHTS
+from tuner.storage.attributes import ERROR, LOGITS, MESSAGE, PREPARED, REASON, WEIGHTS, WEIGHTS_BYTES
 from tuner.views import trial as views_trial
 from tuner.views.studies import Listed
 from tuner.views.trial import Trial
 
 #: attributes that are not listed: the page shows them elsewhere, or they are paths on a worker
-_UNLISTED = (ERROR, LOGITS, MESSAGE, REASON, WEIGHTS)
+_UNLISTED = (ERROR, LOGITS, MESSAGE, REASON, WEIGHTS, WEIGHTS_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,21 +132,27 @@ def read(folder: Path) -> Contents:
 def _export(facts: ModelFacts, weights: Sequence[Path], folder: Path, answers: Path, wanted: BundleOptions) -> errands.Exported:
     order = errands.Export(
         cache=str(wanted.cache),
-        networks=tuple(
-            errands.TrainedNetwork(spec=spec.model_dump_json(), hyperparameters=hyperparameters, weights=str(path))
-            for (spec, hyperparameters), path in zip(facts.networks, weights, strict=True)
-        ),
-        mirrored=facts.ensemble is not None and facts.ensemble.mirrored,
+        networks=trained_networks(facts, weights),
+        mirrored=facts.mirrored,
         temperature=facts.temperature,
         formats=wanted.formats,
         folder=str(folder),
         num_probes=NUM_PROBES,
         answers=str(answers),
         num_compared=NUM_COMPARED,
+        scores_test=facts.test is not None and facts.has_several_sizes,
     )
     answer = evaluation.run(order, threads=wanted.threads)
     assert isinstance(answer, errands.Exported)
     return answer
+
+
+def trained_networks(facts: ModelFacts, weights: Sequence[Path]) -> tuple[errands.TrainedNetwork, ...]:
+    """Return the networks of a model; `weights` are their files."""
+    return tuple(
+        errands.TrainedNetwork(spec=spec.model_dump_json(), hyperparameters=hyperparameters, weights=str(path))
+        for (spec, hyperparameters), path in zip(facts.networks, weights, strict=True)
+    )
 
 
 def _compare(form: Format, folder: Path, answers: Path, wanted: BundleOptions, tell: Tell) -> errands.Compared:
@@ -175,7 +181,7 @@ def _describe(facts: ModelFacts, exported: errands.Exported, compared: dict[Form
     """Write all files of the bundle except the models."""
     rows = [_row(form, compared[form], folder) for form in compared]
     labels = [wording.one_line(name) for name in exported.classes]
-    metrics = model_facts.metrics(facts)
+    metrics = model_facts.metrics(facts, exported_accuracy=exported.test_accuracy)
     (folder / PLOTS).mkdir()
     drawn = plots.write(facts, folder / PLOTS)
     texts = {

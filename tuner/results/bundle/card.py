@@ -38,7 +38,7 @@ def text(facts: ModelFacts, exported: errands.Exported, rows: Sequence[Mapping[s
     parts = [
         _front_matter(facts),
         f"# {_name(facts)}\n\n{facts.headline}",
-        _results(facts),
+        _results(facts, exported),
         _use(facts, exported),
         _formats(rows),
         _data(facts),
@@ -77,12 +77,15 @@ def _front_matter(facts: ModelFacts) -> str:
     )
 
 
-def _results(facts: ModelFacts) -> str:
+def _results(facts: ModelFacts, exported: errands.Exported) -> str:
     best, prepared = facts.best, facts.prepared
     rows = ["| | accuracy | images |", "|---|---|---|"]
     if facts.test is not None and facts.test_interval is not None:
         low, high = facts.test_interval
         rows.append(f"| test | {facts.test[0]:.4f}, 95 % interval {low:.4f} to {high:.4f} | {facts.test[1]:,} |")
+        if exported.test_accuracy is not None:
+            through = "test, through this model, which reduces images for its smaller members"
+            rows.append(f"| {through} | {exported.test_accuracy:.4f} | {facts.test[1]:,} |")
     if facts.validation_accuracy is not None:
         rows.append(f"| validation | {facts.validation_accuracy:.4f} | {prepared.num_validation:,} |")
     if facts.verdict is None and best.rule_value is not None:
@@ -217,6 +220,11 @@ def _repeat(facts: ModelFacts) -> str:
         return f"The ensemble of the study taught the network; `tuner run config.yaml` trains {form}, by the labels."
     if facts.ensemble is not None:
         return f"`tuner run config.yaml` trains trial {facts.best.trial} again; `config.yaml` lists the hyperparameters of every member."
+    if facts.ensemble_seeds:
+        many = wording.listed(facts.ensemble_seeds)
+        return (
+            f"The model averages the probabilities of the trainings with seeds {many}; `tuner run config.yaml` repeats the first of them."
+        )
     seeds = () if facts.verdict is None else facts.verdict.networks[0].chosen_seeds
     if len(seeds) > 1:
         many = wording.listed(seeds)

@@ -61,12 +61,30 @@ class ModelFacts:
     def networks(self) -> list[tuple[StudySpec, Hyperparameters]]:
         """The study and the hyperparameters of each network."""
         if not self.members:
-            return [(self.spec, self.hyperparameters)]
+            return [(self.spec, self.hyperparameters)] * len(self.ensemble_seeds or (0,))
         # `spec` has the place of the images on this machine, and the model of the best member
         of_study = [self.spec.model_copy(update={"model": member.spec.model}) for member in self.members]
         return [
             (spec.of_trial(member.hyperparameters), member.hyperparameters) for spec, member in zip(of_study, self.members, strict=True)
         ]
+
+    @property
+    def ensemble_seeds(self) -> tuple[int, ...]:
+        """Seeds of the trainings of a version that is an ensemble of one configuration; () for another model."""
+        chosen = None if self.verdict is None else self.verdict.networks[0]
+        return chosen.chosen_seeds if chosen is not None and chosen.is_ensemble else ()
+
+    @property
+    def has_several_sizes(self) -> bool:
+        """Whether its networks take images of several sizes, so that the model reduces the image for the smaller ones."""
+        return len({spec.model.image_size for spec, _ in self.networks}) > 1
+
+    @property
+    def mirrored(self) -> bool:
+        """Whether the model averages each image with its mirror image."""
+        if self.verdict is not None:
+            return self.verdict.networks[0].mirrored
+        return self.ensemble is not None and self.ensemble.mirrored
 
     @property
     def test(self) -> tuple[float, int] | None:
@@ -219,10 +237,12 @@ def caution(facts: ModelFacts) -> str:
     )
 
 
-def metrics(facts: ModelFacts) -> dict[str, Any]:
-    """Return the contents of metrics.json."""
+def metrics(facts: ModelFacts, *, exported_accuracy: float | None = None) -> dict[str, Any]:
+    """Return the contents of metrics.json; `exported_accuracy` is the test accuracy through the exported model, if it was measured."""
     best, prepared = facts.best, facts.prepared
     test = None if facts.test is None else {"accuracy": facts.test[0], "num_images": facts.test[1], "interval": facts.test_interval}
+    if test is not None and exported_accuracy is not None:
+        test["exported_accuracy"] = exported_accuracy
     by_class = {
         "confusion": [list(row) for row in facts.confusion],
         "classes": [one.model_dump() for one in facts.classes],
@@ -241,6 +261,7 @@ def metrics(facts: ModelFacts) -> dict[str, Any]:
         "ensemble": None if facts.ensemble is None else facts.ensemble.model_dump(mode="json", exclude={"confusion"}),
         "taught": None if facts.taught is None else facts.taught.model_dump(mode="json", exclude={"confusion", "weights"}),
         "retraining": None if facts.verdict is None else facts.verdict.model_dump(mode="json"),
+        "mirrored": facts.mirrored,
         "temperature": facts.temperature,
         "classes": list(prepared.classes),
         "images": {"train": prepared.num_train, "validation": prepared.num_validation, "test": prepared.num_test},

@@ -1,7 +1,7 @@
 """Verdict: the test of the network that a retraining has chosen, with intervals, comparisons and the optimism of the search."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from tuner import wording
 from tuner.results import statistics
 from tuner.results.retrain import networks, trainings
-from tuner.results.retrain.networks import Evaluator, Network, SplitLogits, Temperature, TestedNetwork
+from tuner.results.retrain.networks import Evaluator, Forms, Network, SplitLogits, Temperature, TestedNetwork
 from tuner.results.retrain.trainings import RetrainedConfig
 from tuner.results.statistics import ClassFigures
 from tuner.spec.hyperparameters import Hyperparameters
@@ -62,8 +62,11 @@ class JudgedConfig(_Figures):
     values: tuple[float, ...]
     mean: float | None
     spread: float | None
-    #: seeds of the trainings whose weights are averaged; a single one is taken as it is
+    #: seeds of the trainings whose weights are averaged, or whose probabilities are; a single one is taken as it is
     chosen_seeds: tuple[int, ...]
+    #: whether their probabilities are averaged, and whether also over each image and its mirror image
+    is_ensemble: bool = False
+    mirrored: bool = False
     #: of that network; None if it was trained on the validation images
     validation_accuracy: float | None
     test_accuracy: float
@@ -122,8 +125,10 @@ class Verdict(_Figures):
     trained_on: Literal["train", "train+validation"]
     #: why this config was chosen, in sentences
     choice: tuple[str, ...]
-    #: whether a soup was chosen and why, in a sentence
+    #: whether a soup or an ensemble was chosen and why, in a sentence
     soup: str
+    #: whether ensembles were left out
+    single: bool = False
     #: validation accuracy of the network; None if it was trained on the validation images
     validation_accuracy: float | None
     test_accuracy: float
@@ -156,6 +161,8 @@ class VerdictSubject:
     best: tuple[int, float]
     #: hyperparameters of trial 0 of the search; None if unknown
     rule: Hyperparameters | None
+    #: what the network of a config may be
+    forms: Forms = field(default_factory=Forms)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +176,9 @@ class Candidates:
     others: dict[str, Network]
 
 
-def build_candidates(configs: Sequence[RetrainedConfig], rule: Hyperparameters | None, ask: Evaluator) -> Candidates:
+def build_candidates(
+    configs: Sequence[RetrainedConfig], rule: Hyperparameters | None, ask: Evaluator, forms: Forms | None = None
+) -> Candidates:
     """Build the networks of the chosen config, of the next best one and of the rule, on the validation images alone.
 
     Raises:
@@ -184,8 +193,8 @@ def build_candidates(configs: Sequence[RetrainedConfig], rule: Hyperparameters |
             named[RUNNER_UP_AND_RULE if is_rule else RUNNER_UP] = config
         elif is_rule:
             named[RULE] = config
-    others = {name: networks.best_network(config, ask) for name, config in named.items()}
-    return Candidates(configs=tuple(configs), chosen=networks.best_network(chosen, ask), others=others)
+    others = {name: networks.best_network(config, ask, forms) for name, config in named.items()}
+    return Candidates(configs=tuple(configs), chosen=networks.best_network(chosen, ask, forms), others=others)
 
 
 def judge(subject: VerdictSubject, candidates: Candidates, ask: Evaluator, *, notes: Sequence[str]) -> tuple[Verdict, Network]:
@@ -205,7 +214,8 @@ def judge_on_all(
     others = {ON_TRAIN: networks.test(candidates.chosen, of_train)}
     others |= {name: networks.test(network, of_train) for name, network in candidates.others.items()}
     config, ask = on_all
-    network = networks.declared_network(config, soup=candidates.chosen.is_soup)
+    like = candidates.chosen
+    network = networks.declared_network(config, soup=like.is_soup, ensemble=like.is_ensemble, mirrored=like.mirrored)
     chosen = networks.test(network, ask)
     remarks = (
         "The version was trained on the train and the validation split, so it has no validation accuracy. "
@@ -224,6 +234,8 @@ def _verdict(
     notes: Sequence[str],
     trained_on: Literal["train", "train+validation"],
 ) -> Verdict:
+    temperature = networks.temperature(candidates.chosen)
+    chosen = chosen.at(temperature.chosen)
     classes, counts, macro_f1, macro_f1_interval = figures(chosen.test, subject.classes)
     validation = chosen.network.validation
     number = len(chosen.test.labels)
@@ -233,6 +245,7 @@ def _verdict(
         trained_on=trained_on,
         choice=tuple(trainings.choice_words(candidates.configs)),
         soup=soup_words(chosen),
+        single=not subject.forms.ensembles,
         validation_accuracy=None if validation is None else validation.accuracy,
         test_accuracy=chosen.test.accuracy,
         test_interval=statistics.wilson(int(chosen.test.right.sum()), number),
@@ -241,7 +254,7 @@ def _verdict(
         macro_f1_interval=macro_f1_interval,
         classes=classes,
         confusion=counts,
-        calibration=calibration(chosen.test, networks.temperature(candidates.chosen)),
+        calibration=calibration(chosen.test, temperature),
         optimism=optimism(subject.best, candidates.configs[0], chosen.test.accuracy),
         networks=(
             judged_config(chosen, is_measured=validation is not None),
@@ -264,14 +277,14 @@ def figures(answers: SplitLogits, names: Sequence[str]) -> tuple[tuple[ClassFigu
 
 def calibration(answers: SplitLogits, found: Temperature) -> Calibration:
     """Measure how well probabilities match the accuracy before and after a temperature."""
-    before, after = (statistics.probabilities(answers.logits, each) for each in (1.0, found.chosen))
+    before, after = (statistics.probabilities(answers.source, each) for each in (1.0, found.chosen))
     return Calibration(
         temperature=found.chosen,
         fitted_temperature=found.fitted,
         error_before=statistics.calibration_error(before, answers.labels),
         error_after=statistics.calibration_error(after, answers.labels),
-        log_loss_before=statistics.log_loss(answers.logits, answers.labels),
-        log_loss_after=statistics.log_loss(answers.logits, answers.labels, found.chosen),
+        log_loss_before=statistics.log_loss(answers.source, answers.labels),
+        log_loss_after=statistics.log_loss(answers.source, answers.labels, found.chosen),
         bins=tuple(statistics.bins(after, answers.labels)),
     )
 
@@ -288,6 +301,8 @@ def judged_config(examined: TestedNetwork, *, is_measured: bool = True) -> Judge
         mean=config.mean if is_measured else None,
         spread=config.spread if is_measured else None,
         chosen_seeds=tuple(run.seed for run in network.runs),
+        is_ensemble=network.is_ensemble,
+        mirrored=network.mirrored,
         validation_accuracy=None if network.validation is None else network.validation.accuracy,
         test_accuracy=examined.test.accuracy,
         test_interval=statistics.wilson(right, len(examined.test.labels)),
@@ -320,22 +335,33 @@ def optimism(best: tuple[int, float], config: RetrainedConfig, test_accuracy: fl
 
 
 def soup_words(examined: TestedNetwork) -> str:
-    """Return a sentence on whether a soup was chosen and why."""
+    """Return a sentence on whether a soup or an ensemble was chosen and why."""
     network = examined.network
+    with_mirror = ", with mirror images" if network.mirrored else ""
     if network.validation is None:
         seeds = "the average of all seeds' weights" if network.is_soup else "the training with the first seed"
+        if network.is_ensemble:
+            seeds = f"the mean of the probabilities of all seeds{with_mirror}"
         return f"The version is {seeds}; tuner set this rule in advance, because no images are left for the choice."
     if not network.tried:
         return "There is one seed, so there are no weights to average."
+    best = max(accuracy for _, accuracy in network.tried)
+    if network.is_ensemble:
+        return (
+            f"The version is the mean of the probabilities of seeds {wording.listed(run.seed for run in network.runs)}{with_mirror}: "
+            f"{network.validation.accuracy:.4f} on the validation images; the best single seed has {network.config.by_value[0].value:.4f}, "
+            f"the best average of several seeds' weights {best:.4f}."
+        )
+    tried = "" if network.ensemble_accuracy is None else f", the mean of their probabilities {network.ensemble_accuracy:.4f}"
     if network.is_soup:
         return (
             f"The version is the average of the weights of seeds {wording.listed(run.seed for run in network.runs)}: "
-            f"{network.validation.accuracy:.4f} on the validation images; the best single seed has {network.config.by_value[0].value:.4f}."
+            f"{network.validation.accuracy:.4f} on the validation images; the best single seed has {network.config.by_value[0].value:.4f}"
+            f"{tried}."
         )
-    best = max(accuracy for _, accuracy in network.tried)
     return (
         f"The version is the training with seed {network.runs[0].seed}: {network.validation.accuracy:.4f} on the validation images; "
-        f"the best average of several seeds' weights has {best:.4f}."
+        f"the best average of several seeds' weights has {best:.4f}{tried}."
     )
 
 

@@ -12,12 +12,15 @@ from PIL import Image
 from tuner.kernels import checkpoints, devices
 from tuner.protocol import errands
 from tuner.spec import study as spec_study
+from tuner.tasks.images.data import resized
 from tuner.tasks.images.training import features, prepared, standalone, study_context, training_data
 from tuner.tasks.images.training.study_context import StudyContext
 from tuner.trainer.export import exported_model, formats
 
 #: number of training images that calibrate int8
 _NUM_CALIBRATING = 100
+#: a model whose members alone take this multiple of the limit is not measured
+_HOPEFUL = 2.0
 #: folder of the sample images whose predictions are recorded
 PROBES = "probes"
 
@@ -28,16 +31,53 @@ def export(order: errands.Export, share: devices.TrainerShare) -> errands.Export
     Raises:
         RequestError: the data or a network cannot be used as its study names them, or `write` raises it.
     """
+    return write(_contexts(order.networks, order.cache, share), order)
+
+
+def _contexts(networks: Sequence[errands.TrainedNetwork], cache: str, share: devices.TrainerShare) -> list[StudyContext]:
+    """Load the study of each network, as its trial sees it; equal ones are loaded once."""
     loaded: dict[str, StudyContext] = {}
     contexts = []
-    for network in order.networks:
+    for network in networks:
         study = spec_study.StudySpec.model_validate_json(network.spec).of_trial(network.hyperparameters)
         key = study.model.model_dump_json()
         if key not in loaded:
             devices.set_precision(study.training.precision)
-            loaded[key] = study_context.prepare(study, cache=Path(order.cache), share=share)
+            loaded[key] = study_context.prepare(study, cache=Path(cache), share=share)
         contexts.append(loaded[key])
-    return write(contexts, order)
+    return contexts
+
+
+def measure(order: errands.Measure, share: devices.TrainerShare) -> errands.Measured:
+    """Load the study of each network, and measure the time of models.
+
+    Raises:
+        RequestError: the data or a network cannot be used as its study names them, or a network cannot be exported.
+    """
+    contexts = _contexts(order.networks, order.cache, share)
+    return measure_variants(_models(contexts, order.networks, standalone.build, temperature=1.0), order)
+
+
+def measure_variants(models: Sequence[keras.Model], order: errands.Measure) -> errands.Measured:
+    """Measure each model alone, then the variants of an order until one is fast enough."""
+    alone = [_milliseconds(model) for model in models]
+    expected = [sum(alone[member] for member in one.members) * one.num_passes / len(one.members) for one in order.variants]
+    found: list[float | None] = [None] * len(order.variants)
+    for number, variant in enumerate(order.variants):
+        if variant.num_passes == 1:
+            found[number] = expected[number]
+        elif expected[number] <= max(min(expected), _HOPEFUL * order.most_milliseconds):
+            members = [models[member] for member in variant.members]
+            found[number] = _milliseconds(standalone.averaged(members, mirrored=variant.mirrored))
+        measured = found[number]
+        if measured is not None and measured <= order.most_milliseconds:
+            break
+    return errands.Measured(milliseconds=tuple(found), alone=tuple(alone))
+
+
+def _milliseconds(model: keras.Model) -> float:
+    images = np.random.default_rng(0).integers(0, 256, (4, *model.inputs[0].shape[1:]), np.uint8)
+    return exported_model.milliseconds(exported_model.as_graph(model), images)
 
 
 def write(contexts: Sequence[StudyContext], order: errands.Export) -> errands.Exported:
@@ -69,23 +109,36 @@ def write(contexts: Sequence[StudyContext], order: errands.Export) -> errands.Ex
         seconds=seconds,
         probes=_probes(model, largest, order),
         num_compared=len(compared),
+        test_accuracy=_accuracy(model, largest.data.test) if order.scores_test else None,
         packages={found.name: found.version for found in sorted(metadata.distributions(), key=lambda found: found.name.lower())},
         versions=prepared.versions(),
     )
 
 
 def _built(contexts: Sequence[StudyContext], order: errands.Export, build: Callable[..., keras.Model]) -> keras.Model:
-    models = []
-    for context, network in zip(contexts, order.networks, strict=True):
-        weights = checkpoints.read_weights(Path(network.weights), study=context.identity)
-        models.append(build(context, network.hyperparameters, weights, temperature=order.temperature))
+    models = _models(contexts, order.networks, build, temperature=order.temperature)
     return models[0] if len(models) == 1 and not order.mirrored else standalone.averaged(models, mirrored=order.mirrored)
 
 
-def predict(model: keras.Model, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _models(
+    contexts: Sequence[StudyContext], networks: Sequence[errands.TrainedNetwork], build: Callable[..., keras.Model], *, temperature: float
+) -> list[keras.Model]:
+    models = []
+    for context, network in zip(contexts, networks, strict=True):
+        weights = checkpoints.read_weights(Path(network.weights), study=context.identity)
+        models.append(build(context, network.hyperparameters, weights, temperature=temperature))
+    return models
+
+
+def predict(model: keras.Model, images: resized.ResizedImages) -> NDArray[np.float32]:
     """Predict the probabilities (n, classes) of images."""
-    call = exported_model.as_graph(model)
-    return np.concatenate([call(images[start : start + features.BATCH]) for start in range(0, len(images), features.BATCH)])
+    call, starts = exported_model.as_graph(model), range(0, len(images), features.BATCH)
+    return np.concatenate([call(np.asarray(images[start : start + features.BATCH])) for start in starts])
+
+
+def _accuracy(model: keras.Model, split: training_data.Split) -> float:
+    """Return the share of images of a split whose true class has the highest probability."""
+    return float((predict(model, split.images).argmax(1) == split.labels).mean())
 
 
 def _spread(split: training_data.Split, most: int) -> NDArray[np.uint8]:

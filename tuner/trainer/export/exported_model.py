@@ -113,26 +113,26 @@ def compare(order: errands.Compare, *, threads: int) -> errands.Compared:
     start = time.perf_counter()
     model = load(order.format, Path(order.path), threads=threads)
     load_seconds = time.perf_counter() - start
-    timed = _seconds(model, images)
+    timed = milliseconds(model, images)
     found = np.concatenate([model(images[first : first + _BATCH]) for first in range(0, len(images), _BATCH)])
     return errands.Compared(
         num_images=len(images),
         max_difference=float(np.abs(found - wanted).max()),
         agreement=float((found.argmax(1) == wanted.argmax(1)).mean()),
-        milliseconds=1000 * statistics.median(timed),
+        milliseconds=timed,
         load_seconds=load_seconds,
     )
 
 
-def _seconds(model: Model, images: np.ndarray) -> list[float]:
-    """Return the seconds for each of several images, one at a time."""
+def milliseconds(model: Model, images: NDArray[np.uint8]) -> float:
+    """Return the median time for one image, over several images one at a time."""
     found = []
     for number in range(_NUM_WARMING + _NUM_TIMED):
         image = images[number % len(images)][None]
         start = time.perf_counter()
         model(image)
         found.append(time.perf_counter() - start)
-    return found[_NUM_WARMING:]
+    return 1000 * statistics.median(found[_NUM_WARMING:])
 
 
 def predict_images(order: errands.PredictImages, *, threads: int) -> errands.ImagePredictions:

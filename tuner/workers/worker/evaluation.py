@@ -22,7 +22,11 @@ from tuner.workers.worker.trainer import Limits, Trainer, TrainerDied, TrainerHu
 COMMAND: tuple[str, ...] = (sys.executable, *trainer.PYTHON, "tuner.trainer.errand")
 
 
-def run(errand: errands.Errand, *, threads: int = 0) -> errands.Exported | errands.Compared | errands.ImagePredictions | errands.Verified:
+#: answers of an errand that succeeded
+ErrandResult = errands.Exported | errands.Measured | errands.Compared | errands.ImagePredictions | errands.Verified
+
+
+def run(errand: errands.Errand, *, threads: int = 0) -> ErrandResult:
     """Run an errand and return its answer; with 0 `threads`, it uses all cores.
 
     Raises:

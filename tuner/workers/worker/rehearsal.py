@@ -51,6 +51,8 @@ class Script:
     keeps_epochs: bool = False
     #: whether a completed trial writes the logits of its validation images, so that it can be a member of an ensemble
     writes_logits: bool = False
+    #: whether each training makes mistakes of its own, so that the mean of the probabilities of several trainings is better than each
+    mistakes_differ: bool = False
     #: file that gets a line for each epoch of fine-tuning: trial, step, seconds since 1970
     epoch_log: str = ""
     memory_bytes: int = 0
@@ -245,8 +247,11 @@ class Rehearsal:
             yield messages.Failed(trial=predict.trial, error="FileNotFoundError", message=f"not all of {predict.weights} exist")
             return
         share = accuracy(predict.hyperparameters, 5) + 0.02 * (len(predict.weights) - 1)
-        is_right = np.random.default_rng(len(predict.weights)).permutation(100) < 100 * share
-        logits = np.where(is_right, 1.0, -1.0)[:, None] * (2.0 * np.eye(2)[labels] - 1.0)
+        differs = self._script.mistakes_differ and len(predict.weights) == 1
+        seed = [1, predict.trial] if differs else len(predict.weights)
+        is_right = np.random.default_rng(seed).permutation(100) < 100 * share
+        # a right answer is more certain than a mistake, so that a mean is right if one of its members is
+        logits = np.where(is_right, 2.0 if differs else 1.0, -1.0)[:, None] * (2.0 * np.eye(2)[labels] - 1.0)
         found: dict[str, Any] = {name: logits.astype(np.float32) for name in predict.splits}
         found |= {f"{name}_labels": labels for name in predict.splits}
         found |= {f"{name}_mirrored": found[name] for name in predict.splits if predict.mirrored}

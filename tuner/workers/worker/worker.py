@@ -262,7 +262,7 @@ class Worker:
         """Store a result with its curve, and its weights and pictures if it is among the best."""
         assert self._prepared is not None
         device, path, logits = self._prepared.device, finished.weights, finished.logits
-        finished = self._files.with_urls(finished)
+        finished = self._files.with_urls(finished.model_copy(update={"weights_bytes": _size(path)}))
         if outbox.is_waiting:
             outbox.save(finished.model_copy(update={"pictures": {}}))
         stored = self._pictures.store(self._without_inferior_weights(finished))
@@ -286,7 +286,8 @@ class Worker:
         if finished.weights is None or finished.value is None or finished.trial == 0 or self._study.spec.retraining is not None:
             return finished
         try:
-            is_kept = retention.is_among_best(self._study, finished.value, is_fine_tuned=finished.logits is not None)
+            is_fine_tuned, num_bytes = finished.logits is not None, finished.weights_bytes or 0
+            is_kept = retention.is_among_best(self._study, finished.value, is_fine_tuned=is_fine_tuned, num_bytes=num_bytes)
         except StorageError:
             return finished
         return finished if is_kept else finished.model_copy(update={"weights": None})
@@ -375,6 +376,14 @@ class Worker:
         except StorageError:
             waiting()
             raise
+
+
+def _size(path: str | None) -> int | None:
+    """Return the size of a file; None if it does not exist."""
+    try:
+        return None if path is None else Path(path).stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 class TrialPictures:
