@@ -136,3 +136,14 @@ def test_init_refuses_what_it_cannot_read_in_one_line(
     assert code == 2
     assert len(err) == 1
     assert message in err[0]
+
+
+def test_check_shows_what_fits_into_the_timeout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "name: digits\ndata: {source: digits}\nmodel: {backbone: squeezenet1_1, image_size: [32, 64]}\nbudget: {timeout: %s}\n"
+    Path("study.yaml").write_text(text % "30h")
+    out = " ".join(run(capsys, "check", "study.yaml")[1].split())
+    assert "as many as the time allows of them are fine-tuned" in out
+    assert "time plan squeezenet1_1 at 64 pixels, 13 epochs, about" in out
+    assert "the study measures the speed of its machine before it decides" in out
+    Path("study.yaml").write_text(text % "1s")
+    assert "time plan squeezenet1_1 at 32 pixels, 9 epochs instead of 13" in " ".join(run(capsys, "check", "study.yaml")[1].split())

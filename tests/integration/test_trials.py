@@ -179,7 +179,7 @@ def test_a_lost_worker_that_returns_without_a_result_changes_nothing(begin: Begi
     again = by_hand.must_claim(study)
     steps: list[Callable[[], Any]] = [
         lambda: trials.report(study, lost, by_hand.epochs(lost, [0.9])),
-        lambda: trials.promoted(study, lost, messages.Probed(trial=0, value=0.9)),
+        lambda: trials.promotion(study, lost, messages.Probed(trial=0, value=0.9)),
         lambda: trials.fail(study, lost, by_hand.failed(lost)),
         lambda: by_hand.finish(study, lost, None, ending=Ending.SUSPENDED),
         lambda: trials.release(study, lost),
@@ -397,18 +397,18 @@ def test_probes_are_promoted_by_rank_and_the_answer_is_stored(begin: Begin) -> N
     answers = []
     for value in (0.5, 0.4, 0.3, 0.2, 0.9, 0.1):
         claimed = by_hand.must_claim(study)
-        answers.append(trials.promoted(study, claimed, messages.Probed(trial=claimed.number, value=value)))
+        answers.append(trials.promotion(study, claimed, messages.Probed(trial=claimed.number, value=value)).is_promoted)
     assert answers == [True, False, False, False, True, False]
     again = messages.Probed(trial=5, value=0.99)
-    assert not trials.promoted(study, claimed, again)
+    assert not trials.promotion(study, claimed, again).is_promoted
     assert stored(study, 4).user_attrs["probe_accuracy"] == 0.9
 
 
 def test_trial_zero_is_always_promoted(begin: Begin) -> None:
     study = begin()
     first, second = by_hand.must_claim(study), by_hand.must_claim(study)
-    assert trials.promoted(study, second, messages.Probed(trial=1, value=0.9))
-    assert trials.promoted(study, first, messages.Probed(trial=0, value=0.1))
+    assert trials.promotion(study, second, messages.Probed(trial=1, value=0.9)).is_promoted
+    assert trials.promotion(study, first, messages.Probed(trial=0, value=0.1)).is_promoted
 
 
 def test_a_trial_behind_the_others_is_pruned_in_the_second_half_of_its_fine_tuning(begin: Begin) -> None:

@@ -74,7 +74,7 @@ def _train(study: Study, claimed: Claim, marks: Path, *, waits: bool) -> None:
         if waits:
             signal.pause()
         value = (claimed.seed % 1000) / 1000
-        promoted = trials.promoted(study, claimed, messages.Probed(trial=claimed.number, value=value))
+        promoted = trials.promotion(study, claimed, messages.Probed(trial=claimed.number, value=value)).is_promoted
         ending = Ending.COMPLETED if promoted else Ending.STOPPED
         finished = by_hand.finished(claimed, value, ending=ending, reason="" if promoted else "its probe was not among the best")
         trials.finish(study, claimed, finished, curve, device=by_hand.PREPARED.device)

@@ -85,7 +85,7 @@ ONE_MISTAKE = [
     ("budget: {target: 95}", "budget.target", "is 95; expected a number above 0 and at most 1 or null; 95 % is 0.95"),
     ("training: {epochs: many}", "training.epochs", "is 'many'; expected auto or a whole number from 0 to 10000"),
     ("training: {epochs: -1}", "training.epochs", "is -1; expected auto or a whole number from 0 to 10000"),
-    ("training: {promote: 0}", "training.promote", "is 0; expected a number above 0 and at most 1"),
+    ("training: {promote: 0}", "training.promote", "is 0; expected auto or a number above 0 and at most 1"),
     ("training: {gradient_clip: .inf}", "training.gradient_clip", "is inf; expected a number above 0"),
     ("seed: -1", "seed", "is -1; expected a whole number of at least 0 and below 4294967296"),
     ("seed: 1.5", "seed", "is 1.5; expected a whole number"),

@@ -92,7 +92,7 @@ def test_a_retraining_promotes_every_probe_and_prunes_nothing(searched: Study) -
     for value in (0.9, 0.5, 0.1):
         claim = by_hand.must_claim(again)
         epochs = by_hand.epochs(claim, [value, value])
-        assert trials.promoted(again, claim, messages.Probed(trial=claim.number, value=value), epochs)
+        assert trials.promotion(again, claim, messages.Probed(trial=claim.number, value=value), epochs).is_promoted
         assert not trials.should_prune(again, claim, by_hand.epochs(claim, [0.01], first=6))
         by_hand.finish(again, claim, value)
 

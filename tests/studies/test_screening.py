@@ -165,9 +165,9 @@ def test_a_loser_of_the_screening_ends_after_its_probe_with_the_reason(begin: Be
     data_check.admit(study, by_hand.PREPARED)
     claimed = [by_hand.must_claim(study) for _ in range(3)]
     assert probe(study, claimed[0], 0.9)
-    assert not trials.promoted(study, claimed[1], messages.Probed(trial=1, value=0.5))
-    why = trials.why_not_promoted(study, claimed[1], messages.Probed(trial=1, value=0.5))
-    assert why.startswith(
+    found = trials.promotion(study, claimed[1], messages.Probed(trial=1, value=0.5))
+    assert not found.is_promoted
+    assert found.reason.startswith(
         "its backbone and image size are left out: its probe of 0.5000 (trial 1) is 0.4000 below the 0.9000 of squeezenet1_1"
     )
     assert probe(study, claimed[2], 0.89)
@@ -177,8 +177,8 @@ def test_a_poor_sampled_trial_ends_for_the_usual_reason(study: Study) -> None:
     claimed = [by_hand.must_claim(study) for _ in range(5)]
     assert probe(study, claimed[0], 0.9)
     sampled = messages.Probed(trial=4, value=0.1)
-    assert not trials.promoted(study, claimed[4], sampled)
-    assert trials.why_not_promoted(study, claimed[4], sampled) == "its probe is not among the best 25%"
+    found = trials.promotion(study, claimed[4], sampled)
+    assert (found.is_promoted, found.reason) == (False, "its probe is not among the best 25%")
 
 
 def test_a_model_whose_trial_failed_is_not_judged(study: Study) -> None:

@@ -17,6 +17,7 @@ from tuner.spec import space
 from tuner.spec.data import FolderData, PythonData
 from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
+from tuner.studies import planning
 from tuner.tasks.images.data import sources, splits, survey
 from tuner.tasks.images.data.dataset import Dataset
 from tuner.tasks.images.data.splits import Splits
@@ -79,9 +80,11 @@ def check(path: Path, cache: Path) -> int:
     estimated = cost.estimate(spec, num_train=num_train, num_validation=num_validation, epochs=epochs, num_cores=num_cores)
     size = cost.DataSize(num_train=num_train, num_validation=num_validation, epochs=epochs)
     models = [(model, cost.of_model(spec, model, size, num_cores=num_cores)) for model in spec.model.combinations()]
+    time = planning.choose(spec, num_train=num_train, num_validation=num_validation, usual_epochs=epochs)
+    told = "" if time is None else f"{time.words}; the study measures the speed of its machine before it decides"
     printing.result(
         printing.section("Search", plan.search(rows)),
-        printing.section("Plan", plan.plan(spec, epochs, sum(row.is_searched for row in rows))),
+        printing.section("Plan", plan.plan(spec, epochs, sum(row.is_searched for row in rows), told)),
         *([printing.section("Models", plan.costs(models))] if len(models) > 1 else []),
         printing.section("Cost", plan.cost(estimated, num_cores=num_cores, num_trials=spec.budget.trials)),
         f"{path} has no mistakes. Start the study with: tuner run {path}",

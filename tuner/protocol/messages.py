@@ -96,6 +96,8 @@ class Train(_Message):
     checkpoint: str
     #: path of a checkpoint that was downloaded from another machine; the trial resumes from the later of both
     fetched: str | None = None
+    #: epochs of fine-tuning; None: those of the study
+    epochs: int | None = None
     #: None: the labels teach
     teacher: Teacher | None = None
 
@@ -185,6 +187,8 @@ class Prepared(_Message):
     #: of Python, Keras, TensorFlow, tuner
     versions: dict[str, str]
     seconds: float
+    #: seconds of one image in the network at the size of trial 0, on all threads of the trainer; None: not measured
+    image_seconds: float | None = None
 
 
 class Busy(_Message):

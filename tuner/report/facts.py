@@ -27,6 +27,7 @@ from tuner.spec.hyperparameters import Hyperparameters, ProbeSolver
 from tuner.spec.space import SpaceRow
 from tuner.storage import attributes
 from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, MIGRATED, PREPARED
+from tuner.studies import planning
 from tuner.studies.study import Study
 from tuner.views import trial as views_trial
 
@@ -121,6 +122,7 @@ def planned(content: ReportContent) -> tuple[list[tuple[str, str]], Sequence[Spa
     spec = content.study.spec
     known = content.attributes
     _, *rows = plan.of_study(spec, known.get(PREPARED), known.get(MIGRATED), known.get(LEFT_OUT))
+    rows += planning.told(content.attributes, timeout=spec.budget.timeout, busy_seconds=cost(content).busy_seconds)
     return rows, sorted(space.rows(spec), key=lambda row: not row.is_searched)
 
 

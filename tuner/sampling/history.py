@@ -7,14 +7,24 @@ costs the same however many there are. Of a large study, a sampler sees only the
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from tuner.spec import budget
 from tuner.storage import optuna_private, queries
-from tuner.storage.attributes import PROBE_ACCURACY, PROMOTED
-from tuner.storage.tables import INTERMEDIATE, LEASES, PARAMETERS, TRIAL_USER, TRIALS, VALUES
+from tuner.storage.attributes import (
+    CARRIED_FROM,
+    FINE_TUNE_SECONDS,
+    HYPERPARAMETERS,
+    NUM_EPOCHS,
+    PROBE_ACCURACY,
+    PROBE_SECONDS,
+    PROMOTED,
+    WORKER,
+)
+from tuner.storage.tables import INTERMEDIATE, LEASES, PARAMETERS, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 
 #: a sampler sees all ended trials of a study with at most so many
 MAX_TRIALS = 1_000
@@ -148,6 +158,63 @@ class ProbeResults:
         self._progress.advance((trial_id, state) for trial_id, state, *_ in rows)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TimedTrial:
+    """How long an ended trial took."""
+
+    #: name of its last worker
+    worker: str
+    #: what the trial chose; None: the study has only one
+    backbone: str | None = None
+    image_size: int | None = None
+    #: fraction of the backbone that was fine-tuned
+    unfreeze: float = 1.0
+    probe_seconds: float
+    fine_tune_seconds: float
+    #: number of epochs in both stages
+    num_epochs: int
+
+
+@dataclass
+class TrialTimes:
+    """How long each ended trial of a study took, except trials that were migrated from another study."""
+
+    #: by trial id
+    known: dict[int, TimedTrial] = field(default_factory=dict)
+    _progress: ReadProgress = field(default_factory=ReadProgress)
+
+    def read(self, connection: Connection, study_id: int) -> None:
+        """Bring `known` up to date."""
+        states = connection.execute(select(TRIALS.c.trial_id, TRIALS.c.state).where(self._progress.unread(study_id))).all()
+        ended = [trial_id for trial_id, state in states if state in _ENDED]
+        wanted = (WORKER, PROBE_SECONDS, FINE_TUNE_SECONDS, NUM_EPOCHS, CARRIED_FROM)
+        found: dict[int, dict[str, Any]] = {}
+        for table, keys in ((TRIAL_USER, wanted), (TRIAL_SYSTEM, (HYPERPARAMETERS,))):
+            query = select(table.c.trial_id, table.c.key, table.c.value_json).where(table.c.key.in_(keys))
+            for some in _batches(ended):
+                for trial_id, key, text in connection.execute(query.where(table.c.trial_id.in_(some))):
+                    found.setdefault(trial_id, {})[key] = optuna_private.decoded(text)
+        self.known |= {trial_id: timed for trial_id, values in found.items() if (timed := _timed(values)) is not None}
+        self._progress.advance((trial_id, state) for trial_id, state in states)
+
+
+def _timed(values: Mapping[str, Any]) -> TimedTrial | None:
+    """Return the times in a trial's attributes; None without them, or if they were measured elsewhere."""
+    chosen = values.get(HYPERPARAMETERS)
+    times = [values.get(name) for name in (PROBE_SECONDS, FINE_TUNE_SECONDS, NUM_EPOCHS)]
+    if CARRIED_FROM in values or not isinstance(chosen, Mapping) or not all(isinstance(time, int | float) for time in times):
+        return None
+    return TimedTrial(
+        worker=str(values.get(WORKER, "")),
+        backbone=chosen.get("backbone"),
+        image_size=chosen.get("image_size"),
+        unfreeze=chosen.get("unfreeze", 1.0),
+        probe_seconds=values[PROBE_SECONDS],
+        fine_tune_seconds=values[FINE_TUNE_SECONDS],
+        num_epochs=values[NUM_EPOCHS],
+    )
+
+
 @dataclass
 class BusyTime:
     """The time during which at least one worker of a study was working."""
@@ -181,12 +248,14 @@ class StudyMemory:
     history: SamplerHistory = field(default_factory=SamplerHistory)
     probes: ProbeResults = field(default_factory=ProbeResults)
     busy_time: BusyTime = field(default_factory=BusyTime)
+    times: TrialTimes = field(default_factory=TrialTimes)
     is_loaded: bool = False
 
     def load(self, connection: Connection, study_id: int) -> None:
         """Read a study for the first time: call it without a lock, because a large study takes a while."""
         self.busy_time.read(connection, study_id)
         self.probes.read(connection, study_id)
+        self.times.read(connection, study_id)
         self.is_loaded = True
 
 

@@ -1,10 +1,18 @@
 """Budget: whether a study may start another trial, given what it has spent so far."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tuner import wording
-from tuner.spec.study import Budget
+from tuner.spec.study import Budget, Training
+
+#: fine-tuned trials that a study should have, trial 0 among them: their mean predicts better than any of them
+WANTED_TRIALS = 3
+#: fraction of the probes that continue, if a study has many trials
+_SHARE = 0.25
+#: how much longer than measured a fine-tuning may take
+MARGIN = 1.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +35,8 @@ class StudyProgress:
     num_combinations: int | None = None
     #: trials in `num_trials` that were migrated from another study and cost nothing here
     num_carried: int = 0
+    #: seconds that a probe and a fine-tuning take here, with a margin; None: not measured, or no trial is fine-tuned
+    needed_seconds: float | None = None
 
 
 def decide(budget: Budget, progress: StudyProgress) -> str | None:
@@ -34,6 +44,12 @@ def decide(budget: Budget, progress: StudyProgress) -> str | None:
     ended = decide_to_end(budget, progress)
     if ended is not None:
         return ended
+    left = seconds_left(budget, progress)
+    if left is not None and progress.needed_seconds is not None and left < progress.needed_seconds:
+        return (
+            f"the {wording.duration(left)} left of {wording.duration(budget.timeout or 0.0)} are too few for another trial, "
+            f"which takes about {wording.duration(progress.needed_seconds)}"
+        )
     if progress.num_enqueued:
         return None
     if budget.trials is not None and progress.num_trials - progress.num_carried >= budget.trials:
@@ -62,6 +78,25 @@ def decide_to_add(budget: Budget, progress: StudyProgress, *, num_trials: int) -
     if budget.trials is None or num_trials - progress.num_carried < budget.trials:
         return None
     return f"its budget is {budget.trials} trials"
+
+
+def seconds_left(budget: Budget, progress: StudyProgress) -> float | None:
+    """Return the seconds until the timeout; None without one."""
+    return None if budget.timeout is None else max(0.0, budget.timeout - progress.busy_seconds)
+
+
+def share(training: Training, budget: Budget) -> float:
+    """Return the fraction of the probes that continue, where time does not decide: so many that WANTED_TRIALS are fine-tuned."""
+    if training.promote != "auto":
+        return training.promote
+    if budget.trials is None:
+        return _SHARE
+    return min(1.0, max(_SHARE, (WANTED_TRIALS - 1) / max(1, budget.trials - 1)))
+
+
+def num_fine_tuned(training: Training, budget: Budget, num_trials: int) -> int:
+    """Return how many of a study's trials are fine-tuned: trial 0, and a fraction of the others."""
+    return min(num_trials, 1 + math.ceil(share(training, budget) * (num_trials - 1) - 1e-9))
 
 
 def limit(budget: Budget, num_combinations: int | None) -> int | None:

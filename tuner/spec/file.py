@@ -17,6 +17,9 @@ from tuner.spec.study import StudySpec
 _FREE = ("budget", "result", "results", "data.path", "data.root")
 #: a file without one of them does not change a study that has it
 _ADAM, _ORDER, _SOLVER = "search.adam_weight_decay", "data.class_order", "search.probe_solver"
+_PROMOTE = "training.promote"
+#: value of `training.promote` in the studies of earlier versions whose file does not name it
+_EARLIER_PROMOTE = 0.25
 #: sections that may change while the trials stay comparable
 SEARCHED = ("search.", "sampler.", "pruner.")
 
@@ -63,6 +66,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """
     before, after = dict(_fields(old, "")), dict(_fields(new, ""))
     free = (*_FREE, _ADAM) if new.search.adam_weight_decay is None else _FREE
+    free = (*free, _PROMOTE) if (old.training.promote, new.training.promote) == (_EARLIER_PROMOTE, "auto") else free
     free = free if "class_order" in new.data.model_fields_set else (*free, _ORDER)
     free = free if "probe_solver" in new.search.model_fields_set else (*free, _SOLVER)
     fields = [field for field in {**before, **after} if not f"{field}.".startswith(tuple(f"{name}." for name in free))]

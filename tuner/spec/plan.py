@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuner import wording
+from tuner.spec import budget as budgets
 from tuner.spec import conditions, space
 from tuner.spec.hyperparameters import ProbeSolver
 from tuner.spec.strategies import Pruner, Sampler
@@ -117,9 +118,11 @@ def carried(migrated: Mapping[str, Any]) -> str:
 
 def _stages(spec: StudySpec, epochs: int | None) -> str:
     """Return the stages of a trial, in words."""
-    training = spec.training
+    training, share = spec.training, budgets.share(spec.training, spec.budget)
     heads = f" with {training.probe_heads} heads at once" if training.probe_heads > 1 else ""
-    part = "all" if training.promote == 1 else f"the best {training.promote:.0%}"
+    part = "all" if share == 1 else f"the best {share:.0%}"
+    if training.promote == "auto" and spec.budget.timeout is not None:
+        part = "as many as the time allows"
     length = f" for {wording.count(epochs, 'epoch')}" if epochs else ""
     tuned = "" if epochs == 0 else f"; {part} of them are fine-tuned{length}"
     precision = f", in {training.precision}" if training.precision != "auto" else ""

@@ -62,8 +62,8 @@ class Training(Section):
     """heads that a probe trains at once, with learning rates around the trial's own; the best head continues"""
     epochs: Literal["auto"] | Annotated[int, Field(ge=0, le=10_000)] = "auto"
     """epochs of fine-tuning; auto: depends on the number of training images; 0: probe only"""
-    promote: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """fraction of probes that continue to fine-tuning: a trial continues if its probe is in the best fraction so far"""
+    promote: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = "auto"
+    """fraction of probes that continue to fine-tuning, the best ones so far; auto: as many as the budget has time or trials for"""
     gradient_clip: Annotated[float, Field(gt=0)] = 1.0
     """largest norm of the gradient; larger gradients are scaled down"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -38,6 +38,10 @@ ENSEMBLE: Final = "ensemble"
 TAUGHT: Final = "taught"
 #: for a study that another program renamed: its earlier names, the newest first
 EARLIER_NAMES: Final = "earlier_names"
+#: studies.planning.Plan as a dict, decided once, before the first trial of a study with a timeout
+PLAN: Final = "plan"
+#: how long trials took in the study so far, as a dict: studies.planning.Pace
+PACE: Final = "pace"
 
 # System attributes of a study.
 #: start of the key of a note's digest, which shows whether a user changed the note

@@ -18,9 +18,10 @@ from tuner.spec.study import StudySpec
 from tuner.storage import attributes, tables
 from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
-from tuner.studies import endings, leases, reaper, screening, workers
+from tuner.studies import endings, leases, planning, reaper, screening, workers
 from tuner.studies import progress as studies_progress
 from tuner.studies.leases import LeaseEnding, WorkerId
+from tuner.studies.planning import Plan
 from tuner.studies.study import Study
 from tuner.studies.workers import WorkerRequest
 from tuner.tasks import task
@@ -54,12 +55,14 @@ class HeldTrial:
     attempt: int
     #: values of parameters that an enqueued trial must use; None if it is not known whether the trial was enqueued
     requested: Mapping[str, Any] | None = None
+    #: the plan of the study; None: it has none
+    plan: Plan | None = None
 
 
-def lease(connection: Connection, study: Study, worker: WorkerId) -> HeldTrial | None:
+def lease(connection: Connection, study: Study, worker: WorkerId, *, proposal: Plan | None = None) -> HeldTrial | None:
     """Give a worker the lease of a trial, or return None if there is none for it. A repeated call gives the same trial.
 
-    Other workers wait meanwhile.
+    Other workers wait meanwhile. `proposal` becomes the plan of the study if this is its first trial.
 
     Raises:
         Dismissed: this worker was asked to end.
@@ -71,7 +74,12 @@ def lease(connection: Connection, study: Study, worker: WorkerId) -> HeldTrial |
     study, progress = studies_progress.read(connection, study)
     if budget.decide_to_end(study.spec.budget, progress) is not None:
         return None
-    return _take_up(connection, study, worker) or _start(connection, study, worker, progress)
+    held = _take_up(connection, study, worker) or _start(connection, study, worker, progress)
+    if held is None:
+        return None
+    return dataclasses.replace(
+        held, plan=planning.keep(connection, study, proposal, num_started=progress.num_trials - progress.num_enqueued)
+    )
 
 
 def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any], rule: Mapping[str, Any]) -> Hyperparameters:
@@ -90,7 +98,7 @@ def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any
             return stored
     fitting = _fitted(study, requested)
     try:
-        chosen, asked = study.storage.call(lambda: _suggest(study, held, {**given, **fitting}, rule))
+        chosen, asked = study.storage.call(lambda: _suggest(study, held, given, fitting, rule))
     except ValidationError as error:
         if not requested:
             raise
@@ -142,9 +150,16 @@ def rule(study: Study, *, num_train: int, num_classes: int) -> dict[str, Any]:
     )
 
 
-def plan(study: Study, number: int, rule: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that a trial takes without a sampler: the rule for trial 0, or one combination of a grid per trial."""
-    if study.combinations is None or rule not in study.combinations:
+def plan(study: Study, held: HeldTrial, rule: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that a trial takes without a sampler.
+
+    They are those of the rule for trial 0, or one combination of a grid per trial. If the study has a plan, its model is among them.
+    """
+    number = held.number
+    if study.combinations is None:
+        planned = planning.chosen(held.plan, study.spec)
+        return rule | planned if number == 0 else planned
+    if rule not in study.combinations:
         return rule if number == 0 else dict(study.combinations[number]) if study.combinations else {}
     first = study.combinations.index(rule)
     return dict(study.combinations[{0: first, first: 0}.get(number, number)])
@@ -168,6 +183,8 @@ def _take_up(connection: Connection, study: Study, worker: WorkerId) -> HeldTria
 
 
 def _start(connection: Connection, study: Study, worker: WorkerId, progress: StudyProgress) -> HeldTrial | None:
+    if study.spec.budget.timeout is not None and (pace := planning.keep_pace(connection, study)) is not None:
+        progress = dataclasses.replace(progress, needed_seconds=pace.needed_seconds)
     if budget.decide(study.spec.budget, progress) is not None:
         return None
     if progress.num_enqueued:
@@ -248,13 +265,14 @@ def _refusal(reasons: Sequence[str]) -> str:
 
 
 def _suggest(
-    study: Study, held: HeldTrial, given: dict[str, Any], rule: Mapping[str, Any]
+    study: Study, held: HeldTrial, given: Mapping[str, Any], requested: Mapping[str, Any], rule: Mapping[str, Any]
 ) -> tuple[Hyperparameters, suggestion.Suggestion]:
-    chosen, asked = _ask(study, held, given, rule)
+    """Choose by the values that were requested, then by those that are `given`, then by the sampler."""
+    chosen, asked = _ask(study, held, {**given, **requested}, rule)
     if study.spec.model.is_searched:
         lost = study.storage.read_once(lambda connection: screening.left_out(connection, study))
-        other = screening.replacement(study, chosen, given, lost, number=held.number)
-        return _ask(study, held, given | other, rule) if other else (chosen, asked)
+        other = screening.replacement(study, chosen, requested, lost, number=held.number)
+        return _ask(study, held, {**given, **requested, **other}, rule) if other else (chosen, asked)
     return chosen, asked
 
 

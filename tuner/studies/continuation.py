@@ -3,20 +3,50 @@
 import copy
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from optuna.pruners import PercentilePruner
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection
 
+from tuner import wording
 from tuner.protocol import messages
 from tuner.sampling import history, suggestion
 from tuner.sampling.pruners import ConfinedPruner
+from tuner.spec import budget
+from tuner.spec.budget import MARGIN
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.study import StudySpec
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import optuna_private, tables
-from tuner.storage.attributes import PROBE_ACCURACY, PROMOTED
-from tuner.storage.tables import TRIAL_USER
-from tuner.studies import screening
+from tuner.storage.attributes import HYPERPARAMETERS, PROBE_ACCURACY, PROMOTED, REASON, WORKER
+from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
+from tuner.studies import leases, planning, screening
+from tuner.studies import study as studies
+from tuner.studies.planning import Duration
 from tuner.studies.study import Study
+
+#: time between two probes of a worker, besides the probe
+_BETWEEN_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promotion:
+    """Whether a trial is promoted from its probe to fine-tuning."""
+
+    is_promoted: bool
+    #: why it is not; "" if it is
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chances:
+    """What a study can still do when a probe has ended."""
+
+    #: trials that can still be fine-tuned, the one of this probe included
+    num_places: int
+    #: probes that come after this one
+    num_to_come: int
 
 
 def earns_fine_tuning(value: float, *, earlier: Sequence[float], promoted: Sequence[float], share: float) -> bool:
@@ -37,22 +67,112 @@ def earns_fine_tuning(value: float, *, earlier: Sequence[float], promoted: Seque
     return num_better < places and num_before < places
 
 
-def decide(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> bool:
-    """Return whether a trial is promoted to fine-tuning. The first answer is stored, so a resumed trial gets the same answer."""
+def earns_place(value: float, *, earlier: Sequence[float], chances: Chances) -> bool:
+    """Return whether a probe gets one of the places that are left: if fewer better probes than places are expected to come.
+
+    The next probe is better than one that `num_better` of n earlier probes beat with a probability of (num_better + 1) / (n + 2). When no
+    more probes come, every probe gets a place, so none is left over. Without a place, only a probe that beats all others is promoted.
+    """
+    if chances.num_places <= 0:
+        return value > max(earlier, default=-math.inf)
+    num_better = sum(other >= value for other in earlier)
+    return chances.num_to_come * (num_better + 1) / (len(earlier) + 2) < chances.num_places
+
+
+def decide(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> Promotion:
+    """Return whether a trial is promoted to fine-tuning. The first answer is stored, so a resumed trial gets the same answer.
+
+    With a timeout, a trial is promoted only if it can end in time, by what trials took so far. Trial 0 is always promoted.
+    """
     study.memory.probes.read(connection, study.id)
     known = study.memory.probes.known
     if trial_id in known:
-        return known[trial_id][1]
-    is_promoted = number == 0 or earns_fine_tuning(
-        value,
-        earlier=[probe for probe, _ in known.values()],
-        promoted=[probe for probe, went_on in known.values() if went_on],
-        share=study.spec.training.promote,
-    )
-    if is_promoted and screening.why_not(connection, study, trial_id=trial_id, number=number, accuracy=value):
-        is_promoted = False
-    tables.put(connection, TRIAL_USER, trial_id, {PROBE_ACCURACY: value, PROMOTED: is_promoted})
-    return is_promoted
+        reason = tables.get(connection, TRIAL_USER, trial_id, REASON).get(REASON, "")
+        return Promotion(is_promoted=known[trial_id][1], reason="" if known[trial_id][1] else str(reason))
+    found = Promotion(is_promoted=True) if number == 0 else _judge(connection, study, number=number, trial_id=trial_id, value=value)
+    lost = screening.why_not(connection, study, trial_id=trial_id, number=number, accuracy=value)
+    if lost is not None:
+        found = _pruned(f"its backbone and image size are left out: {lost}")
+    stored = {PROBE_ACCURACY: value, PROMOTED: found.is_promoted} | ({REASON: found.reason} if found.reason else {})
+    tables.put(connection, TRIAL_USER, trial_id, stored)
+    return found
+
+
+def _judge(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> Promotion:
+    study = studies.up_to_date(connection, study)
+    spec, probes = study.spec, study.memory.probes.known.values()
+    earlier, promoted = [probe for probe, _ in probes], [probe for probe, went_on in probes if went_on]
+    expected, left = None, 0.0
+    if spec.budget.timeout is not None:
+        expected = _expected(connection, study, trial_id)
+        left = max(0.0, spec.budget.timeout - study.memory.busy_time.read(connection, study.id))
+    if expected is not None and left < MARGIN * expected.fine_tune_seconds:
+        needed = wording.duration(MARGIN * expected.fine_tune_seconds)
+        return _pruned(f"the {wording.duration(left)} left are too few for its fine-tuning, which takes about {needed}")
+    if spec.training.promote == "auto" and expected is not None:
+        num_busy = sum(lease.ended_at is None for lease in leases.of_running_trials(connection, study.id))
+        spent = sum(trial.probe_seconds for trial in study.memory.times.known.values())
+        chances = chances_of(
+            spec, expected, number=number, num_promoted=len(promoted), left_seconds=left, probed_seconds=spent, num_workers=num_busy
+        )
+        is_promoted = earns_place(value, earlier=earlier, chances=chances)
+    else:
+        share = budget.share(spec.training, spec.budget)
+        is_promoted = _is_needed(spec, number, num_promoted=len(promoted)) or earns_fine_tuning(
+            value, earlier=earlier, promoted=promoted, share=share
+        )
+    if is_promoted:
+        return Promotion(is_promoted=True)
+    if spec.training.promote == "auto" and expected is not None:
+        return _pruned("its probe is not among the best, for which the time is kept")
+    return _pruned(f"its probe is not among the best {share:.0%}")
+
+
+def _pruned(reason: str) -> Promotion:
+    return Promotion(is_promoted=False, reason=reason)
+
+
+def _is_needed(spec: StudySpec, number: int, *, num_promoted: int) -> bool:
+    """Return whether every trial from this one on must be fine-tuned, so that a study has WANTED_TRIALS of them."""
+    if spec.training.promote != "auto" or spec.budget.trials is None:
+        return False
+    return budget.WANTED_TRIALS - num_promoted >= spec.budget.trials - number > 0
+
+
+def chances_of(
+    spec: StudySpec,
+    expected: Duration,
+    *,
+    number: int,
+    num_promoted: int,
+    left_seconds: float,
+    probed_seconds: float,
+    num_workers: int = 1,
+) -> Chances:
+    """Return what a study with a timeout can still do when the probe of a trial has ended.
+
+    As many trials are fine-tuned as fit into the time that is left, but no more than its number of trials allows. The probes to come take
+    the time beside them, but no more than PROBE_SHARE of the timeout.
+    """
+    assert spec.budget.timeout is not None
+    num_workers, trials = max(1, num_workers), spec.budget.trials
+    one = MARGIN * max(expected.fine_tune_seconds, 1e-6)
+    num_places = math.floor(left_seconds / one) * num_workers
+    if trials is not None:
+        num_places = min(num_places, budget.num_fine_tuned(spec.training, spec.budget, trials) - num_promoted)
+    beside = num_workers * left_seconds - max(0, num_places) * one
+    for_probes = planning.PROBE_SHARE * num_workers * spec.budget.timeout - probed_seconds
+    num_to_come = max(0, math.floor(min(beside, for_probes) / (expected.probe_seconds + _BETWEEN_SECONDS)))
+    return Chances(num_places=num_places, num_to_come=num_to_come if trials is None else max(0, min(num_to_come, trials - number - 1)))
+
+
+def _expected(connection: Connection, study: Study, trial_id: int) -> Duration | None:
+    """Return how long the trial would take on its worker; None if nothing is known of any trial."""
+    study.memory.times.read(connection, study.id)
+    stored = tables.get(connection, TRIAL_SYSTEM, trial_id, HYPERPARAMETERS).get(HYPERPARAMETERS)
+    hyperparameters = None if stored is None else Hyperparameters.model_validate(stored)
+    worker = tables.get(connection, TRIAL_USER, trial_id, WORKER).get(WORKER)
+    return planning.expected(connection, study, hyperparameters, worker=worker)
 
 
 def is_poor(study: Study, trial_id: int, epochs: Sequence[messages.Epoch], pruner: ConfinedPruner) -> bool:

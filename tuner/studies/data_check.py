@@ -9,7 +9,8 @@ from tuner.errors import StudyError
 from tuner.protocol import messages
 from tuner.spec.study import StudySpec
 from tuner.storage import tables
-from tuner.storage.attributes import PREPARED
+from tuner.storage.attributes import PLAN, PREPARED
+from tuner.studies.planning import Plan
 from tuner.studies.study import Study
 
 #: fields that must be equal for trials to be comparable; device and versions may differ
@@ -37,10 +38,13 @@ def admit(study: Study, prepared: messages.Prepared) -> None:
 
     def write(connection: Connection) -> dict[str, Any]:
         tables.lock_study(connection, study.id, study.name)
-        stored: dict[str, Any] | None = tables.get(connection, tables.STUDY_USER, study.id, PREPARED).get(PREPARED)
+        known = tables.get(connection, tables.STUDY_USER, study.id, PREPARED, PLAN)
+        stored: dict[str, Any] | None = known.get(PREPARED)
         if stored is None:
             tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: found})
-        return stored or found
+            return found
+        plan = Plan.understood(known.get(PLAN))
+        return stored if plan is None else stored | {"epochs": plan.usual_epochs}  # the plan has changed the number
 
     stored = study.storage.write(write)
     changes = [

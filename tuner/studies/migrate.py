@@ -16,7 +16,7 @@ from tuner.spec import file as study_file
 from tuner.spec import space
 from tuner.spec.study import StudySpec
 from tuner.storage import attributes, optuna_private, queries, tables
-from tuner.storage.attributes import CARRIED_FROM, CONFUSION, HYPERPARAMETERS, LOG, MIGRATED, MISTAKES, PREPARED
+from tuner.storage.attributes import CARRIED_FROM, CONFUSION, HYPERPARAMETERS, LOG, MIGRATED, MISTAKES, PLAN, PREPARED
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, STUDY_USER, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 from tuner.studies import claims, notes
 from tuner.studies import study as studies
@@ -189,6 +189,8 @@ def _write(connection: Connection, migration: Migration, by: str) -> None:
     study_id = studies.create(connection, migration.spec)
     prepared = migration.prepared.model_dump(mode="json")
     tables.put(connection, tables.STUDY_USER, study_id, {PREPARED: prepared, MIGRATED: stored})
+    # with it, the number of epochs of the trials that are carried over
+    tables.put(connection, tables.STUDY_USER, study_id, tables.get(connection, STUDY_USER, migration.source.id, PLAN))
     if not migration.has_rule:
         trial_id = tables.enqueue_trial(connection, study_id, 0)
         tables.put(connection, TRIAL_USER, trial_id, {attributes.ORIGIN: "rule", attributes.SEED: claims.seed_of(migration.spec, 0)})

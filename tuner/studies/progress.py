@@ -10,14 +10,14 @@ from sqlalchemy import Connection
 
 from tuner.spec.budget import StudyProgress
 from tuner.storage import queries, tables
-from tuner.storage.attributes import HALTED, MIGRATED, SPEC, STOPPED
+from tuner.storage.attributes import HALTED, MIGRATED, PACE, SPEC, STOPPED
 from tuner.storage.queries import StateCount, ValuedTrial
 from tuner.storage.tables import STUDY_USER
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 
 #: attributes of a study from which `Progress` is read, besides its spec
-STORED = (STOPPED, HALTED, MIGRATED)
+STORED = (STOPPED, HALTED, MIGRATED, PACE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,7 @@ def of(
         halted=halted_by(stored),
         num_combinations=num_combinations,
         num_carried=num_carried(stored),
+        needed_seconds=_needed_seconds(stored),
     )
 
 
@@ -96,6 +97,13 @@ def num_carried(stored: Mapping[str, Any]) -> int:
     """Return the number of a study's trials that were carried over from another study."""
     number = migrated(stored).get("num_carried", 0)
     return number if isinstance(number, int) else 0
+
+
+def _needed_seconds(stored: Mapping[str, Any]) -> float | None:
+    """Return the seconds that a further trial takes, by the pace of the study so far; None if it has none."""
+    pace = stored.get(PACE)
+    needed = pace.get("needed_seconds") if isinstance(pace, dict) else None
+    return needed if isinstance(needed, int | float) else None
 
 
 def migrated(stored: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -49,7 +49,8 @@ def is_among_best(study: Study, value: float, *, is_fine_tuned: bool, num_bytes:
 
 def among_best(study: Study, fine_tuned: Sequence[StoredWeights]) -> list[StoredWeights]:
     """Return the first of some fine-tuned trials, the best first, whose weights a study keeps because of their values."""
-    total, found = 0, []
+    total = 0
+    found: list[StoredWeights] = []
     for one in fine_tuned[: study.spec.results.keep]:
         total += one.num_bytes
         if found and total > _most_bytes(study):

@@ -89,7 +89,7 @@ def begin(connection: Connection, study: Study) -> dict[str, Any]:
         return {}
     rows = _rows(connection, study)
     _store(connection, study, judge(_probed(rows), prepared.num_validation))
-    begun = {key(model) for number, model, _ in rows if number > 0}
+    begun = {key(model) for _, model, _ in rows}  # with a plan, trial 0 may have the model of another trial of the screening
     following = next((model for model in waiting if key(model) not in begun), None)
     if following is None:
         return {}
@@ -151,7 +151,8 @@ def why_not(connection: Connection, study: Study, *, trial_id: int, number: int,
 def replacement(study: Study, chosen: Hyperparameters, given: Mapping[str, Any], lost: Sequence[LeftOut], *, number: int) -> dict[str, Any]:
     """Return the parameters of another model for a trial whose chosen model is left out; empty if it keeps its own.
 
-    What `given` fixes stays. The other model is drawn from those that are not left out, the same on every machine.
+    What `given` fixes stays. The other model is drawn from those that are not left out, if possible at the same image size, the same on
+    every machine.
     """
     spec, gone = study.spec, {(each.backbone, each.image_size) for each in lost}
     if not gone or key(spec.of_trial(chosen).model.of_trial()) not in gone:
@@ -160,6 +161,7 @@ def replacement(study: Study, chosen: Hyperparameters, given: Mapping[str, Any],
     possible = [other for other in others if all(given.get(name, value) == value for name, value in other.items())]
     if not possible:
         return {}
+    possible = [other for other in possible if other.get("image_size") == chosen.image_size] or possible
     return random.Random(samplers.derive_seed(spec.seed, "model", number)).choice(possible)
 
 

@@ -21,11 +21,13 @@ from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
 from tuner.storage.attributes import HALTED, HYPERPARAMETERS, RESUMED_AT, STOPPED, TEST
 from tuner.storage.tables import STUDY_USER, TRIAL_USER
-from tuner.studies import claims, continuation, endings, leases, outcomes, reaper, screening, workers
+from tuner.studies import claims, continuation, endings, leases, outcomes, reaper, workers
 from tuner.studies import progress as studies_progress
 from tuner.studies.claims import Claim
+from tuner.studies.continuation import Promotion
 from tuner.studies.leases import LeaseEnding, WorkerId
 from tuner.studies.outcomes import Delivery, Outcome
+from tuner.studies.planning import Plan
 from tuner.studies.reaper import Reaped
 from tuner.studies.study import Study
 from tuner.studies.workers import WorkerRequest, WorkerStatus
@@ -43,7 +45,7 @@ __all__ = [
     "finish",
     "hyperparameters",
     "keep_test",
-    "promoted",
+    "promotion",
     "reap",
     "release",
     "report",
@@ -52,7 +54,6 @@ __all__ = [
     "stop_reason",
     "stopped",
     "subtract_sleep",
-    "why_not_promoted",
     "yielded",
 ]
 
@@ -76,12 +77,14 @@ def claim(
     num_train: int,
     num_classes: int,
     epochs: int,
+    proposal: Plan | None = None,
     refused: Callable[[int, str], None] = lambda number, why: None,
 ) -> Claim | None:
     """Claim a trial for a worker: a running one without a worker, else a new one. Return None if there is none; see `stop_reason`.
 
     A resumed trial keeps its number, hyperparameters and seed. If None is returned, other workers may still be training.
     A trial that another program enqueued with values that the study does not search fails; `refused` gets its number and the reason.
+    `proposal` becomes the plan of a study without trials; in a study with a plan, trials have the plan's `epochs`.
 
     Raises:
         Dismissed: this worker was asked to end.
@@ -89,10 +92,10 @@ def claim(
     """
     if not study.memory.is_loaded:
         study.storage.read(lambda connection: study.memory.load(connection, study.id))
-    while (held := study.storage.write(lambda connection: claims.lease(connection, study, worker))) is not None:
+    while (held := study.storage.write(lambda connection: claims.lease(connection, study, worker, proposal=proposal))) is not None:
         rule = claims.rule(study, num_train=num_train, num_classes=num_classes)
         try:
-            chosen = claims.choose(study, held, worker, claims.plan(study, held.number, rule), rule)
+            chosen = claims.choose(study, held, worker, claims.plan(study, held, rule), rule)
         except LeaseLost:
             continue  # the sampler took so long that another worker got the trial
         except UnusableTrial as error:
@@ -105,7 +108,7 @@ def claim(
             hyperparameters=chosen,
             seed=claims.seed(study, held.number),
             attempt=held.attempt,
-            epochs=epochs,
+            epochs=epochs if held.plan is None else held.plan.epochs,
             worker_key=worker.key,
         )
     return None
@@ -150,7 +153,7 @@ def report(study: Study, claim: Claim, epochs: Sequence[messages.Epoch]) -> None
     )
 
 
-def promoted(study: Study, claim: Claim, probed: messages.Probed, epochs: Sequence[messages.Epoch] = ()) -> bool:
+def promotion(study: Study, claim: Claim, probed: messages.Probed, epochs: Sequence[messages.Epoch] = ()) -> Promotion:
     """Return whether a trial is promoted from its probe to fine-tuning; this is decided once. Trial 0 is always promoted.
 
     The call also stores epochs that are not reported yet.
@@ -159,22 +162,11 @@ def promoted(study: Study, claim: Claim, probed: messages.Probed, epochs: Sequen
         LeaseLost: another worker has the trial now.
     """
 
-    def decide(connection: Connection) -> bool:
+    def decide(connection: Connection) -> Promotion:
         epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
         return continuation.decide(connection, study, number=claim.number, trial_id=claim.trial_id, value=probed.value)
 
     return _held(study, claim, decide)
-
-
-def why_not_promoted(study: Study, claim: Claim, probed: messages.Probed) -> str:
-    """Return why a trial ends after its probe, in words."""
-    usual = f"its probe is not among the best {study.spec.training.promote:.0%}"
-    if not study.spec.model.is_searched:
-        return usual
-    found = study.storage.read(
-        lambda connection: screening.why_not(connection, study, trial_id=claim.trial_id, number=claim.number, accuracy=probed.value)
-    )
-    return usual if found is None else f"its backbone and image size are left out: {found}"
 
 
 def should_prune(study: Study, claim: Claim, epochs: Sequence[messages.Epoch] = ()) -> bool:

@@ -100,7 +100,13 @@ class LiveScreen:
             self.show(self._snapshot)
 
     def _draw(self, snapshot: Snapshot) -> RenderableType:
-        parts: list[RenderableType] = [Text(""), self._headline(snapshot), self._bar(snapshot), trial_counts(snapshot)]
+        parts: list[RenderableType] = [
+            Text(""),
+            self._headline(snapshot),
+            self._bar(snapshot),
+            trial_counts(snapshot),
+            *time_plan(snapshot),
+        ]
         if snapshot.best_value is not None:
             parts += [Text(""), best_trial(snapshot)]
         if snapshot.running:
@@ -217,6 +223,11 @@ def trial_counts(snapshot: Snapshot) -> Text:
     if snapshot.num_carried:
         line.append(f"{snapshot.num_carried} of them copied from {snapshot.carried_from}", style="quiet")
     return line
+
+
+def time_plan(snapshot: Snapshot) -> list[Text]:
+    """Show what was planned for the time of a study, and what became of it."""
+    return [Text(f"{name}: {text}", style="quiet") for name, text in snapshot.time_plan]
 
 
 def running_trials(trials: tuple[RunningTrial, ...]) -> RenderableType:

@@ -46,9 +46,9 @@ def search(rows: Sequence[SpaceRow]) -> RenderableType:
     return shown
 
 
-def plan(spec: StudySpec, epochs: int, num_hyperparameters: int) -> RenderableType:
-    """Show what the study will do, in words."""
-    return _facts(plans.facts(spec, epochs, num_hyperparameters))
+def plan(spec: StudySpec, epochs: int, num_hyperparameters: int, time: str = "") -> RenderableType:
+    """Show what the study will do, in words; `time` is the plan of its time."""
+    return _facts([*plans.facts(spec, epochs, num_hyperparameters), *([("time plan", time)] if time else [])])
 
 
 def cost(estimated: Cost, *, num_cores: int, num_trials: int | None) -> RenderableType:

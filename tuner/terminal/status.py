@@ -37,6 +37,7 @@ def study(spec: StudySpec, snapshot: Snapshot) -> RenderableType:
         Text.assemble((spec.name, "strong"), ("  " + plans.budget(spec), "quiet")),
         *(Text(line, style="quiet") for line in plans.retraining(spec)),
         live.trial_counts(snapshot),
+        *live.time_plan(snapshot),
     ]
     if snapshot.best_value is not None:
         parts += [Text(""), live.best_trial(snapshot)]
@@ -159,6 +160,8 @@ def cost(snapshot: Snapshot, wall_seconds: float) -> RenderableType:
     rows.add_row("trials", f"{snapshot.num_completed} completed, {snapshot.num_pruned} pruned, {snapshot.num_failed} failed")
     probes, fine_tuning = wording.duration(snapshot.probe_seconds), wording.duration(snapshot.fine_tune_seconds)
     rows.add_row("training", f"{probes} in probes, {fine_tuning} in fine-tuning")
+    for name, text in snapshot.time_plan:
+        rows.add_row(name, text)
     return printing.section("Cost", rows)
 
 

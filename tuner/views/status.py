@@ -15,7 +15,7 @@ from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import ERROR, LEFT_OUT, LOG, MESSAGE
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIAL_SYSTEM, TRIAL_USER, TRIALS
-from tuner.studies import leases
+from tuner.studies import leases, planning
 from tuner.studies import progress as studies_progress
 from tuner.studies.leases import Lease
 from tuner.studies.study import Study
@@ -77,6 +77,8 @@ class Snapshot:
     num_carried: int = 0
     #: name of that study; "" if there is none
     carried_from: str = ""
+    #: what was planned with the timeout and what became of it, as pairs of a name and a text
+    time_plan: tuple[tuple[str, str], ...] = ()
 
     @property
     def num_ended(self) -> int:
@@ -118,6 +120,7 @@ def _read(connection: Connection, study: Study) -> Snapshot:
     live = [lease for lease in leases.of_running_trials(connection, study.id) if lease.is_live(now)]
     num_ended = sum(counts.get(ending, 0) for ending in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
     seconds = _stage_seconds(connection, study.id)
+    known = tables.get(connection, tables.STUDY_USER, study.id, *planning.TOLD)
     return Snapshot(
         running=tuple(_running(connection, live, study.spec.training.probe_epochs, now)),
         num_waiting=counts.get(TrialState.RUNNING, 0) - len(live),
@@ -143,6 +146,7 @@ def _read(connection: Connection, study: Study) -> Snapshot:
         left_out=_left_out(connection, study),
         num_carried=progress.num_carried,
         carried_from=study.carried_from,
+        time_plan=tuple(planning.told(known, timeout=study.spec.budget.timeout, busy_seconds=progress.busy_seconds)),
     )
 
 

@@ -251,7 +251,7 @@ def of_two_sizes(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     contexts, networks = [], []
     for size in (32, 48):
         context = study_context.prepare(study(model=NETWORK | {"image_size": size}), cache=cache)
-        probed = probe.Probe(context, Hyperparameters(), seed=size)
+        probed = probe.begin(context, Hyperparameters(), seed=size)
         for _ in probed.epochs():
             pass
         path = folder / f"{size}.npz"

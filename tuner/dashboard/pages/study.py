@@ -16,6 +16,7 @@ from tuner.spec import plan, space
 from tuner.spec.study import StudySpec
 from tuner.storage import tables
 from tuner.storage.attributes import ENSEMBLE, LEFT_OUT, MIGRATED, PREPARED
+from tuner.studies import planning
 from tuner.views import outlook, status, trial, trials
 from tuner.views import studies as views_studies
 from tuner.views.studies import StudyView
@@ -82,8 +83,9 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         total=listed.num_trials,
     )
     best = view.history.best
-    names = (ENSEMBLE, LEFT_OUT, MIGRATED, PREPARED)
+    names = (ENSEMBLE, LEFT_OUT, MIGRATED, PREPARED, *planning.TOLD)
     known = {} if listed.spec is None else tables.get(connection, tables.STUDY_USER, listed.id, *names)
+    timeout = None if listed.spec is None else listed.spec.budget.timeout
     return {
         "view": view,
         "listed": listed,
@@ -100,6 +102,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "stagnation": outlook.STAGNATION,
         **_regret(site, view, known.get(PREPARED) or {}),
         "ensemble": _ensemble(known, None if best is None else best.value),
+        "time_plan": planning.told(known, timeout=timeout, busy_seconds=view.busy_seconds or 0.0),
         "baseline": plan.commonest_of(known.get(PREPARED)),
         **_planned(listed.spec, known),
     }

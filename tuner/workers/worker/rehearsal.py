@@ -161,7 +161,8 @@ class Rehearsal:
         curve, done = list(checkpoint.curve), checkpoint.step
         if done:
             yield messages.Resumed(trial=train.trial, curve=checkpoint.curve)
-        fine_tune = self._script.fine_tune_epochs if train.hyperparameters.unfreeze > 0 else 0
+        num_epochs = self._script.fine_tune_epochs if train.epochs is None else train.epochs
+        fine_tune = num_epochs if train.hyperparameters.unfreeze > 0 else 0
         self._inbox.clear()
         for step in range(done + 1, self._probe_epochs + fine_tune + 1):
             stage = Stage.PROBE if step <= self._probe_epochs else Stage.FINE_TUNE

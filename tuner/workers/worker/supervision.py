@@ -9,6 +9,7 @@ from tuner.errors import LeaseLost, StorageError, TrialStopped
 from tuner.protocol import messages
 from tuner.protocol.messages import Stage
 from tuner.studies import trials
+from tuner.studies.continuation import Promotion
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim
 from tuner.workers.bucket.transfer import CHECKPOINT, FileTransfer
@@ -137,17 +138,12 @@ class Supervision:
             self._stop(f"pruned by the pruner {self._study.spec.pruner.name} after epoch {epoch.step}")
 
     def _answer_probe(self, probed: messages.Probed) -> None:
-        if self._is_promoted(probed):
+        promotion = self._promotion(probed)
+        if promotion.is_promoted:
             self._events.emit(EventKind.PROMOTED, self._claim.number, value=probed.value)
             self._trainer.send(messages.Proceed())
         elif not self._stopping.is_asked and not self.is_lost:
-            self._stop(self._why_not_promoted(probed))
-
-    def _why_not_promoted(self, probed: messages.Probed) -> str:
-        try:
-            return trials.why_not_promoted(self._study, self._claim, probed)
-        except StorageError:
-            return "its probe is not good enough"
+            self._stop(promotion.reason)
 
     def _deliver_if_due(self) -> None:
         if time.monotonic() - self._reported_at > (_RETRY_EVERY_SECONDS if self._outbox.is_waiting else self._report_seconds):
@@ -176,19 +172,19 @@ class Supervision:
         self._outbox.save()
         self._events.warn(f"{what} in {self._outbox.location} until the storage answers: {error}", self._claim.number)
 
-    def _is_promoted(self, probed: messages.Probed) -> bool:
+    def _promotion(self, probed: messages.Probed) -> Promotion:
         while not self._stopping.is_asked:
             try:
-                is_promoted = trials.promoted(self._study, self._claim, probed, self._outbox.unsent)
+                found = trials.promotion(self._study, self._claim, probed, self._outbox.unsent)
                 self._outbox.clear()
-                return is_promoted
+                return found
             except LeaseLost as error:
                 self._lose(error)
-                return False
+                break
             except StorageError as error:
                 self._save("the probe waits", error)
                 self._stopping.wait(1.0)
-        return False
+        return Promotion(is_promoted=False)
 
     def _should_prune(self, epoch: messages.Epoch) -> bool:
         if self._outbox.is_waiting:
@@ -236,6 +232,7 @@ def _train(claim: Claim, folder: Path, fetched: Path | None) -> messages.Train:
         trial=claim.number,
         hyperparameters=claim.hyperparameters,
         seed=claim.seed,
+        epochs=claim.epochs,
         weights=str(folder / "weights"),
         checkpoint=str(folder / CHECKPOINT),
         fetched=None if fetched is None else str(fetched),

@@ -15,7 +15,7 @@ from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Ending
 from tuner.storage import retry
 from tuner.storage.retry import Schedule
-from tuner.studies import data_check, leases, pictures, retention, trials
+from tuner.studies import data_check, leases, pictures, planning, retention, trials
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
 from tuner.studies.workers import WorkerRequest
@@ -141,11 +141,12 @@ class Worker:
         """Claim the next trial; return None if there is none or the worker is asked to stop."""
         assert self._prepared is not None
         sizes = {"num_train": self._prepared.num_train, "num_classes": len(self._prepared.classes), "epochs": self._prepared.epochs}
+        proposal = planning.propose(self._study.spec, self._prepared)
 
         def claim() -> Claim | None:
             self._subtract_sleep()
             self._abandoned.deliver()
-            return trials.claim(self._study, self._identity, **sizes, refused=self._report_refused)
+            return trials.claim(self._study, self._identity, **sizes, proposal=proposal, refused=self._report_refused)
 
         try:
             return self._retry(

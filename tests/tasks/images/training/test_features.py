@@ -1,6 +1,7 @@
 """Features and activations: computed once, stored in the cache, read by every trial."""
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -307,3 +308,10 @@ ROWS = np.random.default_rng(0).normal(size=(64, 200)).astype(np.float32)
 )
 def test_float16_is_used_if_it_is_precise_enough(values: NDArray[np.float32], expected: bool) -> None:
     assert features.is_half_enough(values) is expected
+
+
+def test_the_time_of_an_image_is_measured_for_three_seconds(store: features.FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    # three batches of 64 images
+    clock = iter([10.0, 11.0, 12.9, 13.84])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    assert store.image_seconds() == pytest.approx(0.02)

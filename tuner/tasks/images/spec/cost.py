@@ -6,16 +6,15 @@
   computed for each trial, because its augmentation strengths are likely unique.
 - Fine-tuning takes 3 passes for each training image and epoch: one forward, and twice that backward. It takes 1 pass for each validation
   image and epoch.
-- Every trial is probed. Trial 0 and a share `training.promote` of the others are fine-tuned.
+- Every trial is probed. Trial 0 and a share of the others (`budget.share`) are fine-tuned.
 
 The table below has the multiply-adds of each backbone at 224 pixels. They grow with the square of the image size.
 """
 
-import math
 import statistics
 from dataclasses import dataclass
 
-from tuner.spec import domains
+from tuner.spec import budget, domains
 from tuner.spec.hyperparameters import Flip
 from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
@@ -129,16 +128,19 @@ def estimate(spec: StudySpec, *, num_train: int, num_validation: int, epochs: in
     )
 
 
-def of_model(spec: StudySpec, model: TrialModel, size: DataSize, *, num_cores: int) -> Cost:
-    """Estimate the cost of a study whose trials all have one model."""
-    image_seconds = relative(model) * 1e9 * SECONDS_A_MULTIPLY_ADD / num_cores
+def of_model(spec: StudySpec, model: TrialModel, size: DataSize, *, num_cores: int, seconds_a_multiply_add: float | None = None) -> Cost:
+    """Estimate the cost of a study whose trials all have one model.
+
+    `seconds_a_multiply_add` is measured on this machine, with all its cores; None: a typical core.
+    """
+    image_seconds = relative(model) * 1e9 * (seconds_a_multiply_add or SECONDS_A_MULTIPLY_ADD / num_cores)
     mirrored, drawn = _num_views(spec)
     prepare = image_seconds * _FORWARD * (mirrored * size.num_train + size.num_validation)
     probe = HEAD_SECONDS * spec.training.probe_epochs * size.num_train / 1000 + image_seconds * _FORWARD * drawn * size.num_train
     epoch = image_seconds * (_BACKWARD * size.num_train + _FORWARD * size.num_validation)
     fine_tune = TRACE_SECONDS + size.epochs * epoch if size.epochs else 0.0
     num_trials = spec.budget.trials
-    num_fine_tuned = None if num_trials is None else _num_promoted(spec, num_trials) if size.epochs else 0
+    num_fine_tuned = None if num_trials is None else budget.num_fine_tuned(spec.training, spec.budget, num_trials) if size.epochs else 0
     total = None if num_trials is None or num_fine_tuned is None else prepare + num_trials * probe + num_fine_tuned * fine_tune
     return Cost(
         prepare_seconds=prepare,
@@ -160,7 +162,3 @@ def _num_views(spec: StudySpec) -> tuple[int, int]:
     augmentation = spec.search.augmentation
     mirrored = max(_MIRRORED[flip] for flip in domains.values(augmentation.flip))
     return mirrored, max(0, max(domains.values(augmentation.views)) - mirrored)
-
-
-def _num_promoted(spec: StudySpec, num_trials: int) -> int:
-    return min(num_trials, 1 + math.ceil(spec.training.promote * (num_trials - 1)))

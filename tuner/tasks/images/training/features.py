@@ -1,6 +1,7 @@
 """Features and activations of a frozen backbone, computed once per machine and read by every trial and worker."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +30,8 @@ WORTHWHILE_MULTIPLY_ADDS = 250
 _ROUNDING = 0.02
 _MOST_COLUMNS = 0.99
 _LARGEST_HALF = 60000.0
+#: how long, and with how many batches at most, the time of an image is measured
+_MEASURED_SECONDS, _MEASURED_BATCHES = 3.0, 30
 #: number of sets of vectors in memory
 _NUM_IN_MEMORY = 4
 
@@ -127,6 +130,18 @@ class FeatureStore:
     def moments(self) -> head.Moments:
         """Mean and variance of the features of several depths over the original training images."""
         return head.measure_moments(self._read_vectors("train", views.ORIGINAL))
+
+    def image_seconds(self) -> float:
+        """Return the time of one training image in the network, measured for a while on batches, after one that traces it."""
+        batch = next(iter(batches_in_order(self.splits["train"].images)))
+        images, num_batches = tf.constant(views.render(views.ORIGINAL, batch, 0)), 0
+        self._forward(images)
+        start = now = time.perf_counter()
+        # a short burst is faster than training on a machine with other work
+        while now - start < _MEASURED_SECONDS and num_batches < _MEASURED_BATCHES:
+            self._forward(images).numpy()
+            num_batches, now = num_batches + 1, time.perf_counter()
+        return (now - start) / (num_batches * len(batch))
 
     def vectors(self, split: str, wanted: tuple[views.View, ...]) -> Vectors:
         """Return the standardized features of several depths."""

@@ -72,6 +72,7 @@ class PreparedImages:
             warnings=data.warnings,
             versions=versions(),
             seconds=seconds,
+            image_seconds=None if self._study.budget.timeout is None else self.context.store.image_seconds(),
         )
 
     def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:

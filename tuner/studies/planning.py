@@ -1,0 +1,305 @@
+"""Planning: how a study divides its time among models, epochs and trials, and which trials can still end in time.
+
+A plan is decided once, before the first trial of a study with a timeout, and stored; all workers use it. It is decided from the estimated
+cost of each model. The pace is what the trials of the study took since. From it a study decides which probes still have time for their
+fine-tuning, and when no trial has.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import Connection
+
+from tuner import machine, wording
+from tuner.protocol import messages
+from tuner.sampling.history import TimedTrial
+from tuner.spec.budget import MARGIN, WANTED_TRIALS
+from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.model import TrialModel
+from tuner.spec.study import StudySpec
+from tuner.storage import tables
+from tuner.storage.attributes import PACE, PLAN, PREPARED
+from tuner.storage.tables import STUDY_USER
+from tuner.studies.study import Study
+from tuner.tasks.images.spec import cost, recipe
+from tuner.tasks.images.spec.cost import Cost, DataSize
+
+#: maximum fraction of the time for probes
+PROBE_SHARE = 0.25
+#: fraction of the time that a plan leaves for probes, if the fine-tunings could take it
+_RESERVE = 0.1
+#: minimum fraction of the usual number of epochs, before a plan takes smaller images instead
+_LEAST_EPOCHS = 2 / 3
+#: fewest epochs that a plan chooses
+_FEWEST_EPOCHS = 4
+
+
+class _Stored(BaseModel):
+    """What a study stores about its time."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @classmethod
+    def understood(cls, stored: Any) -> Self | None:
+        """Return a stored value; None if there is none, or if another program wrote it."""
+        try:
+            return None if stored is None else cls.model_validate(stored)
+        except ValidationError:
+            return None
+
+
+class Plan(_Stored):
+    """The model and the number of epochs of a study's trials, and what that was expected to take."""
+
+    #: the model of the trials that choose one
+    backbone: str
+    image_size: int
+    #: epochs of fine-tuning, and how many they are without a plan
+    epochs: int
+    usual_epochs: int
+    #: seconds that the plan divides
+    timeout: float
+    #: expected seconds of a probe and of a fine-tuning of the whole backbone
+    probe_seconds: float
+    fine_tune_seconds: float
+    #: number of fine-tunings that are expected to fit
+    num_fine_tuned: int
+    #: whether the speed of this machine was measured
+    is_measured: bool = False
+
+    @property
+    def words(self) -> str:
+        """The plan in words."""
+        epochs = wording.count(self.epochs, "epoch") + ("" if self.epochs == self.usual_epochs else f" instead of {self.usual_epochs}")
+        length = f"about {wording.duration(self.fine_tune_seconds)} a fine-tuned trial"
+        fit = f"{self.num_fine_tuned} of them fit into {wording.duration(self.timeout)}"
+        return f"{self.backbone} at {self.image_size} pixels, {epochs}, {length}, {fit}"
+
+
+class Pace(_Stored):
+    """How long the trials of a study took so far."""
+
+    num_fine_tuned: int
+    #: mean seconds of a probe, and of the fine-tuning of a trial that was not pruned
+    probe_seconds: float
+    fine_tune_seconds: float
+    #: seconds that a further trial takes on the fastest worker, with a margin
+    needed_seconds: float
+
+    @property
+    def words(self) -> str:
+        """The pace in words."""
+        trials = wording.count(self.num_fine_tuned, "fine-tuned trial")
+        return f"{trials}, {wording.duration(self.fine_tune_seconds)} each; a probe took {wording.duration(self.probe_seconds)}"
+
+
+#: attributes of a study that `told` reads
+TOLD = (PLAN, PACE)
+
+
+def told(stored: Mapping[str, Any], *, timeout: float | None, busy_seconds: float) -> list[tuple[str, str]]:
+    """Return what was planned and what became of it, as pairs of a name and a text; empty without a timeout and a plan."""
+    plan, found = Plan.understood(stored.get(PLAN)), Pace.understood(stored.get(PACE))
+    rows = [] if plan is None else [("time plan", plan.words)]
+    if timeout is not None and found is not None:
+        left = timeout - busy_seconds
+        rest = f"{wording.duration(left)} left" if left >= 0 else f"{wording.duration(-left)} over"
+        rows.append(("so far", f"{found.words}; {rest} of {wording.duration(timeout)}"))
+    return rows
+
+
+def propose(spec: StudySpec, prepared: messages.Prepared) -> Plan | None:
+    """Return the plan of a study, given what its first trainer found; None if there is nothing to plan."""
+    return choose(
+        spec,
+        num_train=prepared.num_train,
+        num_validation=prepared.num_validation,
+        usual_epochs=prepared.epochs,
+        image_seconds=prepared.image_seconds,
+    )
+
+
+def choose(spec: StudySpec, *, num_train: int, num_validation: int, usual_epochs: int, image_seconds: float | None = None) -> Plan | None:
+    """Return the plan of a study with a timeout; None if there is nothing to plan.
+
+    It takes the largest images, with the usual epochs or at least two thirds of them, with which WANTED_TRIALS fine-tunings fit; if they
+    fit with no size, the largest with which two or one fit. Of several backbones it takes the first that the file lists, as trial 0 does,
+    unless only another one is fast enough. `image_seconds` is the measured time of one image in the model of trial 0.
+    """
+    timeout = spec.budget.timeout
+    if timeout is None or usual_epochs == 0 or spec.retraining is not None:
+        return None
+    core_seconds = None if image_seconds is None else image_seconds / (cost.relative(recipe.chosen_model(spec)) * 1e9)
+
+    def estimate(model: TrialModel, epochs: int) -> Cost:
+        size = DataSize(num_train=num_train, num_validation=num_validation, epochs=epochs)
+        return cost.of_model(spec, model, size, num_cores=machine.num_cores(), seconds_a_multiply_add=core_seconds)
+
+    model, epochs = _choice(spec, estimate, timeout, usual_epochs)
+    found = estimate(model, epochs)
+    return Plan(
+        backbone=model.backbone,
+        image_size=model.image_size,
+        epochs=epochs,
+        usual_epochs=usual_epochs,
+        timeout=timeout,
+        probe_seconds=round(found.probe_seconds, 3),
+        fine_tune_seconds=round(found.fine_tune_seconds, 3),
+        num_fine_tuned=max(1, min(_num_that_fit(found, timeout), spec.budget.trials or _num_that_fit(found, timeout))),
+        is_measured=image_seconds is not None,
+    )
+
+
+def _choice(spec: StudySpec, estimate: Callable[[TrialModel, int], Cost], timeout: float, usual_epochs: int) -> tuple[TrialModel, int]:
+    models = [
+        spec.model.fixed(backbone, size).of_trial() for backbone in spec.model.backbones for size in sorted(spec.model.sizes, reverse=True)
+    ]
+    fewest = usual_epochs
+    if spec.training.epochs == "auto":
+        fewest = max(min(usual_epochs, _FEWEST_EPOCHS), math.ceil(_LEAST_EPOCHS * usual_epochs))
+    for wanted in range(min(WANTED_TRIALS, spec.budget.trials or WANTED_TRIALS), 0, -1):
+        for model in models:
+            for epochs in range(usual_epochs, fewest - 1, -1):
+                if _num_that_fit(estimate(model, epochs), timeout) >= wanted:
+                    return model, epochs
+    return min(models, key=cost.relative), fewest
+
+
+def _num_that_fit(found: Cost, timeout: float) -> int:
+    """Return how many fine-tunings fit, with some time for probes."""
+    return max(0, math.floor(((1 - _RESERVE) * timeout - found.prepare_seconds) / (MARGIN * found.fine_tune_seconds)))
+
+
+def read(connection: Connection, study: Study) -> Plan | None:
+    """Return the plan of a study, or None if it has none."""
+    return Plan.understood(tables.get(connection, STUDY_USER, study.id, PLAN).get(PLAN))
+
+
+def keep(connection: Connection, study: Study, proposal: Plan | None, *, num_started: int) -> Plan | None:
+    """Return the plan of a study, which must be locked; a study without a trial takes the proposal."""
+    known = read(connection, study)
+    if known is not None or proposal is None or num_started or study.spec.budget.timeout is None:
+        return known
+    found = tables.get(connection, STUDY_USER, study.id, PREPARED)
+    tables.put(connection, STUDY_USER, study.id, {PLAN: proposal.model_dump(mode="json")})
+    if isinstance(prepared := found.get(PREPARED), Mapping):  # exports and retrainings take the number of epochs from here
+        tables.put(connection, STUDY_USER, study.id, {PREPARED: {**prepared, "epochs": proposal.epochs}})
+    return proposal
+
+
+def chosen(plan: Plan | None, spec: StudySpec) -> dict[str, Any]:
+    """Return the values that a trial takes from the plan: its model, if the study searches it."""
+    if plan is None:
+        return {}
+    given = {"backbone": (plan.backbone, spec.model.backbones), "image_size": (plan.image_size, spec.model.sizes)}
+    return {name: value for name, (value, choices) in given.items() if len(choices) > 1 and value in choices}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duration:
+    """How long a trial takes."""
+
+    probe_seconds: float
+    fine_tune_seconds: float
+
+
+def duration(
+    spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, *, model: TrialModel, unfreeze: float, epochs: int, worker: str | None
+) -> Duration | None:
+    """Return how long a trial of a model takes on a worker, by what trials took so far; None if nothing is known.
+
+    It takes the trials of this model on this worker; without any, those on all workers; then those of other models, whose times grow with
+    the operations of the model; then the plan. `worker` None: on any.
+    """
+    trials = [trial for trial in timed if trial.num_epochs > spec.training.probe_epochs and trial.fine_tune_seconds > 0]
+    own = [trial for trial in trials if _model(spec, trial) == (model.backbone, model.image_size)]
+    used = [trial for trial in own if trial.worker == worker] or own or trials
+    work = cost.relative(model)
+    if used:
+        # the slowest of the latest three, because the first one of a kind is traced, and a busy machine is slow for a while
+        seconds = max(_epoch_seconds(spec, trial, work) for trial in used[-3:])
+        probe = sum(trial.probe_seconds for trial in used) / len(used)
+        return Duration(probe_seconds=probe, fine_tune_seconds=seconds * epochs * _part(unfreeze))
+    if plan is None:
+        return None
+    planned = spec.model.fixed(plan.backbone, plan.image_size).of_trial()
+    factor = work / cost.relative(planned) * epochs / plan.epochs
+    return Duration(probe_seconds=plan.probe_seconds, fine_tune_seconds=plan.fine_tune_seconds * factor * _part(unfreeze))
+
+
+def _epoch_seconds(spec: StudySpec, trial: TimedTrial, work: float) -> float:
+    """Return the seconds of an epoch of another model, with the whole backbone unfrozen."""
+    seconds = trial.fine_tune_seconds / (trial.num_epochs - spec.training.probe_epochs) / _part(trial.unfreeze)
+    backbone, size = _model(spec, trial)
+    return seconds * work / cost.relative(spec.model.fixed(backbone, size).of_trial())
+
+
+def _part(unfreeze: float) -> float:
+    """Return the time of an epoch with a part of the backbone unfrozen: one forward pass, and twice that backward through the part."""
+    return (1 + 2 * unfreeze) / 3
+
+
+def _model(spec: StudySpec, trial: TimedTrial) -> tuple[str, int]:
+    fixed = spec.model.fixed(trial.backbone, trial.image_size).of_trial()
+    return fixed.backbone, fixed.image_size
+
+
+def expected(connection: Connection, study: Study, hyperparameters: Hyperparameters | None, *, worker: str | None) -> Duration | None:
+    """Return how long a trial takes on a worker; None if nothing is known of any trial. `study.memory.times` must be up to date."""
+    spec, stored = study.spec, tables.get(connection, STUDY_USER, study.id, PLAN, PREPARED)
+    plan, epochs = Plan.understood(stored.get(PLAN)), _epochs(stored)
+    if epochs is None or hyperparameters is None:
+        return None
+    model = spec.of_trial(hyperparameters).model.of_trial()
+    timed = list(study.memory.times.known.values())
+    return duration(spec, timed, plan, model=model, unfreeze=hyperparameters.unfreeze, epochs=epochs, worker=worker)
+
+
+def _epochs(stored: Mapping[str, Any]) -> int | None:
+    plan, prepared = Plan.understood(stored.get(PLAN)), stored.get(PREPARED)
+    if plan is not None:
+        return plan.epochs
+    epochs = prepared.get("epochs") if isinstance(prepared, Mapping) else None
+    return epochs if isinstance(epochs, int) and epochs > 0 else None
+
+
+def keep_pace(connection: Connection, study: Study) -> Pace | None:
+    """Store and return how long the trials of a study took so far; None if no trial was fine-tuned. The study must be locked."""
+    study.memory.times.read(connection, study.id)
+    stored = tables.get(connection, STUDY_USER, study.id, PLAN, PACE, PREPARED)
+    epochs = _epochs(stored)
+    found = None if epochs is None else pace(study.spec, list(study.memory.times.known.values()), Plan.understood(stored.get(PLAN)), epochs)
+    if found is not None and stored.get(PACE) != (kept := found.model_dump(mode="json")):
+        tables.put(connection, STUDY_USER, study.id, {PACE: kept})
+    return found
+
+
+def pace(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, epochs: int) -> Pace | None:
+    """Return how long trials took, and how long the next one takes: in the model of the plan, or else the fastest one."""
+    tuned = [trial for trial in timed if trial.num_epochs > spec.training.probe_epochs and trial.fine_tune_seconds > 0]
+    if not tuned:
+        return None
+    models = _next_models(spec, plan)
+    least = min(trial.unfreeze for trial in tuned)
+    known = [
+        found
+        for worker in {trial.worker for trial in tuned}
+        for model in models
+        if (found := duration(spec, timed, plan, model=model, unfreeze=least, epochs=epochs, worker=worker)) is not None
+    ]
+    whole = [trial for trial in tuned if trial.num_epochs >= spec.training.probe_epochs + epochs] or tuned
+    return Pace(
+        num_fine_tuned=len(tuned),
+        probe_seconds=round(sum(trial.probe_seconds for trial in timed) / len(timed), 3),
+        fine_tune_seconds=round(sum(trial.fine_tune_seconds for trial in whole) / len(whole), 3),
+        needed_seconds=round(min(found.probe_seconds + MARGIN * found.fine_tune_seconds for found in known), 3),
+    )
+
+
+def _next_models(spec: StudySpec, plan: Plan | None) -> list[TrialModel]:
+    """Return the models that the next trial may take."""
+    given = chosen(plan, spec)
+    return [model for model in spec.model.combinations() if all(getattr(model, name) == value for name, value in given.items())]
