@@ -121,7 +121,7 @@ def chosen(claimed: Claim) -> tuple[str | None, int | None]:
 def probe(study: Study, claimed: Claim, value: float) -> bool:
     """Whether the trial is promoted after its probe; it ends either way."""
     probed = messages.Probed(trial=claimed.number, value=value)
-    is_promoted = trials.promoted(study, claimed, probed)
+    is_promoted = trials.promotion(study, claimed, probed).is_promoted
     by_hand.finish(study, claimed, value)
     return is_promoted
 
