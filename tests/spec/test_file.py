@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tuner import errors
+from tuner.spec import domains, schema
 from tuner.spec import file as study_file
-from tuner.spec import schema
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
 
@@ -339,3 +339,13 @@ print(sorted({{"numpy", "pandas", "optuna", "sqlalchemy", "keras", "tensorflow",
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("given", "solver"), [({}, "sgd"), ({"probe_solver": "ridge"}, "ridge")])
+def test_a_changed_search_keeps_the_solver_of_its_study_unless_the_file_gives_one(given: dict[str, Any], solver: str) -> None:
+    minimal = {"name": "x", "data": {"source": "digits"}}
+    old = study_file.parse(minimal | {"search": {"probe_solver": "sgd"}}, "old")
+    new = study_file.parse(minimal | {"search": {"dropout": 0.3} | given}, "new")
+    found = study_file.with_solver_of(old, new)
+    assert domains.values(found.search.probe_solver) == (solver,)
+    assert found.search.dropout == new.search.dropout

@@ -5,7 +5,7 @@ from typing import Any
 
 from tuner import wording
 from tuner.spec import budget as budgets
-from tuner.spec import conditions, space
+from tuner.spec import space
 from tuner.spec.hyperparameters import ProbeSolver
 from tuner.spec.strategies import Pruner, Sampler
 from tuner.spec.study import StudySpec
@@ -126,7 +126,7 @@ def _stages(spec: StudySpec, epochs: int | None) -> str:
     length = f" for {wording.count(epochs, 'epoch')}" if epochs else ""
     tuned = "" if epochs == 0 else f"; {part} of them are fine-tuned{length}"
     precision = f", in {training.precision}" if training.precision != "auto" else ""
-    solvers = conditions.Scope(space=spec.search, fine_tunes=space.fine_tunes(spec)).values("probe_solver")
+    solvers = space.probe_solvers(spec)
     steps = [f"of {wording.count(training.probe_epochs, 'epoch')}{heads}"] if ProbeSolver.SGD in solvers else []
     probe = " or ".join([*steps, *(f"by {solver.value}" for solver in solvers if solver is not ProbeSolver.SGD)])
     return f"a probe {probe}{tuned}{precision}"

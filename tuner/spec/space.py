@@ -149,6 +149,11 @@ def fine_tunes(spec: StudySpec) -> bool:
     return spec.training.epochs != 0
 
 
+def probe_solvers(spec: StudySpec) -> tuple[ProbeSolver, ...]:
+    """Return the solvers that probes of a study may use."""
+    return conditions.Scope(space=spec.search, fine_tunes=fine_tunes(spec)).values("probe_solver")
+
+
 #: trials that the budget must have for each model, so that a study screens its models
 TRIALS_A_MODEL = 2
 

@@ -80,3 +80,16 @@ def test_the_cost_of_several_models_is_that_of_preparing_each_and_of_the_mean_tr
 def test_one_unknown_backbone_makes_the_cost_a_guess() -> None:
     mixed = spec(model={"backbone": ["squeezenet1_1", "kerashub:vit_base"], "image_size": 96})
     assert not cost.estimate(mixed, num_train=1000, num_validation=200, epochs=5, num_cores=2).is_known
+
+
+def test_probes_that_share_one_solution_cost_nothing_on_cached_features() -> None:
+    exact, steps = (
+        cost.estimate(
+            spec(training={"epochs": 0}, search={"head_units": [], "probe_solver": solver}),
+            num_train=1000, num_validation=100, epochs=0, num_cores=2,
+        )
+        for solver in ("lbfgs", "sgd")
+    )  # fmt: skip
+    assert exact.probe_seconds == 0
+    assert steps.probe_seconds > 0
+    assert exact.prepare_seconds == steps.prepare_seconds > 0

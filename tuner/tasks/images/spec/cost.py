@@ -14,8 +14,8 @@ The table below has the multiply-adds of each backbone at 224 pixels. They grow 
 import statistics
 from dataclasses import dataclass
 
-from tuner.spec import budget, domains
-from tuner.spec.hyperparameters import Flip
+from tuner.spec import budget, domains, space
+from tuner.spec.hyperparameters import Flip, ProbeSolver
 from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
 
@@ -136,7 +136,9 @@ def of_model(spec: StudySpec, model: TrialModel, size: DataSize, *, num_cores: i
     image_seconds = relative(model) * 1e9 * (seconds_a_multiply_add or SECONDS_A_MULTIPLY_ADD / num_cores)
     mirrored, drawn = _num_views(spec)
     prepare = image_seconds * _FORWARD * (mirrored * size.num_train + size.num_validation)
-    probe = HEAD_SECONDS * spec.training.probe_epochs * size.num_train / 1000 + image_seconds * _FORWARD * drawn * size.num_train
+    # trials share what an exact probe finds
+    steps = spec.training.probe_epochs if ProbeSolver.SGD in space.probe_solvers(spec) else 0
+    probe = HEAD_SECONDS * steps * size.num_train / 1000 + image_seconds * _FORWARD * drawn * size.num_train
     epoch = image_seconds * (_BACKWARD * size.num_train + _FORWARD * size.num_validation)
     fine_tune = TRACE_SECONDS + size.epochs * epoch if size.epochs else 0.0
     num_trials = spec.budget.trials
