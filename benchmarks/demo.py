@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import record
+import runs
 
 import tuner
 from tuner.commands import options, run
@@ -36,7 +36,7 @@ def command(folder: Path) -> dict[str, object]:
     url = f"sqlite:///{folder}/demo.db"
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tuner", "run", str(STUDY), "--workers", "2", "--dashboard", "--port", "0", *record.places(folder, "demo")],
+        [sys.executable, "-m", "tuner", "run", str(STUDY), "--workers", "2", "--dashboard", "--port", "0", *runs.places(folder, "demo")],
         stderr=subprocess.PIPE,
     )
     first = None

@@ -13,7 +13,7 @@ from typing import Any
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in a trainer
 
 import numpy as np
-import record
+import runs
 from numpy.typing import NDArray
 
 from tuner.kernels import devices
@@ -66,7 +66,7 @@ def main() -> None:
     share = devices.TrainerShare(threads=given.threads)
     devices.limit_tensorflow(share)
     with tempfile.TemporaryDirectory() as scratch:
-        for name, data, _ in [*record.data_sets(given.npz, epochs=(0, 0)), ("digits", DIGITS, 0)]:
+        for name, data, _ in [*runs.data_sets(given.npz, epochs=(0, 0)), ("digits", DIGITS, 0)]:
             if given.data and name not in given.data:
                 continue
             context = prepare(name, data, given.fine_tune or 0, given.folder or Path(scratch), share)
@@ -79,9 +79,7 @@ def prepare(name: str, data: str, epochs: int, folder: Path, share: devices.Trai
     """Return the context of a study at 96 pixels."""
     file = folder / f"heads-{name}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(
-        record.STUDY.format(name=name, data=data, epochs=epochs, promote=1.0, trials=1, sampler="tpe", seed=0), encoding="utf-8"
-    )
+    file.write_text(runs.STUDY.format(name=name, data=data, epochs=epochs, promote=1.0, trials=1, sampler="tpe", seed=0), encoding="utf-8")
     return study_context.prepare(study_file.read(file), cache=folder / "cache", share=share)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-import record
+import runs
 from PIL import Image
 
 MB, GB = 2**20, 2**30
@@ -104,7 +104,7 @@ def search(folder: Path, name: str, file: Path, *, data_limit: int, cache_limit:
     peaks: dict[str, dict[str, int]] = {}
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuner", "run", str(file), *record.places(folder, name)],
+            [sys.executable, "-m", "tuner", "run", str(file), *runs.places(folder, name)],
             stdout=log,
             stderr=log,
             env=environment,

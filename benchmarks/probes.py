@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import psutil
-import record
+import runs
 
 import tuner
 from tuner.commands import options, run
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--linear", metavar="SOLVER", help="search linear heads only, with this probe_solver")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        for name, data, _ in record.data_sets(given.npz, epochs=(0, 0)):
+        for name, data, _ in runs.data_sets(given.npz, epochs=(0, 0)):
             if given.data in (None, name):
                 found = measure(given.folder or Path(scratch), Path(scratch), name, data, given.trials, solver=given.linear)
                 print(json.dumps(found, indent=1), flush=True)
@@ -41,7 +41,7 @@ def main() -> None:
 def measure(folder: Path, scratch: Path, name: str, data: str, num_trials: int, *, solver: str | None) -> dict[str, object]:
     """Run one study and observe it."""
     file, url = scratch / f"{name}.yaml", f"sqlite:///{scratch}/{name}.db"
-    text = record.STUDY.format(name=name, data=data, epochs=0, promote=1.0, trials=num_trials, sampler="tpe", seed=0)
+    text = runs.STUDY.format(name=name, data=data, epochs=0, promote=1.0, trials=num_trials, sampler="tpe", seed=0)
     file.write_text(text + (f"search: {{head_units: [], probe_solver: {solver}}}\n" if solver else ""), encoding="utf-8")
     spec = tuner.read(file)
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"image_size": 96})})

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks import record
+from benchmarks import runs
 from tests.browser.conftest import SWITCHES
 from tests.dashboard.pages import serving
 from tuner.storage import engine as storages
@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
         browser = playwright.chromium.launch(executable_path=given.chromium, args=SWITCHES)
-        command = ["run", str(ROOT / "studies" / "animals.yaml"), "--workers", "2", *record.places(folder, "shots")]
+        command = ["run", str(ROOT / "studies" / "animals.yaml"), "--workers", "2", *runs.places(folder, "shots")]
         run = subprocess.Popen([sys.executable, "-m", "tuner", *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         storage = storages.open(f"sqlite:///{folder}/shots.db")
         try:

@@ -1,6 +1,5 @@
-"""Record random trials that are all fine-tuned to the end, in a separate database."""
+"""Runs: studies that a benchmark runs with `tuner run`, each with its own database and files in one folder."""
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +15,6 @@ sampler: {sampler}
 pruner: none
 seed: {seed}
 """
-
-
-def main() -> None:
-    """Record 24 trials of each data set; an interrupted call resumes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--npz", type=Path, help="a second data set in an .npz file")
-    parser.add_argument("--trials", type=int, default=24)
-    given = parser.parse_args()
-    for name, data, epochs in data_sets(given.npz, epochs=(6, 8)):
-        run(given.folder, name=name, data=data, epochs=epochs, promote=1.0, trials=given.trials, sampler="random", seed=0)
 
 
 def data_sets(npz: Path | None, *, epochs: tuple[int, int]) -> list[tuple[str, str, int]]:
@@ -56,7 +44,3 @@ def places(folder: Path, name: str) -> list[str]:
         "--to": folder / f"{name}-best.yaml",
     }
     return [str(part) for option in kept.items() for part in option]
-
-
-if __name__ == "__main__":
-    main()

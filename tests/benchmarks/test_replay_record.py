@@ -1,0 +1,74 @@
+"""The recorder of the replay laboratory, on a few digits at 32 pixels."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.replay import jobs, record, trial_files
+from benchmarks.replay.jobs import Job, Kind, Length
+from benchmarks.replay.trial_files import Recording
+from tuner.kernels import devices
+
+
+def test_a_trial_is_recorded_with_its_epochs_and_logits_and_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = next(jobs.jobs(["digits"], size=32))
+    recorder = record.Recorder(npz=None, cache=tmp_path / "cache", epochs=1, share=devices.TrainerShare(threads=1))
+    path = record.file_of(tmp_path, job)
+    record.write_job(recorder, job, tmp_path)
+    found = trial_files.read(path)
+    facts = found.facts
+    assert path == tmp_path / "digits-32" / "00.npz"
+    assert (facts.kind, facts.num_train, facts.num_validation, facts.num_test) == (Kind.RECIPE, 300, 300, 1197)
+    assert (len(facts.probe), len(facts.fine_tune), facts.is_whole) == (20, 1, True)
+    # the logits of the last epoch are those that its scores were computed from
+    right = found.of("validation").argmax(1) == found.labels["validation"]
+    assert float(np.mean(right)) == pytest.approx(facts.fine_tune[-1].validation_accuracy, abs=0.01)
+    assert found.of("test", view="mirrored").shape == (1197, 10)
+    assert (found.of("test", view="mirrored") != found.of("test")).any()
+    # all 300 training images forward and twice backward, 300 validation images forward; features of 300 images and mirror images, and 300
+    assert facts.epoch_multiply_adds / facts.features_multiply_adds == pytest.approx(1200 / 900, rel=0.02)
+    assert facts.fine_tune[0].processor_seconds > 0
+    assert "digits-32  0 recipe validation 0." in capsys.readouterr().out
+
+
+def test_a_continued_trial_is_recorded_after_its_first_half_and_at_its_end(tmp_path: Path) -> None:
+    job = jobs.Job(data_set="digits", image_size=32, number=0, length=Length.CONTINUED)
+    recorder = record.Recorder(npz=None, cache=tmp_path / "cache", epochs=2, share=devices.TrainerShare(threads=1))
+    record.write_job(recorder, job, tmp_path)
+    half, whole = (trial_files.read(tmp_path / f"digits-32-{length}" / "00.npz") for length in ("half", "continued"))
+    assert (half.facts.length, whole.facts.length) == ("half", "continued")
+    assert (len(half.facts.fine_tune), len(whole.facts.fine_tune)) == (1, 2)
+    assert whole.facts.fine_tune[0] == half.facts.fine_tune[0]
+    # the second half begins where the first ended: a new fine-tuning would begin with the head of the probe
+    assert whole.facts.fine_tune[1].loss < half.facts.fine_tune[0].loss
+
+
+class _Recorder:
+    """A recorder that only notes its jobs, and is interrupted at the second."""
+
+    def __init__(self, **given: Any) -> None:
+        self.numbers: list[int] = []
+
+    def record(self, job: Job) -> Iterator[tuple[Job, Recording]]:
+        self.numbers.append(job.number)
+        if len(self.numbers) == 2:
+            raise KeyboardInterrupt
+        yield from ()
+
+
+def test_recorded_trials_are_skipped_and_an_interruption_says_how_to_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "digits").mkdir()
+    for number in (0, 2):
+        (tmp_path / "digits" / f"{number:02d}.npz").touch()
+    recorder = _Recorder()
+    monkeypatch.setattr(record, "Recorder", lambda **given: recorder)
+    monkeypatch.setattr(devices, "limit_tensorflow", lambda share: None)
+    monkeypatch.setattr("sys.argv", ["record", "--to", str(tmp_path), "--data-sets", "digits"])
+    record.main()
+    assert recorder.numbers == [1, 3]
+    assert capsys.readouterr().out.splitlines() == ["26 trials to record on digits", "interrupted; the same command resumes"]
