@@ -184,7 +184,7 @@ class _Training:
 
     def run(self, lengths: Sequence[int]) -> Iterator[None]:
         """Probe, then fine-tune in parts of some epochs; yield after each part, and end with a loss that is no number."""
-        running = probe.Probe(self._context, self.hyperparameters, seed=self._seed)
+        running = probe.begin(self._context, self.hyperparameters, seed=self._seed)
         for epoch in _timed(running.epochs()):
             self._record(epoch, self.probed, running.weights)
         self.last = self.best

@@ -43,8 +43,8 @@ def searched(begin: Begin) -> Study:
 def claim(study: Study) -> tuple[trials.Claim | None, list[tuple[int, str]]]:
     """Claim a trial, and return it with the refused trials."""
     refused: list[tuple[int, str]] = []
-    sizes: dict[str, Any] = {"num_train": 1000, "num_classes": 2, "epochs": 4}
-    claimed = trials.claim(study, WorkerId.here("hand"), **sizes, refused=lambda number, why: refused.append((number, why)))
+    hand = WorkerId.here("hand")
+    claimed = trials.claim(study, hand, num_train=1000, num_classes=2, epochs=4, refused=lambda number, why: refused.append((number, why)))
     return claimed, refused
 
 

@@ -95,8 +95,8 @@ def test_a_plan_is_told_in_words() -> None:
 
 
 def timed(worker: str = "w", **known: Any) -> TimedTrial:
-    given: dict[str, Any] = {"worker": worker, "probe_seconds": 2.0, "fine_tune_seconds": 40.0, "num_epochs": 6}
-    return TimedTrial(**(given | known))
+    usual: dict[str, Any] = {"probe_seconds": 2.0, "fine_tune_seconds": 40.0, "num_epochs": 6}
+    return TimedTrial(worker=worker, **usual | known)
 
 
 def fine_tuning(found: Duration | None) -> float:
@@ -350,7 +350,8 @@ class Simulation:
             value, tuned = next(self.values), 0.0
             curve = by_hand.epochs(claimed, [value] * 2)
             if answer(self.study, claimed, value).is_promoted:
-                tuned = self.fine_tune_seconds[number] * (1.0 + 0.04 * (-1) ** claimed.number)  # no two take the same time
+                pixels = ((claimed.hyperparameters.image_size or 160) / 160) ** 2
+                tuned = self.fine_tune_seconds[number] * pixels * (1.0 + 0.04 * (-1) ** claimed.number)  # no two take the same time
                 yield tuned
                 curve += by_hand.epochs(claimed, [value] * claimed.epochs, first=3)
                 self.tuned.append(number)
@@ -389,3 +390,47 @@ def test_a_study_uses_its_time_and_ends_in_time(
     assert least_part * timeout <= ended <= 1.03 * timeout
     assert len(simulation.tuned) >= least
     assert simulation.probed <= 0.3 * timeout * len(fine_tune_seconds)
+
+
+@pytest.mark.parametrize(
+    ("left_seconds", "wanted", "expected"),
+    [
+        # at 160 pixels a trial takes 2 + 1.1 * 100 = 112 s, at 128 pixels 2 + 70.4 = 72.4 s, at 96 pixels 2 + 39.6 = 41.6 s
+        (224.1, 2, 160),
+        (223.0, 2, 128),
+        (144.1, 2, 96),
+        (112.1, 1, 160),
+        # two do not fit: the largest that fits once
+        (80.0, 2, 128),
+        (41.0, 2, None),
+    ],
+)
+def test_a_plan_that_took_too_long_goes_on_with_smaller_images(left_seconds: float, wanted: int, expected: int | None) -> None:
+    plan = choose(640)
+    assert plan is not None and plan.image_size == 160
+    spec = by_hand.spec(model=SIZES)
+    known = [timed(image_size=160, fine_tune_seconds=100.0, num_epochs=2 + plan.epochs)]
+    found = planning.fitting_model(spec, known, plan, left_seconds=left_seconds, wanted=wanted)
+    assert (None if found is None else found.image_size) == expected
+
+
+def test_three_trials_fit_even_if_the_first_takes_longer_than_planned(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    budget_of = {"trials": None, "timeout": 640.0}
+    study = begin(model=SIZES, budget=budget_of, search={"unfreeze": 1.0}, sampler="random", training={"probe_epochs": 2})
+    data_check.admit(study, by_hand.PREPARED.model_copy(update={"epochs": 12}))
+    # a trial at 160 pixels takes 216 s instead of 171 s: after the first, two fit at 128 pixels (138 s) only
+    simulation = Simulation(study=study, monkeypatch=monkeypatch, fine_tune_seconds=(216.0,))
+    ended = simulation.run()
+    sizes = [trial.params["image_size"] for trial in study.optuna.get_trials() if trial.state.name == "COMPLETE"]
+    assert sizes == [160, 128, 128]
+    assert 0.9 * 640 <= ended <= 1.03 * 640
+
+
+def test_trials_of_a_study_without_the_planned_model_choose_freely(begin: Begin) -> None:
+    plan = choose(640)
+    assert plan is not None
+    study = begin(model={"image_size": [96, 128]}, budget={"timeout": 414})
+    study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {PLAN: plan.model_dump(mode="json")}))
+    assert planned(study, plan).hyperparameters.image_size == 128  # the rule
+    sizes = {planned(study, plan, trials.WorkerId.here(str(number))).hyperparameters.image_size for number in range(8)}
+    assert sizes == {96, 128}

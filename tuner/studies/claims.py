@@ -57,6 +57,8 @@ class HeldTrial:
     requested: Mapping[str, Any] | None = None
     #: the plan of the study; None: it has none
     plan: Plan | None = None
+    #: values of the model that the trial takes for the plan
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def lease(connection: Connection, study: Study, worker: WorkerId, *, proposal: Plan | None = None) -> HeldTrial | None:
@@ -77,9 +79,8 @@ def lease(connection: Connection, study: Study, worker: WorkerId, *, proposal: P
     held = _take_up(connection, study, worker) or _start(connection, study, worker, progress)
     if held is None:
         return None
-    return dataclasses.replace(
-        held, plan=planning.keep(connection, study, proposal, num_started=progress.num_trials - progress.num_enqueued)
-    )
+    kept = planning.keep(connection, study, proposal, num_started=progress.num_trials - progress.num_enqueued)
+    return dataclasses.replace(held, plan=kept, model=planning.next_model(connection, study, kept, progress))
 
 
 def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any], rule: Mapping[str, Any]) -> Hyperparameters:
@@ -157,8 +158,7 @@ def plan(study: Study, held: HeldTrial, rule: dict[str, Any]) -> dict[str, Any]:
     """
     number = held.number
     if study.combinations is None:
-        planned = planning.chosen(held.plan, study.spec)
-        return rule | planned if number == 0 else planned
+        return {**rule, **held.model} if number == 0 else dict(held.model)
     if rule not in study.combinations:
         return rule if number == 0 else dict(study.combinations[number]) if study.combinations else {}
     first = study.combinations.index(rule)

@@ -16,13 +16,15 @@ from sqlalchemy import Connection
 from tuner import machine, wording
 from tuner.protocol import messages
 from tuner.sampling.history import TimedTrial
-from tuner.spec.budget import MARGIN, WANTED_TRIALS
+from tuner.spec import budget
+from tuner.spec.budget import MARGIN, WANTED_TRIALS, StudyProgress
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
 from tuner.storage import tables
 from tuner.storage.attributes import PACE, PLAN, PREPARED
 from tuner.storage.tables import STUDY_USER
+from tuner.studies import leases
 from tuner.studies.study import Study
 from tuner.tasks.images.spec import cost, recipe
 from tuner.tasks.images.spec.cost import Cost, DataSize
@@ -190,12 +192,43 @@ def keep(connection: Connection, study: Study, proposal: Plan | None, *, num_sta
     return proposal
 
 
-def chosen(plan: Plan | None, spec: StudySpec) -> dict[str, Any]:
-    """Return the values that a trial takes from the plan: its model, if the study searches it."""
-    if plan is None:
+def next_model(connection: Connection, study: Study, plan: Plan | None, progress: StudyProgress) -> dict[str, Any]:
+    """Return the values of the next trial's model, if the study has a plan and searches them. `study` must be locked.
+
+    It is the planned model, unless trials took so long that too few of it fit into the time that is left.
+    """
+    if plan is None or (plan.backbone, plan.image_size) not in {_key(model) for model in study.spec.model.combinations()}:
         return {}
-    given = {"backbone": (plan.backbone, spec.model.backbones), "image_size": (plan.image_size, spec.model.sizes)}
-    return {name: value for name, (value, choices) in given.items() if len(choices) > 1 and value in choices}
+    model, left = None, budget.seconds_left(study.spec.budget, progress)
+    if left is not None and len(models_of(plan, study.spec)) > 1:
+        study.memory.times.read(connection, study.id)
+        study.memory.probes.read(connection, study.id)
+        timed = list(study.memory.times.known.values())
+        num_promoted = sum(went_on for _, went_on in study.memory.probes.known.values())
+        num_workers = max(1, sum(lease.ended_at is None for lease in leases.of_running_trials(connection, study.id)))
+        wanted = math.ceil((WANTED_TRIALS - num_promoted) / num_workers)
+        model = fitting_model(study.spec, timed, plan, left_seconds=left, wanted=max(1, wanted)) if timed else None
+    model = model or models_of(plan, study.spec)[0]
+    choices = {"backbone": study.spec.model.backbones, "image_size": study.spec.model.sizes}
+    return {name: getattr(model, name) for name, values in choices.items() if len(values) > 1}
+
+
+def fitting_model(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan, *, left_seconds: float, wanted: int) -> TrialModel | None:
+    """Return the largest of a plan's models of which `wanted` trials fit into the time that is left, or else fewer; None if none fits."""
+    for number in range(wanted, 0, -1):
+        for model in models_of(plan, spec):
+            found = duration(spec, timed, plan, model=model, unfreeze=1.0, epochs=plan.epochs, worker=None)
+            if found is not None and number * (found.probe_seconds + MARGIN * found.fine_tune_seconds) <= left_seconds:
+                return model
+    return None
+
+
+def models_of(plan: Plan | None, spec: StudySpec) -> list[TrialModel]:
+    """Return the models that trials may take: that of the plan, then the smaller sizes of its backbone; without a plan, all."""
+    if plan is None or (plan.backbone, plan.image_size) not in {_key(model) for model in spec.model.combinations()}:
+        return list(spec.model.combinations())
+    sizes = sorted((size for size in spec.model.sizes if size <= plan.image_size), reverse=True)
+    return [spec.model.fixed(plan.backbone, size).of_trial() for size in sizes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +248,7 @@ def duration(
     the operations of the model; then the plan. `worker` None: on any.
     """
     trials = [trial for trial in timed if trial.num_epochs > spec.training.probe_epochs and trial.fine_tune_seconds > 0]
-    own = [trial for trial in trials if _model(spec, trial) == (model.backbone, model.image_size)]
+    own = [trial for trial in trials if _model(spec, trial) == _key(model)]
     used = [trial for trial in own if trial.worker == worker] or own or trials
     work = cost.relative(model)
     if used:
@@ -243,8 +276,11 @@ def _part(unfreeze: float) -> float:
 
 
 def _model(spec: StudySpec, trial: TimedTrial) -> tuple[str, int]:
-    fixed = spec.model.fixed(trial.backbone, trial.image_size).of_trial()
-    return fixed.backbone, fixed.image_size
+    return _key(spec.model.fixed(trial.backbone, trial.image_size).of_trial())
+
+
+def _key(model: TrialModel) -> tuple[str, int]:
+    return model.backbone, model.image_size
 
 
 def expected(connection: Connection, study: Study, hyperparameters: Hyperparameters | None, *, worker: str | None) -> Duration | None:
@@ -278,11 +314,11 @@ def keep_pace(connection: Connection, study: Study) -> Pace | None:
 
 
 def pace(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, epochs: int) -> Pace | None:
-    """Return how long trials took, and how long the next one takes: in the model of the plan, or else the fastest one."""
+    """Return how long trials took, and how long the next one takes: in the fastest model that it may have."""
     tuned = [trial for trial in timed if trial.num_epochs > spec.training.probe_epochs and trial.fine_tune_seconds > 0]
     if not tuned:
         return None
-    models = _next_models(spec, plan)
+    models = models_of(plan, spec)
     least = min(trial.unfreeze for trial in tuned)
     known = [
         found
@@ -297,9 +333,3 @@ def pace(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, epochs
         fine_tune_seconds=round(sum(trial.fine_tune_seconds for trial in whole) / len(whole), 3),
         needed_seconds=round(min(found.probe_seconds + MARGIN * found.fine_tune_seconds for found in known), 3),
     )
-
-
-def _next_models(spec: StudySpec, plan: Plan | None) -> list[TrialModel]:
-    """Return the models that the next trial may take."""
-    given = chosen(plan, spec)
-    return [model for model in spec.model.combinations() if all(getattr(model, name) == value for name, value in given.items())]

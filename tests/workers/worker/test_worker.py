@@ -528,3 +528,23 @@ def test_a_trainer_with_other_images_is_refused_before_it_trains(make: Make) -> 
         longer.work()
     assert longer.script.started == []
     assert len(longer.states()) == 2
+
+
+def test_a_study_with_a_timeout_ends_before_it_and_says_why(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = make(budget={"trials": None, "timeout": 300}, search={"unfreeze": 1.0}, training={"probe_epochs": 2})
+    runner.script = Script(probe_seconds=4.0, fine_tune_seconds=60.0)
+    passed = [0.0]
+
+    def pass_time(event: Event) -> None:
+        seconds = {EventKind.STARTED: 4.0, EventKind.PROMOTED: 60.0}
+        passed[0] += seconds.get(event.what, 0.0)
+        monkeypatch.setitem(tables._CLOCKS, "sqlite", f"({1_000_000 + passed[0]})")
+
+    monkeypatch.setitem(tables._CLOCKS, "sqlite", "1000000")
+    runner.react = pass_time
+    runner.work()
+    assert runner.states().count("COMPLETE") == 4
+    assert 240 <= passed[0] <= 300
+    reasons = {event.message for event in runner.events if event.what is EventKind.PRUNED}
+    assert reasons == {"its probe is not among the best, for which the time is kept"}
+    assert runner.events[-1].message.endswith("are too few for another trial, which takes about 1 min 10 s")

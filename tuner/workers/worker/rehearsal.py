@@ -55,6 +55,9 @@ class Script:
     mistakes_differ: bool = False
     #: file that gets a line for each epoch of fine-tuning: trial, step, seconds since 1970
     epoch_log: str = ""
+    #: duration of the stages of a trial, as it reports them
+    probe_seconds: float = 0.02
+    fine_tune_seconds: float = 0.03
     memory_bytes: int = 0
     refusal: str = ""
     #: what trainers say of the images
@@ -191,7 +194,7 @@ class Rehearsal:
                     yield messages.CheckpointWritten(trial=train.trial)
                 yield ending
                 return
-        ended = _finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
+        ended = self._finished(train, Ending.COMPLETED, self._probe_epochs + fine_tune)
         yield ended.model_copy(update={"logits": _write_logits(train, ended.value or 0.0)}) if self._script.writes_logits else ended
 
     def _step_of(self, fault: Fault | None) -> int | None:
@@ -216,11 +219,11 @@ class Rehearsal:
         while self._inbox:
             match self._inbox.popleft():
                 case messages.Stop():
-                    return _finished(train, Ending.STOPPED, step)
+                    return self._finished(train, Ending.STOPPED, step)
                 case messages.Suspend(keeps=keeps):
                     if keeps:
                         _write_checkpoint(train, step, curve)
-                    return _finished(train, Ending.SUSPENDED, step)
+                    return self._finished(train, Ending.SUSPENDED, step)
                 case _:
                     pass
         return None
@@ -236,7 +239,26 @@ class Rehearsal:
             case Fault.FAIL:
                 yield messages.Failed(trial=train.trial, error="ValueError", message="the script says so")
             case Fault.NOT_FINITE:
-                yield _finished(train, Ending.NOT_FINITE, 1, reason="the loss is not finite")
+                yield self._finished(train, Ending.NOT_FINITE, 1, reason="the loss is not finite")
+
+    def _finished(self, train: messages.Train, ending: Ending, step: int, reason: str = "") -> messages.Finished:
+        weights = Path(train.weights + ".weights")
+        if ending not in (Ending.SUSPENDED, Ending.COMPLETED):
+            Path(train.checkpoint).unlink(missing_ok=True)
+        if ending is Ending.COMPLETED:
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            weights.write_bytes(b"weights")
+        return messages.Finished(
+            trial=train.trial,
+            ending=ending,
+            reason=reason,
+            value=accuracy(train.hyperparameters, step),
+            best_step=step,
+            confusion=((5, 0), (0, 5)),
+            weights=str(weights) if ending is Ending.COMPLETED else None,
+            probe_seconds=self._script.probe_seconds,
+            fine_tune_seconds=self._script.fine_tune_seconds,
+        )
 
     def _evaluate(self, evaluate: messages.Evaluate) -> Iterator[messages.Message | None]:
         value = round(accuracy(evaluate.hyperparameters, 5), 2)
@@ -320,23 +342,3 @@ def _write_logits(train: messages.Train, share: float) -> str:
     logits = np.where(is_right, 1.0, -1.0)[:, None] * right
     np.savez(path, validation=logits.astype(np.float16), validation_mirrored=(2.0 * right).astype(np.float16), validation_labels=labels)
     return str(path)
-
-
-def _finished(train: messages.Train, ending: Ending, step: int, reason: str = "") -> messages.Finished:
-    weights = Path(train.weights + ".weights")
-    if ending not in (Ending.SUSPENDED, Ending.COMPLETED):
-        Path(train.checkpoint).unlink(missing_ok=True)
-    if ending is Ending.COMPLETED:
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        weights.write_bytes(b"weights")
-    return messages.Finished(
-        trial=train.trial,
-        ending=ending,
-        reason=reason,
-        value=accuracy(train.hyperparameters, step),
-        best_step=step,
-        confusion=((5, 0), (0, 5)),
-        weights=str(weights) if ending is Ending.COMPLETED else None,
-        probe_seconds=0.02,
-        fine_tune_seconds=0.03,
-    )

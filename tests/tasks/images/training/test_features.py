@@ -1,7 +1,6 @@
 """Features and activations: computed once, stored in the cache, read by every trial."""
 
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -313,5 +312,5 @@ def test_float16_is_used_if_it_is_precise_enough(values: NDArray[np.float32], ex
 def test_the_time_of_an_image_is_measured_for_three_seconds(store: features.FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     # three batches of 64 images
     clock = iter([10.0, 11.0, 12.9, 13.84])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert store.image_seconds() == pytest.approx(0.02)

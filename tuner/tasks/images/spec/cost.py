@@ -156,9 +156,7 @@ def of_model(spec: StudySpec, model: TrialModel, size: DataSize, *, num_cores: i
 
 def relative(model: TrialModel) -> float:
     """Return the billions of multiply-adds of a model for one image."""
-    # trials share what an exact probe finds
-    steps = spec.training.probe_epochs if ProbeSolver.SGD in space.probe_solvers(spec) else 0
-    probe = HEAD_SECONDS * steps * size.num_train / 1000 + image_seconds * _FORWARD * drawn * size.num_train
+    return MULTIPLY_ADDS.get(model.backbone, _GUESS) * (model.image_size / 224) ** 2
 
 
 def _num_views(spec: StudySpec) -> tuple[int, int]:
