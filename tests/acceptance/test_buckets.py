@@ -114,9 +114,12 @@ def test_training_continues_without_the_bucket_and_the_next_worker_of_the_machin
     assert "trial-00000/weights.weights" in machines.kept()
 
 
-def test_weights_from_several_machines_become_a_version_with_its_soup_in_the_bucket(machines: Machines) -> None:
+@pytest.mark.parametrize(("script", "form"), [({"epoch_seconds": 0.02}, "soup"), ({"mistakes_differ": True}, "ensemble")])
+def test_weights_from_several_machines_become_a_version_with_its_soup_or_its_ensemble_in_the_bucket(
+    machines: Machines, script: dict[str, Any], form: str
+) -> None:
     assert machines.tuner("one", "run", "study.yaml", "--no-export", "--artifacts", machines.url).end()[0] == 0
-    told = machines.tuner("two", "retrain", "study", "--top", "1", "--seeds", "2", "--json", "--artifacts", machines.url)
+    told = machines.tuner("two", "retrain", "study", "--top", "1", "--seeds", "2", "--json", "--artifacts", machines.url, **script)
     code, out = told.end()
     assert code == 0, told.lines
     assert len(json.loads(out)["networks"][0]["chosen_seeds"]) == 2
@@ -124,6 +127,7 @@ def test_weights_from_several_machines_become_a_version_with_its_soup_in_the_buc
     (version,) = versions.all(storage, "study")
     storage.close()
     key = version.model.artifact.removeprefix(f"{machines.url}/")
-    assert key.startswith("study-retrain-1/soup-")
+    assert key.startswith(f"study-retrain-1/{form}-")
     assert f"models/team/{key}" in machines.objects()
-    assert not list((machines.folder / "two" / "study-retrain-1").glob("*.npz"))
+    assert not list((machines.folder / "two" / "study-retrain-1").glob(f"{form}-*"))
+    assert not (machines.folder / "two" / "study-retrain-1" / "answers").exists()

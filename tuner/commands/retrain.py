@@ -39,6 +39,8 @@ from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.stopping import Stopping, on_signals
 
 TrainedOn = Literal["train", "train+validation"]
+#: folder for the answers of trainers and for files from a bucket, which is deleted after an evaluation
+_ANSWERS = "answers"
 _BUSY = "evaluating the trained networks on validation and test images …"
 
 
@@ -351,7 +353,7 @@ def store_version_on_all(
 @contextmanager
 def _evaluator(study: Study, setup: EvaluationSetup) -> Iterator[CachedEvaluator]:
     folders = setup.assignment.folders
-    folder = folders.of_study(study.name) / "answers"
+    folder = folders.of_study(study.name) / _ANSWERS
     try:
         with evaluation.open_trainer(
             study,
@@ -395,7 +397,7 @@ def _store_weights(study: Study, network: Network, evaluate: CachedEvaluator, se
     key = f"ensemble-{trials_of}.zip" if network.is_ensemble else f"soup-{trials_of}.npz"
     path = folder / key
     if network.is_ensemble:
-        with _local_copies(network.runs, folder) as copies:
+        with _local_copies(network.runs, folder / _ANSWERS) as copies:
             networks.pack([copies[run] for run in network.runs], path)
     else:
         evaluate.write_average(network, path)

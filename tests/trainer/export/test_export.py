@@ -23,7 +23,7 @@ from tuner.protocol.errands import Format
 from tuner.results import ensemble as ensembles
 from tuner.results.bundle import bundle, card
 from tuner.results.retrain import networks
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Activation, Hyperparameters
 from tuner.tasks.images.training import evaluation, probe, standalone, study_context
 from tuner.tasks.images.training.study_context import StudyContext
 from tuner.trainer.export import export, exported_model, formats, verify
@@ -329,3 +329,17 @@ def test_the_exported_ensemble_of_a_version_has_the_probabilities_that_were_meas
     export.write([context, context], order(tmp_path).model_copy(update=changes))
     with np.load(tmp_path / "answers.npz") as found:
         np.testing.assert_allclose(found["probabilities"], np.exp(wanted.logits), atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", Activation)
+def test_every_activation_of_a_head_is_written_in_every_format(context: StudyContext, tmp_path: Path, activation: Activation) -> None:
+    given = keras.Input((8, 8, 3))
+    hidden = keras.layers.Dense(4, activation=activation.value)(keras.layers.Flatten()(keras.layers.Rescaling(0.01)(given)))
+    model = keras.Model(given, keras.layers.Softmax()(hidden))
+    (tmp_path / "bundle").mkdir()
+    forms = tuple(form for form in Format if form is not Format.INT8)
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)
+    formats.write(model, forms, tmp_path / "bundle", for_int8=lambda: model, calibration=images)
+    for form in forms:
+        found = exported_model.load(form, tmp_path / "bundle" / errands.BUNDLE_PATHS[form], threads=1)(images)
+        np.testing.assert_allclose(found, np.asarray(model(images.astype(np.float32))), atol=1e-5)

@@ -38,7 +38,7 @@ def text(facts: ModelFacts, exported: errands.Exported, rows: Sequence[Mapping[s
     parts = [
         _front_matter(facts),
         f"# {_name(facts)}\n\n{facts.headline}",
-        _results(facts, exported),
+        _results(facts, exported_accuracy=exported.test_accuracy),
         _use(facts, exported),
         _formats(rows),
         _data(facts),
@@ -77,15 +77,15 @@ def _front_matter(facts: ModelFacts) -> str:
     )
 
 
-def _results(facts: ModelFacts, exported: errands.Exported) -> str:
+def _results(facts: ModelFacts, *, exported_accuracy: float | None = None) -> str:
     best, prepared = facts.best, facts.prepared
     rows = ["| | accuracy | images |", "|---|---|---|"]
     if facts.test is not None and facts.test_interval is not None:
         low, high = facts.test_interval
         rows.append(f"| test | {facts.test[0]:.4f}, 95 % interval {low:.4f} to {high:.4f} | {facts.test[1]:,} |")
-        if exported.test_accuracy is not None:
+        if exported_accuracy is not None:
             through = "test, through this model, which reduces images for its smaller members"
-            rows.append(f"| {through} | {exported.test_accuracy:.4f} | {facts.test[1]:,} |")
+            rows.append(f"| {through} | {exported_accuracy:.4f} | {facts.test[1]:,} |")
     if facts.validation_accuracy is not None:
         rows.append(f"| validation | {facts.validation_accuracy:.4f} | {prepared.num_validation:,} |")
     if facts.verdict is None and best.rule_value is not None:

@@ -132,12 +132,12 @@ def best_network(config: RetrainedConfig, ask: Evaluator, forms: Forms | None = 
         is_mirrored: average_probabilities(answers, mirrored=is_mirrored) for is_mirrored in ((False, True) if needs_mirror else (False,))
     }
     mirrored = forms.mirror == "always" or (needs_mirror and _loss(versions[True]) < _loss(versions[False]))
-    found = versions[mirrored]
-    assert one.validation is not None
-    one = replace(one, ensemble_accuracy=found.accuracy)
-    if (found.accuracy, -_loss(found)) <= (one.validation.accuracy, -_loss(one.validation)):
-        return one
-    return replace(one, runs=tuple(config.by_value), validation=found, is_ensemble=True, mirrored=mirrored)
+    found, single = versions[mirrored], one.validation
+    assert single is not None, "it was chosen on the validation images"
+    if (found.accuracy, -_loss(found)) <= (single.accuracy, -_loss(single)):
+        return replace(one, ensemble_accuracy=found.accuracy)
+    runs = tuple(config.by_value)
+    return replace(one, runs=runs, validation=found, is_ensemble=True, mirrored=mirrored, ensemble_accuracy=found.accuracy)
 
 
 def _loss(answers: SplitLogits) -> float:

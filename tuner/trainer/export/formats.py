@@ -91,6 +91,28 @@ def _saved_model(source: _Source, path: Path) -> None:
 
 def _onnx(source: _Source, path: Path) -> None:
     source.model.export(path, format="onnx", verbose=False, opset_version=_OPSET)
+    _replace_erfc(path)
+
+
+def _replace_erfc(path: Path) -> None:
+    """Compute 1 - erf(x) in place of erfc(x): TensorFlow uses it for GELU, and tf2onnx copies it, but ONNX has no such operator."""
+    import onnx  # a dependency of tf2onnx
+
+    model = onnx.load(path)
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "Erfc":
+            one, erf = f"{node.output[0]}_one", f"{node.output[0]}_erf"
+            value = onnx.helper.make_tensor(one, onnx.TensorProto.FLOAT, [], [1.0])
+            nodes.append(onnx.helper.make_node("Constant", [], [one], value=value))
+            nodes.append(onnx.helper.make_node("Erf", list(node.input), [erf]))
+            nodes.append(onnx.helper.make_node("Sub", [one, erf], list(node.output)))
+        else:
+            nodes.append(node)
+    if len(nodes) > len(model.graph.node):
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        onnx.save(model, path)
 
 
 def _litert(source: _Source, path: Path) -> None:
