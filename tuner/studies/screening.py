@@ -28,7 +28,7 @@ from tuner.spec import space
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
-from tuner.storage import queries, tables
+from tuner.storage import optuna_private, queries, tables
 from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, ORIGIN, PREPARED, PROBE_ACCURACY, REQUESTED
 from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 from tuner.studies.study import Study
@@ -56,7 +56,7 @@ class ProbedModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
+class ModelLeftOut:
     """A model that no further trial chooses."""
 
     backbone: str
@@ -99,7 +99,7 @@ def begin(connection: Connection, study: Study) -> dict[str, Any]:
     return recipe | _parameters(study.spec, following)
 
 
-def judge(probed: Sequence[ProbedModel], num_images: int) -> list[LeftOut]:
+def judge(probed: Sequence[ProbedModel], num_images: int) -> list[ModelLeftOut]:
     """Return the models that are clearly worse than another one of their size, given probes measured on `num_images` images."""
     found = []
     for loser in probed:
@@ -111,7 +111,7 @@ def judge(probed: Sequence[ProbedModel], num_images: int) -> list[LeftOut]:
                 f"its probe of {loser.accuracy:.4f} (trial {loser.trial}) is {best.accuracy - loser.accuracy:.4f} below the "
                 f"{best.accuracy:.4f} of {best.model.backbone} (trial {best.trial}), more than {margin:.4f}"
             )
-            found.append(LeftOut(backbone=loser.model.backbone, image_size=loser.model.image_size, reason=reason))
+            found.append(ModelLeftOut(backbone=loser.model.backbone, image_size=loser.model.image_size, reason=reason))
     return found
 
 
@@ -122,18 +122,18 @@ def _margin(loser: ProbedModel, other: ProbedModel, num_images: int) -> float:
     return STANDARD_ERRORS * math.sqrt(variance) + POINTS_A_DOUBLING * max(0.0, doublings)
 
 
-def left_out(connection: Connection, study: Study) -> list[LeftOut]:
+def left_out(connection: Connection, study: Study) -> list[ModelLeftOut]:
     """Return the models that the study has left out so far."""
     if not study.spec.model.is_searched:
         return []
     return read_left_out(tables.get(connection, STUDY_USER, study.id, LEFT_OUT).get(LEFT_OUT))
 
 
-def read_left_out(stored: Any) -> list[LeftOut]:
+def read_left_out(stored: Any) -> list[ModelLeftOut]:
     """Return the models in the attribute of a study; what another program wrote there does not count."""
     rows = stored if isinstance(stored, list) else []
     fields = {"backbone", "image_size", "reason"}
-    return [LeftOut(**row) for row in rows if isinstance(row, dict) and row.keys() == fields]
+    return [ModelLeftOut(**row) for row in rows if isinstance(row, dict) and row.keys() == fields]
 
 
 def why_not(connection: Connection, study: Study, *, trial_id: int, number: int, accuracy: float) -> str | None:
@@ -148,7 +148,9 @@ def why_not(connection: Connection, study: Study, *, trial_id: int, number: int,
     return lost.get(key(own))
 
 
-def replacement(study: Study, chosen: Hyperparameters, given: Mapping[str, Any], lost: Sequence[LeftOut], *, number: int) -> dict[str, Any]:
+def replacement(
+    study: Study, chosen: Hyperparameters, given: Mapping[str, Any], lost: Sequence[ModelLeftOut], *, number: int
+) -> dict[str, Any]:
     """Return the parameters of another model for a trial whose chosen model is left out; empty if it keeps its own.
 
     What `given` fixes stays. The other model is drawn from those that are not left out, if possible at the same image size, the same on
@@ -194,8 +196,11 @@ def _rows(connection: Connection, study: Study) -> list[tuple[int, TrialModel, f
     found = []
     for number, state, probe, value, chosen, asked in connection.execute(query):
         # a trial without fine-tuning has no probe of its own: its value is that of the probe
-        measured = json.loads(probe) if probe is not None else value if state is TrialState.COMPLETE else None
-        stored = json.loads(chosen or asked or "{}")
+        measured = optuna_private.decoded(probe) if probe is not None else value if state is TrialState.COMPLETE else None
+        measured = float(measured) if isinstance(measured, int | float) else None
+        stored = optuna_private.decoded(chosen or asked or "{}")
+        if not isinstance(stored, dict):
+            continue  # another program changed it
         model = study.spec.model.fixed(stored.get("backbone"), stored.get("image_size"))
         if not model.is_searched:
             found.append((number, model.of_trial(), measured))
@@ -206,7 +211,7 @@ def _probed(rows: Sequence[tuple[int, TrialModel, float | None]]) -> list[Probed
     return [ProbedModel(model=model, trial=number, accuracy=value) for number, model, value in rows if value is not None]
 
 
-def _store(connection: Connection, study: Study, found: Sequence[LeftOut]) -> None:
+def _store(connection: Connection, study: Study, found: Sequence[ModelLeftOut]) -> None:
     """Store the models that are left out; one that was left out before stays so, with its first reason."""
     before = left_out(connection, study)
     known = {(each.backbone, each.image_size) for each in before}
