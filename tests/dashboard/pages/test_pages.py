@@ -95,7 +95,7 @@ def test_a_card_shows_the_progress_of_a_study(client: TestClient, worked: Study)
 def test_a_study_shows_plan_best_failures_and_trials(client: TestClient, worked: Study) -> None:
     text = client.get(f"/tuner/studies/{worked.id}").text
     assert "1,000 to train, 200 to choose the best trial, 200 to measure it" in text
-    assert "a probe of 2 epochs; the best 25% of them are fine-tuned for 4 epochs" in text
+    assert "a probe of 2 epochs or by lbfgs; the best 25% of them are fine-tuned for 4 epochs" in text
     assert "MemoryError" in text
     assert "it was too much" in text
     assert "tuner export by-hand --to best.yaml" in text
