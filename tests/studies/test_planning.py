@@ -402,16 +402,17 @@ def test_a_study_uses_its_time_and_ends_in_time(
         (112.1, 1, 160),
         # two do not fit: the largest that fits once
         (80.0, 2, 128),
-        (41.0, 2, None),
+        # only a trial that fine-tunes a part of the network still fits
+        (41.0, 2, 96),
     ],
 )
-def test_a_plan_that_took_too_long_goes_on_with_smaller_images(left_seconds: float, wanted: int, expected: int | None) -> None:
+def test_a_plan_that_took_too_long_goes_on_with_smaller_images(left_seconds: float, wanted: int, expected: int) -> None:
     plan = choose(640)
     assert plan is not None and plan.image_size == 160
     spec = by_hand.spec(model=SIZES)
     known = [timed(image_size=160, fine_tune_seconds=100.0, num_epochs=2 + plan.epochs)]
     found = planning.fitting_model(spec, known, plan, left_seconds=left_seconds, wanted=wanted)
-    assert (None if found is None else found.image_size) == expected
+    assert found.image_size == expected
 
 
 def test_three_trials_fit_even_if_the_first_takes_longer_than_planned(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,14 +213,14 @@ def next_model(connection: Connection, study: Study, plan: Plan | None, progress
     return {name: getattr(model, name) for name, values in choices.items() if len(values) > 1}
 
 
-def fitting_model(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan, *, left_seconds: float, wanted: int) -> TrialModel | None:
-    """Return the largest of a plan's models of which `wanted` trials fit into the time that is left, or else fewer; None if none fits."""
+def fitting_model(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan, *, left_seconds: float, wanted: int) -> TrialModel:
+    """Return the largest of a plan's models of which `wanted` trials fit into the time that is left, else fewer, else the smallest."""
     for number in range(wanted, 0, -1):
         for model in models_of(plan, spec):
             found = duration(spec, timed, plan, model=model, unfreeze=1.0, epochs=plan.epochs, worker=None)
             if found is not None and number * (found.probe_seconds + MARGIN * found.fine_tune_seconds) <= left_seconds:
                 return model
-    return None
+    return models_of(plan, spec)[-1]
 
 
 def models_of(plan: Plan | None, spec: StudySpec) -> list[TrialModel]:

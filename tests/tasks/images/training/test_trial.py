@@ -501,3 +501,10 @@ def test_the_second_trial_of_a_shape_traces_nothing(context: StudyContext, tmp_p
     assert count > 0
     run(own, order(tmp_path, ALIKE, seed=9))
     assert own.traced.num_traced == count
+
+
+def test_a_trial_with_its_own_number_of_epochs_is_one_of_a_study_with_that_number(context: StudyContext, tmp_path: Path) -> None:
+    wanted = order(tmp_path / "own", PLAIN).model_copy(update={"epochs": 1})
+    own = run(context, wanted)[1].curve
+    assert [epoch.stage for epoch in own] == ["probe"] * 3 + ["fine_tune"]
+    assert own == run(replace(context, epochs=1), order(tmp_path / "study", PLAIN))[1].curve
