@@ -22,7 +22,7 @@ def test_a_trial_is_recorded_with_its_epochs_and_logits_and_not_repeated(tmp_pat
     facts = found.facts
     assert path == tmp_path / "digits-32" / "00.npz"
     assert (facts.kind, facts.num_train, facts.num_validation, facts.num_test) == (Kind.RECIPE, 300, 300, 1197)
-    assert (len(facts.probe), len(facts.fine_tune), facts.is_whole) == (20, 1, True)
+    assert (len(facts.probe), len(facts.fine_tune), facts.is_whole) == (1, 1, True)
     # the logits of the last epoch are those that its scores were computed from
     right = found.of("validation").argmax(1) == found.labels["validation"]
     assert float(np.mean(right)) == pytest.approx(facts.fine_tune[-1].validation_accuracy, abs=0.01)
@@ -43,7 +43,7 @@ def test_a_continued_trial_is_recorded_after_its_first_half_and_at_its_end(tmp_p
     assert (len(half.facts.fine_tune), len(whole.facts.fine_tune)) == (1, 2)
     assert whole.facts.fine_tune[0] == half.facts.fine_tune[0]
     # the second half begins where the first ended: a new fine-tuning would begin with the head of the probe
-    assert whole.facts.fine_tune[1].loss < half.facts.fine_tune[0].loss
+    assert whole.facts.fine_tune[1].validation_loss < half.facts.fine_tune[0].validation_loss
 
 
 class _Recorder:

@@ -210,7 +210,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_disturb_its_trial_and_the_
     kinds = [message.kind for message in control.told if not (isinstance(message, Epoch) and message.stage is Stage.PROBE)]
     assert kinds == ["probed", "epoch", "trouble", "epoch", "kept"]
     assert weights(finished.weights, context) == weights(calm.weights, context)
-    assert kept(folder) == ["checkpoint", "confusion.png", "mistakes.jpg", "weights.npz"]
+    assert kept(folder) == ["checkpoint", "confusion.png", "logits.npz", "mistakes.jpg", "weights.npz"]
 
 
 def test_a_trial_whose_result_was_not_recorded_completes_again_without_training(context: StudyContext, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_weights_wait_for_disk_space(context: StudyContext, tmp_path: Path, room
     finished, _ = run(context, order(tmp_path, PLAIN), full)
     assert finished.ending is Ending.COMPLETED
     assert weights(finished.weights, context)
-    assert kept(tmp_path) == ["confusion.png", "mistakes.jpg", "weights.npz"]
+    assert kept(tmp_path) == ["confusion.png", "logits.npz", "mistakes.jpg", "weights.npz"]
     _, told = full.troubles
     assert told.startswith("cannot write the weights (")
     assert told.endswith("; the trial waits up to 10 minutes for free space")
@@ -289,4 +289,4 @@ def test_a_trainer_process_waits_for_disk_space_and_continues(trainer: child.Chi
     full = trainer.train(tmp_path / "full", PLAIN, answer=make_room)
     assert [message.kind for message in full.told][-2:] == ["trouble", "finished"]
     assert full.finished.value == calm.finished.value
-    assert kept(tmp_path / "full") == ["confusion.png", "mistakes.jpg", "weights-0.npz"]
+    assert kept(tmp_path / "full") == ["confusion.png", "logits.npz", "mistakes.jpg", "weights-0.npz"]

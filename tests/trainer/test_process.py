@@ -48,7 +48,7 @@ def test_a_trial_reports_its_epochs_waits_for_the_decision_and_reports_its_end(t
     assert [epoch.step for epoch in run.curve] == [1, 2, 3, 4, 5]
     assert run.finished.ending is Ending.COMPLETED
     assert run.finished.value == max(epoch.validation_accuracy for epoch in run.curve)
-    assert {path.name for path in tmp_path.iterdir()} - {"checkpoint-0"} == {"confusion.png", "mistakes.jpg", "weights-0.npz"}
+    assert {path.name for path in tmp_path.iterdir()} - {"checkpoint-0"} == {"confusion.png", "logits.npz", "mistakes.jpg", "weights-0.npz"}
 
 
 def test_pretrained_weights_are_fine_tuned(trainer: child.Child, tmp_path: Path, cache: Path) -> None:
