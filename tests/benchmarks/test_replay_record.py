@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.keras_studies import _as_in_the_trainer  # noqa: F401 - TensorFlow as all tests in this process use it
+
+# isort: split
 from benchmarks.replay import jobs, record, trial_files
 from benchmarks.replay.jobs import Job, Kind, Length
 from benchmarks.replay.trial_files import Recording

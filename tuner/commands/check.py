@@ -17,7 +17,6 @@ from tuner.spec import space
 from tuner.spec.data import FolderData, PythonData
 from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
-from tuner.studies import planning
 from tuner.tasks.images.data import sources, splits, survey
 from tuner.tasks.images.data.dataset import Dataset
 from tuner.tasks.images.data.splits import Splits
@@ -80,8 +79,7 @@ def check(path: Path, cache: Path) -> int:
     estimated = cost.estimate(spec, num_train=num_train, num_validation=num_validation, epochs=epochs, num_cores=num_cores)
     size = cost.DataSize(num_train=num_train, num_validation=num_validation, epochs=epochs)
     models = [(model, cost.of_model(spec, model, size, num_cores=num_cores)) for model in spec.model.combinations()]
-    time = planning.choose(spec, num_train=num_train, num_validation=num_validation, usual_epochs=epochs)
-    told = "" if time is None else f"{time.words}; the study measures the speed of its machine before it decides"
+    told = "" if spec.budget.timeout is None else _plan_time(spec, num_train, num_validation, epochs)
     printing.result(
         printing.section("Search", plan.search(rows)),
         printing.section("Plan", plan.plan(spec, epochs, sum(row.is_searched for row in rows), told)),
@@ -90,6 +88,14 @@ def check(path: Path, cache: Path) -> int:
         f"{path} has no mistakes. Start the study with: tuner run {path}",
     )
     return 0
+
+
+def _plan_time(spec: StudySpec, num_train: int, num_validation: int, epochs: int) -> str:
+    """Return the plan of a study with a timeout, in words; "" if there is nothing to plan."""
+    from tuner.studies import planning  # it imports Optuna, which takes as long as the rest of the command
+
+    found = planning.choose(spec, num_train=num_train, num_validation=num_validation, usual_epochs=epochs)
+    return "" if found is None else f"{found.words}; the study measures the speed of its machine before it decides"
 
 
 def require_usable(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | None:
