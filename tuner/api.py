@@ -10,7 +10,7 @@ from tuner.cache import entries
 from tuner.commands import artifacts as commands_artifacts
 from tuner.commands import check, ensemble, options, storage_url, waiting
 from tuner.commands import run as commands_run
-from tuner.errors import Dismissed, StudyStopped, TunerError
+from tuner.errors import StudyStopped
 from tuner.results import best as bests
 from tuner.results.best import Best
 from tuner.spec.study import StudySpec
@@ -21,7 +21,6 @@ from tuner.tasks.images.data import sources
 from tuner.workers.engines import local
 from tuner.workers.worker import events
 from tuner.workers.worker.events import Event, EventKind
-from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.stopping import Stopping, on_signals
 
 _log = logging.getLogger(__name__)
@@ -80,20 +79,10 @@ def run(
     with on_signals(stopping) if is_main else nullcontext():  # only the main thread can listen to signals
         codes = local.run(assignments, stopping=stopping, tell=events.once(collect))
         _require_ended(study, fatal, codes, stopping)
-        _measure(study, assignments[0], stopping)
+        ensemble.try_measure(study, assignments[0], stopping, lambda warning: _log.warning("study %s: %s", study.name, warning))
     if stopping.is_asked:
         raise KeyboardInterrupt
     return bests.best(study)
-
-
-def _measure(study: studies.Study, assignment: Assignment, stopping: Stopping) -> None:
-    """Measure the best trial and the ensemble; what cannot be measured is a warning, because the search itself has its result."""
-    try:
-        ensemble.measure(study, assignment, stopping)
-    except Dismissed:
-        pass
-    except TunerError as error:
-        _log.warning("study %s: %s", study.name, error)
 
 
 def _require_ended(study: studies.Study, fatal: list[Event], codes: list[int], stopping: Stopping) -> None:

@@ -70,11 +70,13 @@ def test_there_is_no_ensemble_if_the_best_trial_alone_is_as_good() -> None:
 
 
 def test_the_mean_is_that_of_probabilities_and_not_of_logits() -> None:
-    one, other = np.array([[2.0, 0.0]], np.float32), np.array([[0.0, 0.0]], np.float32)
-    found = ensemble.mean([(one, None), (other, None)])
-    assert found[0, 0] == pytest.approx((np.e**2 / (np.e**2 + 1) + 0.5) / 2)
-    with_mirror = ensemble.mean([(one, other)])
-    assert with_mirror[0, 0] == pytest.approx(found[0, 0])
+    # image 0 is of class 0: one network is certain of class 1, two are nearly certain of class 0
+    one, other = np.array([[0.0, 8.0]], np.float32), np.array([[3.0, 0.0]], np.float32)
+    given = [Candidate(trial=number, value=0.5, logits=each, mirrored=each) for number, each in enumerate((one, other, other))]
+    found = ensemble.of_members(given, np.array([0]), mirrored=False)
+    mean = (1 / (1 + np.e**8) + 2 / (1 + np.e**-3)) / 3
+    assert found.validation_loss == pytest.approx(-np.log(mean))
+    assert found.validation_accuracy == 1.0  # the mean of the logits has class 1
 
 
 def test_an_ensemble_is_stored_with_its_study_and_an_unknown_one_is_none(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.sampling.history import TimedTrial
 from tuner.spec import budget
+from tuner.spec.hyperparameters import ProbeSolver
 from tuner.storage import tables
 from tuner.storage.attributes import PACE, PLAN, PREPARED
 from tuner.studies import continuation, data_check, planning, trials
@@ -128,6 +129,27 @@ def test_the_length_of_a_trial_is_what_its_worker_took_for_its_model() -> None:
     assert seconds(96, "fast", unfreeze=0.5) == pytest.approx(40.0 * 2 / 3)
 
 
+def test_an_exact_probe_is_one_epoch_however_many_a_probe_in_steps_would_have() -> None:
+    spec = by_hand.spec(training={"probe_epochs": 20})
+    exact = timed(num_epochs=1 + 4, is_probed_exactly=True)
+    found = planning.duration(spec, [exact], None, model=spec.model.of_trial(), unfreeze=1.0, epochs=4, worker="w")
+    assert fine_tuning(found) == 40.0
+    pace = planning.pace(spec, [exact, timed(num_epochs=1, fine_tune_seconds=0.0, is_probed_exactly=True)], None, epochs=4)
+    assert pace is not None
+    assert (pace.num_fine_tuned, pace.fine_tune_seconds) == (1, 40.0)
+
+
+def test_times_are_read_with_the_way_in_which_a_trial_was_probed(begin: Begin) -> None:
+    study = begin(budget={"trials": 2}, training={"promote": 1.0}, search={"head_units": {"layers": [0, 1]}})
+    claimed = [by_hand.must_claim(study) for _ in range(2)]
+    for each in claimed:
+        by_hand.finish(study, each, 0.5)
+    study.storage.read(lambda connection: study.memory.times.read(connection, study.id))
+    known = {each.trial_id: each.hyperparameters.probe_solver is not ProbeSolver.SGD for each in claimed}
+    assert {trial_id: trial.is_probed_exactly for trial_id, trial in study.memory.times.known.items()} == known
+    assert known[claimed[0].trial_id]
+
+
 def test_the_plan_says_how_long_the_first_trial_takes() -> None:
     spec, plan = by_hand.spec(), choose(640)
     assert plan is not None
@@ -213,7 +235,7 @@ def answer(study: Study, claimed: trials.Claim, value: float) -> Promotion:
 
 
 def test_a_trial_whose_fine_tuning_cannot_end_in_time_is_not_promoted(begin: Begin) -> None:
-    study = begin(budget={"trials": None, "timeout": 10_000}, search={"unfreeze": 1.0})
+    study = begin(budget={"trials": None, "timeout": 10_000}, search={"unfreeze": 1.0, "probe_solver": "sgd"})
     data_check.admit(study, by_hand.PREPARED)
     first = by_hand.must_claim(study)
     assert answer(study, first, 0.5).is_promoted
@@ -228,7 +250,7 @@ def test_a_trial_whose_fine_tuning_cannot_end_in_time_is_not_promoted(begin: Beg
 
 
 def test_a_study_ends_when_no_further_trial_could_be_fine_tuned(begin: Begin) -> None:
-    study = begin(budget={"trials": None, "timeout": 10_000}, search={"unfreeze": 1.0})
+    study = begin(budget={"trials": None, "timeout": 10_000}, search={"unfreeze": 1.0, "probe_solver": "sgd"})
     data_check.admit(study, by_hand.PREPARED)
     train(study, by_hand.must_claim(study))
     pass_time(study, 9_100)
@@ -383,7 +405,12 @@ def test_a_study_uses_its_time_and_ends_in_time(
     least: int,
     least_part: float,
 ) -> None:
-    study = begin(budget={"trials": None, "timeout": timeout}, search={"unfreeze": 1.0}, sampler="random", training={"probe_epochs": 2})
+    study = begin(
+        budget={"trials": None, "timeout": timeout},
+        search={"unfreeze": 1.0, "probe_solver": "sgd"},
+        sampler="random",
+        training={"probe_epochs": 2},
+    )
     data_check.admit(study, by_hand.PREPARED.model_copy(update={"epochs": 12}))
     simulation = Simulation(study=study, monkeypatch=monkeypatch, fine_tune_seconds=fine_tune_seconds)
     ended = simulation.run()
@@ -417,7 +444,9 @@ def test_a_plan_that_took_too_long_goes_on_with_smaller_images(left_seconds: flo
 
 def test_three_trials_fit_even_if_the_first_takes_longer_than_planned(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
     budget_of = {"trials": None, "timeout": 640.0}
-    study = begin(model=SIZES, budget=budget_of, search={"unfreeze": 1.0}, sampler="random", training={"probe_epochs": 2})
+    study = begin(
+        model=SIZES, budget=budget_of, search={"unfreeze": 1.0, "probe_solver": "sgd"}, sampler="random", training={"probe_epochs": 2}
+    )
     data_check.admit(study, by_hand.PREPARED.model_copy(update={"epochs": 12}))
     # a trial at 160 pixels takes 216 s instead of 171 s: after the first, two fit at 128 pixels (138 s) only
     simulation = Simulation(study=study, monkeypatch=monkeypatch, fine_tune_seconds=(216.0,))

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from tuner.commands import artifacts
-from tuner.errors import TunerError
+from tuner.errors import Dismissed, TunerError
 from tuner.protocol import messages
 from tuner.results import best as bests
 from tuner.results import ensemble as ensembles
+from tuner.results import statistics
 from tuner.results.best import Best
 from tuner.results.ensemble import Candidate, Ensemble, Taught
 from tuner.results.statistics import Labels
@@ -32,8 +33,8 @@ from tuner.workers.worker.stopping import Stopping
 _FOLDER = "ensemble"
 #: what happens to files of other machines and of full disks
 _UNREADABLE = (TunerError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-#: epochs of a taught network as a multiple of a trial's, and the weight of the ensemble's probabilities in its targets; measured in
-#: docs/benchmarks-results.md
+#: epochs of a taught network as a multiple of a trial's, and the weight of the ensemble's probabilities in its targets: a teacher must be
+#: patient and may replace the labels (Beyer and others, arXiv 2106.05237)
 PATIENCE, _TEACHER_SHARE = 2, 1.0
 #: what differs between a taught network and the trial with its form: probabilities are smooth already, and regularize
 _STUDENT = {"loss": Loss.CROSS_ENTROPY, "label_smoothing": 0.0, "dropout": 0.1, "class_weights": ClassWeights.NONE}
@@ -67,6 +68,16 @@ def measure(study: Study, assignment: Assignment, stopping: Stopping) -> None:
             _measure_best(study, best, trainer, assignment)
         if is_new and formed is not None:
             ensembles.store(study, _measured(study, formed, trainer, scratch))
+
+
+def try_measure(study: Study, assignment: Assignment, stopping: Stopping, warn: Callable[[str], None]) -> None:
+    """Measure as `measure` does; what cannot be measured is a warning, because the search itself has its result."""
+    try:
+        measure(study, assignment, stopping)
+    except Dismissed:
+        pass
+    except TunerError as error:
+        warn(str(error))
 
 
 def current(study: Study, folders: Folders) -> Ensemble | None:
@@ -167,15 +178,14 @@ def _measure_best(study: Study, best: Best, trainer: EvaluationTrainer, assignme
 
 def _measured(study: Study, formed: Ensemble, trainer: EvaluationTrainer, scratch: Path) -> Ensemble:
     """Return the ensemble with its accuracy on the test split, which is read once for it; without test images, as it is."""
-    members = [bests.of(study, number) for number in formed.trials]
-    if not members[0].num_test:
+    several = members(study, formed)
+    if not several[0].num_test:
         return formed
     answers, seconds = [], 0.0
     labels: Labels | None = None
-    for member in members:
+    for member in several:
         to = scratch / f"{member.trial}.npz"
-        with ExitStack() as stack:
-            weights = stack.enter_context(artifacts.local_copy(_weights(member), scratch))
+        with artifacts.local_copy(_weights(member), scratch) as weights:
             asked = messages.Predict(
                 trial=member.trial,
                 hyperparameters=member.hyperparameters,
@@ -189,11 +199,10 @@ def _measured(study: Study, formed: Ensemble, trainer: EvaluationTrainer, scratc
         seconds += answer.seconds * (2 if formed.mirrored else 1)
         with at_rest.opened(to) as file, np.load(file, allow_pickle=False) as arrays:
             labels = arrays["test_labels"]
-            answers.append((arrays["test"], arrays["test_mirrored"] if formed.mirrored else None))
+            answers += [arrays["test"], arrays["test_mirrored"]] if formed.mirrored else [arrays["test"]]
     assert labels is not None
-    found = ensembles.mean(answers)
     measured = {
-        "test_accuracy": ensembles.accuracy(found, labels),
+        "test_accuracy": statistics.accuracy(np.stack(answers), labels),
         "num_test": len(labels),
         "milliseconds": round(1000 * seconds / len(labels), 2),
     }
@@ -227,7 +236,8 @@ def teach(study: Study, formed: Ensemble, assignment: Assignment, stopping: Stop
             seed=best.seed,
             weights=str(folder / "weights"),
             checkpoint=str(folder / "checkpoint"),
-            teacher=messages.Teacher(members=tuple(networks), share=_TEACHER_SHARE, epochs=PATIENCE * best.prepared.epochs),
+            epochs=PATIENCE * best.prepared.epochs,
+            teacher=messages.Teacher(members=tuple(networks), share=_TEACHER_SHARE),
         )
         finished = trainer.train(order, tell)
         taught = _taught(formed, order, finished, _kept(finished, study, assignment))
@@ -246,14 +256,14 @@ def _taught(formed: Ensemble, order: messages.Train, finished: messages.Finished
     assert finished.value is not None
     assert finished.logits is not None
     with at_rest.opened(Path(finished.logits)) as file, np.load(file, allow_pickle=False) as arrays:
-        found, labels = ensembles.mean([(arrays["validation"], None)]), arrays["validation_labels"]
+        loss = statistics.log_loss(arrays["validation"], arrays["validation_labels"])
     return Taught(
         trials=formed.trials,
         trial=order.trial,
         hyperparameters=order.hyperparameters,
         weights=weights,
         validation_accuracy=finished.value,
-        validation_loss=ensembles.cross_entropy(found, labels),
+        validation_loss=loss,
         confusion=finished.confusion if len(finished.confusion) <= ensembles.CONFUSED_CLASSES else (),
         seconds=round(finished.probe_seconds + finished.fine_tune_seconds, 1),
     )

@@ -14,7 +14,7 @@ from typing import Literal
 from tuner import wording
 from tuner.commands import artifacts, ensemble, options, run, show
 from tuner.commands.origin import LocalSettings
-from tuner.errors import MissingPackage, RequestError
+from tuner.errors import Dismissed, MissingPackage, RequestError, TunerError
 from tuner.protocol import errands, messages
 from tuner.protocol.errands import Format
 from tuner.results import best as bests
@@ -167,7 +167,7 @@ def _chosen(study: Study, asked: ExportOptions, folders: Folders) -> tuple[Model
         changed = _variant(study, (best.trial,) if found is None else found.trials, folders, mirrored=is_mirrored)
         before = best.value if found is None else found.validation_accuracy
         plain.line(
-            f"{study.name}: exporting {changed.words}, {'with' if is_mirrored else 'without'} mirror images: validation accuracy "
+            f"{study.name}: exporting {changed.words}{'' if is_mirrored else ', without mirror images'}: validation accuracy "
             f"{changed.validation_accuracy:.4f}, {changed.validation_accuracy - before:+.4f} compared with --mirror auto"
         )
         return _of_result(study, changed)
@@ -329,8 +329,11 @@ def _teach(study: Study, found: Ensemble, asked: ExportOptions, folders: Folders
             plain.line(f"{study.name}: epoch {epoch.step}: validation accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
 
     stopping = Stopping()
-    with on_signals(stopping):
-        return ensemble.teach(here, found, assignment, stopping, tell)
+    try:
+        with on_signals(stopping):
+            return ensemble.teach(here, found, assignment, stopping, tell)
+    except Dismissed as error:
+        raise TunerError(f"{study.name}: stopped before the network was taught. Run the same command to resume") from error
 
 
 def _of_result(study: Study, result: Ensemble | Taught) -> tuple[ModelFacts, list[_Weights]]:

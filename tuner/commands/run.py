@@ -12,7 +12,7 @@ from rich.console import RenderableType
 
 from tuner import wording
 from tuner.commands import artifacts, check, control, engines, ensemble, options, storage_url, waiting
-from tuner.errors import Dismissed, RequestError, StorageError, TunerError
+from tuner.errors import RequestError, StorageError, TunerError
 from tuner.results import best as bests
 from tuner.results import export
 from tuner.spec import file as study_file
@@ -336,7 +336,8 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
     exported = None
     if snapshot.best_number is not None:
         if not stopping.is_asked and not gave_up:
-            _measure(run, stopping)
+            with printing.busy(f"{run.study.name}: forming the ensemble, and measuring it and the best trial on the test split …"):
+                ensemble.try_measure(run.study, run.assignment, stopping, lambda warning: plain.line(f"warning: {warning}"))
         exported = _export(run)
         sections.append(status_screens.result(_result(run.study), snapshot.num_completed))
     sections.append(status_screens.cost(snapshot, time.monotonic() - run.began))
@@ -347,17 +348,6 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
     elif gave_up:
         plain.line(gave_up)
     return 1 if stopped or gave_up or (not snapshot.num_completed and not stopping.is_asked) else 0
-
-
-def _measure(run: FinishedRun, stopping: Stopping) -> None:
-    """Measure the best trial and the ensemble; what cannot be measured is a warning, because the search itself has its result."""
-    try:
-        with printing.busy(f"{run.study.name}: forming the ensemble, and measuring it and the best trial on the test split …"):
-            ensemble.measure(run.study, run.assignment, stopping)
-    except Dismissed:
-        pass
-    except TunerError as error:
-        plain.line(f"warning: {error}")
 
 
 def _export(run: FinishedRun) -> Path | None:

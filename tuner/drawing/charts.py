@@ -131,18 +131,20 @@ def _curves(epochs: Sequence[EpochRow], validation: Sequence[float | None], trai
     values = [value for _, _, curve in curves for value in curve if value is not None]
     if not values:
         return None
-    scale, last = Scale(values), max(epochs[-1].step - 1, 1)
+    scale, first, last = Scale(values), epochs[0].step, epochs[-1].step
+    span = max(last - first, 1)
     series = []
     for name, style, curve in curves:
-        points = [(WIDTH * (epoch.step - 1) / last, scale(value)) for epoch, value in zip(epochs, curve, strict=True) if value is not None]
+        known = [(epoch.step - first, value) for epoch, value in zip(epochs, curve, strict=True) if value is not None]
+        points = [(WIDTH * step / span, scale(value)) for step, value in known]
         series.append(Series(name=name, style=style, path=line(points)))
     probed = [epoch.step for epoch in epochs if epoch.stage == "probe"]
     is_tuned = any(epoch.stage != "probe" for epoch in epochs)
     return Chart(
         series=tuple(series),
         y_labels=(max(values), (min(values) + max(values)) / 2, min(values)),
-        x_labels=("epoch 1", f"{epochs[-1].step}") if epochs[-1].step > 1 else ("epoch 1",),
-        boundary=WIDTH * (probed[-1] - 0.5) / last if probed and is_tuned else None,
+        x_labels=(f"epoch {first}", f"{last}") if last > first else (f"epoch {first}",),
+        boundary=WIDTH * (probed[-1] + 0.5 - first) / span if probed and is_tuned else None,
     )
 
 

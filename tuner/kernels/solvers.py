@@ -6,8 +6,7 @@ minimize
     mean of loss(label, x W + b) + strength / 2 × |W|²
 
 which is convex for both cross-entropies, so the optimum depends neither on a seed nor on a learning rate. With the focal loss they find a
-point without slope. `Ridge` solves the same problem
-for the squared error of one-hot labels in closed form.
+point without slope. `Ridge` solves the same problem for the squared error of one-hot labels in closed form.
 
 Sources:
 

@@ -78,8 +78,6 @@ class Teacher(_Message):
     members: tuple[TrainedMember, ...]
     #: weight of the probabilities in the target; the rest is the label
     share: float
-    #: epochs of fine-tuning, in place of those of the study
-    epochs: int
 
 
 class Train(_Message):

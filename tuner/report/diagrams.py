@@ -206,17 +206,18 @@ def parallel(axes: Sequence[Axis], trials: Sequence[FrozenTrial], best: int | No
 
 def curves(found: Mapping[int, Sequence[CurvePoint]], trials: Sequence[FrozenTrial], best: int | None) -> Lines | None:
     """Return the validation accuracy of each trial over its epochs; None if no trial has two epochs."""
-    last = max((points[-1].step for points in found.values() if points), default=0)
-    if last < 2:
+    steps = [point.step for points in found.values() for point in points]
+    first, last = min(steps, default=0), max(steps, default=0)
+    if first == last:
         return None
     scale = _scale([point.value for points in found.values() for point in points])
     paths = {
-        number: charts.line([(charts.WIDTH * (point.step - 1) / (last - 1), scale(point.value)) for point in points])
+        number: charts.line([(charts.WIDTH * (point.step - first) / (last - first), scale(point.value)) for point in points])
         for number, points in found.items()
         if len(points) > 1
     }
     labels = (scale.high, (scale.high + scale.low) / 2, scale.low)
-    return _sorted(paths, good_numbers(trials), best, y_labels=labels, x_labels=("epoch 1", f"{last}"))
+    return _sorted(paths, good_numbers(trials), best, y_labels=labels, x_labels=(f"epoch {first}", f"{last}"))
 
 
 def good_numbers(trials: Sequence[FrozenTrial]) -> frozenset[int]:

@@ -1,8 +1,8 @@
 """Ensemble: the mean of the probabilities of a study's best trials, over each image and its mirror image.
 
 The members are chosen by a rule that has almost no freedom, because 1,000 validation images are too few to search in: every good trial is a
-member, and one bit says whether mirror images help. A greedy selection (Caruana and others, Ensemble selection from libraries of models,
-ICML 2004) did worse on test images; docs/benchmarks-search.md has the measurements.
+member, and one bit says whether mirror images help. `python -m benchmarks.replay.run --sections members` compares other rules, such as the
+greedy selection of Caruana and others (Ensemble selection from libraries of models, ICML 2004).
 """
 
 import math
@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import Connection
 
@@ -28,7 +27,6 @@ from tuner.studies.study import Study
 GOOD_ERRORS = 2.0
 #: a confusion matrix of more classes is not stored: databases limit the length of an attribute
 CONFUSED_CLASSES = 100
-_SMALLEST = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,44 +123,27 @@ def choose(candidates: Sequence[Candidate], labels: Labels, *, mirror: Literal["
     best = ordered[0]
     least = best.value - GOOD_ERRORS * math.sqrt(max(best.value * (1 - best.value), 0.25 / len(labels)) / len(labels))
     members = [one for one in ordered if one.value >= least]
-    plain, both = (_mean(members, mirrored=each) for each in (False, True))
-    mirrored = mirror == "always" or (mirror == "auto" and cross_entropy(both, labels) < cross_entropy(plain, labels))
-    if len(members) == 1 and not mirrored:
-        return None
-    found, alone = both if mirrored else plain, _mean([best], mirrored=False)
-    if (accuracy(found, labels), -cross_entropy(found, labels)) <= (accuracy(alone, labels), -cross_entropy(alone, labels)):
-        return None
-    return of_members(members, labels, mirrored=mirrored)
+    plain, both = (of_members(members, labels, mirrored=each) for each in (False, True))
+    found = both if mirror == "always" or (mirror == "auto" and both.validation_loss < plain.validation_loss) else plain
+    alone = of_members([best], labels, mirrored=False)
+    is_better = (found.validation_accuracy, -found.validation_loss) > (alone.validation_accuracy, -alone.validation_loss)
+    return found if is_better else None
 
 
 def of_members(members: Sequence[Candidate], labels: Labels, *, mirrored: bool) -> Ensemble:
     """Return the ensemble of trials, the best first, with its figures on the validation images; it may be a single network."""
-    found, alone = _mean(members, mirrored=mirrored), _mean(members[:1], mirrored=False)
+    answers = np.stack([logits for one in members for logits in ((one.logits, one.mirrored) if mirrored else (one.logits,))])
+    num_classes, confusion = answers.shape[-1], []
+    if num_classes <= CONFUSED_CLASSES:
+        confusion = statistics.confusion(labels, statistics.probabilities(answers).argmax(1), num_classes).tolist()
     return Ensemble(
         trials=tuple(one.trial for one in members),
         mirrored=mirrored,
-        validation_accuracy=accuracy(found, labels),
-        validation_loss=cross_entropy(found, labels),
-        best_member_accuracy=accuracy(alone, labels),
-        confusion=_confusion(found, labels),
+        validation_accuracy=statistics.accuracy(answers, labels),
+        validation_loss=statistics.log_loss(answers, labels),
+        best_member_accuracy=statistics.accuracy(members[0].logits, labels),
+        confusion=tuple(tuple(row) for row in confusion),
     )
-
-
-def mean(members: Sequence[tuple[Logits, Logits | None]]) -> NDArray[np.float64]:
-    """Return the mean probabilities (n, classes) of networks, by their logits for images and, where given, for mirror images."""
-    each = [statistics.probabilities(logits) for pair in members for logits in pair if logits is not None]
-    found: NDArray[np.float64] = np.mean(each, axis=0)
-    return found
-
-
-def accuracy(probabilities: NDArray[np.float64], labels: Labels) -> float:
-    """Return the share of images whose true class has the highest probability."""
-    return float((probabilities.argmax(1) == labels).mean())
-
-
-def cross_entropy(probabilities: NDArray[np.float64], labels: Labels) -> float:
-    """Return the mean negative logarithm of the probability of the true class."""
-    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], _SMALLEST)).mean())
 
 
 def read(study: Study) -> Ensemble | None:
@@ -208,15 +189,3 @@ def store(study: Study, ensemble: Ensemble | None) -> None:
             tables.put(connection, STUDY_USER, study.id, {ENSEMBLE: ensemble.model_dump(mode="json")})
 
     study.storage.write(write)
-
-
-def _mean(members: Sequence[Candidate], *, mirrored: bool) -> NDArray[np.float64]:
-    return mean([(one.logits, one.mirrored if mirrored else None) for one in members])
-
-
-def _confusion(found: NDArray[np.float64], labels: Labels) -> tuple[tuple[int, ...], ...]:
-    num_classes = found.shape[1]
-    if num_classes > CONFUSED_CLASSES:
-        return ()
-    counts = np.bincount(labels * num_classes + found.argmax(1), minlength=num_classes**2).reshape(num_classes, num_classes)
-    return tuple(tuple(row) for row in counts.tolist())

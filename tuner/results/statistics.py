@@ -159,6 +159,11 @@ def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float6
     return found if found.ndim == 2 else found.mean(0)
 
 
+def accuracy(logits: Logits, labels: Labels) -> float:
+    """Return the share of images whose true class has the highest probability, by logits as `probabilities` takes them."""
+    return float((probabilities(logits).argmax(1) == labels).mean())
+
+
 def bins(given: NDArray[np.float64], labels: Labels) -> list[Bin]:
     """Group images by confidence into bins of equal width, lowest first, without empty bins (Guo 2017, section 2)."""
     confidence, right = given.max(1), given.argmax(1) == labels

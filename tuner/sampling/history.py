@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from tuner.spec import budget
+from tuner.spec.hyperparameters import ProbeSolver
 from tuner.storage import optuna_private, queries
 from tuner.storage.attributes import (
     CARRIED_FROM,
@@ -173,6 +174,8 @@ class TimedTrial:
     fine_tune_seconds: float
     #: number of epochs in both stages
     num_epochs: int
+    #: whether its probe was solved exactly, in one epoch
+    is_probed_exactly: bool = False
 
 
 @dataclass
@@ -212,6 +215,7 @@ def _timed(values: Mapping[str, Any]) -> TimedTrial | None:
         probe_seconds=values[PROBE_SECONDS],
         fine_tune_seconds=values[FINE_TUNE_SECONDS],
         num_epochs=values[NUM_EPOCHS],
+        is_probed_exactly=chosen.get("probe_solver", ProbeSolver.SGD) != ProbeSolver.SGD,
     )
 
 

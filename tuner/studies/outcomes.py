@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from tuner.errors import LeaseLost, TrialStopped
 from tuner.protocol import messages
-from tuner.protocol.messages import Ending
+from tuner.protocol.messages import Ending, Stage
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
 from tuner.storage.attributes import COPIED, STOPPED_BY, WORKER
@@ -74,7 +74,7 @@ def finish(
         return
     epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=curve)
     endings.put_findings(connection, claim.trial_id, finished)
-    is_whole = bool(curve) and curve[0].step == 1  # otherwise the trial was resumed from a checkpoint
+    is_whole = bool(curve) and curve[0].stage is Stage.PROBE  # otherwise the trial was resumed from a checkpoint
     whole = [EpochRow.of(epoch) for epoch in curve] if is_whole else epoch_rows.read(connection, study.id, claim.number)
     attributes = endings.of_finished(finished, whole, device=device)
     if is_completed and value is not None:

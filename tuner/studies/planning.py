@@ -247,7 +247,7 @@ def duration(
     It takes the trials of this model on this worker; without any, those on all workers; then those of other models, whose times grow with
     the operations of the model; then the plan. `worker` None: on any.
     """
-    trials = [trial for trial in timed if trial.num_epochs > spec.training.probe_epochs and trial.fine_tune_seconds > 0]
+    trials = [trial for trial in timed if _is_tuned(spec, trial)]
     own = [trial for trial in trials if _model(spec, trial) == _key(model)]
     used = [trial for trial in own if trial.worker == worker] or own or trials
     work = cost.relative(model)
@@ -263,9 +263,18 @@ def duration(
     return Duration(probe_seconds=plan.probe_seconds, fine_tune_seconds=plan.fine_tune_seconds * factor * _part(unfreeze))
 
 
+def _num_tuned(spec: StudySpec, trial: TimedTrial) -> int:
+    """Return the number of epochs of fine-tuning of a trial."""
+    return trial.num_epochs - (1 if trial.is_probed_exactly else spec.training.probe_epochs)
+
+
+def _is_tuned(spec: StudySpec, trial: TimedTrial) -> bool:
+    return _num_tuned(spec, trial) > 0 and trial.fine_tune_seconds > 0
+
+
 def _epoch_seconds(spec: StudySpec, trial: TimedTrial, work: float) -> float:
     """Return the seconds of an epoch of another model, with the whole backbone unfrozen."""
-    seconds = trial.fine_tune_seconds / (trial.num_epochs - spec.training.probe_epochs) / _part(trial.unfreeze)
+    seconds = trial.fine_tune_seconds / _num_tuned(spec, trial) / _part(trial.unfreeze)
     backbone, size = _model(spec, trial)
     return seconds * work / cost.relative(spec.model.fixed(backbone, size).of_trial())
 
@@ -315,7 +324,7 @@ def keep_pace(connection: Connection, study: Study) -> Pace | None:
 
 def pace(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, epochs: int) -> Pace | None:
     """Return how long trials took, and how long the next one takes: in the fastest model that it may have."""
-    tuned = [trial for trial in timed if trial.num_epochs > spec.training.probe_epochs and trial.fine_tune_seconds > 0]
+    tuned = [trial for trial in timed if _is_tuned(spec, trial)]
     if not tuned:
         return None
     models = models_of(plan, spec)
@@ -326,7 +335,7 @@ def pace(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, epochs
         for model in models
         if (found := duration(spec, timed, plan, model=model, unfreeze=least, epochs=epochs, worker=worker)) is not None
     ]
-    whole = [trial for trial in tuned if trial.num_epochs >= spec.training.probe_epochs + epochs] or tuned
+    whole = [trial for trial in tuned if _num_tuned(spec, trial) >= epochs] or tuned
     return Pace(
         num_fine_tuned=len(tuned),
         probe_seconds=round(sum(trial.probe_seconds for trial in timed) / len(timed), 3),

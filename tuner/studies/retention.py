@@ -1,8 +1,8 @@
 """Retention: which trials keep their weights, from which the ensemble of a study is formed.
 
-A study keeps the weights of trial 0, of its best fine-tuned trials (`results.keep` and `results.keep_gb`), of each trial that was the
-best when it ended, and of every version. A trial that is no longer among them loses its weights, but keeps the logits of its validation
-images.
+A study keeps the weights of trial 0, of its best fine-tuned trials (`results.keep` and `results.keep_gb`), and of every version. A trial
+that is no longer among them loses its weights, but keeps the logits of its validation images. A trial that ended with its probe keeps its
+weights if it was the best trial when it ended.
 """
 
 import json

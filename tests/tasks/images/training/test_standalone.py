@@ -112,7 +112,7 @@ def test_a_teacher_mixes_the_mean_of_its_members_with_the_label(context: StudyCo
         path = tmp_path / f"{number}.npz"
         checkpoints.write_weights(path, [factor * each for each in drawn], study=context.identity)
         members.append(messages.TrainedMember(hyperparameters=hyperparameters, weights=str(path)))
-    asked = messages.Teacher(members=tuple(members), share=0.75, epochs=1)
+    asked = messages.Teacher(members=tuple(members), share=0.75)
     images = IMAGES.astype(np.float32)
     labels = np.eye(context.num_classes, dtype=np.float32)[np.arange(len(images)) % context.num_classes]
     found = standalone.teacher(context, asked, lambda _: context)(images, labels)

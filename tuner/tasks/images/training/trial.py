@@ -57,9 +57,8 @@ class TrialTraining:
     ) -> None:
         """`context_of` gives the context of a trial with other hyperparameters; None: the study has one context."""
         self._context_of = context_of or (lambda _: context)
-        epochs = order.teacher.epochs if order.teacher is not None else order.epochs
-        if epochs is not None and epochs != context.epochs:
-            context = replace(context, epochs=epochs)
+        if order.epochs not in (None, context.epochs):
+            context = replace(context, epochs=order.epochs)
         self._context, self._order, self._worker, self._timing = context, order, worker, timing or TrialTiming()
         self._files = TrialFiles(order, worker, study=context.identity, timing=self._timing)
         self._best: _Best | None = None
