@@ -76,11 +76,17 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     return made
 
 
-def test_the_ensemble_is_formed_and_measured_with_one_reading_of_the_test_split(make: Make, readings: list[str]) -> None:
-    study, assignment = make(3)
+def measured(study: Study, assignment: Assignment) -> ensembles.Ensemble:
+    """Measure the result of a study, and return its ensemble."""
     commands_ensemble.measure(study, assignment, Stopping())
     found = ensembles.read(study)
     assert found is not None
+    return found
+
+
+def test_the_ensemble_is_formed_and_measured_with_one_reading_of_the_test_split(make: Make, readings: list[str]) -> None:
+    study, assignment = make(3)
+    found = measured(study, assignment)
     assert found.mirrored
     assert found.validation_accuracy == 1.0  # the mirror images of the rehearsal are always right
     assert found.num_test == 100
@@ -120,9 +126,7 @@ def test_the_ensemble_is_exported_unless_one_network_is_asked_for(
     make: Make, readings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, assignment = make(3)
-    commands_ensemble.measure(study, assignment, Stopping())
-    found = ensembles.read(study)
-    assert found is not None
+    found = measured(study, assignment)
     assert main.main(["export", "study", "--to", "home"]) == 0
     assert f"study: exporting the ensemble, {found.words}. For one network, add --single" in capsys.readouterr().err
     metrics = json.loads((tmp_path / "home" / "metrics.json").read_text())
@@ -141,9 +145,7 @@ def test_a_member_without_weights_refuses_the_export_with_one_line(
     make: Make, readings: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, assignment = make(3)
-    commands_ensemble.measure(study, assignment, Stopping())
-    found = ensembles.read(study)
-    assert found is not None
+    found = measured(study, assignment)
     (assignment.folders.of_trial("study", found.trials[0]) / "weights.weights").unlink()
     assert main.main(["export", "study", "--to", "home"]) == 2
     assert f"the weights of trial {found.trials[0]} were stored in" in capsys.readouterr().err
@@ -153,9 +155,7 @@ def test_the_ensemble_teaches_one_network_once_and_the_better_one_is_exported(
     make: Make, readings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, assignment = make(8)
-    commands_ensemble.measure(study, assignment, Stopping())
-    found, best = ensembles.read(study), bests.best(study)
-    assert found is not None
+    found, best = measured(study, assignment), bests.best(study)
     assert len(found.trials) > 1
     readings.clear()
     assert main.main(["export", "study", "--to", "one", "--single"]) == 0
@@ -208,10 +208,10 @@ def test_an_export_forms_the_ensemble_of_a_study_that_only_workers_trained(
     assert found.test_accuracy is None
     assert readings == []
     commands_ensemble.measure(study, assignment, Stopping())
-    measured = ensembles.read(study)
-    assert measured is not None
-    assert measured.is_same(found)
-    assert measured.num_test == 100
+    after = ensembles.read(study)
+    assert after is not None
+    assert after.is_same(found)
+    assert after.num_test == 100
 
 
 def test_a_trial_with_damaged_logits_is_no_member(make: Make, readings: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,9 +236,7 @@ def test_the_mirror_images_of_an_export_can_be_switched_off_and_on(
     make: Make, readings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, assignment = make(6)
-    commands_ensemble.measure(study, assignment, Stopping())
-    found = ensembles.read(study)
-    assert found is not None
+    found = measured(study, assignment)
     assert found.mirrored
     expected = of_members(study, assignment, len(found.trials), mirrored=False)
     assert main.main(["export", "study", "--to", "plain", "--mirror", "never"]) == 0
@@ -295,9 +293,7 @@ def test_the_best_result_that_is_fast_enough_is_exported(
     make: Make, readings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, assignment = make(6)
-    commands_ensemble.measure(study, assignment, Stopping())
-    found = ensembles.read(study)
-    assert found is not None
+    found = measured(study, assignment)
     assert found.num_networks >= 4
     # the time of the rehearsal is 10 ms for each pass through a network
     assert main.main(["export", "study", "--to", "all", "--max-latency-ms", str(10 * found.num_networks)]) == 0
@@ -323,3 +319,16 @@ def test_without_an_ensemble_the_best_trial_is_measured_alone(make: Make, readin
     assert bests.best(study).ensemble is None
     assert main.main(["export", "study", "--to", "home", "--max-latency-ms", "10"]) == 0
     assert json.loads((tmp_path / "home" / "metrics.json").read_text())["trial"] == 0
+
+
+def test_an_interrupted_export_of_one_network_says_how_to_resume(
+    make: Make, readings: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise Dismissed("asked to stop")
+
+    measured(*make(8))
+    monkeypatch.setattr(commands_ensemble, "teach", stop)
+    assert main.main(["export", "study", "--to", "one", "--single"]) == 1
+    assert capsys.readouterr().err.endswith("study: stopped before the network was taught. Run the same command to resume\n")
+    assert not Path("one").exists()

@@ -180,7 +180,7 @@ def beating(study: Study, worker: WorkerId) -> Iterator[None]:
 
 
 def sleep_and_wake(running: Command, proxy: Proxy, weather: Weather, meanwhile: Callable[[], Any] = lambda: None) -> Any:
-    """Let the machine sleep for longer than a lease, and its network come back a while after it wakes; return what came of `meanwhile`."""
+    """Stop a run for six leases, and give it a network again 2 s after it goes on. Call `meanwhile` in its sleep, and return its result."""
     asleep = processes(running)
     stop(asleep)
     proxy.weather = weather
