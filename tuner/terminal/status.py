@@ -115,14 +115,7 @@ class RunResult:
 
 def result(best: RunResult, num_completed: int) -> RenderableType:
     """Show the best value, its test accuracy, and what the search changed."""
-    line = Text("best   ", style="quiet")
-    line.append(f"{best.value:.4f}", style="bold green")
-    line.append(f" validation accuracy, trial {best.trial}")
-    parts: list[RenderableType] = [line]
-    if best.test_accuracy is not None:
-        low, high = statistics.accuracy_interval(best.test_accuracy, best.num_test)
-        images = f" on {best.num_test:,} unseen images; 95 % interval {low:.3f} to {high:.3f}"
-        parts.append(Text.assemble(("test   ", "quiet"), (f"{best.test_accuracy:.4f}", "strong"), images))
+    parts = [_figure("best", best.value, f"validation accuracy, trial {best.trial}"), *_test(best.test_accuracy, best.num_test)]
     if best.ensemble is not None:
         parts += ensemble(best.ensemble)
     if best.baseline:
@@ -136,18 +129,25 @@ def result(best: RunResult, num_completed: int) -> RenderableType:
 
 def ensemble(found: Ensemble) -> list[RenderableType]:
     """Show an ensemble beside the best trial: its members, its accuracies, and what it costs."""
-    line = Text("ensemble  ", style="quiet")
-    line.append(f"{found.validation_accuracy:.4f}", style="bold green")
-    line.append(f" validation accuracy ({found.gain:+.4f}), {found.words}")
-    parts: list[RenderableType] = [line]
-    if found.test_accuracy is not None:
-        low, high = statistics.accuracy_interval(found.test_accuracy, found.num_test)
-        images = f" on {found.num_test:,} unseen images; 95 % interval {low:.3f} to {high:.3f}"
-        parts.append(Text.assemble(("  test    ", "quiet"), (f"{found.test_accuracy:.4f}", "strong"), images))
+    gain = f"validation accuracy ({found.gain:+.4f}), {found.words}"
+    parts = [_figure("ensemble", found.validation_accuracy, gain), *_test(found.test_accuracy, found.num_test)]
     speed = "" if found.milliseconds is None else f", {found.milliseconds:.1f} ms an image in batches"
     passes = wording.count(found.num_networks, "pass")
-    parts.append(Text(f"          {passes} through a network for each image{speed}", style="quiet"))
+    parts.append(Text(f"{'':10}{passes} through a network for each image{speed}", style="quiet"))
     return parts
+
+
+def _figure(label: str, accuracy: float, words: str) -> RenderableType:
+    return Text.assemble((f"{label:10}", "quiet"), (f"{accuracy:.4f}", "bold green"), f" {words}")
+
+
+def _test(accuracy: float | None, num_images: int) -> list[RenderableType]:
+    """Show an accuracy on the test images, if it was measured."""
+    if accuracy is None:
+        return []
+    low, high = statistics.accuracy_interval(accuracy, num_images)
+    images = f" on {num_images:,} unseen images; 95 % interval {low:.3f} to {high:.3f}"
+    return [Text.assemble((f"{'test':10}", "quiet"), (f"{accuracy:.4f}", "strong"), images)]
 
 
 def cost(snapshot: Snapshot, wall_seconds: float) -> RenderableType:
