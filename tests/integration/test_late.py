@@ -217,7 +217,7 @@ def test_after_an_outage_other_workers_get_time_to_reconnect(begin: Begin, monke
 
 
 def test_the_spooled_work_of_a_worker_is_stored_once_and_its_absence_is_no_work(begin: Begin) -> None:
-    study = begin()
+    study = begin(search={"probe_solver": "sgd"})
     claimed = lose(study)
     curve = by_hand.epochs(claimed, [0.5, 0.6, 0.7])
     trials.report(study, claimed, curve[:1])
@@ -230,6 +230,16 @@ def test_the_spooled_work_of_a_worker_is_stored_once_and_its_absence_is_no_work(
     assert stored(study).user_attrs["epochs"] == 3
     assert stored(study).intermediate_values == {1: 0.5, 2: 0.6, 3: 0.7}
     assert status.snapshot(study).busy_seconds == pytest.approx(100, abs=2)
+
+
+@pytest.mark.parametrize("num_stored", [0, 1, 2])
+def test_the_epochs_of_a_trial_with_an_exact_probe_are_all_counted(begin: Begin, num_stored: int) -> None:
+    study = begin(search={"probe_solver": "lbfgs"})
+    claimed = by_hand.must_claim(study)
+    curve = by_hand.epochs(claimed, [0.5, 0.6, 0.7], first=by_hand.SHORT["probe_epochs"])
+    trials.report(study, claimed, curve[:num_stored])
+    trials.finish(study, claimed, by_hand.finished(claimed, 0.7), curve[num_stored:], device="cpu")
+    assert stored(study).user_attrs["epochs"] == 3
 
 
 def test_spooled_epochs_are_stored_although_another_worker_has_the_trial(begin: Begin) -> None:

@@ -161,6 +161,11 @@ class Hyperparameters(_Frozen):
     ema: float = Field(default=0.0, ge=0, lt=1)
     augmentation: Augmentation = Augmentation()
 
+    @property
+    def is_probed_exactly(self) -> bool:
+        """Whether the probe is solved at once, so that it counts as one epoch: the last of the probe's."""
+        return self.probe_solver is not ProbeSolver.SGD and not self.head_units
+
     @model_validator(mode="after")
     def _check_head(self) -> Self:
         if len(self.head_units) > MAX_HEAD_LAYERS:

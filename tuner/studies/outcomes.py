@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from tuner.errors import LeaseLost, TrialStopped
 from tuner.protocol import messages
-from tuner.protocol.messages import Ending, Stage
+from tuner.protocol.messages import Ending
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
 from tuner.storage.attributes import COPIED, STOPPED_BY, WORKER
@@ -74,7 +74,7 @@ def finish(
         return
     epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=curve)
     endings.put_findings(connection, claim.trial_id, finished)
-    is_whole = bool(curve) and curve[0].stage is Stage.PROBE  # otherwise the trial was resumed from a checkpoint
+    is_whole = bool(curve) and curve[0].step == _first_step(study, claim)  # otherwise the trial was resumed from a checkpoint
     whole = [EpochRow.of(epoch) for epoch in curve] if is_whole else epoch_rows.read(connection, study.id, claim.number)
     attributes = endings.of_finished(finished, whole, device=device)
     if is_completed and value is not None:
@@ -113,6 +113,11 @@ def lost(connection: Connection, claim: Claim) -> LeaseLost:
     if stopped_by is not None:
         return TrialStopped(f"stopped by {stopped_by}")
     return LeaseLost(f"trial {claim.number} was given to another worker; attempt {claim.attempt} no longer counts")
+
+
+def _first_step(study: Study, claim: Claim) -> int:
+    """Return the number of the first epoch of a trial."""
+    return study.spec.training.probe_epochs if claim.hyperparameters.is_probed_exactly else 1
 
 
 def _store(connection: Connection, study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome, device: str) -> None:

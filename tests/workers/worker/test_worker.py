@@ -531,7 +531,8 @@ def test_a_trainer_with_other_images_is_refused_before_it_trains(make: Make) -> 
 
 
 def test_a_study_with_a_timeout_ends_before_it_and_says_why(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = make(budget={"trials": None, "timeout": 300}, search={"unfreeze": 1.0}, training={"probe_epochs": 2})
+    search = {"unfreeze": 1.0, "probe_solver": "sgd"}
+    runner = make(budget={"trials": None, "timeout": 300}, search=search, training={"probe_epochs": 2})
     runner.script = Script(probe_seconds=4.0, fine_tune_seconds=60.0)
     passed = [0.0]
 

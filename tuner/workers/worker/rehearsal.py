@@ -88,7 +88,7 @@ class _Checkpoint(BaseModel):
 
 
 class Rehearsal:
-    """Plays a script as a `trainer.Trainer`."""
+    """Plays a script as a `trainer.Trainer`. Its probes have two epochs, as those by sgd, whatever solver the study names."""
 
     def __init__(self, script: Script) -> None:
         self._script = script

@@ -59,9 +59,9 @@ class Probe(Protocol):
 
 def begin(context: StudyContext, hyperparameters: Hyperparameters, *, seed: int) -> Probe:
     """Return the probe of a trial, before its first epoch."""
-    if hyperparameters.probe_solver is ProbeSolver.SGD or hyperparameters.head_units:
-        return StepwiseProbe(context, hyperparameters, seed=seed)
-    return ExactProbe(context, hyperparameters)
+    if hyperparameters.is_probed_exactly:
+        return ExactProbe(context, hyperparameters)
+    return StepwiseProbe(context, hyperparameters, seed=seed)
 
 
 class StepwiseProbe:
