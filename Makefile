@@ -29,16 +29,17 @@ $(INSTALLED): requirements.lock requirements-assets.lock pyproject.toml
 demo: $(INSTALLED)  ## search studies/animals.yaml with two workers, the dashboard beside it
 	$(BIN)/tuner run studies/animals.yaml --workers 2 --dashboard
 
-benchmark: .venv-benchmark/.installed  ## tuner beside its peers: DATA="animals NAME" NPZ=NAME.npz SEEDS="0 1" MINUTES=12 CONTENDERS=".." WORKERS=1 EPOCHS=6 FORCE=1
+benchmark: .venv-benchmark/.installed  ## tuner beside its peers: DATA="animals NAME" NPZ=NAME.npz MORE=MORE.npz SEEDS="0 1" MINUTES=12 CONTENDERS=".." WORKERS=1 EPOCHS=6 FORCE=1
 	.venv-benchmark/bin/python -m benchmarks.peers.run $(BENCHMARK)
 
 # variables that are not given are left to benchmarks/peers/run.py
-BENCHMARK = $(foreach name,DATA NPZ SEEDS MINUTES CONTENDERS WORKERS EPOCHS THREADS RESULTS,$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) $($(name)))) $(if $(FORCE),--force)
+BENCHMARK = $(foreach name,DATA NPZ MORE SEEDS MINUTES CONTENDERS WORKERS EPOCHS THREADS RESULTS,$(if $($(name)),--$(shell echo $(name) | tr A-Z a-z) $($(name)))) $(if $(FORCE),--force)
 
-.venv-benchmark/.installed: requirements-benchmark.lock
+.venv-benchmark/.installed: requirements-benchmark.lock requirements-assets.lock
 	@echo "Installing the peers into .venv-benchmark ..."
 	@$(PYTHON) -m venv .venv-benchmark
 	@$(PIP:$(BIN)/%=.venv-benchmark/bin/%) --require-hashes -r requirements-benchmark.lock
+	@$(PIP:$(BIN)/%=.venv-benchmark/bin/%) --require-hashes --no-build-isolation -r requirements-assets.lock
 	@$(PIP:$(BIN)/%=.venv-benchmark/bin/%) --no-build-isolation --editable .
 	@touch $@
 

@@ -25,7 +25,7 @@ class Network(keras_tuner.HyperModel):
 
     def declare_hyperparameters(self, hp: keras_tuner.HyperParameters) -> None:
         """Declare the whole search space at once."""
-        _declare(hp, space.parameters(self._shared.study.search))
+        _declare(hp, space.parameters(self._shared.study))
 
     def build(self, hp: keras_tuner.HyperParameters) -> keras.Model:
         """Return a compiled model with a schedule for the epochs of this trial."""
@@ -43,11 +43,11 @@ class Network(keras_tuner.HyperModel):
         return hp.values.get("tuner/initial_epoch", 0), hp.values.get("tuner/epochs", self._shared.task.epochs)
 
     def _recipe(self, hp: keras_tuner.HyperParameters) -> Recipe:
-        search, values = self._shared.study.search, dict[str, Any]()
-        for parameter in space.parameters(search):
+        study, values = self._shared.study, dict[str, Any]()
+        for parameter in space.parameters(study):
             if parameter.acts(values):
                 values[parameter.name] = hp.get(parameter.name)
-        return space.recipe(values, search)
+        return space.recipe(values, study)
 
 
 def _declare(hp: keras_tuner.HyperParameters, parameters: list[Parameter]) -> None:

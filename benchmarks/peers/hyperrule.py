@@ -7,6 +7,8 @@ is not scaled with the batch size as in the paper's notebook, because with so fe
 a schedule, another one of twice the length starts.
 """
 
+from dataclasses import replace
+
 import keras
 
 from benchmarks.peers import network
@@ -17,7 +19,9 @@ from benchmarks.peers.training import RunData
 _DECAYS = (0.3, 0.6, 0.9)
 _WARMUP = 0.1
 
-RECIPE = Recipe(
+_RECIPE = Recipe(
+    backbone="efficientnet_lite0",
+    image_size=96,
     optimizer="sgd",
     learning_rate=0.003,
     weight_decay=0.0,
@@ -52,12 +56,14 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 def search(task: Task) -> None:
     """Train by the rule, then again for twice as long, until the process ends."""
     shared, epochs = RunData(task=task), task.epochs
+    model = shared.study.model.of_trial()
+    recipe = replace(_RECIPE, backbone=model.backbone, image_size=model.image_size)
     while True:
         keras.backend.clear_session()
         keras.utils.set_random_seed(task.seed)
-        model = shared.build(RECIPE, epochs=epochs)
-        head = model.layers[-1]
+        trained = shared.build(recipe, epochs=epochs)
+        head = trained.layers[-1]
         head.kernel.assign(keras.ops.zeros_like(head.kernel))
-        model.optimizer.learning_rate = Schedule(RECIPE.learning_rate, network.num_steps(RECIPE, len(shared.data.train.labels), epochs))
-        shared.fit(model, RECIPE, last=epochs)
+        trained.optimizer.learning_rate = Schedule(recipe.learning_rate, network.num_steps(recipe, shared.num_train, epochs))
+        shared.fit(trained, recipe, last=epochs)
         epochs *= 2

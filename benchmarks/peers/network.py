@@ -27,12 +27,12 @@ _FLIPS = {"horizontal": "horizontal", "vertical": "vertical", "both": "horizonta
 _MOMENTUM = ("sgd", "rmsprop")
 
 
-def build(recipe: Recipe, num_classes: int, size: int, *, steps: int, jit_compile: bool | Literal["auto"]) -> keras.Model:
+def build(recipe: Recipe, num_classes: int, *, steps: int, jit_compile: bool | Literal["auto"]) -> keras.Model:
     """Return a compiled model with ImageNet weights and a schedule for the given steps."""
-    backbone = _backbone(size, recipe.unfreeze)
-    images = keras.Input((size, size, 3))
-    x = keras.layers.Rescaling(1 / 128, offset=-127 / 128)(images)
-    x = keras.layers.GlobalAveragePooling2D()(backbone(x))
+    kind = inverted_residuals.NETWORKS[recipe.backbone]
+    images = keras.Input((recipe.image_size, recipe.image_size, 3))
+    x = keras.layers.Normalization(mean=kind.mean, variance=np.square(kind.scale))(images)
+    x = keras.layers.GlobalAveragePooling2D()(_backbone(recipe)(x))
     x = keras.layers.BatchNormalization()(x)
     for units in recipe.head_units:
         x = keras.layers.Dense(units, recipe.activation)(keras.layers.Dropout(recipe.dropout)(x))
@@ -89,12 +89,12 @@ def _examples(split: training_data.Split, num_classes: int) -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices((np.asarray(split.images), labels))
 
 
-def _backbone(size: int, unfreeze: float) -> keras.Model:
-    """Return EfficientNet-Lite0 with ImageNet weights, with the given fraction of blocks, from the top, trainable."""
-    network, blocks = inverted_residuals.NETWORKS["efficientnet_lite0"].build(size)
-    network.set_weights(_pretrained(size))
+def _backbone(recipe: Recipe) -> keras.Model:
+    """Return the backbone with ImageNet weights, with the recipe's fraction of blocks, from the top, trainable."""
+    network, blocks = inverted_residuals.NETWORKS[recipe.backbone].build(recipe.image_size)
+    network.set_weights(_pretrained(recipe.backbone, recipe.image_size))
     count = len(blocks)
-    num_trained = max(1, round(unfreeze * count)) if unfreeze > 0 else 0
+    num_trained = max(1, round(recipe.unfreeze * count)) if recipe.unfreeze > 0 else 0
     trained = set(itertools.chain.from_iterable(blocks[count - num_trained :]))
     for layer in network.layers:
         layer.trainable = layer.name in trained
@@ -102,10 +102,10 @@ def _backbone(size: int, unfreeze: float) -> keras.Model:
 
 
 @cache
-def _pretrained(size: int) -> list[np.ndarray]:
+def _pretrained(backbone: str, size: int) -> list[np.ndarray]:
     """Return the pretrained network, read once per process."""
-    network, _ = inverted_residuals.NETWORKS["efficientnet_lite0"].build(size)
-    inverted_residuals.NETWORKS["efficientnet_lite0"].load_imagenet(network)
+    network, _ = inverted_residuals.NETWORKS[backbone].build(size)
+    inverted_residuals.NETWORKS[backbone].load_imagenet(network)
     return network.get_weights()
 
 

@@ -17,7 +17,7 @@ def search(task: Task) -> None:
     shared = RunData(task=task)
 
     def objective(trial: optuna.Trial) -> float:
-        recipe = space.recipe(space.suggest(trial, shared.study.search), shared.study.search)
+        recipe = space.recipe(space.suggest(trial, shared.study), shared.study)
         return max(shared.train(recipe, epochs=task.epochs, callbacks=[KerasPruningCallback(trial, "val_accuracy")]))
 
     sampler = optuna.samplers.TPESampler(seed=task.seed, multivariate=True, group=True)

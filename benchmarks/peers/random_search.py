@@ -13,7 +13,7 @@ def search(task: Task) -> None:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=task.seed))
 
     def objective(trial: optuna.Trial) -> float:
-        recipe = space.recipe(space.suggest(trial, shared.study.search), shared.study.search)
+        recipe = space.recipe(space.suggest(trial, shared.study), shared.study)
         return max(shared.train(recipe, epochs=task.epochs))
 
     study.optimize(objective)

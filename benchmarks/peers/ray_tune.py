@@ -30,7 +30,7 @@ def search(task: Task) -> None:
     """Train one trial after another until the process ends."""
     import optuna
 
-    search_space = task.study().search
+    study = task.study()
     os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(
         num_cpus=task.threads,
@@ -39,7 +39,7 @@ def search(task: Task) -> None:
         runtime_env={"env_vars": {STARTED: os.environ[STARTED], "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60"}},
     )
     sampler = optuna.samplers.TPESampler(seed=task.seed, multivariate=True, group=True)
-    algorithm = OptunaSearch(functools.partial(_suggest, search_space=search_space), metric=_METRIC, mode="max", sampler=sampler)
+    algorithm = OptunaSearch(functools.partial(_suggest, study=study), metric=_METRIC, mode="max", sampler=sampler)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_train, task=task), {"cpu": task.threads}),
         tune_config=tune.TuneConfig(
@@ -55,8 +55,8 @@ def search(task: Task) -> None:
     tuner.fit()
 
 
-def _suggest(trial: Any, search_space: Any) -> None:
-    space.suggest(trial, search_space)
+def _suggest(trial: Any, study: Any) -> None:
+    space.suggest(trial, study)
 
 
 @functools.cache
@@ -76,4 +76,4 @@ def _train(config: dict[str, Any], task: Task) -> None:
             tune.report({_METRIC: float(logs[_METRIC])})
 
     shared = _shared(task)
-    shared.train(space.recipe(config, shared.study.search), epochs=task.epochs, callbacks=[Reporting()])
+    shared.train(space.recipe(config, shared.study), epochs=task.epochs, callbacks=[Reporting()])

@@ -36,6 +36,13 @@ class Run:
     test: float | None
     #: validation accuracy of that model
     validation_of_scored: float | None
+    #: its accuracy on further test images
+    more: float | None = None
+    #: test accuracies of the trial of tuner with the best validation accuracy, and of trial 0, each without mirror images
+    alone_test: float | None = None
+    alone_more: float | None = None
+    first_test: float | None = None
+    first_more: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +93,7 @@ def read(folder: Path) -> list[Run]:
     order = list(contenders.CONTENDERS)
     plain = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*/*/*/result.json")]
     names = [name for name in Run.__dataclass_fields__ if name != "curve"]
-    runs = [Run(curve=tuple((s, best) for s, best in one["curve"]), **{name: one[name] for name in names}) for one in plain]
+    runs = [Run(curve=tuple((s, best) for s, best in one["curve"]), **{name: one[name] for name in names if name in one}) for one in plain]
     return sorted(runs, key=lambda run: (run.data, run.minutes, order.index(run.contender), run.seed))
 
 
@@ -152,6 +159,8 @@ def contenders_table(runs: Sequence[Run]) -> str:
         "validation",
         "worst seed",
         "test",
+        "further images",
+        "best trial alone",
         "validation of the model tested",
         "reached after",
         f"{MARK:.2f} after",
@@ -170,6 +179,8 @@ def _contender_row(runs: Sequence[Run], all_runs: Sequence[Run]) -> list[str]:
         _accuracy(bests),
         f"{min(bests):.3f}" if len(bests) == len(runs) else "none",
         _accuracy([run.test for run in runs if run.test is not None]),
+        _accuracy([run.more for run in runs if run.more is not None]),
+        _accuracy([found for run in runs if (found := run.alone_test if run.alone_more is None else run.alone_more) is not None]),
         _accuracy([run.validation_of_scored for run in runs if run.validation_of_scored is not None]),
         _seconds([_reached(run) for run in runs if run.best is not None], len(runs)),
         _seconds([seconds for run in runs if (seconds := seconds_to(run.curve, MARK)) is not None], len(runs)),

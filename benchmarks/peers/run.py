@@ -51,7 +51,8 @@ def main() -> None:
             failed.append(str(error))
             print(f"  {error}", file=sys.stderr, flush=True)
             continue
-        print(f"  {result['trials']} trials, best validation {result['best']}, test {result['test']}", flush=True)
+        further = f", on further images {result['more']}" if "more" in result else ""
+        print(f"  {result['trials']} trials, best validation {result['best']}, test {result['test']}{further}", flush=True)
     report.write(given.results)
     sys.exit(1 if failed else 0)
 
@@ -101,7 +102,7 @@ def _contend(task: Task) -> None:
             raise ContenderFailed(f"it ended with exit code {process.returncode}; see {task.folder / 'log.txt'}")
         if process.returncode is None:
             process.terminate()
-            if task.contender == contenders.OURS:
+            if contenders.is_tuner(task.contender):
                 _wait(process, _LEAVE_SECONDS)
     finally:
         _kill(task)
@@ -141,7 +142,7 @@ def _score(task: Task) -> dict[str, Any]:
     if process.returncode:
         raise ContenderFailed(f"its best model could not be scored; see {task.folder / 'log.txt'}")
     scored = json.loads(printed.splitlines()[-1])
-    return {"test": scored["test"], "validation_of_scored": scored["validation"]}
+    return scored | {"validation_of_scored": scored["validation"]}
 
 
 def _start(module: str, task: Task, environment: dict[str, str], **options: Any) -> subprocess.Popen[str]:
@@ -169,6 +170,7 @@ def _tasks(given: argparse.Namespace) -> Iterator[Task]:
                     contender=contender,
                     data=data,
                     npz=None if data == ANIMALS else str(given.npz.resolve()),
+                    more=None if data == ANIMALS or given.more is None else str(given.more.resolve()),
                     seed=seed,
                     minutes=given.minutes,
                     epochs=given.epochs,
@@ -182,6 +184,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Compare tuner with the tools that a user could choose instead.")
     parser.add_argument("--data", nargs="+", default=[ANIMALS], help="animals, or the name of the file given with --npz")
     parser.add_argument("--npz", type=Path, help="an .npz file with x_train, y_train, x_val, y_val, x_test, y_test")
+    parser.add_argument("--more", type=Path, help="an .npz file with x and y: further test images of that data set")
     parser.add_argument("--contenders", nargs="+", default=list(contenders.CONTENDERS), choices=contenders.CONTENDERS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--minutes", type=float, default=12.0)

@@ -1,12 +1,27 @@
-"""Score the best saved model of a run on the test split, outside its time budget: `python -m benchmarks.peers.score FOLDER`."""
+"""Score what a run gives its user on the test split, outside its time budget: `python -m benchmarks.peers.score FOLDER`.
+
+That is the best saved model of a peer, and of tuner the model that `tuner export` writes. Trials of tuner alone are scored beside it.
+"""
 
 import argparse
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import contenders, ours
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.peers import contenders, journal, ours
 from benchmarks.peers.task import Task
+
+#: from images (n, size, size, 3) to one number for each class
+Predict = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+_BATCH = 64
+#: beside the splits of the run, with the further images as its test split
+_MORE = "more.npz"
 
 
 def main() -> None:
@@ -14,58 +29,74 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     task = Task.read(parser.parse_args().folder)
-    print(json.dumps(_ours(task) if task.contender == contenders.OURS else _peer(task)))
+    print(json.dumps(_of_tuner(task) if contenders.is_tuner(task.contender) else _of_peer(task)))
 
 
-def _peer(task: Task) -> dict[str, Any]:
-    from benchmarks.peers import journal, training
+def _of_peer(task: Task) -> dict[str, Any]:
+    from benchmarks.peers import training
 
     epochs = journal.read(task.folder, until_seconds=task.minutes * 60)
-    return {"validation": epochs[-1].best if epochs else None, "test": training.test_accuracy(task)}
-
-
-def _ours(task: Task) -> dict[str, Any]:
-    """Return the best completed or suspended trial; the weights of other trials are not kept."""
-    from optuna.trial import FrozenTrial, TrialState
-
-    from tuner.kernels import checkpoints
-    from tuner.protocol import messages
-    from tuner.storage import engine as storages
-    from tuner.studies import claims, trials
-    from tuner.studies import study as studies
-    from tuner.tasks.images.training import evaluation, study_context
-
-    joined = studies.load(task.study().name, storages.open(f"sqlite:///{ours.database(task)}"))
-    ready = study_context.prepare(joined.spec, cache=task.cache)
-    folder = task.folder / "artifacts" / joined.name
-
-    def kept(trial: FrozenTrial) -> tuple[float, Path] | None:
-        weights = trial.user_attrs.get("weights")
-        if trial.state is TrialState.COMPLETE and trial.value is not None and weights:
-            return trial.value, Path(weights)
-        hyperparameters = trials.hyperparameters(trial)
-        if trial.state is not TrialState.RUNNING or hyperparameters is None:
-            return None
-        checkpoint, taken = folder / f"trial-{trial.number:05d}" / "checkpoint", folder / f"benchmark-{trial.number:05d}.npz"
-        seed = claims.seed(joined, trial.number)
-        order = messages.Train(
-            trial=trial.number, hyperparameters=hyperparameters, seed=seed, weights=str(taken), checkpoint=str(checkpoint)
-        )
-        suspended = checkpoints.read(checkpoint, order, study=ready.identity)
-        if suspended is None:
-            return None
-        checkpoints.write_weights(taken, suspended.best, study=ready.identity)
-        return suspended.progress.value, taken
-
-    found = joined.storage.call(lambda: joined.storage.rdb.get_all_trials(joined.id, deepcopy=False))
-    candidates = [(*one, trial) for trial in found if (one := kept(trial)) is not None]
-    if not candidates:
+    model = training.best_model(task)
+    if model is None:
         return {"validation": None, "test": None}
-    value, weights, trial = max(candidates, key=lambda candidate: (candidate[0], -candidate[2].number))
-    best = trials.hyperparameters(trial)
-    assert best is not None, "a trial with weights has hyperparameters"
-    scored = evaluation.evaluate(ready, messages.Evaluate(trial=trial.number, hyperparameters=best, weights=str(weights)))
-    return {"validation": value, "test": scored.accuracy}
+    scored = _accuracies(task, lambda images: model.predict(images, batch_size=_BATCH, verbose=0), model.input_shape[1])
+    return {"validation": epochs[-1].best if epochs else None, **scored}
+
+
+def _of_tuner(task: Task) -> dict[str, Any]:
+    from tuner.errors import StudyError
+    from tuner.results import best as bests
+    from tuner.storage import engine as storages
+    from tuner.studies import study as studies
+
+    study = studies.load(task.study().name, storages.open(f"sqlite:///{ours.database(task)}"))
+    try:
+        best = bests.best(study)
+    except StudyError:  # no trial was completed
+        return {"validation": None, "test": None}
+    ensemble = best.ensemble
+    scored = {"validation": best.value if ensemble is None else ensemble.validation_accuracy, **_exported(task, "result")}
+    for name, trial in (("alone", best.trial), ("first", 0)):
+        found = _exported(task, name, "--trial", str(trial), "--mirror", "never")
+        scored |= {f"{name}_{split}": accuracy for split, accuracy in found.items()}
+    return scored | {"members": [] if ensemble is None else list(ensemble.trials), "best_trial": best.trial}
+
+
+def _exported(task: Task, name: str, *options: str) -> dict[str, float | None]:
+    """Export a model as a user would, and return its accuracies; None for a trial whose weights were not kept."""
+    import keras
+
+    to = task.folder / name
+    places = ["--storage", f"sqlite:///{ours.database(task)}", "--artifacts", str(task.folder / "artifacts"), "--cache", str(task.cache)]
+    command = [sys.executable, "-m", "tuner", "export", task.study().name, "--to", str(to), "--force", *places, *options]
+    ended = subprocess.run(command, stdout=sys.stderr, check=False)
+    if ended.returncode and options:
+        return {"test": None}
+    ended.check_returncode()
+    model = keras.models.load_model(to / "model.keras")
+    return _accuracies(task, lambda images: model.predict(images, batch_size=_BATCH, verbose=0), model.input_shape[1])
+
+
+def _accuracies(task: Task, predict: Predict, size: int) -> dict[str, float | None]:
+    from benchmarks.peers import training
+
+    found: dict[str, float | None] = {}
+    for name, npz in (("test", task.npz), ("more", _joined(task))):
+        if name == "test" or npz is not None:
+            split = training.sized(task.study(npz=npz), size, task.cache).test
+            predicted = np.concatenate([predict(np.asarray(split.images[at : at + 1000])) for at in range(0, len(split.labels), 1000)])
+            found[name] = float(np.mean(predicted.argmax(1) == split.labels))
+    return found
+
+
+def _joined(task: Task) -> str | None:
+    """Return a file like that of the run, whose test images are the further images; None without further images."""
+    if task.more is None or task.npz is None:
+        return None
+    to = task.folder / _MORE
+    with np.load(task.npz) as arrays, np.load(task.more) as more:
+        np.savez(to, **{name: arrays[name] for name in arrays if not name.endswith("_test")}, x_test=more["x"], y_test=more["y"])
+    return str(to)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ the fine-tuning, and learning rates that decrease from layer to layer. Instead, 
 rate is then that of the probe.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tuner.spec import space as spaces
 from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.search import AugmentationSpace, HeadSpace, SearchSpace
+from tuner.spec.study import StudySpec
 
 #: other parameters, each with the values that let this one act
 Condition = tuple[tuple[str, tuple[Any, ...]], ...]
@@ -34,6 +35,9 @@ class Parameter:
 class Recipe:
     """The settings of one plain Keras model and its training."""
 
+    backbone: str
+    #: side of the images
+    image_size: int
     optimizer: str
     learning_rate: float
     weight_decay: float
@@ -61,29 +65,31 @@ class Recipe:
         return cls(**dict(plain) | {"head_units": tuple(plain["head_units"])})
 
 
-def parameters(search: SearchSpace) -> list[Parameter]:
+def parameters(study: StudySpec) -> list[Parameter]:
     """Return the searched parameters, each after those that it depends on."""
-    return [parameter for parameter in _all(search) if not isinstance(parameter.domain, Fixed)]
+    return [parameter for parameter in _all(study) if not isinstance(parameter.domain, Fixed)]
 
 
-def suggest(chooser: spaces.Chooser, search: SearchSpace) -> dict[str, Any]:
+def suggest(chooser: spaces.Chooser, study: StudySpec) -> dict[str, Any]:
     """Return values for the parameters that act."""
     values: dict[str, Any] = {}
-    for parameter in parameters(search):
+    for parameter in parameters(study):
         if parameter.acts(values):
             values[parameter.name] = spaces.choose(chooser, parameter.name, parameter.domain)
     return values
 
 
-def recipe(values: Mapping[str, Any], search: SearchSpace) -> Recipe:
+def recipe(values: Mapping[str, Any], study: StudySpec) -> Recipe:
     """Return the recipe for these values; a parameter that does not act is off."""
-    taken = {parameter.name: parameter.domain.value for parameter in _all(search) if isinstance(parameter.domain, Fixed)}
+    taken = {parameter.name: parameter.domain.value for parameter in _all(study) if isinstance(parameter.domain, Fixed)}
     taken |= values
     optimizer = str(taken["optimizer"])
     unfreezes = bool(taken["unfreeze.on"])
     rate = f"{'learning_rate' if unfreezes else 'probe_learning_rate'}.{optimizer}"
     has_layer = taken.get("head_layers", 0) > 0
     return Recipe(
+        backbone=str(taken["backbone"]),
+        image_size=int(taken["image_size"]),
         optimizer=optimizer,
         learning_rate=taken[rate],
         unfreeze=taken["unfreeze"] if unfreezes else 0.0,
@@ -98,7 +104,10 @@ def recipe(values: Mapping[str, Any], search: SearchSpace) -> Recipe:
 _AUGMENTATIONS = tuple(name for name in AugmentationSpace.model_fields if name != "views")
 
 
-def _all(search: SearchSpace) -> Iterator[Parameter]:
+def _all(study: StudySpec) -> Iterator[Parameter]:
+    search = study.search
+    yield _one_of("backbone", study.model.backbones)
+    yield _one_of("image_size", study.model.sizes)
     yield _parameter("optimizer", search.optimizer)
     yield Parameter(name="unfreeze.on", domain=Choice(values=(True, False)))
     yield from _switched("unfreeze", search.unfreeze, (("unfreeze.on", (True,)),))
@@ -125,6 +134,10 @@ def _head(search: SearchSpace) -> Iterator[Parameter]:
     yield Parameter(name="head_layers", domain=layers if isinstance(layers, Fixed) else Choice(values=(0, 1)))
     yield from _switched("head_units", search.head_units.units, (("head_layers", (1,)),))
     yield from _switched("activation", search.activation, (("head_layers", (1,)),))
+
+
+def _one_of(name: str, values: Sequence[Any]) -> Parameter:
+    return Parameter(name=name, domain=Choice(values=tuple(values)) if len(values) > 1 else Fixed(value=values[0]))
 
 
 def _switched(name: str, domain: Domain, when: Condition = ()) -> Iterator[Parameter]:

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
+from optuna.trial import FixedTrial
+
+from benchmarks.peers import contenders
+from tuner.results import export
 from tuner.spec import file as study_file
-from tuner.spec import study as spec_study
+from tuner.spec import space as spaces
+from tuner.spec.study import StudySpec
+from tuner.tasks.images.data import in_memory
+from tuner.tasks.images.spec import recipe
 
 STUDY = Path(__file__).with_name("study.yaml")
 #: name of the data set without a file
@@ -16,6 +24,8 @@ ANIMALS = "animals"
 #: environment variable with the start of a contender's process, in seconds since the epoch
 STARTED = "TUNER_BENCHMARK_STARTED"
 _FILE = "task.json"
+#: seconds that a study of tuner leaves for its start and for its ensemble, which are part of the time of a run
+_RESERVED_SECONDS = 45.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +37,8 @@ class Task:
     data: str
     #: an .npz file; None for a data set that comes with tuner
     npz: str | None
+    #: an .npz file with x and y, further test images of the same data set; None: none
+    more: str | None = None
     seed: int
     #: wall-clock time from the start of the process
     minutes: float
@@ -67,13 +79,32 @@ class Task:
         """Return the run's cache, which is empty at first."""
         return self.folder / "cache"
 
-    def study(self) -> spec_study.StudySpec:
-        """Return the study of the run, whose splits and search space all contenders use."""
+    def study(self, npz: str | None = None) -> StudySpec:
+        """Return the study of the run, whose splits and search space all contenders use; `npz` replaces the file of its images."""
         given = study_file.read(STUDY).model_dump(exclude_unset=True)
-        data = given["data"] if self.npz is None else {"source": "npz", "path": self.npz}
-        return spec_study.StudySpec.model_validate(
-            given | {"name": f"peers-{self.data}", "data": data, "seed": self.seed, "budget": _budget(given, self.minutes)}
-        )
+        path = npz or self.npz
+        data = given["data"] if path is None else {"source": "npz", "path": path}
+        given |= {"name": f"peers-{self.data}", "data": data, "seed": self.seed, "budget": _budget(given, self.minutes)}
+        contender = contenders.CONTENDERS[self.contender]
+        if contender.image_size is not None:
+            given["model"] = {"backbone": given["model"]["backbone"][0], "image_size": contender.image_size}
+        found = StudySpec.model_validate(given)
+        return self._of_recipe(found) if contender.is_recipe else found
+
+    def _of_recipe(self, found: StudySpec) -> StudySpec:
+        """Return a study whose every trial has the hyperparameters of trial 0, and is fine-tuned."""
+        num_train, num_classes = self._size()
+        values = recipe.parameters(num_train, num_classes, found.search)
+        hyperparameters = spaces.suggest(FixedTrial(values), found.search, fine_tunes=True)
+        training = found.training.model_copy(update={"promote": 1.0})
+        return found.model_copy(update={"search": export.fixed(hyperparameters), "training": training})
+
+    def _size(self) -> tuple[int, int]:
+        """Return the numbers of training images and of classes."""
+        if self.npz is None:
+            return study_file.read(STUDY).model_dump()["data"]["train"], len(in_memory.ANIMALS)
+        with np.load(self.npz) as arrays:
+            return len(arrays["y_train"]), len(np.unique(arrays["y_train"]))
 
 
 def started() -> float:
@@ -82,4 +113,4 @@ def started() -> float:
 
 
 def _budget(given: Mapping[str, Any], minutes: float) -> dict[str, Any]:
-    return dict(given["budget"]) | {"timeout": minutes * 60}
+    return dict(given["budget"]) | {"timeout": max(30.0, minutes * 60 - _RESERVED_SECONDS)}

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -22,6 +23,7 @@ class RunData:
 
     task: Task
     journal: journals.Journal = field(init=False)
+    _data: dict[int, training_data.TrainingData] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.journal = journals.Journal(self.task.folder)
@@ -31,30 +33,40 @@ class RunData:
         """Return the study with the search space."""
         return self.task.study()
 
+    def data(self, image_size: int) -> training_data.TrainingData:
+        """Return images of a size, with the splits of tuner; each size is resized once, when it is first needed."""
+        if image_size not in self._data:
+            self._data[image_size] = sized(self.study, image_size, self.task.cache)
+        return self._data[image_size]
+
     @cached_property
-    def data(self) -> training_data.TrainingData:
-        """Return images at the input size of the network, with the splits of tuner."""
-        return training_data.load(self.study, cache=self.task.cache)
+    def _smallest(self) -> training_data.TrainingData:
+        return self.data(min(self.study.model.sizes))
 
     @property
     def num_classes(self) -> int:
         """Return the number of classes."""
-        return len(self.data.classes)
+        return len(self._smallest.classes)
+
+    @property
+    def num_train(self) -> int:
+        """Return the number of training images."""
+        return len(self._smallest.train.labels)
 
     def build(self, recipe: Recipe, *, epochs: int) -> keras.Model:
         """Return the model of a trial with the given epochs."""
-        steps = network.num_steps(recipe, len(self.data.train.labels), epochs)
+        steps = network.num_steps(recipe, self.num_train, epochs)
         jit_compile = contenders.CONTENDERS[self.task.contender].jit_compile
-        return network.build(recipe, self.num_classes, self.study.model.image_size, steps=steps, jit_compile=jit_compile)
+        return network.build(recipe, self.num_classes, steps=steps, jit_compile=jit_compile)
 
     def fit(
         self, model: keras.Model, recipe: Recipe, *, last: int, first: int = 0, callbacks: Sequence[keras.callbacks.Callback] = ()
     ) -> list[float]:
         """Train from one epoch to another; return the validation accuracy of each epoch."""
-        trial = self.journal.begin_trial()
+        trial, data = self.journal.begin_trial(), self.data(recipe.image_size)
         history = model.fit(
-            network.train_set(self.data.train, recipe, self.num_classes, seed=self.task.seed * 1000 + trial),
-            validation_data=network.evaluation_set(self.data.validation, self.num_classes),
+            network.train_set(data.train, recipe, self.num_classes, seed=self.task.seed * 1000 + trial),
+            validation_data=network.evaluation_set(data.validation, self.num_classes),
             initial_epoch=first,
             epochs=last,
             verbose=0,
@@ -83,8 +95,14 @@ class Keeping(keras.callbacks.Callback):
             self._journal.keep(self.model.get_weights(), self._recipe.plain())
 
 
-def test_accuracy(task: Task) -> float | None:
-    """Return the test accuracy of the best saved model of a run."""
+def sized(study: spec_study.StudySpec, image_size: int, cache: Path) -> training_data.TrainingData:
+    """Return the images of a study in one of its sizes."""
+    model = study.model.fixed(study.model.backbones[0], image_size)
+    return training_data.load(study.model_copy(update={"model": model}), cache=cache)
+
+
+def best_model(task: Task) -> keras.Model | None:
+    """Return the best saved model of a run, which predicts logits; None if it saved none."""
     saved = journals.read_best(task.folder)
     if saved is None:
         return None
@@ -92,5 +110,4 @@ def test_accuracy(task: Task) -> float | None:
     shared = RunData(task=task)
     model = shared.build(Recipe.of(plain), epochs=1)
     model.set_weights(weights)
-    scored = model.evaluate(network.evaluation_set(shared.data.test, shared.num_classes), verbose=0, return_dict=True)
-    return float(scored["accuracy"])
+    return model

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.peers import report, space
 from benchmarks.peers.task import STUDY, Task
 from tuner.spec import file as study_file
+from tuner.spec import space as spaces
 
 CURVE = ((10.0, 0.5), (20.0, 0.7), (30.0, 0.7), (40.0, 0.81))
 
@@ -59,17 +60,16 @@ def test_an_accuracy_that_tuner_did_not_reach_has_no_ratio() -> None:
 
 def test_a_row_shows_how_many_seeds_reached_the_accuracy() -> None:
     table = report.contenders_table([run("tuner"), run("optuna"), run("optuna", seed=1, curve=((5.0, 0.6),))])
-    assert (
-        "| Optuna, TPE and median pruner, XLA switched off | 2 | 0.705 | 0.600 | 0.700 | 0.705 | 22.5 s | 40.0 s (1 of 2) | 3 | 40.0 s |"
-        in table
-    )
+    title = "Optuna, TPE and median pruner, XLA switched off"
+    assert f"| {title} | 2 | 0.705 | 0.600 | 0.700 | none | none | 0.705 | 22.5 s | 40.0 s (1 of 2) | 3 | 40.0 s |" in table
 
 
 def test_a_peer_without_a_finished_epoch_is_listed_but_not_compared() -> None:
     runs = [run("tuner"), run("ray", curve=(), test=None)]
     assert report.races(runs) == []
-    assert "| Ray Tune, OptunaSearch and ASHA | 1 | none | none | none | none | not in time | not in time | 3 |" in report.contenders_table(
-        runs
+    assert (
+        "| Ray Tune, OptunaSearch and ASHA | 1 | none | none | none | none | none | none | not in time | not in time | 3 |"
+        in report.contenders_table(runs)
     )
 
 
@@ -89,7 +89,7 @@ def test_a_task_and_its_study_are_read_back_from_its_folder(tmp_path: Path) -> N
     task.write()
     assert Task.read(task.folder) == task
     study = study_file.read(task.study_path)
-    assert (study.seed, study.budget.timeout, study.data) == (3, 120.0, task.study().data)
+    assert (study.seed, study.budget.timeout, study.data) == (3, 75.0, task.study().data)  # the rest is for its start and its ensemble
 
 
 class _First:
@@ -116,10 +116,25 @@ class _First:
 
 @pytest.mark.parametrize(("unfreezes", "rate"), [(True, "learning_rate.sgd"), (False, "probe_learning_rate.sgd")])
 def test_peers_search_the_ranges_of_the_study(unfreezes: bool, rate: str) -> None:
-    search = study_file.read(STUDY).search
-    chooser = _First(**{"optimizer": "sgd", "unfreeze.on": unfreezes})
-    recipe = space.recipe(space.suggest(chooser, search), search)
+    study = study_file.read(STUDY)
+    chooser = _First(**{"optimizer": "sgd", "unfreeze.on": unfreezes, "image_size": 128})
+    recipe = space.recipe(space.suggest(chooser, study), study)
     assert [name for name in chooser.asked if "learning_rate" in name] == [rate]
-    assert recipe.learning_rate == getattr(search, rate.removesuffix(".sgd"))["sgd"].low
+    assert recipe.learning_rate == getattr(study.search, rate.removesuffix(".sgd"))["sgd"].low
     assert (recipe.unfreeze > 0) is unfreezes
+    assert (recipe.backbone, recipe.image_size) == ("efficientnet_lite0", 128)
     assert space.Recipe.of(json.loads(json.dumps(recipe.plain()))) == recipe
+
+
+def task(folder: Path, contender: str, **given: Any) -> Task:
+    """Return a run of twelve minutes on silhouettes."""
+    plain: dict[str, Any] = {"data": "animals", "npz": None, "seed": 3, "minutes": 12.0, "epochs": 6, "threads": 2, "workers": 1}
+    return Task(**(plain | {"contender": contender, "folder": folder} | given))
+
+
+def test_every_trial_of_the_recipe_has_the_hyperparameters_of_trial_0_at_one_size(tmp_path: Path) -> None:
+    search, recipe = (task(tmp_path, name).study() for name in ("tuner", "recipe-128"))
+    assert (search.model.sizes, recipe.model.sizes, recipe.model.backbones) == ((96, 128, 160), (128,), ("efficientnet_lite0",))
+    assert spaces.rows(search) != [] and not any(row.is_searched for row in spaces.rows(recipe))
+    assert recipe.search.model_dump(mode="json")["learning_rate"] == {"adamw": 3e-4}
+    assert (recipe.training.promote, recipe.budget.timeout, search.budget.timeout) == (1.0, 675, 675)
