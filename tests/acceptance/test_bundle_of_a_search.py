@@ -14,7 +14,7 @@ from tuner.studies import study as studies
 
 TINY: dict[str, Any] = {
     "data": {"source": "digits", "train": 64, "validation": 40, "test": 40},
-    "model": {"backbone": "squeezenet1_1", "image_size": 32},
+    "model": {"backbone": ["squeezenet1_1", "efficientnet_lite0"], "image_size": [32, 48]},
     "training": {"probe_epochs": 2, "epochs": 1},
     "budget": {"trials": 1},
 }
@@ -30,9 +30,8 @@ def curve(place: Place, name: str) -> list[tuple[float | None, float | None]]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("model", [{}, {"backbone": ["squeezenet1_1", "efficientnet_lite0"], "image_size": [32, 48]}])
-def test_a_bundle_is_complete_and_its_study_file_gives_the_same_model(place: Place, model: dict[str, Any]) -> None:
-    place.write(**TINY | {"model": TINY["model"] | model})
+def test_a_bundle_is_complete_and_its_study_file_gives_the_same_model(place: Place) -> None:
+    place.write(**TINY)
     for call in (["run", "study.yaml", "--no-export"], ["export", "study", "--to", "home"], ["run", "home/config.yaml", "--no-export"]):
         command = place.real_tuner(*call)
         code, _ = command.end()

@@ -16,34 +16,29 @@ from benchmarks.replay.trial_files import Recording
 from tuner.kernels import devices
 
 
-def test_a_trial_is_recorded_with_its_epochs_and_logits_and_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = next(jobs.jobs(["digits"], size=32))
-    recorder = record.Recorder(npz=None, cache=tmp_path / "cache", epochs=1, share=devices.TrainerShare(threads=1))
-    path = record.file_of(tmp_path, job)
-    record.write_job(recorder, job, tmp_path)
-    found = trial_files.read(path)
-    facts = found.facts
-    assert path == tmp_path / "digits-32" / "00.npz"
-    assert (facts.kind, facts.num_train, facts.num_validation, facts.num_test) == (Kind.RECIPE, 300, 300, 1197)
-    assert (len(facts.probe), len(facts.fine_tune), facts.is_whole) == (1, 1, True)
-    # the logits of the last epoch are those that its scores were computed from
-    right = found.of("validation").argmax(1) == found.labels["validation"]
-    assert float(np.mean(right)) == pytest.approx(facts.fine_tune[-1].validation_accuracy, abs=0.01)
-    assert found.of("test", view="mirrored").shape == (1197, 10)
-    assert (found.of("test", view="mirrored") != found.of("test")).any()
-    # all 300 training images forward and twice backward, 300 validation images forward; features of 300 images and mirror images, and 300
-    assert facts.epoch_multiply_adds / facts.features_multiply_adds == pytest.approx(1200 / 900, rel=0.02)
-    assert facts.fine_tune[0].processor_seconds > 0
-    assert "digits-32  0 recipe validation 0." in capsys.readouterr().out
-
-
-def test_a_continued_trial_is_recorded_after_its_first_half_and_at_its_end(tmp_path: Path) -> None:
+def test_a_continued_trial_is_recorded_after_its_first_half_and_at_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = jobs.Job(data_set="digits", image_size=32, number=0, length=Length.CONTINUED)
     recorder = record.Recorder(npz=None, cache=tmp_path / "cache", epochs=2, share=devices.TrainerShare(threads=1))
     record.write_job(recorder, job, tmp_path)
+    printed = capsys.readouterr().out
     half, whole = (trial_files.read(tmp_path / f"digits-32-{length}" / "00.npz") for length in ("half", "continued"))
-    assert (half.facts.length, whole.facts.length) == ("half", "continued")
-    assert (len(half.facts.fine_tune), len(whole.facts.fine_tune)) == (1, 2)
+    assert record.file_of(tmp_path, job) == tmp_path / "digits-32-continued" / "00.npz"
+    assert [line.partition(" validation 0.")[0] for line in printed.splitlines()] == [
+        "digits-32-half  0 recipe",
+        "digits-32-continued  0 recipe",
+    ]
+    for found, length, epochs in ((half, "half", 1), (whole, "continued", 2)):
+        facts = found.facts
+        assert (facts.length, facts.kind, facts.num_train, facts.num_validation) == (length, Kind.RECIPE, 300, 300)
+        assert (facts.num_test, len(facts.probe), len(facts.fine_tune), facts.is_whole) == (1197, 1, epochs, True)
+        assert all(epoch.processor_seconds > 0 for epoch in facts.fine_tune)
+        # the logits of the last epoch are those that its scores were computed from
+        right = found.of("validation").argmax(1) == found.labels["validation"]
+        assert float(np.mean(right)) == pytest.approx(facts.fine_tune[-1].validation_accuracy, abs=0.01)
+        assert found.of("test", view="mirrored").shape == (1197, 10)
+        assert (found.of("test", view="mirrored") != found.of("test")).any()
+        # all 300 training images forward and twice backward, 300 validation images forward; features of 600 views, and of 300 images
+        assert facts.epoch_multiply_adds / facts.features_multiply_adds == pytest.approx(1200 / 900, rel=0.02)
     assert whole.facts.fine_tune[0] == half.facts.fine_tune[0]
     # the second half begins where the first ended: a new fine-tuning would begin with the head of the probe
     assert whole.facts.fine_tune[1].validation_loss < half.facts.fine_tune[0].validation_loss
