@@ -1,5 +1,6 @@
-"""Machine: the cores and the memory that this process may use, within the limits of its container (cgroup v2), its paths, its sleep."""
+"""Machine: the cores and memory that this process may use, within the limits of its container (cgroup v2), its user, its sleep."""
 
+import getpass
 import math
 import os
 import re
@@ -13,6 +14,14 @@ import psutil
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def user_name() -> str:
+    """Return the system's name for the user who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown user"
 
 
 def num_cores() -> int:

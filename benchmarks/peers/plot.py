@@ -7,7 +7,9 @@ from typing import Any
 from benchmarks.peers import contenders
 from benchmarks.peers.report import Run
 
-_COLOURS = ("#d62728", "#1f77b4", "#aec7e8", "#2ca02c", "#98df8a", "#9467bd", "#7f7f7f", "#ff7f0e")
+#: those of the contenders, in their order
+_COLOURS = ("#d62728", "#1f77b4", "#aec7e8", "#2ca02c", "#98df8a", "#9467bd", "#7f7f7f", *("#ff7f0e",) * 3, *("#8c564b",) * 3)
+_LINES = {96: ":", 128: "--"}
 
 
 def draw(runs: Sequence[Run], path: Path) -> None:
@@ -36,7 +38,10 @@ def _panel(axis: Any, runs: Sequence[Run], title: str) -> None:
         label = None if run.contender in named or not seconds else contenders.title(run.contender)
         named |= {run.contender} if seconds else set()
         width = 2.0 if run.contender == contenders.OURS else 1.0
-        axis.plot(seconds, best, drawstyle="steps-post", color=colours[run.contender], linewidth=width, alpha=0.85, label=label)
+        line = _LINES.get(contenders.CONTENDERS[run.contender].image_size or 0, "-")
+        axis.plot(
+            seconds, best, drawstyle="steps-post", linestyle=line, color=colours[run.contender], linewidth=width, alpha=0.85, label=label
+        )
     axis.set(xscale="log", xlabel="seconds since the start of the process", ylabel="best validation accuracy", title=title)
     axis.grid(alpha=0.3, which="both", linewidth=0.5)
     if named:

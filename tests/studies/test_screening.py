@@ -19,6 +19,7 @@ from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
 from tuner.studies import data_check, enqueue, screening, trials
 from tuner.studies import study as studies
+from tuner.studies.planning import Plan
 from tuner.studies.screening import ProbedModel
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
@@ -158,6 +159,30 @@ def test_a_model_that_loses_is_not_fine_tuned_and_not_chosen_again(study: Study)
     lost = study.storage.read(lambda connection: screening.left_out(connection, study))
     assert [(each.backbone, each.image_size) for each in lost] == [(CHEAP, 160), (CHEAP, 96)]
     assert lost[0].reason == ("its probe of 0.6000 (trial 0) is 0.3000 below the 0.9000 of efficientnet_lite0 (trial 1), more than 0.0858")
+
+
+def test_a_study_with_a_plan_screens_what_the_plan_names_and_takes_the_winner(begin: Begin) -> None:
+    study = begin(model=MODEL | {"backbone": [CHEAP, DEAR, CHEAPEST]}, budget={"timeout": 3600})
+    data_check.admit(study, by_hand.PREPARED)
+    proposal = Plan(
+        backbone=CHEAP, image_size=96, epochs=3, usual_epochs=3, timeout=3600, probe_seconds=1, fine_tune_seconds=60, num_fine_tuned=3,
+        screened=((DEAR, 96), (CHEAPEST, 96)),
+    )  # fmt: skip
+
+    def claim() -> Claim:
+        found = trials.claim(study, WorkerId.here("hand"), num_train=100, num_classes=2, epochs=3, proposal=proposal)
+        assert found is not None
+        return found
+
+    for expected, value in ((CHEAP, 0.6), (DEAR, 0.8), (CHEAPEST, 0.9)):
+        claimed = claim()
+        assert chosen(claimed) == (expected, 96)
+        probe(study, claimed, value)
+    for _ in range(4):
+        claimed = claim()
+        assert chosen(claimed) == (CHEAPEST, 96)
+        by_hand.finish(study, claimed, 0.9)
+    assert origins(study)[:4] == ["rule", "screening", "screening", "tpe"]
 
 
 def test_a_loser_of_the_screening_ends_after_its_probe_with_the_reason(begin: Begin) -> None:

@@ -10,9 +10,9 @@ from getpass import getpass
 from pathlib import Path
 from typing import Literal
 
-from tuner import wording
+from tuner import machine, wording
 from tuner.cache import entries
-from tuner.commands import control, options, storage_url
+from tuner.commands import options, storage_url
 from tuner.commands.origin import LocalSettings
 from tuner.errors import RequestError
 from tuner.protocol import errands
@@ -239,7 +239,7 @@ def _reading(bundle: Path, report: verification.Report, asked: VerifyOptions) ->
     if not storage_url.exists(asked.storage):
         where = storages.shown(asked.storage)
         return verification.unrecorded(f"{where} does not exist; name the database of version {named[0]} {named[1]} with --storage")
-    return verification.record(asked.storage, named, report.measured.test, tolerance=asked.tolerance, by=control.user_name())
+    return verification.record(asked.storage, named, report.measured.test, tolerance=asked.tolerance, by=machine.user_name())
 
 
 def _as_json(bundle: Path, report: verification.Report) -> dict[str, object]:

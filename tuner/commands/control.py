@@ -1,6 +1,5 @@
 """`tuner stop`, `resume` and `enqueue`: requests to a study, while it runs or between two runs."""
 
-import getpass
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from tuner import machine
 from tuner.commands import show
 from tuner.errors import Problem, RequestError, SpecError
 from tuner.spec import yaml_lines
@@ -21,7 +21,7 @@ def stop(name: str, url: str, *, now: bool, trial: int | None, worker: str | Non
     """Stop a study, one of its trials, or one of its workers."""
     if sum((now, trial is not None, worker is not None)) > 1:
         raise RequestError("--now, --trial and --worker cannot be combined; choose one.")
-    study, by = show.load_study(name, url), user_name()
+    study, by = show.load_study(name, url), machine.user_name()
     if trial is not None:
         value = control.stop_trial(study, trial, by=by)
         reached = "before its first epoch" if value is None else f"at {value:.4f}"
@@ -51,7 +51,7 @@ def enqueue(name: str, url: str, file: Path | None, values: Sequence[str]) -> in
         raise RequestError("expected the hyperparameters either in a file, or one by one with --set NAME=VALUE.")
     study = show.load_study(name, url)
     given, origin = (_read(study, file), str(file)) if file is not None else (_parse_values(values), "--set")
-    number = studies_enqueue.enqueue(study, given, by=user_name(), origin=origin)
+    number = studies_enqueue.enqueue(study, given, by=machine.user_name(), origin=origin)
     plain.result(f"{name} trial {number} is enqueued. The next free worker trains it.")
     return 0
 
@@ -82,11 +82,3 @@ def _parse_values(values: Sequence[str]) -> dict[str, Any]:
             raise RequestError(f"--set gives both a value and a section for {section}; choose one.")
         (found[section] if inner else found)[inner or name] = value
     return found
-
-
-def user_name() -> str:
-    """Return the system's name for the user who runs the command."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown user"

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner import wording
-from tuner.commands import artifacts, check, control, show, storage_url
+from tuner import machine, wording
+from tuner.commands import artifacts, check, show, storage_url
 from tuner.errors import RequestError, StudyError
 from tuner.spec import file as study_file
 from tuner.spec.study import NAME, StudySpec
@@ -51,7 +51,7 @@ def migrate(name: str, file: Path, url: str, *, cache: Path, as_json: bool) -> i
     if target.existing is None:
         found = studies_migrate.decide(source, target.spec)
         _require_images(found, cache)
-        made = studies_migrate.carry(found, by=control.user_name())
+        made = studies_migrate.carry(found, by=machine.user_name())
     else:
         made = target.existing
     summary = made.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, made.id, MIGRATED))[MIGRATED]
@@ -145,7 +145,7 @@ def copy(study: str, url: str, *, to: str, name: str | None, as_json: bool) -> i
     source = show.load_study(study, url)
     copying.require_idle(source)  # before the target is created
     target = storages.open(storage_url.url(to))
-    made = copying.copy(source, target, name=name or source.name, by=control.user_name(), tell=_tell)
+    made = copying.copy(source, target, name=name or source.name, by=machine.user_name(), tell=_tell)
     places = copying.places(made.study)
     if as_json:
         said = {"study": made.study.name, "to": storages.shown(target.url), "by_an_earlier_command": not made.is_new}

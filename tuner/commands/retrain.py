@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tuner import wording
-from tuner.commands import artifacts, check, control, engines, run, show, waiting
+from tuner import machine, wording
+from tuner.commands import artifacts, check, engines, run, show, waiting
 from tuner.commands.origin import LocalSettings
 from tuner.errors import Dismissed, RequestError, TunerError
 from tuner.protocol.messages import Split
@@ -166,7 +166,7 @@ def _train_and_judge(study: Study, again: Study, asked: RetrainOptions, workers:
         plain.line(f"{again.name} {line}")
     subject = verdict_subject(study, again, configs, single=asked.single)
     (assignment, *_) = workers.assignments(again)
-    setup = EvaluationSetup(assignment=assignment, stopping=workers.stopping, by=control.user_name())
+    setup = EvaluationSetup(assignment=assignment, stopping=workers.stopping, by=machine.user_name())
     if asked.on == "train":
         with printing.busy(f"{again.name}: {_BUSY}"):
             return store_version(study, again, configs, subject, setup)

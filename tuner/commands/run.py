@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
-from tuner import wording
-from tuner.commands import artifacts, check, control, engines, ensemble, options, storage_url, waiting
+from tuner import machine, wording
+from tuner.commands import artifacts, check, engines, ensemble, options, storage_url, waiting
 from tuner.errors import RequestError, StorageError, TunerError
 from tuner.results import best as bests
 from tuner.results import export
@@ -296,7 +296,7 @@ class WarmStartSources:
 def enqueue_earlier(study: Study, earlier: Sequence[Earlier]) -> None:
     """Enqueue the configurations of a warm start, and print what became of each."""
     if earlier:
-        for taken in warm_start.begin(study, earlier, by=control.user_name()):
+        for taken in warm_start.begin(study, earlier, by=machine.user_name()):
             plain.line(_outcome(study, taken))
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from tuner.commands import options, storage_url
 from tuner.errors import StorageError, StudyError
-from tuner.report import page
 from tuner.results import best as bests
 from tuner.results import export as exports
 from tuner.spec.study import StudySpec
@@ -92,6 +91,8 @@ def show_best(name: str, url: str, *, form: options.OutputFormat) -> int:
 
 def write_report(name: str, url: str, to: Path, *, form: str | None, force: bool) -> int:
     """Write the report of a study. A file that is not a report is overwritten only by force."""
+    from tuner.report import page  # it brings the templates and drawings of the pages
+
     target = to.expanduser()
     chosen = page.format_of(target, form)
     page.check_target(target, force=force)

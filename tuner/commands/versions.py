@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuner import wording
-from tuner.commands import artifacts, control, storage_url
+from tuner import machine, wording
+from tuner.commands import artifacts, storage_url
 from tuner.commands import show as commands_show
 from tuner.errors import RegistryError, RequestError, TunerError, VersionError
 from tuner.results import best as bests
@@ -136,7 +136,7 @@ def add(name: str, url: str, trial: int, *, as_json: bool) -> int:
                 f"the weights of trial {trial} were stored in {weights}, which does not exist here; "
                 "add the version on the machine that trained them"
             )
-        new, reading = versions.of_trial(best, weights, by=control.user_name())
+        new, reading = versions.of_trial(best, weights, by=machine.user_name())
     existing = [version for version in versions.all(study.storage, name) if version.model.sha256 == new.sha256]
     version = existing[-1] if existing else versions.add(study.storage, new, reading=reading)
     if as_json:
@@ -159,7 +159,7 @@ def delete(name: str, url: str, number: int, *, confirmed: bool, as_json: bool) 
     if not confirmed and not _confirm(version):
         plain.line("Nothing was deleted.")
         return 1
-    versions.delete(storage, name, number, by=control.user_name())
+    versions.delete(storage, name, number, by=machine.user_name())
     if as_json:
         (deleted,) = (each for each in versions.all(storage, name, deleted=True) if each.number == number)
         plain.result(json.dumps(_as_json(deleted, versions.readings(storage, name, number), whole=True), indent=2))
@@ -173,7 +173,7 @@ def promote(name: str, url: str, number: int, to: str, *, mlflow: MlflowTarget, 
     storage, stage = _must_open(name, url), VersionStage(to)
     version, before = versions.find(storage, name, number), _version_in(storage, name, stage)
     known = mlflow.register(version)
-    event = stages.promote(storage, name, number, stage=stage, by=control.user_name())
+    event = stages.promote(storage, name, number, stage=stage, by=machine.user_name())
     replaced = f", in place of {name} {before}" if before not in (None, number) else ", as before" if before == number else ""
     return _print_change(event, f"{name} {number} is in {stage}{replaced}.", mlflow.set_alias(event, known), as_json=as_json)
 
@@ -183,7 +183,7 @@ def rollback(name: str, url: str, of: str, *, withdraw: bool, mlflow: MlflowTarg
     storage, stage = _must_open(name, url), VersionStage(of)
     before = _version_in(storage, name, stage)
     change = stages.withdraw if withdraw else stages.rollback
-    event = change(storage, name, stage=stage, by=control.user_name())
+    event = change(storage, name, stage=stage, by=machine.user_name())
     if event.version is None:
         words = f"{name} {before} was removed from {stage}, which is now empty." if before is not None else f"{stage} is empty."
     else:

@@ -80,7 +80,8 @@ def lease(connection: Connection, study: Study, worker: WorkerId, *, proposal: P
     if held is None:
         return None
     kept = planning.keep(connection, study, proposal, num_started=progress.num_trials - progress.num_enqueued)
-    return dataclasses.replace(held, plan=kept, model=planning.next_model(connection, study, kept, progress))
+    model = screening.instead(connection, study, planning.next_model(connection, study, kept, progress))
+    return dataclasses.replace(held, plan=kept, model=model)
 
 
 def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any], rule: Mapping[str, Any]) -> Hyperparameters:
@@ -190,7 +191,8 @@ def _start(connection: Connection, study: Study, worker: WorkerId, progress: Stu
     if progress.num_enqueued:
         return _start_enqueued(connection, study, worker)
     number = progress.num_trials
-    screened = screening.begin(connection, study) if number else {}
+    plan = planning.read(connection, study) if number and study.spec.model.is_searched else None
+    screened = screening.begin(connection, study, None if plan is None else plan.screened) if number else {}
     trial_id = tables.create_trial(connection, study.id, number)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
     known = {

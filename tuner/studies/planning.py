@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from tuner import machine, wording
 from tuner.protocol import messages
 from tuner.sampling.history import TimedTrial
-from tuner.spec import budget
+from tuner.spec import budget, space
 from tuner.spec.budget import MARGIN, WANTED_TRIALS, StudyProgress
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.model import TrialModel
@@ -35,6 +35,8 @@ PROBE_SHARE = 0.25
 _RESERVE = 0.1
 #: minimum fraction of the usual number of epochs, before a plan takes smaller images instead
 _LEAST_EPOCHS = 2 / 3
+#: maximum fraction of the time for the probes of other backbones
+_SCREENING_SHARE = 0.05
 #: fewest epochs that a plan chooses
 _FEWEST_EPOCHS = 4
 
@@ -71,6 +73,8 @@ class Plan(_Stored):
     num_fine_tuned: int
     #: whether the speed of this machine was measured
     is_measured: bool = False
+    #: backbone and image size of the models that are screened; None: a plan of an earlier tuner, which screens all
+    screened: tuple[tuple[str, int], ...] | None = None
 
     @property
     def words(self) -> str:
@@ -142,6 +146,7 @@ def choose(spec: StudySpec, *, num_train: int, num_validation: int, usual_epochs
 
     model, epochs = _choice(spec, estimate, timeout, usual_epochs)
     found = estimate(model, epochs)
+    num_that_fit = max(1, min(_num_that_fit(found, timeout), spec.budget.trials or _num_that_fit(found, timeout)))
     return Plan(
         backbone=model.backbone,
         image_size=model.image_size,
@@ -150,8 +155,9 @@ def choose(spec: StudySpec, *, num_train: int, num_validation: int, usual_epochs
         timeout=timeout,
         probe_seconds=round(found.probe_seconds, 3),
         fine_tune_seconds=round(found.fine_tune_seconds, 3),
-        num_fine_tuned=max(1, min(_num_that_fit(found, timeout), spec.budget.trials or _num_that_fit(found, timeout))),
+        num_fine_tuned=num_that_fit,
         is_measured=image_seconds is not None,
+        screened=_screened(spec, model, lambda other: estimate(other, epochs), timeout, wanted=min(WANTED_TRIALS, num_that_fit)),
     )
 
 
@@ -168,6 +174,21 @@ def _choice(spec: StudySpec, estimate: Callable[[TrialModel, int], Cost], timeou
                 if _num_that_fit(estimate(model, epochs), timeout) >= wanted:
                     return model, epochs
     return min(models, key=cost.relative), fewest
+
+
+def _screened(
+    spec: StudySpec, planned: TrialModel, estimate: Callable[[TrialModel], Cost], timeout: float, *, wanted: int
+) -> tuple[tuple[str, int], ...]:
+    """Return the other backbones at the planned size of which `wanted` fine-tunings fit, while their probes take little of the time."""
+    found, left = [], _SCREENING_SHARE * timeout
+    for backbone in spec.model.backbones if space.is_screened(spec) else ():
+        model = spec.model.fixed(backbone, planned.image_size).of_trial()
+        cost_of = estimate(model)
+        seconds = cost_of.prepare_seconds + cost_of.probe_seconds
+        if _key(model) != _key(planned) and _num_that_fit(cost_of, timeout) >= wanted and seconds <= left:
+            found.append(_key(model))
+            left -= seconds
+    return tuple(found)
 
 
 def _num_that_fit(found: Cost, timeout: float) -> int:

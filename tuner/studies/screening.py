@@ -5,6 +5,8 @@ A model is left out if another backbone with images of the same size beats its p
 
     2 × standard error of the difference  +  POINTS_A_DOUBLING × doublings of the cost, if the other backbone costs more
 
+A study with a timeout screens only what its plan names (`studies.planning`): other backbones at the planned size.
+
 - Sizes are never compared: a probe shows little of what a larger image gains in fine-tuning.
 - A backbone that costs more must be better by what the same time would gain with larger images.
 
@@ -14,7 +16,7 @@ Everything is decided from stored trials, in the transaction that starts a trial
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,12 +66,15 @@ class ModelLeftOut:
     reason: str
 
 
-def models(spec: StudySpec) -> tuple[TrialModel, ...]:
-    """Return the models that a study screens after trial 0, those with the largest images first; none if it screens nothing."""
+def models(spec: StudySpec, planned: Collection[Key] | None = None) -> tuple[TrialModel, ...]:
+    """Return the models that a study screens after trial 0, those with the largest images first; none if it screens nothing.
+
+    `planned` are those that the plan of the study names; None: all.
+    """
     if not space.is_screened(spec):
         return ()
     first = task.spec(task.IMAGE_CLASSIFICATION).chosen_model(spec)
-    others = [model for model in spec.model.combinations() if key(model) != key(first)]
+    others = [model for model in spec.model.combinations() if (key(model) != key(first) if planned is None else key(model) in planned)]
     return tuple(sorted(others, key=lambda model: -model.image_size))
 
 
@@ -78,12 +83,12 @@ def key(model: TrialModel) -> Key:
     return model.backbone, model.image_size
 
 
-def begin(connection: Connection, study: Study) -> dict[str, Any]:
+def begin(connection: Connection, study: Study, planned: Collection[Key] | None) -> dict[str, Any]:
     """Store which models are left out by now, and return the parameters of the next trial of the screening; empty if there is none.
 
-    The study must be locked.
+    The study must be locked. `planned`: see `models`.
     """
-    waiting = models(study.spec)
+    waiting = models(study.spec, planned)
     prepared = _prepared(connection, study) if waiting else None
     if prepared is None:
         return {}
@@ -120,6 +125,18 @@ def _margin(loser: ProbedModel, other: ProbedModel, num_images: int) -> float:
     cost_of = task.spec(task.IMAGE_CLASSIFICATION).relative_cost
     doublings = math.log2(cost_of(other.model) / cost_of(loser.model))
     return STANDARD_ERRORS * math.sqrt(variance) + POINTS_A_DOUBLING * max(0.0, doublings)
+
+
+def instead(connection: Connection, study: Study, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a planned model; if it is left out, those of the model with the best probe among those of its size that stay."""
+    gone = {(each.backbone, each.image_size) for each in left_out(connection, study)} if chosen else set()
+    model = study.spec.model.fixed(chosen.get("backbone"), chosen.get("image_size"))
+    if not gone or model.is_searched or key(model.of_trial()) not in gone:
+        return dict(chosen)
+    size = model.of_trial().image_size
+    probed = [each for each in _probed(_rows(connection, study)) if key(each.model) not in gone and each.model.image_size == size]
+    best = max(probed, key=lambda each: (each.accuracy, -each.trial), default=None)
+    return dict(chosen) if best is None else _parameters(study.spec, best.model)
 
 
 def left_out(connection: Connection, study: Study) -> list[ModelLeftOut]:

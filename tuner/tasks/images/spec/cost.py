@@ -4,8 +4,9 @@
 
 - The features of the probe take 1 pass. Those of each image and its mirror images are computed once for a study. Those of drawn views are
   computed for each trial, because its augmentation strengths are likely unique.
-- Fine-tuning takes 3 passes for each training image and epoch: one forward, and twice that backward. It takes 1 pass for each validation
-  image and epoch.
+- An exact probe is solved once for a study, and shared by its trials.
+- Fine-tuning takes 4.2 passes for each training image and epoch: one forward, twice that backward, and what a step takes longer than a pass
+  (docs/benchmarks-training.md). It takes 1 pass for each validation image and epoch.
 - Every trial is probed. Trial 0 and a share of the others (`budget.share`) are fine-tuned.
 
 The table below has the multiply-adds of each backbone at 224 pixels. They grow with the square of the image size.
@@ -19,10 +20,12 @@ from tuner.spec.hyperparameters import Flip, ProbeSolver
 from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
 
-#: measured with EfficientNet-Lite0 at 96 pixels, all blocks unfrozen, on two cores: 8 ms per image
-SECONDS_A_MULTIPLY_ADD = 7e-11
+#: measured with EfficientNet-Lite0 at 96 pixels on two cores: 1.9 ms for the features of an image, 8 ms to train all blocks on it
+SECONDS_A_MULTIPLY_ADD = 5e-11
 #: seconds to trace a fine-tuning before its first step, unless an earlier trial had the same form
 TRACE_SECONDS = 3.0
+#: seconds to solve an exact probe, for each 1,000 images
+EXACT_SECONDS = 2.0
 #: seconds of one epoch of a head on cached features, for each 1,000 images
 HEAD_SECONDS = 0.02
 #: billions of multiply-adds for an image of 224 pixels, by the names of `spec.model.BACKBONES`
@@ -72,7 +75,8 @@ MULTIPLY_ADDS = {
 }
 #: billions of multiply-adds for a backbone that is not in the table
 _GUESS = 2.0
-_FORWARD, _BACKWARD = 1, 3
+#: forward passes that take as long as an image's features, and as training on it
+_FORWARD, _TRAINING = 1, 4.2
 #: number of images including mirror images
 _MIRRORED = {Flip.NONE: 1, Flip.HORIZONTAL: 2, Flip.VERTICAL: 2, Flip.BOTH: 4}
 
@@ -81,7 +85,7 @@ _MIRRORED = {Flip.NONE: 1, Flip.HORIZONTAL: 2, Flip.VERTICAL: 2, Flip.BOTH: 4}
 class Cost:
     """Estimated seconds on this machine, with all cores on one trial at a time."""
 
-    #: decoding images and computing their features, once
+    #: decoding images, computing their features and solving exact probes, once
     prepare_seconds: float
     #: the probe of one trial
     probe_seconds: float
@@ -136,10 +140,12 @@ def of_model(spec: StudySpec, model: TrialModel, size: DataSize, *, num_cores: i
     image_seconds = relative(model) * 1e9 * (seconds_a_multiply_add or SECONDS_A_MULTIPLY_ADD / num_cores)
     mirrored, drawn = _num_views(spec)
     prepare = image_seconds * _FORWARD * (mirrored * size.num_train + size.num_validation)
-    # trials share what an exact probe finds
-    steps = spec.training.probe_epochs if ProbeSolver.SGD in space.probe_solvers(spec) else 0
+    solvers = space.probe_solvers(spec)
+    if any(solver is not ProbeSolver.SGD for solver in solvers):
+        prepare += EXACT_SECONDS * size.num_train / 1000
+    steps = spec.training.probe_epochs if ProbeSolver.SGD in solvers else 0
     probe = HEAD_SECONDS * steps * size.num_train / 1000 + image_seconds * _FORWARD * drawn * size.num_train
-    epoch = image_seconds * (_BACKWARD * size.num_train + _FORWARD * size.num_validation)
+    epoch = image_seconds * (_TRAINING * size.num_train + _FORWARD * size.num_validation)
     fine_tune = TRACE_SECONDS + size.epochs * epoch if size.epochs else 0.0
     num_trials = spec.budget.trials
     num_fine_tuned = None if num_trials is None else budget.num_fine_tuned(spec.training, spec.budget, num_trials) if size.epochs else 0
