@@ -13,6 +13,8 @@ import sqlalchemy
 from tests.studies import by_hand
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending
+from tuner.results import best as bests
+from tuner.results import export
 from tuner.sampling.history import TimedTrial
 from tuner.spec import budget
 from tuner.spec.hyperparameters import ProbeSolver
@@ -199,13 +201,13 @@ def test_the_plan_says_how_long_the_first_trial_takes() -> None:
 def test_the_places_are_the_fine_tunings_that_still_fit(known: dict[str, Any], expected: tuple[int, int]) -> None:
     spec = by_hand.spec(budget={"trials": None, "timeout": 400}, training={})
     given = {"number": 5, "num_promoted": 1, "left_seconds": 301.0, "probed_seconds": 10.0} | known
-    found = continuation.chances_of(spec, Duration(probe_seconds=3.0, fine_tune_seconds=100.0), **given)
+    found = continuation.chances_of(spec, Duration(probe_seconds=3.0, fine_tune_seconds=100.0, epochs=4), **given)
     assert (found.num_places, found.num_to_come) == expected
 
 
 def test_the_number_of_trials_limits_probes_and_fine_tunings() -> None:
     spec = by_hand.spec(budget={"trials": 12, "timeout": 40_000}, training={})
-    expected = Duration(probe_seconds=3.0, fine_tune_seconds=100.0)
+    expected = Duration(probe_seconds=3.0, fine_tune_seconds=100.0, epochs=4)
     found = continuation.chances_of(spec, expected, number=9, num_promoted=2, left_seconds=30_000.0, probed_seconds=10.0)
     # a quarter of 11 trials, rounded up, and trial 0 are four
     assert (found.num_places, found.num_to_come) == (2, 2)
@@ -270,6 +272,43 @@ def test_a_trial_whose_fine_tuning_cannot_end_in_time_is_not_promoted(begin: Beg
     found = answer(study, third, 0.99)
     assert re.fullmatch(r"the [678] min .* left are too few for its fine-tuning, which takes about 14 min", found.reason)
     assert answer(study, third, 0.99) == found  # the first answer is kept
+
+
+@pytest.mark.parametrize(
+    ("left", "epochs"),
+    [
+        # 8 epochs take 100 s and a tenth more: 13.75 s each
+        (110.0, 8),
+        (1000.0, 8),
+        (109.0, 7),
+        (55.0, 4),
+        # three are less than half
+        (54.0, None),
+    ],
+)
+def test_a_trial_may_be_shortened_to_half_of_its_epochs(left: float, epochs: int | None) -> None:
+    expected = Duration(probe_seconds=3.0, fine_tune_seconds=100.0, epochs=8)
+    assert planning.epochs_that_fit(by_hand.spec(training={}), expected, left) == epochs
+    # a number of epochs in the file is kept
+    assert planning.epochs_that_fit(by_hand.spec(training={"epochs": 8}), expected, left) == (8 if left >= 110 else None)
+
+
+def test_a_trial_that_is_shortened_for_the_rest_of_the_time_stays_so(begin: Begin) -> None:
+    study = begin(budget={"trials": None, "timeout": 10_000}, search={"unfreeze": 1.0, "probe_solver": "sgd"}, training={"probe_epochs": 2})
+    data_check.admit(study, by_hand.PREPARED.model_copy(update={"epochs": 8}))
+    train(study, by_hand.must_claim(study))  # 200 s an epoch
+    second = by_hand.must_claim(study)
+    pass_time(study, 8_850)
+    found = answer(study, second, 0.9)
+    assert (found.is_promoted, found.epochs) == (True, 5)  # 220 s each of 1,150 s
+    assert found.reason == "fine-tuned for 5 of 8 epochs, for which the 19 min left are enough"
+    assert answer(study, second, 0.9) == found
+    trials.release(study, second)
+    again = by_hand.must_claim(study, trials.WorkerId.here("other"))
+    assert (again.number, again.epochs) == (1, 5)
+    by_hand.finish(study, again, 0.9)
+    # the exported trial is trained as it was
+    assert [export.resolved(bests.of(study, number)).training.epochs for number in (0, 1)] == [8, 5]
 
 
 def test_a_study_ends_when_no_further_trial_could_be_fine_tuned(begin: Begin) -> None:
@@ -394,16 +433,18 @@ class Simulation:
             self.probed += self.probe_seconds
             value, tuned = next(self.values), 0.0
             curve = by_hand.epochs(claimed, [value] * 2)
-            if answer(self.study, claimed, value).is_promoted:
-                pixels = ((claimed.hyperparameters.image_size or 160) / 160) ** 2
+            found = answer(self.study, claimed, value)
+            if found.is_promoted:
+                pixels, epochs = ((claimed.hyperparameters.image_size or 160) / 160) ** 2, found.epochs or claimed.epochs
                 tuned = self.fine_tune_seconds[number] * pixels * (1.0 + 0.04 * (-1) ** claimed.number)  # no two take the same time
+                tuned *= epochs / claimed.epochs
                 yield tuned
-                curve += by_hand.epochs(claimed, [value] * claimed.epochs, first=3)
+                curve += by_hand.epochs(claimed, [value] * epochs, first=3)
                 self.tuned.append(number)
             ending = Ending.COMPLETED if tuned else Ending.STOPPED
-            found = by_hand.finished(claimed, value, ending=ending)
-            found = found.model_copy(update={"probe_seconds": self.probe_seconds, "fine_tune_seconds": tuned})
-            trials.finish(self.study, claimed, found, curve, device="cpu")
+            finished = by_hand.finished(claimed, value, ending=ending)
+            finished = finished.model_copy(update={"probe_seconds": self.probe_seconds, "fine_tune_seconds": tuned})
+            trials.finish(self.study, claimed, finished, curve, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -471,11 +512,13 @@ def test_three_trials_fit_even_if_the_first_takes_longer_than_planned(begin: Beg
         model=SIZES, budget=budget_of, search={"unfreeze": 1.0, "probe_solver": "sgd"}, sampler="random", training={"probe_epochs": 2}
     )
     data_check.admit(study, by_hand.PREPARED.model_copy(update={"epochs": 12}))
-    # a trial at 160 pixels takes 216 s instead of 171 s: after the first, two fit at 128 pixels (138 s) only
+    # a trial at 160 pixels takes 216 s instead of 153 s: after the first, two fit at 128 pixels (138 s) only; then a shortened one at 160
     simulation = Simulation(study=study, monkeypatch=monkeypatch, fine_tune_seconds=(216.0,))
     ended = simulation.run()
     sizes = [trial.params["image_size"] for trial in study.optuna.get_trials() if trial.state.name == "COMPLETE"]
-    assert sizes == [160, 128, 128]
+    epochs = [trial.user_attrs.get("fine_tune_epochs") for trial in study.optuna.get_trials() if trial.state.name == "COMPLETE"]
+    assert epochs == [None, None, 6]
+    assert sizes == [160, 128, 160]
     assert 0.9 * 640 <= ended <= 1.03 * 640
 
 

@@ -104,6 +104,8 @@ class Proceed(_Message):
     """Tell the trainer to continue from the probe to the fine-tuning."""
 
     kind: Literal["proceed"] = "proceed"
+    #: epochs of fine-tuning; None: those that `Train` named
+    epochs: int | None = None
 
 
 class Stop(_Message):

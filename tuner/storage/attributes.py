@@ -70,6 +70,8 @@ TAKEN_FROM: Final = "taken_from"
 PROBE_ACCURACY: Final = "probe_accuracy"
 #: whether the trial was promoted from its probe to fine-tuning
 PROMOTED: Final = "promoted"
+#: for a trial with less time than the others: its epochs of fine-tuning
+SHORTENED: Final = "fine_tune_epochs"
 #: stage that the trial ended in
 STAGE: Final = "stage"
 #: number of epochs in both stages
@@ -93,7 +95,7 @@ WEIGHTS_BYTES: Final = "weights_bytes"
 LOGITS: Final = "logits"
 #: messages.Evaluated as a dict, without the confusion matrix
 TEST: Final = "test"
-#: why the trial was pruned
+#: why the trial was pruned, or was shortened
 REASON: Final = "reason"
 #: kind of a failure, and its message
 ERROR: Final = "error"
@@ -116,7 +118,7 @@ PICTURES: Final = "tuner:pictures"
 
 # Other programs can set attributes, too. The functions below leave out what is not of the kind that a worker of tuner stores.
 _TEXTS: Final = {ORIGIN, WORKER, ENQUEUED_BY, STOPPED_BY, CARRIED_FROM, TAKEN_FROM, STAGE, DEVICE, WEIGHTS, REASON, ERROR, MESSAGE}
-_COUNTS: Final = {SEED, ATTEMPTS, RETRAINED_TRIAL, NUM_EPOCHS, BEST_EPOCH}
+_COUNTS: Final = {SEED, ATTEMPTS, RETRAINED_TRIAL, SHORTENED, NUM_EPOCHS, BEST_EPOCH}
 _NUMBERS: Final = {PROBE_ACCURACY, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUNE_SECONDS}
 _CONFUSION: Final = TypeAdapter(tuple[tuple[int, ...], ...])
 _MISTAKES: Final = TypeAdapter(tuple[Misclassified, ...])

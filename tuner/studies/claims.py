@@ -20,7 +20,7 @@ from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import endings, leases, planning, reaper, screening, workers
 from tuner.studies import progress as studies_progress
-from tuner.studies.leases import LeaseEnding, WorkerId
+from tuner.studies.leases import Lease, LeaseEnding, WorkerId
 from tuner.studies.planning import Plan
 from tuner.studies.study import Study
 from tuner.studies.workers import WorkerRequest
@@ -57,6 +57,8 @@ class HeldTrial:
     requested: Mapping[str, Any] | None = None
     #: the plan of the study; None: it has none
     plan: Plan | None = None
+    #: epochs of fine-tuning, if it was shortened in an earlier attempt
+    epochs: int | None = None
     #: values of the model that the trial takes for the plan
     model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -171,7 +173,7 @@ def _take_up(connection: Connection, study: Study, worker: WorkerId) -> HeldTria
     now = tables.clock(connection) if running else 0.0
     for old in running:
         if old.worker_key == worker.key and old.ended_at is None:
-            return HeldTrial(number=old.trial_number, trial_id=old.trial_id, attempt=old.attempt)
+            return HeldTrial(number=old.trial_number, trial_id=old.trial_id, attempt=old.attempt, epochs=_shortened(connection, old))
         if not old.is_vacant(worker, now, steady_seconds=study.storage.steady_seconds()):
             continue
         if old.ended_at is None and reaper.lose(connection, study, old):
@@ -179,8 +181,13 @@ def _take_up(connection: Connection, study: Study, worker: WorkerId) -> HeldTria
         attempt = old.attempt + 1
         leases.grant(connection, study.id, worker, trial_number=old.trial_number, trial_id=old.trial_id, attempt=attempt)
         tables.put(connection, TRIAL_USER, old.trial_id, {attributes.WORKER: worker.name, attributes.ATTEMPTS: attempt})
-        return HeldTrial(number=old.trial_number, trial_id=old.trial_id, attempt=attempt)
+        return HeldTrial(number=old.trial_number, trial_id=old.trial_id, attempt=attempt, epochs=_shortened(connection, old))
     return None
+
+
+def _shortened(connection: Connection, old: Lease) -> int | None:
+    found = tables.get(connection, TRIAL_USER, old.trial_id, attributes.SHORTENED).get(attributes.SHORTENED)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _start(connection: Connection, study: Study, worker: WorkerId, progress: StudyProgress) -> HeldTrial | None:

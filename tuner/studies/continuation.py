@@ -19,7 +19,7 @@ from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import optuna_private, tables
-from tuner.storage.attributes import HYPERPARAMETERS, PROBE_ACCURACY, PROMOTED, REASON, WORKER
+from tuner.storage.attributes import HYPERPARAMETERS, PROBE_ACCURACY, PROMOTED, REASON, SHORTENED, WORKER
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import leases, planning, screening
 from tuner.studies import study as studies
@@ -35,8 +35,10 @@ class Promotion:
     """Whether a trial is promoted from its probe to fine-tuning."""
 
     is_promoted: bool
-    #: why it is not; "" if it is
+    #: why it is not, or is shortened; "" if it is promoted for all its epochs
     reason: str = ""
+    #: its epochs of fine-tuning, if there is no time for all; else None
+    epochs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,19 +84,20 @@ def earns_place(value: float, *, earlier: Sequence[float], chances: Chances) -> 
 def decide(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> Promotion:
     """Return whether a trial is promoted to fine-tuning. The first answer is stored, so a resumed trial gets the same answer.
 
-    With a timeout, a trial is promoted only if it can end in time, by what trials took so far. Trial 0 is always promoted.
+    With a timeout, a trial is promoted only if it can end in time, by what trials took so far. If half of its epochs or more fit into the
+    time, it is shortened. Trial 0 is always promoted, for all its epochs.
     """
     study.memory.probes.read(connection, study.id)
     known = study.memory.probes.known
     if trial_id in known:
-        reason = tables.get(connection, TRIAL_USER, trial_id, REASON).get(REASON, "")
-        return Promotion(is_promoted=known[trial_id][1], reason="" if known[trial_id][1] else str(reason))
+        told = tables.get(connection, TRIAL_USER, trial_id, REASON, SHORTENED)
+        return Promotion(is_promoted=known[trial_id][1], reason=str(told.get(REASON, "")), epochs=told.get(SHORTENED))
     found = Promotion(is_promoted=True) if number == 0 else _judge(connection, study, number=number, trial_id=trial_id, value=value)
     lost = screening.why_not(connection, study, trial_id=trial_id, number=number, accuracy=value)
     if lost is not None:
         found = _pruned(f"its backbone and image size are left out: {lost}")
-    stored = {PROBE_ACCURACY: value, PROMOTED: found.is_promoted} | ({REASON: found.reason} if found.reason else {})
-    tables.put(connection, TRIAL_USER, trial_id, stored)
+    stored = {PROBE_ACCURACY: value, PROMOTED: found.is_promoted, REASON: found.reason or None, SHORTENED: found.epochs}
+    tables.put(connection, TRIAL_USER, trial_id, {name: value for name, value in stored.items() if value is not None})
     return found
 
 
@@ -102,13 +105,16 @@ def _judge(connection: Connection, study: Study, *, number: int, trial_id: int, 
     study = studies.up_to_date(connection, study)
     spec, probes = study.spec, study.memory.probes.known.values()
     earlier, promoted = [probe for probe, _ in probes], [probe for probe, went_on in probes if went_on]
-    expected, left = None, 0.0
+    expected, left, shortened = None, 0.0, Promotion(is_promoted=True)
     if spec.budget.timeout is not None:
         expected = _expected(connection, study, trial_id)
         left = max(0.0, spec.budget.timeout - study.memory.busy_time.read(connection, study.id))
     if expected is not None and left < MARGIN * expected.fine_tune_seconds:
-        needed = wording.duration(MARGIN * expected.fine_tune_seconds)
-        return _pruned(f"the {wording.duration(left)} left are too few for its fine-tuning, which takes about {needed}")
+        epochs, needed = planning.epochs_that_fit(spec, expected, left), wording.duration(MARGIN * expected.fine_tune_seconds)
+        if epochs is None:
+            return _pruned(f"the {wording.duration(left)} left are too few for its fine-tuning, which takes about {needed}")
+        why = f"fine-tuned for {epochs} of {expected.epochs} epochs, for which the {wording.duration(left)} left are enough"
+        expected, shortened = expected.of(epochs), Promotion(is_promoted=True, reason=why, epochs=epochs)
     if spec.training.promote == "auto" and expected is not None:
         num_busy = sum(lease.ended_at is None for lease in leases.of_running_trials(connection, study.id))
         spent = sum(trial.probe_seconds for trial in study.memory.times.known.values())
@@ -122,7 +128,7 @@ def _judge(connection: Connection, study: Study, *, number: int, trial_id: int, 
             value, earlier=earlier, promoted=promoted, share=share
         )
     if is_promoted:
-        return Promotion(is_promoted=True)
+        return shortened
     if spec.training.promote == "auto" and expected is not None:
         return _pruned("its probe is not among the best, for which the time is kept")
     return _pruned(f"its probe is not among the best {share:.0%}")

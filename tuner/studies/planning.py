@@ -37,6 +37,8 @@ _RESERVE = 0.1
 _LEAST_EPOCHS = 2 / 3
 #: maximum fraction of the time for the probes of other backbones
 _SCREENING_SHARE = 0.05
+#: minimum fraction of the planned epochs, before a trial near the end of the time takes smaller images instead
+_LEAST_PART = 1 / 2
 #: fewest epochs that a plan chooses
 _FEWEST_EPOCHS = 4
 
@@ -235,11 +237,15 @@ def next_model(connection: Connection, study: Study, plan: Plan | None, progress
 
 
 def fitting_model(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan, *, left_seconds: float, wanted: int) -> TrialModel:
-    """Return the largest of a plan's models of which `wanted` trials fit into the time that is left, else fewer, else the smallest."""
+    """Return the largest of a plan's models of which `wanted` trials fit into the time that is left, else fewer, else the smallest.
+
+    A single trial fits if it can be shortened.
+    """
     for number in range(wanted, 0, -1):
+        epochs = plan.epochs if number > 1 else _least_epochs(spec, plan.epochs)
         for model in models_of(plan, spec):
-            found = duration(spec, timed, plan, model=model, unfreeze=1.0, epochs=plan.epochs, worker=None)
-            if found is not None and number * (found.probe_seconds + MARGIN * found.fine_tune_seconds) <= left_seconds:
+            found = duration(spec, timed, plan, model=model, unfreeze=1.0, epochs=epochs, worker=None)
+            if found is not None and number * found.needed_seconds <= left_seconds:
                 return model
     return models_of(plan, spec)[-1]
 
@@ -258,6 +264,28 @@ class Duration:
 
     probe_seconds: float
     fine_tune_seconds: float
+    #: epochs of that fine-tuning
+    epochs: int
+
+    def of(self, epochs: int) -> "Duration":
+        """Return the duration with another number of epochs."""
+        return Duration(probe_seconds=self.probe_seconds, fine_tune_seconds=self.fine_tune_seconds * epochs / self.epochs, epochs=epochs)
+
+    @property
+    def needed_seconds(self) -> float:
+        """Seconds of the whole trial, with a margin."""
+        return self.probe_seconds + MARGIN * self.fine_tune_seconds
+
+
+def epochs_that_fit(spec: StudySpec, expected: Duration, left_seconds: float) -> int | None:
+    """Return how many epochs of a fine-tuning can end in time; None if they are too few."""
+    fitting = math.floor(left_seconds / (MARGIN * expected.fine_tune_seconds) * expected.epochs + 1e-9)
+    return min(fitting, expected.epochs) if fitting >= _least_epochs(spec, expected.epochs) else None
+
+
+def _least_epochs(spec: StudySpec, epochs: int) -> int:
+    """Return the fewest epochs that a trial may have if there is no time for `epochs`."""
+    return max(min(epochs, _FEWEST_EPOCHS), math.ceil(_LEAST_PART * epochs)) if spec.training.epochs == "auto" else epochs
 
 
 def duration(
@@ -276,12 +304,13 @@ def duration(
         # the slowest of the latest three, because the first one of a kind is traced, and a busy machine is slow for a while
         seconds = max(_epoch_seconds(spec, trial, work) for trial in used[-3:])
         probe = sum(trial.probe_seconds for trial in used) / len(used)
-        return Duration(probe_seconds=probe, fine_tune_seconds=seconds * epochs * _part(unfreeze))
+        return Duration(probe_seconds=probe, fine_tune_seconds=seconds * epochs * _part(unfreeze), epochs=epochs)
     if plan is None:
         return None
     planned = spec.model.fixed(plan.backbone, plan.image_size).of_trial()
     factor = work / cost.relative(planned) * epochs / plan.epochs
-    return Duration(probe_seconds=plan.probe_seconds, fine_tune_seconds=plan.fine_tune_seconds * factor * _part(unfreeze))
+    fine_tune_seconds = plan.fine_tune_seconds * factor * _part(unfreeze)
+    return Duration(probe_seconds=plan.probe_seconds, fine_tune_seconds=fine_tune_seconds, epochs=epochs)
 
 
 def _num_tuned(spec: StudySpec, trial: TimedTrial) -> int:
@@ -349,17 +378,17 @@ def pace(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, epochs
     if not tuned:
         return None
     models = models_of(plan, spec)
-    least = min(trial.unfreeze for trial in tuned)
+    least, fewest = min(trial.unfreeze for trial in tuned), _least_epochs(spec, epochs)
     known = [
         found
         for worker in {trial.worker for trial in tuned}
         for model in models
-        if (found := duration(spec, timed, plan, model=model, unfreeze=least, epochs=epochs, worker=worker)) is not None
+        if (found := duration(spec, timed, plan, model=model, unfreeze=least, epochs=fewest, worker=worker)) is not None
     ]
     whole = [trial for trial in tuned if _num_tuned(spec, trial) >= epochs] or tuned
     return Pace(
         num_fine_tuned=len(tuned),
         probe_seconds=round(sum(trial.probe_seconds for trial in timed) / len(timed), 3),
         fine_tune_seconds=round(sum(trial.fine_tune_seconds for trial in whole) / len(whole), 3),
-        needed_seconds=round(min(found.probe_seconds + MARGIN * found.fine_tune_seconds for found in known), 3),
+        needed_seconds=round(min(found.needed_seconds for found in known), 3),
     )

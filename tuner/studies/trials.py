@@ -108,7 +108,7 @@ def claim(
             hyperparameters=chosen,
             seed=claims.seed(study, held.number),
             attempt=held.attempt,
-            epochs=epochs if held.plan is None else held.plan.epochs,
+            epochs=held.epochs or (epochs if held.plan is None else held.plan.epochs),
             worker_key=worker.key,
         )
     return None

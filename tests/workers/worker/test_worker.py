@@ -12,7 +12,9 @@ from tests.studies import by_hand
 from tuner.errors import DataError, LeaseLost, RequestError, StorageError, StudyError, TrainingError
 from tuner.protocol import messages
 from tuner.storage import epochs, tables
-from tuner.studies import leases, trials
+from tuner.storage.attributes import SHORTENED
+from tuner.studies import continuation, leases, trials
+from tuner.studies.continuation import Promotion
 from tuner.studies.study import Study
 from tuner.workers.worker.events import Event, EventKind
 from tuner.workers.worker.rehearsal import Fault, Rehearsal, Script
@@ -91,6 +93,20 @@ def test_the_epochs_of_a_trial_are_stored(make: Make) -> None:
     runner = make(budget={"trials": 1})
     runner.work()
     assert runner.steps(0) == [1, 2, 3, 4, 5]
+
+
+def test_a_trial_for_which_there_is_less_time_has_fewer_epochs_also_when_it_is_retried(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = make(budget={"trials": 1})
+    runner.script = Script(faults={0: [Fault.LATE_CRASH]})
+
+    def shortened(connection: Connection, study: Study, *, trial_id: int, **probe: Any) -> Promotion:
+        tables.put(connection, tables.TRIAL_USER, trial_id, {SHORTENED: 2})
+        return Promotion(is_promoted=True, epochs=2)
+
+    monkeypatch.setattr(continuation, "decide", shortened)
+    runner.work()
+    assert (runner.states(), runner.script.started) == (["COMPLETE"], [0, 0])
+    assert runner.steps(0) == [1, 2, 3, 4]
 
 
 def test_a_trial_is_retried_in_a_new_trainer_after_a_crash(make: Make) -> None:

@@ -167,7 +167,8 @@ class Rehearsal:
         num_epochs = self._script.fine_tune_epochs if train.epochs is None else train.epochs
         fine_tune = num_epochs if train.hyperparameters.unfreeze > 0 else 0
         self._inbox.clear()
-        for step in range(done + 1, self._probe_epochs + fine_tune + 1):
+        step = done
+        while (step := step + 1) <= self._probe_epochs + fine_tune:
             stage = Stage.PROBE if step <= self._probe_epochs else Stage.FINE_TUNE
             if step == self._step_of(fault):
                 assert fault is not None
@@ -188,6 +189,8 @@ class Rehearsal:
                 yield messages.Probed(trial=train.trial, value=accuracy(train.hyperparameters, step))
                 while not self._inbox:
                     yield None
+                if isinstance(decision := self._inbox[0], messages.Proceed) and decision.epochs is not None:
+                    fine_tune = decision.epochs
             ending = self._ending(train, step, curve)
             if ending is not None:
                 if Path(train.checkpoint).exists():

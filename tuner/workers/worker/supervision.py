@@ -140,8 +140,10 @@ class Supervision:
     def _answer_probe(self, probed: messages.Probed) -> None:
         promotion = self._promotion(probed)
         if promotion.is_promoted:
-            self._events.emit(EventKind.PROMOTED, self._claim.number, value=probed.value)
-            self._trainer.send(messages.Proceed())
+            self._events.emit(EventKind.PROMOTED, self._claim.number, value=probed.value, message=promotion.reason)
+            if promotion.epochs is not None:
+                self._claim = replace(self._claim, epochs=promotion.epochs)
+            self._trainer.send(messages.Proceed(epochs=promotion.epochs))
         elif not self._stopping.is_asked and not self.is_lost:
             self._stop(promotion.reason)
 

@@ -48,10 +48,13 @@ class Control:
     """A worker in the same process that sends given answers."""
 
     def __init__(
-        self, *, interrupt: Callable[[list[messages.Message], int], messages.Stop | messages.Suspend | None] | None = None
+        self,
+        *,
+        interrupt: Callable[[list[messages.Message], int], messages.Stop | messages.Suspend | None] | None = None,
+        epochs: int | None = None,
     ) -> None:
         self.told: list[messages.Message] = []
-        self._interrupt, self._looks = interrupt, itertools.count()
+        self._interrupt, self._epochs, self._looks = interrupt, epochs, itertools.count()
 
     def send(self, message: messages.Message) -> None:
         self.told.append(message)
@@ -60,7 +63,7 @@ class Control:
         return self._interrupt(self.told, next(self._looks)) if self._interrupt else None
 
     def decision(self) -> messages.Proceed | messages.Stop | messages.Suspend:
-        return self.interruption() or messages.Proceed()
+        return self.interruption() or messages.Proceed(epochs=self._epochs)
 
     @property
     def curve(self) -> list[Epoch]:
@@ -111,6 +114,13 @@ def test_fine_tuning_starts_from_the_head_of_an_exact_probe(context: StudyContex
     assert resumed.value == finished.value
     assert second.curve[-1:] == control.curve[-1:]
     assert first.curve == control.curve[: len(first.curve)]
+
+
+def test_a_trial_that_is_shortened_after_its_probe_is_one_with_fewer_epochs(context: StudyContext, tmp_path: Path) -> None:
+    _, shortened = run(context, order(tmp_path / "shortened", PLAIN), Control(epochs=1))
+    _, short = run(context, order(tmp_path / "short", PLAIN).model_copy(update={"epochs": 1}))
+    assert shortened.curve == short.curve
+    assert [epoch.stage for epoch in short.curve[-2:]] == [Stage.PROBE, Stage.FINE_TUNE]
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,8 @@ class TrialTraining:
         decision = self._worker.decision()
         if not isinstance(decision, messages.Proceed):
             self._interrupt(decision)
+        elif decision.epochs is not None:
+            self._context = replace(self._context, epochs=decision.epochs)
 
     def _fine_tune(self, suspended: checkpoints.SuspendedTrial | None) -> None:
         start = written_at = time.perf_counter()
