@@ -97,7 +97,7 @@ class Trial:
 
     @property
     def reason(self) -> str:
-        """Reason why the trial was pruned or failed; "" otherwise."""
+        """Reason why the trial was pruned, shortened or failed; "" otherwise."""
         return str(self.attributes.get(attributes.REASON, self.attributes.get(attributes.MESSAGE, "")))
 
     @property
