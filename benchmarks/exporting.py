@@ -1,8 +1,8 @@
 """Measure how long a bundle with all formats takes, including the comparison in new processes, and how far each format agrees.
 
 `python benchmarks/exporting.py FOLDER` runs a study of one trial in FOLDER unless there is one: EfficientNet-Lite0 on silhouettes at
-`--size` pixels. Then it exports the best trial with `--format all --quantize int8`. With `--members 5` it trains five trials for a moment,
-and exports their ensemble with mirror images in all formats but 8 bits.
+`--size` pixels. Then it exports the best trial with `--format all --quantize int8`. With `--members 5` it trains five trials for one epoch
+each, and exports their ensemble with mirror images in all formats but 8 bits.
 """
 
 import argparse

@@ -51,11 +51,14 @@ def _of_tuner(task: Task) -> dict[str, Any]:
 
     study = studies.load(task.study().name, storages.open(f"sqlite:///{ours.database(task)}"))
     try:
-        best = bests.best(study)
+        before = bests.best(study)
     except StudyError:  # no trial was completed
         return {"validation": None, "test": None}
+    found = _exported(task, "result")
+    best = bests.best(study)  # the export forms the ensemble of a study that was interrupted
     ensemble = best.ensemble
-    scored = {"validation": best.value if ensemble is None else ensemble.validation_accuracy, **_exported(task, "result")}
+    scored: dict[str, Any] = {"validation": best.value if ensemble is None else ensemble.validation_accuracy, **found}
+    scored["is_formed_late"] = before.ensemble is None and ensemble is not None
     for name, trial in (("alone", best.trial), ("first", 0)):
         found = _exported(task, name, "--trial", str(trial), "--mirror", "never")
         scored |= {f"{name}_{split}": accuracy for split, accuracy in found.items()}
@@ -81,19 +84,20 @@ def _accuracies(task: Task, predict: Predict, size: int) -> dict[str, float | No
     from benchmarks.peers import training
 
     found: dict[str, float | None] = {}
-    for name, npz in (("test", task.npz), ("more", _joined(task))):
-        if name == "test" or npz is not None:
-            split = training.sized(task.study(npz=npz), size, task.cache).test
-            predicted = np.concatenate([predict(np.asarray(split.images[at : at + 1000])) for at in range(0, len(split.labels), 1000)])
-            found[name] = float(np.mean(predicted.argmax(1) == split.labels))
+    for name in ("test",) if task.more is None else ("test", "more"):
+        study = task.study() if name == "test" else task.study(npz=_joined(task))
+        split = training.sized(study, size, task.cache).test
+        predicted = np.concatenate([predict(np.asarray(split.images[at : at + 1000])) for at in range(0, len(split.labels), 1000)])
+        found[name] = float(np.mean(predicted.argmax(1) == split.labels))
     return found
 
 
-def _joined(task: Task) -> str | None:
-    """Return a file like that of the run, whose test images are the further images; None without further images."""
-    if task.more is None or task.npz is None:
-        return None
+def _joined(task: Task) -> str:
+    """Return a file like that of the run, whose test images are the further images."""
+    assert task.npz is not None and task.more is not None
     to = task.folder / _MORE
+    if to.exists():
+        return str(to)
     with np.load(task.npz) as arrays, np.load(task.more) as more:
         np.savez(to, **{name: arrays[name] for name in arrays if not name.endswith("_test")}, x_test=more["x"], y_test=more["y"])
     return str(to)

@@ -61,14 +61,14 @@ def test_an_accuracy_that_tuner_did_not_reach_has_no_ratio() -> None:
 def test_a_row_shows_how_many_seeds_reached_the_accuracy() -> None:
     table = report.contenders_table([run("tuner"), run("optuna"), run("optuna", seed=1, curve=((5.0, 0.6),))])
     title = "Optuna, TPE and median pruner, XLA switched off"
-    assert f"| {title} | 2 | 0.705 | 0.600 | 0.700 | none | none | 0.705 | 22.5 s | 40.0 s (1 of 2) | 3 | 40.0 s |" in table
+    assert f"| {title} | 2 | 0.705 | 0.600 | 0.700 | none | none | none | 0.705 | 22.5 s | 40.0 s (1 of 2) | 3 | 40.0 s |" in table
 
 
 def test_a_peer_without_a_finished_epoch_is_listed_but_not_compared() -> None:
     runs = [run("tuner"), run("ray", curve=(), test=None)]
     assert report.races(runs) == []
     assert (
-        "| Ray Tune, OptunaSearch and ASHA | 1 | none | none | none | none | none | none | not in time | not in time | 3 |"
+        "| Ray Tune, OptunaSearch and ASHA | 1 | none | none | none | none | none | none | none | not in time | not in time | 3 |"
         in report.contenders_table(runs)
     )
 

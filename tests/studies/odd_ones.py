@@ -70,7 +70,10 @@ def add(storage: Storage) -> Study:
 
 #: values of attributes as another program or an accident may leave them, as stored
 TEXTS = ["{broken", "", "null", "NaN", "1e400", '"text"', "[1]", '{"a": 1}', '"a\\ud800b"', '[[1, "x"], [2]]', "[" * 5000 + "]" * 5000]
-_OF_TRIAL = ["origin", "seed", "worker", "attempts", "stage", "epochs", "best_epoch", "seconds", "device", "weights", "test", "reason"]
+_OF_TRIAL = (
+    *("origin", "seed", "worker", "attempts", "stage", "epochs", "fine_tune_epochs", "best_epoch", "seconds", "device", "weights", "test"),
+    "reason",
+)
 
 
 def spoil(study: Study, text: str) -> None:

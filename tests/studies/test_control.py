@@ -113,7 +113,7 @@ def test_a_stopped_trial_is_pruned_with_its_best_value_and_its_worker_gets_the_a
     with pytest.raises(TrialStopped):
         by_hand.finish(study, claimed, 0.9)
     found = views_trial.load(study, 0)
-    assert (found.state, found.value, found.reason) == ("pruned", 0.7, "stopped by ann")
+    assert (found.state, found.value, found.attributes["reason"]) == ("pruned", 0.7, "stopped by ann")
     assert [epoch.step for epoch in found.epochs] == [1, 2, 3]
     assert [made.ending for made in found.attempts] == ["pruned"]
     with pytest.raises(StudyError, match="has ended already: pruned"):

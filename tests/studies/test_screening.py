@@ -185,6 +185,46 @@ def test_a_study_with_a_plan_screens_what_the_plan_names_and_takes_the_winner(be
     assert origins(study)[:4] == ["rule", "screening", "screening", "tpe"]
 
 
+def test_a_plan_goes_on_with_the_winner_also_at_smaller_sizes_and_in_the_pace(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = {"unfreeze": 1.0, "probe_solver": "sgd"}
+    study = begin(model=MODEL, budget={"timeout": 2000}, search=search, training={"probe_epochs": 2, "promote": 1.0})
+    data_check.admit(study, by_hand.PREPARED)
+    proposal = Plan(
+        backbone=DEAR, image_size=160, epochs=4, usual_epochs=4, timeout=2000, probe_seconds=1, fine_tune_seconds=410, num_fine_tuned=3,
+        screened=((CHEAP, 160),),
+    )  # fmt: skip
+
+    def pass_time(now: float) -> None:
+        monkeypatch.setitem(tables._CLOCKS, "sqlite", f"({1_000_000 + now})")
+
+    def claim(now: float) -> Claim | None:
+        pass_time(now)
+        return trials.claim(study, WorkerId.here("hand"), num_train=100, num_classes=2, epochs=4, proposal=proposal)
+
+    first = claim(0)
+    assert first is not None and chosen(first) == (DEAR, 160)
+    pass_time(10)
+    assert probe(study, first, 0.5)
+    screened = claim(10)
+    assert screened is not None and chosen(screened) == (CHEAP, 160)
+    assert trials.promotion(study, screened, messages.Probed(trial=1, value=0.9)).is_promoted
+    trials.report(study, screened, by_hand.epochs(screened, [0.9] * 6))
+    pass_time(400)
+    ended = by_hand.finished(screened, 0.9).model_copy(update={"probe_seconds": 1.0, "fine_tune_seconds": 350.0})
+    trials.finish(study, screened, ended, [], device="cpu")
+    # of 350 s at 160 pixels and 126 s at 96 pixels, with a tenth more
+    for now, expected, until in ((400, (CHEAP, 160), 1700), (1700, (CHEAP, 96), 1850)):
+        claimed = claim(now)
+        assert claimed is not None and chosen(claimed) == expected
+        pass_time(until)
+        by_hand.finish(study, claimed, 0.9, ending=messages.Ending.STOPPED)
+    last = claim(1850)
+    assert last is not None
+    pass_time(1870)
+    by_hand.finish(study, last, 0.9, ending=messages.Ending.STOPPED)
+    assert claim(1870) is None
+
+
 def test_a_loser_of_the_screening_ends_after_its_probe_with_the_reason(begin: Begin) -> None:
     study = begin(model=MODEL, training=by_hand.SHORT | {"promote": 1.0})
     data_check.admit(study, by_hand.PREPARED)

@@ -32,7 +32,7 @@ class Best:
     num_completed: int
     #: trial 0, the rule that needs no search; None if it has not completed
     rule: Trial | None
-    #: what the trainer found when it loaded the data and the backbone, with the epochs of this trial
+    #: what the trainer found when it loaded the data and the backbone
     prepared: messages.Prepared
     #: the ensemble of the study; None if it has none, or this trial is better
     ensemble: Ensemble | None = None
@@ -67,6 +67,11 @@ class Best:
         """Epoch of the best validation accuracy, counted from 1 through both stages."""
         epoch: int | None = self.found.attributes.get(attributes.BEST_EPOCH)
         return epoch
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of its fine-tuning."""
+        return attributes.shortened(self.found.attributes) or self.prepared.epochs
 
     @property
     def seconds(self) -> float | None:
@@ -192,8 +197,7 @@ def _prepared(connection: Connection, study: Study, found: Trial) -> messages.Pr
             f"can train. Use a trial that a worker of tuner trained. {cure}"
         )
     try:
-        prepared = messages.Prepared.model_validate(tables.get(connection, tables.STUDY_USER, study.id, PREPARED).get(PREPARED))
-        return prepared.model_copy(update={"epochs": found.attributes.get(attributes.SHORTENED, prepared.epochs)})
+        return messages.Prepared.model_validate(tables.get(connection, tables.STUDY_USER, study.id, PREPARED).get(PREPARED))
     except ValidationError as error:
         raise errors.StudyError(
             f"the study {study.name} has trials, but its attribute `{PREPARED}` is not what a worker of tuner stores. Start a worker, "

@@ -28,7 +28,7 @@ def resolved(best: Best) -> StudySpec:
         data=_data(best),
         model=spec.of_trial(best.hyperparameters).model,
         budget=Budget(trials=1),
-        training=spec.training.model_copy(update={"epochs": best.prepared.epochs}),
+        training=spec.training.model_copy(update={"epochs": best.epochs}),
         search=fixed(best.hyperparameters),
         sampler=Random(),
         pruner=NoPruner(),

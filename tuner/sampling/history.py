@@ -215,7 +215,7 @@ def _timed(values: Mapping[str, Any]) -> TimedTrial | None:
         probe_seconds=values[PROBE_SECONDS],
         fine_tune_seconds=values[FINE_TUNE_SECONDS],
         num_epochs=values[NUM_EPOCHS],
-        is_probed_exactly=chosen.get("probe_solver", ProbeSolver.SGD) != ProbeSolver.SGD,
+        is_probed_exactly=chosen.get("probe_solver", ProbeSolver.SGD) != ProbeSolver.SGD and not chosen.get("head_units"),
     )
 
 

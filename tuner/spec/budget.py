@@ -48,7 +48,7 @@ def decide(budget: Budget, progress: StudyProgress) -> str | None:
     if left is not None and progress.needed_seconds is not None and left < progress.needed_seconds:
         return (
             f"the {wording.duration(left)} left of {wording.duration(budget.timeout or 0.0)} are too few for another trial, "
-            f"which takes about {wording.duration(progress.needed_seconds)}"
+            f"which takes at least about {wording.duration(progress.needed_seconds)}"
         )
     if progress.num_enqueued:
         return None

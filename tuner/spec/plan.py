@@ -33,7 +33,7 @@ def facts(spec: StudySpec, epochs: int | None, num_hyperparameters: int) -> list
 def _screening(spec: StudySpec) -> str:
     """Say how a study screens its models."""
     num_models = len(spec.model.backbones) * len(spec.model.sizes)
-    if space.is_screened(spec) and spec.budget.timeout is not None:
+    if space.is_screened(spec) and spec.budget.timeout is not None and space.fine_tunes(spec):
         return (
             "after trial 0, the rule with the other backbones at the planned size, as far as the time allows; "
             "a backbone whose probe is clearly worse is left out"

@@ -124,6 +124,12 @@ _CONFUSION: Final = TypeAdapter(tuple[tuple[int, ...], ...])
 _MISTAKES: Final = TypeAdapter(tuple[Misclassified, ...])
 
 
+def shortened(stored: Mapping[str, Any]) -> int | None:
+    """Return the epochs of fine-tuning of a shortened trial; None for any other trial."""
+    found = stored.get(SHORTENED)
+    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None
+
+
 def of_trial(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the user attributes of a trial, without those of tuner that hold something else."""
     return {key: value for key, value in stored.items() if _is_ours(key, value)}

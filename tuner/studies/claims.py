@@ -82,8 +82,7 @@ def lease(connection: Connection, study: Study, worker: WorkerId, *, proposal: P
     if held is None:
         return None
     kept = planning.keep(connection, study, proposal, num_started=progress.num_trials - progress.num_enqueued)
-    model = screening.instead(connection, study, planning.next_model(connection, study, kept, progress))
-    return dataclasses.replace(held, plan=kept, model=model)
+    return dataclasses.replace(held, plan=kept, model=planning.next_model(connection, study, kept, progress))
 
 
 def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any], rule: Mapping[str, Any]) -> Hyperparameters:
@@ -186,8 +185,7 @@ def _take_up(connection: Connection, study: Study, worker: WorkerId) -> HeldTria
 
 
 def _shortened(connection: Connection, old: Lease) -> int | None:
-    found = tables.get(connection, TRIAL_USER, old.trial_id, attributes.SHORTENED).get(attributes.SHORTENED)
-    return found if isinstance(found, int) and found > 0 else None
+    return attributes.shortened(tables.get(connection, TRIAL_USER, old.trial_id, attributes.SHORTENED))
 
 
 def _start(connection: Connection, study: Study, worker: WorkerId, progress: StudyProgress) -> HeldTrial | None:
@@ -198,8 +196,7 @@ def _start(connection: Connection, study: Study, worker: WorkerId, progress: Stu
     if progress.num_enqueued:
         return _start_enqueued(connection, study, worker)
     number = progress.num_trials
-    plan = planning.read(connection, study) if number and study.spec.model.is_searched else None
-    screened = screening.begin(connection, study, None if plan is None else plan.screened) if number else {}
+    screened = screening.begin(connection, study, planning.screened(connection, study)) if number else {}
     trial_id = tables.create_trial(connection, study.id, number)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
     known = {

@@ -17,8 +17,8 @@ from tuner.spec import budget
 from tuner.spec.budget import MARGIN
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
+from tuner.storage import attributes, optuna_private, tables
 from tuner.storage import epochs as epoch_rows
-from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import HYPERPARAMETERS, PROBE_ACCURACY, PROMOTED, REASON, SHORTENED, WORKER
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import leases, planning, screening
@@ -84,14 +84,14 @@ def earns_place(value: float, *, earlier: Sequence[float], chances: Chances) -> 
 def decide(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> Promotion:
     """Return whether a trial is promoted to fine-tuning. The first answer is stored, so a resumed trial gets the same answer.
 
-    With a timeout, a trial is promoted only if it can end in time, by what trials took so far. If half of its epochs or more fit into the
-    time, it is shortened. Trial 0 is always promoted, for all its epochs.
+    With a timeout, a trial is promoted only if it can end in time, by what trials took so far. If not all of its epochs fit, but at least
+    half of them and four, it is shortened to those that fit. Trial 0 is always promoted, for all its epochs.
     """
     study.memory.probes.read(connection, study.id)
     known = study.memory.probes.known
     if trial_id in known:
         told = tables.get(connection, TRIAL_USER, trial_id, REASON, SHORTENED)
-        return Promotion(is_promoted=known[trial_id][1], reason=str(told.get(REASON, "")), epochs=told.get(SHORTENED))
+        return Promotion(is_promoted=known[trial_id][1], reason=str(told.get(REASON, "")), epochs=attributes.shortened(told))
     found = Promotion(is_promoted=True) if number == 0 else _judge(connection, study, number=number, trial_id=trial_id, value=value)
     lost = screening.why_not(connection, study, trial_id=trial_id, number=number, accuracy=value)
     if lost is not None:

@@ -24,7 +24,8 @@ from tuner.spec.study import StudySpec
 from tuner.storage import tables
 from tuner.storage.attributes import PACE, PLAN, PREPARED
 from tuner.storage.tables import STUDY_USER
-from tuner.studies import leases
+from tuner.studies import leases, screening
+from tuner.studies.screening import Key
 from tuner.studies.study import Study
 from tuner.tasks.images.spec import cost, recipe
 from tuner.tasks.images.spec.cost import Cost, DataSize
@@ -34,11 +35,11 @@ PROBE_SHARE = 0.25
 #: fraction of the time that a plan leaves for probes, if the fine-tunings could take it
 _RESERVE = 0.1
 #: minimum fraction of the usual number of epochs, before a plan takes smaller images instead
-_LEAST_EPOCHS = 2 / 3
+_PLANNED_PART = 2 / 3
 #: maximum fraction of the time for the probes of other backbones
 _SCREENING_SHARE = 0.05
-#: minimum fraction of the planned epochs, before a trial near the end of the time takes smaller images instead
-_LEAST_PART = 1 / 2
+#: minimum fraction of the planned epochs that a shortened trial has
+_SHORTENED_PART = 1 / 2
 #: fewest epochs that a plan chooses
 _FEWEST_EPOCHS = 4
 
@@ -76,7 +77,7 @@ class Plan(_Stored):
     #: whether the speed of this machine was measured
     is_measured: bool = False
     #: backbone and image size of the models that are screened; None: a plan of an earlier tuner, which screens all
-    screened: tuple[tuple[str, int], ...] | None = None
+    screened: tuple[Key, ...] | None = None
 
     @property
     def words(self) -> str:
@@ -94,7 +95,7 @@ class Pace(_Stored):
     #: mean seconds of a probe, and of the fine-tuning of a trial that was not pruned
     probe_seconds: float
     fine_tune_seconds: float
-    #: seconds that a further trial takes on the fastest worker, with a margin
+    #: seconds that a further trial takes at least: shortened, on the fastest worker, with a margin
     needed_seconds: float
 
     @property
@@ -159,7 +160,7 @@ def choose(spec: StudySpec, *, num_train: int, num_validation: int, usual_epochs
         fine_tune_seconds=round(found.fine_tune_seconds, 3),
         num_fine_tuned=num_that_fit,
         is_measured=image_seconds is not None,
-        screened=_screened(spec, model, lambda other: estimate(other, epochs), timeout, wanted=min(WANTED_TRIALS, num_that_fit)),
+        screened=_worth_screening(spec, model, lambda other: estimate(other, epochs), timeout, wanted=min(WANTED_TRIALS, num_that_fit)),
     )
 
 
@@ -169,7 +170,7 @@ def _choice(spec: StudySpec, estimate: Callable[[TrialModel, int], Cost], timeou
     ]
     fewest = usual_epochs
     if spec.training.epochs == "auto":
-        fewest = max(min(usual_epochs, _FEWEST_EPOCHS), math.ceil(_LEAST_EPOCHS * usual_epochs))
+        fewest = max(min(usual_epochs, _FEWEST_EPOCHS), math.ceil(_PLANNED_PART * usual_epochs))
     for wanted in range(min(WANTED_TRIALS, spec.budget.trials or WANTED_TRIALS), 0, -1):
         for model in models:
             for epochs in range(usual_epochs, fewest - 1, -1):
@@ -178,17 +179,17 @@ def _choice(spec: StudySpec, estimate: Callable[[TrialModel, int], Cost], timeou
     return min(models, key=cost.relative), fewest
 
 
-def _screened(
+def _worth_screening(
     spec: StudySpec, planned: TrialModel, estimate: Callable[[TrialModel], Cost], timeout: float, *, wanted: int
-) -> tuple[tuple[str, int], ...]:
+) -> tuple[Key, ...]:
     """Return the other backbones at the planned size of which `wanted` fine-tunings fit, while their probes take little of the time."""
     found, left = [], _SCREENING_SHARE * timeout
     for backbone in spec.model.backbones if space.is_screened(spec) else ():
         model = spec.model.fixed(backbone, planned.image_size).of_trial()
         cost_of = estimate(model)
         seconds = cost_of.prepare_seconds + cost_of.probe_seconds
-        if _key(model) != _key(planned) and _num_that_fit(cost_of, timeout) >= wanted and seconds <= left:
-            found.append(_key(model))
+        if screening.key(model) != screening.key(planned) and _num_that_fit(cost_of, timeout) >= wanted and seconds <= left:
+            found.append(screening.key(model))
             left -= seconds
     return tuple(found)
 
@@ -201,6 +202,24 @@ def _num_that_fit(found: Cost, timeout: float) -> int:
 def read(connection: Connection, study: Study) -> Plan | None:
     """Return the plan of a study, or None if it has none."""
     return Plan.understood(tables.get(connection, STUDY_USER, study.id, PLAN).get(PLAN))
+
+
+def screened(connection: Connection, study: Study) -> tuple[Key, ...] | None:
+    """Return the models that a study screens for its plan; None if it has none, and screens all."""
+    is_planned = study.spec.model.is_searched and study.spec.budget.timeout is not None
+    plan = read(connection, study) if is_planned else None
+    return None if plan is None else plan.screened
+
+
+def _in_force(connection: Connection, study: Study, plan: Plan | None) -> Plan | None:
+    """Return a plan as it is after the screening: if its backbone is left out at its size, with the one that has won there."""
+    if plan is None or not study.spec.model.is_searched:
+        return plan
+    winner = screening.winner(connection, study, (plan.backbone, plan.image_size))
+    if winner is None:
+        return plan
+    old, new = (cost.relative(study.spec.model.fixed(backbone, plan.image_size).of_trial()) for backbone in (plan.backbone, winner))
+    return plan.model_copy(update={"backbone": winner, "fine_tune_seconds": plan.fine_tune_seconds * new / old})
 
 
 def keep(connection: Connection, study: Study, proposal: Plan | None, *, num_started: int) -> Plan | None:
@@ -220,8 +239,9 @@ def next_model(connection: Connection, study: Study, plan: Plan | None, progress
 
     It is the planned model, unless trials took so long that too few of it fit into the time that is left.
     """
-    if plan is None or (plan.backbone, plan.image_size) not in {_key(model) for model in study.spec.model.combinations()}:
+    if plan is None or (plan.backbone, plan.image_size) not in {screening.key(model) for model in study.spec.model.combinations()}:
         return {}
+    plan = _in_force(connection, study, plan) or plan
     model, left = None, budget.seconds_left(study.spec.budget, progress)
     if left is not None and len(models_of(plan, study.spec)) > 1:
         study.memory.times.read(connection, study.id)
@@ -242,7 +262,7 @@ def fitting_model(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan, *, l
     A single trial fits if it can be shortened.
     """
     for number in range(wanted, 0, -1):
-        epochs = plan.epochs if number > 1 else _least_epochs(spec, plan.epochs)
+        epochs = plan.epochs if number > 1 else _fewest_if_shortened(spec, plan.epochs)
         for model in models_of(plan, spec):
             found = duration(spec, timed, plan, model=model, unfreeze=1.0, epochs=epochs, worker=None)
             if found is not None and number * found.needed_seconds <= left_seconds:
@@ -252,7 +272,7 @@ def fitting_model(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan, *, l
 
 def models_of(plan: Plan | None, spec: StudySpec) -> list[TrialModel]:
     """Return the models that trials may take: that of the plan, then the smaller sizes of its backbone; without a plan, all."""
-    if plan is None or (plan.backbone, plan.image_size) not in {_key(model) for model in spec.model.combinations()}:
+    if plan is None or (plan.backbone, plan.image_size) not in {screening.key(model) for model in spec.model.combinations()}:
         return list(spec.model.combinations())
     sizes = sorted((size for size in spec.model.sizes if size <= plan.image_size), reverse=True)
     return [spec.model.fixed(plan.backbone, size).of_trial() for size in sizes]
@@ -280,12 +300,12 @@ class Duration:
 def epochs_that_fit(spec: StudySpec, expected: Duration, left_seconds: float) -> int | None:
     """Return how many epochs of a fine-tuning can end in time; None if they are too few."""
     fitting = math.floor(left_seconds / (MARGIN * expected.fine_tune_seconds) * expected.epochs + 1e-9)
-    return min(fitting, expected.epochs) if fitting >= _least_epochs(spec, expected.epochs) else None
+    return min(fitting, expected.epochs) if fitting >= _fewest_if_shortened(spec, expected.epochs) else None
 
 
-def _least_epochs(spec: StudySpec, epochs: int) -> int:
+def _fewest_if_shortened(spec: StudySpec, epochs: int) -> int:
     """Return the fewest epochs that a trial may have if there is no time for `epochs`."""
-    return max(min(epochs, _FEWEST_EPOCHS), math.ceil(_LEAST_PART * epochs)) if spec.training.epochs == "auto" else epochs
+    return max(min(epochs, _FEWEST_EPOCHS), math.ceil(_SHORTENED_PART * epochs)) if spec.training.epochs == "auto" else epochs
 
 
 def duration(
@@ -297,7 +317,7 @@ def duration(
     the operations of the model; then the plan. `worker` None: on any.
     """
     trials = [trial for trial in timed if _is_tuned(spec, trial)]
-    own = [trial for trial in trials if _model(spec, trial) == _key(model)]
+    own = [trial for trial in trials if _model(spec, trial) == screening.key(model)]
     used = [trial for trial in own if trial.worker == worker] or own or trials
     work = cost.relative(model)
     if used:
@@ -335,17 +355,13 @@ def _part(unfreeze: float) -> float:
 
 
 def _model(spec: StudySpec, trial: TimedTrial) -> tuple[str, int]:
-    return _key(spec.model.fixed(trial.backbone, trial.image_size).of_trial())
-
-
-def _key(model: TrialModel) -> tuple[str, int]:
-    return model.backbone, model.image_size
+    return screening.key(spec.model.fixed(trial.backbone, trial.image_size).of_trial())
 
 
 def expected(connection: Connection, study: Study, hyperparameters: Hyperparameters | None, *, worker: str | None) -> Duration | None:
     """Return how long a trial takes on a worker; None if nothing is known of any trial. `study.memory.times` must be up to date."""
     spec, stored = study.spec, tables.get(connection, STUDY_USER, study.id, PLAN, PREPARED)
-    plan, epochs = Plan.understood(stored.get(PLAN)), _epochs(stored)
+    plan, epochs = _in_force(connection, study, Plan.understood(stored.get(PLAN))), _epochs(stored)
     if epochs is None or hyperparameters is None:
         return None
     model = spec.of_trial(hyperparameters).model.of_trial()
@@ -366,7 +382,8 @@ def keep_pace(connection: Connection, study: Study) -> Pace | None:
     study.memory.times.read(connection, study.id)
     stored = tables.get(connection, STUDY_USER, study.id, PLAN, PACE, PREPARED)
     epochs = _epochs(stored)
-    found = None if epochs is None else pace(study.spec, list(study.memory.times.known.values()), Plan.understood(stored.get(PLAN)), epochs)
+    plan = _in_force(connection, study, Plan.understood(stored.get(PLAN)))
+    found = None if epochs is None else pace(study.spec, list(study.memory.times.known.values()), plan, epochs)
     if found is not None and stored.get(PACE) != (kept := found.model_dump(mode="json")):
         tables.put(connection, STUDY_USER, study.id, {PACE: kept})
     return found
@@ -378,7 +395,7 @@ def pace(spec: StudySpec, timed: Sequence[TimedTrial], plan: Plan | None, epochs
     if not tuned:
         return None
     models = models_of(plan, spec)
-    least, fewest = min(trial.unfreeze for trial in tuned), _least_epochs(spec, epochs)
+    least, fewest = min(trial.unfreeze for trial in tuned), _fewest_if_shortened(spec, epochs)
     known = [
         found
         for worker in {trial.worker for trial in tuned}

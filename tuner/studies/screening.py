@@ -127,16 +127,14 @@ def _margin(loser: ProbedModel, other: ProbedModel, num_images: int) -> float:
     return STANDARD_ERRORS * math.sqrt(variance) + POINTS_A_DOUBLING * max(0.0, doublings)
 
 
-def instead(connection: Connection, study: Study, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a planned model; if it is left out, those of the model with the best probe among those of its size that stay."""
-    gone = {(each.backbone, each.image_size) for each in left_out(connection, study)} if chosen else set()
-    model = study.spec.model.fixed(chosen.get("backbone"), chosen.get("image_size"))
-    if not gone or model.is_searched or key(model.of_trial()) not in gone:
-        return dict(chosen)
-    size = model.of_trial().image_size
-    probed = [each for each in _probed(_rows(connection, study)) if key(each.model) not in gone and each.model.image_size == size]
+def winner(connection: Connection, study: Study, planned: Key) -> str | None:
+    """Return the backbone with the best probe at a planned size, if the planned one is left out there; else None."""
+    gone = _keys(left_out(connection, study))
+    if planned not in gone:
+        return None
+    probed = [each for each in _probed(_rows(connection, study)) if key(each.model) not in gone and each.model.image_size == planned[1]]
     best = max(probed, key=lambda each: (each.accuracy, -each.trial), default=None)
-    return dict(chosen) if best is None else _parameters(study.spec, best.model)
+    return None if best is None else best.model.backbone
 
 
 def left_out(connection: Connection, study: Study) -> list[ModelLeftOut]:
@@ -173,7 +171,7 @@ def replacement(
     What `given` fixes stays. The other model is drawn from those that are not left out, if possible at the same image size, the same on
     every machine.
     """
-    spec, gone = study.spec, {(each.backbone, each.image_size) for each in lost}
+    spec, gone = study.spec, _keys(lost)
     if not gone or key(spec.of_trial(chosen).model.of_trial()) not in gone:
         return {}
     others = [_parameters(spec, model) for model in spec.model.combinations() if key(model) not in gone]
@@ -182,6 +180,10 @@ def replacement(
         return {}
     possible = [other for other in possible if other.get("image_size") == chosen.image_size] or possible
     return random.Random(samplers.derive_seed(spec.seed, "model", number)).choice(possible)
+
+
+def _keys(lost: Sequence[ModelLeftOut]) -> set[Key]:
+    return {(each.backbone, each.image_size) for each in lost}
 
 
 def _parameters(spec: StudySpec, model: TrialModel) -> dict[str, Any]:
@@ -231,7 +233,7 @@ def _probed(rows: Sequence[tuple[int, TrialModel, float | None]]) -> list[Probed
 def _store(connection: Connection, study: Study, found: Sequence[ModelLeftOut]) -> None:
     """Store the models that are left out; one that was left out before stays so, with its first reason."""
     before = left_out(connection, study)
-    known = {(each.backbone, each.image_size) for each in before}
+    known = _keys(before)
     news = [each for each in found if (each.backbone, each.image_size) not in known]
     if news:
         rows = [{"backbone": each.backbone, "image_size": each.image_size, "reason": each.reason} for each in (*before, *news)]

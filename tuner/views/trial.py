@@ -96,11 +96,6 @@ class Trial:
         return str(self.attributes.get(attributes.ORIGIN, ""))
 
     @property
-    def reason(self) -> str:
-        """Reason why the trial was pruned, shortened or failed; "" otherwise."""
-        return str(self.attributes.get(attributes.REASON, self.attributes.get(attributes.MESSAGE, "")))
-
-    @property
     def test_accuracy(self) -> float | None:
         """Accuracy on the test split; None if it was not measured."""
         accuracy: float | None = (self.attributes.get(attributes.TEST) or {}).get("accuracy")

@@ -95,9 +95,13 @@ def test_the_epochs_of_a_trial_are_stored(make: Make) -> None:
     assert runner.steps(0) == [1, 2, 3, 4, 5]
 
 
-def test_a_trial_for_which_there_is_less_time_has_fewer_epochs_also_when_it_is_retried(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keeps_epochs", [False, True])
+def test_a_trial_for_which_there_is_less_time_has_fewer_epochs_also_when_it_is_retried(
+    make: Make, monkeypatch: pytest.MonkeyPatch, keeps_epochs: bool
+) -> None:
     runner = make(budget={"trials": 1})
-    runner.script = Script(faults={0: [Fault.LATE_CRASH]})
+    # with checkpoints, the new trainer begins after the probe
+    runner.script = Script(faults={0: [Fault.LATER_CRASH if keeps_epochs else Fault.LATE_CRASH]}, keeps_epochs=keeps_epochs)
 
     def shortened(connection: Connection, study: Study, *, trial_id: int, **probe: Any) -> Promotion:
         tables.put(connection, tables.TRIAL_USER, trial_id, {SHORTENED: 2})
@@ -564,4 +568,4 @@ def test_a_study_with_a_timeout_ends_before_it_and_says_why(make: Make, monkeypa
     assert 240 <= passed[0] <= 300
     reasons = {event.message for event in runner.events if event.what is EventKind.PRUNED}
     assert reasons == {"its probe is not among the best, for which the time is kept"}
-    assert runner.events[-1].message.endswith("are too few for another trial, which takes about 1 min 10 s")
+    assert runner.events[-1].message.endswith("are too few for another trial, which takes at least about 1 min 10 s")

@@ -30,6 +30,8 @@ class Fault(StrEnum):
     NOT_FINITE = "not_finite"
     #: a crash during fine-tuning, after the probe was promoted
     LATE_CRASH = "late_crash"
+    #: a crash one epoch later
+    LATER_CRASH = "later_crash"
     #: the worker is killed after the checkpoint of the second epoch of fine-tuning was written and before that epoch was reported
     LOST_WORKER = "lost_worker"
 
@@ -204,7 +206,8 @@ class Rehearsal:
         """Return the step at which a fault happens, or None if it has no step."""
         if fault is None or fault is Fault.LOST_WORKER:
             return None
-        return self._probe_epochs + 1 if fault is Fault.LATE_CRASH else 2
+        late = {Fault.LATE_CRASH: self._probe_epochs + 1, Fault.LATER_CRASH: self._probe_epochs + 2}
+        return late.get(fault, 2)
 
     def _pass_time(self) -> Iterator[messages.Message | None]:
         until = time.monotonic() + self._script.epoch_seconds
@@ -233,7 +236,7 @@ class Rehearsal:
 
     def _play_fault(self, fault: Fault, train: messages.Train) -> Iterator[messages.Message | None]:
         match fault:
-            case Fault.CRASH | Fault.LATE_CRASH:
+            case Fault.CRASH | Fault.LATE_CRASH | Fault.LATER_CRASH:
                 self._ended = True
                 raise TrainerDied("crashed (signal 11)", "Fatal Python error: Segmentation fault")
             case Fault.HANG:

@@ -142,7 +142,8 @@ class Supervision:
         if promotion.is_promoted:
             self._events.emit(EventKind.PROMOTED, self._claim.number, value=probed.value, message=promotion.reason)
             if promotion.epochs is not None:
-                self._claim = replace(self._claim, epochs=promotion.epochs)
+                # a new trainer resumes the trial with the same claim
+                self._outbox.claim = self._claim = replace(self._claim, epochs=promotion.epochs)
             self._trainer.send(messages.Proceed(epochs=promotion.epochs))
         elif not self._stopping.is_asked and not self.is_lost:
             self._stop(promotion.reason)
