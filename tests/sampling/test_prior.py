@@ -46,18 +46,23 @@ def positions(found: list[dict[str, Any]]) -> np.ndarray:
 def test_without_completed_trials_every_trial_is_drawn_around_the_rule() -> None:
     found = draw([], 300, random=0.0)
     assert np.mean(positions(found)) == pytest.approx(0.5, abs=0.04)
-    assert np.std(positions(found)) == pytest.approx(0.22, abs=0.03)  # a normal distribution of 0.25, cut off two deviations away
+    assert np.std(positions(found)) == pytest.approx(0.15, abs=0.03)
     assert np.mean([each["units"] for each in found]) < 32
-    assert np.mean([each["kind"] == "a" for each in found]) == pytest.approx(0.5 + 0.5 / 4, abs=0.08)
+    assert np.mean([each["kind"] == "a" for each in found]) == pytest.approx(0.85 + 0.15 / 4, abs=0.06)
     assert all(RATE.low <= each["rate"] <= RATE.high and 0 <= each["units"] <= 100 for each in found)
 
 
 def test_the_whole_space_is_drawn_from_as_often_as_the_option_says() -> None:
-    found = draw([], 300, random=1.0)
+    found = draw([ended(0.9, **RULE)] * 3, 300, random=1.0)
     assert np.mean(positions(found)) == pytest.approx(0.5, abs=0.05)
     assert np.std(positions(found)) == pytest.approx(math.sqrt(1 / 12), abs=0.03)
     assert np.mean([each["units"] for each in found]) == pytest.approx(50, abs=6)
     assert np.mean([each["kind"] == "a" for each in found]) == pytest.approx(0.25, abs=0.08)
+
+
+def test_the_first_trials_of_an_ensemble_are_not_drawn_from_the_whole_space() -> None:
+    found = draw([ended(0.9, **RULE)] * 2, 300, random=1.0)
+    assert np.mean([each["kind"] == "a" for each in found]) > 0.8
 
 
 def test_the_search_moves_to_the_best_trial_if_it_is_far_from_the_rule() -> None:
@@ -75,5 +80,5 @@ def test_the_search_moves_to_the_best_trial_if_it_is_far_from_the_rule() -> None
 def test_the_search_stays_around_the_rule_if_the_rule_is_the_best() -> None:
     known = [ended(0.9, **RULE), ended(0.5, rate=3e-2, units=90, kind="d")]
     found = draw(known, 300, random=0.0)
-    assert np.mean([each["kind"] == "a" for each in found]) > 0.55
+    assert np.mean([each["kind"] == "a" for each in found]) > 0.8
     assert np.mean([each["units"] for each in found]) < 32

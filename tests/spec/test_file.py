@@ -346,6 +346,15 @@ def test_a_changed_search_keeps_the_solver_of_its_study_unless_the_file_gives_on
     minimal = {"name": "x", "data": {"source": "digits"}}
     old = study_file.parse(minimal | {"search": {"probe_solver": "sgd"}}, "old")
     new = study_file.parse(minimal | {"search": {"dropout": 0.3} | given}, "new")
-    found = study_file.with_solver_of(old, new)
+    found = study_file.with_defaults_of(old, new)
     assert domains.values(found.search.probe_solver) == (solver,)
     assert found.search.dropout == new.search.dropout
+
+
+@pytest.mark.parametrize(("given", "sampler", "is_changed"), [({}, "tpe", False), ({"sampler": "random"}, "random", True)])
+def test_a_study_keeps_its_sampler_unless_the_file_gives_one(given: dict[str, Any], sampler: str, is_changed: bool) -> None:
+    minimal = {"name": "x", "data": {"source": "digits"}}
+    old, new = study_file.parse(minimal | {"sampler": "tpe"}, "old"), study_file.parse(minimal | given, "new")
+    assert any("sampler" in line for line in study_file.differences(old, new)) is is_changed
+    assert study_file.with_defaults_of(old, new).sampler.name == sampler
+    assert study_file.parse(minimal, "new").sampler.name == "prior"

@@ -225,8 +225,9 @@ def test_the_number_of_trials_limits_probes_and_fine_tunings() -> None:
         # three and two fifths of four
         (0.45, Chances(num_places=2, num_to_come=4), False),
         (0.55, Chances(num_places=2, num_to_come=4), True),
-        # an equal probe is as good as a better one
-        (0.6, Chances(num_places=1, num_to_come=3), False),
+        # an equal probe is as good as a better one, but none is better than the best, or one that equals it
+        (0.5, Chances(num_places=1, num_to_come=3), False),
+        (0.6, Chances(num_places=1, num_to_come=30), True),
         # no place is left: only a probe that beats all others
         (0.6, Chances(num_places=0, num_to_come=3), False),
         (0.65, Chances(num_places=0, num_to_come=3), True),
@@ -512,12 +513,12 @@ def test_three_trials_fit_even_if_the_first_takes_longer_than_planned(begin: Beg
         model=SIZES, budget=budget_of, search={"unfreeze": 1.0, "probe_solver": "sgd"}, sampler="random", training={"probe_epochs": 2}
     )
     data_check.admit(study, by_hand.PREPARED.model_copy(update={"epochs": 12}))
-    # a trial at 160 pixels takes 216 s instead of 153 s: after the first, two fit at 128 pixels (138 s) only; then a shortened one at 160
-    simulation = Simulation(study=study, monkeypatch=monkeypatch, fine_tune_seconds=(216.0,))
+    # a trial at 160 pixels takes 228 s instead of 153 s: after the first, two fit at 128 pixels (146 s) only; then a shortened one at 160
+    simulation = Simulation(study=study, monkeypatch=monkeypatch, fine_tune_seconds=(228.0,))
     ended = simulation.run()
     sizes = [trial.params["image_size"] for trial in study.optuna.get_trials() if trial.state.name == "COMPLETE"]
     epochs = [trial.user_attrs.get("fine_tune_epochs") for trial in study.optuna.get_trials() if trial.state.name == "COMPLETE"]
-    assert epochs == [None, None, 6]
+    assert epochs == [None, None, 7]  # of 32.6 s each, with a tenth more, in the 251 s that are left after its probe
     assert sizes == [160, 128, 160]
     assert 0.9 * 640 <= ended <= 1.03 * 640
 
@@ -525,7 +526,7 @@ def test_three_trials_fit_even_if_the_first_takes_longer_than_planned(begin: Beg
 def test_trials_of_a_study_without_the_planned_model_choose_freely(begin: Begin) -> None:
     plan = choose(640)
     assert plan is not None
-    study = begin(model={"image_size": [96, 128]}, budget={"timeout": 414})
+    study = begin(model={"image_size": [96, 128]}, budget={"timeout": 414}, sampler="random")
     study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {PLAN: plan.model_dump(mode="json")}))
     assert planned(study, plan).hyperparameters.image_size == 128  # the rule
     sizes = {planned(study, plan, trials.WorkerId.here(str(number))).hyperparameters.image_size for number in range(8)}

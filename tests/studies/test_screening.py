@@ -136,7 +136,7 @@ def test_the_first_trials_probe_every_model_with_the_rule_the_largest_images_fir
     assert [chosen(each) for each in claimed[:4]] == [(CHEAP, 160), (DEAR, 160), (CHEAP, 96), (DEAR, 96)]
     rule = claimed[0].hyperparameters.model_dump(exclude={"backbone", "image_size"})
     assert all(each.hyperparameters.model_dump(exclude={"backbone", "image_size"}) == rule for each in claimed[1:4])
-    assert origins(study) == ["rule", "screening", "screening", "screening", "tpe"]
+    assert origins(study) == ["rule", "screening", "screening", "screening", "prior"]
 
 
 def test_a_trial_of_the_screening_keeps_its_model_in_its_next_attempt(study: Study) -> None:
@@ -182,7 +182,7 @@ def test_a_study_with_a_plan_screens_what_the_plan_names_and_takes_the_winner(be
         claimed = claim()
         assert chosen(claimed) == (CHEAPEST, 96)
         by_hand.finish(study, claimed, 0.9)
-    assert origins(study)[:4] == ["rule", "screening", "screening", "tpe"]
+    assert origins(study)[:4] == ["rule", "screening", "screening", "prior"]
 
 
 def test_a_plan_goes_on_with_the_winner_also_at_smaller_sizes_and_in_the_pace(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,5 +358,5 @@ def test_a_study_of_one_model_reads_nothing_for_the_screening(begin: Begin, tmp_
     found = begin()
     data_check.admit(found, by_hand.PREPARED)
     claimed = [by_hand.must_claim(found) for _ in range(3)]
-    assert origins(found) == ["rule", "tpe", "tpe"]
+    assert origins(found) == ["rule", "prior", "prior"]
     assert {chosen(each) for each in claimed} == {(None, None)}

@@ -2,7 +2,7 @@
 
 Source: Mallik and others, PriorBand: practical hyperparameter optimization in the age of deep learning (arXiv 2306.12370), without its
 brackets. Of the trials that are not drawn from the whole space, the share that is drawn around the rule falls as the best trials move away
-from it.
+from it. Until a study has the fine-tuned trials that it needs for an ensemble, all trials are drawn around the rule or the best trial.
 """
 
 import math
@@ -16,11 +16,12 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.spec import strategies
+from tuner.spec.budget import WANTED_TRIALS
 
 #: standard deviation of a number around its centre, as a share of the range (of its logarithm, if the range is logarithmic)
-WIDTH = 0.25
-#: probability that a choice, or a number of the best trial, stays as it is
-STAYS = 0.5
+WIDTH = 0.15
+#: probability that a choice stays as it is, and that a number of the best trial does
+CHOICE_STAYS, NUMBER_STAYS = 0.85, 0.5
 #: the best of this share of the completed trials says whether the rule or the best trial is the better centre
 _BEST_SHARE = 1 / 3
 
@@ -37,10 +38,10 @@ class PriorSampler(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Choose what the trial is drawn around."""
         draws = self._random.random(2)
-        if draws[0] < self._options.random:
+        completed = [one for one in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if one.value is not None]
+        if len(completed) >= WANTED_TRIALS and draws[0] < self._options.random:
             self._centre = None
             return
-        completed = [one for one in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) if one.value is not None]
         best = sorted(completed, key=lambda one: (-(one.value or 0.0), one.number))
         self._is_rule = not best or draws[1] < self._rule_share(best[: max(1, math.ceil(_BEST_SHARE * len(best)))])
         self._centre = self._rule if self._is_rule else best[0].params
@@ -57,13 +58,13 @@ class PriorSampler(BaseSampler):
         """Draw one parameter."""
         centre = None if self._centre is None else self._centre.get(param_name)
         if isinstance(param_distribution, CategoricalDistribution):
-            if centre in param_distribution.choices and self._random.random() < STAYS:
+            if centre in param_distribution.choices and self._random.random() < CHOICE_STAYS:
                 return centre
             return param_distribution.choices[self._random.integers(len(param_distribution.choices))]
         assert isinstance(param_distribution, FloatDistribution | IntDistribution)
         if centre is None:
             return _number(param_distribution, self._random.random())
-        if not self._is_rule and self._random.random() < STAYS:
+        if not self._is_rule and self._random.random() < NUMBER_STAYS:
             return _within(param_distribution, centre)
         return _number(param_distribution, _near(_position(param_distribution, centre), self._random))
 
@@ -84,9 +85,9 @@ def _likelihood(trial: FrozenTrial, centre: Mapping[str, Any]) -> float:
     for name, value in trial.params.items():
         distribution = trial.distributions[name]
         if name not in centre:
-            logarithms.append(math.log(STAYS))
+            logarithms.append(math.log(CHOICE_STAYS))
         elif isinstance(distribution, CategoricalDistribution):
-            logarithms.append(0.0 if value == centre[name] else math.log((1 - STAYS) / len(distribution.choices)))
+            logarithms.append(0.0 if value == centre[name] else math.log((1 - CHOICE_STAYS) / len(distribution.choices)))
         else:
             assert isinstance(distribution, FloatDistribution | IntDistribution)
             away = (_position(distribution, value) - _position(distribution, centre[name])) / WIDTH

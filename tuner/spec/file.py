@@ -17,7 +17,7 @@ from tuner.spec.study import StudySpec
 _FREE = ("budget", "result", "results", "data.path", "data.root")
 #: a file without one of them does not change a study that has it
 _ADAM, _ORDER, _SOLVER = "search.adam_weight_decay", "data.class_order", "search.probe_solver"
-_PROMOTE = "training.promote"
+_PROMOTE, _SAMPLER = "training.promote", "sampler"
 #: value of `training.promote` in the studies of earlier versions whose file does not name it
 _EARLIER_PROMOTE = 0.25
 #: sections that may change while the trials stay comparable
@@ -68,6 +68,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     free = (*_FREE, _ADAM) if new.search.adam_weight_decay is None else _FREE
     free = (*free, _PROMOTE) if (old.training.promote, new.training.promote) == (_EARLIER_PROMOTE, "auto") else free
     free = free if "class_order" in new.data.model_fields_set else (*free, _ORDER)
+    free = free if _SAMPLER in new.model_fields_set else (*free, _SAMPLER)
     free = free if "probe_solver" in new.search.model_fields_set else (*free, _SOLVER)
     fields = [field for field in {**before, **after} if not f"{field}.".startswith(tuple(f"{name}." for name in free))]
     missing = "not given"
@@ -91,8 +92,10 @@ def with_backbone_of(old: StudySpec, new: StudySpec) -> StudySpec:
     return new.model_copy(update={"model": new.model.model_copy(update={"backbone": old.model.backbone})})
 
 
-def with_solver_of(old: StudySpec, new: StudySpec) -> StudySpec:
-    """Return a study with the `probe_solver` that another one has, unless its file gives one."""
+def with_defaults_of(old: StudySpec, new: StudySpec) -> StudySpec:
+    """Return a study with the sampler and the `probe_solver` that another one has, unless its file gives them."""
+    if _SAMPLER not in new.model_fields_set:
+        new = new.model_copy(update={_SAMPLER: old.sampler})
     if "probe_solver" in new.search.model_fields_set:
         return new
     return new.model_copy(update={"search": new.search.model_copy(update={"probe_solver": old.search.probe_solver})})

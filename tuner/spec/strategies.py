@@ -21,11 +21,11 @@ class Tpe(_Strategy):
 
 
 class Prior(_Strategy):
-    """Around the rule of trial 0, around the best trials, or from the whole space (PriorBand, arXiv 2306.12370)."""
+    """Around the rule of trial 0, around the best trial, or from the whole space (PriorBand, arXiv 2306.12370)."""
 
     name: Literal["prior"] = "prior"
     random: float = Field(default=0.2, ge=0, le=1)
-    """fraction of the trials that are drawn from the whole space"""
+    """fraction of the trials that are drawn from the whole space, once three are completed"""
 
 
 class Gp(_Strategy):

@@ -26,7 +26,7 @@ from tuner.spec.data import (
 from tuner.spec.hyperparameters import Hyperparameters, ProbeSolver
 from tuner.spec.model import Model
 from tuner.spec.search import SearchSpace, with_model
-from tuner.spec.strategies import Median, Pruner, Sampler, Tpe
+from tuner.spec.strategies import Median, Prior, Pruner, Sampler
 
 __all__ = ["AnimalsData", "Budget", "ClassOrder", "Data", "DigitsData", "FolderData", "KerasData", "ManifestData", "Model", "NpzData"]
 __all__ += ["PythonData", "Retraining", "StudySpec", "TfdsData", "Training", "read_duration"]
@@ -152,7 +152,7 @@ class StudySpec(Section):
     """how every trial of the study is trained"""
     search: SearchSpace = Field(default_factory=lambda: SearchSpace.model_validate({}))
     """for each hyperparameter, the values that trials may take"""
-    sampler: Sampler = Tpe()
+    sampler: Sampler = Prior()
     """how tuner chooses the hyperparameters of the next trial"""
     pruner: Pruner = Median()
     """which poor trials end early"""

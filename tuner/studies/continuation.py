@@ -73,10 +73,15 @@ def earns_place(value: float, *, earlier: Sequence[float], chances: Chances) -> 
     """Return whether a probe gets one of the places that are left: if fewer better probes than places are expected to come.
 
     The next probe is better than one that `num_better` of n earlier probes beat with a probability of (num_better + 1) / (n + 2). When no
-    more probes come, every probe gets a place, so none is left over. Without a place, only a probe that beats all others is promoted.
+    more probes come, every probe gets a place, so none is left over. A probe that no other beats gets one at once: trials with one head
+    share an exact probe, so that waiting for a better one would be waiting for the same one. Without a place, only a probe that beats all
+    others is promoted.
     """
+    best = max(earlier, default=-math.inf)
     if chances.num_places <= 0:
-        return value > max(earlier, default=-math.inf)
+        return value > best
+    if value >= best:
+        return True
     num_better = sum(other >= value for other in earlier)
     return chances.num_to_come * (num_better + 1) / (len(earlier) + 2) < chances.num_places
 
