@@ -9,7 +9,7 @@ import runs
 
 import tuner
 
-SAMPLERS = ("tpe", "random", "qmc", "nsga-ii", "cma-es")
+SAMPLERS = ("prior", "tpe", "random", "qmc", "nsga-ii", "cma-es")
 
 
 def main() -> None:

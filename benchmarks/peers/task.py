@@ -25,7 +25,7 @@ ANIMALS = "animals"
 STARTED = "TUNER_BENCHMARK_STARTED"
 _FILE = "task.json"
 #: seconds that a study of tuner leaves for its start and for its ensemble, which are part of the time of a run
-_RESERVED_SECONDS = 45.0
+_RESERVED_SECONDS = 75.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ def test_a_task_and_its_study_are_read_back_from_its_folder(tmp_path: Path) -> N
     task.write()
     assert Task.read(task.folder) == task
     study = study_file.read(task.study_path)
-    assert (study.seed, study.budget.timeout, study.data) == (3, 75.0, task.study().data)  # the rest is for its start and its ensemble
+    assert (study.seed, study.budget.timeout, study.data) == (3, 45.0, task.study().data)  # the rest is for its start and its ensemble
 
 
 class _First:
@@ -137,4 +137,4 @@ def test_every_trial_of_the_recipe_has_the_hyperparameters_of_trial_0_at_one_siz
     assert (search.model.sizes, recipe.model.sizes, recipe.model.backbones) == ((96, 128, 160), (128,), ("efficientnet_lite0",))
     assert spaces.rows(search) != [] and not any(row.is_searched for row in spaces.rows(recipe))
     assert recipe.search.model_dump(mode="json")["learning_rate"] == {"adamw": 3e-4}
-    assert (recipe.training.promote, recipe.budget.timeout, search.budget.timeout) == (1.0, 675, 675)
+    assert (recipe.training.promote, recipe.budget.timeout, search.budget.timeout) == (1.0, 645, 645)
