@@ -98,6 +98,18 @@ def test_the_ensemble_is_formed_and_measured_with_one_reading_of_the_test_split(
     assert ensembles.read(study) == found
 
 
+def test_an_ensemble_whose_measurement_is_interrupted_is_kept_and_measured_next_time(make: Make, readings: list[str]) -> None:
+    study, assignment = make(4)
+    stopping = Stopping()
+    stopping.ask()
+    with pytest.raises(Dismissed):
+        commands_ensemble.measure(study, assignment, stopping)
+    formed = ensembles.read(study)
+    assert formed is not None and formed.test_accuracy is None
+    again = measured(study, assignment)
+    assert again.is_same(formed) and again.test_accuracy is not None
+
+
 def test_a_study_that_goes_on_gets_a_new_ensemble(make: Make, readings: list[str]) -> None:
     study, assignment = make(1)
     commands_ensemble.measure(study, assignment, Stopping())

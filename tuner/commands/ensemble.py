@@ -63,6 +63,8 @@ def measure(study: Study, assignment: Assignment, stopping: Stopping) -> None:
         ensembles.store(study, None)  # a better trial has completed since
     if not is_new and not is_unmeasured(best):
         return
+    if is_new:
+        ensembles.store(study, formed)  # whoever asks to stop while it is measured has it already
     with _trainer(study, assignment, stopping) as (trainer, scratch):
         if is_unmeasured(best):
             _measure_best(study, best, trainer, assignment)
