@@ -1,4 +1,4 @@
-"""Machine: the cores and memory that this process may use, within the limits of its container (cgroup v2), its user, its sleep."""
+"""Machine: cores and memory of this process within the limits of its container (cgroup v2), its user, its paths, its sleep."""
 
 import getpass
 import math

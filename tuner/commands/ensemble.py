@@ -64,7 +64,7 @@ def measure(study: Study, assignment: Assignment, stopping: Stopping) -> None:
     if not is_new and not is_unmeasured(best):
         return
     if is_new:
-        ensembles.store(study, formed)  # whoever asks to stop while it is measured has it already
+        ensembles.store(study, formed)  # so that it is kept if the measurement is interrupted
     with _trainer(study, assignment, stopping) as (trainer, scratch):
         if is_unmeasured(best):
             _measure_best(study, best, trainer, assignment)

@@ -149,7 +149,8 @@ def choose(spec: StudySpec, *, num_train: int, num_validation: int, usual_epochs
 
     model, epochs = _choice(spec, estimate, timeout, usual_epochs)
     found = estimate(model, epochs)
-    num_that_fit = max(1, min(_num_that_fit(found, timeout), spec.budget.trials or _num_that_fit(found, timeout)))
+    fitting = _num_that_fit(found, timeout)
+    num_fine_tuned = max(1, min(fitting, spec.budget.trials or fitting))
     return Plan(
         backbone=model.backbone,
         image_size=model.image_size,
@@ -158,9 +159,9 @@ def choose(spec: StudySpec, *, num_train: int, num_validation: int, usual_epochs
         timeout=timeout,
         probe_seconds=round(found.probe_seconds, 3),
         fine_tune_seconds=round(found.fine_tune_seconds, 3),
-        num_fine_tuned=num_that_fit,
+        num_fine_tuned=num_fine_tuned,
         is_measured=image_seconds is not None,
-        screened=_worth_screening(spec, model, lambda other: estimate(other, epochs), timeout, wanted=min(WANTED_TRIALS, num_that_fit)),
+        screened=_worth_screening(spec, model, lambda other: estimate(other, epochs), timeout, wanted=min(WANTED_TRIALS, num_fine_tuned)),
     )
 
 
@@ -186,9 +187,9 @@ def _worth_screening(
     found, left = [], _SCREENING_SHARE * timeout
     for backbone in spec.model.backbones if space.is_screened(spec) else ():
         model = spec.model.fixed(backbone, planned.image_size).of_trial()
-        cost_of = estimate(model)
-        seconds = cost_of.prepare_seconds + cost_of.probe_seconds
-        if screening.key(model) != screening.key(planned) and _num_that_fit(cost_of, timeout) >= wanted and seconds <= left:
+        expected = estimate(model)
+        seconds = expected.prepare_seconds + expected.probe_seconds
+        if screening.key(model) != screening.key(planned) and _num_that_fit(expected, timeout) >= wanted and seconds <= left:
             found.append(screening.key(model))
             left -= seconds
     return tuple(found)
@@ -211,11 +212,15 @@ def screened(connection: Connection, study: Study) -> tuple[Key, ...] | None:
     return None if plan is None else plan.screened
 
 
-def _in_force(connection: Connection, study: Study, plan: Plan | None) -> Plan | None:
+def _understood(connection: Connection, study: Study, stored: Mapping[str, Any]) -> Plan | None:
+    """Return the plan among stored attributes, as it is after the screening."""
+    plan = Plan.understood(stored.get(PLAN))
+    return None if plan is None else _after_screening(connection, study, plan)
+
+
+def _after_screening(connection: Connection, study: Study, plan: Plan) -> Plan:
     """Return a plan as it is after the screening: if its backbone is left out at its size, with the one that has won there."""
-    if plan is None or not study.spec.model.is_searched:
-        return plan
-    winner = screening.winner(connection, study, (plan.backbone, plan.image_size))
+    winner = screening.winner(connection, study, (plan.backbone, plan.image_size)) if study.spec.model.is_searched else None
     if winner is None:
         return plan
     old, new = (cost.relative(study.spec.model.fixed(backbone, plan.image_size).of_trial()) for backbone in (plan.backbone, winner))
@@ -241,7 +246,7 @@ def next_model(connection: Connection, study: Study, plan: Plan | None, progress
     """
     if plan is None or (plan.backbone, plan.image_size) not in {screening.key(model) for model in study.spec.model.combinations()}:
         return {}
-    plan = _in_force(connection, study, plan) or plan
+    plan = _after_screening(connection, study, plan)
     model, left = None, budget.seconds_left(study.spec.budget, progress)
     if left is not None and len(models_of(plan, study.spec)) > 1:
         study.memory.times.read(connection, study.id)
@@ -361,7 +366,7 @@ def _model(spec: StudySpec, trial: TimedTrial) -> tuple[str, int]:
 def expected(connection: Connection, study: Study, hyperparameters: Hyperparameters | None, *, worker: str | None) -> Duration | None:
     """Return how long a trial takes on a worker; None if nothing is known of any trial. `study.memory.times` must be up to date."""
     spec, stored = study.spec, tables.get(connection, STUDY_USER, study.id, PLAN, PREPARED)
-    plan, epochs = _in_force(connection, study, Plan.understood(stored.get(PLAN))), _epochs(stored)
+    plan, epochs = _understood(connection, study, stored), _epochs(stored)
     if epochs is None or hyperparameters is None:
         return None
     model = spec.of_trial(hyperparameters).model.of_trial()
@@ -382,7 +387,7 @@ def keep_pace(connection: Connection, study: Study) -> Pace | None:
     study.memory.times.read(connection, study.id)
     stored = tables.get(connection, STUDY_USER, study.id, PLAN, PACE, PREPARED)
     epochs = _epochs(stored)
-    plan = _in_force(connection, study, Plan.understood(stored.get(PLAN)))
+    plan = _understood(connection, study, stored)
     found = None if epochs is None else pace(study.spec, list(study.memory.times.known.values()), plan, epochs)
     if found is not None and stored.get(PACE) != (kept := found.model_dump(mode="json")):
         tables.put(connection, STUDY_USER, study.id, {PACE: kept})
