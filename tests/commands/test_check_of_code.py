@@ -124,3 +124,25 @@ def test_a_function_itself_stands_for_its_name() -> None:
 def test_a_function_without_a_name_in_a_module_is_refused(function: object) -> None:
     with pytest.raises(ValueError, match="has no name in a module; expected a function of a file: my_module:function"):
         spec(data={"source": "python", "function": function})
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("def load():\n    raise FileNotFoundError('/home/me/images')", "FileNotFoundError: /home/me/images (mydata_{number}.py, line 2)"),
+        (
+            "def load():\n    import json\n    json.loads('')",
+            "JSONDecodeError: Expecting value: line 1 column 1 (char 0) (mydata_{number}.py",
+        ),
+        ("def load():\n    raise KeyError", "KeyError (mydata_{number}.py, line 2); correct it."),
+        ("1 / 0", "ZeroDivisionError: division by zero (mydata_{number}.py, line 1); correct it."),
+    ],
+)
+def test_a_function_that_fails_is_named_with_its_line(
+    code: str, said: str, folder: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    number = abs(hash(request.node.name))
+    (folder / f"mydata_{number}.py").write_text(code)
+    message = check(folder, capsys, f"data: {{source: python, function: mydata_{number}:load}}\n")
+    assert f"data.function mydata_{number}:load failed with {said.format(number=number)}" in message
+    assert f"run: python -c 'import mydata_{number}; mydata_{number}.load()'" in message

@@ -1,10 +1,12 @@
 """Study specifications: durations, splits, backbones and heads."""
 
+import datetime as dt
 import json
 import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -302,3 +304,22 @@ def test_a_pattern_that_finds_no_class_is_refused() -> None:
         r"data.class_pattern is \w+_\d+; expected a regular expression with a part in parentheses, such as (\w+)[._]\d+. "
         "The text in that part is the class"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"search": {"learning_rate": np.float32(0.01)}}, {"search": {"learning_rate": 0.01}}),
+        ({"search": {"learning_rate": {"choices": np.array([0.01, 0.1])}}}, {"search": {"learning_rate": {"choices": [0.01, 0.1]}}}),
+        ({"search": {"batch_size": {"choices": np.array([16, 32])}}}, {"search": {"batch_size": {"choices": [16, 32]}}}),
+        ({"search": {"optimizer": np.array(["adam", "sgd"])}}, {"search": {"optimizer": ["adam", "sgd"]}}),
+        ({"search": {"nesterov": np.bool_(True)}}, {"search": {"nesterov": True}}),
+        ({"budget": {"trials": np.int64(5)}, "seed": np.uint8(3)}, {"budget": {"trials": 5}, "seed": 3}),
+        ({"budget": {"timeout": dt.timedelta(minutes=5)}}, {"budget": {"timeout": 300}}),
+    ],
+)
+def test_values_of_numpy_and_durations_of_python_are_read(given: dict[str, Any], plain: dict[str, Any]) -> None:
+    base = {"name": "mine", "data": {"source": "digits"}}
+    read = StudySpec.model_validate({**base, **given})
+    assert read == StudySpec.model_validate({**base, **plain})
+    assert StudySpec.model_validate_json(read.model_dump_json()) == read

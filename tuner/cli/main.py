@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import tuner
+from tuner import wording
 from tuner.cli import get_started, operate, results, run, ship
 from tuner.errors import TunerError
 from tuner.terminal import plain
@@ -32,6 +33,8 @@ GROUPS = {
     "Ship": ship.app,
     "Operate": operate.app,
 }
+#: module that calls functions of users
+_SOURCES = "tuner.tasks.images.data.sources"
 _PASSWORD = re.compile(r"(\w[\w+.-]*://[^\s:/@]*):[^\s@]*@")
 
 
@@ -65,6 +68,27 @@ def cause_outside(error: Exception) -> str | None:
             return "a path starts with ~NAME, but this machine has no user NAME; write the whole path"
         return "this user has no home folder: HOME is not set. Set it, or write paths without ~ and set TUNER_CACHE to a folder"
     return None
+
+
+def failed_function(error: Exception) -> str | None:
+    """Return which function of the user, called for images, failed, in which line and how; None if the error has another cause."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [(str(frame.f_globals.get("__name__")), frame.f_code.co_name) for frame in frames]
+    if (_SOURCES, "call_function") not in names:
+        return None
+    start = names.index((_SOURCES, "call_function"))
+    if len(names) == start + 1 or any(module.startswith("tuner.") and module != _SOURCES for module, _ in names[start:]):
+        return None
+    name = frames[start].f_locals["data"].function
+    places = traceback.extract_tb(error.__traceback__)[start + 1 :]
+    own = [one for one in places if "site-packages" not in one.filename and not one.filename.startswith(("<", f"{sys.base_prefix}/lib"))]
+    place = (own or places)[-1]
+    said = wording.shorten(f"{type(error).__name__}: {error}".strip().removesuffix(":"), longest=300)
+    module, _, function = name.partition(":")
+    return (
+        f"data.function {name} failed with {said} ({Path(place.filename).name}, line {place.lineno}); correct it. To see the whole "
+        f"traceback, run: python -c 'import {module}; {module}.{function}()'"
+    )
 
 
 def _has_folder() -> bool:
@@ -166,7 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return stop_printing()
     except Exception as error:
-        return complain(cause_outside(error) or record(error), 1)
+        failed = failed_function(error)
+        return complain(failed, 2) if failed else complain(cause_outside(error) or record(error), 1)
 
 
 @app.callback(invoke_without_command=True)

@@ -298,11 +298,13 @@ class DigitsData(_Data):
 
 
 class PythonData(_FileData):
-    """A function of yours that returns images (n, height, width, 3) uint8, labels (n,) and, optionally, class names."""
+    """A function of yours: images (n, height, width, 3) uint8, labels (n,) and, optionally, class names, or a dict of arrays."""
 
     source: Literal["python"]
     function: PythonName
     """module and function; tuner imports the module from its Python environment or the current folder"""
+    group_column: str | None = None
+    """name of an array in the dict that the function returns, such as patients; images with the same value stay in one split"""
 
 
 Data = Annotated[

@@ -1,5 +1,6 @@
 """Study specification: data, model, budget, training and search of a study, as one frozen value."""
 
+import datetime as dt
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -197,6 +198,12 @@ class StudySpec(Section):
         stepwise = {"probe_learning_rate", *(_OF_THE_OPTIMIZER if probes_only else ())}
         return {**given, "search": {**search, "probe_solver": ProbeSolver.SGD.value}} if stepwise & search.keys() else given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_plain(cls, given: Any) -> Any:
+        """Read values of NumPy and durations of Python, which programs have; it runs first, because it is the last of its kind."""
+        return _plain(given)
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         exported = self.result is not None or self.retraining is not None
@@ -210,3 +217,20 @@ class StudySpec(Section):
         if found:
             raise Clashes(found)
         return self
+
+
+def _plain(given: Any) -> Any:
+    """Return a value as a study file can have it: numbers, texts and arrays of NumPy as numbers, texts and lists, a duration in seconds."""
+    if isinstance(given, Mapping):
+        return {_plain(key): _plain(value) for key, value in given.items()}
+    if isinstance(given, list | tuple):
+        return type(given)(map(_plain, given)) if type(given) in (list, tuple) else given
+    if isinstance(given, dt.timedelta):
+        return given.total_seconds()
+    if type(given).__module__ != "numpy" or not hasattr(given, "tolist"):
+        return given
+    if getattr(given, "ndim", 0):
+        return [_plain(one) for one in given]
+    value = given.tolist()
+    # 0.01, not 0.009999999776482582, for a number of 32 bits
+    return float(str(given)) if isinstance(value, float) else value

@@ -22,7 +22,21 @@ def nothing(): pass
 def alone(): return X
 def one(): return (X,)
 def short(): return X, Y[:3]
-def ragged(): return [X[0], X[1, :2]], Y[:2]
+def sizes(): return [X[0], X[1, :2], X[2], X[3]], Y
+def ragged(): return [[[1, 2], [3]], X[0]], Y[:2]
+def keras_splits(): return (X[:2], Y[:2]), (X[2:], Y[2:])
+def named_arrays(): return {"images": X, "labels": Y, "patient": ["a", "b", "a", "b"]}
+def named_splits(): return {"x_train": X[:2], "y_train": Y[:2], "X_test": X[2:], "y_test": Y[2:], "classes": ["no", "yes"]}
+def no_images(): return {"a": X, "b": Y}
+def four(): return X[:2], Y[:2], X[2:], Y[2:]
+def paths(): return ["a.jpg"] * 4, Y
+def fractions(): return X / 36, Y
+def wide(): return X.astype("float32"), Y
+def objects(): return X, np.array(["a", "b", "a", "b"], object)
+class tf_data:
+    def as_numpy_iterator(self): pass
+class data_frame:
+    def to_parquet(self): pass
 def raises(): raise KeyError("mine")
 number = 3
 """
@@ -68,6 +82,14 @@ def test_a_function_may_name_its_classes(name: str, tmp_path: Path) -> None:
         (":alone", "returned a ndarray; expected"),
         (":one", "returned a tuple of 1; expected"),
         (":short", "has labels of shape (3,); expected (4,)"),
+        (":four", "returned a tuple of 4. For several splits, return a dict: {'x_train': …, 'y_train': …, 'x_test': …, 'y_test': …}"),
+        (":no_images", "has no x_train; the function returned a, b; expected x and y, or x_train and y_train"),
+        (":tf_data", "returned a tf_data. Read it into arrays first: images, labels = map(numpy.stack, zip(*result.unbatch()"),
+        (":data_frame", "returned a data_frame. Write a table of paths and labels to a file, for data.source: manifest"),
+        (":paths", "if these are paths of files, write a table of paths and labels for data.source: manifest"),
+        (":fractions", "has pixels of type float64; expected uint8 from 0 to 255, shape"),
+        (":fractions", "if they are fractions from 0 to 1, save (x * 255)"),
+        (":wide", "; its values are from 0 to 35: set data.value_range to their range, or to auto"),
         (":ragged", "returned images or labels that are not arrays"),
         (":lists", "has pixels of type int64; expected uint8"),
     ],
@@ -77,6 +99,45 @@ def test_a_function_that_returns_no_labelled_images_is_refused(name: str, tmp_pa
         read(name + function, tmp_path)
     assert str(caught.value).startswith(f"data.function {name}{function} ")
     assert message in str(caught.value)
+
+
+def test_a_function_may_return_images_of_different_sizes(name: str, tmp_path: Path) -> None:
+    data = read(f"{name}:sizes", tmp_path)
+    assert [data.read(index).shape for index in range(3)] == [(3, 3, 3), (2, 3, 3), (3, 3, 3)]
+    assert data.labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("function", "classes"), [("keras_splits", ("0", "1")), ("named_splits", ("no", "yes"))])
+def test_a_function_may_return_splits_as_data_sets_of_keras_do(function: str, classes: tuple[str, ...], name: str, tmp_path: Path) -> None:
+    data = read(f"{name}:{function}", tmp_path)
+    assert data.official is not None
+    assert data.official.tolist() == [dataset.TRAIN] * 2 + [dataset.TEST] * 2
+    assert (data.classes, data.labels.tolist()) == (classes, [0, 1, 0, 1])
+
+
+def test_a_function_may_return_groups_under_a_name(name: str, tmp_path: Path) -> None:
+    data = study.PythonData(source="python", function=f"{name}:named_arrays", group_column="patient")
+    groups = sources.open(data, cache=tmp_path).groups
+    assert groups is not None
+    assert groups.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("good", "returned no array animal, which data.group_column names; return a dict of arrays, for example {'x': images, 'y': labels"),
+        ("named_arrays", "has no array animal; the function returned images, labels, patient. Save one value for each image of x"),
+    ],
+)
+def test_groups_that_a_function_does_not_return_are_refused(function: str, said: str, name: str, tmp_path: Path) -> None:
+    data = study.PythonData(source="python", function=f"{name}:{function}", group_column="animal")
+    with pytest.raises(errors.DataError) as caught:
+        sources.open(data, cache=tmp_path)
+    assert said in str(caught.value)
+
+
+def test_labels_of_a_column_of_pandas_are_read(name: str, tmp_path: Path) -> None:
+    assert read(f"{name}:objects", tmp_path).classes == ("a", "b")
 
 
 def test_exceptions_of_the_function_are_passed_on(name: str, tmp_path: Path) -> None:

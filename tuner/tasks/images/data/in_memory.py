@@ -128,10 +128,7 @@ def check_images(images: NDArray[Any], *, origin: str) -> dataset.Pixels:
     """
     expected = "expected uint8 from 0 to 255, shape (images, height, width), (images, height, width, 1) or (images, height, width, 3)"
     if images.dtype != np.uint8:
-        cure = "; if they are fractions from 0 to 1, save (x * 255).round().astype('uint8')" if images.dtype.kind == "f" else ""
-        if not cure and images.dtype.kind in "iu" and images.size:
-            cure = f"; its values are from {images.min()} to {images.max()}: set data.value_range to their range, or to auto"
-        raise errors.DataError(f"{origin} has pixels of type {images.dtype}; {expected}{cure}")
+        raise errors.DataError(f"{origin} has pixels of type {images.dtype}; {expected}{_cure_pixels(images)}")
     if images.ndim == 4 and images.shape[3] not in (1, 3):
         cure = "; if the channels come second, save np.moveaxis(x, 1, -1)" if images.shape[1] in (1, 3) else ""
         cure = cure or ("; if the last channel is the opacity, save x[..., :3]" if images.shape[3] == 4 else "")
@@ -140,6 +137,18 @@ def check_images(images: NDArray[Any], *, origin: str) -> dataset.Pixels:
         cure = "; if each row is an image, save x.reshape(len(x), height, width, channels)" if images.ndim == 2 else ""
         raise errors.DataError(f"{origin} has shape {images.shape}; {expected}{cure}")
     return images[..., 0] if images.ndim == 4 and images.shape[3] == 1 else images
+
+
+def _cure_pixels(images: NDArray[Any]) -> str:
+    """Return what to do with pixels of another type, as the end of a message; "" if that is not clear."""
+    if images.dtype.kind in "OU":
+        return "; if these are paths of files, write a table of paths and labels for data.source: manifest"
+    finite = images[np.isfinite(images)] if images.dtype.kind in "iuf" else images[:0]
+    if not finite.size:
+        return ""
+    if images.dtype.kind == "f" and finite.max() <= 1:
+        return "; if they are fractions from 0 to 1, save (x * 255).round().astype('uint8')"
+    return f"; its values are from {finite.min():.6g} to {finite.max():.6g}: set data.value_range to their range, or to auto"
 
 
 def in_range(
@@ -236,44 +245,52 @@ def read_npz(data: study.NpzData) -> dataset.Dataset:
     Raises:
         DataError: the file cannot be read, or an array is missing or has the wrong shape or type.
     """
-    path = data.path
-    given = _rename(_load_npz(path), path)
-    parts = _parts_of(given, path)
+    return from_named(_load_npz(data.path), data, origin=str(data.path))
+
+
+def from_named(arrays: Mapping[str, NDArray[Any]], data: study.NpzData | study.PythonData, *, origin: str) -> dataset.Dataset:
+    """Return the dataset of arrays with names, as an .npz file has them or a function returns them.
+
+    Raises:
+        DataError: an array is missing, or has the wrong shape or type.
+    """
+    given = _rename(arrays, origin)
+    held = _say_arrays(arrays, origin)
+    parts = _parts_of(given, held, origin)
     labels = [given[f"y{part}"] for part in parts]
-    images, known = in_range([given[f"x{part}"] for part in parts], data.value_range, origin=str(path))
+    images, known = in_range([given[f"x{part}"] for part in parts], data.value_range, origin=origin)
     for part, x, y in zip(parts, images, labels, strict=True):
-        check_images(x, origin=f"{path}: x{part}")
+        check_images(x, origin=f"{origin}: x{part}")
         if len(x) != len(y):
             raise errors.DataError(
-                f"{path}: x{part} has {len(x)} images and y{part} has {len(y)} labels; expected one label for each image"
+                f"{origin}: x{part} has {len(x)} images and y{part} has {len(y)} labels; expected one label for each image"
             )
     if len({x.shape[1:] for x in images}) > 1:
         shapes = ", ".join(f"x{part} {x.shape}" for part, x in zip(parts, images, strict=True))
-        raise errors.DataError(f"{path} has images of different sizes: {shapes}; save them in one size")
-    numbers, classes = name_labels(_join_labels(labels, path), given.get("classes"), data.class_order, origin=str(path))
+        raise errors.DataError(f"{origin} has images of different sizes: {shapes}; save them in one size")
+    numbers, classes = name_labels(_join_labels(labels, origin), given.get("classes"), data.class_order, origin=origin)
     official = np.concatenate([np.full(len(x), _PARTS[part], np.int8) for part, x in zip(parts, images, strict=True)])
-    found = from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=str(path))
-    return replace(found, value_range=known, groups=_read_groups(data, given, parts, [len(x) for x in images]))
+    found = from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=origin)
+    groups = None if data.group_column is None else _read_groups(data.group_column, given, parts, images, held=held, origin=origin)
+    return replace(found, value_range=known, groups=groups)
 
 
 def _read_groups(
-    data: study.NpzData, given: Mapping[str, NDArray[Any]], parts: Sequence[str], sizes: Sequence[int]
-) -> NDArray[np.int64] | None:
-    """Return the number of each image's group, from one array for each split; None if the study names no array."""
-    if data.group_column is None:
-        return None
+    column: str, given: Mapping[str, NDArray[Any]], parts: Sequence[str], images: Sequence[NDArray[Any]], *, held: str, origin: str
+) -> NDArray[np.int64]:
+    """Return the number of each image's group, from one array for each split; `held` says which arrays there are."""
     found = []
-    for part, size in zip(parts, sizes, strict=True):
-        name = f"{data.group_column}{part}"
+    for part, x in zip(parts, images, strict=True):
+        name = f"{column}{part}"
         if name not in given:
             raise errors.DataError(
-                f"{data.path} has no array {name}; the file has {', '.join(given)}. Save one value for each image of x{part} under this "
-                "name, or change data.group_column"
+                f"{origin} has no array {name}; {held}. Save one value for each image of x{part} under this name, or "
+                "change data.group_column"
             )
         values = given[name].ravel()
-        if len(values) != size:
-            sizes_differ = f"{name} has {len(values)} values and x{part} has {size} images"
-            raise errors.DataError(f"{data.path}: {sizes_differ}; expected one for each image")
+        if len(values) != len(x):
+            sizes_differ = f"{name} has {len(values)} values and x{part} has {len(x)} images"
+            raise errors.DataError(f"{origin}: {sizes_differ}; expected one for each image")
         found.append(values.astype("U"))
     return np.unique(np.concatenate(found), return_inverse=True)[1].astype(np.int64)
 
@@ -326,6 +343,9 @@ def _plain_labels(labels: NDArray[Any]) -> NDArray[Any]:
             return labels
     if labels.dtype.kind == "b":
         return labels.astype("U")
+    if labels.dtype.kind == "O" and labels.size:  # a column of pandas, for example
+        kinds = {type(label) for label in labels.ravel().tolist()}
+        return labels.astype("U") if kinds == {str} else labels.astype(np.int64) if kinds == {int} else labels
     if labels.dtype.kind == "f" and labels.size and np.isfinite(labels).all() and (labels == np.round(labels)).all():
         return labels.astype(np.int64)
     return labels
@@ -361,7 +381,7 @@ def _holds_arrays(path: Path) -> bool:
         return False
 
 
-def _rename(given: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
+def _rename(given: Mapping[str, NDArray[Any]], origin: str) -> dict[str, NDArray[Any]]:
     """Return the arrays of splits under the names of `_PARTS`, given names that people use: `train_images` and `X_train` are `x_train`.
 
     Raises:
@@ -373,11 +393,13 @@ def _rename(given: dict[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any
         if meant is None or meant in given:
             continue
         if meant in found:
-            raise errors.DataError(f"{path} has the arrays {found[meant]} and {name}, which both look like {meant}; save only one of them")
+            raise errors.DataError(
+                f"{origin} has the arrays {found[meant]} and {name}, which both look like {meant}; save only one of them"
+            )
         found[meant] = name
     if not found and not {"x", "y"} & given.keys() and not any(name.startswith(("x_", "y_")) for name in given):
         found = _without_splits(given)
-    return given | {meant: given[name] for meant, name in found.items()}
+    return {**given, **{meant: given[name] for meant, name in found.items()}}
 
 
 def _without_splits(given: Mapping[str, Any]) -> dict[str, str]:
@@ -402,24 +424,29 @@ def _meaning(name: str) -> str | None:
     return f"{letters[0]}{part}" if is_clear else None
 
 
-def _parts_of(given: Mapping[str, Any], path: Path) -> list[str]:
-    found = f"the file has {', '.join(given) or 'no arrays'}"
+def _say_arrays(given: Mapping[str, Any], origin: str) -> str:
+    """Return which arrays there are, as a part of a sentence."""
+    holder = "the function returned" if origin.startswith("data.function") else "the file has"
+    return f"{holder} {', '.join(map(wording.cut, given)) or 'no arrays'}"
+
+
+def _parts_of(given: Mapping[str, Any], held: str, origin: str) -> list[str]:
     parts = [part for part in _PARTS if f"x{part}" in given or f"y{part}" in given]
     for part in parts:
         missing = [name for name in (f"x{part}", f"y{part}") if name not in given]
         if missing:
-            raise errors.DataError(f"{path} has no {missing[0]}; {found}; {_EXPECTED}")
+            raise errors.DataError(f"{origin} has no {missing[0]}; {held}; {_EXPECTED}")
     if "" in parts and len(parts) > 1:
-        raise errors.DataError(f"{path} has both x and x{parts[1]}; save only one of them")
+        raise errors.DataError(f"{origin} has both x and x{parts[1]}; save only one of them")
     if parts[:1] not in ([""], ["_train"]):
-        raise errors.DataError(f"{path} has no x_train; {found}; {_EXPECTED}")
+        raise errors.DataError(f"{origin} has no x_train; {held}; {_EXPECTED}")
     return parts
 
 
-def _join_labels(labels: list[NDArray[Any]], path: Path) -> NDArray[Any]:
+def _join_labels(labels: list[NDArray[Any]], origin: str) -> NDArray[Any]:
     if len({(y.dtype.kind in "iu", y.ndim) for y in labels}) > 1:
         raise errors.DataError(
-            f"{path}: expected labels of one shape and type in all splits, not {', '.join(f'{y.dtype} {y.shape}' for y in labels)}"
+            f"{origin}: expected labels of one shape and type in all splits, not {', '.join(f'{y.dtype} {y.shape}' for y in labels)}"
         )
     return np.concatenate(labels)
 

@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tuner import errors
 from tuner.spec import study
@@ -48,7 +49,7 @@ def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- 
         case study.AnimalsData() | study.DigitsData():
             return in_memory.open_animals() if isinstance(data, study.AnimalsData) else in_memory.open_digits()
         case study.PythonData():
-            return call_function(data.function, class_order=data.class_order, value_range=data.value_range)
+            return call_function(data)
         case study.KerasData() | study.TfdsData():
             raise ValueError(f"only the trainer reads data.source {data.source}, see needs_keras")
 
@@ -58,33 +59,89 @@ def needs_keras(data: study.Data) -> bool:
     return isinstance(data, study.KerasData | study.TfdsData)
 
 
-def call_function(name: str, *, class_order: study.ClassOrder = "natural", value_range: dataset.WantedRange = None) -> dataset.Dataset:
-    """Return the dataset of what `module:function` returns: images, labels and, optionally, class names.
+def call_function(data: study.PythonData) -> dataset.Dataset:
+    """Return the dataset of what `module:function` returns.
 
-    The function is imported from the user's environment, including the current folder. Its own exceptions are passed on.
+    That is images, labels and, optionally, class names; or `(x_train, y_train), (x_test, y_test)`, as data sets of Keras have it; or a dict
+    of arrays with the names of an .npz file. The function is imported from the user's environment, including the current folder. Its own
+    exceptions are passed on.
 
     Raises:
         DataError: the function cannot be imported, or returns something else.
     """
     with current_folder(), _usable_keras():
-        result = import_function(name)()
-    origin = f"data.function {name}"
+        result = import_function(data.function)()
+    origin = f"data.function {data.function}"
+    named = _named_arrays(result, origin)
+    if named is not None:
+        return in_memory.from_named(named, data, origin=origin)
     if not isinstance(result, tuple | list) or len(result) not in (2, 3):
-        count = f" of {len(result)}" if isinstance(result, tuple | list) else ""
         raise errors.DataError(
-            f"{origin} returned a {type(result).__name__}{count}; expected (images, labels) or (images, labels, classes)"
+            f"{origin} returned {_describe(result)}; expected (images, labels) or (images, labels, classes), or a dict of arrays"
         )
+    if data.group_column is not None:
+        raise errors.DataError(
+            f"{origin} returned no array {data.group_column}, which data.group_column names; return a dict of arrays, for example "
+            f"{{'x': images, 'y': labels, '{data.group_column}': groups}}"
+        )
+    images, labels = _read_images(result[0], origin), _read_array(result[1], origin)
+    names = result[2] if len(result) == 3 else None
+    if isinstance(images, list):
+        many, known = in_memory.in_range(images, data.value_range, origin=origin)
+        numbers, classes = in_memory.name_labels(labels, names, data.class_order, origin=origin)
+        return replace(in_memory.from_images(many, numbers, classes, origin=origin), value_range=known)
+    [one], known = in_memory.in_range([images], data.value_range, origin=origin)
+    in_memory.check_images(one, origin=origin)
+    numbers, classes = in_memory.name_labels(labels, names, data.class_order, origin=origin)
+    return replace(in_memory.from_arrays(one, numbers, classes, origin=origin), value_range=known)
+
+
+def _named_arrays(result: Any, origin: str) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a function by their names in an .npz file; None if the function returned images, labels and class names."""
+    if isinstance(result, Mapping):
+        return {str(name): _read_array(array, origin) for name, array in result.items()}
+    if isinstance(result, tuple | list) and len(result) == 2 and all(map(_is_pair, result)):
+        (x_train, y_train), (x_test, y_test) = result
+        given = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+        return {name: _read_array(array, origin) for name, array in given.items()}
+    return None
+
+
+def _is_pair(given: Any) -> bool:
+    """Return whether this is an array of images with their labels."""
+    return isinstance(given, tuple | list) and len(given) == 2 and getattr(given[0], "ndim", 0) > 2
+
+
+def _read_images(given: Any, origin: str) -> NDArray[Any] | list[NDArray[Any]]:
+    """Return images as one array, or, if their sizes differ, as a list of arrays."""
+    if not isinstance(given, list | tuple):
+        return _read_array(given, origin)
+    images = [_read_array(image, origin) for image in given]
+    return images if len({image.shape for image in images}) > 1 else np.asarray(images)
+
+
+def _read_array(given: Any, origin: str) -> NDArray[Any]:
     try:
-        images, labels = np.asarray(result[0]), np.asarray(result[1])
+        return np.asarray(given)
     except ValueError as error:
         raise errors.DataError(
-            f"{origin} returned images or labels that are not arrays ({error}); return one array each, images of the same size"
+            f"{origin} returned images or labels that are not arrays ({error}); return one array each, or a list of arrays of images"
         ) from error
-    [images], known = in_memory.in_range([images], value_range, origin=origin)
-    in_memory.check_images(images, origin=origin)
-    names = result[2] if len(result) == 3 else None
-    numbers, classes = in_memory.name_labels(labels, names, class_order, origin=origin)
-    return replace(in_memory.from_arrays(images, numbers, classes, origin=origin), value_range=known)
+
+
+def _describe(result: Any) -> str:
+    """Say what a function returned, and what to return instead if that is clear."""
+    if hasattr(result, "as_numpy_iterator"):
+        return (
+            f"a {type(result).__name__}. Read it into arrays first: images, labels = map(numpy.stack, "
+            "zip(*result.unbatch().as_numpy_iterator())) for a batched tf.data.Dataset"
+        )
+    if hasattr(result, "to_parquet"):
+        return f"a {type(result).__name__}. Write a table of paths and labels to a file, for data.source: manifest"
+    if isinstance(result, tuple | list):
+        cure = ". For several splits, return a dict: {'x_train': …, 'y_train': …, 'x_test': …, 'y_test': …}" if len(result) > 3 else ""
+        return f"a {type(result).__name__} of {len(result)}{cure}"
+    return f"a {type(result).__name__}"
 
 
 def import_function(name: str) -> Callable[[], Any]:
