@@ -177,3 +177,9 @@ def test_a_missing_file_is_named_with_the_current_folder_and_one_of_that_name_ab
     assert storage_url.missing("sqlite:///none.db") == f"sqlite:///none.db does not exist in the current folder {home}/project."
     (home / "none.db").touch()
     assert storage_url.missing("sqlite:///none.db").endswith(f" There is one in a folder above: --storage sqlite:///{home}/none.db.")
+
+
+def test_a_journal_of_optuna_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal.log").write_text('{"op_code":0,"worker_id":"b34d","study_name":"a","directions":[1]}\n')
+    with pytest.raises(RequestError, match="journal.log is a journal file of Optuna, but tuner stores studies in an SQL database"):
+        storage_url.url(tmp_path / "journal.log")

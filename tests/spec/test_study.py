@@ -323,3 +323,18 @@ def test_values_of_numpy_and_durations_of_python_are_read(given: dict[str, Any],
     read = StudySpec.model_validate({**base, **given})
     assert read == StudySpec.model_validate({**base, **plain})
     assert StudySpec.model_validate_json(read.model_dump_json()) == read
+
+
+def test_a_path_may_have_variables_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHOTOS", str(tmp_path))
+    for given in ("$PHOTOS/a", "${PHOTOS}/a"):
+        data = StudySpec.model_validate({"name": "mine", "data": {"source": "folder", "path": given}}).data
+        assert data == spec_data.FolderData(source="folder", path=tmp_path / "a")
+    with pytest.raises(ValidationError, match=r"is '\$NO_PHOTOS/a', but the environment has no variable NO_PHOTOS"):
+        StudySpec.model_validate({"name": "mine", "data": {"source": "folder", "path": "$NO_PHOTOS/a"}})
+
+
+def test_a_file_whose_name_has_a_dollar_sign_is_found(tmp_path: Path) -> None:
+    (tmp_path / "$PHOTOS").mkdir()
+    data = StudySpec.model_validate({"name": "mine", "data": {"source": "folder", "path": str(tmp_path / "$PHOTOS")}}).data
+    assert data == spec_data.FolderData(source="folder", path=tmp_path / "$PHOTOS")

@@ -114,6 +114,11 @@ def _of_path(given: str) -> str:
     path = Path(_expanded(given, given))
     if given and _is_folder(path):
         raise RequestError(f"the storage {given} is a folder; name a file in it: sqlite:///{path / 'tuner.db'}")
+    if _is_journal(path):
+        raise RequestError(
+            f"the storage {given} is a journal file of Optuna, but tuner stores studies in an SQL database; expected for example "
+            "sqlite:///tuner.db"
+        )
     is_file = _is_sqlite(path) or ("@" not in given and "=" not in given and path.suffix.lower() in _SUFFIXES)
     return f"sqlite:///{path}" if is_file and "?" not in given else given
 
@@ -139,6 +144,17 @@ def _is_sqlite(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(16) == b"SQLite format 3\0"
+    except (OSError, ValueError):
+        return False
+
+
+def _is_journal(path: Path) -> bool:
+    """Return whether a file is one of Optuna's `JournalStorage`: a line of JSON for each operation."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(100).startswith(b'{"op_code"')
     except (OSError, ValueError):
         return False
 

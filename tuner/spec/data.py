@@ -32,13 +32,25 @@ class Section(BaseModel):
 
 
 def locate(given: str, info: ValidationInfo) -> Path:
-    """Return a path with `~` expanded, as the disk spells it; a relative path starts at the folder of the study file."""
+    """Return a path with `~` and variables replaced, as the disk spells it; a relative path starts at the folder of the study file."""
     folder = (info.context or {}).get("folder")
     try:
-        path = Path(given).expanduser()
+        path = Path(_with_variables(given, Path(folder or "."))).expanduser()
     except RuntimeError as error:
         raise ValueError(f"is {wording.show(given)}, but this machine does not know that home folder; write the whole path") from error
     return existing(path if path.is_absolute() or folder is None else Path(folder).joinpath(path).resolve())
+
+
+def _with_variables(given: str, folder: Path) -> str:
+    """Return a path with `$NAME` and `${NAME}` replaced if it starts with a variable, unless there is a file of that name."""
+    if not given.startswith("$") or os.path.lexists(folder / given):
+        return given
+    found = os.path.expandvars(given)
+    unknown = re.search(r"\$(\w+)|\$\{(\w+)\}", found)
+    if unknown:
+        name = unknown[1] or unknown[2]
+        raise ValueError(f"is {wording.show(given)}, but the environment has no variable {name}; set it, or write the whole path")
+    return found
 
 
 def existing(path: Path) -> Path:

@@ -566,3 +566,56 @@ def test_a_refusal_names_a_table_once(tmp_path: Path, places: tuple[str, ...]) -
     said = refusal(tmp_path)
     assert said.count("data.source: manifest") == 1
     assert f"{tmp_path} has the table labels.csv: if it has the labels, use data.source: manifest" in said
+
+
+@pytest.mark.parametrize(
+    ("ending", "wanted"),
+    [
+        ("", "! -name '*.*'"),
+        (".jpg_large", "-name '*.jpg_large'"),
+        (".jpg?w=100", "-name '*.jpg?w=100'"),
+        (".download", "-name '*.download'"),
+    ],
+)
+def test_images_with_other_names_are_named_with_the_command_that_renames_them(tmp_path: Path, ending: str, wanted: str) -> None:
+    for place in put(tmp_path, *both("."), "cats/b.png", "dogs/b.png").glob("*/b.png"):
+        place.rename(place.with_name(f"b{ending}"))
+    (tmp_path / "cats" / "README.txt").write_text("cats")
+    (note,) = (one for one in listings.list_folder(tmp_path).remarks if one.startswith("not read"))
+    assert f"2 images, first {tmp_path}/cats/b{ending}; let their names end in .jpg" in note
+    assert note.endswith(f"find {tmp_path} -type f {wanted} -exec mv {{}} {{}}.jpg ';'")
+
+
+def test_a_folder_of_images_without_endings_is_refused_with_the_command(tmp_path: Path) -> None:
+    for place in put(tmp_path, *both(".")).glob("*/a.png"):
+        place.rename(place.with_suffix(""))
+    with pytest.raises(errors.DataError, match=r"other files \(2 without ending\); .*: 2 images, .*-exec mv \{\} \{\}.jpg ';'$"):
+        listings.list_folder(tmp_path)
+
+
+def test_no_command_is_proposed_that_would_rename_other_files(tmp_path: Path) -> None:
+    put(tmp_path, *both(".")).joinpath("cats", "a.png").rename(tmp_path / "cats" / "b")
+    put(tmp_path, "cats/").joinpath("cats", "LICENSE").write_text("yours")
+    (note,) = (one for one in listings.list_folder(tmp_path).remarks if one.startswith("not read"))
+    assert note.endswith(f"1 image, first {tmp_path}/cats/b; let their names end in .jpg (tuner finds the format in the file)")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train/data-00000-of-00001.arrow", "datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet')"),
+        ("data-00000-of-00001.arrow", "datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet')"),
+        ("tf_flowers-train.tfrecord-00000-of-00002", "use data.source: tfds with its name"),
+        ("train.tfrecords", "use data.source: tfds with its name"),
+        ("train-images-idx3-ubyte", "use data: {source: keras, name: mnist}"),
+        ("data_batch_1", "use data: {source: keras, name: cifar10}"),
+        ("images.npz", "set data.source: npz and data.path to the file"),
+        ("a/train.h5", "write a function for data.source: python"),
+    ],
+)
+def test_a_data_set_that_another_program_wrote_is_refused_with_its_source(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"\0" * 20)
+    with pytest.raises(errors.DataError) as raised:
+        listings.list_folder(tmp_path)
+    assert said in str(raised.value)

@@ -186,7 +186,7 @@ def test_a_table_is_read_as_people_write_it(root: Path, text: str) -> None:
         ),
         ('path,label,note\n0.png,a,"x\ny"\n1.png,b,z,more\n', "has 4 cells in line 4"),
         ("path,label,label\n0.png,a,b\n", "has two different columns label; rename one of them"),
-        ("file;kind\n0.png;a\n", "has no column path; its columns are file, kind. Set data.image_column to one of them"),
+        ("file;kind\n0.png;a\n", "has no column path and no column label; its columns are file, kind. Set data.image_column and data.l"),
         ("My images\n\npath;label\n0.png;a\n1.png;b\n", "t.csv names its columns in line 3; remove the lines above it"),
         ('# from "here"\n#,\npath,label\n0.png,a\n1.png,b\n', "t.csv names its columns in line 3; remove the lines above it"),
         ("0.png,a\n1.png,b\n", "If this is an image already, add a first line with the names of the columns"),
@@ -752,3 +752,20 @@ def test_images_inside_a_table_keep_the_numbers_of_their_rows(root: Path) -> Non
     table = put_parquet(root / "t.parquet", {"image": images, "label": list("xababa")})
     data = opened(manifest(table, image_column="image", ignore=("x",)))
     assert [data.name(row) for row in (0, 4)] == [f"{table}, row 2", f"{table}, row 6"]
+
+
+def test_paths_in_quotes_are_read(root: Path, tmp_path: Path) -> None:
+    (root / "t.csv").write_text("path,label\n" + "\n".join(f"'{number}.png',{'ab'[number % 2]}" for number in range(6)))
+    data = sources.open(manifest(root / "t.csv"), cache=tmp_path / "cache")
+    assert len(data) == 6
+    assert data.remarks == (f"read in another notation: 6 paths, first '0.png', which is {root}/0.png",)
+
+
+@pytest.mark.parametrize("longest", [40, 4_000])
+@pytest.mark.parametrize("start", ["/9j/4AAQSkZJRg", "iVBORw0KGgoAAAANSUhEUg", "data:image/png;base64,iVBORw0KGgo", "b'\\x89PNG"])
+def test_images_written_as_text_are_refused_with_the_way_to_decode_them(root: Path, tmp_path: Path, start: str, longest: int) -> None:
+    cell = start.ljust(longest, "A")
+    (root / "t.csv").write_text(f'path;label\n"{cell}";a\n"{cell}";b\n')
+    with pytest.raises(errors.DataError, match="It seems to be an image written as text: decode the images") as raised:
+        sources.open(manifest(root / "t.csv"), cache=tmp_path / "cache")
+    assert len(str(raised.value)) < 600

@@ -219,3 +219,18 @@ def test_photos_of_the_same_kind_of_part_are_not_near_duplicates(tmp_path: Path)
         Image.open(path).save(path.with_suffix(".jpg"), quality=95)
     (line,) = warned(data, tmp_path / "cache")
     assert re.search(r"for example (\S+/\d+)\.\w+ and \1\.\w+; ", line)
+
+
+@pytest.mark.parametrize(("second", "is_noted"), [(24, True), (6, False)])  # a smaller page is a preview
+def test_tiff_files_with_several_pages_are_noted(tmp_path: Path, second: int, is_noted: bool) -> None:
+    root = bursts(tmp_path / "photos", num_scenes=4, size=24)
+    for number, place in enumerate(["cat", "dog"]):
+        more = [Image.fromarray(noise(5, width=second, height=second))]
+        Image.fromarray(noise(number, width=24, height=24)).save(root / place / "stack.tif", save_all=True, append_images=more)
+    data = spec_study.FolderData(source="folder", path=root)
+    found = sources.open(data, cache=tmp_path / "cache")
+    lines = [one for one in survey.warnings(found, splits.split(found, data, 0), data, cache=tmp_path / "cache") if "page" in one]
+    assert len(lines) == is_noted
+    said = f"only the first page is read: 2 of 2 TIFF files have several pages, first {root}/cat/stack.tif."
+    assert all(line.startswith(said) for line in lines)
+    assert [line for line in survey.summarize(survey.survey(root)) if "page" in line] == lines

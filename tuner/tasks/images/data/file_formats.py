@@ -25,6 +25,8 @@ _JPEG_END = b"\xff\xd9"
 #: bytes after the data of a JPEG without an end; pixels that depend on them are missing
 _JPEG_TAILS = (b"\x55" * 64, b"\xaa" * 64)
 
+#: how files start that tuner reads
+_KNOWN = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|BM.{4}\0{4}|II\*\0|MM\0\*", re.DOTALL)
 _FOREIGN = (
     (4, b"ftyphei", "a HEIC image"), (4, b"ftyphev", "a HEIC image"), (4, b"ftyphe", "a HEIC image"), (4, b"ftypmif1", "a HEIF image"),
     (4, b"ftypmsf1", "a HEIF image"), (4, b"ftypavi", "an AVIF image"), (4, b"ftypcrx", "a camera raw image"), (4, b"ftyp", "a video"),
@@ -59,6 +61,11 @@ FOREIGN_SUFFIXES = {
     ".mp4": "video", ".mov": "video", ".avi": "video", ".mkv": "video", ".webm": "video", ".m4v": "video", ".apng": "APNG", ".pcx": "PCX",
     ".wbmp": "WBMP", ".xcf": "GIMP", ".emf": "EMF", ".wmf": "WMF", ".mpo": "MPO", ".jps": "JPS",
 }  # fmt: skip
+
+
+def is_known(content: bytes) -> bool:
+    """Return whether a file is an image in a format that tuner reads, by its first bytes."""
+    return _KNOWN.match(content) is not None
 
 
 def name_of(content: bytes) -> str:

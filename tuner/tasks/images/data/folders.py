@@ -5,6 +5,7 @@ Where more than one reading is possible, the folder is refused.
 """
 
 import fnmatch
+import itertools
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuner import errors, wording
-from tuner.tasks.images.data import dataset, image_file
+from tuner.tasks.images.data import dataset, file_formats, image_file
 
 #: roles of split folders that are no official splits: either validation or test, and images without classes
 _EITHER, _UNLABELED = -1, -2
@@ -62,6 +63,22 @@ _DESCRIPTIONS = frozenset(
 _PARTS = (
     _FILLERS | _ALL_IMAGES | _DESCRIPTIONS
     | {"attributes", "bbox", "csv", "docs", "edges", "ground", "json", "landmarks", "meta", "segmentation", "trimap", "truth", "txt", "xml"}
+)  # fmt: skip
+#: endings of files that are not opened to find images with wrong names, because data sets have one for each image
+_DESCRIBING = frozenset({".txt", ".xml", ".json", ".csv"})
+#: files that are opened at most to find images with wrong names
+_MOST_OPENED = 1_000
+#: files that other programs write for a data set, by their names, and how a study reads them
+_OF_PROGRAMS = (
+    (r"\.arrow$", "It has .arrow files of Hugging Face datasets: save each split as a table, for example with "
+                  "datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet'), and use data.source: manifest"),
+    (r"\.tfrecords?\b", "It has TFRecord files: for a data set of TensorFlow Datasets, use data.source: tfds with its name; otherwise "
+                        "write a function that reads them, for data.source: python"),
+    (r"\bt10k-|-idx[13]-ubyte", "It has files of MNIST: use data: {source: keras, name: mnist} or {source: keras, name: fashion_mnist}, "
+                                "or write a function that reads them, for data.source: python"),
+    (r"^data_batch_[1-5]", "It has files of CIFAR-10: use data: {source: keras, name: cifar10}"),
+    (r"\.npz$", "It has .npz files: for one with all images and labels, set data.source: npz and data.path to the file"),
+    (r"\.(lmdb|mdb|rec|beton|h5|hdf5|mat)$", "To read its files, write a function for data.source: python"),
 )  # fmt: skip
 #: where a file name contains its class: `cats.0.jpg`, `dog_12.png`, `0001_cat.jpg`, `cat_front.jpg`
 _CLASS_PATTERNS = (
@@ -261,6 +278,52 @@ def image_files(folder: str, *, enter: Callable[[str, Identity], None] | None = 
     return found, others
 
 
+def say_misnamed(places: Iterable[str], endings: Iterable[str]) -> list[str]:
+    """Say which files below folders are images by their content and not by their names, given the endings of other files, as lines."""
+    odd = set(endings) - _DESCRIBING - file_formats.FOREIGN_SUFFIXES.keys() - set(_ARCHIVES)
+    if not odd:
+        return []
+    opened = list(itertools.islice((path for place in places for path in _others(place) if ending(Path(path).name) in odd), _MOST_OPENED))
+    found = [path for path in opened if _is_known(path)]
+    if not found:
+        return []
+    kind = ending(Path(found[0]).name)
+    alike = [path for path in opened if ending(Path(path).name) == kind]
+    folder = shlex.quote(shown(os.path.commonpath([Path(path).parent for path in alike])))
+    wanted = "! -name '*.*'" if kind == "without ending" else f"-name {shlex.quote(f'*{kind}')}"
+    command = f", for example with: find {folder} -type f {wanted} -exec mv {{}} {{}}.jpg ';'" if set(alike) <= set(found) else ""
+    least = "at least " if len(opened) == _MOST_OPENED else ""
+    return [
+        f"not read, because their names do not end like those of images: {least}{_count_images(len(found))}, first {shown(found[0])}; let "
+        f"their names end in .jpg (tuner finds the format in the file){command}"
+    ]
+
+
+def _others(folder: str) -> Iterator[str]:
+    """Yield the files below a folder that are not images by their names."""
+    for entry in _scan(folder):
+        if _is_folder(entry) and not entry.is_symlink():
+            yield from _others(entry.path)
+        elif not _is_folder(entry) and not _is_image(entry):
+            yield entry.path
+
+
+def _is_known(path: str) -> bool:
+    try:
+        if not Path(path).is_file():  # a pipe would wait for its other end
+            return False
+        with Path(path).open("rb") as file:
+            return file_formats.is_known(file.read(16))
+    except OSError:
+        return False
+
+
+def say_programs(path: Path) -> list[str]:
+    """Say how a study reads a data set that another program wrote, by the names of the files in a folder and its sub-folders, as lines."""
+    names = [entry.name for folder in [str(path), *_paths(path)] for entry in _scan(folder)]
+    return [cure for pattern, cure in _OF_PROGRAMS if any(re.search(pattern, name, re.IGNORECASE) for name in names)][:1]
+
+
 def ending(name: str) -> str:
     """Return the kind of a file by its name: `.txt`, or `without ending`."""
     return image_file.printable(Path(name).suffix.lower()) or "without ending"
@@ -273,9 +336,15 @@ def say_loose(path: Path) -> str:
         return f", but {count} images directly inside it"
     archives = [entry.path for entry in entries if is_archive(Path(entry.name))]
     if not archives:
-        return ""
+        others = others_inside(path)
+        return f", but other files ({dataset.list_kinds(others)})" if others else ""
     what = "the archive" if len(archives) == 1 else f"{len(archives)} archives, first"
     return f", but {what} {shown(Path(archives[0]).name)}; unpack {'it' if len(archives) == 1 else 'each'} with: {unpack(archives[0])}"
+
+
+def others_inside(path: Path) -> Counter[str]:
+    """Return the numbers of files directly inside a folder that are not images, by ending."""
+    return _Loose.of(str(path)).others
 
 
 def images_inside(path: Path) -> list[str]:

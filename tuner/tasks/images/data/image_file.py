@@ -266,6 +266,17 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def has_pages(path: str) -> bool:
+    """Return whether a file has a second page of the size of the first; smaller pages are previews. Of a damaged file, return False."""
+    try:
+        with _open(path) as image:
+            size = image.size
+            image.seek(1)
+            return image.size == size
+    except _DAMAGE:
+        return False
+
+
 class _PixelLimit:
     """Limits the decoded pixels of all threads together; a thread waits until there is room for its image."""
 

@@ -192,11 +192,14 @@ def _list_folder(path: Path, class_order: study.ClassOrder, class_pattern: str |
     labels = dict(zip(given, numbers, strict=True))
     rows.sort(key=lambda row: (labels[row.name], row.path, row.official))
     ignored = Counter(layout.others) + _by_ending(others)
-    archives = [line] if (line := folder_layouts.say_archives(path, ignored)) else []
+    places = [folder.path for folder in layout.folders]
+    unread = [line] if (line := folder_layouts.say_archives(path, ignored)) else []
+    unread += folder_layouts.say_misnamed(places, ignored)
     try:
         _check_classes(path, names, {labels[row.name] for row in rows}, others, labels, rows)
     except errors.DataError as error:
-        raise errors.DataError("; ".join([str(error), *layout.notes, *archives])) from None
+        said = "; ".join([str(error), *layout.notes, *unread])
+        raise errors.DataError(". ".join([said, *([] if rows else folder_layouts.say_programs(path))])) from None
     return Listing(
         origin=path,
         classes=tuple(image_file.printable(name) for name in names),
@@ -205,7 +208,7 @@ def _list_folder(path: Path, class_order: study.ClassOrder, class_pattern: str |
         official=tuple(row.official for row in rows) if any(folder.official for folder in layout.folders) else None,
         groups=None if group_pattern is None else _groups([row.path for row in rows], path, group_pattern),
         ignored=dict(ignored),
-        remarks=(*layout.notes, *archives, *_note_classes(path, rows, names, class_pattern), *folder_layouts.say_tables(str(path))),
+        remarks=(*layout.notes, *unread, *_note_classes(path, rows, names, class_pattern), *folder_layouts.say_tables(str(path))),
         foreign=_foreign(others, {name: names[label] for name, label in labels.items()}),
     )
 
@@ -239,7 +242,11 @@ def _note_file_names(rows: Sequence[_Row], names: Sequence[str]) -> list[str]:
 
 def _no_folders(path: Path) -> errors.DataError:
     loose = folder_layouts.images_inside(path)
-    cures = [folder_layouts.say_labels(str(path), loose)] if loose else folder_layouts.say_tables(str(path))
+    if loose:
+        cures = [folder_layouts.say_labels(str(path), loose)]
+    else:
+        cures = folder_layouts.say_programs(path) or folder_layouts.say_tables(str(path))
+        cures += folder_layouts.say_misnamed([str(path)], folder_layouts.others_inside(path))
     return errors.DataError(". ".join([f"{path} has no sub-folders{folder_layouts.say_loose(path)}; {_LAYOUT}", *cures]))
 
 

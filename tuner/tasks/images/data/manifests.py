@@ -82,6 +82,7 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         DataError: the manifest cannot be read, or lacks a column, an image or a label.
     """
     table = _read_table(data)
+    _check_both(table, data)
     _values(table, data.image_column, field="image_column", origin=data.path)
     _check_one_hot(table, data)
     _values(table, data.label_column, field="label_column", origin=data.path)
@@ -121,6 +122,16 @@ def _check_present(values: Sequence[str], name: str, table: Table, data: study.M
             f"{data.path}: the column {name} has {values[rows[0]]}, which programs write for a missing value, in "
             f"{dataset.count(len(rows), 'row')}, first in line {table.lines[rows[0]]}; fill it in, remove the rows, or give the value "
             "another name"
+        )
+
+
+def _check_both(table: Table, data: study.ManifestData) -> None:
+    """Refuse a table with other names for the images and for the labels in one message."""
+    is_header = not any(Path(name).suffix.lower() in image_file.SUFFIXES for name in table.names)
+    if is_header and len(table.names) > 1 and not {dataset.nfc(data.image_column), dataset.nfc(data.label_column)} & set(table.columns):
+        raise errors.DataError(
+            f"{data.path} has no column {data.image_column} and no column {data.label_column}; its columns are {_list(table.names)}. "
+            "Set data.image_column and data.label_column to two of them"
         )
 
 
@@ -451,9 +462,11 @@ def _column(table: Table, name: str, *, field: str, origin: Path, longest: int =
     if wrong is not None:
         value = values[wrong]
         what = "lists, images or other bytes" if value is None else f"{len(value):,} characters ({wording.cut(value)})"
+        cure = f"Set data.{field} to another column; the columns are {_list(table.names)}"
+        if field == "image_column" and value is not None and _AS_TEXT.match(value):
+            cure = _DECODE
         raise errors.DataError(
-            f"{origin}: the column {name} has {what} in line {table.lines[wrong]}; expected text of at most {longest:,} characters. "
-            f"Set data.{field} to another column; the columns are {_list(table.names)}"
+            f"{origin}: the column {name} has {what} in line {table.lines[wrong]}; expected text of at most {longest:,} characters. {cure}"
         )
     empty = [row for row, value in enumerate(values) if not value]
     if empty:
@@ -544,7 +557,7 @@ def _decode_paths(
 ) -> tuple[list[int], tuple[str, ...]]:
     """Put files that cells name in another notation into the paths; return the rows still missing, and a remark.
 
-    Other notations: a `file://` address, `%20` for a space, and a list with one path in it.
+    Other notations: a `file://` address, `%20` for a space, quotes, and a list with one path in it.
     """
     left, changed = [], []
     for row in missing:
@@ -559,9 +572,9 @@ def _decode_paths(
 
 
 def _unquoted(cell: str) -> str:
-    """Return the path that a cell means: `file:///a%20b.png`, `['/a b.png']` are `/a b.png`; others as labeling tools write."""
-    inner = re.fullmatch(r"""[\[(]\s*(["'])([^"']*)\1\s*,?\s*[\])]""", cell)
-    text = inner[2] if inner else cell
+    """Return the path that a cell means, without quotes, brackets, escapes and the start of an address: `file:///a%20b` is `/a b`."""
+    inner = re.fullmatch(r"""[\[(]\s*(["'])([^"']*)\1\s*,?\s*[\])]|(["'])([^"']+)\3""", cell)
+    text = (inner[2] or inner[4] or "") if inner else cell
     address = re.fullmatch(r"file:(?://(?:localhost)?(?=/))?(.*)|(?:https?://[^/]*)?/data/local-files/\?d=(.*)", text, re.IGNORECASE)
     path = unquote((address[1] or address[2] or "") if address else text)
     return str(Path(path).expanduser()) if path.startswith("~/") else path
@@ -651,6 +664,8 @@ def _missing(cells: Sequence[str], total: int, root: Path, places: _Places, data
     there = f"There is {image_file.printable(similar)} below {root}" if similar is not None else ""
     if (number := _num_images(cells[0], root, places)) > 1:
         cure = f"It names {number} images, but tuner learns one image for each row: write a row for each, with the label, and set {_GROUP}"
+    elif _AS_TEXT.match(cells[0]):
+        cure = _DECODE
     elif re.match(r"(?!file:)[a-z0-9]+://", cells[0], re.IGNORECASE):
         cure = f"It is a web address: download the images, and name their files{'. ' if there else ''}{there}"
     elif similar is not None and _has_other_ending(_unquoted(cells[0]), similar):
@@ -663,6 +678,12 @@ def _missing(cells: Sequence[str], total: int, root: Path, places: _Places, data
     return errors.DataError(f"{data.path}: {what}: there is no such file. {cure}")
 
 
+#: how an image starts that is written as text: a JPEG, PNG, GIF, WebP or TIFF in base64, or bytes as Python shows them
+_AS_TEXT = re.compile(r"data:image/|/9j/|iVBORw0KG|R0lGOD|UklGR|SUkqA|TU0AK|b['\"]\\x")
+_DECODE = (
+    "It seems to be an image written as text: decode the images, for example with base64.b64decode, and write them to files, or as bytes "
+    "into a .parquet table"
+)
 _GROUP = "data.group_column to a column that says which rows belong together"
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tuner import errors, wording
 from tuner.spec import plan, study
 from tuner.spec.data import existing
-from tuner.tasks.images.data import dataset, listings, resized, splits
+from tuner.tasks.images.data import dataset, image_file, listings, resized, splits
 
 _MOST_CLASSES = 20
 #: side of the thumbnails by which images are compared
@@ -24,6 +24,8 @@ _MOST_HELD, _MOST_OTHERS = 5_000, 15_000
 _ALIKE, _ALIKE_SMALL = 0.1, 0.03
 #: images of each side from which the usual angle is measured
 _USUAL = 300
+#: TIFF files that are opened at most to count their pages
+_MOST_TIFFS = 200
 _SMALL = 32
 _AT_ONCE = 500
 #: thumbnails with a shorter gradient show nothing
@@ -188,7 +190,22 @@ def _drawn(own: Sequence[str]) -> list[str]:
 
 def warnings(data: dataset.Dataset, parts: splits.Splits, shares: study.Data, *, cache: Path) -> list[str]:
     """Return what a user should know of images and splits before training, as lines."""
-    return [*dataset.notes(data), *splits.notes(data, parts, shares), *note_alike(data, parts, shares, cache=cache)]
+    return [*dataset.notes(data), *note_pages(data), *splits.notes(data, parts, shares), *note_alike(data, parts, shares, cache=cache)]
+
+
+def note_pages(data: dataset.Dataset) -> list[str]:
+    """Return a note if TIFF files have several pages, of which only the first is read, as lines. Of many files, some are opened."""
+    sources = data.images.paths if isinstance(data.images, image_file.FileImages) else ()
+    files = [path for path in sources if isinstance(path, str) and path.lower().endswith((".tif", ".tiff"))]
+    opened = [files[row] for row in _spread(np.arange(len(files)), _MOST_TIFFS)]
+    found = [path for path in opened if image_file.has_pages(path)]
+    if not found:
+        return []
+    return [
+        f"only the first page is read: {len(found):,} of {dataset.count(len(opened), 'TIFF file')} have several pages, first "
+        f"{image_file.printable(found[0])}. If the other pages matter, save each page as a file of its own, and keep those of one file in "
+        "one split with data.group_pattern or data.group_column"
+    ]
 
 
 def note_alike(data: dataset.Dataset, parts: splits.Splits, shares: study.Data, *, cache: Path | None) -> list[str]:
@@ -227,6 +244,8 @@ def _cure(shares: study.Data) -> str:
             return f"{belong} set data.group_column to the column that names the group"
         case study.NpzData():
             return f"{belong} save an array of their groups, and set data.group_column to its name"
+    if isinstance(shares, study.PythonData):
+        return f"{belong} return a dict with an array of their groups, and set data.group_column to its name"
     return f"{belong} use data.source: manifest with data.group_column"
 
 
@@ -295,6 +314,7 @@ def summarize(seen: Survey) -> list[str]:
 def _notes(found: dataset.Dataset, own: Sequence[str], limits: dataset.ValueRange | None) -> list[str]:
     official = [f"official splits, by the names of the sub-folders: {', '.join(['train', *own])}"] if own else []
     known = dataset.note_ignored(found) + dataset.note_names(found) + dataset.note_foreign(found) + dataset.note_values(found)
+    known += note_pages(found)
     known += [f"the study file maps these values: value_range: {dataset.show_range(limits)}"] if limits else []
     return official + known + dataset.note_copies(found)
 
