@@ -338,3 +338,8 @@ def test_a_file_whose_name_has_a_dollar_sign_is_found(tmp_path: Path) -> None:
     (tmp_path / "$PHOTOS").mkdir()
     data = StudySpec.model_validate({"name": "mine", "data": {"source": "folder", "path": str(tmp_path / "$PHOTOS")}}).data
     assert data == spec_data.FolderData(source="folder", path=tmp_path / "$PHOTOS")
+
+
+def test_several_paths_are_refused_with_what_to_do() -> None:
+    with pytest.raises(ValidationError, match=r"is \['a', 'b'\]; expected one path. Put the folders, or links to them, into one folder"):
+        StudySpec.model_validate({"name": "mine", "data": {"source": "folder", "path": ["a", "b"]}})

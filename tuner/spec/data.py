@@ -92,6 +92,8 @@ def check_path(given: str) -> None:
 
 
 def _read_path(given: Any, info: ValidationInfo) -> Path:
+    if isinstance(given, list | tuple):
+        raise ValueError(f"is {wording.show(given)}; expected one path. Put the folders, or links to them, into one folder")
     if not isinstance(given, str | Path) or not str(given).strip():
         raise ValueError(f"is {wording.show(given)}; expected a path such as ~/photos")
     check_path(str(given))

@@ -1,6 +1,7 @@
 """Image files of every format and kind of damage."""
 
 import os
+import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -186,3 +187,31 @@ def test_decoded_pixels_of_all_threads_are_limited() -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(hold, range(8)))
     assert most == [2]
+
+
+def tiff(num_channels: int) -> bytes:
+    """Return a TIFF file of 4 x 4 pixels with any number of channels, its directory at the end."""
+    pixels = bytes(16 * num_channels)
+    place = 8 + len(pixels)
+    bits = struct.pack(f"<{num_channels}H", *[8] * num_channels)
+    tags = [(256, 4), (257, 4), (259, 1), (262, 1), (273, 8), (277, num_channels), (278, 4), (279, len(pixels))]
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags]
+    entries.insert(2, struct.pack("<HHII", 258, 3, num_channels, place + 2 + 12 * 9 + 4))
+    return struct.pack("<2sHI", b"II", 42, place) + pixels + struct.pack("<H", 9) + b"".join(entries) + bytes(4) + bits
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (tiff(5), "it is a TIFF file with 5 channels of 8 bits, of a kind that tuner does not read; save 1 or 3 channels of 8 or 16 bits"),
+        (
+            tiff(13),
+            "it is a TIFF file with 13 channels of 8 bits, of a kind that tuner does not read; save 1 or 3 channels of 8 or 16 bits",
+        ),
+        (tiff(5)[:40], "it is a damaged TIFF file"),
+    ],
+)
+def test_a_tiff_file_that_is_not_read_is_described(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "a.tif").write_bytes(content)
+    sources: list[image_file.Source] = [str(tmp_path / "a.tif"), image_file.Encoded(name="a", content=content)]
+    assert [one.reason for one in image_file.inspect_files(sources, origin=tmp_path, cache=None)] == [reason, reason]

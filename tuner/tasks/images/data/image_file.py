@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from tuner import errors, wording
 from tuner.cache import arrays as cache_files
@@ -39,6 +39,8 @@ _DAMAGE = (
     OSError, SyntaxError, ValueError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError, NotImplementedError, MemoryError,
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
+#: tags of a TIFF file
+_CHANNELS, _BITS = 277, 258
 #: errors that say nothing about metadata
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, MemoryError, Image.DecompressionBombError)
 #: larger files are not read again without their metadata
@@ -378,8 +380,24 @@ def _say_format(path: Source) -> str:
         start = path.content
     if not start:
         return "the file is empty"
+    if start[:4] in (b"II*\0", b"MM\0*"):
+        return _say_tiff(Path(path).open("rb") if isinstance(path, str) else io.BytesIO(path.content))
     name = file_formats.name_of(start)
     return f"it is {name}, not a JPEG, PNG, WebP, BMP, GIF or TIFF image" if name else "it is not a JPEG, PNG, WebP, BMP, GIF or TIFF image"
+
+
+def _say_tiff(file: BinaryIO) -> str:
+    """Say which kind of TIFF file is not read."""
+    with file:
+        try:
+            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(tags.next)
+            tags.load(file)
+            bits, channels = max(tags[_BITS]), int(tags.get(_CHANNELS, 1))
+        except _DAMAGE:
+            return "it is a damaged TIFF file"
+    kind = f"{dataset.count(channels, 'channel')} of {bits} bits"
+    return f"it is a TIFF file with {kind}, of a kind that tuner does not read; save 1 or 3 channels of 8 or 16 bits"
 
 
 @contextmanager
