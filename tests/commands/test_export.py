@@ -264,6 +264,19 @@ def test_a_folder_is_predicted_as_a_study_reads_it(home: Path, capsys: pytest.Ca
     assert [line.partition(":")[0] for line in out.splitlines()] == ["photos/b.png", "photos/inner/a.png", "photos/linked/c.png"]
 
 
+def test_images_with_other_names_are_named_in_a_prediction(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home.parent / "photos" / "b.png").rename(home.parent / "photos" / "b")
+    first = run(capsys, "predict", "home", "photos")[2].splitlines()[0]
+    assert first.startswith(
+        "photos: not read, because their names do not end like those of images: 1 image, first photos/b; let their names"
+    )
+    (home.parent / "photos" / "inner" / "a.png").unlink()
+    code, _, err = run(capsys, "predict", "home", "photos")
+    assert code == 2
+    assert "has no images; expected files that end in" in err
+    assert err.endswith("find photos -type f ! -name '*.*' -exec mv {} {}.jpg ';'\n")
+
+
 def test_predictions_are_printed_as_json(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = json.loads(run(capsys, "predict", "home", "photos/b.png", "--json", "--top", "3")[1])
     predictions = [{"label": "Bird", "probability": 0.75}, {"label": "Bear", "probability": 0.25}]

@@ -155,8 +155,12 @@ def _files(given: Sequence[str]) -> list[Path]:
             found.append(path)
             continue
         inner, others = folders.image_files(str(path))
+        misnamed = folders.say_misnamed([str(path)], others)
         if not inner:
-            raise RequestError(f"the folder {path} has no images; expected files that end in {', '.join(sorted(image_files.SUFFIXES))}")
+            endings = ", ".join(sorted(image_files.SUFFIXES))
+            raise RequestError("; ".join([f"the folder {path} has no images; expected files that end in {endings}", *misnamed]))
+        for line in misnamed:
+            plain.line(f"{path}: {line}")
         if others:
             plain.line(f"{path}: ignored because of their names: {dataset.count(others.total(), 'file')} ({dataset.list_kinds(others)})")
         found += sorted(map(Path, inner))
