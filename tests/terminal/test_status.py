@@ -1,6 +1,7 @@
 """The screen at the end of a run."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 
@@ -62,3 +63,9 @@ def test_the_best_trial_is_compared_with_always_the_commonest_class(prepared: me
     )  # fmt: skip
     assert "Always the commonest class, Bird [adult]: accuracy 0.9900 on" in text(status_screens.result(run, 12))
     assert "commonest" not in text(status_screens.best_trial(make_best()))  # of a study that an earlier version of tuner started
+
+
+def test_the_next_commands_come_with_the_database_that_they_need() -> None:
+    shown = text(status_screens.next_steps("mine", Path("mine.yaml"), Path("mine-best.yaml"), "", storage="sqlite:///my runs.db"))
+    assert "The commands need the option --storage 'sqlite:///my runs.db', or TUNER_STORAGE." in " ".join(shown.split())
+    assert "--storage" not in text(status_screens.next_steps("mine", Path("mine.yaml"), None, "the budget is spent"))

@@ -341,7 +341,9 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
         exported = _export(run)
         sections.append(status_screens.result(_result(run.study), snapshot.num_completed))
     sections.append(status_screens.cost(snapshot, time.monotonic() - run.began))
-    sections.append(status_screens.next_steps(run.study.name, run.file, exported, _end_reason(run.study, stopping, gave_up)))
+    reason, url = _end_reason(run.study, stopping, gave_up), run.assignment.storage
+    shown = None if url == storage_url.url(None) else storages.shown(url)
+    sections.append(status_screens.next_steps(run.study.name, run.file, exported, reason, storage=shown))
     printing.result("", *sections)
     if stopped:
         plain.line(f"The study stopped itself: {stopped}")

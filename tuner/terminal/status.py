@@ -1,6 +1,7 @@
 """Screens of `tuner status` and `tuner best`, and the one that ends `tuner run`."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,8 +166,8 @@ def cost(snapshot: Snapshot, wall_seconds: float) -> RenderableType:
     return printing.section("Cost", rows)
 
 
-def next_steps(study: str, file: Path, exported: Path | None, reason: str) -> RenderableType:
-    """Show why the run ended, and commands for the next steps."""
+def next_steps(study: str, file: Path, exported: Path | None, reason: str, *, storage: str | None = None) -> RenderableType:
+    """Show why the run ended, and commands for the next steps; `storage` is the URL that they need, if it is not the default."""
     steps = [(f"tuner status {study}", "show its state"), ("tuner dashboard", "show curves, importances and the timeline in a browser")]
     if exported is not None:
         steps.insert(0, (f"tuner run {exported}", "train the best configuration again"))
@@ -180,7 +181,8 @@ def next_steps(study: str, file: Path, exported: Path | None, reason: str) -> Re
         rows.add_row(command, meaning)
     ended = [Text(f"It ended because {reason}.", style="quiet")] if reason else []
     saved = [Text(f"The best configuration is in {exported}.")] if exported is not None else []
-    return printing.section("Next", *ended, *saved, rows)
+    needed = [Text(f"The commands need the option --storage {shlex.quote(storage)}, or TUNER_STORAGE.", style="quiet")] if storage else []
+    return printing.section("Next", *ended, *saved, rows, *needed)
 
 
 def changes(rule: dict[str, Any], best: dict[str, Any]) -> list[tuple[str, object, object]]:
