@@ -135,6 +135,8 @@ def test_a_function_without_a_name_in_a_module_is_refused(function: object) -> N
             "JSONDecodeError: Expecting value: line 1 column 1 (char 0) (mydata_{number}.py",
         ),
         ("def load():\n    raise KeyError", "KeyError (mydata_{number}.py, line 2); correct it."),
+        ("import sys\ndef load():\n    sys.exit('no images')", "SystemExit: no images (mydata_{number}.py, line 3); correct it."),
+        ("import argparse\nargparse.ArgumentParser().parse_args(['check'])", "SystemExit: 2 (mydata_{number}.py, line 2); correct it."),
         ("1 / 0", "ZeroDivisionError: division by zero (mydata_{number}.py, line 1); correct it."),
     ],
 )

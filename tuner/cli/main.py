@@ -70,7 +70,7 @@ def cause_outside(error: Exception) -> str | None:
     return None
 
 
-def failed_function(error: Exception) -> str | None:
+def failed_function(error: BaseException) -> str | None:
     """Return which function of the user, called for images, failed, in which line and how; None if the error has another cause."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     names = [(str(frame.f_globals.get("__name__")), frame.f_code.co_name) for frame in frames]
@@ -189,6 +189,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return stop_printing()
+    except SystemExit as error:  # code of the user, such as argparse in a module without a main guard
+        failed = failed_function(error)
+        if failed is None:
+            raise
+        return complain(failed, 2)
     except Exception as error:
         failed = failed_function(error)
         return complain(failed, 2) if failed else complain(cause_outside(error) or record(error), 1)

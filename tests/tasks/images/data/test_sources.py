@@ -28,6 +28,8 @@ def keras_splits(): return (X[:2], Y[:2]), (X[2:], Y[2:])
 def named_arrays(): return {"images": X, "labels": Y, "patient": ["a", "b", "a", "b"]}
 def named_splits(): return {"x_train": X[:2], "y_train": Y[:2], "X_test": X[2:], "y_test": Y[2:], "classes": ["no", "yes"]}
 def no_images(): return {"a": X, "b": Y}
+def with_path(path, *more, size=3): return X, Y
+def with_defaults(path="a", *more, **others): return X, Y
 def four(): return X[:2], Y[:2], X[2:], Y[2:]
 def paths(): return ["a.jpg"] * 4, Y
 def fractions(): return X / 36, Y
@@ -64,6 +66,10 @@ def test_a_function_of_the_current_folder_is_called(name: str, tmp_path: Path) -
     assert sys.path == before
 
 
+def test_a_function_may_have_arguments_with_defaults(name: str, tmp_path: Path) -> None:
+    assert read(f"{name}:with_defaults", tmp_path).classes == ("0", "1")
+
+
 def test_a_function_may_name_its_classes(name: str, tmp_path: Path) -> None:
     data = read(f"{name}:named", tmp_path)
     assert data.classes == ("b", "a")
@@ -82,6 +88,7 @@ def test_a_function_may_name_its_classes(name: str, tmp_path: Path) -> None:
         (":alone", "returned a ndarray; expected"),
         (":one", "returned a tuple of 1; expected"),
         (":short", "has labels of shape (3,); expected (4,)"),
+        (":with_path", "has the arguments path, but tuner calls it without any; give them defaults, or write a function that calls it"),
         (":four", "returned a tuple of 4. For several splits, return a dict: {'x_train': …, 'y_train': …, 'x_test': …, 'y_test': …}"),
         (":no_images", "has no x_train; the function returned a, b; expected x and y, or x_train and y_train"),
         (":tf_data", "returned a tf_data. Read it into arrays first: images, labels = map(numpy.stack, zip(*result.unbatch()"),

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from tuner import errors
 from tuner.spec import study
 from tuner.tasks.images.data import dataset, in_memory, listings, manifests
 
+#: arguments that need no value: `*args` and `**kwargs`
+_OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 #: import path of the process that started the study; empty: only this process's own
 _CALLERS_PATH: list[str] = []
 #: whether code that a study names is being imported or called
@@ -70,7 +73,9 @@ def call_function(data: study.PythonData) -> dataset.Dataset:
         DataError: the function cannot be imported, or returns something else.
     """
     with current_folder(), _usable_keras():
-        result = import_function(data.function)()
+        function = import_function(data.function)
+        _require_no_arguments(function, data.function)
+        result = function()
     origin = f"data.function {data.function}"
     named = _named_arrays(result, origin)
     if named is not None:
@@ -94,6 +99,20 @@ def call_function(data: study.PythonData) -> dataset.Dataset:
     in_memory.check_images(one, origin=origin)
     numbers, classes = in_memory.name_labels(labels, names, data.class_order, origin=origin)
     return replace(in_memory.from_arrays(one, numbers, classes, origin=origin), value_range=known)
+
+
+def _require_no_arguments(function: Callable[..., Any], name: str) -> None:
+    """Refuse a function that cannot be called without arguments."""
+    try:
+        wanted = inspect.signature(function)
+    except ValueError:  # some functions of C have no signature
+        return
+    needed = [one.name for one in wanted.parameters.values() if one.default is one.empty and one.kind not in _OPTIONAL]
+    if needed:
+        raise errors.DataError(
+            f"data.function {name} has the arguments {', '.join(needed)}, but tuner calls it without any; give them defaults, or write a "
+            "function that calls it with their values"
+        )
 
 
 def _named_arrays(result: Any, origin: str) -> dict[str, NDArray[Any]] | None:
