@@ -619,3 +619,12 @@ def test_a_data_set_that_another_program_wrote_is_refused_with_its_source(tmp_pa
     with pytest.raises(errors.DataError) as raised:
         listings.list_folder(tmp_path)
     assert said in str(raised.value)
+
+
+def test_a_split_whose_labels_are_in_a_table_inside_names_the_table(tmp_path: Path) -> None:
+    put(tmp_path, "train/1_jpg.rf.a.png", "train/2_jpg.rf.b.png", "valid/1_jpg.rf.c.png")
+    (tmp_path / "train" / "_classes.csv").write_text("filename, cat, dog\n")
+    with pytest.raises(
+        errors.DataError, match=f"{tmp_path}/train has the table _classes.csv: if it has the labels, use data.source: manifest"
+    ):
+        listings.list_folder(tmp_path)

@@ -769,3 +769,13 @@ def test_images_written_as_text_are_refused_with_the_way_to_decode_them(root: Pa
     with pytest.raises(errors.DataError, match="It seems to be an image written as text: decode the images") as raised:
         sources.open(manifest(root / "t.csv"), cache=tmp_path / "cache")
     assert len(str(raised.value)) < 600
+
+
+def test_a_table_of_roboflow_is_refused_with_a_command_that_reads_it(root: Path) -> None:
+    (root / "_classes.csv").write_text("path, cat, dog\n" + "".join(f"{n}.png, {n % 2}, {1 - n % 2}\n" for n in range(6)))
+    said = refused(manifest(root / "_classes.csv"))
+    assert "If spaces follow the commas, read the table with skipinitialspace=True." in said
+    table = pd.read_csv(root / "_classes.csv", skipinitialspace=True)
+    exec(said.split("pandas: ")[1], {"table": table})
+    table.to_csv(root / "_classes.csv", index=False)
+    assert opened(manifest(root / "_classes.csv")).classes == ("cat", "dog")

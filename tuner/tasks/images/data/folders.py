@@ -542,9 +542,10 @@ def _check_splits(here: str, sides: Mapping[str, int], classes: Mapping[str, Seq
     trained = _check_trained(here, sides, names)
     if not any(name in classes for name in trained):
         images = image_files(f"{here}/{trained[0]}")[0]
+        place = next((folder for folder in (here, f"{here}/{trained[0]}") if say_tables(folder)), here)
         raise errors.DataError(
             f"{_like_splits(here, names)}, but {shown(trained[0])} has no class folders, only {_count_images(len(images))}; expected "
-            f"{shown(trained[0])}/CLASS/image. {say_labels(here, images)}. If these are the classes, give them other names"
+            f"{shown(trained[0])}/CLASS/image. {say_labels(place, images)}. If these are the classes, give them other names"
         )
     known = {dataset.nfc(one.name) for name in trained for one in classes.get(name, ())}
     for name, folders in classes.items():

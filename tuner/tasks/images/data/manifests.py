@@ -144,7 +144,8 @@ def _check_one_hot(table: Table, data: study.ManifestData) -> None:
         columns = json.dumps(flags, ensure_ascii=False) if len(flags) <= _MOST_FLAGS else f"table.columns[{len(table.names) - len(flags)}:]"
         raise errors.DataError(
             f"{data.path} has no column {data.label_column}, but a column of 0 and 1 for each class: {_list(flags)}. tuner reads one "
-            f"column with the name of the class. Write it with pandas: table[{data.label_column!r}] = table[{columns}].idxmax(axis=1)"
+            "column with the name of the class. If spaces follow the commas, read the table with skipinitialspace=True. Write the column "
+            f"with pandas: table[{data.label_column!r}] = table[{columns}].idxmax(axis=1)"
         )
 
 
