@@ -603,8 +603,8 @@ def test_no_command_is_proposed_that_would_rename_other_files(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("train/data-00000-of-00001.arrow", "datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet')"),
-        ("data-00000-of-00001.arrow", "datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet')"),
+        ("dataset_dict.json", "datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet')"),
+        ("data-00000-of-00001.arrow", "datasets.load_from_disk(FOLDER).to_parquet('images.parquet')"),
         ("tf_flowers-train.tfrecord-00000-of-00002", "use data.source: tfds with its name"),
         ("train.tfrecords", "use data.source: tfds with its name"),
         ("train-images-idx3-ubyte", "use data: {source: keras, name: mnist}"),

@@ -70,8 +70,10 @@ _DESCRIBING = frozenset({".txt", ".xml", ".json", ".csv"})
 _MOST_OPENED = 1_000
 #: files that other programs write for a data set, by their names, and how a study reads them
 _OF_PROGRAMS = (
-    (r"\.arrow$", "It has .arrow files of Hugging Face datasets: save each split as a table, for example with "
-                  "datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet'), and use data.source: manifest"),
+    (r"^dataset_dict\.json$", "It has splits of Hugging Face datasets: save each one as a table, for example with "
+                             "datasets.load_from_disk(FOLDER)['train'].to_parquet('train.parquet'), and use data.source: manifest"),
+    (r"\.arrow$", "It has .arrow files of Hugging Face datasets: save them as a table with "
+                  "datasets.load_from_disk(FOLDER).to_parquet('images.parquet'), and use data.source: manifest"),
     (r"\.tfrecords?\b", "It has TFRecord files: for a data set of TensorFlow Datasets, use data.source: tfds with its name; otherwise "
                         "write a function that reads them, for data.source: python"),
     (r"\bt10k-|-idx[13]-ubyte", "It has files of MNIST: use data: {source: keras, name: mnist} or {source: keras, name: fashion_mnist}, "
