@@ -37,7 +37,7 @@ def fill(storage: Storage, *, name: str, num_trials: int) -> int:
         "budget": {"trials": num_trials + 100},
         "training": {"probe_epochs": PROBE_EPOCHS},
     }
-    joined = studies.join(study_file.parse(given, "big_study.yaml"), storage)
+    joined = studies.join(study_file.parse_images(given, "big_study.yaml"), storage)
     prepared = {PREPARED: _PREPARED.model_dump(mode="json")}
     storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, joined.id, prepared))
     for first in range(0, num_trials, _CHUNK):

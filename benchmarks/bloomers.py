@@ -114,7 +114,6 @@ def alone(study: Study, trial: FrozenTrial, *, epochs: int) -> StudySpec:
     spec = study.spec
     return StudySpec(
         name=f"{spec.name[:80]}-trial-{trial.number}",
-        data=spec.data,
         model=spec.model,
         budget=Budget(trials=1),
         training=spec.training.model_copy(update={"epochs": epochs}),

@@ -80,7 +80,7 @@ def prepare(name: str, data: str, epochs: int, folder: Path, share: devices.Trai
     file = folder / f"heads-{name}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(runs.STUDY.format(name=name, data=data, epochs=epochs, promote=1.0, trials=1, sampler="tpe", seed=0), encoding="utf-8")
-    return study_context.prepare(study_file.read(file), cache=folder / "cache", share=share)
+    return study_context.prepare(study_file.read_images(file), cache=folder / "cache", share=share)
 
 
 def probed(context: StudyContext, num_seeds: int) -> Iterator[dict[str, object]]:

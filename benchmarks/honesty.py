@@ -172,7 +172,7 @@ def work(study: Study, folder: Path, trainer: Beside) -> None:
 
 def assignment(study: Study, folder: Path) -> Assignment:
     return Assignment(
-        study=study.name, spec=study.spec, data=study.spec.data, storage=f"sqlite:///{folder / 'tuner.db'}", worker=f"w{os.getpid()}",
+        study=study.name, spec=study.spec, storage=f"sqlite:///{folder / 'tuner.db'}", worker=f"w{os.getpid()}",
         folders=Folders(cache=folder / "cache", artifacts=folder / "artifacts"), threads=machine.num_cores(), hang_limit_seconds=3600,
     )  # fmt: skip
 

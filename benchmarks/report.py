@@ -30,10 +30,10 @@ class Drawn:
         self.values: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         return float(self._keep(name, self._random.uniform(low, high), FloatDistribution(low, high, log=log)))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         return int(self._keep(name, self._random.randint(low, high), IntDistribution(low, high, log=log)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -58,7 +58,7 @@ def _widen(connection: Connection, study: Study, study_id: int) -> None:
     connection.execute(delete(tables.PARAMETERS))
     for trial_id, number in trials:
         drawn = Drawn(number)
-        chosen = space.suggest(drawn, study.spec.search, fine_tunes=True)
+        chosen = space.suggest(drawn, study.images.search, fine_tunes=True)
         tables.put_parameters(connection, trial_id, drawn.values, drawn.distributions)
         tables.put(connection, tables.TRIAL_SYSTEM, trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
 

@@ -52,7 +52,7 @@ class Ours:
     def run(self, go_on: GoOn) -> None:
         """Run trials until `go_on` returns False."""
         stopping = Stopping()
-        trainer = WarmTrainer(lambda: Idle(self._study.spec.training.epochs != 0), Limits(), stopping)
+        trainer = WarmTrainer(lambda: Idle(self._study.images.training.epochs != 0), Limits(), stopping)
 
         def tell(event: Event) -> None:
             if event.what in (EventKind.COMPLETED, EventKind.PRUNED) and not go_on():

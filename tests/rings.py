@@ -32,6 +32,7 @@ _FOLDERS = {
     "results/verify": "integration",
     "sampling/test_pruners.py": "integration",
     "sampling/test_samplers.py": "integration",
+    "tasks/custom/training": "integration",
     "tasks/images/training": "integration",
     "trainer": "integration",
     "views/test_regret.py": "integration",
@@ -50,7 +51,7 @@ _FIXTURES = {
 }
 #: kinds of databases that need a server, as parameters of tests
 _SERVERS = {"postgresql", "mariadb"}
-_KERAS = r"keras|tensorflow|tests\.keras_studies|tuner\.kernels|tuner\.trainer|tuner\.tasks\.images\.training"
+_KERAS = r"keras|tensorflow|tests\.keras_studies|tuner\.kernels|tuner\.trainer|tuner\.tasks\.\w+\.training"
 _HEAVY_IMPORT = re.compile(rf"^\s*(?:import|from) (?:{_KERAS})\b", re.MULTILINE)
 #: calls, in a test or in one of its fixtures, that start a process or a server
 _HEAVY_CALL = re.compile(r"\b(?:subprocess|multiprocessing|ChildTrainer|Popen|server\.beside|buckets\.service|OpenIdProvider|mlflow)\b")

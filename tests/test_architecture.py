@@ -17,7 +17,7 @@ PACKAGES = [
     *("storage", "sampling", "studies", "views", "workers", "results", "doctor", "drawing"),
     *("dashboard", "report", "terminal", "commands", "api", "cli"),
 ]
-MAX_MODULES = 237
+MAX_MODULES = 250
 MAX_LINES_OF_A_FUNCTION = 60
 SQL = {"optuna", "optuna_dashboard", "sqlalchemy"}
 KERAS = {"keras", "keras_hub", "tensorflow", "tensorflow_datasets"}
@@ -38,10 +38,12 @@ SMALL_BUT_SEPARATE = {
     "tuner.cli.get_started": "a module for each group of commands",
     "tuner.cli.results": "a module for each group of commands",
     "tuner.__main__": "`python -m tuner`",
+    "tuner.tasks.images.spec.image_task": "the names that every task has, over modules that benchmarks use alone",
     "tuner.trainer.process": "`python -m tuner.trainer.process`, which sets TensorFlow up before anything imports it",
     "tuner.storage.migrations.env": "Alembic asks for a file of this name",
     "tuner.storage.migrations.steps.step_2": "Alembic asks for a file a step",
     "tuner.storage.migrations.steps.step_3": "Alembic asks for a file a step",
+    "tuner.storage.migrations.steps.step_4": "Alembic asks for a file a step",
 }
 #: module names that stand in several packages, and the role that they play in each
 ROLES = {
@@ -63,6 +65,7 @@ ROLES = {
     "pictures": "pictures of a trial: drawn by the trainer, kept in the artifact store",
     "process": "the entry point of a child process: of a trainer, of a worker",
     "ensemble": "the ensemble of a study: chosen and stored, formed at the end of a run",
+    "objective": "the objective of a study: its metric in a study file, a function of the user's that is called",
 }
 
 

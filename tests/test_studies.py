@@ -66,7 +66,7 @@ def heading_of(key: SchemaKey) -> str:
 
 @each_study
 def test_a_bundled_study_file_has_no_mistake(path: Path) -> None:
-    assert study_file.read(path).name == path.stem
+    assert study_file.read_images(path).name == path.stem
 
 
 @each_study
@@ -76,8 +76,8 @@ def test_a_bundled_study_file_starts_with_a_comment_that_shows_how_to_run_it(pat
 
 
 def test_the_template_contains_only_defaults() -> None:
-    spec = study_file.read(ROOT / "studies" / "template.yaml")
-    assert spec == study_file.parse({"name": spec.name, "data": {"source": "folder", "path": "~/photos"}}, "defaults")
+    spec = study_file.read_images(ROOT / "studies" / "template.yaml")
+    assert spec == study_file.parse_images({"name": spec.name, "data": {"source": "folder", "path": "~/photos"}}, "defaults")
 
 
 @pytest.mark.parametrize("key", schema.all_keys(), ids=lambda key: f"{key.field} {key.kind}")
@@ -97,10 +97,10 @@ def test_the_alternatives_in_the_template_are_valid_and_show_defaults(line: str,
     minimal = {"name": "x", "data": {"source": "digits"}, "search": {"optimizer": "sgd"}}
     if line.startswith(("sampler: grid", "sampler: brute-force")):
         minimal["search"] = spec_of_values()
-    spec = study_file.parse(minimal | given, line)
+    spec = study_file.parse_images(minimal | given, line)
     section, kind = next(iter(given.items()))
     if section != "data" and isinstance(kind, dict) and kind["name"] != "threshold":
-        assert spec == study_file.parse(minimal | {section: kind["name"]}, line)
+        assert spec == study_file.parse_images(minimal | {section: kind["name"]}, line)
 
 
 def spec_of_values() -> dict[str, object]:
@@ -117,7 +117,7 @@ def test_six_lines_are_a_complete_study() -> None:
         "model": {"backbone": "efficientnet_lite0", "image_size": 160},
         "budget": {"trials": 60, "timeout": "2h", "target": 0.97},
     }
-    spec = study_file.parse(given, "flowers.yaml")
+    spec = study_file.parse_images(given, "flowers.yaml")
     assert (spec.budget.timeout, spec.search) == (7200, StudySpec.model_validate({"name": "x", "data": {"source": "digits"}}).search)
 
 
@@ -156,4 +156,4 @@ def test_the_pages_list_every_backbone() -> None:
 def test_every_example_on_the_pages_is_valid(example: str, tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(example, encoding="utf-8")
-    study_file.parse({"name": "example", "data": {"source": "digits"}} | yaml_lines.read(path).value, "example")
+    study_file.parse_images({"name": "example", "data": {"source": "digits"}} | yaml_lines.read(path).value, "example")

@@ -17,7 +17,7 @@ from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
-from tuner.tasks.images.data import sources
+from tuner.trust import user_code
 from tuner.workers.engines import local
 from tuner.workers.worker import events
 from tuner.workers.worker.events import Event, EventKind
@@ -54,7 +54,7 @@ def run(
         TunerError: the workers gave up before the study ended.
         KeyboardInterrupt: a signal stopped it.
     """
-    sources.require_outside()
+    user_code.require_outside()
     url, folders = storage_url.url(storage), options.folders(cache, artifacts)
     options.limit_cache(os.environ.get(entries.LIMIT))
     plan = options.plan_workers(workers, None, None, None, options.read_slots_per_gpu())
@@ -65,7 +65,7 @@ def run(
     if new_database:
         _log.warning("study %s: %s", study.name, new_database)
     trials.resume(study)
-    assignments = list(commands_run.make_assignments(study, url, folders, plan, import_path=sources.import_path()))
+    assignments = list(commands_run.make_assignments(study, url, folders, plan, import_path=user_code.import_path()))
     fatal: list[Event] = []
 
     def collect(event: Event) -> None:

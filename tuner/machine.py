@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -34,6 +35,25 @@ def memory_bytes() -> int:
     """Return the bytes of memory that this process may use."""
     allowed = [memory for text in _limits("memory.max") if (memory := read_memory_bytes(text)) is not None]
     return min([int(psutil.virtual_memory().total), *allowed])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerShare:
+    """The share of the machine that a trainer may use."""
+
+    #: threads of one operation; 0 means all cores
+    threads: int
+    #: MiB of GPU memory; None means as much as it needs, allocated on demand
+    memory_limit_mb: int | None = None
+    #: whether a GPU is assigned to the trainer
+    has_gpu: bool = False
+    #: bytes of the machine's memory
+    memory_bytes: int = field(default_factory=memory_bytes)
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Bytes for tensors, which are created in the machine's memory and copied to the GPU's; its size is known only if limited."""
+        return self.memory_bytes if self.memory_limit_mb is None else min(self.memory_bytes, self.memory_limit_mb * 2**20)
 
 
 def read_cores(text: str) -> float | None:

@@ -81,7 +81,7 @@ class Task:
 
     def study(self, npz: str | None = None) -> StudySpec:
         """Return the study of the run, whose splits and search space all contenders use; `npz` replaces the file of its images."""
-        given = study_file.read(STUDY).model_dump(exclude_unset=True)
+        given = study_file.read_images(STUDY).model_dump(exclude_unset=True)
         path = npz or self.npz
         data = given["data"] if path is None else {"source": "npz", "path": path}
         given |= {"name": f"peers-{self.data}", "data": data, "seed": self.seed, "budget": _budget(given, self.minutes)}
@@ -102,7 +102,7 @@ class Task:
     def _size(self) -> tuple[int, int]:
         """Return the numbers of training images and of classes."""
         if self.npz is None:
-            return study_file.read(STUDY).model_dump()["data"]["train"], len(in_memory.ANIMALS)
+            return study_file.read_images(STUDY).model_dump()["data"]["train"], len(in_memory.ANIMALS)
         with np.load(self.npz) as arrays:
             return len(arrays["y_train"]), len(np.unique(arrays["y_train"]))
 

@@ -112,11 +112,11 @@ class Drawn:
         self._job, self._recipe = job, recipe
         self.parameters: dict[str, Any] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         """Return a number of a range."""
         return self._record(name, self._number(name, low, high, log=log))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         """Return a whole number of a range."""
         return self._record(name, min(high, max(low, round(self._number(name, low - 0.49, high + 0.49, log=log)))))
 

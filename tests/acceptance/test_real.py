@@ -46,7 +46,7 @@ def test_a_study_survives_a_killed_trainer_and_ctrl_c(place: Place) -> None:
 
 
 def test_a_program_runs_a_study_and_gets_its_best_trial(tmp_path: Path) -> None:
-    spec = study_file.parse(TINY | {"name": "called", "training": {"probe_epochs": 2, "epochs": 0}}, "a test")
+    spec = study_file.parse_images(TINY | {"name": "called", "training": {"probe_epochs": 2, "epochs": 0}}, "a test")
     best = tuner.run(spec, storage=f"sqlite:///{tmp_path}/tuner.db", cache=tmp_path / "cache", artifacts=tmp_path / "artifacts")
     assert best.trial in (0, 1)
     assert 0 < best.value <= 1

@@ -88,7 +88,7 @@ def test_a_task_and_its_study_are_read_back_from_its_folder(tmp_path: Path) -> N
     )
     task.write()
     assert Task.read(task.folder) == task
-    study = study_file.read(task.study_path)
+    study = study_file.read_images(task.study_path)
     assert (study.seed, study.budget.timeout, study.data) == (3, 45.0, task.study().data)  # the rest is for its start and its ensemble
 
 
@@ -99,11 +99,11 @@ class _First:
         self._wishes = wishes
         self.asked: list[str] = []
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         self.asked.append(name)
         return low
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         self.asked.append(name)
         return low
 
@@ -116,7 +116,7 @@ class _First:
 
 @pytest.mark.parametrize(("unfreezes", "rate"), [(True, "learning_rate.sgd"), (False, "probe_learning_rate.sgd")])
 def test_peers_search_the_ranges_of_the_study(unfreezes: bool, rate: str) -> None:
-    study = study_file.read(STUDY)
+    study = study_file.read_images(STUDY)
     chooser = _First(**{"optimizer": "sgd", "unfreeze.on": unfreezes, "image_size": 128})
     recipe = space.recipe(space.suggest(chooser, study), study)
     assert [name for name in chooser.asked if "learning_rate" in name] == [rate]

@@ -21,7 +21,7 @@ GOOD = "name: good\ndata: {source: digits}\nmodel: {backbone: squeezenet1_1, ima
 BAD_CALLS = [
     # the command itself
     (["rnu"], "rnu"),
-    (["run"], "FILE"),
+    (["run"], "neither a study file nor --objective is given"),
     (["run", "good.yaml", "more.yaml"], "more.yaml"),
     (["run", "good.yaml", "--worker", "2"], "--worker"),
     (["best"], "STUDY"),

@@ -50,7 +50,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def pets(url: str, photos: Path, tmp_path: Path) -> Study:
     """Give a study with three completed trials on these images."""
-    spec = study_file.parse(STUDY | {"data": {"source": "folder", "path": str(photos)}}, "pets.yaml")
+    spec = study_file.parse_images(STUDY | {"data": {"source": "folder", "path": str(photos)}}, "pets.yaml")
     study = studies.join(spec, storages.open(url))
     opened = check.require_usable(spec, tmp_path / "cache")
     assert opened is not None
@@ -138,4 +138,4 @@ def test_a_migrated_study_keeps_its_order_of_classes(
 
     pets.storage.write(write)
     assert migrate(tmp_path, url, written(tmp_path, photos)) == 0
-    assert studies.load("pets-v2", pets.storage).spec.data.class_order == "earlier"  # type: ignore[union-attr]
+    assert studies.load("pets-v2", pets.storage).images.data.class_order == "earlier"  # type: ignore[union-attr]

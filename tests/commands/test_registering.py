@@ -23,7 +23,7 @@ from tuner.storage import engine as storages
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
 WEIGHTS = b"weights"
-SPEC = study_file.parse({"name": "flowers-trial-3", "data": {"source": "digits"}, "search": {"dropout": 0.25}}, "flowers.yaml")
+SPEC = study_file.parse_images({"name": "flowers-trial-3", "data": {"source": "digits"}, "search": {"dropout": 0.25}}, "flowers.yaml")
 NEW = NewVersion(
     name="flowers",
     study="flowers",
@@ -82,7 +82,7 @@ def test_a_version_is_registered_with_its_metrics_files_and_alias(mlflow: str, f
     files = Path(str(found.source).removeprefix("file://"))
     assert sorted(path.name for path in files.iterdir()) == ["config.yaml", "metrics.json", "weights.npz"]
     assert (files / "weights.npz").read_bytes() == WEIGHTS
-    assert study_file.read(files / "config.yaml") == SPEC
+    assert study_file.read_images(files / "config.yaml") == SPEC
 
 
 def test_the_alias_follows_and_nothing_is_registered_twice(mlflow: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

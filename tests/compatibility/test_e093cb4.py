@@ -246,8 +246,8 @@ def test_a_program_loads_old_studies_and_their_best(old: Copy) -> None:
         best = tuner.best(tuner.load(name, storage))
         assert (best.trial, best.value) == (config["result"]["trial"], config["result"]["validation_accuracy"])
         assert best.test_accuracy == config["result"].get("test_accuracy")
-        assert best.hyperparameters.optimizer == config["search"]["optimizer"]
-        assert best.hyperparameters.weight_decay == config["search"]["weight_decay"]
+        assert best.of_images.optimizer == config["search"]["optimizer"]
+        assert best.of_images.weight_decay == config["search"]["weight_decay"]
     storage.close()
 
 

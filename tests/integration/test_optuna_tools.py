@@ -17,7 +17,7 @@ def test_a_trial_enqueued_with_unsearched_values_fails_alone(begin: Begin) -> No
     for given in ({"optimizer": "adam"}, {"dropout": 0.25}):
         study.optuna.enqueue_trial(given)
     claimed = by_hand.must_claim(study)
-    assert (claimed.number, claimed.hyperparameters.dropout) == (2, 0.25)
+    assert (claimed.number, claimed.of_images.dropout) == (2, 0.25)
     assert [trial.state for trial in study.optuna.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
 
 

@@ -21,7 +21,7 @@ def test_workers_that_start_at_once_share_the_trainings_and_run_each_once(storag
         study = studies.load(again.name, storages.open(storage_url))
         worker, done = trials.WorkerId.here(name), []
         while (claim := by_hand.claim(study, worker)) is not None:
-            by_hand.finish(study, claim, 0.5 + 0.1 * claim.hyperparameters.dropout)
+            by_hand.finish(study, claim, 0.5 + 0.1 * claim.of_images.dropout)
             done.append(claim.number)
         study.storage.close()
         return done

@@ -125,7 +125,7 @@ def test_trial_zero_is_the_rule(begin: Begin) -> None:
     study = begin()
     first, second = by_hand.must_claim(study), by_hand.must_claim(study)
     assert (first.number, second.number) == (0, 1)
-    assert (first.hyperparameters.optimizer, first.hyperparameters.learning_rate) == ("adamw", 3e-4)
+    assert (first.of_images.optimizer, first.of_images.learning_rate) == ("adamw", 3e-4)
     assert stored(study).user_attrs["origin"] == "rule"
     assert second.hyperparameters != first.hyperparameters
 
@@ -277,7 +277,7 @@ def test_a_trial_that_lost_its_worker_before_its_values_were_chosen_gets_them_fr
     by_hand.grow_old(study, leases.LEASE_SECONDS + 1)
     taken = {claimed.number: claimed for claimed in (by_hand.must_claim(study), by_hand.must_claim(study))}
     assert taken[1].attempt == 2
-    assert stored(study, 1).params["optimizer"] == taken[1].hyperparameters.optimizer
+    assert stored(study, 1).params["optimizer"] == taken[1].of_images.optimizer
 
 
 def test_a_worker_whose_sampler_took_too_long_claims_the_next_trial(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:

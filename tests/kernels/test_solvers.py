@@ -10,7 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.kernels import solvers
-from tuner.kernels.solvers import HeadLoss, LinearHead, Objective, Ridge, Rows
+from tuner.kernels.solvers import HeadLoss, HeadObjective, LinearHead, Ridge, Rows
 from tuner.spec.hyperparameters import Loss, ProbeSolver
 
 NUM_IMAGES, NUM_VIEWS, WIDTH, NUM_CLASSES = 40, 2, 6, 3
@@ -34,8 +34,8 @@ def rows(images: NDArray[Any] | None = None, *, at_once: int = 1000, width: int 
     return Rows(parts=parts, num_images=len(chosen), num_views=NUM_VIEWS, width=width)
 
 
-def objective(given: Rows, *, kind: Loss = Loss.CROSS_ENTROPY, class_weights: NDArray[Any] = EVEN) -> Objective:
-    return Objective(given, HeadLoss(kind=kind, gamma=2.0, class_weights=class_weights), tick=lambda: None)
+def objective(given: Rows, *, kind: Loss = Loss.CROSS_ENTROPY, class_weights: NDArray[Any] = EVEN) -> HeadObjective:
+    return HeadObjective(given, HeadLoss(kind=kind, gamma=2.0, class_weights=class_weights), tick=lambda: None)
 
 
 def logits(head: LinearHead) -> NDArray[np.float32]:
@@ -114,7 +114,7 @@ def test_a_fit_can_be_interrupted_between_two_evaluations() -> None:
         if len(calls) == 4:
             raise KeyboardInterrupt
 
-    interrupted = Objective(rows(), HeadLoss(kind=Loss.CROSS_ENTROPY, gamma=2.0, class_weights=EVEN), tick=tick)
+    interrupted = HeadObjective(rows(), HeadLoss(kind=Loss.CROSS_ENTROPY, gamma=2.0, class_weights=EVEN), tick=tick)
     with pytest.raises(KeyboardInterrupt):
         interrupted.fit(ProbeSolver.CONJUGATE_GRADIENT, 0.01)
     assert len(calls) == 4
@@ -180,7 +180,7 @@ def test_a_constant_feature_gives_finite_heads() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ridge = Ridge(given, np.ones(2), tick=lambda: None).choose([1.0], Loss.CROSS_ENTROPY, 2.0)
-        fitted = Objective(given, HeadLoss(kind=Loss.CROSS_ENTROPY, gamma=2.0, class_weights=np.ones(2)), tick=lambda: None).fit(
+        fitted = HeadObjective(given, HeadLoss(kind=Loss.CROSS_ENTROPY, gamma=2.0, class_weights=np.ones(2)), tick=lambda: None).fit(
             ProbeSolver.CONJUGATE_GRADIENT, 1.0
         )
     for head in (ridge.weights, fitted.weights):

@@ -52,7 +52,7 @@ def make(folder: Path, data: Path) -> Path:
         f"model: {{backbone: efficientnet_lite0, image_size: {keras_files.SIDE}}}\nbudget: {{trials: 1}}\n"
     )
     (folder / "config.yaml").write_text(config)
-    spec = study_file.read(folder / "config.yaml")
+    spec = study_file.read_images(folder / "config.yaml")
     read = sources.open(spec.data, cache=data.parent / "cache")
     parts = splits.split(read, spec.data, spec.seed)
     test_images, test_labels = images(40, 2)

@@ -36,10 +36,10 @@ class RandomChooser:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         return self._random.uniform(low, high)
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         return self._random.randint(low, high)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -53,7 +53,7 @@ def prepared() -> messages.Prepared:
 
 @pytest.fixture
 def spec() -> StudySpec:
-    return study_file.parse({"name": "animals", "data": {"source": "animals"}, "budget": {"trials": 20}}, "animals.yaml")
+    return study_file.parse_images({"name": "animals", "data": {"source": "animals"}, "budget": {"trials": 20}}, "animals.yaml")
 
 
 @pytest.fixture

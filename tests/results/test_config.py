@@ -46,10 +46,10 @@ WIDEST: dict[str, Any] = {
 class Nobody:
     """Fails if it is asked to choose."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         raise AssertionError(name)
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         raise AssertionError(name)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -58,13 +58,13 @@ class Nobody:
 
 @pytest.fixture(scope="module")
 def widest() -> StudySpec:
-    return study_file.parse({"name": "widest", "data": {"source": "digits"}, "search": WIDEST}, "widest.yaml")
+    return study_file.parse_images({"name": "widest", "data": {"source": "digits"}, "search": WIDEST}, "widest.yaml")
 
 
 def reread(spec: StudySpec, folder: Path) -> StudySpec:
     file = folder / "best.yaml"
     file.write_text(study_file.dump(spec))
-    return study_file.read(file)
+    return study_file.read_images(file)
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -72,7 +72,7 @@ def test_an_exported_study_file_trains_with_the_same_hyperparameters(
     make_best: Callable[..., Best], widest: StudySpec, seed: int, tmp_path: Path
 ) -> None:
     chosen = space.suggest(RandomChooser(seed), widest.search, fine_tunes=True)
-    read = reread(export.resolved(make_best(spec=widest, hyperparameters=chosen)), tmp_path)
+    read = reread(export.resolved_images(make_best(spec=widest, hyperparameters=chosen)), tmp_path)
     assert space.suggest(Nobody(), read.search, fine_tunes=True) == chosen
     assert all(isinstance(domain, Fixed) for domain in all_domains(read))
 
@@ -90,7 +90,7 @@ def all_domains(spec: StudySpec) -> Iterator[domains.Domain]:
 
 @pytest.mark.parametrize("head_units", [(), (1,), (512,), (256, 64), (1, 65536, 7, 32)])
 def test_the_width_of_every_head_layer_is_exported(make_best: Callable[..., Best], head_units: tuple[int, ...], tmp_path: Path) -> None:
-    read = reread(export.resolved(make_best(hyperparameters=Hyperparameters(head_units=head_units))), tmp_path)
+    read = reread(export.resolved_images(make_best(hyperparameters=Hyperparameters(head_units=head_units))), tmp_path)
     assert read.search.head_units == head_units
 
 
@@ -99,21 +99,21 @@ def test_the_exported_rates_belong_to_the_optimizer_of_the_best_trial(
     make_best: Callable[..., Best], optimizer: Optimizer, tmp_path: Path
 ) -> None:
     won = Hyperparameters(optimizer=optimizer, learning_rate=3.3e-05, probe_learning_rate=1e-7)
-    read = reread(export.resolved(make_best(hyperparameters=won)), tmp_path)
+    read = reread(export.resolved_images(make_best(hyperparameters=won)), tmp_path)
     assert read.search.learning_rate == {optimizer: Fixed(value=3.3e-05)}
     assert read.search.probe_learning_rate == {optimizer: Fixed(value=1e-7)}
 
 
 def test_the_export_of_a_study_without_fine_tuning_has_none(make_best: Callable[..., Best], tmp_path: Path) -> None:
-    probing = study_file.parse({"name": "probing", "data": {"source": "digits"}, "training": {"epochs": 0}}, "probing.yaml")
+    probing = study_file.parse_images({"name": "probing", "data": {"source": "digits"}, "training": {"epochs": 0}}, "probing.yaml")
     chosen = space.suggest(RandomChooser(0), probing.search, fine_tunes=False)
     best = make_best(spec=probing, hyperparameters=chosen, prepared=PREPARED.model_copy(update={"epochs": 0}))
-    read = reread(export.resolved(best), tmp_path)
+    read = reread(export.resolved_images(best), tmp_path)
     assert space.suggest(Nobody(), read.search, fine_tunes=space.fine_tunes(read)) == chosen
 
 
 def test_the_config_is_a_study_of_one_trial_on_the_same_splits(make_best: Callable[..., Best], spec: StudySpec) -> None:
-    resolved = export.resolved(make_best())
+    resolved = export.resolved_images(make_best())
     assert (resolved.name, resolved.budget.trials) == ("animals-trial-17", 1)
     assert (resolved.data, resolved.model, resolved.seed) == (spec.data, spec.model, spec.seed)
     assert resolved.training.epochs == 8
@@ -121,15 +121,15 @@ def test_the_config_is_a_study_of_one_trial_on_the_same_splits(make_best: Callab
 
 def test_the_longest_name_of_a_study_gives_a_valid_name(make_best: Callable[..., Best], spec: StudySpec, tmp_path: Path) -> None:
     longest = spec.model_copy(update={"name": "a" * 100})
-    assert reread(export.resolved(make_best(spec=longest)), tmp_path).name == "a" * 91 + "-trial-17"
+    assert reread(export.resolved_images(make_best(spec=longest)), tmp_path).name == "a" * 91 + "-trial-17"
 
 
 def test_a_later_best_trial_is_another_study(make_best: Callable[..., Best]) -> None:
-    assert export.resolved(make_best(trial=3)).name != export.resolved(make_best(trial=17)).name
+    assert export.resolved_images(make_best(trial=3)).name != export.resolved_images(make_best(trial=17)).name
 
 
 def test_the_result_section_holds_results_and_conditions(make_best: Callable[..., Best]) -> None:
-    result = export.resolved(make_best()).result
+    result = export.resolved_images(make_best()).result
     assert result is not None
     assert (result["study"], result["trial"], result["trial_seed"]) == ("animals", 17, 4711)
     assert (result["validation_accuracy"], result["test_accuracy"]) == (0.976, 0.968)
@@ -140,7 +140,7 @@ def test_the_result_section_holds_results_and_conditions(make_best: Callable[...
 
 
 def test_the_result_section_leaves_out_what_was_not_measured(make_best: Callable[..., Best]) -> None:
-    result = export.resolved(make_best(test_accuracy=None, rule_value=None, best_epoch=None, seconds=None)).result
+    result = export.resolved_images(make_best(test_accuracy=None, rule_value=None, best_epoch=None, seconds=None)).result
     assert result is not None
     assert not {"test_accuracy", "rule", "best_epoch", "seconds"} & result.keys()
 

@@ -15,7 +15,7 @@ from tuner.spec.model import Model
 def test_the_exported_file_reads_back_as_the_same_study(make_best: Callable[..., Best], name: str, tmp_path: Path) -> None:
     best = make_best()
     export.write(best, tmp_path / name)
-    assert study_file.read(tmp_path / name) == export.resolved(best)
+    assert study_file.read_images(tmp_path / name) == export.resolved_images(best)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -30,10 +30,10 @@ def test_the_yaml_has_a_comment_above_each_section(make_best: Callable[..., Best
 def test_the_model_of_an_export_is_the_one_that_the_trial_chose(make_best: Callable[..., Best]) -> None:
     best = make_best()
     model = Model(backbone=("squeezenet1_1", "efficientnet_lite0"), image_size=(96, 160))
-    chosen = best.hyperparameters.model_copy(update={"backbone": "squeezenet1_1", "image_size": 96})
-    found = export.resolved(make_best(spec=best.spec.model_copy(update={"model": model}), hyperparameters=chosen))
+    chosen = best.of_images.model_copy(update={"backbone": "squeezenet1_1", "image_size": 96})
+    found = export.resolved_images(make_best(spec=best.spec.model_copy(update={"model": model}), hyperparameters=chosen))
     assert found.model == Model(backbone="squeezenet1_1", image_size=96)
-    assert found.search == export.resolved(best).search
+    assert found.search == export.resolved_images(best).search
 
 
 def test_the_json_holds_the_same_study(make_best: Callable[..., Best]) -> None:
@@ -43,7 +43,7 @@ def test_the_json_holds_the_same_study(make_best: Callable[..., Best]) -> None:
 def test_a_later_export_of_the_same_study_replaces_the_earlier(make_best: Callable[..., Best], tmp_path: Path) -> None:
     export.write(make_best(trial=3), tmp_path / "best.yaml")
     export.write(make_best(trial=17), tmp_path / "best.yaml")
-    result = study_file.read(tmp_path / "best.yaml").result
+    result = study_file.read_images(tmp_path / "best.yaml").result
     assert result is not None
     assert result["trial"] == 17
 
@@ -65,7 +65,7 @@ def test_other_files_are_not_overwritten(make_best: Callable[..., Best], content
         export.write(make_best(), file)
     assert file.read_text() == content
     export.replace(make_best(), file)
-    assert study_file.read(file).name == "animals-trial-17"
+    assert study_file.read_images(file).name == "animals-trial-17"
 
 
 @pytest.mark.parametrize(

@@ -47,8 +47,8 @@ def run(study: Study, number: int) -> list[Hyperparameters]:
     found = []
     for _ in range(number):
         claimed = by_hand.must_claim(study)
-        found.append(claimed.hyperparameters)
-        value = 1.0 - abs(claimed.hyperparameters.dropout - 0.2)
+        found.append(claimed.of_images)
+        value = 1.0 - abs(claimed.of_images.dropout - 0.2)
         by_hand.finish(study, claimed, value)
     return found
 

@@ -25,7 +25,7 @@ def written(folder: Path, text: str) -> Path:
 
 def mistakes(folder: Path, text: str) -> list[tuple[int | None, str, str]]:
     with pytest.raises(errors.SpecError) as caught:
-        study_file.read(written(folder, text))
+        study_file.read_images(written(folder, text))
     return [(problem.line, problem.field, problem.message) for problem in caught.value.problems]
 
 
@@ -34,7 +34,7 @@ ONE_MISTAKE = [
     # unknown keys
     ("search: {dropuot: 0.3}", "search.dropuot", "is not a hyperparameter. Known: "),
     ("search: {dropuot: 0.3}", "search.dropuot", "Did you mean dropout?"),
-    ("serach: {dropout: 0.3}", "serach", "is not a key of a study file. Known: name, data, "),
+    ("serach: {dropout: 0.3}", "serach", "is not a key of a study file. Known: name, task, data, "),
     ("serach: {dropout: 0.3}", "serach", "Did you mean search?"),
     ("search: {augmentation: {mix_up: 0.3}}", "search.augmentation.mix_up", "Did you mean mixup?"),
     ("search: {head_units: {unit: 3}}", "search.head_units.unit", "is not a key of search.head_units. Known: layers, units."),
@@ -60,8 +60,8 @@ ONE_MISTAKE = [
     ("sampler: {name: cmaes}", "sampler.name", "Did you mean cma-es?"),
     ("sampler: {startup_trials: 3}", "sampler.name", "is missing; add `name: tpe`, or another of tpe, gp"),
     ("pruner: hyperbnd", "pruner", "Did you mean hyperband?"),
-    ("pruner: threshold", "pruner.lower", "is missing; add for example `pruner: {name: threshold, lower: 0.5}`"),
-    ("pruner: {name: threshold}", "pruner.lower", "is missing; add for example `lower: 0.5`"),
+    ("pruner: threshold", "pruner", "has neither lower nor upper; expected for example `pruner: {name: threshold, lower: 0.5}`"),
+    ("pruner: {name: threshold}", "pruner", "has neither lower nor upper; expected for example `pruner: {name: threshold, lower: 0.5}`"),
     ("pruner: {name: threshold, lower: 50}", "pruner.lower", "is 50; expected a number from 0 to 1"),
     # values of the wrong kind or out of range
     ("search: {dropout: 1.5}", "search.dropout", "is 1.5; expected a number from 0 to 0.9"),
@@ -184,7 +184,7 @@ def test_a_clash_with_a_wrong_field_is_not_reported(tmp_path: Path) -> None:
 
 def test_a_message_names_the_file_the_line_and_the_field(tmp_path: Path) -> None:
     with pytest.raises(errors.SpecError) as caught:
-        study_file.read(written(tmp_path, MINIMAL + "seed: x\nbudget: {trials: x}"))
+        study_file.read_images(written(tmp_path, MINIMAL + "seed: x\nbudget: {trials: x}"))
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"{tmp_path}/study.yaml:3: seed is 'x'; expected ")
     assert second.startswith(f"{tmp_path}/study.yaml:4: budget.trials is 'x'; expected ")
@@ -211,16 +211,16 @@ def test_nonsense_is_refused_with_messages(tmp_path: Path, search: str, rest: st
 
 def test_values_that_are_not_from_a_file_are_checked_too() -> None:
     with pytest.raises(errors.SpecError, match=r"^request: trials is not a key of a study file. Did you mean budget.trials\?$"):
-        study_file.parse({"name": "x", "data": {"source": "digits"}, "trials": 4}, "request")
+        study_file.parse_images({"name": "x", "data": {"source": "digits"}, "trials": 4}, "request")
     with pytest.raises(errors.SpecError, match="^request: has the key 4"):
-        study_file.parse({"name": "x", "data": {"source": "digits"}, 4: 4}, "request")
+        study_file.parse_images({"name": "x", "data": {"source": "digits"}, 4: 4}, "request")
 
 
 def test_the_given_mapping_is_not_modified() -> None:
     given: dict[str, Any] = {"name": "x", "data": {"source": "digits"}, "search": {"augmentation": None}, "seed": "x"}
     before = json.dumps(given)
     with pytest.raises(errors.SpecError):
-        study_file.parse(given, "request")
+        study_file.parse_images(given, "request")
     assert json.dumps(given) == before
 
 
@@ -257,9 +257,9 @@ SECTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("sections", SECTIONS)
 def test_a_written_study_reads_back_equal(tmp_path: Path, sections: dict[str, Any]) -> None:
-    spec = study_file.parse({"name": "x", "data": {"source": "digits"}} | sections, "study")
-    assert study_file.read(written(tmp_path, study_file.dump(spec))) == spec
-    assert study_file.read(written(tmp_path, spec.model_dump_json(indent=1))) == spec
+    spec = study_file.parse_images({"name": "x", "data": {"source": "digits"}} | sections, "study")
+    assert study_file.read_images(written(tmp_path, study_file.dump(spec))) == spec
+    assert study_file.read_images(written(tmp_path, spec.model_dump_json(indent=1))) == spec
     assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
 
 
@@ -272,9 +272,9 @@ def test_a_study_with_the_values_of_one_trial_reads_back_equal(tmp_path: Path) -
         "budget": {"trials": 1},
         "result": {"value": 0.9},
     }
-    spec = study_file.parse(given, "best")
+    spec = study_file.parse_images(given, "best")
     assert spec.search.head_units == (512, 128)
-    assert study_file.read(written(tmp_path, study_file.dump(spec))) == spec
+    assert study_file.read_images(written(tmp_path, study_file.dump(spec))) == spec
 
 
 @pytest.mark.parametrize(
@@ -308,7 +308,7 @@ def test_a_study_with_the_values_of_one_trial_reads_back_equal(tmp_path: Path) -
 )
 def test_the_differences_of_two_studies_are_one_line_per_field(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
     minimal = {"name": "x", "data": {"source": "digits"}}
-    assert study_file.differences(study_file.parse(minimal | old, "old"), study_file.parse(minimal | new, "new")) == expected
+    assert study_file.differences(study_file.parse_images(minimal | old, "old"), study_file.parse_images(minimal | new, "new")) == expected
 
 
 def test_the_schema_describes_every_key() -> None:
@@ -326,7 +326,7 @@ def test_the_defaults_of_the_schema_form_a_study(tmp_path: Path) -> None:
         for key in above:
             section = section.setdefault(key, {})
         section[name] = default
-    assert study_file.parse(given, "defaults") == study_file.read(written(tmp_path, MINIMAL))
+    assert study_file.parse_images(given, "defaults") == study_file.read_images(written(tmp_path, MINIMAL))
 
 
 def test_reading_a_study_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_reading_a_study_imports_nothing_heavy(tmp_path: Path) -> None:
     program = f"""
 import sys, pathlib
 from tuner.spec import file as study_file
-study_file.read(pathlib.Path({str(path)!r}))
+study_file.read_images(pathlib.Path({str(path)!r}))
 print(sorted({{"numpy", "pandas", "optuna", "sqlalchemy", "keras", "tensorflow", "sklearn"}} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -344,8 +344,8 @@ print(sorted({{"numpy", "pandas", "optuna", "sqlalchemy", "keras", "tensorflow",
 @pytest.mark.parametrize(("given", "solver"), [({}, "sgd"), ({"probe_solver": "ridge"}, "ridge")])
 def test_a_changed_search_keeps_the_solver_of_its_study_unless_the_file_gives_one(given: dict[str, Any], solver: str) -> None:
     minimal = {"name": "x", "data": {"source": "digits"}}
-    old = study_file.parse(minimal | {"search": {"probe_solver": "sgd"}}, "old")
-    new = study_file.parse(minimal | {"search": {"dropout": 0.3} | given}, "new")
+    old = study_file.parse_images(minimal | {"search": {"probe_solver": "sgd"}}, "old")
+    new = study_file.parse_images(minimal | {"search": {"dropout": 0.3} | given}, "new")
     found = study_file.with_defaults_of(old, new)
     assert domains.values(found.search.probe_solver) == (solver,)
     assert found.search.dropout == new.search.dropout
@@ -354,7 +354,7 @@ def test_a_changed_search_keeps_the_solver_of_its_study_unless_the_file_gives_on
 @pytest.mark.parametrize(("given", "sampler", "is_changed"), [({}, "tpe", False), ({"sampler": "random"}, "random", True)])
 def test_a_study_keeps_its_sampler_unless_the_file_gives_one(given: dict[str, Any], sampler: str, is_changed: bool) -> None:
     minimal = {"name": "x", "data": {"source": "digits"}}
-    old, new = study_file.parse(minimal | {"sampler": "tpe"}, "old"), study_file.parse(minimal | given, "new")
+    old, new = study_file.parse_images(minimal | {"sampler": "tpe"}, "old"), study_file.parse_images(minimal | given, "new")
     assert any("sampler" in line for line in study_file.differences(old, new)) is is_changed
     assert study_file.with_defaults_of(old, new).sampler.name == sampler
-    assert study_file.parse(minimal, "new").sampler.name == "prior"
+    assert study_file.parse_images(minimal, "new").sampler.name == "prior"

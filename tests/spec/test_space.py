@@ -20,10 +20,10 @@ class Dice:
         self._fixed = fixed
         self.asked: dict[str, Any] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         return float(self._keep(name, self._random.uniform(low, high)))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         return int(self._keep(name, self._random.randint(low, high)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:

@@ -23,7 +23,7 @@ MINIMAL: dict[str, Any] = {"name": "x", "data": {"source": "digits"}}
 
 
 def study(**sections: Any) -> StudySpec:
-    return study_file.parse(MINIMAL | sections, "study.yaml")
+    return study_file.parse_images(MINIMAL | sections, "study.yaml")
 
 
 def problems(**sections: Any) -> list[str]:
@@ -153,7 +153,7 @@ def test_random_weights_are_possible() -> None:
 def test_relative_paths_start_at_the_folder_of_the_study_file(tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text("name: x\ndata: {source: manifest, path: a.csv, root: ../photos}\nmodel: {backbone: my.keras, weights: w.weights.h5}\n")
-    found = study_file.read(path)
+    found = study_file.read_images(path)
     assert isinstance(found.data, spec_study.ManifestData)
     assert (found.data.path, found.data.root) == (tmp_path / "a.csv", tmp_path.parent / "photos")
     assert (found.model.backbone, found.model.weights) == (str(tmp_path / "my.keras"), str(tmp_path / "w.weights.h5"))

@@ -84,7 +84,7 @@ def best_of_queries(study: Study) -> tuple[int, float]:
 
 def best_of_history(study: Study) -> tuple[int, float]:
     read = queries.best_so_far
-    found = study.storage.read(lambda connection: read(connection, study.id, maximizes=True, num_trials=NUM_TRIALS))
+    found = study.storage.read(lambda connection: read(connection, study.id, num_trials=NUM_TRIALS))
     assert found.best is not None
     assert found.top == (0.75, 0.75, 0.5, 0.25)
     return found.best.number, found.best.value
@@ -160,7 +160,7 @@ def best_of_retraining(study: Study) -> tuple[int, float]:
 
 
 def best_of_sampler_history(study: Study) -> tuple[int, float]:
-    found = study.storage.read(lambda connection: history.best_trials(connection, study.id, maximizes=True, max_trials=NUM_TRIALS))
+    found = study.storage.read(lambda connection: history.best_trials(connection, study.id, max_trials=NUM_TRIALS))
     assert [trial.number for trial in found] == [3, 7, 0, 5]
     seen = study.storage.read(lambda connection: SamplerHistory().read(connection, study.id))
     assert {trial.number: trial.value for trial in seen} == FINITE_VALUES

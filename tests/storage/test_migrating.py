@@ -83,7 +83,7 @@ def test_an_old_database_opens_without_loss_of_data(storage_url: str) -> None:
     storage = storages.open(storage_url)
     assert storage.read(migrating.version) == migrating.HEAD
     assert [row[4] for row in rows(storage, tables.LEASES)] == ["key"]
-    assert rows(storage, tables.EPOCHS) == [(1, 0, 1, "probe", 0.5, 0.75, 0.25, 0.875, 0.01, 2.0)]
+    assert rows(storage, tables.EPOCHS) == [(1, 0, 1, "probe", 0.5, 0.75, 0.25, 0.875, 0.01, 2.0, None, None)]
     assert rows(storage, tables.AUDIT) == [(3, 5.5, "ada", "admin", "POST", "/api", 200, "flowers", "127.0.0.1")]
     assert [row[2] for row in rows(storage, tables.WORKERS)] == ["host/1"]
     assert rows(storage, tables.VERSIONS) == []
@@ -193,7 +193,7 @@ def test_many_processes_migrate_an_old_database_at_once(storage_url: str) -> Non
     assert errors == []
     assert done == ["done"] * 8
     storage = storages.open(storage_url)
-    assert rows(storage, tables.EPOCHS) == [(1, 0, 1, "probe", 0.5, 0.75, 0.25, 0.875, 0.01, 2.0)]
+    assert rows(storage, tables.EPOCHS) == [(1, 0, 1, "probe", 0.5, 0.75, 0.25, 0.875, 0.01, 2.0, None, None)]
     assert storage.read(lambda connection: connection.execute(text("SELECT count(*) FROM tuner_alembic")).scalar()) == 1
     storage.close()
 
@@ -238,7 +238,7 @@ def test_an_interrupted_step_on_mariadb_is_finished_by_the_next_call(mariadb_url
     storage = storages.open(mariadb_url)
     assert storage.read(migrating.version) == migrating.HEAD
     assert {*layout(storage)} == {*tables.METADATA.tables, migrating.VERSION_TABLE}
-    assert rows(storage, tables.EPOCHS) == [(1, 0, 1, "probe", 0.5, 0.75, 0.25, 0.875, 0.01, 2.0)]
+    assert rows(storage, tables.EPOCHS) == [(1, 0, 1, "probe", 0.5, 0.75, 0.25, 0.875, 0.01, 2.0, None, None)]
     storage.close()
 
 

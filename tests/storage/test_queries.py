@@ -28,7 +28,7 @@ def test_the_history_equals_a_plain_computation_and_optunas_stagnation(storage_u
         state = noise.choice([TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL])
         trial.report(noise.random(), 1)
         study.tell(trial, round(noise.random(), 2) if state is TrialState.COMPLETE else None, state=state)
-    found = storage.read(lambda connection: queries.best_so_far(connection, study._study_id, maximizes=maximizes, num_trials=60))
+    found = storage.read(lambda connection: queries.best_so_far(connection, study._study_id, num_trials=60))
     walked: list[tuple[int, float]] = []
     completed = [ended for ended in study.trials if ended.state is TrialState.COMPLETE]
     for ended in completed:

@@ -33,7 +33,7 @@ SHORT = {"probe_epochs": 2, "epochs": 4}
 
 
 def spec(**sections: Any) -> StudySpec:
-    return study_file.parse({"name": "by-hand", "data": {"source": "digits"}, "training": SHORT} | sections, "by_hand.yaml")
+    return study_file.parse_images({"name": "by-hand", "data": {"source": "digits"}, "training": SHORT} | sections, "by_hand.yaml")
 
 
 def claim(study: Study, worker: WorkerId | None = None) -> Claim | None:

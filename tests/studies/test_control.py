@@ -162,7 +162,7 @@ def test_an_enqueued_config_is_claimed_next_and_counts_once(begin: Begin) -> Non
     assert status.snapshot(study).num_enqueued == 2
     claimed = [by_hand.must_claim(study, WorkerId.here(name)) for name in ("a", "b", "c")]
     assert [claim.number for claim in claimed] == [0, 1, 2]
-    own = claimed[1].hyperparameters
+    own = claimed[1].of_images
     assert (own.dropout, own.optimizer, own.head_units) == (0.25, "sgd", (64,))
     assert own.unfreeze == 0.0 or own.learning_rate == 0.01
     assert by_hand.claim(study, WorkerId.here("d")) is None
@@ -180,7 +180,7 @@ def test_an_enqueued_config_outlives_its_first_worker(begin: Begin) -> None:
     trials.release(study, claimed)
     again = by_hand.must_claim(study, WorkerId.here("other"))
     assert (again.number, again.attempt, again.hyperparameters) == (1, 2, claimed.hyperparameters)
-    assert again.hyperparameters.dropout == 0.3
+    assert again.of_images.dropout == 0.3
 
 
 @on_each
@@ -222,14 +222,14 @@ def test_an_enqueued_weight_decay_is_refused_where_it_does_not_act_on_adam(begin
         enqueue.enqueue(study, {"optimizer": "adam", "weight_decay": 1e-3}, by="ann")
     enqueue.enqueue(study, {"optimizer": "adam", "weight_decay": 0}, by="ann")
     enqueue.enqueue(study, {"optimizer": "adamw", "weight_decay": 1e-3}, by="ann")
-    _, adam, adamw = (by_hand.must_claim(study, WorkerId.here(name)).hyperparameters for name in "abc")
+    _, adam, adamw = (by_hand.must_claim(study, WorkerId.here(name)).of_images for name in "abc")
     assert [(own.optimizer, own.weight_decay) for own in (adam, adamw)] == [("adam", 0), ("adamw", 1e-3)]
 
 
 def test_an_enqueued_weight_decay_acts_on_adam_where_the_study_says_so(begin: Begin) -> None:
     study = begin(search=ADAM_WITH_DECAY)
     enqueue.enqueue(study, {"weight_decay": 1e-3}, by="ann")
-    _, own = (by_hand.must_claim(study, WorkerId.here(name)).hyperparameters for name in "ab")
+    _, own = (by_hand.must_claim(study, WorkerId.here(name)).of_images for name in "ab")
     assert (own.optimizer, own.weight_decay) == ("adam", 1e-3)
 
 

@@ -196,7 +196,7 @@ def test_a_changed_rule_is_trained_anew(old: Study) -> None:
     assert [trial.number for trial in carried] == list(range(1, len(carried) + 1))
     claimed = by_hand.must_claim(new)
     assert claimed.number == 0
-    assert claimed.hyperparameters.weight_decay == 2e-4
+    assert claimed.of_images.weight_decay == 2e-4
     seeds = [trial.user_attrs["seed"] for trial in carried]
     old_seeds = {f"trial {trial.number} of old": trial.user_attrs["seed"] for trial in all_of(old)}
     assert seeds == [old_seeds[trial.user_attrs["carried_from"]] for trial in carried]

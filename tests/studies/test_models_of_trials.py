@@ -22,14 +22,14 @@ def chosen(hyperparameters: Hyperparameters) -> tuple[str | None, int | None]:
 
 def test_trial_0_has_the_first_backbone_and_the_largest_size(begin: Begin) -> None:
     claimed = by_hand.must_claim(begin(model=MODEL))
-    assert chosen(claimed.hyperparameters) == ("squeezenet1_1", 160)
+    assert chosen(claimed.of_images) == ("squeezenet1_1", 160)
 
 
 def test_trials_choose_from_the_lists_only(begin: Begin) -> None:
     study = begin(model={"image_size": [96, 160]})
     claimed = [by_hand.must_claim(study) for _ in range(4)]
-    assert {chosen(each.hyperparameters)[0] for each in claimed} == {None}  # the study has one
-    assert {chosen(each.hyperparameters)[1] for each in claimed} <= {96, 160}
+    assert {chosen(each.of_images)[0] for each in claimed} == {None}  # the study has one
+    assert {chosen(each.of_images)[1] for each in claimed} <= {96, 160}
     parameters = study.optuna.get_trials()[0].params
     assert parameters["image_size"] == 160
     assert "backbone" not in parameters
@@ -63,7 +63,7 @@ def test_an_enqueued_model_is_chosen_in_any_spelling(begin: Begin) -> None:
     study = begin(model=MODEL)
     enqueue.enqueue(study, {"backbone": "EfficientNet-Lite0", "image_size": 128}, by="ada", origin="--set")
     by_hand.must_claim(study)
-    assert chosen(by_hand.must_claim(study).hyperparameters) == ("efficientnet_lite0", 128)
+    assert chosen(by_hand.must_claim(study).of_images) == ("efficientnet_lite0", 128)
 
 
 def test_the_one_model_of_a_study_may_be_enqueued_and_another_may_not(begin: Begin) -> None:
@@ -104,7 +104,7 @@ def test_a_warm_start_takes_the_model_over_if_the_new_study_searches_it(
     assert [taken.reason for taken in warm_start.begin(study, earlier, by="ada")] == [""]
     by_hand.must_claim(study)
     second = by_hand.must_claim(study)
-    assert (second.hyperparameters.dropout, *chosen(second.hyperparameters)) == (0.2, *expected)
+    assert (second.of_images.dropout, *chosen(second.of_images)) == (0.2, *expected)
     assert [taken.reason for taken in warm_start.begin(study, earlier, by="ada")] == ["was tried already"]
 
 
@@ -131,7 +131,7 @@ def test_a_migration_keeps_the_model_of_each_trial(begin: Begin) -> None:
     before, after = ([trials.hyperparameters(trial) for trial in study.optuna.get_trials()] for study in (old, new))
     assert before == after
     of_model = [(trial.params["backbone"], trial.params["image_size"]) for trial in new.optuna.get_trials()]
-    assert of_model == [chosen(each) for each in before if each is not None]
+    assert of_model == [chosen(each) for each in before if isinstance(each, Hyperparameters)]
 
 
 def test_a_migration_cannot_change_the_lists(begin: Begin) -> None:

@@ -62,7 +62,7 @@ def check_that_it_continues(study: Study, attempt: int) -> None:
     trials.report(study, resumed, by_hand.epochs(resumed, [0.2, 0.3]))
     by_hand.finish(study, resumed, 0.6)
     enqueued = by_hand.must_claim(study)
-    assert (enqueued.number, enqueued.hyperparameters.dropout) == (2, 0.25)
+    assert (enqueued.number, enqueued.of_images.dropout) == (2, 0.25)
     by_hand.finish(study, enqueued, 0.7)
     assert by_hand.claim(study) is None
 
@@ -189,5 +189,5 @@ def test_a_spec_that_was_cut_off_is_refused_in_one_line(old: Study) -> None:
 def test_a_study_of_two_objectives_is_not_taken_for_one_of_tuner(old: Study) -> None:
     two = optuna.create_study(study_name="two", storage=old.storage.rdb, directions=["maximize", "maximize"])
     two.set_user_attr(attributes.SPEC, json.dumps(old.spec.model_dump(mode="json")))
-    with pytest.raises(StudyError, match="does not maximize a single value"):
+    with pytest.raises(StudyError, match="has several objectives"):
         studies.load("two", old.storage)

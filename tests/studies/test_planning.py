@@ -170,7 +170,7 @@ def test_times_are_read_with_the_way_in_which_a_trial_was_probed(begin: Begin) -
     for each in claimed:
         by_hand.finish(study, each, 0.5)
     study.storage.read(lambda connection: study.memory.times.read(connection, study.id))
-    known = {each.trial_id: each.hyperparameters.probe_solver is not ProbeSolver.SGD for each in claimed}
+    known = {each.trial_id: each.of_images.probe_solver is not ProbeSolver.SGD for each in claimed}
     assert {trial_id: trial.is_probed_exactly for trial_id, trial in study.memory.times.known.items()} == known
     assert known[claimed[0].trial_id]
 
@@ -309,7 +309,7 @@ def test_a_trial_that_is_shortened_for_the_rest_of_the_time_stays_so(begin: Begi
     assert (again.number, again.epochs) == (1, 5)
     by_hand.finish(study, again, 0.9)
     # the exported trial is trained as it was
-    assert [export.resolved(bests.of(study, number)).training.epochs for number in (0, 1)] == [8, 5]
+    assert [export.resolved_images(bests.of(study, number)).training.epochs for number in (0, 1)] == [8, 5]
 
 
 def test_a_study_ends_when_no_further_trial_could_be_fine_tuned(begin: Begin) -> None:
@@ -341,7 +341,7 @@ def test_without_a_timeout_at_least_three_trials_are_fine_tuned(begin: Begin, nu
         found.append(answer(study, claimed, 0.9 - number / 100).is_promoted)  # each is worse than the one before
         by_hand.finish(study, claimed, 0.9 - number / 100, ending=Ending.COMPLETED if found[-1] else Ending.STOPPED)
     assert found.count(True) >= min(num_trials, 3)
-    assert budget.num_fine_tuned(study.spec.training, study.spec.budget, num_trials) == num_promoted
+    assert budget.num_fine_tuned(study.images.training, study.images.budget, num_trials) == num_promoted
 
 
 def planned(study: Study, plan: Plan, worker: trials.WorkerId | None = None) -> trials.Claim:
@@ -357,7 +357,7 @@ def test_the_first_claim_stores_the_plan_and_all_trials_follow_it(begin: Begin) 
     assert first is not None and other is not None
     claimed = [planned(study, first), planned(study, other, trials.WorkerId.here("b")), planned(study, other, trials.WorkerId.here("c"))]
     assert [claim.epochs for claim in claimed] == [9, 9, 9]
-    assert [claim.hyperparameters.image_size for claim in claimed] == [96, 96, 96]
+    assert [claim.of_images.image_size for claim in claimed] == [96, 96, 96]
     assert attribute(study, PLAN) == first.model_dump(mode="json")
     assert attribute(study, PREPARED)["epochs"] == 9
     # a later worker, which finds 12 epochs, is admitted
@@ -379,7 +379,7 @@ def test_an_enqueued_model_takes_precedence_over_the_plan(begin: Begin) -> None:
     assert plan is not None
     planned(study, plan)
     study.optuna.enqueue_trial({"image_size": 128})
-    assert planned(study, plan, trials.WorkerId.here("b")).hyperparameters.image_size == 128
+    assert planned(study, plan, trials.WorkerId.here("b")).of_images.image_size == 128
 
 
 def test_what_was_planned_and_what_became_of_it_is_told() -> None:
@@ -436,7 +436,7 @@ class Simulation:
             curve = by_hand.epochs(claimed, [value] * 2)
             found = answer(self.study, claimed, value)
             if found.is_promoted:
-                pixels, epochs = ((claimed.hyperparameters.image_size or 160) / 160) ** 2, found.epochs or claimed.epochs
+                pixels, epochs = ((claimed.of_images.image_size or 160) / 160) ** 2, found.epochs or claimed.epochs
                 tuned = self.fine_tune_seconds[number] * pixels * (1.0 + 0.04 * (-1) ** claimed.number)  # no two take the same time
                 tuned *= epochs / claimed.epochs
                 yield tuned
@@ -528,6 +528,6 @@ def test_trials_of_a_study_without_the_planned_model_choose_freely(begin: Begin)
     assert plan is not None
     study = begin(model={"image_size": [96, 128]}, budget={"timeout": 414}, sampler="random")
     study.storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, study.id, {PLAN: plan.model_dump(mode="json")}))
-    assert planned(study, plan).hyperparameters.image_size == 128  # the rule
-    sizes = {planned(study, plan, trials.WorkerId.here(str(number))).hyperparameters.image_size for number in range(8)}
+    assert planned(study, plan).of_images.image_size == 128  # the rule
+    sizes = {planned(study, plan, trials.WorkerId.here(str(number))).of_images.image_size for number in range(8)}
     assert sizes == {96, 128}

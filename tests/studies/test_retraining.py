@@ -24,7 +24,7 @@ def work(study: Study, values: Sequence[float | None]) -> list[Hyperparameters]:
         claim = by_hand.must_claim(study)
         ending = Ending.STOPPED if value is None else Ending.COMPLETED
         by_hand.finish(study, claim, value or 0.99, ending=ending)
-        found.append(claim.hyperparameters)
+        found.append(claim.of_images)
     return found
 
 
@@ -128,8 +128,8 @@ def test_a_chosen_config_is_also_trained_on_validation_images(searched: Study) -
     found = retraining.on_all(searched, again)
     assert found is not None
     assert found.spec == made.spec
-    assert (made.spec.training.images, made.spec.training.epochs, made.spec.budget.trials) == ("train+validation", 4, 2)
+    assert (made.images.training.images, made.images.training.epochs, made.images.budget.trials) == ("train+validation", 4, 2)
     data_check.admit(made, by_hand.PREPARED.model_copy(update={"num_train": 1200}))
     assert [study.name for study in retraining.existing(searched)] == ["by-hand-retrain-1"]
     probe_only = retraining.begin(searched, retraining.configs(searched, 1), (5,), top=1)
-    assert retraining.begin_on_all(searched, probe_only, retraining.config(searched, 1), fine_tunes=False).spec.training.epochs == 0
+    assert retraining.begin_on_all(searched, probe_only, retraining.config(searched, 1), fine_tunes=False).images.training.epochs == 0

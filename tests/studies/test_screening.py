@@ -23,6 +23,7 @@ from tuner.studies.planning import Plan
 from tuner.studies.screening import ProbedModel
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
+from tuner.tasks.images.spec import image_task
 from tuner.terminal import printing
 from tuner.terminal import status as status_screens
 from tuner.views import status
@@ -116,7 +117,7 @@ def study(begin: Begin) -> Study:
 
 
 def chosen(claimed: Claim) -> tuple[str | None, int | None]:
-    return claimed.hyperparameters.backbone, claimed.hyperparameters.image_size
+    return claimed.of_images.backbone, claimed.of_images.image_size
 
 
 def probe(study: Study, claimed: Claim, value: float) -> bool:
@@ -266,7 +267,7 @@ def test_a_user_may_still_enqueue_a_model_that_is_left_out(study: Study) -> None
     assert chosen(by_hand.must_claim(study)) == (DEAR, 96)
     enqueue.enqueue(study, {"dropout": 0.25}, by="ada", origin="--set")
     found = by_hand.must_claim(study)
-    assert (found.hyperparameters.dropout, found.hyperparameters.backbone) == (0.25, CHEAP)
+    assert (found.of_images.dropout, found.of_images.backbone) == (0.25, CHEAP)
 
 
 def test_enqueued_trials_do_not_take_the_place_of_the_screening(study: Study) -> None:
@@ -331,7 +332,7 @@ def test_what_is_left_out_is_shown(study: Study) -> None:
     assert status_screens.as_json(study.spec, snapshot)["left_out"] == (words,)
     assert words.startswith("efficientnet_lite0 at 160 pixels: its probe of 0.5000 (trial 1) is 0.4000 below the 0.9000 of squeezenet1_1")
     stored = study.storage.read(lambda connection: tables.get(connection, tables.STUDY_USER, study.id, attributes.LEFT_OUT))
-    assert ("left out", words) in plan.of_study(study.spec, None, None, stored[attributes.LEFT_OUT])
+    assert ("left out", words) in plan.of_study(study.spec, image_task, None, None, stored[attributes.LEFT_OUT])
 
 
 @pytest.mark.parametrize("stored", [None, "text", [1], [{"backbone": "x"}], {"a": 1}])
@@ -344,7 +345,7 @@ def test_what_another_program_wrote_there_does_no_harm(study: Study, stored: Any
 
 def test_the_plan_tells_of_the_screening() -> None:
     def told(**sections: Any) -> str:
-        return dict(plan.facts(by_hand.spec(**{"model": MODEL} | sections), 4, 3)).get("screening", "")
+        return dict(plan.about_images(by_hand.spec(**{"model": MODEL} | sections), 4)).get("screening", "")
 
     assert (
         told()

@@ -41,12 +41,12 @@ def test_joining_a_changed_study_is_refused_with_what_changed(begin: Begin) -> N
 
 def test_a_study_started_with_the_earlier_meaning_of_mobilenet_v2_keeps_it(begin: Begin) -> None:
     begin(model={"backbone": "MobileNetV2"})
-    assert begin(model={"backbone": "mobilenet_v2"}).spec.model.backbone == "MobileNetV2"
+    assert begin(model={"backbone": "mobilenet_v2"}).images.model.backbone == "MobileNetV2"
 
 
 def test_a_study_of_the_packaged_mobilenet_v2_is_not_one_of_keras(begin: Begin) -> None:
     begin(model={"backbone": "mobilenet_v2"})
-    assert begin(model={"backbone": "mobilenet_v2"}).spec.model.backbone == "mobilenet_v2"
+    assert begin(model={"backbone": "mobilenet_v2"}).images.model.backbone == "mobilenet_v2"
     with pytest.raises(StudyError, match="model.backbone: 'mobilenet_v2' -> 'MobileNetV2'"):
         begin(model={"backbone": "MobileNetV2"})
 
@@ -60,16 +60,16 @@ def test_a_changed_budget_does_not_prevent_joining(begin: Begin, storage: Storag
 def test_each_machine_may_have_its_own_path_of_the_images(begin: Begin, storage: Storage) -> None:
     first = begin(data={"source": "folder", "path": "/here/photos"})
     second = begin(data={"source": "folder", "path": "/there/photos"}, budget={"trials": 50})
-    assert (second.id, str(second.spec.data.path), second.spec.budget.trials) == (first.id, "/there/photos", 50)  # type: ignore[union-attr]
+    assert (second.id, str(second.images.data.path), second.images.budget.trials) == (first.id, "/there/photos", 50)  # type: ignore[union-attr]
     kept = studies.load("by-hand", storage)
     assert kept.spec == first.spec.model_copy(update={"budget": second.spec.budget})
-    assert studies.at(kept, second.spec.data).spec == second.spec
+    assert studies.at(kept, second.spec).spec == second.spec
 
 
 def test_the_storage_holds_the_spec_of_the_file(begin: Begin, storage: Storage) -> None:
     begin(search={"optimizer": ["sgd", "lion"], "learning_rate": {"sgd": [1e-3, 1]}, "augmentation": {"mixup": {"choices": [0, 0.2]}}})
     loaded = studies.load("by-hand", storage)
-    assert loaded.spec == begin(search=loaded.spec.search.model_dump(mode="json")).spec
+    assert loaded.images == begin(search=loaded.images.search.model_dump(mode="json")).spec
 
 
 def test_without_a_name_the_newest_study_is_loaded(begin: Begin, storage: Storage) -> None:
@@ -149,14 +149,14 @@ def forget_the_meaning_of_adam(study: Study) -> None:
 def test_a_study_that_an_earlier_version_started_keeps_its_meaning_of_adam(begin: Callable[..., Study], storage: Storage) -> None:
     forget_the_meaning_of_adam(begin(search=BOTH))
     joined = begin(search=BOTH)
-    assert joined.spec.search.decays_adam
-    assert studies.load(joined.name, storage).spec.search.decays_adam
+    assert joined.images.search.decays_adam
+    assert studies.load(joined.name, storage).images.search.decays_adam
     assert not by_hand.spec(search=BOTH).search.decays_adam
 
 
 def test_a_new_study_keeps_adam_without_weight_decay_when_it_is_joined_again(begin: Callable[..., Study]) -> None:
     begin(search=BOTH)
-    assert not begin(search=BOTH).spec.search.decays_adam
+    assert not begin(search=BOTH).images.search.decays_adam
 
 
 def test_another_meaning_of_adam_is_another_search(begin: Callable[..., Study]) -> None:
@@ -179,15 +179,15 @@ def forget_the_solver(study: Study) -> None:
 def test_a_study_that_an_earlier_version_started_keeps_its_probes_in_steps(begin: Callable[..., Study], storage: Storage) -> None:
     forget_the_solver(begin())
     joined = begin()
-    assert joined.spec.search.probe_solver == Fixed(value=ProbeSolver.SGD)
-    assert studies.load(joined.name, storage).spec.search.probe_solver == Fixed(value=ProbeSolver.SGD)
+    assert joined.images.search.probe_solver == Fixed(value=ProbeSolver.SGD)
+    assert studies.load(joined.name, storage).images.search.probe_solver == Fixed(value=ProbeSolver.SGD)
     with pytest.raises(StudyError, match=r"search\.probe_solver: 'sgd' -> 'lbfgs'|search\.probe_solver: sgd -> lbfgs"):
         begin(search={"probe_solver": "lbfgs"})
 
 
 def test_a_new_study_keeps_its_solver_when_it_is_joined_again(begin: Callable[..., Study]) -> None:
     begin()
-    assert begin().spec.search.probe_solver == Fixed(value=ProbeSolver.LBFGS)
+    assert begin().images.search.probe_solver == Fixed(value=ProbeSolver.LBFGS)
     with pytest.raises(StudyError, match=r"search\.probe_solver"):
         begin(search={"probe_solver": ["lbfgs", "sgd"]})
 
@@ -207,11 +207,11 @@ def forget_the_order(study: Study) -> None:
 
 
 def test_a_study_that_an_earlier_version_started_keeps_its_order_of_classes(begin: Begin, storage: Storage) -> None:
-    assert begin(data=FOLDER).spec.data.class_order == "natural"  # type: ignore[union-attr]
+    assert begin(data=FOLDER).images.data.class_order == "natural"  # type: ignore[union-attr]
     forget_the_order(begin(data=FOLDER))
     joined = begin(data=FOLDER | {"path": "/elsewhere"})
     for found in (joined, studies.load(joined.name, storage)):
-        assert found.spec.data.class_order == "earlier"  # type: ignore[union-attr]
-    assert str(joined.spec.data.path) == "/elsewhere"  # type: ignore[union-attr]
+        assert found.images.data.class_order == "earlier"  # type: ignore[union-attr]
+    assert str(joined.images.data.path) == "/elsewhere"  # type: ignore[union-attr]
     with pytest.raises(StudyError, match="class_order: 'earlier' -> 'natural'"):
         begin(data=FOLDER | {"class_order": "natural"})

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from tests.studies import by_hand
+from tuner.spec import plan as plans
 from tuner.tasks.images.data import in_memory, splits
 from tuner.terminal import plan, printing
 
@@ -21,7 +22,8 @@ def printed(part: RenderableType) -> str:
 def shown(sections: dict[str, Any], epochs: int = 12) -> str:
     console = Console(width=200, color_system=None, theme=printing.THEME)
     with console.capture() as capture:
-        console.print(plan.plan(by_hand.spec(**sections), epochs, 3))
+        spec = by_hand.spec(**sections)
+        console.print(plan.plan(spec, plans.about_images(spec, epochs), 3))
     return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
 
 

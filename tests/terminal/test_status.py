@@ -66,6 +66,6 @@ def test_the_best_trial_is_compared_with_always_the_commonest_class(prepared: me
 
 
 def test_the_next_commands_come_with_the_database_that_they_need() -> None:
-    shown = text(status_screens.next_steps("mine", Path("mine.yaml"), Path("mine-best.yaml"), "", storage="sqlite:///my runs.db"))
+    shown = text(status_screens.next_steps("mine", "mine.yaml", Path("mine-best.yaml"), "", storage="sqlite:///my runs.db"))
     assert "The commands need the option --storage 'sqlite:///my runs.db', or TUNER_STORAGE." in " ".join(shown.split())
-    assert "--storage" not in text(status_screens.next_steps("mine", Path("mine.yaml"), None, "the budget is spent"))
+    assert "--storage" not in text(status_screens.next_steps("mine", "mine.yaml", None, "the budget is spent"))

@@ -16,7 +16,6 @@ from tuner.cli.parameters import (
     RootPath,
     RunOptions,
     Storage,
-    StudyFile,
     StudyName,
     Wait,
     with_groups,
@@ -28,11 +27,21 @@ app = typer.Typer()
 @app.command()
 @with_groups
 def run(
-    study_file: StudyFile,
+    study_file: Annotated[
+        Path | None, Argument(metavar="[FILE]", help="Study file, for example studies/animals.yaml.", show_default=False)
+    ] = None,
     *,
+    objective: Annotated[
+        str | None,
+        Option(metavar="FILE:FUNCTION", help="Objective of Optuna to run instead of a study file.", show_default="none"),
+    ] = None,
+    name: Annotated[str | None, Option(metavar="STUDY", help="Name of the study of --objective.", show_default=False)] = None,
+    direction: Annotated[str | None, Option(metavar="DIRECTION", help="maximize or minimize, for --objective.", show_default=False)] = None,
     trials: Annotated[int | None, Option(metavar="N", help="Number of trials, in all runs together.", show_default="the file's")] = None,
     timeout: Annotated[str | None, Option(metavar="TIME", help="Time limit, e.g. 90s or 1h30m.", show_default="the file's")] = None,
-    target: Annotated[float | None, Option(metavar="X", help="Validation accuracy that ends the study.", show_default="the file's")] = None,
+    target: Annotated[
+        float | None, Option(metavar="X", help="Value that ends the study, for example an accuracy of 0.95.", show_default="the file's")
+    ] = None,
     earlier: Annotated[
         list[str] | None,
         Option(
@@ -67,7 +76,8 @@ def run(
 
     kept_in = folders.folders()
     budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
-    asked = commands_run.SearchOptions(file=study_file, budget=budget, earlier=earlier or (), earlier_storage=from_storage)
+    subject = commands_run.subject(study_file, objective=objective, name=name, direction=direction)
+    asked = commands_run.SearchOptions(subject=subject, budget=budget, earlier=earlier or (), earlier_storage=from_storage)
     return commands_run.run(
         asked,
         storage,

@@ -13,16 +13,18 @@ from tuner.errors import DataError, RequestError
 from tuner.sampling import enumeration
 from tuner.spec import file as study_file
 from tuner.spec import model as spec_model
+from tuner.spec import plan as plans
 from tuner.spec import space
 from tuner.spec.data import FolderData, PythonData
 from tuner.spec.model import TrialModel
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.tasks import task
 from tuner.tasks.images.data import sources, splits, survey
 from tuner.tasks.images.data.dataset import Dataset
 from tuner.tasks.images.data.splits import Splits
 from tuner.tasks.images.spec import cost
 from tuner.terminal import plain, plan, printing
-from tuner.trust import keras_file
+from tuner.trust import keras_file, user_code
 
 
 def init(name: str, images: str, to: Path, cache: Path, *, class_pattern: str | None = None, ignore: Sequence[str] = ()) -> int:
@@ -72,6 +74,8 @@ _ASSUMED_TRAIN, _ASSUMED_VALIDATION = 1_000, 200
 def check(path: Path, cache: Path) -> int:
     """Print what a study file will do; raise the errors of `require_usable`."""
     spec = study_file.read(path)
+    if not isinstance(spec, StudySpec):
+        return _check_code(spec, path, cache)
     num_train, num_validation = _show_images(spec, require_usable(spec, cache), cache)
     rows = space.rows(spec)
     epochs = spec.training.num_epochs(num_train)
@@ -82,12 +86,49 @@ def check(path: Path, cache: Path) -> int:
     told = "" if spec.budget.timeout is None else _plan_time(spec, num_train, num_validation, epochs)
     printing.result(
         printing.section("Search", plan.search(rows)),
-        printing.section("Plan", plan.plan(spec, epochs, sum(row.is_searched for row in rows), told)),
+        printing.section("Plan", plan.plan(spec, plans.about_images(spec, epochs), sum(row.is_searched for row in rows), told)),
         *([printing.section("Models", plan.costs(models))] if len(models) > 1 else []),
         printing.section("Cost", plan.cost(estimated, num_cores=num_cores, num_trials=spec.budget.trials)),
         f"{path} has no mistakes. Start the study with: tuner run {path}",
     )
     return 0
+
+
+def _check_code(spec: AnyStudySpec, path: Path, cache: Path) -> int:
+    """Print what a study of code of the user's will do, after a trainer has tried the code once."""
+    from tuner.workers.worker import evaluation  # it imports Optuna, which takes as long as the rest of the command
+
+    require_code(spec)
+    about = task.spec(spec.task)
+    rows = about.rows(spec)
+    with printing.busy(f"{spec.name}: a trainer tries the code …"):
+        tried = evaluation.try_code(spec, cache)
+    printing.result(
+        *([printing.section("Search", plan.search(rows))] if rows else []),
+        printing.section("Plan", plan.plan(spec, about.facts(spec, None), sum(row.is_searched for row in rows))),
+        printing.section("Tried", plan.tried(tried.facts)),
+        f"{path} has no mistakes. Start the study with: tuner run {path}",
+    )
+    return 0
+
+
+def require_code(spec: AnyStudySpec) -> None:
+    """Refuse a study of code of the user's whose files or modules do not exist.
+
+    Raises:
+        DataError: a file or a module does not exist.
+        MissingPackage: the sampler needs a package that is not installed.
+        SpecError: the sampler cannot enumerate the search space.
+    """
+    enumeration.check_sampler(spec)
+    folder = getattr(spec, "folder", None)
+    user_code.read([name for _, name in spec.named_code()], folder)
+    for field, name in spec.named_code():
+        place = name.rpartition(":")[0]
+        if place in _PROGRAMS or not (place.endswith(".py") or _is_importable(place)):
+            what = "is the program or notebook itself" if place in _PROGRAMS else "was not found"
+            cure = "Write the file, such as my_code.py:build; or install the module, or add its folder to PYTHONPATH"
+            raise DataError(f"{field} is {name}, but the module {place} {what}. {cure}.")
 
 
 def _plan_time(spec: StudySpec, num_train: int, num_validation: int, epochs: int) -> str:
@@ -121,12 +162,15 @@ def print_warning(remark: str) -> None:
     plain.line(f"warning: {remark}")
 
 
-def admit(spec: StudySpec, cache: Path, *, tell: Callable[[str], None] = print_warning) -> None:
+def admit(spec: AnyStudySpec, cache: Path, *, tell: Callable[[str], None] = print_warning) -> None:
     """Refuse a study that cannot run, as `require_usable` does, and tell what a user should know about its images.
 
     Of images that only a trainer can read, its worker tells the same (`messages.Prepared.warnings`).
     """
-    _warn(spec, require_usable(spec, cache), cache, tell)
+    if isinstance(spec, StudySpec):
+        _warn(spec, require_usable(spec, cache), cache, tell)
+    else:
+        require_code(spec)
 
 
 def _warn(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path, tell: Callable[[str], None]) -> None:

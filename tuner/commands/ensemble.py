@@ -18,6 +18,7 @@ from tuner.results.best import Best
 from tuner.results.ensemble import Candidate, Ensemble, Taught
 from tuner.results.statistics import Labels
 from tuner.spec.hyperparameters import ClassWeights, Loss
+from tuner.spec.study import StudySpec
 from tuner.studies import retention, trials
 from tuner.studies.retention import StoredWeights
 from tuner.studies.study import Study
@@ -96,7 +97,7 @@ def current(study: Study, folders: Folders) -> Ensemble | None:
 
 def form(study: Study, folders: Folders) -> Ensemble | None:
     """Return the ensemble of the fine-tuned trials whose weights are within reach, without reading the test split."""
-    if study.spec.training.images != "train" or study.spec.retraining is not None:
+    if not isinstance(study.spec, StudySpec) or not study.spec.measured_on_new_data or study.spec.retraining is not None:
         return None  # the validation images cannot choose members
     kept = retention.among_best(study, [one for one in retention.stored(study) if one.logits is not None])
     candidates: list[Candidate] = []
@@ -106,7 +107,7 @@ def form(study: Study, folders: Folders) -> Ensemble | None:
         if found is not None:
             candidate, labels = found
             candidates.append(candidate)
-    return None if labels is None else ensembles.choose(candidates, labels, mirror=study.spec.results.mirror)
+    return None if labels is None else ensembles.choose(candidates, labels, mirror=study.images.results.mirror)
 
 
 def _read(one: StoredWeights, folder: Path) -> tuple[Candidate, Labels] | None:
@@ -173,7 +174,7 @@ def _trainer(study: Study, assignment: Assignment, stopping: Stopping) -> Iterat
 def _measure_best(study: Study, best: Best, trainer: EvaluationTrainer, assignment: Assignment) -> None:
     assert best.weights is not None
     with artifacts.local_copy(best.weights, assignment.folders.of_study(study.name)) as path:
-        score = trainer.ask(messages.Evaluate(trial=best.trial, hyperparameters=best.hyperparameters, weights=str(path)))
+        score = trainer.ask(messages.Evaluate(trial=best.trial, hyperparameters=best.chosen, weights=str(path)))
     assert isinstance(score, messages.Evaluated)
     trials.keep_test(study, score)
 
@@ -234,7 +235,7 @@ def teach(study: Study, formed: Ensemble, assignment: Assignment, stopping: Stop
         ]
         order = messages.Train(
             trial=best.trial,
-            hyperparameters=best.hyperparameters.model_copy(update=_STUDENT),
+            hyperparameters=best.of_images.model_copy(update=_STUDENT),
             seed=best.seed,
             weights=str(folder / "weights"),
             checkpoint=str(folder / "checkpoint"),

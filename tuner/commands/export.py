@@ -318,7 +318,7 @@ def _single(study: Study, asked: ExportOptions, folders: Folders) -> tuple[Model
 
 def _teach(study: Study, found: Ensemble, asked: ExportOptions, folders: Folders) -> ensembles.Taught:
     asked.local.require_allowed(study.spec)
-    here = studies.at(study, asked.local.localize(study.spec).data)
+    here = studies.at(study, asked.local.localize(study.spec))
     plan = options.plan_workers(1, asked.threads or None, None, None)
     (assignment,) = run.make_assignments(here, study.storage.url, folders, plan)
     epochs = ensemble.PATIENCE * bests.best(study).prepared.epochs

@@ -46,7 +46,7 @@ class _Target:
 def migrate(name: str, file: Path, url: str, *, cache: Path, as_json: bool) -> int:
     """Create the new study, unless an earlier call did, and print what became of each trial."""
     source = show.load_study(name, url)
-    given = study_file.with_defaults_of(source.spec, study_file.with_class_order_of(source.spec, study_file.read(file)))
+    given = study_file.with_defaults_of(source.images, study_file.with_class_order_of(source.images, study_file.read_images(file)))
     target = _target(source, given)
     if target.existing is None:
         found = studies_migrate.decide(source, target.spec)

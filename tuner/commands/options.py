@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from tuner.cache import entries
 from tuner.commands import artifacts
 from tuner.errors import RequestError
-from tuner.spec.study import Budget, StudySpec, read_duration
+from tuner.spec.study import AnyStudySpec, Budget, read_duration
 from tuner.trust import keys
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import gpus
@@ -54,7 +54,7 @@ class BudgetOptions:
     timeout: str | None
     target: float | None
 
-    def apply(self, spec: StudySpec) -> StudySpec:
+    def apply(self, spec: AnyStudySpec) -> AnyStudySpec:
         """Return the study with this budget.
 
         Raises:
@@ -67,7 +67,10 @@ class BudgetOptions:
             budget = Budget.model_validate(spec.budget.model_dump() | given)
         except ValidationError as error:
             raise RequestError("\n".join(_message(problem) for problem in error.errors())) from error
-        return spec.model_copy(update={"budget": budget})
+        changed = spec.model_copy(update={"budget": budget})
+        for clash in changed.wrong_limits():
+            raise RequestError(f"--{clash.field.removeprefix('budget.')} {clash.message}.")
+        return changed
 
 
 def cache_folder(given: Path | None) -> Path:

@@ -2,16 +2,19 @@
 
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tuner.errors import RequestError
-from tuner.spec.data import Data, FolderData, ManifestData, NpzData, PythonData, existing
-from tuner.spec.study import StudySpec
+from tuner.spec.data import Data, FolderData, ManifestData, NpzData, existing
+from tuner.spec.study import AnyStudySpec, StudySpec
+
+SpecT = TypeVar("SpecT", bound=AnyStudySpec)
 
 ALLOW_CODE = "TUNER_ALLOW_CODE"
-_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*(:[A-Za-z_]\w*)?")
+#: a module, or a file of Python, and possibly one function of it
+_MODULE = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[^:,]+\.py)(:[A-Za-z_]\w*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,15 +28,19 @@ class LocalSettings:
     #: how long a worker waits for a storage or a study that does not exist yet
     wait_seconds: float
 
-    def localize(self, spec: StudySpec) -> StudySpec:
+    def localize(self, spec: SpecT) -> SpecT:
         """Return the study with the paths that its images have on this machine.
 
         Raises:
             RequestError: its images do not come from files.
         """
-        return spec if self.data is None else spec.model_copy(update={"data": _moved(spec, existing(self.data.expanduser().absolute()))})
+        if self.data is None:
+            return spec
+        if not isinstance(spec, StudySpec):
+            raise RequestError(f"--data is {self.data}, but the study {spec.name} loads its data with code of its own; drop --data.")
+        return spec.model_copy(update={"data": _moved(spec, existing(self.data.expanduser().absolute()))})
 
-    def require_allowed(self, spec: StudySpec) -> None:
+    def require_allowed(self, spec: AnyStudySpec) -> None:
         """Refuse to import code that a study from the storage names, unless the user of this machine allows it.
 
         Otherwise everyone who may write to the storage could choose what every worker runs.
@@ -41,7 +48,7 @@ class LocalSettings:
         Raises:
             RequestError: it names a module that is not allowed; the message says how to allow it.
         """
-        for field, name in _named_functions(spec):
+        for field, name in spec.named_code():
             if not any(_covers(allowed, name) for allowed in self.allowed_code):
                 module = name.partition(":")[0]
                 known = f" Allowed: {', '.join(self.allowed_code)}." if self.allowed_code else ""
@@ -61,22 +68,14 @@ def read_allowed_code(given: str | None) -> tuple[str, ...]:
     names = tuple(name for part in (given or "").split(",") if (name := part.strip()))
     for name in names:
         if not _MODULE.fullmatch(name):
-            raise RequestError(f"--allow-code names {name!r}; expected modules such as my_package,my_other.module, or my_module:function.")
+            expected = "expected modules or files such as my_package,my_other.module,churn.py, or my_module:function"
+            raise RequestError(f"--allow-code names {name!r}; {expected}.")
     return names
 
 
 def _covers(allowed: str, name: str) -> bool:
     """Return whether an allowed module or function includes this function: `a.b` covers `a.b:f` and `a.b.c:f`, not `a.bc:f`."""
     return name == allowed or (":" not in allowed and name.startswith((f"{allowed}:", f"{allowed}.")))
-
-
-def _named_functions(spec: StudySpec) -> Iterator[tuple[str, str]]:
-    """Give each field of a study that names a function to import, and the function."""
-    if isinstance(spec.data, PythonData):
-        yield "data.function", spec.data.function
-    for name in spec.model.backbones:
-        if name.startswith("python:"):
-            yield "model.backbone", name.removeprefix("python:")
 
 
 def _moved(spec: StudySpec, to: Path) -> Data:

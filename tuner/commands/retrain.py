@@ -98,7 +98,7 @@ def retrain(
     The same command resumes an interrupted retraining, and shows the version of a finished one.
     """
     study = _load_search(name, url, local)
-    check.require_usable(study.spec, folders.cache)
+    check.require_usable(study.images, folders.cache)
     artifacts.require_bucket(folders.bucket)
     with engines.open_engine(engine, url) as ready:
         again = _begin_or_resume(study, asked)
@@ -134,7 +134,7 @@ def _load_search(name: str, url: str, local: LocalSettings) -> Study:
             f"the study {name} has no test images (data.test is 0), so the chosen configuration could not be measured; "
             "start a new study, in a file with another name, that has data.test, for example 0.15"
         )
-    return studies.at(found, local.localize(found.spec).data)
+    return studies.at(found, local.localize(found.spec))
 
 
 def _begin_or_resume(study: Study, asked: RetrainOptions) -> Study:
@@ -186,7 +186,7 @@ def _train_all(study: Study, workers: _Workers, description: str) -> list[Retrai
         Dismissed: someone stopped it before the end.
         TunerError: the workers could not continue.
     """
-    study = studies.at(study, workers.local.localize(study.spec).data)
+    study = studies.at(study, workers.local.localize(study.spec))
     trials.resume(study)
     if not waiting.is_over(study):
         plain.line(description)
@@ -223,7 +223,7 @@ def _describe_work(study: Study, again: Study, num_workers: int) -> str:
     which = wording.listed(f"trial {trial}" for trial in spec.trials)
     text = f"{again.name}: {configs} ({which}) x {seeds} = {wording.count(spec.num_trainings, 'training')}"
     text += f", {done} of them done" if done else ""
-    if again.spec.training.images != "train":
+    if not again.spec.measured_on_new_data:
         text += ", on train and validation images, so the accuracies shown here are on training images"
     seconds = _mean_seconds(study, spec.trials)
     if seconds is None:
@@ -248,13 +248,13 @@ def verdict_subject(study: Study, again: Study, configs: Sequence[RetrainedConfi
         classes=best.prepared.classes,
         best=(best.trial, best.value),
         rule=rule or bests.rule(study),
-        forms=Forms(ensembles=not single, mirror=study.spec.results.mirror),
+        forms=Forms(ensembles=not single, mirror=study.images.results.mirror),
     )
 
 
 def _fine_tunes(again: Study, chosen: RetrainedConfig) -> bool:
     """Return whether most trainings of a configuration were best during fine-tuning, after the probe."""
-    probe_epochs = again.spec.training.probe_epochs
+    probe_epochs = again.spec.probe_epochs
     later = [run for run in chosen.runs if run.best_epoch is not None and run.best_epoch > probe_epochs]
     return 2 * len(later) > len(chosen.runs)
 

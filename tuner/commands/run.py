@@ -16,7 +16,10 @@ from tuner.errors import RequestError, StorageError, TunerError
 from tuner.results import best as bests
 from tuner.results import export
 from tuner.spec import file as study_file
-from tuner.spec.study import StudySpec
+from tuner.spec import hyperparameters as values
+from tuner.spec import plan as plans
+from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.spec.tasks import OBJECTIVE
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials, warm_start
@@ -45,13 +48,58 @@ _CONFIG = "config.yaml"
 class SearchOptions:
     """Search of a run, and the sources of its warm start."""
 
-    #: the study file
-    file: Path
+    #: the study file, or an objective of Optuna
+    subject: "Path | ObjectiveOptions"
     budget: options.BudgetOptions
     #: studies, bundles and exports whose configurations are tried first
     earlier: Sequence[str] = ()
     #: storage of the earlier studies; None: the same as the new study's
     earlier_storage: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """An objective of Optuna on the command line, instead of a study file."""
+
+    #: `my_code.py:objective`
+    function: str
+    name: str | None
+    #: maximize or minimize
+    direction: str | None
+
+    def read(self) -> AnyStudySpec:
+        """Return the study.
+
+        Raises:
+            RequestError: an option is missing.
+            SpecError: an option has a wrong value.
+        """
+        missing = [option for option, value in (("--name", self.name), ("--direction", self.direction)) if not value]
+        if missing:
+            example = f"--objective {self.function} --name my_study --direction minimize"
+            raise RequestError(f"{' and '.join(missing)} missing beside --objective; write for example: tuner run {example}")
+        given = {"name": self.name, "task": OBJECTIVE, "function": self.function, "objective": self.direction, "folder": str(Path.cwd())}
+        return study_file.parse(given, "--objective", Path.cwd())
+
+    def __str__(self) -> str:
+        return f"--objective {self.function} --name {self.name} --direction {self.direction}"
+
+
+def subject(file: Path | None, *, objective: str | None, name: str | None, direction: str | None) -> Path | ObjectiveOptions:
+    """Return what a run trains: the study of a file, or an objective.
+
+    Raises:
+        RequestError: none or both are given.
+    """
+    if objective is not None and file is None:
+        return ObjectiveOptions(function=objective, name=name, direction=direction)
+    if file is None or objective is not None:
+        what = "both a study file and --objective are" if file is not None else "neither a study file nor --objective is"
+        raise RequestError(f"{what} given; write for example: tuner run studies/animals.yaml")
+    for option, value in (("--name", name), ("--direction", direction)):
+        if value is not None:
+            raise RequestError(f"{option} belongs to --objective; a study file has its own: remove {option}")
+    return file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +182,8 @@ class FinishedRun:
     """Facts about a run that its end needs."""
 
     study: Study
-    #: the study file
-    file: Path
+    #: arguments of `tuner run` that name the study
+    again: str
     #: assignment of one of its workers, with the folders and the limits of a trainer
     assignment: Assignment
     #: file of the best configuration; None: not exported
@@ -154,7 +202,8 @@ def run(
     exported: ExportTarget,
 ) -> int:
     """Train trials of a study until its budget is spent or someone stops it; return the exit code."""
-    spec = asked.budget.apply(study_file.read(asked.file))
+    subject = asked.subject
+    spec = asked.budget.apply(subject.read() if isinstance(subject, ObjectiveOptions) else study_file.read(subject))
     target = exported.resolve(spec.name)
     dashboard.require_place()
     check.admit(spec, folders.cache)
@@ -168,7 +217,7 @@ def run(
         trials.resume(study)
         enqueue_earlier(study, earlier)
         assignments = list(make_assignments(study, ready.storage, folders, ready.workers))
-        this = FinishedRun(study=study, file=asked.file, assignment=assignments[0], export_to=target)
+        this = FinishedRun(study=study, again=str(subject), assignment=assignments[0], export_to=target)
         stopping = Stopping()
         with on_signals(stopping):
             with dashboard.serve(study, folders.artifacts) as link:
@@ -202,7 +251,9 @@ class _Progress:
 
     def handle(self, event: Event) -> None:
         """Show an event, and remember it if it is fatal or a new best."""
-        is_best = event.what is EventKind.COMPLETED and event.value is not None and (self._best is None or event.value > self._best)
+        objective = self._study.spec.objective
+        is_better = event.value is not None and (self._best is None or objective.is_better(event.value, self._best))
+        is_best = event.what is EventKind.COMPLETED and is_better
         if is_best:
             self._best = event.value
         if event.what in waiting.FATAL_EVENTS:
@@ -231,7 +282,6 @@ def make_assignments(
         yield Assignment(
             study=study.name,
             spec=study.spec,
-            data=study.spec.data,
             storage=url,
             worker=f"w{number}",
             folders=folders,
@@ -252,7 +302,7 @@ class WarmStartSources:
     #: storage of these studies; None: the same as the new study's
     storage: str | None = None
 
-    def read(self, spec: StudySpec, url: str) -> list[Earlier]:
+    def read(self, spec: AnyStudySpec, url: str) -> list[Earlier]:
         """Read the configurations, in the order of the sources, before anything is written.
 
         Raises:
@@ -260,6 +310,8 @@ class WarmStartSources:
         """
         if self.storage is not None and not self.names:
             raise RequestError("--from-storage is the database of earlier studies; name the studies with --from")
+        if self.names and not isinstance(spec, StudySpec):
+            raise RequestError(f"--from is for studies of images, and {spec.name} has the task {spec.task}; drop --from")
         storage = storage_url.understood(self.storage) if self.storage else url
         known = self._studies_in(storage)
         return [earlier for name in self.names for earlier in self._read_one(name, spec, storage, known)]
@@ -273,14 +325,14 @@ class WarmStartSources:
         finally:
             opened.close()
 
-    def _read_one(self, name: str, spec: StudySpec, storage: str, known: Sequence[str]) -> list[Earlier]:
+    def _read_one(self, name: str, spec: AnyStudySpec, storage: str, known: Sequence[str]) -> list[Earlier]:
         path = Path(name).expanduser()
         file = path / _CONFIG if path.is_dir() else path
         is_file, is_study = file.is_file(), name in known
         if is_file and is_study:
             raise RequestError(f"--from {name} is both a study and a file; write --from ./{name} for the file")
         if is_file:
-            return [warm_start.of_file(study_file.read(file), str(file))]
+            return [warm_start.of_file(study_file.read_images(file), str(file))]
         if not is_study:
             where = f"neither a study in {storages.shown(storage)} nor a file or bundle"
             raise RequestError(f"--from {name} is {where}.{' ' + wording.known(known, name) if known else ''}")
@@ -336,14 +388,15 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
     exported = None
     if snapshot.best_number is not None:
         if not stopping.is_asked and not gave_up:
-            with printing.busy(f"{run.study.name}: forming the ensemble, and measuring it and the best trial on the test split …"):
+            what = "forming the ensemble, and measuring it and the best trial" if run.study.is_of_images else "measuring the best trial"
+            with printing.busy(f"{run.study.name}: {what} on the test split …"):
                 ensemble.try_measure(run.study, run.assignment, stopping, lambda warning: plain.line(f"warning: {warning}"))
         exported = _export(run)
         sections.append(status_screens.result(_result(run.study), snapshot.num_completed))
     sections.append(status_screens.cost(snapshot, time.monotonic() - run.began))
     reason, url = _end_reason(run.study, stopping, gave_up), run.assignment.storage
     shown = None if url == storage_url.url(None) else storages.shown(url)
-    sections.append(status_screens.next_steps(run.study.name, run.file, exported, reason, storage=shown))
+    sections.append(status_screens.next_steps(run.study.name, run.again, exported, reason, storage=shown))
     printing.result("", *sections)
     if stopped:
         plain.line(f"The study stopped itself: {stopped}")
@@ -365,7 +418,10 @@ def _result(study: Study) -> status_screens.RunResult:
     return status_screens.RunResult(
         trial=best.trial,
         value=best.value,
-        changes=status_screens.changes(rule.model_dump(), best.hyperparameters.model_dump()) if rule else (),
+        changes=status_screens.changes(rule.model_dump(), best.of_images.model_dump()) if rule else (),
+        metric=plans.metric(study.spec),
+        test_value=None if best.is_accuracy else best.test_value,
+        chosen=None if isinstance(study.spec, StudySpec) else values.by_name(best.chosen),
         rule_value=best.rule_value,
         test_accuracy=best.test_accuracy,
         num_test=best.num_test,

@@ -16,7 +16,7 @@ from tuner.commands import options, storage_url
 from tuner.errors import StorageError, StudyError
 from tuner.results import best as bests
 from tuner.results import export as exports
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import workers
@@ -43,7 +43,7 @@ def load_study(name: str, url: str) -> Study:
     return studies.load(name, storages.open(url))
 
 
-def _snapshots(url: str) -> list[tuple[StudySpec, Snapshot]]:
+def _snapshots(url: str) -> list[tuple[AnyStudySpec, Snapshot]]:
     """Return the state of each study. A study that cannot be read gets a line on stderr and does not hide the others."""
     if not storage_url.exists(url):
         return []

@@ -9,7 +9,7 @@ from tuner.commands.origin import LocalSettings
 from tuner.commands.waiting import Deadline
 from tuner.errors import RequestError, StorageError, StudyError
 from tuner.spec import file as study_file
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
@@ -88,7 +88,7 @@ def _load_by_name(name: str, url: str, local: LocalSettings) -> Study:
     storage = deadline.open_storage(url)
     study = deadline.retry(lambda: studies.load(name, storage))
     local.require_allowed(study.spec)
-    return studies.at(study, local.localize(study.spec).data)
+    return studies.at(study, local.localize(study.spec))
 
 
 def _require_storage(name: str, url: str) -> None:
@@ -97,7 +97,7 @@ def _require_storage(name: str, url: str) -> None:
         raise StudyError(f"there is no study {name}: {storage_url.missing(url)} Name the database with --storage")
 
 
-def _join(spec: StudySpec, storage: storages.Storage) -> Study:
+def _join(spec: AnyStudySpec, storage: storages.Storage) -> Study:
     """Join the study of a file; an existing study keeps its budget, which `tuner run` may have changed."""
     if spec.name in studies.names(storage):
         spec = spec.model_copy(update={"budget": studies.load(spec.name, storage).spec.budget})

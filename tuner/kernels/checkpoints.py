@@ -20,7 +20,7 @@ from tuner import errors
 from tuner.cache import entries
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import WorkerPort
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Plain, TrialValues
 from tuner.trust import age, at_rest
 
 Weights = Sequence[NDArray[np.float32]]
@@ -59,7 +59,7 @@ class Progress(BaseModel):
     #: `StudyContext.identity`; a file of another study is ignored
     study: str
     #: hyperparameters of the trial; a file of another trial is ignored, too
-    hyperparameters: Hyperparameters
+    hyperparameters: TrialValues
     seed: int
     #: finished epochs of fine-tuning
     epochs: int
@@ -71,15 +71,21 @@ class Progress(BaseModel):
     best_step: int
     value: float
     loss: float
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[int, ...], ...] = ()
     mistakes: tuple[messages.Misclassified, ...] = ()
     probe_seconds: float
     fine_tune_seconds: float
+    #: values of the trainings of the trial that have ended, if it has several
+    executions: tuple[float, ...] = ()
+    #: metrics of the best epoch
+    metrics: dict[str, float] = {}
+    #: what code of the user's asked for
+    asked: dict[str, Plain] = {}
 
     @property
-    def done(self) -> tuple[int, int]:
-        """Finished epochs and steps; a greater pair is further."""
-        return self.epochs, 0 if self.part is None else self.part.steps
+    def done(self) -> tuple[int, int, int]:
+        """Finished trainings, epochs and steps; a greater triple is further."""
+        return len(self.executions), self.epochs, 0 if self.part is None else self.part.steps
 
 
 @dataclass(frozen=True, kw_only=True)

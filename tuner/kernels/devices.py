@@ -1,12 +1,14 @@
 """Devices: the GPU or processor that this process trains on, its share of memory, and the precision."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import keras
 import tensorflow as tf
 
-from tuner import machine
+from tuner.machine import TrainerShare
+
+__all__ = ["Precision", "TensorFlowGpu", "TrainerShare", "describe", "gpu", "limit_tensorflow", "policy", "set_precision"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -23,25 +25,6 @@ class TensorFlowGpu:
     name: str
     #: compute capability; None if the driver does not report it
     capability: tuple[int, int] | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerShare:
-    """The share of the machine that a trainer may use."""
-
-    #: threads of one operation; 0 means all cores
-    threads: int
-    #: MiB of GPU memory; None means as much as it needs, allocated on demand
-    memory_limit_mb: int | None = None
-    #: whether a GPU is assigned to the trainer
-    has_gpu: bool = False
-    #: bytes of the machine's memory
-    memory_bytes: int = field(default_factory=machine.memory_bytes)
-
-    @property
-    def tensor_bytes(self) -> int:
-        """Bytes for tensors, which are created in the machine's memory and copied to the GPU's; its size is known only if limited."""
-        return self.memory_bytes if self.memory_limit_mb is None else min(self.memory_bytes, self.memory_limit_mb * 2**20)
 
 
 def limit_tensorflow(share: TrainerShare) -> None:

@@ -84,7 +84,7 @@ class FittedHead:
     accuracy: float
 
 
-class Objective:
+class HeadObjective:
     """The penalized mean loss of a linear head over all rows, and its gradient."""
 
     def __init__(self, rows: Rows, loss: HeadLoss, *, tick: Callable[[], None]) -> None:
@@ -130,7 +130,7 @@ class Objective:
 
 
 def choose(
-    objective: Objective,
+    objective: HeadObjective,
     solver: ProbeSolver,
     strengths: Sequence[float],
     judge: Callable[[LinearHead], float],

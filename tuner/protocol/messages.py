@@ -1,7 +1,8 @@
 """Messages between a worker and its trainer, exchanged as JSON through a pipe.
 
-worker -> trainer   Prepare, Train, Proceed, Stop, Suspend, Evaluate, Predict, Quit
-trainer -> worker   Prepared, Busy, Resumed, Epoch, CheckpointWritten, TrialWarning, Probed, Finished, Failed, Evaluated, Predicted
+worker -> trainer   Prepare, Train, Proceed, Stop, Suspend, Answer, Evaluate, Predict, Quit
+trainer -> worker   Prepared, Busy, Ask, AskPruning, Resumed, Epoch, CheckpointWritten, TrialWarning, Probed, Finished, Failed, Evaluated,
+                    Predicted
 
 One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epoch… → Finished.
 
@@ -9,22 +10,26 @@ One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epo
 - A trial without fine-tuning sends Finished instead of Probed.
 - A trial that resumes from a checkpoint sends Resumed first.
 - The trainer sends Busy from time to time while it prepares data, or waits for another worker that does.
+- Code of the user's may ask for values while it runs: the trainer sends Ask, or AskPruning, and waits for the Answer.
 - It sends CheckpointWritten after each checkpoint, and TrialWarning for a problem that a user may want to fix.
 """
 
+import math
 from enum import StrEnum
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, Plain, TrialValues
+from tuner.trust.user_code import CodeFile
 
 
 class Stage(StrEnum):
-    """The two parts of a trial."""
+    """A part of a trial: image studies have a probe and a fine-tuning, other studies one stage."""
 
     PROBE = "probe"
     FINE_TUNE = "fine_tune"
+    TRAIN = "train"
 
 
 class Ending(StrEnum):
@@ -62,6 +67,8 @@ class Prepare(_Message):
     spec: str
     #: folder with decoded images and features, shared by all workers on the machine
     cache: str
+    #: whether to try code of the user's once: build the model, and train one batch
+    tries: bool = False
 
 
 class TrainedMember(_Message):
@@ -80,12 +87,27 @@ class Teacher(_Message):
     share: float
 
 
-class Train(_Message):
+class _OfTrial(_Message):
+    trial: int
+    hyperparameters: TrialValues
+
+    @property
+    def of_images(self) -> Hyperparameters:
+        """The hyperparameters of a trial of an image study."""
+        assert isinstance(self.hyperparameters, Hyperparameters), "another task has no such hyperparameters"
+        return self.hyperparameters
+
+    @property
+    def chosen(self) -> dict[str, Plain]:
+        """The values of a trial of code of the user's."""
+        assert isinstance(self.hyperparameters, ChosenValues), "an image study has hyperparameters of its own"
+        return dict(self.hyperparameters.values)
+
+
+class Train(_OfTrial):
     """Ask for one trial to be trained; the answers are Epoch…, Probed, then Finished or Failed."""
 
     kind: Literal["train"] = "train"
-    trial: int
-    hyperparameters: Hyperparameters
     #: seed of all random choices in the trial
     seed: int
     #: path for the weights of the best epoch at the end of the trial, without suffix
@@ -122,12 +144,20 @@ class Suspend(_Message):
     keeps: bool = True
 
 
-class Evaluate(_Message):
+class Answer(_Message):
+    """Answer a question of the trainer."""
+
+    kind: Literal["answer"] = "answer"
+    #: the value of the parameter, or whether to prune the trial
+    value: Plain = None
+    #: why there is no value: the question contradicts earlier trials; "" if there is one
+    refusal: str = ""
+
+
+class Evaluate(_OfTrial):
     """Ask for stored weights to be scored on the test split; the answer is Evaluated or Failed."""
 
     kind: Literal["evaluate"] = "evaluate"
-    trial: int
-    hyperparameters: Hyperparameters
     weights: str
 
 
@@ -135,12 +165,10 @@ class Evaluate(_Message):
 Split = Literal["validation", "test"]
 
 
-class Predict(_Message):
+class Predict(_OfTrial):
     """Ask for a network's outputs on whole splits, written to a file; the answer is Predicted or Failed."""
 
     kind: Literal["predict"] = "predict"
-    trial: int
-    hyperparameters: Hyperparameters
     #: files with weights; if there are several, their average is used
     weights: tuple[str, ...]
     #: path for the averaged weights; None: they are not written
@@ -166,6 +194,7 @@ class Prepared(_Message):
     #: for example "cpu, 2 threads" or "NVIDIA H100"
     device: str
     classes: tuple[str, ...]
+    #: numbers of examples; 0: unknown, or the study has no data of its own
     num_train: int
     num_validation: int
     num_test: int
@@ -187,6 +216,10 @@ class Prepared(_Message):
     #: of Python, Keras, TensorFlow, tuner
     versions: dict[str, str]
     seconds: float
+    #: files of code that the study names
+    code: tuple[CodeFile, ...] = ()
+    #: what a trainer found that tried the code once, as pairs of a name and a text; (): it did not
+    facts: tuple[tuple[str, str], ...] = ()
     #: seconds of one image in the network at the size of trial 0, on all threads of the trainer; None: not measured
     image_seconds: float | None = None
 
@@ -198,8 +231,34 @@ class Busy(_Message):
     trial: int
 
 
+class Ask(_Message):
+    """Ask for the value of a parameter; the answer is Answer. A parameter of a trial has one value, however often it is asked for."""
+
+    kind: Literal["ask"] = "ask"
+    trial: int
+    name: str
+    #: the ends of a range, both included; None: it is a choice
+    low: float | None = None
+    high: float | None = None
+    #: distance between two possible values; None: any number
+    step: float | None = None
+    #: whether the values are whole numbers
+    integer: bool = False
+    #: whether the range is sampled evenly on a logarithmic scale
+    log: bool = False
+    #: the values of a choice
+    choices: tuple[Plain, ...] = ()
+
+
+class AskPruning(_Message):
+    """Ask whether the trial must be pruned, given the values that it reported; the answer is Answer."""
+
+    kind: Literal["ask_pruning"] = "ask_pruning"
+    trial: int
+
+
 class Epoch(_Message):
-    """The results of one epoch."""
+    """The results of one epoch; a measure that the task does not know is NaN."""
 
     kind: Literal["epoch"] = "epoch"
     trial: int
@@ -207,13 +266,22 @@ class Epoch(_Message):
     #: number of the epoch, counted from 1 across both stages
     step: int
     #: training loss and accuracy during the epoch, with dropout and augmentation
-    loss: float
-    accuracy: float
-    validation_loss: float
-    validation_accuracy: float
+    loss: float = math.nan
+    accuracy: float = math.nan
+    validation_loss: float = math.nan
+    validation_accuracy: float = math.nan
     #: at the epoch's last step
-    learning_rate: float
+    learning_rate: float = math.nan
     seconds: float
+    #: the metric that the study optimizes; None: an earlier version of tuner wrote the message, and it is the validation accuracy
+    value: float | None = None
+    #: all other metrics that were reported
+    metrics: dict[str, float] = {}
+
+    @property
+    def measured(self) -> float:
+        """The metric that the study optimizes."""
+        return self.validation_accuracy if self.value is None else self.value
 
 
 class Resumed(_Message):
@@ -246,7 +314,7 @@ class Probed(_Message):
 
     kind: Literal["probed"] = "probed"
     trial: int
-    #: best validation accuracy of the probe
+    #: best value of the probe
     value: float
 
 
@@ -270,7 +338,7 @@ class Finished(_Message):
     ending: Ending
     #: the reason for NOT_FINITE; "" for other endings, because the worker knows their reason
     reason: str = ""
-    #: best validation accuracy; None if no epoch finished
+    #: best value; None if no epoch finished
     value: float | None = None
     #: step of the best epoch
     best_step: int | None = None
@@ -289,6 +357,14 @@ class Finished(_Message):
     #: duration of each stage in seconds, including building and tracing the network
     probe_seconds: float = 0.0
     fine_tune_seconds: float = 0.0
+    #: values of the parameters that were asked for; None: the worker knew all of them before
+    asked: dict[str, Plain] | None = None
+    #: user attributes that code of the user's set, as JSON values by name
+    attributes: dict[str, Any] = {}
+    #: the last part of what code of the user's printed
+    printed: str = ""
+    #: all other metrics of the best epoch
+    metrics: dict[str, float] = {}
 
 
 class Failed(_Message):
@@ -312,10 +388,16 @@ class Evaluated(_Message):
 
     kind: Literal["evaluated"] = "evaluated"
     trial: int
-    accuracy: float
-    loss: float
+    #: None: the task has no accuracy
+    accuracy: float | None = None
+    loss: float | None = None
+    #: number of examples
     num_images: int
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[int, ...], ...] = ()
+    #: the metric that the study optimizes; None: it is the accuracy
+    value: float | None = None
+    #: all other metrics
+    metrics: dict[str, float] = {}
 
 
 class Predicted(_Message):
@@ -327,9 +409,23 @@ class Predicted(_Message):
     seconds: float = 0.0
 
 
-_Order = Prepare | Train | Proceed | Stop | Suspend | Evaluate | Predict | Quit
-_Answer = Prepared | Busy | Epoch | Resumed | CheckpointWritten | TrialWarning | Probed | Finished | Failed | Evaluated | Predicted
-Message = Annotated[_Order | _Answer, Field(discriminator="kind")]
+_Order = Prepare | Train | Proceed | Stop | Suspend | Answer | Evaluate | Predict | Quit
+_Reply = (
+    Prepared
+    | Busy
+    | Ask
+    | AskPruning
+    | Epoch
+    | Resumed
+    | CheckpointWritten
+    | TrialWarning
+    | Probed
+    | Finished
+    | Failed
+    | Evaluated
+    | Predicted
+)
+Message = Annotated[_Order | _Reply, Field(discriminator="kind")]
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Message)
 
 
@@ -354,3 +450,6 @@ class WorkerPort(Protocol):
 
     def decision(self) -> Proceed | Stop | Suspend:
         """Wait for the worker's decision after the probe."""
+
+    def ask(self, question: Ask | AskPruning) -> Answer | Stop | Suspend:
+        """Ask the worker, and wait for its answer, or for its request to end the trial."""

@@ -21,14 +21,15 @@ from tuner.results.retrain.verdict import JudgedConfig, Verdict
 from tuner.results.versions import versions
 from tuner.results.versions.versions import Version, VersionStage, WeightsSource
 from tuner.sampling import suggestion
-from tuner.spec import budget, plan, space
+from tuner.spec import budget, plan
 from tuner.spec import file as study_file
-from tuner.spec.hyperparameters import Hyperparameters, ProbeSolver
+from tuner.spec.hyperparameters import ChosenValues, ProbeSolver, TrialValues
 from tuner.spec.space import SpaceRow
 from tuner.storage import attributes
 from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, MIGRATED, PREPARED
 from tuner.studies import planning
 from tuner.studies.study import Study
+from tuner.tasks import task
 from tuner.views import trial as views_trial
 
 #: fewest trials with a value for importances
@@ -121,9 +122,9 @@ def planned(content: ReportContent) -> tuple[list[tuple[str, str]], Sequence[Spa
     """Return the plan and the search space in words, the searched hyperparameters first."""
     spec = content.study.spec
     known = content.attributes
-    _, *rows = plan.of_study(spec, known.get(PREPARED), known.get(MIGRATED), known.get(LEFT_OUT))
+    _, *rows = plan.of_study(spec, task.spec(spec.task), known.get(PREPARED), known.get(MIGRATED), known.get(LEFT_OUT))
     rows += planning.told(content.attributes, timeout=spec.budget.timeout, busy_seconds=cost(content).busy_seconds)
-    return rows, sorted(space.rows(spec), key=lambda row: not row.is_searched)
+    return rows, sorted(task.spec(spec.task).rows(spec), key=lambda row: not row.is_searched)
 
 
 def best(content: ReportContent) -> Best | None:
@@ -141,7 +142,7 @@ def changes(content: ReportContent, best: Best | None) -> list[RuleDifference]:
     of_rule = wording.flatten(rule.model_dump(mode="json"))
     return [
         RuleDifference(name=name, rule=of_rule.get(name), best=value)
-        for name, value in wording.flatten(best.hyperparameters.model_dump(mode="json")).items()
+        for name, value in wording.flatten(best.of_images.model_dump(mode="json")).items()
         if of_rule.get(name) != value
     ]
 
@@ -231,8 +232,10 @@ def _ranked(trial: FrozenTrial) -> Ranked:
     )
 
 
-def _settings(known: Hyperparameters) -> str:
+def _settings(known: TrialValues) -> str:
     """Return the main hyperparameters in one line."""
+    if isinstance(known, ChosenValues):
+        return ", ".join(f"{name} {wording.value(value)}" for name, value in known.values.items())
     model = [known.backbone or "", "" if known.image_size is None else f"{known.image_size} pixels"]
     is_stepwise = known.probe_solver is ProbeSolver.SGD
     probe = f"probe {wording.value(known.probe_learning_rate) if is_stepwise else known.probe_solver.value}"

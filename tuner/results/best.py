@@ -1,5 +1,6 @@
 """Best: the best trial of a study, or another trial that completed, with its rank."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -9,9 +10,10 @@ from tuner import errors
 from tuner.protocol import messages
 from tuner.results import ensemble as ensembles
 from tuner.results.ensemble import Ensemble
+from tuner.spec import hyperparameters as values
 from tuner.spec import plan
-from tuner.spec.hyperparameters import Hyperparameters
-from tuner.spec.study import StudySpec
+from tuner.spec.hyperparameters import Hyperparameters, Plain, TrialValues
+from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.storage import attributes, queries, tables
 from tuner.storage.attributes import ENSEMBLE, PREPARED
 from tuner.studies import claims
@@ -22,10 +24,10 @@ from tuner.views.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """A completed trial with its rank: 1 for the highest value; among equal values the earliest trial ranks first."""
+    """A completed trial with its rank: 1 for the best value; among equal values the earliest trial ranks first."""
 
     #: the study of the trial
-    spec: StudySpec
+    spec: AnyStudySpec
     found: Trial
     rank: int
     #: number of completed trials in the study
@@ -49,13 +51,35 @@ class Best:
 
     @property
     def value(self) -> float:
-        """Best validation accuracy of the trial."""
+        """Best value of the trial."""
         return _value(self.found)
 
     @property
-    def hyperparameters(self) -> Hyperparameters:
-        """Hyperparameters of the trial."""
-        return _hyperparameters(self.found)
+    def hyperparameters(self) -> Hyperparameters | Mapping[str, Plain]:
+        """Hyperparameters of the trial; for code of the user's, its values by name."""
+        chosen = self.chosen
+        return chosen if isinstance(chosen, Hyperparameters) else dict(chosen.values)
+
+    @property
+    def chosen(self) -> TrialValues:
+        """Values of the trial as its trainer gets them."""
+        return _chosen(self.found)
+
+    @property
+    def of_images(self) -> Hyperparameters:
+        """Hyperparameters of a trial of an image study."""
+        return _of_images(self.found)
+
+    @property
+    def images(self) -> StudySpec:
+        """The study file of an image study.
+
+        Raises:
+            StudyError: the study is about something else.
+        """
+        if not isinstance(self.spec, StudySpec):
+            raise errors.StudyError(f"the study {self.spec.name} has the task {self.spec.task}; this works only for studies of images")
+        return self.spec
 
     @property
     def seed(self) -> int:
@@ -89,6 +113,18 @@ class Best:
     def test_accuracy(self) -> float | None:
         """Accuracy on the test split, by which nothing was chosen; None if it was not measured."""
         return self.found.test_accuracy
+
+    @property
+    def is_accuracy(self) -> bool:
+        """Whether the value of a trial is an accuracy."""
+        return isinstance(self.spec, StudySpec) and self.spec.objective.metric == "accuracy"
+
+    @property
+    def test_value(self) -> float | None:
+        """The metric of the study on the test split, by which nothing was chosen; None if it was not measured."""
+        stored = self.found.attributes.get(attributes.TEST) or {}
+        value = stored.get("value", stored.get("accuracy"))
+        return value if isinstance(value, int | float) else None
 
     @property
     def rule_value(self) -> float | None:
@@ -148,9 +184,11 @@ def of(study: Study, number: int) -> Best:
 
 
 def rule(study: Study) -> Hyperparameters | None:
-    """Return the hyperparameters of trial 0, which uses the rule, or None if it has not completed."""
+    """Return the hyperparameters of trial 0, which uses the rule, or None if it has not completed, or the task has no rule."""
+    if not isinstance(study.spec, StudySpec):
+        return None
     found = study.storage.read(lambda connection: _rule(connection, study.id))
-    return None if found is None else _hyperparameters(found)
+    return None if found is None else _of_images(found)
 
 
 def with_weights(study: Study) -> list[int]:
@@ -168,7 +206,8 @@ def with_weights(study: Study) -> list[int]:
 def _read(connection: Connection, study: Study, number: int, value: float) -> Best:
     ranked = queries.ranked(study.id).order_by(None).subquery()
     num_completed = connection.execute(select(func.count()).select_from(ranked)).scalar_one()
-    is_before = (ranked.c.value > value) | ((ranked.c.value == value) & (ranked.c.number < number))
+    is_better = ranked.c.value > value if study.spec.objective.maximizes else ranked.c.value < value
+    is_before = is_better | ((ranked.c.value == value) & (ranked.c.number < number))
     num_before = connection.execute(select(func.count()).select_from(ranked).where(is_before)).scalar_one()
     found = trials.read(connection, study.id, number)
     assert found is not None, "the study has a trial with a value"
@@ -177,7 +216,7 @@ def _read(connection: Connection, study: Study, number: int, value: float) -> Be
         found=found,
         rank=1 + int(num_before),
         num_completed=int(num_completed),
-        rule=_rule(connection, study.id),
+        rule=_rule(connection, study.id) if isinstance(study.spec, StudySpec) else None,
         prepared=_prepared(connection, study, found),
         ensemble=_ensemble(connection, study.id, value),
     )
@@ -206,7 +245,7 @@ def _prepared(connection: Connection, study: Study, found: Trial) -> messages.Pr
 
 
 def _rule(connection: Connection, study_id: int) -> Trial | None:
-    """Trial 0 if a worker of tuner has completed it."""
+    """Trial 0 if a worker of tuner has completed it with the rule."""
     found = trials.read(connection, study_id, 0) if 0 in queries.values(connection, study_id) else None
     return None if found is None or found.hyperparameters is None else found
 
@@ -216,6 +255,12 @@ def _value(trial: Trial) -> float:
     return trial.value
 
 
-def _hyperparameters(trial: Trial) -> Hyperparameters:
+def _chosen(trial: Trial) -> TrialValues:
     assert trial.hyperparameters is not None, "a completed trial has stored hyperparameters"
-    return Hyperparameters.model_validate(trial.hyperparameters)
+    return values.parse(trial.hyperparameters)
+
+
+def _of_images(trial: Trial) -> Hyperparameters:
+    chosen = _chosen(trial)
+    assert isinstance(chosen, Hyperparameters), "a trial of an image study has hyperparameters"
+    return chosen

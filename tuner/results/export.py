@@ -8,28 +8,49 @@ from typing import Any
 
 from tuner import errors
 from tuner.results.best import Best
-from tuner.spec import conditions
+from tuner.spec import conditions, plan
 from tuner.spec import file as study_file
 from tuner.spec.data import Data
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import ChosenValues, Hyperparameters
 from tuner.spec.search import SearchSpace
 from tuner.spec.strategies import NoPruner, Random
-from tuner.spec.study import Budget, StudySpec
+from tuner.spec.study import AnyStudySpec, Budget, StudySpec
 
 #: longest name of a study
 _MAX_NAME = 100
 
 
-def resolved(best: Best) -> StudySpec:
+def resolved(best: Best) -> AnyStudySpec:
     """Return a study of one trial that trains like the best one; its `result` section holds the results of the search and the seed."""
-    spec = best.spec
+    return resolved_images(best) if isinstance(best.spec, StudySpec) else _resolved_code(best)
+
+
+def _resolved_code(best: Best) -> AnyStudySpec:
+    """Return a study of code of the user's in which every value of the trial is fixed."""
+    spec, chosen = best.spec, best.chosen
+    assert isinstance(chosen, ChosenValues)
+    fixed_values = {name: {"value": value} for name, value in chosen.values.items()}
+    plain = spec.model_dump(mode="json", exclude={"retraining"}) | {
+        "name": name_of(best),
+        "budget": {"trials": 1},
+        "search": fixed_values,
+        "sampler": "random",
+        "pruner": "none",
+        "result": _result(best),
+    }
+    return type(spec).model_validate(plain)
+
+
+def resolved_images(best: Best) -> StudySpec:
+    """Return a study of images of one trial that trains like the best one."""
+    spec = best.images
     return StudySpec(
         name=name_of(best),
         data=_data(best),
-        model=spec.of_trial(best.hyperparameters).model,
+        model=spec.of_trial(best.of_images).model,
         budget=Budget(trials=1),
         training=spec.training.model_copy(update={"epochs": best.epochs}),
-        search=fixed(best.hyperparameters),
+        search=fixed(best.of_images),
         sampler=Random(),
         pruner=NoPruner(),
         seed=spec.seed,
@@ -39,8 +60,8 @@ def resolved(best: Best) -> StudySpec:
 
 def _data(best: Best) -> Data:
     """Return the data of the search, with the range of values that `auto` stood for."""
-    found = best.prepared.value_range
-    return best.spec.data if found is None else best.spec.data.model_copy(update={"value_range": found})
+    found, data = best.prepared.value_range, best.images.data
+    return data if found is None else data.model_copy(update={"value_range": found})
 
 
 def name_of(best: Best) -> str:
@@ -63,9 +84,7 @@ def _result(best: Best) -> dict[str, Any]:
         "study": best.spec.name,
         "trial": best.trial,
         "trial_seed": best.seed,
-        # not a validation accuracy if the trial trained on the validation images
-        "validation_accuracy": best.value if best.spec.training.images == "train" else None,
-        "test_accuracy": best.test_accuracy,
+        **_scores(best),
         "best_epoch": best.best_epoch,
         "seconds": best.seconds,
         "rule": None
@@ -83,6 +102,17 @@ def _result(best: Best) -> dict[str, Any]:
         "versions": prepared.versions | {"optuna": importlib.metadata.version("optuna")},
     }
     return _without_unknown(result)
+
+
+def _scores(best: Best) -> dict[str, Any]:
+    """Return the value of the trial, under the name of what it is, and what was measured on the test split."""
+    if not isinstance(best.spec, StudySpec):
+        return {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
+    if not best.is_accuracy:
+        named = {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
+        return {**named, "test_accuracy": best.test_accuracy}
+    # not a validation accuracy if the trial trained on the validation images
+    return {"validation_accuracy": best.value if best.spec.measured_on_new_data else None, "test_accuracy": best.test_accuracy}
 
 
 def _ensemble(best: Best) -> dict[str, Any] | None:
@@ -117,11 +147,10 @@ def as_yaml(best: Best) -> str:
     """Return the best trial as a study file with comments."""
     rank = "the best" if best.is_best else "one"
     headline = f"Trial {best.trial} of the study {best.spec.name}, {rank} of {best.num_completed} completed trials"
-    measured = "validation accuracy" if best.spec.training.images == "train" else "accuracy on images that it trained on"
-    return commented(resolved(best), f"{headline}: {measured} {best.value:.4f}.")
+    return commented(resolved(best), f"{headline}: {plan.metric(best.spec)} {best.value:.4f}.")
 
 
-def commented(spec: StudySpec, headline: str) -> str:
+def commented(spec: AnyStudySpec, headline: str) -> str:
     """Return a study as YAML, with a headline and a comment above each section."""
     lines = [f"# {headline}", "# A study file with fixed values, written by tuner; `tuner run` trains it again."]
     for line in study_file.dump(spec).splitlines():

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from tuner.errors import MissingPackage, Problem, SpecError
-from tuner.spec import space
 from tuner.spec.strategies import BruteForce, Gp, Grid
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
+from tuner.tasks import task
 
 T = TypeVar("T")
 
@@ -27,11 +27,11 @@ class _EnumeratingChooser:
         self._depth = 0
         self.values: dict[str, Any] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         raise AssertionError(f"{name} is a range, which a study file with this sampler cannot contain")
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
-        return self._next(name, range(low, high + 1))
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        return self._next(name, range(low, high + 1, step))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return self._next(name, choices)
@@ -57,7 +57,7 @@ class _EnumeratingChooser:
         return False
 
 
-def combinations(spec: StudySpec) -> list[dict[str, Any]] | None:
+def combinations(spec: AnyStudySpec) -> list[dict[str, Any]] | None:
     """Return the parameters of every combination of a study's search space; None if its sampler does not try all of them.
 
     Raises:
@@ -69,7 +69,7 @@ def combinations(spec: StudySpec) -> list[dict[str, Any]] | None:
     found: list[dict[str, Any]] = []
     is_more = True
     while is_more:
-        space.suggest(odometer, spec.space, fine_tunes=space.fine_tunes(spec))
+        task.spec(spec.task).suggest(odometer, spec)
         found.append(odometer.values)
         if len(found) > MAX_COMBINATIONS:
             raise SpecError(spec.name, [_too_many(spec)])
@@ -77,12 +77,12 @@ def combinations(spec: StudySpec) -> list[dict[str, Any]] | None:
     return found
 
 
-def _too_many(spec: StudySpec) -> Problem:
+def _too_many(spec: AnyStudySpec) -> Problem:
     message = f"is {spec.sampler.name}, which would try more than {MAX_COMBINATIONS} combinations; give fewer choices, or use sampler: tpe"
     return Problem(field="sampler", message=message)
 
 
-def check_sampler(spec: StudySpec) -> None:
+def check_sampler(spec: AnyStudySpec) -> None:
     """Check that the sampler of a study can run.
 
     Raises:

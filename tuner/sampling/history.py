@@ -86,12 +86,12 @@ class SamplerHistory:
     _outlines: Mapping[int, _Outline] = field(default_factory=dict)
     _trials: Mapping[int, FrozenTrial] = field(default_factory=dict)
 
-    def read(self, connection: Connection, study_id: int) -> list[FrozenTrial]:
+    def read(self, connection: Connection, study_id: int, *, maximizes: bool = True) -> list[FrozenTrial]:
         """Return the running trials, and the selected ones among the completed and pruned trials, in the order of their numbers."""
         news = self._read_news(connection, study_id)
         running = [outline for outline in news if outline.state is TrialState.RUNNING]
         ended = {**self._outlines, **{outline.trial_id: outline for outline in news if outline.is_useful}}
-        selected = {outline.trial_id: outline for outline in self._select(connection, list(ended.values()))}
+        selected = {outline.trial_id: outline for outline in self._select(connection, list(ended.values()), maximizes)}
         known = {trial_id: trial for trial_id, trial in self._trials.items() if trial_id in selected}
         loaded = _load(connection, [outline for trial_id, outline in selected.items() if trial_id not in known] + running)
         known |= {optuna_private.trial_id(trial): trial for trial in loaded if trial.state in _ENDED}
@@ -109,24 +109,27 @@ class SamplerHistory:
         )
         return [_Outline(**row._asdict()) for row in connection.execute(query)]
 
-    def _select(self, connection: Connection, ended: list[_Outline]) -> list[_Outline]:
+    def _select(self, connection: Connection, ended: list[_Outline], maximizes: bool) -> list[_Outline]:
         """Return all ended trials if they are few, else the best in TPE's order and the latest of the others."""
         if len(ended) <= self.max_trials:
             return ended
-        best = _best(connection, ended, self.num_best)
+        best = _best(connection, ended, self.num_best, 1 if maximizes else -1)
         best_ids = {outline.trial_id for outline in best}
         others = sorted((outline for outline in ended if outline.trial_id not in best_ids), key=lambda outline: outline.number)
         return best + others[-(self.max_trials - len(best)) :]
 
 
-def _best(connection: Connection, ended: Sequence[_Outline], count: int) -> list[_Outline]:
-    """Return the completed trials with the highest values; if there are too few, also the pruned trials that trained longest."""
+def _best(connection: Connection, ended: Sequence[_Outline], count: int, sign: int) -> list[_Outline]:
+    """Return the completed trials with the best values; if there are too few, also the pruned trials that trained longest.
+
+    `sign` is 1 if higher values are better, and -1 if lower ones are.
+    """
     complete = [outline for outline in ended if outline.state is TrialState.COMPLETE]
-    best = sorted(complete, key=lambda outline: (-(outline.value or 0.0), outline.number))[:count]
+    best = sorted(complete, key=lambda outline: (-sign * (outline.value or 0.0), outline.number))[:count]
     if len(best) < count:
         pruned = [outline for outline in ended if outline.state is TrialState.PRUNED]
         last_steps = _last_steps(connection, [outline.trial_id for outline in pruned])
-        rank = {trial_id: (-step, -value) for trial_id, (step, value) in last_steps.items()}
+        rank = {trial_id: (-step, -sign * value) for trial_id, (step, value) in last_steps.items()}
         pruned.sort(key=lambda outline: (rank.get(outline.trial_id, (1, 0.0)), outline.number))
         best += pruned[: count - len(best)]
     return best
@@ -269,9 +272,9 @@ def running_trial(connection: Connection, trial_id: int) -> FrozenTrial:
     return _load(connection, [_Outline(trial_id=trial_id, number=number, state=state, value=None)])[0]
 
 
-def best_trials(connection: Connection, study_id: int, *, maximizes: bool, max_trials: int) -> list[FrozenTrial]:
+def best_trials(connection: Connection, study_id: int, *, max_trials: int) -> list[FrozenTrial]:
     """Return the completed trials with the best finite values, the best first."""
-    rows = connection.execute(queries.ranked(study_id, maximizes=maximizes).limit(max_trials))
+    rows = connection.execute(queries.ranked(study_id).limit(max_trials))
     found = [_Outline(trial_id=row[0], number=row[1], state=TrialState.COMPLETE, value=row[2]) for row in rows]
     return _load(connection, found)
 

@@ -76,10 +76,10 @@ class _NearestChooser:
         self.values: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         return float(self._take(name, min(high, max(low, float(self._known_value(name)))), FloatDistribution(low, high, log=log)))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         return int(self._take(name, min(high, max(low, int(self._known_value(name)))), IntDistribution(low, high, log=log)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:

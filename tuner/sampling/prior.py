@@ -13,6 +13,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuner.spec import strategies
@@ -42,7 +43,8 @@ class PriorSampler(BaseSampler):
         if len(completed) >= WANTED_TRIALS and draws[0] < self._options.random:
             self._centre = None
             return
-        best = sorted(completed, key=lambda one: (-(one.value or 0.0), one.number))
+        sign = 1 if study.direction is StudyDirection.MAXIMIZE else -1
+        best = sorted(completed, key=lambda one: (-sign * (one.value or 0.0), one.number))
         self._is_rule = not best or draws[1] < self._rule_share(best[: max(1, math.ceil(_BEST_SHARE * len(best)))])
         self._centre = self._rule if self._is_rule else best[0].params
 

@@ -1,6 +1,7 @@
 """Pruners: build the Optuna pruner that a study file names, limited to the epochs in which trials are comparable."""
 
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from optuna.pruners import (
 from optuna.trial import FrozenTrial
 
 from tuner.spec import strategies
-from tuner.spec.study import StudySpec
+from tuner.spec.objective import Objective
+from tuner.spec.study import AnyStudySpec
 
 #: fraction of the fine-tuning epochs without pruning, for pruners without the option `warmup`
 _WARMUP = 0.5
@@ -33,12 +35,14 @@ class _Steps:
     probe: int
     warmup_end: int
     end: int
+    objective: Objective
 
 
 class _Patient(BasePruner):
     """Prunes trials that have not improved for some epochs. Optuna's PatientPruner compares the best values, which never fall."""
 
-    def __init__(self, patience: int, min_delta: float, start: int) -> None:
+    def __init__(self, patience: int, min_delta: float, start: int, objective: Objective) -> None:
+        self._objective = objective
         self._patience = patience
         self._min_delta = min_delta
         self._start = start
@@ -47,15 +51,16 @@ class _Patient(BasePruner):
         last = trial.last_step
         if last is None or last - self._patience - 1 < self._start:
             return False
-        values = trial.intermediate_values
-        before = max(value for step, value in values.items() if step < last - self._patience)
+        values = {step: self._objective.merit(value) for step, value in trial.intermediate_values.items()}
+        before = max((value for step, value in values.items() if step < last - self._patience), default=-math.inf)
         return max(values.values()) - before <= self._min_delta
 
 
 class _TopK(BasePruner):
     """Prunes a trial, once, if `keep` earlier trials were at least as good at the given step. Later trials never count."""
 
-    def __init__(self, keep: int, step: int) -> None:
+    def __init__(self, keep: int, step: int, objective: Objective) -> None:
+        self._objective = objective
         self._keep = keep
         self._step = step
 
@@ -65,7 +70,8 @@ class _TopK(BasePruner):
             return False
         others = study.get_trials(deepcopy=False)
         earlier = [other.intermediate_values.get(self._step) for other in others if other.number < trial.number]
-        return sum(other is not None and other >= value for other in earlier) >= self._keep
+        merit = self._objective.merit
+        return sum(other is not None and merit(other) >= merit(value) for other in earlier) >= self._keep
 
 
 class ConfinedPruner(BasePruner):
@@ -84,7 +90,7 @@ class ConfinedPruner(BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Return whether to stop the trial."""
-        if self.never_prunes or (trial.last_step or 0) <= self.start:
+        if self.never_prunes or trial.last_step is None or trial.last_step <= self.start:
             return False
         offset = self._origin if self._renumbers else 0
         seen = copy.copy(trial)
@@ -107,15 +113,16 @@ def _percentile(options: strategies.Percentile, steps: _Steps) -> ConfinedPruner
 
 def _top_k(options: strategies.TopK, steps: _Steps) -> ConfinedPruner:
     step = steps.probe + options.epochs
-    return ConfinedPruner(_TopK(options.keep, step), step - 1, origin=steps.probe)
+    return ConfinedPruner(_TopK(options.keep, step, steps.objective), step - 1, origin=steps.probe)
 
 
 def _patient(options: strategies.Patient, steps: _Steps) -> ConfinedPruner:
-    return ConfinedPruner(_Patient(options.patience, options.min_delta, steps.probe), steps.warmup_end, origin=0)
+    return ConfinedPruner(_Patient(options.patience, options.min_delta, steps.probe, steps.objective), steps.warmup_end, origin=0)
 
 
 def _hyperband(options: strategies.Hyperband, steps: _Steps) -> ConfinedPruner:
-    inner = HyperbandPruner(min_resource=1, max_resource=max(1, steps.end - steps.warmup_end), reduction_factor=options.reduction_factor)
+    most: int | str = max(1, steps.end - steps.warmup_end) if steps.end else "auto"
+    inner = HyperbandPruner(min_resource=1, max_resource=most, reduction_factor=options.reduction_factor)
     return ConfinedPruner(inner, steps.warmup_end, renumbers=True)
 
 
@@ -130,7 +137,7 @@ def _wilcoxon(options: strategies.Wilcoxon, steps: _Steps) -> ConfinedPruner:
 
 
 def _threshold(options: strategies.Threshold, steps: _Steps) -> ConfinedPruner:
-    return ConfinedPruner(ThresholdPruner(lower=options.lower), steps.warmup_end)
+    return ConfinedPruner(ThresholdPruner(lower=options.lower, upper=options.upper), steps.warmup_end)
 
 
 _BUILDERS: dict[str, Callable[[Any, _Steps], ConfinedPruner]] = {
@@ -146,16 +153,17 @@ _BUILDERS: dict[str, Callable[[Any, _Steps], ConfinedPruner]] = {
 }
 
 
-def build(spec: StudySpec, *, epochs: int) -> ConfinedPruner:
+def build(spec: AnyStudySpec, *, epochs: int) -> ConfinedPruner:
     """Return the pruner of a study whose trials are fine-tuned for `epochs`.
 
     Steps 1 to `training.probe_epochs` are the probe; the next `epochs` steps are the fine-tuning. The pruner never prunes during the probe
     or during the first part of the fine-tuning (`warmup`): with a cosine schedule, the best trial can look poor until halfway. Only `top-k`
-    decides at the epoch that its options give.
+    decides at the epoch that its options give. The steps of an objective are its own: it may be pruned at each of them.
     """
-    probe = spec.training.probe_epochs
+    probe = spec.probe_epochs
     warmup = getattr(spec.pruner, "warmup", _WARMUP)
-    steps = _Steps(probe=probe, warmup_end=probe + round(warmup * epochs), end=probe + epochs)
+    start = -1 if not spec.reports_best else probe + round(warmup * epochs)
+    steps = _Steps(probe=probe, warmup_end=start, end=probe + epochs, objective=spec.objective)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return _BUILDERS[spec.pruner.name](spec.pruner, steps)

@@ -11,7 +11,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler,
 
 from tuner.sampling import enumeration, prior
 from tuner.spec import strategies
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
 from tuner.storage import optuna_private
 
 
@@ -81,7 +81,7 @@ _BUILDERS: dict[str, Callable[[Any, int, int], BaseSampler]] = {
 }
 
 
-def build(spec: StudySpec, number: int, rule: Mapping[str, Any]) -> BaseSampler:
+def build(spec: AnyStudySpec, number: int, rule: Mapping[str, Any]) -> BaseSampler:
     """Return the sampler for one trial of a study; samplers of different trials draw different values.
 
     `rule` are the values of trial 0 by the names of the parameters.
@@ -97,7 +97,7 @@ def build(spec: StudySpec, number: int, rule: Mapping[str, Any]) -> BaseSampler:
         return _BUILDERS[spec.sampler.name](spec.sampler, seed, number)
 
 
-def required_input(spec: StudySpec) -> SamplerInput:
+def required_input(spec: AnyStudySpec) -> SamplerInput:
     """Return which earlier trials the sampler of a study reads."""
     return _INPUTS.get(spec.sampler.name, SamplerInput.EVERYTHING)
 

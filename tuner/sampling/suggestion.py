@@ -28,17 +28,25 @@ class Suggestion:
         self.values: dict[str, Any] = {}
         self.distributions: dict[str, BaseDistribution] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         """Return a number of a range."""
-        return float(self._suggest(name, FloatDistribution(low, high, log=log)))
+        return float(self._suggest(name, FloatDistribution(low, high, log=log, step=step)))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         """Return a whole number of a range."""
-        return int(self._suggest(name, IntDistribution(low, high, log=log)))
+        return int(self._suggest(name, IntDistribution(low, high, log=log, step=step)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Return one of some values."""
         return self._suggest(name, CategoricalDistribution(choices))
+
+    def of(self, name: str, distribution: BaseDistribution) -> Any:
+        """Return the value of a parameter.
+
+        Raises:
+            ValueError: the trial has asked for the parameter with another distribution before.
+        """
+        return self._suggest(name, distribution)
 
     def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
         if name in self._trial.params:

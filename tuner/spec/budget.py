@@ -21,7 +21,7 @@ class StudyProgress:
 
     #: number of trials, in any state
     num_trials: int
-    #: best validation accuracy of a completed trial
+    #: best value of a completed trial
     best_value: float | None
     #: time during which at least one worker was working
     busy_seconds: float
@@ -37,6 +37,8 @@ class StudyProgress:
     num_carried: int = 0
     #: seconds that a probe and a fine-tuning take here, with a margin; None: not measured, or no trial is fine-tuned
     needed_seconds: float | None = None
+    #: whether a higher value is better
+    maximizes: bool = True
 
 
 def decide(budget: Budget, progress: StudyProgress) -> str | None:
@@ -66,8 +68,9 @@ def decide_to_end(budget: Budget, progress: StudyProgress) -> str | None:
         return progress.stopped
     if progress.halted:
         return f"it was stopped by {progress.halted}"
-    if budget.target is not None and progress.best_value is not None and progress.best_value >= budget.target:
-        return f"the target {budget.target:g} is reached: {progress.best_value:.4f}"
+    best, target = progress.best_value, budget.target
+    if target is not None and best is not None and (best >= target if progress.maximizes else best <= target):
+        return f"the target {target:g} is reached: {best:.4f}"
     if budget.timeout is not None and progress.busy_seconds >= budget.timeout:
         return f"the time limit is reached: {progress.busy_seconds:.0f} of {budget.timeout:.0f} s"
     return None

@@ -41,6 +41,8 @@ class Range:
     integer: bool = False
     #: a trial may also switch it off: the value 0
     off: bool = False
+    #: distance between two possible values, counted from `low`; None: any number, or any whole number
+    step: float | None = None
 
 
 Domain = Fixed | Choice | Range
@@ -163,7 +165,8 @@ def text(domain: Domain) -> str:
     if not isinstance(domain, Range):
         return wording.show(to_plain(domain))
     ends = f"[{wording.number(domain.low)}, {wording.number(domain.high)}]"
-    return f"{ends}{' log' if domain.log else ''}{' or off' if domain.off else ''}"
+    step = "" if domain.step is None else f" in steps of {wording.number(domain.step)}"
+    return f"{ends}{' log' if domain.log else ''}{' or off' if domain.off else ''}{step}"
 
 
 def values(domain: Domain) -> tuple[Any, ...]:

@@ -9,12 +9,12 @@ from ruamel.yaml import YAML
 
 from tuner import wording
 from tuner.errors import Problem, SpecError
-from tuner.spec import domains, mistakes, schema, yaml_lines
+from tuner.spec import domains, mistakes, schema, tasks, yaml_lines
 from tuner.spec.model import PACKAGED_MOBILENET
-from tuner.spec.study import StudySpec
+from tuner.spec.study import IMAGE_CLASSIFICATION, AnyStudySpec, StudySpec
 
 #: fields that may differ between two runs of a study, because they do not change what it searches
-_FREE = ("budget", "result", "results", "data.path", "data.root")
+_FREE = ("budget", "result", "results", "data.path", "data.root", "folder")
 #: a file without one of them does not change a study that has it
 _ADAM, _ORDER, _SOLVER = "search.adam_weight_decay", "data.class_order", "search.probe_solver"
 _PROMOTE, _SAMPLER = "training.promote", "sampler"
@@ -24,7 +24,7 @@ _EARLIER_PROMOTE = 0.25
 SEARCHED = ("search.", "sampler.", "pruner.")
 
 
-def read(path: Path) -> StudySpec:
+def read(path: Path) -> AnyStudySpec:
     """Read a study from a YAML or JSON file.
 
     Raises:
@@ -34,7 +34,32 @@ def read(path: Path) -> StudySpec:
     return _build(document, origin=str(path), folder=Path(path).parent.resolve())
 
 
-def parse(mapping: Any, origin: str, folder: Path | None = None) -> StudySpec:
+def read_images(path: Path) -> StudySpec:
+    """Read a study of images from a YAML or JSON file.
+
+    Raises:
+        SpecError: the file cannot be read, has mistakes, or is a study of another task.
+    """
+    return _images(read(path), str(path))
+
+
+def parse_images(mapping: Any, origin: str, folder: Path | None = None) -> StudySpec:
+    """Build a study of images as `parse` does.
+
+    Raises:
+        SpecError: the values have mistakes, or are a study of another task.
+    """
+    return _images(parse(mapping, origin, folder), origin)
+
+
+def _images(spec: AnyStudySpec, origin: str) -> StudySpec:
+    if not isinstance(spec, StudySpec):
+        message = f"is {spec.task}; this works only for studies of images ({IMAGE_CLASSIFICATION})"
+        raise SpecError(origin, [Problem(field="task", message=message)])
+    return spec
+
+
+def parse(mapping: Any, origin: str, folder: Path | None = None) -> AnyStudySpec:
     """Build a study from plain values; relative paths start at `folder`, and messages name `origin`.
 
     Raises:
@@ -43,11 +68,11 @@ def parse(mapping: Any, origin: str, folder: Path | None = None) -> StudySpec:
     return _build(yaml_lines.Document(value=mapping), origin=origin, folder=folder)
 
 
-def dump(spec: StudySpec) -> str:
+def dump(spec: AnyStudySpec) -> str:
     """Return a complete study file, which reads back as an equal study."""
-    plain = _as_written(spec.model_dump(mode="json"))
-    for section, name in ((plain, "result"), (plain, "retraining"), (plain["search"], "adam_weight_decay")):
-        if section[name] is None:
+    plain = _as_written(schema.in_order(spec.model_dump(mode="json")))
+    for section, name in ((plain, "result"), (plain, "retraining"), (plain.get("search", {}), "adam_weight_decay")):
+        if name in section and section[name] is None:
             del section[name]
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None  # lists and mappings without inner ones are written on one line
@@ -59,22 +84,27 @@ def dump(spec: StudySpec) -> str:
     return text.getvalue()
 
 
-def differences(old: StudySpec, new: StudySpec) -> list[str]:
+def differences(old: AnyStudySpec, new: AnyStudySpec) -> list[str]:
     """Return one line for each field that differs between two studies: `search.dropout: [0, 0.5] -> 0.3`.
 
     Differences in the budget, the result and the folder of the images do not count.
     """
     before, after = dict(_fields(old, "")), dict(_fields(new, ""))
-    free = (*_FREE, _ADAM) if new.search.adam_weight_decay is None else _FREE
-    free = (*free, _PROMOTE) if (old.training.promote, new.training.promote) == (_EARLIER_PROMOTE, "auto") else free
-    free = free if "class_order" in new.data.model_fields_set else (*free, _ORDER)
-    free = free if _SAMPLER in new.model_fields_set else (*free, _SAMPLER)
-    free = free if "probe_solver" in new.search.model_fields_set else (*free, _SOLVER)
+    free = _free(old, new) if isinstance(old, StudySpec) and isinstance(new, StudySpec) else _FREE
     fields = [field for field in {**before, **after} if not f"{field}.".startswith(tuple(f"{name}." for name in free))]
     missing = "not given"
     return [
         f"{field}: {before.get(field, missing)} -> {after.get(field, missing)}" for field in fields if before.get(field) != after.get(field)
     ]
+
+
+def _free(old: StudySpec, new: StudySpec) -> tuple[str, ...]:
+    """Return the fields of an image study that may differ: also those that the file does not give and an earlier version had otherwise."""
+    free = (*_FREE, _ADAM) if new.search.adam_weight_decay is None else _FREE
+    free = (*free, _PROMOTE) if (old.training.promote, new.training.promote) == (_EARLIER_PROMOTE, "auto") else free
+    free = free if "class_order" in new.data.model_fields_set else (*free, _ORDER)
+    free = free if _SAMPLER in new.model_fields_set else (*free, _SAMPLER)
+    return free if "probe_solver" in new.search.model_fields_set else (*free, _SOLVER)
 
 
 def with_class_order_of(old: StudySpec, new: StudySpec) -> StudySpec:
@@ -101,16 +131,20 @@ def with_defaults_of(old: StudySpec, new: StudySpec) -> StudySpec:
     return new.model_copy(update={"search": new.search.model_copy(update={"probe_solver": old.search.probe_solver})})
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a study file, for editors."""
-    return schema.json_schema()
+def json_schema(task: str = IMAGE_CLASSIFICATION) -> dict[str, Any]:
+    """Return the JSON Schema of the study files of a task, for editors."""
+    return schema.json_schema(tasks.study_class(task))
 
 
-def _build(document: yaml_lines.Document, *, origin: str, folder: Path | None) -> StudySpec:
+def _build(document: yaml_lines.Document, *, origin: str, folder: Path | None) -> AnyStudySpec:
     if not isinstance(document.value, Mapping):
         message = f"is {wording.show(document.value)}; expected keys and values, at least `name: my_study` and `data: …`"
         raise SpecError(origin, [*document.problems, Problem(field="", message=message)])
-    found = mistakes.read(document.value, folder)
+    task = document.value.get("task", IMAGE_CLASSIFICATION)
+    if task not in tasks.TASKS:
+        message = f"is {wording.show(task)}; expected {wording.one_of(list(tasks.TASKS), task)}"
+        raise SpecError(origin, [*document.problems, Problem(field="task", message=message, line=document.line(("task",)))])
+    found = mistakes.read(document.value, folder, tasks.study_class(task))
     problems = list(document.problems)
     if isinstance(found, list):
         named = {problem.field for problem in problems}
@@ -121,7 +155,7 @@ def _build(document: yaml_lines.Document, *, origin: str, folder: Path | None) -
         ]
     if problems:
         raise SpecError(origin, sorted(problems, key=lambda problem: problem.line or 0))
-    assert isinstance(found, StudySpec)
+    assert isinstance(found, AnyStudySpec)
     return found
 
 

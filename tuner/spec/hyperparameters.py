@@ -1,9 +1,12 @@
 """Hyperparameters: all settings that may differ between trials, as one frozen and validated value."""
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from tuner import wording
 
 #: a deeper head has never helped a pretrained backbone
 MAX_HEAD_LAYERS = 4
@@ -173,3 +176,32 @@ class Hyperparameters(_Frozen):
         if any(not 1 <= units <= 65536 for units in self.head_units):
             raise ValueError(f"head_units is {list(self.head_units)}; expected widths from 1 to 65536")
         return self
+
+
+#: a value that a trial of code of the user's may have
+Plain = bool | int | float | str | None
+
+
+class ChosenValues(_Frozen):
+    """The values of one trial of code of the user's, by the names that the code or the study file gives them."""
+
+    values: dict[str, Plain]
+
+
+#: the values of one trial, whatever its task
+TrialValues = Hyperparameters | ChosenValues
+_ADAPTER: TypeAdapter[TrialValues] = TypeAdapter(TrialValues)
+
+
+def parse(stored: Any) -> TrialValues:
+    """Return the values of a trial from what `model_dump` gave.
+
+    Raises:
+        ValidationError: they are something else.
+    """
+    return _ADAPTER.validate_python(stored)
+
+
+def by_name(values: TrialValues) -> Mapping[str, Any]:
+    """Return the values of a trial by their dotted names."""
+    return values.values if isinstance(values, ChosenValues) else wording.flatten(values.model_dump())

@@ -1,7 +1,7 @@
 """Mistakes: every mistake in the values of a study file, described in the terms of the file."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tuner.spec import schema
 from tuner.spec.clashes import Clash, Clashes
 from tuner.spec.hyperparameters import Optimizer
 from tuner.spec.schema import SchemaKey
-from tuner.spec.study import StudySpec
+from tuner.spec.study import IMAGE_CLASSIFICATION, AnyStudySpec
 
 Keys = tuple[str | int, ...]
 
@@ -48,8 +48,8 @@ class Mistake:
         return ".".join(key for key in self.path if isinstance(key, str))
 
 
-def read(given: Mapping[str, Any], folder: Path | None) -> StudySpec | list[Mistake]:
-    """Return the study, or all mistakes in it.
+def read(given: Mapping[str, Any], folder: Path | None, kind: type[AnyStudySpec]) -> AnyStudySpec | list[Mistake]:
+    """Return the study, or all mistakes in it; `kind` is the class of its task.
 
     Pydantic skips the checks of a section if one of its fields is wrong. So this removes the wrong fields and validates the rest, until it
     finds nothing new. It does not report a clash with a removed field.
@@ -59,12 +59,13 @@ def read(given: Mapping[str, Any], folder: Path | None) -> StudySpec | list[Mist
     removed: set[str] = set()
     for _ in range(_MAX_PASSES):
         try:
-            spec = StudySpec.model_validate(rest, context={"folder": folder})
+            spec = kind.model_validate(rest, context={"folder": folder})
         except ValidationError as error:
             errors = error.errors(include_url=False)
         else:
             return spec if not mistakes else list(mistakes.values())
-        found = [mistake for details in errors for mistake in _mistakes(details, rest)]
+        keys = schema.all_keys(kind)
+        found = [mistake for details in errors for mistake in _mistakes(details, rest, keys)]
         for mistake in found:
             if not _touches(removed, mistake.field, *mistake.others):
                 mistakes.setdefault((mistake.field, mistake.message), mistake)
@@ -73,7 +74,7 @@ def read(given: Mapping[str, Any], folder: Path | None) -> StudySpec | list[Mist
         for mistake in found:
             removed |= {mistake.field, *mistake.others} | ({mistake.meant} if mistake.meant else set())
             for path in (mistake.path, *(tuple(other.split(".")) for other in mistake.others)):
-                rest = _without(rest, path)
+                rest = _without(rest, path, kind.model_fields)
     return list(mistakes.values())
 
 
@@ -93,15 +94,15 @@ def _touches(removed: set[str], *fields: str) -> bool:
     return any(field.startswith(gone) or gone.startswith(field) for field, gone in pairs if gone != ".")
 
 
-def _without(rest: dict[str, Any], path: Keys) -> dict[str, Any]:
-    """Remove the value at a path; replace a required value by a placeholder."""
+def _without(rest: dict[str, Any], path: Keys, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the value at a path; replace a required value by a placeholder. `fields` are the keys at the top of the file."""
     keys = [key for key in path if isinstance(key, str)]
     section: Any = rest
     for key in keys[:-1]:
         section = section.get(key) if isinstance(section, dict) else None
     if isinstance(section, dict) and keys and keys[-1] in section and keys != ["data", "source"]:
         del section[keys[-1]]
-    elif keys[:1] == ["data"]:
+    elif keys[:1] == ["data"] and fields["task"].default == IMAGE_CLASSIFICATION:
         shares = rest["data"] if isinstance(rest.get("data"), dict) else {}
         rest["data"] = {"source": "digits"} | {name: shares[name] for name in ("train", "validation", "test") if name in shares}
     elif keys[:1] == ["name"]:
@@ -111,21 +112,21 @@ def _without(rest: dict[str, Any], path: Keys) -> dict[str, Any]:
     return rest
 
 
-def _mistakes(details: ErrorDetails, given: Any) -> Iterator[Mistake]:
+def _mistakes(details: ErrorDetails, given: Any, keys: Sequence[SchemaKey]) -> Iterator[Mistake]:
     path, kind = _path(details, given), details["type"]
     error = details.get("ctx", {}).get("error")
     if isinstance(error, Clashes):
         yield from (_clash(path, clash, given) for clash in error.clashes)
     elif kind == "missing":
-        yield _missing(path, given)
+        yield _missing(path, given, keys)
     elif kind == "extra_forbidden":
-        yield _unknown(path, given)
+        yield _unknown(path, given, keys)
     elif kind in ("union_tag_invalid", "union_tag_not_found"):
-        yield _unknown_kind(path, given)
+        yield _unknown_kind(path, given, keys)
     elif kind == "invalid_key":
         yield Mistake(path=path, message=f"has the key {wording.show(details['loc'][-1])}, which is not text")
     else:
-        yield Mistake(path=path, message=_wrong_value(path, details, given))
+        yield Mistake(path=path, message=_wrong_value(path, details, given, keys))
 
 
 def _path(details: ErrorDetails, given: Any) -> Keys:
@@ -155,8 +156,8 @@ def _clash(path: Keys, clash: Clash, given: Any) -> Mistake:
     return Mistake(path=field, message=clash.message, others=tuple(f"{prefix}{other}" for other in clash.others))
 
 
-def _missing(path: Keys, given: Any) -> Mistake:
-    key = _key(path, given)
+def _missing(path: Keys, given: Any, keys: Sequence[SchemaKey]) -> Mistake:
+    key = _key(path, given, keys)
     example = f"{path[-1]}: {key.examples[0]}" if key and key.examples else f"{path[-1]}: …"
     section = given.get(path[0])
     if isinstance(section, str):
@@ -164,12 +165,12 @@ def _missing(path: Keys, given: Any) -> Mistake:
     return Mistake(path=path, message=f"is missing; add for example `{example}`")
 
 
-def _unknown(path: Keys, given: Any) -> Mistake:
+def _unknown(path: Keys, given: Any, keys: Sequence[SchemaKey]) -> Mistake:
     name, section, kind = str(path[-1]), ".".join(str(key) for key in path[:-1]), _kind(path, given)
-    here = [key for key in schema.all_keys() if key.section == section]
+    here = [key for key in keys if key.section == section]
     known = list(dict.fromkeys(key.name for key in here if key.kind in ("", kind)))
     other_kinds = [key.kind for key in here if key.name == name]
-    elsewhere = [key.field for key in schema.all_keys() if key.name == name and key.section != section]
+    elsewhere = [key.field for key in keys if key.name == name and key.section != section]
     nearest = wording.nearest(name, known)
     if other_kinds:
         rest = f"It belongs to the {_TAGS[section]} {wording.listed(other_kinds)}. Known: {wording.listed(known)}."
@@ -180,13 +181,13 @@ def _unknown(path: Keys, given: Any) -> Mistake:
     return Mistake(path=path, message=f"is not {'a hyperparameter' if section == 'search' else what}. {rest}", meant=meant)
 
 
-def _unknown_kind(path: Keys, given: Any) -> Mistake:
+def _unknown_kind(path: Keys, given: Any, keys: Sequence[SchemaKey]) -> Mistake:
     section = _value(path, given)
     if path == ("search", "head_units"):
         expected = "a list of widths such as [512, 128], [] for a linear head, or {layers: [0, 2], units: [64, 512]} to search them"
         return Mistake(path=path, message=f"is {wording.show(section)}; expected {expected}")
     tag = "source" if path == ("data",) else "name"
-    kinds = [key.kind for key in schema.all_keys() if key.field == f"{path[0]}.{tag}"]
+    kinds = [key.kind for key in keys if key.field == f"{path[0]}.{tag}"]
     inner = (*path, tag) if isinstance(section, Mapping) else path
     if isinstance(section, Mapping) and tag not in section:
         return Mistake(path=inner, message=f"is missing; add `{tag}: {kinds[0]}`, or another of {wording.listed(kinds)}")
@@ -194,8 +195,8 @@ def _unknown_kind(path: Keys, given: Any) -> Mistake:
     return Mistake(path=inner, message=f"is {wording.show(name)}; expected {wording.one_of(kinds, name)}")
 
 
-def _wrong_value(path: Keys, details: ErrorDetails, given: Any) -> str:
-    value, key, kind = _value(path, given), _key(path, given), details["type"]
+def _wrong_value(path: Keys, details: ErrorDetails, given: Any, keys: Sequence[SchemaKey]) -> str:
+    value, key, kind = _value(path, given), _key(path, given, keys), details["type"]
     if kind == "enum" and details["loc"][-1] == "[key]":
         return f"is not an optimizer. {wording.known([optimizer.value for optimizer in Optimizer], path[-1])}"
     if value is None:
@@ -212,12 +213,12 @@ def _wrong_value(path: Keys, details: ErrorDetails, given: Any) -> str:
         return f"is {wording.show(value)}; expected {_PATTERNS[field]}"
     if key is None:
         return f"is {wording.show(value)}, which cannot be read: {details['msg']}"
-    return f"is {wording.show(value)}; expected {schema.expected(key, value)}"
+    return f"is {wording.show(value)}; expected {schema.expected(key, value, keys)}"
 
 
-def _key(path: Keys, given: Any) -> SchemaKey | None:
+def _key(path: Keys, given: Any, keys: Sequence[SchemaKey]) -> SchemaKey | None:
     field, kind = ".".join(str(key) for key in path if isinstance(key, str)), _kind(path, given)
-    return next((key for key in schema.all_keys() if key.field == field and key.kind in ("", kind)), None)
+    return next((key for key in keys if key.field == field and key.kind in ("", kind)), None)
 
 
 def _kind(path: Keys, given: Any) -> str:

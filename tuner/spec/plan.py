@@ -1,33 +1,60 @@
 """Plan: what a study will do, in words."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 from tuner import wording
 from tuner.spec import budget as budgets
 from tuner.spec import space
 from tuner.spec.hyperparameters import ProbeSolver
+from tuner.spec.space import SpaceRow
 from tuner.spec.strategies import Pruner, Sampler
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec, StudySpec
 
 
-def facts(spec: StudySpec, epochs: int | None, num_hyperparameters: int) -> list[tuple[str, str]]:
-    """Return the plan as pairs of a name and a text; `epochs` are those of the fine-tuning, None if they are not known yet."""
-    sizes = " or ".join(f"{size} × {size}" for size in spec.model.sizes)
+class TaskWords(Protocol):
+    """What a task says about a study."""
+
+    def rows(self, spec: AnyStudySpec) -> list[SpaceRow]:
+        """Return a row for each hyperparameter that can act in the study."""
+
+    def facts(self, spec: AnyStudySpec, epochs: int | None) -> list[tuple[str, str]]:
+        """Return what the study trains and how, as pairs of a name and a text."""
+
+
+def facts(spec: AnyStudySpec, about: Sequence[tuple[str, str]], num_hyperparameters: int) -> list[tuple[str, str]]:
+    """Return the plan as pairs of a name and a text; `about` is what the task says of the study."""
     searched = wording.count(num_hyperparameters, "hyperparameter")
     retrained = retraining(spec)
     if retrained:
         search = "none: " + "; ".join(retrained)
     else:
         search = f"{searched}, sampler {_describe(spec.sampler)}, pruner {_describe(spec.pruner)}, seed {spec.seed}"
+    return [("study", spec.name), *about, ("objective", objective(spec)), ("budget", budget(spec)), ("search", search)]
+
+
+def about_images(spec: StudySpec, epochs: int | None) -> list[tuple[str, str]]:
+    """Return what an image study trains; `epochs` are those of the fine-tuning, None if they are not known yet."""
+    sizes = " or ".join(f"{size} × {size}" for size in spec.model.sizes)
     return [
-        ("study", spec.name),
         ("model", f"{' or '.join(spec.model.backbones)}, weights {spec.model.weights}, {sizes} pixels"),
         ("a trial", _stages(spec, epochs)),
-        ("budget", budget(spec)),
-        ("search", search),
-        *([("screening", _screening(spec))] if len(spec.model.backbones) > 1 and not retrained else []),
+        *([("screening", _screening(spec))] if len(spec.model.backbones) > 1 and not retraining(spec) else []),
     ]
+
+
+def objective(spec: AnyStudySpec) -> str:
+    """Return the metric that the study optimizes, and the direction, in words."""
+    better = "higher" if spec.objective.maximizes else "lower"
+    return f"{metric(spec)}; {better} is better"
+
+
+def metric(spec: AnyStudySpec) -> str:
+    """Return the name of the metric as a reader sees it: `validation accuracy`, `val_auc`."""
+    if not isinstance(spec, StudySpec):
+        return spec.objective.metric
+    name = spec.objective.metric.replace("_", " ")
+    return f"validation {name}" if spec.measured_on_new_data else f"{name} on images that were trained on"
 
 
 def _screening(spec: StudySpec) -> str:
@@ -53,15 +80,18 @@ _PREPARED = {"epochs", "num_train", "num_validation", "num_test", "classes"}
 
 
 def of_study(
-    spec: StudySpec, prepared: Mapping[str, Any] | None, migrated: Mapping[str, Any] | None, left_out: Any = None
+    spec: AnyStudySpec, task: TaskWords, prepared: Mapping[str, Any] | None, migrated: Mapping[str, Any] | None, left_out: Any = None
 ) -> list[tuple[str, str]]:
-    """Return the plan with what is known of a study: the attributes of its first trainer, its migration and its screening, if any."""
+    """Return the plan with what is known of a study: the attributes of its first trainer, its migration and its screening, if any.
+
+    `task` is the task of the study, `tasks.task.spec(spec.task)`.
+    """
     # another program can change the attributes of a study
     prepared = prepared if isinstance(prepared, Mapping) and prepared.keys() >= _PREPARED else None
-    fixed = spec.training.epochs if isinstance(spec.training.epochs, int) else None
+    fixed = spec.training.epochs if isinstance(spec, StudySpec) and isinstance(spec.training.epochs, int) else None
     epochs = prepared["epochs"] if fixed is None and prepared else fixed
-    found = facts(spec, epochs, sum(row.is_searched for row in space.rows(spec)))
-    if prepared:
+    found = facts(spec, task.facts(spec, epochs), sum(row.is_searched for row in task.rows(spec)))
+    if prepared and isinstance(spec, StudySpec):
         train, validation, test = (f"{prepared[f'num_{part}']:,}" for part in ("train", "validation", "test"))
         images = f"{train} to train, {validation} to choose the best trial, {test} to measure it"
         found.insert(1, ("images", f"{spec.data.source}: {images}; {wording.count(len(prepared['classes']), 'class')}"))
@@ -91,19 +121,19 @@ def commonest_of(prepared: Any) -> str:
     return commonest(prepared.get("commonest") or "", prepared.get("commonest_validation"), prepared.get("commonest_test"))
 
 
-def retraining(spec: StudySpec) -> list[str]:
+def retraining(spec: AnyStudySpec) -> list[str]:
     """Return which trials a study retrains, in words; an empty list for a study that searches."""
     again = spec.retraining
     if again is None:
         return []
     which = f"trials {wording.listed(again.trials)}" if len(again.trials) > 1 else f"trial {again.trials[0]}"
     texts = [f"{which} of the study {again.study}, retrained with {wording.count(len(again.seeds), 'seed')} each"]
-    if spec.training.images != "train":
+    if not spec.measured_on_new_data:
         texts.append("training includes the validation images, so the validation accuracy says nothing about new images")
     return texts
 
 
-def budget(spec: StudySpec) -> str:
+def budget(spec: AnyStudySpec) -> str:
     """Return the budget in words: `20 trials, at most 1 h, or an accuracy of 0.97`."""
     parts = []
     if spec.budget.trials is not None:
@@ -111,7 +141,8 @@ def budget(spec: StudySpec) -> str:
     if spec.budget.timeout is not None:
         parts.append(f"at most {wording.duration(spec.budget.timeout)}")
     if spec.budget.target is not None:
-        parts.append(f"or an accuracy of {spec.budget.target:g}")
+        name = spec.objective.metric.replace("_", " ") if isinstance(spec, StudySpec) else spec.objective.metric
+        parts.append(f"or {'an' if name[:1] in 'aeiou' else 'a'} {name} of {spec.budget.target:g}")
     return ", ".join(parts).removeprefix("or ")
 
 

@@ -1,13 +1,13 @@
 """Schema: the keys of a study file and their possible values, from its JSON Schema."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tuner import wording
 from tuner.spec.search import SearchSpace
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec, StudySpec
 
 Node = Mapping[str, Any]
 
@@ -43,30 +43,47 @@ class SchemaKey:
         return list(self.node.get("examples", ()))
 
 
-def json_schema() -> dict[str, Any]:
+#: keys at the top of a study file, in the order in which people write them
+_ORDER = ("name", "task", "data", "model", "function", "objective", "budget", "training", "search", "sampler", "pruner", "results", "seed")
+
+
+def in_order(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a study file in the order in which people write them."""
+    return dict(sorted(plain.items(), key=lambda item: _ORDER.index(item[0]) if item[0] in _ORDER else len(_ORDER)))
+
+
+def json_schema(kind: type[AnyStudySpec] = StudySpec) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a study file, for editors."""
-    schema: dict[str, Any] = _untitled(StudySpec.model_json_schema())
+    schema: dict[str, Any] = _untitled(kind.model_json_schema())
+    schema["properties"] = in_order(schema["properties"])
+    schema["required"] = [name for name in schema["properties"] if name in schema.get("required", ())]
+    title = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A tuner study file"}
+    return title | (_with_defaults(schema) if kind is StudySpec else schema)
+
+
+def _with_defaults(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an image study with the defaults of its search space."""
     usual = SearchSpace.model_validate({}).model_dump(mode="json")
     for name, defaults in (("SearchSpace", usual), ("HeadSpace", usual["head_units"]), ("AugmentationSpace", usual["augmentation"])):
         for key, default in defaults.items():
             schema["$defs"][name]["properties"][key]["default"] = default
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A tuner study file"} | schema
+    return schema
 
 
 @functools.cache
-def all_keys() -> tuple[SchemaKey, ...]:
+def all_keys(kind: type[AnyStudySpec] = StudySpec) -> tuple[SchemaKey, ...]:
     """Return every key in the order of the file; a key of several kinds of data, sampler or pruner appears once for each kind."""
-    schema = json_schema()
+    schema = json_schema(kind)
     return tuple(_walk(schema, schema["$defs"], prefix="", kind=""))
 
 
-def expected(key: SchemaKey, value: Any) -> str:
-    """Return which values a key may have, in words that show what is wrong with the given value."""
+def expected(key: SchemaKey, value: Any, keys: Sequence[SchemaKey]) -> str:
+    """Return which of the values a key may have, in words that show what is wrong with the given value; `keys` are all of the file."""
     if "enum" in key.node:
         return wording.one_of([str(name) for name in key.node["enum"]], value)
     words = expectation(key.node)
     if "$ref" in key.node:
-        inner = [other.name for other in all_keys() if other.section == key.field]
+        inner = [other.name for other in keys if other.section == key.field]
         return f"a section with keys such as {wording.listed(inner[:6])}"
     if isinstance(value, int | float) and 1 < value <= 100 and "at most 1" in words:
         return f"{words}; {wording.number(value)} % is {wording.number(value / 100)}"

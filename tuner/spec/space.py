@@ -1,7 +1,7 @@
 """Search spaces: ask a chooser (a sampler, the rule, an enumeration) for the hyperparameters of one trial."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,11 +17,11 @@ from tuner.spec.study import StudySpec
 class Chooser(Protocol):
     """Chooses the values of a trial's parameters, one after another; an Optuna trial is one."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         """Return a number of a range."""
         ...
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         """Return a whole number of a range."""
         ...
 
@@ -84,8 +84,12 @@ def choose(chooser: Chooser, name: str, domain: Domain) -> Any:
             if domain.low == domain.high:
                 return domain.low
             if domain.integer:
-                return chooser.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
-            return chooser.suggest_float(name, domain.low, domain.high, log=domain.log)
+                return chooser.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, **_step(domain, int))
+            return chooser.suggest_float(name, domain.low, domain.high, log=domain.log, **_step(domain, float))
+
+
+def _step(domain: Range, kind: Callable[[float], float]) -> dict[str, Any]:
+    return {} if domain.step is None else {"step": kind(domain.step)}
 
 
 def parameters(space: SearchSpace) -> dict[str, Domain]:
@@ -105,7 +109,11 @@ def fitted(given: Mapping[str, Any], space: SearchSpace) -> tuple[dict[str, Any]
 
     Programs other than tuner do not check what they enqueue. A number of a range that may be switched off also sets its switch.
     """
-    known = parameters(space)
+    return fitted_to(given, parameters(space))
+
+
+def fitted_to(given: Mapping[str, Any], known: Mapping[str, Domain]) -> tuple[dict[str, Any], list[str]]:
+    """Return values of parameters as a trial takes them, given the domain of each parameter, and the reasons why others do not fit."""
     switches = {f"{name}.on": Choice(values=(True, False)) for name, domain in known.items() if isinstance(domain, Range) and domain.off}
     values: dict[str, Any] = {}
     reasons: list[str] = []
@@ -196,7 +204,8 @@ def describe(domain: Domain) -> str:
             scale = ", logarithmic" if domain.log else ""
             kind = ", whole" if domain.integer else ""
             off = "off, or " if domain.off else ""
-            return f"{off}{wording.number(domain.low)} to {wording.number(domain.high)}{kind}{scale}"
+            step = "" if domain.step is None else f", in steps of {wording.number(domain.step)}"
+            return f"{off}{wording.number(domain.low)} to {wording.number(domain.high)}{kind}{scale}{step}"
 
 
 def _describe_value(value: Any) -> str:

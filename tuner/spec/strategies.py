@@ -1,8 +1,8 @@
 """Strategies: the samplers and pruners that a study file may name, and their options."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 
@@ -150,11 +150,19 @@ class Wilcoxon(_Strategy):
 
 
 class Threshold(_Strategy):
-    """Prune trials below an accuracy."""
+    """Prune trials whose best value so far is below or above a limit."""
 
     name: Literal["threshold"] = "threshold"
-    lower: float = Field(ge=0, le=1, examples=[0.5])
-    """validation accuracy, as a fraction"""
+    lower: float | None = Field(default=None, examples=[0.5])
+    """value below which a trial is pruned, such as the validation accuracy 0.5; null: no such limit"""
+    upper: float | None = Field(default=None, examples=[2.0])
+    """value above which a trial is pruned, such as the validation loss 2; null: no such limit"""
+
+    @model_validator(mode="after")
+    def _check_limits(self) -> Self:
+        if self.lower is None and self.upper is None:
+            raise ValueError("has neither lower nor upper; expected for example `pruner: {name: threshold, lower: 0.5}`")
+        return self
 
 
 def _named(given: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
@@ -26,10 +26,23 @@ from tuner.spec.data import (
 )
 from tuner.spec.hyperparameters import Hyperparameters, ProbeSolver
 from tuner.spec.model import Model
+from tuner.spec.objective import OBJECTIVE, ImageObjective, Objective
 from tuner.spec.search import SearchSpace, with_model
-from tuner.spec.strategies import Median, Prior, Pruner, Sampler
+from tuner.spec.strategies import Median, Prior, Pruner, Sampler, Threshold, Tpe
 
-__all__ = ["AnimalsData", "Budget", "ClassOrder", "Data", "DigitsData", "FolderData", "KerasData", "ManifestData", "Model", "NpzData"]
+__all__ = [
+    "AnimalsData",
+    "AnyStudySpec",
+    "Budget",
+    "ClassOrder",
+    "Data",
+    "DigitsData",
+    "FolderData",
+    "KerasData",
+    "ManifestData",
+    "Model",
+    "NpzData",
+]
 __all__ += ["PythonData", "Retraining", "StudySpec", "TfdsData", "Training", "read_duration"]
 
 _UNITS = {"d": 86400, "h": 3600, "m": 60, "s": 1}
@@ -84,8 +97,8 @@ class Budget(Section):
     """trials of the study, over all its workers; null: no limit"""
     timeout: Annotated[Seconds, Field(gt=0)] | None = None
     """time during which at least one worker was working; running trials still finish"""
-    target: Annotated[float, Field(gt=0, le=1)] | None = None
-    """validation accuracy that ends the study"""
+    target: float | None = None
+    """value that ends the study, for example the validation accuracy 0.95"""
 
     @model_validator(mode="after")
     def _check_end(self) -> Self:
@@ -95,13 +108,18 @@ class Budget(Section):
         return self
 
 
-class Results(Section):
-    """What a study keeps of its trials, and how its ensemble predicts."""
+class KeptResults(Section):
+    """What a study keeps of its trials."""
 
     keep: Annotated[int, Field(ge=1, le=64)] = 8
     """fine-tuned trials that keep their weights, the best ones; the ensemble is formed from them"""
     keep_gb: Annotated[float, Field(gt=0)] = 8.0
     """gigabytes for the weights of these trials; if they need more, fewer trials keep theirs, but always the best one"""
+
+
+class Results(KeptResults):
+    """What a study keeps of its trials, and how its ensemble predicts."""
+
     mirror: Literal["auto", "always", "never"] = "auto"
     """whether the ensemble averages each image with its mirror image; auto: if that is better on the validation images"""
 
@@ -138,33 +156,108 @@ _OF_THE_OPTIMIZER = ("optimizer", "momentum", "nesterov", "weight_decay", "dropo
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
-class StudySpec(Section):
-    """A whole study file, validated."""
+IMAGE_CLASSIFICATION = "image_classification"
+
+
+class AnyStudySpec(Section):
+    """What every study file says, whatever its task."""
 
     name: Annotated[str, Field(pattern=NAME, examples=["my_study"])]
     """the study's name in the storage: letters, digits, dots, dashes and underscores, at most 100"""
-    data: Annotated[Data, Field(examples=["{source: folder, path: ~/photos}"])]
-    """where images and labels come from, and how they are split"""
-    model: Model = Model()
-    """the pretrained network that every trial starts from"""
+    task: str
+    """what the study is about"""
+    objective: Annotated[Objective, OBJECTIVE]
+    """the metric that the study optimizes"""
     budget: Budget = Budget()
     """when the study ends: at the first limit that it reaches"""
-    training: Training = Training()
-    """how every trial of the study is trained"""
-    search: SearchSpace = Field(default_factory=lambda: SearchSpace.model_validate({}))
-    """for each hyperparameter, the values that trials may take"""
-    sampler: Sampler = Prior()
+    sampler: Sampler = Tpe()
     """how tuner chooses the hyperparameters of the next trial"""
     pruner: Pruner = Median()
     """which poor trials end early"""
-    results: Results = Results()
-    """what the study keeps of its trials, and how its ensemble predicts"""
+    results: KeptResults = KeptResults()
+    """what the study keeps of its trials"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """seed of the splits, the sampler and every trial"""
     result: dict[str, Any] | None = None
     """result of a search, written by `tuner export`; its trial_seed is the seed of trial 0"""
     retraining: Annotated[Retraining | None, WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]})] = None
     """the trials and seeds to train again, written by `tuner retrain`"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_plain(cls, given: Any) -> Any:
+        """Read values of NumPy and durations of Python, which programs have."""
+        return _plain(given)
+
+    def named_code(self) -> Iterator[tuple[str, str]]:
+        """Give each field that names a function of the user's to run, and the function."""
+        yield from ()
+
+    def wrong_limits(self) -> Iterator[Clash]:
+        """Give each limit of the budget or the pruner that the metric of the study cannot reach."""
+        yield from ()
+
+    @property
+    def probe_epochs(self) -> int:
+        """Epochs of the first stage of a trial; 0 if a trial has one stage only."""
+        return 0
+
+    @property
+    def measured_on_new_data(self) -> bool:
+        """Whether the value of a trial comes from data that it was not trained on."""
+        return True
+
+    @property
+    def reports_best(self) -> bool:
+        """Whether samplers and pruners see the best value so far of a trial, not each value as it was reported."""
+        return True
+
+
+def _is_usual_task(task: str) -> bool:
+    return task == IMAGE_CLASSIFICATION
+
+
+def _is_usual_objective(objective: Objective) -> bool:
+    return objective == ImageObjective()
+
+
+class StudySpec(AnyStudySpec):
+    """A whole study file of an image classifier, validated."""
+
+    task: Annotated[Literal["image_classification"], Field(exclude_if=_is_usual_task)] = "image_classification"
+    """what the study is about: image_classification, custom (a Keras model of yours) or objective (an Optuna objective of yours)"""
+    objective: Annotated[ImageObjective, OBJECTIVE, Field(exclude_if=_is_usual_objective)] = ImageObjective()
+    """the metric of the validation images that chooses the best trial"""
+    data: Annotated[Data, Field(examples=["{source: folder, path: ~/photos}"])]
+    """where images and labels come from, and how they are split"""
+    model: Model = Model()
+    """the pretrained network that every trial starts from"""
+    training: Training = Training()
+    """how every trial of the study is trained"""
+    search: SearchSpace = Field(default_factory=lambda: SearchSpace.model_validate({}))
+    """for each hyperparameter, the values that trials may take"""
+    sampler: Sampler = Prior()
+    """how tuner chooses the hyperparameters of the next trial"""
+    results: Results = Results()
+    """what the study keeps of its trials, and how its ensemble predicts"""
+
+    def named_code(self) -> Iterator[tuple[str, str]]:
+        """Give each field that names a function of the user's to run, and the function."""
+        if isinstance(self.data, PythonData):
+            yield "data.function", self.data.function
+        for name in self.model.backbones:
+            if name.startswith("python:"):
+                yield "model.backbone", name.removeprefix("python:")
+
+    @property
+    def probe_epochs(self) -> int:
+        """Epochs of the probe."""
+        return self.training.probe_epochs
+
+    @property
+    def measured_on_new_data(self) -> bool:
+        """Whether the value of a trial comes from images that it was not trained on."""
+        return self.training.images == "train"
 
     @property
     def space(self) -> SearchSpace:
@@ -198,12 +291,6 @@ class StudySpec(Section):
         stepwise = {"probe_learning_rate", *(_OF_THE_OPTIMIZER if probes_only else ())}
         return {**given, "search": {**search, "probe_solver": ProbeSolver.SGD.value}} if stepwise & search.keys() else given
 
-    @model_validator(mode="before")
-    @classmethod
-    def _read_plain(cls, given: Any) -> Any:
-        """Read values of NumPy and durations of Python, which programs have; it runs first, because it is the last of its kind."""
-        return _plain(given)
-
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         exported = self.result is not None or self.retraining is not None
@@ -214,9 +301,29 @@ class StudySpec(Section):
                 "(`tuner retrain` writes train+validation where it is possible)"
             )
             found = [*found, Clash(field="training.images", message=message)]
+        found = [*found, *self.wrong_limits()]
         if found:
             raise Clashes(found)
         return self
+
+    def wrong_limits(self) -> Iterator[Clash]:
+        """Give each limit of the budget or the pruner that is no fraction; the log loss may have any value."""
+        return _outside_of_fractions(self)
+
+
+def _outside_of_fractions(spec: StudySpec) -> Iterator[Clash]:
+    """Yield the values that no metric of an image classifier can have; the log loss may have any."""
+    if spec.objective.metric == "log_loss":
+        return
+    target, limits = spec.budget.target, {}
+    if target is not None and not 0 < target <= 1:
+        share = f"; {wording.number(target)} % is {wording.number(target / 100)}" if 1 < target <= 100 else ""
+        yield Clash(field="budget.target", message=f"is {wording.number(target)}; expected a number above 0 and at most 1 or null{share}")
+    if isinstance(spec.pruner, Threshold):
+        limits = {"pruner.lower": spec.pruner.lower, "pruner.upper": spec.pruner.upper}
+    for field, limit in limits.items():
+        if limit is not None and not 0 <= limit <= 1:
+            yield Clash(field=field, message=f"is {wording.number(limit)}; expected a number from 0 to 1")
 
 
 def _plain(given: Any) -> Any:

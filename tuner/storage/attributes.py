@@ -10,7 +10,8 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from tuner.protocol.messages import Misclassified
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec import hyperparameters as trial_values
+from tuner.spec.hyperparameters import TrialValues
 from tuner.storage import optuna_private
 
 # User attributes of a study.
@@ -81,6 +82,8 @@ BEST_EPOCH: Final = "best_epoch"
 #: training accuracy and validation loss of that epoch
 TRAIN_ACCURACY: Final = "train_accuracy"
 VALIDATION_LOSS: Final = "validation_loss"
+#: all other metrics of that epoch, as a dict of numbers
+METRICS: Final = "metrics"
 #: seconds of training: in all, in the probe, in fine-tuning
 SECONDS: Final = "seconds"
 PROBE_SECONDS: Final = "probe_seconds"
@@ -120,6 +123,10 @@ PICTURES: Final = "tuner:pictures"
 _TEXTS: Final = {ORIGIN, WORKER, ENQUEUED_BY, STOPPED_BY, CARRIED_FROM, TAKEN_FROM, STAGE, DEVICE, WEIGHTS, REASON, ERROR, MESSAGE}
 _COUNTS: Final = {SEED, ATTEMPTS, RETRAINED_TRIAL, SHORTENED, NUM_EPOCHS, BEST_EPOCH}
 _NUMBERS: Final = {PROBE_ACCURACY, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUNE_SECONDS}
+#: names of user attributes that code of the user's cannot set under its own name
+RESERVED: Final = frozenset(
+    {*_TEXTS, *_COUNTS, *_NUMBERS, ENSEMBLE, TAUGHT, PROMOTED, VALIDATION_LOSS, WEIGHTS_BYTES, LOGITS, TEST, SPEC, PREPARED, METRICS}
+)
 _CONFUSION: Final = TypeAdapter(tuple[tuple[int, ...], ...])
 _MISTAKES: Final = TypeAdapter(tuple[Misclassified, ...])
 
@@ -149,10 +156,10 @@ def _is_ours(key: str, value: Any) -> bool:
     return True
 
 
-def hyperparameters(stored: Any) -> Hyperparameters | None:
+def hyperparameters(stored: Any) -> TrialValues | None:
     """Return the hyperparameters of a trial; None if none are stored."""
     try:
-        return None if stored is None else Hyperparameters.model_validate(stored)
+        return None if stored is None else trial_values.parse(stored)
     except ValidationError:
         return None
 

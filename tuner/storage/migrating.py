@@ -16,7 +16,7 @@ from tuner.storage import tables
 
 VERSION_TABLE = "tuner_alembic"
 #: the last of the steps in migrations/steps
-HEAD = "3"
+HEAD = "4"
 #: the tables of a database after that step
 METADATA: MetaData = tables.VERSIONS.metadata
 _FOLDER = Path(__file__).parent / "migrations"
@@ -76,6 +76,16 @@ def add_table(name: str, *columns: Column[Any]) -> None:
     created.create(connection, checkfirst=True)
     for index in created.indexes:
         index.create(connection, checkfirst=True)
+
+
+def add_columns(name: str, *columns: Column[Any]) -> None:
+    """Add columns to a table in a step, those that an interrupted step has not added."""
+    from alembic import op
+
+    known = {column["name"] for column in sqlalchemy.inspect(op.get_bind()).get_columns(name)}
+    for column in columns:
+        if column.name not in known:
+            op.add_column(name, column)
 
 
 def _upgrade(connection: Connection) -> None:

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Select, and_, case, func, or_, select
 
 from tuner.storage import optuna_private
 from tuner.storage.attributes import HYPERPARAMETERS
-from tuner.storage.tables import TRIAL_SYSTEM, TRIALS, VALUES
+from tuner.storage.tables import DIRECTIONS, TRIAL_SYSTEM, TRIALS, VALUES
 
 #: the condition that a row of `VALUES` holds a finite value of the first objective
 IS_FINITE = and_(
@@ -23,10 +24,13 @@ IS_FINITE = and_(
     # PostgreSQL holds NaN to be greater than every number
     VALUES.c.value.between(-sys.float_info.max, sys.float_info.max),
 )
-#: trials with a finite value of the first objective: study_id, trial_id, number, state, value
+#: 1 for a study that maximizes, -1 for one that minimizes
+_SIGN = case((DIRECTIONS.c.direction == StudyDirection.MINIMIZE, -1), else_=1)
+#: trials with a finite value of the first objective: study_id, trial_id, number, state, value, and merit, which is higher for a better one
 VALUED = (
-    select(TRIALS.c.study_id, TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, VALUES.c.value)
+    select(TRIALS.c.study_id, TRIALS.c.trial_id, TRIALS.c.number, TRIALS.c.state, VALUES.c.value, (_SIGN * VALUES.c.value).label("merit"))
     .join(VALUES, VALUES.c.trial_id == TRIALS.c.trial_id)
+    .join(DIRECTIONS, (DIRECTIONS.c.study_id == TRIALS.c.study_id) & (DIRECTIONS.c.objective == 0))
     .where(IS_FINITE)
     .subquery("valued")
 )
@@ -68,15 +72,14 @@ def counts(connection: Connection, study_ids: Sequence[int]) -> dict[int, dict[T
     return found
 
 
-def ranked(study_id: int, *, maximizes: bool = True) -> Select[int, int, float]:
+def ranked(study_id: int) -> Select[int, int, float]:
     """Return the query for id, number and value of the completed trials: the best first, among equals the earliest."""
-    order = VALUED.c.value.desc() if maximizes else VALUED.c.value
-    query = select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.value).order_by(order, VALUED.c.number)
+    query = select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.value).order_by(VALUED.c.merit.desc(), VALUED.c.number)
     return query.where(VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE)
 
 
 def best(connection: Connection, study_id: int) -> ValuedTrial | None:
-    """Return the completed trial with the highest value, among equals the earliest, or None if no trial has completed."""
+    """Return the best completed trial, among equals the earliest, or None if no trial has completed."""
     row = connection.execute(ranked(study_id).limit(1)).first()
     return None if row is None else ValuedTrial(trial_id=row[0], number=row[1], value=row[2])
 
@@ -114,18 +117,15 @@ class BestSoFar:
         return self.records[-1] if self.records else None
 
 
-def best_so_far(connection: Connection, study_id: int, *, maximizes: bool, num_trials: int) -> BestSoFar:
+def best_so_far(connection: Connection, study_id: int, *, num_trials: int) -> BestSoFar:
     """Return the history of a study with one objective."""
     stride = max(1, -(-num_trials // _DRAWN))
     is_completed = VALUED.c.state == TrialState.COMPLETE
-    completed = case((is_completed, VALUED.c.value))
-    extreme = func.max(completed) if maximizes else func.min(completed)
-    before = extreme.over(order_by=VALUED.c.number, rows=(None, -1)).label("before")
-    found = (
-        select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.value, VALUED.c.state, before).where(VALUED.c.study_id == study_id).subquery()
-    )
-    is_better = found.c.value > found.c.before if maximizes else found.c.value < found.c.before
-    is_record = and_(found.c.state == TrialState.COMPLETE, or_(found.c.before.is_(None), is_better))
+    completed = case((is_completed, VALUED.c.merit))
+    before = func.max(completed).over(order_by=VALUED.c.number, rows=(None, -1)).label("before")
+    columns = (VALUED.c.trial_id, VALUED.c.number, VALUED.c.value, VALUED.c.merit, VALUED.c.state, before)
+    found = select(*columns).where(VALUED.c.study_id == study_id).subquery()
+    is_record = and_(found.c.state == TrialState.COMPLETE, or_(found.c.before.is_(None), found.c.merit > found.c.before))
     query = select(found, is_record.label("is_record")).where(or_(is_record, found.c.number % stride == 0))
     records, others = [], []
     for row in connection.execute(query.order_by(found.c.number)):
@@ -141,12 +141,12 @@ def best_so_far(connection: Connection, study_id: int, *, maximizes: bool, num_t
         stride=stride,
         num_since_best=num_since_best,
         num_completed=num_completed,
-        top=_top(connection, study_id, maximizes=maximizes),
+        top=_top(connection, study_id),
     )
 
 
-def _top(connection: Connection, study_id: int, *, maximizes: bool) -> tuple[float, ...]:
-    return tuple(value for _, _, value in connection.execute(ranked(study_id, maximizes=maximizes).limit(_TOP)))
+def _top(connection: Connection, study_id: int) -> tuple[float, ...]:
+    return tuple(value for _, _, value in connection.execute(ranked(study_id).limit(_TOP)))
 
 
 def _counts(connection: Connection, study_id: int, records: Sequence[ValuedTrial]) -> tuple[int, int]:

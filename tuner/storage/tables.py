@@ -7,11 +7,11 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import (
@@ -86,6 +86,10 @@ EPOCHS = Table(
     Column("validation_accuracy", Double),
     Column("learning_rate", Double),
     Column("seconds", Double),
+    #: the metric that the study optimizes; NULL: an earlier version of tuner wrote the row, and it is the validation accuracy
+    Column("value", Double),
+    #: all other metrics that were reported, as a JSON object; NULL: none
+    Column("metrics", Text),
 )
 #: one row per changing request to the dashboard, and per sign-in
 AUDIT = Table(
@@ -137,19 +141,29 @@ WORKERS = Table(
 )
 
 
-def create_study(connection: Connection, name: str, *, user: Mapping[str, Any], system: Mapping[str, Any]) -> int:
-    """Create a study that maximizes one value, and return its id.
+def create_study(connection: Connection, name: str, *, user: Mapping[str, Any], system: Mapping[str, Any], maximizes: bool = True) -> int:
+    """Create a study of one objective, and return its id.
 
     Raises:
         IntegrityError: the name is taken.
     """
     study_id = _inserted(connection, STUDIES, study_name=name)
-    connection.execute(insert(DIRECTIONS).values(study_id=study_id, direction=StudyDirection.MAXIMIZE, objective=0))
+    connection.execute(
+        insert(DIRECTIONS).values(
+            study_id=study_id, direction=StudyDirection.MAXIMIZE if maximizes else StudyDirection.MINIMIZE, objective=0
+        )
+    )
     for ours in (LEASES, EPOCHS, WORKERS):  # databases reuse the id of a deleted study
         connection.execute(delete(ours).where(ours.c.study_id == study_id))
     put(connection, STUDY_USER, study_id, user)
     put(connection, STUDY_SYSTEM, study_id, system)
     return study_id
+
+
+def maximizes(connection: Connection, study_id: int) -> bool:
+    """Return whether a study maximizes its first objective."""
+    query = select(DIRECTIONS.c.direction).where(DIRECTIONS.c.study_id == study_id, DIRECTIONS.c.objective == 0)
+    return connection.execute(query).scalar() is not StudyDirection.MINIMIZE
 
 
 def lock_study(connection: Connection, study_id: int, name: str) -> None:
@@ -255,9 +269,31 @@ def put_parameters(connection: Connection, trial_id: int, values: Mapping[str, A
         connection.execute(insert(PARAMETERS), rows)
 
 
-def remove_parameters(connection: Connection, trial_id: int) -> None:
-    """Remove the parameters of a trial."""
-    connection.execute(delete(PARAMETERS).where(PARAMETERS.c.trial_id == trial_id))
+def remove_parameters(connection: Connection, trial_id: int, *, besides: Sequence[str] = ()) -> None:
+    """Remove the parameters of a trial, but for some."""
+    query = delete(PARAMETERS).where(PARAMETERS.c.trial_id == trial_id)
+    connection.execute(query.where(PARAMETERS.c.param_name.not_in(besides)) if besides else query)
+
+
+def remove_parameter(connection: Connection, trial_id: int, name: str) -> None:
+    """Remove one parameter of a trial."""
+    connection.execute(delete(PARAMETERS).where(PARAMETERS.c.trial_id == trial_id, PARAMETERS.c.param_name == name))
+
+
+def distributions(connection: Connection, trial_id: int) -> dict[str, BaseDistribution]:
+    """Return the distributions of the parameters of a trial; those that Optuna cannot read are left out."""
+    query = select(PARAMETERS.c.param_name, PARAMETERS.c.param_value, PARAMETERS.c.distribution_json)
+    rows = connection.execute(query.where(PARAMETERS.c.trial_id == trial_id))
+    found = optuna_private.readable_parameters((name, (value, distribution)) for name, value, distribution in rows)
+    return {name: distribution for name, (_, distribution) in found.items()}
+
+
+def earlier_distribution(connection: Connection, study_id: int, name: str, *, besides: int) -> BaseDistribution | None:
+    """Return the distribution of a parameter in any other trial of a study; None if no other trial has the parameter."""
+    query = select(PARAMETERS.c.distribution_json).join(TRIALS, TRIALS.c.trial_id == PARAMETERS.c.trial_id)
+    query = query.where(TRIALS.c.study_id == study_id, PARAMETERS.c.param_name == name, TRIALS.c.trial_id != besides).limit(1)
+    found = connection.execute(query).scalar()
+    return None if found is None else json_to_distribution(found)
 
 
 def parameters(connection: Connection, trial_id: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Claims: which trial a worker gets. A trial without a worker is resumed first, then a new one is started."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -11,10 +11,11 @@ from sqlalchemy import Connection
 from tuner.errors import Dismissed, LeaseLost, UnusableTrial
 from tuner.protocol import messages
 from tuner.sampling import history, samplers, suggestion
-from tuner.spec import budget, space
+from tuner.spec import budget
+from tuner.spec import hyperparameters as values
 from tuner.spec.budget import StudyProgress
-from tuner.spec.hyperparameters import Hyperparameters
-from tuner.spec.study import StudySpec
+from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, TrialValues
+from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.storage import attributes, tables
 from tuner.storage.attributes import HYPERPARAMETERS, REQUESTED
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
@@ -26,6 +27,8 @@ from tuner.studies.study import Study
 from tuner.studies.workers import WorkerRequest
 from tuner.tasks import task
 
+#: trials that tell which values the next one will ask for
+_LAST_TRIALS = 5
 _ALIVE = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING)
 
 
@@ -36,7 +39,7 @@ class Claim:
     number: int
     #: id in the database
     trial_id: int
-    hyperparameters: Hyperparameters
+    hyperparameters: TrialValues
     #: seed of everything random in the trial; the same for every attempt
     seed: int
     #: counted from 1
@@ -44,6 +47,12 @@ class Claim:
     #: maximum number of fine-tuning epochs
     epochs: int
     worker_key: str
+
+    @property
+    def of_images(self) -> Hyperparameters:
+        """The hyperparameters of a trial of an image study."""
+        assert isinstance(self.hyperparameters, Hyperparameters), "another task has no such hyperparameters"
+        return self.hyperparameters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +94,7 @@ def lease(connection: Connection, study: Study, worker: WorkerId, *, proposal: P
     return dataclasses.replace(held, plan=kept, model=planning.next_model(connection, study, kept, progress))
 
 
-def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any], rule: Mapping[str, Any]) -> Hyperparameters:
+def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any], rule: Mapping[str, Any]) -> TrialValues:
     """Return the hyperparameters of a trial: the stored ones; else choose them from `given` and the sampler, and store them.
 
     Values in `given` take precedence over the sampler's. `rule` are the values of trial 0.
@@ -107,7 +116,7 @@ def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any
             raise
         raise UnusableTrial(_refusal([str(problem["msg"]) for problem in error.errors()])) from error
 
-    def write(connection: Connection) -> Hyperparameters:
+    def write(connection: Connection) -> TrialValues:
         if not leases.hold(connection, study.id, trial_number=held.number, attempt=held.attempt, worker_key=worker.key):
             raise LeaseLost(f"trial {held.number} was given to another worker")
         # an earlier try may have stored them although its commit was not acknowledged
@@ -141,16 +150,14 @@ def refuse(study: Study, held: HeldTrial, worker: WorkerId, error: UnusableTrial
             ending=LeaseEnding.FAILED,
             error=failed.error,
         ):
-            endings.mark_failed(connection, study, trial_id=held.trial_id, attributes=endings.of_failed(failed))
+            endings.mark_failed(connection, study, trial_id=held.trial_id, known=endings.of_failed(failed))
 
     study.storage.write(write)
 
 
 def rule(study: Study, *, num_train: int, num_classes: int) -> dict[str, Any]:
-    """Return the values of trial 0 by the names of the parameters: the rule, which needs no search."""
-    return task.spec(task.IMAGE_CLASSIFICATION).parameters(
-        num_train, num_classes, study.spec.space, fine_tunes=space.fine_tunes(study.spec)
-    )
+    """Return the values of trial 0 by the names of the parameters: the rule, which needs no search; empty if the task has no rule."""
+    return task.spec(study.spec.task).rule(study.spec, num_train=num_train, num_classes=num_classes)
 
 
 def plan(study: Study, held: HeldTrial, rule: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +235,7 @@ def seed(study: Study, number: int) -> int:
     return seed_of(study.spec, number)
 
 
-def seed_of(spec: StudySpec, number: int) -> int:
+def seed_of(spec: AnyStudySpec, number: int) -> int:
     """Return the seed of a trial of a study file.
 
     A retraining lists the seeds of its trials. An exported study contains the seed of trial 0, so that it trains as the exported trial did.
@@ -242,10 +249,10 @@ def seed_of(spec: StudySpec, number: int) -> int:
     return samplers.derive_seed(spec.seed, "trial", number)
 
 
-def _stored(connection: Connection, held: HeldTrial) -> Hyperparameters | None:
+def _stored(connection: Connection, held: HeldTrial) -> TrialValues | None:
     """Return the stored hyperparameters of the trial, or None if they are not chosen yet."""
     found = tables.get(connection, TRIAL_SYSTEM, held.trial_id, HYPERPARAMETERS)
-    return Hyperparameters.model_validate(found[HYPERPARAMETERS]) if found else None
+    return values.parse(found[HYPERPARAMETERS]) if found else None
 
 
 def _requested(connection: Connection, trial_id: int) -> dict[str, Any]:
@@ -260,7 +267,7 @@ def _requested(connection: Connection, trial_id: int) -> dict[str, Any]:
 def _fitted(study: Study, requested: Mapping[str, Any]) -> dict[str, Any]:
     if requested and study.combinations is not None:
         raise UnusableTrial(f"the sampler {study.spec.sampler.name} tries all combinations in order; no trial can be enqueued")
-    fitting, reasons = space.fitted(requested, study.spec.space)
+    fitting, reasons = task.spec(study.spec.task).fitted(requested, study.spec)
     if reasons:
         raise UnusableTrial(_refusal(reasons))
     return fitting
@@ -272,31 +279,62 @@ def _refusal(reasons: Sequence[str]) -> str:
 
 def _suggest(
     study: Study, held: HeldTrial, given: Mapping[str, Any], requested: Mapping[str, Any], rule: Mapping[str, Any]
-) -> tuple[Hyperparameters, suggestion.Suggestion]:
+) -> tuple[TrialValues, suggestion.Suggestion]:
     """Choose by the values that were requested, then by those that are `given`, then by the sampler."""
     chosen, asked = _ask(study, held, {**given, **requested}, rule)
-    if study.spec.model.is_searched:
+    if isinstance(study.spec, StudySpec) and study.spec.model.is_searched:
+        assert not isinstance(chosen, ChosenValues)
         lost = study.storage.read_once(lambda connection: screening.left_out(connection, study))
         other = screening.replacement(study, chosen, requested, lost, number=held.number)
         return _ask(study, held, {**given, **requested, **other}, rule) if other else (chosen, asked)
     return chosen, asked
 
 
-def _ask(study: Study, held: HeldTrial, given: dict[str, Any], rule: Mapping[str, Any]) -> tuple[Hyperparameters, suggestion.Suggestion]:
-    trials = _seen(study, held)
-    trial = next(trial for trial in trials if trial.number == held.number)
-    sampler = samplers.build(study.spec, held.number + study.num_left, rule)
+def open_suggestion(study: Study, number: int, trial_id: int, given: Mapping[str, Any]) -> suggestion.Suggestion:
+    """Return a chooser that asks the sampler of a study for the values of a running trial; `given` and enqueued ones come first."""
+    requested = study.storage.read_once(lambda connection: _requested(connection, trial_id))
+    return _open(study, _seen(study, trial_id), number, {**requested, **given}, {})
+
+
+def _open(
+    study: Study, trials: Sequence[FrozenTrial], number: int, given: Mapping[str, Any], rule: Mapping[str, Any]
+) -> suggestion.Suggestion:
+    trial = next(trial for trial in trials if trial.number == number)
+    sampler = samplers.build(study.spec, number + study.num_left, rule)
     reader = suggestion.open_study(study.name, study.storage.cached, trials, sampler)
-    asked = suggestion.Suggestion(reader, trial, given)
-    return space.suggest(asked, study.spec.space, fine_tunes=space.fine_tunes(study.spec)), asked
+    return suggestion.Suggestion(reader, trial, given)
 
 
-def _seen(study: Study, held: HeldTrial) -> list[FrozenTrial]:
+def _ask(study: Study, held: HeldTrial, given: dict[str, Any], rule: Mapping[str, Any]) -> tuple[TrialValues, suggestion.Suggestion]:
+    trials = _seen(study, held.trial_id)
+    asked = _open(study, trials, held.number, given, rule)
+    chosen = task.spec(study.spec.task).suggest(asked, study.spec)
+    about = task.spec(study.spec.task)
+    if isinstance(chosen, ChosenValues) and about.asks_while_running(study.spec):
+        declared = {row.name for row in about.rows(study.spec)}
+        return ChosenValues(values=chosen.values | _foreseen(asked, trials, declared)), asked
+    return chosen, asked
+
+
+def _foreseen(asked: suggestion.Suggestion, trials: Sequence[FrozenTrial], declared: Container[str]) -> dict[str, Any]:
+    """Choose the values that a trial will probably ask for while it runs: those for which each of the last trials asked.
+
+    They are stored with the trial before it starts, so its questions need no statement. What it does not ask for is removed at its end.
+    """
+    ended = [trial for trial in trials if trial.state.is_finished() and trial.distributions][-_LAST_TRIALS:]
+    known = ended[-1].distributions if ended else {}
+    same = {name: kind for name, kind in known.items() if all(trial.distributions.get(name) == kind for trial in ended)}
+    return {name: asked.of(name, kind) for name, kind in same.items() if name not in declared}
+
+
+def _seen(study: Study, trial_id: int) -> list[FrozenTrial]:
     """Return the trials that the sampler needs, including its own."""
     match samplers.required_input(study.spec):
         case samplers.SamplerInput.NOTHING:
-            return [study.storage.read_once(lambda connection: history.running_trial(connection, held.trial_id))]
+            return [study.storage.read_once(lambda connection: history.running_trial(connection, trial_id))]
         case samplers.SamplerInput.HISTORY:
-            return study.storage.read_once(lambda connection: study.memory.history.read(connection, study.id))
+            return study.storage.read_once(
+                lambda connection: study.memory.history.read(connection, study.id, maximizes=study.spec.objective.maximizes)
+            )
         case samplers.SamplerInput.EVERYTHING:
             return study.storage.cached.get_all_trials(study.id, deepcopy=False, states=_ALIVE)

@@ -108,7 +108,7 @@ def decide(connection: Connection, study: Study, *, number: int, trial_id: int, 
 
 def _judge(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> Promotion:
     study = studies.up_to_date(connection, study)
-    spec, probes = study.spec, study.memory.probes.known.values()
+    spec, probes = study.images, study.memory.probes.known.values()
     earlier, promoted = [probe for probe, _ in probes], [probe for probe, went_on in probes if went_on]
     expected, left, shortened = None, 0.0, Promotion(is_promoted=True)
     if spec.budget.timeout is not None:
@@ -197,7 +197,7 @@ def is_poor(study: Study, trial_id: int, epochs: Sequence[messages.Epoch], prune
     else:
         others = study.storage.cached.get_all_trials(study.id, deepcopy=False)
         trial = copy.copy(next(other for other in others if optuna_private.trial_id(other) == trial_id))
-        trial.intermediate_values = trial.intermediate_values | epoch_rows.best_so_far(trial.intermediate_values, epochs)
+        trial.intermediate_values = trial.intermediate_values | epoch_rows.best_so_far(trial.intermediate_values, epochs, study.spec)
     return pruner.prune(suggestion.open_study(study.name, study.storage.cached, others, study.optuna.sampler), trial)
 
 
@@ -207,5 +207,5 @@ def _at_last_step(
     """Return a trial, and the completed trials with only their values at its last step, because a percentile needs no more."""
     trial = history.running_trial(connection, trial_id)
     known = tables.intermediate_values(connection, trial_id)
-    trial.intermediate_values = known | epoch_rows.best_so_far(known, epochs)
+    trial.intermediate_values = known | epoch_rows.best_so_far(known, epochs, study.spec)
     return trial, history.completed_at_step(connection, study.id, trial.last_step or 0)

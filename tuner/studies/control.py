@@ -126,7 +126,7 @@ def stop_trial(study: Study, number: int, *, by: str) -> float | None:
         value = max(values.values(), default=None)
         leases.close(connection, study.id, number, LeaseEnding.PRUNED)
         known = {REASON: f"stopped by {name}", STOPPED_BY: name, NUM_EPOCHS: len(values)}
-        endings.mark_pruned(connection, study, trial_id=trial_id, value=value, attributes=known)
+        endings.mark_pruned(connection, study, trial_id=trial_id, value=value, known=known)
         return value
 
     return study.storage.write(write)
@@ -168,10 +168,13 @@ def _trial(connection: Connection, study: Study, number: int) -> tuple[int, Tria
 
 def _changed(study: Study, old: Budget, changes: dict[str, Any]) -> Budget:
     try:
-        return Budget.model_validate(old.model_dump() | changes)
+        budget = Budget.model_validate(old.model_dump() | changes)
     except ValidationError as error:
         (first, *_) = error.errors(include_url=False)
         field = ".".join(str(key) for key in ("budget", *first["loc"][:1]))
         message = str(first["msg"]).removeprefix("Value error, ")
         given = "" if message.startswith(("is ", "trials ")) else f"is {first['input']!r}; "
         raise StudyError(f"{study.name}: {field} {given}{message}") from error
+    for clash in study.spec.model_copy(update={"budget": budget}).wrong_limits():
+        raise StudyError(f"{study.name}: {clash.field} {clash.message}")
+    return budget

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 from tuner import wording
 from tuner.errors import StudyError
 from tuner.protocol import messages
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
 from tuner.storage import tables
 from tuner.storage.attributes import PLAN, PREPARED
 from tuner.studies.planning import Plan
@@ -34,7 +34,7 @@ def admit(study: Study, prepared: messages.Prepared) -> None:
     Raises:
         StudyError: the images, labels or splits differ from those that the study was started with.
     """
-    found = prepared.model_dump(mode="json", exclude={"kind", "warnings"})
+    found = prepared.model_dump(mode="json", exclude={"kind", "warnings", "facts"})
 
     def write(connection: Connection) -> dict[str, Any]:
         tables.lock_study(connection, study.id, study.name)
@@ -58,7 +58,7 @@ def admit(study: Study, prepared: messages.Prepared) -> None:
         )
 
 
-def departures(spec: StudySpec, prepared: messages.Prepared) -> list[str]:
+def departures(spec: AnyStudySpec, prepared: messages.Prepared) -> list[str]:
     """Return sentences on how this machine differs from the one an exported config was trained on, so that results may differ."""
     trained: dict[str, Any] = spec.result or {}
     found = prepared.model_dump(mode="json")

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from tuner.errors import LeaseLost
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Stage
-from tuner.storage import queries, tables
+from tuner.storage import attributes, queries, tables
 from tuner.storage.attributes import (
     BEST_EPOCH,
     CONFUSION,
@@ -20,6 +20,7 @@ from tuner.storage.attributes import (
     LOG,
     LOGITS,
     MESSAGE,
+    METRICS,
     MISTAKES,
     NUM_EPOCHS,
     PROBE_SECONDS,
@@ -51,25 +52,23 @@ _CONFUSED_CLASSES = 100
 OUTCOMES = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
-def mark_completed(
-    connection: Connection, study: Study, *, number: int, trial_id: int, value: float, attributes: Mapping[str, Any]
-) -> None:
-    """Set a trial to completed, and update the study's note if it is the best trial."""
+def mark_completed(connection: Connection, study: Study, *, number: int, trial_id: int, value: float, known: Mapping[str, Any]) -> None:
+    """Set a trial to completed, and update the study's note if it is the best trial. `known` are its attributes."""
     leader = queries.best(connection, study.id)
-    _close(connection, study, trial_id=trial_id, state=TrialState.COMPLETE, value=value, attributes=attributes)
-    if leader is None or value > leader.value:
+    _close(connection, study, trial_id=trial_id, state=TrialState.COMPLETE, value=value, known=known)
+    if leader is None or study.spec.objective.is_better(value, leader.value):
         best = BestNote(number=number, value=value, parameters=tables.parameters(connection, trial_id))
         notes.put(connection, study.id, notes.of_study(studies.up_to_date(connection, study).spec, best=best))
 
 
-def mark_pruned(connection: Connection, study: Study, *, trial_id: int, value: float | None, attributes: Mapping[str, Any]) -> None:
+def mark_pruned(connection: Connection, study: Study, *, trial_id: int, value: float | None, known: Mapping[str, Any]) -> None:
     """Set a trial to pruned; its value is its best value so far."""
-    _close(connection, study, trial_id=trial_id, state=TrialState.PRUNED, value=value, attributes=attributes)
+    _close(connection, study, trial_id=trial_id, state=TrialState.PRUNED, value=value, known=known)
 
 
-def mark_failed(connection: Connection, study: Study, *, trial_id: int, attributes: Mapping[str, Any]) -> None:
+def mark_failed(connection: Connection, study: Study, *, trial_id: int, known: Mapping[str, Any]) -> None:
     """Set a trial to failed."""
-    _close(connection, study, trial_id=trial_id, state=TrialState.FAIL, value=None, attributes=attributes)
+    _close(connection, study, trial_id=trial_id, state=TrialState.FAIL, value=None, known=known)
 
 
 def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, device: str) -> dict[str, Any]:
@@ -81,6 +80,7 @@ def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, devic
         BEST_EPOCH: finished.best_step,
         TRAIN_ACCURACY: None if best is None or best.accuracy is None else round(best.accuracy, 5),
         VALIDATION_LOSS: None if best is None or best.validation_loss is None else round(best.validation_loss, 5),
+        METRICS: {name: round(value, 6) for name, value in finished.metrics.items() if math.isfinite(value)} or None,
         SECONDS: round(finished.probe_seconds + finished.fine_tune_seconds, 3),
         PROBE_SECONDS: round(finished.probe_seconds, 3),
         FINE_TUNE_SECONDS: round(finished.fine_tune_seconds, 3),
@@ -90,7 +90,8 @@ def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, devic
         WEIGHTS_BYTES: None if finished.weights is None else finished.weights_bytes,
         LOGITS: finished.logits,
     }
-    return finite({name: value for name, value in known.items() if value not in (None, "")})
+    ours = finite({name: value for name, value in known.items() if value not in (None, "")})
+    return {(f"user.{name}" if name in attributes.RESERVED else name): value for name, value in finished.attributes.items()} | ours
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,20 +105,25 @@ def of_failed(failed: messages.Failed) -> dict[str, Any]:
 
 
 def put_findings(connection: Connection, trial_id: int, finished: messages.Finished) -> None:
-    """Store the confusion matrix of the best epoch, its worst mistakes, and the ids of the pictures."""
+    """Store the confusion matrix of the best epoch, its worst mistakes, the ids of the pictures, and what code of the user's printed."""
     found: dict[str, Any] = pictures.attributes(finished.pictures)
     if 0 < len(finished.confusion) <= _CONFUSED_CLASSES:
         found[CONFUSION] = finished.confusion
     if finished.mistakes:
         found[MISTAKES] = [mistake.model_dump() for mistake in finished.mistakes]
+    if finished.printed:
+        found[LOG] = _stored_text(finished.printed)
     tables.put(connection, TRIAL_SYSTEM, trial_id, found)
 
 
 def put_log(connection: Connection, trial_id: int, failed: messages.Failed) -> None:
     """Store the last lines of the log of a failed trial."""
     if failed.log:
-        last = failed.log.encode()[-LOG_BYTES:].decode(errors="ignore")
-        tables.put(connection, TRIAL_SYSTEM, trial_id, {LOG: last.replace("\0", "")})
+        tables.put(connection, TRIAL_SYSTEM, trial_id, {LOG: _stored_text(failed.log)})
+
+
+def _stored_text(text: str) -> str:
+    return text.encode()[-LOG_BYTES:].decode(errors="ignore").replace("\0", "")
 
 
 def stop_if_hopeless(connection: Connection, study: Study, failed: messages.Failed) -> None:
@@ -134,12 +140,12 @@ def stop_if_hopeless(connection: Connection, study: Study, failed: messages.Fail
 
 
 def _close(
-    connection: Connection, study: Study, *, trial_id: int, state: TrialState, value: float | None, attributes: Mapping[str, Any]
+    connection: Connection, study: Study, *, trial_id: int, state: TrialState, value: float | None, known: Mapping[str, Any]
 ) -> None:
     if not tables.finish_trial(connection, trial_id, state, value):
         raise LeaseLost("the trial was ended by someone else")
-    tables.put(connection, TRIAL_USER, trial_id, attributes)
-    reason = str(attributes.get(REASON, attributes.get(MESSAGE, "")))
-    figures = {name: figure for name, figure in attributes.items() if name not in (REASON, MESSAGE)}
+    tables.put(connection, TRIAL_USER, trial_id, known)
+    reason = str(known.get(REASON, known.get(MESSAGE, "")))
+    figures = {name: figure for name, figure in known.items() if name not in (REASON, MESSAGE)}
     outcome = OUTCOMES[state] + ("" if value is None else f" with {value:.4f}")
     notes.put(connection, study.id, notes.of_trial(outcome=outcome, reason=reason, attributes=figures), trial_id=trial_id)

@@ -22,6 +22,7 @@ from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import claims
 from tuner.studies import progress as studies_progress
 from tuner.studies.study import Study
+from tuner.tasks import task
 
 #: values of parameters by their names
 Requested = dict[str, Any]
@@ -79,7 +80,7 @@ def config_of(study: Study, content: Mapping[str, Any]) -> Any:
     search, model = content.get("search"), content.get("model")
     if not isinstance(search, Mapping):
         return search if "search" in content else content
-    searched = {row.name for row in space.rows(study.spec) if row.name in MODEL_NAMES}
+    searched = {row.name for row in task.spec(study.spec.task).rows(study.spec) if row.name in MODEL_NAMES}
     return {**search, **{name: value for name, value in (model.items() if isinstance(model, Mapping) else ()) if name in searched}}
 
 
@@ -91,10 +92,12 @@ def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Requested:
     """
     if not given:
         raise SpecError(origin, [Problem(field="", message="names no hyperparameter; expected, for example, `dropout: 0.3`")])
+    if not isinstance(study.spec, StudySpec):
+        return _fitted(study, given, origin)
     config = _read(study, given, origin)
     found: Requested = {}
     problems: list[Problem] = []
-    for field, name, domain, value in _pairs(study.spec, config, given):
+    for field, name, domain, value in _pairs(study.images, config, given):
         if isinstance(value, Range | Choice):
             message = "has several values; a config to enqueue has one value per hyperparameter"
             problems.append(Problem(field=field, message=message))
@@ -111,24 +114,34 @@ def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Requested:
     return found
 
 
+def _fitted(study: Study, given: Mapping[str, Any], origin: str) -> Requested:
+    """Return the values of a config for code of the user's, each checked against the study file."""
+    found, reasons = task.spec(study.spec.task).fitted(given, study.spec)
+    if reasons:
+        raise SpecError(origin, [Problem(field="", message=reason) for reason in reasons])
+    return found
+
+
 def _read(study: Study, given: Mapping[str, Any], origin: str) -> StudySpec:
     """Return a config as a study of single values; mistakes are reported as for a study file."""
-    plain = study.spec.search.model_dump(mode="json")
+    plain = study.images.search.model_dump(mode="json")
     decisive = {name: plain[name] for name in ("optimizer", "loss", "probe_solver") if name not in given}
-    decisive["adam_weight_decay"] = study.spec.search.decays_adam
-    of_model = {"backbone": study.spec.model.backbones[0], "image_size": max(study.spec.model.sizes)}
+    decisive["adam_weight_decay"] = study.images.search.decays_adam
+    of_model = {"backbone": study.images.model.backbones[0], "image_size": max(study.images.model.sizes)}
     file = {
         "name": study.name,
         "data": {"source": "digits"},
-        "training": {"epochs": study.spec.training.epochs},
+        "training": {"epochs": study.images.training.epochs},
         "model": of_model | {name: value for name, value in given.items() if name in MODEL_NAMES},
         "search": decisive | {name: value for name, value in given.items() if name not in MODEL_NAMES},
     }
     try:
-        return study_file.parse(file, origin)
+        read = study_file.parse(file, origin)
     except SpecError as error:
         own = [Problem(field=_own_name(problem.field), message=_own_name(problem.message), line=problem.line) for problem in error.problems]
         raise SpecError(origin, own) from error
+    assert isinstance(read, StudySpec)
+    return read
 
 
 def _own_name(text: str) -> str:
@@ -223,10 +236,10 @@ class _FirstChoices:
     def __init__(self, requested: Requested) -> None:
         self._requested = requested
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         return float(self._requested.get(name, math.sqrt(low * high) if log else low))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         return int(self._requested.get(name, low))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
@@ -236,6 +249,6 @@ class _FirstChoices:
 def _try(study: Study, requested: Requested, origin: str) -> Hyperparameters:
     """Check that the values make valid hyperparameters."""
     try:
-        return space.suggest(_FirstChoices(requested), study.spec.space, fine_tunes=space.fine_tunes(study.spec))
+        return space.suggest(_FirstChoices(requested), study.images.space, fine_tunes=space.fine_tunes(study.images))
     except ValidationError as error:
         raise SpecError(origin, [Problem(field="", message=str(problem["msg"])) for problem in error.errors()]) from error

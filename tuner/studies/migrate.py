@@ -14,6 +14,7 @@ from tuner.sampling import enumeration, matching
 from tuner.sampling.matching import MatchedParameters
 from tuner.spec import file as study_file
 from tuner.spec import space
+from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
 from tuner.storage import attributes, optuna_private, queries, tables
 from tuner.storage.attributes import CARRIED_FROM, CONFUSION, HYPERPARAMETERS, LOG, MIGRATED, MISTAKES, PLAN, PREPARED
@@ -22,7 +23,7 @@ from tuner.studies import claims, notes
 from tuner.studies import study as studies
 from tuner.studies.notes import BestNote
 from tuner.studies.study import Study
-from tuner.tasks import task
+from tuner.tasks.images.spec import recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,16 +126,14 @@ def _judge(state: TrialState, known: str | None, spec: StudySpec) -> MatchedPara
     if known is None:
         return "it ended before its hyperparameters were chosen"
     chosen = attributes.hyperparameters(optuna_private.decoded(known))
-    if chosen is None:
+    if not isinstance(chosen, Hyperparameters):
         return "another program changed its hyperparameters"
     found = matching.match(chosen, spec)
     return found if isinstance(found, MatchedParameters) else "; ".join(found)
 
 
 def _recipe(spec: StudySpec, prepared: messages.Prepared) -> dict[str, Any]:
-    return task.spec(task.IMAGE_CLASSIFICATION).parameters(
-        prepared.num_train, len(prepared.classes), spec.space, fine_tunes=space.fine_tunes(spec)
-    )
+    return recipe.parameters(prepared.num_train, len(prepared.classes), spec.space, fine_tunes=space.fine_tunes(spec))
 
 
 def _numbered(found: Sequence[tuple[int, int, TrialState, MatchedParameters]], recipe: dict[str, Any]) -> list[MigratedTrial]:

@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from tuner import wording
-from tuner.spec import plan, space
-from tuner.spec.study import Budget, StudySpec
+from tuner.spec import plan
+from tuner.spec.study import AnyStudySpec
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import NOTE_DIGEST
+from tuner.tasks import task
 
 #: more pages than a note of tuner has; a longer note of a user is recognized by its version
 _MAX_PAGES = 16
@@ -32,21 +33,23 @@ class BestNote:
     parameters: Mapping[str, Any]
 
 
-def of_study(spec: StudySpec, *, best: BestNote | None) -> str:
+def of_study(spec: AnyStudySpec, *, best: BestNote | None) -> str:
     """Return the note of a study: its search space, its budget, and the best trial so far."""
-    searched = [row for row in space.rows(spec) if row.is_searched]
-    sizes = " or ".join(map(str, spec.model.sizes))
+    about = task.spec(spec.task)
+    searched = [row for row in about.rows(spec) if row.is_searched]
+    rule = "; trial 0 is the rule that needs no search" if about.rule(spec, num_train=1, num_classes=1) else ""
     lines = [
-        f"**{spec.name}**: {spec.data.source} on {' or '.join(spec.model.backbones)} at {sizes} pixels",
+        f"**{spec.name}**: {wording.markdown(about.subject(spec))}",
         "",
         *(f"- {line}" for line in plan.retraining(spec)),
-        f"- sampler {spec.sampler.name}, pruner {spec.pruner.name}, {_budget(spec.budget)}",
-        "- the value is the best validation accuracy of a trial; trial 0 is the rule that needs no search",
+        f"- sampler {spec.sampler.name}, pruner {spec.pruner.name}, {_budget(spec)}",
+        f"- the value is the best {wording.markdown(plan.metric(spec))} of a trial{rule}",
     ]
     if best is not None:
         lines += ["", f"Best so far: **{best.value:.4f}** by trial {best.number}"]
         lines += ["", *_table("hyperparameter", "value", best.parameters)]
-    lines += ["", "Searched:", "", *_table("hyperparameter", "values", {row.name: row.what for row in searched})]
+    if searched:
+        lines += ["", "Searched:", "", *_table("hyperparameter", "values", {row.name: row.what for row in searched})]
     return "\n".join(lines)
 
 
@@ -77,14 +80,14 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _budget(budget: Budget) -> str:
-    ends = []
+def _budget(spec: AnyStudySpec) -> str:
+    budget, ends = spec.budget, []
     if budget.trials is not None:
         ends.append(f"{budget.trials} trials")
     if budget.timeout is not None:
         ends.append(f"{budget.timeout:.0f} s of work")
     if budget.target is not None:
-        ends.append(f"accuracy {budget.target:g}")
+        ends.append(f"{wording.markdown(spec.objective.metric)} {budget.target:g}")
     return f"until {' or '.join(ends)}"
 
 

@@ -4,7 +4,7 @@ A result does not depend on the worker, because hyperparameters and seed belong 
 lost is therefore stored, and the worker that has the trial now loses its lease.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
@@ -13,11 +13,12 @@ from sqlalchemy import Connection
 from tuner.errors import LeaseLost, TrialStopped
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending
+from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, Plain
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
-from tuner.storage.attributes import COPIED, STOPPED_BY, WORKER
+from tuner.storage.attributes import COPIED, HYPERPARAMETERS, STOPPED_BY, WORKER
 from tuner.storage.epochs import EpochRow
-from tuner.storage.tables import STUDY_USER, TRIAL_USER
+from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import endings, leases
 from tuner.studies.claims import Claim
 from tuner.studies.leases import Lease, LeaseEnding
@@ -48,7 +49,7 @@ def deliver(
         return Delivery.UNKNOWN
     if not tables.is_running(connection, study.id, claim.trial_id):
         return Delivery.STORED if LeaseEnding(own.ending or LeaseEnding.LOST).is_result else Delivery.TOO_LATE
-    epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
+    epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs, spec=study.spec)
     if outcome is None:
         return Delivery.STORED  # the next worker of the trial ends the lease
     # the lease ends when its worker was last seen: it did no work afterwards
@@ -72,15 +73,17 @@ def finish(
     is_completed = finished.ending is Ending.COMPLETED and value is not None
     if not _is_due(connection, study, claim, LeaseEnding.COMPLETED if is_completed else LeaseEnding.PRUNED):
         return
-    epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=curve)
+    epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=curve, spec=study.spec)
     endings.put_findings(connection, claim.trial_id, finished)
+    if finished.asked is not None:
+        _keep_asked(connection, claim, finished.asked)
     is_whole = bool(curve) and curve[0].step == _first_step(study, claim)  # otherwise the trial was resumed from a checkpoint
     whole = [EpochRow.of(epoch) for epoch in curve] if is_whole else epoch_rows.read(connection, study.id, claim.number)
-    attributes = endings.of_finished(finished, whole, device=device)
+    known = endings.of_finished(finished, whole, device=device)
     if is_completed and value is not None:
-        endings.mark_completed(connection, study, number=claim.number, trial_id=claim.trial_id, value=value, attributes=attributes)
+        endings.mark_completed(connection, study, number=claim.number, trial_id=claim.trial_id, value=value, known=known)
     else:
-        endings.mark_pruned(connection, study, trial_id=claim.trial_id, value=value, attributes=attributes)
+        endings.mark_pruned(connection, study, trial_id=claim.trial_id, value=value, known=known)
 
 
 def fail(connection: Connection, study: Study, claim: Claim, failed: messages.Failed) -> None:
@@ -90,7 +93,7 @@ def fail(connection: Connection, study: Study, claim: Claim, failed: messages.Fa
         LeaseLost: another worker has the trial now, or it has ended in another way.
     """
     if _is_due(connection, study, claim, LeaseEnding.FAILED, failed.error):
-        endings.mark_failed(connection, study, trial_id=claim.trial_id, attributes=endings.of_failed(failed))
+        endings.mark_failed(connection, study, trial_id=claim.trial_id, known=endings.of_failed(failed))
         endings.put_log(connection, claim.trial_id, failed)
         endings.stop_if_hopeless(connection, study, failed)
 
@@ -117,7 +120,17 @@ def lost(connection: Connection, claim: Claim) -> LeaseLost:
 
 def _first_step(study: Study, claim: Claim) -> int:
     """Return the number of the first epoch of a trial."""
-    return study.spec.training.probe_epochs if claim.hyperparameters.is_probed_exactly else 1
+    chosen = claim.hyperparameters
+    return study.spec.probe_epochs if isinstance(chosen, Hyperparameters) and chosen.is_probed_exactly else 1
+
+
+def _keep_asked(connection: Connection, claim: Claim, asked: Mapping[str, Plain]) -> None:
+    """Remove the values that were chosen for a trial because earlier trials had asked for them, and for which it did not ask."""
+    stored = tables.get(connection, TRIAL_SYSTEM, claim.trial_id, HYPERPARAMETERS).get(HYPERPARAMETERS)
+    known = stored.get("values") if isinstance(stored, dict) else None
+    if known != dict(asked):
+        tables.remove_parameters(connection, claim.trial_id, besides=tuple(asked))
+        tables.put(connection, TRIAL_SYSTEM, claim.trial_id, {HYPERPARAMETERS: ChosenValues(values=dict(asked)).model_dump(mode="json")})
 
 
 def _store(connection: Connection, study: Study, claim: Claim, epochs: Sequence[messages.Epoch], outcome: Outcome, device: str) -> None:

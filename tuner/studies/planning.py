@@ -20,7 +20,7 @@ from tuner.spec import budget, space
 from tuner.spec.budget import MARGIN, WANTED_TRIALS, StudyProgress
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.model import TrialModel
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.storage import tables
 from tuner.storage.attributes import PACE, PLAN, PREPARED
 from tuner.storage.tables import STUDY_USER
@@ -120,8 +120,10 @@ def told(stored: Mapping[str, Any], *, timeout: float | None, busy_seconds: floa
     return rows
 
 
-def propose(spec: StudySpec, prepared: messages.Prepared) -> Plan | None:
+def propose(spec: AnyStudySpec, prepared: messages.Prepared) -> Plan | None:
     """Return the plan of a study, given what its first trainer found; None if there is nothing to plan."""
+    if not isinstance(spec, StudySpec):
+        return None
     return choose(
         spec,
         num_train=prepared.num_train,
@@ -207,7 +209,7 @@ def read(connection: Connection, study: Study) -> Plan | None:
 
 def screened(connection: Connection, study: Study) -> tuple[Key, ...] | None:
     """Return the models that a study screens for its plan; None if it has none, and screens all."""
-    is_planned = study.spec.model.is_searched and study.spec.budget.timeout is not None
+    is_planned = study.searches_models and study.spec.budget.timeout is not None
     plan = read(connection, study) if is_planned else None
     return None if plan is None else plan.screened
 
@@ -220,10 +222,10 @@ def _understood(connection: Connection, study: Study, stored: Mapping[str, Any])
 
 def _after_screening(connection: Connection, study: Study, plan: Plan) -> Plan:
     """Return a plan as it is after the screening: if its backbone is left out at its size, with the one that has won there."""
-    winner = screening.winner(connection, study, (plan.backbone, plan.image_size)) if study.spec.model.is_searched else None
+    winner = screening.winner(connection, study, (plan.backbone, plan.image_size)) if study.searches_models else None
     if winner is None:
         return plan
-    old, new = (cost.relative(study.spec.model.fixed(backbone, plan.image_size).of_trial()) for backbone in (plan.backbone, winner))
+    old, new = (cost.relative(study.images.model.fixed(backbone, plan.image_size).of_trial()) for backbone in (plan.backbone, winner))
     return plan.model_copy(update={"backbone": winner, "fine_tune_seconds": plan.fine_tune_seconds * new / old})
 
 
@@ -244,20 +246,20 @@ def next_model(connection: Connection, study: Study, plan: Plan | None, progress
 
     It is the planned model, unless trials took so long that too few of it fit into the time that is left.
     """
-    if plan is None or (plan.backbone, plan.image_size) not in {screening.key(model) for model in study.spec.model.combinations()}:
+    if plan is None or (plan.backbone, plan.image_size) not in {screening.key(model) for model in study.images.model.combinations()}:
         return {}
     plan = _after_screening(connection, study, plan)
     model, left = None, budget.seconds_left(study.spec.budget, progress)
-    if left is not None and len(models_of(plan, study.spec)) > 1:
+    if left is not None and len(models_of(plan, study.images)) > 1:
         study.memory.times.read(connection, study.id)
         study.memory.probes.read(connection, study.id)
         timed = list(study.memory.times.known.values())
         num_promoted = sum(went_on for _, went_on in study.memory.probes.known.values())
         num_workers = max(1, sum(lease.ended_at is None for lease in leases.of_running_trials(connection, study.id)))
         wanted = math.ceil((WANTED_TRIALS - num_promoted) / num_workers)
-        model = fitting_model(study.spec, timed, plan, left_seconds=left, wanted=max(1, wanted)) if timed else None
-    model = model or models_of(plan, study.spec)[0]
-    choices = {"backbone": study.spec.model.backbones, "image_size": study.spec.model.sizes}
+        model = fitting_model(study.images, timed, plan, left_seconds=left, wanted=max(1, wanted)) if timed else None
+    model = model or models_of(plan, study.images)[0]
+    choices = {"backbone": study.images.model.backbones, "image_size": study.images.model.sizes}
     return {name: getattr(model, name) for name, values in choices.items() if len(values) > 1}
 
 
@@ -365,7 +367,7 @@ def _model(spec: StudySpec, trial: TimedTrial) -> tuple[str, int]:
 
 def expected(connection: Connection, study: Study, hyperparameters: Hyperparameters | None, *, worker: str | None) -> Duration | None:
     """Return how long a trial takes on a worker; None if nothing is known of any trial. `study.memory.times` must be up to date."""
-    spec, stored = study.spec, tables.get(connection, STUDY_USER, study.id, PLAN, PREPARED)
+    spec, stored = study.images, tables.get(connection, STUDY_USER, study.id, PLAN, PREPARED)
     plan, epochs = _understood(connection, study, stored), _epochs(stored)
     if epochs is None or hyperparameters is None:
         return None
@@ -384,11 +386,13 @@ def _epochs(stored: Mapping[str, Any]) -> int | None:
 
 def keep_pace(connection: Connection, study: Study) -> Pace | None:
     """Store and return how long the trials of a study took so far; None if no trial was fine-tuned. The study must be locked."""
+    if not study.is_of_images:
+        return None
     study.memory.times.read(connection, study.id)
     stored = tables.get(connection, STUDY_USER, study.id, PLAN, PACE, PREPARED)
     epochs = _epochs(stored)
     plan = _understood(connection, study, stored)
-    found = None if epochs is None else pace(study.spec, list(study.memory.times.known.values()), plan, epochs)
+    found = None if epochs is None else pace(study.images, list(study.memory.times.known.values()), plan, epochs)
     if found is not None and stored.get(PACE) != (kept := found.model_dump(mode="json")):
         tables.put(connection, STUDY_USER, study.id, {PACE: kept})
     return found

@@ -40,7 +40,14 @@ def read(connection: Connection, study: Study) -> tuple[Study, StudyProgress]:
     best = None if limits.target is None else queries.best(connection, study.id)
     busy_seconds = 0.0 if limits.timeout is None else study.memory.busy_time.read(connection, study.id)
     counts = queries.counts(connection, [study.id]).get(study.id, {})
-    return study, of(counts, stored, best=best, busy_seconds=busy_seconds, num_combinations=_num_combinations(study))
+    return study, of(
+        counts,
+        stored,
+        best=best,
+        busy_seconds=busy_seconds,
+        num_combinations=_num_combinations(study),
+        maximizes=study.spec.objective.maximizes,
+    )
 
 
 def read_state(connection: Connection, study: Study) -> StudyState:
@@ -52,7 +59,14 @@ def read_state(connection: Connection, study: Study) -> StudyState:
     counts = queries.counts(connection, [study.id]).get(study.id, {})
     return StudyState(
         study=study,
-        progress=of(counts, stored, best=best, busy_seconds=busy_seconds, num_combinations=_num_combinations(study)),
+        progress=of(
+            counts,
+            stored,
+            best=best,
+            busy_seconds=busy_seconds,
+            num_combinations=_num_combinations(study),
+            maximizes=study.spec.objective.maximizes,
+        ),
         counts={state: count.num_trials for state, count in counts.items()},
         best=best,
     )
@@ -65,6 +79,7 @@ def of(
     best: ValuedTrial | None,
     busy_seconds: float,
     num_combinations: int | None,
+    maximizes: bool = True,
 ) -> StudyProgress:
     """Return the progress of a study from its counts and from its attributes `STORED`."""
     waiting = counts.get(TrialState.WAITING)
@@ -78,6 +93,7 @@ def of(
         num_combinations=num_combinations,
         num_carried=num_carried(stored),
         needed_seconds=_needed_seconds(stored),
+        maximizes=maximizes,
     )
 
 

@@ -65,7 +65,7 @@ def lose(connection: Connection, study: Study, lease: Lease) -> bool:
         return False
     failed = messages.Failed(trial=lease.trial_number, error="WorkerLost", message=_history(lost))
     known = endings.of_failed(failed) | {attributes.ATTEMPTS: lease.attempt}
-    endings.mark_failed(connection, study, trial_id=lease.trial_id, attributes=known)
+    endings.mark_failed(connection, study, trial_id=lease.trial_id, known=known)
     leases.mark(connection, study.id, trial_number=lease.trial_number, attempt=lease.attempt, ending=LeaseEnding.FAILED, error=failed.error)
     endings.stop_if_hopeless(connection, study, failed)
     return True

@@ -39,11 +39,11 @@ def is_among_best(study: Study, value: float, *, is_fine_tuned: bool, num_bytes:
     `num_bytes` is the size of its weights, which must fit beside those of the better ones.
     """
     most = study.spec.results.keep if is_fine_tuned else 1
-    query = queries.ranked(study.id).where(VALUED.c.value > value).limit(most)
+    query = queries.ranked(study.id).where(VALUED.c.merit > study.spec.objective.merit(value)).limit(most)
     num_better = len(study.storage.read(lambda connection: connection.execute(query).all()))
     if not num_better or num_better >= most:
         return not num_better
-    better = sum(one.num_bytes for one in stored(study) if one.logits is not None and one.value > value)
+    better = sum(one.num_bytes for one in stored(study) if one.logits is not None and study.spec.objective.is_better(one.value, value))
     return better + num_bytes <= _most_bytes(study)
 
 

@@ -141,8 +141,8 @@ def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[
         values=tuple(config.value for config in chosen),
         seeds=with_seeds,
     )
-    training = study.spec.training.model_copy(update={"epochs": setting.epochs, "promote": 1.0, "images": setting.images})
-    spec = study.spec.model_copy(
+    training = study.images.training.model_copy(update={"epochs": setting.epochs, "promote": 1.0, "images": setting.images})
+    spec = study.images.model_copy(
         update={
             "name": name,
             "budget": Budget(trials=again.num_trainings),

@@ -34,7 +34,7 @@ from tuner.storage import optuna_private, queries, tables
 from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, ORIGIN, PREPARED, PROBE_ACCURACY, REQUESTED
 from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 from tuner.studies.study import Study
-from tuner.tasks import task
+from tuner.tasks.images.spec import recipe
 
 #: `ORIGIN` of a trial of the screening
 SCREENING = "screening"
@@ -73,7 +73,7 @@ def models(spec: StudySpec, planned: Collection[Key] | None = None) -> tuple[Tri
     """
     if not space.is_screened(spec):
         return ()
-    first = task.spec(task.IMAGE_CLASSIFICATION).chosen_model(spec)
+    first = recipe.chosen_model(spec)
     others = [model for model in spec.model.combinations() if (key(model) != key(first) if planned is None else key(model) in planned)]
     return tuple(sorted(others, key=lambda model: -model.image_size))
 
@@ -88,7 +88,8 @@ def begin(connection: Connection, study: Study, planned: Collection[Key] | None)
 
     The study must be locked. `planned`: see `models`.
     """
-    waiting = models(study.spec, planned)
+    spec = study.spec
+    waiting = models(spec, planned) if isinstance(spec, StudySpec) else ()
     prepared = _prepared(connection, study) if waiting else None
     if prepared is None:
         return {}
@@ -98,10 +99,9 @@ def begin(connection: Connection, study: Study, planned: Collection[Key] | None)
     following = next((model for model in waiting if key(model) not in begun), None)
     if following is None:
         return {}
-    recipe = task.spec(task.IMAGE_CLASSIFICATION).parameters(
-        prepared.num_train, len(prepared.classes), study.spec.space, fine_tunes=space.fine_tunes(study.spec)
-    )
-    return recipe | _parameters(study.spec, following)
+    assert isinstance(spec, StudySpec)
+    rule = recipe.parameters(prepared.num_train, len(prepared.classes), spec.space, fine_tunes=space.fine_tunes(spec))
+    return rule | _parameters(spec, following)
 
 
 def judge(probed: Sequence[ProbedModel], num_images: int) -> list[ModelLeftOut]:
@@ -122,7 +122,7 @@ def judge(probed: Sequence[ProbedModel], num_images: int) -> list[ModelLeftOut]:
 
 def _margin(loser: ProbedModel, other: ProbedModel, num_images: int) -> float:
     variance = sum(each.accuracy * (1 - each.accuracy) / max(1, num_images) for each in (loser, other))
-    cost_of = task.spec(task.IMAGE_CLASSIFICATION).relative_cost
+    cost_of = recipe.relative_cost
     doublings = math.log2(cost_of(other.model) / cost_of(loser.model))
     return STANDARD_ERRORS * math.sqrt(variance) + POINTS_A_DOUBLING * max(0.0, doublings)
 
@@ -139,7 +139,7 @@ def winner(connection: Connection, study: Study, planned: Key) -> str | None:
 
 def left_out(connection: Connection, study: Study) -> list[ModelLeftOut]:
     """Return the models that the study has left out so far."""
-    if not study.spec.model.is_searched:
+    if not study.searches_models:
         return []
     return read_left_out(tables.get(connection, STUDY_USER, study.id, LEFT_OUT).get(LEFT_OUT))
 
@@ -153,7 +153,7 @@ def read_left_out(stored: Any) -> list[ModelLeftOut]:
 
 def why_not(connection: Connection, study: Study, *, trial_id: int, number: int, accuracy: float) -> str | None:
     """Return why a trial of the screening is not fine-tuned, given its probe: its model is left out; else None."""
-    origin = tables.get(connection, TRIAL_USER, trial_id, ORIGIN).get(ORIGIN) if study.spec.model.is_searched else None
+    origin = tables.get(connection, TRIAL_USER, trial_id, ORIGIN).get(ORIGIN) if study.searches_models else None
     prepared = _prepared(connection, study) if origin == SCREENING else None
     if prepared is None:
         return None
@@ -171,7 +171,7 @@ def replacement(
     What `given` fixes stays. The other model is drawn from those that are not left out, if possible at the same image size, the same on
     every machine.
     """
-    spec, gone = study.spec, _keys(lost)
+    spec, gone = study.images, _keys(lost)
     if not gone or key(spec.of_trial(chosen).model.of_trial()) not in gone:
         return {}
     others = [_parameters(spec, model) for model in spec.model.combinations() if key(model) not in gone]
@@ -220,7 +220,7 @@ def _rows(connection: Connection, study: Study) -> list[tuple[int, TrialModel, f
         stored = optuna_private.decoded(chosen or asked or "{}")
         if not isinstance(stored, dict):
             continue  # another program changed it
-        model = study.spec.model.fixed(stored.get("backbone"), stored.get("image_size"))
+        model = study.images.model.fixed(stored.get("backbone"), stored.get("image_size"))
         if not model.is_searched:
             found.append((number, model.of_trial(), measured))
     return found

@@ -21,9 +21,11 @@ from tuner.errors import StudyError
 from tuner.sampling import enumeration
 from tuner.sampling.history import StudyMemory
 from tuner.spec import file as study_file
+from tuner.spec import plan, tasks
 from tuner.spec.data import keep_earlier_order
 from tuner.spec.hyperparameters import ProbeSolver
-from tuner.spec.study import Budget, Data, StudySpec
+from tuner.spec.study import IMAGE_CLASSIFICATION, AnyStudySpec, Budget, StudySpec
+from tuner.spec.tasks import UnknownTask
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import GIVEN_BUDGET, MIGRATED, SPEC
 from tuner.storage.engine import Storage
@@ -35,7 +37,7 @@ class Study:
     """A study in a storage."""
 
     name: str
-    spec: StudySpec
+    spec: AnyStudySpec
     storage: Storage = field(repr=False)
     #: the same study as an object of Optuna, with a cache of finished trials
     optuna: OptunaStudy = field(repr=False)
@@ -50,8 +52,29 @@ class Study:
     #: what this process has already read of the study
     memory: StudyMemory = field(repr=False, compare=False, default_factory=StudyMemory)
 
+    @property
+    def images(self) -> StudySpec:
+        """The study file of an image study.
 
-def join(spec: StudySpec, storage: Storage) -> Study:
+        Raises:
+            StudyError: the study is about something else.
+        """
+        if not isinstance(self.spec, StudySpec):
+            raise StudyError(f"the study {self.name} has the task {self.spec.task}; this works only for studies of images")
+        return self.spec
+
+    @property
+    def is_of_images(self) -> bool:
+        """Whether it is a study of images."""
+        return isinstance(self.spec, StudySpec)
+
+    @property
+    def searches_models(self) -> bool:
+        """Whether trials choose among several backbones or image sizes."""
+        return isinstance(self.spec, StudySpec) and self.spec.model.is_searched
+
+
+def join(spec: AnyStudySpec, storage: Storage) -> Study:
     """Create the study of a file, or join the existing one; many workers may call this at once.
 
     An existing study gets the budget of the file, unless someone changed the budget after the last run of the file. This
@@ -66,7 +89,8 @@ def join(spec: StudySpec, storage: Storage) -> Study:
     if not _exists(storage, spec.name):
         _create(spec, storage)
     study = load(spec.name, storage)
-    spec = study_file.with_backbone_of(study.spec, spec)
+    if isinstance(study.spec, StudySpec) and isinstance(spec, StudySpec):
+        spec = study_file.with_backbone_of(study.spec, spec)
     changes = study_file.differences(study.spec, spec)
     if changes:
         compares = all(change.startswith(study_file.SEARCHED) for change in changes)
@@ -79,7 +103,9 @@ def join(spec: StudySpec, storage: Storage) -> Study:
     budget = study.spec.budget
     if budget != spec.budget:
         budget = storage.write(lambda connection: _give_budget(connection, study, spec.budget))
-    return _with(study, budget=budget, data=study_file.with_class_order_of(study.spec, spec).data, results=spec.results)
+    if isinstance(study.spec, StudySpec) and isinstance(spec, StudySpec):
+        spec = study_file.with_class_order_of(study.spec, spec)
+    return at(_with(study, budget=budget, results=spec.results), spec)
 
 
 def load(name: str | None, storage: Storage) -> Study:
@@ -103,9 +129,14 @@ def load(name: str | None, storage: Storage) -> Study:
     return _open(found.study_id, _read_spec(name, found), storage)
 
 
-def at(study: Study, data: Data) -> Study:
-    """Return the study with the path of the images on this machine."""
-    return _with(study, data=data)
+#: sections of a study file that depend on the machine: where the images are, and where the code is
+_OF_THE_MACHINE = ("data", "folder")
+
+
+def at(study: Study, here: AnyStudySpec) -> Study:
+    """Return the study with the paths of its images and its code on this machine."""
+    sections = type(study.spec).model_fields.keys() & set(_OF_THE_MACHINE)
+    return _with(study, **{name: getattr(here, name) for name in sections})
 
 
 def up_to_date(connection: Connection, study: Study) -> Study:
@@ -141,7 +172,7 @@ def _exists(storage: Storage, name: str) -> bool:
     return storage.read(lambda connection: _find(connection, name)) is not None
 
 
-def _create(spec: StudySpec, storage: Storage) -> None:
+def _create(spec: AnyStudySpec, storage: Storage) -> None:
     """Create the study in one transaction, unless another worker has just created it."""
 
     def attempt() -> None:
@@ -154,16 +185,18 @@ def _create(spec: StudySpec, storage: Storage) -> None:
     storage.call(attempt)
 
 
-def create(connection: Connection, spec: StudySpec) -> int:
+def create(connection: Connection, spec: AnyStudySpec) -> int:
     """Create a study without trials, and return its id.
 
     Raises:
         IntegrityError: the name is taken.
     """
-    is_of_new_images = spec.training.images == "train"
-    measured = "validation accuracy" if is_of_new_images else "accuracy on images that were trained on"
     study_id = tables.create_study(
-        connection, spec.name, user={SPEC: spec.model_dump_json()}, system={optuna_private.METRIC_NAMES: [measured]}
+        connection,
+        spec.name,
+        maximizes=spec.objective.maximizes,
+        user={SPEC: spec.model_dump_json()},
+        system={optuna_private.METRIC_NAMES: [plan.metric(spec)]},
     )
     notes.put(connection, study_id, notes.of_study(spec, best=None))
     return study_id
@@ -208,19 +241,21 @@ def _find(connection: Connection, name: str) -> Row[Any, Any, Any, Any] | None:
     return connection.execute(query).first()
 
 
-def _read_spec(name: str, found: Row[Any, Any, Any, Any]) -> StudySpec:
+def _read_spec(name: str, found: Row[Any, Any, Any, Any]) -> AnyStudySpec:
     cure = "Choose another name for the study, or another --storage."
     if found.value_json is None:
         raise StudyError(f"the study {name} in this storage was not created by tuner. {cure}")
-    if found.direction is not StudyDirection.MAXIMIZE or found.objective:
-        raise StudyError(f"the study {name} in this storage does not maximize a single value, so it was not created by tuner. {cure}")
+    if found.objective:
+        raise StudyError(f"the study {name} in this storage has several objectives, so it was not created by tuner. {cure}")
     text = optuna_private.decoded(found.value_json)
     try:
         _object(text)
     except ValidationError as error:
         raise _damaged(name) from error
     try:
-        return parse_spec(text, name=name)
+        spec = parse_spec(text, name=name)
+    except UnknownTask as error:
+        raise StudyError(f"the study {name} {error}. {cure}") from error
     except ValidationError as error:
         first = error.errors()[0]
         if first["loc"] == ("name",):
@@ -229,19 +264,28 @@ def _read_spec(name: str, found: Row[Any, Any, Any, Any]) -> StudySpec:
                 "and underscores, and at most 100 of them. Give it another name with that program"
             ) from error
         raise StudyError(f"the study {name} was created by another version of tuner: {first['msg']}. {cure}") from error
+    if (found.direction is StudyDirection.MAXIMIZE) is not spec.objective.maximizes:
+        raise StudyError(
+            f"the study {name} in this storage has the direction {found.direction.name.lower()}, but its file says otherwise, so another "
+            f"program changed it. {cure}"
+        )
+    return spec
 
 
-def parse_spec(text: Any, *, name: str | None = None) -> StudySpec:
+def parse_spec(text: Any, *, name: str | None = None) -> AnyStudySpec:
     """Return the spec of a study from its attribute `SPEC`, which this or an earlier version of tuner wrote.
 
     `name` is the name of the study in the storage: Optuna and optuna-dashboard rename and copy a study without changing its spec.
 
     Raises:
         ValidationError: this version cannot read it.
+        UnknownTask: this version has no such task.
     """
     stored = _object(text)
     if name is not None:
         stored = stored | {"name": name}
+    if stored.get("task", IMAGE_CLASSIFICATION) != IMAGE_CLASSIFICATION:
+        return tasks.parse(stored)
     search = stored.get("search")
     if isinstance(search, dict):
         # before these fields existed, `weight_decay` acted on adam, and every probe trained in steps
@@ -265,7 +309,7 @@ def _damaged(name: str) -> StudyError:
     )
 
 
-def _open(study_id: int, spec: StudySpec, storage: Storage) -> Study:
+def _open(study_id: int, spec: AnyStudySpec, storage: Storage) -> Study:
     combinations = enumeration.combinations(spec)
     if combinations is not None:
         random.Random(spec.seed).shuffle(combinations)

@@ -16,7 +16,8 @@ from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.sampling import pruners
 from tuner.spec import budget
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec import hyperparameters as values
+from tuner.spec.hyperparameters import TrialValues
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
 from tuner.storage.attributes import HALTED, HYPERPARAMETERS, RESUMED_AT, STOPPED, TEST
@@ -143,13 +144,17 @@ def resume(study: Study) -> None:
 
 
 def report(study: Study, claim: Claim, epochs: Sequence[messages.Epoch]) -> None:
-    """Store epochs; a stored step is not overwritten. The value is the best validation accuracy so far in both stages.
+    """Store epochs; a stored step is not overwritten.
 
     Raises:
         LeaseLost: another worker has the trial now.
     """
     _held(
-        study, claim, lambda connection: epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
+        study,
+        claim,
+        lambda connection: epoch_rows.put(
+            connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs, spec=study.spec
+        ),
     )
 
 
@@ -163,7 +168,7 @@ def promotion(study: Study, claim: Claim, probed: messages.Probed, epochs: Seque
     """
 
     def decide(connection: Connection) -> Promotion:
-        epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs)
+        epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=epochs, spec=study.spec)
         return continuation.decide(connection, study, number=claim.number, trial_id=claim.trial_id, value=probed.value)
 
     return _held(study, claim, decide)
@@ -172,7 +177,7 @@ def promotion(study: Study, claim: Claim, probed: messages.Probed, epochs: Seque
 def should_prune(study: Study, claim: Claim, epochs: Sequence[messages.Epoch] = ()) -> bool:
     """Return whether a trial must be pruned, based on the reported epochs of all trials and on epochs that are not reported yet."""
     pruner = pruners.build(study.spec, epochs=claim.epochs)
-    if pruner.never_prunes or (epochs and epochs[-1].step <= pruner.start):
+    if pruner.never_prunes or (epochs and study.spec.reports_best and epochs[-1].step <= pruner.start):
         return False
     return study.storage.call(lambda: continuation.is_poor(study, claim.trial_id, epochs, pruner))
 
@@ -253,7 +258,8 @@ def reap(study: Study, worker: WorkerId) -> list[Reaped]:
 
 def keep_test(study: Study, score: messages.Evaluated) -> None:
     """Store how a finished trial scores on the test split."""
-    known = score.model_dump(mode="json", exclude={"kind", "trial", "confusion"})
+    measured = score.model_dump(mode="json", exclude={"kind", "trial", "confusion"})
+    known = {name: value for name, value in measured.items() if value not in (None, {})}
 
     def write(connection: Connection) -> None:
         trial_id = tables.trial_id(connection, study.id, score.trial)
@@ -262,10 +268,10 @@ def keep_test(study: Study, score: messages.Evaluated) -> None:
     study.storage.write(write)
 
 
-def hyperparameters(trial: FrozenTrial) -> Hyperparameters | None:
+def hyperparameters(trial: FrozenTrial) -> TrialValues | None:
     """Return the hyperparameters of a trial, or None if its worker was lost before they were chosen."""
     stored = trial.system_attrs.get(HYPERPARAMETERS)
-    return None if stored is None else Hyperparameters.model_validate(stored)
+    return None if stored is None else values.parse(stored)
 
 
 def _held(study: Study, claim: Claim, work: Callable[[Connection], T]) -> T:

@@ -68,10 +68,10 @@ def best_of(study: Study, *, most: int = MOST) -> list[Earlier]:
     found: dict[Hyperparameters, Earlier] = {}
     for _, number, value, text in study.storage.read(lambda connection: connection.execute(query).all()):
         known = attributes.hyperparameters(optuna_private.decoded(text))
-        if known is None:
+        if not isinstance(known, Hyperparameters):
             continue
         origin = f"trial {number} of {study.name} ({value:.4f})"
-        found.setdefault(known, Earlier(hyperparameters=known, origin=origin, model=study.spec.model))
+        found.setdefault(known, Earlier(hyperparameters=known, origin=origin, model=study.images.model))
         if len(found) == most:
             break
     if not found:
@@ -116,12 +116,12 @@ def _begin(connection: Connection, study: Study, found: Sequence[Earlier], by: s
     number, taken = progress.num_trials, []
     for earlier in found:
         # it is trained again in any case, so an earlier way of training its probe does not matter
-        wanted = matching.with_probe_of(earlier.config, study.spec)
-        fitted = matching.match(wanted, study.spec)
+        wanted = matching.with_probe_of(earlier.config, study.images)
+        fitted = matching.match(wanted, study.images)
         if isinstance(fitted, list):
             taken.append(Taken(earlier=earlier, trial=None, reason="does not fit: " + "; ".join(fitted)))
             continue
-        as_here = matching.without_model(wanted, study.spec)
+        as_here = matching.without_model(wanted, study.images)
         there = known.get(_mark(fitted.values), known.get(_mark(as_here.model_dump(mode="json"))))
         reason = ended or budget.decide_to_add(current.spec.budget, progress, num_trials=number + (0 if number else 1))
         if there is not None:

@@ -1,37 +1,46 @@
-"""Tasks: what a study can be about, and the two interfaces that each task implements.
+"""Tasks: the two interfaces that each task implements, and how its modules are found.
 
 A task is a package beside this module. Its `spec` modules say what a study file may contain and run without Keras. Its `training` modules
-train trials and import Keras. A new task adds one entry to `_MODULES`.
+train trials. `spec.tasks` lists the tasks; a new one adds one entry there.
 """
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
 
+from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.protocol.messages import WorkerPort
-from tuner.spec.model import TrialModel
-from tuner.spec.search import SearchSpace
-from tuner.spec.study import StudySpec
-
-if TYPE_CHECKING:
-    from tuner.kernels import devices
-
-IMAGE_CLASSIFICATION = "image_classification"
+from tuner.spec import tasks
+from tuner.spec.hyperparameters import TrialValues
+from tuner.spec.space import Chooser, SpaceRow
+from tuner.spec.study import AnyStudySpec
 
 
 class TaskSpec(Protocol):
-    """Part of a task that reads study files, without Keras."""
+    """Part of a task that reads study files, without Keras. Each function gets a study of this task."""
 
-    def parameters(self, num_train: int, num_classes: int, space: SearchSpace, *, fine_tunes: bool = True) -> dict[str, Any]:
-        """Return the parameters of trial 0, which a rule takes from the size of the data."""
+    def rule(self, spec: AnyStudySpec, *, num_train: int, num_classes: int) -> dict[str, Any]:
+        """Return the parameters of trial 0, which a rule takes from the size of the data; empty if the task has no rule."""
 
-    def chosen_model(self, spec: StudySpec) -> TrialModel:
-        """Return the model of trial 0, of those that the study searches."""
+    def suggest(self, chooser: Chooser, spec: AnyStudySpec) -> TrialValues:
+        """Return the values of a trial that `chooser` chooses; it is asked only for those that act, given its earlier choices."""
 
-    def relative_cost(self, model: TrialModel) -> float:
-        """Return the cost of one example with a model, in a unit of the task's own."""
+    def fitted(self, given: Mapping[str, Any], spec: AnyStudySpec) -> tuple[dict[str, Any], list[str]]:
+        """Return values of parameters as a trial of the study takes them, and the reasons why others do not fit."""
+
+    def rows(self, spec: AnyStudySpec) -> list[SpaceRow]:
+        """Return a row for each hyperparameter that can act in the study, searched or fixed."""
+
+    def subject(self, spec: AnyStudySpec) -> str:
+        """Return in a few words what the study trains on what: `folder on efficientnet_lite0 at 96 pixels`."""
+
+    def facts(self, spec: AnyStudySpec, epochs: int | None) -> list[tuple[str, str]]:
+        """Return what the study trains and how, as pairs of a name and a text; `epochs` are those of a trial, None if not known yet."""
+
+    def asks_while_running(self, spec: AnyStudySpec) -> bool:
+        """Return whether the trainer may ask for values while a trial runs, so that its parameters are not known before."""
 
 
 class PreparedStudy(Protocol):
@@ -41,8 +50,11 @@ class PreparedStudy(Protocol):
     def num_traced(self) -> int:
         """Number of graphs traced so far."""
 
-    def describe(self, *, device: str, seconds: float) -> messages.Prepared:
+    def describe(self, *, seconds: float) -> messages.Prepared:
         """Return the facts that the worker records about the study: classes, numbers of examples, epochs, fingerprints, versions."""
+
+    def try_once(self) -> tuple[tuple[str, str], ...]:
+        """Try what a trial will do, and return what was found, as pairs of a name and a text."""
 
     def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:
         """Train one trial."""
@@ -55,9 +67,9 @@ class PreparedStudy(Protocol):
 
 
 class TaskTraining(Protocol):
-    """Part of a task that trains, with Keras."""
+    """Part of a task that trains."""
 
-    def prepare(self, study: StudySpec, *, cache: Path, share: "devices.TrainerShare") -> PreparedStudy:
+    def prepare(self, study: Any, *, cache: Path, share: TrainerShare) -> PreparedStudy:
         """Load what the trials of a study share.
 
         Raises:
@@ -65,24 +77,11 @@ class TaskTraining(Protocol):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Modules:
-    #: implements `TaskSpec`
-    spec: str
-    #: implements `TaskTraining`
-    training: str
-
-
-_MODULES = {
-    IMAGE_CLASSIFICATION: _Modules(spec="tuner.tasks.images.spec.recipe", training="tuner.tasks.images.training.prepared"),
-}
-
-
 def spec(name: str) -> TaskSpec:
     """Return the file side of a task."""
-    return cast(TaskSpec, importlib.import_module(_MODULES[name].spec))
+    return cast(TaskSpec, importlib.import_module(tasks.TASKS[name].spec))
 
 
 def training(name: str) -> TaskTraining:
-    """Return the trainer side of a task; the first call imports Keras."""
-    return cast(TaskTraining, importlib.import_module(_MODULES[name].training))
+    """Return the trainer side of a task; the first call imports Keras, if the task needs it."""
+    return cast(TaskTraining, importlib.import_module(tasks.TASKS[name].training))

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tuner import wording
 from tuner.spec import plan as plans
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
 from tuner.terminal import plain, printing
 from tuner.views.status import RunningTrial, Snapshot
 from tuner.workers.worker import events
@@ -55,7 +55,7 @@ class Screen(Protocol):
         ...
 
 
-def open_screen(spec: StudySpec, link: str | None) -> Screen:
+def open_screen(spec: AnyStudySpec, link: str | None) -> Screen:
     """Return the screen for a terminal or a file, whichever stderr is; `link` is the dashboard's."""
     return LiveScreen(spec, link) if printing.stderr().is_terminal else PlainScreen(spec, link)
 
@@ -63,7 +63,7 @@ def open_screen(spec: StudySpec, link: str | None) -> Screen:
 class LiveScreen:
     """Shows a study on a terminal: events scroll by above, the current state stays below."""
 
-    def __init__(self, spec: StudySpec, link: str | None) -> None:
+    def __init__(self, spec: AnyStudySpec, link: str | None) -> None:
         self._spec = spec
         self._link = link
         self._began = time.monotonic()
@@ -141,7 +141,7 @@ class LiveScreen:
 class PlainScreen:
     """Shows a study as one line per event, for logs and for programs that read them."""
 
-    def __init__(self, spec: StudySpec, link: str | None) -> None:
+    def __init__(self, spec: AnyStudySpec, link: str | None) -> None:
         self._name = spec.name
         self._link = link
         self._is_stopping = False
@@ -185,7 +185,7 @@ class Throttled:
             self._due = time.monotonic() + self._every_seconds
 
 
-def spent_part(spec: StudySpec, snapshot: Snapshot) -> float:
+def spent_part(spec: AnyStudySpec, snapshot: Snapshot) -> float:
     """Return which part of the budget is spent, from 0 to 1: the larger of the parts of the trials and of the time."""
     parts = [0.0]
     if spec.budget.trials:

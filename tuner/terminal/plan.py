@@ -11,7 +11,7 @@ from tuner import wording
 from tuner.spec import plan as plans
 from tuner.spec.model import TrialModel
 from tuner.spec.space import SpaceRow
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
 from tuner.tasks.images.data.dataset import Dataset
 from tuner.tasks.images.data.splits import Splits, baseline
 from tuner.tasks.images.spec.cost import Cost
@@ -46,9 +46,14 @@ def search(rows: Sequence[SpaceRow]) -> RenderableType:
     return shown
 
 
-def plan(spec: StudySpec, epochs: int, num_hyperparameters: int, time: str = "") -> RenderableType:
-    """Show what the study will do, in words; `time` is the plan of its time."""
-    return _facts([*plans.facts(spec, epochs, num_hyperparameters), *([("time plan", time)] if time else [])])
+def plan(spec: AnyStudySpec, about: Sequence[tuple[str, str]], num_hyperparameters: int, time: str = "") -> RenderableType:
+    """Show what the study will do, in words; `about` is what its task says of it, `time` the plan of its time."""
+    return _facts([*plans.facts(spec, about, num_hyperparameters), *([("time plan", time)] if time else [])])
+
+
+def tried(facts: Sequence[tuple[str, str]]) -> RenderableType:
+    """Show what a trainer found when it tried code of the user's."""
+    return _facts(facts)
 
 
 def cost(estimated: Cost, *, num_cores: int, num_trials: int | None) -> RenderableType:

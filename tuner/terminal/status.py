@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from tuner import wording
 from tuner.results import statistics
 from tuner.results.best import Best
 from tuner.results.ensemble import Ensemble
+from tuner.spec import hyperparameters as values
 from tuner.spec import plan as plans
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
 from tuner.terminal import live, printing
 from tuner.views.status import Snapshot
 
 
-def studies_table(found: Sequence[tuple[StudySpec, Snapshot]]) -> RenderableType:
+def studies_table(found: Sequence[tuple[AnyStudySpec, Snapshot]]) -> RenderableType:
     """Show one row for each study."""
     rows = printing.table("study", "state", "trials", "running", "best", "time", right=("trials", "running", "best"))
     for spec, snapshot in found:
@@ -32,7 +33,7 @@ def studies_table(found: Sequence[tuple[StudySpec, Snapshot]]) -> RenderableType
     return rows
 
 
-def study(spec: StudySpec, snapshot: Snapshot) -> RenderableType:
+def study(spec: AnyStudySpec, snapshot: Snapshot) -> RenderableType:
     """Show the state of one study."""
     parts: list[RenderableType] = [
         Text.assemble((spec.name, "strong"), ("  " + plans.budget(spec), "quiet")),
@@ -52,8 +53,10 @@ def study(spec: StudySpec, snapshot: Snapshot) -> RenderableType:
 
 def best_trial(found: Best) -> RenderableType:
     """Show the best trial of a study."""
-    measured = "validation accuracy" if found.spec.training.images == "train" else "accuracy on images that it was also trained on"
+    measured = plans.metric(found.spec)
     lines = Text.assemble((found.spec.name, "strong"), f"  trial {found.trial}, {measured} ", (wording.accuracy(found.value), "bold green"))
+    if found.test_value is not None and not found.is_accuracy:
+        lines.append(f"\n{found.spec.objective.metric} on {found.num_test:,} test examples {found.test_value:.4f}")
     if found.test_accuracy is not None:
         low, high = statistics.accuracy_interval(found.test_accuracy, found.num_test)
         lines.append(f"\ntest accuracy {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")
@@ -65,12 +68,12 @@ def best_trial(found: Best) -> RenderableType:
     rows = Table.grid(padding=(0, 3, 0, 0))
     rows.add_column(style="quiet", no_wrap=True)
     rows.add_column(overflow="fold")
-    for name, value in wording.flatten(found.hyperparameters.model_dump()).items():
+    for name, value in values.by_name(found.chosen).items():
         rows.add_row(name, wording.value(value))
     return Group(*shown, Text(""), rows)
 
 
-def as_json(spec: StudySpec, snapshot: Snapshot) -> dict[str, Any]:
+def as_json(spec: AnyStudySpec, snapshot: Snapshot) -> dict[str, Any]:
     """Return the state of a study for JSON."""
     return {
         "study": spec.name,
@@ -112,19 +115,29 @@ class RunResult:
     baseline: str = ""
     #: the ensemble of the study; None if it has none
     ensemble: Ensemble | None = None
+    #: name of the metric
+    metric: str = "validation accuracy"
+    #: the metric on the test split, if it is no accuracy; None: not measured
+    test_value: float | None = None
+    #: values of the best trial by name, if the task has no rule to compare it with
+    chosen: Mapping[str, object] | None = None
 
 
 def result(best: RunResult, num_completed: int) -> RenderableType:
     """Show the best value, its test accuracy, and what the search changed."""
-    parts = [_figure("best", best.value, f"validation accuracy, trial {best.trial}"), *_test(best.test_accuracy, best.num_test)]
+    parts = [_figure("best", best.value, f"{best.metric}, trial {best.trial}"), *_test(best.test_accuracy, best.num_test)]
+    if best.test_value is not None:
+        parts.append(
+            Text.assemble((f"{'test':10}", "quiet"), (f"{best.test_value:.4f}", "strong"), f" on {best.num_test:,} unseen examples")
+        )
     if best.ensemble is not None:
         parts += ensemble(best.ensemble)
     if best.baseline:
         parts.append(Text(f"{best.baseline[0].upper()}{best.baseline[1:]}.", style="quiet"))
     if num_completed > 1:
         advice = " Expect the test accuracy." if best.test_accuracy is not None else ""
-        parts.append(Text(f"The validation accuracy is the best of {num_completed} trials, so it is partly luck.{advice}", style="quiet"))
-    parts += [Text(""), *_compare_with_rule(best)]
+        parts.append(Text(f"The {best.metric} is the best of {num_completed} trials, so it is partly luck.{advice}", style="quiet"))
+    parts += [Text(""), *(_compare_with_rule(best) if best.chosen is None else _values(best.chosen))]
     return printing.section("Result", *parts)
 
 
@@ -166,14 +179,17 @@ def cost(snapshot: Snapshot, wall_seconds: float) -> RenderableType:
     return printing.section("Cost", rows)
 
 
-def next_steps(study: str, file: Path, exported: Path | None, reason: str, *, storage: str | None = None) -> RenderableType:
-    """Show why the run ended, and commands for the next steps; `storage` is the URL that they need, if it is not the default."""
+def next_steps(study: str, again: str, exported: Path | None, reason: str, *, storage: str | None = None) -> RenderableType:
+    """Show why the run ended, and commands for the next steps.
+
+    `again` are the arguments of the run, and `storage` is the URL that the commands need, if it is not the default.
+    """
     steps = [(f"tuner status {study}", "show its state"), ("tuner dashboard", "show curves, importances and the timeline in a browser")]
     if exported is not None:
         steps.insert(0, (f"tuner run {exported}", "train the best configuration again"))
     else:
         steps.insert(0, (f"tuner export {study} --to best.yaml", "export the best configuration"))
-    steps.append((f"tuner run {file} --trials N", "continue the search with a larger budget"))
+    steps.append((f"tuner run {again} --trials N", "continue the search with a larger budget"))
     rows = Table.grid(padding=(0, 3, 0, 0))
     rows.add_column(style="value", overflow="fold")
     rows.add_column(style="quiet")
@@ -189,6 +205,13 @@ def changes(rule: dict[str, Any], best: dict[str, Any]) -> list[tuple[str, objec
     """Return the hyperparameters, with dots in nested names, whose values differ from trial 0."""
     flat_rule, flat_best = wording.flatten(rule), wording.flatten(best)
     return [(name, flat_rule.get(name), value) for name, value in flat_best.items() if flat_rule.get(name) != value]
+
+
+def _values(chosen: Mapping[str, object]) -> list[RenderableType]:
+    rows = printing.table("hyperparameter", "best", right=("best",))
+    for name, value in chosen.items():
+        rows.add_row(name, wording.value(value))
+    return [rows] if chosen else []
 
 
 def _compare_with_rule(best: RunResult) -> list[RenderableType]:

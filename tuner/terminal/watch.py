@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tuner import wording
 from tuner.spec import plan as plans
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
 from tuner.studies.workers import WorkerRow
 from tuner.terminal import live, printing
 from tuner.views.status import FailedTrials, Snapshot
@@ -38,7 +38,7 @@ class WatchedStudy:
 class WatchScreen:
     """Draws the state of a study while it is used in a `with` block."""
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, spec: AnyStudySpec) -> None:
         self._spec = spec
         self._last: WatchedStudy | None = None
         self._live = Live(Text("reading the study …", style="quiet"), console=printing.stderr(), auto_refresh=False, transient=False)
@@ -70,7 +70,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(_BARS[round((value - low) * scale)] for value in shown)
 
 
-def line(spec: StudySpec, seen: WatchedStudy) -> str:
+def line(spec: AnyStudySpec, seen: WatchedStudy) -> str:
     """Return the state as one line of a log."""
     snapshot = seen.snapshot
     best = "" if snapshot.best_value is None else f", best {snapshot.best_value:.4f} by trial {snapshot.best_number}"
@@ -84,7 +84,7 @@ def is_over(seen: WatchedStudy) -> bool:
     return seen.snapshot.stop_reason is not None and not seen.snapshot.running
 
 
-def _drawn(spec: StudySpec, seen: WatchedStudy) -> Sequence[RenderableType]:
+def _drawn(spec: AnyStudySpec, seen: WatchedStudy) -> Sequence[RenderableType]:
     snapshot = seen.snapshot
     head = Text.assemble((spec.name, "strong"), (f"  {plans.budget(spec)}", "quiet"))
     if snapshot.eta_seconds is not None and snapshot.running:

@@ -23,6 +23,7 @@ class Inbox:
         self._orders: deque[Order] = deque()
         self._proceed: messages.Proceed | None = None
         self._interruption: messages.Stop | messages.Suspend | None = None
+        self._answers: deque[messages.Answer] = deque()
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def send(self, message: messages.Message) -> None:
@@ -50,6 +51,15 @@ class Inbox:
         assert decision is not None
         return decision
 
+    def ask(self, question: messages.Ask | messages.AskPruning) -> messages.Answer | messages.Stop | messages.Suspend:
+        """Ask the worker, and wait for its answer, or for its request to end the trial."""
+        with self._changed:
+            self._answers.clear()
+        self.send(question)
+        with self._changed:
+            self._changed.wait_for(lambda: self._answers or self._interruption)
+            return self._interruption or self._answers.popleft()
+
     def _read(self) -> None:
         while True:
             try:
@@ -63,6 +73,8 @@ class Inbox:
     def _sort(self, message: messages.Message) -> None:
         if isinstance(message, messages.Proceed):
             self._proceed = message
+        elif isinstance(message, messages.Answer):
+            self._answers.append(message)
         elif isinstance(message, messages.Stop | messages.Suspend):
             self._interruption = message
         elif isinstance(message, messages.Prepare | messages.Train | messages.Evaluate | messages.Predict | messages.Quit):

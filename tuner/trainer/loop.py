@@ -1,16 +1,16 @@
 """The trainer's loop: carries out the orders of a worker one after another, in a process that keeps its graphs from trial to trial."""
 
 import gc
+import json
+import sys
 import time
 import traceback
 from pathlib import Path
 
-import tensorflow as tf
-
 from tuner import errors
-from tuner.kernels import devices
+from tuner.machine import TrainerShare
 from tuner.protocol import messages
-from tuner.spec import study as spec_study
+from tuner.spec import tasks
 from tuner.tasks import task
 from tuner.trainer import inbox
 
@@ -18,7 +18,7 @@ from tuner.trainer import inbox
 _PREAMBLE = ("Graph execution error", "Detected at node", "File ", "Stack trace")
 
 
-def serve(box: inbox.Inbox, share: devices.TrainerShare) -> None:
+def serve(box: inbox.Inbox, share: TrainerShare) -> None:
     """Carry out orders until the worker sends quit."""
     ready: task.PreparedStudy | None = None
     num_traced = 0
@@ -27,10 +27,10 @@ def serve(box: inbox.Inbox, share: devices.TrainerShare) -> None:
         try:
             if isinstance(order, messages.Prepare):
                 start, ready = time.perf_counter(), None
-                study = spec_study.StudySpec.model_validate_json(order.spec)
-                devices.set_precision(study.training.precision)
-                ready = task.training(task.IMAGE_CLASSIFICATION).prepare(study, cache=Path(order.cache), share=share)
-                box.send(ready.describe(device=devices.describe(devices.gpu(), share), seconds=time.perf_counter() - start))
+                study = tasks.parse(json.loads(order.spec))
+                ready = task.training(study.task).prepare(study, cache=Path(order.cache), share=share)
+                facts = ready.try_once() if order.tries else ()
+                box.send(ready.describe(seconds=time.perf_counter() - start).model_copy(update={"facts": facts}))
                 gc.freeze()
             elif ready is None:
                 raise errors.TrainingError("the trainer got a trial before a study; expected a Prepare message first", kind="NotPrepared")
@@ -74,7 +74,8 @@ def _failed(trial: int | None, error: Exception) -> messages.Failed:
 
 def _message_of(error: Exception) -> str:
     """Return the message of an error; if it was raised inside a graph and contains a traceback, only its essential line."""
-    if isinstance(error, tf.errors.OpError):
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and isinstance(error, tensorflow.errors.OpError):
         lines = [line.strip() for line in (error.message or "").splitlines() if line.strip()]
         return next((line for line in lines if not line.startswith(_PREAMBLE)), "") or type(error).__name__
     text = str(error).strip()

@@ -24,21 +24,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--memory-limit-mb", type=int, default=None, help="MiB of GPU memory that it may use; by default all it needs")
     parser.add_argument("--memory-bytes", type=int, default=machine.memory_bytes(), help="bytes of memory that it may use")
     parser.add_argument("--import-path", type=json.loads, default=[], help="JSON list of the caller's import path, for code of the study")
+    parser.add_argument("--without-keras", action="store_true", help="the task of the study trains without Keras")
     given = parser.parse_args(arguments)
     # the worker decides when this process ends, not Ctrl-C in a terminal
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # NumPy and SciPy only add and multiply short vectors here, for which waking threads of their own costs more than it saves
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    imports.import_keras()
-    from tuner.kernels import devices
-    from tuner.tasks.images.data import sources
-    from tuner.trainer import inbox, loop
-
-    sources.use_import_path(given.import_path)
-    share = devices.TrainerShare(
+    share = machine.TrainerShare(
         threads=given.threads, memory_limit_mb=given.memory_limit_mb, has_gpu=given.gpu, memory_bytes=given.memory_bytes
     )
-    devices.limit_tensorflow(share)
+    if not given.without_keras:
+        imports.import_keras()
+        from tuner.kernels import devices
+
+        devices.limit_tensorflow(share)
+    from tuner.trainer import inbox, loop
+    from tuner.trust import user_code
+
+    user_code.use_import_path(given.import_path)
     loop.serve(inbox.Inbox(Connection(given.fd)), share)
 
 

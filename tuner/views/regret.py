@@ -76,7 +76,7 @@ class RegretBounds:
         return bound if name == listed.name else None
 
     def _compute(self, evaluate: Evaluate, study_id: int, maximizes: bool) -> Bound | None:
-        best = self.storage.read(lambda connection: history.best_trials(connection, study_id, maximizes=maximizes, max_trials=MOST))
+        best = self.storage.read(lambda connection: history.best_trials(connection, study_id, max_trials=MOST))
         trials = [trial for trial in best if trial.params]
         parameters = intersection_search_space(trials)
         if len(trials) < LEAST or not parameters:

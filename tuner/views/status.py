@@ -35,7 +35,7 @@ class RunningTrial:
     stage: Stage | None
     #: last reported epoch, counted from 1 through both stages; None if none is
     epoch: int | None
-    #: best validation accuracy so far
+    #: best value so far
     value: float | None
     #: seconds since the attempt began
     seconds: float
@@ -53,7 +53,7 @@ class Snapshot:
     num_completed: int
     num_pruned: int
     num_failed: int
-    #: best validation accuracy of a completed trial; None if no trial has completed
+    #: best value of a completed trial; None if no trial has completed
     best_value: float | None
     best_number: int | None
     #: the searched hyperparameters of the best trial
@@ -110,7 +110,7 @@ def best_curve(study: Study) -> list[float]:
     query = query.where(VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE)
     query = query.order_by(TRIALS.c.datetime_complete, TRIALS.c.number)
     values = study.storage.read(lambda connection: connection.execute(query).scalars().all())
-    return list(itertools.accumulate(values, max))
+    return list(itertools.accumulate(values, lambda best, value: max(best, value, key=study.spec.objective.merit)))
 
 
 def _read(connection: Connection, study: Study) -> Snapshot:
@@ -122,7 +122,7 @@ def _read(connection: Connection, study: Study) -> Snapshot:
     seconds = _stage_seconds(connection, study.id)
     known = tables.get(connection, tables.STUDY_USER, study.id, *planning.TOLD)
     return Snapshot(
-        running=tuple(_running(connection, live, study.spec.training.probe_epochs, now)),
+        running=tuple(_running(connection, live, study, now)),
         num_waiting=counts.get(TrialState.RUNNING, 0) - len(live),
         num_enqueued=progress.num_enqueued,
         num_completed=counts.get(TrialState.COMPLETE, 0),
@@ -151,16 +151,18 @@ def _read(connection: Connection, study: Study) -> Snapshot:
 
 
 def _left_out(connection: Connection, study: Study) -> tuple[str, ...]:
-    if not study.spec.model.is_searched:
+    if not study.searches_models:
         return ()
     return tuple(plan.models_left_out(tables.get(connection, tables.STUDY_USER, study.id, LEFT_OUT).get(LEFT_OUT)))
 
 
-def _running(connection: Connection, open_leases: Sequence[Lease], probe_epochs: int, now: float) -> list[RunningTrial]:
+def _running(connection: Connection, open_leases: Sequence[Lease], study: Study, now: float) -> list[RunningTrial]:
     if not open_leases:
         return []
+    probe_epochs, later = study.spec.probe_epochs, Stage.FINE_TUNE if study.spec.probe_epochs else Stage.TRAIN
+    extreme = func.max if study.spec.objective.maximizes else func.min
     query = (
-        select(INTERMEDIATE.c.trial_id, func.max(INTERMEDIATE.c.step), func.max(INTERMEDIATE.c.intermediate_value))
+        select(INTERMEDIATE.c.trial_id, func.max(INTERMEDIATE.c.step), extreme(INTERMEDIATE.c.intermediate_value))
         .where(INTERMEDIATE.c.trial_id.in_([lease.trial_id for lease in open_leases]))
         .group_by(INTERMEDIATE.c.trial_id)
     )
@@ -168,7 +170,7 @@ def _running(connection: Connection, open_leases: Sequence[Lease], probe_epochs:
     found = []
     for lease in open_leases:
         step, value = last.get(lease.trial_id, (None, None))
-        stage = None if step is None else Stage.PROBE if step <= probe_epochs else Stage.FINE_TUNE
+        stage = None if step is None else Stage.PROBE if step <= probe_epochs and later is Stage.FINE_TUNE else later
         seconds = max(0.0, now - lease.started_at)
         found.append(RunningTrial(number=lease.trial_number, worker=lease.worker, stage=stage, epoch=step, value=value, seconds=seconds))
     return found

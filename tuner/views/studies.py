@@ -18,7 +18,8 @@ from sqlalchemy import Connection, func, select
 from tuner.errors import SpecError
 from tuner.sampling import enumeration
 from tuner.spec import budget
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
+from tuner.spec.tasks import UnknownTask
 from tuner.storage import queries, tables
 from tuner.storage.attributes import SPEC
 from tuner.storage.engine import Storage
@@ -42,7 +43,7 @@ class Listed:
     #: direction of each objective
     directions: tuple[StudyDirection, ...]
     #: None if plain Optuna or an incompatible version of tuner created the study
-    spec: StudySpec | None = field(repr=False)
+    spec: AnyStudySpec | None = field(repr=False)
     #: number of combinations that the sampler tries one by one; None for other samplers
     num_combinations: int | None
     #: trials by state; a state without trials is left out
@@ -153,18 +154,19 @@ def _directions(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[S
     return found
 
 
-def _spec(name: str, stored: Any, directions: Sequence[StudyDirection]) -> tuple[StudySpec | None, int | None]:
+def _spec(name: str, stored: Any, directions: Sequence[StudyDirection]) -> tuple[AnyStudySpec | None, int | None]:
     """Return the spec of a study and the number of its combinations; both are None if this version cannot read the spec."""
-    is_ours = isinstance(stored, str) and tuple(directions) == (StudyDirection.MAXIMIZE,)
-    return _parsed(name, stored) if is_ours else (None, None)
+    found = _parsed(name, stored) if isinstance(stored, str) and len(directions) == 1 else (None, None)
+    is_ours = found[0] is not None and found[0].objective.maximizes is (directions[0] is StudyDirection.MAXIMIZE)
+    return found if is_ours else (None, None)
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(name: str, text: str) -> tuple[StudySpec | None, int | None]:
+def _parsed(name: str, text: str) -> tuple[AnyStudySpec | None, int | None]:
     try:
         spec = studies.parse_spec(text, name=name)
         combinations = enumeration.combinations(spec)
-    except (ValidationError, SpecError):
+    except (ValidationError, SpecError, UnknownTask):
         return None, None
     return spec, None if combinations is None else len(combinations)
 
@@ -257,7 +259,7 @@ class StudyReader:
             return BestSoFar()
         stamp, found = self._histories.get(listed.id, (None, BestSoFar()))
         if stamp != listed.stamp:
-            found = queries.best_so_far(connection, listed.id, maximizes=listed.maximizes, num_trials=listed.num_trials)
+            found = queries.best_so_far(connection, listed.id, num_trials=listed.num_trials)
             _remember(self._histories, listed.id, (listed.stamp, found))
         return found
 
@@ -286,7 +288,14 @@ def _remember(cache: dict[int, Any], key: int, value: Any) -> None:
 
 def _reason(listed: Listed, found: BestSoFar, busy: float | None) -> str | None:
     assert listed.spec is not None
-    spent = progress.of(listed.states, listed.stored, best=found.best, busy_seconds=busy or 0.0, num_combinations=listed.num_combinations)
+    spent = progress.of(
+        listed.states,
+        listed.stored,
+        best=found.best,
+        busy_seconds=busy or 0.0,
+        num_combinations=listed.num_combinations,
+        maximizes=listed.spec.objective.maximizes,
+    )
     return budget.decide(listed.spec.budget, spent)
 
 

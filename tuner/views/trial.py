@@ -71,6 +71,8 @@ class Trial:
     pictures: Mapping[str, str]
     epochs: tuple[EpochRow, ...]
     attempts: tuple[Attempt, ...]
+    #: whether a higher value is better
+    maximizes: bool = True
 
     @property
     def number(self) -> int:
@@ -84,11 +86,12 @@ class Trial:
 
     @property
     def value(self) -> float | None:
-        """The value of a trial that has ended; of an open trial, the best validation accuracy so far."""
+        """The value of a trial that has ended; of an open trial, the best value so far."""
         if self.row.state.is_finished():
             return self.row.value
-        measured = [epoch.validation_accuracy for epoch in self.epochs if epoch.validation_accuracy is not None]
-        return max(measured or [point.value for point in self.row.curve], default=None)
+        measured = [epoch.value for epoch in self.epochs if epoch.value is not None]
+        extreme = max if self.maximizes else min
+        return extreme(measured or [point.value for point in self.row.curve], default=None)
 
     @property
     def origin(self) -> str:
@@ -132,6 +135,7 @@ def read(connection: Connection, study_id: int, number: int) -> Trial | None:
         pictures={kind.value: name for kind, name in pictures.ids_of(system.get(PICTURES)).items()},
         epochs=epochs.read(connection, study_id, number),
         attempts=tuple(attempt for attempt in attempts(connection, study_id, number)),
+        maximizes=tables.maximizes(connection, study_id),
     )
 
 

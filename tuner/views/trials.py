@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Select, and_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
 
 from tuner.protocol.messages import Stage
 from tuner.storage import queries, tables
@@ -68,6 +68,8 @@ class OpenTrial:
     silent_seconds: float | None
     #: whether its worker is training it, according to the storage
     is_held: bool
+    #: whether a higher value is better
+    maximizes: bool = True
 
     @property
     def last(self) -> CurvePoint | None:
@@ -76,8 +78,8 @@ class OpenTrial:
 
     @property
     def best(self) -> float | None:
-        """The highest value so far."""
-        return max((point.value for point in self.row.curve), default=None)
+        """The best value so far."""
+        return (max if self.maximizes else min)((point.value for point in self.row.curve), default=None)
 
 
 def page(
@@ -124,12 +126,15 @@ def open_trials(connection: Connection, study_id: int, *, limit: int) -> list[Op
     last = {lease.trial_number: lease for lease in leases.of_running_trials(connection, study_id)}
     held = [number for number, lease in last.items() if lease.is_live(now)]
     query = _select(study_id).where(is_open).order_by(TRIALS.c.number.not_in(held), TRIALS.c.number)
-    return [_opened(row, last.get(row.number), now) for row in _rows(connection, study_id, query.limit(limit))]
+    maximizes = tables.maximizes(connection, study_id)
+    return [_opened(row, last.get(row.number), now, maximizes=maximizes) for row in _rows(connection, study_id, query.limit(limit))]
 
 
-def _opened(row: TrialRow, lease: Lease | None, now: float) -> OpenTrial:
+def _opened(row: TrialRow, lease: Lease | None, now: float, *, maximizes: bool) -> OpenTrial:
     if lease is None:
-        return OpenTrial(row=row, worker=None, attempt=0, seconds=None, silent_seconds=None, is_held=row.state is TrialState.RUNNING)
+        return OpenTrial(
+            row=row, worker=None, attempt=0, seconds=None, silent_seconds=None, is_held=row.state is TrialState.RUNNING, maximizes=maximizes
+        )
     return OpenTrial(
         row=row,
         worker=lease.worker,
@@ -137,6 +142,7 @@ def _opened(row: TrialRow, lease: Lease | None, now: float) -> OpenTrial:
         seconds=max(0.0, now - lease.started_at),
         silent_seconds=max(0.0, now - lease.seen_at),
         is_held=lease.is_live(now),
+        maximizes=maximizes,
     )
 
 
@@ -166,7 +172,8 @@ def curves(connection: Connection, study_id: int, trials: Mapping[int, int]) -> 
         return {}
     found: dict[int, list[CurvePoint]] = {}
     ids = {number: trial_id for trial_id, number in trials.items()}
-    epochs = select(EPOCHS.c.trial_number, EPOCHS.c.step, EPOCHS.c.validation_accuracy, EPOCHS.c.stage)
+    value = func.coalesce(EPOCHS.c.value, EPOCHS.c.validation_accuracy)
+    epochs = select(EPOCHS.c.trial_number, EPOCHS.c.step, value, EPOCHS.c.stage)
     is_of_trials = (EPOCHS.c.study_id == study_id, EPOCHS.c.trial_number.in_(list(ids)))
     for number, step, value, stage in connection.execute(epochs.where(*is_of_trials).order_by(EPOCHS.c.step)):
         if value is not None:

@@ -71,7 +71,7 @@ def test_an_editor_enqueues_a_config(client_as: Callable[[Role], TestClient], wo
     text = post(client_as(Role.EDITOR), worked, "enqueue", config="dropout: 0.25\n")
     assert 'class="chip waiting"' in text
     claimed = by_hand.must_claim(worked)
-    assert (claimed.number, claimed.hyperparameters.dropout) == (5, 0.25)
+    assert (claimed.number, claimed.of_images.dropout) == (5, 0.25)
 
 
 def test_an_editor_stops_a_worker(client_as: Callable[[Role], TestClient], worked: Study) -> None:

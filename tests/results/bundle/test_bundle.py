@@ -91,7 +91,7 @@ def test_a_bundle_holds_the_models_and_their_description(make: Callable[..., Pat
 
 def test_the_config_trains_the_trial_again(make: Callable[..., Path], make_best: Callable[..., Best]) -> None:
     folder = make()
-    assert study_file.read(folder / "config.yaml") == export.resolved(make_best())
+    assert study_file.read_images(folder / "config.yaml") == export.resolved(make_best())
     assert (folder / "config.yaml").read_text() == export.as_yaml(make_best())
 
 
@@ -260,7 +260,7 @@ def test_reading_a_folder_that_is_not_a_bundle_is_an_error(tmp_path: Path) -> No
 
 def test_a_bundle_records_the_range_of_values_that_auto_stood_for(make: Callable[..., Path], make_best: Callable[..., Best]) -> None:
     data = {"source": "folder", "path": "/x-rays", "value_range": "auto"}
-    spec = study_file.parse({"name": "animals", "data": data, "budget": {"trials": 20}}, "animals.yaml")
+    spec = study_file.parse_images({"name": "animals", "data": data, "budget": {"trials": 20}}, "animals.yaml")
     prepared = make_best().prepared.model_copy(update={"value_range": (0.0, 4095.0)})
     folder = make(spec=spec, prepared=prepared)
     assert "value_range: [0, 4095]" in (folder / "config.yaml").read_text()

@@ -23,7 +23,7 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def order(bundle: Path, *, with_data: bool = True, robustness: bool = False, most_images: int = 100) -> errands.Verify:
-    spec = study_file.read(bundle / "config.yaml").model_dump_json() if with_data else None
+    spec = study_file.read_images(bundle / "config.yaml").model_dump_json() if with_data else None
     return errands.Verify(
         model=str(bundle / "model.keras"),
         probes=str(bundle / "probes"),

@@ -15,7 +15,7 @@ def order() -> node.RemoteAssignment:
     spec = StudySpec.model_validate({"name": "small", "data": {"source": "digits"}})
     folders = Folders(cache=Path("cache"), artifacts=Path("artifacts"))
     assignment = Assignment(
-        study="small", spec=spec, data=spec.data, storage="sqlite://", worker="w1", folders=folders, threads=1, hang_limit_seconds=1.0,
+        study="small", spec=spec, storage="sqlite://", worker="w1", folders=folders, threads=1, hang_limit_seconds=1.0,
     )  # fmt: skip
     return node.RemoteAssignment.here(assignment, node.NodeShare(cpus=1, gpus=0), num_workers=1, command=None)
 

@@ -13,6 +13,7 @@ from tuner.spec import plan
 from tuner.storage.tables import STUDIES
 from tuner.studies import workers
 from tuner.studies.workers import WorkerRow
+from tuner.tasks import task
 from tuner.views.studies import StudyView
 
 _CARDS_PER_PAGE = 24
@@ -39,7 +40,7 @@ def _read_studies(site: Site, request: Request) -> Mapping[str, Any]:
 
 def _card(view: StudyView) -> Card:
     spec = view.listed.spec
-    what = "" if spec is None else f"{spec.data.source} on {' or '.join(spec.model.backbones)}, {plan.budget(spec)}"
+    what = "" if spec is None else f"{task.spec(spec.task).subject(spec)}, {plan.budget(spec)}"
     return Card(view=view, what=what, line=charts.steps(view.history, view.listed.num_trials))
 
 

@@ -12,11 +12,12 @@ from tuner import wording
 from tuner.dashboard.pages.rendering import LivePage, NotFound, Site, parse_whole
 from tuner.drawing import charts
 from tuner.results import ensemble, statistics
-from tuner.spec import plan, space
-from tuner.spec.study import StudySpec
+from tuner.spec import plan
+from tuner.spec.study import AnyStudySpec
 from tuner.storage import tables
 from tuner.storage.attributes import ENSEMBLE, LEFT_OUT, MIGRATED, PREPARED
 from tuner.studies import planning
+from tuner.tasks import task
 from tuner.views import outlook, status, trial, trials
 from tuner.views import studies as views_studies
 from tuner.views.studies import StudyView
@@ -125,12 +126,13 @@ def _ensemble(known: Mapping[str, Any], best_value: float | None) -> Mapping[str
     return {"found": found, "interval": interval}
 
 
-def _planned(spec: StudySpec | None, known: Mapping[str, Any]) -> Mapping[str, Any]:
+def _planned(spec: AnyStudySpec | None, known: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the plan and the search space in words; nothing for a study that tuner did not make."""
     if spec is None:
         return {"plan": [], "space": []}
-    rows = sorted(space.rows(spec), key=lambda row: not row.is_searched)
-    return {"plan": plan.of_study(spec, known.get(PREPARED), known.get(MIGRATED), known.get(LEFT_OUT)), "space": rows}
+    about = task.spec(spec.task)
+    rows = sorted(about.rows(spec), key=lambda row: not row.is_searched)
+    return {"plan": plan.of_study(spec, about, known.get(PREPARED), known.get(MIGRATED), known.get(LEFT_OUT)), "space": rows}
 
 
 def _order(request: Request) -> SortOrder:

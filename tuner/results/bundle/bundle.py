@@ -115,7 +115,7 @@ def read(folder: Path) -> Contents:
     if not is_bundle(folder):
         raise RequestError(f"{folder} is not a bundle; create one with: tuner export STUDY --to {folder}")
     try:
-        spec = study_file.read(folder / CONFIG)
+        spec = study_file.read_images(folder / CONFIG)
         labels = (folder / LABELS).read_text(encoding="utf-8").split("\n")[:-1]
     except (SpecError, OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{folder} is a damaged bundle: {error}") from error

@@ -63,10 +63,8 @@ class ModelFacts:
         if not self.members:
             return [(self.spec, self.hyperparameters)] * len(self.ensemble_seeds or (0,))
         # `spec` has the place of the images on this machine, and the model of the best member
-        of_study = [self.spec.model_copy(update={"model": member.spec.model}) for member in self.members]
-        return [
-            (spec.of_trial(member.hyperparameters), member.hyperparameters) for spec, member in zip(of_study, self.members, strict=True)
-        ]
+        of_study = [self.spec.model_copy(update={"model": member.images.model}) for member in self.members]
+        return [(spec.of_trial(member.of_images), member.of_images) for spec, member in zip(of_study, self.members, strict=True)]
 
     @property
     def ensemble_seeds(self) -> tuple[int, ...]:
@@ -120,9 +118,9 @@ def of_trial(study: Study, best: Best) -> ModelFacts:
     return ModelFacts(
         title=title,
         headline=f"{title}, {rank} of {wording.count(best.num_completed, 'completed trial')}: validation accuracy {best.value:.4f}.",
-        spec=best.spec.of_trial(best.hyperparameters),
-        config=export.resolved(best),
-        hyperparameters=best.hyperparameters,
+        spec=best.images.of_trial(best.of_images),
+        config=export.resolved_images(best),
+        hyperparameters=best.of_images,
         temperature=1.0,
         prepared=best.prepared,
         curve=known.epochs,
@@ -135,9 +133,9 @@ def of_trial(study: Study, best: Best) -> ModelFacts:
 
 def of_ensemble(study: Study, ensemble: Ensemble, members: Sequence[Best]) -> ModelFacts:
     """Return the facts of an ensemble of trials, the best first; its study file is that of its best trial at the largest image size."""
-    lead = max(members, key=lambda member: member.spec.of_trial(member.hyperparameters).model.of_trial().image_size)
+    lead = max(members, key=lambda member: member.images.of_trial(member.of_images).model.of_trial().image_size)
     found, title = of_trial(study, lead), f"Ensemble of the study {study.name}"
-    configs = {str(member.trial): member.hyperparameters.model_dump(mode="json") for member in members}
+    configs = {str(member.trial): member.of_images.model_dump(mode="json") for member in members}
     result = ensemble.model_dump(mode="json", exclude={"confusion"}, exclude_none=True) | {"hyperparameters": configs}
     classes = lead.prepared.classes
     return replace(

@@ -252,7 +252,7 @@ def _safe(bundle: Path) -> Check:
 def _spec(bundle: Path, wanted: VerificationOptions) -> tuple[StudySpec | None, str]:
     """Return the study with the test split, or why it is not available."""
     try:
-        spec = study_file.read(bundle / CONFIG)
+        spec = study_file.read_images(bundle / CONFIG)
     except SpecError as error:
         return None, str(error)
     if isinstance(spec.data, PythonData | TfdsData):

@@ -8,15 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tuner import machine
 from tuner.errors import Dismissed, RequestError, TrainingError
 from tuner.protocol import errands, messages
 from tuner.protocol.messages import Ending
+from tuner.spec.study import AnyStudySpec
+from tuner.spec.tasks import TASKS
 from tuner.studies import data_check
 from tuner.studies.study import Study
+from tuner.trust import user_code
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker import trainer
 from tuner.workers.worker.stopping import Stopping
-from tuner.workers.worker.trainer import Limits, Trainer, TrainerDied, TrainerHung, WarmTrainer, request_error
+from tuner.workers.worker.trainer import ChildTrainer, Limits, Trainer, TrainerDied, TrainerHung, WarmTrainer, request_error
 
 #: command of the errand process; two files and the number of threads are appended
 COMMAND: tuple[str, ...] = (sys.executable, *trainer.PYTHON, "tuner.trainer.errand")
@@ -118,6 +122,29 @@ class EvaluationTrainer:
                         raise TrainingError(f"the network cannot be trained: {failed.message}", kind=failed.error)
         except (TrainerDied, TrainerHung) as error:
             raise TrainingError(f"the network cannot be trained: {error}", kind="training") from error
+
+
+def try_code(spec: AnyStudySpec, cache: Path) -> messages.Prepared:
+    """Return what a trainer finds that imports the code of a study, builds a model and trains one batch; nothing is stored.
+
+    Raises:
+        RequestError: the code cannot be used.
+        TrainingError: the trainer ended.
+    """
+    with tempfile.TemporaryDirectory(prefix="tuner-check-") as folder:
+        log = Path(folder) / "trainer.log"
+        threads = max(1, machine.num_cores())
+        trainer = WarmTrainer(
+            lambda: ChildTrainer(threads=threads, log=log, import_path=user_code.import_path(), with_keras=TASKS[spec.task].needs_keras),
+            Limits(threads=threads),
+            Stopping(),
+        )
+        try:
+            found = trainer.warm_up(messages.Prepare(spec=spec.model_dump_json(), cache=str(cache), tries=True))
+        finally:
+            trainer.close()
+    assert found is not None, "nobody asks this trainer to stop"
+    return found
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tuner.errors import RequestError, StorageError, StudyError, TunerError
 from tuner.spec import file as study_file
-from tuner.spec.data import Data
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec
+from tuner.spec.tasks import TASKS, ParsedSpec
 from tuner.trust import at_rest
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines.gpus import GpuShare
@@ -33,10 +33,9 @@ class Assignment(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     study: str
-    #: the study as it was checked before the worker started; the stored study may differ in its budget and the place of its images only
-    spec: StudySpec
-    #: where its images are on this machine
-    data: Data
+    #: the study as it was checked before the worker started, with the paths that its images and its code have on this machine; the stored
+    #: study may differ in its budget and these paths only
+    spec: ParsedSpec
     #: SQLAlchemy URL
     storage: str
     #: name of the worker, unique on its host
@@ -71,13 +70,14 @@ StartTrainer = Callable[[Assignment], Trainer]
 
 
 def start_trainer(assignment: Assignment) -> Trainer:
-    """Start the usual trainer: a child process with Keras."""
+    """Start the usual trainer: a child process, with Keras if the task of the study needs it."""
     return ChildTrainer(
         threads=assignment.threads,
         log=assignment.trainer_log,
         gpu=assignment.gpu,
         memory_bytes=assignment.memory_limit_bytes,
         import_path=assignment.import_path,
+        with_keras=TASKS[assignment.spec.task].needs_keras,
     )
 
 
@@ -105,7 +105,7 @@ def run_worker(
 
         found = studies.load(assignment.study, storages.open(assignment.storage))
         require_unchanged(assignment.spec, found.spec)
-        study = studies.at(found, assignment.data)
+        study = studies.at(found, assignment.spec)
         identity = trials.WorkerId.here(assignment.worker)
         Worker(study, trainer, identity=identity, folders=assignment.folders, stopping=stopping, tell=tell).run(timing or WorkerTiming())
     except StorageError as error:  # not a wrong request: the storage worked when the study was joined
@@ -114,7 +114,7 @@ def run_worker(
         trainer.close()
 
 
-def require_unchanged(checked: StudySpec, found: StudySpec) -> None:
+def require_unchanged(checked: AnyStudySpec, found: AnyStudySpec) -> None:
     """Refuse a stored study that names other code or images than the study that was checked.
 
     Raises:

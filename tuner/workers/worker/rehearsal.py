@@ -167,7 +167,7 @@ class Rehearsal:
         if done:
             yield messages.Resumed(trial=train.trial, curve=checkpoint.curve)
         num_epochs = self._script.fine_tune_epochs if train.epochs is None else train.epochs
-        fine_tune = num_epochs if train.hyperparameters.unfreeze > 0 else 0
+        fine_tune = num_epochs if train.of_images.unfreeze > 0 else 0
         self._inbox.clear()
         step = done
         while (step := step + 1) <= self._probe_epochs + fine_tune:
@@ -188,7 +188,7 @@ class Rehearsal:
             yield from self._wait_at_point(train.trial, step)
             yield curve[-1]
             if step == self._probe_epochs and fine_tune:
-                yield messages.Probed(trial=train.trial, value=accuracy(train.hyperparameters, step))
+                yield messages.Probed(trial=train.trial, value=accuracy(train.of_images, step))
                 while not self._inbox:
                     yield None
                 if isinstance(decision := self._inbox[0], messages.Proceed) and decision.epochs is not None:
@@ -258,7 +258,7 @@ class Rehearsal:
             trial=train.trial,
             ending=ending,
             reason=reason,
-            value=accuracy(train.hyperparameters, step),
+            value=accuracy(train.of_images, step),
             best_step=step,
             confusion=((5, 0), (0, 5)),
             weights=str(weights) if ending is Ending.COMPLETED else None,
@@ -267,7 +267,7 @@ class Rehearsal:
         )
 
     def _evaluate(self, evaluate: messages.Evaluate) -> Iterator[messages.Message | None]:
-        value = round(accuracy(evaluate.hyperparameters, 5), 2)
+        value = round(accuracy(evaluate.of_images, 5), 2)
         yield messages.Evaluated(trial=evaluate.trial, accuracy=value, loss=0.5, num_images=100, confusion=((50, 0), (0, 50)))
 
     def _predict(self, predict: messages.Predict) -> Iterator[messages.Message | None]:
@@ -275,7 +275,7 @@ class Rehearsal:
         if not all(Path(path).exists() for path in predict.weights) or len(set(predict.weights)) < len(predict.weights):
             yield messages.Failed(trial=predict.trial, error="FileNotFoundError", message=f"not all of {predict.weights} exist")
             return
-        share = accuracy(predict.hyperparameters, 5) + 0.02 * (len(predict.weights) - 1)
+        share = accuracy(predict.of_images, 5) + 0.02 * (len(predict.weights) - 1)
         differs = self._script.mistakes_differ and len(predict.weights) == 1
         seed = [1, predict.trial] if differs else len(predict.weights)
         is_right = np.random.default_rng(seed).permutation(100) < 100 * share
@@ -331,8 +331,8 @@ def _write_checkpoint(train: messages.Train, step: int, curve: Sequence[messages
 
 
 def _epoch(train: messages.Train, stage: Stage, step: int) -> messages.Epoch:
-    value = accuracy(train.hyperparameters, step)
-    rate = train.hyperparameters.probe_learning_rate if stage is Stage.PROBE else train.hyperparameters.learning_rate
+    value = accuracy(train.of_images, step)
+    rate = train.of_images.probe_learning_rate if stage is Stage.PROBE else train.of_images.learning_rate
     return messages.Epoch(
         trial=train.trial, stage=stage, step=step, loss=1 - value, accuracy=value, validation_loss=1 - value,
         validation_accuracy=value, learning_rate=rate, seconds=0.01,

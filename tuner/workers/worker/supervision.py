@@ -1,5 +1,6 @@
 """Supervision: one attempt at a trial; the trainer's reports go to the storage, and the storage's decisions go to the trainer."""
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -10,6 +11,7 @@ from tuner.protocol import messages
 from tuner.protocol.messages import Stage
 from tuner.studies import trials
 from tuner.studies.continuation import Promotion
+from tuner.studies.questions import TrialQuestions
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim
 from tuner.workers.bucket.transfer import CHECKPOINT, FileTransfer
@@ -58,7 +60,9 @@ class Supervision:
         #: sleep in each stage, which the trainer took for work
         self._slept_in = dict.fromkeys(Stage, 0.0)
         self._reported_at = time.monotonic()
-        self._best = 0.0
+        self._questions = TrialQuestions(self._study, self._claim)
+        #: best value so far
+        self._best: float | None = None
         self._suspended_at: float | None = None
         self._why_stopped = ""
         self._must_check_lease = threading.Event()
@@ -78,27 +82,43 @@ class Supervision:
         while not self._stopping.is_urgent:
             message = self._trainer.receive()
             match message:
-                case messages.Epoch():
-                    self._take_epoch(message)
-                case messages.Resumed():
-                    self._resume(message)
-                case messages.Probed():
-                    self._answer_probe(message)
                 case messages.Finished() | messages.Failed():
                     if isinstance(message, messages.Failed) or message.ending is messages.Ending.SUSPENDED:
                         self.deliver()  # a result is stored together with its curve instead
                     return None if self.is_lost else self._with_reason(message)
-                case messages.CheckpointWritten():
-                    self._files.checkpoint_written(self._claim.number)
-                case messages.TrialWarning():
-                    self._events.warn(message.message, self._claim.number)
+                case messages.Ask() | messages.AskPruning() | messages.Probed():
+                    self._answer(message)
                 case messages.Busy() | None:
                     self._deliver_if_due()
+                case _:
+                    self._take(message)
             if self._must_check_lease.is_set():
                 self._check_lease()
             if self._stopping.is_asked and self._has_suspend_timed_out():
                 break
         return None
+
+    def _answer(self, question: messages.Ask | messages.AskPruning | messages.Probed) -> None:
+        """Answer a question for which the trainer waits."""
+        match question:
+            case messages.Ask():
+                self._answer_value(question)
+            case messages.AskPruning():
+                self._trainer.send(messages.Answer(value=self._should_prune()))
+            case messages.Probed():
+                self._answer_probe(question)
+
+    def _take(self, message: messages.Message) -> None:
+        """Take a report."""
+        match message:
+            case messages.Epoch():
+                self._take_epoch(message)
+            case messages.Resumed():
+                self._resume(message)
+            case messages.CheckpointWritten():
+                self._files.checkpoint_written(self._claim.number)
+            case messages.TrialWarning():
+                self._events.warn(message.message, self._claim.number)
 
     def check_lease(self) -> None:
         """Ask for a check whether the lease is still valid; called by the heartbeat's thread."""
@@ -112,9 +132,14 @@ class Supervision:
     def _resume(self, resumed: messages.Resumed) -> None:
         """Report the epochs that the trainer restored from a checkpoint; the storage ignores those that it knows."""
         for epoch in resumed.curve:
-            self._outbox.add(epoch)
-            self._best = max(self._best, epoch.validation_accuracy)
+            self._add(epoch)
         self.deliver()
+
+    def _add(self, epoch: messages.Epoch) -> None:
+        self._outbox.add(epoch)
+        if math.isfinite(epoch.measured):
+            objective = self._study.spec.objective
+            self._best = objective.best([epoch.measured, *([] if self._best is None else [self._best])])
 
     def _sleep_since_epoch(self, stage: Stage) -> float:
         """Return the sleep since the last call, which belongs to a stage."""
@@ -127,15 +152,30 @@ class Supervision:
         slept = self._sleep_since_epoch(epoch.stage)
         if slept:
             epoch = epoch.model_copy(update={"seconds": max(0.0, epoch.seconds - slept)})
-        self._outbox.add(epoch)
-        self._best = max(self._best, epoch.validation_accuracy)
+        self._add(epoch)
         self._events.emit(EventKind.EPOCH, self._claim.number, stage=epoch.stage, step=epoch.step, value=self._best, seconds=epoch.seconds)
         if epoch.stage is Stage.FINE_TUNE and not self._outbox.is_waiting:
             self.deliver()
         else:
             self._deliver_if_due()
-        if epoch.stage is Stage.FINE_TUNE and not self._why_stopped and self._should_prune(epoch):
+        is_watched = epoch.stage is not Stage.PROBE and self._study.spec.reports_best  # an objective asks itself
+        if is_watched and not self._why_stopped and self._should_prune(epoch):
             self._stop(f"pruned by the pruner {self._study.spec.pruner.name} after epoch {epoch.step}")
+
+    def _answer_value(self, question: messages.Ask) -> None:
+        """Answer the trainer's question for a value; without the storage, the trial waits."""
+        while not self._stopping.is_asked and not self.is_lost:
+            try:
+                answer = self._questions.answer(question)
+            except LeaseLost as error:
+                self._lose(error)
+            except StorageError as error:
+                self._events.warn(f"the trial waits for a value of {question.name} until the storage answers: {error}", self._claim.number)
+                self._stopping.wait(1.0)
+            else:
+                self._outbox.claim = self._claim = self._questions.claim
+                self._trainer.send(answer)
+                return
 
     def _answer_probe(self, probed: messages.Probed) -> None:
         promotion = self._promotion(probed)
@@ -189,11 +229,12 @@ class Supervision:
                 self._stopping.wait(1.0)
         return Promotion(is_promoted=False)
 
-    def _should_prune(self, epoch: messages.Epoch) -> bool:
+    def _should_prune(self, epoch: messages.Epoch | None = None) -> bool:
         if self._outbox.is_waiting:
             return False
+        last = () if epoch is None else (epoch,)
         try:
-            return trials.should_prune(self._study, self._claim, self._outbox.unsent or (epoch,))
+            return trials.should_prune(self._study, self._claim, self._outbox.unsent or last)
         except (LeaseLost, StorageError):
             return False
 
@@ -216,10 +257,10 @@ class Supervision:
         """Add the reason to the outcome of a stopped trial, and subtract sleep from its durations: the trainer does not know them."""
         if isinstance(outcome, messages.Finished):
             probe = max(0.0, outcome.probe_seconds - self._slept_in[Stage.PROBE])
-            fine_tune = max(0.0, outcome.fine_tune_seconds - self._slept_in[Stage.FINE_TUNE])
+            fine_tune = max(0.0, outcome.fine_tune_seconds - self._slept_in[Stage.FINE_TUNE] - self._slept_in[Stage.TRAIN])
             outcome = outcome.model_copy(update={"probe_seconds": probe, "fine_tune_seconds": fine_tune})
         if isinstance(outcome, messages.Finished) and outcome.ending is messages.Ending.STOPPED:
-            return outcome.model_copy(update={"reason": self._why_stopped})
+            return outcome.model_copy(update={"reason": self._why_stopped or outcome.reason})
         return outcome
 
     def _has_suspend_timed_out(self) -> bool:

@@ -147,6 +147,7 @@ class ChildTrainer:
         gpu: gpus.GpuShare | None = None,
         memory_bytes: int | None = None,
         import_path: Sequence[str] = (),
+        with_keras: bool = True,
         command: Sequence[str] = (sys.executable, *PYTHON, "tuner.trainer.process"),
     ) -> None:
         """Start the process; `memory_bytes` is the memory that it may use, None for all memory of the machine.
@@ -156,6 +157,7 @@ class ChildTrainer:
         self._log = log
         options = ["--threads", str(threads), *_gpu_options(gpu), *([] if memory_bytes is None else ["--memory-bytes", str(memory_bytes)])]
         options += ["--import-path", json.dumps(list(import_path))] if import_path else []
+        options += [] if with_keras else ["--without-keras"]
         log.parent.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
         with theirs, log.open("wb") as written:

@@ -9,6 +9,7 @@ import pytest
 from tuner import errors
 from tuner.spec import study
 from tuner.tasks.images.data import dataset, sources
+from tuner.trust import user_code
 
 MODULE = """
 import numpy as np
@@ -164,28 +165,28 @@ def test_code_is_imported_from_the_import_path_of_the_caller(tmp_path: Path, mon
     before = list(sys.path)
     with pytest.raises(errors.DataError, match="cannot be imported"):
         read("data_of_a_caller:good", tmp_path)
-    sources.use_import_path([str(tmp_path / "src")])
+    user_code.use_import_path([str(tmp_path / "src")])
     try:
         assert read("data_of_a_caller:good", tmp_path).classes == ("0", "1")
         assert sys.path == [*before, "/added/by/the/module"]
     finally:
-        sources.use_import_path([])
+        user_code.use_import_path([])
         sys.path[:] = before
 
 
 def test_the_import_path_of_this_process_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", "../src", "/usr/lib", None])
-    assert sources.import_path() == (str(tmp_path), str(tmp_path / "../src"), "/usr/lib")
+    assert user_code.import_path() == (str(tmp_path), str(tmp_path / "../src"), "/usr/lib")
 
 
 def test_a_module_that_runs_the_study_again_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "data_that_runs.py").write_text("from tuner.tasks.images.data import sources\nsources.require_outside()\n")
-    sources.require_outside()
+    (tmp_path / "data_that_runs.py").write_text("from tuner.trust import user_code\nuser_code.require_outside()\n")
+    user_code.require_outside()
     with pytest.raises(errors.RequestError, match='below `if __name__ == "__main__":`'):
         read("data_that_runs:load", tmp_path)
-    sources.require_outside()
+    user_code.require_outside()
 
 
 @pytest.mark.parametrize(("given", "seen"), [("no_such_backend", "tensorflow"), ("json", "json"), ("", "")])

@@ -65,6 +65,9 @@ class Control:
     def decision(self) -> messages.Proceed | messages.Stop | messages.Suspend:
         return self.interruption() or messages.Proceed(epochs=self._epochs)
 
+    def ask(self, question: messages.Ask | messages.AskPruning) -> messages.Answer:
+        raise AssertionError("a trial of images asks for nothing")
+
     @property
     def curve(self) -> list[Epoch]:
         return [message.model_copy(update={"seconds": 0.0}) for message in self.told if isinstance(message, Epoch)]
@@ -205,7 +208,7 @@ def test_a_suspended_trial_resumes_at_its_step_and_gives_the_same_result(
     assert kept(tmp_path) == ["checkpoint"]
     found = checkpoints.read(tmp_path / "checkpoint", wanted, study=longer.identity)
     assert found is not None
-    assert found.progress.done == (1, steps)
+    assert found.progress.done == (0, 1, steps)
     finished, rest = run(longer, wanted)
     assert finished.ending is Ending.COMPLETED
     assert before.curve + rest.curve == rich[1].curve
@@ -276,7 +279,7 @@ def test_a_trial_that_another_worker_took_over_does_not_touch_the_files(context:
     run(replace(context, epochs=3), order(tmp_path, RICH), lost)
     found = checkpoints.read(tmp_path / "checkpoint", order(tmp_path, RICH), study=context.identity)
     assert found is not None
-    assert found.progress.done == (1, 0)
+    assert found.progress.done == (0, 1, 0)
 
 
 def test_a_trial_resumes_from_the_further_of_two_checkpoints(

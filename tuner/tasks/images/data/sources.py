@@ -5,9 +5,8 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,10 @@ from numpy.typing import NDArray
 from tuner import errors
 from tuner.spec import study
 from tuner.tasks.images.data import dataset, in_memory, listings, manifests
+from tuner.trust import user_code
 
 #: arguments that need no value: `*args` and `**kwargs`
 _OPTIONAL = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-#: import path of the process that started the study; empty: only this process's own
-_CALLERS_PATH: list[str] = []
-#: whether code that a study names is being imported or called
-_IS_IMPORTING = ContextVar("_IS_IMPORTING", default=False)
 
 
 def open(data: study.Data, *, cache: Path) -> dataset.Dataset:  # noqa: A001 -- read as sources.open
@@ -72,7 +68,7 @@ def call_function(data: study.PythonData) -> dataset.Dataset:
     Raises:
         DataError: the function cannot be imported, or returns something else.
     """
-    with current_folder(), _usable_keras():
+    with user_code.current_folder(), _usable_keras():
         function = import_function(data.function)
         _require_no_arguments(function, data.function)
         result = function()
@@ -184,19 +180,6 @@ def import_function(name: str) -> Callable[[], Any]:
 
 
 @contextmanager
-def current_folder() -> Iterator[None]:
-    """Put the current folder and the caller's import path at the start of this one inside a `with` block."""
-    before, prefix = list(sys.path), [str(Path.cwd()), *_CALLERS_PATH]
-    sys.path[:] = [*prefix, *(folder for folder in before if folder not in prefix)]
-    token = _IS_IMPORTING.set(True)
-    try:
-        yield
-    finally:
-        _IS_IMPORTING.reset(token)
-        sys.path[:] = [*before, *(folder for folder in sys.path if folder not in {*before, *prefix})]
-
-
-@contextmanager
 def _usable_keras() -> Iterator[None]:
     """Let code of the user import Keras inside a `with` block, as in a trainer, if KERAS_BACKEND names a backend that is not installed."""
     given = os.environ.get("KERAS_BACKEND", "")
@@ -208,27 +191,3 @@ def _usable_keras() -> Iterator[None]:
         yield
     finally:
         os.environ["KERAS_BACKEND"] = given
-
-
-def use_import_path(folders: Sequence[str]) -> None:
-    """Import code that a study names as another process would: the one that has this import path."""
-    _CALLERS_PATH[:] = folders
-
-
-def import_path() -> tuple[str, ...]:
-    """Return the import path of this process in absolute paths, for `use_import_path` of another process."""
-    folders: list[object] = list(sys.path)  # programs put paths of other types there, which Python ignores
-    return tuple(str(Path(folder).absolute()) for folder in folders if isinstance(folder, str))
-
-
-def require_outside() -> None:
-    """Refuse a study that starts while code of a study is imported: its module calls `tuner.run` when it is imported.
-
-    Raises:
-        RequestError: this is such a call.
-    """
-    if _IS_IMPORTING.get():
-        raise errors.RequestError(
-            "tuner.run was called while tuner imported the code that a study names, which would start the study again and again. "
-            'Put the call below `if __name__ == "__main__":`, or move the functions of the study to a file of their own.'
-        )

@@ -32,11 +32,11 @@ class _Recipe:
         self._preferred = preferred
         self.parameters: dict[str, Any] = {}
 
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
         middle = math.sqrt(low * high) if log else (low + high) / 2
         return self._record(name, min(high, max(low, float(self._preference(name, middle)))))
 
-    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
         middle = math.sqrt(low * high) if log else (low + high) / 2
         return self._record(name, min(high, max(low, round(float(self._preference(name, middle))))))
 

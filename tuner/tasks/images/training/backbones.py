@@ -16,9 +16,8 @@ from tuner import errors
 from tuner.kernels import cuts, downloads, gradients, keras_private
 from tuner.spec.hyperparameters import Features
 from tuner.spec.model import Model, TrialModel
-from tuner.tasks.images.data import sources
 from tuner.tasks.images.training import inverted_residuals, squeezenet
-from tuner.trust import keras_file
+from tuner.trust import keras_file, user_code
 
 #: number of blocks of a network that does not define its own; all have about the same number of layers
 NUM_PARTS = 16
@@ -177,7 +176,7 @@ def _load_file(model: TrialModel) -> Backbone:
 
 def _load_function(model: TrialModel) -> Backbone:
     module_name, _, function_name = model.backbone.removeprefix("python:").partition(":")
-    with sources.current_folder():
+    with user_code.current_folder():
         try:
             build = getattr(importlib.import_module(module_name), function_name)
         except (ImportError, SyntaxError, AttributeError) as error:

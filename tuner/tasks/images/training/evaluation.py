@@ -27,8 +27,8 @@ def evaluate(context: StudyContext, order: messages.Evaluate) -> messages.Evalua
     """
     test = _split(context, "test")
     weights = checkpoints.read_weights(Path(order.weights), study=context.identity)
-    (logits,) = predict_splits(context, order.hyperparameters, weights, [test])
-    found = losses.score(logits, test.labels, losses.validation_loss(order.hyperparameters))
+    (logits,) = predict_splits(context, order.of_images, weights, [test])
+    found = losses.score(logits, test.labels, losses.validation_loss(order.of_images))
     return messages.Evaluated(
         trial=order.trial, accuracy=found.accuracy, loss=found.loss, num_images=len(test.labels), confusion=found.confusion
     )
@@ -43,16 +43,16 @@ def predict(context: StudyContext, order: messages.Predict) -> messages.Predicte
     """
     splits = {name: _split(context, name) for name in order.splits}
     several = [checkpoints.read_weights(Path(path), study=context.identity) for path in order.weights]
-    weights = several[0] if len(several) == 1 else average(context, order.hyperparameters, several)
+    weights = several[0] if len(several) == 1 else average(context, order.of_images, several)
     began = time.perf_counter()
-    logits = predict_splits(context, order.hyperparameters, weights, list(splits.values()))
+    logits = predict_splits(context, order.of_images, weights, list(splits.values()))
     seconds = time.perf_counter() - began
     if order.average is not None:
         checkpoints.write_weights(Path(order.average), weights, study=context.identity)
     arrays: dict[str, NDArray[np.generic]] = {f"{name}_labels": split.labels for name, split in splits.items()}
     arrays |= dict(zip(splits, logits, strict=True))
     if order.mirrored:
-        mirrored = predict_splits(context, order.hyperparameters, weights, list(splits.values()), mirrored=True)
+        mirrored = predict_splits(context, order.of_images, weights, list(splits.values()), mirrored=True)
         arrays |= dict(zip((f"{name}_mirrored" for name in splits), mirrored, strict=True))
     checkpoints.write_arrays(Path(order.to), arrays)
     return messages.Predicted(trial=order.trial, seconds=seconds)

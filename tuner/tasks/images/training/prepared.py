@@ -52,12 +52,12 @@ class PreparedImages:
         """Graphs traced so far that are in memory."""
         return sum(context.traced.num_traced for context in self._contexts.values())
 
-    def describe(self, *, device: str, seconds: float) -> messages.Prepared:
+    def describe(self, *, seconds: float) -> messages.Prepared:
         """Return the facts that the worker records about the study."""
         data = self.context.data
         baseline = splits.baseline(data.train.labels, data.validation.labels, data.test.labels)
         return messages.Prepared(
-            device=device,
+            device=devices.describe(devices.gpu(), self._share),
             classes=data.classes,
             num_train=len(data.train.labels),
             num_validation=len(data.validation.labels),
@@ -75,19 +75,23 @@ class PreparedImages:
             image_seconds=None if self._study.budget.timeout is None else self.context.store.image_seconds(),
         )
 
+    def try_once(self) -> tuple[tuple[str, str], ...]:
+        """Return nothing: the images and the network are loaded already."""
+        return ()
+
     def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:
         """Train one trial."""
         ticker = _Ticker(order.trial, worker)
-        context = self._of_trial(order.hyperparameters, ticker)
+        context = self._of_trial(order.of_images, ticker)
         return trial.TrialTraining(context, order, worker, context_of=lambda member: self._of_trial(member, ticker)).run()
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
         """Score the weights of a trial on the test split."""
-        return evaluation.evaluate(self._of_trial(order.hyperparameters, _no_tick), order)
+        return evaluation.evaluate(self._of_trial(order.of_images, _no_tick), order)
 
     def predict(self, order: messages.Predict) -> messages.Predicted:
         """Write the logits of whole splits to a file."""
-        return evaluation.predict(self._of_trial(order.hyperparameters, _no_tick), order)
+        return evaluation.predict(self._of_trial(order.of_images, _no_tick), order)
 
     def _of_trial(self, hyperparameters: Hyperparameters, tick: Callable[[], None]) -> StudyContext:
         return self._context(self._study.of_trial(hyperparameters).model.of_trial(), tick)
@@ -143,6 +147,7 @@ def prepare(study: StudySpec, *, cache: Path, share: devices.TrainerShare) -> Pr
     Raises:
         RequestError: the images or the network cannot be used as the study names them.
     """
+    devices.set_precision(study.training.precision)
     return PreparedImages(study, cache=cache, share=share)
 
 

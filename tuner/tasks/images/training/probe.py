@@ -180,12 +180,12 @@ class ExactProbe:
         if given.probe_solver is ProbeSolver.RIDGE:
             return solvers.Ridge(whole, weights, tick=tick).choose(STRENGTHS, given.loss, given.focal_gamma)
         loss = solvers.HeadLoss(kind=given.loss, gamma=given.focal_gamma, class_weights=weights)
-        objective = solvers.Objective(whole, loss, tick=tick)
+        objective = solvers.HeadObjective(whole, loss, tick=tick)
         if context.study.training.images == "train":
             judge = self._judge(_Table(context, "validation", (views.ORIGINAL,), given))
             return solvers.choose(objective, given.probe_solver, STRENGTHS, judge)
         is_held_out = everything % _HELD_OUT == _HELD_OUT - 1
-        most = solvers.Objective(train.every_view(everything[~is_held_out]), loss, tick=tick)
+        most = solvers.HeadObjective(train.every_view(everything[~is_held_out]), loss, tick=tick)
         judge = self._judge(train, everything[is_held_out])
         chosen = solvers.choose(most, given.probe_solver, STRENGTHS, judge)
         return objective.fit(given.probe_solver, chosen.strength, chosen.weights)

@@ -68,7 +68,7 @@ class TrialTraining:
 
     def run(self) -> messages.Finished:
         """Train the trial, resume it if there is a checkpoint, and report every epoch to the worker."""
-        context, hyperparameters = self._context, self._order.hyperparameters
+        context, hyperparameters = self._context, self._order.of_images
         fine_tunes = hyperparameters.unfreeze > 0 and context.epochs > 0
         suspended = self._files.read() if fine_tunes else None
         context.store.watch.append(self._watch)
@@ -89,7 +89,7 @@ class TrialTraining:
         return self._finished(Ending.COMPLETED, "")
 
     def _probe(self) -> None:
-        running = probe.begin(self._context, self._order.hyperparameters, seed=self._order.seed)
+        running = probe.begin(self._context, self._order.of_images, seed=self._order.seed)
         # samplers compare trials that end with their probe by their last step first, so every probe ends at the same one
         first = self._context.study.training.probe_epochs + 1 - running.num_epochs
         for step, (measured, seconds) in enumerate(_timed(running.epochs()), start=first):
@@ -138,9 +138,9 @@ class TrialTraining:
         """Return the fine-tuning from the best weights so far, before its first step."""
         assert self._best is not None
         self._context.restore()
-        head_weights, _ = evaluation.split_weights(self._best.weights, self._order.hyperparameters)
+        head_weights, _ = evaluation.split_weights(self._best.weights, self._order.of_images)
         teacher = None if self._order.teacher is None else standalone.teacher(self._context, self._order.teacher, self._context_of)
-        return fine_tune.FineTuning(self._context, head_weights, self._order.hyperparameters, seed=self._order.seed, teacher=teacher)
+        return fine_tune.FineTuning(self._context, head_weights, self._order.of_images, seed=self._order.seed, teacher=teacher)
 
     def _record(
         self, stage: Stage, step: int, measured: probe.MeasuredEpoch, seconds: float, weights: Callable[[], Sequence[NDArray[np.float32]]]
@@ -191,7 +191,7 @@ class TrialTraining:
         assert self._best is not None
         progress = checkpoints.Progress(
             study=self._context.identity,
-            hyperparameters=self._order.hyperparameters,
+            hyperparameters=self._order.of_images,
             seed=self._order.seed,
             epochs=epochs,
             curve=tuple(self._curve),
@@ -245,7 +245,7 @@ class TrialTraining:
         found = {"validation": best.logits}
         for name, mirrored in (("validation", False), ("validation_mirrored", True)):
             if found.get(name) is None:
-                (found[name],) = evaluation.predict_splits(context, self._order.hyperparameters, best.weights, [split], mirrored=mirrored)
+                (found[name],) = evaluation.predict_splits(context, self._order.of_images, best.weights, [split], mirrored=mirrored)
         arrays = {name: np.clip(logits, *_HALF).astype(np.float16) for name, logits in found.items() if logits is not None}
         return self._files.write_logits({**arrays, "validation_labels": split.labels})
 

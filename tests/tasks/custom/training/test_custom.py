@@ -1,0 +1,224 @@
+"""Models of the user's in a trainer: the same curve after an interruption, early stopping, checkpoints, several trainings."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from tuner.errors import RequestError, TrainingError
+from tuner.machine import TrainerShare
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending
+from tuner.spec import file as study_file
+from tuner.spec.hyperparameters import ChosenValues
+from tuner.tasks.custom.spec.custom_study import CustomStudySpec
+from tuner.tasks.custom.training import custom
+from tuner.tasks.custom.training.custom import PreparedCode
+
+CODE = """
+import keras
+import numpy as np
+
+def load():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(96, 4)).astype("float32")
+    y = (x[:, :1] - 2 * x[:, 1:2]).astype("float32")
+    return (x[:64], y[:64]), (x[64:80], y[64:80]), (x[80:], y[80:])
+
+def build(hp):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.2), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")), "mse", metrics=["mae"])
+    return model
+"""
+
+
+class Control:
+    """A worker in the same process: it gives fixed answers, and interrupts after some epochs."""
+
+    def __init__(self, *, suspend_after: int | None = None, **values: Any) -> None:
+        self.told: list[messages.Message] = []
+        self._suspend_after, self._values = suspend_after, values
+
+    def send(self, message: messages.Message) -> None:
+        self.told.append(message)
+
+    def interruption(self) -> messages.Stop | messages.Suspend | None:
+        return messages.Suspend() if self._suspend_after is not None and len(self.epochs) >= self._suspend_after else None
+
+    def decision(self) -> messages.Proceed:
+        raise AssertionError("a trial of code has no probe")
+
+    def ask(self, question: messages.Ask | messages.AskPruning) -> messages.Answer:
+        assert isinstance(question, messages.Ask)
+        return messages.Answer(value=self._values[question.name])
+
+    @property
+    def epochs(self) -> list[messages.Epoch]:
+        return [message for message in self.told if isinstance(message, messages.Epoch)]
+
+    @property
+    def values(self) -> list[float]:
+        return [epoch.measured for epoch in self.epochs]
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> Iterator[Callable[..., PreparedCode]]:
+    def prepared(code: str = CODE, **sections: Any) -> PreparedCode:
+        (tmp_path / "code").mkdir(exist_ok=True)
+        path = tmp_path / "code" / f"mine{len(list((tmp_path / 'code').iterdir()))}.py"
+        path.write_text(code)
+        given = {
+            "name": "mine",
+            "task": "custom",
+            "model": {"build": f"{path.name}:build"},
+            "data": {"load": f"{path.name}:load"},
+            "objective": "val_mae",
+            "training": {"epochs": 5, "batch_size": 16},
+        }
+        spec = study_file.parse(given | sections, "mine.yaml", path.parent)
+        assert isinstance(spec, CustomStudySpec)
+        return custom.prepare(spec, cache=tmp_path, share=TrainerShare(threads=1))
+
+    yield prepared
+    keras.backend.clear_session()
+
+
+def order(tmp_path: Path, number: int = 0, **values: Any) -> messages.Train:
+    folder = tmp_path / f"trial-{number}"
+    return messages.Train(
+        trial=number,
+        hyperparameters=ChosenValues(values=values),
+        seed=7 + number,
+        weights=str(folder / "weights"),
+        checkpoint=str(folder / "checkpoint"),
+    )
+
+
+def test_a_suspended_trial_resumes_with_the_same_curve(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare()
+    whole = Control(learning_rate=0.01)
+    uninterrupted = ready.train(order(tmp_path, 0), whole)
+    assert uninterrupted.ending is Ending.COMPLETED
+    first = Control(learning_rate=0.01, suspend_after=2)
+    wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
+    assert ready.train(wanted, first).ending is Ending.SUSPENDED
+    second = Control(learning_rate=0.01)
+    resumed = ready.train(wanted, second)
+    told = next(message for message in second.told if isinstance(message, messages.Resumed))
+    assert [epoch.measured for epoch in told.curve] == whole.values[: len(told.curve)]
+    assert len(told.curve) >= 1
+    assert [epoch.measured for epoch in told.curve] + second.values == pytest.approx(whole.values, abs=1e-6)
+    assert resumed.value == pytest.approx(uninterrupted.value, abs=1e-6)
+    assert resumed.best_step == uninterrupted.best_step
+
+
+def test_an_epoch_tells_every_metric_under_its_plain_name(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare()
+    for number in range(2):  # Keras counts the names in a warm process
+        control = Control(learning_rate=0.01)
+        finished = ready.train(order(tmp_path, number), control)
+        assert set(control.epochs[0].metrics) == {"loss", "mae", "val_loss", "val_mae"}
+    last = control.epochs[-1]
+    assert last.validation_loss == last.metrics["val_loss"]
+    assert last.learning_rate == pytest.approx(0.01)
+    assert finished.value == min(control.values)
+    assert finished.metrics == next(epoch.metrics for epoch in control.epochs if epoch.step == finished.best_step)
+    assert finished.asked == {"learning_rate": 0.01}
+
+
+def test_the_stored_weights_are_those_of_the_best_epoch(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare()
+    finished = ready.train(order(tmp_path), Control(learning_rate=0.1))
+    assert finished.weights is not None
+    chosen = ChosenValues(values={"learning_rate": 0.1})
+    target = tmp_path / "predicted.npz"
+    asked = messages.Predict(trial=0, hyperparameters=chosen, weights=(finished.weights,), splits=("validation", "test"), to=str(target))
+    ready.predict(asked)
+    with np.load(target) as arrays:
+        error = float(np.mean(np.abs(arrays["validation"] - arrays["validation_labels"])))
+        of_test = float(np.mean(np.abs(arrays["test"] - arrays["test_labels"])))
+    assert error == pytest.approx(finished.value, rel=1e-5)
+    scored = ready.evaluate(messages.Evaluate(trial=0, hyperparameters=chosen, weights=finished.weights))
+    assert scored.value == pytest.approx(of_test, rel=1e-5)
+    assert scored.num_images == 16
+
+
+def test_early_stopping_ends_a_trial_that_counts(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare(training={"epochs": 50, "batch_size": 64, "early_stopping": {"patience": 2}})
+    control = Control(learning_rate=0.1)
+    finished = ready.train(order(tmp_path), control)
+    assert finished.ending is Ending.COMPLETED
+    assert len(control.epochs) < 50
+    assert min(control.values[-2:]) >= min(control.values[:-2])
+
+
+def test_the_value_of_several_trainings_is_their_mean(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare(training={"epochs": 2, "executions": 3})
+    control = Control(learning_rate=0.01)
+    finished = ready.train(order(tmp_path), control)
+    assert [epoch.step for epoch in control.epochs] == [1, 2, 3, 4, 5, 6]
+    bests = [min(control.values[start : start + 2]) for start in (0, 2, 4)]
+    assert len(set(bests)) == 3
+    assert finished.value == pytest.approx(sum(bests) / 3)
+    assert finished.attributes["executions"] == pytest.approx(bests)
+
+
+def test_a_metric_that_fit_does_not_report_is_named(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare(objective="val_mse")
+    with pytest.raises(RequestError, match="objective.metric is val_mse, but fit reports only loss, mae, val_loss, val_mae. Did you mean"):
+        ready.train(order(tmp_path), Control(learning_rate=0.01))
+
+
+def test_a_loss_that_is_no_number_ends_the_trial_with_its_reason(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare(CODE.replace("- 2 * x[:, 1:2])", "* np.nan)"))
+    finished = ready.train(order(tmp_path), Control(learning_rate=0.01))
+    assert finished.ending is Ending.NOT_FINITE
+    assert finished.reason == "the loss was nan in epoch 1; the learning rate may be too high"
+    assert finished.value is None
+
+
+def test_a_function_is_the_metric(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    metric = "\ndef worst(true, predicted):\n    return float(abs(true - predicted).max())\n"
+    ready = prepare(CODE + metric, objective={"metric": "mine0.py:worst", "direction": "minimize"})
+    finished = ready.train(order(tmp_path), Control(learning_rate=0.01))
+    assert finished.value is not None
+    assert finished.value > 0
+
+
+def test_the_names_that_keras_tuner_gives_a_class_work(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    hypermodel = (
+        CODE.replace("def build(hp):", "class Model:\n  def build(self, hp):")
+        .replace("\n    model", "\n        model")
+        .replace("\n    return model", "\n        return model")
+    )
+    code = (
+        hypermodel
+        + "\n  def fit(self, hp, model, *args, **kwargs):\n    return model.fit(*args, batch_size=hp.Choice('batch', [8, 32]), **kwargs)\n"
+    )
+    ready = prepare(code, model={"build": "mine0.py:Model"})
+    finished = ready.train(order(tmp_path), Control(learning_rate=0.01, batch=8))
+    assert finished.asked == {"learning_rate": 0.01, "batch": 8}
+    assert finished.value is not None
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("pass", r"mine0.py:build returned None; did it forget to return the model\? Expected a keras.Model"),
+        ("return 3", "mine0.py:build returned a int; expected a keras.Model"),
+        (
+            "raise ValueError('mine')",
+            r"ValueError: mine \(mine0.py, line \d+, in build: raise ValueError\('mine'\)\) \(while building the model\)",
+        ),
+        ("import sys; sys.exit(3)", r"the code called sys.exit\(3\), which would end the trainer"),
+    ],
+)
+def test_a_mistake_in_build_fails_the_trial_with_the_users_line(
+    prepare: Callable[..., PreparedCode], tmp_path: Path, body: str, message: str
+) -> None:
+    ready = prepare(CODE[: CODE.index("def build")] + f"def build(hp):\n    {body}\n")
+    with pytest.raises(TrainingError, match=message):
+        ready.train(order(tmp_path), Control())

@@ -1,0 +1,124 @@
+"""Objective: the metric that a study optimizes, and whether a higher or a lower value of it is better."""
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tuner import wording
+from tuner.spec.clashes import Clash, Clashes
+from tuner.spec.data import Section
+
+
+class Direction(StrEnum):
+    """Whether a higher or a lower value is better."""
+
+    MAXIMIZE = "maximize"
+    MINIMIZE = "minimize"
+
+
+#: last words of the names of metrics whose direction is known
+_MINIMIZED = ("loss", "error", "mae", "mse", "rmse", "mape", "msle", "crossentropy", "entropy", "divergence", "perplexity", "deviance")
+_MAXIMIZED = (
+    "accuracy",
+    "acc",
+    "auc",
+    "f1",
+    "score",
+    "precision",
+    "recall",
+    "specificity",
+    "sensitivity",
+    "r2",
+    "iou",
+    "dice",
+    "similarity",
+)
+#: the number that Keras appends to the name of a metric that it makes for the second time in a process
+_COUNTER = re.compile(r"_\d+$")
+
+
+def known_direction(metric: str) -> Direction | None:
+    """Return the direction of a metric by its name, such as `val_auc` or `mean_absolute_error`; None if the name tells nothing."""
+    last = plain_name(metric).lower().removesuffix("_score").replace("-", "_").rpartition("_")[2]
+    if last in _MINIMIZED:
+        return Direction.MINIMIZE
+    return Direction.MAXIMIZE if last in _MAXIMIZED else None
+
+
+def plain_name(metric: str) -> str:
+    """Return the name of a metric without the number that Keras appends: `val_auc` for `val_auc_2`."""
+    return _COUNTER.sub("", metric)
+
+
+def find(metric: str, reported: Mapping[str, float]) -> float | None:
+    """Return a reported metric by its name, or by its name without the number that Keras appends; None if it was not reported."""
+    if metric in reported:
+        return reported[metric]
+    alike = [value for name, value in reported.items() if plain_name(name) == metric]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _long_form(given: Any) -> Any:
+    """Expand a name: `objective: val_auc` is short for `objective: {metric: val_auc}`."""
+    return {"metric": given} if isinstance(given, str) else given
+
+
+class Objective(Section):
+    """The value of a trial, which the study optimizes."""
+
+    #: what `metric` may be, for messages
+    examples: ClassVar[str] = "val_auc"
+
+    metric: Annotated[str, Field(min_length=1, examples=["val_auc", "val_loss"])]
+    """name of the metric, as `fit` reports it"""
+    direction: Literal["maximize", "minimize"] | None = None
+    """whether a higher or a lower value is better; null: known from the name, as for val_loss or auc"""
+
+    @model_validator(mode="after")
+    def _check_direction(self) -> Self:
+        if self.direction is None and known_direction(self.metric) is None:
+            message = f"is missing: {wording.show(self.metric)} does not tell whether more of it is better; add maximize or minimize"
+            raise Clashes([Clash(field="direction", message=message)])
+        return self
+
+    @property
+    def maximizes(self) -> bool:
+        """Whether a higher value is better."""
+        return (self.direction or known_direction(self.metric)) == Direction.MAXIMIZE
+
+    def merit(self, value: float) -> float:
+        """Return a number that is higher the better a value is: the value itself, or its negative."""
+        return value if self.maximizes else -value
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Return whether a value is better than another one."""
+        return self.merit(value) > self.merit(than)
+
+    def best(self, values: list[float]) -> float | None:
+        """Return the best of some values; None if there are none."""
+        return max(values, key=self.merit, default=None)
+
+
+#: metrics of image classifiers on the validation images
+ImageMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "top_5_accuracy"]
+
+
+class ImageObjective(Objective):
+    """The metric of the validation images that chooses the best epoch and the best trial."""
+
+    metric: ImageMetric = "accuracy"
+    """accuracy; balanced_accuracy: mean over classes; auc: mean over classes, one against the rest; log_loss: cross-entropy"""
+
+    @model_validator(mode="after")
+    def _check_known(self) -> Self:
+        known = known_direction(self.metric)
+        if self.direction is not None and self.direction != known:
+            message = f"is {self.direction}, but {self.metric} is better the {'higher' if self.maximizes is False else 'lower'}; remove it"
+            raise Clashes([Clash(field="direction", message=message)])
+        return self
+
+
+OBJECTIVE = BeforeValidator(_long_form)

@@ -1,0 +1,114 @@
+"""Questions: the values for which code of the user's asks while its trial runs. A name has one value in all attempts."""
+
+from dataclasses import replace
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    check_distribution_compatibility,
+)
+from sqlalchemy import Connection
+
+from tuner import wording
+from tuner.errors import LeaseLost
+from tuner.protocol import messages
+from tuner.sampling.suggestion import Suggestion
+from tuner.spec.hyperparameters import ChosenValues
+from tuner.storage import optuna_private, tables
+from tuner.storage.attributes import HYPERPARAMETERS
+from tuner.storage.tables import TRIAL_SYSTEM
+from tuner.studies import claims, leases
+from tuner.studies.claims import Claim
+from tuner.studies.study import Study
+
+
+class TrialQuestions:
+    """The questions of one attempt at a trial."""
+
+    def __init__(self, study: Study, claim: Claim) -> None:
+        self._study, self.claim = study, claim
+        self._suggestion: Suggestion | None = None
+        #: distributions of the values that are stored
+        self._stored: dict[str, BaseDistribution] | None = None
+
+    def answer(self, question: messages.Ask) -> messages.Answer:
+        """Return the value of a parameter: the stored one, else one that the sampler chooses and that is stored before it is returned.
+
+        Raises:
+            LeaseLost: another worker has the trial now.
+            StorageError: the storage does not answer; the same question can be asked again.
+        """
+        try:
+            wanted = _distribution(question)
+        except ValueError as error:
+            return messages.Answer(refusal=str(error))
+        known = self._known()
+        if question.name in known and self._fits(question.name, wanted):
+            return messages.Answer(value=known[question.name])
+        return self._choose(question.name, wanted)
+
+    def _known(self) -> dict[str, Any]:
+        chosen = self.claim.hyperparameters
+        assert isinstance(chosen, ChosenValues), "only code of the user's asks for values"
+        return chosen.values
+
+    def _fits(self, name: str, wanted: BaseDistribution) -> bool:
+        """Return whether the value that is stored for a parameter is one of those that are asked for."""
+        if self._stored is None:
+            self._stored = self._study.storage.read(lambda connection: tables.distributions(connection, self.claim.trial_id))
+        stored = self._stored.get(name)
+        return stored is None or stored == wanted  # a value that the study file fixes has no distribution
+
+    def _choose(self, name: str, wanted: BaseDistribution) -> messages.Answer:
+        study, claim = self._study, self.claim
+        if self._suggestion is None:
+            self._suggestion = study.storage.call(lambda: claims.open_suggestion(study, claim.number, claim.trial_id, self._known()))
+        suggestion = self._suggestion
+        value = study.storage.call(lambda: suggestion.of(name, wanted))
+        if not _can_be(wanted, value):
+            return messages.Answer(refusal=f"the trial was enqueued with {name} {wording.show(value)}, which the code does not allow")
+
+        def write(connection: Connection) -> messages.Answer:
+            if not leases.hold(connection, study.id, trial_number=claim.number, attempt=claim.attempt, worker_key=claim.worker_key):
+                raise LeaseLost(f"trial {claim.number} was given to another worker")
+            earlier = tables.earlier_distribution(connection, study.id, name, besides=claim.trial_id)
+            if earlier is not None:
+                try:
+                    check_distribution_compatibility(earlier, wanted)
+                except ValueError as error:
+                    return messages.Answer(refusal=f"the parameter {name} had other possible values in earlier trials: {error}")
+            tables.remove_parameter(connection, claim.trial_id, name)
+            tables.put_parameters(connection, claim.trial_id, {name: value}, {name: wanted})
+            chosen = ChosenValues(values=self._known() | {name: value})
+            tables.put(connection, TRIAL_SYSTEM, claim.trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
+            return messages.Answer(value=value)
+
+        answer = study.storage.write(write)
+        if not answer.refusal:
+            self.claim = replace(claim, hyperparameters=ChosenValues(values=self._known() | {name: value}))
+        return answer
+
+
+def _can_be(distribution: BaseDistribution, value: Any) -> bool:
+    """Return whether a distribution can give a value; an enqueued one is given as it is."""
+    try:
+        return optuna_private.contains(distribution, value)
+    except (ValueError, TypeError):
+        return False
+
+
+def _distribution(question: messages.Ask) -> BaseDistribution:
+    """Return Optuna's distribution of a question.
+
+    Raises:
+        ValueError: the range is empty, or a logarithmic scale does not allow it.
+    """
+    if question.low is None or question.high is None:
+        return CategoricalDistribution(question.choices)
+    if question.integer:
+        step = 1 if question.step is None else int(question.step)
+        return IntDistribution(int(question.low), int(question.high), log=question.log, step=step)
+    return FloatDistribution(question.low, question.high, log=question.log, step=question.step)

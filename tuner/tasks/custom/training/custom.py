@@ -1,0 +1,327 @@
+"""Models of the user's for the trainer: implements the interfaces of `tasks.task`."""
+
+import gc
+import hashlib
+import platform
+import statistics
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tuner import wording
+from tuner.errors import DataError, TrainingError
+from tuner.kernels import checkpoints, devices
+from tuner.kernels.checkpoints import SuspendedTrial, TrialFiles
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending, WorkerPort
+from tuner.spec import objective as objectives
+from tuner.tasks.custom.running.values import AskedValues, HyperParameters, Interrupted
+from tuner.tasks.custom.spec import choices
+from tuner.tasks.custom.spec.custom_study import CustomStudySpec
+from tuner.tasks.custom.training import fitting, inputs
+from tuner.tasks.custom.training.fitting import Code, Fitting, NotFinite, Run
+from tuner.tasks.custom.training.inputs import LoadedData
+from tuner.trust import user_code
+
+#: prime number, by which the seeds of the trainings of a trial differ
+_SEED_STEP = 7919
+#: examples with which a model is tried
+_TRIED_EXAMPLES = 8
+
+
+class PreparedCode:
+    """A study of a model of the user's, ready to train its trials; implements `task.PreparedStudy`."""
+
+    num_traced = 0
+
+    def __init__(self, study: CustomStudySpec, *, share: devices.TrainerShare) -> None:
+        self._study, self._share = study, share
+        self._code = Code(study)
+        self._needs_values = inputs.needs_values(self._code.load)
+        #: None: each trial loads its own
+        self._data = None if self._needs_values else inputs.load(self._code.load, None)
+        sha256 = "".join(file.sha256 for file in self._code.files)
+        #: a checkpoint of other code is ignored
+        self._identity = hashlib.sha256(f"{study.name} {sha256}".encode()).hexdigest()
+
+    def describe(self, *, seconds: float) -> messages.Prepared:
+        """Return the facts that the worker records about the study."""
+        data = self._data
+        counts = {part.name: part.num_examples for part in data.parts} if data is not None else {}
+        return messages.Prepared(
+            device=devices.describe(devices.gpu(), self._share),
+            classes=(),
+            num_train=counts.get("train", 0),
+            num_validation=counts.get("validation", 0),
+            num_test=counts.get("test", 0),
+            epochs=self._study.training.epochs,
+            fingerprint="" if data is None else data.fingerprint,
+            splits="",
+            versions=versions(),
+            seconds=seconds,
+            code=self._code.files,
+        )
+
+    def try_once(self) -> tuple[tuple[str, str], ...]:
+        """Build a model of the first values, and train it on one batch."""
+        study, order = self._study, messages.Train(trial=0, hyperparameters=first_values(self._study), seed=0, weights="", checkpoint="")
+        questions = AskedValues(order, FirstAnswers(), declared=frozenset(study.search))
+        hp = HyperParameters(questions)
+        data = self._data or inputs.load(self._code.load, hp)
+        model = fitting.build(study, self._code, hp)
+        batch = inputs.batch_of(data.train, _TRIED_EXAMPLES)
+        logs = user_code.called(lambda: model.train_on_batch(*batch, return_dict=True), doing="training one batch")
+        reported = [*logs, *(f"val_{name}" for name in logs)]
+        asked = {name: value for name, value in questions.asked.items() if name not in study.search}
+        names = [objectives.plain_name(name) for name in reported]
+        wanted = study.objective.metric
+        problem = (
+            ""
+            if ":" in wanted or self._code.fit is not None or objectives.find(wanted, dict.fromkeys(reported, 0.0)) is not None
+            else (f"; the objective {wanted} is not among them")
+        )
+        return (
+            *((part.name, part.words) for part in data.parts),
+            ("model", f"{type(model).__name__} with {model.count_params():,} parameters"),
+            ("metrics", f"{wording.listed(names)}{problem}"),
+            *([("asks for", wording.listed(f"{name} (first: {wording.value(value)})" for name, value in asked.items()))] if asked else []),
+        )
+
+    def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:
+        """Train one trial."""
+        try:
+            return TrialOfCode(self._study, self._code, self._data, order, worker, identity=self._identity).run()
+        finally:
+            keras.backend.clear_session(free_memory=False)
+            gc.collect()
+
+    def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
+        """Score the weights of a trial on the test split."""
+        model, data, hp = self._trained(order, order.weights)
+        if data.test is None:
+            raise TrainingError("the data function returns no test split", kind="NoTestSplit")
+        batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size
+        test = data.test
+        if test.arrays is not None:
+            x, *rest = test.arrays
+            options = dict(zip(("y", "sample_weight"), rest, strict=False))
+            logs = model.evaluate(x, **options, batch_size=batch_size, verbose=0, return_dict=True)
+        else:
+            logs = model.evaluate(test.dataset, verbose=0, return_dict=True)
+        numbers = {objectives.plain_name(name): float(value) for name, value in logs.items()}
+        wanted = self._study.objective.metric.removeprefix("val_")
+        metric = self._code.metric
+        if metric is not None:
+            true, predicted = fitting.outputs(model, test, batch_size)
+            value: float | None = float(user_code.called(lambda: metric(true, predicted), doing="computing the metric"))
+        else:
+            value = objectives.find(wanted, numbers)
+        return messages.Evaluated(trial=order.trial, loss=numbers.get("loss"), num_images=test.num_examples, value=value, metrics=numbers)
+
+    def predict(self, order: messages.Predict) -> messages.Predicted:
+        """Write what the model of a trial predicts for whole splits."""
+        model, data, hp = self._trained(order, order.weights[0])
+        batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size
+        parts = {part.name: part for part in data.parts}
+        arrays: dict[str, Any] = {}
+        start = time.perf_counter()
+        for split in order.splits:
+            true, predicted = fitting.outputs(model, parts[split], batch_size)
+            leaves = tf.nest.flatten(predicted)
+            arrays |= {split: np.asarray(leaves[0]), f"{split}_labels": np.asarray(tf.nest.flatten(true)[0])}
+        checkpoints.write_arrays(Path(order.to), arrays)
+        return messages.Predicted(trial=order.trial, seconds=time.perf_counter() - start)
+
+    def _trained(self, order: messages.Evaluate | messages.Predict, weights: str) -> tuple[keras.Model, LoadedData, HyperParameters]:
+        """Return the model of a trial with its stored weights, its data and its values."""
+        asked = messages.Train(trial=order.trial, hyperparameters=order.hyperparameters, seed=0, weights="", checkpoint="")
+        hp = HyperParameters(AskedValues(asked, KnownAnswers(), declared=frozenset(order.chosen)))
+        data = self._data or inputs.load(self._code.load, hp)
+        model = fitting.build(self._study, self._code, hp)
+        model(inputs.batch_of(data.validation, 1)[0])  # a model of its own class is built by its first call
+        model.set_weights(checkpoints.read_weights(Path(weights), study=self._identity))
+        return model, data, hp
+
+
+class TrialOfCode:
+    """Trains one trial, once."""
+
+    def __init__(
+        self, study: CustomStudySpec, code: Code, data: LoadedData | None, order: messages.Train, worker: WorkerPort, *, identity: str
+    ) -> None:
+        self._study, self._code, self._data, self._order, self._worker, self._identity = study, code, data, order, worker, identity
+        self._files = TrialFiles(order, worker, study=identity)
+        self._questions = AskedValues(order, worker, declared=frozenset(study.search))
+        self._values: list[float] = []
+        self._seconds = 0.0
+        self._best: Run | None = None
+
+    def run(self) -> messages.Finished:
+        """Train the trial, resume it if there is a checkpoint, and report every epoch to the worker."""
+        run = Run(seed=self._order.seed)
+        with user_code.captured() as printed:
+            try:
+                run = self._train_all()
+                ending, reason = Ending.COMPLETED, ""
+            except Interrupted as interrupted:
+                ending = Ending.STOPPED if isinstance(interrupted.wanted, messages.Stop) else Ending.SUSPENDED
+                reason = ""
+            except NotFinite as error:
+                ending, reason = Ending.NOT_FINITE, str(error)
+        return self._finished(self._best or run, ending, reason, printed.last())
+
+    def _train_all(self) -> Run:
+        suspended = self._files.read()
+        num_executions = self._study.training.executions
+        if suspended is not None:
+            self._values = list(suspended.progress.executions)
+            self._questions.restore(suspended.progress.asked)
+            self._worker.send(messages.Resumed(trial=self._order.trial, curve=suspended.progress.curve))
+        data = self._data or inputs.load(self._code.load, HyperParameters(self._questions))
+        for number in range(len(self._values), num_executions):
+            run, state = _begin(suspended, seed=self._order.seed + number * _SEED_STEP)
+            suspended = None
+            one = Fitting(
+                self._study,
+                self._code,
+                self._order,
+                self._worker,
+                files=self._files,
+                questions=self._questions,
+                executions=self._values,
+                identity=self._identity,
+            )
+            if self._best is None:
+                self._best = run
+            try:
+                one.train(run, data, state)
+            finally:
+                self._seconds += run.seconds
+                if self._is_better(run):
+                    self._best = run
+            assert run.best is not None
+            self._values.append(run.best)
+        assert self._best is not None
+        return self._best
+
+    def _is_better(self, run: Run) -> bool:
+        before = None if self._best is None else self._best.best
+        return run.best is not None and (before is None or self._study.objective.is_better(run.best, before))
+
+    def _finished(self, run: Run, ending: Ending, reason: str, printed: str) -> messages.Finished:
+        weights, spread = None, {}
+        value = run.best
+        if ending is Ending.COMPLETED:
+            weights = self._files.write_weights(run.best_weights) if run.best_weights else None
+            if len(self._values) > 1:
+                value = statistics.fmean(self._values)
+                spread = {"executions": list(self._values), "standard_deviation": statistics.stdev(self._values)}
+        elif ending is not Ending.SUSPENDED:
+            self._files.clear()
+        return messages.Finished(
+            trial=self._order.trial,
+            ending=ending,
+            reason=reason,
+            value=value,
+            best_step=run.best_step or None,
+            weights=weights,
+            fine_tune_seconds=self._seconds,
+            asked=None if ending is Ending.SUSPENDED else dict(self._questions.asked),
+            attributes=spread,
+            printed=printed,
+            metrics=dict(run.best_metrics),
+        )
+
+
+def _begin(suspended: SuspendedTrial | None, *, seed: int) -> tuple[Run, fitting.Weights]:
+    """Return a training at its beginning, or as a checkpoint has it, with the state of its model."""
+    if suspended is None:
+        return Run(seed=seed), ()
+    progress = suspended.progress
+    run = Run(
+        seed=seed,
+        epochs=progress.epochs,
+        curve=list(progress.curve),
+        best=None if np.isnan(progress.value) else progress.value,
+        best_step=progress.best_step,
+        best_metrics=progress.metrics,
+        best_weights=suspended.best,
+        seconds=progress.fine_tune_seconds,
+    )
+    return run, suspended.state
+
+
+class FirstAnswers:
+    """A worker that answers each question with the first possible value, to try code once."""
+
+    def send(self, message: messages.Message) -> None:
+        """Drop a report."""
+
+    def interruption(self) -> None:
+        """Return nothing: nobody ends the trial."""
+
+    def decision(self) -> messages.Proceed:
+        """Return that the trial goes on."""
+        return messages.Proceed()
+
+    def ask(self, question: messages.Ask | messages.AskPruning) -> messages.Answer:
+        """Return the first possible value."""
+        if isinstance(question, messages.AskPruning):
+            return messages.Answer(value=False)
+        first = question.choices[0] if question.low is None else question.low
+        return messages.Answer(value=int(first) if question.integer and isinstance(first, int | float) else first)
+
+
+class KnownAnswers(FirstAnswers):
+    """A worker that refuses questions: all values of an ended trial are known."""
+
+    def ask(self, question: messages.Ask | messages.AskPruning) -> messages.Answer:
+        """Refuse the question."""
+        name = question.name if isinstance(question, messages.Ask) else "pruning"
+        return messages.Answer(refusal=f"the trial did not ask for {name}, but the code does now: it was changed since")
+
+
+def first_values(study: CustomStudySpec) -> Any:
+    """Return the first possible value of each declared hyperparameter."""
+    return choices.suggest(_First(), study)
+
+
+class _First:
+    """A chooser that takes the first possible value."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False, step: float | None = None) -> float:
+        return low
+
+    def suggest_int(self, name: str, low: int, high: int, *, log: bool = False, step: int = 1) -> int:
+        return low
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return choices[0]
+
+
+def prepare(study: CustomStudySpec, *, cache: Path, share: devices.TrainerShare) -> PreparedCode:
+    """Import the code of a study, and load its data.
+
+    Raises:
+        RequestError: the code or the data cannot be used.
+    """
+    devices.set_precision(study.training.precision)
+    try:
+        return PreparedCode(study, share=share)
+    except user_code.UserCodeError as error:
+        raise DataError(str(error)) from error
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the software that trains trials."""
+    return {
+        "python": platform.python_version(),
+        "keras": keras.__version__,
+        "tensorflow": tf.__version__,
+        "tuner": metadata.version("tuner"),
+    }

@@ -1,0 +1,445 @@
+"""Fitting: trains one model of the user's with `keras.Model.fit`, reports each epoch, and resumes from a checkpoint."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from tuner import wording
+from tuner.errors import DataError, RequestError, TrainingError
+from tuner.kernels.checkpoints import Progress, SuspendedTrial, TrialFiles
+from tuner.protocol import messages
+from tuner.protocol.messages import Stage, WorkerPort
+from tuner.spec import objective as objectives
+from tuner.tasks.custom.running.values import AskedValues, HyperParameters, Interrupted
+from tuner.tasks.custom.spec.custom_study import CustomStudySpec
+from tuner.tasks.custom.training import inputs
+from tuner.tasks.custom.training.inputs import LoadedData
+from tuner.trust import user_code
+
+Weights = tuple[NDArray[Any], ...]
+
+#: part of the time of training that checkpoints may take
+_CHECKPOINT_SHARE = 0.03
+#: after so many seconds, a checkpoint is due whatever it costs
+_CHECKPOINT_SECONDS = 60.0
+#: minimum time between two messages that an epoch goes on
+_BUSY_SECONDS = 5.0
+#: attributes of the message of an epoch that have a name of Keras
+_KNOWN = {"loss": "loss", "accuracy": "accuracy", "validation_loss": "val_loss", "validation_accuracy": "val_accuracy"}
+
+
+class NotFinite(Exception):
+    """The loss or the metric of an epoch is no number."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One training: the progress that a checkpoint holds."""
+
+    seed: int
+    epochs: int = 0
+    curve: list[messages.Epoch] = field(default_factory=list)
+    best: float | None = None
+    best_step: int = 0
+    best_metrics: Mapping[str, float] = field(default_factory=dict)
+    best_weights: Weights = ()
+    seconds: float = 0.0
+
+
+class Code:
+    """The functions of the user's that a study names."""
+
+    def __init__(self, study: CustomStudySpec) -> None:
+        self.files = user_code.read([name for _, name in study.named_code()], study.folder)
+        build = user_code.load(study.model.build, study.folder, field="model.build")
+        # a class of KerasTuner's form: its objects have the methods build and fit
+        self.hypermodel = user_code.called(build, doing=f"making a {study.model.build}") if isinstance(build, type) else None
+        self.build: Any = build if self.hypermodel is None else getattr(self.hypermodel, "build", None)
+        self.load = user_code.load(study.data.load, study.folder, field="data.load")
+        for name, found in (("model.build", self.build), ("data.load", self.load)):
+            if not callable(found):
+                raise DataError(f"{name} names a {type(found).__name__}; expected a function")
+        metric = study.objective.metric
+        self.metric = user_code.load(metric, study.folder, field="objective.metric") if ":" in metric else None
+
+    @property
+    def fit(self) -> Callable[..., Any] | None:
+        """The method `fit` of a class of KerasTuner's form; None if the class has none of its own."""
+        if self.hypermodel is None:
+            return None
+        own = getattr(type(self.hypermodel), "fit", None)
+        is_inherited = own is None or getattr(own, "__module__", "").startswith(("keras_tuner", "kerastuner"))
+        return None if is_inherited else self.hypermodel.fit
+
+
+def build(study: CustomStudySpec, code: Code, hp: HyperParameters) -> keras.Model:
+    """Return the compiled model of a trial.
+
+    Raises:
+        TrainingError: `build` returns something else, or an uncompiled model for which the study file gives no loss.
+        UserCodeError: it raises an exception.
+    """
+    model = user_code.called(lambda: code.build(hp), doing="building the model", passes=(Interrupted, TrainingError))
+    if not isinstance(model, keras.Model):
+        what = "None; did it forget to return the model?" if model is None else f"a {type(model).__name__}"
+        raise TrainingError(
+            f"{study.model.build} returned {what}; expected a keras.Model".replace("?; expected", "? Expected"), kind="NotAModel"
+        )
+    if not model.compiled:
+        _compile(study, model, hp)
+    return model
+
+
+def _compile(study: CustomStudySpec, model: keras.Model, hp: HyperParameters) -> None:
+    training = study.training
+    if training.loss is None:
+        raise RequestError(
+            f"{study.model.build} returned a model that is not compiled, and the study file gives no loss; "
+            "call model.compile in it, or add for example `training: {loss: mse}`"
+        )
+    name = hp.values.get("optimizer", training.optimizer)
+    try:
+        optimizer = keras.optimizers.get(name)
+        for key in ("learning_rate", "momentum", "weight_decay"):
+            if key in hp and hasattr(optimizer, key):
+                setattr(optimizer, key, hp[key])
+        model.compile(optimizer=optimizer, loss=training.loss, metrics=list(training.metrics or ()))
+    except (ValueError, TypeError) as error:
+        raise RequestError(
+            f"the model cannot be compiled with optimizer {wording.show(name)} and loss {wording.show(training.loss)}: {error}"
+        ) from error
+
+
+class Fitting:
+    """Trains one model, once."""
+
+    def __init__(  # noqa: PLR0913
+        self,
+        study: CustomStudySpec,
+        code: Code,
+        order: messages.Train,
+        worker: WorkerPort,
+        *,
+        files: TrialFiles,
+        questions: AskedValues,
+        executions: Sequence[float],
+        identity: str,
+    ) -> None:
+        """`executions`: values of the trainings of the trial that have ended."""
+        self._study, self._code, self._order, self._worker = study, code, order, worker
+        self._files, self._questions, self._executions, self._identity = files, questions, tuple(executions), identity
+        self.hp = HyperParameters(questions)
+
+    def train(self, run: Run, data: LoadedData, state: Weights = ()) -> None:
+        """Train a model from the state of a checkpoint, or from its beginning; `run` follows the progress.
+
+        Raises:
+            Interrupted: the worker ends the trial.
+            NotFinite: the loss or the metric is no number.
+            TrainingError: the model cannot be trained.
+            RequestError: `fit` does not report the metric of the study.
+        """
+        keras.utils.set_random_seed((run.seed + run.epochs) % 2**32)
+        model = build(self._study, self._code, self.hp)
+        watch = _Watch(self, run, model, data, state)
+        own_fit = self._code.fit
+        try:
+            if own_fit is not None:
+                result = user_code.called(lambda: self._call_own_fit(own_fit, model, data, run, watch), doing="fitting", passes=_OURS)
+                self._take_result(result, run)
+            else:
+                user_code.called(lambda: self._fit(model, data, run, watch), doing="fitting the model", passes=_OURS)
+        except user_code.UserCodeError as error:
+            raise _explained(error) from error.__cause__
+        if run.best is None:
+            raise RequestError(f"fit reported no epoch, so the study has no {self._study.objective.metric} to choose by")
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric of the study."""
+        return self._study.objective.metric
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs of a training."""
+        return int(self.hp["epochs"]) if "epochs" in self.hp else self._study.training.epochs
+
+    @property
+    def batch_size(self) -> int:
+        """Examples per step."""
+        return int(self.hp["batch_size"]) if "batch_size" in self.hp else self._study.training.batch_size
+
+    def _fit(self, model: keras.Model, data: LoadedData, run: Run, watch: "_Watch") -> None:
+        size, train = self.batch_size, data.train
+        steps = self._study.training.steps_per_epoch
+        if train.arrays is not None:
+            batches, all_steps = inputs.shuffled(train, batch_size=size, seed=run.seed, first_epoch=run.epochs)
+            steps = all_steps if steps is None else min(steps, all_steps)
+        else:
+            batches = train.dataset
+        model.fit(
+            batches,
+            epochs=self.num_epochs,
+            initial_epoch=run.epochs,
+            steps_per_epoch=steps,
+            shuffle=isinstance(batches, keras.utils.PyDataset),
+            validation_data=_validation(data),
+            validation_batch_size=size if data.validation.arrays is not None else None,
+            callbacks=[watch],
+            verbose=0,
+        )
+
+    def _call_own_fit(self, fit: Callable[..., Any], model: keras.Model, data: LoadedData, run: Run, watch: "_Watch") -> Any:
+        """Call the method `fit` of a class of KerasTuner's form as KerasTuner does."""
+        arrays = (data.train.dataset,) if data.train.arrays is None else data.train.arrays
+        options = {"validation_data": _validation(data), "callbacks": [watch], "epochs": self.num_epochs, "verbose": 0}
+        return fit(self.hp, model, *arrays, **options)
+
+    def _take_result(self, result: Any, run: Run) -> None:
+        """Take the value that a method `fit` returns, if it is one; a history or nothing is what the epochs reported."""
+        metric = self._study.objective.metric
+        if isinstance(result, Mapping):
+            result = objectives.find(metric, {str(name): float(value) for name, value in result.items()})
+        if isinstance(result, int | float) and not isinstance(result, bool):
+            run.best = float(result)
+
+    def due(self) -> None:
+        """Obey the worker if it ends the trial.
+
+        Raises:
+            Interrupted: it does.
+        """
+        wanted = self._worker.interruption()
+        if wanted is not None:
+            raise Interrupted(wanted)
+
+    def busy(self) -> None:
+        """Tell the worker that a long epoch goes on."""
+        self._worker.send(messages.Busy(trial=self._order.trial))
+
+    def report(self, epoch: messages.Epoch) -> None:
+        """Send an epoch to the worker."""
+        self._worker.send(epoch)
+
+    def epoch(self, run: Run, logs: Mapping[str, float], value: float, *, seconds: float, learning_rate: float) -> messages.Epoch:
+        """Return the message of an epoch."""
+        known = {name: float(logs[key]) for name, key in _KNOWN.items() if key in logs}
+        return messages.Epoch(
+            trial=self._order.trial,
+            stage=Stage.TRAIN,
+            step=len(self._executions) * self.num_epochs + run.epochs,
+            seconds=seconds,
+            value=value,
+            metrics={objectives.plain_name(name): float(number) for name, number in logs.items()},
+            learning_rate=learning_rate,
+            **known,
+        )
+
+    def value_of(self, model: keras.Model, logs: Mapping[str, float], data: LoadedData) -> float:
+        """Return the metric of the study after an epoch.
+
+        Raises:
+            RequestError: `fit` does not report it.
+        """
+        metric = self._study.objective.metric
+        if self._code.metric is not None:
+            return self._measured(self._code.metric, model, data)
+        found = objectives.find(metric, logs)
+        if found is None:
+            names = [objectives.plain_name(name) for name in logs]
+            raise RequestError(
+                f"objective.metric is {metric}, but fit reports only {wording.listed(names)}.{wording.question(metric, names)}"
+            )
+        return float(found)
+
+    def _measured(self, metric: Callable[..., Any], model: keras.Model, data: LoadedData) -> float:
+        true, predicted = outputs(model, data.validation, self.batch_size)
+        value = user_code.called(lambda: metric(true, predicted), doing="computing the metric")
+        try:
+            return float(value)
+        except (TypeError, ValueError) as error:
+            raise TrainingError(f"the metric returned {wording.show(value)}; expected one number", kind="NotANumber") from error
+
+    def is_better(self, value: float, run: Run) -> bool:
+        """Return whether a value is the best of a training."""
+        return math.isfinite(value) and (run.best is None or self._study.objective.is_better(value, run.best))
+
+    def has_stalled(self, run: Run) -> bool:
+        """Return whether early stopping ends a training."""
+        stopping = self._study.training.early_stopping
+        if stopping is None:
+            return False
+        merit, wait, best = self._study.objective.merit, 0, -math.inf
+        for epoch in run.curve:
+            improves = math.isfinite(epoch.measured) and merit(epoch.measured) > best + stopping.min_delta
+            wait, best = (0, merit(epoch.measured)) if improves else (wait + 1, best)
+        return wait >= stopping.patience
+
+    def write_checkpoint(self, run: Run, state: Weights) -> None:
+        """Write the progress of a training, from which another trainer resumes it."""
+        progress = Progress(
+            study=self._identity,
+            hyperparameters=self._order.hyperparameters,
+            seed=self._order.seed,
+            epochs=run.epochs,
+            curve=tuple(run.curve),
+            best_step=run.best_step,
+            value=math.nan if run.best is None else run.best,
+            loss=math.nan,
+            probe_seconds=0.0,
+            fine_tune_seconds=run.seconds,
+            executions=self._executions,
+            metrics=dict(run.best_metrics),
+            asked=dict(self._questions.asked),
+        )
+        self._files.write_checkpoint(SuspendedTrial(progress=progress, state=state, best=run.best_weights))
+
+
+#: exceptions of tuner that pass through `fit`
+_OURS = (Interrupted, NotFinite, RequestError, TrainingError)
+
+
+class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Reports each epoch, keeps the best weights, writes checkpoints, and ends the training when the worker wants that."""
+
+    def __init__(self, fitting: Fitting, run: Run, model: keras.Model, data: LoadedData, state: Weights) -> None:
+        super().__init__()
+        self._fitting, self._training, self._data, self._state, self._first_model = fitting, run, data, state, model
+        self._began = self._told_at = time.perf_counter()
+        self._written_at, self._cost_seconds = time.perf_counter(), 0.0
+        self._wanted: messages.Stop | messages.Suspend | None = None
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Restore the state of the checkpoint: the model and its optimizer are built now."""
+        if self._state:
+            restore(self.model, self._state)
+        self._began = time.perf_counter()
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Obey the worker, and tell it in a long epoch that the training goes on."""
+        self._fitting.due()
+        now = time.perf_counter()
+        if now - self._told_at > _BUSY_SECONDS:
+            self._told_at = now
+            self._fitting.busy()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Report the epoch."""
+        fitting, run = self._fitting, self._training
+        logs = {name: float(value) for name, value in (logs or {}).items()}
+        value = fitting.value_of(self.model, logs, self._data)
+        now = time.perf_counter()
+        seconds, self._began = now - self._began, now
+        run.epochs, run.seconds = epoch + 1, run.seconds + seconds
+        message = fitting.epoch(run, logs, value, seconds=seconds, learning_rate=_learning_rate(self.model))
+        run.curve.append(message)
+        if fitting.is_better(value, run):
+            run.best, run.best_step, run.best_metrics = value, message.step, message.metrics
+            run.best_weights = tuple(self.model.get_weights())
+        fitting.report(message)
+        for name, number in (("loss", logs.get("loss", 0.0)), (fitting.metric, value)):
+            if not math.isfinite(number):
+                raise NotFinite(f"the {name} was {number:g} in epoch {epoch + 1}; the learning rate may be too high")
+        if fitting.has_stalled(run):
+            self.model.stop_training = True
+        self._write_if_due(now)
+        self._began = time.perf_counter()
+
+    def _write_if_due(self, now: float) -> None:
+        """Write a checkpoint if the training since the last one is worth its cost."""
+        since = now - self._written_at
+        if since < self._cost_seconds / _CHECKPOINT_SHARE and since < _CHECKPOINT_SECONDS:
+            return
+        start = time.perf_counter()
+        self._fitting.write_checkpoint(self._training, state_of(self.model))
+        self._written_at = time.perf_counter()
+        self._cost_seconds = self._written_at - start
+
+
+def _validation(data: LoadedData) -> Any:
+    validation = data.validation
+    return validation.dataset if validation.arrays is None else validation.arrays
+
+
+def _learning_rate(model: keras.Model) -> float:
+    try:
+        return float(model.optimizer.learning_rate)
+    except (AttributeError, TypeError, ValueError):  # several optimizers, or one without a rate
+        return math.nan
+
+
+def optimizers(model: keras.Model) -> list[Any]:
+    """Return the optimizers of a model: that of `compile`, and those that a `train_step` of the user's has."""
+    found = [model.optimizer, *vars(model).values()]
+    return list({id(each): each for each in found if isinstance(each, keras.optimizers.Optimizer)}.values())
+
+
+def state_of(model: keras.Model) -> Weights:
+    """Return the values of all variables of a model and its optimizers, with the states of its random generators.
+
+    The first array holds their numbers: of the model, then of each optimizer.
+    """
+    groups = [model.variables, *(optimizer.variables for optimizer in optimizers(model))]
+    counts = np.array([len(group) for group in groups])
+    return (counts, *(np.asarray(variable) for group in groups for variable in group))
+
+
+def restore(model: keras.Model, state: Weights) -> None:
+    """Give a built model and its optimizers their earlier values.
+
+    An optimizer of a `train_step` of the user's begins anew: only that code knows which variables it has.
+
+    Raises:
+        TrainingError: the code builds another model than before.
+    """
+    counts, values = [int(count) for count in state[0]], list(state[1:])
+    if model.optimizer is not None and not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    groups = [model.variables, *(optimizer.variables for optimizer in optimizers(model))]
+    if len(groups) != len(counts) or counts[0] != len(groups[0]):
+        raise _changed_model()
+    for group, count in zip(groups, counts, strict=True):
+        own, values = values[:count], values[count:]
+        if len(group) != count:
+            continue
+        if [tuple(variable.shape) for variable in group] != [each.shape for each in own]:
+            raise _changed_model()
+        for variable, value in zip(group, own, strict=True):
+            variable.assign(value)
+
+
+def _changed_model() -> TrainingError:
+    return TrainingError("the checkpoint does not fit the model: the code builds another one than before", kind="ChangedModel")
+
+
+def outputs(model: keras.Model, part: inputs.Part, batch_size: int) -> tuple[Any, Any]:
+    """Return the true values of a split (n, …) and what a model predicts for it (n, …)."""
+    if part.arrays is not None:
+        true = part.arrays[1] if len(part.arrays) > 1 else part.arrays[0]
+        return true, model.predict(part.arrays[0], batch_size=batch_size, verbose=0)
+    batches = part.dataset if not isinstance(part.dataset, keras.utils.PyDataset) else (part.dataset[i] for i in range(len(part.dataset)))
+    trues, predicted = [], []
+    for batch in batches:
+        trues.append(tf.nest.map_structure(np.asarray, batch[1]))
+        predicted.append(tf.nest.map_structure(np.asarray, model.predict_on_batch(batch[0])))
+    joined = [tf.nest.map_structure(lambda *each: np.concatenate(each), *many) for many in (trues, predicted)]
+    return joined[0], joined[1]
+
+
+def _explained(error: user_code.UserCodeError) -> TrainingError:
+    """Return an exception of `fit` as Keras and TensorFlow mean it: without the trace of the graph."""
+    cause = error.__cause__
+    if isinstance(cause, tf.errors.OpError):
+        lines = [line.strip() for line in (cause.message or "").splitlines() if line.strip()]
+        essential = next(
+            (line for line in lines if not line.startswith(("Graph execution error", "Detected at node", "File "))), str(error)
+        )
+        return user_code.UserCodeError(f"{type(cause).__name__}: {essential}", kind=type(cause).__name__)
+    return error
