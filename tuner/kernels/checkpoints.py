@@ -20,7 +20,7 @@ from tuner import errors
 from tuner.cache import entries
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import WorkerPort
-from tuner.spec.hyperparameters import Plain, TrialValues
+from tuner.spec.hyperparameters import ChosenValues, Plain, TrialValues
 from tuner.trust import age, at_rest
 
 Weights = Sequence[NDArray[np.float32]]
@@ -118,8 +118,15 @@ def read(path: Path, order: messages.Train, *, study: str) -> SuspendedTrial | N
             found = SuspendedTrial(progress=progress, state=_numbered(arrays, "state"), best=_numbered(arrays, "best"))
     except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile, age.Damaged):
         return None
-    is_same = (progress.study, progress.hyperparameters, progress.seed) == (study, order.hyperparameters, order.seed)
+    is_same = (progress.study, progress.seed) == (study, order.seed) and _has_values(progress, order.hyperparameters)
     return found if is_same else None
+
+
+def _has_values(progress: Progress, wanted: TrialValues) -> bool:
+    """Return whether a checkpoint has the values of a trial; code of the user's may have asked for some after the trial began."""
+    if not isinstance(wanted, ChosenValues):
+        return progress.hyperparameters == wanted
+    return all(progress.asked.get(name, value) == value for name, value in wanted.values.items())
 
 
 def write_weights(path: Path, weights: Sequence[NDArray[np.float32]], *, study: str) -> None:

@@ -43,6 +43,8 @@ class Ending(StrEnum):
 
 #: pictures in each row of the sheet of mistakes
 SHEET_COLUMNS = 6
+#: beside the checkpoint of a trial: the folder of checkpoints that code of the user's writes, and the file of the values that it reported
+OWN_CHECKPOINTS, REPORTS = "own-checkpoints", "reports.jsonl"
 
 
 class PictureKind(StrEnum):

@@ -1,6 +1,8 @@
 """File transfer: where a worker keeps the files of its trials, and how other machines get them: through a shared folder or a bucket."""
 
+import contextlib
 import importlib.util
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -264,9 +266,12 @@ class SharedBucket:
 
 
 def delete_checkpoint(folder: Path) -> None:
-    """Delete the checkpoint of a trial, and partly written files of killed processes."""
-    for path in (folder / CHECKPOINT, *folder.glob("*.part")):
+    """Delete the checkpoints of a trial, and partly written files of killed processes; also its folder, if nothing else is in it."""
+    for path in (folder / CHECKPOINT, folder / messages.REPORTS, *folder.glob("*.part")):
         path.unlink(missing_ok=True)
+    shutil.rmtree(folder / messages.OWN_CHECKPOINTS, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 class UploadTarget(Protocol):

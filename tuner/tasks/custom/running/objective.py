@@ -1,5 +1,6 @@
 """Objectives of Optuna for the trainer: implements the interfaces of `tasks.task` without importing Keras or Optuna."""
 
+import contextlib
 import json
 import math
 import platform
@@ -8,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from tuner import wording
 from tuner.errors import DataError, TrainingError
@@ -64,7 +67,8 @@ class PreparedObjective:
     def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:
         """Call the objective once."""
         questions = AskedValues(order, worker, declared=frozenset(self._study.search))
-        trial = ObjectiveTrial(order, worker, questions)
+        trial = ObjectiveTrial(order, worker, questions, code="".join(file.sha256 for file in self._code))
+        trial.resume()
         start = time.perf_counter()
         with user_code.captured() as printed:
             ending, value, reason = self._call(trial)
@@ -134,8 +138,9 @@ def _number(result: Any) -> float:
 class ObjectiveTrial:
     """A trial as an objective sees it, with the interface of `optuna.Trial`."""
 
-    def __init__(self, order: messages.Train, worker: WorkerPort, questions: AskedValues) -> None:
-        self._order, self._worker, self._questions = order, worker, questions
+    def __init__(self, order: messages.Train, worker: WorkerPort, questions: AskedValues, *, code: str = "") -> None:
+        """`code`: a text that changes with the code of the objective."""
+        self._order, self._worker, self._questions, self._code = order, worker, questions, code
         self._reported: dict[int, float] = {}
         self._since = time.perf_counter()
         self._attributes: dict[str, Any] = {}
@@ -155,7 +160,7 @@ class ObjectiveTrial:
     @property
     def checkpoint_dir(self) -> Path:
         """A folder for checkpoints, which a later attempt at the trial on this machine finds again; it is deleted when the trial ends."""
-        folder = Path(self._order.checkpoint).parent
+        folder = Path(self._order.checkpoint).parent / messages.OWN_CHECKPOINTS
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -205,7 +210,36 @@ class ObjectiveTrial:
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         self._reported[at] = self.last_value = number
-        self._worker.send(messages.Epoch(trial=self.number, stage=Stage.TRAIN, step=at, seconds=seconds, value=number))
+        epoch = messages.Epoch(trial=self.number, stage=Stage.TRAIN, step=at, seconds=seconds, value=number)
+        self._note(epoch)
+        self._worker.send(epoch)
+
+    def resume(self) -> None:
+        """Report the values of an earlier attempt on this machine again, because a killed worker may not have stored them."""
+        try:
+            head, *lines = self._reports.read_bytes().splitlines()
+            known = json.loads(head)
+        except (FileNotFoundError, ValueError):
+            return
+        if not isinstance(known, dict) or known.get("code") != self._code or not _agree(known.get("values"), self._order.chosen):
+            self._reports.unlink()  # of another study of this name, or of other code
+            return
+        curve = tuple(epoch for line in lines if (epoch := _read(line)) is not None)
+        if curve:
+            self._worker.send(messages.Resumed(trial=self.number, curve=curve))
+
+    @property
+    def _reports(self) -> Path:
+        return Path(self._order.checkpoint).parent / messages.REPORTS
+
+    def _note(self, epoch: messages.Epoch) -> None:
+        """Write a reported value to a file; on a full disk, do without."""
+        with contextlib.suppress(OSError):
+            if not self._reports.exists():
+                self._reports.parent.mkdir(parents=True, exist_ok=True)
+                self._reports.write_text(json.dumps({"code": self._code, "values": self.params}) + "\n")
+            with self._reports.open("ab") as file:
+                file.write(messages.encode(epoch) + b"\n")
 
     def should_prune(self) -> bool:
         """Return whether the pruner of the study gives up this trial; the objective then raises `optuna.TrialPruned`."""
@@ -253,6 +287,20 @@ class ObjectiveTrial:
             f"a trial of tuner has no {name}; it has number, params, seed, checkpoint_dir, user_attrs and the methods of Optuna's "
             "trial: suggest_float, suggest_int, suggest_categorical, report, should_prune, set_user_attr"
         )
+
+
+def _agree(some: Any, others: Mapping[str, Plain]) -> bool:
+    """Return whether two attempts at a trial have the same values, as far as both have them."""
+    return isinstance(some, dict) and all(others.get(name, value) == value for name, value in some.items())
+
+
+def _read(line: bytes) -> messages.Epoch | None:
+    """Return a reported value; None if a killed process has not written its line to the end."""
+    try:
+        found = messages.decode(line)
+    except ValidationError:
+        return None
+    return found if isinstance(found, messages.Epoch) else None
 
 
 def prepare(study: ObjectiveStudySpec, *, cache: Path, share: TrainerShare) -> PreparedObjective:

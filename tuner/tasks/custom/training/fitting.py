@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tuner import wording
 from tuner.errors import DataError, RequestError, TrainingError
+from tuner.kernels import keras_private
 from tuner.kernels.checkpoints import Progress, SuspendedTrial, TrialFiles
 from tuner.protocol import messages
 from tuner.protocol.messages import Stage, WorkerPort
@@ -148,6 +149,8 @@ class Fitting:
         """
         keras.utils.set_random_seed((run.seed + run.epochs) % 2**32)
         model = build(self._study, self._code, self.hp)
+        if state:
+            _build_layers(model, data)
         watch = _Watch(self, run, model, data, state)
         own_fit = self._code.fit
         try:
@@ -379,6 +382,13 @@ def optimizers(model: keras.Model) -> list[Any]:
     """Return the optimizers of a model: that of `compile`, and those that a `train_step` of the user's has."""
     found = [model.optimizer, *vars(model).values()]
     return list({id(each): each for each in found if isinstance(each, keras.optimizers.Optimizer)}.values())
+
+
+def _build_layers(model: keras.Model, data: LoadedData) -> None:
+    """Make the variables of a model of its own class, as the first batch would; a `train_step` of the user's may need no `call`."""
+    if all(layer.built for layer in keras_private.inner_layers(model)):
+        return
+    user_code.called(lambda: model(inputs.batch_of(data.train, 1)[0]), doing="building the layers of the model")
 
 
 def state_of(model: keras.Model) -> Weights:
