@@ -45,6 +45,11 @@ class Best:
         return self.found.number
 
     @property
+    def number(self) -> int:
+        """The number of the trial, as Optuna names it."""
+        return self.found.number
+
+    @property
     def is_best(self) -> bool:
         """Whether it is the best trial of the study."""
         return self.rank == 1

@@ -223,7 +223,7 @@ def import_path() -> tuple[str, ...]:
     return tuple(str(Path(folder).absolute()) for folder in folders if isinstance(folder, str))
 
 
-def require_outside() -> None:
+def require_outside(call: str = "tuner.run") -> None:
     """Refuse a study that starts while code of a study is imported: its module calls `tuner.run` when it is imported.
 
     Raises:
@@ -231,6 +231,6 @@ def require_outside() -> None:
     """
     if _IS_IMPORTING.get():
         raise errors.RequestError(
-            "tuner.run was called while tuner imported the code that a study names, which would start the study again and again. "
+            f"{call} was called while tuner imported the code that a study names, which would start the study again and again. "
             'Put the call below `if __name__ == "__main__":`, or move the functions of the study to a file of their own.'
         )
