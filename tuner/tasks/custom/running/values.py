@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any
 
 from tuner import wording
@@ -78,7 +79,7 @@ class AskedValues:
         return answer.value
 
     def range(self, name: str, low: float, high: float, *, integer: bool, log: bool = False, step: float | None = None) -> messages.Ask:
-        """Return the question for a number of a range.
+        """Return the question for a number of a range, whose upper end is lowered to the last value that its steps reach.
 
         Raises:
             ValueError: it is no range.
@@ -90,9 +91,13 @@ class AskedValues:
             raise ValueError(f"{name} has the range {wording.show([low, high])}, but the lower end comes first")
         if log and low <= 0:
             raise ValueError(f"{name} has a range that starts at {wording.number(low)}, which a logarithmic scale does not allow")
-        if step is not None and step <= 0:
-            raise ValueError(f"{name} has step {wording.number(step)}; expected a number above 0")
+        if step is not None:
+            if step <= 0:
+                raise ValueError(f"{name} has step {wording.number(step)}; expected a number above 0")
+            high = _last(low, high, step)
         kind = int if integer else float
+        if integer and any(end != int(end) for end in (low, high, *(() if step is None else (step,)))):
+            raise ValueError(f"{name} has the range {wording.show([low, high])}; expected whole numbers")
         return messages.Ask(
             trial=self._trial,
             name=_name(name),
@@ -125,12 +130,21 @@ def _name(given: Any) -> str:
 
 
 class HyperParameters:
-    """The hyperparameters of a trial, with the interface of KerasTuner's `HyperParameters`; `hp["layers"]` gives a known value."""
+    """The hyperparameters of a trial, with the interface of KerasTuner's `HyperParameters`; `hp["layers"]` gives a known value.
+
+    A hyperparameter whose condition does not hold is not asked for: the code gets its default.
+    """
 
     def __init__(self, questions: AskedValues) -> None:
         self._questions = questions
         #: the conditions of the blocks that the code is in
         self._scopes: list[tuple[str, tuple[Any, ...]]] = []
+        #: the names of the blocks that the code is in, which stand before the names of hyperparameters
+        self._prefixes: list[str] = []
+        #: values that the code fixes
+        self._fixed: dict[str, Any] = {}
+        #: hyperparameters that the code has named whose condition does not hold
+        self._inactive: set[str] = set()
 
     def Int(  # noqa: N802, PLR0913 -- as in KerasTuner
         self,
@@ -145,7 +159,7 @@ class HyperParameters:
     ) -> int:
         """Return a whole number from `min_value` to `max_value`."""
         value = self._number(name, min_value, max_value, step, sampling, default, (parent_name, parent_values), integer=True)
-        return int(value) if value is not None else min_value
+        return int(value)
 
     def Float(  # noqa: N802, PLR0913 -- as in KerasTuner
         self,
@@ -160,7 +174,7 @@ class HyperParameters:
     ) -> float:
         """Return a number from `min_value` to `max_value`."""
         value = self._number(name, min_value, max_value, step, sampling, default, (parent_name, parent_values), integer=False)
-        return float(value) if value is not None else min_value
+        return float(value)
 
     def Choice(  # noqa: N802 -- as in KerasTuner
         self,
@@ -172,35 +186,58 @@ class HyperParameters:
         parent_values: Any = None,
     ) -> Any:
         """Return one of some values."""
-        if not self._acts(parent_name, parent_values):
-            return values[0] if default is None else default
-        return self._questions.ask(self._questions.choice(name, values))
+        question = self._questions.choice(self._full(name), values)
+        if default is not None and not any(_same(default, value) for value in question.choices):
+            among = wording.listed(map(wording.show, question.choices))
+            raise ValueError(f"{name} has the default {wording.show(default)}, which is not among {among}")
+        if not self._acts(name, parent_name, parent_values):
+            return question.choices[0] if default is None else default
+        return self._questions.ask(question)
 
     def Boolean(  # noqa: N802 -- as in KerasTuner
         self, name: str, default: bool = False, parent_name: str | None = None, parent_values: Any = None
     ) -> bool:
         """Return true or false."""
-        if not self._acts(parent_name, parent_values):
+        if not self._acts(name, parent_name, parent_values):
             return default
-        return bool(self._questions.ask(self._questions.choice(name, (True, False))))
+        return bool(self._questions.ask(self._questions.choice(self._full(name), (False, True))))
 
     def Fixed(self, name: str, value: Any, parent_name: str | None = None, parent_values: Any = None) -> Any:  # noqa: N802
-        """Return the value, which is not searched."""
-        return self._questions.value(name) if self._questions.declared(name) else value
+        """Return the value, which is not searched unless the study file names it."""
+        full = self._full(name)
+        if self._acts(name, parent_name, parent_values):
+            if self._questions.declared(full) and full in self._questions.asked:
+                return self._questions.value(full)
+            self._fixed[full] = value
+        return value
 
     @contextmanager
     def conditional_scope(self, parent_name: str, parent_values: Any) -> Iterator[None]:
-        """Ask inside a `with` block only if another hyperparameter has one of some values; otherwise give defaults."""
-        self._scopes.append((parent_name, _as_tuple(parent_values)))
+        """Ask inside a `with` block only if another hyperparameter has one of some values; otherwise give defaults.
+
+        Raises:
+            ValueError: the code has not named the other hyperparameter yet.
+        """
+        self._scopes.append(self._condition(parent_name, parent_values))
         try:
             yield
         finally:
             self._scopes.pop()
 
+    @contextmanager
+    def name_scope(self, name: str) -> Iterator[None]:
+        """Put `name/` before the names of the hyperparameters inside a `with` block."""
+        self._prefixes.append(name)
+        try:
+            yield
+        finally:
+            self._prefixes.pop()
+
     def get(self, name: str) -> Any:
         """Return a value that is known.
 
         Raises:
+            ValueError: its condition does not hold in this trial.
             KeyError: the code has not asked for it yet, and the study file does not name it.
         """
         return self[name]
@@ -208,23 +245,39 @@ class HyperParameters:
     @property
     def values(self) -> Mapping[str, Any]:
         """All values that are known."""
-        return dict(self._questions.asked)
+        return dict(self._questions.asked) | self._fixed
 
     def __getitem__(self, name: str) -> Any:
-        try:
-            return self._questions.value(name)
-        except KeyError as error:
-            known = list(self._questions.asked)
-            raise KeyError(
-                f"there is no hyperparameter {name}. {wording.known(known, name) if known else 'The section search is empty.'}"
-            ) from error
+        full, values = self._full(name), self.values
+        if full in values:
+            return values[full]
+        if full in self._inactive:
+            raise ValueError(f"{name} does not act in this trial, because its condition does not hold")
+        known = list(values)
+        raise KeyError(f"there is no hyperparameter {name}. {wording.known(known, name) if known else 'The section search is empty.'}")
 
     def __contains__(self, name: object) -> bool:
-        return name in self._questions.asked
+        return isinstance(name, str) and self._full(name) in self.values
 
-    def _acts(self, parent_name: str | None, parent_values: Any) -> bool:
-        conditions = [*self._scopes, *([] if parent_name is None else [(parent_name, _as_tuple(parent_values))])]
-        return all(name in self and any(_same(self[name], value) for value in values) for name, values in conditions)
+    def _full(self, name: str) -> str:
+        return "/".join([*self._prefixes, name]) if self._prefixes and isinstance(name, str) else name
+
+    def _condition(self, parent_name: str, parent_values: Any) -> tuple[str, tuple[Any, ...]]:
+        full = self._full(parent_name)
+        if full not in self.values and full not in self._inactive and not self._questions.declared(full):
+            raise ValueError(
+                f"a hyperparameter depends on {parent_name}, which the code has not asked for yet; ask for {parent_name} first"
+            )
+        return full, _as_tuple(parent_values)
+
+    def _acts(self, name: str, parent_name: str | None, parent_values: Any) -> bool:
+        """Return whether the conditions of a hyperparameter hold; one without a value meets none."""
+        conditions = [*self._scopes, *([] if parent_name is None else [self._condition(parent_name, parent_values)])]
+        known = self.values
+        acts = all(other in known and any(_same(known[other], value) for value in values) for other, values in conditions)
+        if not acts and self._full(name) not in known:
+            self._inactive.add(self._full(name))
+        return acts
 
     def _number(  # noqa: PLR0913
         self,
@@ -240,16 +293,34 @@ class HyperParameters:
     ) -> Any:
         if sampling not in (None, "linear", "log", "reverse_log"):
             raise ValueError(f"{name} has sampling {wording.show(sampling)}; expected linear, log or reverse_log")
-        if not self._acts(*parent):
+        questions, full, is_log = self._questions, self._full(name), sampling == "log"
+        is_stepped = is_log and step is not None  # KerasTuner multiplies by the step
+        question = questions.range(full, low, high, integer=integer, log=is_log, step=None if is_stepped else step)
+        if is_stepped:
+            question = questions.choice(full, _multiples(name, low, high, step or 0))
+        if default is not None and not low <= default <= high:
+            raise ValueError(f"{name} has the default {wording.number(default)}, which is not in the range {wording.show([low, high])}")
+        if not self._acts(name, *parent):
             return low if default is None else default
-        questions = self._questions
-        if sampling == "log" and step is not None:  # KerasTuner multiplies by the step
-            return questions.ask(questions.choice(name, _multiples(name, low, high, step)))
-        if sampling == "reverse_log":  # Optuna has no such scale: the distance from the upper end is sampled on a logarithmic one
-            question = questions.range(name, low, high, integer=integer, log=False)
-            return questions.ask(question)
-        log = sampling == "log"
-        return questions.ask(questions.range(name, low, high, integer=integer, log=log, step=step))
+        if sampling == "reverse_log" and not questions.declared(full):
+            raise ValueError(
+                f"{name} has sampling reverse_log, which Optuna's samplers do not have. Ask for the distance from a number on a log "
+                f'scale, such as 1 - hp.Float("{name}_distance", 0.001, 0.1, sampling="log"), or name {name} in the section search'
+            )
+        value = questions.ask(question)
+        if isinstance(value, bool) or not isinstance(value, int | float) or (integer and value != int(value)):
+            kind = "whole number" if integer else "number"
+            raise TrainingError(
+                f"the study file gives {name} the value {wording.show(value)}; the code asks for a {kind}", kind="NotANumber"
+            )
+        return value
+
+
+def _last(low: float, high: float, step: float) -> float:
+    """Return the last number of a range that its steps reach, exactly as Optuna does: in decimal numbers."""
+    first, last, between = (Decimal(str(number)) for number in (low, high, step))
+    reached = (last - first) // between * between + first
+    return high if reached == last else float(reached)
 
 
 def _multiples(name: str, low: float, high: float, factor: float) -> tuple[float, ...]:
@@ -257,10 +328,8 @@ def _multiples(name: str, low: float, high: float, factor: float) -> tuple[float
         raise ValueError(
             f"{name} has step {wording.number(factor)} on a logarithmic scale from {wording.number(low)}; expected a factor above 1"
         )
-    values = [low]
-    while values[-1] * factor <= high * (1 + 1e-9):
-        values.append(values[-1] * factor)
-    return tuple(values)
+    count = math.floor(math.log(high / low) / math.log(factor) + 1e-9)
+    return tuple(low * factor**power for power in range(count + 1))
 
 
 def _as_tuple(values: Any) -> tuple[Any, ...]:
