@@ -16,17 +16,19 @@ from tuner.commands import check, ensemble, options, origin, storage_url, waitin
 from tuner.commands import run as commands_run
 from tuner.commands.options import BudgetOptions, WorkerPlan
 from tuner.commands.origin import LocalSettings
-from tuner.errors import MissingPackage, RequestError, StudyError, StudyStopped
+from tuner.errors import MissingPackage, RequestError, StudyError, StudyStopped, TrainingError
 from tuner.results import best as bests
 from tuner.results.best import Best
 from tuner.spec import file as study_file
 from tuner.spec import tasks
 from tuner.spec.study import AnyStudySpec
 from tuner.storage import engine as storages
+from tuner.storage import queries
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
 from tuner.studies import trials as studies_trials
 from tuner.trust import user_code
+from tuner.views import status
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import local
 from tuner.workers.worker import events
@@ -393,7 +395,7 @@ class LocalStudy(studies.Study):
     def _run(self, means: _Means) -> Best:
         """Train trials in this thread until the study ends; the study has been admitted."""
         self._workers.work(self, means)
-        return bests.best(self)
+        return self.best
 
 
 def _train(study: studies.Study, means: _Means, stopping: Stopping) -> None:
@@ -434,6 +436,9 @@ def _require_ended(study: studies.Study, fatal: Sequence[Event], codes: Sequence
     reason = studies_trials.stopped(study)
     if reason:
         raise StudyStopped(reason)
+    failed = study.storage.read(lambda connection: None if queries.best(connection, study.id) else status.failures(connection, study.id))
+    if failed:
+        raise TrainingError(f"no trial of the study {study.name} completed: {failed[0].message or failed[0].error}", kind=failed[0].error)
 
 
 #: keys of `tuner.study` that are short for keys of sections, and their sections

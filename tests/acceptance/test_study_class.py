@@ -121,6 +121,14 @@ def test_a_program_trains_its_model(written: Callable[[str, str], ModuleType]) -
     assert best.best_epoch in (1, 2)
 
 
+def test_a_run_without_a_completed_trial_says_why(written: Callable[[str, str], ModuleType]) -> None:
+    code = written("broken_objective", "def objective(trial):\n    return 1 / 0\n")
+    study = tuner.study("broken", function=code.objective, direction="minimize")
+    message = r"no trial of the study broken completed: ZeroDivisionError: division by zero \(broken_objective.py, line 2, in objective"
+    with pytest.raises(tuner.TunerError, match=message):
+        study.run(workers=1, trials=2)
+
+
 def test_a_study_is_created_once_and_keeps_the_budget_of_its_last_run(written: Callable[[str, str], ModuleType]) -> None:
     code = written("kept_objective", OBJECTIVE)
     study = tuner.study("kept", function=code.objective, direction="minimize", budget={"trials": 2})

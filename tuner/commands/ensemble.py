@@ -42,8 +42,10 @@ _STUDENT = {"loss": Loss.CROSS_ENTROPY, "label_smoothing": 0.0, "dropout": 0.1, 
 
 
 def is_unmeasured(best: Best) -> bool:
-    """Return whether a trial was never measured on the test split, and its weights are within reach."""
-    return best.test_accuracy is None and best.weights is not None and _is_reachable(best.weights)
+    """Return whether a trial was never measured on the test split, which exists, and its weights are within reach."""
+    prepared = best.prepared
+    has_no_test = bool(prepared.num_train and prepared.num_validation and not prepared.num_test) and not isinstance(best.spec, StudySpec)
+    return best.test_value is None and not has_no_test and best.weights is not None and _is_reachable(best.weights)
 
 
 def measure(study: Study, assignment: Assignment, stopping: Stopping) -> None:
@@ -80,7 +82,8 @@ def try_measure(study: Study, assignment: Assignment, stopping: Stopping, warn: 
     except Dismissed:
         pass
     except TunerError as error:
-        warn(str(error))
+        if getattr(error, "kind", "") != "NoTestSplit":  # data that each trial loads for itself: only a trainer knows its splits
+            warn(str(error))
 
 
 def current(study: Study, folders: Folders) -> Ensemble | None:

@@ -1,0 +1,56 @@
+"""The examples, each a short search with real workers."""
+
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tuner
+from tuner.spec import file as study_file
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+PAGE = (ROOT / "docs" / "your-own-code.md").read_text(encoding="utf-8")
+#: examples whose trials have different hyperparameters
+CONDITIONAL = ("forecast", "keras_tuner_port")
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the examples, beside folders that only the environment names."""
+    monkeypatch.setenv("TUNER_STORAGE", f"sqlite:///{tmp_path / 'tuner.db'}")
+    monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "artifacts"))
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    return Path(shutil.copytree(ROOT / "examples", tmp_path / "examples"))
+
+
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
+def test_an_example_runs(name: str, examples: Path) -> None:
+    spec = tuner.read(examples / f"{name}.yaml")
+    training = spec.training.model_copy(update={"epochs": 2})  # type: ignore[attr-defined]
+    study = tuner.study(spec.model_copy(update={"training": training}))
+    num_trials = 2 if name in CONDITIONAL else 1
+    best = study.run(workers=1, trials=num_trials)
+    assert best.num_completed == num_trials
+    assert math.isfinite(best.value)
+    assert not [row for row in study.trials_dataframe().to_dict("records") if row["state"] != "COMPLETE"]
+
+
+def test_the_script_with_an_objective_of_optuna_runs(examples: Path) -> None:
+    command = [sys.executable, str(examples / "optuna_port.py"), "12"]
+    done = subprocess.run(command, cwd=examples, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"trial \d+: 0\.9\d\d with \{.*\}\n", done.stdout)
+    table = tuner.load("optuna_port").trials_dataframe()
+    assert len(table) == 12
+    assert set(table["state"]) <= {"COMPLETE", "PRUNED"}
+
+
+@pytest.mark.parametrize("path", sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".yaml")), ids=str)
+def test_the_page_explains_each_example(path: Path) -> None:
+    assert f"](../examples/{path.name})" in PAGE
+    assert path.suffix == ".py" or study_file.read(path).name == path.stem
