@@ -13,7 +13,8 @@ from tuner.spec import search as search_section
 from tuner.spec.hyperparameters import Optimizer
 from tuner.spec.model import BACKBONES
 from tuner.spec.schema import SchemaKey
-from tuner.spec.study import StudySpec
+from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.tasks.custom.spec.custom_study import CustomStudySpec, ObjectiveStudySpec
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
@@ -157,3 +158,44 @@ def test_every_example_on_the_pages_is_valid(example: str, tmp_path: Path) -> No
     path = tmp_path / "example.yaml"
     path.write_text(example, encoding="utf-8")
     study_file.parse_images({"name": "example", "data": {"source": "digits"}} | yaml_lines.read(path).value, "example")
+
+
+#: the page about code of the user's, and its tasks
+CODE_PAGE = (ROOT / "docs" / "your-own-code.md").read_text(encoding="utf-8")
+OF_CODE: dict[str, type[AnyStudySpec]] = {"custom": CustomStudySpec, "objective": ObjectiveStudySpec}
+CODE_KEYS = [key for kind in OF_CODE.values() for key in schema.all_keys(kind)]
+CODE_SECTIONS = {key.section for key in CODE_KEYS}
+CODE_DOCUMENTED = [key for key in CODE_KEYS if key.section and key.field not in CODE_SECTIONS and "const" not in key.node]
+
+
+@pytest.mark.parametrize("key", CODE_DOCUMENTED, ids=lambda key: f"{key.field} {key.kind}")
+def test_the_pages_document_every_key_of_code_of_the_users(key: SchemaKey) -> None:
+    assert (heading_of(key), row(key)) in {*rows(CODE_PAGE), *rows(PAGE)}
+
+
+def test_the_page_of_code_documents_no_key_that_does_not_exist() -> None:
+    assert set(rows(CODE_PAGE)) <= {(heading_of(key), row(key)) for key in CODE_DOCUMENTED}
+
+
+@pytest.mark.parametrize("task", OF_CODE)
+def test_the_page_of_code_lists_the_top_level_keys(task: str) -> None:
+    section = CODE_PAGE.partition(f"## Keys of `task: {task}`")[2].partition("\n#")[0]
+    listed = {name for line in section.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    written = {"result", "retraining"}  # tuner writes them
+    assert listed == {key.name for key in schema.all_keys(OF_CODE[task]) if not key.section} - written
+
+
+@pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", CODE_PAGE, flags=re.DOTALL))
+def test_every_example_on_the_page_of_code_is_valid(example: str, tmp_path: Path) -> None:
+    path = tmp_path / "example.yaml"
+    path.write_text(example, encoding="utf-8")
+    study_file.read(path)
+
+
+def test_the_forms_of_searched_values_on_the_page_of_code_are_valid() -> None:
+    section = CODE_PAGE.partition("## Searched values: `search`")[2].partition("\n#")[0]
+    written = "\n".join(code for line in section.splitlines() if line.startswith("| ") for code in re.findall(r"`(\w+: [^`]+)`", line))
+    assert len(written.splitlines()) > 6
+    for line in (line for line in written.splitlines() if not line.startswith("when:")):
+        search = {"optimizer": ["adam", "sgd", "rmsprop"], **yaml_lines.parse(line, Path("page.yaml")).value}
+        study_file.parse({"name": "x", "task": "objective", "function": "a.py:b", "objective": "minimize", "search": search}, line)

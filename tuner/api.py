@@ -16,7 +16,7 @@ from tuner.commands import check, ensemble, options, origin, storage_url, waitin
 from tuner.commands import run as commands_run
 from tuner.commands.options import BudgetOptions, WorkerPlan
 from tuner.commands.origin import LocalSettings
-from tuner.errors import MissingPackage, RequestError, StudyError, StudyStopped, TrainingError
+from tuner.errors import MissingPackage, RequestError, StudyError, StudyStopped, TrainingError, TunerError
 from tuner.results import best as bests
 from tuner.results.best import Best
 from tuner.spec import file as study_file
@@ -171,7 +171,7 @@ class _Workers:
     def __init__(self) -> None:
         self._stopping = Stopping()
         self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._error: TunerError | None = None
         self._lock = threading.Lock()
         self._works = False
 
@@ -204,7 +204,7 @@ class _Workers:
             RequestError: workers run already.
         """
         self._claim(study.name)
-        self._error = None
+        self._error = TunerError(f"the study {study.name} ended with an error of tuner's, which was printed")
         # a program that ends closes the pipes of its workers, which then stop in order
         self._thread = threading.Thread(target=self._work, args=(study, means), name=f"study {study.name}", daemon=True)
         self._thread.start()
@@ -244,8 +244,12 @@ class _Workers:
     def _work(self, study: studies.Study, means: _Means) -> None:
         try:
             _train(study, means, self._stopping)
-        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
-            self._error = None if self._stopping.is_asked and isinstance(error, KeyboardInterrupt) else error
+        except KeyboardInterrupt:
+            self._error = None  # `stop` was called
+        except TunerError as error:
+            self._error = error
+        else:
+            self._error = None
         finally:
             self._works = False
 

@@ -222,6 +222,9 @@ class Prepared(_Message):
     code: tuple[CodeFile, ...] = ()
     #: what a trainer found that tried the code once, as pairs of a name and a text; (): it did not
     facts: tuple[tuple[str, str], ...] = ()
+    #: what the code asked for then, and the metrics that it will report
+    asked: "tuple[Ask, ...]" = ()
+    metrics: tuple[str, ...] = ()
     #: seconds of one image in the network at the size of trial 0, on all threads of the trainer; None: not measured
     image_seconds: float | None = None
 

@@ -8,7 +8,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tuner import wording
-from tuner.errors import Problem, SpecError
+from tuner.errors import Problem, RequestError, SpecError
 from tuner.spec import domains, mistakes, schema, tasks, yaml_lines
 from tuner.spec.model import PACKAGED_MOBILENET
 from tuner.spec.study import IMAGE_CLASSIFICATION, AnyStudySpec, StudySpec
@@ -132,7 +132,13 @@ def with_defaults_of(old: StudySpec, new: StudySpec) -> StudySpec:
 
 
 def json_schema(task: str = IMAGE_CLASSIFICATION) -> dict[str, Any]:
-    """Return the JSON Schema of the study files of a task, for editors."""
+    """Return the JSON Schema of the study files of a task, for editors.
+
+    Raises:
+        RequestError: there is no such task.
+    """
+    if task not in tasks.TASKS:
+        raise RequestError(f"the task is {wording.show(task)}; expected {wording.one_of(list(tasks.TASKS), task)}")
     return schema.json_schema(tasks.study_class(task))
 
 

@@ -36,6 +36,11 @@ class AskedValues:
         """Take over what an earlier attempt at the trial asked for."""
         self.asked |= dict(asked)
 
+    @property
+    def questions(self) -> tuple[messages.Ask, ...]:
+        """What the code asked for and the study file does not name, in this order."""
+        return tuple(self._questions.values())
+
     def declared(self, name: str) -> bool:
         """Return whether the study file names a hyperparameter."""
         return name in self._declared
@@ -254,7 +259,8 @@ class HyperParameters:
         if full in self._inactive:
             raise ValueError(f"{name} does not act in this trial, because its condition does not hold")
         known = list(values)
-        raise KeyError(f"there is no hyperparameter {name}. {wording.known(known, name) if known else 'The section search is empty.'}")
+        empty = f'The section search is empty. Name {name} there, or ask for it in the code, as in hp.Int("{name}", 1, 8).'
+        raise KeyError(f"there is no hyperparameter {name}. {wording.known(known, name) if known else empty}")
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self._full(name) in self.values

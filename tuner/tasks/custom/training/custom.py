@@ -42,6 +42,8 @@ class PreparedCode:
     def __init__(self, study: CustomStudySpec, *, share: devices.TrainerShare) -> None:
         self._study, self._share = study, share
         self._code = Code(study)
+        self._asked: tuple[messages.Ask, ...] = ()
+        self._metrics: tuple[str, ...] = ()
         self._needs_values = inputs.needs_values(self._code.load)
         #: None: each trial loads its own
         self._data = None if self._needs_values else inputs.load(self._code.load, None)
@@ -65,6 +67,8 @@ class PreparedCode:
             versions=versions(),
             seconds=seconds,
             code=self._code.files,
+            asked=self._asked,
+            metrics=self._metrics,
         )
 
     def try_once(self) -> tuple[tuple[str, str], ...]:
@@ -77,6 +81,7 @@ class PreparedCode:
         batch = inputs.batch_of(data.train, _TRIED_EXAMPLES)
         logs = user_code.called(lambda: model.train_on_batch(*batch, return_dict=True), doing="training one batch")
         reported = [*logs, *(f"val_{name}" for name in logs)]
+        self._asked, self._metrics = questions.questions, tuple(reported)
         asked = {name: value for name, value in questions.asked.items() if name not in study.search}
         names = [objectives.plain_name(name) for name in reported]
         wanted = study.objective.metric
