@@ -253,24 +253,29 @@ class HyperParameters:
         return dict(self._questions.asked) | self._fixed
 
     def __getitem__(self, name: str) -> Any:
-        full, values = self._full(name), self.values
-        if full in values:
-            return values[full]
+        full, known = self._full(name), self._known
+        if full in self._fixed:
+            return self._fixed[full]
+        if full in known:
+            return self._questions.value(full)
         if full in self._inactive:
             raise ValueError(f"{name} does not act in this trial, because its condition does not hold")
-        known = list(values)
         empty = f'The section search is empty. Name {name} there, or ask for it in the code, as in hp.Int("{name}", 1, 8).'
-        raise KeyError(f"there is no hyperparameter {name}. {wording.known(known, name) if known else empty}")
+        raise KeyError(f"there is no hyperparameter {name}. {wording.known(list(known), name) if known else empty}")
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._full(name) in self.values
+        return isinstance(name, str) and self._full(name) in self._known
+
+    @property
+    def _known(self) -> Mapping[str, Any]:
+        return self._questions.asked | self._fixed
 
     def _full(self, name: str) -> str:
         return "/".join([*self._prefixes, name]) if self._prefixes and isinstance(name, str) else name
 
     def _condition(self, parent_name: str, parent_values: Any) -> tuple[str, tuple[Any, ...]]:
         full = self._full(parent_name)
-        if full not in self.values and full not in self._inactive and not self._questions.declared(full):
+        if full not in self._known and full not in self._inactive and not self._questions.declared(full):
             raise ValueError(
                 f"a hyperparameter depends on {parent_name}, which the code has not asked for yet; ask for {parent_name} first"
             )
@@ -279,7 +284,7 @@ class HyperParameters:
     def _acts(self, name: str, parent_name: str | None, parent_values: Any) -> bool:
         """Return whether the conditions of a hyperparameter hold; one without a value meets none."""
         conditions = [*self._scopes, *([] if parent_name is None else [self._condition(parent_name, parent_values)])]
-        known = self.values
+        known = self._known
         acts = all(other in known and any(_same(known[other], value) for value in values) for other, values in conditions)
         if not acts and self._full(name) not in known:
             self._inactive.add(self._full(name))

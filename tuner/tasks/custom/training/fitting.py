@@ -1,5 +1,6 @@
 """Fitting: trains one model of the user's with `keras.Model.fit`, reports each epoch, and resumes from a checkpoint."""
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +53,10 @@ class Run:
     best_metrics: Mapping[str, float] = field(default_factory=dict)
     best_weights: Weights = ()
     seconds: float = 0.0
+
+    def begin_anew(self) -> None:
+        """Forget the epochs so far, but not their time."""
+        self.epochs, self.curve, self.best, self.best_step, self.best_metrics, self.best_weights = 0, [], None, 0, {}, ()
 
 
 class Code:
@@ -147,12 +152,15 @@ class Fitting:
             TrainingError: the model cannot be trained.
             RequestError: `fit` does not report the metric of the study.
         """
+        own_fit = self._code.fit
+        if own_fit is not None and run.epochs and not _takes_initial_epoch(own_fit):
+            run.begin_anew()
+            state = ()
         keras.utils.set_random_seed((run.seed + run.epochs) % 2**32)
         model = build(self._study, self._code, self.hp)
         if state:
             _build_layers(model, data)
         watch = _Watch(self, run, model, data, state)
-        own_fit = self._code.fit
         try:
             if own_fit is not None:
                 result = user_code.called(lambda: self._call_own_fit(own_fit, model, data, run, watch), doing="fitting", passes=_OURS)
@@ -203,6 +211,8 @@ class Fitting:
         """Call the method `fit` of a class of KerasTuner's form as KerasTuner does."""
         arrays = (data.train.dataset,) if data.train.arrays is None else data.train.arrays
         options = {"validation_data": _validation(data), "callbacks": [watch], "epochs": self.num_epochs, "verbose": 0}
+        if run.epochs and _takes_initial_epoch(fit):
+            options["initial_epoch"] = run.epochs
         return fit(self.hp, model, *arrays, **options)
 
     def _take_result(self, result: Any, run: Run) -> None:
@@ -320,10 +330,22 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self._wanted: messages.Stop | messages.Suspend | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Restore the state of the checkpoint: the model and its optimizer are built now."""
-        if self._state:
-            restore(self.model, self._state)
+        """Take the time."""
         self._began = time.perf_counter()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Restore the state of the checkpoint, if this is its epoch: the model and its optimizer are built now."""
+        if self._state and epoch == self._training.epochs:
+            restore(self.model, self._state)
+            self.model.reset_metrics()
+            self._state = ()
+        self._begin_anew_if_unrestored()
+
+    def _begin_anew_if_unrestored(self) -> None:
+        """Forget the checkpoint if a `fit` of the user's begins at another epoch."""
+        if self._state:
+            self._state = ()
+            self._training.begin_anew()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Obey the worker, and tell it in a long epoch that the training goes on."""
@@ -335,6 +357,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Report the epoch."""
+        self._begin_anew_if_unrestored()  # a loop of the user's may tell of ends only
         fitting, run = self._fitting, self._training
         logs = {name: float(value) for name, value in (logs or {}).items()}
         value = fitting.value_of(self.model, logs, self._data)
@@ -364,6 +387,12 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self._fitting.write_checkpoint(self._training, state_of(self.model))
         self._written_at = time.perf_counter()
         self._cost_seconds = self._written_at - start
+
+
+def _takes_initial_epoch(fit: Callable[..., Any]) -> bool:
+    """Return whether a method `fit` passes keyword arguments on, or has this one."""
+    parameters = inspect.signature(fit).parameters
+    return "initial_epoch" in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def _validation(data: LoadedData) -> Any:
