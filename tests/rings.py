@@ -34,6 +34,7 @@ _FOLDERS = {
     "sampling/test_samplers.py": "integration",
     "tasks/custom/training": "integration",
     "tasks/images/training": "integration",
+    "tasks/test_toy_task.py": "integration",
     "trainer": "integration",
     "views/test_regret.py": "integration",
     "workers/bucket": "integration",

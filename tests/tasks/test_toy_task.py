@@ -1,0 +1,58 @@
+"""A task of its own: a package and one entry of `TASKS` are enough for a search, its screens and its pages."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tuner
+from tests.tasks.toy import toy_process
+from tests.tasks.toy.toy_study import ToyStudySpec
+from tuner.cli import main
+from tuner.spec import tasks
+from tuner.workers.engines import local
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = Path(toy_process.__file__).parent
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return an empty current folder; this process and its workers know the task."""
+    monkeypatch.setitem(tasks.TASKS, "toy", toy_process.TOY)
+    monkeypatch.setattr(local, "COMMAND", (sys.executable, toy_process.__file__, "worker"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("STORAGE", "ARTIFACTS", "CACHE"):
+        monkeypatch.delenv(f"TUNER_{name}", raising=False)
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_a_task_of_its_own_is_searched_shown_and_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "find.yaml").write_text("name: find\ntask: toy\nnumber: 1.5\nbudget: {trials: 8}\npruner: none\n", encoding="utf-8")
+    spec = tuner.read(folder / "find.yaml")
+    assert isinstance(spec, ToyStudySpec)
+    best = tuner.run(spec, workers=2)
+    assert best.num_completed == 8
+    assert best.value == pytest.approx(abs(best.hyperparameters["guess"] - 1.5))  # type: ignore[index]
+    assert best.value <= 1.5
+    first = tuner.load("find").trials_dataframe().iloc[0]
+    assert (first["params_guess"], first["value"]) == (0.0, 1.5)
+    for command in (["status", "find"], ["best", "find"], ["export", "find", "--to", "best.yaml"], ["schema", "--task", "toy"]):
+        assert main.main(command) == 0, command
+    assert "error" in capsys.readouterr().out
+    exported = tuner.run(tuner.read(folder / "best.yaml"), workers=1)
+    assert (exported.value, exported.hyperparameters, exported.num_completed) == (best.value, best.hyperparameters, 1)
+
+
+def test_a_mistake_in_its_study_file_is_named(folder: Path) -> None:
+    (folder / "find.yaml").write_text("name: find\ntask: toy\nnumber: 1.5\nwidht: 2\n", encoding="utf-8")
+    with pytest.raises(tuner.TunerError, match=r"find.yaml:4: widht is not a key.*Did you mean width\?"):
+        tuner.read(folder / "find.yaml")
+
+
+def test_nothing_else_knows_the_task() -> None:
+    found = subprocess.run(["grep", "-rlwi", "toy", str(ROOT / "tuner")], capture_output=True, text=True, check=False)
+    assert [path for path in found.stdout.split() if path.endswith(".py")] == []
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"toy_study.py", "toy_values.py", "toy_training.py", "toy_process.py"}
