@@ -21,7 +21,7 @@ from tuner.results import best as bests
 from tuner.results.best import Best
 from tuner.spec import file as study_file
 from tuner.spec import tasks
-from tuner.spec.study import AnyStudySpec
+from tuner.spec.study import IMAGE_CLASSIFICATION, AnyStudySpec
 from tuner.storage import engine as storages
 from tuner.storage import queries
 from tuner.storage.engine import Storage
@@ -111,7 +111,7 @@ def study(
     else:
         spec = _spec(name, given)
     url = storage_url.url(storage)
-    if spec.task != tasks.IMAGE_CLASSIFICATION:
+    if spec.task != IMAGE_CLASSIFICATION:
         check.admit(spec, options.cache_folder(None))
     opened = storages.open(url)
     if spec.name in studies.names(opened):  # the budget is of those who run it
@@ -461,7 +461,7 @@ def _spec(name: str, given: Mapping[str, Any]) -> AnyStudySpec:
     if "function" in plain:
         task = tasks.OBJECTIVE
     else:
-        task = tasks.CUSTOM if "build" in plain or callable(given.get("data")) else tasks.IMAGE_CLASSIFICATION
+        task = tasks.CUSTOM if "build" in plain or callable(given.get("data")) else IMAGE_CLASSIFICATION
     written: dict[str, Any] = {"name": name, "task": task}
     written |= {key: value for key, value in plain.items() if key not in _SHORT}
     if task == tasks.CUSTOM and isinstance(written.get("data"), str):
@@ -471,7 +471,7 @@ def _spec(name: str, given: Mapping[str, Any]) -> AnyStudySpec:
     for key, (section, inner) in _SHORT.items():
         if key in plain:
             written[section] = {**(written.get(section) or {}), inner: plain[key]}
-    if task != tasks.IMAGE_CLASSIFICATION:
+    if task != IMAGE_CLASSIFICATION:
         written.setdefault("folder", str(names.folder or Path.cwd()))
     return study_file.parse(written, "tuner.study", names.folder or Path.cwd())
 

@@ -79,7 +79,8 @@ def test_a_program_runs_its_objective_waits_for_it_and_stops_it(written: Callabl
     study = tuner.study("quick", function=code.objective, direction="minimize")
     best = study.run(workers=1, trials=3)
     assert (best.num_completed, study.best.number, study.is_running) == (3, best.number, False)
-    assert best.value == pytest.approx((best.hyperparameters["x"] - 1) ** 2)
+    chosen: Any = best.hyperparameters
+    assert best.value == pytest.approx((chosen["x"] - 1) ** 2)
     study.start(workers=1, trials=5)
     assert study.wait().num_completed == 5
     study.start(workers=1, trials=100_000)
@@ -117,7 +118,8 @@ def test_a_program_trains_its_model(written: Callable[[str, str], ModuleType]) -
     best = study.run(workers=1, trials=2)
     assert best.num_completed == 2
     assert math.isfinite(best.value)
-    assert best.hyperparameters.keys() == {"units", "rate"}
+    chosen: Any = best.hyperparameters
+    assert chosen.keys() == {"units", "rate"}
     assert best.best_epoch in (1, 2)
 
 
@@ -152,7 +154,7 @@ def test_functions_that_a_trainer_cannot_import_are_refused(
         "function is a lambda, which a trainer cannot import": lambda trial: 0.0,
         "function is inner, a function inside another function": code.outer(),
         "function is a builtin_function_or_method|function is a method": [].append,
-        "In a notebook, write the function to a file with `%%writefile my_code.py`": main.objective,  # type: ignore[attr-defined]
+        "In a notebook, write the function to a file with `%%writefile my_code.py`": main.objective,
     }
     for message, function in cases.items():
         with pytest.raises(tuner.TunerError, match=message):
@@ -167,7 +169,7 @@ def test_a_function_of_the_running_script_is_named_by_its_file(
     main.__file__ = str(tmp_path / "script.py")
     exec(OBJECTIVE, vars(main))
     monkeypatch.setitem(sys.modules, "__main__", main)
-    study = tuner.study("of_script", function=main.objective, direction="minimize")  # type: ignore[attr-defined]
+    study = tuner.study("of_script", function=main.objective, direction="minimize")
     assert [*study.spec.named_code()] == [("function", "script.py:objective")]
     metric = {"metric": code.measured, "direction": "minimize"}
     model = tuner.study("of_files", build="script.py:outer", data="script.py:outer", objective=metric, folder=str(tmp_path))
