@@ -46,6 +46,7 @@ def run(
     workers: int | None = None,
     cache: Path | None = None,
     artifacts: Path | str | None = None,
+    accept_code: bool = False,
 ) -> Best:
     """Create or resume a study, train trials until its budget is spent, and return the best trial, measured on the test split.
 
@@ -60,6 +61,7 @@ def run(
         cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
         artifacts: folder of weights, checkpoints and logs, or `s3://BUCKET/PREFIX`; None: TUNER_ARTIFACTS, or a folder in the current
             folder.
+        accept_code: whether to go on with files of code that differ from those that the study recorded, and to record them.
 
     Raises:
         RequestError: the study cannot run as it is; nothing was trained.
@@ -69,7 +71,7 @@ def run(
     """
     user_code.require_outside("tuner.run")
     url = storage_url.url(storage)
-    means = _Means.read(workers, cache, artifacts)
+    means = _Means.read(workers, cache, artifacts, accept_code=accept_code)
     means.admit(spec)
     return _join(spec, url)._run(means)
 
@@ -144,12 +146,15 @@ class _Means:
 
     folders: Folders
     plan: WorkerPlan
+    #: whether to go on with files of code that differ from those that the study recorded
+    accept_code: bool = False
 
     @classmethod
-    def read(cls, workers: int | None, cache: Path | None, artifacts: Path | str | None) -> "_Means":
+    def read(cls, workers: int | None, cache: Path | None, artifacts: Path | str | None, *, accept_code: bool = False) -> "_Means":
         folders = options.folders(cache, artifacts)
         options.limit_cache(os.environ.get(entries.LIMIT))
-        return cls(folders=folders, plan=options.plan_workers(workers, None, None, None, options.read_slots_per_gpu()))
+        plan = options.plan_workers(workers, None, None, None, options.read_slots_per_gpu())
+        return cls(folders=folders, plan=plan, accept_code=accept_code)
 
     def admit(self, spec: AnyStudySpec) -> None:
         """Refuse a study that cannot run, before anything is written."""
@@ -276,6 +281,7 @@ class LocalStudy(studies.Study):
         target: float | None = None,
         cache: Path | None = None,
         artifacts: Path | str | None = None,
+        accept_code: bool = False,
     ) -> Best:
         """Train trials until the budget of the study is spent, and return the best trial.
 
@@ -289,6 +295,7 @@ class LocalStudy(studies.Study):
             cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
             artifacts: folder of weights, checkpoints and logs, or `s3://BUCKET/PREFIX`; None: TUNER_ARTIFACTS, or a folder in the current
                 folder.
+            accept_code: whether to go on with files of code that differ from those that the study recorded, and to record them.
 
         Raises:
             RequestError: the study cannot run as it is; nothing was trained.
@@ -297,7 +304,7 @@ class LocalStudy(studies.Study):
             KeyboardInterrupt: a signal stopped it.
         """
         user_code.require_outside("study.run")
-        means = _Means.read(workers, cache, artifacts)
+        means = _Means.read(workers, cache, artifacts, accept_code=accept_code)
         asked = self._asked(trials, timeout, target)
         means.admit(asked.spec)
         return asked._run(means)
@@ -311,6 +318,7 @@ class LocalStudy(studies.Study):
         target: float | None = None,
         cache: Path | None = None,
         artifacts: Path | str | None = None,
+        accept_code: bool = False,
     ) -> None:
         """Start what `run` does in the background, and return at once; the workers end with this program.
 
@@ -318,7 +326,7 @@ class LocalStudy(studies.Study):
             RequestError: the study cannot run as it is, or already runs here.
         """
         user_code.require_outside("study.start")
-        means = _Means.read(workers, cache, artifacts)
+        means = _Means.read(workers, cache, artifacts, accept_code=accept_code)
         asked = self._asked(trials, timeout, target)
         means.admit(asked.spec)
         self._workers.start(asked, means)
@@ -426,8 +434,8 @@ def _train(study: studies.Study, means: _Means, stopping: Stopping) -> None:
 
 
 def _assignments(study: studies.Study, means: _Means) -> list[Assignment]:
-    path = user_code.import_path()
-    return list(commands_run.make_assignments(study, study.storage.url, means.folders, means.plan, import_path=path))
+    own = {"import_path": user_code.import_path(), "accept_code": means.accept_code}
+    return list(commands_run.make_assignments(study, study.storage.url, means.folders, means.plan, **own))
 
 
 def _require_ended(study: studies.Study, fatal: Sequence[Event], codes: Sequence[int], stopping: Stopping) -> None:

@@ -82,6 +82,7 @@ AllowCode = Annotated[
         show_default="none",
     ),
 ]
+AcceptCode = Annotated[bool, Option("--accept-code", help="Go on with your code as it is here, although the study recorded other code.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +158,7 @@ class OriginOptions:
     data: DataPath = None
     allow_code: AllowCode = None
 
-    def local_settings(self, wait_seconds: float = 0.0) -> "LocalSettings":
+    def local_settings(self, wait_seconds: float = 0.0, *, accept_code: bool = False) -> "LocalSettings":
         """Return where the study's images are on this machine, and which code it may import.
 
         Raises:
@@ -165,7 +166,9 @@ class OriginOptions:
         """
         from tuner.commands import origin
 
-        return origin.LocalSettings(data=self.data, allowed_code=origin.read_allowed_code(self.allow_code), wait_seconds=wait_seconds)
+        return origin.LocalSettings(
+            data=self.data, allowed_code=origin.read_allowed_code(self.allow_code), wait_seconds=wait_seconds, accept_code=accept_code
+        )
 
 
 _GROUPS = (FolderOptions, LimitOptions, RunOptions, OriginOptions)

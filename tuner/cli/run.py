@@ -8,6 +8,7 @@ from typer import Argument, Option
 
 from tuner.cli.parameters import (
     DEFAULT_STORAGE,
+    AcceptCode,
     AsJson,
     Cache,
     FolderOptions,
@@ -55,6 +56,7 @@ def run(
         str | None,
         Option("--from-storage", metavar="URL", help="Database of the studies that --from names.", show_default="as --storage"),
     ] = None,
+    accept_code: AcceptCode = False,
     storage: Storage = DEFAULT_STORAGE,
     to: Annotated[
         Path | None, Option(metavar="FILE", help="File to export the best configuration to.", show_default="STUDY-best.yaml")
@@ -77,7 +79,9 @@ def run(
     kept_in = folders.folders()
     budget = options.BudgetOptions(trials=trials, timeout=timeout, target=target)
     subject = commands_run.subject(study_file, objective=objective, name=name, direction=direction)
-    asked = commands_run.SearchOptions(subject=subject, budget=budget, earlier=earlier or (), earlier_storage=from_storage)
+    asked = commands_run.SearchOptions(
+        subject=subject, budget=budget, earlier=earlier or (), earlier_storage=from_storage, accept_code=accept_code
+    )
     return commands_run.run(
         asked,
         storage,
@@ -95,6 +99,7 @@ def worker(
     *,
     storage: Storage = DEFAULT_STORAGE,
     wait: Wait = None,
+    accept_code: AcceptCode = False,
     origin: OriginOptions,
     limits: LimitOptions,
     folders: FolderOptions,
@@ -105,7 +110,7 @@ def worker(
 
     kept_in = folders.folders()
     plan = options.plan_workers(1, limits.threads, limits.hang_limit, limits.memory_limit, limits.slots_per_gpu)
-    local = origin.local_settings(options.read_wait_seconds(wait))
+    local = origin.local_settings(options.read_wait_seconds(wait), accept_code=accept_code)
     return commands_worker.worker(study, storage, local=local, folders=kept_in, workers=plan)
 
 

@@ -103,10 +103,13 @@ def _check_code(spec: AnyStudySpec, path: Path, cache: Path) -> int:
     rows = about.rows(spec)
     with printing.busy(f"{spec.name}: a trainer tries the code …"):
         tried = evaluation.try_code(spec, cache)
+    doubts = [fact for fact in tried.facts if fact[0] == "warning"]
+    for _, doubt in doubts:
+        print_warning(doubt)
     printing.result(
         *([printing.section("Search", plan.search(rows))] if rows else []),
         printing.section("Plan", plan.plan(spec, about.facts(spec, None), sum(row.is_searched for row in rows))),
-        printing.section("Tried", plan.tried(tried.facts)),
+        printing.section("Tried", plan.tried([fact for fact in tried.facts if fact not in doubts])),
         f"{path} has no mistakes. Start the study with: tuner run {path}",
     )
     return 0

@@ -27,6 +27,8 @@ class LocalSettings:
     allowed_code: tuple[str, ...]
     #: how long a worker waits for a storage or a study that does not exist yet
     wait_seconds: float
+    #: whether to go on with code that differs from what the study recorded
+    accept_code: bool = False
 
     def localize(self, spec: SpecT) -> SpecT:
         """Return the study with the paths that its images have on this machine.
@@ -34,6 +36,8 @@ class LocalSettings:
         Raises:
             RequestError: its images do not come from files.
         """
+        if not isinstance(spec, StudySpec):
+            spec = _with_folder_here(spec)
         if self.data is None:
             return spec
         if not isinstance(spec, StudySpec):
@@ -74,8 +78,22 @@ def read_allowed_code(given: str | None) -> tuple[str, ...]:
 
 
 def _covers(allowed: str, name: str) -> bool:
-    """Return whether an allowed module or function includes this function: `a.b` covers `a.b:f` and `a.b.c:f`, not `a.bc:f`."""
-    return name == allowed or (":" not in allowed and name.startswith((f"{allowed}:", f"{allowed}.")))
+    """Return whether an allowed module, file or function includes this function: `a.b` covers `a.b:f` and `a.b.c:f`, not `a.bc:f`.
+
+    A file is only covered by its own name, as the study writes it: `churn.py` does not cover `../churn.py`.
+    """
+    if name == allowed or ":" in allowed:
+        return name == allowed
+    is_file = name.rpartition(":")[0].endswith(".py")
+    return name.startswith(f"{allowed}:") or (not is_file and name.startswith(f"{allowed}."))
+
+
+def _with_folder_here(spec: SpecT) -> SpecT:
+    """Return a study of code of the user's with the folder of its files here: its own, or else the current one."""
+    folder = getattr(spec, "folder", None)
+    if folder is None or folder.is_dir():
+        return spec
+    return spec.model_copy(update={"folder": Path.cwd()})
 
 
 def _moved(spec: StudySpec, to: Path) -> Data:

@@ -55,6 +55,8 @@ class SearchOptions:
     earlier: Sequence[str] = ()
     #: storage of the earlier studies; None: the same as the new study's
     earlier_storage: str | None = None
+    #: whether to go on with code that differs from what the study recorded
+    accept_code: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +218,7 @@ def run(
             plain.line(f"{study.name}: {new_database}")
         trials.resume(study)
         enqueue_earlier(study, earlier)
-        assignments = list(make_assignments(study, ready.storage, folders, ready.workers))
+        assignments = list(make_assignments(study, ready.storage, folders, ready.workers, accept_code=asked.accept_code))
         this = FinishedRun(study=study, again=str(subject), assignment=assignments[0], export_to=target)
         stopping = Stopping()
         with on_signals(stopping):
@@ -275,7 +277,13 @@ class _Progress:
 
 
 def make_assignments(
-    study: Study, url: str, folders: Folders, workers: options.WorkerPlan, *, import_path: tuple[str, ...] = ()
+    study: Study,
+    url: str,
+    folders: Folders,
+    workers: options.WorkerPlan,
+    *,
+    import_path: tuple[str, ...] = (),
+    accept_code: bool = False,
 ) -> Iterator[Assignment]:
     """Yield the assignment of each worker; `import_path` is that of a program, whose trainers import the code that the study names."""
     for number, gpu_share in enumerate(workers.gpu_shares, start=1):
@@ -290,6 +298,7 @@ def make_assignments(
             hang_limit_seconds=workers.hang_limit_seconds,
             memory_limit_bytes=workers.memory_limit_bytes or local.fair_memory_bytes(workers.num_workers),
             import_path=import_path,
+            accept_code=accept_code,
         )
 
 

@@ -40,7 +40,7 @@ def worker(given: str, url: str, *, local: LocalSettings, folders: Folders, work
         check.admit(study.spec, folders.cache)
     Deadline(local.wait_seconds).retry(lambda: artifacts.require_bucket(folders.bucket))
     (assignment,) = run.make_assignments(study, url, folders, workers)
-    assignment = assignment.model_copy(update={"worker": new_name()})
+    assignment = assignment.model_copy(update={"worker": new_name(), "accept_code": local.accept_code})
     stopping = Stopping()
     tell = events.once(_print_event)
     with on_signals(stopping):
@@ -88,7 +88,11 @@ def _load_by_name(name: str, url: str, local: LocalSettings) -> Study:
     storage = deadline.open_storage(url)
     study = deadline.retry(lambda: studies.load(name, storage))
     local.require_allowed(study.spec)
-    return studies.at(study, local.localize(study.spec))
+    here = local.localize(study.spec)
+    if getattr(here, "folder", None) != getattr(study.spec, "folder", None):
+        there = getattr(study.spec, "folder", None)
+        plain.line(f"{name}: the folder of its code, {there}, does not exist here; its files are read from {getattr(here, 'folder', None)}")
+    return studies.at(study, here)
 
 
 def _require_storage(name: str, url: str) -> None:

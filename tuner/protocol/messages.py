@@ -370,6 +370,8 @@ class Finished(_Message):
     printed: str = ""
     #: all other metrics of the best epoch
     metrics: dict[str, float] = {}
+    #: first digits of the SHA-256 of the code that the trial ran; "" if it ran none
+    code: str = ""
 
 
 class Failed(_Message):
@@ -383,9 +385,18 @@ class Failed(_Message):
     message: str
     #: whether the request was wrong, so that a retry cannot succeed
     is_request: bool = False
+    #: whether code of the user's raised it; then the traceback has only its own frames
+    is_users: bool = False
     traceback: str = ""
-    #: last lines of the trainer's log
+    #: last lines of the trainer's log, or what code of the user's printed last
     log: str = ""
+    #: first digits of the SHA-256 of the code that the trial ran; "" if it ran none
+    code: str = ""
+
+    @property
+    def words(self) -> str:
+        """The message, which starts with the kind of the failure."""
+        return self.message if self.message.startswith(f"{self.error}:") else f"{self.error}: {self.message}"
 
 
 class Evaluated(_Message):

@@ -14,7 +14,7 @@ from tuner.spec.model import PACKAGED_MOBILENET
 from tuner.spec.study import IMAGE_CLASSIFICATION, AnyStudySpec, StudySpec
 
 #: fields that may differ between two runs of a study, because they do not change what it searches
-_FREE = ("budget", "result", "results", "data.path", "data.root", "folder")
+_FREE = ("budget", "result", "results", "data.path", "data.root", "folder", "training.stall_timeout")
 #: a file without one of them does not change a study that has it
 _ADAM, _ORDER, _SOLVER = "search.adam_weight_decay", "data.class_order", "search.probe_solver"
 _PROMOTE, _SAMPLER = "training.promote", "sampler"

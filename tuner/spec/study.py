@@ -99,6 +99,8 @@ class Budget(Section):
     """time during which at least one worker was working; running trials still finish"""
     target: float | None = None
     """value that ends the study, for example the validation accuracy 0.95"""
+    trial_timeout: Annotated[Seconds, Field(gt=0)] | None = None
+    """longest time of one trial; a trial that takes longer ends with its best value so far and counts as pruned"""
 
     @model_validator(mode="after")
     def _check_end(self) -> Self:
@@ -206,6 +208,11 @@ class AnyStudySpec(Section):
     def measured_on_new_data(self) -> bool:
         """Whether the value of a trial comes from data that it was not trained on."""
         return True
+
+    @property
+    def stall_seconds(self) -> float | None:
+        """Longest silence of a trainer during a trial; None: the worker decides."""
+        return None
 
     @property
     def reports_best(self) -> bool:

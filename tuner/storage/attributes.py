@@ -88,6 +88,8 @@ METRICS: Final = "metrics"
 SECONDS: Final = "seconds"
 PROBE_SECONDS: Final = "probe_seconds"
 FINE_TUNE_SECONDS: Final = "fine_tune_seconds"
+#: first digits of the SHA-256 of the code that the trial ran, one for each file that the study names
+CODE: Final = "code"
 #: device that the trial was trained on
 DEVICE: Final = "device"
 #: path or URL of the weights of the best epoch
@@ -120,7 +122,7 @@ PICTURES: Final = "tuner:pictures"
 
 
 # Other programs can set attributes, too. The functions below leave out what is not of the kind that a worker of tuner stores.
-_TEXTS: Final = {ORIGIN, WORKER, ENQUEUED_BY, STOPPED_BY, CARRIED_FROM, TAKEN_FROM, STAGE, DEVICE, WEIGHTS, REASON, ERROR, MESSAGE}
+_TEXTS: Final = {ORIGIN, WORKER, ENQUEUED_BY, STOPPED_BY, CARRIED_FROM, TAKEN_FROM, STAGE, CODE, DEVICE, WEIGHTS, REASON, ERROR, MESSAGE}
 _COUNTS: Final = {SEED, ATTEMPTS, RETRAINED_TRIAL, SHORTENED, NUM_EPOCHS, BEST_EPOCH}
 _NUMBERS: Final = {PROBE_ACCURACY, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUNE_SECONDS}
 #: names of user attributes that code of the user's cannot set under its own name

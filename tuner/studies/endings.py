@@ -13,6 +13,7 @@ from tuner.protocol.messages import Stage
 from tuner.storage import attributes, queries, tables
 from tuner.storage.attributes import (
     BEST_EPOCH,
+    CODE,
     CONFUSION,
     DEVICE,
     ERROR,
@@ -84,6 +85,7 @@ def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, devic
         SECONDS: round(finished.probe_seconds + finished.fine_tune_seconds, 3),
         PROBE_SECONDS: round(finished.probe_seconds, 3),
         FINE_TUNE_SECONDS: round(finished.fine_tune_seconds, 3),
+        CODE: finished.code,
         DEVICE: device,
         REASON: finished.reason,
         WEIGHTS: finished.weights,
@@ -101,7 +103,7 @@ def finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def of_failed(failed: messages.Failed) -> dict[str, Any]:
     """Return the user attributes of a failed trial."""
-    return {ERROR: failed.error, MESSAGE: failed.message[:_MESSAGE_LENGTH]}
+    return {ERROR: failed.error, MESSAGE: failed.message[:_MESSAGE_LENGTH]} | ({CODE: failed.code} if failed.code else {})
 
 
 def put_findings(connection: Connection, trial_id: int, finished: messages.Finished) -> None:

@@ -134,9 +134,12 @@ _OF_THE_MACHINE = ("data", "folder")
 
 
 def at(study: Study, here: AnyStudySpec) -> Study:
-    """Return the study with the paths of its images and its code on this machine."""
-    sections = type(study.spec).model_fields.keys() & set(_OF_THE_MACHINE)
-    return _with(study, **{name: getattr(here, name) for name in sections})
+    """Return the study with the paths of its images and its code on this machine, and with the limit of silence of this file."""
+    sections = {name: getattr(here, name) for name in type(study.spec).model_fields.keys() & set(_OF_THE_MACHINE)}
+    training = getattr(study.spec, "training", None)
+    if here.stall_seconds != study.spec.stall_seconds and training is not None:
+        sections["training"] = training.model_copy(update={"stall_timeout": here.stall_seconds})
+    return _with(study, **sections)
 
 
 def up_to_date(connection: Connection, study: Study) -> Study:

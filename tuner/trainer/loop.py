@@ -13,6 +13,7 @@ from tuner.protocol import messages
 from tuner.spec import tasks
 from tuner.tasks import task
 from tuner.trainer import inbox
+from tuner.trust import user_code
 
 #: starts of lines that TensorFlow puts before the error itself
 _PREAMBLE = ("Graph execution error", "Detected at node", "File ", "Stack trace")
@@ -63,12 +64,15 @@ def _collect(ready: task.PreparedStudy | None, num_traced: int) -> int:
 
 def _failed(trial: int | None, error: Exception) -> messages.Failed:
     kind = error.kind if isinstance(error, errors.TrainingError) else type(error).__name__
+    users = error if isinstance(error, user_code.UserCodeError) else None
     return messages.Failed(
         trial=trial,
         error=kind,
         message=_message_of(error) or kind,
         is_request=isinstance(error, errors.RequestError),
-        traceback="".join(traceback.format_exception(error)),
+        is_users=users is not None,
+        traceback="".join(traceback.format_exception(error)) if users is None else users.traceback(),
+        log=user_code.printed_before(error),
     )
 
 

@@ -1,12 +1,16 @@
 """Code of the user's: how the functions that a study names are imported, recognized on another machine, and called."""
 
 import contextlib
+import difflib
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import io
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,8 +32,15 @@ _IS_IMPORTING = ContextVar("_IS_IMPORTING", default=False)
 _MODULES: dict[Path, ModuleType] = {}
 #: a longer file is recognized by its SHA-256 only
 _TEXT_BYTES = 65_536
+#: first digits of a SHA-256 by which a trial names the code that trained it
+_DIGITS = 12
+#: changed lines of a file in a message, and the length of each
+_MAX_CHANGES = 6
+_CHANGE_LENGTH = 100
 #: lines of the user's code in a message about an exception
 _MAX_FRAMES = 5
+#: signals whose handlers the trainer needs as they are
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
 #: what the code printed last, in characters
 _PRINTED = 4_000
 #: folders of code that is not the user's
@@ -39,6 +50,11 @@ _OWN = str(Path(__file__).resolve().parents[1]) + os.sep
 
 class UserCodeError(errors.TrainingError):
     """Code of the user's raised an exception; the message has its own lines of the traceback."""
+
+    def traceback(self) -> str:
+        """Return the traceback with the frames of the user's code only."""
+        error = self.__cause__
+        return "" if error is None else _own_traceback(error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +103,8 @@ def read(names: Sequence[str], folder: Path | None) -> tuple[CodeFile, ...]:
             continue
         try:
             content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise errors.DataError(missing_file(path, name)) from error
         except OSError as error:
             raise errors.DataError(f"the file {path} of {name} cannot be read: {error.strerror}") from error
         text = content.decode(errors="replace") if len(content) <= _TEXT_BYTES else ""
@@ -95,12 +113,61 @@ def read(names: Sequence[str], folder: Path | None) -> tuple[CodeFile, ...]:
     return tuple(found.values())
 
 
+def digits(files: Sequence[CodeFile]) -> str:
+    """Return the first digits of the SHA-256 of each file, by which a trial names the code that trained it."""
+    return " ".join(file.sha256[:_DIGITS] for file in files)
+
+
+def changes(before: Sequence[CodeFile], now: Sequence[CodeFile]) -> list[str]:
+    """Return for each file that differs from its earlier version what changed, in a few lines; [] if all are equal."""
+    earlier = {file.name: file for file in before}
+    return [_change(earlier[file.name], file) for file in now if file.name in earlier and earlier[file.name].sha256 != file.sha256]
+
+
+def _change(old: CodeFile, new: CodeFile) -> str:
+    sums = f"SHA-256 {digits([old])} -> {digits([new])}"
+    if not old.text or not new.text:
+        return f"{new.name} differs ({sums}); it is too long to show what changed"
+    lines = [
+        line
+        for line in difflib.unified_diff(old.text.splitlines(), new.text.splitlines(), n=0, lineterm="")
+        if not line.startswith(("---", "+++", "@@"))
+    ]
+    added = sum(line.startswith("+") for line in lines)
+    if not lines:
+        return f"{new.name} differs in its line ends only ({sums})"
+    shown = [f"    {line[0]} {wording.shorten(line[1:].expandtabs(4), longest=_CHANGE_LENGTH)}" for line in lines[:_MAX_CHANGES]]
+    more = [f"    … {wording.count(len(lines) - _MAX_CHANGES, 'more line')}"] if len(lines) > _MAX_CHANGES else []
+    return "\n".join([f"{new.name}: {wording.count(added, 'line')} added, {len(lines) - added} removed ({sums})", *shown, *more])
+
+
+def require_arguments(function: Any, name: str, *, field: str, form: str, least: int = 1) -> None:
+    """Refuse a function that cannot be called with one argument, or with fewer if `least` is 0; `form` shows what is expected.
+
+    Raises:
+        DataError: it takes other arguments, or is no function.
+    """
+    if not callable(function):
+        raise errors.DataError(f"{field} is {name}, which is a {type(function).__name__}; expected a function {form}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # a function of C tells nothing
+        return
+    parameters = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    needed = [each for each in parameters if each.default is each.empty and each.kind is not each.VAR_POSITIONAL]
+    by_position = [each for each in parameters if each.kind is not each.KEYWORD_ONLY]
+    if len(needed) > 1 or any(each.kind is each.KEYWORD_ONLY for each in needed) or len(by_position) < least:
+        many = wording.listed(each.name for each in needed) if needed else "no arguments"
+        what = "takes no arguments" if not by_position else f"needs {many}"
+        raise errors.DataError(f"{field} is {name}, which {what}; expected {form}. Give any other argument a default value")
+
+
 def _file_module(place: str, folder: Path | None, field: str) -> ModuleType:
     path = (folder or Path()).joinpath(place).expanduser().absolute()
     if path in _MODULES:
         return _MODULES[path]
     if not path.is_file():
-        raise errors.DataError(f"{field} names the file {path}, which does not exist")
+        raise errors.DataError(missing_file(path, field))
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # its imports of files beside it also work later
     # a name of its own: a file may be called like a module of Python
@@ -117,6 +184,17 @@ def _file_module(place: str, folder: Path | None, field: str) -> ModuleType:
         raise errors.DataError(f"{field}: {error}") from error.__cause__
     _MODULES[path] = module
     return module
+
+
+def missing_file(path: Path, name: str) -> str:
+    """Return what to say of a file of code that does not exist."""
+    known = [each.name for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    here = Path.cwd() / path.name
+    if here.is_file() and here != path:
+        cure = f"There is a {path.name} in {here.parent}: move it beside the study file, or write its whole path"
+    else:
+        cure = f"Write it beside the study file, or write its whole path.{wording.question(path.name, known)}"
+    return f"{name} names the file {path}, which does not exist. {cure}"
 
 
 def _named_module(place: str, name: str, field: str) -> ModuleType:
@@ -145,9 +223,7 @@ def called(work: Callable[[], T], *, doing: str, passes: tuple[type[BaseExceptio
         return work()
     except passes:
         raise
-    except MemoryError:
-        raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise UserCodeError(f"{describe(error)} (while {doing})", kind=type(error).__name__) from error
     finally:
         if os.getpid() != process:
@@ -156,18 +232,50 @@ def called(work: Callable[[], T], *, doing: str, passes: tuple[type[BaseExceptio
 
 def describe(error: BaseException) -> str:
     """Return an exception with the lines of the user's code that led to it: `ValueError: no data (my_code.py, line 12, in build: …)`."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)][-_MAX_FRAMES:]
-    text = " ".join(str(error).split()) or "no message"
-    if isinstance(error, SystemExit):
-        text = f"the code called sys.exit({error.code!r}), which would end the trainer"
     if isinstance(error, SyntaxError) and error.filename and _is_users(error.filename):
-        return f"{type(error).__name__}: {error.msg} ({Path(error.filename).name}, line {error.lineno}: {(error.text or '').strip()})"
-    where = "; ".join(f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {(frame.line or '').strip()}" for frame in own)
-    return wording.visible(f"{type(error).__name__}: {text[:1000]}" + (f" ({where})" if where else ""))
+        line = (error.text or "").strip()
+        return wording.visible(f"{type(error).__name__}: {error.msg} ({Path(error.filename).name}, line {error.lineno}: {line})")
+    where = "; ".join(
+        f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}: {(frame.line or '').strip()}" for frame in _own_frames(error)
+    )
+    return wording.visible(_what_happened(error) + (f" ({where})" if where else ""))
+
+
+def _what_happened(error: BaseException) -> str:
+    is_sentence = isinstance(error, KeyError) and " " in str(error)  # Python shows the key of a KeyError as a literal
+    text = (" ".join(str(error.args[0] if is_sentence else error).split()) or "no message")[:1000]
+    match error:
+        case errors.RequestError():
+            return text  # a sentence of tuner's
+        case SystemExit():
+            return f"SystemExit: the code called sys.exit({error.code!r}), which would end the trainer; return from the function instead"
+        case MemoryError():
+            return f"MemoryError: the code needs more memory than it can get{'' if text == 'no message' else f' ({text})'}"
+        case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] not in sys.modules:
+            cure = f"install {name.partition('.')[0]} for {sys.executable}, or put its file beside the code"
+            return f"{type(error).__name__}: {text}; {cure}"
+        case ImportError() if "partially initialized" in text:
+            return f"{type(error).__name__}: {text}; two files import each other: move what both need to a third one"
+    return f"{type(error).__name__}: {text}"
+
+
+def _own_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)][-_MAX_FRAMES:]
+
+
+def _own_traceback(error: BaseException) -> str:
+    """Return a traceback as Python prints it, with the frames of the user's code only."""
+    if isinstance(error, SyntaxError):
+        return "".join(traceback.format_exception_only(error))
+    frames = _own_frames(error)
+    if not frames:
+        return ""
+    last = "".join(traceback.format_exception_only(error))
+    return "".join(["Traceback of your code (most recent call last):\n", *traceback.format_list(frames), last])
 
 
 def _is_users(filename: str) -> bool:
-    return not filename.startswith((_OWN, "<frozen")) and not any(part in filename for part in _NOT_USERS)
+    return not filename.startswith((_OWN, "<frozen", "<__array_function__")) and not any(part in filename for part in _NOT_USERS)
 
 
 class Printed(io.TextIOBase):
@@ -186,6 +294,9 @@ class Printed(io.TextIOBase):
         """Write what is buffered."""
         self._to.flush()
 
+    def close(self) -> None:
+        """Do nothing: code of the user's that closes `sys.stdout` does not close the trainer's log."""
+
     def last(self) -> str:
         """Return the last part of what was printed."""
         return self._last
@@ -193,10 +304,48 @@ class Printed(io.TextIOBase):
 
 @contextmanager
 def captured() -> Iterator[Printed]:
-    """Remember what code of the user's prints inside a `with` block."""
+    """Remember what code of the user's prints inside a `with` block; an exception that leaves the block takes it along."""
     printed = Printed(sys.stdout)
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        yield printed
+        try:
+            yield printed
+        except Exception as error:
+            error.__dict__["printed"] = printed.last()
+            raise
+
+
+def printed_before(error: BaseException) -> str:
+    """Return what code of the user's printed before an exception ended it; "" if nothing is known of it."""
+    return str(getattr(error, "printed", ""))
+
+
+@contextmanager
+def contained(warn: Callable[[str], None]) -> Iterator[None]:
+    """Undo what code of the user's changes in its process inside a `with` block: the current folder, signal handlers, timers, and streams.
+
+    `warn` is told of threads that the code left running, which nobody can end.
+    """
+    streams, threads = (sys.stdin, sys.stdout, sys.stderr), set(threading.enumerate())
+    is_main = threading.current_thread() is threading.main_thread()  # only there signals have handlers
+    handlers = {number: signal.getsignal(number) for number in (_SIGNALS if is_main else ())}
+    folder = Path.cwd()
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = streams
+        if is_main:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+        with contextlib.suppress(OSError):  # the folder is gone
+            os.chdir(folder)
+        left = [thread.name for thread in threading.enumerate() if thread not in threads and not thread.daemon and thread.is_alive()]
+        if left:
+            warn(
+                f"the code left {wording.count(len(left), 'thread')} running ({wording.listed(left)}), which slow down the next trials; "
+                "end them before the function returns"
+            )
 
 
 @contextmanager

@@ -48,11 +48,18 @@ class Assignment(BaseModel):
     memory_limit_bytes: int | None = None
     #: import path of the program that started the study, for the code that the study names; (): the trainer's own path
     import_path: tuple[str, ...] = ()
+    #: whether to go on with code that differs from what the study recorded, and to record it
+    accept_code: bool = False
 
     @property
     def limits(self) -> Limits:
         """The limits of its trainer."""
-        return Limits(hang_seconds=self.hang_limit_seconds, memory_bytes=self.memory_limit_bytes, threads=self.threads)
+        return Limits(
+            hang_seconds=self.hang_limit_seconds,
+            stall_seconds=self.spec.stall_seconds,
+            memory_bytes=self.memory_limit_bytes,
+            threads=self.threads,
+        )
 
     @property
     def log(self) -> Path:
@@ -107,7 +114,8 @@ def run_worker(
         require_unchanged(assignment.spec, found.spec)
         study = studies.at(found, assignment.spec)
         identity = trials.WorkerId.here(assignment.worker)
-        Worker(study, trainer, identity=identity, folders=assignment.folders, stopping=stopping, tell=tell).run(timing or WorkerTiming())
+        worker = Worker(study, trainer, identity=identity, folders=assignment.folders, stopping=stopping, tell=tell)
+        worker.run(timing or WorkerTiming(), accept_code=assignment.accept_code)
     except StorageError as error:  # not a wrong request: the storage worked when the study was joined
         raise TunerError(str(error)) from error
     finally:

@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from tuner import wording
 from tuner.errors import LeaseLost, StorageError, TrialStopped
 from tuner.protocol import messages
 from tuner.protocol.messages import Stage
@@ -64,49 +65,55 @@ class Supervision:
         #: best value so far
         self._best: float | None = None
         self._suspended_at: float | None = None
+        self._began, self._earlier_seconds = trainer.seconds(), 0.0
+        #: when the trainer was told that the trial took too long
+        self._overdue_at: float | None = None
         self._why_stopped = ""
         self._must_check_lease = threading.Event()
         #: whether the trial was given to another worker, so this attempt does not count
         self.is_lost = False
 
-    def run(self, folder: Path, fetched: Path | None) -> messages.Finished | messages.Failed | None:
+    def run(self, folder: Path, fetched: Path | None, *, spent_seconds: float = 0.0) -> messages.Finished | messages.Failed | None:
         """Train the trial with its files in `folder`; return None if it was lost or the worker must end at once.
 
         `fetched`: the checkpoint that another machine left in the bucket.
+        `spent_seconds`: how long earlier attempts of this worker at the trial took.
 
         Raises:
             TrainerDied: the trainer process has ended.
             TrainerHung: the trainer does not answer any more.
         """
+        self._began, self._earlier_seconds = self._trainer.seconds(), spent_seconds
         self._trainer.send(_train(self._claim, folder, fetched))
         while not self._stopping.is_urgent:
             message = self._trainer.receive()
-            match message:
-                case messages.Finished() | messages.Failed():
-                    if isinstance(message, messages.Failed) or message.ending is messages.Ending.SUSPENDED:
-                        self.deliver()  # a result is stored together with its curve instead
-                    return None if self.is_lost else self._with_reason(message)
-                case messages.Ask() | messages.AskPruning() | messages.Probed():
-                    self._answer(message)
-                case messages.Busy() | None:
-                    self._deliver_if_due()
-                case _:
-                    self._take(message)
+            if isinstance(message, messages.Finished | messages.Failed):
+                if isinstance(message, messages.Failed) or message.ending is messages.Ending.SUSPENDED:
+                    self.deliver()  # a result is stored together with its curve instead
+                return None if self.is_lost else self._with_reason(message)
+            self._react(message)
             if self._must_check_lease.is_set():
                 self._check_lease()
-            if self._stopping.is_asked and self._has_suspend_timed_out():
-                break
+            if self._stopping.is_asked:
+                if self._has_suspend_timed_out():
+                    break
+            elif self._is_disobeyed():
+                return self._end_by_force()
         return None
 
-    def _answer(self, question: messages.Ask | messages.AskPruning | messages.Probed) -> None:
-        """Answer a question for which the trainer waits."""
-        match question:
+    def _react(self, message: messages.Message | None) -> None:
+        """Answer a question for which the trainer waits, or take a report."""
+        match message:
             case messages.Ask():
-                self._answer_value(question)
+                self._answer_value(message)
             case messages.AskPruning():
                 self._trainer.send(messages.Answer(value=self._should_prune()))
             case messages.Probed():
-                self._answer_probe(question)
+                self._answer_probe(message)
+            case messages.Busy() | None:
+                self._deliver_if_due()
+            case _:
+                self._take(message)
 
     def _take(self, message: messages.Message) -> None:
         """Take a report."""
@@ -124,6 +131,39 @@ class Supervision:
         """Ask for a check whether the lease is still valid; called by the heartbeat's thread."""
         self._must_check_lease.set()
 
+    def spent_seconds(self) -> float:
+        """Return how long the trial has taken so far, with earlier attempts as far as they are known."""
+        return self._earlier_seconds + self._trainer.seconds() - self._began
+
+    def _is_disobeyed(self) -> bool:
+        """Stop a trial that takes too long; return whether the trainer was told so and does not obey."""
+        limit_seconds = self._study.spec.budget.trial_timeout
+        if limit_seconds is None or self.is_lost:
+            return False
+        if self._overdue_at is None and self.spent_seconds() > limit_seconds:
+            self._overdue_at = self._trainer.seconds()
+            self._stop(f"it reached the time limit of {wording.duration(limit_seconds)} for one trial (budget.trial_timeout)")
+        return self._overdue_at is not None and self._trainer.seconds() - self._overdue_at > self._trainer.obey_seconds
+
+    def _end_by_force(self) -> messages.Finished | messages.Failed:
+        """End the trainer, which does not obey; return the outcome of the trial, which is not tried again."""
+        log = self._trainer.last_lines()
+        self._trainer.kill()
+        number, curve = self._claim.number, [epoch for epoch in self._outbox.curve if math.isfinite(epoch.measured)]
+        if not curve:
+            return messages.Failed(trial=number, error="TrialTimeout", message=self._why_stopped, log=log)
+        best = max(curve, key=lambda epoch: self._study.spec.objective.merit(epoch.measured))
+        seconds = sum(epoch.seconds for epoch in self._outbox.curve)
+        return messages.Finished(
+            trial=number,
+            ending=messages.Ending.STOPPED,
+            reason=self._why_stopped,
+            value=best.measured,
+            best_step=best.step,
+            fine_tune_seconds=seconds,
+            printed=log,
+        )
+
     def _check_lease(self) -> None:
         self._must_check_lease.clear()
         if not self.is_lost:
@@ -131,6 +171,7 @@ class Supervision:
 
     def _resume(self, resumed: messages.Resumed) -> None:
         """Report the epochs that the trainer restored from a checkpoint; the storage ignores those that it knows."""
+        self._earlier_seconds = self._earlier_seconds or sum(epoch.seconds for epoch in resumed.curve)
         for epoch in resumed.curve:
             self._add(epoch)
         self.deliver()

@@ -1,7 +1,9 @@
 """Trainer handle: the process that trains, seen from its worker: started, prepared, and replaced if it dies, hangs or grows too big."""
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -76,6 +78,10 @@ class Limits:
 
     #: longest silence while the duration of an epoch is unknown
     hang_seconds: float = 1800.0
+    #: longest silence during a trial, whatever its epochs take; None: only the limit above
+    stall_seconds: float | None = None
+    #: time limit for a trainer to obey after it was told that a trial took too long
+    obey_seconds: float = 30.0
     #: memory between two trials; None: no limit
     memory_bytes: int | None = None
     #: threads of a trainer; None: unknown
@@ -171,6 +177,7 @@ class ChildTrainer:
                 env=gpus.environment(child_environment(os.environ), gpu),
             )
         self._pipe = Connection(ours.detach())
+        self._is_group_ended = False
 
     @property
     def pid(self) -> int:
@@ -188,6 +195,9 @@ class ChildTrainer:
         """Return the next message, or None if there is none in time."""
         try:
             if not self._pipe.poll(timeout_seconds):
+                # a process that the code forked may hold the other end of the pipe open
+                if self._process.poll() is not None and not self._pipe.poll(0):
+                    raise self._death()
                 return None
             return messages.decode(self._pipe.recv_bytes())
         except (EOFError, OSError) as error:
@@ -205,9 +215,11 @@ class ChildTrainer:
         return last_lines(self._log)
 
     def kill(self) -> None:
-        """End the process at once."""
+        """End the process at once, with the processes that code of the user's started in it."""
+        self._kill_group()
         self._process.kill()
         self._process.wait()
+        self._is_group_ended = True
         self._pipe.close()
 
     def close(self) -> None:
@@ -228,7 +240,17 @@ class ChildTrainer:
             self._process.kill()
             self._process.wait()
             return TrainerDied("closed its pipe", last_lines(self._log))
+        finally:
+            self._kill_group()
         return TrainerDied(_cause(code), last_lines(self._log))
+
+    def _kill_group(self) -> None:
+        """End the process and all that it started and that are still in its group, once: its number may be another process's later."""
+        if self._is_group_ended:
+            return
+        self._is_group_ended = self._process.poll() is not None
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def last_lines(log: Path) -> str:
@@ -316,8 +338,14 @@ class WarmTrainer:
         message = self._started().receive(POLL_SECONDS)
         waited_seconds = self._clock() - self._waiting_since
         if message is None:
+            stall_seconds = self._limits.stall_seconds
+            if stall_seconds is not None and waited_seconds > stall_seconds:
+                raise TrainerHung(
+                    f"the code reported nothing for {wording.duration(waited_seconds)}, longer than training.stall_timeout; "
+                    "it may have an endless loop, and if it needs more time, raise training.stall_timeout"
+                )
             limit_seconds = max(self._limits.hang_seconds, _HANG_FACTOR * self._longest_wait_seconds)
-            if waited_seconds > limit_seconds:
+            if waited_seconds > limit_seconds and stall_seconds is None:
                 raise TrainerHung(
                     f"the training process was silent for {waited_seconds:.0f} s; if an epoch takes longer, raise --hang-limit"
                 )
@@ -326,6 +354,15 @@ class WarmTrainer:
             self._longest_wait_seconds = max(self._longest_wait_seconds, waited_seconds)
         self._waiting_since = self._clock()
         return message
+
+    def seconds(self) -> float:
+        """Return the time on the clock that measures silence, which stands still while this process sleeps."""
+        return self._clock()
+
+    @property
+    def obey_seconds(self) -> float:
+        """Time limit for the trainer to obey after it was told that a trial took too long."""
+        return self._limits.obey_seconds
 
     @property
     def threads(self) -> int | None:

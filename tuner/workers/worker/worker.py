@@ -19,7 +19,7 @@ from tuner.studies import data_check, leases, pictures, planning, retention, tri
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
 from tuner.studies.workers import WorkerRequest
-from tuner.trust import at_rest
+from tuner.trust import at_rest, user_code
 from tuner.workers.bucket import transfer
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventEmitter, EventKind, Tell
@@ -72,15 +72,19 @@ class Worker:
         self._pictures = TrialPictures(study, folders.artifacts, self._events)
         self._reaped_at = time.monotonic()
         self._supervision: Supervision | None = None
+        self._accepts_code = False
         #: why this worker was asked to end, with the user who asked; "" if it was not
         self._dismissed = ""
 
-    def run(self, timing: WorkerTiming | None = None) -> None:
+    def run(self, timing: WorkerTiming | None = None, *, accept_code: bool = False) -> None:
         """Train trials until there is nothing more to do.
+
+        `accept_code`: go on with code that differs from what the study recorded, and record it.
 
         Raises what `WarmTrainer.warm_up`, `data_check.admit` and `trials.claim` raise.
         """
         self._timing = timing or self._timing
+        self._accepts_code = accept_code
         self._register()
         self._study.storage.heed_sleep(lambda: self._sleep.passing.slept()[1])
         self._trainer.heed_sleep(self._sleep.running)
@@ -132,7 +136,11 @@ class Worker:
         if not self._trainer.is_warm:
             self._prepared = prepared = self._trainer.warm_up(self._prepare)
             if prepared is not None:
-                self._retry(lambda: data_check.admit(self._study, prepared), lambda: "the first trial waits")
+                accepted = self._retry(
+                    lambda: data_check.admit(self._study, prepared, accept_code=self._accepts_code), lambda: "the first trial waits"
+                )
+                for change in accepted:
+                    self._events.warn(change)
                 self._roster_entry.set_prepared(prepared)
                 self._events.ready(prepared, data_check.departures(self._study.spec, prepared))
         return self._trainer.is_warm
@@ -207,7 +215,7 @@ class Worker:
 
         `fetched`: the checkpoint that another machine left in the bucket.
         """
-        number, num_tries = outbox.claim.number, 0
+        number, num_tries, spent_seconds = outbox.claim.number, 0, 0.0
         folder = self._folders.of_trial(self._study.name, number)
         while self._is_ready():
             supervision = Supervision(
@@ -215,9 +223,9 @@ class Worker:
             )
             self._supervision = supervision
             try:
-                return self._with_log(supervision.run(folder, fetched))
+                return self._completed(supervision.run(folder, fetched, spent_seconds=spent_seconds))
             except (TrainerDied, TrainerHung) as error:
-                num_tries += 1
+                num_tries, spent_seconds = num_tries + 1, supervision.spent_seconds()
                 last_lines = error.last_lines if isinstance(error, TrainerDied) else self._trainer.last_lines()
                 self._trainer.kill()
                 supervision.deliver()  # the next trainer may resume from an earlier checkpoint
@@ -225,16 +233,20 @@ class Worker:
                     return None
                 self._events.emit(EventKind.REPLACED, number, message=str(error))
                 if num_tries >= failure_table.TREATMENTS[error.failure].tries:
-                    return messages.Failed(trial=number, error=error.cause, message=str(error), log=last_lines)
+                    return self._completed(messages.Failed(trial=number, error=error.cause, message=str(error), log=last_lines))
             finally:
                 self._supervision = None
         return None
 
-    def _with_log(self, outcome: Outcome | None) -> Outcome | None:
-        """Add the last lines of the trainer's log to a failure."""
-        if not isinstance(outcome, messages.Failed):
-            return outcome
-        return outcome.model_copy(update={"log": "\n".join(filter(None, (self._trainer.last_lines(), outcome.traceback)))})
+    def _completed(self, outcome: Outcome | None) -> Outcome | None:
+        """Add the code that the trial ran, and to a failure the last lines of the log, or what code of the user's printed."""
+        if outcome is None:
+            return None
+        code = "" if self._prepared is None else user_code.digits(self._prepared.code)
+        if isinstance(outcome, messages.Finished):
+            return outcome.model_copy(update={"code": code})
+        log = outcome.log or ("" if outcome.is_users else self._trainer.last_lines())
+        return outcome.model_copy(update={"code": code, "log": "\n".join(filter(None, (log.rstrip(), outcome.traceback)))})
 
     def _store_outcome(self, outbox: Outbox, outcome: Outcome | None, seconds: float) -> None:
         """End the trial in the storage: with its result, as failed, or released for another worker."""
@@ -249,7 +261,7 @@ class Worker:
             case messages.Failed() if outcome.error != at_rest.NoKey.__name__:
                 self._deliver(outbox, lambda: trials.fail(self._study, claim, outcome), outcome)
                 self._files.ended(claim.number)
-                self._events.emit(EventKind.FAILED, claim.number, seconds=seconds, message=f"{outcome.error}: {outcome.message}")
+                self._events.emit(EventKind.FAILED, claim.number, seconds=seconds, message=outcome.words)
                 if outcome.is_request:
                     raise request_error(outcome)
             case _:

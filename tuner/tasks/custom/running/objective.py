@@ -37,9 +37,9 @@ class PreparedObjective:
         self._study, self._share = study, share
         self._code = user_code.read([study.function], study.folder)
         found = user_code.load(study.function, study.folder, field="function")
-        if not callable(found):
-            raise DataError(f"function is {study.function}, which is a {type(found).__name__}; expected a function of one trial")
-        self._function: Callable[[Any], Any] = found() if isinstance(found, type) else found
+        made = user_code.called(found, doing=f"making a {study.function}") if isinstance(found, type) else found
+        user_code.require_arguments(made, study.function, field="function", form="objective(trial)")
+        self._function: Callable[[Any], Any] = made
 
     def describe(self, *, seconds: float) -> messages.Prepared:
         """Return the facts that the worker records about the study."""
@@ -70,7 +70,7 @@ class PreparedObjective:
         trial = ObjectiveTrial(order, worker, questions, code="".join(file.sha256 for file in self._code))
         trial.resume()
         start = time.perf_counter()
-        with user_code.captured() as printed:
+        with user_code.captured() as printed, user_code.contained(trial.warn):
             ending, value, reason = self._call(trial)
         suspended = ending is Ending.SUSPENDED
         return messages.Finished(
@@ -263,6 +263,10 @@ class ObjectiveTrial:
             raise ValueError(f"the attribute {key} is {len(text):,} characters long as JSON; expected at most {_ATTRIBUTE_LENGTH:,}")
         self._attributes[str(key)] = json.loads(text)
 
+    def warn(self, message: str) -> None:
+        """Tell the worker of a problem that does not end the trial."""
+        self._worker.send(messages.TrialWarning(trial=self.number, message=message))
+
     def best_step(self, merit: Callable[[float], float]) -> int | None:
         """Return the step of the best reported value; None if none was reported."""
         finite: Mapping[int, float] = {step: value for step, value in self._reported.items() if math.isfinite(value)}
@@ -309,7 +313,10 @@ def prepare(study: ObjectiveStudySpec, *, cache: Path, share: TrainerShare) -> P
     Raises:
         DataError: it cannot be imported, or is no function.
     """
-    return PreparedObjective(study, share=share)
+    try:
+        return PreparedObjective(study, share=share)
+    except user_code.UserCodeError as error:
+        raise DataError(str(error)) from error
 
 
 def _versions() -> dict[str, str]:

@@ -31,6 +31,8 @@ class AskedValues:
         #: what the code asked for, in this order
         self.asked: dict[str, Plain] = {name: value for name, value in self._known.items() if name in declared}
         self._questions: dict[str, messages.Ask] = {}
+        #: names of the values that the code has used
+        self.used: set[str] = set()
 
     def restore(self, asked: Mapping[str, Plain]) -> None:
         """Take over what an earlier attempt at the trial asked for."""
@@ -51,7 +53,9 @@ class AskedValues:
         Raises:
             KeyError: it is not.
         """
-        return self.asked[name]
+        value = self.asked[name]
+        self.used.add(name)
+        return value
 
     def ask(self, question: messages.Ask) -> Plain:
         """Return the value for a question.
@@ -61,6 +65,7 @@ class AskedValues:
             Interrupted: the worker ends the trial.
         """
         name = question.name
+        self.used.add(name)
         if name in self._declared:
             if name not in self.asked:
                 raise TrainingError(
@@ -70,7 +75,11 @@ class AskedValues:
             return self.asked[name]
         before = self._questions.setdefault(name, question)
         if before != question:
-            raise TrainingError(f"the code asks twice for {name}, with different possible values", kind="ChangedDistribution")
+            raise TrainingError(
+                f"the code asks twice for {name}, first with {_possible(before)}, then with {_possible(question)}; "
+                "give both the same values, or one of them another name",
+                kind="ChangedDistribution",
+            )
         if name not in self.asked:
             self.asked[name] = self._answer(question)
         return self.asked[name]
@@ -82,6 +91,10 @@ class AskedValues:
         if answer.refusal:
             raise TrainingError(answer.refusal, kind="ChangedDistribution")
         return answer.value
+
+    def use_all(self) -> None:
+        """Note that the code has seen all values that are known."""
+        self.used |= self.asked.keys()
 
     def range(self, name: str, low: float, high: float, *, integer: bool, log: bool = False, step: float | None = None) -> messages.Ask:
         """Return the question for a number of a range, whose upper end is lowered to the last value that its steps reach.
@@ -126,6 +139,15 @@ class AskedValues:
             if not (value is None or isinstance(value, bool | int | float | str)):
                 raise ValueError(f"{name} has the choice {wording.show(value)}; expected numbers, text, true, false or None")
         return messages.Ask(trial=self._trial, name=_name(name), choices=values)
+
+
+def _possible(question: messages.Ask) -> str:
+    """Return the possible values of a question, in words."""
+    if question.low is None or question.high is None:
+        return f"the choices {wording.show(list(question.choices))}"
+    kind = " on a logarithmic scale" if question.log else ""
+    step = "" if question.step is None else f" in steps of {wording.number(question.step)}"
+    return f"the range {wording.show([question.low, question.high])}{kind}{step}"
 
 
 def _name(given: Any) -> str:
@@ -250,6 +272,7 @@ class HyperParameters:
     @property
     def values(self) -> Mapping[str, Any]:
         """All values that are known."""
+        self._questions.use_all()
         return dict(self._questions.asked) | self._fixed
 
     def __getitem__(self, name: str) -> Any:

@@ -16,7 +16,7 @@ from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.hyperparameters import Plain
 from tuner.spec.objective import OBJECTIVE, Objective
 from tuner.spec.strategies import BruteForce, Grid, Prior
-from tuner.spec.study import AnyStudySpec
+from tuner.spec.study import AnyStudySpec, Seconds
 
 _CODE = re.compile(r"(?P<place>[^:]+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 _PARAMETER = re.compile(r"[A-Za-z_][\w.\-/]{0,199}")
@@ -60,7 +60,14 @@ class EarlyStopping(Section):
     """smallest change that counts as an improvement"""
 
 
-class CustomTraining(Section):
+class ObjectiveTraining(Section):
+    """How every trial is watched."""
+
+    stall_timeout: Annotated[Seconds, Field(gt=0)] | None = None
+    """longest time without a report or a question of the code, which is then taken for an endless loop; null: `--hang-limit`"""
+
+
+class CustomTraining(ObjectiveTraining):
     """How every trial is trained."""
 
     epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 10
@@ -304,6 +311,13 @@ class CustomStudySpec(_CodeStudySpec):
         """Give each field that names a function of the user's to run, and the function."""
         yield "model.build", self.model.build
         yield "data.load", self.data.load
+        if ":" in self.objective.metric:
+            yield "objective.metric", self.objective.metric
+
+    @property
+    def stall_seconds(self) -> float | None:
+        """Longest silence of a trainer."""
+        return self.training.stall_timeout
 
 
 def _named(given: Any) -> Any:
@@ -326,6 +340,13 @@ class ObjectiveStudySpec(_CodeStudySpec):
     """function objective(trial) that asks the trial for values and returns one number, as for Optuna"""
     objective: Annotated[ValueObjective, BeforeValidator(_named), Field(examples=["minimize"])]
     """maximize or minimize"""
+    training: ObjectiveTraining = ObjectiveTraining()
+    """how every trial is watched"""
+
+    @property
+    def stall_seconds(self) -> float | None:
+        """Longest silence of a trainer."""
+        return self.training.stall_timeout
 
     def named_code(self) -> Iterator[tuple[str, str]]:
         """Give each field that names a function of the user's to run, and the function."""

@@ -5,6 +5,7 @@ import hashlib
 import platform
 import statistics
 import time
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from tuner.trust import user_code
 
 #: prime number, by which the seeds of the trainings of a trial differ
 _SEED_STEP = 7919
+#: hyperparameters that the training reads, not the model
+_OF_FIT = ("epochs", "batch_size")
 #: examples with which a model is tried
 _TRIED_EXAMPLES = 8
 
@@ -82,20 +85,27 @@ class PreparedCode:
         logs = user_code.called(lambda: model.train_on_batch(*batch, return_dict=True), doing="training one batch")
         reported = [*logs, *(f"val_{name}" for name in logs)]
         self._asked, self._metrics = questions.questions, tuple(reported)
-        asked = {name: value for name, value in questions.asked.items() if name not in study.search}
         names = [objectives.plain_name(name) for name in reported]
-        wanted = study.objective.metric
-        problem = (
-            ""
-            if ":" in wanted or self._code.fit is not None or objectives.find(wanted, dict.fromkeys(reported, 0.0)) is not None
-            else (f"; the objective {wanted} is not among them")
-        )
+        asked = {name: value for name, value in questions.asked.items() if name not in study.search}
         return (
             *((part.name, part.words) for part in data.parts),
             ("model", f"{type(model).__name__} with {model.count_params():,} parameters"),
-            ("metrics", f"{wording.listed(names)}{problem}"),
+            ("metrics", wording.listed(names)),
             *([("asks for", wording.listed(f"{name} (first: {wording.value(value)})" for name, value in asked.items()))] if asked else []),
+            *(("warning", warning) for warning in self._doubts(names, questions)),
         )
+
+    def _doubts(self, reported: Sequence[str], questions: AskedValues) -> Iterator[str]:
+        """Yield what looks like a mistake after the code was tried once."""
+        wanted = self._study.objective.metric
+        if ":" not in wanted and self._code.fit is None and objectives.find(wanted, dict.fromkeys(reported, 0.0)) is None:
+            yield (
+                f"objective.metric is {wanted}, but fit will probably report only {wording.listed(reported)}."
+                f"{wording.question(wanted, reported)}"
+            )
+        unused = [name for name in questions.asked if name not in questions.used and name not in _OF_FIT]
+        for name in unused:
+            yield f"search.{name} is never used: {self._study.model.build} does not read hp[{name!r}]; remove it from the file, or use it"
 
     def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:
         """Train one trial."""
@@ -169,7 +179,7 @@ class TrialOfCode:
     def run(self) -> messages.Finished:
         """Train the trial, resume it if there is a checkpoint, and report every epoch to the worker."""
         run = Run(seed=self._order.seed)
-        with user_code.captured() as printed:
+        with user_code.captured() as printed, user_code.contained(self._warn):
             try:
                 run = self._train_all()
                 ending, reason = Ending.COMPLETED, ""
@@ -179,6 +189,9 @@ class TrialOfCode:
             except NotFinite as error:
                 ending, reason = Ending.NOT_FINITE, str(error)
         return self._finished(self._best or run, ending, reason, printed.last())
+
+    def _warn(self, message: str) -> None:
+        self._worker.send(messages.TrialWarning(trial=self._order.trial, message=message))
 
     def _train_all(self) -> Run:
         suspended = self._files.read()

@@ -69,9 +69,10 @@ class Code:
         self.hypermodel = user_code.called(build, doing=f"making a {study.model.build}") if isinstance(build, type) else None
         self.build: Any = build if self.hypermodel is None else getattr(self.hypermodel, "build", None)
         self.load = user_code.load(study.data.load, study.folder, field="data.load")
-        for name, found in (("model.build", self.build), ("data.load", self.load)):
-            if not callable(found):
-                raise DataError(f"{name} names a {type(found).__name__}; expected a function")
+        if self.build is NotImplemented:
+            raise DataError(f"model.build is {study.model.build}, a class without a method build; expected a method build(self, hp)")
+        user_code.require_arguments(self.build, study.model.build, field="model.build", form="build(hp)")
+        user_code.require_arguments(self.load, study.data.load, field="data.load", form="load() or load(hp)", least=0)
         metric = study.objective.metric
         self.metric = user_code.load(metric, study.folder, field="objective.metric") if ":" in metric else None
 
@@ -110,7 +111,7 @@ def _compile(study: CustomStudySpec, model: keras.Model, hp: HyperParameters) ->
             f"{study.model.build} returned a model that is not compiled, and the study file gives no loss; "
             "call model.compile in it, or add for example `training: {loss: mse}`"
         )
-    name = hp.values.get("optimizer", training.optimizer)
+    name = hp["optimizer"] if "optimizer" in hp else training.optimizer
     try:
         optimizer = keras.optimizers.get(name)
         for key in ("learning_rate", "momentum", "weight_decay"):

@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tuner import wording
-from tuner.errors import DataError
-from tuner.tasks.custom.running.values import HyperParameters
+from tuner.errors import DataError, TrainingError
+from tuner.tasks.custom.running.values import HyperParameters, Interrupted
 from tuner.trust import user_code
 
 _NAMES = ("train", "validation", "test")
@@ -95,7 +95,7 @@ def load(function: Callable[..., Any], hp: HyperParameters | None) -> LoadedData
         UserCodeError: it raises an exception.
     """
     given = user_code.called(
-        lambda: function() if hp is None else function(hp), doing="loading the data", passes=(BaseException,) if hp else ()
+        lambda: function() if hp is None else function(hp), doing="loading the data", passes=(Interrupted, TrainingError)
     )
     return read(given)
 
