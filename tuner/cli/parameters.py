@@ -82,6 +82,9 @@ AllowCode = Annotated[
         show_default="none",
     ),
 ]
+FromStorage = Annotated[
+    str | None, Option("--from-storage", metavar="URL", help="Database of the studies that --from names.", show_default="as --storage")
+]
 AcceptCode = Annotated[bool, Option("--accept-code", help="Go on with your code as it is here, although the study recorded other code.")]
 
 

@@ -12,6 +12,7 @@ from tuner.cli.parameters import (
     AsJson,
     Cache,
     FolderOptions,
+    FromStorage,
     LimitOptions,
     OriginOptions,
     RootPath,
@@ -52,10 +53,7 @@ def run(
             show_default="none",
         ),
     ] = None,
-    from_storage: Annotated[
-        str | None,
-        Option("--from-storage", metavar="URL", help="Database of the studies that --from names.", show_default="as --storage"),
-    ] = None,
+    from_storage: FromStorage = None,
     accept_code: AcceptCode = False,
     storage: Storage = DEFAULT_STORAGE,
     to: Annotated[

@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from multiprocessing.connection import Connection
 
+from tuner.errors import TrainingError
 from tuner.protocol import messages
 
 #: orders that the trainer carries out one after another
@@ -19,6 +20,7 @@ class Inbox:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
+        self._process = os.getpid()
         self._changed = threading.Condition()
         self._orders: deque[Order] = deque()
         self._proceed: messages.Proceed | None = None
@@ -27,7 +29,16 @@ class Inbox:
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
     def send(self, message: messages.Message) -> None:
-        """Send a message to the worker."""
+        """Send a message to the worker.
+
+        Raises:
+            TrainingError: this process is a copy that code of the user's forked; nothing would read the answer.
+        """
+        if os.getpid() != self._process:
+            raise TrainingError(
+                "the code forked a process that reports or asks for values; only the process that called the function may do so",
+                kind="ForkedProcess",
+            )
         try:
             self._pipe.send_bytes(messages.encode(message))
         except OSError:

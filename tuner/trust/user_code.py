@@ -254,7 +254,7 @@ def _what_happened(error: BaseException) -> str:
         case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] not in sys.modules:
             cure = f"install {name.partition('.')[0]} for {sys.executable}, or put its file beside the code"
             return f"{type(error).__name__}: {text}; {cure}"
-        case ImportError() if "partially initialized" in text:
+        case ImportError(path=path) if any((frame.filename, frame.name) == (path, "<module>") for frame in _own_frames(error)):
             return f"{type(error).__name__}: {text}; two files import each other: move what both need to a third one"
     return f"{type(error).__name__}: {text}"
 
@@ -309,9 +309,10 @@ def captured() -> Iterator[Printed]:
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
             yield printed
-        except Exception as error:
-            error.__dict__["printed"] = printed.last()
-            raise
+        finally:
+            error = sys.exception()
+            if error is not None:
+                error.__dict__["printed"] = printed.last()
 
 
 def printed_before(error: BaseException) -> str:

@@ -111,7 +111,7 @@ def _compile(study: CustomStudySpec, model: keras.Model, hp: HyperParameters) ->
             f"{study.model.build} returned a model that is not compiled, and the study file gives no loss; "
             "call model.compile in it, or add for example `training: {loss: mse}`"
         )
-    name = hp["optimizer"] if "optimizer" in hp else training.optimizer
+    name = hp["optimizer"] if "optimizer" in hp else training.optimizer  # noqa: SIM401 -- hp is no dict
     try:
         optimizer = keras.optimizers.get(name)
         for key in ("learning_rate", "momentum", "weight_decay"):
@@ -169,7 +169,7 @@ class Fitting:
             else:
                 user_code.called(lambda: self._fit(model, data, run, watch), doing="fitting the model", passes=_OURS)
         except user_code.UserCodeError as error:
-            raise _explained(error) from error.__cause__
+            raise _explained(error, data) from error.__cause__
         if run.best is None:
             raise RequestError(f"fit reported no epoch, so the study has no {self._study.objective.metric} to choose by")
 
@@ -196,8 +196,10 @@ class Fitting:
             steps = all_steps if steps is None else min(steps, all_steps)
         else:
             batches = train.dataset
+        options = {"shuffle": False} if isinstance(batches, tf.data.Dataset) else {}  # Keras warns of a data set that it cannot shuffle
         model.fit(
             batches,
+            **options,
             epochs=self.num_epochs,
             initial_epoch=run.epochs,
             steps_per_epoch=steps,
@@ -269,7 +271,8 @@ class Fitting:
         if found is None:
             names = [objectives.plain_name(name) for name in logs]
             raise RequestError(
-                f"objective.metric is {metric}, but fit reports only {wording.listed(names)}.{wording.question(metric, names)}"
+                f"objective.metric is {metric}, but fit reports only {wording.listed(names)}; name one of these, or add the metric in "
+                f"model.compile.{wording.question(metric, names)}"
             )
         return float(found)
 
@@ -473,13 +476,14 @@ def outputs(model: keras.Model, part: inputs.Part, batch_size: int) -> tuple[Any
     return joined[0], joined[1]
 
 
-def _explained(error: user_code.UserCodeError) -> TrainingError:
-    """Return an exception of `fit` as Keras and TensorFlow mean it: without the trace of the graph."""
-    cause = error.__cause__
+def _explained(error: user_code.UserCodeError, data: LoadedData) -> TrainingError:
+    """Return an exception of `fit` as Keras and TensorFlow mean it: without the trace of the graph, and with the shapes of the data."""
+    cause, text = error.__cause__, str(error)
     if isinstance(cause, tf.errors.OpError):
         lines = [line.strip() for line in (cause.message or "").splitlines() if line.strip()]
-        essential = next(
-            (line for line in lines if not line.startswith(("Graph execution error", "Detected at node", "File "))), str(error)
-        )
-        return user_code.UserCodeError(f"{type(cause).__name__}: {essential}", kind=type(cause).__name__)
-    return error
+        essential = next((line for line in lines if not line.startswith(("Graph execution error", "Detected at node", "File "))), text)
+        text = f"{type(cause).__name__}: {essential} (while fitting the model)"
+    if isinstance(cause, ValueError | TypeError | tf.errors.InvalidArgumentError):
+        shapes = "; ".join(f"{part.name} {part.words}" for part in (data.train, data.validation))
+        text = f"{text.removesuffix(')')}; the data are: {shapes})"
+    return user_code.UserCodeError(text, kind=error.kind)

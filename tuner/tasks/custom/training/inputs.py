@@ -146,7 +146,14 @@ def _as_arrays(given: Any, name: str) -> Any:
     try:
         array = np.asarray(given)
     except ValueError as error:
-        raise DataError(f"the data function returned {name} data that is not an array: {error}") from error
+        if "inhomogeneous" in str(error):
+            cure = "pad them (keras.utils.pad_sequences), or return a tf.data.Dataset"
+            raise DataError(f"the data function returned {name} data that is no array: its rows differ in length; {cure}") from error
+        raise DataError(f"the data function returned {name} data that is no array: {error}") from error
+    if array.dtype == object and not all(isinstance(value, str | bytes) for value in array.flat):
+        kinds = sorted({type(value).__name__ for value in array.flat if not isinstance(value, str | bytes)})
+        cure = "convert columns of other types to numbers" if hasattr(given, "columns") else "convert it with astype('float32')"
+        raise DataError(f"the data function returned {name} data of objects ({wording.listed(kinds)}); expected numbers or text: {cure}")
     if array.ndim == 0:
         raise DataError(f"the data function returned a {type(given).__name__} in {name}; {_FORMS}")
     return array
