@@ -69,6 +69,9 @@ class Beside:
     def last_lines(self) -> str:
         return ""
 
+    def place(self) -> str:
+        return ""
+
     def kill(self) -> None:
         """Do nothing: the trainer continues with the next study."""
 

@@ -51,6 +51,9 @@ class Idle:
         """Return an empty text."""
         return ""
 
+    def place(self) -> str:
+        return ""
+
     def kill(self) -> None:
         """Do nothing."""
 

@@ -45,6 +45,9 @@ class Beside:
     def last_lines(self) -> str:
         return self._rehearsal.last_lines()
 
+    def place(self) -> str:
+        return ""
+
     def kill(self) -> None:
         self._rehearsal.kill()
 

@@ -5,6 +5,7 @@ and `--memory-limit-mb N` if others share it. Add `--memory-bytes N` if others s
 """
 
 import argparse
+import faulthandler
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--import-path", type=json.loads, default=[], help="JSON list of the caller's import path, for code of the study")
     parser.add_argument("--without-keras", action="store_true", help="the task of the study trains without Keras")
     given = parser.parse_args(arguments)
+    faulthandler.register(signal.SIGUSR1)  # the worker asks where the code is before it ends a process that says nothing
     # the worker decides when this process ends, not Ctrl-C in a terminal
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # NumPy and SciPy only add and multiply short vectors here, for which waking threads of their own costs more than it saves

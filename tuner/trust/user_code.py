@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -45,6 +46,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal
 _PRINTED = 4_000
 #: folders of code that is not the user's
 _NOT_USERS = ("site-packages", "dist-packages", f"{os.sep}lib{os.sep}python")
+#: a frame in what `faulthandler` writes
+_DUMPED = re.compile(r'^  File "(.+)", line (\d+) in (\S+)$', re.MULTILINE)
 _OWN = str(Path(__file__).resolve().parents[1]) + os.sep
 
 
@@ -272,6 +275,12 @@ def _own_traceback(error: BaseException) -> str:
         return ""
     last = "".join(traceback.format_exception_only(error))
     return "".join(["Traceback of your code (most recent call last):\n", *traceback.format_list(frames), last])
+
+
+def where(dump: str) -> str:
+    """Return the lines of the user's code in what `faulthandler` wrote of a process, in words; "" if there are none."""
+    frames = [(name, line, function) for name, line, function in _DUMPED.findall(dump) if _is_users(name)][:_MAX_FRAMES]
+    return "; ".join(f"{Path(name).name}, line {line}, in {function}" for name, line, function in reversed(frames))
 
 
 def _is_users(filename: str) -> bool:

@@ -137,6 +137,10 @@ class Rehearsal:
         """Return a fixed line."""
         return "the script says so" if self._script.num_started else ""
 
+    def place(self) -> str:
+        """Return nothing: there is no code of the user's."""
+        return ""
+
     def kill(self) -> None:
         """End the trainer."""
         self._ended = True
@@ -164,11 +168,11 @@ class Rehearsal:
             (_resume(Path(path)) for path in (train.checkpoint, train.fetched) if path is not None), key=lambda checkpoint: checkpoint.step
         )
         curve, done = list(checkpoint.curve), checkpoint.step
+        self._inbox.clear()
         if done:
             yield messages.Resumed(trial=train.trial, curve=checkpoint.curve)
         num_epochs = self._script.fine_tune_epochs if train.epochs is None else train.epochs
         fine_tune = num_epochs if train.of_images.unfreeze > 0 else 0
-        self._inbox.clear()
         step = done
         while (step := step + 1) <= self._probe_epochs + fine_tune:
             stage = Stage.PROBE if step <= self._probe_epochs else Stage.FINE_TUNE

@@ -147,11 +147,12 @@ class Supervision:
 
     def _end_by_force(self) -> messages.Finished | messages.Failed:
         """End the trainer, which does not obey; return the outcome of the trial, which is not tried again."""
-        log = self._trainer.last_lines()
+        log, place = self._trainer.last_lines(), self._trainer.place()
         self._trainer.kill()
         number, curve = self._claim.number, [epoch for epoch in self._outbox.curve if math.isfinite(epoch.measured)]
         if not curve:
-            return messages.Failed(trial=number, error="TrialTimeout", message=self._why_stopped, log=log)
+            message = f"{self._why_stopped}{f'; the code was at {place}' if place else ''}"
+            return messages.Failed(trial=number, error="TrialTimeout", message=message, log=log)
         best = max(curve, key=lambda epoch: self._study.spec.objective.merit(epoch.measured))
         seconds = sum(epoch.seconds for epoch in self._outbox.curve)
         return messages.Finished(

@@ -22,6 +22,7 @@ from tuner.errors import DataError, RequestError, TrainingError, TunerError
 from tuner.machine import AwakeClock
 from tuner.protocol import messages
 from tuner.protocol.failure_table import Failure
+from tuner.trust import user_code
 from tuner.workers.engines import gpus
 from tuner.workers.worker.stopping import Stopping
 
@@ -61,6 +62,8 @@ _MAX_SHOWN = 60
 _TAIL_LINES = 20
 _LINES_BEFORE_CRASH = 5
 _TAIL_BYTES = 16_384
+#: time limit for a trainer process to write where its code is
+_PLACE_SECONDS = 2.0
 #: time limit for a trainer process to end after it was asked to
 _QUIT_SECONDS = 5.0
 #: longest wait for a message before the worker turns to its other duties
@@ -131,6 +134,10 @@ class Trainer(Protocol):
 
     def last_lines(self) -> str:
         """Return the last lines of its log; "" if there is no log."""
+        ...
+
+    def place(self) -> str:
+        """Return where code of the user's is now, in words; "" if it cannot tell."""
         ...
 
     def kill(self) -> None:
@@ -213,6 +220,19 @@ class ChildTrainer:
     def last_lines(self) -> str:
         """Return the last lines of the log."""
         return last_lines(self._log)
+
+    def place(self) -> str:
+        """Return where code of the user's is now: the process writes it to its log. "" if it does not."""
+        start, deadline = self._log.stat().st_size, time.monotonic() + _PLACE_SECONDS
+        self._process.send_signal(signal.SIGUSR1)
+        seen, dump = -1, ""
+        while time.monotonic() < deadline and (len(dump) != seen or not dump):  # until it writes no more
+            seen = len(dump)
+            time.sleep(0.05)
+            with self._log.open("rb") as written:
+                written.seek(start)
+                dump = written.read().decode(errors="replace")
+        return user_code.where(dump)
 
     def kill(self) -> None:
         """End the process at once, with the processes that code of the user's started in it."""
@@ -340,9 +360,10 @@ class WarmTrainer:
         if message is None:
             stall_seconds = self._limits.stall_seconds
             if stall_seconds is not None and waited_seconds > stall_seconds:
+                place = self._started().place()
                 raise TrainerHung(
-                    f"the code reported nothing for {wording.duration(waited_seconds)}, longer than training.stall_timeout; "
-                    "it may have an endless loop, and if it needs more time, raise training.stall_timeout"
+                    f"the code reported nothing for {wording.duration(waited_seconds)}, longer than training.stall_timeout"
+                    f"{f' (it is at {place})' if place else ''}; look for an endless loop, or raise training.stall_timeout"
                 )
             limit_seconds = max(self._limits.hang_seconds, _HANG_FACTOR * self._longest_wait_seconds)
             if waited_seconds > limit_seconds and stall_seconds is None:
@@ -354,6 +375,10 @@ class WarmTrainer:
             self._longest_wait_seconds = max(self._longest_wait_seconds, waited_seconds)
         self._waiting_since = self._clock()
         return message
+
+    def place(self) -> str:
+        """Return where code of the user's is now, in words; "" if the trainer cannot tell."""
+        return "" if self._trainer is None else self._trainer.place()
 
     def seconds(self) -> float:
         """Return the time on the clock that measures silence, which stands still while this process sleeps."""
