@@ -1,5 +1,6 @@
 """A study from another machine: the path of its images here, and its allowed code."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from tuner.commands import origin
 from tuner.commands.origin import LocalSettings
 from tuner.errors import RequestError
+from tuner.spec import file as study_file
 from tuner.spec.study import StudySpec
 
 
@@ -78,3 +80,45 @@ def test_a_study_without_code_is_always_allowed() -> None:
 def test_an_invalid_module_name_is_refused(given: str) -> None:
     with pytest.raises(RequestError, match="--allow-code names .*expected modules"):
         origin.read_allowed_code(f"fine,{given}")
+
+
+def custom(folder: Path | None, build: str = "churn.py:build", metric: str = "val_auc") -> Any:
+    given = {"name": "churn", "task": "custom", "objective": {"metric": metric, "direction": "maximize"}, "model": {"build": build}}
+    return study_file.parse(given | {"data": {"load": "churn.py:load"}, "folder": None if folder is None else str(folder)}, "x", folder)
+
+
+@pytest.mark.parametrize(
+    ("build", "allowed", "refused"),
+    [
+        ("churn.py:build", "churn.py", ""),
+        ("churn.py:build", "churn.py:build,churn.py:load", ""),
+        ("churn.py:build", "", "model.build churn.py:build"),
+        ("churn.py:build", "churn.py:build", "data.load churn.py:load"),
+        # a module is not a file of that name, and a file is only itself
+        ("churn.py:build", "churn", "model.build churn.py:build"),
+        ("../churn.py:build", "churn.py", "model.build ../churn.py:build"),
+        ("../churn.py:build", "churn.py,../churn.py", ""),
+        ("/srv/churn.py:build", "churn.py", "model.build /srv/churn.py:build"),
+        ("/srv/churn.py:build", "churn.py,/srv/churn.py", ""),
+        ("churn/../../evil.py:build", "churn,churn.py", "model.build churn/../../evil.py:build"),
+    ],
+)
+def test_a_file_of_code_is_allowed_by_its_own_name_only(build: str, allowed: str, refused: str, tmp_path: Path) -> None:
+    study = custom(tmp_path, build)
+    if not refused:
+        at(allowed=allowed).require_allowed(study)
+        return
+    with pytest.raises(RequestError, match=re.escape(f"names code to import, {refused}, which is not allowed here")):
+        at(allowed=allowed).require_allowed(study)
+
+
+def test_a_metric_that_is_a_function_must_be_allowed_too(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"objective\.metric scores\.py:gain, which is not allowed here"):
+        at(allowed="churn.py").require_allowed(custom(tmp_path, metric="scores.py:gain"))
+
+
+def test_code_is_in_the_folder_of_the_study_or_else_in_the_current_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    assert at().localize(custom(tmp_path / "there")).folder == tmp_path / "there"
+    assert at().localize(custom(tmp_path / "gone")).folder == tmp_path

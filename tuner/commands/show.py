@@ -25,7 +25,7 @@ from tuner.terminal import plain, printing
 from tuner.terminal import status as status_screens
 from tuner.terminal import watch as watch_screens
 from tuner.views import status as views_status
-from tuner.views.status import Snapshot
+from tuner.views.status import FailedTrials, Snapshot
 
 _REFRESH_SECONDS = 1.0
 #: a read that takes longer counts as a database that cannot be reached
@@ -60,11 +60,13 @@ def _snapshots(url: str) -> list[tuple[AnyStudySpec, Snapshot]]:
 
 def show_status(name: str | None, url: str, *, as_json: bool) -> int:
     """Print the state of one study, or of all studies."""
+    failed: list[FailedTrials] = []
     if name is None:
         seen = _snapshots(url)
     else:
         study = load_study(name, url)
         seen = [(study.spec, views_status.snapshot(study))]
+        failed = _failures(study, seen[0][1])
     if as_json:
         described = [status_screens.as_json(spec, snapshot) for spec, snapshot in seen]
         plain.result(json.dumps(described if name is None else described[0], indent=2))
@@ -72,8 +74,14 @@ def show_status(name: str | None, url: str, *, as_json: bool) -> int:
         empty = f"{storages.shown(url)} has no studies yet." if storage_url.exists(url) else storage_url.missing(url)
         plain.result(f"{empty} Start a study with: tuner run FILE")
     else:
-        printing.result(status_screens.studies_table(seen) if name is None else status_screens.study(*seen[0]))
+        screens = [status_screens.studies_table(seen)] if name is None else [status_screens.study(*seen[0])]
+        printing.result(*screens, *([status_screens.failures(failed)] if failed else []))
     return 0
+
+
+def _failures(study: Study, snapshot: Snapshot) -> list[FailedTrials]:
+    """Return the failures of a study by kind; no statement is needed if there are none."""
+    return study.storage.read(lambda connection: views_status.failures(connection, study.id)) if snapshot.num_failed else []
 
 
 def show_best(name: str, url: str, *, form: options.OutputFormat) -> int:
@@ -119,7 +127,7 @@ def watch(name: str, url: str, *, as_json: bool) -> int:
 
 def _read(study: Study) -> watch_screens.WatchedStudy:
     snapshot = views_status.snapshot(study)
-    failed = study.storage.read(lambda connection: views_status.failures(connection, study.id)) if snapshot.num_failed else []
+    failed = _failures(study, snapshot)
     return watch_screens.WatchedStudy(
         snapshot=snapshot, workers=tuple(workers.of_study(study)), curve=tuple(views_status.best_curve(study)), failures=tuple(failed)
     )

@@ -137,7 +137,7 @@ def stop_if_hopeless(connection: Connection, study: Study, failed: messages.Fail
     since = tables.get(connection, STUDY_USER, study.id, RESUMED_AT).get(RESUMED_AT, 0.0)
     last = leases.last_results(connection, study.id, count=failure_table.MAX_FAILURES, since=since)
     if len(last) == failure_table.MAX_FAILURES and all(result == (LeaseEnding.FAILED, failed.error) for result in last):
-        reason = f"{failure_table.MAX_FAILURES} trials in a row failed with {failed.error}: {message}"
+        reason = f"{failure_table.MAX_FAILURES} trials in a row failed with {failed.model_copy(update={'message': message}).words}"
         tables.put(connection, STUDY_USER, study.id, {STOPPED: f"{reason}. Fix the cause, then run the study again."})
 
 

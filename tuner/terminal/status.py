@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,7 @@ from tuner.spec import hyperparameters as values
 from tuner.spec import plan as plans
 from tuner.spec.study import AnyStudySpec
 from tuner.terminal import live, printing
-from tuner.views.status import Snapshot
+from tuner.views.status import FailedTrials, Snapshot
 
 
 def studies_table(found: Sequence[tuple[AnyStudySpec, Snapshot]]) -> RenderableType:
@@ -96,6 +97,16 @@ def _progress(snapshot: Snapshot) -> str:
     if snapshot.eta_seconds is None:
         return f"{waiting}{wording.duration(snapshot.busy_seconds)} of training so far"
     return f"{waiting}{wording.duration(snapshot.busy_seconds)} of training so far, about {wording.duration(snapshot.eta_seconds)} left"
+
+
+def failures(failed: Sequence[FailedTrials]) -> RenderableType:
+    """Show the failures of a study by kind, each with the message of its latest trial."""
+    parts: list[RenderableType] = []
+    for each in failed:
+        trials = f"  {wording.count(each.num_trials, 'trial')}, the last is trial {each.last_number}"
+        parts.append(Text.assemble((each.error or "unknown reason", "bad"), (trials, "quiet")))
+        parts.append(Padding(Text(wording.visible_lines(each.message), overflow="fold"), (0, 0, 0, 2)))
+    return printing.section("Failures", *parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Code of the user's in a real trainer process: it ends its trial at worst, never the worker."""
 
+import re
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,7 @@ def work(study: Study, folder: Path, limits: Limits, *, accept_code: bool = Fals
     events: list[Event] = []
     trainer = WarmTrainer(lambda: ChildTrainer(threads=1, log=folder / "trainer.log", with_keras=False), limits, Stopping())
     folders = Folders(cache=folder / "cache", artifacts=folder / "artifacts")
-    worker = Worker(
-        study, trainer, identity=trials.WorkerId.here("w1"), folders=folders, stopping=Stopping(), tell=lambda event: events.append(event)
-    )
+    worker = Worker(study, trainer, identity=trials.WorkerId.here("w1"), folders=folders, stopping=Stopping(), tell=events.append)
     worker.run(accept_code=accept_code)
     return events
 
@@ -95,7 +94,7 @@ def test_no_code_ends_its_worker(tmp_path: Path) -> None:
         assert trial.user_attrs.get(MESSAGE, "").startswith(message), code
         assert "tuner/trainer" not in trial.user_attrs.get(MESSAGE, "")
     assert "(it is at mine.py, line " in found[4].user_attrs[MESSAGE]
-    assert "in objective; mine.py, line 14, in endless); look for an endless loop" in found[4].user_attrs[MESSAGE]
+    assert re.search(r"in objective; mine.py, line \d+, in endless\); look for an endless loop", found[4].user_attrs[MESSAGE])
     assert found[2].system_attrs[LOG].startswith("trial 2 begins\nTraceback of your code (most recent call last):\n")
     assert "tuner/" not in found[2].system_attrs[LOG]
     assert found[9].system_attrs[LOG] == "trial 9 begins\nstill here\n"
@@ -109,12 +108,11 @@ def test_no_code_ends_its_worker(tmp_path: Path) -> None:
 def test_a_loop_without_an_end_ends_at_the_time_limit_of_a_trial_and_is_not_tried_again(tmp_path: Path) -> None:
     code = "def objective(trial):\n    while trial.number == 0:\n        pass\n    return 1.0\n"
     study = join(tmp_path, code, budget={"trials": 2, "trial_timeout": "1s"})
-    events = work(study, tmp_path, Limits(obey_seconds=0.5))
+    events = work(study, tmp_path, Limits(obey_seconds=2.0))
     assert [trial.state.name for trial in study.optuna.get_trials()] == ["FAIL", "COMPLETE"]
     (failure,) = [event.message for event in events if event.what is EventKind.FAILED]
-    assert failure.startswith(
-        "TrialTimeout: it reached the time limit of 1.0 s for one trial (budget.trial_timeout); the code was at mine.py, line "
-    )
+    reason = "it reached the time limit of 1.0 s for one trial (budget.trial_timeout); the code was at mine.py, line "
+    assert failure.startswith(f"TrialTimeout: {reason}")
     assert [event.trial for event in events if event.what is EventKind.STARTED] == [0, 1]
     assert not [event for event in events if event.what in (EventKind.RESUMED, EventKind.REPLACED)]
 
