@@ -78,7 +78,7 @@ AllowCode = Annotated[
     Option(
         envvar="TUNER_ALLOW_CODE",
         metavar="MODULES",
-        help="Python modules that a study from the storage may import, separated by commas.",
+        help="Python modules and files that a study from the storage may import, separated by commas.",
         show_default="none",
     ),
 ]

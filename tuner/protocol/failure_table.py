@@ -27,6 +27,8 @@ class Failure(StrEnum):
     PREEMPTION = "preemption"
     CRASH = "crash"
     HANG = "hang"
+    TIME_LIMIT = "time limit of a trial"
+    USER_CODE = "your own code"
     SAME_AGAIN = "the same failure again"
     BAD_DATA = "bad data"
     FULL_DISK = "full disk"
@@ -74,10 +76,22 @@ TREATMENTS: Mapping[Failure, Treatment] = {
         tries=TRAINER_TRIES,
     ),
     Failure.HANG: Treatment(
-        noticed="The trainer sends nothing for `--hang-limit`, or for ten times its longest epoch if that is longer.",
+        noticed="The trainer sends nothing for `training.stall_timeout`. Without that key: for `--hang-limit`, or for ten times its "
+        "longest epoch if that is longer.",
         done=f"The worker kills the trainer and starts the trial at most {TRAINER_TRIES} times, as after a crash.",
         seen="`replaced` with the time without a message, then `failed`.",
         tries=TRAINER_TRIES,
+    ),
+    Failure.TIME_LIMIT: Treatment(
+        noticed="A trial takes longer than `budget.trial_timeout`.",
+        done="The trainer ends the trial at its next step. A trainer that does not obey within 30 s is killed. "
+        "The trial is not tried again.",
+        seen="`pruned` with its best value so far and the reason. `failed` with `TrialTimeout` if a killed trainer had reported no value.",
+    ),
+    Failure.USER_CODE: Treatment(
+        noticed="Code of yours raises an exception, calls `sys.exit`, or returns something else than tuner expects.",
+        done="The trial fails. The trainer and the worker continue with the next trial.",
+        seen="`failed` with the exception, and the lines of your code that led to it.",
     ),
     Failure.SAME_AGAIN: Treatment(
         noticed=f"The last {MAX_FAILURES} trials that ended failed in the same way.",
@@ -85,7 +99,7 @@ TREATMENTS: Mapping[Failure, Treatment] = {
         seen="Exit code 1 and the failure.",
     ),
     Failure.BAD_DATA: Treatment(
-        noticed="A file cannot be read as an image or a label, or the images differ from those that the study started with.",
+        noticed="A file cannot be read as an image or a label, or the images or your code differ from those that the study started with.",
         done="No trial starts.",
         seen="Exit code 2 and the file, or the difference.",
     ),

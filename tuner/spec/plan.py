@@ -140,6 +140,8 @@ def budget(spec: AnyStudySpec) -> str:
         parts.append(wording.count(spec.budget.trials, "trial"))
     if spec.budget.timeout is not None:
         parts.append(f"at most {wording.duration(spec.budget.timeout)}")
+    if spec.budget.trial_timeout is not None:
+        parts.append(f"at most {wording.duration(spec.budget.trial_timeout)} for each")
     if spec.budget.target is not None:
         name = spec.objective.metric.replace("_", " ") if isinstance(spec, StudySpec) else spec.objective.metric
         parts.append(f"or {'an' if name[:1] in 'aeiou' else 'a'} {name} of {spec.budget.target:g}")

@@ -136,7 +136,7 @@ def try_code(spec: AnyStudySpec, cache: Path) -> messages.Prepared:
         threads = max(1, machine.num_cores())
         trainer = WarmTrainer(
             lambda: ChildTrainer(threads=threads, log=log, import_path=user_code.import_path(), with_keras=TASKS[spec.task].needs_keras),
-            Limits(threads=threads),
+            Limits(threads=threads, stall_seconds=spec.stall_seconds),
             Stopping(),
         )
         try:

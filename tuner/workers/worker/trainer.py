@@ -360,10 +360,9 @@ class WarmTrainer:
         if message is None:
             stall_seconds = self._limits.stall_seconds
             if stall_seconds is not None and waited_seconds > stall_seconds:
-                place = self._started().place()
                 raise TrainerHung(
                     f"the code reported nothing for {wording.duration(waited_seconds)}, longer than training.stall_timeout"
-                    f"{f' (it is at {place})' if place else ''}; look for an endless loop, or raise training.stall_timeout"
+                    f"{self._at_place()}; look for an endless loop, or raise training.stall_timeout"
                 )
             limit_seconds = max(self._limits.hang_seconds, _HANG_FACTOR * self._longest_wait_seconds)
             if waited_seconds > limit_seconds and stall_seconds is None:
@@ -379,6 +378,10 @@ class WarmTrainer:
     def place(self) -> str:
         """Return where code of the user's is now, in words; "" if the trainer cannot tell."""
         return "" if self._trainer is None else self._trainer.place()
+
+    def _at_place(self) -> str:
+        place = self.place()
+        return f" (it is at {place})" if place else ""
 
     def seconds(self) -> float:
         """Return the time on the clock that measures silence, which stands still while this process sleeps."""
@@ -441,8 +444,14 @@ class WarmTrainer:
                 case messages.Failed(is_request=True):
                     raise request_error(message)
                 case messages.Failed():
-                    raise TrainingError(f"{message.error}: {message.message}", kind=message.error)
-            if self._clock() - self._waiting_since > _PREPARE_HANG_LIMITS * self._limits.hang_seconds:
+                    raise TrainingError(message.words, kind=message.error)
+            stall_seconds, waited_seconds = self._limits.stall_seconds, self._clock() - self._waiting_since
+            if stall_seconds is not None and waited_seconds > _PREPARE_HANG_LIMITS * stall_seconds:
+                raise TrainerHung(
+                    f"importing the code and loading the data took longer than {_PREPARE_HANG_LIMITS:.0f} times training.stall_timeout"
+                    f"{self._at_place()}; look for an endless loop, or raise training.stall_timeout"
+                )
+            if stall_seconds is None and waited_seconds > _PREPARE_HANG_LIMITS * self._limits.hang_seconds:
                 raise TrainerHung("preparing the data and the backbone took too long; if they need more time, raise --hang-limit")
         return None
 

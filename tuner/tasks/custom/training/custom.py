@@ -75,7 +75,17 @@ class PreparedCode:
         )
 
     def try_once(self) -> tuple[tuple[str, str], ...]:
-        """Build a model of the first values, and train it on one batch."""
+        """Build a model of the first values, and train it on one batch.
+
+        Raises:
+            DataError: the code fails.
+        """
+        try:
+            return self._tried()
+        except TrainingError as error:
+            raise DataError(str(error)) from error
+
+    def _tried(self) -> tuple[tuple[str, str], ...]:
         study, order = self._study, messages.Train(trial=0, hyperparameters=first_values(self._study), seed=0, weights="", checkpoint="")
         questions = AskedValues(order, FirstAnswers(), declared=frozenset(study.search))
         hp = HyperParameters(questions)
