@@ -4,7 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from tests import databases
 from tuner.errors import StudyError
@@ -21,7 +23,8 @@ from tuner.trust.user_code import CodeFile
 
 @pytest.fixture
 def study(tmp_path: Path) -> Study:
-    return joined(tmp_path)
+    """A study with a completed trial."""
+    return with_result(joined(tmp_path))
 
 
 def joined(folder: Path, **sections: Any) -> Study:
@@ -37,6 +40,14 @@ def prepared(code: str = "units = 64\n", **fields: Any) -> messages.Prepared:
         "splits": "", "versions": {}, "seconds": 0.0, "code": (file,),
     }  # fmt: skip
     return messages.Prepared(**(given | fields))
+
+
+def with_result(study: Study, *states: TrialState) -> Study:
+    """Add a trial in each state."""
+    for state in states or (TrialState.COMPLETE,):
+        value = 0.5 if state is TrialState.COMPLETE else None
+        study.optuna.add_trial(optuna.create_trial(state=state, value=value, params={}, distributions={}))
+    return study
 
 
 def stored(study: Study) -> dict[str, Any]:
@@ -85,6 +96,18 @@ def test_long_code_is_recorded_without_its_text(study: Study) -> None:
     data_check.admit(study, prepared("\n" * 30_000))  # 60,000 characters as JSON, which no attribute of MySQL holds
     assert stored(study)["code"][0]["text"] == ""
     with pytest.raises(StudyError, match="it is too long to show what changed"):
+        data_check.admit(study, prepared())
+
+
+@pytest.mark.parametrize("state", [TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING])
+def test_code_that_is_fixed_before_a_trial_has_a_result_is_recorded(state: TrialState, tmp_path: Path) -> None:
+    study = with_result(joined(tmp_path), TrialState.FAIL, TrialState.FAIL)
+    data_check.admit(study, prepared())
+    (told,) = data_check.admit(study, prepared("units = 128\n", num_train=90))
+    assert told.startswith("the study goes on with changed code, because none of its trials has a result: churn.py: 1 line added")
+    assert stored(study)["num_train"] == 90
+    with_result(study, state)
+    with pytest.raises(StudyError, match="churn.py: 1 line added, 1 removed"):
         data_check.admit(study, prepared())
 
 

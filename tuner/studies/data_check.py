@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from optuna.trial import TrialState
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from tuner import wording
 from tuner.errors import StudyError
@@ -47,34 +48,43 @@ _SHOWN_LENGTH = 80
 def admit(study: Study, prepared: messages.Prepared, *, accept_code: bool = False) -> list[str]:
     """Store what the first trainer of a study found, and refuse a later trainer that found something else.
 
-    Return sentences about changed code that was accepted, and that is the code of the study from now on.
+    Return sentences about changed code that is the code of the study from now on. Nothing is compared with the code of a study whose
+    trials all failed: its user has probably fixed it.
 
     Raises:
         StudyError: the data or the splits differ from those that the study was started with, or its code does and `accept_code` is false.
     """
     found = prepared.model_dump(mode="json", exclude={"kind", "warnings", "facts"}) | {"code": _stored_code(prepared.code)}
 
-    def write(connection: Connection) -> tuple[dict[str, Any], list[str]]:
+    def write(connection: Connection) -> list[str]:
         tables.lock_study(connection, study.id, study.name)
         known = tables.get(connection, tables.STUDY_USER, study.id, PREPARED, PLAN)
         stored: dict[str, Any] | None = known.get(PREPARED)
         if stored is None:
             tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: found})
-            return found, []
+            return []
         changed = user_code.changes(_read_code(stored.get("code")), prepared.code)
-        plan = Plan.understood(known.get(PLAN))
-        compared = stored if plan is None else stored | {"epochs": plan.usual_epochs}  # the plan has changed the number
-        if changed and accept_code and not _differences(study, compared, found):
+        if changed and not _has_results(connection, study):
+            tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: found})
+            return [f"the study goes on with changed code, because none of its trials has a result: {change}" for change in changed]
+        if changed and not accept_code:
+            raise StudyError(_changed_code(study, changed))
+        plan = Plan.understood(known.get(PLAN))  # it may have changed the number of epochs
+        different = _differences(study, stored if plan is None else stored | {"epochs": plan.usual_epochs}, found)
+        if different:
+            raise StudyError(_different_data(study, different, with_code=bool(changed)))
+        if changed:
             tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: stored | {"code": found["code"]}})
-        return compared, changed
+        return [f"the study goes on with changed code, accepted by --accept-code: {change}" for change in changed]
 
-    stored, changed = study.storage.write(write)
-    different = _differences(study, stored, found)
-    if changed and not accept_code:
-        raise StudyError(_changed_code(study, changed))
-    if different:
-        raise StudyError(_different_data(study, different, with_code=bool(changed)))
-    return [f"the study goes on with changed code, accepted by --accept-code: {change}" for change in changed]
+    return study.storage.write(write)
+
+
+def _has_results(connection: Connection, study: Study) -> bool:
+    """Return whether a trial of a study has a result, or may still get one from a worker with the earlier code."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+    query = select(tables.TRIALS.c.trial_id).where(tables.TRIALS.c.study_id == study.id, tables.TRIALS.c.state.in_(states)).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def _differences(study: Study, stored: dict[str, Any], found: dict[str, Any]) -> list[str]:

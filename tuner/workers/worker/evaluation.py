@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tuner import machine
@@ -158,7 +159,7 @@ def open_trainer(
         TrainingError: the trainer cannot be prepared.
         StudyError: the images are not those of the study.
     """
-    trainer = WarmTrainer(start, limits, stopping)
+    trainer = WarmTrainer(start, replace(limits, stall_seconds=None), stopping)  # a whole split may take longer than a step of a trial
     try:
         prepared = trainer.warm_up(messages.Prepare(spec=study.spec.model_dump_json(), cache=str(folders.cache)))
         if prepared is None:

@@ -67,10 +67,11 @@ class Code:
         build = user_code.load(study.model.build, study.folder, field="model.build")
         # a class of KerasTuner's form: its objects have the methods build and fit
         self.hypermodel = user_code.called(build, doing=f"making a {study.model.build}") if isinstance(build, type) else None
-        self.build: Any = build if self.hypermodel is None else getattr(self.hypermodel, "build", None)
-        self.load = user_code.load(study.data.load, study.folder, field="data.load")
-        if self.build is NotImplemented:
+        found = build if self.hypermodel is None else getattr(self.hypermodel, "build", None)
+        if found is None:
             raise DataError(f"model.build is {study.model.build}, a class without a method build; expected a method build(self, hp)")
+        self.build: Callable[..., Any] = found
+        self.load = user_code.load(study.data.load, study.folder, field="data.load")
         user_code.require_arguments(self.build, study.model.build, field="model.build", form="build(hp)")
         user_code.require_arguments(self.load, study.data.load, field="data.load", form="load() or load(hp)", least=0)
         metric = study.objective.metric
@@ -358,6 +359,10 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         if now - self._told_at > _BUSY_SECONDS:
             self._told_at = now
             self._fitting.busy()
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Do the same while the validation data are scored."""
+        self.on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Report the epoch."""
