@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 
+from tuner.errors import TrainingError
+from tuner.protocol import messages
 from tuner.workers.worker.events import Event, EventKind
-from tuner.workers.worker.rehearsal import Fault, Script
+from tuner.workers.worker.rehearsal import Fault, Rehearsal, Script
+from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.trainer import Limits, WarmTrainer
 
 Make = Callable[..., Any]
+SPEC = '{"name": "x", "data": {"source": "digits"}}'
 REASON = "it reached the time limit of 0.1 s for one trial (budget.trial_timeout)"
 
 
@@ -74,3 +78,20 @@ def test_silence_longer_than_the_stall_timeout_ends_a_trainer_whatever_its_epoch
     assert (runner.states(), runner.script.started) == (["FAIL"], [0, 0])
     (failure,) = [event.message for event in runner.events if event.what is EventKind.FAILED]
     assert re.match(r"hang: the code reported nothing for 0\.\d s, longer than training.stall_timeout; look for an endless loop", failure)
+
+
+def test_an_endless_loop_at_the_import_of_the_code_ends_with_its_place() -> None:
+    class Importing(Rehearsal):
+        def receive(self, timeout_seconds: float) -> messages.Message | None:
+            return None
+
+        def place(self) -> str:
+            return "mine.py, line 1, in <module>"
+
+    script = Script()
+    trainer = WarmTrainer(lambda: Importing(script), Limits(stall_seconds=0.01, start_seconds=0.02), Stopping())
+    with pytest.raises(
+        TrainingError, match=r"importing the code .* took longer than \d.* s \(it is at mine.py, line 1, in <module>"
+    ):
+        trainer.warm_up(messages.Prepare(spec=SPEC, cache=""))
+    assert script.num_started == 2

@@ -83,6 +83,8 @@ class Limits:
     hang_seconds: float = 1800.0
     #: longest silence during a trial, whatever its epochs take; None: only the limit above
     stall_seconds: float | None = None
+    #: time limit for a trainer to start and to prepare a study, unless the limits above allow more
+    start_seconds: float = 120.0
     #: time limit for a trainer to obey after it was told that a trial took too long
     obey_seconds: float = 30.0
     #: memory between two trials; None: no limit
@@ -446,10 +448,10 @@ class WarmTrainer:
                 case messages.Failed():
                     raise TrainingError(message.words, kind=message.error)
             stall_seconds, waited_seconds = self._limits.stall_seconds, self._clock() - self._waiting_since
-            if stall_seconds is not None and waited_seconds > _PREPARE_HANG_LIMITS * stall_seconds:
+            if stall_seconds is not None and waited_seconds > max(self._limits.start_seconds, _PREPARE_HANG_LIMITS * stall_seconds):
                 raise TrainerHung(
-                    f"importing the code and loading the data took longer than {_PREPARE_HANG_LIMITS:.0f} times training.stall_timeout"
-                    f"{self._at_place()}; look for an endless loop, or raise training.stall_timeout"
+                    f"importing the code and loading the data took longer than {wording.duration(waited_seconds)}{self._at_place()}; "
+                    "look for an endless loop, or raise training.stall_timeout"
                 )
             if stall_seconds is None and waited_seconds > _PREPARE_HANG_LIMITS * self._limits.hang_seconds:
                 raise TrainerHung("preparing the data and the backbone took too long; if they need more time, raise --hang-limit")
