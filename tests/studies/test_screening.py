@@ -38,7 +38,7 @@ def model(backbone: str, size: int) -> TrialModel:
 
 
 def losers(num_images: int, *probes: tuple[str, int, float]) -> set[tuple[str, int]]:
-    probed = [ProbedModel(model=model(name, size), trial=trial, accuracy=value) for trial, (name, size, value) in enumerate(probes)]
+    probed = [ProbedModel(model=model(name, size), trial=trial, value=value) for trial, (name, size, value) in enumerate(probes)]
     return {(each.backbone, each.image_size) for each in screening.judge(probed, num_images)}
 
 
@@ -74,7 +74,7 @@ def test_a_backbone_that_loses_at_one_size_may_stay_at_another() -> None:
 
 def test_the_reason_names_the_best_of_several_winners() -> None:
     probes = [(CHEAP, 96, 0.6), (DEAR, 96, 0.8), (CHEAPEST, 96, 0.9)]
-    probed = [ProbedModel(model=model(name, size), trial=trial, accuracy=value) for trial, (name, size, value) in enumerate(probes)]
+    probed = [ProbedModel(model=model(name, size), trial=trial, value=value) for trial, (name, size, value) in enumerate(probes)]
     # against mobilenet_v2, which costs less: 2 x sqrt((0.6 x 0.4 + 0.9 x 0.1) / 1000)
     assert [each.reason for each in screening.judge(probed, 1000)] == [
         "its probe of 0.6000 (trial 0) is 0.3000 below the 0.9000 of mobilenet_v2 (trial 2), more than 0.0363",

@@ -157,7 +157,9 @@ def require_usable(spec: StudySpec, cache: Path) -> tuple[Dataset, Splits] | Non
     if sources.needs_keras(spec.data):
         return None
     data = sources.open(spec.data, cache=cache)
-    return data, splits.split(data, spec.data, spec.seed)
+    parts = splits.split(data, spec.data, spec.seed)
+    splits.require_measurable(data, parts, spec.objective.metric)
+    return data, parts
 
 
 def print_warning(remark: str) -> None:
@@ -177,7 +179,7 @@ def admit(spec: AnyStudySpec, cache: Path, *, tell: Callable[[str], None] = prin
 
 
 def _warn(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: Path, tell: Callable[[str], None]) -> None:
-    for warning in survey.warnings(*opened, spec.data, cache=cache) if opened is not None else ():
+    for warning in survey.warnings(*opened, spec.data, cache=cache, metric=spec.objective.metric) if opened is not None else ():
         tell(warning)
 
 
@@ -248,6 +250,6 @@ def _show_images(spec: StudySpec, opened: tuple[Dataset, Splits] | None, cache: 
         printing.result(printing.section("Images", f"source {spec.data.source}: read when the study runs"))
         return _ASSUMED_TRAIN, _ASSUMED_VALIDATION
     data, parts = opened
-    printing.result(printing.section("Images", plan.images(data, parts)))
+    printing.result(printing.section("Images", plan.images(data, parts, spec.objective.metric)))
     _warn(spec, opened, cache, print_warning)
     return len(parts.train), len(parts.validation)

@@ -62,7 +62,7 @@ def measure(study: Study, assignment: Assignment, stopping: Stopping) -> None:
     best = bests.best(study)
     formed, known = form(study, assignment.folders), ensembles.read(study)
     is_new = formed is not None and (not formed.is_same(known) or (known is not None and known.test_accuracy is None and best.num_test > 0))
-    if formed is None and known is not None and known.validation_accuracy < best.value:
+    if formed is None and known is not None and not known.is_at_least(best.value):
         ensembles.store(study, None)  # a better trial has completed since
     if not is_new and not is_unmeasured(best):
         return
@@ -110,7 +110,11 @@ def form(study: Study, folders: Folders) -> Ensemble | None:
         if found is not None:
             candidate, labels = found
             candidates.append(candidate)
-    return None if labels is None else ensembles.choose(candidates, labels, mirror=study.images.results.mirror)
+    return (
+        None
+        if labels is None
+        else ensembles.choose(candidates, labels, mirror=study.images.results.mirror, metric=study.images.objective.metric)
+    )
 
 
 def _read(one: StoredWeights, folder: Path) -> tuple[Candidate, Labels] | None:
@@ -183,7 +187,7 @@ def _measure_best(study: Study, best: Best, trainer: EvaluationTrainer, assignme
 
 
 def _measured(study: Study, formed: Ensemble, trainer: EvaluationTrainer, scratch: Path) -> Ensemble:
-    """Return the ensemble with its accuracy on the test split, which is read once for it; without test images, as it is."""
+    """Return the ensemble with its scores on the test split, which is read once for it; without test images, as it is."""
     several = members(study, formed)
     if not several[0].num_test:
         return formed
@@ -209,6 +213,7 @@ def _measured(study: Study, formed: Ensemble, trainer: EvaluationTrainer, scratc
     assert labels is not None
     measured = {
         "test_accuracy": statistics.accuracy(np.stack(answers), labels),
+        "test_value": None if formed.metric == "accuracy" else statistics.value(formed.metric, np.stack(answers), labels),
         "num_test": len(labels),
         "milliseconds": round(1000 * seconds / len(labels), 2),
     }
@@ -252,7 +257,8 @@ def teach(study: Study, formed: Ensemble, assignment: Assignment, stopping: Stop
             asked = messages.Evaluate(trial=best.trial, hyperparameters=order.hyperparameters, weights=finished.weights)
             score = trainer.ask(asked)
             assert isinstance(score, messages.Evaluated)
-            taught = taught.model_copy(update={"test_accuracy": score.accuracy, "num_test": score.num_images})
+            tested = {"test_accuracy": score.accuracy, "num_test": score.num_images}
+            taught = taught.model_copy(update=tested | ({} if formed.metric == "accuracy" else {"test_value": score.value}))
     ensembles.store_taught(study, taught)
     (folder / "checkpoint").unlink(missing_ok=True)
     return taught
@@ -268,10 +274,12 @@ def _taught(formed: Ensemble, order: messages.Train, finished: messages.Finished
         trial=order.trial,
         hyperparameters=order.hyperparameters,
         weights=weights,
-        validation_accuracy=finished.value,
+        validation_accuracy=finished.metrics.get("accuracy", finished.value),
         validation_loss=loss,
         confusion=finished.confusion if len(finished.confusion) <= ensembles.CONFUSED_CLASSES else (),
         seconds=round(finished.probe_seconds + finished.fine_tune_seconds, 1),
+        metric=formed.metric,
+        value=None if formed.metric == "accuracy" else finished.value,
     )
 
 

@@ -26,6 +26,7 @@ from tuner.results.bundle.model_facts import ModelFacts
 from tuner.results.ensemble import Ensemble, Taught
 from tuner.results.retrain import networks
 from tuner.results.versions import versions
+from tuner.spec import plan as plans
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.terminal import plain, printing
@@ -165,10 +166,10 @@ def _chosen(study: Study, asked: ExportOptions, folders: Folders) -> tuple[Model
         return facts, [weights]
     if found is None or found.mirrored != is_mirrored:
         changed = _variant(study, (best.trial,) if found is None else found.trials, folders, mirrored=is_mirrored)
-        before = best.value if found is None else found.validation_accuracy
+        before = best.value if found is None else found.measured
         plain.line(
-            f"{study.name}: exporting {changed.words}{'' if is_mirrored else ', without mirror images'}: validation accuracy "
-            f"{changed.validation_accuracy:.4f}, {changed.validation_accuracy - before:+.4f} compared with --mirror auto"
+            f"{study.name}: exporting {changed.words}{'' if is_mirrored else ', without mirror images'}: "
+            f"{ensembles.value_words(changed)}, {changed.measured - before:+.4f} compared with --mirror auto"
         )
         return _of_result(study, changed)
     plain.line(f"{study.name}: exporting the ensemble, {found.words}. For one network, add --single")
@@ -185,7 +186,7 @@ def _variant(study: Study, numbers: tuple[int, ...], folders: Folders, *, mirror
             "reach of this machine, or was not stored. Only fine-tuned trials have it; export on the machine that trained them, or drop "
             "--mirror."
         )
-    return ensembles.of_members(*known, mirrored=mirrored)
+    return ensembles.of_members(*known, mirrored=mirrored, metric=study.images.objective.metric)
 
 
 def _fast_enough(study: Study, asked: ExportOptions, limit: float, folders: Folders) -> tuple[ModelFacts, list[_Weights]]:
@@ -217,9 +218,9 @@ def _fast_enough(study: Study, asked: ExportOptions, limit: float, folders: Fold
             "backbones."
         )
     chosen = results[first]
-    told = f"{times[first]:.1f} ms for one image on this machine, validation accuracy {chosen.validation_accuracy:.4f}"
+    told = f"{times[first]:.1f} ms for one image on this machine, {ensembles.value_words(chosen)}"
     if first:
-        difference = chosen.validation_accuracy - results[0].validation_accuracy
+        difference = chosen.measured - results[0].measured
         took = "more than twice the limit" if times[0] is None else f"{times[0]:.1f} ms"
         told += f", {difference:+.4f} compared with {_words(results[0])}, which takes {took}"
     plain.line(f"{study.name}: exporting {_words(chosen)}: {told}")
@@ -247,7 +248,8 @@ def _results(study: Study, asked: ExportOptions, folders: Folders) -> list[Ensem
     if known is not None:
         candidates, labels = known
         groups = [candidates[:num] for num in range(len(candidates), 0, -1)] + [[one] for one in candidates[1:]]
-        results += [ensembles.of_members(group, labels, mirrored=each) for group in groups for each in with_mirror]
+        metric = study.images.objective.metric
+        results += [ensembles.of_members(group, labels, mirrored=each, metric=metric) for group in groups for each in with_mirror]
     elif asked.mirror == "always" and not results:
         _variant(study, numbers, folders, mirrored=True)
     if False in with_mirror:
@@ -255,7 +257,7 @@ def _results(study: Study, asked: ExportOptions, folders: Folders) -> list[Ensem
         taught = ensembles.read_taught(study)
         results += [] if taught is None else [taught]
     distinct = {_key(one): one for one in reversed(results) if not asked.int8 or (len(_key(one)[0]) == 1 and not _key(one)[1])}
-    rest = sorted(distinct.values(), key=lambda one: (-one.validation_accuracy, one.validation_loss))
+    rest = sorted(distinct.values(), key=lambda one: (-study.spec.objective.merit(one.measured), one.validation_loss))
     is_mirrored = found is not None and found.mirrored
     default = distinct.get((numbers, is_mirrored)) or distinct.get((numbers, not is_mirrored)) or rest[0]
     return [default, *(one for one in rest if one is not default)]
@@ -268,9 +270,13 @@ def _key(result: Ensemble | Taught) -> tuple[tuple[int, ...], bool]:
 
 def _alone(best: Best) -> Ensemble:
     """Return a trial as an ensemble of one."""
-    return Ensemble(
-        trials=(best.trial,), mirrored=False, validation_accuracy=best.value, validation_loss=math.inf, best_member_accuracy=best.value
+    accuracy = math.nan if best.validation_accuracy is None else best.validation_accuracy
+    found = Ensemble(
+        trials=(best.trial,), mirrored=False, validation_accuracy=accuracy, validation_loss=math.inf, best_member_accuracy=accuracy
     )
+    if best.is_accuracy:
+        return found
+    return found.model_copy(update={"metric": best.images.objective.metric, "value": best.value, "best_member_value": best.value})
 
 
 def _measure(
@@ -304,14 +310,13 @@ def _single(study: Study, asked: ExportOptions, folders: Folders) -> tuple[Model
     if found is None or len(found.trials) == 1:
         return _of_trial(study, None)
     taught = ensembles.read_taught(study) or _teach(study, found, asked, folders)
-    gain = taught.validation_accuracy - best.value
-    if gain <= 0:
+    gain = taught.measured - best.value
+    if not study.spec.objective.is_better(taught.measured, best.value):
         plain.line(f"{study.name}: the network that the ensemble taught is not better on validation ({gain:+.4f}), so the best trial stays")
         return _of_trial(study, None)
-    loss = found.validation_accuracy - taught.validation_accuracy
     plain.line(
-        f"{study.name}: one network, taught by the ensemble: validation accuracy {taught.validation_accuracy:.4f}, {gain:+.4f} compared "
-        f"with the best trial and {-loss:+.4f} with the ensemble; its training took {wording.duration(taught.seconds)}"
+        f"{study.name}: one network, taught by the ensemble: {ensembles.value_words(taught)}, {gain:+.4f} compared with the best "
+        f"trial and {taught.measured - found.measured:+.4f} with the ensemble; its training took {wording.duration(taught.seconds)}"
     )
     return _of_taught(study, taught)
 
@@ -326,7 +331,7 @@ def _teach(study: Study, found: Ensemble, asked: ExportOptions, folders: Folders
 
     def tell(epoch: messages.Epoch) -> None:
         if epoch.stage is messages.Stage.FINE_TUNE:
-            plain.line(f"{study.name}: epoch {epoch.step}: validation accuracy {epoch.validation_accuracy:.4f}, {epoch.seconds:.1f} s")
+            plain.line(f"{study.name}: epoch {epoch.step}: {plans.metric(study.spec)} {epoch.measured:.4f}, {epoch.seconds:.1f} s")
 
     stopping = Stopping()
     try:

@@ -127,6 +127,11 @@ def _load_search(name: str, url: str, local: LocalSettings) -> Study:
     retraining = found.spec.retraining
     if retraining is not None:
         raise RequestError(f"{name} is itself a retraining of {retraining.study}; retrain that study: tuner retrain {retraining.study}")
+    if found.images.objective.metric != "accuracy":
+        raise RequestError(
+            f"tuner retrain compares configurations by their accuracy, and the study {name} optimizes {found.spec.objective.metric}, so it "
+            f"could choose another one. Train the best configuration again instead: tuner export {name} --to best.yaml, tuner run best.yaml"
+        )
     local.require_allowed(found.spec)
     prepared = retrainings.prepared(found)
     if not prepared.num_test:

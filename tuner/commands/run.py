@@ -429,6 +429,7 @@ def _result(study: Study) -> status_screens.RunResult:
         value=best.value,
         changes=status_screens.changes(rule.model_dump(), best.of_images.model_dump()) if rule else (),
         metric=plans.metric(study.spec),
+        maximizes=study.spec.objective.maximizes,
         test_value=None if best.is_accuracy else best.test_value,
         chosen=None if isinstance(study.spec, StudySpec) else values.by_name(best.chosen),
         rule_value=best.rule_value,

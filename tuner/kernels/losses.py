@@ -1,15 +1,17 @@
-"""Losses and scores: the loss that a trial minimizes, and accuracy, loss and confusion on a split."""
+"""Losses and scores: the loss that a trial minimizes, and metrics, loss and confusion on a split."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tuner.kernels import scoring
 from tuner.protocol import messages
 from tuner.spec.hyperparameters import ClassWeights, Hyperparameters, Loss
+from tuner.spec.objective import ImageMetric
 
 #: from labels (n, classes) that sum to one and logits (n, classes) to the loss of each image (n,)
 LossFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -93,22 +95,29 @@ class Scores:
 
     accuracy: float
     loss: float
+    #: the metric that the study optimizes
+    value: float
     #: rows: true class, columns: predicted class; empty for many classes, because it grows with their square
     confusion: tuple[tuple[int, ...], ...]
     #: the misclassified images with the highest confidence, the highest first
     mistakes: tuple[messages.Misclassified, ...] = ()
+    #: all other metrics that are usually measured, by name
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def score(logits: NDArray[np.float32], labels: NDArray[np.int64], loss: LossFunction) -> Scores:
+def score(logits: NDArray[np.float32], labels: NDArray[np.int64], loss: LossFunction, metric: ImageMetric = "accuracy") -> Scores:
     """Score logits (n, classes) against labels (n,)."""
     num_classes = logits.shape[1]
     predicted = logits.argmax(1)
     each = loss(tf.one_hot(labels, num_classes), tf.constant(logits))
+    found = scoring.usual(logits, labels)
     return Scores(
-        accuracy=float((predicted == labels).mean()),
+        accuracy=found["accuracy"],
         loss=float(tf.reduce_mean(each)),
+        value=found[metric] if metric in found else scoring.value(metric, logits, labels),
         confusion=_confusion(labels, predicted, num_classes),
         mistakes=_mistakes(logits, labels, predicted),
+        metrics={name: value for name, value in found.items() if name != metric},
     )
 
 

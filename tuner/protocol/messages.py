@@ -211,6 +211,12 @@ class Prepared(_Message):
     #: accuracy of a model that always answers it, on each split; None: unknown, or the split has no images
     commonest_validation: float | None = None
     commonest_test: float | None = None
+    #: what a model scores in the metric of the study that always answers with the shares of the classes among the training images, on each
+    #: split; None: unknown, the split has no images, or the metric is the accuracy
+    baseline_validation: float | None = None
+    baseline_test: float | None = None
+    #: number of images whose accuracy is as certain as a mean over the classes of the validation images; None: unknown
+    balanced_validation: float | None = None
     #: values of the images that became 0 and 255; None: those of 8 or 16 bits
     value_range: tuple[float, float] | None = None
     #: what a user should know about images that only a trainer can read, one line each; `commands.check.admit` tells of all others

@@ -183,15 +183,20 @@ def honesty(best: Best) -> list[str]:
 def _of_ensemble(ensemble: Ensemble) -> str:
     """Return a sentence about the ensemble of the study."""
     found = (
-        f"The ensemble, {ensemble.words}, reaches {ensemble.validation_accuracy:.4f} on the validation images, by which it was chosen, "
-        f"{ensemble.gain:+.4f} compared with its best trial, with {wording.count(ensemble.num_networks, 'pass')} through a network"
+        f"The ensemble, {ensemble.words}, reaches {_named(ensemble)}{ensemble.measured:.4f} on the validation images, by which it was "
+        f"chosen, {ensemble.gain:+.4f} compared with its best trial, with {wording.count(ensemble.num_networks, 'pass')} through a network"
     )
     if ensemble.test_accuracy is None:
         return f"{found}; it was not measured on test images."
     low, high = statistics.accuracy_interval(ensemble.test_accuracy, ensemble.num_test)
-    return (
-        f"{found}; on {ensemble.num_test:,} test images it has {ensemble.test_accuracy:.4f} (95\u00a0% interval {low:.4f} to {high:.4f})."
-    )
+    of = "" if ensemble.test_value is None else f"{_named(ensemble)}{ensemble.test_value:.4f} and an accuracy of "
+    interval = f"95\u00a0% interval {low:.4f} to {high:.4f}"
+    return f"{found}; on {ensemble.num_test:,} test images it has {of}{ensemble.test_accuracy:.4f} ({interval})."
+
+
+def _named(ensemble: Ensemble) -> str:
+    """Return the metric of the ensemble in front of a value; "" for an accuracy."""
+    return "" if ensemble.metric == "accuracy" else f"a {ensemble.metric.replace('_', ' ')} of "
 
 
 def against_rule(best: Best) -> str:

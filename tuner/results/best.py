@@ -125,10 +125,18 @@ class Best:
         return isinstance(self.spec, StudySpec) and self.spec.objective.metric == "accuracy"
 
     @property
+    def validation_accuracy(self) -> float | None:
+        """Accuracy on the validation images at the best epoch, by which nothing was chosen if it is not the value; None if unknown."""
+        if self.is_accuracy:
+            return self.value
+        measured = self.found.attributes.get(attributes.METRICS)
+        return measured.get("accuracy") if isinstance(measured, dict) else None
+
+    @property
     def test_value(self) -> float | None:
         """The metric of the study on the test split, by which nothing was chosen; None if it was not measured."""
         stored = self.found.attributes.get(attributes.TEST) or {}
-        value = stored.get("value", stored.get("accuracy"))
+        value = stored.get("accuracy") if self.is_accuracy else stored.get("value")
         return value if isinstance(value, int | float) else None
 
     @property
@@ -143,8 +151,8 @@ class Best:
 
     @property
     def baseline(self) -> str:
-        """Accuracy of a model that always answers the commonest class, as a phrase; "" if the study does not know it."""
-        return plan.commonest_of(self.prepared.model_dump())
+        """What a model scores that always answers the commonest class, as a phrase; "" if the study does not know it."""
+        return plan.commonest_of(self.prepared.model_dump(), self.spec.objective.metric)
 
     @property
     def num_test(self) -> int:
@@ -229,7 +237,7 @@ def _read(connection: Connection, study: Study, number: int, value: float) -> Be
 
 def _ensemble(connection: Connection, study_id: int, value: float) -> Ensemble | None:
     found = ensembles.understood(tables.get(connection, tables.STUDY_USER, study_id, ENSEMBLE).get(ENSEMBLE))
-    return found if found is not None and found.validation_accuracy >= value else None
+    return found if found is not None and found.is_at_least(value) else None
 
 
 def _prepared(connection: Connection, study: Study, found: Trial) -> messages.Prepared:

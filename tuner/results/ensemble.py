@@ -8,16 +8,17 @@ greedy selection of Caruana and others (Ensemble selection from libraries of mod
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection
 
 from tuner import wording
 from tuner.results import statistics
 from tuner.results.statistics import Labels, Logits
 from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.objective import ImageMetric, ImageObjective
 from tuner.storage import tables
 from tuner.storage.attributes import ENSEMBLE, TAUGHT
 from tuner.storage.tables import STUDY_USER
@@ -27,6 +28,8 @@ from tuner.studies.study import Study
 GOOD_ERRORS = 2.0
 #: a confusion matrix of more classes is not stored: databases limit the length of an attribute
 CONFUSED_CLASSES = 100
+#: a field that is written only for a study of another metric than the accuracy
+_UNUSUAL = Field(exclude_if=lambda value: value in (None, "accuracy"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +37,7 @@ class Candidate:
     """A trial that can be a member, with what it predicts for the validation images."""
 
     trial: int
-    #: validation accuracy
+    #: the metric of the study on the validation images
     value: float
     #: logits (n, classes) of the images and of their mirror images
     logits: Logits
@@ -62,6 +65,12 @@ class Ensemble(BaseModel):
     num_test: int = 0
     #: milliseconds to predict one image in a batch on the machine that measured it; None: not measured
     milliseconds: float | None = None
+    #: the metric of the study, by which the members were chosen
+    metric: Annotated[ImageMetric, _UNUSUAL] = "accuracy"
+    #: this metric on the validation images, that of the best member alone, and on the test images; None: it is the accuracy
+    value: Annotated[float | None, _UNUSUAL] = None
+    best_member_value: Annotated[float | None, _UNUSUAL] = None
+    test_value: Annotated[float | None, _UNUSUAL] = None
 
     @property
     def num_networks(self) -> int:
@@ -69,9 +78,19 @@ class Ensemble(BaseModel):
         return len(self.trials) * (2 if self.mirrored else 1)
 
     @property
+    def measured(self) -> float:
+        """The metric of the study on the validation images."""
+        return self.validation_accuracy if self.value is None else self.value
+
+    @property
     def gain(self) -> float:
-        """Its validation accuracy minus that of its best member alone."""
-        return self.validation_accuracy - self.best_member_accuracy
+        """Its value on the validation images minus that of its best member alone."""
+        return self.measured - (self.best_member_accuracy if self.best_member_value is None else self.best_member_value)
+
+    def is_at_least(self, value: float) -> bool:
+        """Return whether it is at least as good on the validation images as a trial with this value."""
+        merit = ImageObjective(metric=self.metric).merit
+        return merit(self.measured) >= merit(value)
 
     @property
     def words(self) -> str:
@@ -107,30 +126,59 @@ class Taught(BaseModel):
     num_test: int = 0
     #: of its training
     seconds: float
+    #: the metric of the study
+    metric: Annotated[ImageMetric, _UNUSUAL] = "accuracy"
+    #: this metric on the validation and the test images; None: it is the accuracy
+    value: Annotated[float | None, _UNUSUAL] = None
+    test_value: Annotated[float | None, _UNUSUAL] = None
+
+    @property
+    def measured(self) -> float:
+        """The metric of the study on the validation images."""
+        return self.validation_accuracy if self.value is None else self.value
 
 
-def choose(candidates: Sequence[Candidate], labels: Labels, *, mirror: Literal["auto", "always", "never"] = "auto") -> Ensemble | None:
+def value_words(found: Ensemble | Taught) -> str:
+    """Return its value on the validation images in words: `validation accuracy 0.9000`."""
+    return f"validation {found.metric.replace('_', ' ')} {found.measured:.4f}"
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    labels: Labels,
+    *,
+    mirror: Literal["auto", "always", "never"] = "auto",
+    metric: ImageMetric = "accuracy",
+) -> Ensemble | None:
     """Return the ensemble of some trials, or None if their best one alone, without mirror images, is at least as good.
 
     Args:
         candidates: trials of one study.
         labels: those of the validation images (n,).
         mirror: whether mirror images count; auto: if they lower the cross-entropy of the ensemble.
+        metric: the metric of the study, in which the candidates have their values.
     """
-    ordered = sorted(candidates, key=lambda one: (-one.value, one.trial))
+    merit = ImageObjective(metric=metric).merit
+    ordered = sorted(candidates, key=lambda one: (-merit(one.value), one.trial))
     if not ordered:
         return None
     best = ordered[0]
-    least = best.value - GOOD_ERRORS * math.sqrt(max(best.value * (1 - best.value), 0.25 / len(labels)) / len(labels))
-    members = [one for one in ordered if one.value >= least]
-    plain, both = (of_members(members, labels, mirrored=each) for each in (False, True))
+    least = merit(best.value) - GOOD_ERRORS * _standard_error(best, labels, metric)
+    members = [one for one in ordered if merit(one.value) >= least]
+    plain, both = (of_members(members, labels, mirrored=each, metric=metric) for each in (False, True))
     found = both if mirror == "always" or (mirror == "auto" and both.validation_loss < plain.validation_loss) else plain
-    alone = of_members([best], labels, mirrored=False)
-    is_better = (found.validation_accuracy, -found.validation_loss) > (alone.validation_accuracy, -alone.validation_loss)
+    alone = of_members([best], labels, mirrored=False, metric=metric)
+    is_better = (merit(found.measured), -found.validation_loss) > (merit(alone.measured), -alone.validation_loss)
     return found if is_better else None
 
 
-def of_members(members: Sequence[Candidate], labels: Labels, *, mirrored: bool) -> Ensemble:
+def _standard_error(best: Candidate, labels: Labels, metric: ImageMetric) -> float:
+    if metric == "accuracy":
+        return math.sqrt(max(best.value * (1 - best.value), 0.25 / len(labels)) / len(labels))
+    return statistics.standard_error(metric, best.logits, labels)
+
+
+def of_members(members: Sequence[Candidate], labels: Labels, *, mirrored: bool, metric: ImageMetric = "accuracy") -> Ensemble:
     """Return the ensemble of trials, the best first, with its figures on the validation images; it may be a single network."""
     answers = np.stack([logits for one in members for logits in ((one.logits, one.mirrored) if mirrored else (one.logits,))])
     num_classes, confusion = answers.shape[-1], []
@@ -143,6 +191,9 @@ def of_members(members: Sequence[Candidate], labels: Labels, *, mirrored: bool) 
         validation_loss=statistics.log_loss(answers, labels),
         best_member_accuracy=statistics.accuracy(members[0].logits, labels),
         confusion=tuple(tuple(row) for row in confusion),
+        metric=metric,
+        value=None if metric == "accuracy" else statistics.value(metric, answers, labels),
+        best_member_value=None if metric == "accuracy" else statistics.value(metric, members[0].logits, labels),
     )
 
 

@@ -46,6 +46,7 @@ def resolved_images(best: Best) -> StudySpec:
     spec = best.images
     return StudySpec(
         name=name_of(best),
+        objective=spec.objective,
         data=_data(best),
         model=spec.of_trial(best.of_images).model,
         budget=Budget(trials=1),
@@ -87,9 +88,7 @@ def _result(best: Best) -> dict[str, Any]:
         **_scores(best),
         "best_epoch": best.best_epoch,
         "seconds": best.seconds,
-        "rule": None
-        if best.rule_value is None
-        else _without_unknown({"validation_accuracy": best.rule_value, "test_accuracy": best.rule_test_accuracy}),
+        "rule": None if best.rule_value is None else _without_unknown(rule_scores(best)),
         "ensemble": _ensemble(best),
         "always_commonest_class": _commonest(best),
         "completed_trials": best.num_completed,
@@ -115,6 +114,12 @@ def _scores(best: Best) -> dict[str, Any]:
     return {"validation_accuracy": best.value if best.spec.measured_on_new_data else None, "test_accuracy": best.test_accuracy}
 
 
+def rule_scores(best: Best) -> dict[str, Any]:
+    """Return the value of trial 0, under the name of what it is, and its test accuracy."""
+    name = "validation_accuracy" if best.is_accuracy else "value"
+    return {name: best.rule_value, "test_accuracy": best.rule_test_accuracy}
+
+
 def _ensemble(best: Best) -> dict[str, Any] | None:
     """Return the ensemble that is better than the best trial of the study; None for another trial."""
     if best.ensemble is None or not best.is_best:
@@ -126,6 +131,8 @@ def _commonest(best: Best) -> dict[str, Any] | None:
     """Return what a model scores that always answers the commonest class; None if the study does not know it."""
     prepared = best.prepared
     scores = {"validation_accuracy": prepared.commonest_validation, "test_accuracy": prepared.commonest_test}
+    if not best.is_accuracy:
+        scores |= {"value": prepared.baseline_validation, "test_value": prepared.baseline_test}
     return {"class": prepared.commonest} | _without_unknown(scores) if prepared.commonest else None
 
 

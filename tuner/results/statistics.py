@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from tuner.kernels import scoring
+from tuner.spec.objective import ImageMetric
+
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Right = NDArray[np.bool_]
@@ -16,6 +19,8 @@ Right = NDArray[np.bool_]
 _LEVEL = 0.95
 _NUM_BINS = 15
 _NUM_RESAMPLES = 2000
+#: resamples for a standard error, and images in each
+_NUM_ERROR_RESAMPLES, _MOST_RESAMPLED = 200, 2_000
 _SMALLEST = 1e-12
 #: range of the temperature
 _COLDEST, _HOTTEST = 0.02, 50.0
@@ -162,6 +167,25 @@ def probabilities(logits: Logits, temperature: float = 1.0) -> NDArray[np.float6
 def accuracy(logits: Logits, labels: Labels) -> float:
     """Return the share of images whose true class has the highest probability, by logits as `probabilities` takes them."""
     return float((probabilities(logits).argmax(1) == labels).mean())
+
+
+def value(metric: ImageMetric, logits: Logits, labels: Labels) -> float:
+    """Return what logits score in a metric of image studies, by logits as `probabilities` takes them."""
+    if metric == "accuracy":
+        return accuracy(logits, labels)
+    if logits.ndim == 3:
+        return scoring.value(metric, np.log(np.maximum(probabilities(logits), np.finfo(np.float64).tiny)), labels)
+    return scoring.value(metric, logits, labels)
+
+
+def standard_error(metric: ImageMetric, logits: Logits, labels: Labels) -> float:
+    """Return the standard error of a metric on `n` images, by the bootstrap on at most 2,000 of them at a time."""
+    random, num = np.random.default_rng(0), len(labels)
+    size = min(num, _MOST_RESAMPLED)
+    drawn = (random.integers(num, size=size) for _ in range(_NUM_ERROR_RESAMPLES))
+    found = np.array([scoring.value(metric, logits[rows], labels[rows]) for rows in drawn])
+    known = found[np.isfinite(found)]  # a resample may have one class only, which has no AUC
+    return float(known.std() * math.sqrt(size / num)) if len(known) else 0.0
 
 
 def bins(given: NDArray[np.float64], labels: Labels) -> list[Bin]:

@@ -60,6 +60,8 @@ def metric(spec: AnyStudySpec) -> str:
 def _screening(spec: StudySpec) -> str:
     """Say how a study screens its models."""
     num_models = len(spec.model.backbones) * len(spec.model.sizes)
+    if space.is_screened(spec) and spec.objective.metric == "log_loss":
+        return "after trial 0, the rule with the other models; none is left out, because the error of a log loss is not known"
     if space.is_screened(spec) and spec.budget.timeout is not None and space.fine_tunes(spec):
         return (
             "after trial 0, the rule with the other backbones at the planned size, as far as the time allows; "
@@ -95,7 +97,7 @@ def of_study(
         train, validation, test = (f"{prepared[f'num_{part}']:,}" for part in ("train", "validation", "test"))
         images = f"{train} to train, {validation} to choose the best trial, {test} to measure it"
         found.insert(1, ("images", f"{spec.data.source}: {images}; {wording.count(len(prepared['classes']), 'class')}"))
-        if baseline := commonest_of(prepared):
+        if baseline := commonest_of(prepared, spec.objective.metric):
             found.insert(2, ("baseline", baseline))
     if isinstance(migrated, Mapping) and {"num_carried", "num_left", "from", "changes"} <= migrated.keys():
         found.append(("carried over", carried(migrated)))
@@ -108,17 +110,23 @@ def models_left_out(stored: Any) -> list[str]:
     return [f"{row.get('backbone')} at {row.get('image_size')} pixels: {row.get('reason')}" for row in rows]
 
 
-def commonest(name: str, validation: float | None, test: float | None) -> str:
-    """Say what a model scores that always answers the commonest class; "" if the study does not know it."""
+#: what answers without a look at the images, by metric, if its answer is more than the commonest class
+_WITHOUT_A_LOOK = {"log_loss": "always the shares of the classes", "top_5_accuracy": "always the five commonest classes"}
+
+
+def commonest(name: str, validation: float | None, test: float | None, metric: str = "accuracy") -> str:
+    """Say what a model scores in a metric that always answers the commonest class; "" if the study does not know it."""
     scores = [f"{score:.4f} on {split}" for score, split in ((validation, "validation"), (test, "test")) if score is not None]
-    return f"always the commonest class, {wording.shorten(name)}: accuracy {', '.join(scores)}" if scores else ""
+    who = _WITHOUT_A_LOOK.get(metric, f"always the commonest class, {wording.shorten(name)}")
+    return f"{who}: {metric.replace('_', ' ')} {', '.join(scores)}" if scores else ""
 
 
-def commonest_of(prepared: Any) -> str:
+def commonest_of(prepared: Any, metric: str = "accuracy") -> str:
     """Return `commonest` for the attribute of the first trainer of a study; "" if an earlier tuner or another program wrote it."""
     if not isinstance(prepared, Mapping):
         return ""
-    return commonest(prepared.get("commonest") or "", prepared.get("commonest_validation"), prepared.get("commonest_test"))
+    kind = "commonest" if metric == "accuracy" else "baseline"
+    return commonest(prepared.get("commonest") or "", prepared.get(f"{kind}_validation"), prepared.get(f"{kind}_test"), metric)
 
 
 def retraining(spec: AnyStudySpec) -> list[str]:

@@ -54,9 +54,9 @@ class Chances:
 def earns_fine_tuning(value: float, *, earlier: Sequence[float], promoted: Sequence[float], share: float) -> bool:
     """Return whether a probe is among the best `share` of all probes so far, itself included.
 
-    `earlier` are the values of the other probes, `promoted` those of the promoted ones. The number of places is `share` of the probes so
-    far, rounded up. A probe is promoted if fewer better probes, and fewer promoted ones that are at least as good, came before it. Among
-    equal probes only as many are promoted as there are places.
+    `value` is the merit of the probe (`Objective.merit`), `earlier` are those of the other probes, `promoted` those of the promoted ones.
+    The number of places is `share` of the probes so far, rounded up. A probe is promoted if fewer better probes, and fewer promoted ones
+    that are at least as good, came before it. Among equal probes only as many are promoted as there are places.
 
     Rounding up promotes too many probes at first, and so does a search that improves steadily. From the second on, each surplus promotion
     takes a place away, down to one place: a probe that beats all others is always promoted. Of 100 probes in random order, `share` are
@@ -72,10 +72,10 @@ def earns_fine_tuning(value: float, *, earlier: Sequence[float], promoted: Seque
 def earns_place(value: float, *, earlier: Sequence[float], chances: Chances) -> bool:
     """Return whether a probe gets one of the places that are left: if fewer better probes than places are expected to come.
 
-    The next probe is better than one that `num_better` of n earlier probes beat with a probability of (num_better + 1) / (n + 2). When no
-    more probes come, every probe gets a place, so none is left over. A probe that no other beats gets one at once: trials with one head
-    share an exact probe, so that waiting for a better one would be waiting for the same one. Without a place, only a probe that beats all
-    others is promoted.
+    `value` and `earlier` are merits, as for `earns_fine_tuning`. The next probe is better than one that `num_better` of n earlier probes
+    beat with a probability of (num_better + 1) / (n + 2). When no more probes come, every probe gets a place, so none is left over. A probe
+    that no other beats gets one at once: trials with one head share an exact probe, so that waiting for a better one would be waiting for
+    the same one. Without a place, only a probe that beats all others is promoted.
     """
     best = max(earlier, default=-math.inf)
     if chances.num_places <= 0:
@@ -98,7 +98,7 @@ def decide(connection: Connection, study: Study, *, number: int, trial_id: int, 
         told = tables.get(connection, TRIAL_USER, trial_id, REASON, SHORTENED)
         return Promotion(is_promoted=known[trial_id][1], reason=str(told.get(REASON, "")), epochs=attributes.shortened(told))
     found = Promotion(is_promoted=True) if number == 0 else _judge(connection, study, number=number, trial_id=trial_id, value=value)
-    lost = screening.why_not(connection, study, trial_id=trial_id, number=number, accuracy=value)
+    lost = screening.why_not(connection, study, trial_id=trial_id, number=number, value=value)
     if lost is not None:
         found = _pruned(f"its backbone and image size are left out: {lost}")
     stored = {PROBE_ACCURACY: value, PROMOTED: found.is_promoted, REASON: found.reason or None, SHORTENED: found.epochs}
@@ -108,8 +108,8 @@ def decide(connection: Connection, study: Study, *, number: int, trial_id: int, 
 
 def _judge(connection: Connection, study: Study, *, number: int, trial_id: int, value: float) -> Promotion:
     study = studies.up_to_date(connection, study)
-    spec, probes = study.images, study.memory.probes.known.values()
-    earlier, promoted = [probe for probe, _ in probes], [probe for probe, went_on in probes if went_on]
+    spec, probes, merit = study.images, study.memory.probes.known.values(), study.spec.objective.merit
+    earlier, promoted = [merit(probe) for probe, _ in probes], [merit(probe) for probe, went_on in probes if went_on]
     expected, left, shortened = None, 0.0, Promotion(is_promoted=True)
     if spec.budget.timeout is not None:
         expected = _expected(connection, study, trial_id)
@@ -126,11 +126,11 @@ def _judge(connection: Connection, study: Study, *, number: int, trial_id: int, 
         chances = chances_of(
             spec, expected, number=number, num_promoted=len(promoted), left_seconds=left, probed_seconds=spent, num_workers=num_busy
         )
-        is_promoted = earns_place(value, earlier=earlier, chances=chances)
+        is_promoted = earns_place(merit(value), earlier=earlier, chances=chances)
     else:
         share = budget.share(spec.training, spec.budget)
         is_promoted = _is_needed(spec, number, num_promoted=len(promoted)) or earns_fine_tuning(
-            value, earlier=earlier, promoted=promoted, share=share
+            merit(value), earlier=earlier, promoted=promoted, share=share
         )
     if is_promoted:
         return shortened

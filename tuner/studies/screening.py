@@ -9,6 +9,8 @@ A study with a timeout screens only what its plan names (`studies.planning`): ot
 
 - Sizes are never compared: a probe shows little of what a larger image gains in fine-tuning.
 - A backbone that costs more must be better by what the same time would gain with larger images.
+- The standard error of a share of images follows from the share. That of a mean over classes is the one of as many images as weigh the same
+  (`kernels.scoring.weight`). That of the log loss does not follow from it, so a study of log loss leaves no model out.
 
 Everything is decided from stored trials, in the transaction that starts a trial, so any number of workers decide the same.
 """
@@ -24,11 +26,13 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 from sqlalchemy import Connection, and_, or_, select
 
+from tuner.kernels.scoring import BALANCED
 from tuner.protocol import messages
 from tuner.sampling import samplers
 from tuner.spec import space
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.model import TrialModel
+from tuner.spec.objective import ImageMetric
 from tuner.spec.study import StudySpec
 from tuner.storage import optuna_private, queries, tables
 from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, ORIGIN, PREPARED, PROBE_ACCURACY, REQUESTED
@@ -53,8 +57,8 @@ class ProbedModel:
     model: TrialModel
     #: number of the trial
     trial: int
-    #: validation accuracy of the probe
-    accuracy: float
+    #: value of the probe
+    value: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,35 +97,37 @@ def begin(connection: Connection, study: Study, planned: Collection[Key] | None)
     prepared = _prepared(connection, study) if waiting else None
     if prepared is None:
         return {}
+    assert isinstance(spec, StudySpec)
     rows = _rows(connection, study)
-    _store(connection, study, judge(_probed(rows), prepared.num_validation))
+    _store(connection, study, judge(_probed(rows), _num_images(study, prepared), spec.objective.metric))
     begun = {key(model) for _, model, _ in rows}  # with a plan, trial 0 may have the model of another trial of the screening
     following = next((model for model in waiting if key(model) not in begun), None)
     if following is None:
         return {}
-    assert isinstance(spec, StudySpec)
     rule = recipe.parameters(prepared.num_train, len(prepared.classes), spec.space, fine_tunes=space.fine_tunes(spec))
     return rule | _parameters(spec, following)
 
 
-def judge(probed: Sequence[ProbedModel], num_images: int) -> list[ModelLeftOut]:
+def judge(probed: Sequence[ProbedModel], num_images: float, metric: ImageMetric = "accuracy") -> list[ModelLeftOut]:
     """Return the models that are clearly worse than another one of their size, given probes measured on `num_images` images."""
-    found = []
+    found: list[ModelLeftOut] = []
+    if metric == "log_loss":
+        return found
     for loser in probed:
         margins = [(other, _margin(loser, other, num_images)) for other in probed if other.model.image_size == loser.model.image_size]
-        winners = [(other, margin) for other, margin in margins if other.accuracy - loser.accuracy > margin]
+        winners = [(other, margin) for other, margin in margins if other.value - loser.value > margin]
         if winners:
-            best, margin = max(winners, key=lambda pair: (pair[0].accuracy, -pair[0].trial))
+            best, margin = max(winners, key=lambda pair: (pair[0].value, -pair[0].trial))
             reason = (
-                f"its probe of {loser.accuracy:.4f} (trial {loser.trial}) is {best.accuracy - loser.accuracy:.4f} below the "
-                f"{best.accuracy:.4f} of {best.model.backbone} (trial {best.trial}), more than {margin:.4f}"
+                f"its probe of {loser.value:.4f} (trial {loser.trial}) is {best.value - loser.value:.4f} below the "
+                f"{best.value:.4f} of {best.model.backbone} (trial {best.trial}), more than {margin:.4f}"
             )
             found.append(ModelLeftOut(backbone=loser.model.backbone, image_size=loser.model.image_size, reason=reason))
     return found
 
 
-def _margin(loser: ProbedModel, other: ProbedModel, num_images: int) -> float:
-    variance = sum(each.accuracy * (1 - each.accuracy) / max(1, num_images) for each in (loser, other))
+def _margin(loser: ProbedModel, other: ProbedModel, num_images: float) -> float:
+    variance = sum(each.value * (1 - each.value) / max(1, num_images) for each in (loser, other))
     cost_of = recipe.relative_cost
     doublings = math.log2(cost_of(other.model) / cost_of(loser.model))
     return STANDARD_ERRORS * math.sqrt(variance) + POINTS_A_DOUBLING * max(0.0, doublings)
@@ -133,7 +139,7 @@ def winner(connection: Connection, study: Study, planned: Key) -> str | None:
     if planned not in gone:
         return None
     probed = [each for each in _probed(_rows(connection, study)) if key(each.model) not in gone and each.model.image_size == planned[1]]
-    best = max(probed, key=lambda each: (each.accuracy, -each.trial), default=None)
+    best = max(probed, key=lambda each: (study.spec.objective.merit(each.value), -each.trial), default=None)
     return None if best is None else best.model.backbone
 
 
@@ -151,15 +157,16 @@ def read_left_out(stored: Any) -> list[ModelLeftOut]:
     return [ModelLeftOut(**row) for row in rows if isinstance(row, dict) and row.keys() == fields]
 
 
-def why_not(connection: Connection, study: Study, *, trial_id: int, number: int, accuracy: float) -> str | None:
+def why_not(connection: Connection, study: Study, *, trial_id: int, number: int, value: float) -> str | None:
     """Return why a trial of the screening is not fine-tuned, given its probe: its model is left out; else None."""
     origin = tables.get(connection, TRIAL_USER, trial_id, ORIGIN).get(ORIGIN) if study.searches_models else None
     prepared = _prepared(connection, study) if origin == SCREENING else None
     if prepared is None:
         return None
-    rows = [(each, model, accuracy if each == number else value) for each, model, value in _rows(connection, study)]
+    rows = [(each, model, value if each == number else known) for each, model, known in _rows(connection, study)]
     own = next(model for each, model, _ in rows if each == number)
-    lost = {(each.backbone, each.image_size): each.reason for each in judge(_probed(rows), prepared.num_validation)}
+    num_images = _num_images(study, prepared)
+    lost = {(each.backbone, each.image_size): each.reason for each in judge(_probed(rows), num_images, study.images.objective.metric)}
     return lost.get(key(own))
 
 
@@ -192,6 +199,12 @@ def _parameters(spec: StudySpec, model: TrialModel) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if len(spec.model.backbones if name == "backbone" else spec.model.sizes) > 1}
 
 
+def _num_images(study: Study, prepared: messages.Prepared) -> float:
+    """Return the number of images from which the standard error of a value follows."""
+    balanced = prepared.balanced_validation if study.images.objective.metric in BALANCED else None
+    return prepared.num_validation if balanced is None else balanced
+
+
 def _prepared(connection: Connection, study: Study) -> messages.Prepared | None:
     try:
         return messages.Prepared.model_validate(tables.get(connection, STUDY_USER, study.id, PREPARED).get(PREPARED))
@@ -200,7 +213,7 @@ def _prepared(connection: Connection, study: Study) -> messages.Prepared | None:
 
 
 def _rows(connection: Connection, study: Study) -> list[tuple[int, TrialModel, float | None]]:
-    """Return number, model and accuracy of the probe of trial 0 and of each trial of the screening; None: it has not been probed."""
+    """Return number, model and value of the probe of trial 0 and of each trial of the screening; None: it has not been probed."""
     origin, accuracy, known, requested = TRIAL_USER.alias(), TRIAL_USER.alias(), TRIAL_SYSTEM.alias(), TRIAL_SYSTEM.alias()
     query = (
         select(TRIALS.c.number, TRIALS.c.state, accuracy.c.value_json, VALUES.c.value, known.c.value_json, requested.c.value_json)
@@ -227,7 +240,7 @@ def _rows(connection: Connection, study: Study) -> list[tuple[int, TrialModel, f
 
 
 def _probed(rows: Sequence[tuple[int, TrialModel, float | None]]) -> list[ProbedModel]:
-    return [ProbedModel(model=model, trial=number, accuracy=value) for number, model, value in rows if value is not None]
+    return [ProbedModel(model=model, trial=number, value=value) for number, model, value in rows if value is not None]
 
 
 def _store(connection: Connection, study: Study, found: Sequence[ModelLeftOut]) -> None:

@@ -10,10 +10,11 @@ from rich.text import Text
 from tuner import wording
 from tuner.spec import plan as plans
 from tuner.spec.model import TrialModel
+from tuner.spec.objective import ImageMetric
 from tuner.spec.space import SpaceRow
 from tuner.spec.study import AnyStudySpec
 from tuner.tasks.images.data.dataset import Dataset
-from tuner.tasks.images.data.splits import Splits, baseline
+from tuner.tasks.images.data.splits import Splits, baseline, recommend
 from tuner.tasks.images.spec.cost import Cost
 from tuner.terminal import printing
 
@@ -21,8 +22,8 @@ from tuner.terminal import printing
 _LISTED_CLASSES = 20
 
 
-def images(data: Dataset, splits: Splits) -> RenderableType:
-    """Show how many images each class has in each split."""
+def images(data: Dataset, splits: Splits, metric: ImageMetric = "accuracy") -> RenderableType:
+    """Show how many images each class has in each split, what answers without a look at them score, and a better metric if there is one."""
     rows = printing.table("class", "train", "validation", "test", right=("train", "validation", "test"))
     parts = (splits.train, splits.validation, splits.test)
     counts = [np.bincount(data.labels[part], minlength=len(data.classes)) for part in parts]
@@ -34,8 +35,11 @@ def images(data: Dataset, splits: Splits) -> RenderableType:
     rows.add_row("all", *(f"{count.sum():,}" for count in counts), style="strong")
     if data.groups is not None:
         rows.add_row("groups", *(f"{len(np.unique(data.groups[part])):,}" for part in parts), style="quiet")
-    found = baseline(*(data.labels[part] for part in parts))
-    return Group(rows, Text(plans.commonest(data.classes[found.label], found.validation, found.test), style="quiet"))
+    labels = [data.labels[part] for part in parts]
+    found = baseline(*labels, metric=metric)
+    shown = [Text(plans.commonest(data.classes[found.label], found.validation, found.test, metric), style="quiet")]
+    advice = recommend(data.classes, labels[0], labels[1], metric)
+    return Group(rows, *shown, *([Text(f"recommended: {advice}")] if advice else []))
 
 
 def search(rows: Sequence[SpaceRow]) -> RenderableType:

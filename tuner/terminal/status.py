@@ -128,6 +128,8 @@ class RunResult:
     ensemble: Ensemble | None = None
     #: name of the metric
     metric: str = "validation accuracy"
+    #: whether a higher value is better
+    maximizes: bool = True
     #: the metric on the test split, if it is no accuracy; None: not measured
     test_value: float | None = None
     #: values of the best trial by name, if the task has no rule to compare it with
@@ -136,17 +138,18 @@ class RunResult:
 
 def result(best: RunResult, num_completed: int) -> RenderableType:
     """Show the best value, its test accuracy, and what the search changed."""
-    parts = [_figure("best", best.value, f"{best.metric}, trial {best.trial}"), *_test(best.test_accuracy, best.num_test)]
-    if best.test_value is not None:
-        parts.append(
-            Text.assemble((f"{'test':10}", "quiet"), (f"{best.test_value:.4f}", "strong"), f" on {best.num_test:,} unseen examples")
-        )
+    parts = [_figure("best", best.value, f"{best.metric}, trial {best.trial}")]
+    if best.test_value is None:
+        parts += _test(best.test_accuracy, best.num_test)
+    else:
+        parts.append(_test_value(best.test_value, best.metric, best.num_test, best.test_accuracy))
     if best.ensemble is not None:
         parts += ensemble(best.ensemble)
     if best.baseline:
         parts.append(Text(f"{best.baseline[0].upper()}{best.baseline[1:]}.", style="quiet"))
     if num_completed > 1:
-        advice = " Expect the test accuracy." if best.test_accuracy is not None else ""
+        tested = "accuracy" if best.test_value is None else "value"
+        advice = f" Expect the test {tested}." if best.test_accuracy is not None or best.test_value is not None else ""
         parts.append(Text(f"The {best.metric} is the best of {num_completed} trials, so it is partly luck.{advice}", style="quiet"))
     parts += [Text(""), *(_compare_with_rule(best) if best.chosen is None else _values(best.chosen))]
     return printing.section("Result", *parts)
@@ -154,8 +157,12 @@ def result(best: RunResult, num_completed: int) -> RenderableType:
 
 def ensemble(found: Ensemble) -> list[RenderableType]:
     """Show an ensemble beside the best trial: its members, its accuracies, and what it costs."""
-    gain = f"validation accuracy ({found.gain:+.4f}), {found.words}"
-    parts = [_figure("ensemble", found.validation_accuracy, gain), *_test(found.test_accuracy, found.num_test)]
+    metric = f"validation {found.metric.replace('_', ' ')}"
+    parts = [_figure("ensemble", found.measured, f"{metric} ({found.gain:+.4f}), {found.words}")]
+    if found.test_value is None:
+        parts += _test(found.test_accuracy, found.num_test)
+    else:
+        parts.append(_test_value(found.test_value, metric, found.num_test, found.test_accuracy))
     speed = "" if found.milliseconds is None else f", {found.milliseconds:.1f} ms an image in batches"
     passes = wording.count(found.num_networks, "pass")
     parts.append(Text(f"{'':10}{passes} through a network for each image{speed}", style="quiet"))
@@ -173,6 +180,13 @@ def _test(accuracy: float | None, num_images: int) -> list[RenderableType]:
     low, high = statistics.accuracy_interval(accuracy, num_images)
     images = f" on {num_images:,} unseen images; 95 % interval {low:.3f} to {high:.3f}"
     return [Text.assemble((f"{'test':10}", "quiet"), (f"{accuracy:.4f}", "strong"), images)]
+
+
+def _test_value(value: float, metric: str, num_examples: int, accuracy: float | None) -> RenderableType:
+    """Show the metric of a study on the test images, and the accuracy, if it is another figure."""
+    beside = "" if accuracy is None else f"; accuracy {accuracy:.4f}"
+    words = f" {metric.removeprefix('validation ')} on {num_examples:,} unseen examples{beside}"
+    return Text.assemble((f"{'test':10}", "quiet"), (f"{value:.4f}", "strong"), words)
 
 
 def cost(snapshot: Snapshot, wall_seconds: float) -> RenderableType:
@@ -230,7 +244,7 @@ def _compare_with_rule(best: RunResult) -> list[RenderableType]:
         return [Text("No trial was better than trial 0 (the rule, without search).")]
     lines: list[RenderableType] = []
     if best.rule_value is not None:
-        gain = best.value - best.rule_value
+        gain = best.value - best.rule_value if best.maximizes else best.rule_value - best.value
         lines.append(Text(f"Trial 0 (the rule, without search): {best.rule_value:.4f}. The search gained {gain:.4f}."))
     rows = printing.table("changed by the search", "trial 0", "best", right=("trial 0", "best"))
     for name, before, after in best.changes:

@@ -104,7 +104,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         **_regret(site, view, known.get(PREPARED) or {}),
         "ensemble": _ensemble(known, None if best is None else best.value),
         "time_plan": planning.told(known, timeout=timeout, busy_seconds=view.busy_seconds or 0.0),
-        "baseline": plan.commonest_of(known.get(PREPARED)),
+        "baseline": plan.commonest_of(known.get(PREPARED), "accuracy" if listed.spec is None else listed.spec.objective.metric),
         **_planned(listed.spec, known),
     }
 
@@ -120,7 +120,7 @@ def _regret(site: Site, view: StudyView, prepared: Any) -> Mapping[str, Any]:
 def _ensemble(known: Mapping[str, Any], best_value: float | None) -> Mapping[str, Any] | None:
     """Return the ensemble with the interval of its test accuracy; None if there is none, or a trial is better."""
     found = ensemble.understood(known.get(ENSEMBLE))
-    if found is None or best_value is None or found.validation_accuracy < best_value:
+    if found is None or best_value is None or not found.is_at_least(best_value):
         return None
     interval = None if found.test_accuracy is None else statistics.accuracy_interval(found.test_accuracy, found.num_test)
     return {"found": found, "interval": interval}

@@ -12,10 +12,11 @@ from tuner.errors import RequestError
 from tuner.protocol import messages
 from tuner.results import export, statistics
 from tuner.results.best import Best
-from tuner.results.ensemble import Ensemble, Taught
+from tuner.results.ensemble import Ensemble, Taught, value_words
 from tuner.results.retrain.verdict import Verdict
 from tuner.results.statistics import ClassFigures
 from tuner.results.versions.versions import Version, WeightsSource
+from tuner.spec import plan
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
 from tuner.storage.epochs import EpochRow
@@ -107,7 +108,7 @@ class ModelFacts:
         measured = self.ensemble or self.taught
         if measured is not None:
             return measured.validation_accuracy
-        return self.best.value if self.verdict is None else self.verdict.validation_accuracy
+        return self.best.validation_accuracy if self.verdict is None else self.verdict.validation_accuracy
 
 
 def of_trial(study: Study, best: Best) -> ModelFacts:
@@ -117,7 +118,7 @@ def of_trial(study: Study, best: Best) -> ModelFacts:
     rank = "the best" if best.is_best else "one"
     return ModelFacts(
         title=title,
-        headline=f"{title}, {rank} of {wording.count(best.num_completed, 'completed trial')}: validation accuracy {best.value:.4f}.",
+        headline=f"{title}, {rank} of {wording.count(best.num_completed, 'completed trial')}: {plan.metric(best.spec)} {best.value:.4f}.",
         spec=best.images.of_trial(best.of_images),
         config=export.resolved_images(best),
         hyperparameters=best.of_images,
@@ -141,7 +142,7 @@ def of_ensemble(study: Study, ensemble: Ensemble, members: Sequence[Best]) -> Mo
     return replace(
         found,
         title=title,
-        headline=f"{title}, {ensemble.words}: validation accuracy {ensemble.validation_accuracy:.4f}.",
+        headline=f"{title}, {ensemble.words}: {value_words(ensemble)}.",
         config=found.config.model_copy(update={"result": {**(found.config.result or {}), "ensemble": result}}),
         confusion=ensemble.confusion,
         classes=statistics.by_class(ensemble.confusion, classes) if len(ensemble.confusion) == len(classes) else (),
@@ -158,7 +159,7 @@ def of_taught(study: Study, taught: Taught, best: Best) -> ModelFacts:
     return replace(
         found,
         title=title,
-        headline=f"{title} of {wording.count(len(taught.trials), 'trial')}: validation accuracy {taught.validation_accuracy:.4f}.",
+        headline=f"{title} of {wording.count(len(taught.trials), 'trial')}: {value_words(taught)}.",
         hyperparameters=taught.hyperparameters,
         config=found.config.model_copy(update={"result": {**(found.config.result or {}), "taught": result}}),
         curve=(),
@@ -246,7 +247,7 @@ def metrics(facts: ModelFacts, *, exported_accuracy: float | None = None) -> dic
         "classes": [one.model_dump() for one in facts.classes],
     }
     validation = {"accuracy": facts.validation_accuracy, "num_images": prepared.num_validation}
-    rule = None if best.rule_value is None else {"validation_accuracy": best.rule_value, "test_accuracy": best.rule_test_accuracy}
+    rule = None if best.rule_value is None else export.rule_scores(best)
     return {
         "study": facts.spec.name,
         "trial": best.trial,

@@ -299,7 +299,7 @@ def of_trial(best: Best, weights: Path, *, by: str) -> tuple[NewVersion, NewRead
         origin=WeightsSource.TRIAL,
         trial=best.trial,
         config=export.resolved(best).model_dump(mode="json"),
-        metrics={"validation_accuracy": best.value, "test_accuracy": best.test_accuracy, "num_test": best.num_test},
+        metrics={"validation_accuracy": best.validation_accuracy, "test_accuracy": best.test_accuracy, "num_test": best.num_test},
         fingerprint=prepared.fingerprint,
         splits=prepared.splits,
         artifact=str(best.weights),

@@ -252,6 +252,7 @@ def test_rare_classes_are_reported_with_what_the_commonest_class_scores() -> Non
     assert splits.notes(data, found, shares()) == [
         "always answering class 0, the commonest class, has a validation accuracy of 0.9867, and class 1 has only 2 validation images: "
         "accuracy says little about rare classes. Compare with this figure; "
+        "objective: balanced_accuracy or macro_f1 counts every class alike; "
         "class_weights: [none, balanced] searches weights for rare classes"
     ]
 

@@ -1,6 +1,7 @@
 """Splits: the images of a dataset that train, that choose the winner (validation), and that score it (test)."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner import errors, wording
+from tuner.kernels import scoring
 from tuner.spec import study
+from tuner.spec.objective import ImageMetric
 from tuner.tasks.images.data import dataset
 from tuner.tasks.images.data.dataset import NONE, TEST, TRAIN, VALIDATION
 
@@ -20,6 +23,10 @@ FEW = 100
 _FAR = 0.3
 #: share of the commonest class above which the accuracy says little
 _UNEQUAL = 0.8
+#: images of the largest class for each image of the smallest, from which classes are unequal enough for a metric that counts them alike
+IMBALANCED = 3.0
+#: metrics in which a rare class counts as little as its images
+_BY_IMAGE: frozenset[ImageMetric] = frozenset({"accuracy", "top_5_accuracy", "log_loss"})
 _NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
 
 
@@ -38,11 +45,11 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What a model scores that always answers the commonest class of the training images."""
+    """What a model scores that always answers with the shares of the classes among the training images (`scoring.constant`)."""
 
-    #: index of the class
+    #: index of the commonest class, which is its answer
     label: int
-    #: accuracy on each split; None: the split has no images
+    #: the metric on each split; None: the split has no images, or the metric is undefined
     validation: float | None
     test: float | None
 
@@ -93,21 +100,60 @@ def split(data: dataset.Dataset, shares: study.Data, seed: int) -> Splits:
     )
 
 
-def baseline(train: NDArray[np.int64], validation: NDArray[np.int64], test: NDArray[np.int64]) -> Baseline:
+def baseline(
+    train: NDArray[np.int64], validation: NDArray[np.int64], test: NDArray[np.int64], *, metric: ImageMetric = "accuracy"
+) -> Baseline:
     """Return what "always the commonest class" scores, given the labels of the three splits."""
-    label = int(np.bincount(train).argmax())
-    scores = [float((labels == label).mean()) if len(labels) else None for labels in (validation, test)]
-    return Baseline(label=label, validation=scores[0], test=scores[1])
+    num_classes = 1 + max(int(labels.max(initial=0)) for labels in (train, validation, test))
+    scores = [scoring.constant(metric, train, labels, num_classes) if len(labels) else math.nan for labels in (validation, test)]
+    known = [score if math.isfinite(score) else None for score in scores]
+    return Baseline(label=int(np.bincount(train).argmax()), validation=known[0], test=known[1])
 
 
-def notes(data: dataset.Dataset, parts: Splits, shares: study.Data) -> list[str]:
+def require_measurable(data: dataset.Dataset, parts: Splits, metric: ImageMetric) -> None:
+    """Refuse a metric that says nothing about the validation images.
+
+    Raises:
+        DataError: every answer counts as right, or there is nothing to compare.
+    """
+    given = f"objective.metric is {metric}, but"
+    if metric == "top_5_accuracy" and len(data.classes) <= scoring.NUM_ANSWERS:
+        few = wording.count(len(data.classes), "class")
+        raise errors.DataError(f"{given} the data has only {few}, so every answer is right; choose accuracy")
+    found = np.unique(data.labels[parts.validation])
+    if metric == "auc" and len(found) == 1:
+        raise errors.DataError(
+            f"{given} all validation images are of the class {wording.shorten(data.classes[found[0]])}, and AUC compares classes; add "
+            "validation images of other classes, or choose another metric"
+        )
+
+
+def recommend(classes: Sequence[str], train: NDArray[np.int64], labels: NDArray[np.int64], metric: ImageMetric = "accuracy") -> str:
+    """Return the advice to choose a metric that counts every class alike; "" if `metric` does, or if the classes are about equal.
+
+    `labels` are those of the images on which "always the commonest class" is scored.
+    """
+    counts = np.bincount(train, minlength=len(classes))
+    if metric not in _BY_IMAGE or counts.max() < IMBALANCED * max(1, counts.min()) or not len(labels):
+        return ""
+    names: tuple[ImageMetric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
+    own, balanced, f1 = (scoring.constant(name, train, labels, len(classes)) for name in names)
+    name = wording.shorten(classes[int(counts.argmax())])
+    return (
+        f"the largest class has {counts.max() / max(1, counts.min()):.0f} times as many images as the smallest: always {name} scores "
+        f"{own:.4f} in accuracy, {balanced:.4f} in balanced_accuracy and {f1:.4f} in macro_f1. To count every class alike, set "
+        "objective: balanced_accuracy or objective: macro_f1"
+    )
+
+
+def notes(data: dataset.Dataset, parts: Splits, shares: study.Data, metric: ImageMetric = "accuracy") -> list[str]:
     """Return notes on the splits that a user should read before training, as lines."""
     return [
         *_note_leaking(data, parts),
         *_note_groups(data, parts, shares),
         *_note_few(data, parts, shares),
         *_note_absent(data, parts),
-        *_note_unequal(data, parts),
+        *(_note_unequal(data, parts) if metric in _BY_IMAGE else ()),
     ]
 
 
@@ -186,7 +232,8 @@ def _note_unequal(data: dataset.Dataset, parts: Splits) -> list[str]:
     return [
         f"always answering {name}, the commonest class, has a validation accuracy of {found.validation:.4f}, and "
         f"{rare} has only {dataset.count(int(counts[rarest]), 'validation image')}: accuracy says little about rare "
-        "classes. Compare with this figure; class_weights: [none, balanced] searches weights for rare classes"
+        "classes. Compare with this figure; objective: balanced_accuracy or macro_f1 counts every class alike; "
+        "class_weights: [none, balanced] searches weights for rare classes"
     ]
 
 

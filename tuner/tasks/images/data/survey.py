@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tuner import errors, wording
 from tuner.spec import plan, study
 from tuner.spec.data import existing
+from tuner.spec.objective import ImageMetric
 from tuner.tasks.images.data import dataset, image_file, listings, resized, splits
 
 _MOST_CLASSES = 20
@@ -36,8 +37,6 @@ _WIDEST_NAME = 40
 _IMAGE_SIZES = ((96, 96), (128, 144), (160, 10**9))
 #: maximum number of images, with trials and timeout for it
 _BUDGETS = ((2_000, 60, "2h"), (10_000, 40, "6h"), (10**9, 30, "24h"))
-#: minimum imbalance of classes for which class weights are searched
-_IMBALANCED = 3.0
 #: minimum ratio of the sides at which stretching an image into a square distorts it too much
 _ELONGATED = 1.6
 _TEXT = """\
@@ -71,6 +70,9 @@ _SHARE_COMMENT = (
     "  # shares of the images that choose the winner (validation) and score it once (test); values from 2 on are numbers of images"
 )
 _SEARCH = """
+# accuracy says little about rare classes; without the #, every class counts alike: balanced_accuracy or macro_f1
+# objective: balanced_accuracy
+
 # the study searches the default space; keys given here replace their part of it
 search:
   # the largest class has {imbalance:.0f} times as many images as the smallest
@@ -188,9 +190,12 @@ def _drawn(own: Sequence[str]) -> list[str]:
     return [name for name in ("validation", "test") if name not in own]
 
 
-def warnings(data: dataset.Dataset, parts: splits.Splits, shares: study.Data, *, cache: Path) -> list[str]:
+def warnings(
+    data: dataset.Dataset, parts: splits.Splits, shares: study.Data, *, cache: Path, metric: ImageMetric = "accuracy"
+) -> list[str]:
     """Return what a user should know of images and splits before training, as lines."""
-    return [*dataset.notes(data), *note_pages(data), *splits.notes(data, parts, shares), *note_alike(data, parts, shares, cache=cache)]
+    judged = splits.notes(data, parts, shares, metric)
+    return [*dataset.notes(data), *note_pages(data), *judged, *note_alike(data, parts, shares, cache=cache)]
 
 
 def note_pages(data: dataset.Dataset) -> list[str]:
@@ -301,6 +306,8 @@ def summarize(seen: Survey) -> list[str]:
         text.append(f"  … and {len(ranked) - _MOST_CLASSES} more classes, the smallest {ranked[-1][0]} with {ranked[-1][1]}")
     if seen.num_images:
         text.append(plan.commonest(ranked[0][0], ranked[0][1] / seen.num_images, None).replace(" on validation", " on all images"))
+        labels = np.repeat(np.arange(len(seen.classes)), [count for _, count in seen.classes])
+        text += [advice] if (advice := splits.recommend([name for name, _ in seen.classes], labels, labels)) else []
     if seen.sizes:
         smallest, middle, largest = (f"{width} x {height}" for width, height in seen.sizes)
         text.append(f"sizes: {smallest} to {largest} pixels, median {middle}")
@@ -343,7 +350,7 @@ def study_file(name: str, seen: Survey, path: Path | None = None) -> str:
         + ("; these images are elongated, and stretching would distort them" if is_elongated else ""),
         trials=trials,
         timeout=timeout,
-        search=_SEARCH.format(imbalance=seen.imbalance) if seen.imbalance >= _IMBALANCED else "",
+        search=_SEARCH.format(imbalance=seen.imbalance) if seen.imbalance >= splits.IMBALANCED else "",
     )
 
 

@@ -1,5 +1,6 @@
 """Evaluation of stored weights: test score, logits of whole splits, and the average of several trainings."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,9 +29,15 @@ def evaluate(context: StudyContext, order: messages.Evaluate) -> messages.Evalua
     test = _split(context, "test")
     weights = checkpoints.read_weights(Path(order.weights), study=context.identity)
     (logits,) = predict_splits(context, order.of_images, weights, [test])
-    found = losses.score(logits, test.labels, losses.validation_loss(order.of_images))
+    found = losses.score(logits, test.labels, losses.validation_loss(order.of_images), context.study.objective.metric)
     return messages.Evaluated(
-        trial=order.trial, accuracy=found.accuracy, loss=found.loss, num_images=len(test.labels), confusion=found.confusion
+        trial=order.trial,
+        accuracy=found.accuracy,
+        loss=found.loss,
+        num_images=len(test.labels),
+        confusion=found.confusion,
+        value=found.value,
+        metrics={name: value for name, value in found.metrics.items() if math.isfinite(value)},
     )
 
 

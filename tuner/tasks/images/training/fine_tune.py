@@ -166,7 +166,7 @@ class FineTuning:
         if trained:
             assign(self.variables, trained)
         labels = self._context.data.validation.labels
-        validation = losses.score(logits, labels, losses.validation_loss(self.hyperparameters))
+        validation = losses.score(logits, labels, losses.validation_loss(self.hyperparameters), self._context.study.objective.metric)
         rate = float(self._rates[(epoch + 1) * self._num_steps - 1])
         return MeasuredEpoch(loss=loss, accuracy=accuracy, learning_rate=rate, validation=validation, logits=logits)
 

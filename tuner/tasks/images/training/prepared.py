@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from tuner import errors
-from tuner.kernels import devices
+from tuner.kernels import devices, scoring
 from tuner.protocol import messages
 from tuner.protocol.messages import WorkerPort
 from tuner.spec.hyperparameters import Hyperparameters
@@ -55,7 +55,9 @@ class PreparedImages:
     def describe(self, *, seconds: float) -> messages.Prepared:
         """Return the facts that the worker records about the study."""
         data = self.context.data
-        baseline = splits.baseline(data.train.labels, data.validation.labels, data.test.labels)
+        labels, metric = (data.train.labels, data.validation.labels, data.test.labels), self._study.objective.metric
+        baseline = splits.baseline(*labels)
+        measured = None if metric == "accuracy" else splits.baseline(*labels, metric=metric)
         return messages.Prepared(
             device=devices.describe(devices.gpu(), self._share),
             classes=data.classes,
@@ -68,6 +70,9 @@ class PreparedImages:
             commonest=data.classes[baseline.label],
             commonest_validation=baseline.validation,
             commonest_test=baseline.test,
+            baseline_validation=None if measured is None else measured.validation,
+            baseline_test=None if measured is None else measured.test,
+            balanced_validation=scoring.weight(data.validation.labels),
             value_range=data.value_range,
             warnings=data.warnings,
             versions=versions(),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tuner.kernels import head, losses, optimizers, solvers
 from tuner.spec.hyperparameters import Hyperparameters, Loss, ProbeSolver
+from tuner.spec.objective import ImageObjective
 from tuner.tasks.images.training import features, views
 from tuner.tasks.images.training.study_context import StudyContext
 
@@ -87,6 +88,7 @@ class StepwiseProbe:
         )
         #: whether the validation split is trained on, too, so that it cannot choose a head
         self._is_blind = training.images != "train"
+        self._objective = context.study.objective
         self._best = 0
 
     def epochs(self) -> Iterator[MeasuredEpoch]:
@@ -95,12 +97,12 @@ class StepwiseProbe:
         steps = self._train.count // batch
         own = optimizers.cosine(steps * self.num_epochs, peak=self._hyperparameters.probe_learning_rate, warmup=0.0)
         spread = np.array(rate_factors(self._program.form.num_heads), np.float32)
-        validation_loss = losses.validation_loss(self._hyperparameters)
+        validation_loss, objective = losses.validation_loss(self._hyperparameters), self._objective
         for epoch in range(self.num_epochs):
             of_heads = own[epoch * steps : (epoch + 1) * steps, None] * spread
             loss, accuracy = self._run(epoch, steps, batch, of_heads)
-            found = [losses.score(logits, self._validation.labels, validation_loss) for logits in self._predict()]
-            self._best = best = 0 if self._is_blind else _best(loss, found)
+            found = [losses.score(logits, self._validation.labels, validation_loss, objective.metric) for logits in self._predict()]
+            self._best = best = 0 if self._is_blind else _best(loss, found, objective)
             yield MeasuredEpoch(
                 loss=float(loss[best]), accuracy=float(accuracy[best]), learning_rate=float(of_heads[-1, best]), validation=found[best]
             )
@@ -157,7 +159,8 @@ class ExactProbe:
             del solved[next(iter(solved))]
         validation = _Table(self._context, "validation", (views.ORIGINAL,), self._hyperparameters)
         logits = np.concatenate([_logits(part, found.weights) for part in validation.parts()])
-        scores = losses.score(logits, validation.labels, losses.validation_loss(self._hyperparameters))
+        loss, metric = losses.validation_loss(self._hyperparameters), self._context.study.objective.metric
+        scores = losses.score(logits, validation.labels, loss, metric)
         yield MeasuredEpoch(loss=found.loss, accuracy=found.accuracy, learning_rate=0.0, validation=scores)
 
     def weights(self) -> tuple[NDArray[np.float32], ...]:
@@ -221,13 +224,13 @@ def rate_factors(num_heads: int) -> tuple[float, ...]:
     return tuple(_SPREAD ** ((number + 1) // 2 * (1 if number % 2 else -1)) for number in range(num_heads))
 
 
-def _best(loss: NDArray[np.float32], found: list[losses.Scores]) -> int:
-    """Return the head with the highest validation accuracy, then the lowest loss; a diverged head only if all have diverged."""
+def _best(loss: NDArray[np.float32], found: list[losses.Scores], objective: ImageObjective) -> int:
+    """Return the head with the best value on the validation images, then the lowest loss; a diverged head only if all have diverged."""
 
     def rank(number: int) -> tuple[bool, float, float]:
         measured = found[number]
         is_finite = math.isfinite(loss[number]) and math.isfinite(measured.loss)
-        return is_finite, measured.accuracy, -measured.loss if is_finite else 0.0
+        return is_finite, objective.merit(measured.value), -measured.loss if is_finite else 0.0
 
     return max(range(len(found)), key=rank)
 

@@ -44,11 +44,13 @@ class StudyContext:
 
     @property
     def identity(self) -> str:
-        """SHA-256 that ties weights to their study: over images, splits, network and training settings."""
+        """SHA-256 that ties weights to their study: over images, splits, network, training settings and metric."""
         study = self.study
         usual = {"images"} if study.training.images == "train" else set()  # earlier versions had no such setting
         training = study.training.model_dump_json(exclude=usual)
         parts = [self.data.fingerprint, self.data.splits, self.network, study.model.model_dump_json(), training]
+        if study.objective.metric != "accuracy":  # the only metric of earlier versions
+            parts.append(study.objective.metric)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def restore(self) -> None:

@@ -58,7 +58,8 @@ def load(study: study.StudySpec, *, cache: Path, tick: Callable[[], None] = lamb
         MissingPackage: the data source needs an extra that is not installed.
     """
     data = open_dataset(study.data, cache=cache)
-    parts = splits.split(data, study.data, study.seed)
+    parts, metric = splits.split(data, study.data, study.seed), study.objective.metric
+    splits.require_measurable(data, parts, metric)
 
     def take(indices: NDArray[np.int64], what: str) -> Split:
         model = study.model.of_trial()
@@ -76,7 +77,7 @@ def load(study: study.StudySpec, *, cache: Path, tick: Callable[[], None] = lamb
         fingerprint=dataset.fingerprint(data),
         splits=parts.digest,
         value_range=data.value_range,
-        warnings=tuple(survey.warnings(data, parts, study.data, cache=cache)) if sources.needs_keras(study.data) else (),
+        warnings=tuple(survey.warnings(data, parts, study.data, cache=cache, metric=metric)) if sources.needs_keras(study.data) else (),
     )
 
 

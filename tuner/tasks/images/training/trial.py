@@ -98,7 +98,7 @@ class TrialTraining:
 
     def _await_decision(self) -> None:
         assert self._best is not None
-        self._worker.send(messages.Probed(trial=self._order.trial, value=self._best.scores.accuracy))
+        self._worker.send(messages.Probed(trial=self._order.trial, value=self._best.scores.value))
         decision = self._worker.decision()
         if not isinstance(decision, messages.Proceed):
             self._interrupt(decision)
@@ -150,7 +150,7 @@ class TrialTraining:
         found = measured.validation
         # if validation images are trained on, a higher score means nothing, and the last epoch counts as the best
         is_blind = self._context.study.training.images != "train"
-        if self._best is None or is_blind or (found.accuracy, -found.loss) > (self._best.scores.accuracy, -self._best.scores.loss):
+        if self._best is None or is_blind or self._rank(found) > self._rank(self._best.scores):
             self._best = _Best(step=step, scores=found, weights=tuple(weights()), logits=measured.logits)
         epoch = messages.Epoch(
             trial=self._order.trial,
@@ -162,6 +162,8 @@ class TrialTraining:
             validation_accuracy=found.accuracy,
             learning_rate=measured.learning_rate,
             seconds=seconds,
+            value=found.value,
+            metrics=dict(found.metrics),
         )
         self._curve.append(epoch)
         self._worker.send(epoch)
@@ -169,6 +171,10 @@ class TrialTraining:
             if not math.isfinite(loss):
                 where = f"step {step} ({stage.value})"
                 raise _Interrupted(Ending.NOT_FINITE, f"the {name} was {loss:g} in {where}; the learning rate is likely too high")
+
+    def _rank(self, found: losses.Scores) -> tuple[float, float]:
+        """Return a pair that is greater the better the scores of an epoch are: its value decides, then its loss."""
+        return self._context.study.objective.merit(found.value), -found.loss
 
     def _watch(self) -> None:
         """Tell the worker that the trial is busy, and obey it; called between two batches of features."""
@@ -197,10 +203,11 @@ class TrialTraining:
             curve=tuple(self._curve),
             part=part,
             best_step=self._best.step,
-            value=self._best.scores.accuracy,
+            value=self._best.scores.value,
             loss=self._best.scores.loss,
             confusion=self._best.scores.confusion,
             mistakes=self._best.scores.mistakes,
+            metrics=dict(self._best.scores.metrics),
             probe_seconds=self._seconds[Stage.PROBE],
             fine_tune_seconds=self._seconds[Stage.FINE_TUNE],
         )
@@ -209,7 +216,14 @@ class TrialTraining:
         )
 
     def _resume(self, progress: checkpoints.Progress, best: tuple[NDArray[np.float32], ...]) -> None:
-        found = losses.Scores(accuracy=progress.value, loss=progress.loss, confusion=progress.confusion, mistakes=progress.mistakes)
+        found = losses.Scores(
+            accuracy=progress.metrics.get("accuracy", progress.value),
+            loss=progress.loss,
+            value=progress.value,
+            confusion=progress.confusion,
+            mistakes=progress.mistakes,
+            metrics=progress.metrics,
+        )
         self._best = _Best(step=progress.best_step, scores=found, weights=best)
         self._seconds = {Stage.PROBE: progress.probe_seconds, Stage.FINE_TUNE: progress.fine_tune_seconds}
         self._curve = list(progress.curve)
@@ -226,10 +240,11 @@ class TrialTraining:
             trial=self._order.trial,
             ending=ending,
             reason=reason,
-            value=best.scores.accuracy if best else None,
+            value=best.scores.value if best and math.isfinite(best.scores.value) else None,
             best_step=best.step if best else None,
             confusion=best.scores.confusion if best else (),
             mistakes=best.scores.mistakes if best else (),
+            metrics=dict(best.scores.metrics) if best else {},
             pictures=drawn,
             weights=weights,
             logits=self._write_logits(best) if weights and best else None,
