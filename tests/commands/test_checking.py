@@ -147,3 +147,22 @@ def test_check_shows_what_fits_into_the_timeout(folder: Path, capsys: pytest.Cap
     assert "the study measures the speed of its machine before it decides" in out
     Path("study.yaml").write_text(text % "1s")
     assert "time plan squeezenet1_1 at 32 pixels, 9 epochs instead of 13" in " ".join(run(capsys, "check", "study.yaml")[1].split())
+
+
+def test_check_and_init_recommend_a_metric_for_unequal_classes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(folder / "parts", {"ok": 160, "crack": 40}, size=2)
+    text = "name: parts\ndata: {source: folder, path: parts, validation: 50, test: 50}\n"
+    Path("study.yaml").write_text(text)
+    out = " ".join(run(capsys, "check", "study.yaml")[1].split())
+    assert "recommended: the largest class has 4 times as many images as the smallest: always ok scores 0.8000 in accuracy" in out
+    Path("study.yaml").write_text(f"{text}objective: balanced_accuracy\n")
+    out = " ".join(run(capsys, "check", "study.yaml")[1].split())
+    assert "always the commonest class, ok: balanced accuracy 0.5000 on validation, 0.5000 on test" in out
+    assert "recommended" not in out
+    Path("study.yaml").write_text(f"{text}objective: top_5_accuracy\n")
+    code, _, err = run(capsys, "check", "study.yaml")
+    assert code == 2
+    assert "top_5_accuracy, but the data has only 2 classes, so every answer is right; choose accuracy" in err[0]
+    out = run(capsys, "init", "parts", "--images", "parts")[1]
+    assert "0.5000 in balanced_accuracy and 0.4444 in macro_f1" in out
+    assert "\n# objective: balanced_accuracy\n" in Path("studies/parts.yaml").read_text()

@@ -1,5 +1,6 @@
 """The choice of the members of an ensemble, on logits by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 
 from tests import databases
 from tests.studies import by_hand
-from tuner.results import ensemble
+from tuner.kernels import scoring
+from tuner.results import ensemble, statistics
 from tuner.results.ensemble import Candidate, Ensemble
+from tuner.spec.objective import ImageMetric
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 
@@ -89,3 +92,35 @@ def test_an_ensemble_is_stored_with_its_study_and_an_unknown_one_is_none(tmp_pat
     ensemble.store(study, None)
     assert ensemble.read(study) is None
     assert ensemble.understood({"trials": "of another program"}) is None
+
+
+@pytest.mark.parametrize("metric", ["balanced_accuracy", "macro_f1", "auc", "log_loss"])
+def test_the_members_are_chosen_by_the_metric_of_the_study(metric: ImageMetric) -> None:
+    wrong = (slice(0, 10), slice(10, 20), slice(20, 30), slice(30, 90))
+    made = [candidate(trial, rows) for trial, rows in enumerate(wrong)]
+    given = [replace(one, value=scoring.value(metric, one.logits, LABELS)) for one in made]
+    found = ensemble.choose(given, LABELS, metric=metric)
+    assert found is not None
+    assert (set(found.trials), found.metric) == ({0, 1, 2}, metric)
+    assert found.validation_accuracy == statistics.accuracy(np.stack([one.logits for one in given[:3]]), LABELS)
+    assert found.gain < 0 if metric == "log_loss" else found.gain > 0
+    assert found.value == found.measured
+    assert found.is_at_least(given[0].value)
+    assert not found.is_at_least(found.measured - 0.01 if metric == "log_loss" else found.measured + 0.01)
+
+
+def test_the_value_of_an_ensemble_is_that_of_its_mean_probabilities() -> None:
+    one, other = np.log([[0.9, 0.1]]).astype(np.float32), np.log([[0.3, 0.7]]).astype(np.float32)
+    given = [Candidate(trial=number, value=0.5, logits=each, mirrored=each) for number, each in enumerate((one, other))]
+    found = ensemble.of_members(given, np.array([0]), mirrored=False, metric="log_loss")
+    assert found.value == pytest.approx(-np.log(0.6), rel=1e-6)
+    assert found.best_member_value == pytest.approx(-np.log(0.9), rel=1e-6)
+    assert found.gain == pytest.approx(np.log(0.9) - np.log(0.6), rel=1e-6)
+
+
+def test_an_ensemble_by_accuracy_is_stored_as_earlier_versions_stored_it() -> None:
+    given = Ensemble(trials=(3, 1), mirrored=True, validation_accuracy=0.9, validation_loss=0.3, best_member_accuracy=0.88)
+    assert not {"metric", "value", "best_member_value", "test_value"} & given.model_dump(mode="json").keys()
+    assert (given.measured, given.gain) == (0.9, pytest.approx(0.02))
+    changed = given.model_copy(update={"metric": "macro_f1", "value": 0.8, "best_member_value": 0.7})
+    assert Ensemble.model_validate(changed.model_dump(mode="json")) == changed

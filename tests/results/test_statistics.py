@@ -152,3 +152,11 @@ def test_scores_of_classes_come_from_the_confusion() -> None:
     assert (cat.num_images, cat.precision, cat.recall, cat.f1) == (10, 0.8, 0.8, 0.8)
     assert (dog.precision, dog.recall) == (0.75, 0.75)
     assert (none.precision, none.recall, none.f1) == (None, None, None)
+
+
+def test_the_standard_error_of_a_metric_is_about_that_of_a_share_of_images() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 400)
+    logits = np.where(random.random(400) < 0.8, 1.0, -1.0)[:, None] * (2.0 * np.eye(2)[labels] - 1.0)
+    for metric in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert statistics.standard_error(metric, logits.astype(np.float32), labels) == pytest.approx(0.02, rel=0.2)

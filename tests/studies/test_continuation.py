@@ -1,10 +1,14 @@
 """Which probes are promoted to fine-tuning."""
 
 import random
+from collections.abc import Callable
 
 import pytest
 
-from tuner.studies import continuation
+from tests.studies import by_hand
+from tuner.protocol import messages
+from tuner.studies import continuation, trials
+from tuner.studies.study import Study
 
 
 def promote_all(values: list[float], share: float) -> list[float]:
@@ -68,3 +72,13 @@ def test_the_best_probe_is_always_promoted() -> None:
     for _ in range(100):
         values = [chance.random() for _ in range(30)]
         assert max(values) in promote_all(values, share=0.1)
+
+
+def test_the_best_probes_are_those_of_the_metric_of_the_study(begin: Callable[..., Study]) -> None:
+    for metric, expected in (("auc", [True, False, True, False]), ("log_loss", [True, True, False, False])):
+        study = begin(name=f"by-{metric}", objective=metric, training=by_hand.SHORT | {"promote": 0.25})
+        found = []
+        for value in (0.5, 0.4, 0.8, 0.6):
+            claimed = by_hand.must_claim(study)
+            found.append(trials.promotion(study, claimed, messages.Probed(trial=claimed.number, value=value)).is_promoted)
+        assert found == expected

@@ -361,3 +361,30 @@ def test_a_study_of_one_model_reads_nothing_for_the_screening(begin: Begin, tmp_
     claimed = [by_hand.must_claim(found) for _ in range(3)]
     assert origins(found) == ["rule", "prior", "prior"]
     assert {chosen(each) for each in claimed} == {(None, None)}
+
+
+def test_the_error_of_a_mean_over_classes_is_that_of_as_many_images_as_weigh_the_same(begin: Begin) -> None:
+    # 200 images are enough to tell 0.9 from 0.7; those of a rare class weigh as little as 20
+    for metric, expected in (("accuracy", {(DEAR, 160)}), ("balanced_accuracy", set())):
+        study = begin(name=f"by-{metric}", model=MODEL, objective=metric)
+        data_check.admit(study, by_hand.PREPARED.model_copy(update={"balanced_validation": 20.0}))
+        claimed = [by_hand.must_claim(study) for _ in range(2)]
+        for each, value in zip(claimed, (0.9, 0.7), strict=True):
+            probe(study, each, value)
+        by_hand.must_claim(study)
+        lost = study.storage.read(lambda connection, study=study: screening.left_out(connection, study))  # type: ignore[misc]
+        assert {(each.backbone, each.image_size) for each in lost} == expected
+
+
+def test_a_study_of_log_loss_leaves_no_model_out(begin: Begin) -> None:
+    study = begin(model=MODEL, objective="log_loss")
+    data_check.admit(study, by_hand.PREPARED)
+    claimed = [by_hand.must_claim(study) for _ in range(4)]
+    for each, value in zip(claimed, (2.5, 0.1, 2.5, 0.1), strict=True):
+        probe(study, each, value)
+    by_hand.must_claim(study)
+    assert study.storage.read(lambda connection: screening.left_out(connection, study)) == []
+    assert (
+        "screening",
+        "after trial 0, the rule with the other models; none is left out, because the error of a log loss is not known",
+    ) in (plan.about_images(study.images, 4))

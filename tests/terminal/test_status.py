@@ -9,6 +9,8 @@ from tests.results.conftest import make_best, prepared, spec
 from tuner.protocol import messages
 from tuner.results.best import Best
 from tuner.spec.hyperparameters import Augmentation, Hyperparameters
+from tuner.spec.objective import ImageObjective
+from tuner.spec.study import StudySpec
 from tuner.terminal import printing
 from tuner.terminal import status as status_screens
 from tuner.terminal.status import RunResult
@@ -69,3 +71,26 @@ def test_the_next_commands_come_with_the_database_that_they_need() -> None:
     shown = text(status_screens.next_steps("mine", "mine.yaml", Path("mine-best.yaml"), "", storage="sqlite:///my runs.db"))
     assert "The commands need the option --storage 'sqlite:///my runs.db', or TUNER_STORAGE." in " ".join(shown.split())
     assert "--storage" not in text(status_screens.next_steps("mine", "mine.yaml", None, "the budget is spent"))
+
+
+def test_a_result_in_another_metric_is_compared_with_what_answers_without_a_look_score(
+    spec: StudySpec, prepared: messages.Prepared, make_best: Callable[..., Best]
+) -> None:
+    known = prepared.model_copy(update={"commonest": "Bird", "commonest_validation": 0.9, "baseline_validation": 0.5})
+    of_metric = spec.model_copy(update={"objective": ImageObjective(metric="balanced_accuracy")})
+    found = make_best(spec=of_metric, prepared=known)
+    assert found.baseline == "always the commonest class, Bird: balanced accuracy 0.5000 on validation"
+    assert found.baseline in text(status_screens.best_trial(found))
+    losing = RunResult(
+        trial=7, value=0.3, changes=[], rule_value=0.4, test_accuracy=0.94, num_test=1000, metric="validation log loss", test_value=0.35,
+        maximizes=False, baseline="always the shares of the classes: log loss 0.6931 on validation",
+    )  # fmt: skip
+    shown = " ".join(text(status_screens.result(losing, 12)).split())
+    for words in (
+        "0.3000 validation log loss, trial 7",
+        "0.3500 log loss on 1,000 unseen examples; accuracy 0.9400",
+        "Always the shares of the classes: log loss 0.6931 on validation.",
+        "Expect the test value.",
+        "gained 0.1000",
+    ):
+        assert words in shown

@@ -404,3 +404,41 @@ def test_a_split_without_images_of_a_class_is_reported() -> None:
     assert said in splits.notes(data, splits.split(data, asked, seed=0), asked)
     without = shares(test=0)
     assert not [line for line in splits.notes(data, splits.split(data, without, seed=0), without) if line.startswith("test has no images")]
+
+
+def test_the_baseline_is_measured_in_the_metric_of_the_study() -> None:
+    train, validation, test = (np.repeat([0, 1], counts) for counts in ([90, 10], [8, 8], [0, 0]))
+    found = splits.baseline(train, validation, test, metric="macro_f1")
+    assert (found.label, found.validation, found.test) == (0, pytest.approx((2 / 3 + 0) / 2), None)
+    found = splits.baseline(train, validation, test, metric="log_loss")
+    assert found.validation == pytest.approx(-(np.log(0.9) + np.log(0.1)) / 2)
+
+
+def test_a_metric_that_counts_classes_alike_is_recommended_for_unequal_classes() -> None:
+    train, validation = (np.repeat([0, 1], counts) for counts in ([90, 30], [18, 6]))
+    assert splits.recommend(["ok", "crack"], train, validation) == (
+        "the largest class has 3 times as many images as the smallest: always ok scores 0.7500 in accuracy, 0.5000 in balanced_accuracy "
+        "and 0.4286 in macro_f1. To count every class alike, set objective: balanced_accuracy or objective: macro_f1"
+    )
+    assert splits.recommend(["ok", "crack"], train, validation, "macro_f1") == ""
+    assert splits.recommend(["ok", "crack"], np.repeat([0, 1], [90, 31]), validation) == ""
+    assert splits.recommend(["ok", "crack"], train, validation[:0]) == ""
+
+
+def test_rare_classes_are_no_matter_for_a_metric_that_counts_classes_alike() -> None:
+    data = images([990, 10])
+    found = splits.split(data, shares(), 0)
+    assert splits.notes(data, found, shares(), "balanced_accuracy") == []
+
+
+def test_a_metric_that_says_nothing_about_the_images_is_refused() -> None:
+    few = images([10] * 5)
+    found = splits.split(few, shares(), 0)
+    with pytest.raises(errors.DataError, match="top_5_accuracy, but the data has only 5 classes, so every answer is right"):
+        splits.require_measurable(few, found, "top_5_accuracy")
+    splits.require_measurable(few, found, "auc")
+    more = images([10] * 6)
+    splits.require_measurable(more, splits.split(more, shares(), 0), "top_5_accuracy")
+    one_class = replace(found, validation=np.flatnonzero(few.labels == 2))
+    with pytest.raises(errors.DataError, match="all validation images are of the class class 2, and AUC compares classes"):
+        splits.require_measurable(few, one_class, "auc")

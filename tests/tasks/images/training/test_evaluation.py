@@ -48,6 +48,15 @@ def test_logits_of_both_splits_give_the_accuracies_that_were_measured(context: S
     assert (found["test"].shape, found["test"].dtype) == ((50, 10), np.float32)
 
 
+def test_the_test_split_is_scored_in_the_metric_of_the_study(context: StudyContext, tmp_path: Path) -> None:
+    balanced = replace(context, study=study(objective="balanced_accuracy"))
+    weights, _ = trained(balanced, tmp_path)
+    scored = evaluation.evaluate(balanced, messages.Evaluate(trial=3, hyperparameters=MENDED, weights=weights))
+    confusion = np.array(scored.confusion)
+    assert scored.value == pytest.approx(np.mean(np.diag(confusion) / confusion.sum(1)))
+    assert scored.metrics["accuracy"] == scored.accuracy == pytest.approx(np.trace(confusion) / 50)
+
+
 def test_the_average_of_equal_weights_is_those_weights(context: StudyContext, tmp_path: Path) -> None:
     weights, _ = trained(context, tmp_path)
     evaluation.predict(context, asked(tmp_path, (weights, weights), average=tmp_path / "soup.npz"))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tests.keras_studies import study
-from tuner.kernels import head
+from tuner.kernels import head, losses
 from tuner.spec.hyperparameters import Augmentation, Features, Flip, Hyperparameters, Loss, ProbeSolver
+from tuner.spec.objective import ImageMetric, ImageObjective
 from tuner.tasks.images.training import features, probe, views
 from tuner.tasks.images.training.study_context import StudyContext
 
@@ -82,6 +83,19 @@ def test_the_best_of_several_heads_is_reported_and_passed_on(context: StudyConte
     seen = context.features("validation", (views.ORIGINAL,)).whole()[0, :, -context.backbone.num_features(Features.LAST) :]
     logits = head.forward(running.weights(), seen, activation="relu").numpy()
     assert (logits.argmax(1) == context.data.validation.labels).mean() == pytest.approx(last.validation.accuracy)
+
+
+@pytest.mark.parametrize(("metric", "best"), [("accuracy", 2), ("macro_f1", 1), ("log_loss", 0)])
+def test_the_best_head_is_that_of_the_metric_of_the_study(metric: ImageMetric, best: int) -> None:
+    labels = np.repeat([0, 1], [10, 2])
+    # the first is unsure, and wrong for six images; the second finds both images of the rare class; the third always answers 0
+    first, second, third = np.zeros((3, 12, 2), np.float32)
+    first[:6, 0], first[6:10, 1], first[10:, 0] = 0.5, 0.5, 0.1
+    second[:7, 0], second[7:, 1] = 3.0, 3.0
+    third[:, 0] = 6.0
+    loss = losses.plain_loss(Loss.CROSS_ENTROPY, 0.0)
+    found = [losses.score(logits, labels, loss, metric) for logits in (first, second, third)]
+    assert probe._best(np.ones(3, np.float32), found, ImageObjective(metric=metric)) == best
 
 
 def test_a_head_with_a_far_too_high_learning_rate_affects_no_other(context: StudyContext) -> None:

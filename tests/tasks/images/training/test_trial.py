@@ -2,7 +2,7 @@
 
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ import pytest
 
 from tests.keras_studies import DIGITS, study
 from tuner import errors
-from tuner.kernels import checkpoints
+from tuner.kernels import checkpoints, losses, scoring
 from tuner.kernels.checkpoints import TrialTiming
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Epoch, Stage
 from tuner.spec.hyperparameters import Augmentation, ClassWeights, Features, Hyperparameters, Optimizer, ProbeSolver
-from tuner.tasks.images.training import evaluation, fine_tune, steps, training_data, trial
+from tuner.tasks.images.training import evaluation, fine_tune, probe, steps, training_data, trial
 from tuner.tasks.images.training.study_context import StudyContext
 
 #: everything that one epoch hands on to the next is on: dropout, momentum, averages, random changes
@@ -521,3 +521,71 @@ def test_a_trial_with_its_own_number_of_epochs_is_one_of_a_study_with_that_numbe
     own = run(context, wanted)[1].curve
     assert [epoch.stage for epoch in own] == ["probe"] * 3 + ["fine_tune"]
     assert own == run(replace(context, epochs=1), order(tmp_path / "study", PLAIN))[1].curve
+
+
+def of_metric(context: StudyContext, metric: str) -> StudyContext:
+    """Return the small study with another objective."""
+    return replace(context, study=study(objective=metric))
+
+
+def scored(accuracy: float, loss: float, value: float) -> probe.MeasuredEpoch:
+    found = losses.Scores(accuracy=accuracy, loss=loss, value=value, confusion=(), metrics={"accuracy": accuracy})
+    return probe.MeasuredEpoch(loss=1.0, accuracy=0.5, learning_rate=0.0, validation=found)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "best"),
+    [
+        ("macro_f1", [0.2, 0.6, 0.4], 2),
+        ("log_loss", [0.9, 0.5, 0.7], 2),
+        ("log_loss", [0.3, 0.5, 0.7], 1),
+        # the loss of the trial decides between equal values, and the first of equal epochs stays
+        ("balanced_accuracy", [0.5, 0.5, 0.5], 3),
+        ("accuracy", [0.9, 0.8, 0.7], 1),
+    ],
+)
+def test_the_best_epoch_is_that_of_the_metric_of_the_study(
+    context: StudyContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str, values: list[float], best: int
+) -> None:
+    # the accuracy falls, so that another metric must choose
+    measured = [scored(0.9 - 0.1 * step, 1.0 - 0.1 * step, value) for step, value in enumerate(values)]
+
+    class Scripted(probe.StepwiseProbe):
+        def epochs(self) -> Iterator[probe.MeasuredEpoch]:
+            yield from measured
+
+    monkeypatch.setattr(probe, "StepwiseProbe", Scripted)
+    wanted = order(tmp_path, PLAIN.model_copy(update={"unfreeze": 0.0}))
+    finished, control = run(of_metric(context, metric), wanted)
+    assert (finished.best_step, finished.value) == (best, values[best - 1])
+    assert finished.metrics == {"accuracy": measured[best - 1].validation.accuracy}
+    assert [epoch.measured for epoch in control.curve] == values
+    assert [epoch.validation_accuracy for epoch in control.curve] == [each.validation.accuracy for each in measured]
+
+
+@pytest.mark.parametrize("metric", ["log_loss", "auc"])
+def test_a_trial_reports_and_resumes_with_the_metric_of_its_study(context: StudyContext, tmp_path: Path, metric: str) -> None:
+    measuring = of_metric(context, metric)
+    better = min if metric == "log_loss" else max
+    finished, control = run(measuring, order(tmp_path / "whole", RICH))
+    values = [epoch.measured for epoch in control.curve]
+    [probed] = [message for message in control.told if isinstance(message, messages.Probed)]
+    assert (probed.value, finished.value) == (better(values[:3]), better(values))
+    assert control.curve[0].metrics.keys() == {"accuracy", "balanced_accuracy", "macro_f1", "log_loss", "top_5_accuracy"} - {metric}
+    assert finished.best_step is not None
+    assert finished.metrics == control.curve[finished.best_step - 1].metrics
+    assert finished.logits is not None
+    with np.load(finished.logits) as arrays:
+        measured = scoring.value(metric, arrays["validation"], arrays["validation_labels"])  # type: ignore[arg-type]
+    assert measured == pytest.approx(finished.value, rel=1e-3)
+    parts = order(tmp_path / "parts", RICH)
+    run(measuring, parts, after(1, messages.Suspend(), stage=Stage.FINE_TUNE, looks=2))
+    again, _ = run(measuring, parts)
+    assert (again.value, again.best_step, again.metrics) == (finished.value, finished.best_step, finished.metrics)
+
+
+def test_a_checkpoint_belongs_to_the_metric_that_chose_its_best_epoch(context: StudyContext, tmp_path: Path) -> None:
+    run(of_metric(context, "log_loss"), order(tmp_path, RICH), after(1, messages.Suspend(), stage=Stage.FINE_TUNE))
+    _, control = run(of_metric(context, "accuracy"), order(tmp_path, RICH))
+    assert not any(isinstance(message, messages.Resumed) for message in control.told)
+    assert of_metric(context, "accuracy").identity == context.identity  # the files of earlier versions are read
