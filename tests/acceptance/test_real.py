@@ -3,11 +3,18 @@
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tuner
 from tests.acceptance.conftest import Place
+from tuner.kernels import scoring
 from tuner.spec import file as study_file
+from tuner.spec.objective import ImageMetric
+from tuner.storage import engine as storages
+from tuner.storage import epochs, queries
+from tuner.studies import retention
+from tuner.studies import study as studies
 
 TINY = {
     "data": {"source": "digits", "train": 64, "validation": 40, "test": 40},
@@ -50,3 +57,29 @@ def test_a_program_runs_a_study_and_gets_its_best_trial(tmp_path: Path) -> None:
     best = tuner.run(spec, storage=f"sqlite:///{tmp_path}/tuner.db", cache=tmp_path / "cache", artifacts=tmp_path / "artifacts")
     assert best.trial in (0, 1)
     assert 0 < best.value <= 1
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "log_loss"])
+def test_a_study_optimizes_another_metric_of_its_images(tmp_path: Path, metric: ImageMetric) -> None:
+    given = {"name": metric, "objective": metric, "training": {"probe_epochs": 2, "epochs": 2, "promote": 1.0}}
+    model = {"backbone": "squeezenet1_1", "weights": "none", "image_size": 32}
+    url = f"sqlite:///{tmp_path}/tuner.db"
+    spec = study_file.parse_images(TINY | given | {"model": model}, "a test")
+    best = tuner.run(spec, storage=url, cache=tmp_path / "cache", artifacts=tmp_path / "artifacts")
+    storage = storages.open(url)
+    study = studies.load(metric, storage)
+    values = storage.read(lambda connection: queries.values(connection, study.id))
+    curve = storage.read(lambda connection: epochs.read(connection, study.id, best.trial))
+    measured = [epoch.value for epoch in curve if epoch.value is not None]
+    better = min if metric == "log_loss" else max
+    assert best.value == better(values.values()) == better(measured)
+    assert {"accuracy", "balanced_accuracy"} <= curve[-1].metrics.keys()
+    fine_tuned = next(one for one in retention.stored(study) if one.logits is not None)
+    with np.load(fine_tuned.logits or "") as arrays:
+        found = scoring.value(metric, arrays["validation"], arrays["validation_labels"])
+    assert found == pytest.approx(values[fine_tuned.number], rel=1e-3)
+    storage.close()
+    assert best.test_value is not None and best.test_accuracy is not None
+    assert best.baseline.startswith("always the commonest class" if metric == "macro_f1" else "always the shares of the classes")
+    if best.ensemble is not None:
+        assert (best.ensemble.metric, best.ensemble.is_at_least(best.value)) == (metric, True)
