@@ -107,18 +107,20 @@ class Scores:
 
 def score(logits: NDArray[np.float32], labels: NDArray[np.int64], loss: LossFunction, metric: ImageMetric = "accuracy") -> Scores:
     """Score logits (n, classes) against labels (n,)."""
-    num_classes = logits.shape[1]
-    predicted = logits.argmax(1)
-    each = loss(tf.one_hot(labels, num_classes), tf.constant(logits))
-    found = scoring.usual(logits, labels)
+    predicted, found = logits.argmax(1), scoring.usual(logits, labels)
     return Scores(
         accuracy=found["accuracy"],
-        loss=float(tf.reduce_mean(each)),
+        loss=mean(logits, labels, loss),
         value=found[metric] if metric in found else scoring.value(metric, logits, labels),
-        confusion=_confusion(labels, predicted, num_classes),
+        confusion=_confusion(labels, predicted, logits.shape[1]),
         mistakes=_mistakes(logits, labels, predicted),
         metrics={name: value for name, value in found.items() if name != metric},
     )
+
+
+def mean(logits: NDArray[np.float32], labels: NDArray[np.int64], loss: LossFunction) -> float:
+    """Return the mean loss of logits (n, classes) against labels (n,)."""
+    return float(tf.reduce_mean(loss(tf.one_hot(labels, logits.shape[1]), tf.constant(logits))))
 
 
 def _confusion(labels: NDArray[np.int64], predicted: NDArray[np.int64], num_classes: int) -> tuple[tuple[int, ...], ...]:

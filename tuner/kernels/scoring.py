@@ -115,21 +115,22 @@ def _log_odds(logits: Logits) -> NDArray[np.float64]:
 
 def _log_loss(logits: Logits, labels: Labels) -> float:
     """Return the mean cross-entropy of the softmax."""
-    given = logits.astype(np.float64)
-    return float((_log_sum(given) - given[np.arange(len(labels)), labels]).mean())
+    return float((_log_sum(logits) - logits[np.arange(len(labels)), labels]).mean())
 
 
-def _log_sum(given: NDArray[np.float64]) -> NDArray[np.float64]:
+def _log_sum(given: Logits) -> NDArray[np.float64]:
     top = given.max(1)
-    found: NDArray[np.float64] = top + np.log(np.exp(given - top[:, None]).sum(1))
+    found: NDArray[np.float64] = top + np.log(np.exp(given - top[:, None]).sum(1, dtype=np.float64))
     return found
 
 
 def _top_5_accuracy(logits: Logits, labels: Labels) -> float:
     """Return the share of images whose class is among the five with the highest logits."""
-    own = logits[np.arange(len(labels)), labels][:, None]
-    is_before = (logits > own) | ((logits == own) & (np.arange(logits.shape[1]) < labels[:, None]))
-    return float(((is_before.sum(1) < NUM_ANSWERS) & np.isfinite(own[:, 0])).mean())
+    own = logits[np.arange(len(labels)), labels]
+    is_right = (np.count_nonzero(logits > own[:, None], 1) < NUM_ANSWERS) & np.isfinite(own)
+    left, label = logits[is_right], labels[is_right][:, None]
+    is_before = (left > own[is_right, None]) | ((left == own[is_right, None]) & (np.arange(logits.shape[1]) < label))
+    return float(np.count_nonzero(np.count_nonzero(is_before, 1) < NUM_ANSWERS) / len(labels))
 
 
 _METRICS: dict[ImageMetric, Callable[[Logits, Labels], float]] = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.keras_studies import study
-from tuner.kernels import head, losses
+from tuner.kernels import head, losses, scoring
 from tuner.spec.hyperparameters import Augmentation, Features, Flip, Hyperparameters, Loss, ProbeSolver
 from tuner.spec.objective import ImageMetric, ImageObjective
 from tuner.tasks.images.training import features, probe, views
@@ -94,8 +94,9 @@ def test_the_best_head_is_that_of_the_metric_of_the_study(metric: ImageMetric, b
     second[:7, 0], second[7:, 1] = 3.0, 3.0
     third[:, 0] = 6.0
     loss = losses.plain_loss(Loss.CROSS_ENTROPY, 0.0)
-    found = [losses.score(logits, labels, loss, metric) for logits in (first, second, third)]
-    assert probe._best(np.ones(3, np.float32), found, ImageObjective(metric=metric)) == best
+    judged = [(scoring.value(metric, logits, labels), losses.mean(logits, labels, loss)) for logits in (first, second, third)]
+    assert probe._best(np.ones(3, np.float32), judged, ImageObjective(metric=metric)) == best
+    assert probe._best(np.array([np.nan] * best + [1.0] + [np.nan] * (2 - best)), judged[::-1], ImageObjective(metric=metric)) == best
 
 
 def test_a_head_with_a_far_too_high_learning_rate_affects_no_other(context: StudyContext) -> None:

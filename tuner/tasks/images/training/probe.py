@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner.kernels import head, losses, optimizers, solvers
+from tuner.kernels import head, losses, optimizers, scoring, solvers
 from tuner.spec.hyperparameters import Hyperparameters, Loss, ProbeSolver
 from tuner.spec.objective import ImageObjective
 from tuner.tasks.images.training import features, views
@@ -97,14 +97,18 @@ class StepwiseProbe:
         steps = self._train.count // batch
         own = optimizers.cosine(steps * self.num_epochs, peak=self._hyperparameters.probe_learning_rate, warmup=0.0)
         spread = np.array(rate_factors(self._program.form.num_heads), np.float32)
-        validation_loss, objective = losses.validation_loss(self._hyperparameters), self._objective
+        validation_loss = losses.validation_loss(self._hyperparameters)
+        labels, metric = self._validation.labels, self._objective.metric
         for epoch in range(self.num_epochs):
             of_heads = own[epoch * steps : (epoch + 1) * steps, None] * spread
             loss, accuracy = self._run(epoch, steps, batch, of_heads)
-            found = [losses.score(logits, self._validation.labels, validation_loss, objective.metric) for logits in self._predict()]
-            self._best = best = 0 if self._is_blind else _best(loss, found, objective)
+            of_all = self._predict()
+            if len(of_all) > 1 and not self._is_blind:
+                judged = [(scoring.value(metric, each, labels), losses.mean(each, labels, validation_loss)) for each in of_all]
+                self._best = _best(loss, judged, self._objective)
+            best, found = self._best, losses.score(of_all[self._best], labels, validation_loss, metric)
             yield MeasuredEpoch(
-                loss=float(loss[best]), accuracy=float(accuracy[best]), learning_rate=float(of_heads[-1, best]), validation=found[best]
+                loss=float(loss[best]), accuracy=float(accuracy[best]), learning_rate=float(of_heads[-1, best]), validation=found
             )
 
     def weights(self) -> tuple[NDArray[np.float32], ...]:
@@ -200,7 +204,7 @@ class ExactProbe:
 
         def judge(found: solvers.LinearHead) -> float:
             logits, labels = zip(*((_logits(features, found), labels.numpy()) for features, labels in rows.parts()), strict=True)
-            return losses.score(np.concatenate(logits), np.concatenate(labels), loss).loss
+            return losses.mean(np.concatenate(logits), np.concatenate(labels), loss)
 
         return judge
 
@@ -224,15 +228,18 @@ def rate_factors(num_heads: int) -> tuple[float, ...]:
     return tuple(_SPREAD ** ((number + 1) // 2 * (1 if number % 2 else -1)) for number in range(num_heads))
 
 
-def _best(loss: NDArray[np.float32], found: list[losses.Scores], objective: ImageObjective) -> int:
-    """Return the head with the best value on the validation images, then the lowest loss; a diverged head only if all have diverged."""
+def _best(loss: NDArray[np.float32], judged: list[tuple[float, float]], objective: ImageObjective) -> int:
+    """Return the head with the best value on the validation images, then the lowest loss; a diverged head only if all have diverged.
+
+    `judged` are the value and the loss of each head on these images, `loss` that on the training images.
+    """
 
     def rank(number: int) -> tuple[bool, float, float]:
-        measured = found[number]
-        is_finite = math.isfinite(loss[number]) and math.isfinite(measured.loss)
-        return is_finite, objective.merit(measured.value), -measured.loss if is_finite else 0.0
+        value, of_validation = judged[number]
+        is_finite = math.isfinite(loss[number]) and math.isfinite(of_validation)
+        return is_finite, objective.merit(value), -of_validation if is_finite else 0.0
 
-    return max(range(len(found)), key=rank)
+    return max(range(len(judged)), key=rank)
 
 
 class _Table:
