@@ -1,4 +1,5 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -10,9 +11,12 @@ from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
 from tuner.results import best as bests
 from tuner.results import export
+from tuner.results.best import Best
 from tuner.spec import file as study_file
+from tuner.spec.objective import ImageObjective
 from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
+from tuner.storage.attributes import METRICS, TEST
 from tuner.studies import data_check, trials
 from tuner.studies import study as studies
 
@@ -141,3 +145,19 @@ def test_a_study_whose_first_trainer_is_unknown_has_no_best_trial(study: studies
     study.optuna.set_user_attr("prepared", {"versions": 3})
     with pytest.raises(errors.StudyError, match="is not what a worker of tuner stores. Start a worker"):
         bests.best(study)
+
+
+def test_a_trial_of_another_metric_keeps_its_accuracies_apart_from_its_value(spec: StudySpec, make_best: Callable[..., Best]) -> None:
+    of_metric = spec.model_copy(update={"objective": ImageObjective(metric="macro_f1")})
+    found = make_best(spec=of_metric, value=0.7)
+    assert (found.validation_accuracy, found.test_value, found.test_accuracy) == (None, None, 0.968)  # of a tuner that measured no other
+    known = {METRICS: {"accuracy": 0.9, "log_loss": 0.3}, TEST: {"accuracy": 0.88, "value": 0.66}}
+    full = replace(found, found=replace(found.found, attributes={**found.found.attributes, **known}))
+    assert (full.validation_accuracy, full.test_value, full.test_accuracy) == (0.9, 0.66, 0.88)
+    result = export.resolved(full).result or {}
+    assert {name: result[name] for name in ("metric", "value", "test_value", "test_accuracy")} == {
+        "metric": "macro_f1", "value": 0.7, "test_value": 0.66, "test_accuracy": 0.88,
+    }  # fmt: skip
+    assert result["rule"] == {"value": 0.95}
+    assert export.resolved_images(full).objective.metric == "macro_f1"  # its weights belong to this metric
+    assert make_best().validation_accuracy == make_best().value

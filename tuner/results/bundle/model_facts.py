@@ -204,7 +204,8 @@ def of_version(study: Study, best: Best, version: Version) -> ModelFacts:
 
 def caution(facts: ModelFacts) -> str:
     """Return sentences on how reliable the accuracies are."""
-    best, verdict = facts.best, facts.verdict
+    best, verdict, chosen_by = facts.best, facts.verdict, plan.metric(facts.best.spec)
+    too = "high" if best.spec.objective.maximizes else "low"
     if verdict is not None:
         off = verdict.optimism
         which = "above" if off.too_high >= 0 else "below"
@@ -216,23 +217,24 @@ def caution(facts: ModelFacts) -> str:
         on_test = "was not measured" if facts.test is None else f"was measured once on {facts.test[1]:,} images that chose nothing"
         return (
             f"One network learned the mean probabilities of trials {wording.listed(facts.taught.trials)} on augmented training images. "
-            f"Its validation accuracy chose between it and the best trial, so it may be a little too high. The test accuracy {on_test}."
+            f"Its {chosen_by} chose between it and the best trial, so it may be a little too {too}. The test accuracy {on_test}."
         )
     if facts.ensemble is not None:
         on_test = "was not measured" if facts.test is None else f"was measured once on {facts.test[1]:,} images that chose nothing"
         return (
             f"The model is an ensemble: it returns the mean probabilities of {facts.ensemble.words}. "
-            f"The validation accuracy is a little too high, because its members were chosen by it. The test accuracy {on_test}."
+            f"The {chosen_by} is a little too {too}, because its members were chosen by it. The test accuracy {on_test}."
         )
     if facts.test is None:
-        origin = f"the highest of {wording.count(best.num_completed, 'trial')}" if best.is_best else "that of one trial"
+        origin = f"the {too}est of {wording.count(best.num_completed, 'trial')}" if best.is_best else "that of one trial"
+        expected = "lower" if too == "high" else "higher"
         return (
-            f"The validation accuracy is {origin} on the images by which it was chosen, so expect a lower one on new images. "
+            f"The {chosen_by} is {origin} on the images by which it was chosen, so expect a {expected} one on new images. "
             "The accuracy on unseen images was not measured."
         )
     return (
         f"The test accuracy was measured on {facts.test[1]:,} images that were not used for any choice. "
-        "The validation accuracy is too high, because the trial was chosen by it."
+        f"The {chosen_by} is too {too}, because the trial was chosen by it."
     )
 
 

@@ -290,6 +290,14 @@ def _missing(connection: Connection, name: str, number: int | None = None) -> Ve
     return VersionError(f"there is no version of {name}. {known} To create one: tuner retrain {name}")
 
 
+def _scores(best: Best) -> dict[str, Any]:
+    """Return the accuracies of a trial, and its metric if that is another one."""
+    found = {"validation_accuracy": best.validation_accuracy, "test_accuracy": best.test_accuracy, "num_test": best.num_test}
+    if best.is_accuracy:
+        return found
+    return found | {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
+
+
 def of_trial(best: Best, weights: Path, *, by: str) -> tuple[NewVersion, NewReading | None]:
     """Return a trial with a weights file as a new version, and the reading that scored it, None if it was not scored."""
     prepared = best.prepared
@@ -299,7 +307,7 @@ def of_trial(best: Best, weights: Path, *, by: str) -> tuple[NewVersion, NewRead
         origin=WeightsSource.TRIAL,
         trial=best.trial,
         config=export.resolved(best).model_dump(mode="json"),
-        metrics={"validation_accuracy": best.validation_accuracy, "test_accuracy": best.test_accuracy, "num_test": best.num_test},
+        metrics=_scores(best),
         fingerprint=prepared.fingerprint,
         splits=prepared.splits,
         artifact=str(best.weights),
