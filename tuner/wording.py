@@ -2,6 +2,7 @@
 
 import datetime as dt
 import difflib
+import math
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ _ANY_HIDDEN, _HIDDEN_IN_LINES = re.compile(f"[{_HIDDEN}]"), re.compile(rf"(?![\n
 #: on a page, every text is isolated, so changes of the writing direction end with it
 _HIDDEN_ON_PAGES = re.compile(rf"(?![\n\t\u202a-\u202e\u2066-\u2069])[{_HIDDEN}]")
 _BREAKS = re.compile(r"[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
+#: `e-07` and `e+15`, written as `e-7` and `e15`
+_SHORT_EXPONENT = re.compile(r"e(?:(-)|\+)0*(\d+)")
 _MARKUP = re.compile(r"([\\`*_\[\]<>|#~$&])")
 
 
@@ -171,9 +174,28 @@ def moment(seconds: float) -> str:
     return f"{dt.datetime.fromtimestamp(seconds, dt.UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def accuracy(value: float | None) -> str:
-    """Return an accuracy with four digits, or a dash for None."""
-    return "–" if value is None else f"{value:.4f}"
+def figure(value: float | None) -> str:
+    """Return the value of a metric: `0.9300`, `1234.5`, `1,234,568`, `1e-7`, or a dash for None.
+
+    From 0.01 to 1, it has the four decimals of an accuracy. Smaller values have four significant digits, larger ones five, or all before
+    the point.
+    """
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "∞" if value > 0 else "−∞" if value < 0 else "not a number"
+    size = abs(value)
+    if size == 0 or 0.01 <= size <= 1:
+        return f"{value:.4f}"
+    if 99_999.5 <= size < 1e12:
+        return f"{value:,.0f}"
+    return _SHORT_EXPONENT.sub(r"e\1\2", f"{value:.4g}" if size < 1 else f"{value:.5g}")
+
+
+def gain(value: float) -> str:
+    """Return a difference of two values of a metric like `figure`, with its sign."""
+    shown = figure(value)
+    return shown if shown.startswith(("-", "−")) else f"+{shown}"
 
 
 def shorten(name: str, *, longest: int = 40) -> str:

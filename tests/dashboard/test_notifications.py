@@ -85,6 +85,10 @@ def test_a_new_best_a_failure_and_the_end_are_sent(hook: Hook, tmp_path: Path, m
 FIGURES = figures.Figures(
     id=1,
     name="flowers",
+    task="image_classification",
+    metric="accuracy",
+    metric_in_words="validation accuracy",
+    direction="maximize",
     trials={"running": 2, "complete": 1, "pruned": 0, "fail": 0, "waiting": 0},
     best_value=0.5,
     best_trial=0,

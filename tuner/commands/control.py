@@ -7,7 +7,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from tuner import machine
+from tuner import machine, wording
 from tuner.commands import show
 from tuner.errors import Problem, RequestError, SpecError
 from tuner.spec import yaml_lines
@@ -24,7 +24,7 @@ def stop(name: str, url: str, *, now: bool, trial: int | None, worker: str | Non
     study, by = show.load_study(name, url), machine.user_name()
     if trial is not None:
         value = control.stop_trial(study, trial, by=by)
-        reached = "before its first epoch" if value is None else f"at {value:.4f}"
+        reached = "before its first epoch" if value is None else f"at {wording.figure(value)}"
         plain.result(f"{name} trial {trial} was stopped {reached}. Its worker continues with the next trial.")
     elif worker is not None:
         control.stop_worker(study, worker, by=by)

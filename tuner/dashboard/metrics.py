@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -70,11 +70,13 @@ class _StorageCollector(Collector):
 
 def _study_metrics(found: Iterable[Figures]) -> Iterator[Metric]:
     trials = GaugeMetricFamily("tuner_trials", "Trials by state.", labels=["study", "state"])
-    best = GaugeMetricFamily("tuner_best_value", "Best validation accuracy of a completed trial.", labels=["study"])
+    best = GaugeMetricFamily("tuner_best_value", "Best value of a completed trial, in the metric of the study.", labels=["study"])
+    about = InfoMetricFamily("tuner_study", "Task, metric and direction of a study.", labels=["study"])
     workers = GaugeMetricFamily("tuner_running_workers", "Workers that have a trial and were seen in the last minute.", labels=["study"])
     help_text = "Time since a worker of the study last wrote to the database: a report, a result or a heartbeat."
     silent = GaugeMetricFamily("tuner_last_report_seconds", help_text, labels=["study"])
     for study in found:
+        about.add_metric([study.name], {"task": study.task or "", "metric": study.metric or "", "direction": study.direction})
         for state, count in study.trials.items():
             trials.add_metric([study.name, state], count)
         if study.best_value is not None:
@@ -82,4 +84,4 @@ def _study_metrics(found: Iterable[Figures]) -> Iterator[Metric]:
         workers.add_metric([study.name], study.num_workers)
         if study.silent_seconds is not None:
             silent.add_metric([study.name], study.silent_seconds)
-    yield from (trials, best, workers, silent)
+    yield from (trials, best, about, workers, silent)

@@ -41,16 +41,15 @@ class Message:
 
 def compare(before: Figures, now: Figures, *, stop_reason: str | None) -> Iterator[Message]:
     """Yield a message for each event between two reads of a study. `stop_reason` says why it ended; None if it has not ended."""
-    if now.best_value is not None and (before.best_value is None or now.best_value > before.best_value):
-        yield Message(
-            title=f"{now.name}: new best {now.best_value:.4f}", body=f"Trial {now.best_trial} has validation accuracy {now.best_value:.4f}."
-        )
+    if now.best_value is not None and (before.best_value is None or now.is_better(now.best_value, before.best_value)):
+        value = wording.figure(now.best_value)
+        yield Message(title=f"{now.name}: new best {value}", body=f"Trial {now.best_trial} has {now.measured} {value}.")
     failed = now.trials["fail"] - before.trials["fail"]
     if failed > 0:
         counted = "A trial has" if failed == 1 else f"{failed} trials have"
         yield Message(title=f"{now.name}: failed", body=f"{counted} failed. For details, run: tuner status {now.name}")
     if before.trials["running"] and not now.trials["running"] and stop_reason is not None:
-        best = "" if now.best_value is None else f" Its best validation accuracy is {now.best_value:.4f} (trial {now.best_trial})."
+        best = "" if now.best_value is None else f" Its best {now.measured} is {wording.figure(now.best_value)} (trial {now.best_trial})."
         yield Message(title=f"{now.name}: finished", body=f"The study ended because {stop_reason}.{best}")
     if _is_stalled(now) and not _is_stalled(before):
         running = now.trials["running"]

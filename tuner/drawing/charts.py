@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuner.results import statistics
+from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.spec.tasks import OBJECTIVE
 from tuner.storage.epochs import EpochRow
 from tuner.storage.queries import BestSoFar
 from tuner.views.trial import Trial
@@ -23,6 +25,12 @@ _OUTLIERS = 0.1
 _MAX_TABLE_CLASSES = 20
 #: most pairs of classes in the list of frequent mistakes
 _MAX_CONFUSED = 8
+#: most charts of the metrics of one trial
+_MAX_CHARTS = 12
+#: start of the names that Keras gives to metrics of the validation data
+_VALIDATION = "val_"
+#: name of a curve, its CSS class, and its value at each epoch, None if it is unknown
+Curve = tuple[str, str, Sequence[float | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +60,16 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """The chart of one metric of a trial."""
+
+    title: str
+    #: what the chart shows, for a reader who does not see it
+    label: str
+    chart: Chart
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One cell of a confusion matrix."""
 
@@ -71,12 +89,16 @@ def sparkline(values: Sequence[float]) -> str:
     return line([(index * step, scale(value)) for index, value in enumerate(values)])
 
 
-def steps(history: BestSoFar, num_trials: int) -> str:
-    """Return the best value so far over the trials as an SVG path."""
+def steps(history: BestSoFar, num_trials: int, *, maximizes: bool) -> str:
+    """Return the best value so far over the trials as an SVG path; a single value is near the top, or the bottom if it is a minimum."""
     if not history.records:
         return ""
     values = [point.value for point in history.records]
-    return _staircase(history, Scale(values if len(values) > 1 else [values[0] * 0.9, values[0]]), max(num_trials - 1, 1))
+    only = values[0]
+    margin = abs(only) / 10 or 1.0
+    return _staircase(
+        history, Scale(values if len(values) > 1 else [only, only - margin if maximizes else only + margin]), max(num_trials - 1, 1)
+    )
 
 
 def history(found: BestSoFar, num_trials: int, *, maximizes: bool) -> Chart | None:
@@ -101,14 +123,47 @@ def history(found: BestSoFar, num_trials: int, *, maximizes: bool) -> Chart | No
     )
 
 
-def accuracy(epochs: Sequence[EpochRow]) -> Chart | None:
-    """Return the accuracy on training and validation images over the epochs of a trial."""
-    return _curves(epochs, [epoch.validation_accuracy for epoch in epochs], [epoch.accuracy for epoch in epochs])
+def measured(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[Measured]:
+    """Return the metrics of a trial over its epochs, that of the study first; [] if tuner did not train the trial."""
+    of_images = _of_images(epochs, spec) if spec is None or isinstance(spec, StudySpec) else []
+    return of_images or _of_code(epochs, spec)
 
 
-def loss(epochs: Sequence[EpochRow]) -> Chart | None:
-    """Return the loss on training and validation images over the epochs of a trial."""
-    return _curves(epochs, [epoch.validation_loss for epoch in epochs], [epoch.loss for epoch in epochs])
+def _of_images(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[Measured]:
+    """Return accuracy and loss on training and validation images, after another metric that the study optimizes."""
+    on = "on validation and training images over the epochs"
+    found = [
+        ("Accuracy", f"Accuracy {on}", _of_epochs(epochs, "validation_accuracy", "accuracy")),
+        ("Loss", f"Loss {on}", _of_epochs(epochs, "validation_loss", "loss")),
+    ]
+    if spec is not None and spec.objective.metric != "accuracy":
+        name = spec.objective.metric.replace("_", " ").capitalize()
+        found.insert(0, (name, f"{name} on validation images over the epochs", _of_epochs(epochs, "value", None)))
+    return [Measured(title=title, label=label, chart=chart) for title, label, chart in found if chart is not None]
+
+
+def _of_epochs(epochs: Sequence[EpochRow], validation: str, training: str | None) -> Chart | None:
+    curves: list[Curve] = [] if training is None else [("training", "quiet", [getattr(epoch, training) for epoch in epochs])]
+    return _curves(epochs, [*curves, ("validation", "accent", [getattr(epoch, validation) for epoch in epochs])])
+
+
+def _of_code(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[Measured]:
+    """Return what code of the user's reported: a metric and its namesake on the validation data share a chart."""
+    metric = "value" if spec is None else spec.objective.metric
+    names = dict.fromkeys(name.removeprefix(_VALIDATION) for epoch in epochs for name in epoch.metrics)
+    own, is_objective = metric.removeprefix(_VALIDATION), spec is not None and spec.task == OBJECTIVE
+    step = "step" if is_objective else "epoch"
+    found = [] if own in names else [_chart(epochs, metric, [(metric, "accent", [epoch.value for epoch in epochs])], step=step)]
+    for name in sorted(names, key=lambda name: name != own):
+        training, validation = ([epoch.metrics.get(key) for epoch in epochs] for key in (name, f"{_VALIDATION}{name}"))
+        found.append(_chart(epochs, name, [("training", "quiet", training), ("validation", "accent", validation)], step=step))
+    return [chart for chart in found if chart is not None][:_MAX_CHARTS]
+
+
+def _chart(epochs: Sequence[EpochRow], name: str, curves: Sequence[Curve], *, step: str) -> Measured | None:
+    chart = _curves(epochs, [curve for curve in curves if any(value is not None for value in curve[2])], step=step)
+    which = "" if chart is None or len(chart.series) < 2 else " in training and on validation data"
+    return None if chart is None else Measured(title=name, label=f"{name}{which} over the {step}s", chart=chart)
 
 
 def reports(curve: Sequence[CurvePoint]) -> Chart | None:
@@ -126,8 +181,8 @@ def reports(curve: Sequence[CurvePoint]) -> Chart | None:
     )
 
 
-def _curves(epochs: Sequence[EpochRow], validation: Sequence[float | None], training: Sequence[float | None]) -> Chart | None:
-    curves = (("training", "quiet", training), ("validation", "accent", validation))
+def _curves(epochs: Sequence[EpochRow], curves: Sequence[Curve], *, step: str = "epoch") -> Chart | None:
+    """Return a chart of curves over the epochs; None if no value is known."""
     values = [value for _, _, curve in curves for value in curve if value is not None]
     if not values:
         return None
@@ -143,7 +198,7 @@ def _curves(epochs: Sequence[EpochRow], validation: Sequence[float | None], trai
     return Chart(
         series=tuple(series),
         y_labels=(max(values), (min(values) + max(values)) / 2, min(values)),
-        x_labels=(f"epoch {first}", f"{last}") if last > first else (f"epoch {first}",),
+        x_labels=(f"{step} {first}", f"{last}") if last > first else (f"{step} {first}",),
         boundary=WIDTH * (probed[-1] + 0.5 - first) / span if probed and is_tuned else None,
     )
 

@@ -1,6 +1,5 @@
 """Templating: a Jinja environment with tuner's filters, which format numbers, times and names."""
 
-import math
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ FOLDER = Path(__file__).resolve().parent / "templates"
 #: longer texts are cut
 _LONGEST_NAME = 120
 _LONGEST_VALUE = 2000
+_LONGEST_LOG = 5000
 #: lines of a log that are shown
 _LAST_LINES = 12
 
@@ -34,7 +34,8 @@ def environment(folders: Sequence[Path], *, escaped: bool = True) -> jinja2.Envi
         "bytes": _bytes,
         "count": wording.count,
         "duration": wording.duration,
-        "figure": figure,
+        "figure": wording.figure,
+        "log": log,
         "moment": lambda seconds: when(datetime.fromtimestamp(seconds, UTC)),
         "name": name,
         "percent": lambda part: f"{part:.0%}",
@@ -49,19 +50,15 @@ def environment(folders: Sequence[Path], *, escaped: bool = True) -> jinja2.Envi
     return made
 
 
-def figure(value: float | None) -> str:
-    """Format the value of a trial: four decimals from 0 to 1, five significant digits otherwise."""
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return "∞" if value > 0 else "−∞" if value < 0 else "not a number"
-    return f"{value:.4f}" if 0 <= value <= 1 else f"{value:.5g}"
-
-
 def setting(value: Any) -> str:
     """Format a hyperparameter or attribute, cut to a maximum length."""
     shown = wording.show(value, longest=_LONGEST_VALUE) if isinstance(value, dict) or value is None else wording.value(value)
     return wording.visible_on_page(shown if len(shown) <= _LONGEST_VALUE else shown[:_LONGEST_VALUE] + "…")
+
+
+def log(text: str) -> str:
+    """Return the end of a log, up to a maximum length."""
+    return wording.visible_on_page(text if len(text) <= _LONGEST_LOG else "…" + text[-_LONGEST_LOG:])
 
 
 def name(given: str) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from tuner.errors import StudyError
 from tuner.protocol import messages
+from tuner.spec.objective import Objective
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import PREPARED
 from tuner.studies import study as studies
@@ -64,19 +65,24 @@ def read(study: Study) -> ReportContent:
         StudyError: the study was deleted meanwhile.
     """
     trials = study.storage.call(lambda: study.storage.cached.get_all_trials(study.id, deepcopy=False))
-    drawn = choose([trial for trial in trials if has_value(trial)])
+    drawn = choose([trial for trial in trials if has_value(trial)], study.spec.objective)
     return study.storage.read(lambda connection: _read(connection, study, trials, drawn))
 
 
-def choose(valued: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def choose(valued: Sequence[FrozenTrial], objective: Objective) -> list[FrozenTrial]:
     """Return the trials to draw: all, or the best ones and an even selection of the others."""
     if len(valued) <= MOST_DRAWN:
         return list(valued)
-    ranked = sorted(valued, key=lambda trial: (-value(trial), trial.number))
-    best, rest = ranked[:_BEST_DRAWN], sorted(ranked[_BEST_DRAWN:], key=lambda trial: trial.number)
+    order = ranked(valued, objective)
+    best, rest = order[:_BEST_DRAWN], sorted(order[_BEST_DRAWN:], key=lambda trial: trial.number)
     step = len(rest) / (MOST_DRAWN - _BEST_DRAWN)
     others = [rest[int(index * step)] for index in range(MOST_DRAWN - _BEST_DRAWN)]
     return sorted([*best, *others], key=lambda trial: trial.number)
+
+
+def ranked(valued: Sequence[FrozenTrial], objective: Objective) -> list[FrozenTrial]:
+    """Return trials in the order of their values, the best first; among equals the earliest."""
+    return sorted(valued, key=lambda trial: (-objective.merit(value(trial)), trial.number))
 
 
 def has_value(trial: FrozenTrial) -> bool:

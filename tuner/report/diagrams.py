@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 from tuner import wording
 from tuner.drawing import charts
 from tuner.drawing.charts import Scale
-from tuner.report.content import value
+from tuner.report.content import ranked, value
+from tuner.spec.objective import Objective
 from tuner.studies.leases import LeaseEnding
 from tuner.views.trial import Attempt
 from tuner.views.trials import CurvePoint
@@ -28,7 +29,7 @@ _CHOICE_MARGIN = 0.08
 _FEW = 6
 #: names in the study file of parameters that are sampled under another name
 _STUDY_FILE_NAMES = {"head_layers": "head_units.layers"}
-#: share of the lowest values that are drawn at the edge
+#: share of the worst values that are drawn at the edge
 _OUTLIERS = 0.05
 #: height of a timeline's bars, of 100
 _BAR = 70.0
@@ -163,9 +164,9 @@ def _axis_of_numbers(name: str, values: Mapping[int, float], distributions: Sequ
     return Axis(name=name, positions=positions, labels=labels, is_choice=False, is_log=is_log)
 
 
-def slices(axes: Sequence[Axis], trials: Sequence[FrozenTrial], best: int | None) -> list[Slice]:
+def slices(axes: Sequence[Axis], trials: Sequence[FrozenTrial], best: int | None, objective: Objective) -> list[Slice]:
     """Return one diagram per parameter."""
-    scale = _scale([value(trial) for trial in trials])
+    scale = _scale([value(trial) for trial in trials], objective)
     return [_slice(axis, trials, best, scale) for axis in axes]
 
 
@@ -191,9 +192,9 @@ def _spread(axis: Axis, number: int) -> float:
     return position + (((number * 0.618034) % 1) - 0.5) * 0.1 if axis.is_choice else position
 
 
-def parallel(axes: Sequence[Axis], trials: Sequence[FrozenTrial], best: int | None) -> Lines:
+def parallel(axes: Sequence[Axis], trials: Sequence[FrozenTrial], best: int | None, objective: Objective) -> Lines:
     """Return one line per trial through its position on each axis to its value. An axis that a trial lacks is skipped."""
-    scale, good, num_axes = _scale([value(trial) for trial in trials]), good_numbers(trials), len(axes) + 1
+    scale, good, num_axes = _scale([value(trial) for trial in trials], objective), good_numbers(trials, objective), len(axes) + 1
     xs = [charts.WIDTH * (index + 0.5) / num_axes for index in range(num_axes)]
     paths: dict[int, str] = {}
     for trial in trials:
@@ -204,31 +205,32 @@ def parallel(axes: Sequence[Axis], trials: Sequence[FrozenTrial], best: int | No
     return _sorted(paths, good, best, y_labels=(scale.high, scale.low))
 
 
-def curves(found: Mapping[int, Sequence[CurvePoint]], trials: Sequence[FrozenTrial], best: int | None) -> Lines | None:
-    """Return the validation accuracy of each trial over its epochs; None if no trial has two epochs."""
+def curves(
+    found: Mapping[int, Sequence[CurvePoint]], trials: Sequence[FrozenTrial], best: int | None, objective: Objective, *, step: str = "epoch"
+) -> Lines | None:
+    """Return the metric of each trial over its epochs, which `step` names; None if no trial has two epochs."""
     steps = [point.step for points in found.values() for point in points]
     first, last = min(steps, default=0), max(steps, default=0)
     if first == last:
         return None
-    scale = _scale([point.value for points in found.values() for point in points])
+    scale = _scale([point.value for points in found.values() for point in points], objective)
     paths = {
         number: charts.line([(charts.WIDTH * (point.step - first) / (last - first), scale(point.value)) for point in points])
         for number, points in found.items()
         if len(points) > 1
     }
     labels = (scale.high, (scale.high + scale.low) / 2, scale.low)
-    return _sorted(paths, good_numbers(trials), best, y_labels=labels, x_labels=(f"epoch {first}", f"{last}"))
+    return _sorted(paths, good_numbers(trials, objective), best, y_labels=labels, x_labels=(f"{step} {first}", f"{last}"))
 
 
-def good_numbers(trials: Sequence[FrozenTrial]) -> frozenset[int]:
+def good_numbers(trials: Sequence[FrozenTrial], objective: Objective) -> frozenset[int]:
     """Return the numbers of the best tenth of some trials."""
-    ranked = sorted(trials, key=lambda trial: (-value(trial), trial.number))
-    return frozenset(trial.number for trial in ranked[: max(1, len(ranked) // 10)])
+    return frozenset(trial.number for trial in ranked(trials, objective)[: max(1, len(trials) // 10)])
 
 
-def _scale(values: Sequence[float]) -> Scale:
-    """Return a scale for values without the lowest few, which would flatten all others."""
-    ordered = sorted(values)
+def _scale(values: Sequence[float], objective: Objective) -> Scale:
+    """Return a scale for values without the worst few, which would flatten all others."""
+    ordered = sorted(values, key=objective.merit)
     return Scale(ordered[int(len(ordered) * _OUTLIERS) :] if len(ordered) > 20 else ordered)
 
 

@@ -3,15 +3,17 @@
 import copy
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
 from tuner import wording
-from tuner.report import content, diagrams
+from tuner.report import content as contents
+from tuner.report import diagrams
 from tuner.report.content import ReportContent
 from tuner.results import best as bests
 from tuner.results import statistics
@@ -21,16 +23,19 @@ from tuner.results.retrain.verdict import JudgedConfig, Verdict
 from tuner.results.versions import versions
 from tuner.results.versions.versions import Version, VersionStage, WeightsSource
 from tuner.sampling import suggestion
-from tuner.spec import budget, plan
+from tuner.spec import budget, hyperparameters, plan
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import ChosenValues, ProbeSolver, TrialValues
 from tuner.spec.space import SpaceRow
+from tuner.spec.study import StudySpec
+from tuner.spec.tasks import OBJECTIVE
 from tuner.storage import attributes
-from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, MIGRATED, PREPARED
+from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, MIGRATED, PREPARED, TEST
 from tuner.studies import planning
 from tuner.studies.study import Study
 from tuner.tasks import task
 from tuner.views import trial as views_trial
+from tuner.views import trials as views_trials
 
 #: fewest trials with a value for importances
 MIN_TRIALS_FOR_IMPORTANCES = 20
@@ -47,8 +52,9 @@ class VersionRow:
     number: int
     #: the trial or the retraining that the model comes from
     origin: str
-    validation_accuracy: float | None
-    test_accuracy: float | None
+    #: the metric of the study on both splits; None: not measured
+    validation_value: float | None
+    test_value: float | None
     #: 95 % interval of the test accuracy; "" if it was not measured
     interval: str
     #: how often the test split was read for it
@@ -87,7 +93,8 @@ class Ranked:
 
     number: int
     value: float
-    test_accuracy: float | None
+    #: the metric of the study on the test split; None: not measured
+    test_value: float | None
     origin: str
     epochs: int | None
     seconds: float | None
@@ -124,7 +131,11 @@ def planned(content: ReportContent) -> tuple[list[tuple[str, str]], Sequence[Spa
     known = content.attributes
     _, *rows = plan.of_study(spec, task.spec(spec.task), known.get(PREPARED), known.get(MIGRATED), known.get(LEFT_OUT))
     rows += planning.told(content.attributes, timeout=spec.budget.timeout, busy_seconds=cost(content).busy_seconds)
-    return rows, sorted(task.spec(spec.task).rows(spec), key=lambda row: not row.is_searched)
+    space = sorted(task.spec(spec.task).rows(spec), key=lambda row: not row.is_searched)
+    if not isinstance(spec, StudySpec):
+        asked = [item for trial in content.trials for item in trial.distributions.items()]
+        space += views_trials.space_of(asked, besides=[row.name for row in space])
+    return rows, space
 
 
 def best(content: ReportContent) -> Best | None:
@@ -147,8 +158,62 @@ def changes(content: ReportContent, best: Best | None) -> list[RuleDifference]:
     ]
 
 
+def chosen(best: Best | None) -> Mapping[str, Any]:
+    """Return the values of the best trial of code of the user's, which has no rule to compare it with."""
+    return {} if best is None or isinstance(best.spec, StudySpec) else hyperparameters.by_name(best.chosen)
+
+
 def honesty(best: Best) -> list[str]:
-    """Return sentences about how far the accuracy of the best trial can be trusted."""
+    """Return sentences about how far the value of the best trial can be trusted."""
+    if not isinstance(best.spec, StudySpec):
+        return _of_code(best)
+    return _of_accuracy(best) if best.is_accuracy else _of_other_metric(best)
+
+
+def _which(best: Best) -> str:
+    """Say which value the best trial has: `1.25 is the lowest val_loss of 8 completed trials`."""
+    superlative, name = "highest" if best.spec.objective.maximizes else "lowest", plan.metric(best.spec)
+    return f"{wording.figure(best.value)} is the {superlative} {name} of {wording.count(best.num_completed, 'completed trial')}"
+
+
+def _worse(best: Best) -> str:
+    return "lower" if best.spec.objective.maximizes else "higher"
+
+
+def _of_code(best: Best) -> list[str]:
+    """Return how far to trust the value of a trial of code of the user's."""
+    if best.spec.task == OBJECTIVE:
+        chosen = " If your code measures with chance, expect a slightly worse value from a repetition." if best.num_completed > 1 else ""
+        return [f"{_which(best)}.{chosen}"]
+    examples = f"{best.prepared.num_validation:,} validation examples" if best.prepared.num_validation else "validation data"
+    choice = f"The search chose the trial by its {examples}, so expect a {_worse(best)} value on new data."
+    sentences = [f"{_which(best)}, each at its best epoch.", *([choice] if best.num_completed > 1 else [])]
+    if best.test_value is None:
+        return [*sentences, "The trial was not measured on a test split, so it is unknown by how much the value is too good."]
+    num = f"{best.num_test:,} test examples" if best.num_test else "the test split"
+    return [*sentences, f"On {num}, which the search did not use, it is {wording.figure(best.test_value)}."]
+
+
+def _of_other_metric(best: Best) -> list[str]:
+    """Return how far to trust the value of an image classifier that is no accuracy, which has no exact interval."""
+    images = f"{best.prepared.num_validation:,} validation images"
+    sentences = [f"{_which(best)}, measured on {images}, each at its best epoch; expect a {_worse(best)} one on new images."]
+    if best.baseline:
+        sentences.append(f"For comparison, {best.baseline}.")
+    if best.ensemble is not None and best.is_best:
+        sentences.append(_of_ensemble(best.ensemble))
+    name = best.spec.objective.metric.replace("_", " ")
+    measured = [] if best.test_value is None else [f"the {name} is {wording.figure(best.test_value)}"]
+    if best.test_accuracy is not None:
+        low, high = statistics.accuracy_interval(best.test_accuracy, best.num_test)
+        measured.append(f"the accuracy {best.test_accuracy:.4f} (95\u00a0% interval {low:.4f} to {high:.4f}, Wilson)")
+    if not measured:
+        return [*sentences, "The trial was not measured on test images, so it is unknown by how much the value is too good."]
+    return [*sentences, f"On {best.num_test:,} test images, which the search did not use, {' and '.join(measured)}."]
+
+
+def _of_accuracy(best: Best) -> list[str]:
+    """Return how far to trust the accuracy of an image classifier."""
     sentences = []
     images = f"{best.prepared.num_validation:,} validation images"
     if best.num_completed > 1:
@@ -200,13 +265,18 @@ def _named(ensemble: Ensemble) -> str:
 
 
 def against_rule(best: Best) -> str:
-    """Return a sentence about what the search gained over the rule."""
+    """Return a sentence about what the search gained over the rule; "" if the study has no rule."""
+    if not isinstance(best.spec, StudySpec):
+        return ""
     if best.spec.retraining is not None:
         return f"The trials of this study train configurations from the search {best.spec.retraining.study} again."
     if best.trial == 0:
         return "No trial was better than trial 0, the rule that needs no search."
     if best.rule_value is None:
         return "Trial 0, the rule that needs no search, has not completed, so there is no baseline."
+    gained = wording.figure(abs(best.value - best.rule_value))
+    if not best.is_accuracy:
+        return f"The rule that needs no search (trial 0) reached {wording.figure(best.rule_value)}. The search gained {gained}."
     low, high = statistics.accuracy_interval(best.rule_value, best.prepared.num_validation)
     side = "above" if best.value > high else "inside"
     gain = f"The rule that needs no search (trial 0) reached {best.rule_value:.4f}. The search gained {best.value - best.rule_value:.4f}"
@@ -216,20 +286,16 @@ def against_rule(best: Best) -> str:
 def ranked(content: ReportContent) -> list[Ranked]:
     """Return the best completed trials."""
     completed = [trial for trial in content.valued if trial.state is TrialState.COMPLETE]
-    return [_ranked(trial) for trial in sorted(completed, key=_rank)[:_MAX_RANKED]]
-
-
-def _rank(trial: FrozenTrial) -> tuple[float, int]:
-    return -content.value(trial), trial.number
+    return [_ranked(trial) for trial in contents.ranked(completed, content.study.spec.objective)[:_MAX_RANKED]]
 
 
 def _ranked(trial: FrozenTrial) -> Ranked:
     known = attributes.of_trial(trial.user_attrs)
-    chosen = attributes.hyperparameters(trial.system_attrs.get(HYPERPARAMETERS))
+    chosen, test = attributes.hyperparameters(trial.system_attrs.get(HYPERPARAMETERS)), known.get(TEST) or {}
     return Ranked(
         number=trial.number,
-        value=content.value(trial),
-        test_accuracy=(known.get("test") or {}).get("accuracy"),
+        value=contents.value(trial),
+        test_value=test.get("value", test.get("accuracy")),
         origin=str(known.get("origin", "")),
         epochs=known.get("epochs"),
         seconds=known.get("seconds"),
@@ -321,8 +387,8 @@ def _version_row(version: Version, num_readings: int) -> VersionRow:
     return VersionRow(
         number=version.number,
         origin=str(retraining or f"trial {kept.trial}"),
-        validation_accuracy=kept.metrics.get("validation_accuracy"),
-        test_accuracy=accuracy,
+        validation_value=kept.metrics.get("validation_accuracy", kept.metrics.get("value")),
+        test_value=kept.metrics.get("test_value") if accuracy is None else accuracy,
         interval="" if accuracy is None or not num else "{:.4f} to {:.4f}".format(*statistics.accuracy_interval(accuracy, num)),
         num_readings=num_readings,
         stages=wording.listed(stage.value for stage in version.stages),
@@ -336,7 +402,10 @@ def _judged(found: Sequence[Version]) -> Judged | None:
     if not retrained:
         return None
     chosen = next((version for version in retrained if VersionStage.PRODUCTION in version.stages), retrained[-1])
-    verdict = Verdict.model_validate(chosen.model.metrics)
+    try:
+        verdict = Verdict.model_validate(chosen.model.metrics)
+    except ValidationError:
+        return None  # of a retraining of code of the user's, which has figures of its own
     names = ["the version", *(comparison.against for comparison in verdict.comparisons)]
     networks = tuple(zip(names, verdict.networks, strict=False))
     return Judged(number=chosen.number, verdict=verdict, sentences=tuple(_sentences(verdict)), networks=networks)

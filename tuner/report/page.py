@@ -17,6 +17,8 @@ from tuner.errors import RequestError
 from tuner.report import content, diagrams, facts
 from tuner.report.content import ReportContent
 from tuner.report.diagrams import Axis
+from tuner.spec import plan as plan_words
+from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.studies.study import Study
 
 FOLDER = Path(__file__).resolve().parent
@@ -106,6 +108,12 @@ def _texts(content: ReportContent) -> Mapping[str, Any]:
         "version": tuner.__version__,
         "study": content.study,
         "view": content.view,
+        "listed": content.view.listed,
+        "metric": plan_words.metric(content.study.spec),
+        "is_about_images": isinstance(content.study.spec, StudySpec),
+        "best_title": f"Best trial, and how far to trust its {'accuracy' if best is None or best.is_accuracy else 'value'}",
+        **_columns(content.study.spec),
+        "chosen": facts.chosen(best),
         "prepared": content.prepared,
         "at": content.at,
         "counts": facts.counts(content),
@@ -131,6 +139,13 @@ def _texts(content: ReportContent) -> Mapping[str, Any]:
     }
 
 
+def _columns(spec: AnyStudySpec) -> Mapping[str, str]:
+    """Return how the report names the examples, the value of a trial in a table, and its counterpart on the test split."""
+    if isinstance(spec, StudySpec):
+        return {"examples": "images", "value_column": "validation", "test_metric": spec.objective.metric.replace("_", " ")}
+    return {"examples": "examples", "value_column": spec.objective.metric, "test_metric": spec.objective.metric.removeprefix("val_")}
+
+
 def _confusion(content: ReportContent) -> Mapping[str, Any]:
     if content.best_trial is None:
         return {"class_scores": [], "confused": [], "mistakes": [], "cells": [], "is_table": True, "picture": False}
@@ -143,15 +158,15 @@ def _drawings(content: ReportContent, importances: Mapping[str, float]) -> Mappi
     best = None if trial is None else trial.row.number
     found = sorted(diagrams.axes(content.drawn), key=lambda axis: -importances.get(axis.name, 0.0))
     axes = _least_important_first(found[:_MOST_AXES])
+    listed, objective = content.view.listed, content.study.spec.objective
     return {
-        "chart": charts.history(content.view.history, content.view.listed.num_trials, maximizes=True),
-        "slices": diagrams.slices(found[:_MOST_SLICES], content.drawn, best),
+        "chart": charts.history(content.view.history, listed.num_trials, maximizes=objective.maximizes),
+        "slices": diagrams.slices(found[:_MOST_SLICES], content.drawn, best, objective),
         "num_axes": len(found),
         "axes": axes,
-        "parallel": diagrams.parallel(axes, content.drawn, best) if len(content.drawn) > 1 and axes else None,
-        "curves": diagrams.curves(content.curves, content.drawn, best),
-        "best_accuracy": None if trial is None else charts.accuracy(trial.epochs),
-        "best_loss": None if trial is None else charts.loss(trial.epochs),
+        "parallel": diagrams.parallel(axes, content.drawn, best, objective) if len(content.drawn) > 1 and axes else None,
+        "curves": diagrams.curves(content.curves, content.drawn, best, objective, step=listed.step),
+        "measured": [] if trial is None else charts.measured(trial.epochs, content.study.spec),
         "num_drawn": len(content.drawn),
         "most_workers": diagrams.MOST_WORKERS,
     }

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tuner import errors
+from tuner import errors, wording
 from tuner.results.best import Best
 from tuner.spec import conditions, plan
 from tuner.spec import file as study_file
@@ -154,7 +154,7 @@ def as_yaml(best: Best) -> str:
     """Return the best trial as a study file with comments."""
     rank = "the best" if best.is_best else "one"
     headline = f"Trial {best.trial} of the study {best.spec.name}, {rank} of {best.num_completed} completed trials"
-    return commented(resolved(best), f"{headline}: {plan.metric(best.spec)} {best.value:.4f}.")
+    return commented(resolved(best), f"{headline}: {plan.metric(best.spec)} {wording.figure(best.value)}.")
 
 
 def commented(spec: AnyStudySpec, headline: str) -> str:

@@ -70,7 +70,7 @@ def decide_to_end(budget: Budget, progress: StudyProgress) -> str | None:
         return f"it was stopped by {progress.halted}"
     best, target = progress.best_value, budget.target
     if target is not None and best is not None and (best >= target if progress.maximizes else best <= target):
-        return f"the target {target:g} is reached: {best:.4f}"
+        return f"the target {target:g} is reached: {wording.figure(best)}"
     if budget.timeout is not None and progress.busy_seconds >= budget.timeout:
         return f"the time limit is reached: {progress.busy_seconds:.0f} of {budget.timeout:.0f} s"
     return None

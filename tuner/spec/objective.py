@@ -85,6 +85,11 @@ class Objective(Section):
         return self
 
     @property
+    def aim(self) -> Direction:
+        """The direction, whether it was given or is known from the name."""
+        return Direction.MAXIMIZE if self.maximizes else Direction.MINIMIZE
+
+    @property
     def maximizes(self) -> bool:
         """Whether a higher value is better."""
         return (self.direction or known_direction(self.metric)) == Direction.MAXIMIZE

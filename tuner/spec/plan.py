@@ -24,7 +24,8 @@ class TaskWords(Protocol):
 
 def facts(spec: AnyStudySpec, about: Sequence[tuple[str, str]], num_hyperparameters: int) -> list[tuple[str, str]]:
     """Return the plan as pairs of a name and a text; `about` is what the task says of the study."""
-    searched = wording.count(num_hyperparameters, "hyperparameter")
+    is_asked = num_hyperparameters == 0 and not isinstance(spec, StudySpec)
+    searched = "what the code asks for" if is_asked else wording.count(num_hyperparameters, "hyperparameter")
     retrained = retraining(spec)
     if retrained:
         search = "none: " + "; ".join(retrained)

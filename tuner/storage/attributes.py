@@ -115,7 +115,7 @@ REQUESTED: Final = optuna_private.FIXED_PARAMS
 CONFUSION: Final = "tuner:confusion"
 #: the most confident mistakes of the best epoch
 MISTAKES: Final = "tuner:mistakes"
-#: for a failed trial: last lines of the trainer's log
+#: for a failed trial: last lines of the trainer's log; for another one: the last part of what code of the user's printed
 LOG: Final = "tuner:log"
 #: id of each picture in the artifact store, by kind
 PICTURES: Final = "tuner:pictures"

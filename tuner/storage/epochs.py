@@ -18,7 +18,7 @@ from tuner.storage.tables import EPOCHS
 _MEASURES = ("loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate", "seconds")
 
 #: worse than every value that a metric has; databases do not store infinity in this column
-_HUGE = 1e300
+HUGE = 1e300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +92,13 @@ def best_so_far(known: Mapping[int, float], epochs: Sequence[messages.Epoch], sp
 def _worst(objective: Objective) -> float:
     """Return the value of an epoch whose metric is not finite, if none before it was: one that every finite value beats."""
     if objective.maximizes:
-        return 0.0 if isinstance(objective, ImageObjective) else -_HUGE
-    return _HUGE
+        return 0.0 if isinstance(objective, ImageObjective) else -HUGE
+    return HUGE
+
+
+def is_measured(value: float | None) -> bool:
+    """Return whether a stored value for pruners was measured; not if it stands for epochs whose metric was not finite."""
+    return value is not None and abs(value) != HUGE
 
 
 def read(connection: Connection, study_id: int, number: int) -> tuple[EpochRow, ...]:

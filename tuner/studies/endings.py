@@ -7,6 +7,7 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import Connection
 
+from tuner import wording
 from tuner.errors import LeaseLost
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Stage
@@ -75,16 +76,18 @@ def mark_failed(connection: Connection, study: Study, *, trial_id: int, known: M
 def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, device: str) -> dict[str, Any]:
     """Return the user attributes of a trial that did not fail."""
     best = next((epoch for epoch in curve if epoch.step == finished.best_step), None)
+    # only code of the user's is asked for values, and its trials have one stage
+    stage = curve[-1].stage if curve else Stage.PROBE if finished.asked is None else Stage.TRAIN
     known: dict[str, Any] = {
-        STAGE: (curve[-1].stage if curve else Stage.PROBE).value,
+        STAGE: stage.value,
         NUM_EPOCHS: len(curve),
         BEST_EPOCH: finished.best_step,
         TRAIN_ACCURACY: None if best is None or best.accuracy is None else round(best.accuracy, 5),
         VALIDATION_LOSS: None if best is None or best.validation_loss is None else round(best.validation_loss, 5),
         METRICS: {name: round(value, 6) for name, value in finished.metrics.items() if math.isfinite(value)} or None,
         SECONDS: round(finished.probe_seconds + finished.fine_tune_seconds, 3),
-        PROBE_SECONDS: round(finished.probe_seconds, 3),
-        FINE_TUNE_SECONDS: round(finished.fine_tune_seconds, 3),
+        PROBE_SECONDS: None if stage is Stage.TRAIN else round(finished.probe_seconds, 3),
+        FINE_TUNE_SECONDS: None if stage is Stage.TRAIN else round(finished.fine_tune_seconds, 3),
         CODE: finished.code,
         DEVICE: device,
         REASON: finished.reason,
@@ -149,5 +152,5 @@ def _close(
     tables.put(connection, TRIAL_USER, trial_id, known)
     reason = str(known.get(REASON, known.get(MESSAGE, "")))
     figures = {name: figure for name, figure in known.items() if name not in (REASON, MESSAGE)}
-    outcome = OUTCOMES[state] + ("" if value is None else f" with {value:.4f}")
+    outcome = OUTCOMES[state] + ("" if value is None else f" with {wording.figure(value)}")
     notes.put(connection, study.id, notes.of_trial(outcome=outcome, reason=reason, attributes=figures), trial_id=trial_id)

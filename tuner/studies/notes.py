@@ -5,6 +5,7 @@ to import.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from tuner.tasks import task
 
 #: more pages than a note of tuner has; a longer note of a user is recognized by its version
 _MAX_PAGES = 16
+#: a name without markup of Markdown
+_PLAIN_NAME = re.compile(r"[\w.\-/]*")
 #: path of tuner's own page of a study on the server that also serves optuna-dashboard
 _PAGE = "/tuner/studies/{}"
 
@@ -46,7 +49,7 @@ def of_study(spec: AnyStudySpec, *, best: BestNote | None) -> str:
         f"- the value is the best {wording.markdown(plan.metric(spec))} of a trial{rule}",
     ]
     if best is not None:
-        lines += ["", f"Best so far: **{best.value:.4f}** by trial {best.number}"]
+        lines += ["", f"Best so far: **{wording.figure(best.value)}** by trial {best.number}"]
         lines += ["", *_table("hyperparameter", "value", best.parameters)]
     if searched:
         lines += ["", "Searched:", "", *_table("hyperparameter", "values", {row.name: row.what for row in searched})]
@@ -55,7 +58,7 @@ def of_study(spec: AnyStudySpec, *, best: BestNote | None) -> str:
 
 def of_trial(*, outcome: str, reason: str, attributes: Mapping[str, Any]) -> str:
     """Return the note of a trial: how it ended, and its figures."""
-    return "\n".join([f"**{outcome}**" + (f": {wording.markdown(reason)}" if reason else ""), "", *_table("", "", attributes)])
+    return "\n".join([f"**{outcome}**" + (f": {wording.markdown(reason)}" if reason else ""), "", *_table("", "", wording.flatten(attributes))])
 
 
 def put(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:
@@ -92,7 +95,12 @@ def _budget(spec: AnyStudySpec) -> str:
 
 
 def _table(left: str, right: str, values: Mapping[str, Any]) -> list[str]:
-    return [f"| {left} | {right} |", "| --- | --- |", *(f"| {name} | {_cell(value)} |" for name, value in values.items())]
+    return [f"| {left} | {right} |", "| --- | --- |", *(f"| {_name(name)} | {_cell(value)} |" for name, value in values.items())]
+
+
+def _name(name: str) -> str:
+    """Return a name for a cell; code of the user's may give any."""
+    return name if _PLAIN_NAME.fullmatch(name) else wording.markdown(name)
 
 
 def _cell(value: Any) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, select
 
+from tuner import wording
 from tuner.errors import StudyError
 from tuner.sampling import matching
 from tuner.sampling.matching import MatchedParameters
@@ -70,7 +71,7 @@ def best_of(study: Study, *, most: int = MOST) -> list[Earlier]:
         known = attributes.hyperparameters(optuna_private.decoded(text))
         if not isinstance(known, Hyperparameters):
             continue
-        origin = f"trial {number} of {study.name} ({value:.4f})"
+        origin = f"trial {number} of {study.name} ({wording.figure(value)})"
         found.setdefault(known, Earlier(hyperparameters=known, origin=origin, model=study.images.model))
         if len(found) == most:
             break

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from tuner import wording
 from tuner.spec import plan as plans
-from tuner.spec.study import AnyStudySpec
+from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.spec.tasks import OBJECTIVE
 from tuner.terminal import plain, printing
 from tuner.views.status import RunningTrial, Snapshot
 from tuner.workers.worker import events
@@ -108,11 +109,12 @@ class LiveScreen:
             *time_plan(snapshot),
         ]
         if snapshot.best_value is not None:
-            parts += [Text(""), best_trial(snapshot)]
+            parts += [Text(""), best_trial(self._spec, snapshot)]
         if snapshot.running:
-            parts += [Text(""), running_trials(snapshot.running)]
+            parts += [Text(""), running_trials(self._spec, snapshot.running)]
         elif not self._ready:
-            parts += [Text(""), Text("the workers load the data and the backbone …", style="quiet")]
+            what = "the data and the backbone" if isinstance(self._spec, StudySpec) else "the code of the study"
+            parts += [Text(""), Text(f"the workers load {what} …", style="quiet")]
         parts.append(Text(""))
         parts.append(self._footer())
         return Group(*parts)
@@ -195,18 +197,21 @@ def spent_part(spec: AnyStudySpec, snapshot: Snapshot) -> float:
     return min(1.0, max(parts))
 
 
-def best_trial(snapshot: Snapshot) -> RenderableType:
+def best_trial(spec: AnyStudySpec, snapshot: Snapshot) -> RenderableType:
     """Show the best value so far, and the hyperparameters of its trial."""
-    value, trial = wording.accuracy(snapshot.best_value), f"  trial {snapshot.best_number}"
+    value, trial = wording.figure(snapshot.best_value), f" {plans.metric(spec)}  trial {snapshot.best_number}"
     line = Text.assemble(("best ", "quiet"), (value, "bold green"), (trial, "quiet"))
     # a no-break space keeps a value on the line of its name
-    searched = "  ".join(f"{name}\N{NO-BREAK SPACE}{wording.value(value)}" for name, value in _acting(snapshot))
-    return Group(line, Text(searched or "the rule, without search", style="quiet"))
+    searched = "  ".join(f"{name}\N{NO-BREAK SPACE}{wording.value(value)}" for name, value in _acting(spec, snapshot))
+    if not searched and isinstance(spec, StudySpec) and spec.retraining is None:
+        searched = "the rule, without search"
+    return Group(line, *([Text(searched, style="quiet")] if searched else []))
 
 
-def _acting(snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
-    """Give the best trial's parameters without the switches: a hyperparameter that is switched off has no value."""
-    return ((name, value) for name, value in snapshot.best_parameters.items() if not name.endswith(".on"))
+def _acting(spec: AnyStudySpec, snapshot: Snapshot) -> Iterator[tuple[str, Any]]:
+    """Give the best trial's parameters without the switches of images: a hyperparameter that is switched off has no value."""
+    has_switches = isinstance(spec, StudySpec)
+    return ((name, value) for name, value in snapshot.best_parameters.items() if not (has_switches and name.endswith(".on")))
 
 
 def trial_counts(snapshot: Snapshot) -> Text:
@@ -230,15 +235,21 @@ def time_plan(snapshot: Snapshot) -> list[Text]:
     return [Text(f"{name}: {text}", style="quiet") for name, text in snapshot.time_plan]
 
 
-def running_trials(trials: tuple[RunningTrial, ...]) -> RenderableType:
+def running_trials(spec: AnyStudySpec, trials: tuple[RunningTrial, ...]) -> RenderableType:
     """Show one row for each running trial."""
-    rows = printing.table("trial", "worker", "stage", "epoch", "value", right=("trial", "epoch", "value"))
+    metric, step = spec.objective.metric.replace("_", " ") if isinstance(spec, StudySpec) else spec.objective.metric, _step(spec)
+    rows = printing.table("trial", "worker", "stage", step, metric, right=("trial", step, metric))
     for trial in trials[:_LISTED_TRIALS]:
-        stage = trial.stage.value.replace("_", "-") if trial.stage else "building"
-        rows.add_row(str(trial.number), wording.worker(trial.worker), stage, str(trial.epoch or ""), wording.accuracy(trial.value))
+        stage = trial.stage.value.replace("_", "-") if trial.stage else "building" if isinstance(spec, StudySpec) else "starting"
+        at = "" if trial.epoch is None else str(trial.epoch)
+        rows.add_row(str(trial.number), wording.worker(trial.worker), stage, at, wording.figure(trial.value))
     if len(trials) > _LISTED_TRIALS:
         rows.add_row("", f"… {len(trials) - _LISTED_TRIALS} more", style="quiet")
     return rows
+
+
+def _step(spec: AnyStudySpec) -> str:
+    return "step" if spec.task == OBJECTIVE else "epoch"
 
 
 def _styled(event: Event, *, is_best: bool) -> Text | None:
@@ -250,7 +261,7 @@ def _styled(event: Event, *, is_best: bool) -> Text | None:
     line.append(f"{subject:<10}", style="strong" if is_best else "")
     line.append(f"{event.what.value:<10}", style=_STYLES.get(event.what, ""))
     if event.value is not None:
-        line.append(f" {event.value:.4f}", style="bold green" if is_best else "")
+        line.append(f" {wording.figure(event.value)}", style="bold green" if is_best else "")
     if event.seconds is not None:
         line.append(f"  {event.seconds:.1f} s", style="quiet")
     if is_best:

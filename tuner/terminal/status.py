@@ -25,12 +25,13 @@ from tuner.views.status import FailedTrials, Snapshot
 
 def studies_table(found: Sequence[tuple[AnyStudySpec, Snapshot]]) -> RenderableType:
     """Show one row for each study."""
-    rows = printing.table("study", "state", "trials", "running", "best", "time", right=("trials", "running", "best"))
+    rows = printing.table("study", "state", "trials", "running", "best", "metric", "time", right=("trials", "running", "best"))
     for spec, snapshot in found:
         most = spec.budget.trials
         trials = f"{snapshot.num_spent} of {most}" if most else str(snapshot.num_ended)
         seconds = wording.duration(snapshot.busy_seconds)
-        rows.add_row(spec.name, _state(snapshot), trials, str(len(snapshot.running)), wording.accuracy(snapshot.best_value), seconds)
+        best, metric = wording.figure(snapshot.best_value), spec.objective.metric + ("" if spec.objective.maximizes else ", minimized")
+        rows.add_row(spec.name, _state(snapshot), trials, str(len(snapshot.running)), best, metric, seconds)
     return rows
 
 
@@ -43,9 +44,9 @@ def study(spec: AnyStudySpec, snapshot: Snapshot) -> RenderableType:
         *live.time_plan(snapshot),
     ]
     if snapshot.best_value is not None:
-        parts += [Text(""), live.best_trial(snapshot)]
+        parts += [Text(""), live.best_trial(spec, snapshot)]
     if snapshot.running:
-        parts += [Text(""), live.running_trials(snapshot.running)]
+        parts += [Text(""), live.running_trials(spec, snapshot.running)]
     if snapshot.left_out:
         parts += [Text(""), *(Text(f"left out: {text}", style="quiet") for text in snapshot.left_out)]
     parts += [Text(""), Text(_progress(snapshot), style="quiet")]
@@ -55,9 +56,9 @@ def study(spec: AnyStudySpec, snapshot: Snapshot) -> RenderableType:
 def best_trial(found: Best) -> RenderableType:
     """Show the best trial of a study."""
     measured = plans.metric(found.spec)
-    lines = Text.assemble((found.spec.name, "strong"), f"  trial {found.trial}, {measured} ", (wording.accuracy(found.value), "bold green"))
+    lines = Text.assemble((found.spec.name, "strong"), f"  trial {found.trial}, {measured} ", (wording.figure(found.value), "bold green"))
     if found.test_value is not None and not found.is_accuracy:
-        lines.append(f"\n{found.spec.objective.metric} on {found.num_test:,} test examples {found.test_value:.4f}")
+        lines.append(f"\n{found.spec.objective.metric} on {found.num_test:,} test examples {wording.figure(found.test_value)}")
     if found.test_accuracy is not None:
         low, high = statistics.accuracy_interval(found.test_accuracy, found.num_test)
         lines.append(f"\ntest accuracy {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")
@@ -65,7 +66,7 @@ def best_trial(found: Best) -> RenderableType:
     if baseline := found.baseline:
         shown.append(Text(baseline, style="quiet"))
     if found.rule_value is not None and found.trial != 0:
-        shown.append(Text(f"trial 0 (the rule, without search): {found.rule_value:.4f}", style="quiet"))
+        shown.append(Text(f"trial 0 (the rule, without search): {wording.figure(found.rule_value)}", style="quiet"))
     rows = Table.grid(padding=(0, 3, 0, 0))
     rows.add_column(style="quiet", no_wrap=True)
     rows.add_column(overflow="fold")
@@ -78,6 +79,8 @@ def as_json(spec: AnyStudySpec, snapshot: Snapshot) -> dict[str, Any]:
     """Return the state of a study for JSON."""
     return {
         "study": spec.name,
+        "task": spec.task,
+        "objective": {"metric": spec.objective.metric, "direction": spec.objective.aim.value},
         "budget": spec.budget.model_dump(mode="json"),
         **dataclasses.asdict(snapshot),
         "running": [dataclasses.asdict(running) for running in snapshot.running],
@@ -150,7 +153,8 @@ def result(best: RunResult, num_completed: int) -> RenderableType:
     if num_completed > 1:
         tested = "accuracy" if best.test_value is None else "value"
         advice = f" Expect the test {tested}." if best.test_accuracy is not None or best.test_value is not None else ""
-        parts.append(Text(f"The {best.metric} is the best of {num_completed} trials, so it is partly luck.{advice}", style="quiet"))
+        luck = "is partly luck" if best.chosen is None else "may be partly luck"
+        parts.append(Text(f"The {best.metric} is the best of {num_completed} trials, so it {luck}.{advice}", style="quiet"))
     parts += [Text(""), *(_compare_with_rule(best) if best.chosen is None else _values(best.chosen))]
     return printing.section("Result", *parts)
 
@@ -169,8 +173,8 @@ def ensemble(found: Ensemble) -> list[RenderableType]:
     return parts
 
 
-def _figure(label: str, accuracy: float, words: str) -> RenderableType:
-    return Text.assemble((f"{label:10}", "quiet"), (f"{accuracy:.4f}", "bold green"), f" {words}")
+def _figure(label: str, value: float, words: str) -> RenderableType:
+    return Text.assemble((f"{label:10}", "quiet"), (wording.figure(value), "bold green"), f" {words}")
 
 
 def _test(accuracy: float | None, num_images: int) -> list[RenderableType]:
@@ -197,8 +201,9 @@ def cost(snapshot: Snapshot, wall_seconds: float) -> RenderableType:
     total = wording.duration(snapshot.busy_seconds)
     rows.add_row("time", f"{wording.duration(wall_seconds)} for this run; {total} of training in all runs of the study")
     rows.add_row("trials", f"{snapshot.num_completed} completed, {snapshot.num_pruned} pruned, {snapshot.num_failed} failed")
-    probes, fine_tuning = wording.duration(snapshot.probe_seconds), wording.duration(snapshot.fine_tune_seconds)
-    rows.add_row("training", f"{probes} in probes, {fine_tuning} in fine-tuning")
+    if snapshot.probe_seconds or snapshot.fine_tune_seconds:
+        probes, fine_tuning = wording.duration(snapshot.probe_seconds), wording.duration(snapshot.fine_tune_seconds)
+        rows.add_row("training", f"{probes} in probes, {fine_tuning} in fine-tuning")
     for name, text in snapshot.time_plan:
         rows.add_row(name, text)
     return printing.section("Cost", rows)
@@ -245,7 +250,8 @@ def _compare_with_rule(best: RunResult) -> list[RenderableType]:
     lines: list[RenderableType] = []
     if best.rule_value is not None:
         gain = best.value - best.rule_value if best.maximizes else best.rule_value - best.value
-        lines.append(Text(f"Trial 0 (the rule, without search): {best.rule_value:.4f}. The search gained {gain:.4f}."))
+        found = wording.figure(best.rule_value)
+        lines.append(Text(f"Trial 0 (the rule, without search): {found}. The search gained {wording.figure(gain)}."))
     rows = printing.table("changed by the search", "trial 0", "best", right=("trial 0", "best"))
     for name, before, after in best.changes:
         rows.add_row(name, wording.value(before), wording.value(after))

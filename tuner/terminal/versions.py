@@ -91,7 +91,7 @@ def _value(value: Any) -> str:
 
 
 def _accuracy(value: Any) -> str:
-    return wording.accuracy(value if isinstance(value, int | float) else None)
+    return wording.figure(value if isinstance(value, int | float) else None)
 
 
 def verdict(found: Verdict, *, name: str, number: int) -> list[RenderableType]:
@@ -125,7 +125,7 @@ def _networks(verdict: Verdict) -> Table:
 
 def _values(network: JudgedConfig) -> Iterator[str]:
     for value in (network.search_value, network.mean, network.spread):
-        yield wording.accuracy(value)
+        yield wording.figure(value)
 
 
 def _test(verdict: Verdict) -> Iterator[RenderableType]:

@@ -73,7 +73,7 @@ def sparkline(values: Sequence[float]) -> str:
 def line(spec: AnyStudySpec, seen: WatchedStudy) -> str:
     """Return the state as one line of a log."""
     snapshot = seen.snapshot
-    best = "" if snapshot.best_value is None else f", best {snapshot.best_value:.4f} by trial {snapshot.best_number}"
+    best = "" if snapshot.best_value is None else f", best {wording.figure(snapshot.best_value)} by trial {snapshot.best_number}"
     counts = f"{snapshot.num_completed} done, {snapshot.num_pruned} pruned, {snapshot.num_failed} failed, {len(snapshot.running)} running"
     ended = f", ended: {snapshot.stop_reason}" if is_over(seen) else ""
     return f"{spec.name} {counts}{best}, {wording.count(sum(worker.is_present for worker in seen.workers), 'worker')}{ended}"
@@ -92,9 +92,9 @@ def _drawn(spec: AnyStudySpec, seen: WatchedStudy) -> Sequence[RenderableType]:
     part = live.spent_part(spec, snapshot)
     parts: list[RenderableType] = [head, ProgressBar(total=1.0, completed=part, width=_BAR_LENGTH), live.trial_counts(snapshot)]
     if snapshot.best_value is not None:
-        parts += [Text(""), live.best_trial(snapshot), Text(sparkline(seen.curve), style="cyan")]
+        parts += [Text(""), live.best_trial(spec, snapshot), Text(sparkline(seen.curve), style="cyan")]
     if snapshot.running:
-        parts += [Text(""), live.running_trials(snapshot.running)]
+        parts += [Text(""), live.running_trials(spec, snapshot.running)]
     present = [worker for worker in seen.workers if worker.is_present]
     if present:
         parts += [Text(""), _workers(present)]

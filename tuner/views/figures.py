@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import Connection, Select, func, select
 
-from tuner.storage import queries, tables
+from tuner.spec import plan
+from tuner.spec.objective import Direction
+from tuner.spec.study import AnyStudySpec
+from tuner.storage import optuna_private, queries, tables
 from tuner.storage.attributes import SPEC
 from tuner.storage.engine import Storage
-from tuner.storage.tables import LEASES, STUDIES, STUDY_USER, TRIALS, VALUES
+from tuner.storage.tables import DIRECTIONS, LEASES, STUDIES, STUDY_USER, TRIALS, VALUES
 from tuner.studies import leases
+from tuner.views import studies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +29,31 @@ class Figures:
 
     id: int
     name: str
+    #: what the study is about, as in its file; None if this version of tuner cannot read the file
+    task: str | None
+    #: name of the metric in the study file, and the same for readers: `accuracy` and `validation accuracy`; None if it is unknown
+    metric: str | None
+    metric_in_words: str | None
+    #: `maximize` or `minimize`
+    direction: str
     #: number of trials by state, with the state's name in lower case; every state is listed
     trials: dict[str, int]
-    #: best validation accuracy of a completed trial; None if no trial has completed
+    #: best value of a completed trial: the highest, or the lowest if the study minimizes; None if no trial has completed
     best_value: float | None
     best_trial: int | None
     #: number of workers with a live lease
     num_workers: int
     #: seconds since a worker last wrote a report, a result or a heartbeat; None if none ever did
     silent_seconds: float | None
+
+    @property
+    def measured(self) -> str:
+        """The metric for readers; `value` if it is unknown."""
+        return self.metric_in_words or "value"
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Return whether a value is better than another one in this study."""
+        return value < than if self.direction == Direction.MINIMIZE else value > than
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +126,11 @@ def active_workers(storage: Storage) -> Sequence[ActiveWorker]:
 
 def _figures(connection: Connection) -> list[Figures]:
     now = tables.clock(connection)
-    listed = connection.execute(_ours(STUDIES.c.study_name).order_by(STUDIES.c.study_id))
+    listed = connection.execute(_ours(STUDIES.c.study_name, STUDY_USER.c.value_json).order_by(STUDIES.c.study_id)).all()
     names: dict[int, str] = {row.study_id: row.study_name for row in listed}
+    specs = {row.study_id: _spec(row.study_name, row.value_json) for row in listed}
+    minimized = select(DIRECTIONS.c.study_id).where(DIRECTIONS.c.objective == 0, DIRECTIONS.c.direction == StudyDirection.MINIMIZE)
+    are_minimized = set(connection.execute(minimized).scalars())
     counts = queries.counts(connection, list(names))
     working = select(LEASES.c.study_id, func.count(LEASES.c.worker_key.distinct())).where(*leases.live(now)).group_by(LEASES.c.study_id)
     workers = {row[0]: row[1] for row in connection.execute(working)}
@@ -114,11 +138,15 @@ def _figures(connection: Connection) -> list[Figures]:
     seen = {row[0]: row[1] for row in connection.execute(last)}
     found = []
     for study_id, name in names.items():
-        best, states = queries.best(connection, study_id), counts.get(study_id, {})
+        best, states, spec = queries.best(connection, study_id), counts.get(study_id, {}), specs[study_id]
         found.append(
             Figures(
                 id=study_id,
                 name=name,
+                task=None if spec is None else spec.task,
+                metric=None if spec is None else spec.objective.metric,
+                metric_in_words=None if spec is None else plan.metric(spec),
+                direction=(Direction.MINIMIZE if study_id in are_minimized else Direction.MAXIMIZE).value,
                 trials={state.name.lower(): states[state].num_trials if state in states else 0 for state in TrialState},
                 best_value=None if best is None else best.value,
                 best_trial=None if best is None else best.number,
@@ -127,6 +155,11 @@ def _figures(connection: Connection) -> list[Figures]:
             )
         )
     return found
+
+
+def _spec(name: str, stored: str) -> AnyStudySpec | None:
+    text = optuna_private.decoded(stored)
+    return studies.parsed(name, text)[0] if isinstance(text, str) else None
 
 
 def _ours(*columns: Any) -> Select[Any]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, and_, func, select
 
 from tuner.protocol.messages import Stage
 from tuner.spec import budget, plan
-from tuner.storage import optuna_private, tables
+from tuner.storage import epochs, optuna_private, tables
 from tuner.storage.attributes import ERROR, LEFT_OUT, LOG, MESSAGE
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIAL_SYSTEM, TRIAL_USER, TRIALS
@@ -79,6 +79,8 @@ class Snapshot:
     carried_from: str = ""
     #: what was planned with the timeout and what became of it, as pairs of a name and a text
     time_plan: tuple[tuple[str, str], ...] = ()
+    #: seconds of work of all workers in trials of one stage only
+    train_seconds: float = 0.0
 
     @property
     def num_ended(self) -> int:
@@ -147,6 +149,7 @@ def _read(connection: Connection, study: Study) -> Snapshot:
         num_carried=progress.num_carried,
         carried_from=study.carried_from,
         time_plan=tuple(planning.told(known, timeout=study.spec.budget.timeout, busy_seconds=progress.busy_seconds)),
+        train_seconds=seconds.get(Stage.TRAIN, 0.0),
     )
 
 
@@ -170,6 +173,7 @@ def _running(connection: Connection, open_leases: Sequence[Lease], study: Study,
     found = []
     for lease in open_leases:
         step, value = last.get(lease.trial_id, (None, None))
+        value = value if epochs.is_measured(value) else None
         stage = None if step is None else Stage.PROBE if step <= probe_epochs and later is Stage.FINE_TUNE else later
         seconds = max(0.0, now - lease.started_at)
         found.append(RunningTrial(number=lease.trial_number, worker=lease.worker, stage=stage, epoch=step, value=value, seconds=seconds))

@@ -17,9 +17,9 @@ from sqlalchemy import Connection, func, select
 
 from tuner.errors import SpecError
 from tuner.sampling import enumeration
-from tuner.spec import budget
-from tuner.spec.study import AnyStudySpec
-from tuner.spec.tasks import UnknownTask
+from tuner.spec import budget, plan
+from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.spec.tasks import OBJECTIVE, UnknownTask
 from tuner.storage import queries, tables
 from tuner.storage.attributes import SPEC
 from tuner.storage.engine import Storage
@@ -55,6 +55,26 @@ class Listed:
     def maximizes(self) -> bool | None:
         """Whether a higher value is better; None if the study has several objectives, and so no best trial."""
         return self.directions[0] is not StudyDirection.MINIMIZE if len(self.directions) == 1 else None
+
+    @property
+    def metric(self) -> str:
+        """Name of the value of a trial as a reader sees it; `value` for a study that tuner did not make."""
+        return "value" if self.spec is None else plan.metric(self.spec)
+
+    @property
+    def better(self) -> str:
+        """Which values are better, in words; "" if a reader knows, or for a study that tuner did not make."""
+        return "" if self.spec is None or self.spec.objective.maximizes else "lower is better"
+
+    @property
+    def is_about_images(self) -> bool:
+        """Whether the study trains image classifiers, whose trials have a rule, classes, a probe and a fine-tuning."""
+        return isinstance(self.spec, StudySpec)
+
+    @property
+    def step(self) -> str:
+        """What a trial reports values of: `epoch`, or `step` for an objective of the user's."""
+        return "step" if self.spec is not None and self.spec.task == OBJECTIVE else "epoch"
 
     @property
     def stopped(self) -> str | None:
@@ -156,13 +176,14 @@ def _directions(connection: Connection, ids: Sequence[int]) -> dict[int, tuple[S
 
 def _spec(name: str, stored: Any, directions: Sequence[StudyDirection]) -> tuple[AnyStudySpec | None, int | None]:
     """Return the spec of a study and the number of its combinations; both are None if this version cannot read the spec."""
-    found = _parsed(name, stored) if isinstance(stored, str) and len(directions) == 1 else (None, None)
+    found = parsed(name, stored) if isinstance(stored, str) and len(directions) == 1 else (None, None)
     is_ours = found[0] is not None and found[0].objective.maximizes is (directions[0] is StudyDirection.MAXIMIZE)
     return found if is_ours else (None, None)
 
 
 @functools.lru_cache(maxsize=256)
-def _parsed(name: str, text: str) -> tuple[AnyStudySpec | None, int | None]:
+def parsed(name: str, text: str) -> tuple[AnyStudySpec | None, int | None]:
+    """Return the spec that a study stores, and the number of its combinations; both are None if this version cannot read the spec."""
     try:
         spec = studies.parse_spec(text, name=name)
         combinations = enumeration.combinations(spec)

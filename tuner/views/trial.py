@@ -7,8 +7,10 @@ from typing import Any
 from optuna.trial import TrialState
 from sqlalchemy import Connection, select
 
+from tuner import wording
 from tuner.errors import StudyError
 from tuner.protocol.messages import Misclassified
+from tuner.spec.hyperparameters import ChosenValues
 from tuner.storage import attributes, epochs, optuna_private, tables
 from tuner.storage.attributes import CONFUSION, HYPERPARAMETERS, LOG, MISTAKES, PICTURES
 from tuner.storage.epochs import EpochRow
@@ -63,7 +65,7 @@ class Trial:
     attributes: Mapping[str, Any]
     #: confusion matrix of the best epoch; rows: true class, columns: predicted class; () if none is stored
     confusion: tuple[tuple[int, ...], ...]
-    #: last lines of the trainer's log; "" if the trial did not fail
+    #: last lines of the log of the trainer of a failed trial, or of what code of the user's printed; "" if there are none
     log: str
     #: the most confident mistakes first, in the order of their picture, row by row
     mistakes: tuple[Misclassified, ...]
@@ -146,6 +148,12 @@ def hyperparameters(connection: Connection, study_id: int, number: int) -> Mappi
     stored = connection.execute(query.where(*is_it)).scalar()
     known = None if stored is None else optuna_private.decoded(stored)
     return known if isinstance(known, dict) else None
+
+
+def by_name(stored: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return stored hyperparameters by their names; those of code of the user's have the names that the code gives them."""
+    chosen = attributes.hyperparameters(stored)
+    return chosen.values if isinstance(chosen, ChosenValues) else wording.flatten(stored or {})
 
 
 def attempts(connection: Connection, study_id: int, number: int | None = None) -> list[Attempt]:

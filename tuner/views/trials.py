@@ -1,22 +1,28 @@
 """Trials of a study for lists: page by page, and the open ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, select
 
 from tuner.protocol.messages import Stage
-from tuner.storage import queries, tables
-from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIALS, VALUES
+from tuner.spec import space
+from tuner.spec.domains import Choice, Range
+from tuner.spec.space import SpaceRow
+from tuner.storage import epochs, optuna_private, queries, tables
+from tuner.storage.tables import EPOCHS, INTERMEDIATE, PARAMETERS, TRIALS, VALUES
 from tuner.studies import leases
 from tuner.studies.leases import Lease
 
 #: maximum number of points in the curve of a trial; longer curves lose their first points
 _MAX_POINTS = 200
+#: number of the newest trials in which `asked` looks
+_NEWEST = 50
 
 
 class SortOrder(StrEnum):
@@ -172,10 +178,11 @@ def curves(connection: Connection, study_id: int, trials: Mapping[int, int]) -> 
         return {}
     found: dict[int, list[CurvePoint]] = {}
     ids = {number: trial_id for trial_id, number in trials.items()}
-    value = func.coalesce(EPOCHS.c.value, EPOCHS.c.validation_accuracy)
-    epochs = select(EPOCHS.c.trial_number, EPOCHS.c.step, value, EPOCHS.c.stage)
+    # a row of an earlier version has the validation accuracy as its value; of another row, the value may be missing because it is infinite
+    value = case((EPOCHS.c.metrics.is_(None), func.coalesce(EPOCHS.c.value, EPOCHS.c.validation_accuracy)), else_=EPOCHS.c.value)
+    measured = select(EPOCHS.c.trial_number, EPOCHS.c.step, value, EPOCHS.c.stage)
     is_of_trials = (EPOCHS.c.study_id == study_id, EPOCHS.c.trial_number.in_(list(ids)))
-    for number, step, value, stage in connection.execute(epochs.where(*is_of_trials).order_by(EPOCHS.c.step)):
+    for number, step, value, stage in connection.execute(measured.where(*is_of_trials).order_by(EPOCHS.c.step)):
         if value is not None:
             found.setdefault(ids[number], []).append(CurvePoint(step=step, value=value, stage=Stage(stage)))
     found |= _reported(connection, [trial_id for trial_id in trials if trial_id not in found])
@@ -189,5 +196,33 @@ def _reported(connection: Connection, ids: Sequence[int]) -> dict[int, list[Curv
     query = select(*columns).where(INTERMEDIATE.c.trial_id.in_(ids), INTERMEDIATE.c.intermediate_value.is_not(None))
     found: dict[int, list[CurvePoint]] = {}
     for trial_id, step, value in connection.execute(query.order_by(INTERMEDIATE.c.step)):
-        found.setdefault(trial_id, []).append(CurvePoint(step=step, value=value))
+        if epochs.is_measured(value):
+            found.setdefault(trial_id, []).append(CurvePoint(step=step, value=value))
     return found
+
+
+def asked(connection: Connection, study_id: int, *, num_trials: int) -> list[tuple[str, BaseDistribution]]:
+    """Return the parameters of the newest trials of a study with their distributions."""
+    columns = (PARAMETERS.c.param_name, PARAMETERS.c.param_value, PARAMETERS.c.distribution_json)
+    query = select(*columns).join(TRIALS, TRIALS.c.trial_id == PARAMETERS.c.trial_id).order_by(TRIALS.c.number, PARAMETERS.c.param_id)
+    rows = connection.execute(query.where(TRIALS.c.study_id == study_id, TRIALS.c.number >= num_trials - _NEWEST))
+    found = optuna_private.readable_parameters((name, (value, distribution)) for name, value, distribution in rows)
+    return [(name, distribution) for name, (_, distribution) in found.items()]
+
+
+def space_of(found: Iterable[tuple[str, BaseDistribution]], *, besides: Collection[str]) -> list[SpaceRow]:
+    """Return a row for each parameter that code of the user's asked for, besides those that the study file names."""
+    rows = {name: SpaceRow(name=name, what=_what(kind), when="when the code asks for it", is_searched=True) for name, kind in found}
+    return [row for name, row in rows.items() if name not in besides]
+
+
+def _what(kind: BaseDistribution) -> str:
+    match kind:
+        case CategoricalDistribution():
+            return space.describe(Choice(values=tuple(kind.choices)))
+        case IntDistribution():
+            step = None if kind.step == 1 else kind.step
+            return space.describe(Range(low=kind.low, high=kind.high, log=kind.log, integer=True, step=step))
+        case FloatDistribution():
+            return space.describe(Range(low=kind.low, high=kind.high, log=kind.log, step=kind.step))
+    return ""

@@ -41,7 +41,7 @@ def _read_studies(site: Site, request: Request) -> Mapping[str, Any]:
 def _card(view: StudyView) -> Card:
     spec = view.listed.spec
     what = "" if spec is None else f"{task.spec(spec.task).subject(spec)}, {plan.budget(spec)}"
-    return Card(view=view, what=what, line=charts.steps(view.history, view.listed.num_trials))
+    return Card(view=view, what=what, line=charts.steps(view.history, view.listed.num_trials, maximizes=view.listed.maximizes is not False))
 
 
 def _read_workers(site: Site, request: Request) -> Mapping[str, Any]:

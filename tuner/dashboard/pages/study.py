@@ -8,19 +8,19 @@ from optuna.trial import TrialState
 from sqlalchemy import Connection
 from starlette.requests import Request
 
-from tuner import wording
 from tuner.dashboard.pages.rendering import LivePage, NotFound, Site, parse_whole
 from tuner.drawing import charts
 from tuner.results import ensemble, statistics
 from tuner.spec import plan
-from tuner.spec.study import AnyStudySpec
-from tuner.storage import tables
-from tuner.storage.attributes import ENSEMBLE, LEFT_OUT, MIGRATED, PREPARED
+from tuner.spec.hyperparameters import ChosenValues
+from tuner.spec.tasks import OBJECTIVE
+from tuner.storage import attributes, tables
+from tuner.storage.attributes import ENSEMBLE, LEFT_OUT, MIGRATED, ORIGIN, PREPARED
 from tuner.studies import planning
 from tuner.tasks import task
 from tuner.views import outlook, status, trial, trials
 from tuner.views import studies as views_studies
-from tuner.views.studies import StudyView
+from tuner.views.studies import Listed, StudyView
 from tuner.views.trials import SortOrder, TrialRow
 
 _ROWS_PER_PAGE = 25
@@ -41,7 +41,7 @@ def listed_trial(row: TrialRow) -> ListedTrial:
     return ListedTrial(row=row, state=trial.STATES[row.state], line=charts.sparkline([point.value for point in row.curve]))
 
 
-def find(connection: Connection, request: Request) -> views_studies.Listed:
+def find(connection: Connection, request: Request) -> Listed:
     """Return the study in the address of a request.
 
     Raises:
@@ -56,11 +56,21 @@ def find(connection: Connection, request: Request) -> views_studies.Listed:
 
 
 def parameters(connection: Connection, study_id: int, number: int) -> Mapping[str, Any]:
-    """Return the sampled parameters of a trial, or all hyperparameters of the rule."""
-    trial_id = tables.trial_id(connection, study_id, number)
-    sampled = tables.parameters(connection, trial_id)
+    """Return the sampled parameters of a trial; all hyperparameters of the rule, and of a trial of code of the user's."""
+    chosen = trial.hyperparameters(connection, study_id, number)
+    if isinstance(attributes.hyperparameters(chosen), ChosenValues):
+        return trial.by_name(chosen)
+    sampled = tables.parameters(connection, tables.trial_id(connection, study_id, number))
     values = {name: value for name, value in sampled.items() if not name.endswith(".on")}
-    return values or wording.flatten(trial.hyperparameters(connection, study_id, number) or {})
+    return values or trial.by_name(chosen)
+
+
+def _is_rule(connection: Connection, listed: Listed, number: int) -> bool:
+    """Return whether a trial is the rule that needs no search, which only studies of images have."""
+    if number != 0 or not listed.is_about_images:
+        return False
+    trial_id = tables.trial_id(connection, listed.id, number)
+    return tables.get(connection, tables.TRIAL_USER, trial_id, ORIGIN).get(ORIGIN) == "rule"
 
 
 def _read(site: Site, request: Request) -> Mapping[str, Any]:
@@ -95,6 +105,8 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "chart": charts.history(view.history, listed.num_trials, maximizes=maximizes),
         "open": [(trial, listed_trial(trial.row)) for trial in view.open],
         "parameters": {} if best is None else parameters(connection, listed.id, best.number),
+        "is_rule": best is not None and _is_rule(connection, listed, best.number),
+        "has_model": listed.spec is not None and listed.spec.task != OBJECTIVE,
         "failures": status.failures(connection, listed.id) if listed.counts.get(TrialState.FAIL) else [],
         "rows": [listed_trial(row) for row in rows],
         "order": order.value,
@@ -102,10 +114,10 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "last": last,
         "stagnation": outlook.STAGNATION,
         **_regret(site, view, known.get(PREPARED) or {}),
-        "ensemble": _ensemble(known, None if best is None else best.value),
+        "ensemble": _ensemble(listed, known, None if best is None else best.value),
         "time_plan": planning.told(known, timeout=timeout, busy_seconds=view.busy_seconds or 0.0),
         "baseline": plan.commonest_of(known.get(PREPARED), "accuracy" if listed.spec is None else listed.spec.objective.metric),
-        **_planned(listed.spec, known),
+        **_planned(connection, listed, known),
     }
 
 
@@ -113,11 +125,12 @@ def _regret(site: Site, view: StudyView, prepared: Any) -> Mapping[str, Any]:
     """Return the regret bound, and whether it is smaller than the standard error of the best value."""
     found, best = site.regrets.at(view.listed, view.history.num_completed), view.history.best
     num_images = prepared.get("num_validation") if isinstance(prepared, Mapping) else None
-    is_luck = found is not None and best is not None and num_images is not None and found.is_within(best.value, num_images)
+    is_share = view.listed.spec is not None and view.listed.is_about_images and view.listed.spec.objective.metric == "accuracy"
+    is_luck = is_share and found is not None and best is not None and bool(num_images) and found.is_within(best.value, num_images)
     return {"regret": found, "is_luck": is_luck, "num_images": num_images}
 
 
-def _ensemble(known: Mapping[str, Any], best_value: float | None) -> Mapping[str, Any] | None:
+def _ensemble(listed: Listed, known: Mapping[str, Any], best_value: float | None) -> Mapping[str, Any] | None:
     """Return the ensemble with the interval of its test accuracy; None if there is none, or a trial is better."""
     found = ensemble.understood(known.get(ENSEMBLE))
     if found is None or best_value is None or not found.is_at_least(best_value):
@@ -126,12 +139,16 @@ def _ensemble(known: Mapping[str, Any], best_value: float | None) -> Mapping[str
     return {"found": found, "interval": interval}
 
 
-def _planned(spec: AnyStudySpec | None, known: Mapping[str, Any]) -> Mapping[str, Any]:
+def _planned(connection: Connection, listed: Listed, known: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the plan and the search space in words; nothing for a study that tuner did not make."""
+    spec = listed.spec
     if spec is None:
         return {"plan": [], "space": []}
     about = task.spec(spec.task)
     rows = sorted(about.rows(spec), key=lambda row: not row.is_searched)
+    if not listed.is_about_images:
+        asked = trials.asked(connection, listed.id, num_trials=listed.num_trials)
+        rows += trials.space_of(asked, besides=[row.name for row in rows])
     return {"plan": plan.of_study(spec, about, known.get(PREPARED), known.get(MIGRATED), known.get(LEFT_OUT)), "space": rows}
 
 

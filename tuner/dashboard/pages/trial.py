@@ -13,13 +13,31 @@ from tuner.dashboard.pages.rendering import LivePage, NotFound, Site, parse_whol
 from tuner.drawing import charts
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.storage import tables
-from tuner.storage.attributes import ERROR, LOGITS, MESSAGE, PREPARED, REASON, WEIGHTS, WEIGHTS_BYTES
+from tuner.storage.attributes import (
+    ERROR,
+    FINE_TUNE_SECONDS,
+    LOGITS,
+    MESSAGE,
+    METRICS,
+    PREPARED,
+    PROBE_SECONDS,
+    REASON,
+    RESERVED,
+    STAGE,
+    TEST,
+    TRAIN_ACCURACY,
+    VALIDATION_LOSS,
+    WEIGHTS,
+    WEIGHTS_BYTES,
+)
 from tuner.views import trial as views_trial
 from tuner.views.studies import Listed
 from tuner.views.trial import Trial
 
 #: attributes that are not listed: the page shows them elsewhere, or they are paths on a worker
 _UNLISTED = (ERROR, LOGITS, MESSAGE, REASON, WEIGHTS, WEIGHTS_BYTES)
+#: attributes that say nothing about a trial of code of the user's, which has one stage, and its measures among the other metrics
+_OF_IMAGES = (STAGE, PROBE_SECONDS, FINE_TUNE_SECONDS, TRAIN_ACCURACY, VALIDATION_LOSS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +68,12 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "listed": listed,
         "trial": trial,
         "state": study.listed_trial(trial.row).state,
-        "value_so_far": _value(trial),
         "best": best,
         "is_best": best is not None and best.number == number,
-        "accuracy": charts.accuracy(trial.epochs),
-        "loss": charts.loss(trial.epochs),
+        "measured": charts.measured(trial.epochs, listed.spec),
         "reports": charts.reports(trial.row.curve) if not trial.epochs else None,
         "settings": _settings(connection, listed, trial, None if best is None else best.number),
-        "attributes": {name: value for name, value in trial.attributes.items() if name not in _UNLISTED},
+        "attributes": _attributes(trial, listed),
         **charts.confusion(trial, names),
         "picture": site.artifacts is not None and "mistakes" in trial.pictures,
         "previous": number - 1 if number > 0 else None,
@@ -65,10 +81,16 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
     }
 
 
-def _value(trial: Trial) -> float | None:
-    """Return the value of a trial, or the highest value so far of a running one."""
-    is_open = trial.row.ended is None
-    return max((point.value for point in trial.row.curve), default=None) if is_open else trial.row.value
+def _attributes(trial: Trial, listed: Listed) -> Mapping[str, Any]:
+    """Return the attributes to list: of a trial of code of the user's, those that the code has set come first."""
+    found = {name: value for name, value in trial.attributes.items() if name not in _UNLISTED}
+    if listed.spec is None or listed.is_about_images:
+        return found
+    ours = {name: value for name, value in found.items() if name in RESERVED}
+    known = {name: value for name, value in ours.items() if name not in _OF_IMAGES}
+    nested = {name: known.pop(name) for name in (METRICS, TEST) if name in known}
+    more = {name: value for name, value in wording.flatten(nested).items() if value is not None}
+    return {name: value for name, value in found.items() if name not in ours} | known | more
 
 
 def _classes(connection: Connection, listed: Listed) -> tuple[str, ...]:
@@ -81,14 +103,14 @@ def _settings(connection: Connection, listed: Listed, trial: Trial, best: int | 
 
     A trial that tuner did not make has its sampled parameters instead.
     """
-    own = trial.parameters if trial.hyperparameters is None else wording.flatten(trial.hyperparameters)
+    own = trial.parameters if trial.hyperparameters is None else views_trial.by_name(trial.hyperparameters)
     others: Mapping[str, Any]
     if trial.hyperparameters is None:
         others = tables.parameters(connection, tables.trial_id(connection, listed.id, best)) if best not in (None, trial.row.number) else {}
     elif best in (None, trial.row.number):
-        others = wording.flatten(Hyperparameters().model_dump(mode="json"))
+        others = wording.flatten(Hyperparameters().model_dump(mode="json")) if listed.is_about_images or listed.spec is None else {}
     else:
-        others = wording.flatten(views_trial.hyperparameters(connection, listed.id, best) or {})
+        others = views_trial.by_name(views_trial.hyperparameters(connection, listed.id, best))
     missing = object()
     found = [
         Setting(name=name, value=value, best=others.get(name), differs=others.get(name, missing) != value) for name, value in own.items()
@@ -104,6 +126,9 @@ PAGE = LivePage(
         "curve": "trial/curve.html",
         "attempts": "trial/attempts.html",
         "confusion": "confusion.html",
+        "log": "trial/log.html",
+        "settings": "trial/settings.html",
+        "attributes": "trial/attributes.html",
     },
     read=_read,
 )

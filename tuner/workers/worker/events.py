@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tuner import wording
 from tuner.protocol import messages
 from tuner.protocol.messages import Stage
 
@@ -67,7 +68,7 @@ class Event(BaseModel):
     stage: Stage | None = None
     #: counted from 1 through both stages
     step: int | None = None
-    #: best validation accuracy so far
+    #: best value so far of the metric of the study
     value: float | None = None
     #: duration
     seconds: float | None = None
@@ -85,7 +86,7 @@ def line(event: Event) -> str:
     subject = event.study if event.trial is None else f"{event.study} trial {event.trial}"
     stage = "" if event.stage is None else f" {event.stage.value.replace('_', '-')}"
     step = "" if event.step is None else f" epoch {event.step}"
-    value = "" if event.value is None else f" value {event.value:.4f}"
+    value = "" if event.value is None else f" value {wording.figure(event.value)}"
     seconds = "" if event.seconds is None else f" {event.seconds:.1f} s"
     message = f": {_one_line(event.message)}" if event.message else ""
     return f"{subject} {event.what.value}{stage}{step}{value}{seconds}{message} [{event.worker}]"
