@@ -1,5 +1,6 @@
-"""Wording: durations, accuracies and counts as short text."""
+"""Wording: durations, figures and counts as short text."""
 
+import math
 import socket
 
 import pytest
@@ -50,3 +51,35 @@ def test_a_worker_on_this_host_is_shown_without_the_host_name() -> None:
 @pytest.mark.parametrize(("given", "said"), [(6090.4, "6,090"), (100, "100"), (99.94, "99.9"), (0.123456, "0.123"), (0, "0")])
 def test_a_rate_is_shown_without_powers_of_ten(given: float, said: str) -> None:
     assert wording.rate(given) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (None, "–"),
+        (0.93, "0.9300"),
+        (1, "1.0000"),
+        (0.0, "0.0000"),
+        (-0.5, "-0.5000"),
+        (0.00523456, "0.005235"),
+        (1e-7, "1e-7"),
+        (-1.23456e-12, "-1.235e-12"),
+        (1.25, "1.25"),
+        (1234.56, "1234.6"),
+        (99_999.4, "99999"),
+        (99_999.6, "100,000"),
+        (1_234_567.8, "1,234,568"),
+        (2.5e15, "2.5e15"),
+        (1e308, "1e308"),
+        (math.inf, "∞"),
+        (-math.inf, "−∞"),
+        (math.nan, "not a number"),
+    ],
+)
+def test_the_value_of_any_metric_is_readable(value: float | None, said: str) -> None:
+    assert wording.figure(value) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0125, "+0.0125"), (-0.5, "-0.5000"), (0.0, "+0.0000"), (-math.inf, "−∞")])
+def test_a_difference_has_its_sign(value: float, said: str) -> None:
+    assert wording.gain(value) == said

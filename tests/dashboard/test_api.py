@@ -166,6 +166,7 @@ def test_prometheus_reads_the_metrics(program: TestClient) -> None:
         'tuner_trials{state="complete",study="by-hand"} 1.0',
         'tuner_trials{state="running",study="by-hand"} 1.0',
         'tuner_best_value{study="by-hand"} 0.75',
+        'tuner_study_info{direction="maximize",metric="accuracy",study="by-hand",task="image_classification"} 1.0',
         'tuner_running_workers{study="by-hand"} 1.0',
         'tuner_spooled_reports{study="by-hand"} 2.0',
     ):

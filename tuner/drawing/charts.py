@@ -60,7 +60,7 @@ class Chart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class MetricChart:
     """The chart of one metric of a trial."""
 
     title: str
@@ -123,13 +123,13 @@ def history(found: BestSoFar, num_trials: int, *, maximizes: bool) -> Chart | No
     )
 
 
-def measured(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[Measured]:
+def measured(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[MetricChart]:
     """Return the metrics of a trial over its epochs, that of the study first; [] if tuner did not train the trial."""
     of_images = _of_images(epochs, spec) if spec is None or isinstance(spec, StudySpec) else []
     return of_images or _of_code(epochs, spec)
 
 
-def _of_images(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[Measured]:
+def _of_images(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[MetricChart]:
     """Return accuracy and loss on training and validation images, after another metric that the study optimizes."""
     on = "on validation and training images over the epochs"
     found = [
@@ -139,7 +139,7 @@ def _of_images(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[Me
     if spec is not None and spec.objective.metric != "accuracy":
         name = spec.objective.metric.replace("_", " ").capitalize()
         found.insert(0, (name, f"{name} on validation images over the epochs", _of_epochs(epochs, "value", None)))
-    return [Measured(title=title, label=label, chart=chart) for title, label, chart in found if chart is not None]
+    return [MetricChart(title=title, label=label, chart=chart) for title, label, chart in found if chart is not None]
 
 
 def _of_epochs(epochs: Sequence[EpochRow], validation: str, training: str | None) -> Chart | None:
@@ -147,7 +147,7 @@ def _of_epochs(epochs: Sequence[EpochRow], validation: str, training: str | None
     return _curves(epochs, [*curves, ("validation", "accent", [getattr(epoch, validation) for epoch in epochs])])
 
 
-def _of_code(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[Measured]:
+def _of_code(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[MetricChart]:
     """Return what code of the user's reported: a metric and its namesake on the validation data share a chart."""
     metric = "value" if spec is None else spec.objective.metric
     names = dict.fromkeys(name.removeprefix(_VALIDATION) for epoch in epochs for name in epoch.metrics)
@@ -160,10 +160,10 @@ def _of_code(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[Meas
     return [chart for chart in found if chart is not None][:_MAX_CHARTS]
 
 
-def _chart(epochs: Sequence[EpochRow], name: str, curves: Sequence[Curve], *, step: str) -> Measured | None:
+def _chart(epochs: Sequence[EpochRow], name: str, curves: Sequence[Curve], *, step: str) -> MetricChart | None:
     chart = _curves(epochs, [curve for curve in curves if any(value is not None for value in curve[2])], step=step)
     which = "" if chart is None or len(chart.series) < 2 else " in training and on validation data"
-    return None if chart is None else Measured(title=name, label=f"{name}{which} over the {step}s", chart=chart)
+    return None if chart is None else MetricChart(title=name, label=f"{name}{which} over the {step}s", chart=chart)
 
 
 def reports(curve: Sequence[CurvePoint]) -> Chart | None:

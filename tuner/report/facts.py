@@ -191,7 +191,7 @@ def _of_code(best: Best) -> list[str]:
     if best.test_value is None:
         return [*sentences, "The trial was not measured on a test split, so it is unknown by how much the value is too good."]
     num = f"{best.num_test:,} test examples" if best.num_test else "the test split"
-    return [*sentences, f"On {num}, which the search did not use, it is {wording.figure(best.test_value)}."]
+    return [*sentences, f"On {num}, which the search did not use, the value is {wording.figure(best.test_value)}."]
 
 
 def _of_other_metric(best: Best) -> list[str]:

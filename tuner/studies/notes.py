@@ -58,7 +58,9 @@ def of_study(spec: AnyStudySpec, *, best: BestNote | None) -> str:
 
 def of_trial(*, outcome: str, reason: str, attributes: Mapping[str, Any]) -> str:
     """Return the note of a trial: how it ended, and its figures."""
-    return "\n".join([f"**{outcome}**" + (f": {wording.markdown(reason)}" if reason else ""), "", *_table("", "", wording.flatten(attributes))])
+    return "\n".join(
+        [f"**{outcome}**" + (f": {wording.markdown(reason)}" if reason else ""), "", *_table("", "", wording.flatten(attributes))]
+    )
 
 
 def put(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:

@@ -190,7 +190,7 @@ def _test_value(value: float, metric: str, num_examples: int, accuracy: float | 
     """Show the metric of a study on the test images, and the accuracy, if it is another figure."""
     beside = "" if accuracy is None else f"; accuracy {accuracy:.4f}"
     words = f" {metric.removeprefix('validation ')} on {num_examples:,} unseen examples{beside}"
-    return Text.assemble((f"{'test':10}", "quiet"), (f"{value:.4f}", "strong"), words)
+    return Text.assemble((f"{'test':10}", "quiet"), (wording.figure(value), "strong"), words)
 
 
 def cost(snapshot: Snapshot, wall_seconds: float) -> RenderableType:

@@ -126,11 +126,12 @@ def active_workers(storage: Storage) -> Sequence[ActiveWorker]:
 
 def _figures(connection: Connection) -> list[Figures]:
     now = tables.clock(connection)
-    listed = connection.execute(_ours(STUDIES.c.study_name, STUDY_USER.c.value_json).order_by(STUDIES.c.study_id)).all()
+    is_first = (DIRECTIONS.c.study_id == STUDIES.c.study_id) & (DIRECTIONS.c.objective == 0)
+    query = _ours(STUDIES.c.study_name, STUDY_USER.c.value_json, DIRECTIONS.c.direction).join(DIRECTIONS, is_first)
+    listed = connection.execute(query.order_by(STUDIES.c.study_id)).all()
     names: dict[int, str] = {row.study_id: row.study_name for row in listed}
     specs = {row.study_id: _spec(row.study_name, row.value_json) for row in listed}
-    minimized = select(DIRECTIONS.c.study_id).where(DIRECTIONS.c.objective == 0, DIRECTIONS.c.direction == StudyDirection.MINIMIZE)
-    are_minimized = set(connection.execute(minimized).scalars())
+    are_minimized = {row.study_id for row in listed if row.direction is StudyDirection.MINIMIZE}
     counts = queries.counts(connection, list(names))
     working = select(LEASES.c.study_id, func.count(LEASES.c.worker_key.distinct())).where(*leases.live(now)).group_by(LEASES.c.study_id)
     workers = {row[0]: row[1] for row in connection.execute(working)}

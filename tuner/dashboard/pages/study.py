@@ -13,6 +13,7 @@ from tuner.drawing import charts
 from tuner.results import ensemble, statistics
 from tuner.spec import plan
 from tuner.spec.hyperparameters import ChosenValues
+from tuner.spec.study import StudySpec
 from tuner.spec.tasks import OBJECTIVE
 from tuner.storage import attributes, tables
 from tuner.storage.attributes import ENSEMBLE, LEFT_OUT, MIGRATED, ORIGIN, PREPARED
@@ -125,9 +126,15 @@ def _regret(site: Site, view: StudyView, prepared: Any) -> Mapping[str, Any]:
     """Return the regret bound, and whether it is smaller than the standard error of the best value."""
     found, best = site.regrets.at(view.listed, view.history.num_completed), view.history.best
     num_images = prepared.get("num_validation") if isinstance(prepared, Mapping) else None
-    is_share = view.listed.spec is not None and view.listed.is_about_images and view.listed.spec.objective.metric == "accuracy"
-    is_luck = is_share and found is not None and best is not None and bool(num_images) and found.is_within(best.value, num_images)
+    is_luck = False
+    if found is not None and best is not None and num_images is not None and _is_accuracy(view.listed):
+        is_luck = found.is_within(best.value, num_images)
     return {"regret": found, "is_luck": is_luck, "num_images": num_images}
+
+
+def _is_accuracy(listed: Listed) -> bool:
+    """Return whether the value of a trial is an accuracy on images, whose standard error is known."""
+    return isinstance(listed.spec, StudySpec) and listed.spec.objective.metric == "accuracy"
 
 
 def _ensemble(listed: Listed, known: Mapping[str, Any], best_value: float | None) -> Mapping[str, Any] | None:

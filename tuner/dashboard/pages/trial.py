@@ -89,7 +89,8 @@ def _attributes(trial: Trial, listed: Listed) -> Mapping[str, Any]:
     ours = {name: value for name, value in found.items() if name in RESERVED}
     known = {name: value for name, value in ours.items() if name not in _OF_IMAGES}
     nested = {name: known.pop(name) for name in (METRICS, TEST) if name in known}
-    more = {name: value for name, value in wording.flatten(nested).items() if value is not None}
+    measured = {name: value for name, value in wording.flatten(nested).items() if value is not None}
+    more = {name: wording.figure(value) if isinstance(value, float) else value for name, value in measured.items()}
     return {name: value for name, value in found.items() if name not in ours} | known | more
 
 
