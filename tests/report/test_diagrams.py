@@ -7,6 +7,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from tests.studies import by_hand
 from tuner.report import diagrams
 
 SWITCH = CategoricalDistribution([True, False])
@@ -22,7 +23,7 @@ def trial(number: int, **params: tuple[Any, BaseDistribution]) -> FrozenTrial:
 
 
 def of(*trials: FrozenTrial) -> diagrams.Axis:
-    (found,) = diagrams.axes(trials)
+    (found,) = diagrams.axes(trials, by_hand.spec())
     return found
 
 
@@ -60,7 +61,7 @@ def test_choices_and_short_integer_ranges_are_drawn_side_by_side() -> None:
 
 def test_a_parameter_with_one_value_has_no_axis() -> None:
     dropout = FloatDistribution(0.0, 0.5)
-    assert diagrams.axes([trial(0, dropout=(0.1, dropout)), trial(1, dropout=(0.1, dropout))]) == []
+    assert diagrams.axes([trial(0, dropout=(0.1, dropout)), trial(1, dropout=(0.1, dropout))], by_hand.spec()) == []
 
 
 def test_different_ranges_share_one_axis() -> None:

@@ -13,6 +13,7 @@ from tuner.drawing import charts
 from tuner.drawing.charts import Scale
 from tuner.report.content import ranked, value
 from tuner.spec.objective import Objective
+from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.studies.leases import LeaseEnding
 from tuner.views.trial import Attempt
 from tuner.views.trials import CurvePoint
@@ -99,21 +100,21 @@ class Timeline:
     lost_seconds: float
 
 
-def axes(trials: Sequence[FrozenTrial]) -> list[Axis]:
+def axes(trials: Sequence[FrozenTrial], spec: AnyStudySpec) -> list[Axis]:
     """Return an axis for each parameter with more than one value, in the order in which they were first sampled."""
-    names = dict.fromkeys(parameter(name) for trial in trials for name in trial.params)
+    names = dict.fromkeys(parameter(name, spec) for trial in trials for name in trial.params)
     found = [_axis(name, trials) for name in names]
     return [axis for axis in found if len(set(axis.positions.values())) > 1]
 
 
-def parameter(name: str) -> str:
-    """Return the parameter that a sampled name, perhaps a switch, belongs to."""
-    return name.removesuffix(SWITCH)
+def parameter(name: str, spec: AnyStudySpec) -> str:
+    """Return the parameter that a sampled name belongs to; only studies of images have switches."""
+    return name.removesuffix(SWITCH) if isinstance(spec, StudySpec) else name
 
 
-def study_file_name(name: str) -> str:
+def study_file_name(name: str, spec: AnyStudySpec) -> str:
     """Return the name of a parameter in a study file."""
-    return _STUDY_FILE_NAMES.get(name, name)
+    return _STUDY_FILE_NAMES.get(name, name) if isinstance(spec, StudySpec) else name
 
 
 def _axis(name: str, trials: Sequence[FrozenTrial]) -> Axis:

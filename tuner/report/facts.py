@@ -360,7 +360,7 @@ def importances(study: Study, valued: Sequence[FrozenTrial]) -> list[tuple[str, 
         found = get_param_importances(reader, evaluator=evaluator)
     summed: dict[str, float] = {}
     for name, part in found.items():
-        parameter = diagrams.parameter(name)
+        parameter = diagrams.parameter(name, study.spec)
         summed[parameter] = summed.get(parameter, 0.0) + float(part)
     return sorted(summed.items(), key=lambda item: (-item[1], item[0]))
 

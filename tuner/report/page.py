@@ -156,7 +156,7 @@ def _confusion(content: ReportContent) -> Mapping[str, Any]:
 def _drawings(content: ReportContent, importances: Mapping[str, float]) -> Mapping[str, Any]:
     trial = content.best_trial
     best = None if trial is None else trial.row.number
-    found = sorted(diagrams.axes(content.drawn), key=lambda axis: -importances.get(axis.name, 0.0))
+    found = sorted(diagrams.axes(content.drawn, content.study.spec), key=lambda axis: -importances.get(axis.name, 0.0))
     axes = _least_important_first(found[:_MOST_AXES])
     listed, objective = content.view.listed, content.study.spec.objective
     return {
@@ -191,7 +191,7 @@ def _markdown() -> jinja2.Environment:
 
 def _environment(*, escaped: bool) -> jinja2.Environment:
     made = templating.environment([FOLDER / "templates"], escaped=escaped)
-    made.filters["parameter"] = lambda name: templating.name(diagrams.study_file_name(name))
+    made.filters["parameter"] = lambda name, spec: templating.name(diagrams.study_file_name(name, spec))
     return made
 
 

@@ -18,7 +18,7 @@ from tests.studies import by_hand, of_code
 from tests.terminal.test_status import text as screen
 from tuner.dashboard import app, notifications
 from tuner.drawing import charts
-from tuner.report import content, page
+from tuner.report import content, diagrams, page
 from tuner.results import best as bests
 from tuner.results import export
 from tuner.storage import engine as storages
@@ -73,7 +73,7 @@ def assert_says_nothing_of_images(text: str) -> None:
 
 @pytest.fixture
 def cost(storage: Storage) -> Study:
-    return of_code.objective(storage)
+    return of_code.objective(storage, budget={"trials": 40, "target": 0.0})
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_the_overview_names_the_metric_of_each_study(client: TestClient, cost: S
     assert "1e-7 cost, lower is better, trial 1" in text
     assert "0.7500 val_auc, trial 1" in text
     assert "0.7500 validation accuracy, trial 0" in text
-    assert "my.py:cost, 40 trials" in text
+    assert "my.py:cost, 40 trials, or a cost of 0" in text
 
 
 def test_a_minimized_study_shows_its_lowest_value_as_the_best(client: TestClient, cost: Study) -> None:
@@ -107,6 +107,7 @@ def test_a_minimized_study_shows_its_lowest_value_as_the_best(client: TestClient
     assert "kind plain or fast when the code asks for it" in shown(text)
     assert "1234.5" in shown(text)
     assert "Target: cost" in shown(text)
+    assert 'name="target" inputmode="decimal" value="0.0"' in text
     assert "cost-model" not in text  # an objective has no model
     assert_nothing_runs(text)
     assert_says_nothing_of_images(shown(text))
@@ -224,6 +225,13 @@ def test_the_best_tenth_of_a_minimized_study_has_the_lowest_values(storage: Stor
     assert "the best tenth" in drawn
     assert "PED-ANOVA" in drawn
     assert "with the same versions and code and data" in drawn
+
+
+def test_parameters_of_code_have_the_names_that_the_code_gives_them(storage: Storage) -> None:
+    search = {"head_layers": {"choices": [1, 4]}, "decay.on": [True, False]}
+    study = of_code.custom(storage, values=[0.5, 0.25, 0.75, 0.625], search=search, sampler="grid")
+    assert {axis.name for axis in diagrams.axes(content.read(study).valued, study.spec)} == {"head_layers", "decay.on"}
+    assert "head_units" not in page.markdown(content.read(study))
 
 
 def test_figures_for_programs_name_metric_and_direction(storage: Storage, cost: Study, churn: Study, flowers: Study, users: Path) -> None:
