@@ -57,7 +57,7 @@ def objective(
         claimed, asked = ask(study)
         trials.report(study, claimed, epochs(claimed, [value * 2, value]))
         printed = f"trial {claimed.number} printed <b>this</b>\n"
-        finish(study, claimed, value, asked, best_step=1, printed=printed, attributes={"note": {"a": 1}, "seed": "mine"})
+        finish(study, claimed, value, asked, best_step=1, printed=printed, attributes={"note": {"a": 1}, "seed": "mine", "sizes": [1, 2]})
     if running:
         claimed, _ = ask(study)
         trials.report(study, claimed, epochs(claimed, running))

@@ -13,7 +13,8 @@ from starlette.testclient import TestClient
 from tests import databases
 from tests.dashboard.clients import authentication_of
 from tests.dashboard.pages import serving
-from tests.dashboard.pages.test_pages import assert_nothing_runs
+from tests.dashboard.pages.test_pages import HOSTILE, assert_nothing_runs
+from tests.report.test_page import assert_nothing_runs_or_is_fetched
 from tests.studies import by_hand, of_code
 from tests.terminal.test_status import text as screen
 from tuner.dashboard import app, notifications
@@ -169,7 +170,7 @@ def test_a_trial_of_an_objective_shows_what_its_code_printed_and_set(client: Tes
     answer = client.get(f"/tuner/studies/{cost.id}/trials/1").text
     text = shown(answer)
     assert "Log trial 1 printed <b>this</b>" in text
-    assert "Attributes note {a: 1} user.seed mine" in text
+    assert "Attributes note {a: 1} sizes [1, 2] user.seed mine" in text
     assert "cost over the steps" in answer
     assert "step 0" in text
     assert_nothing_runs(answer)
@@ -313,3 +314,20 @@ def test_a_study_of_images_can_have_another_metric(client: TestClient, storage: 
     assert "0.2500 is the lowest validation log loss of 2 completed trials, measured on 200 validation images" in told
     assert "expect a higher one on new images" in told
     assert "The rule that needs no search (trial 0) reached 0.5000. The search gained 0.2500." in told
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_names_of_metrics_and_attributes_are_shown_as_text(client: TestClient, storage: Storage, name: str) -> None:
+    study = of_code.custom(storage, values=[], objective={"metric": name, "direction": "minimize"})
+    for value in (0.5, 0.25):
+        claimed = of_code.claim(study)
+        trials.report(study, claimed, of_code.epochs(claimed, [value, value], [{name: 1.0, f"val_{name}": 2.0}] * 2))
+        known = {"attributes": {name: name, f"{name} list": [name]}, "printed": name * 3, "metrics": {name: 1.0}}
+        of_code.finish(study, claimed, value, {"units": 16, name: name}, **known)
+    for path in ("/", f"/tuner/studies/{study.id}", f"/tuner/studies/{study.id}/trials/0"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert_nothing_runs(answer.text)
+    read = content.read(study)
+    assert_nothing_runs_or_is_fetched(page.html(read))
+    assert "<script>" not in page.markdown(read).partition("Study file:")[0]

@@ -36,6 +36,8 @@ from tuner.views.trial import Trial
 
 #: attributes that are not listed: the page shows them elsewhere, or they are paths on a worker
 _UNLISTED = (ERROR, LOGITS, MESSAGE, REASON, WEIGHTS, WEIGHTS_BYTES)
+#: maximum length of a list among the attributes
+_LONGEST = 2000
 #: attributes that say nothing about a trial of code of the user's, which has one stage, and its measures among the other metrics
 _OF_IMAGES = (STAGE, PROBE_SECONDS, FINE_TUNE_SECONDS, TRAIN_ACCURACY, VALIDATION_LOSS)
 
@@ -91,7 +93,9 @@ def _attributes(trial: Trial, listed: Listed) -> Mapping[str, Any]:
     nested = {name: known.pop(name) for name in (METRICS, TEST) if name in known}
     measured = {name: value for name, value in wording.flatten(nested).items() if value is not None}
     more = {name: wording.figure(value) if isinstance(value, float) else value for name, value in measured.items()}
-    return {name: value for name, value in found.items() if name not in ours} | known | more
+    # a list is no list of widths here
+    own = {name: wording.show(value, longest=_LONGEST) if isinstance(value, list) else value for name, value in found.items()}
+    return {name: value for name, value in own.items() if name not in ours} | known | more
 
 
 def _classes(connection: Connection, listed: Listed) -> tuple[str, ...]:
