@@ -93,15 +93,21 @@ def export(
 @app.command()
 def predict(
     bundle: _Bundle,
-    images: Annotated[list[str], Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False)],
+    images: Annotated[
+        list[str],
+        Argument(metavar="IMAGE...", help="Image files, or folders of them. For a model of yours: a file of arrays.", show_default=False),
+    ],
     top: Annotated[int, Option(min=1, metavar="N", help="Number of classes to print, most likely first.")] = 1,
+    to: Annotated[
+        Path | None, Option(metavar="FILE", help="For a model of yours: .npz file for the outputs.", show_default="printed")
+    ] = None,
     as_json: AsJson = False,
     threads: _Threads = 0,
 ) -> int:
-    """Classify images with the model of a bundle."""
+    """Classify images with the model of a bundle, or predict arrays (.npz, .npy, .csv) with a model of yours."""
     from tuner.commands import bundles
 
-    return bundles.predict(bundle, images, top=top, as_json=as_json, threads=threads)
+    return bundles.predict(bundle, images, top=top, as_json=as_json, threads=threads, to=to)
 
 
 @app.command()

@@ -2,13 +2,19 @@
 
 import dataclasses
 import json
+import math
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from getpass import getpass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tuner import machine, wording
 from tuner.cache import entries
@@ -16,7 +22,7 @@ from tuner.commands import options, storage_url
 from tuner.commands.origin import LocalSettings
 from tuner.errors import RequestError
 from tuner.protocol import errands
-from tuner.results.bundle import bundle, manifest
+from tuner.results.bundle import bundle, custom_bundle, examples, manifest
 from tuner.results.bundle import seal as bundle_seal
 from tuner.results.bundle import sign as bundle_sign
 from tuner.results.verify import verification
@@ -27,6 +33,9 @@ from tuner.tasks.images.data import image_file as image_files
 from tuner.terminal import plain, printing, versions
 from tuner.trust import keys
 from tuner.workers.worker import evaluation
+
+#: numbers of an output that are printed
+_SHOWN_NUMBERS = 8
 
 
 def keygen(kind: Literal["seal", "sign"], to: Path) -> int:
@@ -104,8 +113,12 @@ def _ask_passphrase(sealed: Path) -> str:
     return getpass(f"Passphrase of {os.fspath(sealed)}: ")
 
 
-def predict(folder: Path, given: Sequence[str], *, top: int, as_json: bool, threads: int) -> int:
-    """Print the most likely classes of images; return 1 if some images cannot be read, else 0."""
+def predict(folder: Path, given: Sequence[str], *, top: int, as_json: bool, threads: int, to: Path | None = None) -> int:
+    """Print the most likely classes of images, or the outputs of a model of the user's; return 1 if some images cannot be read, else 0."""
+    if bundle.is_of_code(folder.expanduser()):
+        return _predict_arrays(folder.expanduser(), given, to=to, as_json=as_json, threads=threads)
+    if to is not None:
+        raise RequestError(f"--to is {to}, but {folder} is a bundle of an image classifier, whose predictions are printed; drop --to.")
     contents = bundle.read(folder.expanduser())
     paths = _files(given)
     order = errands.PredictImages(
@@ -134,6 +147,55 @@ def predict(folder: Path, given: Sequence[str], *, top: int, as_json: bool, thre
     for message in unreadable:
         plain.line(message)
     return 1 if unreadable else 0
+
+
+def _predict_arrays(folder: Path, given: Sequence[str], *, to: Path | None, as_json: bool, threads: int) -> int:
+    """Predict the examples of a file, and print the outputs, one line for each example, or write them to an .npz file."""
+    if len(given) != 1:
+        raise RequestError(f"{len(given)} files are given, but a model of yours predicts one file at a time; name one.")
+    if to is not None and (to.suffix.lower() != ".npz" or not to.expanduser().absolute().parent.is_dir()):
+        raise RequestError(f"--to is {to}; expected a file that ends in .npz, in a folder that exists.")
+    path = data.existing(Path(given[0]).expanduser())
+    interface = custom_bundle.read(folder)
+    given_arrays = examples.read(path, interface.inputs)
+    with tempfile.TemporaryDirectory(prefix="tuner-predict-") as scratch:
+        asked, found = Path(scratch) / "asked.npz", Path(scratch) / "found.npz"
+        np.savez(asked, **given_arrays)  # type: ignore[arg-type]
+        num_examples = custom_bundle.predict(folder, interface, asked, found, threads=threads)
+        if to is not None:
+            shutil.copyfile(found, to.expanduser())
+            plain.line(f"Wrote {to}: the outputs of {wording.count(num_examples, 'example')}.")
+            return 0
+        with np.load(found, allow_pickle=False) as outputs:
+            _print_outputs([(one, outputs[one.name]) for one in interface.outputs], as_json=as_json)
+    return 0
+
+
+def _print_outputs(outputs: Sequence[tuple[errands.ModelOutput, NDArray[Any]]], *, as_json: bool) -> None:
+    for number in range(len(outputs[0][1])):
+        row = {one.name: (one.meaning, array[number]) for one, array in outputs}
+        if as_json:
+            plain.result(json.dumps({name: _as_plain(values) for name, (_, values) in row.items()}))
+        else:
+            texts = {name: _in_words(meaning, values) for name, (meaning, values) in row.items()}
+            told = texts.values() if len(texts) == 1 else [f"{name} {text}" for name, text in texts.items()]
+            plain.result(f"{number}: {'; '.join(told)}")
+
+
+def _as_plain(values: NDArray[Any]) -> Any:
+    """Return an output of one example for JSON: a number if it has one only; what is not finite is null."""
+    if values.size == 1:
+        number = values.reshape(()).item()
+        return number if math.isfinite(number) else None
+    return [_as_plain(each) if each.ndim else _as_plain(each.reshape(1)) for each in values]
+
+
+def _in_words(meaning: errands.Meaning, values: NDArray[Any]) -> str:
+    if meaning == "probabilities" and values.ndim == 1:
+        return f"class {int(values.argmax())} {values.max():.3f}"
+    flat = values.reshape(-1)
+    rest = f" … ({flat.size:,} numbers)" if flat.size > _SHOWN_NUMBERS else ""
+    return " ".join(f"{number:.5g}" for number in flat[:_SHOWN_NUMBERS]) + rest
 
 
 def _most_likely(row: Sequence[float], labels: Sequence[str], top: int) -> list[tuple[str, float]]:

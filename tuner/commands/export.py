@@ -21,12 +21,13 @@ from tuner.results import best as bests
 from tuner.results import ensemble as ensembles
 from tuner.results import export as exports
 from tuner.results.best import Best
-from tuner.results.bundle import bundle, manifest, model_facts
+from tuner.results.bundle import bundle, custom_bundle, manifest, model_facts
 from tuner.results.bundle.model_facts import ModelFacts
 from tuner.results.ensemble import Ensemble, Taught
 from tuner.results.retrain import networks
 from tuner.results.versions import versions
 from tuner.spec import plan as plans
+from tuner.spec.study import StudySpec
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.terminal import plain, printing
@@ -77,6 +78,8 @@ def export(name: str, url: str, asked: ExportOptions, folders: Folders) -> int:
     formats = read_formats(asked.formats, int8=asked.int8)
     bundle.check_place(target, force=asked.force)
     study = show.load_study(name, url)
+    if not isinstance(study.spec, StudySpec):
+        return _export_code(study, target, asked, formats, folders)
     facts, weights = _chosen(study, asked, folders)
     asked.local.require_allowed(facts.spec)
     localized = dataclasses.replace(facts, spec=asked.local.localize(facts.spec))
@@ -100,6 +103,38 @@ def export(name: str, url: str, asked: ExportOptions, folders: Folders) -> int:
         plain.line(f"{study.name}: measured again, the exported model takes {again:.1f} ms for one image: times on this machine vary")
     plain.result(f"Wrote {target}. Try it with: tuner predict {target} IMAGE")
     return 0
+
+
+def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tuple[Format, ...], folders: Folders) -> int:
+    """Write the model of a trial of code of the user's as a bundle; return 1 if a format that was asked for is not in it, else 0."""
+    of_images = {
+        "--version": asked.version is not None,
+        "--mirror": asked.mirror != "auto",
+        "--max-latency-ms": asked.max_latency_ms is not None,
+        "--quantize int8": asked.int8,
+    }
+    for option, is_given in of_images.items():
+        if is_given:
+            raise RequestError(
+                f"{option} applies only to studies of images, but {study.name} has the task {study.spec.task}; drop {option}."
+            )
+    best = bests.best(study) if asked.trial is None else bests.of(study, asked.trial)
+    custom_bundle.require_code(best)
+    asked.local.require_allowed(study.spec)
+    weights = _weights_of(study, best)
+    wanted = bundle.BundleOptions(formats=formats, cache=folders.cache, threads=asked.threads)
+    with artifacts.local_copy(weights.location, folders.of_study(study.name)) as path:
+        weights.require(path)
+        with printing.busy(f"{study.name}: exporting trial {best.trial} as a bundle ({wording.listed(form.value for form in formats)}) …"):
+            written = custom_bundle.write(best, path, target, wanted, plain.line)
+    for form, why in written.refused.items():
+        plain.line(f"{study.name}: {errands.BUNDLE_PATHS[form]} is not in the bundle: {why}")
+    if Format.KERAS in written.refused:
+        plain.line(f"{study.name}: the bundle has the weights, {errands.WEIGHTS_FILE}, and the code that builds the model")
+    can_predict = any(form in custom_bundle.LOADED for form in written.compared)
+    step = f" Try it with: tuner predict {target} {target / custom_bundle.EXAMPLES}" if can_predict else ""
+    plain.result(f"Wrote {target}.{step}")
+    return 1 if any(form is not Format.KERAS for form in written.refused) else 0
 
 
 def _require_compatible(asked: ExportOptions) -> None:
@@ -357,6 +392,10 @@ def _of_taught(study: Study, taught: Taught) -> tuple[ModelFacts, _Weights]:
 
 def _of_trial(study: Study, number: int | None) -> tuple[ModelFacts, _Weights]:
     best = bests.best(study) if number is None else bests.of(study, number)
+    return model_facts.of_trial(study, best), _weights_of(study, best)
+
+
+def _weights_of(study: Study, best: Best) -> _Weights:
     if best.weights is None:
         stored = wording.listed(bests.with_weights(study)) or "none"
         cure = f"tuner export {study.name} --trial {best.trial} --to again.yaml, then tuner run again.yaml"
@@ -364,7 +403,7 @@ def _of_trial(study: Study, number: int | None) -> tuple[ModelFacts, _Weights]:
             f"the weights of trial {best.trial} of the study {study.name} were not stored. Trials with stored weights: {stored}. "
             f"To train trial {best.trial} again: {cure}"
         )
-    return model_facts.of_trial(study, best), _Weights(location=best.weights, owner=f"trial {best.trial}")
+    return _Weights(location=best.weights, owner=f"trial {best.trial}")
 
 
 def _of_version(study: Study, number: int, *, int8: bool) -> tuple[ModelFacts, _Weights]:

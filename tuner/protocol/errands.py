@@ -4,6 +4,8 @@ Export → Exported                  write stored weights as a standalone model 
 Measure → Measured                 measure the time of several models before one is exported
 Compare → Compared                 load one of these formats, and compare its predictions with those of the Keras model
 PredictImages → ImagePredictions   predict image files with a bundle's model
+ExportCode → ExportedCode          write stored weights of a model of the user's in several formats
+PredictArrays → ArrayPredictions   predict arrays with a bundle of a model of the user's
 Verify → Verified                  measure a bundle's model on its sample images, on the test split and on corrupted images
 
 Each may also be answered by ErrandFailed.
@@ -14,7 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Hyperparameters, Plain
 
 
 class Format(StrEnum):
@@ -35,6 +37,10 @@ BUNDLE_PATHS = {
     Format.LITERT: "model.tflite",
     Format.INT8: "model.int8.tflite",
 }
+
+
+#: what an output of a model of the user's means: probabilities of classes, the probability of one class, or other numbers
+Meaning = Literal["probabilities", "probability", "numbers"]
 
 
 class _Errand(BaseModel):
@@ -152,18 +158,22 @@ class Compare(_Errand):
     format: Format
     #: the file or folder of the model
     path: str
-    #: `Export.answers`
+    #: `Export.answers`, or `ExportCode.answers`
     answers: str
+    #: for a model of the user's: names of its inputs, and what its outputs mean; (): an image classifier
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[Meaning, ...] = ()
 
 
 class Compared(_Errand):
     """Agreement of an exported model with the original Keras model."""
 
     kind: Literal["compared"] = "compared"
+    #: number of examples
     num_images: int
-    #: largest difference between two probabilities
+    #: largest difference between two probabilities; between two numbers: as a fraction of the largest number of their output
     max_difference: float
-    #: fraction of the images with the same predicted class
+    #: fraction of the examples with the same predicted class; 1 if no output is probabilities
     agreement: float
     #: median time for one image, after a warm-up
     milliseconds: float
@@ -252,6 +262,91 @@ class Verified(_Errand):
     robust: tuple[Robust, ...]
 
 
+class ModelInput(_Errand):
+    """An input of a model of the user's."""
+
+    name: str
+    #: of one example; None: any length
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+class ModelOutput(_Errand):
+    """An output of a model of the user's."""
+
+    name: str
+    meaning: Meaning
+
+
+#: file with the weights in a bundle of a model of the user's
+WEIGHTS_FILE = "model.weights.h5"
+
+
+class ExportCode(_Errand):
+    """Write the model of a trial of code of the user's to an existing folder; the answer is ExportedCode or ErrandFailed."""
+
+    kind: Literal["export_code"] = "export_code"
+    #: the study as JSON
+    spec: str
+    trial: int
+    #: values of the trial by name
+    values: dict[str, Plain]
+    #: .npz file with the weights
+    weights: str
+    cache: str
+    formats: tuple[Format, ...]
+    folder: str
+    #: paths of .npz files in the bundle: a few validation examples by the names of the inputs, and the predictions by those of the outputs
+    examples: str
+    predictions: str
+    num_examples: int
+    #: path of an .npz file for Compare: arrays in_0, in_1, … and out_0, out_1, …
+    answers: str
+    #: maximum number of examples to compare
+    num_compared: int
+
+
+class ExportedCode(_Errand):
+    """The model is written, in every format that it has a counterpart in."""
+
+    kind: Literal["exported_code"] = "exported_code"
+    #: name of its class
+    model: str
+    num_parameters: int
+    inputs: tuple[ModelInput, ...]
+    outputs: tuple[ModelOutput, ...]
+    num_compared: int
+    #: the formats that were written
+    written: tuple[Format, ...]
+    #: why each other format could not be written
+    refused: dict[Format, str]
+    #: version of each installed package, by name
+    packages: dict[str, str]
+    #: versions of Python, Keras, TensorFlow and tuner
+    versions: dict[str, str]
+
+
+class PredictArrays(_Errand):
+    """Predict arrays with an exported model of the user's; the answer is ArrayPredictions or ErrandFailed."""
+
+    kind: Literal["predict_arrays"] = "predict_arrays"
+    format: Format
+    path: str
+    inputs: tuple[ModelInput, ...]
+    outputs: tuple[str, ...]
+    #: .npz file with an array for each input, by its name
+    arrays: str
+    #: path of an .npz file for the predictions, by the names of the outputs
+    to: str
+
+
+class ArrayPredictions(_Errand):
+    """The predictions are written."""
+
+    kind: Literal["predicted_arrays"] = "predicted_arrays"
+    num_examples: int
+
+
 class ErrandFailed(_Errand):
     """The errand failed."""
 
@@ -262,8 +357,11 @@ class ErrandFailed(_Errand):
     traceback: str = ""
 
 
-Errand = Annotated[Export | Measure | Compare | PredictImages | Verify, Field(discriminator="kind")]
-Answer = Annotated[Exported | Measured | Compared | ImagePredictions | Verified | ErrandFailed, Field(discriminator="kind")]
+Errand = Annotated[Export | Measure | Compare | PredictImages | Verify | ExportCode | PredictArrays, Field(discriminator="kind")]
+Answer = Annotated[
+    Exported | Measured | Compared | ImagePredictions | Verified | ExportedCode | ArrayPredictions | ErrandFailed,
+    Field(discriminator="kind"),
+]
 _ERRANDS: TypeAdapter[Errand] = TypeAdapter(Errand)
 _ANSWERS: TypeAdapter[Answer] = TypeAdapter(Answer)
 

@@ -1,25 +1,32 @@
 """Best: the best trial of a study, or another trial that completed, with its rank."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Connection, func, select
 
 from tuner import errors
+from tuner.kernels import imports
 from tuner.protocol import messages
 from tuner.results import ensemble as ensembles
 from tuner.results.ensemble import Ensemble
 from tuner.spec import hyperparameters as values
-from tuner.spec import plan
-from tuner.spec.hyperparameters import Hyperparameters, Plain, TrialValues
+from tuner.spec import plan, tasks
+from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, Plain, TrialValues
 from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.storage import attributes, queries, tables
 from tuner.storage.attributes import ENSEMBLE, PREPARED
 from tuner.studies import claims
 from tuner.studies.study import Study
+from tuner.tasks import task
 from tuner.views import trial as trials
 from tuner.views.trial import Trial
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +120,34 @@ class Best:
         """File with the weights of the best epoch on the machine that trained it, or their URL; None if they were not kept."""
         weights: str | None = self.found.attributes.get(attributes.WEIGHTS)
         return weights
+
+    @property
+    def model(self) -> Any:
+        """The trained Keras model of a study with `task: custom`; None if the study has an objective, which has no model of tuner's.
+
+        Keras and the code of the study are imported into this process.
+
+        Raises:
+            StudyError: the weights were not stored, or are not on this machine; or it is a study of images.
+            RequestError: the code, the data or the weights cannot be used.
+        """
+        if self.spec.task == tasks.OBJECTIVE:
+            _log.warning("study %s: an objective returns a number and no model, so best.model is None", self.spec.name)
+            return None
+        export = f"tuner export {self.spec.name} --trial {self.trial} --to FOLDER"
+        if self.spec.task != tasks.CUSTOM:
+            raise errors.StudyError(f"best.model loads models of your own code; to load this one: {export}, then FOLDER/model.keras")
+        if self.weights is None:
+            raise errors.StudyError(
+                f"the weights of trial {self.trial} of the study {self.spec.name} were not stored, as it is not the best"
+            )
+        if not Path(self.weights).is_file():
+            raise errors.StudyError(
+                f"the weights of trial {self.trial} are in {self.weights}, not on this machine; to fetch them: {export}"
+            )
+        imports.import_keras()
+        chosen = dict(self.chosen.values) if isinstance(self.chosen, ChosenValues) else {}
+        return task.training(self.spec.task).load_model(self.spec, self.trial, chosen, Path(self.weights))  # type: ignore[attr-defined]
 
     @property
     def test_accuracy(self) -> float | None:

@@ -148,6 +148,13 @@ _COMMENTS = {
     "search": "every hyperparameter of the trial; those without effect have their defaults",
     "result": "the results of the search and its conditions; only trial_seed has an effect, as the seed of the trial",
 }
+_CODE_COMMENTS = _COMMENTS | {
+    "data": "the function that loads the data",
+    "model": "the function that builds the model",
+    "function": "the objective",
+    "training": "how the trial is trained",
+    "search": "every value of the trial",
+}
 
 
 def as_yaml(best: Best) -> str:
@@ -160,8 +167,9 @@ def as_yaml(best: Best) -> str:
 def commented(spec: AnyStudySpec, headline: str) -> str:
     """Return a study as YAML, with a headline and a comment above each section."""
     lines = [f"# {headline}", "# A study file with fixed values, written by tuner; `tuner run` trains it again."]
+    comments = _COMMENTS if isinstance(spec, StudySpec) else _CODE_COMMENTS
     for line in study_file.dump(spec).splitlines():
-        comment = _COMMENTS.get(line.partition(":")[0])
+        comment = comments.get(line.partition(":")[0])
         lines += ["", f"# {comment}"] if comment else []
         lines.append(line)
     return "\n".join(lines) + "\n"

@@ -65,6 +65,17 @@ def _do(errand: errands.Errand, threads: int) -> errands.Answer:
             from tuner.trainer.export import exported_model
 
             return exported_model.predict_images(errand, threads=threads)
+        case errands.ExportCode():
+            share = _share(threads)
+            from tuner.trainer.export import custom_model
+
+            return custom_model.export(errand, share)
+        case errands.PredictArrays():
+            if errand.format is not errands.Format.ONNX:
+                _share(threads)
+            from tuner.trainer.export import exported_model
+
+            return exported_model.predict_arrays(errand, threads=threads)
         case errands.Verify():
             _share(threads)
             from tuner.trainer.export import verify

@@ -25,6 +25,12 @@ _LAYERS = """
     Softmax SpatialDropout1D SpatialDropout2D SpectralNormalization Subtract UnitNormalization UpSampling1D UpSampling2D ZeroPadding1D
     ZeroPadding2D
 """
+#: layers of models for sequences, texts and volumes; those that contain other layers have them in their configuration, which is checked
+_LAYERS_OF_SEQUENCES = """
+    AdditiveAttention AveragePooling3D Bidirectional Conv3D Conv3DTranspose ConvLSTM1D ConvLSTM2D Cropping3D Embedding GRU GRUCell
+    GlobalAveragePooling3D GlobalMaxPooling3D GroupQueryAttention LSTM LSTMCell Masking MaxPooling3D RNN SimpleRNN SimpleRNNCell
+    SpatialDropout3D StackedRNNCells TimeDistributed UpSampling3D ZeroPadding3D
+"""
 _INITIALIZERS = """
     Constant GlorotNormal GlorotUniform HeNormal HeUniform Identity IdentityInitializer LecunNormal LecunUniform Ones Orthogonal
     OrthogonalInitializer RandomNormal RandomUniform TruncatedNormal VarianceScaling Zeros
@@ -37,7 +43,7 @@ _OPERATIONS = {
 }
 #: module and name of each allowed class
 ALLOWED = frozenset(
-    [("keras.layers", name) for name in _LAYERS.split()]
+    [("keras.layers", name) for name in (*_LAYERS.split(), *_LAYERS_OF_SEQUENCES.split())]
     + [("keras.initializers", name) for name in _INITIALIZERS.split()]
     + [("keras.regularizers", name) for name in ("L1", "L2", "L1L2", "OrthogonalRegularizer")]
     + [("keras.constraints", name) for name in ("MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm")]

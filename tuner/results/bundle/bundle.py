@@ -23,6 +23,8 @@ from tuner.workers.worker import evaluation
 _OWN = "tuner"
 CONFIG, LABELS, METRICS, LOCK = "config.yaml", "labels.txt", "metrics.json", "environment.lock"
 CARD, FORMATS, PLOTS = "README.md", "formats.json", "plots"
+#: inputs and outputs of a model of the user's; a bundle of an image classifier has none
+INTERFACE = "interface.json"
 PROBES = "probes"
 PREDICTIONS = f"{PROBES}/{errands.PREDICTIONS}"
 #: number of images in `probes/`, and the largest number on which formats are compared
@@ -64,7 +66,7 @@ def write(facts: ModelFacts, weights: Sequence[Path], folder: Path, wanted: Bund
             compared = {form: _compare(form, beside, answers, wanted, tell) for form in wanted.formats}
             _describe(facts, exported, compared, beside)
             manifest.write(beside)
-            _put(beside, folder)
+            put(beside, folder)
     except OSError as error:
         raise RequestError(f"{folder} cannot be written: {error.strerror or error}") from error
     return compared
@@ -88,9 +90,13 @@ def check_place(folder: Path, *, force: bool) -> None:
 
 def is_bundle(folder: Path) -> bool:
     """Return whether a folder is a bundle that tuner wrote, which a newer one may replace."""
-    return folder.is_dir() and all(
-        (folder / name).is_file() for name in (manifest.NAME, CONFIG, LABELS, errands.BUNDLE_PATHS[Format.KERAS])
-    )
+    of_images = (manifest.NAME, CONFIG, LABELS, errands.BUNDLE_PATHS[Format.KERAS])
+    return folder.is_dir() and (is_of_code(folder) or all((folder / name).is_file() for name in of_images))
+
+
+def is_of_code(folder: Path) -> bool:
+    """Return whether a folder is a bundle with a model of the user's."""
+    return all((folder / name).is_file() for name in (manifest.NAME, CONFIG, INTERFACE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +185,7 @@ def words(compared: errands.Compared) -> str:
 
 def _describe(facts: ModelFacts, exported: errands.Exported, compared: dict[Format, errands.Compared], folder: Path) -> None:
     """Write all files of the bundle except the models."""
-    rows = [_row(form, compared[form], folder) for form in compared]
+    rows = [row(form, compared[form], folder) for form in compared]
     labels = [wording.one_line(name) for name in exported.classes]
     metrics = model_facts.metrics(facts, exported_accuracy=exported.test_accuracy)
     (folder / PLOTS).mkdir()
@@ -187,10 +193,10 @@ def _describe(facts: ModelFacts, exported: errands.Exported, compared: dict[Form
     texts = {
         CONFIG: export.commented(facts.config, facts.headline),
         LABELS: "".join(f"{label}\n" for label in labels),
-        METRICS: _json(metrics),
-        LOCK: _environment_lock(exported, facts.prepared.versions),
-        FORMATS: _json(rows),
-        PREDICTIONS: _json(
+        METRICS: as_json(metrics),
+        LOCK: environment_lock(exported, facts.prepared.versions),
+        FORMATS: as_json(rows),
+        PREDICTIONS: as_json(
             {"classes": list(exported.classes), "images": [probe.model_dump(mode="json", exclude={"kind"}) for probe in exported.probes]}
         ),
         CARD: card.text(facts, exported, rows, drawn),
@@ -199,7 +205,7 @@ def _describe(facts: ModelFacts, exported: errands.Exported, compared: dict[Form
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _environment_lock(exported: errands.Exported, trained_with: Mapping[str, str]) -> str:
+def environment_lock(exported: errands.Exported | errands.ExportedCode, trained_with: Mapping[str, str]) -> str:
     """Return the text of environment.lock: lines `name==version` for pip, below comments on what trained the weights."""
     trained = ", ".join(f"{name} {version}" for name, version in trained_with.items())
     lines = [
@@ -213,7 +219,8 @@ def _environment_lock(exported: errands.Exported, trained_with: Mapping[str, str
     return "\n".join(lines) + "\n"
 
 
-def _row(form: Format, compared: errands.Compared, folder: Path) -> dict[str, Any]:
+def row(form: Format, compared: errands.Compared, folder: Path) -> dict[str, Any]:
+    """Return how a format compares with the Keras model, for formats.json."""
     model = folder / errands.BUNDLE_PATHS[form]
     files = [model] if model.is_file() else [path for path in model.rglob("*") if path.is_file()]
     return {
@@ -228,11 +235,12 @@ def _row(form: Format, compared: errands.Compared, folder: Path) -> dict[str, An
     }
 
 
-def _json(value: dict[str, Any] | Sequence[Any]) -> str:
+def as_json(value: dict[str, Any] | Sequence[Any]) -> str:
+    """Return a file of a bundle in JSON."""
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _put(beside: Path, folder: Path) -> None:
+def put(beside: Path, folder: Path) -> None:
     """Rename a complete bundle to its folder, then delete the bundle that it replaces."""
     if folder.exists():
         old = beside.with_name("old")

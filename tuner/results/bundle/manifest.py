@@ -218,16 +218,21 @@ def _difference(found: _Found, entry: ManifestEntry) -> str:
 
 
 #: names of the files that an export writes
-_KINDS = re.compile(r".*(\.(keras|onnx|tflite|txt|yaml|json|lock|md|png|jpg|pb|index)|\.data-\d{5}-of-\d{5})")
+_KINDS = re.compile(r".*(\.(keras|onnx|tflite|txt|yaml|json|lock|md|png|jpg|pb|index|npz|weights\.h5)|\.data-\d{5}-of-\d{5})")
 #: kinds of files that may start with any bytes
 _MODELS = (".onnx", ".tflite", ".pb", ".index")
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PROGRAMS = (b"\x7fELF", b"#!", b"MZ")
 
 
-def problems(folder: Path, names: Iterable[str]) -> list[Problem]:
-    """Return the listed files that could run code when someone opens them."""
-    return [Problem(field=name, message=reason) for name in names if (reason := _unsafe(folder / name))]
+#: files of code in a bundle of a model of the user's, which nothing of tuner runs
+_CODE = re.compile(r"code/[^/]+\.py")
+
+
+def problems(folder: Path, names: Iterable[str], *, has_code: bool = False) -> list[Problem]:
+    """Return the listed files that could run code when someone opens them; `has_code`: except the user's code, which belongs there."""
+    checked = [name for name in names if not (has_code and _CODE.fullmatch(name))]
+    return [Problem(field=name, message=reason) for name in checked if (reason := _unsafe(folder / name))]
 
 
 def _unsafe(path: Path) -> str:

@@ -1,20 +1,24 @@
 """Verification: checks of a bundle: files, signature, safe loading, predictions, test accuracy and robustness."""
 
 import json
+import math
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tuner import wording
 from tuner.errors import Problem, RequestError, SpecError, TrainingError, TunerError
 from tuner.protocol import errands
 from tuner.results.bundle import bundle as bundles
-from tuner.results.bundle import manifest, sign
+from tuner.results.bundle import custom_bundle, examples, manifest, sign
 from tuner.results.versions import versions
 from tuner.results.versions.versions import NewReading
 from tuner.spec import file as study_file
@@ -202,6 +206,8 @@ def verify(bundle: Path, wanted: VerificationOptions, *, tell: Callable[[str], N
     """
     if not bundle.is_dir():
         raise RequestError(f"{bundle} is not a folder; expected a bundle, as `tuner export` creates it")
+    if bundles.is_of_code(bundle):
+        return _verify_code(bundle, wanted, tell)
     before = [_manifest(bundle), _signature(bundle, wanted.key)]
     if before[0].outcome is Outcome.OK:
         before.append(_safe(bundle))
@@ -216,6 +222,64 @@ def verify(bundle: Path, wanted: VerificationOptions, *, tell: Callable[[str], N
         return Report(checks=(*before, Check(name="model", outcome=Outcome.FAILED, found=(str(error),))), measured=None)
     after = (_probes(measured), _metrics(bundle, measured, wanted, why), *_robustness(measured, wanted))
     return Report(checks=(*before, *after), measured=measured)
+
+
+def _verify_code(bundle: Path, wanted: VerificationOptions, tell: Callable[[str], None]) -> Report:
+    """Verify a bundle of a model of the user's; the code in it is never run."""
+    if wanted.requirements is not None or wanted.needs_data:
+        option = "--data" if wanted.needs_data else "--require"
+        raise RequestError(f"{option} applies only to bundles of image classifiers, but {bundle} has a model of the user's; drop {option}.")
+    before = [_manifest(bundle), _signature(bundle, wanted.key)]
+    if before[0].outcome is Outcome.OK:
+        before.append(_safe_code(bundle))
+    if any(check.outcome is Outcome.FAILED for check in before):
+        rest = Check(name="predictions", outcome=Outcome.NOT_CHECKED, found=("not loaded, because a check above failed",))
+        return Report(checks=(*before, rest), measured=None)
+    tell("loading the model and predicting its examples in its own process …")
+    try:
+        return Report(checks=(*before, _reproduced(bundle)), measured=None)
+    except (RequestError, TrainingError) as error:
+        return Report(checks=(*before, Check(name="predictions", outcome=Outcome.FAILED, found=(str(error),))), measured=None)
+
+
+def _safe_code(bundle: Path) -> Check:
+    files = manifest.read(bundle).files
+    wrong = [f"{problem.field} {problem.message}" for problem in manifest.problems(bundle, files, has_code=True)]
+    needed = (CONFIG, METRICS, errands.WEIGHTS_FILE, custom_bundle.EXAMPLES, custom_bundle.PREDICTIONS)
+    wrong += [f"{name} is missing" for name in needed if name not in files]
+    if MODEL in files:
+        wrong += [f"{MODEL}: {reason}" for reason in keras_file.problems(bundle / MODEL)]
+        return _check("safe loading", wrong, f"{MODEL} holds only layers of Keras and arrays of numbers; the code in the bundle is not run")
+    return _check("safe loading", wrong, f"there is no {MODEL}; the code in the bundle is not run")
+
+
+def _reproduced(bundle: Path) -> Check:
+    """Compare what the model predicts for the examples in the bundle with what is recorded."""
+    name, interface = "predictions", custom_bundle.read(bundle)
+    form = custom_bundle.loaded_format(bundle, interface)
+    if form is None:
+        return Check(name=name, outcome=Outcome.NOT_CHECKED, found=("no model in the bundle loads without the user's code",))
+    given = examples.read(bundle / custom_bundle.EXAMPLES, interface.inputs)
+    with tempfile.TemporaryDirectory(prefix="tuner-verify-") as scratch:
+        asked, to = Path(scratch) / "asked.npz", Path(scratch) / "found.npz"
+        np.savez(asked, **given)  # type: ignore[arg-type]
+        count = custom_bundle.predict(bundle, interface, asked, to)
+        with np.load(to, allow_pickle=False) as found, np.load(bundle / custom_bundle.PREDICTIONS, allow_pickle=False) as recorded:
+            missing = [one.name for one in interface.outputs if one.name not in recorded]
+            if missing:
+                return _check(name, [f"{custom_bundle.PREDICTIONS} has no output {missing[0]}"], "")
+            largest = max(_apart_by(found[one.name], recorded[one.name], one.meaning) for one in interface.outputs)
+    words = f"{wording.count(count, 'example')} with {errands.BUNDLE_PATHS[form]}: largest difference {largest:.1e}"
+    return _check(name, [] if largest <= PROBE_TOLERANCE else [f"{words}; expected at most {PROBE_TOLERANCE:g}"], words)
+
+
+def _apart_by(found: NDArray[Any], recorded: NDArray[Any], meaning: errands.Meaning) -> float:
+    """Return the largest difference; of numbers, as a fraction of the largest one; infinite if the shapes differ."""
+    if found.shape != recorded.shape:
+        return math.inf
+    scale = 1.0 if meaning != "numbers" else float(np.abs(recorded).max(initial=0.0)) or 1.0
+    off = float(np.abs(found.astype(np.float64) - recorded).max(initial=0.0)) / scale
+    return off if math.isfinite(off) else math.inf
 
 
 def _check(name: str, wrong: Iterator[str] | list[str], good: str) -> Check:

@@ -7,6 +7,8 @@ to the standardized features, where the errors of all layers add up.
 
 import contextlib
 import os
+import re
+import shutil
 import sys
 import tempfile
 import time
@@ -22,11 +24,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner import errors
+from tuner import errors, wording
 from tuner.kernels import keras_private
 from tuner.protocol import errands
 from tuner.protocol.errands import Format
 from tuner.tasks.images.training import standalone
+from tuner.trust import user_code
 
 Images = NDArray[np.uint8]
 _BATCH = 50
@@ -34,6 +37,8 @@ _BATCH = 50
 _NUM_RANGED = 50
 #: ONNX operator set; tf2onnx writes it, and every onnxruntime since 2022 reads it
 _OPSET = 17
+#: how the converter to LiteRT names an operation that it cannot convert
+_LACKING = re.compile(r"error: ('[\w.]+' op [^\n]*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,7 @@ def write(
     seconds = {}
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         source = _Source(model=model, for_int8=for_int8, calibration=calibration, scratch=Path(scratch))
-        for form in sorted(forms, key=list(Format).index, reverse=True):
+        for form in _last_first(forms):
             start = time.perf_counter()
             try:
                 with _quietly():
@@ -79,6 +84,41 @@ def write(
                 raise errors.DataError(f"the model cannot be written as {form.value}: {reason}; leave {form.value} out") from error
             seconds[form] = time.perf_counter() - start
     return seconds
+
+
+def _last_first(forms: Sequence[Format]) -> list[Format]:
+    """Return formats in the order in which they are written: the SavedModel is moved after others were made of it."""
+    return sorted(forms, key=list(Format).index, reverse=True)
+
+
+def write_possible(model: keras.Model, forms: Sequence[Format], folder: Path) -> dict[Format, str]:
+    """Write a model of the user's in each format that is possible, and return the reasons against the others."""
+    refused: dict[Format, str] = {}
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        source = _Source(model=model, for_int8=lambda: model, calibration=np.zeros(0, np.uint8), scratch=Path(scratch))
+        for form in _last_first(forms):
+            path = folder / errands.BUNDLE_PATHS[form]
+            try:
+                _write_user_model(source, form, path)
+            except user_code.UserCodeError as error:
+                refused[form] = _reason(error.__cause__ or error)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                path.unlink(missing_ok=True)
+    return refused
+
+
+def _reason(error: BaseException) -> str:
+    """Return what a converter complains about: the operation that the format lacks, or the first line of its message."""
+    lacking = _LACKING.search(str(error))
+    text = lacking[1] if lacking else (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return wording.cut(text, 300)
+
+
+def _write_user_model(source: _Source, form: Format, path: Path) -> None:
+    """Write a model; whatever a converter, or code of the user's that it calls, raises is a `UserCodeError`."""
+    with _quietly():
+        user_code.called(lambda: _WRITERS[form](source, path), doing=f"writing {form.value}")
 
 
 def _keras(source: _Source, path: Path) -> None:

@@ -28,7 +28,15 @@ COMMAND: tuple[str, ...] = (sys.executable, *trainer.PYTHON, "tuner.trainer.erra
 
 
 #: answers of an errand that succeeded
-ErrandResult = errands.Exported | errands.Measured | errands.Compared | errands.ImagePredictions | errands.Verified
+ErrandResult = (
+    errands.Exported
+    | errands.Measured
+    | errands.Compared
+    | errands.ImagePredictions
+    | errands.Verified
+    | errands.ExportedCode
+    | errands.ArrayPredictions
+)
 
 
 def run(errand: errands.Errand, *, threads: int = 0) -> ErrandResult:

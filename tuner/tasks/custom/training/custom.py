@@ -5,7 +5,7 @@ import hashlib
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tuner.kernels.checkpoints import SuspendedTrial, TrialFiles
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, WorkerPort
 from tuner.spec import objective as objectives
+from tuner.spec.hyperparameters import ChosenValues, Plain
 from tuner.tasks.custom.running.values import AskedValues, HyperParameters, Interrupted
 from tuner.tasks.custom.spec import choices
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
@@ -50,9 +51,8 @@ class PreparedCode:
         self._needs_values = inputs.needs_values(self._code.load)
         #: None: each trial loads its own
         self._data = None if self._needs_values else inputs.load(self._code.load, None)
-        sha256 = "".join(file.sha256 for file in self._code.files)
         #: a checkpoint of other code is ignored
-        self._identity = hashlib.sha256(f"{study.name} {sha256}".encode()).hexdigest()
+        self._identity = identity_of(study, self._code)
 
     def describe(self, *, seconds: float) -> messages.Prepared:
         """Return the facts that the worker records about the study."""
@@ -127,7 +127,7 @@ class PreparedCode:
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
         """Score the weights of a trial on the test split."""
-        model, data, hp = self._trained(order, order.weights)
+        model, data, hp = self.trained(order, order.weights)
         if data.test is None:
             raise TrainingError("the data function returns no test split", kind="NoTestSplit")
         batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size
@@ -150,7 +150,7 @@ class PreparedCode:
 
     def predict(self, order: messages.Predict) -> messages.Predicted:
         """Write what the model of a trial predicts for whole splits."""
-        model, data, hp = self._trained(order, order.weights[0])
+        model, data, hp = self.trained(order, order.weights[0])
         batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size
         parts = {part.name: part for part in data.parts}
         arrays: dict[str, Any] = {}
@@ -162,14 +162,12 @@ class PreparedCode:
         checkpoints.write_arrays(Path(order.to), arrays)
         return messages.Predicted(trial=order.trial, seconds=time.perf_counter() - start)
 
-    def _trained(self, order: messages.Evaluate | messages.Predict, weights: str) -> tuple[keras.Model, LoadedData, HyperParameters]:
+    def trained(self, order: messages.Evaluate | messages.Predict, weights: str) -> tuple[keras.Model, LoadedData, HyperParameters]:
         """Return the model of a trial with its stored weights, its data and its values."""
-        asked = messages.Train(trial=order.trial, hyperparameters=order.hyperparameters, seed=0, weights="", checkpoint="")
-        hp = HyperParameters(AskedValues(asked, KnownAnswers(), declared=frozenset(order.chosen)))
+        hp = known_values(order.trial, order.chosen)
         data = self._data or inputs.load(self._code.load, hp)
         model = fitting.build(self._study, self._code, hp)
-        model(inputs.batch_of(data.validation, 1)[0])  # a model of its own class is built by its first call
-        model.set_weights(checkpoints.read_weights(Path(weights), study=self._identity))
+        _take_weights(model, data, Path(weights), identity=self._identity)
         return model, data, hp
 
 
@@ -330,6 +328,45 @@ class _First:
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
         return choices[0]
+
+
+def identity_of(study: CustomStudySpec, code: Code) -> str:
+    """Return the digest of a study and its code, with which weights and checkpoints are stored."""
+    sha256 = "".join(file.sha256 for file in code.files)
+    return hashlib.sha256(f"{study.name} {sha256}".encode()).hexdigest()
+
+
+def known_values(trial: int, chosen: Mapping[str, Plain]) -> HyperParameters:
+    """Return the values of a trial that has ended; the code may ask for no others."""
+    order = messages.Train(trial=trial, hyperparameters=ChosenValues(values=dict(chosen)), seed=0, weights="", checkpoint="")
+    return HyperParameters(AskedValues(order, KnownAnswers(), declared=frozenset(chosen)))
+
+
+def load_model(study: CustomStudySpec, trial: int, chosen: Mapping[str, Plain], weights: Path) -> keras.Model:
+    """Return the model of a trial with its stored weights; data are loaded only if a model of its own class must be called once.
+
+    Raises:
+        RequestError: the code, the data or the weights cannot be used.
+        UserCodeError: the code raises an exception.
+    """
+    code, hp = Code(study), known_values(trial, chosen)
+    model = fitting.build(study, code, hp)
+    # a model of its own class is built by its first call
+    data = None if model.built else inputs.load(code.load, hp if inputs.needs_values(code.load) else None)
+    _take_weights(model, data, weights, identity=identity_of(study, code))
+    return model
+
+
+def _take_weights(model: keras.Model, data: LoadedData | None, weights: Path, *, identity: str) -> None:
+    if data is not None:
+        model(inputs.batch_of(data.validation, 1)[0])
+    try:
+        stored = checkpoints.read_weights(weights, study=identity)
+    except DataError as error:
+        raise DataError(
+            f"the weights in {weights} were trained with other code: a file that the study names was changed since. Restore the file"
+        ) from error
+    model.set_weights(stored)
 
 
 def prepare(study: CustomStudySpec, *, cache: Path, share: devices.TrainerShare) -> PreparedCode:
