@@ -237,7 +237,9 @@ def test_the_weights_of_a_trial_are_written_with_what_they_predict(tmp_path: Pat
     asked = order(tmp_path, Format.KERAS).model_copy(
         update={"spec": best.spec.model_dump_json(), "values": {"units": 3}, "weights": str(best.weights), "cache": str(tmp_path)}
     )
-    written = custom_model.export(asked, devices.TrainerShare(threads=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras' own, about arrays of NumPy
+        written = custom_model.export(asked, devices.TrainerShare(threads=1))
     assert (written.model, written.num_parameters, written.num_compared) == ("Own", 9, 4)
     with np.load(tmp_path / "predictions.npz") as predictions:
         assert predictions["output"].tolist() == [[2.0, 2.0, 2.0]] * 4
