@@ -30,7 +30,7 @@ OPTUNA_ADAPTER = "tuner.storage.optuna_private"
 #: private attributes, methods and attribute keys of theirs
 OPTUNA_PRIVATE = {
     *("_trial_id", "_study_id", "_contains", "_find_sample_id"),
-    *("fixed_params", "study:metric_names", "tpe:relative_params", "artifacts:", ":note_ver", ":note_str:"),
+    *("fixed_params", "study:metric_names", "tpe:relative_params", "constraints:", "artifacts:", ":note_ver", ":note_str:"),
 }
 SMALL = 60
 #: modules under 60 lines with at most one importer, and why each is a module

@@ -16,10 +16,10 @@ from tuner.sampling import history
 from tuner.sampling.history import SamplerHistory
 from tuner.storage import engine as storages
 from tuner.storage import queries, tables
-from tuner.storage.attributes import PICTURES
+from tuner.storage.attributes import CONSTRAINED, INFEASIBLE, PICTURES
 from tuner.storage.engine import Storage
 from tuner.storage.tables import VALUES
-from tuner.studies import data_check, migrate, pictures, progress, retraining, warm_start
+from tuner.studies import data_check, migrate, pictures, progress, retention, retraining, warm_start
 from tuner.studies import study as studies
 from tuner.studies import trials as studies_trials
 from tuner.studies.study import Study
@@ -191,6 +191,34 @@ READERS = [
 def test_every_reader_of_the_best_trial_ignores_values_that_are_not_finite(study: Study) -> None:
     readers: dict[str, Callable[[Study], tuple[int, float]]] = {reader.__name__: reader for reader in READERS}
     assert {name: reader(study) for name, reader in readers.items()} == dict.fromkeys(readers, (3, 0.75))
+
+
+def test_every_reader_of_the_best_trial_ignores_trials_that_exceed_a_constraint(study: Study) -> None:
+    claimed = by_hand.must_claim(study)
+    by_hand.finish(study, claimed, 0.99)
+    text = "size_mb is 20, above the constraint 10"
+
+    def mark(connection: Connection) -> None:
+        tables.put(connection, tables.TRIAL_USER, claimed.trial_id, {INFEASIBLE: text})
+        tables.put(connection, tables.STUDY_SYSTEM, study.id, {CONSTRAINED: True})
+
+    study.storage.write(mark)
+    number = {
+        "queries": best_of_queries(study)[0],
+        "history": study.storage.read(lambda connection: queries.best_so_far(connection, study.id, num_trials=NUM_TRIALS))
+        .records[-1]
+        .number,
+        "results": bests.best(study).trial,
+        "snapshot": status.snapshot(study).best_number,
+        "figures": next(each for each in figures.of_all(study.storage) if each.id == study.id).best_trial,
+        "warm start": int(warm_start.best_of(study, most=1)[0].origin.split()[1]),
+        "retraining": retraining.configs(study, 1)[0].trial,
+        "retention": retention.stored(study)[0].number if retention.stored(study) else 3,
+    }
+    assert number == dict.fromkeys(number, 3)
+    assert status.best_curve(study) == [0.5, 0.75, 0.75, 0.75]
+    assert (bests.of(study, claimed.number).value, bests.best(study).num_completed) == (0.99, len(FINITE_VALUES))
+    assert retention.is_among_best(study, 0.8, is_fine_tuned=False)
 
 
 def test_a_trial_with_an_infinite_value_has_no_rank(study: Study) -> None:

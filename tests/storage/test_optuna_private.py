@@ -121,6 +121,12 @@ def test_fixed_params_hold_what_was_enqueued(storage: Storage, study: optuna.Stu
     assert study.trials[0].system_attrs[optuna_private.FIXED_PARAMS] == {"x": 0.25}
 
 
+def test_constraints_of_a_trial_are_read_from_their_keys(storage: Storage, study: optuna.Study) -> None:
+    trial = study.ask()
+    storage.rdb.set_trial_system_attr(trial._trial_id, f"{optuna_private.CONSTRAINTS}size_mb", 2.5)
+    assert study.trials[0].constraints == {"size_mb": 2.5}
+
+
 def test_metric_names_are_stored_under_their_key(storage: Storage, study: optuna.Study) -> None:
     with pytest.warns(optuna.exceptions.ExperimentalWarning):
         study.set_metric_names(["accuracy"])

@@ -255,7 +255,7 @@ class _Progress:
         """Show an event, and remember it if it is fatal or a new best."""
         objective = self._study.spec.objective
         is_better = event.value is not None and (self._best is None or objective.is_better(event.value, self._best))
-        is_best = event.what is EventKind.COMPLETED and is_better
+        is_best = event.what is EventKind.COMPLETED and is_better and not event.message  # it says which constraint is exceeded
         if is_best:
             self._best = event.value
         if event.what in waiting.FATAL_EVENTS:

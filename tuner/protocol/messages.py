@@ -378,6 +378,8 @@ class Finished(_Message):
     metrics: dict[str, float] = {}
     #: first digits of the SHA-256 of the code that the trial ran; "" if it ran none
     code: str = ""
+    #: what the constraints of the study limit, by name: latency_ms, size_mb
+    costs: dict[str, float] = {}
 
 
 class Failed(_Message):

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy import Connection, func, select
 
-from tuner import errors
+from tuner import errors, wording
 from tuner.kernels import imports
 from tuner.protocol import messages
 from tuner.results import ensemble as ensembles
@@ -150,6 +150,12 @@ class Best:
         return task.training(self.spec.task).load_model(self.spec, self.trial, chosen, Path(self.weights))  # type: ignore[attr-defined]
 
     @property
+    def costs(self) -> dict[str, float]:
+        """What the constraints of the study limit, by name, as it was measured; empty for a study without constraints."""
+        stored = self.found.attributes
+        return {name: stored[name] for name in (attributes.LATENCY_MS, attributes.SIZE_MB) if name in stored}
+
+    @property
     def test_accuracy(self) -> float | None:
         """Accuracy on the test split, by which nothing was chosen; None if it was not measured."""
         return self.found.test_accuracy
@@ -208,8 +214,21 @@ def best(study: Study) -> Best:
 
     found = study.storage.read(read)
     if found is None:
-        raise errors.StudyError(f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}")
+        raise errors.StudyError(_without_best(study))
     return found
+
+
+def _without_best(study: Study) -> str:
+    """Say why a study has no best trial."""
+    completed = study.storage.read(lambda connection: queries.values(connection, study.id))
+    if not completed:
+        return f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}"
+    limits = wording.listed(f"{name} {wording.number(limit)}" for name, limit in study.spec.limits.items())
+    return (
+        f"no trial of the study {study.name} keeps its constraints ({limits}), but {wording.count(len(completed), 'trial')} completed. "
+        f"Raise the limits in a study of another name, or export the best of these trials: tuner export {study.name} "
+        f"--trial {next(iter(completed))} --to best.yaml"
+    )
 
 
 def of(study: Study, number: int) -> Best:

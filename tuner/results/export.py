@@ -30,7 +30,7 @@ def _resolved_code(best: Best) -> AnyStudySpec:
     spec, chosen = best.spec, best.chosen
     assert isinstance(chosen, ChosenValues)
     fixed_values = {name: {"value": value} for name, value in chosen.values.items()}
-    plain = spec.model_dump(mode="json", exclude={"retraining"}) | {
+    plain = spec.model_dump(mode="json", exclude={"retraining", "constraints"}) | {
         "name": name_of(best),
         "budget": {"trials": 1},
         "search": fixed_values,
@@ -106,7 +106,7 @@ def _result(best: Best) -> dict[str, Any]:
 def _scores(best: Best) -> dict[str, Any]:
     """Return the value of the trial, under the name of what it is, and what was measured on the test split."""
     if not isinstance(best.spec, StudySpec):
-        return {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
+        return {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value, **best.costs}
     if not best.is_accuracy:
         named = {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
         return {**named, "test_accuracy": best.test_accuracy}

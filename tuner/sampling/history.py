@@ -86,14 +86,18 @@ class SamplerHistory:
     _outlines: Mapping[int, _Outline] = field(default_factory=dict)
     _trials: Mapping[int, FrozenTrial] = field(default_factory=dict)
 
-    def read(self, connection: Connection, study_id: int, *, maximizes: bool = True) -> list[FrozenTrial]:
-        """Return the running trials, and the selected ones among the completed and pruned trials, in the order of their numbers."""
+    def read(self, connection: Connection, study_id: int, *, maximizes: bool = True, is_constrained: bool = False) -> list[FrozenTrial]:
+        """Return the running trials, and the selected ones among the completed and pruned trials, in the order of their numbers.
+
+        `is_constrained`: whether the study has constraints, which the trials then have, too.
+        """
         news = self._read_news(connection, study_id)
         running = [outline for outline in news if outline.state is TrialState.RUNNING]
         ended = {**self._outlines, **{outline.trial_id: outline for outline in news if outline.is_useful}}
         selected = {outline.trial_id: outline for outline in self._select(connection, list(ended.values()), maximizes)}
         known = {trial_id: trial for trial_id, trial in self._trials.items() if trial_id in selected}
-        loaded = _load(connection, [outline for trial_id, outline in selected.items() if trial_id not in known] + running)
+        unknown = [outline for trial_id, outline in selected.items() if trial_id not in known]
+        loaded = _load(connection, unknown + running, constraints=_constraints(connection, unknown) if is_constrained else {})
         known |= {optuna_private.trial_id(trial): trial for trial in loaded if trial.state in _ENDED}
         # after the last statement, because an interrupted transaction runs again from its start
         self._progress.advance((outline.trial_id, outline.state) for outline in news)
@@ -290,14 +294,36 @@ def completed_at_step(connection: Connection, study_id: int, step: int) -> list[
     ]
 
 
-def _load(connection: Connection, outlines: Sequence[_Outline]) -> list[FrozenTrial]:
-    """Return trials with what TPE reads: parameters, value and, for pruned trials, the last step."""
+def _constraints(connection: Connection, outlines: Sequence[_Outline]) -> dict[int, dict[str, Any]]:
+    """Return the system attributes with the constraints of some trials."""
+    columns = TRIAL_SYSTEM.c
+    query = select(columns.trial_id, columns.key, columns.value_json)
+    query = query.where(columns.key.startswith(optuna_private.CONSTRAINTS, autoescape=True))
+    found: dict[int, dict[str, Any]] = {}
+    for some in _batches([outline.trial_id for outline in outlines]):
+        for trial_id, key, text in connection.execute(query.where(columns.trial_id.in_(some))):
+            value = optuna_private.decoded(text)
+            if isinstance(value, int | float):
+                found.setdefault(trial_id, {})[key] = value
+    return found
+
+
+def _load(
+    connection: Connection, outlines: Sequence[_Outline], *, constraints: Mapping[int, Mapping[str, Any]] | None = None
+) -> list[FrozenTrial]:
+    """Return trials with what TPE reads: parameters, value, constraints and, for pruned trials, the last step."""
     parameters = _parameters(connection, [outline.trial_id for outline in outlines])
     last_steps = _last_steps(connection, [outline.trial_id for outline in outlines if outline.state is TrialState.PRUNED])
-    return [_trial(outline, parameters.get(outline.trial_id, {}), last_steps.get(outline.trial_id)) for outline in outlines]
+    limits = constraints or {}
+    return [_trial(one, parameters.get(one.trial_id, {}), last_steps.get(one.trial_id), limits.get(one.trial_id, {})) for one in outlines]
 
 
-def _trial(outline: _Outline, parameters: Mapping[str, tuple[float, str]], last_step: tuple[int, float] | None) -> FrozenTrial:
+def _trial(
+    outline: _Outline,
+    parameters: Mapping[str, tuple[float, str]],
+    last_step: tuple[int, float] | None,
+    constraints: Mapping[str, Any] | None = None,
+) -> FrozenTrial:
     known = optuna_private.readable_parameters(parameters.items())
     distributions = {name: distribution for name, (_, distribution) in known.items()}
     return FrozenTrial(
@@ -310,7 +336,7 @@ def _trial(outline: _Outline, parameters: Mapping[str, tuple[float, str]], last_
         params={name: distributions[name].to_external_repr(value) for name, (value, _) in known.items()},
         distributions=distributions,
         user_attrs={},
-        system_attrs={},
+        system_attrs=dict(constraints or {}),
         intermediate_values={} if last_step is None else dict([last_step]),
     )
 

@@ -127,3 +127,28 @@ class ImageObjective(Objective):
 
 
 OBJECTIVE = BeforeValidator(_long_form)
+
+
+class Constraints(Section):
+    """Limits that the best trial of a study keeps, measured when a trial has been trained."""
+
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    """largest time of one example, in milliseconds on the device that trains: the median of 30; null: no limit"""
+    size_mb: Annotated[float, Field(gt=0)] | None = None
+    """largest size of the weights, in megabytes; null: no limit"""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The given limits by name."""
+        return {name: limit for name, limit in self if limit is not None}
+
+
+def exceeded(limits: Mapping[str, float], measured: Mapping[str, float]) -> str:
+    """Return in words which limits a trial exceeds, or was not measured for; "" if none."""
+    over = []
+    for name, limit in limits.items():
+        if name not in measured:
+            over.append(f"{name} was not measured")
+        elif not measured[name] <= limit:
+            over.append(f"{name} is {wording.number(measured[name])}, above the constraint {wording.number(limit)}")
+    return "; ".join(over)

@@ -200,6 +200,11 @@ class AnyStudySpec(Section):
         yield from ()
 
     @property
+    def limits(self) -> Mapping[str, float]:
+        """Limits by the name of what is measured of each trial; a trial that exceeds one is never the best."""
+        return {}
+
+    @property
     def probe_epochs(self) -> int:
         """Epochs of the first stage of a trial; 0 if a trial has one stage only."""
         return 0

@@ -47,6 +47,8 @@ PACE: Final = "pace"
 # System attributes of a study.
 #: start of the key of a note's digest, which shows whether a user changed the note
 NOTE_DIGEST: Final = "tuner:note"
+#: set as soon as a trial exceeds a constraint of the study
+CONSTRAINED: Final = "tuner:constrained"
 
 # User attributes of a trial.
 #: "rule", "enqueued", "retraining", "screening", or the name of the sampler
@@ -98,6 +100,11 @@ WEIGHTS: Final = "weights"
 WEIGHTS_BYTES: Final = "weights_bytes"
 #: path or URL of the logits of the validation images and of their mirror images, by these weights
 LOGITS: Final = "logits"
+#: milliseconds of one example and megabytes of the weights, for a study with constraints
+LATENCY_MS: Final = "latency_ms"
+SIZE_MB: Final = "size_mb"
+#: which constraints of the study the trial exceeds, in words; such a trial is never the best
+INFEASIBLE: Final = "breaks_constraints"
 #: messages.Evaluated as a dict, without the confusion matrix
 TEST: Final = "test"
 #: why the trial was pruned, or was shortened
@@ -122,9 +129,24 @@ PICTURES: Final = "tuner:pictures"
 
 
 # Other programs can set attributes, too. The functions below leave out what is not of the kind that a worker of tuner stores.
-_TEXTS: Final = {ORIGIN, WORKER, ENQUEUED_BY, STOPPED_BY, CARRIED_FROM, TAKEN_FROM, STAGE, CODE, DEVICE, WEIGHTS, REASON, ERROR, MESSAGE}
+_TEXTS: Final = {
+    ORIGIN,
+    WORKER,
+    ENQUEUED_BY,
+    STOPPED_BY,
+    CARRIED_FROM,
+    TAKEN_FROM,
+    STAGE,
+    CODE,
+    DEVICE,
+    WEIGHTS,
+    REASON,
+    ERROR,
+    MESSAGE,
+    INFEASIBLE,
+}
 _COUNTS: Final = {SEED, ATTEMPTS, RETRAINED_TRIAL, SHORTENED, NUM_EPOCHS, BEST_EPOCH}
-_NUMBERS: Final = {PROBE_ACCURACY, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUNE_SECONDS}
+_NUMBERS: Final = {PROBE_ACCURACY, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUNE_SECONDS, LATENCY_MS, SIZE_MB}
 #: names of user attributes that code of the user's cannot set under its own name
 RESERVED: Final = frozenset(
     {*_TEXTS, *_COUNTS, *_NUMBERS, ENSEMBLE, TAUGHT, PROMOTED, VALIDATION_LOSS, WEIGHTS_BYTES, LOGITS, TEST, SPEC, PREPARED, METRICS}

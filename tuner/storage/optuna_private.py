@@ -57,6 +57,8 @@ FIXED_PARAMS: Final = "fixed_params"
 METRIC_NAMES: Final = "study:metric_names"
 #: start of the system attributes in which TPE tells other workers what it has drawn (optuna.samplers._tpe.sampler)
 TPE_RELATIVE_PARAMS: Final = "tpe:relative_params"
+#: start of the system attributes with the constraints of a trial: above 0 if it breaks one (optuna.study._constrained_optimization)
+CONSTRAINTS: Final = "constraints:"
 
 #: start of the system attributes that describe artifacts (optuna.artifacts._upload.ARTIFACTS_ATTR_PREFIX)
 ARTIFACTS_ATTR_PREFIX: Final = "artifacts:"

@@ -11,11 +11,11 @@ from datetime import datetime
 
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import Connection, Select, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, not_, or_, select
 
 from tuner.storage import optuna_private
-from tuner.storage.attributes import HYPERPARAMETERS
-from tuner.storage.tables import DIRECTIONS, TRIAL_SYSTEM, TRIALS, VALUES
+from tuner.storage.attributes import CONSTRAINED, HYPERPARAMETERS, INFEASIBLE
+from tuner.storage.tables import DIRECTIONS, STUDY_SYSTEM, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 
 #: the condition that a row of `VALUES` holds a finite value of the first objective
 IS_FINITE = and_(
@@ -72,8 +72,26 @@ def counts(connection: Connection, study_ids: Sequence[int]) -> dict[int, dict[T
     return found
 
 
+def is_feasible(study_id: int) -> ColumnElement[bool]:
+    """Return the condition that a row of `VALUED` exceeds no constraint of its study.
+
+    Only a study in which a trial has exceeded one pays for looking that up for each trial.
+    """
+    of_study, of_trial = STUDY_SYSTEM.alias(), TRIAL_USER.alias()  # the query around may select from these tables, too
+    constrained = select(of_study.c.key).where(of_study.c.study_id == study_id, of_study.c.key == CONSTRAINED)
+    exceeding = select(of_trial.c.key).where(of_trial.c.trial_id == VALUED.c.trial_id, of_trial.c.key == INFEASIBLE)
+    return not_(and_(exists(constrained), exists(exceeding.correlate(VALUED))))
+
+
 def ranked(study_id: int) -> Select[int, int, float]:
-    """Return the query for id, number and value of the completed trials: the best first, among equals the earliest."""
+    """Return the query for id, number and value of the completed trials: the best first, among equals the earliest.
+
+    Trials that exceed a constraint of the study are left out.
+    """
+    return _completed(study_id).where(is_feasible(study_id))
+
+
+def _completed(study_id: int) -> Select[int, int, float]:
     query = select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.value).order_by(VALUED.c.merit.desc(), VALUED.c.number)
     return query.where(VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE)
 
@@ -92,8 +110,8 @@ def best_of_tuner(connection: Connection, study_id: int) -> ValuedTrial | None:
 
 
 def values(connection: Connection, study_id: int) -> dict[int, float]:
-    """Return the values of the completed trials by number, the best first."""
-    return {number: value for _, number, value in connection.execute(ranked(study_id))}
+    """Return the values of the completed trials by number, the best first; also of those that exceed a constraint of the study."""
+    return {number: value for _, number, value in connection.execute(_completed(study_id))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,12 +138,13 @@ class BestSoFar:
 def best_so_far(connection: Connection, study_id: int, *, num_trials: int) -> BestSoFar:
     """Return the history of a study with one objective."""
     stride = max(1, -(-num_trials // _DRAWN))
-    is_completed = VALUED.c.state == TrialState.COMPLETE
-    completed = case((is_completed, VALUED.c.merit))
-    before = func.max(completed).over(order_by=VALUED.c.number, rows=(None, -1)).label("before")
-    columns = (VALUED.c.trial_id, VALUED.c.number, VALUED.c.value, VALUED.c.merit, VALUED.c.state, before)
-    found = select(*columns).where(VALUED.c.study_id == study_id).subquery()
-    is_record = and_(found.c.state == TrialState.COMPLETE, or_(found.c.before.is_(None), found.c.merit > found.c.before))
+    can_lead = and_(VALUED.c.state == TrialState.COMPLETE, is_feasible(study_id))
+    merit = case((can_lead, VALUED.c.merit)).label("merit")
+    columns = (VALUED.c.trial_id, VALUED.c.number, VALUED.c.value, VALUED.c.state, merit)
+    valued = select(*columns).where(VALUED.c.study_id == study_id).subquery()
+    before = func.max(valued.c.merit).over(order_by=valued.c.number, rows=(None, -1)).label("before")
+    found = select(valued, before).subquery()
+    is_record = and_(found.c.merit.is_not(None), or_(found.c.before.is_(None), found.c.merit > found.c.before))
     query = select(found, is_record.label("is_record")).where(or_(is_record, found.c.number % stride == 0))
     records, others = [], []
     for row in connection.execute(query.order_by(found.c.number)):

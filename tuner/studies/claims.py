@@ -334,7 +334,9 @@ def _seen(study: Study, trial_id: int) -> list[FrozenTrial]:
             return [study.storage.read_once(lambda connection: history.running_trial(connection, trial_id))]
         case samplers.SamplerInput.HISTORY:
             return study.storage.read_once(
-                lambda connection: study.memory.history.read(connection, study.id, maximizes=study.spec.objective.maximizes)
+                lambda connection: study.memory.history.read(
+                    connection, study.id, maximizes=study.spec.objective.maximizes, is_constrained=bool(study.spec.limits)
+                )
             )
         case samplers.SamplerInput.EVERYTHING:
             return study.storage.cached.get_all_trials(study.id, deepcopy=False, states=_ALIVE)

@@ -11,14 +11,17 @@ from tuner import wording
 from tuner.errors import LeaseLost
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Stage
-from tuner.storage import attributes, queries, tables
+from tuner.spec.objective import exceeded
+from tuner.storage import attributes, optuna_private, queries, tables
 from tuner.storage.attributes import (
     BEST_EPOCH,
     CODE,
     CONFUSION,
+    CONSTRAINED,
     DEVICE,
     ERROR,
     FINE_TUNE_SECONDS,
+    INFEASIBLE,
     LOG,
     LOGITS,
     MESSAGE,
@@ -37,7 +40,7 @@ from tuner.storage.attributes import (
     WEIGHTS_BYTES,
 )
 from tuner.storage.epochs import EpochRow
-from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
+from tuner.storage.tables import STUDY_SYSTEM, STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import leases, notes, pictures
 from tuner.studies import study as studies
 from tuner.studies.leases import LeaseEnding
@@ -58,6 +61,9 @@ def mark_completed(connection: Connection, study: Study, *, number: int, trial_i
     """Set a trial to completed, and update the study's note if it is the best trial. `known` are its attributes."""
     leader = queries.best(connection, study.id)
     _close(connection, study, trial_id=trial_id, state=TrialState.COMPLETE, value=value, known=known)
+    if INFEASIBLE in known:
+        tables.put(connection, STUDY_SYSTEM, study.id, {CONSTRAINED: True})
+        return
     if leader is None or study.spec.objective.is_better(value, leader.value):
         best = BestNote(number=number, value=value, parameters=tables.parameters(connection, trial_id))
         notes.put(connection, study.id, notes.of_study(studies.up_to_date(connection, study).spec, best=best))
@@ -97,6 +103,14 @@ def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, devic
     }
     ours = finite({name: value for name, value in known.items() if value not in (None, "")})
     return {(f"user.{name}" if name in attributes.RESERVED else name): value for name, value in finished.attributes.items()} | ours
+
+
+def of_constraints(limits: Mapping[str, float], costs: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return the user attributes of a completed trial of a study with limits, and the system attributes that Optuna's samplers read."""
+    rounded = {name: round(cost, 4) for name, cost in costs.items()}
+    over = exceeded(limits, rounded)
+    known = rounded | ({INFEASIBLE: over} if over else {})
+    return known, {f"{optuna_private.CONSTRAINTS}{name}": rounded[name] - limit for name, limit in limits.items() if name in rounded}
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,10 @@ def finish(
     is_whole = bool(curve) and curve[0].step == _first_step(study, claim)  # otherwise the trial was resumed from a checkpoint
     whole = [EpochRow.of(epoch) for epoch in curve] if is_whole else epoch_rows.read(connection, study.id, claim.number)
     known = endings.of_finished(finished, whole, device=device)
+    if is_completed and study.spec.limits:
+        measured, constraints = endings.of_constraints(study.spec.limits, finished.costs)
+        known |= measured
+        tables.put(connection, TRIAL_SYSTEM, claim.trial_id, constraints)
     if is_completed and value is not None:
         endings.mark_completed(connection, study, number=claim.number, trial_id=claim.trial_id, value=value, known=known)
     else:

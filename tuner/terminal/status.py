@@ -62,6 +62,9 @@ def best_trial(found: Best) -> RenderableType:
     if found.test_accuracy is not None:
         low, high = statistics.accuracy_interval(found.test_accuracy, found.num_test)
         lines.append(f"\ntest accuracy {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")
+    for name, cost in found.costs.items():
+        limit = found.spec.limits.get(name)
+        lines.append(f"\n{name} {wording.number(cost)}" + ("" if limit is None else f", at most {wording.number(limit)}"))
     shown = [lines, *(ensemble(found.ensemble) if found.ensemble is not None and found.is_best else [])]
     if baseline := found.baseline:
         shown.append(Text(baseline, style="quiet"))

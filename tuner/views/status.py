@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Table, and_, func, select
 
 from tuner.protocol.messages import Stage
 from tuner.spec import budget, plan
-from tuner.storage import epochs, optuna_private, tables
+from tuner.storage import epochs, optuna_private, queries, tables
 from tuner.storage.attributes import ERROR, LEFT_OUT, LOG, MESSAGE
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, TRIAL_SYSTEM, TRIAL_USER, TRIALS
@@ -109,7 +109,7 @@ def best_curve(study: Study) -> list[float]:
     MariaDB stores that time in seconds, so trials that ended in the same second are in the order of their numbers.
     """
     query = select(VALUED.c.value).join(TRIALS, TRIALS.c.trial_id == VALUED.c.trial_id)
-    query = query.where(VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE)
+    query = query.where(VALUED.c.study_id == study.id, VALUED.c.state == TrialState.COMPLETE, queries.is_feasible(study.id))
     query = query.order_by(TRIALS.c.datetime_complete, TRIALS.c.number)
     values = study.storage.read(lambda connection: connection.execute(query).scalars().all())
     return list(itertools.accumulate(values, lambda best, value: max(best, value, key=study.spec.objective.merit)))

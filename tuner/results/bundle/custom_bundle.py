@@ -248,6 +248,7 @@ def metrics(best: Best, copies: Sequence[Mapping[str, str]], exported: errands.E
         "value": best.value,
         "metrics": stored.get(attributes.METRICS) or {},
         "test_value": best.test_value,
+        **best.costs,
         "test_metrics": test.get("metrics") or {},
         "hyperparameters": best.chosen.model_dump(mode="json").get("values"),
         "examples": {"train": prepared.num_train, "validation": prepared.num_validation, "test": prepared.num_test},

@@ -13,6 +13,7 @@ from tuner.errors import Dismissed, LeaseLost, StorageError, TrialStopped
 from tuner.machine import SleepWatch
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Ending
+from tuner.spec.objective import exceeded
 from tuner.storage import retry
 from tuner.storage.retry import Schedule
 from tuner.studies import data_check, leases, pictures, planning, retention, trials
@@ -257,7 +258,8 @@ class Worker:
             case messages.Finished() if outcome.ending is not Ending.SUSPENDED:
                 self._store_result(outbox, outcome)
                 what = EventKind.COMPLETED if outcome.ending is Ending.COMPLETED else EventKind.PRUNED
-                self._events.emit(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason)
+                over = exceeded(self._study.spec.limits, outcome.costs) if what is EventKind.COMPLETED else ""
+                self._events.emit(what, claim.number, value=outcome.value, seconds=seconds, message=outcome.reason or over)
             case messages.Failed() if outcome.error != at_rest.NoKey.__name__:
                 self._deliver(outbox, lambda: trials.fail(self._study, claim, outcome), outcome)
                 self._files.ended(claim.number)
@@ -298,6 +300,8 @@ class Worker:
         """Remove the weights from a result that is not the best so far, but never from trial 0 or from a retraining."""
         if finished.weights is None or finished.value is None or finished.trial == 0 or self._study.spec.retraining is not None:
             return finished
+        if exceeded(self._study.spec.limits, finished.costs):
+            return finished.model_copy(update={"weights": None})
         try:
             is_fine_tuned, num_bytes = finished.logits is not None, finished.weights_bytes or 0
             is_kept = retention.is_among_best(self._study, finished.value, is_fine_tuned=is_fine_tuned, num_bytes=num_bytes)

@@ -222,3 +222,13 @@ def test_a_mistake_in_build_fails_the_trial_with_the_users_line(
     ready = prepare(CODE[: CODE.index("def build")] + f"def build(hp):\n    {body}\n")
     with pytest.raises(TrainingError, match=message):
         ready.train(order(tmp_path), Control())
+
+
+def test_what_a_constraint_limits_is_measured_after_the_training(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    limited = prepare(constraints={"latency_ms": 1000}, training={"epochs": 1})
+    finished = limited.train(order(tmp_path, 0), Control(learning_rate=0.01))
+    assert set(finished.costs) == {"latency_ms", "size_mb"}
+    assert finished.costs["size_mb"] == pytest.approx(49 * 4 / 1e6)
+    assert 0 < finished.costs["latency_ms"] < 1000
+    free = prepare(training={"epochs": 1})
+    assert free.train(order(tmp_path, 1), Control(learning_rate=0.01)).costs == {}

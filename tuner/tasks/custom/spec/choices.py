@@ -77,7 +77,9 @@ def facts(spec: AnyStudySpec, epochs: int | None) -> list[tuple[str, str]]:
     )
     several = f", {training.executions} times with different seeds" if training.executions > 1 else ""
     length = wording.count(training.epochs, "epoch")
-    return [("model", spec.model.build), ("data", spec.data.load), ("a trial", f"{length}{stopping}{several}")]
+    limits = [("constraints", wording.listed(f"{name} at most {wording.number(limit)}" for name, limit in spec.limits.items()))]
+    known = [("model", spec.model.build), ("data", spec.data.load), ("a trial", f"{length}{stopping}{several}")]
+    return known + (limits if spec.limits else [])
 
 
 def asks_while_running(spec: AnyStudySpec) -> bool:

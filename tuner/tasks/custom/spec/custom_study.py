@@ -14,7 +14,7 @@ from tuner.spec.clashes import Clash, Clashes
 from tuner.spec.data import FilePath, Section, name_function
 from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.hyperparameters import Plain
-from tuner.spec.objective import OBJECTIVE, Objective
+from tuner.spec.objective import OBJECTIVE, Constraints, Objective
 from tuner.spec.strategies import BruteForce, Grid, Prior
 from tuner.spec.study import AnyStudySpec, Seconds
 
@@ -306,6 +306,8 @@ class CustomStudySpec(_CodeStudySpec):
     """the model of a trial"""
     training: CustomTraining = CustomTraining()
     """how every trial is trained"""
+    constraints: Constraints = Constraints()
+    """limits that the best trial keeps: a trial that exceeds one is never the best, and the sampler avoids trials like it"""
 
     def named_code(self) -> Iterator[tuple[str, str]]:
         """Give each field that names a function of the user's to run, and the function."""
@@ -318,6 +320,11 @@ class CustomStudySpec(_CodeStudySpec):
     def stall_seconds(self) -> float | None:
         """Longest silence of a trainer."""
         return self.training.stall_timeout
+
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """Limits by the name of what is measured of each trial."""
+        return self.constraints.limits
 
 
 def _named(given: Any) -> Any:

@@ -183,6 +183,7 @@ class TrialOfCode:
         self._values: list[float] = []
         self._seconds = 0.0
         self._best: Run | None = None
+        self._costs: dict[str, float] = {}
 
     def run(self) -> messages.Finished:
         """Train the trial, resume it if there is a checkpoint, and report every epoch to the worker."""
@@ -232,6 +233,8 @@ class TrialOfCode:
                     self._best = run
             assert run.best is not None
             self._values.append(run.best)
+            if self._study.limits and len(self._values) == num_executions:
+                self._costs = one.costs(data.validation)
         assert self._best is not None
         return self._best
 
@@ -261,6 +264,7 @@ class TrialOfCode:
             attributes=spread,
             printed=printed,
             metrics=dict(run.best_metrics),
+            costs=self._costs,
         )
 
 

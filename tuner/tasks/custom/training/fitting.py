@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ _CHECKPOINT_SHARE = 0.03
 _CHECKPOINT_SECONDS = 60.0
 #: minimum time between two messages that an epoch goes on
 _BUSY_SECONDS = 5.0
+#: calls of a model that are timed, and calls before them
+_TIMED, _WARM_UP = 30, 5
 #: attributes of the message of an epoch that have a name of Keras
 _KNOWN = {"loss": "loss", "accuracy": "accuracy", "validation_loss": "val_loss", "validation_accuracy": "val_accuracy"}
 
@@ -143,6 +146,8 @@ class Fitting:
         """`executions`: values of the trainings of the trial that have ended."""
         self._study, self._code, self._order, self._worker = study, code, order, worker
         self._files, self._questions, self._executions, self._identity = files, questions, tuple(executions), identity
+        #: the model of the training, once it is built
+        self.model: keras.Model | None = None
         self.hp = HyperParameters(questions)
 
     def train(self, run: Run, data: LoadedData, state: Weights = ()) -> None:
@@ -159,7 +164,7 @@ class Fitting:
             run.begin_anew()
             state = ()
         keras.utils.set_random_seed((run.seed + run.epochs) % 2**32)
-        model = build(self._study, self._code, self.hp)
+        model = self.model = build(self._study, self._code, self.hp)
         if state:
             _build_layers(model, data)
         watch = _Watch(self, run, model, data, state)
@@ -173,6 +178,16 @@ class Fitting:
             raise _explained(error, data) from error.__cause__
         if run.best is None:
             raise RequestError(f"fit reported no epoch, so the study has no {self._study.objective.metric} to choose by")
+
+    def costs(self, part: inputs.Part) -> dict[str, float]:
+        """Return the time of one example in milliseconds, and the size of the weights in megabytes.
+
+        Raises:
+            DataError: the split is a generator, which has no example to try.
+        """
+        model = self.model
+        assert model is not None, "it was trained"
+        return user_code.called(lambda: costs(model, part), doing="measuring the time of one example", passes=(RequestError,))
 
     @property
     def metric(self) -> str:
@@ -479,6 +494,20 @@ def outputs(model: keras.Model, part: inputs.Part, batch_size: int) -> tuple[Any
         predicted.append(tf.nest.map_structure(np.asarray, model.predict_on_batch(batch[0])))
     joined = [tf.nest.map_structure(lambda *each: np.concatenate(each), *many) for many in (trues, predicted)]
     return joined[0], joined[1]
+
+
+def costs(model: keras.Model, part: inputs.Part) -> dict[str, float]:
+    """Return the median time of one example in milliseconds, after a warm-up, and the size of the weights in megabytes."""
+    x = inputs.batch_of(part, 1)[0]
+    one = tf.nest.map_structure(lambda array: tf.convert_to_tensor(np.asarray(array)[:1]), x)
+    call = tf.function(lambda given: model(given, training=False))
+    times = []
+    for _ in range(_WARM_UP + _TIMED):
+        start = time.perf_counter()
+        tf.nest.map_structure(np.asarray, call(one))
+        times.append(time.perf_counter() - start)
+    num_bytes = sum(weight.nbytes for weight in model.get_weights())
+    return {"latency_ms": 1000 * statistics.median(times[_WARM_UP:]), "size_mb": num_bytes / 1e6}
 
 
 def _explained(error: user_code.UserCodeError, data: LoadedData) -> TrainingError:

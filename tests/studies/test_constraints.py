@@ -1,0 +1,118 @@
+"""Constraints of a study: what a trial exceeds, who wins, and what the sampler sees."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.studies import by_hand
+from tests.terminal.test_status import text
+from tuner.errors import SpecError, StudyError
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending, Stage
+from tuner.results import best as bests
+from tuner.results import export
+from tuner.sampling.history import SamplerHistory
+from tuner.spec import file as study_file
+from tuner.spec import objective
+from tuner.storage import engine as storages
+from tuner.storage.attributes import INFEASIBLE
+from tuner.studies import data_check, trials
+from tuner.studies import study as studies
+from tuner.studies.study import Study
+from tuner.terminal import status as screens
+from tuner.views import trial as trial_views
+
+GIVEN = {
+    "name": "small",
+    "task": "custom",
+    "model": {"build": "my.py:build"},
+    "data": {"load": "my.py:load"},
+    "objective": "val_loss",
+    "search": {"units": {"range": [1, 64]}},
+    "constraints": {"latency_ms": 20, "size_mb": 10},
+}
+
+
+def new(tmp_path: Path, **sections: Any) -> Study:
+    spec = study_file.parse({**GIVEN, **sections}, "small.yaml")
+    study = studies.join(spec, storages.open(f"sqlite:///{tmp_path}/tuner.db"))
+    data_check.admit(study, by_hand.PREPARED)
+    return study
+
+
+def finish(study: Study, value: float, **costs: float) -> int:
+    claimed = by_hand.must_claim(study)
+    epoch = messages.Epoch(trial=claimed.number, stage=Stage.TRAIN, step=1, seconds=1.0, value=value)
+    finished = messages.Finished(trial=claimed.number, ending=Ending.COMPLETED, value=value, best_step=1, costs=costs)
+    trials.finish(study, claimed, finished, [epoch], device="cpu")
+    return claimed.number
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        ({"latency_ms": 20.0, "size_mb": 1.0}, ""),
+        ({"latency_ms": 20.5, "size_mb": 1.0}, "latency_ms is 20.5, above the constraint 20"),
+        ({"latency_ms": 31, "size_mb": 11}, "latency_ms is 31, above the constraint 20; size_mb is 11, above the constraint 10"),
+        ({"latency_ms": float("nan"), "size_mb": 1.0}, "latency_ms is nan, above the constraint 20"),
+        ({"size_mb": 1.0}, "latency_ms was not measured"),
+    ],
+)
+def test_what_a_trial_exceeds_in_words(measured: dict[str, float], said: str) -> None:
+    assert objective.exceeded({"latency_ms": 20, "size_mb": 10}, measured) == said
+
+
+def test_a_trial_that_exceeds_a_constraint_never_wins(tmp_path: Path) -> None:
+    study = new(tmp_path)
+    finish(study, 0.5, latency_ms=5.0, size_mb=1.0)
+    finish(study, 0.1, latency_ms=5.0, size_mb=12.5)
+    finish(study, 0.4, latency_ms=7.12345, size_mb=2.0)
+    best = bests.best(study)
+    assert (best.trial, best.rank, best.num_completed) == (2, 1, 2)
+    assert best.costs == {"latency_ms": 7.1235, "size_mb": 2.0}
+    assert "latency_ms 7.1235, at most 20" in text(screens.best_trial(best))
+    other = trial_views.load(study, 1)
+    assert other.attributes[INFEASIBLE] == "size_mb is 12.5, above the constraint 10"
+    assert (export.resolved(best).result or {})["latency_ms"] == 7.1235
+    assert export.resolved(best).limits == {}
+
+
+def test_a_study_without_a_trial_within_its_constraints_says_so(tmp_path: Path) -> None:
+    study = new(tmp_path)
+    finish(study, 0.5, latency_ms=50.0, size_mb=1.0)
+    with pytest.raises(
+        StudyError, match=r"no trial of the study small keeps its constraints \(latency_ms 20, size_mb 10\), but 1 trial completed"
+    ):
+        bests.best(study)
+
+
+def test_a_target_counts_only_within_the_constraints(tmp_path: Path) -> None:
+    study = new(tmp_path, budget={"trials": 9, "target": 0.2})
+    finish(study, 0.1, latency_ms=50.0, size_mb=1.0)
+    assert by_hand.claim(study) is not None
+
+
+def test_the_sampler_sees_the_constraints(tmp_path: Path) -> None:
+    study = new(tmp_path)
+    finish(study, 0.5, latency_ms=5.0, size_mb=1.0)
+    finish(study, 0.1, latency_ms=50.0, size_mb=1.0)
+    reader = SamplerHistory()
+    for _ in range(2):  # also from what it remembers
+        seen = study.storage.read(lambda connection: reader.read(connection, study.id, maximizes=False, is_constrained=True))
+        assert [trial.constraints for trial in seen] == [{"latency_ms": -15.0, "size_mb": -9.0}, {"latency_ms": 30.0, "size_mb": -9.0}]
+    stored = study.storage.cached.get_all_trials(study.id)
+    assert [trial.constraints["latency_ms"] for trial in stored] == [-15.0, 30.0]
+
+
+def test_a_study_without_constraints_measures_nothing(tmp_path: Path) -> None:
+    study = new(tmp_path, constraints={})
+    finish(study, 0.5)
+    assert (bests.best(study).costs, study.spec.limits) == ({}, {})
+    seen = study.storage.read(lambda connection: SamplerHistory().read(connection, study.id, maximizes=False))
+    assert [trial.constraints for trial in seen] == [{}]
+
+
+def test_a_limit_of_nothing_is_refused() -> None:
+    with pytest.raises(SpecError, match="constraints.size_mb"):
+        study_file.parse({**GIVEN, "constraints": {"size_mb": 0}}, "small.yaml")
