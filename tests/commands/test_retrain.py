@@ -7,6 +7,7 @@ import pytest
 from tests import databases
 from tests.studies import by_hand
 from tuner.cli import main
+from tuner.spec import file as study_file
 from tuner.storage import engine as storages
 from tuner.studies import data_check, retraining
 from tuner.studies import study as studies
@@ -49,6 +50,15 @@ def test_a_study_without_a_completed_trial_cannot_be_retrained(tmp_path: Path, c
     study = searched(tmp_path, value=None)
     assert "has no completed trial yet" in refused(tmp_path, capsys, "by-hand")
     assert studies.names(study.storage) == ["by-hand"]
+
+
+def test_a_study_of_code_is_refused_with_what_it_offers_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = {"model": {"build": "my.py:build"}, "data": {"load": "my.py:load"}}
+    spec = study_file.parse({"name": "churn", "task": "custom", "objective": "val_auc", **code}, "churn.yaml")
+    studies.join(spec, storages.open(databases.sqlite(tmp_path)))
+    said = refused(tmp_path, capsys, "churn")
+    assert "only for studies of images, but churn has the task custom" in said
+    assert "tuner versions churn --add TRIAL" in said and "training.executions" in said
 
 
 def test_an_unknown_study_is_refused_and_no_database_is_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,12 +12,13 @@ from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
 from tuner.results import best as bests
 from tuner.results import export
+from tuner.results.versions import versions
 from tuner.sampling.history import SamplerHistory
 from tuner.spec import file as study_file
 from tuner.spec import objective
 from tuner.storage import engine as storages
 from tuner.storage.attributes import INFEASIBLE
-from tuner.studies import data_check, trials
+from tuner.studies import data_check, retention, trials
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.terminal import status as screens
@@ -41,10 +42,10 @@ def new(tmp_path: Path, **sections: Any) -> Study:
     return study
 
 
-def finish(study: Study, value: float, **costs: float) -> int:
+def finish(study: Study, value: float, *, weights: str | None = None, **costs: float) -> int:
     claimed = by_hand.must_claim(study)
     epoch = messages.Epoch(trial=claimed.number, stage=Stage.TRAIN, step=1, seconds=1.0, value=value)
-    finished = messages.Finished(trial=claimed.number, ending=Ending.COMPLETED, value=value, best_step=1, costs=costs)
+    finished = messages.Finished(trial=claimed.number, ending=Ending.COMPLETED, value=value, best_step=1, weights=weights, costs=costs)
     trials.finish(study, claimed, finished, [epoch], device="cpu")
     return claimed.number
 
@@ -116,3 +117,23 @@ def test_a_study_without_constraints_measures_nothing(tmp_path: Path) -> None:
 def test_a_limit_of_nothing_is_refused() -> None:
     with pytest.raises(SpecError, match="constraints.size_mb"):
         study_file.parse({**GIVEN, "constraints": {"size_mb": 0}}, "small.yaml")
+
+
+def test_a_study_of_code_keeps_the_weights_of_as_many_trials_as_its_file_says(tmp_path: Path) -> None:
+    study = new(tmp_path, constraints={}, results={"keep": 2})
+    for value in (0.9, 0.5, 0.4, 0.3):
+        finish(study, value, weights=f"{value}.npz")
+    assert [one.number for one in retention.overtaken(study)] == [1]  # never trial 0
+    assert retention.is_among_best(study, 0.35, is_fine_tuned=True)
+    assert not retention.is_among_best(study, 0.45, is_fine_tuned=True)
+
+
+def test_a_version_of_a_trial_has_its_value_and_its_costs(tmp_path: Path) -> None:
+    study = new(tmp_path)
+    finish(study, 0.5, weights=str(tmp_path / "w.npz"), latency_ms=5.0, size_mb=1.0)
+    (tmp_path / "w.npz").write_bytes(b"weights")
+    version, reading = versions.of_trial(bests.best(study), tmp_path / "w.npz", by="ann")
+    assert reading is None
+    assert version.metrics == {
+        "metric": "val_loss", "value": 0.5, "test_value": None, "latency_ms": 5.0, "size_mb": 1.0, "num_test": 200,
+    }  # fmt: skip

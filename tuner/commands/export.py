@@ -27,6 +27,7 @@ from tuner.results.ensemble import Ensemble, Taught
 from tuner.results.retrain import networks
 from tuner.results.versions import versions
 from tuner.spec import plan as plans
+from tuner.results.versions.versions import Version
 from tuner.spec.study import StudySpec
 from tuner.studies import study as studies
 from tuner.studies.study import Study
@@ -108,7 +109,6 @@ def export(name: str, url: str, asked: ExportOptions, folders: Folders) -> int:
 def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tuple[Format, ...], folders: Folders) -> int:
     """Write the model of a trial of code of the user's as a bundle; return 1 if a format that was asked for is not in it, else 0."""
     of_images = {
-        "--version": asked.version is not None,
         "--mirror": asked.mirror != "auto",
         "--max-latency-ms": asked.max_latency_ms is not None,
         "--quantize int8": asked.int8,
@@ -118,15 +118,18 @@ def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tupl
             raise RequestError(
                 f"{option} applies only to studies of images, but {study.name} has the task {study.spec.task}; drop {option}."
             )
-    best = bests.best(study) if asked.trial is None else bests.of(study, asked.trial)
+    version = None if asked.version is None else versions.find(study.storage, study.name, asked.version)
+    number = asked.trial if version is None else version.model.trial
+    best = bests.best(study) if number is None else bests.of(study, number)
     custom_bundle.require_code(best)
     asked.local.require_allowed(study.spec)
-    weights = _weights_of(study, best)
+    weights = _weights_of(study, best) if version is None else _weights_of_version(version)
     wanted = bundle.BundleOptions(formats=formats, cache=folders.cache, threads=asked.threads)
     with artifacts.local_copy(weights.location, folders.of_study(study.name)) as path:
         weights.require(path)
         with printing.busy(f"{study.name}: exporting trial {best.trial} as a bundle ({wording.listed(form.value for form in formats)}) …"):
-            written = custom_bundle.write(best, path, target, wanted, plain.line)
+            named = None if version is None else (version.name, version.number)
+            written = custom_bundle.write(best, path, target, wanted, plain.line, version=named)
     for form, why in written.refused.items():
         plain.line(f"{study.name}: {errands.BUNDLE_PATHS[form]} is not in the bundle: {why}")
     if Format.KERAS in written.refused:
@@ -417,7 +420,12 @@ def _of_version(study: Study, number: int, *, int8: bool) -> tuple[ModelFacts, _
             f"{version.name} {version.number} is an ensemble, and --quantize int8 applies to one network; make a version of one network: "
             f"tuner retrain {study.name} --single"
         )
-    return facts, _Weights(location=stored.artifact, owner=f"{version.name} {version.number}", sha256=stored.sha256)
+    return facts, _weights_of_version(version)
+
+
+def _weights_of_version(version: Version) -> _Weights:
+    stored = version.model
+    return _Weights(location=stored.artifact, owner=f"{version.name} {version.number}", sha256=stored.sha256)
 
 
 def _to_file(name: str, url: str, target: Path, asked: ExportOptions) -> int:

@@ -24,6 +24,7 @@ from tuner.results.retrain.trainings import RetrainedConfig, TrainingRun
 from tuner.results.retrain.verdict import Verdict, VerdictSubject
 from tuner.results.versions import versions
 from tuner.results.versions.versions import NewReading, NewVersion, Version, WeightsSource
+from tuner.spec.tasks import CUSTOM
 from tuner.studies import retraining as retrainings
 from tuner.studies import study as studies
 from tuner.studies import trials
@@ -124,6 +125,12 @@ def _load_search(name: str, url: str, local: LocalSettings) -> Study:
         RequestError: it cannot be trained again.
     """
     found = show.load_study(name, url)
+    if not found.is_of_images:
+        raise RequestError(
+            f"tuner retrain works only for studies of images, but {name} has the task {found.spec.task}. To store one of its trials as a "
+            f"version: tuner versions {name} --add TRIAL"
+            + ("; to train each trial with several seeds, set training.executions in a new study" if found.spec.task == CUSTOM else "")
+        )
     retraining = found.spec.retraining
     if retraining is not None:
         raise RequestError(f"{name} is itself a retraining of {retraining.study}; retrain that study: tuner retrain {retraining.study}")

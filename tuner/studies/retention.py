@@ -43,7 +43,8 @@ def is_among_best(study: Study, value: float, *, is_fine_tuned: bool, num_bytes:
     num_better = len(study.storage.read(lambda connection: connection.execute(query).all()))
     if not num_better or num_better >= most:
         return not num_better
-    better = sum(one.num_bytes for one in stored(study) if one.logits is not None and study.spec.objective.is_better(one.value, value))
+    is_better = study.spec.objective.is_better
+    better = sum(one.num_bytes for one in stored(study) if _is_trained(study, one) and is_better(one.value, value))
     return better + num_bytes <= _most_bytes(study)
 
 
@@ -72,7 +73,7 @@ def overtaken(study: Study) -> list[StoredWeights]:
     """Return fine-tuned trials whose weights are stored although they are no longer among the best."""
 
     def read(connection: Connection) -> list[StoredWeights]:
-        fine_tuned = [one for one in _stored(connection, study.id) if one.logits is not None]
+        fine_tuned = [one for one in _stored(connection, study.id) if _is_trained(study, one)]
         late = [one for one in fine_tuned[len(among_best(study, fine_tuned)) :] if one.number != 0]
         if not late:
             return []
@@ -80,6 +81,11 @@ def overtaken(study: Study) -> list[StoredWeights]:
         return [one for one in late if one.weights not in used]
 
     return study.storage.read(read)
+
+
+def _is_trained(study: Study, one: StoredWeights) -> bool:
+    """Return whether a trial was fine-tuned; trials of code of the user's have one stage, which counts as that."""
+    return one.logits is not None or not study.is_of_images
 
 
 def forget(study: Study, trial_id: int) -> None:

@@ -90,8 +90,6 @@ def test_an_endless_loop_at_the_import_of_the_code_ends_with_its_place() -> None
 
     script = Script()
     trainer = WarmTrainer(lambda: Importing(script), Limits(stall_seconds=0.01, start_seconds=0.02), Stopping())
-    with pytest.raises(
-        TrainingError, match=r"importing the code .* took longer than \d.* s \(it is at mine.py, line 1, in <module>"
-    ):
+    with pytest.raises(TrainingError, match=r"importing the code .* took longer than \d.* s \(it is at mine.py, line 1, in <module>"):
         trainer.warm_up(messages.Prepare(spec=SPEC, cache=""))
     assert script.num_started == 2

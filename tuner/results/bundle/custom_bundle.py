@@ -89,8 +89,8 @@ def require_code(best: Best) -> list[tuple[user_code.CodeFile, Path]]:
     return found
 
 
-def write(best: Best, weights: Path, folder: Path, wanted: BundleOptions, tell: Tell) -> Written:
-    """Write a bundle of the model of a trial, beside its folder and then renamed.
+def write(best: Best, weights: Path, folder: Path, wanted: BundleOptions, tell: Tell, *, version: tuple[str, int] | None = None) -> Written:
+    """Write a bundle of the model of a trial, beside its folder and then renamed; `version` is the name and number of its version.
 
     Raises:
         RequestError: the code, the data or the weights cannot be used, or the folder cannot be written.
@@ -103,7 +103,7 @@ def write(best: Best, weights: Path, folder: Path, wanted: BundleOptions, tell: 
             beside.mkdir()
             exported = _export(best, weights, beside, answers, wanted)
             compared, refused = _compare(exported, beside, answers, wanted, tell)
-            _describe(best, exported, compared, refused, code, beside)
+            _describe(best, exported, compared, refused, code, beside, version=version)
             manifest.write(beside)
             bundle.put(beside, folder)
     except OSError as error:
@@ -189,6 +189,8 @@ def _describe(
     refused: Mapping[Format, str],
     code: Sequence[tuple[user_code.CodeFile, Path]],
     folder: Path,
+    *,
+    version: tuple[str, int] | None,
 ) -> None:
     """Write all files of the bundle except the models."""
     rows = [bundle.row(form, compared[form], folder) for form in compared]
@@ -198,7 +200,7 @@ def _describe(
     )
     texts = {
         bundle.CONFIG: export.commented(export.resolved(best), headline(best)),
-        bundle.METRICS: bundle.as_json(metrics(best, copies, exported)),
+        bundle.METRICS: bundle.as_json({**metrics(best, copies, exported), **_named(version)}),
         bundle.LOCK: bundle.environment_lock(exported, best.prepared.versions),
         bundle.FORMATS: bundle.as_json(rows),
         bundle.INTERFACE: interface.model_dump_json(indent=1, exclude_none=False) + "\n",
@@ -257,6 +259,10 @@ def metrics(best: Best, copies: Sequence[Mapping[str, str]], exported: errands.E
         "code": list(copies),
         "versions": prepared.versions,
     }
+
+
+def _named(version: tuple[str, int] | None) -> dict[str, Any]:
+    return {} if version is None else {"name": version[0], "version": version[1]}
 
 
 def caution(best: Best) -> str:

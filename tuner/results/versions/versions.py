@@ -16,6 +16,7 @@ from tuner.errors import VersionError
 from tuner.results import export
 from tuner.results.best import Best
 from tuner.results.bundle import manifest
+from tuner.spec.study import StudySpec
 from tuner.storage import tables
 from tuner.storage.engine import Storage
 from tuner.storage.tables import READINGS, STAGES, VERSIONS
@@ -51,7 +52,7 @@ class NewVersion:
     trial: int | None
     #: its study file with fixed values, from `results.export`, as JSON types
     config: Mapping[str, Any]
-    #: its measurements as JSON types, at any depth; lists show `validation_accuracy` and `test_accuracy`
+    #: its measurements as JSON types, at any depth; lists show `validation_accuracy` and `test_accuracy`, or `value` and `test_value`
     metrics: Mapping[str, Any]
     #: fingerprints of the data and of its splits
     fingerprint: str
@@ -291,11 +292,12 @@ def _missing(connection: Connection, name: str, number: int | None = None) -> Ve
 
 
 def _scores(best: Best) -> dict[str, Any]:
-    """Return the accuracies of a trial, and its metric if that is another one."""
+    """Return the accuracies of a trial, and its metric if that is another one; of code of the user's, only its metric."""
+    named = {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
+    if not isinstance(best.spec, StudySpec):
+        return {**named, **best.costs, "num_test": best.num_test}
     found = {"validation_accuracy": best.validation_accuracy, "test_accuracy": best.test_accuracy, "num_test": best.num_test}
-    if best.is_accuracy:
-        return found
-    return found | {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
+    return found if best.is_accuracy else found | named
 
 
 def of_trial(best: Best, weights: Path, *, by: str) -> tuple[NewVersion, NewReading | None]:

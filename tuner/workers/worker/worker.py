@@ -303,7 +303,8 @@ class Worker:
         if exceeded(self._study.spec.limits, finished.costs):
             return finished.model_copy(update={"weights": None})
         try:
-            is_fine_tuned, num_bytes = finished.logits is not None, finished.weights_bytes or 0
+            is_fine_tuned = finished.logits is not None or not self._study.is_of_images  # other tasks have one stage
+            num_bytes = finished.weights_bytes or 0
             is_kept = retention.is_among_best(self._study, finished.value, is_fine_tuned=is_fine_tuned, num_bytes=num_bytes)
         except StorageError:
             return finished
