@@ -36,5 +36,5 @@ if __name__ == "__main__":
     import tuner
 
     study = tuner.study("optuna_port", function=objective, direction="maximize")
-    best = study.run(workers=2, trials=int(sys.argv[1]) if sys.argv[1:] else 100)
+    best = study.run(trials=int(sys.argv[1]) if sys.argv[1:] else 100)
     print(f"trial {best.number}: {best.value:.3f} with {best.hyperparameters}")
