@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests import keras_first  # noqa: F401
 from tests.tasks.custom.code_of_tests import AnsweringWorker, custom_study, train
 from tuner import errors, machine
 from tuner.protocol.messages import Ending
@@ -108,6 +107,21 @@ def test_a_mistake_in_the_data_is_refused_before_a_trial_starts(case: str, tmp_p
     with pytest.raises(errors.DataError, match=message) as raised:
         _prepared(custom_study(tmp_path, HEAD + code + BUILD))
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "message"),
+    [
+        ("raise OSError('no disk')", "OSError", r"OSError: no disk \(code_\d+.py, line \d+, in load: .*\) \(while loading the data\)"),
+        ("hp.Int('rows', 5, 1)", "ValueError", r"rows has the range \[5, 1\], but the lower end comes first"),
+        ("hp.Int('rows', 1, 5) + hp.Int('rows', 1, 6)", "ChangedDistribution", "asks twice for rows, first with the range"),
+    ],
+)
+def test_a_mistake_in_the_data_of_one_trial_ends_that_trial(line: str, error: str, message: str, tmp_path: Path) -> None:
+    prepared = _prepared(custom_study(tmp_path, HEAD + f"def load(hp):\n    {line}\n" + BUILD))
+    with pytest.raises(errors.TrainingError, match=message) as raised:
+        prepared.train(train(tmp_path), AnsweringWorker())
+    assert raised.value.kind == error
 
 
 def test_a_table_of_pandas_is_taken_as_an_array(tmp_path: Path) -> None:
