@@ -434,8 +434,8 @@ def _train(study: studies.Study, means: _Means, stopping: Stopping) -> None:
 
 
 def _assignments(study: studies.Study, means: _Means) -> list[Assignment]:
-    own = {"import_path": user_code.import_path(), "accept_code": means.accept_code}
-    return list(commands_run.make_assignments(study, study.storage.url, means.folders, means.plan, **own))
+    make, path = commands_run.make_assignments, user_code.import_path()
+    return [*make(study, study.storage.url, means.folders, means.plan, import_path=path, accept_code=means.accept_code)]
 
 
 def _require_ended(study: studies.Study, fatal: Sequence[Event], codes: Sequence[int], stopping: Stopping) -> None:

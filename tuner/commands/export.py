@@ -26,8 +26,8 @@ from tuner.results.bundle.model_facts import ModelFacts
 from tuner.results.ensemble import Ensemble, Taught
 from tuner.results.retrain import networks
 from tuner.results.versions import versions
-from tuner.spec import plan as plans
 from tuner.results.versions.versions import Version
+from tuner.spec import plan as plans
 from tuner.spec.study import StudySpec
 from tuner.studies import study as studies
 from tuner.studies.study import Study
