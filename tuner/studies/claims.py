@@ -168,6 +168,8 @@ def plan(study: Study, held: HeldTrial, rule: dict[str, Any]) -> dict[str, Any]:
     number = held.number
     if study.combinations is None:
         return {**rule, **held.model} if number == 0 else dict(held.model)
+    if not rule:  # the task has none
+        return dict(study.combinations[number]) if study.combinations else {}
     if rule not in study.combinations:
         return rule if number == 0 else dict(study.combinations[number]) if study.combinations else {}
     first = study.combinations.index(rule)

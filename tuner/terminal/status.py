@@ -98,7 +98,7 @@ def _state(snapshot: Snapshot) -> str:
 
 def _progress(snapshot: Snapshot) -> str:
     if snapshot.stop_reason and not snapshot.running and not snapshot.num_waiting:
-        return f"It ended because {snapshot.stop_reason}."
+        return f"It ended because {str(snapshot.stop_reason).rstrip('.')}."
     waiting = f"{wording.count(snapshot.num_waiting, 'trial')} to resume; " if snapshot.num_waiting else ""
     if snapshot.eta_seconds is None:
         return f"{waiting}{wording.duration(snapshot.busy_seconds)} of training so far"
@@ -228,7 +228,7 @@ def next_steps(study: str, again: str, exported: Path | None, reason: str, *, st
     rows.add_column(style="quiet")
     for command, meaning in steps:
         rows.add_row(command, meaning)
-    ended = [Text(f"It ended because {reason}.", style="quiet")] if reason else []
+    ended = [Text(f"It ended because {reason.rstrip('.')}.", style="quiet")] if reason else []
     saved = [Text(f"The best configuration is in {exported}.")] if exported is not None else []
     needed = [Text(f"The commands need the option --storage {shlex.quote(storage)}, or TUNER_STORAGE.", style="quiet")] if storage else []
     return printing.section("Next", *ended, *saved, rows, *needed)

@@ -101,7 +101,7 @@ def _drawn(spec: AnyStudySpec, seen: WatchedStudy) -> Sequence[RenderableType]:
     for failed in seen.failures[:_LISTED_FAILURES]:
         parts += [Text(""), *_failure(failed)]
     if is_over(seen):
-        parts += [Text(""), Text(f"It ended because {snapshot.stop_reason}.", style="strong")]
+        parts += [Text(""), Text(f"It ended because {str(snapshot.stop_reason).rstrip('.')}.", style="strong")]
     return parts
 
 

@@ -95,6 +95,7 @@ def test_no_code_ends_its_worker(tmp_path: Path) -> None:
         assert "tuner/trainer" not in trial.user_attrs.get(MESSAGE, "")
     assert "(it is at mine.py, line " in found[4].user_attrs[MESSAGE]
     assert re.search(r"in objective; mine.py, line \d+, in endless\); look for an endless loop", found[4].user_attrs[MESSAGE])
+    assert found[4].system_attrs[LOG].endswith("trial 4 begins")
     assert found[2].system_attrs[LOG].startswith("trial 2 begins\nTraceback of your code (most recent call last):\n")
     assert "tuner/" not in found[2].system_attrs[LOG]
     assert found[9].system_attrs[LOG] == "trial 9 begins\nstill here\n"
@@ -154,6 +155,13 @@ def test_threads_and_prints_of_a_failed_trial_reach_the_user(tmp_path: Path) -> 
     assert (warning.trial, warning.message.startswith("the code left 1 thread running (logger)")) == (0, True)
     (trial,) = study.optuna.get_trials()
     assert trial.system_attrs[LOG].startswith("the rate is 3\n")
+
+
+def test_a_grid_of_code_tries_each_combination_once(tmp_path: Path) -> None:
+    code = "def objective(trial):\n    return trial.suggest_categorical('a', [1, 2, 3]) * 10.0\n"
+    study = join(tmp_path, code, search={"a": {"choices": [1, 2, 3]}}, sampler="grid", budget={"trials": None, "timeout": "10m"})
+    work(study, tmp_path, Limits())
+    assert sorted(trial.value or 0.0 for trial in study.optuna.get_trials()) == [10.0, 20.0, 30.0]
 
 
 def _is_running(pid: int) -> bool:

@@ -110,6 +110,11 @@ class TrainerHung(TunerError):
     failure = Failure.HANG
     cause = "hang"
 
+    def __init__(self, message: str, last_lines: str = "") -> None:
+        super().__init__(message)
+        #: what it last wrote, before it was asked where its code is
+        self.last_lines = last_lines
+
 
 class Trainer(Protocol):
     """A process that trains one trial after another."""
@@ -362,9 +367,11 @@ class WarmTrainer:
         if message is None:
             stall_seconds = self._limits.stall_seconds
             if stall_seconds is not None and waited_seconds > stall_seconds:
+                lines = self.last_lines()
                 raise TrainerHung(
                     f"the code reported nothing for {wording.duration(waited_seconds)}, longer than training.stall_timeout"
-                    f"{self._at_place()}; look for an endless loop, or raise training.stall_timeout"
+                    f"{self._at_place()}; look for an endless loop, or raise training.stall_timeout",
+                    lines,
                 )
             limit_seconds = max(self._limits.hang_seconds, _HANG_FACTOR * self._longest_wait_seconds)
             if waited_seconds > limit_seconds and stall_seconds is None:

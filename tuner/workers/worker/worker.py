@@ -227,7 +227,7 @@ class Worker:
                 return self._completed(supervision.run(folder, fetched, spent_seconds=spent_seconds))
             except (TrainerDied, TrainerHung) as error:
                 num_tries, spent_seconds = num_tries + 1, supervision.spent_seconds()
-                last_lines = error.last_lines if isinstance(error, TrainerDied) else self._trainer.last_lines()
+                last_lines = error.last_lines or self._trainer.last_lines()
                 self._trainer.kill()
                 supervision.deliver()  # the next trainer may resume from an earlier checkpoint
                 if self._stopping.is_asked:

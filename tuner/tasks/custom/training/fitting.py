@@ -32,7 +32,7 @@ Weights = tuple[NDArray[Any], ...]
 _CHECKPOINT_SHARE = 0.03
 #: after so many seconds, a checkpoint is due whatever it costs
 _CHECKPOINT_SECONDS = 60.0
-#: minimum time between two messages that an epoch goes on
+#: minimum time between two messages that an epoch goes on, unless the study allows less silence
 _BUSY_SECONDS = 5.0
 #: calls of a model that are timed, and calls before them
 _TIMED, _WARM_UP = 30, 5
@@ -242,6 +242,11 @@ class Fitting:
         if isinstance(result, int | float) and not isinstance(result, bool):
             run.best = float(result)
 
+    @property
+    def busy_seconds(self) -> float:
+        """Minimum time between two messages that an epoch goes on."""
+        return min(_BUSY_SECONDS, (self._study.stall_seconds or math.inf) / 4)
+
     def due(self) -> None:
         """Obey the worker if it ends the trial.
 
@@ -350,7 +355,8 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self._wanted: messages.Stop | messages.Suspend | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Take the time."""
+        """Take the time, and tell the worker that the training begins."""
+        self._fitting.busy()
         self._began = time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -371,7 +377,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         """Obey the worker, and tell it in a long epoch that the training goes on."""
         self._fitting.due()
         now = time.perf_counter()
-        if now - self._told_at > _BUSY_SECONDS:
+        if now - self._told_at > self._fitting.busy_seconds:
             self._told_at = now
             self._fitting.busy()
 
