@@ -14,7 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.dashboard.pages import serving
-from tests.studies import by_hand
+from tests.studies import by_hand, of_code
 from tuner import errors
 from tuner.spec import file as study_file
 from tuner.storage import engine as storages
@@ -22,7 +22,7 @@ from tuner.storage import tables
 from tuner.storage.engine import Storage
 from tuner.studies import retraining, trials
 from tuner.studies.study import Study
-from tuner.views import regret
+from tuner.views import figures, regret
 
 HOSTILE = [
     "<script>document.title='owned'</script>",
@@ -255,6 +255,15 @@ def test_a_minimizing_study_shows_its_lowest_value(client: TestClient, storage: 
     study.optimize(lambda trial: (3.25, 1.25, 2.25)[trial.number], n_trials=3)
     text = client.get(f"/tuner/studies/{study._study_id}").text
     assert re.search(r"best value</dt><dd>1.25</dd>\s*<dd[^>]*><a [^>]*>trial 1</a>", text)
+
+
+def test_studies_of_code_have_pages(client: TestClient, storage: Storage) -> None:
+    cost, churn = of_code.objective(storage, running=[3.0, 1.0]), of_code.custom(storage)
+    assert "1e-7" in pages_of(client, cost.id)[1]
+    assert "rate</code></th><td>1e-5 to 0.1, logarithmic</td>" in pages_of(client, cost.id)[1]
+    assert "0.7500" in pages_of(client, churn.id)[1]
+    directions = {one.name: one.direction for one in figures.of_all(storage)}
+    assert directions == {"cost": "minimize", "churn": "maximize"}
 
 
 def test_pages_have_no_inline_scripts_and_the_policy_forbids_them(client: TestClient, worked: Study) -> None:
