@@ -78,8 +78,3 @@ def test_a_rate_is_shown_without_powers_of_ten(given: float, said: str) -> None:
 )
 def test_the_value_of_any_metric_is_readable(value: float | None, said: str) -> None:
     assert wording.figure(value) == said
-
-
-@pytest.mark.parametrize(("value", "said"), [(0.0125, "+0.0125"), (-0.5, "-0.5000"), (0.0, "+0.0000"), (-math.inf, "−∞")])
-def test_a_difference_has_its_sign(value: float, said: str) -> None:
-    assert wording.gain(value) == said

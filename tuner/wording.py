@@ -192,12 +192,6 @@ def figure(value: float | None) -> str:
     return _SHORT_EXPONENT.sub(r"e\1\2", f"{value:.4g}" if size < 1 else f"{value:.5g}")
 
 
-def gain(value: float) -> str:
-    """Return a difference of two values of a metric like `figure`, with its sign."""
-    shown = figure(value)
-    return shown if shown.startswith(("-", "−")) else f"+{shown}"
-
-
 def shorten(name: str, *, longest: int = 40) -> str:
     """Return a name as `visible`, cut if it is long."""
     shown = visible(name)
