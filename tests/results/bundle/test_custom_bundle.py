@@ -133,7 +133,9 @@ def test_a_format_that_cannot_be_written_or_does_not_agree_is_left_out_with_its_
     written = write(Format.ONNX, Format.LITERT, refused={Format.ONNX: "'tf.Odd' op"}, off=0.5)
     assert list(written.compared) == [Format.KERAS]
     assert written.refused[Format.ONNX] == "'tf.Odd' op"
-    assert "does not agree with the Keras model: largest difference 5.0e-01" in written.refused[Format.LITERT]
+    assert (
+        "does not agree with the Keras model: 2 examples, largest difference 5.0e-01, 0.50 ms per example" in written.refused[Format.LITERT]
+    )
     assert not (tmp_path / "home" / "model.tflite").exists()
     assert "Not in this bundle: `model.onnx`: 'tf.Odd' op." in (tmp_path / "home" / "README.md").read_text()
 

@@ -22,6 +22,7 @@ from tuner.storage.attributes import WEIGHTS
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
 from tuner.tasks.custom.training import custom, fitting
 from tuner.tasks.custom.training.inputs import Part
+from tuner.trainer import errand
 from tuner.trainer.export import custom_model, exported_model, formats
 from tuner.trust import keras_file, user_code
 
@@ -108,9 +109,16 @@ def test_a_model_of_its_own_class_has_no_keras_file_but_its_weights_and_other_fo
     written = write(model, x, tmp_path, Format.KERAS, Format.LITERT)
     assert written.model == "OwnModel"
     assert (written.written, list(written.refused)) == ((Format.LITERT,), [Format.KERAS])
-    assert "it would load only with your code" in written.refused[Format.KERAS] and "'OwnModel'" in written.refused[Format.KERAS]
+    assert written.refused[Format.KERAS] == "it would load only with your code, which has its class OwnModel"
     assert sorted(path.name for path in (tmp_path / "bundle").iterdir()) == ["model.tflite", "model.weights.h5"]
     assert compare(written, Format.LITERT, tmp_path).max_difference < 1e-5
+
+
+def test_a_model_with_a_lambda_has_no_keras_file(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(lambda x: x * 2), keras.layers.Dense(1)])
+    written = write(model, RANDOM.normal(size=(20, 3)), tmp_path, Format.KERAS)
+    assert "it would load only with your code: its configuration names 'Lambda'" in written.refused[Format.KERAS]
+    assert [path.name for path in (tmp_path / "bundle").iterdir()] == ["model.weights.h5"]
 
 
 def test_a_model_for_sequences_is_safe_to_load_and_a_format_without_its_operations_says_so(tmp_path: Path) -> None:
@@ -243,3 +251,25 @@ def test_the_weights_of_a_trial_are_written_with_what_they_predict(tmp_path: Pat
     assert (written.model, written.num_parameters, written.num_compared) == ("Own", 9, 4)
     with np.load(tmp_path / "predictions.npz") as predictions:
         assert predictions["output"].tolist() == [[2.0, 2.0, 2.0]] * 4
+
+
+def test_the_errands_of_a_model_of_the_users_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = devices.TrainerShare(threads=1)
+    monkeypatch.setattr(errand, "_share", lambda threads: share)
+    best = best_of_code(tmp_path, "plain", fails=False)
+    asked = order(tmp_path, Format.KERAS).model_copy(
+        update={"spec": best.spec.model_dump_json(), "values": {"units": 3}, "weights": str(best.weights), "cache": str(tmp_path)}
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        written = errand.carry_out(asked, threads=1)
+    assert isinstance(written, errands.ExportedCode)
+    predict = errands.PredictArrays(
+        format=Format.KERAS, path=str(tmp_path / "bundle" / "model.keras"), inputs=written.inputs, outputs=("output",),
+        arrays=str(tmp_path / "examples.npz"), to=str(tmp_path / "again.npz"),
+    )  # fmt: skip
+    assert errand.carry_out(predict, threads=1) == errands.ArrayPredictions(num_examples=4)
+    np.savez(tmp_path / "examples.npz", x=np.zeros((2, 5), np.float32))
+    failed = errand.carry_out(predict, threads=1)
+    assert isinstance(failed, errands.ErrandFailed) and failed.is_request
+    assert failed.message.startswith("the model cannot predict these arrays")

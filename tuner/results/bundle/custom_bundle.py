@@ -175,11 +175,9 @@ def _remove(path: Path) -> None:
 def words(compared: errands.Compared, exported: errands.ExportedCode) -> str:
     """Return how a format compares with the Keras model, in a line."""
     classes = any(found.meaning != "numbers" for found in exported.outputs)
-    agreed = f"{compared.agreement:.2%} of {wording.count(compared.num_images, 'class')} are equal, " if classes else ""
-    return (
-        f"{agreed}largest difference {compared.max_difference:.1e} on {wording.count(compared.num_images, 'example')}, "
-        f"{compared.milliseconds:.1f} ms per example"
-    )
+    agreed = f", {compared.agreement:.2%} of them with an equal class" if classes else ""
+    count = wording.count(compared.num_images, "example")
+    return f"{count}{agreed}, largest difference {compared.max_difference:.1e}, {compared.milliseconds:.2f} ms per example"
 
 
 def _describe(

@@ -57,6 +57,8 @@ def export(order: errands.ExportCode, share: devices.TrainerShare) -> errands.Ex
     """
     study = tasks.parse(json.loads(order.spec))
     assert isinstance(study, CustomStudySpec), "only a study of a model of the user's is exported like this"
+    # formats expect float32, whatever it was trained in
+    study = study.model_copy(update={"training": study.training.model_copy(update={"precision": "float32"})})
     prepared = custom.prepare(study, cache=Path(order.cache), share=share)
     values = ChosenValues(values=order.values)
     model, data, _ = prepared.trained(messages.Evaluate(trial=order.trial, hyperparameters=values, weights=order.weights), order.weights)
@@ -200,6 +202,8 @@ def _meaning(model: keras.Model, found: NDArray[Any]) -> errands.Meaning:
 
 def _write_keras(model: keras.Model, folder: Path) -> dict[Format, str]:
     """Write the Keras model, unless it would need the user's code; return the reason if so."""
+    if not type(model).__module__.startswith("keras."):
+        return {Format.KERAS: f"it would load only with your code, which has its class {type(model).__name__}"}
     model.compiled = False  # losses and metrics of the user's are not needed to predict
     refused = formats.write_possible(model, (Format.KERAS,), folder)
     path = folder / errands.BUNDLE_PATHS[Format.KERAS]
