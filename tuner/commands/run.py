@@ -397,9 +397,7 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
     exported = None
     if snapshot.best_number is not None:
         if not stopping.is_asked and not gave_up:
-            what = "forming the ensemble, and measuring it and the best trial" if run.study.is_of_images else "measuring the best trial"
-            with printing.busy(f"{run.study.name}: {what} on the test split …"):
-                ensemble.try_measure(run.study, run.assignment, stopping, lambda warning: plain.line(f"warning: {warning}"))
+            _measure(run, stopping)
         exported = _export(run)
         sections.append(status_screens.result(_result(run.study), snapshot.num_completed))
     sections.append(status_screens.cost(snapshot, time.monotonic() - run.began))
@@ -412,6 +410,15 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
     elif gave_up:
         plain.line(gave_up)
     return 1 if stopped or gave_up or (not snapshot.num_completed and not stopping.is_asked) else 0
+
+
+def _measure(run: FinishedRun, stopping: Stopping) -> None:
+    """Form the ensemble, and measure it and the best trial; an objective has nothing to measure."""
+    if run.study.spec.task == OBJECTIVE:
+        return
+    what = "forming the ensemble, and measuring it and the best trial" if run.study.is_of_images else "measuring the best trial"
+    with printing.busy(f"{run.study.name}: {what} on the test split …"):
+        ensemble.try_measure(run.study, run.assignment, stopping, lambda warning: plain.line(f"warning: {warning}"))
 
 
 def _export(run: FinishedRun) -> Path | None:

@@ -285,7 +285,7 @@ def against_rule(best: Best) -> str:
 
 def ranked(content: ReportContent) -> list[Ranked]:
     """Return the best completed trials."""
-    completed = [trial for trial in content.valued if trial.state is TrialState.COMPLETE]
+    completed = [trial for trial in content.valued if trial.state is TrialState.COMPLETE and attributes.INFEASIBLE not in trial.user_attrs]
     return [_ranked(trial) for trial in contents.ranked(completed, content.study.spec.objective)[:_MAX_RANKED]]
 
 

@@ -209,7 +209,7 @@ def _start(connection: Connection, study: Study, worker: WorkerId, progress: Stu
     trial_id = tables.create_trial(connection, study.id, number)
     leases.grant(connection, study.id, worker, trial_number=number, trial_id=trial_id, attempt=1)
     known = {
-        attributes.ORIGIN: "rule" if number == 0 else screening.SCREENING if screened else study.spec.sampler.name,
+        attributes.ORIGIN: "rule" if number == 0 and study.is_of_images else screening.SCREENING if screened else study.spec.sampler.name,
         attributes.SEED: seed(study, number),
         attributes.WORKER: worker.name,
     }
