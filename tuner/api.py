@@ -464,6 +464,10 @@ def _spec(name: str, given: Mapping[str, Any]) -> AnyStudySpec:
         RequestError: a trainer cannot import a function.
         SpecError: a value is wrong.
     """
+    doors = [key for key in ("function", "build", "model", "data") if key in given]
+    if not doors or ("function" in doors and len(doors) > 1):
+        what = f"{doors[0]} and also {', '.join(doors[1:])}" if doors else "no code and no data"
+        raise RequestError(f"tuner.study got {what}; expected build and data, or function")
     names = _Names()
     plain = {key: names.of(key, value) for key, value in given.items()}
     if "function" in plain:

@@ -13,6 +13,7 @@ import pytest
 
 import tuner
 
+ANIMALS = Path(__file__).resolve().parents[2] / "studies" / "animals.yaml"
 OBJECTIVE = """
 def objective(trial):
     x = trial.suggest_float("x", -3.0, 3.0)
@@ -143,6 +144,26 @@ def test_a_study_is_created_once_and_keeps_the_budget_of_its_last_run(written: C
         study.run(trials=0)
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "tuner.study got no code and no data; expected build and data, or function"),
+        ({"function": "a.py:f", "build": "a.py:b"}, "tuner.study got function and also build; expected build and data, or function"),
+        ({"build": "a.py:b", "objective": "val_loss"}, "tuner.study: data is missing"),
+        ({"build": "a.py:b", "data": "a.py:d"}, "tuner.study: objective is missing"),
+        ({"build": "a.py:b", "data": "a.py:d", "objective": "val_cost"}, "objective.direction is missing: 'val_cost' does not tell"),
+        ({"function": "a.py:f", "direction": "minimize", "serach": {}}, "serach is not a key of a study file.* Did you mean search"),
+        ({"function": "a.py:f", "direction": "minimize"}, "the file .*a.py of a.py:f cannot be read"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_before_anything_is_written(given: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(tuner.TunerError, match=message):
+        tuner.study("odd", **given)
+    with pytest.raises(tuner.TunerError, match="tuner.study got a whole study and also epochs"):
+        tuner.study(tuner.read(ANIMALS), epochs=3)
+    assert not (tmp_path / "tuner.db").exists()
+
+
 def test_functions_that_a_trainer_cannot_import_are_refused(
     written: Callable[[str, str], ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,3 +203,10 @@ def test_a_study_that_a_script_starts_while_a_trainer_imports_it_is_refused(tmp_
     study = tuner.study("again", function="starts_again.py:objective", direction="minimize", folder=str(tmp_path))
     with pytest.raises(tuner.TunerError, match=r"tuner.study was called while tuner imported .* Put the call below `if __name__"):
         study.run(workers=1, trials=1)
+
+
+def test_a_study_of_images_needs_no_code() -> None:
+    study = tuner.study("digits", data={"source": "digits"}, objective="macro_f1", epochs=0, search={"dropout": 0.2})
+    assert isinstance(study.spec, tuner.StudySpec)
+    assert (study.spec.objective.metric, study.spec.training.epochs, study.is_of_images) == ("macro_f1", 0, True)
+    assert isinstance(tuner.load("digits"), tuner.Study)
