@@ -1,15 +1,24 @@
-"""What `tuner retrain` refuses, before anything is written or trained."""
+"""What `tuner retrain` refuses, before anything is written or trained, and how it retrains a model of the user's."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import databases
 from tests.studies import by_hand
 from tuner.cli import main
+from tuner.commands import ensemble
+from tuner.commands import retrain as commands_retrain
+from tuner.protocol import messages
+from tuner.protocol.messages import Ending, Stage
+from tuner.results import best as bests
+from tuner.results.best import Best
+from tuner.results.retrain import trainings
+from tuner.results.versions import versions
 from tuner.spec import file as study_file
 from tuner.storage import engine as storages
-from tuner.studies import data_check, retraining
+from tuner.studies import data_check, retraining, trials
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 
@@ -52,13 +61,75 @@ def test_a_study_without_a_completed_trial_cannot_be_retrained(tmp_path: Path, c
     assert studies.names(study.storage) == ["by-hand"]
 
 
-def test_a_study_of_code_is_refused_with_what_it_offers_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = {"model": {"build": "my.py:build"}, "data": {"load": "my.py:load"}}
-    spec = study_file.parse({"name": "churn", "task": "custom", "objective": "val_auc", **code}, "churn.yaml")
+def of_code(folder: Path, **sections: Any) -> Study:
+    """A finished search of a model of the user's: trials 0 to 2, the last one is the best."""
+    code = {"model": {"build": "my.py:build"}, "data": {"load": "my.py:load"}, "search": {"units": [1, 64]}}
+    given = {"name": "prices", "task": "custom", "objective": "val_mae", "sampler": "random", **code, **sections}
+    study = studies.join(study_file.parse(given, "prices.yaml"), storages.open(databases.sqlite(folder)))
+    data_check.admit(study, by_hand.PREPARED)
+    for value in (3.0, 2.5, 2.0):
+        train(study, folder, value)
+    return study
+
+
+def train(study: Study, folder: Path, value: float) -> dict[str, Any]:
+    """Train the next trial of a study by hand, and return its values; the code asked for `depth`, too."""
+    claimed = by_hand.must_claim(study)
+    asked = {**claimed.hyperparameters.values, "depth": 2}
+    path = folder / f"{study.name}-{claimed.number}.npz"
+    path.write_bytes(b"weights")
+    epoch = messages.Epoch(trial=claimed.number, stage=Stage.TRAIN, step=1, seconds=1.0, value=value)
+    finished = messages.Finished(
+        trial=claimed.number, ending=Ending.COMPLETED, value=value, best_step=1, weights=str(path), asked=asked, fine_tune_seconds=1.0
+    )
+    trials.finish(study, claimed, finished, [epoch], device="cpu")
+    return dict(claimed.hyperparameters.values)
+
+
+def test_a_model_of_the_users_is_retrained_and_its_best_training_becomes_a_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = of_code(tmp_path)
+    searched_values = [bests.of(study, number).hyperparameters for number in (2, 1)]
+    trained: list[dict[str, Any]] = []
+
+    def train_all(again: Study, *_: object) -> list[trainings.RetrainedConfig]:
+        for value in (2.4, 2.1, 2.2, 2.5):  # trial 2 with both seeds: 2.4 and 2.2; trial 1: 2.1 and 2.5
+            trained.append(train(again, tmp_path, value))
+        return trainings.read(again)
+
+    def measure(again: Study, best: Best, *_: object) -> None:
+        trials.keep_test(again, messages.Evaluated(trial=best.trial, num_images=200, value=2.75))
+
+    monkeypatch.setattr(commands_retrain, "_train_all", train_all)
+    monkeypatch.setattr(ensemble, "measure_trial", measure)
+    asked = ("prices", "--top", "2", "--seeds", "2", "--allow-code", "my.py")
+    assert retrain(tmp_path, *asked) == 0
+    said = capsys.readouterr()
+    assert [values["units"] for values in trained] == [values["units"] for values in searched_values] * 2  # type: ignore[index]
+    assert "prices-retrain-1 trial 2 is chosen: val_mae 2.3000 ± 0.1414 over 2 seeds" in said.err
+    assert said.out == (
+        "prices 1: val_mae 2.2000, the best of 2 seeds (mean 2.3000 ± 0.1414); on the test split 2.7500. In the search it was 2.0000.\n"
+    )
+    (version,) = versions.all(study.storage, "prices")
+    assert (version.model.study, version.model.trial) == ("prices-retrain-1", 2)
+    assert version.model.artifact.endswith("prices-retrain-1-2.npz")
+    assert version.model.metrics["test_value"] == 2.75
+    assert retrain(tmp_path, *asked) == 0
+    assert "was finished before" in capsys.readouterr().err
+    assert len(trained) == 4
+
+
+def test_what_a_study_of_code_cannot_be_retrained_with_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    of_code(tmp_path)
+    assert "--allow-code my.py" in refused(tmp_path, capsys, "prices")
+    assert "drop --on" in refused(tmp_path, capsys, "prices", "--on", "train+validation", "--allow-code", "my.py")
+
+
+def test_an_objective_is_refused_with_what_to_do_instead(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = study_file.parse({"name": "o", "task": "objective", "function": "my.py:f", "objective": "minimize"}, "o.yaml")
     studies.join(spec, storages.open(databases.sqlite(tmp_path)))
-    said = refused(tmp_path, capsys, "churn")
-    assert "only for studies of images, but churn has the task custom" in said
-    assert "tuner versions churn --add TRIAL" in said and "training.executions" in said
+    assert "to run its best trial again: tuner export o --to best.yaml, then tuner run best.yaml" in refused(tmp_path, capsys, "o")
 
 
 def test_an_unknown_study_is_refused_and_no_database_is_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,17 @@ def try_measure(study: Study, assignment: Assignment, stopping: Stopping, warn: 
             warn(str(error))
 
 
+def measure_trial(study: Study, best: Best, assignment: Assignment, stopping: Stopping) -> None:
+    """Measure a trial on the test split once, and store the result with it.
+
+    Raises:
+        Dismissed: it was stopped.
+        TunerError: the trial cannot be measured; its data may have no test split.
+    """
+    with _trainer(study, assignment, stopping) as (trainer, _):
+        _measure_best(study, best, trainer, assignment)
+
+
 def current(study: Study, folders: Folders) -> Ensemble | None:
     """Return the stored ensemble if no trial is better; if the workers of the study formed none, form it now.
 

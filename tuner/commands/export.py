@@ -119,8 +119,12 @@ def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tupl
                 f"{option} applies only to studies of images, but {study.name} has the task {study.spec.task}; drop {option}."
             )
     version = None if asked.version is None else versions.find(study.storage, study.name, asked.version)
-    number = asked.trial if version is None else version.model.trial
-    best = bests.best(study) if number is None else bests.of(study, number)
+    if version is None:
+        best = bests.best(study) if asked.trial is None else bests.of(study, asked.trial)
+    else:
+        assert version.model.trial is not None, "a version is made of a trial"
+        made_in = study if version.model.study == study.name else studies.load(version.model.study, study.storage)
+        best = bests.of(made_in, version.model.trial)
     custom_bundle.require_code(best)
     asked.local.require_allowed(study.spec)
     weights = _weights_of(study, best) if version is None else _weights_of_version(version)

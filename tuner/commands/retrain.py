@@ -1,5 +1,6 @@
 """`tuner retrain`: train the best configurations of a study again with several seeds, and store the chosen one as a version."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tuner import machine, wording
-from tuner.commands import artifacts, check, engines, run, show, waiting
+from tuner.commands import artifacts, check, engines, ensemble, run, show, waiting
 from tuner.commands.origin import LocalSettings
-from tuner.errors import Dismissed, RequestError, TunerError
+from tuner.errors import Dismissed, RequestError, TrainingError, TunerError
 from tuner.protocol.messages import Split
 from tuner.results import best as bests
 from tuner.results import export as exports
@@ -24,7 +25,7 @@ from tuner.results.retrain.trainings import RetrainedConfig, TrainingRun
 from tuner.results.retrain.verdict import Verdict, VerdictSubject
 from tuner.results.versions import versions
 from tuner.results.versions.versions import NewReading, NewVersion, Version, WeightsSource
-from tuner.spec.tasks import CUSTOM
+from tuner.spec.tasks import OBJECTIVE
 from tuner.studies import retraining as retrainings
 from tuner.studies import study as studies
 from tuner.studies import trials
@@ -99,11 +100,16 @@ def retrain(
     The same command resumes an interrupted retraining, and shows the version of a finished one.
     """
     study = _load_search(name, url, local)
-    check.require_usable(study.images, folders.cache)
+    if study.is_of_images:
+        check.require_usable(study.images, folders.cache)
+    elif asked.on != "train":
+        raise RequestError(
+            f"--on is {asked.on}, but {name} loads its data with code of its own, which decides what is trained on; drop --on."
+        )
     artifacts.require_bucket(folders.bucket)
     with engines.open_engine(engine, url) as ready:
         again = _begin_or_resume(study, asked)
-        existing = _find_version(study, _target_name(again, asked.on), single=asked.single)
+        existing = _find_version(study, _target_name(again, asked.on), single=asked.single if study.is_of_images else None)
         if existing is not None:
             plain.line(f"{study.name}: {again.name} was finished before. Nothing was trained, and the test split was not read.")
             return _print_version(existing, as_json=as_json)
@@ -111,7 +117,8 @@ def retrain(
         workers = _Workers(ready=ready, folders=folders, local=local, stopping=stopping)
         with on_signals(stopping):
             try:
-                version = _train_and_judge(study, again, asked, workers)
+                train = _train_and_judge if study.is_of_images else _train_and_choose
+                version = train(study, again, asked, workers)
             except Dismissed:
                 plain.line(f"{study.name}: stopped before a version was stored. Run the same command to resume.")
                 return run.KILLED if stopping.is_urgent else 1
@@ -125,11 +132,10 @@ def _load_search(name: str, url: str, local: LocalSettings) -> Study:
         RequestError: it cannot be trained again.
     """
     found = show.load_study(name, url)
-    if not found.is_of_images:
+    if found.spec.task == OBJECTIVE:
         raise RequestError(
-            f"tuner retrain works only for studies of images, but {name} has the task {found.spec.task}. To store one of its trials as a "
-            f"version: tuner versions {name} --add TRIAL"
-            + ("; to train each trial with several seeds, set training.executions in a new study" if found.spec.task == CUSTOM else "")
+            f"the study {name} has an objective, whose models tuner does not know; to run its best trial again: "
+            f"tuner export {name} --to best.yaml, then tuner run best.yaml"
         )
     retraining = found.spec.retraining
     if retraining is not None:
@@ -141,7 +147,7 @@ def _load_search(name: str, url: str, local: LocalSettings) -> Study:
         )
     local.require_allowed(found.spec)
     prepared = retrainings.prepared(found)
-    if not prepared.num_test:
+    if found.is_of_images and not prepared.num_test:
         raise RequestError(
             f"the study {name} has no test images (data.test is 0), so the chosen configuration could not be measured; "
             "start a new study, in a file with another name, that has data.test, for example 0.15"
@@ -189,6 +195,34 @@ def _train_and_judge(study: Study, again: Study, asked: RetrainOptions, workers:
     trainings.choose([on_all_config])
     with printing.busy(f"{on_all.name}: {_BUSY}"):
         return store_version_on_all(study, (again, configs), (on_all, on_all_config), subject, setup)
+
+
+def _train_and_choose(study: Study, again: Study, asked: RetrainOptions, workers: _Workers) -> Version:
+    """Finish the trainings of a model of the user's, and store the best training of the best configuration as a version."""
+    configs = _train_all(again, workers, _describe_work(study, again, workers.ready.workers.num_workers))
+    chosen, objective = trainings.choose(configs), again.spec.objective
+    for config in configs:
+        verb = "is chosen" if config is chosen else "was trained again" if config.is_complete else "did not complete with every seed"
+        plain.line(f"{again.name} trial {config.trial} {verb}: {objective.metric} {config.shown}")
+    run = max(chosen.runs, key=lambda one: (objective.merit(one.value or 0.0), -one.trial))
+    best = bests.of(again, run.trial)
+    if best.test_value is None:
+        (assignment, *_) = workers.assignments(again)
+        with printing.busy(f"{again.name}: measuring trial {run.trial} on the test split …"):
+            _measure(again, best, assignment, workers.stopping)
+        best = bests.of(again, run.trial)
+    with artifacts.local_copy(_weights(run), workers.folders.of_study(again.name)) as path:
+        new, _ = versions.of_trial(best, path, by=machine.user_name())
+    figures = {"mean": chosen.mean, "standard_deviation": chosen.spread, "seeds": len(chosen.values), "search_value": chosen.search_value}
+    return versions.add(study.storage, dataclasses.replace(new, name=study.name, metrics={**new.metrics, **figures}))
+
+
+def _measure(again: Study, best: Best, assignment: Assignment, stopping: Stopping) -> None:
+    """Measure a training on the test split; without one, its data function returned none."""
+    try:
+        ensemble.measure_trial(again, best, assignment, stopping)
+    except TrainingError as error:
+        plain.line(f"{again.name}: the version has no test value: {error}")
 
 
 def _train_all(study: Study, workers: _Workers, description: str) -> list[RetrainedConfig]:
@@ -253,7 +287,7 @@ def _mean_seconds(study: Study, numbers: Sequence[int]) -> float | None:
 def verdict_subject(study: Study, again: Study, configs: Sequence[RetrainedConfig], *, single: bool = False) -> VerdictSubject:
     """Return the subject of a verdict on a retraining."""
     best = bests.best(study)
-    rule = next((config.hyperparameters for config in configs if config.trial == 0), None)
+    rule = next((config.of_images for config in configs if config.trial == 0), None)
     return VerdictSubject(
         study=study.name,
         retraining=again.name,
@@ -289,11 +323,29 @@ def _find_version(study: Study, target: str, *, single: bool | None = None) -> V
 
 
 def _print_version(version: Version, *, as_json: bool) -> int:
+    if version.model.origin is WeightsSource.TRIAL:
+        return _print_training(version, as_json=as_json)
     verdict = Verdict.model_validate(version.model.metrics)
     if as_json:
         plain.result(json.dumps({"name": version.name, "version": version.number, **verdict.model_dump(mode="json")}, indent=2))
     else:
         printing.result(*screens.verdict(verdict, name=version.name, number=version.number))
+    return 0
+
+
+def _print_training(version: Version, *, as_json: bool) -> int:
+    """Print the version of a model of the user's."""
+    metrics = version.model.metrics
+    if as_json:
+        plain.result(json.dumps({"name": version.name, "version": version.number, "study": version.model.study, **metrics}, indent=2))
+        return 0
+    spread = "" if metrics.get("standard_deviation") is None else f" ± {metrics['standard_deviation']:.4f}"
+    test = "not measured" if metrics.get("test_value") is None else f"{metrics['test_value']:.4f}"
+    plain.result(
+        f"{version.name} {version.number}: {metrics['metric']} {metrics['value']:.4f}, the best of "
+        f"{wording.count(metrics['seeds'], 'seed')} (mean {metrics['mean']:.4f}{spread}); on the test split {test}. "
+        f"In the search it was {metrics['search_value']:.4f}."
+    )
     return 0
 
 

@@ -12,9 +12,10 @@ from sqlalchemy.exc import IntegrityError
 from tuner.errors import StudyError
 from tuner.protocol import messages
 from tuner.sampling import samplers
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec import hyperparameters as trial_values
+from tuner.spec.hyperparameters import Hyperparameters, TrialValues
 from tuner.spec.strategies import NoPruner, Random
-from tuner.spec.study import Budget, Retraining, StudySpec
+from tuner.spec.study import AnyStudySpec, Budget, Retraining, StudySpec
 from tuner.storage import attributes, queries, tables
 from tuner.storage.attributes import HYPERPARAMETERS, PREPARED, REQUESTED
 from tuner.storage.queries import VALUED
@@ -38,7 +39,7 @@ class Config:
     trial: int
     #: validation accuracy in the search; None if the trial did not complete
     value: float | None
-    hyperparameters: Hyperparameters
+    hyperparameters: TrialValues
     #: values of the searched parameters that give these hyperparameters
     parameters: Mapping[str, Any]
     #: seconds of training in the search; None if unknown
@@ -141,24 +142,24 @@ def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[
         values=tuple(config.value for config in chosen),
         seeds=with_seeds,
     )
-    training = study.images.training.model_copy(update={"epochs": setting.epochs, "promote": 1.0, "images": setting.images})
-    spec = study.images.model_copy(
-        update={
-            "name": name,
-            "budget": Budget(trials=again.num_trainings),
-            "training": training,
-            "sampler": Random(),
-            "pruner": NoPruner(),
-            "result": None,
-            "retraining": again,
-        }
-    )
+    changes: dict[str, Any] = {
+        "name": name,
+        "budget": Budget(trials=again.num_trainings),
+        "sampler": Random(),
+        "pruner": NoPruner(),
+        "result": None,
+        "retraining": again,
+    }
+    if isinstance(study.spec, StudySpec):
+        own = {"epochs": setting.epochs, "promote": 1.0, "images": setting.images}
+        changes["training"] = study.spec.training.model_copy(update=own)
+    spec = study.spec.model_copy(update=changes)
     extra = 0 if setting.images == "train" else known.num_validation
     _create(study, spec, chosen, known.model_copy(update={"epochs": setting.epochs, "num_train": known.num_train + extra}))
     return studies.load(name, study.storage)
 
 
-def _create(study: Study, spec: StudySpec, chosen: Sequence[Config], found: messages.Prepared) -> None:
+def _create(study: Study, spec: AnyStudySpec, chosen: Sequence[Config], found: messages.Prepared) -> None:
     """Create the study with all of its trials in one transaction, so that no worker sees it without them."""
     again = spec.retraining
     assert again is not None
@@ -195,7 +196,8 @@ def _configs(connection: Connection, study_id: int, top: int) -> list[Config]:
             found.append(config)
         if len(found) == top:
             break
-    return found + _rule(connection, study_id, found) if found else []
+    has_rule = bool(found) and isinstance(found[0].hyperparameters, Hyperparameters)  # code of the user's has none
+    return found + _rule(connection, study_id, found) if has_rule else found
 
 
 def _rule(connection: Connection, study_id: int, found: Sequence[Config]) -> list[Config]:
@@ -215,7 +217,7 @@ def _config(connection: Connection, trial_id: int, number: int, value: float | N
     return Config(
         trial=number,
         value=value,
-        hyperparameters=Hyperparameters.model_validate(stored[HYPERPARAMETERS]),
+        hyperparameters=trial_values.parse(stored[HYPERPARAMETERS]),
         parameters=tables.parameters(connection, trial_id),
         seconds=tables.get(connection, TRIAL_USER, trial_id, attributes.SECONDS).get(attributes.SECONDS),
     )

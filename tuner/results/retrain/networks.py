@@ -261,7 +261,7 @@ def prediction_request(
     """Return the request to a trainer; `weights` are the weight files of some trainings."""
     return messages.Predict(
         trial=next(iter(weights)).trial,
-        hyperparameters=config.hyperparameters,
+        hyperparameters=config.of_images,
         weights=tuple(weights.values()),
         average=None if average is None else str(average),
         splits=(split,),

@@ -10,7 +10,8 @@ from sqlalchemy import Connection
 from tuner import wording
 from tuner.errors import StudyError
 from tuner.results import statistics
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec import hyperparameters as trial_values
+from tuner.spec.hyperparameters import Hyperparameters, TrialValues
 from tuner.spec.study import Retraining
 from tuner.storage import queries, tables
 from tuner.storage.attributes import BEST_EPOCH, HYPERPARAMETERS, MESSAGE, REASON, STOPPED_BY, WEIGHTS
@@ -45,13 +46,19 @@ class RetrainedConfig:
     #: its trial in the search, and the validation accuracy there; None if that trial did not complete
     trial: int
     search_value: float | None
-    hyperparameters: Hyperparameters
+    hyperparameters: TrialValues
     runs: tuple[TrainingRun, ...]
 
     @property
     def values(self) -> list[float]:
         """Validation accuracies by seed."""
         return [run.value for run in self.runs if run.value is not None]
+
+    @property
+    def of_images(self) -> Hyperparameters:
+        """Hyperparameters of a config of an image study."""
+        assert isinstance(self.hyperparameters, Hyperparameters), "another task has no such hyperparameters"
+        return self.hyperparameters
 
     @property
     def is_complete(self) -> bool:
@@ -81,11 +88,12 @@ class RetrainedConfig:
 
 
 def read(study: Study) -> list[RetrainedConfig]:
-    """Return the configs of a retraining: complete ones first, by mean validation accuracy, equal ones in the order of the search."""
+    """Return the configs of a retraining: complete ones first, by mean value, equal ones in the order of the search."""
     again = study.spec.retraining
     assert again is not None, "the study is a retraining"
     found = study.storage.read(lambda connection: _read(connection, study, again))
-    return sorted(found, key=lambda config: (not config.is_complete, -config.mean))
+    merit = study.spec.objective.merit
+    return sorted(found, key=lambda config: (not config.is_complete, -merit(config.mean)))
 
 
 def choose(configs: Sequence[RetrainedConfig]) -> RetrainedConfig:
@@ -134,14 +142,14 @@ def _failures(config: RetrainedConfig) -> str:
 def _read(connection: Connection, study: Study, again: Retraining) -> list[RetrainedConfig]:
     values = queries.values(connection, study.id)
     runs: dict[int, list[TrainingRun]] = {index: [] for index in range(len(again.trials))}
-    chosen: dict[int, Hyperparameters] = {}
+    chosen: dict[int, TrialValues] = {}
     for number in range(again.num_trainings):
         index, seed = again.indices(number)
         state = tables.state_of(connection, study.id, number)
         assert state is not None, "all trials of a retraining are created at its start"
         stored = tables.get(connection, TRIAL_SYSTEM, state[0], HYPERPARAMETERS)
         if stored:
-            chosen[index] = Hyperparameters.model_validate(stored[HYPERPARAMETERS])
+            chosen[index] = trial_values.parse(stored[HYPERPARAMETERS])
         known = tables.get(connection, TRIAL_USER, state[0], *_RESULT)
         runs[index].append(_run(number, again.seeds[seed], values.get(number), known, state[1]))
     return [
