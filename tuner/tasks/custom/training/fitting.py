@@ -212,14 +212,12 @@ class Fitting:
             steps = all_steps if steps is None else min(steps, all_steps)
         else:
             batches = train.dataset
-        options = {"shuffle": False} if isinstance(batches, tf.data.Dataset) else {}  # Keras warns of a data set that it cannot shuffle
         model.fit(
             batches,
-            **options,
             epochs=self.num_epochs,
             initial_epoch=run.epochs,
             steps_per_epoch=steps,
-            shuffle=isinstance(batches, keras.utils.PyDataset),
+            shuffle=isinstance(batches, keras.utils.PyDataset),  # Keras warns of a data set that it cannot shuffle
             validation_data=_validation(data),
             validation_batch_size=size if data.validation.arrays is not None else None,
             callbacks=[watch],
