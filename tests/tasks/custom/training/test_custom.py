@@ -168,7 +168,10 @@ def test_the_value_of_several_trainings_is_their_mean(prepare: Callable[..., Pre
 
 def test_a_metric_that_fit_does_not_report_is_named(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
     ready = prepare(objective="val_mse")
-    with pytest.raises(RequestError, match="objective.metric is val_mse, but fit reports only loss, mae, val_loss, val_mae. Did you mean"):
+    with pytest.raises(
+        RequestError,
+        match="objective.metric is val_mse, but fit reports only loss, mae, val_loss, val_mae; name one of these, or add the metric in",
+    ):
         ready.train(order(tmp_path), Control(learning_rate=0.01))
 
 
