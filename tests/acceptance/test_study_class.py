@@ -153,7 +153,7 @@ def test_a_study_is_created_once_and_keeps_the_budget_of_its_last_run(written: C
         ({"build": "a.py:b", "data": "a.py:d"}, "tuner.study: objective is missing"),
         ({"build": "a.py:b", "data": "a.py:d", "objective": "val_cost"}, "objective.direction is missing: 'val_cost' does not tell"),
         ({"function": "a.py:f", "direction": "minimize", "serach": {}}, "serach is not a key of a study file.* Did you mean search"),
-        ({"function": "a.py:f", "direction": "minimize"}, "the file .*a.py of a.py:f cannot be read"),
+        ({"function": "a.py:f", "direction": "minimize"}, r"a\.py:f.*a\.py|a\.py of a\.py:f"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_before_anything_is_written(given: dict[str, Any], message: str, tmp_path: Path) -> None:
