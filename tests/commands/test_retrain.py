@@ -17,6 +17,7 @@ from tuner.results.best import Best
 from tuner.results.retrain import trainings
 from tuner.results.versions import versions
 from tuner.spec import file as study_file
+from tuner.spec.hyperparameters import ChosenValues
 from tuner.storage import engine as storages
 from tuner.studies import data_check, retraining, trials
 from tuner.studies import study as studies
@@ -75,7 +76,9 @@ def of_code(folder: Path, **sections: Any) -> Study:
 def train(study: Study, folder: Path, value: float) -> dict[str, Any]:
     """Train the next trial of a study by hand, and return its values; the code asked for `depth`, too."""
     claimed = by_hand.must_claim(study)
-    asked = {**claimed.hyperparameters.values, "depth": 2}
+    chosen = claimed.hyperparameters
+    assert isinstance(chosen, ChosenValues)
+    asked = {**chosen.values, "depth": 2}
     path = folder / f"{study.name}-{claimed.number}.npz"
     path.write_bytes(b"weights")
     epoch = messages.Epoch(trial=claimed.number, stage=Stage.TRAIN, step=1, seconds=1.0, value=value)
@@ -83,7 +86,7 @@ def train(study: Study, folder: Path, value: float) -> dict[str, Any]:
         trial=claimed.number, ending=Ending.COMPLETED, value=value, best_step=1, weights=str(path), asked=asked, fine_tune_seconds=1.0
     )
     trials.finish(study, claimed, finished, [epoch], device="cpu")
-    return dict(claimed.hyperparameters.values)
+    return dict(chosen.values)
 
 
 def test_a_model_of_the_users_is_retrained_and_its_best_training_becomes_a_version(
