@@ -97,8 +97,15 @@ def _completed(study_id: int) -> Select[int, int, float]:
 
 
 def best(connection: Connection, study_id: int) -> ValuedTrial | None:
-    """Return the best completed trial, among equals the earliest, or None if no trial has completed."""
-    row = connection.execute(ranked(study_id).limit(1)).first()
+    """Return the best completed trial, among equals the earliest, or None if no trial has completed.
+
+    Every claim and every end of a trial asks for it, so the constraints of the study are looked up for this one trial first.
+    """
+    first, of_trial = _completed(study_id).limit(1).subquery(), TRIAL_USER.alias()
+    exceeding = exists(select(of_trial.c.key).where(of_trial.c.trial_id == first.c.trial_id, of_trial.c.key == INFEASIBLE))
+    row = connection.execute(select(first.c.trial_id, first.c.number, first.c.value, exceeding.label("is_exceeding"))).first()
+    if row is not None and row[3]:
+        row = connection.execute(ranked(study_id).limit(1)).first()
     return None if row is None else ValuedTrial(trial_id=row[0], number=row[1], value=row[2])
 
 
