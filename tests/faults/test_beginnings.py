@@ -3,9 +3,9 @@
 import pytest
 
 from tests.acceptance.conftest import Place
-from tests.faults.conftest import assert_whole, num_repeated, script
+from tests.faults.conftest import SOAKS, assert_whole, num_repeated, script
 
-WORKERS = 16
+WORKERS = 16 if SOAKS else 8
 
 
 @pytest.mark.timeout(600)
