@@ -125,8 +125,6 @@ def test_a_mistake_in_the_data_of_one_trial_ends_that_trial(line: str, error: st
 
 
 def test_a_table_of_pandas_is_taken_as_an_array(tmp_path: Path) -> None:
-    pandas = pytest.importorskip("pandas")
-    assert pandas
     table = f"import pandas as pd\nx = pd.DataFrame({X}, columns=['a', 'b'])\n"
     code = f"{table}def load():\n    return (x[:8], x[:8]['a']), (x[8:], x[8:]['a'])\n"
     prepared = _prepared(custom_study(tmp_path, HEAD + code + BUILD))
