@@ -1,9 +1,12 @@
 """Values for which code of the user's asks while its trial runs: each is chosen once, and stored before it is used."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import optuna
 import pytest
+from optuna.trial import TrialState
 
 from tests.studies import by_hand
 from tuner.errors import LeaseLost
@@ -14,7 +17,7 @@ from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import ChosenValues
 from tuner.storage import queries, tables
 from tuner.storage.engine import Storage
-from tuner.studies import data_check, trials
+from tuner.studies import control, data_check, trials
 from tuner.studies import study as studies
 from tuner.studies.claims import Claim
 from tuner.studies.questions import TrialQuestions
@@ -158,6 +161,71 @@ def test_an_enqueued_value_that_the_code_does_not_allow_is_refused(objective: Ca
     study.optuna.enqueue_trial({"x": 99.0})
     refused = TrialQuestions(study, claim(study)).answer(ask_x())
     assert refused.refusal == "the trial was enqueued with x 99, which the code does not allow"
+
+
+def test_values_that_were_added_by_another_program_are_the_answers(objective: Callable[..., Study]) -> None:
+    study = objective()
+    waiting = optuna.trial.create_trial(
+        state=TrialState.WAITING, params={"x": 2.5}, distributions={"x": optuna.distributions.FloatDistribution(0.0, 5.0)}
+    )
+    study.optuna.add_trial(waiting)
+    assert TrialQuestions(study, claim(study)).answer(ask_x()).value == 2.5
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_asked_and_declared_values_are_drawn_independently(objective: Callable[..., Study], sampler: str) -> None:
+    study = objective(sampler=sampler, search={"declared": {"range": [-10.0, 10.0]}})
+    for number in range(8):
+        claimed = claim(study)
+        assert isinstance(claimed.hyperparameters, ChosenValues)
+        declared = claimed.hyperparameters.values["declared"]
+        first = TrialQuestions(study, claimed)
+        x = first.answer(ask_x()).value
+        again = TrialQuestions(study, first.claim)  # of another attempt
+        y = again.answer(messages.Ask(trial=0, name="y", low=-10.0, high=10.0)).value
+        assert len({declared, x, y}) == 3
+        end(study, again.claim, float(number), {"declared": declared, "x": x, "y": y})
+
+
+def test_a_value_chosen_beforehand_that_is_not_among_those_asked_for_is_chosen_anew(objective: Callable[..., Study]) -> None:
+    study = objective()
+    for _ in range(6):
+        questions = TrialQuestions(study, claim(study))
+        n = questions.answer(messages.Ask(trial=0, name="n", low=5, high=8, integer=True)).value
+        end(study, questions.claim, 1.0, {"n": n})
+    questions = TrialQuestions(study, claim(study))
+    assert isinstance(questions.claim.hyperparameters, ChosenValues)
+    assert questions.claim.hyperparameters.values["n"] in (5, 6, 7, 8)
+    answer = questions.answer(messages.Ask(trial=0, name="n", low=1, high=2, integer=True))
+    assert answer.value in (1, 2)
+    assert study.optuna.get_trials()[6].params == {"n": answer.value}
+
+
+def test_a_choice_that_no_database_can_hold_is_refused(objective: Callable[..., Study]) -> None:
+    study = objective(sampler="random")
+    question = messages.Ask(trial=0, name="clip", choices=(float("inf"),))
+    answer = TrialQuestions(study, claim(study)).answer(question)
+    assert answer.refusal.startswith("no value can be chosen for clip: ")
+
+
+def test_a_stopped_trial_keeps_its_best_value_and_only_what_it_asked_for(objective: Callable[..., Study]) -> None:
+    study = objective()
+    run(study)
+    questions = TrialQuestions(study, claim(study))
+    x = questions.answer(ask_x()).value
+    curve = [
+        messages.Epoch(trial=1, stage=messages.Stage.TRAIN, step=step, seconds=0.1, value=value)
+        for step, value in enumerate([5.0, 1.0, 3.0, math.nan])
+    ]
+    trials.report(study, questions.claim, curve)
+    asked = questions.asked()
+    assert asked == {"x": x}
+    trials.keep_asked(study, questions.claim, asked)  # it runs still: nothing is removed
+    assert set(study.optuna.get_trials()[1].params) == {"x", "kind"}
+    assert control.stop_trial(study, 1, by="ann") == 1.0
+    trials.keep_asked(study, questions.claim, asked)
+    stopped = study.optuna.get_trials()[1]
+    assert (stopped.state, stopped.value, stopped.params) == (TrialState.PRUNED, 1.0, {"x": x})
 
 
 def test_the_best_trial_of_a_minimized_study_has_the_lowest_value(objective: Callable[..., Study]) -> None:

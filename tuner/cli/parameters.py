@@ -54,7 +54,7 @@ HangLimit = Annotated[
     Option(
         metavar="TIME",
         help="Replace a trainer that is silent for this long. Must exceed the longest epoch.",
-        show_default="30m",
+        show_default="30m; no limit for an objective",
     ),
 ]
 MemoryLimit = Annotated[

@@ -95,7 +95,7 @@ def _ray(wanted: EngineOptions, url: str) -> Iterator[ReadyEngine]:
             f"--slots-per-gpu (or TUNER_SLOTS_PER_GPU) is {wanted.slots_per_gpu}, but applies only to --engine local; "
             f"give --gpus-per-worker {part:.2g} instead."
         )
-    hang_limit_seconds = options.read_seconds("--hang-limit", wanted.hang_limit or options.DEFAULT_HANG_LIMIT)
+    hang_limit_seconds = options.read_hang_limit(wanted.hang_limit)
     memory_bytes = None if wanted.memory_limit is None else entries.read_size("--memory-limit", wanted.memory_limit)
     from tuner.workers.engines import cluster
 

@@ -17,7 +17,6 @@ from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import gpus
 
 #: a trainer that is silent for this long is replaced
-DEFAULT_HANG_LIMIT = "30m"
 
 
 class OutputFormat(StrEnum):
@@ -36,7 +35,8 @@ class WorkerPlan:
     gpu_shares: tuple[gpus.GpuShare | None, ...]
     #: threads per worker; None: a fair share of the cores
     threads: int | None
-    hang_limit_seconds: float
+    #: longest silence of a trainer; None: 30 minutes, and no limit for an objective
+    hang_limit_seconds: float | None
     #: memory per worker; None: a fair share of the machine's memory
     memory_limit_bytes: int | None
 
@@ -123,9 +123,18 @@ def plan_workers(
     return WorkerPlan(
         gpu_shares=gpus.shares(gpus.find(), slots=slots_per_gpu, num_workers=num_workers),
         threads=threads,
-        hang_limit_seconds=read_seconds("--hang-limit", hang_limit or DEFAULT_HANG_LIMIT),
+        hang_limit_seconds=read_hang_limit(hang_limit),
         memory_limit_bytes=None if memory_limit is None else entries.read_size("--memory-limit", memory_limit),
     )
+
+
+def read_hang_limit(given: str | None) -> float | None:
+    """Return the value of `--hang-limit` in seconds; None if it was not given.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    return None if given is None else read_seconds("--hang-limit", given)
 
 
 def read_slots_per_gpu() -> int | None:

@@ -51,6 +51,20 @@ class EpochPart(BaseModel):
     seconds: float
 
 
+class EarlierTrainings(BaseModel):
+    """What the trainings of a trial that have ended leave: their epochs, and the best epoch of all of them."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    curve: tuple[messages.Epoch, ...]
+    seconds: float
+    value: float
+    best_step: int
+    metrics: dict[str, float]
+    #: how many of the arrays `SuspendedTrial.best` are the weights of that epoch; they come last
+    num_weights: int
+
+
 class Progress(BaseModel):
     """Progress of a trial's training."""
 
@@ -77,6 +91,8 @@ class Progress(BaseModel):
     fine_tune_seconds: float
     #: values of the trainings of the trial that have ended, if it has several
     executions: tuple[float, ...] = ()
+    #: what these trainings leave; None if none has ended
+    earlier: EarlierTrainings | None = None
     #: metrics of the best epoch
     metrics: dict[str, float] = {}
     #: what code of the user's asked for
@@ -95,7 +111,7 @@ class SuspendedTrial:
     progress: Progress
     #: values of `FineTuning.state`
     state: tuple[NDArray[np.float32], ...]
-    #: weights of the best epoch
+    #: weights of the best epoch, then those of the best epoch of `Progress.earlier`
     best: tuple[NDArray[np.float32], ...]
 
 

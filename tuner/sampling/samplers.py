@@ -81,17 +81,21 @@ _BUILDERS: dict[str, Callable[[Any, int, int], BaseSampler]] = {
 }
 
 
-def build(spec: AnyStudySpec, number: int, rule: Mapping[str, Any]) -> BaseSampler:
+def build(spec: AnyStudySpec, number: int, rule: Mapping[str, Any], *, asked: str = "") -> BaseSampler:
     """Return the sampler for one trial of a study; samplers of different trials draw different values.
 
-    `rule` are the values of trial 0 by the names of the parameters.
+    Args:
+        spec: the study.
+        number: number of the trial.
+        rule: the values of trial 0 by the names of the parameters.
+        asked: the parameter for which a running trial asks, if there is one: its sampler draws other numbers than the one before.
 
     Raises:
         MissingPackage: the sampler needs a package that is not installed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        seed = derive_seed(spec.seed, "sampler", number)
+        seed = derive_seed(spec.seed, f"sampler/{asked}" if asked else "sampler", number)
         if isinstance(spec.sampler, strategies.Prior):
             return prior.PriorSampler(spec.sampler, rule, seed=seed)
         return _BUILDERS[spec.sampler.name](spec.sampler, seed, number)

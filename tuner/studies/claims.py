@@ -125,6 +125,8 @@ def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any
             return known
         if requested:
             tables.remove_parameters(connection, held.trial_id)  # of another program, perhaps with other ranges
+            if task.spec(study.spec.task).asks_while_running(study.spec):  # the code will ask for them
+                tables.put(connection, TRIAL_SYSTEM, held.trial_id, {REQUESTED: requested})
         tables.put_parameters(connection, held.trial_id, asked.values, asked.distributions)
         tables.put(connection, TRIAL_SYSTEM, held.trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
         return chosen
@@ -262,8 +264,13 @@ def _requested(connection: Connection, trial_id: int) -> dict[str, Any]:
 
     `Study.enqueue_trial` stores them as an attribute, `Study.add_trial` with a waiting trial as parameters.
     """
+    return tables.parameters(connection, trial_id) | _requested_before(connection, trial_id)
+
+
+def _requested_before(connection: Connection, trial_id: int) -> dict[str, Any]:
+    """Return the values that a running trial was enqueued with."""
     stored = tables.get(connection, TRIAL_SYSTEM, trial_id, REQUESTED).get(REQUESTED, {})
-    return tables.parameters(connection, trial_id) | (stored if isinstance(stored, dict) else {REQUESTED: stored})
+    return stored if isinstance(stored, dict) else {REQUESTED: stored}
 
 
 def _fitted(study: Study, requested: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,17 +299,26 @@ def _suggest(
     return chosen, asked
 
 
-def open_suggestion(study: Study, number: int, trial_id: int, given: Mapping[str, Any]) -> suggestion.Suggestion:
-    """Return a chooser that asks the sampler of a study for the values of a running trial; `given` and enqueued ones come first."""
-    requested = study.storage.read_once(lambda connection: _requested(connection, trial_id))
-    return _open(study, _seen(study, trial_id), number, {**requested, **given}, {})
+def open_suggestion(study: Study, number: int, trial_id: int, given: Mapping[str, Any], *, asked: str) -> suggestion.Suggestion:
+    """Return a chooser that asks the sampler of a study for the values of a running trial; enqueued and `given` ones come first.
+
+    `asked`: the first parameter for which it will be asked.
+    """
+    requested = study.storage.read_once(lambda connection: _requested_before(connection, trial_id))
+    return _open(study, _seen(study, trial_id), number, {**given, **requested}, {}, asked=asked)
 
 
 def _open(
-    study: Study, trials: Sequence[FrozenTrial], number: int, given: Mapping[str, Any], rule: Mapping[str, Any]
+    study: Study,
+    trials: Sequence[FrozenTrial],
+    number: int,
+    given: Mapping[str, Any],
+    rule: Mapping[str, Any],
+    *,
+    asked: str = "",
 ) -> suggestion.Suggestion:
     trial = next(trial for trial in trials if trial.number == number)
-    sampler = samplers.build(study.spec, number + study.num_left, rule)
+    sampler = samplers.build(study.spec, number + study.num_left, rule, asked=asked)
     reader = suggestion.open_study(study.name, study.storage.cached, trials, sampler)
     return suggestion.Suggestion(reader, trial, given)
 

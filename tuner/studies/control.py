@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from tuner.errors import StudyError
 from tuner.spec.study import Budget
+from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
 from tuner.storage.attributes import GIVEN_BUDGET, HALTED, NUM_EPOCHS, REASON, RESUMED_AT, STOPPED, STOPPED_BY
 from tuner.storage.tables import STUDY_USER, WORKERS
@@ -123,7 +124,7 @@ def stop_trial(study: Study, number: int, *, by: str) -> float | None:
             tables.begin_trial(connection, trial_id)
         name = by[:_NAME_LENGTH]
         values = tables.intermediate_values(connection, trial_id)
-        value = max(values.values(), default=None)
+        value = study.spec.objective.best([value for value in values.values() if epoch_rows.is_measured(value)])
         leases.close(connection, study.id, number, LeaseEnding.PRUNED)
         known = {REASON: f"stopped by {name}", STOPPED_BY: name, NUM_EPOCHS: len(values)}
         endings.mark_pruned(connection, study, trial_id=trial_id, value=value, known=known)

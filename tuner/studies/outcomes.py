@@ -76,7 +76,7 @@ def finish(
     epoch_rows.put(connection, study.id, number=claim.number, trial_id=claim.trial_id, epochs=curve, spec=study.spec)
     endings.put_findings(connection, claim.trial_id, finished)
     if finished.asked is not None:
-        _keep_asked(connection, claim, finished.asked)
+        keep_asked(connection, claim, finished.asked)
     is_whole = bool(curve) and curve[0].step == _first_step(study, claim)  # otherwise the trial was resumed from a checkpoint
     whole = [EpochRow.of(epoch) for epoch in curve] if is_whole else epoch_rows.read(connection, study.id, claim.number)
     known = endings.of_finished(finished, whole, device=device)
@@ -128,7 +128,7 @@ def _first_step(study: Study, claim: Claim) -> int:
     return study.spec.probe_epochs if isinstance(chosen, Hyperparameters) and chosen.is_probed_exactly else 1
 
 
-def _keep_asked(connection: Connection, claim: Claim, asked: Mapping[str, Plain]) -> None:
+def keep_asked(connection: Connection, claim: Claim, asked: Mapping[str, Plain]) -> None:
     """Remove the values that were chosen for a trial because earlier trials had asked for them, and for which it did not ask."""
     stored = tables.get(connection, TRIAL_SYSTEM, claim.trial_id, HYPERPARAMETERS).get(HYPERPARAMETERS)
     known = stored.get("values") if isinstance(stored, dict) else None

@@ -23,6 +23,7 @@ from tuner.storage.tables import TRIAL_SYSTEM
 from tuner.studies import claims, leases
 from tuner.studies.claims import Claim
 from tuner.studies.study import Study
+from tuner.tasks import task
 
 
 class TrialQuestions:
@@ -33,6 +34,8 @@ class TrialQuestions:
         self._suggestion: Suggestion | None = None
         #: distributions of the values that are stored
         self._stored: dict[str, BaseDistribution] | None = None
+        #: the values that the code has asked for
+        self._asked: dict[str, Any] = {}
 
     def answer(self, question: messages.Ask) -> messages.Answer:
         """Return the value of a parameter: the stored one, else one that the sampler chooses and that is stored before it is returned.
@@ -47,8 +50,26 @@ class TrialQuestions:
             return messages.Answer(refusal=str(error))
         known = self._known()
         if question.name in known and self._fits(question.name, wanted):
-            return messages.Answer(value=known[question.name])
-        return self._choose(question.name, wanted)
+            answer = messages.Answer(value=known[question.name])
+        else:
+            try:
+                answer = self._choose(question.name, wanted)
+            except ValueError as error:  # a value that the sampler or the storage cannot take
+                return messages.Answer(refusal=f"no value can be chosen for {question.name}: {error}")
+        if not answer.refusal:
+            self._asked[question.name] = answer.value
+        return answer
+
+    def asked(self) -> dict[str, Any] | None:
+        """Return the values that this attempt has used: those of the study file, and those that its code asked for.
+
+        None: this study's code does not ask.
+        """
+        about = task.spec(self._study.spec.task)
+        if not about.asks_while_running(self._study.spec):
+            return None
+        declared = {row.name for row in about.rows(self._study.spec)}
+        return {name: value for name, value in self._known().items() if name in declared} | self._asked
 
     def _known(self) -> dict[str, Any]:
         chosen = self.claim.hyperparameters
@@ -64,8 +85,10 @@ class TrialQuestions:
 
     def _choose(self, name: str, wanted: BaseDistribution) -> messages.Answer:
         study, claim = self._study, self.claim
-        if self._suggestion is None:
-            self._suggestion = study.storage.call(lambda: claims.open_suggestion(study, claim.number, claim.trial_id, self._known()))
+        # a value that was chosen beforehand is not one of those that this trial asks for, so another one is chosen
+        given = {key: value for key, value in self._known().items() if key != name}
+        if self._suggestion is None or name in self._known():
+            self._suggestion = study.storage.call(lambda: claims.open_suggestion(study, claim.number, claim.trial_id, given, asked=name))
         suggestion = self._suggestion
         value = study.storage.call(lambda: suggestion.of(name, wanted))
         if not _can_be(wanted, value):

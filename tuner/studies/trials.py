@@ -4,7 +4,7 @@ Every step is one transaction that starts with the worker's lease. A worker that
 has, gets LeaseLost, drops the trial and claims the next one. A result is still accepted as long as the trial is open.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,10 +17,10 @@ from tuner.protocol.messages import Ending
 from tuner.sampling import pruners
 from tuner.spec import budget
 from tuner.spec import hyperparameters as values
-from tuner.spec.hyperparameters import TrialValues
+from tuner.spec.hyperparameters import Plain, TrialValues
 from tuner.storage import epochs as epoch_rows
 from tuner.storage import tables
-from tuner.storage.attributes import HALTED, HYPERPARAMETERS, RESUMED_AT, STOPPED, TEST
+from tuner.storage.attributes import HALTED, HYPERPARAMETERS, RESUMED_AT, STOPPED, STOPPED_BY, TEST
 from tuner.storage.tables import STUDY_USER, TRIAL_USER
 from tuner.studies import claims, continuation, endings, leases, outcomes, reaper, workers
 from tuner.studies import progress as studies_progress
@@ -45,6 +45,7 @@ __all__ = [
     "fail",
     "finish",
     "hyperparameters",
+    "keep_asked",
     "keep_test",
     "promotion",
     "reap",
@@ -203,6 +204,17 @@ def fail(study: Study, claim: Claim, failed: messages.Failed) -> None:
         LeaseLost: another worker has the trial now, or it has ended.
     """
     study.storage.write(lambda connection: outcomes.fail(connection, study, claim, failed))
+
+
+def keep_asked(study: Study, claim: Claim, asked: Mapping[str, Plain]) -> None:
+    """Remove from a trial that a user stopped the values that were chosen for it beforehand, and for which it did not ask."""
+
+    def write(connection: Connection) -> None:
+        tables.lock_study(connection, study.id, study.name)
+        if STOPPED_BY in tables.get(connection, TRIAL_USER, claim.trial_id, STOPPED_BY):
+            outcomes.keep_asked(connection, claim, asked)
+
+    study.storage.write(write)
 
 
 def release(study: Study, claim: Claim) -> None:

@@ -56,6 +56,18 @@ IN_A_TRIAL = {
     "trial.study": ("def objective(trial):\n    return trial.study.best_value", "AttributeError", "trial.study does not exist here: the"),
     "unknown method": ("def objective(trial):\n    return trial.suggest('x')", "AttributeError", "a trial of tuner has no suggest; it has"),
     "reports a text": ("def objective(trial):\n    trial.report('x', 1)", "TypeError", "the value 'x' was reported; expected a number"),
+    "reports tokens as steps": (
+        "def objective(trial):\n    trial.report(1.0, 3_000_000_000)",
+        "ValueError",
+        "the step 3000000000 was reported; expected a whole number from 0 to 2,147,483,647",
+    ),
+    "key of 600 characters": ("def objective(trial):\n    trial.set_user_attr('k' * 600, 1)", "ValueError", "an attribute has the key"),
+    "key with a zero": ("def objective(trial):\n    trial.set_user_attr('k\\0', 1)", "ValueError", "an attribute has the key"),
+    "infinite choice": (
+        "def objective(trial):\n    trial.suggest_categorical('clip', [1.0, float('inf')])",
+        "ValueError",
+        "clip has the choice inf, which no database can hold",
+    ),
     "attribute without JSON": ("def objective(trial):\n    trial.set_user_attr('a', {1, 2})", "TypeError", "set is not JSON serializable"),
     "missing package": (
         "def objective(trial):\n    import no_such_package",

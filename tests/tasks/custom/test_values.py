@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tuner.errors import TrainingError
@@ -173,6 +174,8 @@ def test_a_value_of_the_study_file_that_is_no_number_is_refused() -> None:
         ("Choice", {"values": ["a", "b"], "default": "c"}, "x has the default 'c', which is not among 'a', 'b'"),
         ("Choice", {"values": []}, "x has no choices"),
         ("Choice", {"values": [("a", 1)]}, "x has the choice"),
+        ("Choice", {"values": [1.0, float("inf")]}, "x has the choice inf, which no database can hold; use None or a text"),
+        ("Float", {"min_value": 0.0, "max_value": float("nan")}, "expected two numbers"),
     ],
 )
 def test_a_question_that_cannot_be_asked_is_refused(kind: str, arguments: dict[str, Any], message: str) -> None:
@@ -192,3 +195,29 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     hp, _ = opened(units=5)
     with pytest.raises(KeyError, match=r"there is no hyperparameter unit. Known: units. Did you mean units\?"):
         hp.get("unit")
+
+
+def test_numbers_of_numpy_are_taken() -> None:
+    hp, worker = opened()
+    low: Any = np.int64(1)
+    high: Any = np.int32(5)
+    assert hp.Int("k", low, high) == 5
+    low, high = np.float32(0.5), np.float64(1.5)
+    assert hp.Float("rate", low, high) == 1.5
+    assert hp.Choice("units", list(np.array([8, 16]))) == 16
+    assert (worker.asked[0].low, worker.asked[0].high) == (1, 5)
+    assert [type(value) for value in worker.asked[2].choices] == [int, int]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 513, "a\0b", "half \ud800", 3])
+def test_a_name_that_no_database_can_hold_is_refused(name: Any) -> None:
+    hp, _ = opened()
+    with pytest.raises(ValueError, match="a hyperparameter has the name .*; expected a text of at most 512 characters"):
+        hp.Int(name, 1, 8)
+
+
+def test_a_declared_value_that_does_not_act_is_refused_as_such() -> None:
+    hp, _ = opened(optimizer="adam", momentum=None)
+    with pytest.raises(ValueError, match="momentum does not act in this trial, because its condition does not hold"):
+        hp["momentum"]
+    assert "momentum" not in hp

@@ -225,7 +225,7 @@ def best_of_code(folder: Path, build: str, *, fails: bool) -> Best:
     code = {"model": {"build": f"my_model.py:{build}"}, "data": {"load": "my_model.py:load"}, "folder": str(folder)}
     spec = study_file.parse({"name": "mine", "task": "custom", "objective": "loss", **code}, "mine.yaml")
     assert isinstance(spec, CustomStudySpec)
-    identity = custom.identity_of(spec, fitting.Code(spec))
+    identity = custom.identity_of(fitting.Code(spec))
     checkpoints.write_weights(folder / "w.npz", [np.ones((2, 3), np.float32), np.zeros(3, np.float32)], study=identity)
     found = results.as_trial(3, 0.5, {WEIGHTS: str(folder / "w.npz")})
     chosen = ChosenValues(values={"units": 3}).model_dump(mode="json")

@@ -1,14 +1,19 @@
 """Time limits of one trial, with a trainer that plays a script."""
 
+import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tuner.errors import TrainingError
 from tuner.protocol import messages
+from tuner.spec import file as study_file
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker.events import Event, EventKind
+from tuner.workers.worker.process import Assignment
 from tuner.workers.worker.rehearsal import Fault, Rehearsal, Script
 from tuner.workers.worker.stopping import Stopping
 from tuner.workers.worker.trainer import Limits, WarmTrainer
@@ -30,6 +35,23 @@ def test_a_trial_that_takes_longer_than_its_limit_is_pruned_with_its_best_value(
     assert [event.message for event in runner.events if event.what is EventKind.PRUNED] == [REASON, REASON]
     assert (runner.script.started, runner.script.num_started) == ([0, 1], 1)
     assert all(trial.value is not None for trial in runner.study.optuna.get_trials())
+
+
+def test_an_objective_may_compute_for_hours_without_a_report_unless_a_limit_is_given() -> None:
+    given = {"name": "mine", "task": "objective", "function": "mine.py:f", "objective": "minimize"}
+
+    def limit(hang_limit: float | None, **sections: Any) -> float:
+        spec = study_file.parse(given | sections, "mine.yaml")
+        folders = Folders(cache=Path("cache"), artifacts=Path("artifacts"))
+        return Assignment(
+            study="mine", spec=spec, storage="sqlite://", worker="w", folders=folders, threads=1, hang_limit_seconds=hang_limit
+        ).limits.hang_seconds
+
+    assert limit(None) == math.inf
+    assert limit(60.0) == 60.0
+    custom = {"task": "custom", "model": {"build": "m.py:b"}, "data": {"load": "m.py:l"}, "objective": "val_loss"}
+    given = {"name": "mine"}
+    assert limit(None, **custom) == 1800.0
 
 
 def test_a_trainer_that_does_not_obey_is_killed_and_the_trial_is_not_tried_again(make: Make) -> None:

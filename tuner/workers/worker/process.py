@@ -3,6 +3,7 @@
 The process stops when the other end of the pipe is closed, that is, when its parent has ended.
 """
 
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -44,7 +45,8 @@ class Assignment(BaseModel):
     #: its share of a GPU; None: it trains on the CPU
     gpu: GpuShare | None = None
     threads: int
-    hang_limit_seconds: float
+    #: --hang-limit; None: not given
+    hang_limit_seconds: float | None = None
     memory_limit_bytes: int | None = None
     #: import path of the program that started the study, for the code that the study names; (): the trainer's own path
     import_path: tuple[str, ...] = ()
@@ -54,8 +56,11 @@ class Assignment(BaseModel):
     @property
     def limits(self) -> Limits:
         """The limits of its trainer."""
+        hang_seconds = self.hang_limit_seconds
+        if hang_seconds is None:  # an objective may compute for hours without a report
+            hang_seconds = Limits.hang_seconds if self.spec.reports_best else math.inf
         return Limits(
-            hang_seconds=self.hang_limit_seconds,
+            hang_seconds=hang_seconds,
             stall_seconds=self.spec.stall_seconds,
             memory_bytes=self.memory_limit_bytes,
             threads=self.threads,

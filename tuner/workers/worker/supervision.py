@@ -1,5 +1,6 @@
 """Supervision: one attempt at a trial; the trainer's reports go to the storage, and the storage's decisions go to the trainer."""
 
+import contextlib
 import math
 import threading
 import time
@@ -90,7 +91,10 @@ class Supervision:
             if isinstance(message, messages.Finished | messages.Failed):
                 if isinstance(message, messages.Failed) or message.ending is messages.Ending.SUSPENDED:
                     self.deliver()  # a result is stored together with its curve instead
-                return None if self.is_lost else self._with_reason(message)
+                if self.is_lost:
+                    self._forget_unasked()
+                    return None
+                return self._with_reason(message)
             self._react(message)
             if self._must_check_lease.is_set():
                 self._check_lease()
@@ -162,6 +166,7 @@ class Supervision:
             value=best.measured,
             best_step=best.step,
             fine_tune_seconds=seconds,
+            asked=self._questions.asked(),
             printed=log,
         )
 
@@ -289,6 +294,13 @@ class Supervision:
         else:
             self._files.lost(self._claim.number)
             self._trainer.send(messages.Suspend(keeps=False))
+
+    def _forget_unasked(self) -> None:
+        """Remove from a trial that a user stopped the values for which it did not ask; without the storage, they stay."""
+        asked = self._questions.asked()
+        if asked is not None:
+            with contextlib.suppress(StorageError):
+                trials.keep_asked(self._study_without_retries, self._claim, asked)
 
     def _stop(self, why: str) -> None:
         if not self._why_stopped:

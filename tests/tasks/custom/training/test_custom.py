@@ -1,5 +1,6 @@
 """Models of the user's in a trainer: the same curve after an interruption, early stopping, checkpoints, several trainings."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,15 @@ import keras
 import numpy as np
 import pytest
 
-from tuner.errors import RequestError, TrainingError
+from tuner.errors import DataError, RequestError, TrainingError
+from tuner.kernels import checkpoints
 from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import ChosenValues
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
-from tuner.tasks.custom.training import custom
+from tuner.tasks.custom.training import custom, fitting
 from tuner.tasks.custom.training.custom import PreparedCode
 
 CODE = """
@@ -235,3 +237,96 @@ def test_what_a_constraint_limits_is_measured_after_the_training(prepare: Callab
     assert 0 < finished.costs["latency_ms"] < 1000
     free = prepare(training={"epochs": 1})
     assert free.train(order(tmp_path, 1), Control(learning_rate=0.01)).costs == {}
+
+
+def test_every_trial_of_a_trainer_has_the_precision_of_the_study(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    seen = "\n    POLICIES.append(model.layers[0].compute_dtype)\n    model.compile("
+    code = "POLICIES = []\n" + CODE.replace("\n    model.compile(", seen)
+    ready = prepare(code, training={"epochs": 1, "precision": "bfloat16"})
+    weights = [ready.train(order(tmp_path, number), Control(learning_rate=0.01)).weights for number in range(2)]
+    assert weights[1] is not None
+    ready.evaluate(messages.Evaluate(trial=1, hyperparameters=ChosenValues(values={"learning_rate": 0.01}), weights=weights[1]))
+    assert ready._code.build.__globals__["POLICIES"] == ["bfloat16"] * 3
+
+
+def test_metrics_whose_names_end_in_numbers_stay_apart(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    named = '[keras.metrics.MeanAbsoluteError(name="mean_at_5"), keras.metrics.MeanAbsoluteError(name="mean_at_10")]'
+    ready = prepare(CODE.replace('["mae"]', named), objective={"metric": "val_mean_at_5", "direction": "minimize"})
+    control = Control(learning_rate=0.01)
+    finished = ready.train(order(tmp_path), control)
+    assert set(control.epochs[0].metrics) == {"loss", "mean_at_5", "mean_at_10", "val_loss", "val_mean_at_5", "val_mean_at_10"}
+    assert finished.weights is not None
+    chosen = ChosenValues(values={"learning_rate": 0.01})
+    scored = ready.evaluate(messages.Evaluate(trial=0, hyperparameters=chosen, weights=finished.weights))
+    assert scored.value == pytest.approx(scored.metrics["mean_at_5"])
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_fewer_steps_than_batches_resume_with_the_same_curve(prepare: Callable[..., PreparedCode], tmp_path: Path, after: int) -> None:
+    ready = prepare(training={"epochs": 4, "batch_size": 16, "steps_per_epoch": 3})  # of 4 batches
+    whole = Control(learning_rate=0.01)
+    ready.train(order(tmp_path, 0), whole)
+    wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
+    first, second = Control(learning_rate=0.01, suspend_after=after), Control(learning_rate=0.01)
+    assert ready.train(wanted, first).ending is Ending.SUSPENDED
+    ready.train(wanted, second)
+    told = next(message for message in second.told if isinstance(message, messages.Resumed))
+    assert [epoch.measured for epoch in told.curve] + second.values == pytest.approx(whole.values, abs=1e-6)
+
+
+def test_a_trial_of_several_trainings_resumes_with_the_best_of_all(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare(training={"epochs": 2, "executions": 3})
+    whole = Control(learning_rate=0.05)
+    uninterrupted = ready.train(order(tmp_path, 0), whole)
+    wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
+    first, second = Control(learning_rate=0.05, suspend_after=5), Control(learning_rate=0.05)
+    assert ready.train(wanted, first).ending is Ending.SUSPENDED
+    resumed = ready.train(wanted, second)
+    told = next(message for message in second.told if isinstance(message, messages.Resumed))
+    assert [epoch.step for epoch in (*told.curve, *second.epochs)] == [1, 2, 3, 4, 5, 6]
+    assert [epoch.measured for epoch in (*told.curve, *second.epochs)] == pytest.approx(whole.values, abs=1e-6)
+    assert resumed.best_step == uninterrupted.best_step
+    assert resumed.attributes["executions"] == pytest.approx(uninterrupted.attributes["executions"], abs=1e-6)
+    assert resumed.weights is not None
+    assert uninterrupted.weights is not None
+    stored = [checkpoints.read_weights(Path(kept), study=ready._identity) for kept in (uninterrupted.weights, resumed.weights)]
+    for one, other in zip(*stored, strict=True):
+        assert np.allclose(one, other, atol=1e-6)
+
+
+def test_a_trial_that_early_stopping_has_ended_is_not_trained_further(
+    prepare: Callable[..., PreparedCode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "_CHECKPOINT_SHARE", math.inf)  # a checkpoint is due after each epoch
+    ready = prepare(training={"epochs": 50, "batch_size": 64, "early_stopping": {"patience": 2}})
+    whole, again = Control(learning_rate=0.1), Control(learning_rate=0.1)
+    finished = ready.train(order(tmp_path), whole)
+    resumed = ready.train(order(tmp_path), again)  # as if its worker had been killed before it recorded the result
+    told = next(message for message in again.told if isinstance(message, messages.Resumed))
+    assert [epoch.measured for epoch in told.curve] == whole.values
+    assert again.values == []
+    assert (resumed.ending, resumed.value, resumed.best_step) == (Ending.COMPLETED, finished.value, finished.best_step)
+
+
+def test_an_iterator_as_data_is_refused(prepare: Callable[..., PreparedCode]) -> None:
+    code = CODE.replace("return (x[:64], y[:64])", "return iter([(x[:64], y[:64])])")
+    with pytest.raises(DataError, match="returned a list_iterator as train, which gives each batch once, but there are many trials"):
+        prepare(code)
+
+
+def test_an_optimizer_that_does_not_exist_fails_its_trial_only(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    code = CODE[: CODE.index("    model.compile")] + "    return model\n"
+    ready = prepare(code, search={"optimizer": ["adam", "adamm"]}, training={"epochs": 1, "loss": "mse", "metrics": ["mae"]})
+    assert ready.train(order(tmp_path, 0, optimizer="adam"), Control()).value is not None
+    with pytest.raises(TrainingError, match="the model cannot be compiled with optimizer 'adamm'"):
+        ready.train(order(tmp_path, 1, optimizer="adamm"), Control())
+
+
+def test_weights_can_be_read_after_the_study_got_another_name(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare()
+    finished = ready.train(order(tmp_path), Control(learning_rate=0.1))
+    assert finished.weights is not None
+    renamed = custom.prepare(ready._study.model_copy(update={"name": "other"}), cache=tmp_path, share=TrainerShare(threads=1))
+    chosen = ChosenValues(values={"learning_rate": 0.1})
+    scored = renamed.evaluate(messages.Evaluate(trial=0, hyperparameters=chosen, weights=finished.weights))
+    assert scored.value is not None

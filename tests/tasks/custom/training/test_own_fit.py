@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.tasks.custom.training.test_custom import CODE, Control, order, prepare  # noqa: F401 -- a fixture
+from tuner.errors import TrainingError
 from tuner.protocol.messages import Ending
 from tuner.tasks.custom.training.custom import PreparedCode
 
@@ -67,3 +68,42 @@ def test_a_loop_of_its_own_begins_anew(
     assert ending is Ending.COMPLETED
     assert [epoch.step for epoch in again.epochs] == [1, 2, 3, 4, 5]
     assert again.values == pytest.approx(whole.values, rel=1e-5)
+
+
+@pytest.mark.parametrize("given", ["np.float32(0.25)", "{'val_mae': np.float32(0.25), 'other': 3}", "np.array(0.25)"])
+def test_a_number_that_fit_returns_is_the_value(
+    prepare: Callable[..., PreparedCode],  # noqa: F811
+    tmp_path: Path,
+    given: str,
+) -> None:
+    ready = prepare(CODE + LOOP.replace("return error", f"return {given}"), **SECTIONS)
+    finished = ready.train(order(tmp_path, 0), Control(learning_rate=0.01))
+    assert (finished.ending, finished.value) == (Ending.COMPLETED, 0.25)
+
+
+def test_nan_that_fit_returns_ends_the_trial_with_its_reason(
+    prepare: Callable[..., PreparedCode],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    ready = prepare(CODE + LOOP.replace("return error", "return float('nan')"), **SECTIONS)
+    finished = ready.train(order(tmp_path, 0), Control(learning_rate=0.01))
+    assert (finished.ending, finished.value, finished.reason) == (Ending.NOT_FINITE, None, "fit returned nan")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("[0.25]", r"fit returned \[0.25\]; expected a number, a dict with val_mae, a History or None"),
+        ("{'loss': 1.0}", "fit returned loss, but objective.metric is val_mae; return it, too"),
+        ("'good'", "fit returned 'good'; expected a number"),
+    ],
+)
+def test_something_else_that_fit_returns_is_refused(
+    prepare: Callable[..., PreparedCode],  # noqa: F811
+    tmp_path: Path,
+    given: str,
+    message: str,
+) -> None:
+    ready = prepare(CODE + LOOP.replace("return error", f"return {given}"), **SECTIONS)
+    with pytest.raises(TrainingError, match=message):
+        ready.train(order(tmp_path, 0), Control(learning_rate=0.01))

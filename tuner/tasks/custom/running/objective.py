@@ -18,12 +18,14 @@ from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage, WorkerPort
 from tuner.spec.hyperparameters import Plain
-from tuner.tasks.custom.running.values import AskedValues, Interrupted
+from tuner.tasks.custom.running.values import AskedValues, Interrupted, is_storable_name
 from tuner.tasks.custom.spec.custom_study import ObjectiveStudySpec
 from tuner.trust import user_code
 
 #: a JSON text of a longer attribute is refused: databases limit its length
 _ATTRIBUTE_LENGTH = 60_000
+#: the highest step that all databases can hold
+_LAST_STEP = 2**31 - 1
 #: packages whose versions a worker records, if they are installed
 _PACKAGES = ("optuna", "keras", "tensorflow", "torch", "scikit-learn", "xgboost", "lightgbm")
 
@@ -195,7 +197,7 @@ class ObjectiveTrial:
 
         Raises:
             TypeError: the value is no number.
-            ValueError: the step is no whole number from 0.
+            ValueError: the step is no whole number from 0 that the databases can hold.
         """
         self._obey()
         try:
@@ -203,8 +205,8 @@ class ObjectiveTrial:
         except (TypeError, ValueError) as error:
             raise TypeError(f"the value {wording.show(value)} was reported; expected a number") from error
         at = int(step)
-        if at < 0 or at != step:
-            raise ValueError(f"the step {wording.show(step)} was reported; expected a whole number from 0")
+        if not 0 <= at <= _LAST_STEP or at != step:
+            raise ValueError(f"the step {wording.show(step)} was reported; expected a whole number from 0 to {_LAST_STEP:,}")
         if at in self._reported:
             return
         now = time.perf_counter()
@@ -256,8 +258,10 @@ class ObjectiveTrial:
 
         Raises:
             TypeError: JSON has no such value.
-            ValueError: it is too long.
+            ValueError: it is too long, or the key is no name.
         """
+        if not is_storable_name(str(key)):
+            raise ValueError(f"an attribute has the key {wording.show(key)}; expected a text of at most 512 characters")
         text = json.dumps(value)
         if len(text) > _ATTRIBUTE_LENGTH:
             raise ValueError(f"the attribute {key} is {len(text):,} characters long as JSON; expected at most {_ATTRIBUTE_LENGTH:,}")

@@ -12,6 +12,9 @@ from tuner.protocol import messages
 from tuner.protocol.messages import WorkerPort
 from tuner.spec.hyperparameters import Plain
 
+#: longest name that Optuna's tables hold
+_NAME_LENGTH = 512
+
 
 class Interrupted(BaseException):
     """Ends a trial because the worker wants that; no `except Exception` of the user's catches it."""
@@ -102,6 +105,7 @@ class AskedValues:
         Raises:
             ValueError: it is no range.
         """
+        low, high, step = plain(low), plain(high), plain(step)
         for end in (low, high, *(() if step is None else (step,))):
             if isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end):
                 raise ValueError(f"{name} has the range {wording.show([low, high])}; expected two numbers")
@@ -132,10 +136,14 @@ class AskedValues:
         Raises:
             ValueError: there are none, or a value is not plain.
         """
-        values = tuple(choices)
+        values = tuple(map(plain, choices))
         if not values:
             raise ValueError(f"{name} has no choices")
         for value in values:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(
+                    f"{name} has the choice {value}, which no database can hold; use None or a text, and convert it in the code"
+                )
             if not (value is None or isinstance(value, bool | int | float | str)):
                 raise ValueError(f"{name} has the choice {wording.show(value)}; expected numbers, text, true, false or None")
         return messages.Ask(trial=self._trial, name=_name(name), choices=values)
@@ -150,10 +158,26 @@ def _possible(question: messages.Ask) -> str:
     return f"the range {wording.show([question.low, question.high])}{kind}{step}"
 
 
+def plain(given: Any) -> Any:
+    """Return a number of NumPy as one of Python, and anything else as it is."""
+    return given.item() if hasattr(given, "item") and getattr(given, "shape", None) == () else given
+
+
+def is_storable_name(given: Any) -> bool:
+    """Return whether a name fits a database: it has 1 to 512 characters, all of them valid."""
+    if not isinstance(given, str) or not 1 <= len(given) <= _NAME_LENGTH or "\0" in given:
+        return False
+    try:
+        given.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
+
+
 def _name(given: Any) -> str:
-    if not isinstance(given, str) or not given or len(given) > 512:
-        raise ValueError(f"a hyperparameter has the name {wording.show(given)}; expected a text of at most 512 characters")
-    return given
+    if not is_storable_name(given):
+        raise ValueError(f"a hyperparameter has the name {wording.show(given)}; expected a text of at most {_NAME_LENGTH} characters")
+    return str(given)
 
 
 class HyperParameters:
@@ -281,7 +305,7 @@ class HyperParameters:
             return self._fixed[full]
         if full in known:
             return self._questions.value(full)
-        if full in self._inactive:
+        if full in self._inactive or self._questions.declared(full):
             raise ValueError(f"{name} does not act in this trial, because its condition does not hold")
         empty = f'The section search is empty. Name {name} there, or ask for it in the code, as in hp.Int("{name}", 1, 8).'
         raise KeyError(f"there is no hyperparameter {name}. {wording.known(list(known), name) if known else empty}")

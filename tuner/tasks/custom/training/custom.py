@@ -6,6 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ class PreparedCode:
         #: None: each trial loads its own
         self._data = None if self._needs_values else inputs.load(self._code.load, None)
         #: a checkpoint of other code is ignored
-        self._identity = identity_of(study, self._code)
+        self._identity = identity_of(self._code)
 
     def describe(self, *, seconds: float) -> messages.Prepared:
         """Return the facts that the worker records about the study."""
@@ -95,7 +96,7 @@ class PreparedCode:
         logs = user_code.called(lambda: model.train_on_batch(*batch, return_dict=True), doing="training one batch")
         reported = [*logs, *(f"val_{name}" for name in logs)]
         self._asked, self._metrics = questions.questions, tuple(reported)
-        names = [objectives.plain_name(name) for name in reported]
+        names = list(fitting.plain_names(reported).values())
         asked = {name: value for name, value in questions.asked.items() if name not in study.search}
         return (
             *((part.name, part.words) for part in data.parts),
@@ -113,12 +114,15 @@ class PreparedCode:
                 f"objective.metric is {wanted}, but fit will probably report only {wording.listed(reported)}."
                 f"{wording.question(wanted, reported)}"
             )
+        if self._code.fit is not None:
+            return  # it may read the others
         unused = [name for name in questions.asked if name not in questions.used and name not in _OF_FIT]
         for name in unused:
             yield f"search.{name} is never used: {self._study.model.build} does not read hp[{name!r}]; remove it from the file, or use it"
 
     def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:
         """Train one trial."""
+        devices.set_precision(self._study.training.precision)  # the end of the trial before has reset it
         try:
             return TrialOfCode(self._study, self._code, self._data, order, worker, identity=self._identity).run()
         finally:
@@ -138,14 +142,15 @@ class PreparedCode:
             logs = model.evaluate(x, **options, batch_size=batch_size, verbose=0, return_dict=True)
         else:
             logs = model.evaluate(test.dataset, verbose=0, return_dict=True)
-        numbers = {objectives.plain_name(name): float(value) for name, value in logs.items()}
+        logs = {name: float(value) for name, value in logs.items()}
+        numbers = {plain: logs[name] for name, plain in fitting.plain_names(logs).items()}
         wanted = self._study.objective.metric.removeprefix("val_")
         metric = self._code.metric
         if metric is not None:
             true, predicted = fitting.outputs(model, test, batch_size)
             value: float | None = float(user_code.called(lambda: metric(true, predicted), doing="computing the metric"))
         else:
-            value = objectives.find(wanted, numbers)
+            value = objectives.find(wanted, logs)
         return messages.Evaluated(trial=order.trial, loss=numbers.get("loss"), num_images=test.num_examples, value=value, metrics=numbers)
 
     def predict(self, order: messages.Predict) -> messages.Predicted:
@@ -164,6 +169,7 @@ class PreparedCode:
 
     def trained(self, order: messages.Evaluate | messages.Predict, weights: str) -> tuple[keras.Model, LoadedData, HyperParameters]:
         """Return the model of a trial with its stored weights, its data and its values."""
+        devices.set_precision(self._study.training.precision)
         hp = known_values(order.trial, order.chosen)
         data = self._data or inputs.load(self._code.load, hp)
         model = fitting.build(self._study, self._code, hp)
@@ -181,37 +187,40 @@ class TrialOfCode:
         self._files = TrialFiles(order, worker, study=identity)
         self._questions = AskedValues(order, worker, declared=frozenset(study.search))
         self._values: list[float] = []
-        self._seconds = 0.0
-        self._best: Run | None = None
+        #: the trainings that have ended, as one: all their epochs, and the best of them
+        self._earlier: Run | None = None
+        #: the training that began last
+        self._run = Run(seed=order.seed)
         self._costs: dict[str, float] = {}
 
     def run(self) -> messages.Finished:
         """Train the trial, resume it if there is a checkpoint, and report every epoch to the worker."""
-        run = Run(seed=self._order.seed)
         with user_code.captured() as printed, user_code.contained(self._warn):
             try:
-                run = self._train_all()
+                self._train_all()
                 ending, reason = Ending.COMPLETED, ""
             except Interrupted as interrupted:
                 ending = Ending.STOPPED if isinstance(interrupted.wanted, messages.Stop) else Ending.SUSPENDED
                 reason = ""
             except NotFinite as error:
                 ending, reason = Ending.NOT_FINITE, str(error)
-        return self._finished(self._best or run, ending, reason, printed.last())
+        return self._finished(ending, reason, printed.last())
 
     def _warn(self, message: str) -> None:
         self._worker.send(messages.TrialWarning(trial=self._order.trial, message=message))
 
-    def _train_all(self) -> Run:
+    def _train_all(self) -> None:
         suspended = self._files.read()
         num_executions = self._study.training.executions
         if suspended is not None:
             self._values = list(suspended.progress.executions)
+            self._earlier = _earlier(suspended)
             self._questions.restore(suspended.progress.asked)
-            self._worker.send(messages.Resumed(trial=self._order.trial, curve=suspended.progress.curve))
+            before = () if self._earlier is None else tuple(self._earlier.curve)
+            self._worker.send(messages.Resumed(trial=self._order.trial, curve=before + suspended.progress.curve))
         data = self._data or inputs.load(self._code.load, HyperParameters(self._questions))
         for number in range(len(self._values), num_executions):
-            run, state = _begin(suspended, seed=self._order.seed + number * _SEED_STEP)
+            self._run, state = _begin(suspended, seed=self._order.seed + number * _SEED_STEP)
             suspended = None
             one = Fitting(
                 self._study,
@@ -221,29 +230,27 @@ class TrialOfCode:
                 files=self._files,
                 questions=self._questions,
                 executions=self._values,
+                earlier=self._earlier,
                 identity=self._identity,
             )
-            if self._best is None:
-                self._best = run
-            try:
-                one.train(run, data, state)
-            finally:
-                self._seconds += run.seconds
-                if self._is_better(run):
-                    self._best = run
-            assert run.best is not None
-            self._values.append(run.best)
+            one.train(self._run, data, state)
+            assert self._run.best is not None
+            self._values.append(self._run.best)
+            self._earlier, self._run = self._best(), Run(seed=self._order.seed)
             if self._study.limits and len(self._values) == num_executions:
                 self._costs = one.costs(data.validation)
-        assert self._best is not None
-        return self._best
 
-    def _is_better(self, run: Run) -> bool:
-        before = None if self._best is None else self._best.best
-        return run.best is not None and (before is None or self._study.objective.is_better(run.best, before))
+    def _best(self) -> Run:
+        """Return all trainings so far as one, with the best epoch of all."""
+        last, before = self._run, self._earlier
+        if before is None:
+            return last
+        is_better = last.best is not None and (before.best is None or self._study.objective.is_better(last.best, before.best))
+        return replace(last if is_better else before, curve=[*before.curve, *last.curve], seconds=before.seconds + last.seconds)
 
-    def _finished(self, run: Run, ending: Ending, reason: str, printed: str) -> messages.Finished:
+    def _finished(self, ending: Ending, reason: str, printed: str) -> messages.Finished:
         weights, spread = None, {}
+        run = self._best()
         value = run.best
         if ending is Ending.COMPLETED:
             weights = self._files.write_weights(run.best_weights) if run.best_weights else None
@@ -259,7 +266,7 @@ class TrialOfCode:
             value=value,
             best_step=run.best_step or None,
             weights=weights,
-            fine_tune_seconds=self._seconds,
+            fine_tune_seconds=run.seconds,
             asked=None if ending is Ending.SUSPENDED else dict(self._questions.asked),
             attributes=spread,
             printed=printed,
@@ -268,11 +275,28 @@ class TrialOfCode:
         )
 
 
+def _earlier(suspended: SuspendedTrial) -> Run | None:
+    """Return the trainings that had ended when a checkpoint was written, as one."""
+    before = suspended.progress.earlier
+    if before is None:
+        return None
+    return Run(
+        seed=suspended.progress.seed,
+        curve=list(before.curve),
+        best=before.value,
+        best_step=before.best_step,
+        best_metrics=before.metrics,
+        best_weights=suspended.best[len(suspended.best) - before.num_weights :],
+        seconds=before.seconds,
+    )
+
+
 def _begin(suspended: SuspendedTrial | None, *, seed: int) -> tuple[Run, fitting.Weights]:
     """Return a training at its beginning, or as a checkpoint has it, with the state of its model."""
     if suspended is None:
         return Run(seed=seed), ()
     progress = suspended.progress
+    num_earlier = 0 if progress.earlier is None else progress.earlier.num_weights
     run = Run(
         seed=seed,
         epochs=progress.epochs,
@@ -280,7 +304,7 @@ def _begin(suspended: SuspendedTrial | None, *, seed: int) -> tuple[Run, fitting
         best=None if np.isnan(progress.value) else progress.value,
         best_step=progress.best_step,
         best_metrics=progress.metrics,
-        best_weights=suspended.best,
+        best_weights=suspended.best[: len(suspended.best) - num_earlier],
         seconds=progress.fine_tune_seconds,
     )
     return run, suspended.state
@@ -334,10 +358,9 @@ class _First:
         return choices[0]
 
 
-def identity_of(study: CustomStudySpec, code: Code) -> str:
-    """Return the digest of a study and its code, with which weights and checkpoints are stored."""
-    sha256 = "".join(file.sha256 for file in code.files)
-    return hashlib.sha256(f"{study.name} {sha256}".encode()).hexdigest()
+def identity_of(code: Code) -> str:
+    """Return the digest of the code of a study, with which weights and checkpoints are stored; the study may get another name."""
+    return hashlib.sha256("".join(file.sha256 for file in code.files).encode()).hexdigest()
 
 
 def known_values(trial: int, chosen: Mapping[str, Plain]) -> HyperParameters:
@@ -357,7 +380,7 @@ def load_model(study: CustomStudySpec, trial: int, chosen: Mapping[str, Plain], 
     model = fitting.build(study, code, hp)
     # a model of its own class is built by its first call
     data = None if model.built else inputs.load(code.load, hp if inputs.needs_values(code.load) else None)
-    _take_weights(model, data, weights, identity=identity_of(study, code))
+    _take_weights(model, data, weights, identity=identity_of(code))
     return model
 
 

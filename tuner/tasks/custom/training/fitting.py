@@ -1,10 +1,13 @@
 """Fitting: trains one model of the user's with `keras.Model.fit`, reports each epoch, and resumes from a checkpoint."""
 
+import functools
 import inspect
 import math
+import re
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from tuner import wording
 from tuner.errors import DataError, RequestError, TrainingError
 from tuner.kernels import keras_private
-from tuner.kernels.checkpoints import Progress, SuspendedTrial, TrialFiles
+from tuner.kernels.checkpoints import EarlierTrainings, Progress, SuspendedTrial, TrialFiles
 from tuner.protocol import messages
 from tuner.protocol.messages import Stage, WorkerPort
 from tuner.spec import objective as objectives
@@ -34,6 +37,8 @@ _CHECKPOINT_SHARE = 0.03
 _CHECKPOINT_SECONDS = 60.0
 #: minimum time between two messages that an epoch goes on, unless the study allows less silence
 _BUSY_SECONDS = 5.0
+#: where a word of a class's name begins: `MeanSquaredError`, `TopKCategoricalAccuracy`, but not within `AUC`
+_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 #: calls of a model that are timed, and calls before them
 _TIMED, _WARM_UP = 30, 5
 #: attributes of the message of an epoch that have a name of Keras
@@ -56,6 +61,19 @@ class Run:
     best_metrics: Mapping[str, float] = field(default_factory=dict)
     best_weights: Weights = ()
     seconds: float = 0.0
+
+    @property
+    def summary(self) -> EarlierTrainings:
+        """What a checkpoint of a later training of the trial holds of this one, besides its weights."""
+        assert self.best is not None, "it has ended"
+        return EarlierTrainings(
+            curve=tuple(self.curve),
+            seconds=self.seconds,
+            value=self.best,
+            best_step=self.best_step,
+            metrics=dict(self.best_metrics),
+            num_weights=len(self.best_weights),
+        )
 
     def begin_anew(self) -> None:
         """Forget the epochs so far, but not their time."""
@@ -123,9 +141,10 @@ def _compile(study: CustomStudySpec, model: keras.Model, hp: HyperParameters) ->
                 setattr(optimizer, key, hp[key])
         model.compile(optimizer=optimizer, loss=training.loss, metrics=list(training.metrics or ()))
     except (ValueError, TypeError) as error:
-        raise RequestError(
-            f"the model cannot be compiled with optimizer {wording.show(name)} and loss {wording.show(training.loss)}: {error}"
-        ) from error
+        message = f"the model cannot be compiled with optimizer {wording.show(name)} and loss {wording.show(training.loss)}: {error}"
+        if "optimizer" in hp:  # another trial may have another one
+            raise TrainingError(message, kind="NotCompiled") from error
+        raise RequestError(message) from error
 
 
 class Fitting:
@@ -141,11 +160,13 @@ class Fitting:
         files: TrialFiles,
         questions: AskedValues,
         executions: Sequence[float],
+        earlier: Run | None,
         identity: str,
     ) -> None:
-        """`executions`: values of the trainings of the trial that have ended."""
+        """Begin with the values of the trainings of the trial that have ended; `earlier` has their epochs and the best of them."""
         self._study, self._code, self._order, self._worker = study, code, order, worker
         self._files, self._questions, self._executions, self._identity = files, questions, tuple(executions), identity
+        self._earlier = earlier
         #: the model of the training, once it is built
         self.model: keras.Model | None = None
         self.hp = HyperParameters(questions)
@@ -205,11 +226,14 @@ class Fitting:
         return int(self.hp["batch_size"]) if "batch_size" in self.hp else self._study.training.batch_size
 
     def _fit(self, model: keras.Model, data: LoadedData, run: Run, watch: "_Watch") -> None:
+        if run.epochs and self.has_stalled(run):
+            return  # an earlier attempt trained it to its end
         size, train = self.batch_size, data.train
         steps = self._study.training.steps_per_epoch
         if train.arrays is not None:
-            batches, all_steps = inputs.shuffled(train, batch_size=size, seed=run.seed, first_epoch=run.epochs)
+            all_steps = -(-train.num_examples // size)
             steps = all_steps if steps is None else min(steps, all_steps)
+            batches = inputs.shuffled(train, batch_size=size, seed=run.seed, first_step=run.epochs * steps)
         else:
             batches = train.dataset
         model.fit(
@@ -233,12 +257,34 @@ class Fitting:
         return fit(self.hp, model, *arrays, **options)
 
     def _take_result(self, result: Any, run: Run) -> None:
-        """Take the value that a method `fit` returns, if it is one; a history or nothing is what the epochs reported."""
+        """Take the value that a method `fit` returns, if it is one; a history or nothing is what the epochs reported.
+
+        Raises:
+            NotFinite: it is no number.
+            TrainingError: it is something else.
+        """
         metric = self._study.objective.metric
+        if result is None or isinstance(result, keras.callbacks.History):
+            return
         if isinstance(result, Mapping):
-            result = objectives.find(metric, {str(name): float(value) for name, value in result.items()})
-        if isinstance(result, int | float) and not isinstance(result, bool):
+            named = {str(name): value for name, value in result.items()}
+            result = named.get(metric, named.get(next((name for name in named if objectives.plain_name(name) == metric), metric)))
+            if result is None:
+                raise TrainingError(
+                    f"fit returned {wording.listed(named) or 'an empty dict'}, but objective.metric is {metric}; return it, too",
+                    kind="NotANumber",
+                )
+        try:
+            if isinstance(result, str | bytes | bool | tuple | list):
+                raise TypeError
             run.best = float(result)
+        except (TypeError, ValueError) as error:
+            raise TrainingError(
+                f"fit returned {wording.show(result)}; expected a number, a dict with {metric}, a History or None", kind="NotANumber"
+            ) from error
+        if not math.isfinite(run.best):
+            value, run.best = run.best, None
+            raise NotFinite(f"fit returned {value:g}")
 
     @property
     def busy_seconds(self) -> float:
@@ -272,7 +318,7 @@ class Fitting:
             step=len(self._executions) * self.num_epochs + run.epochs,
             seconds=seconds,
             value=value,
-            metrics={objectives.plain_name(name): float(number) for name, number in logs.items()},
+            metrics={plain: float(logs[name]) for name, plain in plain_names(logs).items()},
             learning_rate=learning_rate,
             **known,
         )
@@ -288,7 +334,7 @@ class Fitting:
             return self._measured(self._code.metric, model, data)
         found = objectives.find(metric, logs)
         if found is None:
-            names = [objectives.plain_name(name) for name in logs]
+            names = list(plain_names(logs).values())
             raise RequestError(
                 f"objective.metric is {metric}, but fit reports only {wording.listed(names)}; name one of these, or add the metric in "
                 f"model.compile.{wording.question(metric, names)}"
@@ -320,8 +366,10 @@ class Fitting:
 
     def write_checkpoint(self, run: Run, state: Weights) -> None:
         """Write the progress of a training, from which another trainer resumes it."""
+        before = self._earlier
         progress = Progress(
             study=self._identity,
+            earlier=None if before is None else before.summary,
             hyperparameters=self._order.hyperparameters,
             seed=self._order.seed,
             epochs=run.epochs,
@@ -335,7 +383,9 @@ class Fitting:
             metrics=dict(run.best_metrics),
             asked=dict(self._questions.asked),
         )
-        self._files.write_checkpoint(SuspendedTrial(progress=progress, state=state, best=run.best_weights))
+        self._files.write_checkpoint(
+            SuspendedTrial(progress=progress, state=state, best=(*run.best_weights, *(() if before is None else before.best_weights)))
+        )
 
 
 #: exceptions of tuner that pass through `fit`
@@ -415,6 +465,29 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self._fitting.write_checkpoint(self._training, state_of(self.model))
         self._written_at = time.perf_counter()
         self._cost_seconds = self._written_at - start
+
+
+def plain_names(reported: Iterable[str]) -> dict[str, str]:
+    """Return the name of each reported metric without the number that Keras appends to a name of its own that it gives again.
+
+    `val_auc_2` becomes `val_auc`; `recall_at_5`, which the user has named, stays, as do `auc` and `auc_1` beside each other.
+    """
+    names = list(reported)
+    own = {name: objectives.plain_name(name) for name in names}
+    alike = Counter(own.values())
+    return {name: plain if alike[plain] == 1 and _is_of_keras(plain) else name for name, plain in own.items()}
+
+
+def _is_of_keras(name: str) -> bool:
+    """Return whether a name ends like one that Keras gives to a metric: behind the name of an output, or behind `val`."""
+    return any(name == known or name.endswith(f"_{known}") for known in _names_of_metrics())
+
+
+@functools.cache
+def _names_of_metrics() -> frozenset[str]:
+    """Return the names that Keras gives to its metrics: `mean_squared_error`, `auc`."""
+    kinds = [kind for kind in vars(keras.metrics).values() if isinstance(kind, type) and issubclass(kind, keras.metrics.Metric)]
+    return frozenset(_CAPITAL.sub("_", kind.__name__).lower() for kind in kinds)
 
 
 def _takes_initial_epoch(fit: Callable[..., Any]) -> bool:

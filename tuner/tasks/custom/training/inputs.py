@@ -26,7 +26,7 @@ class Part:
     name: str
     #: arrays (x), (x, y) or (x, y, sample weights) of any nesting; None: `dataset` has the data
     arrays: tuple[Any, ...] | None
-    #: a tf.data.Dataset, a PyDataset or a generator
+    #: a tf.data.Dataset or a PyDataset
     dataset: Any = None
 
     @property
@@ -123,8 +123,13 @@ def read(given: Any) -> LoadedData:
 def _read_part(name: str, given: Any) -> Part:
     if given is None:
         raise DataError(f"the data function returned None as {name}; {_FORMS}")
-    if isinstance(given, tf.data.Dataset | keras.utils.PyDataset | Iterator):
+    if isinstance(given, tf.data.Dataset | keras.utils.PyDataset):
         return Part(name=name, arrays=None, dataset=given)
+    if isinstance(given, Iterator):
+        raise DataError(
+            f"the data function returned a {type(given).__name__} as {name}, which gives each batch once, but there are many trials; "
+            "return a tf.data.Dataset (tf.data.Dataset.from_generator) or a keras PyDataset"
+        )
     arrays = tuple(given) if isinstance(given, tuple | list) else (given,)
     if not 1 <= len(arrays) <= 3:
         raise DataError(f"the data function returned {len(arrays)} things as {name}; expected (x, y) or (x, y, sample_weight)")
@@ -159,24 +164,25 @@ def _as_arrays(given: Any, name: str) -> Any:
     return array
 
 
-def shuffled(part: Part, *, batch_size: int, seed: int, first_epoch: int) -> tuple[tf.data.Dataset, int]:
-    """Return the batches of arrays, epoch after epoch without an end, and the number of batches of an epoch.
+def shuffled(part: Part, *, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
+    """Return the batches of arrays from a step on, in one order after another without an end.
 
-    The order of an epoch depends on the seed and the epoch only, so that a resumed trial sees the same batches.
+    An order depends on the seed and its number only, so that a resumed trial sees the same batches.
     """
     assert part.arrays is not None
     count = part.num_examples
     arrays = tf.nest.map_structure(tf.convert_to_tensor, part.arrays)
 
-    def order(epoch: Any) -> tf.data.Dataset:
+    def order(number: Any) -> tf.data.Dataset:
         shuffled_indices = tf.random.experimental.stateless_shuffle(
-            tf.range(count), seed=tf.stack([tf.cast(seed % 2**31, tf.int64), epoch])
+            tf.range(count), seed=tf.stack([tf.cast(seed % 2**31, tf.int64), number])
         )
         return tf.data.Dataset.from_tensor_slices(shuffled_indices).batch(batch_size)
 
-    batches = tf.data.Dataset.range(first_epoch, 2**31).flat_map(order)
+    first, skipped = divmod(first_step, -(-count // batch_size))
+    batches = tf.data.Dataset.range(first, 2**31).flat_map(order).skip(skipped)
     batches = batches.map(lambda indices: tf.nest.map_structure(lambda array: tf.gather(array, indices), arrays), num_parallel_calls=1)
-    return batches.prefetch(2), -(-count // batch_size)
+    return batches.prefetch(2)
 
 
 def batch_of(part: Part, size: int) -> tuple[Any, ...]:
@@ -185,10 +191,8 @@ def batch_of(part: Part, size: int) -> tuple[Any, ...]:
         return tuple(tf.nest.map_structure(lambda array: array[:size], each) for each in part.arrays)
     if isinstance(part.dataset, tf.data.Dataset):
         batch = next(iter(part.dataset))
-    elif isinstance(part.dataset, keras.utils.PyDataset):
-        batch = part.dataset[0]
     else:
-        raise DataError("a generator gives each batch once, so none can be tried; return a tf.data.Dataset or a keras PyDataset")
+        batch = part.dataset[0]
     return batch if isinstance(batch, tuple) else (batch,)
 
 
