@@ -1,5 +1,6 @@
 """Classes of KerasTuner's form with a `fit` of their own: what an interrupted training resumes."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tests.tasks.custom.training.test_custom import CODE, Control, order, prepare  # noqa: F401 -- a fixture
 from tuner.errors import TrainingError
 from tuner.protocol.messages import Ending
+from tuner.tasks.custom.training import fitting
 from tuner.tasks.custom.training.custom import PreparedCode
 
 PASSES_ON = """
@@ -34,6 +36,11 @@ class Mine:
         return error
 """
 SECTIONS = {"model": {"build": "mine0.py:Mine"}}
+
+
+@pytest.fixture(autouse=True)
+def checkpoint_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_CHECKPOINT_SHARE", math.inf)
 
 
 def trained(ready: PreparedCode, place: Path, number: int, *, suspend_after: int | None = None) -> tuple[Ending, Control]:
