@@ -12,7 +12,7 @@ from typing import Any
 
 from tuner.cache import entries
 from tuner.commands import artifacts as commands_artifacts
-from tuner.commands import check, ensemble, options, origin, storage_url, waiting
+from tuner.commands import check, ensemble, options, storage_url, waiting
 from tuner.commands import run as commands_run
 from tuner.commands.options import BudgetOptions, WorkerPlan
 from tuner.commands.origin import LocalSettings
@@ -263,14 +263,12 @@ class _Workers:
 class LocalStudy(studies.Study):
     """A study in a storage, which this program can train with worker processes on this machine."""
 
-    #: whether this program, and not the storage, named the code of the study
-    is_own: bool = False
     _workers: _Workers = field(repr=False, compare=False, default_factory=_Workers)
 
     @classmethod
     def of(cls, study: studies.Study, *, is_own: bool) -> "LocalStudy":
         """Return a study with the methods that train it."""
-        return cls(**{each.name: getattr(study, each.name) for each in fields(study)}, is_own=is_own)
+        return cls(**{each.name: getattr(study, each.name) for each in fields(study)} | {"is_own": is_own})
 
     def run(
         self,
@@ -394,7 +392,7 @@ class LocalStudy(studies.Study):
             RequestError: the budget has mistakes, or the code of the study is not allowed here.
         """
         if not self.is_own:
-            allowed = origin.read_allowed_code(os.environ.get(origin.ALLOW_CODE))
+            allowed = user_code.read_allowed(os.environ.get(user_code.ALLOW_CODE))
             LocalSettings(data=None, allowed_code=allowed, wait_seconds=0).require_allowed(self.spec)
         stored = studies.load(self.name, self.storage).spec.budget
         given = BudgetOptions(trials=trials, timeout=None if timeout is None else str(timeout), target=target)

@@ -10,10 +10,13 @@ import pytest
 from PIL import Image
 
 from tests import databases
+from tests.commands import test_retrain
 from tests.results import rehearsed_errand
 from tests.results.retrain import test_verdict
 from tuner.cli import main
 from tuner.commands import export
+from tuner.errors import TrainingError
+from tuner.protocol import errands
 from tuner.protocol.errands import Format
 from tuner.results import best as bests
 from tuner.results.retrain import networks
@@ -24,6 +27,7 @@ from tuner.spec.study import StudySpec
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 from tuner.studies import trials
+from tuner.studies.study import Study
 from tuner.workers.bucket.transfer import Folders
 from tuner.workers.worker import evaluation
 from tuner.workers.worker.rehearsal import Rehearsal, Script
@@ -312,3 +316,51 @@ def test_a_folder_without_images_is_refused(home: Path, capsys: pytest.CaptureFi
     code, out, err = run(capsys, "predict", "home", "empty")
     assert (code, out) == (2, "")
     assert "the folder empty has no images" in err
+
+
+@pytest.fixture
+def of_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A finished search of a model of code whose folder does not exist here; its file is in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("TUNER_ALLOW_CODE", raising=False)
+    (tmp_path / "my.py").write_text("def build(hp): ...\ndef load(): ...\n")
+    return test_retrain.of_code(tmp_path, folder=str(tmp_path / "elsewhere"))
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> list[errands.ExportCode]:
+    """The orders that an export gave to a trainer, which refused them."""
+    orders: list[errands.ExportCode] = []
+
+    def refuse(order: errands.ExportCode, *, threads: int = 0) -> None:
+        orders.append(order)
+        raise TrainingError("no trainer", kind="errand")
+
+    monkeypatch.setattr(evaluation, "run", refuse)
+    return orders
+
+
+def test_code_whose_folder_is_missing_is_exported_from_the_current_folder(
+    of_code: Study, tmp_path: Path, exported: list[errands.ExportCode], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "export", "prices", "--to", "home", "--allow-code", "my.py")
+    assert (code, len(exported)) == (1, 1), err
+    assert json.loads(exported[0].spec)["folder"] == str(tmp_path)
+    assert f"prices: the folder of its code, {tmp_path / 'elsewhere'}, does not exist here; its files are read from {tmp_path}" in err
+
+
+def test_the_code_of_a_version_must_be_allowed_too(
+    of_code: Study, tmp_path: Path, exported: list[errands.ExportCode], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(capsys, "export", "prices", "--to", "home")[0] == 2
+    (tmp_path / "evil.py").write_text("def build(hp): ...\ndef load(): ...\n")
+    code_of = {"model": {"build": "evil.py:build"}, "data": {"load": "evil.py:load"}, "folder": str(tmp_path / "elsewhere")}
+    other = test_retrain.of_code(tmp_path, name="evil", **code_of)
+    new, _ = versions.of_trial(bests.best(other), tmp_path / "evil-2.npz", by="eva")
+    versions.add(of_code.storage, replace(new, name="prices"))  # as anyone who may write to the database can
+    code, _, err = run(capsys, "export", "prices", "--to", "home", "--version", "1", "--allow-code", "my.py")
+    assert (code, exported) == (2, [])
+    assert "names code to import, model.build evil.py:build, which is not allowed here" in err
+    assert run(capsys, "export", "prices", "--to", "home", "--version", "1", "--allow-code", "evil.py")[0] == 1
+    assert json.loads(exported[0].spec)["folder"] == str(tmp_path)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tuner.commands import origin
 from tuner.commands.origin import LocalSettings
 from tuner.errors import RequestError
 from tuner.spec import file as study_file
 from tuner.spec.study import StudySpec
+from tuner.trust import user_code
 
 
 def spec(data: dict[str, Any], backbone: str = "squeezenet1_1") -> StudySpec:
@@ -18,7 +18,7 @@ def spec(data: dict[str, Any], backbone: str = "squeezenet1_1") -> StudySpec:
 
 
 def at(data: Path | None = None, allowed: str = "") -> LocalSettings:
-    return LocalSettings(data=data, allowed_code=origin.read_allowed_code(allowed), wait_seconds=0)
+    return LocalSettings(data=data, allowed_code=user_code.read_allowed(allowed), wait_seconds=0)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_study_without_code_is_always_allowed() -> None:
 @pytest.mark.parametrize("given", ["*", "my package", "a..b", "a.", "1st", "a:b:c", "a/b"])
 def test_an_invalid_module_name_is_refused(given: str) -> None:
     with pytest.raises(RequestError, match="--allow-code names .*expected modules"):
-        origin.read_allowed_code(f"fine,{given}")
+        user_code.read_allowed(f"fine,{given}")
 
 
 def custom(folder: Path | None, build: str = "churn.py:build", metric: str = "val_auc") -> Any:

@@ -10,6 +10,7 @@ from tests.studies import by_hand
 from tuner.cli import main
 from tuner.commands import ensemble
 from tuner.commands import retrain as commands_retrain
+from tuner.errors import Dismissed
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
 from tuner.results import best as bests
@@ -62,7 +63,7 @@ def test_a_study_without_a_completed_trial_cannot_be_retrained(tmp_path: Path, c
     assert studies.names(study.storage) == ["by-hand"]
 
 
-def of_code(folder: Path, **sections: Any) -> Study:
+def of_code(folder: Path, /, **sections: Any) -> Study:
     """A finished search of a model of the user's: trials 0 to 2, the last one is the best."""
     code = {"model": {"build": "my.py:build"}, "data": {"load": "my.py:load"}, "search": {"units": [1, 64]}}
     given = {"name": "prices", "task": "custom", "objective": "val_mae", "sampler": "random", **code, **sections}
@@ -121,6 +122,24 @@ def test_a_model_of_the_users_is_retrained_and_its_best_training_becomes_a_versi
     assert retrain(tmp_path, *asked) == 0
     assert "was finished before" in capsys.readouterr().err
     assert len(trained) == 4
+
+
+def test_a_retraining_from_another_machine_resumes_with_the_code_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = of_code(tmp_path, folder=str(tmp_path / "elsewhere"))
+    retraining.begin(study, retraining.configs(study, 1), retraining.seeds(study, 1), top=1)
+    monkeypatch.chdir(tmp_path)
+    folders: list[Path | None] = []
+
+    def train(study: Study, again: Study, *_: object) -> None:
+        folders.extend(getattr(one.spec, "folder", None) for one in (study, again))
+        raise Dismissed
+
+    monkeypatch.setattr(commands_retrain, "_train_and_choose", train)
+    assert retrain(tmp_path, "prices", "--top", "1", "--seeds", "1", "--allow-code", "my.py") == 1
+    assert folders == [tmp_path, tmp_path]
+    assert "does not exist here; its files are read from" in capsys.readouterr().err
 
 
 def test_what_a_study_of_code_cannot_be_retrained_with_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,11 @@ from pathlib import Path
 import optuna
 import pytest
 
+import tuner
 from tests import databases
+from tests.studies import of_code
 from tuner import errors
+from tuner.api import LocalStudy
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
 from tuner.results import best as bests
@@ -19,6 +22,7 @@ from tuner.storage import engine as storages
 from tuner.storage.attributes import METRICS, TEST
 from tuner.studies import data_check, trials
 from tuner.studies import study as studies
+from tuner.trust import user_code
 
 
 @pytest.fixture
@@ -161,3 +165,36 @@ def test_a_trial_of_another_metric_keeps_its_accuracies_apart_from_its_value(spe
     assert result["rule"] == {"value": 0.95}
     assert export.resolved_images(full).objective.metric == "macro_f1"  # its weights belong to this metric
     assert make_best().validation_accuracy == make_best().value
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> studies.Study:
+    """A study of a model whose file shows that it was imported; weights of trial 1 are stored."""
+    (tmp_path / "churn.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\ndef build(hp): ...\ndef load(): ...\n")
+    (tmp_path / "weights.npz").write_bytes(b"weights")
+    code = user_code.read(["churn.py:build"], tmp_path)
+    weights = str(tmp_path / "weights.npz")
+    return of_code.custom(storages.open(databases.sqlite(tmp_path)), folder=str(tmp_path), code=code, weights=weights)
+
+
+def test_code_of_a_stored_study_is_imported_only_if_it_is_allowed(
+    evil: studies.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUNER_ALLOW_CODE", raising=False)
+    with pytest.raises(errors.RequestError, match=r"model.build churn.py:build, which is not allowed here.*TUNER_ALLOW_CODE=churn.py"):
+        _ = tuner.load("churn", evil.storage).best.model
+    with pytest.raises(errors.RequestError, match="not allowed here"):
+        _ = tuner.best(tuner.load("churn", evil.storage)).model
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_changed_code_is_refused_before_it_is_imported(
+    evil: studies.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_own: bool
+) -> None:
+    monkeypatch.setenv("TUNER_ALLOW_CODE", "" if is_own else "churn.py")
+    with (tmp_path / "churn.py").open("a") as file:
+        file.write("# changed\n")
+    with pytest.raises(errors.RequestError, match=r"churn.py was changed since the study churn was trained.*Restore the file"):
+        _ = LocalStudy.of(evil, is_own=is_own).best.model
+    assert not (tmp_path / "imported").exists()

@@ -14,10 +14,12 @@ from tuner.studies.claims import Claim
 from tuner.studies.questions import TrialQuestions
 from tuner.studies.study import Study
 from tuner.studies.trials import WorkerId
+from tuner.trust.user_code import CodeFile
 
 PREPARED = by_hand.PREPARED.model_copy(
     update={"classes": (), "num_train": 0, "num_validation": 0, "num_test": 0, "epochs": 0, "splits": ""}
 )
+PREPARED_MODEL = PREPARED.model_copy(update={"num_train": 2000, "num_validation": 500, "num_test": 400})
 #: metrics of two epochs of the custom study
 METRICS = (
     {"loss": 0.5, "auc": 0.75, "val_loss": 1234.5, "val_auc": 0.625, "steps_lost": 3.0},
@@ -76,18 +78,24 @@ def ask(study: Study) -> tuple[Claim, dict[str, Any]]:
     return questions.claim, asked
 
 
-def custom(storage: Storage, *, values: Sequence[float] = (0.625, 0.75), **sections: Any) -> Study:
+def custom(
+    storage: Storage,
+    *,
+    values: Sequence[float] = (0.625, 0.75),
+    weights: str = "/weights.h5",
+    code: Sequence[CodeFile] = (),
+    **sections: Any,
+) -> Study:
     """Return a study of a Keras model that maximizes `val_auc`, with a completed trial for each value."""
     given = {
         "name": "churn", "task": "custom", "model": {"build": "churn.py:build"}, "data": {"load": "churn.py:load"},
         "objective": "val_auc", "search": {"units": [16, 512], "width.on": [True, False]}, "budget": {"trials": 8},
     }  # fmt: skip
     study = studies.join(study_file.parse(given | sections, "churn.yaml"), storage)
-    known = {"num_train": 2000, "num_validation": 500, "num_test": 400}
-    data_check.admit(study, PREPARED.model_copy(update=known))
+    data_check.admit(study, PREPARED_MODEL.model_copy(update={"code": code}))
     for value in values:
         claimed = claim(study)
         trials.report(study, claimed, epochs(claimed, [value, 0.5], METRICS))
         asked = claimed.hyperparameters.model_dump()["values"]
-        finish(study, claimed, value, asked, best_step=1, metrics=METRICS[0], weights="/weights.h5", printed="Epoch 1: fine\n")
+        finish(study, claimed, value, asked, best_step=1, metrics=METRICS[0], weights=weights, printed="Epoch 1: fine\n")
     return study

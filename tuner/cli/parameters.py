@@ -168,9 +168,10 @@ class OriginOptions:
             RequestError: an entry of `--allow-code` is not a module name.
         """
         from tuner.commands import origin
+        from tuner.trust import user_code
 
         return origin.LocalSettings(
-            data=self.data, allowed_code=origin.read_allowed_code(self.allow_code), wait_seconds=wait_seconds, accept_code=accept_code
+            data=self.data, allowed_code=user_code.read_allowed(self.allow_code), wait_seconds=wait_seconds, accept_code=accept_code
         )
 
 

@@ -119,14 +119,15 @@ def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tupl
                 f"{option} applies only to studies of images, but {study.name} has the task {study.spec.task}; drop {option}."
             )
     version = None if asked.version is None else versions.find(study.storage, study.name, asked.version)
+    made_in = study if version is None or version.model.study == study.name else studies.load(version.model.study, study.storage)
+    asked.local.require_allowed(made_in.spec)  # the storage decides which study a version names
+    made_in = show.localized(made_in, asked.local)
     if version is None:
-        best = bests.best(study) if asked.trial is None else bests.of(study, asked.trial)
+        best = bests.best(made_in) if asked.trial is None else bests.of(made_in, asked.trial)
     else:
         assert version.model.trial is not None, "a version is made of a trial"
-        made_in = study if version.model.study == study.name else studies.load(version.model.study, study.storage)
         best = bests.of(made_in, version.model.trial)
-    custom_bundle.require_code(best)
-    asked.local.require_allowed(study.spec)
+    bests.require_code(best)
     weights = _weights_of(study, best) if version is None else _weights_of_version(version)
     wanted = bundle.BundleOptions(formats=formats, cache=folders.cache, threads=asked.threads)
     with artifacts.local_copy(weights.location, folders.of_study(study.name)) as path:

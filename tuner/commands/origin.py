@@ -1,7 +1,6 @@
 """Origin of a study: how this machine treats a study that was made elsewhere, its images and its code."""
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -9,12 +8,9 @@ from typing import TypeVar
 from tuner.errors import RequestError
 from tuner.spec.data import Data, FolderData, ManifestData, NpzData, existing
 from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.trust import user_code
 
 SpecT = TypeVar("SpecT", bound=AnyStudySpec)
-
-ALLOW_CODE = "TUNER_ALLOW_CODE"
-#: a module, or a file of Python, and possibly one function of it
-_MODULE = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[^:,]+\.py)(:[A-Za-z_]\w*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,45 +43,10 @@ class LocalSettings:
     def require_allowed(self, spec: AnyStudySpec) -> None:
         """Refuse to import code that a study from the storage names, unless the user of this machine allows it.
 
-        Otherwise everyone who may write to the storage could choose what every worker runs.
-
         Raises:
             RequestError: it names a module that is not allowed; the message says how to allow it.
         """
-        for field, name in spec.named_code():
-            if not any(_covers(allowed, name) for allowed in self.allowed_code):
-                module = name.partition(":")[0]
-                known = f" Allowed: {', '.join(self.allowed_code)}." if self.allowed_code else ""
-                raise RequestError(
-                    f"the study {spec.name} in this storage names code to import, {field} {name}, which is not allowed here.{known} "
-                    f"If you trust it: --allow-code {module}, or {ALLOW_CODE}={module} in the environment. "
-                    "Code named in your own study file is always allowed."
-                )
-
-
-def read_allowed_code(given: str | None) -> tuple[str, ...]:
-    """Return the modules and functions of a list with commas.
-
-    Raises:
-        RequestError: an entry is not the name of a module.
-    """
-    names = tuple(name for part in (given or "").split(",") if (name := part.strip()))
-    for name in names:
-        if not _MODULE.fullmatch(name):
-            expected = "expected modules or files such as my_package,my_other.module,churn.py, or my_module:function"
-            raise RequestError(f"--allow-code names {name!r}; {expected}.")
-    return names
-
-
-def _covers(allowed: str, name: str) -> bool:
-    """Return whether an allowed module, file or function includes this function: `a.b` covers `a.b:f` and `a.b.c:f`, not `a.bc:f`.
-
-    A file is only covered by its own name, as the study writes it: `churn.py` does not cover `../churn.py`.
-    """
-    if name == allowed or ":" in allowed:
-        return name == allowed
-    is_file = name.rpartition(":")[0].endswith(".py")
-    return name.startswith(f"{allowed}:") or (not is_file and name.startswith(f"{allowed}."))
+        user_code.require_allowed(spec.name, spec.named_code(), self.allowed_code)
 
 
 def _with_folder_here(spec: SpecT) -> SpecT:

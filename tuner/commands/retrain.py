@@ -109,6 +109,7 @@ def retrain(
     artifacts.require_bucket(folders.bucket)
     with engines.open_engine(engine, url) as ready:
         again = _begin_or_resume(study, asked)
+        again = studies.at(again, local.localize(again.spec))
         existing = _find_version(study, _target_name(again, asked.on), single=asked.single if study.is_of_images else None)
         if existing is not None:
             plain.line(f"{study.name}: {again.name} was finished before. Nothing was trained, and the test split was not read.")
@@ -140,7 +141,7 @@ def _load_search(name: str, url: str, local: LocalSettings) -> Study:
     retraining = found.spec.retraining
     if retraining is not None:
         raise RequestError(f"{name} is itself a retraining of {retraining.study}; retrain that study: tuner retrain {retraining.study}")
-    if found.images.objective.metric != "accuracy":
+    if found.is_of_images and found.images.objective.metric != "accuracy":
         raise RequestError(
             f"tuner retrain compares configurations by their accuracy, and the study {name} optimizes {found.spec.objective.metric}, so it "
             f"could choose another one. Train the best configuration again instead: tuner export {name} --to best.yaml, tuner run best.yaml"
@@ -152,7 +153,7 @@ def _load_search(name: str, url: str, local: LocalSettings) -> Study:
             f"the study {name} has no test images (data.test is 0), so the chosen configuration could not be measured; "
             "start a new study, in a file with another name, that has data.test, for example 0.15"
         )
-    return studies.at(found, local.localize(found.spec))
+    return show.localized(found, local)
 
 
 def _begin_or_resume(study: Study, asked: RetrainOptions) -> Study:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tuner.commands import options, storage_url
+from tuner.commands.origin import LocalSettings
 from tuner.errors import StorageError, StudyError
 from tuner.results import best as bests
 from tuner.results import export as exports
@@ -41,6 +42,15 @@ def load_study(name: str, url: str) -> Study:
     if not storage_url.exists(url):
         raise StudyError(f"there is no study {name}: {storage_url.missing(url)} Name the database with --storage")
     return studies.load(name, storages.open(url))
+
+
+def localized(study: Study, local: LocalSettings) -> Study:
+    """Return a study with the paths of its images and its code on this machine, and say if its code is read from another folder."""
+    here = local.localize(study.spec)
+    before, now = (getattr(spec, "folder", None) for spec in (study.spec, here))
+    if now != before:
+        plain.line(f"{study.name}: the folder of its code, {before}, does not exist here; its files are read from {now}")
+    return studies.at(study, here)
 
 
 def _snapshots(url: str) -> list[tuple[AnyStudySpec, Snapshot]]:

@@ -4,7 +4,7 @@ import os
 import secrets
 from pathlib import Path
 
-from tuner.commands import artifacts, check, options, run, storage_url, waiting
+from tuner.commands import artifacts, check, options, run, show, storage_url, waiting
 from tuner.commands.origin import LocalSettings
 from tuner.commands.waiting import Deadline
 from tuner.errors import RequestError, StorageError, StudyError
@@ -88,11 +88,7 @@ def _load_by_name(name: str, url: str, local: LocalSettings) -> Study:
     storage = deadline.open_storage(url)
     study = deadline.retry(lambda: studies.load(name, storage))
     local.require_allowed(study.spec)
-    here = local.localize(study.spec)
-    if getattr(here, "folder", None) != getattr(study.spec, "folder", None):
-        there = getattr(study.spec, "folder", None)
-        plain.line(f"{name}: the folder of its code, {there}, does not exist here; its files are read from {getattr(here, 'folder', None)}")
-    return studies.at(study, here)
+    return show.localized(study, local)
 
 
 def _require_storage(name: str, url: str) -> None:

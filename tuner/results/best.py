@@ -1,6 +1,7 @@
 """Best: the best trial of a study, or another trial that completed, with its rank."""
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from tuner.storage.attributes import ENSEMBLE, PREPARED
 from tuner.studies import claims
 from tuner.studies.study import Study
 from tuner.tasks import task
+from tuner.tasks.custom.spec.custom_study import CustomStudySpec
+from tuner.trust import user_code
+from tuner.trust.user_code import CodeFile
 from tuner.views import trial as trials
 from tuner.views.trial import Trial
 
@@ -45,6 +49,8 @@ class Best:
     prepared: messages.Prepared
     #: the ensemble of the study; None if it has none, or this trial is better
     ensemble: Ensemble | None = None
+    #: whether this program, and not the storage, named the code of the study
+    is_own: bool = False
 
     @property
     def trial(self) -> int:
@@ -125,11 +131,11 @@ class Best:
     def model(self) -> Any:
         """The trained Keras model of a study with `task: custom`; None if the study has an objective, which has no model of tuner's.
 
-        Keras and the code of the study are imported into this process.
+        Keras and the code of the study are imported into this process. Code that only the storage names must be in TUNER_ALLOW_CODE.
 
         Raises:
             StudyError: the weights were not stored, or are not on this machine; or it is a study of images.
-            RequestError: the code, the data or the weights cannot be used.
+            RequestError: the code is not allowed here, or was changed; or the data or the weights cannot be used.
         """
         if self.spec.task == tasks.OBJECTIVE:
             _log.warning("study %s: an objective returns a number and no model, so best.model is None", self.spec.name)
@@ -145,6 +151,10 @@ class Best:
             raise errors.StudyError(
                 f"the weights of trial {self.trial} are in {self.weights}, not on this machine; to fetch them: {export}"
             )
+        if not self.is_own:
+            allowed = user_code.read_allowed(os.environ.get(user_code.ALLOW_CODE))
+            user_code.require_allowed(self.spec.name, self.spec.named_code(), allowed)
+        require_code(self)
         imports.import_keras()
         chosen = dict(self.chosen.values) if isinstance(self.chosen, ChosenValues) else {}
         return task.training(self.spec.task).load_model(self.spec, self.trial, chosen, Path(self.weights))  # type: ignore[attr-defined]
@@ -250,6 +260,32 @@ def of(study: Study, number: int) -> Best:
     return found
 
 
+def require_code(best: Best) -> list[tuple[CodeFile, Path]]:
+    """Return the files of code of a study as they are on this machine.
+
+    Raises:
+        RequestError: a file does not exist here, or was changed since the study was trained.
+        StudyError: the study has no model.
+    """
+    spec = best.spec
+    if not isinstance(spec, CustomStudySpec):
+        raise errors.StudyError(
+            f"the study {spec.name} has the task {spec.task}: tuner knows the values of its trials, but no model. "
+            f"Export the values: tuner export {spec.name} --to best.yaml"
+        )
+    known = {file.name: file.sha256 for file in best.prepared.code}
+    names = [name for _, name in spec.named_code()]
+    paths = {name.rpartition(":")[0]: user_code.path_of(name, spec.folder) for name in names}
+    found = [(file, path) for file in user_code.read(names, spec.folder) if (path := paths[file.name]) is not None]
+    for file, path in found:
+        if file.sha256 != known.get(file.name, file.sha256):
+            raise errors.RequestError(
+                f"{path} was changed since the study {spec.name} was trained: its SHA-256 is {file.sha256[:12]}…, that of the study "
+                f"{known[file.name][:12]}…. Restore the file: the weights fit only the model that it built"
+            )
+    return found
+
+
 def rule(study: Study) -> Hyperparameters | None:
     """Return the hyperparameters of trial 0, which uses the rule, or None if it has not completed, or the task has no rule."""
     if not isinstance(study.spec, StudySpec):
@@ -286,6 +322,7 @@ def _read(connection: Connection, study: Study, number: int, value: float) -> Be
         rule=_rule(connection, study.id) if isinstance(study.spec, StudySpec) else None,
         prepared=_prepared(connection, study, found),
         ensemble=_ensemble(connection, study.id, value),
+        is_own=study.is_own,
     )
 
 

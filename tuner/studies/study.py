@@ -49,6 +49,8 @@ class Study:
     carried_from: str = ""
     num_carried: int = 0
     num_left: int = 0
+    #: whether this program, and not the storage, named the code of the study, so that it may be imported here
+    is_own: bool = False
     #: what this process has already read of the study
     memory: StudyMemory = field(repr=False, compare=False, default_factory=StudyMemory)
 

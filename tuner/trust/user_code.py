@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -44,6 +44,10 @@ _MAX_FRAMES = 5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM)
 #: what the code printed last, in characters
 _PRINTED = 4_000
+#: environment variable with what a study from the storage may import here, a list with commas
+ALLOW_CODE = "TUNER_ALLOW_CODE"
+#: a module, or a file of Python, and possibly one function of it
+_ALLOWED = re.compile(r"([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[^:,]+\.py)(:[A-Za-z_]\w*)?")
 #: folders of code that is not the user's
 _NOT_USERS = ("site-packages", "dist-packages", f"{os.sep}lib{os.sep}python")
 #: a frame in what `faulthandler` writes
@@ -68,6 +72,50 @@ class CodeFile:
     sha256: str
     #: to show the differences on another machine; "" if the file is long. It is never run
     text: str
+
+
+def read_allowed(given: str | None) -> tuple[str, ...]:
+    """Return the modules, files and functions of a list with commas.
+
+    Raises:
+        RequestError: an entry is not the name of a module.
+    """
+    names = tuple(name for part in (given or "").split(",") if (name := part.strip()))
+    for name in names:
+        if not _ALLOWED.fullmatch(name):
+            expected = "expected modules or files such as my_package,my_other.module,churn.py, or my_module:function"
+            raise errors.RequestError(f"--allow-code names {name!r}; {expected}.")
+    return names
+
+
+def require_allowed(study: str, named: Iterable[tuple[str, str]], allowed: Sequence[str]) -> None:
+    """Refuse to import code that a study from the storage names, field by field, unless the user of this machine allows it.
+
+    Otherwise everyone who may write to the storage could choose what other machines run.
+
+    Raises:
+        RequestError: it names a module that is not allowed; the message says how to allow it.
+    """
+    for field, name in named:
+        if not any(_covers(one, name) for one in allowed):
+            module = name.partition(":")[0]
+            known = f" Allowed: {', '.join(allowed)}." if allowed else ""
+            raise errors.RequestError(
+                f"the study {study} in this storage names code to import, {field} {name}, which is not allowed here.{known} "
+                f"If you trust it: --allow-code {module}, or {ALLOW_CODE}={module} in the environment. "
+                "Code named in your own study file is always allowed."
+            )
+
+
+def _covers(allowed: str, name: str) -> bool:
+    """Return whether an allowed module, file or function includes this function: `a.b` covers `a.b:f` and `a.b.c:f`, not `a.bc:f`.
+
+    A file is only covered by its own name, as the study writes it: `churn.py` does not cover `../churn.py`.
+    """
+    if name == allowed or ":" in allowed:
+        return name == allowed
+    is_file = name.rpartition(":")[0].endswith(".py")
+    return name.startswith(f"{allowed}:") or (not is_file and name.startswith(f"{allowed}."))
 
 
 def load(name: str, folder: Path | None, *, field: str) -> Any:

@@ -16,6 +16,7 @@ from tuner.commands import bundles as commands
 from tuner.errors import RequestError, StudyError, TrainingError
 from tuner.protocol import errands
 from tuner.protocol.errands import Format
+from tuner.results import best as bests
 from tuner.results.best import Best
 from tuner.results.bundle import bundle, custom_bundle, manifest
 from tuner.results.bundle.bundle import BundleOptions
@@ -167,7 +168,7 @@ def test_code_that_was_changed_since_the_training_is_refused(write: Any, best: B
 def test_an_objective_has_no_bundle(best: Best) -> None:
     spec = study_file.parse({"name": "o", "task": "objective", "function": "my.py:f", "objective": "minimize"}, "o.yaml")
     with pytest.raises(StudyError, match=r"no model. Export the values: tuner export o --to best.yaml"):
-        custom_bundle.require_code(dataclasses.replace(best, spec=spec))
+        bests.require_code(dataclasses.replace(best, spec=spec))
 
 
 def test_a_bundle_passes_verification_and_its_code_is_not_run(write: Any, tmp_path: Path) -> None:

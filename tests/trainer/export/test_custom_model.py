@@ -230,7 +230,7 @@ def best_of_code(folder: Path, build: str, *, fails: bool) -> Best:
     found = results.as_trial(3, 0.5, {WEIGHTS: str(folder / "w.npz")})
     chosen = ChosenValues(values={"units": 3}).model_dump(mode="json")
     found = dataclasses.replace(found, hyperparameters=chosen)
-    return Best(spec=spec, found=found, rank=1, num_completed=5, rule=None, prepared=results.PREPARED)
+    return Best(spec=spec, found=found, rank=1, num_completed=5, rule=None, prepared=results.PREPARED, is_own=True)
 
 
 def test_an_objective_has_no_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,16 +11,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuner import wording
-from tuner.errors import RequestError, StudyError, TunerError
+from tuner.errors import RequestError, TunerError
 from tuner.protocol import errands
 from tuner.protocol.errands import Format, ModelInput, ModelOutput
+from tuner.results import best as bests
 from tuner.results import export
 from tuner.results.best import Best
 from tuner.results.bundle import bundle, manifest
 from tuner.results.bundle.bundle import BundleOptions, Tell
 from tuner.spec.hyperparameters import ChosenValues
 from tuner.storage import attributes
-from tuner.tasks.custom.spec.custom_study import CustomStudySpec
 from tuner.trust import user_code
 from tuner.workers.worker import evaluation
 
@@ -63,32 +63,6 @@ class Written:
     refused: Mapping[Format, str]
 
 
-def require_code(best: Best) -> list[tuple[user_code.CodeFile, Path]]:
-    """Return the files of code of a study as they are on this machine.
-
-    Raises:
-        RequestError: a file does not exist here, or was changed since the study was trained.
-        StudyError: the study has no model.
-    """
-    spec = best.spec
-    if not isinstance(spec, CustomStudySpec):
-        raise StudyError(
-            f"the study {spec.name} has the task {spec.task}: tuner knows the values of its trials, but no model. "
-            f"Export the values: tuner export {spec.name} --to best.yaml"
-        )
-    known = {file.name: file.sha256 for file in best.prepared.code}
-    names = [name for _, name in spec.named_code()]
-    paths = {name.rpartition(":")[0]: user_code.path_of(name, spec.folder) for name in names}
-    found = [(file, path) for file in user_code.read(names, spec.folder) if (path := paths[file.name]) is not None]
-    for file, path in found:
-        if file.sha256 != known.get(file.name, file.sha256):
-            raise RequestError(
-                f"{path} was changed since the study {spec.name} was trained: its SHA-256 is {file.sha256[:12]}…, that of the study "
-                f"{known[file.name][:12]}…. Restore the file: the weights fit only the model that it built"
-            )
-    return found
-
-
 def write(best: Best, weights: Path, folder: Path, wanted: BundleOptions, tell: Tell, *, version: tuple[str, int] | None = None) -> Written:
     """Write a bundle of the model of a trial, beside its folder and then renamed; `version` is the name and number of its version.
 
@@ -96,7 +70,7 @@ def write(best: Best, weights: Path, folder: Path, wanted: BundleOptions, tell: 
         RequestError: the code, the data or the weights cannot be used, or the folder cannot be written.
         TrainingError: the model cannot be built, or its code raises an exception.
     """
-    code = require_code(best)
+    code = bests.require_code(best)
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             beside, answers = Path(scratch) / "bundle", Path(scratch) / "answers.npz"
