@@ -78,3 +78,16 @@ def test_a_rate_is_shown_without_powers_of_ten(given: float, said: str) -> None:
 )
 def test_the_value_of_any_metric_is_readable(value: float | None, said: str) -> None:
     assert wording.figure(value) == said
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "said"),
+    [
+        (0.93, 0.00421, "0.9300 ± 0.0042"),
+        (0.93, 0.00001, "0.9300 ± 1e-5"),
+        (2e-7, 1.4e-8, "2e-7 ± 1.4e-8"),
+        (2.3, None, "2.3"),
+    ],
+)
+def test_a_mean_is_shown_with_its_spread(mean: float, spread: float | None, said: str) -> None:
+    assert wording.with_spread(mean, spread) == said

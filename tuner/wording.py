@@ -192,6 +192,14 @@ def figure(value: float | None) -> str:
     return _SHORT_EXPONENT.sub(r"e\1\2", f"{value:.4g}" if size < 1 else f"{value:.5g}")
 
 
+def with_spread(mean: float, spread: float | None) -> str:
+    """Return a mean as a `figure` with its standard deviation, if that is known: `0.9300 ± 0.0042`, `2e-7 ± 1.4e-8`."""
+    if spread is None:
+        return figure(mean)
+    is_like_accuracy = 0.01 <= abs(mean) <= 1 and (spread == 0 or spread >= 0.0001)
+    return f"{figure(mean)} ± {f'{spread:.4f}' if is_like_accuracy else figure(spread)}"
+
+
 def shorten(name: str, *, longest: int = 40) -> str:
     """Return a name as `visible`, cut if it is long."""
     shown = visible(name)

@@ -111,10 +111,8 @@ def test_a_model_of_the_users_is_retrained_and_its_best_training_becomes_a_versi
     assert retrain(tmp_path, *asked) == 0
     said = capsys.readouterr()
     assert [values["units"] for values in trained] == [values["units"] for values in searched_values] * 2  # type: ignore[index]
-    assert "prices-retrain-1 trial 2 is chosen: val_mae 2.3000 ± 0.1414 over 2 seeds" in said.err
-    assert said.out == (
-        "prices 1: val_mae 2.2000, the best of 2 seeds (mean 2.3000 ± 0.1414); on the test split 2.7500. In the search it was 2.0000.\n"
-    )
+    assert "prices-retrain-1 trial 2 is chosen: val_mae 2.3 ± 0.1414 over 2 seeds" in said.err
+    assert said.out == ("prices 1: val_mae 2.2, the best of 2 seeds (mean 2.3 ± 0.1414); on the test split 2.75. In the search it was 2.\n")
     (version,) = versions.all(study.storage, "prices")
     assert (version.model.study, version.model.trial) == ("prices-retrain-1", 2)
     assert version.model.artifact.endswith("prices-retrain-1-2.npz")
@@ -122,6 +120,31 @@ def test_a_model_of_the_users_is_retrained_and_its_best_training_becomes_a_versi
     assert retrain(tmp_path, *asked) == 0
     assert "was finished before" in capsys.readouterr().err
     assert len(trained) == 4
+
+
+def test_a_small_value_keeps_its_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    of_code(tmp_path)
+
+    def train_all(again: Study, *_: object) -> list[trainings.RetrainedConfig]:
+        for value in (3e-7, 1e-7):
+            train(again, tmp_path, value)
+        (config,) = trainings.read(again)
+        assert [run.value for run in config.by_value] == [1e-7, 3e-7]  # less is better
+        return [config]
+
+    def measure(again: Study, best: Best, *_: object) -> None:
+        trials.keep_test(again, messages.Evaluated(trial=best.trial, num_images=200, value=2.5e-7))
+
+    monkeypatch.setattr(commands_retrain, "_train_all", train_all)
+    monkeypatch.setattr(ensemble, "measure_trial", measure)
+    assert retrain(tmp_path, "prices", "--top", "1", "--seeds", "2", "--allow-code", "my.py") == 0
+    said = capsys.readouterr()
+    assert "val_mae 2e-7 ± 1.414e-7 over 2 seeds" in said.err
+    assert said.out == (
+        "prices 1: val_mae 1e-7, the best of 2 seeds (mean 2e-7 ± 1.414e-7); on the test split 2.5e-7. In the search it was 2.\n"
+    )
+    assert main.main(["versions", "prices", "--storage", f"sqlite:///{tmp_path / 'tuner.db'}"]) == 0
+    assert " once " in capsys.readouterr().out  # the test split was read when the training was measured
 
 
 def test_a_retraining_from_another_machine_resumes_with_the_code_of_this_one(

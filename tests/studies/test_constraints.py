@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from tests.studies import by_hand
 from tests.terminal.test_status import text
 from tuner.errors import SpecError, StudyError
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
+from tuner.report import content
 from tuner.results import best as bests
 from tuner.results import export
+from tuner.results.bundle import custom_bundle
 from tuner.results.versions import versions
 from tuner.sampling.history import SamplerHistory
 from tuner.spec import file as study_file
@@ -23,6 +26,8 @@ from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.terminal import status as screens
 from tuner.views import trial as trial_views
+from tuner.views import trials as trial_rows
+from tuner.views.trials import SortOrder
 
 GIVEN = {
     "name": "small",
@@ -86,6 +91,50 @@ def test_a_study_without_a_trial_within_its_constraints_says_so(tmp_path: Path) 
         StudyError, match=r"no trial of the study small keeps its constraints \(latency_ms 20, size_mb 10\), but 1 trial completed"
     ):
         bests.best(study)
+
+
+def test_a_better_trial_that_exceeds_a_constraint_is_not_called_the_best(tmp_path: Path) -> None:
+    study = new(tmp_path)
+    finish(study, 0.1, latency_ms=50.0, size_mb=1.0)
+    only = bests.of(study, 0)
+    assert (only.is_best, only.exceeds) == (False, "latency_ms is 50, above the constraint 20")
+    word = "which exceeds a constraint of the study (latency_ms is 50, above the constraint 20)"
+    assert export.as_yaml(only).splitlines()[0].startswith(f"# Trial 0 of the study small, {word}: ")
+    finish(study, 0.5, latency_ms=5.0, size_mb=1.0)
+    finish(study, 0.2, latency_ms=50.0, size_mb=1.0)
+    found = [bests.of(study, number) for number in range(3)]
+    assert [(one.is_best, one.rank) for one in found] == [(False, 2), (True, 1), (False, 3)]
+    assert word in custom_bundle.headline(found[0]) and "the best of 1 completed trial" in custom_bundle.headline(found[1])
+    assert word in custom_bundle.caution(found[0])
+    assert "exceeds a constraint" in text(screens.best_trial(found[0]))
+    assert (export.resolved(found[0]).result or {})["exceeds"] == found[0].exceeds
+
+
+def test_a_cost_is_rounded_once(tmp_path: Path) -> None:
+    finished = messages.Finished(trial=0, ending=Ending.COMPLETED, value=0.5, costs={"latency_ms": 20.00004, "size_mb": float("nan")})
+    assert finished.costs["latency_ms"] == 20.0
+    assert objective.exceeded({"latency_ms": 20}, finished.costs) == ""
+    study = new(tmp_path)
+    finish(study, 0.5, latency_ms=20.00004, size_mb=1.0)
+    assert bests.best(study).costs["latency_ms"] == 20.0
+
+
+def test_a_list_of_the_best_trials_begins_with_the_best(tmp_path: Path) -> None:
+    study = new(tmp_path)
+    for value, latency in ((0.1, 50.0), (0.5, 5.0), (0.2, 50.0), (0.4, 5.0)):
+        finish(study, value, latency_ms=latency, size_mb=1.0)
+
+    def read(order: SortOrder, offset: int, limit: int) -> list[int]:
+        def page(connection: Connection) -> list[trial_rows.TrialRow]:
+            return trial_rows.page(connection, study.id, order=order, maximizes=False, offset=offset, limit=limit, total=4)
+
+        return [row.number for row in study.storage.read(page)]
+
+    wanted = {SortOrder.BEST: [3, 1, 0, 2], SortOrder.WORST: [2, 0, 1, 3]}
+    for order, expected in wanted.items():
+        assert read(order, 0, 4) == read(order, 0, 3) + read(order, 3, 3) == expected
+    valued = content.read(study).valued
+    assert [trial.number for trial in content.ranked(valued, study.spec.objective)] == [3, 1, 0, 2]
 
 
 def test_a_target_counts_only_within_the_constraints(tmp_path: Path) -> None:

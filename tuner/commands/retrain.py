@@ -205,7 +205,7 @@ def _train_and_choose(study: Study, again: Study, asked: RetrainOptions, workers
     for config in configs:
         verb = "is chosen" if config is chosen else "was trained again" if config.is_complete else "did not complete with every seed"
         plain.line(f"{again.name} trial {config.trial} {verb}: {objective.metric} {config.shown}")
-    run = max(chosen.runs, key=lambda one: (objective.merit(one.value or 0.0), -one.trial))
+    run = chosen.by_value[0]
     best = bests.of(again, run.trial)
     if best.test_value is None:
         (assignment, *_) = workers.assignments(again)
@@ -340,12 +340,13 @@ def _print_training(version: Version, *, as_json: bool) -> int:
     if as_json:
         plain.result(json.dumps({"name": version.name, "version": version.number, "study": version.model.study, **metrics}, indent=2))
         return 0
-    spread = "" if metrics.get("standard_deviation") is None else f" ± {metrics['standard_deviation']:.4f}"
-    test = "not measured" if metrics.get("test_value") is None else f"{metrics['test_value']:.4f}"
+    figures = {name: wording.figure(metrics[name]) for name in ("value", "search_value")}
+    mean = wording.with_spread(metrics["mean"], metrics.get("standard_deviation"))
+    test = "not measured" if metrics.get("test_value") is None else wording.figure(metrics["test_value"])
     plain.result(
-        f"{version.name} {version.number}: {metrics['metric']} {metrics['value']:.4f}, the best of "
-        f"{wording.count(metrics['seeds'], 'seed')} (mean {metrics['mean']:.4f}{spread}); on the test split {test}. "
-        f"In the search it was {metrics['search_value']:.4f}."
+        f"{version.name} {version.number}: {metrics['metric']} {figures['value']}, the best of "
+        f"{wording.count(metrics['seeds'], 'seed')} (mean {mean}); on the test split {test}. "
+        f"In the search it was {figures['search_value']}."
     )
     return 0
 

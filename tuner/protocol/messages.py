@@ -18,7 +18,7 @@ import math
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, Plain, TrialValues
 from tuner.trust.user_code import CodeFile
@@ -341,6 +341,10 @@ class Misclassified(_Message):
     confidence: float
 
 
+def _rounded(costs: dict[str, float]) -> dict[str, float]:
+    return {name: round(cost, 4) for name, cost in costs.items()}
+
+
 class Finished(_Message):
     """The trial ended without failing."""
 
@@ -378,8 +382,8 @@ class Finished(_Message):
     metrics: dict[str, float] = {}
     #: first digits of the SHA-256 of the code that the trial ran; "" if it ran none
     code: str = ""
-    #: what the constraints of the study limit, by name: latency_ms, size_mb
-    costs: dict[str, float] = {}
+    #: what the constraints of the study limit, by name: latency_ms, size_mb; rounded here, so that all compare and store the same number
+    costs: Annotated[dict[str, float], AfterValidator(_rounded)] = {}
 
 
 class Failed(_Message):

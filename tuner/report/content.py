@@ -13,7 +13,7 @@ from tuner.errors import StudyError
 from tuner.protocol import messages
 from tuner.spec.objective import Objective
 from tuner.storage import optuna_private, tables
-from tuner.storage.attributes import PREPARED
+from tuner.storage.attributes import INFEASIBLE, PREPARED
 from tuner.studies import study as studies
 from tuner.studies.study import Study
 from tuner.views import status, trial
@@ -81,8 +81,8 @@ def choose(valued: Sequence[FrozenTrial], objective: Objective) -> list[FrozenTr
 
 
 def ranked(valued: Sequence[FrozenTrial], objective: Objective) -> list[FrozenTrial]:
-    """Return trials in the order of their values, the best first; among equals the earliest."""
-    return sorted(valued, key=lambda trial: (-objective.merit(value(trial)), trial.number))
+    """Return trials in the order of their values, the best first; among equals the earliest. Those that exceed a constraint come last."""
+    return sorted(valued, key=lambda trial: (INFEASIBLE in trial.user_attrs, -objective.merit(value(trial)), trial.number))
 
 
 def has_value(trial: FrozenTrial) -> bool:

@@ -35,13 +35,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """A completed trial with its rank: 1 for the best value; among equal values the earliest trial ranks first."""
+    """A completed trial with its rank: 1 for the best value; among equal values the earliest trial ranks first.
+
+    Trials that exceed a constraint of the study rank after all others.
+    """
 
     #: the study of the trial
     spec: AnyStudySpec
     found: Trial
     rank: int
-    #: number of completed trials in the study
+    #: number of completed trials in the study that exceed no constraint
     num_completed: int
     #: trial 0, the rule that needs no search; None if it has not completed
     rule: Trial | None
@@ -64,8 +67,20 @@ class Best:
 
     @property
     def is_best(self) -> bool:
-        """Whether it is the best trial of the study."""
-        return self.rank == 1
+        """Whether it is the best trial of the study; a trial that exceeds a constraint never is."""
+        return self.rank == 1 and not self.exceeds
+
+    @property
+    def exceeds(self) -> str:
+        """Which constraints of the study the trial exceeds, in words; "" if none."""
+        return str(self.found.attributes.get(attributes.INFEASIBLE, ""))
+
+    @property
+    def standing(self) -> str:
+        """Its place in the study in words: `the best of 12 completed trials`."""
+        if self.exceeds:
+            return f"which exceeds a constraint of the study ({self.exceeds})"
+        return f"{'the best' if self.is_best else 'one'} of {wording.count(self.num_completed, 'completed trial')}"
 
     @property
     def value(self) -> float:
@@ -309,9 +324,13 @@ def with_weights(study: Study) -> list[int]:
 def _read(connection: Connection, study: Study, number: int, value: float) -> Best:
     ranked = queries.ranked(study.id).order_by(None).subquery()
     num_completed = connection.execute(select(func.count()).select_from(ranked)).scalar_one()
+    is_feasible = connection.execute(select(ranked.c.number).where(ranked.c.number == number)).first() is not None
     is_better = ranked.c.value > value if study.spec.objective.maximizes else ranked.c.value < value
     is_before = is_better | ((ranked.c.value == value) & (ranked.c.number < number))
     num_before = connection.execute(select(func.count()).select_from(ranked).where(is_before)).scalar_one()
+    if not is_feasible:
+        feasible = set(connection.execute(select(ranked.c.number)).scalars())
+        num_before = num_completed + [one for one in queries.values(connection, study.id) if one not in feasible].index(number)
     found = trials.read(connection, study.id, number)
     assert found is not None, "the study has a trial with a value"
     return Best(

@@ -106,7 +106,8 @@ def _result(best: Best) -> dict[str, Any]:
 def _scores(best: Best) -> dict[str, Any]:
     """Return the value of the trial, under the name of what it is, and what was measured on the test split."""
     if not isinstance(best.spec, StudySpec):
-        return {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value, **best.costs}
+        named = {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value, **best.costs}
+        return {**named, "exceeds": best.exceeds or None}
     if not best.is_accuracy:
         named = {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
         return {**named, "test_accuracy": best.test_accuracy}
@@ -159,8 +160,7 @@ _CODE_COMMENTS = _COMMENTS | {
 
 def as_yaml(best: Best) -> str:
     """Return the best trial as a study file with comments."""
-    rank = "the best" if best.is_best else "one"
-    headline = f"Trial {best.trial} of the study {best.spec.name}, {rank} of {best.num_completed} completed trials"
+    headline = f"Trial {best.trial} of the study {best.spec.name}, {best.standing}"
     return commented(resolved(best), f"{headline}: {plan.metric(best.spec)} {wording.figure(best.value)}.")
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import ColumnElement, Connection, Select, and_, case, exists, func, not_, or_, select
+from sqlalchemy import ColumnElement, Connection, FromClause, Select, and_, case, exists, func, not_, or_, select
 
 from tuner.storage import optuna_private
 from tuner.storage.attributes import CONSTRAINED, HYPERPARAMETERS, INFEASIBLE
@@ -77,10 +77,15 @@ def is_feasible(study_id: int) -> ColumnElement[bool]:
 
     Only a study in which a trial has exceeded one pays for looking that up for each trial.
     """
+    return not_(exceeds_constraint(study_id, VALUED))
+
+
+def exceeds_constraint(study_id: int, of: FromClause) -> ColumnElement[bool]:
+    """Return the condition that a row with a `trial_id` is of a trial that exceeds a constraint of its study."""
     of_study, of_trial = STUDY_SYSTEM.alias(), TRIAL_USER.alias()  # the query around may select from these tables, too
     constrained = select(of_study.c.key).where(of_study.c.study_id == study_id, of_study.c.key == CONSTRAINED)
-    exceeding = select(of_trial.c.key).where(of_trial.c.trial_id == VALUED.c.trial_id, of_trial.c.key == INFEASIBLE)
-    return not_(and_(exists(constrained), exists(exceeding.correlate(VALUED))))
+    exceeding = select(of_trial.c.key).where(of_trial.c.trial_id == of.c.trial_id, of_trial.c.key == INFEASIBLE)
+    return and_(exists(constrained), exists(exceeding.correlate(of)))
 
 
 def ranked(study_id: int) -> Select[int, int, float]:

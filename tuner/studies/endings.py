@@ -107,10 +107,9 @@ def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, devic
 
 def of_constraints(limits: Mapping[str, float], costs: Mapping[str, float]) -> tuple[dict[str, Any], dict[str, float]]:
     """Return the user attributes of a completed trial of a study with limits, and the system attributes that Optuna's samplers read."""
-    rounded = {name: round(cost, 4) for name, cost in costs.items()}
-    over = exceeded(limits, rounded)
-    known = rounded | ({INFEASIBLE: over} if over else {})
-    return known, {f"{optuna_private.CONSTRAINTS}{name}": rounded[name] - limit for name, limit in limits.items() if name in rounded}
+    over = exceeded(limits, costs)
+    known = {**costs, **({INFEASIBLE: over} if over else {})}
+    return known, {f"{optuna_private.CONSTRAINTS}{name}": costs[name] - limit for name, limit in limits.items() if name in costs}
 
 
 def finite(values: Mapping[str, Any]) -> dict[str, Any]:

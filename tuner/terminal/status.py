@@ -65,6 +65,8 @@ def best_trial(found: Best) -> RenderableType:
     for name, cost in found.costs.items():
         limit = found.spec.limits.get(name)
         lines.append(f"\n{name} {wording.number(cost)}" + ("" if limit is None else f", at most {wording.number(limit)}"))
+    if found.exceeds:
+        lines.append(f"\nexceeds a constraint of the study: {found.exceeds}", style="bad")
     shown = [lines, *(ensemble(found.ensemble) if found.ensemble is not None and found.is_best else [])]
     if baseline := found.baseline:
         shown.append(Text(baseline, style="quiet"))

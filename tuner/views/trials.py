@@ -93,9 +93,11 @@ def page(
 ) -> list[TrialRow]:
     """Return a page of the `total` trials of a study in an order; trials without a value come last.
 
+    A trial that exceeds a constraint of the study is worse than all that exceed none.
+
     A page in the second half is read backwards from the end, because a database sorts all rows that it skips.
     """
-    keys = _keys(order, maximizes=maximizes)
+    keys = _keys(study_id, order, maximizes=maximizes)
     from_end = total - offset - limit
     if from_end >= offset:
         return _rows(connection, study_id, _select(study_id).order_by(*(_directed(*key) for key in keys)).offset(offset).limit(limit))
@@ -104,7 +106,7 @@ def page(
     return _rows(connection, study_id, query)[::-1]
 
 
-def _keys(order: SortOrder, *, maximizes: bool) -> list[tuple[ColumnElement[Any], bool]]:
+def _keys(study_id: int, order: SortOrder, *, maximizes: bool) -> list[tuple[ColumnElement[Any], bool]]:
     """Return the columns to sort by, each with whether it is descending."""
     match order:
         case SortOrder.NEWEST:
@@ -112,7 +114,10 @@ def _keys(order: SortOrder, *, maximizes: bool) -> list[tuple[ColumnElement[Any]
         case SortOrder.OLDEST:
             return [(TRIALS.c.number, False)]
         case SortOrder.BEST | SortOrder.WORST:
-            return [(VALUES.c.value.is_(None), False), (VALUES.c.value, maximizes == (order is SortOrder.BEST)), (TRIALS.c.number, False)]
+            is_best_first = order is SortOrder.BEST
+            exceeding = (queries.exceeds_constraint(study_id, TRIALS), not is_best_first)
+            values = (VALUES.c.value, maximizes == is_best_first)
+            return [(VALUES.c.value.is_(None), False), exceeding, values, (TRIALS.c.number, False)]
 
 
 def _directed(column: ColumnElement[Any], is_descending: bool) -> ColumnElement[Any]:

@@ -126,7 +126,7 @@ def test_a_bundle_has_the_model_the_code_and_what_describes_them(write: Any, bes
     assert (home / "code/my.py").read_text() == CODE
     assert study_file.read(home / "config.yaml").result is not None
     card = (home / "README.md").read_text()
-    assert "| val_mae on the validation data | 2.2500 |" in card and "| mae on the test data | 2.5000 |" in card
+    assert "| val_mae on the validation data | 2.25 |" in card and "| mae on the test data | 2.5 |" in card
     assert "| input | `x` | (3) float32 |" in card and code["sha256"] in card and 'model.predict(x["x"])' in card
 
 
@@ -156,6 +156,11 @@ def test_a_bundle_without_a_model_that_loads_alone_predicts_nothing(write: Any, 
     assert outcomes(verify(home, tmp_path))["predictions"] is Outcome.NOT_CHECKED
     with pytest.raises(RequestError, match="no model that loads without the user's code: it would load only with your code"):
         commands.predict(home, [str(home / "examples.npz")], top=1, as_json=False, threads=1)
+
+
+def test_a_small_value_keeps_its_digits(best: Best) -> None:
+    found = dataclasses.replace(best, found=dataclasses.replace(best.found, row=dataclasses.replace(best.found.row, value=1e-7)))
+    assert custom_bundle.headline(found).endswith("the best of 5 completed trials: val_mae 1e-7.")
 
 
 def test_code_that_was_changed_since_the_training_is_refused(write: Any, best: Best, tmp_path: Path) -> None:

@@ -200,12 +200,8 @@ def _names(path: Path) -> list[str]:
 
 def headline(best: Best) -> str:
     """Return one line with the origin of a model and its value."""
-    rank = "the best" if best.is_best else "one"
-    metric = best.spec.objective.metric
-    return (
-        f"Trial {best.trial} of the study {best.spec.name}, {rank} of {wording.count(best.num_completed, 'completed trial')}: "
-        f"{metric} {best.value:.4f}."
-    )
+    value = f"{best.spec.objective.metric} {wording.figure(best.value)}"
+    return f"Trial {best.trial} of the study {best.spec.name}, {best.standing}: {value}."
 
 
 def metrics(best: Best, copies: Sequence[Mapping[str, str]], exported: errands.ExportedCode) -> dict[str, Any]:
@@ -223,6 +219,7 @@ def metrics(best: Best, copies: Sequence[Mapping[str, str]], exported: errands.E
         "metrics": stored.get(attributes.METRICS) or {},
         "test_value": best.test_value,
         **best.costs,
+        **({"exceeds": best.exceeds} if best.exceeds else {}),
         "test_metrics": test.get("metrics") or {},
         "hyperparameters": best.chosen.model_dump(mode="json").get("values"),
         "examples": {"train": prepared.num_train, "validation": prepared.num_validation, "test": prepared.num_test},
@@ -240,7 +237,8 @@ def _named(version: tuple[str, int] | None) -> dict[str, Any]:
 def caution(best: Best) -> str:
     """Return a sentence on how reliable the value is."""
     origin = f"the best of {wording.count(best.num_completed, 'trial')}" if best.is_best else "that of one trial"
-    start = f"The value is {origin} on the validation data by which it was chosen, so expect a worse one on new data."
+    exceeds = f"The trial is one {best.standing}, so the study would not choose it. " if best.exceeds else ""
+    start = f"{exceeds}The value is {origin} on the validation data by which it was chosen, so expect a worse one on new data."
     if best.test_value is None:
         return f"{start} The value on unseen data was not measured."
     return f"{start} The test value was measured on data that were not used for any choice."
@@ -255,8 +253,10 @@ def card(
 ) -> str:
     """Return the text of README.md."""
     metric = best.spec.objective.metric
-    figures = [f"| {metric} on the validation data | {best.value:.4f} |"]
-    figures += [] if best.test_value is None else [f"| {metric.removeprefix('val_')} on the test data | {best.test_value:.4f} |"]
+    figures = [f"| {metric} on the validation data | {wording.figure(best.value)} |"]
+    figures += (
+        [] if best.test_value is None else [f"| {metric.removeprefix('val_')} on the test data | {wording.figure(best.test_value)} |"]
+    )
     parts = [
         f"# {export.name_of(best)}",
         headline(best),

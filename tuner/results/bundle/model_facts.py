@@ -115,10 +115,9 @@ def of_trial(study: Study, best: Best) -> ModelFacts:
     """Return the facts of a trial."""
     known = trials.load(study, best.trial)
     title = f"Trial {best.trial} of the study {study.name}"
-    rank = "the best" if best.is_best else "one"
     return ModelFacts(
         title=title,
-        headline=f"{title}, {rank} of {wording.count(best.num_completed, 'completed trial')}: {plan.metric(best.spec)} {best.value:.4f}.",
+        headline=f"{title}, {best.standing}: {plan.metric(best.spec)} {best.value:.4f}.",
         spec=best.images.of_trial(best.of_images),
         config=export.resolved_images(best),
         hyperparameters=best.of_images,

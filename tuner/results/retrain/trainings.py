@@ -48,6 +48,8 @@ class RetrainedConfig:
     search_value: float | None
     hyperparameters: TrialValues
     runs: tuple[TrainingRun, ...]
+    #: whether a higher value is better
+    maximizes: bool = True
 
     @property
     def values(self) -> list[float]:
@@ -78,13 +80,13 @@ class RetrainedConfig:
     @property
     def shown(self) -> str:
         """Text with the mean, its standard deviation and the number of seeds."""
-        spread = "" if self.spread is None else f" ± {self.spread:.4f}"
-        return f"{self.mean:.4f}{spread} over {wording.count(len(self.values), 'seed')}"
+        return f"{wording.with_spread(self.mean, self.spread)} over {wording.count(len(self.values), 'seed')}"
 
     @property
     def by_value(self) -> list[TrainingRun]:
-        """The runs, best first."""
-        return sorted(self.runs, key=lambda run: (-(run.value or 0.0), run.trial))
+        """The runs, best first; those without a value last."""
+        sign = -1 if self.maximizes else 1
+        return sorted(self.runs, key=lambda run: (run.value is None, sign * (run.value or 0.0), run.trial))
 
 
 def read(study: Study) -> list[RetrainedConfig]:
@@ -115,7 +117,7 @@ def choice_words(configs: Sequence[RetrainedConfig]) -> list[str]:
     second = next((config for config in others if config.is_complete), None)
     if second is not None:
         paired = statistics.paired(first.values, second.values)
-        ahead = f"{paired.difference:.4f} ahead of trial {second.trial} ({second.shown})"
+        ahead = f"{wording.figure(paired.difference)} ahead of trial {second.trial} ({second.shown})"
         sentences.append(
             f"It is {ahead}, and better with {paired.num_better} of {wording.count(paired.num, 'seed')}: {_significance(paired)}."
         )
@@ -153,7 +155,13 @@ def _read(connection: Connection, study: Study, again: Retraining) -> list[Retra
         known = tables.get(connection, TRIAL_USER, state[0], *_RESULT)
         runs[index].append(_run(number, again.seeds[seed], values.get(number), known, state[1]))
     return [
-        RetrainedConfig(trial=again.trials[index], search_value=again.values[index], hyperparameters=chosen[index], runs=tuple(runs[index]))
+        RetrainedConfig(
+            trial=again.trials[index],
+            search_value=again.values[index],
+            hyperparameters=chosen[index],
+            runs=tuple(runs[index]),
+            maximizes=study.spec.objective.maximizes,
+        )
         for index in runs
         if index in chosen
     ]
