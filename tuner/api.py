@@ -97,7 +97,7 @@ def study(
         storage: SQLAlchemy URL or SQLite file; None: TUNER_STORAGE, the URL in the file TUNER_STORAGE_FILE, or tuner.db here.
         sections: `build` and `data`, functions of a Keras model and its data; or `function`, an objective of Optuna; and every other key
             of a study file, such as `training`, `sampler`, `pruner`, `budget` and `seed`. A function can also be given as a text,
-            `my_code.py:build`.
+            `my_code.py:build`. Without `budget`, an existing study keeps its own.
 
     Raises:
         RequestError: the study has mistakes, or a trainer cannot import a function.
@@ -116,7 +116,7 @@ def study(
     if spec.task != IMAGE_CLASSIFICATION:
         check.admit(spec, options.cache_folder(None))
     opened = storages.open(url)
-    if spec.name in studies.names(opened):  # the budget is of those who run it
+    if "budget" not in spec.model_fields_set and spec.name in studies.names(opened):  # the budget is of those who run it
         spec = spec.model_copy(update={"budget": studies.load(spec.name, opened).spec.budget})
     return _join(spec, url)
 
@@ -303,9 +303,9 @@ class LocalStudy(studies.Study):
         """
         user_code.require_outside("study.run")
         means = _Means.read(workers, cache, artifacts, accept_code=accept_code)
-        asked = self._asked(trials, timeout, target)
-        means.admit(asked.spec)
-        return asked._run(means)
+        spec = self._asked(trials, timeout, target)
+        means.admit(spec)
+        return self._given(spec)._run(means)
 
     def start(
         self,
@@ -325,9 +325,9 @@ class LocalStudy(studies.Study):
         """
         user_code.require_outside("study.start")
         means = _Means.read(workers, cache, artifacts, accept_code=accept_code)
-        asked = self._asked(trials, timeout, target)
-        means.admit(asked.spec)
-        self._workers.start(asked, means)
+        spec = self._asked(trials, timeout, target)
+        means.admit(spec)
+        self._workers.start(self._given(spec), means)
 
     def wait(self, timeout_seconds: float | None = None) -> Best:
         """Wait until the workers that `start` started have ended, and return the best trial. Ctrl-C ends the waiting, not the study.
@@ -385,8 +385,8 @@ class LocalStudy(studies.Study):
         names = {name for row in rows for name in row} - set(columns)
         return pd.DataFrame(rows, columns=[*columns[:-1], *sorted(names), columns[-1]])
 
-    def _asked(self, trials: int | None, timeout: str | float | None, target: float | None) -> "LocalStudy":
-        """Return the study with the budget that a call asks for.
+    def _asked(self, trials: int | None, timeout: str | float | None, target: float | None) -> AnyStudySpec:
+        """Return the study file with the budget that a call asks for.
 
         Raises:
             RequestError: the budget has mistakes, or the code of the study is not allowed here.
@@ -397,9 +397,13 @@ class LocalStudy(studies.Study):
         stored = studies.load(self.name, self.storage).spec.budget
         given = BudgetOptions(trials=trials, timeout=None if timeout is None else str(timeout), target=target)
         try:
-            spec = given.apply(self.spec.model_copy(update={"budget": stored}))
+            return given.apply(self.spec.model_copy(update={"budget": stored}))
         except RequestError as error:
             raise RequestError(str(error).replace("--", "")) from error
+
+    def _given(self, spec: AnyStudySpec) -> "LocalStudy":
+        """Return the study with this budget, and store it if it is a new one; the study has been admitted."""
+        stored = studies.load(self.name, self.storage).spec.budget
         return replace(self, spec=spec if spec.budget == stored else studies.join(spec, self.storage).spec)
 
     def _run(self, means: _Means) -> Best:
@@ -446,8 +450,9 @@ def _require_ended(study: studies.Study, fatal: Sequence[Event], codes: Sequence
     reason = studies_trials.stopped(study)
     if reason:
         raise StudyStopped(reason)
-    failed = study.storage.read(lambda connection: None if queries.best(connection, study.id) else status.failures(connection, study.id))
-    if failed:
+    if study.storage.read(lambda connection: queries.values(connection, study.id)):
+        bests.best(study)  # raises which constraints no trial keeps
+    elif failed := study.storage.read(lambda connection: status.failures(connection, study.id)):
         raise TrainingError(f"no trial of the study {study.name} completed: {failed[0].message or failed[0].error}", kind=failed[0].error)
 
 

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+import tuner
 from tests.studies import by_hand
 from tests.terminal.test_status import text
-from tuner.errors import SpecError, StudyError
+from tuner.api import LocalStudy
+from tuner.errors import DataError, SpecError, StudyError
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
 from tuner.report import content
@@ -28,6 +30,7 @@ from tuner.terminal import status as screens
 from tuner.views import trial as trial_views
 from tuner.views import trials as trial_rows
 from tuner.views.trials import SortOrder
+from tuner.workers.engines import local
 
 GIVEN = {
     "name": "small",
@@ -135,6 +138,39 @@ def test_a_list_of_the_best_trials_begins_with_the_best(tmp_path: Path) -> None:
         assert read(order, 0, 4) == read(order, 0, 3) + read(order, 3, 3) == expected
     valued = content.read(study).valued
     assert [trial.number for trial in content.ranked(valued, study.spec.objective)] == [3, 1, 0, 2]
+
+
+def test_a_run_whose_trials_exceed_the_constraints_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my.py").write_text("def build(hp): ...\ndef load(): ...\n")
+    study = new(tmp_path, folder=str(tmp_path), budget={"trials": 2})
+    finish(study, 0.5, latency_ms=50.0, size_mb=1.0)
+    claimed = by_hand.must_claim(study)
+    trials.fail(study, claimed, messages.Failed(trial=claimed.number, error="ValueError", message="ValueError: no"))
+    monkeypatch.setattr(local, "run", lambda *_, **__: [0])
+    with pytest.raises(StudyError, match=r"no trial of the study small keeps its constraints \(latency_ms 20, size_mb 10\), but 1 trial"):
+        LocalStudy.of(study, is_own=True).run(workers=1, cache=tmp_path, artifacts=tmp_path / "a")
+
+
+def test_a_refused_run_changes_no_budget(tmp_path: Path) -> None:
+    study = new(tmp_path, folder=str(tmp_path), budget={"trials": 2})
+    with pytest.raises(DataError, match="my.py, which does not exist"):
+        LocalStudy.of(study, is_own=True).run(workers=1, trials=9, cache=tmp_path, artifacts=tmp_path / "a")
+    assert studies.load("small", study.storage).spec.budget.trials == 2
+
+
+def test_a_budget_that_is_given_is_the_budget_of_an_existing_study(tmp_path: Path) -> None:
+    (tmp_path / "my.py").write_text("def build(hp): ...\ndef load(): ...\n")
+    given: dict[str, Any] = {"build": "my.py:build", "data": "my.py:load", "objective": "val_loss", "folder": str(tmp_path)}
+    storage = f"sqlite:///{tmp_path}/tuner.db"
+
+    def trials_of(**sections: Any) -> int | None:
+        return tuner.study("kept", storage=storage, **given, **sections).spec.budget.trials
+
+    assert [trials_of(budget={"trials": 2}), trials_of(), trials_of(budget={"trials": 5}), trials_of()] == [2, 2, 5, 5]
+    spec = study_file.parse({**GIVEN, "folder": str(tmp_path)}, "small.yaml")
+    changed = study_file.parse({**GIVEN, "folder": str(tmp_path), "budget": {"trials": 3}}, "small.yaml")
+    opened = [tuner.study(each, storage=storage).spec.budget.trials for each in (spec, changed, spec)]
+    assert opened == [40, 3, 3]
 
 
 def test_a_target_counts_only_within_the_constraints(tmp_path: Path) -> None:
