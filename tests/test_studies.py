@@ -160,7 +160,7 @@ def test_every_example_on_the_pages_is_valid(example: str, tmp_path: Path) -> No
     study_file.parse_images({"name": "example", "data": {"source": "digits"}} | yaml_lines.read(path).value, "example")
 
 
-#: the page about code of the user's, and its tasks
+#: the page about user code, and its tasks
 CODE_PAGE = (ROOT / "docs" / "your-own-code.md").read_text(encoding="utf-8")
 OF_CODE: dict[str, type[AnyStudySpec]] = {"custom": CustomStudySpec, "objective": ObjectiveStudySpec}
 CODE_KEYS = [key for kind in OF_CODE.values() for key in schema.all_keys(kind)]

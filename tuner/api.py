@@ -61,7 +61,7 @@ def run(
         cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
         artifacts: folder of weights, checkpoints and logs, or `s3://BUCKET/PREFIX`; None: TUNER_ARTIFACTS, or a folder in the current
             folder.
-        accept_code: whether to go on with files of code that differ from those that the study recorded, and to record them.
+        accept_code: whether to continue with files of code that differ from those that the study recorded, and to record them.
 
     Raises:
         RequestError: the study cannot run as it is; nothing was trained.
@@ -146,7 +146,7 @@ class _Means:
 
     folders: Folders
     plan: WorkerPlan
-    #: whether to go on with files of code that differ from those that the study recorded
+    #: whether to continue with files of code that differ from those that the study recorded
     accept_code: bool = False
 
     @classmethod
@@ -219,7 +219,7 @@ class _Workers:
 
         Raises:
             RequestError: there is no thread.
-            TimeoutError: it goes on.
+            TimeoutError: it still runs.
             TunerError: the study did not end.
         """
         thread = self._thread
@@ -293,7 +293,7 @@ class LocalStudy(studies.Study):
             cache: folder of decoded images and features; None: TUNER_CACHE, or the user's own.
             artifacts: folder of weights, checkpoints and logs, or `s3://BUCKET/PREFIX`; None: TUNER_ARTIFACTS, or a folder in the current
                 folder.
-            accept_code: whether to go on with files of code that differ from those that the study recorded, and to record them.
+            accept_code: whether to continue with files of code that differ from those that the study recorded, and to record them.
 
         Raises:
             RequestError: the study cannot run as it is; nothing was trained.
@@ -467,9 +467,9 @@ def _spec(name: str, given: Mapping[str, Any]) -> AnyStudySpec:
         RequestError: a trainer cannot import a function.
         SpecError: a value is wrong.
     """
-    doors = [key for key in ("function", "build", "model", "data") if key in given]
-    if not doors or ("function" in doors and len(doors) > 1):
-        what = f"{doors[0]} and also {', '.join(doors[1:])}" if doors else "no code and no data"
+    code = [key for key in ("function", "build", "model", "data") if key in given]
+    if not code or ("function" in code and len(code) > 1):
+        what = f"{code[0]} and also {', '.join(code[1:])}" if code else "no code and no data"
         raise RequestError(f"tuner.study got {what}; expected build and data, or function")
     names = _Names()
     plain = {key: names.of(key, value) for key, value in given.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 #: maximum number of names in a list; the others become an ellipsis
 LISTED = 12
-#: maximum length of a text of the user's in a message
+#: maximum length of a user's text in a message
 SHOWN = 80
 #: characters that a screen obeys or hides: controls, marks of the writing direction, characters without width, halves of characters
 _HIDDEN = r"\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
@@ -86,7 +86,7 @@ def shortened(names: Sequence[str], *, longest: int) -> list[str]:
 
 
 def cut(text: str, longest: int = SHOWN) -> str:
-    """Return a text of the user's for a message: on one line, and shortened."""
+    """Return a user's text for a message: on one line, and shortened."""
     line = visible(" ".join(text[: 2 * longest].split()))
     return line if len(line) <= longest and len(text) <= 2 * longest else f"{line[: longest - 1]}…"
 

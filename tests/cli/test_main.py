@@ -22,6 +22,7 @@ BAD_CALLS = [
     # the command itself
     (["rnu"], "rnu"),
     (["run"], "neither a study file nor --objective is given"),
+    (["run", "--objective", "my.py:f"], "--objective needs --name and --direction, too; write for example: tuner run --objective my.py:f"),
     (["run", "good.yaml", "more.yaml"], "more.yaml"),
     (["run", "good.yaml", "--worker", "2"], "--worker"),
     (["best"], "STUDY"),

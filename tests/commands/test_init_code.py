@@ -1,4 +1,4 @@
-"""The command `tuner init --from`: study files for code of the user's."""
+"""The command `tuner init --from`: study files for user code."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `tuner retrain` refuses, before anything is written or trained, and how it retrains a model of the user's."""
+"""What `tuner retrain` refuses, before anything is written or trained, and how it retrains a user model."""
 
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def test_a_study_without_a_completed_trial_cannot_be_retrained(tmp_path: Path, c
 
 
 def of_code(folder: Path, /, **sections: Any) -> Study:
-    """A finished search of a model of the user's: trials 0 to 2, the last one is the best."""
+    """A finished search of a user model: trials 0 to 2, the last one is the best."""
     code = {"model": {"build": "my.py:build"}, "data": {"load": "my.py:load"}, "search": {"units": [1, 64]}}
     given = {"name": "prices", "task": "custom", "objective": "val_mae", "sampler": "random", **code, **sections}
     study = studies.join(study_file.parse(given, "prices.yaml"), storages.open(databases.sqlite(folder)))

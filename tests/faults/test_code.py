@@ -1,4 +1,4 @@
-"""Objectives and models of the user's under kills and stops: exactly the budget is run, nothing is done twice, answers stay the same."""
+"""User objectives and models under kills and stops: exactly the budget is run, nothing is done twice, answers stay the same."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Trainers that crash, hang, diverge or meet an error of the user's: each as the table of failures says."""
+"""Trainers that crash, hang, diverge or meet a user's error: each as the table of failures says."""
 
 import resource
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 from tests.acceptance.conftest import Place
 from tests.faults.conftest import REAL, SOAKS, script
 
-#: a network of the user's with a mistake in it
+#: a user's network with a mistake in it
 NETWORK = """
 def build(size):
     raise ZeroDivisionError("the user's own mistake")

@@ -1,4 +1,4 @@
-"""Study files of code of the user's: the section `search`, and what reads back equal."""
+"""Study files of user code: the section `search`, and what reads back equal."""
 
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,9 @@ MISTAKES = [
     ({"a": {"value": 1, "when": {"b": 2}}}, "search.a acts when b has a value, but search has no b"),
     ({"a": {"value": 1, "when": {"b": 2}}, "b": [1, 2]}, "search.a acts when b has a value, so it must come after b; move it below"),
     ({"b": ["x", "y"], "a": {"value": 1, "when": {"b": "z"}}}, "search.a acts when b is 'z', which is not among its values"),
-    ({"a b": 1}, "search.a b has a name that is no name"),
+    ({"a": {"range": [1, 10], "step": 20}}, "search.a has step: 20, above the length of the range [1, 10], which has one value then"),
+    ({"a": {"range": [0.1, 0.3], "step": 0.25}}, "search.a has step: 0.25, above the length of the range [0.1, 0.3]"),
+    ({"a b": 1}, "search.a b is not a valid name; expected letters, digits, dots, dashes and underscores"),
     ([1, 2], "search is [1, 2]; expected a hyperparameter on each line"),
 ]
 
@@ -128,6 +130,37 @@ def test_a_mistake_in_another_section_is_named(sections: dict[str, Any], message
     with pytest.raises(errors.SpecError) as caught:
         churn(**sections)
     assert message in str(caught.value)
+
+
+def test_a_step_may_be_as_long_as_its_range() -> None:
+    steps = {"a": {"range": [1, 10], "step": 9}, "b": {"range": [0.1, 0.3], "step": 0.2}}
+    assert [declared.domain for declared in churn(search=steps).search.values()] == [
+        Range(low=1, high=10, integer=True, step=9),
+        Range(low=0.1, high=0.3, step=0.2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fits"),
+    [
+        *[("units", value, True) for value in (16, 32, 64, 32.0)],
+        *[("units", value, False) for value in (17, 24, 80, 0, True)],
+        *[("rate", value, True) for value in (0.1, 0.3, 0.1 + 0.2, 0.7)],
+        *[("rate", value, False) for value in (0.15, 0.2000001, 0.35)],
+    ],
+)
+def test_an_enqueued_value_keeps_the_step_of_its_range(name: str, value: Any, fits: bool) -> None:
+    spec = churn(search={"units": {"range": [16, 64], "step": 16}, "rate": {"range": [0.1, 0.7], "step": 0.1}})
+    found, reasons = task.spec("custom").fitted({name: value}, spec)
+    assert (found == {name: value}, bool(reasons)) == (fits, not fits)
+    steps = {"units": "16 to 64, whole, in steps of 16", "rate": "0.1 to 0.7, in steps of 0.1"}
+    assert reasons == ([] if fits else [f"{name} is {value}; expected {steps[name]}".replace("True", "true")])
+
+
+@pytest.mark.parametrize("given", ["smaller", 3, ["maximize"]])
+def test_an_objective_of_another_direction_is_told_what_is_expected(given: Any) -> None:
+    with pytest.raises(errors.SpecError, match=r"objective is .*; expected maximize or minimize$"):
+        study_file.parse({"name": "o", "task": "objective", "function": "my.py:f", "objective": given}, "o.yaml")
 
 
 def test_files_are_found_beside_the_study_file(tmp_path: Path) -> None:

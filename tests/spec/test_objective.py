@@ -51,7 +51,7 @@ def test_a_metric_is_found_without_the_number_that_keras_appends(metric: str, re
 
 
 def test_a_metric_whose_name_tells_nothing_needs_a_direction() -> None:
-    with pytest.raises(errors.SpecError, match=r"objective.direction is missing: 'profit' does not tell whether more of it is better"):
+    with pytest.raises(errors.SpecError, match=r"objective.direction is missing: 'profit' does not say whether higher is better"):
         study_file.parse(CODE | {"objective": {"metric": "profit"}}, "x.yaml")
     spec = study_file.parse(CODE | {"objective": {"metric": "profit", "direction": "maximize"}}, "x.yaml")
     assert spec.objective.maximizes

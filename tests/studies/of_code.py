@@ -1,4 +1,4 @@
-"""Studies of code of the user's whose trials are trained by hand: a minimized objective, and a Keras model with several metrics."""
+"""Studies of user code whose trials are trained by hand: a minimized objective, and a Keras model with several metrics."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -65,7 +65,7 @@ def test_accepted_code_is_the_code_of_the_study_from_then_on(study: Study) -> No
     with pytest.raises(StudyError, match="churn.py: 1 line added, 1 removed"):
         data_check.admit(study, prepared("units = 128\n"))
     (told,) = data_check.admit(study, prepared("units = 128\n"), accept_code=True)
-    assert told.startswith("the study goes on with changed code, accepted by --accept-code: churn.py: 1 line added, 1 removed")
+    assert told.startswith("the study continues with changed code, accepted by --accept-code: churn.py: 1 line added, 1 removed")
     assert data_check.admit(study, prepared("units = 128\n")) == []
     with pytest.raises(StudyError, match="churn.py: 1 line added, 1 removed"):
         data_check.admit(study, prepared())
@@ -104,7 +104,7 @@ def test_code_that_is_fixed_before_a_trial_has_a_result_is_recorded(state: Trial
     study = with_result(joined(tmp_path), TrialState.FAIL, TrialState.FAIL)
     data_check.admit(study, prepared())
     (told,) = data_check.admit(study, prepared("units = 128\n", num_train=90))
-    assert told.startswith("the study goes on with changed code, because none of its trials has a result: churn.py: 1 line added")
+    assert told.startswith("the study continues with changed code, because none of its trials has a result: churn.py: 1 line added")
     assert stored(study)["num_train"] == 90
     with_result(study, state)
     with pytest.raises(StudyError, match="churn.py: 1 line added, 1 removed"):

@@ -1,4 +1,4 @@
-"""Values for which code of the user's asks while its trial runs: each is chosen once, and stored before it is used."""
+"""Values for which user code asks while its trial runs: each is chosen once, and stored before it is used."""
 
 import math
 from collections.abc import Callable

@@ -85,7 +85,7 @@ AllowCode = Annotated[
 FromStorage = Annotated[
     str | None, Option("--from-storage", metavar="URL", help="Database of the studies that --from names.", show_default="as --storage")
 ]
-AcceptCode = Annotated[bool, Option("--accept-code", help="Go on with your code as it is here, although the study recorded other code.")]
+AcceptCode = Annotated[bool, Option("--accept-code", help="Continue with your code as it is here, although the study recorded other code.")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,7 @@ def _ask_passphrase(sealed: Path) -> str:
 
 
 def predict(folder: Path, given: Sequence[str], *, top: int, as_json: bool, threads: int, to: Path | None = None) -> int:
-    """Print the most likely classes of images, or the outputs of a model of the user's; return 1 if some images cannot be read, else 0."""
+    """Print the most likely classes of images, or the outputs of a user model; return 1 if some images cannot be read, else 0."""
     if bundle.is_of_code(folder.expanduser()):
         return _predict_arrays(folder.expanduser(), given, to=to, as_json=as_json, threads=threads)
     if to is not None:

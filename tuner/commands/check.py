@@ -95,7 +95,7 @@ def check(path: Path, cache: Path) -> int:
 
 
 def _check_code(spec: AnyStudySpec, path: Path, cache: Path) -> int:
-    """Print what a study of code of the user's will do, after a trainer has tried the code once."""
+    """Print what a study of user code will do, after a trainer has tried the code once."""
     from tuner.workers.worker import evaluation  # it imports Optuna, which takes as long as the rest of the command
 
     require_code(spec)
@@ -116,7 +116,7 @@ def _check_code(spec: AnyStudySpec, path: Path, cache: Path) -> int:
 
 
 def require_code(spec: AnyStudySpec) -> None:
-    """Refuse a study of code of the user's whose files or modules do not exist.
+    """Refuse a study of user code whose files or modules do not exist.
 
     Raises:
         DataError: a file or a module does not exist.

@@ -107,7 +107,7 @@ def export(name: str, url: str, asked: ExportOptions, folders: Folders) -> int:
 
 
 def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tuple[Format, ...], folders: Folders) -> int:
-    """Write the model of a trial of code of the user's as a bundle; return 1 if a format that was asked for is not in it, else 0."""
+    """Write the model of a trial of user code as a bundle; return 1 if a format that was asked for is not in it, else 0."""
     of_images = {
         "--mirror": asked.mirror != "auto",
         "--max-latency-ms": asked.max_latency_ms is not None,

@@ -1,4 +1,4 @@
-"""`tuner init --from`: a study file for code of the user's, with the space and the metrics that a trainer sees when it runs the code."""
+"""`tuner init --from`: a study file for user code, with the space and the metrics that a trainer sees when it runs the code."""
 
 import ast
 import os
@@ -78,7 +78,7 @@ class NamedCode:
 
 
 def init(name: str | None, code: NamedCode, to: Path | None, cache: Path) -> int:
-    """Write a study file for code of the user's, after a trainer has run it once. An existing file is never overwritten."""
+    """Write a study file for user code, after a trainer has run it once. An existing file is never overwritten."""
     from tuner.workers.worker import evaluation  # it imports Optuna, which takes as long as the rest of the command
 
     task = code.require_kind()

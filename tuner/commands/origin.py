@@ -23,7 +23,7 @@ class LocalSettings:
     allowed_code: tuple[str, ...]
     #: how long a worker waits for a storage or a study that does not exist yet
     wait_seconds: float
-    #: whether to go on with code that differs from what the study recorded
+    #: whether to continue with code that differs from what the study recorded
     accept_code: bool = False
 
     def localize(self, spec: SpecT) -> SpecT:
@@ -50,7 +50,7 @@ class LocalSettings:
 
 
 def _with_folder_here(spec: SpecT) -> SpecT:
-    """Return a study of code of the user's with the folder of its files here: its own, or else the current one."""
+    """Return a study of user code with the folder of its files here: its own, or else the current one."""
     folder = getattr(spec, "folder", None)
     if folder is None or folder.is_dir():
         return spec

@@ -199,7 +199,7 @@ def _train_and_judge(study: Study, again: Study, asked: RetrainOptions, workers:
 
 
 def _train_and_choose(study: Study, again: Study, asked: RetrainOptions, workers: _Workers) -> Version:
-    """Finish the trainings of a model of the user's, and store the best training of the best configuration as a version."""
+    """Finish the trainings of a user model, and store the best training of the best configuration as a version."""
     configs = _train_all(again, workers, _describe_work(study, again, workers.ready.workers.num_workers))
     chosen, objective = trainings.choose(configs), again.spec.objective
     for config in configs:
@@ -335,7 +335,7 @@ def _print_version(version: Version, *, as_json: bool) -> int:
 
 
 def _print_training(version: Version, *, as_json: bool) -> int:
-    """Print the version of a model of the user's."""
+    """Print the version of a user model."""
     metrics = version.model.metrics
     if as_json:
         plain.result(json.dumps({"name": version.name, "version": version.number, "study": version.model.study, **metrics}, indent=2))

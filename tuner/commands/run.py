@@ -55,7 +55,7 @@ class SearchOptions:
     earlier: Sequence[str] = ()
     #: storage of the earlier studies; None: the same as the new study's
     earlier_storage: str | None = None
-    #: whether to go on with code that differs from what the study recorded
+    #: whether to continue with code that differs from what the study recorded
     accept_code: bool = False
 
 
@@ -79,7 +79,7 @@ class ObjectiveOptions:
         missing = [option for option, value in (("--name", self.name), ("--direction", self.direction)) if not value]
         if missing:
             example = f"--objective {self.function} --name my_study --direction minimize"
-            raise RequestError(f"{' and '.join(missing)} missing beside --objective; write for example: tuner run {example}")
+            raise RequestError(f"--objective needs {' and '.join(missing)}, too; write for example: tuner run {example}")
         given = {"name": self.name, "task": OBJECTIVE, "function": self.function, "objective": self.direction, "folder": str(Path.cwd())}
         return study_file.parse(given, "--objective", Path.cwd())
 

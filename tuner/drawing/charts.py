@@ -148,7 +148,7 @@ def _of_epochs(epochs: Sequence[EpochRow], validation: str, training: str | None
 
 
 def _of_code(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[MetricChart]:
-    """Return what code of the user's reported: a metric and its namesake on the validation data share a chart."""
+    """Return what user code reported: a metric and its namesake on the validation data share a chart."""
     metric = "value" if spec is None else spec.objective.metric
     names = dict.fromkeys(name.removeprefix(_VALIDATION) for epoch in epochs for name in epoch.metrics)
     own, is_objective = metric.removeprefix(_VALIDATION), spec is not None and spec.task == OBJECTIVE

@@ -95,7 +95,7 @@ class Progress(BaseModel):
     earlier: EarlierTrainings | None = None
     #: metrics of the best epoch
     metrics: dict[str, float] = {}
-    #: what code of the user's asked for
+    #: what user code asked for
     asked: dict[str, Plain] = {}
 
     @property
@@ -139,7 +139,7 @@ def read(path: Path, order: messages.Train, *, study: str) -> SuspendedTrial | N
 
 
 def _has_values(progress: Progress, wanted: TrialValues) -> bool:
-    """Return whether a checkpoint has the values of a trial; code of the user's may have asked for some after the trial began."""
+    """Return whether a checkpoint has the values of a trial; user code may have asked for some after the trial began."""
     if not isinstance(wanted, ChosenValues):
         return progress.hyperparameters == wanted
     return all(progress.asked.get(name, value) == value for name, value in wanted.values.items())

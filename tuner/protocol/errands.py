@@ -4,8 +4,8 @@ Export → Exported                  write stored weights as a standalone model 
 Measure → Measured                 measure the time of several models before one is exported
 Compare → Compared                 load one of these formats, and compare its predictions with those of the Keras model
 PredictImages → ImagePredictions   predict image files with a bundle's model
-ExportCode → ExportedCode          write stored weights of a model of the user's in several formats
-PredictArrays → ArrayPredictions   predict arrays with a bundle of a model of the user's
+ExportCode → ExportedCode          write stored weights of a user model in several formats
+PredictArrays → ArrayPredictions   predict arrays with a bundle of a user model
 Verify → Verified                  measure a bundle's model on its sample images, on the test split and on corrupted images
 
 Each may also be answered by ErrandFailed.
@@ -39,7 +39,7 @@ BUNDLE_PATHS = {
 }
 
 
-#: what an output of a model of the user's means: probabilities of classes, the probability of one class, or other numbers
+#: what an output of a user model means: probabilities of classes, the probability of one class, or other numbers
 Meaning = Literal["probabilities", "probability", "numbers"]
 
 
@@ -160,7 +160,7 @@ class Compare(_Errand):
     path: str
     #: `Export.answers`, or `ExportCode.answers`
     answers: str
-    #: for a model of the user's: names of its inputs, and what its outputs mean; (): an image classifier
+    #: for a user model: names of its inputs, and what its outputs mean; (): an image classifier
     inputs: tuple[str, ...] = ()
     outputs: tuple[Meaning, ...] = ()
 
@@ -263,7 +263,7 @@ class Verified(_Errand):
 
 
 class ModelInput(_Errand):
-    """An input of a model of the user's."""
+    """An input of a user model."""
 
     name: str
     #: of one example; None: any length
@@ -272,18 +272,18 @@ class ModelInput(_Errand):
 
 
 class ModelOutput(_Errand):
-    """An output of a model of the user's."""
+    """An output of a user model."""
 
     name: str
     meaning: Meaning
 
 
-#: file with the weights in a bundle of a model of the user's
+#: file with the weights in a bundle of a user model
 WEIGHTS_FILE = "model.weights.h5"
 
 
 class ExportCode(_Errand):
-    """Write the model of a trial of code of the user's to an existing folder; the answer is ExportedCode or ErrandFailed."""
+    """Write the model of a trial of user code to an existing folder; the answer is ExportedCode or ErrandFailed."""
 
     kind: Literal["export_code"] = "export_code"
     #: the study as JSON
@@ -327,7 +327,7 @@ class ExportedCode(_Errand):
 
 
 class PredictArrays(_Errand):
-    """Predict arrays with an exported model of the user's; the answer is ArrayPredictions or ErrandFailed."""
+    """Predict arrays with an exported user model; the answer is ArrayPredictions or ErrandFailed."""
 
     kind: Literal["predict_arrays"] = "predict_arrays"
     format: Format

@@ -10,7 +10,7 @@ One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epo
 - A trial without fine-tuning sends Finished instead of Probed.
 - A trial that resumes from a checkpoint sends Resumed first.
 - The trainer sends Busy from time to time while it prepares data, or waits for another worker that does.
-- Code of the user's may ask for values while it runs: the trainer sends Ask, or AskPruning, and waits for the Answer.
+- User code may ask for values while it runs: the trainer sends Ask, or AskPruning, and waits for the Answer.
 - It sends CheckpointWritten after each checkpoint, and TrialWarning for a problem that a user may want to fix.
 """
 
@@ -43,7 +43,7 @@ class Ending(StrEnum):
 
 #: pictures in each row of the sheet of mistakes
 SHEET_COLUMNS = 6
-#: beside the checkpoint of a trial: the folder of checkpoints that code of the user's writes, and the file of the values that it reported
+#: beside the checkpoint of a trial: the folder of checkpoints that user code writes, and the file of the values that it reported
 OWN_CHECKPOINTS, REPORTS = "own-checkpoints", "reports.jsonl"
 
 
@@ -69,7 +69,7 @@ class Prepare(_Message):
     spec: str
     #: folder with decoded images and features, shared by all workers on the machine
     cache: str
-    #: whether to try code of the user's once: build the model, and train one batch
+    #: whether to try user code once: build the model, and train one batch
     tries: bool = False
 
 
@@ -101,7 +101,7 @@ class _OfTrial(_Message):
 
     @property
     def chosen(self) -> dict[str, Plain]:
-        """The values of a trial of code of the user's."""
+        """The values of a trial of user code."""
         assert isinstance(self.hyperparameters, ChosenValues), "an image study has hyperparameters of its own"
         return dict(self.hyperparameters.values)
 
@@ -374,9 +374,9 @@ class Finished(_Message):
     fine_tune_seconds: float = 0.0
     #: values of the parameters that were asked for; None: the worker knew all of them before
     asked: dict[str, Plain] | None = None
-    #: user attributes that code of the user's set, as JSON values by name
+    #: user attributes that user code set, as JSON values by name
     attributes: dict[str, Any] = {}
-    #: the last part of what code of the user's printed
+    #: the last part of what user code printed
     printed: str = ""
     #: all other metrics of the best epoch
     metrics: dict[str, float] = {}
@@ -397,10 +397,10 @@ class Failed(_Message):
     message: str
     #: whether the request was wrong, so that a retry cannot succeed
     is_request: bool = False
-    #: whether code of the user's raised it; then the traceback has only its own frames
+    #: whether user code raised it; then the traceback has only its own frames
     is_users: bool = False
     traceback: str = ""
-    #: last lines of the trainer's log, or what code of the user's printed last
+    #: last lines of the trainer's log, or what user code printed last
     log: str = ""
     #: first digits of the SHA-256 of the code that the trial ran; "" if it ran none
     code: str = ""

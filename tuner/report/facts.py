@@ -159,7 +159,7 @@ def changes(content: ReportContent, best: Best | None) -> list[RuleDifference]:
 
 
 def chosen(best: Best | None) -> Mapping[str, Any]:
-    """Return the values of the best trial of code of the user's, which has no rule to compare it with."""
+    """Return the values of the best trial of user code, which has no rule to compare it with."""
     return {} if best is None or isinstance(best.spec, StudySpec) else hyperparameters.by_name(best.chosen)
 
 
@@ -181,7 +181,7 @@ def _worse(best: Best) -> str:
 
 
 def _of_code(best: Best) -> list[str]:
-    """Return how far to trust the value of a trial of code of the user's."""
+    """Return how far to trust the value of a trial of user code."""
     if best.spec.task == OBJECTIVE:
         chosen = " If your code measures with chance, expect a slightly worse value from a repetition." if best.num_completed > 1 else ""
         return [f"{_which(best)}.{chosen}"]
@@ -405,7 +405,7 @@ def _judged(found: Sequence[Version]) -> Judged | None:
     try:
         verdict = Verdict.model_validate(chosen.model.metrics)
     except ValidationError:
-        return None  # of a retraining of code of the user's, which has figures of its own
+        return None  # of a retraining of user code, which has figures of its own
     names = ["the version", *(comparison.against for comparison in verdict.comparisons)]
     networks = tuple(zip(names, verdict.networks, strict=False))
     return Judged(number=chosen.number, verdict=verdict, sentences=tuple(_sentences(verdict)), networks=networks)

@@ -89,7 +89,7 @@ class Best:
 
     @property
     def hyperparameters(self) -> Hyperparameters | Mapping[str, Plain]:
-        """Hyperparameters of the trial; for code of the user's, its values by name."""
+        """Hyperparameters of the trial; for user code, its values by name."""
         chosen = self.chosen
         return chosen if isinstance(chosen, Hyperparameters) else dict(chosen.values)
 

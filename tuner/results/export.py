@@ -26,7 +26,7 @@ def resolved(best: Best) -> AnyStudySpec:
 
 
 def _resolved_code(best: Best) -> AnyStudySpec:
-    """Return a study of code of the user's in which every value of the trial is fixed."""
+    """Return a study of user code in which every value of the trial is fixed."""
     spec, chosen = best.spec, best.chosen
     assert isinstance(chosen, ChosenValues)
     fixed_values = {name: {"value": value} for name, value in chosen.values.items()}

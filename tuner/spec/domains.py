@@ -7,6 +7,7 @@ A plain value fixes the hyperparameter. Two numbers `[low, high]` are a range, a
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -46,6 +47,26 @@ class Range:
 
 
 Domain = Fixed | Choice | Range
+#: in steps: a number that is nearer to a possible one is taken for it, because sums of floats are not exact; Optuna allows as much
+_STEP_TOLERANCE = Decimal("1e-8")
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number; a truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_same(value: Any, other: Any) -> bool:
+    """Return whether two values are equal; a truth value equals no number, although Python says that True is 1."""
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+
+
+def keeps_step(domain: Range, value: float) -> bool:
+    """Return whether a number is a whole number of steps above the lower end of its range, counted in decimals."""
+    if domain.step is None:
+        return True
+    steps = (Decimal(str(value)) - Decimal(str(domain.low))) / Decimal(str(domain.step))
+    return abs(steps - round(steps)) <= _STEP_TOLERANCE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +255,7 @@ def _read_choices(given: Any, bounds: Bounds) -> Domain:
 
 
 def _read_number(given: Any, bounds: Bounds) -> float:
-    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given) or not bounds.includes(given):
+    if not is_number(given) or not bounds.includes(given):
         text = " without quotes" if isinstance(given, str) and given.strip()[:1].isdigit() else ""
         raise ValueError(f"is {wording.show(given)}; expected {bounds}{text}")
     return int(given) if bounds.integer else float(given)
@@ -242,7 +263,7 @@ def _read_number(given: Any, bounds: Bounds) -> float:
 
 def _read_known(given: Any, known: Sequence[Any]) -> Any:
     for value in known:
-        if given == value and isinstance(given, bool) == isinstance(value, bool):
+        if is_same(given, value):
             return value
     names = [wording.listed([value]) for value in known]
     raise ValueError(f"is {wording.show(given)}; expected {wording.one_of(names, given)}")

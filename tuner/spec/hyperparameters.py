@@ -178,12 +178,12 @@ class Hyperparameters(_Frozen):
         return self
 
 
-#: a value that a trial of code of the user's may have
+#: a value that a trial of user code may have
 Plain = bool | int | float | str | None
 
 
 class ChosenValues(_Frozen):
-    """The values of one trial of code of the user's, by the names that the code or the study file gives them."""
+    """The values of one trial of user code, by the names that the code or the study file gives them."""
 
     values: dict[str, Plain]
 

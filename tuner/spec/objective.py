@@ -80,7 +80,7 @@ class Objective(Section):
     @model_validator(mode="after")
     def _check_direction(self) -> Self:
         if self.direction is None and known_direction(self.metric) is None:
-            message = f"is missing: {wording.show(self.metric)} does not tell whether more of it is better; add maximize or minimize"
+            message = f"is missing: {wording.show(self.metric)} does not say whether higher is better; add maximize or minimize"
             raise Clashes([Clash(field="direction", message=message)])
         return self
 

@@ -1,6 +1,5 @@
 """Search spaces: ask a chooser (a sampler, the rule, an enumeration) for the hyperparameters of one trial."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -121,7 +120,7 @@ def fitted_to(given: Mapping[str, Any], known: Mapping[str, Domain]) -> tuple[di
         domain = known.get(name, switches.get(name))
         if domain is None:
             reasons.append(f"{name} is not a hyperparameter of this study. {wording.known(list(known), name)}")
-        elif f"{name}.on" in switches and _is_number(value) and value == 0:
+        elif f"{name}.on" in switches and domains.is_number(value) and value == 0:
             values[f"{name}.on"] = False
         else:
             fitting = list(_fitting(domain, value))
@@ -135,17 +134,14 @@ def _fitting(domain: Domain, value: Any) -> Iterator[Any]:
     """Yield the value as the domain has it; nothing if the domain excludes it. A truth value is not a number."""
     match domain:
         case Range():
-            if _is_number(value) and domain.low <= value <= domain.high and (not domain.integer or float(value).is_integer()):
+            is_inside = domains.is_number(value) and domain.low <= value <= domain.high
+            if is_inside and (not domain.integer or float(value).is_integer()) and domains.keeps_step(domain, value):
                 yield int(value) if domain.integer else float(value)
         case Fixed() | Choice():
             for other in (domain.value,) if isinstance(domain, Fixed) else domain.values:
                 plain = getattr(other, "value", other)
-                if plain == value and isinstance(plain, bool) == isinstance(value, bool):
+                if domains.is_same(plain, value):
                     yield plain
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _expected(domain: Domain) -> str:

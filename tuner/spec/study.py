@@ -192,7 +192,7 @@ class AnyStudySpec(Section):
         return _plain(given)
 
     def named_code(self) -> Iterator[tuple[str, str]]:
-        """Give each field that names a function of the user's to run, and the function."""
+        """Give each field that names a user function to run, and the function."""
         yield from ()
 
     def wrong_limits(self) -> Iterator[Clash]:
@@ -254,7 +254,7 @@ class StudySpec(AnyStudySpec):
     """what the study keeps of its trials, and how its ensemble predicts"""
 
     def named_code(self) -> Iterator[tuple[str, str]]:
-        """Give each field that names a function of the user's to run, and the function."""
+        """Give each field that names a user function to run, and the function."""
         if isinstance(self.data, PythonData):
             yield "data.function", self.data.function
         for name in self.model.backbones:

@@ -122,7 +122,7 @@ REQUESTED: Final = optuna_private.FIXED_PARAMS
 CONFUSION: Final = "tuner:confusion"
 #: the most confident mistakes of the best epoch
 MISTAKES: Final = "tuner:mistakes"
-#: for a failed trial: last lines of the trainer's log; for another one: the last part of what code of the user's printed
+#: for a failed trial: last lines of the trainer's log; for another one: the last part of what user code printed
 LOG: Final = "tuner:log"
 #: id of each picture in the artifact store, by kind
 PICTURES: Final = "tuner:pictures"
@@ -147,7 +147,7 @@ _TEXTS: Final = {
 }
 _COUNTS: Final = {SEED, ATTEMPTS, RETRAINED_TRIAL, SHORTENED, NUM_EPOCHS, BEST_EPOCH}
 _NUMBERS: Final = {PROBE_ACCURACY, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUNE_SECONDS, LATENCY_MS, SIZE_MB}
-#: names of user attributes that code of the user's cannot set under its own name
+#: names of user attributes that user code cannot set under its own name
 RESERVED: Final = frozenset(
     {*_TEXTS, *_COUNTS, *_NUMBERS, ENSEMBLE, TAUGHT, PROMOTED, VALIDATION_LOSS, WEIGHTS_BYTES, LOGITS, TEST, SPEC, PREPARED, METRICS}
 )

@@ -66,7 +66,7 @@ def admit(study: Study, prepared: messages.Prepared, *, accept_code: bool = Fals
         changed = user_code.changes(_read_code(stored.get("code")), prepared.code)
         if changed and not _has_results(connection, study):
             tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: found})
-            return [f"the study goes on with changed code, because none of its trials has a result: {change}" for change in changed]
+            return [f"the study continues with changed code, because none of its trials has a result: {change}" for change in changed]
         if changed and not accept_code:
             raise StudyError(_changed_code(study, changed))
         plan = Plan.understood(known.get(PLAN))  # it may have changed the number of epochs
@@ -75,7 +75,7 @@ def admit(study: Study, prepared: messages.Prepared, *, accept_code: bool = Fals
             raise StudyError(_different_data(study, different, with_code=bool(changed)))
         if changed:
             tables.put(connection, tables.STUDY_USER, study.id, {PREPARED: stored | {"code": found["code"]}})
-        return [f"the study goes on with changed code, accepted by --accept-code: {change}" for change in changed]
+        return [f"the study continues with changed code, accepted by --accept-code: {change}" for change in changed]
 
     return study.storage.write(write)
 
@@ -109,7 +109,7 @@ def _changed_code(study: Study, changes: Sequence[str]) -> str:
         f"the code of the study {study.name} differs here from the code that its trials ran:\n  "
         + "\n  ".join(changes)
         + "\nTheir trials may not be comparable. Restore the file, or start a new study under another name. "
-        "To go on with the file as it is here, add --accept-code to `tuner run` or `tuner worker` (in Python: accept_code=True)."
+        "To continue with the file as it is here, add --accept-code to `tuner run` or `tuner worker` (in Python: accept_code=True)."
     )
 
 

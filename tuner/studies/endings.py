@@ -82,7 +82,7 @@ def mark_failed(connection: Connection, study: Study, *, trial_id: int, known: M
 def of_finished(finished: messages.Finished, curve: Sequence[EpochRow], *, device: str) -> dict[str, Any]:
     """Return the user attributes of a trial that did not fail."""
     best = next((epoch for epoch in curve if epoch.step == finished.best_step), None)
-    # only code of the user's is asked for values, and its trials have one stage
+    # only user code is asked for values, and its trials have one stage
     stage = curve[-1].stage if curve else Stage.PROBE if finished.asked is None else Stage.TRAIN
     known: dict[str, Any] = {
         STAGE: stage.value,
@@ -123,7 +123,7 @@ def of_failed(failed: messages.Failed) -> dict[str, Any]:
 
 
 def put_findings(connection: Connection, trial_id: int, finished: messages.Finished) -> None:
-    """Store the confusion matrix of the best epoch, its worst mistakes, the ids of the pictures, and what code of the user's printed."""
+    """Store the confusion matrix of the best epoch, its worst mistakes, the ids of the pictures, and what user code printed."""
     found: dict[str, Any] = pictures.attributes(finished.pictures)
     if 0 < len(finished.confusion) <= _CONFUSED_CLASSES:
         found[CONFUSION] = finished.confusion

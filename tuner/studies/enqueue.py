@@ -115,7 +115,7 @@ def values(study: Study, given: Mapping[str, Any], *, origin: str) -> Requested:
 
 
 def _fitted(study: Study, given: Mapping[str, Any], origin: str) -> Requested:
-    """Return the values of a config for code of the user's, each checked against the study file."""
+    """Return the values of a config for user code, each checked against the study file."""
     found, reasons = task.spec(study.spec.task).fitted(given, study.spec)
     if reasons:
         raise SpecError(origin, [Problem(field="", message=reason) for reason in reasons])

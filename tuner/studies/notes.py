@@ -101,7 +101,7 @@ def _table(left: str, right: str, values: Mapping[str, Any]) -> list[str]:
 
 
 def _name(name: str) -> str:
-    """Return a name for a cell; code of the user's may give any."""
+    """Return a name for a cell; user code may give any."""
     return name if _PLAIN_NAME.fullmatch(name) else wording.markdown(name)
 
 

@@ -84,7 +84,7 @@ def overtaken(study: Study) -> list[StoredWeights]:
 
 
 def _is_trained(study: Study, one: StoredWeights) -> bool:
-    """Return whether a trial was fine-tuned; trials of code of the user's have one stage, which counts as that."""
+    """Return whether a trial was fine-tuned; trials of user code have one stage, which counts as that."""
     return one.logits is not None or not study.is_of_images
 
 

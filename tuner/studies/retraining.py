@@ -196,7 +196,7 @@ def _configs(connection: Connection, study_id: int, top: int) -> list[Config]:
             found.append(config)
         if len(found) == top:
             break
-    has_rule = bool(found) and isinstance(found[0].hyperparameters, Hyperparameters)  # code of the user's has none
+    has_rule = bool(found) and isinstance(found[0].hyperparameters, Hyperparameters)  # user code has none
     return found + _rule(connection, study_id, found) if has_rule else found
 
 

@@ -56,7 +56,7 @@ def plan(spec: AnyStudySpec, about: Sequence[tuple[str, str]], num_hyperparamete
 
 
 def tried(facts: Sequence[tuple[str, str]]) -> RenderableType:
-    """Show what a trainer found when it tried code of the user's."""
+    """Show what a trainer found when it tried user code."""
     return _facts(facts)
 
 

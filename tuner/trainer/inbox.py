@@ -32,7 +32,7 @@ class Inbox:
         """Send a message to the worker.
 
         Raises:
-            TrainingError: this process is a copy that code of the user's forked; nothing would read the answer.
+            TrainingError: this process is a copy that user code forked; nothing would read the answer.
         """
         if os.getpid() != self._process:
             raise TrainingError(

@@ -1,4 +1,4 @@
-"""Code of the user's: how the functions that a study names are imported, recognized on another machine, and called."""
+"""User code: how the functions that a study names are imported, recognized on another machine, and called."""
 
 import contextlib
 import difflib
@@ -56,7 +56,7 @@ _OWN = str(Path(__file__).resolve().parents[1]) + os.sep
 
 
 class UserCodeError(errors.TrainingError):
-    """Code of the user's raised an exception; the message has its own lines of the traceback."""
+    """User code raised an exception; the message has its own lines of the traceback."""
 
     def traceback(self) -> str:
         """Return the traceback with the frames of the user's code only."""
@@ -262,7 +262,7 @@ def _named_module(place: str, name: str, field: str) -> ModuleType:
 
 
 def called(work: Callable[[], T], *, doing: str, passes: tuple[type[BaseException], ...] = ()) -> T:
-    """Return what code of the user's returns; its exceptions and its `sys.exit` become a `UserCodeError`, but for `passes`.
+    """Return what user code returns; its exceptions and its `sys.exit` become a `UserCodeError`, but for `passes`.
 
     A process that the code forked and that returns here is ended: it is a copy of the trainer, which exists already.
 
@@ -352,7 +352,7 @@ class Printed(io.TextIOBase):
         self._to.flush()
 
     def close(self) -> None:
-        """Do nothing: code of the user's that closes `sys.stdout` does not close the trainer's log."""
+        """Do nothing: user code that closes `sys.stdout` does not close the trainer's log."""
 
     def last(self) -> str:
         """Return the last part of what was printed."""
@@ -361,7 +361,7 @@ class Printed(io.TextIOBase):
 
 @contextmanager
 def captured() -> Iterator[Printed]:
-    """Remember what code of the user's prints inside a `with` block; an exception that leaves the block takes it along."""
+    """Remember what user code prints inside a `with` block; an exception that leaves the block takes it along."""
     printed = Printed(sys.stdout)
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
@@ -373,13 +373,13 @@ def captured() -> Iterator[Printed]:
 
 
 def printed_before(error: BaseException) -> str:
-    """Return what code of the user's printed before an exception ended it; "" if nothing is known of it."""
+    """Return what user code printed before an exception ended it; "" if nothing is known of it."""
     return str(getattr(error, "printed", ""))
 
 
 @contextmanager
 def contained(warn: Callable[[str], None]) -> Iterator[None]:
-    """Undo what code of the user's changes in its process inside a `with` block: the current folder, signal handlers, timers, and streams.
+    """Undo what user code changes in its process inside a `with` block: the current folder, signal handlers, timers, and streams.
 
     `warn` is told of threads that the code left running, which nobody can end.
     """

@@ -73,7 +73,7 @@ class Listed:
 
     @property
     def step(self) -> str:
-        """What a trial reports values of: `epoch`, or `step` for an objective of the user's."""
+        """What a trial reports values of: `epoch`, or `step` for a user's objective."""
         return "step" if self.spec is not None and self.spec.task == OBJECTIVE else "epoch"
 
     @property

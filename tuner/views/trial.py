@@ -65,7 +65,7 @@ class Trial:
     attributes: Mapping[str, Any]
     #: confusion matrix of the best epoch; rows: true class, columns: predicted class; () if none is stored
     confusion: tuple[tuple[int, ...], ...]
-    #: last lines of the log of the trainer of a failed trial, or of what code of the user's printed; "" if there are none
+    #: last lines of the log of the trainer of a failed trial, or of what user code printed; "" if there are none
     log: str
     #: the most confident mistakes first, in the order of their picture, row by row
     mistakes: tuple[Misclassified, ...]
@@ -151,7 +151,7 @@ def hyperparameters(connection: Connection, study_id: int, number: int) -> Mappi
 
 
 def by_name(stored: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """Return stored hyperparameters by their names; those of code of the user's have the names that the code gives them."""
+    """Return stored hyperparameters by their names; those of user code have the names that the code gives them."""
     chosen = attributes.hyperparameters(stored)
     return chosen.values if isinstance(chosen, ChosenValues) else wording.flatten(stored or {})
 

@@ -216,7 +216,7 @@ def asked(connection: Connection, study_id: int, *, num_trials: int) -> list[tup
 
 
 def space_of(found: Iterable[tuple[str, BaseDistribution]], *, besides: Collection[str]) -> list[SpaceRow]:
-    """Return a row for each parameter that code of the user's asked for, besides those that the study file names."""
+    """Return a row for each parameter that user code asked for, besides those that the study file names."""
     rows = {name: SpaceRow(name=name, what=_what(kind), when="when the code asks for it", is_searched=True) for name, kind in found}
     return [row for name, row in rows.items() if name not in besides]
 

@@ -1,4 +1,4 @@
-"""Bundles of models of the user's, with models that are not real: their files and texts, their verification, and predictions."""
+"""Bundles of user models, with models that are not real: their files and texts, their verification, and predictions."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Mistakes in objectives and in study files of code of the user's: each has one clear message."""
+"""Mistakes in objectives and in study files of user code: each has one clear message."""
 
 import os
 import re

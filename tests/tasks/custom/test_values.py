@@ -1,4 +1,4 @@
-"""Values that code of the user's asks for, with the interface of KerasTuner's `HyperParameters`."""
+"""Values that user code asks for, with the interface of KerasTuner's `HyperParameters`."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class Answers:
         """Return nothing: nobody ends the trial."""
 
     def decision(self) -> messages.Proceed:
-        """Return that the trial goes on."""
+        """Return that the trial continues."""
         return messages.Proceed()
 
     def ask(self, question: messages.Ask | messages.AskPruning) -> messages.Answer:

@@ -1,4 +1,4 @@
-"""Models of the user's in every format: several inputs and outputs, classes of their own, sequences, and formats that lack something."""
+"""User models in every format: several inputs and outputs, classes of their own, sequences, and formats that lack something."""
 
 import dataclasses
 import warnings

@@ -1,4 +1,4 @@
-"""The environment of child processes: what they get of the user's, and what they do not."""
+"""The environment of child processes: which of the user's variables they get."""
 
 import json
 import os

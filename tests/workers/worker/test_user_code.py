@@ -1,4 +1,4 @@
-"""Code of the user's in a real trainer process: it ends its trial at worst, never the worker."""
+"""User code in a real trainer process: it ends its trial at worst, never the worker."""
 
 import re
 import textwrap
@@ -129,10 +129,10 @@ def test_changed_code_is_refused_until_it_is_accepted(tmp_path: Path) -> None:
         "the code of the study mine differs here from the code that its trials ran:\n  mine.py: 1 line added, 1 removed (SHA"
     )
     assert "\n    -     units = 64\n    +     units = 128\n" in text
-    assert "Restore the file, or start a new study under another name. To go on with the file as it is here, add --accept-code" in text
+    assert "Restore the file, or start a new study under another name. To continue with the file as it is here, add --accept-code" in text
     events = work(study, tmp_path, Limits(), accept_code=True)
     (told,) = [event.message for event in events if event.what is EventKind.TROUBLE]
-    assert told.startswith("the study goes on with changed code, accepted by --accept-code: mine.py: 1 line added, 1 removed")
+    assert told.startswith("the study continues with changed code, accepted by --accept-code: mine.py: 1 line added, 1 removed")
     first, second = (trial.user_attrs[CODE] for trial in study.optuna.get_trials())
     assert first != second
     assert len(first) == len(second) == 12

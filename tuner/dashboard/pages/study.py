@@ -57,7 +57,7 @@ def find(connection: Connection, request: Request) -> Listed:
 
 
 def parameters(connection: Connection, study_id: int, number: int) -> Mapping[str, Any]:
-    """Return the sampled parameters of a trial; all hyperparameters of the rule, and of a trial of code of the user's."""
+    """Return the sampled parameters of a trial; all hyperparameters of the rule, and of a trial of user code."""
     chosen = trial.hyperparameters(connection, study_id, number)
     if isinstance(attributes.hyperparameters(chosen), ChosenValues):
         return trial.by_name(chosen)

@@ -38,7 +38,7 @@ from tuner.views.trial import Trial
 _UNLISTED = (ERROR, LOGITS, MESSAGE, REASON, WEIGHTS, WEIGHTS_BYTES)
 #: maximum length of a list among the attributes
 _LONGEST = 2000
-#: attributes that say nothing about a trial of code of the user's, which has one stage, and its measures among the other metrics
+#: attributes that say nothing about a trial of user code, which has one stage, and its measures among the other metrics
 _OF_IMAGES = (STAGE, PROBE_SECONDS, FINE_TUNE_SECONDS, TRAIN_ACCURACY, VALIDATION_LOSS)
 
 
@@ -84,7 +84,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
 
 
 def _attributes(trial: Trial, listed: Listed) -> Mapping[str, Any]:
-    """Return the attributes to list: of a trial of code of the user's, those that the code has set come first."""
+    """Return the attributes to list: of a trial of user code, those that the code has set come first."""
     found = {name: value for name, value in trial.attributes.items() if name not in _UNLISTED}
     if listed.spec is None or listed.is_about_images:
         return found

@@ -23,7 +23,7 @@ from tuner.workers.worker import evaluation
 _OWN = "tuner"
 CONFIG, LABELS, METRICS, LOCK = "config.yaml", "labels.txt", "metrics.json", "environment.lock"
 CARD, FORMATS, PLOTS = "README.md", "formats.json", "plots"
-#: inputs and outputs of a model of the user's; a bundle of an image classifier has none
+#: inputs and outputs of a user model; a bundle of an image classifier has none
 INTERFACE = "interface.json"
 PROBES = "probes"
 PREDICTIONS = f"{PROBES}/{errands.PREDICTIONS}"
@@ -95,7 +95,7 @@ def is_bundle(folder: Path) -> bool:
 
 
 def is_of_code(folder: Path) -> bool:
-    """Return whether a folder is a bundle with a model of the user's."""
+    """Return whether a folder is a bundle with a user model."""
     return all((folder / name).is_file() for name in (manifest.NAME, CONFIG, INTERFACE))
 
 

@@ -1,4 +1,4 @@
-"""Custom bundle: a folder with the trained model of a trial of code of the user's, its code, and everything that describes it."""
+"""Custom bundle: a folder with the trained model of a trial of user code, its code, and everything that describes it."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ CODE = "code"
 NUM_EXAMPLES, NUM_COMPARED = 16, 500
 #: smallest share of examples with the same class, and the largest difference of an output
 _MIN_AGREEMENT, _MAX_DIFFERENCE = 0.999, 0.01
-#: formats that can be loaded without code of the user's and without access to files, the first one that a bundle has
+#: formats that can be loaded without user code and without access to files, the first one that a bundle has
 LOADED = (Format.KERAS, Format.ONNX, Format.LITERT)
 
 #: size limit of interface.json
@@ -87,7 +87,7 @@ def write(best: Best, weights: Path, folder: Path, wanted: BundleOptions, tell: 
 
 def _export(best: Best, weights: Path, folder: Path, answers: Path, wanted: BundleOptions) -> errands.ExportedCode:
     chosen = best.chosen
-    assert isinstance(chosen, ChosenValues), "a trial of code of the user's has values by name"
+    assert isinstance(chosen, ChosenValues), "a trial of user code has values by name"
     order = errands.ExportCode(
         spec=best.spec.model_dump_json(),
         trial=best.trial,

@@ -1,4 +1,4 @@
-"""Examples: arrays to predict with a bundle of a model of the user's, read from .npz, .npy and .csv files."""
+"""Examples: arrays to predict with a bundle of a user model, read from .npz, .npy and .csv files."""
 
 import csv
 from collections.abc import Sequence

@@ -225,7 +225,7 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PROGRAMS = (b"\x7fELF", b"#!", b"MZ")
 
 
-#: files of code in a bundle of a model of the user's, which nothing of tuner runs
+#: files of code in a bundle of a user model, which nothing of tuner runs
 _CODE = re.compile(r"code/[^/]+\.py")
 
 

@@ -225,10 +225,10 @@ def verify(bundle: Path, wanted: VerificationOptions, *, tell: Callable[[str], N
 
 
 def _verify_code(bundle: Path, wanted: VerificationOptions, tell: Callable[[str], None]) -> Report:
-    """Verify a bundle of a model of the user's; the code in it is never run."""
+    """Verify a bundle of a user model; the code in it is never run."""
     if wanted.requirements is not None or wanted.needs_data:
         option = "--data" if wanted.needs_data else "--require"
-        raise RequestError(f"{option} applies only to bundles of image classifiers, but {bundle} has a model of the user's; drop {option}.")
+        raise RequestError(f"{option} applies only to bundles of image classifiers, but {bundle} has a user model; drop {option}.")
     before = [_manifest(bundle), _signature(bundle, wanted.key)]
     if before[0].outcome is Outcome.OK:
         before.append(_safe_code(bundle))

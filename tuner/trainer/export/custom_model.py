@@ -1,4 +1,4 @@
-"""Custom model: the trained model of a trial of code of the user's, with its inputs and outputs, written in several formats."""
+"""Custom model: the trained model of a trial of user code, with its inputs and outputs, written in several formats."""
 
 import json
 import re
@@ -56,7 +56,7 @@ def export(order: errands.ExportCode, share: devices.TrainerShare) -> errands.Ex
         UserCodeError: the code raises an exception.
     """
     study = tasks.parse(json.loads(order.spec))
-    assert isinstance(study, CustomStudySpec), "only a study of a model of the user's is exported like this"
+    assert isinstance(study, CustomStudySpec), "only a study of a user model is exported like this"
     # formats expect float32, whatever it was trained in
     study = study.model_copy(update={"training": study.training.model_copy(update={"precision": "float32"})})
     prepared = custom.prepare(study, cache=Path(order.cache), share=share)
@@ -204,7 +204,7 @@ def _write_keras(model: keras.Model, folder: Path) -> dict[Format, str]:
     """Write the Keras model, unless it would need the user's code; return the reason if so."""
     if not type(model).__module__.startswith("keras."):
         return {Format.KERAS: f"it would load only with your code, which has its class {type(model).__name__}"}
-    model.compiled = False  # losses and metrics of the user's are not needed to predict
+    model.compiled = False  # the user's losses and metrics are not needed to predict
     refused = formats.write_possible(model, (Format.KERAS,), folder)
     path = folder / errands.BUNDLE_PATHS[Format.KERAS]
     problems = [] if refused else keras_file.problems(path)

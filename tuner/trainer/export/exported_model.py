@@ -22,7 +22,7 @@ Row = tuple[float, ...]
 #: images (n, size, size, 3) uint8 to probabilities (n, classes)
 Model = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
-#: an array for each input of a model of the user's, to an array for each output; the first axis is the examples
+#: an array for each input of a user model, to an array for each output; the first axis is the examples
 ArrayModel = Callable[[Sequence[NDArray[Any]]], list[NDArray[Any]]]
 
 _BATCH = 64
@@ -181,7 +181,7 @@ def _read_image(path: str, order: errands.PredictImages) -> tuple[Any, str]:
 
 
 def load_arrays(form: Format, path: Path, *, inputs: Sequence[str], threads: int) -> ArrayModel:
-    """Load a model of the user's, with the names of its inputs.
+    """Load a user model, with the names of its inputs.
 
     Raises:
         DataError: the model cannot be loaded.

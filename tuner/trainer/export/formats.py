@@ -92,7 +92,7 @@ def _last_first(forms: Sequence[Format]) -> list[Format]:
 
 
 def write_possible(model: keras.Model, forms: Sequence[Format], folder: Path) -> dict[Format, str]:
-    """Write a model of the user's in each format that is possible, and return the reasons against the others."""
+    """Write a user model in each format that is possible, and return the reasons against the others."""
     refused: dict[Format, str] = {}
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         source = _Source(model=model, for_int8=lambda: model, calibration=np.zeros(0, np.uint8), scratch=Path(scratch))
@@ -116,7 +116,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _write_user_model(source: _Source, form: Format, path: Path) -> None:
-    """Write a model; whatever a converter, or code of the user's that it calls, raises is a `UserCodeError`."""
+    """Write a model; whatever a converter, or user code that it calls, raises is a `UserCodeError`."""
     with _quietly():
         user_code.called(lambda: _WRITERS[form](source, path), doing=f"writing {form.value}")
 

@@ -1,4 +1,4 @@
-"""Models of the user's in a trainer: the same curve after an interruption, early stopping, checkpoints, several trainings."""
+"""User models in a trainer: the same curve after an interruption, early stopping, checkpoints, several trainings."""
 
 import math
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Mistakes in models and data of the user's: each has one clear message."""
+"""Mistakes in user models and data: each has one clear message."""
 
 import os
 import re

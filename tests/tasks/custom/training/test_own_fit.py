@@ -44,7 +44,7 @@ def checkpoint_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def trained(ready: PreparedCode, place: Path, number: int, *, suspend_after: int | None = None) -> tuple[Ending, Control]:
-    """Train a trial, or go on with it."""
+    """Train a trial, or continue it."""
     control = Control(learning_rate=0.01, batch=16, suspend_after=suspend_after)
     wanted = order(place, number).model_copy(update={"seed": 7})
     return ready.train(wanted, control).ending, control

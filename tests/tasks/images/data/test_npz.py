@@ -75,7 +75,7 @@ def test_two_arrays_with_one_meaning_are_refused(tmp_path: Path) -> None:
         (Y[:, None], None, ("0", "1", "2"), Y),  # as keras.datasets has them
         (Y * 5 + 5, None, ("5", "10", "15"), Y),  # any numbers
         (np.array(list("bacbac")), None, ("a", "b", "c"), [1, 0, 2, 1, 0, 2]),  # words
-        (np.array(list("bacbac")), ["c", "b", "a"], ("c", "b", "a"), [1, 2, 0, 1, 2, 0]),  # words in an order of the user's
+        (np.array(list("bacbac")), ["c", "b", "a"], ("c", "b", "a"), [1, 2, 0, 1, 2, 0]),  # words in the user's order
         (Y, ["c", "b", "a"], ("c", "b", "a"), Y),
     ],
 )

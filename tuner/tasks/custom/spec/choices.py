@@ -1,10 +1,10 @@
-"""Code of the user's as study files describe it: implements `tasks.task.TaskSpec` for the tasks custom and objective."""
+"""User code as study files describe it: implements `tasks.task.TaskSpec` for the tasks custom and objective."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from tuner import wording
-from tuner.spec import space
+from tuner.spec import domains, space
 from tuner.spec.domains import Domain, Fixed
 from tuner.spec.hyperparameters import ChosenValues
 from tuner.spec.space import Chooser, SpaceRow
@@ -13,7 +13,7 @@ from tuner.tasks.custom.spec.custom_study import CustomStudySpec, Declared, Obje
 
 
 def rule(spec: AnyStudySpec, *, num_train: int, num_classes: int) -> dict[str, Any]:
-    """Return nothing: code of the user's has no rule for trial 0."""
+    """Return nothing: user code has no rule for trial 0."""
     return {}
 
 
@@ -27,7 +27,7 @@ def suggest(chooser: Chooser, spec: AnyStudySpec) -> ChosenValues:
 
 
 def _is_among(value: Any, values: tuple[Any, ...]) -> bool:
-    return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in values)
+    return any(domains.is_same(value, other) for other in values)
 
 
 def fitted(given: Mapping[str, Any], spec: AnyStudySpec) -> tuple[dict[str, Any], list[str]]:
@@ -88,5 +88,5 @@ def asks_while_running(spec: AnyStudySpec) -> bool:
 
 
 def _declared(spec: AnyStudySpec) -> Mapping[str, Declared]:
-    assert isinstance(spec, CustomStudySpec | ObjectiveStudySpec), f"a study of the task {spec.task} is not one of code of the user's"
+    assert isinstance(spec, CustomStudySpec | ObjectiveStudySpec), f"a study of the task {spec.task} is not one of user code"
     return spec.search

@@ -1,4 +1,4 @@
-"""Study files of code of the user's: a Keras model and its data (task custom), or an objective of Optuna (task objective)."""
+"""Study files of user code: a Keras model and its data (task custom), or an objective of Optuna (task objective)."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from tuner.spec.clashes import Clash, Clashes
 from tuner.spec.data import FilePath, Section, name_function
 from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.hyperparameters import Plain
-from tuner.spec.objective import OBJECTIVE, Constraints, Objective
+from tuner.spec.objective import OBJECTIVE, Constraints, Direction, Objective
 from tuner.spec.strategies import BruteForce, Grid, Prior
 from tuner.spec.study import AnyStudySpec, Seconds
 
@@ -122,7 +122,7 @@ def _read_search(given: Any) -> dict[str, Declared]:
     for name, value in given.items():
         try:
             if not isinstance(name, str) or not _PARAMETER.fullmatch(name):
-                raise ValueError("has a name that is no name; expected letters, digits, dots, dashes and underscores")
+                raise ValueError("is not a valid name; expected letters, digits, dots, dashes and underscores")
             found[name] = value if isinstance(value, Declared) else _read_declared(value)
         except ValueError as error:
             wrong.append(Clash(field=str(name), message=str(error)))
@@ -155,13 +155,13 @@ def _read_domain(given: Any) -> Domain:
             return _read_range(given["range"], log=given.get("log", False), step=given.get("step"))
         return _read_choices(given["choices"]) if kinds == ["choices"] else Fixed(value=_read_plain(given["value"]))
     if isinstance(given, Sequence) and not isinstance(given, str):
-        are_numbers = len(given) == 2 and all(_is_number(value) for value in given)
+        are_numbers = len(given) == 2 and all(domains.is_number(value) for value in given)
         return _read_range(given, log=False, step=None) if are_numbers else _read_choices(given)
     return Fixed(value=_read_plain(given))
 
 
 def _read_range(given: Any, *, log: Any, step: Any) -> Domain:
-    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2 or not all(_is_number(value) for value in given):
+    if not isinstance(given, Sequence) or isinstance(given, str) or len(given) != 2 or not all(domains.is_number(value) for value in given):
         raise ValueError(f"has the range {wording.show(given)}; expected two numbers, [low, high]")
     if not isinstance(log, bool):
         raise ValueError(f"has log: {wording.show(log)}; expected true or false")
@@ -171,11 +171,14 @@ def _read_range(given: Any, *, log: Any, step: Any) -> Domain:
     if log and low <= 0:
         raise ValueError(f"has a range that starts at {wording.number(low)}, which a logarithmic scale does not allow; start it above 0")
     integer = all(isinstance(value, int) for value in (low, high))
-    if step is not None and (not _is_number(step) or step <= 0 or log or (integer and not isinstance(step, int))):
+    if step is not None and (not domains.is_number(step) or step <= 0 or log or (integer and not isinstance(step, int))):
         kind = "a whole number above 0" if integer else "a number above 0"
         raise ValueError(f"has step: {wording.show(step)}; expected {kind}, and no log")
     if low == high:
         return Fixed(value=low)
+    if step is not None and not domains.keeps_step(Range(low=low, high=high, step=step), high) and step > high - low:
+        one = f"above the length of the range {wording.show([low, high])}, which has one value then"
+        raise ValueError(f"has step: {wording.show(step)}, {one}; make the step smaller, or write the value alone")
     return Range(low=low, high=high, log=log, integer=integer, step=step)
 
 
@@ -183,7 +186,7 @@ def _read_choices(given: Any) -> Domain:
     if not isinstance(given, Sequence) or isinstance(given, str) or not given:
         raise ValueError(f"has the choices {wording.show(given)}; expected a list with at least one value")
     values = tuple(_read_plain(value) for value in given)
-    doubles = [value for index, value in enumerate(values) if any(_same(value, other) for other in values[:index])]
+    doubles = [value for index, value in enumerate(values) if any(domains.is_same(value, other) for other in values[:index])]
     if doubles:
         raise ValueError(f"lists {wording.listed(map(wording.show, doubles))} more than once")
     return Choice(values=values) if len(values) > 1 else Fixed(value=values[0])
@@ -221,21 +224,13 @@ def _wrong_conditions(found: Mapping[str, Declared]) -> Iterator[Clash]:
 
 def _impossible(name: str, other: str, domain: Domain, values: Sequence[Plain]) -> Iterator[Clash]:
     if isinstance(domain, Range):
-        odd = [value for value in values if not _is_number(value) or not domain.low <= float(value or 0) <= domain.high]
+        odd = [value for value in values if not domains.is_number(value) or not domain.low <= float(value or 0) <= domain.high]
     else:
-        odd = [value for value in values if not any(_same(value, known) for known in domains.values(domain))]
+        odd = [value for value in values if not any(domains.is_same(value, known) for known in domains.values(domain))]
     if odd:
         yield Clash(
             field=name, message=f"acts when {other} is {wording.show(odd[0])}, which is not among its values: {domains.text(domain)}"
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _same(value: Any, other: Any) -> bool:
-    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
 
 
 def _write_search(found: Mapping[str, Declared]) -> dict[str, Any]:
@@ -294,7 +289,7 @@ class _CodeStudySpec(AnyStudySpec):
 
 
 class CustomStudySpec(_CodeStudySpec):
-    """A study file of a Keras model and data of the user's."""
+    """A study file of a user's Keras model and data."""
 
     task: Literal["custom"] = "custom"
     """what the study is about: a Keras model of yours"""
@@ -310,7 +305,7 @@ class CustomStudySpec(_CodeStudySpec):
     """limits that the best trial keeps: a trial that exceeds one is never the best, and the sampler avoids trials like it"""
 
     def named_code(self) -> Iterator[tuple[str, str]]:
-        """Give each field that names a function of the user's to run, and the function."""
+        """Give each field that names a user function to run, and the function."""
         yield "model.build", self.model.build
         yield "data.load", self.data.load
         if ":" in self.objective.metric:
@@ -328,7 +323,11 @@ class CustomStudySpec(_CodeStudySpec):
 
 
 def _named(given: Any) -> Any:
-    return given if isinstance(given, Mapping | Objective) else {"direction": given}
+    if given is None or isinstance(given, Mapping | Objective):
+        return given if given is not None else {}
+    if given not in list(Direction):
+        raise ValueError(f"is {wording.show(given)}; expected maximize or minimize")
+    return {"direction": given}
 
 
 class ValueObjective(Objective):
@@ -356,7 +355,7 @@ class ObjectiveStudySpec(_CodeStudySpec):
         return self.training.stall_timeout
 
     def named_code(self) -> Iterator[tuple[str, str]]:
-        """Give each field that names a function of the user's to run, and the function."""
+        """Give each field that names a user function to run, and the function."""
         yield "function", self.function
 
     @property
