@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tuner.kernels import devices
 from tuner.kernels.checkpoints import TrialTiming
+from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Augmentation, Features, Flip, Hyperparameters, ProbeSolver
@@ -63,7 +64,7 @@ def main() -> None:
     parser.add_argument("--fine-tune", type=int, metavar="EPOCHS", help="fine-tune instead, with the recipe of trial 0, and --seeds seeds")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
-    share = devices.TrainerShare(threads=given.threads)
+    share = TrainerShare(threads=given.threads)
     devices.limit_tensorflow(share)
     with tempfile.TemporaryDirectory() as scratch:
         for name, data, _ in [*runs.data_sets(given.npz, epochs=(0, 0)), ("digits", DIGITS, 0)]:
@@ -75,7 +76,7 @@ def main() -> None:
                 print(json.dumps({"data": name} | row), flush=True)
 
 
-def prepare(name: str, data: str, epochs: int, folder: Path, share: devices.TrainerShare) -> StudyContext:
+def prepare(name: str, data: str, epochs: int, folder: Path, share: TrainerShare) -> StudyContext:
     """Return the context of a study at 96 pixels."""
     file = folder / f"heads-{name}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -23,6 +23,7 @@ import numpy as np
 
 from tuner import machine
 from tuner.commands import retrain as commands_retrain
+from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.results.retrain import trainings
 from tuner.results.retrain.verdict import Verdict
@@ -52,7 +53,7 @@ class Beside:
 
         ours, theirs = socket.socketpair()
         self._pipe = Connection(ours.detach())
-        share = devices.TrainerShare(threads=machine.num_cores())
+        share = TrainerShare(threads=machine.num_cores())
         devices.limit_tensorflow(share)
         box = inbox.Inbox(Connection(theirs.detach()))
         threading.Thread(target=loop.serve, args=(box, share), daemon=True).start()

@@ -37,4 +37,4 @@ if __name__ == "__main__":
 
     study = tuner.study("optuna_port", function=objective, direction="maximize")
     best = study.run(trials=int(sys.argv[1]) if sys.argv[1:] else 100)
-    print(f"trial {best.number}: {best.value:.3f} with {best.hyperparameters}")
+    print(f"trial {best.trial}: {best.value:.3f} with {best.hyperparameters}")

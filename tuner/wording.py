@@ -208,7 +208,7 @@ def shorten(name: str, *, longest: int = 40) -> str:
 
 def count(number: int, noun: str) -> str:
     """Return a number with its noun: `1 trial`, `20 trials`, `1,000 images`."""
-    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith("s") else "s")
+    plural = noun[:-1] + "ies" if noun.endswith("y") else noun + ("es" if noun.endswith(("s", "tch")) else "s")
     return f"{number:,} {noun if number == 1 else plural}"
 
 

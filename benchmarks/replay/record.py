@@ -24,6 +24,7 @@ from benchmarks.replay.jobs import Job, Length
 from benchmarks.replay.trial_files import Facts, RecordedEpoch, Recording
 from tuner import errors
 from tuner.kernels import devices
+from tuner.machine import TrainerShare
 from tuner.spec import space
 from tuner.spec.hyperparameters import Augmentation, Flip, Hyperparameters
 from tuner.tasks.images.spec import recipe
@@ -39,7 +40,7 @@ _SEED_STEP = 1000
 def main() -> None:
     """Record all missing trials."""
     given = arguments().parse_args()
-    share = devices.TrainerShare(threads=given.threads)
+    share = TrainerShare(threads=given.threads)
     devices.limit_tensorflow(share)
     devices.set_precision("float32")
     wanted = [name for name in given.data_sets if name != jobs.CIFAR10_SMALL or given.npz]
@@ -104,7 +105,7 @@ class _Prepared:
 class Recorder:
     """Trains jobs in this process."""
 
-    def __init__(self, *, npz: Path | None, cache: Path, epochs: int | None, share: devices.TrainerShare) -> None:
+    def __init__(self, *, npz: Path | None, cache: Path, epochs: int | None, share: TrainerShare) -> None:
         self._npz, self._cache, self._epochs, self._share = npz, cache, epochs, share
         self._prepared: dict[str, _Prepared] = {}
 

@@ -79,7 +79,7 @@ def test_a_program_runs_its_objective_waits_for_it_and_stops_it(written: Callabl
     code = written("quick_objective", OBJECTIVE)
     study = tuner.study("quick", function=code.objective, direction="minimize")
     best = study.run(workers=1, trials=3)
-    assert (best.num_completed, study.best.number, study.is_running) == (3, best.number, False)
+    assert (best.num_completed, study.best.trial, study.is_running) == (3, best.trial, False)
     chosen: Any = best.hyperparameters
     assert best.value == pytest.approx((chosen["x"] - 1) ** 2)
     study.start(workers=1, trials=5)

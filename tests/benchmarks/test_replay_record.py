@@ -14,11 +14,12 @@ from benchmarks.replay import jobs, record, trial_files
 from benchmarks.replay.jobs import Job, Kind, Length
 from benchmarks.replay.trial_files import Recording
 from tuner.kernels import devices
+from tuner.machine import TrainerShare
 
 
 def test_a_continued_trial_is_recorded_after_its_first_half_and_at_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = jobs.Job(data_set="digits", image_size=32, number=0, length=Length.CONTINUED)
-    recorder = record.Recorder(npz=None, cache=tmp_path / "cache", epochs=2, share=devices.TrainerShare(threads=1))
+    recorder = record.Recorder(npz=None, cache=tmp_path / "cache", epochs=2, share=TrainerShare(threads=1))
     record.write_job(recorder, job, tmp_path)
     printed = capsys.readouterr().out
     half, whole = (trial_files.read(tmp_path / f"digits-32-{length}" / "00.npz") for length in ("half", "continued"))

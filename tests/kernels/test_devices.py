@@ -9,7 +9,8 @@ from tests.keras_studies import TINY
 from tests.tasks.images.training import networks
 from tuner import machine
 from tuner.kernels import devices
-from tuner.kernels.devices import TensorFlowGpu, TrainerShare
+from tuner.kernels.devices import TensorFlowGpu
+from tuner.machine import TrainerShare
 from tuner.spec import model
 from tuner.tasks.images.training import backbones
 

@@ -11,7 +11,11 @@ import tuner
 from tests.tasks.toy import toy_process
 from tests.tasks.toy.toy_study import ToyStudySpec
 from tuner.cli import main
+from tuner.machine import TrainerShare
+from tuner.protocol import messages
 from tuner.spec import tasks
+from tuner.spec.hyperparameters import ChosenValues
+from tuner.trainer import loop
 from tuner.workers.engines import local
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,3 +62,27 @@ def test_nothing_else_knows_the_task() -> None:
     found = subprocess.run(["grep", "-rlwi", "toy", str(ROOT / "tuner")], capture_output=True, text=True, check=False)
     assert [path for path in found.stdout.split() if path.endswith(".py")] == []
     assert {path.name for path in PACKAGE.glob("*.py")} == {"toy_study.py", "toy_values.py", "toy_training.py", "toy_process.py"}
+
+
+class Orders:
+    """A worker that sends some orders, and keeps the answers."""
+
+    def __init__(self, *orders: Any) -> None:
+        self.orders, self.answers = [*orders, messages.Quit()], list[Any]()
+
+    def order(self) -> Any:
+        return self.orders.pop(0)
+
+    def send(self, message: Any) -> None:
+        self.answers.append(message)
+
+
+def test_a_task_without_classifiers_is_asked_for_no_logits(folder: Path) -> None:
+    prepare = messages.Prepare(spec=ToyStudySpec(name="find", number=1.5).model_dump_json(), cache=str(folder))
+    values = ChosenValues(values={"guess": 1.0})
+    predict = messages.Predict(trial=3, hyperparameters=values, weights=("w",), splits=("test",), to=str(folder / "to.npz"))
+    worker: Any = Orders(prepare, predict)
+    loop.serve(worker, TrainerShare(threads=1))
+    prepared, refused = worker.answers
+    assert isinstance(prepared, messages.Prepared)
+    assert (refused.trial, refused.error, refused.message) == (3, "NoNetwork", "this study has no classifiers, so there are no logits")

@@ -8,8 +8,6 @@ import tensorflow as tf
 
 from tuner.machine import TrainerShare
 
-__all__ = ["Precision", "TensorFlowGpu", "TrainerShare", "describe", "gpu", "limit_tensorflow", "policy", "set_precision"]
-
 Precision = Literal["auto", "float32", "bfloat16"]
 
 #: minimum compute capability of GPUs that multiply bfloat16 faster than float32; processors are slower with bfloat16: a step of

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
+from tuner.spec import hyperparameters as values
 from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, Plain, TrialValues
 from tuner.trust.user_code import CodeFile
 
@@ -96,8 +97,7 @@ class _OfTrial(_Message):
     @property
     def of_images(self) -> Hyperparameters:
         """The hyperparameters of a trial of an image study."""
-        assert isinstance(self.hyperparameters, Hyperparameters), "another task has no such hyperparameters"
-        return self.hyperparameters
+        return values.of_images(self.hyperparameters)
 
     @property
     def chosen(self) -> dict[str, Plain]:

@@ -18,7 +18,7 @@ from tuner.results.ensemble import Ensemble
 from tuner.spec import hyperparameters as values
 from tuner.spec import plan, tasks
 from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, Plain, TrialValues
-from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.spec.study import AnyStudySpec, StudySpec, images_of
 from tuner.storage import attributes, queries, tables
 from tuner.storage.attributes import ENSEMBLE, PREPARED
 from tuner.studies import claims
@@ -61,11 +61,6 @@ class Best:
         return self.found.number
 
     @property
-    def number(self) -> int:
-        """The number of the trial, as Optuna names it."""
-        return self.found.number
-
-    @property
     def is_best(self) -> bool:
         """Whether it is the best trial of the study; a trial that exceeds a constraint never is."""
         return self.rank == 1 and not self.exceeds
@@ -101,7 +96,7 @@ class Best:
     @property
     def of_images(self) -> Hyperparameters:
         """Hyperparameters of a trial of an image study."""
-        return _of_images(self.found)
+        return values.of_images(self.chosen)
 
     @property
     def images(self) -> StudySpec:
@@ -110,9 +105,7 @@ class Best:
         Raises:
             StudyError: the study is about something else.
         """
-        if not isinstance(self.spec, StudySpec):
-            raise errors.StudyError(f"the study {self.spec.name} has the task {self.spec.task}; this works only for studies of images")
-        return self.spec
+        return images_of(self.spec)
 
     @property
     def seed(self) -> int:
@@ -121,7 +114,7 @@ class Best:
 
     @property
     def best_epoch(self) -> int | None:
-        """Epoch of the best validation accuracy, counted from 1 through both stages."""
+        """Epoch of the best value, counted from 1 through both stages."""
         epoch: int | None = self.found.attributes.get(attributes.BEST_EPOCH)
         return epoch
 
@@ -306,7 +299,7 @@ def rule(study: Study) -> Hyperparameters | None:
     if not isinstance(study.spec, StudySpec):
         return None
     found = study.storage.read(lambda connection: _rule(connection, study.id))
-    return None if found is None else _of_images(found)
+    return None if found is None else values.of_images(_chosen(found))
 
 
 def with_weights(study: Study) -> list[int]:
@@ -381,9 +374,3 @@ def _value(trial: Trial) -> float:
 def _chosen(trial: Trial) -> TrialValues:
     assert trial.hyperparameters is not None, "a completed trial has stored hyperparameters"
     return values.parse(trial.hyperparameters)
-
-
-def _of_images(trial: Trial) -> Hyperparameters:
-    chosen = _chosen(trial)
-    assert isinstance(chosen, Hyperparameters), "a trial of an image study has hyperparameters"
-    return chosen

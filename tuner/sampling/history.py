@@ -20,8 +20,8 @@ from tuner.storage.attributes import (
     FINE_TUNE_SECONDS,
     HYPERPARAMETERS,
     NUM_EPOCHS,
-    PROBE_ACCURACY,
     PROBE_SECONDS,
+    PROBE_VALUE,
     PROMOTED,
     WORKER,
 )
@@ -152,7 +152,7 @@ class ProbeResults:
         accuracy, promoted = TRIAL_USER.alias(), TRIAL_USER.alias()
         query = (
             select(TRIALS.c.trial_id, TRIALS.c.state, accuracy.c.value_json, promoted.c.value_json)
-            .outerjoin(accuracy, and_(accuracy.c.trial_id == TRIALS.c.trial_id, accuracy.c.key == PROBE_ACCURACY))
+            .outerjoin(accuracy, and_(accuracy.c.trial_id == TRIALS.c.trial_id, accuracy.c.key == PROBE_VALUE))
             .outerjoin(promoted, and_(promoted.c.trial_id == TRIALS.c.trial_id, promoted.c.key == PROMOTED))
             .where(self._progress.unread(study_id))
         )

@@ -202,6 +202,12 @@ def parse(stored: Any) -> TrialValues:
     return _ADAPTER.validate_python(stored)
 
 
+def of_images(values: TrialValues) -> Hyperparameters:
+    """Return the values of a trial that is known to be of an image study."""
+    assert isinstance(values, Hyperparameters), "another task has no such hyperparameters"
+    return values
+
+
 def by_name(values: TrialValues) -> Mapping[str, Any]:
     """Return the values of a trial by their dotted names."""
     return values.values if isinstance(values, ChosenValues) else wording.flatten(values.model_dump())

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from tuner import wording
+from tuner.errors import StudyError
 from tuner.spec import clashes
 from tuner.spec.clashes import Clash, Clashes
 from tuner.spec.data import (
@@ -137,7 +138,7 @@ class Retraining(BaseModel):
     top: int
     #: its trials, the best first, then trial 0 unless it is among them
     trials: tuple[int, ...]
-    #: validation accuracy of each trial in the search; None: the trial did not complete
+    #: value of each trial in the search; None: the trial did not complete
     values: tuple[float | None, ...]
     #: each configuration is trained once with each of these seeds
     seeds: tuple[int, ...]
@@ -353,3 +354,14 @@ def _plain(given: Any) -> Any:
     value = given.tolist()
     # 0.01, not 0.009999999776482582, for a number of 32 bits
     return float(str(given)) if isinstance(value, float) else value
+
+
+def images_of(spec: AnyStudySpec) -> StudySpec:
+    """Return the study file of an image study.
+
+    Raises:
+        StudyError: the study is about something else.
+    """
+    if not isinstance(spec, StudySpec):
+        raise StudyError(f"the study {spec.name} has the task {spec.task}; this works only for studies of images")
+    return spec

@@ -69,8 +69,8 @@ RETRAINED_TRIAL: Final = "retrained_trial"
 CARRIED_FROM: Final = "carried_from"
 #: for a trial enqueued by `tuner run --from`: its origin in words
 TAKEN_FROM: Final = "taken_from"
-#: validation accuracy of the probe
-PROBE_ACCURACY: Final = "probe_accuracy"
+#: value of the probe; the name in the storage is that of earlier versions, which had no other metric
+PROBE_VALUE: Final = "probe_accuracy"
 #: whether the trial was promoted from its probe to fine-tuning
 PROMOTED: Final = "promoted"
 #: for a trial with less time than the others: its epochs of fine-tuning
@@ -79,7 +79,7 @@ SHORTENED: Final = "fine_tune_epochs"
 STAGE: Final = "stage"
 #: number of epochs in both stages
 NUM_EPOCHS: Final = "epochs"
-#: epoch with the best validation accuracy, counted from 1 through both stages
+#: epoch with the best value, counted from 1 through both stages
 BEST_EPOCH: Final = "best_epoch"
 #: training accuracy and validation loss of that epoch
 TRAIN_ACCURACY: Final = "train_accuracy"
@@ -146,7 +146,7 @@ _TEXTS: Final = {
     INFEASIBLE,
 }
 _COUNTS: Final = {SEED, ATTEMPTS, RETRAINED_TRIAL, SHORTENED, NUM_EPOCHS, BEST_EPOCH}
-_NUMBERS: Final = {PROBE_ACCURACY, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUNE_SECONDS, LATENCY_MS, SIZE_MB}
+_NUMBERS: Final = {PROBE_VALUE, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUNE_SECONDS, LATENCY_MS, SIZE_MB}
 #: names of user attributes that user code cannot set under its own name
 RESERVED: Final = frozenset(
     {*_TEXTS, *_COUNTS, *_NUMBERS, ENSEMBLE, TAUGHT, PROMOTED, VALIDATION_LOSS, WEIGHTS_BYTES, LOGITS, TEST, SPEC, PREPARED, METRICS}

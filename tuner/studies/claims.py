@@ -51,8 +51,7 @@ class Claim:
     @property
     def of_images(self) -> Hyperparameters:
         """The hyperparameters of a trial of an image study."""
-        assert isinstance(self.hyperparameters, Hyperparameters), "another task has no such hyperparameters"
-        return self.hyperparameters
+        return values.of_images(self.hyperparameters)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
 from tuner.storage import attributes, optuna_private, tables
 from tuner.storage import epochs as epoch_rows
-from tuner.storage.attributes import HYPERPARAMETERS, PROBE_ACCURACY, PROMOTED, REASON, SHORTENED, WORKER
+from tuner.storage.attributes import HYPERPARAMETERS, PROBE_VALUE, PROMOTED, REASON, SHORTENED, WORKER
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import leases, planning, screening
 from tuner.studies import study as studies
@@ -101,7 +101,7 @@ def decide(connection: Connection, study: Study, *, number: int, trial_id: int, 
     lost = screening.why_not(connection, study, trial_id=trial_id, number=number, value=value)
     if lost is not None:
         found = _pruned(f"its backbone and image size are left out: {lost}")
-    stored = {PROBE_ACCURACY: value, PROMOTED: found.is_promoted, REASON: found.reason or None, SHORTENED: found.epochs}
+    stored = {PROBE_VALUE: value, PROMOTED: found.is_promoted, REASON: found.reason or None, SHORTENED: found.epochs}
     tables.put(connection, TRIAL_USER, trial_id, {name: value for name, value in stored.items() if value is not None})
     return found
 

@@ -37,7 +37,7 @@ class Config:
 
     #: number of the trial
     trial: int
-    #: validation accuracy in the search; None if the trial did not complete
+    #: value in the search; None if the trial did not complete
     value: float | None
     hyperparameters: TrialValues
     #: values of the searched parameters that give these hyperparameters

@@ -35,7 +35,7 @@ from tuner.spec.model import TrialModel
 from tuner.spec.objective import ImageMetric
 from tuner.spec.study import StudySpec
 from tuner.storage import optuna_private, queries, tables
-from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, ORIGIN, PREPARED, PROBE_ACCURACY, REQUESTED
+from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, ORIGIN, PREPARED, PROBE_VALUE, REQUESTED
 from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 from tuner.studies.study import Study
 from tuner.tasks.images.spec import recipe
@@ -218,7 +218,7 @@ def _rows(connection: Connection, study: Study) -> list[tuple[int, TrialModel, f
     query = (
         select(TRIALS.c.number, TRIALS.c.state, accuracy.c.value_json, VALUES.c.value, known.c.value_json, requested.c.value_json)
         .outerjoin(origin, and_(origin.c.trial_id == TRIALS.c.trial_id, origin.c.key == ORIGIN))
-        .outerjoin(accuracy, and_(accuracy.c.trial_id == TRIALS.c.trial_id, accuracy.c.key == PROBE_ACCURACY))
+        .outerjoin(accuracy, and_(accuracy.c.trial_id == TRIALS.c.trial_id, accuracy.c.key == PROBE_VALUE))
         .outerjoin(VALUES, (VALUES.c.trial_id == TRIALS.c.trial_id) & queries.IS_FINITE)
         .outerjoin(known, and_(known.c.trial_id == TRIALS.c.trial_id, known.c.key == HYPERPARAMETERS))
         .outerjoin(requested, and_(requested.c.trial_id == TRIALS.c.trial_id, requested.c.key == REQUESTED))

@@ -24,7 +24,7 @@ from tuner.spec import file as study_file
 from tuner.spec import plan, tasks
 from tuner.spec.data import keep_earlier_order
 from tuner.spec.hyperparameters import ProbeSolver
-from tuner.spec.study import IMAGE_CLASSIFICATION, AnyStudySpec, Budget, StudySpec
+from tuner.spec.study import IMAGE_CLASSIFICATION, AnyStudySpec, Budget, StudySpec, images_of
 from tuner.spec.tasks import UnknownTask
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import GIVEN_BUDGET, MIGRATED, SPEC
@@ -61,9 +61,7 @@ class Study:
         Raises:
             StudyError: the study is about something else.
         """
-        if not isinstance(self.spec, StudySpec):
-            raise StudyError(f"the study {self.name} has the task {self.spec.task}; this works only for studies of images")
-        return self.spec
+        return images_of(self.spec)
 
     @property
     def is_of_images(self) -> bool:

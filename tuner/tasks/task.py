@@ -7,7 +7,7 @@ train trials. `spec.tasks` lists the tasks; a new one adds one entry there.
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from tuner.machine import TrainerShare
 from tuner.protocol import messages
@@ -61,6 +61,11 @@ class PreparedStudy(Protocol):
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
         """Score the weights of a trial on the test split."""
+
+
+@runtime_checkable
+class PredictsLogits(Protocol):
+    """What a prepared study of classifiers can do, too: the members of ensembles and the networks of a retraining are asked for it."""
 
     def predict(self, order: messages.Predict) -> messages.Predicted:
         """Write the logits of whole splits to a file."""

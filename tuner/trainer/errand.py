@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from tuner import errors
 from tuner.kernels import imports
+from tuner.machine import TrainerShare
 from tuner.protocol import errands
 
 if TYPE_CHECKING:
-    from tuner.kernels import devices
+    pass
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -83,12 +84,12 @@ def _do(errand: errands.Errand, threads: int) -> errands.Answer:
             return verify.verify(errand)
 
 
-def _share(threads: int) -> "devices.TrainerShare":
+def _share(threads: int) -> TrainerShare:
     """Import TensorFlow and limit it to its share of the machine."""
     imports.import_keras()
     from tuner.kernels import devices
 
-    share = devices.TrainerShare(threads=threads)
+    share = TrainerShare(threads=threads)
     devices.limit_tensorflow(share)
     return share
 

@@ -38,6 +38,8 @@ def serve(box: inbox.Inbox, share: TrainerShare) -> None:
             elif isinstance(order, messages.Train):
                 box.send(ready.train(order, box))
             elif isinstance(order, messages.Predict):
+                if not isinstance(ready, task.PredictsLogits):
+                    raise errors.TrainingError("this study has no classifiers, so there are no logits", kind="NoNetwork")
                 box.send(ready.predict(order))
             else:
                 box.send(ready.evaluate(order))

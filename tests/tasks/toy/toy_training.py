@@ -39,9 +39,6 @@ class PreparedToy:
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
         raise TrainingError("a number has no test split", kind="NoTestSplit")
 
-    def predict(self, order: messages.Predict) -> messages.Predicted:
-        raise TrainingError("a number predicts nothing", kind="NoNetwork")
-
 
 def prepare(study: ToyStudySpec, *, cache: Path, share: TrainerShare) -> PreparedToy:
     return PreparedToy(study)

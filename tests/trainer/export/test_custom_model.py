@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from tests.results import conftest as results
 from tuner.errors import DataError, StudyError
-from tuner.kernels import checkpoints, devices
+from tuner.kernels import checkpoints
+from tuner.machine import TrainerShare
 from tuner.protocol import errands
 from tuner.protocol.errands import Format
 from tuner.results.best import Best
@@ -247,14 +248,14 @@ def test_the_weights_of_a_trial_are_written_with_what_they_predict(tmp_path: Pat
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Keras' own, about arrays of NumPy
-        written = custom_model.export(asked, devices.TrainerShare(threads=1))
+        written = custom_model.export(asked, TrainerShare(threads=1))
     assert (written.model, written.num_parameters, written.num_compared) == ("Own", 9, 4)
     with np.load(tmp_path / "predictions.npz") as predictions:
         assert predictions["output"].tolist() == [[2.0, 2.0, 2.0]] * 4
 
 
 def test_the_errands_of_a_model_of_the_users_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    share = devices.TrainerShare(threads=1)
+    share = TrainerShare(threads=1)
     monkeypatch.setattr(errand, "_share", lambda threads: share)
     best = best_of_code(tmp_path, "plain", fails=False)
     asked = order(tmp_path, Format.KERAS).model_copy(

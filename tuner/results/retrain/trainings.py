@@ -29,11 +29,11 @@ class TrainingRun:
     #: trial of the retraining study
     trial: int
     seed: int
-    #: best validation accuracy; None if it did not complete
+    #: best value; None if it did not complete
     value: float | None
     #: path or URL of the weights of its best epoch; None if they were not kept
     weights: str | None
-    #: epoch of the best validation accuracy, counted from 1 through both stages
+    #: epoch of the best value, counted from 1 through both stages
     best_epoch: int | None
     #: why it did not complete; "" if it did
     failure: str = ""
@@ -43,7 +43,7 @@ class TrainingRun:
 class RetrainedConfig:
     """A config of the search that was trained again with each seed."""
 
-    #: its trial in the search, and the validation accuracy there; None if that trial did not complete
+    #: its trial in the search, and its value there; None if that trial did not complete
     trial: int
     search_value: float | None
     hyperparameters: TrialValues
@@ -53,14 +53,13 @@ class RetrainedConfig:
 
     @property
     def values(self) -> list[float]:
-        """Validation accuracies by seed."""
+        """Values by seed."""
         return [run.value for run in self.runs if run.value is not None]
 
     @property
     def of_images(self) -> Hyperparameters:
         """Hyperparameters of a config of an image study."""
-        assert isinstance(self.hyperparameters, Hyperparameters), "another task has no such hyperparameters"
-        return self.hyperparameters
+        return trial_values.of_images(self.hyperparameters)
 
     @property
     def is_complete(self) -> bool:
@@ -69,7 +68,7 @@ class RetrainedConfig:
 
     @property
     def mean(self) -> float:
-        """Mean validation accuracy."""
+        """Mean value."""
         return sum(self.values) / len(self.values) if self.values else 0.0
 
     @property
@@ -99,7 +98,7 @@ def read(study: Study) -> list[RetrainedConfig]:
 
 
 def choose(configs: Sequence[RetrainedConfig]) -> RetrainedConfig:
-    """Return the config with the highest mean validation accuracy.
+    """Return the config with the best mean value.
 
     Raises:
         StudyError: no config completed with every seed.

@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.errors import DataError
-from tuner.kernels import devices
+from tuner.machine import TrainerShare
 from tuner.protocol import errands, messages
 from tuner.protocol.errands import Format
 from tuner.spec import tasks
@@ -48,7 +48,7 @@ class CallInterface:
         return model(tf.nest.pack_sequence_as(self.structure, list(leaves)), training=False)
 
 
-def export(order: errands.ExportCode, share: devices.TrainerShare) -> errands.ExportedCode:
+def export(order: errands.ExportCode, share: TrainerShare) -> errands.ExportedCode:
     """Build the model of a trial, give it its weights, and write it.
 
     Raises:
@@ -61,7 +61,7 @@ def export(order: errands.ExportCode, share: devices.TrainerShare) -> errands.Ex
     study = study.model_copy(update={"training": study.training.model_copy(update={"precision": "float32"})})
     prepared = custom.prepare(study, cache=Path(order.cache), share=share)
     values = ChosenValues(values=order.values)
-    model, data, _ = prepared.trained(messages.Evaluate(trial=order.trial, hyperparameters=values, weights=order.weights), order.weights)
+    model, data, _ = prepared.trained(messages.Evaluate(trial=order.trial, hyperparameters=values, weights=order.weights))
     return write(model, data.validation, order)
 
 

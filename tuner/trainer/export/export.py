@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tuner.kernels import checkpoints, devices
+from tuner.machine import TrainerShare
 from tuner.protocol import errands
 from tuner.spec import study as spec_study
 from tuner.tasks.images.data import resized
@@ -25,7 +26,7 @@ _HOPEFUL = 2.0
 PROBES = "probes"
 
 
-def export(order: errands.Export, share: devices.TrainerShare) -> errands.Exported:
+def export(order: errands.Export, share: TrainerShare) -> errands.Exported:
     """Load the study of each network and `write` the model.
 
     Raises:
@@ -34,7 +35,7 @@ def export(order: errands.Export, share: devices.TrainerShare) -> errands.Export
     return write(_contexts(order.networks, order.cache, share), order)
 
 
-def _contexts(networks: Sequence[errands.TrainedNetwork], cache: str, share: devices.TrainerShare) -> list[StudyContext]:
+def _contexts(networks: Sequence[errands.TrainedNetwork], cache: str, share: TrainerShare) -> list[StudyContext]:
     """Load the study of each network, as its trial sees it; equal ones are loaded once."""
     loaded: dict[str, StudyContext] = {}
     contexts = []
@@ -48,7 +49,7 @@ def _contexts(networks: Sequence[errands.TrainedNetwork], cache: str, share: dev
     return contexts
 
 
-def measure(order: errands.Measure, share: devices.TrainerShare) -> errands.Measured:
+def measure(order: errands.Measure, share: TrainerShare) -> errands.Measured:
     """Load the study of each network, and measure the time of models.
 
     Raises:

@@ -14,7 +14,8 @@ from tests import keras_studies
 from tuner import machine
 from tuner.cache import arrays as cache_files
 from tuner.cache import entries
-from tuner.kernels import cuts, devices, head
+from tuner.kernels import cuts, head
+from tuner.machine import TrainerShare
 from tuner.spec.hyperparameters import Augmentation, Features
 from tuner.tasks.images.training import backbones, features, steps, views
 
@@ -39,7 +40,7 @@ def made(
     *,
     images: NDArray[np.uint8] = IMAGES,
     key: str = "some",
-    share: devices.TrainerShare | None = None,
+    share: TrainerShare | None = None,
 ) -> features.FeatureStore:
     pictures = {
         "train": features.SplitImages(images=images, key=f"train {key}"),
@@ -51,7 +52,7 @@ def made(
         splits=pictures,
         cache=cache,
         words={"study": "small"},
-        share=share or devices.TrainerShare(threads=1),
+        share=share or TrainerShare(threads=1),
     )
 
 
@@ -100,7 +101,7 @@ def test_whether_vectors_are_small_depends_on_the_trainers_share_and_counts_each
 ) -> None:
     needed = 4 * 70 * sum({backbone.num_features(kind) for kind in Features})
     for room, expected in ((needed, True), (needed - 1, False)):
-        share = devices.TrainerShare(threads=1, memory_bytes=int(room / features.SHARE_OF_MEMORY))
+        share = TrainerShare(threads=1, memory_bytes=int(room / features.SHARE_OF_MEMORY))
         assert made(backbone, tmp_path, share=share).vectors("train", (views.ORIGINAL,)).is_small is expected
 
 

@@ -8,7 +8,8 @@ import pytest
 from tests.keras_studies import DIGITS, TINY, study
 from tests.tasks.images.training.test_trial import PLAIN, Control, order
 from tuner import errors
-from tuner.kernels import checkpoints, devices
+from tuner.kernels import checkpoints
+from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.spec import study as spec_study
 from tuner.spec.hyperparameters import Hyperparameters
@@ -30,11 +31,11 @@ def searched() -> spec_study.StudySpec:
 
 @pytest.fixture
 def ready(searched: spec_study.StudySpec, cache: Path) -> PreparedImages:
-    return PreparedImages(searched, cache=cache, share=devices.TrainerShare(threads=0))
+    return PreparedImages(searched, cache=cache, share=TrainerShare(threads=0))
 
 
 def test_a_trial_of_a_chosen_size_equals_the_trial_of_a_study_of_that_size(ready: PreparedImages, cache: Path, tmp_path: Path) -> None:
-    alone = PreparedImages(study(model=TINY | {"image_size": 20}), cache=cache, share=devices.TrainerShare(threads=0))
+    alone = PreparedImages(study(model=TINY | {"image_size": 20}), cache=cache, share=TrainerShare(threads=0))
     ready.train(order(tmp_path / "before", chosen(24)), Control())
     in_search, by_itself = Control(), Control()
     finished = ready.train(order(tmp_path / "search", chosen(20)), in_search)
@@ -68,7 +69,7 @@ def test_a_bounded_number_of_models_is_in_memory(ready: PreparedImages, tmp_path
 
 def test_each_backbone_has_its_own_network_and_preprocessing(cache: Path, tmp_path: Path) -> None:
     searched = study(model={"backbone": list(BACKBONES), "weights": "imagenet", "image_size": 32})
-    ready = PreparedImages(searched, cache=cache, share=devices.TrainerShare(threads=0))
+    ready = PreparedImages(searched, cache=cache, share=TrainerShare(threads=0))
     assert ready.context.backbone.network.name != "squeezenet1_1"  # of trial 0: the first
     ready.train(order(tmp_path, PLAIN.model_copy(update={"backbone": "squeezenet1_1"})), Control())
     assert ready.context.backbone.network.name == "squeezenet1_1"
@@ -79,7 +80,7 @@ def test_the_worker_hears_of_a_trial_whose_images_are_still_prepared(
     searched: spec_study.StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepared, "_BUSY_SECONDS", -1.0)
-    ready = PreparedImages(searched, cache=tmp_path / "cache", share=devices.TrainerShare(threads=0))
+    ready = PreparedImages(searched, cache=tmp_path / "cache", share=TrainerShare(threads=0))
     worker = Control()
     ready.train(order(tmp_path, chosen(16)), worker)
     assert worker.told[0] == messages.Busy(trial=3)

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from tests.keras_studies import study
-from tuner.kernels import devices, head
+from tuner.kernels import head
+from tuner.machine import TrainerShare
 from tuner.spec.hyperparameters import Features
 from tuner.tasks.images.training import features, steps, study_context, views
 from tuner.tasks.images.training.prepared import PreparedImages
@@ -84,7 +85,7 @@ def test_a_study_has_its_own_number_of_epochs(context: StudyContext, cache: Path
 
 
 def test_a_prepared_study_knows_what_the_commonest_class_scores(context: StudyContext, cache: Path) -> None:
-    found = PreparedImages(study(), cache=cache, share=devices.TrainerShare(threads=0)).describe(seconds=1.0)
+    found = PreparedImages(study(), cache=cache, share=TrainerShare(threads=0)).describe(seconds=1.0)
     commonest = np.bincount(context.data.train.labels).argmax()
     assert found.commonest == context.data.classes[commonest]
     assert found.commonest_validation == np.mean(context.data.validation.labels == commonest)

@@ -10,6 +10,7 @@ from tuner import wording
 from tuner.errors import TrainingError
 from tuner.protocol import messages
 from tuner.protocol.messages import WorkerPort
+from tuner.spec import domains
 from tuner.spec.hyperparameters import Plain
 
 #: longest name that Optuna's tables hold
@@ -238,7 +239,7 @@ class HyperParameters:
     ) -> Any:
         """Return one of some values."""
         question = self._questions.choice(self._full(name), values)
-        if default is not None and not any(_same(default, value) for value in question.choices):
+        if default is not None and not any(domains.is_same(default, value) for value in question.choices):
             among = wording.listed(map(wording.show, question.choices))
             raise ValueError(f"{name} has the default {wording.show(default)}, which is not among {among}")
         if not self._acts(name, parent_name, parent_values):
@@ -332,7 +333,7 @@ class HyperParameters:
         """Return whether the conditions of a hyperparameter hold; one without a value meets none."""
         conditions = [*self._scopes, *([] if parent_name is None else [self._condition(parent_name, parent_values)])]
         known = self._known
-        acts = all(other in known and any(_same(known[other], value) for value in values) for other, values in conditions)
+        acts = all(other in known and any(domains.is_same(known[other], value) for value in values) for other, values in conditions)
         if not acts and self._full(name) not in known:
             self._inactive.add(self._full(name))
         return acts
@@ -392,7 +393,3 @@ def _multiples(name: str, low: float, high: float, factor: float) -> tuple[float
 
 def _as_tuple(values: Any) -> tuple[Any, ...]:
     return tuple(values) if isinstance(values, list | tuple) else (values,)
-
-
-def _same(value: Any, other: Any) -> bool:
-    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)

@@ -4,7 +4,6 @@ import gc
 import hashlib
 import platform
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
@@ -19,6 +18,7 @@ from tuner import wording
 from tuner.errors import DataError, TrainingError
 from tuner.kernels import checkpoints, devices
 from tuner.kernels.checkpoints import SuspendedTrial, TrialFiles
+from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, WorkerPort
 from tuner.spec import objective as objectives
@@ -44,7 +44,7 @@ class PreparedCode:
 
     num_traced = 0
 
-    def __init__(self, study: CustomStudySpec, *, share: devices.TrainerShare) -> None:
+    def __init__(self, study: CustomStudySpec, *, share: TrainerShare) -> None:
         self._study, self._share = study, share
         self._code = Code(study)
         self._asked: tuple[messages.Ask, ...] = ()
@@ -131,7 +131,7 @@ class PreparedCode:
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
         """Score the weights of a trial on the test split."""
-        model, data, hp = self.trained(order, order.weights)
+        model, data, hp = self.trained(order)
         if data.test is None:
             raise TrainingError("the data function returns no test split", kind="NoTestSplit")
         batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size
@@ -153,27 +153,13 @@ class PreparedCode:
             value = objectives.find(wanted, logs)
         return messages.Evaluated(trial=order.trial, loss=numbers.get("loss"), num_images=test.num_examples, value=value, metrics=numbers)
 
-    def predict(self, order: messages.Predict) -> messages.Predicted:
-        """Write what the model of a trial predicts for whole splits."""
-        model, data, hp = self.trained(order, order.weights[0])
-        batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size
-        parts = {part.name: part for part in data.parts}
-        arrays: dict[str, Any] = {}
-        start = time.perf_counter()
-        for split in order.splits:
-            true, predicted = fitting.outputs(model, parts[split], batch_size)
-            leaves = tf.nest.flatten(predicted)
-            arrays |= {split: np.asarray(leaves[0]), f"{split}_labels": np.asarray(tf.nest.flatten(true)[0])}
-        checkpoints.write_arrays(Path(order.to), arrays)
-        return messages.Predicted(trial=order.trial, seconds=time.perf_counter() - start)
-
-    def trained(self, order: messages.Evaluate | messages.Predict, weights: str) -> tuple[keras.Model, LoadedData, HyperParameters]:
+    def trained(self, order: messages.Evaluate) -> tuple[keras.Model, LoadedData, HyperParameters]:
         """Return the model of a trial with its stored weights, its data and its values."""
         devices.set_precision(self._study.training.precision)
         hp = known_values(order.trial, order.chosen)
         data = self._data or inputs.load(self._code.load, hp)
         model = fitting.build(self._study, self._code, hp)
-        _take_weights(model, data, Path(weights), identity=self._identity)
+        _take_weights(model, data, Path(order.weights), identity=self._identity)
         return model, data, hp
 
 
@@ -396,7 +382,7 @@ def _take_weights(model: keras.Model, data: LoadedData | None, weights: Path, *,
     model.set_weights(stored)
 
 
-def prepare(study: CustomStudySpec, *, cache: Path, share: devices.TrainerShare) -> PreparedCode:
+def prepare(study: CustomStudySpec, *, cache: Path, share: TrainerShare) -> PreparedCode:
     """Import the code of a study, and load its data.
 
     Raises:

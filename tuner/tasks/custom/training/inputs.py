@@ -217,4 +217,4 @@ def _spec(given: Any) -> str:
 
 
 def _batches(count: int) -> str:
-    return wording.count(count, "batch").replace("batchs", "batches") if count else "an unknown number of batches"
+    return wording.count(count, "batch") if count else "an unknown number of batches"

@@ -13,7 +13,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.cache import arrays as cache_files
-from tuner.kernels import cuts, devices, head
+from tuner.kernels import cuts, head
+from tuner.machine import TrainerShare
 from tuner.spec.hyperparameters import Features
 from tuner.tasks.images.data import resized
 from tuner.tasks.images.training import backbones, views
@@ -117,7 +118,7 @@ class FeatureStore:
     #: description of an entry in `tuner cache`
     words: Mapping[str, str]
     #: share of the machine that the trainer may use
-    share: devices.TrainerShare
+    share: TrainerShare
     #: called between two computed batches, and every few seconds while another process computes; may raise to interrupt
     watch: list[Callable[[], None]] = field(default_factory=list)
     #: time between two calls of `watch` while another process computes

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tuner import errors
 from tuner.kernels import devices, scoring
+from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.protocol.messages import WorkerPort
 from tuner.spec.hyperparameters import Hyperparameters
@@ -34,7 +35,7 @@ class PreparedImages:
     Each model that trials choose has a context of its own, made for the first trial that chooses it.
     """
 
-    def __init__(self, study: StudySpec, *, cache: Path, share: devices.TrainerShare) -> None:
+    def __init__(self, study: StudySpec, *, cache: Path, share: TrainerShare) -> None:
         self._study, self._cache, self._share = study, cache, share
         #: by the chosen backbone and image size, the most recently used last
         self._contexts: dict[tuple[str, int], StudyContext] = {}
@@ -144,7 +145,7 @@ def _no_tick() -> None:
     pass
 
 
-def prepare(study: StudySpec, *, cache: Path, share: devices.TrainerShare) -> PreparedImages:
+def prepare(study: StudySpec, *, cache: Path, share: TrainerShare) -> PreparedImages:
     """Load the images and the network of a study, and compute the features of the images.
 
     If trials choose among several models, this is done for the model of trial 0, and for another one when a trial chooses it.

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.kernels import cuts, devices, gradients, head, solvers
+from tuner.kernels import cuts, gradients, head, solvers
+from tuner.machine import TrainerShare
 from tuner.spec import study as spec_study
 from tuner.spec.hyperparameters import Features
 from tuner.tasks.images.training import backbones, steps, training_data, views
@@ -91,7 +92,7 @@ class StudyContext:
 
 
 def prepare(
-    study: spec_study.StudySpec, *, cache: Path, share: devices.TrainerShare | None = None, tick: Callable[[], None] = lambda: None
+    study: spec_study.StudySpec, *, cache: Path, share: TrainerShare | None = None, tick: Callable[[], None] = lambda: None
 ) -> StudyContext:
     """Load what the trials of a study with one model share, and compute the features of its original images.
 
@@ -112,7 +113,7 @@ def prepare(
             "validation": feature_files.SplitImages(images=data.validation.images, key=f"validation {key}"),
         },
         cache=cache,
-        share=share or devices.TrainerShare(threads=0),
+        share=share or TrainerShare(threads=0),
         words={
             "study": study.name,
             "data": training_data.describe_source(study.data),
