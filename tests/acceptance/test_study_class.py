@@ -151,7 +151,7 @@ def test_a_study_is_created_once_and_keeps_the_budget_of_its_last_run(written: C
         ({"function": "a.py:f", "build": "a.py:b"}, "tuner.study got function and also build; expected build and data, or function"),
         ({"build": "a.py:b", "objective": "val_loss"}, "tuner.study: data is missing"),
         ({"build": "a.py:b", "data": "a.py:d"}, "tuner.study: objective is missing"),
-        ({"build": "a.py:b", "data": "a.py:d", "objective": "val_cost"}, "objective.direction is missing: 'val_cost' does not tell"),
+        ({"build": "a.py:b", "data": "a.py:d", "objective": "val_cost"}, "objective.direction is missing: 'val_cost' does not say"),
         ({"function": "a.py:f", "direction": "minimize", "serach": {}}, "serach is not a key of a study file.* Did you mean search"),
         ({"function": "a.py:f", "direction": "minimize"}, r"a\.py:f.*a\.py|a\.py of a\.py:f"),
     ],

@@ -187,7 +187,7 @@ def test_a_mistake_in_the_search_of_a_file_is_named(case: str, tmp_path: Path) -
         ({"training": {"epochs": 0}}, "training.epochs is 0; expected a whole number from 1 to 1000000"),
         ({"training": {"stall_timeout": "soon"}}, "training.stall_timeout is 'soon'; expected a duration such as 90s"),
         ({"budget": {"trial_timeout": 0}}, "budget.trial_timeout is 0; expected"),
-        ({"objective": "val_goodness"}, "objective.direction is missing: 'val_goodness' does not tell .*; add maximize or minimize"),
+        ({"objective": "val_goodness"}, "objective.direction is missing: 'val_goodness' does not say .*; add maximize or minimize"),
         ({"model": {"build": "build"}}, "model.build is 'build'; expected a file and a function, such as my_code.py:build"),
         ({"model": {"build": lambda hp: None}}, "model.build .*lambda"),
         ({"model": {"build": 3}}, "model.build is 3"),
