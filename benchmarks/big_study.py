@@ -12,6 +12,7 @@ from sqlalchemy import Connection, insert
 from tuner.protocol.messages import Prepared
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.study import images_of
 from tuner.storage import optuna_private, tables
 from tuner.storage.attributes import CONFUSION, HYPERPARAMETERS, PREPARED
 from tuner.storage.engine import Storage
@@ -37,7 +38,7 @@ def fill(storage: Storage, *, name: str, num_trials: int) -> int:
         "budget": {"trials": num_trials + 100},
         "training": {"probe_epochs": PROBE_EPOCHS},
     }
-    joined = studies.join(study_file.parse_images(given, "big_study.yaml"), storage)
+    joined = studies.join(images_of(study_file.parse(given, "big_study.yaml")), storage)
     prepared = {PREPARED: _PREPARED.model_dump(mode="json")}
     storage.write(lambda connection: tables.put(connection, tables.STUDY_USER, joined.id, prepared))
     for first in range(0, num_trials, _CHUNK):

@@ -13,7 +13,7 @@ from tuner.spec import search as search_section
 from tuner.spec.hyperparameters import Optimizer
 from tuner.spec.model import BACKBONES
 from tuner.spec.schema import SchemaKey
-from tuner.spec.study import AnyStudySpec, StudySpec
+from tuner.spec.study import AnyStudySpec, StudySpec, images_of
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec, ObjectiveStudySpec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,7 +78,7 @@ def test_a_bundled_study_file_starts_with_a_comment_that_shows_how_to_run_it(pat
 
 def test_the_template_contains_only_defaults() -> None:
     spec = study_file.read_images(ROOT / "studies" / "template.yaml")
-    assert spec == study_file.parse_images({"name": spec.name, "data": {"source": "folder", "path": "~/photos"}}, "defaults")
+    assert spec == images_of(study_file.parse({"name": spec.name, "data": {"source": "folder", "path": "~/photos"}}, "defaults"))
 
 
 @pytest.mark.parametrize("key", schema.all_keys(), ids=lambda key: f"{key.field} {key.kind}")
@@ -98,10 +98,10 @@ def test_the_alternatives_in_the_template_are_valid_and_show_defaults(line: str,
     minimal = {"name": "x", "data": {"source": "digits"}, "search": {"optimizer": "sgd"}}
     if line.startswith(("sampler: grid", "sampler: brute-force")):
         minimal["search"] = spec_of_values()
-    spec = study_file.parse_images(minimal | given, line)
+    spec = images_of(study_file.parse(minimal | given, line))
     section, kind = next(iter(given.items()))
     if section != "data" and isinstance(kind, dict) and kind["name"] != "threshold":
-        assert spec == study_file.parse_images(minimal | {section: kind["name"]}, line)
+        assert spec == images_of(study_file.parse(minimal | {section: kind["name"]}, line))
 
 
 def spec_of_values() -> dict[str, object]:
@@ -118,7 +118,7 @@ def test_six_lines_are_a_complete_study() -> None:
         "model": {"backbone": "efficientnet_lite0", "image_size": 160},
         "budget": {"trials": 60, "timeout": "2h", "target": 0.97},
     }
-    spec = study_file.parse_images(given, "flowers.yaml")
+    spec = images_of(study_file.parse(given, "flowers.yaml"))
     assert (spec.budget.timeout, spec.search) == (7200, StudySpec.model_validate({"name": "x", "data": {"source": "digits"}}).search)
 
 
@@ -157,7 +157,7 @@ def test_the_pages_list_every_backbone() -> None:
 def test_every_example_on_the_pages_is_valid(example: str, tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(example, encoding="utf-8")
-    study_file.parse_images({"name": "example", "data": {"source": "digits"}} | yaml_lines.read(path).value, "example")
+    images_of(study_file.parse({"name": "example", "data": {"source": "digits"}} | yaml_lines.read(path).value, "example"))
 
 
 #: the page about user code, and its tasks

@@ -11,6 +11,7 @@ from tests.acceptance.conftest import Place
 from tuner.kernels import scoring
 from tuner.spec import file as study_file
 from tuner.spec.objective import ImageMetric
+from tuner.spec.study import images_of
 from tuner.storage import engine as storages
 from tuner.storage import epochs, queries
 from tuner.studies import retention
@@ -53,7 +54,7 @@ def test_a_study_survives_a_killed_trainer_and_ctrl_c(place: Place) -> None:
 
 
 def test_a_program_runs_a_study_and_gets_its_best_trial(tmp_path: Path) -> None:
-    spec = study_file.parse_images(TINY | {"name": "called", "training": {"probe_epochs": 2, "epochs": 0}}, "a test")
+    spec = images_of(study_file.parse(TINY | {"name": "called", "training": {"probe_epochs": 2, "epochs": 0}}, "a test"))
     best = tuner.run(spec, storage=f"sqlite:///{tmp_path}/tuner.db", cache=tmp_path / "cache", artifacts=tmp_path / "artifacts")
     assert best.trial in (0, 1)
     assert 0 < best.value <= 1
@@ -64,7 +65,7 @@ def test_a_study_optimizes_another_metric_of_its_images(tmp_path: Path, metric: 
     given = {"name": metric, "objective": metric, "training": {"probe_epochs": 2, "epochs": 2, "promote": 1.0}}
     model = {"backbone": "squeezenet1_1", "weights": "none", "image_size": 32}
     url = f"sqlite:///{tmp_path}/tuner.db"
-    spec = study_file.parse_images(TINY | given | {"model": model}, "a test")
+    spec = images_of(study_file.parse(TINY | given | {"model": model}, "a test"))
     best = tuner.run(spec, storage=url, cache=tmp_path / "cache", artifacts=tmp_path / "artifacts")
     storage = storages.open(url)
     study = studies.load(metric, storage)

@@ -13,6 +13,7 @@ from tuner.results.bundle import manifest
 from tuner.results.versions import versions
 from tuner.results.versions.versions import Reading
 from tuner.spec import file as study_file
+from tuner.spec.study import images_of
 from tuner.storage import engine as storages
 
 Gone = Callable[[list[psutil.Process]], None]
@@ -63,7 +64,7 @@ def test_a_version_trained_on_validation_images_has_no_validation_accuracy(finis
     assert any("so it has no validation accuracy" in note for note in told["notes"])
     (version,) = versions_of(finished)
     assert version.model.study == "study-retrain-1-all"
-    config = study_file.parse_images(version.model.config, "the version's config")
+    config = images_of(study_file.parse(version.model.config, "the version's config"))
     assert (config.training.images, config.retraining, config.budget.trials) == ("train+validation", None, 1)
     assert config.result is not None
     assert "validation_accuracy" not in config.result

@@ -14,6 +14,7 @@ from tuner.cli import main
 from tuner.commands import check
 from tuner.report import content, page
 from tuner.spec import file as study_file
+from tuner.spec.study import images_of
 from tuner.storage import engine as storages
 from tuner.storage import tables
 from tuner.storage.attributes import PREPARED, SPEC
@@ -50,7 +51,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def pets(url: str, photos: Path, tmp_path: Path) -> Study:
     """Give a study with three completed trials on these images."""
-    spec = study_file.parse_images(STUDY | {"data": {"source": "folder", "path": str(photos)}}, "pets.yaml")
+    spec = images_of(study_file.parse(STUDY | {"data": {"source": "folder", "path": str(photos)}}, "pets.yaml"))
     study = studies.join(spec, storages.open(url))
     opened = check.require_usable(spec, tmp_path / "cache")
     assert opened is not None

@@ -17,13 +17,14 @@ from tuner.cli import main
 from tuner.results.versions import versions
 from tuner.results.versions.versions import NewVersion, WeightsSource
 from tuner.spec import file as study_file
+from tuner.spec.study import images_of
 from tuner.storage import engine as storages
 
 # MLflow's tables use what SQLAlchemy 2.1 no longer likes
 pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning")
 
 WEIGHTS = b"weights"
-SPEC = study_file.parse_images({"name": "flowers-trial-3", "data": {"source": "digits"}, "search": {"dropout": 0.25}}, "flowers.yaml")
+SPEC = images_of(study_file.parse({"name": "flowers-trial-3", "data": {"source": "digits"}, "search": {"dropout": 0.25}}, "flowers.yaml"))
 NEW = NewVersion(
     name="flowers",
     study="flowers",

@@ -11,7 +11,7 @@ from tuner.protocol import messages
 from tuner.results.best import Best
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, images_of
 from tuner.storage.attributes import BEST_EPOCH, SECONDS, SEED, TEST, WEIGHTS
 from tuner.views.trial import Trial
 from tuner.views.trials import TrialRow
@@ -53,7 +53,7 @@ def prepared() -> messages.Prepared:
 
 @pytest.fixture
 def spec() -> StudySpec:
-    return study_file.parse_images({"name": "animals", "data": {"source": "animals"}, "budget": {"trials": 20}}, "animals.yaml")
+    return images_of(study_file.parse({"name": "animals", "data": {"source": "animals"}, "budget": {"trials": 20}}, "animals.yaml"))
 
 
 @pytest.fixture

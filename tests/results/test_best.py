@@ -17,7 +17,7 @@ from tuner.results import export
 from tuner.results.best import Best
 from tuner.spec import file as study_file
 from tuner.spec.objective import ImageObjective
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, images_of
 from tuner.storage import engine as storages
 from tuner.storage.attributes import METRICS, TEST
 from tuner.studies import data_check, trials
@@ -121,7 +121,7 @@ def test_a_study_without_a_completed_trial_has_no_best(study: studies.Study, pre
 def test_the_exported_study_can_be_started_in_the_same_storage(study: studies.Study, prepared: messages.Prepared, tmp_path: Path) -> None:
     work(study, prepared, [0.7, 0.9])
     best = bests.best(study)
-    exported = study_file.parse_images(export.resolved(best).model_dump(mode="json"), "exported")
+    exported = images_of(study_file.parse(export.resolved(best).model_dump(mode="json"), "exported"))
     again = studies.join(exported, study.storage)
     claim = trials.claim(again, trials.WorkerId.here("w1"), num_train=1000, num_classes=2, epochs=8)
     assert claim is not None

@@ -12,7 +12,7 @@ from tuner.spec import domains, space
 from tuner.spec import file as study_file
 from tuner.spec.domains import Fixed
 from tuner.spec.hyperparameters import Activation, ClassWeights, Flip, Hyperparameters, Loss, Optimizer
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, images_of
 
 OPTIMIZERS = [optimizer.value for optimizer in Optimizer]
 #: every hyperparameter, searched over its whole range
@@ -58,7 +58,7 @@ class Nobody:
 
 @pytest.fixture(scope="module")
 def widest() -> StudySpec:
-    return study_file.parse_images({"name": "widest", "data": {"source": "digits"}, "search": WIDEST}, "widest.yaml")
+    return images_of(study_file.parse({"name": "widest", "data": {"source": "digits"}, "search": WIDEST}, "widest.yaml"))
 
 
 def reread(spec: StudySpec, folder: Path) -> StudySpec:
@@ -105,7 +105,7 @@ def test_the_exported_rates_belong_to_the_optimizer_of_the_best_trial(
 
 
 def test_the_export_of_a_study_without_fine_tuning_has_none(make_best: Callable[..., Best], tmp_path: Path) -> None:
-    probing = study_file.parse_images({"name": "probing", "data": {"source": "digits"}, "training": {"epochs": 0}}, "probing.yaml")
+    probing = images_of(study_file.parse({"name": "probing", "data": {"source": "digits"}, "training": {"epochs": 0}}, "probing.yaml"))
     chosen = space.suggest(RandomChooser(0), probing.search, fine_tunes=False)
     best = make_best(spec=probing, hyperparameters=chosen, prepared=PREPARED.model_copy(update={"epochs": 0}))
     read = reread(export.resolved_images(best), tmp_path)

@@ -6,6 +6,7 @@ import pytest
 
 from tuner import errors
 from tuner.spec import file as study_file
+from tuner.spec.study import images_of
 
 MINIMAL: dict[str, Any] = {"name": "x", "data": {"source": "digits"}}
 CHOICES = {
@@ -98,7 +99,7 @@ POSSIBLE: list[dict[str, Any]] = [
 @pytest.mark.parametrize(("sections", "field", "message"), CLASHES)
 def test_an_impossible_combination_is_one_mistake(sections: dict[str, Any], field: str, message: str) -> None:
     with pytest.raises(errors.SpecError) as caught:
-        study_file.parse_images(MINIMAL | sections, "study.yaml")
+        images_of(study_file.parse(MINIMAL | sections, "study.yaml"))
     (problem,) = caught.value.problems
     assert problem.field == field
     assert message in problem.message
@@ -106,9 +107,9 @@ def test_an_impossible_combination_is_one_mistake(sections: dict[str, Any], fiel
 
 @pytest.mark.parametrize("sections", POSSIBLE)
 def test_a_possible_combination_is_accepted(sections: dict[str, Any]) -> None:
-    assert study_file.parse_images(MINIMAL | sections, "study.yaml").name == "x"
+    assert images_of(study_file.parse(MINIMAL | sections, "study.yaml")).name == "x"
 
 
 @pytest.mark.parametrize("sections", [sections for sections, field, _ in CLASHES if field.startswith("search.") and "not list" not in _])
 def test_an_exported_study_may_give_hyperparameters_that_do_not_act(sections: dict[str, Any]) -> None:
-    assert study_file.parse_images(MINIMAL | sections | {"result": {"value": 0.9}}, "best.yaml").result == {"value": 0.9}
+    assert images_of(study_file.parse(MINIMAL | sections | {"result": {"value": 0.9}}, "best.yaml")).result == {"value": 0.9}

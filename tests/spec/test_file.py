@@ -12,7 +12,7 @@ from tuner import errors
 from tuner.spec import domains, schema
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, images_of
 
 MINIMAL = "name: x\ndata: {source: digits}\n"
 
@@ -211,16 +211,16 @@ def test_nonsense_is_refused_with_messages(tmp_path: Path, search: str, rest: st
 
 def test_values_that_are_not_from_a_file_are_checked_too() -> None:
     with pytest.raises(errors.SpecError, match=r"^request: trials is not a key of a study file. Did you mean budget.trials\?$"):
-        study_file.parse_images({"name": "x", "data": {"source": "digits"}, "trials": 4}, "request")
+        images_of(study_file.parse({"name": "x", "data": {"source": "digits"}, "trials": 4}, "request"))
     with pytest.raises(errors.SpecError, match="^request: has the key 4"):
-        study_file.parse_images({"name": "x", "data": {"source": "digits"}, 4: 4}, "request")
+        images_of(study_file.parse({"name": "x", "data": {"source": "digits"}, 4: 4}, "request"))
 
 
 def test_the_given_mapping_is_not_modified() -> None:
     given: dict[str, Any] = {"name": "x", "data": {"source": "digits"}, "search": {"augmentation": None}, "seed": "x"}
     before = json.dumps(given)
     with pytest.raises(errors.SpecError):
-        study_file.parse_images(given, "request")
+        images_of(study_file.parse(given, "request"))
     assert json.dumps(given) == before
 
 
@@ -257,7 +257,7 @@ SECTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("sections", SECTIONS)
 def test_a_written_study_reads_back_equal(tmp_path: Path, sections: dict[str, Any]) -> None:
-    spec = study_file.parse_images({"name": "x", "data": {"source": "digits"}} | sections, "study")
+    spec = images_of(study_file.parse({"name": "x", "data": {"source": "digits"}} | sections, "study"))
     assert study_file.read_images(written(tmp_path, study_file.dump(spec))) == spec
     assert study_file.read_images(written(tmp_path, spec.model_dump_json(indent=1))) == spec
     assert StudySpec.model_validate_json(spec.model_dump_json()) == spec
@@ -272,7 +272,7 @@ def test_a_study_with_the_values_of_one_trial_reads_back_equal(tmp_path: Path) -
         "budget": {"trials": 1},
         "result": {"value": 0.9},
     }
-    spec = study_file.parse_images(given, "best")
+    spec = images_of(study_file.parse(given, "best"))
     assert spec.search.head_units == (512, 128)
     assert study_file.read_images(written(tmp_path, study_file.dump(spec))) == spec
 
@@ -308,7 +308,8 @@ def test_a_study_with_the_values_of_one_trial_reads_back_equal(tmp_path: Path) -
 )
 def test_the_differences_of_two_studies_are_one_line_per_field(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
     minimal = {"name": "x", "data": {"source": "digits"}}
-    assert study_file.differences(study_file.parse_images(minimal | old, "old"), study_file.parse_images(minimal | new, "new")) == expected
+    before, after = (images_of(study_file.parse(minimal | given, "study")) for given in (old, new))
+    assert study_file.differences(before, after) == expected
 
 
 def test_the_schema_describes_every_key() -> None:
@@ -326,7 +327,7 @@ def test_the_defaults_of_the_schema_form_a_study(tmp_path: Path) -> None:
         for key in above:
             section = section.setdefault(key, {})
         section[name] = default
-    assert study_file.parse_images(given, "defaults") == study_file.read_images(written(tmp_path, MINIMAL))
+    assert images_of(study_file.parse(given, "defaults")) == study_file.read_images(written(tmp_path, MINIMAL))
 
 
 def test_reading_a_study_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -344,8 +345,8 @@ print(sorted({{"numpy", "pandas", "optuna", "sqlalchemy", "keras", "tensorflow",
 @pytest.mark.parametrize(("given", "solver"), [({}, "sgd"), ({"probe_solver": "ridge"}, "ridge")])
 def test_a_changed_search_keeps_the_solver_of_its_study_unless_the_file_gives_one(given: dict[str, Any], solver: str) -> None:
     minimal = {"name": "x", "data": {"source": "digits"}}
-    old = study_file.parse_images(minimal | {"search": {"probe_solver": "sgd"}}, "old")
-    new = study_file.parse_images(minimal | {"search": {"dropout": 0.3} | given}, "new")
+    old = images_of(study_file.parse(minimal | {"search": {"probe_solver": "sgd"}}, "old"))
+    new = images_of(study_file.parse(minimal | {"search": {"dropout": 0.3} | given}, "new"))
     found = study_file.with_defaults_of(old, new)
     assert domains.values(found.search.probe_solver) == (solver,)
     assert found.search.dropout == new.search.dropout
@@ -354,7 +355,7 @@ def test_a_changed_search_keeps_the_solver_of_its_study_unless_the_file_gives_on
 @pytest.mark.parametrize(("given", "sampler", "is_changed"), [({}, "tpe", False), ({"sampler": "random"}, "random", True)])
 def test_a_study_keeps_its_sampler_unless_the_file_gives_one(given: dict[str, Any], sampler: str, is_changed: bool) -> None:
     minimal = {"name": "x", "data": {"source": "digits"}}
-    old, new = study_file.parse_images(minimal | {"sampler": "tpe"}, "old"), study_file.parse_images(minimal | given, "new")
+    old, new = images_of(study_file.parse(minimal | {"sampler": "tpe"}, "old")), images_of(study_file.parse(minimal | given, "new"))
     assert any("sampler" in line for line in study_file.differences(old, new)) is is_changed
     assert study_file.with_defaults_of(old, new).sampler.name == sampler
-    assert study_file.parse_images(minimal, "new").sampler.name == "prior"
+    assert images_of(study_file.parse(minimal, "new")).sampler.name == "prior"

@@ -17,13 +17,13 @@ from tuner.spec import study as spec_study
 from tuner.spec.domains import Fixed, Range
 from tuner.spec.hyperparameters import Hyperparameters, Optimizer
 from tuner.spec.search import LEARNING_RATES, HeadSpace
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, images_of
 
 MINIMAL: dict[str, Any] = {"name": "x", "data": {"source": "digits"}}
 
 
 def study(**sections: Any) -> StudySpec:
-    return study_file.parse_images(MINIMAL | sections, "study.yaml")
+    return images_of(study_file.parse(MINIMAL | sections, "study.yaml"))
 
 
 def problems(**sections: Any) -> list[str]:

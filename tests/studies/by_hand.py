@@ -9,7 +9,7 @@ import sqlalchemy
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Epoch, Stage
 from tuner.spec import file as study_file
-from tuner.spec.study import StudySpec
+from tuner.spec.study import StudySpec, images_of
 from tuner.storage import tables
 from tuner.storage.engine import Storage
 from tuner.studies import trials
@@ -33,7 +33,7 @@ SHORT = {"probe_epochs": 2, "epochs": 4}
 
 
 def spec(**sections: Any) -> StudySpec:
-    return study_file.parse_images({"name": "by-hand", "data": {"source": "digits"}, "training": SHORT} | sections, "by_hand.yaml")
+    return images_of(study_file.parse({"name": "by-hand", "data": {"source": "digits"}, "training": SHORT} | sections, "by_hand.yaml"))
 
 
 def claim(study: Study, worker: WorkerId | None = None) -> Claim | None:

@@ -40,22 +40,10 @@ def read_images(path: Path) -> StudySpec:
     Raises:
         SpecError: the file cannot be read, has mistakes, or is a study of another task.
     """
-    return _images(read(path), str(path))
-
-
-def parse_images(mapping: Any, origin: str, folder: Path | None = None) -> StudySpec:
-    """Build a study of images as `parse` does.
-
-    Raises:
-        SpecError: the values have mistakes, or are a study of another task.
-    """
-    return _images(parse(mapping, origin, folder), origin)
-
-
-def _images(spec: AnyStudySpec, origin: str) -> StudySpec:
+    spec = read(path)
     if not isinstance(spec, StudySpec):
         message = f"is {spec.task}; this works only for studies of images ({IMAGE_CLASSIFICATION})"
-        raise SpecError(origin, [Problem(field="task", message=message)])
+        raise SpecError(str(path), [Problem(field="task", message=message)])
     return spec
 
 

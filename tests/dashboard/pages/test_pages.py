@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import optuna
 import pytest
+from ruamel.yaml import YAML
 from starlette.testclient import TestClient
 
 from tests.dashboard.pages import serving
@@ -175,9 +176,9 @@ def test_the_best_trial_can_be_taken_home(client: TestClient, worked: Study) -> 
     saved = client.get(f"/tuner/studies/{worked.id}/best.yaml?save")
     assert saved.headers["content-disposition"] == 'attachment; filename="by-hand-trial-1.yaml"'
     as_json = client.get(f"/tuner/studies/{worked.id}/best.json").text
-    assert (
-        study_file.parse_images(json.loads(as_json), "best.json").result == study_file.parse_images(json.loads(as_json), "best.json").result
-    )
+    of_json, of_yaml = (study_file.parse(given, "best") for given in (json.loads(as_json), YAML(typ="safe").load(saved.text)))
+    assert of_json == of_yaml
+    assert of_json.result is not None
     assert json.loads(as_json)["result"]["trial"] == 1
     assert "validation_accuracy: 0.9" in saved.text
     assert client.get(f"/tuner/studies/{worked.id}/best.exe").status_code == 404

@@ -20,6 +20,7 @@ from tuner.results.bundle import bundle, card, manifest
 from tuner.results.bundle.model_facts import ModelFacts
 from tuner.results.statistics import ClassFigures
 from tuner.spec import file as study_file
+from tuner.spec.study import images_of
 from tuner.storage.epochs import EpochRow
 from tuner.workers.worker import evaluation
 
@@ -260,7 +261,7 @@ def test_reading_a_folder_that_is_not_a_bundle_is_an_error(tmp_path: Path) -> No
 
 def test_a_bundle_records_the_range_of_values_that_auto_stood_for(make: Callable[..., Path], make_best: Callable[..., Best]) -> None:
     data = {"source": "folder", "path": "/x-rays", "value_range": "auto"}
-    spec = study_file.parse_images({"name": "animals", "data": data, "budget": {"trials": 20}}, "animals.yaml")
+    spec = images_of(study_file.parse({"name": "animals", "data": data, "budget": {"trials": 20}}, "animals.yaml"))
     prepared = make_best().prepared.model_copy(update={"value_range": (0.0, 4095.0)})
     folder = make(spec=spec, prepared=prepared)
     assert "value_range: [0, 4095]" in (folder / "config.yaml").read_text()
