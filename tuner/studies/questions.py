@@ -1,4 +1,4 @@
-"""Questions: the values for which code of the user's asks while its trial runs. A name has one value in all attempts."""
+"""Questions: the values for which user code asks while its trial runs. A name has one value in all attempts."""
 
 from dataclasses import replace
 from typing import Any
@@ -73,7 +73,7 @@ class TrialQuestions:
 
     def _known(self) -> dict[str, Any]:
         chosen = self.claim.hyperparameters
-        assert isinstance(chosen, ChosenValues), "only code of the user's asks for values"
+        assert isinstance(chosen, ChosenValues), "only user code asks for values"
         return chosen.values
 
     def _fits(self, name: str, wanted: BaseDistribution) -> bool:

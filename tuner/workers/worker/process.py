@@ -50,7 +50,7 @@ class Assignment(BaseModel):
     memory_limit_bytes: int | None = None
     #: import path of the program that started the study, for the code that the study names; (): the trainer's own path
     import_path: tuple[str, ...] = ()
-    #: whether to go on with code that differs from what the study recorded, and to record it
+    #: whether to continue with code that differs from what the study recorded, and to record it
     accept_code: bool = False
 
     @property

@@ -138,7 +138,7 @@ class Rehearsal:
         return "the script says so" if self._script.num_started else ""
 
     def place(self) -> str:
-        """Return nothing: there is no code of the user's."""
+        """Return nothing: there is no user code."""
         return ""
 
     def kill(self) -> None:

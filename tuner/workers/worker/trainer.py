@@ -144,7 +144,7 @@ class Trainer(Protocol):
         ...
 
     def place(self) -> str:
-        """Return where code of the user's is now, in words; "" if it cannot tell."""
+        """Return where user code is now, in words; "" if it cannot tell."""
         ...
 
     def kill(self) -> None:
@@ -229,7 +229,7 @@ class ChildTrainer:
         return last_lines(self._log)
 
     def place(self) -> str:
-        """Return where code of the user's is now: the process writes it to its log. "" if it does not."""
+        """Return where user code is now: the process writes it to its log. "" if it does not."""
         start, deadline = self._log.stat().st_size, time.monotonic() + _PLACE_SECONDS
         self._process.send_signal(signal.SIGUSR1)
         seen, dump = -1, ""
@@ -242,7 +242,7 @@ class ChildTrainer:
         return user_code.where(dump)
 
     def kill(self) -> None:
-        """End the process at once, with the processes that code of the user's started in it."""
+        """End the process at once, with the processes that user code started in it."""
         self._kill_group()
         self._process.kill()
         self._process.wait()
@@ -385,7 +385,7 @@ class WarmTrainer:
         return message
 
     def place(self) -> str:
-        """Return where code of the user's is now, in words; "" if the trainer cannot tell."""
+        """Return where user code is now, in words; "" if the trainer cannot tell."""
         return "" if self._trainer is None else self._trainer.place()
 
     def _at_place(self) -> str:

@@ -80,7 +80,7 @@ class Worker:
     def run(self, timing: WorkerTiming | None = None, *, accept_code: bool = False) -> None:
         """Train trials until there is nothing more to do.
 
-        `accept_code`: go on with code that differs from what the study recorded, and record it.
+        `accept_code`: continue with code that differs from what the study recorded, and record it.
 
         Raises what `WarmTrainer.warm_up`, `data_check.admit` and `trials.claim` raise.
         """
@@ -240,7 +240,7 @@ class Worker:
         return None
 
     def _completed(self, outcome: Outcome | None) -> Outcome | None:
-        """Add the code that the trial ran, and to a failure the last lines of the log, or what code of the user's printed."""
+        """Add the code that the trial ran, and to a failure the last lines of the log, or what user code printed."""
         if outcome is None:
             return None
         code = "" if self._prepared is None else user_code.digits(self._prepared.code)

@@ -114,7 +114,7 @@ class PreparedObjective:
 
 
 def _is_pruned(error: BaseException | None) -> bool:
-    """Return whether an exception is Optuna's TrialPruned, which only code of the user's imports here."""
+    """Return whether an exception is Optuna's TrialPruned, which only user code imports here."""
     return any(kind.__name__ == "TrialPruned" and kind.__module__.startswith("optuna") for kind in type(error).__mro__)
 
 

@@ -1,4 +1,4 @@
-"""Values: what code of the user's sees of a trial's hyperparameters. It asks the worker for those that are not known yet."""
+"""Values: what user code sees of a trial's hyperparameters. It asks the worker for those that are not known yet."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ _NAME_LENGTH = 512
 
 
 class Interrupted(BaseException):
-    """Ends a trial because the worker wants that; no `except Exception` of the user's catches it."""
+    """Ends a trial because the worker wants that; no `except Exception` in user code catches it."""
 
     def __init__(self, wanted: messages.Stop | messages.Suspend) -> None:
         super().__init__("the worker ends the trial")

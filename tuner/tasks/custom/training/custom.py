@@ -1,4 +1,4 @@
-"""Models of the user's for the trainer: implements the interfaces of `tasks.task`."""
+"""User models for the trainer: implements the interfaces of `tasks.task`."""
 
 import gc
 import hashlib
@@ -40,7 +40,7 @@ _TRIED_EXAMPLES = 8
 
 
 class PreparedCode:
-    """A study of a model of the user's, ready to train its trials; implements `task.PreparedStudy`."""
+    """A study of a user model, ready to train its trials; implements `task.PreparedStudy`."""
 
     num_traced = 0
 
@@ -306,7 +306,7 @@ class FirstAnswers:
         """Return nothing: nobody ends the trial."""
 
     def decision(self) -> messages.Proceed:
-        """Return that the trial goes on."""
+        """Return that the trial continues."""
         return messages.Proceed()
 
     def ask(self, question: messages.Ask | messages.AskPruning) -> messages.Answer:

@@ -1,4 +1,4 @@
-"""Fitting: trains one model of the user's with `keras.Model.fit`, reports each epoch, and resumes from a checkpoint."""
+"""Fitting: trains one user model with `keras.Model.fit`, reports each epoch, and resumes from a checkpoint."""
 
 import functools
 import inspect
@@ -35,7 +35,7 @@ Weights = tuple[NDArray[Any], ...]
 _CHECKPOINT_SHARE = 0.03
 #: after so many seconds, a checkpoint is due whatever it costs
 _CHECKPOINT_SECONDS = 60.0
-#: minimum time between two messages that an epoch goes on, unless the study allows less silence
+#: minimum time between two messages that an epoch still runs, unless the study allows less silence
 _BUSY_SECONDS = 5.0
 #: where a word of a class's name begins: `MeanSquaredError`, `TopKCategoricalAccuracy`, but not within `AUC`
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -81,7 +81,7 @@ class Run:
 
 
 class Code:
-    """The functions of the user's that a study names."""
+    """The user functions that a study names."""
 
     def __init__(self, study: CustomStudySpec) -> None:
         self.files = user_code.read([name for _, name in study.named_code()], study.folder)
@@ -288,7 +288,7 @@ class Fitting:
 
     @property
     def busy_seconds(self) -> float:
-        """Minimum time between two messages that an epoch goes on."""
+        """Minimum time between two messages that an epoch still runs."""
         return min(_BUSY_SECONDS, (self._study.stall_seconds or math.inf) / 4)
 
     def due(self) -> None:
@@ -302,7 +302,7 @@ class Fitting:
             raise Interrupted(wanted)
 
     def busy(self) -> None:
-        """Tell the worker that a long epoch goes on."""
+        """Tell the worker that a long epoch still runs."""
         self._worker.send(messages.Busy(trial=self._order.trial))
 
     def report(self, epoch: messages.Epoch) -> None:
@@ -416,13 +416,13 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self._begin_anew_if_unrestored()
 
     def _begin_anew_if_unrestored(self) -> None:
-        """Forget the checkpoint if a `fit` of the user's begins at another epoch."""
+        """Forget the checkpoint if a user's `fit` begins at another epoch."""
         if self._state:
             self._state = ()
             self._training.begin_anew()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Obey the worker, and tell it in a long epoch that the training goes on."""
+        """Obey the worker, and tell it in a long epoch that the training still runs."""
         self._fitting.due()
         now = time.perf_counter()
         if now - self._told_at > self._fitting.busy_seconds:
@@ -435,7 +435,7 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Report the epoch."""
-        self._begin_anew_if_unrestored()  # a loop of the user's may tell of ends only
+        self._begin_anew_if_unrestored()  # a user's loop may tell of ends only
         fitting, run = self._fitting, self._training
         logs = {name: float(value) for name, value in (logs or {}).items()}
         value = fitting.value_of(self.model, logs, self._data)
@@ -509,13 +509,13 @@ def _learning_rate(model: keras.Model) -> float:
 
 
 def optimizers(model: keras.Model) -> list[Any]:
-    """Return the optimizers of a model: that of `compile`, and those that a `train_step` of the user's has."""
+    """Return the optimizers of a model: that of `compile`, and those that a user's `train_step` has."""
     found = [model.optimizer, *vars(model).values()]
     return list({id(each): each for each in found if isinstance(each, keras.optimizers.Optimizer)}.values())
 
 
 def _build_layers(model: keras.Model, data: LoadedData) -> None:
-    """Make the variables of a model of its own class, as the first batch would; a `train_step` of the user's may need no `call`."""
+    """Make the variables of a model of its own class, as the first batch would; a user's `train_step` may need no `call`."""
     if all(layer.built for layer in keras_private.inner_layers(model)):
         return
     user_code.called(lambda: model(inputs.batch_of(data.train, 1)[0]), doing="building the layers of the model")
@@ -534,7 +534,7 @@ def state_of(model: keras.Model) -> Weights:
 def restore(model: keras.Model, state: Weights) -> None:
     """Give a built model and its optimizers their earlier values.
 
-    An optimizer of a `train_step` of the user's begins anew: only that code knows which variables it has.
+    An optimizer of a user's `train_step` begins anew: only that code knows which variables it has.
 
     Raises:
         TrainingError: the code builds another model than before.

@@ -1,4 +1,4 @@
-"""LoadedData: the data that a function of the user's loads, in the forms that `keras.Model.fit` takes."""
+"""LoadedData: the data that a user function loads, in the forms that `keras.Model.fit` takes."""
 
 import hashlib
 import inspect
@@ -88,7 +88,7 @@ def needs_values(load: Callable[..., Any]) -> bool:
 
 
 def load(function: Callable[..., Any], hp: HyperParameters | None) -> LoadedData:
-    """Return what a function of the user's loads.
+    """Return what a user function loads.
 
     Raises:
         DataError: it returns something else than data.
