@@ -86,6 +86,25 @@ def test_a_version_is_registered_with_its_metrics_files_and_alias(mlflow: str, f
     assert study_file.read_images(files / "config.yaml") == SPEC
 
 
+def test_a_version_of_user_code_is_registered(mlflow: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = {"model": {"build": "my.py:build"}, "data": {"load": "my.py:load"}, "search": {"units": 8}}
+    spec = study_file.parse({"name": "prices", "task": "custom", "objective": "val_mae", **code}, "prices.yaml")
+    storage = storages.open(f"sqlite:///{folder / 'tuner.db'}")
+    given: dict[str, Any] = {
+        "name": "prices",
+        "config": spec.model_dump(mode="json"),
+        "metrics": {"value": 0.5},
+        "artifact": str(folder / "weights.npz"),
+    }
+    versions.add(storage, dataclasses.replace(NEW, **given))
+    storage.close()
+    assert main.main(["promote", "prices", "1", "--mlflow", mlflow]) == 0, capsys.readouterr().err
+    found = client(mlflow).get_model_version_by_alias("prices", "production")
+    assert client(mlflow).get_run(found.run_id).data.metrics == {"value": 0.5}
+    config = study_file.read(Path(str(found.source).removeprefix("file://")) / "config.yaml")
+    assert dict(config.named_code()) == {"model.build": "my.py:build", "data.load": "my.py:load"}
+
+
 def test_the_alias_follows_and_nothing_is_registered_twice(mlflow: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = folder / "bundle"
     (bundle / "probes").mkdir(parents=True)

@@ -22,7 +22,7 @@ from tuner.results.versions.registry import Registered, Registry
 from tuner.results.versions.stages import StageEvent
 from tuner.results.versions.versions import Reading, Version, VersionStage
 from tuner.spec import file as study_file
-from tuner.spec.study import StudySpec
+from tuner.spec import tasks
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
 from tuner.studies import study as studies
@@ -298,7 +298,7 @@ def _after_change(event: StageEvent) -> Iterator[None]:
 @contextmanager
 def _files(version: Version, folder: Path) -> Iterator[list[Path]]:
     """Give the weights, the configuration and the metrics of a version as files, while a `with` block runs."""
-    spec = StudySpec.model_validate(version.model.config)
+    spec = tasks.parse(version.model.config)
     (folder / "config.yaml").write_text(study_file.dump(spec), encoding="utf-8")
     (folder / "metrics.json").write_text(json.dumps(version.model.metrics, indent=2) + "\n", encoding="utf-8")
     with artifacts.local_copy(version.model.artifact, folder) as weights:
