@@ -10,6 +10,7 @@ import tuner
 from tests.studies import by_hand
 from tests.terminal.test_status import text
 from tuner.api import LocalStudy
+from tuner.commands import run as commands_run
 from tuner.errors import DataError, SpecError, StudyError
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
@@ -30,7 +31,10 @@ from tuner.terminal import status as screens
 from tuner.views import trial as trial_views
 from tuner.views import trials as trial_rows
 from tuner.views.trials import SortOrder
+from tuner.workers.bucket.transfer import Folders
 from tuner.workers.engines import local
+from tuner.workers.worker.process import Assignment
+from tuner.workers.worker.stopping import Stopping
 
 GIVEN = {
     "name": "small",
@@ -149,6 +153,17 @@ def test_a_run_whose_trials_exceed_the_constraints_names_them(tmp_path: Path, mo
     monkeypatch.setattr(local, "run", lambda *_, **__: [0])
     with pytest.raises(StudyError, match=r"no trial of the study small keeps its constraints \(latency_ms 20, size_mb 10\), but 1 trial"):
         LocalStudy.of(study, is_own=True).run(workers=1, cache=tmp_path, artifacts=tmp_path / "a")
+
+
+def test_the_command_names_constraints_that_no_trial_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = new(tmp_path, budget={"trials": 1})
+    finish(study, 0.5, latency_ms=50.0, size_mb=1.0)
+    folders = Folders(cache=tmp_path, artifacts=tmp_path / "a")
+    given: dict[str, Any] = {"study": study.name, "spec": study.spec, "storage": study.storage.url, "worker": "w", "folders": folders}
+    assignment = Assignment(**given, threads=1, hang_limit_seconds=60.0)
+    ended = commands_run.FinishedRun(study=study, again="small.yaml", assignment=assignment, export_to=None)
+    assert commands_run.finish(ended, Stopping()) == 1
+    assert "no trial of the study small keeps its constraints (latency_ms 20, size_mb 10), but 1 trial" in capsys.readouterr().err
 
 
 def test_a_refused_run_changes_no_budget(tmp_path: Path) -> None:

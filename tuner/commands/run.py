@@ -384,7 +384,7 @@ def _finish(this: FinishedRun, stopping: Stopping, fatal: list[Event], codes: li
 def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
     """Measure, export and show the best trial; return the exit code.
 
-    The code is 1 if the study stopped itself, its workers gave up, or no trial was completed.
+    The code is 1 if the study stopped itself, its workers gave up, or it has no best trial.
 
     Args:
         run: whose workers have ended.
@@ -409,7 +409,9 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
         plain.line(f"The study stopped itself: {stopped}")
     elif gave_up:
         plain.line(gave_up)
-    return 1 if stopped or gave_up or (not snapshot.num_completed and not stopping.is_asked) else 0
+    elif snapshot.num_completed and snapshot.best_number is None:
+        plain.line(bests.why_none(run.study))
+    return 1 if stopped or gave_up or (snapshot.best_number is None and not stopping.is_asked) else 0
 
 
 def _measure(run: FinishedRun, stopping: Stopping) -> None:

@@ -232,12 +232,12 @@ def best(study: Study) -> Best:
 
     found = study.storage.read(read)
     if found is None:
-        raise errors.StudyError(_without_best(study))
+        raise errors.StudyError(why_none(study))
     return found
 
 
-def _without_best(study: Study) -> str:
-    """Say why a study has no best trial."""
+def why_none(study: Study) -> str:
+    """Return why a study has no best trial."""
     completed = study.storage.read(lambda connection: queries.values(connection, study.id))
     if not completed:
         return f"the study {study.name} has no completed trial yet; to see how far it is: tuner status {study.name}"
