@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tuner.results import statistics
 from tuner.results.statistics import ClassFigures
@@ -20,6 +21,13 @@ from tuner.results.statistics import ClassFigures
 )
 def test_wilsons_interval_matches_the_literature(num_right: int, num: int, low: float, high: float) -> None:
     assert statistics.wilson(num_right, num) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize("num", [1, 2, 29, 2000, 1_000_000])
+def test_wilsons_interval_is_that_of_scipy(num: int) -> None:
+    for num_right in {0, 1, num // 3, num - 1, num}:
+        found = stats.binomtest(num_right, num).proportion_ci(0.95, method="wilson")
+        assert statistics.wilson(num_right, num) == pytest.approx((found.low, found.high), rel=1e-9, abs=1e-15)
 
 
 def test_the_bootstrap_of_an_accuracy_is_near_wilsons_interval() -> None:

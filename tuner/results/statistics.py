@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,11 +91,14 @@ CONFUSED_CLASSES = 1_000
 
 
 def wilson(num_right: int, num: int) -> tuple[float, float]:
-    """Return the 95 % interval of a proportion `num_right / num` (Wilson 1927)."""
-    from scipy import stats
+    """Return the 95 % interval of a proportion `num_right / num` (Wilson 1927).
 
-    found = stats.binomtest(num_right, num).proportion_ci(_LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+    SciPy has it too, but `import scipy.stats` takes 0.8 s of processor time, as much as the rest of the command that shows a result.
+    """
+    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
+    middle, half = num_right + z**2 / 2, z * math.sqrt(num_right * (num - num_right) / num + z**2 / 4)
+    low, high = (middle - half) / (num + z**2), (middle + half) / (num + z**2)
+    return low if num_right else 0.0, high if num_right < num else 1.0
 
 
 def accuracy_interval(accuracy: float, num: int) -> tuple[float, float]:
