@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tuner import errors
-from tuner.spec import domains, schema
+from tuner.spec import domains, schema, tasks
 from tuner.spec import file as study_file
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec, images_of
@@ -312,10 +312,15 @@ def test_the_differences_of_two_studies_are_one_line_per_field(old: dict[str, An
     assert study_file.differences(before, after) == expected
 
 
-def test_the_schema_describes_every_key() -> None:
+@pytest.mark.parametrize("task", tasks.TASKS)
+def test_the_schema_describes_every_key(task: str) -> None:
+    keys = schema.all_keys(tasks.study_class(task))
+    assert not [key.field for key in keys if not key.meaning and key.name not in ("source", "name")]
+    assert {key.field: key.meaning for key in keys}["budget.trials"].startswith("trials of the study")
+
+
+def test_a_study_of_images_needs_a_name_and_data() -> None:
     assert study_file.json_schema()["required"] == ["name", "data"]
-    silent = [key.field for key in schema.all_keys() if not key.meaning and key.name not in ("source", "name")]
-    assert not silent
 
 
 def test_the_defaults_of_the_schema_form_a_study(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tuner.spec.clashes import Clash, Clashes
 class Section(BaseModel):
     """A part of a study file. It is frozen, and strict: neither `true` nor `"8"` is a number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 def locate(given: str, info: ValidationInfo) -> Path:

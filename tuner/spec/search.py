@@ -37,7 +37,7 @@ PROBE_LEARNING_RATES: Mapping[Optimizer, tuple[float, float]] = {
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class HeadSpace(_Section):

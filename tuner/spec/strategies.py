@@ -7,7 +7,7 @@ from pydantic_core import CoreSchema
 
 
 class _Strategy(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Tpe(_Strategy):
