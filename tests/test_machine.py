@@ -1,5 +1,6 @@
 """Machine: the limits of a container, read from the kernel's cgroup files."""
 
+import gc
 import math
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from tests import waiting
 from tuner import machine
+from tuner.cli import main
 
 
 @pytest.mark.parametrize(("text", "cores"), [("max 100000\n", None), ("150000 100000\n", 1.5), ("400000 100000\n", 4.0), ("", None)])
@@ -93,6 +95,7 @@ def test_a_stopped_process_notices_its_sleep_and_no_other(tmp_path: Path) -> Non
     code = """
 import sys, time
 from tuner import machine
+from tuner.cli import main
 watch = machine.SleepWatch(period_seconds=0.05, least_seconds=0.5)
 with watch.on():
     print("awake", flush=True)
@@ -113,3 +116,10 @@ with watch.on():
         assert float(slept) >= 1.5
         assert is_recent == "True"
     assert len(out.splitlines()) == 2
+
+
+def test_commands_search_for_garbage_rarely(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(gc, "set_threshold", asked.append)
+    assert main.main(["--version"]) == 0
+    assert asked == [50_000]

@@ -1,5 +1,6 @@
 """Machine: cores and memory of this process within the limits of its container (cgroup v2), its user, its paths, its sleep."""
 
+import gc
 import getpass
 import math
 import os
@@ -23,6 +24,11 @@ def user_name() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown user"
+
+
+def collect_garbage_rarely() -> None:
+    """Make this process search for garbage after 50,000 new objects instead of 700, so that imports take a tenth less time."""
+    gc.set_threshold(50_000)
 
 
 def num_cores() -> int:

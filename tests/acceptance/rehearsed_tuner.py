@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 
-from tuner.cli import main
 from tuner.protocol import messages
 from tuner.workers.engines import local
 from tuner.workers.worker import process
@@ -90,4 +89,6 @@ if __name__ == "__main__":
 
         script = os.environ.get("REHEARSAL", "{}")  # a node of a cluster has another environment
         ray.COMMAND = ("/usr/bin/env", f"REHEARSAL={script}", sys.executable, __file__)
+    from tuner.cli import main  # a worker does not need it
+
     sys.exit(main.main())

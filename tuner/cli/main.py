@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 import tuner
-from tuner import wording
+from tuner import machine, wording
 from tuner.cli import get_started, operate, results, run, ship
 from tuner.errors import TunerError
 from tuner.terminal import plain
@@ -179,6 +179,7 @@ for _group in GROUPS.values():
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code of the process."""
     plain.escape_unknown_letters()
+    machine.collect_garbage_rarely()
     try:
         return int(app(arguments, prog_name="tuner", standalone_mode=False) or 0)
     except TunerError as error:

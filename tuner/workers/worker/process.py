@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
+from tuner import machine
 from tuner.errors import RequestError, StorageError, StudyError, TunerError
 from tuner.spec import file as study_file
 from tuner.spec.study import AnyStudySpec
@@ -144,6 +145,7 @@ def require_unchanged(checked: AnyStudySpec, found: AnyStudySpec) -> None:
 
 def main(fd: int, start: StartTrainer = start_trainer) -> int:
     """Run the worker of the assignment that is read from `fd`; return the exit code."""
+    machine.collect_garbage_rarely()
     pipe = Connection(fd)
     assignment = Assignment.model_validate_json(pipe.recv_bytes())
     stopping = Stopping()
