@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 
 import tuner
+from tests.studies import by_hand
 from tuner.cli import main
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
+from tuner.terminal import plain
 
 GOOD = "name: good\ndata: {source: digits}\nmodel: {backbone: squeezenet1_1, image_size: 32}\nbudget: {trials: 3}\n"
 
@@ -322,6 +326,46 @@ def test_the_home_folder_of_an_unknown_user_is_not_taken_for_a_missing_one(folde
     (folder / "study.yaml").write_text("name: mine\ndata: {source: folder, path: ~no-such-user/photos}\n")
     assert main.main(["check", "study.yaml"]) == 2
     assert "data.path is '~no-such-user/photos', but this machine does not know that home folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("call", "proposed"),
+    [
+        (["stop", "by-hand"], "tuner resume by-hand"),
+        (["stop", "by-hand", "--now"], "tuner resume by-hand"),
+        (["best", "by-hand"], "tuner status by-hand"),
+        (["retrain", "by-hand"], "tuner status by-hand"),
+        (["export", "by-hand", "--to", "bundle"], "tuner status by-hand"),
+        (["versions", "by-hand"], "tuner retrain by-hand"),
+        (["versions"], "tuner retrain STUDY"),
+        (["status", "other"], ""),
+    ],
+)
+def test_proposed_commands_come_with_the_storage_of_this_one(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, call: list[str], proposed: str
+) -> None:
+    url = f"sqlite:///{folder}/my studies.db"
+    opened = storages.open(url)
+    studies.join(by_hand.spec(), opened)
+    opened.close()
+    cure = f"Add --storage '{url}' to the command, or set TUNER_STORAGE."
+    main.main([*call, "--storage", url])
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert (proposed in said, cure in said) == (True, bool(proposed))
+    monkeypatch.setenv("TUNER_STORAGE", url)
+    main.main(call)
+    captured = capsys.readouterr()
+    assert "--storage" not in captured.out + captured.err
+
+
+def test_a_proposed_storage_has_no_password_and_json_stays_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain.remember_storage("sqlite:///a.db")
+    plain.result('{"next": "tuner status a"}')
+    plain.line("there is one: tuner copy a --to URL, then tuner resume a --storage URL")
+    assert capsys.readouterr().out == '{"next": "tuner status a"}\n'
+    main.main(["status", "--storage", "postgresql://me:secret@127.0.0.1:1/none"])
+    assert "secret" not in capsys.readouterr().err
 
 
 def test_an_interrupted_command_shows_no_traceback(

@@ -180,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line, and return the exit code of the process."""
     plain.escape_unknown_letters()
     machine.collect_garbage_rarely()
+    plain.remember_storage("")
     try:
         return int(app(arguments, prog_name="tuner", standalone_mode=False) or 0)
     except TunerError as error:

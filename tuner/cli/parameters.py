@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 from typer import Argument, Context, Option
 
 from tuner.commands import artifacts, storage_url
+from tuner.terminal import plain
 
 if TYPE_CHECKING:
     from tuner.commands.engines import EngineOptions
@@ -25,7 +26,18 @@ DEFAULT_ARTIFACTS = artifacts.DEFAULT
 def _storage(context: Context, given: str) -> str:
     """Return the storage URL of a command; without `--storage` the environment and its files decide, not the default."""
     source = context.get_parameter_source("storage")
-    return storage_url.url(None if source is not None and source.name == "DEFAULT" else given)
+    url = storage_url.url(None if source is not None and source.name == "DEFAULT" else given)
+    if source is not None and source.name == "COMMANDLINE" and url != storage_url.url(None):
+        plain.remember_storage(_without_password(url))
+    return url
+
+
+def _without_password(url: str) -> str:
+    if "@" not in url:
+        return url
+    from tuner.storage import engine as storages  # imports SQLAlchemy, which takes longer than the rest of a short command
+
+    return storages.shown(url)
 
 
 StudyFile = Annotated[Path, Argument(metavar="FILE", help="Study file, for example studies/animals.yaml.", show_default=False)]
