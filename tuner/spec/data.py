@@ -252,7 +252,7 @@ class ManifestData(_FileData):
 
     source: Literal["manifest"]
     path: Annotated[FilePath, Field(examples=["~/photos/labels.csv"])]
-    """the table, .csv or .parquet"""
+    """the table, such as .csv, .parquet or .jsonl"""
     root: FilePath | None = None
     """folder that relative image paths start from; null: the folder of the table"""
     image_column: str = "path"

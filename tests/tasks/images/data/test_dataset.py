@@ -167,7 +167,10 @@ def noted(*names: str) -> list[str]:
      ("no_tumor", "notumor"), ("cat_", "cat"), ("a ", "a"), ("\ufb01sh", "fish"), ("STRASSE", "Stra\xdfe")],
 )  # fmt: skip
 def test_names_that_may_be_one_class_are_named(one: str, other: str) -> None:
-    said = f"the class names '{one}' and '{other}' differ only in case, spaces, hyphens or zeros; if they are one class, give it one name"
+    said = (
+        f"the class names '{one}' and '{other}' differ only in case, spaces, hyphens, quotes or zeros; "
+        "if they are one class, give it one name"
+    )
     assert noted(one, "bird", other) == [said]
 
 

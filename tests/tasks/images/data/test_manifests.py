@@ -673,11 +673,10 @@ def test_splits_as_other_programs_write_them_are_refused_and_suggested(root: Pat
 @pytest.mark.parametrize(
     ("name", "cure"),
     [
-        ("t.jsonl", "; convert it with pandas: pandas.read_json(FILE, lines=True).to_csv('labels.csv')"),
         ("coco.json", "; write a table with a row for each image, its path and its class"),
         ("list.txt", "; write it as a .csv table: commas between the columns, and their names in the first line"),
         ("t.feather", "; save the table as .parquet or .csv"),
-        ("t.md", "expected a file that ends in .csv, .tsv, .parquet, .pq"),
+        ("t.md", "expected a file that ends in .csv, .tsv, .parquet, .pq, .jsonl, .ndjson"),
     ],
 )
 def test_another_kind_of_file_is_refused_with_what_to_do(root: Path, name: str, cure: str) -> None:
@@ -779,3 +778,73 @@ def test_a_table_of_roboflow_is_refused_with_a_command_that_reads_it(root: Path)
     exec(said.split("pandas: ")[1], {"table": table})
     table.to_csv(root / "_classes.csv", index=False)
     assert opened(manifest(root / "_classes.csv")).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("path,label\n0.png,'big cat'\n1.png,'dog'\n2.png,'big cat'\n3.png,'dog'\n", "'big cat'"),
+        ("path;label\n0.png;\"'big cat'\"\n1.png;'dog'\n2.png; 'big cat'\n3.png;'dog'\n", "'big cat'"),
+        ("path,label\n0.png,“big cat”\n1.png,“dog”\n2.png,“big cat”\n3.png,“dog”\n", "“big cat”"),
+        ('path,label\n0.png,"""big cat"""\n1.png,"""dog"""\n2.png,"""big cat"""\n3.png,"""dog"""\n', '"big cat"'),
+        ("path\tlabel\n0.png\t`big cat`\n1.png\t`dog`\n2.png\t`big cat`\n3.png\t`dog`\n", "`big cat`"),
+    ],
+)
+def test_labels_that_all_have_quotes_are_read_without_them(root: Path, text: str, first: str) -> None:
+    (root / "t.csv").write_text(text)
+    data = opened(manifest(root / "t.csv"))
+    assert (data.classes, data.labels.tolist()) == (("big cat", "dog"), [0, 1, 0, 1])
+    assert data.remarks == (f"read without its quotes: the column label, first {first}",)
+    assert (
+        opened(manifest(root / "t.csv", class_order="earlier")).classes != data.classes
+    )  # a study of an earlier version keeps its classes
+
+
+def test_a_table_in_single_quotes_is_read(root: Path) -> None:
+    lines = [f"'{n}.png','{'ab'[n % 2]}, ''x''','{'train' if n < 4 else 'test'}'" for n in range(6)]
+    (root / "t.csv").write_text("\n".join(["'path','label','my split'", *lines]))
+    data = opened(manifest(root / "t.csv", split_column="my split"))
+    assert (data.classes, data.remarks) == (("a, 'x'", "b, 'x'"), ())
+
+
+def test_a_label_with_quotes_beside_one_without_is_reported(root: Path) -> None:
+    (root / "t.csv").write_text(rows("'a'", "b", "a", "b", "a", "rock 'n'"))
+    assert any("the class names ''a'' and 'a' differ only in" in note for note in dataset.notes(opened(manifest(root / "t.csv"))))
+
+
+@pytest.mark.parametrize("again", ["0.png", "./0.png", "{root}/0.png", "0"])
+def test_an_image_in_two_rows_with_two_labels_is_refused(root: Path, again: str) -> None:
+    (root / "t.csv").write_text(rows("cat", "dog", "cat", "dog") + f"\n1.png,dog\n{again.replace('{root}', str(root))},dog\n")
+    assert refused(manifest(root / "t.csv")) == (
+        f"{root}/t.csv lists 1 image with several labels, first {root}/0.png: cat in line 2 and dog in line 7. tuner learns one label for "
+        "each image: keep the row with the right one, or write a table with one row for each image"
+    )
+
+
+def test_a_study_of_an_earlier_version_keeps_an_image_with_two_labels(root: Path) -> None:
+    (root / "t.csv").write_text(rows("cat", "dog", "cat", "dog") + "\n0.png,dog\n")
+    assert opened(manifest(root / "t.csv", class_order="earlier")).labels.tolist() == [0, 1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "t.ndjson"])
+def test_a_table_of_json_lines_is_read(root: Path, name: str) -> None:
+    found = [{"file_name": f"{n}.png", "label": "Löwe" if n % 2 else 7, "objects": {"bbox": [[1, 2]]}} for n in range(6)]
+    (root / name).write_text("\r\n".join([*map(json.dumps, found), "", ""]))
+    data = opened(manifest(root / name, image_column="file_name"))
+    assert (data.classes, data.labels.tolist()) == (("7", "Löwe"), [0, 1] * 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"path": "0.png", "label": "a"}\n{"path": "1.png"\n', "t.jsonl cannot be read as a table: line 2 is not JSON"),
+        ('["0.png", "a"]\n', "line 1 is not an object of JSON, such as {"),
+        ('{"path": "0.png", "label": "a"}\n{"path": "1.png"}\n', "the column label is empty in 1 row, first in line 2"),
+        ('{"path": "0.png", "label": ["a", "b"]}\n', "the column label has lists, images or other bytes in line 1"),
+        ('{"image": "0.png", "class": "a"}\n', "has no column path and no column label; its columns are image, class"),
+        ("\n", "the file is empty"),
+    ],
+)
+def test_json_lines_with_mistakes_are_refused_with_their_line(root: Path, text: str, said: str) -> None:
+    (root / "t.jsonl").write_text(text)
+    assert said in refused(manifest(root / "t.jsonl"))

@@ -220,8 +220,8 @@ def note_names(dataset: Dataset) -> list[str]:
     for name in dataset.classes:
         alike.setdefault(_plain(name), []).append(name)
     lines = [
-        f"the class names {' and '.join(map(wording.show, group[:3]))} differ only in case, spaces, hyphens or zeros; if they are one "
-        "class, give it one name"
+        f"the class names {' and '.join(map(wording.show, group[:3]))} differ only in case, spaces, hyphens, quotes or zeros; if they are "
+        "one class, give it one name"
         for group in alike.values()
         if len(group) > 1
     ][:_MOST_KINDS]
@@ -253,6 +253,7 @@ def _plain(name: str) -> str:
     Single letters are classes of handwriting, so their case counts.
     """
     given = unicodedata.normalize("NFKC", name).strip()
+    given = given.strip("'\"`‘’“”„«»").strip() or given
     text = given if len(given) == 1 else given.casefold()
     if re.fullmatch(r"[-+]?[0-9]{1,15}([.][0-9]{1,15})?", text):
         return wording.number(float(text))

@@ -52,7 +52,7 @@ _UNPACK = {
 }  # fmt: skip
 _ARCHIVES = tuple(ending for endings in _UNPACK for ending in endings)
 #: file name endings of tables
-TABLES = (".csv", ".tsv", ".parquet", ".pq")
+TABLES = (".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson")
 #: names of folders that hold images of all classes, and of folders beside them that describe these images
 _ALL_IMAGES = frozenset({"images", "image", "imgs", "img", "jpegimages", "jpegs", "photos", "pictures", "pics", "data"})
 _DESCRIPTIONS = frozenset(

@@ -1,4 +1,4 @@
-"""Manifests: tables of images and labels, read from CSV or Parquet as people have them, as a listing.
+"""Manifests: tables of images and labels, read from CSV, Parquet or JSON Lines as people have them, as a listing.
 
 A cell names an image by its path, by its file name or by its file name without ending; a Parquet table may also hold the images.
 """
@@ -23,11 +23,10 @@ from tuner import errors, wording
 from tuner.spec import study
 from tuner.tasks.images.data import dataset, folders, image_file, listings
 
-_TEXT, _PARQUET = folders.TABLES[:2], folders.TABLES[2:]
+_PARQUET, _JSON_LINES = folders.TABLES[2:4], folders.TABLES[4:]
 #: what to do with a file of another kind, by the ending of its name
 _OTHER_TABLES = {
     (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"): "; save the sheet as CSV in UTF-8",
-    (".jsonl", ".ndjson"): "; convert it with pandas: pandas.read_json(FILE, lines=True).to_csv('labels.csv')",
     (".json", ".xml"): "; write a table with a row for each image, its path and its class",
     (".txt", ".lst", ".list", ".dat"): "; write it as a .csv table: commas between the columns, and their names in the first line",
     (".feather", ".arrow", ".orc", ".pkl", ".pickle", ".h5", ".sqlite", ".db"): "; save the table as .parquet or .csv",
@@ -54,6 +53,8 @@ _LEGACY = ("cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1257", "mac_roma
 _LONGEST_NAME, _LONGEST_PATH = 255, 1024
 #: values of a column that says for one class whether an image belongs to it
 _FLAGS = {"0", "1", "0.0", "1.0"}
+#: quotes around a cell or a name that a program wrote beside, or in place of, those of CSV
+_QUOTES = {"'": "'", '"': '"', "`": "`", "‘": "’", "‚": "‘", "“": "”", "„": "“", "«": "»", "»": "«"}
 #: names of columns that a command in a message lists
 _MOST_FLAGS = 10
 _EXPECTED = f"expected a file that ends in {', '.join(folders.TABLES)}"
@@ -98,6 +99,7 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         names = _column(table, data.image_column, field="image_column", origin=data.path, longest=_LONGEST_PATH)
         images, found = _find(names, data)
         remarks += found
+        _check_repeated(images, table, data)
     remarks += left_out
     classes, labels = dataset.name_classes(given, data.class_order, earlier=dataset.sort_earlier)
     groups = None if data.group_column is None else _column(table, data.group_column, field="group_column", origin=data.path)
@@ -125,6 +127,22 @@ def _check_present(values: Sequence[str], name: str, table: Table, data: study.M
         )
 
 
+def _check_repeated(images: Sequence[image_file.Source], table: Table, data: study.ManifestData) -> None:
+    """Refuse a table that lists an image in several rows with different labels."""
+    labels = [_text(value) or "" for value in table.columns.get(dataset.nfc(data.label_column), [""] * len(images))]
+    first: dict[str, int] = {}
+    pairs = {
+        str(image): (first[str(image)], row) for row, image in enumerate(images) if labels[first.setdefault(str(image), row)] != labels[row]
+    }
+    if pairs and data.class_order != "earlier":
+        name, rows = next(iter(pairs.items()))
+        found = " and ".join(f"{wording.cut(labels[row], 40)} in line {table.lines[row]}" for row in rows)
+        raise errors.DataError(
+            f"{data.path} lists {dataset.count(len(pairs), 'image')} with several labels, first {image_file.printable(name)}: {found}. "
+            "tuner learns one label for each image: keep the row with the right one, or write a table with one row for each image"
+        )
+
+
 def _check_both(table: Table, data: study.ManifestData) -> None:
     """Refuse a table with other names for the images and for the labels in one message."""
     is_header = not any(Path(name).suffix.lower() in image_file.SUFFIXES for name in table.names)
@@ -145,7 +163,7 @@ def _check_one_hot(table: Table, data: study.ManifestData) -> None:
         raise errors.DataError(
             f"{data.path} has no column {data.label_column}, but a column of 0 and 1 for each class: {_list(flags)}. tuner reads one "
             "column with the name of the class. If spaces follow the commas, read the table with skipinitialspace=True. Write the column "
-            f"with pandas: table[{data.label_column!r}] = table[{columns}].idxmax(axis=1)"
+            f"(pip install pandas) with pandas: table[{data.label_column!r}] = table[{columns}].idxmax(axis=1)"
         )
 
 
@@ -216,9 +234,11 @@ def _header_of(path: Path, data: study.ManifestData) -> set[str]:
             from pyarrow import parquet  # takes a fifth of a second, which other sources do not need
 
             return set(map(dataset.nfc, parquet.read_schema(path).names))
+        if path.suffix.lower() in _JSON_LINES:
+            return set(_read_json_lines(other).columns)
         text, _ = _decode(other)
         separator, start = _separator(text, _wanted(data))
-        return {dataset.nfc(name.strip()) for name in _header(text[start:], separator)}
+        return {dataset.nfc(_bare(name)) for name in _header(text[start:], separator)}
     except (OSError, ValueError, errors.DataError):
         return set()
 
@@ -244,16 +264,58 @@ def _read_table(data: study.ManifestData) -> Table:
         cure = next((text for endings, text in _OTHER_TABLES.items() if suffix in endings), "")
         raise errors.DataError(f"{path} is not a manifest; {_EXPECTED}{cure}")
     try:
-        return _read_parquet(data) if suffix in _PARQUET else _read_text(data)
+        table = _read_parquet(data) if suffix in _PARQUET else _read_json_lines(data) if suffix in _JSON_LINES else _read_text(data)
+        return table if data.class_order == "earlier" else _without_quotes(table, data)
     except (OSError, ValueError, NotImplementedError) as error:  # pyarrow raises ValueError for damaged tables
         raise errors.DataError(f"{path} cannot be read as a table: {wording.cut(str(error), 200)}") from error
+
+
+def _without_quotes(table: Table, data: study.ManifestData) -> Table:
+    """Return a table in which classes, groups and splits have no quotes around them, if all of a column have; paths are left to `_find`."""
+    columns, remarks = dict(table.columns), list(table.remarks)
+    for name in dict.fromkeys(_wanted(data)):
+        values = [value for value in columns.get(name, ()) if value not in (None, "")]
+        if name != dataset.nfc(data.image_column) and values and all(isinstance(one, str) and _bare(one) != one.strip() for one in values):
+            columns[name] = [_bare(value) if isinstance(value, str) else value for value in columns[name]]
+            remarks.append(f"read without its quotes: the column {wording.cut(name)}, first {wording.cut(values[0])}")
+    return replace(table, columns=columns, remarks=tuple(remarks))
+
+
+def _bare(cell: str) -> str:
+    """Return a cell without the quotes around it."""
+    text = cell.strip()
+    return text[1:-1].strip() if len(text) > 2 and _QUOTES.get(text[0]) == text[-1] else text
+
+
+def _read_json_lines(data: study.ManifestData) -> Table:
+    """Read a table with a JSON object for each row, as Hugging Face has them: metadata.jsonl."""
+    text, remarks = _decode(data)
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} is not JSON ({error}); expected an object in each line") from error
+        if not isinstance(row, dict):
+            raise ValueError(f'line {number} is not an object of JSON, such as {{"file_name": "a.png", "label": "cat"}}')
+        rows.append(row)
+        lines.append(number)
+    if not rows:
+        raise ValueError("the file is empty")
+    names = tuple(dict.fromkeys(name for row in rows for name in row))
+    columns = {dataset.nfc(name): [row.get(name) for row in rows] for name in names}
+    return Table(names=names, columns=columns, lines=lines, remarks=remarks)
 
 
 def _read_text(data: study.ManifestData) -> Table:
     text, remarks = _decode(data)
     separator, start = _separator(text, _wanted(data))
-    rows = _rows(text[start:], separator, num_before=text.count("\n", 0, start))
-    header = [name.strip() for name in next(rows, (0, []))[1]]
+    quote = "'" if all(re.fullmatch(r"\s*'.+'\s*", name) for name in _header(text[start:], separator)) else '"'
+    rows = _rows(text[start:], separator, num_before=text.count("\n", 0, start), quote=quote)
+    header = [_bare(name) for name in next(rows, (0, []))[1]]
     if not header:
         raise ValueError("No columns to parse: the file is empty")
     if not set(_wanted(data)) <= set(map(dataset.nfc, header)):
@@ -264,7 +326,7 @@ def _read_text(data: study.ManifestData) -> Table:
         if any(cell.strip() for cell in row[len(header) :]):
             raise errors.DataError(
                 f"{data.path} has {len(row)} cells in line {line}, but names {len(header)} columns: {_list(header)}. "
-                f"Put a cell that contains {separator!r} in quotes, or name all columns"
+                f"Put a cell that contains {separator!r} in double quotes, or name all columns"
             )
         cells.append([*row[: len(header)], *[""] * (len(header) - len(row))])
         lines.append(line)
@@ -276,9 +338,9 @@ def _read_text(data: study.ManifestData) -> Table:
     return Table(names=tuple(header), columns=columns, lines=lines, remarks=remarks)
 
 
-def _rows(text: str, separator: str, *, num_before: int = 0) -> Iterator[tuple[int, list[str]]]:
+def _rows(text: str, separator: str, *, num_before: int = 0, quote: str = '"') -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not blank, each with the number of its first line."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quotechar=quote, skipinitialspace=True, strict=True)
     line = 1
     try:
         for row in reader:
@@ -294,7 +356,7 @@ def _separator(text: str, wanted: Sequence[str]) -> tuple[str, int]:
     named = re.match(r'"?sep=(.)"?[^\S\r\n]*\r?\n', text, re.IGNORECASE)  # for Excel
     if named:
         return named[1], named.end()
-    headers = {separator: [dataset.nfc(name.strip()) for name in _header(text, separator)] for separator in _SEPARATORS}
+    headers = {separator: [dataset.nfc(_bare(name)) for name in _header(text, separator)] for separator in _SEPARATORS}
     fitting = [separator for separator, header in headers.items() if set(wanted) <= set(header)]
     return (fitting or sorted(_SEPARATORS, key=lambda separator: -len(headers[separator])))[0], 0
 
