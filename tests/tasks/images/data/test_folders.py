@@ -170,11 +170,63 @@ def test_a_copy_of_the_whole_folder_beside_the_splits_is_left_out_and_named(tmp_
     assert listings.list_folder(root).remarks == (f"left out: 4 images in {root}/chest_xray, which is not one of the splits test, train",)
 
 
-def test_classes_that_contain_the_same_folders_are_reported(tmp_path: Path) -> None:
-    root = put(tmp_path, *both("fold_1", "fold_2"))
-    assert listings.list_folder(root).classes == ("fold_1", "fold_2")
-    (remark,) = listings.list_folder(root).remarks
-    assert remark.startswith("the classes are fold_1, fold_2; the images of their sub-folders cats, dogs are put together. If cats, dogs")
+@pytest.mark.parametrize("above", ["", "plantvillage dataset/"])
+@pytest.mark.parametrize("wrapped", ["", "images/"])
+@pytest.mark.parametrize(
+    "outer",
+    [("color", "grayscale"), ("entrainement", "test"), ("fold_1", "fold_2"), ("amazon", "webcam"), ("left", "right"), ("EuroSAT", "Bands")],
+)
+def test_folders_that_all_contain_the_same_folders_are_refused_with_a_way_to_each_reading(
+    tmp_path: Path, above: str, wrapped: str, outer: tuple[str, str]
+) -> None:
+    root = put(tmp_path, *both(*(f"{above}{name}/{wrapped}".rstrip("/") for name in outer)))
+    said = refusal(root)
+    assert (
+        f"{', '.join(sorted(outer))} all contain cats, dogs, so either may be the classes. If cats, dogs are, set data.class_pattern"
+        in said
+    )
+    assert said.endswith("If they are splits, name them train, validation and test")
+    patterns = [part.split("'")[0] for part in said.split(" to '")[1:]]
+    assert listings.list_folder(root, class_pattern=patterns[0]).classes == ("cats", "dogs")
+    assert (
+        listings.list_folder(root, class_pattern=patterns[1]).classes == dataset.name_classes(sorted(outer), "natural", earlier=sorted)[0]
+    )
+    assert listings.list_folder(root, class_order="earlier").classes == tuple(sorted(outer))  # a study of an earlier version goes on
+
+
+def test_images_in_folders_inside_the_classes_are_reported(tmp_path: Path) -> None:
+    root = put(tmp_path, *(f"{place}/{number}.png" for place in ("Birds/jay", "Birds/owl", "Fish/cod", "Fish/eel") for number in (0, 1)))
+    found = listings.list_folder(root)
+    assert found.classes == ("Birds", "Fish")
+    (remark,) = found.remarks
+    assert remark.startswith("the images of the sub-folders of each class are put together, such as jay, owl of Birds. If these are the cl")
+    patterns = [part.split("'")[0] for part in remark.split(" to '")[1:]]
+    assert listings.list_folder(root, class_pattern=patterns[0]).classes == ("cod", "eel", "jay", "owl")
+    groups = listings.list_folder(root, group_pattern=patterns[1]).groups
+    assert groups is not None
+    assert [groups.count(name) for name in sorted(set(groups))] == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["__MACOSX", "$Recycle.Bin", "#snapshot", "@Recently-Snapshot", "Network Trash Folder", "Temporary Items", "found.000", "RECYCLER"],
+)
+def test_folders_of_systems_and_drives_are_no_classes(tmp_path: Path, name: str) -> None:
+    root = put(tmp_path, *both("."), f"{name}/", f"cats/{name}/")
+    assert read(root) == [("cats", dataset.NONE), ("dogs", dataset.NONE)]
+
+
+def test_names_of_splits_in_file_names_are_not_proposed_as_classes(tmp_path: Path) -> None:
+    root = put(
+        tmp_path, *(f"{name}/{split}_{number}.png" for name in ("cats", "dogs") for split in ("train", "val", "test") for number in (0, 1))
+    )
+    assert listings.list_folder(root).remarks == ()
+
+
+def test_shards_of_webdataset_are_named(tmp_path: Path) -> None:
+    for number in (0, 1):
+        (tmp_path / f"train-00000{number}.tar").write_bytes(b"")
+    assert "numbered as those of WebDataset: write a function that reads them, for data.source: python" in refusal(tmp_path)
 
 
 def test_folders_that_link_to_themselves_end(tmp_path: Path) -> None:

@@ -34,10 +34,11 @@ _ROLES = {
 _FILLERS = frozenset({"set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "photos", "pictures", "folder", "dir"})
 _FILLER_ENDING = re.compile(r"(?<=[a-z])(?:dataset|data|sets?|images?|imgs?)$")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+")
-#: folders that archives, network drives and operating systems create
+#: folders that archives, network drives and operating systems create, in lower case
 _LITTER = frozenset(
-    {"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "#recycle", "@Recycle", "__pycache__"}
-)
+    {"__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information", "#recycle", "@recycle", "__pycache__", "#snapshot",
+     "@recently-snapshot", "network trash folder", "temporary items", "recycler", "found.000"}
+)  # fmt: skip
 #: commands that unpack an archive into a folder, by the ending of its name; the first that fits
 _UNPACK = {
     (".zip",): "unzip {archive} -d {folder}",
@@ -79,6 +80,7 @@ _OF_PROGRAMS = (
     (r"\bt10k-|-idx[13]-ubyte", "It has files of MNIST: use data: {source: keras, name: mnist} or {source: keras, name: fashion_mnist}, "
                                 "or write a function that reads them, for data.source: python"),
     (r"^data_batch_[1-5]", "It has files of CIFAR-10: use data: {source: keras, name: cifar10}"),
+    (r"-[0-9]{4,}\.tar$", "Its archives are numbered as those of WebDataset: write a function that reads them, for data.source: python"),
     (r"\.npz$", "It has .npz files: for one with all images and labels, set data.source: npz and data.path to the file"),
     (r"\.(lmdb|mdb|rec|beton|h5|hdf5|mat)$", "To read its files, write a function for data.source: python"),
 )  # fmt: skip
@@ -172,6 +174,8 @@ class Layout:
     notes: tuple[str, ...] = ()
     #: number of files outside the class folders that are not images, by the ending of their names
     others: Mapping[str, int]
+    #: why the folder has several readings, and how to choose one; "" if it has one
+    unclear: str = ""
 
 
 def find(path: Path) -> Layout:
@@ -185,11 +189,15 @@ def find(path: Path) -> Layout:
     for entry in _entries(here):
         _refuse_broken(entry)
     found = _find_splits(here, inner) or _find_classes(here, inner)
+    unclear = "" if any(one.official for one in found.folders) else _say_shared(path, here, inner)
     loose = [_Loose.of(folder) for folder in [*passed, here, *found.seen]]
     wrapped = [f"the classes are in {shown(here)}"] if passed else []
     outside = [f"left out: {_count_images(one.images)} outside the class folders, first {one.first}" for one in loose if one.images]
     return Layout(
-        folders=tuple(found.folders), notes=tuple(wrapped + found.notes + outside), others=sum((one.others for one in loose), Counter())
+        folders=tuple(found.folders),
+        notes=tuple(wrapped + found.notes + outside),
+        others=sum((one.others for one in loose), Counter()),
+        unclear=unclear,
     )
 
 
@@ -612,7 +620,7 @@ def _find_classes(here: str, inner: Sequence[os.DirEntry[str]]) -> _Found:
         _refuse_copy(here, inside)
         _refuse_descriptions(here, inside)
         folders = [ClassFolder(path=entry.path, name=entry.name, official=dataset.NONE) for entry in inner]
-        return _Found(folders=folders, notes=_note_shared(inside), seen=[])
+        return _Found(folders=folders, notes=_note_nested(inside), seen=[])
     for entry in inner:
         if not inside[entry.name] or any(one.name not in splits for one in inside[entry.name]) or _Loose.of(entry.path).images:
             first = next(name for name, folders in inside.items() if _official_roles(folders))
@@ -661,15 +669,34 @@ def _refuse_descriptions(here: str, inside: Mapping[str, Sequence[os.DirEntry[st
     )
 
 
-def _note_shared(inside: Mapping[str, Sequence[os.DirEntry[str]]]) -> list[str]:
-    """Return a note if all classes contain the same folders, which may be the classes."""
-    names = [{one.name for one in folders} for folders in inside.values()]
-    shared = sorted(set.intersection(*names)) if names else []
-    if len(names) < 2 or len(shared) < 2:
+def _say_shared(path: Path, here: str, inner: Sequence[os.DirEntry[str]]) -> str:
+    """Say how to read sub-folders that all contain the same folders, as `color` and `grayscale` do; "" if they do not.
+
+    Either may be the classes. Or the sub-folders are splits, or parts of the same images, under names that tuner does not know.
+    """
+    inside = {entry.name: {one.name for one in _sub_folders(_unwrap(entry.path)[0])} for entry in inner}
+    shared = sorted(set.intersection(*inside.values())) if len(inside) > 1 else []
+    if len(shared) < 2:
+        return ""
+    above = "" if here == str(path) else f"{re.escape(shown(os.path.relpath(here, path)))}/"
+    outer, within, first = _list(list(inside)), _list(shared), next(iter(inside))
+    return (
+        f"{shown(here)}: the sub-folders {outer} all contain {within}, so either may be the classes. If {within} are, set "
+        f"data.class_pattern, or --class-pattern of tuner init, to '([^/]+)/[^/]+$'; if {outer} are, to '^{above}([^/]+)/'. To read one of "
+        f"the folders alone, set data.path to it, such as {shown(f'{here}/{first}')}. If they are splits, name them train, validation and "
+        "test"
+    )
+
+
+def _note_nested(inside: Mapping[str, Sequence[os.DirEntry[str]]]) -> list[str]:
+    """Return a note if the images of all classes are in several sub-folders, which may be the classes, as lines."""
+    if len(inside) < 2 or any(len(folders) < 2 for folders in inside.values()):
         return []
+    name, folders = next(iter(inside.items()))
     return [
-        f"the classes are {_list(list(inside))}; the images of their sub-folders {_list(shared)} are put together. If {_list(shared)} are "
-        "the classes, put the images of each into one folder, or name the folders above them train, validation and test"
+        f"the images of the sub-folders of each class are put together, such as {_list(one.name for one in folders)} of {shown(name)}. If "
+        "these are the classes, set data.class_pattern, or --class-pattern of tuner init, to '([^/]+)/[^/]+$'; if each contains the images "
+        "of one patient or video, set data.group_pattern to '(.+)/'"
     ]
 
 
@@ -735,7 +762,7 @@ def _scan(folder: str | Path) -> list[os.DirEntry[str]]:
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            found = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _LITTER]
+            found = [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _LITTER]
     except OSError as error:
         raise _unreadable(folder, error) from error
     left_out = _LEFT_OUT.get()

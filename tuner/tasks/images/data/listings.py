@@ -178,6 +178,8 @@ def _list_folder(path: Path, class_order: study.ClassOrder, class_pattern: str |
     layout = folder_layouts.find(path) if class_pattern is None else folder_layouts.find_places(path)
     if not layout.folders:
         raise _no_folders(path)
+    if layout.unclear and class_order != "earlier":
+        raise errors.DataError(layout.unclear)
     walk = folder_layouts.Walk(path) if class_order == "natural" else None
     rows: list[_Row] = []
     others: Counter[tuple[str, str]] = Counter()
@@ -230,6 +232,8 @@ def _note_file_names(rows: Sequence[_Row], names: Sequence[str]) -> list[str]:
             inside.setdefault(row.name, set()).add(match[1] if match else "")
         classes = {name for name, _ in found}
         if len(classes) > _MOST_SPLITS or any(one != classes for one in inside.values()) or any(map(_OF_CAMERAS.match, classes)):
+            return []
+        if len(folder_layouts.official_splits(sorted(classes))) == len(classes):  # train_1.jpg and test_1.jpg of every class
             return []
         more = ", …" if len(names) > 3 else ""
         return [
