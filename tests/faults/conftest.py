@@ -103,7 +103,7 @@ def num_repeated(place: Place) -> int:
     return sum(count - 1 for count in Counter((trial, step) for trial, step, _ in epoch_log(place)).values())
 
 
-def assert_whole(url: str, *, num_trials: int, num_epochs: int) -> None:
+def assert_whole(url: str, *, num_trials: int, num_epochs: int, num_probe_epochs: int = PROBE_EPOCHS) -> None:
     """Exactly the budget, each trial completed by one attempt, every epoch of every curve there once."""
     storage = storages.open(url)
     study = studies.load("study", storage)
@@ -111,7 +111,7 @@ def assert_whole(url: str, *, num_trials: int, num_epochs: int) -> None:
     assert [trial.state.name for trial in found] == ["COMPLETE"] * num_trials
     for trial in found:
         steps = [epoch.step for epoch in storage.read(functools.partial(epochs.read, study_id=study.id, number=trial.number))]
-        assert steps == sorted(trial.intermediate_values) == list(range(1, PROBE_EPOCHS + num_epochs + 1))
+        assert steps == sorted(trial.intermediate_values) == list(range(1, num_probe_epochs + num_epochs + 1))
     with storage.engine.connect() as connection:
         endings = Counter(
             row.trial_number for row in connection.execute(tables.LEASES.select()) if leases.LeaseEnding(row.ending).is_result

@@ -1,183 +1,235 @@
-"""User objectives and models under kills and stops: exactly the budget is run, nothing is done twice, answers stay the same."""
+"""User objectives and models under every fault: exactly the budget is run, nothing is done twice, and the curves stay the same."""
 
 import json
 import signal
+import time
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psutil
 import pytest
 
 from tests.acceptance.conftest import Command, Place
-from tests.waiting import until
+from tests.faults.conftest import assert_whole
+from tests.waiting import crash, pass_seconds, until
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 
-#: notes each call with its answers, and waits in its third step until a file is there
-OBJECTIVE = """
+#: epochs of a trial, and steps of an epoch
+EPOCHS, STEPS = 4, 4
+#: the step in the middle of the third epoch, and the last one, where each trial is held until the test lets it go on
+MIDDLE, LAST = 2 * STEPS + 2, EPOCHS * STEPS
+OUTAGE_SECONDS = 3.0
+#: notes each step, and is slow and held as long as the test wants that
+NOTES = """
 import time
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
 
-def objective(trial):
-    x = trial.suggest_float("x", 0.0, 1.0)
-    kind = trial.suggest_categorical("kind", ["a", "b"])
-    saved = trial.checkpoint_dir / "step"
-    first = int(saved.read_text()) if saved.exists() else 0
-    with (FOLDER / "calls").open("a") as calls:
-        calls.write(f"{trial.number} {x} {kind} {first}\\n")
-    for step in range(first, 6):
-        trial.report(x + step, step)
-        saved.write_text(str(step + 1))
-        while step == 3 and trial.number >= 2 and not (FOLDER / "go").exists():
-            (FOLDER / f"reached{trial.number}").touch()
-            trial.should_prune()  # a worker that is asked to end suspends the trial here
-            time.sleep(0.02)
-    return x
+def note(x, step, obey=lambda: None):
+    with (FOLDER / "steps").open("a") as steps:
+        steps.write(f"{x} {step}\\n")
+    if (FOLDER / "slow").exists():
+        time.sleep(0.2)  # an epoch that is worth a checkpoint
+    while (FOLDER / f"hold{step}").exists():
+        (FOLDER / f"held{step}").touch()
+        obey()
+        time.sleep(0.02)
 """
-#: a small network, which notes each epoch that it trains, and waits in the fourth
 MODEL = """
-import time
-from pathlib import Path
 import keras
 import numpy as np
-
-FOLDER = Path(__file__).parent
 
 def load():
     x = np.linspace(-1, 1, 64).reshape(-1, 1).astype("float32")
     return (x, x * x), (x[::4], x[::4] ** 2)
 
-class Slow(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.inner = keras.layers.Dense(4, "relu")
-        self.last = keras.layers.Dense(1)
-
-    def call(self, inputs):
-        return self.last(self.inner(inputs))
+class Noting(keras.Sequential):
+    def train_step(self, data):
+        note(self.x, int(self.optimizer.iterations) + 1)
+        return super().train_step(data)
 
 def build(hp):
-    model = Slow()
-    model.compile(keras.optimizers.Adam(hp.Float("rate", 1e-3, 1e-1, sampling="log")), "mse")
+    model = Noting([keras.Input((1,)), keras.layers.Dense(4, "relu"), keras.layers.Dropout(0.2), keras.layers.Dense(1)])
+    model.x = hp.Float("x", 1e-3, 1e-1, sampling="log")
+    model.compile(keras.optimizers.Adam(model.x), "mse", run_eagerly=True)
     return model
-
-def worst(true, predicted):
-    with (FOLDER / "epochs").open("a") as epochs:
-        epochs.write("epoch\\n")
-    time.sleep(0.5)  # an epoch that is worth a checkpoint
-    if len((FOLDER / "epochs").read_text().splitlines()) == 4:
-        (FOLDER / "reached").touch()
-        while not (FOLDER / "go").exists():
-            time.sleep(0.02)
-    return float(abs(true - predicted).max())
 """
+#: each step depends on the one before
+OBJECTIVE = """
+import json
 
-
-def trainers(run: Command) -> list[psutil.Process]:
-    """The trainer processes of a command."""
-    return [process for process in run.family() if "tuner.trainer.process" in process.cmdline()]
-
-
-def calls(place: Place) -> list[tuple[int, str, str, int]]:
-    """Number, answers and first step of each call of the objective."""
-    lines = [line.split() for line in (place.folder / "calls").read_text().splitlines()]
-    return [(int(number), x, kind, int(first)) for number, x, kind, first in lines]
-
-
-def stored(place: Place, name: str) -> list[Any]:
-    """The trials of a study as Optuna reads them."""
-    storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
-    found = studies.load(name, storage).optuna.get_trials()
-    storage.engine.dispose()
-    return found
-
-
-def run_objective(place: Place, *more: str) -> Command:
-    (place.folder / "my.py").write_text(OBJECTIVE)
-    return place.real_tuner(
-        *("run", "--objective", "my.py:objective", "--name", "obj", "--direction", "minimize", "--trials", "5", "--no-export"), *more
-    )
-
-
-def assert_whole(place: Place) -> None:
-    """Assert that five trials have completed, each with one set of answers in all its calls, and that a resumed one went on."""
-    found = stored(place, "obj")
-    assert [trial.state.name for trial in found] == ["COMPLETE"] * 5
-    assert all(trial.intermediate_values == {step: pytest.approx(trial.params["x"] + step) for step in range(6)} for trial in found)
-    made = calls(place)
-    answers = {(number, x, kind) for number, x, kind, _ in made}
-    assert Counter(number for number, *_ in answers) == Counter(range(5))
-    assert {(trial.number, str(trial.params["x"]), trial.params["kind"]) for trial in found} == answers
-    again = [call for call in made if call[3] > 0]
-    assert [call[3] for call in again] == [4] * len(again)
-    assert again
-
-
-@pytest.mark.timeout(300)
-def test_a_killed_trainer_of_an_objective_costs_no_trial_and_changes_no_answer(place: Place) -> None:
-    run = run_objective(place)
-    until((place.folder / "reached2").exists)
-    (trainer,) = trainers(run)
-    trainer.kill()
-    (place.folder / "go").touch()
-    code, _ = run.end()
-    assert code == 0, run.lines
-    assert_whole(place)
-
-
-@pytest.mark.timeout(300)
-def test_killed_workers_of_an_objective_lose_nothing(place: Place) -> None:
-    run = run_objective(place, "--workers", "2")
-    until(lambda: len(list(place.folder.glob("reached*"))) == 2)
-    for process in [*run.family(), psutil.Process(run.process.pid)]:
-        process.send_signal(signal.SIGKILL)
-    run.end()
-    (place.folder / "go").touch()
-    again = run_objective(place)
-    code, _ = again.end()
-    assert code == 0, again.lines
-    assert_whole(place)
-
-
-@pytest.mark.timeout(300)
-def test_an_interrupted_objective_goes_on_from_its_checkpoint(place: Place) -> None:
-    run = run_objective(place)
-    until((place.folder / "reached2").exists)
-    run.signal(signal.SIGINT)
-    run.end()
-    assert [trial.state.name for trial in stored(place, "obj")] == ["COMPLETE", "COMPLETE", "RUNNING"]
-    (place.folder / "go").touch()
-    again = run_objective(place)
-    code, _ = again.end()
-    assert code == 0, again.lines
-    assert_whole(place)
-
-
-@pytest.mark.timeout(300)
-def test_a_killed_trainer_of_a_model_costs_at_most_one_epoch(place: Place) -> None:
-    (place.folder / "mine.py").write_text(MODEL)
-    study = {
-        "name": "mine",
-        "task": "custom",
+def objective(trial):
+    x = trial.suggest_float("x", 0.0, 1.0)
+    saved = trial.checkpoint_dir / "state"
+    first, state = json.loads(saved.read_text()) if saved.exists() else (1, 0.0)
+    for step in range(first, LAST + 1):
+        note(x, step, trial.should_prune)
+        state = (state + x) / 2 + trial.seed % 7
+        if step % STEPS == 0:
+            trial.report(state, step // STEPS)
+        saved.with_suffix(".new").write_text(json.dumps([step + 1, state]))
+        saved.with_suffix(".new").replace(saved)
+    return state
+"""
+STUDIES: dict[str, dict[str, Any]] = {
+    "custom": {
         "model": {"build": "mine.py:build"},
         "data": {"load": "mine.py:load"},
-        "objective": {"metric": "mine.py:worst", "direction": "minimize"},
-        "training": {"epochs": 6},
-        "budget": {"trials": 1},
-    }
-    (place.folder / "mine.yaml").write_text(json.dumps(study))
-    run = place.real_tuner("run", "mine.yaml", "--no-export", "--threads", "1")
-    until((place.folder / "reached").exists)
-    (trainer,) = trainers(run)
-    trainer.kill()
-    (place.folder / "go").touch()
-    code, _ = run.end()
-    assert code == 0, run.lines
-    (trial,) = stored(place, "mine")
-    assert trial.state.name == "COMPLETE"
-    assert sorted(trial.intermediate_values) == [1, 2, 3, 4, 5, 6]
-    trained = len(Path(place.folder / "epochs").read_text().splitlines())
-    assert 6 <= trained <= 7
+        "objective": "val_loss",
+        "training": {"epochs": EPOCHS, "batch_size": 64 // STEPS},
+    },
+    "objective": {"function": "mine.py:objective", "objective": "minimize"},
+}
+#: steps that a kill may repeat: all of an epoch that has no checkpoint, or the one that was interrupted
+MOST_REPEATED = {"custom": STEPS, "objective": 1}
+
+
+class Scene:
+    """One study, and the worker that trains it now."""
+
+    def __init__(self, place: Place, kind: str, postgresql: Any) -> None:
+        self.postgresql, self._place, self.folder = postgresql, place, place.folder
+        values = f"STEPS, LAST = {STEPS}, {LAST}\n"
+        (place.folder / "mine.py").write_text(values + NOTES + (MODEL if kind == "custom" else OBJECTIVE))
+        study = {"name": "study", "task": kind, "sampler": "random", "pruner": "none", "budget": {"trials": len(FAULTS)}}
+        (place.folder / "study.yaml").write_text(json.dumps(study | STUDIES[kind]))
+
+    def run(self, url: str) -> Command:
+        """Start a run of one worker."""
+        return self._place.real_tuner("run", "study.yaml", "--threads", "1", "--no-export", "--storage", url)
+
+    def start(self) -> None:
+        """Start a worker."""
+        self.worker = self._place.real_tuner("worker", "study.yaml", "--threads", "1", "--storage", self.postgresql.get_uri())
+
+    def hold(self, step: int) -> None:
+        """Have each trial that comes to a step wait there."""
+        (self.folder / f"hold{step}").touch()
+
+    def until_held(self, step: int) -> None:
+        """Wait until a trial waits there."""
+        until((self.folder / f"held{step}").exists)
+
+    def let_go(self, step: int = MIDDLE) -> None:
+        """End the wait."""
+        (self.folder / f"hold{step}").unlink()
+        (self.folder / f"held{step}").unlink()
+
+    def trainer(self) -> psutil.Process:
+        """The trainer of the worker."""
+        (found,) = [process for process in self.worker.family() if "tuner.trainer.process" in process.cmdline()]
+        return found
+
+    def steps(self) -> list[tuple[str, int]]:
+        """Value of x, which differs from trial to trial, and step of each step that was done, as often as it was."""
+        lines = [line.split() for line in (self.folder / "steps").read_text().splitlines()]
+        return [(x, int(step)) for x, step in lines]
+
+    def num_repeated(self) -> int:
+        """Steps that were done more than once, each as often as it was too much."""
+        return sum(count - 1 for count in Counter(self.steps()).values())
+
+
+def kill_the_trainer(scene: Scene) -> None:
+    scene.trainer().kill()
+    scene.let_go()
+    scene.worker.until("trial 0 replaced")
+
+
+def kill_the_worker(scene: Scene) -> None:
+    """Kill the worker only: its trainer ends by itself, even in code that waits."""
+    trainer = scene.trainer()
+    scene.worker.signal(signal.SIGKILL)
+    trainer.wait(20)
+    scene.let_go()
+    scene.start()
+
+
+def kill_both(scene: Scene) -> None:
+    for process in [*scene.worker.family(), psutil.Process(scene.worker.process.pid)]:
+        process.kill()
+    scene.let_go()
+    scene.start()
+
+
+def terminate(scene: Scene, number: signal.Signals = signal.SIGTERM) -> None:
+    scene.worker.signal(number)
+    pass_seconds(1.0)  # the trainer is told by now
+    scene.let_go()
+    scene.worker.until("suspended")
+    assert scene.worker.end()[0] in (0, 130), scene.worker.lines
+    scene.start()
+
+
+def interrupt(scene: Scene) -> None:
+    terminate(scene, signal.SIGINT)
+
+
+def crash_the_database(scene: Scene) -> None:
+    """Have it crash and stay away: the trial goes on to its end."""
+    crash(scene.postgresql)
+    began = time.monotonic()
+    scene.let_go()
+    scene.until_held(LAST)
+    pass_seconds(max(0.0, OUTAGE_SECONDS - (time.monotonic() - began)))
+    scene.postgresql.start()
+
+
+#: what happens to each trial in turn
+FAULTS: tuple[Callable[[Scene], None], ...] = (
+    kill_the_trainer,
+    kill_the_worker,
+    kill_both,
+    terminate,
+    interrupt,
+    crash_the_database,
+)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", STUDIES)
+def test_code_of_the_users_under_every_fault_trains_the_budget_once(
+    kind: str, place: Place, postgresql: Any, record_property: Callable[[str, object], None]
+) -> None:
+    scene = Scene(place, kind, postgresql)
+    expected = [(values, *map(pytest.approx, curve)) for values, *curve in uninterrupted(scene)]
+    (scene.folder / "slow").touch()
+    scene.hold(MIDDLE)
+    scene.start()
+    for fault in FAULTS:
+        scene.until_held(MIDDLE)
+        scene.hold(LAST)
+        before = scene.num_repeated()
+        fault(scene)
+        scene.until_held(LAST)
+        assert scene.num_repeated() - before <= MOST_REPEATED[kind], (fault.__name__, scene.steps())
+        scene.hold(MIDDLE)
+        scene.let_go(LAST)
+    assert scene.worker.end()[0] == 0, scene.worker.lines
+    assert_whole(postgresql.get_uri(), num_trials=len(FAULTS), num_epochs=EPOCHS, num_probe_epochs=0)
+    assert curves(postgresql.get_uri()) == expected
+    assert len({x for x, _ in scene.steps()}) == len(FAULTS)
+    record_property("faults", len(FAULTS))
+    record_property("steps trained", len(scene.steps()))
+    record_property("of them repeated", scene.num_repeated())
+
+
+def uninterrupted(scene: Scene) -> list[Any]:
+    """Return the curves of the same study without a fault."""
+    url = f"sqlite:///{scene.folder / 'uninterrupted.db'}"
+    run = scene.run(url)
+    assert run.end()[0] == 0, run.lines
+    assert scene.num_repeated() == 0
+    (scene.folder / "steps").unlink()
+    return curves(url)
+
+
+def curves(url: str) -> list[Any]:
+    """Return parameters, curve and value of each trial."""
+    storage = storages.open(url)
+    found = studies.load("study", storage).optuna.get_trials(deepcopy=False)
+    storage.close()
+    return [(trial.params, trial.intermediate_values, trial.value) for trial in found]
