@@ -32,6 +32,14 @@ def build(hp):
     model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
     return model
 """
+#: a different network for each trial
+DIFFERENT = """
+def different(hp):
+    layers = [keras.layers.Dense(hp.Int(f"units{{number}}", 16, 512), "relu") for number in range(hp.Int("layers", 1, 6))]
+    model = keras.Sequential([keras.Input((64,)), *layers, keras.layers.Dense(1, "sigmoid")])
+    model.compile(hp.Choice("optimizer", ["adam", "sgd", "rmsprop"]), "binary_crossentropy", metrics=["accuracy"])
+    return model
+"""
 PLAIN = """
 import gc, json, sys, time
 import keras
@@ -65,7 +73,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "mine.py").write_text(CODE.format(width=given.width, steps=given.steps))
+        (folder / "mine.py").write_text((CODE + DIFFERENT).format(width=given.width, steps=given.steps))
         plain = [seconds for _ in range(2) for seconds in run_plain(folder, given.trials, given.epochs)[1:]]
         ours = [seconds for _ in range(2) for seconds in run_tuner(folder, given.trials, given.epochs)[1:]]
         before, after = statistics.median(plain), statistics.median(ours)
@@ -99,29 +107,29 @@ def run_tuner(folder: Path, trials: int, epochs: int) -> list[float]:
 
 
 def print_memory(folder: Path, trials: int) -> None:
-    """Print the memory of the trainer after 10 trials and after all of them."""
+    """Print the memory of the trainer after 10 trials of different models, and then after every tenth."""
     import psutil
 
-    _write_study(folder, 1)
+    _write_study(folder, 1, build="different")
     url = f"sqlite:///{folder / 'memory.db'}"
     command = [sys.executable, "-m", "tuner", "run", "mine.yaml", "--no-export", "--trials", str(trials), "--storage", url]
     running = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert running.stdout is not None
-    print("| trials of one trainer | MiB |\n|---|---|")
+    print("| different models | MiB of the trainer | its process |\n|---|---|---|")
     done = 0
     for line in running.stdout:
         if " completed value " in line:
             done += 1
-            if done in (10, trials):
+            if done % 10 == 0:
                 trainer = [
                     each for each in psutil.Process(running.pid).children(recursive=True) if "tuner.trainer.process" in each.cmdline()
                 ]
-                print(f"| {done} | {trainer[0].memory_info().rss / 2**20:.0f} |", flush=True)
+                print(f"| {done} | {trainer[0].memory_info().rss / 2**20:.0f} | {trainer[0].pid} |", flush=True)
     running.wait()
 
 
-def _write_study(folder: Path, epochs: int) -> None:
-    study = {"name": "mine", "task": "custom", "model": {"build": "mine.py:build"}, "data": {"load": "mine.py:load"}}
+def _write_study(folder: Path, epochs: int, *, build: str = "build") -> None:
+    study = {"name": "mine", "task": "custom", "model": {"build": f"mine.py:{build}"}, "data": {"load": "mine.py:load"}}
     more = {"objective": "val_accuracy", "training": {"epochs": epochs}, "pruner": "none", "sampler": "random"}
     (folder / "mine.yaml").write_text(json.dumps(study | more))
 

@@ -1,5 +1,6 @@
 """The private names of Keras and TensorFlow that tuner uses: each exists and means what `keras_private` says."""
 
+import gc
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -94,3 +95,33 @@ def test_a_function_with_constants_has_no_variables_and_gives_the_same() -> None
     assert traced.variables
     assert not constant.variables
     np.testing.assert_allclose(constant(tf.constant(IMAGE))[0], model(IMAGE, training=False), rtol=1e-6)
+
+
+def test_the_graphs_of_a_model_go_with_the_model() -> None:
+    def steps() -> int:
+        gc.collect()
+        return len([one for one in gc.get_objects() if type(one).__name__ == "FuncGraph" and one.name == "one_step_on_data"])
+
+    def fit() -> None:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, "silu"), keras.layers.Dense(1)])
+        model.compile("adam", "mse")
+        model.fit(IMAGE, IMAGE[:, :1], verbose=0)
+
+    keras_private.release_gradients()
+    before = steps()
+    fit()
+    keras.backend.clear_session(free_memory=False)
+    assert steps() > before  # TensorFlow keeps them
+    assert keras_private.release_gradients() >= 2
+    assert steps() == before
+
+
+def test_a_function_of_the_users_keeps_its_custom_gradients() -> None:
+    function = tf.function(tf.nn.silu)
+    x = tf.Variable([1.0, 2.0])
+    function(x)
+    keras_private.release_gradients()
+    with tf.GradientTape() as tape:
+        total = tf.reduce_sum(function(x))
+    assert tape.gradient(total, x) is not None

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 from keras.src.backend import config
 
+#: the functions of `keras.Model.fit` whose graphs belong to one model
+_STEPS = {"one_step_on_data", "one_step_on_data_distributed", "multi_step_on_data", "multi_step_on_iterator"}
 #: the `call` methods of models that consist of a graph; a model whose class defines its own `call` counts as one layer
 _GRAPH_CALLS = {"Functional.call", "Sequential.call"}
 
@@ -60,3 +62,33 @@ def with_constants(function: Any) -> Any:
     from tensorflow.python.framework import convert_to_constants
 
     return convert_to_constants.convert_variables_to_constants_v2(function)
+
+
+def release_gradients() -> int:
+    """Forget the custom gradients of the training steps of models that are no longer used, and return their number.
+
+    TensorFlow registers each call of a function with a custom gradient in a graph, such as `silu` or the update of every optimizer of
+    Keras, and never forgets it. Each entry keeps the whole graph of a step in memory. Gradients in functions of the user's own stay.
+    """
+    from tensorflow.python.framework import ops
+
+    registered = ops.gradient_registry._registry
+    names = [name for name, entry in registered.items() if name.startswith("CustomGradient-") and _is_of_step(entry["type"])]
+    for name in names:
+        del registered[name]
+    return len(names)
+
+
+def _is_of_step(gradient: Any) -> bool:
+    inner = _closure(gradient).get("tape_grad_fn")
+    results = [] if inner is None else _leaves(_closure(inner).get("result"))
+    return any(getattr(getattr(result, "graph", None), "name", "") in _STEPS for result in results)
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    """Return the values of the outer variables that a function uses, by their names."""
+    return dict(zip(function.__code__.co_freevars, (cell.cell_contents for cell in function.__closure__ or ()), strict=True))
+
+
+def _leaves(given: Any) -> list[Any]:
+    return list(keras.tree.flatten(given))

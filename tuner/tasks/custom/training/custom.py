@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tuner import wording
 from tuner.errors import DataError, TrainingError
-from tuner.kernels import checkpoints, devices
+from tuner.kernels import checkpoints, devices, keras_private
 from tuner.kernels.checkpoints import SuspendedTrial, TrialFiles
 from tuner.machine import TrainerShare
 from tuner.protocol import messages
@@ -127,6 +127,7 @@ class PreparedCode:
             return TrialOfCode(self._study, self._code, self._data, order, worker, identity=self._identity).run()
         finally:
             keras.backend.clear_session(free_memory=False)
+            keras_private.release_gradients()
             gc.collect()
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
