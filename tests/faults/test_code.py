@@ -233,3 +233,83 @@ def curves(url: str) -> list[Any]:
     found = studies.load("study", storage).optuna.get_trials(deepcopy=False)
     storage.close()
     return [(trial.params, trial.intermediate_values, trial.value) for trial in found]
+
+
+#: with three folds of two epochs each, it waits in the second epoch of the second fold
+FOLDS = """
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+FOLDER = Path(__file__).parent
+
+def load():
+    x = np.linspace(-1, 1, 64).reshape(-1, 1).astype("float32")
+    return {"train": (x, x * x)}
+
+def build(hp):
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(4, "relu"), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.Adam(hp.Float("rate", 1e-3, 1e-1, sampling="log")), "mse")
+    return model
+
+def worst(true, predicted):
+    with (FOLDER / "epochs").open("a") as epochs:
+        epochs.write("epoch\\n")
+    if (FOLDER / "whole").exists():
+        return float(abs(true - predicted).max())
+    time.sleep(0.5)  # an epoch that is worth a checkpoint
+    if len((FOLDER / "epochs").read_text().splitlines()) == 4:
+        (FOLDER / "reached").touch()
+        while not (FOLDER / "go").exists():
+            time.sleep(0.02)
+    return float(abs(true - predicted).max())
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("killed", ["the trainer", "everything"])
+def test_a_kill_in_the_middle_of_a_fold_changes_no_result(place: Place, killed: str) -> None:
+    (place.folder / "mine.py").write_text(FOLDS)
+
+    def run(name: str) -> Command:
+        study = {
+            "name": name,
+            "task": "custom",
+            "model": {"build": "mine.py:build"},
+            "data": {"load": "mine.py:load"},
+            "objective": {"metric": "mine.py:worst", "direction": "minimize"},
+            "training": {"epochs": 2},
+            "validation": {"folds": 3},
+            "budget": {"trials": 1},
+        }
+        (place.folder / f"{name}.yaml").write_text(json.dumps(study))
+        return place.real_tuner("run", f"{name}.yaml", "--no-export", "--threads", "1", "--storage", f"sqlite:///{place.folder / name}.db")
+
+    def stored(name: str) -> Any:
+        storage = storages.open(f"sqlite:///{place.folder / name}.db")
+        (found,) = studies.load(name, storage).optuna.get_trials(deepcopy=False)
+        storage.close()
+        return found
+
+    running = run("disturbed")
+    until((place.folder / "reached").exists)
+    (trainer,) = [process for process in running.family() if "tuner.trainer.process" in process.cmdline()]
+    for process in [trainer] if killed == "the trainer" else [*running.family(), psutil.Process(running.process.pid)]:
+        process.kill()
+    (place.folder / "go").touch()
+    if killed == "everything":
+        running.end()
+        running = run("disturbed")
+    assert running.end()[0] == 0, running.lines
+    assert 6 <= len((place.folder / "epochs").read_text().splitlines()) <= 7
+    (place.folder / "whole").touch()
+    assert run("whole").end()[0] == 0
+    disturbed, whole = stored("disturbed"), stored("whole")
+    assert disturbed.params == whole.params
+    assert sorted(disturbed.intermediate_values) == [1, 2, 3, 4, 5, 6]
+    assert disturbed.intermediate_values == pytest.approx(whole.intermediate_values, abs=1e-6)
+    assert disturbed.value == pytest.approx(whole.value, abs=1e-6)
+    for name in ("folds", "standard_deviation", "best_epochs", "epochs"):
+        assert disturbed.user_attrs[name] == pytest.approx(whole.user_attrs[name], abs=1e-6)

@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
-from tests.studies import by_hand
+from tests.studies import by_hand, of_code
+from tuner.protocol import messages
 from tuner.protocol.messages import Ending
 from tuner.sampling import pruners
-from tuner.studies import trials
+from tuner.spec import file as study_file
+from tuner.storage.engine import Storage
+from tuner.studies import data_check, trials
+from tuner.studies import study as studies
 from tuner.studies.study import Study
 
 Begin = Callable[..., Study]
@@ -122,3 +126,37 @@ def test_a_pruner_that_never_prunes_does_not_query_the_storage(begin: Begin) -> 
 
 def test_nothing_is_pruned_in_the_first_half_of_the_fine_tuning_by_default() -> None:
     assert pruners.build(by_hand.spec(training=TRAINING), epochs=8).start == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "step"),
+    [
+        # 2 folds of 4 epochs: nothing is pruned in the first half of the 8 epochs
+        ({"name": "median", "startup_trials": 2}, [0.9, 0.9, 0.9, 0.9, 0.4, 0.5, 0.5, 0.5], 5),
+        ({"name": "median", "startup_trials": 2, "warmup": 0}, [0.9, 0.9, 0.9, 0.9, 0.4, 0.5, 0.5, 0.5], 5),
+        ({"name": "median", "startup_trials": 2, "warmup": 0}, [0.1, 0.9, 0.9, 0.9, 0.4, 0.5, 0.5, 0.5], 1),
+        ({"name": "percentile", "startup_trials": 2, "warmup": 0.75}, [0.9, 0.9, 0.9, 0.9, 0.4, 0.4, 0.4, 0.4], 7),
+        ({"name": "threshold", "lower": 0.45}, [0.9, 0.9, 0.9, 0.9, 0.4, 0.5, 0.5, 0.5], 5),
+        ({"name": "median", "startup_trials": 2}, [0.1, 0.2, 0.3, 0.4, 0.6, 0.6, 0.6, 0.7], None),
+    ],
+)
+def test_a_pruner_sees_the_mean_over_the_folds_so_far(
+    storage: Storage, options: dict[str, Any], values: list[float], step: int | None
+) -> None:
+    given = {"name": "folds", "task": "custom", "model": {"build": "my.py:build"}, "data": {"load": "my.py:load"}, "objective": "val_auc"}
+    sections = {"validation": {"folds": 2}, "training": {"epochs": 4}, "pruner": options, "sampler": "random"}
+    study = studies.join(study_file.parse(given | sections, "folds.yaml"), storage)
+    data_check.admit(study, of_code.PREPARED)
+    for good in (True, True, True, False):
+        claimed = trials.claim(study, trials.WorkerId.here("hand"), num_train=1000, num_classes=0, epochs=4)
+        assert claimed is not None
+        pruned = None
+        for number, value in enumerate([0.8, 0.8, 0.8, 0.8, 0.6, 0.6, 0.6, 0.6] if good else values, 1):
+            epoch = messages.Epoch(trial=claimed.number, stage=messages.Stage.TRAIN, step=number, seconds=1.0, value=value)
+            if trials.should_prune(study, claimed, [epoch]):
+                pruned = number
+                break
+            trials.report(study, claimed, [epoch])
+        of_code.finish(study, claimed, value, {})
+    assert pruned == step
+    assert study.optuna.get_trials()[0].intermediate_values[8] == 0.6  # not the best so far

@@ -169,3 +169,47 @@ def test_files_are_found_beside_the_study_file(tmp_path: Path) -> None:
     assert isinstance(spec, CustomStudySpec)
     assert spec.folder == tmp_path.resolve()
     assert study_file.differences(spec, spec.model_copy(update={"folder": Path("/elsewhere")})) == []
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"validation": {"folds": 1}}, "validation.folds is 1; expected a whole number from 2 to 100"),
+        ({"validation": {"folds": "five"}}, "validation.folds is 'five'; expected a whole number from 2 to 100"),
+        ({"validation": 5}, "validation is 5; expected a section"),
+        ({"validation": {"fold": 5}}, "Did you mean folds?"),
+        ({"validation": {"stratify": "auto"}}, "validation.folds is missing"),
+        ({"validation": {"folds": 5, "stratify": True}}, "validation.stratify is true; expected one of auto, never"),
+        (
+            {"validation": {"folds": 5}, "training": {"executions": 3}},
+            "training.executions is 3, but validation.folds is 5, so that a trial is a mean of several trainings already; remove one of",
+        ),
+        ({"validation": {"folds": 5}, "pruner": "patient"}, "pruner is patient, which waits for an improvement, but with folds the value"),
+        ({"validation": {"folds": 5, "train_on": "all"}}, "validation.train_on is all, which leaves no validation data to choose the best"),
+    ],
+)
+def test_a_mistake_in_folds_is_named(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.SpecError) as raised:
+        churn(**sections)
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        (
+            {"name": "photos", "data": {"source": "digits"}, "validation": {"folds": 5}},
+            "validation is not a key of a study of images, which has no folds: it divides its images once. For a surer value of few "
+            "images, raise data.validation, for example to 0.3, and compare the best trials with several seeds: "
+            "tuner retrain photos --seeds 5",
+        ),
+        (
+            {"name": "cost", "task": "objective", "function": "my.py:cost", "objective": "minimize", "validation": {"folds": 5}},
+            "validation is not a key of a study with an objective, whose function divides its data itself: train once for each fold in it",
+        ),
+    ],
+)
+def test_folds_of_another_task_are_refused_with_a_cure(study: dict[str, Any], message: str) -> None:
+    with pytest.raises(errors.SpecError) as raised:
+        study_file.parse(study, "study.yaml")
+    assert message in str(raised.value)

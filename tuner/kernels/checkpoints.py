@@ -51,18 +51,19 @@ class EpochPart(BaseModel):
     seconds: float
 
 
-class EarlierTrainings(BaseModel):
-    """What the trainings of a trial that have ended leave: their epochs, and the best epoch of all of them."""
+class EndedTraining(BaseModel):
+    """The result of a training of a trial that has several: with several seeds, or one for each fold."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
-    curve: tuple[messages.Epoch, ...]
-    seconds: float
+    #: best value, and its step
     value: float
     best_step: int
-    metrics: dict[str, float]
-    #: how many of the arrays `SuspendedTrial.best` are the weights of that epoch; they come last
-    num_weights: int
+    #: epoch of the training with this value, counted from 1
+    best_epoch: int
+    seconds: float
+    #: all other metrics of this epoch
+    metrics: dict[str, float] = {}
 
 
 class Progress(BaseModel):
@@ -89,10 +90,10 @@ class Progress(BaseModel):
     mistakes: tuple[messages.Misclassified, ...] = ()
     probe_seconds: float
     fine_tune_seconds: float
-    #: values of the trainings of the trial that have ended, if it has several
-    executions: tuple[float, ...] = ()
-    #: what these trainings leave; None if none has ended
-    earlier: EarlierTrainings | None = None
+    #: the trainings of the trial that have ended, if it has several
+    ended: tuple[EndedTraining, ...] = ()
+    #: the metric of the study in each epoch of the training that has not ended; the curve may have means over folds in its place
+    measured: tuple[float, ...] = ()
     #: metrics of the best epoch
     metrics: dict[str, float] = {}
     #: what user code asked for
@@ -101,7 +102,7 @@ class Progress(BaseModel):
     @property
     def done(self) -> tuple[int, int, int]:
         """Finished trainings, epochs and steps; a greater triple is further."""
-        return len(self.executions), self.epochs, 0 if self.part is None else self.part.steps
+        return len(self.ended), self.epochs, 0 if self.part is None else self.part.steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class SuspendedTrial:
     progress: Progress
     #: values of `FineTuning.state`
     state: tuple[NDArray[np.float32], ...]
-    #: weights of the best epoch, then those of the best epoch of `Progress.earlier`
+    #: weights of the best epoch
     best: tuple[NDArray[np.float32], ...]
 
 

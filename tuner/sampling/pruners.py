@@ -36,6 +36,8 @@ class _Steps:
     warmup_end: int
     end: int
     objective: Objective
+    #: whether the value of a step is a mean over folds, which may fall
+    are_means: bool = False
 
 
 class _Patient(BasePruner):
@@ -75,13 +77,19 @@ class _TopK(BasePruner):
 
 
 class ConfinedPruner(BasePruner):
-    """A pruner that is only asked after step `start` and only sees steps after `origin`; `renumbers` counts them from `origin`."""
+    """A pruner that is only asked after step `start` and only sees steps after `origin`; `renumbers` counts them from `origin`.
 
-    def __init__(self, inner: BasePruner, start: int, *, origin: int | None = None, renumbers: bool = False) -> None:
+    With `sees_last`, it sees only the last step of the trial: values that may fall have no best one so far.
+    """
+
+    def __init__(
+        self, inner: BasePruner, start: int, *, origin: int | None = None, renumbers: bool = False, sees_last: bool = False
+    ) -> None:
         self.inner = inner
         self.start = start
         self._origin = start if origin is None else origin
         self._renumbers = renumbers
+        self._sees_last = sees_last
 
     @property
     def never_prunes(self) -> bool:
@@ -95,7 +103,9 @@ class ConfinedPruner(BasePruner):
         offset = self._origin if self._renumbers else 0
         seen = copy.copy(trial)
         seen.intermediate_values = {
-            step - offset: value for step, value in sorted(trial.intermediate_values.items()) if step > self._origin
+            step - offset: value
+            for step, value in sorted(trial.intermediate_values.items())
+            if step > self._origin and (step == trial.last_step or not self._sees_last)
         }
         with warnings.catch_warnings():
             # trials of different lengths are normal here
@@ -104,11 +114,12 @@ class ConfinedPruner(BasePruner):
 
 
 def _median(options: strategies.Median, steps: _Steps) -> ConfinedPruner:
-    return ConfinedPruner(MedianPruner(n_startup_trials=options.startup_trials), steps.warmup_end)
+    return ConfinedPruner(MedianPruner(n_startup_trials=options.startup_trials), steps.warmup_end, sees_last=steps.are_means)
 
 
 def _percentile(options: strategies.Percentile, steps: _Steps) -> ConfinedPruner:
-    return ConfinedPruner(PercentilePruner(options.percentile, n_startup_trials=options.startup_trials), steps.warmup_end)
+    inner = PercentilePruner(options.percentile, n_startup_trials=options.startup_trials)
+    return ConfinedPruner(inner, steps.warmup_end, sees_last=steps.are_means)
 
 
 def _top_k(options: strategies.TopK, steps: _Steps) -> ConfinedPruner:
@@ -158,12 +169,14 @@ def build(spec: AnyStudySpec, *, epochs: int) -> ConfinedPruner:
 
     Steps 1 to `training.probe_epochs` are the probe; the next `epochs` steps are the fine-tuning. The pruner never prunes during the probe
     or during the first part of the fine-tuning (`warmup`): with a cosine schedule, the best trial can look poor until halfway. Only `top-k`
-    decides at the epoch that its options give. The steps of an objective are its own: it may be pruned at each of them.
+    decides at the epoch that its options give. The steps of an objective are its own: it may be pruned at each of them. The epochs of a
+    trial with folds are those of all folds.
     """
+    epochs *= spec.num_folds
     probe = spec.probe_epochs
     warmup = getattr(spec.pruner, "warmup", _WARMUP)
-    start = -1 if not spec.reports_best else probe + round(warmup * epochs)
-    steps = _Steps(probe=probe, warmup_end=start, end=probe + epochs, objective=spec.objective)
+    start = -1 if spec.asks_pruning else probe + round(warmup * epochs)
+    steps = _Steps(probe=probe, warmup_end=start, end=probe + epochs, objective=spec.objective, are_means=spec.num_folds > 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return _BUILDERS[spec.pruner.name](spec.pruner, steps)

@@ -53,7 +53,7 @@ def objective(spec: AnyStudySpec) -> str:
 def metric(spec: AnyStudySpec) -> str:
     """Return the name of the metric as a reader sees it: `validation accuracy`, `val_auc`."""
     if not isinstance(spec, StudySpec):
-        return spec.objective.metric
+        return spec.objective.metric if spec.measured_on_new_data else f"{spec.objective.metric} on data that were trained on"
     name = spec.objective.metric.replace("_", " ")
     return f"validation {name}" if spec.measured_on_new_data else f"{name} on images that were trained on"
 
@@ -138,7 +138,8 @@ def retraining(spec: AnyStudySpec) -> list[str]:
     which = f"trials {wording.listed(again.trials)}" if len(again.trials) > 1 else f"trial {again.trials[0]}"
     texts = [f"{which} of the study {again.study}, retrained with {wording.count(len(again.seeds), 'seed')} each"]
     if not spec.measured_on_new_data:
-        texts.append("training includes the validation images, so the validation accuracy says nothing about new images")
+        of_images = "training includes the validation images, so the validation accuracy says nothing about new images"
+        texts.append(of_images if isinstance(spec, StudySpec) else "training includes all folds, so its values say nothing about new data")
     return texts
 
 

@@ -79,7 +79,22 @@ def _docstrings(kind: type[BaseModel]) -> Iterator[tuple[str, str]]:
 
 
 #: keys at the top of a study file, in the order in which people write them
-_ORDER = ("name", "task", "data", "model", "function", "objective", "budget", "training", "search", "sampler", "pruner", "results", "seed")
+_ORDER = (
+    "name",
+    "task",
+    "data",
+    "model",
+    "function",
+    "objective",
+    "budget",
+    "training",
+    "validation",
+    "search",
+    "sampler",
+    "pruner",
+    "results",
+    "seed",
+)
 
 
 def in_order(plain: Mapping[str, Any]) -> dict[str, Any]:

@@ -225,6 +225,16 @@ class AnyStudySpec(Section):
         """Whether samplers and pruners see the best value so far of a trial, not each value as it was reported."""
         return True
 
+    @property
+    def asks_pruning(self) -> bool:
+        """Whether a trial itself asks if it must be pruned, instead of being told so after each epoch."""
+        return False
+
+    @property
+    def num_folds(self) -> int:
+        """Folds of a trial; if there are several, the value of an epoch is the mean over the folds so far."""
+        return 1
+
 
 def _is_usual_task(task: str) -> bool:
     return task == IMAGE_CLASSIFICATION

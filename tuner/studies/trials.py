@@ -178,7 +178,7 @@ def promotion(study: Study, claim: Claim, probed: messages.Probed, epochs: Seque
 def should_prune(study: Study, claim: Claim, epochs: Sequence[messages.Epoch] = ()) -> bool:
     """Return whether a trial must be pruned, based on the reported epochs of all trials and on epochs that are not reported yet."""
     pruner = pruners.build(study.spec, epochs=claim.epochs)
-    if pruner.never_prunes or (epochs and study.spec.reports_best and epochs[-1].step <= pruner.start):
+    if pruner.never_prunes or (epochs and epochs[-1].step <= pruner.start):
         return False
     return study.storage.call(lambda: continuation.is_poor(study, claim.trial_id, epochs, pruner))
 

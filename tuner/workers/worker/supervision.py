@@ -63,7 +63,7 @@ class Supervision:
         self._slept_in = dict.fromkeys(Stage, 0.0)
         self._reported_at = time.monotonic()
         self._questions = TrialQuestions(self._study, self._claim)
-        #: best value so far
+        #: best value so far; with folds, the mean over the folds so far
         self._best: float | None = None
         self._suspended_at: float | None = None
         self._began, self._earlier_seconds = trainer.seconds(), 0.0
@@ -158,6 +158,8 @@ class Supervision:
             message = f"{self._why_stopped}{f'; the code was at {place}' if place else ''}"
             return messages.Failed(trial=number, error="TrialTimeout", message=message, log=log)
         best = max(curve, key=lambda epoch: self._study.spec.objective.merit(epoch.measured))
+        if self._study.spec.num_folds > 1:
+            best = curve[-1]  # the mean over the folds so far
         seconds = sum(epoch.seconds for epoch in self._outbox.curve)
         return messages.Finished(
             trial=number,
@@ -185,8 +187,8 @@ class Supervision:
     def _add(self, epoch: messages.Epoch) -> None:
         self._outbox.add(epoch)
         if math.isfinite(epoch.measured):
-            objective = self._study.spec.objective
-            self._best = objective.best([epoch.measured, *([] if self._best is None else [self._best])])
+            objective, before = self._study.spec.objective, [] if self._best is None or self._study.spec.num_folds > 1 else [self._best]
+            self._best = objective.best([epoch.measured, *before])
 
     def _sleep_since_epoch(self, stage: Stage) -> float:
         """Return the sleep since the last call, which belongs to a stage."""
@@ -205,7 +207,7 @@ class Supervision:
             self.deliver()
         else:
             self._deliver_if_due()
-        is_watched = epoch.stage is not Stage.PROBE and self._study.spec.reports_best  # an objective asks itself
+        is_watched = epoch.stage is not Stage.PROBE and not self._study.spec.asks_pruning
         if is_watched and not self._why_stopped and self._should_prune(epoch):
             self._stop(f"pruned by the pruner {self._study.spec.pruner.name} after epoch {epoch.step}")
 

@@ -76,6 +76,8 @@ def facts(spec: AnyStudySpec, epochs: int | None) -> list[tuple[str, str]]:
         "" if training.early_stopping is None else f", or {wording.count(training.early_stopping.patience, 'epoch')} without improvement"
     )
     several = f", {training.executions} times with different seeds" if training.executions > 1 else ""
+    if spec.num_folds > 1:
+        several = f", for each of {spec.num_folds} folds"
     length = wording.count(training.epochs, "epoch")
     limits = [("constraints", wording.listed(f"{name} at most {wording.number(limit)}" for name, limit in spec.limits.items()))]
     known = [("model", spec.model.build), ("data", spec.data.load), ("a trial", f"{length}{stopping}{several}")]

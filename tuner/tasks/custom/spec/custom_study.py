@@ -15,7 +15,7 @@ from tuner.spec.data import FilePath, Section, name_function
 from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.hyperparameters import Plain
 from tuner.spec.objective import OBJECTIVE, Constraints, Direction, Objective
-from tuner.spec.strategies import BruteForce, Grid, Prior
+from tuner.spec.strategies import BruteForce, Grid, Patient, Prior
 from tuner.spec.study import AnyStudySpec, Seconds
 
 _CODE = re.compile(r"(?P<place>[^:]+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
@@ -95,6 +95,17 @@ class CustomTraining(ObjectiveTraining):
         if isinstance(given, Mapping) and isinstance(given.get("metrics"), list):
             return {**given, "metrics": tuple(given["metrics"])}
         return given
+
+
+class Validation(Section):
+    """Folds for small data: each part of the data validates once."""
+
+    folds: Annotated[int, Field(ge=2, le=100)]
+    """parts of the data; a trial trains once for each part, which validates, on all others; the value of the trial is the mean"""
+    stratify: Literal["auto", "never"] = "auto"
+    """whether each class has the same share in every fold; auto: if y is classes: text, true and false, one-hot or a few whole numbers"""
+    train_on: Literal["folds", "all"] = "folds"
+    """all: one training on all folds, which leaves no data for choices: tuner keeps the last epoch, and the file must fix all values"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +299,10 @@ class _CodeStudySpec(AnyStudySpec):
         return self
 
 
+def _is_none(given: Any) -> bool:
+    return given is None
+
+
 class CustomStudySpec(_CodeStudySpec):
     """A study file of a user's Keras model and data."""
 
@@ -301,8 +316,17 @@ class CustomStudySpec(_CodeStudySpec):
     """the model of a trial"""
     training: CustomTraining = CustomTraining()
     """how every trial is trained"""
+    validation: Annotated[Validation | None, Field(exclude_if=_is_none)] = None
+    """folds of small data; null: the function of `data` returns a validation split"""
     constraints: Constraints = Constraints()
     """limits that the best trial keeps: a trial that exceeds one is never the best, and the sampler avoids trials like it"""
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> Self:
+        found = list(_wrong_folds(self))
+        if found:
+            raise Clashes(found)
+        return self
 
     def named_code(self) -> Iterator[tuple[str, str]]:
         """Give each field that names a user function to run, and the function."""
@@ -320,6 +344,45 @@ class CustomStudySpec(_CodeStudySpec):
     def limits(self) -> Mapping[str, float]:
         """Limits by the name of what is measured of each trial."""
         return self.constraints.limits
+
+    @property
+    def num_folds(self) -> int:
+        """Number of folds; 1: a trial is validated on the split that the data function returns, or not at all."""
+        return 1 if self.validation is None or self.validation.train_on == "all" else self.validation.folds
+
+    @property
+    def reports_best(self) -> bool:
+        """Return whether the best value so far counts; in a study with folds, the mean over the folds so far does."""
+        return self.num_folds == 1
+
+    @property
+    def measured_on_new_data(self) -> bool:
+        """Whether the value of a trial comes from data that it was not trained on."""
+        return self.validation is None or self.validation.train_on == "folds"
+
+
+def _wrong_folds(spec: CustomStudySpec) -> Iterator[Clash]:
+    """Yield what cannot work together with folds."""
+    if spec.validation is None:
+        return
+    if spec.training.executions > 1:
+        message = (
+            f"is {spec.training.executions}, but validation.folds is {spec.validation.folds}, so that a trial is a mean of several "
+            "trainings already; remove one of the two"
+        )
+        yield Clash(field="training.executions", message=message, others=("validation",))
+    if isinstance(spec.pruner, Patient):
+        message = (
+            "is patient, which waits for an improvement, but with folds the value of an epoch is the mean over the folds so far, which "
+            "falls with a difficult fold; choose another pruner such as median, and give `training: {early_stopping: {patience: 5}}`"
+        )
+        yield Clash(field="pruner", message=message, others=("validation",))
+    if spec.validation.train_on == "all" and spec.result is None and spec.retraining is None:
+        message = (
+            "is all, which leaves no validation data to choose the best trial; expected folds "
+            "(`tuner retrain` writes all for the final model)"
+        )
+        yield Clash(field="validation.train_on", message=message)
 
 
 def _named(given: Any) -> Any:
@@ -362,3 +425,8 @@ class ObjectiveStudySpec(_CodeStudySpec):
     def reports_best(self) -> bool:
         """Return False: pruners see each value as the objective reported it, as Optuna's do."""
         return False
+
+    @property
+    def asks_pruning(self) -> bool:
+        """Return True: `trial.should_prune` asks."""
+        return True

@@ -2,10 +2,10 @@
 
 import gc
 import hashlib
+import math
 import platform
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import tensorflow as tf
 from tuner import wording
 from tuner.errors import DataError, TrainingError
 from tuner.kernels import checkpoints, devices, keras_private
-from tuner.kernels.checkpoints import SuspendedTrial, TrialFiles
+from tuner.kernels.checkpoints import EndedTraining, SuspendedTrial, TrialFiles
 from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, WorkerPort
@@ -26,7 +26,7 @@ from tuner.spec.hyperparameters import ChosenValues, Plain
 from tuner.tasks.custom.running.values import AskedValues, HyperParameters, Interrupted
 from tuner.tasks.custom.spec import choices
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
-from tuner.tasks.custom.training import fitting, inputs
+from tuner.tasks.custom.training import fitting, folds, inputs
 from tuner.tasks.custom.training.fitting import Code, Fitting, NotFinite, Run
 from tuner.tasks.custom.training.inputs import LoadedData
 from tuner.trust import user_code
@@ -51,7 +51,7 @@ class PreparedCode:
         self._metrics: tuple[str, ...] = ()
         self._needs_values = inputs.needs_values(self._code.load)
         #: None: each trial loads its own
-        self._data = None if self._needs_values else inputs.load(self._code.load, None)
+        self._data = None if self._needs_values else loaded(study, self._code, None)
         #: a checkpoint of other code is ignored
         self._identity = identity_of(self._code)
 
@@ -67,7 +67,7 @@ class PreparedCode:
             num_test=counts.get("test", 0),
             epochs=self._study.training.epochs,
             fingerprint="" if data is None else data.fingerprint,
-            splits="",
+            splits=_digest(data),
             versions=versions(),
             seconds=seconds,
             code=self._code.files,
@@ -90,7 +90,7 @@ class PreparedCode:
         study, order = self._study, messages.Train(trial=0, hyperparameters=first_values(self._study), seed=0, weights="", checkpoint="")
         questions = AskedValues(order, FirstAnswers(), declared=frozenset(study.search))
         hp = HyperParameters(questions)
-        data = self._data or inputs.load(self._code.load, hp)
+        data = self._data or loaded(study, self._code, hp)
         model = fitting.build(study, self._code, hp)
         batch = inputs.batch_of(data.train, _TRIED_EXAMPLES)
         logs = user_code.called(lambda: model.train_on_batch(*batch, return_dict=True), doing="training one batch")
@@ -100,6 +100,7 @@ class PreparedCode:
         asked = {name: value for name, value in questions.asked.items() if name not in study.search}
         return (
             *((part.name, part.words) for part in data.parts),
+            *([("folds", data.words_of_folds)] if data.words_of_folds else []),
             ("model", f"{type(model).__name__} with {model.count_params():,} parameters"),
             ("metrics", wording.listed(names)),
             *([("asks for", wording.listed(f"{name} (first: {wording.value(value)})" for name, value in asked.items()))] if asked else []),
@@ -158,7 +159,7 @@ class PreparedCode:
         """Return the model of a trial with its stored weights, its data and its values."""
         devices.set_precision(self._study.training.precision)
         hp = known_values(order.trial, order.chosen)
-        data = self._data or inputs.load(self._code.load, hp)
+        data = self._data or loaded(self._study, self._code, hp)
         model = fitting.build(self._study, self._code, hp)
         _take_weights(model, data, Path(order.weights), identity=self._identity)
         return model, data, hp
@@ -173,12 +174,11 @@ class TrialOfCode:
         self._study, self._code, self._data, self._order, self._worker, self._identity = study, code, data, order, worker, identity
         self._files = TrialFiles(order, worker, study=identity)
         self._questions = AskedValues(order, worker, declared=frozenset(study.search))
-        self._values: list[float] = []
-        #: the trainings that have ended, as one: all their epochs, and the best of them
-        self._earlier: Run | None = None
-        #: the training that began last
-        self._run = Run(seed=order.seed)
+        self._ended: list[EndedTraining] = []
+        self._seconds = 0.0
+        self._best: Run | None = None
         self._costs: dict[str, float] = {}
+        self._curve: Sequence[messages.Epoch] = ()
 
     def run(self) -> messages.Finished:
         """Train the trial, resume it if there is a checkpoint, and report every epoch to the worker."""
@@ -198,17 +198,16 @@ class TrialOfCode:
 
     def _train_all(self) -> None:
         suspended = self._files.read()
-        num_executions = self._study.training.executions
+        num_trainings = self._study.num_folds * self._study.training.executions
         if suspended is not None:
-            self._values = list(suspended.progress.executions)
-            self._earlier = _earlier(suspended)
+            self._ended = list(suspended.progress.ended)
+            self._seconds = sum(one.seconds for one in self._ended)
             self._questions.restore(suspended.progress.asked)
-            before = () if self._earlier is None else tuple(self._earlier.curve)
-            self._worker.send(messages.Resumed(trial=self._order.trial, curve=before + suspended.progress.curve))
-        data = self._data or inputs.load(self._code.load, HyperParameters(self._questions))
-        for number in range(len(self._values), num_executions):
-            self._run, state = _begin(suspended, seed=self._order.seed + number * _SEED_STEP)
-            suspended = None
+            self._worker.send(messages.Resumed(trial=self._order.trial, curve=suspended.progress.curve))
+        data = self._data or loaded(self._study, self._code, HyperParameters(self._questions))
+        curve: Sequence[messages.Epoch] = ()
+        for number in range(len(self._ended), num_trainings):
+            run, state = self._begin(suspended, curve, seed=self._order.seed + number * _SEED_STEP)
             one = Fitting(
                 self._study,
                 self._code,
@@ -216,36 +215,73 @@ class TrialOfCode:
                 self._worker,
                 files=self._files,
                 questions=self._questions,
-                executions=self._values,
-                earlier=self._earlier,
+                ended=self._ended,
+                best_weights=self._best.best_weights if self._best is not None else (),
                 identity=self._identity,
             )
-            one.train(self._run, data, state)
-            assert self._run.best is not None
-            self._values.append(self._run.best)
-            self._earlier, self._run = self._best(), Run(seed=self._order.seed)
-            if self._study.limits and len(self._values) == num_executions:
+            if self._ended and suspended is None:
+                one.write_checkpoint(run, ())  # an ended training is not repeated
+            suspended = None
+            if self._best is None:
+                self._best = run
+            try:
+                one.train(run, data if data.folds is None else data.of_fold(number), state)
+            finally:
+                curve = self._curve = run.curve
+                self._seconds += run.seconds
+                if self._is_better(run):
+                    self._best = run
+            self._ended.append(run.ended(one.first_step))
+            if self._study.limits and len(self._ended) == num_trainings:
                 self._costs = one.costs(data.validation)
 
-    def _best(self) -> Run:
-        """Return all trainings so far as one, with the best epoch of all."""
-        last, before = self._run, self._earlier
-        if before is None:
-            return last
-        is_better = last.best is not None and (before.best is None or self._study.objective.is_better(last.best, before.best))
-        return replace(last if is_better else before, curve=[*before.curve, *last.curve], seconds=before.seconds + last.seconds)
+    def _begin(self, suspended: SuspendedTrial | None, curve: Sequence[messages.Epoch], *, seed: int) -> tuple[Run, fitting.Weights]:
+        """Return a training at its beginning, or as a checkpoint has it, with the state of its model; `curve`: the epochs before it."""
+        if suspended is None:
+            return Run(seed=seed, curve=list(curve)), ()
+        progress = suspended.progress
+        value = None if np.isnan(progress.value) else progress.value
+        has_weights = fitting.is_best_training(self._study, value, self._ended)
+        run = Run(
+            seed=seed,
+            epochs=progress.epochs,
+            curve=list(progress.curve),
+            measured=list(progress.measured),
+            best=value,
+            best_step=progress.best_step,
+            best_metrics=progress.metrics,
+            best_weights=suspended.best if has_weights else (),
+            seconds=progress.fine_tune_seconds,
+        )
+        if self._ended and not has_weights:
+            self._best = self._best_of_ended(suspended.best, seed=seed)
+        return run, suspended.state
+
+    def _best_of_ended(self, weights: fitting.Weights, *, seed: int) -> Run:
+        """Return the best training that ended before a checkpoint was written."""
+        best = self._ended[0]
+        for one in self._ended[1:]:
+            best = one if self._study.objective.is_better(one.value, best.value) else best
+        return Run(seed=seed, best=best.value, best_step=best.best_step, best_metrics=best.metrics, best_weights=weights)
+
+    def _is_better(self, run: Run) -> bool:
+        before = None if self._best is None else self._best.best
+        return run.best is not None and (before is None or self._study.objective.is_better(run.best, before))
 
     def _finished(self, ending: Ending, reason: str, printed: str) -> messages.Finished:
         weights, spread = None, {}
-        run = self._best()
+        run = self._best or Run(seed=self._order.seed)
         value = run.best
         if ending is Ending.COMPLETED:
             weights = self._files.write_weights(run.best_weights) if run.best_weights else None
-            if len(self._values) > 1:
-                value = statistics.fmean(self._values)
-                spread = {"executions": list(self._values), "standard_deviation": statistics.stdev(self._values)}
+            if len(self._ended) > 1:
+                values = [one.value for one in self._ended]
+                value = statistics.fmean(values)
+                spread = {"executions": values, "standard_deviation": statistics.stdev(values)}
         elif ending is not Ending.SUSPENDED:
             self._files.clear()
+        if self._study.num_folds > 1:
+            return self._of_folds(ending, reason, printed, spread)
         return messages.Finished(
             trial=self._order.trial,
             ending=ending,
@@ -253,7 +289,7 @@ class TrialOfCode:
             value=value,
             best_step=run.best_step or None,
             weights=weights,
-            fine_tune_seconds=run.seconds,
+            fine_tune_seconds=self._seconds,
             asked=None if ending is Ending.SUSPENDED else dict(self._questions.asked),
             attributes=spread,
             printed=printed,
@@ -261,40 +297,41 @@ class TrialOfCode:
             costs=self._costs,
         )
 
+    def _of_folds(self, ending: Ending, reason: str, printed: str, spread: dict[str, Any]) -> messages.Finished:
+        """Return the outcome of a trial with folds: the mean over the folds, and no weights, because no fold has seen all data."""
+        known = [epoch.measured for epoch in self._curve if math.isfinite(epoch.measured)]
+        names = set.intersection(*(set(one.metrics) for one in self._ended)) if self._ended else set()
+        if spread:
+            spread = {"folds" if name == "executions" else name: value for name, value in spread.items()}
+            spread |= {"best_epochs": [one.best_epoch for one in self._ended]}
+        return messages.Finished(
+            trial=self._order.trial,
+            ending=ending,
+            reason=reason,
+            value=statistics.fmean(one.value for one in self._ended) if ending is Ending.COMPLETED else known[-1] if known else None,
+            fine_tune_seconds=self._seconds,
+            asked=None if ending is Ending.SUSPENDED else dict(self._questions.asked),
+            attributes=spread,
+            printed=printed,
+            metrics={name: statistics.fmean(one.metrics[name] for one in self._ended) for name in sorted(names)},
+            costs=self._costs,
+        )
 
-def _earlier(suspended: SuspendedTrial) -> Run | None:
-    """Return the trainings that had ended when a checkpoint was written, as one."""
-    before = suspended.progress.earlier
-    if before is None:
-        return None
-    return Run(
-        seed=suspended.progress.seed,
-        curve=list(before.curve),
-        best=before.value,
-        best_step=before.best_step,
-        best_metrics=before.metrics,
-        best_weights=suspended.best[len(suspended.best) - before.num_weights :],
-        seconds=before.seconds,
-    )
+
+def loaded(study: CustomStudySpec, code: Code, hp: HyperParameters | None) -> LoadedData:
+    """Return the data of a study, with its folds if it has some.
+
+    Raises:
+        DataError: the data have another form, or cannot be divided.
+        UserCodeError: the code raises an exception.
+    """
+    data = inputs.load(code.load, hp, has_folds=study.validation is not None)
+    return data if study.validation is None or study.num_folds == 1 else folds.divide(data, study.validation, seed=study.seed)
 
 
-def _begin(suspended: SuspendedTrial | None, *, seed: int) -> tuple[Run, fitting.Weights]:
-    """Return a training at its beginning, or as a checkpoint has it, with the state of its model."""
-    if suspended is None:
-        return Run(seed=seed), ()
-    progress = suspended.progress
-    num_earlier = 0 if progress.earlier is None else progress.earlier.num_weights
-    run = Run(
-        seed=seed,
-        epochs=progress.epochs,
-        curve=list(progress.curve),
-        best=None if np.isnan(progress.value) else progress.value,
-        best_step=progress.best_step,
-        best_metrics=progress.metrics,
-        best_weights=suspended.best[: len(suspended.best) - num_earlier],
-        seconds=progress.fine_tune_seconds,
-    )
-    return run, suspended.state
+def _digest(data: LoadedData | None) -> str:
+    """Return the SHA-256 of the folds; "" if there are none, or each trial loads its own data."""
+    return "" if data is None or data.folds is None else hashlib.sha256(data.folds.astype("<i8").tobytes()).hexdigest()
 
 
 class FirstAnswers:
@@ -366,7 +403,7 @@ def load_model(study: CustomStudySpec, trial: int, chosen: Mapping[str, Plain], 
     code, hp = Code(study), known_values(trial, chosen)
     model = fitting.build(study, code, hp)
     # a model of its own class is built by its first call
-    data = None if model.built else inputs.load(code.load, hp if inputs.needs_values(code.load) else None)
+    data = None if model.built else loaded(study, code, hp if inputs.needs_values(code.load) else None)
     _take_weights(model, data, weights, identity=identity_of(code))
     return model
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tuner import wording
 from tuner.errors import DataError, RequestError, TrainingError
 from tuner.kernels import keras_private
-from tuner.kernels.checkpoints import EarlierTrainings, Progress, SuspendedTrial, TrialFiles
+from tuner.kernels.checkpoints import EndedTraining, Progress, SuspendedTrial, TrialFiles
 from tuner.protocol import messages
 from tuner.protocol.messages import Stage, WorkerPort
 from tuner.spec import objective as objectives
@@ -55,29 +55,31 @@ class Run:
 
     seed: int
     epochs: int = 0
+    #: the epochs of the whole trial, with those of its earlier trainings
     curve: list[messages.Epoch] = field(default_factory=list)
+    #: the metric of the study in each epoch
+    measured: list[float] = field(default_factory=list)
     best: float | None = None
     best_step: int = 0
     best_metrics: Mapping[str, float] = field(default_factory=dict)
     best_weights: Weights = ()
     seconds: float = 0.0
 
-    @property
-    def summary(self) -> EarlierTrainings:
-        """What a checkpoint of a later training of the trial holds of this one, besides its weights."""
-        assert self.best is not None, "it has ended"
-        return EarlierTrainings(
-            curve=tuple(self.curve),
-            seconds=self.seconds,
-            value=self.best,
-            best_step=self.best_step,
-            metrics=dict(self.best_metrics),
-            num_weights=len(self.best_weights),
-        )
-
     def begin_anew(self) -> None:
         """Forget the epochs so far, but not their time."""
-        self.epochs, self.curve, self.best, self.best_step, self.best_metrics, self.best_weights = 0, [], None, 0, {}, ()
+        del self.curve[len(self.curve) - self.epochs :]
+        self.epochs, self.measured, self.best, self.best_step, self.best_metrics, self.best_weights = 0, [], None, 0, {}, ()
+
+    def ended(self, first_step: int) -> EndedTraining:
+        """Return the result of the training, whose first epoch is the step after `first_step`."""
+        assert self.best is not None, "it reported a value"
+        return EndedTraining(
+            value=self.best,
+            best_step=self.best_step,
+            best_epoch=max(1, self.best_step - first_step),
+            seconds=self.seconds,
+            metrics=dict(self.best_metrics),
+        )
 
 
 class Code:
@@ -159,14 +161,14 @@ class Fitting:
         *,
         files: TrialFiles,
         questions: AskedValues,
-        executions: Sequence[float],
-        earlier: Run | None,
+        ended: Sequence[EndedTraining],
+        best_weights: Weights,
         identity: str,
     ) -> None:
-        """Begin with the values of the trainings of the trial that have ended; `earlier` has their epochs and the best of them."""
+        """`ended`: the trainings of the trial that have ended; `best_weights`: those of the best of them."""
         self._study, self._code, self._order, self._worker = study, code, order, worker
-        self._files, self._questions, self._executions, self._identity = files, questions, tuple(executions), identity
-        self._earlier = earlier
+        self._files, self._questions, self._identity = files, questions, identity
+        self._ended, self._best_weights = tuple(ended), best_weights
         #: the model of the training, once it is built
         self.model: keras.Model | None = None
         self.hp = HyperParameters(questions)
@@ -193,7 +195,7 @@ class Fitting:
             if own_fit is not None:
                 result = user_code.called(lambda: self._call_own_fit(own_fit, model, data, run, watch), doing="fitting", passes=_OURS)
                 self._take_result(result, run)
-            else:
+            elif not self.has_stalled(run):  # a checkpoint may be of the last epoch
                 user_code.called(lambda: self._fit(model, data, run, watch), doing="fitting the model", passes=_OURS)
         except user_code.UserCodeError as error:
             raise _explained(error, data) from error.__cause__
@@ -218,6 +220,8 @@ class Fitting:
     @property
     def num_epochs(self) -> int:
         """Epochs of a training."""
+        if not self._study.measured_on_new_data:
+            return self._study.training.epochs  # the mean of the best epochs, whatever the trial searched
         return int(self.hp["epochs"]) if "epochs" in self.hp else self._study.training.epochs
 
     @property
@@ -226,8 +230,6 @@ class Fitting:
         return int(self.hp["batch_size"]) if "batch_size" in self.hp else self._study.training.batch_size
 
     def _fit(self, model: keras.Model, data: LoadedData, run: Run, watch: "_Watch") -> None:
-        if run.epochs and self.has_stalled(run):
-            return  # an earlier attempt trained it to its end
         size, train = self.batch_size, data.train
         steps = self._study.training.steps_per_epoch
         if train.arrays is not None:
@@ -315,13 +317,25 @@ class Fitting:
         return messages.Epoch(
             trial=self._order.trial,
             stage=Stage.TRAIN,
-            step=len(self._executions) * self.num_epochs + run.epochs,
+            step=self.first_step + run.epochs,
             seconds=seconds,
-            value=value,
+            value=self._mean_with(value, run),
             metrics={plain: float(logs[name]) for name, plain in plain_names(logs).items()},
             learning_rate=learning_rate,
             **known,
         )
+
+    @property
+    def first_step(self) -> int:
+        """Step before the first epoch of the training."""
+        return len(self._ended) * self.num_epochs
+
+    def _mean_with(self, value: float, run: Run) -> float:
+        """Return the value of an epoch; in a study with folds, the mean over the folds so far, each with its best epoch so far."""
+        if self._study.num_folds == 1:
+            return value
+        best = value if self.is_better(value, run) or run.best is None else run.best
+        return statistics.fmean([*(one.value for one in self._ended), best])
 
     def value_of(self, model: keras.Model, logs: Mapping[str, float], data: LoadedData) -> float:
         """Return the metric of the study after an epoch.
@@ -350,26 +364,30 @@ class Fitting:
             raise TrainingError(f"the metric returned {wording.show(value)}; expected one number", kind="NotANumber") from error
 
     def is_better(self, value: float, run: Run) -> bool:
-        """Return whether a value is the best of a training."""
+        """Return whether a value is the best of a training; if nothing measures it on new data, the last one is."""
+        if not self._study.measured_on_new_data:
+            return math.isfinite(value)
         return math.isfinite(value) and (run.best is None or self._study.objective.is_better(value, run.best))
 
     def has_stalled(self, run: Run) -> bool:
         """Return whether early stopping ends a training."""
         stopping = self._study.training.early_stopping
-        if stopping is None:
+        if stopping is None or not self._study.measured_on_new_data:
             return False
         merit, wait, best = self._study.objective.merit, 0, -math.inf
-        for epoch in run.curve:
-            improves = math.isfinite(epoch.measured) and merit(epoch.measured) > best + stopping.min_delta
-            wait, best = (0, merit(epoch.measured)) if improves else (wait + 1, best)
+        for value in run.measured:
+            improves = math.isfinite(value) and merit(value) > best + stopping.min_delta
+            wait, best = (0, merit(value)) if improves else (wait + 1, best)
         return wait >= stopping.patience
+
+    def kept_weights(self, model: keras.Model) -> Weights:
+        """Return the weights of a model whose epoch is the best so far; the model of one fold is not kept."""
+        return tuple(model.get_weights()) if self._study.num_folds == 1 else ()
 
     def write_checkpoint(self, run: Run, state: Weights) -> None:
         """Write the progress of a training, from which another trainer resumes it."""
-        before = self._earlier
         progress = Progress(
             study=self._identity,
-            earlier=None if before is None else before.summary,
             hyperparameters=self._order.hyperparameters,
             seed=self._order.seed,
             epochs=run.epochs,
@@ -379,13 +397,19 @@ class Fitting:
             loss=math.nan,
             probe_seconds=0.0,
             fine_tune_seconds=run.seconds,
-            executions=self._executions,
+            ended=self._ended,
+            measured=tuple(run.measured),
             metrics=dict(run.best_metrics),
             asked=dict(self._questions.asked),
         )
-        self._files.write_checkpoint(
-            SuspendedTrial(progress=progress, state=state, best=(*run.best_weights, *(() if before is None else before.best_weights)))
-        )
+        is_best = is_best_training(self._study, run.best, self._ended)
+        best = run.best_weights if is_best else self._best_weights
+        self._files.write_checkpoint(SuspendedTrial(progress=progress, state=state, best=best))
+
+
+def is_best_training(study: CustomStudySpec, value: float | None, ended: Sequence[EndedTraining]) -> bool:
+    """Return whether a training with this best value so far is the best one of its trial, given those that have ended."""
+    return value is not None and all(study.objective.is_better(value, one.value) for one in ended)
 
 
 #: exceptions of tuner that pass through `fit`
@@ -444,9 +468,10 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         run.epochs, run.seconds = epoch + 1, run.seconds + seconds
         message = fitting.epoch(run, logs, value, seconds=seconds, learning_rate=_learning_rate(self.model))
         run.curve.append(message)
+        run.measured.append(value)
         if fitting.is_better(value, run):
             run.best, run.best_step, run.best_metrics = value, message.step, message.metrics
-            run.best_weights = tuple(self.model.get_weights())
+            run.best_weights = fitting.kept_weights(self.model)
         fitting.report(message)
         for name, number in (("loss", logs.get("loss", 0.0)), (fitting.metric, value)):
             if not math.isfinite(number):

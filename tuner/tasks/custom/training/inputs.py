@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tuner import wording
 from tuner.errors import DataError, TrainingError
@@ -16,6 +17,8 @@ from tuner.tasks.custom.running.values import HyperParameters, Interrupted
 from tuner.trust import user_code
 
 _NAMES = ("train", "validation", "test")
+#: keys of the dict that a data function of a study with folds returns
+_NAMES_WITH_FOLDS = ("train", "test", "groups")
 _FORMS = "expected (train, validation) or (train, validation, test), each (x, y), a tf.data.Dataset or a keras PyDataset"
 
 
@@ -55,13 +58,27 @@ class LoadedData:
     """The data of a trial."""
 
     train: Part
+    #: in a study with folds, the same examples as `train`, until one fold is taken
     validation: Part
     test: Part | None
+    #: the group of each example, if the data function of a study with folds returns them
+    groups: NDArray[Any] | None = None
+    #: the number of the fold of each example, from 0; None: the study has no folds
+    folds: NDArray[np.int64] | None = None
+    #: what the folds are, in words
+    words_of_folds: str = ""
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """All splits."""
-        return (self.train, self.validation, *(() if self.test is None else (self.test,)))
+        """All splits that the data function returned."""
+        own = () if self.validation.arrays is self.train.arrays is not None else (self.validation,)
+        return (self.train, *own, *(() if self.test is None else (self.test,)))
+
+    def of_fold(self, number: int) -> "LoadedData":
+        """Return the data of a training in which one fold validates and all others are trained on; the test split stays out of both."""
+        assert self.folds is not None, "a study with folds divides its data"
+        inside = self.folds == number
+        return LoadedData(train=_rows(self.train, "train", ~inside), validation=_rows(self.train, "validation", inside), test=self.test)
 
     @property
     def fingerprint(self) -> str:
@@ -87,8 +104,12 @@ def needs_values(load: Callable[..., Any]) -> bool:
     return any(parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters)
 
 
-def load(function: Callable[..., Any], hp: HyperParameters | None) -> LoadedData:
-    """Return what a user function loads.
+def _rows(part: Part, name: str, chosen: NDArray[np.bool_]) -> Part:
+    return Part(name=name, arrays=tuple(tf.nest.map_structure(lambda array: array[chosen], each) for each in part.arrays or ()))
+
+
+def load(function: Callable[..., Any], hp: HyperParameters | None, *, has_folds: bool = False) -> LoadedData:
+    """Return what a user function loads; with `has_folds`, the data are not divided into train and validation.
 
     Raises:
         DataError: it returns something else than data.
@@ -97,7 +118,39 @@ def load(function: Callable[..., Any], hp: HyperParameters | None) -> LoadedData
     given = user_code.called(
         lambda: function() if hp is None else function(hp), doing="loading the data", passes=(Interrupted, TrainingError)
     )
-    return read(given)
+    return read_undivided(given) if has_folds else read(given)
+
+
+def read_undivided(given: Any) -> LoadedData:
+    """Return data for a study with folds, which has no validation split of its own.
+
+    Raises:
+        DataError: it is something else.
+    """
+    cure = "with validation.folds, return {'train': (x, y)}, and possibly 'test' and 'groups', which has the group of each example"
+    if not isinstance(given, Mapping):
+        count = f" of {len(given)}" if isinstance(given, tuple | list) else ""
+        raise DataError(f"the data function returned a {type(given).__name__}{count}, which may have a validation split; {cure}")
+    if "validation" in given:
+        raise DataError(
+            "the data function returned a validation split, but the study has validation.folds: each fold validates once. Return these "
+            "examples as part of train, or remove the section validation from the study file"
+        )
+    odd = [str(name) for name in given if name not in _NAMES_WITH_FOLDS]
+    if odd or "train" not in given:
+        raise DataError(f"the data function returned a dict with {wording.listed(map(str, given))}; {cure}")
+    train = _read_part("train", given["train"])
+    if train.arrays is None:
+        raise DataError(
+            f"the data function returned a {type(train.dataset).__name__} as train, which cannot be divided into folds; return arrays, for "
+            "example x, y = next(iter(dataset.unbatch().batch(100_000))), or remove the section validation and return a validation split"
+        )
+    test = None if given.get("test") is None else _read_part("test", given["test"])
+    groups = None if given.get("groups") is None else _as_arrays(given["groups"], "groups")
+    if groups is not None and (not isinstance(groups, np.ndarray) or groups.shape != (train.num_examples,)):
+        shape = _shapes(groups)
+        raise DataError(f"the data function returned groups of the form {shape}; expected one for each of {train.num_examples:,} examples")
+    return LoadedData(train=train, validation=Part(name="validation", arrays=train.arrays), test=test, groups=groups)
 
 
 def read(given: Any) -> LoadedData:
