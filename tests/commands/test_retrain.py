@@ -10,7 +10,7 @@ from tests.studies import by_hand
 from tuner.cli import main
 from tuner.commands import ensemble
 from tuner.commands import retrain as commands_retrain
-from tuner.errors import Dismissed
+from tuner.errors import Dismissed, StudyError
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
 from tuner.results import best as bests
@@ -23,6 +23,7 @@ from tuner.storage import engine as storages
 from tuner.studies import data_check, retraining, trials
 from tuner.studies import study as studies
 from tuner.studies.study import Study
+from tuner.tasks.custom.spec.custom_study import CustomStudySpec
 
 
 def searched(folder: Path, *, num_test: int = 200, value: float | None = 0.9) -> Study:
@@ -163,6 +164,77 @@ def test_a_retraining_from_another_machine_resumes_with_the_code_of_this_one(
     assert retrain(tmp_path, "prices", "--top", "1", "--seeds", "1", "--allow-code", "my.py") == 1
     assert folders == [tmp_path, tmp_path]
     assert "does not exist here; its files are read from" in capsys.readouterr().err
+
+
+def train_folds(study: Study, folder: Path, value: float, best_epochs: list[int]) -> None:
+    """Train the next trial of a study with two folds by hand."""
+    claimed = by_hand.must_claim(study)
+    assert isinstance(claimed.hyperparameters, ChosenValues)
+    found = {"folds": [value - 1, value + 1], "standard_deviation": 1.4142, "best_epochs": best_epochs}
+    finished = messages.Finished(
+        trial=claimed.number, ending=Ending.COMPLETED, value=value, asked=dict(claimed.hyperparameters.values), attributes=found
+    )
+    trials.finish(study, claimed, finished, [], device="cpu")
+
+
+def test_the_final_model_of_folds_is_trained_on_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"name": "prices", "task": "custom", "objective": "val_mae", "sampler": "random", "search": {"units": [1, 64]}}
+    code = {"model": {"build": "my.py:build"}, "data": {"load": "my.py:load"}}
+    sections = {"validation": {"folds": 2}, "training": {"epochs": 30, "early_stopping": {"patience": 3}}}
+    study = studies.join(study_file.parse(given | code | sections, "prices.yaml"), storages.open(databases.sqlite(tmp_path)))
+    data_check.admit(study, by_hand.PREPARED)
+    for value in (3.0, 2.5, 2.0):
+        train_folds(study, tmp_path, value, [10, 12])
+    trained: list[Study] = []
+
+    def train_all(again: Study, *_: object) -> list[trainings.RetrainedConfig]:
+        trained.append(again)
+        if again.name.endswith("-all"):
+            train(again, tmp_path, 0.5)
+        for value in () if again.name.endswith("-all") else (2.4, 2.1, 2.2, 2.5):  # trial 2: 2.4 and 2.2; trial 1: 2.1 and 2.5
+            train_folds(again, tmp_path, value, [9, 12] if value > 2.3 else [20, 22])
+        return trainings.read(again)
+
+    def measure(again: Study, best: Best, *_: object) -> None:
+        trials.keep_test(again, messages.Evaluated(trial=best.trial, num_images=200, value=2.75))
+
+    monkeypatch.setattr(commands_retrain, "_train_all", train_all)
+    monkeypatch.setattr(ensemble, "measure_trial", measure)
+    asked = ("prices", "--top", "2", "--seeds", "2", "--allow-code", "my.py")
+    assert retrain(tmp_path, *asked) == 0
+    said = capsys.readouterr()
+    assert said.out == (
+        "prices 1: val_mae 2.3 ± 0.1414, the mean over 2 folds and 2 seeds; trained on all folds for 16 epochs; "
+        "on the test split 2.75. In the search it was 2.\n"
+    )
+    compared, final = trained
+    assert compared.spec.num_folds == 2
+    assert isinstance(final.spec, CustomStudySpec)
+    assert final.spec.validation is not None
+    assert (final.name, final.spec.validation.train_on) == ("prices-retrain-1-all", "all")
+    assert (final.spec.training.epochs, final.spec.training.early_stopping) == (16, None)
+    assert bests.of(final, 0).hyperparameters["units"] == bests.of(study, 2).hyperparameters["units"]  # type: ignore[index]
+    (version,) = versions.all(study.storage, "prices")
+    assert (version.model.study, version.model.artifact) == (final.name, str(tmp_path / "prices-retrain-1-all-0.npz"))
+    assert version.model.metrics["value"] == pytest.approx(2.3)  # not 0.5, which was measured on what was trained on
+    assert version.model.config["validation"]["train_on"] == "all"
+    study_file.parse(version.model.config, "version.yaml")
+    assert retrain(tmp_path, *asked) == 0
+    assert "was finished before" in capsys.readouterr().err
+    assert len(trained) == 2
+
+
+def test_a_trial_with_folds_has_no_model_to_export_or_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = of_code(tmp_path, validation={"folds": 5})
+    cure = "trained a model for each of 5 folds, and none of them on all the data. Train the final model: tuner retrain prices. To export"
+    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    for command in (["export", "prices", "--to", str(tmp_path / "home")], ["versions", "prices", "--add", "2"]):
+        assert main.main([*command, "--storage", url]) == 2
+        assert cure in capsys.readouterr().err
+    with pytest.raises(StudyError, match="tuner retrain prices"):
+        _ = bests.best(study).model
 
 
 def test_what_a_study_of_code_cannot_be_retrained_with_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,6 +124,8 @@ def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tupl
     made_in = show.localized(made_in, asked.local)
     if version is None:
         best = bests.best(made_in) if asked.trial is None else bests.of(made_in, asked.trial)
+        if study.spec.num_folds > 1:
+            raise RequestError(bests.without_model(best))
     else:
         assert version.model.trial is not None, "a version is made of a trial"
         best = bests.of(made_in, version.model.trial)

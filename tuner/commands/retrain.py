@@ -110,7 +110,8 @@ def retrain(
     with engines.open_engine(engine, url) as ready:
         again = _begin_or_resume(study, asked)
         again = studies.at(again, local.localize(again.spec))
-        existing = _find_version(study, _target_name(again, asked.on), single=asked.single if study.is_of_images else None)
+        target = _target_name(again, "train+validation" if again.spec.num_folds > 1 else asked.on)
+        existing = _find_version(study, target, single=asked.single if study.is_of_images else None)
         if existing is not None:
             plain.line(f"{study.name}: {again.name} was finished before. Nothing was trained, and the test split was not read.")
             return _print_version(existing, as_json=as_json)
@@ -205,16 +206,35 @@ def _train_and_choose(study: Study, again: Study, asked: RetrainOptions, workers
     for config in configs:
         verb = "is chosen" if config is chosen else "was trained again" if config.is_complete else "did not complete with every seed"
         plain.line(f"{again.name} trial {config.trial} {verb}: {objective.metric} {config.shown}")
-    run = chosen.by_value[0]
-    best = bests.of(again, run.trial)
-    if best.test_value is None:
-        (assignment, *_) = workers.assignments(again)
-        with printing.busy(f"{again.name}: measuring trial {run.trial} on the test split …"):
-            _measure(again, best, assignment, workers.stopping)
-        best = bests.of(again, run.trial)
-    with artifacts.local_copy(_weights(run), workers.folders.of_study(again.name)) as path:
-        new, _ = versions.of_trial(best, path, by=machine.user_name())
     figures = {"mean": chosen.mean, "standard_deviation": chosen.spread, "seeds": len(chosen.values), "search_value": chosen.search_value}
+    if again.spec.num_folds > 1:
+        return _train_on_all_folds(study, again, chosen, workers, figures)
+    return _add_training(study, again, chosen.by_value[0], workers, figures)
+
+
+def _train_on_all_folds(study: Study, again: Study, chosen: RetrainedConfig, workers: _Workers, figures: dict[str, Any]) -> Version:
+    """Train the chosen configuration on all folds for the mean of its best epochs, and store this training as a version."""
+    epochs = chosen.usual_epochs
+    final = retrainings.on_all(study, again)
+    if final is None:
+        config = dataclasses.replace(retrainings.config(study, chosen.trial), value=chosen.mean)
+        final = retrainings.begin_on_all_folds(study, again, config, epochs=epochs)
+    final = studies.at(final, again.spec)
+    (trained,) = _train_all(final, workers, _describe_work(study, final, workers.ready.workers.num_workers))
+    run, *_ = trainings.choose([trained]).runs
+    return _add_training(study, final, run, workers, {**figures, "folds": again.spec.num_folds, "epochs": epochs})
+
+
+def _add_training(study: Study, target: Study, run: TrainingRun, workers: _Workers, figures: dict[str, Any]) -> Version:
+    """Measure a training on the test split, unless that was done before, and store it as a version."""
+    best = bests.of(target, run.trial)
+    if best.test_value is None:
+        (assignment, *_) = workers.assignments(target)
+        with printing.busy(f"{target.name}: measuring trial {run.trial} on the test split …"):
+            _measure(target, best, assignment, workers.stopping)
+        best = bests.of(target, run.trial)
+    with artifacts.local_copy(_weights(run), workers.folders.of_study(target.name)) as path:
+        new, _ = versions.of_trial(best, path, by=machine.user_name())
     return versions.add(study.storage, dataclasses.replace(new, name=study.name, metrics={**new.metrics, **figures}))
 
 
@@ -271,11 +291,12 @@ def _describe_work(study: Study, again: Study, num_workers: int) -> str:
     text = f"{again.name}: {configs} ({which}) x {seeds} = {wording.count(spec.num_trainings, 'training')}"
     text += f", {done} of them done" if done else ""
     if not again.spec.measured_on_new_data:
-        text += ", on train and validation images, so the accuracies shown here are on training images"
+        on = "train and validation images, so the accuracies" if study.is_of_images else "all folds, so the values"
+        text += f", on {on} shown here are on {'training images' if study.is_of_images else 'training data'}"
     seconds = _mean_seconds(study, spec.trials)
     if seconds is None:
         return text
-    about = wording.duration(seconds * left / max(1, num_workers))
+    about = wording.duration(seconds * left * again.spec.num_folds / study.spec.num_folds / max(1, num_workers))
     return f"{text}; about {about} with {wording.count(num_workers, 'worker')}, estimated from the search"
 
 
@@ -343,6 +364,13 @@ def _print_training(version: Version, *, as_json: bool) -> int:
     figures = {name: wording.figure(metrics[name]) for name in ("value", "search_value")}
     mean = wording.with_spread(metrics["mean"], metrics.get("standard_deviation"))
     test = "not measured" if metrics.get("test_value") is None else wording.figure(metrics["test_value"])
+    if "folds" in metrics:
+        plain.result(
+            f"{version.name} {version.number}: {metrics['metric']} {mean}, the mean over {metrics['folds']} folds "
+            f"and {wording.count(metrics['seeds'], 'seed')}; trained on all folds for {wording.count(metrics['epochs'], 'epoch')}; "
+            f"on the test split {test}. In the search it was {figures['search_value']}."
+        )
+        return 0
     plain.result(
         f"{version.name} {version.number}: {metrics['metric']} {figures['value']}, the best of "
         f"{wording.count(metrics['seeds'], 'seed')} (mean {mean}); on the test split {test}. "

@@ -127,6 +127,8 @@ def add(name: str, url: str, trial: int, *, as_json: bool) -> int:
     """Store a trial as a version, unless it is one already."""
     study = commands_show.load_study(name, url)
     best = bests.of(study, trial)
+    if study.spec.num_folds > 1:
+        raise RequestError(bests.without_model(best))
     if best.weights is None:
         stored = wording.listed(bests.with_weights(study)) or "none"
         raise RequestError(f"the weights of trial {trial} of the study {name} were not stored. Trials with stored weights: {stored}.")

@@ -187,11 +187,21 @@ def _of_code(best: Best) -> list[str]:
         return [f"{_which(best)}.{chosen}"]
     examples = f"{best.prepared.num_validation:,} validation examples" if best.prepared.num_validation else "validation data"
     choice = f"The search chose the trial by its {examples}, so expect a {_worse(best)} value on new data."
+    if best.spec.num_folds > 1:
+        return _of_folds(best)
     sentences = [f"{_which(best)}, each at its best epoch.", *([choice] if best.num_completed > 1 else [])]
     if best.test_value is None:
         return [*sentences, "The trial was not measured on a test split, so it is unknown by how much the value is too good."]
     num = f"{best.num_test:,} test examples" if best.num_test else "the test split"
     return [*sentences, f"On {num}, which the search did not use, the value is {wording.figure(best.test_value)}."]
+
+
+def _of_folds(best: Best) -> list[str]:
+    """Return how far to trust the value of a trial that is a mean over folds."""
+    chosen = f" The search chose the trial by it, so expect a {_worse(best)} value on new data." if best.num_completed > 1 else ""
+    final = f"tuner retrain {best.spec.name} trains the final one, and measures it on the test split."
+    final = f"No model of the trial has seen all the data: {final}"
+    return [f"{_which(best)}, {best.spread or 'a mean over folds'}.{chosen}", final]
 
 
 def _of_other_metric(best: Best) -> list[str]:

@@ -83,6 +83,14 @@ class Best:
         return _value(self.found)
 
     @property
+    def validated(self) -> float | None:
+        """Its value on data that it was not trained on; of a final model, which saw all of them, that of its config over the folds."""
+        if self.spec.measured_on_new_data:
+            return self.value
+        again = self.spec.retraining
+        return None if again is None else again.values[again.indices(self.trial)[0]]
+
+    @property
     def hyperparameters(self) -> Hyperparameters | Mapping[str, Plain]:
         """Hyperparameters of the trial; for user code, its values by name."""
         chosen = self.chosen
@@ -151,6 +159,8 @@ class Best:
         export = f"tuner export {self.spec.name} --trial {self.trial} --to FOLDER"
         if self.spec.task != tasks.CUSTOM:
             raise errors.StudyError(f"best.model loads models of your own code; to load this one: {export}, then FOLDER/model.keras")
+        if self.spec.num_folds > 1:
+            raise errors.StudyError(without_model(self))
         if self.weights is None:
             raise errors.StudyError(
                 f"the weights of trial {self.trial} of the study {self.spec.name} were not stored, as it is not the best"
@@ -166,6 +176,16 @@ class Best:
         imports.import_keras()
         chosen = dict(self.chosen.values) if isinstance(self.chosen, ChosenValues) else {}
         return task.training(self.spec.task).load_model(self.spec, self.trial, chosen, Path(self.weights))  # type: ignore[attr-defined]
+
+    @property
+    def spread(self) -> str:
+        """Of how many trainings its value is the mean, and their standard deviation, in words; "" if it is that of one training."""
+        stored = self.found.attributes
+        values, deviation = stored.get(attributes.FOLDS) or stored.get(attributes.EXECUTIONS), stored.get(attributes.STANDARD_DEVIATION)
+        if self.spec.task != tasks.CUSTOM or not isinstance(values, list) or not isinstance(deviation, int | float):
+            return ""
+        what = f"{len(values)} folds" if attributes.FOLDS in stored else f"{len(values)} trainings with different seeds"
+        return f"the mean over {what}, with a standard deviation of {wording.figure(deviation)}"
 
     @property
     def costs(self) -> dict[str, float]:
@@ -246,6 +266,16 @@ def why_none(study: Study) -> str:
         f"no trial of the study {study.name} keeps its constraints ({limits}), but {wording.count(len(completed), 'trial')} completed. "
         f"Raise the limits in a study of another name, or export the best of these trials: tuner export {study.name} "
         f"--trial {next(iter(completed))} --to best.yaml"
+    )
+
+
+def without_model(best: Best) -> str:
+    """Say why a trial with folds has no model, and how to get one."""
+    name = best.spec.name
+    search = best.spec.retraining.study if best.spec.retraining is not None else name
+    return (
+        f"trial {best.trial} of the study {name} trained a model for each of {best.spec.num_folds} folds, and none of them on all the "
+        f"data. Train the final model: tuner retrain {search}. To export it: tuner export {search} --version 1 --to FOLDER"
     )
 
 

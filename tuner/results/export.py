@@ -15,6 +15,7 @@ from tuner.spec.hyperparameters import ChosenValues, Hyperparameters
 from tuner.spec.search import SearchSpace
 from tuner.spec.strategies import NoPruner, Random
 from tuner.spec.study import AnyStudySpec, Budget, StudySpec
+from tuner.storage.attributes import BEST_EPOCHS, EXECUTIONS, FOLDS, STANDARD_DEVIATION
 
 #: longest name of a study
 _MAX_NAME = 100
@@ -106,7 +107,9 @@ def _result(best: Best) -> dict[str, Any]:
 def _scores(best: Best) -> dict[str, Any]:
     """Return the value of the trial, under the name of what it is, and what was measured on the test split."""
     if not isinstance(best.spec, StudySpec):
-        named = {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value, **best.costs}
+        several = (FOLDS, BEST_EPOCHS, EXECUTIONS, STANDARD_DEVIATION) if best.spread else ()
+        spread = {name: best.found.attributes.get(name) for name in several}
+        named = {"metric": best.spec.objective.metric, "value": best.validated, **spread, "test_value": best.test_value, **best.costs}
         return {**named, "exceeds": best.exceeds or None}
     if not best.is_accuracy:
         named = {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}

@@ -81,6 +81,13 @@ STAGE: Final = "stage"
 NUM_EPOCHS: Final = "epochs"
 #: epoch with the best value, counted from 1 through both stages
 BEST_EPOCH: Final = "best_epoch"
+#: for a trial with folds: the value and the best epoch of each fold, as lists
+FOLDS: Final = "folds"
+BEST_EPOCHS: Final = "best_epochs"
+#: for a trial of several trainings with different seeds: their values, as a list
+EXECUTIONS: Final = "executions"
+#: for a trial that is a mean of several trainings
+STANDARD_DEVIATION: Final = "standard_deviation"
 #: training accuracy and validation loss of that epoch
 TRAIN_ACCURACY: Final = "train_accuracy"
 VALIDATION_LOSS: Final = "validation_loss"

@@ -22,6 +22,7 @@ from tuner.storage.queries import VALUED
 from tuner.storage.tables import STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import study as studies
 from tuner.studies.study import Study
+from tuner.tasks.custom.spec.custom_study import CustomStudySpec
 
 #: maximum length of the searched study's name in the name of its retraining
 KEPT_NAME = 80
@@ -114,6 +115,14 @@ def begin_on_all(study: Study, again: Study, config: Config, *, fine_tunes: bool
     return _begin(study, name_on_all(again), [config], again.spec.retraining.seeds, setting, top=1)
 
 
+def begin_on_all_folds(study: Study, again: Study, config: Config, *, epochs: int) -> Study:
+    """Create a study that trains a config chosen by the retraining `again` on all folds for some epochs, once."""
+    assert again.spec.retraining is not None
+    return _begin(
+        study, name_on_all(again), [config], again.spec.retraining.seeds[:1], _Setting(images="train+validation", epochs=epochs), 1
+    )
+
+
 def on_all(study: Study, again: Study) -> Study | None:
     """Return the study that `begin_on_all` created earlier for a retraining, or None."""
     name = name_on_all(again)
@@ -153,6 +162,10 @@ def _begin(study: Study, name: str, chosen: Sequence[Config], with_seeds: tuple[
     if isinstance(study.spec, StudySpec):
         own = {"epochs": setting.epochs, "promote": 1.0, "images": setting.images}
         changes["training"] = study.spec.training.model_copy(update=own)
+    elif isinstance(study.spec, CustomStudySpec) and study.spec.validation is not None and setting.images != "train":
+        changes["validation"] = study.spec.validation.model_copy(update={"train_on": "all"})
+        changes["training"] = study.spec.training.model_copy(update={"epochs": setting.epochs, "early_stopping": None})
+        known = known.model_copy(update={"splits": ""})
     spec = study.spec.model_copy(update=changes)
     extra = 0 if setting.images == "train" else known.num_validation
     _create(study, spec, chosen, known.model_copy(update={"epochs": setting.epochs, "num_train": known.num_train + extra}))

@@ -57,6 +57,8 @@ def best_trial(found: Best) -> RenderableType:
     """Show the best trial of a study."""
     measured = plans.metric(found.spec)
     lines = Text.assemble((found.spec.name, "strong"), f"  trial {found.trial}, {measured} ", (wording.figure(found.value), "bold green"))
+    if found.spread:
+        lines.append(f"\n{found.spread}")
     if found.test_value is not None and not found.is_accuracy:
         lines.append(f"\n{found.spec.objective.metric} on {found.num_test:,} test examples {wording.figure(found.test_value)}")
     if found.test_accuracy is not None:

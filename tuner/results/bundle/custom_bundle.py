@@ -200,8 +200,15 @@ def _names(path: Path) -> list[str]:
 
 def headline(best: Best) -> str:
     """Return one line with the origin of a model and its value."""
-    value = f"{best.spec.objective.metric} {wording.figure(best.value)}"
-    return f"Trial {best.trial} of the study {best.spec.name}, {best.standing}: {value}."
+    metric = best.spec.objective.metric
+    if not best.spec.measured_on_new_data:
+        mean = (
+            ""
+            if best.validated is None
+            else f" {metric} {wording.figure(best.validated)} is the mean over the folds of this configuration."
+        )
+        return f"Trial {best.trial} of the study {best.spec.name}, trained on all folds.{mean}"
+    return f"Trial {best.trial} of the study {best.spec.name}, {best.standing}: {metric} {wording.figure(best.value)}."
 
 
 def metrics(best: Best, copies: Sequence[Mapping[str, str]], exported: errands.ExportedCode) -> dict[str, Any]:
@@ -215,7 +222,7 @@ def metrics(best: Best, copies: Sequence[Mapping[str, str]], exported: errands.E
         "note": caution(best),
         "metric": best.spec.objective.metric,
         "direction": "maximize" if best.spec.objective.maximizes else "minimize",
-        "value": best.value,
+        "value": best.validated,
         "metrics": stored.get(attributes.METRICS) or {},
         "test_value": best.test_value,
         **best.costs,
@@ -236,6 +243,10 @@ def _named(version: tuple[str, int] | None) -> dict[str, Any]:
 
 def caution(best: Best) -> str:
     """Return a sentence on how reliable the value is."""
+    if not best.spec.measured_on_new_data:
+        start = "The value is the mean over the folds, for models that each saw all folds but one. The model here saw all of them."
+        known = "was not measured" if best.test_value is None else "was measured on data that were not used for any choice"
+        return f"{start} Its configuration was chosen by such means, so expect a worse value. The test value {known}."
     origin = f"the best of {wording.count(best.num_completed, 'trial')}" if best.is_best else "that of one trial"
     exceeds = f"The trial is one {best.standing}, so the study would not choose it. " if best.exceeds else ""
     start = f"{exceeds}The value is {origin} on the validation data by which it was chosen, so expect a worse one on new data."
@@ -253,7 +264,8 @@ def card(
 ) -> str:
     """Return the text of README.md."""
     metric = best.spec.objective.metric
-    figures = [f"| {metric} on the validation data | {wording.figure(best.value)} |"]
+    data = "the validation data" if best.spec.measured_on_new_data else "folds that were not trained on, mean"
+    figures = [] if best.validated is None else [f"| {metric} on {data} | {wording.figure(best.validated)} |"]
     figures += (
         [] if best.test_value is None else [f"| {metric.removeprefix('val_')} on the test data | {wording.figure(best.test_value)} |"]
     )

@@ -14,12 +14,12 @@ from tuner.spec import hyperparameters as trial_values
 from tuner.spec.hyperparameters import Hyperparameters, TrialValues
 from tuner.spec.study import Retraining
 from tuner.storage import queries, tables
-from tuner.storage.attributes import BEST_EPOCH, HYPERPARAMETERS, MESSAGE, REASON, STOPPED_BY, WEIGHTS
+from tuner.storage.attributes import BEST_EPOCH, BEST_EPOCHS, HYPERPARAMETERS, MESSAGE, REASON, STOPPED_BY, WEIGHTS
 from tuner.storage.tables import TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import endings
 from tuner.studies.study import Study
 
-_RESULT = (WEIGHTS, BEST_EPOCH, REASON, MESSAGE, STOPPED_BY)
+_RESULT = (WEIGHTS, BEST_EPOCH, BEST_EPOCHS, REASON, MESSAGE, STOPPED_BY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,13 @@ class TrainingRun:
     best_epoch: int | None
     #: why it did not complete; "" if it did
     failure: str = ""
+    #: best epoch of each fold; (): the training has no folds
+    best_epochs: tuple[int, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it completed, and its weights were kept; a training with folds has none."""
+        return self.value is not None and (self.weights is not None or bool(self.best_epochs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,7 @@ class RetrainedConfig:
     @property
     def is_complete(self) -> bool:
         """Whether it completed with every seed and all weights were kept."""
-        return all(run.value is not None and run.weights is not None for run in self.runs)
+        return all(run.is_complete for run in self.runs)
 
     @property
     def mean(self) -> float:
@@ -80,6 +87,12 @@ class RetrainedConfig:
     def shown(self) -> str:
         """Text with the mean, its standard deviation and the number of seeds."""
         return f"{wording.with_spread(self.mean, self.spread)} over {wording.count(len(self.values), 'seed')}"
+
+    @property
+    def usual_epochs(self) -> int:
+        """Mean of the best epochs of all folds and seeds, rounded: for how long the final model is trained."""
+        known = [epoch for run in self.runs for epoch in run.best_epochs]
+        return max(1, round(sum(known) / len(known)))
 
     @property
     def by_value(self) -> list[TrainingRun]:
@@ -136,7 +149,7 @@ def _significance(paired: statistics.Paired) -> str:
 
 
 def _failures(config: RetrainedConfig) -> str:
-    failed = [run for run in config.runs if run.value is None or run.weights is None]
+    failed = [run for run in config.runs if not run.is_complete]
     return ", ".join(f"with seed {run.seed} {run.failure or 'its weights were not kept'}" for run in failed)
 
 
@@ -175,5 +188,6 @@ def _run(number: int, seed: int, value: float | None, known: dict[str, Any], sta
         value=value,
         weights=known.get(WEIGHTS),
         best_epoch=known.get(BEST_EPOCH),
+        best_epochs=tuple(known.get(BEST_EPOCHS) or ()),
         failure="" if value is not None else f"{ended}: {why}" if why else ended,
     )

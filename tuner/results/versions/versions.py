@@ -293,7 +293,7 @@ def _missing(connection: Connection, name: str, number: int | None = None) -> Ve
 
 def _scores(best: Best) -> dict[str, Any]:
     """Return the accuracies of a trial, and its metric if that is another one; of user code, only its metric."""
-    named = {"metric": best.spec.objective.metric, "value": best.value, "test_value": best.test_value}
+    named = {"metric": best.spec.objective.metric, "value": best.validated, "test_value": best.test_value}
     if not isinstance(best.spec, StudySpec):
         return {**named, **best.costs, "num_test": best.num_test}
     found = {"validation_accuracy": best.validation_accuracy, "test_accuracy": best.test_accuracy, "num_test": best.num_test}

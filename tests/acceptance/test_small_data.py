@@ -1,0 +1,72 @@
+"""Folds of small data from the search to the final model: real `tuner` processes with small networks."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.acceptance.conftest import Place
+
+CODE = """
+import keras
+import numpy as np
+
+def load():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(90, 4)).astype("float32")
+    y = (x[:, 0] - x[:, 1] > 0).astype("int64")
+    return {"train": (x[:60], y[:60]), "test": (x[60:], y[60:]), "groups": np.arange(60) // 2}
+
+def build(hp):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(hp["units"], "relu"), keras.layers.Dense(2, "softmax")])
+    model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
+"""
+STUDY = {
+    "name": "small",
+    "task": "custom",
+    "model": {"build": "small.py:build"},
+    "data": {"load": "small.py:load"},
+    "objective": "val_accuracy",
+    "training": {"epochs": 3},
+    "validation": {"folds": 3},
+    "search": {"units": [4, 16]},
+    "budget": {"trials": 2},
+}
+
+
+def write(folder: Path) -> None:
+    (folder / "small.py").write_text(CODE)
+    (folder / "small.yaml").write_text(json.dumps(STUDY))
+
+
+@pytest.mark.timeout(400)
+def test_the_final_model_of_folds_is_trained_exported_and_predicts(place: Place) -> None:
+    write(place.folder)
+    run = place.real_tuner("run", "small.yaml", "--threads", "1")
+    code, _ = run.end()
+    assert code == 0, run.lines
+    found = json.loads(place.real_tuner("best", "small", "--json").end()[1])["result"]
+    assert found["value"] == pytest.approx(sum(found["folds"]) / 3)
+    assert "the mean over 3 folds, with a standard deviation of " in place.real_tuner("best", "small").end()[1]
+    code, out = place.real_tuner("export", "small", "--to", "home", "--allow-code", "small.py").end()
+    assert (code, out) == (2, "")
+    again = place.real_tuner("retrain", "small", "--top", "1", "--seeds", "1", "--threads", "1", "--allow-code", "small.py")
+    code, out = again.end()
+    assert code == 0, again.lines
+    assert "the mean over 3 folds and 1 seed; trained on all folds for " in out
+    assert "on the test split not measured" not in out
+    export = place.real_tuner("export", "small", "--version", "1", "--to", "home", "--allow-code", "small.py")
+    code, _ = export.end()
+    assert code == 0, export.lines
+    home = place.folder / "home"
+    metrics = json.loads((home / "metrics.json").read_text())
+    mean = float(out.split("val_accuracy ")[1].split(",")[0])
+    assert metrics["value"] == pytest.approx(mean, abs=1e-4)
+    assert metrics["examples"] == {"train": 60, "validation": 0, "test": 30}
+    assert "| val_accuracy on folds that were not trained on, mean |" in (home / "README.md").read_text()
+    code, _ = place.real_tuner("predict", "home", "home/examples.npz", "--to", "out.npz").end()
+    assert code == 0
+    with np.load(place.folder / "out.npz") as arrays, np.load(home / "predictions.npz") as expected:
+        assert np.allclose(arrays["output"], expected["output"], atol=1e-5)
