@@ -1,4 +1,4 @@
-"""Folds of small data from the search to the final model: real `tuner` processes with small networks."""
+"""Folds from the search to the final model, and the mean of the best models: real `tuner` processes with small networks."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.acceptance.conftest import Place
+from tests.faults.test_code import stored
 
 CODE = """
 import keras
@@ -36,12 +37,29 @@ STUDY = {
 }
 
 
+#: a model that predicts its bias, whatever it is trained on; the right answer is 0
+CONSTANTS = """
+import keras
+import numpy as np
+
+def load():
+    part = lambda count: (np.ones((count, 4), "float32"), np.zeros((count, 1), "float32"))
+    return part(10), part(20), part(30)
+
+def build(hp):
+    constant = keras.initializers.Constant(hp["bias"])
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, kernel_initializer="zeros", bias_initializer=constant)])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
+"""
+
+
 def write(folder: Path) -> None:
     (folder / "small.py").write_text(CODE)
     (folder / "small.yaml").write_text(json.dumps(STUDY))
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_the_final_model_of_folds_is_trained_exported_and_predicts(place: Place) -> None:
     write(place.folder)
     run = place.real_tuner("run", "small.yaml", "--threads", "1")
@@ -70,3 +88,35 @@ def test_the_final_model_of_folds_is_trained_exported_and_predicts(place: Place)
     assert code == 0
     with np.load(place.folder / "out.npz") as arrays, np.load(home / "predictions.npz") as expected:
         assert np.allclose(arrays["output"], expected["output"], atol=1e-5)
+
+
+@pytest.mark.timeout(900)
+def test_the_mean_of_the_best_models_is_shown_beside_the_best_one_and_exported(place: Place) -> None:
+    (place.folder / "small.py").write_text(CONSTANTS)
+    study = {name: value for name, value in STUDY.items() if name != "validation"}
+    sections = {"objective": "val_loss", "training": {"epochs": 1}, "search": {"bias": {"choices": [1.0, -0.9, 3.0]}}, "sampler": "grid"}
+    (place.folder / "small.yaml").write_text(json.dumps(study | sections | {"budget": {"trials": 3}}))
+    run = place.real_tuner("run", "small.yaml", "--threads", "1", "--no-export")
+    code_of_run, shown = run.end()
+    assert code_of_run == 0, run.lines
+    found = json.loads(place.real_tuner("best", "small", "--json").end()[1])["result"]
+    export = place.real_tuner("export", "small", "--to", "home", "--allow-code", "small.py")
+    assert export.end()[0] == 0, export.lines
+    metrics = json.loads((place.folder / "home" / "metrics.json").read_text())
+    told = "\n".join(export.lines)
+    formed = found["ensemble"]
+    biases = [trial.params["bias"] for trial in stored(place, "small")]
+    order = sorted(range(3), key=lambda number: abs(biases[number]))
+    assert formed["trials"] == order[:2]  # the third one makes the mean worse
+    assert formed["best_member_value"] == pytest.approx(found["value"]) == pytest.approx(0.81)
+    assert formed["value"] == pytest.approx(0.05**2) == pytest.approx(formed["test_value"])
+    assert formed["num_test"] == 30
+    assert " alone" in shown
+    assert f"exporting the ensemble, mean of trials {order[0]}, {order[1]}: val_loss 0.0025, of trial {order[0]} alone 0.8100" in told
+    assert metrics["ensemble"]["value"] == formed["value"]
+    assert place.real_tuner("predict", "home", "home/examples.npz", "--to", "out.npz").end()[0] == 0
+    with np.load(place.folder / "out.npz") as arrays:
+        assert np.allclose(arrays["output"], 0.05)
+    single = place.real_tuner("export", "small", "--to", "alone", "--single", "--allow-code", "small.py")
+    assert single.end()[0] == 0, single.lines
+    assert "ensemble" not in json.loads((place.folder / "alone" / "metrics.json").read_text())

@@ -1,7 +1,9 @@
 """The choice of the members of an ensemble, on logits by hand."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from tests.studies import by_hand
 from tuner.kernels import scoring
 from tuner.results import ensemble, statistics
 from tuner.results.ensemble import Candidate, Ensemble
-from tuner.spec.objective import ImageMetric
+from tuner.spec.objective import ImageMetric, Objective
 from tuner.storage import engine as storages
 from tuner.studies import study as studies
 
@@ -125,3 +127,34 @@ def test_an_ensemble_by_accuracy_is_stored_as_earlier_versions_stored_it() -> No
     assert given.gain == pytest.approx(0.02)
     changed = given.model_copy(update={"metric": "macro_f1", "value": 0.8, "best_member_value": 0.7})
     assert Ensemble.model_validate(changed.model_dump(mode="json")) == changed
+
+
+@pytest.mark.parametrize(
+    ("direction", "values", "trials"),
+    [
+        ("maximize", (0.8, 0.85, 0.83), (5, 2)),
+        ("maximize", (0.8, 0.7, 0.83), (5, 2, 9)),
+        ("minimize", (0.8, 0.7, 0.6), (5, 2, 9)),
+        ("minimize", (0.8, math.nan, 0.7), (5, 2, 9)),
+    ],
+)
+def test_the_mean_of_the_best_few_models_is_chosen_by_its_value(direction: str, values: Any, trials: Any) -> None:
+    aim = Objective.model_validate({"metric": "val_x", "direction": direction})
+    found = ensemble.choose_means((5, 2, 9), values, 0.8, aim)
+    assert (found.trials, found.value, found.best_member_value) == (trials, values[len(trials) - 1], 0.8)
+    assert found.is_better(aim, 0.8)
+    assert found.value is not None
+    assert not found.is_better(aim, found.value)  # a better trial has completed since
+
+
+def test_a_mean_that_is_no_better_than_the_best_trial_never_wins() -> None:
+    aim = Objective.model_validate({"metric": "val_x", "direction": "maximize"})
+    for values in ((0.8, 0.8), (0.8, 0.5), (0.8, math.nan)):
+        assert not ensemble.choose_means((1, 0), values, 0.8, aim).is_better(aim, 0.8)
+
+
+def test_a_value_that_predictions_do_not_give_again_is_said() -> None:
+    aim = Objective.model_validate({"metric": "val_loss", "direction": "minimize"})
+    found = ensemble.choose_means((1, 0), (0.5, 0.4), 0.75, aim)
+    assert found.refused.startswith("trial 1 reached 0.7500 in its training, but its predictions alone score 0.5000")
+    assert (found.trials, found.is_better(aim, 0.75)) == ((), False)

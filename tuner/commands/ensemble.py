@@ -8,20 +8,23 @@ from pathlib import Path
 
 import numpy as np
 
+from tuner import wording
 from tuner.commands import artifacts
 from tuner.errors import Dismissed, TunerError
-from tuner.protocol import messages
+from tuner.protocol import errands, messages
 from tuner.results import best as bests
 from tuner.results import ensemble as ensembles
 from tuner.results import statistics
 from tuner.results.best import Best
-from tuner.results.ensemble import Candidate, Ensemble, Taught
+from tuner.results.ensemble import Candidate, CodeEnsemble, Ensemble, Taught
 from tuner.results.statistics import Labels
-from tuner.spec.hyperparameters import ClassWeights, Loss
+from tuner.spec.hyperparameters import ChosenValues, ClassWeights, Loss
 from tuner.spec.study import StudySpec
+from tuner.spec.tasks import CUSTOM
 from tuner.studies import retention, trials
 from tuner.studies.retention import StoredWeights
 from tuner.studies.study import Study
+from tuner.tasks.custom.spec.custom_study import CustomStudySpec
 from tuner.terminal import plain
 from tuner.trust import at_rest
 from tuner.workers.bucket import transfer
@@ -59,6 +62,9 @@ def measure(study: Study, assignment: Assignment, stopping: Stopping) -> None:
         StorageError: a result could not be stored.
         TunerError: files are in a bucket that cannot be read.
     """
+    if isinstance(study.spec, CustomStudySpec):
+        _measure_code(study, assignment, stopping)
+        return
     best = bests.best(study)
     formed, known = form(study, assignment.folders), ensembles.read(study)
     is_new = formed is not None and (not formed.is_same(known) or (known is not None and known.test_accuracy is None and best.num_test > 0))
@@ -95,6 +101,71 @@ def measure_trial(study: Study, best: Best, assignment: Assignment, stopping: St
     """
     with _trainer(study, assignment, stopping) as (trainer, _):
         _measure_best(study, best, trainer, assignment)
+
+
+def _measure_code(study: Study, assignment: Assignment, stopping: Stopping) -> None:
+    """Do the same for a study of user models."""
+    formed, known = form_code(study, assignment.folders, threads=assignment.limits.threads or 0), ensembles.read_code(study)
+    if formed != known:
+        ensembles.store(study, formed)
+    best = bests.best(study)
+    if is_unmeasured(best):
+        with _trainer(study, assignment, stopping) as (trainer, _):
+            _measure_best(study, best, trainer, assignment)
+        best = bests.best(study)
+    winner = best.ensemble_of_code
+    if winner is not None and winner.test_value is None and best.test_value is not None and not stopping.is_asked:
+        found = _means(study, winner.trials, "test", assignment.folders, assignment.limits.threads or 0)
+        if found.values:
+            ensembles.store(study, winner.model_copy(update={"test_value": found.values[-1], "num_test": found.num_examples}))
+
+
+def form_code(study: Study, folders: Folders, *, threads: int) -> CodeEnsemble | None:
+    """Return the ensemble of the best trials of user models whose weights are within reach; the test split is not read.
+
+    None: there are no two such trials, or the study has constraints, which a mean of several models would exceed, or it only retrains.
+    """
+    spec = study.spec
+    if spec.task != CUSTOM or spec.limits or spec.num_folds > 1 or spec.retraining is not None or not spec.measured_on_new_data:
+        return None
+    kept = [one for one in retention.among_best(study, retention.stored(study)) if _is_reachable(one.weights)]
+    known, numbers = ensembles.read_code(study), tuple(one.number for one in kept)
+    if len(kept) < 2 or (known is not None and known.considered == numbers):
+        return known
+    try:
+        found = _means(study, numbers, "validation", folders, threads)
+        if found.refused:
+            formed = CodeEnsemble(considered=numbers, refused=found.refused)
+        else:
+            # a trial of several trainings keeps the weights of one, and its value is the mean
+            of_one = isinstance(study.spec, CustomStudySpec) and study.spec.training.executions == 1
+            formed = ensembles.choose_means(numbers, found.values, kept[0].value if of_one else found.values[0], study.spec.objective)
+    except TunerError as error:
+        plain.line(f"{study.name}: no ensemble was formed: {error}")
+        return known
+    if formed.refused:
+        plain.line(f"{study.name}: no ensemble of trials {wording.listed(numbers)}: {formed.refused}")
+    return formed
+
+
+def _means(study: Study, numbers: Sequence[int], split: messages.Split, folders: Folders, threads: int) -> errands.MeansMeasured:
+    """Return the values of the means of the first, the first two, … of some trials."""
+    with ExitStack() as stack:
+        members = tuple(stack.enter_context(trained_code(study, number, folders)) for number in numbers)
+        order = errands.MeanOfCode(spec=study.spec.model_dump_json(), cache=str(folders.cache), members=members, split=split)
+        answer = evaluation.run(order, threads=threads)
+    assert isinstance(answer, errands.MeansMeasured)
+    return answer
+
+
+@contextmanager
+def trained_code(study: Study, number: int, folders: Folders) -> Iterator[errands.TrainedCode]:
+    """Give a trial of user code, with its weights as a file of this machine, while a `with` block runs."""
+    member = bests.of(study, number)
+    chosen = member.chosen
+    assert isinstance(chosen, ChosenValues), "a trial of user code has values by name"
+    with artifacts.local_copy(_weights(member), folders.of_study(study.name) / _FOLDER / str(number)) as path:
+        yield errands.TrainedCode(trial=number, values=dict(chosen.values), weights=str(path))
 
 
 def current(study: Study, folders: Folders) -> Ensemble | None:

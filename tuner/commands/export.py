@@ -23,7 +23,7 @@ from tuner.results import export as exports
 from tuner.results.best import Best
 from tuner.results.bundle import bundle, custom_bundle, manifest, model_facts
 from tuner.results.bundle.model_facts import ModelFacts
-from tuner.results.ensemble import Ensemble, Taught
+from tuner.results.ensemble import CodeEnsemble, Ensemble, Taught
 from tuner.results.retrain import networks
 from tuner.results.versions import versions
 from tuner.results.versions.versions import Version
@@ -132,11 +132,17 @@ def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tupl
     bests.require_code(best)
     weights = _weights_of(study, best) if version is None else _weights_of_version(version)
     wanted = bundle.BundleOptions(formats=formats, cache=folders.cache, threads=asked.threads)
-    with artifacts.local_copy(weights.location, folders.of_study(study.name)) as path:
+    found = _ensemble_of_code(study, best, asked, folders)
+    best = best if found is None else bests.best(study)
+    which = f"trial {best.trial}" if found is None else f"the ensemble, {found.words},"
+    with ExitStack() as stack:
+        path = stack.enter_context(artifacts.local_copy(weights.location, folders.of_study(study.name)))
         weights.require(path)
-        with printing.busy(f"{study.name}: exporting trial {best.trial} as a bundle ({wording.listed(form.value for form in formats)}) …"):
+        numbers = () if found is None else found.trials[1:]
+        others = [stack.enter_context(ensemble.trained_code(study, number, folders)) for number in numbers]
+        with printing.busy(f"{study.name}: exporting {which} as a bundle ({wording.listed(form.value for form in formats)}) …"):
             named = None if version is None else (version.name, version.number)
-            written = custom_bundle.write(best, path, target, wanted, plain.line, version=named)
+            written = custom_bundle.write(best, path, target, wanted, plain.line, version=named, others=others)
     for form, why in written.refused.items():
         plain.line(f"{study.name}: {errands.BUNDLE_PATHS[form]} is not in the bundle: {why}")
     if Format.KERAS in written.refused:
@@ -145,6 +151,25 @@ def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tupl
     step = f" Try it with: tuner predict {target} {target / custom_bundle.EXAMPLES}" if can_predict else ""
     plain.result(f"Wrote {target}.{step}")
     return 1 if any(form is not Format.KERAS for form in written.refused) else 0
+
+
+def _ensemble_of_code(study: Study, best: Best, asked: ExportOptions, folders: Folders) -> CodeEnsemble | None:
+    """Return the ensemble to export, whose first member is `best`; None: one trial or version was asked for, or no ensemble is better."""
+    if asked.version is not None or asked.trial is not None or asked.single:
+        return None
+    formed = ensemble.form_code(study, folders, threads=asked.threads)
+    if formed != ensembles.read_code(study):
+        ensembles.store(study, formed)
+    found = bests.best(study).ensemble_of_code
+    if found is None or found.trials[0] != best.trial or not all(bests.of(study, number).weights for number in found.trials):
+        return None
+    value = study.spec.objective.metric, found.value, best.value
+    plain.line(
+        f"{study.name}: exporting the ensemble, {found.words}: {value[0]} {wording.figure(value[1])}, of trial {best.trial} alone "
+        f"{wording.figure(value[2])}. "
+        "For one trial, add --single"
+    )
+    return found
 
 
 def _require_compatible(asked: ExportOptions) -> None:

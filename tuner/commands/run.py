@@ -418,7 +418,7 @@ def _measure(run: FinishedRun, stopping: Stopping) -> None:
     """Form the ensemble, and measure it and the best trial; an objective has nothing to measure."""
     if run.study.spec.task == OBJECTIVE:
         return
-    what = "forming the ensemble, and measuring it and the best trial" if run.study.is_of_images else "measuring the best trial"
+    what = "forming the ensemble, and measuring it and the best trial"
     with printing.busy(f"{run.study.name}: {what} on the test split …"):
         ensemble.try_measure(run.study, run.assignment, stopping, lambda warning: plain.line(f"warning: {warning}"))
 
@@ -446,6 +446,7 @@ def _result(study: Study) -> status_screens.RunResult:
         num_test=best.num_test,
         baseline=best.baseline,
         ensemble=best.ensemble,
+        ensemble_of_code=best.ensemble_of_code,
     )
 
 

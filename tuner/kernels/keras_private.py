@@ -57,6 +57,12 @@ def inner_layers(layer: Any) -> Iterator[Any]:
     yield from layer._flatten_layers()
 
 
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """Return what a model was compiled with, as its `compile` got it; {} if it was not."""
+    compiled = getattr(model, "_compile_config", None)
+    return dict(compiled.config) if compiled is not None else {}
+
+
 def with_constants(function: Any) -> Any:
     """Return a concrete TensorFlow function with its variables replaced by constants; there is no public name for it."""
     from tensorflow.python.framework import convert_to_constants

@@ -5,6 +5,7 @@ Measure → Measured                 measure the time of several models before o
 Compare → Compared                 load one of these formats, and compare its predictions with those of the Keras model
 PredictImages → ImagePredictions   predict image files with a bundle's model
 ExportCode → ExportedCode          write stored weights of a user model in several formats
+MeanOfCode → MeansMeasured         score the mean of what the models of several trials of user code predict
 PredictArrays → ArrayPredictions   predict arrays with a bundle of a user model
 Verify → Verified                  measure a bundle's model on its sample images, on the test split and on corrupted images
 
@@ -282,6 +283,39 @@ class ModelOutput(_Errand):
 WEIGHTS_FILE = "model.weights.h5"
 
 
+class TrainedCode(_Errand):
+    """A trial of user code with its weights."""
+
+    trial: int
+    #: its values by name
+    values: dict[str, Plain]
+    #: .npz file
+    weights: str
+
+
+class MeanOfCode(_Errand):
+    """Score the means of the first, the first two, … of some trials in the metric of the study; MeansMeasured or ErrandFailed."""
+
+    kind: Literal["mean_of_code"] = "mean_of_code"
+    #: the study as JSON
+    spec: str
+    cache: str
+    #: the best first
+    members: tuple[TrainedCode, ...]
+    split: Literal["validation", "test"]
+
+
+class MeansMeasured(_Errand):
+    """The values of the means."""
+
+    kind: Literal["means_measured"] = "means_measured"
+    #: of the first member, of the mean of the first two, …; () if their predictions have no mean
+    values: tuple[float, ...]
+    num_examples: int
+    #: why they have no mean; "" if they have one
+    refused: str = ""
+
+
 class ExportCode(_Errand):
     """Write the model of a trial of user code to an existing folder; the answer is ExportedCode or ErrandFailed."""
 
@@ -304,6 +338,8 @@ class ExportCode(_Errand):
     answers: str
     #: maximum number of examples to compare
     num_compared: int
+    #: trials whose predictions are averaged with those of `trial`, as one model
+    others: tuple[TrainedCode, ...] = ()
 
 
 class ExportedCode(_Errand):
@@ -357,9 +393,11 @@ class ErrandFailed(_Errand):
     traceback: str = ""
 
 
-Errand = Annotated[Export | Measure | Compare | PredictImages | Verify | ExportCode | PredictArrays, Field(discriminator="kind")]
+Errand = Annotated[
+    Export | Measure | Compare | PredictImages | Verify | ExportCode | PredictArrays | MeanOfCode, Field(discriminator="kind")
+]
 Answer = Annotated[
-    Exported | Measured | Compared | ImagePredictions | Verified | ExportedCode | ArrayPredictions | ErrandFailed,
+    Exported | Measured | Compared | ImagePredictions | Verified | ExportedCode | ArrayPredictions | MeansMeasured | ErrandFailed,
     Field(discriminator="kind"),
 ]
 _ERRANDS: TypeAdapter[Errand] = TypeAdapter(Errand)

@@ -18,7 +18,7 @@ from tuner.report.content import ReportContent
 from tuner.results import best as bests
 from tuner.results import statistics
 from tuner.results.best import Best
-from tuner.results.ensemble import Ensemble
+from tuner.results.ensemble import CodeEnsemble, Ensemble
 from tuner.results.retrain.verdict import JudgedConfig, Verdict
 from tuner.results.versions import versions
 from tuner.results.versions.versions import Version, VersionStage, WeightsSource
@@ -190,10 +190,21 @@ def _of_code(best: Best) -> list[str]:
     if best.spec.num_folds > 1:
         return _of_folds(best)
     sentences = [f"{_which(best)}, each at its best epoch.", *([choice] if best.num_completed > 1 else [])]
+    if best.ensemble_of_code is not None and best.is_best:
+        sentences.append(_of_code_ensemble(best.ensemble_of_code))
     if best.test_value is None:
         return [*sentences, "The trial was not measured on a test split, so it is unknown by how much the value is too good."]
     num = f"{best.num_test:,} test examples" if best.num_test else "the test split"
     return [*sentences, f"On {num}, which the search did not use, the value is {wording.figure(best.test_value)}."]
+
+
+def _of_code_ensemble(found: CodeEnsemble) -> str:
+    """Return a sentence about the ensemble of user models."""
+    assert found.value is not None
+    assert found.best_member_value is not None
+    single = f"of its best trial alone, measured in the same way, it is {wording.figure(found.best_member_value)}"
+    test = "" if found.test_value is None else f"; on {found.num_test:,} test examples it is {wording.figure(found.test_value)}"
+    return f"The value of the ensemble, the {found.words}, is {wording.figure(found.value)} on the validation data; {single}{test}."
 
 
 def _of_folds(best: Best) -> list[str]:

@@ -14,7 +14,7 @@ from tuner import errors, wording
 from tuner.kernels import imports
 from tuner.protocol import messages
 from tuner.results import ensemble as ensembles
-from tuner.results.ensemble import Ensemble
+from tuner.results.ensemble import CodeEnsemble, Ensemble
 from tuner.spec import hyperparameters as values
 from tuner.spec import plan, tasks
 from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, Plain, TrialValues
@@ -54,6 +54,8 @@ class Best:
     ensemble: Ensemble | None = None
     #: whether this program, and not the storage, named the code of the study
     is_own: bool = False
+    #: the same for a study of user models
+    ensemble_of_code: CodeEnsemble | None = None
 
     @property
     def trial(self) -> int:
@@ -365,12 +367,20 @@ def _read(connection: Connection, study: Study, number: int, value: float) -> Be
         prepared=_prepared(connection, study, found),
         ensemble=_ensemble(connection, study.id, value),
         is_own=study.is_own,
+        ensemble_of_code=_ensemble_of_code(connection, study, value),
     )
 
 
 def _ensemble(connection: Connection, study_id: int, value: float) -> Ensemble | None:
     found = ensembles.understood(tables.get(connection, tables.STUDY_USER, study_id, ENSEMBLE).get(ENSEMBLE))
     return found if found is not None and found.is_at_least(value) else None
+
+
+def _ensemble_of_code(connection: Connection, study: Study, value: float) -> CodeEnsemble | None:
+    if study.spec.task != tasks.CUSTOM:
+        return None
+    found = ensembles.code_understood(tables.get(connection, tables.STUDY_USER, study.id, ENSEMBLE).get(ENSEMBLE))
+    return found if found is not None and found.is_better(study.spec.objective, value) else None
 
 
 def _prepared(connection: Connection, study: Study, found: Trial) -> messages.Prepared:

@@ -18,7 +18,7 @@ from tuner import wording
 from tuner.results import statistics
 from tuner.results.statistics import Labels, Logits
 from tuner.spec.hyperparameters import Hyperparameters
-from tuner.spec.objective import ImageMetric, ImageObjective
+from tuner.spec.objective import ImageMetric, ImageObjective, Objective
 from tuner.storage import tables
 from tuner.storage.attributes import ENSEMBLE, TAUGHT
 from tuner.storage.tables import STUDY_USER
@@ -28,6 +28,8 @@ from tuner.studies.study import Study
 GOOD_ERRORS = 2.0
 #: a confusion matrix of more classes is not stored: databases limit the length of an attribute
 CONFUSED_CLASSES = 100
+#: largest difference between two measurements of the same value, as a fraction of it
+_SAME_VALUE = 1e-3
 #: a field that is written only for a study of another metric than the accuracy
 _UNUSUAL = Field(exclude_if=lambda value: value in (None, "accuracy"))
 
@@ -138,6 +140,68 @@ class Taught(BaseModel):
         return self.validation_accuracy if self.value is None else self.value
 
 
+class CodeEnsemble(BaseModel):
+    """The ensemble of a study of user models, as it is stored: the mean of what the best trials predict."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    #: the trials whose means were compared, the best first
+    considered: tuple[int, ...]
+    #: the members: the first few of them; () if they have no mean
+    trials: tuple[int, ...] = ()
+    #: why they have no mean; "" if they have one
+    refused: str = ""
+    #: the metric of the study on the validation data, and that of the first member alone, measured in the same way
+    value: float | None = None
+    best_member_value: float | None = None
+    #: the metric on the test data, by which nothing was chosen; None: not measured
+    test_value: float | None = None
+    num_test: int = 0
+
+    def is_better(self, objective: Objective, value: float) -> bool:
+        """Return whether it is better than its first member, and than a trial with this value."""
+        if self.value is None or self.best_member_value is None:
+            return False
+        return objective.is_better(self.value, self.best_member_value) and objective.is_better(self.value, value)
+
+    @property
+    def words(self) -> str:
+        """Its members in words."""
+        return f"mean of trials {wording.listed(self.trials)}"
+
+
+def choose_means(trials: Sequence[int], values: Sequence[float], best_value: float, objective: Objective) -> CodeEnsemble:
+    """Return the mean with the best value, given the values of the means of the first, the first two, … of some trials.
+
+    `best_value` is the value of the first trial in its training. If its predictions score otherwise, the mean cannot be compared with it.
+    """
+    alone, found = values[0], CodeEnsemble(considered=tuple(trials))
+    if not math.isclose(alone, best_value, rel_tol=_SAME_VALUE, abs_tol=_SAME_VALUE):
+        return found.model_copy(
+            update={
+                "refused": f"trial {trials[0]} reached {wording.figure(best_value)} in its training, but its predictions alone score "
+                f"{wording.figure(alone)}: the loss or the metric depends on more than predictions and labels"
+            }
+        )
+    merits = [objective.merit(value) if math.isfinite(value) else -math.inf for value in values[1:]]
+    count = 2 + merits.index(max(merits))
+    known = {"trials": tuple(trials[:count]), "value": values[count - 1], "best_member_value": alone}
+    return found.model_copy(update=known if math.isfinite(values[count - 1]) else {"refused": "their mean is not finite"})
+
+
+def read_code(study: Study) -> CodeEnsemble | None:
+    """Return the stored ensemble of a study of user models; None if it has none that this version of tuner understands."""
+    return code_understood(study.storage.read(lambda connection: tables.get(connection, STUDY_USER, study.id, ENSEMBLE)).get(ENSEMBLE))
+
+
+def code_understood(stored: object) -> CodeEnsemble | None:
+    """Return the ensemble of user models that the attribute of a study describes; None if there is none."""
+    try:
+        return None if stored is None else CodeEnsemble.model_validate(stored)
+    except ValidationError:
+        return None
+
+
 def value_words(found: Ensemble | Taught) -> str:
     """Return its value on the validation images in words: `validation accuracy 0.9000`."""
     return f"validation {found.metric.replace('_', ' ')} {found.measured:.4f}"
@@ -230,7 +294,7 @@ def store_taught(study: Study, taught: Taught) -> None:
     study.storage.write(lambda connection: tables.put(connection, STUDY_USER, study.id, known))
 
 
-def store(study: Study, ensemble: Ensemble | None) -> None:
+def store(study: Study, ensemble: Ensemble | CodeEnsemble | None) -> None:
     """Store the ensemble of a study in place of an earlier one; None removes that."""
 
     def write(connection: Connection) -> None:

@@ -126,6 +126,8 @@ def rule_scores(best: Best) -> dict[str, Any]:
 
 def _ensemble(best: Best) -> dict[str, Any] | None:
     """Return the ensemble that is better than the best trial of the study; None for another trial."""
+    if best.ensemble_of_code is not None and best.is_best:
+        return best.ensemble_of_code.model_dump(mode="json", exclude={"considered", "refused"}, exclude_none=True)
     if best.ensemble is None or not best.is_best:
         return None
     return best.ensemble.model_dump(mode="json", exclude={"confusion"}, exclude_none=True)

@@ -15,7 +15,7 @@ from rich.text import Text
 from tuner import wording
 from tuner.results import statistics
 from tuner.results.best import Best
-from tuner.results.ensemble import Ensemble
+from tuner.results.ensemble import CodeEnsemble, Ensemble
 from tuner.spec import hyperparameters as values
 from tuner.spec import plan as plans
 from tuner.spec.study import AnyStudySpec
@@ -70,6 +70,8 @@ def best_trial(found: Best) -> RenderableType:
     if found.exceeds:
         lines.append(f"\nexceeds a constraint of the study: {found.exceeds}", style="bad")
     shown = [lines, *(ensemble(found.ensemble) if found.ensemble is not None and found.is_best else [])]
+    if found.ensemble_of_code is not None and found.is_best:
+        shown += ensemble_of_code(found.ensemble_of_code, found.spec.objective.metric)
     if baseline := found.baseline:
         shown.append(Text(baseline, style="quiet"))
     if found.rule_value is not None and found.trial != 0:
@@ -136,6 +138,8 @@ class RunResult:
     baseline: str = ""
     #: the ensemble of the study; None if it has none
     ensemble: Ensemble | None = None
+    #: the same for a study of user models
+    ensemble_of_code: CodeEnsemble | None = None
     #: name of the metric
     metric: str = "validation accuracy"
     #: whether a higher value is better
@@ -155,6 +159,8 @@ def result(best: RunResult, num_completed: int) -> RenderableType:
         parts.append(_test_value(best.test_value, best.metric, best.num_test, best.test_accuracy))
     if best.ensemble is not None:
         parts += ensemble(best.ensemble)
+    if best.ensemble_of_code is not None:
+        parts += ensemble_of_code(best.ensemble_of_code, best.metric)
     if best.baseline:
         parts.append(Text(f"{best.baseline[0].upper()}{best.baseline[1:]}.", style="quiet"))
     if num_completed > 1:
@@ -177,6 +183,17 @@ def ensemble(found: Ensemble) -> list[RenderableType]:
     speed = "" if found.milliseconds is None else f", {found.milliseconds:.1f} ms an image in batches"
     passes = wording.count(found.num_networks, "pass")
     parts.append(Text(f"{'':10}{passes} through a network for each image{speed}", style="quiet"))
+    return parts
+
+
+def ensemble_of_code(found: CodeEnsemble, metric: str) -> list[RenderableType]:
+    """Show the ensemble of user models beside the best trial."""
+    assert found.value is not None
+    assert found.best_member_value is not None
+    difference = wording.figure(abs(found.value - found.best_member_value))
+    parts = [_figure("ensemble", found.value, f"{metric}, {found.words}, better by {difference} than trial {found.trials[0]} alone")]
+    if found.test_value is not None:
+        parts.append(_test_value(found.test_value, metric, found.num_test, None))
     return parts
 
 

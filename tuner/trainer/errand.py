@@ -71,6 +71,11 @@ def _do(errand: errands.Errand, threads: int) -> errands.Answer:
             from tuner.trainer.export import custom_model
 
             return custom_model.export(errand, share)
+        case errands.MeanOfCode():
+            share = _share(threads)
+            from tuner.trainer.export import custom_model
+
+            return custom_model.measure_means(errand, share)
         case errands.PredictArrays():
             if errand.format is not errands.Format.ONNX:
                 _share(threads)

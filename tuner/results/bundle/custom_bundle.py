@@ -1,5 +1,6 @@
 """Custom bundle: a folder with the trained model of a trial of user code, its code, and everything that describes it."""
 
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -26,7 +27,7 @@ from tuner.workers.worker import evaluation
 
 #: validation examples and what the model predicts for them, by the names of inputs and outputs
 EXAMPLES, PREDICTIONS = "examples.npz", "predictions.npz"
-#: folder of the user's code
+#: folder of user code
 CODE = "code"
 #: number of these examples, and the largest number on which formats are compared
 NUM_EXAMPLES, NUM_COMPARED = 16, 500
@@ -63,8 +64,19 @@ class Written:
     refused: Mapping[Format, str]
 
 
-def write(best: Best, weights: Path, folder: Path, wanted: BundleOptions, tell: Tell, *, version: tuple[str, int] | None = None) -> Written:
+def write(
+    best: Best,
+    weights: Path,
+    folder: Path,
+    wanted: BundleOptions,
+    tell: Tell,
+    *,
+    version: tuple[str, int] | None = None,
+    others: Sequence[errands.TrainedCode] = (),
+) -> Written:
     """Write a bundle of the model of a trial, beside its folder and then renamed; `version` is the name and number of its version.
+
+    With the `others` of its ensemble, the model predicts the mean of all of them.
 
     Raises:
         RequestError: the code, the data or the weights cannot be used, or the folder cannot be written.
@@ -75,9 +87,10 @@ def write(best: Best, weights: Path, folder: Path, wanted: BundleOptions, tell: 
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             beside, answers = Path(scratch) / "bundle", Path(scratch) / "answers.npz"
             beside.mkdir()
-            exported = _export(best, weights, beside, answers, wanted)
+            exported = _export(best, weights, beside, answers, wanted, others=others)
             compared, refused = _compare(exported, beside, answers, wanted, tell)
-            _describe(best, exported, compared, refused, code, beside, version=version)
+            described = best if others else dataclasses.replace(best, ensemble_of_code=None)
+            _describe(described, exported, compared, refused, code, beside, version=version)
             manifest.write(beside)
             bundle.put(beside, folder)
     except OSError as error:
@@ -85,7 +98,9 @@ def write(best: Best, weights: Path, folder: Path, wanted: BundleOptions, tell: 
     return Written(compared=compared, refused=refused)
 
 
-def _export(best: Best, weights: Path, folder: Path, answers: Path, wanted: BundleOptions) -> errands.ExportedCode:
+def _export(
+    best: Best, weights: Path, folder: Path, answers: Path, wanted: BundleOptions, *, others: Sequence[errands.TrainedCode]
+) -> errands.ExportedCode:
     chosen = best.chosen
     assert isinstance(chosen, ChosenValues), "a trial of user code has values by name"
     order = errands.ExportCode(
@@ -101,6 +116,7 @@ def _export(best: Best, weights: Path, folder: Path, answers: Path, wanted: Bund
         num_examples=NUM_EXAMPLES,
         answers=str(answers),
         num_compared=NUM_COMPARED,
+        others=tuple(others),
     )
     answer = evaluation.run(order, threads=wanted.threads)
     assert isinstance(answer, errands.ExportedCode)
@@ -200,7 +216,12 @@ def _names(path: Path) -> list[str]:
 
 def headline(best: Best) -> str:
     """Return one line with the origin of a model and its value."""
-    metric = best.spec.objective.metric
+    metric, found = best.spec.objective.metric, best.ensemble_of_code
+    if found is not None and found.value is not None:
+        return (
+            f"The {found.words} of the study {best.spec.name}, the best of its ensembles: {metric} {wording.figure(found.value)}; its best "
+            f"trial, {best.trial} of {wording.count(best.num_completed, 'completed trial')}, has {wording.figure(best.value)}."
+        )
     if not best.spec.measured_on_new_data:
         mean = (
             ""
@@ -225,6 +246,7 @@ def metrics(best: Best, copies: Sequence[Mapping[str, str]], exported: errands.E
         "value": best.validated,
         "metrics": stored.get(attributes.METRICS) or {},
         "test_value": best.test_value,
+        **({} if best.ensemble_of_code is None else {"ensemble": best.ensemble_of_code.model_dump(mode="json", exclude={"considered"})}),
         **best.costs,
         **({"exceeds": best.exceeds} if best.exceeds else {}),
         "test_metrics": test.get("metrics") or {},
@@ -265,10 +287,10 @@ def card(
     """Return the text of README.md."""
     metric = best.spec.objective.metric
     data = "the validation data" if best.spec.measured_on_new_data else "folds that were not trained on, mean"
-    figures = [] if best.validated is None else [f"| {metric} on {data} | {wording.figure(best.validated)} |"]
-    figures += (
-        [] if best.test_value is None else [f"| {metric.removeprefix('val_')} on the test data | {wording.figure(best.test_value)} |"]
-    )
+    figures = [] if best.validated is None else [f"| {metric} {_alone(best)}on {data} | {wording.figure(best.validated)} |"]
+    figures = [f"| {row} |" for row in _of_ensemble(best)] + figures
+    test, name = best.test_value, metric.removeprefix("val_")
+    figures += [] if test is None else [f"| {name} {_alone(best)}on the test data | {wording.figure(test)} |"]
     parts = [
         f"# {export.name_of(best)}",
         headline(best),
@@ -279,6 +301,21 @@ def card(
         _code(copies, exported),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _alone(best: Best) -> str:
+    return "" if best.ensemble_of_code is None else f"of trial {best.trial} alone "
+
+
+def _of_ensemble(best: Best) -> list[str]:
+    """Return the figures of the ensemble, if the bundle has one; those of its best trial follow."""
+    found, metric = best.ensemble_of_code, best.spec.objective.metric
+    if found is None or found.value is None:
+        return []
+    rows = [f"{metric} of the {found.words} on the validation data | {wording.figure(found.value)}"]
+    return rows + (
+        [] if found.test_value is None else [f"{metric.removeprefix('val_')} of it on the test data | {wording.figure(found.test_value)}"]
+    )
 
 
 def _use(interface: BundleInterface) -> str:

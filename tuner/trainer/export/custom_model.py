@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,8 +20,8 @@ from tuner.protocol.errands import Format
 from tuner.spec import tasks
 from tuner.spec.hyperparameters import ChosenValues
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
-from tuner.tasks.custom.training import custom
-from tuner.tasks.custom.training.inputs import Part
+from tuner.tasks.custom.training import custom, fitting
+from tuner.tasks.custom.training.inputs import LoadedData, Part
 from tuner.trainer.export import formats
 from tuner.trust import keras_file, user_code
 
@@ -60,9 +60,90 @@ def export(order: errands.ExportCode, share: TrainerShare) -> errands.ExportedCo
     # formats expect float32, whatever it was trained in
     study = study.model_copy(update={"training": study.training.model_copy(update={"precision": "float32"})})
     prepared = custom.prepare(study, cache=Path(order.cache), share=share)
-    values = ChosenValues(values=order.values)
-    model, data, _ = prepared.trained(messages.Evaluate(trial=order.trial, hyperparameters=values, weights=order.weights))
+    members = (errands.TrainedCode(trial=order.trial, values=order.values, weights=order.weights), *order.others)
+    found = [_trained(prepared, member) for member in members]
+    (model, data), models = found[0], [one for one, _ in found]
+    if order.others:
+        known = interface(model, examples(data.validation, order.num_compared))
+        model = user_code.called(lambda: mean_of(models, known), doing="joining the models of the ensemble")
     return write(model, data.validation, order)
+
+
+def _trained(prepared: custom.PreparedCode, member: errands.TrainedCode) -> tuple[keras.Model, LoadedData]:
+    values = ChosenValues(values=member.values)
+    order = messages.Evaluate(trial=member.trial, hyperparameters=values, weights=member.weights)
+    model, data, _ = prepared.trained(order, member.weights)
+    return model, data
+
+
+def mean_of(models: Sequence[keras.Model], known: CallInterface) -> keras.Model:
+    """Return one model that predicts the mean of what models with equal inputs and one output predict."""
+    given = [keras.Input(one.shape, dtype=one.dtype, name=one.name) for one in known.inputs]
+    packed = tf.nest.pack_sequence_as(known.structure, given)
+    found = []
+    for number, model in enumerate(models):
+        model.name = f"member_{number}"  # the names of layers in a model differ
+        model.compiled = False  # the user's losses and metrics are not needed to predict
+        found.append(tf.nest.flatten(model(packed, training=False))[0])
+    mean = keras.Model(packed, keras.layers.Average(name="mean")(found))
+    mean.loss = getattr(models[0], "loss", None)  # it says what the output means
+    return mean
+
+
+def measure_means(order: errands.MeanOfCode, share: TrainerShare) -> errands.MeansMeasured:
+    """Score the means of what the first, the first two, … of some trials predict for a split.
+
+    Raises:
+        RequestError: the code, the data or the weights cannot be used.
+        UserCodeError: the code raises an exception.
+    """
+    study = tasks.parse(json.loads(order.spec))
+    assert isinstance(study, CustomStudySpec), "only user models have a mean like this"
+    prepared = custom.prepare(study, cache=Path(order.cache), share=share)
+    if prepared.loads_for_each_trial:
+        return _no_mean("each trial loads its own data, so the models do not predict the same examples")
+    predicted: list[NDArray[Any]] = []
+    inputs: list[list[errands.ModelInput]] = []
+    scores: list[float] = []
+    for member in order.members:
+        model, data = _trained(prepared, member)
+        part = data.validation if order.split == "validation" else data.test
+        if part is None:
+            return _no_mean("the data function returns no test split")
+        true, found = fitting.outputs(model, part, study.training.batch_size)
+        inputs.append(list(interface(model, examples(data.validation, 1)).inputs))
+        leaves = [np.asarray(leaf) for leaf in tf.nest.flatten(found)]
+        why = _differs(leaves, inputs, predicted, trials=(order.members[0].trial, member.trial))
+        if why:
+            return _no_mean(why)
+        predicted.append(leaves[0])
+        scores.append(prepared.score(model, part, true, np.mean(predicted, axis=0)))
+    return errands.MeansMeasured(values=tuple(scores), num_examples=len(predicted[0]))
+
+
+def _no_mean(why: str) -> errands.MeansMeasured:
+    return errands.MeansMeasured(values=(), num_examples=0, refused=why)
+
+
+def _differs(
+    leaves: list[NDArray[Any]], inputs: list[list[errands.ModelInput]], before: list[NDArray[Any]], *, trials: tuple[int, int]
+) -> str:
+    """Say why the predictions of a model have no mean with those of the first one; "" if they have."""
+    first, trial = trials
+    if len(leaves) != 1:
+        return f"the model of trial {trial} has {len(leaves)} outputs; only models with one output have a mean"
+    if leaves[0].dtype.kind not in "fiub":
+        return f"the output of the model of trial {trial} is {leaves[0].dtype}; only numbers have a mean"
+    if before and leaves[0].shape != before[0].shape:
+        shapes = f"{before[0].shape[1:]} and {leaves[0].shape[1:]}"
+        return f"the outputs of the models of trials {first} and {trial} have different shapes: {shapes}"
+    if inputs[-1] != inputs[0]:
+        return f"the models of trials {first} and {trial} have different inputs: {_named(inputs[0])} and {_named(inputs[-1])}"
+    return ""
+
+
+def _named(inputs: list[errands.ModelInput]) -> str:
+    return ", ".join(f"{one.name} {one.shape}" for one in inputs)
 
 
 def write(model: keras.Model, validation: Part, order: errands.ExportCode) -> errands.ExportedCode:

@@ -36,6 +36,7 @@ ErrandResult = (
     | errands.Verified
     | errands.ExportedCode
     | errands.ArrayPredictions
+    | errands.MeansMeasured
 )
 
 

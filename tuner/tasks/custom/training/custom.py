@@ -5,6 +5,7 @@ import hashlib
 import math
 import platform
 import statistics
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tuner import wording
 from tuner.errors import DataError, TrainingError
@@ -155,7 +157,44 @@ class PreparedCode:
             value = objectives.find(wanted, logs)
         return messages.Evaluated(trial=order.trial, loss=numbers.get("loss"), num_images=test.num_examples, value=value, metrics=numbers)
 
-    def trained(self, order: messages.Evaluate) -> tuple[keras.Model, LoadedData, HyperParameters]:
+    def predict(self, order: messages.Predict) -> messages.Predicted:
+        """Write what the model of a trial predicts for whole splits."""
+        model, data, hp = self.trained(order, order.weights[0])
+        batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size
+        parts = {part.name: part for part in data.parts}
+        arrays: dict[str, Any] = {}
+        start = time.perf_counter()
+        for split in order.splits:
+            true, predicted = fitting.outputs(model, parts[split], batch_size)
+            leaves = tf.nest.flatten(predicted)
+            arrays |= {split: np.asarray(leaves[0]), f"{split}_labels": np.asarray(tf.nest.flatten(true)[0])}
+        checkpoints.write_arrays(Path(order.to), arrays)
+        return messages.Predicted(trial=order.trial, seconds=time.perf_counter() - start)
+
+    @property
+    def loads_for_each_trial(self) -> bool:
+        """Whether the data depend on the values of a trial."""
+        return self._needs_values
+
+    def score(self, model: keras.Model, part: inputs.Part, true: Any, predicted: NDArray[Any]) -> float:
+        """Return the metric of the study for predictions (n, …) of a split, of whatever model; `model` says loss and metrics.
+
+        Raises:
+            TrainingError: loss and metrics do not give the metric of the study.
+        """
+        metric, wanted = self._code.metric, self._study.objective.metric.removeprefix("val_")
+        if metric is not None:
+            return float(user_code.called(lambda: metric(true, predicted), doing="computing the metric"))
+        logs = user_code.called(lambda: fitting.logs_of(model, part, true, predicted), doing="scoring predictions")
+        found = objectives.find(wanted, logs)
+        if found is None:
+            raise TrainingError(
+                f"the loss and the metrics of the model give no {wanted}, only {wording.listed(fitting.plain_names(logs).values())}",
+                kind="NoMetric",
+            )
+        return float(found)
+
+    def trained(self, order: messages.Evaluate | messages.Predict, weights: str) -> tuple[keras.Model, LoadedData, HyperParameters]:
         """Return the model of a trial with its stored weights, its data and its values."""
         devices.set_precision(self._study.training.precision)
         hp = known_values(order.trial, order.chosen)

@@ -39,6 +39,8 @@ _CHECKPOINT_SECONDS = 60.0
 _BUSY_SECONDS = 5.0
 #: where a word of a class's name begins: `MeanSquaredError`, `TopKCategoricalAccuracy`, but not within `AUC`
 _CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+#: predictions that are scored at once
+_SCORED = 256
 #: calls of a model that are timed, and calls before them
 _TIMED, _WARM_UP = 30, 5
 #: attributes of the message of an epoch that have a name of Keras
@@ -596,6 +598,26 @@ def outputs(model: keras.Model, part: inputs.Part, batch_size: int) -> tuple[Any
         predicted.append(tf.nest.map_structure(np.asarray, model.predict_on_batch(batch[0])))
     joined = [tf.nest.map_structure(lambda *each: np.concatenate(each), *many) for many in (trues, predicted)]
     return joined[0], joined[1]
+
+
+class _Given(keras.Model):  # type: ignore[misc]
+    """A model that predicts what it is given."""
+
+    def call(self, predicted: Any) -> Any:
+        """Return the predictions."""
+        return predicted
+
+
+def logs_of(model: keras.Model, part: inputs.Part, true: Any, predicted: NDArray[Any]) -> dict[str, float]:
+    """Return what the loss and the metrics that a model was compiled with say of predictions (n, …)."""
+    known = keras_private.compile_arguments(model)
+    given = _Given(name="given")
+    given.compile(
+        **{name: known.get(name) for name in ("loss", "metrics", "weighted_metrics")}, run_eagerly=known.get("run_eagerly", False)
+    )
+    weights = part.arrays[2] if part.arrays is not None and len(part.arrays) > 2 else None
+    found = given.evaluate(predicted, true, sample_weight=weights, batch_size=_SCORED, verbose=0, return_dict=True)
+    return {name: float(value) for name, value in found.items()}
 
 
 def costs(model: keras.Model, part: inputs.Part) -> dict[str, float]:
