@@ -178,6 +178,8 @@ def crash_the_database(scene: Scene) -> None:
     scene.postgresql.start()
 
 
+#: faults that leave a trainer the time for a checkpoint in the middle of an epoch
+SUSPENDING = (terminate, interrupt)
 #: what happens to each trial in turn
 FAULTS: tuple[Callable[[Scene], None], ...] = (
     kill_the_trainer,
@@ -205,7 +207,8 @@ def test_code_of_the_users_under_every_fault_trains_the_budget_once(
         before = scene.num_repeated()
         fault(scene)
         scene.until_held(LAST)
-        assert scene.num_repeated() - before <= MOST_REPEATED[kind], (fault.__name__, scene.steps())
+        most = 0 if kind == "custom" and fault in SUSPENDING else MOST_REPEATED[kind]
+        assert scene.num_repeated() - before <= most, (fault.__name__, scene.steps())
         scene.hold(MIDDLE)
         scene.let_go(LAST)
     assert scene.worker.end()[0] == 0, scene.worker.lines

@@ -63,6 +63,12 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     return dict(compiled.config) if compiled is not None else {}
 
 
+def build_metrics(model: Any, batch: Any) -> None:
+    """Make the variables of the metrics that `compile` named, as the first batch would; metrics of the model's own have theirs."""
+    if model._compile_metrics is not None and not model._compile_metrics.built:
+        model._symbolic_build(data_batch=batch)
+
+
 def with_constants(function: Any) -> Any:
     """Return a concrete TensorFlow function with its variables replaced by constants; there is no public name for it."""
     from tensorflow.python.framework import convert_to_constants

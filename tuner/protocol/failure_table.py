@@ -52,10 +52,11 @@ class Treatment:
 
 TREATMENTS: Mapping[Failure, Treatment] = {
     Failure.OUT_OF_MEMORY: Treatment(
-        noticed="TensorFlow runs out of memory in a fine-tuning step. If the system kills the trainer for it, that is a crash. "
+        noticed="TensorFlow runs out of memory in a training step. If the system kills the trainer for it, that is a crash. "
         "If TensorFlow stops responding, that is a hang.",
-        done="The trainer computes the batch in smaller parts, down to one image. The batch size stays the same.",
-        seen="A line in the trainer's log. If not even one image fits, the trial fails with `OutOfMemory` and what to do.",
+        done="The trainer computes the batch in smaller parts, down to one image or example. The batch size stays the same. "
+        "A model with its own `train_step` is not split.",
+        seen="A line in the log. If not even one image or example fits, the trial fails with `OutOfMemory` and what to do.",
     ),
     Failure.NOT_FINITE: Treatment(
         noticed="A loss is infinite or not a number after an epoch.",

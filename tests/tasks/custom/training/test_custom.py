@@ -37,18 +37,52 @@ def build(hp):
 """
 
 
+#: the same arrays as batches that depend on their index only
+BATCHES = """
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        (x, y), *_ = arrays()
+        return x[16 * index : 16 * index + 16], y[16 * index : 16 * index + 16]
+
+def load():
+    return Batches(), arrays()[1]
+"""
+#: the same arrays in a pipeline whose order only its author knows
+PIPELINE = """
+import tensorflow as tf
+
+def load():
+    return tf.data.Dataset.from_tensor_slices(arrays()[0]).batch(16), arrays()[1]
+"""
+
+
+class Killed(BaseException):
+    """The end of a trainer that is killed."""
+
+
 class Control:
     """A worker in the same process: it gives fixed answers, and interrupts after some epochs."""
 
-    def __init__(self, *, suspend_after: int | None = None, **values: Any) -> None:
+    def __init__(
+        self, *, suspend_after: int | None = None, suspend_at: int | None = None, dies_at: int | None = None, **values: Any
+    ) -> None:
+        """`suspend_at`, `dies_at`: after so many batches, of training and of validation."""
         self.told: list[messages.Message] = []
-        self._suspend_after, self._values = suspend_after, values
+        self.num_batches = 0
+        self._suspend_after, self._suspend_at, self._dies_at, self._values = suspend_after, suspend_at, dies_at, values
 
     def send(self, message: messages.Message) -> None:
         self.told.append(message)
 
     def interruption(self) -> messages.Stop | messages.Suspend | None:
-        return messages.Suspend() if self._suspend_after is not None and len(self.epochs) >= self._suspend_after else None
+        self.num_batches += 1
+        if self.num_batches == self._dies_at:
+            raise Killed
+        suspends = self.num_batches == self._suspend_at or (self._suspend_after is not None and len(self.epochs) >= self._suspend_after)
+        return messages.Suspend() if suspends else None
 
     def decision(self) -> messages.Proceed:
         raise AssertionError("a trial of code has no probe")
@@ -115,6 +149,72 @@ def test_a_suspended_trial_resumes_with_the_same_curve(prepare: Callable[..., Pr
     assert [epoch.measured for epoch in told.curve] + second.values == pytest.approx(whole.values, abs=1e-6)
     assert resumed.value == pytest.approx(uninterrupted.value, abs=1e-6)
     assert resumed.best_step == uninterrupted.best_step
+
+
+#: batches of an epoch of `CODE`, with that of the validation data
+BATCHES_OF_EPOCH = 5
+
+
+def uninterrupted(ready: PreparedCode, tmp_path: Path) -> list[messages.Epoch]:
+    whole = Control(learning_rate=0.01)
+    assert ready.train(order(tmp_path, 0), whole).ending is Ending.COMPLETED
+    assert whole.num_batches == 5 * BATCHES_OF_EPOCH
+    return whole.epochs
+
+
+def assert_resumed(control: Control, whole: list[messages.Epoch]) -> None:
+    """Assert that the epochs, with their metrics on training data, are those of the uninterrupted training."""
+    told = next(message for message in control.told if isinstance(message, messages.Resumed))
+    epochs = [*told.curve, *control.epochs]
+    assert [epoch.step for epoch in epochs] == [epoch.step for epoch in whole]
+    assert [epoch.metrics for epoch in epochs] == [pytest.approx(epoch.metrics, abs=1e-6) for epoch in whole]
+
+
+def with_data(load: str) -> str:
+    """Return the code with other data, and a metric that is no mean."""
+    code = CODE.replace('["mae"]', '["mae", keras.metrics.RootMeanSquaredError(name="rmse")]')
+    return code.replace("def load():", "def arrays():") + (load or "\n\ndef load():\n    return arrays()\n")
+
+
+@pytest.mark.parametrize("load", ["", BATCHES], ids=["arrays", "PyDataset"])
+def test_a_trial_that_is_suspended_in_an_epoch_resumes_after_its_last_step(
+    prepare: Callable[..., PreparedCode], tmp_path: Path, load: str
+) -> None:
+    ready = prepare(with_data(load))
+    whole = uninterrupted(ready, tmp_path)
+    wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
+    done = 2 * BATCHES_OF_EPOCH + 2
+    assert ready.train(wanted, Control(learning_rate=0.01, suspend_at=done)).ending is Ending.SUSPENDED
+    second = Control(learning_rate=0.01)
+    ready.train(wanted, second)
+    assert second.num_batches == 5 * BATCHES_OF_EPOCH - done
+    assert_resumed(second, whole)
+
+
+def test_a_killed_trial_repeats_the_steps_since_the_checkpoint_in_its_epoch(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare(with_data(""), training={"epochs": 5, "batch_size": 16, "steps_per_epoch": 4})
+    whole = uninterrupted(ready, tmp_path)
+    wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
+    ready.timing = fitting.CheckpointTiming(share=1e9, part_seconds=0.0)
+    dies_at = 2 * BATCHES_OF_EPOCH + 3
+    with pytest.raises(Killed):
+        ready.train(wanted, Control(learning_rate=0.01, dies_at=dies_at))
+    second = Control(learning_rate=0.01)
+    ready.train(wanted, second)
+    assert second.num_batches == 5 * BATCHES_OF_EPOCH - (dies_at - 1)
+    assert_resumed(second, whole)
+
+
+def test_an_epoch_of_a_pipeline_of_the_users_is_repeated(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    ready = prepare(with_data(PIPELINE))
+    ready.timing = fitting.CheckpointTiming(share=1e9, part_seconds=0.0)
+    whole = uninterrupted(ready, tmp_path)
+    wanted = order(tmp_path, 1).model_copy(update={"seed": 7})
+    assert ready.train(wanted, Control(learning_rate=0.01, suspend_at=2 * BATCHES_OF_EPOCH + 2)).ending is Ending.SUSPENDED
+    second = Control(learning_rate=0.01)
+    ready.train(wanted, second)
+    assert second.num_batches == 3 * BATCHES_OF_EPOCH
+    assert_resumed(second, whole)
 
 
 def test_an_epoch_tells_every_metric_under_its_plain_name(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
@@ -329,3 +429,73 @@ def test_weights_can_be_read_after_the_study_got_another_name(prepare: Callable[
     chosen = ChosenValues(values={"learning_rate": 0.1})
     scored = renamed.evaluate(messages.Evaluate(trial=0, hyperparameters=chosen, weights=finished.weights))
     assert scored.value is not None
+
+
+#: a layer that has memory for eight examples
+SMALL_MEMORY = """
+import tensorflow as tf
+
+class Small(keras.layers.Layer):
+    def call(self, inputs):
+        def check(given):
+            if len(given) > LIMIT:
+                raise MemoryError("no memory")  # TensorFlow makes a ResourceExhaustedError of it
+            return given
+        checked = tf.numpy_function(check, [tf.stop_gradient(inputs)], tf.float32)
+        return inputs + 0 * tf.reshape(checked, tf.shape(inputs))
+"""
+
+
+def with_memory(limit: int, *, layer: str = "") -> str:
+    """Return the code of a model that trains so many examples at once, without dropout."""
+    added = f"keras.layers.Dense(8, 'relu'), {layer}Small(), " if limit else f"keras.layers.Dense(8, 'relu'), {layer}"
+    code = CODE.replace('keras.layers.Dense(8, "relu"), keras.layers.Dropout(0.2), ', added)
+    return f"LIMIT = {limit}\n" + code.replace("def load", SMALL_MEMORY + "\ndef load")
+
+
+def warnings_of(control: Control) -> list[str]:
+    return [message.message for message in control.told if isinstance(message, messages.TrialWarning)]
+
+
+def test_a_batch_without_memory_is_trained_in_parts_with_the_same_curve(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    # 64 examples are a batch of 50, in parts of 7, and one of 14; the validation data have their own batches
+    training = {"epochs": 3, "batch_size": 50}
+    small = with_memory(7).replace("if len(given) > LIMIT", "if len(given) > LIMIT and len(given) != 16")
+    whole, parts = Control(learning_rate=0.01), Control(learning_rate=0.01)
+    prepare(with_memory(0), training=training).train(order(tmp_path, 0), whole)
+    ready = prepare(small, training=training)
+    assert ready.train(order(tmp_path, 1).model_copy(update={"seed": 7}), parts).ending is Ending.COMPLETED
+    assert [epoch.metrics for epoch in parts.epochs] == [pytest.approx(epoch.metrics, rel=1e-4) for epoch in whole.epochs]
+    told = warnings_of(parts)
+    assert [text[: text.index(" at once")] for text in told] == [f"out of memory with {size} examples" for size in (50, 25, 13)]
+    assert told[-1].endswith("with 7 at a time and the same batch size")
+
+
+def test_parts_are_said_to_change_batch_normalization(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
+    control = Control(learning_rate=0.01)
+    code = with_memory(8, layer="keras.layers.BatchNormalization(), ").replace("if len(given) > LIMIT", "if len(given) == 2 * LIMIT")
+    ready = prepare(code.replace("x[64:80], y[64:80]", "x[64:72], y[64:72]"), training={"epochs": 1, "batch_size": 16})
+    assert ready.train(order(tmp_path), control).ending is Ending.COMPLETED
+    [told] = warnings_of(control)
+    assert told.endswith("its BatchNormalization uses the statistics of these parts instead of those of the batch")
+
+
+@pytest.mark.parametrize(
+    ("limit", "changes", "message"),
+    [
+        (0, {}, r"cannot be trained with 1 example at once, .* because it is one example. Lower batch_size, or make the model smaller"),
+        (8, {"keras.Sequential(": "Own("}, "cannot be trained with 16 examples at once, .* because the model has its own train_step"),
+        (8, {'"mse",': "keras.losses.MeanSquaredError(reduction='sum'),"}, "because its loss is no mean over the examples"),
+    ],
+)
+def test_a_step_that_cannot_be_split_fails_in_one_message(
+    limit: int, changes: dict[str, str], message: str, prepare: Callable[..., PreparedCode], tmp_path: Path
+) -> None:
+    code = with_memory(8).replace("LIMIT = 8", f"LIMIT = {limit}")
+    own = "class Own(keras.Sequential):\n    def train_step(self, data):\n        return super().train_step(data)\n\n"
+    for before, after in changes.items():
+        assert before in code
+        code = code.replace(before, after)
+    with pytest.raises(TrainingError, match=message) as caught:
+        prepare(code.replace("def load", own + "def load")).train(order(tmp_path), Control(learning_rate=0.01))
+    assert caught.value.kind == "OutOfMemory"

@@ -11,6 +11,7 @@ from tuner.errors import TrainingError
 from tuner.protocol.messages import Ending
 from tuner.tasks.custom.training import fitting
 from tuner.tasks.custom.training.custom import PreparedCode
+from tuner.tasks.custom.training.fitting import CheckpointTiming
 
 PASSES_ON = """
 class Mine:
@@ -55,6 +56,7 @@ def test_a_fit_that_passes_its_arguments_on_resumes_with_the_same_curve(
     tmp_path: Path,
 ) -> None:
     ready = prepare(CODE + PASSES_ON, **SECTIONS)
+    ready.timing = CheckpointTiming(share=1e9)  # these epochs are shorter than a checkpoint is worth
     _, whole = trained(ready, tmp_path, 0)
     assert len(whole.values) == 5
     assert trained(ready, tmp_path, 1, suspend_after=2)[0] is Ending.SUSPENDED

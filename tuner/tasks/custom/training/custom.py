@@ -29,7 +29,7 @@ from tuner.tasks.custom.running.values import AskedValues, HyperParameters, Inte
 from tuner.tasks.custom.spec import choices
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
 from tuner.tasks.custom.training import fitting, folds, inputs
-from tuner.tasks.custom.training.fitting import Code, Fitting, NotFinite, Run
+from tuner.tasks.custom.training.fitting import Code, Fitting, NotFinite, OutOfMemory, Run
 from tuner.tasks.custom.training.inputs import LoadedData
 from tuner.trust import user_code
 
@@ -45,6 +45,7 @@ class PreparedCode:
     """A study of a user model, ready to train its trials; implements `task.PreparedStudy`."""
 
     num_traced = 0
+    timing = fitting.CheckpointTiming()
 
     def __init__(self, study: CustomStudySpec, *, share: TrainerShare) -> None:
         self._study, self._share = study, share
@@ -127,11 +128,10 @@ class PreparedCode:
         """Train one trial."""
         devices.set_precision(self._study.training.precision)  # the end of the trial before has reset it
         try:
-            return TrialOfCode(self._study, self._code, self._data, order, worker, identity=self._identity).run()
+            trial = TrialOfCode(self._study, self._code, self._data, order, worker, identity=self._identity, timing=self.timing)
+            return trial.run()
         finally:
-            keras.backend.clear_session(free_memory=False)
-            keras_private.release_gradients()
-            gc.collect()
+            _release_models()
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
         """Score the weights of a trial on the test split."""
@@ -208,9 +208,18 @@ class TrialOfCode:
     """Trains one trial, once."""
 
     def __init__(
-        self, study: CustomStudySpec, code: Code, data: LoadedData | None, order: messages.Train, worker: WorkerPort, *, identity: str
+        self,
+        study: CustomStudySpec,
+        code: Code,
+        data: LoadedData | None,
+        order: messages.Train,
+        worker: WorkerPort,
+        *,
+        identity: str,
+        timing: fitting.CheckpointTiming,
     ) -> None:
         self._study, self._code, self._data, self._order, self._worker, self._identity = study, code, data, order, worker, identity
+        self._timing = timing
         self._files = TrialFiles(order, worker, study=identity)
         self._questions = AskedValues(order, worker, declared=frozenset(study.search))
         self._ended: list[EndedTraining] = []
@@ -246,7 +255,8 @@ class TrialOfCode:
         data = self._data or loaded(self._study, self._code, HyperParameters(self._questions))
         curve: Sequence[messages.Epoch] = ()
         for number in range(len(self._ended), num_trainings):
-            run, state = self._begin(suspended, curve, seed=self._order.seed + number * _SEED_STEP)
+            part, seed = data if data.folds is None else data.of_fold(number), self._order.seed + number * _SEED_STEP
+            run, state = self._begin(suspended, curve, seed=seed)
             one = Fitting(
                 self._study,
                 self._code,
@@ -257,19 +267,13 @@ class TrialOfCode:
                 ended=self._ended,
                 best_weights=self._best.best_weights if self._best is not None else (),
                 identity=self._identity,
+                timing=self._timing,
             )
             if self._ended and suspended is None:
-                one.write_checkpoint(run, ())  # an ended training is not repeated
-            suspended = None
-            if self._best is None:
-                self._best = run
-            try:
-                one.train(run, data if data.folds is None else data.of_fold(number), state)
-            finally:
-                curve = self._curve = run.curve
-                self._seconds += run.seconds
-                if self._is_better(run):
-                    self._best = run
+                one.write_checkpoint(run, (), None)  # an ended training is not repeated
+            while not self._train_one(one, part, run, state):
+                run, state = self._begin(self._files.read(), curve, seed=seed)
+            suspended, curve = None, run.curve
             self._ended.append(run.ended(one.first_step))
             if self._study.limits and len(self._ended) == num_trainings:
                 self._costs = one.costs(data.validation)
@@ -291,6 +295,8 @@ class TrialOfCode:
             best_metrics=progress.metrics,
             best_weights=suspended.best if has_weights else (),
             seconds=progress.fine_tune_seconds,
+            steps=0 if progress.part is None else progress.part.steps,
+            part_seconds=0.0 if progress.part is None else progress.part.seconds,
         )
         if self._ended and not has_weights:
             self._best = self._best_of_ended(suspended.best, seed=seed)
@@ -302,6 +308,25 @@ class TrialOfCode:
         for one in self._ended[1:]:
             best = one if self._study.objective.is_better(one.value, best.value) else best
         return Run(seed=seed, best=best.value, best_step=best.best_step, best_metrics=best.metrics, best_weights=weights)
+
+    def _train_one(self, one: Fitting, data: LoadedData, run: Run, state: fitting.Weights) -> bool:
+        """Train once; return whether it ended: if the memory was too small, it is to be repeated in smaller parts."""
+        try:
+            one.train(run, data, state)
+        except OutOfMemory as error:
+            self._warn(one.make_room(data, error))
+            _release_models()
+            return False
+        except BaseException:
+            self._take(run)
+            raise
+        self._take(run)
+        return True
+
+    def _take(self, run: Run) -> None:
+        self._curve, self._seconds = run.curve, self._seconds + run.seconds
+        if self._best is None or self._is_better(run):
+            self._best = run
 
     def _is_better(self, run: Run) -> bool:
         before = None if self._best is None else self._best.best
@@ -371,6 +396,13 @@ def loaded(study: CustomStudySpec, code: Code, hp: HyperParameters | None) -> Lo
 def _digest(data: LoadedData | None) -> str:
     """Return the SHA-256 of the folds; "" if there are none, or each trial loads its own data."""
     return "" if data is None or data.folds is None else hashlib.sha256(data.folds.astype("<i8").tobytes()).hexdigest()
+
+
+def _release_models() -> None:
+    """Free the memory of models that are no longer used."""
+    keras.backend.clear_session(free_memory=False)
+    keras_private.release_gradients()
+    gc.collect()
 
 
 class FirstAnswers:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tuner import wording
 from tuner.errors import DataError, RequestError, TrainingError
-from tuner.kernels import keras_private
+from tuner.kernels import checkpoints, keras_private
 from tuner.kernels.checkpoints import EndedTraining, Progress, SuspendedTrial, TrialFiles
 from tuner.protocol import messages
 from tuner.protocol.messages import Stage, WorkerPort
@@ -26,15 +26,11 @@ from tuner.spec import objective as objectives
 from tuner.tasks.custom.running.values import AskedValues, HyperParameters, Interrupted
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
 from tuner.tasks.custom.training import inputs
-from tuner.tasks.custom.training.inputs import LoadedData
+from tuner.tasks.custom.training.inputs import LoadedData, TrainBatches
 from tuner.trust import user_code
 
 Weights = tuple[NDArray[Any], ...]
 
-#: part of the time of training that checkpoints may take
-_CHECKPOINT_SHARE = 0.03
-#: after so many seconds, a checkpoint is due whatever it costs
-_CHECKPOINT_SECONDS = 60.0
 #: minimum time between two messages that an epoch still runs, unless the study allows less silence
 _BUSY_SECONDS = 5.0
 #: where a word of a class's name begins: `MeanSquaredError`, `TopKCategoricalAccuracy`, but not within `AUC`
@@ -47,8 +43,24 @@ _TIMED, _WARM_UP = 30, 5
 _KNOWN = {"loss": "loss", "accuracy": "accuracy", "validation_loss": "val_loss", "validation_accuracy": "val_accuracy"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckpointTiming:
+    """When a checkpoint is written."""
+
+    #: part of the time of training that checkpoints may take
+    share: float = 0.03
+    #: after so many seconds, a checkpoint is due whatever it costs
+    most_seconds: float = 60.0
+    #: minimum time between two checkpoints in the middle of an epoch
+    part_seconds: float = 5.0
+
+
 class NotFinite(Exception):
     """The loss or the metric of an epoch is no number."""
+
+
+class OutOfMemory(Exception):
+    """A step of the training needs more memory than there is."""
 
 
 @dataclass(kw_only=True)
@@ -66,11 +78,15 @@ class Run:
     best_metrics: Mapping[str, float] = field(default_factory=dict)
     best_weights: Weights = ()
     seconds: float = 0.0
+    #: finished steps of the current epoch, and their time in earlier attempts
+    steps: int = 0
+    part_seconds: float = 0.0
 
     def begin_anew(self) -> None:
         """Forget the epochs so far, but not their time."""
         del self.curve[len(self.curve) - self.epochs :]
         self.epochs, self.measured, self.best, self.best_step, self.best_metrics, self.best_weights = 0, [], None, 0, {}, ()
+        self.steps, self.part_seconds = 0, 0.0
 
     def ended(self, first_step: int) -> EndedTraining:
         """Return the result of the training, whose first epoch is the step after `first_step`."""
@@ -166,11 +182,17 @@ class Fitting:
         ended: Sequence[EndedTraining],
         best_weights: Weights,
         identity: str,
+        timing: CheckpointTiming,
     ) -> None:
         """`ended`: the trainings of the trial that have ended; `best_weights`: those of the best of them."""
         self._study, self._code, self._order, self._worker = study, code, order, worker
         self._files, self._questions, self._identity = files, questions, identity
         self._ended, self._best_weights = tuple(ended), best_weights
+        self.timing = timing
+        #: examples that a step processes at once; None: the whole batch
+        self._part_size: int | None = None
+        #: None: the user's own `fit` chooses them
+        self.batches: TrainBatches | None = None
         #: the model of the training, once it is built
         self.model: keras.Model | None = None
         self.hp = HyperParameters(questions)
@@ -183,8 +205,15 @@ class Fitting:
             NotFinite: the loss or the metric is no number.
             TrainingError: the model cannot be trained.
             RequestError: `fit` does not report the metric of the study.
+            OutOfMemory: a step needs too much memory; `make_room` may help.
         """
         own_fit = self._code.fit
+        if own_fit is None:
+            steps = self._study.training.steps_per_epoch
+            self.batches = user_code.called(
+                lambda: TrainBatches(data.train, batch_size=self.batch_size, steps_per_epoch=steps, seed=run.seed),
+                doing="counting the batches",
+            )
         if own_fit is not None and run.epochs and not _takes_initial_epoch(own_fit):
             run.begin_anew()
             state = ()
@@ -192,6 +221,10 @@ class Fitting:
         model = self.model = build(self._study, self._code, self.hp)
         if state:
             _build_layers(model, data)
+            if run.steps:
+                keras_private.build_metrics(model, inputs.batch_of(data.train, 1))
+        if self._part_size is not None:
+            _split_steps(model, data, self._part_size)
         watch = _Watch(self, run, model, data, state)
         try:
             if own_fit is not None:
@@ -200,9 +233,35 @@ class Fitting:
             elif not self.has_stalled(run):  # a checkpoint may be of the last epoch
                 user_code.called(lambda: self._fit(model, data, run, watch), doing="fitting the model", passes=_OURS)
         except user_code.UserCodeError as error:
+            if isinstance(error.__cause__, tf.errors.ResourceExhaustedError):
+                raise OutOfMemory from error.__cause__
             raise _explained(error, data) from error.__cause__
         if run.best is None:
             raise RequestError(f"fit reported no epoch, so the study has no {self._study.objective.metric} to choose by")
+
+    def make_room(self, data: LoadedData, error: OutOfMemory) -> str:
+        """Process half as many examples at once from now on, and return what is done, in words.
+
+        Raises:
+            TrainingError: not even one example fits, or a step cannot be split without another result.
+        """
+        model, self.model = self.model, None
+        assert model is not None, "it was trained"
+        size = self._part_size or _size_of_batch(data, self.batch_size)
+        why = "it is one example" if size == 1 else _why_whole(model, self._code)
+        if why:
+            raise TrainingError(
+                f"out of memory: the model cannot be trained with {wording.count(size, 'example')} at once, and tuner cannot split such a "
+                f"step, because {why}. Lower batch_size, or make the model smaller",
+                kind="OutOfMemory",
+            ) from error.__cause__
+        self._part_size = -(-size // 2)
+        averages = any(isinstance(layer, keras.layers.BatchNormalization) for layer in keras_private.inner_layers(model))
+        note = "; its BatchNormalization uses the statistics of these parts instead of those of the batch" if averages else ""
+        return (
+            f"out of memory with {wording.count(size, 'example')} at once; the training continues from its last checkpoint, "
+            f"or begins again, with {self._part_size} at a time and the same batch size{note}"
+        )
 
     def costs(self, part: inputs.Part) -> dict[str, float]:
         """Return the time of one example in milliseconds, and the size of the weights in megabytes.
@@ -232,22 +291,25 @@ class Fitting:
         return int(self.hp["batch_size"]) if "batch_size" in self.hp else self._study.training.batch_size
 
     def _fit(self, model: keras.Model, data: LoadedData, run: Run, watch: "_Watch") -> None:
-        size, train = self.batch_size, data.train
-        steps = self._study.training.steps_per_epoch
-        if train.arrays is not None:
-            all_steps = -(-train.num_examples // size)
-            steps = all_steps if steps is None else min(steps, all_steps)
-            batches = inputs.shuffled(train, batch_size=size, seed=run.seed, first_step=run.epochs * steps)
-        else:
-            batches = train.dataset
+        """Call `fit`, which begins with whole epochs only: the rest of an epoch is a call of its own."""
+        if run.steps:
+            self._fit_epochs(model, data, run, watch, last=run.epochs + 1)
+            if model.stop_training:
+                return
+        if run.epochs < self.num_epochs:
+            self._fit_epochs(model, data, run, watch, last=self.num_epochs)
+
+    def _fit_epochs(self, model: keras.Model, data: LoadedData, run: Run, watch: "_Watch", *, last: int) -> None:
+        assert self.batches is not None, "the model has no `fit` of its own"
+        batches, steps = self.batches.rest(lambda: run.epochs, first_step=run.steps)
         model.fit(
             batches,
-            epochs=self.num_epochs,
+            epochs=last,
             initial_epoch=run.epochs,
             steps_per_epoch=steps,
-            shuffle=isinstance(batches, keras.utils.PyDataset),  # Keras warns of a data set that it cannot shuffle
+            shuffle=self.batches.num_steps is None and isinstance(batches, keras.utils.PyDataset),  # Keras warns of other data sets
             validation_data=_validation(data),
-            validation_batch_size=size if data.validation.arrays is not None else None,
+            validation_batch_size=self.batch_size if data.validation.arrays is not None else None,
             callbacks=[watch],
             verbose=0,
         )
@@ -295,15 +357,14 @@ class Fitting:
         """Minimum time between two messages that an epoch still runs."""
         return min(_BUSY_SECONDS, (self._study.stall_seconds or math.inf) / 4)
 
-    def due(self) -> None:
-        """Obey the worker if it ends the trial.
+    def can_resume_after(self, step: int) -> bool:
+        """Return whether a trial can resume after a step of an epoch: the order of the batches is known, and some are left."""
+        num_steps = None if self.batches is None else self.batches.num_steps
+        return num_steps is not None and 0 < step < num_steps
 
-        Raises:
-            Interrupted: it does.
-        """
-        wanted = self._worker.interruption()
-        if wanted is not None:
-            raise Interrupted(wanted)
+    def wanted(self) -> messages.Stop | messages.Suspend | None:
+        """Return the worker's request to end the trial, if there is one."""
+        return self._worker.interruption()
 
     def busy(self) -> None:
         """Tell the worker that a long epoch still runs."""
@@ -386,7 +447,7 @@ class Fitting:
         """Return the weights of a model whose epoch is the best so far; the model of one fold is not kept."""
         return tuple(model.get_weights()) if self._study.num_folds == 1 else ()
 
-    def write_checkpoint(self, run: Run, state: Weights) -> None:
+    def write_checkpoint(self, run: Run, state: Weights, part: checkpoints.EpochPart | None) -> None:
         """Write the progress of a training, from which another trainer resumes it."""
         progress = Progress(
             study=self._identity,
@@ -399,6 +460,7 @@ class Fitting:
             loss=math.nan,
             probe_seconds=0.0,
             fine_tune_seconds=run.seconds,
+            part=part,
             ended=self._ended,
             measured=tuple(run.measured),
             metrics=dict(run.best_metrics),
@@ -426,7 +488,8 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self._fitting, self._training, self._data, self._state, self._first_model = fitting, run, data, state, model
         self._began = self._told_at = time.perf_counter()
         self._written_at, self._cost_seconds = time.perf_counter(), 0.0
-        self._wanted: messages.Stop | messages.Suspend | None = None
+        #: steps of the current epoch before this call of `fit`
+        self._first_step = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Take the time, and tell the worker that the training begins."""
@@ -435,9 +498,12 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Restore the state of the checkpoint, if this is its epoch: the model and its optimizer are built now."""
-        if self._state and epoch == self._training.epochs:
+        run = self._training
+        self._first_step = run.steps
+        if self._state and epoch == run.epochs:
             restore(self.model, self._state)
-            self.model.reset_metrics()
+            if not run.steps:
+                self.model.reset_metrics()
             self._state = ()
         self._begin_anew_if_unrestored()
 
@@ -448,16 +514,27 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
             self._training.begin_anew()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Obey the worker, and tell it in a long epoch that the training still runs."""
-        self._fitting.due()
+        """Obey the worker, and write a checkpoint or tell it that the training still runs, in a long epoch."""
         now = time.perf_counter()
+        wanted, step = self._fitting.wanted(), self._first_step + batch + 1
+        if self._fitting.can_resume_after(step):
+            part = checkpoints.EpochPart(steps=step, sums=(0.0, 0.0), seconds=self._training.part_seconds + now - self._began)
+            if isinstance(wanted, messages.Suspend) and wanted.keeps:
+                self._write(part)
+            elif wanted is None and now - self._written_at > self._fitting.timing.part_seconds:
+                self._write_if_due(now, part)
+        self._obey(wanted, now)
+
+    def _obey(self, wanted: messages.Stop | messages.Suspend | None, now: float) -> None:
+        if wanted is not None:
+            raise Interrupted(wanted)
         if now - self._told_at > self._fitting.busy_seconds:
             self._told_at = now
             self._fitting.busy()
 
     def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Do the same while the validation data are scored."""
-        self.on_train_batch_end(batch, logs)
+        """Obey the worker while the validation data are scored."""
+        self._obey(self._fitting.wanted(), time.perf_counter())
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """Report the epoch."""
@@ -466,7 +543,8 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         logs = {name: float(value) for name, value in (logs or {}).items()}
         value = fitting.value_of(self.model, logs, self._data)
         now = time.perf_counter()
-        seconds, self._began = now - self._began, now
+        seconds, self._began = run.part_seconds + now - self._began, now
+        run.steps, run.part_seconds, self._first_step = 0, 0.0, 0
         run.epochs, run.seconds = epoch + 1, run.seconds + seconds
         message = fitting.epoch(run, logs, value, seconds=seconds, learning_rate=_learning_rate(self.model))
         run.curve.append(message)
@@ -483,13 +561,16 @@ class _Watch(keras.callbacks.Callback):  # type: ignore[misc]
         self._write_if_due(now)
         self._began = time.perf_counter()
 
-    def _write_if_due(self, now: float) -> None:
+    def _write_if_due(self, now: float, part: checkpoints.EpochPart | None = None) -> None:
         """Write a checkpoint if the training since the last one is worth its cost."""
-        since = now - self._written_at
-        if since < self._cost_seconds / _CHECKPOINT_SHARE and since < _CHECKPOINT_SECONDS:
-            return
+        since, timing = now - self._written_at, self._fitting.timing
+        if since >= min(self._cost_seconds / timing.share, timing.most_seconds):
+            self._write(part)
+
+    def _write(self, part: checkpoints.EpochPart | None) -> None:
+        """Write a checkpoint, in the middle of an epoch with the part of it that is trained."""
         start = time.perf_counter()
-        self._fitting.write_checkpoint(self._training, state_of(self.model))
+        self._fitting.write_checkpoint(self._training, state_of(self.model, in_epoch=part is not None), part)
         self._written_at = time.perf_counter()
         self._cost_seconds = self._written_at - start
 
@@ -548,12 +629,67 @@ def _build_layers(model: keras.Model, data: LoadedData) -> None:
     user_code.called(lambda: model(inputs.batch_of(data.train, 1)[0]), doing="building the layers of the model")
 
 
-def state_of(model: keras.Model) -> Weights:
+def _size_of_batch(data: LoadedData, batch_size: int) -> int:
+    train = data.train
+    return min(batch_size, train.num_examples) if train.arrays is not None else len(tf.nest.flatten(inputs.batch_of(train, 1))[0])
+
+
+def _why_whole(model: keras.Model, code: Code) -> str:
+    """Return why a step cannot be split into parts with the same result; "" if it can."""
+    if code.fit is not None:
+        return "your class has its own fit"
+    if type(model).train_step is not keras.Model.train_step:
+        return "the model has its own train_step"
+    losses = [loss for loss in tf.nest.flatten(model.loss) if loss is not None]
+    is_other = any(getattr(loss, "reduction", "mean") not in ("sum_over_batch_size", "mean") for loss in losses)
+    return "its loss is no mean over the examples" if is_other else ""
+
+
+def _split_steps(model: keras.Model, data: LoadedData, part_size: int) -> None:
+    """Make each step of `fit` process its batch in parts, one after another; weights change once, by the mean gradient of the batch.
+
+    Each part is a `train_step` of Keras, whose optimizer hands over the gradients. Their sum, weighted by the sizes of the parts, is exact
+    for losses that are means over the examples, for an incomplete last batch, too. `gradient_accumulation_steps` of the optimizer is not:
+    it joins the end of an epoch with the beginning of the next one, and changes what the optimizer stores in checkpoints.
+    """
+    _build_layers(model, data)
+    keras_private.build_metrics(model, inputs.batch_of(data.train, 1))
+    optimizer, variables = model.optimizer, model.trainable_variables
+    if not optimizer.built:
+        optimizer.build(variables)
+    whole_step = model.train_step
+    found: list[Any] = []
+
+    def train_step(batch: Any) -> Any:
+        count = tf.shape(tf.nest.flatten(batch)[0])[0]
+        unused: set[int] = set()
+
+        def add(start: Any, *sums: Any) -> tuple[Any, ...]:
+            end = tf.minimum(start + part_size, count)
+            found.clear()
+            whole_step(tf.nest.map_structure(lambda array: array[start:end], batch))
+            unused.update(index for index, gradient in enumerate(found) if gradient is None)
+            share = tf.cast(end - start, tf.float32) / tf.cast(count, tf.float32)
+            added = [0.0 if gradient is None else tf.cast(share, gradient.dtype) * tf.convert_to_tensor(gradient) for gradient in found]
+            found.clear()
+            return end, *(total + tf.cast(more, total.dtype) for total, more in zip(sums, added, strict=True))
+
+        zeros = [tf.zeros(variable.shape, variable.dtype) for variable in variables]
+        _, *sums = tf.while_loop(lambda start, *_: start < count, add, (tf.constant(0), *zeros), parallel_iterations=1)
+        optimizer.apply([None if index in unused else total for index, total in enumerate(sums)], variables)
+        return model.get_metrics_result()
+
+    optimizer.apply_gradients = lambda pairs, **_: found.extend(gradient for gradient, _ in pairs)
+    model.train_step = train_step
+    model.jit_compile = False  # the number of parts is known at run time
+
+
+def state_of(model: keras.Model, *, in_epoch: bool = False) -> Weights:
     """Return the values of all variables of a model and its optimizers, with the states of its random generators.
 
-    The first array holds their numbers: of the model, then of each optimizer.
+    The first array holds their numbers: of the model, then of each optimizer, then of the metrics if this is in the middle of an epoch.
     """
-    groups = [model.variables, *(optimizer.variables for optimizer in optimizers(model))]
+    groups = [model.variables, *(optimizer.variables for optimizer in optimizers(model)), *([model.metrics_variables] if in_epoch else [])]
     counts = np.array([len(group) for group in groups])
     return (counts, *(np.asarray(variable) for group in groups for variable in group))
 
@@ -570,6 +706,8 @@ def restore(model: keras.Model, state: Weights) -> None:
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     groups = [model.variables, *(optimizer.variables for optimizer in optimizers(model))]
+    if len(counts) == len(groups) + 1:
+        groups.append(model.metrics_variables)
     if len(groups) != len(counts) or counts[0] != len(groups[0]):
         raise _changed_model()
     for group, count in zip(groups, counts, strict=True):

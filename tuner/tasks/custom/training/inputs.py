@@ -217,25 +217,68 @@ def _as_arrays(given: Any, name: str) -> Any:
     return array
 
 
-def shuffled(part: Part, *, batch_size: int, seed: int, first_step: int) -> tf.data.Dataset:
-    """Return the batches of arrays from a step on, in one order after another without an end.
+class TrainBatches:
+    """The batches of a training; the order of an epoch depends on the seed and the epoch only, if the data allow that."""
 
-    An order depends on the seed and its number only, so that a resumed trial sees the same batches.
-    """
-    assert part.arrays is not None
-    count = part.num_examples
-    arrays = tf.nest.map_structure(tf.convert_to_tensor, part.arrays)
+    def __init__(self, part: Part, *, batch_size: int, steps_per_epoch: int | None, seed: int) -> None:
+        self._part, self._batch_size, self._steps_per_epoch, self._seed = part, batch_size, steps_per_epoch, seed
+        #: batches of an epoch; None: their order is unknown, so that a training cannot resume in the middle of an epoch
+        self.num_steps: int | None = None
+        if part.arrays is not None:
+            all_steps = -(-part.num_examples // batch_size)
+            self.num_steps = all_steps if steps_per_epoch is None else min(steps_per_epoch, all_steps)
+        elif steps_per_epoch is None and _is_plain(part.dataset):
+            self.num_steps = part.dataset.num_batches
 
-    def order(number: Any) -> tf.data.Dataset:
-        shuffled_indices = tf.random.experimental.stateless_shuffle(
-            tf.range(count), seed=tf.stack([tf.cast(seed % 2**31, tf.int64), number])
-        )
-        return tf.data.Dataset.from_tensor_slices(shuffled_indices).batch(batch_size)
+    def rest(self, epoch: Callable[[], int], *, first_step: int) -> tuple[Any, int | None]:
+        """Return the batches from a step of the current epoch on, and the number of steps for `fit`.
 
-    first, skipped = divmod(first_step, -(-count // batch_size))
-    batches = tf.data.Dataset.range(first, 2**31).flat_map(order).skip(skipped)
-    batches = batches.map(lambda indices: tf.nest.map_structure(lambda array: tf.gather(array, indices), arrays), num_parallel_calls=1)
-    return batches.prefetch(2)
+        `epoch` returns the current epoch, counted from 0. A first step that is not 0 is only for the rest of this epoch.
+        """
+        if self.num_steps is None:
+            return self._part.dataset, self._steps_per_epoch
+        if self._part.arrays is None:
+            return _OrderedBatches(self._part.dataset, seed=self._seed, epoch=epoch, first_step=first_step), None
+        return self._shuffled(epoch(), first_step, self.num_steps), self.num_steps - first_step
+
+    def _shuffled(self, first_epoch: int, first_step: int, num_steps: int) -> tf.data.Dataset:
+        """Return the batches of arrays, epoch after epoch without an end."""
+        arrays, count = tf.nest.map_structure(tf.convert_to_tensor, self._part.arrays), self._part.num_examples
+
+        def order(epoch: Any) -> tf.data.Dataset:
+            shuffled_indices = tf.random.experimental.stateless_shuffle(
+                tf.range(count), seed=tf.stack([tf.cast(self._seed % 2**31, tf.int64), epoch])
+            )
+            return tf.data.Dataset.from_tensor_slices(shuffled_indices).batch(self._batch_size).take(num_steps)
+
+        batches = tf.data.Dataset.range(first_epoch, 2**31).flat_map(order).skip(first_step)
+        batches = batches.map(lambda rows: tf.nest.map_structure(lambda array: tf.gather(array, rows), arrays), num_parallel_calls=1)
+        return batches.prefetch(2)
+
+
+def _is_plain(dataset: Any) -> bool:
+    """Return whether batches of a PyDataset depend on their index only, and their number is known."""
+    plain = keras.utils.PyDataset
+    if not isinstance(dataset, plain) or dataset.use_multiprocessing or not hasattr(dataset, "__len__"):
+        return False
+    changes = any(getattr(type(dataset), name) is not getattr(plain, name) for name in ("on_epoch_begin", "on_epoch_end"))
+    return not changes and dataset.num_batches is not None
+
+
+class _OrderedBatches(keras.utils.PyDataset):  # type: ignore[misc]
+    """The batches of a PyDataset in an order of ours."""
+
+    def __init__(self, dataset: keras.utils.PyDataset, *, seed: int, epoch: Callable[[], int], first_step: int) -> None:
+        super().__init__(workers=dataset.workers, max_queue_size=dataset.max_queue_size)
+        self._dataset, self._seed, self._epoch, self._first_step = dataset, seed, epoch, first_step
+        self._count = dataset.num_batches
+
+    def __len__(self) -> int:
+        return int(self._count - self._first_step)
+
+    def __getitem__(self, index: int) -> Any:
+        order = np.random.default_rng([self._seed % 2**32, self._epoch()]).permutation(self._count)
+        return self._dataset[int(order[self._first_step + index])]
 
 
 def batch_of(part: Part, size: int) -> tuple[Any, ...]:
