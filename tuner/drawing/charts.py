@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tuner import wording
 from tuner.results import statistics
+from tuner.spec.objective import Objective
 from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.spec.tasks import OBJECTIVE
 from tuner.storage.epochs import EpochRow
 from tuner.storage.queries import BestSoFar
 from tuner.views.trial import Trial
-from tuner.views.trials import CurvePoint
+from tuner.views.trials import CurvePoint, MeasuredTrial
 
 WIDTH, HEIGHT = 1000.0, 100.0
 #: part of the height that stays free at the top and at the bottom
@@ -27,6 +29,12 @@ _MAX_TABLE_CLASSES = 20
 _MAX_CONFUSED = 8
 #: most charts of the metrics of one trial
 _MAX_CHARTS = 12
+#: free width at the left and at the right of a chart of points
+_MARGIN_X = 12.0
+#: most trials of a front in words
+_MAX_SAID = 6
+#: units of the figures that constraints limit
+_UNITS = {"latency_ms": " ms", "size_mb": " MB"}
 #: start of the names that Keras gives to metrics of the validation data
 _VALIDATION = "val_"
 #: name of a curve, its CSS class, and its value at each epoch, None if it is unknown
@@ -52,11 +60,14 @@ class Chart:
     #: SVG paths of points
     dots: str = ""
     faint_dots: str = ""
+    hollow_dots: str = ""
     #: from top to bottom
     y_labels: tuple[float, ...] = ()
     x_labels: tuple[str, ...] = ()
     #: x coordinate of the end of the probe; None: not marked
     boundary: float | None = None
+    #: x coordinate of the limit of a constraint; None: not marked
+    limit: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +190,56 @@ def reports(curve: Sequence[CurvePoint]) -> Chart | None:
         y_labels=(max(values), (min(values) + max(values)) / 2, min(values)),
         x_labels=(f"step {first}", f"{last}"),
     )
+
+
+def costs(trials: Sequence[MeasuredTrial], spec: AnyStudySpec) -> list[MetricChart]:
+    """Return the value of each trial against each figure that a constraint limits, with the front of the trials that keep them all."""
+    found = [_against(name, limit, [one for one in trials if name in one.costs], spec) for name, limit in spec.limits.items()]
+    return [chart for chart in found if chart is not None]
+
+
+def _against(name: str, limit: float, trials: Sequence[MeasuredTrial], spec: AnyStudySpec) -> MetricChart | None:
+    if not trials:
+        return None
+    objective = spec.objective
+    figures, values = [one.costs[name] for one in trials], [one.value for one in trials]
+    low, high, scale = min(*figures, limit), max(*figures, limit), Scale(values)
+    points = {one.number: (_MARGIN_X + (WIDTH - 2 * _MARGIN_X) * _part(one.costs[name], low, high), scale(one.value)) for one in trials}
+    limit_x = _MARGIN_X + (WIDTH - 2 * _MARGIN_X) * _part(limit, low, high)
+    front = front_of(trials, name, objective)
+    path = "".join(f"H{x:.0f}V{y:.1f}" for x, y in (points[one.number] for one in front)).replace("H", "M", 1).replace("V", " ", 1)
+    feasible = [one for one in trials if one.is_feasible]
+    unit = _UNITS.get(name, "")
+    said = [f"{wording.figure(one.value)} at {one.costs[name]:.3g}{unit}" for one in front]
+    shown = said if len(said) <= _MAX_SAID else [*said[: _MAX_SAID - 1], said[-1]]
+    chart = Chart(
+        series=(Series(name="feasible front", style="accent", path=f"{path}H{limit_x:.0f}"),) if front else (),
+        dots=_dots([points[one.number] for one in feasible]),
+        hollow_dots=_dots([points[one.number] for one in trials if not one.is_feasible]),
+        y_labels=(max(values), (min(values) + max(values)) / 2, min(values)),
+        x_labels=tuple(f"{figure:.3g}{unit}" for figure in (low, (low + high) / 2, high)),
+        limit=limit_x,
+    )
+    label = (
+        f"{objective.metric} against {name}, limit {wording.number(limit)}{unit}: {len(feasible)} of {wording.count(len(trials), 'trial')} "
+        f"within all constraints; front: {', '.join(shown) or 'none'}"
+    )
+    return MetricChart(title=f"{objective.metric} against {name}", label=label, chart=chart)
+
+
+def front_of(trials: Sequence[MeasuredTrial], name: str, objective: Objective) -> list[MeasuredTrial]:
+    """Return the trials that keep all constraints and beat every one with a smaller or equal figure, by that figure."""
+    front: list[MeasuredTrial] = []
+    for one in sorted(
+        (one for one in trials if one.is_feasible), key=lambda one: (one.costs[name], -objective.merit(one.value), one.number)
+    ):
+        if not front or objective.is_better(one.value, front[-1].value):
+            front.append(one)
+    return front
+
+
+def _part(figure: float, low: float, high: float) -> float:
+    return 0.5 if high <= low else (figure - low) / (high - low)
 
 
 def _curves(epochs: Sequence[EpochRow], curves: Sequence[Curve], *, step: str = "epoch") -> Chart | None:

@@ -22,7 +22,7 @@ from tuner.views import trials as views_trials
 from tuner.views.status import FailedTrials
 from tuner.views.studies import StudyView
 from tuner.views.trial import Attempt
-from tuner.views.trials import CurvePoint
+from tuner.views.trials import CurvePoint, MeasuredTrial
 
 #: most trials that are drawn one by one; of more, the best ones and an even selection of the others
 MOST_DRAWN = 1_000
@@ -47,6 +47,8 @@ class ReportContent:
     attempts: Sequence[Attempt]
     #: the best trial; None: no trial has completed
     best_trial: trial.Trial | None
+    #: trials with what the constraints limit; empty for a study without constraints
+    measured: Sequence[MeasuredTrial]
     failures: Sequence[FailedTrials]
     attributes: Mapping[str, Any]
     #: seconds since the epoch by the database's clock
@@ -113,6 +115,7 @@ def _read(connection: Connection, study: Study, trials: Sequence[FrozenTrial], d
         curves={ids[trial_id]: points for trial_id, points in curves.items()},
         attempts=trial.attempts(connection, study.id),
         best_trial=None if best is None else trial.read(connection, study.id, best.number),
+        measured=views_trials.measured(connection, study.id) if study.spec.limits else [],
         failures=status.failures(connection, study.id),
         attributes=attributes,
         at=tables.clock(connection),

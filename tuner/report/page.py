@@ -161,6 +161,7 @@ def _drawings(content: ReportContent, importances: Mapping[str, float]) -> Mappi
     listed, objective = content.view.listed, content.study.spec.objective
     return {
         "chart": charts.history(content.view.history, listed.num_trials, maximizes=objective.maximizes),
+        "against": charts.costs(content.measured, content.study.spec),
         "slices": diagrams.slices(found[:_MOST_SLICES], content.drawn, best, objective),
         "num_axes": len(found),
         "axes": axes,

@@ -1,5 +1,6 @@
 """Trials of a study for lists: page by page, and the open ones."""
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,8 +15,8 @@ from tuner.protocol.messages import Stage
 from tuner.spec import space
 from tuner.spec.domains import Choice, Range
 from tuner.spec.space import SpaceRow
-from tuner.storage import epochs, optuna_private, queries, tables
-from tuner.storage.tables import EPOCHS, INTERMEDIATE, PARAMETERS, TRIALS, VALUES
+from tuner.storage import attributes, epochs, optuna_private, queries, tables
+from tuner.storage.tables import EPOCHS, INTERMEDIATE, PARAMETERS, TRIAL_USER, TRIALS, VALUES
 from tuner.studies import leases
 from tuner.studies.leases import Lease
 
@@ -23,6 +24,8 @@ from tuner.studies.leases import Lease
 _MAX_POINTS = 200
 #: number of the newest trials in which `asked` looks
 _NEWEST = 50
+#: number of the newest completed trials that `measured` returns
+_MEASURED = 1000
 
 
 class SortOrder(StrEnum):
@@ -57,6 +60,18 @@ class TrialRow:
     began: datetime | None
     ended: datetime | None
     curve: tuple[CurvePoint, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredTrial:
+    """A completed trial with what the constraints of its study limit."""
+
+    number: int
+    value: float
+    #: measured figures by name: latency_ms, size_mb
+    costs: Mapping[str, float]
+    #: whether it exceeds no constraint
+    is_feasible: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +228,33 @@ def asked(connection: Connection, study_id: int, *, num_trials: int) -> list[tup
     rows = connection.execute(query.where(TRIALS.c.study_id == study_id, TRIALS.c.number >= num_trials - _NEWEST))
     found = optuna_private.readable_parameters((name, (value, distribution)) for name, value, distribution in rows)
     return [(name, distribution) for name, (_, distribution) in found.items()]
+
+
+def measured(connection: Connection, study_id: int) -> list[MeasuredTrial]:
+    """Return the newest completed trials of which something was measured that a constraint limits, by number."""
+    valued, known = queries.VALUED, TRIAL_USER
+    newest = select(valued.c.trial_id, valued.c.number, valued.c.value).order_by(valued.c.number.desc()).limit(_MEASURED)
+    found = newest.where(valued.c.study_id == study_id, valued.c.state == TrialState.COMPLETE).subquery()
+    rows = connection.execute(
+        select(found.c.number, found.c.value, known.c.key, known.c.value_json)
+        .join(known, known.c.trial_id == found.c.trial_id)
+        .where(known.c.key.in_((attributes.LATENCY_MS, attributes.SIZE_MB, attributes.INFEASIBLE)))
+        .order_by(found.c.number)
+    )
+    values: dict[int, float] = {}
+    kept: dict[int, dict[str, Any]] = {}
+    for number, value, key, text in rows:
+        values[number] = value
+        kept.setdefault(number, {})[key] = optuna_private.decoded(text)
+    return [
+        MeasuredTrial(number=number, value=values[number], costs=_costs(own), is_feasible=attributes.INFEASIBLE not in own)
+        for number, own in kept.items()
+    ]
+
+
+def _costs(known: Mapping[str, Any]) -> dict[str, float]:
+    """Return the finite figures among some attributes, which another program may have changed."""
+    return {name: float(value) for name, value in known.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
 def space_of(found: Iterable[tuple[str, BaseDistribution]], *, besides: Collection[str]) -> list[SpaceRow]:

@@ -32,6 +32,7 @@ from tuner.studies.study import Study
 from tuner.terminal import status as status_screens
 from tuner.terminal import watch as watch_screens
 from tuner.views import figures, regret, status
+from tuner.views import trials as trial_lists
 
 #: words that only studies of images need
 OF_IMAGES = ("accuracy", "image", "probe", "fine-tun", "class", "confusion", "backbone", "the rule")
@@ -331,3 +332,63 @@ def test_hostile_names_of_metrics_and_attributes_are_shown_as_text(client: TestC
     read = content.read(study)
     assert_nothing_runs_or_is_fetched(page.html(read))
     assert "<script>" not in page.markdown(read).partition("Study file:")[0]
+
+
+LIMITS = {"latency_ms": 20, "size_mb": 10}
+#: value, latency and size of some trials: the front by latency is 1, 0, 3; by size, 0 and 3
+MEASURED = ((0.75, 8.0, 2.0), (0.5, 4.0, 3.0), (0.7, 9.0, 4.0), (0.875, 16.0, 8.0), (0.99, 31.0, 1.0), (0.95, 12.0, 11.0))
+
+
+def constrained(storage: Storage, **sections: object) -> Study:
+    study = of_code.custom(storage, values=(), constraints=LIMITS, **sections)
+    for value, latency, size in MEASURED:
+        claimed = of_code.claim(study)
+        asked = claimed.hyperparameters.model_dump()["values"]
+        of_code.finish(study, claimed, value, asked, best_step=1, costs={"latency_ms": latency, "size_mb": size})
+    return study
+
+
+def costs_of(study: Study) -> list[charts.MetricChart]:
+    found = study.storage.read(lambda connection: trial_lists.measured(connection, study.id))
+    return charts.costs(found, study.spec)
+
+
+def test_a_chart_of_each_constraint_has_the_front_of_the_trials_that_keep_all(storage: Storage) -> None:
+    latency, size = costs_of(constrained(storage))
+    assert latency.label == (
+        "val_auc against latency_ms, limit 20 ms: 4 of 6 trials within all constraints; "
+        "front: 0.5000 at 4 ms, 0.7500 at 8 ms, 0.8750 at 16 ms"
+    )
+    assert size.label.endswith("front: 0.7500 at 2 MB, 0.8750 at 8 MB")
+    assert latency.chart.dots.count("M") == 4
+    assert latency.chart.hollow_dots.count("M") == 2
+    assert latency.chart.x_labels == ("4 ms", "17.5 ms", "31 ms")
+    assert latency.chart.limit is not None
+    assert latency.chart.series[0].path.endswith(f"H{latency.chart.limit:.0f}")
+
+
+def test_the_front_of_a_minimized_study_goes_down(storage: Storage) -> None:
+    study = constrained(storage, objective="val_loss")
+    assert "front: 0.5000 at 4 ms" in costs_of(study)[0].label
+
+
+def test_a_study_whose_trials_all_break_a_constraint_has_no_front(storage: Storage) -> None:
+    study = of_code.custom(storage, values=(), constraints={"latency_ms": 1})
+    assert costs_of(study) == []
+    claimed = of_code.claim(study)
+    of_code.finish(study, claimed, 0.5, claimed.hyperparameters.model_dump()["values"], best_step=1, costs={"latency_ms": 3.0})
+    [chart] = costs_of(study)
+    assert chart.chart.series == ()
+    assert chart.label == "val_auc against latency_ms, limit 1 ms: 0 of 1 trial within all constraints; front: none"
+
+
+def test_page_and_report_draw_the_constraints_of_a_study_that_has_some(client: TestClient, storage: Storage) -> None:
+    study = constrained(storage)
+    plain = of_code.objective(storage)
+    for text in (client.get(f"/tuner/studies/{study.id}").text, page.html(content.read(study))):
+        assert "Constraints</h2>" in text
+        assert 'aria-label="val_auc against latency_ms, limit 20 ms: 4 of 6 trials within all constraints; front: ' in text
+        assert 'class="dots faint hollow"' in text
+        assert "breaks a constraint" in text
+    for text in (client.get(f"/tuner/studies/{plain.id}").text, page.html(content.read(plain))):
+        assert "Constraints</h2>" not in text

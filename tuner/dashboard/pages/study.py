@@ -104,6 +104,7 @@ def _at(connection: Connection, site: Site, request: Request) -> Mapping[str, An
         "origin": [] if listed.spec is None else plan.retraining(listed.spec),
         "notice": _NOTICES.get(request.query_params.get("done", ""), ""),
         "chart": charts.history(view.history, listed.num_trials, maximizes=maximizes),
+        "against": charts.costs(trials.measured(connection, listed.id), listed.spec) if listed.spec and listed.spec.limits else [],
         "open": [(trial, listed_trial(trial.row)) for trial in view.open],
         "parameters": {} if best is None else parameters(connection, listed.id, best.number),
         "is_rule": best is not None and _is_rule(connection, listed, best.number),
@@ -180,6 +181,7 @@ PAGE = LivePage(
     parts={
         "headline": "study/headline.html",
         "history": "study/history.html",
+        "constraints": "study/constraints.html",
         "running": "study/running.html",
         "best": "study/best.html",
         "outlook": "study/outlook.html",
