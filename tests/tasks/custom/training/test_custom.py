@@ -176,7 +176,10 @@ def with_data(load: str) -> str:
     return code.replace("def load():", "def arrays():") + (load or "\n\ndef load():\n    return arrays()\n")
 
 
-@pytest.mark.parametrize("load", ["", BATCHES], ids=["arrays", "PyDataset"])
+THREADS = BATCHES.replace("Batches()", "Batches(workers=2)")
+
+
+@pytest.mark.parametrize("load", ["", BATCHES, THREADS], ids=["arrays", "PyDataset", "PyDataset with threads"])
 def test_a_trial_that_is_suspended_in_an_epoch_resumes_after_its_last_step(
     prepare: Callable[..., PreparedCode], tmp_path: Path, load: str
 ) -> None:
@@ -458,12 +461,11 @@ def warnings_of(control: Control) -> list[str]:
 
 
 def test_a_batch_without_memory_is_trained_in_parts_with_the_same_curve(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
-    # 64 examples are a batch of 50, in parts of 7, and one of 14; the validation data have their own batches
+    # 64 examples are a batch of 50, in parts of 7, and one of 14
     training = {"epochs": 3, "batch_size": 50}
-    small = with_memory(7).replace("if len(given) > LIMIT", "if len(given) > LIMIT and len(given) != 16")
     whole, parts = Control(learning_rate=0.01), Control(learning_rate=0.01)
     prepare(with_memory(0), training=training).train(order(tmp_path, 0), whole)
-    ready = prepare(small, training=training)
+    ready = prepare(with_memory(7), training=training)
     assert ready.train(order(tmp_path, 1).model_copy(update={"seed": 7}), parts).ending is Ending.COMPLETED
     assert [epoch.metrics for epoch in parts.epochs] == [pytest.approx(epoch.metrics, rel=1e-4) for epoch in whole.epochs]
     told = warnings_of(parts)
@@ -473,8 +475,8 @@ def test_a_batch_without_memory_is_trained_in_parts_with_the_same_curve(prepare:
 
 def test_parts_are_said_to_change_batch_normalization(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
     control = Control(learning_rate=0.01)
-    code = with_memory(8, layer="keras.layers.BatchNormalization(), ").replace("if len(given) > LIMIT", "if len(given) == 2 * LIMIT")
-    ready = prepare(code.replace("x[64:80], y[64:80]", "x[64:72], y[64:72]"), training={"epochs": 1, "batch_size": 16})
+    code = with_memory(8, layer="keras.layers.BatchNormalization(), ")
+    ready = prepare(code, training={"epochs": 1, "batch_size": 16})
     assert ready.train(order(tmp_path), control).ending is Ending.COMPLETED
     [told] = warnings_of(control)
     assert told.endswith("its BatchNormalization uses the statistics of these parts instead of those of the batch")

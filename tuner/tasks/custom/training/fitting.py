@@ -309,7 +309,7 @@ class Fitting:
             steps_per_epoch=steps,
             shuffle=self.batches.num_steps is None and isinstance(batches, keras.utils.PyDataset),  # Keras warns of other data sets
             validation_data=_validation(data),
-            validation_batch_size=self.batch_size if data.validation.arrays is not None else None,
+            validation_batch_size=(self._part_size or self.batch_size) if data.validation.arrays is not None else None,
             callbacks=[watch],
             verbose=0,
         )
@@ -419,7 +419,7 @@ class Fitting:
         return float(found)
 
     def _measured(self, metric: Callable[..., Any], model: keras.Model, data: LoadedData) -> float:
-        true, predicted = outputs(model, data.validation, self.batch_size)
+        true, predicted = outputs(model, data.validation, self._part_size or self.batch_size)
         value = user_code.called(lambda: metric(true, predicted), doing="computing the metric")
         try:
             return float(value)
