@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.acceptance.conftest import Place
-from tests.faults.test_code import stored
+from tuner.storage import engine as storages
+from tuner.studies import study as studies
 
 CODE = """
 import keras
@@ -105,7 +106,9 @@ def test_the_mean_of_the_best_models_is_shown_beside_the_best_one_and_exported(p
     metrics = json.loads((place.folder / "home" / "metrics.json").read_text())
     told = "\n".join(export.lines)
     formed = found["ensemble"]
-    biases = [trial.params["bias"] for trial in stored(place, "small")]
+    storage = storages.open(f"sqlite:///{place.folder / 'tuner.db'}")
+    biases = [trial.params["bias"] for trial in studies.load("small", storage).optuna.get_trials(deepcopy=False)]
+    storage.close()
     order = sorted(range(3), key=lambda number: abs(biases[number]))
     assert formed["trials"] == order[:2]  # the third one makes the mean worse
     assert formed["best_member_value"] == pytest.approx(found["value"]) == pytest.approx(0.81)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -339,7 +340,7 @@ LIMITS = {"latency_ms": 20, "size_mb": 10}
 MEASURED = ((0.75, 8.0, 2.0), (0.5, 4.0, 3.0), (0.7, 9.0, 4.0), (0.875, 16.0, 8.0), (0.99, 31.0, 1.0), (0.95, 12.0, 11.0))
 
 
-def constrained(storage: Storage, **sections: object) -> Study:
+def constrained(storage: Storage, **sections: Any) -> Study:
     study = of_code.custom(storage, values=(), constraints=LIMITS, **sections)
     for value, latency, size in MEASURED:
         claimed = of_code.claim(study)

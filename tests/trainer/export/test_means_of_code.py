@@ -73,7 +73,7 @@ def member(spec: CustomStudySpec, folder: Path, trial: int, kind: str = "plain")
     values: dict[str, Plain] = {"seed": trial, "kind": kind}
     model = fitting.build(spec, code, custom.known_values(trial, values))
     path = folder / f"{trial}.npz"
-    checkpoints.write_weights(path, model.get_weights(), study=custom.identity_of(spec, code))
+    checkpoints.write_weights(path, model.get_weights(), study=custom.identity_of(code))
     return errands.TrainedCode(trial=trial, values=dict(values), weights=str(path))
 
 

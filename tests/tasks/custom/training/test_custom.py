@@ -1,6 +1,5 @@
 """User models in a trainer: the same curve after an interruption, early stopping, checkpoints, several trainings."""
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -396,11 +395,9 @@ def test_a_trial_of_several_trainings_resumes_with_the_best_of_all(prepare: Call
         assert np.allclose(one, other, atol=1e-6)
 
 
-def test_a_trial_that_early_stopping_has_ended_is_not_trained_further(
-    prepare: Callable[..., PreparedCode], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fitting, "_CHECKPOINT_SHARE", math.inf)  # a checkpoint is due after each epoch
+def test_a_trial_that_early_stopping_has_ended_is_not_trained_further(prepare: Callable[..., PreparedCode], tmp_path: Path) -> None:
     ready = prepare(training={"epochs": 50, "batch_size": 64, "early_stopping": {"patience": 2}})
+    ready.timing = fitting.CheckpointTiming(share=1e9)  # a checkpoint is due after each epoch
     whole, again = Control(learning_rate=0.1), Control(learning_rate=0.1)
     finished = ready.train(order(tmp_path), whole)
     resumed = ready.train(order(tmp_path), again)  # as if its worker had been killed before it recorded the result

@@ -1,6 +1,5 @@
 """Classes of KerasTuner's form with a `fit` of their own: what an interrupted training resumes."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 from tests.tasks.custom.training.test_custom import CODE, Control, order, prepare  # noqa: F401 -- a fixture
 from tuner.errors import TrainingError
 from tuner.protocol.messages import Ending
-from tuner.tasks.custom.training import fitting
 from tuner.tasks.custom.training.custom import PreparedCode
 from tuner.tasks.custom.training.fitting import CheckpointTiming
 
@@ -39,14 +37,10 @@ class Mine:
 SECTIONS = {"model": {"build": "mine0.py:Mine"}}
 
 
-@pytest.fixture(autouse=True)
-def checkpoint_after_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "_CHECKPOINT_SHARE", math.inf)
-
-
 def trained(ready: PreparedCode, place: Path, number: int, *, suspend_after: int | None = None) -> tuple[Ending, Control]:
     """Train a trial, or continue it."""
     control = Control(learning_rate=0.01, batch=16, suspend_after=suspend_after)
+    ready.timing = CheckpointTiming(share=1e9)  # these epochs are shorter than a checkpoint is worth
     wanted = order(place, number).model_copy(update={"seed": 7})
     return ready.train(wanted, control).ending, control
 
@@ -56,7 +50,6 @@ def test_a_fit_that_passes_its_arguments_on_resumes_with_the_same_curve(
     tmp_path: Path,
 ) -> None:
     ready = prepare(CODE + PASSES_ON, **SECTIONS)
-    ready.timing = CheckpointTiming(share=1e9)  # these epochs are shorter than a checkpoint is worth
     _, whole = trained(ready, tmp_path, 0)
     assert len(whole.values) == 5
     assert trained(ready, tmp_path, 1, suspend_after=2)[0] is Ending.SUSPENDED

@@ -135,7 +135,7 @@ class PreparedCode:
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
         """Score the weights of a trial on the test split."""
-        model, data, hp = self.trained(order)
+        model, data, hp = self.trained(order, order.weights)
         if data.test is None:
             raise TrainingError("the data function returns no test split", kind="NoTestSplit")
         batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size
@@ -200,7 +200,7 @@ class PreparedCode:
         hp = known_values(order.trial, order.chosen)
         data = self._data or loaded(self._study, self._code, hp)
         model = fitting.build(self._study, self._code, hp)
-        _take_weights(model, data, Path(order.weights), identity=self._identity)
+        _take_weights(model, data, Path(weights), identity=self._identity)
         return model, data, hp
 
 
@@ -311,17 +311,17 @@ class TrialOfCode:
 
     def _train_one(self, one: Fitting, data: LoadedData, run: Run, state: fitting.Weights) -> bool:
         """Train once; return whether it ended: if the memory was too small, it is to be repeated in smaller parts."""
+        is_repeated = False
         try:
             one.train(run, data, state)
         except OutOfMemory as error:
+            is_repeated = True
             self._warn(one.make_room(data, error))
             _release_models()
-            return False
-        except BaseException:
-            self._take(run)
-            raise
-        self._take(run)
-        return True
+        finally:
+            if not is_repeated:
+                self._take(run)
+        return not is_repeated
 
     def _take(self, run: Run) -> None:
         self._curve, self._seconds = run.curve, self._seconds + run.seconds
