@@ -45,7 +45,7 @@ def read(study: Study, seen: SamplerHistory) -> list[FrozenTrial]:
 
 def propose(study: Study, known: list[FrozenTrial], number: int) -> dict[str, Any]:
     """Return what TPE proposes for a running trial, given the known trials."""
-    reader = suggestion.open_study(study.name, study.storage.cached, known, samplers.build(study.spec, number, {}))
+    reader = suggestion.open_study(study.id, study.name, study.storage.cached, known, samplers.build(study.spec, number, {}))
     asked = suggestion.Suggestion(reader, next(trial for trial in known if trial.number == number), {})
     space.suggest(asked, study.images.search, fine_tunes=True)
     return asked.values

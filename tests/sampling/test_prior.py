@@ -29,7 +29,7 @@ def draw(known: list[FrozenTrial], number: int, *, random: float) -> list[dict[s
         study = optuna.create_study(sampler=sampler, direction="maximize")
         study.add_trials(known)
         trial = study.ask()
-        reader = suggestion.open_study(study.study_name, study._storage, [*known], sampler)
+        reader = suggestion.open_study(study._study_id, study.study_name, study._storage, [*known], sampler)
         asked = suggestion.Suggestion(reader, study.trials[trial.number], {})
         asked.suggest_float("rate", RATE.low, RATE.high, log=True)
         asked.suggest_int("units", UNITS.low, UNITS.high)

@@ -374,7 +374,9 @@ def importances(study: Study, valued: Sequence[FrozenTrial]) -> list[tuple[str, 
     # imports scikit-learn and pandas, which takes a second
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-    reader = suggestion.open_study(study.name, study.storage.cached, [_completed(trial) for trial in valued], RandomSampler(seed=0))
+    reader = suggestion.open_study(
+        study.id, study.name, study.storage.cached, [_completed(trial) for trial in valued], RandomSampler(seed=0)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a parameter of very few trials gets importance 0, which is right
         evaluator = PedAnovaImportanceEvaluator(target_quantile=num_best(len(valued)) / len(valued))

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
@@ -260,6 +261,8 @@ class StudyMemory:
     probes: ProbeResults = field(default_factory=ProbeResults)
     busy_time: BusyTime = field(default_factory=BusyTime)
     times: TrialTimes = field(default_factory=TrialTimes)
+    #: id of the trial whose values were stored last, and the distributions of its parameters
+    suggested: tuple[int, Mapping[str, BaseDistribution]] | None = None
     is_loaded: bool = False
 
     def load(self, connection: Connection, study_id: int) -> None:

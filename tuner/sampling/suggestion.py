@@ -68,9 +68,11 @@ class Suggestion:
 class _FixedTrials:
     """A storage with a fixed list of trials: samplers would read all trials again for every group of parameters."""
 
-    def __init__(self, storage: BaseStorage, trials: Sequence[FrozenTrial]) -> None:
-        self._storage = storage
-        self._trials = trials
+    def __init__(self, storage: BaseStorage, study_id: int, trials: Sequence[FrozenTrial]) -> None:
+        self._storage, self._id, self._trials = storage, study_id, trials
+
+    def get_study_id_from_name(self, study_name: str) -> int:
+        return self._id  # Optuna would read it with each study that is opened
 
     def get_all_trials(self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return [trial for trial in self._trials if states is None or trial.state in states]
@@ -84,7 +86,7 @@ class _FixedTrials:
         return getattr(self._storage, name)
 
 
-def open_study(name: str, storage: BaseStorage, trials: Sequence[FrozenTrial], sampler: BaseSampler) -> optuna.Study:
+def open_study(study_id: int, name: str, storage: BaseStorage, trials: Sequence[FrozenTrial], sampler: BaseSampler) -> optuna.Study:
     """Return an Optuna study in which a sampler sees only these trials."""
-    snapshot = cast("BaseStorage", _FixedTrials(storage, trials))
+    snapshot = cast("BaseStorage", _FixedTrials(storage, study_id, trials))
     return optuna.Study(name, snapshot, sampler=sampler, pruner=optuna.pruners.NopPruner())

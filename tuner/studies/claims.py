@@ -128,6 +128,7 @@ def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any
                 tables.put(connection, TRIAL_SYSTEM, held.trial_id, {REQUESTED: requested})
         tables.put_parameters(connection, held.trial_id, asked.values, asked.distributions)
         tables.put(connection, TRIAL_SYSTEM, held.trial_id, {HYPERPARAMETERS: chosen.model_dump(mode="json")})
+        study.memory.suggested = held.trial_id, asked.distributions
         return chosen
 
     return study.storage.write(write)
@@ -318,7 +319,7 @@ def _open(
 ) -> suggestion.Suggestion:
     trial = next(trial for trial in trials if trial.number == number)
     sampler = samplers.build(study.spec, number + study.num_left, rule, asked=asked)
-    reader = suggestion.open_study(study.name, study.storage.cached, trials, sampler)
+    reader = suggestion.open_study(study.id, study.name, study.storage.cached, trials, sampler)
     return suggestion.Suggestion(reader, trial, given)
 
 

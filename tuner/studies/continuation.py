@@ -198,7 +198,7 @@ def is_poor(study: Study, trial_id: int, epochs: Sequence[messages.Epoch], prune
         others = study.storage.cached.get_all_trials(study.id, deepcopy=False)
         trial = copy.copy(next(other for other in others if optuna_private.trial_id(other) == trial_id))
         trial.intermediate_values = trial.intermediate_values | epoch_rows.best_so_far(trial.intermediate_values, epochs, study.spec)
-    return pruner.prune(suggestion.open_study(study.name, study.storage.cached, others, study.optuna.sampler), trial)
+    return pruner.prune(suggestion.open_study(study.id, study.name, study.storage.cached, others, study.optuna.sampler), trial)
 
 
 def _at_last_step(

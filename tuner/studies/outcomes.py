@@ -78,7 +78,8 @@ def finish(
     if finished.asked is not None:
         keep_asked(connection, claim, finished.asked)
     is_whole = bool(curve) and curve[0].step == _first_step(study, claim)  # otherwise the trial was resumed from a checkpoint
-    whole = [EpochRow.of(epoch) for epoch in curve] if is_whole else epoch_rows.read(connection, study.id, claim.number)
+    has_none = not curve and claim.attempt == 1 and finished.best_step is None
+    whole = [EpochRow.of(epoch) for epoch in curve] if is_whole or has_none else epoch_rows.read(connection, study.id, claim.number)
     known = endings.of_finished(finished, whole, device=device)
     if is_completed and study.spec.limits:
         measured, constraints = endings.of_constraints(study.spec.limits, finished.costs)
@@ -130,9 +131,8 @@ def _first_step(study: Study, claim: Claim) -> int:
 
 def keep_asked(connection: Connection, claim: Claim, asked: Mapping[str, Plain]) -> None:
     """Remove the values that were chosen for a trial because earlier trials had asked for them, and for which it did not ask."""
-    stored = tables.get(connection, TRIAL_SYSTEM, claim.trial_id, HYPERPARAMETERS).get(HYPERPARAMETERS)
-    known = stored.get("values") if isinstance(stored, dict) else None
-    if known != dict(asked):
+    chosen = claim.hyperparameters
+    if not isinstance(chosen, ChosenValues) or chosen.values != dict(asked):
         tables.remove_parameters(connection, claim.trial_id, besides=tuple(asked))
         tables.put(connection, TRIAL_SYSTEM, claim.trial_id, {HYPERPARAMETERS: ChosenValues(values=dict(asked)).model_dump(mode="json")})
 

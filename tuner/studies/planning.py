@@ -231,6 +231,8 @@ def _after_screening(connection: Connection, study: Study, plan: Plan) -> Plan:
 
 def keep(connection: Connection, study: Study, proposal: Plan | None, *, num_started: int) -> Plan | None:
     """Return the plan of a study, which must be locked; a study without a trial takes the proposal."""
+    if not study.is_of_images:
+        return None
     known = read(connection, study)
     if known is not None or proposal is None or num_started or study.spec.budget.timeout is None:
         return known

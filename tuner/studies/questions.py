@@ -1,5 +1,6 @@
 """Questions: the values for which user code asks while its trial runs. A name has one value in all attempts."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +34,9 @@ class TrialQuestions:
         self._study, self.claim = study, claim
         self._suggestion: Suggestion | None = None
         #: distributions of the values that are stored
-        self._stored: dict[str, BaseDistribution] | None = None
+        self._stored: Mapping[str, BaseDistribution] | None = None
+        if study.memory.suggested is not None and study.memory.suggested[0] == claim.trial_id:
+            self._stored = study.memory.suggested[1]
         #: the values that the code has asked for
         self._asked: dict[str, Any] = {}
 
