@@ -16,7 +16,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError, SQLAlchemyError
 
 from tuner.errors import MissingPackage, StorageError
 from tuner.storage import database_errors, migrating, optuna_private, retry, tables
@@ -98,7 +98,9 @@ _UNPREPARED: dict[str, Any] = {"prepare_threshold": None}
 #: longer than MySQL waits for a lock
 _MYSQL_SILENCE_SECONDS = 60
 #: a worker needs two connections, one of them for its heartbeat; the dashboard's threads open more for a short time
-_POOL: dict[str, Any] = {"pool_pre_ping": True, "pool_size": 2, "max_overflow": 14, "pool_recycle": 1800}
+_POOL: dict[str, Any] = {"pool_size": 2, "max_overflow": 14, "pool_recycle": 1800}
+#: a connection that was idle for longer is checked before it is used; a check takes as long as a statement
+_IDLE_SECONDS = 2.0
 #: how SQLite begins a transaction: a deferred one that reads first and writes later fails at once (SQLITE_BUSY_SNAPSHOT)
 _SQLITE_BEGIN = ContextVar("_SQLITE_BEGIN", default="BEGIN IMMEDIATE")
 #: two names of one kind of database
@@ -338,6 +340,8 @@ def _create(address: URL, options: dict[str, Any]) -> RDBStorage:
         rdb = optuna_private.TolerantStorage(
             template, engine_kwargs=options, skip_table_creation=True, skip_compatibility_check=is_up_to_date
         )
+        if address.get_backend_name() != "sqlite":
+            _check_idle_connections(rdb.engine)
     except (NoSuchModuleError, ImportError) as error:
         raise _missing_driver(address) from error
     except TypeError as error:  # the driver does not know an option of the URL
@@ -392,6 +396,32 @@ def _missing_driver(address: URL) -> Exception:
         f"{database_errors.shown(address)} names the database driver {address.drivername}, which is unknown or not installed; "
         "expected sqlite, postgresql or mysql"
     )
+
+
+def _check_idle_connections(engine: Engine) -> None:
+    """Check a connection before it is used if it was idle, and replace all of them if the server has closed it.
+
+    SQLAlchemy's `pool_pre_ping` checks before each transaction, and a worker has several in a row.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def note(connection: Any, record: Any) -> None:
+        record.info["used_at"] = _clocks()
+
+    @event.listens_for(engine, "checkout")
+    def check(connection: Any, record: Any, proxy: Any) -> None:
+        used_at = record.info.get("used_at")
+        if used_at is None or max(now - then for now, then in zip(_clocks(), used_at, strict=True)) < _IDLE_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise InvalidatePoolError from error
+
+
+def _clocks() -> tuple[float, float]:
+    """Return the time on the monotonic clock, which stands still while the machine sleeps, and on the clock that may be set."""
+    return time.monotonic(), time.time()
 
 
 def _tune_sqlite(engine: Engine) -> None:
