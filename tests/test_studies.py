@@ -18,8 +18,9 @@ from tuner.tasks.custom.spec.custom_study import CustomStudySpec, ObjectiveStudy
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = sorted((ROOT / "studies").glob("*.yaml"))
+PAGES = ("study-file.md", "your-own-data.md", "targets.md", "search-space.md")
 #: the pages that document every key, one after another
-PAGE = "\n".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("study-file.md", "your-own-data.md", "search-space.md"))
+PAGE = "\n".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in PAGES)
 TEMPLATE = (ROOT / "studies" / "template.yaml").read_text(encoding="utf-8")
 SECTIONS = {key.section for key in schema.all_keys()}
 #: keys in the tables: all except sections, which are headings, and keys that give the kind of a section

@@ -25,7 +25,9 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TUNER_STORAGE", f"sqlite:///{tmp_path / 'tuner.db'}")
     monkeypatch.setenv("TUNER_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.setenv("TUNER_CACHE", str(tmp_path / "cache"))
-    return Path(shutil.copytree(ROOT / "examples", tmp_path / "examples"))
+    copy = Path(shutil.copytree(ROOT / "examples", tmp_path / "examples"))
+    monkeypatch.chdir(copy)  # functions of images are imported from the current folder
+    return copy
 
 
 @pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])

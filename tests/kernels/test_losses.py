@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tuner.kernels import losses
-from tuner.spec.hyperparameters import ClassWeights, Hyperparameters, Loss
+from tuner.spec.hyperparameters import LOSSES, ClassWeights, Hyperparameters, Loss, TargetKind
 
 RANDOM = np.random.default_rng(0)
 LOGITS = RANDOM.normal(0, 3, (50, 7)).astype(np.float32)
@@ -29,7 +29,7 @@ def build(given: Hyperparameters, class_weights: np.ndarray) -> losses.LossFunct
 
 
 @pytest.mark.parametrize("labels", [LABELS, SOFT], ids=["hard", "soft"])
-@pytest.mark.parametrize("kind", Loss)
+@pytest.mark.parametrize("kind", LOSSES[TargetKind.LABEL])
 def test_a_loss_is_that_of_keras(kind: Loss, labels: np.ndarray) -> None:
     given = Hyperparameters(loss=kind)
     for loss in (build(given, EQUAL), losses.validation_loss(given)):
@@ -66,7 +66,7 @@ def test_balanced_class_weights_are_inverse_to_class_size_with_mean_one() -> Non
     assert losses.class_weights(labels, 3, ClassWeights.NONE).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("kind", Loss)
+@pytest.mark.parametrize("kind", LOSSES[TargetKind.LABEL])
 def test_a_confident_wrong_prediction_has_a_finite_loss_and_gradient(kind: Loss) -> None:
     logits = tf.Variable(np.array([[80.0, -80.0, 0.0], [-80.0, 80.0, 0.0]], np.float32))
     labels = np.eye(3, dtype=np.float32)[[0, 0]]
@@ -84,7 +84,7 @@ def test_the_focal_loss_of_a_confident_right_prediction_has_a_finite_gradient(ga
     assert np.isfinite(tape.gradient(loss, logits)).all()
 
 
-@pytest.mark.parametrize("kind", Loss)
+@pytest.mark.parametrize("kind", LOSSES[TargetKind.LABEL])
 def test_losses_of_heads_side_by_side_equal_those_of_each_alone(kind: Loss) -> None:
     values = {"smoothing": tf.constant(0.1), "gamma": tf.constant(1.5), "class_weights": tf.range(1.0, 8.0)}
     loss = losses.training_loss(kind, **values)

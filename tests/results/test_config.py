@@ -11,7 +11,7 @@ from tuner.results.best import Best
 from tuner.spec import domains, space
 from tuner.spec import file as study_file
 from tuner.spec.domains import Fixed
-from tuner.spec.hyperparameters import Activation, ClassWeights, Flip, Hyperparameters, Loss, Optimizer
+from tuner.spec.hyperparameters import LOSSES, Activation, ClassWeights, Flip, Hyperparameters, Optimizer, TargetKind
 from tuner.spec.study import StudySpec, images_of
 
 OPTIMIZERS = [optimizer.value for optimizer in Optimizer]
@@ -26,7 +26,7 @@ WIDEST: dict[str, Any] = {
     "head_units": {"layers": [0, 4], "units": [1, 65536]},
     "activation": [activation.value for activation in Activation],
     "dropout": [0, 0.9],
-    "loss": [loss.value for loss in Loss],
+    "loss": [loss.value for loss in LOSSES[TargetKind.LABEL]],
     "label_smoothing": {"range": [0.01, 0.5], "off": True},
     "focal_gamma": [0, 5],
     "class_weights": [weights.value for weights in ClassWeights],

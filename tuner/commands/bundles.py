@@ -27,6 +27,7 @@ from tuner.results.bundle import seal as bundle_seal
 from tuner.results.bundle import sign as bundle_sign
 from tuner.results.verify import verification
 from tuner.spec import data
+from tuner.spec.hyperparameters import TargetKind
 from tuner.storage import engine as storages
 from tuner.tasks.images.data import dataset, folders
 from tuner.tasks.images.data import image_file as image_files
@@ -130,23 +131,42 @@ def predict(folder: Path, given: Sequence[str], *, top: int, as_json: bool, thre
     )
     answer = evaluation.run(order, threads=threads)
     assert isinstance(answer, errands.ImagePredictions)
-    read = [
-        (path, _most_likely(row, contents.labels, top)) for path, row in zip(paths, answer.probabilities, strict=True) if row is not None
-    ]
+    read = [(path, row) for path, row in zip(paths, answer.probabilities, strict=True) if row is not None]
     if as_json:
-        predictions = [
-            {"image": str(path), "predictions": [{"label": label, "probability": value} for label, value in best]} for path, best in read
-        ]
+        predictions = [{"image": str(path), **_answer(row, contents, top)} for path, row in read]
         plain.result(json.dumps(predictions, indent=2, ensure_ascii=False))
     else:
-        for path, best in read:
-            plain.result(
-                f"{image_files.name_of(str(path))}: " + ", ".join(f"{wording.visible(label)} {value:.3f}" for label, value in best)
-            )
+        for path, row in read:
+            plain.result(f"{image_files.name_of(str(path))}: {_in_line(row, contents, top)}")
     unreadable = [message for message in answer.troubles if message]
     for message in unreadable:
         plain.line(message)
     return 1 if unreadable else 0
+
+
+def _answer(row: Sequence[float], contents: bundle.Contents, top: int) -> dict[str, Any]:
+    """Return the prediction for an image, for JSON."""
+    if contents.kind is TargetKind.NUMBER:
+        return {"name": contents.labels[0], "number": row[0]}
+    if contents.kind is TargetKind.LABELS:
+        each = zip(contents.labels, row, contents.thresholds, strict=True)
+        every = [{"label": label, "probability": value, "threshold": threshold} for label, value, threshold in each]
+        return {"labels": [label for label, _ in _present(row, contents)], "predictions": every}
+    return {"predictions": [{"label": label, "probability": value} for label, value in _most_likely(row, contents.labels, top)]}
+
+
+def _in_line(row: Sequence[float], contents: bundle.Contents, top: int) -> str:
+    """Return the prediction for an image in words: the likeliest classes, the labels above their thresholds, or the number."""
+    if contents.kind is TargetKind.NUMBER:
+        return f"{wording.visible(contents.labels[0])} {row[0]:.5g}"
+    found = _present(row, contents) if contents.kind is TargetKind.LABELS else _most_likely(row, contents.labels, top)
+    return ", ".join(f"{wording.visible(label)} {value:.3f}" for label, value in found) or "no label"
+
+
+def _present(row: Sequence[float], contents: bundle.Contents) -> list[tuple[str, float]]:
+    """Return the labels whose probability reaches their threshold, the likeliest first."""
+    limits = dict(zip(contents.labels, contents.thresholds, strict=True))
+    return [(label, value) for label, value in _most_likely(row, contents.labels, len(row)) if value >= limits[label]]
 
 
 def _predict_arrays(folder: Path, given: Sequence[str], *, to: Path | None, as_json: bool, threads: int) -> int:

@@ -1,5 +1,6 @@
 """The end of a search: the best trial, the ensemble and the network that it teaches, each measured once on the test split."""
 
+import math
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +12,16 @@ import numpy as np
 from tuner import wording
 from tuner.commands import artifacts
 from tuner.errors import Dismissed, TunerError
+from tuner.kernels import targets
 from tuner.protocol import errands, messages
 from tuner.results import best as bests
 from tuner.results import ensemble as ensembles
 from tuner.results import statistics
 from tuner.results.best import Best
 from tuner.results.ensemble import Candidate, CodeEnsemble, Ensemble, Taught
-from tuner.results.statistics import Labels
-from tuner.spec.hyperparameters import ChosenValues, ClassWeights, Loss
+from tuner.results.statistics import Labels, Logits
+from tuner.spec.hyperparameters import LOSSES, ChosenValues, ClassWeights, TargetKind
+from tuner.spec.objective import ImageMetric
 from tuner.spec.study import StudySpec
 from tuner.spec.tasks import CUSTOM
 from tuner.studies import retention, trials
@@ -41,7 +44,7 @@ _UNREADABLE = (TunerError, OSError, ValueError, KeyError, EOFError, zipfile.BadZ
 #: patient and may replace the labels (Beyer and others, arXiv 2106.05237)
 PATIENCE, _TEACHER_SHARE = 2, 1.0
 #: what differs between a taught network and the trial with its form: probabilities are smooth already, and regularize
-_STUDENT = {"loss": Loss.CROSS_ENTROPY, "label_smoothing": 0.0, "dropout": 0.1, "class_weights": ClassWeights.NONE}
+_STUDENT = {"label_smoothing": 0.0, "dropout": 0.1, "class_weights": ClassWeights.NONE}
 
 
 def is_unmeasured(best: Best) -> bool:
@@ -67,7 +70,7 @@ def measure(study: Study, assignment: Assignment, stopping: Stopping) -> None:
         return
     best = bests.best(study)
     formed, known = form(study, assignment.folders), ensembles.read(study)
-    is_new = formed is not None and (not formed.is_same(known) or (known is not None and known.test_accuracy is None and best.num_test > 0))
+    is_new = formed is not None and (not formed.is_same(known) or (known is not None and known.num_test == 0 and best.num_test > 0))
     if formed is None and known is not None and not known.is_at_least(best.value):
         ensembles.store(study, None)  # a better trial has completed since
     if not is_new and not is_unmeasured(best):
@@ -293,13 +296,20 @@ def _measured(study: Study, formed: Ensemble, trainer: EvaluationTrainer, scratc
             labels = arrays["test_labels"]
             answers += [arrays["test"], arrays["test_mirrored"]] if formed.mirrored else [arrays["test"]]
     assert labels is not None
-    measured = {
-        "test_accuracy": statistics.accuracy(np.stack(answers), labels),
-        "test_value": None if formed.metric == "accuracy" else statistics.value(formed.metric, np.stack(answers), labels),
+    measured = _scores(formed, np.stack(answers), labels) | {
         "num_test": len(labels),
         "milliseconds": round(1000 * seconds / len(labels), 2),
     }
     return formed.model_copy(update=measured)
+
+
+def _scores(formed: Ensemble, answers: Logits, labels: Labels) -> dict[str, float | None]:
+    """Return accuracy and value of the networks of an ensemble on the test split."""
+    value = None if formed.metric == "accuracy" else statistics.value(formed.metric, answers, labels, formed.thresholds or None)
+    if targets.kind_of(formed.metric, labels) is TargetKind.LABEL:
+        return {"test_accuracy": statistics.accuracy(answers, labels), "test_value": value}
+    accuracy = statistics.judge(formed.metric, answers, labels, formed.thresholds or None).accuracy
+    return {"test_accuracy": accuracy if math.isfinite(accuracy) else None, "test_value": value}
 
 
 def teach(study: Study, formed: Ensemble, assignment: Assignment, stopping: Stopping, tell: Callable[[messages.Epoch], None]) -> Taught:
@@ -325,7 +335,7 @@ def teach(study: Study, formed: Ensemble, assignment: Assignment, stopping: Stop
         ]
         order = messages.Train(
             trial=best.trial,
-            hyperparameters=best.of_images.model_copy(update=_STUDENT),
+            hyperparameters=best.of_images.model_copy(update=_STUDENT | {"loss": LOSSES[study.images.data.kind][0]}),
             seed=best.seed,
             weights=str(folder / "weights"),
             checkpoint=str(folder / "checkpoint"),
@@ -350,19 +360,26 @@ def _taught(formed: Ensemble, order: messages.Train, finished: messages.Finished
     assert finished.value is not None
     assert finished.logits is not None
     with at_rest.opened(Path(finished.logits)) as file, np.load(file, allow_pickle=False) as arrays:
-        loss = statistics.log_loss(arrays["validation"], arrays["validation_labels"])
+        loss = statistics.error(formed.metric, arrays["validation"], arrays["validation_labels"])
     return Taught(
         trials=formed.trials,
         trial=order.trial,
         hyperparameters=order.hyperparameters,
         weights=weights,
-        validation_accuracy=finished.metrics.get("accuracy", finished.value),
+        validation_accuracy=_accuracy_of(finished, formed.metric),
         validation_loss=loss,
+        by_class=finished.by_class,
         confusion=finished.confusion if len(finished.confusion) <= ensembles.CONFUSED_CLASSES else (),
         seconds=round(finished.probe_seconds + finished.fine_tune_seconds, 1),
         metric=formed.metric,
         value=None if formed.metric == "accuracy" else finished.value,
     )
+
+
+def _accuracy_of(finished: messages.Finished, metric: ImageMetric) -> float | None:
+    """Return the accuracy of a trial on the validation images; None if it predicts numbers."""
+    known = {**finished.metrics, metric: finished.value}
+    return known.get("accuracy", known.get("exact_match"))
 
 
 def _kept(finished: messages.Finished, study: Study, assignment: Assignment) -> str:

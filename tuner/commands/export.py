@@ -340,7 +340,7 @@ def _key(result: Ensemble | Taught) -> tuple[tuple[int, ...], bool]:
 
 def _alone(best: Best) -> Ensemble:
     """Return a trial as an ensemble of one."""
-    accuracy = math.nan if best.validation_accuracy is None else best.validation_accuracy
+    accuracy = best.validation_accuracy
     found = Ensemble(
         trials=(best.trial,), mirrored=False, validation_accuracy=accuracy, validation_loss=math.inf, best_member_accuracy=accuracy
     )

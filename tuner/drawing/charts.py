@@ -10,7 +10,8 @@ from typing import Any
 
 from tuner import wording
 from tuner.results import statistics
-from tuner.spec.objective import Objective
+from tuner.spec.hyperparameters import TargetKind
+from tuner.spec.objective import METRICS, Objective
 from tuner.spec.study import AnyStudySpec, StudySpec
 from tuner.spec.tasks import OBJECTIVE
 from tuner.storage.epochs import EpochRow
@@ -143,12 +144,14 @@ def measured(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[Metr
 def _of_images(epochs: Sequence[EpochRow], spec: AnyStudySpec | None) -> list[MetricChart]:
     """Return accuracy and loss on training and validation images, after another metric that the study optimizes."""
     on = "on validation and training images over the epochs"
+    accuracy = "Exact matches" if isinstance(spec, StudySpec) and spec.data.kind is TargetKind.LABELS else "Accuracy"
     found = [
-        ("Accuracy", f"Accuracy {on}", _of_epochs(epochs, "validation_accuracy", "accuracy")),
+        (accuracy, f"{accuracy} {on}", _of_epochs(epochs, "validation_accuracy", "accuracy")),
         ("Loss", f"Loss {on}", _of_epochs(epochs, "validation_loss", "loss")),
     ]
     if spec is not None and spec.objective.metric != "accuracy":
-        name = spec.objective.metric.replace("_", " ").capitalize()
+        name = spec.objective.metric.replace("_", " ")
+        name = name.upper() if name in METRICS[TargetKind.NUMBER] else name.capitalize()
         found.insert(0, (name, f"{name} on validation images over the epochs", _of_epochs(epochs, "value", None)))
     return [MetricChart(title=title, label=label, chart=chart) for title, label, chart in found if chart is not None]
 
@@ -300,7 +303,12 @@ def _dots(points: Sequence[tuple[float, float]]) -> str:
 
 def confusion(trial: Trial, names: Sequence[str]) -> Mapping[str, Any]:
     """Return the variables of the template `confusion.html`, except the picture of mistakes."""
+    if trial.by_class:
+        named = [statistics.name_of(label, names) for label in range(len(trial.by_class))]
+        scores = statistics.of_labels(trial.by_class, named)
+        return {"class_scores": scores, "has_several": True, "confused": [], "mistakes": [], "cells": [], "is_table": True}
     return {
+        "has_several": False,
         "class_scores": statistics.by_class(trial.confusion, [statistics.name_of(label, names) for label in range(len(trial.confusion))]),
         "confused": statistics.most_confused(trial.confusion, names, most=_MAX_CONFUSED),
         "mistakes": _mistakes(trial, names),

@@ -87,6 +87,7 @@ class Progress(BaseModel):
     value: float
     loss: float
     confusion: tuple[tuple[int, ...], ...] = ()
+    by_class: tuple[messages.LabelCounts, ...] = ()
     mistakes: tuple[messages.Misclassified, ...] = ()
     probe_seconds: float
     fine_tune_seconds: float

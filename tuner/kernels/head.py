@@ -16,7 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.kernels import losses, optimizers
-from tuner.spec.hyperparameters import Activation, Hyperparameters, Loss, Optimizer
+from tuner.spec.hyperparameters import Activation, Hyperparameters, Loss, Optimizer, TargetKind
 
 #: a column of features with a smaller variance counts as constant
 SMALLEST_VARIANCE = 1e-6
@@ -112,9 +112,10 @@ class HeadForm:
     num_layers: int
     num_classes: int
     num_heads: int
+    target: TargetKind = TargetKind.LABEL
 
     @classmethod
-    def of(cls, hyperparameters: Hyperparameters, *, num_classes: int, num_heads: int) -> "HeadForm":
+    def of(cls, hyperparameters: Hyperparameters, *, num_classes: int, num_heads: int, target: TargetKind = TargetKind.LABEL) -> "HeadForm":
         """Return the form of a trial's heads."""
         return cls(
             optimizer=hyperparameters.optimizer,
@@ -124,6 +125,7 @@ class HeadForm:
             num_layers=len(hyperparameters.head_units) + 1,
             num_classes=num_classes,
             num_heads=num_heads,
+            target=target,
         )
 
 
@@ -163,7 +165,7 @@ class HeadsProgram:
         self._trained = tf.function(
             self._train,
             input_signature=[
-                *(table, tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, None], tf.int32), table, tf.TensorSpec([], tf.int32)),
+                *(table, losses.label_spec(form.target), tf.TensorSpec([None, None], tf.int32), table, tf.TensorSpec([], tf.int32)),
                 {name: tf.TensorSpec(shape, dtype) for name, (shape, dtype) in _VALUES.items()},
             ],
         )
@@ -187,8 +189,8 @@ class HeadsProgram:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Train for some steps, and return mean loss and accuracy (heads,).
 
-        Each step uses the rows `order` (steps, batch) of standardized features (n, d) and labels (n,). `rates` (steps, heads) are the
-        learning rates. `first` is the number of earlier steps.
+        Each step uses the rows `order` (steps, batch) of standardized features (n, d) and labels, as `losses.as_tensor` gives them.
+        `rates` (steps, heads) are the learning rates. `first` is the number of earlier steps.
         """
         loss, accuracy = self._trained(
             features, labels, tf.constant(order, tf.int32), tf.constant(rates), tf.constant(first, tf.int32), dict(given)
@@ -208,7 +210,11 @@ class HeadsProgram:
         self, features: tf.Tensor, labels: tf.Tensor, order: tf.Tensor, rates: tf.Tensor, first: tf.Tensor, given: Values
     ) -> tuple[tf.Tensor, tf.Tensor]:
         losses_of = losses.training_loss(
-            self.form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"]
+            self.form.loss,
+            smoothing=given["smoothing"],
+            gamma=given["gamma"],
+            class_weights=given["class_weights"],
+            target=self.form.target,
         )
         total, hits = tf.zeros([self.form.num_heads]), tf.zeros([self.form.num_heads])
         for step in tf.range(tf.shape(order)[0]):
@@ -218,13 +224,12 @@ class HeadsProgram:
             with tf.GradientTape() as tape:
                 tape.watch(read)
                 logits = self._logits(read, tf.gather(features, order[step]), dropout=(given["dropout"], given["seed"], number))
-                loss = tf.reduce_mean(losses_of(tf.one_hot(labeled, self.form.num_classes), logits), -1)
+                loss = tf.reduce_mean(losses_of(losses.dense(labeled, self.form.num_classes), logits), -1)
                 summed = tf.reduce_sum(loss)
             gradients = tape.gradient(summed, read)
             self._update(gradients, rates[step], tf.cast(number, tf.float32), given)
             total += tf.reshape(loss, [-1])
-            right = tf.equal(tf.argmax(logits, -1, tf.int32), labeled)
-            hits += tf.reshape(tf.reduce_mean(tf.cast(right, tf.float32), -1), [-1])
+            hits += tf.reshape(tf.reduce_mean(losses.hits(logits, labeled, self.form.target), -1), [-1])
         count = tf.cast(tf.shape(order)[0], tf.float32)
         return total / count, hits / count
 

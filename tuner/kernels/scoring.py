@@ -1,4 +1,4 @@
-"""Metrics of image classifiers: what logits score on the images of a split, and what constant answers score.
+"""Metrics of images with one label each: what logits score on the images of a split, and what constant answers score.
 
 Every mean over classes is a mean over the classes that occur in the split. A class without images there has no recall, no F1 and no AUC, so
 it is left out; an image that is wrongly predicted as such a class still counts as a miss of its own class. Among equal logits, the class
@@ -6,12 +6,13 @@ that comes first is the answer.
 """
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tuner.spec.objective import ImageMetric
+from tuner.spec.hyperparameters import TargetKind
+from tuner.spec.objective import METRICS, ImageMetric
 
 #: (n, classes)
 Logits = NDArray[np.floating[Any]]
@@ -30,10 +31,10 @@ def value(metric: ImageMetric, logits: Logits, labels: Labels) -> float:
         return _METRICS[metric](logits, labels)
 
 
-def usual(logits: Logits, labels: Labels) -> dict[str, float]:
+def usual(logits: Logits, labels: Labels) -> dict[ImageMetric, float]:
     """Return all metrics but `auc`, which sorts the images once for each class, and a top 5 of all classes."""
     left_out = {"auc"} if logits.shape[1] > NUM_ANSWERS else {"auc", "top_5_accuracy"}
-    return {metric: value(metric, logits, labels) for metric in get_args(ImageMetric) if metric not in left_out}
+    return {metric: value(metric, logits, labels) for metric in METRICS[TargetKind.LABEL] if metric not in left_out}
 
 
 def constant(metric: ImageMetric, train: Labels, labels: Labels, num_classes: int) -> float:

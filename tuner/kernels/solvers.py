@@ -28,7 +28,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.kernels import losses
-from tuner.spec.hyperparameters import Loss, ProbeSolver
+from tuner.spec.hyperparameters import Loss, ProbeSolver, TargetKind
 
 #: largest partial derivative at which a head counts as optimal; a smaller one changes neither accuracy nor loss in three digits
 TOLERANCE = 1e-3
@@ -40,8 +40,8 @@ _SCALES = 1.25 ** np.arange(26)
 #: eigenvalues below this share of the largest one are rounding errors
 _SMALLEST_EIGENVALUE = 1e-6
 
-#: standardized features (m, d) and labels (m,) of all rows, in parts that are the same each time; a part has all views of some images: all
-#: of them in the first view, then in the second, and so on
+#: standardized features (m, d) and labels of all rows, as `losses.as_tensor` gives them, in parts that are the same each time; a part has
+#: all views of some images: all of them in the first view, then in the second, and so on
 Parts = Callable[[], Iterator[tuple[tf.Tensor, tf.Tensor]]]
 #: kernel (d, classes) and bias (classes,)
 LinearHead = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -70,6 +70,7 @@ class HeadLoss:
     gamma: float
     #: weight of each class (classes,), whose mean over the rows is 1
     class_weights: NDArray[np.floating[Any]]
+    target: TargetKind = TargetKind.LABEL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +92,7 @@ class HeadObjective:
         """Measure heads on `rows`; `tick` is called before each evaluation, and may raise to interrupt."""
         self._rows, self._tick = rows, tick
         self._num_classes = len(loss.class_weights)
-        self._measure = _measure(loss.kind, self._num_classes)
+        self._measure = _measure(loss.kind, self._num_classes, loss.target)
         self._given = (tf.constant(loss.gamma, tf.float32), tf.constant(loss.class_weights, tf.float32))
         #: mean loss and accuracy at the latest evaluation
         self.loss = self.accuracy = float("nan")
@@ -154,23 +155,23 @@ def choose(
 
 
 @functools.lru_cache(maxsize=8)
-def _measure(kind: Loss, num_classes: int) -> Callable[..., tuple[tf.Tensor, ...]]:
+def _measure(kind: Loss, num_classes: int, target: TargetKind) -> Callable[..., tuple[tf.Tensor, ...]]:
     """Return a traced function: loss and hits of some rows, and the gradients of kernel and bias, all summed."""
     table, vector, number = (tf.TensorSpec([None] * rank, tf.float32) for rank in (2, 1, 0))
 
     def measure(features: tf.Tensor, labels: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, gamma: tf.Tensor, weights: tf.Tensor) -> Any:
-        loss_of = losses.training_loss(kind, smoothing=0.0, gamma=gamma, class_weights=weights)
+        loss_of = losses.training_loss(kind, smoothing=0.0, gamma=gamma, class_weights=weights, target=target)
         logits = tf.ensure_shape(tf.matmul(features, kernel) + bias, [None, num_classes])
         with tf.GradientTape() as tape:
             tape.watch(logits)
             # summed in double precision: a line search compares values that differ little
-            loss = tf.reduce_sum(tf.cast(loss_of(tf.one_hot(labels, num_classes), logits), tf.float64))
+            loss = tf.reduce_sum(tf.cast(loss_of(losses.dense(labels, num_classes), logits), tf.float64))
         slope = tape.gradient(loss, logits)
-        hits = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, -1, tf.int32), labels), tf.float64))
+        hits = tf.reduce_sum(tf.cast(losses.hits(logits, labels, target), tf.float64))
         return loss, hits, tf.cast(tf.matmul(features, slope, transpose_a=True), tf.float64), tf.cast(tf.reduce_sum(slope, 0), tf.float64)
 
     found: Callable[..., tuple[tf.Tensor, ...]] = tf.function(
-        measure, input_signature=[table, tf.TensorSpec([None], tf.int32), table, vector, number, vector]
+        measure, input_signature=[table, losses.label_spec(target), table, vector, number, vector]
     )
     return found
 

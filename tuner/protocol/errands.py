@@ -17,7 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from tuner.spec.hyperparameters import Hyperparameters, Plain
+from tuner.spec.hyperparameters import Hyperparameters, Plain, TargetKind
+from tuner.spec.objective import ImageMetric
 
 
 class Format(StrEnum):
@@ -46,6 +47,16 @@ Meaning = Literal["probabilities", "probability", "numbers"]
 
 class _Errand(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Answers(_Errand):
+    """What the outputs of a model of images mean, and how they are judged."""
+
+    kind: TargetKind = TargetKind.LABEL
+    #: the metric of the study
+    metric: ImageMetric = "accuracy"
+    #: of each class, if an image may have several labels: the probability from which it gets the label
+    thresholds: tuple[float, ...] = ()
 
 
 class TrainedNetwork(_Errand):
@@ -80,6 +91,7 @@ class Export(_Errand):
     num_compared: int
     #: whether to score the test split with the model: members of several sizes see other pixels in it than alone
     scores_test: bool = False
+    answers_mean: Answers = Answers()
 
 
 class Sample(_Errand):
@@ -90,8 +102,10 @@ class Sample(_Errand):
     #: the true class, and the class with the highest probability
     label: str
     predicted: str
-    #: one for each class, in the order of the classes
+    #: one for each class, in the order of the classes; or one number
     probabilities: tuple[float, ...]
+    #: if an image has several labels or a number: 0 or 1 for each class, or the number
+    truth: Annotated[tuple[float, ...], Field(exclude_if=lambda value: not value)] = ()
 
 
 class Exported(_Errand):
@@ -105,8 +119,10 @@ class Exported(_Errand):
     seconds: dict[Format, float]
     probes: tuple[Sample, ...]
     num_compared: int
-    #: accuracy of the model on the test split; None: it was not scored
+    #: accuracy of the model on the test split; None: it was not scored, or predicts numbers
     test_accuracy: float | None = None
+    #: the metric of the study there, if an image has several labels or a number
+    test_value: float | None = None
     #: version of each installed package, by name
     packages: dict[str, str]
     #: versions of Python, Keras, TensorFlow and tuner
@@ -164,6 +180,7 @@ class Compare(_Errand):
     #: for a user model: names of its inputs, and what its outputs mean; (): an image classifier
     inputs: tuple[str, ...] = ()
     outputs: tuple[Meaning, ...] = ()
+    answers_mean: Answers = Answers()
 
 
 class Compared(_Errand):
@@ -174,7 +191,7 @@ class Compared(_Errand):
     num_images: int
     #: largest difference between two probabilities; between two numbers: as a fraction of the largest number of their output
     max_difference: float
-    #: fraction of the examples with the same predicted class; 1 if no output is probabilities
+    #: fraction of the examples with the same predicted class or labels; 1 if no output is probabilities
     agreement: float
     #: median time for one image, after a warm-up
     milliseconds: float
@@ -225,6 +242,7 @@ class Verify(_Errand):
     is_robustness_wanted: bool
     #: maximum number of test images for robustness
     most_images: int
+    answers_mean: Answers = Answers()
 
 
 class Robust(_Errand):
@@ -239,7 +257,10 @@ class Robust(_Errand):
 class TestScore(_Errand):
     """The accuracy on the whole test split, and the fingerprints of the data and the splits."""
 
+    #: NaN for numbers
     accuracy: float
+    #: the metric of the study, if an image has several labels or a number
+    value: float | None = None
     num_images: int
     fingerprint: str
     splits: str
@@ -250,7 +271,7 @@ class Verified(_Errand):
 
     kind: Literal["verified"] = "verified"
     num_probes: int
-    #: sample images whose predicted class is the recorded one
+    #: sample images whose predicted class, labels or number are the recorded ones
     num_agreeing: int
     #: largest difference from a recorded probability
     max_difference: float
@@ -258,6 +279,7 @@ class Verified(_Errand):
     test: TestScore | None
     #: number of images for `clean` and `robust`: from the test split, or else the sample images
     num_images: int
+    #: accuracy; if an image has several labels or a number, the metric of the study
     clean: float
     #: empty if robustness was not requested; without fgsm if the model has no gradient
     robust: tuple[Robust, ...]

@@ -57,6 +57,10 @@ class PictureKind(StrEnum):
     CONFUSION = "confusion"
 
 
+#: a field that is stored only if it has a value
+_IF_ANY = Field(exclude_if=lambda value: not value)
+
+
 class _Message(BaseModel):
     # a loss may be infinite or not a number, and must arrive unchanged
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
@@ -206,6 +210,8 @@ class Prepared(_Message):
     fingerprint: str
     #: SHA-256 of the three splits
     splits: str
+    #: what a model answers that looks at no image; "": the commonest class
+    always: Annotated[str, _IF_ANY] = ""
     #: the commonest class of the training images; "" if an earlier version of tuner wrote this
     commonest: str = ""
     #: accuracy of a model that always answers it, on each split; None: unknown, or the split has no images
@@ -345,6 +351,19 @@ def _rounded(costs: dict[str, float]) -> dict[str, float]:
     return {name: round(cost, 4) for name, cost in costs.items()}
 
 
+class LabelCounts(_Message):
+    """How the answers about one class fare, where an image may have several labels."""
+
+    #: images that have the label, images that are given it, and images of which both are true
+    num_images: int
+    num_given: int
+    num_right: int
+    #: probability from which an image is given the label
+    threshold: float
+    #: None: no image has the label
+    average_precision: float | None = None
+
+
 class Finished(_Message):
     """The trial ended without failing."""
 
@@ -359,6 +378,8 @@ class Finished(_Message):
     best_step: int | None = None
     #: rows: true class, columns: predicted class, on the validation split at the best epoch
     confusion: tuple[tuple[int, ...], ...] = ()
+    #: of each class on the validation split at the best epoch, if an image may have several labels
+    by_class: tuple[LabelCounts, ...] = ()
     #: the most confident mistakes of the best epoch, the most confident first
     mistakes: tuple[Misclassified, ...] = ()
     #: file of each picture; once they are stored, their names in the artifact store
@@ -422,6 +443,8 @@ class Evaluated(_Message):
     #: number of examples
     num_images: int
     confusion: tuple[tuple[int, ...], ...] = ()
+    #: of each class, if an image may have several labels, with the thresholds that were chosen on the validation split
+    by_class: Annotated[tuple[LabelCounts, ...], _IF_ANY] = ()
     #: the metric that the study optimizes; None: it is the accuracy
     value: float | None = None
     #: all other metrics

@@ -272,6 +272,8 @@ def _of_ensemble(ensemble: Ensemble) -> str:
         f"The ensemble, {ensemble.words}, reaches {_named(ensemble)}{ensemble.measured:.4f} on the validation images, by which it was "
         f"chosen, {ensemble.gain:+.4f} compared with its best trial, with {wording.count(ensemble.num_networks, 'pass')} through a network"
     )
+    if ensemble.test_accuracy is None and ensemble.test_value is not None:
+        return f"{found}; on {ensemble.num_test:,} test images it has {_named(ensemble)}{wording.figure(ensemble.test_value)}."
     if ensemble.test_accuracy is None:
         return f"{found}; it was not measured on test images."
     low, high = statistics.accuracy_interval(ensemble.test_accuracy, ensemble.num_test)

@@ -17,7 +17,7 @@ from tuner.results import ensemble as ensembles
 from tuner.results.ensemble import CodeEnsemble, Ensemble
 from tuner.spec import hyperparameters as values
 from tuner.spec import plan, tasks
-from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, Plain, TrialValues
+from tuner.spec.hyperparameters import ChosenValues, Hyperparameters, Plain, TargetKind, TrialValues
 from tuner.spec.study import AnyStudySpec, StudySpec, images_of
 from tuner.storage import attributes, queries, tables
 from tuner.storage.attributes import ENSEMBLE, PREPARED
@@ -206,12 +206,20 @@ class Best:
         return isinstance(self.spec, StudySpec) and self.spec.objective.metric == "accuracy"
 
     @property
+    def is_several(self) -> bool:
+        """Whether an image may have several labels, so that the accuracy counts exact matches."""
+        return isinstance(self.spec, StudySpec) and self.spec.data.kind is TargetKind.LABELS
+
+    @property
     def validation_accuracy(self) -> float | None:
         """Accuracy on the validation images at the best epoch, by which nothing was chosen if it is not the value; None if unknown."""
         if self.is_accuracy:
             return self.value
         measured = self.found.attributes.get(attributes.METRICS)
-        return measured.get("accuracy") if isinstance(measured, dict) else None
+        known = measured if isinstance(measured, dict) else {}
+        if isinstance(self.spec, StudySpec):
+            known = {**known, self.spec.objective.metric: self.value}
+        return known.get("accuracy", known.get("exact_match"))  # that of images with several labels
 
     @property
     def test_value(self) -> float | None:

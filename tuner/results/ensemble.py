@@ -1,4 +1,4 @@
-"""Ensemble: the mean of the probabilities of a study's best trials, over each image and its mirror image.
+"""Ensemble: the mean of the probabilities or numbers of a study's best trials, over each image and its mirror image.
 
 The members are chosen by a rule that has almost no freedom, because 1,000 validation images are too few to search in: every good trial is a
 member, and one bit says whether mirror images help. `python -m benchmarks.replay.run --sections members` compares other rules, such as the
@@ -8,16 +8,18 @@ greedy selection of Caruana and others (Ensemble selection from libraries of mod
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import Connection
 
 from tuner import wording
+from tuner.kernels import targets
+from tuner.protocol.messages import LabelCounts
 from tuner.results import statistics
 from tuner.results.statistics import Labels, Logits
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Hyperparameters, TargetKind
 from tuner.spec.objective import ImageMetric, ImageObjective, Objective
 from tuner.storage import tables
 from tuner.storage.attributes import ENSEMBLE, TAUGHT
@@ -55,13 +57,15 @@ class Ensemble(BaseModel):
     trials: tuple[int, ...]
     #: whether each member predicts the mirror image, too
     mirrored: bool
-    #: accuracy and cross-entropy on the validation images, by which the members were chosen
-    validation_accuracy: float
+    #: accuracy and cross-entropy on the validation images, by which the members were chosen; of numbers None and the squared error
+    validation_accuracy: float | None
     validation_loss: float
     #: accuracy of the best member alone on the same images
-    best_member_accuracy: float
+    best_member_accuracy: float | None
     #: rows: true class, columns: predicted class, on the validation images; () for many classes
     confusion: tuple[tuple[int, ...], ...] = ()
+    #: of each class on the validation images, if an image may have several labels
+    by_class: Annotated[tuple[LabelCounts, ...], Field(exclude_if=lambda value: not value)] = ()
     #: accuracy on the test images, by which nothing was chosen; None: not measured
     test_accuracy: float | None = None
     num_test: int = 0
@@ -75,6 +79,11 @@ class Ensemble(BaseModel):
     test_value: Annotated[float | None, _UNUSUAL] = None
 
     @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Of each class, the probability from which an image gets its label; () if an image has one label or a number."""
+        return tuple(each.threshold for each in self.by_class)
+
+    @property
     def num_networks(self) -> int:
         """How often an image passes through a network."""
         return len(self.trials) * (2 if self.mirrored else 1)
@@ -82,12 +91,12 @@ class Ensemble(BaseModel):
     @property
     def measured(self) -> float:
         """The metric of the study on the validation images."""
-        return self.validation_accuracy if self.value is None else self.value
+        return _known(self.value, self.validation_accuracy)
 
     @property
     def gain(self) -> float:
         """Its value on the validation images minus that of its best member alone."""
-        return self.measured - (self.best_member_accuracy if self.best_member_value is None else self.best_member_value)
+        return self.measured - _known(self.best_member_value, self.best_member_accuracy)
 
     def is_at_least(self, value: float) -> bool:
         """Return whether it is at least as good on the validation images as a trial with this value."""
@@ -118,11 +127,13 @@ class Taught(BaseModel):
     hyperparameters: Hyperparameters
     #: path or URL
     weights: str
-    #: accuracy and cross-entropy on the validation images
-    validation_accuracy: float
+    #: accuracy and cross-entropy on the validation images; of numbers None and the squared error
+    validation_accuracy: float | None
     validation_loss: float
     #: rows: true class, columns: predicted class, on the validation images; () for many classes
     confusion: tuple[tuple[int, ...], ...] = ()
+    #: of each class on the validation images, if an image may have several labels
+    by_class: Annotated[tuple[LabelCounts, ...], Field(exclude_if=lambda value: not value)] = ()
     #: accuracy on the test images, by which nothing was chosen; None: not measured
     test_accuracy: float | None = None
     num_test: int = 0
@@ -137,7 +148,14 @@ class Taught(BaseModel):
     @property
     def measured(self) -> float:
         """The metric of the study on the validation images."""
-        return self.validation_accuracy if self.value is None else self.value
+        return _known(self.value, self.validation_accuracy)
+
+
+def _known(value: float | None, accuracy: float | None) -> float:
+    """Return the metric of a study, which is the accuracy if it is not given."""
+    found = accuracy if value is None else value
+    assert found is not None, "an ensemble has a value"
+    return found
 
 
 class CodeEnsemble(BaseModel):
@@ -245,20 +263,36 @@ def _standard_error(best: Candidate, labels: Labels, metric: ImageMetric) -> flo
 def of_members(members: Sequence[Candidate], labels: Labels, *, mirrored: bool, metric: ImageMetric = "accuracy") -> Ensemble:
     """Return the ensemble of trials, the best first, with its figures on the validation images; it may be a single network."""
     answers = np.stack([logits for one in members for logits in ((one.logits, one.mirrored) if mirrored else (one.logits,))])
+    best, is_accuracy = members[0].logits, metric == "accuracy"
+    common = Ensemble(
+        trials=tuple(one.trial for one in members),
+        mirrored=mirrored,
+        validation_accuracy=None,
+        validation_loss=statistics.error(metric, answers, labels),
+        best_member_accuracy=None,
+        metric=metric,
+        value=None if is_accuracy else statistics.value(metric, answers, labels),
+        best_member_value=None if is_accuracy else statistics.value(metric, best, labels),
+    )
+    if targets.kind_of(metric, labels) is TargetKind.LABEL:
+        return common.model_copy(update=_of_one_label(answers, best, labels))
+    judged, alone = (statistics.judge(metric, each, labels) for each in (answers, best))
+    accuracies = [one.accuracy if math.isfinite(one.accuracy) else None for one in (judged, alone)]
+    return common.model_copy(
+        update={"validation_accuracy": accuracies[0], "best_member_accuracy": accuracies[1], "by_class": judged.by_class}
+    )
+
+
+def _of_one_label(answers: Logits, best: Logits, labels: Labels) -> dict[str, Any]:
+    """Return the accuracies and the confusion of an ensemble, and the accuracy of its best member."""
     num_classes, confusion = answers.shape[-1], []
     if num_classes <= CONFUSED_CLASSES:
         confusion = statistics.confusion(labels, statistics.probabilities(answers).argmax(1), num_classes).tolist()
-    return Ensemble(
-        trials=tuple(one.trial for one in members),
-        mirrored=mirrored,
-        validation_accuracy=statistics.accuracy(answers, labels),
-        validation_loss=statistics.log_loss(answers, labels),
-        best_member_accuracy=statistics.accuracy(members[0].logits, labels),
-        confusion=tuple(tuple(row) for row in confusion),
-        metric=metric,
-        value=None if metric == "accuracy" else statistics.value(metric, answers, labels),
-        best_member_value=None if metric == "accuracy" else statistics.value(metric, members[0].logits, labels),
-    )
+    return {
+        "validation_accuracy": statistics.accuracy(answers, labels),
+        "best_member_accuracy": statistics.accuracy(best, labels),
+        "confusion": tuple(tuple(row) for row in confusion),
+    }
 
 
 def read(study: Study) -> Ensemble | None:

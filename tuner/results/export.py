@@ -139,6 +139,8 @@ def _commonest(best: Best) -> dict[str, Any] | None:
     scores = {"validation_accuracy": prepared.commonest_validation, "test_accuracy": prepared.commonest_test}
     if not best.is_accuracy:
         scores |= {"value": prepared.baseline_validation, "test_value": prepared.baseline_test}
+    if prepared.always:
+        return {"answer": prepared.always} | _without_unknown(scores)
     return {"class": prepared.commonest} | _without_unknown(scores) if prepared.commonest else None
 
 

@@ -4,12 +4,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from tuner.kernels import scoring
+from tuner.kernels import scoring, targets
+from tuner.kernels.targets import JudgedOutputs
+from tuner.protocol.messages import LabelCounts
+from tuner.spec.hyperparameters import TargetKind
 from tuner.spec.objective import ImageMetric
 
 Logits = NDArray[np.float32]
@@ -27,6 +31,9 @@ _SMALLEST = 1e-12
 _COLDEST, _HOTTEST = 0.02, 50.0
 
 
+_IF_KNOWN = Field(exclude_if=lambda value: value is None)
+
+
 class ClassFigures(BaseModel):
     """Figures of a model for the images of one class; None (`null` in JSON) is an undefined figure."""
 
@@ -41,6 +48,9 @@ class ClassFigures(BaseModel):
     recall: float | None
     #: 2 * correct / (images of the class + images predicted as it); undefined if both are none
     f1: float | None
+    #: if an image may have several labels: the probability from which it gets this one, and the average precision
+    threshold: Annotated[float | None, _IF_KNOWN] = None
+    average_precision: Annotated[float | None, _IF_KNOWN] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +151,15 @@ def _figures(right: Labels, true: Labels, taken: Labels, names: Sequence[str]) -
     ]
 
 
+def of_labels(counts: Sequence[LabelCounts], names: Sequence[str]) -> list[ClassFigures]:
+    """Return precision, recall and F1 of each class, if an image may have several labels."""
+    right, true, taken = (np.array([getattr(each, name) for each in counts], np.int64) for name in ("num_right", "num_images", "num_given"))
+    return [
+        figures.model_copy(update={"threshold": each.threshold, "average_precision": each.average_precision})
+        for figures, each in zip(_figures(right, true, taken, names), counts, strict=True)
+    ]
+
+
 def macro_f1(labels: Labels, predicted: Labels, num_classes: int) -> float:
     """Return the mean F1 of the classes, each with the same weight; an undefined F1 counts as 0."""
     right = np.bincount(labels[labels == predicted], minlength=num_classes)
@@ -173,8 +192,42 @@ def accuracy(logits: Logits, labels: Labels) -> float:
     return float((probabilities(logits).argmax(1) == labels).mean())
 
 
-def value(metric: ImageMetric, logits: Logits, labels: Labels) -> float:
+def combined(kind: TargetKind, outputs: Logits) -> NDArray[np.float64]:
+    """Return what outputs say (n, classes), as `ImageTarget.outputs` gives them: probabilities, or numbers in the units of the user.
+
+    Of outputs (networks, n, classes), it is the mean over the networks.
+    """
+    if kind is TargetKind.LABEL:
+        return probabilities(outputs)
+    found = targets.probabilities(outputs) if kind is TargetKind.LABELS else outputs.astype(np.float64)
+    return found if found.ndim == 2 else np.asarray(found.mean(0), np.float64)
+
+
+def judge(metric: ImageMetric, outputs: Logits, labels: Labels, thresholds: Sequence[float] | None = None) -> JudgedOutputs:
+    """Return what outputs score if an image has several labels or a number; `metric` is that of the study."""
+    kind = targets.kind_of(metric, labels)
+    found = combined(kind, outputs)
+    if kind is TargetKind.LABELS:
+        return targets.judge_labels(found, labels, thresholds)
+    return targets.IN_UNITS[kind].judge(found, labels)
+
+
+def error(metric: ImageMetric, outputs: Logits, labels: Labels) -> float:
+    """Return the mean cross-entropy of outputs, or the mean squared error of numbers."""
+    kind = targets.kind_of(metric, labels)
+    if kind is TargetKind.LABEL:
+        return log_loss(outputs, labels)
+    found = combined(kind, outputs)
+    if kind is TargetKind.NUMBER:
+        return float(np.square(found - labels).mean())
+    chosen = np.where(labels > targets.MIDDLE, found, 1 - found)
+    return float(-np.log(np.maximum(chosen, _SMALLEST)).sum(1).mean())
+
+
+def value(metric: ImageMetric, logits: Logits, labels: Labels, thresholds: Sequence[float] | None = None) -> float:
     """Return what logits score in a metric of image studies, by logits as `probabilities` takes them."""
+    if targets.kind_of(metric, labels) is not TargetKind.LABEL:
+        return judge(metric, logits, labels, thresholds).metrics[metric]
     if metric == "accuracy":
         return accuracy(logits, labels)
     if logits.ndim == 3:
@@ -187,7 +240,7 @@ def standard_error(metric: ImageMetric, logits: Logits, labels: Labels) -> float
     random, num = np.random.default_rng(0), len(labels)
     size = min(num, _MOST_RESAMPLED)
     drawn = (random.integers(num, size=size) for _ in range(_NUM_ERROR_RESAMPLES))
-    found = np.array([scoring.value(metric, logits[rows], labels[rows]) for rows in drawn])
+    found = np.array([value(metric, logits[rows], labels[rows]) for rows in drawn])
     known = found[np.isfinite(found)]  # a resample may have one class only, which has no AUC
     return float(known.std() * math.sqrt(size / num)) if len(known) else 0.0
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tuner.spec import domains
 from tuner.spec.domains import Domain, Fixed, Range
-from tuner.spec.hyperparameters import Loss, Optimizer, ProbeSolver
+from tuner.spec.hyperparameters import LOSSES, Loss, Optimizer, ProbeSolver, TargetKind
 from tuner.spec.search import DRAWN, MIXED, HeadSpace, SearchSpace, StudySpace
 
 ALWAYS = "always"
@@ -201,11 +201,19 @@ _IS_FOCAL = When(
     in_words=lambda accepted: "loss is focal",
     reason=_because("acts only on the focal loss, but search.loss does not list it; add focal there", "search.loss"),
 )
-_IS_NOT_FOCAL = When(
+
+
+def _no_smoothing(scope: Scope) -> Reason:
+    if Loss.FOCAL in scope.values("loss"):
+        return Reason("does not act on the focal loss, and search.loss lists no other loss; add cross_entropy there", "search.loss")
+    return Reason("acts on the probabilities of classes, but this study predicts a number; remove data.target", "search.loss")
+
+
+_SMOOTHS = When(
     name="loss",
-    accepts=lambda space, value: value != Loss.FOCAL,
+    accepts=lambda space, value: value != Loss.FOCAL and value not in LOSSES[TargetKind.NUMBER],
     in_words=lambda accepted: "loss is not focal",
-    reason=_because("does not act on the focal loss, and search.loss lists no other loss; add cross_entropy there", "search.loss"),
+    reason=_no_smoothing,
 )
 
 
@@ -289,7 +297,7 @@ TABLE: tuple[Hyperparameter, ...] = (
     _plain("loss"),
     _plain("momentum", _HAS_MOMENTUM, _TRAINED),
     _plain("nesterov", _IS_SGD, _TRAINED),
-    _plain("label_smoothing", _IS_NOT_FOCAL, _TRAINED),
+    _plain("label_smoothing", _SMOOTHS, _TRAINED),
     Hyperparameter(name="focal_gamma", domain=_field("focal_gamma"), acts_when=(_IS_FOCAL,)),
     Hyperparameter(name="head_units.layers", domain=_head("layers"), parameters=lambda chosen: ["head_layers"]),
     Hyperparameter(

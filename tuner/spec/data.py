@@ -23,6 +23,7 @@ from pydantic import (
 
 from tuner import machine, wording
 from tuner.spec.clashes import Clash, Clashes
+from tuner.spec.hyperparameters import TargetKind
 
 
 class Section(BaseModel):
@@ -150,6 +151,11 @@ class _Data(Section):
             raise Clashes(clashes)
         return self
 
+    @property
+    def kind(self) -> TargetKind:
+        """What a network learns of each image."""
+        return TargetKind.LABEL
+
 
 def _refuse(name: str, share: float | None) -> str | None:
     if share == 0 and name == "validation":
@@ -205,6 +211,27 @@ class _FileData(_Data):
     """values that become black and white, the same for all images; auto: the lowest and the highest of all; null: those of the bit depth"""
 
 
+class _TargetData(_FileData):
+    labels: Annotated[Literal["one", "several"], Field(exclude_if=lambda value: value == "one")] = "one"
+    """labels of an image: one, or several, which may be none; several labels of a cell have spaces, commas, semicolons or bars between"""
+    target: Annotated[Literal["class", "number"], Field(exclude_if=lambda value: value == "class")] = "class"
+    """what the labels are: names of classes, or a number to predict"""
+
+    @model_validator(mode="after")
+    def _check_target(self) -> Self:
+        if self.target == "number" and self.labels == "several":
+            message = "is several, but data.target is number, and an image has one number; remove one of the two"
+            raise Clashes([Clash(field="labels", message=message, others=("target",))])
+        return self
+
+    @property
+    def kind(self) -> TargetKind:
+        """What a network learns of each image."""
+        if self.target == "number":
+            return TargetKind.NUMBER
+        return TargetKind.LABELS if self.labels == "several" else TargetKind.LABEL
+
+
 def keep_earlier_order(data: Any) -> Any:
     """Return a stored `data` section that has no `class_order`, because an earlier version wrote it, with the order of that version."""
     if not isinstance(data, Mapping) or "class_order" in data or data.get("source") not in ("folder", "manifest", "npz", "python"):
@@ -247,7 +274,7 @@ class FolderData(_FileData):
     """names or shell patterns of folders and files to leave out, such as [unsorted, '*_old']; also of paths below the folder"""
 
 
-class ManifestData(_FileData):
+class ManifestData(_TargetData):
     """A CSV or Parquet table with a column of images, or of their paths, and one of labels."""
 
     source: Literal["manifest"]
@@ -258,7 +285,9 @@ class ManifestData(_FileData):
     image_column: str = "path"
     """name of the column with the paths or the names of the images, or the images themselves"""
     label_column: str = "label"
-    """name of the column with the class names"""
+    """name of the column with the class names, or with the numbers"""
+    label_columns: Annotated[Ignored, Field(exclude_if=lambda value: not value, examples=[["scab", "rust"]])] = ()
+    """for several labels: names of columns of 0 and 1, one for each class; []: the label column names the classes of an image"""
     group_column: str | None = None
     """name of a column, such as patient_id; images with the same value stay in one split"""
     split_column: str | None = None
@@ -268,8 +297,23 @@ class ManifestData(_FileData):
     encoding: Annotated[str, AfterValidator(_check_encoding), Field(examples=["cp1252", "utf-16"])] | None = None
     """encoding of a .csv table; null: found from the table"""
 
+    @model_validator(mode="after")
+    def _check_columns(self) -> Self:
+        if not self.label_columns:
+            return self
+        columns = wording.show(list(self.label_columns))
+        if self.labels != "several":
+            message = f"is {columns}, a column for each class, but data.labels is one; set data.labels to several, or remove the columns"
+            raise Clashes([Clash(field="label_columns", message=message, others=("labels",))])
+        if "label_column" in self.model_fields_set:
+            message = f"is {columns}, but data.label_column is {wording.show(self.label_column)}; remove one of the two"
+            raise Clashes([Clash(field="label_columns", message=message, others=("label_column",))])
+        if len(set(self.label_columns)) < len(self.label_columns):
+            raise Clashes([Clash(field="label_columns", message=f"is {columns}, which names a column twice; name each column once")])
+        return self
 
-class NpzData(_FileData):
+
+class NpzData(_TargetData):
     """Arrays of NumPy: `x` and `y`, or `x_train` and `y_train` with `x_val`, `y_val`, `x_test`, `y_test`; `classes` names the classes."""
 
     source: Literal["npz"]
@@ -311,7 +355,7 @@ class DigitsData(_Data):
     source: Literal["digits"]
 
 
-class PythonData(_FileData):
+class PythonData(_TargetData):
     """A function of yours: images (n, height, width, 3) uint8, labels (n,) and, optionally, class names, or a dict of arrays."""
 
     source: Literal["python"]

@@ -12,6 +12,16 @@ from tuner import wording
 MAX_HEAD_LAYERS = 4
 
 
+class TargetKind(StrEnum):
+    """What a network learns of each image."""
+
+    #: one of several classes
+    LABEL = "label"
+    #: any number of classes, also none
+    LABELS = "labels"
+    NUMBER = "number"
+
+
 class Optimizer(StrEnum):
     """The Keras optimizers that a study may use."""
 
@@ -54,11 +64,22 @@ class Activation(StrEnum):
 
 
 class Loss(StrEnum):
-    """The loss function. `binary_cross_entropy` decides yes or no for each class separately."""
+    """The loss function. `binary_cross_entropy` decides yes or no for each class separately; the last three are for numbers."""
 
     CROSS_ENTROPY = "cross_entropy"
     FOCAL = "focal"
     BINARY_CROSS_ENTROPY = "binary_cross_entropy"
+    MSE = "mse"
+    MAE = "mae"
+    HUBER = "huber"
+
+
+#: the losses that suit a target, the default first
+LOSSES: Mapping[TargetKind, tuple[Loss, ...]] = {
+    TargetKind.LABEL: (Loss.CROSS_ENTROPY, Loss.FOCAL, Loss.BINARY_CROSS_ENTROPY),
+    TargetKind.LABELS: (Loss.BINARY_CROSS_ENTROPY, Loss.FOCAL),
+    TargetKind.NUMBER: (Loss.MSE, Loss.MAE, Loss.HUBER),
+}
 
 
 class ClassWeights(StrEnum):

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from tuner import wording
 from tuner.spec.clashes import Clash, Clashes
 from tuner.spec.data import Section
+from tuner.spec.hyperparameters import TargetKind
 
 
 class Direction(StrEnum):
@@ -35,6 +36,7 @@ _MAXIMIZED = (
     "iou",
     "dice",
     "similarity",
+    "match",
 )
 #: the number that Keras appends to the name of a metric that it makes for the second time in a process
 _COUNTER = re.compile(r"_\d+$")
@@ -107,15 +109,35 @@ class Objective(Section):
         return max(values, key=self.merit, default=None)
 
 
-#: metrics of image classifiers on the validation images
-ImageMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "top_5_accuracy"]
+#: metrics of image studies on the validation images
+ImageMetric = Literal[
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+    "auc",
+    "log_loss",
+    "top_5_accuracy",
+    "mean_average_precision",
+    "exact_match",
+    "mae",
+    "rmse",
+    "r2",
+]
+#: the metrics that suit a target, the default first
+METRICS: Mapping[TargetKind, tuple[ImageMetric, ...]] = {
+    TargetKind.LABEL: ("accuracy", "balanced_accuracy", "macro_f1", "auc", "log_loss", "top_5_accuracy"),
+    TargetKind.LABELS: ("macro_f1", "mean_average_precision", "exact_match"),
+    TargetKind.NUMBER: ("mae", "rmse", "r2"),
+}
+#: metrics that are no share of something, so that any limit may make sense
+UNLIMITED = frozenset({"log_loss", "mae", "rmse", "r2"})
 
 
 class ImageObjective(Objective):
     """The metric of the validation images that chooses the best epoch and the best trial."""
 
     metric: ImageMetric = "accuracy"
-    """accuracy; balanced_accuracy: mean over classes; auc: mean over classes, one against the rest; log_loss: cross-entropy"""
+    """accuracy; balanced_accuracy, macro_f1: means over classes; auc: one against the rest; the last five: several labels, numbers"""
 
     @model_validator(mode="after")
     def _check_known(self) -> Self:

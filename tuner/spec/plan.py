@@ -7,6 +7,7 @@ from tuner import wording
 from tuner.spec import budget as budgets
 from tuner.spec import space
 from tuner.spec.hyperparameters import ProbeSolver
+from tuner.spec.objective import UNLIMITED
 from tuner.spec.space import SpaceRow
 from tuner.spec.strategies import Pruner, Sampler
 from tuner.spec.study import AnyStudySpec, StudySpec
@@ -61,8 +62,9 @@ def metric(spec: AnyStudySpec) -> str:
 def _screening(spec: StudySpec) -> str:
     """Say how a study screens its models."""
     num_models = len(spec.model.backbones) * len(spec.model.sizes)
-    if space.is_screened(spec) and spec.objective.metric == "log_loss":
-        return "after trial 0, the rule with the other models; none is left out, because the error of a log loss is not known"
+    if space.is_screened(spec) and spec.objective.metric in UNLIMITED:
+        metric = spec.objective.metric.replace("_", " ")
+        return f"after trial 0, the rule with the other models; none is left out, because the error of a {metric} is not known"
     if space.is_screened(spec) and spec.budget.timeout is not None and space.fine_tunes(spec):
         return (
             "after trial 0, the rule with the other backbones at the planned size, as far as the time allows; "
@@ -115,10 +117,13 @@ def models_left_out(stored: Any) -> list[str]:
 _WITHOUT_A_LOOK = {"log_loss": "always the shares of the classes", "top_5_accuracy": "always the five commonest classes"}
 
 
-def commonest(name: str, validation: float | None, test: float | None, metric: str = "accuracy") -> str:
-    """Say what a model scores in a metric that always answers the commonest class; "" if the study does not know it."""
+def commonest(name: str, validation: float | None, test: float | None, metric: str = "accuracy", *, always: str = "") -> str:
+    """Say what a model scores in a metric that looks at no image; "" if the study does not know it.
+
+    It answers `always`, or else the commonest class, `name`.
+    """
     scores = [f"{score:.4f} on {split}" for score, split in ((validation, "validation"), (test, "test")) if score is not None]
-    who = _WITHOUT_A_LOOK.get(metric, f"always the commonest class, {wording.shorten(name)}")
+    who = always or _WITHOUT_A_LOOK.get(metric, f"always the commonest class, {wording.shorten(name)}")
     return f"{who}: {metric.replace('_', ' ')} {', '.join(scores)}" if scores else ""
 
 
@@ -127,7 +132,8 @@ def commonest_of(prepared: Any, metric: str = "accuracy") -> str:
     if not isinstance(prepared, Mapping):
         return ""
     kind = "commonest" if metric == "accuracy" else "baseline"
-    return commonest(prepared.get("commonest") or "", prepared.get(f"{kind}_validation"), prepared.get(f"{kind}_test"), metric)
+    validation, test = (prepared.get(f"{kind}_{split}") for split in ("validation", "test"))
+    return commonest(prepared.get("commonest") or "", validation, test, metric, always=prepared.get("always") or "")
 
 
 def retraining(spec: AnyStudySpec) -> list[str]:

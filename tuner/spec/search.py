@@ -137,7 +137,7 @@ class SearchSpace(_Section):
     dropout: Annotated[Domain, Bounds(low=0, high=0.9)] = Range(low=0.0, high=0.5)
     """dropout before each layer of the head"""
     loss: Annotated[Domain, Known(tuple(Loss))] = Fixed(value=Loss.CROSS_ENTROPY)
-    """loss function; binary_cross_entropy decides yes or no for each class separately"""
+    """loss function; binary_cross_entropy decides yes or no for each class separately; mse, mae and huber are for numbers"""
     label_smoothing: Annotated[Domain, Bounds(low=0, high=0.5)] = Range(low=0.02, high=0.15, off=True)
     """probability that is spread evenly over all classes; acts on the two cross-entropies"""
     focal_gamma: Annotated[Domain, Bounds(low=0, high=5)] = Range(low=0.5, high=3.0)

@@ -25,9 +25,10 @@ from tuner.spec.data import (
     TfdsData,
     keep_earlier_order,
 )
-from tuner.spec.hyperparameters import Hyperparameters, ProbeSolver
+from tuner.spec.domains import Fixed, values
+from tuner.spec.hyperparameters import LOSSES, ClassWeights, Hyperparameters, ProbeSolver, TargetKind
 from tuner.spec.model import Model
-from tuner.spec.objective import OBJECTIVE, ImageObjective, Objective
+from tuner.spec.objective import METRICS, OBJECTIVE, UNLIMITED, ImageObjective, Objective
 from tuner.spec.search import SearchSpace, with_model
 from tuner.spec.strategies import Median, Prior, Pruner, Sampler, Threshold, Tpe
 
@@ -314,6 +315,20 @@ class StudySpec(AnyStudySpec):
         stepwise = {"probe_learning_rate", *(_OF_THE_OPTIMIZER if probes_only else ())}
         return {**given, "search": {**search, "probe_solver": ProbeSolver.SGD.value}} if stepwise & search.keys() else given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _suit_target(cls, given: Any) -> Any:
+        """Choose metric and loss by what an image is labeled with, if the file does not."""
+        kind = _kind_of(given.get("data")) if isinstance(given, Mapping) else TargetKind.LABEL
+        if kind is TargetKind.LABEL:
+            return given
+        found = {"objective": {"metric": METRICS[kind][0]}, **given}
+        if isinstance(objective := found["objective"], Mapping):
+            found["objective"] = {"metric": METRICS[kind][0], **objective}
+        if isinstance(search := found.get("search", {}), Mapping):
+            found["search"] = {"loss": LOSSES[kind][0].value, **search}
+        return found
+
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
         exported = self.result is not None or self.retraining is not None
@@ -324,19 +339,53 @@ class StudySpec(AnyStudySpec):
                 "(`tuner retrain` writes train+validation where it is possible)"
             )
             found = [*found, Clash(field="training.images", message=message)]
-        found = [*found, *self.wrong_limits()]
+        found = [*_unsuited(self), *found, *self.wrong_limits()]
         if found:
             raise Clashes(found)
         return self
 
     def wrong_limits(self) -> Iterator[Clash]:
-        """Give each limit of the budget or the pruner that is no fraction; the log loss may have any value."""
+        """Give each limit of the budget or the pruner that is no fraction; the log loss and metrics of numbers may have any value."""
         return _outside_of_fractions(self)
 
 
+#: a target in words
+_TARGETS = {
+    TargetKind.LABEL: "one label an image",
+    TargetKind.LABELS: "several labels an image (data.labels: several)",
+    TargetKind.NUMBER: "a number an image (data.target: number)",
+}
+
+
+def _kind_of(data: Any) -> TargetKind:
+    """Return what an image is labeled with, given the section `data` of a file, which may have mistakes."""
+    if not isinstance(data, Mapping):
+        return getattr(data, "kind", TargetKind.LABEL)
+    if data.get("target") == "number":
+        return TargetKind.NUMBER
+    return TargetKind.LABELS if data.get("labels") == "several" else TargetKind.LABEL
+
+
+def _unsuited(spec: StudySpec) -> Iterator[Clash]:
+    """Yield what does not suit the labels of the images: metrics, losses, and what needs classes or one label."""
+    kind, metric, decides = spec.data.kind, spec.objective.metric, ("data.labels", "data.target")
+    if metric not in METRICS[kind]:
+        message = f"is {metric}, but this study has {_TARGETS[kind]}; expected {' or '.join(METRICS[kind])}"
+        yield Clash(field="objective.metric", message=message, others=decides)
+    for loss in values(spec.search.loss):
+        if loss not in LOSSES[kind]:
+            expected = " or ".join(one.value for one in LOSSES[kind])
+            yield Clash(field="search.loss", message=f"is {loss}, but this study has {_TARGETS[kind]}; expected {expected}", others=decides)
+    if kind is TargetKind.NUMBER and spec.search.class_weights != Fixed(value=ClassWeights.NONE):
+        yield Clash(field="search.class_weights", message="weighs classes, but this study predicts a number; remove it", others=decides)
+    if kind is not TargetKind.LABEL and ProbeSolver.RIDGE in values(spec.search.probe_solver):
+        message = f"is ridge, which fits one label an image, but this study has {_TARGETS[kind]}; choose lbfgs, conjugate_gradient or sgd"
+        yield Clash(field="search.probe_solver", message=message, others=decides)
+
+
 def _outside_of_fractions(spec: StudySpec) -> Iterator[Clash]:
-    """Yield the values that no metric of an image classifier can have; the log loss may have any."""
-    if spec.objective.metric == "log_loss":
+    """Yield the values that no metric of an image classifier can have; the log loss and metrics of numbers may have any."""
+    if spec.objective.metric in UNLIMITED:
         return
     target, limits = spec.budget.target, {}
     if target is not None and not 0 < target <= 1:

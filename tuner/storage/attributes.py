@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from tuner.protocol.messages import Misclassified
+from tuner.protocol.messages import LabelCounts, Misclassified
 from tuner.spec import hyperparameters as trial_values
 from tuner.spec.hyperparameters import TrialValues
 from tuner.storage import optuna_private
@@ -127,6 +127,8 @@ HYPERPARAMETERS: Final = "tuner:hyperparameters"
 REQUESTED: Final = optuna_private.FIXED_PARAMS
 #: confusion matrix on the validation images; rows: true class, columns: predicted class
 CONFUSION: Final = "tuner:confusion"
+#: how the answers about each class fare on the validation images, if an image may have several labels
+BY_CLASS: Final = "tuner:by_class"
 #: the most confident mistakes of the best epoch
 MISTAKES: Final = "tuner:mistakes"
 #: for a failed trial: last lines of the trainer's log; for another one: the last part of what user code printed
@@ -159,6 +161,7 @@ RESERVED: Final = frozenset(
     {*_TEXTS, *_COUNTS, *_NUMBERS, ENSEMBLE, TAUGHT, PROMOTED, VALIDATION_LOSS, WEIGHTS_BYTES, LOGITS, TEST, SPEC, PREPARED, METRICS}
 )
 _CONFUSION: Final = TypeAdapter(tuple[tuple[int, ...], ...])
+_BY_CLASS: Final = TypeAdapter(tuple[LabelCounts, ...])
 _MISTAKES: Final = TypeAdapter(tuple[Misclassified, ...])
 
 
@@ -199,6 +202,14 @@ def confusion(stored: Any) -> tuple[tuple[int, ...], ...]:
     """Return the confusion matrix of a trial; () if none is stored."""
     try:
         return () if stored is None else _CONFUSION.validate_python(stored)
+    except ValidationError:
+        return ()
+
+
+def by_class(stored: Any) -> tuple[LabelCounts, ...]:
+    """Return how the answers of a trial about each class fare; () if that is not stored."""
+    try:
+        return () if stored is None else _BY_CLASS.validate_python(stored)
     except ValidationError:
         return ()
 

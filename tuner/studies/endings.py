@@ -15,6 +15,7 @@ from tuner.spec.objective import exceeded
 from tuner.storage import attributes, optuna_private, queries, tables
 from tuner.storage.attributes import (
     BEST_EPOCH,
+    BY_CLASS,
     CODE,
     CONFUSION,
     CONSTRAINED,
@@ -123,10 +124,12 @@ def of_failed(failed: messages.Failed) -> dict[str, Any]:
 
 
 def put_findings(connection: Connection, trial_id: int, finished: messages.Finished) -> None:
-    """Store the confusion matrix of the best epoch, its worst mistakes, the ids of the pictures, and what user code printed."""
+    """Store the confusion of the best epoch or its labels, its worst mistakes, the ids of the pictures, and what user code printed."""
     found: dict[str, Any] = pictures.attributes(finished.pictures)
     if 0 < len(finished.confusion) <= _CONFUSED_CLASSES:
         found[CONFUSION] = finished.confusion
+    if 0 < len(finished.by_class) <= _CONFUSED_CLASSES:
+        found[BY_CLASS] = [each.model_dump() for each in finished.by_class]
     if finished.mistakes:
         found[MISTAKES] = [mistake.model_dump() for mistake in finished.mistakes]
     if finished.printed:

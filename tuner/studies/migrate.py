@@ -17,7 +17,7 @@ from tuner.spec import space
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.study import StudySpec
 from tuner.storage import attributes, optuna_private, queries, tables
-from tuner.storage.attributes import CARRIED_FROM, CONFUSION, HYPERPARAMETERS, LOG, MIGRATED, MISTAKES, PLAN, PREPARED
+from tuner.storage.attributes import BY_CLASS, CARRIED_FROM, CONFUSION, HYPERPARAMETERS, LOG, MIGRATED, MISTAKES, PLAN, PREPARED
 from tuner.storage.tables import EPOCHS, INTERMEDIATE, STUDY_USER, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 from tuner.studies import claims, notes
 from tuner.studies import study as studies
@@ -147,7 +147,7 @@ def _numbered(found: Sequence[tuple[int, int, TrialState, MatchedParameters]], r
 
 
 #: system attributes that are copied; pictures are not, because their files belong to the old study
-_SYSTEM = (HYPERPARAMETERS, CONFUSION, MISTAKES, LOG)
+_SYSTEM = (HYPERPARAMETERS, CONFUSION, BY_CLASS, MISTAKES, LOG)
 #: maximum number of trials left behind that the record of a migration names
 _NAMED = 200
 

@@ -32,7 +32,7 @@ from tuner.sampling import samplers
 from tuner.spec import space
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.model import TrialModel
-from tuner.spec.objective import ImageMetric
+from tuner.spec.objective import UNLIMITED, ImageMetric
 from tuner.spec.study import StudySpec
 from tuner.storage import optuna_private, queries, tables
 from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, ORIGIN, PREPARED, PROBE_VALUE, REQUESTED
@@ -111,7 +111,7 @@ def begin(connection: Connection, study: Study, planned: Collection[Key] | None)
 def judge(probed: Sequence[ProbedModel], num_images: float, metric: ImageMetric = "accuracy") -> list[ModelLeftOut]:
     """Return the models that are clearly worse than another one of their size, given probes measured on `num_images` images."""
     found: list[ModelLeftOut] = []
-    if metric == "log_loss":
+    if metric in UNLIMITED:
         return found
     for loser in probed:
         margins = [(other, _margin(loser, other, num_images)) for other in probed if other.model.image_size == loser.model.image_size]

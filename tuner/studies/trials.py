@@ -270,7 +270,7 @@ def reap(study: Study, worker: WorkerId) -> list[Reaped]:
 
 def keep_test(study: Study, score: messages.Evaluated) -> None:
     """Store how a finished trial scores on the test split."""
-    measured = score.model_dump(mode="json", exclude={"kind", "trial", "confusion"})
+    measured = score.model_dump(mode="json", exclude={"kind", "trial", "confusion", "by_class"})
     known = {name: value for name, value in measured.items() if value not in (None, {})}
 
     def write(connection: Connection) -> None:

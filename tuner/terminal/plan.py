@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from tuner import wording
+from tuner.kernels import targets
 from tuner.spec import plan as plans
+from tuner.spec.hyperparameters import TargetKind
 from tuner.spec.model import TrialModel
 from tuner.spec.objective import ImageMetric
 from tuner.spec.space import SpaceRow
@@ -26,20 +29,35 @@ def images(data: Dataset, splits: Splits, metric: ImageMetric = "accuracy") -> R
     """Show how many images each class has in each split, what answers without a look at them score, and a better metric if there is one."""
     rows = printing.table("class", "train", "validation", "test", right=("train", "validation", "test"))
     parts = (splits.train, splits.validation, splits.test)
-    counts = [np.bincount(data.labels[part], minlength=len(data.classes)) for part in parts]
-    for label, name in list(enumerate(data.classes))[:_LISTED_CLASSES]:
+    counts = [data.counts_of(part) for part in parts]
+    for label, name in [] if data.kind is TargetKind.NUMBER else list(enumerate(data.classes))[:_LISTED_CLASSES]:
         rows.add_row(wording.visible(name), *(f"{count[label]:,}" for count in counts))
     num_others = len(data.classes) - _LISTED_CLASSES
     if num_others > 0:
         rows.add_row(f"… {num_others} more", *(f"{count[_LISTED_CLASSES:].sum():,}" for count in counts), style="quiet")
-    rows.add_row("all", *(f"{count.sum():,}" for count in counts), style="strong")
+    if data.kind is TargetKind.LABELS:
+        rows.add_row("no label", *(f"{np.count_nonzero(~data.labels[part].any(1)):,}" for part in parts), style="quiet")
+    rows.add_row("all", *(f"{len(part):,}" for part in parts), style="strong")
     if data.groups is not None:
         rows.add_row("groups", *(f"{len(np.unique(data.groups[part])):,}" for part in parts), style="quiet")
-    labels = [data.labels[part] for part in parts]
-    found = baseline(*labels, metric=metric)
-    shown = [Text(plans.commonest(data.classes[found.label], found.validation, found.test, metric), style="quiet")]
+    target = targets.of_training(data.kind, data.labels[splits.train])
+    labels = [target.encode(data.labels[part]) for part in parts]
+    found = baseline(*labels, metric=metric, target=target)
+    always = target.always(labels[0], data.classes)
+    shown = [Text(plans.commonest(data.classes[found.label], found.validation, found.test, metric, always=always), style="quiet")]
     advice = recommend(data.classes, labels[0], labels[1], metric)
-    return Group(rows, *shown, *([Text(f"recommended: {advice}")] if advice else []))
+    return Group(rows, *_about_numbers(data, parts), *shown, *([Text(f"recommended: {advice}")] if advice else []))
+
+
+def _about_numbers(data: Dataset, parts: Sequence[NDArray[np.int64]]) -> list[RenderableType]:
+    """Return the lowest, the middle and the highest number of each split as a table; [] if the labels are classes."""
+    if data.kind is not TargetKind.NUMBER:
+        return []
+    rows = printing.table(data.classes[0], "train", "validation", "test", right=("train", "validation", "test"))
+    for name, share in (("lowest", 0.0), ("median", 0.5), ("highest", 1.0)):
+        found = [float(np.quantile(data.labels[part], share)) if len(part) else float("nan") for part in parts]
+        rows.add_row(name, *("–" if np.isnan(one) else f"{one:,.4g}" for one in found))
+    return [rows]
 
 
 def search(rows: Sequence[SpaceRow]) -> RenderableType:

@@ -63,7 +63,8 @@ def best_trial(found: Best) -> RenderableType:
         lines.append(f"\n{found.spec.objective.metric} on {found.num_test:,} test examples {wording.figure(found.test_value)}")
     if found.test_accuracy is not None:
         low, high = statistics.accuracy_interval(found.test_accuracy, found.num_test)
-        lines.append(f"\ntest accuracy {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")
+        name = "test accuracy" if not found.is_several else "exact matches on the test split"
+        lines.append(f"\n{name} {found.test_accuracy:.4f} on {found.num_test:,} images, 95 % interval {low:.3f} to {high:.3f}")
     for name, cost in found.costs.items():
         limit = found.spec.limits.get(name)
         lines.append(f"\n{name} {wording.number(cost)}" + ("" if limit is None else f", at most {wording.number(limit)}"))

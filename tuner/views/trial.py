@@ -9,10 +9,10 @@ from sqlalchemy import Connection, select
 
 from tuner import wording
 from tuner.errors import StudyError
-from tuner.protocol.messages import Misclassified
+from tuner.protocol.messages import LabelCounts, Misclassified
 from tuner.spec.hyperparameters import ChosenValues
 from tuner.storage import attributes, epochs, optuna_private, tables
-from tuner.storage.attributes import CONFUSION, HYPERPARAMETERS, LOG, MISTAKES, PICTURES
+from tuner.storage.attributes import BY_CLASS, CONFUSION, HYPERPARAMETERS, LOG, MISTAKES, PICTURES
 from tuner.storage.epochs import EpochRow
 from tuner.storage.tables import LEASES, TRIAL_SYSTEM, TRIAL_USER, TRIALS, VALUES
 from tuner.studies import endings, pictures
@@ -20,7 +20,7 @@ from tuner.studies.study import Study
 from tuner.views import trials
 from tuner.views.trials import TrialRow
 
-_SYSTEM = (HYPERPARAMETERS, CONFUSION, LOG, MISTAKES, PICTURES)
+_SYSTEM = (HYPERPARAMETERS, CONFUSION, BY_CLASS, LOG, MISTAKES, PICTURES)
 STATES = endings.OUTCOMES | {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
 
 
@@ -75,6 +75,8 @@ class Trial:
     attempts: tuple[Attempt, ...]
     #: whether a higher value is better
     maximizes: bool = True
+    #: how the answers about each class fare at the best epoch; () if an image has one label or a number, or none is stored
+    by_class: tuple[LabelCounts, ...] = ()
 
     @property
     def number(self) -> int:
@@ -132,6 +134,7 @@ def read(connection: Connection, study_id: int, number: int) -> Trial | None:
         hyperparameters=system.get(HYPERPARAMETERS) if attributes.hyperparameters(system.get(HYPERPARAMETERS)) else None,
         attributes=attributes.of_trial(tables.all_of(connection, TRIAL_USER, row.trial_id)),
         confusion=attributes.confusion(system.get(CONFUSION)),
+        by_class=attributes.by_class(system.get(BY_CLASS)),
         log=str(system.get(LOG, "")),
         mistakes=attributes.mistakes(system.get(MISTAKES)),
         pictures={kind.value: name for kind, name in pictures.ids_of(system.get(PICTURES)).items()},

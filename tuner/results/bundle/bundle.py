@@ -17,6 +17,7 @@ from tuner.results import export
 from tuner.results.bundle import card, manifest, model_facts, plots
 from tuner.results.bundle.model_facts import ModelFacts
 from tuner.spec import file as study_file
+from tuner.spec.hyperparameters import TargetKind
 from tuner.workers.worker import evaluation
 
 #: tuner itself, which environment.lock leaves out
@@ -63,7 +64,8 @@ def write(facts: ModelFacts, weights: Sequence[Path], folder: Path, wanted: Bund
             beside, answers = Path(scratch) / "bundle", Path(scratch) / "answers.npz"
             beside.mkdir()
             exported = _export(facts, weights, beside, answers, wanted)
-            compared = {form: _compare(form, beside, answers, wanted, tell) for form in wanted.formats}
+            mean = answers_mean(facts)
+            compared = {form: _compare(form, beside, answers, mean, wanted, tell) for form in wanted.formats}
             _describe(facts, exported, compared, beside)
             manifest.write(beside)
             put(beside, folder)
@@ -110,6 +112,9 @@ class Contents:
     resize: Any
     #: values of a file that become 0 and 255; None: those of 8 or 16 bits
     value_range: tuple[float, float] | None
+    kind: TargetKind = TargetKind.LABEL
+    #: of each class, if an image may have several labels: the probability from which it gets the label
+    thresholds: tuple[float, ...] = ()
 
 
 def read(folder: Path) -> Contents:
@@ -132,7 +137,26 @@ def read(folder: Path) -> Contents:
     if spec.model.is_searched:
         raise RequestError(f"{folder / CONFIG} has a list in its section model; expected the one backbone and image_size of the model")
     network = spec.model.of_trial()
-    return Contents(model=model, labels=tuple(labels), size=network.image_size, resize=network.resize, value_range=values)
+    return Contents(
+        model=model,
+        labels=tuple(labels),
+        size=network.image_size,
+        resize=network.resize,
+        value_range=values,
+        kind=spec.data.kind,
+        thresholds=_thresholds(folder, len(labels)) if spec.data.kind is TargetKind.LABELS else (),
+    )
+
+
+def _thresholds(folder: Path, num_classes: int) -> tuple[float, ...]:
+    """Return the threshold of each class that a bundle records."""
+    try:
+        found = tuple(float(each) for each in json.loads((folder / METRICS).read_text(encoding="utf-8"))["thresholds"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(f"{folder} is a damaged bundle: {METRICS} has no thresholds of the labels: {error}") from error
+    if len(found) != num_classes:
+        raise RequestError(f"{folder} is a damaged bundle: {METRICS} has {len(found)} thresholds for {num_classes} labels")
+    return found
 
 
 def _export(facts: ModelFacts, weights: Sequence[Path], folder: Path, answers: Path, wanted: BundleOptions) -> errands.Exported:
@@ -146,11 +170,18 @@ def _export(facts: ModelFacts, weights: Sequence[Path], folder: Path, answers: P
         num_probes=NUM_PROBES,
         answers=str(answers),
         num_compared=NUM_COMPARED,
-        scores_test=facts.test is not None and facts.has_several_sizes,
+        scores_test=(facts.test is not None or facts.has_value_only) and facts.has_several_sizes,
+        answers_mean=answers_mean(facts),
     )
     answer = evaluation.run(order, threads=wanted.threads)
     assert isinstance(answer, errands.Exported)
     return answer
+
+
+def answers_mean(facts: ModelFacts) -> errands.Answers:
+    """Return what the outputs of a model mean."""
+    thresholds = tuple(each.threshold for each in facts.by_class)
+    return errands.Answers(kind=facts.kind, metric=facts.spec.objective.metric, thresholds=thresholds)
 
 
 def trained_networks(facts: ModelFacts, weights: Sequence[Path]) -> tuple[errands.TrainedNetwork, ...]:
@@ -161,9 +192,10 @@ def trained_networks(facts: ModelFacts, weights: Sequence[Path]) -> tuple[errand
     )
 
 
-def _compare(form: Format, folder: Path, answers: Path, wanted: BundleOptions, tell: Tell) -> errands.Compared:
+def _compare(form: Format, folder: Path, answers: Path, mean: errands.Answers, wanted: BundleOptions, tell: Tell) -> errands.Compared:
     path = errands.BUNDLE_PATHS[form]
-    answer = evaluation.run(errands.Compare(format=form, path=str(folder / path), answers=str(answers)), threads=wanted.threads)
+    order = errands.Compare(format=form, path=str(folder / path), answers=str(answers), answers_mean=mean)
+    answer = evaluation.run(order, threads=wanted.threads)
     assert isinstance(answer, errands.Compared)
     tell(f"{path}: {words(answer)}")
     disagrees = answer.agreement < MIN_AGREEMENT[form]
@@ -187,7 +219,7 @@ def _describe(facts: ModelFacts, exported: errands.Exported, compared: dict[Form
     """Write all files of the bundle except the models."""
     rows = [row(form, compared[form], folder) for form in compared]
     labels = [wording.one_line(name) for name in exported.classes]
-    metrics = model_facts.metrics(facts, exported_accuracy=exported.test_accuracy)
+    metrics = model_facts.metrics(facts, exported_accuracy=exported.test_accuracy, exported_value=exported.test_value)
     (folder / PLOTS).mkdir()
     drawn = plots.write(facts, folder / PLOTS)
     texts = {

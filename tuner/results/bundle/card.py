@@ -10,6 +10,7 @@ from tuner.protocol.errands import Format
 from tuner.results.bundle import model_facts
 from tuner.results.bundle.model_facts import ModelFacts
 from tuner.results.retrain.verdict import Verdict
+from tuner.spec.hyperparameters import TargetKind
 
 #: the example of the card; tests run it
 EXAMPLE = """\
@@ -24,6 +25,21 @@ image = Image.open("{image}").convert("RGB").resize(({size}, {size}), Image.Resa
 for place in probabilities.argsort()[::-1][:3]:
     print(f"{{labels[place]}}: {{probabilities[place]:.3f}}")
 """
+#: what the example does with the outputs, by what an image is labeled with
+_ENDINGS = {
+    TargetKind.LABEL: EXAMPLE[EXAMPLE.index("[probabilities]") :],
+    TargetKind.LABELS: """\
+thresholds = json.load(open("metrics.json", encoding="utf-8"))["thresholds"]
+[probabilities] = np.asarray(model(np.asarray(image, "float32")[None]))
+for label, probability, threshold in zip(labels, probabilities, thresholds):
+    if probability >= threshold:
+        print(f"{{label}}: {{probability:.3f}}")
+""",
+    TargetKind.NUMBER: """\
+[[number]] = np.asarray(model(np.asarray(image, "float32")[None]))
+print(f"{{labels[0]}}: {{number:.5g}}")
+""",
+}
 #: number of classes with a row of their own
 _LISTED_CLASSES = 100
 _RESIZED = {
@@ -33,12 +49,18 @@ _RESIZED = {
 }
 
 
+def example(kind: TargetKind) -> str:
+    """Return the example of the card, with places for the name of an image and its size."""
+    start = EXAMPLE[: EXAMPLE.index("[probabilities]")]
+    return ("import json\n\n" if kind is TargetKind.LABELS else "") + start + _ENDINGS[kind]
+
+
 def text(facts: ModelFacts, exported: errands.Exported, rows: Sequence[Mapping[str, Any]], drawn: Mapping[str, str]) -> str:
     """Return the text of the card."""
     parts = [
         _front_matter(facts),
         f"# {_name(facts)}\n\n{facts.headline}",
-        _results(facts, exported_accuracy=exported.test_accuracy),
+        _results(facts, exported_accuracy=exported.test_accuracy, exported_value=exported.test_value),
         _use(facts, exported),
         _formats(rows),
         _data(facts),
@@ -59,26 +81,32 @@ def _name(facts: ModelFacts) -> str:
 
 def _front_matter(facts: ModelFacts) -> str:
     """Return the YAML header; its strings are JSON, which YAML reads correctly whatever characters they hold."""
-    split, value = ("validation", facts.best.value) if facts.test is None else ("test", facts.test[0])
+    split, value, metric = ("validation", facts.best.value, "accuracy") if facts.test is None else ("test", facts.test[0], "accuracy")
+    if facts.kind is not TargetKind.LABEL:
+        split, value = ("validation", facts.value) if facts.test_value is None else ("test", facts.test_value)
+        metric = facts.spec.objective.metric
+    task = "image-regression" if facts.kind is TargetKind.NUMBER else "image-classification"
     return "\n".join(
         [
             "---",
             "library_name: keras",
-            "pipeline_tag: image-classification",
-            "tags: [image-classification, transfer-learning, tuner]",
+            *(["pipeline_tag: image-classification"] if facts.kind is not TargetKind.NUMBER else []),
+            f"tags: [{task}, transfer-learning, tuner]",
             "model-index:",
             f"- name: {json.dumps(_name(facts))}",
             "  results:",
-            "  - task: {type: image-classification}",
+            f"  - task: {{type: {task}}}",
             f"    dataset: {{name: {json.dumps(facts.spec.data.source)}, type: {json.dumps(facts.spec.data.source)}, split: {split}}}",
-            f"    metrics: [{{type: accuracy, value: {value:.4f}, name: {split} accuracy}}]",
+            f"    metrics: [{{type: {metric}, value: {value:.4f}, name: {split} {metric.replace('_', ' ')}}}]",
             "---",
         ]
     )
 
 
-def _results(facts: ModelFacts, *, exported_accuracy: float | None = None) -> str:
+def _results(facts: ModelFacts, *, exported_accuracy: float | None = None, exported_value: float | None = None) -> str:
     best, prepared = facts.best, facts.prepared
+    if facts.kind is not TargetKind.LABEL:
+        return "\n".join(["## Results", "", *_of_target(facts, exported_value), "", model_facts.caution(facts), *_by_label(facts)])
     rows = ["| | accuracy | images |", "|---|---|---|"]
     if facts.test is not None and facts.test_interval is not None:
         low, high = facts.test_interval
@@ -111,6 +139,35 @@ def _results(facts: ModelFacts, *, exported_accuracy: float | None = None) -> st
     return "\n".join(lines)
 
 
+def _of_target(facts: ModelFacts, exported_value: float | None) -> list[str]:
+    """Return the table of results, if an image has several labels or a number."""
+    best, prepared, metric = facts.best, facts.prepared, facts.spec.objective.metric
+    found = [
+        ("test", facts.test_value, facts.num_test),
+        ("test, through this model, which reduces images for its smaller members", exported_value, facts.num_test),
+        ("test, images with exactly the right labels", None if facts.test is None else facts.test[0], facts.num_test),
+        ("validation", facts.value, prepared.num_validation),
+        ("validation, of the rule (trial 0)", best.rule_value, prepared.num_validation),
+        (f"test, {prepared.always}", prepared.baseline_test, prepared.num_test),
+        (f"validation, {prepared.always}", prepared.baseline_validation, prepared.num_validation),
+    ]
+    rows = [f"| {_cell(what)} | {wording.figure(score)} | {number:,} |" for what, score, number in found if score is not None]
+    return [f"| | {metric.replace('_', ' ')} | images |", "|---|---|---|", *rows]
+
+
+def _by_label(facts: ModelFacts) -> list[str]:
+    """Return the table of labels; [] for numbers."""
+    if not facts.classes:
+        return []
+    rows = [
+        f"| {_cell(one.name)} | {one.num_images:,} | {_share(one.precision)} | {_share(one.recall)} | {_share(one.f1)} | "
+        f"{_share(one.average_precision)} | {_share(one.threshold)} |"
+        for one in facts.classes[:_LISTED_CLASSES]
+    ]
+    head = ["| label | images | precision | recall | F1 | average precision | threshold |", "|---|---|---|---|---|---|---|"]
+    return ["", "Figures of each label on the validation images, by which the thresholds were chosen:", "", *head, *rows]
+
+
 def _judged(verdict: Verdict) -> list[str]:
     """Return the list items of a verdict."""
     low, high = verdict.macro_f1_interval
@@ -131,11 +188,20 @@ def _use(facts: ModelFacts, exported: errands.Exported) -> str:
     side = model.image_size
     return (
         f"## Use\n\nThe model takes images of the shape (n, {side}, {side}, 3), RGB from 0 to 255, "
-        f"{_RESIZED[model.resize]}, and returns a probability for each line of `labels.txt`. "
+        f"{_RESIZED[model.resize]}, and returns {_RETURNED[facts.kind]}. "
         f"All further preprocessing is part of the model. {_values(facts)}\n\n"
-        f"```python\n{EXAMPLE.format(image=image, size=model.image_size)}```\n\n"
+        f"```python\n{example(facts.kind).format(image=image, size=model.image_size)}```\n\n"
         "If tuner is installed, `tuner predict . IMAGE` does the same with image files of any size."
     )
+
+
+#: what a model returns, by what an image is labeled with
+_RETURNED = {
+    TargetKind.LABEL: "a probability for each line of `labels.txt`",
+    TargetKind.LABELS: "a probability for each line of `labels.txt`, which do not add up to one; `thresholds` in `metrics.json` says from "
+    "which one on an image has the label",
+    TargetKind.NUMBER: "one number, which `labels.txt` names",
+}
 
 
 def _values(facts: ModelFacts) -> str:
@@ -178,10 +244,17 @@ def _data(facts: ModelFacts) -> str:
     return (
         f"## Data\n\nSource `{facts.spec.data.source}`: {prepared.num_train:,} training images, "
         f"{prepared.num_validation:,} validation images and {prepared.num_test:,} test images. "
-        f"{len(prepared.classes)} classes: {names}.\n\n"
+        f"{_named(facts, names)}.\n\n"
         f"Fingerprint of the images and labels: `{prepared.fingerprint}`. Fingerprint of the splits: `{prepared.splits}`.\n\n"
         "`probes/` holds a few validation images with the predictions of the model."
     )
+
+
+def _named(facts: ModelFacts, names: str) -> str:
+    if facts.kind is TargetKind.NUMBER:
+        return f"Each has a number: {names}"
+    several = ", of which an image may have any number" if facts.kind is TargetKind.LABELS else ""
+    return f"{len(facts.prepared.classes)} classes{several}: {names}"
 
 
 def _training(facts: ModelFacts, exported: errands.Exported) -> str:
@@ -233,6 +306,15 @@ def _repeat(facts: ModelFacts) -> str:
 
 
 def _limits(facts: ModelFacts) -> str:
+    licences = " The images and the pretrained weights have licences of their own."
+    metric = facts.spec.objective.metric.replace("_", " ")
+    new = f"Its {metric} was measured on images of the same source as the training images; it is unknown "
+    if facts.kind is TargetKind.NUMBER:
+        low = "The model gives a number for each image, even if it shows something else, and is unreliable beyond the numbers that it saw. "
+        return f"## Limits\n\n{low}{new}for other images.{licences}"
+    if facts.kind is TargetKind.LABELS:
+        knows = f"The model knows {len(facts.prepared.classes)} labels, and no others. "
+        return f"## Limits\n\n{knows}{new}for other images. Its probabilities are not calibrated: they are not frequencies.{licences}"
     return (
         "## Limits\n\n"
         f"The model knows {len(facts.prepared.classes)} classes and assigns one of them to each image, even if it shows none of them. "
@@ -242,7 +324,7 @@ def _limits(facts: ModelFacts) -> str:
             if facts.temperature != 1.0
             else "Its probabilities are not calibrated: they rank the classes, but they are not frequencies."
         )
-        + " The images and the pretrained weights have licences of their own."
+        + licences
     )
 
 

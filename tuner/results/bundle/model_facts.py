@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from tuner import wording
 from tuner.errors import RequestError
 from tuner.protocol import messages
+from tuner.protocol.messages import LabelCounts
 from tuner.results import export, statistics
 from tuner.results.best import Best
 from tuner.results.ensemble import Ensemble, Taught, value_words
@@ -17,7 +18,7 @@ from tuner.results.retrain.verdict import Verdict
 from tuner.results.statistics import ClassFigures
 from tuner.results.versions.versions import Version, WeightsSource
 from tuner.spec import plan
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Hyperparameters, TargetKind
 from tuner.spec.study import StudySpec
 from tuner.storage.epochs import EpochRow
 from tuner.studies.study import Study
@@ -57,6 +58,25 @@ class ModelFacts:
     members: tuple[Best, ...] = ()
     #: the network that the ensemble taught; None if it was not taught
     taught: Taught | None = None
+    #: how the answers about each class fare on the validation images, if an image may have several labels
+    by_class: Sequence[LabelCounts] = ()
+
+    @property
+    def kind(self) -> TargetKind:
+        """What the model was taught of each image."""
+        return self.spec.data.kind
+
+    @property
+    def value(self) -> float:
+        """The metric of the study on the validation images."""
+        measured = self.ensemble or self.taught
+        return self.best.value if measured is None else measured.measured
+
+    @property
+    def test_value(self) -> float | None:
+        """The metric of the study on the test split; None if it was not measured."""
+        measured = self.ensemble or self.taught
+        return self.best.test_value if measured is None else measured.test_value
 
     @property
     def networks(self) -> list[tuple[StudySpec, Hyperparameters]]:
@@ -96,6 +116,16 @@ class ModelFacts:
         return None if self.best.test_accuracy is None else (self.best.test_accuracy, self.best.num_test)
 
     @property
+    def has_value_only(self) -> bool:
+        """Whether a metric of several labels or numbers was measured on the test split."""
+        return self.kind is not TargetKind.LABEL and self.test_value is not None
+
+    @property
+    def num_test(self) -> int:
+        """Number of images of the test split, whether it was measured or not."""
+        return self.best.num_test
+
+    @property
     def test_interval(self) -> tuple[float, float] | None:
         """Wilson's 95 % interval of the test accuracy."""
         if self.test is None:
@@ -126,9 +156,17 @@ def of_trial(study: Study, best: Best) -> ModelFacts:
         curve=known.epochs,
         split="validation",
         confusion=known.confusion,
-        classes=statistics.by_class(known.confusion, best.prepared.classes) if len(known.confusion) == len(best.prepared.classes) else (),
+        classes=_classes(known.confusion, known.by_class, best.prepared.classes),
+        by_class=known.by_class,
         best=best,
     )
+
+
+def _classes(confusion: Sequence[Sequence[int]], counts: Sequence[LabelCounts], names: Sequence[str]) -> Sequence[ClassFigures]:
+    """Return the figures of each class; () if they are unknown, or an image has a number."""
+    if len(counts) == len(names):
+        return statistics.of_labels(counts, names)
+    return statistics.by_class(confusion, names) if len(confusion) == len(names) else ()
 
 
 def of_ensemble(study: Study, ensemble: Ensemble, members: Sequence[Best]) -> ModelFacts:
@@ -144,7 +182,8 @@ def of_ensemble(study: Study, ensemble: Ensemble, members: Sequence[Best]) -> Mo
         headline=f"{title}, {ensemble.words}: {value_words(ensemble)}.",
         config=found.config.model_copy(update={"result": {**(found.config.result or {}), "ensemble": result}}),
         confusion=ensemble.confusion,
-        classes=statistics.by_class(ensemble.confusion, classes) if len(ensemble.confusion) == len(classes) else (),
+        classes=_classes(ensemble.confusion, ensemble.by_class, classes),
+        by_class=ensemble.by_class,
         ensemble=ensemble,
         members=tuple(members),
     )
@@ -163,7 +202,8 @@ def of_taught(study: Study, taught: Taught, best: Best) -> ModelFacts:
         config=found.config.model_copy(update={"result": {**(found.config.result or {}), "taught": result}}),
         curve=(),
         confusion=taught.confusion,
-        classes=statistics.by_class(taught.confusion, classes) if len(taught.confusion) == len(classes) else (),
+        classes=_classes(taught.confusion, taught.by_class, classes),
+        by_class=taught.by_class,
         taught=taught,
     )
 
@@ -212,42 +252,52 @@ def caution(facts: ModelFacts) -> str:
             f"The test accuracy was measured on {verdict.num_test:,} images that were not used for any choice. "
             f"The search ended with {off.search_value:.4f} on its validation images, {abs(off.too_high):.4f} {which} it."
         )
+    name = "accuracy" if facts.kind is TargetKind.LABEL else facts.spec.objective.metric.replace("_", " ")
+    answers = "numbers" if facts.kind is TargetKind.NUMBER else "probabilities"
+    num_tested = facts.num_test if facts.has_value_only else None if facts.test is None else facts.test[1]
     if facts.taught is not None:
-        on_test = "was not measured" if facts.test is None else f"was measured once on {facts.test[1]:,} images that chose nothing"
+        on_test = "was not measured" if num_tested is None else f"was measured once on {num_tested:,} images that chose nothing"
         return (
-            f"One network learned the mean probabilities of trials {wording.listed(facts.taught.trials)} on augmented training images. "
-            f"Its {chosen_by} chose between it and the best trial, so it may be a little too {too}. The test accuracy {on_test}."
+            f"One network learned the mean {answers} of trials {wording.listed(facts.taught.trials)} on augmented training images. "
+            f"Its {chosen_by} chose between it and the best trial, so it may be a little too {too}. The test {name} {on_test}."
         )
     if facts.ensemble is not None:
-        on_test = "was not measured" if facts.test is None else f"was measured once on {facts.test[1]:,} images that chose nothing"
+        on_test = "was not measured" if num_tested is None else f"was measured once on {num_tested:,} images that chose nothing"
         return (
-            f"The model is an ensemble: it returns the mean probabilities of {facts.ensemble.words}. "
-            f"The {chosen_by} is a little too {too}, because its members were chosen by it. The test accuracy {on_test}."
+            f"The model is an ensemble: it returns the mean {answers} of {facts.ensemble.words}. "
+            f"The {chosen_by} is a little too {too}, because its members were chosen by it. The test {name} {on_test}."
         )
-    if facts.test is None:
+    if num_tested is None:
         origin = f"the {too}est of {wording.count(best.num_completed, 'trial')}" if best.is_best else "that of one trial"
         expected = "lower" if too == "high" else "higher"
         return (
             f"The {chosen_by} is {origin} on the images by which it was chosen, so expect a {expected} one on new images. "
-            "The accuracy on unseen images was not measured."
+            f"The {name} on unseen images was not measured."
         )
     return (
-        f"The test accuracy was measured on {facts.test[1]:,} images that were not used for any choice. "
+        f"The test {name} was measured on {num_tested:,} images that were not used for any choice. "
         f"The {chosen_by} is too {too}, because the trial was chosen by it."
     )
 
 
-def metrics(facts: ModelFacts, *, exported_accuracy: float | None = None) -> dict[str, Any]:
-    """Return the contents of metrics.json; `exported_accuracy` is the test accuracy through the exported model, if it was measured."""
+def metrics(facts: ModelFacts, *, exported_accuracy: float | None = None, exported_value: float | None = None) -> dict[str, Any]:
+    """Return the contents of metrics.json; `exported_accuracy` is the test accuracy through the exported model, if it was measured.
+
+    `exported_value` is the metric of the study, if an image has several labels or a number.
+    """
     best, prepared = facts.best, facts.prepared
     test = None if facts.test is None else {"accuracy": facts.test[0], "num_images": facts.test[1], "interval": facts.test_interval}
     if test is not None and exported_accuracy is not None:
         test["exported_accuracy"] = exported_accuracy
-    by_class = {
-        "confusion": [list(row) for row in facts.confusion],
-        "classes": [one.model_dump() for one in facts.classes],
-    }
-    validation = {"accuracy": facts.validation_accuracy, "num_images": prepared.num_validation}
+    by_class: dict[str, Any] = {"classes": [one.model_dump() for one in facts.classes]}
+    if facts.kind is TargetKind.LABEL:
+        by_class = {"confusion": [list(row) for row in facts.confusion], **by_class}
+    validation: dict[str, Any] = {"accuracy": facts.validation_accuracy, "num_images": prepared.num_validation}
+    if facts.kind is not TargetKind.LABEL:
+        validation |= {"value": facts.value}
+        test = None if facts.test_value is None else {**(test or {"num_images": facts.num_test}), "value": facts.test_value}
+        if test is not None and exported_value is not None:
+            test["exported_value"] = exported_value
     rule = None if best.rule_value is None else export.rule_scores(best)
     return {
         "study": facts.spec.name,
@@ -268,4 +318,19 @@ def metrics(facts: ModelFacts, *, exported_accuracy: float | None = None) -> dic
         "fingerprint": prepared.fingerprint,
         "splits": prepared.splits,
         "value_range": prepared.value_range,
+    } | _of_target(facts)
+
+
+def _of_target(facts: ModelFacts) -> dict[str, Any]:
+    """Return what the outputs of the model mean, if an image has several labels or a number."""
+    if facts.kind is TargetKind.LABEL:
+        return {}
+    always = facts.prepared
+    constant = {"answer": always.always, "validation": always.baseline_validation, "test": always.baseline_test}
+    thresholds = [each.threshold for each in facts.by_class]
+    return {
+        "target": facts.kind.value,
+        "metric": facts.spec.objective.metric,
+        "without_a_look": constant,
+        **({"thresholds": thresholds} if facts.kind is TargetKind.LABELS else {}),
     }

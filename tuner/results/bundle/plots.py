@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tuner.protocol.messages import Stage
 from tuner.results.bundle.model_facts import ModelFacts
 from tuner.results.statistics import Bin
+from tuner.spec.hyperparameters import TargetKind
 from tuner.storage.epochs import EpochRow
 from tuner.tasks.images.data import pictures
 
@@ -24,7 +25,7 @@ _SMALLEST, _LARGEST = 3, 16
 def write(facts: ModelFacts, folder: Path) -> dict[str, str]:
     """Draw the pictures of a model into a folder; return what each file shows."""
     drawn = {}
-    if len(facts.curve) > 1:
+    if len(facts.curve) > 1 and facts.kind is not TargetKind.NUMBER:
         curve(facts.curve).save(folder / CURVE)
         drawn[CURVE] = "accuracy on training images (grey) and validation images (blue) by epoch, starting with the probe"
     if facts.confusion:

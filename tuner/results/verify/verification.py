@@ -24,6 +24,7 @@ from tuner.results.versions.versions import NewReading
 from tuner.spec import file as study_file
 from tuner.spec import yaml_lines
 from tuner.spec.data import PythonData, TfdsData
+from tuner.spec.hyperparameters import TargetKind
 from tuner.spec.study import NAME, StudySpec
 from tuner.storage import engine as storages
 from tuner.storage.tables import VERSIONS
@@ -339,6 +340,11 @@ def _measure(bundle: Path, spec: StudySpec | None, wanted: VerificationOptions, 
 
 
 def _ask(bundle: Path, spec: StudySpec | None, wanted: VerificationOptions) -> errands.Verified:
+    mean, trouble = _answers(bundle)
+    if trouble:
+        raise RequestError(trouble)
+    if mean.kind is not TargetKind.LABEL and wanted.requirements is not None:
+        raise RequestError("--require has least accuracies, but this model has several labels or a number for an image; drop --require")
     order = errands.Verify(
         model=str(bundle / MODEL),
         probes=str(bundle / bundles.PROBES),
@@ -346,10 +352,23 @@ def _ask(bundle: Path, spec: StudySpec | None, wanted: VerificationOptions) -> e
         cache=str(wanted.cache),
         is_robustness_wanted=wanted.is_robustness_wanted or wanted.requirements is not None,
         most_images=wanted.most_images,
+        answers_mean=mean,
     )
     answer = evaluation.run(order)
     assert isinstance(answer, errands.Verified)
     return answer
+
+
+def _answers(bundle: Path) -> tuple[errands.Answers, str]:
+    """Return what the outputs of a model mean, as the bundle records it, and what is wrong with the record."""
+    metrics, _ = recorded(bundle)
+    if "target" not in metrics:
+        return errands.Answers(), ""
+    given = {"kind": metrics["target"], "metric": metrics.get("metric"), "thresholds": metrics.get("thresholds", ())}
+    try:
+        return errands.Answers.model_validate(given), ""
+    except ValidationError as error:
+        return errands.Answers(), f"{METRICS} does not say what the outputs of the model mean: {error.errors()[0]['msg']}"
 
 
 def _probes(measured: errands.Verified) -> Check:
@@ -373,11 +392,14 @@ def _metrics(bundle: Path, measured: errands.Verified, wanted: VerificationOptio
     if test is None:
         return Check(name=name, outcome=Outcome.FAILED if wanted.needs_data else Outcome.NOT_CHECKED, found=(why,))
     if not isinstance(metrics.get("test"), dict):
-        found = f"the bundle records none; accuracy {test.accuracy:.4f} on {wording.count(test.num_images, 'image')} here"
+        value = f"accuracy {test.accuracy:.4f}" if test.value is None else f"value {wording.figure(test.value)}"
+        found = f"the bundle records none; {value} on {wording.count(test.num_images, 'image')} here"
         return Check(name=name, outcome=Outcome.NOT_CHECKED, found=(found,))
     if (metrics.get("fingerprint"), metrics.get("splits")) != (test.fingerprint, test.splits):
         what = "images" if metrics.get("fingerprint") != test.fingerprint else "splits"
         return _check(name, [f"the {what} here are not those of the bundle: the fingerprints differ"], "")
+    if test.value is not None:
+        return _value(name, metrics, test, wanted)
     # with members of several sizes, the model reduces images that each member alone reads at its own size
     accuracy = metrics["test"].get("exported_accuracy", metrics["test"].get("accuracy"))
     # NaN is not from 0 to 1 either
@@ -387,6 +409,18 @@ def _metrics(bundle: Path, measured: errands.Verified, wanted: VerificationOptio
     return _check(
         name, [], f"accuracy {test.accuracy:.4f} on {wording.count(test.num_images, 'image')}, recorded {accuracy:.4f}{_apart(metrics)}"
     )
+
+
+def _value(name: str, metrics: Mapping[str, Any], test: errands.TestScore, wanted: VerificationOptions) -> Check:
+    """Compare the metric of a model with several labels or numbers; one of numbers may differ by a share of itself."""
+    known = metrics["test"].get("exported_value", metrics["test"].get("value"))
+    value, metric = test.value, str(metrics.get("metric")).replace("_", " ")
+    assert value is not None, "it was measured"
+    far = type(known) not in (float, int) or not abs(known - value) <= wanted.tolerance * max(1.0, abs(value))
+    if far:
+        return _check(name, [f"{metric} {wording.figure(value)}; expected the recorded {known!r:.40} within {wanted.tolerance:g}"], "")
+    found = f"{metric} {wording.figure(value)} on {wording.count(test.num_images, 'image')}, recorded {wording.figure(float(known))}"
+    return _check(name, [], found)
 
 
 def _apart(metrics: Mapping[str, Any]) -> str:
@@ -409,7 +443,8 @@ def recorded(bundle: Path) -> tuple[dict[str, Any], str]:
 
 def _robustness(measured: errands.Verified, wanted: VerificationOptions) -> Iterator[Check]:
     if not measured.robust:
-        yield Check(name="robustness", outcome=Outcome.NOT_CHECKED, found=("not requested",))
+        why = "measured only for models with one label an image" if wanted.is_robustness_wanted else "not requested"
+        yield Check(name="robustness", outcome=Outcome.NOT_CHECKED, found=(why,))
         return
     split = "the test split" if measured.test is not None else "the probes, which are validation images that were used to choose the model"
     measurement = f"on {wording.count(measured.num_images, 'image')} of {split}: clean {measured.clean:.4f}, mean {mean(measured):.4f}"
@@ -457,6 +492,8 @@ def _record(url: str, named: tuple[str, int], test: errands.TestScore, tolerance
         named = storage.read(lambda connection: moved.current_name(connection, named[0])), named[1]
         words = f"{named[0]} {named[1]}"
         model = versions.find(storage, *named).model
+        if test.value is not None:
+            return unrecorded("readings of models with several labels or numbers are not stored")
         if (model.fingerprint, model.splits) != (test.fingerprint, test.splits):
             return unrecorded(f"the images here are not the test split of {words}")
         accuracy = model.metrics.get("test_accuracy")

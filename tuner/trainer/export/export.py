@@ -1,19 +1,23 @@
 """Export: the weights of a trial written as a model in several formats, with probes and predictions to compare the formats."""
 
+import math
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tuner.kernels import checkpoints, devices
+from tuner.kernels import checkpoints, devices, targets
+from tuner.kernels.targets import JudgedOutputs
 from tuner.machine import TrainerShare
 from tuner.protocol import errands
 from tuner.spec import study as spec_study
-from tuner.tasks.images.data import resized
+from tuner.spec.hyperparameters import TargetKind
+from tuner.tasks.images.data import dataset, resized
 from tuner.tasks.images.training import features, prepared, standalone, study_context, training_data
 from tuner.tasks.images.training.study_context import StudyContext
 from tuner.trainer.export import exported_model, formats
@@ -101,6 +105,7 @@ def write(contexts: Sequence[StudyContext], order: errands.Export) -> errands.Ex
         for_int8=lambda: _built(contexts, order, standalone.build_for_int8),
         calibration=_spread(largest.data.train, _NUM_CALIBRATING),
     )
+    scored = _score(model, largest.data, order.answers_mean) if order.scores_test else None
     compared = _spread(largest.data.validation, order.num_compared)
     answers = predict(model, compared)
     np.savez(order.answers, images=compared, probabilities=answers)
@@ -110,7 +115,8 @@ def write(contexts: Sequence[StudyContext], order: errands.Export) -> errands.Ex
         seconds=seconds,
         probes=_probes(model, largest, order),
         num_compared=len(compared),
-        test_accuracy=_accuracy(model, largest.data.test) if order.scores_test else None,
+        test_accuracy=scored.accuracy if scored is not None and math.isfinite(scored.accuracy) else None,
+        test_value=None if scored is None or order.answers_mean.kind is TargetKind.LABEL else scored.metrics[order.answers_mean.metric],
         packages={found.name: found.version for found in sorted(metadata.distributions(), key=lambda found: found.name.lower())},
         versions=prepared.versions(),
     )
@@ -137,9 +143,10 @@ def predict(model: keras.Model, images: resized.ResizedImages) -> NDArray[np.flo
     return np.concatenate([call(np.asarray(images[start : start + features.BATCH])) for start in starts])
 
 
-def _accuracy(model: keras.Model, split: training_data.Split) -> float:
-    """Return the share of images of a split whose true class has the highest probability."""
-    return float((predict(model, split.images).argmax(1) == split.labels).mean())
+def _score(model: keras.Model, data: training_data.TrainingData, mean: errands.Answers) -> JudgedOutputs:
+    """Return what the answers of a model on the test split score."""
+    labels = data.target.decode(data.test.labels)
+    return targets.judge_answers(mean.kind, predict(model, data.test.images), labels, mean.thresholds)
 
 
 def _spread(split: training_data.Split, most: int) -> NDArray[np.uint8]:
@@ -156,13 +163,29 @@ def _probes(model: keras.Model, context: StudyContext, order: errands.Export) ->
     """Write a few validation images as probes, and return them with their predictions."""
     folder = Path(order.folder) / PROBES
     folder.mkdir()
-    split, classes = context.data.validation, context.data.classes
+    split, target = context.data.validation, context.target
     rows = _rows(split, order.num_probes)
-    images = np.asarray(split.images[rows])
+    images, labels = np.asarray(split.images[rows]), target.decode(split.labels[rows])
     probes = []
-    for number, (image, label, found) in enumerate(zip(images, split.labels[rows], predict(model, images), strict=True)):
+    for number, (image, label, found) in enumerate(zip(images, labels, predict(model, images), strict=True)):
         name = f"{number:03d}.png"
         Image.fromarray(image).save(folder / name)
-        predicted = classes[int(found.argmax())]
-        probes.append(errands.Sample(file=name, label=classes[label], predicted=predicted, probabilities=tuple(found.tolist())))
+        probes.append(_sample(name, label, found, context, order.answers_mean))
     return tuple(probes)
+
+
+def _sample(name: str, label: Any, found: NDArray[np.float32], context: StudyContext, mean: errands.Answers) -> errands.Sample:
+    """Return a probe with its prediction, in words and in numbers."""
+    classes, kind = context.data.classes, context.target.kind
+    predicted: Any = found
+    if kind is TargetKind.LABEL:
+        predicted = found.argmax()
+    elif kind is TargetKind.LABELS:
+        predicted = targets.is_present(found, mean.thresholds or [targets.MIDDLE] * len(found))
+    return errands.Sample(
+        file=name,
+        label=dataset.describe_label(label, classes, kind),
+        predicted=dataset.describe_label(predicted, classes, kind),
+        probabilities=tuple(found.tolist()),
+        truth=() if kind is TargetKind.LABEL else tuple(np.ravel(label).tolist()),
+    )

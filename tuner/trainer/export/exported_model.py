@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner import errors
+from tuner.kernels import targets
 from tuner.protocol import errands
 from tuner.protocol.errands import Format
 from tuner.tasks.images.data import image_file, resized
@@ -133,8 +134,8 @@ def compare(order: errands.Compare, *, threads: int) -> errands.Compared:
     found = np.concatenate([model(images[first : first + _BATCH]) for first in range(0, len(images), _BATCH)])
     return errands.Compared(
         num_images=len(images),
-        max_difference=float(np.abs(found - wanted).max()),
-        agreement=float((found.argmax(1) == wanted.argmax(1)).mean()),
+        max_difference=targets.difference(order.answers_mean.kind, found, wanted),
+        agreement=float(targets.agreeing(order.answers_mean.kind, found, wanted, order.answers_mean.thresholds).mean()),
         milliseconds=timed,
         load_seconds=load_seconds,
     )

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tuner import errors
+from tuner.kernels import targets
 from tuner.protocol import errands
 from tuner.spec import study as spec_study
+from tuner.spec.hyperparameters import TargetKind
 from tuner.tasks.images.data import corruptions
 from tuner.tasks.images.training import training_data
 from tuner.trust import keras_file
@@ -41,6 +43,7 @@ def verify(order: errands.Verify) -> errands.Verified:
     """
     model = _load(Path(order.model))
     images, labels, recorded = _probes(order)
+    mean = order.answers_mean
     found = probabilities(model, images)
     if found.shape != recorded.shape:
         raise errors.DataError(
@@ -49,16 +52,22 @@ def verify(order: errands.Verify) -> errands.Verified:
     test = None if order.spec is None else _test(model, order)
     if test is not None:
         images, labels = test[1], test[2]
-    clean = accuracy(probabilities(model, images), labels)
+    measures_robustness = order.is_robustness_wanted and mean.kind is TargetKind.LABEL
     return errands.Verified(
         num_probes=len(recorded),
-        num_agreeing=int((found.argmax(1) == recorded.argmax(1)).sum()),
-        max_difference=float(np.abs(found - recorded).max()),
+        num_agreeing=int(targets.agreeing(mean.kind, found, recorded, mean.thresholds).sum()),
+        max_difference=targets.difference(mean.kind, found, recorded),
         test=None if test is None else test[0],
         num_images=len(images),
-        clean=clean,
-        robust=measure_robustness(model, images, labels) if order.is_robustness_wanted else (),
+        clean=_value(probabilities(model, images), labels, mean),
+        robust=measure_robustness(model, images, labels) if measures_robustness else (),
     )
+
+
+def _value(found: NDArray[np.float32], labels: NDArray[Any], mean: errands.Answers) -> float:
+    """Return the accuracy of probabilities; if an image has several labels or a number, the metric of the study."""
+    judged = targets.judge_answers(mean.kind, found, labels, mean.thresholds)
+    return judged.accuracy if mean.kind is TargetKind.LABEL else judged.metrics[mean.metric]
 
 
 def _load(path: Path) -> keras.Model:
@@ -73,14 +82,15 @@ def _load(path: Path) -> keras.Model:
     return model
 
 
-def _probes(order: errands.Verify) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.float32]]:
-    """Return the probes: images, their classes, and their recorded probabilities."""
+def _probes(order: errands.Verify) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[np.float32]]:
+    """Return the probes: images, their labels, and their recorded probabilities or numbers."""
     folder = Path(order.probes)
     try:
         recorded: dict[str, Any] = json.loads((folder / errands.PREDICTIONS).read_text(encoding="utf-8"))
         classes, rows = recorded["classes"], recorded["images"]
         images = np.stack([np.asarray(Image.open(folder / Path(row["file"]).name).convert("RGB")) for row in rows])
-        labels = np.array([classes.index(row["label"]) for row in rows], np.int64)
+        has_one = order.answers_mean.kind is TargetKind.LABEL
+        labels = np.array([classes.index(row["label"]) if has_one else row["truth"] for row in rows], np.int64 if has_one else np.float64)
         found = np.array([row["probabilities"] for row in rows], np.float32)
     except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise errors.DataError(f"the probes in {folder} cannot be read: {error}") from error
@@ -91,17 +101,23 @@ def _probes(order: errands.Verify) -> tuple[NDArray[np.uint8], NDArray[np.int64]
     return images, labels, found
 
 
-def _test(model: keras.Model, order: errands.Verify) -> tuple[errands.TestScore, NDArray[np.uint8], NDArray[np.int64]]:
+def _test(model: keras.Model, order: errands.Verify) -> tuple[errands.TestScore, NDArray[np.uint8], NDArray[Any]]:
     """Return the score on the test split, and the images for robustness, evenly spread over the split."""
     assert order.spec is not None
     study = spec_study.StudySpec.model_validate_json(order.spec)
     data = training_data.load(study, cache=Path(order.cache))
-    labels = data.test.labels
+    labels, mean = data.target.decode(data.test.labels), order.answers_mean
     if not len(labels):
         raise errors.DataError("the test split of config.yaml is empty, so the test metrics cannot be reproduced")
     size = len(labels)
     found = np.concatenate([probabilities(model, data.test.images[slice(start, start + 256)]) for start in range(0, size, 256)])
-    score = errands.TestScore(accuracy=accuracy(found, labels), num_images=size, fingerprint=data.fingerprint, splits=data.splits)
+    score = errands.TestScore(
+        accuracy=targets.judge_answers(mean.kind, found, labels, mean.thresholds).accuracy,
+        value=None if mean.kind is TargetKind.LABEL else _value(found, labels, mean),
+        num_images=size,
+        fingerprint=data.fingerprint,
+        splits=data.splits,
+    )
     rows = np.unique(np.linspace(0, size - 1, min(size, order.most_images)).round().astype(np.int64))
     return score, np.asarray(data.test.images[rows]), labels[rows]
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tuner import errors, wording
 from tuner.spec import study
+from tuner.spec.hyperparameters import TargetKind
 
 Pixels = NDArray[np.uint8]
 #: lowest and highest value of a pixel
@@ -61,10 +62,10 @@ class PixelSource(Protocol):
 class Dataset:
     """Labelled images; pixels are read on demand."""
 
-    #: names of the classes; a label is an index into it
+    #: names of the classes; a label is an index into it. Or the one name of what the numbers are
     classes: tuple[str, ...]
-    #: int64 (n,)
-    labels: NDArray[np.int64]
+    #: int64 (n,); of several labels, 0 and 1 for each class, uint8 (n, classes); numbers are float64 (n,)
+    labels: NDArray[Any]
     #: S32 (n,): SHA-256 of the decoded pixels and their shape; equal for identical images
     digests: NDArray[np.bytes_]
     #: int32 (n, 2): width and height in pixels
@@ -88,14 +89,23 @@ class Dataset:
     value_range: ValueRange | None = None
     #: files of images in formats that are not read: format, class and number
     foreign: tuple[tuple[str, str, int], ...] = ()
+    #: what an image is labeled with
+    kind: TargetKind = TargetKind.LABEL
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Number of images of each class."""
-        return np.bincount(self.labels, minlength=len(self.classes)).astype(np.int64)
+        """Number of images of each class, or of images with a number."""
+        return self.counts_of(np.arange(len(self)))
+
+    def counts_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the number of images of each class among some rows, or of images with a number."""
+        if self.kind is TargetKind.NUMBER:
+            return np.array([len(rows)], np.int64)
+        found = self.labels[rows]
+        return (np.bincount(found, minlength=len(self.classes)) if found.ndim == 1 else found.sum(0)).astype(np.int64)
 
     def read(self, index: int) -> Pixels:
         """Return one image as uint8 (height, width, 3)."""
@@ -106,20 +116,29 @@ class Dataset:
         return self.images.name(int(index))
 
 
-def check_classes(classes: Sequence[str], labels: NDArray[np.int64], *, origin: str) -> None:
-    """Refuse labels that no classifier can learn from.
+def check_classes(classes: Sequence[str], labels: NDArray[Any], *, origin: str, kind: TargetKind = TargetKind.LABEL) -> None:
+    """Refuse labels that no network can learn from.
 
     Raises:
-        DataError: there are no images, fewer than two classes, two classes with the same name, or a class without images.
+        DataError: there are no images, fewer than two classes, two classes with the same name, or a class without images; or all images
+            have the same number.
     """
     if not len(labels):
         raise errors.DataError(f"{origin} has no images; expected at least one for each class")
-    if len(classes) < 2:
+    if kind is TargetKind.NUMBER:
+        if np.ptp(labels) == 0:
+            raise errors.DataError(
+                f"{origin} has the number {wording.number(float(labels[0]))} for every image, so there is nothing to learn; check it"
+            )
+        return
+    if kind is TargetKind.LABELS and not classes:
+        raise errors.DataError(f"{origin} has no image with a label; expected at least one class. Check data.label_column")
+    if kind is TargetKind.LABEL and len(classes) < 2:
         raise errors.DataError(f"{origin} has {count(len(classes), 'class', 'classes')} ({_first(classes)}); expected at least two")
     if len(set(classes)) < len(classes):
         doubles = [name for name, number in Counter(classes).items() if number > 1]
         raise errors.DataError(f"{origin} has two classes with the same name, {_first(doubles)}. Rename one of them")
-    counts = np.bincount(labels, minlength=len(classes))
+    counts = np.bincount(labels, minlength=len(classes)) if labels.ndim == 1 else labels.sum(0)
     empty = [name for name, count in zip(classes, counts, strict=True) if count == 0]
     if empty:
         raise errors.DataError(f"{origin} has no images of {_first(empty)}; add some, or leave the class out")
@@ -195,8 +214,12 @@ def digest(pixels: Pixels) -> bytes:
     return hashlib.sha256(b"%d %d " % (height, width) + np.ascontiguousarray(pixels).data).digest()
 
 
-def content_hash(digests: NDArray[np.bytes_], labels: NDArray[np.int64]) -> bytes:
+def content_hash(digests: NDArray[np.bytes_], labels: NDArray[Any]) -> bytes:
     """Return a SHA-256 over labeled images, independent of their order."""
+    if labels.ndim == 2 or labels.dtype.kind == "f":
+        values = labels.astype("<f8") if labels.ndim == 2 else labels.astype("<f8")[:, None]
+        rows = sorted(bytes(one) + value.tobytes() for one, value in zip(digests, values, strict=True))
+        return hashlib.sha256(b"".join(rows)).digest()
     order = np.lexsort((labels, digests))
     return hashlib.sha256(digests[order].tobytes() + labels[order].astype("<i8").tobytes()).digest()
 
@@ -216,6 +239,8 @@ def notes(dataset: Dataset) -> list[str]:
 
 def note_names(dataset: Dataset) -> list[str]:
     """Return notes on class names that may stand for one class, for several classes or for a missing label, as lines."""
+    if dataset.kind is TargetKind.NUMBER:
+        return []
     alike: dict[str, list[str]] = {}
     for name in dataset.classes:
         alike.setdefault(_plain(name), []).append(name)
@@ -237,7 +262,8 @@ def note_names(dataset: Dataset) -> list[str]:
         how_many = count(len(joined), "class joins", "classes join")
         lines.append(
             f"{how_many} other classes, first {wording.shorten(joined[0])}. tuner learns one class "
-            "for each image, so images with several labels are a class of their own; if that is wrong, choose one label for each image"
+            "for each image, so images with several labels are a class of their own; if that is wrong, choose one label for each image, or "
+            "set data.labels: several"
         )
     return lines
 
@@ -333,13 +359,25 @@ def note_copies(dataset: Dataset) -> list[str]:
     _, group, sizes = np.unique(dataset.digests, return_inverse=True, return_counts=True)
     num_copies = int((sizes - 1).sum())
     lines = [f"in the same split as their originals: {count(num_copies, 'copy', 'copies')} of other images"] if num_copies else []
-    first = np.zeros(len(sizes), np.int64)
-    first[group] = dataset.labels
-    disputed = np.flatnonzero(np.bincount(group, weights=dataset.labels != first[group]))
+    labels = dataset.labels[:, None] if dataset.labels.ndim == 1 else dataset.labels
+    first = np.zeros((len(sizes), labels.shape[1]), labels.dtype)
+    first[group] = labels
+    disputed = np.flatnonzero(np.bincount(group, weights=(labels != first[group]).any(1)))
     if len(disputed):
         names = [dataset.name(row) for row in np.flatnonzero(group == disputed[0]).tolist()]
-        lines.append(f"with two labels: {count(len(disputed), 'image')}, first {' = '.join(names[:3])}; decide which label is right")
+        what = {TargetKind.LABEL: "label", TargetKind.LABELS: "set of labels", TargetKind.NUMBER: "number"}[dataset.kind]
+        many = what.replace("set", "sets") if what.startswith("set") else f"{what}s"
+        lines.append(f"with two {many}: {count(len(disputed), 'image')}, first {' = '.join(names[:3])}; decide which {what} is right")
     return lines
+
+
+def describe_label(label: Any, classes: Sequence[str], kind: TargetKind) -> str:
+    """Return the label of an image in words: a class, `scab + rust`, or a number."""
+    if kind is TargetKind.NUMBER:
+        return wording.number(float(f"{float(np.ravel(label)[0]):.6g}"))
+    if kind is TargetKind.LABEL:
+        return classes[int(label)]
+    return " + ".join(name for name, is_own in zip(classes, label, strict=True) if is_own) or "no label"
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

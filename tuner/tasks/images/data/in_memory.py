@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tuner import errors, wording
 from tuner.spec import study
+from tuner.spec.hyperparameters import TargetKind
 from tuner.tasks.images.data import dataset, folders
 from tuner.trust import pickles
 
@@ -74,12 +75,18 @@ class ListImages:
 
 
 def from_arrays(
-    images: NDArray[Any], labels: NDArray[Any], classes: Sequence[str], official: NDArray[Any] | None = None, *, origin: str = "images"
+    images: NDArray[Any],
+    labels: NDArray[Any],
+    classes: Sequence[str],
+    official: NDArray[Any] | None = None,
+    *,
+    origin: str = "images",
+    kind: TargetKind = TargetKind.LABEL,
 ) -> dataset.Dataset:
     """Return the dataset of images of one size.
 
     `images` is uint8 (n, height, width), (n, height, width, 1) or (n, height, width, 3); `labels` are indices into `classes`, (n,) or
-    (n, 1). `origin` names them in error messages.
+    (n, 1), or what `read_labels` returns for the other kinds. `origin` names them in error messages.
 
     Raises:
         DataError: a shape, type or label is wrong, or a class has no images.
@@ -88,11 +95,12 @@ def from_arrays(
     height, width = array.shape[1:3]
     return dataset.Dataset(
         classes=tuple(classes),
-        labels=_check_all_labels(labels, len(array), classes, origin=origin),
+        labels=_check_all_labels(labels, len(array), classes, kind, origin=origin),
         digests=_digests(array),
         sizes=np.tile(np.array([width, height], np.int32), (len(array), 1)),
         images=ArrayImages(array),
         official=_check_official(official, len(array), origin=origin),
+        kind=kind,
     )
 
 
@@ -103,6 +111,7 @@ def from_images(
     official: NDArray[Any] | None = None,
     *,
     origin: str = "images",
+    kind: TargetKind = TargetKind.LABEL,
 ) -> dataset.Dataset:
     """Return the dataset of images of different sizes, each uint8 (height, width), (height, width, 1) or (height, width, 3).
 
@@ -112,11 +121,12 @@ def from_images(
     pixels = tuple(check_images(image[None], origin=f"{origin}: image {number}")[0] for number, image in enumerate(images))
     return dataset.Dataset(
         classes=tuple(classes),
-        labels=_check_all_labels(labels, len(pixels), classes, origin=origin),
+        labels=_check_all_labels(labels, len(pixels), classes, kind, origin=origin),
         digests=np.array([dataset.digest(_rgb(image)) for image in pixels], "S32"),
         sizes=np.array([image.shape[1::-1] for image in pixels], np.int32).reshape(-1, 2),
         images=ListImages(pixels),
         official=_check_official(official, len(pixels), origin=origin),
+        kind=kind,
     )
 
 
@@ -191,7 +201,12 @@ def check_labels(labels: NDArray[Any], num_images: int, *, origin: str) -> NDArr
     return flat.astype(np.int64)
 
 
-def _check_all_labels(labels: NDArray[Any], num_images: int, classes: Sequence[str], *, origin: str) -> NDArray[np.int64]:
+def _check_all_labels(labels: NDArray[Any], num_images: int, classes: Sequence[str], kind: TargetKind, *, origin: str) -> NDArray[Any]:
+    if kind is not TargetKind.LABEL:
+        if len(labels) != num_images:
+            raise errors.DataError(f"{origin} has {len(labels)} labels for {dataset.count(num_images, 'image')}; expected one for each")
+        dataset.check_classes(classes, labels, origin=origin, kind=kind)
+        return labels
     numbers = check_labels(labels, num_images, origin=origin)
     if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(classes):
         raise errors.DataError(
@@ -268,9 +283,9 @@ def from_named(arrays: Mapping[str, NDArray[Any]], data: study.NpzData | study.P
     if len({x.shape[1:] for x in images}) > 1:
         shapes = ", ".join(f"x{part} {x.shape}" for part, x in zip(parts, images, strict=True))
         raise errors.DataError(f"{origin} has images of different sizes: {shapes}; save them in one size")
-    numbers, classes = name_labels(_join_labels(labels, origin), given.get("classes"), data.class_order, origin=origin)
+    numbers, classes = read_labels(_join_labels(labels, origin), given.get("classes"), data, origin=origin)
     official = np.concatenate([np.full(len(x), _PARTS[part], np.int8) for part, x in zip(parts, images, strict=True)])
-    found = from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=origin)
+    found = from_arrays(np.concatenate(images), numbers, classes, None if parts == [""] else official, origin=origin, kind=data.kind)
     groups = None if data.group_column is None else _read_groups(data.group_column, given, parts, images, held=held, origin=origin)
     return replace(found, value_range=known, groups=groups)
 
@@ -303,6 +318,57 @@ def _cure_labels(labels: NDArray[Any]) -> str:
     if labels.dtype.kind == "f" and (labels != np.floor(labels)).any():
         return "; these seem to be measurements, not classes"
     return "; save np.char.decode(y, ENCODING), since they are not in UTF-8" if labels.dtype.kind == "S" else ""
+
+
+def read_labels(
+    labels: NDArray[Any], names: Any, data: study.NpzData | study.PythonData, *, origin: str
+) -> tuple[NDArray[Any], Sequence[str]]:
+    """Turn the labels of arrays into those of a dataset, and return them with the names of the classes.
+
+    Raises:
+        DataError: they are not what `data` says.
+    """
+    if data.kind is TargetKind.LABEL:
+        return name_labels(labels, names, data.class_order, origin=origin)
+    given = [] if names is None else [dataset.nfc(str(name)) for name in np.asarray(names).ravel().tolist()]
+    if data.kind is TargetKind.NUMBER:
+        return _read_numbers(labels, origin=origin), given[:1] or ["number"]
+    return _read_matrix(labels, len(given), origin=origin), given or [str(number) for number in range(labels.shape[1])]
+
+
+def _read_matrix(labels: NDArray[Any], num_names: int, *, origin: str) -> NDArray[np.uint8]:
+    """Return a matrix of 0 and 1 (n, classes)."""
+    expected = "expected a matrix of 0 and 1, with a row for each image and a column for each class"
+    if labels.ndim != 2 or labels.dtype.kind not in "biuf":
+        raise errors.DataError(
+            f"{origin} has labels of type {labels.dtype} and shape {labels.shape}; {expected}. For one label, drop data.labels"
+        )
+    wrong = np.argwhere((labels != 0) & (labels != 1))
+    if len(wrong):
+        row, column = wrong[0].tolist()
+        raise errors.DataError(f"{origin} has the label {labels[row, column]} in row {row}, column {column}; {expected}")
+    if num_names and num_names != labels.shape[1]:
+        raise errors.DataError(
+            f"{origin} has {num_names} class names for {labels.shape[1]} columns of labels; expected one for each column"
+        )
+    return labels.astype(np.uint8)
+
+
+def _read_numbers(labels: NDArray[Any], *, origin: str) -> NDArray[np.float64]:
+    """Return numbers (n,)."""
+    flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if flat.ndim != 1 or flat.dtype.kind not in "biufO":
+        raise errors.DataError(f"{origin} has labels of type {labels.dtype} and shape {labels.shape}; expected one number for each image")
+    try:
+        numbers = flat.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise errors.DataError(f"{origin} has labels that are not numbers ({error}); expected one number for each image") from error
+    wrong = np.flatnonzero(~np.isfinite(numbers))
+    if len(wrong):
+        raise errors.DataError(
+            f"{origin} has the number {numbers[wrong[0]]} in row {wrong[0]}; expected a finite one. Correct it, or remove the image"
+        )
+    return numbers
 
 
 def name_labels(labels: NDArray[Any], names: Any, order: study.ClassOrder, *, origin: str) -> tuple[NDArray[np.int64], Sequence[str]]:

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tuner import errors, wording
 from tuner.spec import study
+from tuner.spec.hyperparameters import TargetKind
 from tuner.tasks.images.data import dataset, file_formats, image_file
 from tuner.tasks.images.data import folders as folder_layouts
 
@@ -51,8 +53,8 @@ class Listing:
     classes: tuple[str, ...]
     #: a path, or the content of a file that is inside the manifest
     paths: tuple[image_file.Source, ...]
-    #: an index into `classes` for each path
-    labels: tuple[int, ...]
+    #: for each path an index into `classes`, 0 and 1 for each class, or a number
+    labels: Sequence[Any]
     #: NONE, TRAIN, VALIDATION or TEST for each path; None if there are no official splits
     official: tuple[int, ...] | None = None
     #: for each path, the name of the group that it belongs to; None if each image is on its own
@@ -63,6 +65,12 @@ class Listing:
     remarks: tuple[str, ...] = ()
     #: files of images in formats that are not read: format, class and number
     foreign: tuple[tuple[str, str, int], ...] = ()
+    #: what an image is labeled with
+    kind: TargetKind = TargetKind.LABEL
+
+
+#: types of the labels of a dataset
+_TYPES = {TargetKind.LABEL: np.int64, TargetKind.LABELS: np.uint8, TargetKind.NUMBER: np.float64}
 
 
 def read(listing: Listing, *, cache: Path | None, value_range: dataset.WantedRange = None) -> dataset.Dataset:
@@ -74,7 +82,7 @@ def read(listing: Listing, *, cache: Path | None, value_range: dataset.WantedRan
     known = _measure(listing, cache=cache) if value_range == "auto" else value_range
     found = inspect(listing, cache=cache, value_range=known)
     _check_readable(found, listing)
-    dataset.check_classes(found.classes, found.labels, origin=str(listing.origin))
+    dataset.check_classes(found.classes, found.labels, origin=str(listing.origin), kind=found.kind)
     return found
 
 
@@ -92,7 +100,7 @@ def inspect(listing: Listing, *, cache: Path | None, value_range: dataset.ValueR
     readable = [row for row, one in enumerate(seen) if not one.reason]
     return dataset.Dataset(
         classes=listing.classes,
-        labels=np.array([listing.labels[row] for row in readable], np.int64),
+        labels=np.array([listing.labels[row] for row in readable], _TYPES[listing.kind]),
         digests=np.array([seen[row].digest for row in readable], "S32"),
         sizes=np.array([(seen[row].width, seen[row].height) for row in readable], np.int32).reshape(-1, 2),
         images=image_file.FileImages(tuple(listing.paths[row] for row in readable), value_range),
@@ -104,16 +112,18 @@ def inspect(listing: Listing, *, cache: Path | None, value_range: dataset.ValueR
         levels=np.array([(seen[row].low, seen[row].high, seen[row].bits) for row in readable], np.float64).reshape(-1, 3),
         value_range=value_range,
         foreign=listing.foreign,
+        kind=listing.kind,
     )
 
 
 def _unreadable(listing: Listing, row: int, reason: str) -> dataset.Unreadable:
     path = image_file.name_of(listing.paths[row])
-    return dataset.Unreadable(path=path, reason=reason, label=listing.classes[listing.labels[row]])
+    return dataset.Unreadable(path=path, reason=reason, label=dataset.describe_label(listing.labels[row], listing.classes, listing.kind))
 
 
 def _check_readable(found: dataset.Dataset, listing: Listing) -> None:
-    broken, total, listed = found.unreadable, len(listing.paths), set(listing.labels)
+    broken, total = found.unreadable, len(listing.paths)
+    listed = set(listing.labels) if listing.kind is TargetKind.LABEL else set(range(len(listing.classes)))
     empty = [found.classes[label] for label in np.flatnonzero(found.counts == 0).tolist() if label in listed]
     if not broken or (len(broken) <= MAX_UNREADABLE * total and not empty):
         return

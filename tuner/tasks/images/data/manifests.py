@@ -10,6 +10,7 @@ import filecmp
 import io
 import itertools
 import json
+import math
 import os
 import re
 import unicodedata
@@ -21,6 +22,7 @@ from urllib.parse import unquote
 
 from tuner import errors, wording
 from tuner.spec import study
+from tuner.spec.hyperparameters import TargetKind
 from tuner.tasks.images.data import dataset, folders, image_file, listings
 
 _PARQUET, _JSON_LINES = folders.TABLES[2:4], folders.TABLES[4:]
@@ -55,6 +57,7 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 1024
 _FLAGS = {"0", "1", "0.0", "1.0"}
 #: quotes around a cell or a name that a program wrote beside, or in place of, those of CSV
 _QUOTES = {"'": "'", '"': '"', "`": "`", "‘": "’", "‚": "‘", "“": "”", "„": "“", "«": "»", "»": "«"}
+_FLAG_VALUES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 #: names of columns that a command in a message lists
 _MOST_FLAGS = 10
 _EXPECTED = f"expected a file that ends in {', '.join(folders.TABLES)}"
@@ -86,11 +89,11 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
     _check_both(table, data)
     _values(table, data.image_column, field="image_column", origin=data.path)
     _check_one_hot(table, data)
-    _values(table, data.label_column, field="label_column", origin=data.path)
+    for field, name in _label_columns(data):
+        _values(table, name, field=field, origin=data.path)
     table, left_out = _kept(table, data)
     cells = _values(table, data.image_column, field="image_column", origin=data.path)
-    given = _column(table, data.label_column, field="label_column", origin=data.path, longest=_LONGEST_NAME)
-    _check_present(given, data.label_column, table, data)
+    classes, labels = _LABELS[data.kind](table, data)
     if not cells:
         raise errors.DataError(f"{data.path} has no rows; expected one for each image")
     remarks = table.remarks
@@ -101,7 +104,6 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         remarks += found
         _check_repeated(images, table, data)
     remarks += left_out
-    classes, labels = dataset.name_classes(given, data.class_order, earlier=dataset.sort_earlier)
     groups = None if data.group_column is None else _column(table, data.group_column, field="group_column", origin=data.path)
     _check_present(groups or [], data.group_column or "", table, data)
     splits = None if data.split_column is None else _column(table, data.split_column, field="split_column", origin=data.path)
@@ -113,7 +115,96 @@ def list_manifest(data: study.ManifestData) -> listings.Listing:
         official=None if splits is None else listings.read_splits(splits, origin=data.path, column=data.split_column or ""),
         groups=None if groups is None else tuple(groups),
         remarks=(*remarks, *_suggest(table, data), *_other_splits(data)),
+        kind=data.kind,
     )
+
+
+def _label_columns(data: study.ManifestData) -> list[tuple[str, str]]:
+    """Return the columns that label the images, each with the field of the study that names it."""
+    return [("label_columns", name) for name in data.label_columns] or [("label_column", data.label_column)]
+
+
+def _one_label(table: Table, data: study.ManifestData) -> tuple[tuple[str, ...], Sequence[Any]]:
+    """Return the classes, and the index of the class of each row."""
+    given = _column(table, data.label_column, field="label_column", origin=data.path, longest=_LONGEST_NAME)
+    _check_present(given, data.label_column, table, data)
+    return dataset.name_classes(given, data.class_order, earlier=dataset.sort_earlier)
+
+
+def _several_labels(table: Table, data: study.ManifestData) -> tuple[tuple[str, ...], Sequence[Any]]:
+    """Return the classes, and for each row a 0 or 1 for each class."""
+    if data.label_columns:
+        columns = [_flags(table, name, data) for name in data.label_columns]
+        return tuple(map(dataset.nfc, data.label_columns)), list(zip(*columns, strict=True))
+    cells = _values(table, data.label_column, field="label_column", origin=data.path)
+    texts = [_text(cell) for cell in cells]
+    _check_present([text or "" for text in texts], data.label_column, table, data)
+    separator = r"[,;|]" if any(re.search(r"[,;|]", text) for text in texts if text and not text.startswith("[")) else r"\s"
+    named = [_names_in(cell, text, separator) for cell, text in zip(cells, texts, strict=True)]
+    wrong = next((row for row, names in enumerate(named) if names is None or any(len(name) > _LONGEST_NAME for name in names)), None)
+    if wrong is not None:
+        raise errors.DataError(
+            f"{data.path}: the column {data.label_column} has {wording.cut(str(cells[wrong]))} in line {table.lines[wrong]}; expected "
+            f"names of classes of at most {_LONGEST_NAME} letters, with commas between them, or a list of names"
+        )
+    classes, _ = dataset.name_classes([name for names in named for name in names or ()], "natural", earlier=dataset.sort_earlier)
+    known = {name: number for number, name in enumerate(classes)}
+    rows = []
+    for names in named:
+        row = [0] * len(classes)
+        for name in names or ():
+            row[known[dataset.nfc(name)]] = 1
+        rows.append(tuple(row))
+    return classes, rows
+
+
+def _names_in(cell: Any, text: str | None, separator: str) -> list[str] | None:
+    """Return the names of classes in a cell, or None if there is something else in it; spaces separate them if nothing else does."""
+    if text is not None and text.startswith("[") and text.endswith("]"):
+        with contextlib.suppress(ValueError):
+            cell = json.loads(text.replace("'", '"'))
+    if isinstance(cell, list | tuple):
+        named = [_text(name) for name in cell]
+        return None if None in named else [name for name in named if name]
+    return None if text is None else [name for part in re.split(separator, text.strip("[]")) if (name := part.strip())]
+
+
+def _flags(table: Table, name: str, data: study.ManifestData) -> list[int]:
+    """Return the values of a column that says for one class whether an image belongs to it."""
+    found = [_FLAG_VALUES.get((_text(value) or "").casefold()) for value in _values(table, name, field="label_columns", origin=data.path)]
+    if None in found:
+        row = found.index(None)
+        value = table.columns[dataset.nfc(name)][row]
+        raise errors.DataError(
+            f"{data.path}: the column {name} has {wording.show(value)} in line {table.lines[row]}; expected 1 if the image belongs to the "
+            "class, or 0. Correct it, or remove the column from data.label_columns"
+        )
+    return [flag or 0 for flag in found]
+
+
+def _numbers(table: Table, data: study.ManifestData) -> tuple[tuple[str, ...], Sequence[Any]]:
+    """Return the name of the numbers, and the number of each row."""
+    name, found = data.label_column, []
+    for line, value in zip(table.lines, _values(table, data.label_column, field="label_column", origin=data.path), strict=True):
+        text = _text(value)
+        try:
+            number = float(text or "")
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            what = f"is {wording.cut(text)}" if text else "is empty"
+            cure = "write a point, not a comma" if re.fullmatch(r"[-+]?[0-9]+,[0-9]+", text or "") else "correct it, or remove the row"
+            raise errors.DataError(f"{data.path}: the column {name} {what} in line {line}; expected a number such as 3.5: {cure}")
+        found.append(number)
+    return (dataset.nfc(name),), found
+
+
+#: how the labels of the rows are read
+_LABELS: Mapping[TargetKind, Callable[[Table, study.ManifestData], tuple[tuple[str, ...], Sequence[Any]]]] = {
+    TargetKind.LABEL: _one_label,
+    TargetKind.LABELS: _several_labels,
+    TargetKind.NUMBER: _numbers,
+}
 
 
 def _check_present(values: Sequence[str], name: str, table: Table, data: study.ManifestData) -> None:
@@ -146,7 +237,8 @@ def _check_repeated(images: Sequence[image_file.Source], table: Table, data: stu
 def _check_both(table: Table, data: study.ManifestData) -> None:
     """Refuse a table with other names for the images and for the labels in one message."""
     is_header = not any(Path(name).suffix.lower() in image_file.SUFFIXES for name in table.names)
-    if is_header and len(table.names) > 1 and not {dataset.nfc(data.image_column), dataset.nfc(data.label_column)} & set(table.columns):
+    own = [data.image_column, *(name for _, name in _label_columns(data))]
+    if is_header and len(table.names) > 1 and not {dataset.nfc(name) for name in own} & set(table.columns):
         raise errors.DataError(
             f"{data.path} has no column {data.image_column} and no column {data.label_column}; its columns are {_list(table.names)}. "
             "Set data.image_column and data.label_column to two of them"
@@ -155,14 +247,20 @@ def _check_both(table: Table, data: study.ManifestData) -> None:
 
 def _check_one_hot(table: Table, data: study.ManifestData) -> None:
     """Refuse a table that has a column for each class, with a 1 for the class of the image, by the way to change it."""
-    if dataset.nfc(data.label_column) in table.columns:
+    if data.label_columns or dataset.nfc(data.label_column) in table.columns:
         return
     flags = [name for name in table.names if name and {_text(value) for value in table.columns.get(dataset.nfc(name), "")} <= _FLAGS]
     if len(flags) > 1:
-        columns = json.dumps(flags, ensure_ascii=False) if len(flags) <= _MOST_FLAGS else f"table.columns[{len(table.names) - len(flags)}:]"
+        few = len(flags) <= _MOST_FLAGS
+        columns = json.dumps(flags, ensure_ascii=False) if few else f"table.columns[{len(table.names) - len(flags)}:]"
+        named = f"a column of 0 and 1 for each class: {_list(flags)}"
+        own = f"data.label_columns: {json.dumps(flags, ensure_ascii=False)}" if few else "data.label_columns: a list of these columns"
+        if data.kind is TargetKind.LABELS:
+            raise errors.DataError(f"{data.path} has no column {data.label_column}, but {named}. Set {own}")
         raise errors.DataError(
-            f"{data.path} has no column {data.label_column}, but a column of 0 and 1 for each class: {_list(flags)}. tuner reads one "
-            "column with the name of the class. If spaces follow the commas, read the table with skipinitialspace=True. Write the column "
+            f"{data.path} has no column {data.label_column}, but {named}. tuner reads one "
+            f"column with the name of the class; if an image may have several, set data.labels: several and {own}. "
+            "If spaces follow the commas, read the table with skipinitialspace=True. Write the column "
             f"(pip install pandas) with pandas: table[{data.label_column!r}] = table[{columns}].idxmax(axis=1)"
         )
 
@@ -177,7 +275,7 @@ def _kept(table: Table, data: study.ManifestData) -> tuple[Table, tuple[str, ...
     if not data.ignore or not total:
         return table, ()
     ignored = folders.LeftOut(origin=str(data.path), patterns=data.ignore)
-    labels = [_text(value) or "" for value in table.columns[dataset.nfc(data.label_column)]]
+    labels = [_text(value) or "" for value in table.columns[dataset.nfc(data.label_column)]] if not data.label_columns else [""] * total
     paths = [_text(value) or "" for value in table.columns[dataset.nfc(data.image_column)]]
     rows = [row for row in range(total) if not any(map(ignored.matches, [labels[row], *_names(paths[row])]))]
     if not rows:
@@ -245,7 +343,8 @@ def _header_of(path: Path, data: study.ManifestData) -> set[str]:
 
 def _wanted(data: study.ManifestData) -> list[str]:
     """Return the names of the columns that a study reads, in NFC."""
-    return [dataset.nfc(value) for field, value in data if field.endswith("_column") and value]
+    named = [value for field, value in data if field.endswith("_column") and value and not (field == "label_column" and data.label_columns)]
+    return [dataset.nfc(name) for name in (*named, *data.label_columns)]
 
 
 def _read_table(data: study.ManifestData) -> Table:

@@ -89,12 +89,12 @@ def call_function(data: study.PythonData) -> dataset.Dataset:
     names = result[2] if len(result) == 3 else None
     if isinstance(images, list):
         many, known = in_memory.in_range(images, data.value_range, origin=origin)
-        numbers, classes = in_memory.name_labels(labels, names, data.class_order, origin=origin)
-        return replace(in_memory.from_images(many, numbers, classes, origin=origin), value_range=known)
+        numbers, classes = in_memory.read_labels(labels, names, data, origin=origin)
+        return replace(in_memory.from_images(many, numbers, classes, origin=origin, kind=data.kind), value_range=known)
     [one], known = in_memory.in_range([images], data.value_range, origin=origin)
     in_memory.check_images(one, origin=origin)
-    numbers, classes = in_memory.name_labels(labels, names, data.class_order, origin=origin)
-    return replace(in_memory.from_arrays(one, numbers, classes, origin=origin), value_range=known)
+    numbers, classes = in_memory.read_labels(labels, names, data, origin=origin)
+    return replace(in_memory.from_arrays(one, numbers, classes, origin=origin, kind=data.kind), value_range=known)
 
 
 def _require_no_arguments(function: Callable[..., Any], name: str) -> None:

@@ -4,14 +4,17 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tuner import errors, wording
-from tuner.kernels import scoring
+from tuner.kernels import scoring, targets
+from tuner.kernels.targets import ImageTarget
 from tuner.spec import study
+from tuner.spec.hyperparameters import TargetKind
 from tuner.spec.objective import ImageMetric
 from tuner.tasks.images.data import dataset
 from tuner.tasks.images.data.dataset import NONE, TEST, TRAIN, VALIDATION
@@ -27,6 +30,8 @@ _UNEQUAL = 0.8
 IMBALANCED = 3.0
 #: metrics in which a rare class counts as little as its images
 _BY_IMAGE: frozenset[ImageMetric] = frozenset({"accuracy", "top_5_accuracy", "log_loss"})
+#: strata of numbers at most, and groups of equal images that a stratum has at least
+_MOST_STRATA, _LEAST_UNITS = 10, 6
 _NAMES = {TRAIN: "train", VALIDATION: "validation", TEST: "test"}
 
 
@@ -45,9 +50,9 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """What a model scores that always answers with the shares of the classes among the training images (`scoring.constant`)."""
+    """What a model scores that looks at no image (`ImageTarget.constant`): it always answers with the shares of the classes, say."""
 
-    #: index of the commonest class, which is its answer
+    #: index of the commonest class, which is its answer if an image has one label
     label: int
     #: the metric on each split; None: the split has no images, or the metric is undefined
     validation: float | None
@@ -75,15 +80,22 @@ def split(data: dataset.Dataset, shares: study.Data, seed: int) -> Splits:
       are not in official validation or test splits.
     - With `validation_from: train`, official validation images join the training images, and validation is drawn from these.
     - Changing `train` changes neither validation nor test.
+    - Of images with several labels, the rarest label counts as the class, so that rare labels have their share in each split; numbers are
+      in up to ten classes of equally many images, by their size. Such classes that are too small to divide are joined (`_strata`).
 
     Raises:
         DataError: a class has too few images for the splits, or the splits need more images than there are.
     """
     units = _units(data)
     sides = _official(data, shares, units)
+    labeled = data
+    if data.kind is not TargetKind.LABEL:
+        data = _strata(data, shares, units, np.isin(sides, (NONE, TRAIN)))
     pool = _shuffled_groups(data, np.isin(sides, (NONE, TRAIN)), seed, units)
     chosen: dict[int, Rows] = {}
     drawn = [side for side in (TEST, VALIDATION) if not (sides == side).any() and _share(shares, side) != 0]
+    if labeled.kind is TargetKind.LABELS:
+        _check_labels(labeled, units, np.isin(sides, (NONE, TRAIN)), [*drawn, TRAIN])
     _check_classes(data, pool, [*drawn, TRAIN], num_leaking=int((sides < NONE).sum()))
     for position, side in enumerate(drawn):
         chosen[side], pool = _draw(data, pool, _share(shares, side), side, reserve=len(drawn) - position)
@@ -95,19 +107,61 @@ def split(data: dataset.Dataset, shares: study.Data, seed: int) -> Splits:
         train=chosen[TRAIN],
         validation=chosen[VALIDATION],
         test=chosen[TEST],
-        digest=_digest(data, chosen),
+        digest=_digest(labeled, chosen),
         num_leaking=int((sides < NONE).sum()),
     )
 
 
+def _strata(data: dataset.Dataset, shares: study.Data, units: Rows, is_open: NDArray[np.bool_]) -> dataset.Dataset:
+    """Return a dataset with one label for each image, by which splits are drawn: its rarest label, or the size of its number.
+
+    Small classes are joined, until each has enough groups of images for all splits, and until a split has an image of each.
+    """
+    amounts = [round(share * len(data)) if share < 1 else int(share) for share in (shares.validation, shares.test) if share]
+    most = max(1, min([_MOST_STRATA if data.kind is TargetKind.NUMBER else len(data), *(amount // 2 for amount in amounts)]))
+    if data.kind is TargetKind.NUMBER:
+        limits = np.quantile(data.labels, np.arange(1, most) / most)
+        found = np.searchsorted(np.unique(limits), data.labels, side="right")
+    else:
+        order = np.argsort(data.counts, kind="stable")  # the rarest class first
+        found = np.where(data.labels.any(1), data.labels[:, order].argmax(1), len(data.classes))
+    found = found.astype(np.int64)
+    while True:
+        names, found = np.unique(found, return_inverse=True)
+        own = [len(np.unique(units[is_open & (found == name)])) for name in range(len(names))]
+        if len(names) == 1 or (min(own) >= _LEAST_UNITS and len(names) <= most):
+            return replace(data, kind=TargetKind.LABEL, labels=found, classes=tuple(f"part {name}" for name in range(len(names))))
+        smallest, second = np.argsort(own, kind="stable")[:2]
+        found = np.where(found == smallest, second, found)
+
+
+def _check_labels(data: dataset.Dataset, units: Rows, is_open: NDArray[np.bool_], needed: Sequence[int]) -> None:
+    """Refuse a class that is on fewer images, or groups of images, than there are splits to draw."""
+    for label, name in enumerate(data.classes):
+        number = len(np.unique(units[is_open & (data.labels[:, label] > 0)]))
+        if number < len(needed):
+            what = "different image" if data.groups is None else "group"
+            names = " + ".join(_NAMES[side] for side in sorted(needed))
+            cure = "add images, leave the class out, or set data.test: 0" if TEST in needed else "add images, or leave the class out"
+            raise errors.DataError(
+                f"the class {wording.cut(name)} has {dataset.count(number, what)}, but needs {len(needed)}, one for each of {names}; {cure}"
+            )
+
+
 def baseline(
-    train: NDArray[np.int64], validation: NDArray[np.int64], test: NDArray[np.int64], *, metric: ImageMetric = "accuracy"
+    train: NDArray[Any],
+    validation: NDArray[Any],
+    test: NDArray[Any],
+    *,
+    metric: ImageMetric = "accuracy",
+    target: ImageTarget = targets.ONE_LABEL,
 ) -> Baseline:
-    """Return what "always the commonest class" scores, given the labels of the three splits."""
-    num_classes = 1 + max(int(labels.max(initial=0)) for labels in (train, validation, test))
-    scores = [scoring.constant(metric, train, labels, num_classes) if len(labels) else math.nan for labels in (validation, test)]
+    """Return what a model scores that answers the same for every image, given the encoded labels of the three splits."""
+    has_one = target.kind is TargetKind.LABEL
+    num_classes = 1 + max(int(labels.max(initial=0)) for labels in (train, validation, test)) if has_one else train.shape[1]
+    scores = [target.constant(metric, train, labels, num_classes) if len(labels) else math.nan for labels in (validation, test)]
     known = [score if math.isfinite(score) else None for score in scores]
-    return Baseline(label=int(np.bincount(train).argmax()), validation=known[0], test=known[1])
+    return Baseline(label=int(np.bincount(train).argmax()) if has_one else 0, validation=known[0], test=known[1])
 
 
 def require_measurable(data: dataset.Dataset, parts: Splits, metric: ImageMetric) -> None:
@@ -121,6 +175,11 @@ def require_measurable(data: dataset.Dataset, parts: Splits, metric: ImageMetric
         few = wording.count(len(data.classes), "class")
         raise errors.DataError(f"{given} the data has only {few}, so every answer is right; choose accuracy")
     found = np.unique(data.labels[parts.validation])
+    if data.kind is not TargetKind.LABEL and len(found) < 2:
+        what = "have no label" if data.kind is TargetKind.LABELS else f"have the number {wording.number(float(found[0]))}"
+        raise errors.DataError(
+            f"{given} all validation images {what}, so it says nothing; add other validation images, or raise data.validation"
+        )
     if metric == "auc" and len(found) == 1:
         raise errors.DataError(
             f"{given} all validation images are of the class {wording.shorten(data.classes[found[0]])}, and AUC compares classes; add "
@@ -133,8 +192,10 @@ def recommend(classes: Sequence[str], train: NDArray[np.int64], labels: NDArray[
 
     `labels` are those of the images on which "always the commonest class" is scored.
     """
+    if metric not in _BY_IMAGE:
+        return ""
     counts = np.bincount(train, minlength=len(classes))
-    if metric not in _BY_IMAGE or counts.max() < IMBALANCED * max(1, counts.min()) or not len(labels):
+    if counts.max() < IMBALANCED * max(1, counts.min()) or not len(labels):
         return ""
     names: tuple[ImageMetric, ...] = ("accuracy", "balanced_accuracy", "macro_f1")
     own, balanced, f1 = (scoring.constant(name, train, labels, len(classes)) for name in names)
@@ -192,6 +253,8 @@ def _note_few(data: dataset.Dataset, parts: Splits, shares: study.Data) -> list[
     number = len(parts.validation)
     if number < FEW:
         step = describe_step(number)
+        if data.kind is not TargetKind.LABEL:
+            step = f"validation has only {dataset.count(number, 'image')}: too few to choose the best trial"
         if is_own:
             return [f"{step}. The data has this validation split of its own{unused and f', so {unused}'}; {cure}"]
         return [f"{step}; raise data.validation, or add images"]
@@ -204,7 +267,7 @@ def _note_absent(data: dataset.Dataset, parts: Splits) -> list[str]:
     """Return notes on splits that have no image of some class."""
     lines = []
     for side, rows in ((VALIDATION, parts.validation), (TEST, parts.test)):
-        counts = np.bincount(data.labels[rows], minlength=len(data.classes))
+        counts = data.counts_of(rows)
         absent = [wording.shorten(data.classes[label]) for label in np.flatnonzero(counts == 0).tolist()]
         if len(rows) and absent:
             more = f" and {len(absent) - 5:,} more" if len(absent) > 5 else ""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tuner import errors, wording
 from tuner.spec import plan, study
 from tuner.spec.data import existing
+from tuner.spec.hyperparameters import TargetKind
 from tuner.spec.objective import ImageMetric
 from tuner.tasks.images.data import dataset, image_file, listings, resized, splits
 
@@ -233,10 +234,11 @@ def note_alike(data: dataset.Dataset, parts: splits.Splits, shares: study.Data, 
     if not len(found):
         return []
     first = sorted(found.tolist(), key=lambda index: -likeness[index])[:3]
+    judged = "The accuracy on them is too high." if data.kind is TargetKind.LABEL else "The figures on them are too good."
     examples = "; ".join(f"{data.name(held[index])} and {data.name(others[nearest[index]])}" for index in first)
     return [
         f"almost the same in two splits: {len(found):,} of {dataset.count(len(held), 'validation and test image')}, "
-        f"for example {examples}. The accuracy on them is too high. {_cure(shares)}"
+        f"for example {examples}. {judged} {_cure(shares)}"
     ]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tuner import errors
 from tuner.kernels import checkpoints, losses
 from tuner.protocol import messages
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Hyperparameters, TargetKind
 from tuner.tasks.images.training import fine_tune, training_data
 from tuner.tasks.images.training.study_context import StudyContext
 
@@ -28,14 +28,19 @@ def evaluate(context: StudyContext, order: messages.Evaluate) -> messages.Evalua
     """
     test = _split(context, "test")
     weights = checkpoints.read_weights(Path(order.weights), study=context.identity)
-    (logits,) = predict_splits(context, order.of_images, weights, [test])
-    found = losses.score(logits, test.labels, losses.validation_loss(order.of_images), context.study.objective.metric)
+    target, metric = context.target, context.study.objective.metric
+    chooses = target.kind is TargetKind.LABELS  # thresholds, on validation images
+    logits, *known = predict_splits(context, order.of_images, weights, [test, context.data.validation] if chooses else [test])
+    limits = [each.threshold for one in known for each in target.judge(one, context.data.validation.labels).by_class]
+    loss = losses.validation_loss(order.of_images, target.kind)
+    found = losses.score(logits, test.labels, loss, metric, target=target, thresholds=limits or None)
     return messages.Evaluated(
         trial=order.trial,
-        accuracy=found.accuracy,
+        accuracy=found.accuracy if math.isfinite(found.accuracy) else None,
         loss=found.loss,
         num_images=len(test.labels),
         confusion=found.confusion,
+        by_class=found.by_class,
         value=found.value,
         metrics={name: value for name, value in found.metrics.items() if math.isfinite(value)},
     )
@@ -56,11 +61,12 @@ def predict(context: StudyContext, order: messages.Predict) -> messages.Predicte
     seconds = time.perf_counter() - began
     if order.average is not None:
         checkpoints.write_weights(Path(order.average), weights, study=context.identity)
-    arrays: dict[str, NDArray[np.generic]] = {f"{name}_labels": split.labels for name, split in splits.items()}
-    arrays |= dict(zip(splits, logits, strict=True))
+    target = context.target
+    arrays: dict[str, NDArray[np.generic]] = {f"{name}_labels": target.decode(split.labels) for name, split in splits.items()}
+    arrays |= dict(zip(splits, map(target.outputs, logits), strict=True))
     if order.mirrored:
         mirrored = predict_splits(context, order.of_images, weights, list(splits.values()), mirrored=True)
-        arrays |= dict(zip((f"{name}_mirrored" for name in splits), mirrored, strict=True))
+        arrays |= dict(zip((f"{name}_mirrored" for name in splits), map(target.outputs, mirrored), strict=True))
     checkpoints.write_arrays(Path(order.to), arrays)
     return messages.Predicted(trial=order.trial, seconds=seconds)
 

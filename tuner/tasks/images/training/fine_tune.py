@@ -100,7 +100,7 @@ class FineTuning:
         self._update_values = optimizers.values(hyperparameters, gradient_clip=context.study.training.gradient_clip)
         changed = Augmentation() if self.inputs.views else hyperparameters.augmentation
         self._strengths = {name: tf.constant(value, tf.float32) for name, value in augmentation.strengths(changed).items()}
-        self._form = steps.StepForm.of(hyperparameters, num_open=self._cut.num_open, num_classes=num_classes)
+        self._form = steps.StepForm.of(hyperparameters, num_open=self._cut.num_open, num_classes=num_classes, target=context.target.kind)
         size = context.backbone.size
         self._augment = context.traced.augment(augmentation.Changes.of(changed), size=size, num_classes=num_classes)
         self._below = context.traced.below(self._cut, size=size)
@@ -166,22 +166,22 @@ class FineTuning:
         if trained:
             assign(self.variables, trained)
         labels = self._context.data.validation.labels
-        validation = losses.score(logits, labels, losses.validation_loss(self.hyperparameters), self._context.study.objective.metric)
+        target, metric = self._context.target, self._context.study.objective.metric
+        loss_of = losses.validation_loss(self.hyperparameters, target.kind)
+        validation = losses.score(logits, labels, loss_of, metric, target=target)
         rate = float(self._rates[(epoch + 1) * self._num_steps - 1])
         return MeasuredEpoch(loss=loss, accuracy=accuracy, learning_rate=rate, validation=validation, logits=logits)
 
-    def _gradients(self, batch: Batch, labels: NDArray[np.int64], number: int) -> tuple[list[tf.Tensor], NDArray[np.float32]]:
+    def _gradients(self, batch: Batch, labels: NDArray[Any], number: int) -> tuple[list[tf.Tensor], NDArray[np.float32]]:
         """Return the gradients of a whole batch, computed in as many parts as memory requires; weights change only afterwards."""
-        targets = tf.one_hot(labels, self._context.num_classes)
+        targets = losses.dense(tf.constant(labels), self._context.num_classes)
         while True:
             try:
                 return self._summed(batch, targets, labels, number)
             except tf.errors.ResourceExhaustedError as error:
                 self._make_room(error)
 
-    def _summed(
-        self, batch: Batch, targets: tf.Tensor, labels: NDArray[np.int64], number: int
-    ) -> tuple[list[tf.Tensor], NDArray[np.float32]]:
+    def _summed(self, batch: Batch, targets: tf.Tensor, labels: NDArray[Any], number: int) -> tuple[list[tf.Tensor], NDArray[np.float32]]:
         tensors = [tf.constant(each) for each in batch]
         seed = self._seed % 2**31
         if len(batch) == 1:

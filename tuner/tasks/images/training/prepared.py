@@ -10,11 +10,11 @@ import keras
 import tensorflow as tf
 
 from tuner import errors
-from tuner.kernels import devices, scoring
+from tuner.kernels import devices
 from tuner.machine import TrainerShare
 from tuner.protocol import messages
 from tuner.protocol.messages import WorkerPort
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Hyperparameters, TargetKind
 from tuner.spec.model import TrialModel
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.data import splits
@@ -57,8 +57,8 @@ class PreparedImages:
         """Return the facts that the worker records about the study."""
         data = self.context.data
         labels, metric = (data.train.labels, data.validation.labels, data.test.labels), self._study.objective.metric
-        baseline = splits.baseline(*labels)
-        measured = None if metric == "accuracy" else splits.baseline(*labels, metric=metric)
+        baseline = splits.baseline(*labels) if data.target.kind is TargetKind.LABEL else None
+        measured = None if metric == "accuracy" else splits.baseline(*labels, metric=metric, target=data.target)
         return messages.Prepared(
             device=devices.describe(devices.gpu(), self._share),
             classes=data.classes,
@@ -68,12 +68,13 @@ class PreparedImages:
             epochs=self.context.epochs,
             fingerprint=data.fingerprint,
             splits=data.splits,
-            commonest=data.classes[baseline.label],
-            commonest_validation=baseline.validation,
-            commonest_test=baseline.test,
+            always=data.target.always(data.train.labels, data.classes),
+            commonest="" if baseline is None else data.classes[baseline.label],
+            commonest_validation=None if baseline is None else baseline.validation,
+            commonest_test=None if baseline is None else baseline.test,
             baseline_validation=None if measured is None else measured.validation,
             baseline_test=None if measured is None else measured.test,
-            balanced_validation=scoring.weight(data.validation.labels),
+            balanced_validation=data.target.weight(data.validation.labels),
             value_range=data.value_range,
             warnings=data.warnings,
             versions=versions(),

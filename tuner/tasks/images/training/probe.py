@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tuner.kernels import head, losses, optimizers, scoring, solvers
+from tuner.kernels import head, losses, optimizers, solvers
 from tuner.spec.hyperparameters import Hyperparameters, Loss, ProbeSolver
 from tuner.spec.objective import ImageObjective
 from tuner.tasks.images.training import features, views
@@ -78,7 +78,10 @@ class StepwiseProbe:
         self._hyperparameters, self._seed, self.num_epochs = hyperparameters, seed, training.probe_epochs
         self._train = _Table(context, "train", views.views(hyperparameters.augmentation), hyperparameters)
         self._validation = _Table(context, "validation", (views.ORIGINAL,), hyperparameters)
-        self._program = head.program_for(head.HeadForm.of(hyperparameters, num_classes=context.num_classes, num_heads=training.probe_heads))
+        form = head.HeadForm.of(
+            hyperparameters, num_classes=context.num_classes, num_heads=training.probe_heads, target=context.target.kind
+        )
+        self._program = head.program_for(form)
         self._program.begin(head.initial_weights(hyperparameters, self._train.width, context.num_classes, seed=seed))
         self._values = head.values(
             hyperparameters,
@@ -88,7 +91,7 @@ class StepwiseProbe:
         )
         #: whether the validation split is trained on, too, so that it cannot choose a head
         self._is_blind = training.images != "train"
-        self._objective = context.study.objective
+        self._objective, self._target = context.study.objective, context.target
         self._best = 0
 
     def epochs(self) -> Iterator[MeasuredEpoch]:
@@ -97,16 +100,17 @@ class StepwiseProbe:
         steps = self._train.count // batch
         own = optimizers.cosine(steps * self.num_epochs, peak=self._hyperparameters.probe_learning_rate, warmup=0.0)
         spread = np.array(rate_factors(self._program.form.num_heads), np.float32)
-        validation_loss = losses.validation_loss(self._hyperparameters)
+        validation_loss = losses.validation_loss(self._hyperparameters, self._target.kind)
         labels, metric = self._validation.labels, self._objective.metric
         for epoch in range(self.num_epochs):
             of_heads = own[epoch * steps : (epoch + 1) * steps, None] * spread
             loss, accuracy = self._run(epoch, steps, batch, of_heads)
             of_all = self._predict()
             if len(of_all) > 1 and not self._is_blind:
-                judged = [(scoring.value(metric, each, labels), losses.mean(each, labels, validation_loss)) for each in of_all]
+                judged = [(self._target.value(metric, each, labels), losses.mean(each, labels, validation_loss)) for each in of_all]
                 self._best = _best(loss, judged, self._objective)
-            best, found = self._best, losses.score(of_all[self._best], labels, validation_loss, metric)
+            best = self._best
+            found = losses.score(of_all[best], labels, validation_loss, metric, target=self._target)
             yield MeasuredEpoch(
                 loss=float(loss[best]), accuracy=float(accuracy[best]), learning_rate=float(of_heads[-1, best]), validation=found
             )
@@ -163,8 +167,9 @@ class ExactProbe:
             del solved[next(iter(solved))]
         validation = _Table(self._context, "validation", (views.ORIGINAL,), self._hyperparameters)
         logits = np.concatenate([_logits(part, found.weights) for part in validation.parts()])
-        loss, metric = losses.validation_loss(self._hyperparameters), self._context.study.objective.metric
-        scores = losses.score(logits, validation.labels, loss, metric)
+        target, metric = self._context.target, self._context.study.objective.metric
+        loss = losses.validation_loss(self._hyperparameters, target.kind)
+        scores = losses.score(logits, validation.labels, loss, metric, target=target)
         yield MeasuredEpoch(loss=found.loss, accuracy=found.accuracy, learning_rate=0.0, validation=scores)
 
     def weights(self) -> tuple[NDArray[np.float32], ...]:
@@ -186,7 +191,7 @@ class ExactProbe:
         whole = train.every_view(everything)
         if given.probe_solver is ProbeSolver.RIDGE:
             return solvers.Ridge(whole, weights, tick=tick).choose(STRENGTHS, given.loss, given.focal_gamma)
-        loss = solvers.HeadLoss(kind=given.loss, gamma=given.focal_gamma, class_weights=weights)
+        loss = solvers.HeadLoss(kind=given.loss, gamma=given.focal_gamma, class_weights=weights, target=context.target.kind)
         objective = solvers.HeadObjective(whole, loss, tick=tick)
         if context.study.training.images == "train":
             judge = self._judge(_Table(context, "validation", (views.ORIGINAL,), given))
@@ -200,7 +205,7 @@ class ExactProbe:
     def _judge(self, table: "_Table", images: NDArray[np.int64] | None = None) -> Callable[[solvers.LinearHead], float]:
         """Return a function from a head to its loss on all or some images of a split, in every view."""
         rows = table.every_view(np.arange(table.count) if images is None else images)
-        loss = losses.validation_loss(self._hyperparameters)
+        loss = losses.validation_loss(self._hyperparameters, self._context.target.kind)
 
         def judge(found: solvers.LinearHead) -> float:
             logits, labels = zip(*((_logits(features, found), labels.numpy()) for features, labels in rows.parts()), strict=True)
@@ -253,14 +258,14 @@ class _Table:
         self.labels = context.data.train.labels if split == "train" else context.data.validation.labels
         if self.is_small:
             self._all = tf.reshape(self._vectors.whole(self.width), (-1, self.width))
-            self._all_labels = tf.constant(np.tile(self.labels, self.num_views), tf.int32)
+            self._all_labels = losses.as_tensor(np.concatenate([self.labels] * self.num_views))
 
     def rows(self, numbers: NDArray[np.int64], images: NDArray[np.int64]) -> tuple[tf.Tensor, tf.Tensor, NDArray[np.int64]]:
-        """Return a table (m, d), labels (m,), and the rows of some images in it, each in the view with its number."""
+        """Return a table (m, d), its labels, and the rows of some images in it, each in the view with its number."""
         if self.is_small:
             return self._all, self._all_labels, numbers * self.count + images
         taken = self._vectors.take(numbers, images)[:, -self.width :]
-        return tf.constant(taken), tf.constant(self.labels[images], tf.int32), np.arange(len(images))
+        return tf.constant(taken), losses.as_tensor(self.labels[images]), np.arange(len(images))
 
     def every_view(self, images: NDArray[np.int64]) -> solvers.Rows:
         """Return the rows of some images."""

@@ -12,8 +12,9 @@ from PIL import Image
 
 from tuner import errors
 from tuner.kernels import checkpoints, head
+from tuner.kernels.targets import ImageTarget, Number
 from tuner.protocol import messages
-from tuner.spec.hyperparameters import Features, Hyperparameters
+from tuner.spec.hyperparameters import Features, Hyperparameters, TargetKind
 from tuner.tasks.images.training import backbones, evaluation
 from tuner.tasks.images.training.fine_tune import Teaching
 from tuner.tasks.images.training.study_context import StudyContext
@@ -97,8 +98,13 @@ def teacher(context: StudyContext, asked: messages.Teacher, context_of: Callable
         models.append(build(own, member.hyperparameters, weights, temperature=1.0))
     ensemble = averaged(models, mirrored=False, size=size)
 
+    learned = context.target
+
     def teach(images: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        return asked.share * ensemble(images, training=False) + (1.0 - asked.share) * targets
+        taught = ensemble(images, training=False)
+        if isinstance(learned, Number):
+            taught = (taught - learned.mean) / learned.deviation
+        return asked.share * taught + (1.0 - asked.share) * targets
 
     given = [tf.TensorSpec([None, size, size, 3]), tf.TensorSpec([None, context.num_classes])]
     traced: Teaching = tf.function(teach, input_signature=given, autograph=False)
@@ -141,7 +147,16 @@ def _built(context: StudyContext, hyperparameters: Hyperparameters, weights: Wei
         logits = top(vectors, hyperparameters, head_weights, context.moments(hyperparameters.features))
         if temperature != 1.0:
             logits = keras.layers.Rescaling(1.0 / temperature, name="tuner_temperature")(logits)
-        return _independent_copy(keras.Model(image, keras.layers.Softmax(name="tuner_probabilities")(logits), name="classifier"))
+        return _independent_copy(keras.Model(image, _answer(context.target, logits), name="classifier"))
+
+
+def _answer(target: ImageTarget, logits: Any) -> Any:
+    """Return probabilities, or a number in the units of the user."""
+    if isinstance(target, Number):
+        return keras.layers.Rescaling(target.deviation, offset=target.mean, name="tuner_number")(logits)
+    if target.kind is TargetKind.LABELS:
+        return keras.layers.Activation("sigmoid", name="tuner_probabilities")(logits)
+    return keras.layers.Softmax(name="tuner_probabilities")(logits)
 
 
 def _vectors(backbone: backbones.Backbone, image: Any, kind: Features) -> list[Any]:

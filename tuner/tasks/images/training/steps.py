@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from tuner.kernels import cuts, gradients, head, losses, optimizers
-from tuner.spec.hyperparameters import Activation, Features, Hyperparameters, Loss
+from tuner.spec.hyperparameters import Activation, Features, Hyperparameters, Loss, TargetKind
 from tuner.tasks.images.training import augmentation
 
 #: number of graphs of each kind in memory; those of a whole EfficientNet-Lite0 take about 50 MB
@@ -38,9 +38,10 @@ class StepForm:
     activation: Activation | None
     loss: Loss
     num_classes: int
+    target: TargetKind = TargetKind.LABEL
 
     @classmethod
-    def of(cls, hyperparameters: Hyperparameters, *, num_open: int, num_classes: int) -> "StepForm":
+    def of(cls, hyperparameters: Hyperparameters, *, num_open: int, num_classes: int, target: TargetKind = TargetKind.LABEL) -> "StepForm":
         """Return the form of a trial."""
         return cls(
             features=hyperparameters.features,
@@ -49,6 +50,7 @@ class StepForm:
             activation=hyperparameters.activation if hyperparameters.head_units else None,
             loss=hyperparameters.loss,
             num_classes=num_classes,
+            target=target,
         )
 
 
@@ -88,7 +90,7 @@ class TracedSteps:
         """
         given = [
             _lower(cut),
-            (_spec(None, form.num_classes), _spec(None, dtype=tf.int64)),
+            (_spec(None, form.num_classes), losses.label_spec(form.target, tf.int64)),
             [_spec(*[None] * rank) for rank in (2, 1) * form.num_layers],
             {name: _spec(*[None] * rank) for name, rank in _RANKS.items()},
             _spec(4, dtype=tf.int32),
@@ -153,12 +155,14 @@ def _slope(
 ) -> tuple[list[tf.Tensor], tf.Tensor]:
     """Return the gradient, and loss and accuracy (2,).
 
-    `answers` are the targets (n, classes), and the labels (n,) before images were mixed. `position` holds the seed, the number of the step,
+    `answers` are the targets (n, classes), and the labels before images were mixed. `position` holds the seed, the number of the step,
     the part's first image, and the size of the whole batch, for which dropout is drawn.
     """
     (targets, labels), (seed, number, start, total) = answers, tf.unstack(position)
     opened = [variable.value for _, variable in cut.variables]
-    loss_of = losses.training_loss(form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"])
+    loss_of = losses.training_loss(
+        form.loss, smoothing=given["smoothing"], gamma=given["gamma"], class_weights=given["class_weights"], target=form.target
+    )
     whole = head.masks(weights, total, given["dropout"], seed, number)
     masks = [mask[start : start + tf.shape(targets)[0]] for mask in whole]
     features = head.standardize(cut.above(lower, form.features), (given["mean"], given["variance"]))
@@ -166,7 +170,7 @@ def _slope(
     loss = tf.reduce_sum(loss_of(targets, logits)) / tf.cast(total, tf.float32)
     # the output of a network may not depend on all of its weights
     found = tf.gradients(loss, [*weights, *opened], unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    hits = tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, 1), labels), tf.float32)) / tf.cast(total, tf.float32)
+    hits = tf.reduce_sum(losses.hits(logits, labels, form.target)) / tf.cast(total, tf.float32)
     return found, tf.stack([loss, hits])
 
 

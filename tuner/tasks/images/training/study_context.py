@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner.kernels import cuts, gradients, head, solvers
+from tuner.kernels.targets import ImageTarget
 from tuner.machine import TrainerShare
 from tuner.spec import study as spec_study
 from tuner.spec.hyperparameters import Features
@@ -42,6 +43,11 @@ class StudyContext:
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.data.classes)
+
+    @property
+    def target(self) -> ImageTarget:
+        """What is learned of each image."""
+        return self.data.target
 
     @property
     def identity(self) -> str:

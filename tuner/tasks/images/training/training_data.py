@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tuner import errors
-from tuner.kernels import downloads
+from tuner.kernels import downloads, targets
+from tuner.kernels.targets import ImageTarget
 from tuner.spec import study
 from tuner.tasks.images.data import dataset, folders, in_memory, resized, sources, splits, survey
 
@@ -25,8 +26,8 @@ class Split:
 
     #: uint8 (n, size, size, 3), mapped from the cache, or decoded on demand if the cache is full
     images: resized.ResizedImages
-    #: int64 (n,)
-    labels: NDArray[np.int64]
+    #: as `ImageTarget.encode` gives them
+    labels: NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class TrainingData:
     value_range: dataset.ValueRange | None = None
     #: what a user should know about images that only a trainer can read
     warnings: tuple[str, ...] = ()
+    #: what is learned of each image
+    target: ImageTarget = targets.ONE_LABEL
 
 
 def load(study: study.StudySpec, *, cache: Path, tick: Callable[[], None] = lambda: None) -> TrainingData:
@@ -65,8 +68,9 @@ def load(study: study.StudySpec, *, cache: Path, tick: Callable[[], None] = lamb
         model = study.model.of_trial()
         words = {"study": study.name, "data": describe_source(study.data), "size": str(model.image_size), "what": what}
         images = resized.load(data, indices, size=model.image_size, resize=model.resize, cache=cache, words=words, tick=tick)
-        return Split(images=images, labels=data.labels[indices])
+        return Split(images=images, labels=target.encode(data.labels[indices]))
 
+    target = targets.of_training(data.kind, data.labels[parts.train])
     is_joined = study.training.images == "train+validation"
     trained_on = np.sort(np.concatenate([parts.train, parts.validation])) if is_joined else parts.train
     return TrainingData(
@@ -77,6 +81,7 @@ def load(study: study.StudySpec, *, cache: Path, tick: Callable[[], None] = lamb
         fingerprint=dataset.fingerprint(data),
         splits=parts.digest,
         value_range=data.value_range,
+        target=target,
         warnings=tuple(survey.warnings(data, parts, study.data, cache=cache, metric=metric)) if sources.needs_keras(study.data) else (),
     )
 

@@ -14,7 +14,7 @@ from tuner.kernels import checkpoints, losses
 from tuner.kernels.checkpoints import TrialFiles, TrialTiming
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage, WorkerPort
-from tuner.spec.hyperparameters import Hyperparameters
+from tuner.spec.hyperparameters import Hyperparameters, TargetKind
 from tuner.tasks.images.data import pictures
 from tuner.tasks.images.training import evaluation, fine_tune, probe, standalone
 from tuner.tasks.images.training.study_context import StudyContext
@@ -152,12 +152,13 @@ class TrialTraining:
         is_blind = self._context.study.training.images != "train"
         if self._best is None or is_blind or self._rank(found) > self._rank(self._best.scores):
             self._best = _Best(step=step, scores=found, weights=tuple(weights()), logits=measured.logits)
+        has_accuracy = self._context.target.kind is not TargetKind.NUMBER
         epoch = messages.Epoch(
             trial=self._order.trial,
             stage=stage,
             step=step,
             loss=measured.loss,
-            accuracy=measured.accuracy,
+            accuracy=measured.accuracy if has_accuracy else math.nan,
             validation_loss=found.loss,
             validation_accuracy=found.accuracy,
             learning_rate=measured.learning_rate,
@@ -206,6 +207,7 @@ class TrialTraining:
             value=self._best.scores.value,
             loss=self._best.scores.loss,
             confusion=self._best.scores.confusion,
+            by_class=self._best.scores.by_class,
             mistakes=self._best.scores.mistakes,
             metrics=dict(self._best.scores.metrics),
             probe_seconds=self._seconds[Stage.PROBE],
@@ -221,6 +223,7 @@ class TrialTraining:
             loss=progress.loss,
             value=progress.value,
             confusion=progress.confusion,
+            by_class=progress.by_class,
             mistakes=progress.mistakes,
             metrics=progress.metrics,
         )
@@ -243,6 +246,7 @@ class TrialTraining:
             value=best.scores.value if best and math.isfinite(best.scores.value) else None,
             best_step=best.step if best else None,
             confusion=best.scores.confusion if best else (),
+            by_class=best.scores.by_class if best else (),
             mistakes=best.scores.mistakes if best else (),
             metrics=dict(best.scores.metrics) if best else {},
             pictures=drawn,
@@ -253,7 +257,10 @@ class TrialTraining:
         )
 
     def _write_logits(self, best: _Best) -> str | None:
-        """Write what the best epoch of a fine-tuned trial predicts for the validation images and their mirror images, as float16."""
+        """Write what the best epoch of a fine-tuned trial predicts for the validation images and their mirror images.
+
+        Logits are written as float16, which has room for them, numbers as float32.
+        """
         if not self._seconds[Stage.FINE_TUNE]:
             return None
         context, split = self._context, self._context.data.validation
@@ -261,8 +268,10 @@ class TrialTraining:
         for name, mirrored in (("validation", False), ("validation_mirrored", True)):
             if found.get(name) is None:
                 (found[name],) = evaluation.predict_splits(context, self._order.of_images, best.weights, [split], mirrored=mirrored)
-        arrays = {name: np.clip(logits, *_HALF).astype(np.float16) for name, logits in found.items() if logits is not None}
-        return self._files.write_logits({**arrays, "validation_labels": split.labels})
+        known = {name: context.target.outputs(logits) for name, logits in found.items() if logits is not None}
+        if context.target.kind is not TargetKind.NUMBER:
+            known = {name: np.clip(logits, *_HALF).astype(np.float16) for name, logits in known.items()}
+        return self._files.write_logits({**known, "validation_labels": context.target.decode(split.labels)})
 
     def _draw(self, found: losses.Scores) -> dict[messages.PictureKind, str]:
         """Draw the mistakes of the best epoch; on a full disk, log a warning and go without."""
