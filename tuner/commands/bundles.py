@@ -133,18 +133,18 @@ def predict(folder: Path, given: Sequence[str], *, top: int, as_json: bool, thre
     assert isinstance(answer, errands.ImagePredictions)
     read = [(path, row) for path, row in zip(paths, answer.probabilities, strict=True) if row is not None]
     if as_json:
-        predictions = [{"image": str(path), **_answer(row, contents, top)} for path, row in read]
+        predictions = [{"image": str(path), **in_plain(row, contents, top)} for path, row in read]
         plain.result(json.dumps(predictions, indent=2, ensure_ascii=False))
     else:
         for path, row in read:
-            plain.result(f"{image_files.name_of(str(path))}: {_in_line(row, contents, top)}")
+            plain.result(f"{image_files.name_of(str(path))}: {in_line(row, contents, top)}")
     unreadable = [message for message in answer.troubles if message]
     for message in unreadable:
         plain.line(message)
     return 1 if unreadable else 0
 
 
-def _answer(row: Sequence[float], contents: bundle.Contents, top: int) -> dict[str, Any]:
+def in_plain(row: Sequence[float], contents: bundle.Contents, top: int) -> dict[str, Any]:
     """Return the prediction for an image, for JSON."""
     if contents.kind is TargetKind.NUMBER:
         return {"name": contents.labels[0], "number": row[0]}
@@ -155,7 +155,7 @@ def _answer(row: Sequence[float], contents: bundle.Contents, top: int) -> dict[s
     return {"predictions": [{"label": label, "probability": value} for label, value in _most_likely(row, contents.labels, top)]}
 
 
-def _in_line(row: Sequence[float], contents: bundle.Contents, top: int) -> str:
+def in_line(row: Sequence[float], contents: bundle.Contents, top: int) -> str:
     """Return the prediction for an image in words: the likeliest classes, the labels above their thresholds, or the number."""
     if contents.kind is TargetKind.NUMBER:
         return f"{wording.visible(contents.labels[0])} {row[0]:.5g}"

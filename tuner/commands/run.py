@@ -443,6 +443,7 @@ def _result(study: Study) -> status_screens.RunResult:
         chosen=None if isinstance(study.spec, StudySpec) else values.by_name(best.chosen),
         rule_value=best.rule_value,
         test_accuracy=best.test_accuracy,
+        accuracy="exact matches" if best.is_several else "accuracy",
         num_test=best.num_test,
         baseline=best.baseline,
         ensemble=best.ensemble,

@@ -227,7 +227,8 @@ def _of_other_metric(best: Best) -> list[str]:
     measured = [] if best.test_value is None else [f"the {name} is {wording.figure(best.test_value)}"]
     if best.test_accuracy is not None:
         low, high = statistics.accuracy_interval(best.test_accuracy, best.num_test)
-        measured.append(f"the accuracy {best.test_accuracy:.4f} (95\u00a0% interval {low:.4f} to {high:.4f}, Wilson)")
+        share = "share of exact matches" if best.is_several else "accuracy"
+        measured.append(f"the {share} {best.test_accuracy:.4f} (95\u00a0% interval {low:.4f} to {high:.4f}, Wilson)")
     if not measured:
         return [*sentences, "The trial was not measured on test images, so it is unknown by how much the value is too good."]
     return [*sentences, f"On {best.num_test:,} test images, which the search did not use, {' and '.join(measured)}."]
@@ -277,7 +278,8 @@ def _of_ensemble(ensemble: Ensemble) -> str:
     if ensemble.test_accuracy is None:
         return f"{found}; it was not measured on test images."
     low, high = statistics.accuracy_interval(ensemble.test_accuracy, ensemble.num_test)
-    of = "" if ensemble.test_value is None else f"{_named(ensemble)}{ensemble.test_value:.4f} and an accuracy of "
+    share = "a share of exact matches" if ensemble.by_class else "an accuracy"
+    of = "" if ensemble.test_value is None else f"{_named(ensemble)}{ensemble.test_value:.4f} and {share} of "
     interval = f"95\u00a0% interval {low:.4f} to {high:.4f}"
     return f"{found}; on {ensemble.num_test:,} test images it has {of}{ensemble.test_accuracy:.4f} ({interval})."
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,8 @@ from tuner.spec.hyperparameters import TargetKind
 from tuner.spec.objective import ImageMetric
 
 Logits = NDArray[np.float32]
-Labels = NDArray[np.int64]
+#: int64 (n,); of several labels or numbers as `ImageTarget.decode` gives them
+Labels = NDArray[Any]
 Right = NDArray[np.bool_]
 
 #: confidence level of every interval

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from tuner import wording
 from tuner.spec import budget as budgets
 from tuner.spec import space
-from tuner.spec.hyperparameters import ProbeSolver
+from tuner.spec.hyperparameters import ProbeSolver, TargetKind
 from tuner.spec.objective import UNLIMITED
 from tuner.spec.space import SpaceRow
 from tuner.spec.strategies import Pruner, Sampler
@@ -99,12 +99,20 @@ def of_study(
     if prepared and isinstance(spec, StudySpec):
         train, validation, test = (f"{prepared[f'num_{part}']:,}" for part in ("train", "validation", "test"))
         images = f"{train} to train, {validation} to choose the best trial, {test} to measure it"
-        found.insert(1, ("images", f"{spec.data.source}: {images}; {wording.count(len(prepared['classes']), 'class')}"))
+        found.insert(1, ("images", f"{spec.data.source}: {images}; {_labels(spec, prepared['classes'])}"))
         if baseline := commonest_of(prepared, spec.objective.metric):
             found.insert(2, ("baseline", baseline))
     if isinstance(migrated, Mapping) and {"num_carried", "num_left", "from", "changes"} <= migrated.keys():
         found.append(("carried over", carried(migrated)))
     return found + [("left out", text) for text in models_left_out(left_out)]
+
+
+def _labels(spec: StudySpec, classes: Sequence[str]) -> str:
+    """Say what the images are labeled with."""
+    if spec.data.kind is TargetKind.NUMBER:
+        return f"a number each, {wording.shorten(classes[0])}"
+    several = ", any number of them for an image" if spec.data.kind is TargetKind.LABELS else ""
+    return f"{wording.count(len(classes), 'class')}{several}"
 
 
 def models_left_out(stored: Any) -> list[str]:

@@ -147,6 +147,8 @@ class RunResult:
     maximizes: bool = True
     #: the metric on the test split, if it is no accuracy; None: not measured
     test_value: float | None = None
+    #: what the accuracy is called
+    accuracy: str = "accuracy"
     #: values of the best trial by name, if the task has no rule to compare it with
     chosen: Mapping[str, object] | None = None
 
@@ -157,7 +159,7 @@ def result(best: RunResult, num_completed: int) -> RenderableType:
     if best.test_value is None:
         parts += _test(best.test_accuracy, best.num_test)
     else:
-        parts.append(_test_value(best.test_value, best.metric, best.num_test, best.test_accuracy))
+        parts.append(_test_value(best.test_value, best.metric, best.num_test, best.test_accuracy, best.accuracy))
     if best.ensemble is not None:
         parts += ensemble(best.ensemble)
     if best.ensemble_of_code is not None:
@@ -180,7 +182,8 @@ def ensemble(found: Ensemble) -> list[RenderableType]:
     if found.test_value is None:
         parts += _test(found.test_accuracy, found.num_test)
     else:
-        parts.append(_test_value(found.test_value, metric, found.num_test, found.test_accuracy))
+        accuracy = "exact matches" if found.by_class else "accuracy"
+        parts.append(_test_value(found.test_value, metric, found.num_test, found.test_accuracy, accuracy))
     speed = "" if found.milliseconds is None else f", {found.milliseconds:.1f} ms an image in batches"
     passes = wording.count(found.num_networks, "pass")
     parts.append(Text(f"{'':10}{passes} through a network for each image{speed}", style="quiet"))
@@ -211,9 +214,9 @@ def _test(accuracy: float | None, num_images: int) -> list[RenderableType]:
     return [Text.assemble((f"{'test':10}", "quiet"), (f"{accuracy:.4f}", "strong"), images)]
 
 
-def _test_value(value: float, metric: str, num_examples: int, accuracy: float | None) -> RenderableType:
-    """Show the metric of a study on the test images, and the accuracy, if it is another figure."""
-    beside = "" if accuracy is None else f"; accuracy {accuracy:.4f}"
+def _test_value(value: float, metric: str, num_examples: int, accuracy: float | None, name: str) -> RenderableType:
+    """Show the metric of a study on the test images, and the accuracy under its name, if it is another figure."""
+    beside = "" if accuracy is None else f"; {name} {accuracy:.4f}"
     words = f" {metric.removeprefix('validation ')} on {num_examples:,} unseen examples{beside}"
     return Text.assemble((f"{'test':10}", "quiet"), (wording.figure(value), "strong"), words)
 

@@ -12,7 +12,7 @@ from tuner.dashboard.pages.rendering import LivePage, NotFound, Site, parse_whol
 from tuner.drawing import charts
 from tuner.results import ensemble, statistics
 from tuner.spec import plan
-from tuner.spec.hyperparameters import ChosenValues
+from tuner.spec.hyperparameters import ChosenValues, TargetKind
 from tuner.spec.study import StudySpec
 from tuner.spec.tasks import OBJECTIVE
 from tuner.storage import attributes, tables
@@ -143,7 +143,9 @@ def _ensemble(listed: Listed, known: Mapping[str, Any], best_value: float | None
     found = ensemble.understood(known.get(ENSEMBLE))
     if found is None or best_value is None or not found.is_at_least(best_value):
         return None
-    interval = None if found.test_accuracy is None else statistics.accuracy_interval(found.test_accuracy, found.num_test)
+    of_one_label = isinstance(listed.spec, StudySpec) and listed.spec.data.kind is TargetKind.LABEL
+    accuracy = found.test_accuracy if of_one_label else None
+    interval = None if accuracy is None else statistics.accuracy_interval(accuracy, found.num_test)
     return {"found": found, "interval": interval}
 
 

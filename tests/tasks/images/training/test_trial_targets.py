@@ -1,5 +1,6 @@
 """Whole trials of images with several labels, and of images with numbers."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 from tests.keras_studies import TINY
 from tuner.kernels import checkpoints, targets
 from tuner.machine import TrainerShare
-from tuner.protocol import messages
+from tuner.protocol import errands, messages
 from tuner.spec.hyperparameters import Augmentation, Hyperparameters, Loss, ProbeSolver, TargetKind
 from tuner.spec.study import StudySpec
 from tuner.tasks.images.training import prepared, standalone
 from tuner.tasks.images.training.prepared import PreparedImages
+from tuner.trainer.export import export, exported_model, verify
 
 SEVERAL = {"source": "python", "function": "tests.tasks.images.training.labeled:several", "labels": "several"}
 NUMBER = {"source": "python", "function": "tests.tasks.images.training.labeled:numbers", "target": "number"}
@@ -142,3 +144,51 @@ def test_an_ensemble_of_numbers_teaches_numbers(studies: dict[TargetKind, Prepar
     weights = checkpoints.read_weights(Path(first.weights), study=own.context.identity)
     in_units = standalone.build(own.context, given, weights, temperature=1.0)(images, training=False).numpy()
     assert teach(images, np.zeros((4, 1), np.float32)).numpy() == pytest.approx(own.context.target.encode(in_units) / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "loss"), [(TargetKind.LABELS, Loss.BINARY_CROSS_ENTROPY), (TargetKind.NUMBER, Loss.MSE)])
+def test_an_exported_model_is_compared_and_verified(
+    kind: TargetKind, loss: Loss, studies: dict[TargetKind, PreparedImages], tmp_path: Path
+) -> None:
+    own, given = studies[kind], Hyperparameters(loss=loss, unfreeze=0.0, probe_solver=ProbeSolver.LBFGS)
+    order = messages.Train(trial=0, hyperparameters=given, seed=0, weights=str(tmp_path / "w"), checkpoint=str(tmp_path / "c"))
+    finished = own.train(order, Port())
+    assert finished.weights is not None
+    score = own.evaluate(messages.Evaluate(trial=0, hyperparameters=given, weights=finished.weights))
+    thresholds = tuple(each.threshold for each in finished.by_class)
+    mean = errands.Answers(kind=kind, metric=study(kind).objective.metric, thresholds=thresholds)
+    (tmp_path / "bundle").mkdir()
+    exported = export.write([own.context], _export(tmp_path, given, finished.weights, mean))
+    assert exported.test_value == pytest.approx(score.value, rel=1e-3)
+    assert exported.test_accuracy == (None if score.accuracy is None else pytest.approx(score.accuracy))
+    assert all(len(probe.truth) == len(exported.classes) for probe in exported.probes)
+    form = errands.Format.SAVED_MODEL
+    asked = errands.Compare(
+        format=form, path=str(tmp_path / "bundle" / errands.BUNDLE_PATHS[form]), answers=str(tmp_path / "a.npz"), answers_mean=mean
+    )
+    compared = exported_model.compare(asked, threads=1)
+    assert compared.agreement == 1
+    assert compared.max_difference < 1e-5
+    recorded = {"classes": list(exported.classes), "images": [probe.model_dump(mode="json") for probe in exported.probes]}
+    (tmp_path / "bundle" / "probes" / errands.PREDICTIONS).write_text(json.dumps(recorded))
+    found = verify.verify(_verify(tmp_path / "bundle", kind, tmp_path / "cache", mean))
+    assert (found.num_agreeing, found.robust) == (4, ())
+    assert found.max_difference < 1e-5
+    assert found.test is not None
+    assert found.test.value == pytest.approx(exported.test_value)
+    assert found.test.fingerprint == own.context.data.fingerprint
+
+
+def _export(folder: Path, given: Hyperparameters, weights: str, mean: errands.Answers) -> errands.Export:
+    return errands.Export(
+        cache="", networks=(errands.TrainedNetwork(spec="", hyperparameters=given, weights=weights),), temperature=1.0,
+        formats=(errands.Format.KERAS, errands.Format.SAVED_MODEL), folder=str(folder / "bundle"), num_probes=4,
+        answers=str(folder / "a.npz"), num_compared=10, scores_test=True, answers_mean=mean,
+    )  # fmt: skip
+
+
+def _verify(bundle: Path, kind: TargetKind, cache: Path, mean: errands.Answers) -> errands.Verify:
+    return errands.Verify(
+        model=str(bundle / "model.keras"), probes=str(bundle / "probes"), spec=study(kind).model_dump_json(), cache=str(cache),
+        is_robustness_wanted=True, most_images=10, answers_mean=mean,
+    )  # fmt: skip
