@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.results.conftest import PREPARED
+from tuner import errors
 from tuner.commands import bundles
 from tuner.drawing import charts
 from tuner.protocol import errands
@@ -18,6 +19,7 @@ from tuner.results.best import Best
 from tuner.results.bundle import bundle, card, model_facts
 from tuner.results.bundle.model_facts import ModelFacts
 from tuner.results.ensemble import Candidate
+from tuner.results.verify import verification
 from tuner.spec.hyperparameters import LOSSES, Hyperparameters, TargetKind
 from tuner.spec.study import StudySpec
 
@@ -199,3 +201,18 @@ def test_a_page_has_a_table_of_labels_in_place_of_the_confusion(facts_of: Callab
     assert found["has_several"] is True
     assert [(one.name, one.threshold) for one in found["class_scores"]] == [("scab", 0.4), ("rust", 0.5)]
     assert charts.confusion(facts_of(TargetKind.NUMBER).best.found, ["age"])["class_scores"] == []
+
+
+def test_requirements_of_accuracies_are_refused_for_other_targets(tmp_path: Path) -> None:
+    (tmp_path / "metrics.json").write_text('{"target": "number", "metric": "mae"}')
+    asked = bundles.VerifyOptions(
+        signature=None, require=tmp_path / "r.yaml", data=None, robustness=False, images=1, tolerance=0.1, cache=None, storage=""
+    )
+    with pytest.raises(errors.RequestError, match="--require is .*, but .* has a model with several labels or a number for an image"):
+        bundles.verify(tmp_path, asked, as_json=False)
+
+
+@pytest.mark.parametrize("given", ['"target": "text"', '"target": "labels", "metric": "beauty"', '"target": "labels", "thresholds": 3'])
+def test_a_bundle_that_does_not_say_what_its_outputs_mean_is_not_measured(tmp_path: Path, given: str) -> None:
+    (tmp_path / "metrics.json").write_text("{" + given + "}")
+    assert "metrics.json does not say what the outputs of the model mean" in verification.answers(tmp_path)[1]

@@ -283,6 +283,11 @@ class VerifyOptions:
 
 def verify(bundle: Path, asked: VerifyOptions, *, as_json: bool) -> int:
     """Verify a bundle and print the results; return 1 if a check failed, else 0."""
+    if asked.require is not None and verification.answers(bundle)[0].kind is not TargetKind.LABEL:
+        raise RequestError(
+            f"--require is {asked.require}, a file of accuracies, but {bundle} has a model with several labels or a number for an image; "
+            "drop --require"
+        )
     wanted = verification.VerificationOptions(
         key=asked.signature,
         requirements=None if asked.require is None else verification.read(asked.require),

@@ -24,7 +24,6 @@ from tuner.results.versions.versions import NewReading
 from tuner.spec import file as study_file
 from tuner.spec import yaml_lines
 from tuner.spec.data import PythonData, TfdsData
-from tuner.spec.hyperparameters import TargetKind
 from tuner.spec.study import NAME, StudySpec
 from tuner.storage import engine as storages
 from tuner.storage.tables import VERSIONS
@@ -340,11 +339,9 @@ def _measure(bundle: Path, spec: StudySpec | None, wanted: VerificationOptions, 
 
 
 def _ask(bundle: Path, spec: StudySpec | None, wanted: VerificationOptions) -> errands.Verified:
-    mean, trouble = _answers(bundle)
+    mean, trouble = answers(bundle)
     if trouble:
         raise RequestError(trouble)
-    if mean.kind is not TargetKind.LABEL and wanted.requirements is not None:
-        raise RequestError("--require has least accuracies, but this model has several labels or a number for an image; drop --require")
     order = errands.Verify(
         model=str(bundle / MODEL),
         probes=str(bundle / bundles.PROBES),
@@ -359,7 +356,7 @@ def _ask(bundle: Path, spec: StudySpec | None, wanted: VerificationOptions) -> e
     return answer
 
 
-def _answers(bundle: Path) -> tuple[errands.Answers, str]:
+def answers(bundle: Path) -> tuple[errands.Answers, str]:
     """Return what the outputs of a model mean, as the bundle records it, and what is wrong with the record."""
     metrics, _ = recorded(bundle)
     if "target" not in metrics:
