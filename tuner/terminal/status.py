@@ -214,7 +214,7 @@ def _test(accuracy: float | None, num_images: int) -> list[RenderableType]:
     return [Text.assemble((f"{'test':10}", "quiet"), (f"{accuracy:.4f}", "strong"), images)]
 
 
-def _test_value(value: float, metric: str, num_examples: int, accuracy: float | None, name: str) -> RenderableType:
+def _test_value(value: float, metric: str, num_examples: int, accuracy: float | None, name: str = "accuracy") -> RenderableType:
     """Show the metric of a study on the test images, and the accuracy under its name, if it is another figure."""
     beside = "" if accuracy is None else f"; {name} {accuracy:.4f}"
     words = f" {metric.removeprefix('validation ')} on {num_examples:,} unseen examples{beside}"
