@@ -119,27 +119,27 @@ def _export_code(study: Study, target: Path, asked: ExportOptions, formats: tupl
                 f"{option} applies only to studies of images, but {study.name} has the task {study.spec.task}; drop {option}."
             )
     version = None if asked.version is None else versions.find(study.storage, study.name, asked.version)
+    if version is None and study.spec.num_folds > 1:
+        raise RequestError(bests.without_model(bests.best(study) if asked.trial is None else bests.of(study, asked.trial)))
     made_in = study if version is None or version.model.study == study.name else studies.load(version.model.study, study.storage)
     asked.local.require_allowed(made_in.spec)  # the storage decides which study a version names
     made_in = show.localized(made_in, asked.local)
     if version is None:
         best = bests.best(made_in) if asked.trial is None else bests.of(made_in, asked.trial)
-        if study.spec.num_folds > 1:
-            raise RequestError(bests.without_model(best))
     else:
         assert version.model.trial is not None, "a version is made of a trial"
         best = bests.of(made_in, version.model.trial)
     bests.require_code(best)
     weights = _weights_of(study, best) if version is None else _weights_of_version(version)
     wanted = bundle.BundleOptions(formats=formats, cache=folders.cache, threads=asked.threads)
-    found = _ensemble_of_code(study, best, asked, folders)
-    best = best if found is None else bests.best(study)
+    found = _ensemble_of_code(made_in, best, asked, folders)
+    best = best if found is None else bests.best(made_in)
     which = f"trial {best.trial}" if found is None else f"the ensemble, {found.words},"
     with ExitStack() as stack:
         path = stack.enter_context(artifacts.local_copy(weights.location, folders.of_study(study.name)))
         weights.require(path)
         numbers = () if found is None else found.trials[1:]
-        others = [stack.enter_context(ensemble.trained_code(study, number, folders)) for number in numbers]
+        others = [stack.enter_context(ensemble.trained_code(made_in, number, folders)) for number in numbers]
         with printing.busy(f"{study.name}: exporting {which} as a bundle ({wording.listed(form.value for form in formats)}) …"):
             named = None if version is None else (version.name, version.number)
             written = custom_bundle.write(best, path, target, wanted, plain.line, version=named, others=others)
