@@ -229,12 +229,12 @@ def finish_trial(connection: Connection, trial_id: int, state: TrialState, value
     return True
 
 
-def put(connection: Connection, table: Table, owner_id: int, values: Mapping[str, Any]) -> None:
-    """Set attributes of a study or trial; existing ones are overwritten."""
+def put(connection: Connection, table: Table, owner_id: int, values: Mapping[str, Any], *, overwrites: bool = True) -> None:
+    """Set attributes of a study or trial; existing ones are overwritten, or kept."""
     if values:
         owner = _owner(table)
         rows = [{owner.name: owner_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
-        connection.execute(_upsert(connection, table, [owner.name, "key"], "value_json"), rows)
+        connection.execute(_upsert(connection, table, [owner.name, "key"], "value_json", overwrites=overwrites), rows)
 
 
 def remove(connection: Connection, table: Table, owner_id: int, *keys: str) -> None:
@@ -325,18 +325,22 @@ def _owner(table: Table) -> Column[Any]:
     return table.c.trial_id if "trial_id" in table.c else table.c.study_id
 
 
-def _upsert(connection: Connection, table: Table, keys: list[str], changed: str) -> Insert:
-    """Return an insert that updates a column of existing rows, even of rows that another transaction has just inserted."""
+def _upsert(connection: Connection, table: Table, keys: list[str], changed: str, *, overwrites: bool = True) -> Insert:
+    """Return an insert that updates a column of existing rows, or keeps it, even of rows that another transaction has just inserted."""
     match connection.dialect.name:
         case "sqlite":
             lite = sqlite.insert(table)
+            if not overwrites:
+                return lite.on_conflict_do_nothing(index_elements=keys)
             return lite.on_conflict_do_update(index_elements=keys, set_={changed: lite.excluded[changed]})
         case "postgresql":
             post = postgresql.insert(table)
+            if not overwrites:
+                return post.on_conflict_do_nothing(index_elements=keys)
             return post.on_conflict_do_update(index_elements=keys, set_={changed: post.excluded[changed]})
         case _:
             my = mysql.insert(table)
-            return my.on_duplicate_key_update({changed: my.inserted[changed]})
+            return my.on_duplicate_key_update({changed: my.inserted[changed] if overwrites else table.c[changed]})
 
 
 def _inserted(connection: Connection, table: Table, **values: Any) -> int:

@@ -103,7 +103,7 @@ def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any
         UnusableTrial: another program enqueued the trial with values that the study does not search.
     """
     requested = held.requested
-    if requested is None:  # otherwise the write below finds what an earlier try stored
+    if requested is None:  # otherwise the trial has just begun
         stored, requested = study.storage.read(lambda connection: (_stored(connection, held), _requested(connection, held.trial_id)))
         if stored is not None:
             return stored
@@ -115,12 +115,15 @@ def choose(study: Study, held: HeldTrial, worker: WorkerId, given: dict[str, Any
             raise
         raise UnusableTrial(_refusal([str(problem["msg"]) for problem in error.errors()])) from error
 
+    is_repeated = False
+
     def write(connection: Connection) -> TrialValues:
+        nonlocal is_repeated
+        is_first, is_repeated = not is_repeated, True
         if not leases.hold(connection, study.id, trial_number=held.number, attempt=held.attempt, worker_key=worker.key):
             raise LeaseLost(f"trial {held.number} was given to another worker")
         # an earlier try may have stored them although its commit was not acknowledged
-        known = _stored(connection, held)
-        if known is not None:
+        if not is_first and (known := _stored(connection, held)) is not None:
             return known
         if requested:
             tables.remove_parameters(connection, held.trial_id)  # of another program, perhaps with other ranges

@@ -70,12 +70,14 @@ def put(connection: Connection, study_id: int, text: str, *, trial_id: int | Non
         text += f"\n\n[Current state]({_PAGE.format(study_id)}), if `tuner dashboard` serves this page"
     version, page = optuna_private.note_version_key(owner), optuna_private.note_page_prefix(owner)
     mark = f"{NOTE_DIGEST}:{owner}"
-    table = tables.STUDY_SYSTEM
+    table, length = tables.STUDY_SYSTEM, optuna_private.NOTE_PAGE_LENGTH
+    if trial_id is not None and len(text) <= length:  # its only note by tuner, so a stored page is a user's
+        tables.put(connection, table, study_id, {f"{page}0": text, version: 1, mark: _digest(text)}, overwrites=False)
+        return
     # whole keys, which the database finds by an index: a study has several keys per trial
     known = tables.get(connection, table, study_id, version, mark, *(f"{page}{page_number}" for page_number in range(_MAX_PAGES)))
     if known and known.get(mark) != _digest("".join(known.get(f"{page}{page_number}", "") for page_number in range(len(known)))):
         return
-    length = optuna_private.NOTE_PAGE_LENGTH
     parts = {f"{page}{start // length}": text[start : start + length] for start in range(0, len(text), length)}
     emptied = {key: "" for key in known if key.startswith(page)}
     tables.put(connection, table, study_id, emptied | parts | {version: int(known.get(version, 0)) + 1, mark: _digest(text)})
