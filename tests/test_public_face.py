@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import tuner
+from tests.studies import of_code
 
 ANIMALS = Path(__file__).resolve().parents[1] / "studies" / "animals.yaml"
 
@@ -34,3 +35,13 @@ def test_a_missing_study_is_reported_by_load(tmp_path: Path) -> None:
     storage = tuner.open_storage(f"sqlite:///{tmp_path}/tuner.db")
     with pytest.raises(tuner.TunerError, match=f"there is no study {spec.name}"):
         tuner.load(spec.name, storage)
+
+
+def test_code_whose_folder_is_missing_is_read_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = tuner.open_storage(f"sqlite:///{tmp_path}/tuner.db")
+    of_code.custom(storage, folder=str(tmp_path / "elsewhere"))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert tuner.load("churn", storage).spec.folder == tmp_path / "here"  # type: ignore[union-attr]
+    (tmp_path / "elsewhere").mkdir()
+    assert tuner.load("churn", storage).spec.folder == tmp_path / "elsewhere"  # type: ignore[union-attr]

@@ -15,7 +15,7 @@ from tuner.commands import artifacts as commands_artifacts
 from tuner.commands import check, ensemble, options, storage_url, waiting
 from tuner.commands import run as commands_run
 from tuner.commands.options import BudgetOptions, WorkerPlan
-from tuner.commands.origin import LocalSettings
+from tuner.commands.origin import LocalSettings, with_folder_here
 from tuner.errors import MissingPackage, RequestError, StudyError, StudyStopped, TrainingError, TunerError
 from tuner.results import best as bests
 from tuner.results.best import Best
@@ -124,6 +124,8 @@ def study(
 def load(name: str | None = None, storage: Storage | str | Path | None = None) -> "LocalStudy":
     """Open an existing study; without a name, the newest one.
 
+    If the folder of its code does not exist here, its files are read from the current folder.
+
     Args:
         name: name of the study.
         storage: what `tuner.open_storage` returns, SQLAlchemy URL or SQLite file; None: as for `tuner.study`.
@@ -137,7 +139,8 @@ def load(name: str | None = None, storage: Storage | str | Path | None = None) -
             what = "no study" if name is None else f"no study {name}"
             raise StudyError(f"there is {what}: {storage_url.missing(url)} Name the database with storage=")
         storage = storages.open(url)
-    return LocalStudy.of(studies.load(name, storage), is_own=False)
+    study = studies.load(name, storage)
+    return LocalStudy.of(studies.at(study, with_folder_here(study.spec)), is_own=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What `tuner retrain` refuses, before anything is written or trained, and how it retrains a user model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,9 @@ def test_a_small_value_keeps_its_digits(tmp_path: Path, monkeypatch: pytest.Monk
     )
     assert main.main(["versions", "prices", "--storage", f"sqlite:///{tmp_path / 'tuner.db'}"]) == 0
     assert " once " in capsys.readouterr().out  # the test split was read when the training was measured
+    assert main.main(["versions", "prices", "--json", "--storage", f"sqlite:///{tmp_path / 'tuner.db'}"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert (listed["metric"], listed["value"], listed["test_value"]) == ("val_mae", 1e-7, 2.5e-7)
 
 
 def test_a_retraining_from_another_machine_resumes_with_the_code_of_this_one(

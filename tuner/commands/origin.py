@@ -33,7 +33,7 @@ class LocalSettings:
             RequestError: its images do not come from files.
         """
         if not isinstance(spec, StudySpec):
-            spec = _with_folder_here(spec)
+            spec = with_folder_here(spec)
         if self.data is None:
             return spec
         if not isinstance(spec, StudySpec):
@@ -49,7 +49,7 @@ class LocalSettings:
         user_code.require_allowed(spec.name, spec.named_code(), self.allowed_code)
 
 
-def _with_folder_here(spec: SpecT) -> SpecT:
+def with_folder_here(spec: SpecT) -> SpecT:
     """Return a study of user code with the folder of its files here: its own, or else the current one."""
     folder = getattr(spec, "folder", None)
     if folder is None or folder.is_dir():

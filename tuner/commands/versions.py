@@ -266,6 +266,7 @@ def _as_json(version: Version, readings: list[Reading], *, whole: bool) -> dict[
         "deleted_by": version.deleted_by,
         "validation_accuracy": version.model.metrics.get("validation_accuracy"),
         "test_accuracy": version.model.metrics.get("test_accuracy"),
+        **{name: version.model.metrics[name] for name in ("metric", "value", "test_value") if name in version.model.metrics},
         "readings": [
             {"at": _moment(reading.at), **dataclasses.asdict(reading.content)}
             for reading in readings

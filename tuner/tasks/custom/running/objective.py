@@ -108,10 +108,6 @@ class PreparedObjective:
         """Raise an error: an objective has no test split."""
         raise TrainingError("an objective has no test split", kind="NoTestSplit")
 
-    def predict(self, order: messages.Predict) -> messages.Predicted:
-        """Raise an error: an objective has no network."""
-        raise TrainingError("an objective has no network of tuner", kind="NoNetwork")
-
 
 def _is_pruned(error: BaseException | None) -> bool:
     """Return whether an exception is Optuna's TrialPruned, which only user code imports here."""
