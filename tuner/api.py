@@ -435,6 +435,8 @@ def _train(study: studies.Study, means: _Means, stopping: Stopping) -> None:
 
     codes = local.run(assignments, stopping=stopping, tell=events.once(collect))
     _require_ended(study, fatal, codes, stopping)
+    ensemble.try_again(study, assignments[0], stopping, lambda line: _log.info("study %s", line))
+    _require_best(study)
     ensemble.try_measure(study, assignments[0], stopping, lambda warning: _log.warning("study %s: %s", study.name, warning))
 
 
@@ -453,6 +455,10 @@ def _require_ended(study: studies.Study, fatal: Sequence[Event], codes: Sequence
     reason = studies_trials.stopped(study)
     if reason:
         raise StudyStopped(reason)
+
+
+def _require_best(study: studies.Study) -> None:
+    """Raise the reason if a study that ended has no best trial."""
     if study.storage.read(lambda connection: queries.values(connection, study.id)):
         bests.best(study)  # raises which constraints no trial keeps
     elif failed := study.storage.read(lambda connection: status.failures(connection, study.id)):

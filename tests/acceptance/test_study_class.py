@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -122,6 +123,20 @@ def test_a_program_trains_its_model(written: Callable[[str, str], ModuleType]) -
     chosen: Any = best.hyperparameters
     assert chosen.keys() == {"units", "rate"}
     assert best.best_epoch in (1, 2)
+
+
+def test_the_best_trials_of_a_study_with_a_limit_are_measured_again_when_the_run_ends(
+    written: Callable[[str, str], ModuleType], caplog: pytest.LogCaptureFixture
+) -> None:
+    code = written("limited_model", MODEL)
+    given: dict[str, Any] = {"build": code.build, "data": code.load, "objective": "val_loss", "search": {"units": [2, 4]}}
+    study = tuner.study("limited", **given, constraints={"latency_ms": 10000}, epochs=1, pruner="none")
+    with caplog.at_level("INFO"):
+        best = study.run(workers=1, trials=2)
+    assert re.search(r"the latency of trials \d, \d was measured again without other workers: nothing changes", caplog.text)
+    table = study.trials_dataframe()
+    assert table["user_attrs_measured_alone"].tolist() == [True, True]
+    assert 0 < best.costs["latency_ms"] < 10000
 
 
 def test_a_run_without_a_completed_trial_says_why(written: Callable[[str, str], ModuleType]) -> None:

@@ -1,9 +1,13 @@
-"""The end of a search: the best trial, the ensemble and the network that it teaches, each measured once on the test split."""
+"""The end of a search: the best trial, the ensemble and the network that it teaches, each measured once on the test split.
+
+In a study with a limit of the latency, the best trials are measured again before, because other workers trained when they were measured.
+"""
 
 import math
 import shutil
+import socket
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -24,8 +28,10 @@ from tuner.spec.hyperparameters import LOSSES, ChosenValues, ClassWeights, Targe
 from tuner.spec.objective import ImageMetric
 from tuner.spec.study import StudySpec
 from tuner.spec.tasks import CUSTOM
-from tuner.studies import retention, trials
-from tuner.studies.retention import StoredWeights
+from tuner.storage import queries
+from tuner.storage.attributes import LATENCY_MS
+from tuner.studies import endings, retention, trials, workers
+from tuner.studies.retention import Finalist, StoredWeights
 from tuner.studies.study import Study
 from tuner.tasks.custom.spec.custom_study import CustomStudySpec
 from tuner.terminal import plain
@@ -104,6 +110,76 @@ def measure_trial(study: Study, best: Best, assignment: Assignment, stopping: St
     """
     with _trainer(study, assignment, stopping) as (trainer, _):
         _measure_best(study, best, trainer, assignment)
+
+
+def finalists(study: Study) -> list[Finalist]:
+    """Return the trials that may win and are to be measured again on this machine, the best first; none if others trained some of them."""
+    found = [one for one in retention.finalists(study) if _is_reachable(one.stored.weights)]
+    return found if {one.host for one in found} <= {socket.gethostname()} else []
+
+
+def try_again(study: Study, assignment: Assignment, stopping: Stopping, tell: Callable[[str], None]) -> None:
+    """Measure again what the constraints limit, of the best trials one after another, and correct which of them keep the constraints.
+
+    The workers of this run have ended; if another one trains the study, nothing is measured. A failure is only told.
+    """
+    try:
+        found, others = finalists(study), study.storage.read(lambda connection: workers.alive(connection, study.id))
+        if found and others:
+            tell(f"{study.name}: the latency of the best trials was measured while others trained, and another worker still trains")
+        elif found:
+            _measure_again(study, found, assignment, stopping, tell)
+    except Dismissed:
+        pass
+    except _UNREADABLE as error:
+        tell(f"{study.name}: the latency of the best trials was not measured again: {error}")
+
+
+def _measure_again(
+    study: Study, found: Sequence[Finalist], assignment: Assignment, stopping: Stopping, tell: Callable[[str], None]
+) -> None:
+    """Measure trials, and more than a few only until one keeps the constraints; tell what changed, even if the rest is interrupted."""
+    measured: list[tuple[Finalist, str, float]] = []
+    before = _best_number(study)
+    try:
+        with _trainer(study, assignment, stopping) as (trainer, _):
+            for one in found:
+                if len(measured) >= retention.NUM_FINALISTS and not all(exceeds for _, exceeds, _ in measured):
+                    break
+                if one.device == trainer.device:
+                    costs = _costs(study, one.stored, trainer, assignment)
+                    measured.append((one, endings.correct_costs(study, one.stored.number, costs), costs[LATENCY_MS]))
+    finally:
+        if measured:
+            tell(f"{study.name}: {_again_words(measured, before, _best_number(study))}")
+
+
+def _costs(study: Study, stored: StoredWeights, trainer: EvaluationTrainer, assignment: Assignment) -> Mapping[str, float]:
+    """Return what a trainer measures of a trial."""
+    chosen = bests.of(study, stored.number).chosen
+    with artifacts.local_copy(stored.weights, assignment.folders.of_study(study.name)) as path:
+        answer = trainer.ask(messages.Evaluate(trial=stored.number, hyperparameters=chosen, weights=str(path), measures="costs"))
+    assert isinstance(answer, messages.Evaluated)
+    return answer.costs
+
+
+def _best_number(study: Study) -> int | None:
+    best = study.storage.read(lambda connection: queries.best(connection, study.id))
+    return None if best is None else best.number
+
+
+def _again_words(measured: Sequence[tuple[Finalist, str, float]], before: int | None, after: int | None) -> str:
+    """Say in a line which trials keep or exceed the constraints since they were measured again."""
+    numbers = [one.stored.number for one, _, _ in measured]
+    which = f"trial{'s' if len(numbers) > 1 else ''} {wording.listed(numbers)}"
+    changes = []
+    for one, exceeds, now in measured:
+        found = f"exceeds a constraint now ({exceeds}" if exceeds else f"keeps the constraints now (latency_ms {now:.4g}"
+        if bool(exceeds) != bool(one.exceeds):
+            changes.append(f"trial {one.stored.number} {found}; before {one.latency_ms:.4g})")
+    if before != after:
+        changes.append("no trial keeps the constraints" if after is None else f"the best trial is trial {after} now")
+    return f"the latency of {which} was measured again without other workers: {'; '.join(changes) or 'nothing changes'}"
 
 
 def _measure_code(study: Study, assignment: Assignment, stopping: Stopping) -> None:

@@ -391,6 +391,8 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
         stopping: whether someone asked the run to stop.
         gave_up: why the workers gave up; "" if they did not.
     """
+    if not stopping.is_asked and not gave_up:
+        _measure_again(run, stopping)
     snapshot = status.snapshot(run.study)
     stopped = trials.stopped(run.study)
     sections: list[RenderableType] = []
@@ -412,6 +414,16 @@ def finish(run: FinishedRun, stopping: Stopping, *, gave_up: str = "") -> int:
     elif snapshot.num_completed and snapshot.best_number is None:
         plain.line(bests.why_none(run.study))
     return 1 if stopped or gave_up or (snapshot.best_number is None and not stopping.is_asked) else 0
+
+
+def _measure_again(run: FinishedRun, stopping: Stopping) -> None:
+    """Measure the latency of the best trials again, now that no worker trains."""
+    if ensemble.finalists(run.study):
+        lines: list[str] = []
+        with printing.busy(f"{run.study.name}: measuring the latency of the best trials again …"):
+            ensemble.try_again(run.study, run.assignment, stopping, lines.append)
+        for line in lines:
+            plain.line(line)
 
 
 def _measure(run: FinishedRun, stopping: Stopping) -> None:

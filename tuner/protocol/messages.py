@@ -161,10 +161,12 @@ class Answer(_Message):
 
 
 class Evaluate(_OfTrial):
-    """Ask for stored weights to be scored on the test split; the answer is Evaluated or Failed."""
+    """Ask for stored weights to be scored on the test split, or for their costs; the answer is Evaluated or Failed."""
 
     kind: Literal["evaluate"] = "evaluate"
     weights: str
+    #: costs: what the constraints of the study limit, without the test split
+    measures: Literal["test", "costs"] = "test"
 
 
 #: splits that a trained network may predict
@@ -433,7 +435,7 @@ class Failed(_Message):
 
 
 class Evaluated(_Message):
-    """The score of stored weights on the test split."""
+    """The score of stored weights on the test split, or their costs."""
 
     kind: Literal["evaluated"] = "evaluated"
     trial: int
@@ -449,6 +451,8 @@ class Evaluated(_Message):
     value: float | None = None
     #: all other metrics
     metrics: dict[str, float] = {}
+    #: as in `Finished`, if they were asked for
+    costs: Annotated[dict[str, float], AfterValidator(_rounded), _IF_ANY] = {}
 
 
 class Predicted(_Message):

@@ -110,6 +110,8 @@ LOGITS: Final = "logits"
 #: milliseconds of one example and megabytes of the weights, for a study with constraints
 LATENCY_MS: Final = "latency_ms"
 SIZE_MB: Final = "size_mb"
+#: whether that was measured again while nothing else of the study ran
+MEASURED_ALONE: Final = "measured_alone"
 #: which constraints of the study the trial exceeds, in words; such a trial is never the best
 INFEASIBLE: Final = "breaks_constraints"
 #: messages.Evaluated as a dict, without the confusion matrix
@@ -159,6 +161,7 @@ _NUMBERS: Final = {PROBE_VALUE, TRAIN_ACCURACY, SECONDS, PROBE_SECONDS, FINE_TUN
 #: names of user attributes that user code cannot set under its own name
 RESERVED: Final = frozenset(
     {*_TEXTS, *_COUNTS, *_NUMBERS, ENSEMBLE, TAUGHT, PROMOTED, VALIDATION_LOSS, WEIGHTS_BYTES, LOGITS, TEST, SPEC, PREPARED, METRICS}
+    | {MEASURED_ALONE}
 )
 _CONFUSION: Final = TypeAdapter(tuple[tuple[int, ...], ...])
 _BY_CLASS: Final = TypeAdapter(tuple[LabelCounts, ...])

@@ -93,10 +93,11 @@ def ranked(study_id: int) -> Select[int, int, float]:
 
     Trials that exceed a constraint of the study are left out.
     """
-    return _completed(study_id).where(is_feasible(study_id))
+    return completed(study_id).where(is_feasible(study_id))
 
 
-def _completed(study_id: int) -> Select[int, int, float]:
+def completed(study_id: int) -> Select[int, int, float]:
+    """Return the same query with the trials that exceed a constraint."""
     query = select(VALUED.c.trial_id, VALUED.c.number, VALUED.c.value).order_by(VALUED.c.merit.desc(), VALUED.c.number)
     return query.where(VALUED.c.study_id == study_id, VALUED.c.state == TrialState.COMPLETE)
 
@@ -106,7 +107,7 @@ def best(connection: Connection, study_id: int) -> ValuedTrial | None:
 
     Every claim and every end of a trial asks for it, so the constraints of the study are looked up for this one trial first.
     """
-    first, of_trial = _completed(study_id).limit(1).subquery(), TRIAL_USER.alias()
+    first, of_trial = completed(study_id).limit(1).subquery(), TRIAL_USER.alias()
     exceeding = exists(select(of_trial.c.key).where(of_trial.c.trial_id == first.c.trial_id, of_trial.c.key == INFEASIBLE))
     row = connection.execute(select(first.c.trial_id, first.c.number, first.c.value, exceeding.label("is_exceeding"))).first()
     if row is not None and row[3]:
@@ -123,7 +124,7 @@ def best_of_tuner(connection: Connection, study_id: int) -> ValuedTrial | None:
 
 def values(connection: Connection, study_id: int) -> dict[int, float]:
     """Return the values of the completed trials by number, the best first; also of those that exceed a constraint of the study."""
-    return {number: value for _, number, value in connection.execute(_completed(study_id))}
+    return {number: value for _, number, value in connection.execute(completed(study_id))}
 
 
 @dataclass(frozen=True, kw_only=True)

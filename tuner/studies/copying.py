@@ -43,7 +43,7 @@ from tuner.storage.tables import (
     VERSIONS,
     WORKERS,
 )
-from tuner.studies import leases, moved, notes, retraining
+from tuner.studies import leases, moved, notes, retraining, workers
 from tuner.studies import study as studies
 from tuner.studies.notes import BestNote
 from tuner.studies.study import Study
@@ -175,25 +175,13 @@ def _family(source: Study, name: str) -> list[_Member]:
 
 
 def _require_idle(study: Study) -> None:
-    active = study.storage.read(lambda connection: _active_workers(connection, study.id))
+    active = study.storage.read(lambda connection: workers.alive(connection, study.id))
     if active:
         raise StudyError(
             f"the study {study.name} has {wording.count(len(active), 'active worker')} ({wording.listed(active)}). Their results would be "
             f"missing from the copy. Stop them (tuner stop {study.name} --now) and copy the study when they have ended. "
             f"A worker that was killed on another host counts as active for {leases.timing().lease_seconds:.0f} seconds"
         )
-
-
-def _active_workers(connection: Connection, study_id: int) -> list[str]:
-    """Return the names of workers that have not ended and are alive; of those on other hosts, only silence is known."""
-    silent_since = tables.clock(connection) - leases.timing().lease_seconds
-    active: set[str] = set()
-    for table in (WORKERS, LEASES):
-        for row in connection.execute(select(table).where(table.c.study_id == study_id, table.c.ended_at.is_(None))):
-            is_alive = leases.is_alive_here(row.namespace, row.pid, row.process_started)
-            if is_alive or (is_alive is None and row.seen_at >= silent_since):
-                active.add(row.worker)
-    return sorted(active)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from tuner.storage.attributes import (
     INFEASIBLE,
     LOG,
     LOGITS,
+    MEASURED_ALONE,
     MESSAGE,
     METRICS,
     MISTAKES,
@@ -41,6 +42,7 @@ from tuner.storage.attributes import (
     WEIGHTS_BYTES,
 )
 from tuner.storage.epochs import EpochRow
+from tuner.storage.queries import ValuedTrial
 from tuner.storage.tables import STUDY_SYSTEM, STUDY_USER, TRIAL_SYSTEM, TRIAL_USER
 from tuner.studies import leases, notes, pictures
 from tuner.studies import study as studies
@@ -66,8 +68,39 @@ def mark_completed(connection: Connection, study: Study, *, number: int, trial_i
         tables.put(connection, STUDY_SYSTEM, study.id, {CONSTRAINED: True})
         return
     if leader is None or study.spec.objective.is_better(value, leader.value):
-        best = BestNote(number=number, value=value, parameters=tables.parameters(connection, trial_id))
-        notes.put(connection, study.id, notes.of_study(studies.up_to_date(connection, study).spec, best=best))
+        _put_best(connection, study, ValuedTrial(trial_id=trial_id, number=number, value=value))
+
+
+def _put_best(connection: Connection, study: Study, best: ValuedTrial | None) -> None:
+    """Store the note of a study with its best trial."""
+    note = None
+    if best is not None:
+        note = BestNote(number=best.number, value=best.value, parameters=tables.parameters(connection, best.trial_id))
+    notes.put(connection, study.id, notes.of_study(studies.up_to_date(connection, study).spec, best=note))
+
+
+def correct_costs(study: Study, number: int, costs: Mapping[str, float]) -> str:
+    """Store what was measured of a completed trial again, and return which constraints it exceeds; the best trial may change."""
+
+    def write(connection: Connection) -> str:
+        tables.lock_study(connection, study.id, study.name)
+        leader, trial_id = queries.best(connection, study.id), tables.trial_id(connection, study.id, number)
+        known, constraints = of_constraints(study.spec.limits, costs)
+        if INFEASIBLE in known:
+            tables.put(connection, STUDY_SYSTEM, study.id, {CONSTRAINED: True})
+        else:
+            tables.remove(connection, TRIAL_USER, trial_id, INFEASIBLE)
+        tables.put(connection, TRIAL_USER, trial_id, {**known, MEASURED_ALONE: True})
+        tables.put(connection, TRIAL_SYSTEM, trial_id, constraints)
+        value = queries.values(connection, study.id)[number]
+        attributes_now = tables.all_of(connection, TRIAL_USER, trial_id)
+        notes.replace(connection, study.id, _note(TrialState.COMPLETE, value, attributes_now), trial_id=trial_id)
+        best = queries.best(connection, study.id)
+        if best != leader:
+            _put_best(connection, study, best)
+        return str(known.get(INFEASIBLE, ""))
+
+    return study.storage.write(write)
 
 
 def mark_pruned(connection: Connection, study: Study, *, trial_id: int, value: float | None, known: Mapping[str, Any]) -> None:
@@ -166,7 +199,12 @@ def _close(
     if not tables.finish_trial(connection, trial_id, state, value):
         raise LeaseLost("the trial was ended by someone else")
     tables.put(connection, TRIAL_USER, trial_id, known)
+    notes.put(connection, study.id, _note(state, value, known), trial_id=trial_id)
+
+
+def _note(state: TrialState, value: float | None, known: Mapping[str, Any]) -> str:
+    """Return the note of a trial that ended."""
     reason = str(known.get(REASON, known.get(MESSAGE, "")))
     figures = {name: figure for name, figure in known.items() if name not in (REASON, MESSAGE)}
     outcome = OUTCOMES[state] + ("" if value is None else f" with {wording.figure(value)}")
-    notes.put(connection, study.id, notes.of_trial(outcome=outcome, reason=reason, attributes=figures), trial_id=trial_id)
+    return notes.of_trial(outcome=outcome, reason=reason, attributes=figures)

@@ -74,6 +74,14 @@ def put(connection: Connection, study_id: int, text: str, *, trial_id: int | Non
     if trial_id is not None and len(text) <= length:  # its only note by tuner, so a stored page is a user's
         tables.put(connection, table, study_id, {f"{page}0": text, version: 1, mark: _digest(text)}, overwrites=False)
         return
+    replace(connection, study_id, text, trial_id=trial_id)
+
+
+def replace(connection: Connection, study_id: int, text: str, *, trial_id: int | None = None) -> None:
+    """Overwrite an earlier note of tuner, but none that a user wrote or changed."""
+    owner = optuna_private.note_owner(trial_id)
+    version, page, mark = optuna_private.note_version_key(owner), optuna_private.note_page_prefix(owner), f"{NOTE_DIGEST}:{owner}"
+    table, length = tables.STUDY_SYSTEM, optuna_private.NOTE_PAGE_LENGTH
     # whole keys, which the database finds by an index: a study has several keys per trial
     known = tables.get(connection, table, study_id, version, mark, *(f"{page}{page_number}" for page_number in range(_MAX_PAGES)))
     if known and known.get(mark) != _digest("".join(known.get(f"{page}{page_number}", "") for page_number in range(len(known)))):

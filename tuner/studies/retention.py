@@ -3,19 +3,26 @@
 A study keeps the weights of trial 0, of its best fine-tuned trials (`results.keep` and `results.keep_gb`), and of every version. A trial
 that is no longer among them loses its weights, but keeps the logits of its validation images. A trial that ended with its probe keeps its
 weights if it was the best trial when it ended.
+
+A few trials that exceed only the limit of the latency, and by little, keep their weights beside these: they may keep the limit when they
+are measured again at the end of a run.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, select
 
+from tuner.spec.objective import is_near
 from tuner.storage import queries, tables
-from tuner.storage.attributes import LOGITS, WEIGHTS, WEIGHTS_BYTES
+from tuner.storage.attributes import DEVICE, INFEASIBLE, LATENCY_MS, LOGITS, MEASURED_ALONE, SIZE_MB, WEIGHTS, WEIGHTS_BYTES, WORKER
 from tuner.storage.queries import VALUED
 from tuner.storage.tables import TRIAL_USER, VERSIONS
 from tuner.studies.study import Study
+
+#: number of trials that are measured again at the end of a run, and of those that keep their weights for it
+NUM_FINALISTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,20 @@ class StoredWeights:
     logits: str | None
     #: size of the weights; 0 for a trial of an earlier version of tuner, which did not store it
     num_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """A completed trial that may win, and whose latency was measured while others trained."""
+
+    stored: StoredWeights
+    #: milliseconds of one example
+    latency_ms: float
+    #: why it does not keep the constraints; "" if it does
+    exceeds: str
+    #: host that trained it, and its device
+    host: str
+    device: str
 
 
 def is_among_best(study: Study, value: float, *, is_fine_tuned: bool, num_bytes: int = 0) -> bool:
@@ -69,18 +90,56 @@ def stored(study: Study) -> list[StoredWeights]:
     return study.storage.read(lambda connection: _stored(connection, study.id))
 
 
+def is_finalist(study: Study, value: float) -> bool:
+    """Return whether a trial that exceeds the latency by little keeps its weights: few better ones of this kind have stored theirs."""
+    near = [one for one in finalists(study) if one.exceeds]
+    return sum(study.spec.objective.is_better(one.stored.value, value) for one in near) < NUM_FINALISTS
+
+
+def finalists(study: Study) -> list[Finalist]:
+    """Return the trials with stored weights that keep the constraints or nearly do, and were not measured alone, the best first."""
+    if LATENCY_MS not in study.spec.limits:
+        return []
+    return study.storage.read(lambda connection: _finalists(connection, study))
+
+
+def _finalists(connection: Connection, study: Study) -> list[Finalist]:
+    found = []
+    for one in _stored(connection, study.id, queries.completed(study.id)):
+        names = (LATENCY_MS, SIZE_MB, INFEASIBLE, MEASURED_ALONE, WORKER, DEVICE)
+        known = tables.get(connection, TRIAL_USER, one.trial_id, *names)
+        costs: dict[str, float] = {name: known[name] for name in (LATENCY_MS, SIZE_MB) if name in known}
+        if LATENCY_MS in costs and MEASURED_ALONE not in known and is_near(study.spec.limits, costs):
+            host, device = str(known.get(WORKER, "")).rpartition("/")[0], str(known.get(DEVICE, ""))
+            given = {"latency_ms": costs[LATENCY_MS], "exceeds": known.get(INFEASIBLE, ""), "host": host, "device": device}
+            found.append(Finalist(stored=one, **given))
+    return found
+
+
 def overtaken(study: Study) -> list[StoredWeights]:
     """Return fine-tuned trials whose weights are stored although they are no longer among the best."""
 
     def read(connection: Connection) -> list[StoredWeights]:
         fine_tuned = [one for one in _stored(connection, study.id) if _is_trained(study, one)]
         late = [one for one in fine_tuned[len(among_best(study, fine_tuned)) :] if one.number != 0]
+        late += _exceeding(connection, study)
         if not late:
             return []
         used = set(connection.execute(select(VERSIONS.c.artifact).where(VERSIONS.c.deleted_at.is_(None))).scalars())
         return [one for one in late if one.weights not in used]
 
     return study.storage.read(read)
+
+
+def _exceeding(connection: Connection, study: Study) -> list[StoredWeights]:
+    """Return trials that do not keep the constraints, and whose weights are stored although they cannot win."""
+    if LATENCY_MS not in study.spec.limits:
+        return []
+    feasible = {one.trial_id for one in _stored(connection, study.id)}
+    near = [one.stored for one in _finalists(connection, study) if one.exceeds]
+    kept = {one.trial_id for one in among_best(study, near[:NUM_FINALISTS])}
+    stored = _stored(connection, study.id, queries.completed(study.id))
+    return [one for one in stored if one.number != 0 and one.trial_id not in feasible | kept]
 
 
 def _is_trained(study: Study, one: StoredWeights) -> bool:
@@ -93,10 +152,10 @@ def forget(study: Study, trial_id: int) -> None:
     study.storage.write(lambda connection: tables.remove(connection, TRIAL_USER, trial_id, WEIGHTS, WEIGHTS_BYTES))
 
 
-def _stored(connection: Connection, study_id: int) -> list[StoredWeights]:
+def _stored(connection: Connection, study_id: int, ranking: Select[int, int, float] | None = None) -> list[StoredWeights]:
     kept, logits, sizes = (TRIAL_USER.alias(name) for name in ("kept", "logits", "sizes"))
     query = (
-        queries.ranked(study_id)
+        (queries.ranked(study_id) if ranking is None else ranking)
         .add_columns(kept.c.value_json, logits.c.value_json, sizes.c.value_json)
         .join(kept, (kept.c.trial_id == VALUED.c.trial_id) & (kept.c.key == WEIGHTS))
         .outerjoin(logits, (logits.c.trial_id == VALUED.c.trial_id) & (logits.c.key == LOGITS))

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, u
 from tuner.protocol.messages import Stage
 from tuner.storage import tables
 from tuner.storage.engine import Storage
-from tuner.storage.tables import STUDIES, WORKERS
+from tuner.storage.tables import LEASES, STUDIES, WORKERS
 from tuner.studies import leases
 from tuner.studies.leases import WorkerId
 from tuner.studies.study import Study
@@ -102,6 +102,18 @@ def of_storage(storage: Storage) -> list[WorkerRow]:
 def read(connection: Connection, study_id: int) -> list[WorkerRow]:
     """Return the workers of a study, in the same order as `of_study`."""
     return _read(connection, WORKERS.c.study_id == study_id)
+
+
+def alive(connection: Connection, study_id: int) -> list[str]:
+    """Return the names of workers that have not ended and are alive; of those on other hosts, only silence is known."""
+    silent_since = tables.clock(connection) - leases.timing().lease_seconds
+    active: set[str] = set()
+    for table in (WORKERS, LEASES):
+        for row in connection.execute(select(table).where(table.c.study_id == study_id, table.c.ended_at.is_(None))):
+            is_alive = leases.is_alive_here(row.namespace, row.pid, row.process_started)
+            if is_alive or (is_alive is None and row.seen_at >= silent_since):
+                active.add(row.worker)
+    return sorted(active)
 
 
 def register(connection: Connection, study: Study, worker: WorkerId, status: WorkerStatus, *, threads: int | None) -> None:

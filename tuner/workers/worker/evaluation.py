@@ -75,8 +75,10 @@ def run(errand: errands.Errand, *, threads: int = 0) -> ErrandResult:
 class EvaluationTrainer:
     """A prepared trainer that evaluates stored weights on the images of a study."""
 
-    def __init__(self, trainer: WarmTrainer, stopping: Stopping) -> None:
+    def __init__(self, trainer: WarmTrainer, stopping: Stopping, *, device: str = "") -> None:
         self._trainer, self._stopping = trainer, stopping
+        #: for example "cpu, 2 threads"
+        self.device = device
 
     def ask(self, request: messages.Evaluate | messages.Predict) -> messages.Evaluated | messages.Predicted:
         """Return the trainer's answer.
@@ -174,7 +176,7 @@ def open_trainer(
         if prepared is None:
             raise Dismissed("asked to stop")
         data_check.admit(study, prepared)
-        yield EvaluationTrainer(trainer, stopping)
+        yield EvaluationTrainer(trainer, stopping, device=prepared.device)
     finally:
         if stopping.is_asked:
             trainer.kill()

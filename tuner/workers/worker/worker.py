@@ -13,7 +13,7 @@ from tuner.errors import Dismissed, LeaseLost, StorageError, TrialStopped
 from tuner.machine import SleepWatch
 from tuner.protocol import failure_table, messages
 from tuner.protocol.messages import Ending
-from tuner.spec.objective import exceeded
+from tuner.spec.objective import exceeded, is_near
 from tuner.storage import retry
 from tuner.storage.retry import Schedule
 from tuner.studies import data_check, leases, pictures, planning, retention, trials
@@ -300,9 +300,12 @@ class Worker:
         """Remove the weights from a result that is not the best so far, but never from trial 0 or from a retraining."""
         if finished.weights is None or finished.value is None or finished.trial == 0 or self._study.spec.retraining is not None:
             return finished
-        if exceeded(self._study.spec.limits, finished.costs):
+        limits, costs = self._study.spec.limits, finished.costs
+        if exceeded(limits, costs) and not is_near(limits, costs):
             return finished.model_copy(update={"weights": None})
         try:
+            if exceeded(limits, costs):
+                return finished if retention.is_finalist(self._study, finished.value) else finished.model_copy(update={"weights": None})
             is_fine_tuned = finished.logits is not None or not self._study.is_of_images  # other tasks have one stage
             num_bytes = finished.weights_bytes or 0
             is_kept = retention.is_among_best(self._study, finished.value, is_fine_tuned=is_fine_tuned, num_bytes=num_bytes)

@@ -336,6 +336,12 @@ def test_what_a_constraint_limits_is_measured_after_the_training(prepare: Callab
     assert set(finished.costs) == {"latency_ms", "size_mb"}
     assert finished.costs["size_mb"] == round(49 * 4 / 1e6, 4)
     assert 0 < finished.costs["latency_ms"] < 1000
+    assert finished.weights is not None
+    chosen = ChosenValues(values={"learning_rate": 0.01})
+    alone = limited.evaluate(messages.Evaluate(trial=0, hyperparameters=chosen, weights=finished.weights, measures="costs"))
+    assert alone.costs["size_mb"] == finished.costs["size_mb"]
+    assert 0 < alone.costs["latency_ms"] < 1000
+    assert alone.value is None
     free = prepare(training={"epochs": 1})
     assert free.train(order(tmp_path, 1), Control(learning_rate=0.01)).costs == {}
 

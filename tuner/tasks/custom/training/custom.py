@@ -134,8 +134,10 @@ class PreparedCode:
             _release_models()
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
-        """Score the weights of a trial on the test split."""
+        """Score the weights of a trial on the test split, or measure what the constraints limit."""
         model, data, hp = self.trained(order, order.weights)
+        if order.measures == "costs":
+            return messages.Evaluated(trial=order.trial, num_images=1, costs=fitting.costs(model, data.validation))
         if data.test is None:
             raise TrainingError("the data function returns no test split", kind="NoTestSplit")
         batch_size = int(hp["batch_size"]) if "batch_size" in hp else self._study.training.batch_size

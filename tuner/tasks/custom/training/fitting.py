@@ -269,9 +269,8 @@ class Fitting:
         Raises:
             DataError: the split is a generator, which has no example to try.
         """
-        model = self.model
-        assert model is not None, "it was trained"
-        return user_code.called(lambda: costs(model, part), doing="measuring the time of one example", passes=(RequestError,))
+        assert self.model is not None, "it was trained"
+        return costs(self.model, part)
 
     @property
     def metric(self) -> str:
@@ -759,7 +758,16 @@ def logs_of(model: keras.Model, part: inputs.Part, true: Any, predicted: NDArray
 
 
 def costs(model: keras.Model, part: inputs.Part) -> dict[str, float]:
-    """Return the median time of one example in milliseconds, after a warm-up, and the size of the weights in megabytes."""
+    """Return the median time of one example in milliseconds, after a warm-up, and the size of the weights in megabytes.
+
+    Raises:
+        DataError: the split is a generator, which has no example to try.
+        UserCodeError: the code raises an exception.
+    """
+    return user_code.called(lambda: _costs(model, part), doing="measuring the time of one example", passes=(RequestError,))
+
+
+def _costs(model: keras.Model, part: inputs.Part) -> dict[str, float]:
     x = inputs.batch_of(part, 1)[0]
     one = tf.nest.map_structure(lambda array: tf.convert_to_tensor(np.asarray(array)[:1]), x)
     call = tf.function(lambda given: model(given, training=False))
