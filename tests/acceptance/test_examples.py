@@ -1,5 +1,6 @@
 """The examples, each a short search with real workers."""
 
+import json
 import math
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import tuner
+from tuner.cli import main
 from tuner.spec import file as study_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,27 @@ def test_an_example_runs(name: str, examples: Path) -> None:
     assert best.num_completed == num_trials
     assert math.isfinite(best.value)
     assert not [row for row in study.trials_dataframe().to_dict("records") if row["state"] != "COMPLETE"]
+
+
+def test_images_with_several_labels_are_retrained_and_the_bundle_of_the_version_has_thresholds(
+    examples: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TUNER_ALLOW_CODE", "shapes")
+    spec = tuner.read(examples / "shapes.yaml")
+    training = spec.training.model_copy(update={"epochs": 1})  # type: ignore[attr-defined]
+    tuner.study(spec.model_copy(update={"training": training})).run(workers=1, trials=1)
+    assert main.main(["retrain", "shapes", "--top", "1", "--seeds", "2", "--json"]) == 0
+    version = json.loads(capsys.readouterr().out)
+    assert (version["metric"], version["seeds"]) == ("macro_f1", 2)
+    assert 0 <= version["test_value"] <= 1
+    assert main.main(["export", "shapes", "--version", "1", "--to", "home"]) == 0
+    found = json.loads((examples / "home" / "metrics.json").read_text(encoding="utf-8"))
+    assert (found["version"], found["test"]["value"]) == (1, version["test_value"])
+    assert len(found["thresholds"]) == 3
+    (image, *_) = sorted((examples / "home" / "probes").glob("*.png"))
+    capsys.readouterr()
+    assert main.main(["predict", "home", str(image)]) == 0
+    assert re.match(rf"{re.escape(str(image))}: (disk|ring|cross|no label)", capsys.readouterr().out)
 
 
 def test_the_script_with_an_objective_of_optuna_runs(examples: Path) -> None:

@@ -346,9 +346,7 @@ def test_an_interrupted_export_of_one_network_says_how_to_resume(
     assert not Path("one").exists()
 
 
-def test_the_ensemble_of_another_metric_is_chosen_measured_and_told_in_it(
-    make: Make, readings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_ensemble_of_another_metric_is_chosen_measured_and_told_in_it(make: Make, readings: list[str], tmp_path: Path) -> None:
     study, assignment = make(3, objective="macro_f1")
     found = measured(study, assignment)
     assert (found.metric, found.value) == ("macro_f1", 1.0)  # the mirror images of the rehearsal are always right
@@ -357,5 +355,3 @@ def test_the_ensemble_of_another_metric_is_chosen_measured_and_told_in_it(
     assert main.main(["export", "study", "--to", "home"]) == 0
     assert json.loads((tmp_path / "home" / "metrics.json").read_text())["ensemble"]["value"] == 1.0
     assert "validation macro f1 1.0000" in (tmp_path / "home" / "README.md").read_text()
-    assert main.main(["retrain", "study"]) == 2
-    assert "tuner retrain compares configurations by their accuracy, and the study study optimizes macro_f1" in capsys.readouterr().err

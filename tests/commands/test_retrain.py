@@ -1,25 +1,30 @@
 """What `tuner retrain` refuses, before anything is written or trained, and how it retrains a user model."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import databases
 from tests.studies import by_hand
+from tuner import wording
 from tuner.cli import main
 from tuner.commands import ensemble
 from tuner.commands import retrain as commands_retrain
 from tuner.errors import Dismissed, StudyError
 from tuner.protocol import messages
 from tuner.protocol.messages import Ending, Stage
+from tuner.report import facts
 from tuner.results import best as bests
 from tuner.results.best import Best
 from tuner.results.retrain import trainings
 from tuner.results.versions import versions
 from tuner.spec import file as study_file
-from tuner.spec.hyperparameters import ChosenValues
+from tuner.spec.hyperparameters import ChosenValues, Hyperparameters
+from tuner.spec.hyperparameters import of_images as of_images_values
 from tuner.storage import engine as storages
 from tuner.studies import data_check, retraining, trials
 from tuner.studies import study as studies
@@ -63,6 +68,109 @@ def test_a_study_without_a_completed_trial_cannot_be_retrained(tmp_path: Path, c
     study = searched(tmp_path, value=None)
     assert "has no completed trial yet" in refused(tmp_path, capsys, "by-hand")
     assert studies.names(study.storage) == ["by-hand"]
+
+
+#: what an image may be asked for, the metric of a study of it, and its figures: on the test images, and the accuracy there
+ASKED = {
+    "number": ({"target": "number"}, "mae", 2.75, None),
+    "several": ({"labels": "several"}, "mean_average_precision", 0.62, 0.5),
+    "one": ({}, "macro_f1", 0.62, 0.66),
+}
+
+
+def of_images(folder: Path, what: str) -> Study:
+    """A finished search of images: trials 0 to 2, the last one is the best."""
+    labels = {"number": np.arange(24.0), "several": np.tile([[0, 1], [1, 1], [1, 0]], (8, 1)), "one": np.arange(24) % 2}[what]
+    pictures = np.random.default_rng(0).integers(256, size=(24, 8, 8, 3), dtype=np.uint8)
+    np.savez(folder / "images.npz", x=pictures, y=labels)
+    keys, metric, *_ = ASKED[what]
+    data = {"source": "npz", "path": str(folder / "images.npz"), **keys}
+    spec = by_hand.spec(
+        name="pictures", data=data, objective=metric, sampler="random", budget={"trials": 3}, search={"dropout": [0.1, 0.4]}
+    )
+    study = studies.join(spec, storages.open(databases.sqlite(folder)))
+    data_check.admit(study, by_hand.PREPARED)
+    values = (3.0, 2.5, 2.0) if metric == "mae" else (0.3, 0.4, 0.5)
+    for value in values:
+        train_on_images(study, folder, value)
+    return study
+
+
+def train_on_images(study: Study, folder: Path, value: float) -> Hyperparameters:
+    """Train the next trial of a study of images by hand."""
+    claimed = by_hand.must_claim(study)
+    path = folder / f"{study.name}-{claimed.number}.weights"
+    path.write_bytes(b"weights")
+    finished = by_hand.finished(claimed, value).model_copy(update={"weights": str(path), "metrics": {"accuracy": 0.25}})
+    trials.finish(study, claimed, finished, [], device="cpu")
+    return of_images_values(claimed.hyperparameters)
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_images_are_retrained_in_the_metric_of_their_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    study, (_, metric, test, accuracy) = of_images(tmp_path, what), ASKED[what]
+    trained: list[Hyperparameters] = []
+    measured: list[int] = []
+
+    def train_all(again: Study, *_: object) -> list[trainings.RetrainedConfig]:
+        # trials 2, 1 and the rule with a seed, then with another one; the number 1 of the search is worse than its number 2
+        for value in (2.4, 2.1, 9.0, 2.6, 2.3, 9.0) if metric == "mae" else (0.4, 0.43, 0.1, 0.42, 0.45, 0.1):
+            trained.append(train_on_images(again, tmp_path, value))
+        return trainings.read(again)
+
+    def measure(again: Study, best: Best, *_: object) -> None:
+        measured.append(best.trial)
+        trials.keep_test(again, messages.Evaluated(trial=best.trial, num_images=200, value=test, accuracy=accuracy))
+
+    monkeypatch.setattr(commands_retrain, "_train_all", train_all)
+    monkeypatch.setattr(ensemble, "measure_trial", measure)
+    asked = ("pictures", "--top", "2", "--seeds", "2")
+    assert retrain(tmp_path, *asked) == 0
+    said = capsys.readouterr()
+    assert trained[0] == bests.of(study, 2).hyperparameters
+    best, mean, searched_value = ("2.1", "2.2 ± 0.1414", "2.5") if metric == "mae" else ("0.4500", "0.4400 ± 0.0141", "0.4000")
+    assert f"pictures-retrain-1 trial 1 is chosen: {metric} {mean} over 2 seeds" in said.err
+    assert said.out == (
+        f"pictures 1: {metric} {best}, the best of 2 seeds (mean {mean}); on the test split {wording.figure(test)}. "
+        f"In the search it was {searched_value}.\n"
+    )
+    (version,) = versions.all(study.storage, "pictures")
+    number = 1 if metric == "mae" else 4
+    assert (version.model.study, version.model.trial, measured) == ("pictures-retrain-1", number, [number])
+    assert version.model.artifact == str(tmp_path / f"pictures-retrain-1-{number}.weights")
+    known = version.model.metrics
+    assert (known["metric"], known["value"], known["test_value"]) == (metric, float(best), test)
+    assert (known["mean"], known["seeds"]) == (pytest.approx(float(mean.split()[0])), 2)
+    readings = versions.readings(study.storage, "pictures")
+    assert [(reading.content.purpose, reading.content.accuracy) for reading in readings] == ([("retrain", accuracy)] if accuracy else [])
+    url = f"sqlite:///{tmp_path / 'tuner.db'}"
+    assert main.main(["versions", "pictures", "--storage", url]) == 0
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("pictures 1")]
+    assert re.search(rf" {wording.figure(float(best))} +{wording.figure(test)} +once ", row)  # and not the accuracies
+    (listed, _) = facts.version_rows(study)
+    assert (listed[0].validation_value, listed[0].test_value, listed[0].interval) == (float(best), test, "")
+    assert retrain(tmp_path, *asked, "--json") == 0
+    told = capsys.readouterr()
+    assert "was finished before" in told.err
+    assert json.loads(told.out)["test_value"] == test
+    assert len(trained) == 6
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--on", "train+validation"), "pictures optimizes mae, and the validation images choose its version; drop --on"),
+        (("--single",), "pictures optimizes mae, and its version is always one network; drop --single"),
+    ],
+)
+def test_options_of_a_verdict_are_refused_for_another_metric(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], given: tuple[str, ...], message: str
+) -> None:
+    study = of_images(tmp_path, "number")
+    assert message in refused(tmp_path, capsys, "pictures", *given)
+    assert studies.names(study.storage) == ["pictures"]
 
 
 def of_code(folder: Path, /, **sections: Any) -> Study:

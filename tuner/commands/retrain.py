@@ -100,18 +100,15 @@ def retrain(
     The same command resumes an interrupted retraining, and shows the version of a finished one.
     """
     study = _load_search(name, url, local)
+    _require_applicable(study, asked)
     if study.is_of_images:
         check.require_usable(study.images, folders.cache)
-    elif asked.on != "train":
-        raise RequestError(
-            f"--on is {asked.on}, but {name} loads its data with code of its own, which decides what is trained on; drop --on."
-        )
     artifacts.require_bucket(folders.bucket)
     with engines.open_engine(engine, url) as ready:
         again = _begin_or_resume(study, asked)
         again = studies.at(again, local.localize(again.spec))
         target = _target_name(again, "train+validation" if again.spec.num_folds > 1 else asked.on)
-        existing = _find_version(study, target, single=asked.single if study.is_of_images else None)
+        existing = _find_version(study, target, single=asked.single if _is_judged(study) else None)
         if existing is not None:
             plain.line(f"{study.name}: {again.name} was finished before. Nothing was trained, and the test split was not read.")
             return _print_version(existing, as_json=as_json)
@@ -119,12 +116,42 @@ def retrain(
         workers = _Workers(ready=ready, folders=folders, local=local, stopping=stopping)
         with on_signals(stopping):
             try:
-                train = _train_and_judge if study.is_of_images else _train_and_choose
+                train = _train_and_judge if _is_judged(study) else _train_and_choose
                 version = train(study, again, asked, workers)
             except Dismissed:
                 plain.line(f"{study.name}: stopped before a version was stored. Run the same command to resume.")
                 return run.KILLED if stopping.is_urgent else 1
     return _print_version(version, as_json=as_json)
+
+
+def _is_judged(study: Study) -> bool:
+    """Return whether a version gets a verdict, whose intervals, comparisons and ensembles of seeds are those of an accuracy."""
+    return study.is_of_images and study.images.objective.metric == "accuracy"
+
+
+def _require_applicable(study: Study, asked: RetrainOptions) -> None:
+    """Refuse options of a verdict for a study whose version is the best training.
+
+    Raises:
+        RequestError: an option does not apply.
+    """
+    name, metric = study.name, study.spec.objective.metric
+    if not study.is_of_images and asked.on != "train":
+        raise RequestError(
+            f"--on is {asked.on}, but {name} loads its data with code of its own, which decides what is trained on; drop --on."
+        )
+    if not study.is_of_images or _is_judged(study):
+        return
+    if asked.on != "train":
+        raise RequestError(
+            f"--on is {asked.on}, but {name} optimizes {metric}, and the validation images choose its version; drop --on. "
+            "Only a study of accuracy trains its version on them, too."
+        )
+    if asked.single:
+        raise RequestError(
+            f"--single is given, but {name} optimizes {metric}, and its version is always one network; drop --single. "
+            "Only a study of accuracy may store an ensemble of the seeds."
+        )
 
 
 def _load_search(name: str, url: str, local: LocalSettings) -> Study:
@@ -142,11 +169,6 @@ def _load_search(name: str, url: str, local: LocalSettings) -> Study:
     retraining = found.spec.retraining
     if retraining is not None:
         raise RequestError(f"{name} is itself a retraining of {retraining.study}; retrain that study: tuner retrain {retraining.study}")
-    if found.is_of_images and found.images.objective.metric != "accuracy":
-        raise RequestError(
-            f"tuner retrain compares configurations by their accuracy, and the study {name} optimizes {found.spec.objective.metric}, so it "
-            f"could choose another one. Train the best configuration again instead: tuner export {name} --to best.yaml, tuner run best.yaml"
-        )
     local.require_allowed(found.spec)
     prepared = retrainings.prepared(found)
     if found.is_of_images and not prepared.num_test:
@@ -200,7 +222,7 @@ def _train_and_judge(study: Study, again: Study, asked: RetrainOptions, workers:
 
 
 def _train_and_choose(study: Study, again: Study, asked: RetrainOptions, workers: _Workers) -> Version:
-    """Finish the trainings of a user model, and store the best training of the best configuration as a version."""
+    """Finish the trainings, and store the best training of the configuration with the best mean as a version."""
     configs = _train_all(again, workers, _describe_work(study, again, workers.ready.workers.num_workers))
     chosen, objective = trainings.choose(configs), again.spec.objective
     for config in configs:
@@ -234,8 +256,10 @@ def _add_training(study: Study, target: Study, run: TrainingRun, workers: _Worke
             _measure(target, best, assignment, workers.stopping)
         best = bests.of(target, run.trial)
     with artifacts.local_copy(_weights(run), workers.folders.of_study(target.name)) as path:
-        new, _ = versions.of_trial(best, path, by=machine.user_name())
-    return versions.add(study.storage, dataclasses.replace(new, name=study.name, metrics={**new.metrics, **figures}))
+        new, reading = versions.of_trial(best, path, by=machine.user_name())
+    reading = None if reading is None else dataclasses.replace(reading, purpose="retrain")
+    new = dataclasses.replace(new, name=study.name, metrics={**new.metrics, **figures})
+    return versions.add(study.storage, new, reading=reading)
 
 
 def _measure(again: Study, best: Best, assignment: Assignment, stopping: Stopping) -> None:
@@ -356,7 +380,7 @@ def _print_version(version: Version, *, as_json: bool) -> int:
 
 
 def _print_training(version: Version, *, as_json: bool) -> int:
-    """Print the version of a user model."""
+    """Print a version that is one training, in the metric of its study."""
     metrics = version.model.metrics
     if as_json:
         plain.result(json.dumps({"name": version.name, "version": version.number, "study": version.model.study, **metrics}, indent=2))

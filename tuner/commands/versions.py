@@ -255,6 +255,7 @@ def _print_change(event: StageEvent, words: str, registered: str | None, *, as_j
 def _as_json(version: Version, readings: list[Reading], *, whole: bool) -> dict[str, Any]:
     """Return a version for JSON; a whole one includes its configuration and metrics."""
     fields = dataclasses.asdict(version.model)
+    value, test_value = version.model.scores
     long = {name: fields.pop(name) for name in ("config", "metrics")}
     return {
         "name": fields.pop("name"),
@@ -266,7 +267,9 @@ def _as_json(version: Version, readings: list[Reading], *, whole: bool) -> dict[
         "deleted_by": version.deleted_by,
         "validation_accuracy": version.model.metrics.get("validation_accuracy"),
         "test_accuracy": version.model.metrics.get("test_accuracy"),
-        **{name: version.model.metrics[name] for name in ("metric", "value", "test_value") if name in version.model.metrics},
+        "metric": version.model.metrics.get("metric", "accuracy"),
+        "value": value,
+        "test_value": test_value,
         "readings": [
             {"at": _moment(reading.at), **dataclasses.asdict(reading.content)}
             for reading in readings

@@ -409,13 +409,14 @@ def version_rows(study: Study) -> tuple[list[VersionRow], Judged | None]:
 
 def _version_row(version: Version, num_readings: int) -> VersionRow:
     kept = version.model
-    accuracy, num = kept.metrics.get("test_accuracy"), kept.metrics.get("num_test")
+    (validation, test), num = kept.scores, kept.metrics.get("num_test")
+    accuracy = test if "value" not in kept.metrics else None
     retraining = kept.metrics.get("retraining") if kept.origin is WeightsSource.RETRAINING else None
     return VersionRow(
         number=version.number,
         origin=str(retraining or f"trial {kept.trial}"),
-        validation_value=kept.metrics.get("validation_accuracy", kept.metrics.get("value")),
-        test_value=kept.metrics.get("test_value") if accuracy is None else accuracy,
+        validation_value=validation,
+        test_value=test,
         interval="" if accuracy is None or not num else "{:.4f} to {:.4f}".format(*statistics.accuracy_interval(accuracy, num)),
         num_readings=num_readings,
         stages=wording.listed(stage.value for stage in version.stages),

@@ -35,15 +35,15 @@ def versions_table(found: Sequence[Version], readings: Sequence[Reading]) -> Ren
     )
     for version in found:
         model = version.model
-        test = model.metrics.get("test_accuracy", model.metrics.get("test_value"))
+        validation, test = model.scores
         num_recorded = sum((reading.name, reading.version) == (version.name, version.number) for reading in readings)
         num_read = num_recorded or int(test is not None)  # a reading is recorded with an accuracy, which other metrics do not have
         rows.add_row(
             f"{version.name} {version.number}",
             "deleted" if version.is_deleted else wording.listed(version.stages),
             model.origin.value,
-            _accuracy(model.metrics.get("validation_accuracy", model.metrics.get("value"))),
-            _accuracy(test),
+            wording.figure(validation),
+            wording.figure(test),
             "never" if not num_read else "once" if num_read == 1 else f"{num_read} times",
             f"{wording.moment(version.created_at)} by {model.created_by}",
             style="quiet" if version.is_deleted else "strong" if version.stages else "",
@@ -90,10 +90,6 @@ def _differences(section: Sequence[Difference], name: str, numbers: tuple[int, i
 def _value(value: Any) -> str:
     """Return a value as in a study file, cut if it is long."""
     return "–" if value is None else wording.show(round(value, 6) if isinstance(value, float) else value, longest=_LONGEST)
-
-
-def _accuracy(value: Any) -> str:
-    return wording.figure(value if isinstance(value, int | float) else None)
 
 
 def verdict(found: Verdict, *, name: str, number: int) -> list[RenderableType]:

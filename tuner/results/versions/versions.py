@@ -52,7 +52,7 @@ class NewVersion:
     trial: int | None
     #: its study file with fixed values, from `results.export`, as JSON types
     config: Mapping[str, Any]
-    #: its measurements as JSON types, at any depth; lists show `validation_accuracy` and `test_accuracy`, or `value` and `test_value`
+    #: its measurements as JSON types, at any depth
     metrics: Mapping[str, Any]
     #: fingerprints of the data and of its splits
     fingerprint: str
@@ -63,6 +63,14 @@ class NewVersion:
     sha256: str
     #: user who made it
     created_by: str
+
+    @property
+    def scores(self) -> tuple[float | None, float | None]:
+        """Its figures on the validation and on the test data: the metric of its study, which is the accuracy if none is named."""
+        names = ("value", "test_value") if "value" in self.metrics else ("validation_accuracy", "test_accuracy")
+        found = [self.metrics.get(name) for name in names]
+        validation, test = (each if isinstance(each, int | float) else None for each in found)
+        return validation, test
 
 
 @dataclass(frozen=True, kw_only=True)
