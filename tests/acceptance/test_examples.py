@@ -63,6 +63,8 @@ def test_images_with_several_labels_are_retrained_and_the_bundle_of_the_version_
     capsys.readouterr()
     assert main.main(["predict", "home", str(image)]) == 0
     assert re.match(rf"{re.escape(str(image))}: (disk|ring|cross|no label)", capsys.readouterr().out)
+    assert main.main(["verify", "home"]) == 0
+    assert re.search(r"robustness .* of the probes.*: macro f1 clean \d\.\d{4}, mean \d\.\d{4}", capsys.readouterr().out)
 
 
 def test_the_script_with_an_objective_of_optuna_runs(examples: Path) -> None:

@@ -203,12 +203,12 @@ def test_a_page_has_a_table_of_labels_in_place_of_the_confusion(facts_of: Callab
     assert charts.confusion(facts_of(TargetKind.NUMBER).best.found, ["age"])["class_scores"] == []
 
 
-def test_requirements_of_accuracies_are_refused_for_other_targets(tmp_path: Path) -> None:
+def test_requirements_of_accuracies_are_refused_for_numbers(tmp_path: Path) -> None:
     (tmp_path / "metrics.json").write_text('{"target": "number", "metric": "mae"}')
     asked = bundles.VerifyOptions(
         signature=None, require=tmp_path / "r.yaml", data=None, robustness=False, images=1, tolerance=0.1, cache=None, storage=""
     )
-    with pytest.raises(errors.RequestError, match="--require is .*, but .* has a model with several labels or a number for an image"):
+    with pytest.raises(errors.RequestError, match="--require is .*, but .* has a model that predicts numbers; drop --require"):
         bundles.verify(tmp_path, asked, as_json=False)
 
 

@@ -283,10 +283,9 @@ class VerifyOptions:
 
 def verify(bundle: Path, asked: VerifyOptions, *, as_json: bool) -> int:
     """Verify a bundle and print the results; return 1 if a check failed, else 0."""
-    if asked.require is not None and verification.answers(bundle)[0].kind is not TargetKind.LABEL:
+    if asked.require is not None and verification.answers(bundle)[0].kind is TargetKind.NUMBER:
         raise RequestError(
-            f"--require is {asked.require}, a file of accuracies, but {bundle} has a model with several labels or a number for an image; "
-            "drop --require"
+            f"--require is {asked.require}, a file of minimum accuracies, but {bundle} has a model that predicts numbers; drop --require"
         )
     wanted = verification.VerificationOptions(
         key=asked.signature,

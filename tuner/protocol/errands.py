@@ -246,7 +246,7 @@ class Verify(_Errand):
 
 
 class Robust(_Errand):
-    """The accuracy on images with one corruption."""
+    """The accuracy on images with one corruption; if an image has several labels or a number, the metric of the study."""
 
     #: name of the corruption, or fgsm
     corruption: str

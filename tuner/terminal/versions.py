@@ -169,7 +169,7 @@ def verification_lines(report: Report) -> str:
 
 
 def robustness(report: Report) -> Sequence[RenderableType]:
-    """Show the accuracy under each corruption, if it was measured."""
+    """Show the accuracy or the metric under each corruption, if it was measured."""
     measured = report.measured
     return [] if measured is None or not measured.robust else ["", _robustness_table(measured)]
 
@@ -191,8 +191,8 @@ def _robustness_table(measured: errands.Verified) -> Table:
     rows: dict[str, list[errands.Robust]] = {}
     for one in measured.robust:
         rows.setdefault(one.corruption, []).append(one)
-    table.add_row("none (clean)", f"{measured.clean:.4f}", "", "", "")
+    table.add_row("none (clean)", wording.figure(measured.clean), "", "", "")
     for name, found in rows.items():
-        shown = [f"{one.accuracy:.4f}" for one in found] + [""] * (3 - len(found))
+        shown = [wording.figure(one.accuracy) for one in found] + [""] * (3 - len(found))
         table.add_row(name, *shown, ", ".join(f"{one.strength:g}" for one in found))
     return table

@@ -226,6 +226,16 @@ def test_requirements_that_are_not_met_fail_the_check(bundle: Path, trainer: lis
     assert "noise at strength 2 has 0.5000; expected at least 0.6" in missed["robustness"][1]
 
 
+def test_robustness_of_several_labels_names_their_metric(bundle: Path, trainer: list[errands.Verify]) -> None:
+    recorded = json.loads((bundle / "metrics.json").read_text())
+    (bundle / "metrics.json").write_text(json.dumps(recorded | {"target": "labels", "metric": "macro_f1", "thresholds": [0.5, 0.5]}))
+    manifest.write(bundle)
+    outcome, said = verified(bundle, requirements=verification.Requirements(noise=0.6))["robustness"]
+    assert outcome is Outcome.FAILED
+    assert "noise at strength 1 has 0.5000; expected at least 0.6, on 40 images of the test split: macro f1 clean 0.9000" in said
+    assert trainer[0].answers_mean.metric == "macro_f1"
+
+
 def test_robustness_can_be_left_out(bundle: Path, trainer: list[errands.Verify]) -> None:
     assert verified(bundle, is_robustness_wanted=False)["robustness"] == (Outcome.NOT_CHECKED, "not requested")
 

@@ -12,6 +12,8 @@ from tests.trust import keras_files
 from tuner import errors
 from tuner.protocol import errands
 from tuner.spec import file as study_file
+from tuner.spec.hyperparameters import TargetKind
+from tuner.spec.objective import ImageMetric
 from tuner.tasks.images.data.corruptions import STRENGTHS
 from tuner.trainer.export import exported_model, verify
 from tuner.trust import keras_file
@@ -158,7 +160,7 @@ def test_the_attack_harms_more_than_equal_noise_even_with_a_confident_softmax(fo
     images, labels = bundles.images(40, 2)
     draw = np.random.default_rng(0)
     noisy = np.clip(images + 4 * draw.choice((-1, 1), images.shape), 0, 255).astype(np.uint8)
-    by_chance = verify.accuracy(verify.probabilities(classifier(), noisy), labels)
+    by_chance = float((verify.probabilities(classifier(), noisy).argmax(1) == labels).mean())
     assert found["fgsm"] == sorted(found["fgsm"], reverse=True)
     assert found["fgsm"][2] <= by_chance - 0.2
 
@@ -167,9 +169,9 @@ def test_the_attack_harms_more_than_equal_noise_even_with_a_confident_softmax(fo
 def test_the_attack_is_made_against_the_logits(last: str) -> None:
     model = classifier(last)
     images, _ = bundles.images(2, 2)
-    logits = np.asarray(verify._without_softmax(model)(images.astype(np.float32)))
+    logits = np.asarray(verify.raw_outputs(model, TargetKind.LABEL)(images.astype(np.float32)))
     assert np.abs(logits).max() > 100
-    inside = np.asarray(verify._without_softmax(classifier("inside"))(images.astype(np.float32)))
+    inside = np.asarray(verify.raw_outputs(classifier("inside"), TargetKind.LABEL)(images.astype(np.float32)))
     assert inside.max() == pytest.approx(0, abs=1e-6) and np.isfinite(inside).all()
 
 
@@ -179,3 +181,48 @@ def test_without_a_gradient_there_is_no_attack() -> None:
     model = keras.Model(image, keras.layers.Softmax()(keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(rounded))))
     images, labels = bundles.images(4, 2)
     assert {one.corruption for one in verify.measure_robustness(model, images, labels)} == {kind.value for kind in STRENGTHS}
+
+
+def of_target(kind: TargetKind, last: str = "activation") -> keras.Model:
+    """Finds the labels red and blue, or the number of blue minus red, of an image."""
+    image = keras.Input((keras_files.SIDE, keras_files.SIDE, 3))
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(image))
+    several = kind is TargetKind.LABELS
+    dense = keras.layers.Dense(2 if several else 1, activation="sigmoid" if last == "inside" else None)
+    x = dense(x)
+    if several and last == "activation":
+        x = keras.layers.Activation("sigmoid")(x)
+    weights = [[-900, 900], [0, 0], [900, -900]] if several else [[-1], [0], [1]]
+    dense.set_weights([np.array(weights, "f4"), np.zeros(2 if several else 1, "f4")])
+    return keras.Model(image, x)
+
+
+@pytest.mark.parametrize(("kind", "metric"), [(TargetKind.LABELS, "macro_f1"), (TargetKind.NUMBER, "mae")])
+def test_robustness_of_other_targets_is_their_metric(kind: TargetKind, metric: ImageMetric) -> None:
+    images, _ = bundles.images(40, 2)
+    model = of_target(kind)
+    exact = verify.probabilities(model, images)
+    labels = (exact > 0.5).astype(np.float64) if kind is TargetKind.LABELS else exact.astype(np.float64)
+    mean = errands.Answers(kind=kind, metric=metric, thresholds=(0.5, 0.5) if kind is TargetKind.LABELS else ())
+    found: dict[str, list[float]] = {}
+    for one in verify.measure_robustness(model, images, labels + (0 if kind is TargetKind.LABELS else 0.001), mean):
+        found.setdefault(one.corruption, []).append(one.accuracy)
+    assert set(found) == {kind.value for kind in STRENGTHS} | {"fgsm"}
+    if kind is TargetKind.LABELS:
+        assert found["fgsm"] == sorted(found["fgsm"], reverse=True)
+        assert found["fgsm"][2] < 0.9
+        assert found["grey"][0] <= 0.7
+    else:
+        # each step of a color moves the mean of blue minus red by 2 / 255, and the number is off by 0.001 before
+        assert found["fgsm"] == [pytest.approx(0.001 + steps * 2 / 255, abs=0.002) for steps in verify.FGSM_STEPS]
+        assert found["grey"][0] > 0.01
+
+
+def test_the_attack_on_several_labels_is_made_against_the_logits() -> None:
+    images, _ = bundles.images(2, 2)
+    given = images.astype(np.float32)
+    logits = np.asarray(verify.raw_outputs(of_target(TargetKind.LABELS), TargetKind.LABELS)(given))
+    assert np.abs(logits).max() > 100
+    inside = np.asarray(verify.raw_outputs(of_target(TargetKind.LABELS, "inside"), TargetKind.LABELS)(given))
+    assert np.isfinite(inside).all()
+    assert (np.sign(inside) == np.sign(logits)).all()

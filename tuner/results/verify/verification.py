@@ -24,6 +24,7 @@ from tuner.results.versions.versions import NewReading
 from tuner.spec import file as study_file
 from tuner.spec import yaml_lines
 from tuner.spec.data import PythonData, TfdsData
+from tuner.spec.hyperparameters import TargetKind
 from tuner.spec.study import NAME, StudySpec
 from tuner.storage import engine as storages
 from tuner.storage.tables import VERSIONS
@@ -138,7 +139,7 @@ def _short(name: str, measured: list[float], required: list[float | None]) -> li
         return [f"{name} could not be measured, but is required"]
     several = len(required) > 1
     return [
-        f"{name}{f' at strength {strength}' if several else ''} has {accuracy:.4f}; expected at least {wording.number(least)}"
+        f"{name}{f' at strength {strength}' if several else ''} has {wording.figure(accuracy)}; expected at least {wording.number(least)}"
         for strength, (accuracy, least) in enumerate(zip(measured, required, strict=False), start=1)
         if least is not None and accuracy < least
     ]
@@ -220,7 +221,8 @@ def verify(bundle: Path, wanted: VerificationOptions, *, tell: Callable[[str], N
         measured, why = _measure(bundle, spec, wanted, why)
     except (RequestError, TrainingError) as error:
         return Report(checks=(*before, Check(name="model", outcome=Outcome.FAILED, found=(str(error),))), measured=None)
-    after = (_probes(measured), _metrics(bundle, measured, wanted, why), *_robustness(measured, wanted))
+    mean, _ = answers(bundle)
+    after = (_probes(measured), _metrics(bundle, measured, wanted, why), *_robustness(measured, wanted, mean))
     return Report(checks=(*before, *after), measured=measured)
 
 
@@ -438,13 +440,15 @@ def recorded(bundle: Path) -> tuple[dict[str, Any], str]:
     return (found, "") if isinstance(found, dict) else ({}, f"{METRICS} does not hold metrics")
 
 
-def _robustness(measured: errands.Verified, wanted: VerificationOptions) -> Iterator[Check]:
+def _robustness(measured: errands.Verified, wanted: VerificationOptions, answered: errands.Answers) -> Iterator[Check]:
     if not measured.robust:
-        why = "measured only for models with one label an image" if wanted.is_robustness_wanted else "not requested"
+        why = f"{answered.metric} is undefined on these images" if wanted.is_robustness_wanted else "not requested"
         yield Check(name="robustness", outcome=Outcome.NOT_CHECKED, found=(why,))
         return
     split = "the test split" if measured.test is not None else "the probes, which are validation images that were used to choose the model"
-    measurement = f"on {wording.count(measured.num_images, 'image')} of {split}: clean {measured.clean:.4f}, mean {mean(measured):.4f}"
+    figures = f"clean {wording.figure(measured.clean)}, mean {wording.figure(mean(measured))}"
+    named = "" if answered.kind is TargetKind.LABEL else f"{answered.metric.replace('_', ' ')} "
+    measurement = f"on {wording.count(measured.num_images, 'image')} of {split}: {named}{figures}"
     if wanted.requirements is None:
         yield Check(name="robustness", outcome=Outcome.OK, found=(measurement,))
         return

@@ -1,12 +1,13 @@
 """Verification of a bundle's model: its predictions on the probes and the test split, and its robustness.
 
-Robustness is the accuracy on corrupted images and under a small attack. The attack is the fast gradient sign method (Goodfellow et al.,
-arXiv 1412.6572): each color value moves by a few of its 255 steps in the direction in which the loss grows. It uses the logits, because a
-confident softmax passes no gradient.
+Robustness is the accuracy, or the metric of several labels or numbers, on corrupted images and under a small attack. The attack is the fast
+gradient sign method (Goodfellow et al., arXiv 1412.6572): each color value moves by a few of its 255 steps in the direction in which the
+loss grows. It uses the logits, because a confident softmax or sigmoid passes no gradient.
 """
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,12 @@ _BATCH = 64
 _SEED = 0
 _LEAST = 1e-12
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+#: loss of each kind of labels for logits, or for numbers in the units of the user
+_LOSSES: Mapping[TargetKind, Callable[[NDArray[Any], Any], Any]] = {
+    TargetKind.LABEL: tf.nn.sparse_softmax_cross_entropy_with_logits,
+    TargetKind.LABELS: lambda labels, raw: tf.nn.sigmoid_cross_entropy_with_logits(tf.constant(labels, raw.dtype), raw),
+    TargetKind.NUMBER: lambda labels, raw: tf.square(raw - tf.constant(labels.reshape(raw.shape), raw.dtype)),
+}
 
 
 def verify(order: errands.Verify) -> errands.Verified:
@@ -52,7 +59,6 @@ def verify(order: errands.Verify) -> errands.Verified:
     test = None if order.spec is None else _test(model, order)
     if test is not None:
         images, labels = test[1], test[2]
-    measures_robustness = order.is_robustness_wanted and mean.kind is TargetKind.LABEL
     return errands.Verified(
         num_probes=len(recorded),
         num_agreeing=int(targets.agreeing(mean.kind, found, recorded, mean.thresholds).sum()),
@@ -60,7 +66,7 @@ def verify(order: errands.Verify) -> errands.Verified:
         test=None if test is None else test[0],
         num_images=len(images),
         clean=_value(probabilities(model, images), labels, mean),
-        robust=measure_robustness(model, images, labels) if measures_robustness else (),
+        robust=measure_robustness(model, images, labels, mean) if order.is_robustness_wanted else (),
     )
 
 
@@ -122,9 +128,13 @@ def _test(model: keras.Model, order: errands.Verify) -> tuple[errands.TestScore,
     return score, np.asarray(data.test.images[rows]), labels[rows]
 
 
-def measure_robustness(model: keras.Model, images: Pixels, labels: NDArray[np.int64]) -> tuple[errands.Robust, ...]:
-    """Measure the accuracy under each corruption at each strength, and under the attack."""
-    return (*_corrupted(model, images, labels), *_attacked(model, images, labels))
+def measure_robustness(
+    model: keras.Model, images: Pixels, labels: NDArray[Any], mean: errands.Answers | None = None
+) -> tuple[errands.Robust, ...]:
+    """Measure the accuracy or the metric under each corruption at each strength, and under the attack; what is undefined is left out."""
+    known = mean or errands.Answers()
+    found = (*_corrupted(model, images, labels, known), *_attacked(model, images, labels, known))
+    return tuple(one for one in found if math.isfinite(one.accuracy))
 
 
 def probabilities(model: keras.Model, images: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -133,46 +143,47 @@ def probabilities(model: keras.Model, images: NDArray[np.generic]) -> NDArray[np
     return np.concatenate(found)
 
 
-def accuracy(found: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Return the share of images whose true class has the highest probability."""
-    return float((found.argmax(1) == labels).mean())
-
-
-def _corrupted(model: keras.Model, images: Pixels, labels: NDArray[np.int64]) -> Iterator[errands.Robust]:
+def _corrupted(model: keras.Model, images: Pixels, labels: NDArray[Any], mean: errands.Answers) -> Iterator[errands.Robust]:
     for kind, strengths in corruptions.STRENGTHS.items():
         for strength in strengths:
             found = probabilities(model, corruptions.corrupt(images, kind, strength, seed=_SEED))
-            yield errands.Robust(corruption=kind.value, strength=strength, accuracy=accuracy(found, labels))
+            yield errands.Robust(corruption=kind.value, strength=strength, accuracy=_value(found, labels, mean))
 
 
-def _attacked(model: keras.Model, images: Pixels, labels: NDArray[np.int64]) -> Iterator[errands.Robust]:
-    logits = _without_softmax(model)
-    signs = [_signs(logits, images[start : start + _BATCH], labels[start : start + _BATCH]) for start in _starts(images)]
+def _attacked(model: keras.Model, images: Pixels, labels: NDArray[Any], mean: errands.Answers) -> Iterator[errands.Robust]:
+    raw, kind = raw_outputs(model, mean.kind), mean.kind
+    signs = [_signs(raw, images[start : start + _BATCH], labels[start : start + _BATCH], kind) for start in _starts(images)]
     if any(sign is None for sign in signs):
         return
     sign = np.concatenate([sign for sign in signs if sign is not None])
     for steps in FGSM_STEPS:
         attacked = np.clip(images + steps * sign, 0, 255).astype(np.float32)
-        yield errands.Robust(corruption=FGSM, strength=steps, accuracy=accuracy(probabilities(model, attacked), labels))
+        yield errands.Robust(corruption=FGSM, strength=steps, accuracy=_value(probabilities(model, attacked), labels, mean))
 
 
-def _signs(logits: keras.Model, images: Pixels, labels: NDArray[np.int64]) -> NDArray[np.float32] | None:
+def _signs(raw: keras.Model, images: Pixels, labels: NDArray[Any], kind: TargetKind) -> NDArray[np.float32] | None:
     """Return the direction in which the loss grows, for each color of each pixel, or None if there is no gradient."""
     given = tf.constant(images, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch(given)
-        loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits(given, training=False)))
+        loss = tf.reduce_sum(_LOSSES[kind](labels, raw(given, training=False)))
     gradient = tape.gradient(loss, given)
     return None if gradient is None else np.sign(gradient.numpy())
 
 
-def _without_softmax(model: keras.Model) -> keras.Model:
-    """Return the model up to its logits; without a final softmax, use the logarithm of its probabilities."""
-    last = model.layers[-1]
-    is_softmax = isinstance(last, keras.layers.Softmax) or getattr(last, "activation", None) is keras.activations.softmax
-    if isinstance(last, keras.layers.Softmax | keras.layers.Activation) and is_softmax:
+def raw_outputs(model: keras.Model, kind: TargetKind) -> keras.Model:
+    """Return the model up to its logits, or to its numbers; without a final softmax or sigmoid, use the logits of its probabilities."""
+    if kind is TargetKind.NUMBER:
+        return model
+    last, wanted = model.layers[-1], keras.activations.softmax if kind is TargetKind.LABEL else keras.activations.sigmoid
+    is_wanted = getattr(last, "activation", None) is wanted or (kind is TargetKind.LABEL and isinstance(last, keras.layers.Softmax))
+    if isinstance(last, keras.layers.Softmax | keras.layers.Activation) and is_wanted:
         return keras.Model(model.inputs[0], last.input)
-    return keras.Model(model.inputs[0], keras.ops.log(keras.ops.maximum(model.outputs[0], _LEAST)))
+    found = model.outputs[0]
+    logits = keras.ops.log(keras.ops.maximum(found, _LEAST))
+    if kind is TargetKind.LABELS:
+        logits -= keras.ops.log(keras.ops.maximum(1 - found, _LEAST))
+    return keras.Model(model.inputs[0], logits)
 
 
 def _starts(images: NDArray[np.generic]) -> range:
