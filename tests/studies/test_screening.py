@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -14,13 +15,14 @@ from tuner.results import export
 from tuner.spec import plan, space
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.model import TrialModel
+from tuner.spec.objective import ImageMetric
 from tuner.storage import attributes, tables
 from tuner.storage import engine as storages
 from tuner.storage.engine import Storage
 from tuner.studies import data_check, enqueue, screening, trials
 from tuner.studies import study as studies
 from tuner.studies.planning import Plan
-from tuner.studies.screening import ProbedModel
+from tuner.studies.screening import ProbedModel, ProbeMeasuring
 from tuner.studies.study import Study
 from tuner.studies.trials import Claim, WorkerId
 from tuner.tasks.images.spec import image_task
@@ -39,7 +41,7 @@ def model(backbone: str, size: int) -> TrialModel:
 
 def losers(num_images: int, *probes: tuple[str, int, float]) -> set[tuple[str, int]]:
     probed = [ProbedModel(model=model(name, size), trial=trial, value=value) for trial, (name, size, value) in enumerate(probes)]
-    return {(each.backbone, each.image_size) for each in screening.judge(probed, num_images)}
+    return {(each.backbone, each.image_size) for each in screening.judge(probed, ProbeMeasuring(num_images=num_images))}
 
 
 @pytest.mark.parametrize(
@@ -76,10 +78,42 @@ def test_the_reason_names_the_best_of_several_winners() -> None:
     probes = [(CHEAP, 96, 0.6), (DEAR, 96, 0.8), (CHEAPEST, 96, 0.9)]
     probed = [ProbedModel(model=model(name, size), trial=trial, value=value) for trial, (name, size, value) in enumerate(probes)]
     # against mobilenet_v2, which costs less: 2 x sqrt((0.6 x 0.4 + 0.9 x 0.1) / 1000)
-    assert [each.reason for each in screening.judge(probed, 1000)] == [
+    assert [each.reason for each in screening.judge(probed, ProbeMeasuring(num_images=1000))] == [
         "its probe of 0.6000 (trial 0) is 0.3000 below the 0.9000 of mobilenet_v2 (trial 2), more than 0.0363",
         "its probe of 0.8000 (trial 1) is 0.1000 below the 0.9000 of mobilenet_v2 (trial 2), more than 0.0316",
     ]
+
+
+@pytest.mark.parametrize(
+    ("metric", "cheap", "dear", "constant", "lost"),
+    [
+        # on 1,000 images, two standard errors of the difference: 2 x sqrt((0.5 ** 2 + 0.4 ** 2) / 1000) = 0.0405
+        ("mae", 0.5, 0.4, 2.0, {(CHEAP, 96)}),  # 0.23 doublings of the cost count as 0.23 x 0.02 x 2.0 = 0.0092
+        ("mae", 0.4, 0.5, 2.0, {(DEAR, 96)}),
+        ("mae", 0.5, 0.46, 2.0, set()),
+        ("mae", 0.5, 0.4, 20.0, set()),  # the points of the cost count as 0.092
+        ("mae", 0.5, 0.4, None, set()),
+        # 2 x sqrt(1.25 x (0.44 ** 2 + 0.4 ** 2) / 1000) = 0.0420
+        ("rmse", 0.4, 0.44, 2.0, set()),
+        ("rmse", 0.4, 0.46, 2.0, {(DEAR, 96)}),
+        # 2 x sqrt(5 x (0.5 ** 2 + 0.41 ** 2) / 1000) = 0.0914; higher is better, and the points count as those of an accuracy
+        ("r2", 0.5, 0.59, None, set()),
+        ("r2", 0.5, 0.61, None, {(CHEAP, 96)}),
+        ("r2", -3.0, 0.6, None, {(CHEAP, 96)}),
+    ],
+)
+def test_an_error_of_numbers_has_a_standard_error_of_its_own(
+    metric: ImageMetric, cheap: float, dear: float, constant: float | None, lost: set[tuple[str, int]]
+) -> None:
+    probed = [ProbedModel(model=model(name, 96), trial=trial, value=value) for trial, name, value in ((0, CHEAP, cheap), (1, DEAR, dear))]
+    found = screening.judge(probed, ProbeMeasuring(metric=metric, num_images=1000, constant=constant))
+    assert {(each.backbone, each.image_size) for each in found} == lost
+
+
+def test_the_reason_of_an_error_says_that_it_is_higher() -> None:
+    probed = [ProbedModel(model=model(name, 96), trial=trial, value=value) for trial, name, value in ((0, CHEAP, 12.5), (1, DEAR, 8.0))]
+    (found,) = screening.judge(probed, ProbeMeasuring(metric="mae", num_images=1000, constant=25.0))
+    assert found.reason.startswith("its probe of 12.5 (trial 0) is 4.5 above the 8 of efficientnet_lite0 (trial 1), more than ")
 
 
 def test_the_best_model_of_equals_and_a_single_model_stay() -> None:
@@ -374,6 +408,20 @@ def test_the_error_of_a_mean_over_classes_is_that_of_as_many_images_as_weigh_the
         by_hand.must_claim(study)
         lost = study.storage.read(lambda connection, study=study: screening.left_out(connection, study))  # type: ignore[misc]
         assert {(each.backbone, each.image_size) for each in lost} == expected
+
+
+def test_a_study_of_numbers_leaves_a_worse_backbone_out(begin: Begin, tmp_path: Path) -> None:
+    np.savez(tmp_path / "n.npz", x=np.zeros((24, 8, 8, 3), np.uint8), y=np.arange(24.0))
+    data = {"source": "npz", "path": str(tmp_path / "n.npz"), "target": "number"}
+    study = begin(model=MODEL, objective="mae", data=data)
+    data_check.admit(study, by_hand.PREPARED.model_copy(update={"baseline_validation": 6.0}))
+    claimed = [by_hand.must_claim(study) for _ in range(4)]
+    for each, value in zip(claimed, (2.5, 0.1, 2.5, 0.1), strict=True):
+        probe(study, each, value)
+    by_hand.must_claim(study)
+    lost = study.storage.read(lambda connection: screening.left_out(connection, study))
+    assert lost
+    assert {"above the 0.1000 of" in each.reason for each in lost} == {True}
 
 
 def test_a_study_of_log_loss_leaves_no_model_out(begin: Begin) -> None:

@@ -131,6 +131,8 @@ METRICS: Mapping[TargetKind, tuple[ImageMetric, ...]] = {
 }
 #: metrics that are no share of something, so that any limit may make sense
 UNLIMITED = frozenset({"log_loss", "mae", "rmse", "r2"})
+#: metrics whose standard error does not follow from their value and the number of images
+UNCERTAIN = frozenset({"log_loss"})
 
 
 class ImageObjective(Objective):

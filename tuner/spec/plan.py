@@ -7,7 +7,7 @@ from tuner import wording
 from tuner.spec import budget as budgets
 from tuner.spec import space
 from tuner.spec.hyperparameters import ProbeSolver, TargetKind
-from tuner.spec.objective import UNLIMITED
+from tuner.spec.objective import UNCERTAIN
 from tuner.spec.space import SpaceRow
 from tuner.spec.strategies import Pruner, Sampler
 from tuner.spec.study import AnyStudySpec, StudySpec
@@ -62,7 +62,7 @@ def metric(spec: AnyStudySpec) -> str:
 def _screening(spec: StudySpec) -> str:
     """Say how a study screens its models."""
     num_models = len(spec.model.backbones) * len(spec.model.sizes)
-    if space.is_screened(spec) and spec.objective.metric in UNLIMITED:
+    if space.is_screened(spec) and spec.objective.metric in UNCERTAIN:
         metric = spec.objective.metric.replace("_", " ")
         return f"after trial 0, the rule with the other models; none is left out, because the error of a {metric} is not known"
     if space.is_screened(spec) and spec.budget.timeout is not None and space.fine_tunes(spec):

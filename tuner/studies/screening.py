@@ -11,6 +11,8 @@ A study with a timeout screens only what its plan names (`studies.planning`): ot
 - A backbone that costs more must be better by what the same time would gain with larger images.
 - The standard error of a share of images follows from the share. That of a mean over classes is the one of as many images as weigh the same
   (`kernels.scoring.weight`). That of the log loss does not follow from it, so a study of log loss leaves no model out.
+- The standard error of an error of numbers follows from it as if the errors of the images had a Laplace distribution, with its heavy tails.
+  POINTS_A_DOUBLING count as a share of the error of a model that always answers the mean; a study that does not know it leaves none out.
 
 Everything is decided from stored trials, in the transaction that starts a trial, so any number of workers decide the same.
 """
@@ -26,13 +28,14 @@ from optuna.trial import TrialState
 from pydantic import ValidationError
 from sqlalchemy import Connection, and_, or_, select
 
+from tuner import wording
 from tuner.kernels.scoring import BALANCED
 from tuner.protocol import messages
 from tuner.sampling import samplers
 from tuner.spec import space
 from tuner.spec.hyperparameters import Hyperparameters
 from tuner.spec.model import TrialModel
-from tuner.spec.objective import UNLIMITED, ImageMetric
+from tuner.spec.objective import UNCERTAIN, Direction, ImageMetric, known_direction
 from tuner.spec.study import StudySpec
 from tuner.storage import optuna_private, queries, tables
 from tuner.storage.attributes import HYPERPARAMETERS, LEFT_OUT, ORIGIN, PREPARED, PROBE_VALUE, REQUESTED
@@ -46,6 +49,9 @@ SCREENING = "screening"
 STANDARD_ERRORS = 2.0
 #: accuracy that twice the time must gain: 160 pixels instead of 96 cost 2.8 times as much, and gained 0.03 (docs/search-space.md)
 POINTS_A_DOUBLING = 0.02
+#: variance of an error of numbers on one image, as a multiple of its square, if errors have a Laplace distribution: that of their mean
+#: size, of the root of their mean square, and of the mean square that `r2` compares with the variance of the labels
+_ERRORS: Mapping[str, float] = {"mae": 1.0, "rmse": 1.25, "r2": 5.0}
 #: backbone and image size
 Key = tuple[str, int]
 
@@ -99,7 +105,7 @@ def begin(connection: Connection, study: Study, planned: Collection[Key] | None)
         return {}
     assert isinstance(spec, StudySpec)
     rows = _rows(connection, study)
-    _store(connection, study, judge(_probed(rows), _num_images(study, prepared), spec.objective.metric))
+    _store(connection, study, judge(_probed(rows), _measuring(study, prepared)))
     begun = {key(model) for _, model, _ in rows}  # with a plan, trial 0 may have the model of another trial of the screening
     following = next((model for model in waiting if key(model) not in begun), None)
     if following is None:
@@ -108,29 +114,59 @@ def begin(connection: Connection, study: Study, planned: Collection[Key] | None)
     return rule | _parameters(spec, following)
 
 
-def judge(probed: Sequence[ProbedModel], num_images: float, metric: ImageMetric = "accuracy") -> list[ModelLeftOut]:
-    """Return the models that are clearly worse than another one of their size, given probes measured on `num_images` images."""
+@dataclass(frozen=True, kw_only=True)
+class ProbeMeasuring:
+    """How the values of probes are measured."""
+
+    metric: ImageMetric = "accuracy"
+    #: number of images from which the standard error of a value follows
+    num_images: float
+    #: value of a model that always gives the same answer, for a metric of numbers; None: unknown
+    constant: float | None = None
+
+    @property
+    def unit(self) -> float | None:
+        """Difference of two values that counts as much as all points of an accuracy; None: no model is left out."""
+        if self.metric in UNCERTAIN:
+            return None
+        if known_direction(self.metric) is Direction.MINIMIZE:
+            return self.constant
+        return 1.0
+
+    def variance(self, value: float) -> float:
+        """Return the square of the standard error of a value."""
+        size = 1 - value if self.metric == "r2" else value
+        of_one = _ERRORS[self.metric] * size**2 if self.metric in _ERRORS else value * (1 - value)
+        return max(0.0, of_one) / max(1, self.num_images)
+
+
+def judge(probed: Sequence[ProbedModel], measuring: ProbeMeasuring) -> list[ModelLeftOut]:
+    """Return the models whose probes are clearly worse than that of another one of their size."""
     found: list[ModelLeftOut] = []
-    if metric in UNLIMITED:
+    unit = measuring.unit
+    if unit is None:
         return found
+    sign, which = (-1, "above") if known_direction(measuring.metric) is Direction.MINIMIZE else (1, "below")
     for loser in probed:
-        margins = [(other, _margin(loser, other, num_images)) for other in probed if other.model.image_size == loser.model.image_size]
-        winners = [(other, margin) for other, margin in margins if other.value - loser.value > margin]
+        alike = [other for other in probed if other.model.image_size == loser.model.image_size]
+        margins = [(other, _margin(loser, other, measuring, unit)) for other in alike]
+        winners = [(other, margin) for other, margin in margins if sign * (other.value - loser.value) > margin]
         if winners:
-            best, margin = max(winners, key=lambda pair: (pair[0].value, -pair[0].trial))
+            best, margin = max(winners, key=lambda pair: (sign * pair[0].value, -pair[0].trial))
+            lost, won, apart, least = (wording.figure(each) for each in (loser.value, best.value, abs(best.value - loser.value), margin))
             reason = (
-                f"its probe of {loser.value:.4f} (trial {loser.trial}) is {best.value - loser.value:.4f} below the "
-                f"{best.value:.4f} of {best.model.backbone} (trial {best.trial}), more than {margin:.4f}"
+                f"its probe of {lost} (trial {loser.trial}) is {apart} {which} the "
+                f"{won} of {best.model.backbone} (trial {best.trial}), more than {least}"
             )
             found.append(ModelLeftOut(backbone=loser.model.backbone, image_size=loser.model.image_size, reason=reason))
     return found
 
 
-def _margin(loser: ProbedModel, other: ProbedModel, num_images: float) -> float:
-    variance = sum(each.value * (1 - each.value) / max(1, num_images) for each in (loser, other))
+def _margin(loser: ProbedModel, other: ProbedModel, measuring: ProbeMeasuring, unit: float) -> float:
+    variance = measuring.variance(loser.value) + measuring.variance(other.value)
     cost_of = recipe.relative_cost
     doublings = math.log2(cost_of(other.model) / cost_of(loser.model))
-    return STANDARD_ERRORS * math.sqrt(variance) + POINTS_A_DOUBLING * max(0.0, doublings)
+    return STANDARD_ERRORS * math.sqrt(variance) + POINTS_A_DOUBLING * unit * max(0.0, doublings)
 
 
 def winner(connection: Connection, study: Study, planned: Key) -> str | None:
@@ -165,8 +201,7 @@ def why_not(connection: Connection, study: Study, *, trial_id: int, number: int,
         return None
     rows = [(each, model, value if each == number else known) for each, model, known in _rows(connection, study)]
     own = next(model for each, model, _ in rows if each == number)
-    num_images = _num_images(study, prepared)
-    lost = {(each.backbone, each.image_size): each.reason for each in judge(_probed(rows), num_images, study.images.objective.metric)}
+    lost = {(each.backbone, each.image_size): each.reason for each in judge(_probed(rows), _measuring(study, prepared))}
     return lost.get(key(own))
 
 
@@ -199,10 +234,11 @@ def _parameters(spec: StudySpec, model: TrialModel) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if len(spec.model.backbones if name == "backbone" else spec.model.sizes) > 1}
 
 
-def _num_images(study: Study, prepared: messages.Prepared) -> float:
-    """Return the number of images from which the standard error of a value follows."""
-    balanced = prepared.balanced_validation if study.images.objective.metric in BALANCED else None
-    return prepared.num_validation if balanced is None else balanced
+def _measuring(study: Study, prepared: messages.Prepared) -> ProbeMeasuring:
+    metric = study.images.objective.metric
+    balanced = prepared.balanced_validation if metric in BALANCED else None
+    num_images = prepared.num_validation if balanced is None else balanced
+    return ProbeMeasuring(metric=metric, num_images=num_images, constant=prepared.baseline_validation)
 
 
 def _prepared(connection: Connection, study: Study) -> messages.Prepared | None:
