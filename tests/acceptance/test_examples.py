@@ -16,7 +16,8 @@ from tuner.spec import file as study_file
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-PAGE = (ROOT / "docs" / "your-own-code.md").read_text(encoding="utf-8")
+#: the pages that explain them
+TEXT = "".join((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("your-own-code.md", "targets.md"))
 #: an example whose trials have different hyperparameters
 CONDITIONAL = "keras_tuner_port"
 
@@ -78,6 +79,6 @@ def test_the_script_with_an_objective_of_optuna_runs(examples: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(path for path in (ROOT / "examples").iterdir() if path.suffix in (".py", ".yaml")), ids=str)
-def test_the_page_explains_each_example(path: Path) -> None:
-    assert f"](../examples/{path.name})" in PAGE
+def test_a_page_explains_each_example(path: Path) -> None:
+    assert f"](../examples/{path.name})" in TEXT
     assert path.suffix == ".py" or study_file.read(path).name == path.stem
