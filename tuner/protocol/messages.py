@@ -15,6 +15,8 @@ One trial: Train → Epoch… → Probed (the trainer waits) → Proceed → Epo
 """
 
 import math
+import statistics
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Protocol
 
@@ -42,6 +44,8 @@ class Ending(StrEnum):
     SUSPENDED = "suspended"
 
 
+#: prime number, by which the seeds of the trainings of a trial differ
+_SEED_STEP = 7919
 #: pictures in each row of the sheet of mistakes
 SHEET_COLUMNS = 6
 #: beside the checkpoint of a trial: the folder of checkpoints that user code writes, and the file of the values that it reported
@@ -126,6 +130,10 @@ class Train(_OfTrial):
     epochs: int | None = None
     #: None: the labels teach
     teacher: Teacher | None = None
+
+    def seed_of(self, number: int) -> int:
+        """Return the seed of one of several trainings of the trial, counted from 0."""
+        return self.seed + number * _SEED_STEP
 
 
 class Proceed(_Message):
@@ -407,6 +415,11 @@ class Finished(_Message):
     code: str = ""
     #: what the constraints of the study limit, by name: latency_ms, size_mb; rounded here, so that all compare and store the same number
     costs: Annotated[dict[str, float], AfterValidator(_rounded)] = {}
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return the attributes of a trial whose value is the mean of several trainings, by the values of these; empty for one."""
+    return {"executions": list(values), "standard_deviation": statistics.stdev(values)} if len(values) > 1 else {}
 
 
 class Failed(_Message):

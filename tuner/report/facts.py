@@ -173,7 +173,8 @@ def honesty(best: Best) -> list[str]:
 def _which(best: Best) -> str:
     """Say which value the best trial has: `1.25 is the lowest val_loss of 8 completed trials`."""
     superlative, name = "highest" if best.spec.objective.maximizes else "lowest", plan.metric(best.spec)
-    return f"{wording.figure(best.value)} is the {superlative} {name} of {wording.count(best.num_completed, 'completed trial')}"
+    spread = f", {best.spread}" if best.spread else ""
+    return f"{wording.figure(best.value)} is the {superlative} {name} of {wording.count(best.num_completed, 'completed trial')}{spread}"
 
 
 def _worse(best: Best) -> str:
@@ -212,7 +213,7 @@ def _of_folds(best: Best) -> list[str]:
     chosen = f" The search chose the trial by it, so expect a {_worse(best)} value on new data." if best.num_completed > 1 else ""
     final = f"tuner retrain {best.spec.name} trains the final one, and measures it on the test split."
     final = f"No model of the trial has seen all the data: {final}"
-    return [f"{_which(best)}, {best.spread or 'a mean over folds'}.{chosen}", final]
+    return [f"{_which(best)}{'' if best.spread else ', a mean over folds'}.{chosen}", final]
 
 
 def _of_other_metric(best: Best) -> list[str]:
@@ -245,6 +246,8 @@ def _of_accuracy(best: Best) -> list[str]:
         )
     else:
         sentences.append(f"{best.value:.4f} was measured on {images}, at the best epoch. Expect a slightly lower accuracy on new images.")
+    if best.spread:
+        sentences.append(f"It is {best.spread}.")
     if best.baseline:
         sentences.append(f"For comparison, {best.baseline}.")
     if best.ensemble is not None and best.is_best:

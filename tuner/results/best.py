@@ -182,11 +182,14 @@ class Best:
     @property
     def spread(self) -> str:
         """Of how many trainings its value is the mean, and their standard deviation, in words; "" if it is that of one training."""
-        stored = self.found.attributes
-        values, deviation = stored.get(attributes.FOLDS) or stored.get(attributes.EXECUTIONS), stored.get(attributes.STANDARD_DEVIATION)
-        if self.spec.task != tasks.CUSTOM or not isinstance(values, list) or not isinstance(deviation, int | float):
+        stored, what = self.found.attributes, "calls" if self.spec.task == tasks.OBJECTIVE else "trainings"
+        if self.spec.num_folds == self.spec.num_executions == 1:
+            return ""  # user code may have attributes of these names
+        values = stored.get(attributes.FOLDS if self.spec.num_folds > 1 else attributes.EXECUTIONS)
+        deviation = stored.get(attributes.STANDARD_DEVIATION)
+        if not isinstance(values, list) or not isinstance(deviation, int | float):
             return ""
-        what = f"{len(values)} folds" if attributes.FOLDS in stored else f"{len(values)} trainings with different seeds"
+        what = f"{len(values)} folds" if self.spec.num_folds > 1 else f"{len(values)} {what} with different seeds"
         return f"the mean over {what}, with a standard deviation of {wording.figure(deviation)}"
 
     @property

@@ -69,6 +69,14 @@ _Written = Annotated[str, Field(examples=["90s", "15m", "2h"])] | Annotated[floa
 Seconds = Annotated[float, BeforeValidator(read_duration, json_schema_input_type=_Written)]
 
 
+def _is_one(executions: int) -> bool:
+    return executions == 1
+
+
+#: trainings of a trial; 1 is not written, for earlier versions
+Executions = Annotated[int, Field(ge=1, le=100, exclude_if=_is_one)]
+
+
 class Training(Section):
     """Training settings of every trial of a study. These values are never searched, so trials are comparable."""
 
@@ -230,6 +238,11 @@ class AnyStudySpec(Section):
     def asks_pruning(self) -> bool:
         """Whether a trial itself asks if it must be pruned, instead of being told so after each epoch."""
         return False
+
+    @property
+    def num_executions(self) -> int:
+        """Trainings of a trial with different seeds; if there are several, its value is their mean."""
+        return 1
 
     @property
     def num_folds(self) -> int:

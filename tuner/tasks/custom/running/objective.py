@@ -4,13 +4,14 @@ import contextlib
 import json
 import math
 import platform
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuner import wording
 from tuner.errors import DataError, TrainingError
@@ -67,29 +68,33 @@ class PreparedObjective:
         return (("function", f"{self._study.function} can be imported{about}"), ("call", "not tried: the objective says how long it takes"))
 
     def train(self, order: messages.Train, worker: WorkerPort) -> messages.Finished:
-        """Call the objective once."""
-        questions = AskedValues(order, worker, declared=frozenset(self._study.search))
-        trial = ObjectiveTrial(order, worker, questions, code="".join(file.sha256 for file in self._code))
+        """Call the objective, as often as the study says, each time with another seed."""
+        questions, num_calls = AskedValues(order, worker, declared=frozenset(self._study.search)), self._study.num_executions
+        trial = ObjectiveTrial(order, worker, questions, code="".join(file.sha256 for file in self._code), num_calls=num_calls)
         trial.resume()
-        start = time.perf_counter()
+        ending, value, reason = Ending.COMPLETED, cast("float | None", None), ""
         with user_code.captured() as printed, user_code.contained(trial.warn):
-            ending, value, reason = self._call(trial)
+            while ending is Ending.COMPLETED and len(trial.ended) < num_calls:
+                ending, value, reason = self._call(trial)
+        values = [call.value for call in trial.ended]
+        spread = messages.spread(values) if ending is Ending.COMPLETED else {}
+        own = {(f"user.{name}" if name in spread else name): value for name, value in trial.user_attrs.items()}
         suspended = ending is Ending.SUSPENDED
         return messages.Finished(
             trial=order.trial,
             ending=ending,
             reason=reason,
-            value=value,
+            value=statistics.fmean(values) if ending is Ending.COMPLETED else value,
             best_step=trial.best_step(self._study.objective.merit),
-            fine_tune_seconds=time.perf_counter() - start,
+            fine_tune_seconds=trial.seconds,
             asked=None if suspended else dict(questions.asked),
-            attributes=trial.user_attrs,
+            attributes=own | spread,
             printed=printed.last(),
         )
 
     def _call(self, trial: "ObjectiveTrial") -> tuple[Ending, float | None, str]:
         try:
-            result = user_code.called(lambda: self._function(trial), doing="calling the objective", passes=(Interrupted,))
+            result = user_code.called(lambda: self._function(trial.begun()), doing="calling the objective", passes=(Interrupted,))
         except Interrupted as interrupted:
             is_stop = isinstance(interrupted.wanted, messages.Stop)
             return (Ending.STOPPED if is_stop else Ending.SUSPENDED), trial.last_value, ""
@@ -102,6 +107,7 @@ class PreparedObjective:
         value = _number(result)
         if not math.isfinite(value):
             return Ending.NOT_FINITE, trial.last_value, f"the objective returned {value:g}"
+        trial.end(value)
         return Ending.COMPLETED, value, ""
 
     def evaluate(self, order: messages.Evaluate) -> messages.Evaluated:
@@ -133,14 +139,33 @@ def _number(result: Any) -> float:
         raise TrainingError(f"the objective returned {wording.show(result)}; expected one number", kind="NotANumber") from error
 
 
+class EndedCall(BaseModel):
+    """A call of the objective that has returned, one of several."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float
+    #: what is added to the steps of the next call, so that they count on
+    first_step: int
+    seconds: float
+    #: values and attributes of the trial at its end
+    asked: dict[str, Plain]
+    attributes: dict[str, Any]
+
+
 class ObjectiveTrial:
     """A trial as an objective sees it, with the interface of `optuna.Trial`."""
 
-    def __init__(self, order: messages.Train, worker: WorkerPort, questions: AskedValues, *, code: str = "") -> None:
+    def __init__(self, order: messages.Train, worker: WorkerPort, questions: AskedValues, *, code: str = "", num_calls: int = 1) -> None:
         """`code`: a text that changes with the code of the objective."""
-        self._order, self._worker, self._questions, self._code = order, worker, questions, code
+        self._order, self._worker, self._questions, self._code, self._num_calls = order, worker, questions, code, num_calls
+        #: the calls that have returned
+        self.ended: list[EndedCall] = []
+        #: the values of all calls, by their steps, which count on through the calls
         self._reported: dict[int, float] = {}
-        self._since = time.perf_counter()
+        #: whether the current call has reported a value
+        self._has_reported = False
+        self._began = self._since = time.perf_counter()
         self._attributes: dict[str, Any] = {}
         #: the last value that was reported; None if none was
         self.last_value: float | None = None
@@ -152,13 +177,15 @@ class ObjectiveTrial:
 
     @property
     def seed(self) -> int:
-        """A seed for everything random in the trial, the same in every attempt at it."""
-        return self._order.seed
+        """A seed for everything random in the trial, the same in every attempt at it; each of several calls has its own."""
+        return self._order.seed_of(len(self.ended)) % 2**32
 
     @property
     def checkpoint_dir(self) -> Path:
         """A folder for checkpoints, which a later attempt at the trial on this machine finds again; it is deleted when the trial ends."""
         folder = Path(self._order.checkpoint).parent / messages.OWN_CHECKPOINTS
+        if self._num_calls > 1:  # a call must not continue from the end of another one
+            folder /= f"{len(self.ended)}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -201,19 +228,58 @@ class ObjectiveTrial:
         except (TypeError, ValueError) as error:
             raise TypeError(f"the value {wording.show(value)} was reported; expected a number") from error
         at = int(step)
-        if not 0 <= at <= _LAST_STEP or at != step:
-            raise ValueError(f"the step {wording.show(step)} was reported; expected a whole number from 0 to {_LAST_STEP:,}")
+        if not 0 <= at <= _LAST_STEP - self._first_step or at != step:
+            last = _LAST_STEP - self._first_step
+            raise ValueError(f"the step {wording.show(step)} was reported; expected a whole number from 0 to {last:,}")
+        at += self._first_step
         if at in self._reported:
             return
         now = time.perf_counter()
         seconds, self._since = now - self._since, now
         self._reported[at] = self.last_value = number
+        self._has_reported = True
         epoch = messages.Epoch(trial=self.number, stage=Stage.TRAIN, step=at, seconds=seconds, value=number)
-        self._note(epoch)
+        self._note(messages.encode(epoch))
         self._worker.send(epoch)
 
+    @property
+    def _first_step(self) -> int:
+        """What is added to the steps of the current call."""
+        return self.ended[-1].first_step if self.ended else 0
+
+    @property
+    def seconds(self) -> float:
+        """How long the calls took that have returned, and the current attempt at the next one."""
+        current = time.perf_counter() - self._began if len(self.ended) < self._num_calls else 0.0
+        return current + sum(call.seconds for call in self.ended)
+
+    def begun(self) -> "ObjectiveTrial":
+        """Return the trial for its next call.
+
+        Raises:
+            Interrupted: the worker ends the trial between two calls.
+        """
+        if self.ended:
+            self._obey()
+        self._began = self._since = time.perf_counter()
+        self._has_reported = False
+        return self
+
+    def end(self, value: float) -> None:
+        """Note the value of a call, so that no later attempt at the trial on this machine repeats it."""
+        call = EndedCall(
+            value=value,
+            first_step=max(self._reported) + 1 - min(self._reported) if self._reported else 0,
+            seconds=time.perf_counter() - self._began,
+            asked=self.params,
+            attributes=self.user_attrs,
+        )
+        self.ended.append(call)
+        if self._num_calls > 1:
+            self._note(call.model_dump_json().encode())
+
     def resume(self) -> None:
-        """Report the values of an earlier attempt on this machine again, because a killed worker may not have stored them."""
+        """Take over the calls of an earlier attempt on this machine, and report its values: a killed worker may not have stored them."""
         try:
             head, *lines = self._reports.read_bytes().splitlines()
             known = json.loads(head)
@@ -222,27 +288,37 @@ class ObjectiveTrial:
         if not isinstance(known, dict) or known.get("code") != self._code or not _agree(known.get("values"), self._order.chosen):
             self._reports.unlink()  # of another study of this name, or of other code
             return
-        curve = tuple(epoch for line in lines if (epoch := _read(line)) is not None)
+        noted = [found for line in lines if (found := _read(line)) is not None]
+        curve: list[messages.Epoch] = []
+        for found in noted:
+            if isinstance(found, messages.Epoch):
+                curve.append(found)
+                continue
+            self.ended.append(found)
+            self._questions.restore(found.asked)
+            self._attributes = dict(found.attributes)
+            self._reported = {epoch.step: epoch.measured for epoch in reversed(curve)}
+            self.last_value = curve[-1].measured if curve else None
         if curve:
-            self._worker.send(messages.Resumed(trial=self.number, curve=curve))
+            self._worker.send(messages.Resumed(trial=self.number, curve=tuple(curve)))
 
     @property
     def _reports(self) -> Path:
         return Path(self._order.checkpoint).parent / messages.REPORTS
 
-    def _note(self, epoch: messages.Epoch) -> None:
-        """Write a reported value to a file; on a full disk, do without."""
+    def _note(self, line: bytes) -> None:
+        """Write a reported value, or the end of a call, to a file; on a full disk, do without."""
         with contextlib.suppress(OSError):
             if not self._reports.exists():
                 self._reports.parent.mkdir(parents=True, exist_ok=True)
                 self._reports.write_text(json.dumps({"code": self._code, "values": self.params}) + "\n")
             with self._reports.open("ab") as file:
-                file.write(messages.encode(epoch) + b"\n")
+                file.write(line + b"\n")
 
     def should_prune(self) -> bool:
         """Return whether the pruner of the study gives up this trial; the objective then raises `optuna.TrialPruned`."""
         self._obey()
-        if not self._reported:
+        if not self._has_reported:
             return False
         answer = self._worker.ask(messages.AskPruning(trial=self.number))
         if not isinstance(answer, messages.Answer):
@@ -298,13 +374,12 @@ def _agree(some: Any, others: Mapping[str, Plain]) -> bool:
     return isinstance(some, dict) and all(others.get(name, value) == value for name, value in some.items())
 
 
-def _read(line: bytes) -> messages.Epoch | None:
-    """Return a reported value; None if a killed process has not written its line to the end."""
-    try:
-        found = messages.decode(line)
-    except ValidationError:
-        return None
-    return found if isinstance(found, messages.Epoch) else None
+def _read(line: bytes) -> messages.Epoch | EndedCall | None:
+    """Return a reported value, or the end of a call; None if a killed process has not written its line to the end."""
+    for read in (messages.Epoch.model_validate_json, EndedCall.model_validate_json):
+        with contextlib.suppress(ValidationError):
+            return read(line)
+    return None
 
 
 def prepare(study: ObjectiveStudySpec, *, cache: Path, share: TrainerShare) -> PreparedObjective:

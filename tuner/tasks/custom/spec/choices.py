@@ -69,7 +69,9 @@ def subject(spec: AnyStudySpec) -> str:
 def facts(spec: AnyStudySpec, epochs: int | None) -> list[tuple[str, str]]:
     """Return the functions that the study runs, and how it trains, in words."""
     if isinstance(spec, ObjectiveStudySpec):
-        return [("a trial", f"a call of {spec.function}")]
+        count = spec.training.executions
+        calls = "a call" if count == 1 else f"{count} calls with different seeds"
+        return [("a trial", f"{calls} of {spec.function}")]
     assert isinstance(spec, CustomStudySpec)
     training = spec.training
     stopping = (

@@ -16,7 +16,7 @@ from tuner.spec.domains import Choice, Domain, Fixed, Range
 from tuner.spec.hyperparameters import Plain
 from tuner.spec.objective import OBJECTIVE, Constraints, Direction, Objective
 from tuner.spec.strategies import BruteForce, Grid, Patient, Prior
-from tuner.spec.study import AnyStudySpec, Seconds
+from tuner.spec.study import AnyStudySpec, Executions, Seconds
 
 _CODE = re.compile(r"(?P<place>[^:]+\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 _PARAMETER = re.compile(r"[A-Za-z_][\w.\-/]{0,199}")
@@ -61,10 +61,12 @@ class EarlyStopping(Section):
 
 
 class ObjectiveTraining(Section):
-    """How every trial is watched."""
+    """How every trial is watched, and repeated."""
 
     stall_timeout: Annotated[Seconds, Field(gt=0)] | None = None
     """longest time without a report or a question of the code, which is then taken for an endless loop; null: `--hang-limit`"""
+    executions: Executions = 1
+    """trainings of each trial, or calls of the objective, with different seeds; the value of the trial is their mean"""
 
 
 class CustomTraining(ObjectiveTraining):
@@ -86,8 +88,6 @@ class CustomTraining(ObjectiveTraining):
     """number format of the computation; auto: bfloat16 on GPUs where it is faster (compute capability 8.0 and above), else float32"""
     steps_per_epoch: Annotated[int, Field(ge=1)] | None = None
     """batches of an epoch, for data without an end; null: all of them"""
-    executions: Annotated[int, Field(ge=1, le=100)] = 1
-    """trainings of each trial with different seeds; the value of the trial is their mean"""
 
     @model_validator(mode="before")
     @classmethod
@@ -346,6 +346,11 @@ class CustomStudySpec(_CodeStudySpec):
         return self.constraints.limits
 
     @property
+    def num_executions(self) -> int:
+        """Trainings of a trial."""
+        return self.training.executions
+
+    @property
     def num_folds(self) -> int:
         """Number of folds; 1: a trial is validated on the split that the data function returns, or not at all."""
         return 1 if self.validation is None or self.validation.train_on == "all" else self.validation.folds
@@ -410,7 +415,12 @@ class ObjectiveStudySpec(_CodeStudySpec):
     objective: Annotated[ValueObjective, BeforeValidator(_named), Field(examples=["minimize"])]
     """maximize or minimize"""
     training: ObjectiveTraining = ObjectiveTraining()
-    """how every trial is watched"""
+    """how every trial is watched, and repeated"""
+
+    @property
+    def num_executions(self) -> int:
+        """Calls of the objective for one trial."""
+        return self.training.executions
 
     @property
     def stall_seconds(self) -> float | None:

@@ -33,8 +33,6 @@ from tuner.tasks.custom.training.fitting import Code, Fitting, NotFinite, OutOfM
 from tuner.tasks.custom.training.inputs import LoadedData
 from tuner.trust import user_code
 
-#: prime number, by which the seeds of the trainings of a trial differ
-_SEED_STEP = 7919
 #: hyperparameters that the training reads, not the model
 _OF_FIT = ("epochs", "batch_size")
 #: examples with which a model is tried
@@ -257,7 +255,7 @@ class TrialOfCode:
         data = self._data or loaded(self._study, self._code, HyperParameters(self._questions))
         curve: Sequence[messages.Epoch] = ()
         for number in range(len(self._ended), num_trainings):
-            part, seed = data if data.folds is None else data.of_fold(number), self._order.seed + number * _SEED_STEP
+            part, seed = data if data.folds is None else data.of_fold(number), self._order.seed_of(number)
             run, state = self._begin(suspended, curve, seed=seed)
             one = Fitting(
                 self._study,
@@ -342,8 +340,7 @@ class TrialOfCode:
             weights = self._files.write_weights(run.best_weights) if run.best_weights else None
             if len(self._ended) > 1:
                 values = [one.value for one in self._ended]
-                value = statistics.fmean(values)
-                spread = {"executions": values, "standard_deviation": statistics.stdev(values)}
+                value, spread = statistics.fmean(values), messages.spread(values)
         elif ending is not Ending.SUSPENDED:
             self._files.clear()
         if self._study.num_folds > 1:
